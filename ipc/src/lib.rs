@@ -1,2 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Empty until its first module lands.
+//! The contract between the processes of one VM: messages, shared memory, addresses, saved state.
+
+pub mod addr;
+pub mod error;
+pub mod frame;
+pub mod hello;
+pub mod protocol;
+pub mod saved;
