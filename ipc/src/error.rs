@@ -40,9 +40,6 @@ pub enum Error {
     /// The caller asked for something the contract has no room for: nothing was sent.
     #[error("refused before sending: {0}")]
     Refused(&'static str),
-    /// An earlier violation closed this channel.
-    #[error("channel was closed by an earlier violation")]
-    Closed,
 }
 
 impl Error {

@@ -2,6 +2,8 @@
 //! The contract between the processes of one VM: messages, shared memory, addresses, saved state.
 
 pub mod addr;
+pub mod channel;
+pub mod deadline;
 pub mod error;
 pub mod frame;
 pub mod hello;
