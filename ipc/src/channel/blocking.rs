@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
-use super::link::{self, Attempt, Link, Outgoing};
+use super::link::{self, Attempt, Link, Outgoing, Received};
 use super::{EVENTS_MAX, LATE_MAX};
 use crate::deadline::Deadline;
 use crate::error::{Breach, Error};
@@ -81,12 +81,8 @@ impl<P: Protocol> Channel<P> {
     pub fn hello(&self, peer: Role, deadline: Deadline) -> Result<(), Error> {
         let mut inbox = self.lock()?;
         self.send(&self.link.encode_hello()?, &[], deadline)?;
-        loop {
-            match self.link.receive(self.socket(), &mut inbox.buffer)? {
-                Attempt::Done(received) => return self.link.greet(self.socket(), &received, peer),
-                Attempt::WouldBlock => self.wait(PollFlags::IN, deadline, "be greeted")?,
-            }
-        }
+        let received = self.receive(&mut inbox.buffer, deadline, "be greeted")?;
+        self.link.greet(self.socket(), &received, peer)
     }
 
     /// Waits for what the peer sends next.
@@ -181,31 +177,37 @@ impl<P: Protocol> Channel<P> {
         deadline: Deadline,
     ) -> Result<Arrival<P>, Error> {
         let socket = self.socket();
+        let received = self.receive(&mut inbox.buffer, deadline, "receive a message")?;
+        let request_id = received.header.request_id;
+        match received.header.kind {
+            Kind::Request => {
+                let (body, fds) = self.link.decode(socket, received)?;
+                Ok(Arrival::Incoming(Incoming::Request { request_id, body, fds }))
+            }
+            Kind::Event => {
+                let (body, fds) = self.link.decode(socket, received)?;
+                Ok(Arrival::Incoming(Incoming::Event { body, fds }))
+            }
+            Kind::Reply if open == Some(request_id) || inbox.late.remove(&request_id) => {
+                let (body, fds) = self.link.decode(socket, received)?;
+                Ok(Arrival::Reply(request_id, body, fds))
+            }
+            Kind::Reply => Err(self.link.violated(socket, Breach::UnknownRequest { request_id })),
+            Kind::Hello => Err(self.link.violated(socket, Breach::UnexpectedKind { kind: Kind::Hello })),
+        }
+    }
+
+    fn receive<'a>(
+        &self,
+        buffer: &'a mut [u8],
+        deadline: Deadline,
+        waiting_to: &'static str,
+    ) -> Result<Received<'a>, Error> {
         loop {
-            let received = match self.link.receive(socket, &mut inbox.buffer)? {
-                Attempt::Done(received) => received,
-                Attempt::WouldBlock => {
-                    self.wait(PollFlags::IN, deadline, "receive a message")?;
-                    continue;
-                }
-            };
-            let request_id = received.header.request_id;
-            return match received.header.kind {
-                Kind::Request => {
-                    let (body, fds) = self.link.decode(socket, received)?;
-                    Ok(Arrival::Incoming(Incoming::Request { request_id, body, fds }))
-                }
-                Kind::Event => {
-                    let (body, fds) = self.link.decode(socket, received)?;
-                    Ok(Arrival::Incoming(Incoming::Event { body, fds }))
-                }
-                Kind::Reply if open == Some(request_id) || inbox.late.remove(&request_id) => {
-                    let (body, fds) = self.link.decode(socket, received)?;
-                    Ok(Arrival::Reply(request_id, body, fds))
-                }
-                Kind::Reply => Err(self.link.violated(socket, Breach::UnknownRequest { request_id })),
-                Kind::Hello => Err(self.link.violated(socket, Breach::UnexpectedKind { kind: Kind::Hello })),
-            };
+            match self.link.receive(self.socket(), buffer)? {
+                Attempt::Done(raw) => return self.link.check(self.socket(), raw, buffer),
+                Attempt::WouldBlock => self.wait(PollFlags::IN, deadline, waiting_to)?,
+            }
         }
     }
 

@@ -44,6 +44,12 @@ enum Fate {
     Violation(Violation),
 }
 
+/// A message as it came: so many bytes of the buffer, and these fds.
+pub(super) struct Raw {
+    len: usize,
+    fds: Vec<OwnedFd>,
+}
+
 /// A frame that passed every check but its body's.
 pub(super) struct Received<'a> {
     pub(super) header: Header,
@@ -159,12 +165,8 @@ impl<P: Protocol> Link<P> {
         }
     }
 
-    /// Receives one frame into `buffer`, if one is there, and checks everything but its body.
-    pub(super) fn receive<'a>(
-        &self,
-        socket: BorrowedFd<'_>,
-        buffer: &'a mut [u8],
-    ) -> Result<Attempt<Received<'a>>, Error> {
+    /// Receives one frame into `buffer`, if one is there. To be followed by [`Link::check`].
+    pub(super) fn receive(&self, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Attempt<Raw>, Error> {
         self.check_alive()?;
         let mut fds = Vec::new();
         let message = loop {
@@ -190,20 +192,30 @@ impl<P: Protocol> Link<P> {
         if message.bytes == 0 {
             return Err(self.gone());
         }
-        let truncated = message.flags.contains(ReturnFlags::TRUNC);
-        let surplus = message.flags.contains(ReturnFlags::CTRUNC);
-        if truncated || surplus {
-            let breach = if truncated { Breach::Truncated } else { Breach::AncillaryTruncated };
-            return Err(self.violated(socket, breach));
+        if message.flags.contains(ReturnFlags::TRUNC) {
+            return Err(self.violated(socket, Breach::Truncated));
         }
-        let bytes = buffer.get(..message.bytes).unwrap_or_default();
-        match self.check(bytes, fds.len()) {
-            Ok((header, body)) => Ok(Attempt::Done(Received { header, body, fds })),
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(self.violated(socket, Breach::AncillaryTruncated));
+        }
+        Ok(Attempt::Done(Raw { len: message.bytes, fds }))
+    }
+
+    /// Checks everything of a frame in `buffer` but its body.
+    pub(super) fn check<'a>(
+        &self,
+        socket: BorrowedFd<'_>,
+        raw: Raw,
+        buffer: &'a [u8],
+    ) -> Result<Received<'a>, Error> {
+        let bytes = buffer.get(..raw.len).unwrap_or_default();
+        match self.check_header(bytes, raw.fds.len()) {
+            Ok((header, body)) => Ok(Received { header, body, fds: raw.fds }),
             Err(violation) => Err(self.condemn(socket, violation)),
         }
     }
 
-    fn check<'a>(&self, bytes: &'a [u8], fds: usize) -> Result<(Header, &'a [u8]), Violation> {
+    fn check_header<'a>(&self, bytes: &'a [u8], fds: usize) -> Result<(Header, &'a [u8]), Violation> {
         let (header, body) = frame::decode(bytes)?;
         let breach = if header.protocol != P::ID {
             Breach::Protocol { found: header.protocol, expected: P::ID }

@@ -11,12 +11,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout_at;
 
-use super::link::{self, Attempt, Link, Outgoing};
+use super::link::{self, Attempt, Link, Outgoing, Received};
 use super::{EVENTS_MAX, LATE_MAX};
 use crate::deadline::Deadline;
 use crate::error::{Breach, Error};
@@ -36,7 +36,8 @@ pub struct AsyncChannel<P: Protocol = Control> {
 }
 
 struct Shared<P: Protocol> {
-    socket: AsyncFd<OwnedFd>,
+    /// A seqpacket socket: tokio's datagram socket is borrowed for its readiness only, never for its calls.
+    socket: UnixDatagram,
     link: Link<P>,
     books: Mutex<Books<P>>,
 }
@@ -63,7 +64,7 @@ impl<P: Protocol> AsyncChannel<P> {
     ) -> Result<Self, Error> {
         // Epoll readiness is edge-like: the descriptor must not block even if a wake-up was stale.
         rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| Error::io("ioctl(FIONBIO)", errno))?;
-        let socket = AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::WRITABLE)
+        let socket = UnixDatagram::from_std(socket.into())
             .map_err(|source| Error::Io { call: "epoll_ctl", source })?;
         let books = Books { request_id: 1, open: BTreeMap::new(), late: BTreeSet::new(), closed: false };
         let shared = Arc::new(Shared { socket, link: Link::new(local), books: Mutex::new(books) });
@@ -169,60 +170,72 @@ impl<P: Protocol> Shared<P> {
         let fds = link::borrow(fds);
         loop {
             let ready = self.socket.writable().await;
-            let mut ready = ready.map_err(|source| Error::Io { call: "epoll_wait to send", source })?;
-            match self.link.send(self.socket.get_ref().as_fd(), message, &fds)? {
-                Attempt::Done(()) => return Ok(()),
-                Attempt::WouldBlock => ready.clear_ready(),
+            ready.map_err(|source| Error::Io { call: "epoll_wait to send", source })?;
+            let attempt = || self.link.send(self.socket.as_fd(), message, &fds);
+            if let Attempt::Done(()) = self.attempt(Interest::WRITABLE, attempt)? {
+                return Ok(());
             }
         }
     }
 
-    async fn greet(&self, buffer: &mut [u8], peer: Role) -> Result<(), Error> {
+    /// Receives one frame.
+    async fn receive<'a>(&self, buffer: &'a mut [u8]) -> Result<Received<'a>, Error> {
         loop {
             let ready = self.socket.readable().await;
-            let mut ready = ready.map_err(|source| Error::Io { call: "epoll_wait to be greeted", source })?;
-            let socket = self.socket.get_ref().as_fd();
-            match self.link.receive(socket, buffer)? {
-                Attempt::Done(received) => return self.link.greet(socket, &received, peer),
-                Attempt::WouldBlock => ready.clear_ready(),
+            ready.map_err(|source| Error::Io { call: "epoll_wait to receive", source })?;
+            let attempt = || self.link.receive(self.socket.as_fd(), buffer);
+            if let Attempt::Done(frame) = self.attempt(Interest::READABLE, attempt)? {
+                return self.link.check(self.socket.as_fd(), frame, buffer);
             }
         }
+    }
+
+    /// Does something with the socket, and tells the runtime if the socket was not ready after all.
+    fn attempt<T>(
+        &self,
+        interest: Interest,
+        mut attempt: impl FnMut() -> Result<Attempt<T>, Error>,
+    ) -> Result<Attempt<T>, Error> {
+        let mut outcome = Ok(Attempt::WouldBlock);
+        let _ = self.socket.try_io(interest, || {
+            outcome = attempt();
+            match outcome {
+                Ok(Attempt::WouldBlock) => Err(std::io::ErrorKind::WouldBlock.into()),
+                Ok(Attempt::Done(_)) | Err(_) => Ok(()),
+            }
+        });
+        outcome
+    }
+
+    async fn greet(&self, buffer: &mut [u8], peer: Role) -> Result<(), Error> {
+        let received = self.receive(buffer).await?;
+        self.link.greet(self.socket.as_fd(), &received, peer)
     }
 
     /// Receives frames and sorts them until the link ends.
     async fn sort(&self, buffer: &mut [u8], told: &mpsc::Sender<Told<P>>) -> Result<(), Error> {
         loop {
-            let ready = self.socket.readable().await;
-            let mut ready = ready.map_err(|source| Error::Io { call: "epoll_wait to receive", source })?;
-            let socket = self.socket.get_ref().as_fd();
-            let received = match self.link.receive(socket, buffer)? {
-                Attempt::Done(received) => received,
-                Attempt::WouldBlock => {
-                    ready.clear_ready();
-                    continue;
-                }
-            };
+            let received = self.receive(buffer).await?;
+            let socket = self.socket.as_fd();
             match received.header.kind {
                 Kind::Reply => {
                     let request_id = received.header.request_id;
-                    let answer = self.link.decode(socket, received)?;
                     let mut books = self.books();
-                    match books.open.remove(&request_id) {
-                        // If nobody waits any more, the answer is dropped, and its fds with it.
-                        Some(waiting) => drop(waiting.send(answer)),
-                        None if books.late.remove(&request_id) => {}
-                        None => {
-                            return Err(self.link.violated(socket, Breach::UnknownRequest { request_id }));
-                        }
+                    let waiting = books.open.remove(&request_id);
+                    if waiting.is_none() && !books.late.remove(&request_id) {
+                        return Err(self.link.violated(socket, Breach::UnknownRequest { request_id }));
+                    }
+                    drop(books);
+                    let answer = self.link.decode(socket, received)?;
+                    // If nobody waits any more, the answer is dropped, and its fds with it.
+                    if let Some(waiting) = waiting {
+                        drop(waiting.send(answer));
                     }
                 }
                 Kind::Event => {
                     let event = self.link.decode(socket, received)?;
-                    match told.try_send(event) {
-                        Ok(()) => {}
-                        Err(_) => {
-                            return Err(self.link.violated(socket, Breach::Flood { max: EVENTS_MAX }));
-                        }
+                    if told.try_send(event).is_err() {
+                        return Err(self.link.violated(socket, Breach::Flood { max: EVENTS_MAX }));
                     }
                 }
                 kind @ (Kind::Hello | Kind::Request) => {
