@@ -9,3 +9,4 @@ pub mod frame;
 pub mod hello;
 pub mod protocol;
 pub mod saved;
+pub mod service;
