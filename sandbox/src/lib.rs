@@ -29,7 +29,7 @@ mod root;
 mod seccomp;
 mod sys;
 
-pub use locked::{Locked, seal};
+pub use locked::{Locked, inherited, seal, seal_to_spawn};
 pub use profile::{Arch, Profile};
 pub use report::{CrashPage, Death};
 pub use spawn::{Child, Spawn};
