@@ -33,6 +33,7 @@ pub enum Identity {
 impl Identity {
     /// What a process started by the caller will be.
     pub fn of_caller(root: RootKind) -> Identity {
+<<<<<<< HEAD
         let uid = rustix::process::geteuid();
         match root {
             RootKind::Inherited => Identity::Unmapped,
@@ -40,6 +41,16 @@ impl Identity {
             RootKind::NewEmpty => {
                 Identity::Own { uid: uid.as_raw(), gid: rustix::process::getegid().as_raw() }
             }
+=======
+        if root == RootKind::Inherited {
+            return Identity::Unmapped;
+        }
+        let uid = rustix::process::geteuid();
+        if uid.is_root() {
+            Identity::BecomeUnprivileged
+        } else {
+            Identity::Own { uid: uid.as_raw(), gid: rustix::process::getegid().as_raw() }
+>>>>>>> sandbox
         }
     }
 
