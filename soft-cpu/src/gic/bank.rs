@@ -6,7 +6,9 @@
 //! pending while its line is high (IHI 0069 §4.1.2). An active interrupt is never a candidate.
 //! Invariant: no bit outside `implemented` is ever set in any field.
 
+use super::GicError;
 use super::priority;
+use super::saved::{IrqBankV1, IrqWordV1};
 use super::spec::bit_of;
 use super::spec::dist::BitBlock;
 use super::spec::field::{gather_odd, spread_to_odd};
@@ -87,14 +89,9 @@ impl Bank {
         }
     }
 
-    /// All words, in INTID order.
-    pub fn words(&self) -> &[Word] {
-        &self.words
-    }
-
-    /// All priorities, in INTID order.
-    pub fn priorities(&self) -> &[u8] {
-        &self.priorities
+    /// How many words there are.
+    pub fn word_count(&self) -> usize {
+        self.words.len()
     }
 
     fn index_of(&self, intid: u32) -> Option<usize> {
@@ -247,19 +244,33 @@ impl Bank {
         best
     }
 
-    /// Replaces everything the guest can change. `false` if the sizes do not match.
-    pub fn restore(&mut self, words: &[Word], priorities: &[u8]) -> bool {
+    /// The saved form.
+    pub fn save(&self) -> IrqBankV1 {
+        // The first INTID is the machine's shape.
+        let Self { first_intid: _, words, priorities } = self;
+        let words = words.iter().map(|word| {
+            // What is fixed at creation is the machine's shape.
+            let Word { implemented: _, always_edge: _, group1, enabled, latch, active, line, edge } = *word;
+            IrqWordV1 { group1, enabled, latch, active, line, edge }
+        });
+        IrqBankV1 { words: words.collect(), priorities: priorities.clone() }
+    }
+
+    /// Takes the saved values over, if there are as many as this bank has.
+    pub fn restore(&mut self, saved: &IrqBankV1) -> Result<(), GicError> {
+        let IrqBankV1 { words, priorities } = saved;
         if words.len() != self.words.len() || priorities.len() != self.priorities.len() {
-            return false;
+            return Err(GicError::Shape("wired interrupts"));
         }
-        for (to, from) in self.words.iter_mut().zip(words) {
-            *to = Word { implemented: to.implemented, always_edge: to.always_edge, ..*from };
-            to.sanitise();
+        for (word, saved) in self.words.iter_mut().zip(words) {
+            let IrqWordV1 { group1, enabled, latch, active, line, edge } = *saved;
+            *word = Word { group1, enabled, latch, active, line, edge, ..*word };
+            word.sanitise();
         }
         for (to, from) in self.priorities.iter_mut().zip(priorities) {
             *to = priority::sanitise(u64::from(*from));
         }
-        true
+        Ok(())
     }
 }
 

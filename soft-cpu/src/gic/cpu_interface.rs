@@ -7,6 +7,7 @@
 
 use super::bank::Candidate;
 use super::priority::{self, ActivePriorities, BPR_MAX, BPR0_MIN, BPR1_MIN};
+use super::saved::CpuInterfaceV1;
 use super::spec::field::low8;
 use super::spec::{icc, low32};
 
@@ -78,6 +79,12 @@ impl CpuInterface {
         self.eoi_mode
     }
 
+    fn ctlr(&self) -> u64 {
+        icc::CTLR_FIXED
+            | icc::CTLR_CBPR.of(self.common_bpr.into())
+            | icc::CTLR_EOI_MODE.of(self.eoi_mode.into())
+    }
+
     fn group_mask(&self) -> u8 {
         priority::group_mask(self.effective_bpr1())
     }
@@ -98,11 +105,7 @@ impl CpuInterface {
             icc::AP0R0 => 0,
             icc::AP1R0 => self.active.bits().into(),
             icc::RPR => self.active.running().into(),
-            icc::CTLR => {
-                icc::CTLR_FIXED
-                    | icc::CTLR_CBPR.of(self.common_bpr.into())
-                    | icc::CTLR_EOI_MODE.of(self.eoi_mode.into())
-            }
+            icc::CTLR => self.ctlr(),
             icc::SRE => icc::SRE_VALUE,
             icc::IGRPEN0 => self.group0_enabled.into(),
             icc::IGRPEN1 => self.group1_enabled.into(),
@@ -134,19 +137,43 @@ impl CpuInterface {
         true
     }
 
-    /// The registers that are saved, read so that writing them back in this order restores the interface.
-    pub fn saved_registers(&self) -> [(u16, u64); 7] {
-        let Self { pmr, bpr0, bpr1, common_bpr, eoi_mode, group0_enabled, group1_enabled, active, best: _ } =
-            self;
-        let ctlr = icc::CTLR_CBPR.of((*common_bpr).into()) | icc::CTLR_EOI_MODE.of((*eoi_mode).into());
-        [
-            (icc::PMR, (*pmr).into()),
-            (icc::BPR0, (*bpr0).into()),
-            (icc::BPR1, (*bpr1).into()),
-            (icc::CTLR, ctlr),
-            (icc::IGRPEN0, (*group0_enabled).into()),
-            (icc::IGRPEN1, (*group1_enabled).into()),
-            (icc::AP1R0, active.bits().into()),
-        ]
+    /// The saved form.
+    pub fn save(&self) -> CpuInterfaceV1 {
+        // CTLR has both modes; what is forwarded is computed after a restore.
+        let Self {
+            pmr,
+            bpr0,
+            bpr1,
+            common_bpr: _,
+            eoi_mode: _,
+            group0_enabled,
+            group1_enabled,
+            active,
+            best: _,
+        } = self;
+        CpuInterfaceV1 {
+            pmr: (*pmr).into(),
+            bpr0: (*bpr0).into(),
+            bpr1: (*bpr1).into(),
+            ctlr: self.ctlr(),
+            igrpen0: (*group0_enabled).into(),
+            igrpen1: (*group1_enabled).into(),
+            ap1r0: active.bits().into(),
+        }
+    }
+
+    /// An interface with the saved values, written as a guest would.
+    pub fn restore(saved: &CpuInterfaceV1) -> Self {
+        let CpuInterfaceV1 { pmr, bpr0, bpr1, ctlr, igrpen0, igrpen1, ap1r0 } = *saved;
+        let mut this = Self::new();
+        this.write(icc::PMR, pmr);
+        this.write(icc::BPR0, bpr0);
+        // Before CTLR: CBPR makes BPR1 read-only.
+        this.write(icc::BPR1, bpr1);
+        this.write(icc::CTLR, ctlr);
+        this.write(icc::IGRPEN0, igrpen0);
+        this.write(icc::IGRPEN1, igrpen1);
+        this.write(icc::AP1R0, ap1r0);
+        this
     }
 }

@@ -5,11 +5,12 @@
 //! the legacy target and SGI registers, IGRPMODR and NSACR read as zero and ignore writes.
 //! Invariant: bit n of `targets[vcpu]` is set exactly when IROUTER of that SPI names the vCPU.
 
-use super::affinity_of;
 use super::bank::{Bank, Candidate};
+use super::saved::DistributorV1;
 use super::spec::access::{Access, Refused};
 use super::spec::dist::{self, BankRegister};
 use super::spec::{self, SPI_END, SPI_FIRST, bit_of, low32};
+use super::{GicError, affinity_of};
 
 /// The distributor.
 pub struct Distributor {
@@ -32,7 +33,7 @@ impl Distributor {
             group0_enabled: false,
             group1_enabled: false,
             lpis,
-            targets: vec![vec![0; spis.words().len()]; vcpu_count],
+            targets: vec![vec![0; spis.word_count()]; vcpu_count],
             spis,
             routes: vec![0; count as usize],
         };
@@ -50,16 +51,6 @@ impl Distributor {
     /// The SPIs.
     pub fn spis(&mut self) -> &mut Bank {
         &mut self.spis
-    }
-
-    /// The SPIs, to look at.
-    pub fn spis_ref(&self) -> &Bank {
-        &self.spis
-    }
-
-    /// GICD_IROUTER values, by SPI.
-    pub fn routes(&self) -> &[u64] {
-        &self.routes
     }
 
     /// The most urgent SPI for a vCPU.
@@ -109,6 +100,27 @@ impl Distributor {
         index.and_then(|index| self.routes.get(index)).copied().unwrap_or(0)
     }
 
+    /// The saved form.
+    pub fn save(&self) -> DistributorV1 {
+        // CTLR has both enables; targets follow from the routes; LPIs are the machine's shape.
+        let Self { group0_enabled: _, group1_enabled: _, lpis: _, spis, routes, targets: _ } = self;
+        DistributorV1 { ctlr: self.ctlr(), spis: spis.save(), routes: routes.clone() }
+    }
+
+    /// Takes the saved values over.
+    pub fn restore(&mut self, saved: &DistributorV1) -> Result<(), GicError> {
+        let DistributorV1 { ctlr, spis, routes } = saved;
+        if routes.len() != self.routes.len() {
+            return Err(GicError::Shape("SPI routes"));
+        }
+        self.spis.restore(spis)?;
+        self.set_ctlr(*ctlr);
+        for (intid, route) in (SPI_FIRST..).zip(routes) {
+            self.set_route(intid, *route);
+        }
+        Ok(())
+    }
+
     /// A guest read.
     pub fn read(&self, access: Access) -> Result<u64, Refused> {
         if let Some(intid) = dist::irouter_intid(access.offset) {
@@ -129,7 +141,7 @@ impl Distributor {
         Ok(match access.offset {
             dist::CTLR => self.ctlr(),
             dist::TYPER => {
-                let words = u32::try_from(self.spis.words().len()).unwrap_or(0);
+                let words = u32::try_from(self.spis.word_count()).unwrap_or(0);
                 dist::typer(words, self.lpis)
             }
             dist::IIDR => spec::IIDR.into(),

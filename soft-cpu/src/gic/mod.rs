@@ -237,12 +237,12 @@ impl Gic {
 
     /// The state of everything but the ITS. vCPUs and devices must be paused, as between this and [`Self::save_its`].
     pub fn save(&self) -> GicV1 {
-        self.with(|state, _| saved::save(state))
+        self.with(|state, _| state.save())
     }
 
     /// The ITS's state; `None` for a machine without one.
     pub fn save_its(&self) -> Option<ItsV1> {
-        self.with(|state, _| state.its.as_ref().map(saved::save_its))
+        self.with(|state, _| state.its.as_ref().map(its::Its::save))
     }
 
     /// A GIC as it was saved. Guest memory must be complete: the configuration of pending LPIs is read from it.
@@ -255,7 +255,7 @@ impl Gic {
         its: Option<&ItsV1>,
     ) -> Result<Self, GicError> {
         let this = Self::new(config, memory, on_irq)?;
-        this.with(|state, memory| saved::restore(state, memory, gic, its))?;
+        this.with(|state, memory| state.restore(memory, gic, its))?;
         Ok(this)
     }
 }

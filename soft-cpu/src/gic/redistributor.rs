@@ -6,14 +6,14 @@
 //! INVLPIR/INVALLR let a guest invalidate without a command queue. While EnableLPIs is one, PROPBASER
 //! and PENDBASER cannot change.
 
-use super::TableMemory;
-use super::affinity_of;
 use super::bank::{Bank, Candidate, SGI_EDGE};
 use super::distributor::{read_priorities, write_priorities};
 use super::lpi::{ConfigTable, PendingLpis};
+use super::saved::{PendingLpisV1, RedistributorV1};
 use super::spec::access::{Access, Refused};
 use super::spec::dist::{self, BankRegister};
 use super::spec::{self, low32, redist};
+use super::{GicError, TableMemory, affinity_of};
 
 /// One redistributor.
 pub struct Redistributor {
@@ -48,21 +48,6 @@ impl Redistributor {
     /// SGIs and PPIs.
     pub fn private(&mut self) -> &mut Bank {
         &mut self.private
-    }
-
-    /// SGIs and PPIs, to look at.
-    pub fn private_ref(&self) -> &Bank {
-        &self.private
-    }
-
-    /// Pending LPIs, to look at.
-    pub fn lpis(&self) -> &PendingLpis {
-        &self.lpis
-    }
-
-    /// The registers that are saved: asleep, EnableLPIs, PROPBASER, PENDBASER.
-    pub fn registers(&self) -> (bool, bool, u64, u64) {
-        (self.asleep, self.lpis_enabled, self.propbaser, self.pendbaser)
     }
 
     /// GICR_WAKER.ProcessorSleep: nothing may be forwarded to the vCPU.
@@ -127,11 +112,43 @@ impl Redistributor {
         }
     }
 
-    /// Registers as they were saved. The pending table is not read: the saved state carries what is pending.
-    pub fn restore_registers(&mut self, asleep: bool, lpis_enabled: bool, propbaser: u64, pendbaser: u64) {
-        self.set_waker(redist::WAKER_PROCESSOR_SLEEP.of(asleep.into()));
-        self.set_table_bases(propbaser, pendbaser);
-        self.lpis_enabled = lpis_enabled && self.has_lpis;
+    /// The saved form.
+    pub fn save(&self) -> RedistributorV1 {
+        // Number, last and LPIs are the machine's shape.
+        let Self {
+            number: _,
+            last: _,
+            has_lpis: _,
+            asleep,
+            lpis_enabled,
+            propbaser,
+            pendbaser,
+            private,
+            lpis,
+        } = self;
+        RedistributorV1 {
+            waker: redist::WAKER_PROCESSOR_SLEEP.of((*asleep).into()),
+            lpis_enabled: *lpis_enabled,
+            propbaser: *propbaser,
+            pendbaser: *pendbaser,
+            private: private.save(),
+            pending_lpis: lpis
+                .words()
+                .map(|(index, bits)| PendingLpisV1 { index: low32(index as u64), bits })
+                .collect(),
+        }
+    }
+
+    /// Takes the saved values over. The pending table is not read: the saved state carries what is pending.
+    pub fn restore(&mut self, saved: &RedistributorV1, memory: &dyn TableMemory) -> Result<(), GicError> {
+        let RedistributorV1 { waker, lpis_enabled, propbaser, pendbaser, private, pending_lpis } = saved;
+        self.private.restore(private)?;
+        self.set_waker(*waker);
+        self.set_table_bases(*propbaser, *pendbaser);
+        self.lpis_enabled = *lpis_enabled && self.has_lpis;
+        let pending = pending_lpis.iter().map(|PendingLpisV1 { index, bits }| (*index as usize, *bits));
+        self.add_lpis(pending, memory);
+        Ok(())
     }
 
     fn set_ctlr(&mut self, value: u64, memory: &dyn TableMemory) {
@@ -172,6 +189,8 @@ impl Redistributor {
                     | redist::CTLR_IR.of(1)
             }
             redist::IIDR => spec::IIDR.into(),
+            // Busy is zero: invalidations are done when their write returns.
+            redist::SYNCR => 0,
             redist::WAKER => {
                 let asleep = self.asleep.into();
                 redist::WAKER_PROCESSOR_SLEEP.of(asleep) | redist::WAKER_CHILDREN_ASLEEP.of(asleep)

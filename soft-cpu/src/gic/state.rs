@@ -11,10 +11,11 @@ use super::cpu_interface::CpuInterface;
 use super::distributor::Distributor;
 use super::its::Its;
 use super::redistributor::Redistributor;
+use super::saved::{GicV1, ItsV1};
 use super::spec::access::{Access, Refused};
 use super::spec::redist;
 use super::spec::{PPI_FIRST, SPI_FIRST};
-use super::{GicConfig, IrqLine, TableMemory};
+use super::{GicConfig, GicError, IrqLine, TableMemory};
 
 /// A set of vCPUs; [`super::VCPU_COUNT_MAX`] is what a word holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,6 +183,41 @@ impl State {
         if (PPI_FIRST..SPI_FIRST).contains(&intid) && redist.private().set_line(intid, high) {
             self.touched.add(vcpu);
         }
+    }
+
+    /// The saved form of everything but the ITS.
+    pub fn save(&self) -> GicV1 {
+        // The ITS is a unit of its own; nothing is touched between calls; refusals are this process's.
+        let Self { dist, redists, cpus, its: _, touched: _, refused: _ } = self;
+        GicV1 {
+            distributor: dist.save(),
+            redistributors: redists.iter().map(Redistributor::save).collect(),
+            cpu_interfaces: cpus.iter().map(CpuInterface::save).collect(),
+        }
+    }
+
+    /// Fills a state at reset.
+    pub fn restore(
+        &mut self,
+        memory: &dyn TableMemory,
+        gic: &GicV1,
+        its: Option<&ItsV1>,
+    ) -> Result<(), GicError> {
+        let GicV1 { distributor, redistributors, cpu_interfaces } = gic;
+        if redistributors.len() != self.redists.len() || cpu_interfaces.len() != self.cpus.len() {
+            return Err(GicError::Shape("vCPUs"));
+        }
+        if its.is_some() != self.its.is_some() {
+            return Err(GicError::Shape("interrupt translation services"));
+        }
+        self.dist.restore(distributor)?;
+        for (redist, saved) in self.redists.iter_mut().zip(redistributors) {
+            redist.restore(saved, memory)?;
+        }
+        self.cpus = cpu_interfaces.iter().map(CpuInterface::restore).collect();
+        self.its = its.map(Its::restore);
+        self.touched.add_all();
+        Ok(())
     }
 }
 

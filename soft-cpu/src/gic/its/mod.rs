@@ -11,7 +11,6 @@ mod registers;
 mod tables;
 
 pub use commands::CommandError;
-pub use registers::ItsRegisters;
 
 use self::cache::TranslationCache;
 use super::TableMemory;

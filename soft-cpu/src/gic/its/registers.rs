@@ -8,22 +8,11 @@ use super::commands::BUDGET_PER_ACCESS;
 use super::{Its, Targets};
 use crate::gic::TableMemory;
 use crate::gic::redistributor::Redistributor;
+use crate::gic::saved::ItsV1;
+use crate::gic::spec;
 use crate::gic::spec::access::{Access, Refused};
 use crate::gic::spec::its::{self, Baser, Cbaser, TableKind};
-use crate::gic::spec::{self};
 use crate::gic::state::VcpuSet;
-
-/// What is saved of an ITS; tables and queue are in guest memory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ItsRegisters {
-    pub enabled: bool,
-    pub cbaser: u64,
-    pub cwriter: u64,
-    pub creadr: u64,
-    pub stalled: bool,
-    pub devices: u64,
-    pub collections: u64,
-}
 
 impl Its {
     /// A guest read. Reading CREADR lets waiting commands run.
@@ -141,12 +130,12 @@ impl Its {
         self.has_work()
     }
 
-    /// The registers as they are saved.
-    pub fn registers(&self) -> ItsRegisters {
+    /// The saved form; tables and queue are in guest memory.
+    pub fn save(&self) -> ItsV1 {
         // The cache is filled again from the tables; counters describe this process.
         let Self { enabled, cbaser, cwriter, creadr, stalled, devices, collections, cache: _, counters: _ } =
             self;
-        ItsRegisters {
+        ItsV1 {
             enabled: *enabled,
             cbaser: cbaser.bits(),
             cwriter: *cwriter,
@@ -157,16 +146,17 @@ impl Its {
         }
     }
 
-    /// An ITS with these registers, each through its sanitiser. Runs nothing.
-    pub fn restore(saved: &ItsRegisters) -> Self {
-        let ItsRegisters { enabled, cbaser, cwriter, creadr, stalled, devices, collections } = *saved;
+    /// An ITS with the saved values, each through its sanitiser. Runs no command.
+    pub fn restore(saved: &ItsV1) -> Self {
+        let ItsV1 { enabled, cbaser, cwriter, creadr, stalled, devices, collections } = *saved;
         let mut this = Self::new();
         this.set_cbaser(cbaser);
-        this.set_cwriter(cwriter & its::QUEUE_OFFSET.mask());
+        this.set_cwriter(cwriter);
         this.creadr = its::queue_offset(creadr, this.cbaser).unwrap_or(0);
         this.stalled = stalled;
         this.set_baser(TableKind::Devices, devices);
         this.set_baser(TableKind::Collections, collections);
+        // Last: it makes the others read-only.
         this.set_enabled(enabled);
         this
     }
