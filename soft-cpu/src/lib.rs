@@ -1,2 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Empty until its first module lands.
+
+pub mod gic;
