@@ -12,10 +12,7 @@
 #![cfg_attr(not(target_os = "linux"), allow(unused, reason = "the crate is for Linux only"))]
 
 pub mod audit;
-<<<<<<< HEAD
 pub mod inherited;
-=======
->>>>>>> sandbox
 pub mod locked;
 #[cfg(debug_assertions)]
 pub mod probe;
@@ -33,12 +30,8 @@ mod root;
 mod seccomp;
 mod sys;
 
-<<<<<<< HEAD
 pub use inherited::Inherited;
-pub use locked::{Locked, seal};
-=======
 pub use locked::{Locked, inherited, seal, seal_to_spawn};
->>>>>>> sandbox
 pub use profile::{Arch, Profile};
 pub use report::{CrashPage, Death};
 pub use spawn::{Child, Spawn};

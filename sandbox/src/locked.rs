@@ -7,10 +7,7 @@
 //! forbids changing them, and the filter comes last.
 
 use std::fmt;
-<<<<<<< HEAD
-=======
 use std::os::fd::{BorrowedFd, OwnedFd};
->>>>>>> sandbox
 
 use rustix::process::DumpableBehavior;
 use rustix::thread::CapabilitySet;
@@ -50,11 +47,8 @@ pub struct Enforced {
     pub filter_len: usize,
     /// Descriptors found open, exactly 0 to this.
     pub fd_count: u32,
-<<<<<<< HEAD
-=======
     /// Programs it may start; nothing else can be executed.
     pub program_count: usize,
->>>>>>> sandbox
 }
 
 impl Enforced {
@@ -66,14 +60,9 @@ impl Enforced {
             "root empty, read-only".to_owned(),
             "pid 1 of its own pid namespace, not dumpable, no new privileges, no capabilities".to_owned(),
             format!(
-<<<<<<< HEAD
-                "Landlock denies every path, port, signal and abstract socket of ABI {} (kernel {})",
-                self.landlock_abi, self.landlock_abi_kernel
-=======
                 "Landlock denies every path, port, signal and abstract socket of ABI {} (kernel {}), all but executing \
                  {} given programs",
                 self.landlock_abi, self.landlock_abi_kernel, self.program_count
->>>>>>> sandbox
             ),
             format!(
                 "seccomp allows {} calls ({} instructions), traps all else",
@@ -109,11 +98,8 @@ pub enum SealError {
     NoNewPrivs(rustix::io::Errno),
     #[error("sealing, capabilities: {0}")]
     Capabilities(String),
-<<<<<<< HEAD
-=======
     #[error("sealing, programs: profile `{0}` may not execute any")]
     Programs(&'static str),
->>>>>>> sandbox
     #[error("sealing, Landlock: {0}")]
     Landlock(#[from] LandlockError),
     #[error("sealing, seccomp: {0}")]
@@ -122,8 +108,6 @@ pub enum SealError {
     Seccomp(#[from] seccompiler::Error),
 }
 
-<<<<<<< HEAD
-=======
 /// The descriptors this process was given at exec, exactly 0 to `N` - 1, owned. Works once, and before anything else was
 /// opened: `let [control, crash_page, log] = sandbox::inherited()?;`.
 pub fn inherited<const N: usize>() -> Result<[OwnedFd; N], SealError> {
@@ -132,15 +116,12 @@ pub fn inherited<const N: usize>() -> Result<[OwnedFd; N], SealError> {
     sys::own_descriptors().ok_or_else(|| SealError::Descriptors("they were taken before".to_owned()))
 }
 
->>>>>>> sandbox
 /// Seals this process, which was given descriptors 0 to `fd_count` - 1 at exec. `page` is the crash page among them;
 /// its descriptor stays open, because the process's memory map and not the number is what counts.
 ///
 /// After this no thread may ask for the number of CPUs (`available_parallelism` opens files), no path exists, and any
 /// call outside the profile ends the process with a report.
 pub fn seal(profile: &Profile, fd_count: u32, page: CrashPage) -> Result<Locked, SealError> {
-<<<<<<< HEAD
-=======
     seal_to_spawn(profile, fd_count, page, &[])
 }
 
@@ -154,16 +135,11 @@ pub fn seal_to_spawn(
     if !programs.is_empty() && profile.rule("execveat").is_none() {
         return Err(SealError::Programs(profile.name));
     }
->>>>>>> sandbox
     if profile.arch != crate::profile::Arch::host() {
         return Err(SealError::OtherArch(profile.arch));
     }
     // Compiled first: it only needs memory, and nothing is half done when it fails.
-<<<<<<< HEAD
-    let programs = seccomp::compile(profile)?;
-=======
     let filters = seccomp::compile(profile)?;
->>>>>>> sandbox
     fds::verify(fd_count).map_err(SealError::Descriptors)?;
     if !sys::only_thread() {
         return Err(SealError::Threads);
@@ -187,29 +163,18 @@ pub fn seal_to_spawn(
     undumpable()?;
     no_new_privs()?;
     no_capabilities()?;
-<<<<<<< HEAD
-    let landlock_abi_kernel = landlock::deny_all(profile.landlock_abi)?;
-    seccompiler::apply_filter(&programs.absent)?;
-    seccompiler::apply_filter(&programs.rules)?;
-=======
     let landlock_abi_kernel = landlock::deny_all(profile.landlock_abi, programs)?;
     seccompiler::apply_filter(&filters.absent)?;
     seccompiler::apply_filter(&filters.rules)?;
->>>>>>> sandbox
     Ok(Locked {
         enforced: Enforced {
             profile: profile.name,
             landlock_abi: profile.landlock_abi,
             landlock_abi_kernel,
             syscall_count: profile.rules.len(),
-<<<<<<< HEAD
-            filter_len: programs.rules.len(),
-            fd_count,
-=======
             filter_len: filters.rules.len(),
             fd_count,
             program_count: programs.len(),
->>>>>>> sandbox
         },
     })
 }

@@ -7,10 +7,7 @@
 use std::ffi::{CStr, c_char};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-<<<<<<< HEAD
-=======
 use std::sync::atomic::{AtomicBool, Ordering};
->>>>>>> sandbox
 
 /// The flags a process is started with: namespaces of its own, a pidfd, SIGCHLD at its end. In a register, where a
 /// filter can hold them against exactly this value.
@@ -98,12 +95,6 @@ pub(crate) fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
-<<<<<<< HEAD
-/// Makes an inherited number an owned descriptor; the caller takes each number once, before anything else is opened.
-pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the caller found the number open and takes it once in the life of the process, so nobody else owns it.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-=======
 /// Descriptors 0 to `N` - 1 as owned values, the first time; None from then on. The caller has verified that they are open.
 pub(crate) fn own_descriptors<const N: usize>() -> Option<[OwnedFd; N]> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -118,7 +109,12 @@ pub(crate) fn own_descriptors<const N: usize>() -> Option<[OwnedFd; N]> {
         number = number.saturating_add(1);
         fd
     }))
->>>>>>> sandbox
+}
+
+/// Makes an inherited number an owned descriptor; the caller takes each number once, before anything else is opened.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the caller found the number open and takes it once in the life of the process, so nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Takes capability `number` out of the bounding set; EINVAL says that there is no such capability.
