@@ -30,7 +30,9 @@ pub fn main(cases: &[Case]) {
     }
     let wanted = |name: &str| {
         filters.is_empty()
-            || filters.iter().any(|filter| if has("--exact") { name == *filter } else { name.contains(filter) })
+            || filters
+                .iter()
+                .any(|filter| if has("--exact") { name == *filter } else { name.contains(filter) })
     };
     let mut failed = 0;
     for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {

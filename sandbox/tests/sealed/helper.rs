@@ -84,7 +84,11 @@ fn obey(command: &str, program: Option<&OwnedFd>, child: &mut Option<Process>) -
         "child" => child.as_mut().unwrap().ask(rest),
         "child-end" => {
             let end = child.take().unwrap().end();
-            format!("{:?} {}", end.exit, end.death.map_or_else(|| "no report".to_owned(), |death| death.to_string()))
+            format!(
+                "{:?} {}",
+                end.exit,
+                end.death.map_or_else(|| "no report".to_owned(), |death| death.to_string())
+            )
         }
         _ => format!("unknown command {verb}"),
     }

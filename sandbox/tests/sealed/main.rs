@@ -5,7 +5,12 @@
 //! each of which execs this very file through `sandbox::spawn`. No libtest: its start would do things that
 //! no product process does.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
 
 mod cases;
 mod harness;
