@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process without its sandbox: real ring, real register page, real RAM, the control calls of a life.
-#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may stop at the first surprise"
+)]
 
 use dev_smmu::host::{GuestRam, Wires};
 use dev_smmu::service::{Descriptors, SmmuProcess};
@@ -15,7 +20,7 @@ use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
 use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
 use ipc::shm::register_page::{GuestOwned, RegisterPage};
-use ipc::shm::ring::{Interrupt, Requester, Responder};
+use ipc::shm::ring::{self, Interrupt, Requester};
 use rustix::event::EventfdFlags;
 use smmu_arch::memory::Abort;
 use smmu_arch::spec::commands::{Command, ComplSignal, Opcode, SyncQw0};
@@ -53,7 +58,7 @@ impl Vm {
         Vm {
             ram: Region::create("ram", RAM_LEN).unwrap(),
             dirty_log: DirtyLog::create("dirty", &layout).unwrap(),
-            ring: Responder::create_ring("ring").unwrap(),
+            ring: ring::create("ring").unwrap(),
             page: RegisterPage::create("page").unwrap(),
             event_queue: eventfd(),
             global_error: eventfd(),
