@@ -1,1 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Tests of SIMD and floating point: every instruction on a stand-in for the CPU, against naive references written from
+//! the definitions, against the host's arithmetic, and against another implementation where one is installed.
 
+mod cases;
+mod differential;
+mod machine;
+mod program;

@@ -25,6 +25,8 @@ pub fn vector<M: Machine>(word: u32) -> Option<Execute<M>> {
         (false, false, 0b10111) => Some(handler!(execute_convert_long)),
         // URECPE and URSQRTE work on 32-bit integers.
         (_, true, 0b11100) => (!fields.bit(22)).then_some(handler!(execute_vector)),
+        // FRECPX is scalar only.
+        (false, true, 0b11111) => None,
         _ => {
             operation(word)?;
             let shape = Shape::vector(three_same_float::size(word), fields.q());
