@@ -2,7 +2,11 @@
 //! Tests of SIMD and floating point: every instruction on a stand-in for the CPU, against naive references written from
 //! the definitions, against the host's arithmetic, and against another implementation where one is installed.
 
+mod arithmetic;
 mod cases;
+mod conversion;
 mod differential;
+mod exact;
 mod machine;
+mod nan;
 mod program;

@@ -179,7 +179,7 @@ pub const DATA: &[(&str, Kind)] = &[
 /// Loads and stores; base register and offsets are replaced by the caller.
 pub const MEMORY: &[&str] = &[
     "..011100 ........ ........ ........", // literal
-    "..1011.. ........ ........ ........", // pairs
+    "..10110. ........ ........ ........", // pairs
     "..111100 ..0..... ........ ........", // unscaled, post- and pre-indexed
     "..111100 ..1..... ....10.. ........", // register offset
     "..111101 ........ ........ ........", // unsigned offset
