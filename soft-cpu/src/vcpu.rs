@@ -101,7 +101,8 @@ impl Vcpu {
         exit
     }
 
-    /// Runs operations until the budget is gone.
+    /// Runs operations until the budget is gone. Not inlined: the inner loop needs the registers for itself.
+    #[inline(never)]
     fn slice(&mut self, budget: &AtomicI64) {
         let (cpu, code) = (&mut *self.cpu, &mut self.code);
         loop {

@@ -134,16 +134,48 @@ pub(super) fn decode_literal(word: u32) -> Op {
     op
 }
 
+/// A load whose address misses the TLB, or is not aligned. Out of the way of the handlers, which then need no
+/// stack frame; the same goes for its neighbour.
+#[cold]
+#[inline(never)]
+fn load_slowly<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op, va: u64) {
+    let Some(value) = cpu.load::<LOG2>(va) else { return };
+    cpu.w(op.d, extended::<LOG2, EXTENSION>(value));
+}
+
+#[cold]
+#[inline(never)]
+fn store_slowly<const LOG2: usize>(cpu: &mut Cpu, op: &Op, va: u64) {
+    let value = cpu.r(op.d);
+    cpu.store::<LOG2>(va, value);
+}
+
+#[inline(always)]
+fn load_at<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op, va: u64) {
+    let Some(spot) = cpu.tlb.read::<LOG2>(cpu.tlb.table(), va) else {
+        return load_slowly::<LOG2, EXTENSION>(cpu, op, va);
+    };
+    let value = spot.load();
+    cpu.w(op.d, extended::<LOG2, EXTENSION>(value));
+}
+
+#[inline(always)]
+fn store_at<const LOG2: usize>(cpu: &mut Cpu, op: &Op, va: u64) {
+    let value = cpu.r(op.d);
+    match cpu.tlb.write::<LOG2>(cpu.tlb.table(), va) {
+        Some(spot) => spot.store(value),
+        None => store_slowly::<LOG2>(cpu, op, va),
+    }
+}
+
 fn load<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op) {
     let Some(address) = cpu.base(op) else { return };
-    let Some(value) = cpu.load::<LOG2>(address.wrapping_add(op.imm)) else { return };
-    cpu.w(op.d, extended::<LOG2, EXTENSION>(value));
+    load_at::<LOG2, EXTENSION>(cpu, op, address.wrapping_add(op.imm));
 }
 
 fn store<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
     let Some(address) = cpu.base(op) else { return };
-    let value = cpu.r(op.d);
-    cpu.store::<LOG2>(address.wrapping_add(op.imm), value);
+    store_at::<LOG2>(cpu, op, address.wrapping_add(op.imm));
 }
 
 fn load_post<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op) {
@@ -195,15 +227,13 @@ fn store_unprivileged<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
 fn load_register<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op) {
     let Some(address) = cpu.base(op) else { return };
     let offset = extend(cpu.r(op.m), op.imm as u8) << (op.a & 3);
-    let Some(value) = cpu.load::<LOG2>(address.wrapping_add(offset)) else { return };
-    cpu.w(op.d, extended::<LOG2, EXTENSION>(value));
+    load_at::<LOG2, EXTENSION>(cpu, op, address.wrapping_add(offset));
 }
 
 fn store_register<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
     let Some(address) = cpu.base(op) else { return };
     let offset = extend(cpu.r(op.m), op.imm as u8) << (op.a & 3);
-    let value = cpu.r(op.d);
-    cpu.store::<LOG2>(address.wrapping_add(offset), value);
+    store_at::<LOG2>(cpu, op, address.wrapping_add(offset));
 }
 
 fn load_literal<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op) {
