@@ -101,6 +101,25 @@ impl Vcpu {
         exit
     }
 
+    /// Runs about `steps` operations, for tests and fuzzing: no sleep, no wait for anyone.
+    pub(crate) fn run_steps(&mut self, steps: u32) {
+        let cluster = Arc::clone(&self.cpu.cluster);
+        let shared = cluster.cpu(self.cpu.index);
+        for _ in 0..steps {
+            self.cpu.waiting = false;
+            self.cpu.powered = true;
+            self.cpu.leaving = None;
+            if check(&mut self.cpu, shared).is_some() {
+                return;
+            }
+            shared.budget.store(1, Relaxed);
+            self.slice(&shared.budget);
+            if !self.cpu.decode_wanted {
+                self.cpu.single_step = false;
+            }
+        }
+    }
+
     /// Runs operations until the budget is gone. Not inlined: the inner loop needs the registers for itself.
     #[inline(never)]
     fn slice(&mut self, budget: &AtomicI64) {
