@@ -6,5 +6,7 @@
 //! it looks at anything a user or guest wrote: it owns every shared object and every process of the VM. The
 //! *client* commands (`ps`, `status`, ...) speak to the coordinator through the socket. `DESIGN.md` says why.
 
+pub mod api;
 pub mod config;
+pub mod lifecycle;
 pub mod problem;
