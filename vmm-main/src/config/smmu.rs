@@ -40,7 +40,8 @@ impl Default for SmmuModel {
     fn default() -> Self {
         Self {
             ssid_bits: 16,
-            oas_bits: 44,
+            // The IPA space of the machine model.
+            oas_bits: 40,
             granules: Granules { k4: true, k16: true, k64: true },
             range_invalidation: true,
             stream_table_levels: 2,
