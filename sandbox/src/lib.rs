@@ -1,2 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Empty until its first module lands.
+//! Locking a process down, proving that it is, and saying what it tried when it dies of it.
+//!
+//! Order of use. A parent makes a [`report::CrashPage`], then [`spawn::Spawn`] execs a static program into new
+//! namespaces with exactly the given descriptors. The program calls [`locked::seal`] before anything else
+//! and enters its service loop with the [`Locked`] it gets. When it dies the parent asks [`report::read`] why.
+//! From outside, [`audit::observe`] and [`audit::compare`] hold a live process against its [`Profile`].
+//!
+//! Nothing here is best effort: a step that fails ends the attempt with the step's name. `unsafe` lives in
+//! `sys` alone. This crate depends on no other crate of the workspace.
+
+#![cfg_attr(not(target_os = "linux"), allow(unused, reason = "the crate is for Linux only"))]
+
+pub mod audit;
+pub mod locked;
+#[cfg(debug_assertions)]
+pub mod probe;
+pub mod profile;
+pub mod profiles;
+pub mod report;
+pub mod spawn;
+pub mod syscalls;
+
+mod elf;
+mod fds;
+mod landlock;
+mod limits;
+mod root;
+mod seccomp;
+mod sys;
+
+pub use locked::{Locked, seal};
+pub use profile::{Arch, Profile};
+pub use report::{CrashPage, Death};
+pub use spawn::{Child, Spawn};

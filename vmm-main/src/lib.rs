@@ -8,5 +8,10 @@
 
 pub mod api;
 pub mod config;
+pub mod coordinator;
+pub mod launcher;
 pub mod lifecycle;
+pub mod lifeline;
+pub mod machine;
 pub mod problem;
+pub mod topology;

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What both kinds of channel share: one frame out, one frame in, and what has become of the link.
+//!
+//! Nothing here waits: a full or empty socket is [`Attempt::WouldBlock`], and who calls knows how to wait.
+//! Received bytes go into a buffer of the largest message's size, made once; no length a peer names is ever
+//! used to allocate or to slice. Fds are taken into ownership before anything can fail, so none leaks.
+
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Breach, Error, Violation};
+use crate::frame::{self, BODY_LEN_MAX, FDS_MAX, HEADER_LEN, Header, Kind};
+use crate::hello::{Hello, Role};
+use crate::protocol::{Message, Protocol};
+
+const MESSAGE_LEN_MAX: usize = HEADER_LEN + BODY_LEN_MAX as usize;
+
+/// A buffer for the largest message.
+pub(super) fn buffer() -> Box<[u8]> {
+    vec![0; MESSAGE_LEN_MAX].into_boxed_slice()
+}
+
+/// Something that could be done at once, or not.
+pub(super) enum Attempt<T> {
+    Done(T),
+    WouldBlock,
+}
+
+/// Why a link will never work again; kept so that every later call can say it.
+#[derive(Clone, Debug)]
+enum Fate {
+    PeerGone,
+    Violation(Violation),
+}
+
+/// A message as it came: so many bytes of the buffer, and these fds.
+pub(super) struct Raw {
+    len: usize,
+    fds: Vec<OwnedFd>,
+}
+
+/// A frame that passed every check but its body's.
+pub(super) struct Received<'a> {
+    pub(super) header: Header,
+    pub(super) body: &'a [u8],
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+/// One end of a socket pair that speaks `P`.
+pub(super) struct Link<P> {
+    local: Hello,
+    fate: OnceLock<Fate>,
+    protocol: PhantomData<fn() -> P>,
+}
+
+/// An encoded message, ready to be sent once or, after `WouldBlock`, again.
+pub(super) struct Outgoing {
+    header: [u8; HEADER_LEN],
+    body: Vec<u8>,
+}
+
+impl<P: Protocol> Link<P> {
+    pub(super) fn new(local: Hello) -> Self {
+        Self { local, fate: OnceLock::new(), protocol: PhantomData }
+    }
+
+    pub(super) fn local(&self) -> &Hello {
+        &self.local
+    }
+
+    /// The error that every call answers once the link is dead.
+    pub(super) fn check_alive(&self) -> Result<(), Error> {
+        match self.fate.get() {
+            None => Ok(()),
+            Some(Fate::PeerGone) => Err(self.gone()),
+            Some(Fate::Violation(violation)) => Err(Error::Violation(violation.clone())),
+        }
+    }
+
+    /// Ends the link because the peer broke the contract.
+    pub(super) fn violated(&self, socket: BorrowedFd<'_>, breach: Breach) -> Error {
+        self.condemn(socket, Violation::new(P::NAME, breach))
+    }
+
+    fn condemn(&self, socket: BorrowedFd<'_>, violation: Violation) -> Error {
+        let _ = self.fate.set(Fate::Violation(violation.clone()));
+        // The peer learns that it is cut off; if the socket is dead already there is nobody to tell.
+        let _ = rustix::net::shutdown(socket, Shutdown::Both);
+        Error::Violation(violation)
+    }
+
+    fn gone(&self) -> Error {
+        let _ = self.fate.set(Fate::PeerGone);
+        Error::PeerGone { generation: self.local.generation }
+    }
+
+    pub(super) fn encode<T: Message>(
+        &self,
+        kind: Kind,
+        request_id: u64,
+        body: &T,
+        fds: usize,
+    ) -> Result<Outgoing, Error> {
+        if fds != usize::from(body.fd_count()) {
+            return Err(Error::Refused("a message with another number of fds than its contract says"));
+        }
+        self.encode_body(kind, request_id, body, body.fd_count())
+    }
+
+    pub(super) fn encode_hello(&self) -> Result<Outgoing, Error> {
+        self.encode_body(Kind::Hello, 0, &self.local, 0)
+    }
+
+    fn encode_body<T: Serialize>(
+        &self,
+        kind: Kind,
+        request_id: u64,
+        body: &T,
+        fd_count: u8,
+    ) -> Result<Outgoing, Error> {
+        self.check_alive()?;
+        let body = postcard::to_stdvec(body).map_err(|_| Error::Refused("a body that does not encode"))?;
+        let body_len = u32::try_from(body.len()).ok().filter(|len| *len <= BODY_LEN_MAX);
+        let body_len = body_len.ok_or(Error::Refused("a body above the cap"))?;
+        let (protocol, version, generation) = (P::ID, P::VERSION, self.local.generation);
+        let header = Header { protocol, version, request_id, generation, kind, fd_count, body_len };
+        Ok(Outgoing { header: header.to_bytes(), body })
+    }
+
+    /// Sends one frame, if the socket takes it now.
+    pub(super) fn send(
+        &self,
+        socket: BorrowedFd<'_>,
+        message: &Outgoing,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Attempt<()>, Error> {
+        self.check_alive()?;
+        let parts = [IoSlice::new(&message.header), IoSlice::new(&message.body)];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX as usize))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(Error::Refused("more fds than any message may carry"));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        loop {
+            return match rustix::net::sendmsg(socket, &parts, &mut ancillary, flags) {
+                // A seqpacket message goes whole or not at all.
+                Ok(_) => Ok(Attempt::Done(())),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => Ok(Attempt::WouldBlock),
+                Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(self.gone()),
+                Err(errno) => Err(Error::io("sendmsg", errno)),
+            };
+        }
+    }
+
+    /// Receives one frame into `buffer`, if one is there. To be followed by [`Link::check`].
+    pub(super) fn receive(&self, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Attempt<Raw>, Error> {
+        self.check_alive()?;
+        let mut fds = Vec::new();
+        let message = loop {
+            // Room for one fd more than any message has: a surplus is seen, and closed with the vector.
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX as usize + 1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, flags) {
+                Ok(message) => {
+                    for part in ancillary.drain() {
+                        if let RecvAncillaryMessage::ScmRights(rights) = part {
+                            fds.extend(rights);
+                        }
+                    }
+                    break message;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Attempt::WouldBlock),
+                Err(Errno::CONNRESET | Errno::NOTCONN) => return Err(self.gone()),
+                Err(errno) => return Err(Error::io("recvmsg", errno)),
+            }
+        };
+        if message.bytes == 0 {
+            return Err(self.gone());
+        }
+        if message.flags.contains(ReturnFlags::TRUNC) {
+            return Err(self.violated(socket, Breach::Truncated));
+        }
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(self.violated(socket, Breach::AncillaryTruncated));
+        }
+        Ok(Attempt::Done(Raw { len: message.bytes, fds }))
+    }
+
+    /// Checks everything of a frame in `buffer` but its body.
+    pub(super) fn check<'a>(
+        &self,
+        socket: BorrowedFd<'_>,
+        raw: Raw,
+        buffer: &'a [u8],
+    ) -> Result<Received<'a>, Error> {
+        let bytes = buffer.get(..raw.len).unwrap_or_default();
+        match self.check_header(bytes, raw.fds.len()) {
+            Ok((header, body)) => Ok(Received { header, body, fds: raw.fds }),
+            Err(violation) => Err(self.condemn(socket, violation)),
+        }
+    }
+
+    fn check_header<'a>(&self, bytes: &'a [u8], fds: usize) -> Result<(Header, &'a [u8]), Violation> {
+        let (header, body) = frame::decode(bytes)?;
+        let breach = if header.protocol != P::ID {
+            Breach::Protocol { found: header.protocol, expected: P::ID }
+        } else if header.version != P::VERSION {
+            Breach::Version { found: header.version, expected: P::VERSION }
+        } else if header.kind != Kind::Hello && header.generation != self.local.generation {
+            Breach::Generation { found: header.generation, expected: self.local.generation }
+        } else if usize::from(header.fd_count) != fds {
+            Breach::FdCount { claimed: header.fd_count, found: fds }
+        } else {
+            return Ok((header, body));
+        };
+        Err(Violation::new(P::NAME, breach))
+    }
+
+    /// Decodes the body of a frame and holds its fds against its contract.
+    pub(super) fn decode<T: Message>(
+        &self,
+        socket: BorrowedFd<'_>,
+        received: Received<'_>,
+    ) -> Result<(T, Vec<OwnedFd>), Error> {
+        let body: T = self.decode_body(socket, received.body)?;
+        if body.fd_count() != received.header.fd_count {
+            let (found, expected) = (received.header.fd_count, body.fd_count());
+            return Err(self.violated(socket, Breach::FdContract { found, expected }));
+        }
+        Ok((body, received.fds))
+    }
+
+    /// Holds the peer's first frame against who it should be.
+    pub(super) fn greet(
+        &self,
+        socket: BorrowedFd<'_>,
+        received: &Received<'_>,
+        peer: Role,
+    ) -> Result<(), Error> {
+        if received.header.kind != Kind::Hello || received.header.fd_count != 0 {
+            return Err(self.violated(socket, Breach::UnexpectedKind { kind: received.header.kind }));
+        }
+        let hello: Hello = self.decode_body(socket, received.body)?;
+        let expected = Hello { role: peer, ..self.local.clone() };
+        hello.check(&expected).map_err(|violation| self.condemn(socket, violation))
+    }
+
+    fn decode_body<T: DeserializeOwned>(&self, socket: BorrowedFd<'_>, body: &[u8]) -> Result<T, Error> {
+        frame::decode_body(P::NAME, body).map_err(|violation| self.condemn(socket, violation))
+    }
+}
+
+/// Borrows a list of fds in the form the kernel call takes.
+pub(super) fn borrow<F: AsFd>(fds: &[F]) -> Vec<BorrowedFd<'_>> {
+    fds.iter().map(AsFd::as_fd).collect()
+}

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What may go wrong between processes, sorted by who is to blame.
+//!
+//! Three fates, never mixed: the host failed us ([`Error::Io`], [`Error::Timeout`]); the peer is gone
+//! ([`Error::PeerGone`], not its fault: the supervisor restarts it); the peer broke the contract
+//! ([`Error::Violation`]): the channel is closed for good, the receiver stays well, the supervisor decides.
+//! What a guest does wrong is none of these: models answer it the way hardware does.
+
+use thiserror::Error as ThisError;
+
+use crate::frame::Kind;
+
+/// A failed call on a channel or on a piece of shared memory.
+#[derive(Debug, ThisError)]
+pub enum Error {
+    /// The kernel refused a call.
+    #[error("{call} failed: {source}")]
+    Io {
+        /// The call, by its name in the manual.
+        call: &'static str,
+        /// Its error number.
+        source: std::io::Error,
+    },
+    /// The deadline passed. The request may or may not have been executed.
+    #[error("deadline passed while waiting to {waiting_to}")]
+    Timeout {
+        /// What was waited for.
+        waiting_to: &'static str,
+    },
+    /// The peer closed its end or died. A request without an answer may or may not have been executed: whoever
+    /// asks for something that is not idempotent has to decide here.
+    #[error("peer of generation {generation} is gone")]
+    PeerGone {
+        /// The generation of the process that was there.
+        generation: u32,
+    },
+    /// The peer broke the contract; the channel is closed.
+    #[error("peer broke the contract: {0}")]
+    Violation(#[from] Violation),
+    /// The caller asked for something the contract has no room for: nothing was sent.
+    #[error("refused before sending: {0}")]
+    Refused(&'static str),
+}
+
+impl Error {
+    /// Wraps the error number of `call`.
+    pub(crate) fn io(call: &'static str, errno: rustix::io::Errno) -> Self {
+        Self::Io { call, source: errno.into() }
+    }
+}
+
+/// Which rule a peer broke, and where it was noticed.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[error("{place}: {breach}")]
+pub struct Violation {
+    /// The channel or the shared structure.
+    pub place: &'static str,
+    /// The rule.
+    pub breach: Breach,
+}
+
+impl Violation {
+    /// A breach noticed at `place`.
+    #[must_use]
+    pub const fn new(place: &'static str, breach: Breach) -> Self {
+        Self { place, breach }
+    }
+}
+
+/// The rules a peer can break.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum Breach {
+    /// Fewer bytes than a frame header.
+    #[error("message of {len:#x} bytes is shorter than a header")]
+    HeaderShort {
+        /// Bytes received.
+        len: usize,
+    },
+    /// Not one of our frames.
+    #[error("magic is {magic:#x}")]
+    Magic {
+        /// The word found.
+        magic: u32,
+    },
+    /// Another protocol than the one this channel is for.
+    #[error("protocol {found:#x} on a channel for {expected:#x}")]
+    Protocol {
+        /// The number found.
+        found: u16,
+        /// The channel's.
+        expected: u16,
+    },
+    /// Another version of the protocol.
+    #[error("protocol version {found:#x}, not {expected:#x}")]
+    Version {
+        /// The version found.
+        found: u16,
+        /// The channel's.
+        expected: u16,
+    },
+    /// A kind of frame that does not exist.
+    #[error("frame kind {kind:#x} does not exist")]
+    UnknownKind {
+        /// The byte found.
+        kind: u8,
+    },
+    /// A kind of frame that this end must not receive, or not now.
+    #[error("frame kind {kind:?} has no place here")]
+    UnexpectedKind {
+        /// The kind found.
+        kind: Kind,
+    },
+    /// A reserved field is not zero.
+    #[error("reserved field is {value:#x}")]
+    Reserved {
+        /// The value found.
+        value: u32,
+    },
+    /// A frame from another life of the peer.
+    #[error("frame of generation {found:#x}, not {expected:#x}")]
+    Generation {
+        /// The generation found.
+        found: u32,
+        /// The channel's.
+        expected: u32,
+    },
+    /// A body above the cap.
+    #[error("body of {len:#x} bytes is above the cap of {max:#x}")]
+    BodyLong {
+        /// The length the header claims.
+        len: u32,
+        /// The cap.
+        max: u32,
+    },
+    /// The header's length is not the length that came.
+    #[error("header promises {claimed:#x} bytes of body, {found:#x} came")]
+    BodyLength {
+        /// What the header says.
+        claimed: u32,
+        /// What the kernel delivered.
+        found: usize,
+    },
+    /// The message was longer than any message may be.
+    #[error("message was truncated by the kernel")]
+    Truncated,
+    /// More fds, or other ancillary data, than any message may carry.
+    #[error("ancillary data was truncated by the kernel")]
+    AncillaryTruncated,
+    /// The number of fds that came is not the one in the header.
+    #[error("header promises {claimed} fds, {found} came")]
+    FdCount {
+        /// What the header says.
+        claimed: u8,
+        /// What came.
+        found: usize,
+    },
+    /// The number of fds is not the one this message has.
+    #[error("message carries {found} fds, its contract says {expected}")]
+    FdContract {
+        /// What the header says.
+        found: u8,
+        /// What the message's type says.
+        expected: u8,
+    },
+    /// The body does not decode.
+    #[error("body does not decode")]
+    Body,
+    /// Bytes behind the decoded body.
+    #[error("{len:#x} bytes are left behind the body")]
+    TrailingBytes {
+        /// How many.
+        len: usize,
+    },
+    /// A reply to a request that was never made, or was answered before.
+    #[error("reply to request {request_id:#x}, which is not open")]
+    UnknownRequest {
+        /// The id found.
+        request_id: u64,
+    },
+    /// More events or late replies than a well-behaved peer produces.
+    #[error("peer sends faster than it is read: more than {max} messages are waiting")]
+    Flood {
+        /// The bound.
+        max: usize,
+    },
+    /// The peer is not who it should be.
+    #[error("peer says it is {found}, not {expected}")]
+    Hello {
+        /// What it says.
+        found: String,
+        /// What it should say.
+        expected: String,
+    },
+    /// A received memory object is not sealed, so that its owner could pull it from under our feet.
+    #[error("memory object has seals {found:#x}, needs {needed:#x}")]
+    Seals {
+        /// The seals found.
+        found: u32,
+        /// The seals it must have.
+        needed: u32,
+    },
+    /// A received memory object has another size.
+    #[error("memory object has {found:#x} bytes, not {expected:#x}")]
+    RegionLength {
+        /// The size found.
+        found: u64,
+        /// The size agreed.
+        expected: u64,
+    },
+    /// A shared structure's header is not what was agreed.
+    #[error("shared structure's {field} is {found:#x}")]
+    Layout {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: u64,
+    },
+    /// An index in a ring left its range.
+    #[error("ring index {index:#x} is outside {low:#x}..={high:#x}")]
+    RingIndex {
+        /// The value found.
+        index: u64,
+        /// The lowest it can be.
+        low: u64,
+        /// The highest it can be.
+        high: u64,
+    },
+    /// A ring slot holds a request that cannot be.
+    #[error("ring request with {field} {found:#x}")]
+    RingRequest {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: u64,
+    },
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Who is at the other end: the first frame in each direction of every channel.
+//!
+//! All processes of one VM are one build. Both ends send a [`Hello`] and compare the peer's with what they
+//! expect: a mismatch is a violation and nothing else is ever read from that channel. The generation counts
+//! the lives of a process under its supervisor; with it a frame from a dead life is known for what it is.
+
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Breach, Violation};
+
+/// What this build calls itself. A packager may set `BULKHEAD_BUILD` to something finer than the version.
+pub const BUILD: &str = match option_env!("BULKHEAD_BUILD") {
+    Some(build) => build,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+/// What a process is in a VM. Append only: the numbers travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Role {
+    /// Life cycle, policy, memory objects, control API.
+    Coordinator,
+    /// The guest's CPUs.
+    Vcpu,
+    /// A vSMMUv3.
+    Smmu,
+    /// An assigned device.
+    Vfio,
+    /// The emulated NVMe controller.
+    Nvme,
+    /// A vhost-user back end.
+    Virtio,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Coordinator => "coordinator",
+            Self::Vcpu => "vcpu",
+            Self::Smmu => "smmu",
+            Self::Vfio => "vfio",
+            Self::Nvme => "nvme",
+            Self::Virtio => "virtio",
+        })
+    }
+}
+
+/// What each end says first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The sender's role.
+    pub role: Role,
+    /// The sender's build, [`BUILD`].
+    pub build: String,
+    /// The life of the *small* process on this channel: the coordinator names the one it started, the
+    /// process the one it was told.
+    pub generation: u32,
+}
+
+impl Hello {
+    /// A hello from this build.
+    #[must_use]
+    pub fn new(role: Role, generation: u32) -> Self {
+        Self { role, build: BUILD.to_owned(), generation }
+    }
+
+    /// Holds what a peer said against what it should have said.
+    ///
+    /// # Errors
+    /// `Breach::Hello` with both, if any field differs.
+    pub fn check(&self, expected: &Self) -> Result<(), Violation> {
+        if self == expected {
+            return Ok(());
+        }
+        let breach = Breach::Hello { found: self.to_string(), expected: expected.to_string() };
+        Err(Violation::new("hello", breach))
+    }
+}
+
+impl fmt::Display for Hello {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The build is the peer's text: cut, and escaped, before it reaches a log.
+        let build: String = self.build.chars().take(64).flat_map(char::escape_default).collect();
+        write!(f, "{} build {build} generation {}", self.role, self.generation)
+    }
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The descriptor table of a new process: checked before clone, made between clone and exec, verified before sealing.
+//!
+//! Sources and targets may overlap in any way, so every source is first duplicated above all targets and only
+//! then put in its place; all else is marked close-on-exec in one call.
+
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use crate::sys;
+
+/// The most descriptors a process may be given.
+pub const FDS_MAX: usize = 48;
+
+/// A table that was found good: sources in target order.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    sources: [RawFd; FDS_MAX],
+    count: usize,
+}
+
+impl Table {
+    /// Checks that the targets are 0, 1, 2, ... without a gap or a repetition, in any order.
+    pub fn new(fds: &[(i32, BorrowedFd<'_>)]) -> Result<Table, String> {
+        if fds.len() > FDS_MAX {
+            return Err(format!("{} descriptors are given, at most {FDS_MAX} can be", fds.len()));
+        }
+        let mut sources = [-1; FDS_MAX];
+        for (target, source) in fds {
+            let slot = usize::try_from(*target)
+                .ok()
+                .filter(|target| *target < fds.len())
+                .and_then(|target| sources.get_mut(target))
+                .ok_or_else(|| format!("descriptor {target} leaves a gap: {} are given", fds.len()))?;
+            if *slot >= 0 {
+                return Err(format!("descriptor {target} is given twice"));
+            }
+            *slot = source.as_raw_fd();
+        }
+        Ok(Table { sources, count: fds.len() })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> i32 {
+        i32::try_from(self.count).unwrap_or(i32::MAX)
+    }
+
+    /// Puts every source in its place and marks all else close-on-exec. Async-signal-safe; between clone and exec only.
+    pub fn install(&self) -> Result<(), i32> {
+        let mut high = [-1; FDS_MAX];
+        for (copy, source) in high.iter_mut().zip(self.sources).take(self.count) {
+            *copy = sys::dup_above(source, self.count())?;
+        }
+        for (target, copy) in (0..self.count()).zip(high) {
+            sys::dup_onto(copy, target)?;
+        }
+        sys::close_on_exec_from(self.count().cast_unsigned())
+    }
+}
+
+/// What is wrong with the table of this process, which should be 0 to `count` - 1 open and nothing else.
+/// Needs no /proc: every number below the limit is tried.
+pub fn verify(count: u32) -> Result<(), String> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(1 << 20);
+    let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+    for fd in 0..limit {
+        let expected = fd.cast_unsigned() < count;
+        match (sys::is_open(fd), expected) {
+            (true, false) => return Err(format!("descriptor {fd} is open and should not be")),
+            (false, true) => return Err(format!("descriptor {fd} is not open and should be")),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A role's rights, as data: what the profiles in `profiles/` are written in.
+//!
+//! A [`Profile`] says which system calls a sealed process may make and with which arguments, what its root is,
+//! its resource limits and the Landlock ABI it insists on. Parent (`spawn`), child (`locked`), the report
+//! of a death and the audit all read the same value. Rights are required, never best effort.
+
+use std::fmt;
+
+/// An architecture a profile can be compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// x86-64.
+    X86_64,
+    /// AArch64.
+    Aarch64,
+}
+
+impl Arch {
+    /// The architecture this program was built for.
+    pub const fn host() -> Arch {
+        if cfg!(target_arch = "aarch64") { Arch::Aarch64 } else { Arch::X86_64 }
+    }
+
+    /// The kernel's `AUDIT_ARCH_*` word, as the seccomp data and a SIGSYS carry it.
+    pub const fn audit_arch(self) -> u32 {
+        match self {
+            Arch::X86_64 => 0xc000_003e,
+            Arch::Aarch64 => 0xc000_00b7,
+        }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Arch::X86_64 => "x86_64",
+            Arch::Aarch64 => "aarch64",
+        })
+    }
+}
+
+/// What one argument must look like. `int` arguments are compared on their low 32 bits because the kernel reads
+/// no more of them and callers leave rubbish above; `word` arguments on all 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Which argument, 0 to 5.
+    pub index: u8,
+    /// Bits that are looked at.
+    pub mask: u64,
+    /// What they must be.
+    pub value: u64,
+    /// Whether only the low 32 bits count.
+    pub narrow: bool,
+    /// What the check is for, in the words of a report ("mapping executable memory is never allowed").
+    pub why: &'static str,
+}
+
+impl Check {
+    /// The `int` argument `index` is exactly `value`.
+    pub const fn int(index: u8, value: u32, why: &'static str) -> Check {
+        Check { index, mask: 0xffff_ffff, value: value as u64, narrow: true, why }
+    }
+
+    /// The 64-bit argument `index` is exactly `value`.
+    pub const fn word(index: u8, value: u64, why: &'static str) -> Check {
+        Check { index, mask: u64::MAX, value, narrow: false, why }
+    }
+
+    /// The 64-bit argument `index` has none of the bits of `mask`.
+    pub const fn without(index: u8, mask: u64, why: &'static str) -> Check {
+        Check { index, mask, value: 0, narrow: false, why }
+    }
+
+    /// The `int` argument `index` has no bit outside `mask`.
+    pub const fn only_bits(index: u8, mask: u32, why: &'static str) -> Check {
+        Check { index, mask: (!mask) as u64, value: 0, narrow: true, why }
+    }
+
+    /// The `int` argument `index` has all the bits of `mask`.
+    pub const fn with_bits(index: u8, mask: u32, why: &'static str) -> Check {
+        Check { index, mask: mask as u64, value: mask as u64, narrow: true, why }
+    }
+
+    /// Whether these arguments pass.
+    pub fn passes(&self, args: &[u64; 6]) -> bool {
+        let seen = args.get(usize::from(self.index)).copied().unwrap_or(0);
+        let seen = if self.narrow { seen & 0xffff_ffff } else { seen };
+        seen & self.mask == self.value
+    }
+}
+
+/// One system call a role may make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The kernel's name of the call on every architecture the rule is for.
+    pub syscall: &'static str,
+    /// Alternatives, each a conjunction of checks. Empty: any arguments.
+    pub when: Vec<Vec<Check>>,
+}
+
+impl Rule {
+    /// The call with any arguments.
+    pub fn any(syscall: &'static str) -> Rule {
+        Rule { syscall, when: Vec::new() }
+    }
+
+    /// The call when all `checks` pass.
+    pub fn when(syscall: &'static str, checks: &[Check]) -> Rule {
+        Rule { syscall, when: vec![checks.to_vec()] }
+    }
+
+    /// The call when the `int` argument `index` is one of `values`.
+    pub fn one_of(syscall: &'static str, index: u8, values: &[u32], why: &'static str) -> Rule {
+        Rule { syscall, when: values.iter().map(|value| vec![Check::int(index, *value, why)]).collect() }
+    }
+}
+
+/// Where the process's root directory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootKind {
+    /// `spawn` mounts an empty read-only tmpfs and pivots into it; the caller must be free to mount.
+    NewEmpty,
+    /// The caller's own root, which must already be an empty read-only one: a process under Landlock
+    /// cannot mount, so the sealed coordinator hands its own down.
+    Inherited,
+}
+
+/// Resource limits, soft and hard alike. A lower limit that is already in force stays: it is never weaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// RLIMIT_NOFILE, descriptors.
+    pub nofile_count: u64,
+    /// RLIMIT_NPROC: threads of this process and of all below it.
+    pub nproc_count: u64,
+    /// RLIMIT_FSIZE, bytes: the largest file the process may write. None: not limited.
+    pub fsize_len: Option<u64>,
+}
+
+/// The rights of one role on one architecture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// The role's name, as reports print it.
+    pub name: &'static str,
+    /// The architecture whose calls the rules name.
+    pub arch: Arch,
+    /// Where the root directory comes from.
+    pub root: RootKind,
+    /// Resource limits.
+    pub limits: Limits,
+    /// The Landlock ABI without which the process does not start.
+    pub landlock_abi: u32,
+    /// Every call that is allowed, sorted by name, each name once. All else ends the process with a report.
+    pub rules: Vec<Rule>,
+    /// Calls that fail with ENOSYS so that the C library falls back to one whose arguments a filter can see.
+    pub absent: &'static [&'static str],
+}
+
+/// How many seccomp filters one sealing stacks: the rules, and the calls that answer ENOSYS.
+pub const FILTER_COUNT: u32 = 2;
+
+impl Profile {
+    /// The rule for the call named `syscall`.
+    pub fn rule(&self, syscall: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.syscall == syscall)
+    }
+
+    /// How many seccomp filters a process sealed with this profile carries at least: its own, and those of the
+    /// sealed process it was spawned by.
+    pub fn filter_count_min(&self) -> u32 {
+        match self.root {
+            RootKind::NewEmpty => FILTER_COUNT,
+            RootKind::Inherited => 2 * FILTER_COUNT,
+        }
+    }
+}
+
+/// Joins rule lists: one rule per name, alternatives united, "any arguments" winning over all of them.
+pub fn union(lists: &[&[Rule]]) -> Vec<Rule> {
+    let mut joined: std::collections::BTreeMap<&'static str, Rule> = std::collections::BTreeMap::new();
+    for rule in lists.iter().flat_map(|list| list.iter()) {
+        match joined.entry(rule.syscall) {
+            std::collections::btree_map::Entry::Vacant(slot) => {
+                slot.insert(rule.clone());
+            }
+            std::collections::btree_map::Entry::Occupied(mut slot) => {
+                let known = slot.get_mut();
+                if rule.when.is_empty() {
+                    known.when.clear();
+                } else if !known.when.is_empty() {
+                    for checks in &rule.when {
+                        if !known.when.contains(checks) {
+                            known.when.push(checks.clone());
+                        }
+                    }
+                }
+            }
+        }
+    }
+    joined.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests;

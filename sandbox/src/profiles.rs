@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One reviewed file per role; `common` holds what every role needs, with the reason for each call.
+//!
+//! A role's rules are computed from these lists for an [`Arch`], so the two architectures are compiled and
+//! tested on either host. Calls that exist on one architecture only stand under its name in the file.
+
+mod common;
+mod coordinator;
+mod smmu;
+mod vcpu_soft;
+
+use crate::profile::{Arch, Profile};
+
+/// Network rules need ABI 4, device ioctls 5, the scopes (signals, abstract Unix sockets) 6.
+const LANDLOCK_ABI: u32 = 6;
+
+/// State units are written into a memory file that the coordinator hands over: 64 MiB is far above any of ours, and
+/// keeps a taken-over process from filling the host's memory by `write`.
+const SAVED_LEN_MAX: u64 = 64 << 20;
+
+/// The coordinator: process supervisor, memory owner, control API. Spawns the others from inside its sandbox.
+pub fn coordinator() -> Profile {
+    coordinator::profile(Arch::host())
+}
+
+/// The software vCPU process.
+pub fn vcpu_soft() -> Profile {
+    vcpu_soft::profile(Arch::host())
+}
+
+/// The vSMMUv3 process.
+pub fn smmu() -> Profile {
+    smmu::profile(Arch::host())
+}
+
+/// Every profile as it is on `arch`.
+pub fn all(arch: Arch) -> Vec<Profile> {
+    vec![coordinator::profile(arch), vcpu_soft::profile(arch), smmu::profile(arch)]
+}
+
+#[cfg(test)]
+mod tests;

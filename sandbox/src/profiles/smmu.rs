@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The vSMMUv3 process: guest RAM, its register page and its MMIO ring.
+//!
+//! It needs memory, a few threads and the descriptors it was given; no ioctl at all.
+//! Spawned by the sealed coordinator, so every rule here is also the coordinator's.
+
+use crate::profile::{Arch, Limits, Profile, RootKind, Rule, union};
+use crate::profiles::common;
+
+pub fn profile(arch: Arch) -> Profile {
+    Profile {
+        name: "smmu",
+        arch,
+        root: RootKind::Inherited,
+        limits: Limits { nofile_count: 64, nproc_count: 16, fsize_len: Some(super::SAVED_LEN_MAX) },
+        landlock_abi: super::LANDLOCK_ABI,
+        rules: rules(arch),
+        absent: common::ABSENT,
+    }
+}
+
+pub fn rules(arch: Arch) -> Vec<Rule> {
+    union(&[&common::memory(), &common::threads(arch), &common::ending(), &common::descriptors(arch)])
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The software vCPU process: guest RAM, the GIC, UART and RTC; one thread per vCPU.
+//!
+//! It needs memory, threads and the descriptors it was given, and one ioctl: FIONBIO on the console stream.
+//! Spawned by the sealed coordinator, so every rule here is also the coordinator's.
+
+use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
+use crate::profiles::common;
+
+pub fn profile(arch: Arch) -> Profile {
+    Profile {
+        name: "vcpu-soft",
+        arch,
+        root: RootKind::Inherited,
+        // 256 vCPUs, the console, control and clock threads, and room to restart one.
+        limits: Limits { nofile_count: 64, nproc_count: 288, fsize_len: Some(super::SAVED_LEN_MAX) },
+        landlock_abi: super::LANDLOCK_ABI,
+        rules: rules(arch),
+        absent: common::ABSENT,
+    }
+}
+
+pub fn rules(arch: Arch) -> Vec<Rule> {
+    union(&[
+        &common::memory(),
+        &common::threads(arch),
+        &common::ending(),
+        &common::descriptors(arch),
+        &[Rule::when("ioctl", &[Check::int(1, FIONBIO, "only FIONBIO, for the console")])],
+    ])
+}
+
+/// The same number on both architectures (asm-generic).
+const FIONBIO: u32 = 0x5421;

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The only unsafe code of this crate: system calls that no safe wrapper offers.
+//!
+//! `process`: clone, execveat, descriptor surgery; `signals`: the handlers that record a death; `page`: the
+//! shared crash page as atomics. Called by `spawn` (parent and child half), `locked` and `probe`.
+//! Everything exported is safe to call; what runs in a handler or between clone and exec allocates nothing.
+// UNSAFETY: these calls have no safe form in rustix: a raw clone that returns twice, exec by descriptor, dup onto a
+// chosen number, installing handlers, mapping shared memory. Each is wrapped here, alone and small.
+#![expect(unsafe_code, reason = "system calls without a safe wrapper; the wall of this crate")]
+
+mod page;
+#[cfg(debug_assertions)]
+pub(crate) mod probe;
+mod process;
+mod signals;
+
+pub(crate) use page::{PAGE_LEN, PAGE_WORDS, Page};
+pub(crate) use process::{
+    Argv, SPAWN_FLAGS, clone_process, close_in_child, close_on_exec_from, drop_from_bounding_set, dup_above,
+    dup_onto, execveat, exit_group, is_open, landlock_abi, limit_arenas, only_thread, set_securebits,
+    write_bytes,
+};
+pub(crate) use signals::{SignalMask, block_signals, install_handlers, report_to_pipe, set_signal_mask};

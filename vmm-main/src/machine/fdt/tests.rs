@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+use super::*;
+
+fn config() -> MachineConfig {
+    MachineConfig { ram_len: 0x2000_0000, vcpu_count: 2, cmdline: "console=ttyS0".into(), rng_seed: [7; 64] }
+}
+
+/// Names and strings of a flattened tree, enough to say what is in it.
+fn contains(blob: &[u8], text: &str) -> bool {
+    blob.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+#[test]
+fn build_names_every_device_of_the_map() {
+    let blob = build(&config(), Some(InitramfsRange { start: 0x4800_0000, end: 0x4810_0000 })).unwrap();
+    assert_eq!(blob[..4], 0xd00d_feed_u32.to_be_bytes());
+    for name in [
+        "cpu@0",
+        "cpu@1",
+        "memory@40000000",
+        "interrupt-controller@8100000",
+        "msi-controller@8200000",
+        "serial@9000000",
+        "rtc@9010000",
+        "iommu@9050000",
+        "pcie@30000000",
+        "linux,initrd-start",
+        "console=ttyS0",
+    ] {
+        assert!(contains(&blob, name), "{name} is missing");
+    }
+    assert!((blob.len() as u64) < FDT_LEN_MAX);
+}
+
+#[test]
+fn build_without_initramfs_does_not_mention_one() {
+    assert!(!contains(&build(&config(), None).unwrap(), "linux,initrd-start"));
+}
+
+#[test]
+fn build_cmdline_with_nul_is_an_error() {
+    let config = MachineConfig { cmdline: "a\0b".into(), ..config() };
+    assert!(build(&config, None).is_err());
+}
+
+#[test]
+fn cells_split_high_word_first() {
+    assert_eq!(cells(0x80_0000_1234), [0x80, 0x1234]);
+}
+
+#[test]
+fn mpidr_affinity_clusters_hold_sixteen() {
+    assert_eq!(mpidr_affinity(15), 0xf);
+    assert_eq!(mpidr_affinity(16), 0x100);
+}
+
+#[test]
+fn interrupt_map_swizzles_by_device_number() {
+    let map = interrupt_map();
+    let line_of = |device: usize, pin: usize| map[(device * 4 + pin - 1) * 10 + 8];
+    assert_eq!(line_of(0, 1), spi::PCI_INTX[0]);
+    assert_eq!(line_of(1, 1), spi::PCI_INTX[1]);
+    assert_eq!(line_of(3, 2), spi::PCI_INTX[0]);
+}
