@@ -12,6 +12,7 @@
 #![cfg_attr(not(target_os = "linux"), allow(unused, reason = "the crate is for Linux only"))]
 
 pub mod audit;
+pub mod inherited;
 pub mod locked;
 #[cfg(debug_assertions)]
 pub mod probe;
@@ -29,6 +30,7 @@ mod root;
 mod seccomp;
 mod sys;
 
+pub use inherited::Inherited;
 pub use locked::{Locked, seal};
 pub use profile::{Arch, Profile};
 pub use report::{CrashPage, Death};

@@ -94,6 +94,12 @@ pub(crate) fn is_open(fd: RawFd) -> bool {
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
 }
 
+/// Makes an inherited number an owned descriptor; the caller takes each number once, before anything else is opened.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the caller found the number open and takes it once in the life of the process, so nobody else owns it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
 /// Takes capability `number` out of the bounding set; EINVAL says that there is no such capability.
 pub(crate) fn drop_from_bounding_set(number: u32) -> Result<(), i32> {
     // SAFETY: this prctl takes numbers only.
