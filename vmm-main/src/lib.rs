@@ -14,4 +14,5 @@ pub mod lifecycle;
 pub mod lifeline;
 pub mod machine;
 pub mod problem;
+pub mod snapshot;
 pub mod topology;
