@@ -1,5 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The contract between the processes of one VM: messages, shared memory, addresses, saved state.
+//!
+//! # Who talks to whom
+//!
+//! ```text
+//!   coordinator --control (channel)--> every process      asks; events come back
+//!   vCPU        --MMIO ring (shm)----> each device        asks; answers come back, posts do not
+//!   device      --eventfd------------> vCPU               interrupts; not in this crate
+//!   device      --register page (shm)> vCPU, its guest    publishes; the guest reads without asking
+//!   each writer --dirty log (shm)----> coordinator        sets bits; the coordinator takes them
+//! ```
+//!
+//! Nobody else talks to anybody. The coordinator makes every channel and memory object and hands them over at exec.
+//!
+//! # Order
+//!
+//! On one channel messages arrive in the order they were sent. In one ring requests are executed in the order
+//! they were queued, posts among them: a read behind a post sees its effect. Between a channel and a ring, or two
+//! rings, there is no order but the one an answer gives: what was answered has happened.
+//!
+//! # What a dead peer means
+//!
+//! A process that dies is started again with the same fds (its *generation* goes up), unless it was a vCPU process
+//! or the coordinator: those end the VM. On a channel the asker gets [`error::Error::PeerGone`]; its request was
+//! executed or was not, which is why every request says whether it is idempotent. In a ring the asker just waits: the
+//! next life finds the request and executes it, perhaps for the second time. The dirty log and the register page
+//! are memory and do not die.
+//!
+//! # What a hostile peer means
+//!
+//! Whatever arrives is read once into private memory, checked, and then used. A broken rule is a
+//! [`error::Violation`]: that channel or ring is not used any more, the receiver stays well, the supervisor decides.
+//! A peer that answers late or never costs a timeout: every wait takes a [`deadline::Deadline`].
 
 pub mod addr;
 pub mod channel;
@@ -10,3 +42,4 @@ pub mod hello;
 pub mod protocol;
 pub mod saved;
 pub mod service;
+pub mod shm;

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Memory that two processes share: the only place of this crate with `unsafe`.
+//!
+//! [`region`] makes and maps sealed memory objects and is where the unsafe code is; everything else sees
+//! shared memory as atomics behind a checked view. A peer may write anything at any time: every field is read
+//! once into a private copy, checked, and only then used. Under `cfg(loom)` the atomics and the futex are the
+//! model checker's, and views are plain heap objects: `tests/loom_*.rs` then try every interleaving.
+
+pub mod dirty_log;
+mod futex;
+#[cfg(not(loom))]
+pub mod guest_memory;
+pub mod region;
+#[cfg(not(loom))]
+pub mod register_page;
+pub mod ring;
+mod sync;

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The MMIO ring: a CPU's accesses to a device that is another process.
+//!
+//! One ring per (vCPU process, device process). Many requester threads, one responder. Requests are a FIFO of
+//! [`SLOTS`] slots, each carrying a sequence number that publishes it; answers go to a *lane*, a cache line per
+//! waiting thread. Posted writes take no lane: they are queued, and stay in front of everything queued later.
+//!
+//! A request leaves the queue when the responder has completed it. A responder that dies in between is
+//! replaced by one that finds the request again: it is executed *at least once*, so a device's handlers are
+//! idempotent up to their commit point. An interrupted wait leaves the request in the queue; the returned
+//! [`Pending`] can be waited for again, or dropped.
+//!
+//! Who waits spins for a while (see [`SPIN_DEFAULT`]), then says so in a shared word and sleeps on it. Saying so
+//! and looking once more, against publishing and looking for sleepers, each with a `SeqCst` fence between,
+//! is what loses no wake-up; `tests/loom_ring.rs` tries it. Every wait has a deadline, and garbage from the
+//! peer costs a violation or a timeout, never more.
+
+mod interrupt;
+mod layout;
+mod requester;
+mod responder;
+mod wait;
+
+pub use interrupt::Interrupt;
+pub use layout::{LANES, RING_LEN, SLOTS};
+pub use requester::{Pending, Requester};
+pub use responder::{Responder, Token};
+
+use core::time::Duration;
+
+use thiserror::Error as ThisError;
+
+use crate::error::Violation;
+
+/// How long a waiter spins before it sleeps. Sleeping and being woken costs about 5 to 10 microseconds (two
+/// system calls and a trip through the scheduler); spinning for twice that is never more than about three
+/// times as dear as the best choice would have been, and a device that is awake answers within it.
+pub const SPIN_DEFAULT: Duration = Duration::from_micros(20);
+
+/// The spin budget for this machine: [`SPIN_DEFAULT`], or none where a spinning waiter would only keep the other
+/// side from running.
+#[must_use]
+pub fn spin_for_host() -> Duration {
+    match std::thread::available_parallelism() {
+        Ok(cpus) if cpus.get() > 1 => SPIN_DEFAULT,
+        Ok(_) | Err(_) => Duration::ZERO,
+    }
+}
+
+/// An access, as it stands in the ring. `offset` is within `region`; `size` is 1, 2, 4 or 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Which of the device's regions.
+    pub region: u16,
+    /// Where in it.
+    pub offset: u64,
+    /// How many bytes.
+    pub size: u8,
+    /// What is done.
+    pub op: Op,
+}
+
+/// What an access does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Reads; the answer is the value.
+    Read,
+    /// Writes; the answer says that it is done.
+    Write(u64),
+    /// Writes; nobody waits.
+    Post(u64),
+}
+
+/// Why a wait ended before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ThisError)]
+pub enum Stop {
+    /// The [`Interrupt`] was raised.
+    #[error("interrupted")]
+    Interrupted,
+    /// The deadline passed.
+    #[error("deadline passed")]
+    DeadlinePassed,
+}
+
+/// Why an access has no answer.
+#[derive(Debug, ThisError)]
+pub enum RingError {
+    /// The request is in the ring and will be executed; its answer is still to come.
+    #[error("access is queued, wait ended: {why}")]
+    Unfinished {
+        /// What ended the wait.
+        why: Stop,
+        /// To wait again with [`Requester::wait`], or to drop.
+        pending: Pending,
+    },
+    /// The ring stayed full: the request is not in it, nothing happened, it may be tried again.
+    #[error("access is not queued, wait ended: {why}")]
+    NotQueued {
+        /// What ended the wait.
+        why: Stop,
+    },
+    /// More threads wait at once than the ring has lanes.
+    #[error("access is not queued: every lane is taken")]
+    NoLane,
+    /// The size is not 1, 2, 4 or 8.
+    #[error("access of {size} bytes")]
+    Size {
+        /// The size asked for.
+        size: u8,
+    },
+    /// The other process broke the ring's rules; the ring is not used any more.
+    #[error("ring peer broke the contract: {0}")]
+    Violation(#[from] Violation),
+}
+
+/// Why [`Responder::next`] has no request.
+#[derive(Debug, ThisError)]
+pub enum ResponderError {
+    /// Nothing came until the wait ended.
+    #[error("no request: {0}")]
+    Stopped(#[from] Stop),
+    /// The other process broke the ring's rules; the ring is not used any more.
+    #[error("request cannot be: {0}")]
+    Violation(#[from] Violation),
+}
+
+/// The low `size` bytes of `value`.
+const fn truncate(value: u64, size: u8) -> u64 {
+    match size {
+        1 => value & 0xff,
+        2 => value & 0xffff,
+        4 => value & 0xffff_ffff,
+        _ => value,
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How one thread ends another's wait: a vCPU's kick, a device's call to its control thread.
+//!
+//! One [`Interrupt`] per waiting thread, used for any ring it waits on. Raised, it stays raised until the
+//! waiting thread takes it back: a wait that begins later ends at once.
+
+use super::layout::Shared;
+use crate::shm::futex::FutexWord;
+use crate::shm::region::View;
+use crate::shm::sync::Ordering::{Relaxed, SeqCst};
+use crate::shm::sync::{Arc, AtomicBool, Mutex, fence, lock};
+
+/// Ends one thread's waits. Clones are the same interrupt.
+#[derive(Clone)]
+pub struct Interrupt(Arc<Inner>);
+
+struct Inner {
+    raised: AtomicBool,
+    sleeper: Mutex<Option<Sleeper>>,
+}
+
+/// The word that the interrupt's thread sleeps on, or is about to.
+#[derive(Clone)]
+pub(super) struct Sleeper {
+    pub(super) shared: View<Shared>,
+    pub(super) bed: Bed,
+}
+
+/// Which word of a ring a thread sleeps on.
+#[derive(Clone, Copy)]
+pub(super) enum Bed {
+    Responder,
+    Freed,
+    Lane(u16),
+}
+
+impl Bed {
+    pub(super) fn word(self, shared: &Shared) -> Option<&FutexWord> {
+        match self {
+            Self::Responder => Some(&shared.responder_sleeps.0),
+            Self::Freed => Some(&shared.progress.0.freed),
+            Self::Lane(lane) => shared.lane(lane).map(|lane| &lane.sleeps),
+        }
+    }
+
+    /// Makes a thread that is about to sleep here not do so, and one that sleeps wake.
+    fn rouse(self, shared: &Shared) {
+        let Some(word) = self.word(shared) else { return };
+        match self {
+            Self::Responder | Self::Lane(_) => word.store(0, Relaxed),
+            Self::Freed => word.bump(),
+        }
+        // Also if the word says that nobody sleeps: it is the peer's to write as well, and a kick must not depend on it.
+        word.wake_all();
+    }
+}
+
+impl Interrupt {
+    /// A lowered interrupt.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Inner { raised: AtomicBool::new(false), sleeper: Mutex::new(None) }))
+    }
+
+    /// Ends the wait its thread is in, or begins next. From any thread.
+    pub fn raise(&self) {
+        self.0.raised.store(true, Relaxed);
+        fence(SeqCst);
+        let sleeper = lock(&self.0.sleeper).clone();
+        if let Some(sleeper) = sleeper {
+            sleeper.bed.rouse(&sleeper.shared);
+        }
+    }
+
+    /// Whether it is raised.
+    #[must_use]
+    pub fn is_raised(&self) -> bool {
+        self.0.raised.load(Relaxed)
+    }
+
+    /// Lowers it, and says whether it was raised. For the waiting thread.
+    pub fn take(&self) -> bool {
+        self.0.raised.swap(false, SeqCst)
+    }
+
+    /// Notes where the waiting thread is going to sleep, until it wakes.
+    pub(super) fn tuck_in(&self, sleeper: Sleeper) {
+        *lock(&self.0.sleeper) = Some(sleeper);
+    }
+
+    pub(super) fn get_up(&self) {
+        *lock(&self.0.sleeper) = None;
+    }
+}
+
+impl Default for Interrupt {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl core::fmt::Debug for Interrupt {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Interrupt").field("raised", &self.is_raised()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The device process' side of a ring.
+
+use std::time::Duration;
+
+use super::interrupt::{Bed, Interrupt};
+use super::layout::{LANES, Shared};
+use super::wait::Waiter;
+use super::{Access, Op, ResponderError, Stop};
+use crate::deadline::Deadline;
+use crate::error::Violation;
+#[cfg(not(loom))]
+use crate::shm::region::Region;
+use crate::shm::region::View;
+use crate::shm::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::shm::sync::fence;
+
+/// The answering side; at most one is alive per ring, which the supervisor sees to.
+pub struct Responder {
+    shared: View<Shared>,
+    spin: Duration,
+    /// How many requests were completed: the next one's sequence is one more.
+    completed: u64,
+    violation: Option<Violation>,
+}
+
+/// A request taken from the ring and not completed yet. Dropped without [`Token::complete`] it stays first in the
+/// queue, and is what [`Responder::next`] returns again.
+#[must_use = "a request that is not completed blocks the ring"]
+pub struct Token<'a> {
+    responder: &'a mut Responder,
+    access: Access,
+    lane: u16,
+}
+
+impl Responder {
+    /// The answering side of the ring in `region`. What an earlier life of the process left unfinished is what
+    /// [`Responder::next`] returns first.
+    ///
+    /// # Errors
+    /// A violation if it is not a ring of this version.
+    #[cfg(not(loom))]
+    pub fn attach(region: &Region, generation: u32, spin: Duration) -> Result<Self, crate::error::Error> {
+        Ok(Self::over(super::layout::attach(region)?, generation, spin))
+    }
+
+    /// Makes a ring's memory object: for the coordinator, who hands it to both processes.
+    ///
+    /// # Errors
+    /// If the kernel has no memory object to give.
+    #[cfg(not(loom))]
+    pub fn create_ring(name: &str) -> Result<Region, crate::error::Error> {
+        super::layout::create(name)
+    }
+
+    pub(super) fn over(shared: View<Shared>, generation: u32, spin: Duration) -> Self {
+        shared.identity.0.responder_generation.store(generation.into(), Relaxed);
+        let completed = shared.progress.0.completed.load(Acquire);
+        let mut responder = Self { shared, spin, completed, violation: None };
+        responder.take_over();
+        responder
+    }
+
+    /// Repeats what the last life may have left out between two steps of a completion: counting a request whose
+    /// answer is out already, and waking who waits.
+    fn take_over(&mut self) {
+        let sequence = self.completed.wrapping_add(1);
+        if let Some((access, lane)) = self.look(sequence).and_then(Result::ok)
+            && !matches!(access.op, Op::Post(_))
+            && self.shared.lane(lane).is_some_and(|lane| lane.answered.load(Relaxed) == sequence)
+        {
+            self.completed = sequence;
+            self.shared.progress.0.completed.store(sequence, Release);
+        }
+        fence(SeqCst);
+        for lane in 0..LANES {
+            self.wake_lane(u16::try_from(lane).unwrap_or(u16::MAX));
+        }
+        self.wake_wanting();
+    }
+
+    /// Waits for the next request.
+    ///
+    /// # Errors
+    /// `Stopped` if none came; a violation, now and for ever, if what came cannot be a request.
+    pub fn next(&mut self, interrupt: &Interrupt, deadline: Deadline) -> Result<Token<'_>, ResponderError> {
+        self.check()?;
+        let sequence = self.completed.wrapping_add(1);
+        let bed = Bed::Responder;
+        let waiter = Waiter { shared: &self.shared, bed, spin: self.spin, interrupt, deadline };
+        let found = waiter.until(|| self.look(sequence))?;
+        self.token(found)
+    }
+
+    /// The next request if it is there already: to drain a ring before a save.
+    ///
+    /// # Errors
+    /// A violation, as for [`Responder::next`].
+    pub fn try_next(&mut self) -> Result<Option<Token<'_>>, ResponderError> {
+        self.check()?;
+        match self.look(self.completed.wrapping_add(1)) {
+            Some(found) => self.token(found).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Answers requests with `handler` until the wait for one ends. For a post the value is of no meaning.
+    ///
+    /// # Errors
+    /// A violation, as for [`Responder::next`].
+    pub fn serve(
+        &mut self,
+        interrupt: &Interrupt,
+        deadline: Deadline,
+        mut handler: impl FnMut(Access) -> u64,
+    ) -> Result<Stop, Violation> {
+        loop {
+            // A guest that never stops asking must not keep the thread from its other duties.
+            if interrupt.is_raised() {
+                return Ok(Stop::Interrupted);
+            }
+            match self.next(interrupt, deadline) {
+                Ok(token) => {
+                    let value = handler(token.access());
+                    token.complete(value);
+                }
+                Err(ResponderError::Stopped(stop)) => return Ok(stop),
+                Err(ResponderError::Violation(violation)) => return Err(violation),
+            }
+        }
+    }
+
+    fn check(&self) -> Result<(), ResponderError> {
+        self.violation.clone().map_or(Ok(()), |violation| Err(violation.into()))
+    }
+
+    fn look(&self, sequence: u64) -> Option<Result<(Access, u16), Violation>> {
+        let slot = self.shared.slot(sequence)?;
+        slot.holds(sequence).then(|| slot.read())
+    }
+
+    fn token(&mut self, found: Result<(Access, u16), Violation>) -> Result<Token<'_>, ResponderError> {
+        match found {
+            Ok((access, lane)) => Ok(Token { responder: self, access, lane }),
+            Err(violation) => {
+                self.violation = Some(violation.clone());
+                Err(violation.into())
+            }
+        }
+    }
+
+    fn complete(&mut self, access: Access, lane: u16, value: u64) {
+        let sequence = self.completed.wrapping_add(1);
+        let waits = !matches!(access.op, Op::Post(_));
+        if waits && let Some(lane) = self.shared.lane(lane) {
+            lane.value.store(super::truncate(value, access.size), Relaxed);
+            lane.answered.store(sequence, Release);
+        }
+        // Only now: if this process dies before, the request is found again.
+        self.completed = sequence;
+        self.shared.progress.0.completed.store(sequence, Release);
+        // Pairs with the fence of a requester that is about to sleep.
+        fence(SeqCst);
+        if waits {
+            self.wake_lane(lane);
+        }
+        self.wake_wanting();
+    }
+
+    fn wake_lane(&self, lane: u16) {
+        let Some(lane) = self.shared.lane(lane) else { return };
+        if lane.sleeps.load(Relaxed) != 0 && lane.sleeps.swap(0, Relaxed) != 0 {
+            lane.sleeps.wake_all();
+        }
+    }
+
+    fn wake_wanting(&self) {
+        let progress = &self.shared.progress.0;
+        if progress.wanted.load(Relaxed) != 0 && progress.wanted.swap(0, Relaxed) != 0 {
+            progress.freed.bump();
+            progress.freed.wake_all();
+        }
+    }
+}
+
+impl Token<'_> {
+    /// What is asked.
+    #[must_use]
+    pub const fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Answers, and takes the request out of the ring. For a write or a post the value is of no meaning.
+    pub fn complete(self, value: u64) {
+        let Self { responder, access, lane } = self;
+        responder.complete(access, lane, value);
+    }
+}
+
+impl core::fmt::Debug for Responder {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Responder").field("completed", &self.completed).finish_non_exhaustive()
+    }
+}

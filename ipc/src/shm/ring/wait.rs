@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Waiting, for all three who wait in a ring: spin for the budget, then sleep, until a look succeeds.
+
+use std::time::{Duration, Instant};
+
+use super::Stop;
+use super::interrupt::{Bed, Interrupt, Sleeper};
+use super::layout::Shared;
+use crate::deadline::Deadline;
+use crate::shm::region::View;
+use crate::shm::sync::Ordering::{Acquire, Relaxed, SeqCst};
+use crate::shm::sync::fence;
+
+/// How many looks are made between two looks at the clock, which costs about as much as they do.
+const LOOKS_PER_CLOCK: u32 = 32;
+
+/// Who waits, for how long, and where it sleeps.
+pub(super) struct Waiter<'a> {
+    pub(super) shared: &'a View<Shared>,
+    pub(super) bed: Bed,
+    pub(super) spin: Duration,
+    pub(super) interrupt: &'a Interrupt,
+    pub(super) deadline: Deadline,
+}
+
+impl Waiter<'_> {
+    /// Waits until `look` finds something.
+    ///
+    /// `look` comes first: what is there already is taken even if the interrupt is raised or the deadline has passed.
+    pub(super) fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Stop> {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if !self.spin.is_zero()
+            && let Some(found) = self.spin(&mut look)
+        {
+            return Ok(found);
+        }
+        loop {
+            if self.interrupt.is_raised() {
+                return Err(Stop::Interrupted);
+            }
+            if self.deadline.has_passed() {
+                return Err(Stop::DeadlinePassed);
+            }
+            if let Some(found) = self.sleep(&mut look) {
+                return Ok(found);
+            }
+        }
+    }
+
+    fn spin<T>(&self, look: &mut impl FnMut() -> Option<T>) -> Option<T> {
+        let start = Instant::now();
+        loop {
+            for _ in 0..LOOKS_PER_CLOCK {
+                if let Some(found) = look() {
+                    return Some(found);
+                }
+                core::hint::spin_loop();
+            }
+            if start.elapsed() >= self.spin || self.interrupt.is_raised() {
+                return None;
+            }
+        }
+    }
+
+    /// Says that this thread sleeps, looks once more, and sleeps. Returns what the last looks found.
+    fn sleep<T>(&self, look: &mut impl FnMut() -> Option<T>) -> Option<T> {
+        let word = self.bed.word(self.shared)?;
+        self.interrupt.tuck_in(Sleeper { shared: self.shared.clone(), bed: self.bed });
+        let expected = match self.bed {
+            Bed::Responder | Bed::Lane(_) => {
+                word.store(1, Relaxed);
+                1
+            }
+            // Several threads may sleep here: a flag that each sets and the waker clears would be set again by
+            // one who does not sleep after all, over the head of one who is just about to.
+            Bed::Freed => {
+                let before = word.load(Acquire);
+                self.shared.progress.0.wanted.store(1, Relaxed);
+                before
+            }
+        };
+        // Pairs with the fence between publishing and looking for sleepers: one of the two sees the other.
+        fence(SeqCst);
+        let mut found = look();
+        if found.is_none() && !self.interrupt.is_raised() {
+            word.wait(expected, self.deadline);
+            found = look();
+        }
+        if !matches!(self.bed, Bed::Freed) {
+            word.store(0, Relaxed);
+        }
+        self.interrupt.get_up();
+        found
+    }
+}
