@@ -7,6 +7,7 @@
 //! *client* commands (`ps`, `status`, ...) speak to the coordinator through the socket. `DESIGN.md` says why.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod coordinator;
 pub mod launcher;
@@ -14,5 +15,6 @@ pub mod lifecycle;
 pub mod lifeline;
 pub mod machine;
 pub mod problem;
+mod readiness;
 pub mod snapshot;
 pub mod topology;

@@ -20,6 +20,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::lifecycle::Why;
+use crate::readiness;
 
 /// Longest message: an end with the last lines of a log in it.
 pub const MESSAGE_LEN_MAX: usize = 32 * 1024;
@@ -59,7 +60,7 @@ pub struct LauncherEnd(AsyncFd<OwnedFd>);
 impl LauncherEnd {
     /// Takes one half of [`pair`].
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE).map(Self)
+        readiness::watch(socket, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
 
     /// Hands a client over. Not cancel-safe in effect: it may or may not have been sent.
@@ -75,7 +76,8 @@ impl LauncherEnd {
     /// The next message; `None` when the coordinator is gone. Cancel-safe.
     pub async fn recv(&self) -> io::Result<Option<Up>> {
         let mut buffer = vec![0; MESSAGE_LEN_MAX];
-        let len = self.0.async_io(Interest::READABLE, |socket| recv(socket.as_fd(), &mut buffer, None)).await?;
+        let len =
+            self.0.async_io(Interest::READABLE, |socket| recv(socket.as_fd(), &mut buffer, None)).await?;
         match buffer.get(..len) {
             None | Some([]) => Ok(None),
             Some(bytes) => {
@@ -92,7 +94,7 @@ pub struct CoordinatorEnd(AsyncFd<OwnedFd>);
 impl CoordinatorEnd {
     /// Takes the other half of [`pair`].
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE).map(Self)
+        readiness::watch(socket, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
 
     /// The next message; `None` when the launcher is gone. Cancel-safe.
@@ -145,8 +147,7 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Res
 fn recv(socket: BorrowedFd<'_>, bytes: &mut [u8], fd: Option<&mut Option<OwnedFd>>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received =
-        recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
     if received.flags.contains(ReturnFlags::TRUNC) {
         return Err(garbled("a message longer than any"));
     }

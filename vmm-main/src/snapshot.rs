@@ -22,7 +22,7 @@ use crate::coordinator::objects::Objects;
 use crate::coordinator::process::{Fault, Process};
 use crate::coordinator::process_set::ProcessSet;
 use crate::coordinator::roles::Configs;
-use crate::problem::Problem;
+use crate::problem::{Class, Problem};
 
 /// What one process saved: a memory file that nobody can change any more.
 #[derive(Debug)]
@@ -75,6 +75,15 @@ async fn rebuild(
     configs: &Configs,
     mut clock: Clock,
 ) -> Result<Moved, Fault> {
+    // The guest's last word before the pause (a power-off, a reset) is not in any saved state.
+    if old.has_event().await {
+        return Err(Fault::Refused(Problem::new(
+            Class::State,
+            "the guest has just asked to be switched off or reset",
+            "save",
+            "ask again when that is done",
+        )));
+    }
     let saved = save(old).await?;
     clock.lap("save");
     let objects = objects.for_generation()?;
@@ -92,7 +101,8 @@ async fn rebuild(
         set.finish().await;
         return Err(survivable(fault));
     }
-    let units = saved.iter().map(|state| UnitLen { process: state.process.to_owned(), len: state.len }).collect();
+    let units =
+        saved.iter().map(|state| UnitLen { process: state.process.to_owned(), len: state.len }).collect();
     let downtime_us = micros(clock.begun.elapsed());
     Ok(Moved { set, objects, report: SaveRestored { generation, stages: clock.stages, units, downtime_us } })
 }

@@ -5,8 +5,10 @@
 //! the process says no and lives ([`Fault::Refused`]), or it is lost ([`Fault::Lost`]: dead, silent past
 //! its deadline, or breaking the contract) and the supervisor has to decide.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ipc::channel::{self, AsyncChannel};
@@ -25,6 +27,7 @@ use super::logs::{self, Log};
 use super::objects::Objects;
 use crate::api::types;
 use crate::problem::{Class, Problem};
+use crate::readiness;
 use crate::topology::{Object, Row};
 
 /// From exec to a sealed, greeted process: milliseconds on an idle host.
@@ -73,6 +76,8 @@ pub struct Process {
     pub enforced: Vec<String>,
     /// When it may be asked nothing more.
     dead: bool,
+    /// Events that were looked at before their time.
+    early: Mutex<VecDeque<Event>>,
     child: Child,
     ended: AsyncFd<OwnedFd>,
     channel: AsyncChannel,
@@ -107,9 +112,8 @@ impl Process {
             };
             fds.push((fd.number, source));
         }
-        let program = objects
-            .get(Object::Program(row.name))
-            .ok_or_else(|| refuse("find its program", &row.program))?;
+        let program =
+            objects.get(Object::Program(row.name)).ok_or_else(|| refuse("find its program", &row.program))?;
         let words = [row.program, row.name, &generation.to_string()]
             .map(|word| CString::new(word).unwrap_or_default());
         let argv: Vec<_> = words.iter().map(CString::as_c_str).collect();
@@ -121,10 +125,12 @@ impl Process {
         drop((theirs, log_theirs));
 
         let mut guard = Unfinished(Some(child));
-        let log = Log::follow(row.name, generation, log.into()).map_err(|error| refuse("follow its log", &error))?;
-        let ended = guard.child()
+        let log = Log::follow(row.name, generation, log.into())
+            .map_err(|error| refuse("follow its log", &error))?;
+        let ended = guard
+            .child()
             .and_then(|child| child.pidfd.try_clone())
-            .and_then(|pidfd| AsyncFd::with_interest(pidfd, Interest::READABLE))
+            .and_then(|pidfd| readiness::watch(pidfd, Interest::READABLE))
             .map_err(|error| refuse("watch it", &error))?;
         let hello = Hello::new(Role::Coordinator, generation);
         let connected = AsyncChannel::connect(ours, hello, row.role, Deadline::after(START_DEADLINE)).await;
@@ -141,6 +147,7 @@ impl Process {
             state: State::Unconfigured,
             enforced: Vec::new(),
             dead: false,
+            early: Mutex::default(),
             child,
             ended,
             channel,
@@ -215,6 +222,10 @@ impl Process {
 
     /// What the process says or suffers next: an event, or its loss. Cancel-safe.
     pub async fn next(&self) -> Result<Event, ChannelError> {
+        let early = self.early.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        if let Some(event) = early {
+            return Ok(event);
+        }
         tokio::select! {
             event = self.channel.next_event() => event.map(|(event, _)| event),
             _ = self.ended.readable() => {
@@ -225,6 +236,14 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// Whether an event is waiting: for operations that must not overtake one. It is kept for [`Self::next`].
+    pub async fn has_event(&self) -> bool {
+        while let Ok(Ok((event, _))) = timeout(Duration::ZERO, self.channel.next_event()).await {
+            self.early.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+        }
+        !self.early.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Makes sure the process is dead and tells what is known about it; `said` is how the loss showed.
@@ -238,7 +257,9 @@ impl Process {
 
     /// Ends the process: politely first, then by force. Whatever happens, it is gone afterwards.
     pub async fn finish(mut self) {
-        if !self.dead && let Err(fault) = self.order(Request::Quit).await {
+        if !self.dead
+            && let Err(fault) = self.order(Request::Quit).await
+        {
             tracing::warn!(process = self.row.name, "did not quit: {}", fault.into_problem());
         }
         end(&self.child, &self.ended).await;

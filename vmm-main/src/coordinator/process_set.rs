@@ -14,7 +14,7 @@ use super::objects::Objects;
 use super::process::{Fault, Process};
 use super::roles::Configs;
 use crate::api::types;
-use crate::topology::{self};
+use crate::topology;
 
 /// The processes, in the table's order.
 #[derive(Debug)]
@@ -66,12 +66,29 @@ impl ProcessSet {
         Ok(())
     }
 
-    /// Stops the guest: CPUs first.
+    /// Stops the guest: CPUs first. If a process refuses, those before it go on again.
     pub async fn pause(&mut self) -> Result<(), Fault> {
-        for process in &mut self.processes {
-            process.order(Request::Pause).await?;
+        for count in 0..self.processes.len() {
+            let Some(process) = self.processes.get_mut(count) else { break };
+            let Err(fault) = process.order(Request::Pause).await else { continue };
+            if matches!(fault, Fault::Refused(_)) {
+                for paused in self.processes.iter_mut().take(count).rev() {
+                    paused.order(Request::Resume).await?;
+                }
+            }
+            return Err(fault);
         }
         Ok(())
+    }
+
+    /// Whether any process has said something that is not decided upon yet.
+    pub async fn has_event(&self) -> bool {
+        for process in &self.processes {
+            if process.has_event().await {
+                return true;
+            }
+        }
+        false
     }
 
     /// Ends every process, CPUs first. None is left afterwards.

@@ -60,6 +60,8 @@ pub struct Vm {
     phase: Phase,
     generation: u32,
     reset_count: u32,
+    /// The guest asked for a reset just before it was paused.
+    reset_due: bool,
     running: Option<Running>,
     picture: watch::Sender<Picture>,
 }
@@ -87,12 +89,9 @@ impl Vm {
             phase: Phase::Created,
             generation: 0,
             reset_count: 0,
+            reset_due: false,
             running: None,
-            picture: watch::channel(Picture {
-                status: empty_status(),
-                processes: Vec::new(),
-            })
-            .0,
+            picture: watch::channel(Picture { status: empty_status(), processes: Vec::new() }).0,
         };
         vm.publish();
         Ok(vm)
@@ -212,6 +211,9 @@ impl Vm {
             return Err(self.fail(fault).await);
         }
         self.phase = after;
+        if std::mem::take(&mut self.reset_due) {
+            self.reset().await;
+        }
         Ok(())
     }
 
@@ -266,7 +268,10 @@ impl Vm {
                 if paused {
                     self.phase = Phase::Paused;
                 }
-                Err(Problem { advice: format!("{}; the guest is {}", problem.advice, self.phase.word()), ..problem })
+                Err(Problem {
+                    advice: format!("{}; the guest is {}", problem.advice, self.phase.word()),
+                    ..problem
+                })
             }
         }
     }
@@ -300,7 +305,11 @@ impl Vm {
         match &self.running {
             Some(running) => {
                 let (index, outcome) = running.set.next().await;
-                Happening { generation: self.generation, index, outcome: outcome.map_err(|error| error.to_string()) }
+                Happening {
+                    generation: self.generation,
+                    index,
+                    outcome: outcome.map_err(|error| error.to_string()),
+                }
             }
             None => std::future::pending().await,
         }
@@ -317,8 +326,12 @@ impl Vm {
                 tracing::info!("guest switched itself off");
                 self.stop(Why::GuestPoweredOff).await;
             }
+            // A paused VM stays as it is; the reset comes when it goes on.
+            Ok(Event::GuestReset) if self.phase == Phase::Paused => self.reset_due = true,
             Ok(Event::GuestReset) => self.reset().await,
-            Ok(Event::Sealed(_)) => self.lose(index, "it says a second time that it is sealed".to_owned()).await,
+            Ok(Event::Sealed(_)) => {
+                self.lose(index, "it says a second time that it is sealed".to_owned()).await
+            }
             Ok(Event::Fatal(reason)) => self.lose(index, reason).await,
             Err(error) => self.lose(index, error).await,
         }

@@ -89,11 +89,13 @@ fn spawn(program: &File, objects: &[(Object, OwnedFd)]) -> Result<Child, Problem
         match objects.iter().find(|(object, _)| *object == row.object) {
             Some((_, fd)) => fds.push((row.number, fd.as_fd())),
             None if row.optional => {}
-            None => return Err(Problem::host(
-                format!("descriptor {} of the coordinator was not made", row.number),
-                "launch",
-                "report this as a bug",
-            )),
+            None => {
+                return Err(Problem::host(
+                    format!("descriptor {} of the coordinator was not made", row.number),
+                    "launch",
+                    "report this as a bug",
+                ));
+            }
         }
     }
     let profile = topology::COORDINATOR.profile();

@@ -105,12 +105,7 @@ pub fn start_input(
 }
 
 /// Handles typed bytes; false when nobody listens any more.
-fn typed(
-    escape: &mut Escape,
-    bytes: &[u8],
-    chunks: &SyncSender<Vec<u8>>,
-    quit: &mpsc::Sender<()>,
-) -> bool {
+fn typed(escape: &mut Escape, bytes: &[u8], chunks: &SyncSender<Vec<u8>>, quit: &mpsc::Sender<()>) -> bool {
     let parsed = escape.feed(bytes);
     if parsed.help {
         notice(&format!("\n{HELP}\n"));

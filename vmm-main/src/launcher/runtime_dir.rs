@@ -107,7 +107,8 @@ impl RuntimeDir {
             ));
         }
         let folder = File::open(&self.path).map_err(refused("open folder"))?;
-        flock(&folder, FlockOperation::LockExclusive).map_err(|error| refused("lock folder")(error.into()))?;
+        flock(&folder, FlockOperation::LockExclusive)
+            .map_err(|error| refused("lock folder")(error.into()))?;
         match UnixStream::connect(&path) {
             Ok(_) => {
                 return Err(Problem::new(

@@ -24,6 +24,7 @@ use super::refused;
 use crate::lifecycle::Why;
 use crate::lifeline::{LauncherEnd, Up};
 use crate::problem::{Class, Problem};
+use crate::readiness;
 use crate::topology;
 
 /// For an orderly stop: more than the coordinator gives all of its processes together.
@@ -61,7 +62,7 @@ async fn serve(
 ) -> Result<Option<Why>, Problem> {
     let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
-    let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
+    let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
     let lifeline = LauncherEnd::new(lifeline).map_err(host("watch the lifeline"))?;
     let listener = listener.try_clone().and_then(UnixListener::from_std).map_err(host("watch the socket"))?;
     let mut signals = Signals::new().map_err(host("handle signals"))?;

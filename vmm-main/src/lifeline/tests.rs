@@ -38,7 +38,11 @@ async fn lifeline_death_of_either_end_is_seen_by_the_other() {
     let (launcher, coordinator) = ends();
     coordinator.send(&Up::Ended(Why::Asked)).await.unwrap();
     drop(coordinator);
-    assert_eq!(launcher.recv().await.unwrap(), Some(Up::Ended(Why::Asked)), "the last word outlives its speaker");
+    assert_eq!(
+        launcher.recv().await.unwrap(),
+        Some(Up::Ended(Why::Asked)),
+        "the last word outlives its speaker"
+    );
     assert_eq!(launcher.recv().await.unwrap(), None);
 }
 
