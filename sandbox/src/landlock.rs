@@ -4,9 +4,15 @@
 //! The profile names the ABI that is required. A kernel with less is refused, and what a newer kernel could
 //! deny beyond that is not counted on. Called by `locked::seal` with one thread running: Landlock binds the
 //! calling thread and what it starts from then on.
+//!
+//! One exception: executing opens the file anew, so a process that spawns others is allowed to execute (and to that
+//! end read) exactly the program files it holds. Their descriptors are the rule; no path is.
+
+use std::os::fd::BorrowedFd;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 
 /// Why Landlock does not hold.
@@ -38,8 +44,8 @@ pub enum LandlockError {
     Partial,
 }
 
-/// Denies everything ABI `required` can deny. Returns the kernel's ABI.
-pub fn deny_all(required: u32) -> Result<u32, LandlockError> {
+/// Denies everything ABI `required` can deny, but executing `programs`. Returns the kernel's ABI.
+pub fn deny_all(required: u32, programs: &[BorrowedFd<'_>]) -> Result<u32, LandlockError> {
     let kernel = crate::sys::landlock_abi().map_err(LandlockError::Missing)?;
     if kernel < required {
         return Err(LandlockError::TooOld { kernel, required });
@@ -49,13 +55,16 @@ pub fn deny_all(required: u32) -> Result<u32, LandlockError> {
         7 => ABI::V7,
         _ => return Err(LandlockError::UnknownAbi(required)),
     };
-    let status = Ruleset::default()
+    let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
-        .create()?
-        .restrict_self()?;
+        .create()?;
+    for program in programs {
+        ruleset = ruleset.add_rule(PathBeneath::new(program, AccessFs::Execute | AccessFs::ReadFile))?;
+    }
+    let status = ruleset.restrict_self()?;
     if status.ruleset == RulesetStatus::FullyEnforced && status.no_new_privs {
         Ok(kernel)
     } else {

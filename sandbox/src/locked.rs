@@ -7,6 +7,7 @@
 //! forbids changing them, and the filter comes last.
 
 use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::process::DumpableBehavior;
 use rustix::thread::CapabilitySet;
@@ -46,6 +47,8 @@ pub struct Enforced {
     pub filter_len: usize,
     /// Descriptors found open, exactly 0 to this.
     pub fd_count: u32,
+    /// Programs it may start; nothing else can be executed.
+    pub program_count: usize,
 }
 
 impl Enforced {
@@ -57,8 +60,9 @@ impl Enforced {
             "root empty, read-only".to_owned(),
             "pid 1 of its own pid namespace, not dumpable, no new privileges, no capabilities".to_owned(),
             format!(
-                "Landlock denies every path, port, signal and abstract socket of ABI {} (kernel {})",
-                self.landlock_abi, self.landlock_abi_kernel
+                "Landlock denies every path, port, signal and abstract socket of ABI {} (kernel {}), all but executing \
+                 {} given programs",
+                self.landlock_abi, self.landlock_abi_kernel, self.program_count
             ),
             format!(
                 "seccomp allows {} calls ({} instructions), traps all else",
@@ -94,6 +98,8 @@ pub enum SealError {
     NoNewPrivs(rustix::io::Errno),
     #[error("sealing, capabilities: {0}")]
     Capabilities(String),
+    #[error("sealing, programs: profile `{0}` may not execute any")]
+    Programs(&'static str),
     #[error("sealing, Landlock: {0}")]
     Landlock(#[from] LandlockError),
     #[error("sealing, seccomp: {0}")]
@@ -102,17 +108,38 @@ pub enum SealError {
     Seccomp(#[from] seccompiler::Error),
 }
 
+/// The descriptors this process was given at exec, exactly 0 to `N` - 1, owned. Works once, and before anything else was
+/// opened: `let [control, crash_page, log] = sandbox::inherited()?;`.
+pub fn inherited<const N: usize>() -> Result<[OwnedFd; N], SealError> {
+    let count = u32::try_from(N).map_err(|_| SealError::Descriptors("too many".to_owned()))?;
+    fds::verify(count).map_err(SealError::Descriptors)?;
+    sys::own_descriptors().ok_or_else(|| SealError::Descriptors("they were taken before".to_owned()))
+}
+
 /// Seals this process, which was given descriptors 0 to `fd_count` - 1 at exec. `page` is the crash page among them;
 /// its descriptor stays open, because the process's memory map and not the number is what counts.
 ///
 /// After this no thread may ask for the number of CPUs (`available_parallelism` opens files), no path exists, and any
 /// call outside the profile ends the process with a report.
 pub fn seal(profile: &Profile, fd_count: u32, page: CrashPage) -> Result<Locked, SealError> {
+    seal_to_spawn(profile, fd_count, page, &[])
+}
+
+/// As [`seal`], for a process that starts others: it may execute `programs`, and no other file.
+pub fn seal_to_spawn(
+    profile: &Profile,
+    fd_count: u32,
+    page: CrashPage,
+    programs: &[BorrowedFd<'_>],
+) -> Result<Locked, SealError> {
+    if !programs.is_empty() && profile.rule("execveat").is_none() {
+        return Err(SealError::Programs(profile.name));
+    }
     if profile.arch != crate::profile::Arch::host() {
         return Err(SealError::OtherArch(profile.arch));
     }
     // Compiled first: it only needs memory, and nothing is half done when it fails.
-    let programs = seccomp::compile(profile)?;
+    let filters = seccomp::compile(profile)?;
     fds::verify(fd_count).map_err(SealError::Descriptors)?;
     if !sys::only_thread() {
         return Err(SealError::Threads);
@@ -136,17 +163,18 @@ pub fn seal(profile: &Profile, fd_count: u32, page: CrashPage) -> Result<Locked,
     undumpable()?;
     no_new_privs()?;
     no_capabilities()?;
-    let landlock_abi_kernel = landlock::deny_all(profile.landlock_abi)?;
-    seccompiler::apply_filter(&programs.absent)?;
-    seccompiler::apply_filter(&programs.rules)?;
+    let landlock_abi_kernel = landlock::deny_all(profile.landlock_abi, programs)?;
+    seccompiler::apply_filter(&filters.absent)?;
+    seccompiler::apply_filter(&filters.rules)?;
     Ok(Locked {
         enforced: Enforced {
             profile: profile.name,
             landlock_abi: profile.landlock_abi,
             landlock_abi_kernel,
             syscall_count: profile.rules.len(),
-            filter_len: programs.rules.len(),
+            filter_len: filters.rules.len(),
             fd_count,
+            program_count: programs.len(),
         },
     })
 }

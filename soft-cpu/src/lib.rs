@@ -1,2 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Empty until its first module lands.
+//! An AArch64 CPU in software: Armv8.0 EL0 and EL1, as a guest of a virtual machine monitor sees it.
+#![allow(
+    clippy::indexing_slicing,
+    reason = "indices into fixed arrays are masked to their length, which the optimiser then need not check"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "taking the low bits is what most instructions do; the widths are the architecture's"
+)]
+
+mod access;
+pub mod bus;
+pub mod clock;
+pub mod cluster;
+mod code;
+mod cpu;
+pub mod dirty;
+mod exception;
+mod exclusive;
+mod fp;
+pub mod gic;
+pub mod interrupt;
+mod isa;
+mod mmu;
+mod op;
+pub mod ram;
+pub mod saved;
+mod sysreg;
+mod timer;
+mod tlb;
+pub mod vcpu;
+
+pub use vcpu::{Exit, Vcpu, VcpuParts};

@@ -33,13 +33,14 @@ pub enum Identity {
 impl Identity {
     /// What a process started by the caller will be.
     pub fn of_caller(root: RootKind) -> Identity {
+        if root == RootKind::Inherited {
+            return Identity::Unmapped;
+        }
         let uid = rustix::process::geteuid();
-        match root {
-            RootKind::Inherited => Identity::Unmapped,
-            RootKind::NewEmpty if uid.is_root() => Identity::BecomeUnprivileged,
-            RootKind::NewEmpty => {
-                Identity::Own { uid: uid.as_raw(), gid: rustix::process::getegid().as_raw() }
-            }
+        if uid.is_root() {
+            Identity::BecomeUnprivileged
+        } else {
+            Identity::Own { uid: uid.as_raw(), gid: rustix::process::getegid().as_raw() }
         }
     }
 

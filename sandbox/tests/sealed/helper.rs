@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The process that is sealed: takes its descriptors, seals itself, obeys commands.
+//!
+//! What it does after `sealed` is what the product's processes do: threads, allocation, waiting, an async runtime,
+//! and, as the coordinator, a child of its own. Anything a profile lacks ends it, which the tests see.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use sandbox::CrashPage;
+
+use crate::process::{Process, profile_named};
+
+/// Seals and serves; the role is the first argument.
+pub fn main() {
+    let role = std::env::args().nth(1).unwrap();
+    let profile = profile_named(&role);
+    assert!(std::env::vars_os().next().is_none(), "the environment is not empty");
+    let (control, page, program, count) = if role == "coordinator" {
+        let [control, page, log, program] = sandbox::inherited().unwrap();
+        std::mem::forget(log);
+        (control, page, Some(program), 4)
+    } else {
+        let [control, page, log] = sandbox::inherited().unwrap();
+        std::mem::forget(log);
+        (control, page, None, 3)
+    };
+    let page = CrashPage::from_fd(page).unwrap();
+    let programs: Vec<_> = program.iter().map(AsFd::as_fd).collect();
+    let locked = match sandbox::seal_to_spawn(&profile, count, page, &programs) {
+        Ok(locked) => locked,
+        Err(error) => panic!("{error}"),
+    };
+    eprintln!("{}", locked.enforced());
+    let mut control = BufReader::new(UnixStream::from(control));
+    writeln!(control.get_mut(), "sealed").unwrap();
+    let mut child: Option<Process> = None;
+    let mut command = String::new();
+    while control.read_line(&mut command).unwrap() > 0 {
+        let answer = obey(command.trim_end(), program.as_ref(), &mut child);
+        command.clear();
+        writeln!(control.get_mut(), "{answer}").unwrap();
+    }
+}
+
+fn obey(command: &str, program: Option<&OwnedFd>, child: &mut Option<Process>) -> String {
+    let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
+    match verb {
+        "threads" => threads(),
+        "memory" => memory(),
+        "waiting" => waiting(),
+        "descriptors" => descriptors(),
+        "runtime" => runtime(),
+        "caught-panic" => {
+            let caught = std::thread::spawn(|| panic!("caught {}", "one")).join();
+            assert!(caught.is_err());
+            "done".to_owned()
+        }
+        "panic" => panic!("told to \u{1b}[31mpanic\nin two lines"),
+        "abort" => std::process::abort(),
+        "overflow" => format!("{}", overflow(1)),
+        "overflow-in-thread" => std::thread::spawn(|| format!("{}", overflow(1))).join().unwrap(),
+        "exit" => std::process::exit(rest.parse().unwrap()),
+        "probe" => {
+            let attempt = sandbox::probe::Attempt::by_name(rest).unwrap();
+            match sandbox::probe::attempt(attempt) {
+                sandbox::probe::Outcome::Refused(errno) => format!("refused {errno}"),
+                sandbox::probe::Outcome::Succeeded => "succeeded".to_owned(),
+            }
+        }
+        "probe-in-thread" => {
+            let attempt = sandbox::probe::Attempt::by_name(rest).unwrap();
+            format!("{:?}", std::thread::spawn(move || sandbox::probe::attempt(attempt)).join().unwrap())
+        }
+        "spawn" => {
+            let started = Process::start_from(rest, program.unwrap().as_fd(), &[]);
+            let pid = started.child.pid;
+            let started = child.insert(started);
+            format!("{} {pid}", started.line())
+        }
+        "child" => child.as_mut().unwrap().ask(rest),
+        "child-end" => {
+            let end = child.take().unwrap().end();
+            format!(
+                "{:?} {}",
+                end.exit,
+                end.death.map_or_else(|| "no report".to_owned(), |death| death.to_string())
+            )
+        }
+        _ => format!("unknown command {verb}"),
+    }
+}
+
+/// Start, name, park, lock, wait with and without a deadline, allocate in parallel, end.
+fn threads() -> String {
+    let barrier = Arc::new(Barrier::new(9));
+    let flag = Arc::new((Mutex::new(false), Condvar::new()));
+    let (sender, receiver) = mpsc::channel();
+    let workers: Vec<_> = (0..8usize)
+        .map(|number| {
+            let (barrier, flag, sender) = (barrier.clone(), flag.clone(), sender.clone());
+            let worker = move || {
+                barrier.wait();
+                let mut ready = flag.0.lock().unwrap();
+                while !*ready {
+                    ready = flag.1.wait(ready).unwrap();
+                }
+                drop(ready);
+                let blocks: Vec<Vec<u8>> = (0..200).map(|len| vec![1; len * 97 + number]).collect();
+                std::thread::sleep(Duration::from_millis(1));
+                std::thread::park_timeout(Duration::from_millis(1));
+                sender.send(blocks.iter().map(Vec::len).sum::<usize>()).unwrap();
+            };
+            std::thread::Builder::new().name(format!("worker-{number}")).spawn(worker).unwrap()
+        })
+        .collect();
+    barrier.wait();
+    *flag.0.lock().unwrap() = true;
+    flag.1.notify_all();
+    for worker in workers {
+        worker.join().unwrap();
+    }
+    let started = Instant::now();
+    assert!(receiver.recv_timeout(Duration::from_secs(1)).is_ok());
+    let _now = std::time::SystemTime::now();
+    format!("done {}", started.elapsed().as_secs())
+}
+
+/// Small and large blocks, growth in place, giving memory back.
+fn memory() -> String {
+    let mut large = vec![0u8; 8 << 20];
+    large.resize(64 << 20, 7);
+    large.truncate(1 << 20);
+    large.shrink_to_fit();
+    let map: std::collections::HashMap<u32, String> = (0..10_000).map(|key| (key, key.to_string())).collect();
+    format!("done {}", usize::from(large.len() == 1 << 20 && map.len() == 10_000))
+}
+
+/// An eventfd written by a thread and waited for by poll.
+fn waiting() -> String {
+    let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    let writer = event.try_clone().unwrap();
+    let thread = std::thread::spawn(move || rustix::io::write(&writer, &3u64.to_ne_bytes()).unwrap());
+    let mut polled = [rustix::event::PollFd::new(&event, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut polled, None).unwrap();
+    let mut count = [0u8; 8];
+    rustix::io::read(&event, &mut count).unwrap();
+    thread.join().unwrap();
+    format!("done {}", u64::from_ne_bytes(count))
+}
+
+/// Looking at and duplicating what it has.
+fn descriptors() -> String {
+    let page = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
+    let file = std::fs::File::from(page);
+    let len = file.metadata().unwrap().len();
+    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).unwrap(), len);
+    let seals = rustix::fs::fcntl_get_seals(&file).unwrap();
+    format!("done {}", usize::from(seals.contains(rustix::fs::SealFlags::SHRINK)))
+}
+
+/// The coordinator's runtime, made after sealing: timer, socket pair, blocking pool.
+fn runtime() -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut here, mut there) = tokio::net::UnixStream::pair().unwrap();
+        here.write_all(b"ping").await.unwrap();
+        let mut answer = [0u8; 4];
+        there.read_exact(&mut answer).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let sum = tokio::task::spawn_blocking(|| 2 + 2).await.unwrap();
+        format!("done {sum}")
+    })
+}
+
+/// Deeper than any stack.
+#[expect(unconditional_recursion, reason = "the guard page is to be hit")]
+fn overflow(depth: u64) -> u64 {
+    let block = std::hint::black_box([depth; 64]);
+    overflow(depth + 1) + block[0]
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Real processes, really sealed: this program is both the tests and the process that they seal.
+//!
+//! Started under the name `sealed-helper` it is the process (`helper`); otherwise it runs the cases (`harness`),
+//! each of which execs this very file through `sandbox::spawn`. No libtest: its start would do things that
+//! no product process does.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise"
+)]
+
+mod cases;
+mod harness;
+mod helper;
+mod process;
+
+fn main() {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if name == process::HELPER_NAME.to_str().unwrap() {
+        helper::main();
+    } else {
+        harness::main(&cases::all());
+    }
+}

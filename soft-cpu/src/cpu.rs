@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The state of one CPU, as handlers see it.
+//!
+//! Everything an instruction may touch is here except the decoded code itself: the run loop (`vcpu.rs`) lends
+//! operations from the code cache while it lends the CPU mutably, so a handler that changes code only leaves a
+//! note (`code_changes`), and one that changes where or how code is fetched calls `leave` or `attend`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::bus::Mmio;
+use crate::clock::Clock;
+use crate::cluster::{Cluster, Shared};
+use crate::code::CodeChange;
+use crate::dirty::DirtySink;
+use crate::exclusive::Monitor;
+use crate::interrupt::InterruptController;
+use crate::mmu::Regime;
+use crate::op::SP;
+use crate::sysreg::SystemRegisters;
+use crate::timer::Timers;
+use crate::tlb::Tlb;
+
+/// The condition flags, kept apart because most instructions write all of them and few read them.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Flags {
+    pub n: bool,
+    pub z: bool,
+    pub c: bool,
+    pub v: bool,
+}
+
+impl Flags {
+    /// From four bits, N highest.
+    pub(crate) const fn from_bits(nzcv: u8) -> Flags {
+        Flags { n: nzcv & 8 != 0, z: nzcv & 4 != 0, c: nzcv & 2 != 0, v: nzcv & 1 != 0 }
+    }
+
+    /// As four bits, N highest.
+    pub(crate) const fn bits(self) -> u8 {
+        (self.n as u8) << 3 | (self.z as u8) << 2 | (self.c as u8) << 1 | self.v as u8
+    }
+}
+
+/// General registers by slot: 0-30, 31 always zero, `op::SP`, `op::SINK`; the rest pads the array to what a
+/// `u8` can index, which saves every bounds check.
+pub(crate) struct Registers([u64; 256]);
+
+/// One CPU.
+pub(crate) struct Cpu {
+    pub regs: Registers,
+    pub pc: u64,
+    pub flags: Flags,
+    /// Current exception level: 0 or 1. Changed by `exception.rs` only.
+    pub el: u8,
+    /// PSTATE.SP. Only EL1 may have it set.
+    pub sp_select: bool,
+    /// PSTATE.DAIF as four bits, D highest.
+    pub daif: u8,
+    /// PSTATE.SS, PSTATE.IL.
+    pub single_step: bool,
+    pub illegal_state: bool,
+    /// The stack pointers that are not in `op::SP` now; the slot of the current one is stale.
+    pub sp_el: [u64; 2],
+    /// SIMD and floating point registers.
+    pub v: [u128; 32],
+    pub fpcr: u32,
+    pub fpsr: u32,
+    pub sys: SystemRegisters,
+    pub timers: Timers,
+    pub monitor: Monitor,
+
+    /// What SCTLR, TCR, TTBR and MAIR say about translation, ready for use.
+    pub regime: Regime,
+    pub tlb: Tlb,
+    pub code_changes: Vec<CodeChange>,
+    /// Set by the placeholder of a word that was never decoded: the run loop decodes and runs it.
+    pub decode_wanted: bool,
+    /// A store-release was done and no full barrier since (see `exclusive.rs`).
+    pub release_pending: bool,
+    /// The interrupt line was high at the last check, masked or not.
+    pub irq_seen: bool,
+    /// WFI or an equal wait was executed.
+    pub waiting: bool,
+    /// The machine is to be stopped or the CPU turned off.
+    pub leaving: Option<Leaving>,
+    /// What `leave` took from the budget, to be given back after the new look-up of the code page.
+    pub rest: i64,
+    /// Operations granted but not run, to be taken off the count of retired ones.
+    pub unused: u64,
+
+    pub index: usize,
+    pub cluster: Arc<Cluster>,
+    pub interrupts: Arc<dyn InterruptController>,
+    pub mmio: Arc<dyn Mmio>,
+    pub dirty: Arc<dyn DirtySink>,
+    pub clock: Arc<Clock>,
+}
+
+/// Why the run loop is to return, besides a kick.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Leaving {
+    PowerOff,
+    Reset,
+}
+
+impl Registers {
+    pub(crate) fn new() -> Registers {
+        Registers([0; 256])
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(&self, slot: u8) -> u64 {
+        self.0[usize::from(slot)]
+    }
+
+    #[inline(always)]
+    pub(crate) fn set(&mut self, slot: u8, value: u64) {
+        self.0[usize::from(slot)] = value;
+    }
+}
+
+impl Cpu {
+    /// Reads a register slot.
+    #[inline(always)]
+    pub(crate) fn r(&self, slot: u8) -> u64 {
+        self.regs.get(slot)
+    }
+
+    /// Writes a register slot. Never slot 31: decoders translate it (see `op.rs`).
+    #[inline(always)]
+    pub(crate) fn w(&mut self, slot: u8, value: u64) {
+        debug_assert!(slot != 31, "the zero register is not written");
+        self.regs.set(slot, value);
+    }
+
+    /// The address of the instruction that is running.
+    #[inline(always)]
+    pub(crate) fn this_pc(&self) -> u64 {
+        self.pc.wrapping_sub(4)
+    }
+
+    /// What other threads see of this CPU.
+    pub(crate) fn shared(&self) -> &Shared {
+        self.cluster.cpu(self.index)
+    }
+
+    /// After this instruction, look up the code page again: the address space, level or mapping changed.
+    pub(crate) fn leave(&mut self) {
+        let budget = &self.cluster.cpu(self.index).budget;
+        self.rest = self.rest.max(budget.load(Relaxed));
+        budget.store(0, Relaxed);
+    }
+
+    /// After this instruction, check interrupts, timers and requests (implies `leave`).
+    pub(crate) fn attend(&mut self) {
+        let budget = &self.cluster.cpu(self.index).budget;
+        self.unused += self.rest.max(budget.load(Relaxed)).max(0) as u64;
+        self.rest = 0;
+        budget.store(0, Relaxed);
+    }
+
+    /// Files the current stack pointer under its level, before the level or the selection changes.
+    pub(crate) fn bank_sp(&mut self) {
+        self.sp_el[usize::from(self.sp_select)] = self.regs.get(SP);
+    }
+
+    /// Brings the stack pointer of the current level and selection into its slot.
+    pub(crate) fn load_sp(&mut self) {
+        let value = self.sp_el[usize::from(self.sp_select)];
+        self.regs.set(SP, value);
+    }
+}
