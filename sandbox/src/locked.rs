@@ -158,7 +158,7 @@ pub fn seal_to_spawn(
     std::mem::forget(page);
     sys::install_handlers().map_err(SealError::Handlers)?;
     report::record_panics(mapped);
-    sys::limit_arenas(ARENA_COUNT_MAX);
+    sys::one_arena();
 
     undumpable()?;
     no_new_privs()?;
@@ -178,9 +178,6 @@ pub fn seal_to_spawn(
         },
     })
 }
-
-/// As many as vCPU threads usually allocate at once; more threads share.
-const ARENA_COUNT_MAX: i32 = 8;
 
 fn undumpable() -> Result<(), SealError> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(SealError::Dumpable)?;

@@ -52,10 +52,10 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 pub fn verify(kind: RootKind) -> Result<(), String> {
     let failed = |what: &str, errno: Errno| format!("{what}: {errno}");
     let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(c"/", path, Mode::empty())
+    let root = rustix::fs::openat(CWD, c"/", path, Mode::empty())
         .map_err(|errno| failed("cannot look at the root", errno))?;
-    let here =
-        rustix::fs::open(c".", path, Mode::empty()).map_err(|errno| failed("cannot look at `.`", errno))?;
+    let here = rustix::fs::openat(CWD, c".", path, Mode::empty())
+        .map_err(|errno| failed("cannot look at `.`", errno))?;
     let stat = rustix::fs::fstat(&root).map_err(|errno| failed("cannot stat the root", errno))?;
     let cwd = rustix::fs::fstat(&here).map_err(|errno| failed("cannot stat `.`", errno))?;
     if (stat.st_dev, stat.st_ino) != (cwd.st_dev, cwd.st_ino) {
@@ -76,7 +76,8 @@ pub fn verify(kind: RootKind) -> Result<(), String> {
     if !flags.contains(needed) {
         return Err(format!("the root's mount flags are {flags:?}, and must contain {needed:?}"));
     }
-    let listed = rustix::fs::open(c"/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let listed =
+        rustix::fs::openat(CWD, c"/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     match (kind, listed) {
         (RootKind::NewEmpty, Ok(root)) => only_dots(&root),
         (RootKind::NewEmpty, Err(errno)) => Err(failed("cannot list the root", errno)),

@@ -78,6 +78,13 @@ pub fn threads(arch: Arch) -> Vec<Rule> {
         Rule::any("getrandom"),
         Rule::one_of("prctl", 0, &[PR_SET_NAME, PR_SET_VMA], "only naming threads and memory is needed"),
         Rule::any("sigaltstack"),
+        // glibc installs its two internal handlers at the first thread start; nobody here may send those signals.
+        Rule::one_of(
+            "rt_sigaction",
+            0,
+            &[32, 33],
+            "only the C library's own handlers may change after sealing",
+        ),
         Rule::any("exit"),
     ];
     if arch == Arch::X86_64 {

@@ -154,11 +154,12 @@ pub(crate) fn landlock_abi() -> io::Result<u32> {
     u32::try_from(abi).map_err(|_| io::Error::last_os_error())
 }
 
-/// Fixes the number of the C library's arenas: else it opens a file under /sys to count the host's CPUs when threads
-/// first meet in malloc (glibc 2.39 and later), which a sealed process may not.
-pub(crate) fn limit_arenas(count: i32) {
+/// Keeps the C library's allocator to its main arena. With more it opens files when threads meet in malloc: one under
+/// /proc when an arena shrinks, one under /sys to count CPUs (glibc 2.39 and later); a sealed process may not. Small
+/// blocks come from per-thread caches all the same.
+pub(crate) fn one_arena() {
     // SAFETY: mallopt with M_ARENA_MAX stores a number.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, count) };
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// The calling thread's errno.
