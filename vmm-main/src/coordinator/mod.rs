@@ -17,10 +17,11 @@ pub mod vm;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use sandbox::locked::seal_to_spawn;
 use sandbox::report::CrashPage;
 use sandbox::{Inherited, Locked};
 use tokio::net::UnixStream;
@@ -80,18 +81,20 @@ fn start() -> Result<(), Problem> {
     };
     let crash = take(Object::CrashPage)?;
     let crash = CrashPage::from_fd(crash).map_err(|error| failed("take the crash page", &error))?;
-    let locked = sandbox::seal(&row.profile(), count, crash).map_err(|error| failed("seal", &error))?;
+    let mut objects = BTreeMap::new();
+    for process in topology::PROCESSES {
+        let object = Object::Program(process.name);
+        objects.insert(object, take(object)?);
+    }
+    let programs: Vec<_> = objects.values().map(AsFd::as_fd).collect();
+    let locked =
+        seal_to_spawn(&row.profile(), count, crash, &programs).map_err(|error| failed("seal", &error))?;
 
     let handover = File::from(take(Object::Handover)?);
     let handover = Handover::read(handover).map_err(|error| failed("read the configuration", &error))?;
     logging::start(handover.json_log).map_err(|error| failed("start the log", &error))?;
     let lifeline = take(Object::Control)?;
-    let mut objects = BTreeMap::new();
     objects.insert(Object::Console, take(Object::Console)?);
-    for process in topology::PROCESSES {
-        let object = Object::Program(process.name);
-        objects.insert(object, take(object)?);
-    }
     let initramfs = handover.initramfs.then(|| take(Object::Initramfs)).transpose()?.map(File::from);
     let kernel = File::from(take(Object::Kernel)?);
     let given = Given { handover, kernel, initramfs, objects };

@@ -114,7 +114,7 @@ impl Process {
         }
         let program =
             objects.get(Object::Program(row.name)).ok_or_else(|| refuse("find its program", &row.program))?;
-        let words = [row.program, row.name, &generation.to_string()]
+        let words = [row.program, row.name, &generation.to_string(), &row.fds.len().to_string()]
             .map(|word| CString::new(word).unwrap_or_default());
         let argv: Vec<_> = words.iter().map(CString::as_c_str).collect();
         let profile = row.profile();
