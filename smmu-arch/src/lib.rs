@@ -13,6 +13,7 @@
 const _: () = assert!(cfg!(target_endian = "little"), "bit layouts assume a little-endian host");
 
 pub mod addr;
+pub mod command;
 pub mod memory;
 pub mod model;
 pub mod queue;
