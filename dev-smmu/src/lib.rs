@@ -1,2 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Empty until its first module lands.
+//! The vSMMUv3 of one guest: a pure, synchronous model, and the process around it.
+//!
+//! The model (`smmu` and the modules it is made of) does no I/O: a register access or a step of the
+//! Command queue goes in with the guest's memory and the devices' stage 1 seam, a changed register file
+//! and a set of wishes (`effects`) come out. `service` gives it a ring, a register page, eventfds and a
+//! control channel; `main.rs` only wires that up. The guest chooses every register value and every byte
+//! of the queues, so nothing here may panic whatever they are.
+//! Manual: Arm IHI 0070, issue H.a.
+#![forbid(unsafe_code)]
+
+pub mod cmdq;
+pub mod effects;
+pub mod eventq;
+pub mod fuzzing;
+pub mod gerror;
+pub mod inspect;
+pub mod memory;
+pub mod mmio;
+pub mod publish;
+pub mod regfile;
+pub mod saved;
+pub mod smmu;
+pub mod stream;
+
+pub use smmu::Smmu;

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The device's state as it travels: a frozen struct of plain integers, made and taken apart in full.
+//!
+//! `SmmuV1` is never edited once released: a change is a `SmmuV2` and a conversion. It shares no type with
+//! the running device. What is advertised travels as the very register values the guest has read, and
+//! must equal what the destination's own profile advertises: it is compared, never adopted. A blob is
+//! untrusted: every value passes the same `put` as a live write. Error bits survive, so a command that
+//! failed before the save still stops the queue after the restore.
+
+use crate::inspect::Counters;
+use crate::regfile::{RegisterFile, low32};
+use crate::smmu::Smmu;
+use serde::{Deserialize, Serialize};
+use smmu_arch::Model;
+use smmu_arch::spec::registers::Register;
+use thiserror::Error;
+
+/// Version 1: every register that holds state, and every identification register.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field is the register of its name")]
+pub struct SmmuV1 {
+    pub idr0: u32,
+    pub idr1: u32,
+    pub idr2: u32,
+    pub idr3: u32,
+    pub idr4: u32,
+    pub idr5: u32,
+    pub iidr: u32,
+    pub aidr: u32,
+    pub cr0: u32,
+    pub cr0ack: u32,
+    pub cr1: u32,
+    pub cr2: u32,
+    pub gbpa: u32,
+    pub irq_ctrl: u32,
+    pub irq_ctrlack: u32,
+    pub gerror: u32,
+    pub gerrorn: u32,
+    pub strtab_base: u64,
+    pub strtab_base_cfg: u32,
+    pub cmdq_base: u64,
+    pub cmdq_prod: u32,
+    pub cmdq_cons: u32,
+    pub eventq_base: u64,
+    pub eventq_prod: u32,
+    pub eventq_cons: u32,
+}
+
+/// Why a saved device cannot live here.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum RestoreError {
+    /// The guest has read another value of an identification register than this device advertises.
+    #[error("the guest knows its SMMU by {register} = {saved:#x}, this one advertises {ours:#x}")]
+    Model {
+        /// Which register.
+        register: &'static str,
+        /// What the guest has read.
+        saved: u32,
+        /// What this device would say.
+        ours: u32,
+    },
+    /// A register has bits that a device of this model cannot have.
+    #[error("saved SMMU register {register:?} has the impossible value {value:#x}")]
+    Register {
+        /// Which register.
+        register: Register,
+        /// The value found.
+        value: u64,
+    },
+}
+
+impl Smmu {
+    /// Takes the state of a device whose queue is at rest between commands.
+    pub fn save(&self) -> SmmuV1 {
+        // Counters are of the process, not of the guest.
+        let Smmu { registers, counters: _ } = self;
+        let qw = |register| registers.get(register);
+        let dw = |register| low32(registers.get(register));
+        SmmuV1 {
+            idr0: dw(Register::IDR0),
+            idr1: dw(Register::IDR1),
+            idr2: dw(Register::IDR2),
+            idr3: dw(Register::IDR3),
+            idr4: dw(Register::IDR4),
+            idr5: dw(Register::IDR5),
+            iidr: dw(Register::IIDR),
+            aidr: dw(Register::AIDR),
+            cr0: dw(Register::CR0),
+            cr0ack: dw(Register::CR0ACK),
+            cr1: dw(Register::CR1),
+            cr2: dw(Register::CR2),
+            gbpa: dw(Register::GBPA),
+            irq_ctrl: dw(Register::IRQ_CTRL),
+            irq_ctrlack: dw(Register::IRQ_CTRLACK),
+            gerror: dw(Register::GERROR),
+            gerrorn: dw(Register::GERRORN),
+            strtab_base: qw(Register::STRTAB_BASE),
+            strtab_base_cfg: dw(Register::STRTAB_BASE_CFG),
+            cmdq_base: qw(Register::CMDQ_BASE),
+            cmdq_prod: dw(Register::CMDQ_PROD),
+            cmdq_cons: dw(Register::CMDQ_CONS),
+            eventq_base: qw(Register::EVENTQ_BASE),
+            eventq_prod: dw(Register::EVENTQ_PROD),
+            eventq_cons: dw(Register::EVENTQ_CONS),
+        }
+    }
+
+    /// A device that goes on where the saved one stopped. Its streams must be evaluated anew.
+    pub fn restore(model: Model, saved: &SmmuV1) -> Result<Smmu, RestoreError> {
+        let SmmuV1 {
+            idr0,
+            idr1,
+            idr2,
+            idr3,
+            idr4,
+            idr5,
+            iidr,
+            aidr,
+            cr0,
+            cr0ack,
+            cr1,
+            cr2,
+            gbpa,
+            irq_ctrl,
+            irq_ctrlack,
+            gerror,
+            gerrorn,
+            strtab_base,
+            strtab_base_cfg,
+            cmdq_base,
+            cmdq_prod,
+            cmdq_cons,
+            eventq_base,
+            eventq_prod,
+            eventq_cons,
+        } = *saved;
+        let mut registers = RegisterFile::reset(model);
+        for (name, register, value) in [
+            ("IDR0", Register::IDR0, idr0),
+            ("IDR1", Register::IDR1, idr1),
+            ("IDR2", Register::IDR2, idr2),
+            ("IDR3", Register::IDR3, idr3),
+            ("IDR4", Register::IDR4, idr4),
+            ("IDR5", Register::IDR5, idr5),
+            ("IIDR", Register::IIDR, iidr),
+            ("AIDR", Register::AIDR, aidr),
+        ] {
+            let ours = low32(registers.get(register));
+            if ours != value {
+                return Err(RestoreError::Model { register: name, saved: value, ours });
+            }
+        }
+        for (register, value) in [
+            (Register::CR0, cr0.into()),
+            (Register::CR0ACK, cr0ack.into()),
+            (Register::CR1, cr1.into()),
+            (Register::CR2, cr2.into()),
+            (Register::GBPA, gbpa.into()),
+            (Register::IRQ_CTRL, irq_ctrl.into()),
+            (Register::IRQ_CTRLACK, irq_ctrlack.into()),
+            (Register::GERROR, gerror.into()),
+            (Register::GERRORN, gerrorn.into()),
+            (Register::STRTAB_BASE, strtab_base),
+            (Register::STRTAB_BASE_CFG, strtab_base_cfg.into()),
+            (Register::CMDQ_BASE, cmdq_base),
+            (Register::CMDQ_PROD, cmdq_prod.into()),
+            (Register::CMDQ_CONS, cmdq_cons.into()),
+            (Register::EVENTQ_BASE, eventq_base),
+            (Register::EVENTQ_PROD, eventq_prod.into()),
+            (Register::EVENTQ_CONS, eventq_cons.into()),
+        ] {
+            registers.put(register, value);
+            // The source's device passed the same sieve: a bit that does not survive it was never there.
+            if registers.get(register) != value {
+                return Err(RestoreError::Register { register, value });
+            }
+        }
+        // An Update completes within its write: a register and its acknowledgement are equal at rest.
+        if cr0 != cr0ack {
+            return Err(RestoreError::Register { register: Register::CR0ACK, value: cr0ack.into() });
+        }
+        if irq_ctrl != irq_ctrlack {
+            return Err(RestoreError::Register {
+                register: Register::IRQ_CTRLACK,
+                value: irq_ctrlack.into(),
+            });
+        }
+        Ok(Smmu { registers, counters: Counters::default() })
+    }
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The device: a register file, and what it counts. Everything it does is a method in a neighbour.
+//!
+//! `mmio` handles accesses, `cmdq` steps the Command queue, `eventq` records events, `gerror` keeps the
+//! error handshake, `saved` takes it apart and puts it together again. The device has no state outside
+//! its registers: caches of configuration and translations belong to the devices behind it, so a new
+//! process resumes from the register file and the guest's memory alone.
+
+use crate::inspect::Counters;
+use crate::regfile::RegisterFile;
+use smmu_arch::Model;
+use smmu_arch::spec::registers::Register;
+
+/// One SMMUv3 as a guest sees it.
+#[derive(Clone, Debug)]
+pub struct Smmu {
+    pub(crate) registers: RegisterFile,
+    pub(crate) counters: Counters,
+}
+
+impl Smmu {
+    /// A device out of reset.
+    pub fn new(model: Model) -> Smmu {
+        Smmu { registers: RegisterFile::reset(model), counters: Counters::default() }
+    }
+
+    /// The registers, as software reads them.
+    pub fn registers(&self) -> &RegisterFile {
+        &self.registers
+    }
+
+    /// What has been counted since this process began.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Takes over the two registers only the guest writes, as a new process finds them in the register
+    /// page: their writes may have been posted and lost with the old process.
+    pub fn adopt_guest_owned(&mut self, cmdq_prod: u32, eventq_cons: u32) {
+        self.registers.put(Register::CMDQ_PROD, cmdq_prod.into());
+        self.registers.put(Register::EVENTQ_CONS, eventq_cons.into());
+    }
+}
