@@ -13,13 +13,14 @@ use crate::clock::Clock;
 use crate::cluster::{Cluster, Shared};
 use crate::code::CodeChange;
 use crate::dirty::DirtySink;
-use crate::exclusive::Monitor;
+use crate::monitor::Monitor;
 use crate::interrupt::InterruptController;
 use crate::mmu::Regime;
 use crate::op::SP;
 use crate::sysreg::SystemRegisters;
 use crate::timer::Timers;
 use crate::tlb::Tlb;
+use crate::vcpu::VcpuParts;
 
 /// The condition flags, kept apart because most instructions write all of them and few read them.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -74,12 +75,16 @@ pub(crate) struct Cpu {
     pub regime: Regime,
     pub tlb: Tlb,
     pub code_changes: Vec<CodeChange>,
+    /// What to wait for at the next DSB, per CPU; zero for nothing.
+    pub tickets: Vec<u64>,
     /// Set by the placeholder of a word that was never decoded: the run loop decodes and runs it.
     pub decode_wanted: bool,
-    /// A store-release was done and no full barrier since (see `exclusive.rs`).
+    /// A store-release was done and no full barrier since (see `isa/exclusive.rs`).
     pub release_pending: bool,
     /// The interrupt line was high at the last check, masked or not.
     pub irq_seen: bool,
+    /// On, as PSCI has it; `Inbox::power` is what others see.
+    pub powered: bool,
     /// WFI or an equal wait was executed.
     pub waiting: bool,
     /// The machine is to be stopped or the CPU turned off.
@@ -121,6 +126,70 @@ impl Registers {
 }
 
 impl Cpu {
+    /// A CPU after reset, powered off.
+    pub(crate) fn new(index: usize, parts: VcpuParts) -> Cpu {
+        let VcpuParts { ram, interrupts, mmio, dirty, clock, cluster } = parts;
+        let mut cpu = Cpu {
+            regs: Registers::new(),
+            pc: 0,
+            flags: Flags::default(),
+            el: 1,
+            sp_select: true,
+            daif: 0xf,
+            single_step: false,
+            illegal_state: false,
+            sp_el: [0; 2],
+            v: [0; 32],
+            fpcr: 0,
+            fpsr: 0,
+            sys: SystemRegisters::at_reset(),
+            timers: Timers::default(),
+            monitor: Monitor::default(),
+            regime: Regime::default(),
+            tlb: Tlb::new(ram),
+            code_changes: Vec::new(),
+            tickets: vec![0; cluster.vcpu_count()],
+            decode_wanted: false,
+            release_pending: false,
+            irq_seen: false,
+            powered: false,
+            waiting: false,
+            leaving: None,
+            rest: 0,
+            unused: 0,
+            index,
+            cluster,
+            interrupts,
+            mmio,
+            dirty,
+            clock,
+        };
+        cpu.update_regime();
+        cpu
+    }
+
+    /// The state after reset, all but what connects it to others. What is unknown then is zero here.
+    pub(crate) fn reset(&mut self) {
+        self.regs = Registers::new();
+        self.flags = Flags::default();
+        self.el = 1;
+        self.sp_select = true;
+        self.daif = 0xf;
+        self.single_step = false;
+        self.illegal_state = false;
+        self.sp_el = [0; 2];
+        self.v = [0; 32];
+        self.fpcr = 0;
+        self.fpsr = 0;
+        self.sys = SystemRegisters::at_reset();
+        self.timers.reset();
+        self.monitor.clear();
+        self.waiting = false;
+        self.decode_wanted = false;
+        self.update_regime();
+        self.tlb.flush_all();
+    }
+
     /// Reads a register slot.
     #[inline(always)]
     pub(crate) fn r(&self, slot: u8) -> u64 {

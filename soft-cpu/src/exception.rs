@@ -109,6 +109,29 @@ impl Cpu {
         self.take_synchronous(Class::InstructionAbort, fault.status(), Some(pc), pc);
     }
 
+    /// The address to fetch from is not a multiple of four.
+    pub(crate) fn take_pc_alignment(&mut self) {
+        let pc = self.pc;
+        self.take_synchronous(Class::PcAlignment, 0, Some(pc), pc);
+    }
+
+    /// PSTATE.IL is set: nothing may run.
+    pub(crate) fn take_illegal_state(&mut self) {
+        let pc = self.pc;
+        self.take_synchronous(Class::IllegalState, 0, None, pc);
+    }
+
+    /// Whether software step is active at the current level.
+    pub(crate) fn step_active(&self) -> bool {
+        self.sys.step_enabled() && (self.el == 0 || (self.sys.kernel_debug_enabled() && self.daif & 8 == 0))
+    }
+
+    /// The instruction to be stepped has run.
+    pub(crate) fn take_software_step(&mut self) {
+        let pc = self.pc;
+        self.take_synchronous(Class::SoftwareStep, 0b100010, None, pc);
+    }
+
     /// Takes a synchronous exception with `return_pc` as its preferred return address.
     #[cold]
     pub(crate) fn take_synchronous(&mut self, class: Class, iss: u64, far: Option<u64>, return_pc: u64) {

@@ -17,13 +17,16 @@ mod code;
 mod cpu;
 pub mod dirty;
 mod exception;
-mod exclusive;
+
 mod fp;
 pub mod gic;
 pub mod interrupt;
 mod isa;
+mod maintenance;
 mod mmu;
+mod monitor;
 mod op;
+mod psci;
 pub mod ram;
 pub mod saved;
 mod sysreg;

@@ -294,6 +294,16 @@ impl<const LOG2: usize> WriteSpot<'_, LOG2> {
     }
 }
 
+impl WriteSpot<'_, 6> {
+    /// Zeroes the 64 bytes.
+    pub(crate) fn zero(&self) {
+        for word in 0..8 {
+            // SAFETY: by the promise of `new`, each aligned word of the 64 bytes is a place of its own.
+            unsafe { WriteSpot::<3>::new(self.host.wrapping_add(word * 8)) }.store(0);
+        }
+    }
+}
+
 impl WriteSpot<'_, 4> {
     /// Stores `new` if the sixteen bytes are `expected`; returns what was there.
     pub(crate) fn compare_exchange_wide(&self, expected: u128, new: u128) -> u128 {

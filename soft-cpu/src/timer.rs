@@ -60,6 +60,16 @@ impl Timer {
     }
 }
 
+impl Timers {
+    /// Both disabled. The outputs follow at the next update.
+    pub(crate) fn reset(&mut self) {
+        for timer in [&mut self.virt, &mut self.phys] {
+            timer.control = 0;
+            timer.compare = 0;
+        }
+    }
+}
+
 impl Cpu {
     /// Brings the outputs up to date with the registers and the counter.
     pub(crate) fn update_timers(&mut self) {

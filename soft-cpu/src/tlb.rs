@@ -167,6 +167,44 @@ impl Tlb {
         Some(unsafe { WriteSpot::new(entry.host.wrapping_add(va as usize)) })
     }
 
+    /// The places of two adjacent values in one page, the first aligned.
+    #[inline(always)]
+    pub(crate) fn read_pair<const LOG2: usize>(
+        &self,
+        table: Table,
+        va: u64,
+    ) -> Option<(ReadSpot<'_, LOG2>, ReadSpot<'_, LOG2>)> {
+        let entry = self.entry(table, va);
+        if entry.read != va & (!(PAGE_LEN - 1) | ((1 << LOG2) - 1)) || crosses_page::<LOG2>(va) {
+            return None;
+        }
+        let host = entry.host.wrapping_add(va as usize);
+        // SAFETY: as in `read`.
+        let first = unsafe { ReadSpot::new(host) };
+        // SAFETY: as in `read`; the second value ends in the same page.
+        let second = unsafe { ReadSpot::new(host.wrapping_add(1 << LOG2)) };
+        Some((first, second))
+    }
+
+    /// The places of two adjacent values in one page, the first aligned, that may be written.
+    #[inline(always)]
+    pub(crate) fn write_pair<const LOG2: usize>(
+        &self,
+        table: Table,
+        va: u64,
+    ) -> Option<(WriteSpot<'_, LOG2>, WriteSpot<'_, LOG2>)> {
+        let entry = self.entry(table, va);
+        if entry.write != va & (!(PAGE_LEN - 1) | ((1 << LOG2) - 1)) || crosses_page::<LOG2>(va) {
+            return None;
+        }
+        let host = entry.host.wrapping_add(va as usize);
+        // SAFETY: as in `write`.
+        let first = unsafe { WriteSpot::new(host) };
+        // SAFETY: as in `write`; the second value ends in the same page.
+        let second = unsafe { WriteSpot::new(host.wrapping_add(1 << LOG2)) };
+        Some((first, second))
+    }
+
     /// Whether a present entry for `va` is device memory.
     pub(crate) fn is_device(&self, table: Table, va: u64) -> bool {
         self.entry(table, va).traits.device
@@ -291,6 +329,12 @@ impl BigBlocks {
         let (word, mask) = BigBlocks::place(va);
         self.0[word] & mask != 0
     }
+}
+
+/// Whether the second of two adjacent values from aligned `va` lies in the next page.
+#[inline(always)]
+fn crosses_page<const LOG2: usize>(va: u64) -> bool {
+    va & (PAGE_LEN - 1) == PAGE_LEN - (1 << LOG2)
 }
 
 /// Without the top byte, which may be a tag that translation ignores.

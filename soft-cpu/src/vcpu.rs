@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The run loop of one vCPU.
+//! The run loop of one vCPU: slices of guest code, and between them a look at everything else.
+//!
+//! A slice runs operations until its budget is used up, or an operation or another thread took the budget away.
+//! Inside it the loop touches the page of operations, the program counter and the budget, and nothing else.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use crate::bus::Mmio;
 use crate::clock::Clock;
-use crate::cluster::{Cluster, Inbox, Maintenance, Power};
-use crate::code::{CodeCache, CodeChange};
-use crate::cpu::{Cpu, Flags, Leaving, Registers};
+use crate::cluster::{Cluster, Power, Shared};
+use crate::code::CodeCache;
+use crate::cpu::{Cpu, Leaving};
 use crate::dirty::DirtySink;
-use crate::exclusive::Monitor;
 use crate::interrupt::InterruptController;
-use crate::mmu::{Access, Fault, Regime};
+use crate::mmu::{Access, Fault};
 use crate::ram::{GuestRam, PAGE_LEN};
-use crate::sysreg::SystemRegisters;
-use crate::timer::Timers;
-use crate::tlb::Tlb;
 
-/// Operations between two checks for interrupts: about 20 us, which bounds their latency when a wake-up is lost.
+/// Operations between two checks: about 20 us, which bounds the latency when another thread's wish is lost.
 const SLICE: i64 = 4096;
 
 /// What a vCPU works with.
@@ -51,52 +51,17 @@ pub enum Exit {
 
 /// One virtual CPU. It runs on the thread that calls `run`.
 pub struct Vcpu {
-    cpu: Box<Cpu>,
+    pub(crate) cpu: Box<Cpu>,
     code: CodeCache,
-    retired: u64,
+    granted: u64,
 }
 
 impl Vcpu {
-    /// A CPU after reset, powered off until `start` or a sibling's CPU_ON.
+    /// A CPU that is powered off until `start` or a sibling's CPU_ON.
     ///
     /// `index` is below the cluster's `vcpu_count`, and no other `Vcpu` has it.
     pub fn new(index: usize, parts: VcpuParts) -> Vcpu {
-        let VcpuParts { ram, interrupts, mmio, dirty, clock, cluster } = parts;
-        let mut cpu = Box::new(Cpu {
-            regs: Registers::new(),
-            pc: 0,
-            flags: Flags::default(),
-            el: 1,
-            sp_select: true,
-            daif: 0xf,
-            single_step: false,
-            illegal_state: false,
-            sp_el: [0; 2],
-            v: [0; 32],
-            fpcr: 0,
-            fpsr: 0,
-            sys: SystemRegisters::default(),
-            timers: Timers::default(),
-            monitor: Monitor::default(),
-            regime: Regime::default(),
-            tlb: Tlb::new(ram),
-            code_changes: Vec::new(),
-            decode_wanted: false,
-            release_pending: false,
-            irq_seen: false,
-            waiting: false,
-            leaving: None,
-            rest: 0,
-            unused: 0,
-            index,
-            cluster,
-            interrupts,
-            mmio,
-            dirty,
-            clock,
-        });
-        cpu.update_regime();
-        Vcpu { cpu, code: CodeCache::new(), retired: 0 }
+        Vcpu { cpu: Box::new(Cpu::new(index, parts)), code: CodeCache::new(), granted: 0 }
     }
 
     /// Powers the CPU on at `entry` with `context` in x0, at EL1 with everything masked and translation off.
@@ -105,29 +70,190 @@ impl Vcpu {
         self.cpu.shared().wake();
     }
 
-    /// Operations run so far, about.
+    /// Operations run so far. Exact but for the slices that another thread cut short.
     pub fn retired(&self) -> u64 {
-        self.retired.saturating_sub(self.cpu.unused)
+        self.granted.saturating_sub(self.cpu.unused)
     }
 
-    /// Runs guest code until there is a reason to stop.
+    /// Runs guest code until there is a reason to stop. A CPU that is off, or waits, sleeps here.
     pub fn run(&mut self) -> Exit {
+        let cluster = Arc::clone(&self.cpu.cluster);
+        let shared = cluster.cpu(self.cpu.index);
+        shared.executing.store(true, SeqCst);
+        let exit = loop {
+            if let Some(exit) = check(&mut self.cpu, shared) {
+                break exit;
+            }
+            let budget = if self.cpu.step_active() { 1 } else { SLICE };
+            self.granted += budget as u64;
+            shared.budget.store(budget, Relaxed);
+            // A wish between the check and the store must not wait for the whole slice.
+            if shared.attention.load(SeqCst) {
+                self.cpu.attend();
+                continue;
+            }
+            self.slice(&shared.budget);
+            if budget == 1 && !self.cpu.decode_wanted {
+                self.cpu.single_step = false;
+            }
+        };
+        shared.executing.store(false, SeqCst);
+        exit
+    }
+
+    /// Runs operations until the budget is gone.
+    fn slice(&mut self, budget: &AtomicI64) {
+        let (cpu, code) = (&mut *self.cpu, &mut self.code);
         loop {
-            self.cpu.shared().budget.store(0, Relaxed);
-            return Exit::Kicked;
+            for change in cpu.code_changes.drain(..) {
+                code.apply(change);
+            }
+            if cpu.rest > 0 {
+                budget.store(std::mem::take(&mut cpu.rest), Relaxed);
+            }
+            if budget.load(Relaxed) <= 0 {
+                return;
+            }
+            let Some(page) = fetch(cpu, code) else { continue };
+            if std::mem::take(&mut cpu.decode_wanted) {
+                // The placeholder was paid for and did nothing.
+                cpu.unused += 1;
+                code.decode(page, cpu.pc, cpu.tlb.ram());
+            }
+            let page_va = cpu.pc & !(PAGE_LEN - 1);
+            let ops = code.ops(page);
+            loop {
+                let pc = cpu.pc;
+                // Another page, or an address that is not a multiple of four.
+                if (pc ^ page_va) & !(PAGE_LEN - 4) != 0 {
+                    break;
+                }
+                let left = budget.load(Relaxed);
+                if left <= 0 {
+                    break;
+                }
+                budget.store(left - 1, Relaxed);
+                cpu.pc = pc.wrapping_add(4);
+                let op = &ops[(pc >> 2) as usize & (ops.len() - 1)];
+                (op.run)(cpu, op);
+            }
         }
     }
 }
 
-impl Cpu {
-    /// Leaves guest execution for a call that may take long: requests count as served meanwhile.
-    pub(crate) fn step_outside(&mut self) {
-        self.shared().executing.store(false, SeqCst);
+/// The code page of the program counter. `None`: an exception was taken instead.
+#[inline(never)]
+fn fetch(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
+    let table = cpu.tlb.table();
+    if cpu.illegal_state {
+        cpu.take_illegal_state();
+        return None;
     }
+    if cpu.pc & 3 != 0 {
+        cpu.take_pc_alignment();
+        return None;
+    }
+    if let Some(page) = cpu.tlb.code(table, cpu.pc) {
+        return Some(page);
+    }
+    cpu.pc = cpu.regime.canonical_pc(cpu.pc);
+    let pc = cpu.pc;
+    let found = match cpu.translate(pc, Access::Execute, cpu.el) {
+        Ok(found) if cpu.tlb.ram().is_ram(found.pa) => found,
+        Ok(_) => {
+            cpu.take_instruction_abort(pc, Fault::External);
+            return None;
+        }
+        Err(fault) => {
+            cpu.take_instruction_abort(pc, fault);
+            return None;
+        }
+    };
+    let page = match code.find_or_add(found.pa) {
+        Some(page) => page,
+        None => {
+            code.clear();
+            cpu.tlb.flush_code();
+            code.find_or_add(found.pa)?
+        }
+    };
+    cpu.tlb.fill_code(table, pc, page, found.traits);
+    Some(page)
+}
 
-    /// Comes back from `step_outside`, and looks at what was asked meanwhile.
-    pub(crate) fn step_inside(&mut self) {
-        self.shared().executing.store(true, SeqCst);
-        self.attend();
+/// Looks at what the rest of the world wants, and takes an interrupt or a step exception that is due.
+fn check(cpu: &mut Cpu, shared: &Shared) -> Option<Exit> {
+    if let Some(leaving) = cpu.leaving.take() {
+        return Some(match leaving {
+            Leaving::PowerOff => Exit::PowerOff,
+            Leaving::Reset => Exit::Reset,
+        });
     }
+    loop {
+        if shared.attention.swap(false, SeqCst) {
+            let mut inbox = shared.inbox();
+            let kicked = std::mem::take(&mut inbox.kicked);
+            let (asked, ticket) = shared.take_maintenance(&mut inbox);
+            drop(inbox);
+            for what in asked {
+                cpu.apply_maintenance(what);
+            }
+            shared.finish(ticket);
+            if kicked {
+                // A wait may end at any time; this way it is no part of the saved state.
+                cpu.waiting = false;
+                return Some(Exit::Kicked);
+            }
+        }
+        if !is_powered(cpu, shared) {
+            sleep(cpu, shared);
+            continue;
+        }
+        cpu.update_timers();
+        let irq = cpu.interrupts.irq_line(cpu.index).load(Acquire);
+        cpu.irq_seen = irq;
+        if cpu.waiting {
+            if !irq {
+                sleep(cpu, shared);
+                continue;
+            }
+            cpu.waiting = false;
+        }
+        if cpu.step_active() && !cpu.single_step && !cpu.illegal_state {
+            cpu.take_software_step();
+        } else if irq && cpu.daif & 2 == 0 {
+            cpu.take_irq();
+        }
+        return None;
+    }
+}
+
+/// Whether the CPU is on; takes up a pending power-on.
+fn is_powered(cpu: &mut Cpu, shared: &Shared) -> bool {
+    if cpu.powered {
+        return true;
+    }
+    let mut inbox = shared.inbox();
+    if let Power::Pending { entry, context } = inbox.power {
+        inbox.power = Power::On;
+        drop(inbox);
+        cpu.reset();
+        cpu.powered = true;
+        cpu.pc = entry;
+        cpu.w(0, context);
+    }
+    cpu.powered
+}
+
+/// Waits for a wish of another thread, an interrupt, or, in a CPU that is on, a timer.
+fn sleep(cpu: &Cpu, shared: &Shared) {
+    let timeout =
+        if cpu.powered { cpu.next_deadline().map(|ticks| cpu.clock.until(ticks)) } else { None };
+    let inbox = shared.inbox();
+    if shared.attention.load(SeqCst) {
+        return;
+    }
+    shared.executing.store(false, SeqCst);
+    drop(shared.sleep(inbox, timeout));
+    shared.executing.store(true, SeqCst);
 }

@@ -37,6 +37,15 @@ use crate::error::Violation;
 /// times as dear as the best choice would have been, and a device that is awake answers within it.
 pub const SPIN_DEFAULT: Duration = Duration::from_micros(20);
 
+/// Makes a ring's memory object: for the coordinator, who hands it to both processes.
+///
+/// # Errors
+/// If the kernel has no memory object to give.
+#[cfg(not(loom))]
+pub fn create(name: &str) -> Result<crate::shm::region::Region, crate::error::Error> {
+    layout::create(name)
+}
+
 /// The spin budget for this machine: [`SPIN_DEFAULT`], or none where a spinning waiter would only keep the other
 /// side from running.
 #[must_use]

@@ -13,6 +13,7 @@
 mod bank;
 mod cpu_interface;
 mod distributor;
+pub mod fuzzing;
 mod icc;
 mod its;
 mod lpi;

@@ -123,6 +123,13 @@ impl Slot {
         self.sequence.store(sequence, Release);
     }
 
+    /// Publishes what a hostile requester might.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn forge(&self, sequence: u64, what: u64) {
+        self.what.store(what, Relaxed);
+        self.sequence.store(sequence, Release);
+    }
+
     pub(super) fn holds(&self, sequence: u64) -> bool {
         self.sequence.load(Acquire) == sequence
     }

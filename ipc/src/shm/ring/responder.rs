@@ -26,6 +26,7 @@ pub struct Responder {
 
 /// A request taken from the ring and not completed yet. Dropped without [`Token::complete`] it stays first in the
 /// queue, and is what [`Responder::next`] returns again.
+#[derive(Debug)]
 #[must_use = "a request that is not completed blocks the ring"]
 pub struct Token<'a> {
     responder: &'a mut Responder,
@@ -42,15 +43,6 @@ impl Responder {
     #[cfg(not(loom))]
     pub fn attach(region: &Region, generation: u32, spin: Duration) -> Result<Self, crate::error::Error> {
         Ok(Self::over(super::layout::attach(region)?, generation, spin))
-    }
-
-    /// Makes a ring's memory object: for the coordinator, who hands it to both processes.
-    ///
-    /// # Errors
-    /// If the kernel has no memory object to give.
-    #[cfg(not(loom))]
-    pub fn create_ring(name: &str) -> Result<Region, crate::error::Error> {
-        super::layout::create(name)
     }
 
     pub(super) fn over(shared: View<Shared>, generation: u32, spin: Duration) -> Self {

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Names of system registers: `op0<<14|op1<<11|crn<<7|crm<<3|op2`, which are bits 20..5 of MSR and MRS.
+
+/// The register that an MSR or MRS names.
+pub(crate) const fn of(word: u32) -> u16 {
+    (word >> 5) as u16
+}
+
+const fn name(op0: u16, op1: u16, crn: u16, crm: u16, op2: u16) -> u16 {
+    op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
+}
+
+/// op1 of a name: 3 is what EL0 may try.
+pub(crate) const fn op1(name: u16) -> u16 {
+    name >> 11 & 7
+}
+
+/// The ASID field of a TTBR or TLBI argument: eight bits unless TCR_EL1.AS is set.
+pub(crate) const fn asid_of(value: u64, tcr: u64) -> u16 {
+    (value >> 48) as u16 & if tcr >> 36 & 1 == 1 { 0xffff } else { 0xff }
+}
+
+/// Whether this is a register of the GIC's CPU interface.
+pub(crate) const fn is_interrupt_controller(register: u16) -> bool {
+    let first = name(3, 0, 12, 8, 0);
+    let last = name(3, 0, 12, 15, 7);
+    register == ICC_PMR_EL1 || (register >= first && register <= last)
+}
+
+/// Whether this is in the identification space, which reads as zero where nothing is defined.
+pub(crate) const fn is_identification(register: u16) -> bool {
+    register & !0x7f == name(3, 0, 0, 0, 0) && register >> 3 & 0xf != 0
+}
+
+/// Whether this is a breakpoint or watchpoint register that ID_AA64DFR0_EL1 says is there: two of each.
+pub(crate) const fn is_breakpoint(register: u16) -> bool {
+    register & !0xf == name(2, 0, 0, 0, 0) && matches!(register & 7, 4..=7)
+}
+
+macro_rules! names {
+    ($($name:ident = $op0:literal $op1:literal $crn:literal $crm:literal $op2:literal;)*) => {
+        $(pub(crate) const $name: u16 = name($op0, $op1, $crn, $crm, $op2);)*
+    };
+}
+
+names! {
+    MDCCINT_EL1 = 2 0 0 2 0;
+    MDSCR_EL1 = 2 0 0 2 2;
+    OSDTRRX_EL1 = 2 0 0 0 2;
+    OSDTRTX_EL1 = 2 0 0 3 2;
+    OSECCR_EL1 = 2 0 0 6 2;
+    MDRAR_EL1 = 2 0 1 0 0;
+    OSLAR_EL1 = 2 0 1 0 4;
+    OSLSR_EL1 = 2 0 1 1 4;
+    OSDLR_EL1 = 2 0 1 3 4;
+    DBGPRCR_EL1 = 2 0 1 4 4;
+    DBGCLAIMSET_EL1 = 2 0 7 8 6;
+    DBGCLAIMCLR_EL1 = 2 0 7 9 6;
+    DBGAUTHSTATUS_EL1 = 2 0 7 14 6;
+    MDCCSR_EL0 = 2 3 0 1 0;
+    DBGDTR_EL0 = 2 3 0 4 0;
+    DBGDTRRX_EL0 = 2 3 0 5 0;
+    MIDR_EL1 = 3 0 0 0 0;
+    MPIDR_EL1 = 3 0 0 0 5;
+    REVIDR_EL1 = 3 0 0 0 6;
+    ID_AA64PFR0_EL1 = 3 0 0 4 0;
+    ID_AA64DFR0_EL1 = 3 0 0 5 0;
+    ID_AA64ISAR0_EL1 = 3 0 0 6 0;
+    ID_AA64MMFR0_EL1 = 3 0 0 7 0;
+    SCTLR_EL1 = 3 0 1 0 0;
+    ACTLR_EL1 = 3 0 1 0 1;
+    CPACR_EL1 = 3 0 1 0 2;
+    TTBR0_EL1 = 3 0 2 0 0;
+    TTBR1_EL1 = 3 0 2 0 1;
+    TCR_EL1 = 3 0 2 0 2;
+    SPSR_EL1 = 3 0 4 0 0;
+    ELR_EL1 = 3 0 4 0 1;
+    SP_EL0 = 3 0 4 1 0;
+    SPSEL = 3 0 4 2 0;
+    CURRENT_EL = 3 0 4 2 2;
+    ICC_PMR_EL1 = 3 0 4 6 0;
+    AFSR0_EL1 = 3 0 5 1 0;
+    AFSR1_EL1 = 3 0 5 1 1;
+    ESR_EL1 = 3 0 5 2 0;
+    FAR_EL1 = 3 0 6 0 0;
+    PAR_EL1 = 3 0 7 4 0;
+    MAIR_EL1 = 3 0 10 2 0;
+    AMAIR_EL1 = 3 0 10 3 0;
+    VBAR_EL1 = 3 0 12 0 0;
+    RVBAR_EL1 = 3 0 12 0 1;
+    RMR_EL1 = 3 0 12 0 2;
+    ISR_EL1 = 3 0 12 1 0;
+    CONTEXTIDR_EL1 = 3 0 13 0 1;
+    TPIDR_EL1 = 3 0 13 0 4;
+    CNTKCTL_EL1 = 3 0 14 1 0;
+    CCSIDR_EL1 = 3 1 0 0 0;
+    CLIDR_EL1 = 3 1 0 0 1;
+    AIDR_EL1 = 3 1 0 0 7;
+    CSSELR_EL1 = 3 2 0 0 0;
+    CTR_EL0 = 3 3 0 0 1;
+    DCZID_EL0 = 3 3 0 0 7;
+    NZCV = 3 3 4 2 0;
+    DAIF = 3 3 4 2 1;
+    FPCR = 3 3 4 4 0;
+    FPSR = 3 3 4 4 1;
+    TPIDR_EL0 = 3 3 13 0 2;
+    TPIDRRO_EL0 = 3 3 13 0 3;
+    CNTFRQ_EL0 = 3 3 14 0 0;
+    CNTPCT_EL0 = 3 3 14 0 1;
+    CNTVCT_EL0 = 3 3 14 0 2;
+    CNTP_TVAL_EL0 = 3 3 14 2 0;
+    CNTP_CTL_EL0 = 3 3 14 2 1;
+    CNTP_CVAL_EL0 = 3 3 14 2 2;
+    CNTV_TVAL_EL0 = 3 3 14 3 0;
+    CNTV_CTL_EL0 = 3 3 14 3 1;
+    CNTV_CVAL_EL0 = 3 3 14 3 2;
+}
