@@ -38,7 +38,7 @@ impl Region {
     /// # Errors
     /// If the kernel refuses: out of memory or of fds.
     pub fn create(name: &str, len: u64) -> Result<Self, Error> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
         let fd = rustix::fs::memfd_create(name, flags).map_err(|errno| Error::io("memfd_create", errno))?;
         rustix::fs::ftruncate(&fd, len).map_err(|errno| Error::io("ftruncate", errno))?;
         rustix::fs::fcntl_add_seals(&fd, SEALS).map_err(|errno| Error::io("fcntl(F_ADD_SEALS)", errno))?;

@@ -133,7 +133,10 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
         }
     }
     if let Some(why) = vm.ended() {
-        tracing::info!("vm ended: {}", why.sentence());
+        match why.problem() {
+            Some(problem) => tracing::error!("vm ended: {problem}"),
+            None => tracing::info!("vm ended: {}", why.sentence()),
+        }
         let _ = words.send(Up::Ended(why.clone())).await;
     }
     drop((words, queue));

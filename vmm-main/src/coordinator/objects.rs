@@ -14,7 +14,7 @@ use ipc::protocol::ram::RamLayout;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::RegisterPage;
-use ipc::shm::ring::Responder;
+use ipc::shm::ring;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::problem::Problem;
@@ -23,6 +23,8 @@ use crate::topology::{self, Object};
 /// The objects that processes are given, by what they are.
 #[derive(Debug)]
 pub struct Objects {
+    /// The VM's name: part of every memory object's name in `/proc`, so that what is left can be told apart.
+    name: String,
     held: BTreeMap<Object, OwnedFd>,
     ram: Region,
 }
@@ -32,7 +34,7 @@ impl Objects {
     pub fn for_boot(given: &BTreeMap<Object, OwnedFd>, layout: &RamLayout) -> Result<Self, Problem> {
         let ram =
             Region::create("guest-ram", layout.file_len()).map_err(|error| refused("guest RAM", &error))?;
-        let mut objects = Self { held: BTreeMap::new(), ram };
+        let mut objects = Self { name: name.to_owned(), held: BTreeMap::new(), ram };
         for (object, fd) in given {
             objects.hold(*object, fd.as_fd())?;
         }
@@ -40,8 +42,8 @@ impl Objects {
         objects.hold(Object::GuestRam, ram.as_fd())?;
         for object in every_object() {
             match object {
-                Object::DirtyLog(name) => {
-                    let log = DirtyLog::create(&format!("dirty-log-{name}"), layout)
+                Object::DirtyLog(of) => {
+                    let log = DirtyLog::create(&format!("{name}-dirty-log-{of}"), layout)
                         .map_err(|error| refused("a dirty log", &error))?;
                     objects.hold(object, log.as_fd())?;
                 }
@@ -59,7 +61,7 @@ impl Objects {
 
     /// The same boot's objects for its next generation of processes.
     pub fn for_generation(&self) -> Result<Self, Problem> {
-        let mut next = Self { held: BTreeMap::new(), ram: self.ram.clone() };
+        let mut next = Self { name: self.name.clone(), held: BTreeMap::new(), ram: self.ram.clone() };
         for (object, fd) in &self.held {
             next.hold(*object, fd.as_fd())?;
         }
@@ -71,8 +73,8 @@ impl Objects {
     fn renew(&mut self) -> Result<(), Problem> {
         for object in every_object() {
             let region = match object {
-                Object::Ring(name) => Responder::create_ring(&format!("ring-{name}")),
-                Object::RegisterPage(name) => RegisterPage::create(&format!("registers-{name}")),
+                Object::Ring(of) => ring::create(&format!("{}-ring-{of}", self.name)),
+                Object::RegisterPage(of) => RegisterPage::create(&format!("{}-registers-{of}", self.name)),
                 _ => continue,
             };
             let region = region.map_err(|error| refused("an MMIO object", &error))?;

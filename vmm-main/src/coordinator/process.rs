@@ -350,9 +350,13 @@ fn describe(
         Some(Exit::Signal(signal)) => format!("was killed by signal {signal}"),
         None => "had to be killed".to_owned(),
     };
-    let why = match report::read(crash, &row.profile()) {
-        Some(death) => death.to_string(),
-        None => logs::printable(said.to_string().as_bytes()),
+    // Its own last word says more than the broken channel that showed its end.
+    let why = match (report::read(crash, &row.profile()), last_lines.last()) {
+        (Some(death), _) => death.to_string(),
+        (None, Some(line)) => {
+            format!("{}; its last line was: {line}", logs::printable(said.to_string().as_bytes()))
+        }
+        (None, None) => logs::printable(said.to_string().as_bytes()),
     };
     Lost {
         problem: Problem::new(

@@ -121,7 +121,7 @@ impl Vm {
     async fn try_boot(&mut self) -> Result<(), Fault> {
         let begun = Instant::now();
         self.booted = begun;
-        let objects = Objects::for_boot(&self.given.objects, &self.layout)?;
+        let objects = Objects::for_boot(&self.given.handover.name, &self.given.objects, &self.layout)?;
         let configs = self.load(&objects)?;
         let loaded = begun.elapsed();
         self.generation = self.generation.saturating_add(1);
@@ -381,7 +381,6 @@ impl Vm {
             Fault::Lost(lost) => lost,
             Fault::Refused(problem) => Lost { problem, last_lines: Vec::new() },
         };
-        tracing::error!("{problem}");
         self.stop(Why::Failed { problem, last_lines }).await;
     }
 
