@@ -31,9 +31,13 @@ pub struct Objects {
 
 impl Objects {
     /// The objects of a boot of the guest, with fresh, zero RAM; `given` came from the launcher.
-    pub fn for_boot(given: &BTreeMap<Object, OwnedFd>, layout: &RamLayout) -> Result<Self, Problem> {
-        let ram =
-            Region::create("guest-ram", layout.file_len()).map_err(|error| refused("guest RAM", &error))?;
+    pub fn for_boot(
+        name: &str,
+        given: &BTreeMap<Object, OwnedFd>,
+        layout: &RamLayout,
+    ) -> Result<Self, Problem> {
+        let ram = Region::create(&format!("{name}-guest-ram"), layout.file_len())
+            .map_err(|error| refused("guest RAM", &error))?;
         let mut objects = Self { name: name.to_owned(), held: BTreeMap::new(), ram };
         for (object, fd) in given {
             objects.hold(*object, fd.as_fd())?;
