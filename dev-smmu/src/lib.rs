@@ -10,16 +10,21 @@
 #![forbid(unsafe_code)]
 
 pub mod cmdq;
+pub mod device;
 pub mod effects;
 pub mod eventq;
 pub mod fuzzing;
 pub mod gerror;
+pub mod host;
 pub mod inspect;
 pub mod memory;
 pub mod mmio;
+pub mod probe;
 pub mod publish;
 pub mod regfile;
+pub mod ring_thread;
 pub mod saved;
+pub mod service;
 pub mod smmu;
 pub mod stream;
 
