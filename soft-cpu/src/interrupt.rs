@@ -5,6 +5,8 @@
 
 use std::sync::atomic::AtomicBool;
 
+use crate::gic::Gic;
+
 /// An interrupt controller with a system register CPU interface, shared by all CPUs.
 pub trait InterruptController: Send + Sync {
     /// Whether an interrupt of sufficient priority waits for this CPU. Read often: a plain load.
@@ -15,4 +17,22 @@ pub trait InterruptController: Send + Sync {
     fn icc_write(&self, vcpu: usize, sysreg: u16, value: u64) -> bool;
     /// Sets the level of a private peripheral interrupt.
     fn set_ppi_level(&self, vcpu: usize, intid: u32, high: bool);
+}
+
+impl InterruptController for Gic {
+    fn irq_line(&self, vcpu: usize) -> &AtomicBool {
+        Gic::irq_line(self, vcpu)
+    }
+
+    fn icc_read(&self, vcpu: usize, sysreg: u16) -> Option<u64> {
+        Gic::icc_read(self, vcpu, sysreg)
+    }
+
+    fn icc_write(&self, vcpu: usize, sysreg: u16, value: u64) -> bool {
+        Gic::icc_write(self, vcpu, sysreg, value)
+    }
+
+    fn set_ppi_level(&self, vcpu: usize, intid: u32, high: bool) {
+        Gic::set_ppi_level(self, vcpu, intid, high);
+    }
 }

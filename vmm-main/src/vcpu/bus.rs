@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Routes a guest access outside RAM to the device that owns the address.
+//!
+//! Devices in this process answer at once; those in others through their ring ([`super::remote`]). An address
+//! that nobody owns reads as zero and ignores writes, and is counted: a guest that strays is not our error.
+
+use super::gate::Gate;
+use super::pci_host;
+use super::remote::RemoteDevice;
+use super::rtc::Rtc;
+use super::uart::Uart;
+use crate::machine::layout::{GIC_DISTRIBUTOR, GIC_ITS, GIC_REDISTRIBUTORS, PCI_ECAM, RTC, UART, Window};
+use soft_cpu::bus::Mmio;
+use soft_cpu::gic::Gic;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Everything the guest can reach that is not RAM.
+pub struct Bus {
+    /// Interrupt controller.
+    pub gic: Arc<Gic>,
+    /// Serial port.
+    pub uart: Arc<Uart>,
+    /// Clock.
+    pub rtc: Rtc,
+    /// Devices in other processes.
+    pub remotes: Vec<RemoteDevice>,
+    /// The machine's switch: a wait for a device ends when the machine does.
+    pub gate: Arc<Gate>,
+    /// What was accessed.
+    pub counters: Counters,
+}
+
+/// Accesses since the process started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Accesses to devices in this process.
+    pub local: AtomicU64,
+    /// Accesses that went through a ring.
+    pub remote: AtomicU64,
+    /// Accesses that nobody answers for.
+    pub unassigned: AtomicU64,
+}
+
+/// Who owns an address.
+enum Target<'a> {
+    Distributor(u64),
+    Redistributor(u64),
+    Its(u64),
+    Uart(u64),
+    Rtc(u64),
+    PciHost,
+    Remote(&'a RemoteDevice, u64),
+    Nobody,
+}
+
+/// Makes a target of an offset into its window.
+type Route = fn(u64) -> Target<'static>;
+
+impl Bus {
+    fn target(&self, gpa: u64) -> Target<'_> {
+        let local: [(Window, Route); 6] = [
+            (UART, Target::Uart),
+            (GIC_REDISTRIBUTORS, Target::Redistributor),
+            (GIC_DISTRIBUTOR, Target::Distributor),
+            (GIC_ITS, Target::Its),
+            (RTC, Target::Rtc),
+            (PCI_ECAM, |_| Target::PciHost),
+        ];
+        for (window, target) in local {
+            if let Some(offset) = window.offset_of(gpa) {
+                count(&self.counters.local);
+                return target(offset);
+            }
+        }
+        for remote in &self.remotes {
+            if let Some(offset) = remote.offset_of(gpa) {
+                count(&self.counters.remote);
+                return Target::Remote(remote, offset);
+            }
+        }
+        count(&self.counters.unassigned);
+        Target::Nobody
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Mmio for Bus {
+    fn read(&self, _vcpu: usize, gpa: u64, size: u8) -> u64 {
+        match self.target(gpa) {
+            Target::Distributor(offset) => self.gic.dist_read(offset, size),
+            Target::Redistributor(offset) => self.gic.redist_read(offset, size),
+            Target::Its(offset) => self.gic.its_read(offset, size),
+            Target::Uart(offset) => self.uart.read(offset),
+            Target::Rtc(offset) => self.rtc.read(offset, size),
+            Target::PciHost => pci_host::read(size),
+            Target::Remote(device, offset) => device.read(offset, size, &self.gate),
+            Target::Nobody => 0,
+        }
+    }
+
+    fn write(&self, _vcpu: usize, gpa: u64, size: u8, value: u64) {
+        match self.target(gpa) {
+            Target::Distributor(offset) => self.gic.dist_write(offset, size, value),
+            Target::Redistributor(offset) => self.gic.redist_write(offset, size, value),
+            Target::Its(offset) => self.gic.its_write(offset, size, value),
+            Target::Uart(offset) => self.uart.write(offset, value),
+            Target::Rtc(offset) => self.rtc.write(offset, size, value),
+            Target::Remote(device, offset) => device.write(offset, size, value, &self.gate),
+            Target::PciHost | Target::Nobody => {}
+        }
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Whether the machine runs: the one switch that every thread of the vCPU process obeys.
+//!
+//! Threads register as they start. `pause` returns only when each of them has parked, so that whoever paused
+//! the machine holds all of its state still. Quit is final.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What the machine is told to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Target {
+    Paused,
+    Running,
+    Quit,
+}
+
+#[derive(Debug)]
+struct State {
+    target: Target,
+    threads: usize,
+    parked: usize,
+}
+
+/// The switch.
+#[derive(Debug)]
+pub struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// `state.target`, for a look without the lock.
+    target: AtomicU8,
+}
+
+/// Threads did not park in time.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{running} of {threads} threads did not stop within {waited_ms} ms")]
+pub struct PauseTimeout {
+    /// Threads that still run.
+    pub running: usize,
+    /// Threads in all.
+    pub threads: usize,
+    /// How long was waited.
+    pub waited_ms: u128,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        let state = State { target: Target::Paused, threads: 0, parked: 0 };
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            target: AtomicU8::new(Target::Paused as u8),
+        }
+    }
+}
+
+impl Gate {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, target: Target) {
+        let mut state = self.state();
+        if state.target != Target::Quit {
+            state.target = target;
+            self.target.store(target as u8, Ordering::Release);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Counts a thread that will call [`Gate::wait_running`]; called before it is started.
+    pub fn register(&self) {
+        self.state().threads += 1;
+    }
+
+    /// A thread's last word: it will not come back.
+    pub fn leave(&self) {
+        self.state().threads -= 1;
+        self.changed.notify_all();
+    }
+
+    /// Lets all threads go.
+    pub fn run(&self) {
+        self.set(Target::Running);
+    }
+
+    /// Tells all threads to park; those that sit in a guest must be kicked by the caller.
+    pub fn request_pause(&self) {
+        self.set(Target::Paused);
+    }
+
+    /// Ends all threads.
+    pub fn quit(&self) {
+        self.set(Target::Quit);
+    }
+
+    /// Whether guest work may go on.
+    pub fn is_running(&self) -> bool {
+        self.target.load(Ordering::Acquire) == Target::Running as u8
+    }
+
+    /// Whether the machine has ended.
+    pub fn is_ended(&self) -> bool {
+        self.target.load(Ordering::Acquire) == Target::Quit as u8
+    }
+
+    /// Parks the calling thread while the machine is paused; false when it must end.
+    pub fn wait_running(&self) -> bool {
+        if self.is_running() {
+            return true;
+        }
+        let mut state = self.state();
+        state.parked += 1;
+        self.changed.notify_all();
+        while state.target == Target::Paused {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.parked -= 1;
+        state.target == Target::Running
+    }
+
+    /// Waits until every registered thread is parked.
+    pub fn wait_parked(&self, deadline: Duration) -> Result<(), PauseTimeout> {
+        let start = Instant::now();
+        let mut state = self.state();
+        while state.parked < state.threads {
+            let left = deadline.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                let running = state.threads - state.parked;
+                let waited_ms = start.elapsed().as_millis();
+                return Err(PauseTimeout { running, threads: state.threads, waited_ms });
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The vCPU process as the coordinator sees it: control requests onto a [`Machine`].
+//!
+//! `Configure` opens what the fds hold and checks that they fit; the machine itself is made at `Start` (from
+//! reset) or at `Restore`. Fds are taken out of the inherited table by the numbers in the configuration: one
+//! that is not there, or named twice, is refused.
+
+use super::machine::{Machine, Parts};
+use super::remote::{self, RemoteDevice};
+use super::saved::SavedMachine;
+use crate::machine::layout::{MACHINE_NAME, VCPU_COUNT_MAX};
+use ipc::channel::Channel;
+use ipc::deadline::Deadline;
+use ipc::hello::Hello;
+use ipc::hello::Role;
+use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
+use ipc::protocol::inspect::Inspect;
+use ipc::protocol::probe::{Probe, ProbeOutcome};
+use ipc::protocol::vcpu::VcpuConfig;
+use ipc::service::{self, Process};
+use ipc::shm::dirty_log::DirtyLog;
+use ipc::shm::guest_memory;
+use ipc::shm::region::Region;
+use sandbox::{Inherited, Locked};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The coordinator greets at once; it started us.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Numbers in the inherited fd table, after control, crash page and log.
+mod fd {
+    pub const RAM: u8 = 3;
+    pub const DIRTY_LOG: u8 = 4;
+    pub const CONSOLE: u8 = 5;
+}
+
+/// Where the process stands besides the lifecycle state that [`ipc::service`] keeps.
+enum Stage {
+    Unconfigured(Inherited),
+    Configured {
+        parts: Parts,
+        entry: u64,
+        fdt: u64,
+    },
+    Built(Machine),
+    /// A failed step took the parts along: only `Quit` is left.
+    Spent,
+}
+
+/// The process.
+pub struct VcpuProcess {
+    channel: Arc<Channel>,
+    spin: Duration,
+    stage: Stage,
+}
+
+/// Greets the coordinator, says what is enforced, and serves until told to quit.
+///
+/// `locked` is the proof that this process is sealed; `fds` is the rest of the inherited table; `spin` is how
+/// long to spin for a device's answer.
+pub fn run(
+    locked: &Locked,
+    generation: u32,
+    control: OwnedFd,
+    fds: Inherited,
+    spin: Duration,
+) -> Result<(), ipc::error::Error> {
+    let channel = Arc::new(Channel::from_fd(control, Hello::new(Role::Vcpu, generation)));
+    channel.hello(Role::Coordinator, Deadline::after(HELLO_DEADLINE))?;
+    service::tell(&channel, &Event::Sealed(locked.enforced().lines()));
+    let mut process = VcpuProcess { channel: Arc::clone(&channel), spin, stage: Stage::Unconfigured(fds) };
+    let end = service::serve(&channel, &mut process);
+    if let Stage::Built(machine) = &process.stage {
+        machine.quit();
+    }
+    end
+}
+
+impl VcpuProcess {
+    fn machine(&self) -> Result<&Machine, Failure> {
+        match &self.stage {
+            Stage::Built(machine) => Ok(machine),
+            _ => Err(Failure::new("reach the machine", "it is not built yet")),
+        }
+    }
+
+    /// Makes the machine out of the configured parts, threads parked.
+    fn build(&mut self, stream: Option<&[u8]>) -> Result<(), Failure> {
+        let (parts, entry, fdt) = match std::mem::replace(&mut self.stage, Stage::Spent) {
+            Stage::Configured { parts, entry, fdt } => (parts, entry, fdt),
+            other => {
+                self.stage = other;
+                return Err(Failure::new("build the machine", "it is not configured, or built already"));
+            }
+        };
+        let saved = stream
+            .map(|stream| SavedMachine::decode(stream, parts.vcpu_count))
+            .transpose()
+            .map_err(|error| Failure::new("read the machine's state", error))?;
+        let machine = Machine::new(parts, saved.as_ref())?;
+        if saved.is_none() {
+            machine.power_on(entry, fdt);
+        }
+        machine.launch(&self.channel).map_err(|error| Failure::new("start the machine's threads", error))?;
+        self.stage = Stage::Built(machine);
+        Ok(())
+    }
+}
+
+impl Process for VcpuProcess {
+    fn configure(&mut self, config: RoleConfig) -> Result<(), Failure> {
+        let RoleConfig::Vcpu(config) = config else {
+            return Err(Failure::new("configure the vCPU process", "the configuration is for another role"));
+        };
+        let Stage::Unconfigured(fds) = &mut self.stage else {
+            return Err(Failure::new("configure the vCPU process", "it is configured already"));
+        };
+        let parts = open_parts(&config, fds, self.spin)?;
+        self.stage = Stage::Configured { parts, entry: config.entry.0, fdt: config.fdt.0 };
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<(), Failure> {
+        if matches!(self.stage, Stage::Configured { .. }) {
+            self.build(None)?;
+        }
+        self.machine()?.resume();
+        Ok(())
+    }
+
+    fn pause(&mut self) -> Result<(), Failure> {
+        self.machine()?.pause().map_err(|error| Failure::new("pause the machine", error))
+    }
+
+    fn resume(&mut self) -> Result<(), Failure> {
+        self.machine()?.resume();
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, Failure> {
+        self.machine()?.save().encode().map_err(|error| Failure::new("write the machine's state", error))
+    }
+
+    fn restore(&mut self, stream: &[u8]) -> Result<(), Failure> {
+        self.build(Some(stream))
+    }
+
+    fn dirty_log(&mut self, op: DirtyLogOp) -> Result<(), Failure> {
+        match (&self.stage, op) {
+            (Stage::Built(machine), DirtyLogOp::Enable) => machine.set_dirty_log(true),
+            (Stage::Built(machine), DirtyLogOp::Disable) => machine.set_dirty_log(false),
+            (Stage::Built(machine), DirtyLogOp::Rearm) => machine.rearm_dirty_log(),
+            (Stage::Configured { parts, .. }, DirtyLogOp::Enable) => parts.dirty.set_enabled(true),
+            (Stage::Configured { parts, .. }, DirtyLogOp::Disable) => parts.dirty.set_enabled(false),
+            // Nothing has written yet, so there is nothing to forget.
+            (_, DirtyLogOp::Rearm) => {}
+            (Stage::Unconfigured(_) | Stage::Spent, _) => {
+                return Err(Failure::new("switch the dirty log", "the process has none open"));
+            }
+        }
+        Ok(())
+    }
+
+    fn inspect(&self) -> Inspect {
+        let mut inspect = Inspect::default();
+        if let Stage::Built(machine) = &self.stage {
+            machine.inspect(&mut inspect);
+        }
+        inspect
+    }
+
+    fn probe(&mut self, probe: Probe) -> Result<ProbeOutcome, Failure> {
+        crate::probe::attempt(probe)
+    }
+}
+
+/// Opens RAM, log, console and devices, and checks each against the configuration.
+fn open_parts(config: &VcpuConfig, fds: &mut Inherited, spin: Duration) -> Result<Parts, Failure> {
+    let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
+    if config.machine != MACHINE_NAME {
+        return Err(fail(
+            "build the machine",
+            &format!("this program has {MACHINE_NAME}, not {:?}", config.machine),
+        ));
+    }
+    if config.vcpu_count == 0 || config.vcpu_count > VCPU_COUNT_MAX {
+        return Err(fail(
+            "build the machine",
+            &format!("{} vCPUs, 1 to {VCPU_COUNT_MAX} possible", config.vcpu_count),
+        ));
+    }
+    let vcpu_count = usize::try_from(config.vcpu_count).unwrap_or(1);
+    let mut take =
+        |number, what: &str| fds.take(number).map_err(|error| fail(&format!("open the {what}"), &error));
+    let ram = Region::from_fd(take(fd::RAM, "guest RAM")?, config.ram.file_len())
+        .and_then(|region| guest_memory::map(&region, &config.ram))
+        .map_err(|error| fail("map guest RAM", &error))?;
+    let log = Region::from_fd(take(fd::DIRTY_LOG, "dirty log")?, DirtyLog::region_len(&config.ram))
+        .and_then(|region| DirtyLog::attach(&region, &config.ram))
+        .map_err(|error| fail("map the dirty log", &error))?;
+    let console = take(fd::CONSOLE, "console")?;
+    let mut remotes = Vec::new();
+    let mut wires = Vec::new();
+    let mut pages = Vec::new();
+    for device in &config.devices {
+        let ring = take(device.ring_fd, "MMIO ring")?;
+        let page = match &device.page {
+            Some(page) => Some(take(page.fd, "register page")?),
+            None => None,
+        };
+        let (remote, region) = RemoteDevice::open(device, ring, page, spin)?;
+        remotes.push(remote);
+        pages.extend(region);
+        for irq in &device.irqs {
+            wires.push(remote::RemoteWire { eventfd: take(irq.fd, "interrupt")?, spi: irq.spi });
+        }
+    }
+    Ok(Parts {
+        vcpu_count,
+        ram: Arc::new(ram),
+        register_pages: remote::register_pages(pages)?,
+        dirty: Arc::new(log),
+        console,
+        remotes,
+        wires,
+    })
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A device in another process, as the guest's accesses reach it.
+//!
+//! Reads of a device with a register page never come here: the page is mapped for the CPU. A register that only
+//! the guest writes is stored in the page first and its write posted, so the guest reads its own write back;
+//! every other write waits for the device's answer. A device that does not answer stops the CPU that asked,
+//! nobody else: it may be restarting, and finds the request in the ring.
+
+use super::gate::Gate;
+use crate::machine::layout::SMMU0;
+use ipc::deadline::Deadline;
+use ipc::protocol::control::Failure;
+use ipc::protocol::inspect::Inspect;
+use ipc::protocol::vcpu::RemoteMmio;
+use ipc::shm::region::Region;
+use ipc::shm::register_page::{self, GuestOwned, RegisterPage};
+use ipc::shm::ring;
+use ipc::shm::ring::{Interrupt, Pending, Requester, RingError};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+
+/// How long one wait lasts before the machine is looked at again: quit must get through.
+const WAIT_SLICE: Duration = Duration::from_millis(100);
+
+/// A device's eventfd, and the SPI it is wired to.
+#[derive(Debug)]
+pub struct RemoteWire {
+    /// Counts the device's signals; non-blocking.
+    pub eventfd: OwnedFd,
+    /// SPI number.
+    pub spi: u32,
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct RemoteDevice {
+    name: String,
+    region: u16,
+    base: u64,
+    len: u64,
+    requester: Requester,
+    guest_owned: Option<GuestOwned>,
+    posted: Vec<u64>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    reads: AtomicU64,
+    writes: AtomicU64,
+    posts: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl RemoteDevice {
+    /// Opens ring and page; the page's region is for the CPU's memory map.
+    pub fn open(
+        config: &RemoteMmio,
+        ring: OwnedFd,
+        page: Option<OwnedFd>,
+        spin: Duration,
+    ) -> Result<(Self, Option<GuestRegionMmap>), Failure> {
+        let fail = |what: &str, why: String| Failure::new(format!("open the {what} of {}", config.name), why);
+        let ring = Region::from_fd(ring, ring::RING_LEN).map_err(|error| fail("ring", error.to_string()))?;
+        let requester = Requester::attach(&ring, spin).map_err(|error| fail("ring", error.to_string()))?;
+        let mut device = Self {
+            name: config.name.clone(),
+            region: config.region,
+            base: config.base.0,
+            len: config.len,
+            requester,
+            guest_owned: None,
+            posted: Vec::new(),
+            counters: Counters::default(),
+        };
+        let (Some(page), Some(rules)) = (page, &config.page) else { return Ok((device, None)) };
+        let fail = |why: String| fail("register page", why);
+        if config.len != SMMU0.len {
+            return Err(fail(format!("{:#x} bytes of registers, a page has {:#x}", config.len, SMMU0.len)));
+        }
+        let page = Region::from_fd(page, register_page::PAGE_LEN).map_err(|error| fail(error.to_string()))?;
+        let image = RegisterPage::attach(&page).map_err(|error| fail(error.to_string()))?;
+        device.guest_owned = Some(GuestOwned::new(image, rules.guest_owned.iter().copied()));
+        device.posted = rules.posted.iter().copied().map(u64::from).collect();
+        let region = map_for_guest(&page, config.base.0).map_err(fail)?;
+        Ok((device, Some(region)))
+    }
+
+    /// The offset of `gpa` into the device, if it is the device's.
+    pub fn offset_of(&self, gpa: u64) -> Option<u64> {
+        gpa.checked_sub(self.base).filter(|offset| *offset < self.len)
+    }
+
+    /// A guest read that has to ask the device.
+    pub fn read(&self, offset: u64, size: u8, gate: &Gate) -> u64 {
+        count(&self.counters.reads);
+        let interrupt = Interrupt::new();
+        let asked = self.requester.read(self.region, offset, size, &interrupt, slice());
+        self.finish(asked, gate, || self.requester.read(self.region, offset, size, &interrupt, slice()))
+    }
+
+    /// A guest write.
+    pub fn write(&self, offset: u64, size: u8, value: u64, gate: &Gate) {
+        let interrupt = Interrupt::new();
+        let [a, b, c, d, ..] = value.to_le_bytes();
+        let owned = size == 4
+            && self
+                .guest_owned
+                .as_ref()
+                .is_some_and(|page| page.store_u32(offset, u32::from_le_bytes([a, b, c, d])));
+        if owned || self.posted.contains(&offset) {
+            count(&self.counters.posts);
+            let post =
+                || self.requester.post(self.region, offset, size, value, &interrupt, slice()).map(|()| 0);
+            self.finish(post(), gate, post);
+        } else {
+            count(&self.counters.writes);
+            let write =
+                || self.requester.write(self.region, offset, size, value, &interrupt, slice()).map(|()| 0);
+            self.finish(write(), gate, write);
+        }
+    }
+
+    /// Waits on until the device has answered or the machine ends. A request that is in the ring is never
+    /// sent twice; one that found no room is.
+    fn finish(
+        &self,
+        mut asked: Result<u64, RingError>,
+        gate: &Gate,
+        again: impl Fn() -> Result<u64, RingError>,
+    ) -> u64 {
+        loop {
+            match asked {
+                Ok(value) => return value,
+                Err(_) if gate.is_ended() => return 0,
+                Err(RingError::Unfinished { pending, .. }) => asked = self.wait(pending),
+                Err(RingError::NotQueued { .. } | RingError::NoLane) => asked = again(),
+                Err(error @ (RingError::Size { .. } | RingError::Violation(_))) => {
+                    if self.counters.failures.fetch_add(1, Ordering::Relaxed) == 0 {
+                        eprintln!("{}: access failed, and so will the next: {error}", self.name);
+                    }
+                    return 0;
+                }
+            }
+        }
+    }
+
+    fn wait(&self, pending: Pending) -> Result<u64, RingError> {
+        self.requester.wait(pending, &Interrupt::new(), slice())
+    }
+
+    /// What was asked of the device.
+    pub fn inspect(&self, inspect: &mut Inspect) {
+        let Counters { reads, writes, posts, failures } = &self.counters;
+        for (name, counter) in
+            [("reads", reads), ("writes", writes), ("posts", posts), ("failures", failures)]
+        {
+            inspect.counter(format!("{}.{name}", self.name), counter.load(Ordering::Relaxed));
+        }
+    }
+}
+
+fn slice() -> Deadline {
+    Deadline::after(WAIT_SLICE)
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The page's mapping at the guest address where the CPU reads it. Read-only: the vCPU process' few stores go
+/// through [`GuestOwned`].
+fn map_for_guest(page: &Region, base: u64) -> Result<GuestRegionMmap, String> {
+    const PROT_READ: i32 = 1;
+    const MAP_SHARED: i32 = 1;
+    let len = usize::try_from(page.len()).map_err(|error| error.to_string())?;
+    let mapping = MmapRegionBuilder::new(len)
+        .with_mmap_prot(PROT_READ)
+        .with_mmap_flags(MAP_SHARED)
+        .with_file_offset(FileOffset::from_arc(Arc::clone(page.file()), 0))
+        .build()
+        .map_err(|error| error.to_string())?;
+    GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or_else(|| "its address overflows".into())
+}
+
+/// All register pages as one memory map, or none.
+pub fn register_pages(mut pages: Vec<GuestRegionMmap>) -> Result<Option<Arc<GuestMemoryMmap>>, Failure> {
+    if pages.is_empty() {
+        return Ok(None);
+    }
+    pages.sort_by_key(|page| vm_memory::GuestMemoryRegion::start_addr(page).0);
+    GuestMemoryMmap::from_regions(pages)
+        .map(|map| Some(Arc::new(map)))
+        .map_err(|error| Failure::new("map the register pages", error))
+}
