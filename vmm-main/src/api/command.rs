@@ -2,6 +2,8 @@
 //! How the API speaks to the task that owns the VM: a bounded queue of commands, each with its way back,
 //! and a published picture for reading.
 
+use std::time::Instant;
+
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::types::{ProbeAnswer, ProbeRequest, Process, SaveRestored, Status};
@@ -31,10 +33,20 @@ pub enum Command {
 /// What readers see: replaced as a whole after every change.
 #[derive(Debug, Clone)]
 pub struct Picture {
-    /// The VM.
+    /// The VM; its uptime is filled in when somebody asks.
     pub status: Status,
+    /// When its coordinator started.
+    pub started: Instant,
     /// Its processes, the coordinator first.
     pub processes: Vec<Process>,
+}
+
+impl Picture {
+    /// The status as of now.
+    pub fn status_now(&self) -> Status {
+        let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Status { uptime_ms, ..self.status.clone() }
+    }
 }
 
 /// The API's end: cheap to clone, one per connection.

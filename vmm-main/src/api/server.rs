@@ -138,7 +138,7 @@ impl IntoResponse for Refusal {
 type Answered<T> = Result<Json<T>, Refusal>;
 
 async fn status(State(handle): State<Handle>) -> Json<Status> {
-    Json(handle.picture.borrow().status.clone())
+    Json(handle.picture.borrow().status_now())
 }
 
 async fn processes(State(handle): State<Handle>) -> Json<Vec<Process>> {

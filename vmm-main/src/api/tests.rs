@@ -31,10 +31,14 @@ fn status(phase: Phase) -> Status {
     }
 }
 
+fn showing(phase: Phase) -> Picture {
+    Picture { status: status(phase), started: std::time::Instant::now(), processes: vec![] }
+}
+
 /// A VM that keeps only its phase; `deaf` ones never take a command.
 fn server(deaf: bool) -> Server {
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
-    let (publish, picture) = watch::channel(Picture { status: status(Phase::Running), processes: vec![] });
+    let (publish, picture) = watch::channel(showing(Phase::Running));
     tokio::spawn(async move {
         let mut phase = Phase::Running;
         if deaf {
@@ -58,7 +62,7 @@ fn server(deaf: bool) -> Server {
             };
             let result = phase.after(step).map(|next| {
                 phase = next.clone();
-                publish.send_replace(Picture { status: status(next.clone()), processes: vec![] });
+                publish.send_replace(showing(next.clone()));
                 status(next)
             });
             // The client may be gone: that is its own affair.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Attempts on a sandbox, by the names that the API takes. Debug builds only: elsewhere every name is unknown.
 
-use ipc::protocol::probe::Probe;
+use ipc::protocol::probe::{Probe, ProbeOutcome};
 
+use crate::api::types::ProbeAnswer;
 use crate::problem::Problem;
 
 /// The probes that every process knows.
@@ -27,32 +28,18 @@ pub fn by_name(name: &str) -> Result<Probe, Problem> {
 }
 
 /// Lets the coordinator itself attempt it; returns only if it survives.
-#[cfg(debug_assertions)]
-pub fn attempt_here(name: &str) -> Result<String, Problem> {
-    use sandbox::probe::{Attempt, Outcome, attempt};
-    let attempted = match by_name(name)? {
-        Probe::Open => Attempt::OpenRoot,
-        Probe::Socket => Attempt::SocketInet,
-        Probe::Execve => Attempt::Execve,
-        Probe::Ptrace => Attempt::Ptrace,
-        Probe::ForeignIoctl => Attempt::ForeignIoctl,
-        Probe::MmapExec => Attempt::MmapExec,
-        Probe::Fork => Attempt::Fork,
-        Probe::Unshare => Attempt::NewUserNamespace,
-        Probe::Kill => Attempt::KillOther,
-        Probe::Mount => Attempt::Mount,
-        Probe::Panic | Probe::Hang => return Err(unknown()),
-    };
-    Ok(match attempt(attempted) {
-        Outcome::Refused(errno) => format!("refused with errno {errno}"),
-        Outcome::Succeeded => "allowed".to_owned(),
-    })
+pub fn attempt_here(name: &str) -> Result<ProbeOutcome, Problem> {
+    crate::probe::attempt(by_name(name)?)
+        .map_err(|failure| Problem::usage(failure.why, "attempt", "use a debug build"))
 }
 
-/// Release builds attempt nothing.
-#[cfg(not(debug_assertions))]
-pub fn attempt_here(_name: &str) -> Result<String, Problem> {
-    Err(unknown())
+/// What came of a probe that was survived.
+pub fn outcome(outcome: &ProbeOutcome) -> ProbeAnswer {
+    let outcome = match outcome {
+        ProbeOutcome::Denied { errno } => format!("refused with errno {errno}"),
+        ProbeOutcome::Allowed => "allowed".to_owned(),
+    };
+    ProbeAnswer { outcome }
 }
 
 fn unknown() -> Problem {

@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ipc::protocol::control::{Event, Reply, Request};
-use ipc::protocol::probe::ProbeOutcome;
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::guest_memory;
 use sandbox::Locked;
@@ -91,7 +90,8 @@ impl Vm {
             reset_count: 0,
             reset_due: false,
             running: None,
-            picture: watch::channel(Picture { status: empty_status(), processes: Vec::new() }).0,
+            picture: watch::channel(Picture { status: empty_status(), started: now, processes: Vec::new() })
+                .0,
         };
         vm.publish();
         Ok(vm)
@@ -279,7 +279,7 @@ impl Vm {
     /// Makes a process attempt what its sandbox refuses; the coordinator itself too.
     async fn probe(&mut self, request: &ProbeRequest) -> Result<ProbeAnswer, Problem> {
         if request.process == topology::COORDINATOR.name {
-            return probe::attempt_here(&request.attempt).map(|outcome| ProbeAnswer { outcome });
+            return probe::attempt_here(&request.attempt).map(|outcome| probe::outcome(&outcome));
         }
         let attempt = probe::by_name(&request.attempt)?;
         let Some(process) = self.running.as_mut().and_then(|running| running.set.named_mut(&request.process))
@@ -291,10 +291,7 @@ impl Vm {
             ));
         };
         match process.ask(Request::Probe(attempt)).await {
-            Ok(Reply::Probe(ProbeOutcome::Denied { errno })) => {
-                Ok(ProbeAnswer { outcome: format!("refused with errno {errno}") })
-            }
-            Ok(Reply::Probe(ProbeOutcome::Allowed)) => Ok(ProbeAnswer { outcome: "allowed".to_owned() }),
+            Ok(Reply::Probe(outcome)) => Ok(probe::outcome(&outcome)),
             Ok(other) => Err(refused("probe", &format!("the process answers {other:?}"))),
             Err(fault) => Err(self.fail(fault).await),
         }
@@ -388,7 +385,7 @@ impl Vm {
     pub fn publish(&mut self) {
         let mut processes = vec![self.own_row()];
         processes.extend(self.running.iter().flat_map(|running| running.set.picture()));
-        self.picture.send_replace(Picture { status: self.status(), processes });
+        self.picture.send_replace(Picture { status: self.status(), started: self.started, processes });
     }
 
     fn status(&self) -> Status {
