@@ -1,5 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The coordinator, the vCPU programs, the command line and the control API.
+//! The coordinator of a VM, its command line and its vCPU programs.
+//!
+//! Three parties meet here. The *launcher* (`bulkhead run`) is an ordinary program: it reads the
+//! configuration, opens files, owns the terminal and the control socket. The *coordinator* is sealed before
+//! it looks at anything a user or guest wrote: it owns every shared object and every process of the VM. The
+//! *client* commands (`ps`, `status`, ...) speak to the coordinator through the socket. `DESIGN.md` says why.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod coordinator;
+pub mod launcher;
+pub mod lifecycle;
+pub mod lifeline;
 pub mod machine;
 mod probe;
+pub mod problem;
+mod readiness;
+pub mod snapshot;
+pub mod topology;
 pub mod vcpu;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The vCPU process with software CPUs. Started by the coordinator, never by hand.
 //!
-//! Arguments: its generation, and how many descriptors it was given. Everything else comes over descriptor 0.
+//! Arguments: its name, its generation, and how many descriptors it was given. Everything else comes over descriptor 0.
 
 use anyhow::{Context, Result};
 use ipc::shm::ring;
 use sandbox::{CrashPage, Inherited, profiles};
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(2);
     let mut number = |what: &'static str| -> Result<u32> {
         let text =
             arguments.next().with_context(|| format!("no {what} is given; `bulkhead run` does that"))?;

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The server's side: one task per connection, everything bounded.
+//!
+//! A client may send garbage, stop half-way or never read: it costs one of [`CONNECTION_COUNT_MAX`] places
+//! for at most [`CONNECTION_DEADLINE`], and nothing else. One request per connection keeps that rule simple.
+//! Connections come from the launcher, which has checked the peer's credentials in its own user namespace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::command::{Command, Handle};
+use super::types::{Process, SaveRestored, Status};
+use crate::problem::{Class, Problem};
+
+/// Connections served at once; the next one is closed unanswered.
+pub const CONNECTION_COUNT_MAX: usize = 16;
+/// No request of this API has a larger body.
+pub const BODY_LEN_MAX: usize = 4096;
+/// Request line and headers together; hyper takes no less than 8 KiB.
+pub const HEAD_LEN_MAX: usize = 8192;
+/// Headers of a request.
+pub const HEADER_COUNT_MAX: usize = 32;
+/// From the first byte to the end of the headers.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// For the body and the work: the longest is a save/restore, a fraction of a second per process.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+/// For all of it, with the time a slow reader gets for the answer.
+pub const CONNECTION_DEADLINE: Duration = Duration::from_secs(70);
+
+/// Serves connections, at most [`CONNECTION_COUNT_MAX`] at once.
+#[derive(Clone)]
+pub struct Server {
+    routes: Router,
+    places: Arc<Semaphore>,
+}
+
+impl Server {
+    /// A server that asks `handle`.
+    pub fn new(handle: Handle) -> Self {
+        Self { routes: routes(handle), places: Arc::new(Semaphore::new(CONNECTION_COUNT_MAX)) }
+    }
+
+    /// Serves one connection on a task of its own; closes it at once if every place is taken.
+    pub fn serve(&self, stream: UnixStream) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            tracing::warn!(places = CONNECTION_COUNT_MAX, "control connection refused: every place is taken");
+            return;
+        };
+        let service = TowerToHyperService::new(self.routes.clone());
+        tokio::spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_DEADLINE)
+                .max_buf_size(HEAD_LEN_MAX)
+                .max_headers(HEADER_COUNT_MAX)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            match timeout(CONNECTION_DEADLINE, connection).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "control connection ended early"),
+                Err(_) => tracing::debug!("control connection cut off at its deadline"),
+            }
+            drop(place);
+        });
+    }
+
+    /// Waits until no connection is open, or `patience` is over: the last answers get out before the end.
+    pub async fn drain(&self, patience: Duration) {
+        let every = u32::try_from(CONNECTION_COUNT_MAX).unwrap_or(u32::MAX);
+        // Either way the caller ends next; a client that does not read its answer has had its time.
+        let _ = timeout(patience, self.places.acquire_many(every)).await;
+    }
+}
+
+fn routes(handle: Handle) -> Router {
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/processes", get(processes))
+        .route("/v1/pause", post(pause))
+        .route("/v1/resume", post(resume))
+        .route("/v1/stop", post(stop))
+        .route("/v1/save-restore", post(save_restore));
+    #[cfg(debug_assertions)]
+    let router = router.route("/v1/probe", post(probe));
+    router
+        .fallback(async || (StatusCode::NOT_FOUND, Json(no_such("path"))))
+        .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, Json(no_such("method"))))
+        .layer(from_fn(deadline))
+        .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
+        .with_state(handle)
+}
+
+async fn deadline(request: Request, next: Next) -> Response {
+    timeout(REQUEST_DEADLINE, next.run(request)).await.unwrap_or_else(|_| {
+        let problem = Problem::host(
+            format!("the request took longer than {} s", REQUEST_DEADLINE.as_secs()),
+            "control API",
+            "ask for the status; the VM may still be working on it",
+        );
+        (StatusCode::GATEWAY_TIMEOUT, Json(problem)).into_response()
+    })
+}
+
+fn no_such(kind: &'static str) -> Problem {
+    Problem::usage(
+        format!("the control API has no such {kind}"),
+        "request line",
+        "use one of GET /v1/status, GET /v1/processes, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore",
+    )
+}
+
+/// A problem as an answer.
+struct Refusal(Problem);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let code = match self.0.class {
+            Class::Usage => StatusCode::BAD_REQUEST,
+            Class::State => StatusCode::CONFLICT,
+            Class::Host | Class::Died | Class::Unreachable => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (code, Json(self.0)).into_response()
+    }
+}
+
+type Answered<T> = Result<Json<T>, Refusal>;
+
+async fn status(State(handle): State<Handle>) -> Json<Status> {
+    Json(handle.picture.borrow().status_now())
+}
+
+async fn processes(State(handle): State<Handle>) -> Json<Vec<Process>> {
+    Json(handle.picture.borrow().processes.clone())
+}
+
+async fn pause(State(handle): State<Handle>) -> Answered<Status> {
+    handle.ask(Command::Pause).await.map(Json).map_err(Refusal)
+}
+
+async fn resume(State(handle): State<Handle>) -> Answered<Status> {
+    handle.ask(Command::Resume).await.map(Json).map_err(Refusal)
+}
+
+async fn stop(State(handle): State<Handle>) -> Answered<Status> {
+    handle.ask(Command::Stop).await.map(Json).map_err(Refusal)
+}
+
+async fn save_restore(State(handle): State<Handle>) -> Answered<SaveRestored> {
+    handle.ask(Command::SaveRestore).await.map(Json).map_err(Refusal)
+}
+
+#[cfg(debug_assertions)]
+async fn probe(
+    State(handle): State<Handle>,
+    body: Result<axum::body::Bytes, axum::extract::rejection::BytesRejection>,
+) -> Answered<super::types::ProbeAnswer> {
+    let refuse = |what: String| {
+        Refusal(Problem::usage(
+            what,
+            "request body",
+            "send {\"process\": \"smmu0\", \"attempt\": \"open\"} in at most 4 KiB",
+        ))
+    };
+    let body = body.map_err(|rejection| refuse(rejection.body_text()))?;
+    let request = serde_json::from_slice(&body).map_err(|error| refuse(error.to_string()))?;
+    handle.ask(|answer| Command::Probe(request, answer)).await.map(Json).map_err(Refusal)
+}

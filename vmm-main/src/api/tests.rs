@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The server against good and hostile clients, over real socket pairs: what one client does must never be
+//! felt by the next.
+
+use std::time::Duration;
+
+use hyper::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+
+use super::client::Client;
+use super::command::{COMMAND_QUEUE_LEN, Command, Handle, Picture};
+use super::server::{BODY_LEN_MAX, CONNECTION_COUNT_MAX, CONNECTION_DEADLINE, HEAD_DEADLINE, Server};
+use super::types::Status;
+use crate::lifecycle::{Phase, Step};
+use crate::problem::{Class, Problem};
+
+fn status(phase: Phase) -> Status {
+    Status {
+        name: "test".into(),
+        phase,
+        build: "0".into(),
+        machine: "bulkhead-virt-1".into(),
+        generation: 1,
+        reset_count: 0,
+        memory_len: 1 << 29,
+        vcpu_count: 1,
+        uptime_ms: 5,
+        log_lines_dropped: 0,
+    }
+}
+
+fn showing(phase: Phase) -> Picture {
+    Picture { status: status(phase), started: std::time::Instant::now(), processes: vec![] }
+}
+
+/// A VM that keeps only its phase; `deaf` ones never take a command.
+fn server(deaf: bool) -> Server {
+    let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
+    let (publish, picture) = watch::channel(showing(Phase::Running));
+    tokio::spawn(async move {
+        let mut phase = Phase::Running;
+        if deaf {
+            // Keeps the queue open and never looks at it.
+            std::future::pending::<()>().await;
+        }
+        while let Some(command) = queue.recv().await {
+            let (step, answer) = match command {
+                Command::Pause(answer) => (Step::Pause, answer),
+                Command::Resume(answer) => (Step::Resume, answer),
+                Command::Stop(answer) => (Step::Stop, answer),
+                Command::SaveRestore(answer) => {
+                    answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
+                    continue;
+                }
+                Command::Probe(request, answer) => {
+                    let outcome = format!("{} {}", request.process, request.attempt);
+                    answer.send(Ok(super::types::ProbeAnswer { outcome })).unwrap();
+                    continue;
+                }
+            };
+            let result = phase.after(step).map(|next| {
+                phase = next.clone();
+                publish.send_replace(showing(next.clone()));
+                status(next)
+            });
+            // The client may be gone: that is its own affair.
+            let _ = answer.send(result);
+        }
+    });
+    Server::new(Handle { commands, picture })
+}
+
+fn connect(server: &Server) -> UnixStream {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    server.serve(theirs);
+    ours
+}
+
+/// Sends `bytes` and returns everything that comes back.
+async fn raw(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = connect(server);
+    // A server that has seen enough may close before it has read everything.
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn is_well(server: &Server) -> bool {
+    raw(server, b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n").await.starts_with("HTTP/1.1 200")
+}
+
+#[tokio::test]
+async fn api_good_requests_are_answered_and_wrong_state_is_a_conflict() {
+    let server = server(false);
+    let answer = raw(&server, b"POST /v1/pause HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"phase\":\"paused\""), "{answer}");
+    let answer = raw(&server, b"POST /v1/stop HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.contains("\"phase\":\"stopping\""), "{answer}");
+    let answer = raw(&server, b"POST /v1/resume HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("\"where\":\"life cycle\""), "{answer}");
+}
+
+#[tokio::test]
+async fn api_unknown_paths_and_methods_say_what_there_is() {
+    let server = server(false);
+    let answer = raw(&server, b"GET /v2/status HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("GET /v1/status"), "{answer}");
+    let answer = raw(&server, b"DELETE /v1/status HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("no such method"), "{answer}");
+}
+
+#[tokio::test]
+async fn api_garbage_disturbs_nobody() {
+    let server = server(false);
+    for garbage in [&b"\0\0\0\0\0\0"[..], &[0xff; 4096], b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00"] {
+        let answer = raw(&server, garbage).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(is_well(&server).await);
+    }
+    let mut long = b"GET /".to_vec();
+    long.resize(100_000, b'a');
+    assert!(!raw(&server, &long).await.contains("200 OK"));
+    let mut headers = b"GET /v1/status HTTP/1.1\r\n".to_vec();
+    for index in 0..200 {
+        headers.extend_from_slice(format!("x{index}: 1\r\n").as_bytes());
+    }
+    headers.extend_from_slice(b"\r\n");
+    assert!(raw(&server, &headers).await.starts_with("HTTP/1.1 431"));
+    assert!(is_well(&server).await);
+}
+
+#[tokio::test]
+async fn api_oversize_and_wrong_bodies_are_refused() {
+    let server = server(false);
+    let post = |body: &str| {
+        format!("POST /v1/probe HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    };
+    let good = r#"{"process":"smmu0","attempt":"open"}"#;
+    assert!(raw(&server, post(good).as_bytes()).await.contains("smmu0 open"));
+    let large = format!("{{\"process\":\"{}\",\"attempt\":\"open\"}}", "x".repeat(BODY_LEN_MAX));
+    assert!(raw(&server, post(&large).as_bytes()).await.starts_with("HTTP/1.1 400"));
+    for bad in ["", "{}", "[1]", r#"{"process":"a","attempt":"b","more":1}"#] {
+        let answer = raw(&server, post(bad).as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("request body"), "{bad}: {answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn api_half_requests_are_cut_off_and_their_places_come_back() {
+    let server = server(false);
+    let mut stuck = Vec::new();
+    for index in 0..CONNECTION_COUNT_MAX {
+        let mut stream = connect(&server);
+        let half: &[u8] = if index % 2 == 0 { b"GET /v1/sta" } else { b"" };
+        stream.write_all(half).await.unwrap();
+        stuck.push(stream);
+    }
+    assert!(!is_well(&server).await, "every place is taken: the next connection is closed");
+    tokio::time::sleep(HEAD_DEADLINE * 2).await;
+    assert!(is_well(&server).await, "the deadline freed the places");
+}
+
+#[tokio::test(start_paused = true)]
+async fn api_body_that_never_ends_is_cut_off() {
+    let server = server(false);
+    let mut stream = connect(&server);
+    stream.write_all(b"POST /v1/probe HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(CONNECTION_DEADLINE * 2, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 504"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn api_reads_work_and_commands_time_out_while_the_vm_is_busy() {
+    let server = server(true);
+    let mut waiting = Vec::new();
+    for _ in 0..CONNECTION_COUNT_MAX - 1 {
+        let mut stream = connect(&server);
+        stream.write_all(b"POST /v1/pause HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        waiting.push(stream);
+    }
+    assert!(is_well(&server).await);
+    let mut answer = Vec::new();
+    waiting[0].read_to_end(&mut answer).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer).starts_with("HTTP/1.1 504"));
+}
+
+#[tokio::test]
+async fn api_client_tells_answers_refusals_and_silence_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vm.sock");
+    let missing = Client::connect(&path).await.unwrap_err();
+    assert_eq!(missing.class, Class::Unreachable);
+
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = server(false);
+    tokio::spawn(async move {
+        for turn in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            match turn {
+                0 | 1 => server.serve(stream),
+                2 => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n{]}").await.unwrap(),
+                3 => {
+                    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n";
+                    stream.write_all(head).await.unwrap();
+                    while stream.write_all(&[b' '; 4096]).await.is_ok() {}
+                }
+                _ => drop(stream),
+            }
+        }
+    });
+    let call = async |method, path: &'static str| {
+        let client = Client::connect(&folder.path().join("vm.sock")).await.unwrap();
+        assert_eq!(client.launcher_pid(), i32::try_from(std::process::id()).ok());
+        client.call::<Status>(method, path, vec![]).await
+    };
+    assert_eq!(call(Method::POST, "/v1/pause").await.unwrap().phase, Phase::Paused);
+    assert_eq!(call(Method::GET, "/v1/nothing").await.unwrap_err().class, Class::Usage);
+    for _ in 0..3 {
+        let problem =
+            tokio::time::timeout(Duration::from_secs(10), call(Method::GET, "/v1/status")).await.unwrap();
+        assert_eq!(problem.unwrap_err().class, Class::Unreachable);
+    }
+}

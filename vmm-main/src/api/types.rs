@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The JSON of the control API: what `--json` prints and scripts may rely on. Fields are only ever added.
+
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::Phase;
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the VM.
+    pub name: String,
+    /// Where it is in its life.
+    #[serde(flatten)]
+    pub phase: Phase,
+    /// Version of the program that runs it.
+    pub build: String,
+    /// The machine model the guest sees.
+    pub machine: String,
+    /// Counts the process sets this VM has had: a reset or a save/restore starts the next.
+    pub generation: u32,
+    /// Resets the guest has asked for.
+    pub reset_count: u32,
+    /// Bytes of guest RAM.
+    pub memory_len: u64,
+    /// Virtual CPUs.
+    pub vcpu_count: u16,
+    /// Milliseconds since the coordinator started.
+    pub uptime_ms: u64,
+    /// Log lines of the VM's processes that were dropped because they came faster than they could be written.
+    pub log_lines_dropped: u64,
+}
+
+/// One row of `GET /v1/processes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its name in the topology table, such as `smmu0`.
+    pub name: String,
+    /// Its role.
+    pub role: String,
+    /// Its program.
+    pub program: String,
+    /// Process id in the coordinator's pid namespace.
+    pub pid: i32,
+    /// The same process's id as the caller's `/proc` has it; filled in by the command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_pid: Option<i32>,
+    /// Which life of this process it is.
+    pub generation: u32,
+    /// What it is doing: `configured`, `running`, `paused`, `dead`.
+    pub state: String,
+    /// Name of its sandbox profile.
+    pub profile: String,
+    /// What happens when it dies.
+    pub restart: String,
+    /// What it says it has enforced on itself.
+    pub enforced: Vec<String>,
+    /// What is observed from the outside; filled in by the command line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<Observed>,
+}
+
+/// A process's confinement as seen in `/proc`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Everything that was seen, one short clause each.
+    pub facts: Vec<String>,
+    /// What differs from the profile; empty is good.
+    pub drift: Vec<String>,
+}
+
+/// Answer of `POST /v1/save-restore`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SaveRestored {
+    /// The generation that runs now.
+    pub generation: u32,
+    /// Each stage in order.
+    pub stages: Vec<Stage>,
+    /// Length of each process's saved state.
+    pub units: Vec<UnitLen>,
+    /// Microseconds for which the guest stood still.
+    pub downtime_us: u64,
+}
+
+/// One stage of a longer operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Its name.
+    pub name: String,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+}
+
+/// How much one process saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitLen {
+    /// The process.
+    pub process: String,
+    /// Bytes of its state units.
+    pub len: u64,
+}
+
+/// Body of `POST /v1/probe` (debug builds).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeRequest {
+    /// The process to ask.
+    pub process: String,
+    /// What it shall attempt.
+    pub attempt: String,
+}
+
+/// Answer of `POST /v1/probe`: only if the process lived to tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeAnswer {
+    /// What came of it.
+    pub outcome: String,
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The commands that ask a running VM: one request each, shown as a table or as JSON.
+//!
+//! What the coordinator says about confinement is its own word; `ps` adds what the kernel shows from outside and
+//! how that differs from the profile.
+
+use std::io::Write;
+
+use clap::Args;
+use comfy_table::Table;
+use comfy_table::presets;
+use hyper::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::host_pids;
+use crate::api::client::Client;
+use crate::api::types::{Observed, Process, SaveRestored, Status};
+use crate::config::{check, size};
+use crate::launcher::runtime_dir::RuntimeDir;
+use crate::problem::{Class, Problem};
+use crate::topology;
+
+/// Which VM, and how to show the answer.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// Name of the VM; may be left out while only one runs
+    name: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to attempt, and in which process.
+#[cfg(debug_assertions)]
+#[derive(Debug, Args)]
+pub struct ProbeFlags {
+    /// Name of the process, as `ps` shows it
+    process: String,
+    /// What to attempt, such as open or mmap-exec
+    attempt: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// `bulkhead ps`.
+pub fn ps(target: &Target) -> Result<(), Problem> {
+    let runtime_dir = RuntimeDir::open()?;
+    let names = match &target.name {
+        Some(name) => vec![checked(name)?],
+        None => alive(&runtime_dir)?,
+    };
+    let mut all = Vec::new();
+    for name in names {
+        all.push((name.clone(), processes(&runtime_dir, &name)?));
+    }
+    if target.json {
+        let answer: serde_json::Map<_, _> = all
+            .iter()
+            .map(|(name, rows)| Ok((name.clone(), serde_json::to_value(rows)?)))
+            .collect::<Result<_, serde_json::Error>>()
+            .map_err(|error| cannot_show(&error))?;
+        return show_json(&answer);
+    }
+    let mut table = new_table(&[
+        "VM",
+        "PROCESS",
+        "PID",
+        "GEN",
+        "STATE",
+        "PROFILE",
+        "IF IT DIES",
+        "CONFINEMENT SEEN FROM OUTSIDE",
+    ]);
+    for (name, rows) in &all {
+        for row in rows {
+            table.add_row(vec![
+                name.clone(),
+                row.name.clone(),
+                row.host_pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string()),
+                row.generation.to_string(),
+                row.state.clone(),
+                row.profile.clone(),
+                row.restart.clone(),
+                confinement(row),
+            ]);
+        }
+    }
+    print(&format!("{table}\n"))
+}
+
+/// `bulkhead status`.
+pub fn status(target: &Target) -> Result<(), Problem> {
+    let status: Status = ask(target, Method::GET, "/v1/status", Vec::new())?;
+    show_status(target, &status)
+}
+
+/// `bulkhead pause`, `resume`, `stop`: they answer with the status that they lead to.
+pub fn change(target: &Target, path: &'static str) -> Result<(), Problem> {
+    let status: Status = ask(target, Method::POST, path, Vec::new())?;
+    show_status(target, &status)
+}
+
+/// `bulkhead save-restore`.
+pub fn save_restore(target: &Target) -> Result<(), Problem> {
+    let done: SaveRestored = ask(target, Method::POST, "/v1/save-restore", Vec::new())?;
+    if target.json {
+        return show_json(&done);
+    }
+    let mut table = new_table(&["STAGE", "TIME"]);
+    for stage in &done.stages {
+        table.add_row(vec![stage.name.clone(), format!("{} us", stage.took_us)]);
+    }
+    table.add_row(vec!["guest stood still".to_owned(), format!("{} us", done.downtime_us)]);
+    let mut text = format!("generation {} runs\n{table}\n", done.generation);
+    for unit in &done.units {
+        text.push_str(&format!("{}: {} bytes of state\n", unit.process, unit.len));
+    }
+    print(&text)
+}
+
+/// `bulkhead probe`.
+#[cfg(debug_assertions)]
+pub fn probe(flags: &ProbeFlags) -> Result<(), Problem> {
+    use crate::api::types::{ProbeAnswer, ProbeRequest};
+    let request = ProbeRequest { process: flags.process.clone(), attempt: flags.attempt.clone() };
+    let body = serde_json::to_vec(&request).map_err(|error| cannot_show(&error))?;
+    let answer: ProbeAnswer = ask(&flags.target, Method::POST, "/v1/probe", body)?;
+    if flags.target.json { show_json(&answer) } else { print(&format!("{}\n", answer.outcome)) }
+}
+
+fn processes(runtime_dir: &RuntimeDir, name: &str) -> Result<Vec<Process>, Problem> {
+    let runtime = runtime()?;
+    let (launcher, mut rows) = runtime.block_on(async {
+        let client = Client::connect(&runtime_dir.socket_path(name)).await?;
+        let launcher = client.launcher_pid();
+        let rows: Vec<Process> = client.call(Method::GET, "/v1/processes", Vec::new()).await?;
+        Ok::<_, Problem>((launcher, rows))
+    })?;
+    let host_pids = launcher.map(host_pids::map).unwrap_or_default();
+    for row in &mut rows {
+        row.host_pid = host_pids.get(&row.pid).copied();
+        row.observed = row.host_pid.and_then(|pid| observe(pid, &row.name));
+    }
+    Ok(rows)
+}
+
+/// What the kernel shows of process `pid`, held against the profile of the row called `name`.
+fn observe(pid: i32, name: &str) -> Option<Observed> {
+    let row = topology::row(name)?;
+    let seen = sandbox::audit::observe(pid);
+    let drift = sandbox::audit::compare(&seen, &row.profile()).iter().map(ToString::to_string).collect();
+    let mut facts = Vec::new();
+    if let Ok(status) = &seen.status {
+        let filters = status.seccomp_filters.map_or_else(String::new, |count| format!(" ({count} filters)"));
+        facts.push(format!("seccomp {}{filters}", status.seccomp_mode));
+        facts.push(format!("no_new_privs {}", u8::from(status.no_new_privs)));
+        let none = status.capabilities == sandbox::audit::Capabilities::default();
+        facts.push(if none { "no capabilities".to_owned() } else { "HAS CAPABILITIES".to_owned() });
+        facts.push(format!(
+            "uid {}",
+            status.uids.map(|uid| uid.to_string()).first().cloned().unwrap_or_default()
+        ));
+    }
+    let own =
+        seen.namespaces.values().filter(|fact| fact.as_ref().is_ok_and(|ns| ns.id != ns.observer)).count();
+    facts.push(format!("{own} own namespaces"));
+    if let Ok(fds) = &seen.descriptors {
+        facts.push(format!("{} fds", fds.len()));
+    }
+    if let Ok(entries) = &seen.root_entries {
+        facts.push(if entries.is_empty() {
+            "empty root".to_owned()
+        } else {
+            format!("{} root entries", entries.len())
+        });
+    }
+    Some(Observed { facts, drift })
+}
+
+fn confinement(row: &Process) -> String {
+    match &row.observed {
+        None => "cannot be observed".to_owned(),
+        Some(seen) if seen.drift.is_empty() => seen.facts.join(", "),
+        Some(seen) => format!("{}; DRIFT: {}", seen.facts.join(", "), seen.drift.join("; ")),
+    }
+}
+
+fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
+    if target.json {
+        return show_json(status);
+    }
+    print(&format!(
+        "{}: {}, {} of memory, {} vCPU, {} (generation {}, {} resets), up {}.{:03} s\n",
+        status.name,
+        status.phase.word(),
+        size::display(status.memory_len),
+        status.vcpu_count,
+        status.machine,
+        status.generation,
+        status.reset_count,
+        status.uptime_ms / 1000,
+        status.uptime_ms % 1000,
+    ))
+}
+
+fn ask<T: DeserializeOwned>(
+    target: &Target,
+    method: Method,
+    path: &'static str,
+    body: Vec<u8>,
+) -> Result<T, Problem> {
+    let runtime_dir = RuntimeDir::open()?;
+    let name = match &target.name {
+        Some(name) => checked(name)?,
+        None => the_only_one(alive(&runtime_dir)?)?,
+    };
+    runtime()?.block_on(async {
+        let client = Client::connect(&runtime_dir.socket_path(&name)).await?;
+        client.call(method, path, body).await
+    })
+}
+
+/// The names of VMs whose sockets somebody listens on.
+fn alive(runtime_dir: &RuntimeDir) -> Result<Vec<String>, Problem> {
+    let mut names = runtime_dir.names()?;
+    names.retain(|name| std::os::unix::net::UnixStream::connect(runtime_dir.socket_path(name)).is_ok());
+    Ok(names)
+}
+
+fn the_only_one(names: Vec<String>) -> Result<String, Problem> {
+    match <[String; 1]>::try_from(names) {
+        Ok([name]) => Ok(name),
+        Err(names) if names.is_empty() => Err(Problem::new(
+            Class::Unreachable,
+            "no VM runs",
+            "runtime folder",
+            "start one with `bulkhead run`",
+        )),
+        Err(names) => Err(Problem::usage(
+            format!("{} VMs run", names.len()),
+            "command line",
+            format!("name one of {}", names.join(", ")),
+        )),
+    }
+}
+
+/// A name becomes part of a path: only what could be a VM's is let through.
+fn checked(name: &str) -> Result<String, Problem> {
+    check::name(name).map(|()| name.to_owned())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Problem> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Problem::host(
+            format!("the client's runtime cannot start: {error}"),
+            "client",
+            "check the limit on open files",
+        )
+    })
+}
+
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    table
+}
+
+fn show_json<T: Serialize>(value: &T) -> Result<(), Problem> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| cannot_show(&error))?;
+    print(&format!("{text}\n"))
+}
+
+fn print(text: &str) -> Result<(), Problem> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(|error| cannot_show(&error))
+}
+
+fn cannot_show(error: &dyn std::fmt::Display) -> Problem {
+    Problem::host(format!("the answer cannot be shown: {error}"), "standard output", "check where it goes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_without_a_name_takes_the_only_vm() {
+        assert_eq!(the_only_one(vec!["a".into()]), Ok("a".into()));
+        assert_eq!(the_only_one(vec![]).unwrap_err().class, Class::Unreachable);
+        assert!(the_only_one(vec!["a".into(), "b".into()]).unwrap_err().advice.contains("a, b"));
+    }
+
+    #[test]
+    fn client_name_that_leaves_the_folder_is_refused() {
+        assert!(checked("../x").is_err());
+    }
+
+    #[test]
+    fn observation_of_an_unsealed_process_shows_drift() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let seen = observe(own, topology::SMMU0).unwrap();
+        assert!(!seen.drift.is_empty());
+        assert!(seen.facts.iter().any(|fact| fact.starts_with("seccomp 0")), "{:?}", seen.facts);
+    }
+}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The flags of `bulkhead run`: one for every key of the configuration file, and they win over it.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::config::{ConsoleMode, Settings, SmmuSettings, VmConfig, file, size};
+use crate::problem::Problem;
+
+/// Flags of `bulkhead run`.
+#[derive(Debug, Default, Args)]
+pub struct RunFlags {
+    /// Configuration file (TOML); flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Uncompressed arm64 Linux Image
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initramfs
+    #[arg(long, value_name = "FILE")]
+    initramfs: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+    /// Guest memory, such as 512M or 2G
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_hyphen_values = true)]
+    memory: Option<u64>,
+    /// Number of virtual CPUs
+    #[arg(long, value_name = "COUNT")]
+    vcpus: Option<u64>,
+    /// Name of the VM
+    #[arg(long)]
+    name: Option<String>,
+    /// Where the guest's console goes
+    #[arg(long, value_enum)]
+    console: Option<ConsoleMode>,
+    /// Log as JSON lines
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    json_log: Option<bool>,
+    /// SubstreamID bits of the vSMMUv3, 0 for none
+    #[arg(long, value_name = "BITS", help_heading = "vSMMUv3 model")]
+    smmu_ssid_bits: Option<u64>,
+    /// Output address bits of the vSMMUv3
+    #[arg(long, value_name = "BITS", help_heading = "vSMMUv3 model")]
+    smmu_oas: Option<u64>,
+    /// Translation granules of the vSMMUv3, such as 4K,64K
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "vSMMUv3 model")]
+    smmu_granules: Option<Vec<String>>,
+    /// Range invalidation of the vSMMUv3
+    #[arg(long, value_name = "BOOL", help_heading = "vSMMUv3 model")]
+    smmu_ril: Option<bool>,
+    /// Stream table levels of the vSMMUv3, 1 or 2
+    #[arg(long, value_name = "COUNT", help_heading = "vSMMUv3 model")]
+    smmu_stream_table_levels: Option<u64>,
+    /// StreamID bits of the vSMMUv3
+    #[arg(long, value_name = "BITS", help_heading = "vSMMUv3 model")]
+    smmu_stream_id_bits: Option<u64>,
+}
+
+impl RunFlags {
+    /// The configuration that these flags, over their file, describe.
+    pub fn resolve(self) -> Result<VmConfig, Problem> {
+        let below = self.config.as_deref().map(file::load).transpose()?.unwrap_or_default();
+        self.settings().over(below).resolve()
+    }
+
+    fn settings(self) -> Settings {
+        Settings {
+            name: self.name,
+            kernel: self.kernel,
+            initramfs: self.initramfs,
+            cmdline: self.cmdline,
+            memory_len: self.memory,
+            vcpu_count: self.vcpus,
+            console: self.console,
+            json_log: self.json_log,
+            smmu: SmmuSettings {
+                ssid_bits: self.smmu_ssid_bits,
+                oas: self.smmu_oas,
+                granules: self.smmu_granules,
+                ril: self.smmu_ril,
+                stream_table_levels: self.smmu_stream_table_levels,
+                stream_id_bits: self.smmu_stream_id_bits,
+            },
+        }
+    }
+}

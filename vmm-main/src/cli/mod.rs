@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line: `bulkhead run` and the commands that speak to a running VM.
+//!
+//! Exit codes: 0 done (for `run`: the guest switched itself off, or was stopped on request); 1 the host refused
+//! something; 2 wrong command line, configuration or image; 3 a process of the VM died; 4 no such VM, or it
+//! does not answer; 5 not possible in the VM's state. An error is one line on standard error.
+
+mod client_commands;
+mod flags;
+mod host_pids;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::launcher;
+use crate::lifecycle::Why;
+use crate::problem::Problem;
+
+use self::client_commands::Target;
+use self::flags::RunFlags;
+
+/// Runs arm64 guests on isolated, sealed processes.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, about, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: CliCommand,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the host refused something; 2 wrong command line, configuration or \
+image; 3 a process of the VM died; 4 no such VM, or it does not answer; 5 not possible in the VM's state.";
+
+#[derive(Debug, Subcommand)]
+enum CliCommand {
+    /// Start a VM and stay with it until it ends (Ctrl-A x on a terminal stops it, Ctrl-A h shows the keys)
+    Run(Box<RunFlags>),
+    /// Show the processes of a VM, or of all VMs, and how each is confined
+    Ps(Target),
+    /// Show where a VM is in its life
+    Status(Target),
+    /// Stop the guest where it is
+    Pause(Target),
+    /// Let a paused guest go on
+    Resume(Target),
+    /// End a VM in good order
+    Stop(Target),
+    /// Save every process of a running VM, start new ones, restore, and let the guest go on
+    SaveRestore(Target),
+    /// (debug builds) Let a process attempt what its sandbox refuses
+    #[cfg(debug_assertions)]
+    Probe(client_commands::ProbeFlags),
+    /// (internal) The sealed process that `run` starts
+    #[command(hide = true)]
+    Coordinator,
+}
+
+/// The program `bulkhead`.
+pub fn main() -> ExitCode {
+    // The coordinator finds no environment, no terminal and no more descriptors than its own: it must not pass
+    // through anything that looks for them.
+    if std::env::args_os().nth(1).is_some_and(|word| word == "coordinator") {
+        return crate::coordinator::main();
+    }
+    let json = std::env::args_os().any(|word| word == "--json");
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            tell(&problem, json);
+            problem.exit()
+        }
+    }
+}
+
+fn dispatch(command: CliCommand) -> Result<(), Problem> {
+    match command {
+        CliCommand::Run(flags) => run(*flags),
+        CliCommand::Ps(target) => client_commands::ps(&target),
+        CliCommand::Status(target) => client_commands::status(&target),
+        CliCommand::Pause(target) => client_commands::change(&target, "/v1/pause"),
+        CliCommand::Resume(target) => client_commands::change(&target, "/v1/resume"),
+        CliCommand::Stop(target) => client_commands::change(&target, "/v1/stop"),
+        CliCommand::SaveRestore(target) => client_commands::save_restore(&target),
+        #[cfg(debug_assertions)]
+        CliCommand::Probe(flags) => client_commands::probe(&flags),
+        CliCommand::Coordinator => {
+            Err(Problem::usage("this command is internal", "coordinator", "use `bulkhead run`"))
+        }
+    }
+}
+
+fn run(flags: RunFlags) -> Result<(), Problem> {
+    match launcher::run(flags.resolve()?)? {
+        Why::GuestPoweredOff | Why::Asked | Why::LauncherGone => Ok(()),
+        Why::Failed { problem, last_lines } => {
+            let mut stderr = std::io::stderr().lock();
+            for line in last_lines {
+                // A log that cannot be shown must not hide the problem that follows.
+                let _ = writeln!(stderr, "bulkhead: {} said: {line}", problem.place);
+            }
+            Err(problem)
+        }
+    }
+}
+
+/// One line for people, or one JSON object.
+fn tell(problem: &Problem, json: bool) {
+    let line = match serde_json::to_string(problem) {
+        Ok(line) if json => line,
+        Ok(_) | Err(_) => format!("bulkhead: {problem}"),
+    };
+    // With standard error closed only the exit code is left.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests;

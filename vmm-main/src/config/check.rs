@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The rules of a configuration, one function each: name, command line, memory, vCPUs, boot files.
+//!
+//! Each refusal says what is wrong, with which value, and what would be right. Rules about the host (its
+//! memory, its files) stand apart, because they can only be checked where the VM is about to run.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::size;
+use crate::problem::Problem;
+
+/// Longest name: with the directory and the suffix it must fit the 108 bytes of a socket address.
+pub const NAME_LEN_MAX: usize = 32;
+/// An arm64 kernel ignores what is beyond its own `COMMAND_LINE_SIZE`; we refuse instead.
+pub const CMDLINE_LEN_MAX: usize = 2047;
+/// RAM is mapped, logged and migrated in pages of this size.
+pub const PAGE_LEN: u64 = 4096;
+/// The boot protocol wants the Image at a 2 MiB boundary and the device tree behind it: less cannot boot.
+pub const MEMORY_LEN_MIN: u64 = 16 << 20;
+/// RAM starts at 1 GiB and must end below the 64-bit PCI window at 512 GiB (`bulkhead-virt-1`).
+pub const MEMORY_LEN_MAX: u64 = (512 << 30) - (1 << 30);
+/// Ten times a distribution kernel; what is larger is not an Image.
+pub const KERNEL_LEN_MAX: u64 = 512 << 20;
+/// The smallest file that can hold an arm64 Image header.
+pub const KERNEL_LEN_MIN: u64 = 64;
+
+/// A name is a file name, a host name and a word on a command line at once.
+pub fn name(name: &str) -> Result<(), Problem> {
+    let good = name.len() <= NAME_LEN_MAX
+        && name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if good {
+        return Ok(());
+    }
+    Err(Problem::usage(
+        format!("{name:?} cannot be the name of a VM"),
+        "name",
+        format!("use at most {NAME_LEN_MAX} of a-z, 0-9 and '-', beginning with a letter or digit"),
+    ))
+}
+
+/// The command line becomes a device tree string: bounded, and without the byte that ends it.
+pub fn cmdline(cmdline: &str) -> Result<(), Problem> {
+    if cmdline.len() > CMDLINE_LEN_MAX {
+        return Err(Problem::usage(
+            format!("the kernel command line has {} bytes", cmdline.len()),
+            "cmdline",
+            format!("an arm64 kernel reads at most {CMDLINE_LEN_MAX}"),
+        ));
+    }
+    match cmdline.chars().find(|c| c.is_control()) {
+        None => Ok(()),
+        Some(found) => Err(Problem::usage(
+            format!("the kernel command line contains the control character {found:?}"),
+            "cmdline",
+            "leave it out",
+        )),
+    }
+}
+
+/// Guest RAM: whole pages, room for a kernel, and inside the machine's memory map.
+pub fn memory_len(len: u64) -> Result<(), Problem> {
+    let refuse = |what: String, advice: String| Err(Problem::usage(what, "memory", advice));
+    if len == 0 {
+        return refuse("a guest cannot run in 0 bytes of memory".into(), "give a size such as 512M".into());
+    }
+    if !len.is_multiple_of(PAGE_LEN) {
+        return refuse(
+            format!("{len} bytes of memory are not whole pages"),
+            format!(
+                "give a multiple of {PAGE_LEN}, such as {}",
+                size::display(len.next_multiple_of(1 << 20))
+            ),
+        );
+    }
+    if len < MEMORY_LEN_MIN {
+        return refuse(
+            format!("no arm64 kernel starts in {} of memory", size::display(len)),
+            format!("give at least {}", size::display(MEMORY_LEN_MIN)),
+        );
+    }
+    if len > MEMORY_LEN_MAX {
+        return refuse(
+            format!("{} of memory do not fit the machine's address map", size::display(len)),
+            format!("give at most {}", size::display(MEMORY_LEN_MAX)),
+        );
+    }
+    Ok(())
+}
+
+/// One virtual CPU for now.
+pub fn vcpu_count(count: u64) -> Result<u16, Problem> {
+    match count {
+        1 => Ok(1),
+        0 => Err(Problem::usage("a guest needs a virtual CPU", "vcpus", "give 1")),
+        more => Err(Problem::usage(
+            format!("{more} virtual CPUs are not supported yet"),
+            "vcpus",
+            "give 1: this version runs guests with one virtual CPU",
+        )),
+    }
+}
+
+/// The VM must fit the memory that the host has at all; swap is not guest RAM.
+pub fn memory_fits_host(len: u64) -> Result<(), Problem> {
+    let text = std::fs::read_to_string("/proc/meminfo").map_err(|error| {
+        Problem::host(format!("the host's memory size is unknown: {error}"), "/proc/meminfo", "mount /proc")
+    })?;
+    match mem_total_len(&text) {
+        Some(total) if len > total => Err(Problem::usage(
+            format!("{} of memory are more than this host has ({} MiB)", size::display(len), total >> 20),
+            "memory",
+            "give less, or use a larger host",
+        )),
+        Some(_) => Ok(()),
+        None => Err(Problem::host("there is no MemTotal line", "/proc/meminfo", "mount a Linux /proc")),
+    }
+}
+
+/// The bytes of memory that a `/proc/meminfo` text tells of.
+pub fn mem_total_len(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Opens the kernel and checks what can be seen from outside; its format is the sealed coordinator's business.
+pub fn open_kernel(path: &Path, memory_len: u64) -> Result<File, Problem> {
+    let (file, len) = open_boot_file("kernel", path)?;
+    let place = path.display().to_string();
+    if len < KERNEL_LEN_MIN {
+        return Err(Problem::usage(
+            format!("the kernel has only {len} bytes"),
+            place,
+            "give an arm64 Linux Image; this file may be a truncated copy",
+        ));
+    }
+    if len > KERNEL_LEN_MAX.min(memory_len) {
+        return Err(Problem::usage(
+            format!("a kernel of {len} bytes does not fit a guest of {}", size::display(memory_len)),
+            place,
+            format!("give an arm64 Linux Image (at most {}), or more memory", size::display(KERNEL_LEN_MAX)),
+        ));
+    }
+    Ok(file)
+}
+
+/// Opens the initramfs; it must leave room for a kernel.
+pub fn open_initramfs(path: &Path, memory_len: u64) -> Result<File, Problem> {
+    let (file, len) = open_boot_file("initramfs", path)?;
+    let place = path.display().to_string();
+    if len == 0 {
+        return Err(Problem::usage("the initramfs is empty", place, "give a cpio archive, or leave it out"));
+    }
+    if len >= memory_len {
+        return Err(Problem::usage(
+            format!("an initramfs of {len} bytes does not fit a guest of {}", size::display(memory_len)),
+            place,
+            "give a smaller initramfs, or more memory",
+        ));
+    }
+    Ok(file)
+}
+
+fn open_boot_file(kind: &'static str, path: &Path) -> Result<(File, u64), Problem> {
+    let place = path.display().to_string();
+    let refused = |error: std::io::Error| {
+        Problem::usage(
+            format!("the {kind} cannot be opened: {error}"),
+            place.clone(),
+            format!("check the path given as --{kind}"),
+        )
+    };
+    // Not blocking: a FIFO given by mistake must be refused below, not waited for.
+    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(refused)?;
+    let metadata = file.metadata().map_err(refused)?;
+    if metadata.is_dir() {
+        return Err(Problem::usage(
+            format!("the {kind} is a directory"),
+            place.clone(),
+            format!("name a file with --{kind}"),
+        ));
+    }
+    if !metadata.is_file() {
+        return Err(Problem::usage(
+            format!("the {kind} is not a regular file"),
+            place.clone(),
+            "copy its content to a regular file first",
+        ));
+    }
+    Ok((file, metadata.len()))
+}

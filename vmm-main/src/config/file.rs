@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The TOML configuration file: read by hand from the parsed tree, so that every complaint names its line and
+//! an unknown key is answered with the nearest known one.
+//!
+//! Called by the launcher only, before anything is started. Paths in the file are relative to the file.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{ConsoleMode, Settings, SmmuSettings, size};
+use crate::problem::Problem;
+
+/// A configuration is a page of text; a larger file is something else given by mistake.
+pub const FILE_LEN_MAX: u64 = 64 * 1024;
+
+/// Keys of the top level.
+pub const KEYS: [&str; 9] =
+    ["name", "kernel", "initramfs", "cmdline", "memory", "vcpus", "console", "json-log", "smmu"];
+/// Keys of `[smmu]`.
+pub const SMMU_KEYS: [&str; 6] =
+    ["ssid-bits", "oas", "granules", "ril", "stream-table-levels", "stream-id-bits"];
+
+/// Reads and parses the configuration at `path`.
+pub fn load(path: &Path) -> Result<Settings, Problem> {
+    let place = path.display().to_string();
+    let advice = "give --config a readable TOML file";
+    let refused = |error: std::io::Error| {
+        Problem::usage(format!("the configuration cannot be read: {error}"), place.clone(), advice)
+    };
+    let file = File::open(path).map_err(refused)?;
+    if !file.metadata().map_err(refused)?.is_file() {
+        return Err(Problem::usage("the configuration is not a regular file", place, advice));
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes).map_err(refused)?;
+    if u64::try_from(bytes.len()).is_ok_and(|len| len > FILE_LEN_MAX) {
+        return Err(Problem::usage(
+            format!("the configuration is longer than {FILE_LEN_MAX} bytes"),
+            place,
+            "check that this is the file you meant",
+        ));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let offset = error.utf8_error().valid_up_to();
+        Problem::usage(
+            format!("the configuration is not UTF-8 text at byte {offset:#x}"),
+            place.clone(),
+            "check that this is the file you meant",
+        )
+    })?;
+    let mut settings = parse(&text, &place)?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    settings.kernel = settings.kernel.map(|kernel| base.join(kernel));
+    settings.initramfs = settings.initramfs.map(|initramfs| base.join(initramfs));
+    Ok(settings)
+}
+
+/// Parses `text`; `place` is how complaints name the file.
+pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
+    let source = Source { text, place };
+    let root = DeTable::parse(text).map_err(|error| {
+        let span = error.span().unwrap_or(0..0);
+        Problem::usage(
+            format!("the configuration is not valid TOML: {}", error.message()),
+            source.at(&span),
+            "mend the line",
+        )
+    })?;
+    let mut settings = Settings::default();
+    for (key, value) in root.get_ref() {
+        match key.get_ref().as_ref() {
+            "name" => settings.name = Some(source.string(value)?),
+            "kernel" => settings.kernel = Some(PathBuf::from(source.string(value)?)),
+            "initramfs" => settings.initramfs = Some(PathBuf::from(source.string(value)?)),
+            "cmdline" => settings.cmdline = Some(source.string(value)?),
+            "memory" => settings.memory_len = Some(source.size(value)?),
+            "vcpus" => settings.vcpu_count = Some(source.integer(value)?),
+            "console" => settings.console = Some(source.console(value)?),
+            "json-log" => settings.json_log = Some(source.boolean(value)?),
+            "smmu" => settings.smmu = smmu(&source, value)?,
+            unknown => return Err(source.unknown_key(unknown, key.span(), &KEYS, "the top level")),
+        }
+    }
+    Ok(settings)
+}
+
+fn smmu(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<SmmuSettings, Problem> {
+    let table = value.get_ref().as_table().ok_or_else(|| source.wrong_type(value, "a table, [smmu]"))?;
+    let mut settings = SmmuSettings::default();
+    for (key, value) in table {
+        match key.get_ref().as_ref() {
+            "ssid-bits" => settings.ssid_bits = Some(source.integer(value)?),
+            "oas" => settings.oas = Some(source.integer(value)?),
+            "granules" => settings.granules = Some(source.strings(value)?),
+            "ril" => settings.ril = Some(source.boolean(value)?),
+            "stream-table-levels" => settings.stream_table_levels = Some(source.integer(value)?),
+            "stream-id-bits" => settings.stream_id_bits = Some(source.integer(value)?),
+            unknown => return Err(source.unknown_key(unknown, key.span(), &SMMU_KEYS, "[smmu]")),
+        }
+    }
+    Ok(settings)
+}
+
+/// The text being read and its name: what a complaint needs.
+struct Source<'a> {
+    text: &'a str,
+    place: &'a str,
+}
+
+impl Source<'_> {
+    fn at(&self, span: &Range<usize>) -> String {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        format!("{}, line {}", self.place, before.matches('\n').count() + 1)
+    }
+
+    fn wrong_type(&self, value: &Spanned<DeValue<'_>>, wanted: &str) -> Problem {
+        Problem::usage(
+            format!("found {} where {wanted} belongs", value.get_ref().type_str()),
+            self.at(&value.span()),
+            "change the value's type",
+        )
+    }
+
+    fn unknown_key(&self, found: &str, span: Range<usize>, known: &[&str], table: &str) -> Problem {
+        // A key that exists elsewhere is misplaced rather than misspelt.
+        let elsewhere = if SMMU_KEYS.contains(&found) {
+            Some("[smmu]")
+        } else if KEYS.contains(&found) {
+            Some("the top level")
+        } else {
+            None
+        };
+        let advice = match (elsewhere, nearest(found, known)) {
+            (Some(home), _) => format!("it belongs to {home}"),
+            (None, Some(near)) => format!("did you mean `{near}`?"),
+            (None, None) => format!("the keys here are {}", known.join(", ")),
+        };
+        Problem::usage(format!("unknown key `{found}` in {table}"), self.at(&span), advice)
+    }
+
+    fn string(&self, value: &Spanned<DeValue<'_>>) -> Result<String, Problem> {
+        value.get_ref().as_str().map(str::to_owned).ok_or_else(|| self.wrong_type(value, "a string"))
+    }
+
+    fn boolean(&self, value: &Spanned<DeValue<'_>>) -> Result<bool, Problem> {
+        value.get_ref().as_bool().ok_or_else(|| self.wrong_type(value, "true or false"))
+    }
+
+    fn integer(&self, value: &Spanned<DeValue<'_>>) -> Result<u64, Problem> {
+        let integer = value.get_ref().as_integer().ok_or_else(|| self.wrong_type(value, "a whole number"))?;
+        u64::from_str_radix(integer.as_str(), integer.radix()).map_err(|_| {
+            Problem::usage(
+                format!("{} is negative or too large", integer.as_str()),
+                self.at(&value.span()),
+                "give a number from 0",
+            )
+        })
+    }
+
+    fn size(&self, value: &Spanned<DeValue<'_>>) -> Result<u64, Problem> {
+        let Some(text) = value.get_ref().as_str() else {
+            return self.integer(value).map_err(|problem| Problem {
+                advice: "give a size such as \"512M\", or a number of bytes".to_owned(),
+                ..problem
+            });
+        };
+        size::parse(text).map_err(|error| {
+            Problem::usage(
+                error.to_string(),
+                self.at(&value.span()),
+                "give a size such as \"512M\" or \"2G\"",
+            )
+        })
+    }
+
+    fn console(&self, value: &Spanned<DeValue<'_>>) -> Result<ConsoleMode, Problem> {
+        match self.string(value)?.as_str() {
+            "stdio" => Ok(ConsoleMode::Stdio),
+            "none" => Ok(ConsoleMode::None),
+            other => Err(Problem::usage(
+                format!("{other:?} is not a kind of console"),
+                self.at(&value.span()),
+                "give \"stdio\" or \"none\"",
+            )),
+        }
+    }
+
+    fn strings(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Problem> {
+        let list = value.get_ref().as_array().ok_or_else(|| self.wrong_type(value, "a list of strings"))?;
+        list.iter().map(|item| self.string(item)).collect()
+    }
+}
+
+/// The known key that `found` was probably meant to be.
+pub fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
+    // 0.7 lets through a swapped, missing or doubled letter in a short key, and not an unrelated word.
+    const SIMILARITY_MIN: f64 = 0.7;
+    known
+        .iter()
+        .map(|key| (strsim::jaro_winkler(&found.to_lowercase(), key), *key))
+        .filter(|(similarity, _)| *similarity >= SIMILARITY_MIN)
+        .max_by(|left, right| left.0.total_cmp(&right.0))
+        .map(|(_, key)| key)
+}

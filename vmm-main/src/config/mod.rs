@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What one VM is made of: from a TOML file ([`file`]), from equal command-line flags, checked ([`check`]).
+//!
+//! A configuration is a stack of layers ([`Settings`], all fields open): flags over file over defaults.
+//! [`VmConfig`] is the checked result. Only the launcher parses; the coordinator gets the result by memfd.
+
+pub mod check;
+pub mod file;
+pub mod size;
+pub mod smmu;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use smmu::{Granules, SmmuModel, SmmuSettings};
+
+use crate::problem::Problem;
+
+/// Memory of a VM whose configuration does not say.
+pub const MEMORY_LEN_DEFAULT: u64 = 512 << 20;
+/// Name of a VM whose configuration does not say.
+pub const NAME_DEFAULT: &str = "vm";
+/// A quiet, correct start for a Linux guest on this machine's UART.
+pub const CMDLINE_DEFAULT: &str = "console=ttyS0 earlycon=uart8250,mmio,0x9000000";
+
+/// Where the guest's console goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsoleMode {
+    /// To and from the terminal of `bulkhead run`.
+    Stdio,
+    /// Output is dropped, there is no input.
+    None,
+}
+
+/// One layer of configuration: what it leaves `None`, the layer below decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of the VM.
+    pub name: Option<String>,
+    /// Path of the kernel Image.
+    pub kernel: Option<PathBuf>,
+    /// Path of the initramfs.
+    pub initramfs: Option<PathBuf>,
+    /// Kernel command line.
+    pub cmdline: Option<String>,
+    /// Bytes of guest RAM.
+    pub memory_len: Option<u64>,
+    /// Number of virtual CPUs.
+    pub vcpu_count: Option<u64>,
+    /// Where the console goes.
+    pub console: Option<ConsoleMode>,
+    /// Log as JSON lines.
+    pub json_log: Option<bool>,
+    /// The SMMU model.
+    pub smmu: SmmuSettings,
+}
+
+impl Settings {
+    /// Takes from `below` what this layer leaves open.
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            name: self.name.or(below.name),
+            kernel: self.kernel.or(below.kernel),
+            initramfs: self.initramfs.or(below.initramfs),
+            cmdline: self.cmdline.or(below.cmdline),
+            memory_len: self.memory_len.or(below.memory_len),
+            vcpu_count: self.vcpu_count.or(below.vcpu_count),
+            console: self.console.or(below.console),
+            json_log: self.json_log.or(below.json_log),
+            smmu: self.smmu.over(below.smmu),
+        }
+    }
+
+    /// Fills in the defaults and checks every rule that needs no look at the host.
+    pub fn resolve(self) -> Result<VmConfig, Problem> {
+        let config = VmConfig {
+            name: self.name.unwrap_or_else(|| NAME_DEFAULT.to_owned()),
+            kernel: self.kernel.ok_or_else(|| {
+                Problem::usage(
+                    "no kernel is given",
+                    "configuration",
+                    "name an arm64 Linux Image with --kernel or `kernel = \"...\"`",
+                )
+            })?,
+            initramfs: self.initramfs,
+            cmdline: self.cmdline.unwrap_or_else(|| CMDLINE_DEFAULT.to_owned()),
+            memory_len: self.memory_len.unwrap_or(MEMORY_LEN_DEFAULT),
+            vcpu_count: check::vcpu_count(self.vcpu_count.unwrap_or(1))?,
+            console: self.console.unwrap_or(ConsoleMode::Stdio),
+            json_log: self.json_log.unwrap_or(false),
+            smmu: self.smmu.resolve()?,
+        };
+        check::name(&config.name)?;
+        check::cmdline(&config.cmdline)?;
+        check::memory_len(config.memory_len)?;
+        Ok(config)
+    }
+}
+
+/// A checked configuration: every field decided, every rule kept that can be checked without the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmConfig {
+    /// Name of the VM: also the name of its control socket.
+    pub name: String,
+    /// Path of the kernel Image.
+    pub kernel: PathBuf,
+    /// Path of the initramfs.
+    pub initramfs: Option<PathBuf>,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// Bytes of guest RAM.
+    pub memory_len: u64,
+    /// Number of virtual CPUs.
+    pub vcpu_count: u16,
+    /// Where the console goes.
+    pub console: ConsoleMode,
+    /// Log as JSON lines.
+    pub json_log: bool,
+    /// The SMMU model.
+    pub smmu: SmmuModel,
+}
+
+#[cfg(test)]
+mod tests;

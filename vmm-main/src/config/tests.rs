@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Good and bad configurations: each refusal is tested for what it names, not only for being one.
+
+use std::path::Path;
+
+use super::*;
+
+fn refused(text: &str) -> Problem {
+    match file::parse(text, "vm.toml").and_then(Settings::resolve) {
+        Err(problem) => problem,
+        Ok(config) => panic!("accepted {text:?} as {config:?}"),
+    }
+}
+
+#[test]
+fn config_with_every_key_resolves_to_what_it_says() {
+    let text = r#"
+name = "web-1"
+kernel = "Image"
+initramfs = "initrd"
+cmdline = "console=ttyS0 quiet"
+memory = "2G"
+vcpus = 1
+console = "none"
+json-log = true
+[smmu]
+ssid-bits = 0
+oas = 40
+granules = ["4k", "64K"]
+ril = false
+stream-table-levels = 1
+stream-id-bits = 16
+"#;
+    let config = file::parse(text, "vm.toml").and_then(Settings::resolve).unwrap();
+    assert_eq!(config.name, "web-1");
+    assert_eq!(config.initramfs.as_deref(), Some(Path::new("initrd")));
+    assert_eq!((config.memory_len, config.console, config.json_log), (2 << 30, ConsoleMode::None, true));
+    assert_eq!(
+        config.smmu,
+        SmmuModel {
+            ssid_bits: 0,
+            oas_bits: 40,
+            granules: Granules { k4: true, k16: false, k64: true },
+            range_invalidation: false,
+            stream_table_levels: 1,
+            stream_id_bits: 16,
+        }
+    );
+}
+
+#[test]
+fn config_flags_override_file_and_leave_the_rest() {
+    let below = file::parse("kernel = \"a\"\nmemory = \"1G\"\n[smmu]\noas = 40\nril = false", "f").unwrap();
+    let flags = Settings {
+        memory_len: Some(256 << 20),
+        smmu: SmmuSettings { oas: Some(48), ..SmmuSettings::default() },
+        ..Settings::default()
+    };
+    let config = flags.over(below).resolve().unwrap();
+    assert_eq!((config.memory_len, config.smmu.oas_bits), (256 << 20, 48));
+    assert!(!config.smmu.range_invalidation);
+    assert_eq!(config.kernel, Path::new("a"));
+}
+
+#[test]
+fn config_unknown_key_names_nearest_and_line() {
+    let problem = refused("kernel = \"a\"\n\nmemroy = \"1G\"");
+    assert_eq!(problem.what, "unknown key `memroy` in the top level");
+    assert_eq!(
+        (problem.place.as_str(), problem.advice.as_str()),
+        ("vm.toml, line 3", "did you mean `memory`?")
+    );
+    let problem = refused("kernel = \"a\"\n[smmu]\nssid_bits = 1");
+    assert_eq!(
+        (problem.place.as_str(), problem.advice.as_str()),
+        ("vm.toml, line 3", "did you mean `ssid-bits`?")
+    );
+    assert_eq!(refused("oas = 40").advice, "it belongs to [smmu]");
+    assert_eq!(refused("[smmu]\nmemory = \"1G\"").advice, "it belongs to the top level");
+    assert!(refused("zzzz = 1").advice.starts_with("the keys here are name, kernel"));
+    assert_eq!(refused("[smmuu]\nril = true").advice, "did you mean `smmu`?");
+}
+
+#[test]
+fn config_wrong_types_and_syntax_name_their_line() {
+    for (text, place) in [
+        ("kernel = 5", "vm.toml, line 1"),
+        ("kernel = \"a\"\nvcpus = \"one\"", "vm.toml, line 2"),
+        ("kernel = \"a\"\nsmmu = 3", "vm.toml, line 2"),
+        ("kernel = \"a\"\nmemory = \"12 parsecs\"", "vm.toml, line 2"),
+        ("kernel = \"a\"\nmemory = -1", "vm.toml, line 2"),
+        ("kernel = \"a\"\nconsole = \"vga\"", "vm.toml, line 2"),
+        ("kernel = \"a\"\n\n= 5", "vm.toml, line 3"),
+        ("kernel = \"a\"\nkernel = \"b\"", "vm.toml, line 2"),
+        ("kernel = \"a\nmemory = 1", "vm.toml, line 1"),
+    ] {
+        assert_eq!(refused(text).place, place, "{text:?}");
+    }
+}
+
+#[test]
+fn config_memory_rules_refuse_each_bad_size() {
+    let refuse = |memory: &str| refused(&format!("kernel = \"a\"\nmemory = {memory}")).what;
+    assert_eq!(refuse("0"), "a guest cannot run in 0 bytes of memory");
+    assert_eq!(refuse("1"), "1 bytes of memory are not whole pages");
+    assert_eq!(refuse("\"1048577\""), "1048577 bytes of memory are not whole pages");
+    assert_eq!(refuse("\"1M\""), "no arm64 kernel starts in 1M of memory");
+    assert_eq!(refuse("\"512G\""), "512G of memory do not fit the machine's address map");
+    assert!(check::memory_fits_host(1 << 60).unwrap_err().what.contains("more than this host has"));
+    assert!(check::memory_fits_host(check::MEMORY_LEN_MIN).is_ok());
+}
+
+#[test]
+fn config_meminfo_total_is_read_and_garbage_is_not() {
+    assert_eq!(check::mem_total_len("MemTotal:       16 kB\nMemFree: 1 kB\n"), Some(16384));
+    assert_eq!(check::mem_total_len("MemFree: 1 kB\n"), None);
+    assert_eq!(check::mem_total_len("MemTotal: many kB\n"), None);
+}
+
+#[test]
+fn config_names_follow_the_rule() {
+    for good in ["a", "0", "web-1", &"x".repeat(32)] {
+        assert!(check::name(good).is_ok(), "{good}");
+    }
+    for bad in ["", "-a", "Web", "a/b", "..", "a b", "é", &"x".repeat(33)] {
+        assert!(check::name(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn config_other_rules_refuse_what_cannot_work() {
+    assert!(refused("memory = \"1G\"").what.contains("no kernel"));
+    assert!(refused("kernel = \"a\"\nvcpus = 2").what.contains("2 virtual CPUs are not supported yet"));
+    assert!(refused("kernel = \"a\"\nvcpus = 0").what.contains("needs a virtual CPU"));
+    assert!(refused("kernel = \"a\"\ncmdline = \"a\\u0000b\"").what.contains("control character"));
+    let long = "x".repeat(check::CMDLINE_LEN_MAX + 1);
+    assert!(refused(&format!("kernel = \"a\"\ncmdline = \"{long}\"")).what.contains("2048 bytes"));
+    for (key, value) in [
+        ("oas", "41"),
+        ("ssid-bits", "21"),
+        ("stream-table-levels", "3"),
+        ("granules", "[]"),
+        ("granules", "[\"8K\"]"),
+    ] {
+        let problem = refused(&format!("kernel = \"a\"\n[smmu]\n{key} = {value}"));
+        assert_eq!(problem.place, format!("smmu.{key}"));
+    }
+}
+
+#[test]
+fn config_file_that_is_not_one_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vm.toml");
+    assert!(file::load(&path).unwrap_err().what.contains("cannot be read"));
+    assert!(file::load(folder.path()).unwrap_err().what.contains("not a regular file"));
+    std::fs::write(&path, [b'a', 0xff, 0xfe]).unwrap();
+    assert!(file::load(&path).unwrap_err().what.contains("not UTF-8 text at byte 0x1"));
+    std::fs::write(&path, vec![b'#'; 70_000]).unwrap();
+    assert!(file::load(&path).unwrap_err().what.contains("longer than"));
+    std::fs::write(&path, "kernel = \"boot/Image\"").unwrap();
+    assert_eq!(file::load(&path).unwrap().kernel, Some(folder.path().join("boot/Image")));
+}
+
+#[test]
+fn config_boot_files_of_the_wrong_kind_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("Image");
+    let memory = 64 << 20;
+    assert!(check::open_kernel(&path, memory).unwrap_err().what.contains("cannot be opened"));
+    assert_eq!(check::open_kernel(folder.path(), memory).unwrap_err().what, "the kernel is a directory");
+    assert_eq!(
+        check::open_initramfs(Path::new("/dev/null"), memory).unwrap_err().what,
+        "the initramfs is not a regular file"
+    );
+    let file = std::fs::File::create(&path).unwrap();
+    assert!(check::open_kernel(&path, memory).unwrap_err().what.contains("only 0 bytes"));
+    assert!(check::open_initramfs(&path, memory).unwrap_err().what.contains("is empty"));
+    file.set_len(memory + 1).unwrap();
+    assert!(check::open_kernel(&path, memory).unwrap_err().what.contains("does not fit"));
+    assert!(check::open_initramfs(&path, memory).unwrap_err().what.contains("does not fit"));
+    file.set_len(4096).unwrap();
+    assert!(check::open_kernel(&path, memory).is_ok());
+}

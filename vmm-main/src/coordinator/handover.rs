@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the launcher tells the coordinator: the checked configuration without the paths, in a sealed memory file.
+
+use std::fs::File;
+use std::io::{self, Read};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{SmmuModel, VmConfig};
+
+/// Longest handover: a command line and a page of numbers.
+const HANDOVER_LEN_MAX: u64 = 64 * 1024;
+
+/// Everything the coordinator needs to know; what it needs to hold comes as descriptors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handover {
+    /// Name of the VM.
+    pub name: String,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// Bytes of guest RAM.
+    pub memory_len: u64,
+    /// Number of virtual CPUs.
+    pub vcpu_count: u16,
+    /// Whether the last row of descriptors is there.
+    pub initramfs: bool,
+    /// Log as JSON lines.
+    pub json_log: bool,
+    /// The SMMU model.
+    pub smmu: SmmuModel,
+    /// How the kernel is called in complaints about it.
+    pub kernel_name: String,
+}
+
+impl Handover {
+    /// What the coordinator needs of `config`.
+    pub fn new(config: &VmConfig) -> Self {
+        Self {
+            name: config.name.clone(),
+            cmdline: config.cmdline.clone(),
+            memory_len: config.memory_len,
+            vcpu_count: config.vcpu_count,
+            initramfs: config.initramfs.is_some(),
+            json_log: config.json_log,
+            smmu: config.smmu.clone(),
+            kernel_name: config.kernel.display().to_string(),
+        }
+    }
+
+    /// Reads it from the file that the launcher made.
+    pub fn read(file: File) -> io::Result<Self> {
+        use std::os::unix::fs::FileExt;
+        let len = file.metadata()?.len().min(HANDOVER_LEN_MAX);
+        let mut bytes = Vec::new();
+        // The launcher's writing has left the shared position at the end.
+        Positioned { file: &file, offset: 0 }.take(len).read_to_end(&mut bytes)?;
+        return Ok(serde_json::from_slice(&bytes)?);
+
+        struct Positioned<'a> {
+            file: &'a File,
+            offset: u64,
+        }
+        impl Read for Positioned<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let len = self.file.read_at(buffer, self.offset)?;
+                self.offset = self.offset.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
+                Ok(len)
+            }
+        }
+    }
+}

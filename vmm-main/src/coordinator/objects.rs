@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Every shared object of a VM, owned by the coordinator for as long as the VM lives: it outlives each process
+//! that uses it.
+//!
+//! Three lifetimes. What the launcher gave stays for ever. Guest RAM, dirty logs and interrupts belong to one
+//! boot of the guest ([`Objects::for_boot`]). Rings and register pages belong to one generation of processes
+//! ([`Objects::for_generation`]): new processes get new ones, so that a save/restore that fails half-way has not
+//! touched what the old, paused processes still use.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use ipc::protocol::ram::RamLayout;
+use ipc::shm::dirty_log::DirtyLog;
+use ipc::shm::region::Region;
+use ipc::shm::register_page::RegisterPage;
+use ipc::shm::ring;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::problem::Problem;
+use crate::topology::{self, Object};
+
+/// The objects that processes are given, by what they are.
+#[derive(Debug)]
+pub struct Objects {
+    /// The VM's name: part of every memory object's name in `/proc`, so that what is left can be told apart.
+    name: String,
+    held: BTreeMap<Object, OwnedFd>,
+    ram: Region,
+}
+
+impl Objects {
+    /// The objects of a boot of the guest, with fresh, zero RAM; `given` came from the launcher.
+    pub fn for_boot(
+        name: &str,
+        given: &BTreeMap<Object, OwnedFd>,
+        layout: &RamLayout,
+    ) -> Result<Self, Problem> {
+        let ram = Region::create(&format!("{name}-guest-ram"), layout.file_len())
+            .map_err(|error| refused("guest RAM", &error))?;
+        let mut objects = Self { name: name.to_owned(), held: BTreeMap::new(), ram };
+        for (object, fd) in given {
+            objects.hold(*object, fd.as_fd())?;
+        }
+        let ram = objects.ram.clone();
+        objects.hold(Object::GuestRam, ram.as_fd())?;
+        for object in every_object() {
+            match object {
+                Object::DirtyLog(of) => {
+                    let log = DirtyLog::create(&format!("{name}-dirty-log-{of}"), layout)
+                        .map_err(|error| refused("a dirty log", &error))?;
+                    objects.hold(object, log.as_fd())?;
+                }
+                Object::Irq(..) => {
+                    let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                        .map_err(|error| refused("an interrupt", &error))?;
+                    objects.held.insert(object, fd);
+                }
+                _ => {}
+            }
+        }
+        objects.renew()?;
+        Ok(objects)
+    }
+
+    /// The same boot's objects for its next generation of processes.
+    pub fn for_generation(&self) -> Result<Self, Problem> {
+        let mut next = Self { name: self.name.clone(), held: BTreeMap::new(), ram: self.ram.clone() };
+        for (object, fd) in &self.held {
+            next.hold(*object, fd.as_fd())?;
+        }
+        next.renew()?;
+        Ok(next)
+    }
+
+    /// Makes what belongs to one generation.
+    fn renew(&mut self) -> Result<(), Problem> {
+        for object in every_object() {
+            let region = match object {
+                Object::Ring(of) => ring::create(&format!("{}-ring-{of}", self.name)),
+                Object::RegisterPage(of) => RegisterPage::create(&format!("{}-registers-{of}", self.name)),
+                _ => continue,
+            };
+            let region = region.map_err(|error| refused("an MMIO object", &error))?;
+            self.hold(object, region.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a duplicate of `fd` as `object`.
+    fn hold(&mut self, object: Object, fd: BorrowedFd<'_>) -> Result<(), Problem> {
+        let fd = fd.try_clone_to_owned().map_err(|error| refused("a descriptor", &error))?;
+        self.held.insert(object, fd);
+        Ok(())
+    }
+
+    /// The object, if there is one of this kind.
+    pub fn get(&self, object: Object) -> Option<BorrowedFd<'_>> {
+        self.held.get(&object).map(AsFd::as_fd)
+    }
+
+    /// Guest RAM.
+    pub const fn ram(&self) -> &Region {
+        &self.ram
+    }
+}
+
+/// Every object that any process of the table holds, once.
+fn every_object() -> impl Iterator<Item = Object> {
+    let mut all: Vec<Object> =
+        topology::PROCESSES.iter().flat_map(|row| row.fds.iter().map(|fd| fd.object)).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.into_iter()
+}
+
+fn refused(what: &'static str, error: &dyn std::fmt::Display) -> Problem {
+    Problem::host(
+        format!("the host refuses {what}: {error}"),
+        "shared memory",
+        "check the limits on memory and open files",
+    )
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The console's escape: `Ctrl-A x` ends the VM, `Ctrl-A Ctrl-A` sends one `Ctrl-A`, `Ctrl-A h` helps.
+//!
+//! A pure parser over the bytes of the keyboard; an escape may be cut anywhere between two reads. It works on
+//! terminals only: bytes from a file or pipe go to the guest as they are.
+
+/// The key that begins an escape.
+pub const PREFIX: u8 = 0x01;
+
+/// What `Ctrl-A h` prints.
+pub const HELP: &str = "Ctrl-A x: stop the VM, Ctrl-A Ctrl-A: send Ctrl-A, Ctrl-A h: this help";
+
+/// What one chunk of input asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Parsed {
+    /// Bytes for the guest; those behind a quit are not among them.
+    pub bytes: Vec<u8>,
+    /// The user wants the VM to end.
+    pub quit: bool,
+    /// The user wants to know the keys.
+    pub help: bool,
+}
+
+/// Remembers whether the last byte was the prefix.
+#[derive(Debug, Default)]
+pub struct Escape {
+    after_prefix: bool,
+}
+
+impl Escape {
+    /// Takes the next chunk of input apart.
+    pub fn feed(&mut self, input: &[u8]) -> Parsed {
+        let mut parsed = Parsed::default();
+        for &byte in input {
+            match (std::mem::take(&mut self.after_prefix), byte) {
+                (false, PREFIX) => self.after_prefix = true,
+                (false, _) | (true, PREFIX) => parsed.bytes.push(byte),
+                (true, b'x' | b'X') => {
+                    parsed.quit = true;
+                    return parsed;
+                }
+                // An unknown key is answered as a cry for help, and not sent: it was not meant for the guest.
+                (true, _) => parsed.help = true,
+            }
+        }
+        parsed
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `bulkhead run`: everything that needs the user's own rights, done before the sealed coordinator exists.
+//!
+//! Order: check the configuration against the host, open every file, bind the control socket, make the shared
+//! objects, spawn the coordinator with exactly the descriptors of [`topology::COORDINATOR`], then carry bytes
+//! and connections for it until it ends. Its child's kernel-guaranteed end ends the whole tree: the coordinator
+//! is pid 1 of a pid namespace. The launcher reads nothing that a guest wrote, it only copies it.
+
+pub mod escape;
+pub mod programs;
+pub mod relay;
+pub mod runtime_dir;
+pub mod terminal;
+mod watch;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use sandbox::report::CrashPage;
+use sandbox::spawn::{Child, Spawn};
+use tokio::sync::mpsc;
+
+use self::relay::Relay;
+use self::runtime_dir::RuntimeDir;
+use self::terminal::{Input, RawMode};
+use crate::config::{ConsoleMode, VmConfig, check};
+use crate::coordinator::handover::Handover;
+use crate::lifecycle::Why;
+use crate::lifeline;
+use crate::problem::Problem;
+use crate::topology::{self, Object};
+
+/// How long the guest's last output may take to reach a slow terminal.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs the VM that `config` describes until it ends, and says why it did.
+pub fn run(config: VmConfig) -> Result<Why, Problem> {
+    check::memory_fits_host(config.memory_len)?;
+    let kernel = check::open_kernel(&config.kernel, config.memory_len)?;
+    let initramfs =
+        config.initramfs.as_deref().map(|path| check::open_initramfs(path, config.memory_len)).transpose()?;
+    let own_program = programs::open_own()?;
+    let mut program_files = Vec::new();
+    for row in topology::PROCESSES {
+        program_files.push((Object::Program(row.name), programs::open(row.program)?));
+    }
+    let runtime_dir = RuntimeDir::open()?;
+    let socket = runtime_dir.bind(&config.name)?;
+
+    let host = |step: &'static str| move |error: io::Error| refused(step, &error);
+    let crash = CrashPage::create().map_err(host("make the crash page"))?;
+    let (lifeline, lifeline_theirs) = lifeline::pair().map_err(host("make the lifeline"))?;
+    let (log, log_theirs) = io::pipe().map_err(host("make the log pipe"))?;
+    let (console, console_theirs) = UnixStream::pair().map_err(host("make the console"))?;
+    let handover = handover_file(&Handover::new(&config)).map_err(host("pass the configuration"))?;
+
+    let mut objects: Vec<(Object, OwnedFd)> = vec![
+        (Object::Control, lifeline_theirs),
+        (Object::CrashPage, crash.as_fd().try_clone_to_owned().map_err(host("share the crash page"))?),
+        (Object::Log, log_theirs.into()),
+        (Object::Handover, handover.into()),
+        (Object::Console, console_theirs.into()),
+        (Object::Kernel, kernel.into()),
+    ];
+    objects.extend(program_files.into_iter().map(|(object, file)| (object, file.into())));
+    objects.extend(initramfs.map(|file| (Object::Initramfs, file.into())));
+    let child = spawn(&own_program, &objects)?;
+    // From here on the coordinator alone holds its ends: their end of file means that it is gone.
+    drop(objects);
+
+    let (quit, quits) = mpsc::channel(1);
+    let log = Relay::start("log", log, io::stderr()).map_err(host("start a thread"))?;
+    let (output, raw) = start_console(config.console, console, quit)?;
+    let why = watch::until_end(child, crash, lifeline, &socket.listener, quits);
+    output.finish(OUTPUT_PATIENCE);
+    drop(raw);
+    log.finish(OUTPUT_PATIENCE);
+    why
+}
+
+/// Starts the coordinator with the descriptors of its topology row.
+fn spawn(program: &File, objects: &[(Object, OwnedFd)]) -> Result<Child, Problem> {
+    let mut fds = Vec::new();
+    for row in topology::COORDINATOR.fds {
+        match objects.iter().find(|(object, _)| *object == row.object) {
+            Some((_, fd)) => fds.push((row.number, fd.as_fd())),
+            None if row.optional => {}
+            None => {
+                return Err(Problem::host(
+                    format!("descriptor {} of the coordinator was not made", row.number),
+                    "launch",
+                    "report this as a bug",
+                ));
+            }
+        }
+    }
+    let profile = topology::COORDINATOR.profile();
+    let argv = [c"bulkhead", c"coordinator"];
+    Spawn { program: program.as_fd(), argv: &argv, fds: &fds, profile: &profile }.spawn().map_err(|error| {
+        Problem::host(
+            format!("the coordinator cannot be started: {error}"),
+            "launch",
+            "the host must allow unprivileged user namespaces, seccomp and Landlock; nothing was started",
+        )
+    })
+}
+
+/// A sealed memory file with the configuration in it.
+fn handover_file(handover: &Handover) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
+    let mut file = File::from(memfd_create(c"bulkhead-configuration", flags)?);
+    file.write_all(&serde_json::to_vec(handover)?)?;
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(&file, seals)?;
+    Ok(file)
+}
+
+/// Connects the guest's console to the user: the output relay to wait for, and the terminal's guard.
+fn start_console(
+    mode: ConsoleMode,
+    console: UnixStream,
+    quit: mpsc::Sender<()>,
+) -> Result<(Relay, Option<RawMode>), Problem> {
+    let thread = |error: io::Error| refused("start a thread", &error);
+    if mode == ConsoleMode::None {
+        // Emptied all the same: a UART nobody listens to must not hold up its guest.
+        return Ok((Relay::start("console-out", console, io::sink()).map_err(thread)?, None));
+    }
+    let stdin = io::stdin();
+    let kind = terminal::input_kind(&stdin);
+    let raw = if kind == Input::Terminal { Some(RawMode::enter(io::stdin())?) } else { None };
+    let input = console.try_clone().map_err(thread)?;
+    relay::start_input(stdin, kind, input, quit).map_err(thread)?;
+    Ok((Relay::start("console-out", console, io::stdout()).map_err(thread)?, raw))
+}
+
+/// A step of the launch that the host refused.
+fn refused(step: &'static str, error: &io::Error) -> Problem {
+    Problem::host(
+        format!("the host refuses to {step}: {error}"),
+        "launch",
+        "check this user's limits on files, memory and threads",
+    )
+}

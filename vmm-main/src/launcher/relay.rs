@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Threads that carry bytes between the user's descriptors and the VM's: they may block, nobody else has to.
+//!
+//! The guest's console is a stream socket whose other end the vCPU process holds. A terminal that does not read
+//! fills the socket, and the guest's UART waits: nothing is lost and nothing grows. At the end the output
+//! relays run until end of file, so the guest's last words reach the user.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::escape::{Escape, HELP};
+use super::terminal::Input;
+
+const CHUNK_LEN: usize = 4096;
+/// Chunks of typed input that wait for the guest; a person who types more gets a bell.
+const INPUT_CHUNKS_MAX: usize = 64;
+
+/// A relay that ends by itself when its source does.
+#[derive(Debug)]
+pub struct Relay {
+    ended: Receiver<()>,
+}
+
+impl Relay {
+    /// Copies `source` to `sink` until end of file. A sink that fails is given up, the source is still emptied:
+    /// whoever writes to it must not be held up by a closed terminal.
+    pub fn start(
+        name: &str,
+        mut source: impl Read + Send + 'static,
+        mut sink: impl Write + Send + 'static,
+    ) -> io::Result<Self> {
+        let (tell, ended) = channel();
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let mut buffer = [0; CHUNK_LEN];
+            let mut open = true;
+            loop {
+                match source.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(len) => {
+                        let bytes = buffer.get(..len).unwrap_or_default();
+                        open = open && sink.write_all(bytes).and_then(|()| sink.flush()).is_ok();
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(_) => break,
+                }
+            }
+            // The receiver is gone when nobody waits any more.
+            let _ = tell.send(());
+        })?;
+        Ok(Self { ended })
+    }
+
+    /// Waits for the relay's end, at most `patience`.
+    pub fn finish(self, patience: Duration) {
+        // Both an end and a timeout mean that there is nothing more to wait for.
+        let _ = self.ended.recv_timeout(patience);
+    }
+}
+
+/// Starts the console's input: `source` to `console`. `quit` is told when the user types the escape for it,
+/// which works even while the guest reads nothing.
+pub fn start_input(
+    mut source: impl Read + Send + 'static,
+    kind: Input,
+    mut console: UnixStream,
+    quit: mpsc::Sender<()>,
+) -> io::Result<()> {
+    if kind == Input::Nothing {
+        return Ok(());
+    }
+    let (chunks, queue) = sync_channel::<Vec<u8>>(INPUT_CHUNKS_MAX);
+    thread::Builder::new().name("console-in".to_owned()).spawn(move || {
+        // A console that is gone takes no input; the VM's end is noticed elsewhere.
+        while let Ok(chunk) = queue.recv() {
+            if console.write_all(&chunk).is_err() {
+                return;
+            }
+        }
+    })?;
+    thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+        let mut buffer = [0; CHUNK_LEN];
+        let mut escape = Escape::default();
+        loop {
+            let bytes = match source.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(len) => buffer.get(..len).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            };
+            let sent = match kind {
+                Input::Stream => chunks.send(bytes.to_vec()).is_ok(),
+                Input::Terminal | Input::Nothing => typed(&mut escape, bytes, &chunks, &quit),
+            };
+            if !sent {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Handles typed bytes; false when nobody listens any more.
+fn typed(escape: &mut Escape, bytes: &[u8], chunks: &SyncSender<Vec<u8>>, quit: &mpsc::Sender<()>) -> bool {
+    let parsed = escape.feed(bytes);
+    if parsed.help {
+        notice(&format!("\n{HELP}\n"));
+    }
+    if parsed.quit {
+        // Full means that it has been said already.
+        let _ = quit.try_send(());
+    }
+    if parsed.bytes.is_empty() {
+        return true;
+    }
+    match chunks.try_send(parsed.bytes) {
+        Ok(()) => true,
+        Err(TrySendError::Full(_)) => {
+            notice("\x07");
+            true
+        }
+        Err(TrySendError::Disconnected(_)) => false,
+    }
+}
+
+/// A word to the person at the terminal; if it cannot be written, there is no such person.
+fn notice(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests;

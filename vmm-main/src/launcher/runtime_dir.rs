@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The folder of control sockets: `$XDG_RUNTIME_DIR/bulkhead`, or `/run/bulkhead` for root, or
+//! `/tmp/bulkhead-UID`. Mode 0700 and ours, or it is not used: what is in it commands VMs.
+//!
+//! A VM is its socket: `NAME.sock`. Binding happens under a lock on the folder, so that two launchers of the
+//! same name cannot both find a dead socket and replace it.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::problem::{Class, Problem};
+
+/// `sun_path` has 108 bytes, the last one zero.
+const SOCKET_PATH_LEN_MAX: usize = 107;
+
+/// An existing, private folder for sockets.
+#[derive(Debug, Clone)]
+pub struct RuntimeDir {
+    path: PathBuf,
+}
+
+impl RuntimeDir {
+    /// Finds the folder's path for this user, and makes the folder if it is not there yet.
+    pub fn open() -> Result<Self, Problem> {
+        let uid = rustix::process::geteuid().as_raw();
+        let path = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+            Some(base) => PathBuf::from(base).join("bulkhead"),
+            None if uid == 0 => PathBuf::from("/run/bulkhead"),
+            None => PathBuf::from(format!("/tmp/bulkhead-{uid}")),
+        };
+        Self::at(path, uid)
+    }
+
+    /// Takes the folder at `path`, which must belong to `uid` alone.
+    pub fn at(path: PathBuf, uid: u32) -> Result<Self, Problem> {
+        let place = path.display().to_string();
+        let refused = |error: std::io::Error| {
+            Problem::host(
+                format!("the runtime folder cannot be used: {error}"),
+                place.clone(),
+                "set XDG_RUNTIME_DIR to a folder of your own",
+            )
+        };
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(refused(error)),
+        }
+        // Not following links: in /tmp somebody else may have put one here.
+        let metadata = fs::symlink_metadata(&path).map_err(refused)?;
+        if !metadata.is_dir() || metadata.uid() != uid || metadata.mode() & 0o077 != 0 {
+            return Err(Problem::host(
+                "the runtime folder is not a folder that belongs to this user alone",
+                place,
+                "remove it, or make it yours with mode 0700, or set XDG_RUNTIME_DIR",
+            ));
+        }
+        Ok(Self { path })
+    }
+
+    /// The path of the socket of the VM called `name`.
+    pub fn socket_path(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.sock"))
+    }
+
+    /// The names of all sockets, dead ones included, in order.
+    pub fn names(&self) -> Result<Vec<String>, Problem> {
+        let entries = fs::read_dir(&self.path).map_err(|error| {
+            Problem::host(
+                format!("the runtime folder cannot be listed: {error}"),
+                self.path.display().to_string(),
+                "check the folder's owner and mode",
+            )
+        })?;
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter_map(|file| file.strip_suffix(".sock").map(str::to_owned))
+            .collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Binds the socket of the VM called `name`: replaces a dead one, refuses if a live VM has it.
+    pub fn bind(&self, name: &str) -> Result<ControlSocket, Problem> {
+        let path = self.socket_path(name);
+        let place = path.display().to_string();
+        let refused = |step: &'static str| {
+            let place = place.clone();
+            move |error: std::io::Error| {
+                Problem::host(
+                    format!("the control socket cannot be made: {step}: {error}"),
+                    place,
+                    "check the folder's owner and mode, and the space on its file system",
+                )
+            }
+        };
+        if path.as_os_str().len() > SOCKET_PATH_LEN_MAX {
+            return Err(Problem::usage(
+                format!("the control socket's path is longer than {SOCKET_PATH_LEN_MAX} bytes"),
+                place,
+                "give a shorter --name, or set XDG_RUNTIME_DIR to a shorter path",
+            ));
+        }
+        let folder = File::open(&self.path).map_err(refused("open folder"))?;
+        flock(&folder, FlockOperation::LockExclusive)
+            .map_err(|error| refused("lock folder")(error.into()))?;
+        match UnixStream::connect(&path) {
+            Ok(_) => {
+                return Err(Problem::new(
+                    Class::State,
+                    format!("a VM called {name:?} is already running"),
+                    place,
+                    "give another --name, or stop it with `bulkhead stop`",
+                ));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // Nobody listens: its launcher was killed before it could clean up.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                fs::remove_file(&path).map_err(refused("remove dead socket"))?;
+            }
+            Err(error) => return Err(refused("look for a running VM")(error)),
+        }
+        // The folder's mode keeps others out between this and the next line.
+        let listener = UnixListener::bind(&path).map_err(refused("bind"))?;
+        let socket = ControlSocket { listener, path };
+        fs::set_permissions(&socket.path, Permissions::from_mode(0o600)).map_err(refused("set mode"))?;
+        socket.listener.set_nonblocking(true).map_err(refused("set non-blocking"))?;
+        Ok(socket)
+    }
+}
+
+/// The bound socket; its file goes with it.
+#[derive(Debug)]
+pub struct ControlSocket {
+    /// Where clients arrive.
+    pub listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        // If somebody removed it before us there is nothing left to do.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The launcher's loop while the VM lives: signals, clients, the coordinator's word, the coordinator's death.
+//!
+//! A signal is an orderly stop with a deadline; a second one, or the deadline, is SIGKILL to the coordinator,
+//! whose namespace goes with it. Clients are checked here and not in the coordinator: in its user namespace
+//! every foreign user id looks the same.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener as StdListener;
+use std::pin::pin;
+use std::time::Duration;
+
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use sandbox::report::{self, CrashPage};
+use sandbox::spawn::Child;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::refused;
+use crate::lifecycle::Why;
+use crate::lifeline::{LauncherEnd, Up};
+use crate::problem::{Class, Problem};
+use crate::readiness;
+use crate::topology;
+
+/// For an orderly stop: more than the coordinator gives all of its processes together.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// For handing a client to a coordinator that does not read: then it is the client that has to go.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Serves the coordinator until it has ended; says why the VM did.
+pub fn until_end(
+    child: Child,
+    crash: CrashPage,
+    lifeline: OwnedFd,
+    listener: &StdListener,
+    quits: mpsc::Receiver<()>,
+) -> Result<Why, Problem> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| refused("start the launcher's runtime", &error))?;
+    let reported = runtime.block_on(serve(&child, lifeline, listener, quits));
+    // Whatever ended the loop, nothing may live on: a coordinator that is dead already is not hurt.
+    let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+    let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
+    match reported? {
+        Some(why) => Ok(why),
+        None => Err(death(&crash, status.ok().flatten())),
+    }
+}
+
+async fn serve(
+    child: &Child,
+    lifeline: OwnedFd,
+    listener: &StdListener,
+    mut quits: mpsc::Receiver<()>,
+) -> Result<Option<Why>, Problem> {
+    let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
+    let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
+    let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
+    let lifeline = LauncherEnd::new(lifeline).map_err(host("watch the lifeline"))?;
+    let listener = listener.try_clone().and_then(UnixListener::from_std).map_err(host("watch the socket"))?;
+    let mut signals = Signals::new().map_err(host("handle signals"))?;
+    let mut deadline = pin!(sleep(Duration::MAX));
+    let mut stopping = false;
+    let mut quits_open = true;
+    let mut ended = None;
+    loop {
+        // Every arm is cancel-safe: each waits for readiness and takes nothing before it wins.
+        tokio::select! {
+            _ = pidfd.readable() => break,
+            message = lifeline.recv() => match message {
+                Ok(Some(Up::Running)) => {}
+                Ok(Some(Up::Ended(why))) => ended = Some(why),
+                // Nothing more will be said; the pidfd tells the rest. A coordinator that talks nonsense is killed.
+                Ok(None) => { wait_gone(&pidfd).await; break }
+                Err(_) => break,
+            },
+            client = listener.accept() => match client {
+                Ok((client, _)) => hand_over(&lifeline, client).await,
+                // Out of descriptors: they come back when clients go.
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            },
+            quit = quits.recv(), if quits_open => {
+                quits_open = quit.is_some();
+                if quit.is_some() {
+                    stop(&lifeline, &mut stopping, deadline.as_mut()).await;
+                }
+            }
+            () = signals.any() => {
+                if stopping {
+                    break;
+                }
+                stop(&lifeline, &mut stopping, deadline.as_mut()).await;
+            }
+            () = deadline.as_mut(), if stopping => {
+                return Err(Problem::host(
+                    format!("the VM did not stop within {} s and was killed", STOP_DEADLINE.as_secs()),
+                    "stop",
+                    "look at the log above for the process that hangs",
+                ));
+            }
+        }
+    }
+    // The last word may have arrived together with the death.
+    while ended.is_none() {
+        match timeout(Duration::from_secs(1), lifeline.recv()).await {
+            Ok(Ok(Some(Up::Ended(why)))) => ended = Some(why),
+            Ok(Ok(Some(Up::Running))) => {}
+            Ok(Ok(None) | Err(_)) | Err(_) => break,
+        }
+    }
+    if ended.is_none() && stopping {
+        ended = Some(Why::Asked);
+    }
+    Ok(ended)
+}
+
+/// The coordinator has closed its end: it exits within moments, or is stuck and gets killed.
+async fn wait_gone(pidfd: &AsyncFd<OwnedFd>) {
+    // A timeout needs no other answer than the kill that follows anyway.
+    let _ = timeout(Duration::from_secs(5), pidfd.readable()).await;
+}
+
+async fn stop(lifeline: &LauncherEnd, stopping: &mut bool, deadline: std::pin::Pin<&mut Sleep>) {
+    if !std::mem::replace(stopping, true) {
+        deadline.reset(tokio::time::Instant::now() + STOP_DEADLINE);
+        // A coordinator that cannot be told is one that the deadline takes care of.
+        let _ = timeout(HAND_OVER_DEADLINE, lifeline.stop()).await;
+    }
+}
+
+/// Passes a client on, if it is this user or root; closes it otherwise.
+async fn hand_over(lifeline: &LauncherEnd, client: UnixStream) {
+    let own = rustix::process::geteuid();
+    let allowed = rustix::net::sockopt::socket_peercred(client.as_fd())
+        .is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
+    if allowed {
+        // If it cannot be handed over in time the client sees its connection closed.
+        let _ = timeout(HAND_OVER_DEADLINE, lifeline.connection(client.as_fd())).await;
+    }
+}
+
+/// The signals that mean "end".
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    hup: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// Waits for any of them. Cancel-safe.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+            _ = self.hup.recv() => {}
+            _ = self.quit.recv() => {}
+        }
+    }
+}
+
+/// What is known about a coordinator that died without a last word.
+fn death(crash: &CrashPage, status: Option<rustix::process::WaitIdStatus>) -> Problem {
+    let what = match report::read(crash, &topology::COORDINATOR.profile()) {
+        Some(death) => death.to_string(),
+        None => match status.map(|status| (status.exit_status(), status.terminating_signal())) {
+            Some((Some(code), _)) => format!("the coordinator ended itself with exit code {code}"),
+            Some((_, Some(signal))) => format!("the coordinator was killed by signal {signal}"),
+            Some((None, None)) | None => "the coordinator ended for an unknown reason".to_owned(),
+        },
+    };
+    Problem::new(
+        Class::Died,
+        what,
+        "coordinator",
+        "the VM has ended; if it was not killed by hand, report this with the log above",
+    )
+}

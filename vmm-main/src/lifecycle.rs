@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The states a VM can be in, and the only ways from one to another.
+//!
+//! ```text
+//!            Start           Pause
+//!  Created ─────────► Running ─────► Paused       Reset: Running ─► Created (a new process set boots)
+//!     │                 │ ▲  Resume    │ │
+//!     │ Stop       Stop │ └────────────┘ │ Stop
+//!     └───────────► Stopping ◄───────────┘        End: from everywhere ─► Stopped, which is final
+//! ```
+//!
+//! The words are the API's and the log's. [`Phase::after`] is the whole rule book: the coordinator asks it
+//! before it touches a process, so an illegal request changes nothing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::problem::{Class, Problem};
+
+/// Where a VM is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "phase")]
+pub enum Phase {
+    /// Its processes are being started and configured.
+    Created,
+    /// The guest runs.
+    Running,
+    /// The guest stands still; every process is alive and holds its state.
+    Paused,
+    /// An orderly end is under way.
+    Stopping,
+    /// Nothing runs any more.
+    Stopped {
+        /// What ended it.
+        why: Why,
+    },
+}
+
+/// What ended a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "cause")]
+pub enum Why {
+    /// The guest switched itself off.
+    GuestPoweredOff,
+    /// Somebody asked for it: the API, a signal, the console escape.
+    Asked,
+    /// `bulkhead run` is gone: a VM does not outlive its terminal and socket.
+    LauncherGone,
+    /// Something broke.
+    Failed {
+        /// What, where, and what to do.
+        problem: Problem,
+        /// The last lines that the broken process logged.
+        last_lines: Vec<String>,
+    },
+}
+
+/// What can happen to a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Every process is configured: let the guest run.
+    Start,
+    /// Stop the guest's CPUs, then the devices.
+    Pause,
+    /// Let the devices go on, then the CPUs.
+    Resume,
+    /// The guest asked for a reset.
+    Reset,
+    /// Begin an orderly end.
+    Stop,
+    /// It is over.
+    End(Why),
+}
+
+impl Phase {
+    /// The phase after `step`, or why the step is not possible now.
+    pub fn after(&self, step: Step) -> Result<Self, Problem> {
+        match (self, step) {
+            (Self::Created, Step::Start) => Ok(Self::Running),
+            // Asking twice is not an error: a script that pauses wants it paused.
+            (Self::Running | Self::Paused, Step::Pause) => Ok(Self::Paused),
+            (Self::Running | Self::Paused, Step::Resume) => Ok(Self::Running),
+            (Self::Running, Step::Reset) => Ok(Self::Created),
+            (Self::Created | Self::Running | Self::Paused | Self::Stopping, Step::Stop) => Ok(Self::Stopping),
+            (Self::Stopped { .. }, Step::End(_)) => Ok(self.clone()),
+            (_, Step::End(why)) => Ok(Self::Stopped { why }),
+            (phase, step) => Err(Problem::new(
+                Class::State,
+                format!("a VM that is {} cannot {}", phase.word(), step.word()),
+                "life cycle",
+                phase.advice(),
+            )),
+        }
+    }
+
+    /// The phase's name, as the API and the log have it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Stopped { .. } => "stopped",
+        }
+    }
+
+    const fn advice(&self) -> &'static str {
+        match self {
+            Self::Created => "wait until it runs",
+            Self::Running => "pause it first",
+            Self::Paused => "resume it first",
+            Self::Stopping | Self::Stopped { .. } => "start it again with `bulkhead run`",
+        }
+    }
+}
+
+impl Step {
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Pause => "be paused",
+            Self::Resume => "be resumed",
+            Self::Reset => "be reset",
+            Self::Stop => "be stopped",
+            Self::End(_) => "end",
+        }
+    }
+}
+
+impl Why {
+    /// The problem in it, if the end was not a good one.
+    pub const fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Failed { problem, .. } => Some(problem),
+            Self::GuestPoweredOff | Self::Asked | Self::LauncherGone => None,
+        }
+    }
+
+    /// One clause for the log.
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::GuestPoweredOff => "the guest switched itself off".to_owned(),
+            Self::Asked => "stopped on request".to_owned(),
+            Self::LauncherGone => "its launcher is gone".to_owned(),
+            Self::Failed { problem, .. } => problem.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

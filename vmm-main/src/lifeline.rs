@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The thread between launcher and coordinator: a seqpacket pair, one small message at a time.
+//!
+//! Down go control connections that the launcher has accepted and checked (one descriptor each), and the wish to
+//! end. Up come "it runs" and "it ended, because". Either end's death is the other's end of file: a VM
+//! never outlives its launcher, and a launcher never waits for a dead coordinator.
+//!
+//! The coordinator is sealed and may have been reached by a guest: the launcher bounds and checks what it says.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::lifecycle::Why;
+use crate::readiness;
+
+/// Longest message: an end with the last lines of a log in it.
+pub const MESSAGE_LEN_MAX: usize = 32 * 1024;
+
+/// What the launcher says.
+#[derive(Debug)]
+pub enum Down {
+    /// A client is here; its credentials are good.
+    Connection(OwnedFd),
+    /// End in good order.
+    Stop,
+}
+
+/// What the coordinator says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Up {
+    /// The guest runs.
+    Running,
+    /// It is over; the last message.
+    Ended(Why),
+}
+
+const CONNECTION: u8 = b'C';
+const STOP: u8 = b'S';
+
+/// A new pair: the launcher's end, and the one for the coordinator.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// The launcher's end. Must be made inside a runtime.
+#[derive(Debug)]
+pub struct LauncherEnd(AsyncFd<OwnedFd>);
+
+impl LauncherEnd {
+    /// Takes one half of [`pair`].
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        readiness::watch(socket, Interest::READABLE | Interest::WRITABLE).map(Self)
+    }
+
+    /// Hands a client over. Not cancel-safe in effect: it may or may not have been sent.
+    pub async fn connection(&self, client: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &[CONNECTION], &[client])).await
+    }
+
+    /// Asks for an orderly end. As cancel-safe as asking twice is harmless.
+    pub async fn stop(&self) -> io::Result<()> {
+        self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &[STOP], &[])).await
+    }
+
+    /// The next message; `None` when the coordinator is gone. Cancel-safe.
+    pub async fn recv(&self) -> io::Result<Option<Up>> {
+        let mut buffer = vec![0; MESSAGE_LEN_MAX];
+        let len =
+            self.0.async_io(Interest::READABLE, |socket| recv(socket.as_fd(), &mut buffer, None)).await?;
+        match buffer.get(..len) {
+            None | Some([]) => Ok(None),
+            Some(bytes) => {
+                serde_json::from_slice(bytes).map(Some).map_err(|_| garbled("a report of the coordinator"))
+            }
+        }
+    }
+}
+
+/// The coordinator's end. Must be made inside a runtime.
+#[derive(Debug)]
+pub struct CoordinatorEnd(AsyncFd<OwnedFd>);
+
+impl CoordinatorEnd {
+    /// Takes the other half of [`pair`].
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        readiness::watch(socket, Interest::READABLE | Interest::WRITABLE).map(Self)
+    }
+
+    /// The next message; `None` when the launcher is gone. Cancel-safe.
+    pub async fn recv(&self) -> io::Result<Option<Down>> {
+        let mut buffer = [0; 2];
+        let mut client = None;
+        let len = self
+            .0
+            .async_io(Interest::READABLE, |socket| recv(socket.as_fd(), &mut buffer, Some(&mut client)))
+            .await?;
+        match (buffer.get(..len), client) {
+            (None | Some([]), _) => Ok(None),
+            (Some(&[CONNECTION]), Some(client)) => Ok(Some(Down::Connection(client))),
+            (Some(&[STOP]), None) => Ok(Some(Down::Stop)),
+            (Some(_), _) => Err(garbled("a message of the launcher")),
+        }
+    }
+
+    /// Tells the launcher; what is too long for one message is cut down to its reason.
+    pub async fn send(&self, message: &Up) -> io::Result<()> {
+        let mut bytes = serde_json::to_vec(message)?;
+        if bytes.len() > MESSAGE_LEN_MAX {
+            let shorter = match message {
+                Up::Ended(Why::Failed { problem, .. }) => {
+                    Up::Ended(Why::Failed { problem: problem.clone(), last_lines: vec![] })
+                }
+                other => other.clone(),
+            };
+            bytes = serde_json::to_vec(&shorter)?;
+        }
+        self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &bytes, &[])).await
+    }
+}
+
+fn garbled(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{what} cannot be understood"))
+}
+
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "one message carries one descriptor"));
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one message; a descriptor that comes along where none is wanted is closed.
+fn recv(socket: BorrowedFd<'_>, bytes: &mut [u8], fd: Option<&mut Option<OwnedFd>>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(garbled("a message longer than any"));
+    }
+    if let Some(fd) = fd {
+        *fd = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut rights) => rights.next(),
+            _ => None,
+        });
+    }
+    Ok(received.bytes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Both directions, both deaths, and a peer that says what it must not.
+
+use std::os::unix::net::UnixStream;
+
+use super::*;
+use crate::problem::Problem;
+
+fn ends() -> (LauncherEnd, CoordinatorEnd) {
+    let (launcher, coordinator) = pair().unwrap();
+    (LauncherEnd::new(launcher).unwrap(), CoordinatorEnd::new(coordinator).unwrap())
+}
+
+#[tokio::test]
+async fn lifeline_messages_arrive_in_order_with_their_descriptor() {
+    let (launcher, coordinator) = ends();
+    let (mut near, far) = UnixStream::pair().unwrap();
+    launcher.connection(far.as_fd()).await.unwrap();
+    launcher.stop().await.unwrap();
+    let Some(Down::Connection(fd)) = coordinator.recv().await.unwrap() else { panic!("no connection") };
+    drop(far);
+    std::io::Write::write_all(&mut UnixStream::from(fd), b"x").unwrap();
+    let mut byte = [0];
+    std::io::Read::read_exact(&mut near, &mut byte).unwrap();
+    assert_eq!(&byte, b"x");
+    assert!(matches!(coordinator.recv().await.unwrap(), Some(Down::Stop)));
+    coordinator.send(&Up::Running).await.unwrap();
+    coordinator.send(&Up::Ended(Why::GuestPoweredOff)).await.unwrap();
+    assert_eq!(launcher.recv().await.unwrap(), Some(Up::Running));
+    assert_eq!(launcher.recv().await.unwrap(), Some(Up::Ended(Why::GuestPoweredOff)));
+}
+
+#[tokio::test]
+async fn lifeline_death_of_either_end_is_seen_by_the_other() {
+    let (launcher, coordinator) = ends();
+    drop(launcher);
+    assert!(matches!(coordinator.recv().await, Ok(None)));
+    let (launcher, coordinator) = ends();
+    coordinator.send(&Up::Ended(Why::Asked)).await.unwrap();
+    drop(coordinator);
+    assert_eq!(
+        launcher.recv().await.unwrap(),
+        Some(Up::Ended(Why::Asked)),
+        "the last word outlives its speaker"
+    );
+    assert_eq!(launcher.recv().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn lifeline_overlong_end_keeps_its_reason() {
+    let (launcher, coordinator) = ends();
+    let problem = Problem::host("a", "b", "c");
+    let why = Why::Failed { problem: problem.clone(), last_lines: vec!["x".repeat(MESSAGE_LEN_MAX)] };
+    coordinator.send(&Up::Ended(why)).await.unwrap();
+    let expected = Up::Ended(Why::Failed { problem, last_lines: vec![] });
+    assert_eq!(launcher.recv().await.unwrap(), Some(expected));
+}
+
+#[tokio::test]
+async fn lifeline_garbage_is_an_error_at_either_end() {
+    for garbage in [&b"{}"[..], b"\xff\xff\xff", b"\"Running\""] {
+        let (theirs, ours) = pair().unwrap();
+        send(theirs.as_fd(), garbage, &[]).unwrap();
+        assert!(CoordinatorEnd::new(ours).unwrap().recv().await.is_err());
+        let (ours, theirs) = pair().unwrap();
+        send(theirs.as_fd(), garbage, &[]).unwrap();
+        assert!(LauncherEnd::new(ours).unwrap().recv().await.is_err());
+    }
+    let (theirs, ours) = pair().unwrap();
+    send(theirs.as_fd(), b"C", &[]).unwrap();
+    assert!(CoordinatorEnd::new(ours).unwrap().recv().await.is_err(), "a connection without a descriptor");
+}

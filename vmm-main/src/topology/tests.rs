@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The rules that the table itself must keep, whatever rows it gets.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+fn rows() -> impl Iterator<Item = &'static Row> {
+    std::iter::once(&COORDINATOR).chain(PROCESSES)
+}
+
+#[test]
+fn topology_descriptors_are_numbered_without_gap_or_repeat() {
+    for row in rows() {
+        let mut objects = BTreeSet::new();
+        for (index, fd) in row.fds.iter().enumerate() {
+            assert_eq!(usize::try_from(fd.number), Ok(index), "{}", row.name);
+            assert!(objects.insert(fd.object), "{} holds {:?} twice", row.name, fd.object);
+            let later_required = row.fds[index..].iter().any(|later| !later.optional);
+            assert!(!(fd.optional && later_required), "{}: optional rows stand last", row.name);
+        }
+    }
+}
+
+#[test]
+fn topology_every_process_starts_with_control_crash_page_and_log() {
+    for row in rows() {
+        let first: Vec<Object> = row.fds.iter().take(3).map(|fd| fd.object).collect();
+        assert_eq!(first, [Object::Control, Object::CrashPage, Object::Log], "{}", row.name);
+    }
+}
+
+#[test]
+fn topology_names_are_unique_and_found() {
+    let names: BTreeSet<&str> = rows().map(|row| row.name).collect();
+    assert_eq!(names.len(), rows().count());
+    for row in rows() {
+        assert_eq!(super::row(row.name).map(|found| found.program), Some(row.program));
+    }
+    assert!(super::row("nobody").is_none());
+}
+
+#[test]
+fn topology_shared_objects_have_the_right_holders() {
+    let mut holders: BTreeMap<Object, Vec<(&str, Rights)>> = BTreeMap::new();
+    for row in PROCESSES {
+        for fd in row.fds {
+            holders.entry(fd.object).or_default().push((row.name, fd.rights));
+        }
+    }
+    for (object, held) in holders {
+        match object {
+            Object::Control | Object::CrashPage | Object::Log => assert_eq!(held.len(), PROCESSES.len()),
+            Object::Ring(device) | Object::RegisterPage(device) => {
+                let names: Vec<&str> = held.iter().map(|(name, _)| *name).collect();
+                assert_eq!(names, [VCPU, device], "{object:?}");
+            }
+            Object::Irq(device, _) => {
+                assert_eq!(held, [(VCPU, Rights::Read), (device, Rights::Write)], "{object:?}");
+            }
+            // A log has one producer; another process's log is nobody's business but the coordinator's.
+            Object::DirtyLog(owner) => assert_eq!(held, [(owner, Rights::Write)]),
+            Object::Console => assert_eq!(held, [(VCPU, Rights::ReadWrite)]),
+            Object::GuestRam => assert_eq!(held.len(), 2),
+            Object::Handover | Object::Kernel | Object::Initramfs | Object::Program(_) => {
+                panic!("{object:?} must not leave the coordinator, {held:?} hold it")
+            }
+        }
+    }
+}
+
+#[test]
+fn topology_whoever_writes_guest_ram_has_a_dirty_log() {
+    for row in PROCESSES {
+        let writes = row.fds.iter().any(|fd| fd.object == Object::GuestRam && fd.rights == Rights::ReadWrite);
+        assert_eq!(writes, row.number_of(Object::DirtyLog(row.name)).is_some(), "{}", row.name);
+    }
+}
+
+#[test]
+fn topology_coordinator_holds_the_program_of_every_process() {
+    for row in PROCESSES {
+        assert!(COORDINATOR.number_of(Object::Program(row.name)).is_some(), "{}", row.name);
+    }
+}
+
+#[test]
+fn topology_profiles_are_those_of_the_roles() {
+    let names: Vec<&str> = rows().map(|row| row.profile().name).collect();
+    assert_eq!(names[0], "coordinator");
+    let unique: BTreeSet<&&str> = names.iter().collect();
+    assert_eq!(unique.len(), names.len());
+}
