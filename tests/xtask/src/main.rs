@@ -1,3 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Workspace tasks.
-fn main() {}
+//! The workspace's tasks, started as `cargo xtask TASK`.
+//!
+//! `demo` and `test` are the README's two commands; `check` is what continuous integration runs besides the
+//! tests; `guest`, `bench` and `fuzz` are their parts, to be run alone. Every task ends with exit code 0 only
+//! if all it set out to do was done; what it left out, and why, is printed and counted.
+
+mod command;
+mod guest;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the Bulkhead workspace", disable_version_flag = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fetch an arm64 kernel and busybox as packages, check them, and build the guest's initramfs
+    Guest(guest::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Guest(options) => guest::run(&options),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
