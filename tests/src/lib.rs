@@ -5,5 +5,13 @@
 //! guest over its console, and counts what they leave behind. Nothing here links a product crate, so a
 //! change to the product never rebuilds the tools that drive it.
 
+pub mod command;
+pub mod console;
 pub mod guest;
+pub mod leftovers;
 pub mod places;
+pub mod tools;
+
+/// Says that a test leaves out what it is for, and why: every suite reports in these words, and
+/// `cargo xtask test` counts the lines that begin with them.
+pub const SKIPPED: &str = "SKIPPED: ";

@@ -10,7 +10,7 @@ mod cpio;
 mod format;
 mod initramfs;
 mod manifest;
-pub mod tools;
+mod tools;
 
 use std::{
     fs,
@@ -18,15 +18,20 @@ use std::{
     process::ExitCode,
 };
 
+use ::tests::{
+    command::write_whole,
+    guest::GuestFiles,
+    places,
+    tools::{CROSS, QEMU},
+};
 use anyhow::{Context, Result};
 use clap::Args;
-use tests::{guest::GuestFiles, places};
 
 use self::{
     apt::{Apt, Installed},
     manifest::{FileRecord, Manifest},
 };
-use crate::{command::write_whole, progress::Step};
+use crate::progress::Step;
 
 /// The package that always depends on the newest kernel for virtual machines.
 const KERNEL_PACKAGE: &str = "linux-image-cloud-arm64";
@@ -70,10 +75,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     println!("kernel     {}", files.kernel.display());
     println!("initramfs  {}", files.initramfs.display());
     if options.qemu {
-        println!("qemu       {}", tools::QEMU.obtain(&places::cache())?.version()?);
+        println!("qemu       {}", tools::obtain(&QEMU, &places::cache())?.version()?);
     }
     if options.cross {
-        println!("compiler   {}", tools::CROSS.obtain(&places::cache())?.version()?);
+        println!("compiler   {}", tools::obtain(&CROSS, &places::cache())?.version()?);
     }
     Ok(ExitCode::SUCCESS)
 }

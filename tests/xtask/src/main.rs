@@ -5,7 +5,6 @@
 //! tests; `guest`, `bench` and `fuzz` are their parts, to be run alone. Every task ends with exit code 0 only
 //! if all it set out to do was done; what it left out, and why, is printed and counted.
 
-mod command;
 mod guest;
 mod progress;
 

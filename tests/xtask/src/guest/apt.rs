@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::{capture, find, remove_folder, set_mode, write_whole};
+use ::tests::command::{capture, find, remove_folder, set_mode, write_whole};
 
 /// Whose installed packages count when dependencies are resolved.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::command::write_whole;
+use ::tests::command::write_whole;
 
 const FILE: &str = "manifest.json";
 

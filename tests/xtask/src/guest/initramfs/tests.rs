@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What goes into the archive, with a stand-in for busybox that is only a table of names.
 
-use tests::guest;
+use ::tests::guest;
 
 use super::{APPLETS_NEEDED, CONTINUITY, INIT, Program, build};
 
