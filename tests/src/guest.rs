@@ -21,6 +21,16 @@ pub const RUN_ENDED_MARK: &str = "bulkhead-guest: run ended, exit code ";
 /// half of the instructions of a stock Debian boot, and prove nothing about the machine.
 pub const COMMAND_LINE: &str = "console=ttyS0 cryptomgr.notests=1";
 
+/// What the guest self-test (`tests/guest/selftest`) prints on a machine that computes rightly.
+///
+/// Recorded under qemu-system-aarch64; equal for `-O1` and `-O2`, and for the CPU models cortex-a72 and max.
+pub const SELFTEST_EXPECTED: &str = include_str!("../guest/selftest/expected.txt");
+
+/// The kernel command line's word that runs `program` instead of a shell and then powers off.
+pub fn run_word(program: &str) -> String {
+    format!("bulkhead.run={program}")
+}
+
 /// The files of one guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestFiles {
@@ -34,6 +44,13 @@ impl GuestFiles {
     /// The files in `cache`, whether they are there or not.
     pub fn in_cache(cache: &Path) -> Self {
         Self { kernel: cache.join("Image"), initramfs: cache.join("initramfs.cpio") }
+    }
+
+    /// The files with the self-test in the initramfs, or `None` when no compiler was there to build it.
+    pub fn selftest() -> Option<Self> {
+        let cache = places::cache();
+        let files = Self { kernel: cache.join("Image"), initramfs: cache.join("initramfs-selftest.cpio") };
+        (files.kernel.is_file() && files.initramfs.is_file()).then_some(files)
     }
 
     /// The cached files, or `None` when `cargo xtask guest` has not been run yet.

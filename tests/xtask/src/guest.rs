@@ -10,6 +10,7 @@ mod cpio;
 mod format;
 mod initramfs;
 mod manifest;
+mod selftest;
 mod tools;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 };
 
 use ::tests::{
+    SKIPPED,
     command::write_whole,
     guest::GuestFiles,
     places,
@@ -80,6 +82,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if options.cross {
         println!("compiler   {}", tools::obtain(&CROSS, &places::cache())?.version()?);
     }
+    match with_selftest(options)? {
+        Some(files) => println!("self-test  {}", files.initramfs.display()),
+        None => println!("self-test  {SKIPPED}{}", CROSS.missing()),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -118,6 +124,19 @@ pub fn obtain(options: &Options) -> Result<GuestFiles> {
     };
     write_if_other(&files.initramfs, &initramfs::build(&busybox, &[])?)?;
     Ok(files)
+}
+
+/// The same guest with the self-test program in `/bin/selftest`; `None` where there is no compiler for it.
+pub fn with_selftest(options: &Options) -> Result<Option<GuestFiles>> {
+    let Some(compiler) = CROSS.installed() else { return Ok(None) };
+    let cache = places::cache();
+    let kernel = obtain(options)?.kernel;
+    let selftest = selftest::program(&compiler, &cache)?;
+    let program = initramfs::Program { name: "selftest", content: &selftest };
+    let busybox = read(&options.busybox.clone().unwrap_or_else(|| cache.join("busybox")))?;
+    let files = GuestFiles { kernel, initramfs: cache.join("initramfs-selftest.cpio") };
+    write_if_other(&files.initramfs, &initramfs::build(&busybox, &[program])?)?;
+    Ok(Some(files))
 }
 
 /// The fetched part of the cache.
