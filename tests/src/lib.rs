@@ -11,6 +11,7 @@ pub mod guest;
 pub mod leftovers;
 pub mod places;
 pub mod tools;
+pub mod vm;
 
 /// Says that a test leaves out what it is for, and why: every suite reports in these words, and
 /// `cargo xtask test` counts the lines that begin with them.

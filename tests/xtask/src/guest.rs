@@ -50,6 +50,7 @@ arm64) or `--initramfs CPIO`";
 
 /// Where the guest's files come from.
 #[derive(Args, Debug, Clone, Default)]
+#[group(id = "guest-files")]
 pub struct Options {
     /// Use this arm64 kernel Image instead of Debian's
     #[arg(long, value_name = "IMAGE")]

@@ -5,8 +5,11 @@
 //! tests; `guest`, `bench` and `fuzz` are their parts, to be run alone. Every task ends with exit code 0 only
 //! if all it set out to do was done; what it left out, and why, is printed and counted.
 
+mod demo;
 mod guest;
+mod product;
 mod progress;
+mod stages;
 
 use std::process::ExitCode;
 
@@ -21,12 +24,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Build, fetch a guest, boot it across its processes, ask it questions, power off; a table of stages
+    Demo(demo::Options),
     /// Fetch an arm64 kernel and busybox as packages, check them, and build the guest's initramfs
     Guest(guest::Options),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
+        Task::Demo(options) => demo::run(&options),
         Task::Guest(options) => guest::run(&options),
     };
     match outcome {
@@ -35,5 +41,15 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_of_all_tasks_are_consistent() {
+        super::Arguments::command().debug_assert();
     }
 }

@@ -44,9 +44,10 @@ impl Step {
         }
     }
 
-    /// Ends the step with a line that says what came of it.
-    pub fn done(self, result: &str) {
-        let line = format!("{}: {result} ({:.1} s)", self.name, self.start.elapsed().as_secs_f64());
+    /// Ends the step with a line that says what came of it, and returns how long it took.
+    pub fn done(self, result: &str) -> Duration {
+        let took = self.start.elapsed();
+        let line = format!("{}: {result} ({:.1} s)", self.name, took.as_secs_f64());
         match &self.bar {
             Some(bar) => {
                 bar.finish_and_clear();
@@ -54,6 +55,7 @@ impl Step {
             }
             None => eprintln!("{line}"),
         }
+        took
     }
 }
 
