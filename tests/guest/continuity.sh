@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # Checks its own continuity while the machine under it is paused, saved, restored or moved.
 #
 # Every round prints `continuity N ok`. It fails when the counter skips, when a block of memory changed

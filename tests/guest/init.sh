@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # The guest's first process: mounts what a shell needs, then gives the console to a shell.
 # `bulkhead.run=PROGRAM` on the kernel command line runs that program instead, then powers off.
 # The texts it prints are read by tests/src/guest.rs: keep both in step.

@@ -36,6 +36,7 @@ const NAME: &str = "demo";
 
 /// What the demo is to show.
 #[derive(Args, Debug)]
+#[group(id = "demo-options")]
 pub struct Options {
     /// Give the guest's console to you instead of running the stages
     #[arg(long)]
@@ -54,11 +55,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         return interactive(options, profile);
     }
     let mut stages = Stages::default();
-    let programs = stages.run("programs built", || {
+    let programs = stages.run_shown("programs built", || {
         let folder = product::build(profile)?;
         Ok((folder, format!("{} profile", profile.folder())))
     });
-    let files = stages.run("guest files", || {
+    let files = stages.run_shown("guest files", || {
         let files = guest::obtain(&options.guest)?;
         let seen = files.kernel.display().to_string();
         Ok((files, seen))
@@ -76,19 +77,19 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         ensure!(answer.contains("aarch64"), "the guest says it is {answer:?}");
         Ok(((), answer))
     });
-    stages.run("interrupts", || {
+    stages.run_shown("interrupts", || {
         let table = answer(&mut vm, "cat /proc/interrupts")?;
         let timer = table.lines().find(|line| line.contains("arch_timer")).context("no timer interrupt")?;
         ensure!(table.contains("GICv3"), "no interrupt goes through a GICv3");
         println!("{table}");
         Ok(((), timer.split_whitespace().collect::<Vec<_>>().join(" ")))
     });
-    stages.run("SMMU probed", || {
+    stages.run_shown("SMMU probed", || {
         let lines = answer(&mut vm, "dmesg | grep -i smmu")?;
         println!("{lines}");
         smmu::check(&lines).map(|seen| ((), seen))
     });
-    stages.run("processes confined", || confined::check(present(&mut vm)?).map(|seen| ((), seen)));
+    stages.run_shown("processes confined", || confined::check(present(&mut vm)?).map(|seen| ((), seen)));
     stages.run("power off", || {
         present(&mut vm)?.power_off(COMMAND)?;
         Ok(((), "`bulkhead run` ended with exit code 0".into()))

@@ -140,6 +140,14 @@ pub fn with_selftest(options: &Options) -> Result<Option<GuestFiles>> {
     Ok(Some(files))
 }
 
+/// Fetches and builds what the suites boot, as far as this machine allows.
+pub fn prepare_for_suites() -> Result<()> {
+    let options = Options::default();
+    obtain(&options)?;
+    with_selftest(&options)?;
+    Ok(())
+}
+
 /// The fetched part of the cache.
 struct Store<'a> {
     cache: &'a Path,

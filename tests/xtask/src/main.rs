@@ -5,11 +5,14 @@
 //! tests; `guest`, `bench` and `fuzz` are their parts, to be run alone. Every task ends with exit code 0 only
 //! if all it set out to do was done; what it left out, and why, is printed and counted.
 
+mod check;
 mod demo;
+mod fuzz;
 mod guest;
 mod product;
 mod progress;
 mod stages;
+mod test;
 
 use std::process::ExitCode;
 
@@ -26,6 +29,12 @@ struct Arguments {
 enum Task {
     /// Build, fetch a guest, boot it across its processes, ask it questions, power off; a table of stages
     Demo(demo::Options),
+    /// Run everything that needs no special hardware
+    Test(test::Options),
+    /// Run what continuous integration runs besides the tests: rules, formatting, lints, the arm64 build
+    Check(check::Options),
+    /// Run the fuzz targets
+    Fuzz(fuzz::Options),
     /// Fetch an arm64 kernel and busybox as packages, check them, and build the guest's initramfs
     Guest(guest::Options),
 }
@@ -33,6 +42,9 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Check(options) => check::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Guest(options) => guest::run(&options),
     };
     match outcome {

@@ -37,6 +37,13 @@ impl Step {
         Self { bar, name, start: Instant::now() }
     }
 
+    /// The same without a spinner: what runs in this step writes to the terminal itself.
+    pub fn begin_plain(name: impl Into<String>) -> Self {
+        let name = name.into();
+        eprintln!("{name} ...");
+        Self { bar: None, name, start: Instant::now() }
+    }
+
     /// Shows what the step is at, on a terminal only.
     pub fn at(&self, what: &str) {
         if let Some(bar) = &self.bar {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A row of stages, each `ok` or `FAILED`, and the table that ends a task.
 //!
-//! A failed stage ends the row: what comes after it is `not reached`. Both count as not ok, so exit code 0
-//! means that every announced stage was seen to work. Stages announce themselves as they run.
+//! Where stages build on each other, a failed one ends the row: what comes after it is `not reached`. Both
+//! count as not ok, so exit code 0 means that every announced stage was seen to work.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -31,29 +31,49 @@ struct Row {
 #[derive(Debug, Default)]
 pub struct Stages {
     rows: Vec<Row>,
+    /// True if a stage needs nothing of those before it.
+    independent: bool,
 }
 
 impl Stages {
+    /// Stages that do not build on each other: each is run, whatever became of the others.
+    pub fn independent() -> Self {
+        Self { independent: true, ..Self::default() }
+    }
+
     /// Runs one stage, unless an earlier one failed. `work` returns its result and what was seen.
     pub fn run<T>(&mut self, name: &'static str, work: impl FnOnce() -> Result<(T, String)>) -> Option<T> {
-        if self.rows.iter().any(|row| row.outcome != Outcome::Ok) {
+        self.run_with(Step::begin, name, work)
+    }
+
+    /// The same for work that shows its own progress, as cargo does.
+    pub fn run_shown<T>(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<(T, String)>,
+    ) -> Option<T> {
+        self.run_with(Step::begin_plain, name, work)
+    }
+
+    fn run_with<T>(
+        &mut self,
+        begin: fn(&'static str) -> Step,
+        name: &'static str,
+        work: impl FnOnce() -> Result<(T, String)>,
+    ) -> Option<T> {
+        if !self.independent && !self.all_ok() {
             self.not_reached(name);
             return None;
         }
-        let step = Step::begin(name);
-        match work() {
-            Ok((value, seen)) => {
-                let took = step.done(&format!("ok, {seen}"));
-                self.rows.push(Row { name, outcome: Outcome::Ok, took, seen });
-                Some(value)
-            }
-            Err(error) => {
-                let seen = format!("{error:#}");
-                let took = step.done(&format!("FAILED: {seen}"));
-                self.rows.push(Row { name, outcome: Outcome::Failed, took, seen });
-                None
-            }
-        }
+        let step = begin(name);
+        let (value, outcome, seen) = match work() {
+            Ok((value, seen)) => (Some(value), Outcome::Ok, seen),
+            Err(error) => (None, Outcome::Failed, format!("{error:#}")),
+        };
+        let word = if outcome == Outcome::Ok { "ok, " } else { "FAILED: " };
+        let took = step.done(&format!("{word}{seen}"));
+        self.rows.push(Row { name, outcome, took, seen });
+        value
     }
 
     /// Counts a stage that could not be tried.

@@ -27,3 +27,11 @@ fn stages_after_a_failed_one_are_not_reached() {
     assert!(table.contains("FAILED") && table.contains("not reached"), "{table}");
     assert!(!table.contains("more lines"), "{table}");
 }
+
+#[test]
+fn stages_that_are_independent_are_all_run() {
+    let mut stages = Stages::independent();
+    stages.run("bad", || Err::<((), String), _>(anyhow!("broken")));
+    assert_eq!(ok(&mut stages, "next"), Some(7));
+    assert!(!stages.all_ok());
+}
