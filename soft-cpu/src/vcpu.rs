@@ -247,8 +247,7 @@ fn is_powered(cpu: &mut Cpu, shared: &Shared) -> bool {
 
 /// Waits for a wish of another thread, an interrupt, or, in a CPU that is on, a timer.
 fn sleep(cpu: &Cpu, shared: &Shared) {
-    let timeout =
-        if cpu.powered { cpu.next_deadline().map(|ticks| cpu.clock.until(ticks)) } else { None };
+    let timeout = if cpu.powered { cpu.next_deadline().map(|ticks| cpu.clock.until(ticks)) } else { None };
     let inbox = shared.inbox();
     if shared.attention.load(SeqCst) {
         return;

@@ -100,6 +100,18 @@ impl Vm {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// The sum of the counters whose names end in `.NAME`, if the machine tells them (`bulkhead inspect`).
+    pub fn counter(&self, name: &str) -> Option<u64> {
+        let json = self.control_json("inspect").ok()?;
+        let end = format!(".{name}\"");
+        let values = json.split(&end).skip(1).filter_map(|rest| {
+            let digits: String =
+                rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+            digits.parse::<u64>().ok()
+        });
+        values.fold(None, |sum, value| Some(sum.unwrap_or(0) + value))
+    }
+
     /// The folder of this machine's control socket.
     pub fn sockets(&self) -> &Path {
         &self.scope.sockets

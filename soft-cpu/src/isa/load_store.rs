@@ -71,7 +71,12 @@ fn extended<const LOG2: usize, const EXTENSION: u8>(value: u64) -> u64 {
 pub(super) fn nothing(_: &mut Cpu, _: &Op) {}
 
 /// Finishes an operation of one of the forms that share `kind`; the handlers given are for loads and stores.
-fn finish(word: u32, mut op: Op, load: impl Fn(u32, u8) -> Handler, store: impl Fn(u32) -> Handler) -> Option<Op> {
+fn finish(
+    word: u32,
+    mut op: Op,
+    load: impl Fn(u32, u8) -> Handler,
+    store: impl Fn(u32) -> Handler,
+) -> Option<Op> {
     let log2 = bits(word, 31, 30);
     op.n = base(op.n);
     match kind(word)? {

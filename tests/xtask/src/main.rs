@@ -5,6 +5,7 @@
 //! tests; `guest`, `bench` and `fuzz` are their parts, to be run alone. Every task ends with exit code 0 only
 //! if all it set out to do was done; what it left out, and why, is printed and counted.
 
+mod bench;
 mod check;
 mod demo;
 mod fuzz;
@@ -33,6 +34,8 @@ enum Task {
     Test(test::Options),
     /// Run what continuous integration runs besides the tests: rules, formatting, lints, the arm64 build
     Check(check::Options),
+    /// Measure, beside a yardstick in the same run
+    Bench(bench::Options),
     /// Run the fuzz targets
     Fuzz(fuzz::Options),
     /// Fetch an arm64 kernel and busybox as packages, check them, and build the guest's initramfs
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Check(options) => check::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Guest(options) => guest::run(&options),
     };

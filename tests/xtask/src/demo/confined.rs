@@ -38,7 +38,7 @@ struct Observed {
 
 /// Prints the table; an error unless every process is confined as its profile says.
 pub fn check(vm: &Vm) -> Result<String> {
-    let rows = read(&vm.control_json("ps")?)?;
+    let rows = read(&vm.control_json("ps")?)?.into_values().flatten().collect::<Vec<Row>>();
     println!("{}", table(&rows));
     judge(&rows)?;
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -49,10 +49,12 @@ pub fn check(vm: &Vm) -> Result<String> {
     Ok(format!("{}, none drifts from its profile", counts.join(", ")))
 }
 
-fn read(json: &str) -> Result<Vec<Row>> {
-    serde_json::from_str(json).context("`bulkhead ps --json` is not the list of processes")
+/// The processes of each machine, by its name.
+fn read(json: &str) -> Result<BTreeMap<String, Vec<Row>>> {
+    serde_json::from_str(json).context("`bulkhead ps --json` does not list the processes of each machine")
 }
 
+/// The rule: every role is there, every process runs, says what it enforced, and shows no drift.
 fn judge(rows: &[Row]) -> Result<()> {
     for role in ROLES {
         ensure!(rows.iter().any(|row| row.role == role), "no process has the role {role}");

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One row out of order is enough to fail.
 
-use super::{judge, read, table};
+use super::{Row, judge, table};
+
+fn read(list: &str) -> Result<Vec<Row>, String> {
+    let json = format!("{{\"vm\": {list}}}");
+    let machines = super::read(&json).map_err(|error| error.to_string())?;
+    Ok(machines.into_values().flatten().collect())
+}
 
 fn row(role: &str, state: &str, drift: &str) -> String {
     format!(
@@ -48,7 +54,8 @@ fn role_missing_fails() {
 }
 
 #[test]
-fn answer_that_is_no_list_is_refused() {
-    assert!(read("{}").is_err());
-    assert!(read("").is_err());
+fn answer_that_lists_no_processes_is_refused() {
+    assert!(super::read("[]").is_err());
+    assert!(super::read("{\"vm\": 3}").is_err());
+    assert!(super::read("").is_err());
 }
