@@ -26,6 +26,7 @@ fn good() -> Observed {
     Observed {
         pid: 812,
         status: Ok(status(STATUS).unwrap()),
+        dumpable: Ok(false),
         namespaces: ["user", "mnt", "pid", "net", "ipc", "uts"]
             .map(|name| (name, Ok(Namespace { id: 1, observer: 2 })))
             .into(),
@@ -70,7 +71,7 @@ fn right_process_has_no_drift() {
 #[test]
 fn each_fact_alone_is_a_drift() {
     type Change = (&'static str, fn(&mut Observed));
-    let changes: [Change; 18] = [
+    let changes: [Change; 19] = [
         ("seccomp", |seen| seen.status.as_mut().unwrap().seccomp_mode = 0),
         ("seccomp", |seen| seen.status.as_mut().unwrap().seccomp_filters = Some(3)),
         ("no_new_privs", |seen| seen.status.as_mut().unwrap().no_new_privs = false),
@@ -79,6 +80,7 @@ fn each_fact_alone_is_a_drift() {
         ("capabilities", |seen| seen.status.as_mut().unwrap().capabilities.effective = 1),
         ("capabilities", |seen| seen.status.as_mut().unwrap().capabilities.bounding = 1 << 40),
         ("capabilities", |seen| seen.status.as_mut().unwrap().capabilities.ambient = 1),
+        ("dumpable", |seen| seen.dumpable = Ok(true)),
         ("user", |seen| seen.status.as_mut().unwrap().uids[2] = 0),
         ("pid namespace", |seen| seen.status.as_mut().unwrap().ns_pids = vec![812]),
         ("namespace", |seen| drop(seen.namespaces.insert("net", Ok(Namespace { id: 2, observer: 2 })))),
@@ -103,8 +105,9 @@ fn each_fact_alone_is_a_drift() {
 fn each_unread_fact_is_a_drift_that_says_so() {
     let unread = || Unreadable { file: "/proc/1/x".to_owned(), why: "no".to_owned() };
     type Change = fn(&mut Observed, Unreadable);
-    let changes: [Change; 7] = [
+    let changes: [Change; 8] = [
         |seen, why| seen.status = Err(why),
+        |seen, why| seen.dumpable = Err(why),
         |seen, why| seen.descriptors = Err(why),
         |seen, why| seen.root_entries = Err(why),
         |seen, why| seen.mounts = Err(why),

@@ -84,6 +84,10 @@ fn obey(command: &str, given: Option<&ForChild>, child: &mut Option<Process>) ->
         "overflow" => format!("{}", overflow(1)),
         "overflow-in-thread" => std::thread::spawn(|| format!("{}", overflow(1))).join().unwrap(),
         "exit" => std::process::exit(rest.parse().unwrap()),
+        // Nothing but a signal ends it: not the end of its control channel either.
+        "stuck" => loop {
+            std::thread::sleep(Duration::from_secs(60));
+        },
         "probe" => {
             let attempt = sandbox::probe::Attempt::by_name(rest).unwrap();
             match sandbox::probe::attempt(attempt) {
