@@ -16,7 +16,9 @@ pub mod lifecycle;
 pub mod probe;
 pub mod ram;
 pub mod smmu;
+pub mod stage1;
 pub mod vcpu;
+pub mod vfio;
 
 /// A body of a frame.
 pub trait Message: Serialize + DeserializeOwned + Debug + Send + 'static {

@@ -10,6 +10,8 @@ pub mod dirty_log;
 mod futex;
 #[cfg(not(loom))]
 pub mod guest_memory;
+#[cfg(not(loom))]
+pub mod msi_board;
 pub mod region;
 #[cfg(not(loom))]
 pub mod register_page;

@@ -12,15 +12,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use ipc::addr::Gpa;
+use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::frame::{self, Header, Kind};
 use ipc::hello::{Hello, Role};
 use ipc::protocol::control::{Control, DirtyLogOp, Event, Failure, Reply, Request, RoleConfig};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::ram::{RamLayout, RamRegion};
-use ipc::protocol::smmu::{SmmuConfig, SmmuModel};
-use ipc::protocol::vcpu::{RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
+use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
+use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
+use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
+use ipc::protocol::vfio::VfioConfig;
 use ipc::protocol::{Message, Protocol};
 use ipc::saved::{Reader, SavedState, UnitKind, Writer};
 use serde::de::DeserializeOwned;
@@ -42,6 +44,15 @@ fn vcpu_config() -> VcpuConfig {
         page: Some(page),
         irqs: vec![RemoteIrq { fd: 8, spi: 3 }],
     };
+    let config = GpaRange::new(Gpa(0x3000_8000), 0x1000).unwrap();
+    let nvme = RemoteFunction {
+        name: "vfio0".into(),
+        bdf: Bdf(8),
+        ring_fd: 11,
+        windows: vec![FunctionWindow { region: 0, range: config }],
+        msi_board_fd: 12,
+        msi_doorbell_fd: 13,
+    };
     VcpuConfig {
         machine: "bulkhead-virt-1".into(),
         vcpu_count: 2,
@@ -49,6 +60,7 @@ fn vcpu_config() -> VcpuConfig {
         entry: Gpa(0x4020_0000),
         fdt: Gpa(0x4800_0000),
         devices: vec![smmu],
+        functions: vec![nvme],
     }
 }
 
@@ -60,7 +72,47 @@ fn smmu_config() -> SmmuConfig {
         len: 0x2_0000,
         ram: ram(),
         model: SmmuModel::default(),
+        devices: vec![SmmuDevice { name: "vfio0".into(), stream: StreamId(8), fd: 10 }],
     }
+}
+
+fn vfio_config() -> VfioConfig {
+    VfioConfig {
+        name: "vfio0".into(),
+        bdf: Bdf(8),
+        stream: StreamId(8),
+        area32: GpaRange::new(Gpa(0x1100_0000), 0x100_0000).unwrap(),
+        area64: GpaRange::new(Gpa(0x84_0000_0000), 0x4_0000_0000).unwrap(),
+        doorbell: Gpa(0x0821_0040),
+        ram: ram(),
+        model: SmmuModel::default(),
+    }
+}
+
+/// Every notice of the stage 1 channel; as for requests.
+fn notices() -> Vec<(&'static str, Notice)> {
+    let stream = StreamId(8);
+    let orders = vec![
+        Order::Attach { stream, to: Attachment::Abort },
+        Order::Attach { stream, to: Attachment::Bypass },
+        Order::Attach { stream, to: Attachment::Stage1([0x4100_000b, 0xd4]) },
+        Order::Invalidate([0x46, 0]),
+    ];
+    let all = vec![
+        Notice::Orders { sequence: 300, orders },
+        Notice::Done { sequence: 300, refused: 1 },
+        Notice::Fault(Fault::Record([0x8_0000_0010, 1 << 35, 0xf000, 0])),
+        Notice::Fault(Fault::Aborted { stream }),
+        Notice::FaultsLost { count: 3 },
+    ];
+    let name = |notice: &Notice| match notice {
+        Notice::Orders { .. } => "stage1-orders",
+        Notice::Done { .. } => "stage1-done",
+        Notice::Fault(Fault::Record(_)) => "stage1-fault-record",
+        Notice::Fault(Fault::Aborted { .. }) => "stage1-fault-aborted",
+        Notice::FaultsLost { .. } => "stage1-faults-lost",
+    };
+    all.into_iter().map(|notice| (name(&notice), notice)).collect()
 }
 
 /// Every request. The match makes a new variant stop the build here: add it to the list as well.
@@ -68,6 +120,7 @@ fn requests() -> Vec<(&'static str, Request)> {
     let all = vec![
         Request::Configure(RoleConfig::Vcpu(vcpu_config())),
         Request::Configure(RoleConfig::Smmu(smmu_config())),
+        Request::Configure(RoleConfig::Vfio(vfio_config())),
         Request::Start,
         Request::Pause,
         Request::Resume,
@@ -83,6 +136,7 @@ fn requests() -> Vec<(&'static str, Request)> {
     let name = |request: &Request| match request {
         Request::Configure(RoleConfig::Vcpu(_)) => "request-configure-vcpu",
         Request::Configure(RoleConfig::Smmu(_)) => "request-configure-smmu",
+        Request::Configure(RoleConfig::Vfio(_)) => "request-configure-vfio",
         Request::Start => "request-start",
         Request::Pause => "request-pause",
         Request::Resume => "request-resume",
@@ -178,19 +232,23 @@ fn to_vec<T: Serialize>(value: T) -> Vec<u8> {
     postcard::to_stdvec(&value).unwrap()
 }
 
-fn framed(kind: Kind, request_id: u64, fd_count: u8, body: &[u8]) -> Vec<u8> {
+fn framed<P: Protocol>(kind: Kind, request_id: u64, fd_count: u8, body: &[u8]) -> Vec<u8> {
     let body_len = body.len().try_into().unwrap();
-    let (protocol, version) = (Control::ID, Control::VERSION);
+    let (protocol, version) = (P::ID, P::VERSION);
     let header = Header { protocol, version, request_id, generation: 3, kind, fd_count, body_len };
     [&header.to_bytes()[..], body].concat()
 }
 
-fn messages<T>(kind: Kind, request_id: u64, messages: Vec<(&'static str, T)>) -> Vec<(&'static str, Vec<u8>)>
+fn messages<P: Protocol, T>(
+    kind: Kind,
+    request_id: u64,
+    messages: Vec<(&'static str, T)>,
+) -> Vec<(&'static str, Vec<u8>)>
 where
     T: Message + DeserializeOwned + PartialEq,
 {
     let pin = |(name, message): (&'static str, T)| {
-        let bytes = framed(kind, request_id, message.fd_count(), &to_vec(&message));
+        let bytes = framed::<P>(kind, request_id, message.fd_count(), &to_vec(&message));
         let (header, body) = frame::decode(&bytes).unwrap();
         assert_eq!((header.kind, header.request_id), (kind, request_id), "{name}");
         assert_eq!(frame::decode_body::<T>("golden", body).unwrap(), message, "{name}");
@@ -206,11 +264,12 @@ fn samples() -> BTreeMap<&'static str, Vec<u8>> {
             assert!(samples.insert(name, bytes).is_none(), "{name} twice");
         }
     };
-    add(messages(Kind::Request, 0x0102_0304_0506_0708, requests()));
-    add(messages(Kind::Reply, 0x0102_0304_0506_0708, replies()));
-    add(messages(Kind::Event, 0, events()));
+    add(messages::<Control, _>(Kind::Request, 0x0102_0304_0506_0708, requests()));
+    add(messages::<Control, _>(Kind::Reply, 0x0102_0304_0506_0708, replies()));
+    add(messages::<Control, _>(Kind::Event, 0, events()));
+    add(messages::<Stage1, _>(Kind::Event, 0, notices()));
     let hello = Hello { role: Role::Vcpu, build: "1.2.3".into(), generation: 3 };
-    add(vec![("hello", framed(Kind::Hello, 0, 0, &to_vec(hello))), ("numbers", numbers())]);
+    add(vec![("hello", framed::<Control>(Kind::Hello, 0, 0, &to_vec(hello))), ("numbers", numbers())]);
     let mut writer = Writer::new();
     let state = SampleV1 { ticks: 300, name: "rtc".into() };
     writer.append(&state).unwrap();

@@ -17,6 +17,7 @@ use crate::protocol::inspect::Inspect;
 use crate::protocol::probe::{Probe, ProbeOutcome};
 use crate::protocol::smmu::SmmuConfig;
 use crate::protocol::vcpu::VcpuConfig;
+use crate::protocol::vfio::VfioConfig;
 use crate::protocol::{Message, Protocol};
 
 /// The interface's name as a type.
@@ -113,6 +114,8 @@ pub enum RoleConfig {
     Vcpu(VcpuConfig),
     /// A vSMMU process.
     Smmu(SmmuConfig),
+    /// The process of an assigned device.
+    Vfio(VfioConfig),
 }
 
 /// What to do with the dirty log. Append only. The order of a harvest stands in [`crate::shm::dirty_log`].

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::addr::Gpa;
+use crate::addr::{Gpa, StreamId};
 use crate::protocol::ram::RamLayout;
 
 /// Everything the vSMMU process needs to know.
@@ -24,6 +24,19 @@ pub struct SmmuConfig {
     pub ram: RamLayout,
     /// What it advertises.
     pub model: SmmuModel,
+    /// The devices behind it.
+    pub devices: Vec<SmmuDevice>,
+}
+
+/// A device behind the SMMU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmmuDevice {
+    /// For logs and counters: `vfio0`.
+    pub name: String,
+    /// Its StreamID.
+    pub stream: StreamId,
+    /// Its stage 1 channel.
+    pub fd: u8,
 }
 
 /// What an SMMU advertises: a named profile and the options a user may choose within it.

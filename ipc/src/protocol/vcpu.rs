@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::addr::Gpa;
+use crate::addr::{Bdf, Gpa, GpaRange};
 use crate::protocol::ram::RamLayout;
 
 /// The most vCPUs of one machine: what one GICv3 redistributor region of the memory map has room for.
@@ -27,6 +27,8 @@ pub struct VcpuConfig {
     pub fdt: Gpa,
     /// The devices that other processes are.
     pub devices: Vec<RemoteMmio>,
+    /// The PCI functions that other processes are.
+    pub functions: Vec<RemoteFunction>,
 }
 
 /// A device in another process, as the vCPU process sees it.
@@ -68,4 +70,30 @@ pub struct RemoteIrq {
     pub fd: u8,
     /// The shared peripheral interrupt's number, without the 32 that make it an INTID.
     pub spi: u32,
+}
+
+/// A PCI function in another process: the windows of one ring, and its interrupts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteFunction {
+    /// For logs and counters.
+    pub name: String,
+    /// Where it sits on the guest's bus; also the device id that its MSIs carry, whatever the process says.
+    pub bdf: Bdf,
+    /// Its MMIO ring.
+    pub ring_fd: u8,
+    /// What of the guest's address space is the function's: its configuration space, and where its BARs are.
+    pub windows: Vec<FunctionWindow>,
+    /// The board of its pending MSIs.
+    pub msi_board_fd: u8,
+    /// The eventfd that says to look at the board.
+    pub msi_doorbell_fd: u8,
+}
+
+/// One window of a PCI function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionWindow {
+    /// The number that requests for it carry in the ring.
+    pub region: u16,
+    /// Where the guest sees it; offsets in requests are from here.
+    pub range: GpaRange,
 }

@@ -60,6 +60,7 @@ fn config() -> RoleConfig {
         len: 0x2_0000,
         ram: RamLayout::new(vec![region]).unwrap(),
         model: SmmuModel::default(),
+        devices: Vec::new(),
     })
 }
 

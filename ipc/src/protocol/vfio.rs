@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How the process of an assigned device is told what device it is, and where the guest sees it.
+//!
+//! The guest physical windows are fixed by the device's slot: its configuration space, and two areas in which the
+//! device places its own BARs, which then stay. Sent once, in `Request::Configure`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::addr::{Bdf, Gpa, GpaRange, StreamId};
+use crate::protocol::ram::RamLayout;
+use crate::protocol::smmu::SmmuModel;
+
+/// The number that requests for the configuration space carry in the ring.
+pub const CONFIG_REGION: u16 = 0;
+/// The number that requests for the 32-bit BAR area carry.
+pub const AREA32_REGION: u16 = 1;
+/// The number that requests for the 64-bit BAR area carry.
+pub const AREA64_REGION: u16 = 2;
+/// Bytes of a function's configuration space.
+pub const CONFIG_LEN: u64 = 4096;
+
+/// Everything the process needs to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VfioConfig {
+    /// For logs and counters: `vfio0`.
+    pub name: String,
+    /// Where it sits on the guest's bus.
+    pub bdf: Bdf,
+    /// By what number its vSMMU knows it.
+    pub stream: StreamId,
+    /// Where its 32-bit BARs and those that are not prefetchable may lie.
+    pub area32: GpaRange,
+    /// Where its 64-bit prefetchable BARs may lie.
+    pub area64: GpaRange,
+    /// Where its MSIs must arrive, after translation: `GITS_TRANSLATER`.
+    pub doorbell: Gpa,
+    /// The guest's RAM, which its DMA reaches.
+    pub ram: RamLayout,
+    /// What the vSMMU before it advertises.
+    pub model: SmmuModel,
+}
