@@ -8,6 +8,7 @@ mod common;
 mod coordinator;
 mod smmu;
 mod vcpu_soft;
+mod vfio;
 
 use crate::profile::{Arch, Profile};
 
@@ -33,9 +34,14 @@ pub fn smmu() -> Profile {
     smmu::profile(Arch::host())
 }
 
+/// The process of an assigned device behind vfio-user.
+pub fn vfio() -> Profile {
+    vfio::profile(Arch::host())
+}
+
 /// Every profile as it is on `arch`.
 pub fn all(arch: Arch) -> Vec<Profile> {
-    vec![coordinator::profile(arch), vcpu_soft::profile(arch), smmu::profile(arch)]
+    vec![coordinator::profile(arch), vcpu_soft::profile(arch), smmu::profile(arch), vfio::profile(arch)]
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::spec::commands::Command;
 use crate::spec::events::{EventRecord, InputAccess, Requester};
 use crate::tlb::Iotlb;
 use crate::translate::context::{self, Context, Selection};
-use crate::translate::stream::{self, StreamAction};
+use crate::translate::stream::{self, Stage1Stream, StreamAction};
 use crate::translate::walk;
 use crate::translate::{Fault, Registers, Translation, untranslated};
 use std::collections::HashMap;
@@ -72,14 +72,29 @@ impl Engine {
             }
             StreamAction::Stage1(stream) => stream,
         };
-        let index = match context::select(&stream, who)? {
-            Selection::Bypass => return bypass(),
+        self.translate_stage1(&stream, memory, who, access)
+    }
+
+    /// As `translate`, for a stream that is known to be translated by `stream`: whoever looks stream table
+    /// entries up elsewhere says what it found.
+    pub fn translate_stage1(
+        &mut self,
+        stream: &Stage1Stream,
+        memory: &(impl Memory + ?Sized),
+        who: Requester,
+        access: InputAccess,
+    ) -> Result<Translation, Fault> {
+        let index = match context::select(stream, who)? {
+            Selection::Bypass => {
+                let too_large = Fault::recorded(EventRecord::f_addr_size(who, access));
+                return untranslated(&self.model, access.address).ok_or(too_large);
+            }
             Selection::Context(index) => index,
         };
         let context = match self.contexts.get(&(who.stream, index)) {
             Some(context) => *context,
             None => {
-                let cd = context::lookup(&self.model, memory, &stream, index, who)?;
+                let cd = context::lookup(&self.model, memory, stream, index, who)?;
                 let context = context::check(&self.model, &cd, who)?;
                 keep(&mut self.contexts, (who.stream, index), context);
                 context

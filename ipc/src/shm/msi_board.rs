@@ -25,7 +25,7 @@ const TOTAL_WORDS: usize = WORDS + SUMMARY_WORDS;
 /// The size of a board's memory object, in whole pages.
 pub const BOARD_LEN: u64 = 12 << 10;
 
-const _: () = assert!(TOTAL_WORDS * 8 <= BOARD_LEN as usize && EVENTS as usize == WORDS * 64);
+const _: () = assert!(TOTAL_WORDS as u64 * 8 <= BOARD_LEN && EVENTS as u64 == WORDS as u64 * 64);
 
 /// The board, seen from either end.
 #[derive(Clone)]

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The vfio-user client: what a device is asked when it is opened, and while the guest uses it.
+//!
+//! The server is another process, perhaps of somebody else, and never trusted: the codec in `ipc::vfio_user` checks
+//! every body, here the answers are held against what was asked and against bounds of our own. Behind a
+//! vSMMU the server gets no memory: one DMA window without an fd covers all addresses, so that its DMA comes as
+//! messages and is translated. A server that breaks the protocol, or does not answer in time, is not asked again.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use ipc::deadline::Deadline;
+use ipc::vfio_user::Malformed;
+use ipc::vfio_user::connection::{Connection, ConnectionError, Incoming};
+use ipc::vfio_user::device::{
+    DeviceInfo, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
+};
+use ipc::vfio_user::dma::DmaMap;
+use ipc::vfio_user::header::Command;
+use ipc::vfio_user::region::RegionAccess;
+use ipc::vfio_user::version::Version;
+use thiserror::Error;
+use zerocopy::IntoBytes;
+
+use crate::pci::bar::BAR_COUNT;
+use crate::pci::config_space::CONFIG_LEN;
+
+/// How long a server may take for one answer. A device that stalls a guest's CPU for so long is broken.
+const ANSWER_SPAN: Duration = Duration::from_secs(5);
+
+/// All addresses that a stage 1 of ours can translate, and more than a bus has: 52 bits.
+const IOVA_SPACE_LEN: u64 = 1 << 52;
+
+/// Why the server is not asked any more, or has refused.
+#[derive(Clone, Debug, Error)]
+pub enum ClientError {
+    /// The connection is over, or the server said no.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// The device is not one we can use.
+    #[error("the device has {0}")]
+    Unusable(&'static str),
+}
+
+impl From<Malformed> for ClientError {
+    fn from(malformed: Malformed) -> Self {
+        Self::Connection(ConnectionError::Violation(malformed))
+    }
+}
+
+impl ClientError {
+    /// Whether the server only refused one request, and may be asked for the next.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Connection(ConnectionError::Remote { .. } | ConnectionError::Refused(_)))
+    }
+}
+
+/// A region as the server described it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Region {
+    len: u64,
+    readable: bool,
+    writable: bool,
+}
+
+/// What a device said when it was opened.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Its configuration space, 256 bytes.
+    pub config: Vec<u8>,
+    /// The lengths of its BARs.
+    pub bar_lens: [u64; BAR_COUNT],
+    /// How many MSI-X vectors it can signal.
+    pub vectors: u16,
+}
+
+/// A connected device.
+#[derive(Debug)]
+pub struct Client {
+    connection: Connection,
+    regions: Vec<Region>,
+    fds_max: usize,
+    resettable: bool,
+}
+
+fn soon() -> Deadline {
+    Deadline::after(ANSWER_SPAN)
+}
+
+impl Client {
+    /// Agrees on a version and asks what the device is. It is reset, if it can be.
+    ///
+    /// # Errors
+    /// If the server breaks the protocol, or the device is none we can use.
+    pub fn open(socket: OwnedFd) -> Result<(Client, Opened), ClientError> {
+        let connection = Connection::new(socket);
+        let proposal = Version::proposal().encode();
+        let answer = connection.request(Command::VERSION, &[&proposal], &[], soon())?;
+        let version = Version::decode(&answer.body).map_err(|error| connection.violated(error))?;
+        version.accept().map_err(|error| connection.violated(error))?;
+
+        let answer =
+            connection.request(Command::DEVICE_GET_INFO, &[DeviceInfo::request().as_bytes()], &[], soon())?;
+        let info = DeviceInfo::decode_pci(&answer.body).map_err(|error| connection.violated(error))?;
+        let resettable = info.flags.get() & DeviceInfo::RESET != 0;
+        if resettable {
+            connection.request(Command::DEVICE_RESET, &[], &[], soon())?;
+        }
+        let mut regions = Vec::new();
+        for index in 0..=PCI_CONFIG_REGION {
+            regions.push(region(&connection, index)?);
+        }
+        let request = IrqInfo::new(PCI_MSIX_IRQ, 0, 0);
+        let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], soon())?;
+        let irq = IrqInfo::decode(&answer.body, PCI_MSIX_IRQ).map_err(|error| connection.violated(error))?;
+        let by_eventfd = irq.flags.get() & IrqInfo::EVENTFD != 0;
+        let vectors = if by_eventfd { irq.count.get() } else { 0 };
+
+        let client = Client { connection, regions, fds_max: version.capabilities.msg_fds(), resettable };
+        let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);
+        let config = client.read_bytes(PCI_CONFIG_REGION, 0, config_len)?;
+        let window = DmaMap::new(0, IOVA_SPACE_LEN, 0, DmaMap::READ | DmaMap::WRITE);
+        client.connection.request(Command::DMA_MAP, &[window.as_bytes()], &[], soon())?;
+        let mut lens = client.regions.iter().map(|region| region.len);
+        let bar_lens = core::array::from_fn(|_| lens.next().unwrap_or(0));
+        let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
+        Ok((client, Opened { config, bar_lens, vectors }))
+    }
+
+    /// Reads up to 8 bytes of a region. `None`: nothing is there.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn read(&self, index: u32, offset: u64, size: u8) -> Result<Option<u64>, ClientError> {
+        if !self.covers(index, offset, size, |region| region.readable) {
+            return Ok(None);
+        }
+        let bytes = self.read_bytes(index, offset, size.into())?;
+        Ok(Some(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))))
+    }
+
+    /// Writes up to 8 bytes of a region, if it is there. A posted write is on its way when this returns: what is
+    /// asked later finds it done.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn write(
+        &self,
+        index: u32,
+        offset: u64,
+        size: u8,
+        value: u64,
+        posted: bool,
+    ) -> Result<(), ClientError> {
+        if !self.covers(index, offset, size, |region| region.writable) {
+            return Ok(());
+        }
+        let access = RegionAccess::new(index, offset, size.into());
+        let bytes = value.to_le_bytes();
+        let parts = [access.as_bytes(), bytes.get(..size.into()).unwrap_or(&bytes)];
+        if posted {
+            self.connection.post(Command::REGION_WRITE, &parts, &[], soon())?;
+            return Ok(());
+        }
+        let answer = self.connection.request(Command::REGION_WRITE, &parts, &[], soon())?;
+        access.check_write_reply(&answer.body).map_err(|error| self.connection.violated(error).into())
+    }
+
+    /// Connects the first vectors to eventfds.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn connect_vectors(&self, eventfds: &[OwnedFd]) -> Result<(), ClientError> {
+        let mut start = 0;
+        for chunk in eventfds.chunks(self.fds_max.max(1)) {
+            let count = u32::try_from(chunk.len()).unwrap_or(0);
+            let flags = IrqSet::DATA_EVENTFD | IrqSet::ACTION_TRIGGER;
+            let set = IrqSet::new(PCI_MSIX_IRQ, flags, start, count);
+            let fds: Vec<_> = chunk.iter().map(AsFd::as_fd).collect();
+            self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &fds, soon())?;
+            start += count;
+        }
+        Ok(())
+    }
+
+    /// Resets the device, if it can be.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn reset(&self) -> Result<(), ClientError> {
+        if self.resettable {
+            self.connection.request(Command::DEVICE_RESET, &[], &[], soon())?;
+        }
+        Ok(())
+    }
+
+    /// The next thing the server asks.
+    ///
+    /// # Errors
+    /// The connection's; a deadline that passed is `None`.
+    pub fn receive(&self, deadline: Deadline) -> Result<Option<Incoming>, ClientError> {
+        match self.connection.receive(deadline) {
+            Ok(incoming) => Ok(Some(incoming)),
+            Err(ConnectionError::Timeout { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Answers the server.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn reply(&self, to: &Incoming, parts: &[&[u8]]) -> Result<(), ClientError> {
+        Ok(self.connection.reply(to, parts, &[], soon())?)
+    }
+
+    /// Answers the server that it cannot have that.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn refuse(&self, to: &Incoming, errno: rustix::io::Errno) -> Result<(), ClientError> {
+        Ok(self.connection.fail(to, errno, soon())?)
+    }
+
+    /// Ends the connection.
+    pub fn close(&self) {
+        self.connection.close();
+    }
+
+    fn covers(&self, index: u32, offset: u64, size: u8, may: impl Fn(&Region) -> bool) -> bool {
+        let region = usize::try_from(index).ok().and_then(|index| self.regions.get(index));
+        let end = offset.checked_add(size.into());
+        region.is_some_and(|region| may(region) && size <= 8 && end.is_some_and(|end| end <= region.len))
+    }
+
+    fn read_bytes(&self, index: u32, offset: u64, count: u32) -> Result<Vec<u8>, ClientError> {
+        let access = RegionAccess::new(index, offset, count);
+        let answer = self.connection.request(Command::REGION_READ, &[access.as_bytes()], &[], soon())?;
+        match access.decode_read_reply(&answer.body) {
+            Ok(data) => Ok(data.to_vec()),
+            Err(error) => Err(self.connection.violated(error).into()),
+        }
+    }
+}
+
+fn region(connection: &Connection, index: u32) -> Result<Region, ClientError> {
+    let request = RegionInfo::request(index);
+    let answer = connection.request(Command::DEVICE_GET_REGION_INFO, &[request.as_bytes()], &[], soon())?;
+    let described =
+        RegionDescription::decode(&answer.body, index).map_err(|error| connection.violated(error))?;
+    let (len, flags) = (described.info.size.get(), described.info.flags.get());
+    let (readable, writable) = (flags & RegionInfo::READ != 0, flags & RegionInfo::WRITE != 0);
+    let config_short = index == PCI_CONFIG_REGION && len < CONFIG_LEN as u64;
+    if config_short {
+        return Err(ClientError::Unusable("no configuration space of 256 bytes"));
+    }
+    Ok(Region { len, readable, writable })
+}

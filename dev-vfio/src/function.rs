@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The function as a whole: the guest's accesses, the device's DMA and interrupts, each as one call of one thread.
+//!
+//! Lock order: gate, then configuration space, then IOMMU; none is held while the server is asked, because the server may
+//! need us to answer first. The gate is what pause closes: while it is, nothing here changes the guest. A device
+//! that fails is gone for good: its server is not asked any more, reads are all ones, and the guest goes on.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use ipc::addr::{Gpa, GpaRange, Iova};
+use ipc::deadline::Deadline;
+use ipc::protocol::inspect::Inspect;
+use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, CONFIG_REGION};
+use ipc::shm::msi_board::MsiBoard;
+use ipc::shm::ring::{Access, Op};
+use ipc::vfio_user::connection::Incoming;
+use ipc::vfio_user::device::PCI_CONFIG_REGION;
+use ipc::vfio_user::dma::DmaAccess;
+use ipc::vfio_user::header::Command;
+use rustix::io::Errno;
+use zerocopy::IntoBytes;
+
+use crate::client::{Client, ClientError};
+use crate::gate::Gate;
+use crate::iommu::software::{Counters, SoftIommu};
+use crate::pci::config_space::ConfigSpace;
+use crate::pci::msix::Message;
+use crate::stage1_link::Stage1Link;
+
+/// Where the MSIs of the function go.
+#[derive(Debug)]
+pub struct MsiTarget {
+    /// The guest physical address that makes a write an interrupt.
+    pub doorbell: Gpa,
+    /// Pending events for the vCPU process.
+    pub board: MsiBoard,
+    /// Tells it to look.
+    pub eventfd: OwnedFd,
+}
+
+/// A device that the guest uses.
+#[derive(Debug)]
+pub struct Function {
+    /// For people.
+    pub name: String,
+    /// The device; absent if it could not be opened.
+    device: Option<Device>,
+    /// Its translation.
+    pub iommu: Mutex<SoftIommu>,
+    /// Its vSMMU.
+    pub stage1: Stage1Link,
+    /// Closed while the guest is paused.
+    pub gate: Gate,
+    area32: GpaRange,
+    area64: GpaRange,
+    msi: MsiTarget,
+    failed: OnceLock<String>,
+}
+
+#[derive(Debug)]
+struct Device {
+    client: Client,
+    space: Mutex<ConfigSpace>,
+}
+
+/// What an access to a BAR meets.
+enum Meets {
+    Nothing,
+    Value(u64),
+    Released(Vec<Message>),
+    Region { index: u32, offset: u64 },
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // All that these guard is whole between any two calls.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a read of nothing returns.
+pub fn ones(size: u8) -> u64 {
+    if size >= 8 { u64::MAX } else { (1 << (8 * u32::from(size))) - 1 }
+}
+
+impl Function {
+    /// A function in front of a device, or of none, if opening it failed.
+    pub fn new(
+        name: String,
+        opened: Result<(Client, ConfigSpace), String>,
+        iommu: SoftIommu,
+        stage1: Stage1Link,
+        areas: [GpaRange; 2],
+        msi: MsiTarget,
+    ) -> Function {
+        let failed = OnceLock::new();
+        let device = match opened {
+            Ok((client, space)) => Some(Device { client, space: Mutex::new(space) }),
+            Err(reason) => {
+                eprintln!("{name}: the device cannot be used: {reason}");
+                let _ = failed.set(reason);
+                None
+            }
+        };
+        let [area32, area64] = areas;
+        let iommu = Mutex::new(iommu);
+        Function { name, device, iommu, stage1, gate: Gate::default(), area32, area64, msi, failed }
+    }
+
+    /// Why the device is gone, if it is.
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
+    }
+
+    /// Handles one access of the guest; the value is for reads.
+    pub fn access(&self, access: Access) -> u64 {
+        let size = access.size;
+        let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else {
+            return ones(size);
+        };
+        match access.region {
+            CONFIG_REGION => self.access_config(device, access),
+            AREA32_REGION => self.access_bar(device, access, self.area32),
+            AREA64_REGION => self.access_bar(device, access, self.area64),
+            _ => ones(size),
+        }
+    }
+
+    fn access_config(&self, device: &Device, access: Access) -> u64 {
+        let Access { offset, size, .. } = access;
+        match access.op {
+            Op::Read => {
+                let own = lock(&device.space).read(offset, size);
+                own.unwrap_or_else(|| self.read_device(device, PCI_CONFIG_REGION, offset, size))
+            }
+            Op::Write(value) | Op::Post(value) => {
+                let (wish, released) = {
+                    let mut space = lock(&device.space);
+                    let wish = space.write(offset, size, value);
+                    (wish, if wish.msix { space.msix.released() } else { Vec::new() })
+                };
+                if wish.reset {
+                    self.settle(device.client.reset());
+                    lock(&device.space).reset();
+                } else if wish.forward {
+                    self.settle(device.client.write(PCI_CONFIG_REGION, offset, size, value, false));
+                }
+                self.send_all(&released);
+                0
+            }
+        }
+    }
+
+    fn access_bar(&self, device: &Device, access: Access, area: GpaRange) -> u64 {
+        let size = access.size;
+        let posted = matches!(access.op, Op::Post(_));
+        let gpa = area.start().checked_add(access.offset);
+        let met = gpa.map_or(Meets::Nothing, |gpa| meet(&mut lock(&device.space), gpa, size, access.op));
+        match (met, access.op) {
+            (Meets::Nothing, _) => ones(size),
+            (Meets::Value(value), _) => value,
+            (Meets::Released(messages), _) => {
+                self.send_all(&messages);
+                0
+            }
+            (Meets::Region { index, offset }, Op::Read) => self.read_device(device, index, offset, size),
+            (Meets::Region { index, offset }, Op::Write(value) | Op::Post(value)) => {
+                self.settle(device.client.write(index, offset, size, value, posted));
+                0
+            }
+        }
+    }
+
+    fn read_device(&self, device: &Device, index: u32, offset: u64, size: u8) -> u64 {
+        self.settle(device.client.read(index, offset, size)).flatten().unwrap_or(ones(size))
+    }
+
+    /// Waits for the next thing that the device asks, and answers it. False: it will ask nothing more.
+    pub fn serve_device(&self, deadline: Deadline) -> bool {
+        let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return false };
+        if let Some(Some(incoming)) = self.settle(device.client.receive(deadline)) {
+            self.settle(self.answer(&device.client, &incoming));
+        }
+        self.failed.get().is_none()
+    }
+
+    fn answer(&self, client: &Client, incoming: &Incoming) -> Result<(), ClientError> {
+        match incoming.command() {
+            Command::DMA_READ => {
+                let Ok((access, count)) = DmaAccess::decode_read(&incoming.body) else {
+                    return client.refuse(incoming, Errno::INVAL);
+                };
+                let mut bytes = vec![0; count];
+                let iova = Iova(access.address.get());
+                if self.dma(|iommu| iommu.read(iova, &mut bytes).is_ok()) {
+                    client.reply(incoming, &[access.as_bytes(), &bytes])
+                } else {
+                    client.refuse(incoming, Errno::FAULT)
+                }
+            }
+            Command::DMA_WRITE => {
+                let Ok((access, bytes)) = DmaAccess::decode_write(&incoming.body) else {
+                    return client.refuse(incoming, Errno::INVAL);
+                };
+                let iova = Iova(access.address.get());
+                if self.dma(|iommu| iommu.write(iova, bytes).is_ok()) {
+                    client.reply(incoming, &[access.as_bytes()])
+                } else {
+                    client.refuse(incoming, Errno::FAULT)
+                }
+            }
+            _ => client.refuse(incoming, Errno::NOTSUP),
+        }
+    }
+
+    fn dma(&self, transfer: impl FnOnce(&mut SoftIommu) -> bool) -> bool {
+        let done = {
+            let _open = self.gate.enter();
+            transfer(&mut lock(&self.iommu))
+        };
+        if !done {
+            self.stage1.tell_faults(&self.iommu);
+        }
+        done
+    }
+
+    /// The device signals a vector.
+    pub fn signal(&self, vector: usize) {
+        let Some(device) = &self.device else { return };
+        let message = lock(&device.space).msix.signal(vector);
+        self.send_all(message.as_slice());
+    }
+
+    /// Sends messages: each is a write of the device, and translated like any other.
+    fn send_all(&self, messages: &[Message]) {
+        for Message { address, data } in messages.iter().copied() {
+            let iova = Iova(address);
+            let arrived = self.dma(|iommu| match iommu.write_target(iova) {
+                Ok(gpa) if gpa == self.msi.doorbell => self.raise(data),
+                Ok(_) => iommu.write(iova, &data.to_le_bytes()).is_ok(),
+                Err(_) => false,
+            });
+            let _ = arrived;
+        }
+    }
+
+    fn raise(&self, event: u32) -> bool {
+        let posted = self.msi.board.post(event);
+        if posted {
+            // A counter that is full is a doorbell that rings already.
+            let _ = rustix::io::write(&self.msi.eventfd, &1u64.to_ne_bytes());
+        }
+        // An event beyond the interrupt controller's is ignored there too; it is no fault of the translation.
+        true
+    }
+
+    /// Takes a result apart: a refusal is the device's answer, anything else is its end.
+    fn settle<T>(&self, result: Result<T, ClientError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) if error.is_refusal() => None,
+            Err(error) => {
+                self.fail(&error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Counters for people and tests.
+    pub fn inspect(&self, inspect: &mut Inspect) {
+        inspect
+            .text("state", self.failure().map_or_else(|| "works".to_owned(), |why| format!("failed: {why}")));
+        let iommu = lock(&self.iommu);
+        let Counters { bytes_read, bytes_written, terminated, attached, invalidated } = *iommu.counters();
+        for (name, value) in [
+            ("dma.bytes_read", bytes_read),
+            ("dma.bytes_written", bytes_written),
+            ("dma.terminated", terminated),
+            ("stage1.attachments", attached),
+            ("stage1.invalidations", invalidated),
+            ("iotlb.entries", u64::try_from(iommu.cached_translations()).unwrap_or(u64::MAX)),
+        ] {
+            inspect.counter(name, value);
+        }
+        inspect.text("stage1.attached", iommu.attached());
+    }
+
+    /// The device is gone.
+    pub fn fail(&self, reason: &str) {
+        if self.failed.set(reason.to_owned()).is_ok() {
+            eprintln!("{}: the device has failed: {reason}", self.name);
+            if let Some(device) = &self.device {
+                device.client.close();
+            }
+        }
+    }
+}
+
+/// Finds out what a BAR access is for, and does what the MSI-X structures can do alone.
+fn meet(space: &mut ConfigSpace, gpa: Gpa, size: u8, op: Op) -> Meets {
+    if !space.memory_enabled() {
+        return Meets::Nothing;
+    }
+    let Some((bar, offset)) = space.bars.find(gpa, size.into()) else { return Meets::Nothing };
+    let table = space.table().and_then(|place| place.offset_of(bar.index, offset));
+    let pending = space.pending().and_then(|place| place.offset_of(bar.index, offset));
+    match (table, pending, op) {
+        (Some(at), _, Op::Read) => Meets::Value(words(at, size, |at| space.msix.read_table(at))),
+        (Some(at), _, Op::Write(value) | Op::Post(value)) => {
+            // The table takes whole words only (PCI 3.0 section 6.8.2).
+            let [low, high] = [value & u64::from(u32::MAX), value >> 32];
+            let halves = [(4, at, low), (8, at.saturating_add(4), high)];
+            for (_, at, half) in
+                halves.into_iter().filter(|(least, ..)| matches!(size, 4 | 8) && size >= *least)
+            {
+                space.msix.write_table(at, u32::try_from(half).unwrap_or(0));
+            }
+            Meets::Released(space.msix.released())
+        }
+        (None, Some(at), Op::Read) => Meets::Value(words(at, size, |at| space.msix.read_pending(at))),
+        (None, Some(_), _) => Meets::Value(0),
+        (None, None, _) => match u32::try_from(bar.index) {
+            Ok(index) => Meets::Region { index, offset },
+            Err(_) => Meets::Nothing,
+        },
+    }
+}
+
+/// A read of any size out of 32-bit registers.
+fn words(at: u64, size: u8, read: impl Fn(u64) -> u32) -> u64 {
+    let base = at & !3;
+    let pair = u64::from(read(base)) | u64::from(read(base.saturating_add(4))) << 32;
+    pair >> (8 * (at & 3)) & ones(size)
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! BARs that are placed before the guest starts and stay: sizes can be asked for, addresses cannot be changed.
+//!
+//! 64-bit prefetchable BARs go to one area of the guest's address space, all other memory to another, because the
+//! host bridge's windows are made so; I/O BARs are not shown. PCI 3.0 section 6.2.5.1.
+
+use ipc::addr::{Gpa, GpaRange};
+use thiserror::Error;
+
+/// BAR registers of a type 0 header.
+pub const BAR_COUNT: usize = 6;
+
+/// Each BAR is alone on its pages: a guest may map it to somebody else.
+const ALIGN_MIN: u64 = 4096;
+
+const IO: u32 = 1 << 0;
+const TYPE_64: u32 = 0b10 << 1;
+const TYPE_MASK: u32 = 0b11 << 1;
+const PREFETCHABLE: u32 = 1 << 3;
+const KIND_BITS: u32 = 0xf;
+
+/// What the device says about a BAR.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offered {
+    /// The register as the device has it: its low bits say what kind it is.
+    pub register: u32,
+    /// The region's length; 0 if there is none.
+    pub len: u64,
+}
+
+/// Why a device's BARs cannot be shown to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BarError {
+    /// It does not fit what is left of its area.
+    #[error("BAR {index} of {len:#x} bytes does not fit the slot's area")]
+    NoRoom {
+        /// Which.
+        index: usize,
+        /// Its size as the guest would see it.
+        len: u64,
+    },
+    /// A 64-bit BAR in the last register.
+    #[error("BAR {index} is 64 bits wide and has no upper half")]
+    NoUpperHalf {
+        /// Which.
+        index: usize,
+    },
+}
+
+/// A BAR that the guest sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The region behind it, and the register that its low half is in.
+    pub index: usize,
+    /// Where; a power of two long.
+    pub range: GpaRange,
+    /// How many bytes the region behind it has: less, if its length is no power of two.
+    pub region_len: u64,
+    kind: u32,
+}
+
+/// All six.
+#[derive(Clone, Debug)]
+pub struct Bars {
+    placed: Vec<Placed>,
+    /// Registers that a guest has written with ones last: they read as their size.
+    sizing: [bool; BAR_COUNT],
+}
+
+impl Bars {
+    /// Places what the device offers, in order of size so that nothing is lost to alignment.
+    ///
+    /// # Errors
+    /// If something does not fit.
+    pub fn place(
+        offered: &[Offered; BAR_COUNT],
+        area32: GpaRange,
+        area64: GpaRange,
+    ) -> Result<Bars, BarError> {
+        let mut wanted = Vec::new();
+        let mut upper_half = false;
+        for (index, Offered { register, len }) in offered.iter().copied().enumerate() {
+            if std::mem::take(&mut upper_half) || len == 0 || register & IO != 0 {
+                continue;
+            }
+            let wide = register & TYPE_MASK == TYPE_64;
+            if wide && index + 1 == BAR_COUNT {
+                return Err(BarError::NoUpperHalf { index });
+            }
+            upper_half = wide;
+            let padded = len.checked_next_power_of_two().unwrap_or(u64::MAX).max(ALIGN_MIN);
+            wanted.push((padded, index, len, register & KIND_BITS));
+        }
+        wanted.sort_by_key(|(padded, ..)| core::cmp::Reverse(*padded));
+        let (mut next32, mut next64) = (area32.start().0, area64.start().0);
+        let mut placed = Vec::new();
+        for (len, index, region_len, kind) in wanted {
+            let high = kind & (TYPE_MASK | PREFETCHABLE) == TYPE_64 | PREFETCHABLE;
+            let (area, next) = if high { (area64, &mut next64) } else { (area32, &mut next32) };
+            let start = next.checked_next_multiple_of(len);
+            let range = start.and_then(|start| GpaRange::new(Gpa(start), len));
+            let range = range.filter(|range| area.contains_range(*range));
+            let range = range.ok_or(BarError::NoRoom { index, len })?;
+            *next = range.end().0;
+            placed.push(Placed { index, range, region_len, kind });
+        }
+        Ok(Bars { placed, sizing: [false; BAR_COUNT] })
+    }
+
+    /// What a guest reads in register `index`.
+    pub fn read(&self, index: usize) -> u32 {
+        let sizing = self.sizing.get(index).copied().unwrap_or(false);
+        let low = self.placed.iter().find(|bar| bar.index == index);
+        let below = index.checked_sub(1);
+        let high = self.placed.iter().find(|bar| bar.kind & TYPE_64 != 0 && Some(bar.index) == below);
+        let value = |bar: &Placed| if sizing { !(bar.range.len() - 1) } else { bar.range.start().0 };
+        match (low, high) {
+            (Some(bar), _) => low_half(value(bar)) | bar.kind,
+            (None, Some(bar)) => low_half(value(bar) >> 32),
+            (None, None) => 0,
+        }
+    }
+
+    /// A guest writes register `index`: all ones ask for the size, anything else gives the address back.
+    pub fn write(&mut self, index: usize, value: u32) {
+        if let Some(sizing) = self.sizing.get_mut(index) {
+            *sizing = value | KIND_BITS == u32::MAX;
+        }
+    }
+
+    /// Nobody is asking for a size.
+    pub fn reset(&mut self) {
+        self.sizing = [false; BAR_COUNT];
+    }
+
+    /// The BAR that all of an access is in, and the offset into it.
+    pub fn find(&self, gpa: Gpa, len: u64) -> Option<(Placed, u64)> {
+        let access = GpaRange::new(gpa, len)?;
+        let bar = self.placed.iter().find(|bar| bar.range.contains_range(access))?;
+        Some((*bar, gpa.checked_offset_from(bar.range.start())?))
+    }
+
+    /// All BARs that the guest sees.
+    pub fn iter(&self) -> impl Iterator<Item = &Placed> {
+        self.placed.iter()
+    }
+}
+
+fn low_half(value: u64) -> u32 {
+    let [a, b, c, d, ..] = value.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests;

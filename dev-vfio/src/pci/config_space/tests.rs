@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the guest sees of well-behaved devices, and of others.
+
+use ipc::addr::Gpa;
+use proptest::prelude::*;
+
+use super::*;
+
+const MSIX: usize = 0x70;
+const EXPRESS: usize = 0x80;
+const POWER: usize = 0x40;
+
+/// An NVMe controller as they come: power management, MSI, MSI-X, PCI Express, something of the vendor's.
+fn device() -> [u8; CONFIG_LEN] {
+    let mut image = [0; CONFIG_LEN];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &[0x36, 0x1b, 0x10, 0x00, 0x07, 0x04, 0x10, 0x00, 0x02, 0x02, 0x08, 0x01]);
+    put(0x0e, &[0x80]);
+    put(0x10, &[0x04, 0, 0, 0]);
+    put(0x34, &[0x40]);
+    put(0x3c, &[11, 1]);
+    put(POWER, &[0x01, 0x50, 0x03, 0x00, 0x08, 0, 0, 0]);
+    put(0x50, &[0x05, 0x60, 0x80, 0x00]);
+    put(0x60, &[0x09, 0x70, 0x08, 0x00]);
+    put(MSIX, &[0x11, 0x80, 0x0f, 0x00, 0x00, 0x20, 0, 0, 0x00, 0x30, 0, 0]);
+    put(EXPRESS, &[0x10, 0x00, 0x02, 0x00]);
+    put(EXPRESS + 0x0c, &[0x43, 0xf0, 0x45, 0x00]);
+    image
+}
+
+fn area(start: u64, len: u64) -> GpaRange {
+    GpaRange::new(Gpa(start), len).unwrap()
+}
+
+fn space_of(device: &[u8]) -> Result<ConfigSpace, ConfigError> {
+    let areas = (area(0x1100_0000, 0x100_0000), area(0x84_0000_0000, 0x4_0000_0000));
+    ConfigSpace::new(device, [0x4000, 0, 0, 0, 0, 0], 8, areas.0, areas.1)
+}
+
+fn space() -> ConfigSpace {
+    space_of(&device()).unwrap()
+}
+
+/// The ids of the capabilities that a guest finds.
+fn capabilities(space: &ConfigSpace) -> Vec<u8> {
+    let byte = |at: usize| space.read(at as u64, 1).map_or(0, |value| u8::try_from(value).unwrap());
+    let mut found = Vec::new();
+    let mut at = usize::from(byte(0x34));
+    while at != 0 && found.len() < 64 {
+        found.push(byte(at));
+        at = usize::from(byte(at + 1));
+    }
+    found
+}
+
+#[test]
+fn the_guest_sees_the_device_with_the_capabilities_we_know() {
+    let space = space();
+    assert_eq!(space.read(0, 4), Some(0x0010_1b36));
+    assert_eq!(space.read(8, 4), Some(0x0108_0202));
+    assert_eq!(space.read(0x0c, 4), Some(0), "one function");
+    assert_eq!(space.read(0x3c, 2), Some(0), "no wired interrupt");
+    assert_eq!(space.read(6, 2), Some(0x10));
+    assert_eq!(capabilities(&space), [CAP_POWER, CAP_MSIX, CAP_EXPRESS]);
+    assert_eq!(space.read(MSIX as u64 + 2, 2), Some(7), "as many vectors as can be signalled");
+    assert_eq!(space.read(EXPRESS as u64 + 2, 2), Some(0x92), "integrated endpoint");
+    assert_eq!(space.read(EXPRESS as u64 + 0x0c, 4), Some(0), "without a link");
+    assert_eq!(space.read(0x100, 4), Some(0), "no extended capabilities");
+    assert_eq!(space.read(POWER as u64 + 4, 2), None, "power state is the device's");
+}
+
+#[test]
+fn command_keeps_its_writable_bits_and_status_stays() {
+    let mut space = space();
+    assert!(!space.memory_enabled(), "whatever the device had set");
+    let wish = space.write(4, 4, 0xffff_ffff);
+    assert_eq!(wish, Wish { forward: true, ..Wish::default() });
+    assert_eq!(space.read(4, 4), Some(0x0010_0546));
+    assert!(space.memory_enabled());
+    space.write(0, 4, 0);
+    space.write(0x34, 1, 0);
+    assert_eq!((space.read(0, 2), space.read(0x34, 1)), (Some(0x1b36), Some(0x40)));
+}
+
+#[test]
+fn bars_are_sized_by_parts_of_any_width() {
+    let mut space = space();
+    space.write(0x10, 4, 0xffff_ffff);
+    assert_eq!(space.read(0x10, 4), Some(0xffff_c004));
+    space.write(0x10, 4, 0x1100_0004);
+    assert_eq!(space.read(0x10, 8), Some(0x1100_0004));
+    space.write(0x10, 8, u64::MAX);
+    assert_eq!(space.read(0x10, 8), Some(0xffff_ffff_ffff_c004));
+    space.write(0x10, 8, 0x1234_5678_0000_0000);
+    assert_eq!(space.read(0x10, 8), Some(0x1100_0004), "it stays where it is");
+}
+
+#[test]
+fn msix_control_is_ours_and_told_to_the_device() {
+    let mut space = space();
+    let wish = space.write(MSIX as u64 + 2, 2, 0xffff);
+    assert_eq!(wish, Wish { forward: true, msix: true, reset: false });
+    assert_eq!(space.read(MSIX as u64 + 2, 2), Some(0xc007));
+    assert_eq!(space.table(), Some(Place { bar: 0, offset: 0x2000, len: 0x80 }));
+    assert_eq!(space.pending(), Some(Place { bar: 0, offset: 0x3000, len: 8 }));
+}
+
+#[test]
+fn a_function_level_reset_puts_everything_back() {
+    let mut space = space();
+    let before = (0..64).map(|at| space.read(at * 4, 4)).collect::<Vec<_>>();
+    space.write(4, 2, 6);
+    space.write(0x3c, 1, 33);
+    space.write(0x10, 4, 0xffff_ffff);
+    space.write(MSIX as u64 + 2, 2, 0x8000);
+    assert!(!space.write(EXPRESS as u64 + 8, 2, 0x7fff).reset);
+    assert!(space.write(EXPRESS as u64 + 8, 2, 0x8000).reset);
+    assert!(space.write(EXPRESS as u64 + 9, 1, 0x80).reset);
+    space.reset();
+    assert_eq!((0..64).map(|at| space.read(at * 4, 4)).collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn devices_that_are_no_endpoint_are_refused() {
+    let mut bridge = device();
+    bridge[0x0e] = 1;
+    assert_eq!(space_of(&bridge).unwrap_err(), ConfigError::HeaderType(1));
+    assert_eq!(space_of(&[0xff; 256]).unwrap_err(), ConfigError::Vendor(0xffff));
+    assert_eq!(space_of(&device()[..255]).unwrap_err(), ConfigError::Short(255));
+}
+
+#[test]
+fn a_capability_list_with_a_loop_ends() {
+    let mut looping = device();
+    looping[0x51] = 0x40;
+    assert_eq!(capabilities(&space_of(&looping).unwrap()), [CAP_POWER]);
+    looping[0x41] = 0x40;
+    assert_eq!(capabilities(&space_of(&looping).unwrap()), [CAP_POWER]);
+}
+
+#[test]
+fn an_msix_table_outside_its_bar_is_not_shown() {
+    for (at, bytes) in [(MSIX + 4, [0xf0, 0x3f, 0, 0]), (MSIX + 4, [2, 0, 0, 0]), (MSIX + 8, [7, 0, 0, 0x80])]
+    {
+        let mut outside = device();
+        outside[at..at + 4].copy_from_slice(&bytes);
+        let space = space_of(&outside).unwrap();
+        assert_eq!(capabilities(&space), [CAP_POWER, CAP_EXPRESS]);
+        assert!(space.msix.is_empty() && space.table().is_none());
+    }
+}
+
+proptest! {
+    /// Whatever the device says and the guest does: no panic, BARs where they were, and a list that ends.
+    #[test]
+    fn garbage_from_both_sides_changes_nothing_that_matters(
+        image in prop::collection::vec(any::<u8>(), CONFIG_LEN),
+        lens in prop::array::uniform6(prop_oneof![Just(0), 1..0x10_0000u64, any::<u64>()]),
+        vectors in any::<u16>(),
+        writes in prop::collection::vec((0..4200u64, prop::sample::select(vec![1u8, 2, 4, 8]), any::<u64>()), 0..40),
+    ) {
+        let mut image = image;
+        image[0x0e] &= 0x80;
+        let areas = (area(0x1100_0000, 0x100_0000), area(0x84_0000_0000, 0x4_0000_0000));
+        if let Ok(mut space) = ConfigSpace::new(&image, lens, vectors, areas.0, areas.1) {
+            let bars: Vec<_> = space.bars.iter().copied().collect();
+            for (at, size, value) in writes {
+                space.write(at, size, value);
+                if let Some(read) = space.read(at, size) {
+                    prop_assert!(size == 8 || read >> (8 * u32::from(size)) == 0);
+                }
+            }
+            prop_assert!(space.bars.iter().copied().eq(bars.iter().copied()));
+            prop_assert!(capabilities(&space).len() <= 48);
+            for (one, bar) in bars.iter().enumerate() {
+                prop_assert!(areas.0.contains_range(bar.range) || areas.1.contains_range(bar.range));
+                prop_assert!(bars.iter().skip(one + 1).all(|other| bar.range.intersection(other.range).is_none()));
+            }
+        }
+    }
+}

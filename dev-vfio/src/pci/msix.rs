@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The MSI-X table and pending bits, emulated: the device never sees the guest's addresses and data.
+//!
+//! The device signals an eventfd per vector; here is decided whether that becomes a message now, or a pending bit
+//! that becomes one when vector and function are unmasked. PCI 3.0 section 6.8.2.
+
+/// Bytes of a table entry.
+pub const ENTRY_LEN: u64 = 16;
+/// The most vectors we emulate. Each costs an eventfd here and at the device.
+pub const VECTORS_MAX: u16 = 64;
+
+/// Message control: the function is enabled for MSI-X.
+pub const CONTROL_ENABLE: u16 = 1 << 15;
+/// Message control: all vectors are masked.
+pub const CONTROL_MASK: u16 = 1 << 14;
+
+const VECTOR_MASKED: u32 = 1;
+
+/// A message to be sent: a 32-bit write of `data` at `address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// An IOVA.
+    pub address: u64,
+    /// The data.
+    pub data: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Vector {
+    address: u64,
+    data: u32,
+    control: u32,
+    pending: bool,
+}
+
+impl Vector {
+    /// Masked out of reset (section 6.8.2.9).
+    const RESET: Vector = Vector { address: 0, data: 0, control: VECTOR_MASKED, pending: false };
+}
+
+/// The table, the pending bits, and the two bits of message control.
+#[derive(Clone, Debug)]
+pub struct Msix {
+    vectors: Vec<Vector>,
+    enabled: bool,
+    masked: bool,
+}
+
+impl Msix {
+    /// A table of `count` vectors out of reset; at most [`VECTORS_MAX`].
+    pub fn new(count: u16) -> Msix {
+        let vectors = vec![Vector::RESET; usize::from(count.min(VECTORS_MAX))];
+        Msix { vectors, enabled: false, masked: false }
+    }
+
+    /// How many vectors there are.
+    pub fn len(&self) -> usize {
+        self.vectors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.vectors.is_empty()
+    }
+
+    /// Out of reset again.
+    pub fn reset(&mut self) {
+        self.vectors.fill(Vector::RESET);
+        self.enabled = false;
+        self.masked = false;
+    }
+
+    /// The enable and mask bits of message control.
+    pub fn control(&self) -> u16 {
+        (if self.enabled { CONTROL_ENABLE } else { 0 }) | (if self.masked { CONTROL_MASK } else { 0 })
+    }
+
+    /// The guest writes message control. Call [`Msix::released`] next.
+    pub fn set_control(&mut self, control: u16) {
+        self.enabled = control & CONTROL_ENABLE != 0;
+        self.masked = control & CONTROL_MASK != 0;
+    }
+
+    /// A read of the table.
+    pub fn read_table(&self, offset: u64) -> u32 {
+        let Some((vector, field)) = self.locate(offset) else { return 0 };
+        let [low, high] = halves(vector.address);
+        match field {
+            0 => low,
+            1 => high,
+            2 => vector.data,
+            _ => vector.control,
+        }
+    }
+
+    /// A 32-bit write of the table. Call [`Msix::released`] next.
+    pub fn write_table(&mut self, offset: u64, value: u32) {
+        let Some((index, field)) = position(offset) else { return };
+        let Some(vector) = self.vectors.get_mut(index) else { return };
+        let [low, high] = halves(vector.address);
+        match field {
+            // Bits 1:0 are zero: a message is a word.
+            0 => vector.address = whole([value & !3, high]),
+            1 => vector.address = whole([low, value]),
+            2 => vector.data = value,
+            _ => vector.control = value & VECTOR_MASKED,
+        }
+    }
+
+    /// A read of the pending bits, 32 of them.
+    pub fn read_pending(&self, offset: u64) -> u32 {
+        let first = usize::try_from(offset / 4).unwrap_or(usize::MAX).saturating_mul(32);
+        let bits = self.vectors.iter().skip(first).take(32).enumerate();
+        bits.fold(0, |word, (bit, vector)| word | u32::from(vector.pending) << bit)
+    }
+
+    /// The device signals a vector: a message to send now, unless it has to wait, or nobody wants it.
+    pub fn signal(&mut self, index: usize) -> Option<Message> {
+        let open = self.enabled && !self.masked;
+        let vector = self.vectors.get_mut(index)?;
+        if open && vector.control & VECTOR_MASKED == 0 {
+            return Some(Message { address: vector.address, data: vector.data });
+        }
+        // With MSI-X disabled there is no interrupt to be late.
+        vector.pending = self.enabled;
+        None
+    }
+
+    /// What was pending and is masked no more.
+    pub fn released(&mut self) -> Vec<Message> {
+        if !self.enabled || self.masked {
+            return Vec::new();
+        }
+        let open = self.vectors.iter_mut().filter(|v| v.pending && v.control & VECTOR_MASKED == 0);
+        open.map(|vector| {
+            vector.pending = false;
+            Message { address: vector.address, data: vector.data }
+        })
+        .collect()
+    }
+
+    fn locate(&self, offset: u64) -> Option<(&Vector, u64)> {
+        let (index, field) = position(offset)?;
+        Some((self.vectors.get(index)?, field))
+    }
+}
+
+/// The entry and the 32-bit field in it.
+fn position(offset: u64) -> Option<(usize, u64)> {
+    Some((usize::try_from(offset / ENTRY_LEN).ok()?, offset % ENTRY_LEN / 4))
+}
+
+fn halves(value: u64) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+}
+
+fn whole([low, high]: [u32; 2]) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+#[cfg(test)]
+mod tests;

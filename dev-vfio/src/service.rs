@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The process: control requests of the coordinator onto a [`Function`] and its threads.
+//!
+//! `Configure` opens what the descriptors hold; `Start` opens the device, places its BARs and starts the threads. A
+//! device that cannot be opened is one that has failed: the process serves on, the guest finds an empty
+//! slot, and the reason is in the log and in `Inspect`.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipc::channel::Channel;
+use ipc::deadline::Deadline;
+use ipc::hello::{Hello, Role};
+use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
+use ipc::protocol::inspect::Inspect;
+use ipc::protocol::probe::{Probe, ProbeOutcome};
+use ipc::protocol::smmu::SmmuModel;
+use ipc::protocol::vfio::VfioConfig;
+use ipc::service::{self, Process};
+use ipc::shm::dirty_log::DirtyLog;
+use ipc::shm::guest_memory;
+use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
+use ipc::shm::region::Region;
+use ipc::shm::ring::{self, Responder};
+use rustix::event::{EventfdFlags, eventfd};
+use sandbox::Locked;
+use smmu_arch::{Model, ModelError, Options};
+
+use crate::client::Client;
+use crate::function::{Function, MsiTarget};
+use crate::iommu::software::SoftIommu;
+use crate::pci::config_space::ConfigSpace;
+use crate::probe;
+use crate::stage1_link::Stage1Link;
+use crate::threads::{self, RingThread};
+
+/// The coordinator greets at once: it has just started us.
+const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Exit status after the vCPU process broke the ring's rules.
+const EXIT_VIOLATION: i32 = 3;
+
+/// What the process was given at exec, besides channel, crash page and log.
+#[derive(Debug)]
+pub struct Descriptors {
+    /// Guest RAM.
+    pub ram: OwnedFd,
+    /// The dirty log of this process.
+    pub dirty_log: OwnedFd,
+    /// The MMIO ring.
+    pub ring: OwnedFd,
+    /// The stage 1 channel to the vSMMU.
+    pub stage1: OwnedFd,
+    /// The connection to the device's vfio-user server.
+    pub server: OwnedFd,
+    /// The board of pending MSIs.
+    pub msi_board: OwnedFd,
+    /// The eventfd that says to look at it.
+    pub msi_doorbell: OwnedFd,
+}
+
+/// Greets the coordinator, says what is enforced, and serves until told to quit. `locked` is the proof that this
+/// process is sealed; `spin` is how long to look for a request before sleeping.
+///
+/// # Errors
+/// The channel's.
+pub fn run(
+    locked: &Locked,
+    generation: u32,
+    control: OwnedFd,
+    descriptors: Descriptors,
+    spin: Duration,
+) -> Result<(), ipc::error::Error> {
+    let channel = Arc::new(Channel::from_fd(control, Hello::new(Role::Vfio, generation)));
+    channel.hello(Role::Coordinator, Deadline::after(HELLO_DEADLINE))?;
+    service::tell(&channel, &Event::Sealed(locked.enforced().lines()));
+    let fatal = Arc::clone(&channel);
+    let mut process = VfioProcess::new(descriptors, generation, spin, move |reason| {
+        eprintln!("vfio: {reason}");
+        service::tell(&fatal, &Event::Fatal(reason));
+        // The guest's only way to the device is closed: the supervisor decides what becomes of the VM.
+        std::process::exit(EXIT_VIOLATION);
+    });
+    service::serve(&channel, &mut process)
+}
+
+type Fatal = Box<dyn FnOnce(String) + Send>;
+
+/// What `Start` needs.
+struct Ready {
+    config: VfioConfig,
+    iommu: SoftIommu,
+    stage1: Stage1Link,
+    server: OwnedFd,
+    msi: MsiTarget,
+    responder: Responder,
+    fatal: Fatal,
+}
+
+enum Stage {
+    Unconfigured(Box<Descriptors>, Fatal),
+    Ready(Box<Ready>),
+    Serving(Arc<Function>, RingThread),
+    /// A step failed halfway: only `Quit` is left.
+    Spent,
+}
+
+/// The process as the coordinator sees it.
+pub struct VfioProcess {
+    generation: u32,
+    spin: Duration,
+    log: Option<Arc<DirtyLog>>,
+    stage: Stage,
+}
+
+impl VfioProcess {
+    /// An unconfigured one. `fatal` is called, from the ring thread, if the ring has to be closed.
+    pub fn new(
+        descriptors: Descriptors,
+        generation: u32,
+        spin: Duration,
+        fatal: impl FnOnce(String) + Send + 'static,
+    ) -> VfioProcess {
+        let stage = Stage::Unconfigured(Box::new(descriptors), Box::new(fatal));
+        VfioProcess { generation, spin, log: None, stage }
+    }
+
+    fn open(&mut self, config: VfioConfig, given: Descriptors, fatal: Fatal) -> Result<(), Failure> {
+        let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
+        let Descriptors { ram, dirty_log, ring, stage1, server, msi_board, msi_doorbell } = given;
+        let model = model_of(&config.model).map_err(|error| fail("know the device's SMMU", &error))?;
+        let ram = Region::from_fd(ram, config.ram.file_len())
+            .and_then(|region| guest_memory::map(&region, &config.ram))
+            .map_err(|error| fail("map the RAM that DMA reaches", &error))?;
+        let log = Region::from_fd(dirty_log, DirtyLog::region_len(&config.ram))
+            .and_then(|region| DirtyLog::attach(&region, &config.ram))
+            .map_err(|error| fail("map the DMA's dirty log", &error))?;
+        // An earlier life of this process may have died in the middle of a write.
+        log.adopt();
+        let responder = Region::from_fd(ring, ring::RING_LEN)
+            .and_then(|region| Responder::attach(&region, self.generation, self.spin))
+            .map_err(|error| fail("map the function's MMIO ring", &error))?;
+        let board = Region::from_fd(msi_board, BOARD_LEN)
+            .and_then(|region| MsiBoard::attach(&region))
+            .map_err(|error| fail("map the MSI board", &error))?;
+        let log = Arc::new(log);
+        let ram = guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log));
+        let iommu = SoftIommu::new(model, ram, config.stream);
+        let stage1 = Stage1Link::new(stage1, self.generation);
+        let msi = MsiTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell };
+        self.log = Some(log);
+        self.stage = Stage::Ready(Box::new(Ready { config, iommu, stage1, server, msi, responder, fatal }));
+        Ok(())
+    }
+
+    fn begin(&mut self, ready: Ready) -> Result<(), Failure> {
+        let Ready { config, iommu, stage1, server, msi, responder, fatal } = ready;
+        let mut vectors = Vec::new();
+        let opened = open_device(server, &config, &mut vectors);
+        let areas = [config.area32, config.area64];
+        let function = Arc::new(Function::new(config.name, opened, iommu, stage1, areas, msi));
+        let failed = |error| Failure::new("start the device's threads", error);
+        threads::start_helpers(&function, vectors).map_err(failed)?;
+        let ring = RingThread::start(Arc::clone(&function), responder, |violation| {
+            fatal(format!("the vCPU process broke the contract of the function's ring: {violation}"));
+        });
+        self.stage = Stage::Serving(function, ring.map_err(failed)?);
+        Ok(())
+    }
+}
+
+/// Opens the device and connects its interrupts. What is wrong with it is a reason, and no failure of ours.
+fn open_device(
+    server: OwnedFd,
+    config: &VfioConfig,
+    vectors: &mut Vec<OwnedFd>,
+) -> Result<(Client, ConfigSpace), String> {
+    let (client, opened) = Client::open(server).map_err(|error| error.to_string())?;
+    let space =
+        ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, config.area32, config.area64)
+            .map_err(|error| error.to_string())?;
+    for _ in 0..space.msix.len() {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| format!("no eventfd for an interrupt: {errno}"))?;
+        vectors.push(fd);
+    }
+    client
+        .connect_vectors(vectors)
+        .map_err(|error| format!("its interrupts cannot be connected: {error}"))?;
+    Ok((client, space))
+}
+
+/// The profile a configuration names. What it leaves out is not configurable.
+fn model_of(model: &SmmuModel) -> Result<Model, ModelError> {
+    let SmmuModel {
+        profile,
+        stream_id_bits,
+        substream_id_bits,
+        output_bits,
+        granule_4k,
+        granule_16k,
+        granule_64k,
+        range_invalidation,
+        stream_table_2_level,
+    } = model;
+    let options = Options {
+        substream_id_bits: *substream_id_bits,
+        output_address_bits: *output_bits,
+        granule_4k: *granule_4k,
+        granule_16k: *granule_16k,
+        granule_64k: *granule_64k,
+        range_invalidation: *range_invalidation,
+        stream_table_levels: if *stream_table_2_level { 2 } else { 1 },
+        stream_id_bits: *stream_id_bits,
+    };
+    Model::new(profile, options)
+}
+
+impl Process for VfioProcess {
+    fn configure(&mut self, config: RoleConfig) -> Result<(), Failure> {
+        let what = "configure the device";
+        let RoleConfig::Vfio(config) = config else {
+            return Err(Failure::new(what, "the configuration is for a process of another role"));
+        };
+        match std::mem::replace(&mut self.stage, Stage::Spent) {
+            Stage::Unconfigured(descriptors, fatal) => self.open(config, *descriptors, fatal),
+            other => {
+                self.stage = other;
+                Err(Failure::new(what, "the device is configured already"))
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<(), Failure> {
+        match std::mem::replace(&mut self.stage, Stage::Spent) {
+            Stage::Ready(ready) => self.begin(*ready),
+            other => {
+                self.stage = other;
+                self.resume()
+            }
+        }
+    }
+
+    fn pause(&mut self) -> Result<(), Failure> {
+        let Stage::Serving(function, ring) = &self.stage else {
+            return Err(Failure::new("pause the device", "it has not been started"));
+        };
+        // Accesses first: they may wait for the device, and the device for the gate.
+        if !ring.drain() {
+            return Err(Failure::new("pause the device", "its ring was not emptied in time"));
+        }
+        function.gate.close();
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), Failure> {
+        let Stage::Serving(function, _) = &self.stage else {
+            return Err(Failure::new("resume the device", "it has not been started"));
+        };
+        function.gate.open();
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, Failure> {
+        Err(Failure::new("save the device", "devices behind vfio-user cannot be saved yet"))
+    }
+
+    fn restore(&mut self, _stream: &[u8]) -> Result<(), Failure> {
+        Err(Failure::new("restore the device", "devices behind vfio-user cannot be restored yet"))
+    }
+
+    fn dirty_log(&mut self, op: DirtyLogOp) -> Result<(), Failure> {
+        let Some(log) = &self.log else {
+            return Err(Failure::new("switch the DMA's dirty log", "the process has none open"));
+        };
+        match op {
+            DirtyLogOp::Enable => log.set_enabled(true),
+            DirtyLogOp::Disable => log.set_enabled(false),
+            // Every write is marked as it happens: there is no note of a page marked already.
+            DirtyLogOp::Rearm => {}
+        }
+        Ok(())
+    }
+
+    fn inspect(&self) -> Inspect {
+        let mut inspect = Inspect::new();
+        if let Stage::Serving(function, _) = &self.stage {
+            function.inspect(&mut inspect);
+        }
+        inspect
+    }
+
+    fn probe(&mut self, probe: Probe) -> Result<ProbeOutcome, Failure> {
+        probe::attempt(probe)
+    }
+}

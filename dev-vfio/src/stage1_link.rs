@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The device's end of the stage 1 channel: orders in, answers and faults out.
+//!
+//! Faults leave in the order of the queue, whoever sends them; those of transactions before an order leave before
+//! its `Done`. A vSMMU that does not read loses faults, counted, and holds nobody up for long.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ipc::channel::{Channel, Incoming};
+use ipc::deadline::Deadline;
+use ipc::error::Error;
+use ipc::hello::{Hello, Role};
+use ipc::protocol::stage1::{Notice, Order, Stage1};
+
+use crate::iommu::fault_queue::Losses;
+use crate::iommu::{AttachError, HostIommu};
+
+/// The vSMMU is started beside us; its end of the channel is there from the beginning.
+const HELLO_SPAN: Duration = Duration::from_secs(30);
+/// How long a fault may wait for room in the channel.
+const FAULT_SPAN: Duration = Duration::from_millis(10);
+/// How long an answer may: a vSMMU that leaves answers unread waits for none.
+const ANSWER_SPAN: Duration = Duration::from_secs(10);
+
+/// The link.
+#[derive(Debug)]
+pub struct Stage1Link {
+    channel: Channel<Stage1>,
+    faults: Mutex<Faults>,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    losses: Losses,
+    lost: u64,
+}
+
+impl Stage1Link {
+    /// Over the device's end of the channel.
+    pub fn new(channel: OwnedFd, generation: u32) -> Stage1Link {
+        let channel = Channel::from_fd(channel, Hello::new(Role::Vfio, generation));
+        Stage1Link { channel, faults: Mutex::default() }
+    }
+
+    /// Greets the vSMMU. To be called first.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn greet(&self) -> Result<(), Error> {
+        self.channel.hello(Role::Smmu, Deadline::after(HELLO_SPAN))
+    }
+
+    /// Waits for the next orders, and carries them out.
+    ///
+    /// # Errors
+    /// The channel's: the vSMMU is gone, or broke the contract.
+    pub fn serve<I: HostIommu>(&self, iommu: &Mutex<I>) -> Result<(), Error> {
+        let incoming = match self.channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
+            Err(Error::Timeout { .. }) => return Ok(()),
+            incoming => incoming?,
+        };
+        let Incoming::Event { body: Notice::Orders { sequence, orders }, .. } = incoming else {
+            return Err(Error::Refused("a notice that only devices send"));
+        };
+        let refused = carry_out(&mut *lock(iommu), &orders);
+        self.tell_faults(iommu);
+        let done = Notice::Done { sequence, refused };
+        self.channel.event::<OwnedFd>(&done, &[], Deadline::after(ANSWER_SPAN))
+    }
+
+    /// Tells the vSMMU what is in the fault queue.
+    pub fn tell_faults<I: HostIommu>(&self, iommu: &Mutex<I>) {
+        let mut faults = lock(&self.faults);
+        loop {
+            // Taken out under the lock, told without it: DMA goes on meanwhile.
+            let Some(entry) = lock(iommu).next_fault() else { return };
+            faults.lost += u64::from(faults.losses.before(&entry));
+            if faults.lost > 0 && self.tell(&Notice::FaultsLost { count: faults.lost }) {
+                faults.lost = 0;
+            }
+            if let Some(fault) = entry.fault
+                && !self.tell(&Notice::Fault(fault))
+            {
+                faults.lost += 1;
+            }
+        }
+    }
+
+    fn tell(&self, notice: &Notice) -> bool {
+        self.channel.event::<OwnedFd>(notice, &[], Deadline::after(FAULT_SPAN)).is_ok()
+    }
+}
+
+/// Carries out orders one by one; runs of invalidations go down together. Returns how many were refused.
+pub fn carry_out(iommu: &mut impl HostIommu, orders: &[Order]) -> u32 {
+    let mut refused = 0;
+    let mut batch = Vec::new();
+    for order in orders {
+        match order {
+            Order::Invalidate(command) => batch.push(*command),
+            Order::Attach { stream, to } => {
+                refused += flush(iommu, &mut batch);
+                if let Err(error) = iommu.attach(*stream, *to) {
+                    refused += 1;
+                    eprintln!("vfio: attaching {to:?} failed: {error}");
+                    // What cannot be attached must not go on as it was.
+                    if !matches!(error, AttachError::Stream(_)) {
+                        let _ = iommu.attach(*stream, ipc::protocol::stage1::Attachment::Abort);
+                    }
+                }
+            }
+        }
+    }
+    refused + flush(iommu, &mut batch)
+}
+
+/// Sends a batch down, past the commands that are refused.
+fn flush(iommu: &mut impl HostIommu, batch: &mut Vec<[u64; 2]>) -> u32 {
+    let mut refused = 0;
+    let mut rest = batch.as_slice();
+    while !rest.is_empty() {
+        let outcome = iommu.invalidate(rest);
+        let consumed = outcome.done.saturating_add(usize::from(outcome.refused));
+        refused += u32::from(outcome.refused);
+        rest = rest.get(consumed.max(1)..).unwrap_or_default();
+    }
+    batch.clear();
+    refused
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Whatever panicked, a half-done order is repeated by nobody: the state is what the last whole call left.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The threads of a device process, each blocking on one peer: the guest, the device, its interrupts, the vSMMU.
+//!
+//! They end with the process. None waits for another but through the locks of [`Function`], which are never held
+//! while a peer is waited for. A vCPU process that breaks the ring's rules ends the process; a vSMMU
+//! that goes away leaves the stream attached to what it was and is no reason to stop.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ipc::deadline::Deadline;
+use ipc::error::Violation;
+use ipc::shm::ring::{Interrupt, Responder, ResponderError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::function::Function;
+
+/// How long the helpers sleep at most: they look whether the device has failed.
+const LOOK_SPAN: Duration = Duration::from_millis(500);
+const LOOK_TIMESPEC: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+
+/// How long the ring may take to be emptied: one access that waits for the device, and room.
+const DRAIN_SPAN: Duration = Duration::from_secs(10);
+
+/// Starts a thread for the device's requests, one for its interrupts and one for the vSMMU.
+///
+/// # Errors
+/// If the kernel gives no thread.
+pub fn start_helpers(function: &Arc<Function>, vectors: Vec<OwnedFd>) -> io::Result<()> {
+    let theirs = Arc::clone(function);
+    spawn("dma", move || while theirs.serve_device(Deadline::after(LOOK_SPAN)) {})?;
+    let theirs = Arc::clone(function);
+    spawn("irq", move || watch(&theirs, &vectors))?;
+    let theirs = Arc::clone(function);
+    spawn("stage1", move || {
+        let end = theirs.stage1.greet();
+        let end = end.and_then(|()| {
+            loop {
+                theirs.stage1.serve(&theirs.iommu)?;
+            }
+        });
+        let Err(error): Result<(), _> = end else { return };
+        eprintln!("{}: no more orders from the vSMMU: {error}", theirs.name);
+    })
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
+}
+
+/// Turns the device's eventfds into signals.
+fn watch(function: &Function, vectors: &[OwnedFd]) {
+    while function.failure().is_none() {
+        let mut fds: Vec<_> = vectors.iter().map(|vector| PollFd::new(vector, PollFlags::IN)).collect();
+        if poll(&mut fds, Some(&LOOK_TIMESPEC)).is_err_and(|errno| errno != Errno::INTR) {
+            return;
+        }
+        let ready = fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).enumerate();
+        let ready: Vec<usize> = ready.filter_map(|(index, ready)| ready.then_some(index)).collect();
+        for (index, vector) in vectors.iter().enumerate().filter(|(index, _)| ready.contains(index)) {
+            if rustix::io::read(vector, &mut [0; 8]).is_ok() {
+                function.signal(index);
+            }
+        }
+    }
+}
+
+/// The thread that answers the guest.
+#[derive(Debug)]
+pub struct RingThread {
+    shared: Arc<Drain>,
+}
+
+#[derive(Debug, Default)]
+struct Drain {
+    orders: Mutex<Orders>,
+    progress: Condvar,
+    interrupt: Interrupt,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    wanted: u64,
+    done: u64,
+}
+
+impl RingThread {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If the kernel gives no thread.
+    pub fn start(
+        function: Arc<Function>,
+        responder: Responder,
+        on_violation: impl FnOnce(Violation) + Send + 'static,
+    ) -> io::Result<RingThread> {
+        let shared = Arc::<Drain>::default();
+        let theirs = Arc::clone(&shared);
+        spawn("ring", move || {
+            let Err(violation) = theirs.serve(&function, responder);
+            on_violation(violation);
+        })?;
+        Ok(RingThread { shared })
+    }
+
+    /// Waits until every request that is in the ring now has been handled. False if that takes too long.
+    pub fn drain(&self) -> bool {
+        let until = Instant::now() + DRAIN_SPAN;
+        let mut orders = self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        orders.wanted += 1;
+        let wanted = orders.wanted;
+        self.shared.interrupt.raise();
+        while orders.done < wanted {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.shared.progress.wait_timeout(orders, left);
+            orders = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+impl Drain {
+    fn serve(
+        &self,
+        function: &Function,
+        mut responder: Responder,
+    ) -> Result<core::convert::Infallible, Violation> {
+        loop {
+            self.interrupt.take();
+            let wanted = self.orders.lock().unwrap_or_else(PoisonError::into_inner).wanted;
+            loop {
+                match responder.try_next() {
+                    Ok(Some(token)) => {
+                        let value = function.access(token.access());
+                        token.complete(value);
+                    }
+                    Ok(None) | Err(ResponderError::Stopped(_)) => break,
+                    Err(ResponderError::Violation(violation)) => return Err(violation),
+                }
+            }
+            self.orders.lock().unwrap_or_else(PoisonError::into_inner).done = wanted;
+            self.progress.notify_all();
+            match responder.next(&self.interrupt, Deadline::after(Deadline::SPAN_MAX)) {
+                Ok(token) => {
+                    let value = function.access(token.access());
+                    token.complete(value);
+                }
+                Err(ResponderError::Stopped(_)) => {}
+                Err(ResponderError::Violation(violation)) => return Err(violation),
+            }
+        }
+    }
+}

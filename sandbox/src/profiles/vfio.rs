@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The process of an assigned device behind vfio-user: guest RAM, its MMIO ring, its channels, its interrupts.
+//!
+//! The device's server is reached over a socket that was connected before; no new one can be made. Memory, four
+//! threads, descriptors and eventfds are all it needs; no ioctl at all.
+//! Spawned by the sealed coordinator, so every rule here is also the coordinator's.
+
+use crate::profile::{Arch, Limits, Profile, RootKind, Rule, union};
+use crate::profiles::common;
+
+pub fn profile(arch: Arch) -> Profile {
+    Profile {
+        name: "vfio",
+        arch,
+        root: RootKind::Inherited,
+        // 64 interrupt vectors and what it is given; the kernel's VFIO will need no more.
+        limits: Limits { nofile_count: 128, nproc_count: 16, fsize_len: Some(super::SAVED_LEN_MAX) },
+        landlock_abi: super::LANDLOCK_ABI,
+        rules: rules(arch),
+        absent: common::ABSENT,
+    }
+}
+
+pub fn rules(arch: Arch) -> Vec<Rule> {
+    union(&[&common::memory(), &common::threads(arch), &common::ending(), &common::descriptors(arch)])
+}
