@@ -7,13 +7,19 @@
 //! consumed by CONS, which the register page and the saved state carry.
 
 use crate::cmdq::Step;
+use crate::devices::Devices;
 use crate::effects::Effects;
 use crate::host::{GuestRam, Wires};
 use crate::publish::Publisher;
 use crate::smmu::Smmu;
-use crate::stream::NoDevices;
+use crate::stream::Stage1Sink;
+use ipc::protocol::stage1::Fault;
 use ipc::shm::register_page::RegisterPage;
 use ipc::shm::ring::{Access, Op};
+use smmu_arch::StreamId;
+use smmu_arch::command::StreamRange;
+use smmu_arch::spec::events::{EventRecord, EventType};
+use std::time::Duration;
 
 /// Commands consumed before the ring is looked at again. A CMD_SYNC of Linux's largest batch (64) is then
 /// never more than one step away, and a flood of commands delays an access by tens of microseconds.
@@ -28,15 +34,30 @@ pub struct Device {
     ram: GuestRam,
     wires: Wires,
     region: u16,
-    devices: NoDevices,
+    devices: Devices,
     foreign_requests: u64,
 }
 
+/// Faults recorded before the ring is looked at again: a device that does nothing else holds nobody up.
+const FAULT_BUDGET: u32 = 256;
+/// How long a step waits for the devices before the ring is looked at again: a device answers within tens of
+/// microseconds, and a wait is cheaper than another round through the thread that hears it.
+const ANSWER_SPAN: Duration = Duration::from_micros(500);
+/// How long a register write that changes what streams are attached to waits for it to be so.
+const ATTACH_SPAN: Duration = Duration::from_secs(1);
+
 impl Device {
     /// Surrounds a device, and publishes all of its registers: no vCPU may be running.
-    pub fn new(smmu: Smmu, mut page: RegisterPage, ram: GuestRam, wires: Wires, region: u16) -> Device {
+    pub fn new(
+        smmu: Smmu,
+        mut page: RegisterPage,
+        ram: GuestRam,
+        wires: Wires,
+        region: u16,
+        devices: Devices,
+    ) -> Device {
         let publisher = Publisher::publish_all(&smmu, &mut page);
-        Device { smmu, publisher, page, ram, wires, region, devices: NoDevices, foreign_requests: 0 }
+        Device { smmu, publisher, page, ram, wires, region, devices, foreign_requests: 0 }
     }
 
     /// The model.
@@ -48,6 +69,7 @@ impl Device {
     pub fn replace(&mut self, smmu: Smmu) {
         self.publisher = Publisher::publish_all(&smmu, &mut self.page);
         self.smmu = smmu;
+        self.devices.reevaluate(StreamRange::ALL);
     }
 
     /// Handles one request of the ring and returns what a read of it is answered with.
@@ -60,6 +82,11 @@ impl Device {
             Op::Read => self.smmu.read(access.offset, access.size),
             Op::Write(value) | Op::Post(value) => {
                 self.smmu.write(access.offset, access.size, value, &mut self.devices);
+                if self.devices.is_stale() {
+                    // What acknowledges the write (CR0ACK) is seen when the streams have followed.
+                    self.resolve();
+                    self.devices.wait_settled(ATTACH_SPAN);
+                }
                 self.publisher.publish(&self.smmu, &mut self.page);
                 0
             }
@@ -68,18 +95,82 @@ impl Device {
 
     /// Consumes some commands, if any are ready.
     pub fn step(&mut self) -> Step {
+        let mut step = self.step_once();
+        if step == Step::AwaitSync {
+            self.devices.wait_settled(ANSWER_SPAN);
+            step = self.step_once();
+        }
+        step
+    }
+
+    fn step_once(&mut self) -> Step {
+        self.record_faults();
         if !self.smmu.has_commands() {
+            // A device may have come up since.
+            self.resolve();
             return Step::Idle;
         }
         let mut effects = Effects::default();
         let step = self.smmu.step(&self.ram, &mut self.devices, &mut effects, STEP_BUDGET);
+        self.resolve();
+        // What a device told before it answered is in the queue before the CMD_SYNC is seen to be complete.
+        self.record_faults();
         self.publisher.publish(&self.smmu, &mut self.page);
         self.wires.pulse(&effects);
         step
+    }
+
+    fn resolve(&mut self) {
+        let (smmu, ram) = (&self.smmu, &self.ram);
+        self.devices.resolve(|stream| smmu.attachment(ram, stream));
+    }
+
+    /// Records what the devices have told. Each told it before it answered the orders that came after it.
+    fn record_faults(&mut self) {
+        for _ in 0..FAULT_BUDGET {
+            let Some((stream, fault)) = self.devices.next_fault() else { return };
+            self.record(StreamId(stream.0), fault);
+        }
+    }
+
+    fn record(&mut self, stream: StreamId, fault: Fault) {
+        let record = match fault {
+            Fault::Aborted { .. } => self.smmu.abort_event(&self.ram, stream),
+            Fault::Record(words) => reported(words, stream),
+        };
+        let Some(record) = record else { return };
+        let mut effects = Effects::default();
+        self.smmu.record(&record, &self.ram, &mut effects);
+        self.publisher.publish(&self.smmu, &mut self.page);
+        self.wires.pulse(&effects);
+    }
+
+    /// What the devices behind have done.
+    pub fn each_device(&self, show: impl FnMut(String, u64)) {
+        self.devices.each(show);
     }
 
     /// Requests for a region that is not this device's: none, unless the vCPU process is wrong.
     pub fn foreign_requests(&self) -> u64 {
         self.foreign_requests
     }
+}
+
+/// A record as a device reported it, if it is one that a device can report, of its own stream, and not stalled.
+fn reported(words: [u64; 4], stream: StreamId) -> Option<EventRecord> {
+    let record: EventRecord = zerocopy::transmute!(words);
+    let known = matches!(
+        record.qw0.event_type(),
+        EventType::C_BAD_STE
+            | EventType::F_STREAM_DISABLED
+            | EventType::C_BAD_SUBSTREAMID
+            | EventType::F_CD_FETCH
+            | EventType::C_BAD_CD
+            | EventType::F_WALK_EABT
+            | EventType::F_TRANSLATION
+            | EventType::F_ADDR_SIZE
+            | EventType::F_ACCESS
+            | EventType::F_PERMISSION
+    );
+    (known && record.qw0.stream_id() == stream.0 && !record.qw1.stall()).then_some(record)
 }

@@ -11,6 +11,7 @@
 
 pub mod cmdq;
 pub mod device;
+pub mod devices;
 pub mod effects;
 pub mod eventq;
 pub mod fuzzing;

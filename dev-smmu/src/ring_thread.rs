@@ -9,6 +9,7 @@
 
 use crate::cmdq::Step;
 use crate::device::Device;
+use crate::devices::Link;
 use ipc::deadline::Deadline;
 use ipc::error::Violation;
 use ipc::shm::ring::{Interrupt, Responder, ResponderError};
@@ -75,10 +76,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RingThread {
-    /// Starts the thread, running. `on_violation` is called on it, last, if the ring had to be closed.
+    /// Starts the thread, running, and one more for each device behind. `on_violation` is called on it, last, if the ring had to be closed.
     pub fn start(
         device: Device,
         responder: Responder,
+        links: Vec<Arc<Link>>,
         on_violation: impl FnOnce(&Violation) + Send + 'static,
     ) -> io::Result<RingThread> {
         let shared = Arc::new(Shared {
@@ -93,6 +95,12 @@ impl RingThread {
             progress: Condvar::new(),
             interrupt: Interrupt::new(),
         });
+        for link in links {
+            let theirs = Arc::clone(&shared);
+            std::thread::Builder::new().name(link.name.clone()).spawn(move || {
+                link.listen(|| theirs.interrupt.raise());
+            })?;
+        }
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("ring".to_owned()).spawn(move || {
             if let Err(violation) = theirs.run(responder) {

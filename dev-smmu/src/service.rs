@@ -8,6 +8,7 @@
 //! contract, or is gone, ends the loop and with it the process.
 
 use crate::device::Device;
+use crate::devices::{Devices, Link};
 use crate::host::{GuestRam, Wires};
 use crate::probe;
 use crate::ring_thread::{Mode, RingThread};
@@ -19,7 +20,7 @@ use ipc::hello::{Hello, Role};
 use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
-use ipc::protocol::smmu::{SmmuConfig, SmmuModel};
+use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
 use ipc::saved::{Reader, SavedState, UnitKind, Writer};
 use ipc::service::{self, Process};
 use ipc::shm::dirty_log::DirtyLog;
@@ -30,6 +31,7 @@ use ipc::shm::ring::{self, Responder};
 use sandbox::Locked;
 use smmu_arch::spec::registers::REGISTER_FILE_LEN;
 use smmu_arch::{Model, ModelError, Options};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +57,8 @@ pub struct Descriptors {
     pub register_page: OwnedFd,
     /// The interrupts.
     pub wires: Wires,
+    /// The channels to the devices behind it, by descriptor number.
+    pub stage1: BTreeMap<u8, OwnedFd>,
 }
 
 /// Greets the coordinator, says what is enforced, and serves until told to quit. `locked` is the proof that
@@ -88,6 +92,7 @@ type Fatal = Box<dyn FnOnce(String) + Send>;
 struct Ready {
     device: Device,
     responder: Responder,
+    links: Vec<Arc<Link>>,
     fatal: Fatal,
 }
 
@@ -132,7 +137,7 @@ impl SmmuProcess {
     /// Opens everything and makes the device, out of reset.
     fn open(&mut self, config: &SmmuConfig, given: Descriptors, fatal: Fatal) -> Result<(), Failure> {
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
-        let Descriptors { ram, dirty_log, ring, register_page, wires } = given;
+        let Descriptors { ram, dirty_log, ring, register_page, wires, mut stage1 } = given;
         let model = model_of(&config.model).map_err(|error| fail("make the SMMU", &error))?;
         let ram = Region::from_fd(ram, config.ram.file_len())
             .and_then(|region| guest_memory::map(&region, &config.ram))
@@ -150,10 +155,17 @@ impl SmmuProcess {
             .map_err(|error| fail("map the MMIO ring", &error))?;
         let log = Arc::new(log);
         let ram = GuestRam(guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log)));
-        let device = Device::new(Smmu::new(model), page, ram, wires, config.region);
+        let mut links = Vec::new();
+        for SmmuDevice { name, stream, fd } in &config.devices {
+            let channel = stage1.remove(fd);
+            let channel = channel.ok_or_else(|| fail("find a stage 1 channel", &format!("no fd {fd}")))?;
+            links.push(Arc::new(Link::new(name.clone(), *stream, channel, self.generation)));
+        }
+        let devices = Devices::new(&links);
+        let device = Device::new(Smmu::new(model), page, ram, wires, config.region, devices);
         self.model = Some(model);
         self.log = Some(log);
-        self.stage = Stage::Ready(Box::new(Ready { device, responder, fatal }));
+        self.stage = Stage::Ready(Box::new(Ready { device, responder, links, fatal }));
         Ok(())
     }
 }
@@ -207,8 +219,8 @@ impl Process for SmmuProcess {
     fn start(&mut self) -> Result<(), Failure> {
         match std::mem::replace(&mut self.stage, Stage::Spent) {
             Stage::Ready(ready) => {
-                let Ready { device, responder, fatal } = *ready;
-                let thread = RingThread::start(device, responder, |violation| {
+                let Ready { device, responder, links, fatal } = *ready;
+                let thread = RingThread::start(device, responder, links, |violation| {
                     fatal(format!("the vCPU process broke the MMIO ring's contract: {violation}"));
                 });
                 let thread = thread.map_err(|error| Failure::new("start the ring thread", error))?;
@@ -271,6 +283,7 @@ impl Process for SmmuProcess {
         let mut show = |device: &Device| {
             device.smmu().counters().each(|name, value| inspect.counter(name, value));
             inspect.counter("ring.foreign_requests", device.foreign_requests());
+            device.each_device(|name, value| inspect.counter(name, value));
             device.smmu().each_register(|name, value| inspect.hex(name, value));
         };
         match &self.stage {

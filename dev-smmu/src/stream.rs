@@ -13,7 +13,7 @@ use crate::smmu::Smmu;
 use smmu_arch::StreamId;
 use smmu_arch::command::StreamRange;
 use smmu_arch::spec::commands::Command;
-use smmu_arch::spec::events::Requester;
+use smmu_arch::spec::events::{EventRecord, Requester};
 use smmu_arch::spec::ste::{DefaultSubstream, Ste, SteQw0, SteQw1, StreamConfig};
 use smmu_arch::translate::stream::{self, Stage1Stream, StreamAction};
 
@@ -44,6 +44,19 @@ impl Smmu {
             Ok(StreamAction::Stage1(stage1)) => Attachment::Stage1(nested_words(&ste, &stage1)),
             Ok(StreamAction::Abort) | Err(_) => Attachment::Abort,
         }
+    }
+}
+
+impl Smmu {
+    /// The event of a transaction that met a stream attached to abort: what looking its entry up again finds wrong.
+    /// None if the entry itself asks for abort, or has changed since.
+    pub fn abort_event(&self, memory: &impl GuestMemory, stream: StreamId) -> Option<EventRecord> {
+        let registers = self.registers.translation();
+        if !registers.cr0.smmuen() {
+            return None;
+        }
+        let who = Requester { stream, substream: None };
+        stream::action(self.registers.model(), &registers, memory, who).err()?.event
     }
 }
 

@@ -25,6 +25,7 @@ use rustix::event::EventfdFlags;
 use smmu_arch::memory::Abort;
 use smmu_arch::spec::commands::{Command, ComplSignal, Opcode, SyncQw0};
 use smmu_arch::spec::registers::{REGISTER_FILE_LEN, Register};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -82,6 +83,7 @@ impl Vm {
                 global_error: clone(&self.global_error),
                 command_sync: clone(&self.command_sync),
             },
+            stage1: BTreeMap::new(),
         };
         let fatal = self.fatal.clone();
         SmmuProcess::new(descriptors, generation, Duration::ZERO, move |reason| fatal.send(reason).unwrap())
@@ -95,6 +97,7 @@ impl Vm {
             len: REGISTER_FILE_LEN,
             ram: self.layout.clone(),
             model: SmmuModel::default(),
+            devices: Vec::new(),
         };
         change(&mut config);
         RoleConfig::Smmu(config)

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The devices behind this SMMU, each at the other end of a stage 1 channel.
+//!
+//! Orders are collected while commands are consumed and sent in one message when a CMD_SYNC asks, or a batch is full.
+//! Which stream has to be attached anew is noted first and looked up when the model can be asked
+//! ([`Devices::resolve`]); a device drops all it has cached when it is attached, so the order of the two does
+//! not matter, only that both are answered before the CMD_SYNC is. A device that is gone answers nothing any
+//! more and does no DMA: it holds nothing up. One that lives and is silent does, as it must.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipc::addr::StreamId;
+use ipc::channel::{Channel, Incoming};
+use ipc::deadline::Deadline;
+use ipc::error::Error;
+use ipc::hello::{Hello, Role};
+use ipc::protocol::stage1::{self, Fault, Notice, ORDERS_MAX, Order, Stage1};
+use smmu_arch::command::StreamRange;
+use smmu_arch::spec::commands::{Command, Opcode};
+
+use crate::stream::{Attachment, Stage1Sink, SyncState};
+
+/// The device is started beside us; its end of the channel is there from the beginning.
+const HELLO_SPAN: Duration = Duration::from_secs(30);
+/// How long the channel may be full: the device does nothing but empty it.
+const SEND_SPAN: Duration = Duration::from_secs(5);
+
+/// Faults of one device that may wait to be recorded: a full Event queue of them.
+const FAULTS_MAX: usize = 4096;
+
+/// What both threads of a link know.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The device has greeted.
+    up: bool,
+    /// It is gone, or has broken the contract.
+    dead: bool,
+    sent: u64,
+    answered: u64,
+    refused: u64,
+    /// Not recorded yet.
+    faults: VecDeque<Fault>,
+    faults_lost: u64,
+}
+
+/// A channel to a device.
+#[derive(Debug)]
+pub struct Link {
+    /// For people.
+    pub name: String,
+    /// The stream.
+    pub stream: StreamId,
+    channel: Channel<Stage1>,
+    progress: Mutex<Progress>,
+    changed: Condvar,
+}
+
+impl Link {
+    /// Over the SMMU's end of the channel.
+    pub fn new(name: String, stream: StreamId, channel: OwnedFd, generation: u32) -> Link {
+        let channel = Channel::from_fd(channel, Hello::new(Role::Smmu, generation));
+        Link { name, stream, channel, progress: Mutex::default(), changed: Condvar::new() }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        // Plain numbers: whole between any two statements.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Greets the device and listens to it until it is gone: a thread's whole life.
+    pub fn listen(&self, heard: impl Fn()) {
+        let greeted = self.channel.hello(Role::Vfio, Deadline::after(HELLO_SPAN));
+        self.progress().up = greeted.is_ok();
+        heard();
+        let end = greeted.and_then(|()| self.read(&heard));
+        let Err(error): Result<(), Error> = end else { return };
+        eprintln!("smmu: the device {} is not heard any more: {error}", self.name);
+        self.progress().dead = true;
+        self.changed.notify_all();
+        heard();
+    }
+
+    fn read(&self, heard: &impl Fn()) -> Result<(), Error> {
+        loop {
+            let incoming = match self.channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
+                Err(Error::Timeout { .. }) => continue,
+                incoming => incoming?,
+            };
+            let Incoming::Event { body, .. } = incoming;
+            let mut progress = self.progress();
+            match body {
+                Notice::Done { sequence, refused } => {
+                    if sequence > progress.sent || sequence <= progress.answered {
+                        return Err(Error::Refused("an answer to orders that were not given"));
+                    }
+                    progress.answered = sequence;
+                    progress.refused += u64::from(refused);
+                    self.changed.notify_all();
+                }
+                Notice::Fault(fault) if progress.faults.len() < FAULTS_MAX => {
+                    progress.faults.push_back(fault)
+                }
+                Notice::Fault(_) => progress.faults_lost += 1,
+                Notice::FaultsLost { count } => progress.faults_lost += count,
+                Notice::Orders { .. } => return Err(Error::Refused("orders from a device")),
+            }
+            drop(progress);
+            heard();
+        }
+    }
+
+    /// Sends orders, if the device is there to take them.
+    fn send(&self, orders: &[Order]) -> bool {
+        let sequence = {
+            let mut progress = self.progress();
+            if progress.dead {
+                return true;
+            }
+            if !progress.up {
+                return false;
+            }
+            // Counted before it is sent: the answer may be there before we are back.
+            progress.sent += 1;
+            progress.sent
+        };
+        let notice = Notice::Orders { sequence, orders: orders.to_vec() };
+        if let Err(error) = self.channel.event::<OwnedFd>(&notice, &[], Deadline::after(SEND_SPAN)) {
+            // Without these orders no later one means anything.
+            eprintln!("smmu: the device {} takes no orders: {error}", self.name);
+            self.progress().dead = true;
+        }
+        true
+    }
+
+    fn is_settled(&self) -> bool {
+        let progress = self.progress();
+        progress.dead || progress.answered == progress.sent
+    }
+
+    fn wait_settled(&self, until: Instant) {
+        let mut progress = self.progress();
+        while !progress.dead && progress.answered < progress.sent {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.changed.wait_timeout(progress, left);
+            progress = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// One device, as the thread that steps the Command queue sees it.
+#[derive(Debug)]
+struct Seat {
+    link: Arc<Link>,
+    orders: Vec<Order>,
+    stale: bool,
+}
+
+impl Seat {
+    fn push(&mut self, order: Order) {
+        self.orders.push(order);
+        if self.orders.len() >= ORDERS_MAX {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.orders.is_empty() {
+            return;
+        }
+        // Before the device is up it has nothing cached: the attachment that it gets then says it all.
+        self.stale |= !self.link.send(&self.orders);
+        self.orders.clear();
+    }
+
+    /// Whether the device has carried out everything, or is gone.
+    fn is_settled(&self) -> bool {
+        !self.stale && self.orders.is_empty() && self.link.is_settled()
+    }
+}
+
+/// All devices behind the SMMU.
+#[derive(Debug, Default)]
+pub struct Devices {
+    seats: Vec<Seat>,
+}
+
+impl Devices {
+    /// Nothing is attached yet.
+    pub fn new(links: &[Arc<Link>]) -> Devices {
+        let seat = |link: &Arc<Link>| Seat { link: Arc::clone(link), orders: Vec::new(), stale: true };
+        Devices { seats: links.iter().map(seat).collect() }
+    }
+
+    /// Attaches what may have to be attached anew, as `attachment` says.
+    pub fn resolve(&mut self, attachment: impl Fn(smmu_arch::StreamId) -> Attachment) {
+        for seat in &mut self.seats {
+            // Before the device is up there is nobody to tell; until then it is attached to abort.
+            if !seat.stale || !seat.link.progress().up {
+                continue;
+            }
+            seat.stale = false;
+            let stream = seat.link.stream;
+            let to = match attachment(smmu_arch::StreamId(stream.0)) {
+                Attachment::Abort => stage1::Attachment::Abort,
+                Attachment::Bypass => stage1::Attachment::Bypass,
+                Attachment::Stage1(words) => stage1::Attachment::Stage1(words),
+            };
+            seat.push(Order::Attach { stream, to });
+            seat.flush();
+        }
+    }
+
+    /// Whether some stream has to be looked up again by [`Devices::resolve`].
+    pub fn is_stale(&self) -> bool {
+        self.seats.iter().any(|seat| seat.stale)
+    }
+
+    /// The oldest fault that was told and not recorded yet, and whose it is.
+    pub fn next_fault(&mut self) -> Option<(StreamId, Fault)> {
+        self.seats.iter().find_map(|seat| Some((seat.link.stream, seat.link.progress().faults.pop_front()?)))
+    }
+
+    /// Waits until everything sent is answered, but not for long.
+    pub fn wait_settled(&self, span: Duration) {
+        let until = Instant::now() + span;
+        self.seats.iter().for_each(|seat| seat.link.wait_settled(until));
+    }
+
+    /// Counters for people and tests.
+    pub fn each(&self, mut show: impl FnMut(String, u64)) {
+        for seat in &self.seats {
+            let progress = seat.link.progress();
+            let Progress { up, dead, sent, answered, refused, ref faults, faults_lost } = *progress;
+            let name = &seat.link.name;
+            show(format!("{name}.up"), u64::from(up && !dead));
+            show(format!("{name}.orders_sent"), sent);
+            show(format!("{name}.orders_answered"), answered);
+            show(format!("{name}.orders_refused"), refused);
+            show(format!("{name}.faults_waiting"), u64::try_from(faults.len()).unwrap_or(u64::MAX));
+            show(format!("{name}.faults_lost"), faults_lost);
+        }
+    }
+}
+
+impl Stage1Sink for Devices {
+    fn reevaluate(&mut self, streams: StreamRange) {
+        for seat in &mut self.seats {
+            seat.stale |= streams.contains(smmu_arch::StreamId(seat.link.stream.0));
+        }
+    }
+
+    fn invalidate(&mut self, command: &Command) {
+        let about_stream = matches!(command.opcode(), Opcode::CfgiCd | Opcode::CfgiCdAll | Opcode::AtcInv);
+        for seat in &mut self.seats {
+            if !about_stream || command.stream_qw0().stream_id() == seat.link.stream.0 {
+                seat.push(Order::Invalidate([command.qw0, command.qw1]));
+            }
+        }
+    }
+
+    fn sync(&mut self) -> SyncState {
+        self.seats.iter_mut().for_each(Seat::flush);
+        // A device that is gone, or not there yet, has nothing cached and nothing attached.
+        let settled = |seat: &Seat| {
+            let Progress { up, dead, .. } = *seat.link.progress();
+            dead || !up || seat.is_settled()
+        };
+        if self.seats.iter().all(settled) { SyncState::Done } else { SyncState::Pending }
+    }
+}
