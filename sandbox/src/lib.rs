@@ -31,7 +31,7 @@ mod seccomp;
 mod sys;
 
 pub use inherited::Inherited;
-pub use locked::{Locked, inherited, seal, seal_to_spawn};
+pub use locked::{Enforced, Locked, SealError, seal, seal_to_spawn};
 pub use profile::{Arch, Profile};
 pub use report::{CrashPage, Death};
-pub use spawn::{Child, Spawn};
+pub use spawn::{Child, Spawn, SpawnError};

@@ -7,7 +7,7 @@
 //! forbids changing them, and the filter comes last.
 
 use std::fmt;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use rustix::process::DumpableBehavior;
 use rustix::thread::CapabilitySet;
@@ -106,14 +106,6 @@ pub enum SealError {
     Compile(#[from] CompileError),
     #[error("sealing, seccomp: the kernel refused the filter: {0}")]
     Seccomp(#[from] seccompiler::Error),
-}
-
-/// The descriptors this process was given at exec, exactly 0 to `N` - 1, owned. Works once, and before anything else was
-/// opened: `let [control, crash_page, log] = sandbox::inherited()?;`.
-pub fn inherited<const N: usize>() -> Result<[OwnedFd; N], SealError> {
-    let count = u32::try_from(N).map_err(|_| SealError::Descriptors("too many".to_owned()))?;
-    fds::verify(count).map_err(SealError::Descriptors)?;
-    sys::own_descriptors().ok_or_else(|| SealError::Descriptors("they were taken before".to_owned()))
 }
 
 /// Seals this process, which was given descriptors 0 to `fd_count` - 1 at exec. `page` is the crash page among them;

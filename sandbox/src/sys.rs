@@ -17,7 +17,7 @@ mod signals;
 pub(crate) use page::{PAGE_LEN, PAGE_WORDS, Page};
 pub(crate) use process::{
     Argv, SPAWN_FLAGS, clone_process, close_in_child, close_on_exec_from, drop_from_bounding_set, dup_above,
-    dup_onto, execveat, exit_group, is_open, landlock_abi, one_arena, only_thread, own, own_descriptors,
-    set_securebits, write_bytes,
+    dup_onto, execveat, exit_group, is_open, landlock_abi, one_arena, only_thread, own, set_securebits,
+    write_bytes,
 };
 pub(crate) use signals::{SignalMask, block_signals, install_handlers, report_to_pipe, set_signal_mask};

@@ -17,8 +17,8 @@ mod code;
 mod cpu;
 pub mod dirty;
 mod exception;
-
 mod fp;
+pub mod fuzzing;
 pub mod gic;
 pub mod interrupt;
 mod isa;
@@ -28,6 +28,7 @@ mod monitor;
 mod op;
 mod psci;
 pub mod ram;
+mod restore;
 pub mod saved;
 mod sysreg;
 mod timer;

@@ -148,7 +148,9 @@ fn affinity_info(cpu: &Cpu, target: u64, level: u64) -> i64 {
     };
     let bits_of_affinity = 0xff_00ff_ffff_u64;
     let states = (0..cpu.cluster.vcpu_count())
-        .filter(|&vcpu| (mpidr(vcpu) & bits_of_affinity & !(1 << 31) ^ target) & !ignored & bits_of_affinity == 0)
+        .filter(|&vcpu| {
+            (mpidr(vcpu) & bits_of_affinity & !(1 << 31) ^ target) & !ignored & bits_of_affinity == 0
+        })
         .filter_map(|vcpu| cpu.cluster.get(vcpu))
         .map(|shared| match shared.inbox().power {
             Power::On => AFFINITY_ON,
@@ -156,6 +158,7 @@ fn affinity_info(cpu: &Cpu, target: u64, level: u64) -> i64 {
             Power::Pending { .. } => AFFINITY_ON_PENDING,
         });
     // On is the lowest number; a CPU that comes up counts before one that is off.
-    let order = |state: &i64| [AFFINITY_ON, AFFINITY_ON_PENDING, AFFINITY_OFF].iter().position(|s| s == state);
+    let order =
+        |state: &i64| [AFFINITY_ON, AFFINITY_ON_PENDING, AFFINITY_OFF].iter().position(|s| s == state);
     states.min_by_key(order).unwrap_or(INVALID_PARAMETERS)
 }

@@ -18,7 +18,7 @@ const ISTATUS: u64 = 1 << 2;
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Timer {
     /// CTL.ENABLE and CTL.IMASK.
-    pub control: u64,
+    control: u64,
     pub compare: u64,
     /// The level the interrupt controller was last told.
     output: bool,
@@ -34,6 +34,11 @@ pub(crate) struct Timers {
 impl Timer {
     pub(crate) fn new(control: u64, compare: u64) -> Timer {
         Timer { control: control & (ENABLE | IMASK), compare, output: false }
+    }
+
+    /// CTL as it was written.
+    pub(crate) fn control(&self) -> u64 {
+        self.control
     }
 
     /// CTL as read: the condition shows even when the interrupt is masked.
@@ -89,6 +94,17 @@ impl Cpu {
                 timer.output = output;
                 self.interrupts.set_ppi_level(self.index, intid, output);
             }
+        }
+    }
+
+    /// Tells the interrupt controller both outputs, whatever it was told before.
+    pub(crate) fn announce_timers(&mut self) {
+        let now = self.clock.ticks();
+        for (timer, intid) in
+            [(&mut self.timers.virt, VIRTUAL_INTID), (&mut self.timers.phys, PHYSICAL_INTID)]
+        {
+            timer.output = timer.armed() && now >= timer.compare;
+            self.interrupts.set_ppi_level(self.index, intid, timer.output);
         }
     }
 

@@ -101,7 +101,27 @@ impl Vcpu {
         exit
     }
 
-    /// Runs operations until the budget is gone.
+    /// Runs about `steps` operations, for tests and fuzzing: no sleep, no wait for anyone.
+    pub(crate) fn run_steps(&mut self, steps: u32) {
+        let cluster = Arc::clone(&self.cpu.cluster);
+        let shared = cluster.cpu(self.cpu.index);
+        for _ in 0..steps {
+            self.cpu.waiting = false;
+            self.cpu.powered = true;
+            self.cpu.leaving = None;
+            if check(&mut self.cpu, shared).is_some() {
+                return;
+            }
+            shared.budget.store(1, Relaxed);
+            self.slice(&shared.budget);
+            if !self.cpu.decode_wanted {
+                self.cpu.single_step = false;
+            }
+        }
+    }
+
+    /// Runs operations until the budget is gone. Not inlined: the inner loop needs the registers for itself.
+    #[inline(never)]
     fn slice(&mut self, budget: &AtomicI64) {
         let (cpu, code) = (&mut *self.cpu, &mut self.code);
         loop {
@@ -247,8 +267,7 @@ fn is_powered(cpu: &mut Cpu, shared: &Shared) -> bool {
 
 /// Waits for a wish of another thread, an interrupt, or, in a CPU that is on, a timer.
 fn sleep(cpu: &Cpu, shared: &Shared) {
-    let timeout =
-        if cpu.powered { cpu.next_deadline().map(|ticks| cpu.clock.until(ticks)) } else { None };
+    let timeout = if cpu.powered { cpu.next_deadline().map(|ticks| cpu.clock.until(ticks)) } else { None };
     let inbox = shared.inbox();
     if shared.attention.load(SeqCst) {
         return;

@@ -1,2 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Empty until its first module lands.
+//! What the cross-process suites (`tests/tests/`) and the workspace tasks (`tests/xtask`) share.
+//!
+//! A suite here runs the programs that ship, from outside, as a user would: it starts them, talks to the
+//! guest over its console, and counts what they leave behind. Nothing here links a product crate, so a
+//! change to the product never rebuilds the tools that drive it.
+
+pub mod command;
+pub mod console;
+pub mod guest;
+pub mod leftovers;
+pub mod places;
+pub mod tools;
+pub mod vm;
+
+/// Says that a test leaves out what it is for, and why: every suite reports in these words, and
+/// `cargo xtask test` counts the lines that begin with them.
+pub const SKIPPED: &str = "SKIPPED: ";

@@ -7,7 +7,6 @@
 use std::ffi::{CStr, c_char};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The flags a process is started with: namespaces of its own, a pidfd, SIGCHLD at its end. In a register, where a
 /// filter can hold them against exactly this value.
@@ -93,22 +92,6 @@ pub(crate) fn close_on_exec_from(first: u32) -> Result<(), i32> {
 pub(crate) fn is_open(fd: RawFd) -> bool {
     // SAFETY: F_GETFD only reads a flag of whatever the number is.
     unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
-}
-
-/// Descriptors 0 to `N` - 1 as owned values, the first time; None from then on. The caller has verified that they are open.
-pub(crate) fn own_descriptors<const N: usize>() -> Option<[OwnedFd; N]> {
-    static TAKEN: AtomicBool = AtomicBool::new(false);
-    if TAKEN.swap(true, Ordering::AcqRel) {
-        return None;
-    }
-    let mut number: RawFd = 0;
-    Some([(); N].map(|()| {
-        // SAFETY: the number is an open descriptor given at exec, and the flag above makes this its only owner; the
-        // standard streams of the library are borrowed numbers, not owners.
-        let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        number = number.saturating_add(1);
-        fd
-    }))
 }
 
 /// Makes an inherited number an owned descriptor; the caller takes each number once, before anything else is opened.

@@ -1,19 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The cases, by subject.
+//! The cases, by subject. Every one starts real processes and leaves none behind.
 
 use crate::harness::Case;
-use crate::process::Process;
+
+mod attack;
+mod death;
+pub mod leftovers;
+mod outside;
+mod refusal;
+pub mod table;
+mod unprivileged;
+mod work;
 
 pub fn all() -> Vec<Case> {
-    vec![("nested_spawn_seals_itself", nested)]
-}
-
-fn nested() {
-    let mut coordinator = Process::start("coordinator");
-    println!("{}", coordinator.ask("spawn smmu"));
-    println!("{}", coordinator.ask("child threads"));
-    println!("{}", coordinator.ask("child probe open-root"));
-    println!("{}", coordinator.ask("child-end"));
-    println!("{}", coordinator.ask("probe socket-inet"));
-    println!("{:?}", coordinator.end());
+    [
+        work::CASES,
+        attack::CASES,
+        death::CASES,
+        table::CASES,
+        outside::CASES,
+        refusal::CASES,
+        leftovers::CASES,
+        unprivileged::CASES,
+    ]
+    .concat()
 }

@@ -5,32 +5,51 @@
 //! and, as the coordinator, a child of its own. Anything a profile lacks ends it, which the tests see.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use sandbox::CrashPage;
+use sandbox::spawn::Exit;
+use sandbox::{CrashPage, Inherited};
 
 use crate::process::{Process, profile_named};
 
-/// Seals and serves; the role is the first argument.
+/// What a coordinator has to start its child with: the program and the child's crash page.
+struct ForChild {
+    program: OwnedFd,
+    page: CrashPage,
+}
+
+/// Seals and serves; the role is the first argument, a fault to commit the second.
 pub fn main() {
-    let role = std::env::args().nth(1).unwrap();
-    let profile = profile_named(&role);
+    let args: Vec<String> = std::env::args().collect();
+    let (role, fault) = (args[1].as_str(), args[2].as_str());
     assert!(std::env::vars_os().next().is_none(), "the environment is not empty");
-    let (control, page, program, count) = if role == "coordinator" {
-        let [control, page, log, program] = sandbox::inherited().unwrap();
-        std::mem::forget(log);
-        (control, page, Some(program), 4)
-    } else {
-        let [control, page, log] = sandbox::inherited().unwrap();
-        std::mem::forget(log);
-        (control, page, None, 3)
-    };
+    let profile = profile_named(role);
+    let mut count = if role == "coordinator" { 5 } else { 3 };
+    let mut fds = Inherited::take_all(count).unwrap();
+    let (control, page) = (fds.take(0).unwrap(), fds.take(1).unwrap());
+    let for_child = (role == "coordinator").then(|| ForChild {
+        program: fds.take(3).unwrap(),
+        page: CrashPage::from_fd(fds.take(4).unwrap()).unwrap(),
+    });
     let page = CrashPage::from_fd(page).unwrap();
-    let programs: Vec<_> = program.iter().map(AsFd::as_fd).collect();
-    let locked = match sandbox::seal_to_spawn(&profile, count, page, &programs) {
+    let mut programs: Vec<BorrowedFd<'_>> = for_child.iter().map(|given| given.program.as_fd()).collect();
+    let mut sealing = profile.clone();
+    match fault {
+        "" => {}
+        "extra-thread" => drop(std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)))),
+        "extra-descriptor" => std::mem::forget(control.try_clone().unwrap()),
+        "count-too-high" => count += 1,
+        "inherited-twice" => panic!("{}", Inherited::take_all(5).unwrap_err()),
+        "programs" => {
+            sealing = profile_named("smmu");
+            programs.truncate(1);
+        }
+        other => panic!("unknown fault {other}"),
+    }
+    let locked = match sandbox::seal_to_spawn(&sealing, count, page, &programs) {
         Ok(locked) => locked,
         Err(error) => panic!("{error}"),
     };
@@ -40,13 +59,13 @@ pub fn main() {
     let mut child: Option<Process> = None;
     let mut command = String::new();
     while control.read_line(&mut command).unwrap() > 0 {
-        let answer = obey(command.trim_end(), program.as_ref(), &mut child);
+        let answer = obey(command.trim_end(), for_child.as_ref(), &mut child);
         command.clear();
         writeln!(control.get_mut(), "{answer}").unwrap();
     }
 }
 
-fn obey(command: &str, program: Option<&OwnedFd>, child: &mut Option<Process>) -> String {
+fn obey(command: &str, given: Option<&ForChild>, child: &mut Option<Process>) -> String {
     let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
     match verb {
         "threads" => threads(),
@@ -76,19 +95,26 @@ fn obey(command: &str, program: Option<&OwnedFd>, child: &mut Option<Process>) -
             format!("{:?}", std::thread::spawn(move || sandbox::probe::attempt(attempt)).join().unwrap())
         }
         "spawn" => {
-            let started = Process::start_from(rest, program.unwrap().as_fd(), &[]);
-            let pid = started.child.pid;
-            let started = child.insert(started);
-            format!("{} {pid}", started.line())
+            let given = given.unwrap();
+            let page = given.page.try_clone().unwrap();
+            let mut started = Process::start_with(rest, "", given.program.as_fd(), &[], page);
+            let greeting = started.line();
+            if greeting != "sealed" {
+                return format!("not sealed: {:?}", started.end());
+            }
+            let pid = started.pid();
+            *child = Some(started);
+            // The first is always process 2: the coordinator is 1.
+            format!("sealed {pid}")
         }
         "child" => child.as_mut().unwrap().ask(rest),
         "child-end" => {
             let end = child.take().unwrap().end();
-            format!(
-                "{:?} {}",
-                end.exit,
-                end.death.map_or_else(|| "no report".to_owned(), |death| death.to_string())
-            )
+            eprintln!("{}", end.log);
+            match end.exit {
+                Exit::Code(code) => format!("code {code}"),
+                Exit::Signal(signal) => format!("signal {signal}"),
+            }
         }
         _ => format!("unknown command {verb}"),
     }

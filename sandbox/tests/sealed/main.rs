@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Real processes, really sealed: this program is both the tests and the process that they seal.
+//! Real processes, really sealed: this program is both the tests and the processes that they start.
 //!
-//! Started under the name `sealed-helper` it is the process (`helper`); otherwise it runs the cases (`harness`),
+//! Under one of the names in `process` it is such a process (`helper`); otherwise it runs the cases (`harness`),
 //! each of which execs this very file through `sandbox::spawn`. No libtest: its start would do things that
 //! no product process does.
 
@@ -18,9 +18,13 @@ mod helper;
 mod process;
 
 fn main() {
-    let name = std::env::args_os().next().unwrap_or_default();
+    let name = std::env::args().next().unwrap_or_default();
     if name == process::HELPER_NAME.to_str().unwrap() {
         helper::main();
+    } else if name == process::TABLE_NAME.to_str().unwrap() {
+        cases::table::tell();
+    } else if name == process::LAUNCHER_NAME {
+        cases::leftovers::launcher();
     } else {
         harness::main(&cases::all());
     }

@@ -13,7 +13,8 @@ use super::spec::bit_of;
 use super::spec::dist::BitBlock;
 use super::spec::field::{gather_odd, spread_to_odd};
 
-/// A pending interrupt that could be signalled. Ordered as the architecture chooses: by priority, then by INTID.
+/// A pending interrupt that could be signalled. Ordered as the architecture chooses: by priority, then by
+/// INTID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Candidate {
     /// Lower is more urgent.
@@ -175,7 +176,8 @@ impl Bank {
         true
     }
 
-    /// The wire rises and falls at once: latches an edge-triggered interrupt, leaves no trace on a level-sensitive one.
+    /// The wire rises and falls at once: latches an edge-triggered interrupt, leaves no trace on a
+    /// level-sensitive one.
     pub fn pulse(&mut self, intid: u32) -> bool {
         let bit = bit_of(intid);
         let Some(word) = self.word_of(intid) else { return false };
@@ -183,7 +185,8 @@ impl Bank {
         word.edge & bit != 0
     }
 
-    /// A message: latches an edge-triggered interrupt, holds a level-sensitive one high until [`Self::retract`].
+    /// A message: latches an edge-triggered interrupt, holds a level-sensitive one high until
+    /// [`Self::retract`].
     pub fn message(&mut self, intid: u32) -> bool {
         self.pulse(intid) || self.set_line(intid, true)
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A guest made of bytes, for fuzzing: any input is a sequence of accesses, none of them may panic.
 //!
-//! Besides, it checks what must hold in any state: an acknowledge answers exactly when the line is high, and a state
-//! that is saved, restored and saved again is the same. The first bytes of each operation choose it; values
-//! come either from the input or from a list of those that make tables and queues land in memory.
+//! Besides, it checks what must hold in any state: an acknowledge answers exactly when the line is high, and
+//! a state that is saved, restored and saved again is the same. The first bytes of each operation choose it;
+//! values come either from the input or from a list of those that make tables and queues land in memory.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};

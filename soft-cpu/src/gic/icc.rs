@@ -84,10 +84,10 @@ impl State {
                 redist.private().deactivate(intid);
             }
             self.touched.add(vcpu);
-        } else {
+        } else if intid < SPI_END {
             self.dist.spis().deactivate(intid);
             // It may be pending again, and for another vCPU.
-            self.touched.add_all();
+            self.touch_target(intid);
         }
     }
 

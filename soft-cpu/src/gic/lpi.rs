@@ -165,7 +165,8 @@ impl PendingLpis {
         self.bits.iter().copied().enumerate().filter(|(_, bits)| *bits != 0)
     }
 
-    /// Adds pending LPIs, whose configuration is then read. Words out of range, and LPIs that the table does not have, are left out.
+    /// Adds pending LPIs, whose configuration is then read. Words out of range, and LPIs that the table does
+    /// not have, are left out.
     pub fn add_words(
         &mut self,
         words: impl IntoIterator<Item = (usize, u64)>,

@@ -2,13 +2,16 @@
 //! A GICv3 with an ITS, in software (Arm IHI 0069): a pure model behind one lock.
 //!
 //! vCPU threads and device threads call it at once; nothing here does I/O, waits, or panics, whatever the
-//! guest writes. Guest memory (ITS tables and command queue, LPI configuration and pending tables) is reached through
-//! [`TableMemory`]. The hot question of a vCPU loop, "is my IRQ line high?", is one atomic load from [`Gic::irq_line`].
+//! guest writes. Guest memory (ITS tables and command queue, LPI configuration and pending tables) is reached
+//! through [`TableMemory`]. The hot question of a vCPU loop, "is my IRQ line high?", is one atomic load from
+//! [`Gic::irq_line`].
 //!
 //! Offered: affinity routing only (ARE = 1), one security state (DS = 1), group 1; five priority bits with
-//! preemption; SPIs by wire, pulse and message; LPIs by ITS. Group 0 can be configured and stays pending: FIQ is
-//! never signalled. See `DESIGN-gic.md`.
+//! preemption; SPIs by wire, pulse and message; LPIs by ITS. Group 0 can be configured and stays pending: FIQ
+//! is never signalled. See `DESIGN-gic.md`.
 #![forbid(unsafe_code)]
+// The crate root relaxes these two for the interpreter; nothing here needs that.
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod bank;
 mod cpu_interface;
@@ -56,7 +59,8 @@ pub const fn affinity_of(vcpu: usize) -> u32 {
 pub trait TableMemory: Send + Sync {
     /// Fills `buffer` from guest physical address `gpa`; false if any of it is not memory.
     fn read(&self, gpa: u64, buffer: &mut [u8]) -> bool;
-    /// Writes `bytes` at `gpa`, marking the dirty log; false (and nothing written) if any of it is not memory.
+    /// Writes `bytes` at `gpa`, marking the dirty log; false (and nothing written) if any of it is not
+    /// memory.
     fn write(&self, gpa: u64, bytes: &[u8]) -> bool;
 }
 
@@ -189,7 +193,8 @@ impl Gic {
         })
     }
 
-    /// Reads an ICC register, named `op0 << 14 | op1 << 11 | CRn << 7 | CRm << 3 | op2`. `None`: there is no such register to read.
+    /// Reads an ICC register, named `op0 << 14 | op1 << 11 | CRn << 7 | CRm << 3 | op2`. `None`: there is no
+    /// such register to read.
     pub fn icc_read(&self, vcpu: usize, register: u16) -> Option<u64> {
         self.with(|state, _| state.icc_read(vcpu, register))
     }
@@ -214,7 +219,8 @@ impl Gic {
         self.with(|state, _| state.set_ppi_level(vcpu, intid, high));
     }
 
-    /// Raises and lowers the wire of SPI `intid`. One that the guest has as level-sensitive is not left pending.
+    /// Raises and lowers the wire of SPI `intid`. One that the guest has as level-sensitive is not left
+    /// pending.
     pub fn pulse(&self, intid: u32) {
         self.with(|state, _| state.pulse(intid));
     }
@@ -236,7 +242,8 @@ impl Gic {
         })
     }
 
-    /// The state of everything but the ITS. vCPUs and devices must be paused, as between this and [`Self::save_its`].
+    /// The state of everything but the ITS. vCPUs and devices must be paused, as between this and
+    /// [`Self::save_its`].
     pub fn save(&self) -> GicV1 {
         self.with(|state, _| state.save())
     }
@@ -246,8 +253,9 @@ impl Gic {
         self.with(|state, _| state.its.as_ref().map(its::Its::save))
     }
 
-    /// A GIC as it was saved. Guest memory must be complete: the configuration of pending LPIs is read from it.
-    /// Lines are already up to date when this returns, and `on_irq` has been called for those that are high.
+    /// A GIC as it was saved. Guest memory must be complete: the configuration of pending LPIs is read from
+    /// it. Lines are already up to date when this returns, and `on_irq` has been called for those that are
+    /// high.
     pub fn restore(
         config: GicConfig,
         memory: Arc<dyn TableMemory>,

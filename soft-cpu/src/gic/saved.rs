@@ -2,12 +2,13 @@
 //! The saved form of the GIC and of the ITS, version 1. Frozen: a change is a new struct and a conversion.
 //!
 //! Plain integers that share nothing with the runtime types; each part's `save` and `restore` stand beside
-//! its registers. Restoring goes through the functions that guest writes go through, so a hostile state can be
-//! no worse than a hostile guest; only a state of another shape (numbers of vCPUs, of SPIs, with or without
-//! ITS) is an error.
+//! its registers. Restoring goes through the functions that guest writes go through, so a hostile state can
+//! be no worse than a hostile guest; only a state of another shape (numbers of vCPUs, of SPIs, with or
+//! without ITS) is an error.
 //!
 //! Pending LPIs are in here and are *not* written to the pending tables in guest memory: saving happens after
-//! the last harvest of the dirty log, and must not change memory any more. ITS tables are in guest memory already.
+//! the last harvest of the dirty log, and must not change memory any more. ITS tables are in guest memory
+//! already.
 
 use serde::{Deserialize, Serialize};
 

@@ -169,7 +169,8 @@ impl State {
         }
     }
 
-    fn touch_target(&mut self, intid: u32) {
+    /// Marks the vCPU that an SPI is routed to.
+    pub fn touch_target(&mut self, intid: u32) {
         for vcpu in 0..self.cpus.len() {
             if self.dist.is_routed_to(intid, vcpu) {
                 self.touched.add(vcpu);

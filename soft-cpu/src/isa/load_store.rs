@@ -71,7 +71,12 @@ fn extended<const LOG2: usize, const EXTENSION: u8>(value: u64) -> u64 {
 pub(super) fn nothing(_: &mut Cpu, _: &Op) {}
 
 /// Finishes an operation of one of the forms that share `kind`; the handlers given are for loads and stores.
-fn finish(word: u32, mut op: Op, load: impl Fn(u32, u8) -> Handler, store: impl Fn(u32) -> Handler) -> Option<Op> {
+fn finish(
+    word: u32,
+    mut op: Op,
+    load: impl Fn(u32, u8) -> Handler,
+    store: impl Fn(u32) -> Handler,
+) -> Option<Op> {
     let log2 = bits(word, 31, 30);
     op.n = base(op.n);
     match kind(word)? {
@@ -129,16 +134,48 @@ pub(super) fn decode_literal(word: u32) -> Op {
     op
 }
 
+/// A load whose address misses the TLB, or is not aligned. Out of the way of the handlers, which then need no
+/// stack frame; the same goes for its neighbour.
+#[cold]
+#[inline(never)]
+fn load_slowly<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op, va: u64) {
+    let Some(value) = cpu.load::<LOG2>(va) else { return };
+    cpu.w(op.d, extended::<LOG2, EXTENSION>(value));
+}
+
+#[cold]
+#[inline(never)]
+fn store_slowly<const LOG2: usize>(cpu: &mut Cpu, op: &Op, va: u64) {
+    let value = cpu.r(op.d);
+    cpu.store::<LOG2>(va, value);
+}
+
+#[inline(always)]
+fn load_at<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op, va: u64) {
+    let Some(spot) = cpu.tlb.read::<LOG2>(cpu.tlb.table(), va) else {
+        return load_slowly::<LOG2, EXTENSION>(cpu, op, va);
+    };
+    let value = spot.load();
+    cpu.w(op.d, extended::<LOG2, EXTENSION>(value));
+}
+
+#[inline(always)]
+fn store_at<const LOG2: usize>(cpu: &mut Cpu, op: &Op, va: u64) {
+    let value = cpu.r(op.d);
+    match cpu.tlb.write::<LOG2>(cpu.tlb.table(), va) {
+        Some(spot) => spot.store(value),
+        None => store_slowly::<LOG2>(cpu, op, va),
+    }
+}
+
 fn load<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op) {
     let Some(address) = cpu.base(op) else { return };
-    let Some(value) = cpu.load::<LOG2>(address.wrapping_add(op.imm)) else { return };
-    cpu.w(op.d, extended::<LOG2, EXTENSION>(value));
+    load_at::<LOG2, EXTENSION>(cpu, op, address.wrapping_add(op.imm));
 }
 
 fn store<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
     let Some(address) = cpu.base(op) else { return };
-    let value = cpu.r(op.d);
-    cpu.store::<LOG2>(address.wrapping_add(op.imm), value);
+    store_at::<LOG2>(cpu, op, address.wrapping_add(op.imm));
 }
 
 fn load_post<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op) {
@@ -190,15 +227,13 @@ fn store_unprivileged<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
 fn load_register<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op) {
     let Some(address) = cpu.base(op) else { return };
     let offset = extend(cpu.r(op.m), op.imm as u8) << (op.a & 3);
-    let Some(value) = cpu.load::<LOG2>(address.wrapping_add(offset)) else { return };
-    cpu.w(op.d, extended::<LOG2, EXTENSION>(value));
+    load_at::<LOG2, EXTENSION>(cpu, op, address.wrapping_add(offset));
 }
 
 fn store_register<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
     let Some(address) = cpu.base(op) else { return };
     let offset = extend(cpu.r(op.m), op.imm as u8) << (op.a & 3);
-    let value = cpu.r(op.d);
-    cpu.store::<LOG2>(address.wrapping_add(offset), value);
+    store_at::<LOG2>(cpu, op, address.wrapping_add(offset));
 }
 
 fn load_literal<const LOG2: usize, const EXTENSION: u8>(cpu: &mut Cpu, op: &Op) {

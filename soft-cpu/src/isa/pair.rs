@@ -15,23 +15,32 @@ const PRE: u8 = 3;
 pub(super) fn decode(word: u32) -> Option<Op> {
     let is_load = bit(word, 22);
     let index = bits(word, 24, 23) as u8;
-    macro_rules! indexed {
-        ($handler:ident, $log2:literal) => {
+    // Signed offset, and the non-temporal form, which is the same without the hint, are the third kind.
+    macro_rules! loads {
+        ($log2:literal, $signed:literal) => {
             match index {
-                POST => $handler::<$log2, POST> as Handler,
-                PRE => $handler::<$log2, PRE>,
-                // Signed offset, and the non-temporal form, which is the same without the hint.
-                _ => $handler::<$log2, 0>,
+                POST => load::<$log2, $signed, POST> as Handler,
+                PRE => load::<$log2, $signed, PRE>,
+                _ => load::<$log2, $signed, 0>,
+            }
+        };
+    }
+    macro_rules! stores {
+        ($log2:literal) => {
+            match index {
+                POST => store::<$log2, POST> as Handler,
+                PRE => store::<$log2, PRE>,
+                _ => store::<$log2, 0>,
             }
         };
     }
     let run = match (bits(word, 31, 30), is_load) {
-        (0b00, false) => indexed!(store, 2),
-        (0b00, true) => indexed!(load, 2),
+        (0b00, false) => stores!(2),
+        (0b00, true) => loads!(2, false),
         // There is no non-temporal LDPSW.
-        (0b01, true) if index != 0 => indexed!(load_signed, 2),
-        (0b10, false) => indexed!(store, 3),
-        (0b10, true) => indexed!(load, 3),
+        (0b01, true) if index != 0 => loads!(2, true),
+        (0b10, false) => stores!(3),
+        (0b10, true) => loads!(3, false),
         _ => return None,
     };
     let mut op = Op::new(word, run);
@@ -54,52 +63,68 @@ fn addresses<const INDEX: u8>(cpu: &mut Cpu, op: &Op) -> Option<(u64, u64)> {
     Some(if INDEX == POST { (start, moved) } else { (moved, moved) })
 }
 
+/// Finishes a load of both values, zero- or sign-extended from their size.
 #[inline(always)]
-fn load_both<const LOG2: usize>(cpu: &mut Cpu, address: u64) -> Option<(u64, u64)> {
-    if let Some((first, second)) = cpu.tlb.read_pair::<LOG2>(cpu.tlb.table(), address) {
-        return Some((first.load(), second.load()));
-    }
-    let first = cpu.load::<LOG2>(address)?;
-    let second = cpu.load::<LOG2>(address.wrapping_add(1 << LOG2))?;
-    Some((first, second))
-}
-
-fn load<const LOG2: usize, const INDEX: u8>(cpu: &mut Cpu, op: &Op) {
-    let Some((address, after)) = addresses::<INDEX>(cpu, op) else { return };
-    let Some((first, second)) = load_both::<LOG2>(cpu, address) else { return };
+fn finish_load<const SIGNED: bool, const INDEX: u8>(
+    cpu: &mut Cpu,
+    op: &Op,
+    after: u64,
+    first: u64,
+    second: u64,
+) {
     if INDEX != 0 {
         cpu.w(op.n, after);
     }
-    cpu.w(op.d, first);
-    cpu.w(op.m, second);
+    let extend = |value: u64| if SIGNED { i64::from(value as i32) as u64 } else { value };
+    cpu.w(op.d, extend(first));
+    cpu.w(op.m, extend(second));
 }
 
-fn load_signed<const LOG2: usize, const INDEX: u8>(cpu: &mut Cpu, op: &Op) {
+fn load<const LOG2: usize, const SIGNED: bool, const INDEX: u8>(cpu: &mut Cpu, op: &Op) {
     let Some((address, after)) = addresses::<INDEX>(cpu, op) else { return };
-    let Some((first, second)) = load_both::<LOG2>(cpu, address) else { return };
-    if INDEX != 0 {
-        cpu.w(op.n, after);
-    }
-    cpu.w(op.d, i64::from(first as i32) as u64);
-    cpu.w(op.m, i64::from(second as i32) as u64);
+    let Some((first, second)) = cpu.tlb.read_pair::<LOG2>(cpu.tlb.table(), address) else {
+        return load_slowly::<LOG2, SIGNED, INDEX>(cpu, op, address, after);
+    };
+    let (first, second) = (first.load(), second.load());
+    finish_load::<SIGNED, INDEX>(cpu, op, after, first, second);
+}
+
+#[cold]
+#[inline(never)]
+fn load_slowly<const LOG2: usize, const SIGNED: bool, const INDEX: u8>(
+    cpu: &mut Cpu,
+    op: &Op,
+    address: u64,
+    after: u64,
+) {
+    let Some(first) = cpu.load::<LOG2>(address) else { return };
+    let Some(second) = cpu.load::<LOG2>(address.wrapping_add(1 << LOG2)) else { return };
+    finish_load::<SIGNED, INDEX>(cpu, op, after, first, second);
 }
 
 fn store<const LOG2: usize, const INDEX: u8>(cpu: &mut Cpu, op: &Op) {
     let Some((address, after)) = addresses::<INDEX>(cpu, op) else { return };
     let (first, second) = (cpu.r(op.d), cpu.r(op.m));
-    if let Some((first_spot, second_spot)) = cpu.tlb.write_pair::<LOG2>(cpu.tlb.table(), address) {
-        first_spot.store(first);
-        second_spot.store(second);
-    } else if store_both_slow::<LOG2>(cpu, address, first, second).is_none() {
-        return;
-    }
+    let Some((first_spot, second_spot)) = cpu.tlb.write_pair::<LOG2>(cpu.tlb.table(), address) else {
+        return store_slowly::<LOG2, INDEX>(cpu, op, address, after);
+    };
+    first_spot.store(first);
+    second_spot.store(second);
     if INDEX != 0 {
         cpu.w(op.n, after);
     }
 }
 
 #[cold]
-fn store_both_slow<const LOG2: usize>(cpu: &mut Cpu, address: u64, first: u64, second: u64) -> Option<()> {
+#[inline(never)]
+fn store_slowly<const LOG2: usize, const INDEX: u8>(cpu: &mut Cpu, op: &Op, address: u64, after: u64) {
+    let (first, second) = (cpu.r(op.d), cpu.r(op.m));
+    if store_both::<LOG2>(cpu, address, first, second).is_some() && INDEX != 0 {
+        cpu.w(op.n, after);
+    }
+}
+
+fn store_both<const LOG2: usize>(cpu: &mut Cpu, address: u64, first: u64, second: u64) -> Option<()> {
     let next = address.wrapping_add(1 << LOG2);
     let last = next.wrapping_add((1 << LOG2) - 1);
     if (address ^ last) & !(PAGE_LEN - 1) != 0 {

@@ -7,7 +7,7 @@ mod walk;
 
 pub(crate) use fault::Fault;
 pub(crate) use regime::Regime;
-pub(crate) use walk::{Found, Granule};
+pub(crate) use walk::Granule;
 
 /// What an access wants to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

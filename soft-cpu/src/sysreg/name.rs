@@ -88,7 +88,6 @@ names! {
     AMAIR_EL1 = 3 0 10 3 0;
     VBAR_EL1 = 3 0 12 0 0;
     RVBAR_EL1 = 3 0 12 0 1;
-    RMR_EL1 = 3 0 12 0 2;
     ISR_EL1 = 3 0 12 1 0;
     CONTEXTIDR_EL1 = 3 0 13 0 1;
     TPIDR_EL1 = 3 0 13 0 4;

@@ -138,7 +138,8 @@ fn sizes_that_registers_do_not_take_are_refused() {
 #[test]
 fn sixty_four_kib_pages_put_high_address_bits_low() {
     let machine = Machine::booted(1);
-    // Bits 15:12 are address bits 51:48, so this table is far outside memory; with 4 KiB pages it would be inside.
+    // Bits 15:12 are address bits 51:48, so this table is far outside memory; with 4 KiB pages it would be
+    // inside.
     machine.gic.its_write(0x108, 8, 1 << 63 | COLLECTION_TABLE | 0x1000 | 2 << 8);
     machine.gic.its_write(0x80, 8, 1 << 63 | QUEUE | 0xf);
     machine.gic.its_write(0, 4, 1);

@@ -119,7 +119,8 @@ impl Machine {
         Self { gic, ram, rises }
     }
 
-    /// Everything enabled and unmasked: all interrupts in group 1 at [`NORMAL`] priority, none enabled one by one.
+    /// Everything enabled and unmasked: all interrupts in group 1 at [`NORMAL`] priority, none enabled one by
+    /// one.
     pub fn booted(vcpu_count: usize) -> Self {
         let machine = Self::new(vcpu_count);
         machine.boot();

@@ -174,7 +174,8 @@ fn apply(machine: &mut Machine, op: Op, taken: &mut [Vec<u64>; VCPU_COUNT]) {
             *machine = other;
         }
     }
-    // A command may have pointed a table at the configuration; what the naive model reads is then what the model must use.
+    // A command may have pointed a table at the configuration; what the naive model reads is then what the
+    // model must use.
     invalidate_all(machine);
 }
 

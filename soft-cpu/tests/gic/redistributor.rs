@@ -136,6 +136,19 @@ fn disabling_lpis_writes_the_pending_table_and_enabling_takes_them_back() {
 }
 
 #[test]
+fn zeroed_hint_holds_for_one_enable_only() {
+    let machine = Machine::booted(1);
+    machine.set_lpi_config(8200, 0xa1);
+    machine.set_redist_qw(0, 0x70, CONFIG_TABLE | 0xf);
+    machine.set_redist_qw(0, 0x78, Machine::pending_table(0) | 1 << 62);
+    machine.set_redist(0, 0, 1);
+    machine.set_redist(0, 0, 0);
+    assert!(machine.ram.write(Machine::pending_table(0) + 8200 / 8, &[1]));
+    machine.set_redist(0, 0, 1);
+    assert_eq!(machine.drain(0, 9), [8200]);
+}
+
+#[test]
 fn propbaser_id_bits_bound_the_lpis() {
     let machine = Machine::booted(1);
     assert!(machine.ram.write(CONFIG_TABLE, &[0xa1; 0xe000]));

@@ -1,3 +1,71 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Workspace tasks.
-fn main() {}
+//! The workspace's tasks, started as `cargo xtask TASK`.
+//!
+//! `demo` and `test` are the README's two commands; `check` is what continuous integration runs besides the
+//! tests; `guest`, `bench` and `fuzz` are their parts, to be run alone. Every task ends with exit code 0 only
+//! if all it set out to do was done; what it left out, and why, is printed and counted.
+
+mod bench;
+mod check;
+mod demo;
+mod fuzz;
+mod guest;
+mod product;
+mod progress;
+mod stages;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the Bulkhead workspace", disable_version_flag = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build, fetch a guest, boot it across its processes, ask it questions, power off; a table of stages
+    Demo(demo::Options),
+    /// Run everything that needs no special hardware
+    Test(test::Options),
+    /// Run what continuous integration runs besides the tests: rules, formatting, lints, the arm64 build
+    Check(check::Options),
+    /// Measure, beside a yardstick in the same run
+    Bench(bench::Options),
+    /// Run the fuzz targets
+    Fuzz(fuzz::Options),
+    /// Fetch an arm64 kernel and busybox as packages, check them, and build the guest's initramfs
+    Guest(guest::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Demo(options) => demo::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Check(options) => check::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
+        Task::Guest(options) => guest::run(&options),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_of_all_tasks_are_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -189,6 +189,7 @@ impl Machine {
             its: self.bus.gic.save_its(),
             uart: self.bus.uart.save(),
             rtc: self.bus.rtc.save(),
+            vcpus: self.slots.iter().map(|slot| slot.vcpu().save()).collect(),
         }
     }
 
@@ -240,6 +241,8 @@ fn build_gic(
     }
 }
 
-fn restore_vcpu(index: usize, _parts: &VcpuParts, _saved: &SavedMachine) -> Result<Vcpu, Failure> {
-    Err(Failure::new(format!("restore vCPU {index}"), "its state is not saved yet"))
+fn restore_vcpu(index: usize, parts: &VcpuParts, saved: &SavedMachine) -> Result<Vcpu, Failure> {
+    let fail = |why: String| Failure::new(format!("restore vCPU {index}"), why);
+    let state = saved.vcpus.get(index).ok_or_else(|| fail("it was not saved".into()))?;
+    Vcpu::restore(index, parts.clone(), state).map_err(|error| fail(error.to_string()))
 }

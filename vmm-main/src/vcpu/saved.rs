@@ -7,7 +7,7 @@
 use ipc::saved::{Reader, SavedError, SavedState, UnitKind, Writer};
 use serde::{Deserialize, Serialize};
 use soft_cpu::gic::saved::{GicV1, ItsV1};
-use soft_cpu::saved::ClockV1;
+use soft_cpu::saved::{ClockV1, VcpuV1};
 
 /// The 16550, with the console output that nobody has read yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,8 @@ pub struct SavedMachine {
     pub uart: UartV1,
     /// The clock of the day.
     pub rtc: RtcV1,
+    /// Every vCPU, in order.
+    pub vcpus: Vec<VcpuV1>,
 }
 
 /// Gives a frozen struct of another crate its kind and version in the stream.
@@ -85,11 +87,12 @@ unit!(GicUnit, GicV1, "gic", 1);
 unit!(ItsUnit, ItsV1, "its", 1);
 unit!(UartUnit, UartV1, "uart", 1);
 unit!(RtcUnit, RtcV1, "rtc", 1);
+unit!(VcpuUnit, VcpuV1, "vcpu", 1);
 
 impl SavedMachine {
     /// The state units, vCPUs last.
     pub fn encode(self) -> Result<Vec<u8>, SavedError> {
-        let Self { clock, gic, its, uart, rtc } = self;
+        let Self { clock, gic, its, uart, rtc, vcpus } = self;
         let mut writer = Writer::new();
         writer.append(&ClockUnit(clock))?;
         writer.append(&GicUnit(gic))?;
@@ -98,11 +101,14 @@ impl SavedMachine {
         }
         writer.append(&UartUnit(uart))?;
         writer.append(&RtcUnit(rtc))?;
+        for vcpu in vcpus {
+            writer.append(&VcpuUnit(vcpu))?;
+        }
         Ok(writer.finish())
     }
 
     /// Reads what [`SavedMachine::encode`] wrote; anything missing or left over is an error.
-    pub fn decode(stream: &[u8], _vcpu_count: usize) -> Result<Self, SavedError> {
+    pub fn decode(stream: &[u8], vcpu_count: usize) -> Result<Self, SavedError> {
         let mut reader = Reader::new(stream)?;
         let machine = Self {
             clock: reader.take::<ClockUnit>()?.0,
@@ -110,6 +116,9 @@ impl SavedMachine {
             its: Some(reader.take::<ItsUnit>()?.0),
             uart: reader.take::<UartUnit>()?.0,
             rtc: reader.take::<RtcUnit>()?.0,
+            vcpus: (0..vcpu_count)
+                .map(|_| Ok(reader.take::<VcpuUnit>()?.0))
+                .collect::<Result<_, SavedError>>()?,
         };
         reader.finish()?;
         Ok(machine)

@@ -15,7 +15,8 @@ pub const CTLR_ENABLE_GRP0: Field = Field::bit(0);
 pub const CTLR_ENABLE_GRP1: Field = Field::bit(1);
 /// GICD_CTLR.ARE: affinity routing; always one here, legacy operation does not exist.
 pub const CTLR_ARE: Field = Field::bit(4);
-/// GICD_CTLR.DS: a single security state; always one here. RWP (bit 31) reads as zero: writes are done at once.
+/// GICD_CTLR.DS: a single security state; always one here. RWP (bit 31) reads as zero: writes are done at
+/// once.
 pub const CTLR_DS: Field = Field::bit(6);
 
 /// GICD_TYPER.

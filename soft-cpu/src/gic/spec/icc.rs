@@ -68,7 +68,8 @@ pub const CTLR_EOI_MODE: Field = Field::bit(1);
 const CTLR_PRI_BITS: Field = Field::bits(10, 8);
 const CTLR_A3V: Field = Field::bit(15);
 
-/// The read-only part of ICC_CTLR_EL1: five priority bits, 16-bit INTIDs, Aff3 valid, no SEIs, no range selector.
+/// The read-only part of ICC_CTLR_EL1: five priority bits, 16-bit INTIDs, Aff3 valid, no SEIs, no range
+/// selector.
 pub const CTLR_FIXED: u64 = CTLR_PRI_BITS.of(crate::gic::priority::PRIORITY_BITS as u64 - 1) | CTLR_A3V.of(1);
 
 const SGIR_TARGETS: Field = Field::bits(15, 0);

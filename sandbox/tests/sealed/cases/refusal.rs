@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A sandbox that cannot be had in full is not had at all: spawning and sealing fail, and say at which step and why.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use sandbox::spawn::{Exit, SpawnError, Step};
+use sandbox::{CrashPage, SealError, Spawn};
+
+use crate::harness::Case;
+use crate::process::{Process, Role, own_program};
+
+pub const CASES: &[Case] = &[
+    ("dynamic_program_is_refused_in_words", dynamic),
+    ("program_that_is_no_program_is_refused", no_program),
+    ("exec_failure_is_reported_through_the_pipe", exec_failure),
+    ("bad_descriptor_tables_are_refused", bad_tables),
+    ("sealing_without_spawn_is_refused", not_spawned),
+    ("sealing_in_the_callers_root_is_refused", callers_root),
+    ("sealing_with_another_thread_is_refused", || refused_inside("extra-thread", "another thread")),
+    ("sealing_with_another_descriptor_is_refused", || {
+        refused_inside("extra-descriptor", "is open and should not be")
+    }),
+    ("sealing_with_a_missing_descriptor_is_refused", || {
+        refused_inside("count-too-high", "is not open and should be")
+    }),
+    ("descriptors_are_owned_once", || refused_inside("inherited-twice", "were taken already")),
+    ("programs_without_the_right_to_execute_are_refused", || {
+        refused_inside("programs", "may not execute any")
+    }),
+];
+
+fn spawn(program: BorrowedFd<'_>, role: Role, fds: &[(i32, BorrowedFd<'_>)]) -> Result<(), SpawnError> {
+    let profile = role.profile();
+    Spawn { program, argv: &[c"x"], fds, profile: &profile }.spawn().map(|child| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    })
+}
+
+fn dynamic() {
+    let Ok(program) = File::open("/bin/ls") else {
+        println!("skipped: there is no /bin/ls here to be a dynamic program");
+        return;
+    };
+    let error = spawn(program.as_fd(), Role::Coordinator, &[]).unwrap_err();
+    assert_eq!(error.step, Step::Program);
+    assert!(error.to_string().contains("PT_INTERP") && error.to_string().contains("crt-static"), "{error}");
+}
+
+fn no_program() {
+    let text = File::open("/proc/self/status").unwrap();
+    let error = spawn(text.as_fd(), Role::Coordinator, &[]).unwrap_err();
+    assert!(error.step == Step::Program && error.to_string().contains("not a 64-bit ELF"), "{error}");
+    let path = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/proc/self/exe").unwrap();
+    let error = spawn(path.as_fd(), Role::Coordinator, &[]).unwrap_err();
+    assert!(error.step == Step::Program && error.to_string().contains("O_PATH"), "{error}");
+}
+
+/// A static executable by its headers, which the kernel then refuses: the errno comes back from behind clone.
+pub fn exec_failure() {
+    let name = std::env::temp_dir().join(format!("not-executable-{}", std::process::id()));
+    let mut copy = File::create(&name).unwrap();
+    let mut start = vec![0; 4096];
+    std::io::Read::read_exact(&mut own_program(), &mut start).unwrap();
+    copy.write_all(&start).unwrap();
+    drop(copy);
+    let program = File::open(&name).unwrap();
+    std::fs::remove_file(&name).unwrap();
+    let error = spawn(program.as_fd(), Role::Coordinator, &[]).unwrap_err();
+    assert_eq!((error.step, error.errno()), (Step::Exec, Some(libc::EACCES)), "{error}");
+    assert!(error.to_string().contains("executable by the user"), "{error}");
+}
+
+fn bad_tables() {
+    let program = own_program();
+    let fd = program.as_fd();
+    for (fds, word) in [
+        (vec![(0, fd), (2, fd)], "gap"),
+        (vec![(0, fd), (0, fd)], "twice"),
+        (vec![(-1, fd)], "gap"),
+        ((0..49).map(|target| (target, fd)).collect(), "at most"),
+    ] {
+        let error = spawn(fd, Role::Coordinator, &fds).unwrap_err();
+        assert!(error.step == Step::Plan && error.to_string().contains(word), "{error}");
+    }
+}
+
+fn not_spawned() {
+    let page = CrashPage::create().unwrap();
+    // 3 is open (the page at least is above the standard streams), so this process has too many.
+    let error = sandbox::seal(&Role::Smmu.profile(), 0, page).unwrap_err();
+    assert!(matches!(error, SealError::Descriptors(_)), "{error}");
+}
+
+/// A profile that inherits its root, started by a process that has the host's: the child finds out and refuses.
+fn callers_root() {
+    let mut process = Process::start_from("smmu", "", own_program().as_fd(), &[]);
+    assert_eq!(process.line(), "");
+    let end = process.end();
+    assert_eq!(end.exit, Exit::Code(101));
+    assert!(end.log.contains("sealing, root: "), "{}", end.log);
+}
+
+fn refused_inside(fault: &str, words: &str) {
+    let program = own_program();
+    let page = CrashPage::create().unwrap();
+    let extra = [program.as_fd(), page.as_fd()];
+    let mut process = Process::start_from("coordinator", fault, program.as_fd(), &extra);
+    assert_eq!(process.line(), "");
+    let end = process.end();
+    assert_eq!(end.exit, Exit::Code(101));
+    assert!(end.log.contains(words), "{}", end.log);
+}

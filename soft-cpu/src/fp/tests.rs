@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Tests of SIMD and floating point: every instruction on a stand-in for the CPU, against naive references written from
+//! the definitions, against the host's arithmetic, and against another implementation where one is installed.
+
+mod arithmetic;
+mod cases;
+mod conversion;
+mod differential;
+mod exact;
+mod machine;
+mod nan;
+mod program;

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The table of targets: a name, what it takes, the function, and seeds that are valid input.
+
+mod frame;
+mod saved;
+
+/// One target.
+#[derive(Debug)]
+pub struct Target {
+    /// Its name on the command line and of its corpus folder.
+    pub name: &'static str,
+    /// What the bytes are.
+    pub takes: &'static str,
+    /// Panics if an invariant breaks.
+    pub run: fn(&[u8]),
+    /// Inputs to start from.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// Every target.
+pub const ALL: [Target; 2] = [
+    Target {
+        name: "frame",
+        takes: "a message on a control channel, from a peer process",
+        run: frame::run,
+        seeds: frame::seeds,
+    },
+    Target {
+        name: "saved",
+        takes: "a stream of saved state, from a file or another host",
+        run: saved::run,
+        seeds: saved::seeds,
+    },
+];

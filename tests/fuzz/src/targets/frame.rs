@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Frames and message bodies as a hostile peer may send them.
+//!
+//! Beyond not panicking: what is accepted means only one thing, so encoding it again gives the same bytes.
+
+use ipc::frame::{Header, Kind, decode, decode_body};
+use ipc::protocol::control::{Event, Reply, Request};
+
+pub fn run(message: &[u8]) {
+    let Ok((header, body)) = decode(message) else { return };
+    let again = [&header.to_bytes()[..], body].concat();
+    assert_eq!(again, message, "an accepted frame has a second form");
+    body_of::<Request>(body);
+    body_of::<Reply>(body);
+    body_of::<Event>(body);
+}
+
+/// A body that decodes must survive another turn.
+fn body_of<T>(body: &[u8])
+where
+    T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    let Ok(value) = decode_body::<T>("fuzz", body) else { return };
+    let Ok(encoded) = postcard::to_stdvec(&value) else { return };
+    assert_eq!(
+        decode_body::<T>("fuzz again", &encoded).ok().as_ref(),
+        Some(&value),
+        "a value does not survive"
+    );
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    let requests =
+        [Request::Start, Request::Pause, Request::Save, Request::Restore { len: 300 }, Request::Inspect];
+    let mut seeds: Vec<Vec<u8>> = requests.iter().map(|request| framed(Kind::Request, request)).collect();
+    seeds.push(framed(Kind::Reply, &Reply::Done));
+    seeds.push(framed(Kind::Event, &Event::GuestPoweredOff));
+    seeds
+}
+
+fn framed<T: serde::Serialize>(kind: Kind, message: &T) -> Vec<u8> {
+    let body = postcard::to_stdvec(message).unwrap_or_default();
+    let body_len = u32::try_from(body.len()).unwrap_or(0);
+    let header =
+        Header { protocol: 1, version: 1, request_id: 3, generation: 1, kind, fd_count: 0, body_len };
+    [&header.to_bytes()[..], &body].concat()
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Foreign tools for comparison and for building test programs: QEMU and the arm64 cross compiler.
+//!
+//! A tool that the machine has is used as it is. Else `cargo xtask guest --qemu` / `--cross` unpacks it from
+//! packages into the cache, without root; it runs with its own libraries ahead of the machine's. Here tools
+//! are only looked for: nothing is fetched behind the user's back.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Result;
+
+use crate::{
+    command::{capture, find},
+    guest::GuestFiles,
+    places,
+};
+
+/// A program of a Debian package, and how to know that it works.
+#[derive(Debug)]
+pub struct Tool {
+    /// The program's name, as on the PATH.
+    pub program: &'static str,
+    /// The package that brings it.
+    pub package: &'static str,
+    /// Its folder in the cache.
+    pub folder: &'static str,
+    /// The option of `cargo xtask guest` that fetches it.
+    pub option: &'static str,
+}
+
+/// The machine emulator: the yardstick for speed, and the oracle for what programs compute.
+pub const QEMU: Tool =
+    Tool { program: "qemu-system-aarch64", package: "qemu-system-arm", folder: "qemu", option: "--qemu" };
+
+/// The C compiler for guest test programs.
+pub const CROSS: Tool = Tool {
+    program: "aarch64-linux-gnu-gcc",
+    package: "gcc-aarch64-linux-gnu",
+    folder: "cross",
+    option: "--cross",
+};
+
+/// A tool ready to run.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    program: PathBuf,
+    /// The root folder of an unpacked tool; nothing for one of the machine's own.
+    root: Option<PathBuf>,
+}
+
+impl Tool {
+    /// The tool, if the machine or the cache has one that starts.
+    pub fn installed(&self) -> Option<Ready> {
+        let own = find(self.program).map(|program| Ready { program, root: None });
+        let root = places::cache().join(self.folder);
+        let unpacked = Ready { program: root.join("usr/bin").join(self.program), root: Some(root) };
+        own.into_iter().chain([unpacked]).find(|ready| ready.version().is_ok())
+    }
+
+    /// What to tell a user who does not have it.
+    pub fn missing(&self) -> String {
+        format!("{} is not installed (`cargo xtask guest {}` brings it)", self.program, self.option)
+    }
+}
+
+impl Ready {
+    /// A command that runs the tool.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        if let Some(root) = &self.root {
+            let triplet = format!("{}-linux-gnu", env::consts::ARCH);
+            let folders = [root.join("usr/lib").join(&triplet), root.join("lib").join(&triplet)];
+            if let Ok(path) = env::join_paths(folders) {
+                command.env("LD_LIBRARY_PATH", path);
+            }
+        }
+        command
+    }
+
+    /// The first line of what the tool says about its version; an error if it does not start.
+    pub fn version(&self) -> Result<String> {
+        let text = capture(self.command().arg("--version"))?;
+        Ok(text.lines().next().unwrap_or_default().to_string())
+    }
+
+    /// A command that boots `guest` on QEMU's emulation of a machine like ours, its console on stdin and
+    /// stdout. `extra` is added to the kernel's command line.
+    pub fn boot(&self, guest: &GuestFiles, extra: &str) -> Command {
+        let mut command = self.command();
+        command.args([
+            "-M",
+            "virt,gic-version=3",
+            "-cpu",
+            "cortex-a72",
+            "-accel",
+            "tcg",
+            "-smp",
+            "1",
+            "-m",
+            "512",
+        ]);
+        command.args(["-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]);
+        if let Some(root) = &self.root {
+            command.arg("-L").arg(root.join("usr/share/qemu"));
+        }
+        path_option(&mut command, "-kernel", &guest.kernel);
+        path_option(&mut command, "-initrd", &guest.initramfs);
+        // QEMU's machine has a PL011 where ours has a 16550: the only difference in the command line.
+        let line = crate::guest::COMMAND_LINE.replace("ttyS0", "ttyAMA0");
+        command.arg("-append").arg(format!("{line} {extra}"));
+        command
+    }
+}
+
+fn path_option(command: &mut Command, option: &str, file: &Path) {
+    command.arg(option).arg(file);
+}

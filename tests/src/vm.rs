@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A virtual machine started by the product's own command line, from outside and with nothing shared.
+//!
+//! Each machine has a runtime folder of its own (`XDG_RUNTIME_DIR`), so that its control socket is found,
+//! tests do not meet each other, and whatever it leaves behind is seen. Callers: the demo, the benches, the
+//! suites.
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    console::Console,
+    guest::{self, GuestFiles},
+    leftovers::{Leftovers, Scope},
+};
+
+/// How long the processes of a machine that ended may take to be gone from `/proc`.
+const END: Duration = Duration::from_secs(5);
+
+/// How a machine is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder of the built programs.
+    pub programs: PathBuf,
+    /// What it boots.
+    pub guest: GuestFiles,
+    /// Its name.
+    pub name: String,
+    /// Guest RAM, as the command line takes it.
+    pub memory: String,
+    /// Added to the kernel's command line.
+    pub extra: String,
+}
+
+impl Options {
+    /// A machine of ordinary size that boots `guest` with the programs in `programs`.
+    pub fn new(programs: PathBuf, guest: GuestFiles, name: &str) -> Self {
+        Self { programs, guest, name: name.into(), memory: "512M".into(), extra: String::new() }
+    }
+
+    /// The command that runs the machine, its console on stdin and stdout.
+    pub fn command(&self, runtime: &Path) -> Command {
+        let mut command = Command::new(self.programs.join("bulkhead"));
+        command.env("XDG_RUNTIME_DIR", runtime).arg("run");
+        command.arg("--kernel").arg(&self.guest.kernel).arg("--initramfs").arg(&self.guest.initramfs);
+        command.args(["--memory", &self.memory, "--name", &self.name, "--console", "stdio"]);
+        command.arg("--cmdline").arg(format!("{} {}", guest::COMMAND_LINE, self.extra).trim());
+        command
+    }
+}
+
+/// A running machine.
+pub struct Vm {
+    /// Its console.
+    pub console: Console,
+    options: Options,
+    runtime: tempfile::TempDir,
+    scope: Scope,
+    before: Leftovers,
+}
+
+impl Vm {
+    /// Starts the machine; returns as soon as `bulkhead run` runs.
+    pub fn launch(options: Options) -> Result<Self> {
+        let runtime = tempfile::tempdir().context("a runtime folder for the machine")?;
+        let scope = Scope { programs: options.programs.clone(), sockets: runtime.path().join("bulkhead") };
+        let before = scope.present();
+        let console = Console::start(&mut options.command(runtime.path()))?;
+        Ok(Self { console, options, runtime, scope, before })
+    }
+
+    /// Runs `bulkhead TASK NAME ARGUMENTS...` against this machine.
+    pub fn control<A: AsRef<OsStr>>(&self, task: &str, arguments: &[A]) -> Result<Output> {
+        Command::new(self.options.programs.join("bulkhead"))
+            .env("XDG_RUNTIME_DIR", self.runtime.path())
+            .arg(task)
+            .arg(&self.options.name)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("`bulkhead {task}` did not start"))
+    }
+
+    /// What `bulkhead TASK NAME --json` prints; an error if it does not end with exit code 0.
+    pub fn control_json(&self, task: &str) -> Result<String> {
+        let output = self.control(task, &["--json"])?;
+        if !output.status.success() {
+            bail!(
+                "`bulkhead {task}` ended with {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The sum of the counters whose names end in `.NAME`, if the machine tells them (`bulkhead inspect`).
+    pub fn counter(&self, name: &str) -> Option<u64> {
+        let json = self.control_json("inspect").ok()?;
+        let end = format!(".{name}\"");
+        let values = json.split(&end).skip(1).filter_map(|rest| {
+            let digits: String =
+                rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+            digits.parse::<u64>().ok()
+        });
+        values.fold(None, |sum, value| Some(sum.unwrap_or(0) + value))
+    }
+
+    /// The folder of this machine's control socket.
+    pub fn sockets(&self) -> &Path {
+        &self.scope.sockets
+    }
+
+    /// Tells the guest to power off and waits for `bulkhead run` to end well.
+    pub fn power_off(&mut self, limit: Duration) -> Result<()> {
+        self.console.send("poweroff -f\n")?;
+        let status = self.console.wait_exit(limit)?;
+        if !status.success() {
+            bail!("`bulkhead run` ended with {status}: {}", self.console.errors().trim());
+        }
+        Ok(())
+    }
+
+    /// What exists now that did not before the launch, once the machine has ended.
+    pub fn left_over(&self) -> Vec<String> {
+        self.scope.beyond(&self.before, END)
+    }
+}

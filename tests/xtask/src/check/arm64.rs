@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Does it all compile for arm64, the architecture that the product is for?
+//!
+//! Two ways lead there: rustup's standard library for the target, or Debian's own compiler with its arm64
+//! library (packages rustc-web and libstd-rust-web-dev:arm64). One compiler per target folder.
+
+use std::{env, path::Path, process::Command};
+
+use ::tests::{command::capture, places};
+
+use crate::product::cargo;
+
+const TARGET: &str = "aarch64-unknown-linux-gnu";
+const DEBIAN_COMPILER: &str = "/usr/bin/rustc";
+
+/// The command that checks every target of the workspace for arm64, or why there is none.
+pub fn check_command() -> Result<Command, String> {
+    if env::consts::ARCH == "aarch64" {
+        return Err("this machine is arm64: the ordinary build is the check".into());
+    }
+    let own = Command::new("rustc");
+    let compiler = if has_library(own) {
+        None
+    } else if Path::new(DEBIAN_COMPILER).exists() && has_library(Command::new(DEBIAN_COMPILER)) {
+        Some(DEBIAN_COMPILER)
+    } else {
+        return Err(format!(
+            "no standard library for {TARGET} (`rustup target add {TARGET}`, or Debian's rustc-web and \
+             libstd-rust-web-dev:arm64)"
+        ));
+    };
+    let mut command = cargo();
+    command.args(["check", "--workspace", "--all-targets", "--target", TARGET]);
+    if let Some(compiler) = compiler {
+        command.env("RUSTC", compiler).arg("--target-dir").arg(places::target().join("arm64-debian"));
+    }
+    Ok(command)
+}
+
+fn has_library(mut compiler: Command) -> bool {
+    let folder = capture(compiler.args(["--print", "target-libdir", "--target", TARGET]));
+    let Ok(folder) = folder else { return false };
+    std::fs::read_dir(folder.trim()).is_ok_and(|mut files| {
+        files.any(|file| file.is_ok_and(|file| file.file_name().to_string_lossy().starts_with("libstd-")))
+    })
+}

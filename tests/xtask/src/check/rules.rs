@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The house rules that a machine can judge by reading the tree.
+//!
+//! A rule is a function from the tree to findings; no finding means that it holds. Each is tested with a tree
+//! that breaks it. Where a rule has exceptions they are listed beside it, each with its reason.
+
+mod addresses;
+mod heads;
+mod ignores;
+mod manifests;
+mod messages;
+mod sizes;
+mod walls;
+
+use super::tree::Tree;
+
+/// A rule: what it finds wrong.
+pub type Rule = fn(&Tree) -> Vec<String>;
+
+/// Every rule with the name that it is reported under.
+pub const ALL: [(&str, Rule); 7] = [
+    ("licence and head of every source file", heads::check),
+    ("length of files", sizes::check),
+    ("unsafe code only behind its walls", walls::check),
+    ("every error text is unique", messages::check),
+    ("no address or path of one machine", addresses::check),
+    ("every ignored test says why", ignores::check),
+    ("manifests and design notes", manifests::check),
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Each rule holds on a good tree and breaks on a tree with one thing wrong.
+
+use super::{addresses, heads, ignores, manifests, messages, sizes, walls};
+use crate::check::tree::Tree;
+
+const LICENCE: &str = "// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause\n";
+
+fn source(rest: &str) -> String {
+    format!("{LICENCE}//! What it is for.\n{rest}")
+}
+
+#[test]
+fn heads_are_demanded_of_sources_only() {
+    assert!(heads::check(&Tree::of(&[("a.rs", &source("")), ("b.md", "text")])).is_empty());
+    assert_eq!(heads::check(&Tree::of(&[("a.rs", "//! Head only.\n")])).len(), 2);
+    assert_eq!(heads::check(&Tree::of(&[("a.rs", &format!("{LICENCE}fn main() {{}}\n"))])).len(), 1);
+    assert_eq!(heads::check(&Tree::of(&[("a.sh", "#!/bin/sh\n# Why.\n")])).len(), 1);
+}
+
+#[test]
+fn sizes_above_the_limit_fail() {
+    assert!(sizes::check(&Tree::of(&[("a.rs", &"x\n".repeat(900))])).is_empty());
+    assert_eq!(sizes::check(&Tree::of(&[("a.rs", &"x\n".repeat(901))])).len(), 1);
+}
+
+#[test]
+fn walls_hold_where_named_and_explained() {
+    let opened = source("// UNSAFETY: shared memory.\n#![expect(unsafe_code, reason = \"why\")]\n");
+    assert!(walls::check(&Tree::of(&[("ipc/src/shm/region.rs", &opened)])).is_empty());
+    assert_eq!(walls::check(&Tree::of(&[("ipc/src/frame.rs", &opened)])).len(), 1);
+    let silent = source("#[allow(unsafe_code, reason = \"why\")]\nmod a;\n");
+    assert_eq!(walls::check(&Tree::of(&[("ipc/src/shm/region.rs", &silent)])).len(), 1);
+    assert!(
+        walls::check(&Tree::of(&[("ipc/src/frame.rs", &source("// unsafe_code is denied\n"))])).is_empty()
+    );
+}
+
+#[test]
+fn messages_that_stand_twice_are_found_with_their_places() {
+    let one = source("#[error(\"a {0} broke\")]\n");
+    let two = source(
+        "\n#[error(\n    \"a {0} broke\"\n)]\n#[error(transparent)]\n#[error(\"an \\\"x\\\" broke\")]\n",
+    );
+    assert!(messages::check(&Tree::of(&[("a.rs", &one)])).is_empty());
+    let findings = messages::check(&Tree::of(&[("a.rs", &one), ("b.rs", &two)]));
+    assert_eq!(findings, ["\"a {0} broke\" stands at a.rs:3 and b.rs:4"]);
+}
+
+#[test]
+fn addresses_of_unlisted_hosts_and_forbidden_words_are_found() {
+    let find = |text: &str| addresses::find(&Tree::of(&[("README.md", text)]), &["/home/".into()]);
+    assert!(find("see https://developer.arm.com/documentation and unix://socket").is_empty());
+    assert_eq!(
+        find("line\ndeb http://mirror.example.org/debian x"),
+        ["README.md:2: names the host mirror.example.org"]
+    );
+    assert_eq!(find("cd /home/someone"), ["README.md:1: names /home/"]);
+}
+
+#[test]
+fn ignores_without_reason_are_found() {
+    assert!(ignores::check(&Tree::of(&[("a.rs", "#[ignore = \"needs /dev/kvm\"]\n")])).is_empty());
+    assert_eq!(ignores::check(&Tree::of(&[("a.rs", "    #[ignore]\n")])).len(), 1);
+}
+
+#[test]
+fn manifests_take_everything_from_the_workspace() {
+    let good = "license.workspace = true\n\n[lints]\nworkspace = true\n\n[dependencies]\n";
+    assert!(manifests::check(&Tree::of(&[("a/Cargo.toml", good), ("a/DESIGN.md", "")])).is_empty());
+    assert_eq!(manifests::check(&Tree::of(&[("a/Cargo.toml", good)])), ["a/DESIGN.md is missing"]);
+    let own = format!("{good}libc = {{ version = \"1\" }}\n");
+    assert_eq!(manifests::check(&Tree::of(&[("a/Cargo.toml", &own), ("a/DESIGN.md", "")])).len(), 1);
+    assert_eq!(manifests::check(&Tree::of(&[("a/Cargo.toml", ""), ("a/DESIGN.md", "")])).len(), 2);
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask demo`: from sources to an arm64 guest at work on isolated processes, one stage after another.
+//!
+//! Every stage is something seen, not something assumed: the guest's own answers on its console, and the
+//! processes as `/proc` shows them. On failure the console's text is kept in the target folder.
+
+mod confined;
+mod smmu;
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use ::tests::{
+    command::{show, write_whole},
+    guest::USER_SPACE_MARK,
+    places,
+    vm::{self, Vm},
+};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::{
+    guest,
+    product::{self, Profile},
+    stages::Stages,
+};
+
+/// Limits, for a slow and busy machine; an idle one needs seconds for a boot and less for a command.
+const BOOT: Duration = Duration::from_secs(180);
+const COMMAND: Duration = Duration::from_secs(60);
+
+const NAME: &str = "demo";
+
+/// What the demo is to show.
+#[derive(Args, Debug)]
+#[group(id = "demo-options")]
+pub struct Options {
+    /// Give the guest's console to you instead of running the stages
+    #[arg(long)]
+    interactive: bool,
+    /// Build with optimisation, as shipped
+    #[arg(long)]
+    release: bool,
+    #[command(flatten)]
+    guest: guest::Options,
+}
+
+/// The task.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    let profile = Profile::of(options.release);
+    if options.interactive {
+        return interactive(options, profile);
+    }
+    let mut stages = Stages::default();
+    let programs = stages.run_shown("programs built", || {
+        let folder = product::build(profile)?;
+        Ok((folder, format!("{} profile", profile.folder())))
+    });
+    let files = stages.run_shown("guest files", || {
+        let files = guest::obtain(&options.guest)?;
+        let seen = files.kernel.display().to_string();
+        Ok((files, seen))
+    });
+    let vm_options = programs.zip(files).map(|(programs, files)| vm::Options::new(programs, files, NAME));
+    let launched = Instant::now();
+    let mut vm = stages.run("launch", || launch(vm_options));
+
+    stages.run("shell prompt", || {
+        present(&mut vm)?.console.shell(BOOT)?;
+        Ok(((), format!("{:.2} s after the launch", launched.elapsed().as_secs_f64())))
+    });
+    stages.run("uname -a", || {
+        let answer = answer(&mut vm, "uname -a")?;
+        ensure!(answer.contains("aarch64"), "the guest says it is {answer:?}");
+        Ok(((), answer))
+    });
+    stages.run_shown("interrupts", || {
+        let table = answer(&mut vm, "cat /proc/interrupts")?;
+        let timer = table.lines().find(|line| line.contains("arch_timer")).context("no timer interrupt")?;
+        ensure!(table.contains("GICv3"), "no interrupt goes through a GICv3");
+        println!("{table}");
+        Ok(((), timer.split_whitespace().collect::<Vec<_>>().join(" ")))
+    });
+    stages.run_shown("SMMU probed", || {
+        let lines = answer(&mut vm, "dmesg | grep -i smmu")?;
+        println!("{lines}");
+        smmu::check(&lines).map(|seen| ((), seen))
+    });
+    stages.run_shown("processes confined", || confined::check(present(&mut vm)?).map(|seen| ((), seen)));
+    stages.run("power off", || {
+        present(&mut vm)?.power_off(COMMAND)?;
+        Ok(((), "`bulkhead run` ended with exit code 0".into()))
+    });
+    stages.run("nothing left behind", || {
+        let left = present(&mut vm)?.left_over();
+        ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+        Ok(((), "no process, no socket, no mount".into()))
+    });
+    if let (false, Some(vm)) = (stages.all_ok(), &vm) {
+        keep_transcript(vm)?;
+    }
+    Ok(stages.finish("demo"))
+}
+
+fn launch(options: Option<vm::Options>) -> Result<(Vm, String)> {
+    let mut vm = Vm::launch(options.context("nothing to launch")?)?;
+    // `bulkhead run` says on standard error why it ends early: that is worth more than a missing line.
+    if let Err(error) = vm.console.wait_for(USER_SPACE_MARK, BOOT) {
+        let errors = vm.console.errors();
+        keep_transcript(&vm)?;
+        return Err(error.context(format!("the guest did not reach user space; {}", errors.trim())));
+    }
+    let status = vm.control_json("status")?;
+    let status: serde_json::Value = serde_json::from_str(&status).context("`bulkhead status` is not JSON")?;
+    let word = |name: &str| status.get(name).and_then(|value| value.as_str()).unwrap_or("?").to_string();
+    ensure!(word("phase") == "running", "the machine's phase is {:?}", word("phase"));
+    Ok((vm, format!("{} is {}", word("machine"), word("phase"))))
+}
+
+/// A stage after the launch runs only if there is a machine: `Stages` sees to that.
+fn present(vm: &mut Option<Vm>) -> Result<&mut Vm> {
+    vm.as_mut().context("no machine")
+}
+
+/// What the guest prints for a command that ends well.
+fn answer(vm: &mut Option<Vm>, command: &str) -> Result<String> {
+    let answer = present(vm)?.console.run(command, COMMAND)?;
+    ensure!(answer.code == 0, "`{command}` ended with code {} in the guest: {}", answer.code, answer.output);
+    Ok(answer.output)
+}
+
+fn interactive(options: &Options, profile: Profile) -> Result<ExitCode> {
+    let programs = product::build(profile)?;
+    let files = guest::obtain(&options.guest)?;
+    let runtime = tempfile::tempdir().context("a runtime folder for the machine")?;
+    eprintln!("the guest's console is yours; `poweroff -f` ends it");
+    eprintln!("from another terminal: XDG_RUNTIME_DIR={} bulkhead ps {NAME}", runtime.path().display());
+    let ended_well = show(&mut vm::Options::new(programs, files, NAME).command(runtime.path()))?;
+    Ok(if ended_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn keep_transcript(vm: &Vm) -> Result<()> {
+    let file: PathBuf = places::target().join("demo-transcript.txt");
+    let text = format!("{}\n--- standard error ---\n{}", vm.console.transcript(), vm.console.errors());
+    write_whole(&file, text.as_bytes())?;
+    eprintln!("the console's text is in {}", file.display());
+    Ok(())
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A cache is trusted only as far as its manifest matches it.
+
+use std::fs;
+
+use super::{FILE, FileRecord, Manifest};
+
+fn cache_with_file(content: &[u8]) -> (tempfile::TempDir, Manifest) {
+    let cache = tempfile::tempdir().unwrap();
+    fs::write(cache.path().join("Image"), content).unwrap();
+    let mut manifest = Manifest::default();
+    manifest.put(FileRecord::new("Image", "linux", "6.1", content));
+    (cache, manifest)
+}
+
+#[test]
+fn manifest_saved_and_loaded_is_equal() {
+    let (cache, manifest) = cache_with_file(b"kernel");
+    manifest.save(cache.path()).unwrap();
+    assert_eq!(Manifest::load(cache.path()), manifest);
+}
+
+#[test]
+fn manifest_missing_or_damaged_is_empty() {
+    let cache = tempfile::tempdir().unwrap();
+    assert_eq!(Manifest::load(cache.path()), Manifest::default());
+    fs::write(cache.path().join(FILE), b"{\"files\": [").unwrap();
+    assert_eq!(Manifest::load(cache.path()), Manifest::default());
+}
+
+#[test]
+fn manifest_holds_only_unchanged_files() {
+    let (cache, manifest) = cache_with_file(b"kernel");
+    assert!(manifest.holds(cache.path(), "Image"));
+    assert!(!manifest.holds(cache.path(), "busybox"));
+    fs::write(cache.path().join("Image"), b"kernek").unwrap();
+    assert!(!manifest.holds(cache.path(), "Image"));
+    fs::remove_file(cache.path().join("Image")).unwrap();
+    assert!(!manifest.holds(cache.path(), "Image"));
+}
+
+#[test]
+fn manifest_put_replaces_the_record_of_the_same_name() {
+    let (cache, mut manifest) = cache_with_file(b"kernel");
+    fs::write(cache.path().join("Image"), b"newer kernel").unwrap();
+    manifest.put(FileRecord::new("Image", "linux", "6.2", b"newer kernel"));
+    assert!(manifest.holds(cache.path(), "Image"));
+    assert_eq!(manifest.files.len(), 1);
+}

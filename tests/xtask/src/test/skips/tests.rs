@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Skips in the two forms that a runner's output takes.
+
+use std::process::Command;
+
+use super::{in_report, while_running};
+
+#[test]
+fn report_gives_each_skip_with_its_reason() {
+    let report = "<testcase name=\"a\">\n<system-out>\nSKIPPED: no &lt;qemu&gt; here</system-out>\n\
+                  <system-err>SKIPPED: no kvm\nother</system-err>";
+    assert_eq!(in_report(report), ["no <qemu> here", "no kvm"]);
+    assert!(in_report("").is_empty());
+}
+
+#[test]
+fn command_that_ends_well_gives_its_skips() {
+    let skips = while_running(Command::new("sh").args(["-c", "echo one; echo 'SKIPPED: two'"])).unwrap();
+    assert_eq!(skips, ["two"]);
+}
+
+#[test]
+fn command_that_fails_is_an_error_whatever_it_skipped() {
+    assert!(while_running(Command::new("sh").args(["-c", "echo 'SKIPPED: x'; exit 1"])).is_err());
+}
