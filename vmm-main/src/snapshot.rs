@@ -98,7 +98,7 @@ async fn rebuild(
         Ok(())
     };
     if let Err(fault) = restored.await {
-        set.finish().await;
+        set.discard().await;
         return Err(survivable(fault));
     }
     let units =
