@@ -2,6 +2,12 @@
 //! Wrong kernels, initramfses, sizes and configurations, given to the real programs: each is refused with a clear
 //! line and its exit code, and nothing is left: no process, socket, memory object or mount.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
 mod support;
 
 use std::process::Output;

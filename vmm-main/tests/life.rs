@@ -2,6 +2,12 @@
 //! A VM's life with the real, sealed processes and tiny guests: power-off, reset, pause, stop, signals, save and
 //! restore, console, and every way in which a party may die.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
 mod support;
 
 use std::io::{Read, Write};

@@ -3,6 +3,12 @@
 //! left of them afterwards can be told from every other test's.
 
 #![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
 
 pub mod guest;
 
