@@ -45,14 +45,17 @@ pub struct ProbeFlags {
 
 /// `bulkhead ps`.
 pub fn ps(target: &Target) -> Result<(), Problem> {
-    let runtime_dir = RuntimeDir::find()?;
-    let names = match &target.name {
-        Some(name) => vec![checked(name)?],
-        None => alive(&runtime_dir)?,
-    };
     let mut all = Vec::new();
-    for name in names {
-        all.push((name.clone(), processes(&runtime_dir, &name)?));
+    match (RuntimeDir::find(), &target.name) {
+        // No folder, no VM: an empty table is the whole truth.
+        (Err(problem), None) if problem.class == Class::Unreachable => {}
+        (Err(problem), _) => return Err(problem),
+        (Ok(runtime_dir), name) => {
+            let names = name.as_ref().map_or_else(|| alive(&runtime_dir), |name| Ok(vec![checked(name)?]))?;
+            for name in names {
+                all.push((name.clone(), processes(&runtime_dir, &name)?));
+            }
+        }
     }
     if target.json {
         let answer: serde_json::Map<_, _> = all
