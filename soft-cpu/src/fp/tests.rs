@@ -13,3 +13,4 @@ mod memory;
 mod moves;
 mod nan;
 mod program;
+mod wired;
