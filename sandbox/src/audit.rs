@@ -92,6 +92,8 @@ pub struct Observed {
     pub pid: i32,
     /// /proc/PID/status.
     pub status: Fact<Status>,
+    /// Whether it can be dumped and traced by its own user, as the ownership of its files under /proc shows.
+    pub dumpable: Fact<bool>,
     /// Each of user, mnt, pid, net, ipc, uts.
     pub namespaces: BTreeMap<&'static str, Fact<Namespace>>,
     /// The descriptor table, by number.
@@ -130,6 +132,9 @@ pub fn compare(observed: &Observed, profile: &Profile) -> Vec<Drift> {
     let mut drifts = Drifts(Vec::new());
     if let Some(status) = drifts.known("status", &observed.status) {
         compare_status(&mut drifts, status, profile);
+    }
+    if let Some(dumpable) = drifts.known("dumpable", &observed.dumpable) {
+        drifts.hold("dumpable", !dumpable, || "its own user can dump and trace it".to_owned());
     }
     for (name, namespace) in &observed.namespaces {
         if let Some(namespace) = drifts.known("namespace", namespace) {

@@ -71,3 +71,6 @@ pub fn deny_all(required: u32, programs: &[BorrowedFd<'_>]) -> Result<u32, Landl
         Err(LandlockError::Partial)
     }
 }
+
+#[cfg(test)]
+mod tests;

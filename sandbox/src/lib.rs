@@ -9,8 +9,6 @@
 //! Nothing here is best effort: a step that fails ends the attempt with the step's name. `unsafe` lives in
 //! `sys` alone. This crate depends on no other crate of the workspace.
 
-#![cfg_attr(not(target_os = "linux"), allow(unused, reason = "the crate is for Linux only"))]
-
 pub mod audit;
 pub mod inherited;
 pub mod locked;

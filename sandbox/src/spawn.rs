@@ -58,6 +58,22 @@ pub enum Exit {
     Signal(i32),
 }
 
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Exit::Code(crate::report::EXIT_DENIED) => f.write_str("it ended itself after a refused system call"),
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            // With its reporter in place a sealed process never dies of this signal but for a call of another ABI.
+            Exit::Signal(libc::SIGSYS) => f.write_str(
+                "SIGSYS: its parent's seccomp filter refused a call before its own reporter was in place, or it made a \
+                 call of another ABI",
+            ),
+            Exit::Signal(libc::SIGKILL) => f.write_str("SIGKILL: killed, by its supervisor or for want of memory"),
+            Exit::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
 impl Spawn<'_> {
     /// Starts the process. When this returns `Ok` the program has been executed, with all of its sandbox in place.
     pub fn spawn(&self) -> Result<Child, SpawnError> {
@@ -173,3 +189,6 @@ impl Child {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,15 +14,13 @@ mod pages;
 
 pub use pages::DirtyPages;
 
-#[cfg(loom)]
-use crate::shm::sync::Arc;
-
 use crate::addr::{Gpa, GpaRange, PAGE_LEN};
 #[cfg(not(loom))]
 use crate::error::{Breach, Error, Violation};
 use crate::protocol::ram::RamLayout;
 #[cfg(not(loom))]
-use crate::shm::region::{Region, View};
+use crate::shm::region::Region;
+use crate::shm::region::View;
 use crate::shm::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use crate::shm::sync::{AtomicBool, AtomicU64, fence};
 
@@ -44,10 +42,7 @@ const HEADER_WORDS: usize = 64;
 #[cfg(not(loom))]
 const _: () = assert!(WRITES_MAX < HEADER_WORDS);
 
-#[cfg(not(loom))]
 type Words = View<[AtomicU64]>;
-#[cfg(loom)]
-type Words = Arc<[AtomicU64]>;
 
 /// The shared log: a producer's or the coordinator's end.
 pub struct DirtyLog {
@@ -126,6 +121,29 @@ impl DirtyLog {
         let words = region.view_slice(HEADER_WORDS * 8, pages::word_count(layout))?;
         let in_progress = region.view_slice(8, WRITES_MAX)?;
         Ok(Self { layout: layout.clone(), words, in_progress, enabled: AtomicBool::new(false) })
+    }
+
+    /// The model checker's log, with two ends: the same fields, on the heap.
+    #[cfg(loom)]
+    #[must_use]
+    pub fn model(layout: &RamLayout) -> (Self, Self) {
+        let zeros = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
+        let words: Words = zeros(pages::word_count(layout));
+        let in_progress: Words = zeros(WRITES_MAX);
+        let end = || Self {
+            layout: layout.clone(),
+            words: words.clone(),
+            in_progress: in_progress.clone(),
+            enabled: AtomicBool::new(false),
+        };
+        (end(), end())
+    }
+
+    /// Writes as a process does that dies before it marks.
+    #[cfg(loom)]
+    pub fn die_writing(&self, gpa: Gpa, len: u64, write: impl FnOnce()) {
+        let _ = self.note(gpa, len);
+        write();
     }
 
     /// The RAM that this log is of.
@@ -270,5 +288,6 @@ impl core::fmt::Debug for DirtyLog {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

@@ -21,10 +21,6 @@ impl FutexWord {
         self.value.load(order)
     }
 
-    pub(crate) fn store(&self, value: u32, order: Ordering) {
-        self.value.store(value, order);
-    }
-
     pub(crate) fn swap(&self, value: u32, order: Ordering) -> u32 {
         self.value.swap(value, order)
     }

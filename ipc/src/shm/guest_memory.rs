@@ -136,6 +136,9 @@ impl GuestMemory {
         let len = size_of::<T>();
         let error = GuestMemoryError { op: "store", gpa, len };
         let bytes = u64::try_from(len).map_err(|_| error)?;
+        if !gpa.is_aligned(bytes) {
+            return Err(error);
+        }
         self.log
             .writing(gpa, bytes, || self.memory.store(value, GuestAddress(gpa.0), order))
             .map_err(|_| error)

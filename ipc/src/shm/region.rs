@@ -6,7 +6,10 @@
 //! A [`View`] is a reference into a mapping that lives as long as the view; its type says that any bytes are a
 //! value and that all access is atomic, so that a peer's writes are never undefined behaviour here.
 
-#![expect(unsafe_code, reason = "mapping a memory object and viewing it as atomics has no safe form")]
+#![cfg_attr(
+    not(loom),
+    expect(unsafe_code, reason = "mapping a memory object and viewing it as atomics has no safe form")
+)]
 // UNSAFETY: this file turns fds into references. It is the one place of the crate that does: the ring, the
 // dirty log and the register page are built on `View` alone.
 
@@ -96,6 +99,7 @@ impl AsFd for Region {
 /// 1. Every byte pattern is a value of the type.
 /// 2. All access to it goes through atomics: it has interior mutability in every byte, or padding.
 /// 3. It has no destructor and no pointers.
+#[cfg(not(loom))]
 pub(crate) unsafe trait Shareable {}
 
 #[cfg(not(loom))]
@@ -213,5 +217,6 @@ impl Drop for Mapping {
 #[cfg(loom)]
 pub(crate) type View<T> = Arc<T>;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

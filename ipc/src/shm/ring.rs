@@ -80,6 +80,17 @@ pub enum Op {
     Post(u64),
 }
 
+impl Op {
+    /// Whether a requester waits for the answer.
+    #[must_use]
+    pub const fn is_awaited(self) -> bool {
+        match self {
+            Self::Read | Self::Write(_) => true,
+            Self::Post(_) => false,
+        }
+    }
+}
+
 /// Why a wait ended before its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ThisError)]
 pub enum Stop {
@@ -143,5 +154,33 @@ const fn truncate(value: u64, size: u8) -> u64 {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+/// A ring of the model checker's, whose ends sleep without spinning first.
+#[cfg(loom)]
+#[derive(Clone)]
+pub struct Model(crate::shm::region::View<layout::Shared>);
+
+#[cfg(loom)]
+impl Model {
+    /// A ring nobody has used yet.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "a default model means nothing")]
+    pub fn new() -> Self {
+        Self(layout::Shared::model().into())
+    }
+
+    /// The asking side; once.
+    #[must_use]
+    pub fn requester(&self) -> Requester {
+        Requester::over(self.0.clone(), Duration::ZERO)
+    }
+
+    /// An answering side; the next one stands for the next life of the process.
+    #[must_use]
+    pub fn responder(&self, generation: u32) -> Responder {
+        Responder::over(self.0.clone(), generation, Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{Capabilities, Descriptor, Fact, Limit, Namespace, Observed, Status, Unreadable};
@@ -20,6 +21,7 @@ pub fn observe(pid: i32) -> Observed {
     Observed {
         pid,
         status: text("status").and_then(|text| status(&text).ok_or_else(|| odd(&proc.join("status")))),
+        dumpable: dumpable(&proc.join("status")),
         namespaces: NAMESPACES.into_iter().map(|name| (name, namespace(&proc, name))).collect(),
         descriptors: descriptors(&proc.join("fd")),
         root_entries: entries(&proc.join("root/")),
@@ -79,6 +81,12 @@ pub(super) fn status(text: &str) -> Option<Status> {
         threads: field("Threads")?.parse().ok()?,
         ns_pids: ns_pids?,
     })
+}
+
+/// The kernel gives the files of a process that is not dumpable to root, and those of any other to its own user. A process
+/// of root's cannot be told apart: for us that is drift enough.
+fn dumpable(file: &Path) -> Fact<bool> {
+    fs::metadata(file).map(|facts| facts.uid() != 0).map_err(|error| unreadable(file, error))
 }
 
 fn namespace(proc: &Path, name: &str) -> Fact<Namespace> {

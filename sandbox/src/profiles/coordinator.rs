@@ -52,6 +52,8 @@ fn own(arch: Arch) -> Vec<Rule> {
         ),
         Rule::any("ftruncate"),
         Rule::any("fallocate"),
+        // `std::io::copy` between files tries this before it reads and writes.
+        Rule::any("copy_file_range"),
         Rule::any("fsync"),
         Rule::any("fdatasync"),
         Rule::one_of("fcntl", 1, &[libc::F_ADD_SEALS.cast_unsigned()], "only flags, duplicates and seals"),
@@ -117,7 +119,10 @@ fn exec_to_seal(arch: Arch) -> Vec<Rule> {
         Rule::any("landlock_restrict_self"),
         Rule::when(
             "seccomp",
-            &[Check::int(0, libc::SECCOMP_SET_MODE_FILTER, "only another filter may be stacked")],
+            &[
+                Check::int(0, libc::SECCOMP_SET_MODE_FILTER, "only another filter may be stacked"),
+                Check::int(1, 0, "no flag is needed"),
+            ],
         ),
         Rule::one_of(
             "prctl",

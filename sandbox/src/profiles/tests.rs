@@ -1,1 +1,166 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What must hold of every profile, whoever edits it, on both architectures.
+
+use super::*;
+use crate::seccomp::{compile, explain};
+use crate::syscalls;
+
+const BOTH: [Arch; 2] = [Arch::X86_64, Arch::Aarch64];
+
+fn allowed(profile: &Profile, name: &str, args: [u64; 6]) -> bool {
+    syscalls::number(name, profile.arch).is_some_and(|number| explain(profile, number, &args).is_none())
+}
+
+#[test]
+fn each_profile_compiles_for_both_architectures() {
+    for profile in BOTH.into_iter().flat_map(all) {
+        let programs = compile(&profile).unwrap_or_else(|error| panic!("{error}"));
+        // The kernel takes at most 4096 instructions; ours stay far below, for they are run at every call.
+        assert!(programs.rules.len() < 1024, "{} {}: {}", profile.name, profile.arch, programs.rules.len());
+    }
+}
+
+#[test]
+fn rules_are_sorted_and_each_name_stands_once() {
+    for profile in BOTH.into_iter().flat_map(all) {
+        assert!(profile.rules.is_sorted_by(|a, b| a.syscall < b.syscall), "{}", profile.name);
+        for rule in &profile.rules {
+            assert!(
+                rule.when.iter().all(|checks| !checks.is_empty()),
+                "{}: an empty alternative",
+                rule.syscall
+            );
+        }
+    }
+}
+
+#[test]
+fn coordinator_allows_what_its_children_need() {
+    for arch in BOTH {
+        let profiles = all(arch);
+        let (coordinator, children) = profiles.split_first().unwrap();
+        for rule in children.iter().flat_map(|child| &child.rules) {
+            let own = coordinator.rule(rule.syscall).unwrap_or_else(|| panic!("{} is missing", rule.syscall));
+            let covered = own.when.is_empty()
+                || !rule.when.is_empty() && rule.when.iter().all(|checks| own.when.contains(checks));
+            assert!(covered, "{}: {:?} is not covered by {:?}", rule.syscall, rule.when, own.when);
+        }
+        assert!(children.iter().all(|child| child.landlock_abi <= coordinator.landlock_abi));
+        let threads: u64 = children.iter().map(|child| child.limits.nproc_count).sum();
+        assert!(
+            threads < coordinator.limits.nproc_count,
+            "children's threads count against the coordinator too"
+        );
+    }
+}
+
+#[test]
+fn no_profile_makes_memory_executable() {
+    for profile in BOTH.into_iter().flat_map(all) {
+        for prot in 0..16u64 {
+            let executable = prot & 4 != 0;
+            assert_eq!(allowed(&profile, "mmap", [0, 4096, prot, 0x22, u64::MAX, 0]), !executable);
+            assert_eq!(allowed(&profile, "mprotect", [0, 4096, prot, 0, 0, 0]), !executable);
+        }
+        for name in
+            ["pkey_mprotect", "remap_file_pages", "shmat", "uselib", "process_madvise", "memfd_secret"]
+        {
+            assert!(!allowed(&profile, name, [0; 6]), "{} allows {name}", profile.name);
+        }
+        // A memory file is executable unless it was made otherwise.
+        assert!(!allowed(&profile, "memfd_create", [0, 3, 0, 0, 0, 0]));
+    }
+}
+
+#[test]
+fn no_profile_reaches_beyond_its_process() {
+    let never = [
+        "socket",
+        "connect",
+        "bind",
+        "listen",
+        "open",
+        "creat",
+        "openat2",
+        "open_by_handle_at",
+        "execve",
+        "fork",
+        "vfork",
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "kill",
+        "tkill",
+        "rt_sigqueueinfo",
+        "pidfd_open",
+        "pidfd_getfd",
+        "mount",
+        "umount2",
+        "pivot_root",
+        "chroot",
+        "fsopen",
+        "move_mount",
+        "open_tree",
+        "setns",
+        "bpf",
+        "io_uring_setup",
+        "perf_event_open",
+        "userfaultfd",
+        "keyctl",
+        "add_key",
+        "setuid",
+        "setresuid",
+        "setgroups",
+        "init_module",
+        "kexec_load",
+        "modify_ldt",
+        "iopl",
+        "personality",
+        "quotactl",
+        "swapon",
+        "reboot",
+        "unlinkat",
+        "linkat",
+        "renameat2",
+        "mkdirat",
+        "fchmod",
+        "fchmodat",
+        "chdir",
+        "msgget",
+        "semget",
+        "shmget",
+        "mq_open",
+        "name_to_handle_at",
+    ];
+    for profile in BOTH.into_iter().flat_map(all) {
+        for name in never {
+            assert!(profile.rule(name).is_none(), "{} names {name}", profile.name);
+        }
+    }
+}
+
+#[test]
+fn only_the_coordinator_starts_processes_and_only_in_namespaces() {
+    let thread = 0x003d_0f00;
+    for profile in BOTH.into_iter().flat_map(all) {
+        let coordinator = profile.name == "coordinator";
+        assert!(allowed(&profile, "clone", [thread, 0, 0, 0, 0, 0]), "{}", profile.name);
+        assert_eq!(allowed(&profile, "clone", [crate::sys::SPAWN_FLAGS, 0, 0, 0, 0, 0]), coordinator);
+        assert_eq!(allowed(&profile, "execveat", [3, 0, 0, 0, 0x1000, 0]), coordinator);
+        // Less isolation, or a shared address space with a new process, is never had.
+        for flags in [0x11, 0x4111, 0x1000_0011, thread & !0x1_0000, crate::sys::SPAWN_FLAGS & !0x4000_0000] {
+            assert!(!allowed(&profile, "clone", [flags, 0, 0, 0, 0, 0]), "{} 0x{flags:x}", profile.name);
+        }
+    }
+}
+
+#[test]
+fn ioctls_are_listed_one_by_one() {
+    for profile in BOTH.into_iter().flat_map(all) {
+        let passed: Vec<u64> =
+            (0..0x1_0000).filter(|request| allowed(&profile, "ioctl", [0, *request, 0, 0, 0, 0])).collect();
+        // FIONBIO, and for the vSMMU none.
+        let expected: &[u64] = if profile.name == "smmu" { &[] } else { &[0x5421] };
+        assert_eq!(passed, expected, "{}", profile.name);
+    }
+}

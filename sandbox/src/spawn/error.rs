@@ -143,7 +143,7 @@ impl SpawnError {
             (Step::Clone, Some(libc::EPERM)) => Some(
                 "unprivileged user namespaces are forbidden here: `sysctl kernel.unprivileged_userns_clone=1` (Debian), \
                  `sysctl kernel.apparmor_restrict_unprivileged_userns=0` or an AppArmor profile for this program (Ubuntu), \
-                 in a container allow clone in its seccomp profile",
+                 in a container allow clone in its seccomp profile; nor can it be done from inside a chroot",
             ),
             (Step::Clone, Some(libc::EINVAL)) => Some(
                 "the kernel is built without one of the namespaces (CONFIG_USER_NS, PID_NS, NET_NS, IPC_NS, UTS_NS)",

@@ -29,8 +29,8 @@ struct SigsysInfo {
     arch: u32,
 }
 
-/// Sends the refused calls of this process to `pipe`, as `[number, 0, 0, 0, 1, 0, 0, 0]`-shaped records.
-/// For the process between clone and exec.
+/// From now on a refused call of this process is told through `pipe` (`spawn::record`) and not in the crash page. For the
+/// process between clone and exec.
 pub(crate) fn report_to_pipe(pipe: RawFd) {
     SPAWN_PIPE.store(pipe, Ordering::Relaxed);
 }

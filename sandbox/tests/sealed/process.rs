@@ -127,9 +127,14 @@ impl Process {
 
     /// Sends a command to the process that the test itself started.
     pub fn ask(&mut self, command: &str) -> String {
+        self.send(command);
+        self.line()
+    }
+
+    /// Sends a command and waits for no answer.
+    pub fn send(&mut self, command: &str) {
         // A process that has just ended gives no answer, which is what the caller then sees.
         drop(writeln!(self.control.get_mut(), "{command}"));
-        self.line()
     }
 
     /// The next line the process says; empty when it has ended.

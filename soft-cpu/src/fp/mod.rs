@@ -36,8 +36,6 @@ mod wire;
 
 use crate::op::Op;
 
-pub(crate) use state::{FPCR_MASK, FPSR_MASK};
-
 /// Whether the identification registers report SIMD and floating point.
 pub(crate) const IMPLEMENTED: bool = true;
 

@@ -47,7 +47,7 @@ impl Bed {
     fn rouse(self, shared: &Shared) {
         let Some(word) = self.word(shared) else { return };
         match self {
-            Self::Responder | Self::Lane(_) => word.store(0, Relaxed),
+            Self::Responder | Self::Lane(_) => _ = word.swap(0, Relaxed),
             Self::Freed => word.bump(),
         }
         // Also if the word says that nobody sleeps: it is the peer's to write as well, and a kick must not depend on it.

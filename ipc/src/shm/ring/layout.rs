@@ -4,12 +4,21 @@
 //! Everything that one side writes while the other polls stands on cache lines of its own, in pairs: CPUs that
 //! fetch lines two by two would otherwise carry a neighbour's line along.
 
-#![expect(unsafe_code, reason = "declaring the layout fit to be shared is a promise only this file can make")]
+#![cfg_attr(
+    not(loom),
+    expect(
+        unsafe_code,
+        reason = "declaring the layout fit to be shared is a promise only this file can make"
+    )
+)]
 // UNSAFETY: one `unsafe impl`, beside the types it is about.
 
 use super::{Access, Op};
-use crate::error::{Breach, Error, Violation};
+#[cfg(not(loom))]
+use crate::error::Error;
+use crate::error::{Breach, Violation};
 use crate::shm::futex::FutexWord;
+#[cfg(not(loom))]
 use crate::shm::region::{Region, Shareable, View};
 use crate::shm::sync::AtomicU64;
 use crate::shm::sync::Ordering::{Acquire, Relaxed, Release};
@@ -32,7 +41,9 @@ pub const LANES: usize = 2;
 /// The size of a ring's memory object.
 pub const RING_LEN: u64 = 28 * 1024;
 
+#[cfg(not(loom))]
 const MAGIC: u64 = u64::from_le_bytes(*b"BKHDRING");
+#[cfg(not(loom))]
 const VERSION: u64 = 1;
 
 /// Two cache lines, so that neighbours do not share one, nor a pair.
@@ -169,6 +180,25 @@ impl Shared {
 
     pub(super) fn lane(&self, lane: u16) -> Option<&Lane> {
         self.lanes.get(usize::from(lane)).map(|lane| &lane.0)
+    }
+}
+
+/// The model checker's ring: the same fields, on the heap.
+#[cfg(loom)]
+impl Shared {
+    pub(super) fn model() -> Self {
+        let zero = || AtomicU64::new(0);
+        let identity = Identity { magic: zero(), version: zero(), responder_generation: zero() };
+        let progress = Progress { completed: zero(), wanted: FutexWord::new(), freed: FutexWord::new() };
+        let slot = || Slot { sequence: zero(), what: zero(), offset: zero(), value: zero() };
+        let lane = || Lane { answered: zero(), value: zero(), sleeps: FutexWord::new() };
+        Self {
+            identity: Apart(identity),
+            responder_sleeps: Apart(FutexWord::new()),
+            progress: Apart(progress),
+            slots: core::array::from_fn(|_| Apart(slot())),
+            lanes: core::array::from_fn(|_| Apart(lane())),
+        }
     }
 }
 

@@ -201,7 +201,7 @@ impl Requester {
         }
         let sequence = queue.published.wrapping_add(1);
         let Some(slot) = self.shared.slot(sequence) else { return Ok(Queued::Full) };
-        let lane = if matches!(access.op, Op::Post(_)) { 0 } else { queue.take_lane()? };
+        let lane = if access.op.is_awaited() { queue.take_lane()? } else { 0 };
         slot.publish(sequence, access, lane);
         queue.published = sequence;
         Ok(Queued::Yes(sequence, lane))

@@ -344,7 +344,7 @@ proptest! {
     fn garbage_everywhere_costs_no_more_than_the_deadline(seed in any::<u64>(), dense in any::<bool>()) {
         let (region, requester, mut responder) = ends(Duration::ZERO);
         let words: View<[core::sync::atomic::AtomicU64]> =
-            region.view_slice(128, (super::RING_LEN as usize - 128) / 8).unwrap();
+            region.view_slice(128, size_of::<Shared>() / 8 - 16).unwrap();
         let mut state = seed | 1;
         for word in words.iter() {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);

@@ -68,16 +68,18 @@ impl Waiter<'_> {
     fn sleep<T>(&self, look: &mut impl FnMut() -> Option<T>) -> Option<T> {
         let word = self.bed.word(self.shared)?;
         self.interrupt.tuck_in(Sleeper { shared: self.shared.clone(), bed: self.bed });
+        // Swaps, where stores would do: they cost nothing beside the system call to come, and the model checker knows
+        // the order of two threads' writes to one word only if each has read the other's.
         let expected = match self.bed {
             Bed::Responder | Bed::Lane(_) => {
-                word.store(1, Relaxed);
+                word.swap(1, Relaxed);
                 1
             }
             // Several threads may sleep here: a flag that each sets and the waker clears would be set again by
             // one who does not sleep after all, over the head of one who is just about to.
             Bed::Freed => {
                 let before = word.load(Acquire);
-                self.shared.progress.0.wanted.store(1, Relaxed);
+                self.shared.progress.0.wanted.swap(1, Relaxed);
                 before
             }
         };
@@ -89,7 +91,7 @@ impl Waiter<'_> {
             found = look();
         }
         if !matches!(self.bed, Bed::Freed) {
-            word.store(0, Relaxed);
+            word.swap(0, Relaxed);
         }
         self.interrupt.get_up();
         found

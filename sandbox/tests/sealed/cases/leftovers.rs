@@ -53,8 +53,10 @@ fn gone_soon(pid: i32) {
     }
 }
 
+/// The child is deaf to its channels: only the end of the coordinator's pid namespace can end it.
 fn coordinator_dies() {
-    let process = Process::start(Role::Smmu);
+    let mut process = Process::start(Role::Smmu);
+    process.send("child stuck");
     let (coordinator, child) = (process.coordinator_pid(), process.pid());
     assert_ne!(coordinator, child);
     assert!(fs::exists(format!("/proc/{child}")).unwrap());
@@ -80,7 +82,9 @@ fn launcher_dies() {
 
 /// The launcher's side of the case above.
 pub fn launcher() -> ! {
-    let process = Process::start(Role::Smmu);
+    let mut process = Process::start(Role::Smmu);
+    // The coordinator waits for its child, which is deaf: neither sees that the launcher is gone.
+    process.send("child stuck");
     println!("{} {}", process.coordinator_pid(), process.pid());
     loop {
         std::thread::sleep(Duration::from_secs(60));

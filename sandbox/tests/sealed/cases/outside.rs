@@ -47,6 +47,7 @@ fn independent(role: Role, observed: &Observed) {
     assert_eq!(status.seccomp_mode, 2);
     assert!(status.no_new_privs);
     assert_eq!(status.capabilities, audit::Capabilities::default());
+    assert_eq!(observed.dumpable, Ok(false));
     assert_eq!(status.ns_pids.last(), Some(&1));
     assert_eq!(status.ns_pids.len(), if role == Role::Coordinator { 2 } else { 3 });
     assert!(status.seccomp_filters.unwrap() >= if role == Role::Coordinator { 2 } else { 4 });

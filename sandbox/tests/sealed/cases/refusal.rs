@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use sandbox::spawn::{Exit, SpawnError, Step};
-use sandbox::{CrashPage, SealError, Spawn};
+use sandbox::{CrashPage, Death, SealError, Spawn};
 
 use crate::harness::Case;
 use crate::process::{Process, Role, own_program};
@@ -27,10 +27,38 @@ pub const CASES: &[Case] = &[
         refused_inside("count-too-high", "is not open and should be")
     }),
     ("descriptors_are_owned_once", || refused_inside("inherited-twice", "were taken already")),
+    ("own_filter_refusing_before_exec_is_named", own_filter_before_exec),
+    ("own_filter_refusing_after_exec_is_explained", own_filter_after_exec),
     ("programs_without_the_right_to_execute_are_refused", || {
         refused_inside("programs", "may not execute any")
     }),
 ];
+
+/// A coordinator whose filter lacks a call that starting a child needs.
+fn coordinator_lacking(call: &str) -> (Process, CrashPage) {
+    let program = own_program();
+    let page = CrashPage::create().unwrap();
+    let extra = [program.as_fd(), page.as_fd()];
+    let mut process = Process::start_from("coordinator", call, program.as_fd(), &extra);
+    assert_eq!(process.line(), "sealed");
+    (process, page)
+}
+
+/// Refused before exec: the caller is told the call, and its own crash page stays clean of it.
+fn own_filter_before_exec() {
+    let (mut process, _page) = coordinator_lacking("setsid");
+    assert_eq!(process.ask("spawn smmu"), "");
+    let Some(Death::Panic { message, .. }) = process.end().death else { panic!("no panic is reported") };
+    assert!(message.contains("the caller's own seccomp filter refused setsid"), "{message}");
+}
+
+/// Refused after exec, when the new program has no reporter yet: the exit says what it can be.
+fn own_filter_after_exec() {
+    let (mut process, page) = coordinator_lacking("set_tid_address");
+    let answer = process.ask("spawn smmu");
+    assert!(answer.starts_with("not sealed: SIGSYS: its parent's seccomp filter"), "{answer}");
+    assert_eq!(sandbox::report::read(&page, &Role::Smmu.profile()), None);
+}
 
 fn spawn(program: BorrowedFd<'_>, role: Role, fds: &[(i32, BorrowedFd<'_>)]) -> Result<(), SpawnError> {
     let profile = role.profile();

@@ -39,6 +39,9 @@ fn restarts() {
         assert_eq!(coordinator.ask("child abort"), "");
         assert_eq!(coordinator.ask("child-end"), format!("code {}", 128 + libc::SIGABRT));
     }
+    // Landlock confines signals to the process and those below it, which a child is.
     assert!(coordinator.ask("spawn vcpu-soft").starts_with("sealed "));
     assert_eq!(coordinator.ask("child threads"), "done 0");
+    assert_eq!(coordinator.ask("child-kill"), "done");
+    assert_eq!(coordinator.ask("child-end"), "signal 9");
 }

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The bytes of every message, of the hello and of the state unit's envelope, pinned in `tests/golden`.
+//!
+//! postcard numbers variants and fields by their order, so an innocent edit changes what travels. A change of these
+//! files is a change of the protocol: raise its `VERSION` (or the saved struct's), then run once with
+//! `BULKHEAD_BLESS=1`, which writes the files and still fails, so that no run that passes has changed them.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise; its helpers are part of it")]
+#![expect(clippy::panic, reason = "as above")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use ipc::addr::Gpa;
+use ipc::frame::{self, Header, Kind};
+use ipc::hello::{Hello, Role};
+use ipc::protocol::control::{Control, DirtyLogOp, Event, Failure, Reply, Request, RoleConfig};
+use ipc::protocol::inspect::Inspect;
+use ipc::protocol::probe::{Probe, ProbeOutcome};
+use ipc::protocol::ram::{RamLayout, RamRegion};
+use ipc::protocol::smmu::{SmmuConfig, SmmuModel};
+use ipc::protocol::vcpu::{RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
+use ipc::protocol::{Message, Protocol};
+use ipc::saved::{Reader, SavedState, UnitKind, Writer};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+fn ram() -> RamLayout {
+    let region = RamRegion { gpa: Gpa(0x4000_0000), len: 0x1000_0000, file_offset: 0 };
+    RamLayout::new(vec![region]).unwrap()
+}
+
+fn vcpu_config() -> VcpuConfig {
+    let page = RemotePage { fd: 7, guest_owned: vec![0x98, 0x1_00ac], posted: vec![0x98] };
+    let smmu = RemoteMmio {
+        name: "smmu0".into(),
+        region: 1,
+        base: Gpa(0x0905_0000),
+        len: 0x2_0000,
+        ring_fd: 6,
+        page: Some(page),
+        irqs: vec![RemoteIrq { fd: 8, spi: 3 }],
+    };
+    VcpuConfig {
+        machine: "bulkhead-virt-1".into(),
+        vcpu_count: 2,
+        ram: ram(),
+        entry: Gpa(0x4020_0000),
+        fdt: Gpa(0x4800_0000),
+        devices: vec![smmu],
+    }
+}
+
+fn smmu_config() -> SmmuConfig {
+    SmmuConfig {
+        name: "smmu0".into(),
+        region: 1,
+        base: Gpa(0x0905_0000),
+        len: 0x2_0000,
+        ram: ram(),
+        model: SmmuModel::default(),
+    }
+}
+
+/// Every request. The match makes a new variant stop the build here: add it to the list as well.
+fn requests() -> Vec<(&'static str, Request)> {
+    let all = vec![
+        Request::Configure(RoleConfig::Vcpu(vcpu_config())),
+        Request::Configure(RoleConfig::Smmu(smmu_config())),
+        Request::Start,
+        Request::Pause,
+        Request::Resume,
+        Request::Quit,
+        Request::Save,
+        Request::Restore { len: 0x1234 },
+        Request::DirtyLog(DirtyLogOp::Enable),
+        Request::DirtyLog(DirtyLogOp::Disable),
+        Request::DirtyLog(DirtyLogOp::Rearm),
+        Request::Inspect,
+        Request::Probe(Probe::Open),
+    ];
+    let name = |request: &Request| match request {
+        Request::Configure(RoleConfig::Vcpu(_)) => "request-configure-vcpu",
+        Request::Configure(RoleConfig::Smmu(_)) => "request-configure-smmu",
+        Request::Start => "request-start",
+        Request::Pause => "request-pause",
+        Request::Resume => "request-resume",
+        Request::Quit => "request-quit",
+        Request::Save => "request-save",
+        Request::Restore { .. } => "request-restore",
+        Request::DirtyLog(DirtyLogOp::Enable) => "request-dirty-log-enable",
+        Request::DirtyLog(DirtyLogOp::Disable) => "request-dirty-log-disable",
+        Request::DirtyLog(DirtyLogOp::Rearm) => "request-dirty-log-rearm",
+        Request::Inspect => "request-inspect",
+        Request::Probe(_) => "request-probe",
+    };
+    all.into_iter().map(|request| (name(&request), request)).collect()
+}
+
+/// Every reply; as for requests.
+fn replies() -> Vec<(&'static str, Reply)> {
+    let mut inspect = Inspect::new();
+    inspect.counter("cmdq.commands", 300);
+    inspect.gauge("ring.outstanding", -1);
+    inspect.hex("gerror", 0x81);
+    inspect.text("state", "running");
+    let all = vec![
+        Reply::Done,
+        Reply::Saved { len: 0x1234 },
+        Reply::Inspect(inspect),
+        Reply::Probe(ProbeOutcome::Denied { errno: 1 }),
+        Reply::Probe(ProbeOutcome::Allowed),
+        Reply::Failed(Failure::new("save", "it is running")),
+    ];
+    let name = |reply: &Reply| match reply {
+        Reply::Done => "reply-done",
+        Reply::Saved { .. } => "reply-saved",
+        Reply::Inspect(_) => "reply-inspect",
+        Reply::Probe(ProbeOutcome::Denied { .. }) => "reply-probe-denied",
+        Reply::Probe(ProbeOutcome::Allowed) => "reply-probe-allowed",
+        Reply::Failed(_) => "reply-failed",
+    };
+    all.into_iter().map(|reply| (name(&reply), reply)).collect()
+}
+
+/// Every event; as for requests.
+fn events() -> Vec<(&'static str, Event)> {
+    let all = vec![
+        Event::GuestPoweredOff,
+        Event::GuestReset,
+        Event::Sealed(vec!["landlock 6".into(), "seccomp 2".into()]),
+        Event::Fatal("out of memory".into()),
+    ];
+    let name = |event: &Event| match event {
+        Event::GuestPoweredOff => "event-guest-powered-off",
+        Event::GuestReset => "event-guest-reset",
+        Event::Sealed(_) => "event-sealed",
+        Event::Fatal(_) => "event-fatal",
+    };
+    all.into_iter().map(|event| (name(&event), event)).collect()
+}
+
+/// The numbers of the small enums, which travel inside others.
+fn numbers() -> Vec<u8> {
+    let roles = [Role::Coordinator, Role::Vcpu, Role::Smmu, Role::Vfio, Role::Nvme, Role::Virtio]
+        .map(to_vec)
+        .concat();
+    let probes = [
+        Probe::Open,
+        Probe::Socket,
+        Probe::Execve,
+        Probe::Ptrace,
+        Probe::ForeignIoctl,
+        Probe::MmapExec,
+        Probe::Fork,
+        Probe::Unshare,
+        Probe::Kill,
+        Probe::Mount,
+        Probe::Panic,
+        Probe::Hang,
+    ];
+    [roles, probes.map(to_vec).concat()].concat()
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct SampleV1 {
+    ticks: u64,
+    name: String,
+}
+
+impl SavedState for SampleV1 {
+    const KIND: UnitKind = UnitKind::new("sample");
+    const VERSION: u16 = 1;
+}
+
+fn to_vec<T: Serialize>(value: T) -> Vec<u8> {
+    postcard::to_stdvec(&value).unwrap()
+}
+
+fn framed(kind: Kind, request_id: u64, fd_count: u8, body: &[u8]) -> Vec<u8> {
+    let body_len = body.len().try_into().unwrap();
+    let (protocol, version) = (Control::ID, Control::VERSION);
+    let header = Header { protocol, version, request_id, generation: 3, kind, fd_count, body_len };
+    [&header.to_bytes()[..], body].concat()
+}
+
+fn messages<T>(kind: Kind, request_id: u64, messages: Vec<(&'static str, T)>) -> Vec<(&'static str, Vec<u8>)>
+where
+    T: Message + DeserializeOwned + PartialEq,
+{
+    let pin = |(name, message): (&'static str, T)| {
+        let bytes = framed(kind, request_id, message.fd_count(), &to_vec(&message));
+        let (header, body) = frame::decode(&bytes).unwrap();
+        assert_eq!((header.kind, header.request_id), (kind, request_id), "{name}");
+        assert_eq!(frame::decode_body::<T>("golden", body).unwrap(), message, "{name}");
+        (name, bytes)
+    };
+    messages.into_iter().map(pin).collect()
+}
+
+fn samples() -> BTreeMap<&'static str, Vec<u8>> {
+    let mut samples = BTreeMap::new();
+    let mut add = |more: Vec<(&'static str, Vec<u8>)>| {
+        for (name, bytes) in more {
+            assert!(samples.insert(name, bytes).is_none(), "{name} twice");
+        }
+    };
+    add(messages(Kind::Request, 0x0102_0304_0506_0708, requests()));
+    add(messages(Kind::Reply, 0x0102_0304_0506_0708, replies()));
+    add(messages(Kind::Event, 0, events()));
+    let hello = Hello { role: Role::Vcpu, build: "1.2.3".into(), generation: 3 };
+    add(vec![("hello", framed(Kind::Hello, 0, 0, &to_vec(hello))), ("numbers", numbers())]);
+    let mut writer = Writer::new();
+    let state = SampleV1 { ticks: 300, name: "rtc".into() };
+    writer.append(&state).unwrap();
+    let unit = writer.finish();
+    assert_eq!(Reader::new(&unit).unwrap().take::<SampleV1>().unwrap(), state);
+    add(vec![("state-unit", unit)]);
+    samples
+}
+
+/// 16 bytes a line, so that a difference is seen where it is.
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for line in bytes.chunks(16) {
+        let words: Vec<_> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(text, "{}", words.join(" ")).unwrap();
+    }
+    text
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+#[test]
+fn messages_have_the_bytes_they_always_had() {
+    let samples = samples();
+    let bless = std::env::var_os("BULKHEAD_BLESS").is_some_and(|value| value == "1");
+    let mut changed = Vec::new();
+    for (name, bytes) in &samples {
+        let path = folder().join(format!("{name}.hex"));
+        let now = hex(bytes);
+        let before = std::fs::read_to_string(&path).unwrap_or_default();
+        if before != now {
+            changed.push(format!("{name}: was\n{before}is\n{now}"));
+            if bless {
+                std::fs::write(&path, now).unwrap();
+            }
+        }
+    }
+    let names: BTreeSet<_> = samples.keys().map(|name| format!("{name}.hex")).collect();
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !names.contains(&name) {
+            changed.push(format!("{name} pins a message that is gone"));
+        }
+    }
+    if !changed.is_empty() {
+        let ending = if bless {
+            "the files are written: run again without BULKHEAD_BLESS"
+        } else {
+            "see the head of this test"
+        };
+        panic!("{} messages changed:\n{}\n{ending}", changed.len(), changed.join("\n"));
+    }
+}
