@@ -30,7 +30,7 @@ use crate::lifecycle::{Phase, Step, Why};
 use crate::machine::{MachineConfig, boot, layout};
 use crate::problem::{Class, Problem};
 use crate::snapshot;
-use crate::topology::{self, Object};
+use crate::topology::{self, Object, Restart};
 
 /// A guest that resets at once again and again must not turn the host into a process starter.
 const BOOT_SPAN_MIN: Duration = Duration::from_secs(1);
@@ -352,12 +352,16 @@ impl Vm {
         self.boot().await;
     }
 
+    /// Decides about a process that is lost: its row says how.
     async fn lose(&mut self, index: usize, said: String) {
-        let fault = match self.running.as_mut().and_then(|running| running.set.at_mut(index)) {
-            Some(process) => process.lost(&said).await,
-            None => Fault::Refused(refused("find a process that has ended", &said)),
+        let Some(process) = self.running.as_mut().and_then(|running| running.set.at_mut(index)) else {
+            return self.end_by(Fault::Refused(refused("find a process that has ended", &said))).await;
         };
-        self.end_by(fault).await;
+        let rule = process.row.restart;
+        let fault = process.lost(&said).await;
+        match rule {
+            Restart::EndsVm => self.end_by(fault).await,
+        }
     }
 
     /// A refusal leaves the VM as it is; a loss ends it.
