@@ -308,7 +308,7 @@ fn every_outcome_comes_up() {
     let mut seen = std::collections::BTreeMap::new();
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let inputs = (any::<u64>(), any_options(), any_table(), any_ask());
-    for _ in 0..40_000 {
+    for _ in 0..20_000 {
         let (seed, options, table, ask) = inputs.new_tree(&mut runner).unwrap().current();
         let case = case(seed, options, table, true);
         let kind = match reference::translate(&case.smmu, &case.memory, &ask) {
