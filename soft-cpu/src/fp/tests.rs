@@ -7,6 +7,6 @@ mod cases;
 mod conversion;
 mod differential;
 mod exact;
-mod machine;
+pub(crate) mod machine;
 mod nan;
-mod program;
+pub(crate) mod program;
