@@ -26,7 +26,7 @@ mod scalar_float;
 mod shift_immediate;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod three_different;
 mod three_same;
 mod three_same_float;
