@@ -67,6 +67,8 @@ pub struct Observed {
     pub facts: Vec<String>,
     /// What differs from the profile; empty is good.
     pub drift: Vec<String>,
+    /// What this user may not look at.
+    pub unread: Vec<String>,
 }
 
 /// Answer of `POST /v1/save-restore`.

@@ -254,7 +254,7 @@ impl Vm {
                 let done = SaveRestored { generation, ..moved.report };
                 self.generation = generation;
                 self.running = Some(Running { objects: moved.objects, configs, set: moved.set });
-                set.finish().await;
+                set.discard().await;
                 Ok(done)
             }
             Err(snapshot::Failed { fault: Fault::Lost(lost), .. }) => {

@@ -14,7 +14,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of output that may wait for the coordinator: a screenful of kernel log, no more.
 pub const OUTPUT_LEN_MAX: usize = 64 * 1024;
@@ -120,6 +120,24 @@ impl Console {
         drop(output);
         self.drained.notify_all();
         sent > 0
+    }
+
+    /// Delivers the guest's last words: writes until nothing is left, nobody listens, or `patience` is over.
+    /// For a machine that ends; what a saved one has not delivered travels with its state.
+    pub fn flush(&self, socket: &OwnedFd, patience: Duration) {
+        let begun = Instant::now();
+        while !self.output().is_empty() && begun.elapsed() < patience {
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(POLL_INTERVAL.subsec_nanos()) };
+            let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+            if poll(&mut fds, Some(&timeout)).is_err_and(|errno| errno != Errno::INTR) {
+                return;
+            }
+            let [ready] = fds.map(|fd| fd.revents());
+            if ready.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+                return;
+            }
+            self.send(socket);
+        }
     }
 
     /// Moves what the UART has room for; false at end of stream.

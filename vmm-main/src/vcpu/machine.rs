@@ -68,6 +68,9 @@ pub struct Machine {
     dirty: Arc<DirtyLog>,
 }
 
+/// For the guest's last output to find a reader; less than the coordinator waits for this process to end.
+const FLUSH_DEADLINE: Duration = Duration::from_millis(1500);
+
 impl Machine {
     /// A machine at reset, or as it was saved.
     pub fn new(parts: Parts, saved: Option<&SavedMachine>) -> Result<Self, Failure> {
@@ -175,10 +178,11 @@ impl Machine {
         Ok(())
     }
 
-    /// Ends all threads; they are not waited for.
+    /// Ends all threads; they are not waited for. What the guest has printed is delivered first.
     pub fn quit(&self) {
         self.gate.quit();
         self.slots.iter().for_each(|slot| slot.handle.kick());
+        self.console.flush(&self.console_socket, FLUSH_DEADLINE);
     }
 
     /// All state of a paused machine.
