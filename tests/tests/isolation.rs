@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Every process of a running machine, from inside and from outside: it is confined as its profile says.
+//! Every process of a machine that runs Linux, from outside: it is confined as its profile says.
 //!
-//! From outside the product's own audit speaks (`bulkhead ps`), and `/proc` is read here once more, without any
-//! of the product's code. From inside each process attempts what it must not do (debug builds only).
+//! The product's own audit speaks (`bulkhead ps`), and `/proc` is read here once more, without any of the
+//! product's code. What each process attempts from inside is `vmm-main/tests/isolation.rs`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
 
 mod support;
 
@@ -12,16 +17,6 @@ use serde_json::Value;
 use tests::{SKIPPED, guest::GuestFiles, vm::Vm};
 
 use self::support::{BOOT, COMMAND, launch};
-
-/// What a process attempts, and the system call that a report must name.
-const ATTEMPTS: [(&str, &str); 6] = [
-    ("open", "openat"),
-    ("socket", "socket"),
-    ("execve", "execve"),
-    ("ptrace", "ptrace"),
-    ("foreign-ioctl", "ioctl"),
-    ("mmap-exec", "mmap"),
-];
 
 /// The namespaces that a process must not share with this one.
 const NAMESPACES: [&str; 6] = ["user", "mnt", "pid", "net", "ipc", "uts"];
@@ -76,31 +71,8 @@ fn namespaces_and_root(pid: i64, name: &Value) {
 
 /// True if this test may look into other users' processes.
 fn is_root() -> bool {
-    fs::read_to_string("/proc/self/status").unwrap().lines().any(|line| line.starts_with("CapEff") && line.contains("1ff"))
-}
-
-#[test]
-fn processes_attempting_from_inside_are_refused_or_ended_with_a_report() {
-    for process in ["coordinator", "vcpu", "smmu0"] {
-        for (attempt, call) in ATTEMPTS {
-            let Some(mut vm) = launch(GuestFiles::cached(), "inside", "") else { return };
-            vm.wait_running(BOOT).unwrap();
-            let answer = vm.control("probe", &[process, attempt]).unwrap();
-            let outcome = String::from_utf8_lossy(&answer.stdout).into_owned();
-            if answer.status.success() {
-                assert!(outcome.contains("refused with errno"), "{process}: {attempt} gave {outcome}");
-                vm.wait_running(COMMAND).unwrap();
-                vm.control("stop", &["--json"]).unwrap();
-                assert!(vm.console.wait_exit(COMMAND).unwrap().success());
-            } else {
-                let ended = vm.console.wait_exit(COMMAND).unwrap();
-                let report = vm.console.errors();
-                assert_eq!(ended.code(), Some(3), "{process}: {attempt}: {report}");
-                assert!(report.contains(process), "{process}: {attempt}: the report names no process: {report}");
-                let named = report.contains(&format!("{call}(0x")) || report.contains(&format!("{call}at(0x"));
-                assert!(named, "{process}: {attempt}: the report names no {call} with its arguments: {report}");
-            }
-            assert_eq!(vm.left_over(), [""; 0], "{process}: {attempt}");
-        }
-    }
+    fs::read_to_string("/proc/self/status")
+        .unwrap()
+        .lines()
+        .any(|line| line.starts_with("CapEff") && line.contains("1ff"))
 }
