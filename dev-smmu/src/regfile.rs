@@ -17,6 +17,7 @@ use smmu_arch::spec::tables::{
     CmdqCons, CmdqProd, CommandError, EventqCons, EventqProd, QueueBase, StreamTableFormat, StrtabBase,
     StrtabBaseCfg,
 };
+use smmu_arch::translate::Registers;
 
 /// Every register that holds state. Identification registers follow from the model.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -183,14 +184,20 @@ impl RegisterFile {
         }
     }
 
+    /// The registers that decide what becomes of a transaction.
+    pub fn translation(&self) -> Registers {
+        Registers {
+            cr0: self.cr0,
+            cr2: self.cr2,
+            gbpa: self.gbpa,
+            strtab_base: self.strtab_base,
+            strtab_base_cfg: self.strtab_base_cfg,
+        }
+    }
+
     /// CR0.
     pub fn cr0(&self) -> Cr0 {
         self.cr0
-    }
-
-    /// CR2.
-    pub fn cr2(&self) -> Cr2 {
-        self.cr2
     }
 
     /// GBPA.
@@ -201,16 +208,6 @@ impl RegisterFile {
     /// IRQ_CTRL.
     pub fn irq_ctrl(&self) -> IrqCtrl {
         self.irq_ctrl
-    }
-
-    /// STRTAB_BASE.
-    pub fn strtab_base(&self) -> StrtabBase {
-        self.strtab_base
-    }
-
-    /// STRTAB_BASE_CFG.
-    pub fn strtab_base_cfg(&self) -> StrtabBaseCfg {
-        self.strtab_base_cfg
     }
 
     /// EVENTQ_PROD.

@@ -34,14 +34,18 @@ pub enum Mode {
 
 struct Orders {
     wanted: Mode,
-    reached: Mode,
+    /// Counts orders, so that a repeated one is followed anew.
+    given: u64,
+    /// The last order that was followed.
+    followed: u64,
+    ended: bool,
     violation: Option<Violation>,
 }
 
 struct Shared {
     device: Mutex<Device>,
     orders: Mutex<Orders>,
-    reached: Condvar,
+    progress: Condvar,
     interrupt: Interrupt,
 }
 
@@ -79,8 +83,14 @@ impl RingThread {
     ) -> io::Result<RingThread> {
         let shared = Arc::new(Shared {
             device: Mutex::new(device),
-            orders: Mutex::new(Orders { wanted: Mode::Running, reached: Mode::Running, violation: None }),
-            reached: Condvar::new(),
+            orders: Mutex::new(Orders {
+                wanted: Mode::Running,
+                given: 0,
+                followed: 0,
+                ended: false,
+                violation: None,
+            }),
+            progress: Condvar::new(),
             interrupt: Interrupt::new(),
         });
         let theirs = Arc::clone(&shared);
@@ -97,15 +107,21 @@ impl RingThread {
         lock(&self.shared.device)
     }
 
-    /// Orders a mode and waits until it is reached. Ordering the mode that is reached returns at once.
+    /// Orders a mode and waits until the thread has followed: also if it is in that mode already, so that what
+    /// arrived meanwhile is dealt with.
     pub fn order(&self, mode: Mode) -> Result<(), OrderError> {
         let until = Instant::now() + PAUSE_DEADLINE;
         let mut orders = lock(&self.shared.orders);
         orders.wanted = mode;
+        orders.given += 1;
+        let order = orders.given;
         self.shared.interrupt.raise();
-        while orders.reached != mode {
-            if let Some(violation) = &orders.violation {
-                return Err(OrderError::Violation(violation.clone()));
+        while orders.followed < order {
+            if orders.ended {
+                return match &orders.violation {
+                    Some(violation) => Err(OrderError::Violation(violation.clone())),
+                    None => Ok(()),
+                };
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -113,7 +129,7 @@ impl RingThread {
                 orders.wanted = Mode::Running;
                 return Err(OrderError::Late { wanted: mode });
             }
-            let waited = self.shared.reached.wait_timeout(orders, left);
+            let waited = self.shared.progress.wait_timeout(orders, left);
             orders = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
@@ -135,23 +151,29 @@ impl Shared {
     fn run(&self, mut responder: Responder) -> Result<(), Violation> {
         let end = self.serve(&mut responder);
         let mut orders = lock(&self.orders);
-        orders.reached = Mode::Ended;
+        orders.ended = true;
         orders.violation = end.as_ref().err().cloned();
-        self.reached.notify_all();
+        self.progress.notify_all();
         end
     }
 
     fn serve(&self, responder: &mut Responder) -> Result<(), Violation> {
         loop {
+            // Taken back before the order is read: one that comes later raises it again.
             self.interrupt.take();
-            let wanted = lock(&self.orders).wanted;
+            let (wanted, order) = {
+                let orders = lock(&self.orders);
+                (orders.wanted, orders.given)
+            };
             match wanted {
                 Mode::Ended => return Ok(()),
-                Mode::Running => self.reach(wanted),
-                Mode::Paused if self.quiesce(responder)? => self.reach(wanted),
+                Mode::Running => {}
+                Mode::Paused if self.quiesce(responder, order)? => {}
                 // Another order came before the ring was empty.
                 Mode::Paused => continue,
             }
+            lock(&self.orders).followed = order;
+            self.progress.notify_all();
             self.answer(responder, wanted)?;
         }
     }
@@ -177,7 +199,7 @@ impl Shared {
 
     /// Empties the ring, then the Command queue. The vCPUs are paused: both end. Says whether it got there: a
     /// vCPU process that goes on asking is waited for only until the control thread gives up.
-    fn quiesce(&self, responder: &mut Responder) -> Result<bool, Violation> {
+    fn quiesce(&self, responder: &mut Responder, order: u64) -> Result<bool, Violation> {
         loop {
             match responder.try_next() {
                 Ok(Some(token)) => {
@@ -187,16 +209,12 @@ impl Shared {
                 Ok(None) | Err(ResponderError::Stopped(_)) => break,
                 Err(ResponderError::Violation(violation)) => return Err(violation),
             }
-            if lock(&self.orders).wanted != Mode::Paused {
+            let orders = lock(&self.orders);
+            if orders.given != order || orders.wanted != Mode::Paused {
                 return Ok(false);
             }
         }
         while lock(&self.device).step() == Step::More {}
         Ok(true)
-    }
-
-    fn reach(&self, mode: Mode) {
-        lock(&self.orders).reached = mode;
-        self.reached.notify_all();
     }
 }

@@ -8,8 +8,63 @@
 //! then every invalidation before it has been answered by every device, or the device is known dead.
 //! Calls come in command order, from the thread that steps the queue.
 
+use crate::memory::GuestMemory;
+use crate::smmu::Smmu;
+use smmu_arch::StreamId;
 use smmu_arch::command::StreamRange;
 use smmu_arch::spec::commands::Command;
+use smmu_arch::spec::events::Requester;
+use smmu_arch::spec::ste::{DefaultSubstream, Ste, SteQw0, SteQw1, StreamConfig};
+use smmu_arch::translate::stream::{self, Stage1Stream, StreamAction};
+
+/// What a device behind a stream is attached to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attachment {
+    /// Everything it sends is terminated.
+    Abort,
+    /// Its addresses are GPAs.
+    Bypass,
+    /// Stage 1 of the guest, as bits 127:0 of a stream table entry with only the fields set that this SMMU
+    /// advertises: what a host SMMU that nests may be given.
+    Stage1([u64; 2]),
+}
+
+impl Smmu {
+    /// What a stream is to be attached to now. A lookup that fails, for whatever reason, is abort: the event
+    /// it would raise is recorded when a transaction meets it, not here (IHI 0070 §7.2).
+    pub fn attachment(&self, memory: &impl GuestMemory, stream: StreamId) -> Attachment {
+        let registers = self.registers.translation();
+        if !registers.cr0.smmuen() {
+            return if registers.gbpa.abort() { Attachment::Abort } else { Attachment::Bypass };
+        }
+        let (model, who) = (self.registers.model(), Requester { stream, substream: None });
+        let Ok(ste) = stream::lookup(model, &registers, memory, who) else { return Attachment::Abort };
+        match stream::check(model, &ste, who) {
+            Ok(StreamAction::Bypass) => Attachment::Bypass,
+            Ok(StreamAction::Stage1(stage1)) => Attachment::Stage1(nested_words(&ste, &stage1)),
+            Ok(StreamAction::Abort) | Err(_) => Attachment::Abort,
+        }
+    }
+}
+
+/// A checked entry without the fields that are ignored here: reserved ones, those of absent features (ATS,
+/// stage 2, overrides), and those of substreams when there are none.
+fn nested_words(ste: &Ste, stage1: &Stage1Stream) -> [u64; 2] {
+    let Stage1Stream { context_table: _, format, cd_max, default_substream } = *stage1;
+    let default_substream = if cd_max == 0 { DefaultSubstream::Terminate } else { default_substream };
+    let qw0 = SteQw0::new()
+        .with_v(true)
+        .with_config(StreamConfig::Stage1)
+        .with_s1fmt(format)
+        .with_s1contextptr_51_6(ste.qw0.s1contextptr_51_6())
+        .with_s1cdmax(cd_max);
+    let qw1 = SteQw1::new()
+        .with_s1dss(default_substream)
+        .with_s1cir(ste.qw1.s1cir())
+        .with_s1cor(ste.qw1.s1cor())
+        .with_s1csh(ste.qw1.s1csh());
+    [qw0.into_bits(), qw1.into_bits()]
+}
 
 /// Whether everything asked of the devices before has been answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -14,10 +14,13 @@ const _: () = assert!(cfg!(target_endian = "little"), "bit layouts assume a litt
 
 pub mod addr;
 pub mod command;
+pub mod engine;
 pub mod memory;
 pub mod model;
 pub mod queue;
 pub mod spec;
+pub mod tlb;
+pub mod translate;
 
 pub use addr::{StreamId, SubstreamId};
 pub use model::{Model, ModelError, Options};

@@ -101,11 +101,12 @@ impl Vcpu {
         exit
     }
 
-    /// Runs about `steps` operations, for tests and fuzzing: no sleep, no wait for anyone.
+    /// Runs `steps` operations or exceptions, for tests and fuzzing: no sleep, no wait for anyone.
     pub(crate) fn run_steps(&mut self, steps: u32) {
         let cluster = Arc::clone(&self.cpu.cluster);
         let shared = cluster.cpu(self.cpu.index);
-        for _ in 0..steps {
+        let mut done = 0;
+        while done < steps {
             self.cpu.waiting = false;
             self.cpu.powered = true;
             self.cpu.leaving = None;
@@ -116,6 +117,7 @@ impl Vcpu {
             self.slice(&shared.budget);
             if !self.cpu.decode_wanted {
                 self.cpu.single_step = false;
+                done += 1;
             }
         }
     }
@@ -134,7 +136,11 @@ impl Vcpu {
             if budget.load(Relaxed) <= 0 {
                 return;
             }
-            let Some(page) = fetch(cpu, code) else { continue };
+            let Some(page) = fetch(cpu, code) else {
+                // The exception is paid for like an operation: where vectors fault too, it never ends.
+                cpu.rest -= 1;
+                continue;
+            };
             if std::mem::take(&mut cpu.decode_wanted) {
                 // The placeholder was paid for and did nothing.
                 cpu.unused += 1;

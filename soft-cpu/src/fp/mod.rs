@@ -26,13 +26,15 @@ mod scalar_float;
 mod shift_immediate;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod three_different;
 mod three_same;
 mod three_same_float;
 mod two_reg_misc;
 mod two_reg_misc_float;
 mod wire;
+
+pub(crate) use state::{FPCR_MASK, FPSR_MASK};
 
 use crate::op::Op;
 
