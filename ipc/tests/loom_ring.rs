@@ -5,6 +5,7 @@
 //! deadlock here: sleepers are woken by wakes only, and deadlines do not pass. The ring has two slots, so it fills.
 
 #![cfg(loom)]
+#![cfg_attr(loom, expect(clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise"))]
 
 use std::time::Duration;
 
