@@ -138,7 +138,7 @@ fn atomic_on_an_unmapped_page_is_reported_as_a_read() {
 /// Two CPUs add to one word, each `count` times, and then stop; the sum.
 fn race(increment: &[u32], count: u64) -> (u64, u64) {
     let (parts, _) = parts(2);
-    let branch_back = 0x5400_0001 | (0x8_0000 - increment.len() as u32 - 1 & 0x7_ffff) << 5;
+    let branch_back = 0x5400_0001 | ((0x8_0000 - increment.len() as u32 - 1) & 0x7_ffff) << 5;
     let mut code = increment.to_vec();
     code.extend([
         0xf100_04c6, // subs x6, x6, #1
