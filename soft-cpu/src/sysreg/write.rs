@@ -18,6 +18,10 @@ const MDSCR_WRITABLE: u64 = 0xf001;
 /// Of CNTKCTL_EL1: the enables and the event stream, which does nothing as WFE does not sleep.
 const CNTKCTL_WRITABLE: u64 = 0x3ff;
 
+/// Of FPCR: AHP, DN, FZ, RMode. Of FPSR: QC and the cumulative exceptions.
+const FPCR_WRITABLE: u32 = 0x07c0_0000;
+const FPSR_WRITABLE: u32 = 0x0800_009f;
+
 /// The masks that make a value one that a register can hold.
 pub(crate) mod sanitise {
     pub(crate) fn sctlr(value: u64) -> u64 {
@@ -62,11 +66,11 @@ pub(crate) mod sanitise {
     }
 
     pub(crate) fn fpcr(value: u64) -> u32 {
-        value as u32 & crate::fp::FPCR_MASK
+        value as u32 & super::FPCR_WRITABLE
     }
 
     pub(crate) fn fpsr(value: u64) -> u32 {
-        value as u32 & crate::fp::FPSR_MASK
+        value as u32 & super::FPSR_WRITABLE
     }
 }
 

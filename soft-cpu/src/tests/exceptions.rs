@@ -22,7 +22,7 @@ fn system_call_saves_state_and_returns_after_itself() {
 #[test]
 fn vector_depends_on_where_it_comes_from() {
     let mut lower = Guest::new();
-    lower.to_el0();
+    lower.drop_to_el0();
     lower.step(0xd400_0001); // svc #0
     assert_eq!(lower.vcpu.cpu.pc, VECTORS + 0x400);
     assert_eq!(lower.vcpu.cpu.el, 1);
@@ -48,7 +48,7 @@ fn stack_pointers_follow_the_level() {
     let mut guest = Guest::new();
     guest.vcpu.cpu.w(SP, 0x1110);
     guest.vcpu.cpu.sp_el[0] = 0x2220;
-    guest.to_el0();
+    guest.drop_to_el0();
     assert_eq!(guest.vcpu.cpu.r(SP), 0x2220);
     guest.run(&[0xd100_43ff]); // sub sp, sp, #16
     guest.step(0xd400_0001); // svc #0
@@ -127,7 +127,7 @@ fn privileged_instructions_are_undefined_at_el0() {
         [ERET, 0xd400_0002, 0xd500_40bf, 0xd508_871f, 0xd508_751f, 0xd508_7801, 0xd538_1000, 0xd508_7641]
     {
         let mut guest = Guest::new();
-        guest.to_el0();
+        guest.drop_to_el0();
         guest.step(word);
         guest.expect_exception(0, 0, 0x400);
         assert_eq!(guest.vcpu.cpu.sys.elr, CODE, "{word:08x}");
@@ -141,7 +141,7 @@ fn floating_point_traps_as_cpacr_says() {
         let mut guest = Guest::new();
         guest.vcpu.cpu.sys.cpacr = fpen << 20;
         if el == 0 {
-            guest.to_el0();
+            guest.drop_to_el0();
         }
         guest.step(FMOV);
         if trapped {

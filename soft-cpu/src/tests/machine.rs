@@ -194,7 +194,7 @@ impl Guest {
     }
 
     /// Goes to EL0, with translation as it is.
-    pub fn to_el0(&mut self) {
+    pub fn drop_to_el0(&mut self) {
         self.vcpu.cpu.sys.spsr = 0;
         self.vcpu.cpu.sys.elr = CODE;
         self.vcpu.cpu.exception_return();

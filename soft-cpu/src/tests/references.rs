@@ -35,11 +35,11 @@ fn holds(condition: u32, nzcv: u8) -> bool {
         6 => v,
         7 => !v,
         8 => c && !z,
-        9 => !(c && !z),
+        9 => !c || z,
         10 => n == v,
         11 => n != v,
         12 => !z && n == v,
-        13 => !(!z && n == v),
+        13 => z || n != v,
         _ => true,
     }
 }
@@ -176,7 +176,7 @@ proptest! {
     fn high_halves_of_products(a in value(), b in value()) {
         // Schoolbook on 32-bit digits for the unsigned one, and the correction for the signs.
         let (ah, al, bh, bl) = (a >> 32, a & 0xffff_ffff, b >> 32, b & 0xffff_ffff);
-        let middle = ah * bl + (al * bl >> 32);
+        let middle = ah * bl + ((al * bl) >> 32);
         let high = ah * bh + (middle >> 32) + ((al * bh + (middle & 0xffff_ffff)) >> 32);
         prop_assert_eq!(run(0x9bc0_7c00 | RD0_RN1_RM2, [a, b, 0], 0).0, high);
         let signed = high

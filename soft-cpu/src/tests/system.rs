@@ -61,7 +61,7 @@ fn unknown_registers_and_read_only_writes_are_undefined() {
 #[test]
 fn writes_keep_the_bits_that_exist() {
     let mut guest = Guest::new();
-    guest.set_x(0, u64::MAX & !1);
+    guest.set_x(0, !1);
     guest.run(&[msr(0, 1, 0, 0), mrs(0, 1, 0, 0)]);
     // Big endian bits stay clear, the ones of AArch32 stay set.
     assert_eq!(guest.x(0) & (1 << 25 | 1 << 24 | 1), 0);
@@ -109,7 +109,7 @@ fn el0_accesses_trap_as_the_control_bits_say() {
             guest.vcpu.cpu.sys.cntkctl = kctl;
             guest.vcpu.cpu.update_regime();
             guest.set_x(1, super::machine::DATA);
-            guest.to_el0();
+            guest.drop_to_el0();
             guest.step(word);
             guest
         };
@@ -135,7 +135,7 @@ fn el0_accesses_trap_as_the_control_bits_say() {
 #[test]
 fn el0_has_its_own_registers_and_no_others() {
     let mut guest = Guest::new();
-    guest.to_el0();
+    guest.drop_to_el0();
     guest.set_x(0, 42);
     guest.run(&[0xd51b_d040, 0xd53b_d041]); // msr tpidr_el0, x0; mrs x1, tpidr_el0
     assert_eq!(guest.x(1), 42);
@@ -147,12 +147,12 @@ fn el0_has_its_own_registers_and_no_others() {
 fn waiting_traps_at_el0_unless_allowed() {
     for (word, bit, trap) in [(0xd503_207f, 16, 0), (0xd503_205f, 18, 1)] {
         let mut guest = Guest::new();
-        guest.to_el0();
+        guest.drop_to_el0();
         guest.step(word);
         guest.expect_exception(0x01, 0x1e0_0000 | trap, 0x400);
         let mut guest = Guest::new();
         guest.vcpu.cpu.sys.sctlr |= 1 << bit;
-        guest.to_el0();
+        guest.drop_to_el0();
         guest.step(word);
         guest.expect_none();
     }

@@ -125,7 +125,7 @@ fn el0_does_not_use_entries_of_el1() {
     guest.set_x(1, VA);
     guest.step(LDR);
     guest.expect_none();
-    guest.to_el0();
+    guest.drop_to_el0();
     guest.step(LDR);
     guest.expect_exception(0x24, 0b00_1111, 0x400);
 }

@@ -134,7 +134,7 @@ fn tags_are_ignored_where_the_regime_says_so() {
     guest.step(0xf940_0020);
     assert_eq!(guest.x(0), 0);
     // A jump to a tagged address goes to the untagged one.
-    guest.set_x(1, CODE + 8 | 0x5a << 56);
+    guest.set_x(1, (CODE + 8) | (0x5a << 56));
     guest.run(&[0xd61f_0020, 0, 0xd503_201f]); // br x1; -; nop
     assert!(guest.vcpu.cpu.pc < 1 << 56);
 }
