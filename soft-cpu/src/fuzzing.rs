@@ -36,6 +36,8 @@ impl InterruptController for Silent {
         true
     }
 
+    fn reset_cpu_interface(&self, _vcpu: usize) {}
+
     fn set_ppi_level(&self, _vcpu: usize, _intid: u32, _high: bool) {}
 }
 

@@ -276,6 +276,7 @@ fn is_powered(cpu: &mut Cpu, shared: &Shared) -> bool {
         inbox.power = Power::On;
         drop(inbox);
         cpu.reset();
+        cpu.interrupts.reset_cpu_interface(cpu.index);
         cpu.powered = true;
         cpu.pc = entry;
         cpu.w(0, context);

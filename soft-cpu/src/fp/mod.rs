@@ -34,8 +34,6 @@ mod two_reg_misc;
 mod two_reg_misc_float;
 mod wire;
 
-pub(crate) use state::{FPCR_MASK, FPSR_MASK};
-
 use crate::op::Op;
 
 /// Whether the identification registers report SIMD and floating point.

@@ -74,6 +74,8 @@ impl InterruptController for World {
         false
     }
 
+    fn reset_cpu_interface(&self, _vcpu: usize) {}
+
     fn set_ppi_level(&self, _vcpu: usize, intid: u32, high: bool) {
         self.levels.lock().unwrap().push((intid, high));
         self.line.store(high, Ordering::SeqCst);

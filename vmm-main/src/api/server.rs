@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::command::{Command, Handle};
-use super::types::{Process, SaveRestored, Status};
+use super::types::{Inspected, Process, SaveRestored, Status};
 use crate::problem::{Class, Problem};
 
 /// Connections served at once; the next ones wait for a place.
@@ -103,6 +103,7 @@ fn routes(handle: Handle) -> Router {
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/processes", get(processes))
+        .route("/v1/inspect", get(inspect))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .route("/v1/stop", post(stop))
@@ -132,7 +133,7 @@ fn no_such(kind: &'static str) -> Problem {
     Problem::usage(
         format!("the control API has no such {kind}"),
         "request line",
-        "use one of GET /v1/status, GET /v1/processes, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore",
+        "use one of GET /v1/status, GET /v1/processes, GET /v1/inspect, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore",
     )
 }
 
@@ -158,6 +159,10 @@ async fn status(State(handle): State<Handle>) -> Json<Status> {
 
 async fn processes(State(handle): State<Handle>) -> Json<Vec<Process>> {
     Json(handle.picture.borrow().processes.clone())
+}
+
+async fn inspect(State(handle): State<Handle>) -> Answered<Vec<Inspected>> {
+    handle.ask(Command::Inspect).await.map(Json).map_err(Refusal)
 }
 
 async fn pause(State(handle): State<Handle>) -> Answered<Status> {

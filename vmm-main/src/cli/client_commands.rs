@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::host_pids;
 use crate::api::client::Client;
-use crate::api::types::{Observed, Process, SaveRestored, Status};
+use crate::api::types::{Inspected, Observed, Process, SaveRestored, Status};
 use crate::config::{check, size};
 use crate::launcher::runtime_dir::RuntimeDir;
 use crate::problem::{Class, Problem};
@@ -96,6 +96,22 @@ pub fn ps(target: &Target) -> Result<(), Problem> {
 pub fn status(target: &Target) -> Result<(), Problem> {
     let status: Status = ask(target, Method::GET, "/v1/status", Vec::new())?;
     show_status(target, &status)
+}
+
+/// `bulkhead inspect`.
+pub fn inspect(target: &Target) -> Result<(), Problem> {
+    let all: Vec<Inspected> = ask(target, Method::GET, "/v1/inspect", Vec::new())?;
+    if target.json {
+        return show_json(&all);
+    }
+    let mut table = new_table(&["PROCESS", "NAME", "VALUE"]);
+    for Inspected { process, values } in &all {
+        for (name, value) in values {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            table.add_row(vec![process.clone(), name.clone(), value]);
+        }
+    }
+    print(&format!("{table}\n"))
 }
 
 /// `bulkhead pause`, `resume`, `stop`: they answer with the status that they lead to.

@@ -18,6 +18,7 @@ use sandbox::Locked;
 use tokio::sync::watch;
 
 use super::handover::Handover;
+use super::inspected;
 use super::logs::{self, DROPPED};
 use super::objects::Objects;
 use super::probe;
@@ -25,7 +26,7 @@ use super::process::{Fault, Lost};
 use super::process_set::ProcessSet;
 use super::roles::{self, Configs};
 use crate::api::command::{Command, Picture};
-use crate::api::types::{self, ProbeAnswer, ProbeRequest, SaveRestored, Status};
+use crate::api::types::{self, Inspected, ProbeAnswer, ProbeRequest, SaveRestored, Status};
 use crate::lifecycle::{Phase, Step, Why};
 use crate::machine::{MachineConfig, boot, layout};
 use crate::problem::{Class, Problem};
@@ -184,6 +185,10 @@ impl Vm {
                 let result = self.save_restore().await;
                 let _ = answer.send(result);
             }
+            Command::Inspect(answer) => {
+                let result = self.inspect().await;
+                let _ = answer.send(result);
+            }
             Command::Probe(request, answer) => {
                 let result = self.probe(&request).await;
                 let _ = answer.send(result);
@@ -274,6 +279,19 @@ impl Vm {
                 })
             }
         }
+    }
+
+    /// What every process tells about itself.
+    async fn inspect(&mut self) -> Result<Vec<Inspected>, Problem> {
+        let mut all = Vec::new();
+        for process in self.running.iter_mut().flat_map(|running| running.set.iter_mut()) {
+            match process.ask(Request::Inspect).await {
+                Ok(Reply::Inspect(told)) => all.push(inspected::of(process.row.name, &told)),
+                Ok(other) => return Err(refused("inspect", &format!("the process answers {other:?}"))),
+                Err(fault) => return Err(self.fail(fault).await),
+            }
+        }
+        Ok(all)
     }
 
     /// Makes a process attempt what its sandbox refuses; the coordinator itself too.

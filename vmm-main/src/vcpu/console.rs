@@ -6,9 +6,10 @@
 //! the socket only as the UART's FIFO has room. Nothing moves while the machine is paused, so that what is
 //! saved is all there is: undelivered output travels with the UART's state.
 
+use super::doorbell::Doorbell;
 use super::gate::Gate;
 use super::uart::Uart;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::collections::VecDeque;
@@ -29,14 +30,13 @@ pub struct Console {
     output: Mutex<VecDeque<u8>>,
     drained: Condvar,
     /// Told when output starts to wait or input room appears.
-    wake: OwnedFd,
+    wake: Doorbell,
 }
 
 impl Console {
     /// A console with nothing to say; fails only where the host has no eventfd left.
     pub fn new() -> Result<Arc<Self>, Errno> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Arc::new(Self { output: Mutex::default(), drained: Condvar::new(), wake }))
+        Ok(Arc::new(Self { output: Mutex::default(), drained: Condvar::new(), wake: Doorbell::new()? }))
     }
 
     fn output(&self) -> MutexGuard<'_, VecDeque<u8>> {
@@ -61,8 +61,7 @@ impl Console {
 
     /// Makes the console thread look again: output waits, or the UART has room for input.
     pub fn wake(&self) {
-        // A full counter means that the thread is already told.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        self.wake.ring();
     }
 
     /// Output that no one has read yet, for the saved state.
@@ -96,7 +95,7 @@ impl Console {
             }
             let [ready, woken] = fds.map(|fd| fd.revents());
             if woken.contains(PollFlags::IN) {
-                let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+                self.wake.answer();
             }
             if ready.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
                 return;

@@ -37,6 +37,8 @@ impl InterruptController for Nothing {
         false
     }
 
+    fn reset_cpu_interface(&self, _vcpu: usize) {}
+
     fn set_ppi_level(&self, _vcpu: usize, _intid: u32, _high: bool) {}
 }
 
