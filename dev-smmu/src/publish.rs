@@ -21,6 +21,9 @@ pub trait RegisterSink {
 }
 
 /// Registers only software changes.
+// DEVIATION: their RES0 bits (§6.3.27: 31:20 of CMDQ_PROD; 30:20 of EVENTQ_CONS) read back as written: the vCPU
+// side stores the guest's word before the device sees it. The device ignores those bits; software must write
+// them as zero anyway.
 pub const GUEST_OWNED: [Register; 2] = [Register::CMDQ_PROD, Register::EVENTQ_CONS];
 
 /// Every register that can change after the start, in the order of publication.

@@ -207,6 +207,22 @@ fn a_guest_enables_the_device_and_its_commands_complete() {
     assert_eq!(guest.read(Register::GERROR), 1);
 }
 
+/// DEVIATION of RES0: the guest reads back its own word, the device has only the bits that exist.
+#[test]
+fn reserved_bits_of_the_guests_own_registers_read_back_but_have_no_effect() {
+    let vm = Vm::new();
+    let mut process = vm.process(1);
+    process.configure(vm.config(|_| {})).unwrap();
+    process.start().unwrap();
+    let guest = vm.guest();
+    guest.enable();
+    guest.command(0, sync(ComplSignal::None));
+    guest.write(Register::CMDQ_PROD, 0xfff0_0001);
+    guest.await_cons(1);
+    assert_eq!(guest.read(Register::CMDQ_PROD), 0xfff0_0001);
+    assert_eq!(process.inspect().get("register.cmdq_prod"), Some(&Value::Hex(1)));
+}
+
 #[test]
 fn a_paused_device_has_emptied_ring_and_queue_and_starts_no_commands() {
     let vm = Vm::new();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The control loop that every small process runs: request in, state machine, [`Process`], reply out.
 //!
-//! One place decides what a request may do in which state ([`lifecycle::State`]), moves saved state between
+//! One place decides what a request may do in which state ([`State`]), moves saved state between
 //! the process and the memory object that came with the request, and turns what went wrong into a
 //! [`Reply::Failed`]. The loop ends with `Quit`, or when the coordinator is gone or broke the contract.
 

@@ -6,7 +6,6 @@
 //! `BULKHEAD_BLESS=1`, which writes the files and still fails, so that no run that passes has changed them.
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise; its helpers are part of it")]
-#![expect(clippy::panic, reason = "as above")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

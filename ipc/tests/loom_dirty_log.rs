@@ -5,6 +5,7 @@
 //! `page` stands for the bytes of a page: written relaxed, as a guest's memory is, and copied after a harvest.
 
 #![cfg(loom)]
+#![cfg_attr(loom, expect(clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise"))]
 
 use ipc::addr::Gpa;
 use ipc::protocol::ram::{RamLayout, RamRegion};

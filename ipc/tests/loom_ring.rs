@@ -5,6 +5,7 @@
 //! deadlock here: sleepers are woken by wakes only, and deadlines do not pass. The ring has two slots, so it fills.
 
 #![cfg(loom)]
+#![cfg_attr(loom, expect(clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise"))]
 
 use std::time::Duration;
 
@@ -240,6 +241,11 @@ fn life_that_ends_before_it_wakes_is_followed_by_one_that_does() {
 }
 
 #[test]
+fn life_that_ends_while_it_wakes_is_followed_by_one_that_wakes_whoever_sleeps() {
+    restart(3);
+}
+
+#[test]
 fn life_that_ends_with_the_ring_full_is_followed_by_one_that_frees_it() {
     check(2, || {
         let ring = Model::new();
@@ -249,7 +255,7 @@ fn life_that_ends_with_the_ring_full_is_followed_by_one_that_frees_it() {
             let ring = ring.clone();
             thread::spawn(move || {
                 let interrupt = Interrupt::new();
-                first.next(&interrupt, never()).unwrap().die_after(2, 0);
+                first.next(&interrupt, never()).unwrap().die_after(3, 0);
                 drop(first);
                 serve(&mut ring.responder(2), 2);
             })

@@ -36,6 +36,8 @@ impl InterruptController for Silent {
         true
     }
 
+    fn reset_cpu_interface(&self, _vcpu: usize) {}
+
     fn set_ppi_level(&self, _vcpu: usize, _intid: u32, _high: bool) {}
 }
 
@@ -72,8 +74,8 @@ pub fn run_words(bytes: &[u8]) {
     }
     let choice = next();
     cpu.sys.tcr = crate::sysreg::sanitise::tcr(next());
-    cpu.sys.ttbr0 = RAM + (next() % RAM_LEN as u64 & !0xfff);
-    cpu.sys.ttbr1 = RAM + (next() % RAM_LEN as u64 & !0xfff);
+    cpu.sys.ttbr0 = RAM + ((next() % RAM_LEN as u64) & !0xfff);
+    cpu.sys.ttbr1 = RAM + ((next() % RAM_LEN as u64) & !0xfff);
     cpu.sys.mair = next();
     cpu.sys.vbar = RAM;
     cpu.sys.cpacr = if choice & 1 == 0 { 3 << 20 } else { 0 };

@@ -15,6 +15,8 @@ pub trait InterruptController: Send + Sync {
     fn icc_read(&self, vcpu: usize, sysreg: u16) -> Option<u64>;
     /// Writes a CPU interface register; false if there is no such register to write.
     fn icc_write(&self, vcpu: usize, sysreg: u16, value: u64) -> bool;
+    /// The CPU was switched on: its CPU interface starts at reset values.
+    fn reset_cpu_interface(&self, vcpu: usize);
     /// Sets the level of a private peripheral interrupt.
     fn set_ppi_level(&self, vcpu: usize, intid: u32, high: bool);
 }
@@ -30,6 +32,10 @@ impl InterruptController for Gic {
 
     fn icc_write(&self, vcpu: usize, sysreg: u16, value: u64) -> bool {
         Gic::icc_write(self, vcpu, sysreg, value)
+    }
+
+    fn reset_cpu_interface(&self, vcpu: usize) {
+        Gic::reset_cpu_interface(self, vcpu);
     }
 
     fn set_ppi_level(&self, vcpu: usize, intid: u32, high: bool) {

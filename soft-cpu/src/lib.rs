@@ -31,6 +31,8 @@ pub mod ram;
 mod restore;
 pub mod saved;
 mod sysreg;
+#[cfg(test)]
+mod tests;
 mod timer;
 mod tlb;
 pub mod vcpu;

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use crate::bus::Mmio;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, Power, Shared};
-use crate::code::CodeCache;
+use crate::code::{CodeCache, CodePage};
 use crate::cpu::{Cpu, Leaving};
 use crate::dirty::DirtySink;
 use crate::interrupt::InterruptController;
@@ -101,11 +101,12 @@ impl Vcpu {
         exit
     }
 
-    /// Runs about `steps` operations, for tests and fuzzing: no sleep, no wait for anyone.
+    /// Runs `steps` operations or exceptions, for tests and fuzzing: no sleep, no wait for anyone.
     pub(crate) fn run_steps(&mut self, steps: u32) {
         let cluster = Arc::clone(&self.cpu.cluster);
         let shared = cluster.cpu(self.cpu.index);
-        for _ in 0..steps {
+        let mut done = 0;
+        while done < steps {
             self.cpu.waiting = false;
             self.cpu.powered = true;
             self.cpu.leaving = None;
@@ -116,6 +117,7 @@ impl Vcpu {
             self.slice(&shared.budget);
             if !self.cpu.decode_wanted {
                 self.cpu.single_step = false;
+                done += 1;
             }
         }
     }
@@ -134,28 +136,44 @@ impl Vcpu {
             if budget.load(Relaxed) <= 0 {
                 return;
             }
-            let Some(page) = fetch(cpu, code) else { continue };
+            let Some(page) = fetch(cpu, code) else {
+                // The exception is paid for like an operation: where vectors fault too, it never ends.
+                cpu.rest -= 1;
+                continue;
+            };
             if std::mem::take(&mut cpu.decode_wanted) {
                 // The placeholder was paid for and did nothing.
                 cpu.unused += 1;
                 code.decode(page, cpu.pc, cpu.tlb.ram());
             }
-            let page_va = cpu.pc & !(PAGE_LEN - 1);
-            let ops = code.ops(page);
-            loop {
-                let pc = cpu.pc;
-                // Another page, or an address that is not a multiple of four.
-                if (pc ^ page_va) & !(PAGE_LEN - 4) != 0 {
-                    break;
-                }
-                let left = budget.load(Relaxed);
-                if left <= 0 {
-                    break;
-                }
-                budget.store(left - 1, Relaxed);
-                cpu.pc = pc.wrapping_add(4);
-                let op = &ops[(pc >> 2) as usize & (ops.len() - 1)];
-                (op.run)(cpu, op);
+            run_page(cpu, code.ops(page), budget);
+        }
+    }
+}
+
+/// Runs operations of one page until control leaves it or the budget is gone.
+///
+/// The next operation is the one that follows in memory, unless the program counter says otherwise: so finding it
+/// does not wait for the program counter's way through memory.
+#[inline(always)]
+fn run_page(cpu: &mut Cpu, ops: &CodePage, budget: &AtomicI64) {
+    let mut pc = cpu.pc;
+    let page_va = pc & !(PAGE_LEN - 1);
+    // Another page, or an address that is not a multiple of four, is not here.
+    while (pc ^ page_va) & !(PAGE_LEN - 4) == 0 {
+        for op in &ops[(pc >> 2) as usize & (ops.len() - 1)..] {
+            let left = budget.load(Relaxed) - 1;
+            budget.store(left, Relaxed);
+            if left < 0 {
+                budget.store(0, Relaxed);
+                return;
+            }
+            pc = pc.wrapping_add(4);
+            cpu.pc = pc;
+            (op.run)(cpu, op);
+            if cpu.pc != pc {
+                pc = cpu.pc;
+                break;
             }
         }
     }
@@ -258,6 +276,7 @@ fn is_powered(cpu: &mut Cpu, shared: &Shared) -> bool {
         inbox.power = Power::On;
         drop(inbox);
         cpu.reset();
+        cpu.interrupts.reset_cpu_interface(cpu.index);
         cpu.powered = true;
         cpu.pc = entry;
         cpu.w(0, context);

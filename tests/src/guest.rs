@@ -11,8 +11,8 @@ use crate::places;
 /// Printed by `/init` as soon as it runs: the kernel's part of the boot is over.
 pub const USER_SPACE_MARK: &str = "bulkhead-guest: user space is up";
 
-/// The start of the shell's prompt; the working directory and `# ` follow.
-pub const PROMPT: &str = "bulkhead-guest:";
+/// The start of the shell's prompt up to the working directory's first letter; its rest and `# ` follow.
+pub const PROMPT: &str = "bulkhead-guest:/";
 
 /// Printed by `/init` when the program named by `bulkhead.run=` ended; its exit code follows.
 pub const RUN_ENDED_MARK: &str = "bulkhead-guest: run ended, exit code ";

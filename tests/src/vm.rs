@@ -9,7 +9,8 @@ use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -75,13 +76,13 @@ impl Vm {
         Ok(Self { console, options, runtime, scope, before })
     }
 
-    /// Runs `bulkhead TASK NAME ARGUMENTS...` against this machine.
+    /// Runs `bulkhead TASK ARGUMENTS... NAME` against this machine.
     pub fn control<A: AsRef<OsStr>>(&self, task: &str, arguments: &[A]) -> Result<Output> {
         Command::new(self.options.programs.join("bulkhead"))
             .env("XDG_RUNTIME_DIR", self.runtime.path())
             .arg(task)
-            .arg(&self.options.name)
             .args(arguments)
+            .arg(&self.options.name)
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("`bulkhead {task}` did not start"))
@@ -98,6 +99,22 @@ impl Vm {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Waits until the machine's control socket answers and says that the guest runs.
+    pub fn wait_running(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let last = match self.control_json("status") {
+                Ok(status) if status.contains("\"running\"") => return Ok(()),
+                Ok(status) => status,
+                Err(error) => format!("{error:#}"),
+            };
+            if Instant::now() >= deadline {
+                bail!("the guest does not run after {:.1} s: {last}", limit.as_secs_f64());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The sum of the counters whose names end in `.NAME`, if the machine tells them (`bulkhead inspect`).
@@ -130,5 +147,11 @@ impl Vm {
     /// What exists now that did not before the launch, once the machine has ended.
     pub fn left_over(&self) -> Vec<String> {
         self.scope.beyond(&self.before, END)
+    }
+}
+
+impl std::fmt::Debug for Vm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Vm").field("options", &self.options).finish_non_exhaustive()
     }
 }

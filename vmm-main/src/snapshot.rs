@@ -2,8 +2,8 @@
 //! Save and restore inside one VM: the guest moves into a new set of processes, its RAM stays where it is.
 //!
 //! ```text
-//! pause ─► save (a memory file per process) ─► start a new set ─► restore ─► resume the new set
-//!   └──── any failure from here on: the new set is ended, the old one is still paused and whole ────┘
+//! start a new set ─► pause ─► save (a memory file per process) ─► restore ─► resume the new set
+//!                      └──── any failure from here on: the old set is still paused and whole ────┘
 //! ```
 //!
 //! This is a migration without a wire: the same requests, the same state units, the same order (CPUs stop
@@ -63,18 +63,44 @@ pub async fn move_to_new_processes(
     configs: &Configs,
 ) -> Result<Moved, Failed> {
     let mut clock = Clock::start();
-    old.pause().await.map_err(|fault| Failed { fault, paused: false })?;
+    // While the guest still runs: what takes longest costs it nothing. A new process that dies does not take the
+    // guest with it, the old set is whole: its loss is a refusal.
+    let running = |fault| Failed { fault: survivable(fault), paused: false };
+    let objects = objects.for_generation().map_err(|problem| running(problem.into()))?;
+    let mut set = ProcessSet::start(generation, &objects, configs).await.map_err(running)?;
+    clock.lap("start new processes");
+    let paused = Instant::now();
+    if let Err(fault) = old.pause().await {
+        set.discard().await;
+        return Err(Failed { fault, paused: false });
+    }
     clock.lap("pause");
-    rebuild(old, generation, objects, configs, clock).await.map_err(|fault| Failed { fault, paused: true })
+    match hand_over(old, &mut set, &mut clock).await {
+        Ok(saved) => {
+            let units = saved
+                .iter()
+                .map(|state| UnitLen { process: state.process.to_owned(), len: state.len })
+                .collect();
+            let downtime_us = micros(paused.elapsed());
+            Ok(Moved {
+                set,
+                objects,
+                report: SaveRestored { generation, stages: clock.stages, units, downtime_us },
+            })
+        }
+        Err(fault) => {
+            set.discard().await;
+            Err(Failed { fault, paused: true })
+        }
+    }
 }
 
-async fn rebuild(
+/// From the paused old set into the configured new one, until that runs.
+async fn hand_over(
     old: &mut ProcessSet,
-    generation: u32,
-    objects: &Objects,
-    configs: &Configs,
-    mut clock: Clock,
-) -> Result<Moved, Fault> {
+    new: &mut ProcessSet,
+    clock: &mut Clock,
+) -> Result<Vec<SavedState>, Fault> {
     // The guest's last word before the pause (a power-off, a reset) is not in any saved state.
     if old.has_event().await {
         return Err(Fault::Refused(Problem::new(
@@ -86,25 +112,11 @@ async fn rebuild(
     }
     let saved = save(old).await?;
     clock.lap("save");
-    let objects = objects.for_generation()?;
-    // A new process that dies does not take the guest with it: the old set is whole. So its loss is a refusal.
-    let mut set = ProcessSet::start(generation, &objects, configs).await.map_err(survivable)?;
-    clock.lap("start new processes");
-    let restored = async {
-        restore(&mut set, &saved).await?;
-        clock.lap("restore");
-        set.begin().await?;
-        clock.lap("resume");
-        Ok(())
-    };
-    if let Err(fault) = restored.await {
-        set.finish().await;
-        return Err(survivable(fault));
-    }
-    let units =
-        saved.iter().map(|state| UnitLen { process: state.process.to_owned(), len: state.len }).collect();
-    let downtime_us = micros(clock.begun.elapsed());
-    Ok(Moved { set, objects, report: SaveRestored { generation, stages: clock.stages, units, downtime_us } })
+    restore(new, &saved).await.map_err(survivable)?;
+    clock.lap("restore");
+    new.begin().await.map_err(survivable)?;
+    clock.lap("resume");
+    Ok(saved)
 }
 
 fn survivable(fault: Fault) -> Fault {
@@ -179,15 +191,13 @@ pub async fn restore(set: &mut ProcessSet, saved: &[SavedState]) -> Result<(), F
 
 /// Times the stages.
 struct Clock {
-    begun: Instant,
     last: Instant,
     stages: Vec<Stage>,
 }
 
 impl Clock {
     fn start() -> Self {
-        let now = Instant::now();
-        Self { begun: now, last: now, stages: Vec::new() }
+        Self { last: Instant::now(), stages: Vec::new() }
     }
 
     fn lap(&mut self, name: &str) {

@@ -72,7 +72,7 @@ pub enum Request {
     Probe(Probe),
 }
 
-/// The largest state one process may save, in bytes. The largest today is a vCPU process with 123 CPUs and
+/// The largest state one process may save, in bytes. The largest today is a vCPU process with 64 CPUs and
 /// an ITS, below 1 MiB; a device that keeps its own internal state (NVMe) may need some.
 pub const SAVED_LEN_MAX: u64 = 64 << 20;
 

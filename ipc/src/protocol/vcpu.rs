@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::addr::{Bdf, Gpa, GpaRange};
 use crate::protocol::ram::RamLayout;
 
-/// The most vCPUs of one machine: what one GICv3 redistributor region of the memory map has room for.
-pub const VCPUS_MAX: u32 = 123;
+/// The most vCPUs of one machine: what the software GIC serves, and the memory map has redistributors for.
+pub const VCPUS_MAX: u32 = 64;
 
 /// Everything the vCPU process needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 //!
 //! The coordinator makes every object, of a fixed size, and seals it: nobody can shrink it (a touch behind the
 //! end would be SIGBUS), grow it, or add a seal. Who receives one checks seals and size before mapping it.
-//! A [`View`] is a reference into a mapping that lives as long as the view; its type says that any bytes are a
+//! A `View` is a reference into a mapping that lives as long as the view; its type says that any bytes are a
 //! value and that all access is atomic, so that a peer's writes are never undefined behaviour here.
 
 #![cfg_attr(

@@ -4,6 +4,13 @@
 //! `cargo run --release --example boot -- IMAGE [--initrd FILE] [--vcpus N] [--ram MIB] [--seconds S] [--append TEXT]`
 //! It ends when the guest powers off or panics (seen on the console), or after the time given.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a tool for developers: it stops at the first surprise"
+)]
+
 mod fdt;
 mod machine;
 

@@ -91,7 +91,7 @@ impl Shape {
 
     /// Number of elements.
     pub const fn count(self) -> u32 {
-        self.width / self.size.bits()
+        self.width >> (3 + self.size as u32)
     }
 
     /// All ones over the covered bits.
@@ -101,16 +101,21 @@ impl Shape {
 }
 
 /// Lane `index` of a register; 0 beyond its end.
+#[inline]
 pub const fn lane(register: u128, size: Size, index: u32) -> u64 {
-    match index * size.bits() {
-        at @ 0..128 => (register >> at) as u64 & size.mask(),
+    let at = index << (3 + size as u32);
+    let half = match at / 64 {
+        0 => register as u64,
+        1 => (register >> 64) as u64,
         _ => 0,
-    }
+    };
+    half >> (at % 64) & size.mask()
 }
 
 /// A register with lane `index` replaced; unchanged if there is no such lane.
+#[inline]
 pub const fn with_lane(register: u128, size: Size, index: u32, value: u64) -> u128 {
-    match index * size.bits() {
+    match index << (3 + size as u32) {
         at @ 0..128 => {
             let mask = (size.mask() as u128) << at;
             register & !mask | ((value as u128) << at) & mask
@@ -125,8 +130,20 @@ pub fn splat(shape: Shape, value: u64) -> u128 {
 }
 
 /// A register built from a function of the lane number.
+#[inline]
 pub fn build(shape: Shape, mut f: impl FnMut(u32) -> u64) -> u128 {
-    (0..shape.count()).fold(0, |result, index| with_lane(result, shape.size, index, f(index)))
+    // Two words rather than one of 128 bits, whose shifts by a variable amount are slow.
+    let mut halves = [0u64; 2];
+    let bits = shape.size.bits();
+    let mut at = 0;
+    for index in 0..shape.count() {
+        let value = (f(index) & shape.size.mask()) << (at % 64);
+        let [low, high] = &mut halves;
+        *(if at < 64 { low } else { high }) |= value;
+        at += bits;
+    }
+    let [low, high] = halves;
+    u128::from(high) << 64 | u128::from(low)
 }
 
 /// Lane by lane: `f(n)`.
@@ -176,13 +193,23 @@ fn map_half<const BITS: u32>(d: u64, n: u64, m: u64, f: &mut impl FnMut(u64, u64
     })
 }
 
-/// `n` lanes of `shape.size`, taken pairwise over the concatenation `m:n` as the pairwise instructions do.
+/// Neighbouring lanes combined, over the concatenation `m:n`, as the pairwise instructions do.
+#[inline]
 pub fn pairwise(shape: Shape, n: u128, m: u128, mut f: impl FnMut(u64, u64) -> u64) -> u128 {
-    let half = shape.count() / 2;
-    build(shape, |index| {
-        let (source, first) = if index < half { (n, 2 * index) } else { (m, 2 * (index - half)) };
-        f(lane(source, shape.size, first), lane(source, shape.size, first + 1))
-    })
+    let (size, half) = (shape.size, shape.width / 2);
+    let mut combine = |register: u128| {
+        let (mut result, mut at) = (0, 0);
+        while at < half {
+            let pair = register >> (2 * at);
+            result |= (f(pair as u64 & size.mask(), (pair >> size.bits()) as u64 & size.mask())
+                & size.mask())
+                << at;
+            at += size.bits();
+        }
+        result
+    };
+    let low = combine(n);
+    u128::from(low) | u128::from(combine(m)) << half
 }
 
 /// All ones in a lane, or zero: the result of a comparison.

@@ -26,7 +26,7 @@ mod scalar_float;
 mod shift_immediate;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod three_different;
 mod three_same;
 mod three_same_float;
@@ -35,8 +35,6 @@ mod two_reg_misc_float;
 mod wire;
 
 use crate::op::Op;
-
-pub(crate) use state::{FPCR_MASK, FPSR_MASK};
 
 /// Whether the identification registers report SIMD and floating point.
 pub(crate) const IMPLEMENTED: bool = true;

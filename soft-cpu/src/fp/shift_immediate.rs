@@ -127,12 +127,16 @@ fn narrow(env: &mut Env, word: u32, shape: Shape, n: u128) -> u128 {
     let fields = Fields(word);
     let wide = shape.size.doubled().unwrap_or(Size::D);
     let (saturates, rounding) = (fields.bit(12), fields.bit(11));
+    if !saturates && !fields.u() {
+        // The narrow lane never sees a carry out of the wide one.
+        let (amount, half) = (right_amount(word), if rounding { 1 << (right_amount(word) - 1) } else { 0 });
+        return build(shape, |index| lane(n, wide, index).wrapping_add(half) >> amount);
+    }
     build(shape, |index| {
         let value = extend(wide, !(saturates && fields.u()), lane(n, wide, index));
         let shifted = shift_right(value, right_amount(word), rounding);
         match (saturates, fields.u()) {
-            (false, false) => shifted as u64,
-            (false, true) => saturate(env, shape.size, false, shifted),
+            (false, _) => saturate(env, shape.size, false, shifted),
             (true, u) => saturate(env, shape.size, !u, shifted),
         }
     })

@@ -6,8 +6,6 @@
 
 use super::float::Env;
 
-/// FPCR bits that exist without half-precision arithmetic, traps and AArch32: AHP, DN, FZ, RMode.
-pub const FPCR_MASK: u32 = 0b1_1111 << 22;
 /// FPSR bits that exist without AArch32: QC, IDC, IXC, UFC, OFC, DZC, IOC.
 pub const FPSR_MASK: u32 = 1 << 27 | 0b1001_1111;
 

@@ -27,6 +27,9 @@ mod system;
 use crate::fp;
 use crate::op::{Op, bit, bits};
 
+#[cfg(test)]
+pub(crate) use logical::bit_mask;
+
 /// Decodes one instruction word.
 pub(crate) fn decode(word: u32) -> Op {
     let found = match bits(word, 28, 25) {

@@ -200,15 +200,15 @@ impl Regime {
         let el0 = !limits.no_el0 && descriptor >> 6 & 1 == 1;
         let uxn = limits.uxn || descriptor >> 54 & 1 == 1;
         let pxn = limits.pxn || descriptor >> 53 & 1 == 1;
-        let wxn = self.write_implies_no_execute;
+        let el0_writes = el0 && !read_only;
         match (access, el) {
             (Access::Read | Access::Maintain, 0) => el0,
             (Access::Read | Access::Maintain, _) => true,
-            (Access::Write, 0) => el0 && !read_only,
+            (Access::Write, 0) => el0_writes,
             (Access::Write, _) => !read_only,
-            (Access::Execute, 0) => !uxn && !(wxn && el0 && !read_only),
+            (Access::Execute, 0) => !(uxn || self.write_implies_no_execute && el0_writes),
             // What EL0 may write, EL1 may never execute.
-            (Access::Execute, _) => !pxn && !(el0 && !read_only) && !(wxn && !read_only),
+            (Access::Execute, _) => !(pxn || el0_writes || self.write_implies_no_execute && !read_only),
         }
     }
 

@@ -17,6 +17,7 @@ const SPSR_WRITABLE: u64 = 0xf030_03df;
 const MDSCR_WRITABLE: u64 = 0xf001;
 /// Of CNTKCTL_EL1: the enables and the event stream, which does nothing as WFE does not sleep.
 const CNTKCTL_WRITABLE: u64 = 0x3ff;
+
 /// Of FPCR: AHP, DN, FZ, RMode. Of FPSR: QC and the cumulative exceptions.
 const FPCR_WRITABLE: u32 = 0x07c0_0000;
 const FPSR_WRITABLE: u32 = 0x0800_009f;

@@ -2,6 +2,7 @@
 //! The table of targets: a name, what it takes, the function, and seeds that are valid input.
 
 mod frame;
+mod programs;
 mod saved;
 
 /// One target.
@@ -18,7 +19,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const ALL: [Target; 2] = [
+pub const ALL: [Target; 5] = [
     Target {
         name: "frame",
         takes: "a message on a control channel, from a peer process",
@@ -30,5 +31,23 @@ pub const ALL: [Target; 2] = [
         takes: "a stream of saved state, from a file or another host",
         run: saved::run,
         seeds: saved::seeds,
+    },
+    Target {
+        name: "smmu",
+        takes: "register accesses, memory writes and turns of the SMMU model, from a guest",
+        run: dev_smmu::fuzzing::run_mmio,
+        seeds: programs::smmu,
+    },
+    Target {
+        name: "gic",
+        takes: "accesses to the GIC and its ITS, from a guest and from devices",
+        run: soft_cpu::gic::fuzzing::run_sequence,
+        seeds: programs::gic,
+    },
+    Target {
+        name: "a64",
+        takes: "instruction words, from a guest",
+        run: soft_cpu::fuzzing::run_words,
+        seeds: programs::a64,
     },
 ];

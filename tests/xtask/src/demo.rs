@@ -109,9 +109,12 @@ fn launch(options: Option<vm::Options>) -> Result<(Vm, String)> {
     let mut vm = Vm::launch(options.context("nothing to launch")?)?;
     // `bulkhead run` says on standard error why it ends early: that is worth more than a missing line.
     if let Err(error) = vm.console.wait_for(USER_SPACE_MARK, BOOT) {
-        let errors = vm.console.errors();
         keep_transcript(&vm)?;
-        return Err(error.context(format!("the guest did not reach user space; {}", errors.trim())));
+        let errors = vm.console.errors();
+        return match errors.lines().last() {
+            Some(why) => Err(error.context(why.to_string())),
+            None => Err(error.context("the guest did not reach user space")),
+        };
     }
     let status = vm.control_json("status")?;
     let status: serde_json::Value = serde_json::from_str(&status).context("`bulkhead status` is not JSON")?;

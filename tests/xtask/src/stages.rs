@@ -11,6 +11,9 @@ use comfy_table::{Table, presets};
 
 use crate::progress::Step;
 
+/// Characters of a stage's result that go into the table: what a terminal of ordinary width has room for.
+const SEEN_LEN_MAX: usize = 90;
+
 /// What became of a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
@@ -96,7 +99,9 @@ impl Stages {
 
     fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(presets::ASCII_HORIZONTAL_ONLY).set_header(["stage", "result", "took", "seen"]);
+        table
+            .load_style(presets::ASCII_BORDERS_ONLY_CONDENSED)
+            .set_header(["stage", "result", "took", "seen"]);
         for row in &self.rows {
             let result = match row.outcome {
                 Outcome::Ok => "ok",
@@ -107,15 +112,19 @@ impl Stages {
                 Outcome::NotReached => String::new(),
                 _ => format!("{:.1} s", row.took.as_secs_f64()),
             };
-            table.add_row([row.name, result, &took, first_line(&row.seen)]);
+            table.add_row([row.name, result, &took, &first_line(&row.seen)]);
         }
         table
     }
 }
 
 /// The table has one line per stage; the whole message was printed when it happened.
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    match line.char_indices().nth(SEEN_LEN_MAX) {
+        Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
+        None => line.to_string(),
+    }
 }
 
 #[cfg(test)]

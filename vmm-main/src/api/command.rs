@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::types::{ProbeAnswer, ProbeRequest, Process, SaveRestored, Status};
+use super::types::{Inspected, ProbeAnswer, ProbeRequest, Process, SaveRestored, Status};
 use crate::problem::{Class, Problem};
 
 /// Commands that may wait for the VM; it takes one at a time.
@@ -26,6 +26,8 @@ pub enum Command {
     Stop(Answer<Status>),
     /// Save every process, start new ones, restore, go on.
     SaveRestore(Answer<SaveRestored>),
+    /// Ask every process for its counters and states.
+    Inspect(Answer<Vec<Inspected>>),
     /// Make a process attempt something.
     Probe(ProbeRequest, Answer<ProbeAnswer>),
 }

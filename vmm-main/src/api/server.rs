@@ -21,11 +21,15 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::command::{Command, Handle};
-use super::types::{Process, SaveRestored, Status};
+use super::types::{Inspected, Process, SaveRestored, Status};
 use crate::problem::{Class, Problem};
 
-/// Connections served at once; the next one is closed unanswered.
+/// Connections served at once; the next ones wait for a place.
 pub const CONNECTION_COUNT_MAX: usize = 16;
+/// Connections that wait for a place; the next one is closed unanswered.
+pub const WAITING_COUNT_MAX: usize = 100;
+/// How long one waits: every place is free again after a head that never ends.
+pub const PLACE_DEADLINE: Duration = Duration::from_secs(10);
 /// No request of this API has a larger body.
 pub const BODY_LEN_MAX: usize = 4096;
 /// Request line and headers together; hyper takes no less than 8 KiB.
@@ -44,22 +48,33 @@ pub const CONNECTION_DEADLINE: Duration = Duration::from_secs(70);
 pub struct Server {
     routes: Router,
     places: Arc<Semaphore>,
+    /// Places and waiting room together.
+    room: Arc<Semaphore>,
 }
 
 impl Server {
     /// A server that asks `handle`.
     pub fn new(handle: Handle) -> Self {
-        Self { routes: routes(handle), places: Arc::new(Semaphore::new(CONNECTION_COUNT_MAX)) }
+        Self {
+            routes: routes(handle),
+            places: Arc::new(Semaphore::new(CONNECTION_COUNT_MAX)),
+            room: Arc::new(Semaphore::new(CONNECTION_COUNT_MAX + WAITING_COUNT_MAX)),
+        }
     }
 
-    /// Serves one connection on a task of its own; closes it at once if every place is taken.
+    /// Serves one connection on a task of its own; closes it at once if even the waiting room is full.
     pub fn serve(&self, stream: UnixStream) {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            tracing::warn!(places = CONNECTION_COUNT_MAX, "control connection refused: every place is taken");
+        let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
+            tracing::warn!(waiting = WAITING_COUNT_MAX, "control connection refused: too many wait already");
             return;
         };
+        let places = Arc::clone(&self.places);
         let service = TowerToHyperService::new(self.routes.clone());
         tokio::spawn(async move {
+            let Ok(Ok(place)) = timeout(PLACE_DEADLINE, places.acquire_owned()).await else {
+                tracing::warn!(places = CONNECTION_COUNT_MAX, "control connection refused: no place in time");
+                return;
+            };
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_DEADLINE)
@@ -72,15 +87,15 @@ impl Server {
                 Ok(Err(error)) => tracing::debug!(%error, "control connection ended early"),
                 Err(_) => tracing::debug!("control connection cut off at its deadline"),
             }
-            drop(place);
+            drop((place, room));
         });
     }
 
     /// Waits until no connection is open, or `patience` is over: the last answers get out before the end.
     pub async fn drain(&self, patience: Duration) {
-        let every = u32::try_from(CONNECTION_COUNT_MAX).unwrap_or(u32::MAX);
+        let every = u32::try_from(CONNECTION_COUNT_MAX + WAITING_COUNT_MAX).unwrap_or(u32::MAX);
         // Either way the caller ends next; a client that does not read its answer has had its time.
-        let _ = timeout(patience, self.places.acquire_many(every)).await;
+        let _ = timeout(patience, self.room.acquire_many(every)).await;
     }
 }
 
@@ -88,6 +103,7 @@ fn routes(handle: Handle) -> Router {
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/processes", get(processes))
+        .route("/v1/inspect", get(inspect))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .route("/v1/stop", post(stop))
@@ -117,7 +133,7 @@ fn no_such(kind: &'static str) -> Problem {
     Problem::usage(
         format!("the control API has no such {kind}"),
         "request line",
-        "use one of GET /v1/status, GET /v1/processes, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore",
+        "use one of GET /v1/status, GET /v1/processes, GET /v1/inspect, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore",
     )
 }
 
@@ -143,6 +159,10 @@ async fn status(State(handle): State<Handle>) -> Json<Status> {
 
 async fn processes(State(handle): State<Handle>) -> Json<Vec<Process>> {
     Json(handle.picture.borrow().processes.clone())
+}
+
+async fn inspect(State(handle): State<Handle>) -> Answered<Vec<Inspected>> {
+    handle.ask(Command::Inspect).await.map(Json).map_err(Refusal)
 }
 
 async fn pause(State(handle): State<Handle>) -> Answered<Status> {

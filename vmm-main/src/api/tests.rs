@@ -11,7 +11,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::client::Client;
 use super::command::{COMMAND_QUEUE_LEN, Command, Handle, Picture};
-use super::server::{BODY_LEN_MAX, CONNECTION_COUNT_MAX, CONNECTION_DEADLINE, HEAD_DEADLINE, Server};
+use super::server::{
+    BODY_LEN_MAX, CONNECTION_COUNT_MAX, CONNECTION_DEADLINE, HEAD_DEADLINE, PLACE_DEADLINE, Server,
+    WAITING_COUNT_MAX,
+};
 use super::types::Status;
 use crate::lifecycle::{Phase, Step};
 use crate::problem::{Class, Problem};
@@ -52,6 +55,10 @@ fn server(deaf: bool) -> Server {
                 Command::Stop(answer) => (Step::Stop, answer),
                 Command::SaveRestore(answer) => {
                     answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
+                    continue;
+                }
+                Command::Inspect(answer) => {
+                    answer.send(Ok(vec![])).unwrap();
                     continue;
                 }
                 Command::Probe(request, answer) => {
@@ -149,7 +156,7 @@ async fn api_oversize_and_wrong_bodies_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn api_half_requests_are_cut_off_and_their_places_come_back() {
+async fn api_half_requests_are_cut_off_and_the_next_client_gets_their_place() {
     let server = server(false);
     let mut stuck = Vec::new();
     for index in 0..CONNECTION_COUNT_MAX {
@@ -158,9 +165,26 @@ async fn api_half_requests_are_cut_off_and_their_places_come_back() {
         stream.write_all(half).await.unwrap();
         stuck.push(stream);
     }
-    assert!(!is_well(&server).await, "every place is taken: the next connection is closed");
-    tokio::time::sleep(HEAD_DEADLINE * 2).await;
-    assert!(is_well(&server).await, "the deadline freed the places");
+    let begun = tokio::time::Instant::now();
+    assert!(is_well(&server).await, "it waits, and is served");
+    assert!(begun.elapsed() >= HEAD_DEADLINE && begun.elapsed() < PLACE_DEADLINE, "{:?}", begun.elapsed());
+    for mut stream in stuck {
+        let mut answer = Vec::new();
+        // Cut off with or without a word.
+        let _ = stream.read_to_end(&mut answer).await;
+    }
+    assert!(is_well(&server).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn api_more_clients_than_the_room_holds_are_closed_and_the_rest_served() {
+    let server = server(false);
+    let stuck: Vec<UnixStream> =
+        (0..CONNECTION_COUNT_MAX + WAITING_COUNT_MAX).map(|_| connect(&server)).collect();
+    assert!(!is_well(&server).await, "there is no room: the next connection is closed");
+    drop(stuck);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(is_well(&server).await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The JSON of the control API: what `--json` prints and scripts may rely on. Fields are only ever added.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::Phase;
@@ -67,6 +69,17 @@ pub struct Observed {
     pub facts: Vec<String>,
     /// What differs from the profile; empty is good.
     pub drift: Vec<String>,
+    /// What this user may not look at.
+    pub unread: Vec<String>,
+}
+
+/// One process of `GET /v1/inspect`: what it tells about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspected {
+    /// The process.
+    pub process: String,
+    /// Counters and states by name; a register is a hexadecimal string.
+    pub values: BTreeMap<String, serde_json::Value>,
 }
 
 /// Answer of `POST /v1/save-restore`.

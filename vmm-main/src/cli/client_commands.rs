@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::host_pids;
 use crate::api::client::Client;
-use crate::api::types::{Observed, Process, SaveRestored, Status};
+use crate::api::types::{Inspected, Observed, Process, SaveRestored, Status};
 use crate::config::{check, size};
 use crate::launcher::runtime_dir::RuntimeDir;
 use crate::problem::{Class, Problem};
@@ -45,14 +45,17 @@ pub struct ProbeFlags {
 
 /// `bulkhead ps`.
 pub fn ps(target: &Target) -> Result<(), Problem> {
-    let runtime_dir = RuntimeDir::open()?;
-    let names = match &target.name {
-        Some(name) => vec![checked(name)?],
-        None => alive(&runtime_dir)?,
-    };
     let mut all = Vec::new();
-    for name in names {
-        all.push((name.clone(), processes(&runtime_dir, &name)?));
+    match (RuntimeDir::find(), &target.name) {
+        // No folder, no VM: an empty table is the whole truth.
+        (Err(problem), None) if problem.class == Class::Unreachable => {}
+        (Err(problem), _) => return Err(problem),
+        (Ok(runtime_dir), name) => {
+            let names = name.as_ref().map_or_else(|| alive(&runtime_dir), |name| Ok(vec![checked(name)?]))?;
+            for name in names {
+                all.push((name.clone(), processes(&runtime_dir, &name)?));
+            }
+        }
     }
     if target.json {
         let answer: serde_json::Map<_, _> = all
@@ -93,6 +96,22 @@ pub fn ps(target: &Target) -> Result<(), Problem> {
 pub fn status(target: &Target) -> Result<(), Problem> {
     let status: Status = ask(target, Method::GET, "/v1/status", Vec::new())?;
     show_status(target, &status)
+}
+
+/// `bulkhead inspect`.
+pub fn inspect(target: &Target) -> Result<(), Problem> {
+    let all: Vec<Inspected> = ask(target, Method::GET, "/v1/inspect", Vec::new())?;
+    if target.json {
+        return show_json(&all);
+    }
+    let mut table = new_table(&["PROCESS", "NAME", "VALUE"]);
+    for Inspected { process, values } in &all {
+        for (name, value) in values {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            table.add_row(vec![process.clone(), name.clone(), value]);
+        }
+    }
+    print(&format!("{table}\n"))
 }
 
 /// `bulkhead pause`, `resume`, `stop`: they answer with the status that they lead to.
@@ -149,7 +168,9 @@ fn processes(runtime_dir: &RuntimeDir, name: &str) -> Result<Vec<Process>, Probl
 fn observe(pid: i32, name: &str) -> Option<Observed> {
     let row = topology::row(name)?;
     let seen = sandbox::audit::observe(pid);
-    let drift = sandbox::audit::compare(&seen, &row.profile()).iter().map(ToString::to_string).collect();
+    let (unread, drift): (Vec<_>, Vec<_>) =
+        sandbox::audit::compare(&seen, &row.profile()).into_iter().partition(|drift| drift.unread);
+    let texts = |drifts: Vec<sandbox::audit::Drift>| drifts.iter().map(ToString::to_string).collect();
     let mut facts = Vec::new();
     if let Ok(status) = &seen.status {
         let filters = status.seccomp_filters.map_or_else(String::new, |count| format!(" ({count} filters)"));
@@ -175,15 +196,19 @@ fn observe(pid: i32, name: &str) -> Option<Observed> {
             format!("{} root entries", entries.len())
         });
     }
-    Some(Observed { facts, drift })
+    Some(Observed { facts, drift: texts(drift), unread: texts(unread) })
 }
 
 fn confinement(row: &Process) -> String {
-    match &row.observed {
-        None => "cannot be observed".to_owned(),
-        Some(seen) if seen.drift.is_empty() => seen.facts.join(", "),
-        Some(seen) => format!("{}; DRIFT: {}", seen.facts.join(", "), seen.drift.join("; ")),
+    let Some(seen) = &row.observed else { return "cannot be observed".to_owned() };
+    let mut text = seen.facts.join(", ");
+    if !seen.unread.is_empty() {
+        text.push_str(&format!(" ({} facts only root can read)", seen.unread.len()));
     }
+    if !seen.drift.is_empty() {
+        text.push_str(&format!("; DRIFT: {}", seen.drift.join("; ")));
+    }
+    text
 }
 
 fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
@@ -210,7 +235,7 @@ fn ask<T: DeserializeOwned>(
     path: &'static str,
     body: Vec<u8>,
 ) -> Result<T, Problem> {
-    let runtime_dir = RuntimeDir::open()?;
+    let runtime_dir = RuntimeDir::find()?;
     let name = match &target.name {
         Some(name) => checked(name)?,
         None => the_only_one(alive(&runtime_dir)?)?,

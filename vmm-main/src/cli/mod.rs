@@ -40,6 +40,8 @@ enum CliCommand {
     Ps(Target),
     /// Show where a VM is in its life
     Status(Target),
+    /// Show counters and states of a VM's processes
+    Inspect(Target),
     /// Stop the guest where it is
     Pause(Target),
     /// Let a paused guest go on
@@ -78,6 +80,7 @@ fn dispatch(command: CliCommand) -> Result<(), Problem> {
         CliCommand::Run(flags) => run(*flags),
         CliCommand::Ps(target) => client_commands::ps(&target),
         CliCommand::Status(target) => client_commands::status(&target),
+        CliCommand::Inspect(target) => client_commands::inspect(&target),
         CliCommand::Pause(target) => client_commands::change(&target, "/v1/pause"),
         CliCommand::Resume(target) => client_commands::change(&target, "/v1/resume"),
         CliCommand::Stop(target) => client_commands::change(&target, "/v1/stop"),

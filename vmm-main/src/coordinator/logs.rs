@@ -65,8 +65,10 @@ impl Log {
 
     /// The last lines, after giving the rest of the pipe a moment to arrive.
     pub async fn last_lines(&mut self) -> Vec<String> {
-        // A descendant that still holds the pipe is no reason to wait.
-        let _ = tokio::time::timeout(Duration::from_millis(200), &mut self.reader).await;
+        if !self.reader.is_finished() {
+            // A descendant that still holds the pipe is no reason to wait for long.
+            let _ = tokio::time::timeout(Duration::from_millis(200), &mut self.reader).await;
+        }
         self.tail.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
@@ -188,5 +190,6 @@ mod tests {
         let last = log.last_lines().await;
         assert_eq!(last.len(), TAIL_LINE_COUNT);
         assert_eq!((last[0].as_str(), last[11].as_str()), ("line 39", "no line end"));
+        assert_eq!(log.last_lines().await, last, "asking again gives the same");
     }
 }

@@ -6,6 +6,7 @@
 //! nothing that a guest can steer: no device model, no register, only frames of the `ipc` contract.
 
 pub mod handover;
+mod inspected;
 pub mod logging;
 pub mod logs;
 pub mod objects;

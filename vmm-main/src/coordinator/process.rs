@@ -32,8 +32,9 @@ use crate::topology::{Object, Row};
 
 /// From exec to a sealed, greeted process: milliseconds on an idle host.
 const START_DEADLINE: Duration = Duration::from_secs(10);
-/// For a process that closed its channel or was killed to be gone.
-const END_DEADLINE: Duration = Duration::from_secs(2);
+/// For a process that closed its channel or was killed to be gone. A vCPU process takes up to 1.5 s to deliver its
+/// guest's last output.
+const END_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How a request failed.
 #[derive(Debug)]
@@ -264,6 +265,15 @@ impl Process {
         }
         end(&self.child, &self.ended).await;
         // Lines written on the way out still reach the log.
+        self.log.last_lines().await;
+    }
+
+    /// Ends the process at once, without letting it do anything more: it must not deliver what another process
+    /// has taken over.
+    pub async fn discard(mut self) {
+        // Fails only for a process that has ended by itself.
+        let _ = self.child.kill();
+        end(&self.child, &self.ended).await;
         self.log.last_lines().await;
     }
 

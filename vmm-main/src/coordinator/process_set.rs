@@ -98,6 +98,13 @@ impl ProcessSet {
         }
     }
 
+    /// Ends every process at once: for a set whose guest lives in another one.
+    pub async fn discard(self) {
+        for process in self.processes {
+            process.discard().await;
+        }
+    }
+
     /// The next event of any process, or the end of its channel. Cancel-safe.
     pub async fn next(&self) -> (usize, Result<Event, ChannelError>) {
         type Waiting<'a> = Pin<Box<dyn Future<Output = Result<Event, ChannelError>> + Send + 'a>>;

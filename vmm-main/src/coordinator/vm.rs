@@ -18,6 +18,7 @@ use sandbox::Locked;
 use tokio::sync::watch;
 
 use super::handover::Handover;
+use super::inspected;
 use super::logs::{self, DROPPED};
 use super::objects::Objects;
 use super::probe;
@@ -25,12 +26,12 @@ use super::process::{Fault, Lost};
 use super::process_set::ProcessSet;
 use super::roles::{self, Configs};
 use crate::api::command::{Command, Picture};
-use crate::api::types::{self, ProbeAnswer, ProbeRequest, SaveRestored, Status};
+use crate::api::types::{self, Inspected, ProbeAnswer, ProbeRequest, SaveRestored, Status};
 use crate::lifecycle::{Phase, Step, Why};
 use crate::machine::{MachineConfig, boot, layout};
 use crate::problem::{Class, Problem};
 use crate::snapshot;
-use crate::topology::{self, Object};
+use crate::topology::{self, Object, Restart};
 
 /// A guest that resets at once again and again must not turn the host into a process starter.
 const BOOT_SPAN_MIN: Duration = Duration::from_secs(1);
@@ -184,6 +185,10 @@ impl Vm {
                 let result = self.save_restore().await;
                 let _ = answer.send(result);
             }
+            Command::Inspect(answer) => {
+                let result = self.inspect().await;
+                let _ = answer.send(result);
+            }
             Command::Probe(request, answer) => {
                 let result = self.probe(&request).await;
                 let _ = answer.send(result);
@@ -254,7 +259,7 @@ impl Vm {
                 let done = SaveRestored { generation, ..moved.report };
                 self.generation = generation;
                 self.running = Some(Running { objects: moved.objects, configs, set: moved.set });
-                set.finish().await;
+                set.discard().await;
                 Ok(done)
             }
             Err(snapshot::Failed { fault: Fault::Lost(lost), .. }) => {
@@ -274,6 +279,19 @@ impl Vm {
                 })
             }
         }
+    }
+
+    /// What every process tells about itself.
+    async fn inspect(&mut self) -> Result<Vec<Inspected>, Problem> {
+        let mut all = Vec::new();
+        for process in self.running.iter_mut().flat_map(|running| running.set.iter_mut()) {
+            match process.ask(Request::Inspect).await {
+                Ok(Reply::Inspect(told)) => all.push(inspected::of(process.row.name, &told)),
+                Ok(other) => return Err(refused("inspect", &format!("the process answers {other:?}"))),
+                Err(fault) => return Err(self.fail(fault).await),
+            }
+        }
+        Ok(all)
     }
 
     /// Makes a process attempt what its sandbox refuses; the coordinator itself too.
@@ -352,12 +370,16 @@ impl Vm {
         self.boot().await;
     }
 
+    /// Decides about a process that is lost: its row says how.
     async fn lose(&mut self, index: usize, said: String) {
-        let fault = match self.running.as_mut().and_then(|running| running.set.at_mut(index)) {
-            Some(process) => process.lost(&said).await,
-            None => Fault::Refused(refused("find a process that has ended", &said)),
+        let Some(process) = self.running.as_mut().and_then(|running| running.set.at_mut(index)) else {
+            return self.end_by(Fault::Refused(refused("find a process that has ended", &said))).await;
         };
-        self.end_by(fault).await;
+        let rule = process.row.restart;
+        let fault = process.lost(&said).await;
+        match rule {
+            Restart::EndsVm => self.end_by(fault).await,
+        }
     }
 
     /// A refusal leaves the VM as it is; a loss ends it.

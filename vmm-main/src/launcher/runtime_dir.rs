@@ -25,15 +25,30 @@ pub struct RuntimeDir {
 }
 
 impl RuntimeDir {
-    /// Finds the folder's path for this user, and makes the folder if it is not there yet.
+    /// The folder of this user's VMs, made if it is not there yet. For the launcher.
     pub fn open() -> Result<Self, Problem> {
         let uid = rustix::process::geteuid().as_raw();
-        let path = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
-            Some(base) => PathBuf::from(base).join("bulkhead"),
-            None if uid == 0 => PathBuf::from("/run/bulkhead"),
-            None => PathBuf::from(format!("/tmp/bulkhead-{uid}")),
-        };
-        Self::at(path, uid)
+        Self::at(path_for(uid), uid)
+    }
+
+    /// The folder as a client finds it: nothing is made, and root may look into anybody's.
+    pub fn find() -> Result<Self, Problem> {
+        let uid = rustix::process::geteuid().as_raw();
+        let path = path_for(uid);
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() && (metadata.uid() == uid || uid == 0) => Ok(Self { path }),
+            Ok(_) => Err(Problem::host(
+                "the runtime folder belongs to somebody else",
+                path.display().to_string(),
+                "set XDG_RUNTIME_DIR to the folder that the VM was started with",
+            )),
+            Err(error) => Err(Problem::new(
+                Class::Unreachable,
+                format!("no VM runs: {error}"),
+                path.display().to_string(),
+                "start one with `bulkhead run`, or set XDG_RUNTIME_DIR as it was when it was started",
+            )),
+        }
     }
 
     /// Takes the folder at `path`, which must belong to `uid` alone.
@@ -131,6 +146,14 @@ impl RuntimeDir {
         fs::set_permissions(&socket.path, Permissions::from_mode(0o600)).map_err(refused("set mode"))?;
         socket.listener.set_nonblocking(true).map_err(refused("set non-blocking"))?;
         Ok(socket)
+    }
+}
+
+fn path_for(uid: u32) -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+        Some(base) => PathBuf::from(base).join("bulkhead"),
+        None if uid == 0 => PathBuf::from("/run/bulkhead"),
+        None => PathBuf::from(format!("/tmp/bulkhead-{uid}")),
     }
 }
 

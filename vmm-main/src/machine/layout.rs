@@ -46,8 +46,8 @@ pub const GITS_TRANSLATER: u64 = GIC_ITS.base + 0x1_0040;
 pub const GIC_REDISTRIBUTORS: Window = Window::new(0x0840_0000, REDISTRIBUTOR_LEN * VCPU_COUNT_MAX as u64);
 /// One vCPU's redistributor: RD_base and SGI_base frames.
 pub const REDISTRIBUTOR_LEN: u64 = 0x2_0000;
-/// As many redistributors as fit below the UART.
-pub const VCPU_COUNT_MAX: u32 = 64;
+/// As many vCPUs as the interrupt controller serves.
+pub const VCPU_COUNT_MAX: u32 = ipc::protocol::vcpu::VCPUS_MAX;
 /// 16550 serial port.
 pub const UART: Window = Window::new(0x0900_0000, 0x1000);
 /// PL031 real-time clock.

@@ -6,15 +6,16 @@
 //! the socket only as the UART's FIFO has room. Nothing moves while the machine is paused, so that what is
 //! saved is all there is: undelivered output travels with the UART's state.
 
+use super::doorbell::Doorbell;
 use super::gate::Gate;
 use super::uart::Uart;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of output that may wait for the coordinator: a screenful of kernel log, no more.
 pub const OUTPUT_LEN_MAX: usize = 64 * 1024;
@@ -29,14 +30,13 @@ pub struct Console {
     output: Mutex<VecDeque<u8>>,
     drained: Condvar,
     /// Told when output starts to wait or input room appears.
-    wake: OwnedFd,
+    wake: Doorbell,
 }
 
 impl Console {
     /// A console with nothing to say; fails only where the host has no eventfd left.
     pub fn new() -> Result<Arc<Self>, Errno> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Arc::new(Self { output: Mutex::default(), drained: Condvar::new(), wake }))
+        Ok(Arc::new(Self { output: Mutex::default(), drained: Condvar::new(), wake: Doorbell::new()? }))
     }
 
     fn output(&self) -> MutexGuard<'_, VecDeque<u8>> {
@@ -61,8 +61,7 @@ impl Console {
 
     /// Makes the console thread look again: output waits, or the UART has room for input.
     pub fn wake(&self) {
-        // A full counter means that the thread is already told.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        self.wake.ring();
     }
 
     /// Output that no one has read yet, for the saved state.
@@ -96,7 +95,7 @@ impl Console {
             }
             let [ready, woken] = fds.map(|fd| fd.revents());
             if woken.contains(PollFlags::IN) {
-                let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+                self.wake.answer();
             }
             if ready.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
                 return;
@@ -120,6 +119,24 @@ impl Console {
         drop(output);
         self.drained.notify_all();
         sent > 0
+    }
+
+    /// Delivers the guest's last words: writes until nothing is left, nobody listens, or `patience` is over.
+    /// For a machine that ends; what a saved one has not delivered travels with its state.
+    pub fn flush(&self, socket: &OwnedFd, patience: Duration) {
+        let begun = Instant::now();
+        while !self.output().is_empty() && begun.elapsed() < patience {
+            let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(POLL_INTERVAL.subsec_nanos()) };
+            let mut fds = [PollFd::new(socket, PollFlags::OUT)];
+            if poll(&mut fds, Some(&timeout)).is_err_and(|errno| errno != Errno::INTR) {
+                return;
+            }
+            let [ready] = fds.map(|fd| fd.revents());
+            if ready.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+                return;
+            }
+            self.send(socket);
+        }
     }
 
     /// Moves what the UART has room for; false at end of stream.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Interrupts into the software GIC: lines of devices in this process, eventfds of devices in others.
 
+use super::doorbell::Doorbell;
 use super::gate::Gate;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -8,8 +9,8 @@ use soft_cpu::gic::Gic;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// How long the thread sleeps at most: it must notice pause and quit.
-const POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// How long the thread sleeps at most; the bell ends it earlier.
+const POLL_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// An edge-triggered shared peripheral interrupt.
 #[derive(Clone)]
@@ -45,18 +46,42 @@ pub struct Wire {
     pub spi: Spi,
 }
 
-/// The interrupt thread: what the eventfds say, the GIC hears. While the machine is paused they are left
-/// unread, so that a signal waits for whoever runs the guest next.
-pub fn serve(wires: &[Wire], gate: &Gate) {
-    while gate.wait_running() {
-        let mut fds: Vec<_> = wires.iter().map(|wire| PollFd::new(&wire.eventfd, PollFlags::IN)).collect();
-        if poll(&mut fds, Some(&POLL_INTERVAL)).is_err_and(|errno| errno != Errno::INTR) {
-            return;
-        }
-        for (wire, fd) in wires.iter().zip(&fds) {
-            // An eventfd that another process has read dry meanwhile says EAGAIN: no signal.
-            if fd.revents().contains(PollFlags::IN) && rustix::io::read(&wire.eventfd, &mut [0; 8]).is_ok() {
-                wire.spi.pulse();
+/// All wires of a machine, and the bell that ends the wait for them.
+#[derive(Debug)]
+pub struct Wires {
+    wires: Vec<Wire>,
+    bell: Doorbell,
+}
+
+impl Wires {
+    /// These wires; fails only where the host has no eventfd left.
+    pub fn new(wires: Vec<Wire>) -> Result<Self, Errno> {
+        Ok(Self { wires, bell: Doorbell::new()? })
+    }
+
+    /// Makes the thread look at the gate.
+    pub fn wake(&self) {
+        self.bell.ring();
+    }
+
+    /// The interrupt thread: what the eventfds say, the GIC hears. While the machine is paused they are left
+    /// unread, so that a signal waits for whoever runs the guest next.
+    pub fn serve(&self, gate: &Gate) {
+        while gate.wait_running() {
+            let mut fds: Vec<_> =
+                self.wires.iter().map(|wire| PollFd::new(&wire.eventfd, PollFlags::IN)).collect();
+            fds.push(PollFd::new(&self.bell, PollFlags::IN));
+            if poll(&mut fds, Some(&POLL_INTERVAL)).is_err_and(|errno| errno != Errno::INTR) {
+                return;
+            }
+            self.bell.answer();
+            for (wire, fd) in self.wires.iter().zip(&fds) {
+                // An eventfd that another process has read dry meanwhile says EAGAIN: no signal.
+                if fd.revents().contains(PollFlags::IN)
+                    && rustix::io::read(&wire.eventfd, &mut [0; 8]).is_ok()
+                {
+                    wire.spi.pulse();
+                }
             }
         }
     }

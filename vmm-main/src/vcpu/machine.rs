@@ -9,7 +9,7 @@ use super::console::Console;
 use super::cpu_thread::{self, CpuSlot};
 use super::dirty::{CpuLog, GicMemory};
 use super::gate::{Gate, PauseTimeout};
-use super::irq::{self, Spi, Wire};
+use super::irq::{Spi, Wire, Wires};
 use super::remote::{RemoteDevice, RemoteWire};
 use super::rtc::Rtc;
 use super::saved::SavedMachine;
@@ -64,9 +64,12 @@ pub struct Machine {
     console: Arc<Console>,
     console_socket: Arc<OwnedFd>,
     slots: Arc<[CpuSlot]>,
-    wires: Arc<[Wire]>,
+    wires: Arc<Wires>,
     dirty: Arc<DirtyLog>,
 }
+
+/// For the guest's last output to find a reader; less than the coordinator waits for this process to end.
+const FLUSH_DEADLINE: Duration = Duration::from_millis(1500);
 
 impl Machine {
     /// A machine at reset, or as it was saved.
@@ -88,13 +91,14 @@ impl Machine {
                 .map_err(|error| fail(&error))?,
         };
         let rtc = saved.map_or_else(Rtc::default, |saved| Rtc::restore(&saved.rtc));
-        let wires: Arc<[Wire]> = wires
+        let wires = wires
             .into_iter()
             .map(|RemoteWire { eventfd, spi }| Wire {
                 eventfd,
                 spi: Spi::new(Arc::clone(&gic), SPI_BASE + spi),
             })
             .collect();
+        let wires = Arc::new(Wires::new(wires).map_err(|errno| fail(&errno))?);
         let bus = Arc::new(Bus {
             gic: Arc::clone(&gic),
             uart: Arc::new(uart),
@@ -136,7 +140,7 @@ impl Machine {
         let (bus, gate) = (Arc::clone(&self.bus), Arc::clone(&self.gate));
         self.spawn("console".into(), move || console.serve(&socket, &bus.uart, &gate))?;
         let (wires, gate) = (Arc::clone(&self.wires), Arc::clone(&self.gate));
-        self.spawn("irq".into(), move || irq::serve(&wires, &gate))
+        self.spawn("irq".into(), move || wires.serve(&gate))
     }
 
     fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -170,15 +174,17 @@ impl Machine {
         self.gate.request_pause();
         self.slots.iter().for_each(|slot| slot.handle.kick());
         self.console.wake();
+        self.wires.wake();
         self.gate.wait_parked(PARK_DEADLINE)?;
         self.clock.pause();
         Ok(())
     }
 
-    /// Ends all threads; they are not waited for.
+    /// Ends all threads; they are not waited for. What the guest has printed is delivered first.
     pub fn quit(&self) {
         self.gate.quit();
         self.slots.iter().for_each(|slot| slot.handle.kick());
+        self.console.flush(&self.console_socket, FLUSH_DEADLINE);
     }
 
     /// All state of a paused machine.

@@ -15,6 +15,7 @@ mod bus;
 mod console;
 mod cpu_thread;
 mod dirty;
+mod doorbell;
 mod gate;
 mod irq;
 mod machine;

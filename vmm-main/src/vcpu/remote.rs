@@ -17,8 +17,8 @@ use ipc::shm::register_page::{self, GuestOwned, RegisterPage};
 use ipc::shm::ring;
 use ipc::shm::ring::{Interrupt, Pending, Requester, RingError};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
@@ -43,7 +43,8 @@ pub struct RemoteDevice {
     base: u64,
     len: u64,
     requester: Requester,
-    guest_owned: Option<GuestOwned>,
+    /// Locked from the store to the post: page and ring see two CPUs' writes in one order.
+    guest_owned: Mutex<Option<GuestOwned>>,
     posted: Vec<u64>,
     counters: Counters,
 }
@@ -73,7 +74,7 @@ impl RemoteDevice {
             base: config.base.0,
             len: config.len,
             requester,
-            guest_owned: None,
+            guest_owned: Mutex::new(None),
             posted: Vec::new(),
             counters: Counters::default(),
         };
@@ -84,7 +85,8 @@ impl RemoteDevice {
         }
         let page = Region::from_fd(page, register_page::PAGE_LEN).map_err(|error| fail(error.to_string()))?;
         let image = RegisterPage::attach(&page).map_err(|error| fail(error.to_string()))?;
-        device.guest_owned = Some(GuestOwned::new(image, rules.guest_owned.iter().copied()));
+        let owned = GuestOwned::new(image, rules.guest_owned.iter().copied());
+        device.guest_owned = Mutex::new(Some(owned));
         device.posted = rules.posted.iter().copied().map(u64::from).collect();
         let region = map_for_guest(&page, config.base.0).map_err(fail)?;
         Ok((device, Some(region)))
@@ -106,23 +108,21 @@ impl RemoteDevice {
     /// A guest write.
     pub fn write(&self, offset: u64, size: u8, value: u64, gate: &Gate) {
         let interrupt = Interrupt::new();
+        let post = || self.requester.post(self.region, offset, size, value, &interrupt, slice()).map(|()| 0);
+        let owned = self.guest_owned.lock().unwrap_or_else(PoisonError::into_inner);
         let [a, b, c, d, ..] = value.to_le_bytes();
-        let owned = size == 4
-            && self
-                .guest_owned
-                .as_ref()
-                .is_some_and(|page| page.store_u32(offset, u32::from_le_bytes([a, b, c, d])));
-        if owned || self.posted.contains(&offset) {
+        let stored = size == 4
+            && owned.as_ref().is_some_and(|page| page.store_u32(offset, u32::from_le_bytes([a, b, c, d])));
+        if stored || self.posted.contains(&offset) {
             count(&self.counters.posts);
-            let post =
-                || self.requester.post(self.region, offset, size, value, &interrupt, slice()).map(|()| 0);
             self.finish(post(), gate, post);
-        } else {
-            count(&self.counters.writes);
-            let write =
-                || self.requester.write(self.region, offset, size, value, &interrupt, slice()).map(|()| 0);
-            self.finish(write(), gate, write);
+            return;
         }
+        drop(owned);
+        count(&self.counters.writes);
+        let write =
+            || self.requester.write(self.region, offset, size, value, &interrupt, slice()).map(|()| 0);
+        self.finish(write(), gate, write);
     }
 
     /// Waits on until the device has answered or the machine ends. A request that is in the ring is never

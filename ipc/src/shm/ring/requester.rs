@@ -6,21 +6,26 @@ use std::time::Duration;
 use super::interrupt::{Bed, Interrupt};
 use super::layout::{LANES, SLOTS, Shared};
 use super::wait::Waiter;
-use super::{Access, Op, RingError, truncate};
+use super::{Access, Op, RingError, Stop, truncate};
 use crate::deadline::Deadline;
 use crate::error::{Breach, Violation};
 #[cfg(not(loom))]
 use crate::shm::region::Region;
 use crate::shm::region::View;
-use crate::shm::sync::Ordering::{Acquire, Relaxed, SeqCst};
-use crate::shm::sync::{Arc, Mutex, fence, lock};
+use crate::shm::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use crate::shm::sync::{Arc, AtomicU64, Mutex, fence, lock};
 
 /// The asking side; one per ring, for as long as the ring exists. Shared by the vCPU threads.
 pub struct Requester {
     shared: View<Shared>,
     spin: Duration,
-    queue: Arc<Mutex<Queue>>,
+    queue: Mutex<Queue>,
+    lanes: Arc<Lanes>,
 }
+
+/// Which lanes threads wait on, a bit for each.
+#[derive(Debug)]
+struct Lanes([AtomicU64; LANES.div_ceil(64)]);
 
 /// What the requesters know about the queue. Private memory: a peer cannot touch it.
 #[derive(Debug)]
@@ -29,15 +34,19 @@ struct Queue {
     published: u64,
     /// How many of them are known to be completed.
     completed: u64,
-    /// A bit for every lane that a thread waits on.
-    lanes_taken: u128,
     violation: Option<Violation>,
 }
 
 /// A request whose answer is still to come. Dropped, the request is executed all the same, its answer unread.
 #[derive(Debug)]
 pub struct Pending {
-    queue: Arc<Mutex<Queue>>,
+    lanes: Arc<Lanes>,
+    ticket: Ticket,
+}
+
+/// What is needed to recognise an answer.
+#[derive(Clone, Copy, Debug)]
+struct Ticket {
     sequence: u64,
     lane: u16,
     size: u8,
@@ -47,13 +56,13 @@ impl Drop for Pending {
     fn drop(&mut self) {
         // The lane may be given to another at once: an answer to this request carries this request's sequence,
         // and comes before the answer to any later one.
-        lock(&self.queue).lanes_taken &= !(1 << self.lane);
+        self.lanes.release(self.ticket.lane);
     }
 }
 
 /// What came of trying to queue.
 enum Queued {
-    Yes(u64, u16),
+    Yes(Ticket),
     Full,
 }
 
@@ -69,8 +78,8 @@ impl Requester {
     }
 
     pub(super) fn over(shared: View<Shared>, spin: Duration) -> Self {
-        let queue = Queue { published: 0, completed: 0, lanes_taken: 0, violation: None };
-        Self { shared, spin, queue: Arc::new(Mutex::new(queue)) }
+        let queue = Queue { published: 0, completed: 0, violation: None };
+        Self { shared, spin, queue: Mutex::new(queue), lanes: Arc::new(Lanes::new()) }
     }
 
     /// Reads `size` bytes.
@@ -85,8 +94,8 @@ impl Requester {
         interrupt: &Interrupt,
         deadline: Deadline,
     ) -> Result<u64, RingError> {
-        let pending = self.queue(Access { region, offset, size, op: Op::Read }, interrupt, deadline)?;
-        self.wait(pending, interrupt, deadline)
+        let ticket = self.enqueue(Access { region, offset, size, op: Op::Read }, interrupt, deadline)?;
+        self.finish(ticket, interrupt, deadline)
     }
 
     /// Writes `size` bytes and waits until it is done.
@@ -103,8 +112,8 @@ impl Requester {
         deadline: Deadline,
     ) -> Result<(), RingError> {
         let access = Access { region, offset, size, op: Op::Write(value) };
-        let pending = self.queue(access, interrupt, deadline)?;
-        self.wait(pending, interrupt, deadline).map(|_| ())
+        let ticket = self.enqueue(access, interrupt, deadline)?;
+        self.finish(ticket, interrupt, deadline).map(|_| ())
     }
 
     /// Writes `size` bytes and returns once the write is queued. Waits only if the ring is full.
@@ -134,15 +143,8 @@ impl Requester {
         interrupt: &Interrupt,
         deadline: Deadline,
     ) -> Result<u64, RingError> {
-        let Some(lane) = self.shared.lane(pending.lane) else { return Err(RingError::NoLane) };
-        let bed = Bed::Lane(pending.lane);
-        let waiter = Waiter { shared: &self.shared, bed, spin: self.spin, interrupt, deadline };
-        let answer = waiter
-            .until(|| (lane.answered.load(Acquire) == pending.sequence).then(|| lane.value.load(Relaxed)));
-        match answer {
-            Ok(value) => Ok(truncate(value, pending.size)),
-            Err(why) => Err(RingError::Unfinished { why, pending }),
-        }
+        self.await_answer(pending.ticket, interrupt, deadline)
+            .map_err(|why| RingError::Unfinished { why, pending })
     }
 
     /// How many requests are queued and not known to be completed: for `inspect`, and to see a ring run dry.
@@ -161,9 +163,29 @@ impl Requester {
         self.shared.identity.0.responder_generation.load(Relaxed)
     }
 
-    fn queue(&self, access: Access, interrupt: &Interrupt, deadline: Deadline) -> Result<Pending, RingError> {
-        let (sequence, lane) = self.enqueue(access, interrupt, deadline)?;
-        Ok(Pending { queue: Arc::clone(&self.queue), sequence, lane, size: access.size })
+    /// Waits for an answer and gives its lane back, or makes both the caller's business.
+    fn finish(&self, ticket: Ticket, interrupt: &Interrupt, deadline: Deadline) -> Result<u64, RingError> {
+        match self.await_answer(ticket, interrupt, deadline) {
+            Ok(value) => {
+                self.lanes.release(ticket.lane);
+                Ok(value)
+            }
+            Err(why) => {
+                let pending = Pending { lanes: Arc::clone(&self.lanes), ticket };
+                Err(RingError::Unfinished { why, pending })
+            }
+        }
+    }
+
+    fn await_answer(&self, ticket: Ticket, interrupt: &Interrupt, deadline: Deadline) -> Result<u64, Stop> {
+        let bed = Bed::Lane(ticket.lane);
+        let waiter = Waiter { shared: &self.shared, bed, spin: self.spin, interrupt, deadline };
+        let lane = self.shared.lane(ticket.lane);
+        let value = waiter.until(|| {
+            let lane = lane.filter(|lane| lane.answered.load(Acquire) == ticket.sequence)?;
+            Some(lane.value.load(Relaxed))
+        })?;
+        Ok(truncate(value, ticket.size))
     }
 
     fn enqueue(
@@ -171,14 +193,14 @@ impl Requester {
         access: Access,
         interrupt: &Interrupt,
         deadline: Deadline,
-    ) -> Result<(u64, u16), RingError> {
+    ) -> Result<Ticket, RingError> {
         if !matches!(access.size, 1 | 2 | 4 | 8) {
             return Err(RingError::Size { size: access.size });
         }
         let waiter = Waiter { shared: &self.shared, bed: Bed::Freed, spin: self.spin, interrupt, deadline };
         let attempt = waiter.until(|| match self.try_enqueue(access) {
             Ok(Queued::Full) => None,
-            Ok(Queued::Yes(sequence, lane)) => Some(Ok((sequence, lane))),
+            Ok(Queued::Yes(ticket)) => Some(Ok(ticket)),
             Err(error) => Some(Err(error)),
         });
         let queued = attempt.map_err(|why| RingError::NotQueued { why })??;
@@ -201,10 +223,10 @@ impl Requester {
         }
         let sequence = queue.published.wrapping_add(1);
         let Some(slot) = self.shared.slot(sequence) else { return Ok(Queued::Full) };
-        let lane = if access.op.is_awaited() { queue.take_lane()? } else { 0 };
+        let lane = if access.op.is_awaited() { self.lanes.take().ok_or(RingError::NoLane)? } else { 0 };
         slot.publish(sequence, access, lane);
         queue.published = sequence;
-        Ok(Queued::Yes(sequence, lane))
+        Ok(Queued::Yes(Ticket { sequence, lane, size: access.size }))
     }
 
     /// Takes over the responder's count, if it can be.
@@ -225,14 +247,29 @@ impl Requester {
     }
 }
 
-impl Queue {
-    fn take_lane(&mut self) -> Result<u16, RingError> {
-        let lane = u16::try_from(self.lanes_taken.trailing_ones()).map_err(|_| RingError::NoLane)?;
-        if usize::from(lane) >= LANES {
-            return Err(RingError::NoLane);
+impl Lanes {
+    fn new() -> Self {
+        Self(core::array::from_fn(|_| AtomicU64::new(0)))
+    }
+
+    /// Takes the first free lane. One thread at a time: it holds the queue's lock.
+    fn take(&self) -> Option<u16> {
+        for (word, first) in self.0.iter().zip((0_u16..).step_by(64)) {
+            let free = u16::try_from(word.load(Acquire).trailing_ones()).ok().filter(|bit| *bit < 64);
+            if let Some(bit) = free
+                && usize::from(first + bit) < LANES
+            {
+                word.fetch_or(1 << bit, Relaxed);
+                return Some(first + bit);
+            }
         }
-        self.lanes_taken |= 1 << lane;
-        Ok(lane)
+        None
+    }
+
+    fn release(&self, lane: u16) {
+        if let Some(word) = self.0.get(usize::from(lane / 64)) {
+            word.fetch_and(!(1 << (lane % 64)), Release);
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::interrupt::{Bed, Interrupt};
-use super::layout::{LANES, Shared};
+use super::layout::{Apart, Shared};
 use super::wait::Waiter;
 use super::{Access, ResponderError, Stop};
 use crate::deadline::Deadline;
@@ -64,10 +64,15 @@ impl Responder {
             self.count();
         }
         fence(SeqCst);
-        for lane in 0..LANES {
-            self.wake_lane(u16::try_from(lane).unwrap_or(u16::MAX));
+        // Whatever the words say: the last life may have taken "sleeps" back and died before it woke the sleeper.
+        for Apart(lane) in &self.shared.lanes {
+            lane.sleeps.swap(0, Relaxed);
+            lane.sleeps.wake_all();
         }
-        self.wake_wanting();
+        let progress = &self.shared.progress.0;
+        progress.wanted.swap(0, Relaxed);
+        progress.freed.bump();
+        progress.freed.wake_all();
     }
 
     /// Waits for the next request.
@@ -200,7 +205,8 @@ impl Token<'_> {
         responder.complete(access, lane, value);
     }
 
-    /// Completes as far as a process got that died in the middle: 1 step answers, 2 count too.
+    /// Completes as far as a process got that died in the middle: 1 step answers, 2 count too, 3 take the words
+    /// back that say who sleeps, and wake nobody.
     #[cfg(loom)]
     pub fn die_after(self, steps: usize, value: u64) {
         let Self { responder, access, lane } = self;
@@ -209,6 +215,13 @@ impl Token<'_> {
         }
         if steps >= 2 {
             responder.count();
+        }
+        if steps >= 3 {
+            fence(SeqCst);
+            responder.shared.progress.0.wanted.swap(0, Relaxed);
+            if let Some(lane) = responder.shared.lane(lane) {
+                lane.sleeps.swap(0, Relaxed);
+            }
         }
     }
 }

@@ -50,7 +50,7 @@ impl Waiter<'_> {
     }
 
     fn spin<T>(&self, look: &mut impl FnMut() -> Option<T>) -> Option<T> {
-        let start = Instant::now();
+        let mut start = None;
         loop {
             for _ in 0..LOOKS_PER_CLOCK {
                 if let Some(found) = look() {
@@ -58,6 +58,8 @@ impl Waiter<'_> {
                 }
                 core::hint::spin_loop();
             }
+            // Not before the first looks: an answer that is on its way comes sooner than the clock.
+            let start = *start.get_or_insert_with(Instant::now);
             if start.elapsed() >= self.spin || self.interrupt.is_raised() {
                 return None;
             }

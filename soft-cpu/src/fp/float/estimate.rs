@@ -10,7 +10,7 @@ use super::{
 
 /// 9-bit estimate of `2^17 / a`, `a` in 256..=511.
 fn reciprocal(a: u32) -> u32 {
-    (((1 << 19) / (2 * a + 1)) + 1) / 2
+    ((1 << 19) / (2 * a + 1)).div_ceil(2)
 }
 
 /// 9-bit estimate of `2^13 / sqrt(a)`, `a` in 128..=511.

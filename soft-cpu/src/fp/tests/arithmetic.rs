@@ -134,7 +134,7 @@ fn root_brackets_the_radicand() {
 fn nearest_even_agrees_with_the_host() {
     triples(6, 60_000, |format, _, [a, b, c]| {
         for flags in [0, IXC] {
-            let mut run = |f: fn(&mut Env, Format, [u64; 3]) -> u64| {
+            let run = |f: fn(&mut Env, Format, [u64; 3]) -> u64| {
                 f(&mut env(Rounding::TieEven, flags), format, [a, b, c])
             };
             let ours = [

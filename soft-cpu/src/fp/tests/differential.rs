@@ -168,6 +168,8 @@ fn campaign(
 ) {
     let Some(oracle) = oracle() else { return };
     let count = setting("BULKHEAD_FP_CASES", CASES as u64) as usize;
+    // Literal loads reach one megabyte, and the window comes before the code.
+    let count = if with_memory { count.min(80_000) } else { count };
     let seed = setting("BULKHEAD_FP_SEED", 1);
     let layout = Layout::new(count, with_memory);
     let mut random = Random(seed);

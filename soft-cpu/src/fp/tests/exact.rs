@@ -157,7 +157,7 @@ pub fn round(format: Format, value: Signed, rounding: Rounding, flush: bool) -> 
             Rounding::Down => !value.negative,
             _ => false,
         };
-        return (sign | infinity - u64::from(inwards), OFC | IXC);
+        return (sign | (infinity - u64::from(inwards)), OFC | IXC);
     }
     let flags = match (inexact, tiny) {
         (false, _) => 0,

@@ -37,7 +37,7 @@ pub fn find(tree: &Tree, forbidden: &[String]) -> Vec<String> {
     for file in tree.files.iter().filter(|file| !file.path.starts_with(own)) {
         for (index, line) in file.text.lines().enumerate() {
             let place = format!("{}:{}", file.path, index + 1);
-            if let Some(word) = forbidden.iter().find(|word| line.contains(word.as_str())) {
+            if let Some(word) = forbidden.iter().find(|word| names(line, word)) {
                 findings.push(format!("{place}: names {word}"));
             }
             for host in hosts(line).into_iter().filter(|host| !HOSTS.contains(host)) {
@@ -46,6 +46,14 @@ pub fn find(tree: &Tree, forbidden: &[String]) -> Vec<String> {
         }
     }
     findings
+}
+
+/// True if the line has the word, and not only as the end of a longer path.
+fn names(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let before = line.get(..at).and_then(|start| start.chars().last());
+        !before.is_some_and(|character| character.is_alphanumeric() || character == '}')
+    })
 }
 
 /// The hosts of the addresses in a line.

@@ -56,6 +56,7 @@ fn addresses_of_unlisted_hosts_and_forbidden_words_are_found() {
         ["README.md:2: names the host mirror.example.org"]
     );
     assert_eq!(find("cd /home/someone"), ["README.md:1: names /home/"]);
+    assert!(find("/proc/{pid}/home/ and /var/home/x").is_empty());
 }
 
 #[test]

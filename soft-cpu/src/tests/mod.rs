@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Tests of the CPU: recorded results, naive references, another implementation, and whole small guests.
+
+mod atomics;
+mod differential;
+mod exceptions;
+mod handles;
+mod integer;
+mod machine;
+mod memory;
+mod power;
+mod random;
+mod references;
+mod saved;
+mod system;
+mod timers;
+mod tlb;
+mod translation;

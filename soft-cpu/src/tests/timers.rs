@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The counter and the timers.
+
+use std::time::Duration;
+
+use super::machine::Guest;
+use crate::clock::Clock;
+use crate::saved::ClockV1;
+
+const READ_COUNTER: u32 = 0xd53b_e040;
+const WRITE_COMPARE: u32 = 0xd51b_e340;
+const WRITE_CONTROL: u32 = 0xd51b_e320;
+const READ_CONTROL: u32 = 0xd53b_e320;
+const NOP: u32 = super::machine::NOP;
+
+#[test]
+fn frozen_counter_stands_and_goes_on_from_there() {
+    let clock = Clock::restore(&ClockV1 { ticks: 1000 });
+    assert_eq!(clock.ticks(), 1000);
+    clock.resume();
+    std::thread::sleep(Duration::from_millis(2));
+    clock.pause();
+    let stopped = clock.ticks();
+    // Two milliseconds are 125,000 ticks.
+    assert!(stopped >= 1000 + 125_000);
+    std::thread::sleep(Duration::from_millis(2));
+    assert_eq!(clock.ticks(), stopped);
+    assert_eq!(clock.save(), ClockV1 { ticks: stopped });
+    clock.resume();
+    assert!(clock.ticks() - stopped < 62_500_000, "the pause does not count");
+}
+
+#[test]
+fn timer_output_follows_condition_and_mask() {
+    let mut guest = Guest::new();
+    guest.parts.clock.pause();
+    guest.step(READ_COUNTER);
+    let now = guest.x(0);
+    guest.set_x(0, now + 1);
+    guest.step(WRITE_COMPARE);
+    guest.set_x(0, 1);
+    guest.run(&[WRITE_CONTROL, NOP]);
+    assert!(guest.world.levels.lock().unwrap().is_empty(), "not yet");
+    guest.set_x(0, now);
+    guest.run(&[WRITE_COMPARE, NOP]);
+    assert_eq!(*guest.world.levels.lock().unwrap(), [(27, true)]);
+    guest.step(READ_CONTROL);
+    assert_eq!(guest.x(0), 0b101);
+    guest.set_x(0, 0b11);
+    guest.run(&[WRITE_CONTROL, NOP]);
+    assert_eq!(*guest.world.levels.lock().unwrap(), [(27, true), (27, false)]);
+    guest.step(READ_CONTROL);
+    assert_eq!(guest.x(0), 0b111, "the condition shows through the mask");
+}
+
+#[test]
+fn physical_timer_counts_down_from_its_value() {
+    let mut guest = Guest::new();
+    guest.parts.clock.pause();
+    guest.set_x(0, u64::from(-5i32 as u32));
+    guest.step(0xd51b_e200); // msr cntp_tval_el0, x0
+    guest.set_x(0, 1);
+    guest.run(&[0xd51b_e220, NOP]); // msr cntp_ctl_el0, x0
+    assert_eq!(*guest.world.levels.lock().unwrap(), [(30, true)]);
+    guest.step(0xd53b_e200); // mrs x0, cntp_tval_el0
+    assert_eq!(guest.x(0), u64::from(-5i32 as u32));
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Starting the product for a suite, or saying why it is left out.
+
+use std::{env, time::Duration};
+
+use tests::{
+    SKIPPED,
+    guest::GuestFiles,
+    places,
+    vm::{Options, Vm},
+};
+
+/// Limits, for a slow and busy machine; an idle one needs a few seconds for a boot.
+pub const BOOT: Duration = Duration::from_secs(150);
+pub const COMMAND: Duration = Duration::from_secs(60);
+
+/// A machine that boots `files`, or nothing, after saying why.
+///
+/// The programs are those of the profile that this suite is built with; `cargo xtask test` builds them first.
+pub fn launch(files: Option<GuestFiles>, name: &str, extra: &str) -> Option<Vm> {
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let programs = env::var_os("BULKHEAD_PROGRAMS").map_or_else(|| places::programs(profile), Into::into);
+    if !programs.join("bulkhead").is_file() {
+        println!("{SKIPPED}the programs are not built (`cargo build --bins`)");
+        return None;
+    }
+    let Some(files) = files else {
+        println!("{SKIPPED}the guest's files are not there (`cargo xtask guest --cross` brings them)");
+        return None;
+    };
+    let mut options = Options::new(programs, files, name);
+    options.extra = extra.into();
+    let vm = Vm::launch(options);
+    assert!(vm.is_ok(), "the machine does not start: {:?}", vm.err());
+    vm.ok()
+}

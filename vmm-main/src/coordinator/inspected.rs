@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a process tells about itself, as the API shows it. Its texts are a sealed process's word: made printable.
+
+use ipc::protocol::inspect::{Inspect, Value};
+
+use super::logs;
+use crate::api::types::Inspected;
+
+/// The list of the process called `name`.
+pub fn of(name: &str, told: &Inspect) -> Inspected {
+    let printable = |text: &str| logs::printable(text.as_bytes());
+    let value = |value: &Value| match value {
+        Value::Counter(count) => (*count).into(),
+        Value::Gauge(level) => (*level).into(),
+        Value::Hex(word) => format!("{word:#x}").into(),
+        Value::Text(text) => printable(text).into(),
+    };
+    let values = told.entries().iter().map(|entry| (printable(&entry.name), value(&entry.value))).collect();
+    Inspected { process: name.to_owned(), values }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inspected_values_keep_their_kind_and_lose_control_characters() {
+        let mut told = Inspect::new();
+        told.counter("instructions", 7);
+        told.gauge("queue", -1);
+        told.hex("CR0", 0xd);
+        told.text("state", "a\u{1b}[2Jb");
+        let Inspected { process, values } = of("smmu0", &told);
+        assert_eq!(process, "smmu0");
+        assert_eq!(
+            (&values["instructions"], &values["queue"], &values["CR0"]),
+            (&7.into(), &(-1).into(), &"0xd".into())
+        );
+        assert!(!values["state"].as_str().unwrap().contains('\u{1b}'), "{values:?}");
+    }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Wrong kernels, initramfses, sizes and configurations, given to the real programs: each is refused with a clear
+//! line and its exit code, and nothing is left: no process, socket, memory object or mount.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
+mod support;
+
+use std::process::Output;
+
+use support::{Lab, guest};
+
+/// Runs the VM and checks that it was refused with `code` and a single line that contains `text`.
+fn refused(lab: &Lab, words: &[&str], code: i32, text: &str) {
+    let name = lab.vm_name();
+    let all: Vec<&str> = ["run", "--name", &name, "--console", "none"].iter().chain(words).copied().collect();
+    let output: Output = lab.bulkhead(&all);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{words:?}: {stderr}");
+    let complaint = stderr.lines().last().unwrap_or_default();
+    assert!(complaint.contains(text), "{words:?}: {complaint:?} says nothing of {text:?}");
+    assert!(!stderr.contains("panicked"), "{words:?}: {stderr}");
+    assert_eq!(lab.left_behind(), Vec::<String>::new(), "{words:?}");
+}
+
+#[test]
+fn bad_kernels_are_refused_and_leave_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let good = guest::spins();
+    let kernel = |name: &str, bytes: &[u8]| lab.file(name, bytes).to_str().unwrap().to_owned();
+    let garbage: Vec<u8> = (0..100_000_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
+    refused(&lab, &["--kernel", &kernel("garbage", &garbage)], 2, "magic");
+    refused(&lab, &["--kernel", &kernel("empty", b"")], 2, "only 0 bytes");
+    refused(&lab, &["--kernel", &kernel("cut", &good[..63])], 2, "only 63 bytes");
+    refused(&lab, &["--kernel", &kernel("gzip", &[&[0x1f, 0x8b, 8][..], &[0; 100]].concat())], 2, "gzip");
+    let mut big_endian = good.clone();
+    big_endian[24] = 1;
+    refused(&lab, &["--kernel", &kernel("be", &big_endian)], 2, "big-endian");
+    let mut offset = good.clone();
+    offset[8] = 1;
+    refused(&lab, &["--kernel", &kernel("offset", &offset)], 2, "text_offset");
+    let mut huge = good.clone();
+    huge[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
+    refused(&lab, &["--kernel", &kernel("huge", &huge)], 2, "needs guest memory");
+    let long = lab.file("long", &good);
+    std::fs::OpenOptions::new().write(true).open(&long).unwrap().set_len(64 << 20).unwrap();
+    refused(&lab, &["--kernel", long.to_str().unwrap(), "--memory", "32M"], 2, "does not fit");
+    refused(&lab, &["--kernel", lab.path("run").to_str().unwrap()], 2, "is a directory");
+    refused(&lab, &["--kernel", "/nonexistent"], 2, "cannot be opened");
+    refused(&lab, &["--kernel", "/dev/zero"], 2, "not a regular file");
+    refused(&lab, &[], 2, "no kernel");
+}
+
+#[test]
+fn bad_initramfs_and_memory_are_refused_and_leave_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let kernel = kernel.to_str().unwrap();
+    let empty = lab.file("empty", b"");
+    refused(&lab, &["--kernel", kernel, "--initramfs", empty.to_str().unwrap()], 2, "initramfs is empty");
+    refused(&lab, &["--kernel", kernel, "--initramfs", "/nonexistent"], 2, "initramfs cannot be opened");
+    let large = lab.file("large", b"x");
+    std::fs::OpenOptions::new().write(true).open(&large).unwrap().set_len(15 << 20).unwrap();
+    let large = large.to_str().unwrap();
+    refused(
+        &lab,
+        &["--kernel", kernel, "--initramfs", large, "--memory", "16M"],
+        2,
+        "initramfs needs guest memory",
+    );
+    refused(
+        &lab,
+        &["--kernel", kernel, "--initramfs", large, "--memory", "12K"],
+        2,
+        "no arm64 kernel starts in",
+    );
+    refused(&lab, &["--kernel", kernel, "--memory", "0"], 2, "0 bytes of memory");
+    refused(&lab, &["--kernel", kernel, "--memory", "1"], 2, "not whole pages");
+    refused(&lab, &["--kernel", kernel, "--memory", "500G"], 2, "more than this host has");
+    refused(&lab, &["--kernel", kernel, "--memory", "9999999T"], 2, "do not fit the machine");
+    refused(&lab, &["--kernel", kernel, "--vcpus", "2"], 2, "not supported yet");
+    let long = "x".repeat(5000);
+    refused(&lab, &["--kernel", kernel, "--cmdline", &long], 2, "2047");
+}
+
+#[test]
+fn bad_configurations_are_refused_and_leave_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    for (text, complaint) in [
+        (&b"kernle = \"x\""[..], "did you mean `kernel`?"),
+        (b"kernel = ", "not valid TOML"),
+        (b"[[[[", "not valid TOML"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"memory = true", "where a whole number belongs"),
+    ] {
+        let file = lab.file("vm.toml", text);
+        refused(&lab, &["--config", file.to_str().unwrap()], 2, complaint);
+    }
+    let deep = lab
+        .file("deep.toml", "x = ".bytes().chain("[".repeat(50_000).bytes()).collect::<Vec<_>>().as_slice());
+    refused(&lab, &["--config", deep.to_str().unwrap()], 2, "not valid TOML");
+}
+
+#[test]
+fn bad_programs_beside_bulkhead_are_refused_and_leave_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let kernel = kernel.to_str().unwrap();
+    let smmu = lab.path("bulkhead-smmu");
+    std::fs::remove_file(&smmu).unwrap();
+    refused(&lab, &["--kernel", kernel], 1, "bulkhead-smmu");
+    std::fs::write(&smmu, "#!/bin/sh\n").unwrap();
+    refused(&lab, &["--kernel", kernel], 1, "not an executable file");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&smmu, mode).unwrap();
+    refused(&lab, &["--kernel", kernel], 1, "smmu0 cannot be started");
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Every role of a running VM, held against the topology table from outside, and attacked from inside.
+//!
+//! From outside: what the kernel shows of each live process. From inside (debug builds): each process attempts what a
+//! taken-over one would; it is refused, or dies and the report names process, call and arguments.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
+mod support;
+
+use support::{Lab, guest};
+use vmm_main::topology;
+
+#[test]
+fn live_processes_are_what_the_topology_says() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let mut vm = lab.start(&kernel, &[]);
+    vm.await_running();
+    let as_root = rustix::process::geteuid().is_root();
+    for row in std::iter::once(&topology::COORDINATOR).chain(topology::PROCESSES) {
+        let seen = vm.process(row.name);
+        assert_eq!(seen["profile"], row.profile().name);
+        let given = row.fds.iter().filter(|fd| !fd.optional).count();
+        let enforced = seen["enforced"].to_string();
+        assert!(
+            enforced.contains(&format!("descriptors 0..{given} and no other")),
+            "{}: {enforced}",
+            row.name
+        );
+        assert_eq!(seen["observed"]["drift"], serde_json::json!([]), "{}", row.name);
+        let unread = seen["observed"]["unread"].as_array().unwrap().len();
+        // The audit compares seccomp, no_new_privs, every capability set, namespaces, root, mounts, ids and limits.
+        assert!(unread <= usize::from(!as_root), "{}: {seen}", row.name);
+        if as_root {
+            assert_descriptors(row, seen["host_pid"].as_i64().unwrap());
+        }
+    }
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+}
+
+/// No process holds anything but kinds of objects that its row (or its own runtime) accounts for.
+fn assert_descriptors(row: &topology::Row, pid: i64) {
+    let runtime = ["anon_inode:[eventpoll]", "anon_inode:[eventfd]"];
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let target = std::fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().into_owned();
+        let shared = ["socket:[", "pipe:[", "/memfd:"].iter().any(|kind| target.starts_with(kind));
+        let files = row.name == "coordinator"
+            && (target == "anon_inode:[pidfd]"
+                || target.starts_with("pidfd")
+                || ["/Image", "/bulkhead-vcpu-soft", "/bulkhead-smmu"]
+                    .iter()
+                    .any(|file| target.ends_with(file)));
+        assert!(shared || files || runtime.contains(&target.as_str()), "{} holds {target}", row.name);
+    }
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn attempts_from_inside_are_refused_or_end_in_a_report() {
+    /// What must end the process, and the call that its report must name. The others may also be refused by an error.
+    const DEADLY: [(&str, &str); 6] = [
+        ("socket", "socket("),
+        ("ptrace", "ptrace("),
+        ("foreign-ioctl", "ioctl("),
+        ("mmap-exec", "mmap("),
+        ("unshare", "unshare("),
+        ("mount", "mount("),
+    ];
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let name = lab.vm_name();
+    for row in std::iter::once(&topology::COORDINATOR).chain(topology::PROCESSES) {
+        for attempt in
+            ["open", "execve", "fork", "kill"].into_iter().chain(DEADLY.map(|(attempt, _)| attempt))
+        {
+            let mut vm = lab.start(&kernel, &["--name", &name]);
+            vm.await_running();
+            let answer = lab.bulkhead(&["probe", row.name, attempt]);
+            let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+            if answer.status.success() {
+                assert!(text.starts_with("refused with errno"), "{} {attempt}: {text}", row.name);
+                lab.bulkhead(&["stop"]);
+                assert_eq!(vm.end().0.code(), Some(0), "{} {attempt}", row.name);
+                continue;
+            }
+            let (status, _, log) = vm.end();
+            assert_eq!(status.code(), Some(3), "{} {attempt}: {log}", row.name);
+            let report = log.lines().last().unwrap();
+            assert!(
+                report.contains(&format!("`{}` ended itself", row.profile().name)),
+                "{attempt}: {report}"
+            );
+            assert!(report.contains("refused: "), "{attempt}: {report}");
+            if let Some((_, call)) = DEADLY.iter().find(|(deadly, _)| *deadly == attempt) {
+                assert!(report.contains(call) && report.contains("(0x"), "{} {attempt}: {report}", row.name);
+            }
+            assert_eq!(lab.left_behind(), Vec::<String>::new(), "{} {attempt}", row.name);
+        }
+    }
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn panics_and_hangs_of_a_process_end_in_a_report() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    for row in topology::PROCESSES {
+        for (attempt, word) in [("panic", "panicked"), ("hang", "deadline passed")] {
+            let mut vm = lab.start(&kernel, &[]);
+            vm.await_running();
+            assert_eq!(lab.bulkhead(&["probe", row.name, attempt]).status.code(), Some(3));
+            let (status, _, log) = vm.end();
+            assert_eq!(status.code(), Some(3), "{log}");
+            let report = log.lines().last().unwrap();
+            assert!(report.contains(row.name) && report.contains(word), "{report}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A VM's life with the real, sealed processes and tiny guests: power-off, reset, pause, stop, signals, save and
+//! restore, console, and every way in which a party may die.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use support::{Lab, guest, signal};
+
+#[test]
+fn guest_that_powers_off_ends_the_vm_with_all_of_its_output() {
+    let Some(lab) = Lab::new() else { return };
+    let text = "Hello from behind four bulkheads. ".repeat(8);
+    let kernel = lab.file("Image", &guest::prints_and_powers_off(&text));
+    let name = lab.vm_name();
+    let (status, output, log) = lab.start(&kernel, &["--name", &name]).end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(String::from_utf8_lossy(&output), text);
+    assert!(log.contains("the guest switched itself off"), "{log}");
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn guest_that_resets_starts_again_in_new_processes() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::prints_and_resets());
+    let mut vm = lab.start(&kernel, &[]);
+    vm.await_running();
+    assert_eq!(vm.output_of(3), b"RRR");
+    let status = lab.bulkhead(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert!(
+        status["reset_count"].as_u64() >= Some(2) && status["generation"].as_u64() >= Some(3),
+        "{status}"
+    );
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+}
+
+#[test]
+fn paused_guest_stands_still_and_goes_on_where_it_was() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::counts_for_ever());
+    let mut vm = lab.start(&kernel, &[]);
+    vm.await_running();
+    let mut seen = vm.output_of(200);
+    let paused = lab.bulkhead(&["pause"]);
+    assert!(paused.status.success(), "{paused:?}");
+    assert!(lab.bulkhead(&["pause"]).status.success(), "pausing twice is no error");
+    thread::sleep(Duration::from_millis(300));
+    seen.extend(vm.drain());
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(vm.drain(), b"", "a paused guest prints nothing");
+    let refused = lab.bulkhead(&["save-restore"]);
+    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+    assert!(lab.bulkhead(&["resume"]).status.success());
+    seen.extend(vm.output_of(200));
+    assert_counts(&seen);
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+}
+
+#[test]
+fn saved_and_restored_guest_loses_and_repeats_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::counts_for_ever());
+    let mut vm = lab.start(&kernel, &[]);
+    vm.await_running();
+    let mut seen = vm.output_of(100);
+    for generation in 2..5 {
+        let before = vm.pid("vcpu");
+        let done = lab.bulkhead(&["save-restore", "--json"]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let done: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(done["generation"], generation);
+        assert_ne!(vm.pid("vcpu"), before, "the guest lives in another process now");
+        seen.extend(vm.output_of(100));
+    }
+    assert_counts(&seen);
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+/// Every byte is the one after its predecessor: nothing lost, nothing twice, memory and registers agree.
+fn assert_counts(seen: &[u8]) {
+    for (index, pair) in seen.windows(2).enumerate() {
+        let expected = b'0' + (pair[0] - b'0' + 1) % 64;
+        assert_eq!(pair[1] as char, expected as char, "byte {index} of {:?}", String::from_utf8_lossy(seen));
+    }
+}
+
+#[test]
+fn console_input_reaches_the_guest_byte_for_byte() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::echoes());
+    let mut vm = lab.start(&kernel, &[]);
+    vm.await_running();
+    // All values, the escape's prefix among them: a pipe is not a keyboard.
+    let sent: Vec<u8> = (0..=255).collect();
+    vm.stdin.as_mut().unwrap().write_all(&sent).unwrap();
+    assert_eq!(vm.output_of(256), sent);
+    signal(vm.child.id().try_into().unwrap(), "TERM");
+    assert_eq!(vm.end().0.code(), Some(0));
+}
+
+#[test]
+fn console_nobody_reads_holds_up_the_guest_and_nothing_else() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::floods());
+    let mut child = lab
+        .command(&["run", "--memory", "16M", "--kernel", kernel.to_str().unwrap()])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // Its standard output is a pipe that is not read: after a moment everything up to the UART is full.
+    let stdout = child.stdout.take();
+    while !lab.bulkhead(&["status"]).status.success() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    thread::sleep(Duration::from_millis(500));
+    for command in ["pause", "resume", "pause", "status", "stop"] {
+        let output = lab.bulkhead(&[command]);
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    drop(stdout);
+    assert_eq!(support::finish(child).status.code(), Some(0));
+}
+
+#[test]
+fn each_ending_signal_is_an_orderly_stop() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let name = lab.vm_name();
+    for name_of_signal in ["TERM", "INT", "HUP", "QUIT"] {
+        let mut vm = lab.start(&kernel, &["--name", &name]);
+        vm.await_running();
+        signal(vm.child.id().try_into().unwrap(), name_of_signal);
+        let (status, _, log) = vm.end();
+        assert_eq!(status.code(), Some(0), "{name_of_signal}: {log}");
+        assert_eq!(lab.left_behind(), Vec::<String>::new(), "{name_of_signal}");
+    }
+}
+
+#[test]
+fn second_vm_of_the_same_name_is_refused_and_the_first_lives() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let mut vm = lab.start(&kernel, &["--name", "one"]);
+    vm.await_running();
+    let second = lab.bulkhead(&["run", "--name", "one", "--kernel", kernel.to_str().unwrap()]);
+    assert_eq!(second.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("already running"));
+    assert!(lab.bulkhead(&["status", "one"]).status.success());
+    assert_eq!(lab.bulkhead(&["status", "two"]).status.code(), Some(4));
+    assert!(lab.bulkhead(&["stop", "one"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+}
+
+#[test]
+fn killed_process_ends_the_vm_with_a_report_that_names_it() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let name = lab.vm_name();
+    for victim in ["vcpu", "smmu0", "coordinator"] {
+        let mut vm = lab.start(&kernel, &["--name", &name]);
+        vm.await_running();
+        signal(vm.pid(victim), "KILL");
+        let (status, _, log) = vm.end();
+        assert_eq!(status.code(), Some(3), "{victim}: {log}");
+        let last = log.lines().last().unwrap();
+        assert!(last.contains(victim) && last.contains("killed by signal 9"), "{victim}: {last}");
+        assert_eq!(lab.left_behind(), Vec::<String>::new(), "{victim}");
+    }
+}
+
+#[test]
+fn killed_launcher_takes_the_vm_with_it() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let name = lab.vm_name();
+    let mut vm = lab.start(&kernel, &["--name", &name]);
+    vm.await_running();
+    signal(vm.child.id().try_into().unwrap(), "KILL");
+    assert_eq!(vm.end().0.code(), None);
+    // A killed launcher cannot remove its socket; all else goes, and the next VM of the name replaces the socket.
+    let begun = std::time::Instant::now();
+    while lab.left_behind().len() > 1 {
+        assert!(begun.elapsed() < support::PATIENCE, "{:?}", lab.left_behind());
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mut vm = lab.start(&kernel, &["--name", &name]);
+    vm.await_running();
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn hostile_control_clients_disturb_nobody() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let name = lab.vm_name();
+    let mut vm = lab.start(&kernel, &["--name", &name]);
+    vm.await_running();
+    let socket = lab.path(&format!("run/bulkhead/{name}.sock"));
+    let mut open = Vec::new();
+    for bytes in [
+        &b"\x00\x01\x02"[..],
+        b"GET /v1/sta",
+        b"POST /v1/stop HTTP/1.1\r\ncontent-length: 9\r\n\r\n",
+        &[0xff; 70_000],
+    ] {
+        let mut client = UnixStream::connect(&socket).unwrap();
+        // A server that has seen enough may have closed already.
+        let _ = client.write_all(bytes);
+        open.push(client);
+    }
+    // Some stay, some leave at once; more than there are places.
+    for _ in 0..100 {
+        drop(UnixStream::connect(&socket).unwrap());
+    }
+    let status = lab.bulkhead(&["status", "--json"]);
+    let text = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(text.contains("running") || text.contains("stopp"), "{status:?}");
+    for mut client in open {
+        client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut answer = [0; 512];
+        // Whatever comes, or nothing: the VM's answer to garbage is not the point, its health is.
+        let _ = client.read(&mut answer);
+    }
+    lab.bulkhead(&["stop"]);
+    assert_eq!(vm.end().0.code(), Some(0));
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Guests of a few instructions, assembled here: an arm64 Image header and code behind it. They need no kernel,
+//! no compiler and no network, and each does one thing that a test can see.
+//!
+//! Encodings: Arm ARM (DDI 0487) chapter C6. Registers: x1 holds the UART's address throughout.
+
+const UART_BASE: u32 = 0x0900_0000;
+const HEADER_LEN: usize = 64;
+const PSCI_SYSTEM_OFF: u32 = 0x8400_0008;
+const PSCI_SYSTEM_RESET: u32 = 0x8400_0009;
+
+/// `movz wD, #low; movk wD, #high, lsl 16`.
+fn load(register: u32, value: u32) -> [u32; 2] {
+    [0x5280_0000 | (value & 0xffff) << 5 | register, 0x72a0_0000 | (value >> 16) << 5 | register]
+}
+
+/// `hvc #0` with `function` in w0, and an endless loop should it return.
+fn psci(function: u32) -> Vec<u32> {
+    let [low, high] = load(0, function);
+    vec![low, high, 0xd400_0002, 0x1400_0000]
+}
+
+/// Waits until the UART's transmitter is empty (LSR bit 5), then sends w4.
+fn send_w4() -> Vec<u32> {
+    vec![
+        0x3940_1425, // ldrb w5, [x1, #5]
+        0x362f_ffe5, // tbz w5, #5, -4
+        0x3900_0024, // strb w4, [x1]
+    ]
+}
+
+/// An Image of this code.
+pub fn image(code: &[u32]) -> Vec<u8> {
+    let mut image = vec![0; HEADER_LEN];
+    image[0..4].copy_from_slice(&0x1400_0010_u32.to_le_bytes()); // b +64
+    let len = (HEADER_LEN + code.len() * 4) as u64;
+    image[16..24].copy_from_slice(&len.to_le_bytes());
+    image[56..60].copy_from_slice(b"ARM\x64");
+    image.extend(code.iter().flat_map(|word| word.to_le_bytes()));
+    image
+}
+
+/// Prints `text`, then switches itself off.
+pub fn prints_and_powers_off(text: &str) -> Vec<u8> {
+    let mut code = load(1, UART_BASE).to_vec();
+    for byte in text.bytes() {
+        code.push(0x5280_0000 | u32::from(byte) << 5 | 4); // movz w4, #byte
+        code.extend(send_w4());
+    }
+    code.extend(psci(PSCI_SYSTEM_OFF));
+    image(&code)
+}
+
+/// Prints `R` and asks for a reset.
+pub fn prints_and_resets() -> Vec<u8> {
+    let mut code = load(1, UART_BASE).to_vec();
+    code.push(0x5280_0000 | u32::from(b'R') << 5 | 4);
+    code.extend(send_w4());
+    code.extend(psci(PSCI_SYSTEM_RESET));
+    image(&code)
+}
+
+/// Prints the characters `0` to `o` (64 of them) round and round for ever, keeping the count in a register and, as a
+/// check, in memory: it prints `!` once the two differ.
+pub fn counts_for_ever() -> Vec<u8> {
+    let mut code = load(1, UART_BASE).to_vec();
+    code.extend(load(6, 0x4040_0000)); // w6: a word of RAM far from code and device tree
+    code.push(0x5280_0003); // movz w3, #0
+    code.push(0xb900_00c3); // str w3, [x6]
+    let top = code.len();
+    code.push(0xb940_00c7); // ldr w7, [x6]
+    code.push(0x6b03_00ff); // cmp w7, w3
+    code.push(0x5400_0060); // b.eq +12: skip the two instructions that complain
+    code.push(0x5280_0424); // movz w4, #'!'
+    code.push(0x1400_0003); // b +12: to the sending
+    code.push(0x1200_1464); // and w4, w3, #0x3f
+    code.push(0x1100_c084); // add w4, w4, #'0'
+    code.extend(send_w4());
+    code.push(0x1100_0463); // add w3, w3, #1
+    code.push(0xb900_00c3); // str w3, [x6]
+    let [low, high] = load(8, 20_000);
+    code.extend([low, high]);
+    code.push(0x7100_0508); // subs w8, w8, #1
+    code.push(0x54ff_ffe1); // b.ne -4
+    let back = u32::try_from(code.len() - top).unwrap();
+    code.push(0x1400_0000 | 0u32.wrapping_sub(back) & 0x03ff_ffff); // b top
+    image(&code)
+}
+
+/// Prints back every byte that it receives.
+pub fn echoes() -> Vec<u8> {
+    let mut code = load(1, UART_BASE).to_vec();
+    let top = code.len();
+    code.push(0x3940_1425); // ldrb w5, [x1, #5]
+    code.push(0x3607_ffe5); // tbz w5, #0, -4
+    code.push(0x3940_0024); // ldrb w4, [x1]
+    code.extend(send_w4());
+    let back = u32::try_from(code.len() - top).unwrap();
+    code.push(0x1400_0000 | 0u32.wrapping_sub(back) & 0x03ff_ffff);
+    image(&code)
+}
+
+/// Prints as fast as the UART takes it, for ever.
+pub fn floods() -> Vec<u8> {
+    let mut code = load(1, UART_BASE).to_vec();
+    code.push(0x5280_0000 | u32::from(b'f') << 5 | 4);
+    code.extend(send_w4());
+    code.push(0x17ff_fffd); // b to the ldrb
+    image(&code)
+}
+
+/// Does nothing, for ever.
+pub fn spins() -> Vec<u8> {
+    image(&[0x1400_0000])
+}

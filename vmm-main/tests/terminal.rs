@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `bulkhead run` on a terminal of its own: raw while the guest has it, with an escape, and as it was afterwards,
+//! however the VM ended.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
+mod support;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, OutputModes, tcgetattr};
+use support::{Lab, guest, signal};
+
+/// A terminal: the user's side and the program's.
+struct Terminal {
+    user: File,
+    program: OwnedFd,
+}
+
+impl Terminal {
+    fn new() -> Self {
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&user).unwrap();
+        unlockpt(&user).unwrap();
+        let path = ptsname(&user, Vec::new()).unwrap();
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY;
+        let program = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap();
+        Self { user: user.into(), program }
+    }
+
+    /// What a user would notice: modes of input, output and line discipline.
+    fn modes(&self) -> String {
+        let modes = tcgetattr(&self.program).unwrap();
+        format!("{:?} {:?} {:?}", modes.input_modes, modes.output_modes, modes.local_modes)
+    }
+
+    fn is_raw(&self) -> bool {
+        let modes = tcgetattr(&self.program).unwrap();
+        !modes.local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+            && modes.output_modes.contains(OutputModes::OPOST)
+    }
+
+    /// Starts a VM as the foreground job of this terminal.
+    fn start(&self, lab: &Lab, kernel: &[u8]) -> Child {
+        let kernel = lab.file("Image", kernel);
+        let words = ["run", "--memory", "16M", "--kernel", kernel.to_str().unwrap()];
+        let side = || Stdio::from(self.program.try_clone().unwrap());
+        let child = Command::new("setsid")
+            .arg("--ctty")
+            .arg(lab.path("bulkhead"))
+            .args(words)
+            .env("XDG_RUNTIME_DIR", lab.path("run"))
+            .stdin(side())
+            .stdout(side())
+            .stderr(side())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        let runs = || String::from_utf8_lossy(&lab.bulkhead(&["status"]).stdout).contains("running");
+        while !self.is_raw() || !runs() {
+            assert!(begun.elapsed() < support::PATIENCE, "the terminal did not become raw");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child
+    }
+
+    /// Reads until `text` has been shown.
+    fn await_text(&mut self, text: &[u8]) {
+        let mut seen = Vec::new();
+        let mut buffer = [0; 1024];
+        while !seen.windows(text.len()).any(|part| part == text) {
+            let len = self.user.read(&mut buffer).unwrap();
+            seen.extend_from_slice(&buffer[..len]);
+        }
+    }
+}
+
+fn lab_with_setsid() -> Option<Lab> {
+    if Command::new("setsid").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: there is no setsid(1) to make a terminal's foreground job with");
+        return None;
+    }
+    Lab::new()
+}
+
+#[test]
+fn terminal_escape_stops_the_vm_and_keys_reach_the_guest() {
+    let Some(lab) = lab_with_setsid() else { return };
+    let mut terminal = Terminal::new();
+    let before = terminal.modes();
+    let child = terminal.start(&lab, &guest::echoes());
+    // Ctrl-C is the guest's, and so is a doubled Ctrl-A.
+    terminal.user.write_all(b"<\x03\x01\x01>").unwrap();
+    terminal.await_text(b"<\x03\x01>");
+    terminal.user.write_all(b"\x01h").unwrap();
+    terminal.await_text(b"Ctrl-A x: stop the VM");
+    terminal.user.write_all(b"\x01x").unwrap();
+    assert_eq!(support::finish(child).status.code(), Some(0));
+    assert_eq!(terminal.modes(), before);
+}
+
+#[test]
+fn terminal_is_restored_however_the_vm_ends() {
+    let Some(lab) = lab_with_setsid() else { return };
+    for (ending, code) in [("TERM", 0), ("coordinator", 3), ("vcpu", 3), ("stop", 0)] {
+        let terminal = Terminal::new();
+        let before = terminal.modes();
+        let child = terminal.start(&lab, &guest::spins());
+        match ending {
+            "TERM" => signal(child.id().try_into().unwrap(), "TERM"),
+            "stop" => assert!(lab.bulkhead(&["stop"]).status.success()),
+            process => {
+                let rows = lab.bulkhead(&["ps", "--json"]).stdout;
+                let rows: serde_json::Value = serde_json::from_slice(&rows).unwrap();
+                let rows = rows["vm"].as_array().unwrap().clone();
+                let row = rows.into_iter().find(|row| row["name"] == process).unwrap();
+                signal(row["host_pid"].as_i64().unwrap().try_into().unwrap(), "KILL");
+            }
+        }
+        assert_eq!(support::finish(child).status.code(), Some(code), "{ending}");
+        assert_eq!(terminal.modes(), before, "{ending}");
+    }
+}
