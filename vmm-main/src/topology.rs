@@ -23,8 +23,11 @@ pub enum Object {
     Kernel,
     /// The guest's initramfs.
     Initramfs,
-    /// The program of the process with this name.
+    /// The program with this name, in the folder of `bulkhead`.
     Program(&'static str),
+    /// What is behind the assigned device with this name: its image, or a connection to its server. Something empty
+    /// if the VM has no such device.
+    DeviceSource(&'static str),
     /// The guest's serial line: the process's end of a stream socket pair.
     Console,
     /// The guest's memory.
@@ -37,6 +40,23 @@ pub enum Object {
     RegisterPage(&'static str),
     /// A wired interrupt of the device process with this name.
     Irq(&'static str, IrqLine),
+    /// The stage 1 channel between a vSMMU and the device process with this name.
+    Stage1(&'static str, Side),
+    /// The connection of the device process with this name to its vfio-user server.
+    VfioUser(&'static str, Side),
+    /// Pending MSIs of the device process with this name.
+    MsiBoard(&'static str),
+    /// Says that there are some.
+    MsiDoorbell(&'static str),
+}
+
+/// The ends of a connection about a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// The device process's.
+    Device,
+    /// That of whoever is at the other end: the vSMMU, the server.
+    Peer,
 }
 
 /// The wires of an SMMUv3 (IHI 0070 section 3.18).
@@ -81,6 +101,28 @@ pub struct FdRow {
 pub enum Restart {
     /// The VM ends with a report.
     EndsVm,
+    /// The VM goes on; the device that the process served has failed, and its guest is told by all ones.
+    DeviceFails,
+}
+
+/// When a process exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needed {
+    /// In every VM.
+    Always,
+    /// If the VM has more assigned devices than this.
+    ByDevice(usize),
+    /// If that device is an NVMe controller of ours.
+    ByNvme(usize),
+}
+
+/// What is behind an assigned device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum DeviceKind {
+    /// A vfio-user server that somebody else started.
+    VfioUser,
+    /// An NVMe controller of ours, over an image.
+    Nvme,
 }
 
 /// One process.
@@ -98,6 +140,8 @@ pub struct Row {
     pub fds: &'static [FdRow],
     /// What happens when it dies.
     pub restart: Restart,
+    /// When it exists.
+    pub needed: Needed,
 }
 
 impl Row {
@@ -106,9 +150,51 @@ impl Row {
         (self.profile)()
     }
 
+    /// Whether a VM with these assigned devices has it.
+    pub fn is_needed(&self, devices: &[DeviceKind]) -> bool {
+        match self.needed {
+            Needed::Always => true,
+            Needed::ByDevice(index) => index < devices.len(),
+            Needed::ByNvme(index) => devices.get(index) == Some(&DeviceKind::Nvme),
+        }
+    }
+
+    /// Its descriptors in a VM with these devices: those of devices that are not there stand last and are left out.
+    pub fn fds_with(&self, devices: &[DeviceKind]) -> impl Iterator<Item = &'static FdRow> {
+        let absent = |fd: &FdRow| fd.object.owner().and_then(row).is_some_and(|row| !row.is_needed(devices));
+        let count = self.fds.iter().filter(|fd| !absent(fd)).count();
+        self.fds.iter().take(count)
+    }
+
     /// The number under which it holds `object`.
     pub fn number_of(&self, object: Object) -> Option<i32> {
         self.fds.iter().find(|row| row.object == object).map(|row| row.number)
+    }
+}
+
+impl Object {
+    /// The process without which there is no such object, if there is one.
+    pub const fn owner(self) -> Option<&'static str> {
+        match self {
+            Self::DirtyLog(of)
+            | Self::Ring(of)
+            | Self::RegisterPage(of)
+            | Self::Irq(of, _)
+            | Self::Stage1(of, _)
+            | Self::VfioUser(of, _)
+            | Self::MsiBoard(of)
+            | Self::MsiDoorbell(of) => Some(of),
+            Self::Control
+            | Self::CrashPage
+            | Self::Log
+            | Self::Handover
+            | Self::Kernel
+            | Self::Initramfs
+            | Self::Program(_)
+            | Self::DeviceSource(_)
+            | Self::Console
+            | Self::GuestRam => None,
+        }
     }
 }
 
@@ -117,6 +203,7 @@ impl Restart {
     pub const fn word(self) -> &'static str {
         match self {
             Self::EndsVm => "ends the VM",
+            Self::DeviceFails => "its device fails",
         }
     }
 }
@@ -129,6 +216,16 @@ const fn fd(number: i32, object: Object, rights: Rights) -> FdRow {
 pub const VCPU: &str = "vcpu";
 /// The first vSMMU's name.
 pub const SMMU0: &str = "smmu0";
+/// The names of the processes of assigned devices; as many devices as a VM can have.
+pub const VFIO: [&str; 4] = ["vfio0", "vfio1", "vfio2", "vfio3"];
+/// The vCPU process's program.
+pub const VCPU_PROGRAM: &str = "bulkhead-vcpu-soft";
+/// A vSMMU's.
+pub const SMMU_PROGRAM: &str = "bulkhead-smmu";
+/// An assigned device's.
+pub const VFIO_PROGRAM: &str = "bulkhead-vfio";
+/// The NVMe controller's.
+pub const NVME_PROGRAM: &str = "bulkhead-nvme";
 
 /// The coordinator: started by the launcher, parent of all others.
 pub static COORDINATOR: Row = Row {
@@ -144,20 +241,60 @@ pub static COORDINATOR: Row = Row {
         // Only to be handed on: the coordinator never reads what the guest or the user types.
         fd(4, Object::Console, Rights::ReadWrite),
         fd(5, Object::Kernel, Rights::Read),
-        fd(6, Object::Program(VCPU), Rights::Execute),
-        fd(7, Object::Program(SMMU0), Rights::Execute),
-        FdRow { number: 8, object: Object::Initramfs, rights: Rights::Read, optional: true },
+        fd(6, Object::Program(VCPU_PROGRAM), Rights::Execute),
+        fd(7, Object::Program(SMMU_PROGRAM), Rights::Execute),
+        fd(8, Object::Program(VFIO_PROGRAM), Rights::Execute),
+        fd(9, Object::Program(NVME_PROGRAM), Rights::Execute),
+        // Only to be handed on, like the console.
+        fd(10, Object::DeviceSource(VFIO[0]), Rights::ReadWrite),
+        fd(11, Object::DeviceSource(VFIO[1]), Rights::ReadWrite),
+        fd(12, Object::DeviceSource(VFIO[2]), Rights::ReadWrite),
+        fd(13, Object::DeviceSource(VFIO[3]), Rights::ReadWrite),
+        FdRow { number: 14, object: Object::Initramfs, rights: Rights::Read, optional: true },
     ],
     restart: Restart::EndsVm,
+    needed: Needed::Always,
 };
 
+/// The process of the assigned device `index`, which runs its guest's DMA.
+const fn vfio_row(index: usize, name: &'static str, fds: &'static [FdRow]) -> Row {
+    Row {
+        name,
+        role: Role::Vfio,
+        program: VFIO_PROGRAM,
+        profile: sandbox::profiles::vfio,
+        fds,
+        restart: Restart::EndsVm,
+        needed: Needed::ByDevice(index),
+    }
+}
+
+/// The descriptors of the process of an assigned device.
+macro_rules! vfio_fds {
+    ($name:expr) => {
+        &[
+            fd(0, Object::Control, Rights::ReadWrite),
+            fd(1, Object::CrashPage, Rights::Write),
+            fd(2, Object::Log, Rights::Write),
+            fd(3, Object::GuestRam, Rights::ReadWrite),
+            fd(4, Object::DirtyLog($name), Rights::Write),
+            fd(5, Object::Ring($name), Rights::ReadWrite),
+            fd(6, Object::Stage1($name, Side::Device), Rights::ReadWrite),
+            fd(7, Object::VfioUser($name, Side::Device), Rights::ReadWrite),
+            fd(8, Object::MsiBoard($name), Rights::Write),
+            fd(9, Object::MsiDoorbell($name), Rights::Write),
+        ]
+    };
+}
+
 /// Everything the coordinator starts, in the order in which the guest is resumed last to first: CPUs stand
-/// first, so "pause in order, resume in reverse" keeps the CPUs quiet while devices are not ready.
+/// first, so "pause in order, resume in reverse" keeps the CPUs quiet while devices are not ready, and assigned devices
+/// stand before what they need: their servers, and the vSMMU that records their faults.
 pub static PROCESSES: &[Row] = &[
     Row {
         name: VCPU,
         role: Role::Vcpu,
-        program: "bulkhead-vcpu-soft",
+        program: VCPU_PROGRAM,
         profile: sandbox::profiles::vcpu_soft,
         fds: &[
             fd(0, Object::Control, Rights::ReadWrite),
@@ -172,13 +309,30 @@ pub static PROCESSES: &[Row] = &[
             fd(8, Object::Irq(SMMU0, IrqLine::EventQueue), Rights::Read),
             fd(9, Object::Irq(SMMU0, IrqLine::GlobalError), Rights::Read),
             fd(10, Object::Irq(SMMU0, IrqLine::CommandSync), Rights::Read),
+            fd(11, Object::Ring(VFIO[0]), Rights::ReadWrite),
+            fd(12, Object::MsiBoard(VFIO[0]), Rights::ReadWrite),
+            fd(13, Object::MsiDoorbell(VFIO[0]), Rights::Read),
+            fd(14, Object::Ring(VFIO[1]), Rights::ReadWrite),
+            fd(15, Object::MsiBoard(VFIO[1]), Rights::ReadWrite),
+            fd(16, Object::MsiDoorbell(VFIO[1]), Rights::Read),
+            fd(17, Object::Ring(VFIO[2]), Rights::ReadWrite),
+            fd(18, Object::MsiBoard(VFIO[2]), Rights::ReadWrite),
+            fd(19, Object::MsiDoorbell(VFIO[2]), Rights::Read),
+            fd(20, Object::Ring(VFIO[3]), Rights::ReadWrite),
+            fd(21, Object::MsiBoard(VFIO[3]), Rights::ReadWrite),
+            fd(22, Object::MsiDoorbell(VFIO[3]), Rights::Read),
         ],
         restart: Restart::EndsVm,
+        needed: Needed::Always,
     },
+    vfio_row(0, VFIO[0], vfio_fds!(VFIO[0])),
+    vfio_row(1, VFIO[1], vfio_fds!(VFIO[1])),
+    vfio_row(2, VFIO[2], vfio_fds!(VFIO[2])),
+    vfio_row(3, VFIO[3], vfio_fds!(VFIO[3])),
     Row {
         name: SMMU0,
         role: Role::Smmu,
-        program: "bulkhead-smmu",
+        program: SMMU_PROGRAM,
         profile: sandbox::profiles::smmu,
         fds: &[
             fd(0, Object::Control, Rights::ReadWrite),
@@ -191,10 +345,20 @@ pub static PROCESSES: &[Row] = &[
             fd(7, Object::Irq(SMMU0, IrqLine::EventQueue), Rights::Write),
             fd(8, Object::Irq(SMMU0, IrqLine::GlobalError), Rights::Write),
             fd(9, Object::Irq(SMMU0, IrqLine::CommandSync), Rights::Write),
+            fd(10, Object::Stage1(VFIO[0], Side::Peer), Rights::ReadWrite),
+            fd(11, Object::Stage1(VFIO[1], Side::Peer), Rights::ReadWrite),
+            fd(12, Object::Stage1(VFIO[2], Side::Peer), Rights::ReadWrite),
+            fd(13, Object::Stage1(VFIO[3], Side::Peer), Rights::ReadWrite),
         ],
         restart: Restart::EndsVm,
+        needed: Needed::Always,
     },
 ];
+
+/// The processes of a VM with these assigned devices.
+pub fn processes(devices: &[DeviceKind]) -> impl Iterator<Item = &'static Row> {
+    PROCESSES.iter().filter(|row| row.is_needed(devices))
+}
 
 /// The row of the process called `name`, the coordinator's included.
 pub fn row(name: &str) -> Option<&'static Row> {

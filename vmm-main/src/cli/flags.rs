@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::{ConsoleMode, Settings, SmmuSettings, VmConfig, file, size};
+use crate::config::{Behind, ConsoleMode, DeviceSettings, Settings, SmmuSettings, VmConfig, file, size};
 use crate::problem::Problem;
 
 /// Flags of `bulkhead run`.
@@ -38,6 +38,12 @@ pub struct RunFlags {
     /// Log as JSON lines
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     json_log: Option<bool>,
+    /// NVMe controller over a raw image, behind the vSMMUv3; may be given again
+    #[arg(long, value_name = "FILE", help_heading = "Assigned devices")]
+    nvme: Vec<PathBuf>,
+    /// PCI device of a vfio-user server, behind the vSMMUv3; may be given again
+    #[arg(long, value_name = "SOCKET", help_heading = "Assigned devices")]
+    vfio_user: Vec<PathBuf>,
     /// SubstreamID bits of the vSMMUv3, 0 for none
     #[arg(long, value_name = "BITS", help_heading = "vSMMUv3 model")]
     smmu_ssid_bits: Option<u64>,
@@ -66,7 +72,10 @@ impl RunFlags {
     }
 
     fn settings(self) -> Settings {
+        let nvme = self.nvme.into_iter().map(Behind::Nvme);
+        let behind = nvme.chain(self.vfio_user.into_iter().map(Behind::VfioUser));
         Settings {
+            devices: behind.map(|behind| DeviceSettings { behind, slot: None }).collect(),
             name: self.name,
             kernel: self.kernel,
             initramfs: self.initramfs,

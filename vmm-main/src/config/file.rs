@@ -12,18 +12,22 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConsoleMode, Settings, SmmuSettings, size};
+use super::{Behind, ConsoleMode, DeviceSettings, Settings, SmmuSettings, size};
 use crate::problem::Problem;
+use crate::topology::SMMU0;
 
 /// A configuration is a page of text; a larger file is something else given by mistake.
 pub const FILE_LEN_MAX: u64 = 64 * 1024;
 
 /// Keys of the top level.
-pub const KEYS: [&str; 9] =
-    ["name", "kernel", "initramfs", "cmdline", "memory", "vcpus", "console", "json-log", "smmu"];
+pub const KEYS: [&str; 10] =
+    ["name", "kernel", "initramfs", "cmdline", "memory", "vcpus", "console", "json-log", "smmu", "device"];
 /// Keys of `[smmu]`.
 pub const SMMU_KEYS: [&str; 6] =
     ["ssid-bits", "oas", "granules", "ril", "stream-table-levels", "stream-id-bits"];
+
+/// Keys of a `[[device]]`.
+pub const DEVICE_KEYS: [&str; 4] = ["vfio-user", "nvme", "behind", "slot"];
 
 /// Reads and parses the configuration at `path`.
 pub fn load(path: &Path) -> Result<Settings, Problem> {
@@ -57,6 +61,10 @@ pub fn load(path: &Path) -> Result<Settings, Problem> {
     let base = path.parent().unwrap_or(Path::new(""));
     settings.kernel = settings.kernel.map(|kernel| base.join(kernel));
     settings.initramfs = settings.initramfs.map(|initramfs| base.join(initramfs));
+    for device in &mut settings.devices {
+        let path = device.behind.path_mut();
+        *path = base.join(&*path);
+    }
     Ok(settings)
 }
 
@@ -83,6 +91,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "console" => settings.console = Some(source.console(value)?),
             "json-log" => settings.json_log = Some(source.boolean(value)?),
             "smmu" => settings.smmu = smmu(&source, value)?,
+            "device" => settings.devices = devices(&source, value)?,
             unknown => return Err(source.unknown_key(unknown, key.span(), &KEYS, "the top level")),
         }
     }
@@ -104,6 +113,42 @@ fn smmu(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<SmmuSetting
         }
     }
     Ok(settings)
+}
+
+fn devices(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<Vec<DeviceSettings>, Problem> {
+    let wrong = || source.wrong_type(value, "a list of tables, [[device]]");
+    value.get_ref().as_array().ok_or_else(wrong)?.iter().map(|item| device(source, item)).collect()
+}
+
+fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSettings, Problem> {
+    let table = value.get_ref().as_table().ok_or_else(|| source.wrong_type(value, "a table, [[device]]"))?;
+    let mut found = Vec::new();
+    let mut slot = None;
+    for (key, value) in table {
+        match key.get_ref().as_ref() {
+            "vfio-user" => found.push(Behind::VfioUser(PathBuf::from(source.string(value)?))),
+            "nvme" => found.push(Behind::Nvme(PathBuf::from(source.string(value)?))),
+            // Said or not: there is one vSMMU, and every device is behind it.
+            "behind" if source.string(value)? == SMMU0 => {}
+            "behind" => {
+                return Err(Problem::usage(
+                    "a device can only be behind the VM's one vSMMU",
+                    source.at(&value.span()),
+                    format!("give {SMMU0:?}, or leave it out"),
+                ));
+            }
+            "slot" => slot = Some(source.integer(value)?),
+            unknown => return Err(source.unknown_key(unknown, key.span(), &DEVICE_KEYS, "[[device]]")),
+        }
+    }
+    match <[Behind; 1]>::try_from(found) {
+        Ok([behind]) => Ok(DeviceSettings { behind, slot }),
+        Err(found) => Err(Problem::usage(
+            format!("a device names {} things that could be behind it", found.len()),
+            source.at(&value.span()),
+            "give exactly one of `vfio-user` and `nvme`",
+        )),
+    }
 }
 
 /// The text being read and its name: what a complaint needs.
@@ -130,6 +175,8 @@ impl Source<'_> {
         // A key that exists elsewhere is misplaced rather than misspelt.
         let elsewhere = if SMMU_KEYS.contains(&found) {
             Some("[smmu]")
+        } else if DEVICE_KEYS.contains(&found) {
+            Some("[[device]]")
         } else if KEYS.contains(&found) {
             Some("the top level")
         } else {

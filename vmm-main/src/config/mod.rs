@@ -5,6 +5,7 @@
 //! [`VmConfig`] is the checked result. Only the launcher parses; the coordinator gets the result by memfd.
 
 pub mod check;
+pub mod device;
 pub mod file;
 pub mod size;
 pub mod smmu;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use device::{Behind, DeviceConfig, DeviceSettings};
 pub use smmu::{Granules, SmmuModel, SmmuSettings};
 
 use crate::problem::Problem;
@@ -55,6 +57,8 @@ pub struct Settings {
     pub json_log: Option<bool>,
     /// The SMMU model.
     pub smmu: SmmuSettings,
+    /// Assigned devices. A layer that names some replaces those below.
+    pub devices: Vec<DeviceSettings>,
 }
 
 impl Settings {
@@ -70,6 +74,7 @@ impl Settings {
             console: self.console.or(below.console),
             json_log: self.json_log.or(below.json_log),
             smmu: self.smmu.over(below.smmu),
+            devices: if self.devices.is_empty() { below.devices } else { self.devices },
         }
     }
 
@@ -91,6 +96,7 @@ impl Settings {
             console: self.console.unwrap_or(ConsoleMode::Stdio),
             json_log: self.json_log.unwrap_or(false),
             smmu: self.smmu.resolve()?,
+            devices: device::resolve(self.devices)?,
         };
         check::name(&config.name)?;
         check::cmdline(&config.cmdline)?;
@@ -120,6 +126,8 @@ pub struct VmConfig {
     pub json_log: bool,
     /// The SMMU model.
     pub smmu: SmmuModel,
+    /// Assigned devices.
+    pub devices: Vec<DeviceConfig>,
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{SmmuModel, VmConfig};
+use crate::topology::DeviceKind;
 
 /// Longest handover: a command line and a page of numbers.
 const HANDOVER_LEN_MAX: u64 = 64 * 1024;
@@ -29,11 +30,28 @@ pub struct Handover {
     pub json_log: bool,
     /// The SMMU model.
     pub smmu: SmmuModel,
+    /// The assigned devices, in order.
+    pub devices: Vec<HandedDevice>,
     /// How the kernel is called in complaints about it.
     pub kernel_name: String,
 }
 
+/// An assigned device; what is behind it comes as a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandedDevice {
+    /// What is behind it.
+    pub kind: DeviceKind,
+    /// Its device number on the guest's bus 0.
+    pub slot: u8,
+}
+
 impl Handover {
+    /// What the topology needs to know of the devices.
+    pub fn device_kinds(&self) -> Vec<DeviceKind> {
+        self.devices.iter().map(|device| device.kind).collect()
+    }
+
     /// What the coordinator needs of `config`.
     pub fn new(config: &VmConfig) -> Self {
         Self {
@@ -44,6 +62,11 @@ impl Handover {
             initramfs: config.initramfs.is_some(),
             json_log: config.json_log,
             smmu: config.smmu.clone(),
+            devices: config
+                .devices
+                .iter()
+                .map(|device| HandedDevice { kind: device.kind(), slot: device.slot })
+                .collect(),
             kernel_name: config.kernel.display().to_string(),
         }
     }

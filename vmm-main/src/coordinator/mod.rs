@@ -83,9 +83,10 @@ fn start() -> Result<(), Problem> {
     let crash = take(Object::CrashPage)?;
     let crash = CrashPage::from_fd(crash).map_err(|error| failed("take the crash page", &error))?;
     let mut objects = BTreeMap::new();
-    for process in topology::PROCESSES {
-        let object = Object::Program(process.name);
-        objects.insert(object, take(object)?);
+    for object in row.fds.iter().map(|fd| fd.object) {
+        if let Object::Program(_) = object {
+            objects.insert(object, take(object)?);
+        }
     }
     let programs: Vec<_> = objects.values().map(AsFd::as_fd).collect();
     let locked =
@@ -96,6 +97,9 @@ fn start() -> Result<(), Problem> {
     logging::start(handover.json_log).map_err(|error| failed("start the log", &error))?;
     let lifeline = take(Object::Control)?;
     objects.insert(Object::Console, take(Object::Console)?);
+    for (name, _) in topology::VFIO.iter().zip(&handover.devices) {
+        objects.insert(Object::DeviceSource(name), take(Object::DeviceSource(name))?);
+    }
     let initramfs = handover.initramfs.then(|| take(Object::Initramfs)).transpose()?.map(File::from);
     let kernel = File::from(take(Object::Kernel)?);
     let given = Given { handover, kernel, initramfs, objects };

@@ -10,15 +10,17 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use ipc::channel;
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::dirty_log::DirtyLog;
+use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::RegisterPage;
 use ipc::shm::ring;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::problem::Problem;
-use crate::topology::{self, Object};
+use crate::topology::{self, DeviceKind, Object, Side};
 
 /// The objects that processes are given, by what they are.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub struct Objects {
     name: String,
     held: BTreeMap<Object, OwnedFd>,
     ram: Region,
+    devices: Vec<DeviceKind>,
 }
 
 impl Objects {
@@ -34,24 +37,31 @@ impl Objects {
     pub fn for_boot(
         name: &str,
         given: &BTreeMap<Object, OwnedFd>,
+        devices: &[DeviceKind],
         layout: &RamLayout,
     ) -> Result<Self, Problem> {
         let ram = Region::create(&format!("{name}-guest-ram"), layout.file_len())
             .map_err(|error| refused("guest RAM", &error))?;
-        let mut objects = Self { name: name.to_owned(), held: BTreeMap::new(), ram };
+        let devices = devices.to_vec();
+        let mut objects = Self { name: name.to_owned(), held: BTreeMap::new(), ram, devices };
         for (object, fd) in given {
             objects.hold(*object, fd.as_fd())?;
         }
         let ram = objects.ram.clone();
         objects.hold(Object::GuestRam, ram.as_fd())?;
-        for object in every_object() {
+        for object in every_object(&objects.devices) {
             match object {
                 Object::DirtyLog(of) => {
                     let log = DirtyLog::create(&format!("{name}-dirty-log-{of}"), layout)
                         .map_err(|error| refused("a dirty log", &error))?;
                     objects.hold(object, log.as_fd())?;
                 }
-                Object::Irq(..) => {
+                Object::MsiBoard(of) => {
+                    let board = MsiBoard::create(&format!("{name}-msi-board-{of}"))
+                        .map_err(|error| refused("an MSI board", &error))?;
+                    objects.hold(object, board.as_fd())?;
+                }
+                Object::Irq(..) | Object::MsiDoorbell(_) => {
                     let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                         .map_err(|error| refused("an interrupt", &error))?;
                     objects.held.insert(object, fd);
@@ -65,7 +75,8 @@ impl Objects {
 
     /// The same boot's objects for its next generation of processes.
     pub fn for_generation(&self) -> Result<Self, Problem> {
-        let mut next = Self { name: self.name.clone(), held: BTreeMap::new(), ram: self.ram.clone() };
+        let (name, ram, devices) = (self.name.clone(), self.ram.clone(), self.devices.clone());
+        let mut next = Self { name, held: BTreeMap::new(), ram, devices };
         for (object, fd) in &self.held {
             next.hold(*object, fd.as_fd())?;
         }
@@ -75,16 +86,49 @@ impl Objects {
 
     /// Makes what belongs to one generation.
     fn renew(&mut self) -> Result<(), Problem> {
-        for object in every_object() {
+        for object in every_object(&self.devices) {
             let region = match object {
                 Object::Ring(of) => ring::create(&format!("{}-ring-{of}", self.name)),
                 Object::RegisterPage(of) => RegisterPage::create(&format!("{}-registers-{of}", self.name)),
+                Object::Stage1(of, Side::Device) => {
+                    let (ours, theirs) =
+                        channel::pair().map_err(|error| refused("a stage 1 channel", &error))?;
+                    self.held.insert(object, ours);
+                    self.held.insert(Object::Stage1(of, Side::Peer), theirs);
+                    continue;
+                }
+                Object::VfioUser(of, Side::Device) => {
+                    self.connect_server(of)?;
+                    continue;
+                }
                 _ => continue,
             };
             let region = region.map_err(|error| refused("an MMIO object", &error))?;
             self.hold(object, region.as_fd())?;
         }
         Ok(())
+    }
+
+    /// Connects a device process to its server: one that the launcher has connected to, or one of ours.
+    fn connect_server(&mut self, of: &'static str) -> Result<(), Problem> {
+        let kind =
+            topology::VFIO.iter().position(|name| *name == of).and_then(|index| self.devices.get(index));
+        if kind == Some(&DeviceKind::Nvme) {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair()
+                .map_err(|error| refused("a connection to a device's server", &error))?;
+            self.held.insert(Object::VfioUser(of, Side::Device), ours.into());
+            self.held.insert(Object::VfioUser(of, Side::Peer), theirs.into());
+            return Ok(());
+        }
+        let given = self.get(Object::DeviceSource(of)).map(|fd| fd.try_clone_to_owned());
+        match given {
+            Some(Ok(fd)) => {
+                self.held.insert(Object::VfioUser(of, Side::Device), fd);
+                Ok(())
+            }
+            Some(Err(error)) => Err(refused("a connection that was given", &error)),
+            None => Err(refused("a device", &"its server's connection was not handed over")),
+        }
     }
 
     /// Keeps a duplicate of `fd` as `object`.
@@ -99,16 +143,21 @@ impl Objects {
         self.held.get(&object).map(AsFd::as_fd)
     }
 
+    /// The assigned devices.
+    pub fn devices(&self) -> &[DeviceKind] {
+        &self.devices
+    }
+
     /// Guest RAM.
     pub const fn ram(&self) -> &Region {
         &self.ram
     }
 }
 
-/// Every object that any process of the table holds, once.
-fn every_object() -> impl Iterator<Item = Object> {
+/// Every object that any process of such a VM holds, once.
+fn every_object(devices: &[DeviceKind]) -> impl Iterator<Item = Object> + use<> {
     let mut all: Vec<Object> =
-        topology::PROCESSES.iter().flat_map(|row| row.fds.iter().map(|fd| fd.object)).collect();
+        topology::processes(devices).flat_map(|row| row.fds_with(devices).map(|fd| fd.object)).collect();
     all.sort_unstable();
     all.dedup();
     all.into_iter()

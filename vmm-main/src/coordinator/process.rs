@@ -102,7 +102,7 @@ impl Process {
         let log_theirs = OwnedFd::from(log_theirs);
 
         let mut fds = Vec::new();
-        for fd in row.fds {
+        for fd in row.fds_with(objects.devices()) {
             let source = match fd.object {
                 Object::Control => theirs.as_fd(),
                 Object::CrashPage => crash.as_fd(),
@@ -113,9 +113,10 @@ impl Process {
             };
             fds.push((fd.number, source));
         }
-        let program =
-            objects.get(Object::Program(row.name)).ok_or_else(|| refuse("find its program", &row.program))?;
-        let words = [row.program, row.name, &generation.to_string(), &row.fds.len().to_string()]
+        let program = objects
+            .get(Object::Program(row.program))
+            .ok_or_else(|| refuse("find its program", &row.program))?;
+        let words = [row.program, row.name, &generation.to_string(), &fds.len().to_string()]
             .map(|word| CString::new(word).unwrap_or_default());
         let argv: Vec<_> = words.iter().map(CString::as_c_str).collect();
         let profile = row.profile();

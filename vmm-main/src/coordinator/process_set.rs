@@ -28,7 +28,7 @@ impl ProcessSet {
     /// Starts and configures every process of the table. If one fails, none is left.
     pub async fn start(generation: u32, objects: &Objects, configs: &Configs) -> Result<Self, Fault> {
         let mut set = Self { generation, processes: Vec::new() };
-        for row in topology::PROCESSES {
+        for row in topology::processes(objects.devices()) {
             let started = async {
                 let mut process = Process::start(row, generation, objects).await?;
                 match process.order(Request::Configure(configs.of(row)?)).await {
@@ -134,6 +134,13 @@ impl ProcessSet {
     /// The process at `index` of the table.
     pub fn at_mut(&mut self, index: usize) -> Option<&mut Process> {
         self.processes.get_mut(index)
+    }
+
+    /// Gives up the process at `index`, which is dead; the others go on without it.
+    pub async fn remove(&mut self, index: usize) {
+        if index < self.processes.len() {
+            self.processes.remove(index).discard().await;
+        }
     }
 
     /// The process called `name`.

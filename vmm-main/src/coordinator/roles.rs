@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What each process is told about its role: filled from the configuration, the machine's map and the topology.
 
-use ipc::addr::Gpa;
+use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::protocol::control::RoleConfig;
 use ipc::protocol::ram::{RamLayout, RamRegion};
-use ipc::protocol::smmu::{SmmuConfig, SmmuModel};
-use ipc::protocol::vcpu::{RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
+use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
+use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
+use ipc::protocol::vfio::{self, VfioConfig};
 
+use super::handover::Handover;
 use super::process::Fault;
 use crate::config;
 use crate::machine::boot::BootInfo;
 use crate::machine::layout;
 use crate::problem::Problem;
-use crate::topology::{self, IrqLine, Object, Row};
+use crate::topology::{self, IrqLine, Object, Row, Side};
 
 /// The number that requests for the first SMMU carry in its ring.
 const SMMU0_REGION: u16 = 0;
@@ -24,6 +26,68 @@ const GUEST_OWNED: [u32; 2] = [0x0098, 0x1_00ac];
 pub struct Configs {
     vcpu: VcpuConfig,
     smmu0: SmmuConfig,
+    vfio: Vec<VfioConfig>,
+}
+
+/// A device number on the guest's bus 0, and what of the address map comes with it.
+#[derive(Debug, Clone, Copy)]
+struct PciSlot {
+    bdf: Bdf,
+    config: GpaRange,
+    area32: GpaRange,
+    area64: GpaRange,
+}
+
+impl PciSlot {
+    fn new(slot: u8) -> Result<Self, Problem> {
+        let window = |window: layout::Window| {
+            GpaRange::new(Gpa(window.base), window.len)
+                .ok_or_else(|| bug(format!("slot {slot} is outside the address map")))
+        };
+        Ok(Self {
+            bdf: Bdf(u16::from(slot) << 3),
+            config: window(layout::pci_config(slot))?,
+            area32: window(layout::pci_area32(slot))?,
+            area64: window(layout::pci_area64(slot))?,
+        })
+    }
+
+    /// The device tree's `iommu-map` and `msi-map` give every function its requester id.
+    fn stream(&self) -> StreamId {
+        StreamId(self.bdf.0.into())
+    }
+
+    fn function(&self, name: &str) -> Result<RemoteFunction, Problem> {
+        let named = |object: fn(&'static str) -> Object| {
+            let name = topology::row(name).ok_or_else(|| bug(format!("there is no process {name}")))?.name;
+            vcpu_fd(object(name))
+        };
+        Ok(RemoteFunction {
+            name: name.to_owned(),
+            bdf: self.bdf,
+            ring_fd: named(Object::Ring)?,
+            windows: vec![
+                FunctionWindow { region: vfio::CONFIG_REGION, range: self.config },
+                FunctionWindow { region: vfio::AREA32_REGION, range: self.area32 },
+                FunctionWindow { region: vfio::AREA64_REGION, range: self.area64 },
+            ],
+            msi_board_fd: named(Object::MsiBoard)?,
+            msi_doorbell_fd: named(Object::MsiDoorbell)?,
+        })
+    }
+
+    fn vfio(&self, name: &str, ram: RamLayout, model: SmmuModel) -> VfioConfig {
+        VfioConfig {
+            name: name.to_owned(),
+            bdf: self.bdf,
+            stream: self.stream(),
+            area32: self.area32,
+            area64: self.area64,
+            doorbell: Gpa(layout::GITS_TRANSLATER),
+            ram,
+            model,
+        }
+    }
 }
 
 /// The guest's RAM: one region from the machine's base.
@@ -34,16 +98,22 @@ pub fn ram_layout(memory_len: u64) -> Result<RamLayout, Problem> {
 
 impl Configs {
     /// The messages for a machine of `memory_len` bytes that starts at `boot`.
-    pub fn new(
-        vcpu_count: u16,
-        ram: &RamLayout,
-        smmu: &config::SmmuModel,
-        boot: BootInfo,
-    ) -> Result<Self, Problem> {
+    pub fn new(handover: &Handover, ram: &RamLayout, boot: BootInfo) -> Result<Self, Problem> {
+        let model = smmu_model(&handover.smmu);
+        let mut functions = Vec::new();
+        let mut behind_smmu0 = Vec::new();
+        let mut vfio = Vec::new();
+        for (name, device) in topology::VFIO.into_iter().zip(&handover.devices) {
+            let slot = PciSlot::new(device.slot)?;
+            functions.push(slot.function(name)?);
+            let fd = number(topology::SMMU0, Object::Stage1(name, Side::Peer))?;
+            behind_smmu0.push(SmmuDevice { name: name.to_owned(), stream: slot.stream(), fd });
+            vfio.push(slot.vfio(name, ram.clone(), model.clone()));
+        }
         Ok(Self {
             vcpu: VcpuConfig {
                 machine: layout::MACHINE_NAME.to_owned(),
-                vcpu_count: u32::from(vcpu_count),
+                vcpu_count: u32::from(handover.vcpu_count),
                 ram: ram.clone(),
                 entry: Gpa(boot.entry),
                 fdt: Gpa(boot.fdt),
@@ -64,6 +134,7 @@ impl Configs {
                         irq(IrqLine::CommandSync, layout::spi::SMMU0_CMD_SYNC)?,
                     ],
                 }],
+                functions,
             },
             smmu0: SmmuConfig {
                 name: topology::SMMU0.to_owned(),
@@ -71,8 +142,10 @@ impl Configs {
                 base: Gpa(layout::SMMU0.base),
                 len: layout::SMMU0.len,
                 ram: ram.clone(),
-                model: smmu_model(smmu),
+                model,
+                devices: behind_smmu0,
             },
+            vfio,
         })
     }
 
@@ -81,7 +154,11 @@ impl Configs {
         match row.name {
             topology::VCPU => Ok(RoleConfig::Vcpu(self.vcpu.clone())),
             topology::SMMU0 => Ok(RoleConfig::Smmu(self.smmu0.clone())),
-            other => Err(Fault::Refused(bug(format!("process {other} has no configuration")))),
+            name => {
+                let vfio = self.vfio.iter().find(|config| config.name == name);
+                let vfio = vfio.map(|config| RoleConfig::Vfio(config.clone()));
+                vfio.ok_or_else(|| Fault::Refused(bug(format!("process {name} has no configuration"))))
+            }
         }
     }
 }
@@ -105,10 +182,15 @@ fn irq(line: IrqLine, spi: u32) -> Result<RemoteIrq, Problem> {
 }
 
 fn vcpu_fd(object: Object) -> Result<u8, Problem> {
-    topology::row(topology::VCPU)
+    number(topology::VCPU, object)
+}
+
+/// The number under which the process called `name` holds `object`.
+fn number(name: &str, object: Object) -> Result<u8, Problem> {
+    topology::row(name)
         .and_then(|row| row.number_of(object))
         .and_then(|number| u8::try_from(number).ok())
-        .ok_or_else(|| bug(format!("the vCPU process does not hold {object:?}")))
+        .ok_or_else(|| bug(format!("process {name} does not hold {object:?}")))
 }
 
 fn bug(what: String) -> Problem {
@@ -118,19 +200,40 @@ fn bug(what: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::coordinator::handover::HandedDevice;
+    use crate::topology::DeviceKind;
 
     #[test]
     fn role_configs_cover_every_row_and_name_its_descriptors() {
         let ram = ram_layout(1 << 29).unwrap();
         let boot = BootInfo { entry: layout::RAM_BASE, fdt: layout::RAM_BASE };
-        let configs = Configs::new(1, &ram, &config::SmmuModel::default(), boot).unwrap();
-        for row in topology::PROCESSES {
+        let device = |slot| HandedDevice { kind: DeviceKind::VfioUser, slot };
+        let handover = Handover {
+            name: "vm".into(),
+            cmdline: String::new(),
+            memory_len: 1 << 29,
+            vcpu_count: 1,
+            initramfs: false,
+            json_log: false,
+            smmu: config::SmmuModel::default(),
+            devices: vec![device(1), device(31)],
+            kernel_name: "Image".into(),
+        };
+        let configs = Configs::new(&handover, &ram, boot).unwrap();
+        for row in topology::processes(&handover.device_kinds()) {
             assert!(configs.of(row).is_ok(), "{}", row.name);
         }
+        assert!(configs.of(topology::row(topology::VFIO[2]).unwrap()).is_err());
         let device = &configs.vcpu.devices[0];
         let irqs: Vec<_> = device.irqs.iter().map(|irq| (irq.fd, irq.spi)).collect();
         assert_eq!((device.ring_fd, device.page.as_ref().unwrap().fd), (6, 7));
         assert_eq!(irqs, [(8, 3), (9, 4), (10, 5)]);
+        let last = &configs.vcpu.functions[1];
+        assert_eq!((last.ring_fd, last.msi_board_fd, last.msi_doorbell_fd), (14, 15, 16));
+        assert_eq!(last.windows[0].range.start(), Gpa(0x300f_8000));
+        assert_eq!(configs.smmu0.devices[1].fd, 11);
+        assert_eq!(configs.vfio[1].stream, StreamId(0xf8));
+        assert_eq!(configs.vfio[1].area64.end(), Gpa(1 << 40));
     }
 
     #[test]

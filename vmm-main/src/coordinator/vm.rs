@@ -122,7 +122,12 @@ impl Vm {
     async fn try_boot(&mut self) -> Result<(), Fault> {
         let begun = Instant::now();
         self.booted = begun;
-        let objects = Objects::for_boot(&self.given.handover.name, &self.given.objects, &self.layout)?;
+        let objects = Objects::for_boot(
+            &self.given.handover.name,
+            &self.given.objects,
+            &self.given.handover.device_kinds(),
+            &self.layout,
+        )?;
         let configs = self.load(&objects)?;
         let loaded = begun.elapsed();
         self.generation = self.generation.saturating_add(1);
@@ -161,7 +166,7 @@ impl Vm {
                     "give an uncompressed arm64 Linux Image, and memory for it",
                 )
             })?;
-        Configs::new(self.given.handover.vcpu_count, &self.layout, &self.given.handover.smmu, boot)
+        Configs::new(&self.given.handover, &self.layout, boot)
     }
 
     /// Carries out one command.
@@ -379,6 +384,12 @@ impl Vm {
         let fault = process.lost(&said).await;
         match rule {
             Restart::EndsVm => self.end_by(fault).await,
+            Restart::DeviceFails => {
+                tracing::error!("{}; the guest goes on without that device", fault.into_problem());
+                if let Some(running) = &mut self.running {
+                    running.set.remove(index).await;
+                }
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //! and connections for it until it ends. Its child's kernel-guaranteed end ends the whole tree: the coordinator
 //! is pid 1 of a pid namespace. The launcher reads nothing that a guest wrote, it only copies it.
 
+pub mod devices;
 pub mod escape;
 pub mod programs;
 pub mod relay;
@@ -27,7 +28,7 @@ use tokio::sync::mpsc;
 use self::relay::Relay;
 use self::runtime_dir::RuntimeDir;
 use self::terminal::{Input, RawMode};
-use crate::config::{ConsoleMode, VmConfig, check};
+use crate::config::{ConsoleMode, DeviceConfig, VmConfig, check};
 use crate::coordinator::handover::Handover;
 use crate::lifecycle::Why;
 use crate::lifeline;
@@ -45,9 +46,13 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
         config.initramfs.as_deref().map(|path| check::open_initramfs(path, config.memory_len)).transpose()?;
     let own_program = programs::open_own()?;
     let mut program_files = Vec::new();
+    let kinds: Vec<_> = config.devices.iter().map(DeviceConfig::kind).collect();
     for row in topology::PROCESSES {
-        program_files.push((Object::Program(row.name), programs::open(row.program)?));
+        // A program that this VM does not need stands in for itself with one that it does.
+        let program = if row.is_needed(&kinds) { row.program } else { topology::SMMU_PROGRAM };
+        program_files.push((Object::Program(row.program), programs::open(program)?));
     }
+    let sources = devices::open_all(&config.devices)?;
     let runtime_dir = RuntimeDir::open()?;
     let socket = runtime_dir.bind(&config.name)?;
 
@@ -67,6 +72,7 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
         (Object::Kernel, kernel.into()),
     ];
     objects.extend(program_files.into_iter().map(|(object, file)| (object, file.into())));
+    objects.extend(sources);
     objects.extend(initramfs.map(|file| (Object::Initramfs, file.into())));
     let child = spawn(&own_program, &objects)?;
     // From here on the coordinator alone holds its ends: their end of file means that it is gone.

@@ -64,6 +64,26 @@ pub const RAM_BASE: u64 = 0x4000_0000;
 pub const RAM_LEN_MAX: u64 = PCI_MMIO64.base - RAM_BASE;
 /// PCI memory, 64-bit, prefetchable.
 pub const PCI_MMIO64: Window = Window::new(0x80_0000_0000, 0x80_0000_0000);
+/// Device numbers on a PCI bus.
+pub const PCI_SLOT_COUNT: u8 = 32;
+
+/// The configuration space of function 0 of a device on bus 0.
+pub const fn pci_config(slot: u8) -> Window {
+    Window::new(PCI_ECAM.base + ((slot as u64) << 15), 0x1000)
+}
+
+/// Where the 32-bit BARs of a device on bus 0 lie: each device number has an equal share of the window.
+pub const fn pci_area32(slot: u8) -> Window {
+    let len = PCI_MMIO32.len / PCI_SLOT_COUNT as u64;
+    Window::new(PCI_MMIO32.base + len * slot as u64, len)
+}
+
+/// Where its 64-bit prefetchable BARs lie.
+pub const fn pci_area64(slot: u8) -> Window {
+    let len = PCI_MMIO64.len / PCI_SLOT_COUNT as u64;
+    Window::new(PCI_MMIO64.base + len * slot as u64, len)
+}
+
 /// Bits of a guest physical address.
 pub const IPA_BITS: u32 = 40;
 

@@ -6,7 +6,7 @@
 
 use super::gate::Gate;
 use super::pci_host;
-use super::remote::RemoteDevice;
+use super::remote::{Place, RemoteDevice};
 use super::rtc::Rtc;
 use super::uart::Uart;
 use crate::machine::layout::{GIC_DISTRIBUTOR, GIC_ITS, GIC_REDISTRIBUTORS, PCI_ECAM, RTC, UART, Window};
@@ -50,7 +50,7 @@ enum Target<'a> {
     Uart(u64),
     Rtc(u64),
     PciHost,
-    Remote(&'a RemoteDevice, u64),
+    Remote(&'a RemoteDevice, Place),
     Nobody,
 }
 
@@ -59,6 +59,13 @@ type Route = fn(u64) -> Target<'static>;
 
 impl Bus {
     fn target(&self, gpa: u64) -> Target<'_> {
+        // First: a function's configuration space is a part of the host bridge's window.
+        for remote in &self.remotes {
+            if let Some(place) = remote.place_of(gpa) {
+                count(&self.counters.remote);
+                return Target::Remote(remote, place);
+            }
+        }
         let local: [(Window, Route); 6] = [
             (UART, Target::Uart),
             (GIC_REDISTRIBUTORS, Target::Redistributor),
@@ -71,12 +78,6 @@ impl Bus {
             if let Some(offset) = window.offset_of(gpa) {
                 count(&self.counters.local);
                 return target(offset);
-            }
-        }
-        for remote in &self.remotes {
-            if let Some(offset) = remote.offset_of(gpa) {
-                count(&self.counters.remote);
-                return Target::Remote(remote, offset);
             }
         }
         count(&self.counters.unassigned);
@@ -97,7 +98,7 @@ impl Mmio for Bus {
             Target::Uart(offset) => self.uart.read(offset),
             Target::Rtc(offset) => self.rtc.read(offset, size),
             Target::PciHost => pci_host::read(size),
-            Target::Remote(device, offset) => device.read(offset, size, &self.gate),
+            Target::Remote(device, place) => device.read(place, size, &self.gate),
             Target::Nobody => 0,
         }
     }
@@ -109,7 +110,7 @@ impl Mmio for Bus {
             Target::Its(offset) => self.gic.its_write(offset, size, value),
             Target::Uart(offset) => self.uart.write(offset, value),
             Target::Rtc(offset) => self.rtc.write(offset, size, value),
-            Target::Remote(device, offset) => device.write(offset, size, value, &self.gate),
+            Target::Remote(device, place) => device.write(place, size, value, &self.gate),
             Target::PciHost | Target::Nobody => {}
         }
     }

@@ -3,6 +3,7 @@
 
 use super::doorbell::Doorbell;
 use super::gate::Gate;
+use super::remote::RemoteMsi;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use soft_cpu::gic::Gic;
@@ -46,17 +47,48 @@ pub struct Wire {
     pub spi: Spi,
 }
 
-/// All wires of a machine, and the bell that ends the wait for them.
+/// The MSIs of one PCI function.
+pub struct Msi {
+    /// Where they come in.
+    pub source: RemoteMsi,
+    /// Where they go.
+    pub gic: Arc<Gic>,
+}
+
+impl Msi {
+    /// Signals what is pending.
+    pub fn deliver(&self) {
+        let RemoteMsi { board, device_id, .. } = &self.source;
+        board.take(|event| {
+            // An event that no device table maps is ignored, as the ITS does.
+            let _ = self.gic.signal_msi(*device_id, event);
+        });
+    }
+}
+
+impl std::fmt::Debug for Msi {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Msi").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+/// All interrupts from other processes, and the bell that ends the wait for them.
 #[derive(Debug)]
 pub struct Wires {
     wires: Vec<Wire>,
+    msis: Vec<Msi>,
     bell: Doorbell,
 }
 
 impl Wires {
     /// These wires; fails only where the host has no eventfd left.
-    pub fn new(wires: Vec<Wire>) -> Result<Self, Errno> {
-        Ok(Self { wires, bell: Doorbell::new()? })
+    pub fn new(wires: Vec<Wire>, msis: Vec<Msi>) -> Result<Self, Errno> {
+        Ok(Self { wires, msis, bell: Doorbell::new()? })
+    }
+
+    /// Brings what devices have signalled to the interrupt controller: before a paused machine is saved.
+    pub fn deliver_msis(&self) {
+        self.msis.iter().for_each(Msi::deliver);
     }
 
     /// Makes the thread look at the gate.
@@ -70,6 +102,7 @@ impl Wires {
         while gate.wait_running() {
             let mut fds: Vec<_> =
                 self.wires.iter().map(|wire| PollFd::new(&wire.eventfd, PollFlags::IN)).collect();
+            fds.extend(self.msis.iter().map(|msi| PollFd::new(&msi.source.doorbell, PollFlags::IN)));
             fds.push(PollFd::new(&self.bell, PollFlags::IN));
             if poll(&mut fds, Some(&POLL_INTERVAL)).is_err_and(|errno| errno != Errno::INTR) {
                 return;
@@ -81,6 +114,13 @@ impl Wires {
                     && rustix::io::read(&wire.eventfd, &mut [0; 8]).is_ok()
                 {
                     wire.spi.pulse();
+                }
+            }
+            for (msi, fd) in self.msis.iter().zip(fds.iter().skip(self.wires.len())) {
+                if fd.revents().contains(PollFlags::IN)
+                    && rustix::io::read(&msi.source.doorbell, &mut [0; 8]).is_ok()
+                {
+                    msi.deliver();
                 }
             }
         }

@@ -9,8 +9,8 @@ use super::console::Console;
 use super::cpu_thread::{self, CpuSlot};
 use super::dirty::{CpuLog, GicMemory};
 use super::gate::{Gate, PauseTimeout};
-use super::irq::{Spi, Wire, Wires};
-use super::remote::{RemoteDevice, RemoteWire};
+use super::irq::{Msi, Spi, Wire, Wires};
+use super::remote::{RemoteDevice, RemoteMsi, RemoteWire};
 use super::rtc::Rtc;
 use super::saved::SavedMachine;
 use super::uart::Uart;
@@ -54,6 +54,8 @@ pub struct Parts {
     pub remotes: Vec<RemoteDevice>,
     /// Their interrupts.
     pub wires: Vec<RemoteWire>,
+    /// And those that are messages.
+    pub msis: Vec<RemoteMsi>,
 }
 
 /// A guest's machine.
@@ -75,7 +77,7 @@ impl Machine {
     /// A machine at reset, or as it was saved.
     pub fn new(parts: Parts, saved: Option<&SavedMachine>) -> Result<Self, Failure> {
         let fail = |why: &dyn ToString| Failure::new("build the machine", why.to_string());
-        let Parts { vcpu_count, ram, register_pages, dirty, console: socket, remotes, wires } = parts;
+        let Parts { vcpu_count, ram, register_pages, dirty, console: socket, remotes, wires, msis } = parts;
         let gate = Arc::new(Gate::default());
         let cluster = Cluster::new(vcpu_count);
         let clock =
@@ -98,7 +100,8 @@ impl Machine {
                 spi: Spi::new(Arc::clone(&gic), SPI_BASE + spi),
             })
             .collect();
-        let wires = Arc::new(Wires::new(wires).map_err(|errno| fail(&errno))?);
+        let msis = msis.into_iter().map(|source| Msi { source, gic: Arc::clone(&gic) }).collect();
+        let wires = Arc::new(Wires::new(wires, msis).map_err(|errno| fail(&errno))?);
         let bus = Arc::new(Bus {
             gic: Arc::clone(&gic),
             uart: Arc::new(uart),
@@ -189,6 +192,8 @@ impl Machine {
 
     /// All state of a paused machine.
     pub fn save(&self) -> SavedMachine {
+        // Devices were paused after the CPUs: what they signalled in between is state of the guest.
+        self.wires.deliver_msis();
         SavedMachine {
             clock: self.clock.save(),
             gic: self.bus.gic.save(),

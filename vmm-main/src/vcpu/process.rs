@@ -20,6 +20,7 @@ use ipc::protocol::vcpu::VcpuConfig;
 use ipc::service::{self, Process};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory;
+use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
 use sandbox::{Inherited, Locked};
 use std::os::fd::OwnedFd;
@@ -217,6 +218,16 @@ fn open_parts(config: &VcpuConfig, fds: &mut Inherited, spin: Duration) -> Resul
             wires.push(remote::RemoteWire { eventfd: take(irq.fd, "interrupt")?, spi: irq.spi });
         }
     }
+    let mut msis = Vec::new();
+    for function in &config.functions {
+        let ring = take(function.ring_fd, "MMIO ring of a function")?;
+        remotes.push(RemoteDevice::open_function(function, ring, spin)?);
+        let board = Region::from_fd(take(function.msi_board_fd, "MSI board")?, BOARD_LEN)
+            .and_then(|region| MsiBoard::attach(&region))
+            .map_err(|error| fail("map an MSI board", &error))?;
+        let doorbell = take(function.msi_doorbell_fd, "MSI doorbell")?;
+        msis.push(remote::RemoteMsi { board, doorbell, device_id: function.bdf.0.into() });
+    }
     Ok(Parts {
         vcpu_count,
         ram: Arc::new(ram),
@@ -225,5 +236,6 @@ fn open_parts(config: &VcpuConfig, fds: &mut Inherited, spin: Duration) -> Resul
         console,
         remotes,
         wires,
+        msis,
     })
 }

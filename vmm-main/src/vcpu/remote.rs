@@ -11,7 +11,9 @@ use crate::machine::layout::SMMU0;
 use ipc::deadline::Deadline;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
-use ipc::protocol::vcpu::RemoteMmio;
+use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteMmio};
+use ipc::protocol::vfio::CONFIG_REGION;
+use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::{self, GuestOwned, RegisterPage};
 use ipc::shm::ring;
@@ -35,18 +37,45 @@ pub struct RemoteWire {
     pub spi: u32,
 }
 
+/// Where the MSIs of a PCI function come in.
+#[derive(Debug)]
+pub struct RemoteMsi {
+    /// Pending events.
+    pub board: MsiBoard,
+    /// Says to look at them; non-blocking.
+    pub doorbell: OwnedFd,
+    /// What every one of them is signalled with.
+    pub device_id: u32,
+}
+
 /// The device.
 #[derive(Debug)]
 pub struct RemoteDevice {
     name: String,
-    region: u16,
-    base: u64,
-    len: u64,
+    windows: Vec<Window>,
     requester: Requester,
     /// Locked from the store to the post: page and ring see two CPUs' writes in one order.
     guest_owned: Mutex<Option<GuestOwned>>,
     posted: Vec<u64>,
     counters: Counters,
+}
+
+/// One piece of the guest's address space that the device answers for.
+#[derive(Debug)]
+struct Window {
+    region: u16,
+    base: u64,
+    len: u64,
+    /// Writes are posted, as writes to PCI memory are.
+    posted: bool,
+}
+
+/// Where an access meets the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    region: u16,
+    offset: u64,
+    posted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -65,21 +94,10 @@ impl RemoteDevice {
         page: Option<OwnedFd>,
         spin: Duration,
     ) -> Result<(Self, Option<GuestRegionMmap>), Failure> {
-        let fail = |what: &str, why: String| Failure::new(format!("open the {what} of {}", config.name), why);
-        let ring = Region::from_fd(ring, ring::RING_LEN).map_err(|error| fail("ring", error.to_string()))?;
-        let requester = Requester::attach(&ring, spin).map_err(|error| fail("ring", error.to_string()))?;
-        let mut device = Self {
-            name: config.name.clone(),
-            region: config.region,
-            base: config.base.0,
-            len: config.len,
-            requester,
-            guest_owned: Mutex::new(None),
-            posted: Vec::new(),
-            counters: Counters::default(),
-        };
+        let window = Window { region: config.region, base: config.base.0, len: config.len, posted: false };
+        let mut device = Self::attach(config.name.clone(), vec![window], ring, spin)?;
         let (Some(page), Some(rules)) = (page, &config.page) else { return Ok((device, None)) };
-        let fail = |why: String| fail("register page", why);
+        let fail = |why: String| Failure::new(format!("open the register page of {}", config.name), why);
         if config.len != SMMU0.len {
             return Err(fail(format!("{:#x} bytes of registers, a page has {:#x}", config.len, SMMU0.len)));
         }
@@ -92,36 +110,59 @@ impl RemoteDevice {
         Ok((device, Some(region)))
     }
 
-    /// The offset of `gpa` into the device, if it is the device's.
-    pub fn offset_of(&self, gpa: u64) -> Option<u64> {
-        gpa.checked_sub(self.base).filter(|offset| *offset < self.len)
+    /// Opens the ring of a PCI function.
+    pub fn open_function(config: &RemoteFunction, ring: OwnedFd, spin: Duration) -> Result<Self, Failure> {
+        let window = |FunctionWindow { region, range }: &FunctionWindow| Window {
+            region: *region,
+            base: range.start().0,
+            len: range.len(),
+            posted: *region != CONFIG_REGION,
+        };
+        Self::attach(config.name.clone(), config.windows.iter().map(window).collect(), ring, spin)
+    }
+
+    fn attach(name: String, windows: Vec<Window>, ring: OwnedFd, spin: Duration) -> Result<Self, Failure> {
+        let requester = Region::from_fd(ring, ring::RING_LEN)
+            .and_then(|ring| Requester::attach(&ring, spin))
+            .map_err(|error| Failure::new(format!("open the ring of {name}"), error))?;
+        let guest_owned = Mutex::new(None);
+        Ok(Self { name, windows, requester, guest_owned, posted: Vec::new(), counters: Counters::default() })
+    }
+
+    /// Where `gpa` meets the device, if it is the device's.
+    pub fn place_of(&self, gpa: u64) -> Option<Place> {
+        self.windows.iter().find_map(|window| {
+            let offset = gpa.checked_sub(window.base).filter(|offset| *offset < window.len)?;
+            Some(Place { region: window.region, offset, posted: window.posted })
+        })
     }
 
     /// A guest read that has to ask the device.
-    pub fn read(&self, offset: u64, size: u8, gate: &Gate) -> u64 {
+    pub fn read(&self, place: Place, size: u8, gate: &Gate) -> u64 {
+        let Place { region, offset, .. } = place;
         count(&self.counters.reads);
         let interrupt = Interrupt::new();
-        let asked = self.requester.read(self.region, offset, size, &interrupt, slice());
-        self.finish(asked, gate, || self.requester.read(self.region, offset, size, &interrupt, slice()))
+        let asked = self.requester.read(region, offset, size, &interrupt, slice());
+        self.finish(asked, gate, || self.requester.read(region, offset, size, &interrupt, slice()))
     }
 
     /// A guest write.
-    pub fn write(&self, offset: u64, size: u8, value: u64, gate: &Gate) {
+    pub fn write(&self, place: Place, size: u8, value: u64, gate: &Gate) {
+        let Place { region, offset, posted } = place;
         let interrupt = Interrupt::new();
-        let post = || self.requester.post(self.region, offset, size, value, &interrupt, slice()).map(|()| 0);
+        let post = || self.requester.post(region, offset, size, value, &interrupt, slice()).map(|()| 0);
         let owned = self.guest_owned.lock().unwrap_or_else(PoisonError::into_inner);
         let [a, b, c, d, ..] = value.to_le_bytes();
         let stored = size == 4
             && owned.as_ref().is_some_and(|page| page.store_u32(offset, u32::from_le_bytes([a, b, c, d])));
-        if stored || self.posted.contains(&offset) {
+        if posted || stored || self.posted.contains(&offset) {
             count(&self.counters.posts);
             self.finish(post(), gate, post);
             return;
         }
         drop(owned);
         count(&self.counters.writes);
-        let write =
-            || self.requester.write(self.region, offset, size, value, &interrupt, slice()).map(|()| 0);
+        let write = || self.requester.write(region, offset, size, value, &interrupt, slice()).map(|()| 0);
         self.finish(write(), gate, write);
     }
 

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The assigned devices of a VM: what is behind each, and where the guest finds it.
+//!
+//! Every device is a PCI function on the guest's bus 0, behind the vSMMUv3. One that names no slot gets the lowest free
+//! one, in the order of the configuration, so that a guest finds its devices where it left them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::layout::PCI_SLOT_COUNT;
+use crate::problem::Problem;
+use crate::topology::{self, DeviceKind};
+
+/// What is behind a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Behind {
+    /// A vfio-user server that listens on this socket.
+    VfioUser(PathBuf),
+    /// An NVMe controller of ours over this raw image.
+    Nvme(PathBuf),
+}
+
+/// A device as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceSettings {
+    /// What is behind it.
+    pub behind: Behind,
+    /// Its device number on bus 0.
+    pub slot: Option<u64>,
+}
+
+/// A device with its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceConfig {
+    /// What is behind it.
+    pub behind: Behind,
+    /// Its device number on bus 0.
+    pub slot: u8,
+}
+
+impl DeviceConfig {
+    /// What the topology needs to know of it.
+    pub const fn kind(&self) -> DeviceKind {
+        match self.behind {
+            Behind::VfioUser(_) => DeviceKind::VfioUser,
+            Behind::Nvme(_) => DeviceKind::Nvme,
+        }
+    }
+}
+
+impl Behind {
+    /// The file or socket.
+    pub const fn path_mut(&mut self) -> &mut PathBuf {
+        match self {
+            Self::VfioUser(path) | Self::Nvme(path) => path,
+        }
+    }
+}
+
+/// Gives every device a slot of its own.
+pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Problem> {
+    let refuse = |what: String, advice: String| Err(Problem::usage(what, "device", advice));
+    let most = topology::VFIO.len();
+    if devices.len() > most {
+        return refuse(
+            format!("{} assigned devices are too many", devices.len()),
+            format!("give at most {most}"),
+        );
+    }
+    let mut taken: Vec<u64> = devices.iter().filter_map(|device| device.slot).collect();
+    let mut placed = Vec::new();
+    for DeviceSettings { behind, slot } in devices {
+        // Slot 0 is the host bridge's by custom.
+        let free = (1..u64::from(PCI_SLOT_COUNT)).find(|slot| !taken.contains(slot));
+        let wanted = slot.or(free).unwrap_or(0);
+        if slot.is_none() {
+            taken.push(wanted);
+        }
+        let checked = u8::try_from(wanted).ok().filter(|slot| (1..PCI_SLOT_COUNT).contains(slot));
+        let Some(slot) = checked else {
+            return refuse(
+                format!("there is no slot {wanted} for a device"),
+                format!("give a number from 1 to {}", PCI_SLOT_COUNT - 1),
+            );
+        };
+        if placed.iter().any(|other: &DeviceConfig| other.slot == slot) {
+            return refuse(
+                format!("two devices are in slot {slot}"),
+                "give each a slot of its own".to_owned(),
+            );
+        }
+        placed.push(DeviceConfig { behind, slot });
+    }
+    Ok(placed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(slot: Option<u64>) -> DeviceSettings {
+        DeviceSettings { behind: Behind::Nvme("disk.img".into()), slot }
+    }
+
+    #[test]
+    fn devices_get_the_lowest_free_slots_in_order() {
+        let placed = resolve(vec![device(None), device(Some(1)), device(None)]).unwrap();
+        let slots: Vec<u8> = placed.iter().map(|device| device.slot).collect();
+        assert_eq!(slots, [2, 1, 3]);
+    }
+
+    #[test]
+    fn devices_in_no_slot_or_the_same_one_are_refused() {
+        let refused = |devices| resolve(devices).unwrap_err().what;
+        assert!(refused(vec![device(Some(0))]).contains("no slot 0"));
+        assert!(refused(vec![device(Some(32))]).contains("no slot 32"));
+        assert!(refused(vec![device(Some(u64::MAX))]).contains("no slot"));
+        assert!(refused(vec![device(Some(4)), device(Some(4))]).contains("in slot 4"));
+        assert!(refused(vec![device(None); 5]).contains("too many"));
+    }
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What is behind assigned devices, opened with the user's rights: images and connections to servers.
+//!
+//! Nothing is read from them here. A device that the VM does not have is stood in for by an empty memory file, so that
+//! the coordinator's descriptors are the same in every VM.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, MemfdFlags, flock, memfd_create};
+
+use crate::config::{Behind, DeviceConfig};
+use crate::problem::Problem;
+use crate::topology::{self, Object};
+
+/// One object for each device that a VM can have.
+pub fn open_all(devices: &[DeviceConfig]) -> Result<Vec<(Object, OwnedFd)>, Problem> {
+    let mut given = devices.iter();
+    let mut objects = Vec::new();
+    for name in topology::VFIO {
+        let source = match given.next().map(|device| &device.behind) {
+            Some(Behind::VfioUser(socket)) => connect(socket)?,
+            Some(Behind::Nvme(image)) => open_image(image)?.into(),
+            None => nothing()?,
+        };
+        objects.push((Object::DeviceSource(name), source));
+    }
+    Ok(objects)
+}
+
+fn connect(socket: &Path) -> Result<OwnedFd, Problem> {
+    UnixStream::connect(socket).map(OwnedFd::from).map_err(|error| {
+        Problem::usage(
+            format!("the device's vfio-user server cannot be reached: {error}"),
+            socket.display().to_string(),
+            "start the server first, and check its socket's path",
+        )
+    })
+}
+
+/// Opens an image for this VM alone: two guests that write one file system destroy it.
+fn open_image(image: &Path) -> Result<File, Problem> {
+    let place = image.display().to_string();
+    let refused = |error: io::Error| {
+        Problem::usage(
+            format!("the image cannot be opened for reading and writing: {error}"),
+            place.clone(),
+            "give a raw image file",
+        )
+    };
+    let file = OpenOptions::new().read(true).write(true).open(image).map_err(refused)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
+        Problem::usage(format!("the image is in use: {errno}"), place.clone(), "stop who uses it first")
+    })?;
+    Ok(file)
+}
+
+fn nothing() -> Result<OwnedFd, Problem> {
+    memfd_create(c"bulkhead-no-device", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL).map_err(|errno| {
+        Problem::host(format!("no memory file: {errno}"), "launch", "check this user's limits on memory")
+    })
+}
