@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 pub mod control;
 pub mod inspect;
 pub mod lifecycle;
+pub mod nvme;
 pub mod probe;
 pub mod ram;
 pub mod smmu;

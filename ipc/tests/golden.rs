@@ -16,6 +16,7 @@ use ipc::frame::{self, Header, Kind};
 use ipc::hello::{Hello, Role};
 use ipc::protocol::control::{Control, DirtyLogOp, Event, Failure, Reply, Request, RoleConfig};
 use ipc::protocol::inspect::Inspect;
+use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
@@ -88,6 +89,10 @@ fn vfio_config() -> VfioConfig {
     }
 }
 
+fn nvme_config() -> NvmeConfig {
+    NvmeConfig { name: "nvme0".into(), serial: "BULKHEAD0001".into(), block_len: 512 }
+}
+
 /// Every notice of the stage 1 channel; as for requests.
 fn notices() -> Vec<(&'static str, Notice)> {
     let stream = StreamId(8);
@@ -120,6 +125,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::Configure(RoleConfig::Vcpu(vcpu_config())),
         Request::Configure(RoleConfig::Smmu(smmu_config())),
         Request::Configure(RoleConfig::Vfio(vfio_config())),
+        Request::Configure(RoleConfig::Nvme(nvme_config())),
         Request::Start,
         Request::Pause,
         Request::Resume,
@@ -136,6 +142,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::Configure(RoleConfig::Vcpu(_)) => "request-configure-vcpu",
         Request::Configure(RoleConfig::Smmu(_)) => "request-configure-smmu",
         Request::Configure(RoleConfig::Vfio(_)) => "request-configure-vfio",
+        Request::Configure(RoleConfig::Nvme(_)) => "request-configure-nvme",
         Request::Start => "request-start",
         Request::Pause => "request-pause",
         Request::Resume => "request-resume",

@@ -6,6 +6,7 @@
 
 mod common;
 mod coordinator;
+mod nvme;
 mod smmu;
 mod vcpu_soft;
 mod vfio;
@@ -39,9 +40,26 @@ pub fn vfio() -> Profile {
     vfio::profile(Arch::host())
 }
 
+/// The NVMe controller process, spawned by the coordinator.
+pub fn nvme() -> Profile {
+    nvme::profile(Arch::host())
+}
+
+/// The NVMe controller process, spawned by its own launcher.
+pub fn nvme_standalone() -> Profile {
+    nvme::standalone(Arch::host())
+}
+
 /// Every profile as it is on `arch`.
 pub fn all(arch: Arch) -> Vec<Profile> {
-    vec![coordinator::profile(arch), vcpu_soft::profile(arch), smmu::profile(arch), vfio::profile(arch)]
+    vec![
+        coordinator::profile(arch),
+        vcpu_soft::profile(arch),
+        smmu::profile(arch),
+        vfio::profile(arch),
+        nvme::profile(arch),
+        nvme::standalone(arch),
+    ]
 }
 
 #[cfg(test)]

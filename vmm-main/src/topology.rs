@@ -218,6 +218,8 @@ pub const VCPU: &str = "vcpu";
 pub const SMMU0: &str = "smmu0";
 /// The names of the processes of assigned devices; as many devices as a VM can have.
 pub const VFIO: [&str; 4] = ["vfio0", "vfio1", "vfio2", "vfio3"];
+/// The names of the NVMe controllers behind them.
+pub const NVME: [&str; 4] = ["nvme0", "nvme1", "nvme2", "nvme3"];
 /// The vCPU process's program.
 pub const VCPU_PROGRAM: &str = "bulkhead-vcpu-soft";
 /// A vSMMU's.
@@ -287,6 +289,32 @@ macro_rules! vfio_fds {
     };
 }
 
+/// The NVMe controller behind the assigned device `index`.
+const fn nvme_row(index: usize, name: &'static str, fds: &'static [FdRow]) -> Row {
+    Row {
+        name,
+        role: Role::Nvme,
+        program: NVME_PROGRAM,
+        profile: sandbox::profiles::nvme,
+        fds,
+        restart: Restart::DeviceFails,
+        needed: Needed::ByNvme(index),
+    }
+}
+
+/// The descriptors of an NVMe controller: no memory of the guest's.
+macro_rules! nvme_fds {
+    ($index:expr) => {
+        &[
+            fd(0, Object::Control, Rights::ReadWrite),
+            fd(1, Object::CrashPage, Rights::Write),
+            fd(2, Object::Log, Rights::Write),
+            fd(3, Object::VfioUser(VFIO[$index], Side::Peer), Rights::ReadWrite),
+            fd(4, Object::DeviceSource(VFIO[$index]), Rights::ReadWrite),
+        ]
+    };
+}
+
 /// Everything the coordinator starts, in the order in which the guest is resumed last to first: CPUs stand
 /// first, so "pause in order, resume in reverse" keeps the CPUs quiet while devices are not ready, and assigned devices
 /// stand before what they need: their servers, and the vSMMU that records their faults.
@@ -329,6 +357,10 @@ pub static PROCESSES: &[Row] = &[
     vfio_row(1, VFIO[1], vfio_fds!(VFIO[1])),
     vfio_row(2, VFIO[2], vfio_fds!(VFIO[2])),
     vfio_row(3, VFIO[3], vfio_fds!(VFIO[3])),
+    nvme_row(0, NVME[0], nvme_fds!(0)),
+    nvme_row(1, NVME[1], nvme_fds!(1)),
+    nvme_row(2, NVME[2], nvme_fds!(2)),
+    nvme_row(3, NVME[3], nvme_fds!(3)),
     Row {
         name: SMMU0,
         role: Role::Smmu,

@@ -21,10 +21,10 @@ fn live_processes_are_what_the_topology_says() {
     let mut vm = lab.start(&kernel, &[]);
     vm.await_running();
     let as_root = rustix::process::geteuid().is_root();
-    for row in std::iter::once(&topology::COORDINATOR).chain(topology::PROCESSES) {
+    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(&[])) {
         let seen = vm.process(row.name);
         assert_eq!(seen["profile"], row.profile().name);
-        let given = row.fds.iter().filter(|fd| !fd.optional).count();
+        let given = row.fds_with(&[]).filter(|fd| !fd.optional).count();
         let enforced = seen["enforced"].to_string();
         assert!(
             enforced.contains(&format!("descriptors 0..{given} and no other")),
@@ -74,7 +74,7 @@ fn attempts_from_inside_are_refused_or_end_in_a_report() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
     let name = lab.vm_name();
-    for row in std::iter::once(&topology::COORDINATOR).chain(topology::PROCESSES) {
+    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(&[])) {
         for attempt in
             ["open", "execve", "fork", "kill"].into_iter().chain(DEADLY.map(|(attempt, _)| attempt))
         {
@@ -109,7 +109,7 @@ fn attempts_from_inside_are_refused_or_end_in_a_report() {
 fn panics_and_hangs_of_a_process_end_in_a_report() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
-    for row in topology::PROCESSES {
+    for row in topology::processes(&[]) {
         for (attempt, word) in [("panic", "panicked"), ("hang", "deadline passed")] {
             let mut vm = lab.start(&kernel, &[]);
             vm.await_running();

@@ -14,6 +14,7 @@ use core::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::inspect::Inspect;
+use crate::protocol::nvme::NvmeConfig;
 use crate::protocol::probe::{Probe, ProbeOutcome};
 use crate::protocol::smmu::SmmuConfig;
 use crate::protocol::vcpu::VcpuConfig;
@@ -116,6 +117,8 @@ pub enum RoleConfig {
     Smmu(SmmuConfig),
     /// The process of an assigned device.
     Vfio(VfioConfig),
+    /// The process of an NVMe controller.
+    Nvme(NvmeConfig),
 }
 
 /// What to do with the dirty log. Append only. The order of a harvest stands in [`crate::shm::dirty_log`].

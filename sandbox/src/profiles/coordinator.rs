@@ -7,7 +7,7 @@
 //! (`THREAT_MODEL.md` lists it). No new socket but a Unix pair, no path, no executable memory.
 
 use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
-use crate::profiles::{common, smmu, vcpu_soft, vfio};
+use crate::profiles::{common, nvme, smmu, vcpu_soft, vfio};
 use crate::sys::SPAWN_FLAGS;
 
 pub fn profile(arch: Arch) -> Profile {
@@ -29,6 +29,7 @@ pub fn profile(arch: Arch) -> Profile {
             &vcpu_soft::rules(arch),
             &smmu::rules(arch),
             &vfio::rules(arch),
+            &nvme::rules(arch),
         ]),
         absent: common::ABSENT,
     }

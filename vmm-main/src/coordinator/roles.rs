@@ -3,6 +3,7 @@
 
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::protocol::control::RoleConfig;
+use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
@@ -27,6 +28,7 @@ pub struct Configs {
     vcpu: VcpuConfig,
     smmu0: SmmuConfig,
     vfio: Vec<VfioConfig>,
+    nvme: Vec<NvmeConfig>,
 }
 
 /// A device number on the guest's bus 0, and what of the address map comes with it.
@@ -103,11 +105,18 @@ impl Configs {
         let mut functions = Vec::new();
         let mut behind_smmu0 = Vec::new();
         let mut vfio = Vec::new();
+        let mut nvme: Vec<NvmeConfig> = Vec::new();
         for (name, device) in topology::VFIO.into_iter().zip(&handover.devices) {
             let slot = PciSlot::new(device.slot)?;
             functions.push(slot.function(name)?);
             let fd = number(topology::SMMU0, Object::Stage1(name, Side::Peer))?;
             behind_smmu0.push(SmmuDevice { name: name.to_owned(), stream: slot.stream(), fd });
+            // By slot: the guest knows its disk again however the configuration is ordered.
+            nvme.push(NvmeConfig {
+                name: topology::NVME.get(nvme.len()).copied().unwrap_or_default().to_owned(),
+                serial: format!("BULKHEAD{:04}", device.slot),
+                block_len: 512,
+            });
             vfio.push(slot.vfio(name, ram.clone(), model.clone()));
         }
         Ok(Self {
@@ -146,6 +155,7 @@ impl Configs {
                 devices: behind_smmu0,
             },
             vfio,
+            nvme,
         })
     }
 
@@ -157,7 +167,10 @@ impl Configs {
             name => {
                 let vfio = self.vfio.iter().find(|config| config.name == name);
                 let vfio = vfio.map(|config| RoleConfig::Vfio(config.clone()));
-                vfio.ok_or_else(|| Fault::Refused(bug(format!("process {name} has no configuration"))))
+                let nvme = self.nvme.iter().find(|config| config.name == name);
+                let nvme = nvme.map(|config| RoleConfig::Nvme(config.clone()));
+                vfio.or(nvme)
+                    .ok_or_else(|| Fault::Refused(bug(format!("process {name} has no configuration"))))
             }
         }
     }

@@ -47,10 +47,12 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let own_program = programs::open_own()?;
     let mut program_files = Vec::new();
     let kinds: Vec<_> = config.devices.iter().map(DeviceConfig::kind).collect();
-    for row in topology::PROCESSES {
+    for row in topology::PROCESSES.iter().rev() {
         // A program that this VM does not need stands in for itself with one that it does.
         let program = if row.is_needed(&kinds) { row.program } else { topology::SMMU_PROGRAM };
-        program_files.push((Object::Program(row.program), programs::open(program)?));
+        let object = Object::Program(row.program);
+        program_files.retain(|(opened, _)| *opened != object);
+        program_files.push((object, programs::open(program)?));
     }
     let sources = devices::open_all(&config.devices)?;
     let runtime_dir = RuntimeDir::open()?;

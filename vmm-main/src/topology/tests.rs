@@ -49,22 +49,52 @@ fn topology_shared_objects_have_the_right_holders() {
         }
     }
     for (object, held) in holders {
+        let names: Vec<&str> = held.iter().map(|(name, _)| *name).collect();
         match object {
             Object::Control | Object::CrashPage | Object::Log => assert_eq!(held.len(), PROCESSES.len()),
             Object::Ring(device) | Object::RegisterPage(device) => {
-                let names: Vec<&str> = held.iter().map(|(name, _)| *name).collect();
                 assert_eq!(names, [VCPU, device], "{object:?}");
             }
-            Object::Irq(device, _) => {
+            Object::Irq(device, _) | Object::MsiDoorbell(device) => {
                 assert_eq!(held, [(VCPU, Rights::Read), (device, Rights::Write)], "{object:?}");
+            }
+            Object::MsiBoard(device) => {
+                assert_eq!(held, [(VCPU, Rights::ReadWrite), (device, Rights::Write)], "{object:?}");
             }
             // A log has one producer; another process's log is nobody's business but the coordinator's.
             Object::DirtyLog(owner) => assert_eq!(held, [(owner, Rights::Write)]),
             Object::Console => assert_eq!(held, [(VCPU, Rights::ReadWrite)]),
-            Object::GuestRam => assert_eq!(held.len(), 2),
+            // The vCPUs, the vSMMU, and whoever does a device's DMA; not the device itself.
+            Object::GuestRam => assert_eq!(names, [VCPU, "vfio0", "vfio1", "vfio2", "vfio3", SMMU0]),
+            Object::Stage1(device, Side::Device) | Object::VfioUser(device, Side::Device) => {
+                assert_eq!(names, [device], "{object:?}");
+            }
+            Object::Stage1(_, Side::Peer) => assert_eq!(names, [SMMU0]),
+            Object::VfioUser(device, Side::Peer) | Object::DeviceSource(device) => {
+                assert_eq!(names, [device.replace("vfio", "nvme")], "{object:?}");
+            }
             Object::Handover | Object::Kernel | Object::Initramfs | Object::Program(_) => {
                 panic!("{object:?} must not leave the coordinator, {held:?} hold it")
             }
+        }
+    }
+}
+
+#[test]
+fn topology_a_vm_has_the_processes_of_its_devices_and_their_descriptors_only() {
+    let names = |devices: &[DeviceKind]| processes(devices).map(|row| row.name).collect::<Vec<_>>();
+    assert_eq!(names(&[]), [VCPU, SMMU0]);
+    let devices = [DeviceKind::VfioUser, DeviceKind::Nvme];
+    assert_eq!(names(&devices), [VCPU, "vfio0", "vfio1", "nvme1", SMMU0]);
+    for devices in [&[][..], &devices[..1], &devices[..], &[DeviceKind::Nvme; 4]] {
+        for row in processes(devices) {
+            let present = |fd: &&FdRow| {
+                let owner = fd.object.owner().map(|name| super::row(name).unwrap());
+                owner.is_none_or(|owner| owner.is_needed(devices))
+            };
+            let expected: Vec<i32> = row.fds.iter().filter(present).map(|fd| fd.number).collect();
+            let given: Vec<i32> = row.fds_with(devices).map(|fd| fd.number).collect();
+            assert_eq!(given, expected, "{}: those that are left out stand last", row.name);
         }
     }
 }
@@ -80,14 +110,14 @@ fn topology_whoever_writes_guest_ram_has_a_dirty_log() {
 #[test]
 fn topology_coordinator_holds_the_program_of_every_process() {
     for row in PROCESSES {
-        assert!(COORDINATOR.number_of(Object::Program(row.name)).is_some(), "{}", row.name);
+        assert!(COORDINATOR.number_of(Object::Program(row.program)).is_some(), "{}", row.name);
     }
 }
 
 #[test]
 fn topology_profiles_are_those_of_the_roles() {
-    let names: Vec<&str> = rows().map(|row| row.profile().name).collect();
-    assert_eq!(names[0], "coordinator");
-    let unique: BTreeSet<&&str> = names.iter().collect();
-    assert_eq!(unique.len(), names.len());
+    let profiles: BTreeSet<_> = rows().map(|row| (row.profile().name, row.program)).collect();
+    assert!(profiles.contains(&("coordinator", "bulkhead")));
+    let roles: BTreeSet<_> = rows().map(|row| row.role).collect();
+    assert_eq!((profiles.len(), roles.len()), (5, 5));
 }
