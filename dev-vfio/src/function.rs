@@ -267,8 +267,10 @@ impl Function {
 
     /// Counters for people and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
-        inspect
-            .text("state", self.failure().map_or_else(|| "works".to_owned(), |why| format!("failed: {why}")));
+        inspect.text("state", if self.failure().is_some() { "failed" } else { "works" });
+        if let Some(reason) = self.failure() {
+            inspect.text("failure", reason);
+        }
         let iommu = lock(&self.iommu);
         let Counters { bytes_read, bytes_written, terminated, attached, invalidated } = *iommu.counters();
         for (name, value) in [

@@ -14,6 +14,7 @@ use ipc::error::Error;
 use ipc::hello::{Hello, Role};
 use ipc::protocol::stage1::{Notice, Order, Stage1};
 
+use crate::gate::Gate;
 use crate::iommu::fault_queue::Losses;
 use crate::iommu::{AttachError, HostIommu};
 
@@ -56,7 +57,7 @@ impl Stage1Link {
     ///
     /// # Errors
     /// The channel's: the vSMMU is gone, or broke the contract.
-    pub fn serve<I: HostIommu>(&self, iommu: &Mutex<I>) -> Result<(), Error> {
+    pub fn serve<I: HostIommu>(&self, iommu: &Mutex<I>, gate: &Gate) -> Result<(), Error> {
         let incoming = match self.channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
             Err(Error::Timeout { .. }) => return Ok(()),
             incoming => incoming?,
@@ -64,7 +65,10 @@ impl Stage1Link {
         let Incoming::Event { body: Notice::Orders { sequence, orders }, .. } = incoming else {
             return Err(Error::Refused("a notice that only devices send"));
         };
-        let refused = carry_out(&mut *lock(iommu), &orders);
+        let refused = {
+            let _first = gate.go_first();
+            carry_out(&mut *lock(iommu), &orders)
+        };
         self.tell_faults(iommu);
         let done = Notice::Done { sequence, refused };
         self.channel.event::<OwnedFd>(&done, &[], Deadline::after(ANSWER_SPAN))

@@ -40,7 +40,7 @@ pub fn start_helpers(function: &Arc<Function>, vectors: Vec<OwnedFd>) -> io::Res
         let end = theirs.stage1.greet();
         let end = end.and_then(|()| {
             loop {
-                theirs.stage1.serve(&theirs.iommu)?;
+                theirs.stage1.serve(&theirs.iommu, &theirs.gate)?;
             }
         });
         let Err(error): Result<(), _> = end else { return };
