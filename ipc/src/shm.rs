@@ -10,6 +10,7 @@ pub mod dirty_log;
 mod futex;
 #[cfg(not(loom))]
 pub mod guest_memory;
+pub mod memory_file;
 pub mod region;
 #[cfg(not(loom))]
 pub mod register_page;
