@@ -10,6 +10,7 @@ pub mod dirty_log;
 mod futex;
 #[cfg(not(loom))]
 pub mod guest_memory;
+pub mod memory_file;
 #[cfg(not(loom))]
 pub mod msi_board;
 pub mod region;

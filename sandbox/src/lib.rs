@@ -24,12 +24,14 @@ mod elf;
 mod fds;
 mod landlock;
 mod limits;
+mod memory_file;
 mod root;
 mod seccomp;
 mod sys;
 
 pub use inherited::Inherited;
 pub use locked::{Enforced, Locked, SealError, seal, seal_to_spawn};
+pub use memory_file::MemoryFiles;
 pub use profile::{Arch, Profile};
 pub use report::{CrashPage, Death};
 pub use spawn::{Child, Spawn, SpawnError};

@@ -13,6 +13,7 @@ use rustix::process::DumpableBehavior;
 use rustix::thread::CapabilitySet;
 
 use crate::landlock::LandlockError;
+use crate::memory_file::MemoryFiles;
 use crate::profile::Profile;
 use crate::report::CrashPage;
 use crate::seccomp::{self, CompileError};
@@ -37,7 +38,7 @@ impl Locked {
 pub struct Enforced {
     /// The profile.
     pub profile: &'static str,
-    /// The ABI that the profile requires, all of whose rights are denied.
+    /// The ABI all of whose rights are denied: the kernel's own, or the newest we know.
     pub landlock_abi: u32,
     /// The kernel's own.
     pub landlock_abi_kernel: u32,
@@ -49,26 +50,46 @@ pub struct Enforced {
     pub fd_count: u32,
     /// Programs it may start; nothing else can be executed.
     pub program_count: usize,
+    /// Which memory files it may make; None: none at all.
+    pub memory_files: Option<MemoryFiles>,
 }
 
 impl Enforced {
     /// One line each, for logs and for the `Sealed` event.
     pub fn lines(&self) -> Vec<String> {
-        vec![
+        let mut lines = vec![
             format!("profile {}", self.profile),
             format!("descriptors 0..{} and no other", self.fd_count),
             "root empty, read-only".to_owned(),
             "pid 1 of its own pid namespace, not dumpable, no new privileges, no capabilities".to_owned(),
             format!(
-                "Landlock denies every path, port, signal and abstract socket of ABI {} (kernel {}), all but executing \
-                 {} given programs",
-                self.landlock_abi, self.landlock_abi_kernel, self.program_count
-            ),
-            format!(
                 "seccomp allows {} calls ({} instructions), traps all else",
                 self.syscall_count, self.filter_len
             ),
-        ]
+            format!(
+                "Landlock denies all that ABI {} can deny (kernel {}), but executing {} given programs",
+                self.landlock_abi, self.landlock_abi_kernel, self.program_count
+            ),
+        ];
+        let gap = |gap: &landlock::Gap| {
+            format!(
+                "Landlock ABI {} does not deny {}; there stand: {}",
+                self.landlock_abi, gap.what, gap.wall
+            )
+        };
+        lines.extend(landlock::gaps(self.landlock_abi).map(gap));
+        lines.push(
+            match self.memory_files {
+                None => "no memory files can be made",
+                Some(MemoryFiles::NeverExecutable) => "memory files it makes are never executable",
+                Some(MemoryFiles::Executable) => {
+                    "memory files it makes can be executed, for this kernel has no MFD_NOEXEC_SEAL (Linux 6.3); what it \
+                     would execute stays under these filters, namespaces and Landlock rules, without privileges"
+                }
+            }
+            .to_owned(),
+        );
+        lines
     }
 }
 
@@ -155,18 +176,19 @@ pub fn seal_to_spawn(
     undumpable()?;
     no_new_privs()?;
     no_capabilities()?;
-    let landlock_abi_kernel = landlock::deny_all(profile.landlock_abi, programs)?;
+    let landlock = landlock::deny_all(profile, programs)?;
     seccompiler::apply_filter(&filters.absent)?;
     seccompiler::apply_filter(&filters.rules)?;
     Ok(Locked {
         enforced: Enforced {
             profile: profile.name,
-            landlock_abi: profile.landlock_abi,
-            landlock_abi_kernel,
+            landlock_abi: landlock.enforced,
+            landlock_abi_kernel: landlock.kernel,
             syscall_count: profile.rules.len(),
             filter_len: filters.rules.len(),
             fd_count,
             program_count: programs.len(),
+            memory_files: profile.memory_files,
         },
     })
 }

@@ -15,6 +15,7 @@ use crate::sys::probe as calls;
 pub enum Attempt {
     OpenRoot,
     OpenForWriting,
+    Truncate,
     SocketInet,
     SocketUnix,
     Execve,
@@ -27,6 +28,7 @@ pub enum Attempt {
     InputInjection,
     MmapExec,
     MprotectExec,
+    ExecutableMemoryFile,
     Mount,
     Unshare,
     Setns,
@@ -45,9 +47,10 @@ pub enum Attempt {
 }
 
 /// Every attempt.
-pub const ALL: [Attempt; 29] = [
+pub const ALL: [Attempt; 31] = [
     Attempt::OpenRoot,
     Attempt::OpenForWriting,
+    Attempt::Truncate,
     Attempt::SocketInet,
     Attempt::SocketUnix,
     Attempt::Execve,
@@ -60,6 +63,7 @@ pub const ALL: [Attempt; 29] = [
     Attempt::InputInjection,
     Attempt::MmapExec,
     Attempt::MprotectExec,
+    Attempt::ExecutableMemoryFile,
     Attempt::Mount,
     Attempt::Unshare,
     Attempt::Setns,
@@ -92,6 +96,7 @@ impl Attempt {
         match self {
             Attempt::OpenRoot => "open-root",
             Attempt::OpenForWriting => "open-for-writing",
+            Attempt::Truncate => "truncate",
             Attempt::SocketInet => "socket-inet",
             Attempt::SocketUnix => "socket-unix",
             Attempt::Execve => "execve",
@@ -104,6 +109,7 @@ impl Attempt {
             Attempt::InputInjection => "input-injection",
             Attempt::MmapExec => "mmap-exec",
             Attempt::MprotectExec => "mprotect-exec",
+            Attempt::ExecutableMemoryFile => "executable-memory-file",
             Attempt::Mount => "mount",
             Attempt::Unshare => "unshare",
             Attempt::Setns => "setns",

@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use crate::memory_file::MemoryFiles;
+
 /// An architecture a profile can be compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arch {
@@ -148,8 +150,10 @@ pub struct Profile {
     pub root: RootKind,
     /// Resource limits.
     pub limits: Limits,
-    /// The Landlock ABI without which the process does not start.
-    pub landlock_abi: u32,
+    /// The Landlock ABI without which the process does not start. What the kernel can deny beyond it is denied too.
+    pub landlock_abi_min: u32,
+    /// Which memory files it may make; None: none at all.
+    pub memory_files: Option<MemoryFiles>,
     /// Every call that is allowed, sorted by name, each name once. All else ends the process with a report.
     pub rules: Vec<Rule>,
     /// Calls that fail with ENOSYS so that the C library falls back to one whose arguments a filter can see.

@@ -11,10 +11,12 @@ mod smmu;
 mod vcpu_soft;
 mod vfio;
 
+use crate::memory_file::MemoryFiles;
 use crate::profile::{Arch, Profile};
 
-/// Network rules need ABI 4, device ioctls 5, the scopes (signals, abstract Unix sockets) 6.
-const LANDLOCK_ABI: u32 = 6;
+/// What Linux 5.19 and 6.1 have: every path right but truncating. Whatever the kernel can deny beyond that is denied, and
+/// for what it cannot another wall must stand (`landlock::Gap`).
+const LANDLOCK_ABI_MIN: u32 = 2;
 
 /// State units are written into a memory file that the coordinator hands over: 64 MiB is far above any of ours, and
 /// keeps a taken-over process from filling the host's memory by `write`.
@@ -22,7 +24,7 @@ const SAVED_LEN_MAX: u64 = 64 << 20;
 
 /// The coordinator: process supervisor, memory owner, control API. Spawns the others from inside its sandbox.
 pub fn coordinator() -> Profile {
-    coordinator::profile(Arch::host())
+    coordinator::profile(Arch::host(), MemoryFiles::of_kernel())
 }
 
 /// The software vCPU process.
@@ -50,10 +52,14 @@ pub fn nvme_standalone() -> Profile {
     nvme::standalone(Arch::host())
 }
 
-/// Every profile as it is on `arch`.
+/// Every profile as it is on `arch`, and on the running kernel.
 pub fn all(arch: Arch) -> Vec<Profile> {
+    all_with(arch, MemoryFiles::of_kernel())
+}
+
+fn all_with(arch: Arch, memory_files: MemoryFiles) -> Vec<Profile> {
     vec![
-        coordinator::profile(arch),
+        coordinator::profile(arch, memory_files),
         vcpu_soft::profile(arch),
         smmu::profile(arch),
         vfio::profile(arch),

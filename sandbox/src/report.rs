@@ -9,11 +9,11 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::SealFlags;
 
 use crate::profile::Profile;
 use crate::sys::{PAGE_LEN, PAGE_WORDS, Page};
-use crate::{seccomp, syscalls};
+use crate::{memory_file, seccomp, syscalls};
 
 pub(crate) mod layout;
 
@@ -31,8 +31,7 @@ pub struct CrashPage {
 impl CrashPage {
     /// Makes an empty page. For the parent.
     pub fn create() -> io::Result<CrashPage> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
-        let file = rustix::fs::memfd_create(c"crash-page", flags)?;
+        let file = memory_file::create(c"crash-page")?;
         rustix::fs::ftruncate(&file, PAGE_LEN as u64)?;
         rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok(CrashPage { file })

@@ -15,7 +15,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipc::protocol::control::{Reply, Request, SAVED_LEN_MAX};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use ipc::shm::memory_file;
+use rustix::fs::{SealFlags, fcntl_add_seals};
 
 use crate::api::types::{SaveRestored, Stage, UnitLen};
 use crate::coordinator::objects::Objects;
@@ -141,8 +142,7 @@ async fn save_one(process: &mut Process) -> Result<SavedState, Fault> {
             "check the limits on memory and open files",
         ))
     };
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
-    let memory = memfd_create(format!("saved-{name}"), flags).map_err(|error| refuse(&error))?;
+    let memory = memory_file::create(&format!("saved-{name}")).map_err(|error| refuse(&error))?;
     let theirs = memory.try_clone().map_err(|error| refuse(&error))?;
     let len = match process.ask_with(Request::Save, &[theirs]).await? {
         Reply::Saved { len } => len,

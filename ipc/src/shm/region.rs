@@ -19,11 +19,12 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::SealFlags;
 
 #[cfg(not(loom))]
 use crate::error::Breach;
 use crate::error::{Error, Violation};
+use crate::shm::memory_file;
 
 /// The seals every shared object has: its size, and the set of seals itself, never change.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
@@ -41,8 +42,7 @@ impl Region {
     /// # Errors
     /// If the kernel refuses: out of memory or of fds.
     pub fn create(name: &str, len: u64) -> Result<Self, Error> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
-        let fd = rustix::fs::memfd_create(name, flags).map_err(|errno| Error::io("memfd_create", errno))?;
+        let fd = memory_file::create(name).map_err(|errno| Error::io("memfd_create", errno))?;
         rustix::fs::ftruncate(&fd, len).map_err(|errno| Error::io("ftruncate", errno))?;
         rustix::fs::fcntl_add_seals(&fd, SEALS).map_err(|errno| Error::io("fcntl(F_ADD_SEALS)", errno))?;
         Ok(Self { file: Arc::new(fd.into()), len })

@@ -6,24 +6,27 @@
 //! What that gives it beyond its own needs is harmless under Landlock and without capabilities
 //! (`THREAT_MODEL.md` lists it). No new socket but a Unix pair, no path, no executable memory.
 
+use crate::memory_file::{MemoryFiles, OLD_FLAGS};
 use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
 use crate::profiles::{common, nvme, smmu, vcpu_soft, vfio};
 use crate::sys::SPAWN_FLAGS;
 
-pub fn profile(arch: Arch) -> Profile {
+pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
     Profile {
         name: "coordinator",
         arch,
         root: RootKind::NewEmpty,
         // The kernel counts the threads of every process below against the coordinator's NPROC too.
         limits: Limits { nofile_count: 1024, nproc_count: 1024, fsize_len: None },
-        landlock_abi: super::LANDLOCK_ABI,
+        landlock_abi_min: super::LANDLOCK_ABI_MIN,
+        memory_files: Some(memory_files),
         rules: union(&[
             &common::memory(),
             &common::threads(arch),
             &common::ending(),
             &common::descriptors(arch),
             &own(arch),
+            &[memory_file(memory_files)],
             &spawn_child_half(),
             &exec_to_seal(arch),
             &vcpu_soft::rules(arch),
@@ -48,10 +51,6 @@ fn own(arch: Arch) -> Vec<Rule> {
         Rule::any("getsockopt"),
         Rule::when("socketpair", &[Check::int(0, libc::AF_UNIX.cast_unsigned(), pair)]),
         Rule::any("pipe2"),
-        Rule::when(
-            "memfd_create",
-            &[Check::with_bits(1, libc::MFD_NOEXEC_SEAL, "a memory file is never executable")],
-        ),
         Rule::any("ftruncate"),
         Rule::any("fallocate"),
         // `std::io::copy` between files tries this before it reads and writes.
@@ -73,6 +72,17 @@ fn own(arch: Arch) -> Vec<Rule> {
         rules.push(Rule::any("epoll_wait"));
     }
     rules
+}
+
+/// Memory objects are never executable. A kernel older than Linux 6.3 does not know the flag and refuses it, which is
+/// how makers of memory files find out; there exactly the flags that ours have are allowed as well.
+fn memory_file(kind: MemoryFiles) -> Rule {
+    let mut when =
+        vec![vec![Check::with_bits(1, libc::MFD_NOEXEC_SEAL, "a memory file is never executable")]];
+    if kind == MemoryFiles::Executable {
+        when.push(vec![Check::int(1, OLD_FLAGS.bits(), "only the flags that memory files of ours have")]);
+    }
+    Rule { syscall: "memfd_create", when }
 }
 
 /// `spawn::child`: between clone and exec, in the new process, under this filter.

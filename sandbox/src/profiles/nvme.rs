@@ -17,8 +17,9 @@ pub fn profile(arch: Arch) -> Profile {
         // Eventfds for all vectors, twice while they are replaced; memory objects are closed once mapped.
         // The image may be of any size, so that what is written to it cannot be limited by length.
         limits: Limits { nofile_count: 256, nproc_count: 16, fsize_len: None },
-        landlock_abi: super::LANDLOCK_ABI,
+        landlock_abi_min: super::LANDLOCK_ABI_MIN,
         rules: rules(arch),
+        memory_files: None,
         absent: common::ABSENT,
     }
 }

@@ -13,7 +13,8 @@ pub fn profile(arch: Arch) -> Profile {
         arch,
         root: RootKind::Inherited,
         limits: Limits { nofile_count: 64, nproc_count: 16, fsize_len: Some(super::SAVED_LEN_MAX) },
-        landlock_abi: super::LANDLOCK_ABI,
+        landlock_abi_min: super::LANDLOCK_ABI_MIN,
+        memory_files: None,
         rules: rules(arch),
         absent: common::ABSENT,
     }

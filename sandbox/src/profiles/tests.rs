@@ -2,10 +2,18 @@
 //! What must hold of every profile, whoever edits it, on both architectures.
 
 use super::*;
+use crate::landlock;
 use crate::seccomp::{compile, explain};
 use crate::syscalls;
 
 const BOTH: [Arch; 2] = [Arch::X86_64, Arch::Aarch64];
+
+const KINDS: [MemoryFiles; 2] = [MemoryFiles::NeverExecutable, MemoryFiles::Executable];
+
+/// Both architectures, both kinds of kernel.
+fn every() -> impl Iterator<Item = Profile> {
+    BOTH.into_iter().flat_map(|arch| KINDS.into_iter().flat_map(move |kind| all_with(arch, kind)))
+}
 
 fn allowed(profile: &Profile, name: &str, args: [u64; 6]) -> bool {
     syscalls::number(name, profile.arch).is_some_and(|number| explain(profile, number, &args).is_none())
@@ -13,7 +21,7 @@ fn allowed(profile: &Profile, name: &str, args: [u64; 6]) -> bool {
 
 #[test]
 fn each_profile_compiles_for_both_architectures() {
-    for profile in BOTH.into_iter().flat_map(all) {
+    for profile in every() {
         let programs = compile(&profile).unwrap_or_else(|error| panic!("{error}"));
         // The kernel takes at most 4096 instructions; ours stay far below, for they are run at every call.
         assert!(programs.rules.len() < 1024, "{} {}: {}", profile.name, profile.arch, programs.rules.len());
@@ -22,7 +30,7 @@ fn each_profile_compiles_for_both_architectures() {
 
 #[test]
 fn rules_are_sorted_and_each_name_stands_once() {
-    for profile in BOTH.into_iter().flat_map(all) {
+    for profile in every() {
         assert!(profile.rules.is_sorted_by(|a, b| a.syscall < b.syscall), "{}", profile.name);
         for rule in &profile.rules {
             assert!(
@@ -36,8 +44,8 @@ fn rules_are_sorted_and_each_name_stands_once() {
 
 #[test]
 fn coordinator_allows_what_its_children_need() {
-    for arch in BOTH {
-        let profiles = all(arch);
+    for (arch, kind) in BOTH.into_iter().flat_map(|arch| KINDS.map(|kind| (arch, kind))) {
+        let profiles = all_with(arch, kind);
         let (coordinator, children) = profiles.split_first().unwrap();
         for rule in children.iter().flat_map(|child| &child.rules) {
             let own = coordinator.rule(rule.syscall).unwrap_or_else(|| panic!("{} is missing", rule.syscall));
@@ -45,7 +53,7 @@ fn coordinator_allows_what_its_children_need() {
                 || !rule.when.is_empty() && rule.when.iter().all(|checks| own.when.contains(checks));
             assert!(covered, "{}: {:?} is not covered by {:?}", rule.syscall, rule.when, own.when);
         }
-        assert!(children.iter().all(|child| child.landlock_abi <= coordinator.landlock_abi));
+        assert!(children.iter().all(|child| child.landlock_abi_min <= coordinator.landlock_abi_min));
         let threads: u64 = children.iter().map(|child| child.limits.nproc_count).sum();
         assert!(
             threads < coordinator.limits.nproc_count,
@@ -56,7 +64,7 @@ fn coordinator_allows_what_its_children_need() {
 
 #[test]
 fn no_profile_makes_memory_executable() {
-    for profile in BOTH.into_iter().flat_map(all) {
+    for profile in every() {
         for prot in 0..16u64 {
             let executable = prot & 4 != 0;
             assert_eq!(allowed(&profile, "mmap", [0, 4096, prot, 0x22, u64::MAX, 0]), !executable);
@@ -67,8 +75,6 @@ fn no_profile_makes_memory_executable() {
         {
             assert!(!allowed(&profile, name, [0; 6]), "{} allows {name}", profile.name);
         }
-        // A memory file is executable unless it was made otherwise.
-        assert!(!allowed(&profile, "memfd_create", [0, 3, 0, 0, 0, 0]));
     }
 }
 
@@ -132,7 +138,7 @@ fn no_profile_reaches_beyond_its_process() {
         "mq_open",
         "name_to_handle_at",
     ];
-    for profile in BOTH.into_iter().flat_map(all) {
+    for profile in every() {
         for name in never {
             assert!(profile.rule(name).is_none(), "{} names {name}", profile.name);
         }
@@ -142,7 +148,7 @@ fn no_profile_reaches_beyond_its_process() {
 #[test]
 fn only_the_coordinator_starts_processes_and_only_in_namespaces() {
     let thread = 0x003d_0f00;
-    for profile in BOTH.into_iter().flat_map(all) {
+    for profile in every() {
         let coordinator = profile.name == "coordinator";
         assert!(allowed(&profile, "clone", [thread, 0, 0, 0, 0, 0]), "{}", profile.name);
         assert_eq!(allowed(&profile, "clone", [crate::sys::SPAWN_FLAGS, 0, 0, 0, 0, 0]), coordinator);
@@ -156,12 +162,40 @@ fn only_the_coordinator_starts_processes_and_only_in_namespaces() {
 
 #[test]
 fn ioctls_are_listed_one_by_one() {
-    for profile in BOTH.into_iter().flat_map(all) {
+    for profile in every() {
         let passed: Vec<u64> =
             (0..0x1_0000).filter(|request| allowed(&profile, "ioctl", [0, *request, 0, 0, 0, 0])).collect();
         // FIONBIO, and for devices none.
         let expected: &[u64] =
             if ["smmu", "vfio", "nvme", "nvme-standalone"].contains(&profile.name) { &[] } else { &[0x5421] };
         assert_eq!(passed, expected, "{}", profile.name);
+    }
+}
+
+#[test]
+fn memory_files_are_executable_on_old_kernels_only_and_then_with_our_flags_only() {
+    let (older, noexec) = (3, 8);
+    for profile in every() {
+        let passed: Vec<u64> =
+            (0..64).filter(|flags| allowed(&profile, "memfd_create", [0, *flags, 0, 0, 0, 0])).collect();
+        let mut expected: Vec<u64> = match profile.memory_files {
+            None => Vec::new(),
+            Some(_) => (0..64).filter(|flags| flags & noexec != 0).collect(),
+        };
+        if profile.memory_files == Some(MemoryFiles::Executable) {
+            expected.insert(0, older);
+            expected.sort_unstable();
+        }
+        assert_eq!(passed, expected, "{}", profile.name);
+        assert_eq!(profile.memory_files.is_some(), profile.name == "coordinator");
+    }
+}
+
+#[test]
+fn where_landlock_cannot_deny_another_wall_stands() {
+    for profile in every() {
+        for gap in landlock::gaps(0) {
+            assert_eq!(gap.open_call(&profile), None, "{}: {}", profile.name, gap.what);
+        }
     }
 }

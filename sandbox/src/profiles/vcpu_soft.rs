@@ -14,7 +14,8 @@ pub fn profile(arch: Arch) -> Profile {
         root: RootKind::Inherited,
         // 256 vCPUs, the console, control and clock threads, and room to restart one.
         limits: Limits { nofile_count: 64, nproc_count: 288, fsize_len: Some(super::SAVED_LEN_MAX) },
-        landlock_abi: super::LANDLOCK_ABI,
+        landlock_abi_min: super::LANDLOCK_ABI_MIN,
+        memory_files: None,
         rules: rules(arch),
         absent: common::ABSENT,
     }

@@ -15,8 +15,9 @@ pub fn profile(arch: Arch) -> Profile {
         root: RootKind::Inherited,
         // 64 interrupt vectors and what it is given; the kernel's VFIO will need no more.
         limits: Limits { nofile_count: 128, nproc_count: 16, fsize_len: Some(super::SAVED_LEN_MAX) },
-        landlock_abi: super::LANDLOCK_ABI,
+        landlock_abi_min: super::LANDLOCK_ABI_MIN,
         rules: rules(arch),
+        memory_files: None,
         absent: common::ABSENT,
     }
 }

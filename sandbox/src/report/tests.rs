@@ -30,7 +30,7 @@ fn page_cannot_change_its_size() {
 
 #[test]
 fn other_file_is_no_crash_page() {
-    let file = rustix::fs::memfd_create(c"x", MemfdFlags::CLOEXEC).unwrap();
+    let file = rustix::fs::memfd_create(c"x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     assert!(CrashPage::from_fd(file).is_err());
 }
 

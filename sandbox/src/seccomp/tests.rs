@@ -109,7 +109,16 @@ fn call_of_another_abi_is_killed() {
 
 fn profile_with(rules: Vec<Rule>, absent: &'static [&'static str], arch: Arch) -> Profile {
     let limits = Limits { nofile_count: 1, nproc_count: 1, fsize_len: None };
-    Profile { name: "test", arch, root: RootKind::NewEmpty, limits, landlock_abi: 6, rules, absent }
+    Profile {
+        name: "test",
+        arch,
+        root: RootKind::NewEmpty,
+        limits,
+        landlock_abi_min: 2,
+        memory_files: None,
+        rules,
+        absent,
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub(crate) fn make(attempt: Attempt) -> Result<(), i32> {
     match attempt {
         Attempt::OpenRoot => call(libc::SYS_openat, [AT_FDCWD, path(c"/"), 0, 0, 0, 0]),
         Attempt::OpenForWriting => call(libc::SYS_openat, [AT_FDCWD, path(c"/x"), 0o101, 0o600, 0, 0]),
+        Attempt::Truncate => call(libc::SYS_truncate, [path(c"/x"), 0, 0, 0, 0, 0]),
         Attempt::SocketInet => call(libc::SYS_socket, [2, 1, 0, 0, 0, 0]),
         Attempt::SocketUnix => call(libc::SYS_socket, [1, 1, 0, 0, 0, 0]),
         Attempt::Execve => call(libc::SYS_execve, [path(c"/bin/sh"), 0, 0, 0, 0, 0]),
@@ -33,6 +34,8 @@ pub(crate) fn make(attempt: Attempt) -> Result<(), i32> {
         Attempt::InputInjection => call(libc::SYS_ioctl, [0, 0x5412, page, 0, 0, 0]),
         Attempt::MmapExec => call(libc::SYS_mmap, [0, 4096, 7, 0x22, u64::MAX, 0]),
         Attempt::MprotectExec => call(libc::SYS_mprotect, [page & !0xfff, 4096, 5, 0, 0, 0]),
+        // Sealable and closed at exec, but without the flag that forbids executing it.
+        Attempt::ExecutableMemoryFile => call(libc::SYS_memfd_create, [path(c"x"), 3, 0, 0, 0, 0]),
         Attempt::Mount => call(libc::SYS_mount, [path(c"none"), path(c"/"), path(c"tmpfs"), 0, 0, 0]),
         Attempt::Unshare => call(libc::SYS_unshare, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0]),
         Attempt::Setns => call(libc::SYS_setns, [0, 0, 0, 0, 0, 0]),

@@ -85,7 +85,7 @@ fn workspace_tests(runner: &[String]) -> Result<Vec<String>> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast", "--"]).args(runner);
     command.arg("--show-output");
-    skips::while_running(&mut command)
+    skips::while_running(&mut command, &mut std::io::stdout())
 }
 
 /// Cargo with the model checker's configuration, in a target folder of its own: it changes every crate.

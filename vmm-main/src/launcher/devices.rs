@@ -10,7 +10,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, MemfdFlags, flock, memfd_create};
+use ipc::shm::memory_file;
+use rustix::fs::{FlockOperation, flock};
 
 use crate::config::{Behind, DeviceConfig};
 use crate::problem::Problem;
@@ -59,7 +60,7 @@ fn open_image(image: &Path) -> Result<File, Problem> {
 }
 
 fn nothing() -> Result<OwnedFd, Problem> {
-    memfd_create(c"bulkhead-no-device", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL).map_err(|errno| {
+    memory_file::create("bulkhead-no-device").map_err(|errno| {
         Problem::host(format!("no memory file: {errno}"), "launch", "check this user's limits on memory")
     })
 }

@@ -20,7 +20,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use ipc::shm::memory_file;
+use rustix::fs::{SealFlags, fcntl_add_seals};
 use sandbox::report::CrashPage;
 use sandbox::spawn::{Child, Spawn};
 use tokio::sync::mpsc;
@@ -119,8 +120,7 @@ fn spawn(program: &File, objects: &[(Object, OwnedFd)]) -> Result<Child, Problem
 
 /// A sealed memory file with the configuration in it.
 fn handover_file(handover: &Handover) -> io::Result<File> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::NOEXEC_SEAL;
-    let mut file = File::from(memfd_create(c"bulkhead-configuration", flags)?);
+    let mut file = File::from(memory_file::create("bulkhead-configuration")?);
     file.write_all(&serde_json::to_vec(handover)?)?;
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     fcntl_add_seals(&file, seals)?;

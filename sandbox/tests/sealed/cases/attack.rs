@@ -2,9 +2,9 @@
 //! What a taken-over process would try, one attempt per process: it dies with a report that names process, call and
 //! arguments, or is refused, exactly as the table says.
 
-use sandbox::Death;
 use sandbox::probe::{self, Attempt};
 use sandbox::spawn::Exit;
+use sandbox::{Death, MemoryFiles};
 
 use crate::harness::Case;
 use crate::process::{Process, Role};
@@ -39,6 +39,14 @@ fn fate(attempt: Attempt, role: Role) -> Fate {
         (Attempt::OpenForWriting, Role::Coordinator) => Refused(&[libc::EACCES, libc::EROFS]),
         // As must be handlers for its children to install; what is lost is a report and no right.
         (Attempt::Sigaction, Role::Coordinator) => Harmless,
+        // A kernel without MFD_NOEXEC_SEAL: it is reported, and what would be executed has no more rights.
+        (Attempt::ExecutableMemoryFile, Role::Coordinator)
+            if MemoryFiles::of_kernel() == MemoryFiles::Executable =>
+        {
+            Harmless
+        }
+        (Attempt::ExecutableMemoryFile, _) => Dies("memfd_create"),
+        (Attempt::Truncate, _) => Dies("truncate"),
         (Attempt::Clone3, _) => Refused(&[libc::ENOSYS]),
         (Attempt::ForeignAbi, _) if cfg!(target_arch = "x86_64") => Killed,
         (Attempt::ForeignAbi, _) => Refused(&[libc::ENOSYS]),

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     process::{Command, Stdio},
 };
 
@@ -15,14 +15,14 @@ pub fn in_report(report: &str) -> Vec<String> {
     report.lines().filter_map(reason).map(|reason| unescape(&reason)).collect()
 }
 
-/// Runs `command`, shows its output, and returns the skips in it. An error if it does not end well.
-pub fn while_running(command: &mut Command) -> Result<Vec<String>> {
+/// Runs `command`, copies its output to `shown`, and returns the skips in it. An error if it does not end well.
+pub fn while_running(command: &mut Command, shown: &mut impl Write) -> Result<Vec<String>> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cargo did not start")?;
     let output = child.stdout.take().context("cargo's output")?;
     let mut skips = Vec::new();
     for line in BufReader::new(output).lines() {
         let line = line.context("cargo's output")?;
-        println!("{line}");
+        writeln!(shown, "{line}").context("showing cargo's output")?;
         skips.extend(reason(&line));
     }
     ensure!(child.wait().context("cargo's end")?.success(), "a test fails");

@@ -15,11 +15,15 @@ fn report_gives_each_skip_with_its_reason() {
 
 #[test]
 fn command_that_ends_well_gives_its_skips() {
-    let skips = while_running(Command::new("sh").args(["-c", "echo one; echo 'SKIPPED: two'"])).unwrap();
+    let mut shown = Vec::new();
+    let skips =
+        while_running(Command::new("sh").args(["-c", "echo one; echo 'SKIPPED: two'"]), &mut shown).unwrap();
     assert_eq!(skips, ["two"]);
+    assert_eq!(shown, b"one\nSKIPPED: two\n");
 }
 
 #[test]
 fn command_that_fails_is_an_error_whatever_it_skipped() {
-    assert!(while_running(Command::new("sh").args(["-c", "echo 'SKIPPED: x'; exit 1"])).is_err());
+    let mut command = Command::new("sh");
+    assert!(while_running(command.args(["-c", "echo 'SKIPPED: x'; exit 1"]), &mut Vec::new()).is_err());
 }
