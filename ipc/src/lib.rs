@@ -43,3 +43,4 @@ pub mod protocol;
 pub mod saved;
 pub mod service;
 pub mod shm;
+pub mod vfio_user;

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which message concerns whom: the table of open requests, and the queue of the peer's commands.
+//!
+//! No id of a peer is an index: ids are looked up, and an answer that fits no open request is a violation.
+
+use std::collections::VecDeque;
+
+use super::socket::Reader;
+use super::{Answer, ConnectionError, Incoming, OPEN_MAX, Open, Reassembly};
+use crate::vfio_user::Malformed;
+use crate::vfio_user::header::{Command, Kind};
+
+/// The most commands that wait to be received. A client may post doorbells without waiting for answers; a guest's
+/// queues, all rung at once by all CPUs, stay far below.
+const COMMANDS_MAX: usize = 4096;
+/// The most bytes in them: some transfers of the largest size.
+const COMMANDS_LEN_MAX: usize = 16 << 20;
+
+/// What has become of a request.
+pub enum Slot {
+    /// No answer yet.
+    Waiting(Command),
+    /// Nobody waits any more, but the answer may still come.
+    Abandoned(Command),
+    /// The answer, or the error number.
+    Answered(Result<Answer, u32>),
+}
+
+pub struct State {
+    /// `None` while a thread reads with it.
+    reader: Option<Box<Reader>>,
+    open: Open,
+    next_id: u16,
+    commands: VecDeque<Incoming>,
+    commands_len: usize,
+    fate: Option<ConnectionError>,
+    /// Threads that wait for another to read.
+    pub waiting: usize,
+}
+
+impl State {
+    pub fn new() -> Self {
+        Self {
+            reader: Some(Box::new(Reader::new())),
+            open: Open::new(),
+            next_id: 1,
+            commands: VecDeque::new(),
+            commands_len: 0,
+            fate: None,
+            waiting: 0,
+        }
+    }
+
+    /// The error that every call answers once the connection is dead.
+    pub fn fate(&self) -> Option<ConnectionError> {
+        self.fate.clone()
+    }
+
+    /// The first reason stays.
+    pub fn condemn(&mut self, error: ConnectionError) -> ConnectionError {
+        self.fate.get_or_insert(error).clone()
+    }
+
+    /// A fresh id for a request.
+    pub fn open(&mut self, command: Command) -> Result<u16, ConnectionError> {
+        if let Some(fate) = self.fate() {
+            return Err(fate);
+        }
+        if self.open.len() >= OPEN_MAX {
+            return Err(ConnectionError::Refused("too many open requests"));
+        }
+        // Far fewer are open than there are ids: this ends.
+        while self.open.contains_key(&self.next_id) {
+            self.next_id = self.next_id.wrapping_add(1);
+        }
+        let id = self.next_id;
+        self.next_id = id.wrapping_add(1);
+        self.open.insert(id, Slot::Waiting(command));
+        Ok(id)
+    }
+
+    /// The request was never sent.
+    pub fn forget(&mut self, id: u16) {
+        self.open.remove(&id);
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn abandon(&mut self, id: u16) {
+        match self.open.remove(&id) {
+            Some(Slot::Waiting(command)) => {
+                self.open.insert(id, Slot::Abandoned(command));
+            }
+            Some(Slot::Abandoned(_) | Slot::Answered(_)) | None => {}
+        }
+    }
+
+    pub fn take_answer(&mut self, id: u16) -> Option<Result<Answer, u32>> {
+        if !matches!(self.open.get(&id), Some(Slot::Answered(_))) {
+            return None;
+        }
+        match self.open.remove(&id) {
+            Some(Slot::Answered(answer)) => Some(answer),
+            _ => None,
+        }
+    }
+
+    pub fn take_command(&mut self) -> Option<Incoming> {
+        let command = self.commands.pop_front()?;
+        self.commands_len -= command.body.len();
+        Some(command)
+    }
+
+    /// Makes the caller the reader, if nobody is.
+    pub fn begin_reading(&mut self) -> Option<Box<Reader>> {
+        self.reader.take()
+    }
+
+    pub fn end_reading(&mut self, reader: Box<Reader>) {
+        self.reader = Some(reader);
+    }
+
+    /// Hands every whole message to whom it concerns.
+    pub fn route(&mut self, reassembly: &mut Reassembly) -> Result<(), ConnectionError> {
+        while let Some(message) = reassembly.pop()? {
+            let (header, body, fds) = (message.header, message.body, message.fds);
+            let answer = match header.kind {
+                Kind::Command | Kind::Posted => {
+                    self.commands_len += body.len();
+                    self.commands.push_back(Incoming { header, body, fds });
+                    if self.commands.len() > COMMANDS_MAX || self.commands_len > COMMANDS_LEN_MAX {
+                        let count = self.commands.len();
+                        return Err(Malformed::new(
+                            "stream",
+                            "commands come faster than they are taken",
+                            count,
+                        )
+                        .into());
+                    }
+                    continue;
+                }
+                Kind::Reply => Ok(Answer { body, fds }),
+                Kind::Failure(errno) => Err(errno),
+            };
+            self.answered(header.id, header.command, answer)?;
+        }
+        Ok(())
+    }
+
+    fn answered(
+        &mut self,
+        id: u16,
+        command: Command,
+        answer: Result<Answer, u32>,
+    ) -> Result<(), ConnectionError> {
+        let (asked, slot) = match self.open.get(&id) {
+            Some(Slot::Waiting(asked)) => (*asked, Some(Slot::Answered(answer))),
+            Some(Slot::Abandoned(asked)) => (*asked, None),
+            Some(Slot::Answered(_)) => {
+                return Err(Malformed::new("reply", "the request was answered before", id).into());
+            }
+            None => return Err(Malformed::new("reply", "the request was never made", id).into()),
+        };
+        if asked != command {
+            return Err(Malformed::new("reply", "the command is not the request's", command.0).into());
+        }
+        match slot {
+            Some(slot) => drop(self.open.insert(id, slot)),
+            None => drop(self.open.remove(&id)),
+        }
+        Ok(())
+    }
+}
