@@ -6,6 +6,7 @@
 
 mod common;
 mod coordinator;
+mod nvme;
 mod smmu;
 mod vcpu_soft;
 
@@ -35,13 +36,29 @@ pub fn smmu() -> Profile {
     smmu::profile(Arch::host())
 }
 
+/// The NVMe controller process, spawned by the coordinator.
+pub fn nvme() -> Profile {
+    nvme::profile(Arch::host())
+}
+
+/// The NVMe controller process, spawned by its own launcher.
+pub fn nvme_standalone() -> Profile {
+    nvme::standalone(Arch::host())
+}
+
 /// Every profile as it is on `arch`, and on the running kernel.
 pub fn all(arch: Arch) -> Vec<Profile> {
     all_with(arch, MemoryFiles::of_kernel())
 }
 
 fn all_with(arch: Arch, memory_files: MemoryFiles) -> Vec<Profile> {
-    vec![coordinator::profile(arch, memory_files), vcpu_soft::profile(arch), smmu::profile(arch)]
+    vec![
+        coordinator::profile(arch, memory_files),
+        vcpu_soft::profile(arch),
+        smmu::profile(arch),
+        nvme::profile(arch),
+        nvme::standalone(arch),
+    ]
 }
 
 #[cfg(test)]

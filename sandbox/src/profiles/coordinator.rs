@@ -8,7 +8,7 @@
 
 use crate::memory_file::{MemoryFiles, OLD_FLAGS};
 use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
-use crate::profiles::{common, smmu, vcpu_soft};
+use crate::profiles::{common, nvme, smmu, vcpu_soft};
 use crate::sys::SPAWN_FLAGS;
 
 pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
@@ -31,6 +31,7 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
             &exec_to_seal(arch),
             &vcpu_soft::rules(arch),
             &smmu::rules(arch),
+            &nvme::rules(arch),
         ]),
         absent: common::ABSENT,
     }

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The PCI device: BAR 0 and configuration space onto the controller, resets, and migration states.
+//!
+//! No sockets: the server calls this with what a client asks, a test with what it likes. Resets and migration states
+//! wait until nothing is in flight, so that the answer to a client means what it says: after a reset, or in a
+//! state that stops, no DMA is done any more. The transitions are VFIO's, [`MigState::next`].
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipc::saved::{Reader, Writer};
+use ipc::vfio_user::feature::MigState;
+use thiserror::Error;
+
+use crate::controller::Controller;
+use crate::engine::{Engine, Host};
+use crate::identity::Identity;
+use crate::media::Media;
+use crate::pci::config::{CONFIG_LEN, ConfigEffect, ConfigSpace};
+use crate::pci::msix::MsixTable;
+use crate::pci::{BAR0_LEN, MSIX_PBA, MSIX_TABLE};
+use crate::saved::{NvmeV1, StateError};
+
+/// How long what is in flight may take: a disk that does not answer for so long will not.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The largest state that is taken: far above any of ours, with a full log and every queue holding back.
+const STATE_LEN_MAX: usize = 4 << 20;
+
+/// A part of the device that can be read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Region {
+    /// BAR 0.
+    Bar0,
+    /// Configuration space.
+    Config,
+}
+
+impl Region {
+    /// Its length in bytes.
+    #[must_use]
+    pub const fn len(self) -> u64 {
+        match self {
+            Self::Bar0 => BAR0_LEN,
+            Self::Config => CONFIG_LEN,
+        }
+    }
+
+    /// No region has no bytes.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        false
+    }
+}
+
+/// Why the device did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum DeviceError {
+    /// Something in flight did not end.
+    #[error("I/O in flight did not end in {} s", DRAIN_DEADLINE.as_secs())]
+    NotIdle,
+    /// There is no way from one state to the other.
+    #[error("no way leads from migration state {from:?} to {to:?}")]
+    NoWay {
+        /// Where it is.
+        from: MigState,
+        /// Where it was to go.
+        to: MigState,
+    },
+    /// The data of another state.
+    #[error("migration data has no place in state {0:?}")]
+    NoData(MigState),
+    /// More than any state has.
+    #[error("migration data is longer than any state: {STATE_LEN_MAX:#x} bytes")]
+    DataLong,
+    /// The state does not fit.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The image could not be flushed.
+    #[error("the image could not be flushed: {0}")]
+    Flush(std::io::Error),
+}
+
+/// The device.
+pub struct Device {
+    engine: Arc<Engine>,
+    identity: Identity,
+    function: Mutex<Function>,
+    migration: Mutex<Migration>,
+}
+
+#[derive(Default)]
+struct Function {
+    config: ConfigSpace,
+    msix: MsixTable,
+}
+
+struct Migration {
+    state: MigState,
+    /// To be read, or written so far.
+    data: Vec<u8>,
+    read: usize,
+}
+
+impl Device {
+    /// A device out of reset, with no host.
+    #[must_use]
+    pub fn new(identity: Identity, media: Box<dyn Media>) -> Self {
+        let engine = Arc::new(Engine::new(identity.clone(), media));
+        let migration = Mutex::new(Migration::running());
+        Self { engine, identity, function: Mutex::new(Function::default()), migration }
+    }
+
+    /// What executes its jobs: to be worked for by some threads.
+    #[must_use]
+    pub const fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Reads a range of a region that is inside it.
+    pub fn read(&self, region: Region, offset: u64, bytes: &mut [u8]) {
+        match region {
+            Region::Config => self.function().config.read(offset, bytes),
+            Region::Bar0 if offset >= MSIX_PBA => bytes.fill(0),
+            Region::Bar0 if offset >= MSIX_TABLE => self.function().msix.read(offset - MSIX_TABLE, bytes),
+            Region::Bar0 => {
+                let value = self.engine.with(|controller| controller.read_register(offset, bytes.len()));
+                let value = value.to_le_bytes();
+                bytes.fill(0);
+                for (byte, read) in bytes.iter_mut().zip(value) {
+                    *byte = read;
+                }
+            }
+        }
+    }
+
+    /// Writes a range of a region that is inside it.
+    ///
+    /// # Errors
+    /// `NotIdle` if it asks for a reset that does not come to an end.
+    pub fn write(&self, region: Region, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        match region {
+            Region::Config => {
+                let effect = self.function().config.write(offset, bytes);
+                if effect == ConfigEffect::Reset {
+                    return self.reset();
+                }
+            }
+            Region::Bar0 if offset >= MSIX_PBA => {}
+            Region::Bar0 if offset >= MSIX_TABLE => self.function().msix.write(offset - MSIX_TABLE, bytes),
+            Region::Bar0 => {
+                let mut value = [0; 8];
+                for (cell, byte) in value.iter_mut().zip(bytes) {
+                    *cell = *byte;
+                }
+                let value = u64::from_le_bytes(value);
+                self.engine.with(|controller| controller.write_register(offset, bytes.len(), value));
+            }
+        }
+        Ok(())
+    }
+
+    /// Resets everything, the migration state too. No DMA is done any more when this returns.
+    ///
+    /// # Errors
+    /// `NotIdle`: the device is of no use until what is in flight has ended.
+    pub fn reset(&self) -> Result<(), DeviceError> {
+        let mut migration = self.migration();
+        self.engine.with(|controller| {
+            controller.set_paused(false);
+            controller.begin_reset(true);
+        });
+        *self.function() = Function::default();
+        self.drain()?;
+        *migration = Migration::running();
+        Ok(())
+    }
+
+    /// Connects a host to a device that was reset.
+    pub fn connect(&self, host: Host) {
+        self.engine.connect(host);
+    }
+
+    fn drain(&self) -> Result<(), DeviceError> {
+        let deadline = Instant::now() + DRAIN_DEADLINE;
+        if self.engine.wait_idle(deadline) { Ok(()) } else { Err(DeviceError::NotIdle) }
+    }
+
+    /// The migration state it is in.
+    #[must_use]
+    pub fn migration_state(&self) -> MigState {
+        self.migration().state
+    }
+
+    /// Goes to a migration state, step by step.
+    ///
+    /// # Errors
+    /// If no way leads there, or a step fails: the device is then in the last state it reached, or in ERROR.
+    pub fn set_migration_state(&self, to: MigState) -> Result<(), DeviceError> {
+        let mut migration = self.migration();
+        while migration.state != to {
+            let from = migration.state;
+            let next = from.next(to).ok_or(DeviceError::NoWay { from, to })?;
+            if let Err(error) = self.step(&mut migration, next) {
+                // A half restored or half drained device has no state but this one.
+                migration.state = MigState::Error;
+                return Err(error);
+            }
+            migration.state = next;
+        }
+        Ok(())
+    }
+
+    fn step(&self, migration: &mut Migration, to: MigState) -> Result<(), DeviceError> {
+        match (migration.state, to) {
+            // The state is small: nothing of it is sent ahead.
+            (MigState::Running | MigState::RunningP2p, MigState::PreCopy | MigState::PreCopyP2p)
+            | (MigState::PreCopy, MigState::Running)
+            | (MigState::PreCopyP2p, MigState::RunningP2p)
+                if runs(migration.state) == runs(to) =>
+            {
+                migration.take(Vec::new());
+            }
+            (MigState::Resuming, MigState::Stop) => {
+                self.restore(&std::mem::take(&mut migration.data))?;
+                migration.take(Vec::new());
+            }
+            (MigState::Stop | MigState::PreCopyP2p, MigState::StopCopy) => migration.take(self.save()?),
+            (_, MigState::Resuming) => migration.take(Vec::new()),
+            (_, MigState::Stop) => {
+                // What the guest was told is written is in the file, wherever it is opened next.
+                self.engine.flush().map_err(DeviceError::Flush)?;
+                migration.take(Vec::new());
+            }
+            (from, _) if !runs(from) && runs(to) => {
+                self.engine.with(|controller| controller.set_paused(false))
+            }
+            (from, _) if runs(from) && !runs(to) => {
+                self.engine.with(|controller| controller.set_paused(true));
+                self.drain()?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<Vec<u8>, DeviceError> {
+        self.engine.flush().map_err(DeviceError::Flush)?;
+        let (config, msix) = {
+            let function = self.function();
+            (function.config.save(), function.msix.save())
+        };
+        let state = self.engine.with(|controller| controller.save(config, msix));
+        let mut writer = Writer::new();
+        writer.append(&state).map_err(StateError::from)?;
+        Ok(writer.finish())
+    }
+
+    fn restore(&self, stream: &[u8]) -> Result<(), DeviceError> {
+        let mut reader = Reader::new(stream).map_err(StateError::from)?;
+        let state: NvmeV1 = reader.take().map_err(StateError::from)?;
+        reader.finish().map_err(StateError::from)?;
+        let restored = Controller::restore(self.identity.clone(), &state)?;
+        let vectors = restored.vectors_to_repeat();
+        self.engine.with(|controller| *controller = restored.succeed(controller));
+        let mut function = self.function();
+        function.config.restore(&state.config);
+        function.msix.restore(&state.msix);
+        drop(function);
+        for vector in vectors {
+            self.engine.raise(vector);
+        }
+        Ok(())
+    }
+
+    /// The next piece of the state, at most `len` bytes: less if it is the last.
+    ///
+    /// # Errors
+    /// `NoData` in a state that has none to read.
+    pub fn read_migration_data(&self, len: usize) -> Result<Vec<u8>, DeviceError> {
+        let mut migration = self.migration();
+        match migration.state {
+            MigState::PreCopy | MigState::PreCopyP2p | MigState::StopCopy => {
+                let rest = migration.data.get(migration.read..).unwrap_or_default();
+                let piece = rest.get(..len.min(rest.len())).unwrap_or_default().to_vec();
+                migration.read += piece.len();
+                Ok(piece)
+            }
+            other => Err(DeviceError::NoData(other)),
+        }
+    }
+
+    /// Takes a piece of a state.
+    ///
+    /// # Errors
+    /// `NoData` in a state that takes none, `DataLong` if it is too much.
+    pub fn write_migration_data(&self, piece: &[u8]) -> Result<(), DeviceError> {
+        let mut migration = self.migration();
+        if migration.state != MigState::Resuming {
+            return Err(DeviceError::NoData(migration.state));
+        }
+        if migration.data.len() + piece.len() > STATE_LEN_MAX {
+            return Err(DeviceError::DataLong);
+        }
+        migration.data.extend_from_slice(piece);
+        Ok(())
+    }
+
+    fn function(&self) -> std::sync::MutexGuard<'_, Function> {
+        self.function.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn migration(&self) -> std::sync::MutexGuard<'_, Migration> {
+        self.migration.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a device in this state does DMA: all of ours goes through the client, peer-to-peer or not.
+const fn runs(state: MigState) -> bool {
+    matches!(state, MigState::Running | MigState::PreCopy)
+}
+
+impl Migration {
+    const fn running() -> Self {
+        Self { state: MigState::Running, data: Vec::new(), read: 0 }
+    }
+
+    fn take(&mut self, data: Vec<u8>) {
+        self.data = data;
+        self.read = 0;
+    }
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The host's memory as the controller reaches it: by IOVA, copies only.
+//!
+//! The seam between the model and its surroundings: mapped windows, messages to a vfio-user client, or a test's
+//! vector. What is read is a private copy, so that a host that changes its memory meanwhile changes nothing here.
+
+use thiserror::Error;
+
+use crate::spec::completion::COMPLETION_LEN;
+
+/// An access that the host's memory did not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("DMA {} of {len:#x} bytes at {iova:#x} failed", if *.write { "write" } else { "read" })]
+pub struct DmaError {
+    /// Where.
+    pub iova: u64,
+    /// How many bytes.
+    pub len: usize,
+    /// Which way.
+    pub write: bool,
+}
+
+/// Access to the host's memory. A failed access may have been done in part.
+pub trait DmaBus: Send + Sync {
+    /// Copies from the host.
+    ///
+    /// # Errors
+    /// If not all of it can be read.
+    fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError>;
+
+    /// Copies to the host.
+    ///
+    /// # Errors
+    /// If not all of it can be written.
+    fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), DmaError>;
+
+    /// Writes an entry such that its last dword is seen last: a host polls it.
+    ///
+    /// # Errors
+    /// If not all of it can be written.
+    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError>;
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Executes the controller's jobs: DMA and the medium, on as many threads as call [`Engine::work`].
+//!
+//! The controller is held for its own short calls only, never while memory or the medium is waited for: a host whose
+//! DMA is answered by messages can always read a register meanwhile. [`Engine::with`] is how everybody else reaches
+//! the controller; it wakes a worker if there is something to do afterwards. Tests call [`Engine::step`].
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use zerocopy::FromBytes;
+
+use crate::controller::{AdminOutcome, Controller, Job, Outcome, Ticket};
+use crate::dma::{DmaBus, DmaError};
+use crate::identity::Identity;
+use crate::io::Io;
+use crate::media::Media;
+use crate::prp;
+use crate::queue::Posting;
+use crate::spec::command::{COMMAND_LEN, Command};
+use crate::spec::completion::COMPLETION_LEN;
+use crate::spec::status::Status;
+
+/// Announces completions.
+pub trait Interrupts: Send + Sync {
+    /// Raises a vector.
+    fn raise(&self, vector: u16);
+}
+
+/// What a controller is connected to: a host's memory and its interrupts.
+#[derive(Clone)]
+pub struct Host {
+    /// Its memory.
+    pub bus: Arc<dyn DmaBus>,
+    /// Its interrupts.
+    pub interrupts: Arc<dyn Interrupts>,
+}
+
+impl Host {
+    /// Nobody: every access fails.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self { bus: Arc::new(Nobody), interrupts: Arc::new(Nobody) }
+    }
+}
+
+struct Nobody;
+
+impl DmaBus for Nobody {
+    fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
+        Err(DmaError { iova, len: bytes.len(), write: false })
+    }
+
+    fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), DmaError> {
+        Err(DmaError { iova, len: bytes.len(), write: true })
+    }
+
+    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
+        self.write(iova, entry)
+    }
+}
+
+impl Interrupts for Nobody {
+    fn raise(&self, _: u16) {}
+}
+
+/// A controller, its medium, its host, and the threads that work for it.
+pub struct Engine {
+    identity: Identity,
+    media: Box<dyn Media>,
+    shared: Mutex<Shared>,
+    /// There is a job, or the end.
+    work: Condvar,
+    /// A job is over.
+    over: Condvar,
+    host: RwLock<Host>,
+}
+
+struct Shared {
+    controller: Controller,
+    sleeping: u32,
+    ending: bool,
+}
+
+/// A completion waits at most this long for those behind it before it is announced: the time that announcing one takes.
+const ANNOUNCE_AFTER: Duration = Duration::from_micros(20);
+
+impl Engine {
+    /// A controller out of reset, with no host.
+    #[must_use]
+    pub fn new(identity: Identity, media: Box<dyn Media>) -> Self {
+        let controller = Controller::new(identity.clone());
+        Self {
+            identity,
+            media,
+            shared: Mutex::new(Shared { controller, sleeping: 0, ending: false }),
+            work: Condvar::new(),
+            over: Condvar::new(),
+            host: RwLock::new(Host::nobody()),
+        }
+    }
+
+    /// Connects another host. Only while the controller is idle does no job still use the one before.
+    pub fn connect(&self, host: Host) {
+        *self.host.write().unwrap_or_else(PoisonError::into_inner) = host;
+    }
+
+    /// Uses the controller, and wakes a worker if there is something to do afterwards.
+    pub fn with<T>(&self, use_it: impl FnOnce(&mut Controller) -> T) -> T {
+        let mut shared = self.lock();
+        let result = use_it(&mut shared.controller);
+        self.wake_one(&shared);
+        result
+    }
+
+    /// Waits until no job is out. Returns whether that came before the deadline.
+    pub fn wait_idle(&self, deadline: Instant) -> bool {
+        let mut shared = self.lock();
+        while !shared.controller.is_idle() {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+            shared = self.over.wait_timeout(shared, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Puts everything written so far on the medium.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn flush(&self) -> std::io::Result<()> {
+        self.media.flush()
+    }
+
+    /// Raises a vector that no completion raises.
+    pub fn raise(&self, vector: u16) {
+        let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
+        host.interrupts.raise(vector);
+    }
+
+    /// Executes jobs until [`Engine::end`].
+    pub fn work(&self) {
+        let mut buffer = Vec::new();
+        let mut shared = self.lock();
+        while !shared.ending {
+            let Some(job) = shared.controller.next_job() else {
+                shared.sleeping += 1;
+                shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
+                shared.sleeping -= 1;
+                continue;
+            };
+            // What is left is for another thread, so that a slow medium is asked for several things at once.
+            self.wake_one(&shared);
+            drop(shared);
+            self.execute(job, &mut buffer);
+            shared = self.lock();
+        }
+    }
+
+    /// Executes one job, if there is one.
+    pub fn step(&self) -> bool {
+        let job = self.lock().controller.next_job();
+        job.map(|job| self.execute(job, &mut Vec::new())).is_some()
+    }
+
+    /// Ends every call of [`Engine::work`].
+    pub fn end(&self) {
+        self.lock().ending = true;
+        self.work.notify_all();
+    }
+
+    fn execute(&self, job: Job, buffer: &mut Vec<u8>) {
+        let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let ticket = match job {
+            Job::Fetch { ticket, iova, count } => {
+                self.fetch(&host, ticket, iova, count, buffer);
+                ticket
+            }
+            Job::Post { ticket, posting } => {
+                self.announce(&host, self.post(&host, ticket, Some(posting)));
+                ticket
+            }
+            Job::Shutdown { ticket } => {
+                let flushed = self.media.flush().is_ok();
+                self.lock().controller.shut_down(ticket, flushed);
+                ticket
+            }
+        };
+        let mut shared = self.lock();
+        shared.controller.finish(ticket);
+        self.wake_one(&shared);
+        drop(shared);
+        self.over.notify_all();
+    }
+
+    fn fetch(&self, host: &Host, ticket: Ticket, iova: u64, count: u32, buffer: &mut Vec<u8>) {
+        let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * COMMAND_LEN];
+        let readable = host.bus.read(iova, &mut bytes).is_ok();
+        let write_cache = {
+            let mut shared = self.lock();
+            if !shared.controller.fetched(ticket, count, readable) {
+                return;
+            }
+            // Now another thread may fetch what is behind.
+            self.wake_one(&shared);
+            shared.controller.write_cache()
+        };
+        let mut unannounced = None;
+        let mut since = Instant::now();
+        for command in <[Command]>::ref_from_bytes(&bytes).unwrap_or_default() {
+            let vector = if ticket.sqid == 0 {
+                self.admin(host, ticket, command)
+            } else {
+                self.io(host, ticket, command, write_cache, buffer)
+            };
+            if unannounced != vector {
+                self.announce(host, unannounced);
+                unannounced = vector;
+            }
+            if unannounced.is_some() && since.elapsed() > ANNOUNCE_AFTER {
+                self.announce(host, unannounced.take());
+                since = Instant::now();
+            }
+        }
+        self.announce(host, unannounced);
+    }
+
+    /// Returns the vector to raise.
+    fn admin(&self, host: &Host, ticket: Ticket, command: &Command) -> Option<u16> {
+        let outcome = self.with(|controller| controller.admin(command));
+        let outcome = match outcome {
+            AdminOutcome::Held => return None,
+            AdminOutcome::Done(outcome) => outcome,
+            AdminOutcome::Data(data) => {
+                let moved = to_host(&*host.bus, command, &data);
+                Outcome::of(moved.err().unwrap_or(Status::SUCCESS))
+            }
+        };
+        let outcome = Outcome { nsid: command.nsid.get(), ..outcome };
+        let posting = self.lock().controller.complete(ticket, command.cid.get(), &outcome);
+        self.post(host, ticket, posting)
+    }
+
+    fn io(
+        &self,
+        host: &Host,
+        ticket: Ticket,
+        command: &Command,
+        write_cache: bool,
+        buffer: &mut Vec<u8>,
+    ) -> Option<u16> {
+        let (identity, media, bus) = (&self.identity, &*self.media, &*host.bus);
+        let executed = Io { identity, media, bus, write_cache, buffer }.execute(command);
+        let posting = {
+            let mut shared = self.lock();
+            if executed.media_failed {
+                shared.controller.count_media_error();
+            }
+            shared.controller.complete(ticket, command.cid.get(), &executed.outcome)
+        };
+        self.post(host, ticket, posting)
+    }
+
+    /// Writes a completion; returns the vector to raise.
+    fn post(&self, host: &Host, ticket: Ticket, posting: Option<Posting>) -> Option<u16> {
+        let Posting { iova, entry, vector } = posting?;
+        if host.bus.publish(iova, &entry).is_err() {
+            self.lock().controller.post_failed(ticket);
+            return None;
+        }
+        vector
+    }
+
+    fn announce(&self, host: &Host, vector: Option<u16>) {
+        if let Some(vector) = vector {
+            host.interrupts.raise(vector);
+        }
+    }
+
+    fn wake_one(&self, shared: &Shared) {
+        if shared.sleeping > 0 && shared.controller.has_job() {
+            self.work.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Moves an admin command's data to the host.
+fn to_host(bus: &dyn DmaBus, command: &Command, data: &[u8]) -> Result<(), Status> {
+    let mut rest = data;
+    for segment in prp::segments(bus, command.prp1.get(), command.prp2.get(), data.len())? {
+        let Some((piece, behind)) = rest.split_at_checked(segment.len) else { break };
+        bus.write(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+        rest = behind;
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Drives a device with arbitrary bytes: the whole of a fuzz target, and of a property test.
+//!
+//! The bytes are a program of register accesses, memory writes, steps, resets and migrations. Memory is small and holds
+//! queues, lists and data on top of each other, as a hostile guest may arrange them. Nothing may panic, and the
+//! medium is never touched beyond its end.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ipc::vfio_user::feature::MigState;
+
+use crate::device::{Device, Region};
+use crate::dma::{DmaBus, DmaError};
+use crate::engine::{Host, Interrupts};
+use crate::identity::Identity;
+use crate::media::Media;
+use crate::pci::{BAR0_LEN, VECTORS};
+use crate::spec::completion::COMPLETION_LEN;
+
+const MEMORY_LEN: usize = 64 << 10;
+const MEDIUM_LEN: usize = 32 << 10;
+/// Steps after each operation: a host cannot keep the controller busy for longer by one write.
+const STEPS: usize = 8;
+
+#[derive(Default)]
+struct Memory(Mutex<Vec<u8>>);
+
+impl Memory {
+    fn within(
+        &self,
+        iova: u64,
+        len: usize,
+        write: bool,
+        copy: impl FnOnce(&mut [u8]),
+    ) -> Result<(), DmaError> {
+        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let range = usize::try_from(iova).ok().and_then(|start| Some(start..start.checked_add(len)?));
+        let range = range.and_then(|range| bytes.get_mut(range));
+        range.map(copy).ok_or(DmaError { iova, len, write })
+    }
+}
+
+impl DmaBus for Memory {
+    fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
+        self.within(iova, bytes.len(), false, |memory| bytes.copy_from_slice(memory))
+    }
+
+    fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), DmaError> {
+        self.within(iova, bytes.len(), true, |memory| memory.copy_from_slice(bytes))
+    }
+
+    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
+        self.write(iova, entry)
+    }
+}
+
+struct Checked;
+
+impl Interrupts for Checked {
+    fn raise(&self, vector: u16) {
+        assert!(vector < VECTORS, "a vector exists");
+    }
+}
+
+struct Medium(Mutex<Vec<u8>>);
+
+impl Medium {
+    fn range(&self, offset: u64, len: usize, copy: impl FnOnce(&mut [u8])) {
+        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let range = bytes.get_mut(start..start.saturating_add(len));
+        assert!(range.is_some(), "the medium is not touched beyond its end");
+        if let Some(range) = range {
+            copy(range);
+        }
+    }
+}
+
+impl Media for Medium {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.range(offset, bytes.len(), |medium| bytes.copy_from_slice(medium));
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.range(offset, bytes.len(), |medium| medium.copy_from_slice(bytes));
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn zero(&self, offset: u64, len: u64, _: bool) -> io::Result<()> {
+        self.range(offset, usize::try_from(len).unwrap_or(usize::MAX), |medium| medium.fill(0));
+        Ok(())
+    }
+}
+
+/// Bytes that are taken one by one; zeros when they have run out.
+struct Program<'a>(&'a [u8]);
+
+impl Program<'_> {
+    fn byte(&mut self) -> u8 {
+        let (byte, rest) = self.0.split_first().map_or((0, &[][..]), |(byte, rest)| (*byte, rest));
+        self.0 = rest;
+        byte
+    }
+
+    fn word(&mut self) -> u64 {
+        // Small numbers most of the time: they are the ones that mean something.
+        let len = self.byte() % 5;
+        (0..len).fold(0, |word, _| word << 8 | u64::from(self.byte()))
+    }
+}
+
+/// Runs a program; with `enabled`, on a controller whose admin queues are in place.
+pub fn run(program: &[u8], enabled: bool) {
+    let identity = Identity::new("FUZZ", MEDIUM_LEN as u64, 512);
+    let Ok(identity) = identity else { return };
+    let memory = Arc::new(Memory(Mutex::new(vec![0; MEMORY_LEN])));
+    let device = Device::new(identity, Box::new(Medium(Mutex::new(vec![0; MEDIUM_LEN]))));
+    device.connect(Host { bus: Arc::clone(&memory) as _, interrupts: Arc::new(Checked) });
+    if enabled {
+        for (offset, value) in [(0x24, 0x003f_003f_u32), (0x28, 0), (0x30, 0x1000), (0x14, 0x0046_0001)] {
+            let _ = device.write(Region::Bar0, offset, &value.to_le_bytes());
+        }
+    }
+    let mut program = Program(program);
+    while !program.0.is_empty() {
+        operate(&mut program, &device, &memory);
+        for _ in 0..STEPS {
+            if !device.engine().step() {
+                break;
+            }
+        }
+    }
+}
+
+fn operate(program: &mut Program<'_>, device: &Device, memory: &Memory) {
+    match program.byte() % 8 {
+        0 => {
+            let (offset, value) = (program.word() % BAR0_LEN, program.word());
+            let len = if program.byte().is_multiple_of(4) { 8 } else { 4 };
+            let _ = device.write(Region::Bar0, offset, value.to_le_bytes().get(..len).unwrap_or_default());
+        }
+        1 => {
+            let mut bytes = [0; 8];
+            device.read(Region::Bar0, program.word() % BAR0_LEN, &mut bytes);
+        }
+        2 => {
+            let (offset, value) = (program.word() % 300, program.byte());
+            let _ = device.write(Region::Config, offset, &[value]);
+        }
+        // A doorbell, of a queue that may exist.
+        3 => {
+            let (queue, value) = (u64::from(program.byte() % 8), u32::from(program.byte()));
+            let _ = device.write(Region::Bar0, 0x1000 + queue * 4, &value.to_le_bytes());
+        }
+        // A command for some queue's memory, then its doorbell.
+        4 | 5 => {
+            let (slot, opcode) = (u64::from(program.byte() % 64), program.byte() % 16);
+            let page = u64::from(program.byte() % 4) * 0x1000;
+            let mut command = [0; 64];
+            let words = command.as_chunks_mut::<4>().0.iter_mut();
+            for (number, word) in words.enumerate() {
+                *word = match number {
+                    0 => [opcode, 0, program.byte(), 0],
+                    1 => [1, 0, 0, 0],
+                    _ => u32::try_from(program.word() & 0xffff_ffff).unwrap_or(0).to_le_bytes(),
+                };
+            }
+            let _ = memory.write(page + slot * 64, &command);
+            let tail = u32::try_from((slot + 1) % 64).unwrap_or(0);
+            let queue = u64::from(program.byte() % 3) * 8;
+            let _ = device.write(Region::Bar0, 0x1000 + queue, &tail.to_le_bytes());
+        }
+        6 => {
+            let (at, value) = (program.word(), program.word());
+            let _ = memory.write(at, &value.to_le_bytes());
+        }
+        _ => migrate(program, device),
+    }
+}
+
+fn migrate(program: &mut Program<'_>, device: &Device) {
+    let to = usize::from(program.byte());
+    let Some(to) = MigState::ALL.get(to % MigState::ALL.len()) else { return };
+    // What is asked while jobs are out would wait for them; here nobody executes them meanwhile.
+    while device.engine().step() {}
+    let _ = device.set_migration_state(*to);
+    let data = device.read_migration_data(1 << 20).unwrap_or_default();
+    if device.set_migration_state(MigState::Resuming).is_ok() {
+        let mut data = data;
+        let at = usize::try_from(program.word()).unwrap_or(0);
+        if let Some(byte) = data.get_mut(at) {
+            *byte ^= program.byte();
+        }
+        let _ = device.write_migration_data(&data);
+        let _ = device.set_migration_state(MigState::Running);
+    }
+    if device.migration_state() == MigState::Error {
+        let _ = device.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! NVM commands, NVMe 1.4 section 6: checked against the namespace, then moved between host and medium.
+//!
+//! Runs without holding the controller, on any thread. The length of everything is known and bounded (`MDTS`, or 256
+//! ranges) before the first byte moves.
+
+use zerocopy::FromBytes;
+
+use crate::controller::{MDTS, Moved, Outcome};
+use crate::dma::DmaBus;
+use crate::identity::Identity;
+use crate::media::Media;
+use crate::prp::{self, PAGE_LEN};
+use crate::spec::command::{Command, DatasetRange, NSID_ALL, io};
+use crate::spec::status::Status;
+
+/// The longest transfer in bytes.
+pub const TRANSFER_LEN_MAX: u64 = PAGE_LEN << MDTS;
+
+/// The only namespace.
+const NSID: u32 = 1;
+
+/// What commands are executed with.
+pub struct Io<'a> {
+    /// The namespace.
+    pub identity: &'a Identity,
+    /// Its blocks.
+    pub media: &'a dyn Media,
+    /// The host's memory.
+    pub bus: &'a dyn DmaBus,
+    /// Whether a write may complete before it is on the medium.
+    pub write_cache: bool,
+    /// For the data of one command; grown once and kept.
+    pub buffer: &'a mut Vec<u8>,
+}
+
+/// How the medium failed, as a host is told.
+enum Failed {
+    Refused(Status),
+    Media(Status),
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}
+
+/// A result of [`Io::execute`].
+pub struct Executed {
+    /// For the completion.
+    pub outcome: Outcome,
+    /// The image failed, whatever the host is told.
+    pub media_failed: bool,
+}
+
+impl Io<'_> {
+    /// Executes one command.
+    pub fn execute(&mut self, command: &Command) -> Executed {
+        let result = self.dispatch(command);
+        let media_failed = matches!(result, Err(Failed::Media(_)));
+        let (status, moved) = match result {
+            Ok(moved) => (Status::SUCCESS, moved),
+            Err(Failed::Refused(status) | Failed::Media(status)) => (status, Moved::default()),
+        };
+        let (nsid, lba) = (command.nsid.get(), command.slba());
+        Executed { outcome: Outcome { status, dw0: 0, moved, nsid, lba }, media_failed }
+    }
+
+    fn dispatch(&mut self, command: &Command) -> Result<Moved, Failed> {
+        if command.uses_what_is_not_offered() {
+            return Err(Status::INVALID_FIELD.into());
+        }
+        let nsid = command.nsid.get();
+        let all = command.opcode == io::FLUSH && nsid == NSID_ALL;
+        if nsid != NSID && !all {
+            return Err(Status::INVALID_NAMESPACE.into());
+        }
+        match command.opcode {
+            io::FLUSH => self.flush(),
+            io::WRITE => self.write(command),
+            io::READ => self.read(command),
+            io::COMPARE => self.compare(command),
+            io::WRITE_ZEROES => self.write_zeroes(command),
+            io::DATASET_MANAGEMENT => self.dataset_management(command),
+            _ => Err(Status::INVALID_OPCODE.into()),
+        }
+    }
+
+    fn flush(&self) -> Result<Moved, Failed> {
+        self.media.flush().map_err(|_| Failed::Media(Status::WRITE_FAULT))?;
+        Ok(Moved::default())
+    }
+
+    fn read(&mut self, command: &Command) -> Result<Moved, Failed> {
+        let (offset, len) = self.transfer(command)?;
+        let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        let data = sized(self.buffer, len);
+        self.media.read_at(offset, data).map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
+        let mut rest = &*data;
+        for segment in segments {
+            let Some((piece, behind)) = rest.split_at_checked(segment.len) else { break };
+            self.bus.write(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+            rest = behind;
+        }
+        Ok(Moved { read: command.block_count(), written: 0 })
+    }
+
+    fn write(&mut self, command: &Command) -> Result<Moved, Failed> {
+        let (offset, len) = self.transfer(command)?;
+        self.gather(command, len)?;
+        let data = self.buffer.get(..len).unwrap_or_default();
+        self.media.write_at(offset, data).map_err(|error| write_failed(&error))?;
+        self.settle(command)?;
+        Ok(Moved { read: 0, written: command.block_count() })
+    }
+
+    fn compare(&mut self, command: &Command) -> Result<Moved, Failed> {
+        let (offset, len) = self.transfer(command)?;
+        self.gather(command, len)?;
+        let mut held = vec![0; len];
+        self.media.read_at(offset, &mut held).map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
+        if self.buffer.get(..len) == Some(&held) {
+            Ok(Moved { read: command.block_count(), written: 0 })
+        } else {
+            Err(Status::COMPARE_FAILURE.into())
+        }
+    }
+
+    fn write_zeroes(&mut self, command: &Command) -> Result<Moved, Failed> {
+        let (slba, count) = (command.slba(), u64::from(command.block_count()));
+        self.check_range(slba, count)?;
+        let (offset, len) = (self.identity.bytes(slba), self.identity.bytes(count));
+        self.media.zero(offset, len, command.deallocate()).map_err(|error| write_failed(&error))?;
+        self.settle(command)?;
+        Ok(Moved { read: 0, written: command.block_count() })
+    }
+
+    /// Section 6.7. Deallocation is a hint, but one that is followed; other hints are not.
+    fn dataset_management(&mut self, command: &Command) -> Result<Moved, Failed> {
+        const DEALLOCATE: u32 = 1 << 2;
+        let count = usize::try_from(command.cdw10.get() & 0xff).unwrap_or(0) + 1;
+        let len = count * size_of::<DatasetRange>();
+        self.gather(command, len)?;
+        let bytes = self.buffer.get(..len).unwrap_or_default();
+        let ranges = <[DatasetRange]>::ref_from_bytes(bytes).map_err(|_| Status::INTERNAL_ERROR)?;
+        // All of them are checked before the first one is done.
+        for range in ranges.iter().filter(|range| range.block_count.get() > 0) {
+            self.check_range(range.slba.get(), range.block_count.get().into())?;
+        }
+        if command.cdw11.get() & DEALLOCATE == 0 {
+            return Ok(Moved::default());
+        }
+        for range in ranges.iter().filter(|range| range.block_count.get() > 0) {
+            let offset = self.identity.bytes(range.slba.get());
+            let len = self.identity.bytes(range.block_count.get().into());
+            self.media.zero(offset, len, true).map_err(|error| write_failed(&error))?;
+        }
+        Ok(Moved::default())
+    }
+
+    /// Offset and length in bytes of a command with data.
+    fn transfer(&self, command: &Command) -> Result<(u64, usize), Status> {
+        let count = u64::from(command.block_count());
+        let len = self.identity.bytes(count);
+        if len > TRANSFER_LEN_MAX {
+            return Err(Status::INVALID_FIELD);
+        }
+        self.check_range(command.slba(), count)?;
+        let len = usize::try_from(len).map_err(|_| Status::INTERNAL_ERROR)?;
+        Ok((self.identity.bytes(command.slba()), len))
+    }
+
+    fn check_range(&self, slba: u64, count: u64) -> Result<(), Status> {
+        let end = slba.checked_add(count).filter(|end| *end <= self.identity.blocks);
+        end.map(drop).ok_or(Status::LBA_OUT_OF_RANGE)
+    }
+
+    /// Copies the host's data into the buffer.
+    fn gather(&mut self, command: &Command, len: usize) -> Result<(), Status> {
+        let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        let mut rest = sized(self.buffer, len);
+        for segment in segments {
+            let Some((piece, behind)) = rest.split_at_mut_checked(segment.len) else { break };
+            self.bus.read(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Puts a write on the medium where the host wants it there.
+    fn settle(&self, command: &Command) -> Result<(), Failed> {
+        if self.write_cache && !command.force_unit_access() {
+            return Ok(());
+        }
+        self.flush().map(drop)
+    }
+}
+
+fn sized(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    buffer.get_mut(..len).unwrap_or_default()
+}
+
+fn write_failed(error: &std::io::Error) -> Failed {
+    Failed::Media(match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Status::CAPACITY_EXCEEDED,
+        _ => Status::WRITE_FAULT,
+    })
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! An NVMe controller in a process of its own, for any vfio-user client: a raw image in, a PCI device out.
+//!
+//! ```text
+//!   spec  <-  queue, prp, controller (pure)  <-  io, engine (DMA and medium through traits)  <-  device  <-  service
+//! ```
+//!
+//! The host on the other side of the client is not trusted, nor is the client: registers, queues and every byte of
+//! memory hold what they like, and the worst that comes of it is an NVMe status, a fatal controller status that a
+//! reset ends, or the end of the connection. Specification: NVM Express Base, revision 1.4.
+#![forbid(unsafe_code)]
+
+pub mod controller;
+pub mod device;
+pub mod dma;
+pub mod engine;
+pub mod fuzzing;
+pub mod identity;
+pub mod io;
+pub mod media;
+pub mod pci;
+pub mod prp;
+pub mod queue;
+pub mod saved;
+pub mod service;
+pub mod spec;
+
+pub use device::Device;

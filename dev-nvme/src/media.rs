@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What holds the blocks: a raw image file, or whatever else a test puts in its place.
+//!
+//! Calls come from several threads at once; ranges were checked against the namespace before. A failure here is the
+//! host's, and a guest is told a media status, never an error number.
+
+use std::fs::File;
+use std::io;
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::{Errno, pread, pwrite};
+
+/// Blocks by byte offset.
+pub trait Media: Send + Sync {
+    /// Fills all of `bytes`.
+    ///
+    /// # Errors
+    /// The host's.
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `bytes`; they may be in a volatile cache afterwards.
+    ///
+    /// # Errors
+    /// The host's.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Puts everything written so far on the medium.
+    ///
+    /// # Errors
+    /// The host's: what was written may be lost.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Makes a range read as zeros; `release` lets go of its space.
+    ///
+    /// # Errors
+    /// The host's.
+    fn zero(&self, offset: u64, len: u64, release: bool) -> io::Result<()>;
+}
+
+/// A raw image.
+#[derive(Debug)]
+pub struct Image {
+    file: File,
+}
+
+impl Image {
+    /// Over an open file.
+    #[must_use]
+    pub const fn new(file: File) -> Self {
+        Self { file }
+    }
+}
+
+/// How much is written at once where a range cannot be zeroed by the file system.
+const ZEROS_LEN: usize = 64 << 10;
+
+impl Media for Image {
+    fn read_at(&self, mut offset: u64, mut bytes: &mut [u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match pread(&self.file, &mut *bytes, offset) {
+                // The file is shorter than it was when it was opened.
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    bytes = bytes.get_mut(count..).unwrap_or_default();
+                    offset += count as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match pwrite(&self.file, bytes, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    bytes = bytes.get(count..).unwrap_or_default();
+                    offset += count as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn zero(&self, offset: u64, len: u64, release: bool) -> io::Result<()> {
+        let how = if release { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
+        loop {
+            match fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP) => return self.write_zeros(offset, len),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl Image {
+    fn write_zeros(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
+        let zeros = [0; ZEROS_LEN];
+        while len > 0 {
+            let piece = usize::try_from(len).unwrap_or(ZEROS_LEN).min(ZEROS_LEN);
+            self.write_at(offset, zeros.get(..piece).unwrap_or_default())?;
+            offset += piece as u64;
+            len -= piece as u64;
+        }
+        Ok(())
+    }
+}

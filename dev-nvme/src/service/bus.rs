@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A client's memory: mapped windows directly, others by `DMA_READ` and `DMA_WRITE`.
+//!
+//! Workers call this and wait for the client's answers; whichever thread reads the connection hands them over. An access
+//! never spans two windows. When the session ends every waiting access fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipc::deadline::Deadline;
+use ipc::vfio_user::connection::{Connection, ConnectionError};
+use ipc::vfio_user::dma::DmaAccess;
+use ipc::vfio_user::header::Command;
+use zerocopy::IntoBytes;
+
+use crate::dma::{DmaBus, DmaError};
+use crate::service::dirty::DirtyLog;
+use crate::service::windows::{Found, Windows};
+use crate::spec::completion::COMPLETION_LEN;
+
+/// How long a client may take to serve its memory. Shorter than a drain, so that a reset outlasts a silent client.
+const DMA_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The memory of one session.
+pub struct SessionBus {
+    /// What the client declared.
+    pub windows: Windows,
+    /// What was written.
+    pub log: DirtyLog,
+    connection: Arc<Connection>,
+    /// The longest transfer the client takes part in.
+    transfer_len_max: usize,
+}
+
+impl SessionBus {
+    /// Over a connection whose version is settled.
+    #[must_use]
+    pub fn new(connection: Arc<Connection>, transfer_len_max: usize) -> Self {
+        let (windows, log) = (Windows::default(), DirtyLog::default());
+        Self { windows, log, connection, transfer_len_max: transfer_len_max.max(COMPLETION_LEN) }
+    }
+
+    fn ask_to_read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), ConnectionError> {
+        let mut at = iova;
+        for piece in bytes.chunks_mut(self.transfer_len_max) {
+            let access = DmaAccess::new(at, piece.len());
+            let deadline = Deadline::after(DMA_DEADLINE);
+            let answer = self.connection.request(Command::DMA_READ, &[access.as_bytes()], &[], deadline)?;
+            let data = access.decode_read_reply(&answer.body).map_err(|bad| self.connection.violated(bad))?;
+            for (byte, read) in piece.iter_mut().zip(data) {
+                *byte = *read;
+            }
+            at = at.wrapping_add(piece.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn ask_to_write(&self, iova: u64, bytes: &[u8]) -> Result<(), ConnectionError> {
+        let mut at = iova;
+        for piece in bytes.chunks(self.transfer_len_max) {
+            let access = DmaAccess::new(at, piece.len());
+            let parts = [access.as_bytes(), piece];
+            let answer =
+                self.connection.request(Command::DMA_WRITE, &parts, &[], Deadline::after(DMA_DEADLINE))?;
+            access.check_write_reply(&answer.body).map_err(|bad| self.connection.violated(bad))?;
+            at = at.wrapping_add(piece.len() as u64);
+        }
+        Ok(())
+    }
+}
+
+impl DmaBus for SessionBus {
+    fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
+        let failed = DmaError { iova, len: bytes.len(), write: false };
+        match self.windows.read(iova, bytes) {
+            Found::Done(()) => Ok(()),
+            Found::ByMessage => self.ask_to_read(iova, bytes).map_err(|_| failed),
+            Found::Nothing => Err(failed),
+        }
+    }
+
+    fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), DmaError> {
+        let failed = DmaError { iova, len: bytes.len(), write: true };
+        self.log.mark(iova, bytes.len());
+        match self.windows.write(iova, bytes) {
+            Found::Done(()) => Ok(()),
+            Found::ByMessage => self.ask_to_write(iova, bytes).map_err(|_| failed),
+            Found::Nothing => Err(failed),
+        }
+    }
+
+    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
+        let failed = DmaError { iova, len: entry.len(), write: true };
+        self.log.mark(iova, entry.len());
+        match self.windows.publish(iova, entry) {
+            Found::Done(()) => Ok(()),
+            Found::Nothing => Err(failed),
+            Found::ByMessage => {
+                // The client executes commands in order: the first needs no answer of its own, and one that
+                // fails the first fails the second, in the same page.
+                let (body, last) = entry.split_at(entry.len() - 4);
+                let access = DmaAccess::new(iova, body.len());
+                let parts = [access.as_bytes(), body];
+                let posted =
+                    self.connection.post(Command::DMA_WRITE, &parts, &[], Deadline::after(DMA_DEADLINE));
+                let behind = iova.wrapping_add(body.len() as u64);
+                posted.and_then(|()| self.ask_to_write(behind, last)).map_err(|_| failed)
+            }
+        }
+    }
+}

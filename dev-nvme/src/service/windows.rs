@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! DMA windows: which IOVAs the client has declared, and the memory behind those that are mapped.
+//!
+//! A window is mapped only if its memory object is sealed against shrinking: a client that cut a mapped file short would
+//! end this process by a fault. Any other window is reached by messages, which is slower and right. Lookups
+//! hold the table for reading while they copy, and a removal takes it for writing: once a removal has returned,
+//! nothing of the window is touched any more.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, RwLock};
+
+use ipc::vfio_user::dma::DmaMap;
+use ipc::vfio_user::version::DMA_MAPS_MAX;
+use rustix::fs::SealFlags;
+use rustix::io::Errno;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+
+use crate::spec::completion::COMPLETION_LEN;
+
+/// What a lookup finds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found<T> {
+    /// It was done here.
+    Done(T),
+    /// The client is to be asked.
+    ByMessage,
+    /// The client has declared nothing there, or not for this direction.
+    Nothing,
+}
+
+struct Window {
+    last: u64,
+    readable: bool,
+    writable: bool,
+    memory: Option<MmapRegion>,
+}
+
+/// The table.
+#[derive(Default)]
+pub struct Windows {
+    by_start: RwLock<BTreeMap<u64, Window>>,
+}
+
+impl Windows {
+    /// Adds a window, mapped if its memory can be relied on.
+    ///
+    /// # Errors
+    /// `EEXIST` if it meets another, `ENOSPC` if there are too many, or the kernel's reason not to map it.
+    pub fn add(&self, map: &DmaMap, fd: Option<OwnedFd>) -> Result<(), Errno> {
+        let (start, len) = (map.address.get(), map.size.get());
+        let last = start.checked_add(len - 1).ok_or(Errno::INVAL)?;
+        let flags = map.flags.get();
+        let (readable, writable) = (flags & DmaMap::READ != 0, flags & DmaMap::WRITE != 0);
+        let mut windows = self.by_start.write().unwrap_or_else(PoisonError::into_inner);
+        let before = windows.range(..=last).next_back();
+        if before.is_some_and(|(_, window)| window.last >= start) {
+            return Err(Errno::EXIST);
+        }
+        if windows.len() as u64 >= DMA_MAPS_MAX {
+            return Err(Errno::NOSPC);
+        }
+        let memory = match fd {
+            Some(fd) if is_sealed(&fd) => Some(mapped(fd, map.offset.get(), len, readable, writable)?),
+            Some(_) | None => None,
+        };
+        windows.insert(start, Window { last, readable, writable, memory });
+        Ok(())
+    }
+
+    /// Removes the window that is exactly this range.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is none.
+    pub fn remove(&self, start: u64, len: u64) -> Result<(), Errno> {
+        let mut windows = self.by_start.write().unwrap_or_else(PoisonError::into_inner);
+        let last = start.checked_add(len.saturating_sub(1));
+        match windows.get(&start) {
+            Some(window) if Some(window.last) == last => drop(windows.remove(&start)),
+            Some(_) | None => return Err(Errno::NOENT),
+        }
+        Ok(())
+    }
+
+    /// Removes all.
+    pub fn clear(&self) {
+        self.by_start.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Copies from a window.
+    pub fn read(&self, iova: u64, bytes: &mut [u8]) -> Found<()> {
+        self.within(
+            iova,
+            bytes.len(),
+            |window| window.readable,
+            |memory, offset| memory.get_slice(offset, bytes.len()).map(|slice| slice.copy_to(bytes)).is_ok(),
+        )
+    }
+
+    /// Copies to a window.
+    pub fn write(&self, iova: u64, bytes: &[u8]) -> Found<()> {
+        self.within(
+            iova,
+            bytes.len(),
+            |window| window.writable,
+            |memory, offset| {
+                memory.get_slice(offset, bytes.len()).map(|slice| slice.copy_from(bytes)).is_ok()
+            },
+        )
+    }
+
+    /// Writes a completion, its last dword last.
+    pub fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Found<()> {
+        let [first, second, third, last] = entry.as_chunks::<4>().0 else { return Found::Nothing };
+        let dwords = [*first, *second, *third].map(u32::from_le_bytes);
+        self.within(
+            iova,
+            entry.len(),
+            |window| window.writable,
+            |memory, offset| {
+                let Ok(slice) = memory.get_slice(offset, entry.len()) else { return false };
+                let mut body = dwords.iter().zip([0, 4, 8]);
+                // A queue's address is page-aligned, and so an entry's is dword-aligned.
+                body.all(|(dword, at)| slice.store(dword.to_le(), at, Ordering::Relaxed).is_ok())
+                    && slice.store(u32::from_le_bytes(*last).to_le(), 12, Ordering::Release).is_ok()
+            },
+        )
+    }
+
+    fn within(
+        &self,
+        iova: u64,
+        len: usize,
+        allowed: impl Fn(&Window) -> bool,
+        copy: impl FnOnce(&MmapRegion, usize) -> bool,
+    ) -> Found<()> {
+        let windows = self.by_start.read().unwrap_or_else(PoisonError::into_inner);
+        let last = iova.checked_add((len as u64).saturating_sub(1));
+        let found = windows.range(..=iova).next_back();
+        let Some((start, window)) = found.filter(|(_, window)| last.is_some_and(|last| last <= window.last))
+        else {
+            return Found::Nothing;
+        };
+        if !allowed(window) {
+            return Found::Nothing;
+        }
+        let Some(memory) = &window.memory else { return Found::ByMessage };
+        match usize::try_from(iova - start) {
+            Ok(offset) if copy(memory, offset) => Found::Done(()),
+            _ => Found::Nothing,
+        }
+    }
+}
+
+fn is_sealed(fd: &OwnedFd) -> bool {
+    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
+}
+
+/// `PROT_READ` and `PROT_WRITE`: the same on every architecture.
+const PROT_READ: i32 = 1;
+const PROT_WRITE: i32 = 2;
+/// `MAP_SHARED | MAP_NORESERVE`: the same on x86-64 and arm64.
+const MAP_SHARED_NORESERVE: i32 = 0x4001;
+
+fn mapped(fd: OwnedFd, offset: u64, len: u64, readable: bool, writable: bool) -> Result<MmapRegion, Errno> {
+    // Sealed, so what the kernel says now stays true.
+    let held = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
+    if offset.checked_add(len).is_none_or(|end| end > held) {
+        return Err(Errno::INVAL);
+    }
+    let prot = if readable { PROT_READ } else { 0 } | if writable { PROT_WRITE } else { 0 };
+    MmapRegionBuilder::new(usize::try_from(len).map_err(|_| Errno::INVAL)?)
+        .with_mmap_prot(prot)
+        .with_mmap_flags(MAP_SHARED_NORESERVE)
+        .with_file_offset(FileOffset::new(File::from(fd), offset))
+        .build()
+        .map_err(|_| Errno::NOMEM)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Windows meet, end, and are gone; unsealed memory is never mapped.
+
+use std::os::fd::OwnedFd;
+
+use ipc::shm::region::Region;
+use ipc::vfio_user::dma::DmaMap;
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+
+use super::{Found, Windows};
+
+fn sealed(len: u64) -> OwnedFd {
+    Region::create("window", len).unwrap().file().try_clone().unwrap().into()
+}
+
+const READ_WRITE: u32 = DmaMap::READ | DmaMap::WRITE;
+
+#[test]
+fn window_is_read_and_written_up_to_its_last_byte() {
+    let windows = Windows::default();
+    windows.add(&DmaMap::new(0x10_0000, 0x3000, 0x1000, READ_WRITE), Some(sealed(0x4000))).unwrap();
+    assert_eq!(windows.write(0x10_2ffc, b"last"), Found::Done(()));
+    let mut bytes = [0; 4];
+    assert_eq!(windows.read(0x10_2ffc, &mut bytes), Found::Done(()));
+    assert_eq!(&bytes, b"last");
+    assert_eq!(windows.read(0x10_2ffd, &mut bytes), Found::Nothing);
+    assert_eq!(windows.read(0xf_ffff, &mut bytes), Found::Nothing);
+    assert_eq!(windows.read(u64::MAX - 1, &mut bytes), Found::Nothing);
+    assert_eq!(windows.publish(0x10_0010, &[7; 16]), Found::Done(()));
+    assert_eq!(windows.publish(0x10_0011, &[7; 16]), Found::Nothing);
+    assert_eq!(windows.remove(0x10_0000, 0x2000), Err(Errno::NOENT));
+    assert_eq!(windows.remove(0x10_0000, 0x3000), Ok(()));
+    assert_eq!(windows.read(0x10_0000, &mut bytes), Found::Nothing);
+}
+
+#[test]
+fn windows_that_meet_are_refused() {
+    let windows = Windows::default();
+    let add = |start, len| windows.add(&DmaMap::new(start, len, 0, READ_WRITE), None);
+    assert_eq!(add(0x10_0000, 0x2000), Ok(()));
+    for (start, len) in [(0x10_0000, 0x1000), (0x10_1000, 0x4000), (0xf_0000, 0x1_1000), (0, 0x100_0000)] {
+        assert_eq!(add(start, len), Err(Errno::EXIST), "{start:#x}");
+    }
+    assert_eq!(add(0x10_2000, 0x1000), Ok(()));
+    assert_eq!(add(0xf_f000, 0x1000), Ok(()));
+    assert_eq!(add(u64::MAX - 0xfff, 0x1000), Ok(()));
+    assert_eq!(windows.read(u64::MAX, &mut [0]), Found::ByMessage);
+}
+
+#[test]
+fn direction_that_was_not_allowed_is_refused() {
+    let windows = Windows::default();
+    windows.add(&DmaMap::new(0, 0x1000, 0, DmaMap::READ), Some(sealed(0x1000))).unwrap();
+    windows.add(&DmaMap::new(0x1000, 0x1000, 0, DmaMap::WRITE), None).unwrap();
+    assert_eq!(windows.write(0, &[1]), Found::Nothing);
+    assert_eq!(windows.read(0, &mut [1]), Found::Done(()));
+    assert_eq!(windows.read(0x1000, &mut [1]), Found::Nothing);
+    assert_eq!(windows.write(0x1000, &[1]), Found::ByMessage);
+}
+
+#[test]
+fn memory_that_can_be_cut_short_is_not_mapped() {
+    let windows = Windows::default();
+    let unsealed = rustix::fs::memfd_create("unsealed", MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&unsealed, 0x1000).unwrap();
+    windows.add(&DmaMap::new(0, 0x1000, 0, READ_WRITE), Some(unsealed)).unwrap();
+    assert_eq!(windows.read(0, &mut [0]), Found::ByMessage);
+    let short = windows.add(&DmaMap::new(0x1_0000, 0x2000, 0, READ_WRITE), Some(sealed(0x1000)));
+    assert_eq!(short, Err(Errno::INVAL));
+}

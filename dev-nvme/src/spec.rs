@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! NVM Express as its specification has it: registers, commands, completions, data structures. Types only.
+//!
+//! Names and values are those of the NVM Express Base Specification, revision 1.4; each file names its sections.
+//! Everything in memory is little-endian. What a host chooses is kept as it came (plain integers) and given a
+//! meaning where it is used; what the controller says is built here.
+
+pub mod command;
+pub mod completion;
+pub mod identify;
+pub mod log;
+pub mod registers;
+pub mod status;

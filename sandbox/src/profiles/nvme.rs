@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The NVMe controller process: its image file, a vfio-user socket, and the memory its client hands over.
+//!
+//! It needs memory, a few threads and the descriptors it was given; beyond the common groups it accepts clients on a
+//! listening socket, and flushes, zeroes and punches holes into its image. No ioctl, no path. Two forms with the same
+//! rules: spawned by the sealed coordinator, or by its own launcher when it is used without a VM of ours.
+
+use crate::profile::{Arch, Limits, Profile, RootKind, Rule, union};
+use crate::profiles::common;
+
+/// Spawned by the coordinator.
+pub fn profile(arch: Arch) -> Profile {
+    Profile {
+        name: "nvme",
+        arch,
+        root: RootKind::Inherited,
+        // Eventfds for all vectors, twice while they are replaced; memory objects are closed once mapped.
+        // The image may be of any size, so that what is written to it cannot be limited by length.
+        limits: Limits { nofile_count: 256, nproc_count: 16, fsize_len: None },
+        landlock_abi_min: super::LANDLOCK_ABI_MIN,
+        memory_files: None,
+        rules: rules(arch),
+        absent: common::ABSENT,
+    }
+}
+
+/// Spawned by its own launcher, on a host like any other: it brings its own empty root.
+pub fn standalone(arch: Arch) -> Profile {
+    Profile { name: "nvme-standalone", root: RootKind::NewEmpty, ..profile(arch) }
+}
+
+pub fn rules(arch: Arch) -> Vec<Rule> {
+    union(&[
+        &common::memory(),
+        &common::threads(arch),
+        &common::ending(),
+        &common::descriptors(arch),
+        &[
+            Rule::any("accept4"),
+            Rule::any("fdatasync"),
+            Rule::one_of("fallocate", 1, &[PUNCH_HOLE, ZERO_RANGE], "only zeroing within the image's length"),
+        ],
+    ])
+}
+
+/// With FALLOC_FL_KEEP_SIZE.
+const PUNCH_HOLE: u32 = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE).cast_unsigned();
+/// With FALLOC_FL_KEEP_SIZE.
+const ZERO_RANGE: u32 = (libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE).cast_unsigned();
