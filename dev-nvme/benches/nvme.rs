@@ -1,3 +1,202 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! placeholder
-fn main() {}
+//! The program's rates beside those of its image file: the same pattern through both, and the ratio.
+//!
+//! `cargo bench -p dev-nvme`; `cargo bench -p dev-nvme -- DIRECTORY` puts the image elsewhere. The client is a host of the
+//! simplest kind: one thread, mapped memory, one queue, polling its completions, one doorbell for all the
+//! commands that it has at a time. Beside it the file: at depth 1 one thread that reads and waits, at depth 32 as
+//! many threads as the program has workers. The file is in the page cache for both: what is measured is the way, not
+//! the disk.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a bench may stop at the first surprise"
+)]
+
+#[path = "../tests/host/mod.rs"]
+mod host;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dev_nvme::service::WORKERS;
+use host::client::Client;
+use host::{Driver, PAGE, Queue, Ram, read, status, write};
+
+const IMAGE_LEN: u64 = 256 << 20;
+const SPAN: Duration = Duration::from_millis(1500);
+
+/// A pattern of accesses.
+#[derive(Clone, Copy)]
+struct Pattern {
+    name: &'static str,
+    write: bool,
+    len: u64,
+    depth: u32,
+    random: bool,
+}
+
+const PATTERNS: [Pattern; 6] = [
+    Pattern { name: "4 KiB random read,  depth 1", write: false, len: 4096, depth: 1, random: true },
+    Pattern { name: "4 KiB random write, depth 1", write: true, len: 4096, depth: 1, random: true },
+    Pattern { name: "4 KiB random read,  depth 32", write: false, len: 4096, depth: 32, random: true },
+    Pattern { name: "4 KiB random write, depth 32", write: true, len: 4096, depth: 32, random: true },
+    Pattern { name: "1 MiB sequential read,  depth 4", write: false, len: 1 << 20, depth: 4, random: false },
+    Pattern { name: "1 MiB sequential write, depth 4", write: true, len: 1 << 20, depth: 4, random: false },
+];
+
+impl Pattern {
+    /// The offset of access `number`.
+    fn offset(self, number: u64) -> u64 {
+        let slots = IMAGE_LEN / self.len;
+        let slot = if self.random { number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20 } else { number };
+        slot % slots * self.len
+    }
+}
+
+fn main() {
+    let directory = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
+    let directory = directory.map_or_else(std::env::temp_dir, Into::into);
+    let directory = directory.join(format!("bulkhead-nvme-bench-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let image = directory.join("disk.img");
+    fill(&File::create(&image).unwrap());
+    let mut program = start(&directory);
+    println!("{:<34}{:>14}{:>14}{:>8}", "", "program", "file", "ratio");
+    for pattern in PATTERNS {
+        let ours = through_the_program(&directory, pattern);
+        let raw = through_the_file(&image, pattern);
+        let rate = |rate: f64| match pattern.len {
+            4096 => format!("{rate:.0} IOPS"),
+            len => format!("{:.0} MB/s", rate * len as f64 / 1e6),
+        };
+        println!("{:<34}{:>14}{:>14}{:>8.2}", pattern.name, rate(ours), rate(raw), ours / raw);
+    }
+    program.kill().unwrap();
+    program.wait().unwrap();
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+fn fill(file: &File) {
+    let block = vec![0x5a; 1 << 20];
+    for number in 0..IMAGE_LEN >> 20 {
+        file.write_all_at(&block, number << 20).unwrap();
+    }
+    file.sync_all().unwrap();
+}
+
+fn start(directory: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead-nvme"));
+    command.arg("--image").arg(directory.join("disk.img"));
+    command.arg("--socket-path").arg(directory.join("socket")).stderr(std::process::Stdio::null());
+    let child = command.spawn().unwrap();
+    let since = Instant::now();
+    while UnixStream::connect(directory.join("socket")).is_err() {
+        assert!(since.elapsed() < Duration::from_secs(20), "the program never listens");
+        thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+/// Accesses per second.
+fn through_the_program(directory: &Path, pattern: Pattern) -> f64 {
+    let ram = Ram::new(16 << 20);
+    let client = Client::connect(UnixStream::connect(directory.join("socket")).unwrap());
+    client.map(&ram, true);
+    let driver = Driver::start(client, ram);
+    let mut queue = driver.create(1, 64);
+    let slots: Vec<Slot> = (0..pattern.depth).map(|_| Slot::new(&driver, pattern.len)).collect();
+    let mut owner = vec![0; 1 << 16];
+    let mut number = 0;
+    let mut submit = |queue: &mut Queue, slot: usize, owner: &mut Vec<usize>| {
+        let Slot { prp1, prp2 } = slots[slot];
+        let (slba, count) = (pattern.offset(number) / 512, (pattern.len / 512) as u32);
+        number += 1;
+        let command =
+            if pattern.write { write(slba, count, prp1, prp2) } else { read(slba, count, prp1, prp2) };
+        let cid = driver.enqueue(queue, command);
+        owner[usize::from(cid)] = slot;
+    };
+    for slot in 0..slots.len() {
+        submit(&mut queue, slot, &mut owner);
+    }
+    driver.ring(&queue);
+    let (since, mut done) = (Instant::now(), 0u64);
+    let mut untold = 0;
+    while since.elapsed() < SPAN {
+        let mut free = Vec::new();
+        while let Some(completion) = driver.poll(&mut queue, false) {
+            assert_eq!(status(&completion), 0);
+            free.push(owner[usize::from(completion.cid.get())]);
+        }
+        if free.is_empty() {
+            thread::yield_now();
+            continue;
+        }
+        done += free.len() as u64;
+        untold += free.len();
+        for slot in free {
+            submit(&mut queue, slot, &mut owner);
+        }
+        driver.ring(&queue);
+        // Completions need not be acknowledged one by one.
+        if untold > 16 {
+            driver.tell_head(&queue);
+            untold = 0;
+        }
+    }
+    let rate = done as f64 / since.elapsed().as_secs_f64();
+    driver.disable();
+    driver.wire.connection.close();
+    rate
+}
+
+/// Memory of one command.
+struct Slot {
+    prp1: u64,
+    prp2: u64,
+}
+
+impl Slot {
+    fn new(driver: &Driver<Client>, len: u64) -> Slot {
+        let pages = len / PAGE;
+        let prp1 = driver.pages(pages);
+        let prp2 = if pages > 2 { driver.pages(1) } else { prp1 + PAGE };
+        for page in 1..pages {
+            driver.ram.put(prp2 + (page - 1) * 8, &(prp1 + page * PAGE).to_le_bytes());
+        }
+        Slot { prp1, prp2 }
+    }
+}
+
+/// Accesses per second, of as many threads as the depth needs and the program has.
+fn through_the_file(image: &Path, pattern: Pattern) -> f64 {
+    let threads = (pattern.depth as usize).min(WORKERS);
+    let since = Instant::now();
+    let workers: Vec<_> = (0..threads as u64)
+        .map(|worker| {
+            let file = File::options().read(true).write(true).open(image).unwrap();
+            thread::spawn(move || {
+                let mut buffer = vec![0x33; pattern.len as usize];
+                let mut done = 0u64;
+                while since.elapsed() < SPAN {
+                    let offset = pattern.offset(done * threads as u64 + worker);
+                    if pattern.write {
+                        file.write_all_at(&buffer, offset).unwrap();
+                    } else {
+                        file.read_exact_at(&mut buffer, offset).unwrap();
+                    }
+                    done += 1;
+                }
+                done
+            })
+        })
+        .collect();
+    let done: u64 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
+    done as f64 / since.elapsed().as_secs_f64()
+}

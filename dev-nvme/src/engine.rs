@@ -4,7 +4,12 @@
 //! The controller is held for its own short calls only, never while memory or the medium is waited for: a host whose
 //! DMA is answered by messages can always read a register meanwhile. [`Engine::with`] is how everybody else reaches
 //! the controller; it wakes a worker if there is something to do afterwards. Tests call [`Engine::step`].
+//!
+//! While the medium answers at once (from the page cache), waking a worker costs more than the work. So a thread that
+//! brings doorbells may offer to do it itself ([`Engine::set_helped`]); it is taken at its word as long as
+//! commands are quick, and the workers sleep. One slow command ends that, many quick ones begin it again.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -74,6 +79,10 @@ pub struct Engine {
     /// A job is over.
     over: Condvar,
     host: RwLock<Host>,
+    /// A thread calls [`Engine::help`] whenever it has nothing better to do.
+    helped: AtomicBool,
+    /// Quick commands since the last slow one, up to [`QUICK_COUNT`].
+    quick: AtomicU32,
 }
 
 struct Shared {
@@ -81,6 +90,11 @@ struct Shared {
     sleeping: u32,
     ending: bool,
 }
+
+/// A command that takes longer than this has waited for a disk.
+const QUICK: Duration = Duration::from_micros(100);
+/// So many quick commands in a row show that the next one will be quick.
+const QUICK_COUNT: u32 = 64;
 
 /// A completion waits at most this long for those behind it before it is announced: the time that announcing one takes.
 const ANNOUNCE_AFTER: Duration = Duration::from_micros(20);
@@ -97,6 +111,8 @@ impl Engine {
             work: Condvar::new(),
             over: Condvar::new(),
             host: RwLock::new(Host::nobody()),
+            helped: AtomicBool::new(false),
+            quick: AtomicU32::new(0),
         }
     }
 
@@ -156,6 +172,45 @@ impl Engine {
         }
     }
 
+    /// Says whether the caller will call [`Engine::help`] whenever it has nothing better to do. Not for a thread whose
+    /// host is reached by messages that the thread itself has to answer.
+    pub fn set_helped(&self, helped: bool) {
+        self.helped.store(helped, Ordering::SeqCst);
+        if !helped {
+            self.work.notify_all();
+        }
+    }
+
+    /// Executes a job in place of a worker, if there is one and it will be quick. Returns whether it did.
+    pub fn help(&self, buffer: &mut Vec<u8>) -> bool {
+        let mut shared = self.lock();
+        if !self.is_helped() {
+            // Whoever looked just before that ended has woken nobody.
+            self.wake_one(&shared);
+            return false;
+        }
+        let job = shared.controller.next_job();
+        drop(shared);
+        job.map(|job| self.execute(job, buffer)).is_some()
+    }
+
+    fn is_helped(&self) -> bool {
+        self.helped.load(Ordering::SeqCst) && self.quick.load(Ordering::Relaxed) >= QUICK_COUNT
+    }
+
+    /// Keeps count of quick commands; wakes the workers when there is a slow one.
+    fn took(&self, duration: Duration) {
+        let quick = self.quick.load(Ordering::Relaxed);
+        if duration <= QUICK {
+            if quick < QUICK_COUNT {
+                self.quick.store(quick + 1, Ordering::Relaxed);
+            }
+        } else if quick > 0 {
+            self.quick.store(0, Ordering::Relaxed);
+            self.work.notify_all();
+        }
+    }
+
     /// Executes one job, if there is one.
     pub fn step(&self) -> bool {
         let job = self.lock().controller.next_job();
@@ -206,6 +261,7 @@ impl Engine {
         };
         let mut unannounced = None;
         let mut since = Instant::now();
+        let mut before = since;
         for command in <[Command]>::ref_from_bytes(&bytes).unwrap_or_default() {
             let vector = if ticket.sqid == 0 {
                 self.admin(host, ticket, command)
@@ -216,9 +272,12 @@ impl Engine {
                 self.announce(host, unannounced);
                 unannounced = vector;
             }
-            if unannounced.is_some() && since.elapsed() > ANNOUNCE_AFTER {
+            let now = Instant::now();
+            self.took(now - before);
+            before = now;
+            if unannounced.is_some() && now - since > ANNOUNCE_AFTER {
                 self.announce(host, unannounced.take());
-                since = Instant::now();
+                since = now;
             }
         }
         self.announce(host, unannounced);
@@ -277,7 +336,7 @@ impl Engine {
     }
 
     fn wake_one(&self, shared: &Shared) {
-        if shared.sleeping > 0 && shared.controller.has_job() {
+        if shared.sleeping > 0 && !self.is_helped() && shared.controller.has_job() {
             self.work.notify_one();
         }
     }

@@ -17,6 +17,9 @@ use crate::spec::status::Status;
 /// The longest transfer in bytes.
 pub const TRANSFER_LEN_MAX: u64 = PAGE_LEN << MDTS;
 
+/// How much is read at once. Below a core's second-level cache.
+const PIECE_LEN: usize = 128 << 10;
+
 /// The only namespace.
 const NSID: u32 = 1;
 
@@ -95,13 +98,21 @@ impl Io<'_> {
     fn read(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
         let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
-        let data = sized(self.buffer, len);
-        self.media.read_at(offset, data).map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
-        let mut rest = &*data;
+        let mut offset = offset;
         for segment in segments {
-            let Some((piece, behind)) = rest.split_at_checked(segment.len) else { break };
-            self.bus.write(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-            rest = behind;
+            // In pieces that are still in the cache when they are copied on.
+            let mut at = segment.iova;
+            let mut left = segment.len;
+            while left > 0 {
+                let piece = sized(self.buffer, left.min(PIECE_LEN));
+                self.media
+                    .read_at(offset, piece)
+                    .map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
+                self.bus.write(at, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+                left -= piece.len();
+                at = at.wrapping_add(piece.len() as u64);
+                offset += piece.len() as u64;
+            }
         }
         Ok(Moved { read: command.block_count(), written: 0 })
     }
