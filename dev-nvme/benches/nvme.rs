@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The program's rates beside those of its image file: the same pattern through both, and the ratio.
 //!
-//! `cargo bench -p dev-nvme`; `cargo bench -p dev-nvme -- DIRECTORY` puts the image elsewhere. The client is a host of the
+//! `cargo bench -p dev-nvme`, or `cargo bench -p dev-nvme -- read` for the patterns so named; `TMPDIR` is where the image goes. The client is a host of the
 //! simplest kind: one thread, mapped memory, one queue, one doorbell for all the commands that it has at a time, an
 //! interrupt when it has waited for a moment. Beside it the file: at depth 1 one thread that reads and waits, at
 //! depth 32 as many threads as the program has workers. The file is in the page cache for both: what is measured is the
@@ -62,9 +62,8 @@ impl Pattern {
 }
 
 fn main() {
-    let directory = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let directory = directory.map_or_else(std::env::temp_dir, Into::into);
-    let directory = directory.join(format!("bulkhead-nvme-bench-{}", std::process::id()));
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
+    let directory = std::env::temp_dir().join(format!("bulkhead-nvme-bench-{}", std::process::id()));
     std::fs::create_dir(&directory).unwrap();
     let image = directory.join("disk.img");
     fill(&File::create(&image).unwrap());
@@ -74,7 +73,7 @@ fn main() {
         "{:<34}{:>14}{:>14}{:>8}{:>14}{:>10}{:>8}",
         "", "program", "file", "ratio", "CPU us: prog.", "file", "ratio"
     );
-    for pattern in PATTERNS {
+    for pattern in PATTERNS.into_iter().filter(|pattern| pattern.name.contains(&wanted)) {
         let before = cpu_seconds(sealed);
         let ours = through_the_program(&directory, pattern);
         let our_cost = (cpu_seconds(sealed) - before) / ours.done;

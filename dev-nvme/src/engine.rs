@@ -18,7 +18,7 @@ use zerocopy::FromBytes;
 use crate::controller::{AdminOutcome, Controller, Job, Outcome, Ticket};
 use crate::dma::{DmaBus, DmaError};
 use crate::identity::Identity;
-use crate::io::Io;
+use crate::io::{Buffer, Io};
 use crate::media::Media;
 use crate::prp;
 use crate::queue::Posting;
@@ -155,7 +155,7 @@ impl Engine {
 
     /// Executes jobs until [`Engine::end`].
     pub fn work(&self) {
-        let mut buffer = Vec::new();
+        let mut buffer = Buffer::default();
         let mut shared = self.lock();
         while !shared.ending {
             let Some(job) = shared.controller.next_job() else {
@@ -182,7 +182,7 @@ impl Engine {
     }
 
     /// Executes a job in place of a worker, if there is one and it will be quick. Returns whether it did.
-    pub fn help(&self, buffer: &mut Vec<u8>) -> bool {
+    pub fn help(&self, buffer: &mut Buffer) -> bool {
         let mut shared = self.lock();
         if !self.is_helped() {
             // Whoever looked just before that ended has woken nobody.
@@ -214,7 +214,7 @@ impl Engine {
     /// Executes one job, if there is one.
     pub fn step(&self) -> bool {
         let job = self.lock().controller.next_job();
-        job.map(|job| self.execute(job, &mut Vec::new())).is_some()
+        job.map(|job| self.execute(job, &mut Buffer::default())).is_some()
     }
 
     /// Ends every call of [`Engine::work`].
@@ -223,7 +223,7 @@ impl Engine {
         self.work.notify_all();
     }
 
-    fn execute(&self, job: Job, buffer: &mut Vec<u8>) {
+    fn execute(&self, job: Job, buffer: &mut Buffer) {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
         let ticket = match job {
             Job::Fetch { ticket, iova, count } => {
@@ -247,7 +247,7 @@ impl Engine {
         self.over.notify_all();
     }
 
-    fn fetch(&self, host: &Host, ticket: Ticket, iova: u64, count: u32, buffer: &mut Vec<u8>) {
+    fn fetch(&self, host: &Host, ticket: Ticket, iova: u64, count: u32, buffer: &mut Buffer) {
         let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * COMMAND_LEN];
         let readable = host.bus.read(iova, &mut bytes).is_ok();
         let write_cache = {
@@ -305,7 +305,7 @@ impl Engine {
         ticket: Ticket,
         command: &Command,
         write_cache: bool,
-        buffer: &mut Vec<u8>,
+        buffer: &mut Buffer,
     ) -> Option<u16> {
         let (identity, media, bus) = (&self.identity, &*self.media, &*host.bus);
         let executed = Io { identity, media, bus, write_cache, buffer }.execute(command);

@@ -28,6 +28,7 @@ use zerocopy::little_endian::U64;
 
 use crate::device::{Device, DeviceError, Region};
 use crate::engine::Host;
+use crate::io::Buffer;
 use crate::pci::VECTORS;
 use crate::service::bus::SessionBus;
 use crate::service::dirty::range;
@@ -93,7 +94,7 @@ impl Session {
     /// Serves until the connection ends, and says why it did.
     #[must_use]
     pub fn run(mut self) -> ConnectionError {
-        let mut buffer = Vec::new();
+        let mut buffer = Buffer::default();
         let mut helped = false;
         let end = loop {
             // Commands come first; between them this thread helps with the work, as long as that is quick.
