@@ -4,8 +4,8 @@
 //! `cargo bench -p dev-nvme`, or `cargo bench -p dev-nvme -- read` for the patterns so named; `TMPDIR` is where the image goes. The client is a host of the
 //! simplest kind: one thread, mapped memory, one queue, one doorbell for all the commands that it has at a time, an
 //! interrupt when it has waited for a moment. Beside it the file: at depth 1 one thread that reads and waits, at
-//! depth 32 as many threads as the program has workers. The file is in the page cache for both: what is measured is the
-//! way, not the disk. Rates depend on who else uses the machine, and on who gets how many threads; so the processor
+//! depth 32 as many threads as the program has workers. The file is in the page cache for both, where what is measured
+//! is the way and not the disk; or, "cold", in neither's. Rates depend on who else uses the machine, and on who gets how many threads; so the processor
 //! time of an access is printed too, the program's beside the file's (the client's is not in it).
 #![expect(
     clippy::unwrap_used,
@@ -41,18 +41,75 @@ struct Pattern {
     len: u64,
     depth: u32,
     random: bool,
+    /// The image is put out of the page cache before.
+    cold: bool,
 }
 
-const PATTERNS: [Pattern; 6] = [
-    Pattern { name: "4 KiB random read,  depth 1", write: false, len: 4096, depth: 1, random: true },
-    Pattern { name: "4 KiB random write, depth 1", write: true, len: 4096, depth: 1, random: true },
-    Pattern { name: "4 KiB random read,  depth 32", write: false, len: 4096, depth: 32, random: true },
-    Pattern { name: "4 KiB random write, depth 32", write: true, len: 4096, depth: 32, random: true },
-    Pattern { name: "1 MiB sequential read,  depth 4", write: false, len: 1 << 20, depth: 4, random: false },
-    Pattern { name: "1 MiB sequential write, depth 4", write: true, len: 1 << 20, depth: 4, random: false },
+const PATTERNS: [Pattern; 7] = [
+    Pattern {
+        name: "4 KiB random read,  depth 1",
+        write: false,
+        len: 4096,
+        depth: 1,
+        random: true,
+        cold: false,
+    },
+    Pattern {
+        name: "4 KiB random write, depth 1",
+        write: true,
+        len: 4096,
+        depth: 1,
+        random: true,
+        cold: false,
+    },
+    Pattern {
+        name: "4 KiB random read,  depth 32",
+        write: false,
+        len: 4096,
+        depth: 32,
+        random: true,
+        cold: false,
+    },
+    Pattern {
+        name: "4 KiB random write, depth 32",
+        write: true,
+        len: 4096,
+        depth: 32,
+        random: true,
+        cold: false,
+    },
+    Pattern {
+        name: "4 KiB random read,  depth 32, cold",
+        write: false,
+        len: 4096,
+        depth: 32,
+        random: true,
+        cold: true,
+    },
+    Pattern {
+        name: "1 MiB sequential read,  depth 4",
+        write: false,
+        len: 1 << 20,
+        depth: 4,
+        random: false,
+        cold: false,
+    },
+    Pattern {
+        name: "1 MiB sequential write, depth 4",
+        write: true,
+        len: 1 << 20,
+        depth: 4,
+        random: false,
+        cold: false,
+    },
 ];
 
 impl Pattern {
+    /// How many accesses: where the image is cold, a part of it once, so that it stays cold.
+    fn count(self) -> u64 {
+        if self.cold { 16384 } else { u64::MAX }
+    }
+
     /// The offset of access `number`.
     fn offset(self, number: u64) -> u64 {
         let slots = IMAGE_LEN / self.len;
@@ -74,9 +131,11 @@ fn main() {
         "", "program", "file", "ratio", "CPU us: prog.", "file", "ratio"
     );
     for pattern in PATTERNS.into_iter().filter(|pattern| pattern.name.contains(&wanted)) {
+        evict_if_cold(pattern, &image);
         let before = cpu_seconds(sealed);
         let ours = through_the_program(&directory, pattern);
         let our_cost = (cpu_seconds(sealed) - before) / ours.done;
+        evict_if_cold(pattern, &image);
         let before = cpu_seconds(std::process::id());
         let raw = through_the_file(&image, pattern);
         let raw_cost = (cpu_seconds(std::process::id()) - before) / raw.done;
@@ -112,6 +171,14 @@ fn start(directory: &Path) -> Child {
         thread::sleep(Duration::from_millis(5));
     }
     child
+}
+
+fn evict_if_cold(pattern: Pattern, image: &Path) {
+    if pattern.cold {
+        let file = File::open(image).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
 }
 
 /// What was done in a while.
@@ -168,7 +235,7 @@ fn through_the_program(directory: &Path, pattern: Pattern) -> Measured {
     let (since, mut done) = (Instant::now(), 0u64);
     let mut untold = 0;
     let mut patience = PATIENCE;
-    while since.elapsed() < SPAN {
+    while since.elapsed() < SPAN && done < pattern.count() {
         let mut free = Vec::new();
         while let Some(completion) = driver.poll(&mut queue, false) {
             assert_eq!(status(&completion), 0);
@@ -203,7 +270,7 @@ fn through_the_program(directory: &Path, pattern: Pattern) -> Measured {
 }
 
 /// How often the client looks before it waits for an interrupt.
-const PATIENCE: u32 = 200;
+const PATIENCE: u32 = 1;
 
 /// Waits for an interrupt, and takes it back.
 fn wait(eventfd: &OwnedFd) {
@@ -243,7 +310,8 @@ fn through_the_file(image: &Path, pattern: Pattern) -> Measured {
             thread::spawn(move || {
                 let mut buffer = vec![0x33; pattern.len as usize];
                 let mut done = 0u64;
-                while since.elapsed() < SPAN {
+                let count = pattern.count() / threads as u64;
+                while since.elapsed() < SPAN && done < count {
                     let offset = pattern.offset(done * threads as u64 + worker);
                     if pattern.write {
                         file.write_all_at(&buffer, offset).unwrap();

@@ -7,7 +7,7 @@
 //!
 //! While the medium answers at once (from the page cache), waking a worker costs more than the work. So a thread that
 //! brings doorbells may offer to do it itself ([`Engine::set_helped`]); it is taken at its word as long as
-//! commands are quick, and the workers sleep. One slow command ends that, many quick ones begin it again.
+//! commands are quick, and the workers sleep. A few slow commands end that, many quick ones begin it again.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use zerocopy::FromBytes;
 
-use crate::controller::{AdminOutcome, Controller, Job, Outcome, Ticket};
+use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket};
 use crate::dma::{DmaBus, DmaError};
 use crate::identity::Identity;
 use crate::io::{Buffer, Io};
@@ -81,20 +81,27 @@ pub struct Engine {
     host: RwLock<Host>,
     /// A thread calls [`Engine::help`] whenever it has nothing better to do.
     helped: AtomicBool,
-    /// Quick commands since the last slow one, up to [`QUICK_COUNT`].
+    /// Goes up with quick commands, and down faster with slow ones.
     quick: AtomicU32,
 }
 
 struct Shared {
     controller: Controller,
+    /// Workers that wait for a job.
     sleeping: u32,
+    /// Threads that wait for the last job to be over. Waking nobody costs a system call too.
+    draining: u32,
     ending: bool,
 }
 
-/// A command that takes longer than this has waited for a disk.
+/// A command that takes longer than this has waited for a disk, or its thread for a processor.
 const QUICK: Duration = Duration::from_micros(100);
-/// So many quick commands in a row show that the next one will be quick.
-const QUICK_COUNT: u32 = 64;
+/// From this score on the next command is expected to be quick.
+const QUICK_FROM: u32 = 64;
+/// The highest score.
+const QUICK_MAX: u32 = 128;
+/// What a slow command costs: a thread that lost its processor once changes nothing, a disk does after three.
+const SLOW_COST: u32 = 32;
 
 /// A completion waits at most this long for those behind it before it is announced: the time that announcing one takes.
 const ANNOUNCE_AFTER: Duration = Duration::from_micros(20);
@@ -107,7 +114,7 @@ impl Engine {
         Self {
             identity,
             media,
-            shared: Mutex::new(Shared { controller, sleeping: 0, ending: false }),
+            shared: Mutex::new(Shared { controller, sleeping: 0, draining: 0, ending: false }),
             work: Condvar::new(),
             over: Condvar::new(),
             host: RwLock::new(Host::nobody()),
@@ -134,7 +141,9 @@ impl Engine {
         let mut shared = self.lock();
         while !shared.controller.is_idle() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+            shared.draining += 1;
             shared = self.over.wait_timeout(shared, left).unwrap_or_else(PoisonError::into_inner).0;
+            shared.draining -= 1;
         }
         true
     }
@@ -158,7 +167,7 @@ impl Engine {
         let mut buffer = Buffer::default();
         let mut shared = self.lock();
         while !shared.ending {
-            let Some(job) = shared.controller.next_job() else {
+            let Some(job) = shared.controller.next_job(self.batch()) else {
                 shared.sleeping += 1;
                 shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
                 shared.sleeping -= 1;
@@ -189,31 +198,44 @@ impl Engine {
             self.wake_one(&shared);
             return false;
         }
-        let job = shared.controller.next_job();
+        let job = shared.controller.next_job(self.batch());
         drop(shared);
         job.map(|job| self.execute(job, buffer)).is_some()
     }
 
     fn is_helped(&self) -> bool {
-        self.helped.load(Ordering::SeqCst) && self.quick.load(Ordering::Relaxed) >= QUICK_COUNT
+        self.helped.load(Ordering::SeqCst) && self.is_quick()
+    }
+
+    fn is_quick(&self) -> bool {
+        self.quick.load(Ordering::Relaxed) >= QUICK_FROM
+    }
+
+    /// How many commands one thread takes: one that waits for a disk leaves the others to other threads.
+    fn batch(&self) -> u32 {
+        if self.is_quick() { BATCH_MAX } else { 1 }
     }
 
     /// Keeps count of quick commands; wakes the workers when there is a slow one.
     fn took(&self, duration: Duration) {
         let quick = self.quick.load(Ordering::Relaxed);
         if duration <= QUICK {
-            if quick < QUICK_COUNT {
+            if quick < QUICK_MAX {
                 self.quick.store(quick + 1, Ordering::Relaxed);
             }
-        } else if quick > 0 {
-            self.quick.store(0, Ordering::Relaxed);
+            return;
+        }
+        let less = quick.saturating_sub(SLOW_COST);
+        self.quick.store(less, Ordering::Relaxed);
+        if quick >= QUICK_FROM && less < QUICK_FROM {
             self.work.notify_all();
         }
     }
 
     /// Executes one job, if there is one.
     pub fn step(&self) -> bool {
-        let job = self.lock().controller.next_job();
+        let batch = self.batch();
+        let job = self.lock().controller.next_job(batch);
         job.map(|job| self.execute(job, &mut Buffer::default())).is_some()
     }
 
@@ -243,8 +265,11 @@ impl Engine {
         let mut shared = self.lock();
         shared.controller.finish(ticket);
         self.wake_one(&shared);
+        let awaited = shared.draining > 0;
         drop(shared);
-        self.over.notify_all();
+        if awaited {
+            self.over.notify_all();
+        }
     }
 
     fn fetch(&self, host: &Host, ticket: Ticket, iova: u64, count: u32, buffer: &mut Buffer) {
