@@ -35,8 +35,8 @@ pub use logs::{Counters, ErrorLog};
 /// The largest transfer, as a power of two of pages: `MDTS`. 1 MiB.
 pub const MDTS: u8 = 8;
 
-/// The most commands that one job fetches: enough to spread its own cost, few enough that another thread gets some.
-const BATCH_MAX: u32 = 16;
+/// The most commands that one job fetches: enough to spread its own cost.
+pub const BATCH_MAX: u32 = 16;
 
 /// What a job belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -361,12 +361,12 @@ impl Controller {
         room && !sq.fetching && sq.deletion.is_none() && sq.waiting() > 0 && self.registers.cc.shn() == 0
     }
 
-    /// Takes something to do.
-    pub fn next_job(&mut self) -> Option<Job> {
+    /// Takes something to do: at most `batch` commands, one after the other.
+    pub fn next_job(&mut self, batch: u32) -> Option<Job> {
         if !self.can_work() {
             return None;
         }
-        let job = self.release_job().or_else(|| self.fetch_job()).or_else(|| self.shutdown_job())?;
+        let job = self.release_job().or_else(|| self.fetch_job(batch)).or_else(|| self.shutdown_job())?;
         self.in_flight += 1;
         Some(job)
     }
@@ -379,14 +379,14 @@ impl Controller {
     }
 
     /// Commands of the admin queue first, then of the others in turn.
-    fn fetch_job(&mut self) -> Option<Job> {
+    fn fetch_job(&mut self, batch: u32) -> Option<Job> {
         let first = self.last_served % QUEUES_MAX;
         let turn = (0..QUEUES_MAX).map(|step| (first + step) % QUEUES_MAX + 1);
         let ready = |sqid: &u16| get(&self.submission, *sqid).is_some_and(|sq| self.can_fetch(sq));
         let sqid = core::iter::once(0).chain(turn).find(ready)?;
         let epoch = self.epoch;
         let sq = get_mut(&mut self.submission, sqid)?;
-        let count = sq.contiguous().min(BATCH_MAX);
+        let count = sq.contiguous().min(batch.clamp(1, BATCH_MAX));
         sq.fetching = true;
         sq.jobs += 1;
         let iova = entry_address(sq.base, sq.head, COMMAND_LEN);

@@ -4,16 +4,21 @@
 //! The controller is held for its own short calls only, never while memory or the medium is waited for: a host whose
 //! DMA is answered by messages can always read a register meanwhile. [`Engine::with`] is how everybody else reaches
 //! the controller; it wakes a worker if there is something to do afterwards. Tests call [`Engine::step`].
+//!
+//! While the medium answers at once (from the page cache), waking a worker costs more than the work. So a thread that
+//! brings doorbells may offer to do it itself ([`Engine::set_helped`]); it is taken at its word as long as
+//! commands are quick, and the workers sleep. A few slow commands end that, many quick ones begin it again.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use zerocopy::FromBytes;
 
-use crate::controller::{AdminOutcome, Controller, Job, Outcome, Ticket};
+use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket};
 use crate::dma::{DmaBus, DmaError};
 use crate::identity::Identity;
-use crate::io::Io;
+use crate::io::{Buffer, Io};
 use crate::media::Media;
 use crate::prp;
 use crate::queue::Posting;
@@ -74,13 +79,29 @@ pub struct Engine {
     /// A job is over.
     over: Condvar,
     host: RwLock<Host>,
+    /// A thread calls [`Engine::help`] whenever it has nothing better to do.
+    helped: AtomicBool,
+    /// Goes up with quick commands, and down faster with slow ones.
+    quick: AtomicU32,
 }
 
 struct Shared {
     controller: Controller,
+    /// Workers that wait for a job.
     sleeping: u32,
+    /// Threads that wait for the last job to be over. Waking nobody costs a system call too.
+    draining: u32,
     ending: bool,
 }
+
+/// A command that takes longer than this has waited for a disk, or its thread for a processor.
+const QUICK: Duration = Duration::from_micros(100);
+/// From this score on the next command is expected to be quick.
+const QUICK_FROM: u32 = 64;
+/// The highest score.
+const QUICK_MAX: u32 = 128;
+/// What a slow command costs: a thread that lost its processor once changes nothing, a disk does after three.
+const SLOW_COST: u32 = 32;
 
 /// A completion waits at most this long for those behind it before it is announced: the time that announcing one takes.
 const ANNOUNCE_AFTER: Duration = Duration::from_micros(20);
@@ -93,10 +114,12 @@ impl Engine {
         Self {
             identity,
             media,
-            shared: Mutex::new(Shared { controller, sleeping: 0, ending: false }),
+            shared: Mutex::new(Shared { controller, sleeping: 0, draining: 0, ending: false }),
             work: Condvar::new(),
             over: Condvar::new(),
             host: RwLock::new(Host::nobody()),
+            helped: AtomicBool::new(false),
+            quick: AtomicU32::new(0),
         }
     }
 
@@ -118,7 +141,9 @@ impl Engine {
         let mut shared = self.lock();
         while !shared.controller.is_idle() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };
+            shared.draining += 1;
             shared = self.over.wait_timeout(shared, left).unwrap_or_else(PoisonError::into_inner).0;
+            shared.draining -= 1;
         }
         true
     }
@@ -139,10 +164,10 @@ impl Engine {
 
     /// Executes jobs until [`Engine::end`].
     pub fn work(&self) {
-        let mut buffer = Vec::new();
+        let mut buffer = Buffer::default();
         let mut shared = self.lock();
         while !shared.ending {
-            let Some(job) = shared.controller.next_job() else {
+            let Some(job) = shared.controller.next_job(self.batch()) else {
                 shared.sleeping += 1;
                 shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
                 shared.sleeping -= 1;
@@ -156,10 +181,62 @@ impl Engine {
         }
     }
 
+    /// Says whether the caller will call [`Engine::help`] whenever it has nothing better to do. Not for a thread whose
+    /// host is reached by messages that the thread itself has to answer.
+    pub fn set_helped(&self, helped: bool) {
+        self.helped.store(helped, Ordering::SeqCst);
+        if !helped {
+            self.work.notify_all();
+        }
+    }
+
+    /// Executes a job in place of a worker, if there is one and it will be quick. Returns whether it did.
+    pub fn help(&self, buffer: &mut Buffer) -> bool {
+        let mut shared = self.lock();
+        if !self.is_helped() {
+            // Whoever looked just before that ended has woken nobody.
+            self.wake_one(&shared);
+            return false;
+        }
+        let job = shared.controller.next_job(self.batch());
+        drop(shared);
+        job.map(|job| self.execute(job, buffer)).is_some()
+    }
+
+    fn is_helped(&self) -> bool {
+        self.helped.load(Ordering::SeqCst) && self.is_quick()
+    }
+
+    fn is_quick(&self) -> bool {
+        self.quick.load(Ordering::Relaxed) >= QUICK_FROM
+    }
+
+    /// How many commands one thread takes: one that waits for a disk leaves the others to other threads.
+    fn batch(&self) -> u32 {
+        if self.is_quick() { BATCH_MAX } else { 1 }
+    }
+
+    /// Keeps count of quick commands; wakes the workers when there is a slow one.
+    fn took(&self, duration: Duration) {
+        let quick = self.quick.load(Ordering::Relaxed);
+        if duration <= QUICK {
+            if quick < QUICK_MAX {
+                self.quick.store(quick + 1, Ordering::Relaxed);
+            }
+            return;
+        }
+        let less = quick.saturating_sub(SLOW_COST);
+        self.quick.store(less, Ordering::Relaxed);
+        if quick >= QUICK_FROM && less < QUICK_FROM {
+            self.work.notify_all();
+        }
+    }
+
     /// Executes one job, if there is one.
     pub fn step(&self) -> bool {
-        let job = self.lock().controller.next_job();
-        job.map(|job| self.execute(job, &mut Vec::new())).is_some()
+        let batch = self.batch();
+        let job = self.lock().controller.next_job(batch);
+        job.map(|job| self.execute(job, &mut Buffer::default())).is_some()
     }
 
     /// Ends every call of [`Engine::work`].
@@ -168,7 +245,7 @@ impl Engine {
         self.work.notify_all();
     }
 
-    fn execute(&self, job: Job, buffer: &mut Vec<u8>) {
+    fn execute(&self, job: Job, buffer: &mut Buffer) {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
         let ticket = match job {
             Job::Fetch { ticket, iova, count } => {
@@ -188,11 +265,14 @@ impl Engine {
         let mut shared = self.lock();
         shared.controller.finish(ticket);
         self.wake_one(&shared);
+        let awaited = shared.draining > 0;
         drop(shared);
-        self.over.notify_all();
+        if awaited {
+            self.over.notify_all();
+        }
     }
 
-    fn fetch(&self, host: &Host, ticket: Ticket, iova: u64, count: u32, buffer: &mut Vec<u8>) {
+    fn fetch(&self, host: &Host, ticket: Ticket, iova: u64, count: u32, buffer: &mut Buffer) {
         let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * COMMAND_LEN];
         let readable = host.bus.read(iova, &mut bytes).is_ok();
         let write_cache = {
@@ -206,6 +286,7 @@ impl Engine {
         };
         let mut unannounced = None;
         let mut since = Instant::now();
+        let mut before = since;
         for command in <[Command]>::ref_from_bytes(&bytes).unwrap_or_default() {
             let vector = if ticket.sqid == 0 {
                 self.admin(host, ticket, command)
@@ -216,9 +297,12 @@ impl Engine {
                 self.announce(host, unannounced);
                 unannounced = vector;
             }
-            if unannounced.is_some() && since.elapsed() > ANNOUNCE_AFTER {
+            let now = Instant::now();
+            self.took(now - before);
+            before = now;
+            if unannounced.is_some() && now - since > ANNOUNCE_AFTER {
                 self.announce(host, unannounced.take());
-                since = Instant::now();
+                since = now;
             }
         }
         self.announce(host, unannounced);
@@ -246,7 +330,7 @@ impl Engine {
         ticket: Ticket,
         command: &Command,
         write_cache: bool,
-        buffer: &mut Vec<u8>,
+        buffer: &mut Buffer,
     ) -> Option<u16> {
         let (identity, media, bus) = (&self.identity, &*self.media, &*host.bus);
         let executed = Io { identity, media, bus, write_cache, buffer }.execute(command);
@@ -277,7 +361,7 @@ impl Engine {
     }
 
     fn wake_one(&self, shared: &Shared) {
-        if shared.sleeping > 0 && shared.controller.has_job() {
+        if shared.sleeping > 0 && !self.is_helped() && shared.controller.has_job() {
             self.work.notify_one();
         }
     }

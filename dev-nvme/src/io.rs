@@ -4,7 +4,11 @@
 //! Runs without holding the controller, on any thread. The length of everything is known and bounded (`MDTS`, or 256
 //! ranges) before the first byte moves.
 
+mod buffer;
+
 use zerocopy::FromBytes;
+
+pub use buffer::Buffer;
 
 use crate::controller::{MDTS, Moved, Outcome};
 use crate::dma::DmaBus;
@@ -16,6 +20,9 @@ use crate::spec::status::Status;
 
 /// The longest transfer in bytes.
 pub const TRANSFER_LEN_MAX: u64 = PAGE_LEN << MDTS;
+
+/// How much is read at once. Below a core's second-level cache.
+const PIECE_LEN: usize = 128 << 10;
 
 /// The only namespace.
 const NSID: u32 = 1;
@@ -30,8 +37,8 @@ pub struct Io<'a> {
     pub bus: &'a dyn DmaBus,
     /// Whether a write may complete before it is on the medium.
     pub write_cache: bool,
-    /// For the data of one command; grown once and kept.
-    pub buffer: &'a mut Vec<u8>,
+    /// For the data of one command.
+    pub buffer: &'a mut Buffer,
 }
 
 /// How the medium failed, as a host is told.
@@ -95,13 +102,21 @@ impl Io<'_> {
     fn read(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
         let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
-        let data = sized(self.buffer, len);
-        self.media.read_at(offset, data).map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
-        let mut rest = &*data;
+        let mut offset = offset;
         for segment in segments {
-            let Some((piece, behind)) = rest.split_at_checked(segment.len) else { break };
-            self.bus.write(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-            rest = behind;
+            // In pieces that are still in the cache when they are copied on.
+            let mut at = segment.iova;
+            let mut left = segment.len;
+            while left > 0 {
+                let piece = self.buffer.first(left.min(PIECE_LEN));
+                self.media
+                    .read_at(offset, piece)
+                    .map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
+                self.bus.write(at, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+                left -= piece.len();
+                at = at.wrapping_add(piece.len() as u64);
+                offset += piece.len() as u64;
+            }
         }
         Ok(Moved { read: command.block_count(), written: 0 })
     }
@@ -109,7 +124,7 @@ impl Io<'_> {
     fn write(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
         self.gather(command, len)?;
-        let data = self.buffer.get(..len).unwrap_or_default();
+        let data = self.buffer.first(len);
         self.media.write_at(offset, data).map_err(|error| write_failed(&error))?;
         self.settle(command)?;
         Ok(Moved { read: 0, written: command.block_count() })
@@ -120,7 +135,7 @@ impl Io<'_> {
         self.gather(command, len)?;
         let mut held = vec![0; len];
         self.media.read_at(offset, &mut held).map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
-        if self.buffer.get(..len) == Some(&held) {
+        if self.buffer.first(len) == held {
             Ok(Moved { read: command.block_count(), written: 0 })
         } else {
             Err(Status::COMPARE_FAILURE.into())
@@ -142,8 +157,8 @@ impl Io<'_> {
         let count = usize::try_from(command.cdw10.get() & 0xff).unwrap_or(0) + 1;
         let len = count * size_of::<DatasetRange>();
         self.gather(command, len)?;
-        let bytes = self.buffer.get(..len).unwrap_or_default();
-        let ranges = <[DatasetRange]>::ref_from_bytes(bytes).map_err(|_| Status::INTERNAL_ERROR)?;
+        let bytes = self.buffer.first(len);
+        let ranges = <[DatasetRange]>::ref_from_bytes(bytes).map_err(|_| Status::INTERNAL_ERROR)?.to_vec();
         // All of them are checked before the first one is done.
         for range in ranges.iter().filter(|range| range.block_count.get() > 0) {
             self.check_range(range.slba.get(), range.block_count.get().into())?;
@@ -179,7 +194,7 @@ impl Io<'_> {
     /// Copies the host's data into the buffer.
     fn gather(&mut self, command: &Command, len: usize) -> Result<(), Status> {
         let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
-        let mut rest = sized(self.buffer, len);
+        let mut rest = self.buffer.first(len);
         for segment in segments {
             let Some((piece, behind)) = rest.split_at_mut_checked(segment.len) else { break };
             self.bus.read(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
@@ -195,13 +210,6 @@ impl Io<'_> {
         }
         self.flush().map(drop)
     }
-}
-
-fn sized(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
-    buffer.get_mut(..len).unwrap_or_default()
 }
 
 fn write_failed(error: &std::io::Error) -> Failed {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `bulkhead-nvme`: by hand it launches, sealed it serves. See `service::launch` and, in a VM,
-//! `service::managed`.
+//! `bulkhead-nvme`: by hand it launches, sealed it serves. See `service::launch`.
 #![forbid(unsafe_code)]
 
 use anyhow::Result;

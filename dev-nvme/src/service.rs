@@ -25,8 +25,9 @@ use thiserror::Error;
 use crate::device::{Device, DeviceError};
 use server::Session;
 
-/// Threads that execute commands. Four keep a disk busy through the page cache; each costs a stack and no more.
-pub const WORKERS: usize = 4;
+/// Threads that execute commands: as many as a guest's usual queue depth, so that a disk is asked for all of it at once.
+/// They sleep while the page cache answers; each costs a stack and no more.
+pub const WORKERS: usize = 32;
 
 /// Where clients come from.
 #[derive(Debug)]

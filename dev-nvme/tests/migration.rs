@@ -142,7 +142,7 @@ fn paused_device_takes_doorbells_and_does_nothing() {
     {
         driver.wire.device.set_migration_state(state).unwrap();
         assert_eq!(driver.wire.device.migration_state(), state);
-        assert_eq!(driver.wire.step(), false);
+        assert!(!driver.wire.step());
     }
     assert!(driver.wire.device.read_migration_data(10).is_err());
 }

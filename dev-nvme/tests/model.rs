@@ -393,7 +393,7 @@ fn commands_that_cannot_be_done_say_so_and_touch_nothing() {
         (read(0, 16, page, page + 8), Status::PRP_OFFSET_INVALID),
         (read(0, 24, page, page + 4), Status::PRP_OFFSET_INVALID),
         (read(0, 8, outside, 0), Status::DATA_TRANSFER_ERROR),
-        (read(0, 8, u64::MAX & !0xfff, 0), Status::DATA_TRANSFER_ERROR),
+        (read(0, 8, !0xfff, 0), Status::DATA_TRANSFER_ERROR),
         (write(0, 24, page, outside), Status::DATA_TRANSFER_ERROR),
         (write(0, 8, 0, 0), Status::DATA_TRANSFER_ERROR),
         (block_command(io::WRITE_ZEROES, last - 1, 2, 0, 0), Status::LBA_OUT_OF_RANGE),
@@ -524,12 +524,12 @@ fn bad_doorbells_do_no_harm() {
 fn queues_outside_memory_are_fatal_and_a_reset_ends_it() {
     let driver = started(MIB);
     let mut queue = driver.create(1, 8);
-    queue.lose(u64::MAX & !0xfff);
+    queue.lose(!0xfff);
     let mut command = blank(admin::DELETE_IO_SQ);
     command.cdw10 = 1.into();
     assert_eq!(status(&driver.admin(command)), 0);
     let mut command = blank(admin::CREATE_IO_SQ);
-    command.prp1 = (u64::MAX & !0xfff).into();
+    command.prp1 = (!0xfff).into();
     command.cdw10 = (7 << 16 | 1).into();
     command.cdw11 = (1 << 16 | 1).into();
     assert_eq!(status(&driver.admin(command)), 0);

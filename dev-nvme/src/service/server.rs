@@ -28,6 +28,7 @@ use zerocopy::little_endian::U64;
 
 use crate::device::{Device, DeviceError, Region};
 use crate::engine::Host;
+use crate::io::Buffer;
 use crate::pci::VECTORS;
 use crate::service::bus::SessionBus;
 use crate::service::dirty::range;
@@ -74,6 +75,8 @@ pub struct Session {
     vectors: Arc<Vectors>,
     /// Once the version is settled.
     bus: Option<Arc<SessionBus>>,
+    /// Some of the client's memory is reached by messages.
+    by_message: bool,
     /// Refusals said in the log so far.
     refused: u32,
 }
@@ -85,24 +88,30 @@ impl Session {
     /// A session on a new connection.
     #[must_use]
     pub fn new(device: Arc<Device>, connection: Arc<Connection>) -> Self {
-        Self { device, connection, vectors: Arc::default(), bus: None, refused: 0 }
+        Self { device, connection, vectors: Arc::default(), bus: None, by_message: false, refused: 0 }
     }
 
     /// Serves until the connection ends, and says why it did.
     #[must_use]
     pub fn run(mut self) -> ConnectionError {
-        loop {
-            match self.connection.receive(Deadline::after(Deadline::SPAN_MAX)) {
-                // Nothing was said for a day.
+        let mut buffer = Buffer::default();
+        let mut helped = false;
+        let end = loop {
+            // Commands come first; between them this thread helps with the work, as long as that is quick.
+            let deadline = if helped { Deadline::now() } else { Deadline::after(Deadline::SPAN_MAX) };
+            match self.connection.receive(deadline) {
                 Err(ConnectionError::Timeout { .. }) => {}
-                Err(error) => return error,
+                Err(error) => break error,
                 Ok(mut incoming) => {
                     if let Err(error) = self.answer(&mut incoming) {
-                        return error;
+                        break error;
                     }
                 }
             }
-        }
+            helped = self.device.engine().help(&mut buffer);
+        };
+        self.device.engine().set_helped(false);
+        end
     }
 
     fn answer(&mut self, incoming: &mut Incoming) -> Result<(), ConnectionError> {
@@ -143,7 +152,10 @@ impl Session {
         match command {
             Command::DMA_MAP => {
                 let map = DmaMap::decode(body, incoming.fds.len())?;
-                bus.windows.add(&map, incoming.fds.pop())?;
+                let mapped = bus.windows.add(&map, incoming.fds.pop())?;
+                self.by_message |= !mapped;
+                // This thread must be free to read the client's answers, and the client free to give them.
+                self.device.engine().set_helped(!self.by_message);
                 Ok(Vec::new())
             }
             Command::DMA_UNMAP => unmap(&bus, body),

@@ -46,11 +46,11 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Adds a window, mapped if its memory can be relied on.
+    /// Adds a window, mapped if its memory can be relied on. Returns whether it is mapped.
     ///
     /// # Errors
     /// `EEXIST` if it meets another, `ENOSPC` if there are too many, or the kernel's reason not to map it.
-    pub fn add(&self, map: &DmaMap, fd: Option<OwnedFd>) -> Result<(), Errno> {
+    pub fn add(&self, map: &DmaMap, fd: Option<OwnedFd>) -> Result<bool, Errno> {
         let (start, len) = (map.address.get(), map.size.get());
         let last = start.checked_add(len - 1).ok_or(Errno::INVAL)?;
         let flags = map.flags.get();
@@ -67,8 +67,9 @@ impl Windows {
             Some(fd) if is_sealed(&fd) => Some(mapped(fd, map.offset.get(), len, readable, writable)?),
             Some(_) | None => None,
         };
+        let mapped = memory.is_some();
         windows.insert(start, Window { last, readable, writable, memory });
-        Ok(())
+        Ok(mapped)
     }
 
     /// Removes the window that is exactly this range.

@@ -31,6 +31,7 @@ pub enum Role {
     Coordinator,
     Vcpu,
     Smmu,
+    Nvme,
 }
 
 impl Role {
@@ -39,6 +40,7 @@ impl Role {
             Role::Coordinator => "coordinator",
             Role::Vcpu => "vcpu-soft",
             Role::Smmu => "smmu",
+            Role::Nvme => "nvme",
         }
     }
 

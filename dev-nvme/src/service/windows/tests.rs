@@ -38,13 +38,13 @@ fn window_is_read_and_written_up_to_its_last_byte() {
 fn windows_that_meet_are_refused() {
     let windows = Windows::default();
     let add = |start, len| windows.add(&DmaMap::new(start, len, 0, READ_WRITE), None);
-    assert_eq!(add(0x10_0000, 0x2000), Ok(()));
+    assert_eq!(add(0x10_0000, 0x2000), Ok(false));
     for (start, len) in [(0x10_0000, 0x1000), (0x10_1000, 0x4000), (0xf_0000, 0x1_1000), (0, 0x100_0000)] {
         assert_eq!(add(start, len), Err(Errno::EXIST), "{start:#x}");
     }
-    assert_eq!(add(0x10_2000, 0x1000), Ok(()));
-    assert_eq!(add(0xf_f000, 0x1000), Ok(()));
-    assert_eq!(add(u64::MAX - 0xfff, 0x1000), Ok(()));
+    assert_eq!(add(0x10_2000, 0x1000), Ok(false));
+    assert_eq!(add(0xf_f000, 0x1000), Ok(false));
+    assert_eq!(add(u64::MAX - 0xfff, 0x1000), Ok(false));
     assert_eq!(windows.read(u64::MAX, &mut [0]), Found::ByMessage);
 }
 

@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     ("coordinator_attempts_fail", || attempts(Role::Coordinator)),
     ("vcpu_attempts_fail", || attempts(Role::Vcpu)),
     ("smmu_attempts_fail", || attempts(Role::Smmu)),
+    ("nvme_attempts_fail", || attempts(Role::Nvme)),
     ("attempt_in_a_thread_is_reported_with_the_thread", in_thread),
 ];
 

@@ -14,7 +14,7 @@ pub const CASES: &[Case] = &[
 ];
 
 fn facts() {
-    for role in [Role::Coordinator, Role::Vcpu, Role::Smmu] {
+    for role in [Role::Coordinator, Role::Vcpu, Role::Smmu, Role::Nvme] {
         let mut process = Process::start(role);
         let observed = audit::observe(process.pid());
         let drifts = audit::compare(&observed, &role.profile());
