@@ -16,6 +16,9 @@ use ipc::vfio_user::device::{
     DeviceInfo, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
 };
 use ipc::vfio_user::dma::DmaMap;
+use ipc::vfio_user::feature::{
+    FeatureHeader, FeatureOp, MIG_DEVICE_STATE, MIGRATION, MigDeviceState, MigState, MigrationFlags,
+};
 use ipc::vfio_user::header::Command;
 use ipc::vfio_user::region::RegionAccess;
 use ipc::vfio_user::version::Version;
@@ -27,6 +30,9 @@ use crate::pci::config_space::CONFIG_LEN;
 
 /// How long a server may take for one answer. A device that stalls a guest's CPU for so long is broken.
 const ANSWER_SPAN: Duration = Duration::from_secs(5);
+
+/// How long a device may take to stop: its disk finishes what it has begun. Less than a pause may take in all.
+const STOP_SPAN: Duration = Duration::from_secs(15);
 
 /// All addresses that a stage 1 of ours can translate, and more than a bus has: 52 bits.
 const IOVA_SPACE_LEN: u64 = 1 << 52;
@@ -81,6 +87,7 @@ pub struct Client {
     regions: Vec<Region>,
     fds_max: usize,
     resettable: bool,
+    stoppable: bool,
 }
 
 fn soon() -> Deadline {
@@ -116,7 +123,9 @@ impl Client {
         let by_eventfd = irq.flags.get() & IrqInfo::EVENTFD != 0;
         let vectors = if by_eventfd { irq.count.get() } else { 0 };
 
-        let client = Client { connection, regions, fds_max: version.capabilities.msg_fds(), resettable };
+        let stoppable = has_migration(&connection)?;
+        let fds_max = version.capabilities.msg_fds();
+        let client = Client { connection, regions, fds_max, resettable, stoppable };
         let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);
         let config = client.read_bytes(PCI_CONFIG_REGION, 0, config_len)?;
         let window = DmaMap::new(0, IOVA_SPACE_LEN, 0, DmaMap::READ | DmaMap::WRITE);
@@ -194,6 +203,21 @@ impl Client {
         Ok(())
     }
 
+    /// Stops the device, or lets it go on, if it has such states: stopped, it does no DMA and holds what it has begun.
+    ///
+    /// # Errors
+    /// The connection's, or that the device cannot.
+    pub fn set_running(&self, running: bool) -> Result<(), ClientError> {
+        if self.stoppable {
+            let state = MigDeviceState::new(if running { MigState::Running } else { MigState::Stop });
+            let head = feature(MIG_DEVICE_STATE, FeatureOp::Set, size_of::<MigDeviceState>());
+            let parts = [head.as_bytes(), state.as_bytes()];
+            // What is in flight is waited for: as long as a pause may take.
+            self.connection.request(Command::DEVICE_FEATURE, &parts, &[], Deadline::after(STOP_SPAN))?;
+        }
+        Ok(())
+    }
+
     /// The next thing the server asks.
     ///
     /// # Errors
@@ -240,6 +264,25 @@ impl Client {
             Ok(data) => Ok(data.to_vec()),
             Err(error) => Err(self.connection.violated(error).into()),
         }
+    }
+}
+
+fn feature(feature: u16, op: FeatureOp, data_len: usize) -> FeatureHeader {
+    let argsz = u32::try_from(size_of::<FeatureHeader>().saturating_add(data_len)).unwrap_or(u32::MAX);
+    FeatureHeader::request(feature, op, argsz)
+}
+
+/// Whether the device can be stopped. One that does not know of features cannot.
+fn has_migration(connection: &Connection) -> Result<bool, ClientError> {
+    let request = feature(MIGRATION, FeatureOp::Get, size_of::<MigrationFlags>());
+    match connection.request(Command::DEVICE_FEATURE, &[request.as_bytes()], &[], soon()) {
+        Ok(answer) => {
+            let flags = request.decode_reply(&answer.body).and_then(MigrationFlags::decode);
+            let flags = flags.map_err(|error| connection.violated(error))?;
+            Ok(flags.flags.get() & MigrationFlags::STOP_COPY != 0)
+        }
+        Err(ConnectionError::Remote { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -265,6 +265,15 @@ impl Function {
         }
     }
 
+    /// Stops the device, or lets it go on. One without such states is kept from the guest by the gate alone; one that
+    /// cannot do what it offered has failed.
+    pub fn set_running(&self, running: bool) {
+        let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return };
+        if let Err(error) = device.client.set_running(running) {
+            self.fail(&format!("it cannot be stopped and started: {error}"));
+        }
+    }
+
     /// Counters for people and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
         inspect.text("state", if self.failure().is_some() { "failed" } else { "works" });

@@ -250,6 +250,8 @@ impl Process for VfioProcess {
         if !ring.drain() {
             return Err(Failure::new("pause the device", "its ring was not emptied in time"));
         }
+        // Then the device, with the gate open for what it still has to read and write.
+        function.set_running(false);
         function.gate.close();
         Ok(())
     }
@@ -259,6 +261,7 @@ impl Process for VfioProcess {
             return Err(Failure::new("resume the device", "it has not been started"));
         };
         function.gate.open();
+        function.set_running(true);
         Ok(())
     }
 

@@ -319,6 +319,7 @@ fn a_server_with_a_bad_opening_leaves_an_empty_slot() {
         ("REGION_READ reply", bent(Command::REGION_READ, Ok(vec![0xee; 300]))),
         ("error number 12", bent(Command::DMA_MAP, Err(Errno::NOMEM))),
         ("its interrupts", bent(Command::DEVICE_SET_IRQS, Err(Errno::INVAL))),
+        ("DEVICE_FEATURE", bent(Command::DEVICE_FEATURE, Ok(vec![0; 7]))),
         ("header type", Box::new(bridge)),
     ];
     for (reason, bend) in cases {
@@ -348,4 +349,23 @@ fn requests_of_the_server_that_make_no_sense_are_refused_and_hurt_nothing() {
         assert!(matches!(answer, Err(ConnectionError::Remote { .. })), "{command:?}: {answer:?}");
     }
     assert_eq!(vm.failure(), None);
+}
+
+#[test]
+fn a_device_with_states_is_stopped_while_the_guest_is_paused() {
+    let has_states: Bend = Box::new(|command, body| {
+        let get = body.get(..8).is_some_and(|head| head[6] & 1 != 0);
+        let flags: &[u8] = if get { &[3, 0, 0, 0, 0, 0, 0, 0] } else { &[] };
+        (command == Command::DEVICE_FEATURE).then(|| Ok([&body[..8], flags].concat()))
+    });
+    let mut vm = Vm::start(Server::start(has_states));
+    let features = |vm: &Vm| {
+        let commands = vm.server.device.commands.lock().unwrap();
+        commands.iter().filter(|command| **command == Command::DEVICE_FEATURE).count()
+    };
+    assert_eq!(features(&vm), 1, "asked once");
+    vm.process.pause().unwrap();
+    assert_eq!(features(&vm), 2, "stopped");
+    vm.process.resume().unwrap();
+    assert_eq!((features(&vm), vm.failure()), (3, None));
 }

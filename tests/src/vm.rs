@@ -37,12 +37,21 @@ pub struct Options {
     pub memory: String,
     /// Added to the kernel's command line.
     pub extra: String,
+    /// Images of NVMe controllers behind the vSMMU.
+    pub nvme: Vec<PathBuf>,
 }
 
 impl Options {
     /// A machine of ordinary size that boots `guest` with the programs in `programs`.
     pub fn new(programs: PathBuf, guest: GuestFiles, name: &str) -> Self {
-        Self { programs, guest, name: name.into(), memory: "512M".into(), extra: String::new() }
+        Self {
+            programs,
+            guest,
+            name: name.into(),
+            memory: "512M".into(),
+            extra: String::new(),
+            nvme: Vec::new(),
+        }
     }
 
     /// The command that runs the machine, its console on stdin and stdout.
@@ -51,6 +60,9 @@ impl Options {
         command.env("XDG_RUNTIME_DIR", runtime).arg("run");
         command.arg("--kernel").arg(&self.guest.kernel).arg("--initramfs").arg(&self.guest.initramfs);
         command.args(["--memory", &self.memory, "--name", &self.name, "--console", "stdio"]);
+        for image in &self.nvme {
+            command.arg("--nvme").arg(image);
+        }
         command.arg("--cmdline").arg(format!("{} {}", guest::COMMAND_LINE, self.extra).trim());
         command
     }

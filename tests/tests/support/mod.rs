@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Starting the product for a suite, or saying why it is left out.
 
-use std::{env, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use tests::{
     SKIPPED,
@@ -18,6 +18,11 @@ pub const COMMAND: Duration = Duration::from_secs(60);
 ///
 /// The programs are those of the profile that this suite is built with; `cargo xtask test` builds them first.
 pub fn launch(files: Option<GuestFiles>, name: &str, extra: &str) -> Option<Vm> {
+    launch_with(files, name, extra, &[])
+}
+
+/// The same with NVMe controllers over these images.
+pub fn launch_with(files: Option<GuestFiles>, name: &str, extra: &str, nvme: &[PathBuf]) -> Option<Vm> {
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let programs = env::var_os("BULKHEAD_PROGRAMS").map_or_else(|| places::programs(profile), Into::into);
     if !programs.join("bulkhead").is_file() {
@@ -30,6 +35,7 @@ pub fn launch(files: Option<GuestFiles>, name: &str, extra: &str) -> Option<Vm> 
     };
     let mut options = Options::new(programs, files, name);
     options.extra = extra.into();
+    options.nvme = nvme.to_vec();
     let vm = Vm::launch(options);
     assert!(vm.is_ok(), "the machine does not start: {:?}", vm.err());
     vm.ok()
