@@ -25,12 +25,16 @@ use rustix::event::EventfdFlags;
 use smmu_arch::memory::Abort;
 use smmu_arch::spec::commands::{Command, ComplSignal, Opcode, SyncQw0};
 use smmu_arch::spec::registers::{REGISTER_FILE_LEN, Register};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 use zerocopy::IntoBytes;
+
+#[path = "service/devices.rs"]
+mod devices;
 
 const RAM: u64 = 0x4000_0000;
 const RAM_LEN: u64 = 0x20_0000;
@@ -49,6 +53,8 @@ struct Vm {
     command_sync: OwnedFd,
     fatal: mpsc::Sender<String>,
     died: mpsc::Receiver<String>,
+    /// What the next process gets.
+    stage1: RefCell<BTreeMap<u8, OwnedFd>>,
 }
 
 impl Vm {
@@ -67,6 +73,7 @@ impl Vm {
             layout,
             fatal,
             died,
+            stage1: RefCell::default(),
         }
     }
 
@@ -83,7 +90,7 @@ impl Vm {
                 global_error: clone(&self.global_error),
                 command_sync: clone(&self.command_sync),
             },
-            stage1: BTreeMap::new(),
+            stage1: self.stage1.take(),
         };
         let fatal = self.fatal.clone();
         SmmuProcess::new(descriptors, generation, Duration::ZERO, move |reason| fatal.send(reason).unwrap())
