@@ -219,7 +219,8 @@ fn hostile_control_clients_disturb_nobody() {
     for bytes in [
         &b"\x00\x01\x02"[..],
         b"GET /v1/sta",
-        b"POST /v1/stop HTTP/1.1\r\ncontent-length: 9\r\n\r\n",
+        // A body that never comes. (A whole request to stop would be obeyed, and rightly.)
+        b"POST /v1/probe HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n",
         &[0xff; 70_000],
     ] {
         let mut client = UnixStream::connect(&socket).unwrap();
@@ -233,7 +234,7 @@ fn hostile_control_clients_disturb_nobody() {
     }
     let status = lab.bulkhead(&["status", "--json"]);
     let text = String::from_utf8_lossy(&status.stdout).into_owned();
-    assert!(text.contains("running") || text.contains("stopp"), "{status:?}");
+    assert!(text.contains("running"), "{status:?}");
     for mut client in open {
         client.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let mut answer = [0; 512];
