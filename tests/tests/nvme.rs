@@ -52,7 +52,7 @@ fn nvme_behind_the_smmu_keeps_a_file_system() {
     let sum = write_and_read_back(&mut vm);
     let mut output = |command: &str| vm.console.run(command, COMMAND).unwrap().output;
     output("umount /mnt");
-    let noise = output("dmesg | grep -E 'arm-smmu-v3|nvme' | grep -iE 'error|timeout|fault|event 0x'");
+    let noise = output("dmesg | grep -E 'arm-smmu-v3|nvme' | grep -iE 'error|timeout| fault|event 0x'");
     assert_eq!(noise.trim(), "");
     for process in ["vfio0", "nvme0"] {
         let seen = vm.control_json("ps").unwrap();

@@ -67,8 +67,9 @@ pub async fn move_to_new_processes(
     // While the guest still runs: what takes longest costs it nothing. A new process that dies does not take the
     // guest with it, the old set is whole: its loss is a refusal.
     let running = |fault| Failed { fault: survivable(fault), paused: false };
-    let objects = objects.for_generation().map_err(|problem| running(problem.into()))?;
+    let mut objects = objects.for_generation().map_err(|problem| running(problem.into()))?;
     let mut set = ProcessSet::start(generation, &objects, configs).await.map_err(running)?;
+    objects.close_connections();
     clock.lap("start new processes");
     let paused = Instant::now();
     if let Err(fault) = old.pause().await {

@@ -11,20 +11,26 @@
 
 mod support;
 
-use support::{Lab, guest};
-use vmm_main::topology;
+use support::{Lab, Vm, guest, signal};
+use vmm_main::topology::{self, DeviceKind};
 
 #[test]
 fn live_processes_are_what_the_topology_says() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
-    let mut vm = lab.start(&kernel, &[]);
+    let image = lab.file("disk.img", &[0; 1 << 20]);
+    let image = image.to_str().unwrap();
+    assert_processes(lab.start(&kernel, &[]), &[]);
+    assert_processes(lab.start(&kernel, &["--nvme", image]), &[DeviceKind::Nvme]);
+}
+
+fn assert_processes(mut vm: Vm<'_>, devices: &[DeviceKind]) {
     vm.await_running();
     let as_root = rustix::process::geteuid().is_root();
-    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(&[])) {
+    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(devices)) {
         let seen = vm.process(row.name);
         assert_eq!(seen["profile"], row.profile().name);
-        let given = row.fds_with(&[]).filter(|fd| !fd.optional).count();
+        let given = row.fds_with(devices).filter(|fd| !fd.optional).count();
         let enforced = seen["enforced"].to_string();
         assert!(
             enforced.contains(&format!("descriptors 0..{given} and no other")),
@@ -39,7 +45,7 @@ fn live_processes_are_what_the_topology_says() {
             assert_descriptors(row, seen["host_pid"].as_i64().unwrap());
         }
     }
-    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert!(vm.lab.bulkhead(&["stop"]).status.success());
     assert_eq!(vm.end().0.code(), Some(0));
 }
 
@@ -52,9 +58,11 @@ fn assert_descriptors(row: &topology::Row, pid: i64) {
         let files = row.name == "coordinator"
             && (target == "anon_inode:[pidfd]"
                 || target.starts_with("pidfd")
-                || ["/Image", "/bulkhead-vcpu-soft", "/bulkhead-smmu"]
+                || ["/Image", "/bulkhead-vcpu-soft", "/bulkhead-smmu", "/bulkhead-vfio", "/bulkhead-nvme"]
                     .iter()
                     .any(|file| target.ends_with(file)));
+        // An image is held by who serves it, and by who handed it on.
+        let files = files || ["coordinator", "nvme0"].contains(&row.name) && target.ends_with("/disk.img");
         assert!(shared || files || runtime.contains(&target.as_str()), "{} holds {target}", row.name);
     }
 }
@@ -120,4 +128,43 @@ fn panics_and_hangs_of_a_process_end_in_a_report() {
             assert!(report.contains(row.name) && report.contains(word), "{report}");
         }
     }
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn processes_of_a_device_are_refused_too_and_its_server_costs_the_device_only() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let image = lab.file("disk.img", &[0; 1 << 20]);
+    let image = image.to_str().unwrap();
+    for attempt in
+        ["open", "socket", "execve", "ptrace", "foreign-ioctl", "mmap-exec", "fork", "kill", "mount"]
+    {
+        for name in ["vfio0", "nvme0"] {
+            let mut vm = lab.start(&kernel, &["--nvme", image]);
+            vm.await_running();
+            let answer = lab.bulkhead(&["probe", name, attempt]);
+            let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+            if answer.status.success() {
+                assert!(text.starts_with("refused with errno"), "{name} {attempt}: {text}");
+                lab.bulkhead(&["stop"]);
+                assert_eq!(vm.end().0.code(), Some(0), "{name} {attempt}");
+                continue;
+            }
+            let (status, _, log) = vm.end();
+            assert_eq!(status.code(), Some(3), "{name} {attempt}: {log}");
+            assert!(log.lines().last().unwrap().contains("refused: "), "{name} {attempt}: {log}");
+        }
+    }
+    // A server that dies by itself takes its device along, and nothing else.
+    let mut vm = lab.start(&kernel, &["--nvme", image]);
+    vm.await_running();
+    signal(vm.pid("nvme0"), "KILL");
+    vm.await_log("the guest goes on without that device");
+    let answer = lab.bulkhead(&["status"]);
+    assert!(String::from_utf8_lossy(&answer.stdout).contains("running"), "{answer:?}");
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    let (status, _, log) = vm.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("vfio0: the device has failed"), "{log}");
 }

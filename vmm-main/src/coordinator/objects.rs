@@ -131,6 +131,12 @@ impl Objects {
         }
     }
 
+    /// Closes both ends of every connection between two processes, which have their own by now: the death of one must be
+    /// the other's end of file.
+    pub fn close_connections(&mut self) {
+        self.held.retain(|object, _| !matches!(object, Object::Stage1(..) | Object::VfioUser(..)));
+    }
+
     /// Keeps a duplicate of `fd` as `object`.
     fn hold(&mut self, object: Object, fd: BorrowedFd<'_>) -> Result<(), Problem> {
         let fd = fd.try_clone_to_owned().map_err(|error| refused("a descriptor", &error))?;

@@ -122,7 +122,7 @@ impl Vm {
     async fn try_boot(&mut self) -> Result<(), Fault> {
         let begun = Instant::now();
         self.booted = begun;
-        let objects = Objects::for_boot(
+        let mut objects = Objects::for_boot(
             &self.given.handover.name,
             &self.given.objects,
             &self.given.handover.device_kinds(),
@@ -132,6 +132,7 @@ impl Vm {
         let loaded = begun.elapsed();
         self.generation = self.generation.saturating_add(1);
         let set = ProcessSet::start(self.generation, &objects, &configs).await?;
+        objects.close_connections();
         let running = self.running.insert(Running { objects, configs, set });
         running.set.begin().await?;
         self.phase = self.phase.after(Step::Start)?;
@@ -385,7 +386,7 @@ impl Vm {
         match rule {
             Restart::EndsVm => self.end_by(fault).await,
             Restart::DeviceFails => {
-                tracing::error!("{}; the guest goes on without that device", fault.into_problem());
+                tracing::error!("{}; the guest goes on without that device", fault.into_problem().what);
                 if let Some(running) = &mut self.running {
                     running.set.remove(index).await;
                 }

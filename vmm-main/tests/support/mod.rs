@@ -26,7 +26,7 @@ use tempfile::TempDir;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The programs a VM needs, beside the built `bulkhead`.
-const PROGRAMS: [&str; 2] = ["bulkhead-vcpu-soft", "bulkhead-smmu"];
+const PROGRAMS: [&str; 4] = ["bulkhead-vcpu-soft", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
 
 /// A place of the test's own: programs, runtime folder, files.
 pub struct Lab {
@@ -163,7 +163,7 @@ pub fn finish(mut child: Child) -> Output {
 
 /// A running `bulkhead run`.
 pub struct Vm<'a> {
-    lab: &'a Lab,
+    pub lab: &'a Lab,
     pub child: Child,
     pub stdin: Option<ChildStdin>,
     bytes: Receiver<Vec<u8>>,
