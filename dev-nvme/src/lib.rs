@@ -19,7 +19,6 @@ pub mod identity;
 pub mod io;
 pub mod media;
 pub mod pci;
-mod probe;
 pub mod prp;
 pub mod queue;
 pub mod saved;

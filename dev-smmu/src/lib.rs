@@ -20,7 +20,6 @@ pub mod host;
 pub mod inspect;
 pub mod memory;
 pub mod mmio;
-pub mod probe;
 pub mod publish;
 pub mod regfile;
 pub mod ring_thread;

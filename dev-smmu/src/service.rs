@@ -10,7 +10,6 @@
 use crate::device::Device;
 use crate::devices::{Devices, Link};
 use crate::host::{GuestRam, Wires};
-use crate::probe;
 use crate::ring_thread::{Mode, RingThread};
 use crate::saved::SmmuV1;
 use crate::smmu::Smmu;
@@ -295,6 +294,6 @@ impl Process for SmmuProcess {
     }
 
     fn probe(&mut self, probe: Probe) -> Result<ProbeOutcome, Failure> {
-        probe::attempt(probe)
+        probe.make(sandbox::by_name::attempt)
     }
 }

@@ -13,7 +13,6 @@ pub mod function;
 pub mod gate;
 pub mod iommu;
 pub mod pci;
-mod probe;
 pub mod service;
 pub mod stage1_link;
 mod threads;

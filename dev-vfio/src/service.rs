@@ -31,7 +31,6 @@ use crate::client::Client;
 use crate::function::{Function, MsiTarget};
 use crate::iommu::software::SoftIommu;
 use crate::pci::config_space::ConfigSpace;
-use crate::probe;
 use crate::stage1_link::Stage1Link;
 use crate::threads::{self, RingThread};
 
@@ -295,6 +294,6 @@ impl Process for VfioProcess {
     }
 
     fn probe(&mut self, probe: Probe) -> Result<ProbeOutcome, Failure> {
-        probe::attempt(probe)
+        probe.make(sandbox::by_name::attempt)
     }
 }

@@ -10,6 +10,7 @@
 //! `sys` alone. This crate depends on no other crate of the workspace.
 
 pub mod audit;
+pub mod by_name;
 pub mod inherited;
 pub mod locked;
 #[cfg(debug_assertions)]

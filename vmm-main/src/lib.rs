@@ -14,7 +14,6 @@ pub mod launcher;
 pub mod lifecycle;
 pub mod lifeline;
 pub mod machine;
-mod probe;
 pub mod problem;
 mod readiness;
 pub mod snapshot;

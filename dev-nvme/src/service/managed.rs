@@ -25,7 +25,6 @@ use sandbox::{CrashPage, Inherited, profiles};
 use crate::device::Device;
 use crate::identity::Identity;
 use crate::media::Image;
-use crate::probe;
 
 /// Descriptors 0 to 4.
 const FD_COUNT: u32 = 5;
@@ -158,6 +157,6 @@ impl Process for NvmeProcess {
     }
 
     fn probe(&mut self, probe: Probe) -> Result<ProbeOutcome, Failure> {
-        probe::attempt(probe)
+        probe.make(sandbox::by_name::attempt)
     }
 }

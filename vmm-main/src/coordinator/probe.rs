@@ -29,7 +29,8 @@ pub fn by_name(name: &str) -> Result<Probe, Problem> {
 
 /// Lets the coordinator itself attempt it; returns only if it survives.
 pub fn attempt_here(name: &str) -> Result<ProbeOutcome, Problem> {
-    crate::probe::attempt(by_name(name)?)
+    by_name(name)?
+        .make(sandbox::by_name::attempt)
         .map_err(|failure| Problem::usage(failure.why, "attempt", "use a debug build"))
 }
 

@@ -173,7 +173,7 @@ impl Process for VcpuProcess {
     }
 
     fn probe(&mut self, probe: Probe) -> Result<ProbeOutcome, Failure> {
-        crate::probe::attempt(probe)
+        probe.make(sandbox::by_name::attempt)
     }
 }
 
