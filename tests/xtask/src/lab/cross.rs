@@ -70,8 +70,12 @@ pub fn build(linker: &Ready) -> Result<Everything> {
     command.args(["build", "--bins", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
     let packages: BTreeSet<&str> = PACKAGES.into_iter().chain(SUITES.map(|(package, _)| package)).collect();
     let tests: BTreeSet<&str> = SUITES.into_iter().map(|(_, test)| test).collect();
-    packages.iter().for_each(|package| drop(command.args(["--package", package])));
-    tests.iter().for_each(|test| drop(command.args(["--test", test])));
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    for test in tests {
+        command.args(["--test", test]);
+    }
     let output =
         command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cargo did not start")?;
     ensure!(output.status.success(), "the build for {TARGET} failed");
