@@ -67,6 +67,9 @@ fn results(text: &str) -> Vec<(&str, bool)> {
             open = None;
         }
     }
+    // A failed test that shows what a run inside of it printed shows that run's tests too.
+    all.sort_unstable();
+    all.dedup();
     all
 }
 
@@ -76,7 +79,7 @@ mod tests {
 
     #[test]
     fn results_are_found_between_what_tests_print() {
-        let text = "running 3 tests\ntest a ... ok\ntest b ... a line of its own\nanother\nok\ntest c ... FAILED\n\n\
+        let text = "running 3 tests\ntest a ... ok\ntest a ... ok\ntest b ... a line of its own\nanother\nok\ntest c ... FAILED\n\n\
                     failures:\n    c\n\ntest result: FAILED. 2 passed; 1 failed\n";
         assert_eq!(results(text), [("a", true), ("b", true), ("c", false)]);
     }
