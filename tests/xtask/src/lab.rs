@@ -55,6 +55,9 @@ pub struct Options {
     /// Give the server's console to you instead (Ctrl-A X ends the emulator)
     #[arg(long, conflicts_with = "names")]
     shell: bool,
+    /// Record events of the emulator in the logs, such as 'smmuv3_*'
+    #[arg(long, value_name = "EVENTS")]
+    trace: Option<String>,
     /// Where a part cannot be had without building a kernel, say so and leave the lab out
     #[arg(long)]
     or_skip: bool,
@@ -77,7 +80,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let start = Instant::now();
-    let lab = match Lab::prepare(options.or_skip) {
+    let lab = match Lab::prepare(options) {
         Ok(lab) => lab,
         Err(error) if options.or_skip => {
             println!("{SKIPPED}the Arm lab: {error:#}");
@@ -121,10 +124,11 @@ struct Lab {
     disk: PathBuf,
     /// The archive that makes the kernel offer nesting.
     tables: PathBuf,
+    trace: Option<String>,
 }
 
 impl Lab {
-    fn prepare(or_skip: bool) -> Result<Self> {
+    fn prepare(options: &Options) -> Result<Self> {
         let folder = places::target().join("lab");
         fs::create_dir_all(&folder).with_context(|| format!("{} could not be made", folder.display()))?;
         let files = guest::obtain(&guest::Options::default())?;
@@ -134,7 +138,7 @@ impl Lab {
         let linker = cross::linker()?;
         let kernel = match kernel::present(&folder)? {
             Some(kernel) => kernel,
-            None if or_skip => {
+            None if options.or_skip => {
                 bail!("there is no kernel for it (`cargo xtask lab` builds one, in some ten minutes)")
             }
             None => kernel::build(&folder, &linker)?,
@@ -144,8 +148,9 @@ impl Lab {
         let contents = disk::Contents { built: &built, kernel: &kernel, guest: &guest };
         let disk = disk::make(&folder, &linker, &contents)?;
         step.done(&disk.display().to_string());
-        let mut lab = Self { folder, emulator, firmware, kernel, disk, tables: PathBuf::new() };
+        let mut lab = Self { folder, emulator, firmware, kernel, disk, tables: PathBuf::new(), trace: None };
         lab.tables = lab.override_tables()?;
+        lab.trace.clone_from(&options.trace);
         Ok(lab)
     }
 
@@ -160,6 +165,7 @@ impl Lab {
             kernel: &self.kernel,
             disk: &self.disk,
             tables,
+            trace: self.trace.as_deref(),
             logs: self.logs().join(logs),
         }
     }

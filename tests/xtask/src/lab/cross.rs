@@ -28,6 +28,11 @@ const TARGET: &str = "aarch64-unknown-linux-gnu";
 /// The packages whose programs ship, and the lab's runner.
 const PACKAGES: [&str; 5] = ["vmm-main", "dev-smmu", "dev-vfio", "dev-nvme", "lab"];
 
+/// With debug assertions, and so with the attempts that only a debug build can be asked for; but a CPU in software
+/// runs unoptimised code many times slower, and debug information would be stripped anyway.
+const PROFILE: [(&str, &str); 2] =
+    [("CARGO_PROFILE_DEV_OPT_LEVEL", "1"), ("CARGO_PROFILE_DEV_DEBUG", "none")];
+
 /// Test programs: the package, and the name of its test.
 const SUITES: [(&str, &str); 3] = [("vmm-main", "isolation"), ("tests", "isolation"), ("sandbox", "sealed")];
 
@@ -146,6 +151,7 @@ fn command(linker: &Ready) -> Result<Command> {
     }
     let mut command = cargo();
     command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", &script);
+    command.envs(PROFILE);
     Ok(command)
 }
 

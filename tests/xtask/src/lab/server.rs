@@ -55,6 +55,8 @@ pub struct Server<'a> {
     pub disk: &'a Path,
     /// An archive with tables that replace the firmware's.
     pub tables: Option<&'a Path>,
+    /// Events of the emulator to record, as a pattern.
+    pub trace: Option<&'a str>,
     /// Where its logs go.
     pub logs: PathBuf,
 }
@@ -79,6 +81,9 @@ impl Server<'_> {
         command
             .arg("-append")
             .arg(format!("console=ttyAMA0 {quiet}root=/dev/vda rw rootwait init=/sbin/init {words}"));
+        if let Some(events) = self.trace {
+            command.args(["-trace", events, "-D"]).arg(self.logs.join("trace.log"));
+        }
         drive(&mut command, "root", self.disk, "snapshot=on");
         command.args(["-device", "virtio-blk-pci,drive=root"]);
         for index in 0..NVME_COUNT {
