@@ -15,12 +15,12 @@ use std::{
 use ::tests::{
     command::{capture, set_mode, write_whole},
     places,
-    tools::{CROSS_LINKER, Ready},
+    tools::Ready,
 };
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::{guest::tools, product::cargo};
+use crate::{check::arm64, product::cargo};
 
 /// The architecture of the lab, as Rust calls it.
 const TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -64,9 +64,13 @@ struct Target {
     kind: Vec<String>,
 }
 
-/// The linker, unpacked if the machine has none that can make static programs.
-pub fn linker() -> Result<Ready> {
-    tools::obtain(&CROSS_LINKER, &places::cache())
+/// An error that says what to do if this machine's Rust cannot build for the lab.
+pub fn library() -> Result<()> {
+    ensure!(
+        arm64::has_library(Command::new("rustc")),
+        "Rust's standard library for {TARGET} is not installed (`rustup target add {TARGET}`)"
+    );
+    Ok(())
 }
 
 /// Builds all programs and suites, in one go: cargo would choose the features of shared crates anew for each of several.

@@ -63,8 +63,13 @@ pub fn present(folder: &Path) -> Result<Option<PathBuf>> {
     if let Some(shared) = shared() {
         return unpacked(&shared, folder).map(Some);
     }
-    let built = built(folder)?;
-    Ok(built.is_file().then_some(built))
+    built(folder)
+}
+
+/// A kernel that was built earlier with the options of today.
+pub fn built(folder: &Path) -> Result<Option<PathBuf>> {
+    let image = image(folder)?;
+    Ok(image.is_file().then_some(image))
 }
 
 /// Builds a kernel, in some ten minutes of both cores.
@@ -72,7 +77,7 @@ pub fn build(folder: &Path, linker: &Ready) -> Result<PathBuf> {
     for tool in BUILD_TOOLS {
         ensure!(find(tool).is_some(), "{tool} is not installed, and a kernel cannot be built without it");
     }
-    let image = built(folder)?;
+    let image = image(folder)?;
     let maker = Maker { linker, generators: tools::obtain(&GENERATORS_TOOL, &places::cache())? };
     let step = Step::begin("lab kernel");
     step.at("sources");
@@ -145,7 +150,7 @@ fn refused_options(wanted: &str, made: &str) -> Result<()> {
 }
 
 /// The name of a built kernel says what it was built with.
-fn built(folder: &Path) -> Result<PathBuf> {
+fn image(folder: &Path) -> Result<PathBuf> {
     let config =
         fs::read(places::root().join(CONFIG)).with_context(|| format!("{CONFIG} could not be read"))?;
     Ok(folder.join(format!("Image-built-{:08x}", crc32fast::hash(&config))))
