@@ -47,7 +47,10 @@ const GENERATORS_TOOL: Tool = Tool {
     backports: false,
     folder: "kernel-tools",
     option: "lab",
-    suits: |ready| GENERATORS.iter().all(|name| ready.program().with_file_name(name).is_file()),
+    // Only those that the machine does not have are unpacked.
+    suits: |ready| {
+        GENERATORS.iter().all(|name| find(name).is_some() || ready.program().with_file_name(name).is_file())
+    },
 };
 
 /// Where the compiled kernel is in its tree.
@@ -125,7 +128,13 @@ impl Maker<'_> {
         let mut path = vec![folder.to_path_buf()];
         path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
         command.env("PATH", env::join_paths(path).context("the path of programs")?);
-        command.env("M4", folder.join("m4")).env("BISON_PKGDATADIR", folder.with_file_name("share/bison"));
+        for (name, file) in
+            [("M4", folder.join("m4")), ("BISON_PKGDATADIR", folder.with_file_name("share").join("bison"))]
+        {
+            if file.exists() {
+                command.env(name, file);
+            }
+        }
 
         let prefix = self.linker.program().display().to_string();
         let prefix = prefix.strip_suffix("gcc").context("the cross compiler is not called gcc")?;
