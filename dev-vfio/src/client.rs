@@ -27,6 +27,7 @@ use zerocopy::IntoBytes;
 
 use crate::pci::bar::BAR_COUNT;
 use crate::pci::config_space::CONFIG_LEN;
+use crate::pci::windows::Mappable;
 
 /// How long a server may take for one answer. A device that stalls a guest's CPU for so long is broken.
 const ANSWER_SPAN: Duration = Duration::from_secs(5);
@@ -70,7 +71,7 @@ struct Region {
 }
 
 /// What a device said when it was opened.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Opened {
     /// Its configuration space, 256 bytes.
     pub config: Vec<u8>,
@@ -78,6 +79,8 @@ pub struct Opened {
     pub bar_lens: [u64; BAR_COUNT],
     /// How many MSI-X vectors it can signal.
     pub vectors: u16,
+    /// What of its BARs can be mapped, and the file to map.
+    pub mappables: Vec<(Mappable, OwnedFd)>,
 }
 
 /// A connected device.
@@ -114,8 +117,11 @@ impl Client {
             connection.request(Command::DEVICE_RESET, &[], &[], soon())?;
         }
         let mut regions = Vec::new();
+        let mut mappables = Vec::new();
         for index in 0..=PCI_CONFIG_REGION {
-            regions.push(region(&connection, index)?);
+            let (region, mappable) = region(&connection, index)?;
+            regions.push(region);
+            mappables.extend(mappable);
         }
         let request = IrqInfo::new(PCI_MSIX_IRQ, 0, 0);
         let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], soon())?;
@@ -133,7 +139,7 @@ impl Client {
         let mut lens = client.regions.iter().map(|region| region.len);
         let bar_lens = core::array::from_fn(|_| lens.next().unwrap_or(0));
         let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
-        Ok((client, Opened { config, bar_lens, vectors }))
+        Ok((client, Opened { config, bar_lens, vectors, mappables }))
     }
 
     /// Reads up to 8 bytes of a region. `None`: nothing is there.
@@ -286,7 +292,7 @@ fn has_migration(connection: &Connection) -> Result<bool, ClientError> {
     }
 }
 
-fn region(connection: &Connection, index: u32) -> Result<Region, ClientError> {
+fn region(connection: &Connection, index: u32) -> Result<(Region, Option<(Mappable, OwnedFd)>), ClientError> {
     let request = RegionInfo::request(index);
     let answer = connection.request(Command::DEVICE_GET_REGION_INFO, &[request.as_bytes()], &[], soon())?;
     let described =
@@ -297,5 +303,16 @@ fn region(connection: &Connection, index: u32) -> Result<Region, ClientError> {
     if config_short {
         return Err(ClientError::Unusable("no configuration space of 256 bytes"));
     }
-    Ok(Region { len, readable, writable })
+    let mapped = flags & RegionInfo::MMAP != 0 && readable;
+    let bar = usize::try_from(index).ok().filter(|bar| mapped && *bar < BAR_COUNT);
+    // One file for the region, or none: with more it is not said which area is in which.
+    let file = <[OwnedFd; 1]>::try_from(answer.fds).ok();
+    let mappable = bar.zip(file).map(|(bar, [file])| {
+        let areas = match described.sparse {
+            Some(areas) => areas.iter().map(|area| (area.offset.get(), area.size.get())).collect(),
+            None => vec![(0, len)],
+        };
+        (Mappable { bar, areas, file_offset: described.info.offset.get(), writable }, file)
+    });
+    Ok((Region { len, readable, writable }, mappable))
 }

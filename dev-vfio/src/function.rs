@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The function as a whole: the guest's accesses, the device's DMA and interrupts, each as one call of one thread.
 //!
-//! Lock order: gate, then configuration space, then IOMMU; none is held while the server is asked, because the server may
+//! Lock order: bus link, then gate, then configuration space, then IOMMU; none is held while the server is asked, because the server may
 //! need us to answer first. The gate is what pause closes: while it is, nothing here changes the guest. A device
 //! that fails is gone for good: its server is not asked any more, reads are all ones, and the guest goes on.
 
@@ -21,6 +21,7 @@ use ipc::vfio_user::header::Command;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
+use crate::bus_link::BusLink;
 use crate::client::{Client, ClientError};
 use crate::gate::Gate;
 use crate::iommu::software::{Counters, SoftIommu};
@@ -50,6 +51,8 @@ pub struct Function {
     pub iommu: Mutex<SoftIommu>,
     /// Its vSMMU.
     pub stage1: Stage1Link,
+    /// The process that has the guest's address space.
+    pub bus: BusLink,
     /// Closed while the guest is paused.
     pub gate: Gate,
     area32: GpaRange,
@@ -89,6 +92,7 @@ impl Function {
         opened: Result<(Client, ConfigSpace), String>,
         iommu: SoftIommu,
         stage1: Stage1Link,
+        bus: BusLink,
         areas: [GpaRange; 2],
         msi: MsiTarget,
     ) -> Function {
@@ -103,7 +107,7 @@ impl Function {
         };
         let [area32, area64] = areas;
         let iommu = Mutex::new(iommu);
-        Function { name, device, iommu, stage1, gate: Gate::default(), area32, area64, msi, failed }
+        Function { name, device, iommu, stage1, bus, gate: Gate::default(), area32, area64, msi, failed }
     }
 
     /// Why the device is gone, if it is.
@@ -144,9 +148,21 @@ impl Function {
                 } else if wish.forward {
                     self.settle(device.client.write(PCI_CONFIG_REGION, offset, size, value, false));
                 }
+                self.show_windows();
                 self.send_all(&released);
                 0
             }
+        }
+    }
+
+    /// Windows are there for the guest while memory space is enabled and the device works.
+    pub fn show_windows(&self) {
+        let wanted = || {
+            let device = self.device.as_ref().filter(|_| self.failed.get().is_none());
+            device.is_some_and(|device| lock(&device.space).memory_enabled())
+        };
+        if let Err(error) = self.bus.show(wanted) {
+            eprintln!("{}: the vCPU process was not told of its memory: {error}", self.name);
         }
     }
 
@@ -293,6 +309,8 @@ impl Function {
             inspect.counter(name, value);
         }
         inspect.text("stage1.attached", iommu.attached());
+        drop(iommu);
+        self.bus.inspect(inspect);
     }
 
     /// The device is gone.
@@ -302,6 +320,7 @@ impl Function {
             if let Some(device) = &self.device {
                 device.client.close();
             }
+            self.show_windows();
         }
     }
 }

@@ -16,7 +16,7 @@ use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::smmu::SmmuModel;
-use ipc::protocol::vfio::VfioConfig;
+use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, VfioConfig};
 use ipc::service::{self, Process};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory;
@@ -27,10 +27,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use sandbox::Locked;
 use smmu_arch::{Model, ModelError, Options};
 
+use crate::bus_link::BusLink;
 use crate::client::Client;
 use crate::function::{Function, MsiTarget};
 use crate::iommu::software::SoftIommu;
 use crate::pci::config_space::ConfigSpace;
+use crate::pci::windows;
 use crate::stage1_link::Stage1Link;
 use crate::threads::{self, RingThread};
 
@@ -57,6 +59,8 @@ pub struct Descriptors {
     pub msi_board: OwnedFd,
     /// The eventfd that says to look at it.
     pub msi_doorbell: OwnedFd,
+    /// The bus channel to the vCPU process.
+    pub bus: OwnedFd,
 }
 
 /// Greets the coordinator, says what is enforced, and serves until told to quit. `locked` is the proof that this
@@ -91,6 +95,7 @@ struct Ready {
     config: VfioConfig,
     iommu: SoftIommu,
     stage1: Stage1Link,
+    bus: BusLink,
     server: OwnedFd,
     msi: MsiTarget,
     responder: Responder,
@@ -127,7 +132,7 @@ impl VfioProcess {
 
     fn open(&mut self, config: VfioConfig, given: Descriptors, fatal: Fatal) -> Result<(), Failure> {
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
-        let Descriptors { ram, dirty_log, ring, stage1, server, msi_board, msi_doorbell } = given;
+        let Descriptors { ram, dirty_log, ring, stage1, server, msi_board, msi_doorbell, bus } = given;
         let model = model_of(&config.model).map_err(|error| fail("know the device's SMMU", &error))?;
         let ram = Region::from_fd(ram, config.ram.file_len())
             .and_then(|region| guest_memory::map(&region, &config.ram))
@@ -147,18 +152,21 @@ impl VfioProcess {
         let ram = guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log));
         let iommu = SoftIommu::new(model, ram, config.stream);
         let stage1 = Stage1Link::new(stage1, self.generation);
+        let bus = BusLink::new(bus, self.generation);
         let msi = MsiTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell };
         self.log = Some(log);
-        self.stage = Stage::Ready(Box::new(Ready { config, iommu, stage1, server, msi, responder, fatal }));
+        let ready = Ready { config, iommu, stage1, bus, server, msi, responder, fatal };
+        self.stage = Stage::Ready(Box::new(ready));
         Ok(())
     }
 
     fn begin(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { config, iommu, stage1, server, msi, responder, fatal } = ready;
+        let Ready { config, iommu, stage1, bus, server, msi, responder, fatal } = ready;
+        bus.greet().map_err(|error| Failure::new("greet the vCPU process", error))?;
         let mut vectors = Vec::new();
-        let opened = open_device(server, &config, &mut vectors);
+        let opened = open_device(server, &config, &bus, &mut vectors);
         let areas = [config.area32, config.area64];
-        let function = Arc::new(Function::new(config.name, opened, iommu, stage1, areas, msi));
+        let function = Arc::new(Function::new(config.name, opened, iommu, stage1, bus, areas, msi));
         let failed = |error| Failure::new("start the device's threads", error);
         threads::start_helpers(&function, vectors).map_err(failed)?;
         let ring = RingThread::start(Arc::clone(&function), responder, |violation| {
@@ -173,6 +181,7 @@ impl VfioProcess {
 fn open_device(
     server: OwnedFd,
     config: &VfioConfig,
+    bus: &BusLink,
     vectors: &mut Vec<OwnedFd>,
 ) -> Result<(Client, ConfigSpace), String> {
     let (client, opened) = Client::open(server).map_err(|error| error.to_string())?;
@@ -187,6 +196,15 @@ fn open_device(
     client
         .connect_vectors(vectors)
         .map_err(|error| format!("its interrupts cannot be connected: {error}"))?;
+    let areas = [(AREA32_REGION, config.area32), (AREA64_REGION, config.area64)];
+    for (offered, file) in &opened.mappables {
+        for window in windows::cut(&space, offered, areas) {
+            // The guest's accesses come as messages then: slower, and right.
+            if let Err(why) = bus.add(window, file) {
+                eprintln!("{}: BAR {} is not mapped into the guest: {why}", config.name, offered.bar);
+            }
+        }
+    }
     Ok((client, space))
 }
 

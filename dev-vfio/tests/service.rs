@@ -10,6 +10,7 @@
 mod server;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dev_vfio::service::{Descriptors, VfioProcess};
@@ -17,6 +18,7 @@ use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::channel::{self, Channel, Incoming};
 use ipc::deadline::Deadline;
 use ipc::hello::{Hello, Role};
+use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::control::RoleConfig;
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
@@ -32,6 +34,7 @@ use ipc::vfio_user::connection::ConnectionError;
 use ipc::vfio_user::dma::DmaAccess;
 use ipc::vfio_user::header::Command;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use server::{Bend, Server};
 use zerocopy::IntoBytes;
@@ -50,10 +53,27 @@ struct Vm {
     sequence: u64,
     board: MsiBoard,
     doorbell: OwnedFd,
+    /// What the vCPU process was asked.
+    asked: Arc<Mutex<Vec<BusRequest>>>,
 }
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(10))
+}
+
+/// The vCPU process's end of the bus: agrees to everything.
+fn answer_bus(channel: OwnedFd) -> Arc<Mutex<Vec<BusRequest>>> {
+    let asked = Arc::<Mutex<Vec<BusRequest>>>::default();
+    let theirs = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        let channel = Channel::<Bus>::from_fd(channel, Hello::new(Role::Vcpu, 1));
+        channel.hello(Role::Vfio, soon()).unwrap();
+        while let Ok(Incoming::Request { request_id, body, .. }) = channel.recv(soon()) {
+            theirs.lock().unwrap().push(body);
+            let _ = channel.reply::<OwnedFd>(request_id, &BusReply::Done, &[], soon());
+        }
+    });
+    asked
 }
 
 impl Vm {
@@ -63,6 +83,8 @@ impl Vm {
         let board_memory = MsiBoard::create("board").unwrap();
         let doorbell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         let (smmu, device) = channel::pair().unwrap();
+        let (vcpu, bus) = channel::pair().unwrap();
+        let asked = answer_bus(vcpu);
         let clone = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
         let descriptors = Descriptors {
             ram: clone(&Region::create("ram", RAM_LEN).unwrap()),
@@ -72,6 +94,7 @@ impl Vm {
             server: server.client.take().unwrap(),
             msi_board: clone(&board_memory),
             msi_doorbell: clone(&doorbell),
+            bus,
         };
         let mut process = VfioProcess::new(descriptors, 1, Duration::ZERO, |reason| panic!("{reason}"));
         let config = VfioConfig {
@@ -90,7 +113,7 @@ impl Vm {
         smmu.hello(Role::Vfio, soon()).unwrap();
         let ring = Requester::attach(&ring_memory, Duration::ZERO).unwrap();
         let board = MsiBoard::attach(&board_memory).unwrap();
-        Vm { process, server, ring, smmu, sequence: 0, board, doorbell }
+        Vm { process, server, ring, smmu, sequence: 0, board, doorbell, asked }
     }
 
     fn read(&self, region: u16, offset: u64, size: u8) -> u64 {
@@ -368,4 +391,23 @@ fn a_device_with_states_is_stopped_while_the_guest_is_paused() {
     assert_eq!(features(&vm), 2, "stopped");
     vm.process.resume().unwrap();
     assert_eq!((features(&vm), vm.failure()), (3, None));
+}
+
+#[test]
+fn memory_of_a_bar_is_offered_without_the_msix_pages_and_shown_while_it_is_enabled() {
+    let mut vm = Vm::start(Server::with_memory(SealFlags::SHRINK));
+    let asked = |vm: &Vm| std::mem::take(&mut *vm.asked.lock().unwrap());
+    let window = DeviceWindow { region: 1, offset: 0, len: 0x2000, file_offset: 0, writable: true };
+    assert_eq!(asked(&vm), [BusRequest::AddWindow(window)]);
+    vm.write(CONFIG_REGION, 4, 2, 0b110);
+    assert_eq!(asked(&vm), [BusRequest::ShowWindows { shown: true }]);
+    vm.write(CONFIG_REGION, 4, 2, 0b111);
+    assert_eq!(asked(&vm), [], "no change");
+    vm.write(CONFIG_REGION, 4, 2, 0b100);
+    assert_eq!(asked(&vm), [BusRequest::ShowWindows { shown: false }]);
+    vm.write(CONFIG_REGION, 4, 2, 0b010);
+    vm.server.connection.close();
+    vm.assert_failed("closed");
+    let both = [BusRequest::ShowWindows { shown: true }, BusRequest::ShowWindows { shown: false }];
+    assert_eq!(asked(&vm), both, "a device that has failed has no memory");
 }

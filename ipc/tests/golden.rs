@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::frame::{self, Header, Kind};
 use ipc::hello::{Hello, Role};
+use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::control::{Control, DirtyLogOp, Event, Failure, Reply, Request, RoleConfig};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::nvme::NvmeConfig;
@@ -52,6 +53,7 @@ fn vcpu_config() -> VcpuConfig {
         windows: vec![FunctionWindow { region: 0, range: config }],
         msi_board_fd: 12,
         msi_doorbell_fd: 13,
+        bus_fd: 14,
     };
     VcpuConfig {
         machine: "bulkhead-virt-1".into(),
@@ -117,6 +119,27 @@ fn notices() -> Vec<(&'static str, Notice)> {
         Notice::FaultsLost { .. } => "stage1-faults-lost",
     };
     all.into_iter().map(|notice| (name(&notice), notice)).collect()
+}
+
+/// Every request of the bus channel; as for requests.
+fn bus_requests() -> Vec<(&'static str, BusRequest)> {
+    let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
+    let all = vec![BusRequest::AddWindow(window), BusRequest::ShowWindows { shown: true }];
+    let name = |request: &BusRequest| match request {
+        BusRequest::AddWindow(_) => "bus-add-window",
+        BusRequest::ShowWindows { .. } => "bus-show-windows",
+    };
+    all.into_iter().map(|request| (name(&request), request)).collect()
+}
+
+/// And every reply.
+fn bus_replies() -> Vec<(&'static str, BusReply)> {
+    let all = vec![BusReply::Done, BusReply::Refused("it is not sealed".into())];
+    let name = |reply: &BusReply| match reply {
+        BusReply::Done => "bus-done",
+        BusReply::Refused(_) => "bus-refused",
+    };
+    all.into_iter().map(|reply| (name(&reply), reply)).collect()
 }
 
 /// Every request. The match makes a new variant stop the build here: add it to the list as well.
@@ -274,6 +297,8 @@ fn samples() -> BTreeMap<&'static str, Vec<u8>> {
     add(messages::<Control, _>(Kind::Reply, 0x0102_0304_0506_0708, replies()));
     add(messages::<Control, _>(Kind::Event, 0, events()));
     add(messages::<Stage1, _>(Kind::Event, 0, notices()));
+    add(messages::<Bus, _>(Kind::Request, 7, bus_requests()));
+    add(messages::<Bus, _>(Kind::Reply, 7, bus_replies()));
     let hello = Hello { role: Role::Vcpu, build: "1.2.3".into(), generation: 3 };
     add(vec![("hello", framed::<Control>(Kind::Hello, 0, 0, &to_vec(hello))), ("numbers", numbers())]);
     let mut writer = Writer::new();

@@ -48,6 +48,8 @@ pub enum Object {
     MsiBoard(&'static str),
     /// Says that there are some.
     MsiDoorbell(&'static str),
+    /// The channel on which the device process with this name tells what of its BARs is memory.
+    Bus(&'static str, Side),
 }
 
 /// The ends of a connection about a device.
@@ -55,7 +57,7 @@ pub enum Object {
 pub enum Side {
     /// The device process's.
     Device,
-    /// That of whoever is at the other end: the vSMMU, the server.
+    /// That of whoever is at the other end: the vSMMU, the server, the vCPU process.
     Peer,
 }
 
@@ -183,7 +185,8 @@ impl Object {
             | Self::Stage1(of, _)
             | Self::VfioUser(of, _)
             | Self::MsiBoard(of)
-            | Self::MsiDoorbell(of) => Some(of),
+            | Self::MsiDoorbell(of)
+            | Self::Bus(of, _) => Some(of),
             Self::Control
             | Self::CrashPage
             | Self::Log
@@ -285,6 +288,7 @@ macro_rules! vfio_fds {
             fd(7, Object::VfioUser($name, Side::Device), Rights::ReadWrite),
             fd(8, Object::MsiBoard($name), Rights::Write),
             fd(9, Object::MsiDoorbell($name), Rights::Write),
+            fd(10, Object::Bus($name, Side::Device), Rights::ReadWrite),
         ]
     };
 }
@@ -340,15 +344,19 @@ pub static PROCESSES: &[Row] = &[
             fd(11, Object::Ring(VFIO[0]), Rights::ReadWrite),
             fd(12, Object::MsiBoard(VFIO[0]), Rights::ReadWrite),
             fd(13, Object::MsiDoorbell(VFIO[0]), Rights::Read),
-            fd(14, Object::Ring(VFIO[1]), Rights::ReadWrite),
-            fd(15, Object::MsiBoard(VFIO[1]), Rights::ReadWrite),
-            fd(16, Object::MsiDoorbell(VFIO[1]), Rights::Read),
-            fd(17, Object::Ring(VFIO[2]), Rights::ReadWrite),
-            fd(18, Object::MsiBoard(VFIO[2]), Rights::ReadWrite),
-            fd(19, Object::MsiDoorbell(VFIO[2]), Rights::Read),
-            fd(20, Object::Ring(VFIO[3]), Rights::ReadWrite),
-            fd(21, Object::MsiBoard(VFIO[3]), Rights::ReadWrite),
-            fd(22, Object::MsiDoorbell(VFIO[3]), Rights::Read),
+            fd(14, Object::Bus(VFIO[0], Side::Peer), Rights::ReadWrite),
+            fd(15, Object::Ring(VFIO[1]), Rights::ReadWrite),
+            fd(16, Object::MsiBoard(VFIO[1]), Rights::ReadWrite),
+            fd(17, Object::MsiDoorbell(VFIO[1]), Rights::Read),
+            fd(18, Object::Bus(VFIO[1], Side::Peer), Rights::ReadWrite),
+            fd(19, Object::Ring(VFIO[2]), Rights::ReadWrite),
+            fd(20, Object::MsiBoard(VFIO[2]), Rights::ReadWrite),
+            fd(21, Object::MsiDoorbell(VFIO[2]), Rights::Read),
+            fd(22, Object::Bus(VFIO[2], Side::Peer), Rights::ReadWrite),
+            fd(23, Object::Ring(VFIO[3]), Rights::ReadWrite),
+            fd(24, Object::MsiBoard(VFIO[3]), Rights::ReadWrite),
+            fd(25, Object::MsiDoorbell(VFIO[3]), Rights::Read),
+            fd(26, Object::Bus(VFIO[3], Side::Peer), Rights::ReadWrite),
         ],
         restart: Restart::EndsVm,
         needed: Needed::Always,

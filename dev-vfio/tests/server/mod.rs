@@ -2,20 +2,22 @@
 //! A vfio-user server to be driven by the client under test: well-behaved, with one answer bent at a time.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use ipc::deadline::Deadline;
+use ipc::shm::memory_file;
 use ipc::vfio_user::connection::Connection;
 use ipc::vfio_user::device::{
-    DeviceInfo, IrqInfo, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
+    DeviceInfo, IrqInfo, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo, SparseArea,
 };
 use ipc::vfio_user::header::Command;
 use ipc::vfio_user::region::RegionAccess;
 use ipc::vfio_user::version::Version;
+use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -31,6 +33,8 @@ pub struct Device {
     pub vectors: Mutex<Vec<OwnedFd>>,
     /// Every command, in order.
     pub commands: Mutex<Vec<Command>>,
+    /// BAR 0 as memory, if it can be mapped.
+    pub memory: Option<OwnedFd>,
 }
 
 /// What a bent server does instead of answering.
@@ -45,9 +49,28 @@ pub struct Server {
 
 impl Server {
     pub fn start(bend: Bend) -> Server {
+        Server::of(Device { registers: Mutex::new(vec![0; 64]), ..Device::default() }, bend)
+    }
+
+    /// One whose BAR 0 is memory that can be mapped, all of it, in a file with these seals.
+    pub fn with_memory(seals: SealFlags) -> Server {
+        let memory = memory_file::create("bar0").unwrap();
+        rustix::fs::ftruncate(&memory, BAR_LEN).unwrap();
+        rustix::fs::fcntl_add_seals(&memory, seals).unwrap();
+        Server::of(Device { memory: Some(memory), ..Device::default() }, Box::new(|_, _| None))
+    }
+
+    fn of(device: Device, bend: Bend) -> Server {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let connection = Arc::new(Connection::new(ours.into()));
-        let device = Arc::new(Device { registers: Mutex::new(vec![0; 64]), ..Device::default() });
+        let mut server = Server::on(ours.into(), device, bend);
+        server.client = Some(theirs.into());
+        server
+    }
+
+    /// Serves a client that has connected.
+    pub fn on(socket: OwnedFd, device: Device, bend: Bend) -> Server {
+        let connection = Arc::new(Connection::new(socket));
+        let device = Arc::new(device);
         let (served, state) = (Arc::clone(&connection), Arc::clone(&device));
         let thread = thread::spawn(move || {
             while let Ok(mut incoming) = served.receive(Deadline::after(Duration::from_secs(20))) {
@@ -58,7 +81,7 @@ impl Server {
                 let answer = bend(command, &body).unwrap_or_else(|| state.answer(command, &body));
                 let deadline = Deadline::after(Duration::from_secs(5));
                 let sent = match answer {
-                    Ok(body) => served.reply(&incoming, &[&body], &[], deadline),
+                    Ok(reply) => served.reply(&incoming, &[&reply], &state.fds(command, &body), deadline),
                     Err(errno) => served.fail(&incoming, errno, deadline),
                 };
                 if sent.is_err() {
@@ -66,7 +89,7 @@ impl Server {
                 }
             }
         });
-        Server { device, connection, client: Some(theirs.into()), thread }
+        Server { device, connection, client: None, thread }
     }
 
     pub fn good() -> Server {
@@ -91,6 +114,12 @@ pub fn config_space() -> [u8; 256] {
 }
 
 impl Device {
+    /// What goes with an answer.
+    fn fds(&self, command: Command, body: &[u8]) -> Vec<BorrowedFd<'_>> {
+        let bar0 = command == Command::DEVICE_GET_REGION_INFO && body.get(8..12) == Some(&[0; 4]);
+        self.memory.iter().filter(|_| bar0).map(AsFd::as_fd).collect()
+    }
+
     pub fn answer(&self, command: Command, body: &[u8]) -> Result<Vec<u8>, Errno> {
         match command {
             Command::VERSION => Ok(Version::decode(body).unwrap().agree().unwrap().encode()),
@@ -105,7 +134,12 @@ impl Device {
                 info.size = len.into();
                 info.flags = (RegionInfo::READ | RegionInfo::WRITE).into();
                 let argsz = info.argsz.get();
-                Ok(RegionDescription { info, sparse: None }.encode(argsz))
+                let mut sparse = None;
+                if self.memory.is_some() && info.index == 0 {
+                    info.flags |= RegionInfo::MMAP;
+                    sparse = Some(vec![SparseArea { offset: 0.into(), size: BAR_LEN.into() }]);
+                }
+                Ok(RegionDescription { info, sparse }.encode(argsz))
             }
             Command::DEVICE_GET_IRQ_INFO => {
                 let index = IrqInfo::decode_request(body).unwrap().index.get();

@@ -87,6 +87,8 @@ pub struct RemoteFunction {
     pub msi_board_fd: u8,
     /// The eventfd that says to look at the board.
     pub msi_doorbell_fd: u8,
+    /// The channel over which its process tells which parts of its windows are memory.
+    pub bus_fd: u8,
 }
 
 /// One window of a PCI function.

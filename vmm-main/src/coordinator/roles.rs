@@ -75,6 +75,7 @@ impl PciSlot {
             ],
             msi_board_fd: named(Object::MsiBoard)?,
             msi_doorbell_fd: named(Object::MsiDoorbell)?,
+            bus_fd: named(|name| Object::Bus(name, Side::Peer))?,
         })
     }
 
@@ -242,7 +243,8 @@ mod tests {
         assert_eq!((device.ring_fd, device.page.as_ref().unwrap().fd), (6, 7));
         assert_eq!(irqs, [(8, 3), (9, 4), (10, 5)]);
         let last = &configs.vcpu.functions[1];
-        assert_eq!((last.ring_fd, last.msi_board_fd, last.msi_doorbell_fd), (14, 15, 16));
+        let fds = [last.ring_fd, last.msi_board_fd, last.msi_doorbell_fd, last.bus_fd];
+        assert_eq!(fds, [15, 16, 17, 18]);
         assert_eq!(last.windows[0].range.start(), Gpa(0x300f_8000));
         assert_eq!(configs.smmu0.devices[1].fd, 11);
         assert_eq!(configs.vfio[1].stream, StreamId(0xf8));

@@ -8,6 +8,7 @@
 use super::machine::{Machine, Parts};
 use super::remote::{self, RemoteDevice};
 use super::saved::SavedMachine;
+use super::windows::{self, Windows};
 use crate::machine::layout::{MACHINE_NAME, VCPU_COUNT_MAX};
 use ipc::channel::Channel;
 use ipc::deadline::Deadline;
@@ -118,7 +119,7 @@ impl Process for VcpuProcess {
         let Stage::Unconfigured(fds) = &mut self.stage else {
             return Err(Failure::new("configure the vCPU process", "it is configured already"));
         };
-        let parts = open_parts(&config, fds, self.spin)?;
+        let parts = open_parts(&config, fds, self.spin, self.channel.local().generation)?;
         self.stage = Stage::Configured { parts, entry: config.entry.0, fdt: config.fdt.0 };
         Ok(())
     }
@@ -178,7 +179,12 @@ impl Process for VcpuProcess {
 }
 
 /// Opens RAM, log, console and devices, and checks each against the configuration.
-fn open_parts(config: &VcpuConfig, fds: &mut Inherited, spin: Duration) -> Result<Parts, Failure> {
+fn open_parts(
+    config: &VcpuConfig,
+    fds: &mut Inherited,
+    spin: Duration,
+    generation: u32,
+) -> Result<Parts, Failure> {
     let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
     if config.machine != MACHINE_NAME {
         return Err(fail(
@@ -221,7 +227,13 @@ fn open_parts(config: &VcpuConfig, fds: &mut Inherited, spin: Duration) -> Resul
     let mut msis = Vec::new();
     for function in &config.functions {
         let ring = take(function.ring_fd, "MMIO ring of a function")?;
-        remotes.push(RemoteDevice::open_function(function, ring, spin)?);
+        let memory = Arc::new(Windows::new(function.name.clone(), function.windows.clone()));
+        remotes.push(RemoteDevice::open_function(function, ring, spin, Arc::clone(&memory))?);
+        let bus = take(function.bus_fd, "bus channel of a function")?;
+        std::thread::Builder::new()
+            .name("bus".to_owned())
+            .spawn(move || windows::serve(&memory, bus, generation))
+            .map_err(|error| fail("start a function's bus thread", &error))?;
         let board = Region::from_fd(take(function.msi_board_fd, "MSI board")?, BOARD_LEN)
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map an MSI board", &error))?;

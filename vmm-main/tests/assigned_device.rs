@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A guest of a few instructions and a PCI function whose vfio-user server is this test: real processes between them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
+#[path = "../../dev-vfio/tests/server/mod.rs"]
+mod server;
+mod support;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use ipc::shm::memory_file;
+use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
+use server::{BAR_LEN, Device, Server};
+use support::{Lab, Vm, guest};
+
+/// A socket that `bulkhead run` connects to.
+struct Listening {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Listening {
+    fn new(lab: &Lab) -> Listening {
+        let path = lab.path("device.sock");
+        Listening { socket: UnixListener::bind(&path).unwrap(), path }
+    }
+
+    fn words(&self) -> [&str; 2] {
+        ["--vfio-user", self.path.to_str().unwrap()]
+    }
+
+    fn serve(&self, device: Device) -> Server {
+        let (connection, _) = self.socket.accept().unwrap();
+        Server::on(connection.into(), device, Box::new(|_, _| None))
+    }
+}
+
+fn memory(seals: SealFlags) -> OwnedFd {
+    let memory = memory_file::create("bar0").unwrap();
+    ftruncate(&memory, BAR_LEN).unwrap();
+    fcntl_add_seals(&memory, seals).unwrap();
+    rustix::io::pwrite(&memory, b"M", 8).unwrap();
+    memory
+}
+
+/// A counter of a process, as `inspect` has it.
+fn counter(vm: &Vm<'_>, process: &str, name: &str) -> u64 {
+    let output = vm.lab.bulkhead(&["inspect", "--json"]);
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = all.as_array().unwrap().iter().find(|row| row["process"] == process);
+    row.and_then(|row| row["values"][name].as_u64()).unwrap_or_else(|| panic!("no {name} in {all:#}"))
+}
+
+#[test]
+fn guest_reaches_the_memory_of_a_device_without_asking_and_only_while_it_is_enabled() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let memory = memory(SealFlags::SHRINK);
+    let seen = memory.as_fd().try_clone_to_owned().unwrap();
+    let kernel = lab.file("Image", &guest::drives_bar_0());
+    let vm = lab.start(&kernel, &listening.words());
+    let server = listening.serve(Device { memory: Some(memory), ..Device::default() });
+    assert_eq!(vm.output_of(2), [b'M', 0xff]);
+    let mut byte = [0];
+    rustix::io::pread(&seen, &mut byte, 0).unwrap();
+    assert_eq!(byte, *b"G", "the guest's store is in the server's memory");
+    assert!(server.device.registers.lock().unwrap().is_empty(), "no message was asked for it");
+    assert!(counter(&vm, "vcpu", "vfio0.direct") >= 3);
+    assert_eq!(counter(&vm, "vcpu", "vfio0.windows"), 1);
+    rustix::io::pwrite(&seen, b"Z", 16).unwrap();
+    let (status, rest, log) = vm.end();
+    assert!(status.success(), "{log}");
+    assert_eq!(rest, b"Z");
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn memory_that_could_shrink_is_not_mapped_and_the_guest_goes_on_by_message() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let memory = memory(SealFlags::empty());
+    let own = memory.as_fd().try_clone_to_owned().unwrap();
+    let kernel = lab.file("Image", &guest::drives_bar_0());
+    let mut vm = lab.start(&kernel, &listening.words());
+    let mut registers = vec![0; 64];
+    registers[8] = b'R';
+    let device = Device { memory: Some(memory), registers: Mutex::new(registers), ..Device::default() };
+    let server = listening.serve(device);
+    vm.await_log("not sealed against shrinking");
+    assert_eq!(vm.output_of(2), [b'R', 0xff], "the registers answer, not the memory");
+    ftruncate(&own, 0).unwrap();
+    assert_eq!(server.device.registers.lock().unwrap()[0], b'G');
+    assert_eq!(counter(&vm, "vcpu", "vfio0.direct"), 0);
+    server.device.registers.lock().unwrap()[16] = b'Z';
+    let (status, rest, log) = vm.end();
+    assert!(status.success(), "{log}");
+    assert_eq!(rest, b"Z");
+}
