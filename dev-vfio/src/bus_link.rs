@@ -80,6 +80,14 @@ impl BusLink {
         Ok(())
     }
 
+    /// The pin fell without the guest having ended the interrupt.
+    ///
+    /// # Errors
+    /// If the vCPU process does not answer.
+    pub fn lower_intx(&self) -> Result<(), String> {
+        self.ask(&BusRequest::LowerIntx, &[])
+    }
+
     fn ask(&self, request: &BusRequest, fds: &[&OwnedFd]) -> Result<(), String> {
         match self.channel.request(request, fds, Deadline::after(ANSWER_SPAN)) {
             Ok((BusReply::Done, _)) => Ok(()),

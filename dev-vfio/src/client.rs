@@ -13,7 +13,7 @@ use ipc::deadline::Deadline;
 use ipc::vfio_user::Malformed;
 use ipc::vfio_user::connection::{Connection, ConnectionError, Incoming};
 use ipc::vfio_user::device::{
-    DeviceInfo, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
+    DeviceInfo, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
 };
 use ipc::vfio_user::dma::DmaMap;
 use ipc::vfio_user::feature::{
@@ -79,6 +79,8 @@ pub struct Opened {
     pub bar_lens: [u64; BAR_COUNT],
     /// How many MSI-X vectors it can signal.
     pub vectors: u16,
+    /// Whether it can signal INTx, and masks itself when it does.
+    pub intx: bool,
     /// What of its BARs can be mapped, and the file to map.
     pub mappables: Vec<(Mappable, OwnedFd)>,
 }
@@ -123,11 +125,10 @@ impl Client {
             regions.push(region);
             mappables.extend(mappable);
         }
-        let request = IrqInfo::new(PCI_MSIX_IRQ, 0, 0);
-        let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], soon())?;
-        let irq = IrqInfo::decode(&answer.body, PCI_MSIX_IRQ).map_err(|error| connection.violated(error))?;
-        let by_eventfd = irq.flags.get() & IrqInfo::EVENTFD != 0;
-        let vectors = if by_eventfd { irq.count.get() } else { 0 };
+        let vectors = irqs(&connection, PCI_MSIX_IRQ, IrqInfo::EVENTFD)?;
+        // One that does not mask itself could not be made a level.
+        let intx_flags = IrqInfo::EVENTFD | IrqInfo::MASKABLE | IrqInfo::AUTOMASKED;
+        let intx = irqs(&connection, PCI_INTX_IRQ, intx_flags)? > 0;
 
         let stoppable = has_migration(&connection)?;
         let fds_max = version.capabilities.msg_fds();
@@ -139,7 +140,7 @@ impl Client {
         let mut lens = client.regions.iter().map(|region| region.len);
         let bar_lens = core::array::from_fn(|_| lens.next().unwrap_or(0));
         let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
-        Ok((client, Opened { config, bar_lens, vectors, mappables }))
+        Ok((client, Opened { config, bar_lens, vectors, intx, mappables }))
     }
 
     /// Reads up to 8 bytes of a region. `None`: nothing is there.
@@ -195,6 +196,27 @@ impl Client {
             self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &fds, soon())?;
             start += count;
         }
+        Ok(())
+    }
+
+    /// Connects INTx to an eventfd.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn connect_intx(&self, eventfd: &OwnedFd) -> Result<(), ClientError> {
+        let set = IrqSet::new(PCI_INTX_IRQ, IrqSet::DATA_EVENTFD | IrqSet::ACTION_TRIGGER, 0, 1);
+        let fds = [eventfd.as_fd()];
+        self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &fds, soon())?;
+        Ok(())
+    }
+
+    /// Unmasks INTx: if the device still wants something, it signals again.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn unmask_intx(&self) -> Result<(), ClientError> {
+        let set = IrqSet::new(PCI_INTX_IRQ, IrqSet::DATA_NONE | IrqSet::ACTION_UNMASK, 0, 1);
+        self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], soon())?;
         Ok(())
     }
 
@@ -271,6 +293,14 @@ impl Client {
             Err(error) => Err(self.connection.violated(error).into()),
         }
     }
+}
+
+/// How many interrupts of a kind the device can signal in this way.
+fn irqs(connection: &Connection, index: u32, flags: u32) -> Result<u32, ClientError> {
+    let request = IrqInfo::new(index, 0, 0);
+    let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], soon())?;
+    let info = IrqInfo::decode(&answer.body, index).map_err(|error| connection.violated(error))?;
+    Ok(if info.flags.get() & flags == flags { info.count.get() } else { 0 })
 }
 
 fn feature(feature: u16, op: FeatureOp, data_len: usize) -> FeatureHeader {

@@ -26,6 +26,7 @@ use crate::client::{Client, ClientError};
 use crate::gate::Gate;
 use crate::iommu::software::{Counters, SoftIommu};
 use crate::pci::config_space::ConfigSpace;
+use crate::pci::intx;
 use crate::pci::msix::Message;
 use crate::stage1_link::Stage1Link;
 
@@ -58,6 +59,8 @@ pub struct Function {
     area32: GpaRange,
     area64: GpaRange,
     msi: MsiTarget,
+    /// Says that the pin is asserted.
+    intx: OwnedFd,
     failed: OnceLock<String>,
 }
 
@@ -95,6 +98,7 @@ impl Function {
         bus: BusLink,
         areas: [GpaRange; 2],
         msi: MsiTarget,
+        intx: OwnedFd,
     ) -> Function {
         let failed = OnceLock::new();
         let device = match opened {
@@ -107,7 +111,19 @@ impl Function {
         };
         let [area32, area64] = areas;
         let iommu = Mutex::new(iommu);
-        Function { name, device, iommu, stage1, bus, gate: Gate::default(), area32, area64, msi, failed }
+        Function {
+            name,
+            device,
+            iommu,
+            stage1,
+            bus,
+            gate: Gate::default(),
+            area32,
+            area64,
+            msi,
+            intx,
+            failed,
+        }
     }
 
     /// Why the device is gone, if it is.
@@ -144,10 +160,12 @@ impl Function {
                 };
                 if wish.reset {
                     self.settle(device.client.reset());
-                    lock(&device.space).reset();
+                    let wishes = lock(&device.space).reset();
+                    wishes.into_iter().for_each(|wish| self.grant(device, wish));
                 } else if wish.forward {
                     self.settle(device.client.write(PCI_CONFIG_REGION, offset, size, value, false));
                 }
+                self.grant(device, wish.intx);
                 self.show_windows();
                 self.send_all(&released);
                 0
@@ -244,6 +262,35 @@ impl Function {
         let Some(device) = &self.device else { return };
         let message = lock(&device.space).msix.signal(vector);
         self.send_all(message.as_slice());
+    }
+
+    /// The device signals INTx.
+    pub fn signal_intx(&self) {
+        let Some(device) = &self.device else { return };
+        let _open = self.gate.enter();
+        let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::signal);
+        self.grant(device, wish);
+    }
+
+    /// The line of the pin fell.
+    pub fn intx_ended(&self) {
+        let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return };
+        let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::ended);
+        self.grant(device, wish);
+    }
+
+    fn grant(&self, device: &Device, wish: intx::Wish) {
+        match wish {
+            intx::Wish::Nothing => {}
+            // A counter that is full is a line that is high already.
+            intx::Wish::Raise => drop(rustix::io::write(&self.intx, &1u64.to_ne_bytes())),
+            intx::Wish::Unmask => drop(self.settle(device.client.unmask_intx())),
+            intx::Wish::Lower => {
+                if let Err(error) = self.bus.lower_intx() {
+                    eprintln!("{}: its interrupt line may stay high: {error}", self.name);
+                }
+            }
+        }
     }
 
     /// Sends messages: each is a write of the device, and translated like any other.

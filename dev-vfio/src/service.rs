@@ -34,7 +34,7 @@ use crate::iommu::software::SoftIommu;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::windows;
 use crate::stage1_link::Stage1Link;
-use crate::threads::{self, RingThread};
+use crate::threads::{self, Interrupts, RingThread};
 
 /// The coordinator greets at once: it has just started us.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -61,6 +61,10 @@ pub struct Descriptors {
     pub msi_doorbell: OwnedFd,
     /// The bus channel to the vCPU process.
     pub bus: OwnedFd,
+    /// Says that the INTx pin is asserted.
+    pub intx: OwnedFd,
+    /// Tells that the guest has ended that interrupt.
+    pub intx_end: OwnedFd,
 }
 
 /// Greets the coordinator, says what is enforced, and serves until told to quit. `locked` is the proof that this
@@ -98,6 +102,8 @@ struct Ready {
     bus: BusLink,
     server: OwnedFd,
     msi: MsiTarget,
+    intx: OwnedFd,
+    intx_end: OwnedFd,
     responder: Responder,
     fatal: Fatal,
 }
@@ -132,7 +138,18 @@ impl VfioProcess {
 
     fn open(&mut self, config: VfioConfig, given: Descriptors, fatal: Fatal) -> Result<(), Failure> {
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
-        let Descriptors { ram, dirty_log, ring, stage1, server, msi_board, msi_doorbell, bus } = given;
+        let Descriptors {
+            ram,
+            dirty_log,
+            ring,
+            stage1,
+            server,
+            msi_board,
+            msi_doorbell,
+            bus,
+            intx,
+            intx_end,
+        } = given;
         let model = model_of(&config.model).map_err(|error| fail("know the device's SMMU", &error))?;
         let ram = Region::from_fd(ram, config.ram.file_len())
             .and_then(|region| guest_memory::map(&region, &config.ram))
@@ -155,20 +172,20 @@ impl VfioProcess {
         let bus = BusLink::new(bus, self.generation);
         let msi = MsiTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell };
         self.log = Some(log);
-        let ready = Ready { config, iommu, stage1, bus, server, msi, responder, fatal };
+        let ready = Ready { config, iommu, stage1, bus, server, msi, intx, intx_end, responder, fatal };
         self.stage = Stage::Ready(Box::new(ready));
         Ok(())
     }
 
     fn begin(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { config, iommu, stage1, bus, server, msi, responder, fatal } = ready;
+        let Ready { config, iommu, stage1, bus, server, msi, intx, intx_end, responder, fatal } = ready;
         bus.greet().map_err(|error| Failure::new("greet the vCPU process", error))?;
-        let mut vectors = Vec::new();
-        let opened = open_device(server, &config, &bus, &mut vectors);
+        let mut interrupts = Interrupts { vectors: Vec::new(), intx: None, intx_end };
+        let opened = open_device(server, &config, &bus, &mut interrupts);
         let areas = [config.area32, config.area64];
-        let function = Arc::new(Function::new(config.name, opened, iommu, stage1, bus, areas, msi));
+        let function = Arc::new(Function::new(config.name, opened, iommu, stage1, bus, areas, msi, intx));
         let failed = |error| Failure::new("start the device's threads", error);
-        threads::start_helpers(&function, vectors).map_err(failed)?;
+        threads::start_helpers(&function, interrupts).map_err(failed)?;
         let ring = RingThread::start(Arc::clone(&function), responder, |violation| {
             fatal(format!("the vCPU process broke the contract of the function's ring: {violation}"));
         });
@@ -182,20 +199,36 @@ fn open_device(
     server: OwnedFd,
     config: &VfioConfig,
     bus: &BusLink,
-    vectors: &mut Vec<OwnedFd>,
+    interrupts: &mut Interrupts,
 ) -> Result<(Client, ConfigSpace), String> {
     let (client, opened) = Client::open(server).map_err(|error| error.to_string())?;
-    let space =
+    let mut space =
         ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, config.area32, config.area64)
             .map_err(|error| error.to_string())?;
+    let new_eventfd = || {
+        let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        made.map_err(|errno| format!("no eventfd for an interrupt: {errno}"))
+    };
     for _ in 0..space.msix.len() {
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| format!("no eventfd for an interrupt: {errno}"))?;
-        vectors.push(fd);
+        interrupts.vectors.push(new_eventfd()?);
     }
     client
-        .connect_vectors(vectors)
+        .connect_vectors(&interrupts.vectors)
         .map_err(|error| format!("its interrupts cannot be connected: {error}"))?;
+    if opened.intx {
+        let intx = new_eventfd()?;
+        match client.connect_intx(&intx) {
+            Ok(()) => {
+                space = space.with_intx(&opened.config);
+                interrupts.intx = Some(intx);
+            }
+            // One that takes only one kind at a time, as the kernel does, has MSI-X.
+            Err(error) if error.is_refusal() && !interrupts.vectors.is_empty() => {
+                eprintln!("{}: it has no INTx beside MSI-X: {error}", config.name);
+            }
+            Err(error) => return Err(format!("its INTx cannot be connected: {error}")),
+        }
+    }
     let areas = [(AREA32_REGION, config.area32), (AREA64_REGION, config.area64)];
     for (offered, file) in &opened.mappables {
         for window in windows::cut(&space, offered, areas) {

@@ -55,6 +55,8 @@ struct Vm {
     doorbell: OwnedFd,
     /// What the vCPU process was asked.
     asked: Arc<Mutex<Vec<BusRequest>>>,
+    intx: OwnedFd,
+    intx_end: OwnedFd,
 }
 
 fn soon() -> Deadline {
@@ -81,7 +83,8 @@ impl Vm {
         let layout = RamLayout::new(vec![RamRegion { gpa: Gpa(RAM), len: RAM_LEN, file_offset: 0 }]).unwrap();
         let ring_memory = ring::create("ring").unwrap();
         let board_memory = MsiBoard::create("board").unwrap();
-        let doorbell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        let [doorbell, intx, intx_end] =
+            [(); 3].map(|()| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
         let (smmu, device) = channel::pair().unwrap();
         let (vcpu, bus) = channel::pair().unwrap();
         let asked = answer_bus(vcpu);
@@ -95,6 +98,8 @@ impl Vm {
             msi_board: clone(&board_memory),
             msi_doorbell: clone(&doorbell),
             bus,
+            intx: clone(&intx),
+            intx_end: clone(&intx_end),
         };
         let mut process = VfioProcess::new(descriptors, 1, Duration::ZERO, |reason| panic!("{reason}"));
         let config = VfioConfig {
@@ -113,7 +118,7 @@ impl Vm {
         smmu.hello(Role::Vfio, soon()).unwrap();
         let ring = Requester::attach(&ring_memory, Duration::ZERO).unwrap();
         let board = MsiBoard::attach(&board_memory).unwrap();
-        Vm { process, server, ring, smmu, sequence: 0, board, doorbell, asked }
+        Vm { process, server, ring, smmu, sequence: 0, board, doorbell, asked, intx, intx_end }
     }
 
     fn read(&self, region: u16, offset: u64, size: u8) -> u64 {
@@ -176,6 +181,35 @@ impl Vm {
         let mut events = Vec::new();
         self.board.take(|event| events.push(event));
         events
+    }
+
+    /// Whether the pin is asserted within a time.
+    fn intx_within(&self, span: Duration) -> bool {
+        let until = Instant::now() + span;
+        while Instant::now() < until {
+            if rustix::io::read(&self.intx, &mut [0; 8]).is_ok() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        false
+    }
+
+    /// The guest has ended the interrupt: the line fell.
+    fn end_intx(&self) {
+        rustix::io::write(&self.intx_end, &1u64.to_ne_bytes()).unwrap();
+    }
+
+    fn interrupt_status(&self) -> u64 {
+        self.read(CONFIG_REGION, 6, 2) >> 3 & 1
+    }
+
+    fn await_interrupt_status(&self, wanted: u64) {
+        let until = Instant::now() + LONG;
+        while self.interrupt_status() != wanted && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(self.interrupt_status(), wanted);
     }
 
     fn enable_vector_0(&self, address: u64, data: u64) {
@@ -410,4 +444,76 @@ fn memory_of_a_bar_is_offered_without_the_msix_pages_and_shown_while_it_is_enabl
     vm.assert_failed("closed");
     let both = [BusRequest::ShowWindows { shown: true }, BusRequest::ShowWindows { shown: false }];
     assert_eq!(asked(&vm), both, "a device that has failed has no memory");
+}
+
+#[test]
+fn the_pin_is_a_level_that_the_end_of_an_interrupt_asks_for_again() {
+    let vm = Vm::start(Server::with_intx());
+    assert_eq!(vm.read(CONFIG_REGION, 0x3d, 1), 1, "INTA");
+    assert!(!vm.intx_within(A_MOMENT));
+    vm.server.device.set_intx(true);
+    assert!(vm.intx_within(LONG));
+    assert_eq!(vm.interrupt_status(), 1);
+    assert!(!vm.intx_within(A_MOMENT), "the device is masked");
+    vm.end_intx();
+    assert!(vm.intx_within(LONG), "it still wants something");
+    vm.server.device.set_intx(false);
+    vm.end_intx();
+    vm.await_interrupt_status(0);
+    assert!(!vm.intx_within(A_MOMENT));
+    vm.end_intx();
+    vm.server.device.set_intx(true);
+    assert!(vm.intx_within(LONG), "the end of another function's interrupt has changed nothing");
+}
+
+#[test]
+fn a_disabled_pin_is_lowered_and_asks_the_device_when_it_is_enabled() {
+    let vm = Vm::start(Server::with_intx());
+    let asked = |vm: &Vm| std::mem::take(&mut *vm.asked.lock().unwrap());
+    vm.server.device.set_intx(true);
+    assert!(vm.intx_within(LONG));
+    vm.write(CONFIG_REGION, 4, 2, 1 << 10 | 0b110);
+    assert_eq!(asked(&vm), [BusRequest::LowerIntx]);
+    assert_eq!(vm.interrupt_status(), 1, "which says what the device wants, not what the pin does");
+    vm.end_intx();
+    assert!(!vm.intx_within(A_MOMENT));
+    vm.write(CONFIG_REGION, 4, 2, 0b110);
+    assert!(vm.intx_within(LONG));
+    // MSI-X takes its place.
+    vm.write(CONFIG_REGION, 0x42, 2, 0x8000);
+    assert_eq!(asked(&vm), [BusRequest::LowerIntx]);
+    vm.end_intx();
+    assert!(!vm.intx_within(A_MOMENT));
+    vm.server.device.set_intx(false);
+    vm.write(CONFIG_REGION, 0x42, 2, 0);
+    vm.await_interrupt_status(0);
+    assert!(!vm.intx_within(A_MOMENT), "the device wants nothing any more");
+}
+
+#[test]
+fn a_pin_waits_while_the_guest_is_paused_and_a_device_without_one_has_none() {
+    let mut vm = Vm::start(Server::with_intx());
+    vm.process.pause().unwrap();
+    vm.server.device.set_intx(true);
+    assert!(!vm.intx_within(A_MOMENT));
+    vm.process.resume().unwrap();
+    assert!(vm.intx_within(LONG));
+
+    let vm = Vm::start(Server::good());
+    assert_eq!(vm.read(CONFIG_REGION, 0x3d, 1), 0);
+    vm.end_intx();
+    // One that takes INTx or MSI-X, not both, has MSI-X.
+    let one_kind: Bend = Box::new(|command, body| {
+        let index = body.get(8..12)?;
+        let answer = match command {
+            Command::DEVICE_GET_IRQ_INFO if index == [0; 4] => {
+                Ok([16u32, 7, 0, 1].map(u32::to_le_bytes).concat())
+            }
+            Command::DEVICE_SET_IRQS if index == [0; 4] => Err(Errno::INVAL),
+            _ => return None,
+        };
+        Some(answer)
+    });
+    let vm = Vm::start(Server::start(one_kind));
+    assert_eq!((vm.read(CONFIG_REGION, 0x3d, 1), vm.failure()), (0, None));
 }

@@ -22,7 +22,9 @@ use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
-use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
+use ipc::protocol::vcpu::{
+    FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
+};
 use ipc::protocol::vfio::VfioConfig;
 use ipc::protocol::{Message, Protocol};
 use ipc::saved::{Reader, SavedState, UnitKind, Writer};
@@ -54,6 +56,7 @@ fn vcpu_config() -> VcpuConfig {
         msi_board_fd: 12,
         msi_doorbell_fd: 13,
         bus_fd: 14,
+        intx: RemoteIntx { raised_fd: 15, ended_fd: 16, spi: 9 },
     };
     VcpuConfig {
         machine: "bulkhead-virt-1".into(),
@@ -124,10 +127,12 @@ fn notices() -> Vec<(&'static str, Notice)> {
 /// Every request of the bus channel; as for requests.
 fn bus_requests() -> Vec<(&'static str, BusRequest)> {
     let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
-    let all = vec![BusRequest::AddWindow(window), BusRequest::ShowWindows { shown: true }];
+    let all =
+        vec![BusRequest::AddWindow(window), BusRequest::ShowWindows { shown: true }, BusRequest::LowerIntx];
     let name = |request: &BusRequest| match request {
         BusRequest::AddWindow(_) => "bus-add-window",
         BusRequest::ShowWindows { .. } => "bus-show-windows",
+        BusRequest::LowerIntx => "bus-lower-intx",
     };
     all.into_iter().map(|request| (name(&request), request)).collect()
 }

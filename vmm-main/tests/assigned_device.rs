@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use ipc::shm::memory_file;
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
@@ -103,4 +104,30 @@ fn memory_that_could_shrink_is_not_mapped_and_the_guest_goes_on_by_message() {
     let (status, rest, log) = vm.end();
     assert!(status.success(), "{log}");
     assert_eq!(rest, b"Z");
+}
+
+#[test]
+fn guest_takes_the_pin_of_a_device_as_often_as_it_is_asserted() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let kernel = lab.file("Image", &guest::takes_intx());
+    let mut vm = lab.start(&kernel, &listening.words());
+    let registers = Mutex::new(vec![0; 64]);
+    let server = listening.serve(Device { registers, intx: Some(Mutex::default()), ..Device::default() });
+    vm.await_running();
+    assert_eq!(vm.output_of(1), b"r");
+    server.device.set_intx(true);
+    // The first time the guest does nothing about it: it comes again.
+    assert_eq!(vm.output_of(2), b"II");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(vm.drain(), b"", "the device wants nothing any more");
+    server.device.set_intx(true);
+    assert_eq!(vm.output_of(1), b"I");
+    // Nothing is lost over a pause.
+    assert!(lab.bulkhead(&["pause"]).status.success());
+    server.device.set_intx(true);
+    assert!(lab.bulkhead(&["resume"]).status.success());
+    assert_eq!(vm.output_of(1), b"I");
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
 }

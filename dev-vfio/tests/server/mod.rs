@@ -12,7 +12,8 @@ use ipc::deadline::Deadline;
 use ipc::shm::memory_file;
 use ipc::vfio_user::connection::Connection;
 use ipc::vfio_user::device::{
-    DeviceInfo, IrqInfo, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo, SparseArea,
+    DeviceInfo, IrqAction, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, RegionDescription,
+    RegionInfo, SparseArea,
 };
 use ipc::vfio_user::header::Command;
 use ipc::vfio_user::region::RegionAccess;
@@ -23,6 +24,8 @@ use zerocopy::IntoBytes;
 
 pub const BAR_LEN: u64 = 0x4000;
 pub const VECTORS: u32 = 2;
+/// The register that ends an INTx.
+pub const INTX_DONE: usize = 32;
 
 /// What the server has and was told.
 #[derive(Default)]
@@ -35,6 +38,15 @@ pub struct Device {
     pub commands: Mutex<Vec<Command>>,
     /// BAR 0 as memory, if it can be mapped.
     pub memory: Option<OwnedFd>,
+    /// Its pin, if it has one; its eventfd stands behind the vectors'.
+    pub intx: Option<Mutex<Pin>>,
+}
+
+/// An INTx pin that masks itself when it is signalled.
+#[derive(Default)]
+pub struct Pin {
+    pub asserted: bool,
+    masked: bool,
 }
 
 /// What a bent server does instead of answering.
@@ -76,9 +88,13 @@ impl Server {
             while let Ok(mut incoming) = served.receive(Deadline::after(Duration::from_secs(20))) {
                 let command = incoming.command();
                 state.commands.lock().unwrap().push(command);
+                let fds = incoming.fds.len();
                 state.vectors.lock().unwrap().append(&mut incoming.fds);
                 let body = incoming.body.clone();
-                let answer = bend(command, &body).unwrap_or_else(|| state.answer(command, &body));
+                let answer = bend(command, &body).unwrap_or_else(|| match command {
+                    Command::DEVICE_SET_IRQS => state.set_irqs(&body, fds),
+                    _ => state.answer(command, &body),
+                });
                 let deadline = Deadline::after(Duration::from_secs(5));
                 let sent = match answer {
                     Ok(reply) => served.reply(&incoming, &[&reply], &state.fds(command, &body), deadline),
@@ -90,6 +106,14 @@ impl Server {
             }
         });
         Server { device, connection, client: None, thread }
+    }
+
+    pub fn with_intx() -> Server {
+        let intx = Some(Mutex::default());
+        Server::of(
+            Device { registers: Mutex::new(vec![0; 64]), intx, ..Device::default() },
+            Box::new(|_, _| None),
+        )
     }
 
     pub fn good() -> Server {
@@ -109,11 +133,41 @@ pub fn config_space() -> [u8; 256] {
     put(0, &[0xb7, 0xf1, 0x01, 0x00, 0, 0, 0x10, 0, 0, 0x02, 0x08, 0x01]);
     put(0x10, &[0x04]);
     put(0x34, &[0x40]);
+    put(0x3c, &[0, 1]);
     put(0x40, &[0x11, 0, 0x01, 0, 0x00, 0x20, 0, 0, 0x00, 0x30, 0, 0]);
     image
 }
 
 impl Device {
+    /// Asserts the pin, or not.
+    pub fn set_intx(&self, asserted: bool) {
+        let mut pin = self.intx.as_ref().unwrap().lock().unwrap();
+        pin.asserted = asserted;
+        self.signal_intx(&mut pin);
+    }
+
+    fn signal_intx(&self, pin: &mut Pin) {
+        if pin.asserted && !std::mem::replace(&mut pin.masked, true) {
+            let eventfds = self.vectors.lock().unwrap();
+            rustix::io::write(eventfds.last().unwrap(), &1u64.to_ne_bytes()).unwrap();
+        }
+    }
+
+    /// `DEVICE_SET_IRQS`: connecting is done with the fds; of the rest only unmasking INTx is understood.
+    fn set_irqs(&self, body: &[u8], fds: usize) -> Result<Vec<u8>, Errno> {
+        let (set, _, action) = IrqSet::decode(body, fds).map_err(|_| Errno::INVAL)?;
+        match (&self.intx, action) {
+            (_, IrqAction::Trigger) if fds > 0 => Ok(Vec::new()),
+            (Some(pin), IrqAction::Unmask) if set.index == PCI_INTX_IRQ => {
+                let mut pin = pin.lock().unwrap();
+                pin.masked = false;
+                self.signal_intx(&mut pin);
+                Ok(Vec::new())
+            }
+            _ => Err(Errno::INVAL),
+        }
+    }
+
     /// What goes with an answer.
     fn fds(&self, command: Command, body: &[u8]) -> Vec<BorrowedFd<'_>> {
         let bar0 = command == Command::DEVICE_GET_REGION_INFO && body.get(8..12) == Some(&[0; 4]);
@@ -143,8 +197,14 @@ impl Device {
             }
             Command::DEVICE_GET_IRQ_INFO => {
                 let index = IrqInfo::decode_request(body).unwrap().index.get();
-                let count = if index == PCI_MSIX_IRQ { VECTORS } else { 0 };
-                Ok(IrqInfo::new(index, IrqInfo::EVENTFD, count).as_bytes().to_vec())
+                let (flags, count) = match (index, &self.intx) {
+                    (PCI_MSIX_IRQ, _) => (IrqInfo::EVENTFD, VECTORS),
+                    (PCI_INTX_IRQ, Some(_)) => {
+                        (IrqInfo::EVENTFD | IrqInfo::MASKABLE | IrqInfo::AUTOMASKED, 1)
+                    }
+                    _ => (IrqInfo::EVENTFD, 0),
+                };
+                Ok(IrqInfo::new(index, flags, count).as_bytes().to_vec())
             }
             Command::REGION_READ => {
                 let (access, count) = RegionAccess::decode_read(body).unwrap();
@@ -164,9 +224,13 @@ impl Device {
                 if access.region.get() == 0 && offset + data.len() <= registers.len() {
                     registers[offset..offset + data.len()].copy_from_slice(data);
                 }
+                // A driver that writes 2 or more here has dealt with the interrupt.
+                if offset == INTX_DONE && self.intx.is_some() && data[0] >= 2 {
+                    self.set_intx(false);
+                }
                 Ok(access.as_bytes().to_vec())
             }
-            Command::DMA_MAP | Command::DEVICE_SET_IRQS | Command::DEVICE_RESET => Ok(Vec::new()),
+            Command::DMA_MAP | Command::DEVICE_RESET => Ok(Vec::new()),
             _ => Err(Errno::NOTSUP),
         }
     }

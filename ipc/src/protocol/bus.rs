@@ -63,6 +63,9 @@ pub enum BusRequest {
         /// Whether it does.
         shown: bool,
     },
+    /// The function's INTx pin is not asserted any more, without the guest having ended the interrupt. Its line falls;
+    /// every function on that line is told so, and raises it again if it still asserts its pin.
+    LowerIntx,
 }
 
 /// What the vCPU process answers. Append only. No fds.
@@ -78,7 +81,7 @@ impl Message for BusRequest {
     fn fd_count(&self) -> u8 {
         match self {
             Self::AddWindow(_) => 1,
-            Self::ShowWindows { .. } => 0,
+            Self::ShowWindows { .. } | Self::LowerIntx => 0,
         }
     }
 }

@@ -61,7 +61,7 @@ impl Objects {
                         .map_err(|error| refused("an MSI board", &error))?;
                     objects.hold(object, board.as_fd())?;
                 }
-                Object::Irq(..) | Object::MsiDoorbell(_) => {
+                Object::Irq(..) | Object::MsiDoorbell(_) | Object::Intx(_) | Object::IntxEnd(_) => {
                     let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                         .map_err(|error| refused("an interrupt", &error))?;
                     objects.held.insert(object, fd);

@@ -6,7 +6,9 @@ use ipc::protocol::control::RoleConfig;
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
-use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
+use ipc::protocol::vcpu::{
+    FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
+};
 use ipc::protocol::vfio::{self, VfioConfig};
 
 use super::handover::Handover;
@@ -34,6 +36,7 @@ pub struct Configs {
 /// A device number on the guest's bus 0, and what of the address map comes with it.
 #[derive(Debug, Clone, Copy)]
 struct PciSlot {
+    slot: u8,
     bdf: Bdf,
     config: GpaRange,
     area32: GpaRange,
@@ -47,6 +50,7 @@ impl PciSlot {
                 .ok_or_else(|| bug(format!("slot {slot} is outside the address map")))
         };
         Ok(Self {
+            slot,
             bdf: Bdf(u16::from(slot) << 3),
             config: window(layout::pci_config(slot))?,
             area32: window(layout::pci_area32(slot))?,
@@ -76,6 +80,11 @@ impl PciSlot {
             msi_board_fd: named(Object::MsiBoard)?,
             msi_doorbell_fd: named(Object::MsiDoorbell)?,
             bus_fd: named(|name| Object::Bus(name, Side::Peer))?,
+            intx: RemoteIntx {
+                raised_fd: named(Object::Intx)?,
+                ended_fd: named(Object::IntxEnd)?,
+                spi: layout::spi::pci_inta(self.slot),
+            },
         })
     }
 
@@ -244,7 +253,8 @@ mod tests {
         assert_eq!(irqs, [(8, 3), (9, 4), (10, 5)]);
         let last = &configs.vcpu.functions[1];
         let fds = [last.ring_fd, last.msi_board_fd, last.msi_doorbell_fd, last.bus_fd];
-        assert_eq!(fds, [15, 16, 17, 18]);
+        assert_eq!(fds, [17, 18, 19, 20]);
+        assert_eq!(last.intx, RemoteIntx { raised_fd: 21, ended_fd: 22, spi: 11 });
         assert_eq!(last.windows[0].range.start(), Gpa(0x300f_8000));
         assert_eq!(configs.smmu0.devices[1].fd, 11);
         assert_eq!(configs.vfio[1].stream, StreamId(0xf8));

@@ -55,7 +55,10 @@ fn topology_shared_objects_have_the_right_holders() {
             Object::Ring(device) | Object::RegisterPage(device) => {
                 assert_eq!(names, [VCPU, device], "{object:?}");
             }
-            Object::Irq(device, _) | Object::MsiDoorbell(device) => {
+            Object::IntxEnd(device) => {
+                assert_eq!(held, [(VCPU, Rights::Write), (device, Rights::Read)], "{object:?}");
+            }
+            Object::Irq(device, _) | Object::MsiDoorbell(device) | Object::Intx(device) => {
                 assert_eq!(held, [(VCPU, Rights::Read), (device, Rights::Write)], "{object:?}");
             }
             Object::MsiBoard(device) => {

@@ -18,6 +18,7 @@ mod cpu_thread;
 mod dirty;
 mod doorbell;
 mod gate;
+mod intx;
 mod irq;
 mod machine;
 mod pci_host;

@@ -8,7 +8,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ipc::addr::{Gpa, GpaRange};
 use ipc::channel::{Channel, Incoming};
@@ -128,7 +128,7 @@ impl Windows {
         inspect.counter(format!("{}.direct", self.name), self.accesses.load(Ordering::Relaxed));
     }
 
-    fn carry_out(&self, request: BusRequest, fds: Vec<OwnedFd>) -> BusReply {
+    fn carry_out(&self, request: BusRequest, fds: Vec<OwnedFd>, lower_intx: &impl Fn()) -> BusReply {
         match (request, fds.into_iter().next()) {
             (BusRequest::AddWindow(window), Some(file)) => match self.add(&window, file) {
                 Ok(()) => BusReply::Done,
@@ -140,18 +140,23 @@ impl Windows {
                 self.show(shown);
                 BusReply::Done
             }
+            (BusRequest::LowerIntx, _) => {
+                lower_intx();
+                BusReply::Done
+            }
         }
     }
 }
 
-/// Serves the function's process until it is gone. Paused or not: what it asks changes nothing of the guest's state.
-pub fn serve(windows: &Arc<Windows>, channel: OwnedFd, generation: u32) {
+/// Serves the function's process until it is gone. Paused or not: that process asks only on behalf of what the guest
+/// did before.
+pub fn serve(windows: &Windows, lower_intx: impl Fn(), channel: OwnedFd, generation: u32) {
     let channel = Channel::<Bus>::from_fd(channel, Hello::new(Role::Vcpu, generation));
     let end = channel.hello(Role::Vfio, Deadline::after(Deadline::SPAN_MAX)).and_then(|()| {
         loop {
             match channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
                 Ok(Incoming::Request { request_id, body, fds }) => {
-                    let reply = windows.carry_out(body, fds);
+                    let reply = windows.carry_out(body, fds, &lower_intx);
                     channel.reply::<OwnedFd>(request_id, &reply, &[], Deadline::after(ANSWER_SPAN))?;
                 }
                 Ok(Incoming::Event { body, .. }) => match body {},

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Windows as the process of a function asks for them, honest and not.
 
+use std::sync::Arc;
+
 use ipc::channel;
 use ipc::shm::memory_file;
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
@@ -86,7 +88,8 @@ fn bus_thread_answers_its_function_and_ends_with_it() {
     let (device, vcpu) = channel::pair().unwrap();
     let windows = Arc::new(windows());
     let served = Arc::clone(&windows);
-    let thread = std::thread::spawn(move || serve(&served, vcpu, 3));
+    let (lowered, falls) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || serve(&served, || lowered.send(()).unwrap(), vcpu, 3));
     let soon = || Deadline::after(Duration::from_secs(10));
     let channel = Channel::<Bus>::from_fd(device, Hello::new(Role::Vfio, 3));
     channel.hello(Role::Vcpu, soon()).unwrap();
@@ -97,6 +100,10 @@ fn bus_thread_answers_its_function_and_ends_with_it() {
     let show = BusRequest::ShowWindows { shown: true };
     assert_eq!(channel.request::<OwnedFd>(&show, &[], soon()).unwrap().0, BusReply::Done);
     assert_eq!(windows.read(AREA, 8), Some(0));
+    assert!(falls.try_recv().is_err());
+    let lower = BusRequest::LowerIntx;
+    assert_eq!(channel.request::<OwnedFd>(&lower, &[], soon()).unwrap().0, BusReply::Done);
+    falls.try_recv().unwrap();
     drop(channel);
     thread.join().unwrap();
 }
