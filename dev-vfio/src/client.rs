@@ -20,7 +20,7 @@ use ipc::vfio_user::feature::{
     FeatureHeader, FeatureOp, MIG_DEVICE_STATE, MIGRATION, MigDeviceState, MigState, MigrationFlags,
 };
 use ipc::vfio_user::header::Command;
-use ipc::vfio_user::region::RegionAccess;
+use ipc::vfio_user::region::{RegionAccess, SmallWrite, encode_multi};
 use ipc::vfio_user::version::Version;
 use thiserror::Error;
 use zerocopy::IntoBytes;
@@ -31,6 +31,9 @@ use crate::pci::windows::Mappable;
 
 /// How long a server may take for one answer. A device that stalls a guest's CPU for so long is broken.
 const ANSWER_SPAN: Duration = Duration::from_secs(5);
+
+/// The most posted writes in one message: far below what any server takes, and a small wait for the first of them.
+pub const BATCH_MAX: usize = 32;
 
 /// How long a device may take to stop: its disk finishes what it has begun. Less than a pause may take in all.
 const STOP_SPAN: Duration = Duration::from_secs(15);
@@ -91,6 +94,8 @@ pub struct Client {
     connection: Connection,
     regions: Vec<Region>,
     fds_max: usize,
+    /// How many posted writes one message may have; 1 where the server takes no batches.
+    batch_max: usize,
     resettable: bool,
     stoppable: bool,
 }
@@ -132,7 +137,10 @@ impl Client {
 
         let stoppable = has_migration(&connection)?;
         let fds_max = version.capabilities.msg_fds();
-        let client = Client { connection, regions, fds_max, resettable, stoppable };
+        let room = version.capabilities.data_len().saturating_sub(size_of::<u64>()) / size_of::<SmallWrite>();
+        let batched = version.capabilities.write_multiple == Some(true);
+        let batch_max = if batched { room.clamp(1, BATCH_MAX) } else { 1 };
+        let client = Client { connection, regions, fds_max, batch_max, resettable, stoppable };
         let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);
         let config = client.read_bytes(PCI_CONFIG_REGION, 0, config_len)?;
         let window = DmaMap::new(0, IOVA_SPACE_LEN, 0, DmaMap::READ | DmaMap::WRITE);
@@ -155,31 +163,51 @@ impl Client {
         Ok(Some(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))))
     }
 
-    /// Writes up to 8 bytes of a region, if it is there. A posted write is on its way when this returns: what is
-    /// asked later finds it done.
+    /// Writes up to 8 bytes of a region, if it is there, and waits until it is done.
     ///
     /// # Errors
     /// The connection's, or that the server refuses.
-    pub fn write(
-        &self,
-        index: u32,
-        offset: u64,
-        size: u8,
-        value: u64,
-        posted: bool,
-    ) -> Result<(), ClientError> {
+    pub fn write(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<(), ClientError> {
         if !self.covers(index, offset, size, |region| region.writable) {
             return Ok(());
         }
         let access = RegionAccess::new(index, offset, size.into());
         let bytes = value.to_le_bytes();
         let parts = [access.as_bytes(), bytes.get(..size.into()).unwrap_or(&bytes)];
-        if posted {
-            self.connection.post(Command::REGION_WRITE, &parts, &[], soon())?;
-            return Ok(());
-        }
         let answer = self.connection.request(Command::REGION_WRITE, &parts, &[], soon())?;
         access.check_write_reply(&answer.body).map_err(|error| self.connection.violated(error).into())
+    }
+
+    /// A write for [`Client::post`], if the region has these bytes.
+    pub fn posted(&self, index: u32, offset: u64, size: u8, value: u64) -> Option<SmallWrite> {
+        let there = self.covers(index, offset, size, |region| region.writable);
+        there.then(|| SmallWrite::new(index, offset, size, value))
+    }
+
+    /// How many writes [`Client::post`] puts into one message.
+    pub fn batch_max(&self) -> usize {
+        self.batch_max
+    }
+
+    /// Sends writes that nobody waits for, in order. They are on their way when this returns: what is asked later finds
+    /// them done.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn post(&self, writes: &[SmallWrite]) -> Result<(), ClientError> {
+        for batch in writes.chunks(self.batch_max) {
+            match batch {
+                [write] => {
+                    let parts = [write.access.as_bytes(), write.bytes()];
+                    self.connection.post(Command::REGION_WRITE, &parts, &[], soon())?;
+                }
+                batch => {
+                    let body = encode_multi(batch);
+                    self.connection.post(Command::REGION_WRITE_MULTI, &[&body], &[], soon())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Connects the first vectors to eventfds.

@@ -18,6 +18,7 @@ use ipc::vfio_user::connection::Incoming;
 use ipc::vfio_user::device::PCI_CONFIG_REGION;
 use ipc::vfio_user::dma::DmaAccess;
 use ipc::vfio_user::header::Command;
+use ipc::vfio_user::region::SmallWrite;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
@@ -68,6 +69,8 @@ pub struct Function {
 struct Device {
     client: Client,
     space: Mutex<ConfigSpace>,
+    /// Posted writes that are not sent yet: only while more requests are in the ring, and never behind another access.
+    posts: Mutex<Vec<SmallWrite>>,
 }
 
 /// What an access to a BAR meets.
@@ -102,7 +105,7 @@ impl Function {
     ) -> Function {
         let failed = OnceLock::new();
         let device = match opened {
-            Ok((client, space)) => Some(Device { client, space: Mutex::new(space) }),
+            Ok((client, space)) => Some(Device { client, space: Mutex::new(space), posts: Mutex::default() }),
             Err(reason) => {
                 eprintln!("{name}: the device cannot be used: {reason}");
                 let _ = failed.set(reason);
@@ -137,11 +140,35 @@ impl Function {
         let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else {
             return ones(size);
         };
+        if !matches!(access.op, Op::Post(_)) {
+            self.flush_posts();
+        }
         match access.region {
             CONFIG_REGION => self.access_config(device, access),
             AREA32_REGION => self.access_bar(device, access, self.area32),
             AREA64_REGION => self.access_bar(device, access, self.area64),
             _ => ones(size),
+        }
+    }
+
+    /// Sends what is posted: before any other access, and when the ring is empty.
+    pub fn flush_posts(&self) {
+        let Some(device) = &self.device else { return };
+        let posts = std::mem::take(&mut *lock(&device.posts));
+        if !posts.is_empty() && self.failed.get().is_none() {
+            self.settle(device.client.post(&posts));
+        }
+    }
+
+    fn post(&self, device: &Device, index: u32, offset: u64, size: u8, value: u64) {
+        let Some(write) = device.client.posted(index, offset, size, value) else { return };
+        let full = {
+            let mut posts = lock(&device.posts);
+            posts.push(write);
+            posts.len() >= device.client.batch_max()
+        };
+        if full {
+            self.flush_posts();
         }
     }
 
@@ -163,7 +190,7 @@ impl Function {
                     let wishes = lock(&device.space).reset();
                     wishes.into_iter().for_each(|wish| self.grant(device, wish));
                 } else if wish.forward {
-                    self.settle(device.client.write(PCI_CONFIG_REGION, offset, size, value, false));
+                    self.settle(device.client.write(PCI_CONFIG_REGION, offset, size, value));
                 }
                 self.grant(device, wish.intx);
                 self.show_windows();
@@ -186,7 +213,6 @@ impl Function {
 
     fn access_bar(&self, device: &Device, access: Access, area: GpaRange) -> u64 {
         let size = access.size;
-        let posted = matches!(access.op, Op::Post(_));
         let gpa = area.start().checked_add(access.offset);
         let met = gpa.map_or(Meets::Nothing, |gpa| meet(&mut lock(&device.space), gpa, size, access.op));
         match (met, access.op) {
@@ -197,8 +223,12 @@ impl Function {
                 0
             }
             (Meets::Region { index, offset }, Op::Read) => self.read_device(device, index, offset, size),
-            (Meets::Region { index, offset }, Op::Write(value) | Op::Post(value)) => {
-                self.settle(device.client.write(index, offset, size, value, posted));
+            (Meets::Region { index, offset }, Op::Write(value)) => {
+                self.settle(device.client.write(index, offset, size, value));
+                0
+            }
+            (Meets::Region { index, offset }, Op::Post(value)) => {
+                self.post(device, index, offset, size, value);
                 0
             }
         }

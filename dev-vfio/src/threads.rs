@@ -167,6 +167,7 @@ impl Drain {
                     Err(ResponderError::Violation(violation)) => return Err(violation),
                 }
             }
+            function.flush_posts();
             self.orders.lock().unwrap_or_else(PoisonError::into_inner).done = wanted;
             self.progress.notify_all();
             match responder.next(&self.interrupt, Deadline::after(Deadline::SPAN_MAX)) {

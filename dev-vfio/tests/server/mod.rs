@@ -16,7 +16,7 @@ use ipc::vfio_user::device::{
     RegionInfo, SparseArea,
 };
 use ipc::vfio_user::header::Command;
-use ipc::vfio_user::region::RegionAccess;
+use ipc::vfio_user::region::{RegionAccess, decode_multi};
 use ipc::vfio_user::version::Version;
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
@@ -36,6 +36,8 @@ pub struct Device {
     pub vectors: Mutex<Vec<OwnedFd>>,
     /// Every command, in order.
     pub commands: Mutex<Vec<Command>>,
+    /// How many writes each batch had.
+    pub batches: Mutex<Vec<usize>>,
     /// BAR 0 as memory, if it can be mapped.
     pub memory: Option<OwnedFd>,
     /// Its pin, if it has one; its eventfd stands behind the vectors'.
@@ -229,6 +231,14 @@ impl Device {
                     self.set_intx(false);
                 }
                 Ok(access.as_bytes().to_vec())
+            }
+            Command::REGION_WRITE_MULTI => {
+                let writes = decode_multi(body).map_err(|_| Errno::INVAL)?;
+                self.batches.lock().unwrap().push(writes.len());
+                for write in writes {
+                    self.answer(Command::REGION_WRITE, &[write.access.as_bytes(), write.bytes()].concat())?;
+                }
+                Ok((body[..8]).to_vec())
             }
             Command::DMA_MAP | Command::DEVICE_RESET => Ok(Vec::new()),
             _ => Err(Errno::NOTSUP),

@@ -146,9 +146,9 @@ fn level_spi_still_high_after_end_is_signalled_again() {
 fn resampled_spi_falls_with_its_end_and_only_it_is_told() {
     let (told, heard) = std::sync::mpsc::channel();
     let told = std::sync::Mutex::new(told);
-    let machine = Machine::booted(1);
+    let mut machine = Machine::booted(1);
     let on_end = Box::new(move |intid| told.lock().unwrap().send(intid).unwrap());
-    let machine = Machine { gic: machine.gic.with_resampled(vec![33], on_end), ..machine };
+    machine.gic = machine.gic.with_resampled(vec![33], on_end);
     machine.enable_spi(33, false);
     machine.enable_spi(34, false);
     for intid in [33, 34] {

@@ -176,11 +176,12 @@ pub fn takes_intx() -> Vec<u8> {
     code.push(0xd538_cc0b); // mrs x11, ICC_IAR1_EL1
     code.push(0x7100_001f | 1023 << 10 | 11 << 5); // cmp w11, #1023
     code.push(0x54ff_ffc0); // b.eq -8
-    code.push(0x1100_0004 | 32 << 10 | 11 << 5); // add w4, w11, #32: `I` for 41
-    code.extend(send_w4());
     code.push(0x1100_058c); // add w12, w12, #1
     code.push(0x3900_80ec); // strb w12, [x7, #32]
+    code.push(0x3940_80ed); // ldrb w13, [x7, #32]: the write has arrived before the interrupt ends
     code.push(0xd518_cc2b); // msr ICC_EOIR1_EL1, x11
+    code.push(0x1100_0004 | 32 << 10 | 11 << 5); // add w4, w11, #32: `I` for 41
+    code.extend(send_w4());
     let back = u32::try_from(code.len() - top).unwrap();
     code.push(0x1400_0000 | 0u32.wrapping_sub(back) & 0x03ff_ffff); // b top
     image(&code)

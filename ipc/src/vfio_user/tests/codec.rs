@@ -174,6 +174,11 @@ fn several_writes_are_counted() {
     let body = |count: u64, writes: &[Vec<u8>]| [&count.to_le_bytes()[..], &writes.concat()].concat();
     let writes = region::decode_multi(&body(2, &[one(4), one(8)])).unwrap();
     assert_eq!((writes[0].bytes().len(), writes[1].bytes().len()), (4, 8));
+    let own =
+        [region::SmallWrite::new(0, 0x1000, 3, 0x1122_3344), region::SmallWrite::new(2, 8, 8, u64::MAX)];
+    let decoded = region::decode_multi(&region::encode_multi(&own)).unwrap();
+    assert_eq!(decoded, own);
+    assert_eq!(decoded[0].bytes(), [0x44, 0x33, 0x22]);
     assert_eq!(rule(region::decode_multi(&body(3, &[one(4)]))), "the count is not the number of writes");
     assert_eq!(
         rule(region::decode_multi(&body(u64::MAX, &[one(4)]))),
