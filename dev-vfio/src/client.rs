@@ -3,10 +3,10 @@
 //!
 //! The server is another process, perhaps of somebody else, and never trusted: the codec in `ipc::vfio_user` checks
 //! every body, here the answers are held against what was asked and against bounds of our own. Behind a
-//! vSMMU the server gets no memory: one DMA window without an fd covers all addresses, so that its DMA comes as
-//! messages and is translated. A server that breaks the protocol, or does not answer in time, is not asked again.
+//! vSMMU the server gets no memory (but see [`crate::direct`]): one DMA window without an fd covers all addresses, so
+//! that its DMA comes as messages and is translated. A server that breaks the protocol, or does not answer in time, is not asked again.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use ipc::deadline::Deadline;
@@ -15,7 +15,7 @@ use ipc::vfio_user::connection::{Connection, ConnectionError, Incoming};
 use ipc::vfio_user::device::{
     DeviceInfo, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
 };
-use ipc::vfio_user::dma::DmaMap;
+use ipc::vfio_user::dma::{DmaMap, DmaUnmap};
 use ipc::vfio_user::feature::{
     FeatureHeader, FeatureOp, MIG_DEVICE_STATE, MIGRATION, MigDeviceState, MigState, MigrationFlags,
 };
@@ -39,7 +39,7 @@ pub const BATCH_MAX: usize = 32;
 const STOP_SPAN: Duration = Duration::from_secs(15);
 
 /// All addresses that a stage 1 of ours can translate, and more than a bus has: 52 bits.
-const IOVA_SPACE_LEN: u64 = 1 << 52;
+pub const IOVA_SPACE_LEN: u64 = 1 << 52;
 
 /// Why the server is not asked any more, or has refused.
 #[derive(Clone, Debug, Error)]
@@ -143,8 +143,7 @@ impl Client {
         let client = Client { connection, regions, fds_max, batch_max, resettable, stoppable };
         let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);
         let config = client.read_bytes(PCI_CONFIG_REGION, 0, config_len)?;
-        let window = DmaMap::new(0, IOVA_SPACE_LEN, 0, DmaMap::READ | DmaMap::WRITE);
-        client.connection.request(Command::DMA_MAP, &[window.as_bytes()], &[], soon())?;
+        client.map_dma(0, IOVA_SPACE_LEN, None)?;
         let mut lens = client.regions.iter().map(|region| region.len);
         let bar_lens = core::array::from_fn(|_| lens.next().unwrap_or(0));
         let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
@@ -245,6 +244,34 @@ impl Client {
     pub fn unmask_intx(&self) -> Result<(), ClientError> {
         let set = IrqSet::new(PCI_INTX_IRQ, IrqSet::DATA_NONE | IrqSet::ACTION_UNMASK, 0, 1);
         self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], soon())?;
+        Ok(())
+    }
+
+    /// Gives the server a DMA window: memory, by a file and an offset into it, or none, so that its DMA there comes as
+    /// messages.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn map_dma(
+        &self,
+        start: u64,
+        len: u64,
+        memory: Option<(BorrowedFd<'_>, u64)>,
+    ) -> Result<(), ClientError> {
+        let offset = memory.map_or(0, |(_, offset)| offset);
+        let window = DmaMap::new(start, len, offset, DmaMap::READ | DmaMap::WRITE);
+        let fds: Vec<_> = memory.into_iter().map(|(file, _)| file).collect();
+        self.connection.request(Command::DMA_MAP, &[window.as_bytes()], &fds, soon())?;
+        Ok(())
+    }
+
+    /// Takes a DMA window back. When this returns the server has said that it does not use it any more.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn unmap_dma(&self, start: u64, len: u64) -> Result<(), ClientError> {
+        let window = DmaUnmap::new(start, len);
+        self.connection.request(Command::DMA_UNMAP, &[window.as_bytes()], &[], soon())?;
         Ok(())
     }
 

@@ -10,7 +10,9 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ipc::addr::{Gpa, GpaRange, Iova};
 use ipc::deadline::Deadline;
+use ipc::error::Error;
 use ipc::protocol::inspect::Inspect;
+use ipc::protocol::stage1::{Attachment, Order};
 use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, CONFIG_REGION};
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::ring::{Access, Op};
@@ -24,6 +26,7 @@ use zerocopy::IntoBytes;
 
 use crate::bus_link::BusLink;
 use crate::client::{Client, ClientError};
+use crate::direct::Direct;
 use crate::gate::Gate;
 use crate::iommu::software::{Counters, SoftIommu};
 use crate::pci::config_space::ConfigSpace;
@@ -68,6 +71,8 @@ pub struct Function {
 #[derive(Debug)]
 struct Device {
     client: Client,
+    /// Guest RAM for the server while the stream is in bypass, if the configuration says so.
+    direct: Option<Direct>,
     space: Mutex<ConfigSpace>,
     /// Posted writes that are not sent yet: only while more requests are in the ring, and never behind another access.
     posts: Mutex<Vec<SmallWrite>>,
@@ -96,6 +101,7 @@ impl Function {
     pub fn new(
         name: String,
         opened: Result<(Client, ConfigSpace), String>,
+        direct: Option<Direct>,
         iommu: SoftIommu,
         stage1: Stage1Link,
         bus: BusLink,
@@ -105,7 +111,9 @@ impl Function {
     ) -> Function {
         let failed = OnceLock::new();
         let device = match opened {
-            Ok((client, space)) => Some(Device { client, space: Mutex::new(space), posts: Mutex::default() }),
+            Ok((client, space)) => {
+                Some(Device { client, direct, space: Mutex::new(space), posts: Mutex::default() })
+            }
             Err(reason) => {
                 eprintln!("{name}: the device cannot be used: {reason}");
                 let _ = failed.set(reason);
@@ -276,6 +284,43 @@ impl Function {
         }
     }
 
+    /// Waits for the next orders of the vSMMU, and carries them out.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn serve_stage1(&self) -> Result<(), Error> {
+        let leaves = |order: &Order| !matches!(order, Order::Attach { to: Attachment::Bypass, .. });
+        let attaches = |order: &&Order| matches!(order, Order::Attach { .. });
+        let before = |orders: &[Order]| {
+            if orders.iter().filter(attaches).any(leaves) {
+                self.with_direct(Direct::take_back);
+            }
+        };
+        let after = || {
+            if lock(&self.iommu).is_bypassed() {
+                self.with_direct(Direct::give);
+            }
+        };
+        self.stage1.serve(&self.iommu, &self.gate, before, after)
+    }
+
+    fn with_direct(&self, change: impl Fn(&Direct, &Client) -> Result<(), ClientError>) {
+        let device = self.device.as_ref().filter(|_| self.failed.get().is_none());
+        let Some((device, direct)) = device.and_then(|device| Some((device, device.direct.as_ref()?))) else {
+            return;
+        };
+        if let Err(error) = change(direct, &device.client) {
+            self.fail(&format!("its DMA windows cannot be exchanged: {error}"));
+        }
+    }
+
+    /// Marks what a server with guest RAM may have written.
+    pub fn mark_direct(&self) {
+        if let Some(direct) = self.device.as_ref().and_then(|device| device.direct.as_ref()) {
+            direct.mark_all();
+        }
+    }
+
     fn dma(&self, transfer: impl FnOnce(&mut SoftIommu) -> bool) -> bool {
         let done = {
             let _open = self.gate.enter();
@@ -387,6 +432,8 @@ impl Function {
         }
         inspect.text("stage1.attached", iommu.attached());
         drop(iommu);
+        let direct = self.device.as_ref().and_then(|device| device.direct.as_ref());
+        inspect.text("dma.direct", direct.map_or("off", Direct::word));
         self.bus.inspect(inspect);
     }
 

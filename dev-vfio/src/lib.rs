@@ -10,6 +10,7 @@
 
 pub mod bus_link;
 pub mod client;
+pub mod direct;
 pub mod function;
 pub mod gate;
 pub mod iommu;

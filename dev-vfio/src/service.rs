@@ -29,6 +29,7 @@ use smmu_arch::{Model, ModelError, Options};
 
 use crate::bus_link::BusLink;
 use crate::client::Client;
+use crate::direct::Direct;
 use crate::function::{Function, MsiTarget};
 use crate::iommu::software::SoftIommu;
 use crate::pci::config_space::ConfigSpace;
@@ -98,6 +99,7 @@ type Fatal = Box<dyn FnOnce(String) + Send>;
 struct Ready {
     config: VfioConfig,
     iommu: SoftIommu,
+    direct: Option<Direct>,
     stage1: Stage1Link,
     bus: BusLink,
     server: OwnedFd,
@@ -151,8 +153,9 @@ impl VfioProcess {
             intx_end,
         } = given;
         let model = model_of(&config.model).map_err(|error| fail("know the device's SMMU", &error))?;
-        let ram = Region::from_fd(ram, config.ram.file_len())
-            .and_then(|region| guest_memory::map(&region, &config.ram))
+        let region = Region::from_fd(ram, config.ram.file_len())
+            .map_err(|error| fail("take the RAM that DMA reaches", &error))?;
+        let ram = guest_memory::map(&region, &config.ram)
             .map_err(|error| fail("map the RAM that DMA reaches", &error))?;
         let log = Region::from_fd(dirty_log, DirtyLog::region_len(&config.ram))
             .and_then(|region| DirtyLog::attach(&region, &config.ram))
@@ -166,24 +169,30 @@ impl VfioProcess {
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map the MSI board", &error))?;
         let log = Arc::new(log);
+        let direct = config
+            .direct_dma
+            .then(|| Direct::new(Arc::clone(region.file()), config.ram.clone(), Arc::clone(&log)));
         let ram = guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log));
         let iommu = SoftIommu::new(model, ram, config.stream);
         let stage1 = Stage1Link::new(stage1, self.generation);
         let bus = BusLink::new(bus, self.generation);
         let msi = MsiTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell };
         self.log = Some(log);
-        let ready = Ready { config, iommu, stage1, bus, server, msi, intx, intx_end, responder, fatal };
+        let ready =
+            Ready { config, iommu, direct, stage1, bus, server, msi, intx, intx_end, responder, fatal };
         self.stage = Stage::Ready(Box::new(ready));
         Ok(())
     }
 
     fn begin(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { config, iommu, stage1, bus, server, msi, intx, intx_end, responder, fatal } = ready;
+        let Ready { config, iommu, direct, stage1, bus, server, msi, intx, intx_end, responder, fatal } =
+            ready;
         bus.greet().map_err(|error| Failure::new("greet the vCPU process", error))?;
         let mut interrupts = Interrupts { vectors: Vec::new(), intx: None, intx_end };
         let opened = open_device(server, &config, &bus, &mut interrupts);
         let areas = [config.area32, config.area64];
-        let function = Arc::new(Function::new(config.name, opened, iommu, stage1, bus, areas, msi, intx));
+        let function =
+            Arc::new(Function::new(config.name, opened, direct, iommu, stage1, bus, areas, msi, intx));
         let failed = |error| Failure::new("start the device's threads", error);
         threads::start_helpers(&function, interrupts).map_err(failed)?;
         let ring = RingThread::start(Arc::clone(&function), responder, |violation| {
@@ -302,6 +311,7 @@ impl Process for VfioProcess {
         }
         // Then the device, with the gate open for what it still has to read and write.
         function.set_running(false);
+        function.mark_direct();
         function.gate.close();
         Ok(())
     }
@@ -330,8 +340,11 @@ impl Process for VfioProcess {
         match op {
             DirtyLogOp::Enable => log.set_enabled(true),
             DirtyLogOp::Disable => log.set_enabled(false),
-            // Every write is marked as it happens: there is no note of a page marked already.
+            // Every write of ours is marked as it happens: there is no note of a page marked already.
             DirtyLogOp::Rearm => {}
+        }
+        if let Stage::Serving(function, _) = &self.stage {
+            function.mark_direct();
         }
         Ok(())
     }

@@ -53,11 +53,17 @@ impl Stage1Link {
         self.channel.hello(Role::Smmu, Deadline::after(HELLO_SPAN))
     }
 
-    /// Waits for the next orders, and carries them out.
+    /// Waits for the next orders, and carries them out between `before` and `after`, which hold no lock; then answers.
     ///
     /// # Errors
     /// The channel's: the vSMMU is gone, or broke the contract.
-    pub fn serve<I: HostIommu>(&self, iommu: &Mutex<I>, gate: &Gate) -> Result<(), Error> {
+    pub fn serve<I: HostIommu>(
+        &self,
+        iommu: &Mutex<I>,
+        gate: &Gate,
+        before: impl FnOnce(&[Order]),
+        after: impl FnOnce(),
+    ) -> Result<(), Error> {
         let incoming = match self.channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
             Err(Error::Timeout { .. }) => return Ok(()),
             incoming => incoming?,
@@ -65,10 +71,12 @@ impl Stage1Link {
         let Incoming::Event { body: Notice::Orders { sequence, orders }, .. } = incoming else {
             return Err(Error::Refused("a notice that only devices send"));
         };
+        before(&orders);
         let refused = {
             let _first = gate.go_first();
             carry_out(&mut *lock(iommu), &orders)
         };
+        after();
         self.tell_faults(iommu);
         let done = Notice::Done { sequence, refused };
         self.channel.event::<OwnedFd>(&done, &[], Deadline::after(ANSWER_SPAN))

@@ -51,7 +51,7 @@ pub fn start_helpers(function: &Arc<Function>, interrupts: Interrupts) -> io::Re
         let end = theirs.stage1.greet();
         let end = end.and_then(|()| {
             loop {
-                theirs.stage1.serve(&theirs.iommu, &theirs.gate)?;
+                theirs.serve_stage1()?;
             }
         });
         let Err(error): Result<(), _> = end else { return };

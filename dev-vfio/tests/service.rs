@@ -19,14 +19,14 @@ use ipc::channel::{self, Channel, Incoming};
 use ipc::deadline::Deadline;
 use ipc::hello::{Hello, Role};
 use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
-use ipc::protocol::control::RoleConfig;
+use ipc::protocol::control::{DirtyLogOp, RoleConfig};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::SmmuModel;
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
 use ipc::protocol::vfio::{AREA32_REGION, CONFIG_REGION, VfioConfig};
 use ipc::service::Process;
-use ipc::shm::dirty_log::DirtyLog;
+use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use ipc::shm::ring::{self, Interrupt, Requester};
@@ -57,6 +57,8 @@ struct Vm {
     asked: Arc<Mutex<Vec<BusRequest>>>,
     intx: OwnedFd,
     intx_end: OwnedFd,
+    log: DirtyLog,
+    layout: RamLayout,
 }
 
 fn soon() -> Deadline {
@@ -79,8 +81,14 @@ fn answer_bus(channel: OwnedFd) -> Arc<Mutex<Vec<BusRequest>>> {
 }
 
 impl Vm {
-    fn start(mut server: Server) -> Vm {
+    fn start(server: Server) -> Vm {
+        Vm::start_with(server, false)
+    }
+
+    fn start_with(mut server: Server, direct_dma: bool) -> Vm {
         let layout = RamLayout::new(vec![RamRegion { gpa: Gpa(RAM), len: RAM_LEN, file_offset: 0 }]).unwrap();
+        let log_memory = DirtyLog::create("log", &layout).unwrap();
+        let log = DirtyLog::attach(&log_memory, &layout).unwrap();
         let ring_memory = ring::create("ring").unwrap();
         let board_memory = MsiBoard::create("board").unwrap();
         let [doorbell, intx, intx_end] =
@@ -91,7 +99,7 @@ impl Vm {
         let clone = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
         let descriptors = Descriptors {
             ram: clone(&Region::create("ram", RAM_LEN).unwrap()),
-            dirty_log: clone(&DirtyLog::create("log", &layout).unwrap()),
+            dirty_log: clone(&log_memory),
             ring: clone(&ring_memory),
             stage1: device,
             server: server.client.take().unwrap(),
@@ -109,7 +117,8 @@ impl Vm {
             area32: GpaRange::new(Gpa(0x1100_0000), 0x100_0000).unwrap(),
             area64: GpaRange::new(Gpa(0x84_0000_0000), 0x4_0000_0000).unwrap(),
             doorbell: DOORBELL,
-            ram: layout,
+            ram: layout.clone(),
+            direct_dma,
             model: SmmuModel::default(),
         };
         process.configure(RoleConfig::Vfio(config)).unwrap();
@@ -118,7 +127,7 @@ impl Vm {
         smmu.hello(Role::Vfio, soon()).unwrap();
         let ring = Requester::attach(&ring_memory, Duration::ZERO).unwrap();
         let board = MsiBoard::attach(&board_memory).unwrap();
-        Vm { process, server, ring, smmu, sequence: 0, board, doorbell, asked, intx, intx_end }
+        Vm { process, server, ring, smmu, sequence: 0, board, doorbell, asked, intx, intx_end, log, layout }
     }
 
     fn read(&self, region: u16, offset: u64, size: u8) -> u64 {
@@ -210,6 +219,19 @@ impl Vm {
             std::thread::sleep(Duration::from_millis(2));
         }
         assert_eq!(self.interrupt_status(), wanted);
+    }
+
+    /// The server's DMA windows: beginning, length, and whether there is memory.
+    fn windows(&self) -> Vec<(u64, u64, bool)> {
+        let windows = self.server.device.windows.lock().unwrap();
+        windows.iter().map(|(start, window)| (*start, window.len, window.memory.is_some())).collect()
+    }
+
+    /// How many pages are in the dirty log; they are taken out.
+    fn dirty(&self) -> u64 {
+        let mut pages = DirtyPages::none(&self.layout);
+        self.log.harvest(&mut pages);
+        pages.count()
     }
 
     fn enable_vector_0(&self, address: u64, data: u64) {
@@ -561,4 +583,80 @@ fn posted_writes_that_queue_go_in_batches_and_in_order() {
     };
     let vm = Vm::start(Server::start(slow_to_read(old)));
     assert_eq!(posts_behind_a_read(&vm), [0; 0], "one by one, where batches were not agreed on");
+}
+
+const EVERYWHERE: (u64, u64, bool) = (0, 1 << 52, false);
+const ALL_PAGES: u64 = RAM_LEN / 4096;
+
+#[test]
+fn guest_ram_is_given_to_a_server_only_in_bypass_and_only_if_that_was_chosen() {
+    let mut vm = Vm::start(Server::good());
+    vm.attach(Attachment::Bypass);
+    assert_eq!(vm.windows(), [EVERYWHERE], "not unless it is configured");
+
+    let mut vm = Vm::start_with(Server::good(), true);
+    assert_eq!(vm.windows(), [EVERYWHERE]);
+    vm.attach(Attachment::Abort);
+    assert_eq!(vm.windows(), [EVERYWHERE]);
+    vm.attach(Attachment::Bypass);
+    let behind = RAM + RAM_LEN;
+    let given = [(0, RAM, false), (RAM, RAM_LEN, true), (behind, (1 << 52) - behind, false)];
+    assert_eq!(vm.windows(), given);
+    {
+        let windows = vm.server.device.windows.lock().unwrap();
+        let (file, offset) = windows[&RAM].memory.as_ref().unwrap();
+        rustix::io::pwrite(file, b"direct", offset + 0x2000).unwrap();
+    }
+    assert_eq!(vm.dma_read(RAM + 0x2000, 6).unwrap(), b"direct");
+    vm.attach(Attachment::Bypass);
+    assert_eq!(vm.windows(), given, "no change");
+    // The answer to the order comes after the server has given it back.
+    vm.attach(Attachment::Abort);
+    assert_eq!(vm.windows(), [EVERYWHERE]);
+    vm.attach(Attachment::Bypass);
+    assert_eq!(vm.windows(), given);
+    assert_eq!(vm.failure(), None);
+}
+
+#[test]
+fn all_ram_is_dirty_at_every_step_while_a_server_has_it() {
+    let mut vm = Vm::start_with(Server::good(), true);
+    vm.process.dirty_log(DirtyLogOp::Enable).unwrap();
+    assert_eq!(vm.dirty(), 0);
+    vm.attach(Attachment::Bypass);
+    for step in [DirtyLogOp::Enable, DirtyLogOp::Rearm] {
+        vm.process.dirty_log(step).unwrap();
+        assert_eq!(vm.dirty(), ALL_PAGES, "{step:?}");
+    }
+    vm.process.pause().unwrap();
+    assert_eq!(vm.dirty(), ALL_PAGES);
+    vm.process.resume().unwrap();
+    vm.attach(Attachment::Abort);
+    assert_eq!(vm.dirty(), ALL_PAGES, "what it wrote last");
+    vm.process.dirty_log(DirtyLogOp::Rearm).unwrap();
+    assert_eq!(vm.dirty(), 0);
+}
+
+#[test]
+fn a_server_that_does_not_take_ram_goes_on_and_one_that_keeps_it_has_failed() {
+    let with_memory = |body: &[u8]| body.get(16..24) == Some(&RAM.to_le_bytes());
+    let refuses: Bend = Box::new(move |command, body| {
+        (command == Command::DMA_MAP && with_memory(body)).then_some(Err(Errno::NOTSUP))
+    });
+    let mut vm = Vm::start_with(Server::start(refuses), true);
+    vm.attach(Attachment::Bypass);
+    assert_eq!((vm.windows(), vm.failure()), (vec![EVERYWHERE], None));
+    vm.dma_write(RAM, b"by message").unwrap();
+
+    let keeps: Bend = Box::new(move |command, body| {
+        let ram = body.get(8..16) == Some(&RAM.to_le_bytes());
+        (command == Command::DMA_UNMAP && ram).then_some(Err(Errno::BUSY))
+    });
+    let mut vm = Vm::start_with(Server::start(keeps), true);
+    vm.attach(Attachment::Bypass);
+    assert_eq!(vm.failure(), None);
+    vm.attach(Attachment::Abort);
+    vm.assert_failed("DMA windows cannot be exchanged");
+    vm.process.dirty_log(DirtyLogOp::Enable).unwrap();
+    assert_eq!(vm.dirty(), ALL_PAGES, "it may write on");
 }

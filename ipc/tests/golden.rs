@@ -90,6 +90,7 @@ fn vfio_config() -> VfioConfig {
         area64: GpaRange::new(Gpa(0x84_0000_0000), 0x4_0000_0000).unwrap(),
         doorbell: Gpa(0x0821_0040),
         ram: ram(),
+        direct_dma: true,
         model: SmmuModel::default(),
     }
 }

@@ -2,6 +2,7 @@
 //! A vfio-user server to be driven by the client under test: well-behaved, with one answer bent at a time.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use ipc::vfio_user::device::{
     DeviceInfo, IrqAction, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, RegionDescription,
     RegionInfo, SparseArea,
 };
+use ipc::vfio_user::dma::{DmaMap, DmaUnmap};
 use ipc::vfio_user::header::Command;
 use ipc::vfio_user::region::{RegionAccess, decode_multi};
 use ipc::vfio_user::version::Version;
@@ -36,6 +38,8 @@ pub struct Device {
     pub vectors: Mutex<Vec<OwnedFd>>,
     /// Every command, in order.
     pub commands: Mutex<Vec<Command>>,
+    /// Its DMA windows: length, and memory by file and offset.
+    pub windows: Mutex<BTreeMap<u64, Window>>,
     /// How many writes each batch had.
     pub batches: Mutex<Vec<usize>>,
     /// BAR 0 as memory, if it can be mapped.
@@ -53,6 +57,12 @@ pub struct Pin {
 
 /// What a bent server does instead of answering.
 pub type Bend = Box<dyn Fn(Command, &[u8]) -> Option<Result<Vec<u8>, Errno>> + Send>;
+
+/// A DMA window.
+pub struct Window {
+    pub len: u64,
+    pub memory: Option<(OwnedFd, u64)>,
+}
 
 pub struct Server {
     pub device: Arc<Device>,
@@ -90,11 +100,11 @@ impl Server {
             while let Ok(mut incoming) = served.receive(Deadline::after(Duration::from_secs(20))) {
                 let command = incoming.command();
                 state.commands.lock().unwrap().push(command);
-                let fds = incoming.fds.len();
-                state.vectors.lock().unwrap().append(&mut incoming.fds);
+                let mut fds = std::mem::take(&mut incoming.fds);
                 let body = incoming.body.clone();
                 let answer = bend(command, &body).unwrap_or_else(|| match command {
-                    Command::DEVICE_SET_IRQS => state.set_irqs(&body, fds),
+                    Command::DEVICE_SET_IRQS => state.set_irqs(&body, std::mem::take(&mut fds)),
+                    Command::DMA_MAP => state.map_dma(&body, fds.pop()),
                     _ => state.answer(command, &body),
                 });
                 let deadline = Deadline::after(Duration::from_secs(5));
@@ -141,6 +151,18 @@ pub fn config_space() -> [u8; 256] {
 }
 
 impl Device {
+    /// Windows never overlap.
+    fn map_dma(&self, body: &[u8], file: Option<OwnedFd>) -> Result<Vec<u8>, Errno> {
+        let map = DmaMap::decode(body, usize::from(file.is_some())).map_err(|_| Errno::INVAL)?;
+        let (start, len) = (map.address.get(), map.size.get());
+        let mut windows = self.windows.lock().unwrap();
+        if windows.iter().any(|(at, window)| *at < start + len && start < at + window.len) {
+            return Err(Errno::EXIST);
+        }
+        windows.insert(start, Window { len, memory: file.map(|file| (file, map.offset.get())) });
+        Ok(Vec::new())
+    }
+
     /// Asserts the pin, or not.
     pub fn set_intx(&self, asserted: bool) {
         let mut pin = self.intx.as_ref().unwrap().lock().unwrap();
@@ -156,10 +178,12 @@ impl Device {
     }
 
     /// `DEVICE_SET_IRQS`: connecting is done with the fds; of the rest only unmasking INTx is understood.
-    fn set_irqs(&self, body: &[u8], fds: usize) -> Result<Vec<u8>, Errno> {
-        let (set, _, action) = IrqSet::decode(body, fds).map_err(|_| Errno::INVAL)?;
+    fn set_irqs(&self, body: &[u8], mut fds: Vec<OwnedFd>) -> Result<Vec<u8>, Errno> {
+        let count = fds.len();
+        let (set, _, action) = IrqSet::decode(body, count).map_err(|_| Errno::INVAL)?;
+        self.vectors.lock().unwrap().append(&mut fds);
         match (&self.intx, action) {
-            (_, IrqAction::Trigger) if fds > 0 => Ok(Vec::new()),
+            (_, IrqAction::Trigger) if count > 0 => Ok(Vec::new()),
             (Some(pin), IrqAction::Unmask) if set.index == PCI_INTX_IRQ => {
                 let mut pin = pin.lock().unwrap();
                 pin.masked = false;
@@ -240,7 +264,14 @@ impl Device {
                 }
                 Ok((body[..8]).to_vec())
             }
-            Command::DMA_MAP | Command::DEVICE_RESET => Ok(Vec::new()),
+            Command::DMA_UNMAP => {
+                let (unmap, _) = DmaUnmap::decode(body).map_err(|_| Errno::INVAL)?;
+                let mut windows = self.windows.lock().unwrap();
+                let known = windows.get(&unmap.address.get()).is_some_and(|window| unmap.size == window.len);
+                windows.remove(&unmap.address.get()).filter(|_| known).ok_or(Errno::NOENT)?;
+                Ok(body.to_vec())
+            }
+            Command::DEVICE_RESET => Ok(Vec::new()),
             _ => Err(Errno::NOTSUP),
         }
     }

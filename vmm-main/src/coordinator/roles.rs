@@ -88,7 +88,7 @@ impl PciSlot {
         })
     }
 
-    fn vfio(&self, name: &str, ram: RamLayout, model: SmmuModel) -> VfioConfig {
+    fn vfio(&self, name: &str, ram: RamLayout, direct_dma: bool, model: SmmuModel) -> VfioConfig {
         VfioConfig {
             name: name.to_owned(),
             bdf: self.bdf,
@@ -97,6 +97,7 @@ impl PciSlot {
             area64: self.area64,
             doorbell: Gpa(layout::GITS_TRANSLATER),
             ram,
+            direct_dma,
             model,
         }
     }
@@ -127,7 +128,7 @@ impl Configs {
                 serial: format!("BULKHEAD{:04}", device.slot),
                 block_len: 512,
             });
-            vfio.push(slot.vfio(name, ram.clone(), model.clone()));
+            vfio.push(slot.vfio(name, ram.clone(), device.direct_dma, model.clone()));
         }
         Ok(Self {
             vcpu: VcpuConfig {
@@ -230,7 +231,7 @@ mod tests {
     fn role_configs_cover_every_row_and_name_its_descriptors() {
         let ram = ram_layout(1 << 29).unwrap();
         let boot = BootInfo { entry: layout::RAM_BASE, fdt: layout::RAM_BASE };
-        let device = |slot| HandedDevice { kind: DeviceKind::VfioUser, slot };
+        let device = |slot| HandedDevice { kind: DeviceKind::VfioUser, slot, direct_dma: slot == 31 };
         let handover = Handover {
             name: "vm".into(),
             cmdline: String::new(),
@@ -258,6 +259,7 @@ mod tests {
         assert_eq!(last.windows[0].range.start(), Gpa(0x300f_8000));
         assert_eq!(configs.smmu0.devices[1].fd, 11);
         assert_eq!(configs.vfio[1].stream, StreamId(0xf8));
+        assert_eq!([configs.vfio[0].direct_dma, configs.vfio[1].direct_dma], [false, true]);
         assert_eq!(configs.vfio[1].area64.end(), Gpa(1 << 40));
     }
 

@@ -433,6 +433,7 @@ impl Vm {
             vcpu_count: self.given.handover.vcpu_count,
             uptime_ms: millis(self.started.elapsed()),
             log_lines_dropped: DROPPED.load(Ordering::Relaxed),
+            direct_dma: self.given.handover.direct_dma().map(str::to_owned).collect(),
             ..empty_status()
         }
     }
@@ -481,6 +482,7 @@ fn empty_status() -> Status {
         vcpu_count: 0,
         uptime_ms: 0,
         log_lines_dropped: 0,
+        direct_dma: Vec::new(),
     }
 }
 
