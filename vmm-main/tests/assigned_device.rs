@@ -131,3 +131,74 @@ fn guest_takes_the_pin_of_a_device_as_often_as_it_is_asserted() {
     assert!(lab.bulkhead(&["stop"]).status.success());
     assert_eq!(vm.end().0.code(), Some(0));
 }
+
+/// Registers in which the guest finds `first`, and a byte to end with.
+fn registers(first: u8) -> Device {
+    let mut registers = vec![0; 64];
+    registers[8] = first;
+    registers[16] = b'.';
+    Device { registers: Mutex::new(registers), ..Device::default() }
+}
+
+#[test]
+fn guest_that_was_reset_meets_its_device_over_a_new_connection_or_finds_it_failed() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let kernel = lab.file("Image", &guest::drives_bar_0_and_resets());
+    let mut vm = lab.start(&kernel, &listening.words());
+    for life in [b'1', b'2', b'3'] {
+        let server = listening.serve(registers(life));
+        assert_eq!(vm.output_of(3), [life, 0xff, b'.']);
+        let until = std::time::Instant::now() + support::PATIENCE;
+        while !server.is_over() && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(server.is_over(), "the old connection is closed");
+    }
+    let server = listening.serve(registers(b'4'));
+    let Listening { socket, path } = listening;
+    drop(socket);
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(vm.output_of(3), [b'4', 0xff, b'.']);
+    vm.await_log("cannot be reached again");
+    vm.await_log("its device has failed");
+    // All ones, and so on from reset to reset.
+    assert_eq!(vm.output_of(3), [0xff; 3]);
+    assert!(server.is_over());
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn direct_dma_gives_the_server_guest_ram_and_is_seen_from_outside() {
+    const RAM: u64 = 0x4000_0000;
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let kernel = lab.file("Image", &guest::spins());
+    let config = lab.file("vm.toml", b"[[device]]\nvfio-user = \"device.sock\"\ndirect-dma = true\n");
+    let mut vm = lab.start(&kernel, &["--config", config.to_str().unwrap()]);
+    let server = listening.serve(registers(0));
+    vm.await_running();
+    // Out of reset the SMMU is off, and every stream in bypass.
+    let until = std::time::Instant::now() + support::PATIENCE;
+    while !server.device.windows.lock().unwrap().contains_key(&RAM) && std::time::Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    {
+        let windows = server.device.windows.lock().unwrap();
+        let (file, offset) = windows[&RAM].memory.as_ref().unwrap();
+        let mut found = vec![0; usize::try_from(windows[&RAM].len).unwrap()];
+        rustix::io::pread(file, &mut found, *offset).unwrap();
+        assert!(found.windows(4).any(|word| word == b"ARM\x64"), "the guest's kernel is in it");
+    }
+    let output = lab.bulkhead(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["direct_dma"], serde_json::json!(["vfio0"]));
+    let said = String::from_utf8(lab.bulkhead(&["status"]).stdout).unwrap();
+    assert!(said.contains("vfio0: direct-dma"), "{said}");
+    let said = String::from_utf8(lab.bulkhead(&["inspect"]).stdout).unwrap();
+    assert!(said.contains("guest RAM is mapped at the server"), "{said}");
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+}

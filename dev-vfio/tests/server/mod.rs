@@ -132,6 +132,11 @@ impl Server {
         Server::start(Box::new(|_, _| None))
     }
 
+    /// Whether its client is gone.
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Signals a vector, as its device would.
     pub fn signal(&self, vector: usize) {
         rustix::io::write(&self.device.vectors.lock().unwrap()[vector], &1u64.to_ne_bytes()).unwrap();

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::handover::Handover;
 use super::inspected;
+use super::launcher::Launcher;
 use super::logs::{self, DROPPED};
 use super::objects::Objects;
 use super::probe;
@@ -31,7 +32,7 @@ use crate::lifecycle::{Phase, Step, Why};
 use crate::machine::{MachineConfig, boot, layout};
 use crate::problem::{Class, Problem};
 use crate::snapshot;
-use crate::topology::{self, Object, Restart};
+use crate::topology::{self, DeviceKind, Object, Restart};
 
 /// A guest that resets at once again and again must not turn the host into a process starter.
 const BOOT_SPAN_MIN: Duration = Duration::from_secs(1);
@@ -64,6 +65,7 @@ pub struct Vm {
     reset_due: bool,
     running: Option<Running>,
     picture: watch::Sender<Picture>,
+    launcher: Launcher,
 }
 
 /// What exists while processes do.
@@ -76,7 +78,7 @@ struct Running {
 
 impl Vm {
     /// A VM without processes. The proof of being sealed is demanded before anything of the guest is looked at.
-    pub fn new(given: Given, locked: &Locked) -> Result<Self, Problem> {
+    pub fn new(given: Given, locked: &Locked, launcher: Launcher) -> Result<Self, Problem> {
         let layout = roles::ram_layout(given.handover.memory_len)?;
         let enforced = locked.enforced().lines();
         let now = Instant::now();
@@ -93,6 +95,7 @@ impl Vm {
             running: None,
             picture: watch::channel(Picture { status: empty_status(), started: now, processes: Vec::new() })
                 .0,
+            launcher,
         };
         vm.publish();
         Ok(vm)
@@ -372,8 +375,35 @@ impl Vm {
         if let Some(running) = self.running.take() {
             running.set.finish().await;
         }
+        if let Err(problem) = self.reopen_devices().await {
+            return self.end_by(Fault::Refused(problem)).await;
+        }
         tokio::time::sleep(BOOT_SPAN_MIN.saturating_sub(self.booted.elapsed())).await;
         self.boot().await;
+    }
+
+    /// Connects to the servers of somebody else anew. One that cannot be reached costs its device only.
+    async fn reopen_devices(&mut self) -> Result<(), Problem> {
+        let kinds = self.given.handover.device_kinds();
+        for ((index, name), _) in
+            (0..).zip(topology::VFIO).zip(kinds).filter(|(_, kind)| *kind == DeviceKind::VfioUser)
+        {
+            // Its server has to see the end of the old connection first.
+            self.given.objects.remove(&Object::DeviceSource(name));
+            let server = match self.launcher.reopen(index).await {
+                Some(server) => server,
+                None => {
+                    tracing::error!(
+                        "the server of {name} does not take a new connection: its device has failed"
+                    );
+                    // One that is closed already.
+                    let pair = std::os::unix::net::UnixStream::pair();
+                    pair.map_err(|error| refused("stand in for a device's server", &error))?.0.into()
+                }
+            };
+            self.given.objects.insert(Object::DeviceSource(name), server);
+        }
+        Ok(())
     }
 
     /// Decides about a process that is lost: its row says how.

@@ -126,6 +126,15 @@ fn set_command(command: u32) -> [u32; 2] {
 /// Drives BAR 0 of the function in slot 1: writes `G` to its first byte, prints the byte at 8 with memory space enabled
 /// and once more with it disabled, then waits until the byte at 16 is not 0, prints it, and switches itself off.
 pub fn drives_bar_0() -> Vec<u8> {
+    drives_bar_0_then(PSCI_SYSTEM_OFF)
+}
+
+/// The same, and a reset at the end.
+pub fn drives_bar_0_and_resets() -> Vec<u8> {
+    drives_bar_0_then(PSCI_SYSTEM_RESET)
+}
+
+fn drives_bar_0_then(end: u32) -> Vec<u8> {
     let mut code = load(1, UART_BASE).to_vec();
     code.extend(load(6, FUNCTION_CONFIG));
     code.extend(load(7, FUNCTION_AREA32));
@@ -141,7 +150,7 @@ pub fn drives_bar_0() -> Vec<u8> {
     code.push(0x3940_40e4); // ldrb w4, [x7, #16]
     code.push(0x34ff_ffe4); // cbz w4, -4
     code.extend(send_w4());
-    code.extend(psci(PSCI_SYSTEM_OFF));
+    code.extend(psci(end));
     image(&code)
 }
 
