@@ -237,13 +237,14 @@ impl Client {
         Ok(())
     }
 
-    /// Unmasks INTx: if the device still wants something, it signals again.
+    /// Unmasks INTx: if the device still wants something, it signals again. Not waited for: a server that is waiting for
+    /// us, because its DMA has met a paused guest, will do it later.
     ///
     /// # Errors
-    /// The connection's, or that the server refuses.
+    /// The connection's.
     pub fn unmask_intx(&self) -> Result<(), ClientError> {
         let set = IrqSet::new(PCI_INTX_IRQ, IrqSet::DATA_NONE | IrqSet::ACTION_UNMASK, 0, 1);
-        self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], soon())?;
+        self.connection.post(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], soon())?;
         Ok(())
     }
 

@@ -34,15 +34,26 @@ use crate::pci::intx;
 use crate::pci::msix::Message;
 use crate::stage1_link::Stage1Link;
 
-/// Where the MSIs of the function go.
+/// Where the interrupts of the function go.
 #[derive(Debug)]
-pub struct MsiTarget {
+pub struct InterruptTarget {
     /// The guest physical address that makes a write an interrupt.
     pub doorbell: Gpa,
     /// Pending events for the vCPU process.
     pub board: MsiBoard,
     /// Tells it to look.
     pub eventfd: OwnedFd,
+    /// Tells it that the INTx pin is asserted.
+    pub pin: OwnedFd,
+}
+
+/// The processes beside the device's.
+#[derive(Debug)]
+pub struct Links {
+    /// The vSMMU.
+    pub stage1: Stage1Link,
+    /// The process that has the guest's address space.
+    pub bus: BusLink,
 }
 
 /// A device that the guest uses.
@@ -62,9 +73,7 @@ pub struct Function {
     pub gate: Gate,
     area32: GpaRange,
     area64: GpaRange,
-    msi: MsiTarget,
-    /// Says that the pin is asserted.
-    intx: OwnedFd,
+    msi: InterruptTarget,
     failed: OnceLock<String>,
 }
 
@@ -103,11 +112,9 @@ impl Function {
         opened: Result<(Client, ConfigSpace), String>,
         direct: Option<Direct>,
         iommu: SoftIommu,
-        stage1: Stage1Link,
-        bus: BusLink,
+        links: Links,
         areas: [GpaRange; 2],
-        msi: MsiTarget,
-        intx: OwnedFd,
+        msi: InterruptTarget,
     ) -> Function {
         let failed = OnceLock::new();
         let device = match opened {
@@ -121,20 +128,9 @@ impl Function {
             }
         };
         let [area32, area64] = areas;
+        let Links { stage1, bus } = links;
         let iommu = Mutex::new(iommu);
-        Function {
-            name,
-            device,
-            iommu,
-            stage1,
-            bus,
-            gate: Gate::default(),
-            area32,
-            area64,
-            msi,
-            intx,
-            failed,
-        }
+        Function { name, device, iommu, stage1, bus, gate: Gate::default(), area32, area64, msi, failed }
     }
 
     /// Why the device is gone, if it is.
@@ -358,7 +354,7 @@ impl Function {
         match wish {
             intx::Wish::Nothing => {}
             // A counter that is full is a line that is high already.
-            intx::Wish::Raise => drop(rustix::io::write(&self.intx, &1u64.to_ne_bytes())),
+            intx::Wish::Raise => drop(rustix::io::write(&self.msi.pin, &1u64.to_ne_bytes())),
             intx::Wish::Unmask => drop(self.settle(device.client.unmask_intx())),
             intx::Wish::Lower => {
                 if let Err(error) = self.bus.lower_intx() {

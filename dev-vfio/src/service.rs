@@ -30,7 +30,7 @@ use smmu_arch::{Model, ModelError, Options};
 use crate::bus_link::BusLink;
 use crate::client::Client;
 use crate::direct::Direct;
-use crate::function::{Function, MsiTarget};
+use crate::function::{Function, InterruptTarget, Links};
 use crate::iommu::software::SoftIommu;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::windows;
@@ -103,8 +103,7 @@ struct Ready {
     stage1: Stage1Link,
     bus: BusLink,
     server: OwnedFd,
-    msi: MsiTarget,
-    intx: OwnedFd,
+    msi: InterruptTarget,
     intx_end: OwnedFd,
     responder: Responder,
     fatal: Fatal,
@@ -176,23 +175,21 @@ impl VfioProcess {
         let iommu = SoftIommu::new(model, ram, config.stream);
         let stage1 = Stage1Link::new(stage1, self.generation);
         let bus = BusLink::new(bus, self.generation);
-        let msi = MsiTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell };
+        let msi = InterruptTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell, pin: intx };
         self.log = Some(log);
-        let ready =
-            Ready { config, iommu, direct, stage1, bus, server, msi, intx, intx_end, responder, fatal };
+        let ready = Ready { config, iommu, direct, stage1, bus, server, msi, intx_end, responder, fatal };
         self.stage = Stage::Ready(Box::new(ready));
         Ok(())
     }
 
     fn begin(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { config, iommu, direct, stage1, bus, server, msi, intx, intx_end, responder, fatal } =
-            ready;
+        let Ready { config, iommu, direct, stage1, bus, server, msi, intx_end, responder, fatal } = ready;
         bus.greet().map_err(|error| Failure::new("greet the vCPU process", error))?;
         let mut interrupts = Interrupts { vectors: Vec::new(), intx: None, intx_end };
         let opened = open_device(server, &config, &bus, &mut interrupts);
         let areas = [config.area32, config.area64];
         let function =
-            Arc::new(Function::new(config.name, opened, direct, iommu, stage1, bus, areas, msi, intx));
+            Arc::new(Function::new(config.name, opened, direct, iommu, Links { stage1, bus }, areas, msi));
         let failed = |error| Failure::new("start the device's threads", error);
         threads::start_helpers(&function, interrupts).map_err(failed)?;
         let ring = RingThread::start(Arc::clone(&function), responder, |violation| {

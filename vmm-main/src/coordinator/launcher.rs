@@ -5,13 +5,17 @@
 //! device that was, by a connection of its own. The launcher knows the path and is trusted more than the
 //! coordinator; what it answers late is thrown away.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::lifeline::Up;
+use crate::topology::{self, DeviceKind, Object};
 
 /// More than the launcher tries for.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
@@ -48,5 +52,35 @@ impl Launcher {
                 return server;
             }
         }
+    }
+
+    /// Connects to the servers of somebody else anew. One that cannot be reached costs its device only.
+    ///
+    /// # Errors
+    /// If the host has no socket left.
+    pub async fn reopen_all(
+        &mut self,
+        kinds: &[DeviceKind],
+        objects: &mut BTreeMap<Object, OwnedFd>,
+    ) -> io::Result<()> {
+        for ((index, name), kind) in (0..).zip(topology::VFIO).zip(kinds) {
+            if *kind != DeviceKind::VfioUser {
+                continue;
+            }
+            // Its server has to see the end of the old connection first.
+            objects.remove(&Object::DeviceSource(name));
+            let server = match self.reopen(index).await {
+                Some(server) => server,
+                None => {
+                    tracing::error!(
+                        "the server of {name} does not take a new connection: its device has failed"
+                    );
+                    // One that is closed already.
+                    UnixStream::pair()?.0.into()
+                }
+            };
+            objects.insert(Object::DeviceSource(name), server);
+        }
+        Ok(())
     }
 }

@@ -32,7 +32,7 @@ use crate::lifecycle::{Phase, Step, Why};
 use crate::machine::{MachineConfig, boot, layout};
 use crate::problem::{Class, Problem};
 use crate::snapshot;
-use crate::topology::{self, DeviceKind, Object, Restart};
+use crate::topology::{self, Object, Restart};
 
 /// A guest that resets at once again and again must not turn the host into a process starter.
 const BOOT_SPAN_MIN: Duration = Duration::from_secs(1);
@@ -375,35 +375,13 @@ impl Vm {
         if let Some(running) = self.running.take() {
             running.set.finish().await;
         }
-        if let Err(problem) = self.reopen_devices().await {
+        let kinds = self.given.handover.device_kinds();
+        if let Err(error) = self.launcher.reopen_all(&kinds, &mut self.given.objects).await {
+            let problem = refused("stand in for a device's server", &error);
             return self.end_by(Fault::Refused(problem)).await;
         }
         tokio::time::sleep(BOOT_SPAN_MIN.saturating_sub(self.booted.elapsed())).await;
         self.boot().await;
-    }
-
-    /// Connects to the servers of somebody else anew. One that cannot be reached costs its device only.
-    async fn reopen_devices(&mut self) -> Result<(), Problem> {
-        let kinds = self.given.handover.device_kinds();
-        for ((index, name), _) in
-            (0..).zip(topology::VFIO).zip(kinds).filter(|(_, kind)| *kind == DeviceKind::VfioUser)
-        {
-            // Its server has to see the end of the old connection first.
-            self.given.objects.remove(&Object::DeviceSource(name));
-            let server = match self.launcher.reopen(index).await {
-                Some(server) => server,
-                None => {
-                    tracing::error!(
-                        "the server of {name} does not take a new connection: its device has failed"
-                    );
-                    // One that is closed already.
-                    let pair = std::os::unix::net::UnixStream::pair();
-                    pair.map_err(|error| refused("stand in for a device's server", &error))?.0.into()
-                }
-            };
-            self.given.objects.insert(Object::DeviceSource(name), server);
-        }
-        Ok(())
     }
 
     /// Decides about a process that is lost: its row says how.

@@ -85,3 +85,6 @@ impl Pins {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

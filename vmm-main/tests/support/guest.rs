@@ -156,7 +156,7 @@ fn drives_bar_0_then(end: u32) -> Vec<u8> {
 
 /// `str wT, [xN, #offset]`.
 fn store(register: u32, base: u32, offset: u32) -> u32 {
-    0xb900_0000 | offset / 4 << 10 | base << 5 | register
+    0xb900_0000 | (offset / 4) << 10 | base << 5 | register
 }
 
 /// Takes the INTx of the function in slot 1 by polling the interrupt controller: prints `r` when it is ready, and `I` for
