@@ -23,7 +23,7 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("vmm-main", &["ipc", "sandbox", "soft-cpu"]),
     // Suites and tools stand outside of the product: they may look at all of it.
     ("tests", &["ipc", "sandbox", "smmu-arch", "soft-cpu", "dev-smmu", "vmm-main"]),
-    ("fuzz", &["ipc", "smmu-arch", "soft-cpu", "dev-smmu"]),
+    ("fuzz", &["ipc", "smmu-arch", "soft-cpu", "dev-smmu", "dev-vfio", "dev-nvme"]),
     ("xtask", &["tests"]),
 ];
 
