@@ -5,6 +5,7 @@ mod frame;
 mod nvme;
 mod programs;
 mod saved;
+mod vfio;
 mod vfio_user;
 
 /// One target.
@@ -21,7 +22,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const ALL: [Target; 8] = [
+pub const ALL: [Target; 10] = [
     Target {
         name: "frame",
         takes: "a message on a control channel, from a peer process",
@@ -69,5 +70,17 @@ pub const ALL: [Target; 8] = [
         takes: "accesses, commands, memory and migrations of the NVMe controller, from a guest",
         run: nvme::run,
         seeds: nvme::seeds,
+    },
+    Target {
+        name: "function",
+        takes: "accesses of a guest to an assigned device, and the answers of the device's server",
+        run: dev_vfio::fuzzing::function,
+        seeds: vfio::function,
+    },
+    Target {
+        name: "dma",
+        takes: "messages of a device's server, and a guest's tables that translate them",
+        run: dev_vfio::fuzzing::dma,
+        seeds: vfio::dma,
     },
 ];
