@@ -3,7 +3,8 @@
 //!
 //! Parts: the programs (the suites run them), unit and integration tests, documentation tests, the loom models
 //! of the shared-memory structures, and a short run of every fuzz target. A test that leaves out what it is
-//! for prints a line that begins with `SKIPPED: `; those lines are gathered, counted and shown at the end.
+//! for prints a line that begins with `SKIPPED: `; those lines are gathered, counted and shown at the end, and so are
+//! lines that begin with `COUNTED: `: how many cases of which kinds a comparison has seen.
 
 mod skips;
 
@@ -15,6 +16,7 @@ use ::tests::{
 };
 use anyhow::{Result, ensure};
 use clap::Args;
+use skips::Said;
 
 use crate::{
     fuzz, guest,
@@ -42,11 +44,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Ok(((), "built for the suites that run them".into()))
     });
     let mut skipped = Vec::new();
+    let mut counted = Vec::new();
     if let Err(error) = guest::prepare_for_suites() {
         skipped.push(format!("suites that boot a guest: {error:#}"));
     }
     stages.run_shown("tests", || {
-        skipped.extend(workspace_tests(&options.runner)?);
+        let said = workspace_tests(&options.runner)?;
+        skipped.extend(said.skipped);
+        counted = said.counted;
         Ok(((), "unit and integration tests passed".into()))
     });
     if !options.quick {
@@ -65,14 +70,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         });
         stages.run_shown("fuzz targets", || fuzz::short().map(|seen| ((), seen)));
     }
+    skips::print_counted(&counted);
     skips::print(&skipped);
     let code = stages.finish("test");
     println!("{} left out", skipped.len());
     Ok(code)
 }
 
-/// Runs the workspace's tests and returns what they left out.
-fn workspace_tests(runner: &[String]) -> Result<Vec<String>> {
+/// Runs the workspace's tests and returns what they left out, and counted.
+fn workspace_tests(runner: &[String]) -> Result<Said> {
     if find("cargo-nextest").is_some() {
         let report = places::target().join("nextest/default/junit.xml");
         // A report of an earlier run must not speak for this one.
