@@ -124,6 +124,21 @@ fn memory_without_an_fd_is_reached_by_messages() {
 }
 
 #[test]
+fn client_of_protocol_0_0_is_asked_for_memory_in_pieces_that_a_socket_takes_whole() {
+    let server = Server::new();
+    for (minor, longest) in [(0, 32 << 10), (2, 1 << 20)] {
+        let (stream, session) = server.accept();
+        let client = Client::propose(stream, &Version { minor, ..Version::proposal() });
+        let ram = Ram::new(4 << 20);
+        client.map(&ram, false);
+        exercise(&client, &ram);
+        assert_eq!(client.longest.load(Ordering::SeqCst), longest, "minor version {minor}");
+        client.connection.close();
+        session.join().unwrap();
+    }
+}
+
+#[test]
 fn completions_are_announced_by_eventfds() {
     let server = Server::new();
     let (client, _session) = server.client();
