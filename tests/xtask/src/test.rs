@@ -5,7 +5,7 @@
 //! of the shared-memory structures, and a short run of every fuzz target. A test that leaves out what it is
 //! for prints a line that begins with `SKIPPED: `; those lines are gathered, counted and shown at the end.
 
-mod skips;
+pub mod skips;
 
 use std::process::{Command, ExitCode};
 
