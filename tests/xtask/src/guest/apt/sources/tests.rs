@@ -6,30 +6,30 @@ use super::{named, newest};
 #[test]
 fn one_line_entry_of_the_release_is_taken_for_each_newer_suite() {
     let text = "# a comment that names bookworm\n\
-                deb [signed-by=/keys/a.gpg] http://mirror.invalid/debian bookworm main contrib\n\
-                deb-src http://mirror.invalid/debian bookworm main\n\
-                deb http://mirror.invalid/debian bookworm-updates main\n\
-                deb http://other.invalid/tool any main\n";
-    let expected = "deb [signed-by=/keys/a.gpg] http://mirror.invalid/debian stable main contrib\n\
-                    deb [signed-by=/keys/a.gpg] http://mirror.invalid/debian stable-backports main contrib\n";
+                deb [signed-by=/keys/a.gpg] file:/mirror/debian bookworm main contrib\n\
+                deb-src file:/mirror/debian bookworm main\n\
+                deb file:/mirror/debian bookworm-updates main\n\
+                deb file:/other/tool any main\n";
+    let expected = "deb [signed-by=/keys/a.gpg] file:/mirror/debian stable main contrib\n\
+                    deb [signed-by=/keys/a.gpg] file:/mirror/debian stable-backports main contrib\n";
     assert_eq!(newest(text, "bookworm"), expected);
 }
 
 #[test]
 fn deb822_entry_of_the_release_keeps_its_mirror_and_keys() {
-    let text = "Types: deb\nURIs: http://mirror.invalid/debian\nSuites: bookworm bookworm-updates\n\
+    let text = "Types: deb\nURIs: file:/mirror/debian\nSuites: bookworm bookworm-updates\n\
                 Components: main\nSigned-By: /keys/a.gpg\n\n\
-                Types: deb\nURIs: http://mirror.invalid/debian-security\nSuites: bookworm-security\n\
+                Types: deb\nURIs: file:/mirror/debian-security\nSuites: bookworm-security\n\
                 Components: main\n";
-    let expected = "Types: deb\nURIs: http://mirror.invalid/debian\nSuites: stable stable-backports\n\
+    let expected = "Types: deb\nURIs: file:/mirror/debian\nSuites: stable stable-backports\n\
                     Components: main\nSigned-By: /keys/a.gpg\n\n";
     assert_eq!(newest(text, "bookworm"), expected);
 }
 
 #[test]
 fn sources_of_others_are_left_out() {
-    assert_eq!(newest("deb http://other.invalid/tool any main\n", "bookworm"), "");
-    assert_eq!(newest("Types: deb\nSuites: any\nURIs: http://other.invalid/\n", "bookworm"), "");
+    assert_eq!(newest("deb file:/other/tool any main\n", "bookworm"), "");
+    assert_eq!(newest("Types: deb\nSuites: any\nURIs: file:/other/\n", "bookworm"), "");
 }
 
 #[test]
