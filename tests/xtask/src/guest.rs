@@ -10,6 +10,7 @@ mod cpio;
 mod format;
 mod initramfs;
 mod manifest;
+mod pages;
 mod selftest;
 mod tools;
 
@@ -30,7 +31,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use self::{
-    apt::{Apt, Installed},
+    apt::{Apt, Installed, Suites},
     manifest::{FileRecord, Manifest},
 };
 use crate::progress::Step;
@@ -70,6 +71,9 @@ pub struct Options {
     /// Also unpack the arm64 C cross compiler into the cache, for guest test programs
     #[arg(long)]
     cross: bool,
+    /// Also fetch a kernel with pages of 16 KiB, and the modules that it needs for an NVMe disk
+    #[arg(long)]
+    page_sizes: bool,
 }
 
 /// The task.
@@ -82,6 +86,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     if options.cross {
         println!("compiler   {}", tools::obtain(&CROSS, &places::cache())?.version()?);
+    }
+    if options.page_sizes {
+        pages::report(&places::cache(), options.update);
     }
     match with_selftest(options)? {
         Some(files) => println!("self-test  {}", files.initramfs.display()),
@@ -145,7 +152,8 @@ pub fn prepare_for_suites() -> Result<()> {
     let options = Options::default();
     obtain(&options)?;
     with_selftest(&options)?;
-    Ok(())
+    // Those that were fetched before get the initramfs of today.
+    pages::refresh(&places::cache())
 }
 
 /// The fetched part of the cache.
@@ -168,7 +176,8 @@ impl Store<'_> {
         }
         let step = Step::begin("guest files");
         step.at("package index");
-        let apt = Apt::prepare(&self.cache.join("apt-arm64"), "arm64", Installed::Nothing).context(ADVICE)?;
+        let apt = Apt::prepare(&self.cache.join("apt-arm64"), "arm64", Installed::Nothing, Suites::AsHere)
+            .context(ADVICE)?;
         let mut fetched = Vec::new();
         if kernel {
             step.at("kernel");

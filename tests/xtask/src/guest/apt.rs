@@ -24,6 +24,15 @@ pub enum Installed {
     AsHere,
 }
 
+/// Which of the distribution's suites are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Suites {
+    /// Those of the machine's own sources.
+    AsHere,
+    /// And the backports of the release that the machine runs, from wherever that release comes.
+    AndBackports,
+}
+
 /// A private apt for one architecture.
 pub struct Apt {
     folder: PathBuf,
@@ -41,7 +50,7 @@ pub struct Candidate {
 
 impl Apt {
     /// Sets up apt in `folder` for packages of `architecture` (Debian's name) and fetches the index.
-    pub fn prepare(folder: &Path, architecture: &str, installed: Installed) -> Result<Self> {
+    pub fn prepare(folder: &Path, architecture: &str, installed: Installed, suites: Suites) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "apt-config", "dpkg-deb"] {
             find(program).with_context(|| format!("{program} is not on this machine"))?;
         }
@@ -58,7 +67,7 @@ impl Apt {
             }
         };
         write_whole(&folder.join("state/status"), &status)?;
-        apt.copy_sources()?;
+        apt.copy_sources(suites)?;
         write_whole(&apt.config, apt.configuration(architecture)?.as_bytes())?;
         // A proxy setting may hold a password.
         set_mode(&apt.config, 0o600)?;
@@ -67,7 +76,7 @@ impl Apt {
     }
 
     /// Copies the machine's lists of sources, wherever its own configuration says they are.
-    fn copy_sources(&self) -> Result<()> {
+    fn copy_sources(&self, suites: Suites) -> Result<()> {
         let places = capture(Command::new("apt-config").args([
             "shell",
             "LIST",
@@ -89,10 +98,15 @@ impl Apt {
         if files.is_empty() {
             bail!("apt has no sources on this machine");
         }
+        let release = release(&fs::read_to_string("/etc/os-release").unwrap_or_default());
         for file in files {
             let name = file.file_name().context("an apt source without a name")?;
-            fs::copy(&file, self.folder.join("sources").join(name))
-                .with_context(|| format!("{} could not be copied", file.display()))?;
+            let mut text =
+                fs::read_to_string(&file).with_context(|| format!("apt source {}", file.display()))?;
+            if let (Suites::AndBackports, Some(release)) = (suites, &release) {
+                text = with_backports(&text, release);
+            }
+            write_whole(&self.folder.join("sources").join(name), text.as_bytes())?;
         }
         Ok(())
     }
@@ -202,6 +216,34 @@ impl Candidate {
             .collect();
         Some(Self { package: field("Package")?.into(), version: field("Version")?.into(), depends })
     }
+}
+
+/// The name of the release that the machine runs, as its suite is called (os-release(5)).
+fn release(text: &str) -> Option<String> {
+    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?.trim_matches('"');
+    (!name.is_empty()).then(|| name.to_string())
+}
+
+/// Sources of apt, in either of its formats (sources.list(5)), with the release's backports wherever the release
+/// itself is taken from.
+fn with_backports(text: &str, release: &str) -> String {
+    let backports = format!("{release}-backports");
+    let mut extended = String::new();
+    for line in text.lines() {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        extended.push_str(line.trim_end());
+        let wanted = words.contains(&release) && !words.contains(&backports.as_str());
+        match words.first() {
+            Some(&"Suites:") if wanted => extended.push_str(&format!(" {backports}")),
+            Some(&"deb") if wanted => {
+                words.iter_mut().filter(|word| **word == release).for_each(|word| *word = &backports);
+                extended.push_str(&format!("\n{}", words.join(" ")));
+            }
+            _ => {}
+        }
+        extended.push('\n');
+    }
+    extended
 }
 
 /// Unpacks a package's files into `folder`, as `dpkg` would into the root.
