@@ -7,6 +7,7 @@
 
 pub mod command;
 pub mod console;
+pub mod disk;
 pub mod guest;
 pub mod leftovers;
 pub mod places;
@@ -16,3 +17,6 @@ pub mod vm;
 /// Says that a test leaves out what it is for, and why: every suite reports in these words, and
 /// `cargo xtask test` counts the lines that begin with them.
 pub const SKIPPED: &str = "SKIPPED: ";
+
+/// Set by `cargo xtask test` in its full run: what takes minutes and shows little more is left out elsewhere.
+pub const FULL_RUN: &str = "BULKHEAD_FULL_RUN";

@@ -10,6 +10,7 @@ mod skips;
 use std::process::{Command, ExitCode};
 
 use ::tests::{
+    FULL_RUN,
     command::{find, show},
     places,
 };
@@ -26,7 +27,7 @@ use crate::{
 #[derive(Args, Debug)]
 #[group(id = "test-options")]
 pub struct Options {
-    /// Only unit and integration tests: the quickest answer while writing code
+    /// Only unit and integration tests, without the longest: the quickest answer while writing code
     #[arg(long)]
     quick: bool,
     /// Passed to the test runner, such as a part of a test's name
@@ -46,7 +47,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         skipped.push(format!("suites that boot a guest: {error:#}"));
     }
     stages.run_shown("tests", || {
-        skipped.extend(workspace_tests(&options.runner)?);
+        skipped.extend(workspace_tests(&options.runner, !options.quick)?);
         Ok(((), "unit and integration tests passed".into()))
     });
     if !options.quick {
@@ -72,7 +73,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// Runs the workspace's tests and returns what they left out.
-fn workspace_tests(runner: &[String]) -> Result<Vec<String>> {
+fn workspace_tests(runner: &[String], full: bool) -> Result<Vec<String>> {
+    let cargo = || {
+        let mut command = cargo();
+        if full {
+            command.env(FULL_RUN, "1");
+        }
+        command
+    };
     if find("cargo-nextest").is_some() {
         let report = places::target().join("nextest/default/junit.xml");
         // A report of an earlier run must not speak for this one.
