@@ -46,7 +46,7 @@ const KERNEL_PACKAGE_DEPTH: usize = 3;
 
 /// Advice that goes with every failure to fetch.
 const ADVICE: &str = "no packages could be fetched here. Give files of your own instead: `--kernel IMAGE` (an \
-uncompressed arm64 Image with arm-smmu-v3, GICv3 and 8250 console built in) and either `--busybox FILE` (static, \
+uncompressed arm64 Image with arm-smmu-v3, GICv3, 8250 console, NVMe and ext4 built in) and either `--busybox FILE` (static, \
 arm64) or `--initramfs CPIO`";
 
 /// Where the guest's files come from.
@@ -100,12 +100,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// Makes sure that the guest's files are there, and says where.
 pub fn obtain(options: &Options) -> Result<GuestFiles> {
     let cache = places::cache();
-    fs::create_dir_all(&cache)
-        .with_context(|| format!("cache folder {} could not be made", cache.display()))?;
-    // Two tasks at once would fetch the same files: the second waits and finds them.
-    let lock = fs::File::create(cache.join(".lock")).context("the cache's lock file")?;
-    lock.lock().context("the cache could not be locked")?;
-
+    let _lock = lock(&cache)?;
     let store = Store { cache: &cache };
     let mut files = GuestFiles::in_cache(&cache);
     let kernel_wanted = options.kernel.is_none();
@@ -132,6 +127,15 @@ pub fn obtain(options: &Options) -> Result<GuestFiles> {
     };
     write_if_other(&files.initramfs, &initramfs::build(&busybox, &[])?)?;
     Ok(files)
+}
+
+/// Two tasks at once would fetch the same files: the second waits, until the first drops this, and finds them.
+fn lock(cache: &Path) -> Result<fs::File> {
+    fs::create_dir_all(cache)
+        .with_context(|| format!("cache folder {} could not be made", cache.display()))?;
+    let lock = fs::File::create(cache.join(".lock")).context("the cache's lock file")?;
+    lock.lock().context("the cache could not be locked")?;
+    Ok(lock)
 }
 
 /// The same guest with the self-test program in `/bin/selftest`; `None` where there is no compiler for it.

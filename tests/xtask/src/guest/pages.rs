@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     KERNEL_PACKAGE_DEPTH,
     apt::{Apt, Installed, Suites},
-    find_file, format, initramfs,
+    find_file, format, initramfs, lock,
     manifest::{FileRecord, Manifest},
     read, unpacked, write_if_other,
 };
@@ -59,6 +59,7 @@ pub fn report(cache: &Path, update: bool) {
 
 /// Builds the initramfs for what was fetched, if anything was.
 pub fn refresh(cache: &Path) -> Result<()> {
+    let _lock = lock(cache)?;
     let manifest = Manifest::load(cache);
     if !manifest.holds(cache, IMAGE_16K) {
         return Ok(());
@@ -70,6 +71,7 @@ pub fn refresh(cache: &Path) -> Result<()> {
 }
 
 fn fetch(cache: &Path, update: bool) -> Result<()> {
+    let _lock = lock(cache)?;
     let mut manifest = Manifest::load(cache);
     let modules = manifest.names_in(MODULES_16K);
     let whole = !modules.is_empty() && modules.iter().all(|name| manifest.holds(cache, name));
