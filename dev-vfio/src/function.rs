@@ -226,7 +226,7 @@ impl Function {
             transfer(&mut lock(&self.iommu))
         };
         if !done {
-            self.stage1.tell_faults(&self.iommu);
+            self.stage1.tell_faults(&self.iommu, &self.gate);
         }
         done
     }

@@ -11,6 +11,7 @@ pub mod skips;
 use std::process::{Command, ExitCode};
 
 use ::tests::{
+    FULL_RUN,
     command::{find, show},
     places,
 };
@@ -28,7 +29,7 @@ use crate::{
 #[derive(Args, Debug)]
 #[group(id = "test-options")]
 pub struct Options {
-    /// Only unit and integration tests: the quickest answer while writing code
+    /// Only unit and integration tests, without the longest: the quickest answer while writing code
     #[arg(long)]
     quick: bool,
     /// Passed to the test runner, such as a part of a test's name
@@ -49,7 +50,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         skipped.push(format!("suites that boot a guest: {error:#}"));
     }
     stages.run_shown("tests", || {
-        let said = workspace_tests(&options.runner)?;
+        let said = workspace_tests(&options.runner, !options.quick)?;
         skipped.extend(said.skipped);
         counted = said.counted;
         Ok(((), "unit and integration tests passed".into()))
@@ -78,7 +79,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// Runs the workspace's tests and returns what they left out, and counted.
-fn workspace_tests(runner: &[String]) -> Result<Said> {
+fn workspace_tests(runner: &[String], full: bool) -> Result<Said> {
+    let cargo = || {
+        let mut command = cargo();
+        if full {
+            command.env(FULL_RUN, "1");
+        }
+        command
+    };
     if find("cargo-nextest").is_some() {
         let report = places::target().join("nextest/default/junit.xml");
         // A report of an earlier run must not speak for this one.
