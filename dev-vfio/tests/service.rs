@@ -32,6 +32,7 @@ use ipc::shm::ring::{self, Interrupt, Requester};
 use ipc::vfio_user::connection::ConnectionError;
 use ipc::vfio_user::dma::DmaAccess;
 use ipc::vfio_user::header::{Command, Header, Kind};
+use ipc::vfio_user::version::Version;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use server::{Bend, Server};
@@ -428,4 +429,21 @@ fn a_device_with_states_is_stopped_while_the_guest_is_paused() {
     assert_eq!(features(&vm), 2, "stopped");
     vm.process.resume().unwrap();
     assert_eq!((features(&vm), vm.failure()), (3, None));
+}
+
+#[test]
+fn a_server_of_protocol_0_0_is_not_asked_for_what_came_later() {
+    for (minor, expected) in [(0, 0), (1, 1), (2, 1)] {
+        let old: Bend = Box::new(move |command, body| {
+            let version = Version::decode(body).and_then(|proposal| proposal.agree());
+            (command == Command::VERSION).then(|| Ok(Version { minor, ..version.unwrap() }.encode()))
+        });
+        let mut vm = Vm::start(Server::start(old));
+        vm.process.pause().unwrap();
+        vm.process.resume().unwrap();
+        assert_eq!(vm.failure(), None);
+        let commands = vm.server.device.commands.lock().unwrap();
+        let features = commands.iter().filter(|command| **command == Command::DEVICE_FEATURE).count();
+        assert_eq!(features, expected, "minor version {minor}");
+    }
 }

@@ -7,6 +7,7 @@
 
 pub mod command;
 pub mod console;
+pub mod foreign;
 pub mod guest;
 pub mod leftovers;
 pub mod places;
@@ -16,3 +17,6 @@ pub mod vm;
 /// Says that a test leaves out what it is for, and why: every suite reports in these words, and
 /// `cargo xtask test` counts the lines that begin with them.
 pub const SKIPPED: &str = "SKIPPED: ";
+
+/// Says what a scenario has seen, after it has checked it: a task that shows a table puts it there.
+pub const SEEN: &str = "SEEN: ";

@@ -11,7 +11,7 @@ mod format;
 mod initramfs;
 mod manifest;
 mod selftest;
-mod tools;
+pub mod tools;
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use self::{
-    apt::{Apt, Installed},
+    apt::{Apt, Installed, Release},
     manifest::{FileRecord, Manifest},
 };
 use crate::progress::Step;
@@ -168,7 +168,8 @@ impl Store<'_> {
         }
         let step = Step::begin("guest files");
         step.at("package index");
-        let apt = Apt::prepare(&self.cache.join("apt-arm64"), "arm64", Installed::Nothing).context(ADVICE)?;
+        let folder = self.cache.join("apt-arm64");
+        let apt = Apt::prepare(&folder, "arm64", Installed::Nothing, Release::AsHere).context(ADVICE)?;
         let mut fetched = Vec::new();
         if kernel {
             step.at("kernel");

@@ -6,7 +6,7 @@
 //! for prints a line that begins with `SKIPPED: `; those lines are gathered, counted and shown at the end, and so are
 //! lines that begin with `COUNTED: `: how many cases of which kinds a comparison has seen.
 
-mod skips;
+pub mod skips;
 
 use std::process::{Command, ExitCode};
 

@@ -5,6 +5,8 @@
 //! get there (proxies) and whose signatures count is the machine's own choice: its sources are copied at run
 //! time and its keys are used in place. apt itself verifies the signed index and each package's hash.
 
+mod sources;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -24,6 +26,15 @@ pub enum Installed {
     AsHere,
 }
 
+/// Which of the machine's sources count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// All, as they are.
+    AsHere,
+    /// The distribution's own, but for its newest stable release and what was ported back to it.
+    Newest,
+}
+
 /// A private apt for one architecture.
 pub struct Apt {
     folder: PathBuf,
@@ -41,7 +52,12 @@ pub struct Candidate {
 
 impl Apt {
     /// Sets up apt in `folder` for packages of `architecture` (Debian's name) and fetches the index.
-    pub fn prepare(folder: &Path, architecture: &str, installed: Installed) -> Result<Self> {
+    pub fn prepare(
+        folder: &Path,
+        architecture: &str,
+        installed: Installed,
+        release: Release,
+    ) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "apt-config", "dpkg-deb"] {
             find(program).with_context(|| format!("{program} is not on this machine"))?;
         }
@@ -58,8 +74,12 @@ impl Apt {
             }
         };
         write_whole(&folder.join("state/status"), &status)?;
-        apt.copy_sources()?;
-        write_whole(&apt.config, apt.configuration(architecture)?.as_bytes())?;
+        apt.copy_sources(release)?;
+        let mut configuration = apt.configuration(architecture)?;
+        if release == Release::Newest {
+            configuration.push_str(&format!("APT::Default-Release \"{}\";\n", sources::PREFERRED));
+        }
+        write_whole(&apt.config, configuration.as_bytes())?;
         // A proxy setting may hold a password.
         set_mode(&apt.config, 0o600)?;
         apt.update()?;
@@ -67,7 +87,7 @@ impl Apt {
     }
 
     /// Copies the machine's lists of sources, wherever its own configuration says they are.
-    fn copy_sources(&self) -> Result<()> {
+    fn copy_sources(&self, release: Release) -> Result<()> {
         let places = capture(Command::new("apt-config").args([
             "shell",
             "LIST",
@@ -89,10 +109,21 @@ impl Apt {
         if files.is_empty() {
             bail!("apt has no sources on this machine");
         }
+        let codename = match release {
+            Release::AsHere => None,
+            Release::Newest => Some(sources::codename()?),
+        };
+        let mut any = false;
         for file in files {
             let name = file.file_name().context("an apt source without a name")?;
-            fs::copy(&file, self.folder.join("sources").join(name))
-                .with_context(|| format!("{} could not be copied", file.display()))?;
+            let text =
+                fs::read_to_string(&file).with_context(|| format!("{} could not be read", file.display()))?;
+            let text = codename.as_ref().map_or(text.clone(), |codename| sources::newest(&text, codename));
+            any |= !text.trim().is_empty();
+            write_whole(&self.folder.join("sources").join(name), text.as_bytes())?;
+        }
+        if !any {
+            bail!("none of the machine's apt sources is the distribution's own");
         }
         Ok(())
     }
