@@ -103,11 +103,11 @@ fn guest() -> GuestMemory {
     put(LEVELS[0], LEVELS[1] | 3);
     put(LEVELS[1], LEVELS[2] | 3);
     for table in 0..MAPPED / 512 {
-        put(LEVELS[2] + table * 8, LEAVES + table * 0x1000 | 3);
+        put(LEVELS[2] + table * 8, (LEAVES + table * 0x1000) | 3);
     }
     for page in 0..MAPPED {
         // Valid page, AP[1], AF, nG.
-        put(LEAVES + page * 8, RAM + 0x1f_0000 | 3 | 1 << 6 | 1 << 10 | 1 << 11);
+        put(LEAVES + page * 8, (RAM + 0x1f_0000) | 3 | 1 << 6 | 1 << 10 | 1 << 11);
     }
     ram
 }
