@@ -135,7 +135,8 @@ impl Client {
         let intx_flags = IrqInfo::EVENTFD | IrqInfo::MASKABLE | IrqInfo::AUTOMASKED;
         let intx = irqs(&connection, PCI_INTX_IRQ, intx_flags)? > 0;
 
-        let stoppable = has_migration(&connection)?;
+        // Features came after protocol 0.0: a server of that version may lose its place in the stream over one.
+        let stoppable = version.minor > 0 && has_migration(&connection)?;
         let fds_max = version.capabilities.msg_fds();
         let room = version.capabilities.data_len().saturating_sub(size_of::<u64>()) / size_of::<SmallWrite>();
         let batched = version.capabilities.write_multiple == Some(true);

@@ -75,6 +75,8 @@ pub struct Function {
     area64: GpaRange,
     msi: InterruptTarget,
     failed: OnceLock<String>,
+    /// Says so in the log when the device fails.
+    tells: bool,
 }
 
 #[derive(Debug)]
@@ -130,7 +132,13 @@ impl Function {
         let [area32, area64] = areas;
         let Links { stage1, bus } = links;
         let iommu = Mutex::new(iommu);
-        Function { name, device, iommu, stage1, bus, gate: Gate::default(), area32, area64, msi, failed }
+        let gate = Gate::default();
+        Function { name, device, iommu, stage1, bus, gate, area32, area64, msi, failed, tells: true }
+    }
+
+    /// The same without a word in the log: where failing is what happens all the time.
+    pub(crate) fn quiet(self) -> Function {
+        Function { tells: false, ..self }
     }
 
     /// Why the device is gone, if it is.
@@ -323,7 +331,7 @@ impl Function {
             transfer(&mut lock(&self.iommu))
         };
         if !done {
-            self.stage1.tell_faults(&self.iommu);
+            self.stage1.tell_faults(&self.iommu, &self.gate);
         }
         done
     }
@@ -357,7 +365,9 @@ impl Function {
             intx::Wish::Raise => drop(rustix::io::write(&self.msi.pin, &1u64.to_ne_bytes())),
             intx::Wish::Unmask => drop(self.settle(device.client.unmask_intx())),
             intx::Wish::Lower => {
-                if let Err(error) = self.bus.lower_intx() {
+                if let Err(error) = self.bus.lower_intx()
+                    && self.tells
+                {
                     eprintln!("{}: its interrupt line may stay high: {error}", self.name);
                 }
             }
@@ -436,7 +446,9 @@ impl Function {
     /// The device is gone.
     pub fn fail(&self, reason: &str) {
         if self.failed.set(reason.to_owned()).is_ok() {
-            eprintln!("{}: the device has failed: {reason}", self.name);
+            if self.tells {
+                eprintln!("{}: the device has failed: {reason}", self.name);
+            }
             if let Some(device) = &self.device {
                 device.client.close();
             }

@@ -12,6 +12,7 @@ pub mod bus_link;
 pub mod client;
 pub mod direct;
 pub mod function;
+pub mod fuzzing;
 pub mod gate;
 pub mod iommu;
 pub mod pci;

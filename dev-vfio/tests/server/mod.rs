@@ -68,6 +68,8 @@ pub struct Server {
     pub device: Arc<Device>,
     pub connection: Arc<Connection>,
     pub client: Option<OwnedFd>,
+    /// The server's end of the stream, for bytes that no codec of ours would write.
+    pub raw: UnixStream,
     thread: JoinHandle<()>,
 }
 
@@ -93,6 +95,7 @@ impl Server {
 
     /// Serves a client that has connected.
     pub fn on(socket: OwnedFd, device: Device, bend: Bend) -> Server {
+        let raw = UnixStream::from(socket.try_clone().unwrap());
         let connection = Arc::new(Connection::new(socket));
         let device = Arc::new(device);
         let (served, state) = (Arc::clone(&connection), Arc::clone(&device));
@@ -117,7 +120,7 @@ impl Server {
                 }
             }
         });
-        Server { device, connection, client: None, thread }
+        Server { device, connection, client: None, raw, thread }
     }
 
     pub fn with_intx() -> Server {

@@ -102,3 +102,46 @@ fn a_device_with_states_is_stopped_while_the_guest_is_paused() {
     vm.process.resume().unwrap();
     assert_eq!((features(&vm), vm.failure()), (3, None));
 }
+
+#[test]
+fn garbage_in_the_msix_table_is_at_most_a_write_that_meets_nothing() {
+    let mut vm = Vm::start(Server::good());
+    vm.attach(Attachment::Bypass);
+    vm.write(CONFIG_REGION, 4, 2, 0b110);
+    vm.write(CONFIG_REGION, 0x42, 2, 0xffff);
+    for offset in (0..0x40).step_by(4) {
+        vm.write(AREA32_REGION, TABLE + offset, 4, 0xffff_ffff);
+        // Not whole words, and across the end of the table: nothing.
+        vm.write(AREA32_REGION, TABLE + offset + 1, 2, 0);
+    }
+    assert_eq!(vm.read(AREA32_REGION, TABLE, 8), 0xffff_ffff_ffff_fffc);
+    assert_eq!(vm.read(AREA32_REGION, TABLE + 12, 4), 1, "one bit of vector control is there");
+    // Neither addresses without memory nor events that no interrupt controller has do anything.
+    for (address, data) in
+        [(u64::MAX, 1), (1 << 47, 1), (0, 1), (RAM + RAM_LEN - 2, 1), (DOORBELL.0, 0xffff_ffff)]
+    {
+        vm.enable_vector_0(address, data);
+        vm.server.signal(0);
+        assert_eq!(vm.msis(Duration::from_millis(20)).len(), 0, "{address:#x}");
+    }
+    vm.enable_vector_0(DOORBELL.0, 12);
+    vm.server.signal(0);
+    assert_eq!((vm.msis(LONG), vm.failure()), (vec![12], None));
+}
+
+#[test]
+fn a_server_of_protocol_0_0_is_not_asked_for_what_came_later() {
+    for (minor, expected) in [(0, 0), (1, 1), (2, 1)] {
+        let old: Bend = Box::new(move |command, body| {
+            let version = Version::decode(body).and_then(|proposal| proposal.agree());
+            (command == Command::VERSION).then(|| Ok(Version { minor, ..version.unwrap() }.encode()))
+        });
+        let mut vm = Vm::start(Server::start(old));
+        vm.process.pause().unwrap();
+        vm.process.resume().unwrap();
+        assert_eq!(vm.failure(), None);
+        let commands = vm.server.device.commands.lock().unwrap();
+        let features = commands.iter().filter(|command| **command == Command::DEVICE_FEATURE).count();
+        assert_eq!(features, expected, "minor version {minor}");
+    }
+}

@@ -83,3 +83,36 @@ fn requests_of_the_server_that_make_no_sense_are_refused_and_hurt_nothing() {
     }
     assert_eq!(vm.failure(), None);
 }
+
+#[test]
+fn a_server_that_breaks_the_framing_fails_its_device_only() {
+    let message = |id, kind, body: &[u8]| {
+        let header = Header { id, command: Command::DMA_WRITE, kind, body_len: body.len() };
+        [&header.encode().unwrap()[..], body].concat()
+    };
+    let transfer = [DmaAccess::new(RAM, 8).as_bytes(), &[7; 8]].concat();
+    let whole = message(9, Kind::Command, &transfer);
+    let mut too_long = whole.clone();
+    too_long[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut no_type = whole.clone();
+    no_type[8] = 7;
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("the request was never made", message(0x7777, Kind::Reply, &transfer)),
+        ("the request was never made", message(0x7777, Kind::Failure(5), &[])),
+        ("the message size is out of range", too_long),
+        ("the message type does not exist", no_type),
+        // The stream ends in the middle of a message: of its header, and of its body.
+        ("closed", whole[..9].to_vec()),
+        ("closed", whole[..30].to_vec()),
+    ];
+    for (reason, bytes) in cases {
+        let mut vm = Vm::start(Server::good());
+        vm.attach(Attachment::Bypass);
+        vm.write(CONFIG_REGION, 4, 2, 0b110);
+        (&vm.server.raw).write_all(&bytes).unwrap();
+        if reason == "closed" {
+            vm.server.raw.shutdown(std::net::Shutdown::Both).unwrap();
+        }
+        vm.assert_failed(reason);
+    }
+}

@@ -15,6 +15,7 @@ mod posts;
 #[path = "../server/mod.rs"]
 mod server;
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -38,7 +39,8 @@ use ipc::shm::region::Region;
 use ipc::shm::ring::{self, Interrupt, Requester};
 use ipc::vfio_user::connection::ConnectionError;
 use ipc::vfio_user::dma::DmaAccess;
-use ipc::vfio_user::header::Command;
+use ipc::vfio_user::header::{Command, Header, Kind};
+use ipc::vfio_user::version::Version;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
