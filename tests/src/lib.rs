@@ -7,6 +7,7 @@
 
 pub mod command;
 pub mod console;
+pub mod disk;
 pub mod foreign;
 pub mod guest;
 pub mod leftovers;
@@ -20,3 +21,5 @@ pub const SKIPPED: &str = "SKIPPED: ";
 
 /// Says what a scenario has seen, after it has checked it: a task that shows a table puts it there.
 pub const SEEN: &str = "SEEN: ";
+/// Set by `cargo xtask test` in its full run: what takes minutes and shows little more is left out elsewhere.
+pub const FULL_RUN: &str = "BULKHEAD_FULL_RUN";

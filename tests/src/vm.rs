@@ -41,6 +41,8 @@ pub struct Options {
     pub nvme: Vec<PathBuf>,
     /// Sockets of vfio-user servers whose devices are behind the vSMMU too.
     pub vfio_user: Vec<PathBuf>,
+    /// Other arguments of `bulkhead run`.
+    pub arguments: Vec<String>,
 }
 
 impl Options {
@@ -54,6 +56,7 @@ impl Options {
             extra: String::new(),
             nvme: Vec::new(),
             vfio_user: Vec::new(),
+            arguments: Vec::new(),
         }
     }
 
@@ -69,6 +72,7 @@ impl Options {
         for socket in &self.vfio_user {
             command.arg("--vfio-user").arg(socket);
         }
+        command.args(&self.arguments);
         command.arg("--cmdline").arg(format!("{} {}", guest::COMMAND_LINE, self.extra).trim());
         command
     }

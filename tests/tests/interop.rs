@@ -9,8 +9,6 @@
 #[expect(dead_code, reason = "this suite starts machines with foreign devices only")]
 mod support;
 
-mod disk;
-
 use std::{
     path::Path,
     process::{Child, Command},
@@ -21,16 +19,17 @@ use std::{
 use tests::{
     SEEN, SKIPPED,
     console::Console,
-    foreign,
+    disk, foreign,
     guest::{GuestFiles, USER_SPACE_MARK},
     leftovers::{Leftovers, Scope},
     tools::VFIO_USER_QEMU,
 };
 
-use self::{
-    disk::{check_outside, image, write_and_read_back},
-    support::{BOOT, COMMAND, options, programs, start},
-};
+use self::support::{BOOT, COMMAND, launch_as, programs};
+
+const DISK: &str = "nvme0n1";
+/// Enough for hundreds of commands, done in seconds.
+const WRITTEN_MIB: u64 = 32;
 
 /// `-device` of a vfio-user server at a path.
 fn device(socket: &Path) -> String {
@@ -119,14 +118,13 @@ const SHARED: [&str; 4] =
 fn qemu_guest_keeps_a_file_system_on_our_nvme_over_a_reboot_and_a_second_client() {
     let Some(programs) = programs() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let (image, socket) = (image(&folder), folder.path().join("nvme.sock"));
+    let (image, socket) = (disk::image(&folder, 4 * WRITTEN_MIB).unwrap(), folder.path().join("nvme.sock"));
     let nvme = Nvme::start(&programs, &image, &socket);
     let Some(mut console) = qemu(&socket, &SHARED) else { return };
     assert!(console.run("grep nvme0q1 /proc/interrupts", COMMAND).unwrap().output.contains("ITS-MSI"));
-    let sum = write_and_read_back(&mut console);
+    let sum = disk::fill(&mut console, DISK, WRITTEN_MIB, COMMAND).unwrap();
 
-    let again = "mkdir -p /mnt && mount -t ext4 /dev/nvme0n1 /mnt && sha256sum </mnt/data; umount /mnt";
-    console.run("umount /mnt", COMMAND).unwrap();
+    let again = "mkdir -p /mnt && mount -t ext4 /dev/nvme0n1 /mnt && md5sum </mnt/data; umount /mnt";
     console.send("reboot -f\n").unwrap();
     shell(&mut console);
     assert!(console.run(again, COMMAND).unwrap().output.starts_with(&sum), "after a reset by the client");
@@ -136,7 +134,7 @@ fn qemu_guest_keeps_a_file_system_on_our_nvme_over_a_reboot_and_a_second_client(
     assert!(console.run(again, COMMAND).unwrap().output.starts_with(&sum), "with a second client");
     power_off(console);
     assert_eq!(nvme.end(), [""; 0]);
-    check_outside(&image, &sum);
+    disk::check_from_outside(&image, &sum).unwrap();
     println!("{SEEN}32 MiB read back, after a reset by QEMU, by a second QEMU, and from outside");
 }
 
@@ -144,15 +142,14 @@ fn qemu_guest_keeps_a_file_system_on_our_nvme_over_a_reboot_and_a_second_client(
 fn qemu_guest_keeps_a_file_system_on_our_nvme_that_reaches_its_memory_by_messages() {
     let Some(programs) = programs() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let (image, socket) = (image(&folder), folder.path().join("nvme.sock"));
+    let (image, socket) = (disk::image(&folder, 4 * WRITTEN_MIB).unwrap(), folder.path().join("nvme.sock"));
     let nvme = Nvme::start(&programs, &image, &socket);
     // Memory of its own, which has no descriptor to pass.
     let Some(mut console) = qemu(&socket, &[]) else { return };
-    let sum = write_and_read_back(&mut console);
-    console.run("umount /mnt", COMMAND).unwrap();
+    let sum = disk::fill(&mut console, DISK, WRITTEN_MIB, COMMAND).unwrap();
     power_off(console);
     assert_eq!(nvme.end(), [""; 0]);
-    check_outside(&image, &sum);
+    disk::check_from_outside(&image, &sum).unwrap();
     println!("{SEEN}32 MiB read back, and from outside, without a window that is mapped");
 }
 
@@ -162,11 +159,11 @@ fn device_of_a_foreign_server_is_a_function_of_our_guest() {
         println!("{SKIPPED}{}", foreign::missing());
         return;
     };
-    let Some(mut options) = options(GuestFiles::cached(), "foreign") else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut server = foreign::Server::start(&program, folder.path()).unwrap();
-    options.vfio_user = vec![server.socket().to_path_buf()];
-    let Some(mut vm) = start(options) else { return };
+    let socket = server.socket().to_path_buf();
+    let launched = launch_as(GuestFiles::cached(), "foreign", |options| options.vfio_user = vec![socket]);
+    let Some(mut vm) = launched else { return };
     vm.console.shell(BOOT).unwrap();
     let mut output = |command: &str| vm.console.run(command, COMMAND).unwrap().output;
     output("cd /sys/bus/pci/devices/0000:00:01.0");

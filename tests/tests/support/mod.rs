@@ -23,20 +23,24 @@ pub fn launch(files: Option<GuestFiles>, name: &str, extra: &str) -> Option<Vm> 
 
 /// The same with NVMe controllers over these images.
 pub fn launch_with(files: Option<GuestFiles>, name: &str, extra: &str, nvme: &[PathBuf]) -> Option<Vm> {
-    let mut options = options(files, name)?;
-    options.extra = extra.into();
-    options.nvme = nvme.to_vec();
-    start(options)
+    launch_as(files, name, |options| {
+        options.extra = extra.into();
+        options.nvme = nvme.to_vec();
+    })
 }
 
-/// How a machine that boots `files` is started, or nothing, after saying why.
-pub fn options(files: Option<GuestFiles>, name: &str) -> Option<Options> {
+/// The same with whatever else `set` sets.
+pub fn launch_as(files: Option<GuestFiles>, name: &str, set: impl FnOnce(&mut Options)) -> Option<Vm> {
     let programs = programs()?;
     let Some(files) = files else {
         println!("{SKIPPED}the guest's files are not there (`cargo xtask guest --cross` brings them)");
         return None;
     };
-    Some(Options::new(programs, files, name))
+    let mut options = Options::new(programs, files, name);
+    set(&mut options);
+    let vm = Vm::launch(options);
+    assert!(vm.is_ok(), "the machine does not start: {:?}", vm.err());
+    vm.ok()
 }
 
 /// The folder of the programs, or nothing, after saying why.
@@ -48,11 +52,4 @@ pub fn programs() -> Option<PathBuf> {
     }
     println!("{SKIPPED}the programs are not built (`cargo build --bins`)");
     None
-}
-
-/// A machine started so.
-pub fn start(options: Options) -> Option<Vm> {
-    let vm = Vm::launch(options);
-    assert!(vm.is_ok(), "the machine does not start: {:?}", vm.err());
-    vm.ok()
 }

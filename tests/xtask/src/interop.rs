@@ -89,7 +89,7 @@ fn scenario(suite: &str, test: &str) -> Result<String> {
     command.args(["test", "--quiet", "--package", "tests", "--test", suite, "--"]);
     command.args(["--exact", test, "--show-output"]);
     let output = capture(&mut command)?;
-    if let Some(reason) = skips::in_report(&output).first() {
+    if let Some(reason) = skips::in_report(&output).skipped.first() {
         bail!("{SKIPPED}{reason}");
     }
     let seen = output.lines().find_map(|line| line.split_once(SEEN));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! apt's lists of sources, rewritten for another release of the same distribution, mirror and keys as they are.
+//! apt's lists of sources, repeated for other suites of the same distribution, mirror and keys as they are.
 //!
 //! Both formats of `sources.list(5)`. An entry counts if it names the machine's own release; its updates and other
 //! people's sources are left out, since they have no such release.
@@ -7,12 +7,6 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-
-/// Names that every mirror of Debian keeps up to date, whatever the releases are called.
-const SUITES: [&str; 2] = ["stable", "stable-backports"];
-
-/// Of these the one whose packages are taken first.
-pub const PREFERRED: &str = "stable-backports";
 
 /// The name of the machine's own release.
 pub fn codename() -> Result<String> {
@@ -29,31 +23,31 @@ fn named(text: &str) -> Result<String> {
     field("VERSION_CODENAME").context("the machine's release has no code name")
 }
 
-/// What stands in a list of sources for the release `codename`, for the newest release instead.
-pub fn newest(text: &str, codename: &str) -> String {
-    let one_line = text.lines().filter_map(|line| entry(line, codename));
-    let stanzas = text.split("\n\n").filter_map(|stanza| deb822(stanza, codename));
+/// What stands in a list of sources for the release `codename`, for `suites` instead.
+pub fn of(suites: &[String], text: &str, codename: &str) -> String {
+    let one_line = text.lines().filter_map(|line| entry(line, codename, suites));
+    let stanzas = text.split("\n\n").filter_map(|stanza| deb822(stanza, codename, suites));
     one_line.chain(stanzas).collect()
 }
 
 /// `deb [options] URI suite components...`
-fn entry(line: &str, codename: &str) -> Option<String> {
+fn entry(line: &str, codename: &str, suites: &[String]) -> Option<String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let suite = words.iter().position(|word| *word == codename)?;
     if words.first() != Some(&"deb") {
         return None;
     }
     let (before, behind) = (words.get(..suite)?.join(" "), words.get(suite + 1..)?.join(" "));
-    Some(SUITES.iter().map(|suite| format!("{before} {suite} {behind}\n")).collect())
+    Some(suites.iter().map(|suite| format!("{before} {suite} {behind}\n")).collect())
 }
 
 /// Fields, one of them the suites.
-fn deb822(stanza: &str, codename: &str) -> Option<String> {
+fn deb822(stanza: &str, codename: &str, suites: &[String]) -> Option<String> {
     let names = |line: &str| line.split_whitespace().any(|word| word == codename);
     let field = |line: &str| line.to_ascii_lowercase().starts_with("suites:");
     stanza.lines().find(|line| field(line) && names(line))?;
     let line = |line: &str| match field(line) {
-        true => format!("Suites: {}\n", SUITES.join(" ")),
+        true => format!("Suites: {}\n", suites.join(" ")),
         false => format!("{line}\n"),
     };
     Some(stanza.lines().map(line).collect::<String>() + "\n")

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Both formats, with entries that count and entries that do not.
 
-use super::{named, newest};
+use super::{named, of};
+
+fn newest(text: &str, codename: &str) -> String {
+    of(&["stable".into(), "stable-backports".into()], text, codename)
+}
 
 #[test]
 fn one_line_entry_of_the_release_is_taken_for_each_newer_suite() {
