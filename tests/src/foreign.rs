@@ -21,8 +21,8 @@ pub const PACKAGE: &str = "vfio_user";
 /// Its example, and the name of the program.
 pub const EXAMPLE: &str = "gpio";
 
-/// How long the server may take to listen, or to end.
-const SOON: Duration = Duration::from_secs(10);
+/// How long the server may take to listen, or to end, on a slow and busy machine.
+const SOON: Duration = Duration::from_secs(60);
 
 /// The folder in the cache that it is installed into.
 pub fn root() -> PathBuf {

@@ -89,11 +89,14 @@ impl Windows {
         let last = start.checked_add(len.saturating_sub(1)).ok_or(Errno::INVAL)?;
         let before = windows.range(..start).next_back();
         let reaches_in = before.is_some_and(|(_, window)| window.last >= start);
-        let ends = windows.range(start..=last).next_back().map(|(_, window)| window.last);
-        if reaches_in || ends.is_none_or(|end| end > last) {
+        let inside: Vec<u64> = windows.range(start..=last).map(|(first, _)| *first).collect();
+        let end = inside.last().and_then(|first| windows.get(first)).map(|window| window.last);
+        if reaches_in || end.is_none_or(|end| end > last) {
             return Err(Errno::NOENT);
         }
-        windows.retain(|first, _| !(start..=last).contains(first));
+        for first in inside {
+            windows.remove(&first);
+        }
         Ok(())
     }
 
