@@ -11,6 +11,7 @@ pub mod disk;
 pub mod guest;
 pub mod leftovers;
 pub mod places;
+pub mod starved;
 pub mod tools;
 pub mod vm;
 
