@@ -3,13 +3,19 @@
 //!
 //! What is read back comes from the device: the guest's caches are dropped, and its kernel's count of sectors
 //! read must grow by the whole file. Sums are MD5: a third of SHA-256's instructions on an interpreted CPU, and
-//! nobody here forges. Callers: the demo, the NVMe suite.
+//! nobody here forges. Callers: the demo, the NVMe suites.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    SKIPPED,
     command::{capture, find},
     console::Console,
 };
@@ -22,6 +28,13 @@ const SECTOR_LEN: u64 = 512;
 
 /// The file that is written, seen from the file system's root.
 const FILE: &str = "/data";
+
+/// An empty image of `mib` MiB in `folder`.
+pub fn image(folder: &tempfile::TempDir, mib: u64) -> Result<PathBuf> {
+    let path = folder.path().join("disk.img");
+    File::create(&path).and_then(|file| file.set_len(mib << 20)).context("an empty image")?;
+    Ok(path)
+}
 
 /// Makes a file system on the guest's `device` (a name in `/dev`), writes `mib` MiB of random bytes, syncs, drops
 /// the caches, reads back, unmounts. Returns the file's sum; `limit` is for each step.
@@ -57,6 +70,17 @@ pub fn seen_from_outside(image: &Path) -> Result<Option<String>> {
     let file = folder.path().join("data");
     capture(Command::new("debugfs").arg("-R").arg(format!("dump {FILE} {}", file.display())).arg(image))?;
     sum(&capture(Command::new("md5sum").arg(&file))?).map(Some)
+}
+
+/// Checks that `image` is seen from outside with this sum; says so where nobody can look.
+pub fn check_from_outside(image: &Path, sum: &str) -> Result<()> {
+    match seen_from_outside(image)? {
+        Some(outside) => {
+            ensure!(outside == sum, "the file has sum {sum} in the guest, {outside} from outside")
+        }
+        None => println!("{SKIPPED}{}", not_seen()),
+    }
+    Ok(())
 }
 
 /// What to say where [`seen_from_outside`] could not look.

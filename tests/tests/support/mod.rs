@@ -31,12 +31,7 @@ pub fn launch_with(files: Option<GuestFiles>, name: &str, extra: &str, nvme: &[P
 
 /// The same with whatever else `set` sets.
 pub fn launch_as(files: Option<GuestFiles>, name: &str, set: impl FnOnce(&mut Options)) -> Option<Vm> {
-    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-    let programs = env::var_os("BULKHEAD_PROGRAMS").map_or_else(|| places::programs(profile), Into::into);
-    if !programs.join("bulkhead").is_file() {
-        println!("{SKIPPED}the programs are not built (`cargo build --bins`)");
-        return None;
-    }
+    let programs = programs()?;
     let Some(files) = files else {
         println!("{SKIPPED}the guest's files are not there (`cargo xtask guest --cross` brings them)");
         return None;
@@ -46,4 +41,15 @@ pub fn launch_as(files: Option<GuestFiles>, name: &str, set: impl FnOnce(&mut Op
     let vm = Vm::launch(options);
     assert!(vm.is_ok(), "the machine does not start: {:?}", vm.err());
     vm.ok()
+}
+
+/// The folder of the programs, or nothing, after saying why.
+pub fn programs() -> Option<PathBuf> {
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let programs = env::var_os("BULKHEAD_PROGRAMS").map_or_else(|| places::programs(profile), Into::into);
+    if programs.join("bulkhead").is_file() {
+        return Some(programs);
+    }
+    println!("{SKIPPED}the programs are not built (`cargo build --bins`)");
+    None
 }

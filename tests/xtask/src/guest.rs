@@ -12,7 +12,7 @@ mod initramfs;
 mod manifest;
 mod pages;
 mod selftest;
-mod tools;
+pub mod tools;
 
 use std::{
     fs,

@@ -3,9 +3,10 @@
 //!
 //! Parts: the programs (the suites run them), unit and integration tests, documentation tests, the loom models
 //! of the shared-memory structures, and a short run of every fuzz target. A test that leaves out what it is
-//! for prints a line that begins with `SKIPPED: `; those lines are gathered, counted and shown at the end.
+//! for prints a line that begins with `SKIPPED: `; those lines are gathered, counted and shown at the end, and so are
+//! lines that begin with `COUNTED: `: how many cases of which kinds a comparison has seen.
 
-mod skips;
+pub mod skips;
 
 use std::process::{Command, ExitCode};
 
@@ -16,6 +17,7 @@ use ::tests::{
 };
 use anyhow::{Result, ensure};
 use clap::Args;
+use skips::Said;
 
 use crate::{
     fuzz, guest,
@@ -43,11 +45,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Ok(((), "built for the suites that run them".into()))
     });
     let mut skipped = Vec::new();
+    let mut counted = Vec::new();
     if let Err(error) = guest::prepare_for_suites() {
         skipped.push(format!("suites that boot a guest: {error:#}"));
     }
     stages.run_shown("tests", || {
-        skipped.extend(workspace_tests(&options.runner, !options.quick)?);
+        let said = workspace_tests(&options.runner, !options.quick)?;
+        skipped.extend(said.skipped);
+        counted = said.counted;
         Ok(((), "unit and integration tests passed".into()))
     });
     if !options.quick {
@@ -66,14 +71,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         });
         stages.run_shown("fuzz targets", || fuzz::short().map(|seen| ((), seen)));
     }
+    skips::print_counted(&counted);
     skips::print(&skipped);
     let code = stages.finish("test");
     println!("{} left out", skipped.len());
     Ok(code)
 }
 
-/// Runs the workspace's tests and returns what they left out.
-fn workspace_tests(runner: &[String], full: bool) -> Result<Vec<String>> {
+/// Runs the workspace's tests and returns what they left out, and counted.
+fn workspace_tests(runner: &[String], full: bool) -> Result<Said> {
     let cargo = || {
         let mut command = cargo();
         if full {

@@ -5,6 +5,8 @@
 //! get there (proxies) and whose signatures count is the machine's own choice: its sources are copied at run
 //! time and its keys are used in place. apt itself verifies the signed index and each package's hash.
 
+mod sources;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -24,13 +26,27 @@ pub enum Installed {
     AsHere,
 }
 
-/// Which of the distribution's suites are looked at.
+/// Which of the distribution's suites packages come from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Suites {
     /// Those of the machine's own sources.
     AsHere,
-    /// And the backports of the release that the machine runs, from wherever that release comes.
-    AndBackports,
+    /// And the backports of the release that the machine runs, preferred.
+    Backports,
+    /// Only the newest stable release and what was ported back to it, preferred.
+    Newest,
+}
+
+impl Suites {
+    /// Suites that the machine's own sources need not have.
+    fn added(self) -> Result<Vec<String>> {
+        Ok(match self {
+            Self::AsHere => Vec::new(),
+            Self::Backports => vec![format!("{}-backports", sources::codename()?)],
+            // Names that every mirror of Debian keeps up to date, whatever the releases are called.
+            Self::Newest => vec!["stable".into(), "stable-backports".into()],
+        })
+    }
 }
 
 /// A private apt for one architecture.
@@ -67,16 +83,22 @@ impl Apt {
             }
         };
         write_whole(&folder.join("state/status"), &status)?;
-        apt.copy_sources(suites)?;
-        write_whole(&apt.config, apt.configuration(architecture)?.as_bytes())?;
+        let added = suites.added()?;
+        apt.copy_sources(suites != Suites::Newest, &added)?;
+        let mut configuration = apt.configuration(architecture)?;
+        if let Some(preferred) = added.last() {
+            configuration.push_str(&format!("APT::Default-Release \"{preferred}\";\n"));
+        }
+        write_whole(&apt.config, configuration.as_bytes())?;
         // A proxy setting may hold a password.
         set_mode(&apt.config, 0o600)?;
         apt.update()?;
         Ok(apt)
     }
 
-    /// Copies the machine's lists of sources, wherever its own configuration says they are.
-    fn copy_sources(&self, suites: Suites) -> Result<()> {
+    /// Copies the machine's lists of sources, wherever its own configuration says they are: its own entries if
+    /// `own`, and what these say of its release, for the suites `added`.
+    fn copy_sources(&self, own: bool, added: &[String]) -> Result<()> {
         let places = capture(Command::new("apt-config").args([
             "shell",
             "LIST",
@@ -98,15 +120,19 @@ impl Apt {
         if files.is_empty() {
             bail!("apt has no sources on this machine");
         }
-        let release = release(&fs::read_to_string("/etc/os-release").unwrap_or_default());
+        let codename = if added.is_empty() { String::new() } else { sources::codename()? };
+        let mut any = own;
         for file in files {
             let name = file.file_name().context("an apt source without a name")?;
-            let mut text =
-                fs::read_to_string(&file).with_context(|| format!("apt source {}", file.display()))?;
-            if let (Suites::AndBackports, Some(release)) = (suites, &release) {
-                text = with_backports(&text, release);
-            }
+            let text =
+                fs::read_to_string(&file).with_context(|| format!("{} could not be read", file.display()))?;
+            let more = sources::of(added, &text, &codename);
+            any |= !more.is_empty();
+            let text = if own { format!("{text}\n{more}") } else { more };
             write_whole(&self.folder.join("sources").join(name), text.as_bytes())?;
+        }
+        if !any {
+            bail!("none of the machine's apt sources is the distribution's own");
         }
         Ok(())
     }
@@ -216,34 +242,6 @@ impl Candidate {
             .collect();
         Some(Self { package: field("Package")?.into(), version: field("Version")?.into(), depends })
     }
-}
-
-/// The name of the release that the machine runs, as its suite is called (os-release(5)).
-fn release(text: &str) -> Option<String> {
-    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?.trim_matches('"');
-    (!name.is_empty()).then(|| name.to_string())
-}
-
-/// Sources of apt, in either of its formats (sources.list(5)), with the release's backports wherever the release
-/// itself is taken from.
-fn with_backports(text: &str, release: &str) -> String {
-    let backports = format!("{release}-backports");
-    let mut extended = String::new();
-    for line in text.lines() {
-        let mut words: Vec<&str> = line.split_whitespace().collect();
-        extended.push_str(line.trim_end());
-        let wanted = words.contains(&release) && !words.contains(&backports.as_str());
-        match words.first() {
-            Some(&"Suites:") if wanted => extended.push_str(&format!(" {backports}")),
-            Some(&"deb") if wanted => {
-                words.iter_mut().filter(|word| **word == release).for_each(|word| *word = &backports);
-                extended.push_str(&format!("\n{}", words.join(" ")));
-            }
-            _ => {}
-        }
-        extended.push('\n');
-    }
-    extended
 }
 
 /// Unpacks a package's files into `folder`, as `dpkg` would into the root.

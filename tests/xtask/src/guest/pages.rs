@@ -81,7 +81,7 @@ fn fetch(cache: &Path, update: bool) -> Result<()> {
     let step = Step::begin("16K kernel");
     step.at("package index");
     // An index of its own: the machine's other packages must not come from backports.
-    let apt = Apt::prepare(&cache.join("apt-arm64-16k"), "arm64", Installed::Nothing, Suites::AndBackports)?;
+    let apt = Apt::prepare(&cache.join("apt-arm64-16k"), "arm64", Installed::Nothing, Suites::Backports)?;
     step.at("kernel");
     let mut name = PACKAGE_16K.to_string();
     for _ in 0..KERNEL_PACKAGE_DEPTH {
