@@ -12,6 +12,7 @@ pub mod foreign;
 pub mod guest;
 pub mod leftovers;
 pub mod places;
+pub mod starved;
 pub mod tools;
 pub mod vm;
 

@@ -53,7 +53,8 @@ fn linux_logs_a_translation_fault_with_stream_and_address_and_goes_on() {
     run(&store(0x34, 0));
     run(&store(0x14, 0x0046_0001)); // CC.EN
     run(&store(0x1000, 1)); // the admin Submission Queue has one entry
-    let log = run(&format!("sleep 1; {LOG}"));
+    run("for i in $(seq 30); do dmesg | grep -q 'event 0x' && break; sleep 1; done; sleep 1");
+    let log = run(LOG);
     // The driver's words differ between versions; the record that it prints is the manual's.
     let word = |value: u64| format!("{value:#018x}");
     for expected in [word(F_TRANSLATION | STREAM << 32), word(1 << 35 | 2 << 40), word(UNMAPPED)] {
