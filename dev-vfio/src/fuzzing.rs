@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use ipc::addr::{Gpa, GpaRange};
 use ipc::channel;
-use ipc::protocol::bus::WINDOWS_MAX;
 use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
 use ipc::shm::msi_board::MsiBoard;
 use rustix::event::{EventfdFlags, eventfd};
@@ -56,22 +55,28 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
     let opened = Client::open(socket).map_err(|error| error.to_string()).and_then(|(client, opened)| {
         let Opened { config, bar_lens, vectors, intx, mappables } = opened;
         let space = ConfigSpace::new(&config, bar_lens, vectors, area(AREA32), area(AREA64));
-        let space = space.map_err(|error| error.to_string())?;
-        let space = if intx { space.with_intx(&config) } else { space };
-        let areas = [(AREA32_REGION, area(AREA32)), (AREA64_REGION, area(AREA64))];
-        for (offered, _) in &mappables {
-            assert!(windows::cut(&space, offered, areas).len() <= WINDOWS_MAX);
-        }
+        let mut space = space.map_err(|error| error.to_string())?;
         let eventfds: Vec<OwnedFd> = (0..space.msix.len()).map(|_| new_eventfd()).collect();
         client.connect_vectors(&eventfds).map_err(|error| error.to_string())?;
+        if intx {
+            client.connect_intx(&new_eventfd()).map_err(|error| error.to_string())?;
+            space = space.with_intx(&config);
+        }
+        for (offered, _) in &mappables {
+            let areas = [(AREA32_REGION, area(AREA32)), (AREA64_REGION, area(AREA64))];
+            for window in windows::cut(&space, offered, areas) {
+                let within = areas.iter().find(|(region, _)| *region == window.region).unwrap().1.len();
+                assert!(window.offset + window.len <= within, "a window is inside its slot");
+            }
+        }
         Ok((client, space))
     });
     if let Err(reason) = &opened {
         assert!(!reason.is_empty(), "there is a reason");
         return None;
     }
-    // The vSMMU has gone: faults that are told are lost, as they may be. So has the vCPU process.
-    let [(stage1, _), (bus, _)] = [(); 2].map(|()| channel::pair().unwrap());
+    // The vSMMU and the vCPU process have gone: what they are told is lost, as it may be.
+    let ((stage1, _), (bus, _)) = (channel::pair().unwrap(), channel::pair().unwrap());
     let links = Links { stage1: Stage1Link::new(stage1, 1), bus: BusLink::new(bus, 1) };
     let board = MsiBoard::attach(&MsiBoard::create("board").unwrap()).unwrap();
     let msi = InterruptTarget { doorbell: DOORBELL, board, eventfd: new_eventfd(), pin: new_eventfd() };
