@@ -15,6 +15,7 @@ mod events;
 mod features;
 mod identify;
 mod logs;
+mod shadow;
 mod state;
 
 use crate::identity::Identity;
@@ -31,6 +32,7 @@ pub use admin::AdminOutcome;
 pub use events::{AsyncEvent, Events};
 pub use features::Features;
 pub use logs::{Counters, ErrorLog};
+pub use shadow::{Shadow, Watched};
 
 /// The largest transfer, as a power of two of pages: `MDTS`. 1 MiB.
 pub const MDTS: u8 = 8;
@@ -64,6 +66,13 @@ pub enum Job {
         ticket: Ticket,
         /// The completion.
         posting: Posting,
+    },
+    /// Look at doorbells in the host's memory, then call [`Controller::looked`].
+    Look {
+        /// To be given back.
+        ticket: Ticket,
+        /// What to look at.
+        watched: Vec<Watched>,
     },
     /// Flush the medium, then call [`Controller::shut_down`].
     Shutdown {
@@ -133,6 +142,9 @@ pub struct Controller {
     events: Events,
     counters: Counters,
     errors: ErrorLog,
+    /// Doorbells in the host's memory, where it keeps them there.
+    shadow: Option<Shadow>,
+    shadow_offered: bool,
     epoch: u64,
     /// Jobs that were taken and not finished, of whatever epoch.
     in_flight: u32,
@@ -160,6 +172,8 @@ impl Controller {
             events: Events::default(),
             counters: Counters { power_cycles: 1, ..Counters::default() },
             errors: ErrorLog::default(),
+            shadow: None,
+            shadow_offered: false,
             epoch: 0,
             in_flight: 0,
             resetting: false,
@@ -217,6 +231,7 @@ impl Controller {
 
     fn write_dword(&mut self, offset: u64, value: u32) {
         match Doorbell::at(offset) {
+            Some(doorbell) if self.kicked(doorbell) => return,
             Some(Doorbell::SubmissionTail(queue)) => return self.ring_tail(queue, value),
             Some(Doorbell::CompletionHead(queue)) => return self.ring_head(queue, value),
             None => {}
@@ -289,6 +304,7 @@ impl Controller {
         self.resetting = false;
         self.submission = Queues::default();
         self.completion = Queues::default();
+        self.shadow = None;
         self.events.reset();
         self.registers.csts = Csts::new();
         if std::mem::take(&mut self.full_reset) {
@@ -347,6 +363,7 @@ impl Controller {
     pub fn has_job(&self) -> bool {
         self.can_work()
             && (self.shutdown_wanted
+                || self.can_look()
                 || self.completion.iter().flatten().any(|cq| !cq.held.is_empty() && !cq.is_full())
                 || self.submission.iter().flatten().any(|sq| self.can_fetch(sq)))
     }
@@ -366,7 +383,8 @@ impl Controller {
         if !self.can_work() {
             return None;
         }
-        let job = self.release_job().or_else(|| self.fetch_job(batch)).or_else(|| self.shutdown_job())?;
+        let job = self.release_job().or_else(|| self.fetch_job(batch));
+        let job = job.or_else(|| self.look_job()).or_else(|| self.shutdown_job())?;
         self.in_flight += 1;
         Some(job)
     }

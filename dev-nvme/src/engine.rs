@@ -9,18 +9,19 @@
 //! brings doorbells may offer to do it itself ([`Engine::set_helped`]); it is taken at its word as long as
 //! commands are quick, and the workers sleep. A few slow commands end that, many quick ones begin it again.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use vm_memory::VolatileSlice;
 use zerocopy::FromBytes;
 
-use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket};
+use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket, Watched};
 use crate::dma::{DmaBus, DmaError};
 use crate::identity::Identity;
 use crate::io::{Buffer, Io};
 use crate::media::Media;
-use crate::prp;
+use crate::prp::{self, Segment};
 use crate::queue::Posting;
 use crate::spec::command::{COMMAND_LEN, Command};
 use crate::spec::completion::COMPLETION_LEN;
@@ -62,6 +63,18 @@ impl DmaBus for Nobody {
 
     fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
         self.write(iova, entry)
+    }
+
+    fn load(&self, iova: u64) -> Result<u32, DmaError> {
+        Err(DmaError { iova, len: size_of::<u32>(), write: false })
+    }
+
+    fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError> {
+        self.write(iova, &dword.to_le_bytes())
+    }
+
+    fn lend(&self, _: &[Segment], _: bool, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
+        false
     }
 }
 
@@ -105,6 +118,10 @@ const SLOW_COST: u32 = 32;
 
 /// A completion waits at most this long for those behind it before it is announced: the time that announcing one takes.
 const ANNOUNCE_AFTER: Duration = Duration::from_micros(20);
+
+/// How long to look for more commands before the host has to say that there are: what it costs both to sleep and to
+/// be woken.
+const LOOK_FOR: Duration = Duration::from_micros(10);
 
 impl Engine {
     /// A controller out of reset, with no host.
@@ -256,6 +273,10 @@ impl Engine {
                 self.announce(&host, self.post(&host, ticket, Some(posting)));
                 ticket
             }
+            Job::Look { ticket, watched } => {
+                self.look(&host, ticket, watched);
+                ticket
+            }
             Job::Shutdown { ticket } => {
                 let flushed = self.media.flush().is_ok();
                 self.lock().controller.shut_down(ticket, flushed);
@@ -306,6 +327,25 @@ impl Engine {
             }
         }
         self.announce(host, unannounced);
+    }
+
+    /// Looks at doorbells in the host's memory until one changes, for a moment; then has the host write the register.
+    fn look(&self, host: &Host, ticket: Ticket, mut watched: Vec<Watched>) {
+        let patience = if self.is_helped() { LOOK_FOR } else { Duration::ZERO };
+        let since = Instant::now();
+        let mut found = look_once(&*host.bus, &mut watched);
+        while found == Ok(false) && since.elapsed() < patience {
+            std::thread::yield_now();
+            found = look_once(&*host.bus, &mut watched);
+        }
+        if found == Ok(false) {
+            found = arm(&*host.bus, &watched).and_then(|()| look_once(&*host.bus, &mut watched));
+        }
+        let mut shared = self.lock();
+        match found {
+            Ok(_) => shared.controller.looked(ticket, &watched),
+            Err(_) => shared.controller.look_failed(ticket),
+        }
     }
 
     /// Returns the vector to raise.
@@ -369,6 +409,26 @@ impl Engine {
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Puts what doorbells hold into `seen`. Returns whether one has changed.
+fn look_once(bus: &dyn DmaBus, watched: &mut [Watched]) -> Result<bool, DmaError> {
+    let mut changed = false;
+    for Watched { at, seen, .. } in watched {
+        let value = bus.load(*at)?;
+        changed |= value != *seen;
+        *seen = value;
+    }
+    Ok(changed)
+}
+
+/// Asks for a register write with the next change. Whoever changes a doorbell before it sees this is found by another look.
+fn arm(bus: &dyn DmaBus, watched: &[Watched]) -> Result<(), DmaError> {
+    for Watched { event_index, seen, .. } in watched {
+        bus.store(*event_index, *seen)?;
+    }
+    fence(Ordering::SeqCst);
+    Ok(())
 }
 
 /// Moves an admin command's data to the host.

@@ -14,7 +14,7 @@ use crate::controller::{MDTS, Moved, Outcome};
 use crate::dma::DmaBus;
 use crate::identity::Identity;
 use crate::media::Media;
-use crate::prp::{self, PAGE_LEN};
+use crate::prp::{self, PAGE_LEN, Segment};
 use crate::spec::command::{Command, DatasetRange, NSID_ALL, io};
 use crate::spec::status::Status;
 
@@ -102,6 +102,11 @@ impl Io<'_> {
     fn read(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
         let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        let mut lent = Ok(());
+        if self.bus.lend(&segments, true, &mut |memory| lent = self.media.read_to(offset, memory)) {
+            lent.map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
+            return Ok(Moved { read: command.block_count(), written: 0 });
+        }
         let mut offset = offset;
         for segment in segments {
             // In pieces that are still in the cache when they are copied on.
@@ -123,16 +128,20 @@ impl Io<'_> {
 
     fn write(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
-        self.gather(command, len)?;
-        let data = self.buffer.first(len);
-        self.media.write_at(offset, data).map_err(|error| write_failed(&error))?;
+        let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        let mut written = Ok(());
+        if !self.bus.lend(&segments, false, &mut |memory| written = self.media.write_from(offset, memory)) {
+            self.gather(&segments, len)?;
+            written = self.media.write_at(offset, self.buffer.first(len));
+        }
+        written.map_err(|error| write_failed(&error))?;
         self.settle(command)?;
         Ok(Moved { read: 0, written: command.block_count() })
     }
 
     fn compare(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
-        self.gather(command, len)?;
+        self.gather_all(command, len)?;
         let mut held = vec![0; len];
         self.media.read_at(offset, &mut held).map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
         if self.buffer.first(len) == held {
@@ -156,7 +165,7 @@ impl Io<'_> {
         const DEALLOCATE: u32 = 1 << 2;
         let count = usize::try_from(command.cdw10.get() & 0xff).unwrap_or(0) + 1;
         let len = count * size_of::<DatasetRange>();
-        self.gather(command, len)?;
+        self.gather_all(command, len)?;
         let bytes = self.buffer.first(len);
         let ranges = <[DatasetRange]>::ref_from_bytes(bytes).map_err(|_| Status::INTERNAL_ERROR)?.to_vec();
         // All of them are checked before the first one is done.
@@ -191,9 +200,14 @@ impl Io<'_> {
         end.map(drop).ok_or(Status::LBA_OUT_OF_RANGE)
     }
 
-    /// Copies the host's data into the buffer.
-    fn gather(&mut self, command: &Command, len: usize) -> Result<(), Status> {
+    /// Copies all data of a command into the buffer.
+    fn gather_all(&mut self, command: &Command, len: usize) -> Result<(), Status> {
         let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        self.gather(&segments, len)
+    }
+
+    /// Copies the host's data into the buffer.
+    fn gather(&mut self, segments: &[Segment], len: usize) -> Result<(), Status> {
         let mut rest = self.buffer.first(len);
         for segment in segments {
             let Some((piece, behind)) = rest.split_at_mut_checked(segment.len) else { break };

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The program over an image of its own, and a client that keeps it busy.
 //!
-//! The client is a host of the simplest kind: one thread, memory that the program has mapped, one queue, one doorbell
-//! for all the commands that it has at a time, and an interrupt when there is nothing to take.
+//! The client is a host of the simplest kind: one thread, memory that the program has mapped, one queue, doorbells kept in
+//! memory, one for all the commands that it has at a time, and an interrupt when there is nothing to take.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -111,6 +111,7 @@ struct Slot {
 
 impl<'a> Host<'a> {
     fn new(driver: &'a Driver<Client>, pattern: Pattern) -> Self {
+        driver.keep_doorbells(&[]).unwrap();
         let queue = driver.create(1, 64);
         let slots = (0..pattern.depth).map(|_| Slot::new(driver, pattern.len)).collect();
         Self { driver, pattern, queue, slots, owner: vec![0; 1 << 16], number: 0, untold: 0 }

@@ -2,7 +2,7 @@
 //! The NVMe controller process: its image file, a vfio-user socket, and the memory its client hands over.
 //!
 //! It needs memory, a few threads and the descriptors it was given; beyond the common groups it accepts clients on a
-//! listening socket, and flushes, zeroes and punches holes into its image. No ioctl, no path. Two forms with the same
+//! listening socket, moves data between its image and its client's memory, and flushes, zeroes and punches holes into its image. No ioctl, no path. Two forms with the same
 //! rules: spawned by the sealed coordinator, or by its own launcher when it is used without a VM of ours.
 
 use crate::profile::{Arch, Limits, Profile, RootKind, Rule, union};
@@ -38,6 +38,9 @@ pub fn rules(arch: Arch) -> Vec<Rule> {
         &common::descriptors(arch),
         &[
             Rule::any("accept4"),
+            // Between the image and the client's memory, piece by piece.
+            Rule::any("preadv"),
+            Rule::any("pwritev"),
             Rule::any("fdatasync"),
             Rule::one_of("fallocate", 1, &[PUNCH_HOLE, ZERO_RANGE], "only zeroing within the image's length"),
         ],
