@@ -102,6 +102,8 @@ struct Shared {
     controller: Controller,
     /// Workers that wait for a job.
     sleeping: u32,
+    /// One of them was woken and has not come yet: it wakes the next one if there is work for two.
+    waking: bool,
     /// Threads that wait for the last job to be over. Waking nobody costs a system call too.
     draining: u32,
     ending: bool,
@@ -131,7 +133,7 @@ impl Engine {
         Self {
             identity,
             media,
-            shared: Mutex::new(Shared { controller, sleeping: 0, draining: 0, ending: false }),
+            shared: Mutex::new(Shared { controller, sleeping: 0, waking: false, draining: 0, ending: false }),
             work: Condvar::new(),
             over: Condvar::new(),
             host: RwLock::new(Host::nobody()),
@@ -149,7 +151,7 @@ impl Engine {
     pub fn with<T>(&self, use_it: impl FnOnce(&mut Controller) -> T) -> T {
         let mut shared = self.lock();
         let result = use_it(&mut shared.controller);
-        self.wake_one(&shared);
+        self.unlock(shared);
         result
     }
 
@@ -188,13 +190,14 @@ impl Engine {
                 shared.sleeping += 1;
                 shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
                 shared.sleeping -= 1;
+                shared.waking = false;
                 continue;
             };
             // What is left is for another thread, so that a slow medium is asked for several things at once.
-            self.wake_one(&shared);
-            drop(shared);
-            self.execute(job, &mut buffer);
+            self.unlock(shared);
+            let ticket = self.execute(job, &mut buffer);
             shared = self.lock();
+            self.finish(&mut shared, ticket);
         }
     }
 
@@ -212,12 +215,16 @@ impl Engine {
         let mut shared = self.lock();
         if !self.is_helped() {
             // Whoever looked just before that ended has woken nobody.
-            self.wake_one(&shared);
+            self.unlock(shared);
             return false;
         }
-        let job = shared.controller.next_job(self.batch());
-        drop(shared);
-        job.map(|job| self.execute(job, buffer)).is_some()
+        let Some(job) = shared.controller.next_job(self.batch()) else { return false };
+        self.unlock(shared);
+        let ticket = self.execute(job, buffer);
+        let mut shared = self.lock();
+        self.finish(&mut shared, ticket);
+        self.unlock(shared);
+        true
     }
 
     fn is_helped(&self) -> bool {
@@ -253,7 +260,12 @@ impl Engine {
     pub fn step(&self) -> bool {
         let batch = self.batch();
         let job = self.lock().controller.next_job(batch);
-        job.map(|job| self.execute(job, &mut Buffer::default())).is_some()
+        let Some(job) = job else { return false };
+        let ticket = self.execute(job, &mut Buffer::default());
+        let mut shared = self.lock();
+        self.finish(&mut shared, ticket);
+        self.unlock(shared);
+        true
     }
 
     /// Ends every call of [`Engine::work`].
@@ -262,9 +274,9 @@ impl Engine {
         self.work.notify_all();
     }
 
-    fn execute(&self, job: Job, buffer: &mut Buffer) {
+    fn execute(&self, job: Job, buffer: &mut Buffer) -> Ticket {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let ticket = match job {
+        match job {
             Job::Fetch { ticket, iova, count } => {
                 self.fetch(&host, ticket, iova, count, buffer);
                 ticket
@@ -282,13 +294,13 @@ impl Engine {
                 self.lock().controller.shut_down(ticket, flushed);
                 ticket
             }
-        };
-        let mut shared = self.lock();
+        }
+    }
+
+    /// A job is over.
+    fn finish(&self, shared: &mut Shared, ticket: Ticket) {
         shared.controller.finish(ticket);
-        self.wake_one(&shared);
-        let awaited = shared.draining > 0;
-        drop(shared);
-        if awaited {
+        if shared.draining > 0 {
             self.over.notify_all();
         }
     }
@@ -301,9 +313,10 @@ impl Engine {
             if !shared.controller.fetched(ticket, count, readable) {
                 return;
             }
+            let write_cache = shared.controller.write_cache();
             // Now another thread may fetch what is behind.
-            self.wake_one(&shared);
-            shared.controller.write_cache()
+            self.unlock(shared);
+            write_cache
         };
         let mut unannounced = None;
         let mut since = Instant::now();
@@ -400,10 +413,20 @@ impl Engine {
         }
     }
 
-    fn wake_one(&self, shared: &Shared) {
-        if shared.sleeping > 0 && !self.is_helped() && shared.controller.has_job() {
+    /// Lets go of the controller, and wakes a worker if there is something to do: one at a time, and with free hands, since
+    /// each that finds nothing, or the door shut, costs as much as one that works.
+    fn unlock(&self, mut shared: MutexGuard<'_, Shared>) {
+        let wakes = shared.sleeping > 0 && !shared.waking && self.wants_worker(&shared.controller);
+        shared.waking |= wakes;
+        drop(shared);
+        if wakes {
             self.work.notify_one();
         }
+    }
+
+    /// Whether there is work for a worker: all of it, or as much as is worth waking one for beside a helping thread.
+    fn wants_worker(&self, controller: &Controller) -> bool {
+        if self.is_helped() { controller.backlog() >= BATCH_MAX } else { controller.has_job() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -254,7 +254,11 @@ proptest! {
                         waiting[at].insert(driver.submit(&mut queues[at], read(0, 8, page, 0)));
                     }
                 }
-                Step::Work(count) => (0..count).for_each(|_| drop(driver.wire.local.step())),
+                Step::Work(count) => {
+                    for _ in 0..count {
+                        driver.wire.local.step();
+                    }
+                }
                 Step::Take(at) => {
                     for cid in take_all(&driver, &mut queues[at]) {
                         prop_assert!(waiting[at].remove(&cid), "{cid} completed twice");
