@@ -460,6 +460,16 @@ impl Controller {
         get_mut(&mut self.completion, cqid)?.place(completed, head)
     }
 
+    /// A command of this job becomes a job of its own, to be finished by itself.
+    pub fn split(&mut self, ticket: Ticket) {
+        self.in_flight += 1;
+        if ticket.epoch == self.epoch
+            && let Some(sq) = get_mut(&mut self.submission, ticket.sqid)
+        {
+            sq.jobs += 1;
+        }
+    }
+
     /// A completion could not be written.
     pub fn post_failed(&mut self, ticket: Ticket) {
         if ticket.epoch == self.epoch {

@@ -6,9 +6,11 @@
 //! the controller; it wakes a worker if there is something to do afterwards. Tests call [`Engine::step`].
 //!
 //! While the medium answers at once (from the page cache), waking a worker costs more than the work. So a thread that
-//! brings doorbells may offer to do it itself ([`Engine::set_helped`]); it is taken at its word as long as
-//! commands are quick, and the workers sleep. A few slow commands end that, many quick ones begin it again.
+//! brings doorbells may offer to do it itself ([`Engine::set_helped`]): it fetches, executes what needs no waiting, and
+//! defers the rest to the workers, a command each, so that a disk is asked for all of them at once. What a read needs, the kernel
+//! tells; writes are expected to be as quick as the last ones were.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -19,11 +21,11 @@ use zerocopy::FromBytes;
 use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket, Watched};
 use crate::dma::{DmaBus, DmaError};
 use crate::identity::Identity;
-use crate::io::{Buffer, Io};
+use crate::io::{Buffer, Executed, Io};
 use crate::media::Media;
 use crate::prp::{self, Segment};
 use crate::queue::Posting;
-use crate::spec::command::{COMMAND_LEN, Command};
+use crate::spec::command::{COMMAND_LEN, Command, io};
 use crate::spec::completion::COMPLETION_LEN;
 use crate::spec::status::Status;
 
@@ -98,8 +100,19 @@ pub struct Engine {
     quick: AtomicU32,
 }
 
+/// A command that has to be waited for; a job of its own.
+struct Deferred {
+    ticket: Ticket,
+    command: Command,
+    write_cache: bool,
+}
+
+/// The most commands that are deferred before fetching stops: far more than there are workers.
+const DEFERRED_MAX: usize = 128;
+
 struct Shared {
     controller: Controller,
+    deferred: VecDeque<Deferred>,
     /// Workers that wait for a job.
     sleeping: u32,
     /// One of them was woken and has not come yet: it wakes the next one if there is work for two.
@@ -133,7 +146,14 @@ impl Engine {
         Self {
             identity,
             media,
-            shared: Mutex::new(Shared { controller, sleeping: 0, waking: false, draining: 0, ending: false }),
+            shared: Mutex::new(Shared {
+                controller,
+                deferred: VecDeque::new(),
+                sleeping: 0,
+                waking: false,
+                draining: 0,
+                ending: false,
+            }),
             work: Condvar::new(),
             over: Condvar::new(),
             host: RwLock::new(Host::nobody()),
@@ -186,6 +206,14 @@ impl Engine {
         let mut buffer = Buffer::default();
         let mut shared = self.lock();
         while !shared.ending {
+            if let Some(deferred) = shared.deferred.pop_front() {
+                self.unlock(shared);
+                let ticket = deferred.ticket;
+                self.execute_deferred(&deferred, &mut buffer);
+                shared = self.lock();
+                self.finish(&mut shared, ticket);
+                continue;
+            }
             let Some(job) = shared.controller.next_job(self.batch()) else {
                 shared.sleeping += 1;
                 shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
@@ -210,12 +238,16 @@ impl Engine {
         }
     }
 
-    /// Executes a job in place of a worker, if there is one and it will be quick. Returns whether it did.
+    /// Executes a job in place of a worker, if there is one, without waiting for the medium. Returns whether it did.
     pub fn help(&self, buffer: &mut Buffer) -> bool {
         let mut shared = self.lock();
         if !self.is_helped() {
             // Whoever looked just before that ended has woken nobody.
             self.unlock(shared);
+            return false;
+        }
+        // The workers fetch what is left, when they have done what they have.
+        if shared.deferred.len() >= DEFERRED_MAX {
             return false;
         }
         let Some(job) = shared.controller.next_job(self.batch()) else { return false };
@@ -228,19 +260,19 @@ impl Engine {
     }
 
     fn is_helped(&self) -> bool {
-        self.helped.load(Ordering::SeqCst) && self.is_quick()
+        self.helped.load(Ordering::SeqCst)
     }
 
     fn is_quick(&self) -> bool {
         self.quick.load(Ordering::Relaxed) >= QUICK_FROM
     }
 
-    /// How many commands one thread takes: one that waits for a disk leaves the others to other threads.
+    /// How many commands one thread takes: one that may wait for a disk leaves the others to other threads.
     fn batch(&self) -> u32 {
-        if self.is_quick() { BATCH_MAX } else { 1 }
+        if self.is_helped() || self.is_quick() { BATCH_MAX } else { 1 }
     }
 
-    /// Keeps count of quick commands; wakes the workers when there is a slow one.
+    /// Keeps count of quick commands.
     fn took(&self, duration: Duration) {
         let quick = self.quick.load(Ordering::Relaxed);
         if duration <= QUICK {
@@ -249,11 +281,7 @@ impl Engine {
             }
             return;
         }
-        let less = quick.saturating_sub(SLOW_COST);
-        self.quick.store(less, Ordering::Relaxed);
-        if quick >= QUICK_FROM && less < QUICK_FROM {
-            self.work.notify_all();
-        }
+        self.quick.store(quick.saturating_sub(SLOW_COST), Ordering::Relaxed);
     }
 
     /// Executes one job, if there is one.
@@ -320,20 +348,18 @@ impl Engine {
         };
         let mut unannounced = None;
         let mut since = Instant::now();
-        let mut before = since;
         for command in <[Command]>::ref_from_bytes(&bytes).unwrap_or_default() {
             let vector = if ticket.sqid == 0 {
                 self.admin(host, ticket, command)
             } else {
-                self.io(host, ticket, command, write_cache, buffer)
+                let deferred = Deferred { ticket, command: *command, write_cache };
+                self.io_or_defer(host, deferred, buffer)
             };
             if unannounced != vector {
                 self.announce(host, unannounced);
                 unannounced = vector;
             }
             let now = Instant::now();
-            self.took(now - before);
-            before = now;
             if unannounced.is_some() && now - since > ANNOUNCE_AFTER {
                 self.announce(host, unannounced.take());
                 since = now;
@@ -377,16 +403,42 @@ impl Engine {
         self.post(host, ticket, posting)
     }
 
-    fn io(
-        &self,
-        host: &Host,
-        ticket: Ticket,
-        command: &Command,
-        write_cache: bool,
-        buffer: &mut Buffer,
-    ) -> Option<u16> {
+    /// Executes a command, or leaves it to a worker if it has to be waited for and this thread may have better to do.
+    fn io_or_defer(&self, host: &Host, deferred: Deferred, buffer: &mut Buffer) -> Option<u16> {
+        if !self.is_helped() || deferred.command.opcode == io::WRITE && self.is_quick() {
+            return self.io(host, &deferred, buffer);
+        }
+        let Deferred { ticket, command, write_cache } = deferred;
         let (identity, media, bus) = (&self.identity, &*self.media, &*host.bus);
-        let executed = Io { identity, media, bus, write_cache, buffer }.execute(command);
+        let at_once = Io { identity, media, bus, write_cache, buffer }.execute_at_once(&command);
+        if let Some(executed) = at_once {
+            return self.complete(host, ticket, &command, &executed);
+        }
+        let mut shared = self.lock();
+        shared.controller.split(ticket);
+        shared.deferred.push_back(deferred);
+        self.unlock(shared);
+        None
+    }
+
+    fn execute_deferred(&self, deferred: &Deferred, buffer: &mut Buffer) {
+        let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let vector = self.io(&host, deferred, buffer);
+        self.announce(&host, vector);
+    }
+
+    /// Executes a command, however long that takes.
+    fn io(&self, host: &Host, deferred: &Deferred, buffer: &mut Buffer) -> Option<u16> {
+        let Deferred { ticket, command, write_cache } = *deferred;
+        let (identity, media, bus) = (&self.identity, &*self.media, &*host.bus);
+        let since = Instant::now();
+        let executed = Io { identity, media, bus, write_cache, buffer }.execute(&command);
+        self.took(since.elapsed());
+        self.complete(host, ticket, &command, &executed)
+    }
+
+    /// Returns the vector to raise.
+    fn complete(&self, host: &Host, ticket: Ticket, command: &Command, executed: &Executed) -> Option<u16> {
         let posting = {
             let mut shared = self.lock();
             if executed.media_failed {
@@ -416,7 +468,7 @@ impl Engine {
     /// Lets go of the controller, and wakes a worker if there is something to do: one at a time, and with free hands, since
     /// each that finds nothing, or the door shut, costs as much as one that works.
     fn unlock(&self, mut shared: MutexGuard<'_, Shared>) {
-        let wakes = shared.sleeping > 0 && !shared.waking && self.wants_worker(&shared.controller);
+        let wakes = shared.sleeping > 0 && !shared.waking && self.wants_worker(&shared);
         shared.waking |= wakes;
         drop(shared);
         if wakes {
@@ -425,8 +477,10 @@ impl Engine {
     }
 
     /// Whether there is work for a worker: all of it, or as much as is worth waking one for beside a helping thread.
-    fn wants_worker(&self, controller: &Controller) -> bool {
-        if self.is_helped() { controller.backlog() >= BATCH_MAX } else { controller.has_job() }
+    fn wants_worker(&self, shared: &Shared) -> bool {
+        let Shared { controller, deferred, .. } = shared;
+        let jobs = || if self.is_helped() { controller.backlog() >= BATCH_MAX } else { controller.has_job() };
+        !deferred.is_empty() || jobs()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -109,6 +109,10 @@ impl Media for Medium {
         Ok(())
     }
 
+    fn read_at_once(&self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<bool> {
+        Ok(false)
+    }
+
     fn write_from(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()> {
         self.range(offset, memory.iter().map(VolatileSlice::len).sum(), |_| ());
         Ok(())

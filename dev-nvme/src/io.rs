@@ -53,7 +53,7 @@ impl From<Status> for Failed {
     }
 }
 
-/// A result of [`Io::execute`].
+/// A result of [`Io::execute`] or [`Io::execute_at_once`].
 pub struct Executed {
     /// For the completion.
     pub outcome: Outcome,
@@ -65,13 +65,22 @@ impl Io<'_> {
     /// Executes one command.
     pub fn execute(&mut self, command: &Command) -> Executed {
         let result = self.dispatch(command);
-        let media_failed = matches!(result, Err(Failed::Media(_)));
-        let (status, moved) = match result {
-            Ok(moved) => (Status::SUCCESS, moved),
-            Err(Failed::Refused(status) | Failed::Media(status)) => (status, Moved::default()),
-        };
-        let (nsid, lba) = (command.nsid.get(), command.slba());
-        Executed { outcome: Outcome { status, dw0: 0, moved, nsid, lba }, media_failed }
+        executed(command, result)
+    }
+
+    /// Executes a read whose data is at hand. `None`: it, or another command, has to be waited for, and nothing was done
+    /// that does harm if it is done again.
+    pub fn execute_at_once(&mut self, command: &Command) -> Option<Executed> {
+        if command.opcode != io::READ || command.nsid.get() != NSID || command.uses_what_is_not_offered() {
+            return None;
+        }
+        let (offset, len) = self.transfer(command).ok()?;
+        let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len).ok()?;
+        let mut read = Ok(false);
+        self.bus.lend(&segments, true, &mut |memory| read = self.media.read_at_once(offset, memory));
+        // What failed at once fails with patience too, and is told then.
+        let moved = Moved { read: command.block_count(), written: 0 };
+        read.is_ok_and(|read| read).then(|| executed(command, Ok(moved)))
     }
 
     fn dispatch(&mut self, command: &Command) -> Result<Moved, Failed> {
@@ -224,6 +233,17 @@ impl Io<'_> {
         }
         self.flush().map(drop)
     }
+}
+
+/// What the host is told.
+fn executed(command: &Command, result: Result<Moved, Failed>) -> Executed {
+    let media_failed = matches!(result, Err(Failed::Media(_)));
+    let (status, moved) = match result {
+        Ok(moved) => (Status::SUCCESS, moved),
+        Err(Failed::Refused(status) | Failed::Media(status)) => (status, Moved::default()),
+    };
+    let (nsid, lba) = (command.nsid.get(), command.slba());
+    Executed { outcome: Outcome { status, dw0: 0, moved, nsid, lba }, media_failed }
 }
 
 fn write_failed(error: &std::io::Error) -> Failed {

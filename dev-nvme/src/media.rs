@@ -33,6 +33,12 @@ pub trait Media: Send + Sync {
     /// The host's.
     fn read_to(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()>;
 
+    /// Fills all of the host's memory if that needs no waiting. Returns whether it did; a part may have been filled.
+    ///
+    /// # Errors
+    /// The host's.
+    fn read_at_once(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<bool>;
+
     /// Writes all of the host's memory, as [`Media::write_at`].
     ///
     /// # Errors
@@ -103,6 +109,10 @@ impl Media for Image {
 
     fn read_to(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()> {
         Ok(file_io::read_at(self.file.as_fd(), memory, offset)?)
+    }
+
+    fn read_at_once(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<bool> {
+        Ok(file_io::read_at_once(self.file.as_fd(), memory, offset)?)
     }
 
     fn write_from(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()> {

@@ -30,6 +30,23 @@ pub fn read_at(file: BorrowedFd<'_>, memory: &[VolatileSlice<'_>], offset: u64) 
     })
 }
 
+/// Fills all of `memory` if that needs no waiting: from the page cache. Returns whether it did.
+///
+/// # Errors
+/// The kernel's. A file system that cannot tell is one that would have to wait.
+pub fn read_at_once(file: BorrowedFd<'_>, memory: &[VolatileSlice<'_>], offset: u64) -> Result<bool, Errno> {
+    let read = whole(memory, offset, Errno::NODATA, |pieces, count, offset| {
+        // SAFETY: as for reading with patience.
+        unsafe { libc::preadv2(file.as_raw_fd(), pieces, count, offset, libc::RWF_NOWAIT) }
+    });
+    match read {
+        Ok(()) => Ok(true),
+        // The rest of a file that ends is no quicker to wait for: who waits will see it.
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NODATA) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Writes all of `memory` to a place in `file`.
 ///
 /// # Errors

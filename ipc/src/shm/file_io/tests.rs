@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use rustix::io::Errno;
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-use super::{PIECES_MAX, behind, read_at, write_at};
+use super::{PIECES_MAX, behind, read_at, read_at_once, write_at};
 use crate::shm::memory_file;
 
 fn file(len: usize) -> File {
@@ -64,6 +64,32 @@ fn file_that_ends_before_is_an_error_and_so_is_a_closed_direction() {
     assert_eq!(write_at(reader.as_fd(), &all, 0), Err(Errno::SPIPE));
     drop(writer);
     assert_eq!(read_at(short.as_fd(), &[], 1 << 40), Ok(()));
+}
+
+#[test]
+fn what_is_in_the_page_cache_is_read_at_once_and_only_that() {
+    let path = std::env::temp_dir().join(format!("bulkhead-file-io-{}", std::process::id()));
+    let on_disk = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    on_disk.write_all_at(&[0x5a; 64 << 10], 0).unwrap();
+    let memory: MmapRegion = MmapRegion::new(8192).unwrap();
+    let pieces = pieces(&memory, 3, 1000);
+    let whole = read_at_once(on_disk.as_fd(), &pieces, 77).unwrap();
+    if whole {
+        assert!(held(&pieces) == [0x5a; 3000]);
+    } else {
+        println!("not tested here: {} cannot tell what is in its page cache", std::env::temp_dir().display());
+    }
+    // Behind the end there is nothing to have at once, and a failure is a failure.
+    assert_eq!(read_at_once(on_disk.as_fd(), &pieces, 1 << 30), Ok(false));
+    assert_eq!(read_at_once(on_disk.as_fd(), &pieces, u64::MAX), Err(Errno::INVAL));
+    // Out of the page cache, where there is a disk behind it.
+    on_disk.sync_all().unwrap();
+    rustix::fs::fadvise(&on_disk, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let cold = read_at_once(on_disk.as_fd(), &pieces, 77).unwrap();
+    println!("after the page cache was dropped: read at once: {cold}");
+    read_at(on_disk.as_fd(), &pieces, 77).unwrap();
+    assert!(held(&pieces) == [0x5a; 3000]);
 }
 
 #[test]
