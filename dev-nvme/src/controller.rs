@@ -368,13 +368,6 @@ impl Controller {
                 || self.submission.iter().flatten().any(|sq| self.can_fetch(sq)))
     }
 
-    /// Commands that could be fetched now.
-    #[must_use]
-    pub fn backlog(&self) -> u32 {
-        let ready = self.submission.iter().flatten().filter(|sq| self.can_fetch(sq));
-        if self.can_work() { ready.map(SubmissionQueue::waiting).sum() } else { 0 }
-    }
-
     fn can_work(&self) -> bool {
         let csts = self.registers.csts;
         !self.paused && !self.resetting && !csts.cfs() && (csts.rdy() || self.shutdown_wanted)

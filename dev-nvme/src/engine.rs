@@ -374,7 +374,8 @@ impl Engine {
         let since = Instant::now();
         let mut found = look_once(&*host.bus, &mut watched);
         while found == Ok(false) && since.elapsed() < patience {
-            std::thread::yield_now();
+            // Giving the processor away would cost a busy machine's whole turn.
+            std::hint::spin_loop();
             found = look_once(&*host.bus, &mut watched);
         }
         if found == Ok(false) {
@@ -476,11 +477,10 @@ impl Engine {
         }
     }
 
-    /// Whether there is work for a worker: all of it, or as much as is worth waking one for beside a helping thread.
+    /// Whether there is work for a worker: all of it, or what a helping thread leaves.
     fn wants_worker(&self, shared: &Shared) -> bool {
         let Shared { controller, deferred, .. } = shared;
-        let jobs = || if self.is_helped() { controller.backlog() >= BATCH_MAX } else { controller.has_job() };
-        !deferred.is_empty() || jobs()
+        !deferred.is_empty() || !self.is_helped() && controller.has_job()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
