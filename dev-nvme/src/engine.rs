@@ -10,79 +10,26 @@
 //! defers the rest to the workers, a command each, so that a disk is asked for all of them at once. What a read needs, the kernel
 //! tells; writes are expected to be as quick as the last ones were.
 
+mod host;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use vm_memory::VolatileSlice;
 use zerocopy::FromBytes;
+
+pub use host::{Host, Interrupts};
 
 use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket, Watched};
 use crate::dma::{DmaBus, DmaError};
 use crate::identity::Identity;
 use crate::io::{Buffer, Executed, Io};
 use crate::media::Media;
-use crate::prp::{self, Segment};
+use crate::prp;
 use crate::queue::Posting;
 use crate::spec::command::{COMMAND_LEN, Command, io};
-use crate::spec::completion::COMPLETION_LEN;
 use crate::spec::status::Status;
-
-/// Announces completions.
-pub trait Interrupts: Send + Sync {
-    /// Raises a vector.
-    fn raise(&self, vector: u16);
-}
-
-/// What a controller is connected to: a host's memory and its interrupts.
-#[derive(Clone)]
-pub struct Host {
-    /// Its memory.
-    pub bus: Arc<dyn DmaBus>,
-    /// Its interrupts.
-    pub interrupts: Arc<dyn Interrupts>,
-}
-
-impl Host {
-    /// Nobody: every access fails.
-    #[must_use]
-    pub fn nobody() -> Self {
-        Self { bus: Arc::new(Nobody), interrupts: Arc::new(Nobody) }
-    }
-}
-
-struct Nobody;
-
-impl DmaBus for Nobody {
-    fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
-        Err(DmaError { iova, len: bytes.len(), write: false })
-    }
-
-    fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), DmaError> {
-        Err(DmaError { iova, len: bytes.len(), write: true })
-    }
-
-    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
-        self.write(iova, entry)
-    }
-
-    fn load(&self, iova: u64) -> Result<u32, DmaError> {
-        Err(DmaError { iova, len: size_of::<u32>(), write: false })
-    }
-
-    fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError> {
-        self.write(iova, &dword.to_le_bytes())
-    }
-
-    fn lend(&self, _: &[Segment], _: bool, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
-        false
-    }
-}
-
-impl Interrupts for Nobody {
-    fn raise(&self, _: u16) {}
-}
 
 /// A controller, its medium, its host, and the threads that work for it.
 pub struct Engine {

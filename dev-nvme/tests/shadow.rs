@@ -325,6 +325,32 @@ fn device_that_falls_asleep_at_any_moment_is_woken() {
 }
 
 #[test]
+fn doorbells_in_memory_work_by_messages_where_a_state_brings_them() {
+    let source = started();
+    source.keep_doorbells(&[]).unwrap();
+    let mut queue = source.create(1, 16);
+    let page = source.pages(1);
+    work(&source);
+    // Nobody has looked at this one.
+    source.submit(&mut queue, read(0, 8, page, 0));
+    let device = &source.wire.local.device;
+    device.set_migration_state(MigState::StopCopy).unwrap();
+    let state = device.read_migration_data(1 << 20).unwrap();
+    let (device, client, session) = served(&source.ram, false);
+    client.set_state(MigState::Resuming).unwrap();
+    client.write_state(&state, 1000);
+    client.set_state(MigState::Running).unwrap();
+    let driver = Driver::resume(client, source.ram.clone(), &source);
+    assert_eq!(status(&driver.wait(&mut queue)), 0);
+    for _ in 0..20 {
+        assert_eq!(status(&driver.run(&mut queue, read(0, 8, page, 0))), 0);
+    }
+    driver.wire.connection.close();
+    session.join().unwrap();
+    device.engine().end();
+}
+
+#[test]
 fn memory_that_is_reached_by_messages_has_no_doorbells() {
     let ram = Ram::new(8 * MIB);
     let (device, client, session) = served(&ram, false);

@@ -200,9 +200,15 @@ impl Windows {
             let offset = usize::try_from(segment.iova.checked_sub(start)?).ok()?;
             memory.get_slice(offset, segment.len).ok()
         };
-        let Some(slices) = segments.iter().map(slice).collect::<Option<Vec<_>>>() else { return false };
-        before();
-        access(&slices);
+        if let [only] = segments {
+            let Some(slice) = slice(only) else { return false };
+            before();
+            access(&[slice]);
+        } else {
+            let Some(slices) = segments.iter().map(slice).collect::<Option<Vec<_>>>() else { return false };
+            before();
+            access(&slices);
+        }
         drop(lent);
         true
     }

@@ -14,6 +14,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 use vm_memory::VolatileSlice;
+use vm_memory::volatile_memory::PtrGuardMut;
 
 /// The most pieces that one call of the kernel takes (`IOV_MAX`).
 const PIECES_MAX: usize = 1024;
@@ -65,15 +66,27 @@ fn whole(
     nothing: Errno,
     call: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> isize,
 ) -> Result<(), Errno> {
-    // They keep memory mapped that is mapped on access only.
+    let piece = |guard: &PtrGuardMut| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() };
+    // Guards keep memory mapped that is mapped on access only. One piece is the most frequent case by far, and the
+    // allocator a good part of what it costs.
+    if let [slice] = memory {
+        let guard = slice.ptr_guard_mut();
+        return move_all(&mut [piece(&guard)], offset, nothing, call);
+    }
     let guards: Vec<_> = memory.iter().map(VolatileSlice::ptr_guard_mut).collect();
-    let piece = |guard: &vm_memory::volatile_memory::PtrGuardMut| libc::iovec {
-        iov_base: guard.as_ptr().cast(),
-        iov_len: guard.len(),
-    };
-    let mut pieces: Vec<_> = guards.iter().map(piece).filter(|piece| piece.iov_len > 0).collect();
+    let mut pieces: Vec<_> = guards.iter().map(piece).collect();
+    move_all(&mut pieces, offset, nothing, call)
+}
+
+fn move_all(
+    pieces: &mut [libc::iovec],
+    offset: u64,
+    nothing: Errno,
+    call: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> isize,
+) -> Result<(), Errno> {
     let mut offset = libc::off_t::try_from(offset).map_err(|_| Errno::INVAL)?;
-    let mut rest = pieces.as_mut_slice();
+    // Empty ones are passed over.
+    let mut rest = behind(pieces, 0);
     while !rest.is_empty() {
         let count = rest.len().min(PIECES_MAX);
         let moved = call(rest.as_ptr(), libc::c_int::try_from(count).unwrap_or(0), offset);
