@@ -123,7 +123,8 @@ impl Client {
         let by_eventfd = irq.flags.get() & IrqInfo::EVENTFD != 0;
         let vectors = if by_eventfd { irq.count.get() } else { 0 };
 
-        let stoppable = has_migration(&connection)?;
+        // Features came after protocol 0.0: a server of that version may lose its place in the stream over one.
+        let stoppable = version.minor > 0 && has_migration(&connection)?;
         let fds_max = version.capabilities.msg_fds();
         let client = Client { connection, regions, fds_max, resettable, stoppable };
         let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);

@@ -56,6 +56,8 @@ pub struct Function {
     area64: GpaRange,
     msi: MsiTarget,
     failed: OnceLock<String>,
+    /// Says so in the log when the device fails.
+    tells: bool,
 }
 
 #[derive(Debug)]
@@ -103,7 +105,13 @@ impl Function {
         };
         let [area32, area64] = areas;
         let iommu = Mutex::new(iommu);
-        Function { name, device, iommu, stage1, gate: Gate::default(), area32, area64, msi, failed }
+        let gate = Gate::default();
+        Function { name, device, iommu, stage1, gate, area32, area64, msi, failed, tells: true }
+    }
+
+    /// The same without a word in the log: where failing is what happens all the time.
+    pub(crate) fn quiet(self) -> Function {
+        Function { tells: false, ..self }
     }
 
     /// Why the device is gone, if it is.
@@ -218,7 +226,7 @@ impl Function {
             transfer(&mut lock(&self.iommu))
         };
         if !done {
-            self.stage1.tell_faults(&self.iommu);
+            self.stage1.tell_faults(&self.iommu, &self.gate);
         }
         done
     }
@@ -298,7 +306,9 @@ impl Function {
     /// The device is gone.
     pub fn fail(&self, reason: &str) {
         if self.failed.set(reason.to_owned()).is_ok() {
-            eprintln!("{}: the device has failed: {reason}", self.name);
+            if self.tells {
+                eprintln!("{}: the device has failed: {reason}", self.name);
+            }
             if let Some(device) = &self.device {
                 device.client.close();
             }

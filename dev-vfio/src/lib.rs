@@ -10,6 +10,7 @@
 
 pub mod client;
 pub mod function;
+pub mod fuzzing;
 pub mod gate;
 pub mod iommu;
 pub mod pci;

@@ -9,6 +9,7 @@
 
 mod server;
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,8 @@ use ipc::shm::region::Region;
 use ipc::shm::ring::{self, Interrupt, Requester};
 use ipc::vfio_user::connection::ConnectionError;
 use ipc::vfio_user::dma::DmaAccess;
-use ipc::vfio_user::header::Command;
+use ipc::vfio_user::header::{Command, Header, Kind};
+use ipc::vfio_user::version::Version;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use server::{Bend, Server};
@@ -298,6 +300,65 @@ fn a_server_that_goes_away_or_breaks_the_protocol_fails_its_device_only() {
 }
 
 #[test]
+fn a_server_that_breaks_the_framing_fails_its_device_only() {
+    let message = |id, kind, body: &[u8]| {
+        let header = Header { id, command: Command::DMA_WRITE, kind, body_len: body.len() };
+        [&header.encode().unwrap()[..], body].concat()
+    };
+    let transfer = [DmaAccess::new(RAM, 8).as_bytes(), &[7; 8]].concat();
+    let whole = message(9, Kind::Command, &transfer);
+    let mut too_long = whole.clone();
+    too_long[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut no_type = whole.clone();
+    no_type[8] = 7;
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("the request was never made", message(0x7777, Kind::Reply, &transfer)),
+        ("the request was never made", message(0x7777, Kind::Failure(5), &[])),
+        ("the message size is out of range", too_long),
+        ("the message type does not exist", no_type),
+        // The stream ends in the middle of a message: of its header, and of its body.
+        ("closed", whole[..9].to_vec()),
+        ("closed", whole[..30].to_vec()),
+    ];
+    for (reason, bytes) in cases {
+        let mut vm = Vm::start(Server::good());
+        vm.attach(Attachment::Bypass);
+        vm.write(CONFIG_REGION, 4, 2, 0b110);
+        (&vm.server.raw).write_all(&bytes).unwrap();
+        if reason == "closed" {
+            vm.server.raw.shutdown(std::net::Shutdown::Both).unwrap();
+        }
+        vm.assert_failed(reason);
+    }
+}
+
+#[test]
+fn garbage_in_the_msix_table_is_at_most_a_write_that_meets_nothing() {
+    let mut vm = Vm::start(Server::good());
+    vm.attach(Attachment::Bypass);
+    vm.write(CONFIG_REGION, 4, 2, 0b110);
+    vm.write(CONFIG_REGION, 0x42, 2, 0xffff);
+    for offset in (0..0x40).step_by(4) {
+        vm.write(AREA32_REGION, TABLE + offset, 4, 0xffff_ffff);
+        // Not whole words, and across the end of the table: nothing.
+        vm.write(AREA32_REGION, TABLE + offset + 1, 2, 0);
+    }
+    assert_eq!(vm.read(AREA32_REGION, TABLE, 8), 0xffff_ffff_ffff_fffc);
+    assert_eq!(vm.read(AREA32_REGION, TABLE + 12, 4), 1, "one bit of vector control is there");
+    // Neither addresses without memory nor events that no interrupt controller has do anything.
+    for (address, data) in
+        [(u64::MAX, 1), (1 << 47, 1), (0, 1), (RAM + RAM_LEN - 2, 1), (DOORBELL.0, 0xffff_ffff)]
+    {
+        vm.enable_vector_0(address, data);
+        vm.server.signal(0);
+        assert_eq!(vm.msis(Duration::from_millis(20)).len(), 0, "{address:#x}");
+    }
+    vm.enable_vector_0(DOORBELL.0, 12);
+    vm.server.signal(0);
+    assert_eq!((vm.msis(LONG), vm.failure()), (vec![12], None));
+}
+
+#[test]
 fn a_server_with_a_bad_opening_leaves_an_empty_slot() {
     let bent = |at: Command, answer: Result<Vec<u8>, Errno>| -> Bend {
         Box::new(move |command, _| (command == at).then(|| answer.clone()))
@@ -368,4 +429,21 @@ fn a_device_with_states_is_stopped_while_the_guest_is_paused() {
     assert_eq!(features(&vm), 2, "stopped");
     vm.process.resume().unwrap();
     assert_eq!((features(&vm), vm.failure()), (3, None));
+}
+
+#[test]
+fn a_server_of_protocol_0_0_is_not_asked_for_what_came_later() {
+    for (minor, expected) in [(0, 0), (1, 1), (2, 1)] {
+        let old: Bend = Box::new(move |command, body| {
+            let version = Version::decode(body).and_then(|proposal| proposal.agree());
+            (command == Command::VERSION).then(|| Ok(Version { minor, ..version.unwrap() }.encode()))
+        });
+        let mut vm = Vm::start(Server::start(old));
+        vm.process.pause().unwrap();
+        vm.process.resume().unwrap();
+        assert_eq!(vm.failure(), None);
+        let commands = vm.server.device.commands.lock().unwrap();
+        let features = commands.iter().filter(|command| **command == Command::DEVICE_FEATURE).count();
+        assert_eq!(features, expected, "minor version {minor}");
+    }
 }

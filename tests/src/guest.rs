@@ -53,6 +53,17 @@ impl GuestFiles {
         (files.kernel.is_file() && files.initramfs.is_file()).then_some(files)
     }
 
+    /// The files with a kernel of other pages than 4 KiB, or `None` when it was not to be had.
+    ///
+    /// A kernel with all that it needs built in may be put into the cache by hand, without an initramfs.
+    pub fn with_pages(pages: &str) -> Option<Self> {
+        let cache = places::cache();
+        let own = cache.join(format!("initramfs-{pages}.cpio"));
+        let initramfs = if own.is_file() { own } else { cache.join("initramfs.cpio") };
+        let files = Self { kernel: cache.join(format!("Image-{pages}")), initramfs };
+        (files.kernel.is_file() && files.initramfs.is_file()).then_some(files)
+    }
+
     /// The cached files, or `None` when `cargo xtask guest` has not been run yet.
     pub fn cached() -> Option<Self> {
         let files = Self::in_cache(&places::cache());

@@ -9,7 +9,8 @@
 //! seen in memory since. Looking is a job like any other, so that it holds nothing, and ends before a reset, a
 //! pause or a save is over. I/O queues only; the admin queue's doorbells stay registers, as drivers have it.
 
-use super::{Controller, Job, NO_QUEUE, Ticket, admin::AdminOutcome, get_mut};
+use super::jobs::NO_QUEUE;
+use super::{Controller, Job, Ticket, admin::AdminOutcome, get_mut};
 use crate::prp::PAGE_LEN;
 use crate::spec::command::Command;
 use crate::spec::registers::Doorbell;

@@ -3,9 +3,8 @@
 
 use super::events::{AsyncEvent, Events, REQUESTS_MAX};
 use super::logs::ERRORS_MAX;
-use super::{
-    Controller, Counters, ErrorLog, Features, Queues, Registers, Shadow, get, sanitise_aqa, sanitise_cc, set,
-};
+use super::registers::{sanitise_aqa, sanitise_cc};
+use super::{Controller, Counters, ErrorLog, Features, Queues, Registers, Shadow, get, set};
 use crate::identity::Identity;
 use crate::queue::{Completed, CompletionQueue, ENTRIES_MAX, QUEUES_MAX, SubmissionQueue};
 use crate::saved::{

@@ -2,7 +2,8 @@
 //! A client's memory: mapped windows directly, others by `DMA_READ` and `DMA_WRITE`.
 //!
 //! Workers call this and wait for the client's answers; whichever thread reads the connection hands them over. An access
-//! never spans two windows. When the session ends every waiting access fails.
+//! that spans windows is made in pieces: a client behind an IOMMU of its own has a window for every page. When the
+//! session ends every waiting access fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,18 @@ impl SessionBus {
         Self { windows, log, connection, transfer_len_max: transfer_len_max.max(COMPLETION_LEN) }
     }
 
+    /// An access in the windows that it spans, if there are several and they leave nothing out.
+    fn pieces(&self, iova: u64, len: usize) -> Option<Vec<(u64, usize)>> {
+        let (mut at, mut left, mut pieces) = (iova, len, Vec::new());
+        while left > 0 {
+            let len = self.windows.reach(at)?.min(left);
+            pieces.push((at, len));
+            at = at.wrapping_add(len as u64);
+            left -= len;
+        }
+        (pieces.len() > 1).then_some(pieces)
+    }
+
     fn ask_to_read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), ConnectionError> {
         let mut at = iova;
         for piece in bytes.chunks_mut(self.transfer_len_max) {
@@ -77,7 +90,15 @@ impl DmaBus for SessionBus {
         match self.windows.read(iova, bytes) {
             Found::Done(()) => Ok(()),
             Found::ByMessage => self.ask_to_read(iova, bytes).map_err(|_| failed),
-            Found::Nothing => Err(failed),
+            Found::Nothing => {
+                let mut rest = bytes;
+                for (at, len) in self.pieces(iova, rest.len()).ok_or(failed)? {
+                    let (piece, behind) = rest.split_at_mut(len);
+                    self.read(at, piece)?;
+                    rest = behind;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -87,7 +108,15 @@ impl DmaBus for SessionBus {
         match self.windows.write(iova, bytes) {
             Found::Done(()) => Ok(()),
             Found::ByMessage => self.ask_to_write(iova, bytes).map_err(|_| failed),
-            Found::Nothing => Err(failed),
+            Found::Nothing => {
+                let mut rest = bytes;
+                for (at, len) in self.pieces(iova, rest.len()).ok_or(failed)? {
+                    let (piece, behind) = rest.split_at(len);
+                    self.write(at, piece)?;
+                    rest = behind;
+                }
+                Ok(())
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use ipc::vfio_user::header::Command;
 use ipc::vfio_user::migration::MigData;
 use ipc::vfio_user::region::{self, RegionAccess};
 use ipc::vfio_user::version::Version;
-use ipc::vfio_user::{Malformed, PAGE_LEN};
+use ipc::vfio_user::{DATA_LEN_MAX, Malformed, PAGE_LEN};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
@@ -40,6 +40,10 @@ const REPLY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the connection's thread works before it looks for commands again: a client's register access may have to
 /// wait for so long, which a look per job would cost many times over.
 const HELP_FOR: Duration = Duration::from_micros(50);
+
+/// The longest piece in which a client of protocol 0.0 is asked for its memory. QEMU 11.1 loses the rest of a reply that its
+/// socket does not take at once, and Linux takes a message whole, or not at all, only up to this length.
+const PIECE_LEN_MAX_V0: usize = 32 << 10;
 
 /// Why a command is answered with an error.
 enum Refusal {
@@ -200,7 +204,8 @@ impl Session {
         }
         let proposed = Version::decode(body)?;
         let answer = proposed.agree()?;
-        let transfer = proposed.capabilities.data_len();
+        let ours = if answer.minor == 0 { PIECE_LEN_MAX_V0 } else { DATA_LEN_MAX };
+        let transfer = proposed.capabilities.data_len().min(ours);
         let bus = Arc::new(SessionBus::new(Arc::clone(&self.connection), transfer));
         let host = Host { bus: Arc::clone(&bus) as _, interrupts: Arc::clone(&self.vectors) as _ };
         self.device.connect(host);

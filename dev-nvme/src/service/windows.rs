@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ipc::vfio_user::dma::DmaMap;
 use ipc::vfio_user::version::DMA_MAPS_MAX;
@@ -21,6 +21,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use crate::prp::Segment;
+use crate::service::objects::Objects;
 use crate::spec::completion::COMPLETION_LEN;
 
 /// What a lookup finds.
@@ -54,6 +55,8 @@ impl Window {
 #[derive(Default)]
 pub struct Windows {
     by_start: RwLock<BTreeMap<u64, Arc<Window>>>,
+    /// What their memory is in.
+    objects: Mutex<Objects>,
 }
 
 impl Windows {
@@ -75,29 +78,46 @@ impl Windows {
             return Err(Errno::NOSPC);
         }
         let memory = match fd {
-            Some(fd) if is_sealed(&fd) => Some(mapped(fd, map.offset.get(), len, readable, writable)?),
+            Some(fd) if is_sealed(&fd) => {
+                self.objects.lock().unwrap_or_else(PoisonError::into_inner).share(fd)?
+            }
             Some(_) | None => None,
         };
+        let memory = memory.map(|object| mapped(object, map.offset.get(), len, readable, writable));
+        let memory = memory.transpose()?;
         let mapped = memory.is_some();
         windows.insert(start, Arc::new(Window { last, readable, writable, memory, lent: RwLock::default() }));
         Ok(mapped)
     }
 
-    /// Removes the window that is exactly this range.
+    /// Removes the window that is this range, or all that it consists of: a client that has an IOMMU says of a whole
+    /// range that nothing of it is mapped any more.
     ///
     /// # Errors
-    /// `ENOENT` if there is none.
+    /// `ENOENT` if there is none, or one is only partly in the range.
     pub fn remove(&self, start: u64, len: u64) -> Result<(), Errno> {
         let mut windows = self.by_start.write().unwrap_or_else(PoisonError::into_inner);
-        let last = start.checked_add(len.saturating_sub(1));
-        if windows.get(&start).is_none_or(|window| Some(window.last) != last) {
+        let last = start.checked_add(len.saturating_sub(1)).ok_or(Errno::INVAL)?;
+        let before = windows.range(..start).next_back();
+        let reaches_in = before.is_some_and(|(_, window)| window.last >= start);
+        let ends = windows.range(start..=last).next_back().map(|(_, window)| window.last);
+        if reaches_in || ends.is_none_or(|end| end > last) {
             return Err(Errno::NOENT);
         }
-        let removed = windows.remove(&start);
+        let inside: Vec<u64> = windows.range(start..=last).map(|(first, _)| *first).collect();
+        let removed: Vec<_> = inside.iter().filter_map(|first| windows.remove(first)).collect();
         // Others are used meanwhile.
         drop(windows);
         removed.iter().for_each(|window| window.retire());
         Ok(())
+    }
+
+    /// How many bytes the window at `iova` has from there on.
+    pub fn reach(&self, iova: u64) -> Option<usize> {
+        let windows = self.by_start.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, window) = windows.range(..=iova).next_back()?;
+        let rest = window.last.checked_sub(iova)?;
+        Some(usize::try_from(rest).unwrap_or(usize::MAX).saturating_add(1))
     }
 
     /// Removes all.
@@ -248,9 +268,15 @@ const PROT_WRITE: i32 = 2;
 /// `MAP_SHARED | MAP_NORESERVE`: the same on x86-64 and arm64.
 const MAP_SHARED_NORESERVE: i32 = 0x4001;
 
-fn mapped(fd: OwnedFd, offset: u64, len: u64, readable: bool, writable: bool) -> Result<MmapRegion, Errno> {
+fn mapped(
+    object: Arc<File>,
+    offset: u64,
+    len: u64,
+    readable: bool,
+    writable: bool,
+) -> Result<MmapRegion, Errno> {
     // Sealed, so what the kernel says now stays true.
-    let held = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
+    let held = u64::try_from(rustix::fs::fstat(&object)?.st_size).unwrap_or(0);
     if offset.checked_add(len).is_none_or(|end| end > held) {
         return Err(Errno::INVAL);
     }
@@ -258,7 +284,7 @@ fn mapped(fd: OwnedFd, offset: u64, len: u64, readable: bool, writable: bool) ->
     MmapRegionBuilder::new(usize::try_from(len).map_err(|_| Errno::INVAL)?)
         .with_mmap_prot(prot)
         .with_mmap_flags(MAP_SHARED_NORESERVE)
-        .with_file_offset(FileOffset::new(File::from(fd), offset))
+        .with_file_offset(FileOffset::from_arc(object, offset))
         .build()
         .map_err(|_| Errno::NOMEM)
 }

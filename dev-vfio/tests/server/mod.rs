@@ -40,12 +40,15 @@ pub struct Server {
     pub device: Arc<Device>,
     pub connection: Arc<Connection>,
     pub client: Option<OwnedFd>,
+    /// The server's end of the stream, for bytes that no codec of ours would write.
+    pub raw: UnixStream,
     thread: JoinHandle<()>,
 }
 
 impl Server {
     pub fn start(bend: Bend) -> Server {
         let (ours, theirs) = UnixStream::pair().unwrap();
+        let raw = ours.try_clone().unwrap();
         let connection = Arc::new(Connection::new(ours.into()));
         let device = Arc::new(Device { registers: Mutex::new(vec![0; 64]), ..Device::default() });
         let (served, state) = (Arc::clone(&connection), Arc::clone(&device));
@@ -66,7 +69,7 @@ impl Server {
                 }
             }
         });
-        Server { device, connection, client: Some(theirs.into()), thread }
+        Server { device, connection, client: Some(theirs.into()), raw, thread }
     }
 
     pub fn good() -> Server {

@@ -29,6 +29,8 @@ enum Bench {
     Mmio,
     /// The NVMe controller: alone, beside its image file; and in a guest, behind the vSMMU
     Nvme(nvme::Options),
+    /// Translation of DMA by the software engine: hits, walks, invalidations, beside the bare limits
+    Translate,
 }
 
 /// The task.
@@ -37,6 +39,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Bench::Boot(options) => boot::run(options),
         Bench::Mmio => of_package("ipc", "mmio", &[]),
         Bench::Nvme(options) => nvme::run(options),
+        Bench::Translate => of_package("dev-vfio", "translate", &[]),
     }
 }
 

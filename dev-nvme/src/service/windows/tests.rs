@@ -142,3 +142,45 @@ fn dword_is_loaded_and_stored_only_where_it_is_aligned() {
     assert_eq!(windows.store(0x2000, 1), Found::Nothing);
     assert_eq!(windows.load(0x2000), Found::Done(0));
 }
+
+#[test]
+fn windows_in_one_object_hold_one_descriptor() {
+    let windows = Windows::default();
+    let memory = sealed(0x100_0000);
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    for page in 0..4096 {
+        let map = DmaMap::new(page * 0x2000, 0x1000, page * 0x1000, READ_WRITE);
+        assert_eq!(windows.add(&map, Some(memory.try_clone().unwrap())), Ok(true));
+    }
+    // Other tests of this process open a few at the same time.
+    assert!(open() < before + 100, "{} descriptors more", open() - before);
+    assert_eq!(windows.write(4095 * 0x2000, b"last"), Found::Done(()));
+}
+
+#[test]
+fn range_that_consists_of_windows_is_removed_whole_and_one_that_cuts_a_window_is_not() {
+    let windows = Windows::default();
+    let add = |start, len| windows.add(&DmaMap::new(start, len, 0, READ_WRITE), None).unwrap();
+    for start in [0x1_0000, 0x1_1000, 0x1_4000] {
+        add(start, 0x1000);
+    }
+    add(0x2_0000, 0x2000);
+    for (start, len) in [(0x2_1000, 0x1000), (0x1_4000, 0xd000), (0x2_1000, 0x8000), (0x3_0000, 0x1000)] {
+        assert_eq!(windows.remove(start, len), Err(Errno::NOENT), "{start:#x}");
+    }
+    assert_eq!(windows.remove(u64::MAX - 0xfff, 0x2000), Err(Errno::INVAL));
+    assert_eq!(windows.remove(0x1_0000, 0x1_0000), Ok(()));
+    assert_eq!(windows.read(0x1_1000, &mut [0]), Found::Nothing);
+    assert_eq!(windows.read(0x2_1fff, &mut [0]), Found::ByMessage);
+    assert_eq!(windows.remove(0, u64::MAX), Ok(()));
+}
+
+#[test]
+fn reach_of_a_window_ends_with_it() {
+    let windows = Windows::default();
+    windows.add(&DmaMap::new(0x1000, 0x2000, 0, READ_WRITE), None).unwrap();
+    windows.add(&DmaMap::new(u64::MAX - 0xfff, 0x1000, 0, READ_WRITE), None).unwrap();
+    let reaches = [0xfff, 0x1000, 0x2fff, 0x3000, u64::MAX].map(|iova| windows.reach(iova));
+    assert_eq!(reaches, [None, Some(0x2000), Some(1), None, Some(1)]);
+}

@@ -61,7 +61,12 @@ fn version_of_another_implementation_is_understood() {
     assert_eq!((version.capabilities.msg_fds(), version.capabilities.data_len()), (8, 1 << 20));
     let answer = version.agree().unwrap();
     assert_eq!((answer.major, answer.minor), (0, 0));
-    assert_eq!(answer.capabilities.msg_fds_max, Some(FDS_MAX as u64));
+    // The lower limit of both: QEMU ends a connection whose server says that it takes more than 16 fds.
+    let expected = Capabilities { msg_fds_max: Some(8), migration_page_len: None, ..Capabilities::ours() };
+    assert_eq!(answer.capabilities, expected);
+    let ample = Capabilities { msg_fds_max: Some(1 << 20), data_len_max: Some(1 << 30), ..expected };
+    let answer_to_ample = Version { capabilities: ample, ..version }.agree().unwrap().capabilities;
+    assert_eq!((answer_to_ample.msg_fds(), answer_to_ample.data_len()), (FDS_MAX, DATA_LEN_MAX));
     // Only what was named is answered.
     assert_eq!(answer.capabilities.migration_page_len, None);
     assert_eq!(Version::decode(&answer.encode()), Ok(answer));

@@ -5,6 +5,8 @@
 //! get there (proxies) and whose signatures count is the machine's own choice: its sources are copied at run
 //! time and its keys are used in place. apt itself verifies the signed index and each package's hash.
 
+mod sources;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -24,6 +26,29 @@ pub enum Installed {
     AsHere,
 }
 
+/// Which of the distribution's suites packages come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Suites {
+    /// Those of the machine's own sources.
+    AsHere,
+    /// And the backports of the release that the machine runs, preferred.
+    Backports,
+    /// Only the newest stable release and what was ported back to it, preferred.
+    Newest,
+}
+
+impl Suites {
+    /// Suites that the machine's own sources need not have.
+    fn added(self) -> Result<Vec<String>> {
+        Ok(match self {
+            Self::AsHere => Vec::new(),
+            Self::Backports => vec![format!("{}-backports", sources::codename()?)],
+            // Names that every mirror of Debian keeps up to date, whatever the releases are called.
+            Self::Newest => vec!["stable".into(), "stable-backports".into()],
+        })
+    }
+}
+
 /// A private apt for one architecture.
 pub struct Apt {
     folder: PathBuf,
@@ -41,7 +66,7 @@ pub struct Candidate {
 
 impl Apt {
     /// Sets up apt in `folder` for packages of `architecture` (Debian's name) and fetches the index.
-    pub fn prepare(folder: &Path, architecture: &str, installed: Installed) -> Result<Self> {
+    pub fn prepare(folder: &Path, architecture: &str, installed: Installed, suites: Suites) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "apt-config", "dpkg-deb"] {
             find(program).with_context(|| format!("{program} is not on this machine"))?;
         }
@@ -58,16 +83,22 @@ impl Apt {
             }
         };
         write_whole(&folder.join("state/status"), &status)?;
-        apt.copy_sources()?;
-        write_whole(&apt.config, apt.configuration(architecture)?.as_bytes())?;
+        let added = suites.added()?;
+        apt.copy_sources(suites != Suites::Newest, &added)?;
+        let mut configuration = apt.configuration(architecture)?;
+        if let Some(preferred) = added.last() {
+            configuration.push_str(&format!("APT::Default-Release \"{preferred}\";\n"));
+        }
+        write_whole(&apt.config, configuration.as_bytes())?;
         // A proxy setting may hold a password.
         set_mode(&apt.config, 0o600)?;
         apt.update()?;
         Ok(apt)
     }
 
-    /// Copies the machine's lists of sources, wherever its own configuration says they are.
-    fn copy_sources(&self) -> Result<()> {
+    /// Copies the machine's lists of sources, wherever its own configuration says they are: its own entries if
+    /// `own`, and what these say of its release, for the suites `added`.
+    fn copy_sources(&self, own: bool, added: &[String]) -> Result<()> {
         let places = capture(Command::new("apt-config").args([
             "shell",
             "LIST",
@@ -89,10 +120,19 @@ impl Apt {
         if files.is_empty() {
             bail!("apt has no sources on this machine");
         }
+        let codename = if added.is_empty() { String::new() } else { sources::codename()? };
+        let mut any = own;
         for file in files {
             let name = file.file_name().context("an apt source without a name")?;
-            fs::copy(&file, self.folder.join("sources").join(name))
-                .with_context(|| format!("{} could not be copied", file.display()))?;
+            let text =
+                fs::read_to_string(&file).with_context(|| format!("{} could not be read", file.display()))?;
+            let more = sources::of(added, &text, &codename);
+            any |= !more.is_empty();
+            let text = if own { format!("{text}\n{more}") } else { more };
+            write_whole(&self.folder.join("sources").join(name), text.as_bytes())?;
+        }
+        if !any {
+            bail!("none of the machine's apt sources is the distribution's own");
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use ::tests::{
 };
 use anyhow::{Context, Result};
 
-use super::apt::{self, Apt, Installed};
+use super::apt::{self, Apt, Installed, Suites};
 use crate::progress::Step;
 
 /// Unpacks `tool` into `cache` unless the machine or the cache has one that starts.
@@ -21,7 +21,12 @@ pub fn obtain(tool: &Tool, cache: &Path) -> Result<Ready> {
     }
     let step = Step::begin(tool.program);
     let architecture = capture(Command::new("dpkg").arg("--print-architecture"))?;
-    let apt = Apt::prepare(&cache.join("apt-tools"), architecture.trim(), Installed::AsHere)?;
+    let (folder, installed, suites) = match tool.newer {
+        false => ("apt-tools", Installed::AsHere, Suites::AsHere),
+        // Its libraries come along, so that nothing of the machine's has to fit.
+        true => ("apt-newest", Installed::Nothing, Suites::Newest),
+    };
+    let apt = Apt::prepare(&cache.join(folder), architecture.trim(), installed, suites)?;
     let packages = apt.download_with_dependencies(tool.package)?;
     let part = tempfile::tempdir_in(cache).context("a folder to unpack a tool into")?;
     for package in &packages {
