@@ -17,6 +17,7 @@ mod identify;
 mod jobs;
 mod logs;
 mod registers;
+mod shadow;
 mod state;
 
 use crate::identity::Identity;
@@ -29,6 +30,7 @@ pub use events::{AsyncEvent, Events};
 pub use features::Features;
 pub use jobs::{BATCH_MAX, Job, Ticket};
 pub use logs::{Counters, ErrorLog};
+pub use shadow::{Shadow, Watched};
 
 /// The largest transfer, as a power of two of pages: `MDTS`. 1 MiB.
 pub const MDTS: u8 = 8;
@@ -94,6 +96,9 @@ pub struct Controller {
     events: Events,
     counters: Counters,
     errors: ErrorLog,
+    /// Doorbells in the host's memory, where it keeps them there.
+    shadow: Option<Shadow>,
+    shadow_offered: bool,
     epoch: u64,
     /// Jobs that were taken and not finished, of whatever epoch.
     in_flight: u32,
@@ -121,6 +126,8 @@ impl Controller {
             events: Events::default(),
             counters: Counters { power_cycles: 1, ..Counters::default() },
             errors: ErrorLog::default(),
+            shadow: None,
+            shadow_offered: false,
             epoch: 0,
             in_flight: 0,
             resetting: false,
@@ -163,6 +170,7 @@ impl Controller {
         self.resetting = false;
         self.submission = Queues::default();
         self.completion = Queues::default();
+        self.shadow = None;
         self.events.reset();
         self.registers.csts = Csts::new();
         if std::mem::take(&mut self.full_reset) {

@@ -46,7 +46,7 @@ impl GuestFiles {
         Self { kernel: cache.join("Image"), initramfs: cache.join("initramfs.cpio") }
     }
 
-    /// The files with the self-test in the initramfs, or `None` when no compiler was there to build it.
+    /// The files with our programs in the initramfs, or `None` when no compiler was there to build them.
     pub fn selftest() -> Option<Self> {
         let cache = places::cache();
         let files = Self { kernel: cache.join("Image"), initramfs: cache.join("initramfs-selftest.cpio") };

@@ -4,7 +4,7 @@
 //! Held-back completions go first, then commands of the admin queue, then those of the others in turn, and a
 //! shutdown when nothing is out any more. A result of an old epoch is dropped; only its end is counted.
 
-use super::{Controller, Outcome, get, get_mut, set};
+use super::{Controller, Outcome, Watched, get, get_mut, set};
 use crate::queue::{Completed, Posting, QUEUES_MAX, SubmissionQueue, entry_address};
 use crate::spec::command::COMMAND_LEN;
 use crate::spec::registers::SHST_COMPLETE;
@@ -18,7 +18,7 @@ pub const BATCH_MAX: u32 = 16;
 pub struct Ticket {
     /// The Submission Queue.
     pub sqid: u16,
-    epoch: u64,
+    pub(super) epoch: u64,
 }
 
 /// Something to be done with DMA or the medium.
@@ -40,6 +40,13 @@ pub enum Job {
         /// The completion.
         posting: Posting,
     },
+    /// Look at doorbells in the host's memory, then call [`Controller::looked`].
+    Look {
+        /// To be given back.
+        ticket: Ticket,
+        /// What to look at.
+        watched: Vec<Watched>,
+    },
     /// Flush the medium, then call [`Controller::shut_down`].
     Shutdown {
         /// To be given back.
@@ -48,7 +55,7 @@ pub enum Job {
 }
 
 /// The ticket of a job that has no Submission Queue.
-const NO_QUEUE: u16 = u16::MAX;
+pub(super) const NO_QUEUE: u16 = u16::MAX;
 
 impl Controller {
     /// Whether [`Controller::next_job`] would give one.
@@ -56,6 +63,7 @@ impl Controller {
     pub fn has_job(&self) -> bool {
         self.can_work()
             && (self.shutdown_wanted
+                || self.can_look()
                 || self.completion.iter().flatten().any(|cq| !cq.held.is_empty() && !cq.is_full())
                 || self.submission.iter().flatten().any(|sq| self.can_fetch(sq)))
     }
@@ -75,7 +83,8 @@ impl Controller {
         if !self.can_work() {
             return None;
         }
-        let job = self.release_job().or_else(|| self.fetch_job(batch)).or_else(|| self.shutdown_job())?;
+        let job = self.release_job().or_else(|| self.fetch_job(batch));
+        let job = job.or_else(|| self.look_job()).or_else(|| self.shutdown_job())?;
         self.in_flight += 1;
         Some(job)
     }
@@ -142,6 +151,16 @@ impl Controller {
         let sq = get(&self.submission, ticket.sqid)?;
         let (cqid, head) = (sq.cqid, sq.head);
         get_mut(&mut self.completion, cqid)?.place(completed, head)
+    }
+
+    /// A command of this job becomes a job of its own, to be finished by itself.
+    pub fn split(&mut self, ticket: Ticket) {
+        self.in_flight += 1;
+        if ticket.epoch == self.epoch
+            && let Some(sq) = get_mut(&mut self.submission, ticket.sqid)
+        {
+            sq.jobs += 1;
+        }
     }
 
     /// A completion could not be written.

@@ -50,6 +50,7 @@ impl Controller {
 
     fn write_dword(&mut self, offset: u64, value: u32) {
         match Doorbell::at(offset) {
+            Some(doorbell) if self.kicked(doorbell) => return,
             Some(Doorbell::SubmissionTail(queue)) => return self.ring_tail(queue, value),
             Some(Doorbell::CompletionHead(queue)) => return self.ring_head(queue, value),
             None => {}
@@ -96,7 +97,7 @@ impl Controller {
         self.registers.csts.set_shst(0);
     }
 
-    fn ring_tail(&mut self, queue: u16, value: u32) {
+    pub(super) fn ring_tail(&mut self, queue: u16, value: u32) {
         let Some(sq) = get_mut(&mut self.submission, queue) else {
             return self.raise_event(AsyncEvent::INVALID_DOORBELL_REGISTER);
         };
@@ -106,7 +107,7 @@ impl Controller {
         sq.tail = value;
     }
 
-    fn ring_head(&mut self, queue: u16, value: u32) {
+    pub(super) fn ring_head(&mut self, queue: u16, value: u32) {
         let Some(cq) = get_mut(&mut self.completion, queue) else {
             return self.raise_event(AsyncEvent::INVALID_DOORBELL_REGISTER);
         };

@@ -12,9 +12,11 @@ use ipc::deadline::Deadline;
 use ipc::vfio_user::connection::{Connection, ConnectionError};
 use ipc::vfio_user::dma::DmaAccess;
 use ipc::vfio_user::header::Command;
+use vm_memory::VolatileSlice;
 use zerocopy::IntoBytes;
 
 use crate::dma::{DmaBus, DmaError};
+use crate::prp::Segment;
 use crate::service::dirty::DirtyLog;
 use crate::service::windows::{Found, Windows};
 use crate::spec::completion::COMPLETION_LEN;
@@ -136,5 +138,37 @@ impl DmaBus for SessionBus {
                 posted.and_then(|()| self.ask_to_write(behind, last)).map_err(|_| failed)
             }
         }
+    }
+
+    fn load(&self, iova: u64) -> Result<u32, DmaError> {
+        match self.windows.load(iova) {
+            Found::Done(dword) => Ok(dword),
+            Found::ByMessage | Found::Nothing => {
+                let mut bytes = [0; 4];
+                self.read(iova, &mut bytes).map(|()| u32::from_le_bytes(bytes))
+            }
+        }
+    }
+
+    fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError> {
+        self.log.mark(iova, size_of::<u32>());
+        match self.windows.store(iova, dword) {
+            Found::Done(()) => Ok(()),
+            Found::ByMessage | Found::Nothing => self.write(iova, &dword.to_le_bytes()),
+        }
+    }
+
+    fn lend(
+        &self,
+        segments: &[Segment],
+        written: bool,
+        access: &mut dyn FnMut(&[VolatileSlice<'_>]),
+    ) -> bool {
+        let mark = || {
+            if written {
+                segments.iter().for_each(|segment| self.log.mark(segment.iova, segment.len));
+            }
+        };
+        self.windows.lend(segments, written, mark, access)
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! A window is mapped only if its memory object is sealed against shrinking: a client that cut a mapped file short would
 //! end this process by a fault. Any other window is reached by messages, which is slower and right. Lookups
-//! hold the table for reading while they copy, and a removal takes it for writing: once a removal has returned,
-//! nothing of the window is touched any more.
+//! hold the table for reading while they copy, and a removal takes it for writing; a window that is lent to the medium for
+//! longer is held by itself, and a removal of it waits. So once a removal has returned, nothing of the window is
+//! touched any more.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,8 +18,9 @@ use ipc::vfio_user::version::DMA_MAPS_MAX;
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
+use crate::prp::Segment;
 use crate::service::objects::Objects;
 use crate::spec::completion::COMPLETION_LEN;
 
@@ -38,12 +40,21 @@ struct Window {
     readable: bool,
     writable: bool,
     memory: Option<MmapRegion>,
+    /// Held for reading while it is lent.
+    lent: RwLock<()>,
+}
+
+impl Window {
+    /// Waits until nothing of it is lent. It was taken out of the table before.
+    fn retire(&self) {
+        drop(self.lent.write().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// The table.
 #[derive(Default)]
 pub struct Windows {
-    by_start: RwLock<BTreeMap<u64, Window>>,
+    by_start: RwLock<BTreeMap<u64, Arc<Window>>>,
     /// What their memory is in.
     objects: Mutex<Objects>,
 }
@@ -75,7 +86,7 @@ impl Windows {
         let memory = memory.map(|object| mapped(object, map.offset.get(), len, readable, writable));
         let memory = memory.transpose()?;
         let mapped = memory.is_some();
-        windows.insert(start, Window { last, readable, writable, memory });
+        windows.insert(start, Arc::new(Window { last, readable, writable, memory, lent: RwLock::default() }));
         Ok(mapped)
     }
 
@@ -94,9 +105,10 @@ impl Windows {
         if reaches_in || end.is_none_or(|end| end > last) {
             return Err(Errno::NOENT);
         }
-        for first in inside {
-            windows.remove(&first);
-        }
+        let removed: Vec<_> = inside.iter().filter_map(|first| windows.remove(first)).collect();
+        // Others are used meanwhile.
+        drop(windows);
+        removed.iter().for_each(|window| window.retire());
         Ok(())
     }
 
@@ -110,7 +122,8 @@ impl Windows {
 
     /// Removes all.
     pub fn clear(&self) {
-        self.by_start.write().unwrap_or_else(PoisonError::into_inner).clear();
+        let removed = std::mem::take(&mut *self.by_start.write().unwrap_or_else(PoisonError::into_inner));
+        removed.values().for_each(|window| window.retire());
     }
 
     /// Copies from a window.
@@ -151,6 +164,73 @@ impl Windows {
                     && slice.store(u32::from_le_bytes(*last).to_le(), 12, Ordering::Release).is_ok()
             },
         )
+    }
+
+    /// Loads a dword; not one that is not aligned.
+    pub fn load(&self, iova: u64) -> Found<u32> {
+        let mut dword = 0;
+        let loaded = self.within(
+            iova,
+            size_of::<u32>(),
+            |window| window.readable,
+            |memory, offset| {
+                let slice = memory.get_slice(offset, size_of::<u32>());
+                let loaded = slice.and_then(|slice| slice.load::<u32>(0, Ordering::Acquire));
+                loaded.map(|loaded| dword = u32::from_le(loaded)).is_ok()
+            },
+        );
+        match loaded {
+            Found::Done(()) => Found::Done(dword),
+            Found::ByMessage => Found::ByMessage,
+            Found::Nothing => Found::Nothing,
+        }
+    }
+
+    /// Stores a dword; not one that is not aligned.
+    pub fn store(&self, iova: u64, dword: u32) -> Found<()> {
+        self.within(
+            iova,
+            size_of::<u32>(),
+            |window| window.writable,
+            |memory, offset| {
+                let slice = memory.get_slice(offset, size_of::<u32>());
+                slice.is_ok_and(|slice| slice.store(dword.to_le(), 0, Ordering::Release).is_ok())
+            },
+        )
+    }
+
+    /// Lends the memory of these, if all of it is mapped and in one window; calls `before` first. Returns whether it did.
+    pub fn lend(
+        &self,
+        segments: &[Segment],
+        written: bool,
+        before: impl FnOnce(),
+        access: &mut dyn FnMut(&[VolatileSlice<'_>]),
+    ) -> bool {
+        let windows = self.by_start.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(first) = segments.first() else { return false };
+        let Some((start, window)) = windows.range(..=first.iova).next_back() else { return false };
+        let (start, window) = (*start, Arc::clone(window));
+        // Taken while the table is held: a removal finds the window either there, or lent.
+        let lent = window.lent.read().unwrap_or_else(PoisonError::into_inner);
+        drop(windows);
+        let allowed = if written { window.writable } else { window.readable };
+        let Some(memory) = window.memory.as_ref().filter(|_| allowed) else { return false };
+        let slice = |segment: &Segment| {
+            let offset = usize::try_from(segment.iova.checked_sub(start)?).ok()?;
+            memory.get_slice(offset, segment.len).ok()
+        };
+        if let [only] = segments {
+            let Some(slice) = slice(only) else { return false };
+            before();
+            access(&[slice]);
+        } else {
+            let Some(slices) = segments.iter().map(slice).collect::<Option<Vec<_>>>() else { return false };
+            before();
+            access(&slices);
+        }
+        drop(lent);
+        true
     }
 
     fn within(

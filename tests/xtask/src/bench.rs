@@ -3,6 +3,7 @@
 //! the same run and printed as a ratio.
 
 mod boot;
+mod nvme;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ enum Bench {
     Boot(boot::Options),
     /// Round trips between processes through the MMIO ring, beside the bare limits
     Mmio,
+    /// The NVMe controller: alone, beside its image file; and in a guest, behind the vSMMU
+    Nvme(nvme::Options),
     /// Translation of DMA by the software engine: hits, walks, invalidations, beside the bare limits
     Translate,
 }
@@ -35,6 +38,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     match &options.bench {
         Bench::Boot(options) => boot::run(options),
         Bench::Mmio => of_package("ipc", "mmio", &[]),
+        Bench::Nvme(options) => nvme::run(options),
         Bench::Translate => of_package("dev-vfio", "translate", &[]),
     }
 }

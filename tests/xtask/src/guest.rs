@@ -11,7 +11,7 @@ mod format;
 mod initramfs;
 mod manifest;
 mod pages;
-mod selftest;
+mod programs;
 pub mod tools;
 
 use std::{
@@ -33,6 +33,7 @@ use clap::Args;
 use self::{
     apt::{Apt, Installed, Suites},
     manifest::{FileRecord, Manifest},
+    programs::{DISKRATE, SELFTEST},
 };
 use crate::progress::Step;
 
@@ -138,16 +139,19 @@ fn lock(cache: &Path) -> Result<fs::File> {
     Ok(lock)
 }
 
-/// The same guest with the self-test program in `/bin/selftest`; `None` where there is no compiler for it.
+/// The same guest with our programs in `/bin` (`selftest`, `diskrate`); `None` where there is no compiler for them.
 pub fn with_selftest(options: &Options) -> Result<Option<GuestFiles>> {
     let Some(compiler) = CROSS.installed() else { return Ok(None) };
     let cache = places::cache();
     let kernel = obtain(options)?.kernel;
-    let selftest = selftest::program(&compiler, &cache)?;
-    let program = initramfs::Program { name: "selftest", content: &selftest };
+    let (selftest, diskrate) = (SELFTEST.program(&compiler, &cache)?, DISKRATE.program(&compiler, &cache)?);
+    let programs = [
+        initramfs::Program { name: SELFTEST.name, content: &selftest },
+        initramfs::Program { name: DISKRATE.name, content: &diskrate },
+    ];
     let busybox = read(&options.busybox.clone().unwrap_or_else(|| cache.join("busybox")))?;
     let files = GuestFiles { kernel, initramfs: cache.join("initramfs-selftest.cpio") };
-    write_if_other(&files.initramfs, &initramfs::build(&busybox, &[program])?)?;
+    write_if_other(&files.initramfs, &initramfs::build(&busybox, &programs)?)?;
     Ok(Some(files))
 }
 
