@@ -19,7 +19,7 @@ use crate::media::Media;
 use crate::pci::config::{CONFIG_LEN, ConfigEffect, ConfigSpace};
 use crate::pci::msix::MsixTable;
 use crate::pci::{BAR0_LEN, MSIX_PBA, MSIX_TABLE};
-use crate::saved::{NvmeV1, StateError};
+use crate::saved::{self, StateError};
 
 /// How long what is in flight may take: a disk that does not answer for so long will not.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -258,14 +258,14 @@ impl Device {
 
     fn restore(&self, stream: &[u8]) -> Result<(), DeviceError> {
         let mut reader = Reader::new(stream).map_err(StateError::from)?;
-        let state: NvmeV1 = reader.take().map_err(StateError::from)?;
+        let state = saved::take(&mut reader)?;
         reader.finish().map_err(StateError::from)?;
         let restored = Controller::restore(self.identity.clone(), &state)?;
         let vectors = restored.vectors_to_repeat();
         self.engine.with(|controller| *controller = restored.succeed(controller));
         let mut function = self.function();
-        function.config.restore(&state.config);
-        function.msix.restore(&state.msix);
+        function.config.restore(&state.v1.config);
+        function.msix.restore(&state.v1.msix);
         drop(function);
         for vector in vectors {
             self.engine.raise(vector);

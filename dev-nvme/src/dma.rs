@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The host's memory as the controller reaches it: by IOVA, copies only.
+//! The host's memory as the controller reaches it: by IOVA.
 //!
 //! The seam between the model and its surroundings: mapped windows, messages to a vfio-user client, or a test's
-//! vector. What is read is a private copy, so that a host that changes its memory meanwhile changes nothing here.
+//! vector. What is read is a private copy, so that a host that changes its memory meanwhile changes nothing here; data
+//! that nobody looks at may go between medium and memory without one ([`DmaBus::lend`]).
 
 use thiserror::Error;
+use vm_memory::VolatileSlice;
 
+use crate::prp::Segment;
 use crate::spec::completion::COMPLETION_LEN;
 
 /// An access that the host's memory did not answer.
@@ -39,4 +42,21 @@ pub trait DmaBus: Send + Sync {
     /// # Errors
     /// If not all of it can be written.
     fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError>;
+
+    /// Reads an aligned dword at once, before anything that is read afterwards.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn load(&self, iova: u64) -> Result<u32, DmaError>;
+
+    /// Writes an aligned dword at once, after anything that was written before.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError>;
+
+    /// Lends memory itself, to be `written` or only read, where it can be had; returns whether it could. The host gets
+    /// it back for good, should it want it, only when `access` has returned.
+    fn lend(&self, segments: &[Segment], written: bool, access: &mut dyn FnMut(&[VolatileSlice<'_>]))
+    -> bool;
 }

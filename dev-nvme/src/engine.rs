@@ -6,68 +6,30 @@
 //! the controller; it wakes a worker if there is something to do afterwards. Tests call [`Engine::step`].
 //!
 //! While the medium answers at once (from the page cache), waking a worker costs more than the work. So a thread that
-//! brings doorbells may offer to do it itself ([`Engine::set_helped`]); it is taken at its word as long as
-//! commands are quick, and the workers sleep. A few slow commands end that, many quick ones begin it again.
+//! brings doorbells may offer to do it itself ([`Engine::set_helped`]): it fetches, executes what needs no waiting, and
+//! defers the rest to the workers, a command each, so that a disk is asked for all of them at once. What a read needs, the kernel
+//! tells; writes are expected to be as quick as the last ones were.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+mod host;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use zerocopy::FromBytes;
 
-use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket};
+pub use host::{Host, Interrupts};
+
+use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket, Watched};
 use crate::dma::{DmaBus, DmaError};
 use crate::identity::Identity;
-use crate::io::{Buffer, Io};
+use crate::io::{Buffer, Executed, Io};
 use crate::media::Media;
 use crate::prp;
 use crate::queue::Posting;
-use crate::spec::command::{COMMAND_LEN, Command};
-use crate::spec::completion::COMPLETION_LEN;
+use crate::spec::command::{COMMAND_LEN, Command, io};
 use crate::spec::status::Status;
-
-/// Announces completions.
-pub trait Interrupts: Send + Sync {
-    /// Raises a vector.
-    fn raise(&self, vector: u16);
-}
-
-/// What a controller is connected to: a host's memory and its interrupts.
-#[derive(Clone)]
-pub struct Host {
-    /// Its memory.
-    pub bus: Arc<dyn DmaBus>,
-    /// Its interrupts.
-    pub interrupts: Arc<dyn Interrupts>,
-}
-
-impl Host {
-    /// Nobody: every access fails.
-    #[must_use]
-    pub fn nobody() -> Self {
-        Self { bus: Arc::new(Nobody), interrupts: Arc::new(Nobody) }
-    }
-}
-
-struct Nobody;
-
-impl DmaBus for Nobody {
-    fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
-        Err(DmaError { iova, len: bytes.len(), write: false })
-    }
-
-    fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), DmaError> {
-        Err(DmaError { iova, len: bytes.len(), write: true })
-    }
-
-    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
-        self.write(iova, entry)
-    }
-}
-
-impl Interrupts for Nobody {
-    fn raise(&self, _: u16) {}
-}
 
 /// A controller, its medium, its host, and the threads that work for it.
 pub struct Engine {
@@ -85,10 +47,23 @@ pub struct Engine {
     quick: AtomicU32,
 }
 
+/// A command that has to be waited for; a job of its own.
+struct Deferred {
+    ticket: Ticket,
+    command: Command,
+    write_cache: bool,
+}
+
+/// The most commands that are deferred before fetching stops: far more than there are workers.
+const DEFERRED_MAX: usize = 128;
+
 struct Shared {
     controller: Controller,
+    deferred: VecDeque<Deferred>,
     /// Workers that wait for a job.
     sleeping: u32,
+    /// One of them was woken and has not come yet: it wakes the next one if there is work for two.
+    waking: bool,
     /// Threads that wait for the last job to be over. Waking nobody costs a system call too.
     draining: u32,
     ending: bool,
@@ -106,6 +81,13 @@ const SLOW_COST: u32 = 32;
 /// A completion waits at most this long for those behind it before it is announced: the time that announcing one takes.
 const ANNOUNCE_AFTER: Duration = Duration::from_micros(20);
 
+/// How long to look for more commands before the host has to say that there are: what it costs both to sleep and to
+/// be woken.
+const LOOK_FOR: Duration = Duration::from_micros(10);
+
+/// How many commands are done between looks at the clock, which costs a good part of a quick one.
+const ANNOUNCE_STEP: u32 = 4;
+
 impl Engine {
     /// A controller out of reset, with no host.
     #[must_use]
@@ -114,7 +96,14 @@ impl Engine {
         Self {
             identity,
             media,
-            shared: Mutex::new(Shared { controller, sleeping: 0, draining: 0, ending: false }),
+            shared: Mutex::new(Shared {
+                controller,
+                deferred: VecDeque::new(),
+                sleeping: 0,
+                waking: false,
+                draining: 0,
+                ending: false,
+            }),
             work: Condvar::new(),
             over: Condvar::new(),
             host: RwLock::new(Host::nobody()),
@@ -132,7 +121,7 @@ impl Engine {
     pub fn with<T>(&self, use_it: impl FnOnce(&mut Controller) -> T) -> T {
         let mut shared = self.lock();
         let result = use_it(&mut shared.controller);
-        self.wake_one(&shared);
+        self.unlock(shared);
         result
     }
 
@@ -167,17 +156,26 @@ impl Engine {
         let mut buffer = Buffer::default();
         let mut shared = self.lock();
         while !shared.ending {
+            if let Some(deferred) = shared.deferred.pop_front() {
+                self.unlock(shared);
+                let ticket = deferred.ticket;
+                self.execute_deferred(&deferred, &mut buffer);
+                shared = self.lock();
+                self.finish(&mut shared, ticket);
+                continue;
+            }
             let Some(job) = shared.controller.next_job(self.batch()) else {
                 shared.sleeping += 1;
                 shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
                 shared.sleeping -= 1;
+                shared.waking = false;
                 continue;
             };
             // What is left is for another thread, so that a slow medium is asked for several things at once.
-            self.wake_one(&shared);
-            drop(shared);
-            self.execute(job, &mut buffer);
+            self.unlock(shared);
+            let ticket = self.execute(job, &mut buffer);
             shared = self.lock();
+            self.finish(&mut shared, ticket);
         }
     }
 
@@ -190,33 +188,41 @@ impl Engine {
         }
     }
 
-    /// Executes a job in place of a worker, if there is one and it will be quick. Returns whether it did.
+    /// Executes a job in place of a worker, if there is one, without waiting for the medium. Returns whether it did.
     pub fn help(&self, buffer: &mut Buffer) -> bool {
         let mut shared = self.lock();
         if !self.is_helped() {
             // Whoever looked just before that ended has woken nobody.
-            self.wake_one(&shared);
+            self.unlock(shared);
             return false;
         }
-        let job = shared.controller.next_job(self.batch());
-        drop(shared);
-        job.map(|job| self.execute(job, buffer)).is_some()
+        // The workers fetch what is left, when they have done what they have.
+        if shared.deferred.len() >= DEFERRED_MAX {
+            return false;
+        }
+        let Some(job) = shared.controller.next_job(self.batch()) else { return false };
+        self.unlock(shared);
+        let ticket = self.execute(job, buffer);
+        let mut shared = self.lock();
+        self.finish(&mut shared, ticket);
+        self.unlock(shared);
+        true
     }
 
     fn is_helped(&self) -> bool {
-        self.helped.load(Ordering::SeqCst) && self.is_quick()
+        self.helped.load(Ordering::SeqCst)
     }
 
     fn is_quick(&self) -> bool {
         self.quick.load(Ordering::Relaxed) >= QUICK_FROM
     }
 
-    /// How many commands one thread takes: one that waits for a disk leaves the others to other threads.
+    /// How many commands one thread takes: one that may wait for a disk leaves the others to other threads.
     fn batch(&self) -> u32 {
-        if self.is_quick() { BATCH_MAX } else { 1 }
+        if self.is_helped() || self.is_quick() { BATCH_MAX } else { 1 }
     }
 
-    /// Keeps count of quick commands; wakes the workers when there is a slow one.
+    /// Keeps count of quick commands.
     fn took(&self, duration: Duration) {
         let quick = self.quick.load(Ordering::Relaxed);
         if duration <= QUICK {
@@ -225,18 +231,19 @@ impl Engine {
             }
             return;
         }
-        let less = quick.saturating_sub(SLOW_COST);
-        self.quick.store(less, Ordering::Relaxed);
-        if quick >= QUICK_FROM && less < QUICK_FROM {
-            self.work.notify_all();
-        }
+        self.quick.store(quick.saturating_sub(SLOW_COST), Ordering::Relaxed);
     }
 
     /// Executes one job, if there is one.
     pub fn step(&self) -> bool {
         let batch = self.batch();
         let job = self.lock().controller.next_job(batch);
-        job.map(|job| self.execute(job, &mut Buffer::default())).is_some()
+        let Some(job) = job else { return false };
+        let ticket = self.execute(job, &mut Buffer::default());
+        let mut shared = self.lock();
+        self.finish(&mut shared, ticket);
+        self.unlock(shared);
+        true
     }
 
     /// Ends every call of [`Engine::work`].
@@ -245,9 +252,9 @@ impl Engine {
         self.work.notify_all();
     }
 
-    fn execute(&self, job: Job, buffer: &mut Buffer) {
+    fn execute(&self, job: Job, buffer: &mut Buffer) -> Ticket {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let ticket = match job {
+        match job {
             Job::Fetch { ticket, iova, count } => {
                 self.fetch(&host, ticket, iova, count, buffer);
                 ticket
@@ -256,18 +263,22 @@ impl Engine {
                 self.announce(&host, self.post(&host, ticket, Some(posting)));
                 ticket
             }
+            Job::Look { ticket, watched } => {
+                self.look(&host, ticket, watched);
+                ticket
+            }
             Job::Shutdown { ticket } => {
                 let flushed = self.media.flush().is_ok();
                 self.lock().controller.shut_down(ticket, flushed);
                 ticket
             }
-        };
-        let mut shared = self.lock();
+        }
+    }
+
+    /// A job is over.
+    fn finish(&self, shared: &mut Shared, ticket: Ticket) {
         shared.controller.finish(ticket);
-        self.wake_one(&shared);
-        let awaited = shared.draining > 0;
-        drop(shared);
-        if awaited {
+        if shared.draining > 0 {
             self.over.notify_all();
         }
     }
@@ -280,32 +291,50 @@ impl Engine {
             if !shared.controller.fetched(ticket, count, readable) {
                 return;
             }
+            let write_cache = shared.controller.write_cache();
             // Now another thread may fetch what is behind.
-            self.wake_one(&shared);
-            shared.controller.write_cache()
+            self.unlock(shared);
+            write_cache
         };
         let mut unannounced = None;
         let mut since = Instant::now();
-        let mut before = since;
-        for command in <[Command]>::ref_from_bytes(&bytes).unwrap_or_default() {
+        for (number, command) in (1..).zip(<[Command]>::ref_from_bytes(&bytes).unwrap_or_default()) {
             let vector = if ticket.sqid == 0 {
                 self.admin(host, ticket, command)
             } else {
-                self.io(host, ticket, command, write_cache, buffer)
+                let deferred = Deferred { ticket, command: *command, write_cache };
+                self.io_or_defer(host, deferred, buffer)
             };
             if unannounced != vector {
                 self.announce(host, unannounced);
                 unannounced = vector;
             }
-            let now = Instant::now();
-            self.took(now - before);
-            before = now;
-            if unannounced.is_some() && now - since > ANNOUNCE_AFTER {
+            if unannounced.is_some() && number % ANNOUNCE_STEP == 0 && since.elapsed() > ANNOUNCE_AFTER {
                 self.announce(host, unannounced.take());
-                since = now;
+                since = Instant::now();
             }
         }
         self.announce(host, unannounced);
+    }
+
+    /// Looks at doorbells in the host's memory until one changes, for a moment; then has the host write the register.
+    fn look(&self, host: &Host, ticket: Ticket, mut watched: Vec<Watched>) {
+        let patience = if self.is_helped() { LOOK_FOR } else { Duration::ZERO };
+        let mut found = look_once(&*host.bus, &mut watched);
+        let since = Instant::now();
+        while found == Ok(false) && since.elapsed() < patience {
+            // Giving the processor away would cost a busy machine's whole turn.
+            std::hint::spin_loop();
+            found = look_once(&*host.bus, &mut watched);
+        }
+        if found == Ok(false) {
+            found = arm(&*host.bus, &watched).and_then(|()| look_once(&*host.bus, &mut watched));
+        }
+        let mut shared = self.lock();
+        match found {
+            Ok(_) => shared.controller.looked(ticket, &watched),
+            Err(_) => shared.controller.look_failed(ticket),
+        }
     }
 
     /// Returns the vector to raise.
@@ -324,16 +353,42 @@ impl Engine {
         self.post(host, ticket, posting)
     }
 
-    fn io(
-        &self,
-        host: &Host,
-        ticket: Ticket,
-        command: &Command,
-        write_cache: bool,
-        buffer: &mut Buffer,
-    ) -> Option<u16> {
+    /// Executes a command, or leaves it to a worker if it has to be waited for and this thread may have better to do.
+    fn io_or_defer(&self, host: &Host, deferred: Deferred, buffer: &mut Buffer) -> Option<u16> {
+        if !self.is_helped() || deferred.command.opcode == io::WRITE && self.is_quick() {
+            return self.io(host, &deferred, buffer);
+        }
+        let Deferred { ticket, command, write_cache } = deferred;
         let (identity, media, bus) = (&self.identity, &*self.media, &*host.bus);
-        let executed = Io { identity, media, bus, write_cache, buffer }.execute(command);
+        let at_once = Io { identity, media, bus, write_cache, buffer }.execute_at_once(&command);
+        if let Some(executed) = at_once {
+            return self.complete(host, ticket, &command, &executed);
+        }
+        let mut shared = self.lock();
+        shared.controller.split(ticket);
+        shared.deferred.push_back(deferred);
+        self.unlock(shared);
+        None
+    }
+
+    fn execute_deferred(&self, deferred: &Deferred, buffer: &mut Buffer) {
+        let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let vector = self.io(&host, deferred, buffer);
+        self.announce(&host, vector);
+    }
+
+    /// Executes a command, however long that takes.
+    fn io(&self, host: &Host, deferred: &Deferred, buffer: &mut Buffer) -> Option<u16> {
+        let Deferred { ticket, command, write_cache } = *deferred;
+        let (identity, media, bus) = (&self.identity, &*self.media, &*host.bus);
+        let since = Instant::now();
+        let executed = Io { identity, media, bus, write_cache, buffer }.execute(&command);
+        self.took(since.elapsed());
+        self.complete(host, ticket, &command, &executed)
+    }
+
+    /// Returns the vector to raise.
+    fn complete(&self, host: &Host, ticket: Ticket, command: &Command, executed: &Executed) -> Option<u16> {
         let posting = {
             let mut shared = self.lock();
             if executed.media_failed {
@@ -360,15 +415,46 @@ impl Engine {
         }
     }
 
-    fn wake_one(&self, shared: &Shared) {
-        if shared.sleeping > 0 && !self.is_helped() && shared.controller.has_job() {
+    /// Lets go of the controller, and wakes a worker if there is something to do: one at a time, and with free hands, since
+    /// each that finds nothing, or the door shut, costs as much as one that works.
+    fn unlock(&self, mut shared: MutexGuard<'_, Shared>) {
+        let wakes = shared.sleeping > 0 && !shared.waking && self.wants_worker(&shared);
+        shared.waking |= wakes;
+        drop(shared);
+        if wakes {
             self.work.notify_one();
         }
+    }
+
+    /// Whether there is work for a worker: all of it, or what a helping thread leaves.
+    fn wants_worker(&self, shared: &Shared) -> bool {
+        let Shared { controller, deferred, .. } = shared;
+        !deferred.is_empty() || !self.is_helped() && controller.has_job()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Puts what doorbells hold into `seen`. Returns whether one has changed.
+fn look_once(bus: &dyn DmaBus, watched: &mut [Watched]) -> Result<bool, DmaError> {
+    let mut changed = false;
+    for Watched { at, seen, .. } in watched {
+        let value = bus.load(*at)?;
+        changed |= value != *seen;
+        *seen = value;
+    }
+    Ok(changed)
+}
+
+/// Asks for a register write with the next change. Whoever changes a doorbell before it sees this is found by another look.
+fn arm(bus: &dyn DmaBus, watched: &[Watched]) -> Result<(), DmaError> {
+    for Watched { event_index, seen, .. } in watched {
+        bus.store(*event_index, *seen)?;
+    }
+    fence(Ordering::SeqCst);
+    Ok(())
 }
 
 /// Moves an admin command's data to the host.

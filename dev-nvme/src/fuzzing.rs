@@ -9,6 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipc::vfio_user::feature::MigState;
+use vm_memory::VolatileSlice;
 
 use crate::device::{Device, Region};
 use crate::dma::{DmaBus, DmaError};
@@ -16,6 +17,8 @@ use crate::engine::{Host, Interrupts};
 use crate::identity::Identity;
 use crate::media::Media;
 use crate::pci::{BAR0_LEN, VECTORS};
+use crate::prp::Segment;
+use crate::spec::command::admin;
 use crate::spec::completion::COMPLETION_LEN;
 
 const MEMORY_LEN: usize = 64 << 10;
@@ -53,6 +56,19 @@ impl DmaBus for Memory {
     fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
         self.write(iova, entry)
     }
+
+    fn load(&self, iova: u64) -> Result<u32, DmaError> {
+        let mut bytes = [0; 4];
+        self.read(iova, &mut bytes).map(|()| u32::from_le_bytes(bytes))
+    }
+
+    fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError> {
+        self.write(iova, &dword.to_le_bytes())
+    }
+
+    fn lend(&self, _: &[Segment], _: bool, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
+        false
+    }
 }
 
 struct Checked;
@@ -85,6 +101,20 @@ impl Media for Medium {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.range(offset, bytes.len(), |medium| medium.copy_from_slice(bytes));
+        Ok(())
+    }
+
+    fn read_to(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()> {
+        self.range(offset, memory.iter().map(VolatileSlice::len).sum(), |_| ());
+        Ok(())
+    }
+
+    fn read_at_once(&self, _: u64, _: &[VolatileSlice<'_>]) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn write_from(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()> {
+        self.range(offset, memory.iter().map(VolatileSlice::len).sum(), |_| ());
         Ok(())
     }
 
@@ -122,6 +152,7 @@ pub fn run(program: &[u8], enabled: bool) {
     let memory = Arc::new(Memory(Mutex::new(vec![0; MEMORY_LEN])));
     let device = Device::new(identity, Box::new(Medium(Mutex::new(vec![0; MEDIUM_LEN]))));
     device.connect(Host { bus: Arc::clone(&memory) as _, interrupts: Arc::new(Checked) });
+    device.engine().with(|controller| controller.offer_shadow_doorbells(true));
     if enabled {
         for (offset, value) in [(0x24, 0x003f_003f_u32), (0x28, 0), (0x30, 0x1000), (0x14, 0x0046_0001)] {
             let _ = device.write(Region::Bar0, offset, &value.to_le_bytes());
@@ -160,7 +191,12 @@ fn operate(program: &mut Program<'_>, device: &Device, memory: &Memory) {
         }
         // A command for some queue's memory, then its doorbell.
         4 | 5 => {
-            let (slot, opcode) = (u64::from(program.byte() % 64), program.byte() % 16);
+            let slot = u64::from(program.byte() % 64);
+            // Nobody knows 3 and 7.
+            let opcode = match program.byte() % 16 {
+                3 | 7 => admin::DOORBELL_BUFFER_CONFIG,
+                opcode => opcode,
+            };
             let page = u64::from(program.byte() % 4) * 0x1000;
             let mut command = [0; 64];
             let words = command.as_chunks_mut::<4>().0.iter_mut();
@@ -188,7 +224,12 @@ fn migrate(program: &mut Program<'_>, device: &Device) {
     let to = usize::from(program.byte());
     let Some(to) = MigState::ALL.get(to % MigState::ALL.len()) else { return };
     // What is asked while jobs are out would wait for them; here nobody executes them meanwhile.
-    while device.engine().step() {}
+    // Commands that write doorbells as their data may go on for ever, so not all of them.
+    for _ in 0..STEPS * 100 {
+        if !device.engine().step() {
+            break;
+        }
+    }
     let _ = device.set_migration_state(*to);
     let data = device.read_migration_data(1 << 20).unwrap_or_default();
     if device.set_migration_state(MigState::Resuming).is_ok() {

@@ -14,7 +14,7 @@ use crate::controller::{MDTS, Moved, Outcome};
 use crate::dma::DmaBus;
 use crate::identity::Identity;
 use crate::media::Media;
-use crate::prp::{self, PAGE_LEN};
+use crate::prp::{self, PAGE_LEN, Segment};
 use crate::spec::command::{Command, DatasetRange, NSID_ALL, io};
 use crate::spec::status::Status;
 
@@ -53,7 +53,7 @@ impl From<Status> for Failed {
     }
 }
 
-/// A result of [`Io::execute`].
+/// A result of [`Io::execute`] or [`Io::execute_at_once`].
 pub struct Executed {
     /// For the completion.
     pub outcome: Outcome,
@@ -65,13 +65,22 @@ impl Io<'_> {
     /// Executes one command.
     pub fn execute(&mut self, command: &Command) -> Executed {
         let result = self.dispatch(command);
-        let media_failed = matches!(result, Err(Failed::Media(_)));
-        let (status, moved) = match result {
-            Ok(moved) => (Status::SUCCESS, moved),
-            Err(Failed::Refused(status) | Failed::Media(status)) => (status, Moved::default()),
-        };
-        let (nsid, lba) = (command.nsid.get(), command.slba());
-        Executed { outcome: Outcome { status, dw0: 0, moved, nsid, lba }, media_failed }
+        executed(command, result)
+    }
+
+    /// Executes a read whose data is at hand. `None`: it, or another command, has to be waited for, and nothing was done
+    /// that does harm if it is done again.
+    pub fn execute_at_once(&mut self, command: &Command) -> Option<Executed> {
+        if command.opcode != io::READ || command.nsid.get() != NSID || command.uses_what_is_not_offered() {
+            return None;
+        }
+        let (offset, len) = self.transfer(command).ok()?;
+        let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len).ok()?;
+        let mut read = Ok(false);
+        self.bus.lend(&segments, true, &mut |memory| read = self.media.read_at_once(offset, memory));
+        // What failed at once fails with patience too, and is told then.
+        let moved = Moved { read: command.block_count(), written: 0 };
+        read.is_ok_and(|read| read).then(|| executed(command, Ok(moved)))
     }
 
     fn dispatch(&mut self, command: &Command) -> Result<Moved, Failed> {
@@ -102,6 +111,11 @@ impl Io<'_> {
     fn read(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
         let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        let mut lent = Ok(());
+        if self.bus.lend(&segments, true, &mut |memory| lent = self.media.read_to(offset, memory)) {
+            lent.map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
+            return Ok(Moved { read: command.block_count(), written: 0 });
+        }
         let mut offset = offset;
         for segment in segments {
             // In pieces that are still in the cache when they are copied on.
@@ -123,16 +137,20 @@ impl Io<'_> {
 
     fn write(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
-        self.gather(command, len)?;
-        let data = self.buffer.first(len);
-        self.media.write_at(offset, data).map_err(|error| write_failed(&error))?;
+        let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        let mut written = Ok(());
+        if !self.bus.lend(&segments, false, &mut |memory| written = self.media.write_from(offset, memory)) {
+            self.gather(&segments, len)?;
+            written = self.media.write_at(offset, self.buffer.first(len));
+        }
+        written.map_err(|error| write_failed(&error))?;
         self.settle(command)?;
         Ok(Moved { read: 0, written: command.block_count() })
     }
 
     fn compare(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
-        self.gather(command, len)?;
+        self.gather_all(command, len)?;
         let mut held = vec![0; len];
         self.media.read_at(offset, &mut held).map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
         if self.buffer.first(len) == held {
@@ -156,7 +174,7 @@ impl Io<'_> {
         const DEALLOCATE: u32 = 1 << 2;
         let count = usize::try_from(command.cdw10.get() & 0xff).unwrap_or(0) + 1;
         let len = count * size_of::<DatasetRange>();
-        self.gather(command, len)?;
+        self.gather_all(command, len)?;
         let bytes = self.buffer.first(len);
         let ranges = <[DatasetRange]>::ref_from_bytes(bytes).map_err(|_| Status::INTERNAL_ERROR)?.to_vec();
         // All of them are checked before the first one is done.
@@ -191,9 +209,14 @@ impl Io<'_> {
         end.map(drop).ok_or(Status::LBA_OUT_OF_RANGE)
     }
 
-    /// Copies the host's data into the buffer.
-    fn gather(&mut self, command: &Command, len: usize) -> Result<(), Status> {
+    /// Copies all data of a command into the buffer.
+    fn gather_all(&mut self, command: &Command, len: usize) -> Result<(), Status> {
         let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        self.gather(&segments, len)
+    }
+
+    /// Copies the host's data into the buffer.
+    fn gather(&mut self, segments: &[Segment], len: usize) -> Result<(), Status> {
         let mut rest = self.buffer.first(len);
         for segment in segments {
             let Some((piece, behind)) = rest.split_at_mut_checked(segment.len) else { break };
@@ -210,6 +233,17 @@ impl Io<'_> {
         }
         self.flush().map(drop)
     }
+}
+
+/// What the host is told.
+fn executed(command: &Command, result: Result<Moved, Failed>) -> Executed {
+    let media_failed = matches!(result, Err(Failed::Media(_)));
+    let (status, moved) = match result {
+        Ok(moved) => (Status::SUCCESS, moved),
+        Err(Failed::Refused(status) | Failed::Media(status)) => (status, Moved::default()),
+    };
+    let (nsid, lba) = (command.nsid.get(), command.slba());
+    Executed { outcome: Outcome { status, dw0: 0, moved, nsid, lba }, media_failed }
 }
 
 fn write_failed(error: &std::io::Error) -> Failed {

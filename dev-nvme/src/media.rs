@@ -6,9 +6,12 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 
+use ipc::shm::file_io;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, pread, pwrite};
+use vm_memory::VolatileSlice;
 
 /// Blocks by byte offset.
 pub trait Media: Send + Sync {
@@ -23,6 +26,24 @@ pub trait Media: Send + Sync {
     /// # Errors
     /// The host's.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Fills all of the host's memory, as [`Media::read_at`].
+    ///
+    /// # Errors
+    /// The host's.
+    fn read_to(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()>;
+
+    /// Fills all of the host's memory if that needs no waiting. Returns whether it did; a part may have been filled.
+    ///
+    /// # Errors
+    /// The host's.
+    fn read_at_once(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<bool>;
+
+    /// Writes all of the host's memory, as [`Media::write_at`].
+    ///
+    /// # Errors
+    /// The host's.
+    fn write_from(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()>;
 
     /// Puts everything written so far on the medium.
     ///
@@ -84,6 +105,18 @@ impl Media for Image {
             }
         }
         Ok(())
+    }
+
+    fn read_to(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()> {
+        Ok(file_io::read_at(self.file.as_fd(), memory, offset)?)
+    }
+
+    fn read_at_once(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<bool> {
+        Ok(file_io::read_at_once(self.file.as_fd(), memory, offset)?)
+    }
+
+    fn write_from(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()> {
+        Ok(file_io::write_at(self.file.as_fd(), memory, offset)?)
     }
 
     fn flush(&self) -> io::Result<()> {

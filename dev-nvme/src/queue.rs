@@ -27,6 +27,8 @@ pub struct SubmissionQueue {
     pub head: u32,
     /// One behind the last entry that the host has put in.
     pub tail: u32,
+    /// The tail as it was last seen in the host's memory, where the host keeps it there.
+    pub seen: u32,
     /// Where completions go.
     pub cqid: u16,
     /// A job is reading entries.
@@ -41,7 +43,7 @@ impl SubmissionQueue {
     /// An empty one.
     #[must_use]
     pub const fn new(base: u64, size: u32, cqid: u16) -> Self {
-        Self { base, size, head: 0, tail: 0, cqid, fetching: false, jobs: 0, deletion: None }
+        Self { base, size, head: 0, tail: 0, seen: 0, cqid, fetching: false, jobs: 0, deletion: None }
     }
 
     /// Entries to fetch.
@@ -84,6 +86,8 @@ pub struct CompletionQueue {
     pub size: u32,
     /// The next entry that the host looks at.
     pub head: u32,
+    /// The head as it was last seen in the host's memory, where the host keeps it there.
+    pub seen: u32,
     /// The next entry to write.
     pub tail: u32,
     /// The phase tag of the entries of this round.
@@ -109,7 +113,7 @@ impl CompletionQueue {
     /// An empty one.
     #[must_use]
     pub const fn new(base: u64, size: u32, vector: Option<u16>) -> Self {
-        Self { base, size, head: 0, tail: 0, phase: true, vector, held: VecDeque::new() }
+        Self { base, size, head: 0, seen: 0, tail: 0, phase: true, vector, held: VecDeque::new() }
     }
 
     /// Whether not one more entry fits.

@@ -5,7 +5,7 @@
 //! memory, completions that found no room are here. The blocks are not: both ends have the image. A change
 //! is a new struct with a higher version. What comes in is untrusted and goes through `controller::state`'s checks.
 
-use ipc::saved::{SavedState, UnitKind};
+use ipc::saved::{Reader, SavedError, SavedState, UnitKind};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -31,6 +31,28 @@ pub struct NvmeV1 {
     pub counters: CountersV1,
     pub error_count: u64,
     pub errors: Vec<Vec<u8>>,
+}
+
+/// Everything, version 2: doorbells may be in the host's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the runtime types")]
+pub struct NvmeV2 {
+    pub v1: NvmeV1,
+    pub shadow: Option<ShadowV2>,
+}
+
+impl From<NvmeV1> for NvmeV2 {
+    fn from(v1: NvmeV1) -> Self {
+        Self { v1, shadow: None }
+    }
+}
+
+/// The two pages of Doorbell Buffer Config.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the runtime types")]
+pub struct ShadowV2 {
+    pub doorbells: u64,
+    pub event_indices: u64,
 }
 
 /// What both ends must agree on.
@@ -111,12 +133,29 @@ impl SavedState for NvmeV1 {
     const VERSION: u16 = 1;
 }
 
+impl SavedState for NvmeV2 {
+    const KIND: UnitKind = NvmeV1::KIND;
+    const VERSION: u16 = 2;
+}
+
+/// Takes the state out of a stream, of this version or of the one before.
+///
+/// # Errors
+/// If there is none, or of another version, or it is broken.
+pub fn take(reader: &mut Reader<'_>) -> Result<NvmeV2, StateError> {
+    let unit = reader.take_unit(NvmeV2::KIND).ok_or(SavedError::Missing { kind: NvmeV2::KIND })?;
+    if unit.version == NvmeV1::VERSION {
+        return Ok(unit.decode::<NvmeV1>()?.into());
+    }
+    Ok(unit.decode()?)
+}
+
 /// Why a state does not fit this controller.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StateError {
     /// The stream is broken.
     #[error(transparent)]
-    Stream(#[from] ipc::saved::SavedError),
+    Stream(#[from] SavedError),
     /// Another disk.
     #[error("the state is of {found}, this controller is {expected}")]
     OtherNamespace {
@@ -134,3 +173,6 @@ pub enum StateError {
         found: u64,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ pub mod bus;
 pub mod dirty;
 pub mod launch;
 pub mod managed;
+pub mod objects;
 pub mod server;
 pub mod vectors;
 pub mod windows;

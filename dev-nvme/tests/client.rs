@@ -11,6 +11,7 @@
 mod host;
 
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -124,6 +125,43 @@ fn memory_without_an_fd_is_reached_by_messages() {
 }
 
 #[test]
+fn memory_in_a_window_for_every_page_is_one_memory() {
+    let server = Server::new();
+    let (client, session) = server.client();
+    let ram = Ram::new(4 << 20);
+    // As a client with an IOMMU declares it, some of it without a descriptor.
+    for page in 0..ram.object.len() / PAGE {
+        let map = DmaMap::new(BASE + page * PAGE, PAGE, page * PAGE, DmaMap::READ | DmaMap::WRITE);
+        let fds = [ram.object.as_fd()];
+        let fds = if page % 7 == 0 { &[][..] } else { &fds[..] };
+        client.connection.request(Command::DMA_MAP, &[map.as_bytes()], fds, soon()).unwrap();
+    }
+    client.serve_memory(&ram);
+    exercise(&client, &ram);
+    let (address, size) = (BASE.into(), ram.object.len().into());
+    let whole = DmaUnmap { argsz: 24.into(), flags: 0.into(), address, size };
+    client.ask(Command::DMA_UNMAP, &[whole.as_bytes()]).unwrap();
+    assert_eq!(errno(client.ask(Command::DMA_UNMAP, &[whole.as_bytes()])), 2);
+    client.connection.close();
+    session.join().unwrap();
+}
+
+#[test]
+fn client_of_protocol_0_0_is_asked_for_memory_in_pieces_that_a_socket_takes_whole() {
+    let server = Server::new();
+    for (minor, longest) in [(0, 32 << 10), (2, 1 << 20)] {
+        let (stream, session) = server.accept();
+        let client = Client::propose(stream, &Version { minor, ..Version::proposal() });
+        let ram = Ram::new(4 << 20);
+        client.map(&ram, false);
+        exercise(&client, &ram);
+        assert_eq!(client.longest.load(Ordering::SeqCst), longest, "minor version {minor}");
+        client.connection.close();
+        session.join().unwrap();
+    }
+}
+
+#[test]
 fn completions_are_announced_by_eventfds() {
     let server = Server::new();
     let (client, _session) = server.client();
@@ -224,7 +262,7 @@ fn requests_that_cannot_be_are_refused_and_the_session_goes_on() {
         address: address.into(),
         size: size.into(),
     };
-    assert_eq!(ask(Command::DMA_UNMAP, unmap(0, BASE, 2 * PAGE).as_bytes()), 2);
+    assert_eq!(ask(Command::DMA_UNMAP, unmap(0, BASE + PAGE, PAGE).as_bytes()), 2);
     assert!(client.ask(Command::DMA_UNMAP, &[unmap(0, BASE, PAGE).as_bytes()]).is_ok());
     assert!(client.ask(Command::DMA_UNMAP, &[unmap(DmaUnmap::ALL, 0, 0).as_bytes()]).is_ok());
     // Features.

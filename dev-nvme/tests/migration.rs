@@ -13,7 +13,7 @@ mod host;
 use std::collections::BTreeMap;
 
 use dev_nvme::device::{Device, DeviceError};
-use dev_nvme::saved::NvmeV1;
+use dev_nvme::saved::{NvmeV1, NvmeV2, ShadowV2};
 use dev_nvme::spec::command::admin;
 use host::local::{Local, image};
 use host::{Driver, PAGE, Ram, Wire, blank, pattern, read, status, write};
@@ -164,13 +164,21 @@ fn restored_device_repeats_the_interrupts_that_may_be_lost() {
     assert_eq!((raised[0], raised[3]), (0, 1));
 }
 
-fn changed(data: &[u8], change: impl Fn(&mut NvmeV1)) -> Vec<u8> {
+fn changed_as_a_whole(data: &[u8], change: impl Fn(&mut NvmeV2)) -> Vec<u8> {
     let mut reader = Reader::new(data).unwrap();
-    let mut state: NvmeV1 = reader.take().unwrap();
+    let mut state: NvmeV2 = reader.take().unwrap();
     change(&mut state);
     let mut writer = Writer::new();
     writer.append(&state).unwrap();
     writer.finish()
+}
+
+fn changed(data: &[u8], change: impl Fn(&mut NvmeV1)) -> Vec<u8> {
+    changed_as_a_whole(data, |state| change(&mut state.v1))
+}
+
+fn with_shadow(data: &[u8], doorbells: u64, event_indices: u64) -> Vec<u8> {
+    changed_as_a_whole(data, |state| state.shadow = Some(ShadowV2 { doorbells, event_indices }))
 }
 
 #[test]
@@ -199,6 +207,8 @@ fn states_that_cannot_be_are_refused_and_a_reset_helps() {
         changed(&good, |state| state.completion.clear()),
         changed(&good, |state| state.event_requests = vec![1; 5]),
         changed(&good, |state| state.errors = vec![vec![0; 63]]),
+        with_shadow(&good, 0, 0x1000),
+        with_shadow(&good, 0x1000, 0x1800),
     ];
     let target = Local::new(file, 512, &ram);
     for (number, data) in bad.iter().enumerate() {

@@ -3,39 +3,43 @@
 //!
 //! The server is another process, perhaps of somebody else, and never trusted: the codec in `ipc::vfio_user` checks
 //! every body, here the answers are held against what was asked and against bounds of our own. Behind a
-//! vSMMU the server gets no memory: one DMA window without an fd covers all addresses, so that its DMA comes as
-//! messages and is translated. A server that breaks the protocol, or does not answer in time, is not asked again.
+//! vSMMU the server gets no memory (but see [`crate::direct`]): one DMA window without an fd covers all addresses, so
+//! that its DMA comes as messages and is translated. A server that breaks the protocol, or does not answer in time, is not asked again.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use ipc::deadline::Deadline;
 use ipc::vfio_user::Malformed;
 use ipc::vfio_user::connection::{Connection, ConnectionError, Incoming};
 use ipc::vfio_user::device::{
-    DeviceInfo, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
+    DeviceInfo, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
 };
-use ipc::vfio_user::dma::DmaMap;
+use ipc::vfio_user::dma::{DmaMap, DmaUnmap};
 use ipc::vfio_user::feature::{
     FeatureHeader, FeatureOp, MIG_DEVICE_STATE, MIGRATION, MigDeviceState, MigState, MigrationFlags,
 };
 use ipc::vfio_user::header::Command;
-use ipc::vfio_user::region::RegionAccess;
+use ipc::vfio_user::region::{RegionAccess, SmallWrite, encode_multi};
 use ipc::vfio_user::version::Version;
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
 use crate::pci::bar::BAR_COUNT;
 use crate::pci::config_space::CONFIG_LEN;
+use crate::pci::windows::Mappable;
 
 /// How long a server may take for one answer. A device that stalls a guest's CPU for so long is broken.
 const ANSWER_SPAN: Duration = Duration::from_secs(5);
+
+/// The most posted writes in one message: far below what any server takes, and a small wait for the first of them.
+pub const BATCH_MAX: usize = 32;
 
 /// How long a device may take to stop: its disk finishes what it has begun. Less than a pause may take in all.
 const STOP_SPAN: Duration = Duration::from_secs(15);
 
 /// All addresses that a stage 1 of ours can translate, and more than a bus has: 52 bits.
-const IOVA_SPACE_LEN: u64 = 1 << 52;
+pub const IOVA_SPACE_LEN: u64 = 1 << 52;
 
 /// Why the server is not asked any more, or has refused.
 #[derive(Clone, Debug, Error)]
@@ -70,7 +74,7 @@ struct Region {
 }
 
 /// What a device said when it was opened.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Opened {
     /// Its configuration space, 256 bytes.
     pub config: Vec<u8>,
@@ -78,6 +82,10 @@ pub struct Opened {
     pub bar_lens: [u64; BAR_COUNT],
     /// How many MSI-X vectors it can signal.
     pub vectors: u16,
+    /// Whether it can signal INTx, and masks itself when it does.
+    pub intx: bool,
+    /// What of its BARs can be mapped, and the file to map.
+    pub mappables: Vec<(Mappable, OwnedFd)>,
 }
 
 /// A connected device.
@@ -86,6 +94,8 @@ pub struct Client {
     connection: Connection,
     regions: Vec<Region>,
     fds_max: usize,
+    /// How many posted writes one message may have; 1 where the server takes no batches.
+    batch_max: usize,
     resettable: bool,
     stoppable: bool,
 }
@@ -114,26 +124,31 @@ impl Client {
             connection.request(Command::DEVICE_RESET, &[], &[], soon())?;
         }
         let mut regions = Vec::new();
+        let mut mappables = Vec::new();
         for index in 0..=PCI_CONFIG_REGION {
-            regions.push(region(&connection, index)?);
+            let (region, mappable) = region(&connection, index)?;
+            regions.push(region);
+            mappables.extend(mappable);
         }
-        let request = IrqInfo::new(PCI_MSIX_IRQ, 0, 0);
-        let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], soon())?;
-        let irq = IrqInfo::decode(&answer.body, PCI_MSIX_IRQ).map_err(|error| connection.violated(error))?;
-        let by_eventfd = irq.flags.get() & IrqInfo::EVENTFD != 0;
-        let vectors = if by_eventfd { irq.count.get() } else { 0 };
+        let vectors = irqs(&connection, PCI_MSIX_IRQ, IrqInfo::EVENTFD)?;
+        // One that does not mask itself could not be made a level.
+        let intx_flags = IrqInfo::EVENTFD | IrqInfo::MASKABLE | IrqInfo::AUTOMASKED;
+        let intx = irqs(&connection, PCI_INTX_IRQ, intx_flags)? > 0;
 
-        let stoppable = has_migration(&connection)?;
+        // Features came after protocol 0.0: a server of that version may lose its place in the stream over one.
+        let stoppable = version.minor > 0 && has_migration(&connection)?;
         let fds_max = version.capabilities.msg_fds();
-        let client = Client { connection, regions, fds_max, resettable, stoppable };
+        let room = version.capabilities.data_len().saturating_sub(size_of::<u64>()) / size_of::<SmallWrite>();
+        let batched = version.capabilities.write_multiple == Some(true);
+        let batch_max = if batched { room.clamp(1, BATCH_MAX) } else { 1 };
+        let client = Client { connection, regions, fds_max, batch_max, resettable, stoppable };
         let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);
         let config = client.read_bytes(PCI_CONFIG_REGION, 0, config_len)?;
-        let window = DmaMap::new(0, IOVA_SPACE_LEN, 0, DmaMap::READ | DmaMap::WRITE);
-        client.connection.request(Command::DMA_MAP, &[window.as_bytes()], &[], soon())?;
+        client.map_dma(0, IOVA_SPACE_LEN, None)?;
         let mut lens = client.regions.iter().map(|region| region.len);
         let bar_lens = core::array::from_fn(|_| lens.next().unwrap_or(0));
         let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
-        Ok((client, Opened { config, bar_lens, vectors }))
+        Ok((client, Opened { config, bar_lens, vectors, intx, mappables }))
     }
 
     /// Reads up to 8 bytes of a region. `None`: nothing is there.
@@ -148,31 +163,51 @@ impl Client {
         Ok(Some(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte))))
     }
 
-    /// Writes up to 8 bytes of a region, if it is there. A posted write is on its way when this returns: what is
-    /// asked later finds it done.
+    /// Writes up to 8 bytes of a region, if it is there, and waits until it is done.
     ///
     /// # Errors
     /// The connection's, or that the server refuses.
-    pub fn write(
-        &self,
-        index: u32,
-        offset: u64,
-        size: u8,
-        value: u64,
-        posted: bool,
-    ) -> Result<(), ClientError> {
+    pub fn write(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<(), ClientError> {
         if !self.covers(index, offset, size, |region| region.writable) {
             return Ok(());
         }
         let access = RegionAccess::new(index, offset, size.into());
         let bytes = value.to_le_bytes();
         let parts = [access.as_bytes(), bytes.get(..size.into()).unwrap_or(&bytes)];
-        if posted {
-            self.connection.post(Command::REGION_WRITE, &parts, &[], soon())?;
-            return Ok(());
-        }
         let answer = self.connection.request(Command::REGION_WRITE, &parts, &[], soon())?;
         access.check_write_reply(&answer.body).map_err(|error| self.connection.violated(error).into())
+    }
+
+    /// A write for [`Client::post`], if the region has these bytes.
+    pub fn posted(&self, index: u32, offset: u64, size: u8, value: u64) -> Option<SmallWrite> {
+        let there = self.covers(index, offset, size, |region| region.writable);
+        there.then(|| SmallWrite::new(index, offset, size, value))
+    }
+
+    /// How many writes [`Client::post`] puts into one message.
+    pub fn batch_max(&self) -> usize {
+        self.batch_max
+    }
+
+    /// Sends writes that nobody waits for, in order. They are on their way when this returns: what is asked later finds
+    /// them done.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn post(&self, writes: &[SmallWrite]) -> Result<(), ClientError> {
+        for batch in writes.chunks(self.batch_max) {
+            match batch {
+                [write] => {
+                    let parts = [write.access.as_bytes(), write.bytes()];
+                    self.connection.post(Command::REGION_WRITE, &parts, &[], soon())?;
+                }
+                batch => {
+                    let body = encode_multi(batch);
+                    self.connection.post(Command::REGION_WRITE_MULTI, &[&body], &[], soon())?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Connects the first vectors to eventfds.
@@ -189,6 +224,56 @@ impl Client {
             self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &fds, soon())?;
             start += count;
         }
+        Ok(())
+    }
+
+    /// Connects INTx to an eventfd.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn connect_intx(&self, eventfd: &OwnedFd) -> Result<(), ClientError> {
+        let set = IrqSet::new(PCI_INTX_IRQ, IrqSet::DATA_EVENTFD | IrqSet::ACTION_TRIGGER, 0, 1);
+        let fds = [eventfd.as_fd()];
+        self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &fds, soon())?;
+        Ok(())
+    }
+
+    /// Unmasks INTx: if the device still wants something, it signals again. Not waited for: a server that is waiting for
+    /// us, because its DMA has met a paused guest, will do it later.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn unmask_intx(&self) -> Result<(), ClientError> {
+        let set = IrqSet::new(PCI_INTX_IRQ, IrqSet::DATA_NONE | IrqSet::ACTION_UNMASK, 0, 1);
+        self.connection.post(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], soon())?;
+        Ok(())
+    }
+
+    /// Gives the server a DMA window: memory, by a file and an offset into it, or none, so that its DMA there comes as
+    /// messages.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn map_dma(
+        &self,
+        start: u64,
+        len: u64,
+        memory: Option<(BorrowedFd<'_>, u64)>,
+    ) -> Result<(), ClientError> {
+        let offset = memory.map_or(0, |(_, offset)| offset);
+        let window = DmaMap::new(start, len, offset, DmaMap::READ | DmaMap::WRITE);
+        let fds: Vec<_> = memory.into_iter().map(|(file, _)| file).collect();
+        self.connection.request(Command::DMA_MAP, &[window.as_bytes()], &fds, soon())?;
+        Ok(())
+    }
+
+    /// Takes a DMA window back. When this returns the server has said that it does not use it any more.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn unmap_dma(&self, start: u64, len: u64) -> Result<(), ClientError> {
+        let window = DmaUnmap::new(start, len);
+        self.connection.request(Command::DMA_UNMAP, &[window.as_bytes()], &[], soon())?;
         Ok(())
     }
 
@@ -267,6 +352,14 @@ impl Client {
     }
 }
 
+/// How many interrupts of a kind the device can signal in this way.
+fn irqs(connection: &Connection, index: u32, flags: u32) -> Result<u32, ClientError> {
+    let request = IrqInfo::new(index, 0, 0);
+    let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], soon())?;
+    let info = IrqInfo::decode(&answer.body, index).map_err(|error| connection.violated(error))?;
+    Ok(if info.flags.get() & flags == flags { info.count.get() } else { 0 })
+}
+
 fn feature(feature: u16, op: FeatureOp, data_len: usize) -> FeatureHeader {
     let argsz = u32::try_from(size_of::<FeatureHeader>().saturating_add(data_len)).unwrap_or(u32::MAX);
     FeatureHeader::request(feature, op, argsz)
@@ -286,7 +379,7 @@ fn has_migration(connection: &Connection) -> Result<bool, ClientError> {
     }
 }
 
-fn region(connection: &Connection, index: u32) -> Result<Region, ClientError> {
+fn region(connection: &Connection, index: u32) -> Result<(Region, Option<(Mappable, OwnedFd)>), ClientError> {
     let request = RegionInfo::request(index);
     let answer = connection.request(Command::DEVICE_GET_REGION_INFO, &[request.as_bytes()], &[], soon())?;
     let described =
@@ -297,5 +390,16 @@ fn region(connection: &Connection, index: u32) -> Result<Region, ClientError> {
     if config_short {
         return Err(ClientError::Unusable("no configuration space of 256 bytes"));
     }
-    Ok(Region { len, readable, writable })
+    let mapped = flags & RegionInfo::MMAP != 0 && readable;
+    let bar = usize::try_from(index).ok().filter(|bar| mapped && *bar < BAR_COUNT);
+    // One file for the region, or none: with more it is not said which area is in which.
+    let file = <[OwnedFd; 1]>::try_from(answer.fds).ok();
+    let mappable = bar.zip(file).map(|(bar, [file])| {
+        let areas = match described.sparse {
+            Some(areas) => areas.iter().map(|area| (area.offset.get(), area.size.get())).collect(),
+            None => vec![(0, len)],
+        };
+        (Mappable { bar, areas, file_offset: described.info.offset.get(), writable }, file)
+    });
+    Ok((Region { len, readable, writable }, mappable))
 }

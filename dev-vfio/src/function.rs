@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The function as a whole: the guest's accesses, the device's DMA and interrupts, each as one call of one thread.
 //!
-//! Lock order: gate, then configuration space, then IOMMU; none is held while the server is asked, because the server may
+//! Lock order: bus link, then gate, then configuration space, then IOMMU; none is held while the server is asked, because the server may
 //! need us to answer first. The gate is what pause closes: while it is, nothing here changes the guest. A device
 //! that fails is gone for good: its server is not asked any more, reads are all ones, and the guest goes on.
 
@@ -10,7 +10,9 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ipc::addr::{Gpa, GpaRange, Iova};
 use ipc::deadline::Deadline;
+use ipc::error::Error;
 use ipc::protocol::inspect::Inspect;
+use ipc::protocol::stage1::{Attachment, Order};
 use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, CONFIG_REGION};
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::ring::{Access, Op};
@@ -18,25 +20,40 @@ use ipc::vfio_user::connection::Incoming;
 use ipc::vfio_user::device::PCI_CONFIG_REGION;
 use ipc::vfio_user::dma::DmaAccess;
 use ipc::vfio_user::header::Command;
+use ipc::vfio_user::region::SmallWrite;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
+use crate::bus_link::BusLink;
 use crate::client::{Client, ClientError};
+use crate::direct::Direct;
 use crate::gate::Gate;
 use crate::iommu::software::{Counters, SoftIommu};
 use crate::pci::config_space::ConfigSpace;
+use crate::pci::intx;
 use crate::pci::msix::Message;
 use crate::stage1_link::Stage1Link;
 
-/// Where the MSIs of the function go.
+/// Where the interrupts of the function go.
 #[derive(Debug)]
-pub struct MsiTarget {
+pub struct InterruptTarget {
     /// The guest physical address that makes a write an interrupt.
     pub doorbell: Gpa,
     /// Pending events for the vCPU process.
     pub board: MsiBoard,
     /// Tells it to look.
     pub eventfd: OwnedFd,
+    /// Tells it that the INTx pin is asserted.
+    pub pin: OwnedFd,
+}
+
+/// The processes beside the device's.
+#[derive(Debug)]
+pub struct Links {
+    /// The vSMMU.
+    pub stage1: Stage1Link,
+    /// The process that has the guest's address space.
+    pub bus: BusLink,
 }
 
 /// A device that the guest uses.
@@ -50,18 +67,26 @@ pub struct Function {
     pub iommu: Mutex<SoftIommu>,
     /// Its vSMMU.
     pub stage1: Stage1Link,
+    /// The process that has the guest's address space.
+    pub bus: BusLink,
     /// Closed while the guest is paused.
     pub gate: Gate,
     area32: GpaRange,
     area64: GpaRange,
-    msi: MsiTarget,
+    msi: InterruptTarget,
     failed: OnceLock<String>,
+    /// Says so in the log when the device fails.
+    tells: bool,
 }
 
 #[derive(Debug)]
 struct Device {
     client: Client,
+    /// Guest RAM for the server while the stream is in bypass, if the configuration says so.
+    direct: Option<Direct>,
     space: Mutex<ConfigSpace>,
+    /// Posted writes that are not sent yet: only while more requests are in the ring, and never behind another access.
+    posts: Mutex<Vec<SmallWrite>>,
 }
 
 /// What an access to a BAR meets.
@@ -87,14 +112,17 @@ impl Function {
     pub fn new(
         name: String,
         opened: Result<(Client, ConfigSpace), String>,
+        direct: Option<Direct>,
         iommu: SoftIommu,
-        stage1: Stage1Link,
+        links: Links,
         areas: [GpaRange; 2],
-        msi: MsiTarget,
+        msi: InterruptTarget,
     ) -> Function {
         let failed = OnceLock::new();
         let device = match opened {
-            Ok((client, space)) => Some(Device { client, space: Mutex::new(space) }),
+            Ok((client, space)) => {
+                Some(Device { client, direct, space: Mutex::new(space), posts: Mutex::default() })
+            }
             Err(reason) => {
                 eprintln!("{name}: the device cannot be used: {reason}");
                 let _ = failed.set(reason);
@@ -102,8 +130,15 @@ impl Function {
             }
         };
         let [area32, area64] = areas;
+        let Links { stage1, bus } = links;
         let iommu = Mutex::new(iommu);
-        Function { name, device, iommu, stage1, gate: Gate::default(), area32, area64, msi, failed }
+        let gate = Gate::default();
+        Function { name, device, iommu, stage1, bus, gate, area32, area64, msi, failed, tells: true }
+    }
+
+    /// The same without a word in the log: where failing is what happens all the time.
+    pub(crate) fn quiet(self) -> Function {
+        Function { tells: false, ..self }
     }
 
     /// Why the device is gone, if it is.
@@ -117,11 +152,35 @@ impl Function {
         let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else {
             return ones(size);
         };
+        if !matches!(access.op, Op::Post(_)) {
+            self.flush_posts();
+        }
         match access.region {
             CONFIG_REGION => self.access_config(device, access),
             AREA32_REGION => self.access_bar(device, access, self.area32),
             AREA64_REGION => self.access_bar(device, access, self.area64),
             _ => ones(size),
+        }
+    }
+
+    /// Sends what is posted: before any other access, and when the ring is empty.
+    pub fn flush_posts(&self) {
+        let Some(device) = &self.device else { return };
+        let posts = std::mem::take(&mut *lock(&device.posts));
+        if !posts.is_empty() && self.failed.get().is_none() {
+            self.settle(device.client.post(&posts));
+        }
+    }
+
+    fn post(&self, device: &Device, index: u32, offset: u64, size: u8, value: u64) {
+        let Some(write) = device.client.posted(index, offset, size, value) else { return };
+        let full = {
+            let mut posts = lock(&device.posts);
+            posts.push(write);
+            posts.len() >= device.client.batch_max()
+        };
+        if full {
+            self.flush_posts();
         }
     }
 
@@ -140,19 +199,32 @@ impl Function {
                 };
                 if wish.reset {
                     self.settle(device.client.reset());
-                    lock(&device.space).reset();
+                    let wishes = lock(&device.space).reset();
+                    wishes.into_iter().for_each(|wish| self.grant(device, wish));
                 } else if wish.forward {
-                    self.settle(device.client.write(PCI_CONFIG_REGION, offset, size, value, false));
+                    self.settle(device.client.write(PCI_CONFIG_REGION, offset, size, value));
                 }
+                self.grant(device, wish.intx);
+                self.show_windows();
                 self.send_all(&released);
                 0
             }
         }
     }
 
+    /// Windows are there for the guest while memory space is enabled and the device works.
+    pub fn show_windows(&self) {
+        let wanted = || {
+            let device = self.device.as_ref().filter(|_| self.failed.get().is_none());
+            device.is_some_and(|device| lock(&device.space).memory_enabled())
+        };
+        if let Err(error) = self.bus.show(wanted) {
+            eprintln!("{}: the vCPU process was not told of its memory: {error}", self.name);
+        }
+    }
+
     fn access_bar(&self, device: &Device, access: Access, area: GpaRange) -> u64 {
         let size = access.size;
-        let posted = matches!(access.op, Op::Post(_));
         let gpa = area.start().checked_add(access.offset);
         let met = gpa.map_or(Meets::Nothing, |gpa| meet(&mut lock(&device.space), gpa, size, access.op));
         match (met, access.op) {
@@ -163,8 +235,12 @@ impl Function {
                 0
             }
             (Meets::Region { index, offset }, Op::Read) => self.read_device(device, index, offset, size),
-            (Meets::Region { index, offset }, Op::Write(value) | Op::Post(value)) => {
-                self.settle(device.client.write(index, offset, size, value, posted));
+            (Meets::Region { index, offset }, Op::Write(value)) => {
+                self.settle(device.client.write(index, offset, size, value));
+                0
+            }
+            (Meets::Region { index, offset }, Op::Post(value)) => {
+                self.post(device, index, offset, size, value);
                 0
             }
         }
@@ -212,13 +288,50 @@ impl Function {
         }
     }
 
+    /// Waits for the next orders of the vSMMU, and carries them out.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn serve_stage1(&self) -> Result<(), Error> {
+        let leaves = |order: &Order| !matches!(order, Order::Attach { to: Attachment::Bypass, .. });
+        let attaches = |order: &&Order| matches!(order, Order::Attach { .. });
+        let before = |orders: &[Order]| {
+            if orders.iter().filter(attaches).any(leaves) {
+                self.with_direct(Direct::take_back);
+            }
+        };
+        let after = || {
+            if lock(&self.iommu).is_bypassed() {
+                self.with_direct(Direct::give);
+            }
+        };
+        self.stage1.serve(&self.iommu, &self.gate, before, after)
+    }
+
+    fn with_direct(&self, change: impl Fn(&Direct, &Client) -> Result<(), ClientError>) {
+        let device = self.device.as_ref().filter(|_| self.failed.get().is_none());
+        let Some((device, direct)) = device.and_then(|device| Some((device, device.direct.as_ref()?))) else {
+            return;
+        };
+        if let Err(error) = change(direct, &device.client) {
+            self.fail(&format!("its DMA windows cannot be exchanged: {error}"));
+        }
+    }
+
+    /// Marks what a server with guest RAM may have written.
+    pub fn mark_direct(&self) {
+        if let Some(direct) = self.device.as_ref().and_then(|device| device.direct.as_ref()) {
+            direct.mark_all();
+        }
+    }
+
     fn dma(&self, transfer: impl FnOnce(&mut SoftIommu) -> bool) -> bool {
         let done = {
             let _open = self.gate.enter();
             transfer(&mut lock(&self.iommu))
         };
         if !done {
-            self.stage1.tell_faults(&self.iommu);
+            self.stage1.tell_faults(&self.iommu, &self.gate);
         }
         done
     }
@@ -228,6 +341,37 @@ impl Function {
         let Some(device) = &self.device else { return };
         let message = lock(&device.space).msix.signal(vector);
         self.send_all(message.as_slice());
+    }
+
+    /// The device signals INTx.
+    pub fn signal_intx(&self) {
+        let Some(device) = &self.device else { return };
+        let _open = self.gate.enter();
+        let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::signal);
+        self.grant(device, wish);
+    }
+
+    /// The line of the pin fell.
+    pub fn intx_ended(&self) {
+        let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return };
+        let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::ended);
+        self.grant(device, wish);
+    }
+
+    fn grant(&self, device: &Device, wish: intx::Wish) {
+        match wish {
+            intx::Wish::Nothing => {}
+            // A counter that is full is a line that is high already.
+            intx::Wish::Raise => drop(rustix::io::write(&self.msi.pin, &1u64.to_ne_bytes())),
+            intx::Wish::Unmask => drop(self.settle(device.client.unmask_intx())),
+            intx::Wish::Lower => {
+                if let Err(error) = self.bus.lower_intx()
+                    && self.tells
+                {
+                    eprintln!("{}: its interrupt line may stay high: {error}", self.name);
+                }
+            }
+        }
     }
 
     /// Sends messages: each is a write of the device, and translated like any other.
@@ -293,15 +437,22 @@ impl Function {
             inspect.counter(name, value);
         }
         inspect.text("stage1.attached", iommu.attached());
+        drop(iommu);
+        let direct = self.device.as_ref().and_then(|device| device.direct.as_ref());
+        inspect.text("dma.direct", direct.map_or("off", Direct::word));
+        self.bus.inspect(inspect);
     }
 
     /// The device is gone.
     pub fn fail(&self, reason: &str) {
         if self.failed.set(reason.to_owned()).is_ok() {
-            eprintln!("{}: the device has failed: {reason}", self.name);
+            if self.tells {
+                eprintln!("{}: the device has failed: {reason}", self.name);
+            }
             if let Some(device) = &self.device {
                 device.client.close();
             }
+            self.show_windows();
         }
     }
 }

@@ -10,8 +10,8 @@ use dev_vfio::service::{self, Descriptors};
 use ipc::shm::ring;
 use sandbox::{CrashPage, Inherited, profiles};
 
-/// Descriptors 0 to 9.
-const FD_COUNT: u32 = 10;
+/// Descriptors 0 to 12.
+const FD_COUNT: u32 = 13;
 
 fn main() -> Result<()> {
     let generation = std::env::args()
@@ -31,6 +31,9 @@ fn main() -> Result<()> {
         server: fds.take(7)?,
         msi_board: fds.take(8)?,
         msi_doorbell: fds.take(9)?,
+        bus: fds.take(10)?,
+        intx: fds.take(11)?,
+        intx_end: fds.take(12)?,
     };
     let locked = sandbox::seal(&profiles::vfio(), FD_COUNT, crash_page)?;
     service::run(&locked, generation, control, descriptors, spin)?;

@@ -16,7 +16,7 @@ use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::smmu::SmmuModel;
-use ipc::protocol::vfio::VfioConfig;
+use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, VfioConfig};
 use ipc::service::{self, Process};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory;
@@ -27,12 +27,15 @@ use rustix::event::{EventfdFlags, eventfd};
 use sandbox::Locked;
 use smmu_arch::{Model, ModelError, Options};
 
+use crate::bus_link::BusLink;
 use crate::client::Client;
-use crate::function::{Function, MsiTarget};
+use crate::direct::Direct;
+use crate::function::{Function, InterruptTarget, Links};
 use crate::iommu::software::SoftIommu;
 use crate::pci::config_space::ConfigSpace;
+use crate::pci::windows;
 use crate::stage1_link::Stage1Link;
-use crate::threads::{self, RingThread};
+use crate::threads::{self, Interrupts, RingThread};
 
 /// The coordinator greets at once: it has just started us.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -57,6 +60,12 @@ pub struct Descriptors {
     pub msi_board: OwnedFd,
     /// The eventfd that says to look at it.
     pub msi_doorbell: OwnedFd,
+    /// The bus channel to the vCPU process.
+    pub bus: OwnedFd,
+    /// Says that the INTx pin is asserted.
+    pub intx: OwnedFd,
+    /// Tells that the guest has ended that interrupt.
+    pub intx_end: OwnedFd,
 }
 
 /// Greets the coordinator, says what is enforced, and serves until told to quit. `locked` is the proof that this
@@ -90,9 +99,12 @@ type Fatal = Box<dyn FnOnce(String) + Send>;
 struct Ready {
     config: VfioConfig,
     iommu: SoftIommu,
+    direct: Option<Direct>,
     stage1: Stage1Link,
+    bus: BusLink,
     server: OwnedFd,
-    msi: MsiTarget,
+    msi: InterruptTarget,
+    intx_end: OwnedFd,
     responder: Responder,
     fatal: Fatal,
 }
@@ -127,10 +139,22 @@ impl VfioProcess {
 
     fn open(&mut self, config: VfioConfig, given: Descriptors, fatal: Fatal) -> Result<(), Failure> {
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
-        let Descriptors { ram, dirty_log, ring, stage1, server, msi_board, msi_doorbell } = given;
+        let Descriptors {
+            ram,
+            dirty_log,
+            ring,
+            stage1,
+            server,
+            msi_board,
+            msi_doorbell,
+            bus,
+            intx,
+            intx_end,
+        } = given;
         let model = model_of(&config.model).map_err(|error| fail("know the device's SMMU", &error))?;
-        let ram = Region::from_fd(ram, config.ram.file_len())
-            .and_then(|region| guest_memory::map(&region, &config.ram))
+        let region = Region::from_fd(ram, config.ram.file_len())
+            .map_err(|error| fail("take the RAM that DMA reaches", &error))?;
+        let ram = guest_memory::map(&region, &config.ram)
             .map_err(|error| fail("map the RAM that DMA reaches", &error))?;
         let log = Region::from_fd(dirty_log, DirtyLog::region_len(&config.ram))
             .and_then(|region| DirtyLog::attach(&region, &config.ram))
@@ -144,23 +168,30 @@ impl VfioProcess {
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map the MSI board", &error))?;
         let log = Arc::new(log);
+        let direct = config
+            .direct_dma
+            .then(|| Direct::new(Arc::clone(region.file()), config.ram.clone(), Arc::clone(&log)));
         let ram = guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log));
         let iommu = SoftIommu::new(model, ram, config.stream);
         let stage1 = Stage1Link::new(stage1, self.generation);
-        let msi = MsiTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell };
+        let bus = BusLink::new(bus, self.generation);
+        let msi = InterruptTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell, pin: intx };
         self.log = Some(log);
-        self.stage = Stage::Ready(Box::new(Ready { config, iommu, stage1, server, msi, responder, fatal }));
+        let ready = Ready { config, iommu, direct, stage1, bus, server, msi, intx_end, responder, fatal };
+        self.stage = Stage::Ready(Box::new(ready));
         Ok(())
     }
 
     fn begin(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { config, iommu, stage1, server, msi, responder, fatal } = ready;
-        let mut vectors = Vec::new();
-        let opened = open_device(server, &config, &mut vectors);
+        let Ready { config, iommu, direct, stage1, bus, server, msi, intx_end, responder, fatal } = ready;
+        bus.greet().map_err(|error| Failure::new("greet the vCPU process", error))?;
+        let mut interrupts = Interrupts { vectors: Vec::new(), intx: None, intx_end };
+        let opened = open_device(server, &config, &bus, &mut interrupts);
         let areas = [config.area32, config.area64];
-        let function = Arc::new(Function::new(config.name, opened, iommu, stage1, areas, msi));
+        let function =
+            Arc::new(Function::new(config.name, opened, direct, iommu, Links { stage1, bus }, areas, msi));
         let failed = |error| Failure::new("start the device's threads", error);
-        threads::start_helpers(&function, vectors).map_err(failed)?;
+        threads::start_helpers(&function, interrupts).map_err(failed)?;
         let ring = RingThread::start(Arc::clone(&function), responder, |violation| {
             fatal(format!("the vCPU process broke the contract of the function's ring: {violation}"));
         });
@@ -173,20 +204,46 @@ impl VfioProcess {
 fn open_device(
     server: OwnedFd,
     config: &VfioConfig,
-    vectors: &mut Vec<OwnedFd>,
+    bus: &BusLink,
+    interrupts: &mut Interrupts,
 ) -> Result<(Client, ConfigSpace), String> {
     let (client, opened) = Client::open(server).map_err(|error| error.to_string())?;
-    let space =
+    let mut space =
         ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, config.area32, config.area64)
             .map_err(|error| error.to_string())?;
+    let new_eventfd = || {
+        let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        made.map_err(|errno| format!("no eventfd for an interrupt: {errno}"))
+    };
     for _ in 0..space.msix.len() {
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| format!("no eventfd for an interrupt: {errno}"))?;
-        vectors.push(fd);
+        interrupts.vectors.push(new_eventfd()?);
     }
     client
-        .connect_vectors(vectors)
+        .connect_vectors(&interrupts.vectors)
         .map_err(|error| format!("its interrupts cannot be connected: {error}"))?;
+    if opened.intx {
+        let intx = new_eventfd()?;
+        match client.connect_intx(&intx) {
+            Ok(()) => {
+                space = space.with_intx(&opened.config);
+                interrupts.intx = Some(intx);
+            }
+            // One that takes only one kind at a time, as the kernel does, has MSI-X.
+            Err(error) if error.is_refusal() && !interrupts.vectors.is_empty() => {
+                eprintln!("{}: it has no INTx beside MSI-X: {error}", config.name);
+            }
+            Err(error) => return Err(format!("its INTx cannot be connected: {error}")),
+        }
+    }
+    let areas = [(AREA32_REGION, config.area32), (AREA64_REGION, config.area64)];
+    for (offered, file) in &opened.mappables {
+        for window in windows::cut(&space, offered, areas) {
+            // The guest's accesses come as messages then: slower, and right.
+            if let Err(why) = bus.add(window, file) {
+                eprintln!("{}: BAR {} is not mapped into the guest: {why}", config.name, offered.bar);
+            }
+        }
+    }
     Ok((client, space))
 }
 
@@ -251,6 +308,7 @@ impl Process for VfioProcess {
         }
         // Then the device, with the gate open for what it still has to read and write.
         function.set_running(false);
+        function.mark_direct();
         function.gate.close();
         Ok(())
     }
@@ -279,8 +337,11 @@ impl Process for VfioProcess {
         match op {
             DirtyLogOp::Enable => log.set_enabled(true),
             DirtyLogOp::Disable => log.set_enabled(false),
-            // Every write is marked as it happens: there is no note of a page marked already.
+            // Every write of ours is marked as it happens: there is no note of a page marked already.
             DirtyLogOp::Rearm => {}
+        }
+        if let Stage::Serving(function, _) = &self.stage {
+            function.mark_direct();
         }
         Ok(())
     }

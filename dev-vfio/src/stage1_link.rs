@@ -15,7 +15,7 @@ use ipc::hello::{Hello, Role};
 use ipc::protocol::stage1::{Notice, Order, Stage1};
 
 use crate::gate::Gate;
-use crate::iommu::fault_queue::Losses;
+use crate::iommu::fault_queue::{Entry, Losses};
 use crate::iommu::{AttachError, HostIommu};
 
 /// The vSMMU is started beside us; its end of the channel is there from the beginning.
@@ -53,11 +53,17 @@ impl Stage1Link {
         self.channel.hello(Role::Smmu, Deadline::after(HELLO_SPAN))
     }
 
-    /// Waits for the next orders, and carries them out.
+    /// Waits for the next orders, and carries them out between `before` and `after`, which hold no lock; then answers.
     ///
     /// # Errors
     /// The channel's: the vSMMU is gone, or broke the contract.
-    pub fn serve<I: HostIommu>(&self, iommu: &Mutex<I>, gate: &Gate) -> Result<(), Error> {
+    pub fn serve<I: HostIommu>(
+        &self,
+        iommu: &Mutex<I>,
+        gate: &Gate,
+        before: impl FnOnce(&[Order]),
+        after: impl FnOnce(),
+    ) -> Result<(), Error> {
         let incoming = match self.channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
             Err(Error::Timeout { .. }) => return Ok(()),
             incoming => incoming?,
@@ -65,21 +71,27 @@ impl Stage1Link {
         let Incoming::Event { body: Notice::Orders { sequence, orders }, .. } = incoming else {
             return Err(Error::Refused("a notice that only devices send"));
         };
+        before(&orders);
         let refused = {
             let _first = gate.go_first();
             carry_out(&mut *lock(iommu), &orders)
         };
-        self.tell_faults(iommu);
+        after();
+        self.tell_faults(iommu, gate);
         let done = Notice::Done { sequence, refused };
         self.channel.event::<OwnedFd>(&done, &[], Deadline::after(ANSWER_SPAN))
     }
 
-    /// Tells the vSMMU what is in the fault queue.
-    pub fn tell_faults<I: HostIommu>(&self, iommu: &Mutex<I>) {
+    /// Tells the vSMMU what is in the fault queue. Not to be called from within a transfer.
+    pub fn tell_faults<I: HostIommu>(&self, iommu: &Mutex<I>, gate: &Gate) {
         let mut faults = lock(&self.faults);
-        loop {
-            // Taken out under the lock, told without it: DMA goes on meanwhile.
-            let Some(entry) = lock(iommu).next_fault() else { return };
+        // Taken out ahead of the next transfer, since an answer to orders waits for this; told while DMA goes on.
+        let entries: Vec<Entry> = {
+            let _first = gate.go_first();
+            let mut iommu = lock(iommu);
+            std::iter::from_fn(|| iommu.next_fault()).collect()
+        };
+        for entry in entries {
             faults.lost += u64::from(faults.losses.before(&entry));
             if faults.lost > 0 && self.tell(&Notice::FaultsLost { count: faults.lost }) {
                 faults.lost = 0;

@@ -26,21 +26,32 @@ const LOOK_TIMESPEC: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 /// How long the ring may take to be emptied: one access that waits for the device, and room.
 const DRAIN_SPAN: Duration = Duration::from_secs(10);
 
+/// What the interrupt thread waits for.
+#[derive(Debug)]
+pub struct Interrupts {
+    /// The device signals a vector.
+    pub vectors: Vec<OwnedFd>,
+    /// The device signals INTx.
+    pub intx: Option<OwnedFd>,
+    /// The guest has ended an interrupt on the pin's line.
+    pub intx_end: OwnedFd,
+}
+
 /// Starts a thread for the device's requests, one for its interrupts and one for the vSMMU.
 ///
 /// # Errors
 /// If the kernel gives no thread.
-pub fn start_helpers(function: &Arc<Function>, vectors: Vec<OwnedFd>) -> io::Result<()> {
+pub fn start_helpers(function: &Arc<Function>, interrupts: Interrupts) -> io::Result<()> {
     let theirs = Arc::clone(function);
     spawn("dma", move || while theirs.serve_device(Deadline::after(LOOK_SPAN)) {})?;
     let theirs = Arc::clone(function);
-    spawn("irq", move || watch(&theirs, &vectors))?;
+    spawn("irq", move || watch(&theirs, &interrupts))?;
     let theirs = Arc::clone(function);
     spawn("stage1", move || {
         let end = theirs.stage1.greet();
         let end = end.and_then(|()| {
             loop {
-                theirs.stage1.serve(&theirs.iommu, &theirs.gate)?;
+                theirs.serve_stage1()?;
             }
         });
         let Err(error): Result<(), _> = end else { return };
@@ -52,19 +63,30 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
 }
 
-/// Turns the device's eventfds into signals.
-fn watch(function: &Function, vectors: &[OwnedFd]) {
+/// Turns eventfds into signals.
+fn watch(function: &Function, interrupts: &Interrupts) {
+    let Interrupts { vectors, intx, intx_end } = interrupts;
     while function.failure().is_none() {
-        let mut fds: Vec<_> = vectors.iter().map(|vector| PollFd::new(vector, PollFlags::IN)).collect();
+        let all = vectors.iter().chain([intx_end]).chain(intx);
+        let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         if poll(&mut fds, Some(&LOOK_TIMESPEC)).is_err_and(|errno| errno != Errno::INTR) {
             return;
         }
-        let ready = fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).enumerate();
-        let ready: Vec<usize> = ready.filter_map(|(index, ready)| ready.then_some(index)).collect();
-        for (index, vector) in vectors.iter().enumerate().filter(|(index, _)| ready.contains(index)) {
-            if rustix::io::read(vector, &mut [0; 8]).is_ok() {
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect();
+        let taken = |index: usize, fd: &OwnedFd| {
+            ready.get(index) == Some(&true) && rustix::io::read(fd, &mut [0; 8]).is_ok()
+        };
+        for (index, vector) in vectors.iter().enumerate() {
+            if taken(index, vector) {
                 function.signal(index);
             }
+        }
+        // The end first: what the device says after it was unmasked is a new interrupt.
+        if taken(vectors.len(), intx_end) {
+            function.intx_ended();
+        }
+        if intx.as_ref().is_some_and(|intx| taken(vectors.len() + 1, intx)) {
+            function.signal_intx();
         }
     }
 }
@@ -145,6 +167,7 @@ impl Drain {
                     Err(ResponderError::Violation(violation)) => return Err(violation),
                 }
             }
+            function.flush_posts();
             self.orders.lock().unwrap_or_else(PoisonError::into_inner).done = wanted;
             self.progress.notify_all();
             match responder.next(&self.interrupt, Deadline::after(Deadline::SPAN_MAX)) {

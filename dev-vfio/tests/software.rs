@@ -150,6 +150,26 @@ fn faults_are_the_architectures_with_the_access_that_met_them() {
     );
 }
 
+#[test]
+fn tables_in_a_loop_end_at_the_last_level() {
+    let mut rig = Rig::new();
+    rig.attach_stage1();
+    // Three levels of the same table, which at the last level is a page without access flag.
+    rig.loop_tables(0);
+    assert_eq!(rig.iommu.write(Iova(0), &[1; 8]), Err(Terminated));
+    assert_eq!(kinds(&mut rig), [(0x12, 0)], "F_ACCESS");
+    // With it, it is a page like any other: the guest has given its own table to the device, which is logged.
+    rig.loop_tables(1 << 6 | 1 << 10 | 1 << 11);
+    rig.iommu.set_dirty_tracking(true);
+    rig.iommu.write(Iova(0), &[0; 8]).unwrap();
+    let mut pages = DirtyPages::none(&rig.layout);
+    rig.iommu.read_dirty(&mut pages);
+    assert!(pages.contains(Gpa(RAM + rig.root_page() * 4096)));
+    rig.iommu.invalidate(&[tlbi_asid(ASID)]);
+    assert_eq!(rig.iommu.write(Iova(0), &[1; 8]), Err(Terminated));
+    assert_eq!(kinds(&mut rig), [(0x10, 0)], "F_TRANSLATION: the device has written over the table");
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Map { page: u64, to: u64, writable: bool },
@@ -277,4 +297,55 @@ fn concurrent_harvests_lose_no_write() {
     }
     println!("{WRITES} writes, {rounds} harvests");
     assert!(rounds > 10, "the harvests ran beside the writes: {rounds}");
+}
+
+/// While a thread harvests, pages are remapped and written through: what all harvests have had together is what was
+/// written, no page more and none less.
+#[test]
+fn concurrent_harvests_have_exactly_the_pages_written_through_remapped_iovas() {
+    const ROUNDS: u64 = 6_000;
+    let mut rig = Rig::new();
+    rig.attach_stage1();
+    rig.iommu.set_dirty_tracking(true);
+    let (layout, log) = (rig.layout.clone(), Arc::clone(rig.ram.log()));
+    let stop = Arc::new(AtomicBool::new(false));
+    let harvester = {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            let (mut all, mut rounds) = (BTreeSet::new(), 0u32);
+            loop {
+                let last = stop.load(Ordering::Acquire);
+                let mut pages = DirtyPages::none(&layout);
+                log.harvest(&mut pages);
+                all.extend((0..PAGES).filter(|page| pages.contains(Gpa(RAM + page * 4096))));
+                rounds += 1;
+                if last {
+                    return (all, rounds);
+                }
+            }
+        })
+    };
+    let mut written = BTreeSet::new();
+    let mut remapped = 0;
+    for round in 0..ROUNDS {
+        let random = (round + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let (iova, to) = (random >> 8 & 7, random >> 16 & (PAGES - 1));
+        // Two pages of three are never given to be written; those are mapped read-only, and written at.
+        let writable = to % 3 == 0;
+        rig.map(iova, to, writable);
+        rig.iommu.invalidate(&[tlbi_va(ASID, iova * 4096)]);
+        remapped += 1;
+        let done = rig.iommu.write(Iova(iova * 4096 + (random >> 32 & 0xff8)), &round.to_le_bytes());
+        assert_eq!(done.is_ok(), writable);
+        if writable {
+            written.insert(to);
+        }
+    }
+    stop.store(true, Ordering::Release);
+    let (harvested, rounds) = harvester.join().unwrap();
+    println!(
+        "COUNTED: pages logged against pages written, {remapped} by remapped IOVA: {rounds} harvests beside them"
+    );
+    assert_eq!(harvested, written);
+    assert!(written.len() > 15 && rounds > 10, "{} pages, {rounds} harvests", written.len());
 }

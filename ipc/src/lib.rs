@@ -7,6 +7,7 @@
 //!   coordinator --control (channel)--> every process      asks; events come back
 //!   vCPU        --MMIO ring (shm)----> each device        asks; answers come back, posts do not
 //!   device      --eventfd------------> vCPU               interrupts; not in this crate
+//!   device      --bus (channel)------> vCPU               asks: memory of its BARs, and when the guest reaches it
 //!   device      --register page (shm)> vCPU, its guest    publishes; the guest reads without asking
 //!   each writer --dirty log (shm)----> coordinator        sets bits; the coordinator takes them
 //! ```

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::frame::{self, Header, Kind};
 use ipc::hello::{Hello, Role};
+use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::control::{Control, DirtyLogOp, Event, Failure, Reply, Request, RoleConfig};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::nvme::NvmeConfig;
@@ -21,7 +22,9 @@ use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
-use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
+use ipc::protocol::vcpu::{
+    FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
+};
 use ipc::protocol::vfio::VfioConfig;
 use ipc::protocol::{Message, Protocol};
 use ipc::saved::{Reader, SavedState, UnitKind, Writer};
@@ -52,6 +55,8 @@ fn vcpu_config() -> VcpuConfig {
         windows: vec![FunctionWindow { region: 0, range: config }],
         msi_board_fd: 12,
         msi_doorbell_fd: 13,
+        bus_fd: 14,
+        intx: RemoteIntx { raised_fd: 15, ended_fd: 16, spi: 9 },
     };
     VcpuConfig {
         machine: "bulkhead-virt-1".into(),
@@ -85,6 +90,7 @@ fn vfio_config() -> VfioConfig {
         area64: GpaRange::new(Gpa(0x84_0000_0000), 0x4_0000_0000).unwrap(),
         doorbell: Gpa(0x0821_0040),
         ram: ram(),
+        direct_dma: true,
         model: SmmuModel::default(),
     }
 }
@@ -117,6 +123,29 @@ fn notices() -> Vec<(&'static str, Notice)> {
         Notice::FaultsLost { .. } => "stage1-faults-lost",
     };
     all.into_iter().map(|notice| (name(&notice), notice)).collect()
+}
+
+/// Every request of the bus channel; as for requests.
+fn bus_requests() -> Vec<(&'static str, BusRequest)> {
+    let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
+    let all =
+        vec![BusRequest::AddWindow(window), BusRequest::ShowWindows { shown: true }, BusRequest::LowerIntx];
+    let name = |request: &BusRequest| match request {
+        BusRequest::AddWindow(_) => "bus-add-window",
+        BusRequest::ShowWindows { .. } => "bus-show-windows",
+        BusRequest::LowerIntx => "bus-lower-intx",
+    };
+    all.into_iter().map(|request| (name(&request), request)).collect()
+}
+
+/// And every reply.
+fn bus_replies() -> Vec<(&'static str, BusReply)> {
+    let all = vec![BusReply::Done, BusReply::Refused("it is not sealed".into())];
+    let name = |reply: &BusReply| match reply {
+        BusReply::Done => "bus-done",
+        BusReply::Refused(_) => "bus-refused",
+    };
+    all.into_iter().map(|reply| (name(&reply), reply)).collect()
 }
 
 /// Every request. The match makes a new variant stop the build here: add it to the list as well.
@@ -274,6 +303,8 @@ fn samples() -> BTreeMap<&'static str, Vec<u8>> {
     add(messages::<Control, _>(Kind::Reply, 0x0102_0304_0506_0708, replies()));
     add(messages::<Control, _>(Kind::Event, 0, events()));
     add(messages::<Stage1, _>(Kind::Event, 0, notices()));
+    add(messages::<Bus, _>(Kind::Request, 7, bus_requests()));
+    add(messages::<Bus, _>(Kind::Reply, 7, bus_replies()));
     let hello = Hello { role: Role::Vcpu, build: "1.2.3".into(), generation: 3 };
     add(vec![("hello", framed::<Control>(Kind::Hello, 0, 0, &to_vec(hello))), ("numbers", numbers())]);
     let mut writer = Writer::new();

@@ -114,8 +114,9 @@ impl Iotlb {
             let probes =
                 self.sizes().fold(0u64, |sum, bits| sum.saturating_add(pages(bits)).saturating_add(1));
             if probes <= self.entries.len() as u64 {
-                let sizes: Vec<u32> = self.sizes().collect();
-                for bits in sizes {
+                // By value: what is removed changes the counts, and a list of the sizes costs more than the look.
+                let counts = self.counts;
+                for (bits, _) in (0u32..).zip(counts).filter(|(_, count)| *count != 0) {
                     for page in (first >> bits)..=(last >> bits) {
                         self.remove(&Key { bits, page, asid: Some(asid) });
                         self.remove(&Key { bits, page, asid: None });

@@ -2,7 +2,8 @@
 //! The translation agrees with the reference on random structures, cached or not, event for event.
 //!
 //! Memory is a function of a seed: each address has a word that looks like the structure that might be
-//! read there often enough for walks to get far, and wrong in one way or another often enough to fault.
+//! read there often enough for walks to get far, and wrong in one way or another often enough to fault. What came
+//! up is counted, and every outcome there is must have.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -11,9 +12,10 @@
 )]
 
 mod reference;
+mod tally;
 
 use proptest::prelude::*;
-use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use reference::{Ask, Outcome, Smmu};
 use smmu_arch::engine::Engine;
 use smmu_arch::memory::{Abort, Memory};
@@ -23,6 +25,7 @@ use smmu_arch::spec::tables::{StrtabBase, StrtabBaseCfg};
 use smmu_arch::translate::{Fault, Registers, Translation};
 use smmu_arch::{Model, Options, StreamId, SubstreamId};
 use std::cell::Cell;
+use tally::{EVENTS, Tally, event_name};
 use zerocopy::IntoBytes;
 
 /// Stream tables, CD tables and translation tables live in regions told apart by address bits 35:34, so
@@ -253,24 +256,40 @@ fn request(ask: &Ask) -> (Requester, InputAccess) {
     (Requester { stream: StreamId(ask.sid as u32), substream }, access)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) })
+}
 
-    #[test]
-    fn translation_equals_the_reference(
-        seed: u64,
-        options in any_options(),
-        table in any_table(),
-        recinvsid: bool,
-        asks in proptest::collection::vec(any_ask(), 1..12),
-    ) {
+fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Address(_) => "an address",
+        Outcome::Silent => "silent abort",
+        Outcome::Event(words) => event_name(words[0] & 0xff),
+    }
+}
+
+#[test]
+fn translation_equals_the_reference() {
+    let tally = Tally::default();
+    let asks = proptest::collection::vec(any_ask(), 1..12);
+    let inputs = (any::<u64>(), any_options(), any_table(), any::<bool>(), asks);
+    let result = runner(12_000).run(&inputs, |(seed, options, table, recinvsid, asks)| {
         let case = case(seed, options, table, recinvsid);
         for ask in &asks {
             let (who, access) = request(ask);
             case.memory.reads.set(0);
             let result = Engine::new(case.model).translate(&case.registers, &case.memory, who, access);
-            prop_assert!(case.memory.reads.get() <= 8, "a translation reads at most eight structures");
-            prop_assert_eq!(ours(result), reference::translate(&case.smmu, &case.memory, ask), "{:?}", ask);
+            let fetches = case.memory.reads.get();
+            prop_assert!(fetches <= 8, "a translation reads at most eight structures");
+            let expected = reference::translate(&case.smmu, &case.memory, ask);
+            prop_assert_eq!(ours(result), expected, "{:?}", ask);
+            tally.count("outcome", outcome_name(&expected));
+            tally.count("structures read", fetches.to_string());
+            let table = if table.1 >> 16 & 1 == 1 { "2-level stream table" } else { "linear stream table" };
+            tally.count(
+                "structure",
+                format!("{table}, {}", if ask.ssid.is_some() { "substream" } else { "no substream" }),
+            );
             // Everything in the span is translated alike.
             if let Ok(Translation { address, span }) = result {
                 let last = Ask { address: ask.address.wrapping_add(span - 1), ..*ask };
@@ -278,48 +297,46 @@ proptest! {
                 prop_assert_eq!(reference::translate(&case.smmu, &case.memory, &last), expected);
             }
         }
-    }
+        Ok(())
+    });
+    let title = "synthetic structures against the reference";
+    let outcomes = [&EVENTS[..], &["an address", "silent abort"]].concat();
+    let structures = [
+        "linear stream table, substream",
+        "linear stream table, no substream",
+        "2-level stream table, substream",
+        "2-level stream table, no substream",
+    ];
+    let reads = ["0", "1", "2", "3", "4", "5", "6", "7", "8"];
+    let expected = [("outcome", &outcomes[..]), ("structure", &structures), ("structures read", &reads)];
+    tally.finish(title, 5, &expected);
+    result.unwrap();
+}
 
-    /// Caches change nothing while memory does not change. Every stream here has its own ASIDs: the
-    /// synthetic CDs reuse them freely, so the test gives each stream an engine of its own.
-    #[test]
-    fn a_cached_translation_equals_a_fresh_one(
-        seed: u64,
-        options in any_options(),
-        table in any_table(),
-        ask in any_ask(),
-        others in proptest::collection::vec((0u64..1 << 22, any::<[bool; 3]>()), 1..40),
-    ) {
+/// Caches change nothing while memory does not change. Every stream here has its own ASIDs: the
+/// synthetic CDs reuse them freely, so the test gives each stream an engine of its own.
+#[test]
+fn a_cached_translation_equals_a_fresh_one() {
+    let tally = Tally::default();
+    let others = proptest::collection::vec((0u64..1 << 22, any::<[bool; 3]>()), 1..40);
+    let inputs = (any::<u64>(), any_options(), any_table(), any_ask(), others);
+    let result = runner(4000).run(&inputs, |(seed, options, table, ask, others)| {
         let case = case(seed, options, table, true);
         let mut engine = Engine::new(case.model);
         for (offset, [read, instruction, privileged]) in others {
             let ask = Ask { address: ask.address ^ offset, read, instruction, privileged, ..ask };
             let (who, access) = request(&ask);
+            case.memory.reads.set(0);
             let cached = engine.translate(&case.registers, &case.memory, who, access);
+            let fetches = case.memory.reads.get();
             let fresh = Engine::new(case.model).translate(&case.registers, &case.memory, who, access);
             prop_assert_eq!(cached, fresh);
+            let kind = if cached.is_ok() { "an address" } else { "a fault" };
+            tally.count("lookup", format!("{kind}, {}", if fetches == 0 { "hit" } else { "miss" }));
         }
-    }
-}
-
-/// The synthetic structures are worth the name: every outcome there is comes up.
-#[test]
-fn every_outcome_comes_up() {
-    let mut seen = std::collections::BTreeMap::new();
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let inputs = (any::<u64>(), any_options(), any_table(), any_ask());
-    for _ in 0..20_000 {
-        let (seed, options, table, ask) = inputs.new_tree(&mut runner).unwrap().current();
-        let case = case(seed, options, table, true);
-        let kind = match reference::translate(&case.smmu, &case.memory, &ask) {
-            Outcome::Address(_) => 0x100,
-            Outcome::Silent => 0x200,
-            Outcome::Event(words) => words[0] & 0xff,
-        };
-        *seen.entry(kind).or_insert(0u32) += 1;
-    }
-    let expected = [2, 3, 4, 6, 8, 9, 10, 11, 0x10, 0x11, 0x12, 0x13, 0x100, 0x200];
-    for kind in expected {
-        assert!(seen.get(&kind).is_some_and(|count| *count >= 10), "{kind:#x} too rare in {seen:x?}");
-    }
+        Ok(())
+    });
+    let expected = ["an address, hit", "an address, miss", "a fault, hit", "a fault, miss"];
+    tally.finish("cached translations against fresh ones", 30, &[("lookup", &expected)]);
+    result.unwrap();
 }

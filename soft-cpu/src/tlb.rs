@@ -59,9 +59,16 @@ struct CodeEntry {
     traits: Traits,
 }
 
-/// A set of virtual 2 MiB blocks, without false negatives: those with pages from descriptors larger than 4 KiB.
+/// The largest granule: what one descriptor of the last level maps at most.
+const GRANULE_LOG2_MAX: u8 = 16;
+
+/// Virtual blocks of which there are pages, without false negatives: those from descriptors larger than any granule.
 #[derive(Clone, Copy)]
-struct BigBlocks([u64; 16]);
+struct BigBlocks {
+    filter: [u64; 16],
+    /// Bit n: there is a block of 2^n bytes.
+    sizes: u64,
+}
 
 #[derive(Clone, Copy)]
 struct Bank {
@@ -69,6 +76,8 @@ struct Bank {
     /// Empty its tables before the next use.
     stale: bool,
     used: u64,
+    /// log2 of the largest page, by which one invalidation forgets: pages are entered in pieces of 4 KiB.
+    page_log2: u8,
     big: BigBlocks,
 }
 
@@ -90,11 +99,12 @@ unsafe impl Send for Tlb {}
 const NO_TRAITS: Traits = Traits { global: false, device: false, block_log2: 12 };
 const NO_DATA: DataEntry =
     DataEntry { read: INVALID, write: INVALID, host: std::ptr::null_mut(), traits: NO_TRAITS };
+const NO_BLOCKS: BigBlocks = BigBlocks { filter: [0; 16], sizes: 0 };
 const NO_CODE: CodeEntry = CodeEntry { tag: INVALID, page: 0, traits: NO_TRAITS };
 
 impl Tlb {
     pub(crate) fn new(ram: GuestRam) -> Tlb {
-        let empty = Bank { asid: None, stale: false, used: 0, big: BigBlocks([0; 16]) };
+        let empty = Bank { asid: None, stale: false, used: 0, page_log2: 12, big: NO_BLOCKS };
         Tlb {
             ram,
             data: boxed(NO_DATA),
@@ -276,9 +286,13 @@ impl Tlb {
                 self.sweep(index, |page, traits| untagged(page ^ va) >> traits.block_log2 == 0);
                 continue;
             }
-            for table in [Table(index * 2), Table(index * 2 + 1)] {
-                self.data[data_slot(table, va)] = NO_DATA;
-                self.code[code_slot(table, va)] = NO_CODE;
+            let page_len = 1 << self.banks[index].page_log2;
+            let first = va & !(page_len - 1);
+            for piece in (first..=first | (page_len - 1)).step_by(PAGE_LEN as usize) {
+                for table in [Table(index * 2), Table(index * 2 + 1)] {
+                    self.data[data_slot(table, piece)] = NO_DATA;
+                    self.code[code_slot(table, piece)] = NO_CODE;
+                }
             }
         }
     }
@@ -289,15 +303,19 @@ impl Tlb {
     }
 
     fn note_big(&mut self, table: Table, va: u64, traits: Traits) {
-        if traits.block_log2 > 12 {
-            self.banks[table.0 / 2 % BANKS].big.insert(va);
+        let bank = &mut self.banks[table.0 / 2 % BANKS];
+        if traits.block_log2 > GRANULE_LOG2_MAX {
+            bank.big.insert(va, traits.block_log2);
+        } else {
+            bank.page_log2 = bank.page_log2.max(traits.block_log2);
         }
     }
 
     fn empty_bank(&mut self, index: usize) {
         self.sweep(index, |_, _| true);
         self.banks[index].stale = false;
-        self.banks[index].big = BigBlocks([0; 16]);
+        self.banks[index].page_log2 = NO_TRAITS.block_log2;
+        self.banks[index].big = NO_BLOCKS;
     }
 
     fn sweep(&mut self, bank: usize, doomed: impl Fn(u64, Traits) -> bool) {
@@ -315,19 +333,29 @@ impl Tlb {
 }
 
 impl BigBlocks {
-    fn place(va: u64) -> (usize, u64) {
-        let hash = (untagged(va) >> 21).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+    fn place(va: u64, log2: u32) -> (usize, u64) {
+        let block = (untagged(va) >> log2) ^ u64::from(log2) << 56;
+        let hash = block.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
         ((hash >> 6) as usize & 15, 1 << (hash & 63))
     }
 
-    fn insert(&mut self, va: u64) {
-        let (word, mask) = BigBlocks::place(va);
-        self.0[word] |= mask;
+    fn insert(&mut self, va: u64, log2: u8) {
+        let (word, mask) = BigBlocks::place(va, u32::from(log2));
+        self.filter[word] |= mask;
+        self.sizes |= 1 << log2;
     }
 
+    /// Whether `va` lies in a block of any size that there is: seldom more than two sizes to look at.
     fn may_contain(&self, va: u64) -> bool {
-        let (word, mask) = BigBlocks::place(va);
-        self.0[word] & mask != 0
+        let mut sizes = self.sizes;
+        while sizes != 0 {
+            let (word, mask) = BigBlocks::place(va, sizes.trailing_zeros());
+            if self.filter[word] & mask != 0 {
+                return true;
+            }
+            sizes &= sizes - 1;
+        }
+        false
     }
 }
 

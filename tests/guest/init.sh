@@ -9,6 +9,7 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 hostname bulkhead-guest
+for module in /modules/*.ko; do [ ! -e "$module" ] || insmod "$module"; done
 echo "bulkhead-guest: user space is up, uptime $(cut -d' ' -f1 /proc/uptime) s"
 
 for word in $(cat /proc/cmdline); do

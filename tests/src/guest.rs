@@ -46,10 +46,21 @@ impl GuestFiles {
         Self { kernel: cache.join("Image"), initramfs: cache.join("initramfs.cpio") }
     }
 
-    /// The files with the self-test in the initramfs, or `None` when no compiler was there to build it.
+    /// The files with our programs in the initramfs, or `None` when no compiler was there to build them.
     pub fn selftest() -> Option<Self> {
         let cache = places::cache();
         let files = Self { kernel: cache.join("Image"), initramfs: cache.join("initramfs-selftest.cpio") };
+        (files.kernel.is_file() && files.initramfs.is_file()).then_some(files)
+    }
+
+    /// The files with a kernel of other pages than 4 KiB, or `None` when it was not to be had.
+    ///
+    /// A kernel with all that it needs built in may be put into the cache by hand, without an initramfs.
+    pub fn with_pages(pages: &str) -> Option<Self> {
+        let cache = places::cache();
+        let own = cache.join(format!("initramfs-{pages}.cpio"));
+        let initramfs = if own.is_file() { own } else { cache.join("initramfs.cpio") };
+        let files = Self { kernel: cache.join(format!("Image-{pages}")), initramfs };
         (files.kernel.is_file() && files.initramfs.is_file()).then_some(files)
     }
 

@@ -7,12 +7,20 @@
 
 pub mod command;
 pub mod console;
+pub mod disk;
+pub mod foreign;
 pub mod guest;
 pub mod leftovers;
 pub mod places;
+pub mod starved;
 pub mod tools;
 pub mod vm;
 
 /// Says that a test leaves out what it is for, and why: every suite reports in these words, and
 /// `cargo xtask test` counts the lines that begin with them.
 pub const SKIPPED: &str = "SKIPPED: ";
+
+/// Says what a scenario has seen, after it has checked it: a task that shows a table puts it there.
+pub const SEEN: &str = "SEEN: ";
+/// Set by `cargo xtask test` in its full run: what takes minutes and shows little more is left out elsewhere.
+pub const FULL_RUN: &str = "BULKHEAD_FULL_RUN";

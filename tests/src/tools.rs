@@ -2,8 +2,9 @@
 //! Foreign tools for comparison and for building test programs: QEMU and the arm64 cross compiler.
 //!
 //! A tool that the machine has is used as it is. Else `cargo xtask guest --qemu` / `--cross` unpacks it from
-//! packages into the cache, without root; it runs with its own libraries ahead of the machine's. Here tools
-//! are only looked for: nothing is fetched behind the user's back.
+//! packages into the cache, without root; it runs with its own libraries ahead of the machine's, or, if it is made for
+//! a newer C library than the machine's, with its own loader. Here tools are only looked for: nothing is fetched
+//! behind the user's back.
 
 use std::{
     env,
@@ -26,12 +27,16 @@ pub struct Tool {
     pub program: &'static str,
     /// The packages that bring it, all of them unpacked into the same folder.
     pub packages: &'static [&'static str],
-    /// True if they are wanted from Debian's backports where the stable release has an older one.
-    pub backports: bool,
     /// Its folder in the cache.
     pub folder: &'static str,
-    /// The task and option that fetch it, after `cargo xtask`.
-    pub option: &'static str,
+    /// The task that fetches it.
+    pub task: &'static str,
+    /// A device model that it must have: older versions are no use.
+    pub device: Option<&'static str>,
+    /// It is unpacked from a newer distribution than the machine's may be, with all its libraries.
+    pub newer: bool,
+    /// It is unpacked from the backports of the machine's release, where that has an older one.
+    pub backports: bool,
     /// True if a tool that starts is also the one that is wanted.
     pub suits: fn(&Ready) -> bool,
 }
@@ -40,19 +45,32 @@ pub struct Tool {
 pub const QEMU: Tool = Tool {
     program: "qemu-system-aarch64",
     packages: &["qemu-system-arm"],
-    backports: false,
     folder: "qemu",
-    option: "guest --qemu",
+    task: "cargo xtask guest --qemu",
+    device: None,
+    newer: false,
+    backports: false,
     suits: |_| true,
+};
+
+/// The machine emulator as a vfio-user client, which it is since version 10.1.
+pub const VFIO_USER_QEMU: Tool = Tool {
+    folder: "qemu-vfio-user",
+    task: "cargo xtask interop --fetch",
+    device: Some("vfio-user-pci"),
+    newer: true,
+    ..QEMU
 };
 
 /// The C compiler for guest test programs.
 pub const CROSS: Tool = Tool {
     program: "aarch64-linux-gnu-gcc",
-    packages: CROSS_PACKAGES,
-    backports: false,
+    packages: &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
     folder: "cross",
-    option: "guest --cross",
+    task: "cargo xtask guest --cross",
+    device: None,
+    newer: false,
+    backports: false,
     suits: |_| true,
 };
 
@@ -60,16 +78,14 @@ pub const CROSS: Tool = Tool {
 /// can be loaded anywhere.
 pub const CROSS_LINKER: Tool = Tool { suits: |ready| ready.finds("rcrt1.o"), ..CROSS };
 
-const CROSS_PACKAGES: &[&str] = &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
-
 /// The emulator of the Arm lab: the first major version whose SMMUv3 has two stages, nested, is 10.
 pub const QEMU_LAB: Tool = Tool {
-    program: "qemu-system-aarch64",
     packages: &["qemu-system-arm", "qemu-efi-aarch64"],
     backports: true,
     folder: "qemu-lab",
-    option: "lab",
+    task: "cargo xtask lab",
     suits: |ready| ready.major_version().is_some_and(|major| major >= 10) && ready.firmware().is_some(),
+    ..QEMU
 };
 
 /// A tool ready to run.
@@ -78,34 +94,49 @@ pub struct Ready {
     program: PathBuf,
     /// The root folder of an unpacked tool; nothing for one of the machine's own.
     root: Option<PathBuf>,
+    /// What loads it, if the machine's loader is too old for it.
+    loader: Option<PathBuf>,
 }
 
 impl Tool {
     /// The tool, if the machine or the cache has one that starts.
     pub fn installed(&self) -> Option<Ready> {
-        let own = find(self.program).map(|program| Ready { program, root: None });
+        let own = find(self.program).map(|program| Ready { program, root: None, loader: None });
         let root = places::cache().join(self.folder);
-        let unpacked = Ready { program: root.join("usr/bin").join(self.program), root: Some(root) };
-        own.into_iter().chain([unpacked]).find(|ready| ready.version().is_ok() && (self.suits)(ready))
+        let program = root.join("usr/bin").join(self.program);
+        let loader = find_file(&root.join("usr/lib").join(triplet()), "ld-linux-").filter(|_| self.newer);
+        let unpacked = Ready { program, root: Some(root), loader };
+        own.into_iter().chain([unpacked]).find(|ready| self.is_met_by(ready))
+    }
+
+    fn is_met_by(&self, ready: &Ready) -> bool {
+        let has = |device: &str| {
+            let listed = capture(ready.command().args(["-M", "none", "-device", "help"]));
+            listed.is_ok_and(|list| list.contains(&format!("\"{device}\"")))
+        };
+        ready.version().is_ok() && self.device.is_none_or(has) && (self.suits)(ready)
     }
 
     /// What to tell a user who does not have it.
     pub fn missing(&self) -> String {
-        format!("{} is not installed (`cargo xtask {}` brings it)", self.program, self.option)
+        let with = self.device.map(|device| format!(" with {device}")).unwrap_or_default();
+        format!("{}{with} is not installed (`{}` brings it)", self.program, self.task)
     }
 }
 
 impl Ready {
     /// A command that runs the tool.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        if let Some(root) = &self.root {
-            let triplet = format!("{}-linux-gnu", env::consts::ARCH);
-            let folders = [root.join("usr/lib").join(&triplet), root.join("lib").join(&triplet)];
-            if let Ok(path) = env::join_paths(folders) {
-                command.env("LD_LIBRARY_PATH", path);
-            }
+        let Some(root) = &self.root else { return Command::new(&self.program) };
+        let folders = [root.join("usr/lib").join(triplet()), root.join("lib").join(triplet())];
+        let path = env::join_paths(folders).unwrap_or_default();
+        if let Some(loader) = &self.loader {
+            let mut command = Command::new(loader);
+            command.arg("--library-path").arg(path).arg(&self.program);
+            return command;
         }
+        let mut command = Command::new(&self.program);
+        command.env("LD_LIBRARY_PATH", path);
         command
     }
 
@@ -137,7 +168,7 @@ impl Ready {
 
     /// A command that runs another program of the same packages.
     pub fn beside(&self, program: &str) -> Command {
-        Self { program: self.program.with_file_name(program), root: self.root.clone() }.command()
+        Self { program: self.program.with_file_name(program), ..self.clone() }.command()
     }
 
     /// The emulator's command, told where its own data are.
@@ -182,4 +213,14 @@ impl Ready {
 
 fn path_option(command: &mut Command, option: &str, file: &Path) {
     command.arg(option).arg(file);
+}
+
+fn triplet() -> String {
+    format!("{}-linux-gnu", env::consts::ARCH)
+}
+
+fn find_file(folder: &Path, start: &str) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    let mut files = entries.flatten().map(|entry| entry.path());
+    files.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start)))
 }

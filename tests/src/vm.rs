@@ -39,6 +39,10 @@ pub struct Options {
     pub extra: String,
     /// Images of NVMe controllers behind the vSMMU.
     pub nvme: Vec<PathBuf>,
+    /// Sockets of vfio-user servers whose devices are behind the vSMMU too.
+    pub vfio_user: Vec<PathBuf>,
+    /// Other arguments of `bulkhead run`.
+    pub arguments: Vec<String>,
 }
 
 impl Options {
@@ -51,6 +55,8 @@ impl Options {
             memory: "512M".into(),
             extra: String::new(),
             nvme: Vec::new(),
+            vfio_user: Vec::new(),
+            arguments: Vec::new(),
         }
     }
 
@@ -63,6 +69,10 @@ impl Options {
         for image in &self.nvme {
             command.arg("--nvme").arg(image);
         }
+        for socket in &self.vfio_user {
+            command.arg("--vfio-user").arg(socket);
+        }
+        command.args(&self.arguments);
         command.arg("--cmdline").arg(format!("{} {}", guest::COMMAND_LINE, self.extra).trim());
         command
     }

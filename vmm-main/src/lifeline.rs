@@ -2,7 +2,7 @@
 //! The thread between launcher and coordinator: a seqpacket pair, one small message at a time.
 //!
 //! Down go control connections that the launcher has accepted and checked (one descriptor each), and the wish to
-//! end. Up come "it runs" and "it ended, because". Either end's death is the other's end of file: a VM
+//! end. Up come "it runs", "connect to that device's server anew" and "it ended, because". Either end's death is the other's end of file: a VM
 //! never outlives its launcher, and a launcher never waits for a dead coordinator.
 //!
 //! The coordinator is sealed and may have been reached by a guest: the launcher bounds and checks what it says.
@@ -32,6 +32,13 @@ pub enum Down {
     Connection(OwnedFd),
     /// End in good order.
     Stop,
+    /// The answer to [`Up::Reopen`]: a new connection, or none.
+    Device {
+        /// Which of the VM's devices.
+        index: u8,
+        /// Its server.
+        server: Option<OwnedFd>,
+    },
 }
 
 /// What the coordinator says.
@@ -40,12 +47,20 @@ pub enum Down {
 pub enum Up {
     /// The guest runs.
     Running,
+    /// The guest was reset, and the old connection to the server of this device is closed: connect anew. The path is the
+    /// launcher's own, from the configuration.
+    Reopen {
+        /// Which of the VM's devices.
+        index: u8,
+    },
     /// It is over; the last message.
     Ended(Why),
 }
 
 const CONNECTION: u8 = b'C';
 const STOP: u8 = b'S';
+const DEVICE: u8 = b'D';
+const NO_DEVICE: u8 = b'N';
 
 /// A new pair: the launcher's end, and the one for the coordinator.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -66,6 +81,14 @@ impl LauncherEnd {
     /// Hands a client over. Not cancel-safe in effect: it may or may not have been sent.
     pub async fn connection(&self, client: BorrowedFd<'_>) -> io::Result<()> {
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &[CONNECTION], &[client])).await
+    }
+
+    /// Hands over a new connection to a device's server, or says that there is none. As [`Self::connection`].
+    pub async fn device(&self, index: u8, server: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let kind = if server.is_some() { DEVICE } else { NO_DEVICE };
+        self.0
+            .async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &[kind, index], server.as_slice()))
+            .await
     }
 
     /// Asks for an orderly end. As cancel-safe as asking twice is harmless.
@@ -99,7 +122,8 @@ impl CoordinatorEnd {
 
     /// The next message; `None` when the launcher is gone. Cancel-safe.
     pub async fn recv(&self) -> io::Result<Option<Down>> {
-        let mut buffer = [0; 2];
+        // A byte more than the longest.
+        let mut buffer = [0; 3];
         let mut client = None;
         let len = self
             .0
@@ -109,6 +133,8 @@ impl CoordinatorEnd {
             (None | Some([]), _) => Ok(None),
             (Some(&[CONNECTION]), Some(client)) => Ok(Some(Down::Connection(client))),
             (Some(&[STOP]), None) => Ok(Some(Down::Stop)),
+            (Some(&[DEVICE, index]), Some(server)) => Ok(Some(Down::Device { index, server: Some(server) })),
+            (Some(&[NO_DEVICE, index]), None) => Ok(Some(Down::Device { index, server: None })),
             (Some(_), _) => Err(garbled("a message of the launcher")),
         }
     }

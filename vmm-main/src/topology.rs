@@ -48,6 +48,12 @@ pub enum Object {
     MsiBoard(&'static str),
     /// Says that there are some.
     MsiDoorbell(&'static str),
+    /// The device process with this name asserts its function's INTx pin.
+    Intx(&'static str),
+    /// It is told that the guest has ended that interrupt.
+    IntxEnd(&'static str),
+    /// The channel on which the device process with this name tells what of its BARs is memory.
+    Bus(&'static str, Side),
 }
 
 /// The ends of a connection about a device.
@@ -55,7 +61,7 @@ pub enum Object {
 pub enum Side {
     /// The device process's.
     Device,
-    /// That of whoever is at the other end: the vSMMU, the server.
+    /// That of whoever is at the other end: the vSMMU, the server, the vCPU process.
     Peer,
 }
 
@@ -183,7 +189,10 @@ impl Object {
             | Self::Stage1(of, _)
             | Self::VfioUser(of, _)
             | Self::MsiBoard(of)
-            | Self::MsiDoorbell(of) => Some(of),
+            | Self::MsiDoorbell(of)
+            | Self::Intx(of)
+            | Self::IntxEnd(of)
+            | Self::Bus(of, _) => Some(of),
             Self::Control
             | Self::CrashPage
             | Self::Log
@@ -285,6 +294,9 @@ macro_rules! vfio_fds {
             fd(7, Object::VfioUser($name, Side::Device), Rights::ReadWrite),
             fd(8, Object::MsiBoard($name), Rights::Write),
             fd(9, Object::MsiDoorbell($name), Rights::Write),
+            fd(10, Object::Bus($name, Side::Device), Rights::ReadWrite),
+            fd(11, Object::Intx($name), Rights::Write),
+            fd(12, Object::IntxEnd($name), Rights::Read),
         ]
     };
 }
@@ -340,15 +352,27 @@ pub static PROCESSES: &[Row] = &[
             fd(11, Object::Ring(VFIO[0]), Rights::ReadWrite),
             fd(12, Object::MsiBoard(VFIO[0]), Rights::ReadWrite),
             fd(13, Object::MsiDoorbell(VFIO[0]), Rights::Read),
-            fd(14, Object::Ring(VFIO[1]), Rights::ReadWrite),
-            fd(15, Object::MsiBoard(VFIO[1]), Rights::ReadWrite),
-            fd(16, Object::MsiDoorbell(VFIO[1]), Rights::Read),
-            fd(17, Object::Ring(VFIO[2]), Rights::ReadWrite),
-            fd(18, Object::MsiBoard(VFIO[2]), Rights::ReadWrite),
-            fd(19, Object::MsiDoorbell(VFIO[2]), Rights::Read),
-            fd(20, Object::Ring(VFIO[3]), Rights::ReadWrite),
-            fd(21, Object::MsiBoard(VFIO[3]), Rights::ReadWrite),
-            fd(22, Object::MsiDoorbell(VFIO[3]), Rights::Read),
+            fd(14, Object::Bus(VFIO[0], Side::Peer), Rights::ReadWrite),
+            fd(15, Object::Intx(VFIO[0]), Rights::Read),
+            fd(16, Object::IntxEnd(VFIO[0]), Rights::Write),
+            fd(17, Object::Ring(VFIO[1]), Rights::ReadWrite),
+            fd(18, Object::MsiBoard(VFIO[1]), Rights::ReadWrite),
+            fd(19, Object::MsiDoorbell(VFIO[1]), Rights::Read),
+            fd(20, Object::Bus(VFIO[1], Side::Peer), Rights::ReadWrite),
+            fd(21, Object::Intx(VFIO[1]), Rights::Read),
+            fd(22, Object::IntxEnd(VFIO[1]), Rights::Write),
+            fd(23, Object::Ring(VFIO[2]), Rights::ReadWrite),
+            fd(24, Object::MsiBoard(VFIO[2]), Rights::ReadWrite),
+            fd(25, Object::MsiDoorbell(VFIO[2]), Rights::Read),
+            fd(26, Object::Bus(VFIO[2], Side::Peer), Rights::ReadWrite),
+            fd(27, Object::Intx(VFIO[2]), Rights::Read),
+            fd(28, Object::IntxEnd(VFIO[2]), Rights::Write),
+            fd(29, Object::Ring(VFIO[3]), Rights::ReadWrite),
+            fd(30, Object::MsiBoard(VFIO[3]), Rights::ReadWrite),
+            fd(31, Object::MsiDoorbell(VFIO[3]), Rights::Read),
+            fd(32, Object::Bus(VFIO[3], Side::Peer), Rights::ReadWrite),
+            fd(33, Object::Intx(VFIO[3]), Rights::Read),
+            fd(34, Object::IntxEnd(VFIO[3]), Rights::Write),
         ],
         restart: Restart::EndsVm,
         needed: Needed::Always,

@@ -68,6 +68,7 @@ impl Controller {
             admin::ABORT => self.abort(command),
             admin::SET_FEATURES => self.set_feature(command),
             admin::GET_FEATURES => self.get_feature(command),
+            admin::DOORBELL_BUFFER_CONFIG => self.configure_shadow(command),
             admin::ASYNC_EVENT_REQUEST => self.request_event(command.cid.get()),
             _ => AdminOutcome::status(Status::INVALID_OPCODE),
         }
@@ -93,6 +94,7 @@ impl Controller {
         let vector = (cdw11 & INTERRUPTS_ENABLED != 0).then_some(vector);
         let queue = CompletionQueue::new(command.prp1.get(), shape.size, vector);
         set(&mut self.completion, shape.id, Some(queue));
+        self.look_again();
         Ok(())
     }
 
@@ -115,6 +117,7 @@ impl Controller {
         }
         let queue = SubmissionQueue::new(command.prp1.get(), shape.size, cqid);
         set(&mut self.submission, shape.id, Some(queue));
+        self.look_again();
         Ok(())
     }
 

@@ -25,7 +25,11 @@ impl Controller {
         let structure = u8::try_from(command.cdw10.get() & 0xff).unwrap_or(0);
         let invalid = AdminOutcome::status(Status::INVALID_NAMESPACE);
         match structure {
-            cns::CONTROLLER => AdminOutcome::Data(controller(&self.identity).as_bytes().to_vec()),
+            cns::CONTROLLER => {
+                let mut page = controller(&self.identity);
+                page.oacs = (u16::from(self.shadow_offered) << DOORBELL_BUFFER_CONFIG).into();
+                AdminOutcome::Data(page.as_bytes().to_vec())
+            }
             // No namespace management: "all" has no common data, and one that does not exist has none.
             cns::NAMESPACE if nsid == NSID => {
                 AdminOutcome::Data(namespace(&self.identity).as_bytes().to_vec())
@@ -46,6 +50,9 @@ impl Controller {
         }
     }
 }
+
+/// The bit of `OACS`.
+const DOORBELL_BUFFER_CONFIG: u8 = 8;
 
 fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.resize(IDENTIFY_LEN, 0);

@@ -159,6 +159,7 @@ fn effects_page() -> Vec<u8> {
         admin::SET_FEATURES,
         admin::GET_FEATURES,
         admin::ASYNC_EVENT_REQUEST,
+        admin::DOORBELL_BUFFER_CONFIG,
     ];
     for opcode in known {
         if let Some(effects) = log.admin.get_mut(usize::from(opcode)) {

@@ -3,14 +3,13 @@
 
 use super::events::{AsyncEvent, Events, REQUESTS_MAX};
 use super::logs::ERRORS_MAX;
-use super::{
-    Controller, Counters, ErrorLog, Features, Queues, Registers, get, sanitise_aqa, sanitise_cc, set,
-};
+use super::registers::{sanitise_aqa, sanitise_cc};
+use super::{Controller, Counters, ErrorLog, Features, Queues, Registers, Shadow, get, set};
 use crate::identity::Identity;
 use crate::queue::{Completed, CompletionQueue, ENTRIES_MAX, QUEUES_MAX, SubmissionQueue};
 use crate::saved::{
-    CompletedV1, CompletionQueueV1, CountersV1, FeaturesV1, NamespaceV1, NvmeV1, StateError,
-    SubmissionQueueV1,
+    CompletedV1, CompletionQueueV1, CountersV1, FeaturesV1, NamespaceV1, NvmeV1, NvmeV2, ShadowV2,
+    StateError, SubmissionQueueV1,
 };
 use crate::spec::registers::{Aqa, Cc, Csts};
 use crate::spec::status::Status;
@@ -21,7 +20,7 @@ const HELD_MAX: usize = 4096;
 impl Controller {
     /// The state of an idle controller. `config` and `msix` are the function's own.
     #[must_use]
-    pub fn save(&self, config: Vec<u8>, msix: Vec<u8>) -> NvmeV1 {
+    pub fn save(&self, config: Vec<u8>, msix: Vec<u8>) -> NvmeV2 {
         let Self {
             identity,
             registers: Registers { cc, csts, aqa, asq, acq },
@@ -32,6 +31,9 @@ impl Controller {
             counters,
             errors: ErrorLog { count, entries },
             shutdown_wanted,
+            shadow,
+            // The session's.
+            shadow_offered: _,
             // Counts from the process's start; nothing of an old epoch is left when idle.
             epoch: _,
             // Nothing, when idle.
@@ -43,7 +45,7 @@ impl Controller {
             // Which queue is served next is nobody's business.
             last_served: _,
         } = self;
-        NvmeV1 {
+        let v1 = NvmeV1 {
             namespace: save_namespace(identity),
             config,
             msix,
@@ -62,14 +64,20 @@ impl Controller {
             counters: save_counters(counters),
             error_count: *count,
             errors: entries.iter().map(|entry| entry.to_vec()).collect(),
-        }
+        };
+        // A restored controller looks, whether this one would have or not.
+        let shadow = shadow.as_ref().map(|Shadow { doorbells, event_indices, due: _, looking: _ }| {
+            ShadowV2 { doorbells: *doorbells, event_indices: *event_indices }
+        });
+        NvmeV2 { v1, shadow }
     }
 
     /// A controller with this state; paused, and idle. The configuration space and MSI-X table are the caller's.
     ///
     /// # Errors
     /// If it is another disk's, or could not have been saved.
-    pub fn restore(identity: Identity, state: &NvmeV1) -> Result<Self, StateError> {
+    pub fn restore(identity: Identity, state: &NvmeV2) -> Result<Self, StateError> {
+        let NvmeV2 { v1, shadow } = state;
         let NvmeV1 {
             namespace,
             config: _,
@@ -89,7 +97,7 @@ impl Controller {
             counters,
             error_count,
             errors,
-        } = state;
+        } = v1;
         let expected = save_namespace(&identity);
         if *namespace != expected {
             let (found, expected) = (format!("{namespace:?}"), format!("{expected:?}"));
@@ -114,7 +122,8 @@ impl Controller {
             errors.iter().map(|entry| <[u8; 64]>::try_from(entry.as_slice()).ok()).collect();
         let entries = entries
             .ok_or(StateError::Impossible { what: "an error log entry of another length", found: 0 })?;
-        Ok(Self {
+        let shadow = shadow.as_ref().map(restore_shadow).transpose()?;
+        let mut restored = Self {
             registers,
             submission,
             completion,
@@ -129,12 +138,17 @@ impl Controller {
             shutdown_wanted: *shutdown_wanted,
             paused: true,
             ..Self::new(identity)
-        })
+        };
+        if let Some(shadow) = shadow {
+            restored.watch(shadow);
+        }
+        Ok(restored)
     }
 
     /// Takes the place of another controller whose jobs may still bring results: they will be of an old epoch.
     pub fn succeed(mut self, before: &Self) -> Self {
         self.epoch = before.epoch + 1;
+        self.shadow_offered = before.shadow_offered;
         self
     }
 }
@@ -154,14 +168,25 @@ fn save_namespace(identity: &Identity) -> NamespaceV1 {
     NamespaceV1 { serial: serial.clone(), block_shift: *block_shift, blocks: *blocks }
 }
 
+fn restore_shadow(shadow: &ShadowV2) -> Result<Shadow, StateError> {
+    let ShadowV2 { doorbells, event_indices } = *shadow;
+    for page in [doorbells, event_indices] {
+        if page == 0 || !page.is_multiple_of(crate::prp::PAGE_LEN) {
+            return Err(StateError::Impossible { what: "a page of doorbells", found: page });
+        }
+    }
+    Ok(Shadow::new(doorbells, event_indices))
+}
+
 fn save_submission(id: u16, queue: &SubmissionQueue) -> SubmissionQueueV1 {
     // No job is out when idle, and with none there is no deletion that waits for it.
-    let SubmissionQueue { base, size, head, tail, cqid, fetching: _, jobs: _, deletion: _ } = *queue;
+    // What was seen of doorbells in memory is seen again.
+    let SubmissionQueue { base, size, head, tail, seen: _, cqid, fetching: _, jobs: _, deletion: _ } = *queue;
     SubmissionQueueV1 { id, base, size, head, tail, cqid }
 }
 
 fn save_completion(id: u16, queue: &CompletionQueue) -> CompletionQueueV1 {
-    let CompletionQueue { base, size, head, tail, phase, vector, held } = queue;
+    let CompletionQueue { base, size, head, seen: _, tail, phase, vector, held } = queue;
     let held = held.iter().map(|completed| {
         let Completed { dw0, sqid, cid, status } = *completed;
         CompletedV1 { dw0, sqid, cid, status: status.bits() }
@@ -211,7 +236,11 @@ fn restore_completion(saved: &[CompletionQueueV1]) -> Result<Queues<CompletionQu
         });
         let held = held.collect();
         let (base, size, head, tail, phase, vector) = (*base, *size, *head, *tail, *phase, *vector);
-        set(&mut queues, *id, Some(CompletionQueue { base, size, head, tail, phase, vector, held }));
+        set(
+            &mut queues,
+            *id,
+            Some(CompletionQueue { base, size, head, seen: head, tail, phase, vector, held }),
+        );
     }
     Ok(queues)
 }

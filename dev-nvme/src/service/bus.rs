@@ -2,7 +2,8 @@
 //! A client's memory: mapped windows directly, others by `DMA_READ` and `DMA_WRITE`.
 //!
 //! Workers call this and wait for the client's answers; whichever thread reads the connection hands them over. An access
-//! never spans two windows. When the session ends every waiting access fails.
+//! that spans windows is made in pieces: a client behind an IOMMU of its own has a window for every page. When the
+//! session ends every waiting access fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +12,11 @@ use ipc::deadline::Deadline;
 use ipc::vfio_user::connection::{Connection, ConnectionError};
 use ipc::vfio_user::dma::DmaAccess;
 use ipc::vfio_user::header::Command;
+use vm_memory::VolatileSlice;
 use zerocopy::IntoBytes;
 
 use crate::dma::{DmaBus, DmaError};
+use crate::prp::Segment;
 use crate::service::dirty::DirtyLog;
 use crate::service::windows::{Found, Windows};
 use crate::spec::completion::COMPLETION_LEN;
@@ -38,6 +41,18 @@ impl SessionBus {
     pub fn new(connection: Arc<Connection>, transfer_len_max: usize) -> Self {
         let (windows, log) = (Windows::default(), DirtyLog::default());
         Self { windows, log, connection, transfer_len_max: transfer_len_max.max(COMPLETION_LEN) }
+    }
+
+    /// An access in the windows that it spans, if there are several and they leave nothing out.
+    fn pieces(&self, iova: u64, len: usize) -> Option<Vec<(u64, usize)>> {
+        let (mut at, mut left, mut pieces) = (iova, len, Vec::new());
+        while left > 0 {
+            let len = self.windows.reach(at)?.min(left);
+            pieces.push((at, len));
+            at = at.wrapping_add(len as u64);
+            left -= len;
+        }
+        (pieces.len() > 1).then_some(pieces)
     }
 
     fn ask_to_read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), ConnectionError> {
@@ -75,7 +90,15 @@ impl DmaBus for SessionBus {
         match self.windows.read(iova, bytes) {
             Found::Done(()) => Ok(()),
             Found::ByMessage => self.ask_to_read(iova, bytes).map_err(|_| failed),
-            Found::Nothing => Err(failed),
+            Found::Nothing => {
+                let mut rest = bytes;
+                for (at, len) in self.pieces(iova, rest.len()).ok_or(failed)? {
+                    let (piece, behind) = rest.split_at_mut(len);
+                    self.read(at, piece)?;
+                    rest = behind;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -85,7 +108,15 @@ impl DmaBus for SessionBus {
         match self.windows.write(iova, bytes) {
             Found::Done(()) => Ok(()),
             Found::ByMessage => self.ask_to_write(iova, bytes).map_err(|_| failed),
-            Found::Nothing => Err(failed),
+            Found::Nothing => {
+                let mut rest = bytes;
+                for (at, len) in self.pieces(iova, rest.len()).ok_or(failed)? {
+                    let (piece, behind) = rest.split_at(len);
+                    self.write(at, piece)?;
+                    rest = behind;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -107,5 +138,37 @@ impl DmaBus for SessionBus {
                 posted.and_then(|()| self.ask_to_write(behind, last)).map_err(|_| failed)
             }
         }
+    }
+
+    fn load(&self, iova: u64) -> Result<u32, DmaError> {
+        match self.windows.load(iova) {
+            Found::Done(dword) => Ok(dword),
+            Found::ByMessage | Found::Nothing => {
+                let mut bytes = [0; 4];
+                self.read(iova, &mut bytes).map(|()| u32::from_le_bytes(bytes))
+            }
+        }
+    }
+
+    fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError> {
+        self.log.mark(iova, size_of::<u32>());
+        match self.windows.store(iova, dword) {
+            Found::Done(()) => Ok(()),
+            Found::ByMessage | Found::Nothing => self.write(iova, &dword.to_le_bytes()),
+        }
+    }
+
+    fn lend(
+        &self,
+        segments: &[Segment],
+        written: bool,
+        access: &mut dyn FnMut(&[VolatileSlice<'_>]),
+    ) -> bool {
+        let mark = || {
+            if written {
+                segments.iter().for_each(|segment| self.log.mark(segment.iova, segment.len));
+            }
+        };
+        self.windows.lend(segments, written, mark, access)
     }
 }

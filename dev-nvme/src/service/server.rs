@@ -5,7 +5,7 @@
 //! connection that ends, or cannot be followed, ends it. The first command must be VERSION, and comes once.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipc::deadline::Deadline;
 use ipc::vfio_user::connection::{Connection, ConnectionError, Incoming};
@@ -21,7 +21,7 @@ use ipc::vfio_user::header::Command;
 use ipc::vfio_user::migration::MigData;
 use ipc::vfio_user::region::{self, RegionAccess};
 use ipc::vfio_user::version::Version;
-use ipc::vfio_user::{Malformed, PAGE_LEN};
+use ipc::vfio_user::{DATA_LEN_MAX, Malformed, PAGE_LEN};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
@@ -36,6 +36,14 @@ use crate::service::vectors::Vectors;
 
 /// How long a client may take to read an answer.
 const REPLY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the connection's thread works before it looks for commands again: a client's register access may have to
+/// wait for so long, which a look per job would cost many times over.
+const HELP_FOR: Duration = Duration::from_micros(50);
+
+/// The longest piece in which a client of protocol 0.0 is asked for its memory. QEMU 11.1 loses the rest of a reply that its
+/// socket does not take at once, and Linux takes a message whole, or not at all, only up to this length.
+const PIECE_LEN_MAX_V0: usize = 32 << 10;
 
 /// Why a command is answered with an error.
 enum Refusal {
@@ -108,7 +116,9 @@ impl Session {
                     }
                 }
             }
+            let since = Instant::now();
             helped = self.device.engine().help(&mut buffer);
+            while helped && since.elapsed() < HELP_FOR && self.device.engine().help(&mut buffer) {}
         };
         self.device.engine().set_helped(false);
         end
@@ -156,6 +166,7 @@ impl Session {
                 self.by_message |= !mapped;
                 // This thread must be free to read the client's answers, and the client free to give them.
                 self.device.engine().set_helped(!self.by_message);
+                self.offer_shadow_doorbells(!self.by_message);
                 Ok(Vec::new())
             }
             Command::DMA_UNMAP => unmap(&bus, body),
@@ -193,12 +204,19 @@ impl Session {
         }
         let proposed = Version::decode(body)?;
         let answer = proposed.agree()?;
-        let transfer = proposed.capabilities.data_len();
+        let ours = if answer.minor == 0 { PIECE_LEN_MAX_V0 } else { DATA_LEN_MAX };
+        let transfer = proposed.capabilities.data_len().min(ours);
         let bus = Arc::new(SessionBus::new(Arc::clone(&self.connection), transfer));
         let host = Host { bus: Arc::clone(&bus) as _, interrupts: Arc::clone(&self.vectors) as _ };
         self.device.connect(host);
+        self.offer_shadow_doorbells(false);
         self.bus = Some(bus);
         Ok(answer.encode())
+    }
+
+    /// Doorbells in memory that is reached by messages would cost more messages than they save.
+    fn offer_shadow_doorbells(&self, offered: bool) {
+        self.device.engine().with(|controller| controller.offer_shadow_doorbells(offered));
     }
 
     fn region_read(&self, body: &[u8]) -> Body {

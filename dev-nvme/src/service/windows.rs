@@ -3,22 +3,25 @@
 //!
 //! A window is mapped only if its memory object is sealed against shrinking: a client that cut a mapped file short would
 //! end this process by a fault. Any other window is reached by messages, which is slower and right. Lookups
-//! hold the table for reading while they copy, and a removal takes it for writing: once a removal has returned,
-//! nothing of the window is touched any more.
+//! hold the table for reading while they copy, and a removal takes it for writing; a window that is lent to the medium for
+//! longer is held by itself, and a removal of it waits. So once a removal has returned, nothing of the window is
+//! touched any more.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use ipc::vfio_user::dma::DmaMap;
 use ipc::vfio_user::version::DMA_MAPS_MAX;
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
+use crate::prp::Segment;
+use crate::service::objects::Objects;
 use crate::spec::completion::COMPLETION_LEN;
 
 /// What a lookup finds.
@@ -37,12 +40,23 @@ struct Window {
     readable: bool,
     writable: bool,
     memory: Option<MmapRegion>,
+    /// Held for reading while it is lent.
+    lent: RwLock<()>,
+}
+
+impl Window {
+    /// Waits until nothing of it is lent. It was taken out of the table before.
+    fn retire(&self) {
+        drop(self.lent.write().unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// The table.
 #[derive(Default)]
 pub struct Windows {
-    by_start: RwLock<BTreeMap<u64, Window>>,
+    by_start: RwLock<BTreeMap<u64, Arc<Window>>>,
+    /// What their memory is in.
+    objects: Mutex<Objects>,
 }
 
 impl Windows {
@@ -64,31 +78,52 @@ impl Windows {
             return Err(Errno::NOSPC);
         }
         let memory = match fd {
-            Some(fd) if is_sealed(&fd) => Some(mapped(fd, map.offset.get(), len, readable, writable)?),
+            Some(fd) if is_sealed(&fd) => {
+                self.objects.lock().unwrap_or_else(PoisonError::into_inner).share(fd)?
+            }
             Some(_) | None => None,
         };
+        let memory = memory.map(|object| mapped(object, map.offset.get(), len, readable, writable));
+        let memory = memory.transpose()?;
         let mapped = memory.is_some();
-        windows.insert(start, Window { last, readable, writable, memory });
+        windows.insert(start, Arc::new(Window { last, readable, writable, memory, lent: RwLock::default() }));
         Ok(mapped)
     }
 
-    /// Removes the window that is exactly this range.
+    /// Removes the window that is this range, or all that it consists of: a client that has an IOMMU says of a whole
+    /// range that nothing of it is mapped any more.
     ///
     /// # Errors
-    /// `ENOENT` if there is none.
+    /// `ENOENT` if there is none, or one is only partly in the range.
     pub fn remove(&self, start: u64, len: u64) -> Result<(), Errno> {
         let mut windows = self.by_start.write().unwrap_or_else(PoisonError::into_inner);
-        let last = start.checked_add(len.saturating_sub(1));
-        match windows.get(&start) {
-            Some(window) if Some(window.last) == last => drop(windows.remove(&start)),
-            Some(_) | None => return Err(Errno::NOENT),
+        let last = start.checked_add(len.saturating_sub(1)).ok_or(Errno::INVAL)?;
+        let before = windows.range(..start).next_back();
+        let reaches_in = before.is_some_and(|(_, window)| window.last >= start);
+        let inside: Vec<u64> = windows.range(start..=last).map(|(first, _)| *first).collect();
+        let end = inside.last().and_then(|first| windows.get(first)).map(|window| window.last);
+        if reaches_in || end.is_none_or(|end| end > last) {
+            return Err(Errno::NOENT);
         }
+        let removed: Vec<_> = inside.iter().filter_map(|first| windows.remove(first)).collect();
+        // Others are used meanwhile.
+        drop(windows);
+        removed.iter().for_each(|window| window.retire());
         Ok(())
+    }
+
+    /// How many bytes the window at `iova` has from there on.
+    pub fn reach(&self, iova: u64) -> Option<usize> {
+        let windows = self.by_start.read().unwrap_or_else(PoisonError::into_inner);
+        let (_, window) = windows.range(..=iova).next_back()?;
+        let rest = window.last.checked_sub(iova)?;
+        Some(usize::try_from(rest).unwrap_or(usize::MAX).saturating_add(1))
     }
 
     /// Removes all.
     pub fn clear(&self) {
-        self.by_start.write().unwrap_or_else(PoisonError::into_inner).clear();
+        let removed = std::mem::take(&mut *self.by_start.write().unwrap_or_else(PoisonError::into_inner));
+        removed.values().for_each(|window| window.retire());
     }
 
     /// Copies from a window.
@@ -131,6 +166,73 @@ impl Windows {
         )
     }
 
+    /// Loads a dword; not one that is not aligned.
+    pub fn load(&self, iova: u64) -> Found<u32> {
+        let mut dword = 0;
+        let loaded = self.within(
+            iova,
+            size_of::<u32>(),
+            |window| window.readable,
+            |memory, offset| {
+                let slice = memory.get_slice(offset, size_of::<u32>());
+                let loaded = slice.and_then(|slice| slice.load::<u32>(0, Ordering::Acquire));
+                loaded.map(|loaded| dword = u32::from_le(loaded)).is_ok()
+            },
+        );
+        match loaded {
+            Found::Done(()) => Found::Done(dword),
+            Found::ByMessage => Found::ByMessage,
+            Found::Nothing => Found::Nothing,
+        }
+    }
+
+    /// Stores a dword; not one that is not aligned.
+    pub fn store(&self, iova: u64, dword: u32) -> Found<()> {
+        self.within(
+            iova,
+            size_of::<u32>(),
+            |window| window.writable,
+            |memory, offset| {
+                let slice = memory.get_slice(offset, size_of::<u32>());
+                slice.is_ok_and(|slice| slice.store(dword.to_le(), 0, Ordering::Release).is_ok())
+            },
+        )
+    }
+
+    /// Lends the memory of these, if all of it is mapped and in one window; calls `before` first. Returns whether it did.
+    pub fn lend(
+        &self,
+        segments: &[Segment],
+        written: bool,
+        before: impl FnOnce(),
+        access: &mut dyn FnMut(&[VolatileSlice<'_>]),
+    ) -> bool {
+        let windows = self.by_start.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(first) = segments.first() else { return false };
+        let Some((start, window)) = windows.range(..=first.iova).next_back() else { return false };
+        let (start, window) = (*start, Arc::clone(window));
+        // Taken while the table is held: a removal finds the window either there, or lent.
+        let lent = window.lent.read().unwrap_or_else(PoisonError::into_inner);
+        drop(windows);
+        let allowed = if written { window.writable } else { window.readable };
+        let Some(memory) = window.memory.as_ref().filter(|_| allowed) else { return false };
+        let slice = |segment: &Segment| {
+            let offset = usize::try_from(segment.iova.checked_sub(start)?).ok()?;
+            memory.get_slice(offset, segment.len).ok()
+        };
+        if let [only] = segments {
+            let Some(slice) = slice(only) else { return false };
+            before();
+            access(&[slice]);
+        } else {
+            let Some(slices) = segments.iter().map(slice).collect::<Option<Vec<_>>>() else { return false };
+            before();
+            access(&slices);
+        }
+        drop(lent);
+        true
+    }
+
     fn within(
         &self,
         iova: u64,
@@ -166,9 +268,15 @@ const PROT_WRITE: i32 = 2;
 /// `MAP_SHARED | MAP_NORESERVE`: the same on x86-64 and arm64.
 const MAP_SHARED_NORESERVE: i32 = 0x4001;
 
-fn mapped(fd: OwnedFd, offset: u64, len: u64, readable: bool, writable: bool) -> Result<MmapRegion, Errno> {
+fn mapped(
+    object: Arc<File>,
+    offset: u64,
+    len: u64,
+    readable: bool,
+    writable: bool,
+) -> Result<MmapRegion, Errno> {
     // Sealed, so what the kernel says now stays true.
-    let held = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(0);
+    let held = u64::try_from(rustix::fs::fstat(&object)?.st_size).unwrap_or(0);
     if offset.checked_add(len).is_none_or(|end| end > held) {
         return Err(Errno::INVAL);
     }
@@ -176,7 +284,7 @@ fn mapped(fd: OwnedFd, offset: u64, len: u64, readable: bool, writable: bool) ->
     MmapRegionBuilder::new(usize::try_from(len).map_err(|_| Errno::INVAL)?)
         .with_mmap_prot(prot)
         .with_mmap_flags(MAP_SHARED_NORESERVE)
-        .with_file_offset(FileOffset::new(File::from(fd), offset))
+        .with_file_offset(FileOffset::from_arc(object, offset))
         .build()
         .map_err(|_| Errno::NOMEM)
 }

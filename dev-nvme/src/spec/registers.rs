@@ -69,6 +69,15 @@ impl Doorbell {
             _ => None,
         }
     }
+
+    /// Where it is, from the first doorbell on: the same in the register space and in the host's memory.
+    #[must_use]
+    pub const fn offset(self) -> u64 {
+        match self {
+            Self::SubmissionTail(queue) => queue as u64 * 8,
+            Self::CompletionHead(queue) => queue as u64 * 8 + 4,
+        }
+    }
 }
 
 /// `CAP`: what the controller can do.

@@ -34,15 +34,21 @@ pub struct Client {
     pub connection: Arc<Connection>,
     /// DMA messages served.
     pub messages: Arc<AtomicU64>,
+    /// The most bytes that one of them asked for.
+    pub longest: Arc<AtomicU64>,
 }
 
 impl Client {
     pub fn connect(stream: UnixStream) -> Client {
+        Client::propose(stream, &Version::proposal())
+    }
+
+    /// A client of another version than ours.
+    pub fn propose(stream: UnixStream, version: &Version) -> Client {
         let connection = Arc::new(Connection::new(stream.into()));
-        let body = Version::proposal().encode();
-        let answer = connection.request(Command::VERSION, &[&body], &[], soon()).unwrap();
+        let answer = connection.request(Command::VERSION, &[&version.encode()], &[], soon()).unwrap();
         Version::decode(&answer.body).unwrap().accept().unwrap();
-        Client { connection, messages: Arc::default() }
+        Client { connection, messages: Arc::default(), longest: Arc::default() }
     }
 
     pub fn ask(&self, command: Command, parts: &[&[u8]]) -> Result<Vec<u8>, ConnectionError> {
@@ -69,6 +75,7 @@ impl Client {
                 let served = match incoming.command() {
                     Command::DMA_READ => {
                         let (access, count) = DmaAccess::decode_read(&incoming.body).unwrap();
+                        client.longest.fetch_max(count as u64, Ordering::SeqCst);
                         let mut bytes = vec![0; count];
                         let read = ram.read(access.address.get(), &mut bytes);
                         read.map(|()| [access.as_bytes(), &bytes].concat()).ok()

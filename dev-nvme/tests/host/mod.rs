@@ -19,10 +19,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dev_nvme::dma::{DmaBus, DmaError};
+use dev_nvme::prp::Segment;
 use dev_nvme::spec::command::{Command, admin, io};
 use dev_nvme::spec::completion::{COMPLETION_LEN, Completion};
 use ipc::shm::region::Region as Shared;
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 pub const PAGE: u64 = 4096;
@@ -54,6 +55,14 @@ impl Ram {
         self.map.write_slice(bytes, GuestAddress(at)).unwrap();
     }
 
+    /// Stores a dword that the other end polls, and sees that the store is before whatever is loaded next.
+    pub fn swap(&self, at: u64, value: u32) -> u32 {
+        let before = self.load(at);
+        self.map.store(value, GuestAddress(at), std::sync::atomic::Ordering::Release).unwrap();
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        before
+    }
+
     pub fn load(&self, at: u64) -> u32 {
         self.map.load(GuestAddress(at), std::sync::atomic::Ordering::Acquire).unwrap()
     }
@@ -76,6 +85,21 @@ impl DmaBus for Ram {
 
     fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
         self.write(iova, entry)
+    }
+
+    fn load(&self, iova: u64) -> Result<u32, DmaError> {
+        let mut bytes = [0; 4];
+        DmaBus::read(self, iova, &mut bytes).map(|()| u32::from_le_bytes(bytes))
+    }
+
+    fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError> {
+        DmaBus::write(self, iova, &dword.to_le_bytes())
+    }
+
+    fn lend(&self, segments: &[Segment], _: bool, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
+        let slice = |segment: &Segment| self.map.get_slice(GuestAddress(segment.iova), segment.len);
+        let slices: Result<Vec<_>, _> = segments.iter().map(slice).collect();
+        slices.map(|slices| access(&slices)).is_ok()
     }
 }
 
@@ -111,6 +135,8 @@ pub struct Driver<W> {
     next_page: Cell<u64>,
     next_cid: Cell<u16>,
     pub admin: RefCell<Queue>,
+    /// Where doorbells and event indices are, if doorbells are kept in memory.
+    pub shadow: Cell<Option<(u64, u64)>>,
 }
 
 pub const CC_ENABLE: u32 = 0x0046_0001;
@@ -121,7 +147,14 @@ impl<W: Wire> Driver<W> {
     /// Starts the controller, as a driver does after a reset.
     pub fn start(wire: W, ram: Ram) -> Driver<W> {
         let admin = RefCell::new(Queue { id: 0, sq: 0, cq: 0, size: 32, tail: 0, head: 0, phase: true });
-        let driver = Driver { wire, ram, next_page: Cell::new(BASE), next_cid: Cell::new(0), admin };
+        let driver = Driver {
+            wire,
+            ram,
+            next_page: Cell::new(BASE),
+            next_cid: Cell::new(0),
+            admin,
+            shadow: Cell::new(None),
+        };
         driver.enable();
         driver
     }
@@ -134,11 +167,13 @@ impl<W: Wire> Driver<W> {
             next_page: other.next_page.clone(),
             next_cid: other.next_cid.clone(),
             admin: other.admin.clone(),
+            shadow: other.shadow.clone(),
         }
     }
 
     pub fn enable(&self) {
         self.disable();
+        self.shadow.set(None);
         let (sq, cq) = (self.pages(1), self.pages(1));
         let size = 32;
         *self.admin.borrow_mut() = Queue { id: 0, sq, cq, size, tail: 0, head: 0, phase: true };
@@ -186,7 +221,43 @@ impl<W: Wire> Driver<W> {
     }
 
     pub fn ring(&self, queue: &Queue) {
-        self.wire.write(0x1000 + u64::from(queue.id) * 8, 4, queue.tail.into());
+        self.tell(u64::from(queue.id) * 8, queue.tail);
+    }
+
+    /// Changes a doorbell: in memory if doorbells are there, and by the register unless that is not wanted.
+    fn tell(&self, offset: u64, value: u32) {
+        if let Some((doorbells, event_indices)) = self.shadow.get().filter(|_| offset >= 8) {
+            let before = self.ram.swap(doorbells + offset, value);
+            let event_index = self.ram.load(event_indices + offset) as u16;
+            let (value, before) = (value as u16, before as u16);
+            if value.wrapping_sub(event_index).wrapping_sub(1) >= value.wrapping_sub(before) {
+                return;
+            }
+        }
+        self.wire.write(0x1000 + offset, 4, value.into());
+    }
+
+    /// Keeps doorbells in memory from now on, those of queues that are there already too. The status, if refused.
+    pub fn keep_doorbells(&self, queues: &[&Queue]) -> Result<(), u16> {
+        let (doorbells, event_indices) = (self.pages(1), self.pages(1));
+        for page in [doorbells, event_indices] {
+            self.ram.put(page, &[0; PAGE as usize]);
+        }
+        for queue in queues {
+            let offset = u64::from(queue.id) * 8;
+            self.ram.swap(doorbells + offset, queue.tail);
+            self.ram.swap(doorbells + offset + 4, queue.head);
+        }
+        let mut command = blank(admin::DOORBELL_BUFFER_CONFIG);
+        command.prp1 = doorbells.into();
+        command.prp2 = event_indices.into();
+        match status(&self.admin(command)) {
+            0 => {
+                self.shadow.set(Some((doorbells, event_indices)));
+                Ok(())
+            }
+            status => Err(status),
+        }
     }
 
     pub fn submit(&self, queue: &mut Queue, command: Command) -> u16 {
@@ -213,7 +284,7 @@ impl<W: Wire> Driver<W> {
     }
 
     pub fn tell_head(&self, queue: &Queue) {
-        self.wire.write(0x1004 + u64::from(queue.id) * 8, 4, queue.head.into());
+        self.tell(u64::from(queue.id) * 8 + 4, queue.head);
     }
 
     pub fn wait(&self, queue: &mut Queue) -> Completion {

@@ -142,6 +142,11 @@ impl SoftIommu {
         self.engine.cached_translations()
     }
 
+    /// Whether the stream's addresses are guest physical ones.
+    pub fn is_bypassed(&self) -> bool {
+        self.attached == Attached::Bypass
+    }
+
     /// What the stream is attached to, for people.
     pub fn attached(&self) -> &'static str {
         match self.attached {

@@ -3,7 +3,7 @@
 //!
 //! Header and capabilities are copied once, when the device is opened. Of the capabilities those of a known kind are
 //! shown, relinked; the others, and the extended ones, do not exist for the guest: ATS, PASID and SR-IOV would
-//! promise what the machine does not have. BARs, command, interrupt line and MSI-X control are our own; power
+//! promise what the machine does not have. BARs, command, interrupt pin and line, and MSI-X control are our own; power
 //! management and PCI Express registers are passed on. A device's list of capabilities is followed for as many
 //! steps as fit into 256 bytes, so a loop in it ends.
 
@@ -11,6 +11,7 @@ use ipc::addr::GpaRange;
 use thiserror::Error;
 
 use super::bar::{BAR_COUNT, BarError, Bars, Offered};
+use super::intx::{self, Intx};
 use super::msix::{CONTROL_ENABLE, CONTROL_MASK, Msix, VECTORS_MAX};
 
 /// Bytes of it that exist; reads behind are zero, which says "no extended capabilities".
@@ -35,6 +36,11 @@ mod offset {
 /// Memory space enable, bus master enable, parity error response, SERR# enable, interrupt disable.
 const COMMAND_WRITABLE: u16 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 10;
 const COMMAND_MEMORY: u16 = 1 << 1;
+const COMMAND_INTX_DISABLE: u16 = 1 << 10;
+/// Interrupt Status.
+const STATUS_INTX: u8 = 1 << 3;
+/// INTA: what a device with one function has.
+const PIN_INTA: u8 = 1;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 
 const CAP_POWER: u8 = 0x01;
@@ -90,6 +96,8 @@ pub struct Wish {
     pub msix: bool,
     /// The guest resets the function.
     pub reset: bool,
+    /// What becomes of the pin.
+    pub intx: intx::Wish,
 }
 
 /// The function.
@@ -102,6 +110,8 @@ pub struct ConfigSpace {
     pub bars: Bars,
     /// MSI-X table; empty without MSI-X.
     pub msix: Msix,
+    /// The pin, if the function has one.
+    pub intx: Option<Intx>,
     msix_at: Option<usize>,
     table: Option<Place>,
     pending: Option<Place>,
@@ -142,7 +152,7 @@ impl ConfigSpace {
         zero(&mut image, offset::COMMAND..offset::COMMAND + 2);
         zero(&mut image, offset::BAR0..offset::BAR_END);
         zero(&mut image, offset::ROM..offset::INTERRUPT_LINE);
-        // One function; no self test; no INTx: a function without MSI-X has no interrupt.
+        // One function; no self test; the pin is ours.
         for at in [offset::HEADER_TYPE, offset::BIST, offset::INTERRUPT_LINE, offset::INTERRUPT_PIN] {
             put8(&mut image, at, 0);
         }
@@ -153,6 +163,7 @@ impl ConfigSpace {
             reset: image,
             bars,
             msix: Msix::new(0),
+            intx: None,
             msix_at: None,
             table: None,
             pending: None,
@@ -162,6 +173,24 @@ impl ConfigSpace {
         space.copy_capabilities(device, vectors);
         space.reset = space.image;
         Ok(space)
+    }
+
+    /// Gives the function its pin: INTA, if the device says that it uses one.
+    pub fn with_intx(mut self, device: &[u8]) -> ConfigSpace {
+        if device.get(offset::INTERRUPT_PIN).is_some_and(|pin| (1..=4).contains(pin)) {
+            put8(&mut self.image, offset::INTERRUPT_PIN, PIN_INTA);
+            put8(&mut self.reset, offset::INTERRUPT_PIN, PIN_INTA);
+            self.intx = Some(Intx::default());
+            let _ = self.update_intx();
+        }
+        self
+    }
+
+    /// Tells the pin whether it may be asserted.
+    fn update_intx(&mut self) -> intx::Wish {
+        let disabled = word16(&self.image, offset::COMMAND) & COMMAND_INTX_DISABLE != 0;
+        let enabled = !disabled && self.msix.control() & CONTROL_ENABLE == 0;
+        self.intx.as_mut().map_or(intx::Wish::Nothing, |intx| intx.set_enabled(enabled))
     }
 
     /// Shows the capabilities we know, at the offsets they have, linked past those we do not.
@@ -286,6 +315,9 @@ impl ConfigSpace {
         if (offset::BAR0..offset::BAR_END).contains(&at) {
             return part(self.bars.read((at - offset::BAR0) / 4));
         }
+        if at == offset::STATUS && self.intx.is_some_and(|intx| intx.is_pending()) {
+            return byte(&self.image, at) | STATUS_INTX;
+        }
         match self.msix_at {
             Some(msix) if at / 4 == msix / 4 => {
                 let control = word16(&self.image, msix + 2) | self.msix.control();
@@ -318,6 +350,7 @@ impl ConfigSpace {
             self.write_word(at / 4 * 4, u32::from_le_bytes(word), &mut wish);
             at = word_end;
         }
+        wish.intx = self.update_intx();
         wish
     }
 
@@ -356,11 +389,14 @@ impl ConfigSpace {
         }
     }
 
-    /// The function was reset.
-    pub fn reset(&mut self) {
+    /// The function was reset. Returns what becomes of the pin.
+    pub fn reset(&mut self) -> [intx::Wish; 2] {
         self.image = self.reset;
         self.bars.reset();
         self.msix.reset();
+        let wishes = self.intx.as_mut().map(Intx::reset).unwrap_or_default();
+        let _ = self.update_intx();
+        wishes
     }
 }
 

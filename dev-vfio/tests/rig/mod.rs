@@ -84,6 +84,16 @@ impl Rig {
         self.word(LEVEL3 + page * 8, u64::from_le_bytes(bytes) & !(1 << 10));
     }
 
+    /// Makes the first entry of the root table lead to that table again, with attributes of a page.
+    pub fn loop_tables(&self, attributes: u64) {
+        self.word(LEVEL1, LEVEL1 | 3 | attributes);
+    }
+
+    /// The page of RAM that the root table is.
+    pub fn root_page(&self) -> u64 {
+        (LEVEL1 - RAM) / 4096
+    }
+
     pub fn break_context(&self) {
         self.word(CONTEXT, 0);
     }

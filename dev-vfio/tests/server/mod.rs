@@ -2,25 +2,32 @@
 //! A vfio-user server to be driven by the client under test: well-behaved, with one answer bent at a time.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
-use std::os::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use ipc::deadline::Deadline;
+use ipc::shm::memory_file;
 use ipc::vfio_user::connection::Connection;
 use ipc::vfio_user::device::{
-    DeviceInfo, IrqInfo, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
+    DeviceInfo, IrqAction, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, RegionDescription,
+    RegionInfo, SparseArea,
 };
+use ipc::vfio_user::dma::{DmaMap, DmaUnmap};
 use ipc::vfio_user::header::Command;
-use ipc::vfio_user::region::RegionAccess;
+use ipc::vfio_user::region::{RegionAccess, decode_multi};
 use ipc::vfio_user::version::Version;
+use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
 pub const BAR_LEN: u64 = 0x4000;
 pub const VECTORS: u32 = 2;
+/// The register that ends an INTx.
+pub const INTX_DONE: usize = 32;
 
 /// What the server has and was told.
 #[derive(Default)]
@@ -31,34 +38,81 @@ pub struct Device {
     pub vectors: Mutex<Vec<OwnedFd>>,
     /// Every command, in order.
     pub commands: Mutex<Vec<Command>>,
+    /// Its DMA windows: length, and memory by file and offset.
+    pub windows: Mutex<BTreeMap<u64, Window>>,
+    /// How many writes each batch had.
+    pub batches: Mutex<Vec<usize>>,
+    /// BAR 0 as memory, if it can be mapped.
+    pub memory: Option<OwnedFd>,
+    /// Its pin, if it has one; its eventfd stands behind the vectors'.
+    pub intx: Option<Mutex<Pin>>,
+}
+
+/// An INTx pin that masks itself when it is signalled.
+#[derive(Default)]
+pub struct Pin {
+    pub asserted: bool,
+    masked: bool,
 }
 
 /// What a bent server does instead of answering.
 pub type Bend = Box<dyn Fn(Command, &[u8]) -> Option<Result<Vec<u8>, Errno>> + Send>;
 
+/// A DMA window.
+pub struct Window {
+    pub len: u64,
+    pub memory: Option<(OwnedFd, u64)>,
+}
+
 pub struct Server {
     pub device: Arc<Device>,
     pub connection: Arc<Connection>,
     pub client: Option<OwnedFd>,
+    /// The server's end of the stream, for bytes that no codec of ours would write.
+    pub raw: UnixStream,
     thread: JoinHandle<()>,
 }
 
 impl Server {
     pub fn start(bend: Bend) -> Server {
+        Server::of(Device { registers: Mutex::new(vec![0; 64]), ..Device::default() }, bend)
+    }
+
+    /// One whose BAR 0 is memory that can be mapped, all of it, in a file with these seals.
+    pub fn with_memory(seals: SealFlags) -> Server {
+        let memory = memory_file::create("bar0").unwrap();
+        rustix::fs::ftruncate(&memory, BAR_LEN).unwrap();
+        rustix::fs::fcntl_add_seals(&memory, seals).unwrap();
+        Server::of(Device { memory: Some(memory), ..Device::default() }, Box::new(|_, _| None))
+    }
+
+    fn of(device: Device, bend: Bend) -> Server {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let connection = Arc::new(Connection::new(ours.into()));
-        let device = Arc::new(Device { registers: Mutex::new(vec![0; 64]), ..Device::default() });
+        let mut server = Server::on(ours.into(), device, bend);
+        server.client = Some(theirs.into());
+        server
+    }
+
+    /// Serves a client that has connected.
+    pub fn on(socket: OwnedFd, device: Device, bend: Bend) -> Server {
+        let raw = UnixStream::from(socket.try_clone().unwrap());
+        let connection = Arc::new(Connection::new(socket));
+        let device = Arc::new(device);
         let (served, state) = (Arc::clone(&connection), Arc::clone(&device));
         let thread = thread::spawn(move || {
             while let Ok(mut incoming) = served.receive(Deadline::after(Duration::from_secs(20))) {
                 let command = incoming.command();
                 state.commands.lock().unwrap().push(command);
-                state.vectors.lock().unwrap().append(&mut incoming.fds);
+                let mut fds = std::mem::take(&mut incoming.fds);
                 let body = incoming.body.clone();
-                let answer = bend(command, &body).unwrap_or_else(|| state.answer(command, &body));
+                let answer = bend(command, &body).unwrap_or_else(|| match command {
+                    Command::DEVICE_SET_IRQS => state.set_irqs(&body, std::mem::take(&mut fds)),
+                    Command::DMA_MAP => state.map_dma(&body, fds.pop()),
+                    _ => state.answer(command, &body),
+                });
                 let deadline = Deadline::after(Duration::from_secs(5));
                 let sent = match answer {
-                    Ok(body) => served.reply(&incoming, &[&body], &[], deadline),
+                    Ok(reply) => served.reply(&incoming, &[&reply], &state.fds(command, &body), deadline),
                     Err(errno) => served.fail(&incoming, errno, deadline),
                 };
                 if sent.is_err() {
@@ -66,11 +120,24 @@ impl Server {
                 }
             }
         });
-        Server { device, connection, client: Some(theirs.into()), thread }
+        Server { device, connection, client: None, raw, thread }
+    }
+
+    pub fn with_intx() -> Server {
+        let intx = Some(Mutex::default());
+        Server::of(
+            Device { registers: Mutex::new(vec![0; 64]), intx, ..Device::default() },
+            Box::new(|_, _| None),
+        )
     }
 
     pub fn good() -> Server {
         Server::start(Box::new(|_, _| None))
+    }
+
+    /// Whether its client is gone.
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// Signals a vector, as its device would.
@@ -86,11 +153,61 @@ pub fn config_space() -> [u8; 256] {
     put(0, &[0xb7, 0xf1, 0x01, 0x00, 0, 0, 0x10, 0, 0, 0x02, 0x08, 0x01]);
     put(0x10, &[0x04]);
     put(0x34, &[0x40]);
+    put(0x3c, &[0, 1]);
     put(0x40, &[0x11, 0, 0x01, 0, 0x00, 0x20, 0, 0, 0x00, 0x30, 0, 0]);
     image
 }
 
 impl Device {
+    /// Windows never overlap.
+    fn map_dma(&self, body: &[u8], file: Option<OwnedFd>) -> Result<Vec<u8>, Errno> {
+        let map = DmaMap::decode(body, usize::from(file.is_some())).map_err(|_| Errno::INVAL)?;
+        let (start, len) = (map.address.get(), map.size.get());
+        let mut windows = self.windows.lock().unwrap();
+        if windows.iter().any(|(at, window)| *at < start + len && start < at + window.len) {
+            return Err(Errno::EXIST);
+        }
+        windows.insert(start, Window { len, memory: file.map(|file| (file, map.offset.get())) });
+        Ok(Vec::new())
+    }
+
+    /// Asserts the pin, or not.
+    pub fn set_intx(&self, asserted: bool) {
+        let mut pin = self.intx.as_ref().unwrap().lock().unwrap();
+        pin.asserted = asserted;
+        self.signal_intx(&mut pin);
+    }
+
+    fn signal_intx(&self, pin: &mut Pin) {
+        if pin.asserted && !std::mem::replace(&mut pin.masked, true) {
+            let eventfds = self.vectors.lock().unwrap();
+            rustix::io::write(eventfds.last().unwrap(), &1u64.to_ne_bytes()).unwrap();
+        }
+    }
+
+    /// `DEVICE_SET_IRQS`: connecting is done with the fds; of the rest only unmasking INTx is understood.
+    fn set_irqs(&self, body: &[u8], mut fds: Vec<OwnedFd>) -> Result<Vec<u8>, Errno> {
+        let count = fds.len();
+        let (set, _, action) = IrqSet::decode(body, count).map_err(|_| Errno::INVAL)?;
+        self.vectors.lock().unwrap().append(&mut fds);
+        match (&self.intx, action) {
+            (_, IrqAction::Trigger) if count > 0 => Ok(Vec::new()),
+            (Some(pin), IrqAction::Unmask) if set.index == PCI_INTX_IRQ => {
+                let mut pin = pin.lock().unwrap();
+                pin.masked = false;
+                self.signal_intx(&mut pin);
+                Ok(Vec::new())
+            }
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    /// What goes with an answer.
+    fn fds(&self, command: Command, body: &[u8]) -> Vec<BorrowedFd<'_>> {
+        let bar0 = command == Command::DEVICE_GET_REGION_INFO && body.get(8..12) == Some(&[0; 4]);
+        self.memory.iter().filter(|_| bar0).map(AsFd::as_fd).collect()
+    }
+
     pub fn answer(&self, command: Command, body: &[u8]) -> Result<Vec<u8>, Errno> {
         match command {
             Command::VERSION => Ok(Version::decode(body).unwrap().agree().unwrap().encode()),
@@ -105,12 +222,23 @@ impl Device {
                 info.size = len.into();
                 info.flags = (RegionInfo::READ | RegionInfo::WRITE).into();
                 let argsz = info.argsz.get();
-                Ok(RegionDescription { info, sparse: None }.encode(argsz))
+                let mut sparse = None;
+                if self.memory.is_some() && info.index == 0 {
+                    info.flags |= RegionInfo::MMAP;
+                    sparse = Some(vec![SparseArea { offset: 0.into(), size: BAR_LEN.into() }]);
+                }
+                Ok(RegionDescription { info, sparse }.encode(argsz))
             }
             Command::DEVICE_GET_IRQ_INFO => {
                 let index = IrqInfo::decode_request(body).unwrap().index.get();
-                let count = if index == PCI_MSIX_IRQ { VECTORS } else { 0 };
-                Ok(IrqInfo::new(index, IrqInfo::EVENTFD, count).as_bytes().to_vec())
+                let (flags, count) = match (index, &self.intx) {
+                    (PCI_MSIX_IRQ, _) => (IrqInfo::EVENTFD, VECTORS),
+                    (PCI_INTX_IRQ, Some(_)) => {
+                        (IrqInfo::EVENTFD | IrqInfo::MASKABLE | IrqInfo::AUTOMASKED, 1)
+                    }
+                    _ => (IrqInfo::EVENTFD, 0),
+                };
+                Ok(IrqInfo::new(index, flags, count).as_bytes().to_vec())
             }
             Command::REGION_READ => {
                 let (access, count) = RegionAccess::decode_read(body).unwrap();
@@ -130,9 +258,28 @@ impl Device {
                 if access.region.get() == 0 && offset + data.len() <= registers.len() {
                     registers[offset..offset + data.len()].copy_from_slice(data);
                 }
+                // A driver that writes 2 or more here has dealt with the interrupt.
+                if offset == INTX_DONE && self.intx.is_some() && data[0] >= 2 {
+                    self.set_intx(false);
+                }
                 Ok(access.as_bytes().to_vec())
             }
-            Command::DMA_MAP | Command::DEVICE_SET_IRQS | Command::DEVICE_RESET => Ok(Vec::new()),
+            Command::REGION_WRITE_MULTI => {
+                let writes = decode_multi(body).map_err(|_| Errno::INVAL)?;
+                self.batches.lock().unwrap().push(writes.len());
+                for write in writes {
+                    self.answer(Command::REGION_WRITE, &[write.access.as_bytes(), write.bytes()].concat())?;
+                }
+                Ok((body[..8]).to_vec())
+            }
+            Command::DMA_UNMAP => {
+                let (unmap, _) = DmaUnmap::decode(body).map_err(|_| Errno::INVAL)?;
+                let mut windows = self.windows.lock().unwrap();
+                let known = windows.get(&unmap.address.get()).is_some_and(|window| unmap.size == window.len);
+                windows.remove(&unmap.address.get()).filter(|_| known).ok_or(Errno::NOENT)?;
+                Ok(body.to_vec())
+            }
+            Command::DEVICE_RESET => Ok(Vec::new()),
             _ => Err(Errno::NOTSUP),
         }
     }

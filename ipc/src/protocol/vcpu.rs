@@ -87,6 +87,21 @@ pub struct RemoteFunction {
     pub msi_board_fd: u8,
     /// The eventfd that says to look at the board.
     pub msi_doorbell_fd: u8,
+    /// The channel over which its process tells which parts of its windows are memory.
+    pub bus_fd: u8,
+    /// Its INTx pin.
+    pub intx: RemoteIntx,
+}
+
+/// The INTx pin of a PCI function: a level, shared with others, by two eventfds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteIntx {
+    /// The function says that it asserts its pin: the line rises.
+    pub raised_fd: u8,
+    /// The function is told that the line fell, when the guest has ended the interrupt.
+    pub ended_fd: u8,
+    /// The shared peripheral interrupt's number, without the 32 that make it an INTID.
+    pub spi: u32,
 }
 
 /// One window of a PCI function.

@@ -36,6 +36,8 @@ pub struct VfioConfig {
     pub doorbell: Gpa,
     /// The guest's RAM, which its DMA reaches.
     pub ram: RamLayout,
+    /// Whether the device's server is given guest RAM while the stream is in bypass.
+    pub direct_dma: bool,
     /// What the vSMMU before it advertises.
     pub model: SmmuModel,
 }

@@ -13,6 +13,8 @@ use crate::vfio_user::{FDS_MAX, Malformed, wire};
 pub const PCI_CONFIG_REGION: u32 = 7;
 /// Regions of a PCI device: six BARs, ROM, configuration space, VGA.
 pub const PCI_REGION_COUNT: u32 = 9;
+/// Index of the INTx interrupt of a PCI device.
+pub const PCI_INTX_IRQ: u32 = 0;
 /// Index of the MSI-X interrupts of a PCI device.
 pub const PCI_MSIX_IRQ: u32 = 2;
 /// Interrupt indices of a PCI device: INTx, MSI, MSI-X, error, request.

@@ -69,6 +69,7 @@ impl DmaMap {
 }
 
 const LEN_32: U32 = U32::new(32);
+const LEN_24: U32 = U32::new(24);
 
 fn window(name: &'static str, address: u64, size: u64) -> Result<(), Malformed> {
     wire::unwrapped(name, address, size)?;
@@ -114,6 +115,12 @@ impl DmaUnmap {
     pub const GET_DIRTY_BITMAP: u32 = 1 << 0;
     /// All windows; address and size are 0.
     pub const ALL: u32 = 1 << 1;
+
+    /// Takes back a window, without a bitmap.
+    #[must_use]
+    pub fn new(address: u64, size: u64) -> Self {
+        Self { argsz: LEN_24, flags: 0.into(), address: address.into(), size: size.into() }
+    }
 
     /// Takes a request apart.
     ///

@@ -97,6 +97,12 @@ pub struct SmallWrite {
 const _: () = assert!(size_of::<SmallWrite>() == 24);
 
 impl SmallWrite {
+    /// The first `count` bytes of `value`, 8 at most.
+    #[must_use]
+    pub fn new(region: u32, offset: u64, count: u8, value: u64) -> Self {
+        Self { access: RegionAccess::new(region, offset, count.min(8).into()), data: value.to_le_bytes() }
+    }
+
     /// The bytes that count.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -108,6 +114,14 @@ impl SmallWrite {
 
 /// The most writes in one `REGION_WRITE_MULTI`: QEMU sends 200 at most.
 pub const MULTI_MAX: usize = 1024;
+
+/// The body of a `REGION_WRITE_MULTI`: at most [`MULTI_MAX`] writes, of at most 8 bytes each.
+#[must_use]
+pub fn encode_multi(writes: &[SmallWrite]) -> Vec<u8> {
+    // A `usize` has at most 64 bits here.
+    let count = U64::new(writes.len() as u64);
+    [count.as_bytes(), writes.as_bytes()].concat()
+}
 
 /// Takes a `REGION_WRITE_MULTI` apart.
 ///

@@ -98,8 +98,8 @@ impl Version {
         Self { major: MAJOR, minor: MINOR, capabilities: Capabilities::ours() }
     }
 
-    /// What a server of ours answers to a proposal: the lower minor version, and our own limits for what was named,
-    /// so that the list is a subset of the client's.
+    /// What a server of ours answers to a proposal: the lower minor version, and of what was named the lower limit, so
+    /// that nothing in the list is beyond the client's. A client may refuse more than it can do (QEMU does).
     ///
     /// # Errors
     /// If the major version is another: the connection is to be closed.
@@ -108,14 +108,15 @@ impl Version {
             return Err(Malformed::new(NAME, "the major version is another", self.major));
         }
         let (theirs, ours) = (&self.capabilities, Capabilities::ours());
-        let lower = |theirs: Option<u64>, ours: Option<u64>| theirs.and(ours);
+        let lower = |theirs: Option<u64>, ours: Option<u64>| theirs.and_then(|limit| Some(limit.min(ours?)));
+        let common = |theirs: Option<u64>, ours: Option<u64>| theirs.and_then(|sizes| Some(sizes & ours?));
         let capabilities = Capabilities {
             msg_fds_max: lower(theirs.msg_fds_max, ours.msg_fds_max),
             data_len_max: lower(theirs.data_len_max, ours.data_len_max),
             dma_maps_max: lower(theirs.dma_maps_max, ours.dma_maps_max),
-            page_sizes: lower(theirs.page_sizes, ours.page_sizes),
+            page_sizes: common(theirs.page_sizes, ours.page_sizes),
             write_multiple: theirs.write_multiple.map(|wanted| wanted && ours.write_multiple == Some(true)),
-            migration_page_len: lower(theirs.migration_page_len, ours.migration_page_len),
+            migration_page_len: theirs.migration_page_len.and(ours.migration_page_len),
         };
         Ok(Self { major: MAJOR, minor: self.minor.min(MINOR), capabilities })
     }

@@ -2,8 +2,9 @@
 //! The NVMe controller process: its image file, a vfio-user socket, and the memory its client hands over.
 //!
 //! It needs memory, a few threads and the descriptors it was given; beyond the common groups it accepts clients on a
-//! listening socket, and flushes, zeroes and punches holes into its image. No ioctl, no path. Two forms with the same
-//! rules: spawned by the sealed coordinator, or by its own launcher when it is used without a VM of ours.
+//! listening socket, moves data between its image and its client's memory, and flushes, zeroes and punches holes into its
+//! image. No ioctl, no path. Two forms with the same rules: spawned by the sealed coordinator, or by its own launcher when
+//! it is used without a VM of ours.
 
 use crate::profile::{Arch, Limits, Profile, RootKind, Rule, union};
 use crate::profiles::common;
@@ -38,6 +39,11 @@ pub fn rules(arch: Arch) -> Vec<Rule> {
         &common::descriptors(arch),
         &[
             Rule::any("accept4"),
+            // Between the image and the client's memory, piece by piece.
+            Rule::any("preadv"),
+            // Asking what is in the page cache. Its flags do no harm, and the kernel need not run a filter for each read.
+            Rule::any("preadv2"),
+            Rule::any("pwritev"),
             Rule::any("fdatasync"),
             Rule::one_of("fallocate", 1, &[PUNCH_HOLE, ZERO_RANGE], "only zeroing within the image's length"),
         ],

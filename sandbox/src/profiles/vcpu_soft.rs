@@ -13,7 +13,8 @@ pub fn profile(arch: Arch) -> Profile {
         arch,
         root: RootKind::Inherited,
         // 256 vCPUs, the console, control and clock threads, and room to restart one.
-        limits: Limits { nofile_count: 64, nproc_count: 288, fsize_len: Some(super::SAVED_LEN_MAX) },
+        // Eight windows of each of four devices keep a descriptor each, beside some forty of its row.
+        limits: Limits { nofile_count: 96, nproc_count: 288, fsize_len: Some(super::SAVED_LEN_MAX) },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: None,
         rules: rules(arch),
@@ -27,7 +28,11 @@ pub fn rules(arch: Arch) -> Vec<Rule> {
         &common::threads(arch),
         &common::ending(),
         &common::descriptors(arch),
-        &[Rule::when("ioctl", &[Check::int(1, FIONBIO, "only FIONBIO, for the console")])],
+        &[
+            Rule::when("ioctl", &[Check::int(1, FIONBIO, "only FIONBIO, for the console")]),
+            // Whether the memory that a device offers lies in ordinary pages, which cannot fault once mapped.
+            Rule::any("fstatfs"),
+        ],
     ])
 }
 

@@ -86,6 +86,10 @@ impl State {
             self.touched.add(vcpu);
         } else if intid < SPI_END {
             self.dist.spis().deactivate(intid);
+            if self.resampled.contains(&intid) {
+                self.dist.spis().set_line(intid, false);
+                self.ended.push(intid);
+            }
             // It may be pending again, and for another vCPU.
             self.touch_target(intid);
         }

@@ -67,6 +67,9 @@ pub trait TableMemory: Send + Sync {
 /// Called after the lock is released, when a vCPU's IRQ line has risen: the vCPU should be woken.
 pub type OnIrq = Box<dyn Fn(usize) + Send + Sync>;
 
+/// Called after the lock is released, when the guest has ended a resampled SPI and its wire has fallen.
+pub type OnEnd = Box<dyn Fn(u32) + Send + Sync>;
+
 /// The machine's shape. Not saved: both ends of a migration build it from the machine's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GicConfig {
@@ -115,6 +118,7 @@ pub struct Gic {
     lines: Vec<IrqLine>,
     memory: Arc<dyn TableMemory>,
     on_irq: OnIrq,
+    on_end: OnEnd,
     config: GicConfig,
 }
 
@@ -128,20 +132,31 @@ impl Gic {
             return Err(GicError::SpiCount(config.spi_count));
         }
         let lines = std::iter::repeat_with(IrqLine::default).take(config.vcpu_count).collect();
-        Ok(Self { state: Mutex::new(State::new(&config)), lines, memory, on_irq, config })
+        let state = Mutex::new(State::new(&config));
+        Ok(Self { state, lines, memory, on_irq, on_end: Box::new(|_| ()), config })
+    }
+
+    /// The same, with wires of these SPIs that fall when the guest ends the interrupt. Several devices may hold such a
+    /// wire up: `on_end` asks them whether they still do.
+    #[must_use]
+    pub fn with_resampled(mut self, intids: Vec<u32>, on_end: OnEnd) -> Self {
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).resampled = intids;
+        self.on_end = on_end;
+        self
     }
 
     /// Runs `change` under the lock, brings the lines up to date, then reports those that rose.
     fn with<R>(&self, change: impl FnOnce(&mut State, &dyn TableMemory) -> R) -> R {
-        let (result, rose) = {
+        let (result, rose, ended) = {
             // The state has no invariant that a panic elsewhere in the thread could have broken half-way.
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let result = change(&mut state, self.memory.as_ref());
-            (result, state.publish(&self.lines))
+            (result, state.publish(&self.lines), std::mem::take(&mut state.ended))
         };
         if !rose.is_empty() {
             (0..self.config.vcpu_count).filter(|vcpu| rose.has(*vcpu)).for_each(|vcpu| (self.on_irq)(vcpu));
         }
+        ended.into_iter().for_each(|intid| (self.on_end)(intid));
         result
     }
 

@@ -57,6 +57,10 @@ pub struct State {
     pub its: Option<Its>,
     /// vCPUs whose best interrupt may have changed since the last `publish`.
     pub touched: VcpuSet,
+    /// SPIs whose wire falls when the guest ends them: whoever still holds it up raises it again.
+    pub resampled: Vec<u32>,
+    /// Those that were ended since the lock was taken.
+    pub ended: Vec<u32>,
     /// Accesses refused for their size or alignment.
     pub refused: u64,
 }
@@ -71,6 +75,8 @@ impl State {
             cpus: (0..count).map(|_| CpuInterface::new()).collect(),
             its: config.its.then(Its::new),
             touched: VcpuSet::default(),
+            resampled: Vec::new(),
+            ended: Vec::new(),
             refused: 0,
         }
     }
@@ -188,8 +194,9 @@ impl State {
 
     /// The saved form of everything but the ITS.
     pub fn save(&self) -> GicV1 {
-        // The ITS is a unit of its own; nothing is touched between calls; refusals are this process's.
-        let Self { dist, redists, cpus, its: _, touched: _, refused: _ } = self;
+        // The ITS is a unit of its own; nothing is touched or ended between calls; refusals are this process's; which
+        // wires are resampled is the machine's shape.
+        let Self { dist, redists, cpus, its: _, touched: _, resampled: _, ended: _, refused: _ } = self;
         GicV1 {
             distributor: dist.save(),
             redistributors: redists.iter().map(Redistributor::save).collect(),

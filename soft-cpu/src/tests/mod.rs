@@ -4,6 +4,7 @@
 mod atomics;
 mod differential;
 mod exceptions;
+mod granules;
 mod handles;
 mod integer;
 mod machine;

@@ -77,6 +77,28 @@ fn page_of_a_block_is_forgotten_with_its_block() {
 }
 
 #[test]
+fn page_of_a_huge_block_is_forgotten_with_its_block() {
+    let mut guest = Guest::translated();
+    let level1 = TABLES + (VA >> 30 & 0x1ff) * 8;
+    let block = VA & !0x3fff_ffff;
+    for offset in [0x5000, 0x40_0000, 0x1234_5000, 0x3fff_f000] {
+        guest.write(level1, 0x4000_0000 | page::KERNEL & !2);
+        guest.write(DATA, 1);
+        guest.set_x(1, block + (DATA - 0x4000_0000));
+        guest.step(LDR);
+        assert_eq!(guest.x(0), 1);
+        guest.write(level1, 0);
+        // Any address in the block will do, however far from what was used.
+        guest.set_x(1, (block + offset) >> 12);
+        guest.step(0xd508_8321); // tlbi vae1is, x1
+        guest.set_x(1, block + (DATA - 0x4000_0000));
+        guest.step(LDR);
+        guest.expect_exception(0x25, 0b00_0101, 0x200);
+        guest.step(0xd508_871f); // tlbi vmalle1
+    }
+}
+
+#[test]
 fn address_spaces_do_not_see_each_other() {
     let mut guest = guest(page::KERNEL | page::NOT_GLOBAL);
     set_asid(&mut guest, 5);

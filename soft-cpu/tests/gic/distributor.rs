@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! GICD registers and SPIs.
 
-use crate::machine::{Machine, SPURIOUS};
+use crate::machine::{CTLR, DIR, Machine, SPURIOUS};
 
 #[test]
 fn ctlr_reads_are_and_ds_as_one_and_keeps_group_enables_only() {
@@ -139,6 +139,38 @@ fn level_spi_still_high_after_end_is_signalled_again() {
     assert_eq!(machine.ack(0), 33);
     machine.gic.set_level(33, false);
     machine.eoi(0, 33);
+    assert!(!machine.line(0));
+}
+
+#[test]
+fn resampled_spi_falls_with_its_end_and_only_it_is_told() {
+    let (told, heard) = std::sync::mpsc::channel();
+    let told = std::sync::Mutex::new(told);
+    let mut machine = Machine::booted(1);
+    let on_end = Box::new(move |intid| told.lock().unwrap().send(intid).unwrap());
+    machine.gic = machine.gic.with_resampled(vec![33], on_end);
+    machine.enable_spi(33, false);
+    machine.enable_spi(34, false);
+    for intid in [33, 34] {
+        machine.gic.set_level(intid, true);
+    }
+    assert_eq!(machine.ack(0), 33);
+    assert!(heard.try_recv().is_err(), "an acknowledge is no end");
+    machine.eoi(0, 33);
+    assert_eq!(heard.try_recv(), Ok(33));
+    assert_eq!(machine.ack(0), 34, "the wire of the first has fallen");
+    machine.eoi(0, 34);
+    assert!(machine.line(0), "the other has not");
+    assert!(heard.try_recv().is_err());
+    // Split end: the deactivation is the end.
+    machine.set_icc(0, CTLR, 1 << 1);
+    machine.gic.set_level(34, false);
+    machine.gic.set_level(33, true);
+    assert_eq!(machine.ack(0), 33);
+    machine.eoi(0, 33);
+    assert!(heard.try_recv().is_err());
+    machine.set_icc(0, DIR, 33);
+    assert_eq!(heard.try_recv(), Ok(33));
     assert!(!machine.line(0));
 }
 

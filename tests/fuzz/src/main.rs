@@ -39,7 +39,7 @@ struct Arguments {
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     if arguments.list {
-        ALL.iter().for_each(|target| println!("{:<8} {}", target.name, target.takes));
+        ALL.iter().for_each(|target| println!("{:<9} {}", target.name, target.takes));
         return Ok(ExitCode::SUCCESS);
     }
     let chosen: Vec<&Target> = ALL
@@ -75,12 +75,12 @@ fn run(target: &Target, time: Duration, seed: u64) -> Result<bool> {
     let corpus = source.join("corpus").join(target.name);
     match runner::run(target, &corpus, time, seed, &kept) {
         Outcome::Passed { count } => {
-            println!("{:<8} {count} inputs in {} s, seed {seed}", target.name, time.as_secs());
+            println!("{:<9} {count} inputs in {} s, seed {seed}", target.name, time.as_secs());
             Ok(true)
         }
         Outcome::Failed { input, message } => {
             let file = runner::keep(&kept, target, &input)?;
-            println!("{:<8} FAILED: {message}", target.name);
+            println!("{:<9} FAILED: {message}", target.name);
             println!("         again: cargo xtask fuzz {} --input {}", target.name, file.display());
             Ok(false)
         }

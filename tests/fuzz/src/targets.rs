@@ -2,8 +2,11 @@
 //! The table of targets: a name, what it takes, the function, and seeds that are valid input.
 
 mod frame;
+mod nvme;
 mod programs;
 mod saved;
+mod vfio;
+mod vfio_user;
 
 /// One target.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const ALL: [Target; 5] = [
+pub const ALL: [Target; 10] = [
     Target {
         name: "frame",
         takes: "a message on a control channel, from a peer process",
@@ -49,5 +52,35 @@ pub const ALL: [Target; 5] = [
         takes: "instruction words, from a guest",
         run: soft_cpu::fuzzing::run_words,
         seeds: programs::a64,
+    },
+    Target {
+        name: "vfio-user",
+        takes: "message bodies of vfio-user, from either end",
+        run: vfio_user::bodies,
+        seeds: vfio_user::bodies_seeds,
+    },
+    Target {
+        name: "stream",
+        takes: "a stream of vfio-user messages, cut anywhere, from either end",
+        run: vfio_user::stream,
+        seeds: vfio_user::stream_seeds,
+    },
+    Target {
+        name: "nvme",
+        takes: "accesses, commands, memory and migrations of the NVMe controller, from a guest",
+        run: nvme::run,
+        seeds: nvme::seeds,
+    },
+    Target {
+        name: "function",
+        takes: "accesses of a guest to an assigned device, and the answers of the device's server",
+        run: dev_vfio::fuzzing::function,
+        seeds: vfio::function,
+    },
+    Target {
+        name: "dma",
+        takes: "messages of a device's server, and a guest's tables that translate them",
+        run: dev_vfio::fuzzing::dma,
+        seeds: vfio::dma,
     },
 ];

@@ -73,6 +73,11 @@ fn transcript_and_errors_are_kept_apart() {
     assert_eq!(console.wait_exit(SOON).unwrap().code(), Some(4));
     assert!(console.wait_for("never", SOON).is_err());
     assert_eq!(console.transcript(), "right\n");
+    // Standard error has a reader of its own, which may come after the other's end.
+    let deadline = std::time::Instant::now() + SOON;
+    while console.errors().is_empty() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
     assert_eq!(console.errors(), "wrong\n");
 }
 

@@ -23,20 +23,33 @@ pub fn launch(files: Option<GuestFiles>, name: &str, extra: &str) -> Option<Vm> 
 
 /// The same with NVMe controllers over these images.
 pub fn launch_with(files: Option<GuestFiles>, name: &str, extra: &str, nvme: &[PathBuf]) -> Option<Vm> {
-    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-    let programs = env::var_os("BULKHEAD_PROGRAMS").map_or_else(|| places::programs(profile), Into::into);
-    if !programs.join("bulkhead").is_file() {
-        println!("{SKIPPED}the programs are not built (`cargo build --bins`)");
-        return None;
-    }
+    launch_as(files, name, |options| {
+        options.extra = extra.into();
+        options.nvme = nvme.to_vec();
+    })
+}
+
+/// The same with whatever else `set` sets.
+pub fn launch_as(files: Option<GuestFiles>, name: &str, set: impl FnOnce(&mut Options)) -> Option<Vm> {
+    let programs = programs()?;
     let Some(files) = files else {
         println!("{SKIPPED}the guest's files are not there (`cargo xtask guest --cross` brings them)");
         return None;
     };
     let mut options = Options::new(programs, files, name);
-    options.extra = extra.into();
-    options.nvme = nvme.to_vec();
+    set(&mut options);
     let vm = Vm::launch(options);
     assert!(vm.is_ok(), "the machine does not start: {:?}", vm.err());
     vm.ok()
+}
+
+/// The folder of the programs, or nothing, after saying why.
+pub fn programs() -> Option<PathBuf> {
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let programs = env::var_os("BULKHEAD_PROGRAMS").map_or_else(|| places::programs(profile), Into::into);
+    if programs.join("bulkhead").is_file() {
+        return Some(programs);
+    }
+    println!("{SKIPPED}the programs are not built (`cargo build --bins`)");
+    None
 }

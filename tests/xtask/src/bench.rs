@@ -3,6 +3,7 @@
 //! the same run and printed as a ratio.
 
 mod boot;
+mod nvme;
 
 use std::process::ExitCode;
 
@@ -26,15 +27,25 @@ enum Bench {
     Boot(boot::Options),
     /// Round trips between processes through the MMIO ring, beside the bare limits
     Mmio,
+    /// The NVMe controller: alone, beside its image file; and in a guest, behind the vSMMU
+    Nvme(nvme::Options),
+    /// Translation of DMA by the software engine: hits, walks, invalidations, beside the bare limits
+    Translate,
 }
 
 /// The task.
 pub fn run(options: &Options) -> Result<ExitCode> {
     match &options.bench {
         Bench::Boot(options) => boot::run(options),
-        Bench::Mmio => {
-            let ok = show(cargo().args(["bench", "--package", "ipc", "--bench", "mmio"]))?;
-            Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
+        Bench::Mmio => of_package("ipc", "mmio", &[]),
+        Bench::Nvme(options) => nvme::run(options),
+        Bench::Translate => of_package("dev-vfio", "translate", &[]),
     }
+}
+
+/// A bench that a package has, given `arguments`.
+fn of_package(package: &str, bench: &str, arguments: &[&str]) -> Result<ExitCode> {
+    let mut command = cargo();
+    command.args(["bench", "--package", package, "--bench", bench, "--"]).args(arguments);
+    Ok(if show(&mut command)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

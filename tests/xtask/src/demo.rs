@@ -8,13 +8,16 @@ mod confined;
 mod smmu;
 
 use std::{
+    fs::File,
     path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use ::tests::{
+    SKIPPED,
     command::{show, write_whole},
+    disk,
     guest::USER_SPACE_MARK,
     places,
     vm::{self, Vm},
@@ -33,6 +36,11 @@ const BOOT: Duration = Duration::from_secs(180);
 const COMMAND: Duration = Duration::from_secs(60);
 
 const NAME: &str = "demo";
+
+/// The guest's name for the NVMe, the image's length, and how much is written: enough for hundreds of commands.
+const DISK: &str = "nvme0n1";
+const IMAGE_LEN: u64 = 128 << 20;
+const WRITTEN_MIB: u64 = 32;
 
 /// What the demo is to show.
 #[derive(Args, Debug)]
@@ -64,7 +72,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         let seen = files.kernel.display().to_string();
         Ok((files, seen))
     });
-    let vm_options = programs.zip(files).map(|(programs, files)| vm::Options::new(programs, files, NAME));
+    let folder = tempfile::tempdir().context("a folder for the disk's image")?;
+    let image = folder.path().join("disk.img");
+    File::create(&image).and_then(|file| file.set_len(IMAGE_LEN)).context("the disk's image")?;
+    let vm_options = programs.zip(files).map(|(programs, files)| {
+        let mut options = vm::Options::new(programs, files, NAME);
+        options.nvme.push(image.clone());
+        options
+    });
     let launched = Instant::now();
     let mut vm = stages.run("launch", || launch(vm_options));
 
@@ -89,6 +104,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         println!("{lines}");
         smmu::check(&lines).map(|seen| ((), seen))
     });
+    stages.run("NVMe behind the SMMU", || nvme(&mut vm).map(|seen| ((), seen)));
+    let sum = stages.run("file system on it", || {
+        let sum = disk::fill(&mut present(&mut vm)?.console, DISK, WRITTEN_MIB, COMMAND)?;
+        let seen = format!("{WRITTEN_MIB} MiB written, caches dropped, read back: {sum}");
+        Ok((sum, seen))
+    });
     stages.run_shown("processes confined", || confined::check(present(&mut vm)?).map(|seen| ((), seen)));
     stages.run("power off", || {
         present(&mut vm)?.power_off(COMMAND)?;
@@ -98,6 +119,13 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         let left = present(&mut vm)?.left_over();
         ensure!(left.is_empty(), "left behind: {}", left.join(", "));
         Ok(((), "no process, no socket, no mount".into()))
+    });
+    stages.run("image from outside", || match disk::seen_from_outside(&image)? {
+        Some(outside) => {
+            ensure!(Some(&outside) == sum.as_ref(), "the file's sum in the image is {outside}");
+            Ok(((), "a clean file system, the file as the guest saw it".into()))
+        }
+        None => Ok(((), format!("{SKIPPED}{}", disk::not_seen()))),
     });
     if let (false, Some(vm)) = (stages.all_ok(), &vm) {
         keep_transcript(vm)?;
@@ -121,6 +149,16 @@ fn launch(options: Option<vm::Options>) -> Result<(Vm, String)> {
     let word = |name: &str| status.get(name).and_then(|value| value.as_str()).unwrap_or("?").to_string();
     ensure!(word("phase") == "running", "the machine's phase is {:?}", word("phase"));
     Ok((vm, format!("{} is {}", word("machine"), word("phase"))))
+}
+
+/// The disk's DMA must be translated by tables of the guest, and its interrupts be messages.
+fn nvme(vm: &mut Option<Vm>) -> Result<String> {
+    let domain = answer(vm, &format!("cat /sys/block/{DISK}/device/device/iommu_group/type"))
+        .context("the guest has no NVMe in an IOMMU group")?;
+    ensure!(domain.trim() == "DMA", "the NVMe's IOMMU group has type {domain:?}, not DMA");
+    let function = answer(vm, &format!("basename $(readlink -f /sys/block/{DISK}/device/device)"))?;
+    let interrupts = answer(vm, "grep -c 'ITS-MSI.*nvme' /proc/interrupts")?;
+    Ok(format!("{} in a group of type DMA, {} MSI-X vectors", function.trim(), interrupts.trim()))
 }
 
 /// A stage after the launch runs only if there is a machine: `Stages` sees to that.

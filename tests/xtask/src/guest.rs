@@ -10,7 +10,8 @@ pub mod cpio;
 pub mod format;
 pub mod initramfs;
 mod manifest;
-mod selftest;
+mod pages;
+mod programs;
 pub mod tools;
 
 use std::{
@@ -32,6 +33,7 @@ use clap::Args;
 use self::{
     apt::{Apt, Installed, Suites},
     manifest::{FileRecord, Manifest},
+    programs::{DISKRATE, SELFTEST},
 };
 use crate::progress::Step;
 
@@ -45,7 +47,7 @@ const KERNEL_PACKAGE_DEPTH: usize = 3;
 
 /// Advice that goes with every failure to fetch.
 const ADVICE: &str = "no packages could be fetched here. Give files of your own instead: `--kernel IMAGE` (an \
-uncompressed arm64 Image with arm-smmu-v3, GICv3 and 8250 console built in) and either `--busybox FILE` (static, \
+uncompressed arm64 Image with arm-smmu-v3, GICv3, 8250 console, NVMe and ext4 built in) and either `--busybox FILE` (static, \
 arm64) or `--initramfs CPIO`";
 
 /// Where the guest's files come from.
@@ -70,6 +72,9 @@ pub struct Options {
     /// Also unpack the arm64 C cross compiler into the cache, for guest test programs
     #[arg(long)]
     cross: bool,
+    /// Also fetch a kernel with pages of 16 KiB, and the modules that it needs for an NVMe disk
+    #[arg(long)]
+    page_sizes: bool,
 }
 
 /// The task.
@@ -83,6 +88,9 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     if options.cross {
         println!("compiler   {}", tools::obtain(&CROSS, &places::cache())?.version()?);
     }
+    if options.page_sizes {
+        pages::report(&places::cache(), options.update);
+    }
     match with_selftest(options)? {
         Some(files) => println!("self-test  {}", files.initramfs.display()),
         None => println!("self-test  {SKIPPED}{}", CROSS.missing()),
@@ -93,12 +101,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// Makes sure that the guest's files are there, and says where.
 pub fn obtain(options: &Options) -> Result<GuestFiles> {
     let cache = places::cache();
-    fs::create_dir_all(&cache)
-        .with_context(|| format!("cache folder {} could not be made", cache.display()))?;
-    // Two tasks at once would fetch the same files: the second waits and finds them.
-    let lock = fs::File::create(cache.join(".lock")).context("the cache's lock file")?;
-    lock.lock().context("the cache could not be locked")?;
-
+    let _lock = lock(&cache)?;
     let store = Store { cache: &cache };
     let mut files = GuestFiles::in_cache(&cache);
     let kernel_wanted = options.kernel.is_none();
@@ -127,16 +130,28 @@ pub fn obtain(options: &Options) -> Result<GuestFiles> {
     Ok(files)
 }
 
-/// The same guest with the self-test program in `/bin/selftest`; `None` where there is no compiler for it.
+/// Two tasks at once would fetch the same files: the second waits, until the first drops this, and finds them.
+fn lock(cache: &Path) -> Result<fs::File> {
+    fs::create_dir_all(cache)
+        .with_context(|| format!("cache folder {} could not be made", cache.display()))?;
+    let lock = fs::File::create(cache.join(".lock")).context("the cache's lock file")?;
+    lock.lock().context("the cache could not be locked")?;
+    Ok(lock)
+}
+
+/// The same guest with our programs in `/bin` (`selftest`, `diskrate`); `None` where there is no compiler for them.
 pub fn with_selftest(options: &Options) -> Result<Option<GuestFiles>> {
     let Some(compiler) = CROSS.installed() else { return Ok(None) };
     let cache = places::cache();
     let kernel = obtain(options)?.kernel;
-    let selftest = selftest::program(&compiler, &cache)?;
-    let program = initramfs::Program { name: "selftest", content: &selftest };
+    let (selftest, diskrate) = (SELFTEST.program(&compiler, &cache)?, DISKRATE.program(&compiler, &cache)?);
+    let programs = [
+        initramfs::Program { name: SELFTEST.name, content: &selftest },
+        initramfs::Program { name: DISKRATE.name, content: &diskrate },
+    ];
     let busybox = read(&options.busybox.clone().unwrap_or_else(|| cache.join("busybox")))?;
     let files = GuestFiles { kernel, initramfs: cache.join("initramfs-selftest.cpio") };
-    write_if_other(&files.initramfs, &initramfs::build(&busybox, &[program])?)?;
+    write_if_other(&files.initramfs, &initramfs::build(&busybox, &programs)?)?;
     Ok(Some(files))
 }
 
@@ -145,7 +160,8 @@ pub fn prepare_for_suites() -> Result<()> {
     let options = Options::default();
     obtain(&options)?;
     with_selftest(&options)?;
-    Ok(())
+    // Those that were fetched before get the initramfs of today.
+    pages::refresh(&places::cache())
 }
 
 /// The fetched part of the cache.
@@ -158,10 +174,6 @@ impl Store<'_> {
         self.cache.join(name)
     }
 
-    fn apt(&self) -> Result<Apt> {
-        Apt::prepare(&self.cache.join("apt-arm64"), "arm64", Installed::Nothing, Suites::AsHere)
-    }
-
     /// Fetches what is wanted and not there.
     fn fill(&self, kernel: bool, busybox: bool, update: bool) -> Result<()> {
         let mut manifest = Manifest::load(self.cache);
@@ -172,7 +184,8 @@ impl Store<'_> {
         }
         let step = Step::begin("guest files");
         step.at("package index");
-        let apt = self.apt().context(ADVICE)?;
+        let apt = Apt::prepare(&self.cache.join("apt-arm64"), "arm64", Installed::Nothing, Suites::AsHere)
+            .context(ADVICE)?;
         let mut fetched = Vec::new();
         if kernel {
             step.at("kernel");

@@ -7,10 +7,11 @@ use ::tests::{command::show, places};
 use anyhow::{Result, bail, ensure};
 
 /// The packages that hold the programs of a virtual machine.
-const PACKAGES: [&str; 2] = ["vmm-main", "dev-smmu"];
+const PACKAGES: [&str; 4] = ["vmm-main", "dev-smmu", "dev-vfio", "dev-nvme"];
 
 /// The programs that one build must give.
-const PROGRAMS: [&str; 3] = ["bulkhead", "bulkhead-vcpu-soft", "bulkhead-smmu"];
+const PROGRAMS: [&str; 5] =
+    ["bulkhead", "bulkhead-vcpu-soft", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
 
 /// Which of cargo's profiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,18 +3,21 @@
 //!
 //! Parts: the programs (the suites run them), unit and integration tests, documentation tests, the loom models
 //! of the shared-memory structures, and a short run of every fuzz target. A test that leaves out what it is
-//! for prints a line that begins with `SKIPPED: `; those lines are gathered, counted and shown at the end.
+//! for prints a line that begins with `SKIPPED: `; those lines are gathered, counted and shown at the end, and so are
+//! lines that begin with `COUNTED: `: how many cases of which kinds a comparison has seen.
 
-mod skips;
+pub mod skips;
 
 use std::process::{Command, ExitCode};
 
 use ::tests::{
+    FULL_RUN,
     command::{find, show},
     places,
 };
 use anyhow::{Result, ensure};
 use clap::Args;
+use skips::Said;
 
 use crate::{
     fuzz, guest,
@@ -26,7 +29,7 @@ use crate::{
 #[derive(Args, Debug)]
 #[group(id = "test-options")]
 pub struct Options {
-    /// Only unit and integration tests: the quickest answer while writing code
+    /// Only unit and integration tests, without the longest: the quickest answer while writing code
     #[arg(long)]
     quick: bool,
     /// Passed to the test runner, such as a part of a test's name
@@ -42,11 +45,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Ok(((), "built for the suites that run them".into()))
     });
     let mut skipped = Vec::new();
+    let mut counted = Vec::new();
     if let Err(error) = guest::prepare_for_suites() {
         skipped.push(format!("suites that boot a guest: {error:#}"));
     }
     stages.run_shown("tests", || {
-        skipped.extend(workspace_tests(&options.runner)?);
+        let said = workspace_tests(&options.runner, !options.quick)?;
+        skipped.extend(said.skipped);
+        counted = said.counted;
         Ok(((), "unit and integration tests passed".into()))
     });
     if !options.quick {
@@ -65,14 +71,22 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         });
         stages.run_shown("fuzz targets", || fuzz::short().map(|seen| ((), seen)));
     }
+    skips::print_counted(&counted);
     skips::print(&skipped);
     let code = stages.finish("test");
     println!("{} left out", skipped.len());
     Ok(code)
 }
 
-/// Runs the workspace's tests and returns what they left out.
-fn workspace_tests(runner: &[String]) -> Result<Vec<String>> {
+/// Runs the workspace's tests and returns what they left out, and counted.
+fn workspace_tests(runner: &[String], full: bool) -> Result<Said> {
+    let cargo = || {
+        let mut command = cargo();
+        if full {
+            command.env(FULL_RUN, "1");
+        }
+        command
+    };
     if find("cargo-nextest").is_some() {
         let report = places::target().join("nextest/default/junit.xml");
         // A report of an earlier run must not speak for this one.

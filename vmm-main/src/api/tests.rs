@@ -31,6 +31,7 @@ fn status(phase: Phase) -> Status {
         vcpu_count: 1,
         uptime_ms: 5,
         log_lines_dropped: 0,
+        direct_dma: Vec::new(),
     }
 }
 

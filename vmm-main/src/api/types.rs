@@ -31,6 +31,9 @@ pub struct Status {
     pub uptime_ms: u64,
     /// Log lines of the VM's processes that were dropped because they came faster than they could be written.
     pub log_lines_dropped: u64,
+    /// Processes of the assigned devices whose servers are given guest RAM while their stream is in bypass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub direct_dma: Vec<String>,
 }
 
 /// One row of `GET /v1/processes`.

@@ -215,8 +215,13 @@ fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
     if target.json {
         return show_json(status);
     }
+    let direct: String = status
+        .direct_dma
+        .iter()
+        .map(|name| format!("{name}: direct-dma, its server is trusted with guest memory\n"))
+        .collect();
     print(&format!(
-        "{}: {}, {} of memory, {} vCPU, {} (generation {}, {} resets), up {}.{:03} s\n",
+        "{}: {}, {} of memory, {} vCPU, {} (generation {}, {} resets), up {}.{:03} s\n{direct}",
         status.name,
         status.phase.word(),
         size::display(status.memory_len),

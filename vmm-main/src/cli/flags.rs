@@ -75,7 +75,7 @@ impl RunFlags {
         let nvme = self.nvme.into_iter().map(Behind::Nvme);
         let behind = nvme.chain(self.vfio_user.into_iter().map(Behind::VfioUser));
         Settings {
-            devices: behind.map(|behind| DeviceSettings { behind, slot: None }).collect(),
+            devices: behind.map(|behind| DeviceSettings { behind, slot: None, direct_dma: false }).collect(),
             name: self.name,
             kernel: self.kernel,
             initramfs: self.initramfs,

@@ -28,6 +28,8 @@ pub struct DeviceSettings {
     pub behind: Behind,
     /// Its device number on bus 0.
     pub slot: Option<u64>,
+    /// Whether its server is given guest RAM while its stream is in bypass.
+    pub direct_dma: bool,
 }
 
 /// A device with its place.
@@ -37,6 +39,8 @@ pub struct DeviceConfig {
     pub behind: Behind,
     /// Its device number on bus 0.
     pub slot: u8,
+    /// Whether its server is given guest RAM while its stream is in bypass.
+    pub direct_dma: bool,
 }
 
 impl DeviceConfig {
@@ -70,7 +74,13 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
     }
     let mut taken: Vec<u64> = devices.iter().filter_map(|device| device.slot).collect();
     let mut placed = Vec::new();
-    for DeviceSettings { behind, slot } in devices {
+    for DeviceSettings { behind, slot, direct_dma } in devices {
+        if direct_dma && !matches!(behind, Behind::VfioUser(_)) {
+            return refuse(
+                "only the server of a `vfio-user` device can be given guest memory".to_owned(),
+                "leave `direct-dma` out".to_owned(),
+            );
+        }
         // Slot 0 is the host bridge's by custom.
         let free = (1..u64::from(PCI_SLOT_COUNT)).find(|slot| !taken.contains(slot));
         let wanted = slot.or(free).unwrap_or(0);
@@ -90,7 +100,7 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
                 "give each a slot of its own".to_owned(),
             );
         }
-        placed.push(DeviceConfig { behind, slot });
+        placed.push(DeviceConfig { behind, slot, direct_dma });
     }
     Ok(placed)
 }
@@ -100,7 +110,7 @@ mod tests {
     use super::*;
 
     fn device(slot: Option<u64>) -> DeviceSettings {
-        DeviceSettings { behind: Behind::Nvme("disk.img".into()), slot }
+        DeviceSettings { behind: Behind::Nvme("disk.img".into()), slot, direct_dma: false }
     }
 
     #[test]
@@ -118,5 +128,9 @@ mod tests {
         assert!(refused(vec![device(Some(u64::MAX))]).contains("no slot"));
         assert!(refused(vec![device(Some(4)), device(Some(4))]).contains("in slot 4"));
         assert!(refused(vec![device(None); 5]).contains("too many"));
+        let direct = DeviceSettings { direct_dma: true, ..device(None) };
+        assert!(refused(vec![direct.clone()]).contains("only the server of a `vfio-user` device"));
+        let server = DeviceSettings { behind: Behind::VfioUser("sock".into()), ..direct };
+        assert!(resolve(vec![server]).unwrap()[0].direct_dma);
     }
 }

@@ -27,7 +27,7 @@ pub const SMMU_KEYS: [&str; 6] =
     ["ssid-bits", "oas", "granules", "ril", "stream-table-levels", "stream-id-bits"];
 
 /// Keys of a `[[device]]`.
-pub const DEVICE_KEYS: [&str; 4] = ["vfio-user", "nvme", "behind", "slot"];
+pub const DEVICE_KEYS: [&str; 5] = ["vfio-user", "nvme", "behind", "slot", "direct-dma"];
 
 /// Reads and parses the configuration at `path`.
 pub fn load(path: &Path) -> Result<Settings, Problem> {
@@ -124,6 +124,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
     let table = value.get_ref().as_table().ok_or_else(|| source.wrong_type(value, "a table, [[device]]"))?;
     let mut found = Vec::new();
     let mut slot = None;
+    let mut direct_dma = false;
     for (key, value) in table {
         match key.get_ref().as_ref() {
             "vfio-user" => found.push(Behind::VfioUser(PathBuf::from(source.string(value)?))),
@@ -138,11 +139,12 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
                 ));
             }
             "slot" => slot = Some(source.integer(value)?),
+            "direct-dma" => direct_dma = source.boolean(value)?,
             unknown => return Err(source.unknown_key(unknown, key.span(), &DEVICE_KEYS, "[[device]]")),
         }
     }
     match <[Behind; 1]>::try_from(found) {
-        Ok([behind]) => Ok(DeviceSettings { behind, slot }),
+        Ok([behind]) => Ok(DeviceSettings { behind, slot, direct_dma }),
         Err(found) => Err(Problem::usage(
             format!("a device names {} things that could be behind it", found.len()),
             source.at(&value.span()),

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{SmmuModel, VmConfig};
-use crate::topology::DeviceKind;
+use crate::topology::{self, DeviceKind};
 
 /// Longest handover: a command line and a page of numbers.
 const HANDOVER_LEN_MAX: u64 = 64 * 1024;
@@ -44,12 +44,20 @@ pub struct HandedDevice {
     pub kind: DeviceKind,
     /// Its device number on the guest's bus 0.
     pub slot: u8,
+    /// Whether its server is given guest RAM while its stream is in bypass.
+    pub direct_dma: bool,
 }
 
 impl Handover {
     /// What the topology needs to know of the devices.
     pub fn device_kinds(&self) -> Vec<DeviceKind> {
         self.devices.iter().map(|device| device.kind).collect()
+    }
+
+    /// The processes of the devices whose servers may be given guest RAM.
+    pub fn direct_dma(&self) -> impl Iterator<Item = &'static str> {
+        let named = topology::VFIO.into_iter().zip(&self.devices);
+        named.filter_map(|(name, device)| device.direct_dma.then_some(name))
     }
 
     /// What the coordinator needs of `config`.
@@ -65,7 +73,11 @@ impl Handover {
             devices: config
                 .devices
                 .iter()
-                .map(|device| HandedDevice { kind: device.kind(), slot: device.slot })
+                .map(|device| HandedDevice {
+                    kind: device.kind(),
+                    slot: device.slot,
+                    direct_dma: device.direct_dma,
+                })
                 .collect(),
             kernel_name: config.kernel.display().to_string(),
         }

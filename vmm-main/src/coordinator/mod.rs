@@ -7,6 +7,7 @@
 
 pub mod handover;
 mod inspected;
+mod launcher;
 pub mod logging;
 pub mod logs;
 pub mod objects;
@@ -36,6 +37,7 @@ use crate::problem::Problem;
 use crate::topology::{self, Object};
 
 use self::handover::Handover;
+use self::launcher::{Launcher, Reopened};
 use self::vm::{Given, Vm};
 
 /// For clients to read their last answers before the sockets close.
@@ -117,12 +119,13 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
         Problem::host(format!("watch the lifeline: {error}"), "coordinator start", "report this as a bug")
     })?;
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
-    let mut vm = Vm::new(given, locked)?;
+    let (words, reports) = mpsc::channel(4);
+    let (found, reopened) = mpsc::channel(topology::VFIO.len());
+    let mut vm = Vm::new(given, locked, Launcher::new(words.clone(), reopened))?;
     let server = Server::new(Handle { commands, picture: vm.picture() });
     let (wishes, mut wished) = mpsc::channel(1);
-    let (words, reports) = mpsc::channel(4);
     // Clients are served while the VM boots, or while it works on somebody else's command.
-    let porter = tokio::spawn(carry(lifeline, server.clone(), wishes, reports));
+    let porter = tokio::spawn(carry(lifeline, server.clone(), wishes, reports, found));
 
     vm.boot().await;
     if vm.ended().is_none() {
@@ -157,6 +160,7 @@ async fn carry(
     server: Server,
     wishes: mpsc::Sender<Why>,
     mut reports: mpsc::Receiver<Up>,
+    found: mpsc::Sender<Reopened>,
 ) {
     let mut open = true;
     loop {
@@ -164,7 +168,8 @@ async fn carry(
         tokio::select! {
             report = reports.recv() => match report {
                 Some(report) => {
-                    if lifeline.send(&report).await.is_err() {
+                    let last = matches!(report, Up::Ended(_));
+                    if lifeline.send(&report).await.is_err() || last {
                         return;
                     }
                 }
@@ -177,6 +182,8 @@ async fn carry(
                         Err(error) => tracing::warn!(%error, "control connection cannot be served"),
                     }
                 }
+                // A full queue is one whose answers nobody has asked for.
+                Ok(Some(Down::Device { index, server })) => drop(found.try_send((index, server))),
                 // A full queue holds the same wish already.
                 Ok(Some(Down::Stop)) => drop(wishes.try_send(Why::Asked)),
                 Ok(None) | Err(_) => {

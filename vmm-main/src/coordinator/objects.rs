@@ -61,7 +61,7 @@ impl Objects {
                         .map_err(|error| refused("an MSI board", &error))?;
                     objects.hold(object, board.as_fd())?;
                 }
-                Object::Irq(..) | Object::MsiDoorbell(_) => {
+                Object::Irq(..) | Object::MsiDoorbell(_) | Object::Intx(_) | Object::IntxEnd(_) => {
                     let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
                         .map_err(|error| refused("an interrupt", &error))?;
                     objects.held.insert(object, fd);
@@ -91,10 +91,11 @@ impl Objects {
                 Object::Ring(of) => ring::create(&format!("{}-ring-{of}", self.name)),
                 Object::RegisterPage(of) => RegisterPage::create(&format!("{}-registers-{of}", self.name)),
                 Object::Stage1(of, Side::Device) => {
-                    let (ours, theirs) =
-                        channel::pair().map_err(|error| refused("a stage 1 channel", &error))?;
-                    self.held.insert(object, ours);
-                    self.held.insert(Object::Stage1(of, Side::Peer), theirs);
+                    self.connect(object, Object::Stage1(of, Side::Peer))?;
+                    continue;
+                }
+                Object::Bus(of, Side::Device) => {
+                    self.connect(object, Object::Bus(of, Side::Peer))?;
                     continue;
                 }
                 Object::VfioUser(of, Side::Device) => {
@@ -106,6 +107,15 @@ impl Objects {
             let region = region.map_err(|error| refused("an MMIO object", &error))?;
             self.hold(object, region.as_fd())?;
         }
+        Ok(())
+    }
+
+    /// Makes a channel between two processes.
+    fn connect(&mut self, device: Object, peer: Object) -> Result<(), Problem> {
+        let (ours, theirs) =
+            channel::pair().map_err(|error| refused("a channel between two processes", &error))?;
+        self.held.insert(device, ours);
+        self.held.insert(peer, theirs);
         Ok(())
     }
 
@@ -134,7 +144,9 @@ impl Objects {
     /// Closes both ends of every connection between two processes, which have their own by now: the death of one must be
     /// the other's end of file.
     pub fn close_connections(&mut self) {
-        self.held.retain(|object, _| !matches!(object, Object::Stage1(..) | Object::VfioUser(..)));
+        let between =
+            |object: &Object| matches!(object, Object::Stage1(..) | Object::VfioUser(..) | Object::Bus(..));
+        self.held.retain(|object, _| !between(object));
     }
 
     /// Keeps a duplicate of `fd` as `object`.

@@ -6,7 +6,9 @@ use ipc::protocol::control::RoleConfig;
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
-use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
+use ipc::protocol::vcpu::{
+    FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
+};
 use ipc::protocol::vfio::{self, VfioConfig};
 
 use super::handover::Handover;
@@ -34,6 +36,7 @@ pub struct Configs {
 /// A device number on the guest's bus 0, and what of the address map comes with it.
 #[derive(Debug, Clone, Copy)]
 struct PciSlot {
+    slot: u8,
     bdf: Bdf,
     config: GpaRange,
     area32: GpaRange,
@@ -47,6 +50,7 @@ impl PciSlot {
                 .ok_or_else(|| bug(format!("slot {slot} is outside the address map")))
         };
         Ok(Self {
+            slot,
             bdf: Bdf(u16::from(slot) << 3),
             config: window(layout::pci_config(slot))?,
             area32: window(layout::pci_area32(slot))?,
@@ -75,10 +79,16 @@ impl PciSlot {
             ],
             msi_board_fd: named(Object::MsiBoard)?,
             msi_doorbell_fd: named(Object::MsiDoorbell)?,
+            bus_fd: named(|name| Object::Bus(name, Side::Peer))?,
+            intx: RemoteIntx {
+                raised_fd: named(Object::Intx)?,
+                ended_fd: named(Object::IntxEnd)?,
+                spi: layout::spi::pci_inta(self.slot),
+            },
         })
     }
 
-    fn vfio(&self, name: &str, ram: RamLayout, model: SmmuModel) -> VfioConfig {
+    fn vfio(&self, name: &str, ram: RamLayout, direct_dma: bool, model: SmmuModel) -> VfioConfig {
         VfioConfig {
             name: name.to_owned(),
             bdf: self.bdf,
@@ -87,6 +97,7 @@ impl PciSlot {
             area64: self.area64,
             doorbell: Gpa(layout::GITS_TRANSLATER),
             ram,
+            direct_dma,
             model,
         }
     }
@@ -117,7 +128,7 @@ impl Configs {
                 serial: format!("BULKHEAD{:04}", device.slot),
                 block_len: 512,
             });
-            vfio.push(slot.vfio(name, ram.clone(), model.clone()));
+            vfio.push(slot.vfio(name, ram.clone(), device.direct_dma, model.clone()));
         }
         Ok(Self {
             vcpu: VcpuConfig {
@@ -220,7 +231,7 @@ mod tests {
     fn role_configs_cover_every_row_and_name_its_descriptors() {
         let ram = ram_layout(1 << 29).unwrap();
         let boot = BootInfo { entry: layout::RAM_BASE, fdt: layout::RAM_BASE };
-        let device = |slot| HandedDevice { kind: DeviceKind::VfioUser, slot };
+        let device = |slot| HandedDevice { kind: DeviceKind::VfioUser, slot, direct_dma: slot == 31 };
         let handover = Handover {
             name: "vm".into(),
             cmdline: String::new(),
@@ -242,10 +253,13 @@ mod tests {
         assert_eq!((device.ring_fd, device.page.as_ref().unwrap().fd), (6, 7));
         assert_eq!(irqs, [(8, 3), (9, 4), (10, 5)]);
         let last = &configs.vcpu.functions[1];
-        assert_eq!((last.ring_fd, last.msi_board_fd, last.msi_doorbell_fd), (14, 15, 16));
+        let fds = [last.ring_fd, last.msi_board_fd, last.msi_doorbell_fd, last.bus_fd];
+        assert_eq!(fds, [17, 18, 19, 20]);
+        assert_eq!(last.intx, RemoteIntx { raised_fd: 21, ended_fd: 22, spi: 11 });
         assert_eq!(last.windows[0].range.start(), Gpa(0x300f_8000));
         assert_eq!(configs.smmu0.devices[1].fd, 11);
         assert_eq!(configs.vfio[1].stream, StreamId(0xf8));
+        assert_eq!([configs.vfio[0].direct_dma, configs.vfio[1].direct_dma], [false, true]);
         assert_eq!(configs.vfio[1].area64.end(), Gpa(1 << 40));
     }
 

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::handover::Handover;
 use super::inspected;
+use super::launcher::Launcher;
 use super::logs::{self, DROPPED};
 use super::objects::Objects;
 use super::probe;
@@ -64,6 +65,7 @@ pub struct Vm {
     reset_due: bool,
     running: Option<Running>,
     picture: watch::Sender<Picture>,
+    launcher: Launcher,
 }
 
 /// What exists while processes do.
@@ -76,7 +78,7 @@ struct Running {
 
 impl Vm {
     /// A VM without processes. The proof of being sealed is demanded before anything of the guest is looked at.
-    pub fn new(given: Given, locked: &Locked) -> Result<Self, Problem> {
+    pub fn new(given: Given, locked: &Locked, launcher: Launcher) -> Result<Self, Problem> {
         let layout = roles::ram_layout(given.handover.memory_len)?;
         let enforced = locked.enforced().lines();
         let now = Instant::now();
@@ -93,6 +95,7 @@ impl Vm {
             running: None,
             picture: watch::channel(Picture { status: empty_status(), started: now, processes: Vec::new() })
                 .0,
+            launcher,
         };
         vm.publish();
         Ok(vm)
@@ -372,6 +375,11 @@ impl Vm {
         if let Some(running) = self.running.take() {
             running.set.finish().await;
         }
+        let kinds = self.given.handover.device_kinds();
+        if let Err(error) = self.launcher.reopen_all(&kinds, &mut self.given.objects).await {
+            let problem = refused("stand in for a device's server", &error);
+            return self.end_by(Fault::Refused(problem)).await;
+        }
         tokio::time::sleep(BOOT_SPAN_MIN.saturating_sub(self.booted.elapsed())).await;
         self.boot().await;
     }
@@ -433,6 +441,7 @@ impl Vm {
             vcpu_count: self.given.handover.vcpu_count,
             uptime_ms: millis(self.started.elapsed()),
             log_lines_dropped: DROPPED.load(Ordering::Relaxed),
+            direct_dma: self.given.handover.direct_dma().map(str::to_owned).collect(),
             ..empty_status()
         }
     }
@@ -481,6 +490,7 @@ fn empty_status() -> Status {
         vcpu_count: 0,
         uptime_ms: 0,
         log_lines_dropped: 0,
+        direct_dma: Vec::new(),
     }
 }
 

@@ -8,7 +8,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipc::shm::memory_file;
 use rustix::fs::{FlockOperation, flock};
@@ -31,6 +32,37 @@ pub fn open_all(devices: &[DeviceConfig]) -> Result<Vec<(Object, OwnedFd)>, Prob
     }
     Ok(objects)
 }
+
+/// The sockets of the devices that have a server of somebody else, by device.
+pub fn servers(devices: &[DeviceConfig]) -> Vec<Option<PathBuf>> {
+    let server = |device: &DeviceConfig| match &device.behind {
+        Behind::VfioUser(socket) => Some(socket.clone()),
+        Behind::Nvme(_) => None,
+    };
+    devices.iter().map(server).collect()
+}
+
+/// Connects anew: a server may need a moment to see that its last client is gone, and to listen again.
+pub async fn reopen(socket: &Path) -> Option<tokio::net::UnixStream> {
+    let until = tokio::time::Instant::now() + REOPEN_PATIENCE;
+    loop {
+        match tokio::net::UnixStream::connect(socket).await {
+            Ok(connection) => return Some(connection),
+            Err(_) if tokio::time::Instant::now() < until => tokio::time::sleep(REOPEN_PAUSE).await,
+            Err(error) => {
+                eprintln!(
+                    "bulkhead: the server at {} cannot be reached again after the guest's reset: {error}",
+                    socket.display()
+                );
+                return None;
+            }
+        }
+    }
+}
+
+/// How long a server has to take its next client.
+const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
+const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 
 fn connect(socket: &Path) -> Result<OwnedFd, Problem> {
     UnixStream::connect(socket).map(OwnedFd::from).map_err(|error| {

@@ -84,7 +84,8 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let (quit, quits) = mpsc::channel(1);
     let log = Relay::start("log", log, io::stderr()).map_err(host("start a thread"))?;
     let (output, raw) = start_console(config.console, console, quit)?;
-    let why = watch::until_end(child, crash, lifeline, &socket.listener, quits);
+    let servers = devices::servers(&config.devices);
+    let why = watch::until_end(child, crash, lifeline, &socket.listener, quits, &servers);
     output.finish(OUTPUT_PATIENCE);
     drop(raw);
     log.finish(OUTPUT_PATIENCE);

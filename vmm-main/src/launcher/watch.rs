@@ -5,9 +5,14 @@
 //! whose namespace goes with it. Clients are checked here and not in the coordinator: in its user namespace
 //! every foreign user id looks the same.
 
+use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdListener;
-use std::pin::pin;
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -20,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::refused;
+use super::{devices, refused};
 use crate::lifecycle::Why;
 use crate::lifeline::{LauncherEnd, Up};
 use crate::problem::{Class, Problem};
@@ -39,12 +44,13 @@ pub fn until_end(
     lifeline: OwnedFd,
     listener: &StdListener,
     quits: mpsc::Receiver<()>,
+    servers: &[Option<PathBuf>],
 ) -> Result<Why, Problem> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| refused("start the launcher's runtime", &error))?;
-    let reported = runtime.block_on(serve(&child, lifeline, listener, quits));
+    let reported = runtime.block_on(serve(&child, lifeline, listener, quits, servers));
     // Whatever ended the loop, nothing may live on: a coordinator that is dead already is not hurt.
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
     let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
@@ -59,11 +65,14 @@ async fn serve(
     lifeline: OwnedFd,
     listener: &StdListener,
     mut quits: mpsc::Receiver<()>,
+    servers: &[Option<PathBuf>],
 ) -> Result<Option<Why>, Problem> {
     let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
     let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
-    let lifeline = LauncherEnd::new(lifeline).map_err(host("watch the lifeline"))?;
+    let lifeline = Rc::new(LauncherEnd::new(lifeline).map_err(host("watch the lifeline"))?);
+    // One for each device at most: a coordinator that wants more is not asking because of a reset.
+    let mut reopening: BTreeMap<u8, Reopening> = BTreeMap::new();
     let listener = listener.try_clone().and_then(UnixListener::from_std).map_err(host("watch the socket"))?;
     let mut signals = Signals::new().map_err(host("handle signals"))?;
     let mut deadline = pin!(sleep(Duration::MAX));
@@ -76,11 +85,17 @@ async fn serve(
             _ = pidfd.readable() => break,
             message = lifeline.recv() => match message {
                 Ok(Some(Up::Running)) => {}
+                Ok(Some(Up::Reopen { index })) => {
+                    let socket = servers.get(usize::from(index)).cloned().flatten();
+                    let Some(socket) = socket.filter(|_| !reopening.contains_key(&index)) else { break };
+                    reopening.insert(index, Box::pin(reopen(Rc::clone(&lifeline), index, socket)));
+                }
                 Ok(Some(Up::Ended(why))) => ended = Some(why),
                 // Nothing more will be said; the pidfd tells the rest. A coordinator that talks nonsense is killed.
                 Ok(None) => { wait_gone(&pidfd).await; break }
                 Err(_) => break,
             },
+            index = any_of(&mut reopening) => drop(reopening.remove(&index)),
             client = listener.accept() => match client {
                 Ok((client, _)) => hand_over(&lifeline, client).await,
                 // Out of descriptors: they come back when clients go.
@@ -111,7 +126,7 @@ async fn serve(
     while ended.is_none() {
         match timeout(Duration::from_secs(1), lifeline.recv()).await {
             Ok(Ok(Some(Up::Ended(why)))) => ended = Some(why),
-            Ok(Ok(Some(Up::Running))) => {}
+            Ok(Ok(Some(Up::Running | Up::Reopen { .. }))) => {}
             Ok(Ok(None) | Err(_)) | Err(_) => break,
         }
     }
@@ -119,6 +134,28 @@ async fn serve(
         ended = Some(Why::Asked);
     }
     Ok(ended)
+}
+
+type Reopening = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Connects to a device's server anew, and hands the connection over.
+async fn reopen(lifeline: Rc<LauncherEnd>, index: u8, socket: PathBuf) {
+    let server = devices::reopen(&socket).await.and_then(|server| server.into_std().ok());
+    // The other end blocks on it, as on the first one.
+    let server = server.filter(|server| server.set_nonblocking(false).is_ok());
+    let server = server.as_ref().map(AsFd::as_fd);
+    // A coordinator that does not read is noticed elsewhere.
+    let _ = timeout(HAND_OVER_DEADLINE, lifeline.device(index, server)).await;
+}
+
+/// Which of them is done; never, if there are none. Cancel-safe: they go on where they were.
+async fn any_of(reopening: &mut BTreeMap<u8, Reopening>) -> u8 {
+    poll_fn(|context| {
+        let mut all = reopening.iter_mut();
+        let done = all.find_map(|(index, work)| work.as_mut().poll(context).is_ready().then_some(*index));
+        done.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }
 
 /// The coordinator has closed its end: it exits within moments, or is stuck and gets killed.

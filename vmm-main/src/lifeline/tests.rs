@@ -70,3 +70,19 @@ async fn lifeline_garbage_is_an_error_at_either_end() {
     send(theirs.as_fd(), b"C", &[]).unwrap();
     assert!(CoordinatorEnd::new(ours).unwrap().recv().await.is_err(), "a connection without a descriptor");
 }
+
+#[tokio::test]
+async fn lifeline_reopened_device_comes_with_its_descriptor_or_none() {
+    let (launcher, coordinator) = ends();
+    coordinator.send(&Up::Reopen { index: 3 }).await.unwrap();
+    assert_eq!(launcher.recv().await.unwrap(), Some(Up::Reopen { index: 3 }));
+    let (_near, far) = UnixStream::pair().unwrap();
+    launcher.device(3, Some(far.as_fd())).await.unwrap();
+    launcher.device(1, None).await.unwrap();
+    let Some(Down::Device { index: 3, server: Some(_) }) = coordinator.recv().await.unwrap() else {
+        panic!("no device")
+    };
+    let Some(Down::Device { index: 1, server: None }) = coordinator.recv().await.unwrap() else {
+        panic!("a device")
+    };
+}

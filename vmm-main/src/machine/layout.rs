@@ -106,6 +106,17 @@ pub mod spi {
     pub const SMMU0_CMD_SYNC: u32 = 5;
     /// INTA..INTD of the PCI host bridge, level.
     pub const PCI_INTX: [u32; 4] = [8, 9, 10, 11];
+
+    /// Where INTA of a device on bus 0 ends: the lines take turns, as the device tree's `interrupt-map` says.
+    pub const fn pci_inta(slot: u8) -> u32 {
+        let [a, b, c, d] = PCI_INTX;
+        match slot % 4 {
+            0 => a,
+            1 => b,
+            2 => c,
+            _ => d,
+        }
+    }
 }
 
 /// Private peripheral interrupt numbers of the generic timer (INTID = 16 + PPI).

@@ -55,7 +55,10 @@ fn topology_shared_objects_have_the_right_holders() {
             Object::Ring(device) | Object::RegisterPage(device) => {
                 assert_eq!(names, [VCPU, device], "{object:?}");
             }
-            Object::Irq(device, _) | Object::MsiDoorbell(device) => {
+            Object::IntxEnd(device) => {
+                assert_eq!(held, [(VCPU, Rights::Write), (device, Rights::Read)], "{object:?}");
+            }
+            Object::Irq(device, _) | Object::MsiDoorbell(device) | Object::Intx(device) => {
                 assert_eq!(held, [(VCPU, Rights::Read), (device, Rights::Write)], "{object:?}");
             }
             Object::MsiBoard(device) => {
@@ -69,6 +72,8 @@ fn topology_shared_objects_have_the_right_holders() {
             Object::Stage1(device, Side::Device) | Object::VfioUser(device, Side::Device) => {
                 assert_eq!(names, [device], "{object:?}");
             }
+            Object::Bus(device, Side::Device) => assert_eq!(names, [device]),
+            Object::Bus(_, Side::Peer) => assert_eq!(names, [VCPU]),
             Object::Stage1(_, Side::Peer) => assert_eq!(names, [SMMU0]),
             Object::VfioUser(device, Side::Peer) | Object::DeviceSource(device) => {
                 assert_eq!(names, [device.replace("vfio", "nvme")], "{object:?}");

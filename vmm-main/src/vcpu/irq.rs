@@ -3,6 +3,7 @@
 
 use super::doorbell::Doorbell;
 use super::gate::Gate;
+use super::intx::Pins;
 use super::remote::RemoteMsi;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -77,13 +78,14 @@ impl std::fmt::Debug for Msi {
 pub struct Wires {
     wires: Vec<Wire>,
     msis: Vec<Msi>,
+    pins: Arc<Pins>,
     bell: Doorbell,
 }
 
 impl Wires {
     /// These wires; fails only where the host has no eventfd left.
-    pub fn new(wires: Vec<Wire>, msis: Vec<Msi>) -> Result<Self, Errno> {
-        Ok(Self { wires, msis, bell: Doorbell::new()? })
+    pub fn new(wires: Vec<Wire>, msis: Vec<Msi>, pins: Arc<Pins>) -> Result<Self, Errno> {
+        Ok(Self { wires, msis, pins, bell: Doorbell::new()? })
     }
 
     /// Brings what devices have signalled to the interrupt controller: before a paused machine is saved.
@@ -103,6 +105,7 @@ impl Wires {
             let mut fds: Vec<_> =
                 self.wires.iter().map(|wire| PollFd::new(&wire.eventfd, PollFlags::IN)).collect();
             fds.extend(self.msis.iter().map(|msi| PollFd::new(&msi.source.doorbell, PollFlags::IN)));
+            fds.extend(self.pins.iter().map(|pin| PollFd::new(&pin.raised, PollFlags::IN)));
             fds.push(PollFd::new(&self.bell, PollFlags::IN));
             if poll(&mut fds, Some(&POLL_INTERVAL)).is_err_and(|errno| errno != Errno::INTR) {
                 return;
@@ -121,6 +124,13 @@ impl Wires {
                     && rustix::io::read(&msi.source.doorbell, &mut [0; 8]).is_ok()
                 {
                     msi.deliver();
+                }
+            }
+            let pins = fds.iter().skip(self.wires.len() + self.msis.len());
+            for (pin, fd) in self.pins.iter().zip(pins) {
+                if fd.revents().contains(PollFlags::IN) && rustix::io::read(&pin.raised, &mut [0; 8]).is_ok()
+                {
+                    self.pins.raise(pin);
                 }
             }
         }

@@ -9,6 +9,7 @@ use super::console::Console;
 use super::cpu_thread::{self, CpuSlot};
 use super::dirty::{CpuLog, GicMemory};
 use super::gate::{Gate, PauseTimeout};
+use super::intx::Pins;
 use super::irq::{Msi, Spi, Wire, Wires};
 use super::remote::{RemoteDevice, RemoteMsi, RemoteWire};
 use super::rtc::Rtc;
@@ -56,6 +57,8 @@ pub struct Parts {
     pub wires: Vec<RemoteWire>,
     /// And those that are messages.
     pub msis: Vec<RemoteMsi>,
+    /// And those that are INTx pins.
+    pub pins: Arc<Pins>,
 }
 
 /// A guest's machine.
@@ -77,14 +80,18 @@ impl Machine {
     /// A machine at reset, or as it was saved.
     pub fn new(parts: Parts, saved: Option<&SavedMachine>) -> Result<Self, Failure> {
         let fail = |why: &dyn ToString| Failure::new("build the machine", why.to_string());
-        let Parts { vcpu_count, ram, register_pages, dirty, console: socket, remotes, wires, msis } = parts;
+        let Parts { vcpu_count, ram, register_pages, dirty, console: socket, remotes, wires, msis, pins } =
+            parts;
         let gate = Arc::new(Gate::default());
         let cluster = Cluster::new(vcpu_count);
         let clock =
             Arc::new(Clock::restore(&saved.map_or(ClockV1 { ticks: 0 }, |saved| saved.clock.clone())));
 
-        let gic =
-            Arc::new(build_gic(vcpu_count, &ram, &dirty, &cluster, saved).map_err(|error| fail(&error))?);
+        let gic = build_gic(vcpu_count, &ram, &dirty, &cluster, saved).map_err(|error| fail(&error))?;
+        let ended = Arc::clone(&pins);
+        let gic = gic.with_resampled(pins.intids(), Box::new(move |intid| ended.ended(intid)));
+        let gic = Arc::new(gic);
+        pins.connect(&gic);
         let console = Console::new().map_err(|errno| fail(&errno))?;
         let irq = Spi::new(Arc::clone(&gic), SPI_BASE + spi::UART);
         let uart = match saved {
@@ -101,7 +108,7 @@ impl Machine {
             })
             .collect();
         let msis = msis.into_iter().map(|source| Msi { source, gic: Arc::clone(&gic) }).collect();
-        let wires = Arc::new(Wires::new(wires, msis).map_err(|errno| fail(&errno))?);
+        let wires = Arc::new(Wires::new(wires, msis, pins).map_err(|errno| fail(&errno))?);
         let bus = Arc::new(Bus {
             gic: Arc::clone(&gic),
             uart: Arc::new(uart),

@@ -5,10 +5,12 @@
 //! reset) or at `Restore`. Fds are taken out of the inherited table by the numbers in the configuration: one
 //! that is not there, or named twice, is refused.
 
+use super::intx::{Pin, Pins};
 use super::machine::{Machine, Parts};
 use super::remote::{self, RemoteDevice};
 use super::saved::SavedMachine;
-use crate::machine::layout::{MACHINE_NAME, VCPU_COUNT_MAX};
+use super::windows::{self, Windows};
+use crate::machine::layout::{MACHINE_NAME, SPI_BASE, SPI_COUNT, VCPU_COUNT_MAX};
 use ipc::channel::Channel;
 use ipc::deadline::Deadline;
 use ipc::hello::Hello;
@@ -118,7 +120,7 @@ impl Process for VcpuProcess {
         let Stage::Unconfigured(fds) = &mut self.stage else {
             return Err(Failure::new("configure the vCPU process", "it is configured already"));
         };
-        let parts = open_parts(&config, fds, self.spin)?;
+        let parts = open_parts(&config, fds, self.spin, self.channel.local().generation)?;
         self.stage = Stage::Configured { parts, entry: config.entry.0, fdt: config.fdt.0 };
         Ok(())
     }
@@ -178,7 +180,12 @@ impl Process for VcpuProcess {
 }
 
 /// Opens RAM, log, console and devices, and checks each against the configuration.
-fn open_parts(config: &VcpuConfig, fds: &mut Inherited, spin: Duration) -> Result<Parts, Failure> {
+fn open_parts(
+    config: &VcpuConfig,
+    fds: &mut Inherited,
+    spin: Duration,
+    generation: u32,
+) -> Result<Parts, Failure> {
     let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
     if config.machine != MACHINE_NAME {
         return Err(fail(
@@ -218,15 +225,33 @@ fn open_parts(config: &VcpuConfig, fds: &mut Inherited, spin: Duration) -> Resul
             wires.push(remote::RemoteWire { eventfd: take(irq.fd, "interrupt")?, spi: irq.spi });
         }
     }
-    let mut msis = Vec::new();
+    let (mut msis, mut pins, mut buses) = (Vec::new(), Vec::new(), Vec::new());
     for function in &config.functions {
         let ring = take(function.ring_fd, "MMIO ring of a function")?;
-        remotes.push(RemoteDevice::open_function(function, ring, spin)?);
+        let memory = Arc::new(Windows::new(function.name.clone(), function.windows.clone()));
+        remotes.push(RemoteDevice::open_function(function, ring, spin, Arc::clone(&memory))?);
+        let bus = take(function.bus_fd, "bus channel of a function")?;
+        if function.intx.spi >= SPI_COUNT {
+            return Err(fail("wire an INTx pin", &format!("there is no SPI {}", function.intx.spi)));
+        }
+        let intid = SPI_BASE + function.intx.spi;
+        let raised = take(function.intx.raised_fd, "INTx pin")?;
+        let ended = take(function.intx.ended_fd, "end of an INTx interrupt")?;
+        pins.push(Pin { raised, ended, intid });
+        buses.push((memory, bus, intid));
         let board = Region::from_fd(take(function.msi_board_fd, "MSI board")?, BOARD_LEN)
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map an MSI board", &error))?;
         let doorbell = take(function.msi_doorbell_fd, "MSI doorbell")?;
         msis.push(remote::RemoteMsi { board, doorbell, device_id: function.bdf.0.into() });
+    }
+    let pins = Arc::new(Pins::new(pins));
+    for (memory, bus, intid) in buses {
+        let pins = Arc::clone(&pins);
+        std::thread::Builder::new()
+            .name("bus".to_owned())
+            .spawn(move || windows::serve(&memory, || pins.lower(intid), bus, generation))
+            .map_err(|error| fail("start a function's bus thread", &error))?;
     }
     Ok(Parts {
         vcpu_count,
@@ -237,5 +262,6 @@ fn open_parts(config: &VcpuConfig, fds: &mut Inherited, spin: Duration) -> Resul
         remotes,
         wires,
         msis,
+        pins,
     })
 }

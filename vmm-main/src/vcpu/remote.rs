@@ -4,9 +4,12 @@
 //! Reads of a device with a register page never come here: the page is mapped for the CPU. A register that only
 //! the guest writes is stored in the page first and its write posted, so the guest reads its own write back;
 //! every other write waits for the device's answer. A device that does not answer stops the CPU that asked,
-//! nobody else: it may be restarting, and finds the request in the ring.
+//! nobody else: it may be restarting, and finds the request in the ring. What of a PCI function is memory never goes
+//! through the ring while it is shown; and while any is, no write of that function is posted, because an access to its
+//! memory would overtake it.
 
 use super::gate::Gate;
+use super::windows::Windows;
 use crate::machine::layout::SMMU0;
 use ipc::deadline::Deadline;
 use ipc::protocol::control::Failure;
@@ -57,6 +60,8 @@ pub struct RemoteDevice {
     /// Locked from the store to the post: page and ring see two CPUs' writes in one order.
     guest_owned: Mutex<Option<GuestOwned>>,
     posted: Vec<u64>,
+    /// Which parts of a PCI function are memory.
+    memory: Option<Arc<Windows>>,
     counters: Counters,
 }
 
@@ -73,6 +78,7 @@ struct Window {
 /// Where an access meets the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
+    gpa: u64,
     region: u16,
     offset: u64,
     posted: bool,
@@ -111,14 +117,22 @@ impl RemoteDevice {
     }
 
     /// Opens the ring of a PCI function.
-    pub fn open_function(config: &RemoteFunction, ring: OwnedFd, spin: Duration) -> Result<Self, Failure> {
+    pub fn open_function(
+        config: &RemoteFunction,
+        ring: OwnedFd,
+        spin: Duration,
+        memory: Arc<Windows>,
+    ) -> Result<Self, Failure> {
         let window = |FunctionWindow { region, range }: &FunctionWindow| Window {
             region: *region,
             base: range.start().0,
             len: range.len(),
             posted: *region != CONFIG_REGION,
         };
-        Self::attach(config.name.clone(), config.windows.iter().map(window).collect(), ring, spin)
+        let windows = config.windows.iter().map(window).collect();
+        let mut device = Self::attach(config.name.clone(), windows, ring, spin)?;
+        device.memory = Some(memory);
+        Ok(device)
     }
 
     fn attach(name: String, windows: Vec<Window>, ring: OwnedFd, spin: Duration) -> Result<Self, Failure> {
@@ -126,20 +140,31 @@ impl RemoteDevice {
             .and_then(|ring| Requester::attach(&ring, spin))
             .map_err(|error| Failure::new(format!("open the ring of {name}"), error))?;
         let guest_owned = Mutex::new(None);
-        Ok(Self { name, windows, requester, guest_owned, posted: Vec::new(), counters: Counters::default() })
+        Ok(Self {
+            name,
+            windows,
+            requester,
+            guest_owned,
+            posted: Vec::new(),
+            memory: None,
+            counters: Counters::default(),
+        })
     }
 
     /// Where `gpa` meets the device, if it is the device's.
     pub fn place_of(&self, gpa: u64) -> Option<Place> {
         self.windows.iter().find_map(|window| {
             let offset = gpa.checked_sub(window.base).filter(|offset| *offset < window.len)?;
-            Some(Place { region: window.region, offset, posted: window.posted })
+            Some(Place { gpa, region: window.region, offset, posted: window.posted })
         })
     }
 
     /// A guest read that has to ask the device.
     pub fn read(&self, place: Place, size: u8, gate: &Gate) -> u64 {
-        let Place { region, offset, .. } = place;
+        let Place { gpa, region, offset, .. } = place;
+        if let Some(value) = self.memory.as_ref().and_then(|memory| memory.read(gpa, size)) {
+            return value;
+        }
         count(&self.counters.reads);
         let interrupt = Interrupt::new();
         let asked = self.requester.read(region, offset, size, &interrupt, slice());
@@ -148,7 +173,11 @@ impl RemoteDevice {
 
     /// A guest write.
     pub fn write(&self, place: Place, size: u8, value: u64, gate: &Gate) {
-        let Place { region, offset, posted } = place;
+        let Place { gpa, region, offset, posted } = place;
+        if self.memory.as_ref().is_some_and(|memory| memory.write(gpa, size, value)) {
+            return;
+        }
+        let posted = posted && !self.memory.as_ref().is_some_and(|memory| memory.any_shown());
         let interrupt = Interrupt::new();
         let post = || self.requester.post(region, offset, size, value, &interrupt, slice()).map(|()| 0);
         let owned = self.guest_owned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,6 +230,9 @@ impl RemoteDevice {
             [("reads", reads), ("writes", writes), ("posts", posts), ("failures", failures)]
         {
             inspect.counter(format!("{}.{name}", self.name), counter.load(Ordering::Relaxed));
+        }
+        if let Some(memory) = &self.memory {
+            memory.inspect(inspect);
         }
     }
 }

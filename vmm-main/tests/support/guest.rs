@@ -113,3 +113,85 @@ pub fn floods() -> Vec<u8> {
 pub fn spins() -> Vec<u8> {
     image(&[0x1400_0000])
 }
+
+/// Configuration space of the function in slot 1, and where its 32-bit BARs begin.
+const FUNCTION_CONFIG: u32 = 0x3000_8000;
+const FUNCTION_AREA32: u32 = 0x1100_0000;
+
+/// `movz w4, #command; strh w4, [x6, #4]`: the PCI command register, with x6 at configuration space.
+fn set_command(command: u32) -> [u32; 2] {
+    [0x5280_0004 | command << 5, 0x7900_08c4]
+}
+
+/// Drives BAR 0 of the function in slot 1: writes `G` to its first byte, prints the byte at 8 with memory space enabled
+/// and once more with it disabled, then waits until the byte at 16 is not 0, prints it, and switches itself off.
+pub fn drives_bar_0() -> Vec<u8> {
+    drives_bar_0_then(PSCI_SYSTEM_OFF)
+}
+
+/// The same, and a reset at the end.
+pub fn drives_bar_0_and_resets() -> Vec<u8> {
+    drives_bar_0_then(PSCI_SYSTEM_RESET)
+}
+
+fn drives_bar_0_then(end: u32) -> Vec<u8> {
+    let mut code = load(1, UART_BASE).to_vec();
+    code.extend(load(6, FUNCTION_CONFIG));
+    code.extend(load(7, FUNCTION_AREA32));
+    code.extend(set_command(0b110));
+    code.push(0x5280_0004 | u32::from(b'G') << 5); // movz w4, #'G'
+    code.push(0x3900_00e4); // strb w4, [x7]
+    code.push(0x3940_20e4); // ldrb w4, [x7, #8]
+    code.extend(send_w4());
+    code.extend(set_command(0b100));
+    code.push(0x3940_20e4);
+    code.extend(send_w4());
+    code.extend(set_command(0b110));
+    code.push(0x3940_40e4); // ldrb w4, [x7, #16]
+    code.push(0x34ff_ffe4); // cbz w4, -4
+    code.extend(send_w4());
+    code.extend(psci(end));
+    image(&code)
+}
+
+/// `str wT, [xN, #offset]`.
+fn store(register: u32, base: u32, offset: u32) -> u32 {
+    0xb900_0000 | (offset / 4) << 10 | base << 5 | register
+}
+
+/// Takes the INTx of the function in slot 1 by polling the interrupt controller: prints `r` when it is ready, and `I` for
+/// every interrupt, whose number from 1 on it tells the device in the byte at 32 of BAR 0.
+pub fn takes_intx() -> Vec<u8> {
+    const GIC_DISTRIBUTOR: u32 = 0x0810_0000;
+    const GIC_REDISTRIBUTOR: u32 = 0x0840_0000;
+    // INTID 41: SPI 9, where INTA of slot 1 ends.
+    const SPI_BIT: u32 = 1 << 9;
+    let movz = |value: u32| 0x5280_0004 | value << 5; // movz w4, #value
+    let mut code = load(1, UART_BASE).to_vec();
+    code.extend(load(6, FUNCTION_CONFIG));
+    code.extend(load(7, FUNCTION_AREA32));
+    code.extend(set_command(0b110));
+    code.extend(load(9, GIC_DISTRIBUTOR));
+    code.extend(load(10, GIC_REDISTRIBUTOR));
+    code.extend([movz(0x12), store(4, 9, 0)]); // GICD_CTLR: affinity routing, group 1
+    code.extend([movz(SPI_BIT), store(4, 9, 0x84), store(4, 9, 0x104)]); // IGROUPR1, ISENABLER1
+    code.push(store(31, 10, 0x14)); // GICR_WAKER: awake
+    code.extend([movz(0xf8), 0xd518_4604]); // msr ICC_PMR_EL1, x4
+    code.extend([movz(1), 0xd518_cce4]); // msr ICC_IGRPEN1_EL1, x4
+    code.push(0x5280_000c); // movz w12, #0
+    code.push(movz(u32::from(b'r')));
+    code.extend(send_w4());
+    let top = code.len();
+    code.push(0xd538_cc0b); // mrs x11, ICC_IAR1_EL1
+    code.push(0x7100_001f | 1023 << 10 | 11 << 5); // cmp w11, #1023
+    code.push(0x54ff_ffc0); // b.eq -8
+    code.push(0x1100_058c); // add w12, w12, #1
+    code.push(0x3900_80ec); // strb w12, [x7, #32]
+    code.push(0x3940_80ed); // ldrb w13, [x7, #32]: the write has arrived before the interrupt ends
+    code.push(0xd518_cc2b); // msr ICC_EOIR1_EL1, x11
+    code.push(0x1100_0004 | 32 << 10 | 11 << 5); // add w4, w11, #32: `I` for 41
+    code.extend(send_w4());
+    let back = u32::try_from(code.len() - top).unwrap();
+    code.push(0x1400_0000 | 0u32.wrapping_sub(back) & 0x03ff_ffff); // b top
+    image(&code)
+}

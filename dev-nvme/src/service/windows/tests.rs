@@ -2,13 +2,15 @@
 //! Windows meet, end, and are gone; unsealed memory is never mapped.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ipc::shm::region::Region;
 use ipc::vfio_user::dma::DmaMap;
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
-use super::{Found, Windows};
+use super::{Found, Segment, Windows};
 
 fn sealed(len: u64) -> OwnedFd {
     Region::create("window", len).unwrap().file().try_clone().unwrap().into()
@@ -68,4 +70,117 @@ fn memory_that_can_be_cut_short_is_not_mapped() {
     assert_eq!(windows.read(0, &mut [0]), Found::ByMessage);
     let short = windows.add(&DmaMap::new(0x1_0000, 0x2000, 0, READ_WRITE), Some(sealed(0x1000)));
     assert_eq!(short, Err(Errno::INVAL));
+}
+
+fn segment(iova: u64, len: usize) -> Segment {
+    Segment { iova, len }
+}
+
+#[test]
+fn memory_of_one_mapped_window_is_lent_in_the_order_asked_for() {
+    let windows = Windows::default();
+    windows.add(&DmaMap::new(0x1000, 0x2000, 0, READ_WRITE), Some(sealed(0x2000))).unwrap();
+    windows.add(&DmaMap::new(0x3000, 0x1000, 0, DmaMap::READ), Some(sealed(0x1000))).unwrap();
+    windows.add(&DmaMap::new(0x4000, 0x1000, 0, READ_WRITE), None).unwrap();
+    assert_eq!(windows.write(0x1ffe, b"abcd"), Found::Done(()));
+    let mut seen = Vec::new();
+    let lent = windows.lend(&[segment(0x2000, 2), segment(0x1ffe, 2)], true, || (), &mut |slices| {
+        for slice in slices {
+            let mut bytes = [0; 2];
+            slice.copy_to(&mut bytes);
+            seen.extend(bytes);
+        }
+    });
+    assert!(lent && seen == b"cdab");
+    let refused = |segments: &[Segment], written| {
+        !windows.lend(segments, written, || panic!("said too early"), &mut |_| panic!("lent"))
+    };
+    // Over a border, half in another window, by message, read-only, nowhere, nothing.
+    assert!(refused(&[segment(0x2fff, 2)], false));
+    assert!(refused(&[segment(0x2000, 2), segment(0x3000, 2)], false));
+    assert!(refused(&[segment(0x3000, 2), segment(0x2000, 2)], false));
+    assert!(refused(&[segment(0x4000, 2)], false));
+    assert!(refused(&[segment(0x3000, 2)], true));
+    assert!(refused(&[segment(0x10, 2), segment(u64::MAX, 2)], false));
+    assert!(refused(&[segment(0x3000, usize::MAX)], false));
+    assert!(refused(&[], false));
+}
+
+#[test]
+fn removal_of_a_window_waits_until_it_is_given_back() {
+    let windows = Windows::default();
+    windows.add(&DmaMap::new(0x1000, 0x1000, 0, READ_WRITE), Some(sealed(0x1000))).unwrap();
+    windows.add(&DmaMap::new(0x2000, 0x1000, 0, READ_WRITE), Some(sealed(0x1000))).unwrap();
+    let removed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        windows.lend(&[segment(0x1000, 8)], true, || (), &mut |_| {
+            scope.spawn(|| {
+                windows.remove(0x1000, 0x1000).unwrap();
+                removed.store(true, Ordering::SeqCst);
+            });
+            // It is not in the table any more, and still here; others are not kept waiting.
+            while windows.read(0x1000, &mut [0; 4]) != Found::Nothing {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!removed.load(Ordering::SeqCst));
+            assert_eq!(windows.read(0x2000, &mut [0; 4]), Found::Done(()));
+        });
+    });
+    assert!(removed.load(Ordering::SeqCst));
+}
+
+#[test]
+fn dword_is_loaded_and_stored_only_where_it_is_aligned() {
+    let windows = Windows::default();
+    windows.add(&DmaMap::new(0x1000, 0x1000, 0, READ_WRITE), Some(sealed(0x1000))).unwrap();
+    windows.add(&DmaMap::new(0x2000, 0x1000, 0, DmaMap::READ), Some(sealed(0x1000))).unwrap();
+    assert_eq!(windows.store(0x1ffc, 0x0102_0304), Found::Done(()));
+    assert_eq!(windows.load(0x1ffc), Found::Done(0x0102_0304));
+    assert_eq!(windows.load(0x1ffe), Found::Nothing);
+    assert_eq!(windows.load(0x1001), Found::Nothing);
+    assert_eq!(windows.store(0x2000, 1), Found::Nothing);
+    assert_eq!(windows.load(0x2000), Found::Done(0));
+}
+
+#[test]
+fn windows_in_one_object_hold_one_descriptor() {
+    let windows = Windows::default();
+    let memory = sealed(0x100_0000);
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    for page in 0..4096 {
+        let map = DmaMap::new(page * 0x2000, 0x1000, page * 0x1000, READ_WRITE);
+        assert_eq!(windows.add(&map, Some(memory.try_clone().unwrap())), Ok(true));
+    }
+    // Other tests of this process open a few at the same time.
+    assert!(open() < before + 100, "{} descriptors more", open() - before);
+    assert_eq!(windows.write(4095 * 0x2000, b"last"), Found::Done(()));
+}
+
+#[test]
+fn range_that_consists_of_windows_is_removed_whole_and_one_that_cuts_a_window_is_not() {
+    let windows = Windows::default();
+    let add = |start, len| windows.add(&DmaMap::new(start, len, 0, READ_WRITE), None).unwrap();
+    for start in [0x1_0000, 0x1_1000, 0x1_4000] {
+        add(start, 0x1000);
+    }
+    add(0x2_0000, 0x2000);
+    for (start, len) in [(0x2_1000, 0x1000), (0x1_4000, 0xd000), (0x2_1000, 0x8000), (0x3_0000, 0x1000)] {
+        assert_eq!(windows.remove(start, len), Err(Errno::NOENT), "{start:#x}");
+    }
+    assert_eq!(windows.remove(u64::MAX - 0xfff, 0x2000), Err(Errno::INVAL));
+    assert_eq!(windows.remove(0x1_0000, 0x1_0000), Ok(()));
+    assert_eq!(windows.read(0x1_1000, &mut [0]), Found::Nothing);
+    assert_eq!(windows.read(0x2_1fff, &mut [0]), Found::ByMessage);
+    assert_eq!(windows.remove(0, u64::MAX), Ok(()));
+}
+
+#[test]
+fn reach_of_a_window_ends_with_it() {
+    let windows = Windows::default();
+    windows.add(&DmaMap::new(0x1000, 0x2000, 0, READ_WRITE), None).unwrap();
+    windows.add(&DmaMap::new(u64::MAX - 0xfff, 0x1000, 0, READ_WRITE), None).unwrap();
+    let reaches = [0xfff, 0x1000, 0x2fff, 0x3000, u64::MAX].map(|iova| windows.reach(iova));
+    assert_eq!(reaches, [None, Some(0x2000), Some(1), None, Some(1)]);
 }

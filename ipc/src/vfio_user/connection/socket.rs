@@ -105,6 +105,10 @@ pub fn receive(
                 return Ok(reassembly.push(bytes, fds)?);
             }
             Err(Errno::INTR) => {}
+            // Who only looks need not be told once more that there is nothing.
+            Err(Errno::AGAIN) if deadline.has_passed() => {
+                return Err(ConnectionError::Timeout { waiting_to: "receive" });
+            }
             Err(Errno::AGAIN) => wait(socket, PollFlags::IN, deadline, "receive")?,
             Err(Errno::CONNRESET | Errno::NOTCONN) => return Err(ConnectionError::Closed),
             Err(errno) => return Err(ConnectionError::Io { call: "recvmsg", errno }),

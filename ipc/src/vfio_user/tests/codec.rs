@@ -61,7 +61,12 @@ fn version_of_another_implementation_is_understood() {
     assert_eq!((version.capabilities.msg_fds(), version.capabilities.data_len()), (8, 1 << 20));
     let answer = version.agree().unwrap();
     assert_eq!((answer.major, answer.minor), (0, 0));
-    assert_eq!(answer.capabilities.msg_fds_max, Some(FDS_MAX as u64));
+    // The lower limit of both: QEMU ends a connection whose server says that it takes more than 16 fds.
+    let expected = Capabilities { msg_fds_max: Some(8), migration_page_len: None, ..Capabilities::ours() };
+    assert_eq!(answer.capabilities, expected);
+    let ample = Capabilities { msg_fds_max: Some(1 << 20), data_len_max: Some(1 << 30), ..expected };
+    let answer_to_ample = Version { capabilities: ample, ..version }.agree().unwrap().capabilities;
+    assert_eq!((answer_to_ample.msg_fds(), answer_to_ample.data_len()), (FDS_MAX, DATA_LEN_MAX));
     // Only what was named is answered.
     assert_eq!(answer.capabilities.migration_page_len, None);
     assert_eq!(Version::decode(&answer.encode()), Ok(answer));
@@ -174,6 +179,11 @@ fn several_writes_are_counted() {
     let body = |count: u64, writes: &[Vec<u8>]| [&count.to_le_bytes()[..], &writes.concat()].concat();
     let writes = region::decode_multi(&body(2, &[one(4), one(8)])).unwrap();
     assert_eq!((writes[0].bytes().len(), writes[1].bytes().len()), (4, 8));
+    let own =
+        [region::SmallWrite::new(0, 0x1000, 3, 0x1122_3344), region::SmallWrite::new(2, 8, 8, u64::MAX)];
+    let decoded = region::decode_multi(&region::encode_multi(&own)).unwrap();
+    assert_eq!(decoded, own);
+    assert_eq!(decoded[0].bytes(), [0x44, 0x33, 0x22]);
     assert_eq!(rule(region::decode_multi(&body(3, &[one(4)]))), "the count is not the number of writes");
     assert_eq!(
         rule(region::decode_multi(&body(u64::MAX, &[one(4)]))),

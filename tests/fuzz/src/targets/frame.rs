@@ -4,6 +4,7 @@
 //! Beyond not panicking: what is accepted means only one thing, so encoding it again gives the same bytes.
 
 use ipc::frame::{Header, Kind, decode, decode_body};
+use ipc::protocol::bus::{BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::control::{Event, Reply, Request};
 
 pub fn run(message: &[u8]) {
@@ -13,6 +14,8 @@ pub fn run(message: &[u8]) {
     body_of::<Request>(body);
     body_of::<Reply>(body);
     body_of::<Event>(body);
+    body_of::<BusRequest>(body);
+    body_of::<BusReply>(body);
 }
 
 /// A body that decodes must survive another turn.
@@ -35,6 +38,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = requests.iter().map(|request| framed(Kind::Request, request)).collect();
     seeds.push(framed(Kind::Reply, &Reply::Done));
     seeds.push(framed(Kind::Event, &Event::GuestPoweredOff));
+    let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
+    seeds.push(framed(Kind::Request, &BusRequest::AddWindow(window)));
+    seeds.push(framed(Kind::Request, &BusRequest::ShowWindows { shown: true }));
+    seeds.push(framed(Kind::Reply, &BusReply::Refused("it is not sealed".to_owned())));
     seeds
 }
 

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Deserialize;
 
-/// Roles that every machine has.
-const ROLES: [&str; 3] = ["coordinator", "vcpu", "smmu"];
+/// Roles that a machine with an NVMe has.
+const ROLES: [&str; 5] = ["coordinator", "vcpu", "smmu", "vfio", "nvme"];
 
 /// The part of a row of `bulkhead ps --json` that is shown and judged.
 #[derive(Debug, Deserialize)]

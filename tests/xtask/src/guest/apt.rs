@@ -26,15 +26,27 @@ pub enum Installed {
     AsHere,
 }
 
-/// Which suites packages may come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which of the distribution's suites packages come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Suites {
-    /// Those that this machine uses.
+    /// Those of the machine's own sources.
     AsHere,
-    /// Those, and the backports of its release, preferred.
+    /// And the backports of the release that the machine runs, preferred.
     Backports,
-    /// Those, and this named suite, preferred: for packages that need nothing installed.
-    Also(&'static str),
+    /// Only the newest stable release and what was ported back to it, preferred.
+    Newest,
+}
+
+impl Suites {
+    /// Suites that the machine's own sources need not have.
+    fn added(self) -> Result<Vec<String>> {
+        Ok(match self {
+            Self::AsHere => Vec::new(),
+            Self::Backports => vec![format!("{}-backports", sources::codename()?)],
+            // Names that every mirror of Debian keeps up to date, whatever the releases are called.
+            Self::Newest => vec!["stable".into(), "stable-backports".into()],
+        })
+    }
 }
 
 /// A private apt for one architecture.
@@ -71,15 +83,11 @@ impl Apt {
             }
         };
         write_whole(&folder.join("state/status"), &status)?;
-        let preferred = match suites {
-            Suites::AsHere => None,
-            Suites::Backports => Some(format!("{}-backports", codename()?)),
-            Suites::Also(suite) => Some(suite.to_string()),
-        };
-        apt.copy_sources(preferred.as_deref())?;
+        let added = suites.added()?;
+        apt.copy_sources(suites != Suites::Newest, &added)?;
         let mut configuration = apt.configuration(architecture)?;
-        if let Some(suite) = &preferred {
-            configuration.push_str(&format!("APT::Default-Release \"{suite}\";\n"));
+        if let Some(preferred) = added.last() {
+            configuration.push_str(&format!("APT::Default-Release \"{preferred}\";\n"));
         }
         write_whole(&apt.config, configuration.as_bytes())?;
         // A proxy setting may hold a password.
@@ -88,9 +96,9 @@ impl Apt {
         Ok(apt)
     }
 
-    /// Copies the machine's lists of sources, wherever its own configuration says they are, and adds one suite
-    /// from the same places.
-    fn copy_sources(&self, suite: Option<&str>) -> Result<()> {
+    /// Copies the machine's lists of sources, wherever its own configuration says they are: its own entries if
+    /// `own`, and what these say of its release, for the suites `added`.
+    fn copy_sources(&self, own: bool, added: &[String]) -> Result<()> {
         let places = capture(Command::new("apt-config").args([
             "shell",
             "LIST",
@@ -112,15 +120,19 @@ impl Apt {
         if files.is_empty() {
             bail!("apt has no sources on this machine");
         }
+        let codename = if added.is_empty() { String::new() } else { sources::codename()? };
+        let mut any = own;
         for file in files {
             let name = file.file_name().context("an apt source without a name")?;
-            let mut text =
+            let text =
                 fs::read_to_string(&file).with_context(|| format!("{} could not be read", file.display()))?;
-            if let Some(suite) = suite {
-                let of_list = file.extension().is_some_and(|extension| extension == "list");
-                text.push_str(&sources::with_suite(&text, of_list, &codename()?, suite));
-            }
+            let more = sources::of(added, &text, &codename);
+            any |= !more.is_empty();
+            let text = if own { format!("{text}\n{more}") } else { more };
             write_whole(&self.folder.join("sources").join(name), text.as_bytes())?;
+        }
+        if !any {
+            bail!("none of the machine's apt sources is the distribution's own");
         }
         Ok(())
     }
@@ -231,13 +243,6 @@ impl Candidate {
             .collect();
         Some(Self { package: field("Package")?.into(), version: field("Version")?.into(), depends })
     }
-}
-
-/// The name of the Debian release that this machine runs.
-fn codename() -> Result<String> {
-    let text = fs::read_to_string("/etc/os-release").context("this machine's /etc/os-release")?;
-    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    Ok(name.context("/etc/os-release names no release (VERSION_CODENAME)")?.trim_matches('"').to_string())
 }
 
 /// Unpacks a package's files into `folder`, as `dpkg` would into the root.

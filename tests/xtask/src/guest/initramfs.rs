@@ -53,6 +53,11 @@ pub struct Program<'a> {
 
 /// Builds the archive around `busybox`.
 pub fn build(busybox: &[u8], programs: &[Program<'_>]) -> Result<Vec<u8>> {
+    build_with_modules(busybox, programs, &[])
+}
+
+/// The same with kernel modules, which `/init` loads in the order given.
+pub fn build_with_modules(busybox: &[u8], programs: &[Program<'_>], modules: &[Vec<u8>]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
     for folder in ["bin", "dev", "proc", "sys", "tmp"] {
         archive.folder(folder)?;
@@ -71,6 +76,13 @@ pub fn build(busybox: &[u8], programs: &[Program<'_>]) -> Result<Vec<u8>> {
     }
     for program in programs {
         archive.program(&format!("bin/{}", program.name), program.content)?;
+    }
+    if !modules.is_empty() {
+        archive.folder("modules")?;
+    }
+    for (index, module) in modules.iter().enumerate() {
+        // The shell expands a pattern in the order of names.
+        archive.program(&format!("modules/{index:02}.ko"), module)?;
     }
     archive.finish()
 }

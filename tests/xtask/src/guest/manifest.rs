@@ -70,6 +70,21 @@ impl Manifest {
             .is_some_and(|file| fs::read(cache.join(name)).is_ok_and(|content| file.matches(&content)))
     }
 
+    /// The names of the files in `folder`, in order.
+    pub fn names_in(&self, folder: &str) -> Vec<&str> {
+        let start = format!("{folder}/");
+        let mut names: Vec<&str> = self.files.iter().map(|file| file.name.as_str()).collect();
+        names.retain(|name| name.starts_with(&start));
+        names.sort_unstable();
+        names
+    }
+
+    /// Takes out the records of the files in `folder`.
+    pub fn forget_folder(&mut self, folder: &str) {
+        let start = format!("{folder}/");
+        self.files.retain(|file| !file.name.starts_with(&start));
+    }
+
     /// Adds a record, or replaces the one of the same name.
     pub fn put(&mut self, record: FileRecord) {
         self.files.retain(|file| file.name != record.name);

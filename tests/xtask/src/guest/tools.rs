@@ -21,9 +21,13 @@ pub fn obtain(tool: &Tool, cache: &Path) -> Result<Ready> {
     }
     let step = Step::begin(tool.program);
     let architecture = capture(Command::new("dpkg").arg("--print-architecture"))?;
-    let suites = if tool.backports { Suites::Backports } else { Suites::AsHere };
-    let folder = if tool.backports { "apt-backports" } else { "apt-tools" };
-    let apt = Apt::prepare(&cache.join(folder), architecture.trim(), Installed::AsHere, suites)?;
+    let (folder, installed, suites) = match tool.newer {
+        false if tool.backports => ("apt-backports", Installed::AsHere, Suites::Backports),
+        false => ("apt-tools", Installed::AsHere, Suites::AsHere),
+        // Its libraries come along, so that nothing of the machine's has to fit.
+        true => ("apt-newest", Installed::Nothing, Suites::Newest),
+    };
+    let apt = Apt::prepare(&cache.join(folder), architecture.trim(), installed, suites)?;
     let packages = apt.download_with_dependencies(tool.packages)?;
     let part = tempfile::tempdir_in(cache).context("a folder to unpack a tool into")?;
     for package in &packages {

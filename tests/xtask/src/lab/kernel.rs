@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     guest::{
-        apt::{self, Apt, Installed, Suites},
+        apt::{self, Apt, Candidate, Installed, Suites},
         format, tools,
     },
     progress::Step,
@@ -32,8 +32,7 @@ use crate::{
 /// The variable that names a kernel: an `Image`, or one compressed with xz.
 const VARIABLE: &str = "BULKHEAD_LAB_KERNEL";
 
-/// The suite with recent sources, and the package that always depends on the newest of them.
-const SUITE: &str = "trixie-backports";
+/// The package that always depends on the newest sources.
 const SOURCES: &str = "linux-source";
 
 /// What building a kernel needs from the machine, besides the cross compiler.
@@ -44,9 +43,11 @@ const GENERATORS: [&str; 3] = ["flex", "bison", "bc"];
 const GENERATORS_TOOL: Tool = Tool {
     program: "flex",
     packages: &GENERATORS,
-    backports: false,
     folder: "kernel-tools",
-    option: "lab",
+    task: "cargo xtask lab",
+    device: None,
+    newer: false,
+    backports: false,
     // Only those that the machine does not have are unpacked.
     suits: |ready| {
         GENERATORS.iter().all(|name| find(name).is_some() || ready.program().with_file_name(name).is_file())
@@ -84,16 +85,11 @@ pub fn build(folder: &Path, linker: &Ready) -> Result<PathBuf> {
     let maker = Maker { linker, generators: tools::obtain(&GENERATORS_TOOL, &places::cache())? };
     let step = Step::begin("lab kernel");
     step.at("sources");
-    let apt = Apt::prepare(&folder.join("apt-kernel"), "arm64", Installed::Nothing, Suites::Also(SUITE))?;
+    let apt = Apt::prepare(&folder.join("apt-kernel"), "arm64", Installed::Nothing, Suites::Newest)?;
     let name = apt.candidate(SOURCES)?.depends.into_iter().find(|name| name.starts_with("linux-source-"));
     let candidate = apt.candidate(&name.context("package linux-source leads to no sources")?)?;
     let work = folder.join("kernel-build");
-    remove_folder(&work)?;
-    apt::unpack(&apt.download(&candidate)?, &work)?;
-    apt.clean()?;
-    let archive = work.join("usr/src").join(format!("{}.tar.xz", candidate.package));
-    capture(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&work))?;
-    let tree = work.join(&candidate.package);
+    let tree = unpack(&apt, &candidate, &work)?;
 
     let config = places::root().join(CONFIG);
     maker.make(&tree, &[&format!("KCONFIG_ALLCONFIG={}", config.display()), "allnoconfig"])?;
@@ -106,6 +102,22 @@ pub fn build(folder: &Path, linker: &Ready) -> Result<PathBuf> {
     remove_folder(&work)?;
     step.done(&format!("{} {}", candidate.package, candidate.version));
     Ok(image)
+}
+
+/// The tree of these sources in `work`; one that an interrupted build left is used again.
+fn unpack(apt: &Apt, candidate: &Candidate, work: &Path) -> Result<PathBuf> {
+    let tree = work.join(&candidate.package);
+    let (mark, version) = (work.join("unpacked"), format!("{} {}", candidate.package, candidate.version));
+    if fs::read_to_string(&mark).is_ok_and(|unpacked| unpacked == version) {
+        return Ok(tree);
+    }
+    remove_folder(work)?;
+    apt::unpack(&apt.download(candidate)?, work)?;
+    apt.clean()?;
+    let archive = work.join("usr/src").join(format!("{}.tar.xz", candidate.package));
+    capture(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(work))?;
+    write_whole(&mark, version.as_bytes())?;
+    Ok(tree)
 }
 
 /// The options that the lab's kernel is built with.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What tests left out, gathered from what they printed, so that a green run does not hide it.
+//! What tests left out, and what comparisons have counted, gathered from what they printed: so that a green run does
+//! not hide the one, and shows the other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Write},
     process::{Command, Stdio},
 };
@@ -10,23 +11,53 @@ use std::{
 use ::tests::SKIPPED;
 use anyhow::{Context, Result, ensure};
 
-/// The skips in nextest's report, which holds the output of every test.
-pub fn in_report(report: &str) -> Vec<String> {
-    report.lines().filter_map(reason).map(|reason| unescape(&reason)).collect()
+/// How a line begins that says how many cases of which kinds a comparison has seen.
+const COUNTED: &str = "COUNTED: ";
+
+/// What tests said for the end of a run.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Reasons for what was left out.
+    pub skipped: Vec<String>,
+    /// Counts of cases.
+    pub counted: Vec<String>,
 }
 
-/// Runs `command`, copies its output to `shown`, and returns the skips in it. An error if it does not end well.
-pub fn while_running(command: &mut Command, shown: &mut impl Write) -> Result<Vec<String>> {
+impl Said {
+    fn take(&mut self, line: &str) {
+        self.skipped.extend(behind(SKIPPED, line));
+        self.counted.extend(behind(COUNTED, line));
+    }
+}
+
+/// What is said in nextest's report, which holds the output of every test.
+pub fn in_report(report: &str) -> Said {
+    let mut said = Said::default();
+    report.lines().for_each(|line| said.take(&unescape(line.split("</").next().unwrap_or(line))));
+    said
+}
+
+/// Runs `command`, copies its output to `shown`, and returns what is said in it. An error if it does not end well.
+pub fn while_running(command: &mut Command, shown: &mut impl Write) -> Result<Said> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cargo did not start")?;
     let output = child.stdout.take().context("cargo's output")?;
-    let mut skips = Vec::new();
+    let mut said = Said::default();
     for line in BufReader::new(output).lines() {
         let line = line.context("cargo's output")?;
         writeln!(shown, "{line}").context("showing cargo's output")?;
-        skips.extend(reason(&line));
+        said.take(&line);
     }
     ensure!(child.wait().context("cargo's end")?.success(), "a test fails");
-    Ok(skips)
+    Ok(said)
+}
+
+/// Prints counts, each once and in order.
+pub fn print_counted(counted: &[String]) {
+    let counted: BTreeSet<&String> = counted.iter().collect();
+    if !counted.is_empty() {
+        println!();
+    }
+    counted.iter().for_each(|line| println!("{COUNTED}{line}"));
 }
 
 /// Prints the skips, those of the same reason as one line.
@@ -43,11 +74,9 @@ pub fn print(skips: &[String]) {
     }
 }
 
-/// The reason, if the line is about a skip.
-fn reason(line: &str) -> Option<String> {
-    let (_, reason) = line.split_once(SKIPPED)?;
-    let reason = reason.split("</").next().unwrap_or(reason);
-    Some(reason.trim().to_string())
+/// The rest of a line behind a mark.
+fn behind(mark: &str, line: &str) -> Option<String> {
+    line.split_once(mark).map(|(_, rest)| rest.trim().to_string())
 }
 
 /// The five entities of XML.

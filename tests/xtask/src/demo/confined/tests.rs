@@ -18,8 +18,9 @@ fn row(role: &str, state: &str, drift: &str) -> String {
 }
 
 fn rows(smmu_state: &str, smmu_drift: &str) -> String {
-    let list =
-        [row("coordinator", "running", ""), row("vcpu", "running", ""), row("smmu", smmu_state, smmu_drift)];
+    let mut list: Vec<String> =
+        ["coordinator", "vcpu", "vfio", "nvme"].iter().map(|role| row(role, "running", "")).collect();
+    list.push(row("smmu", smmu_state, smmu_drift));
     format!("[{}]", list.join(","))
 }
 

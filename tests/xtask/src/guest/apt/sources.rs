@@ -1,61 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Lists of apt sources, in both of their formats: one suite more from where the machine's own come from.
+//! apt's lists of sources, repeated for other suites of the same distribution, mirror and keys as they are.
 //!
-//! Formats: sources.list(5). The address of a mirror is never spelled here: an entry is repeated with another
-//! suite, so it keeps its address, its options and the keys that count for it.
+//! Both formats of `sources.list(5)`. An entry counts if it names the machine's own release; its updates and other
+//! people's sources are left out, since they have no such release.
 
-/// What to add to a list of sources with the content `text` so that everything it takes from suite `base` is
-/// also taken from `wanted`. Nothing if it takes nothing from `base`, or has `wanted` already.
-pub fn with_suite(text: &str, one_line_each: bool, base: &str, wanted: &str) -> String {
-    if one_line_each { lines(text, base, wanted) } else { stanzas(text, base, wanted) }
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+/// The name of the machine's own release.
+pub fn codename() -> Result<String> {
+    let text = fs::read_to_string("/etc/os-release").context("the machine's release")?;
+    named(&text)
 }
 
-/// `deb [options] ADDRESS SUITE COMPONENTS...`
-fn lines(text: &str, base: &str, wanted: &str) -> String {
-    let entries: Vec<Vec<&str>> = text
-        .lines()
-        .map(|line| line.split('#').next().unwrap_or_default().split_whitespace().collect::<Vec<_>>())
-        .filter(|words| words.first() == Some(&"deb"))
-        .collect();
-    if entries.iter().any(|words| words.contains(&wanted)) {
-        return String::new();
+fn named(text: &str) -> Result<String> {
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.map(|value| value.trim_matches('"').to_string())
+    };
+    ensure!(field("ID").as_deref() == Some("debian"), "only Debian's newer releases are known here");
+    field("VERSION_CODENAME").context("the machine's release has no code name")
+}
+
+/// What stands in a list of sources for the release `codename`, for `suites` instead.
+pub fn of(suites: &[String], text: &str, codename: &str) -> String {
+    let one_line = text.lines().filter_map(|line| entry(line, codename, suites));
+    let stanzas = text.split("\n\n").filter_map(|stanza| deb822(stanza, codename, suites));
+    one_line.chain(stanzas).collect()
+}
+
+/// `deb [options] URI suite components...`
+fn entry(line: &str, codename: &str, suites: &[String]) -> Option<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let suite = words.iter().position(|word| *word == codename)?;
+    if words.first() != Some(&"deb") {
+        return None;
     }
-    let repeated = entries.iter().filter(|words| words.contains(&base)).map(|words| {
-        let words: Vec<&str> = words.iter().map(|word| if *word == base { wanted } else { word }).collect();
-        format!("\n{}\n", words.join(" "))
-    });
-    repeated.collect()
+    let (before, behind) = (words.get(..suite)?.join(" "), words.get(suite + 1..)?.join(" "));
+    Some(suites.iter().map(|suite| format!("{before} {suite} {behind}\n")).collect())
 }
 
-/// Stanzas of `Field: value` lines, with an empty line between two of them.
-fn stanzas(text: &str, base: &str, wanted: &str) -> String {
-    let all: Vec<Vec<&str>> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .collect::<Vec<_>>()
-        .split(|line| line.trim().is_empty())
-        .filter(|stanza| !stanza.is_empty())
-        .map(<[&str]>::to_vec)
-        .collect();
-    let has = |stanza: &[&str], suite: &str| suites(stanza).any(|name| name == suite);
-    if all.iter().any(|stanza| has(stanza, wanted)) {
-        return String::new();
-    }
-    let repeated = all.iter().filter(|stanza| has(stanza, base)).map(|stanza| {
-        let rest: Vec<&str> = stanza.iter().filter(|line| field(line, "suites").is_none()).copied().collect();
-        format!("\nSuites: {wanted}\n{}\n", rest.join("\n"))
-    });
-    repeated.collect()
-}
-
-fn suites<'a>(stanza: &[&'a str]) -> impl Iterator<Item = &'a str> {
-    stanza.iter().filter_map(|line| field(line, "suites")).flat_map(str::split_whitespace)
-}
-
-/// The value of a line, if it is that field's; names of fields are the same in capitals.
-fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    let (found, value) = line.split_once(':')?;
-    found.eq_ignore_ascii_case(name).then_some(value)
+/// Fields, one of them the suites.
+fn deb822(stanza: &str, codename: &str, suites: &[String]) -> Option<String> {
+    let names = |line: &str| line.split_whitespace().any(|word| word == codename);
+    let field = |line: &str| line.to_ascii_lowercase().starts_with("suites:");
+    stanza.lines().find(|line| field(line) && names(line))?;
+    let line = |line: &str| match field(line) {
+        true => format!("Suites: {}\n", suites.join(" ")),
+        false => format!("{line}\n"),
+    };
+    Some(stanza.lines().map(line).collect::<String>() + "\n")
 }
 
 #[cfg(test)]

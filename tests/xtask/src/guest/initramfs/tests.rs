@@ -3,7 +3,7 @@
 
 use ::tests::guest;
 
-use super::{APPLETS_NEEDED, CONTINUITY, INIT, Program, build};
+use super::{APPLETS_NEEDED, CONTINUITY, INIT, Program, build, build_with_modules};
 
 fn busybox_with(names: &[&str]) -> Vec<u8> {
     format!("code\0{}\0data", names.join("\0")).into_bytes()
@@ -40,6 +40,17 @@ fn initramfs_takes_programs_into_bin() {
     let archive = build(&busybox_with(&APPLETS_NEEDED), &[program]).unwrap();
     assert!(contains(&archive, "bin/selftest\0"));
     assert!(contains(&archive, "\x7fELF something"));
+}
+
+#[test]
+fn initramfs_takes_modules_in_the_order_of_loading() {
+    let modules = [b"first module".to_vec(), b"second module".to_vec()];
+    let archive = build_with_modules(&busybox_with(&APPLETS_NEEDED), &[], &modules).unwrap();
+    let place = |text: &str| archive.windows(text.len()).position(|window| window == text.as_bytes());
+    assert!(place("modules/00.ko\0") < place("first module"));
+    assert!(place("first module") < place("modules/01.ko\0"));
+    assert!(contains(&archive, "second module"));
+    assert!(INIT.contains("insmod"));
 }
 
 #[test]

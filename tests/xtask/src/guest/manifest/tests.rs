@@ -47,3 +47,16 @@ fn manifest_put_replaces_the_record_of_the_same_name() {
     assert!(manifest.holds(cache.path(), "Image"));
     assert_eq!(manifest.files.len(), 1);
 }
+
+#[test]
+fn manifest_names_and_forgets_the_files_of_one_folder_only() {
+    let (cache, mut manifest) = cache_with_file(b"kernel");
+    for name in ["modules-16k/01.ko", "modules-16k/00.ko", "modules-64k/00.ko"] {
+        manifest.put(FileRecord::new(name, "linux", "6.1", b"module"));
+    }
+    assert_eq!(manifest.names_in("modules-16k"), ["modules-16k/00.ko", "modules-16k/01.ko"]);
+    manifest.forget_folder("modules-16k");
+    assert!(manifest.names_in("modules-16k").is_empty());
+    assert_eq!(manifest.names_in("modules-64k"), ["modules-64k/00.ko"]);
+    assert!(manifest.holds(cache.path(), "Image"));
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Jobs: what there is to do now, and what becomes of the controller when it was done.
+//!
+//! Held-back completions go first, then commands of the admin queue, then those of the others in turn, and a
+//! shutdown when nothing is out any more. A result of an old epoch is dropped; only its end is counted.
+
+use super::{Controller, Outcome, Watched, get, get_mut, set};
+use crate::queue::{Completed, Posting, QUEUES_MAX, SubmissionQueue, entry_address};
+use crate::spec::command::COMMAND_LEN;
+use crate::spec::registers::SHST_COMPLETE;
+use crate::spec::status::Status;
+
+/// The most commands that one job fetches: enough to spread its own cost.
+pub const BATCH_MAX: u32 = 16;
+
+/// What a job belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The Submission Queue.
+    pub sqid: u16,
+    pub(super) epoch: u64,
+}
+
+/// Something to be done with DMA or the medium.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Read `count` commands at `iova`, call [`Controller::fetched`], execute them.
+    Fetch {
+        /// To be given back.
+        ticket: Ticket,
+        /// Where the commands are.
+        iova: u64,
+        /// How many.
+        count: u32,
+    },
+    /// Write a completion that was held back.
+    Post {
+        /// To be given back.
+        ticket: Ticket,
+        /// The completion.
+        posting: Posting,
+    },
+    /// Look at doorbells in the host's memory, then call [`Controller::looked`].
+    Look {
+        /// To be given back.
+        ticket: Ticket,
+        /// What to look at.
+        watched: Vec<Watched>,
+    },
+    /// Flush the medium, then call [`Controller::shut_down`].
+    Shutdown {
+        /// To be given back.
+        ticket: Ticket,
+    },
+}
+
+/// The ticket of a job that has no Submission Queue.
+pub(super) const NO_QUEUE: u16 = u16::MAX;
+
+impl Controller {
+    /// Whether [`Controller::next_job`] would give one.
+    #[must_use]
+    pub fn has_job(&self) -> bool {
+        self.can_work()
+            && (self.shutdown_wanted
+                || self.can_look()
+                || self.completion.iter().flatten().any(|cq| !cq.held.is_empty() && !cq.is_full())
+                || self.submission.iter().flatten().any(|sq| self.can_fetch(sq)))
+    }
+
+    fn can_work(&self) -> bool {
+        let csts = self.registers.csts;
+        !self.paused && !self.resetting && !csts.cfs() && (csts.rdy() || self.shutdown_wanted)
+    }
+
+    fn can_fetch(&self, sq: &SubmissionQueue) -> bool {
+        let room = get(&self.completion, sq.cqid).is_some_and(|cq| cq.held.is_empty());
+        room && !sq.fetching && sq.deletion.is_none() && sq.waiting() > 0 && self.registers.cc.shn() == 0
+    }
+
+    /// Takes something to do: at most `batch` commands, one after the other.
+    pub fn next_job(&mut self, batch: u32) -> Option<Job> {
+        if !self.can_work() {
+            return None;
+        }
+        let job = self.release_job().or_else(|| self.fetch_job(batch));
+        let job = job.or_else(|| self.look_job()).or_else(|| self.shutdown_job())?;
+        self.in_flight += 1;
+        Some(job)
+    }
+
+    fn release_job(&mut self) -> Option<Job> {
+        let (submission, epoch) = (&self.submission, self.epoch);
+        let head = |sqid| get(submission, sqid).map_or(0, |sq| sq.head);
+        let posting = self.completion.iter_mut().flatten().find_map(|cq| cq.release(head))?;
+        Some(Job::Post { ticket: Ticket { sqid: NO_QUEUE, epoch }, posting })
+    }
+
+    /// Commands of the admin queue first, then of the others in turn.
+    fn fetch_job(&mut self, batch: u32) -> Option<Job> {
+        let first = self.last_served % QUEUES_MAX;
+        let turn = (0..QUEUES_MAX).map(|step| (first + step) % QUEUES_MAX + 1);
+        let ready = |sqid: &u16| get(&self.submission, *sqid).is_some_and(|sq| self.can_fetch(sq));
+        let sqid = core::iter::once(0).chain(turn).find(ready)?;
+        let epoch = self.epoch;
+        let sq = get_mut(&mut self.submission, sqid)?;
+        let count = sq.contiguous().min(batch.clamp(1, BATCH_MAX));
+        sq.fetching = true;
+        sq.jobs += 1;
+        let iova = entry_address(sq.base, sq.head, COMMAND_LEN);
+        if sqid != 0 {
+            self.last_served = sqid;
+        }
+        Some(Job::Fetch { ticket: Ticket { sqid, epoch }, iova, count })
+    }
+
+    fn shutdown_job(&mut self) -> Option<Job> {
+        // What the host has asked for before is done before.
+        if !self.shutdown_wanted || self.in_flight > 0 {
+            return None;
+        }
+        self.shutdown_wanted = false;
+        Some(Job::Shutdown { ticket: Ticket { sqid: NO_QUEUE, epoch: self.epoch } })
+    }
+
+    /// The commands of a fetch were read, or could not be. Returns whether they are to be executed.
+    pub fn fetched(&mut self, ticket: Ticket, count: u32, readable: bool) -> bool {
+        if ticket.epoch != self.epoch {
+            return false;
+        }
+        if !readable {
+            self.fail();
+            return false;
+        }
+        let Some(sq) = get_mut(&mut self.submission, ticket.sqid) else { return false };
+        sq.fetching = false;
+        sq.advance(count);
+        true
+    }
+
+    /// A command is done. Returns what to write, if there is room for it now.
+    pub fn complete(&mut self, ticket: Ticket, cid: u16, outcome: &Outcome) -> Option<Posting> {
+        if ticket.epoch != self.epoch {
+            return None;
+        }
+        self.counters.moved(outcome.moved, self.identity.block_shift);
+        if !outcome.status.is_success() {
+            self.errors.add(ticket.sqid, cid, outcome);
+        }
+        let completed = Completed { dw0: outcome.dw0, sqid: ticket.sqid, cid, status: outcome.status };
+        let sq = get(&self.submission, ticket.sqid)?;
+        let (cqid, head) = (sq.cqid, sq.head);
+        get_mut(&mut self.completion, cqid)?.place(completed, head)
+    }
+
+    /// A command of this job becomes a job of its own, to be finished by itself.
+    pub fn split(&mut self, ticket: Ticket) {
+        self.in_flight += 1;
+        if ticket.epoch == self.epoch
+            && let Some(sq) = get_mut(&mut self.submission, ticket.sqid)
+        {
+            sq.jobs += 1;
+        }
+    }
+
+    /// A completion could not be written.
+    pub fn post_failed(&mut self, ticket: Ticket) {
+        if ticket.epoch == self.epoch {
+            self.fail();
+        }
+    }
+
+    /// The medium was flushed for a shutdown.
+    pub fn shut_down(&mut self, ticket: Ticket, flushed: bool) {
+        if ticket.epoch != self.epoch {
+            return;
+        }
+        if flushed {
+            self.registers.csts.set_shst(SHST_COMPLETE);
+        } else {
+            self.fail();
+        }
+    }
+
+    /// A job is over: nothing is done for it any more.
+    pub fn finish(&mut self, ticket: Ticket) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if ticket.epoch == self.epoch {
+            let mut deleted = None;
+            if let Some(sq) = get_mut(&mut self.submission, ticket.sqid) {
+                sq.jobs = sq.jobs.saturating_sub(1);
+                deleted = sq.deletion.filter(|_| sq.jobs == 0);
+            }
+            if let Some(cid) = deleted {
+                self.delete_submission_queue(ticket.sqid, cid);
+            }
+        }
+        self.end_reset_if_idle();
+    }
+
+    fn delete_submission_queue(&mut self, sqid: u16, cid: u16) {
+        set(&mut self.submission, sqid, None);
+        self.hold_admin(cid, Status::SUCCESS, 0);
+    }
+}

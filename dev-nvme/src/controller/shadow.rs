@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Doorbells in the host's memory: Doorbell Buffer Config, NVMe 1.4 sections 5.7 and 7.13.
+//!
+//! The host keeps its doorbells in a page of its own and writes the register only when the new value passes the *event
+//! index* that we left in a second page. While there is work we look at the first page between jobs and leave the
+//! second one alone; before we stop looking we *arm*: store as event index what we have seen, and look once more.
+//!
+//! A register write of such a queue says only that there is something to look at: its value may be older than what was
+//! seen in memory since. Looking is a job like any other, so that it holds nothing, and ends before a reset, a
+//! pause or a save is over. I/O queues only; the admin queue's doorbells stay registers, as drivers have it.
+
+use super::jobs::NO_QUEUE;
+use super::{Controller, Job, Ticket, admin::AdminOutcome, get_mut};
+use crate::prp::PAGE_LEN;
+use crate::spec::command::Command;
+use crate::spec::registers::Doorbell;
+use crate::spec::status::Status;
+
+/// The two pages, and whether to look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadow {
+    /// The page that the host writes.
+    pub doorbells: u64,
+    /// The page that we write.
+    pub event_indices: u64,
+    /// There may be something to see.
+    pub due: bool,
+    /// A job is looking.
+    pub looking: bool,
+}
+
+/// One doorbell to look at, and its value when it was looked at last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Which.
+    pub doorbell: Doorbell,
+    /// Where its value is.
+    pub at: u64,
+    /// Where its event index goes.
+    pub event_index: u64,
+    /// Its last value.
+    pub seen: u32,
+}
+
+impl Shadow {
+    /// Two pages that were not looked at yet.
+    #[must_use]
+    pub const fn new(doorbells: u64, event_indices: u64) -> Self {
+        Self { doorbells, event_indices, due: true, looking: false }
+    }
+
+    fn watched(&self, doorbell: Doorbell, seen: u32) -> Watched {
+        let offset = doorbell.offset();
+        // Two pages hold all doorbells, and a page that was accepted does not wrap.
+        Watched {
+            doorbell,
+            at: self.doorbells.wrapping_add(offset),
+            event_index: self.event_indices.wrapping_add(offset),
+            seen,
+        }
+    }
+}
+
+impl Controller {
+    /// Whether a host is told that it may keep its doorbells in memory: only where a look at that costs no message.
+    pub const fn offer_shadow_doorbells(&mut self, offered: bool) {
+        self.shadow_offered = offered;
+    }
+
+    /// Section 5.7. What is in the pages is looked at from now on.
+    pub(super) fn configure_shadow(&mut self, command: &Command) -> AdminOutcome {
+        if !self.shadow_offered {
+            return AdminOutcome::status(Status::INVALID_OPCODE);
+        }
+        let pages = (command.prp1.get(), command.prp2.get());
+        let usable = |page: u64| page != 0 && page.is_multiple_of(PAGE_LEN);
+        if !usable(pages.0) || !usable(pages.1) {
+            return AdminOutcome::status(Status::INVALID_FIELD);
+        }
+        self.watch(Shadow::new(pages.0, pages.1));
+        AdminOutcome::status(Status::SUCCESS)
+    }
+
+    /// Begins to look at two pages. Queues stand where their registers say.
+    pub(super) fn watch(&mut self, shadow: Shadow) {
+        self.submission.iter_mut().flatten().for_each(|sq| sq.seen = sq.tail);
+        self.completion.iter_mut().flatten().for_each(|cq| cq.seen = cq.head);
+        self.shadow = Some(shadow);
+    }
+
+    /// Whether this register is only a hint. Says that there is something to look at if it is.
+    pub(super) fn kicked(&mut self, doorbell: Doorbell) -> bool {
+        let exists = match doorbell {
+            Doorbell::SubmissionTail(queue) => queue > 0 && get_mut(&mut self.submission, queue).is_some(),
+            Doorbell::CompletionHead(queue) => queue > 0 && get_mut(&mut self.completion, queue).is_some(),
+        };
+        let shadow = self.shadow.as_mut().filter(|_| exists);
+        shadow.map(|shadow| shadow.due = true).is_some()
+    }
+
+    /// There is a new queue, whose event indices are whatever was left there.
+    pub(super) fn look_again(&mut self) {
+        if let Some(shadow) = &mut self.shadow {
+            shadow.due = true;
+        }
+    }
+
+    /// Whether there is something to look at, and nobody looks.
+    pub(super) fn can_look(&self) -> bool {
+        self.shadow.as_ref().is_some_and(|shadow| shadow.due && !shadow.looking)
+    }
+
+    pub(super) fn look_job(&mut self) -> Option<Job> {
+        if !self.can_look() {
+            return None;
+        }
+        let shadow = self.shadow.as_mut()?;
+        (shadow.due, shadow.looking) = (false, true);
+        let queues = (1u16..).zip(self.submission.iter().zip(&self.completion).skip(1));
+        let mut watched = Vec::new();
+        for (id, (sq, cq)) in queues {
+            watched.extend(sq.as_ref().map(|sq| shadow.watched(Doorbell::SubmissionTail(id), sq.seen)));
+            watched.extend(cq.as_ref().map(|cq| shadow.watched(Doorbell::CompletionHead(id), cq.seen)));
+        }
+        Some(Job::Look { ticket: Ticket { sqid: NO_QUEUE, epoch: self.epoch }, watched })
+    }
+
+    /// What a look found: each doorbell with its value in `seen`. If any changed there may soon be more.
+    pub fn looked(&mut self, ticket: Ticket, watched: &[Watched]) {
+        if ticket.epoch != self.epoch {
+            return;
+        }
+        let mut changed = false;
+        for Watched { doorbell, seen: value, .. } in watched {
+            let seen = match doorbell {
+                Doorbell::SubmissionTail(id) => get_mut(&mut self.submission, *id).map(|sq| &mut sq.seen),
+                Doorbell::CompletionHead(id) => get_mut(&mut self.completion, *id).map(|cq| &mut cq.seen),
+            };
+            // A queue may have been deleted meanwhile. A value that cannot be is complained about once.
+            let Some(seen) = seen.filter(|seen| **seen != *value) else { continue };
+            *seen = *value;
+            changed = true;
+            match doorbell {
+                Doorbell::SubmissionTail(id) => self.ring_tail(*id, *value),
+                Doorbell::CompletionHead(id) => self.ring_head(*id, *value),
+            }
+        }
+        if let Some(shadow) = &mut self.shadow {
+            shadow.looking = false;
+            shadow.due |= changed;
+        }
+    }
+
+    /// The pages could not be reached.
+    pub fn look_failed(&mut self, ticket: Ticket) {
+        if ticket.epoch == self.epoch {
+            self.shadow = None;
+            self.fail();
+        }
+    }
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The other side of a controller: somebody's memory and interrupts, or nobody's.
+
+use std::sync::Arc;
+
+use vm_memory::VolatileSlice;
+
+use crate::dma::{DmaBus, DmaError};
+use crate::prp::Segment;
+use crate::spec::completion::COMPLETION_LEN;
+
+/// Announces completions.
+pub trait Interrupts: Send + Sync {
+    /// Raises a vector.
+    fn raise(&self, vector: u16);
+}
+
+/// What a controller is connected to: a host's memory and its interrupts.
+#[derive(Clone)]
+pub struct Host {
+    /// Its memory.
+    pub bus: Arc<dyn DmaBus>,
+    /// Its interrupts.
+    pub interrupts: Arc<dyn Interrupts>,
+}
+
+impl Host {
+    /// Nobody: every access fails.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self { bus: Arc::new(Nobody), interrupts: Arc::new(Nobody) }
+    }
+}
+
+struct Nobody;
+
+impl DmaBus for Nobody {
+    fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
+        Err(DmaError { iova, len: bytes.len(), write: false })
+    }
+
+    fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), DmaError> {
+        Err(DmaError { iova, len: bytes.len(), write: true })
+    }
+
+    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
+        self.write(iova, entry)
+    }
+
+    fn load(&self, iova: u64) -> Result<u32, DmaError> {
+        Err(DmaError { iova, len: size_of::<u32>(), write: false })
+    }
+
+    fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError> {
+        self.write(iova, &dword.to_le_bytes())
+    }
+
+    fn lend(&self, _: &[Segment], _: bool, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
+        false
+    }
+}
+
+impl Interrupts for Nobody {
+    fn raise(&self, _: u16) {}
+}

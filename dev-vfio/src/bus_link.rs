@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The function's end of the bus channel: tells the vCPU process which parts of the BARs are memory, and when.
+//!
+//! Windows are shown while memory space is enabled and the device works. What is wanted is found out under the lock that
+//! orders the telling, so that the last word is about the last state, whichever threads speak. A window that the
+//! vCPU process refuses is no loss but of speed: its accesses come through the ring.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipc::channel::Channel;
+use ipc::deadline::Deadline;
+use ipc::error::Error;
+use ipc::hello::{Hello, Role};
+use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
+use ipc::protocol::inspect::Inspect;
+
+/// The vCPU process is configured before any device is started.
+const HELLO_SPAN: Duration = Duration::from_secs(30);
+/// Its bus thread waits for nobody.
+const ANSWER_SPAN: Duration = Duration::from_secs(10);
+
+/// The link.
+#[derive(Debug)]
+pub struct BusLink {
+    channel: Channel<Bus>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    count: u64,
+    shown: bool,
+    /// Why the last one was refused that was.
+    refused: Option<String>,
+}
+
+impl BusLink {
+    /// Over the function's end of the channel.
+    pub fn new(channel: OwnedFd, generation: u32) -> BusLink {
+        let channel = Channel::from_fd(channel, Hello::new(Role::Vfio, generation));
+        BusLink { channel, state: Mutex::default() }
+    }
+
+    /// Greets the vCPU process. To be called first.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn greet(&self) -> Result<(), Error> {
+        self.channel.hello(Role::Vcpu, Deadline::after(HELLO_SPAN))
+    }
+
+    /// Adds a window, hidden.
+    ///
+    /// # Errors
+    /// Why its accesses go through the ring.
+    pub fn add(&self, window: DeviceWindow, file: &OwnedFd) -> Result<(), String> {
+        let mut state = self.state();
+        let added = self.ask(&BusRequest::AddWindow(window), &[file]);
+        match &added {
+            Ok(()) => state.count += 1,
+            Err(why) => state.refused = Some(why.clone()),
+        }
+        added
+    }
+
+    /// Shows or hides all windows, as `wanted` says, if that is a change. When this returns it is so.
+    ///
+    /// # Errors
+    /// If the vCPU process does not answer: whether the guest reaches them is not known.
+    pub fn show(&self, wanted: impl FnOnce() -> bool) -> Result<(), String> {
+        let mut state = self.state();
+        let shown = wanted();
+        if state.count == 0 || state.shown == shown {
+            return Ok(());
+        }
+        self.ask(&BusRequest::ShowWindows { shown }, &[])?;
+        state.shown = shown;
+        Ok(())
+    }
+
+    /// The pin fell without the guest having ended the interrupt.
+    ///
+    /// # Errors
+    /// If the vCPU process does not answer.
+    pub fn lower_intx(&self) -> Result<(), String> {
+        self.ask(&BusRequest::LowerIntx, &[])
+    }
+
+    fn ask(&self, request: &BusRequest, fds: &[&OwnedFd]) -> Result<(), String> {
+        match self.channel.request(request, fds, Deadline::after(ANSWER_SPAN)) {
+            Ok((BusReply::Done, _)) => Ok(()),
+            Ok((BusReply::Refused(why), _)) => Err(why),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// For people and tests.
+    pub fn inspect(&self, inspect: &mut Inspect) {
+        let state = self.state();
+        inspect.counter("windows", state.count);
+        inspect.text("windows.shown", if state.shown { "yes" } else { "no" });
+        if let Some(why) = &state.refused {
+            inspect.text("windows.refused", why.clone());
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each field is whole at any time.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

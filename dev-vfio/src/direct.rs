@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Guest RAM mapped at the device's server while its stream is in bypass: for servers that are told so in the configuration.
+//!
+//! Out of bypass the server has one window without memory over all addresses, and its DMA comes as messages. In bypass
+//! it is given RAM by fd, and windows without memory around it. The exchange out of bypass is complete before
+//! the attachment is answered. While RAM is mapped nobody sees what the server writes: all of it is dirty, anew at
+//! every step of the dirty log. A server that has had the fd can keep it, whatever it answers: to give it is to trust
+//! it with the guest (`sandbox/THREAT_MODEL.md`).
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipc::protocol::ram::RamLayout;
+use ipc::shm::dirty_log::DirtyLog;
+
+use crate::client::{Client, ClientError, IOVA_SPACE_LEN};
+
+/// RAM to be given.
+#[derive(Debug)]
+pub struct Direct {
+    file: Arc<File>,
+    layout: RamLayout,
+    log: Arc<DirtyLog>,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Messages,
+    Mapped,
+    /// The server does not take RAM: it is not asked again.
+    Refused,
+}
+
+impl Direct {
+    /// RAM in `file`, which is not given yet.
+    pub fn new(file: Arc<File>, layout: RamLayout, log: Arc<DirtyLog>) -> Direct {
+        Direct { file, layout, log, state: Mutex::new(State::Messages) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // One word: it is whole at any time.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream is in bypass: gives RAM. A server that refuses it goes on with messages.
+    ///
+    /// # Errors
+    /// The client's: the server is gone, or broke the protocol, or does not take back what it had.
+    pub fn give(&self, client: &Client) -> Result<(), ClientError> {
+        let mut state = self.state();
+        if *state != State::Messages {
+            return Ok(());
+        }
+        client.unmap_dma(0, IOVA_SPACE_LEN)?;
+        let mut given = Vec::new();
+        let outcome = self.windows().into_iter().try_for_each(|(start, len, file_offset)| {
+            let file = file_offset.map(|offset| (self.file.as_fd(), offset));
+            client.map_dma(start, len, file).inspect(|()| given.push((start, len)))
+        });
+        match outcome {
+            Ok(()) => *state = State::Mapped,
+            Err(error) if error.is_refusal() => {
+                for (start, len) in given {
+                    client.unmap_dma(start, len)?;
+                }
+                client.map_dma(0, IOVA_SPACE_LEN, None)?;
+                eprintln!("vfio: the server does not take guest RAM, its DMA stays messages: {error}");
+                *state = State::Refused;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// The stream leaves bypass: takes RAM back. When this returns the server has said that it has none.
+    ///
+    /// # Errors
+    /// The client's. The server may have RAM still: the device is to be failed.
+    pub fn take_back(&self, client: &Client) -> Result<(), ClientError> {
+        let mut state = self.state();
+        if *state != State::Mapped {
+            return Ok(());
+        }
+        // Out of the way first: whatever follows, the last writes are marked.
+        let outcome = self.windows().into_iter().try_for_each(|(start, len, _)| client.unmap_dma(start, len));
+        self.mark();
+        outcome?;
+        *state = State::Messages;
+        client.map_dma(0, IOVA_SPACE_LEN, None)
+    }
+
+    /// A step of the dirty log, or a pause: what the server may have written until now is marked.
+    pub fn mark_all(&self) {
+        if *self.state() == State::Mapped {
+            self.mark();
+        }
+    }
+
+    fn mark(&self) {
+        for region in self.layout.regions() {
+            self.log.mark(region.gpa, region.len);
+        }
+    }
+
+    /// What it is, for people.
+    pub fn word(&self) -> &'static str {
+        match *self.state() {
+            State::Messages => "not now",
+            State::Mapped => "guest RAM is mapped at the server",
+            State::Refused => "refused by the server",
+        }
+    }
+
+    /// All addresses in order: beginning, length, and the offset in the file where there is RAM.
+    fn windows(&self) -> Vec<(u64, u64, Option<u64>)> {
+        let mut ram: Vec<_> = self.layout.regions().iter().collect();
+        ram.sort_unstable_by_key(|region| region.gpa);
+        let mut windows = Vec::new();
+        let mut next = 0;
+        for region in ram {
+            let (start, end) = (region.gpa.0, region.gpa.0.saturating_add(region.len));
+            if start > next {
+                windows.push((next, start - next, None));
+            }
+            windows.push((start, region.len, Some(region.file_offset)));
+            next = end;
+        }
+        if next < IOVA_SPACE_LEN {
+            windows.push((next, IOVA_SPACE_LEN - next, None));
+        }
+        windows
+    }
+}

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Drives a device process with arbitrary bytes: the whole of two fuzz targets, and of property tests.
+//!
+//! [`function`] is a guest at the PCI function, before a server whose answers are bent; [`dma`] is a server's DMA as
+//! messages, through translation tables that a guest has made of garbage. Both are the real [`Function`] over a
+//! real socket, without its threads. What must hold whatever they do is asserted: no bytes outside RAM's windows
+//! change or are read, pages that change are in the dirty log, every request is answered once, a guest's
+//! access asks the server at most once, and what has failed stays failed. Only tests and fuzz targets call this.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a fuzz target reports by panicking, and nothing of it runs in the product"
+)]
+
+mod dma;
+mod function;
+mod guest;
+mod server;
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use ipc::addr::{Gpa, GpaRange};
+use ipc::channel;
+use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
+use ipc::shm::msi_board::MsiBoard;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::bus_link::BusLink;
+use crate::client::{Client, Opened};
+use crate::function::{Function, InterruptTarget, Links};
+use crate::pci::config_space::ConfigSpace;
+use crate::pci::windows;
+use crate::stage1_link::Stage1Link;
+
+pub use dma::dma;
+pub use function::function;
+
+use guest::Guest;
+
+/// Where a message is an interrupt.
+const DOORBELL: Gpa = Gpa(0x0821_0040);
+/// The slot's areas of the guest's address space: where, and how long.
+const AREA32: (u64, u64) = (0x1100_0000, 0x100_0000);
+const AREA64: (u64, u64) = (0x84_0000_0000, 0x4_0000_0000);
+
+fn area((start, len): (u64, u64)) -> GpaRange {
+    GpaRange::new(Gpa(start), len).unwrap()
+}
+
+/// Opens the device behind `socket` as the process does, but for its interrupts, which nobody waits for. `None`:
+/// it cannot be used, for a reason.
+fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
+    let opened = Client::open(socket).map_err(|error| error.to_string()).and_then(|(client, opened)| {
+        let Opened { config, bar_lens, vectors, intx, mappables } = opened;
+        let space = ConfigSpace::new(&config, bar_lens, vectors, area(AREA32), area(AREA64));
+        let mut space = space.map_err(|error| error.to_string())?;
+        let eventfds: Vec<OwnedFd> = (0..space.msix.len()).map(|_| new_eventfd()).collect();
+        client.connect_vectors(&eventfds).map_err(|error| error.to_string())?;
+        if intx {
+            client.connect_intx(&new_eventfd()).map_err(|error| error.to_string())?;
+            space = space.with_intx(&config);
+        }
+        for (offered, _) in &mappables {
+            let areas = [(AREA32_REGION, area(AREA32)), (AREA64_REGION, area(AREA64))];
+            for window in windows::cut(&space, offered, areas) {
+                let within = areas.iter().find(|(region, _)| *region == window.region).unwrap().1.len();
+                assert!(window.offset + window.len <= within, "a window is inside its slot");
+            }
+        }
+        Ok((client, space))
+    });
+    if let Err(reason) = &opened {
+        assert!(!reason.is_empty(), "there is a reason");
+        return None;
+    }
+    // The vSMMU and the vCPU process have gone: what they are told is lost, as it may be.
+    let ((stage1, _), (bus, _)) = (channel::pair().unwrap(), channel::pair().unwrap());
+    let links = Links { stage1: Stage1Link::new(stage1, 1), bus: BusLink::new(bus, 1) };
+    let board = MsiBoard::attach(&MsiBoard::create("board").unwrap()).unwrap();
+    let msi = InterruptTarget { doorbell: DOORBELL, board, eventfd: new_eventfd(), pin: new_eventfd() };
+    let areas = [area(AREA32), area(AREA64)];
+    Some(Function::new("fuzz".to_owned(), opened, None, guest.iommu(), links, areas, msi).quiet())
+}
+
+fn new_eventfd() -> OwnedFd {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
+}
+
+/// How long to look for what a server has sent before.
+const MOMENT: Duration = Duration::from_micros(500);
+
+/// Bytes that are taken one by one; zeros when they have run out.
+struct Program<'a>(&'a [u8]);
+
+impl Program<'_> {
+    fn byte(&mut self) -> u8 {
+        let (byte, rest) = self.0.split_first().map_or((0, &[][..]), |(byte, rest)| (*byte, rest));
+        self.0 = rest;
+        byte
+    }
+
+    /// A number of up to 8 bytes: the first says how many there are, half of the time few.
+    fn number(&mut self) -> u64 {
+        let len = self.byte() % 16;
+        let len = if len > 8 { len % 4 } else { len };
+        (0..len).fold(0, |number, _| number << 8 | u64::from(self.byte()))
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests;

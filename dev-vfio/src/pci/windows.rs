@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which parts of a function's BARs the guest may reach as memory: what the device offers, less what is emulated here.
+//!
+//! The device says which areas of a region can be mapped. Of these only whole pages inside the BAR are taken, and no page
+//! that has a byte of the MSI-X table or of the pending bits: a guest that wrote there past us would have its
+//! messages sent untranslated. BARs stay where they are, so that a window never moves.
+
+use ipc::addr::GpaRange;
+use ipc::protocol::bus::{DeviceWindow, WINDOW_ALIGN, WINDOWS_LEN_MAX, WINDOWS_MAX};
+
+use super::config_space::{ConfigSpace, Place};
+
+/// What a device offers of one region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mappable {
+    /// Which BAR.
+    pub bar: usize,
+    /// Beginning and length of each area, from the BAR's beginning.
+    pub areas: Vec<(u64, u64)>,
+    /// Where the region's first byte is in its file.
+    pub file_offset: u64,
+    /// Whether it takes writes.
+    pub writable: bool,
+}
+
+/// The windows of one region. `areas` are the function's, each with its number in the ring.
+pub fn cut(space: &ConfigSpace, offered: &Mappable, areas: [(u16, GpaRange); 2]) -> Vec<DeviceWindow> {
+    let Some(bar) = space.bars.iter().find(|bar| bar.index == offered.bar) else { return Vec::new() };
+    let area = areas.into_iter().find(|(_, range)| range.contains_range(bar.range));
+    let Some((region, area)) = area else { return Vec::new() };
+    let Some(base) = bar.range.start().checked_offset_from(area.start()) else { return Vec::new() };
+    let end = bar.region_len.min(bar.range.len());
+
+    let mut pieces: Vec<(u64, u64)> = offered
+        .areas
+        .iter()
+        .filter_map(|(start, len)| pages(*start, start.checked_add(*len)?.min(end)))
+        .collect();
+    let emulated = [space.table(), space.pending()].into_iter().flatten();
+    for Place { offset, len, .. } in emulated.filter(|place| place.bar == bar.index) {
+        let (first, last) = touched(offset, len);
+        pieces = pieces.into_iter().flat_map(|piece| without(piece, first, last)).collect();
+    }
+    pieces.sort_unstable();
+    let mut windows: Vec<DeviceWindow> = Vec::new();
+    let (mut free, mut room) = (0, WINDOWS_LEN_MAX);
+    for (start, end) in pieces {
+        // Areas that overlap are one device's oddity; a page is mapped once.
+        let start = start.max(free);
+        let len = end.saturating_sub(start);
+        let file_offset = offered.file_offset.checked_add(start);
+        let (Some(file_offset), Some(offset)) = (file_offset, base.checked_add(start)) else { continue };
+        if len == 0 || len > room || windows.len() == WINDOWS_MAX {
+            continue;
+        }
+        (free, room) = (end, room - len);
+        windows.push(DeviceWindow { region, offset, len, file_offset, writable: offered.writable });
+    }
+    windows
+}
+
+/// The whole pages in a range.
+fn pages(start: u64, end: u64) -> Option<(u64, u64)> {
+    let start = start.checked_next_multiple_of(WINDOW_ALIGN)?;
+    let end = end / WINDOW_ALIGN * WINDOW_ALIGN;
+    (start < end).then_some((start, end))
+}
+
+/// The pages that a range has a byte in.
+fn touched(offset: u64, len: u64) -> (u64, u64) {
+    let end = offset.saturating_add(len).checked_next_multiple_of(WINDOW_ALIGN);
+    (offset / WINDOW_ALIGN * WINDOW_ALIGN, end.unwrap_or(u64::MAX))
+}
+
+/// What is left of a piece before and behind a hole.
+fn without((start, end): (u64, u64), first: u64, last: u64) -> impl Iterator<Item = (u64, u64)> {
+    let before = (start, end.min(first));
+    let behind = (start.max(last), end);
+    [before, behind].into_iter().filter(|(start, end)| start < end)
+}
+
+#[cfg(test)]
+mod tests;

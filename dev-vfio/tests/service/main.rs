@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The process without its sandbox: real ring, channels and memory, between a guest, a vSMMU and a server of the test's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
+mod function;
+mod hostile;
+mod memory;
+mod pin;
+mod posts;
+#[path = "../server/mod.rs"]
+mod server;
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use dev_vfio::service::{Descriptors, VfioProcess};
+use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
+use ipc::channel::{self, Channel, Incoming};
+use ipc::deadline::Deadline;
+use ipc::hello::{Hello, Role};
+use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
+use ipc::protocol::control::{DirtyLogOp, RoleConfig};
+use ipc::protocol::inspect::Value;
+use ipc::protocol::ram::{RamLayout, RamRegion};
+use ipc::protocol::smmu::SmmuModel;
+use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
+use ipc::protocol::vfio::{AREA32_REGION, CONFIG_REGION, VfioConfig};
+use ipc::service::Process;
+use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
+use ipc::shm::msi_board::MsiBoard;
+use ipc::shm::region::Region;
+use ipc::shm::ring::{self, Interrupt, Requester};
+use ipc::vfio_user::connection::ConnectionError;
+use ipc::vfio_user::dma::DmaAccess;
+use ipc::vfio_user::header::{Command, Header, Kind};
+use ipc::vfio_user::version::Version;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::SealFlags;
+use rustix::io::Errno;
+use server::{Bend, Server};
+use zerocopy::IntoBytes;
+
+const RAM: u64 = 0x4000_0000;
+const RAM_LEN: u64 = 0x10_0000;
+const DOORBELL: Gpa = Gpa(0x0821_0040);
+const STREAM: StreamId = StreamId(8);
+const TABLE: u64 = 0x2000;
+
+struct Vm {
+    process: VfioProcess,
+    server: Server,
+    ring: Requester,
+    smmu: Channel<Stage1>,
+    sequence: u64,
+    board: MsiBoard,
+    doorbell: OwnedFd,
+    /// What the vCPU process was asked.
+    asked: Arc<Mutex<Vec<BusRequest>>>,
+    intx: OwnedFd,
+    intx_end: OwnedFd,
+    log: DirtyLog,
+    layout: RamLayout,
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(10))
+}
+
+/// The vCPU process's end of the bus: agrees to everything.
+fn answer_bus(channel: OwnedFd) -> Arc<Mutex<Vec<BusRequest>>> {
+    let asked = Arc::<Mutex<Vec<BusRequest>>>::default();
+    let theirs = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        let channel = Channel::<Bus>::from_fd(channel, Hello::new(Role::Vcpu, 1));
+        channel.hello(Role::Vfio, soon()).unwrap();
+        while let Ok(Incoming::Request { request_id, body, .. }) = channel.recv(soon()) {
+            theirs.lock().unwrap().push(body);
+            let _ = channel.reply::<OwnedFd>(request_id, &BusReply::Done, &[], soon());
+        }
+    });
+    asked
+}
+
+impl Vm {
+    fn start(server: Server) -> Vm {
+        Vm::start_with(server, false)
+    }
+
+    fn start_with(mut server: Server, direct_dma: bool) -> Vm {
+        let layout = RamLayout::new(vec![RamRegion { gpa: Gpa(RAM), len: RAM_LEN, file_offset: 0 }]).unwrap();
+        let log_memory = DirtyLog::create("log", &layout).unwrap();
+        let log = DirtyLog::attach(&log_memory, &layout).unwrap();
+        let ring_memory = ring::create("ring").unwrap();
+        let board_memory = MsiBoard::create("board").unwrap();
+        let [doorbell, intx, intx_end] =
+            [(); 3].map(|()| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
+        let (smmu, device) = channel::pair().unwrap();
+        let (vcpu, bus) = channel::pair().unwrap();
+        let asked = answer_bus(vcpu);
+        let clone = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
+        let descriptors = Descriptors {
+            ram: clone(&Region::create("ram", RAM_LEN).unwrap()),
+            dirty_log: clone(&log_memory),
+            ring: clone(&ring_memory),
+            stage1: device,
+            server: server.client.take().unwrap(),
+            msi_board: clone(&board_memory),
+            msi_doorbell: clone(&doorbell),
+            bus,
+            intx: clone(&intx),
+            intx_end: clone(&intx_end),
+        };
+        let mut process = VfioProcess::new(descriptors, 1, Duration::ZERO, |reason| panic!("{reason}"));
+        let config = VfioConfig {
+            name: "vfio0".to_owned(),
+            bdf: Bdf(8),
+            stream: STREAM,
+            area32: GpaRange::new(Gpa(0x1100_0000), 0x100_0000).unwrap(),
+            area64: GpaRange::new(Gpa(0x84_0000_0000), 0x4_0000_0000).unwrap(),
+            doorbell: DOORBELL,
+            ram: layout.clone(),
+            direct_dma,
+            model: SmmuModel::default(),
+        };
+        process.configure(RoleConfig::Vfio(config)).unwrap();
+        process.start().unwrap();
+        let smmu = Channel::from_fd(smmu, Hello::new(Role::Smmu, 1));
+        smmu.hello(Role::Vfio, soon()).unwrap();
+        let ring = Requester::attach(&ring_memory, Duration::ZERO).unwrap();
+        let board = MsiBoard::attach(&board_memory).unwrap();
+        Vm { process, server, ring, smmu, sequence: 0, board, doorbell, asked, intx, intx_end, log, layout }
+    }
+
+    fn read(&self, region: u16, offset: u64, size: u8) -> u64 {
+        self.ring.read(region, offset, size, &Interrupt::new(), soon()).unwrap()
+    }
+
+    fn write(&self, region: u16, offset: u64, size: u8, value: u64) {
+        self.ring.write(region, offset, size, value, &Interrupt::new(), soon()).unwrap();
+    }
+
+    /// Gives orders and waits for the answer; faults that come before it are returned.
+    fn order(&mut self, orders: Vec<Order>) -> (u32, Vec<Fault>) {
+        self.sequence += 1;
+        let notice = Notice::Orders { sequence: self.sequence, orders };
+        self.smmu.event::<OwnedFd>(&notice, &[], soon()).unwrap();
+        let mut faults = Vec::new();
+        loop {
+            let Incoming::Event { body, .. } = self.smmu.recv(soon()).unwrap();
+            match body {
+                Notice::Done { sequence, refused } => {
+                    assert_eq!(sequence, self.sequence);
+                    return (refused, faults);
+                }
+                Notice::Fault(fault) => faults.push(fault),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn attach(&mut self, to: Attachment) -> Vec<Fault> {
+        let (refused, faults) = self.order(vec![Order::Attach { stream: STREAM, to }]);
+        assert_eq!(refused, 0);
+        faults
+    }
+
+    fn dma_write(&self, iova: u64, bytes: &[u8]) -> Result<(), ConnectionError> {
+        let access = DmaAccess::new(iova, bytes.len());
+        let parts = [access.as_bytes(), bytes];
+        let answer = self.server.connection.request(Command::DMA_WRITE, &parts, &[], soon())?;
+        access.check_write_reply(&answer.body).unwrap();
+        Ok(())
+    }
+
+    fn dma_read(&self, iova: u64, len: usize) -> Result<Vec<u8>, ConnectionError> {
+        let access = DmaAccess::new(iova, len);
+        let parts = [access.as_bytes()];
+        let answer = self.server.connection.request(Command::DMA_READ, &parts, &[], soon())?;
+        Ok(access.decode_read_reply(&answer.body).unwrap().to_vec())
+    }
+
+    /// The events that come with the next ring of the doorbell, or within a moment if none may come.
+    fn msis(&self, wait: Duration) -> Vec<u32> {
+        let until = Instant::now() + wait;
+        while rustix::io::read(&self.doorbell, &mut [0; 8]).is_err() {
+            if Instant::now() > until {
+                return Vec::new();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let mut events = Vec::new();
+        self.board.take(|event| events.push(event));
+        events
+    }
+
+    /// Whether the pin is asserted within a time.
+    fn intx_within(&self, span: Duration) -> bool {
+        let until = Instant::now() + span;
+        while Instant::now() < until {
+            if rustix::io::read(&self.intx, &mut [0; 8]).is_ok() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        false
+    }
+
+    /// The guest has ended the interrupt: the line fell.
+    fn end_intx(&self) {
+        rustix::io::write(&self.intx_end, &1u64.to_ne_bytes()).unwrap();
+    }
+
+    fn interrupt_status(&self) -> u64 {
+        self.read(CONFIG_REGION, 6, 2) >> 3 & 1
+    }
+
+    fn await_interrupt_status(&self, wanted: u64) {
+        let until = Instant::now() + LONG;
+        while self.interrupt_status() != wanted && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(self.interrupt_status(), wanted);
+    }
+
+    /// The server's DMA windows: beginning, length, and whether there is memory.
+    fn windows(&self) -> Vec<(u64, u64, bool)> {
+        let windows = self.server.device.windows.lock().unwrap();
+        windows.iter().map(|(start, window)| (*start, window.len, window.memory.is_some())).collect()
+    }
+
+    /// How many pages are in the dirty log; they are taken out.
+    fn dirty(&self) -> u64 {
+        let mut pages = DirtyPages::none(&self.layout);
+        self.log.harvest(&mut pages);
+        pages.count()
+    }
+
+    fn enable_vector_0(&self, address: u64, data: u64) {
+        self.write(CONFIG_REGION, 4, 2, 0b110);
+        self.write(AREA32_REGION, TABLE, 8, address);
+        self.write(AREA32_REGION, TABLE + 8, 8, data);
+        self.write(CONFIG_REGION, 0x42, 2, 0x8000);
+    }
+
+    fn failure(&self) -> Option<String> {
+        match self.process.inspect().get("failure") {
+            Some(Value::Text(text)) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    /// Waits until the device has failed, and checks that it is gone for the guest, and only it.
+    fn assert_failed(&mut self, reason: &str) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.failure().is_none() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let failure = self.failure().unwrap();
+        assert!(failure.contains(reason), "{failure}");
+        assert_eq!(self.read(CONFIG_REGION, 0, 4), 0xffff_ffff);
+        assert_eq!(self.read(AREA32_REGION, 0, 8), u64::MAX);
+        self.write(AREA32_REGION, 0, 4, 1);
+        self.attach(Attachment::Abort);
+        self.process.pause().unwrap();
+        self.process.resume().unwrap();
+    }
+}
+
+const A_MOMENT: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_secs(10);

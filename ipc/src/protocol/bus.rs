@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The bus: what the process of a PCI function asks of the process that has the guest's address space.
+//!
+//! One channel per function, so that nobody asks for another's. The function's accesses go through its ring; what goes
+//! here is rare: which parts of its BARs are memory that the guest may reach without asking, and when. All requests
+//! are idempotent but [`BusRequest::AddWindow`]. If the vCPU process dies the VM ends; if the function's process
+//! dies its windows stay as they are until the VM ends with it.
+//!
+//! A window is memory of the *device's server*, which nobody here trusts. Whoever maps it must be sure that no touch of
+//! it can fault: [`crate::shm::device_memory`] has the rules.
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::stage1::Never;
+use crate::protocol::{Message, Protocol};
+
+/// The most windows of one function. Each keeps a descriptor and, with KVM, a memory slot.
+pub const WINDOWS_MAX: usize = 8;
+
+/// The most bytes in all windows of one function. Their pages are memory that the server may leave to whoever touches
+/// them first, so a guest could make the vCPU process pay for them.
+pub const WINDOWS_LEN_MAX: u64 = 1 << 30;
+
+/// What a window begins and ends at.
+pub const WINDOW_ALIGN: u64 = 4096;
+
+/// The interface's name as a type.
+#[derive(Debug)]
+pub enum Bus {}
+
+impl Protocol for Bus {
+    const NAME: &'static str = "bus";
+    const ID: u16 = 3;
+    const VERSION: u16 = 1;
+    type Request = BusRequest;
+    type Reply = BusReply;
+    type Event = Never;
+}
+
+/// A part of a function's address area that is memory. All numbers are multiples of [`WINDOW_ALIGN`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceWindow {
+    /// Which of the function's areas: the number that its requests in the ring carry.
+    pub region: u16,
+    /// Where it begins in that area.
+    pub offset: u64,
+    /// In bytes.
+    pub len: u64,
+    /// Where its bytes begin in the file.
+    pub file_offset: u64,
+    /// Whether the guest's writes go there too; if not they go through the ring.
+    pub writable: bool,
+}
+
+/// What the function's process asks. Append only. Deadline: 10 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BusRequest {
+    /// There is such a window; one fd, its memory. It is hidden until it is shown. Refused if it is not safe to map, not
+    /// inside the function's areas, overlaps another, or is one too many: then its accesses go through the ring.
+    AddWindow(DeviceWindow),
+    /// From the answer on the guest reaches all windows, or none and their accesses go through the ring.
+    ShowWindows {
+        /// Whether it does.
+        shown: bool,
+    },
+    /// The function's INTx pin is not asserted any more, without the guest having ended the interrupt. Its line falls;
+    /// every function on that line is told so, and raises it again if it still asserts its pin.
+    LowerIntx,
+}
+
+/// What the vCPU process answers. Append only. No fds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BusReply {
+    /// It is so.
+    Done,
+    /// It is not, for this reason.
+    Refused(String),
+}
+
+impl Message for BusRequest {
+    fn fd_count(&self) -> u8 {
+        match self {
+            Self::AddWindow(_) => 1,
+            Self::ShowWindows { .. } | Self::LowerIntx => 0,
+        }
+    }
+}
+
+impl Message for BusReply {
+    fn fd_count(&self) -> u8 {
+        0
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Memory of a device's server, checked before a process of ours maps it, and reached by copies and atomics only.
+//!
+//! The server keeps the file and may do with it what the kernel lets it. It must not be able to make a touch of ours
+//! fault: so the file must be sealed against shrinking, and lie in ordinary memory. In huge pages a hole that the server
+//! punches could find the pool empty at our next touch; files of a file system of the server's own (FUSE) could
+//! hold a touch up for ever, but those cannot be sealed. A hole in ordinary memory reads as zeros.
+//! What the bytes say is between the guest and the device: nothing here looks at them.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use rustix::fs::SealFlags;
+use thiserror::Error as ThisError;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
+
+use crate::addr::GpaRange;
+use crate::protocol::bus::{DeviceWindow, WINDOW_ALIGN};
+
+/// Why memory of a server is not mapped.
+#[derive(Debug, ThisError)]
+pub enum Unsafe {
+    /// It could shrink under us, and a touch behind its end would end the process.
+    #[error("its file is not sealed against shrinking (F_SEAL_SHRINK): {0}")]
+    Unsealed(String),
+    /// It lies in huge pages, or in no memory at all.
+    #[error("its file is on a file system of type {0:#x}, not in ordinary memory")]
+    FileSystem(u64),
+    /// There is less of it.
+    #[error("its file has {found:#x} bytes, the window ends at {end:#x}")]
+    Short {
+        /// Bytes of the file.
+        found: u64,
+        /// What was promised.
+        end: u64,
+    },
+    /// Numbers that are no multiples of a page.
+    #[error("it is empty, or does not begin and end at pages")]
+    Unaligned,
+    /// The host said no.
+    #[error("the host does not map it: {0}")]
+    Host(String),
+}
+
+/// `TMPFS_MAGIC` (linux/magic.h): memory files in ordinary pages.
+const TMPFS: u64 = 0x0102_1994;
+const PROT_READ: i32 = 1;
+const PROT_READ_WRITE: i32 = 3;
+/// `MAP_SHARED | MAP_NORESERVE`: the same on x86-64 and arm64.
+const MAP_SHARED_NORESERVE: i32 = 0x4001;
+
+/// A mapped window, at the guest address where the guest may reach it.
+#[derive(Debug)]
+pub struct DeviceMemory {
+    region: GuestRegionMmap,
+    writable: bool,
+}
+
+impl DeviceMemory {
+    /// Maps the window that the guest sees at `place`.
+    ///
+    /// # Errors
+    /// If a touch of it could fault, or the host does not map it.
+    pub fn map(file: OwnedFd, window: &DeviceWindow, place: GpaRange) -> Result<Self, Unsafe> {
+        let end = window.file_offset.checked_add(window.len).ok_or(Unsafe::Unaligned)?;
+        let numbers = [window.file_offset, window.len, place.start().0, place.len()];
+        let aligned = numbers.iter().all(|number| number.is_multiple_of(WINDOW_ALIGN));
+        if !aligned || window.len == 0 || place.len() != window.len {
+            return Err(Unsafe::Unaligned);
+        }
+        let host = |error: &dyn ToString| Unsafe::Host(error.to_string());
+        let seals = rustix::fs::fcntl_get_seals(&file)
+            .map_err(|errno| Unsafe::Unsealed(format!("it has no seals: {errno}")))?;
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(Unsafe::Unsealed(format!("its seals are {:#x}", seals.bits())));
+        }
+        let system = rustix::fs::fstatfs(&file).map_err(|errno| host(&errno))?;
+        // The field's type differs between architectures; the numbers are 32 bits.
+        let kind = u64::try_from(system.f_type).unwrap_or(u64::MAX);
+        if kind != TMPFS {
+            return Err(Unsafe::FileSystem(kind));
+        }
+        // It cannot shrink, so what the kernel says now stays true.
+        let stat = rustix::fs::fstat(&file).map_err(|errno| host(&errno))?;
+        let found = u64::try_from(stat.st_size).unwrap_or(0);
+        if found < end {
+            return Err(Unsafe::Short { found, end });
+        }
+        let len = usize::try_from(window.len).map_err(|error| host(&error))?;
+        let prot = if window.writable { PROT_READ_WRITE } else { PROT_READ };
+        let mapping = MmapRegionBuilder::new(len)
+            .with_mmap_prot(prot)
+            .with_mmap_flags(MAP_SHARED_NORESERVE)
+            .with_file_offset(FileOffset::from_arc(Arc::new(File::from(file)), window.file_offset))
+            .build()
+            .map_err(|error| host(&error))?;
+        let region = GuestRegionMmap::new(mapping, GuestAddress(place.start().0));
+        let region = region.ok_or_else(|| host(&"its address overflows"))?;
+        Ok(Self { region, writable: window.writable })
+    }
+
+    /// The mapping: what a hypervisor makes a memory slot of.
+    #[must_use]
+    pub const fn region(&self) -> &GuestRegionMmap {
+        &self.region
+    }
+
+    /// Whether it takes writes.
+    #[must_use]
+    pub const fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Reads 1, 2, 4 or 8 bytes, at once if they are aligned. `None`: not all of them are here.
+    #[must_use]
+    pub fn read(&self, gpa: u64, size: u8) -> Option<u64> {
+        let at = self.locate(gpa, size)?;
+        let aligned = gpa.is_multiple_of(size.into());
+        let value = match size {
+            1 => self.region.load::<u8>(at, SeqCst).map(u64::from),
+            2 if aligned => self.region.load::<u16>(at, SeqCst).map(u64::from),
+            4 if aligned => self.region.load::<u32>(at, SeqCst).map(u64::from),
+            8 if aligned => self.region.load::<u64>(at, SeqCst),
+            _ => {
+                let mut bytes = [0; 8];
+                let part = bytes.get_mut(..size.into())?;
+                self.region.read_slice(part, at).map(|()| u64::from_le_bytes(bytes))
+            }
+        };
+        value.ok()
+    }
+
+    /// Writes 1, 2, 4 or 8 bytes, at once if they are aligned. False: not all of them are here, or none may be written.
+    #[must_use]
+    pub fn write(&self, gpa: u64, size: u8, value: u64) -> bool {
+        let Some(at) = self.locate(gpa, size).filter(|_| self.writable) else { return false };
+        let [b0, b1, b2, b3, ..] = value.to_le_bytes();
+        let aligned = gpa.is_multiple_of(size.into());
+        let done = match size {
+            1 => self.region.store(b0, at, SeqCst),
+            2 if aligned => self.region.store(u16::from_le_bytes([b0, b1]), at, SeqCst),
+            4 if aligned => self.region.store(u32::from_le_bytes([b0, b1, b2, b3]), at, SeqCst),
+            8 if aligned => self.region.store(value, at, SeqCst),
+            _ => match value.to_le_bytes().get(..size.into()) {
+                Some(part) => self.region.write_slice(part, at),
+                None => return false,
+            },
+        };
+        done.is_ok()
+    }
+
+    fn locate(&self, gpa: u64, size: u8) -> Option<MemoryRegionAddress> {
+        let offset = gpa.checked_sub(self.region.start_addr().0)?;
+        let end = offset.checked_add(size.into())?;
+        (size != 0 && end <= self.region.len()).then_some(MemoryRegionAddress(offset))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A vfio-user server that nobody here wrote: the example of the `vfio_user` crate, a GPIO card.
+//!
+//! `cargo xtask interop --fetch` builds it from the crate registry into the cache. It serves one client, writes what it is
+//! asked to its log, and ends with exit code 0 when the client has gone.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::places;
+
+/// The package of the crate registry.
+pub const PACKAGE: &str = "vfio_user";
+/// Its example, and the name of the program.
+pub const EXAMPLE: &str = "gpio";
+
+/// How long the server may take to listen, or to end, on a slow and busy machine.
+const SOON: Duration = Duration::from_secs(60);
+
+/// The folder in the cache that it is installed into.
+pub fn root() -> PathBuf {
+    places::cache().join("vfio-user-server")
+}
+
+/// The program, if it is there.
+pub fn program() -> Option<PathBuf> {
+    Some(root().join("bin").join(EXAMPLE)).filter(|program| program.is_file())
+}
+
+/// What to tell a user who does not have it.
+pub fn missing() -> String {
+    format!("the example server of {PACKAGE} is not built (`cargo xtask interop --fetch` brings it)")
+}
+
+/// The server, running.
+pub struct Server {
+    child: Child,
+    socket: PathBuf,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts `program` with its socket and log in `folder`; returns as soon as it listens.
+    pub fn start(program: &Path, folder: &Path) -> Result<Self> {
+        let (socket, log) = (folder.join("server.sock"), folder.join("server.log"));
+        let errors = File::create(&log).context("the foreign server's log")?;
+        let child = Command::new(program)
+            .arg("--socket-path")
+            .arg(&socket)
+            .env("RUST_LOG", "info")
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("{} did not start", program.display()))?;
+        let server = Self { child, socket, log };
+        let deadline = Instant::now() + SOON;
+        while !server.socket.exists() {
+            if Instant::now() >= deadline {
+                bail!("the foreign server does not listen: {}", server.log());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What it has written.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits for its end.
+    pub fn wait_exit(&mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + SOON;
+        loop {
+            if let Some(status) = self.child.try_wait().context("the foreign server cannot be waited for")? {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                bail!("the foreign server does not end: {}", self.log());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already: nothing else can fail here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

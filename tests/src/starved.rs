@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Did the host keep this process from running? For guests' own deadlines, which no test may be judged by on such a host.
+//!
+//! A thread that sleeps for a moment, again and again, notes the longest that it overslept. Linux gives an SMMU one
+//! second for a CMD_SYNC, in which four threads of three processes have to run one after another.
+
+use std::{
+    sync::{
+        Once,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+const NAP: Duration = Duration::from_millis(20);
+
+/// Several of these on the way of one CMD_SYNC make a second.
+const STARVED: Duration = Duration::from_millis(150);
+
+static WATCH: Once = Once::new();
+static WORST_MS: AtomicU64 = AtomicU64::new(0);
+
+/// Watches from now on, until the process ends.
+pub fn watch() {
+    WATCH.call_once(|| {
+        thread::spawn(|| {
+            loop {
+                let before = Instant::now();
+                thread::sleep(NAP);
+                let over = before.elapsed().saturating_sub(NAP).as_millis();
+                WORST_MS.fetch_max(u64::try_from(over).unwrap_or(u64::MAX), Relaxed);
+            }
+        });
+    });
+}
+
+/// The longest that a thread had to wait for a CPU since [`watch`], if that was long.
+pub fn worst() -> Option<Duration> {
+    Some(Duration::from_millis(WORST_MS.load(Relaxed))).filter(|worst| *worst >= STARVED)
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Pins that share a line, on a real interrupt controller.
+
+use rustix::event::{EventfdFlags, eventfd};
+use soft_cpu::gic::{GicConfig, TableMemory};
+
+use super::*;
+
+struct NoMemory;
+
+impl TableMemory for NoMemory {
+    fn read(&self, _gpa: u64, _buffer: &mut [u8]) -> bool {
+        false
+    }
+
+    fn write(&self, _gpa: u64, _bytes: &[u8]) -> bool {
+        false
+    }
+}
+
+fn pin(intid: u32) -> Pin {
+    let new = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    Pin { raised: new(), ended: new(), intid }
+}
+
+fn machine(intids: &[u32]) -> (Arc<Pins>, Arc<Gic>) {
+    let pins = Arc::new(Pins::new(intids.iter().copied().map(pin).collect()));
+    let config = GicConfig { vcpu_count: 1, spi_count: 64, its: false };
+    let gic = Arc::new(Gic::new(config, Arc::new(NoMemory), Box::new(|_| ())).unwrap());
+    pins.connect(&gic);
+    (pins, gic)
+}
+
+/// GICD_ISPENDR1: the pending bits of INTIDs 32 to 63.
+fn pending(gic: &Gic) -> u64 {
+    gic.dist_read(0x204, 4)
+}
+
+fn told(pins: &Pins) -> Vec<bool> {
+    pins.iter().map(|pin| rustix::io::read(&pin.ended, &mut [0; 8]).is_ok()).collect()
+}
+
+#[test]
+fn pins_on_one_line_are_all_told_of_its_fall_and_no_others() {
+    let (pins, gic) = machine(&[41, 42, 41]);
+    assert_eq!(pins.intids(), [41, 42]);
+    pins.iter().for_each(|pin| pins.raise(pin));
+    assert_eq!(pending(&gic), 0b11 << 9);
+    assert_eq!(told(&pins), [false; 3]);
+    pins.lower(41);
+    assert_eq!(pending(&gic), 0b10 << 9);
+    assert_eq!(told(&pins), [true, false, true]);
+    // The one that still holds it up says so.
+    pins.raise(pins.iter().last().unwrap());
+    assert_eq!(pending(&gic), 0b11 << 9);
+}
+
+#[test]
+fn pins_before_there_is_an_interrupt_controller_raise_nothing() {
+    let pins = Pins::new(vec![pin(41)]);
+    pins.raise(pins.iter().next().unwrap());
+    pins.lower(41);
+    assert_eq!(told(&pins), [true]);
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Windows as the process of a function asks for them, honest and not.
+
+use std::sync::Arc;
+
+use ipc::channel;
+use ipc::shm::memory_file;
+use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
+
+use super::*;
+
+const AREA: u64 = 0x1100_0000;
+const AREA_LEN: u64 = 0x100_0000;
+
+fn windows() -> Windows {
+    let area = |region, start, len| FunctionWindow { region, range: GpaRange::new(Gpa(start), len).unwrap() };
+    let areas = vec![area(CONFIG_REGION, 0x3000_8000, 0x1000), area(1, AREA, AREA_LEN)];
+    Windows::new("vfio0".to_owned(), areas)
+}
+
+fn memory(len: u64) -> OwnedFd {
+    let file = memory_file::create("device").unwrap();
+    ftruncate(&file, len).unwrap();
+    fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+    file
+}
+
+fn window(offset: u64, len: u64) -> DeviceWindow {
+    DeviceWindow { region: 1, offset, len, file_offset: 0, writable: true }
+}
+
+#[test]
+fn windows_are_reached_only_while_they_are_shown() {
+    let windows = windows();
+    windows.add(&window(0x2000, 0x1000), memory(0x1000)).unwrap();
+    assert_eq!(windows.read(AREA + 0x2000, 4), None);
+    assert!(!windows.write(AREA + 0x2000, 4, 1) && !windows.any_shown());
+    windows.show(true);
+    assert!(windows.write(AREA + 0x2ffc, 4, 0x1234_5678) && windows.any_shown());
+    assert_eq!(windows.read(AREA + 0x2ffc, 4), Some(0x1234_5678));
+    assert_eq!(windows.read(AREA + 0x2ffc, 8), None, "half of it is not memory");
+    assert_eq!(windows.read(AREA + 0x1ff8, 8), None);
+    windows.show(false);
+    assert_eq!(windows.read(AREA + 0x2ffc, 4), None);
+}
+
+#[test]
+fn windows_outside_the_functions_areas_or_on_others_are_refused() {
+    let windows = windows();
+    windows.add(&window(0x2000, 0x2000), memory(0x2000)).unwrap();
+    let elsewhere = |region, offset| DeviceWindow { region, ..window(offset, 0x1000) };
+    for (bad, why) in [
+        (elsewhere(CONFIG_REGION, 0), "memory areas"),
+        (elsewhere(2, 0), "memory areas"),
+        (window(AREA_LEN, 0x1000), "memory areas"),
+        (window(AREA_LEN - 0x1000, 0x2000), "memory areas"),
+        (window(!0xfff, 0x1000), "memory areas"),
+        (window(0x8000, 0), "empty"),
+        (window(0x3000, 0x1000), "overlaps"),
+        (window(0x1000, 0x2000), "overlaps"),
+        (window(0x10_0800, 0x1000), "pages"),
+        (window(0x10_0000, 0x4000), "bytes"),
+    ] {
+        let said = windows.add(&bad, memory(0x2000)).unwrap_err();
+        assert!(said.contains(why), "{bad:?}: {said}");
+    }
+    let unsealed = memory_file::create("device").unwrap();
+    ftruncate(&unsealed, 0x1000).unwrap();
+    assert!(windows.add(&window(0x8000, 0x1000), unsealed).unwrap_err().contains("F_SEAL_SHRINK"));
+}
+
+#[test]
+fn windows_are_bounded_in_number_and_length() {
+    let windows = windows();
+    for index in 0..8 {
+        windows.add(&window(index * 0x1000, 0x1000), memory(0x1000)).unwrap();
+    }
+    assert!(windows.add(&window(0x8000, 0x1000), memory(0x1000)).unwrap_err().contains("8 windows"));
+
+    let area = FunctionWindow { region: 2, range: GpaRange::new(Gpa(1 << 39), 1 << 34).unwrap() };
+    let windows = Windows::new("vfio0".to_owned(), vec![area]);
+    let large = DeviceWindow { region: 2, ..window(0, (1 << 30) + 0x1000) };
+    assert!(windows.add(&large, memory(0x1000)).unwrap_err().contains("more than"));
+}
+
+#[test]
+fn bus_thread_answers_its_function_and_ends_with_it() {
+    let (device, vcpu) = channel::pair().unwrap();
+    let windows = Arc::new(windows());
+    let served = Arc::clone(&windows);
+    let (lowered, falls) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || serve(&served, || lowered.send(()).unwrap(), vcpu, 3));
+    let soon = || Deadline::after(Duration::from_secs(10));
+    let channel = Channel::<Bus>::from_fd(device, Hello::new(Role::Vfio, 3));
+    channel.hello(Role::Vcpu, soon()).unwrap();
+    let add = BusRequest::AddWindow(window(0, 0x1000));
+    assert_eq!(channel.request(&add, &[memory(0x1000)], soon()).unwrap().0, BusReply::Done);
+    let (again, _) = channel.request(&add, &[memory(0x1000)], soon()).unwrap();
+    assert!(matches!(again, BusReply::Refused(why) if why.contains("overlaps")));
+    let show = BusRequest::ShowWindows { shown: true };
+    assert_eq!(channel.request::<OwnedFd>(&show, &[], soon()).unwrap().0, BusReply::Done);
+    assert_eq!(windows.read(AREA, 8), Some(0));
+    assert!(falls.try_recv().is_err());
+    let lower = BusRequest::LowerIntx;
+    assert_eq!(channel.request::<OwnedFd>(&lower, &[], soon()).unwrap().0, BusReply::Done);
+    falls.try_recv().unwrap();
+    drop(channel);
+    thread.join().unwrap();
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A guest of a few instructions and a PCI function whose vfio-user server is this test: real processes between them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
+#[path = "../../dev-vfio/tests/server/mod.rs"]
+mod server;
+mod support;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use ipc::shm::memory_file;
+use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
+use server::{BAR_LEN, Device, Server};
+use support::{Lab, Vm, guest};
+
+/// A socket that `bulkhead run` connects to.
+struct Listening {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Listening {
+    fn new(lab: &Lab) -> Listening {
+        let path = lab.path("device.sock");
+        Listening { socket: UnixListener::bind(&path).unwrap(), path }
+    }
+
+    fn words(&self) -> [&str; 2] {
+        ["--vfio-user", self.path.to_str().unwrap()]
+    }
+
+    fn serve(&self, device: Device) -> Server {
+        let (connection, _) = self.socket.accept().unwrap();
+        Server::on(connection.into(), device, Box::new(|_, _| None))
+    }
+}
+
+fn memory(seals: SealFlags) -> OwnedFd {
+    let memory = memory_file::create("bar0").unwrap();
+    ftruncate(&memory, BAR_LEN).unwrap();
+    fcntl_add_seals(&memory, seals).unwrap();
+    rustix::io::pwrite(&memory, b"M", 8).unwrap();
+    memory
+}
+
+/// A counter of a process, as `inspect` has it.
+fn counter(vm: &Vm<'_>, process: &str, name: &str) -> u64 {
+    let output = vm.lab.bulkhead(&["inspect", "--json"]);
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let row = all.as_array().unwrap().iter().find(|row| row["process"] == process);
+    row.and_then(|row| row["values"][name].as_u64()).unwrap_or_else(|| panic!("no {name} in {all:#}"))
+}
+
+#[test]
+fn guest_reaches_the_memory_of_a_device_without_asking_and_only_while_it_is_enabled() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let memory = memory(SealFlags::SHRINK);
+    let seen = memory.as_fd().try_clone_to_owned().unwrap();
+    let kernel = lab.file("Image", &guest::drives_bar_0());
+    let vm = lab.start(&kernel, &listening.words());
+    let server = listening.serve(Device { memory: Some(memory), ..Device::default() });
+    assert_eq!(vm.output_of(2), [b'M', 0xff]);
+    let mut byte = [0];
+    rustix::io::pread(&seen, &mut byte, 0).unwrap();
+    assert_eq!(byte, *b"G", "the guest's store is in the server's memory");
+    assert!(server.device.registers.lock().unwrap().is_empty(), "no message was asked for it");
+    assert!(counter(&vm, "vcpu", "vfio0.direct") >= 3);
+    assert_eq!(counter(&vm, "vcpu", "vfio0.windows"), 1);
+    rustix::io::pwrite(&seen, b"Z", 16).unwrap();
+    let (status, rest, log) = vm.end();
+    assert!(status.success(), "{log}");
+    assert_eq!(rest, b"Z");
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn memory_that_could_shrink_is_not_mapped_and_the_guest_goes_on_by_message() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let memory = memory(SealFlags::empty());
+    let own = memory.as_fd().try_clone_to_owned().unwrap();
+    let kernel = lab.file("Image", &guest::drives_bar_0());
+    let mut vm = lab.start(&kernel, &listening.words());
+    let mut registers = vec![0; 64];
+    registers[8] = b'R';
+    let device = Device { memory: Some(memory), registers: Mutex::new(registers), ..Device::default() };
+    let server = listening.serve(device);
+    vm.await_log("not sealed against shrinking");
+    assert_eq!(vm.output_of(2), [b'R', 0xff], "the registers answer, not the memory");
+    ftruncate(&own, 0).unwrap();
+    assert_eq!(server.device.registers.lock().unwrap()[0], b'G');
+    assert_eq!(counter(&vm, "vcpu", "vfio0.direct"), 0);
+    server.device.registers.lock().unwrap()[16] = b'Z';
+    let (status, rest, log) = vm.end();
+    assert!(status.success(), "{log}");
+    assert_eq!(rest, b"Z");
+}
+
+#[test]
+fn guest_takes_the_pin_of_a_device_as_often_as_it_is_asserted() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let kernel = lab.file("Image", &guest::takes_intx());
+    let mut vm = lab.start(&kernel, &listening.words());
+    let registers = Mutex::new(vec![0; 64]);
+    let server = listening.serve(Device { registers, intx: Some(Mutex::default()), ..Device::default() });
+    vm.await_running();
+    assert_eq!(vm.output_of(1), b"r");
+    server.device.set_intx(true);
+    // The first time the guest does nothing about it: it comes again.
+    assert_eq!(vm.output_of(2), b"II");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(vm.drain(), b"", "the device wants nothing any more");
+    server.device.set_intx(true);
+    assert_eq!(vm.output_of(1), b"I");
+    // Nothing is lost over a pause.
+    assert!(lab.bulkhead(&["pause"]).status.success());
+    server.device.set_intx(true);
+    assert!(lab.bulkhead(&["resume"]).status.success());
+    assert_eq!(vm.output_of(1), b"I");
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+}
+
+/// Registers in which the guest finds `first`, and a byte to end with.
+fn registers(first: u8) -> Device {
+    let mut registers = vec![0; 64];
+    registers[8] = first;
+    registers[16] = b'.';
+    Device { registers: Mutex::new(registers), ..Device::default() }
+}
+
+#[test]
+fn guest_that_was_reset_meets_its_device_over_a_new_connection_or_finds_it_failed() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let kernel = lab.file("Image", &guest::drives_bar_0_and_resets());
+    let mut vm = lab.start(&kernel, &listening.words());
+    for life in [b'1', b'2', b'3'] {
+        let server = listening.serve(registers(life));
+        assert_eq!(vm.output_of(3), [life, 0xff, b'.']);
+        let until = std::time::Instant::now() + support::PATIENCE;
+        while !server.is_over() && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(server.is_over(), "the old connection is closed");
+    }
+    let server = listening.serve(registers(b'4'));
+    let Listening { socket, path } = listening;
+    drop(socket);
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(vm.output_of(3), [b'4', 0xff, b'.']);
+    vm.await_log("cannot be reached again");
+    vm.await_log("its device has failed");
+    // All ones, and so on from reset to reset.
+    assert_eq!(vm.output_of(3), [0xff; 3]);
+    assert!(server.is_over());
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn direct_dma_gives_the_server_guest_ram_and_is_seen_from_outside() {
+    const RAM: u64 = 0x4000_0000;
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let kernel = lab.file("Image", &guest::spins());
+    let config = lab.file("vm.toml", b"[[device]]\nvfio-user = \"device.sock\"\ndirect-dma = true\n");
+    let mut vm = lab.start(&kernel, &["--config", config.to_str().unwrap()]);
+    let server = listening.serve(registers(0));
+    vm.await_running();
+    // Out of reset the SMMU is off, and every stream in bypass.
+    let until = std::time::Instant::now() + support::PATIENCE;
+    while !server.device.windows.lock().unwrap().contains_key(&RAM) && std::time::Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    {
+        let windows = server.device.windows.lock().unwrap();
+        let (file, offset) = windows[&RAM].memory.as_ref().unwrap();
+        let mut found = vec![0; usize::try_from(windows[&RAM].len).unwrap()];
+        rustix::io::pread(file, &mut found, *offset).unwrap();
+        assert!(found.windows(4).any(|word| word == b"ARM\x64"), "the guest's kernel is in it");
+    }
+    let output = lab.bulkhead(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["direct_dma"], serde_json::json!(["vfio0"]));
+    let said = String::from_utf8(lab.bulkhead(&["status"]).stdout).unwrap();
+    assert!(said.contains("vfio0: direct-dma"), "{said}");
+    let said = String::from_utf8(lab.bulkhead(&["inspect"]).stdout).unwrap();
+    assert!(said.contains("guest RAM is mapped at the server"), "{said}");
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+}
