@@ -22,6 +22,6 @@ fn main() -> Result<()> {
     let control = fds.take(0)?;
     let crash_page = CrashPage::from_fd(fds.take(1)?)?;
     let locked = sandbox::seal(&profiles::vcpu_soft(), fd_count, crash_page)?;
-    vmm_main::vcpu::run(&locked, generation, control, fds, spin)?;
+    vmm_main::vcpu::run::<vmm_main::vcpu::Soft>(&locked, generation, control, fds, spin)?;
     Ok(())
 }
