@@ -52,9 +52,6 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// Takes what it needs of the host out of the inherited table.
     fn take_host(fds: &mut Inherited) -> Result<Self::Host, Failure>;
 
-    /// Refuses a number of vCPUs that it cannot have.
-    fn check_vcpu_count(count: u32) -> Result<(), Failure>;
-
     /// The interrupt controller, at reset or as it was saved.
     fn controller(
         host: Self::Host,

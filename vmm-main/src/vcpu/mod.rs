@@ -19,7 +19,9 @@ mod doorbell;
 mod engine;
 mod gate;
 mod irq;
+mod kvm;
 mod machine;
+mod main;
 mod pci_host;
 mod process;
 mod remote;
@@ -28,5 +30,7 @@ mod saved;
 mod soft;
 mod uart;
 
-pub use process::{VcpuProcess, run};
+#[cfg(target_arch = "aarch64")]
+pub use kvm::{Kvm, install_kick_handler};
+pub use main::main;
 pub use soft::Soft;

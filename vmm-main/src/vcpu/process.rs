@@ -197,7 +197,6 @@ fn open_parts<E: Engine>(
             &format!("{} vCPUs, 1 to {VCPU_COUNT_MAX} possible", config.vcpu_count),
         ));
     }
-    E::check_vcpu_count(config.vcpu_count)?;
     let vcpu_count = usize::try_from(config.vcpu_count).unwrap_or(1);
     let host = E::take_host(fds)?;
     let mut take =

@@ -8,7 +8,7 @@ mod slot;
 
 use self::dirty::{CpuLog, GicMemory};
 use self::mmio::GuestMmio;
-use self::saved::SavedSoft;
+pub use self::saved::SavedSoft;
 use self::slot::CpuSlot;
 use super::bus::Bus;
 use super::engine::{Engine, EngineParts, Exit};
@@ -63,10 +63,6 @@ impl Engine for Soft {
     type Saved = SavedSoft;
 
     fn take_host(_fds: &mut Inherited) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn check_vcpu_count(_count: u32) -> Result<(), Failure> {
         Ok(())
     }
 
