@@ -123,18 +123,21 @@ impl Gic {
         if redistributors.len() != count || cpu_interfaces.len() != count {
             return Err(refuse("restore the interrupt controller", "it was saved for other vCPUs"));
         }
-        for (vcpu, redistributor) in (0..).zip(redistributors) {
-            let KvmRedistributorV1 { registers, levels } = redistributor;
-            set(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, affinity(vcpu), *levels)?;
-            for (offset, value) in same_length(registers::redistributor(), registers)? {
-                set(KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, affinity(vcpu) | u64::from(offset), value)?;
-            }
+        // The distributor before all else: what becomes pending while it is off is forgotten, not kept for later.
+        for (offset, value) in same_length(registers::distributor(), distributor)? {
+            set(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, offset.into(), value)?;
         }
         for (first, value) in same_length(level_words().collect(), levels)? {
             set(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, first.into(), value)?;
         }
-        for (offset, value) in same_length(registers::distributor(), distributor)? {
-            set(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, offset.into(), value)?;
+        for (vcpu, redistributor) in (0..).zip(redistributors) {
+            let KvmRedistributorV1 { registers, levels } = redistributor;
+            for (offset, value) in same_length(registers::redistributor(), registers)? {
+                set(KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, affinity(vcpu) | u64::from(offset), value)?;
+            }
+            // After the enables: a wire that is high before its interrupt is enabled is not looked at again, and as it
+            // is high already the timer behind it cannot raise it.
+            set(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, affinity(vcpu), *levels)?;
         }
         for (vcpu, values) in (0..).zip(cpu_interfaces) {
             for (name, value) in same_length(self.cpu_interface(vcpu)?, values)? {

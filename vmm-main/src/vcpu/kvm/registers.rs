@@ -3,7 +3,7 @@
 //!
 //! The orders are part of the saved state's version 1 and never change. Restoring in this order lets KVM accept each
 //! write (Linux, Documentation/virt/kvm/devices/arm-vgic-v3.rst and arm-vgic-its.rst): what is looked at when an
-//! interrupt becomes enabled or pending comes before that, and the controls that set all in motion come last.
+//! interrupt becomes enabled or pending comes before that; the distributor is on before anything is pending.
 
 use crate::machine::layout::{SPI_BASE, SPI_COUNT};
 
@@ -21,8 +21,8 @@ pub fn distributor() -> Vec<u32> {
     const GICD_CTLR: u32 = 0x0000;
     const GICD_IIDR: u32 = 0x0008;
     let spis = |base, bits| bank(base, bits, SPI_BASE, INTIDS_END);
-    // Says which of KVM's own revisions the other registers are of.
-    let mut offsets = vec![GICD_IIDR];
+    // Which of KVM's own revisions the other registers are of; then on, for KVM queues no interrupt while it is off.
+    let mut offsets = vec![GICD_IIDR, GICD_CTLR];
     offsets.extend(spis(GICD_IGROUPR, 1));
     offsets.extend((SPI_BASE..INTIDS_END).flat_map(|intid| [0x6000 + 8 * intid, 0x6004 + 8 * intid]));
     offsets.extend(spis(GICD_IPRIORITYR, 8));
@@ -30,7 +30,6 @@ pub fn distributor() -> Vec<u32> {
     offsets.extend(spis(GICD_ISENABLER, 1));
     offsets.extend(spis(GICD_ISPENDR, 1));
     offsets.extend(spis(GICD_ISACTIVER, 1));
-    offsets.push(GICD_CTLR);
     offsets
 }
 
