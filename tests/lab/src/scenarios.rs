@@ -74,6 +74,22 @@ pub const ALL: &[Scenario] = &[
         run: guest::software,
     },
     Scenario {
+        name: "kvm-guest",
+        about: "the programs boot a guest on KVM, sealed; reads of the SMMU's registers do not leave the guest",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(120),
+        run: guest::kvm,
+    },
+    Scenario {
+        name: "kvm-guest-two",
+        about: "the same with two CPUs, both at work",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(120),
+        run: guest::kvm_two,
+    },
+    Scenario {
         name: "sealed",
         about: "a process sealed with each profile of the sandbox, attacked from inside and audited from outside",
         server: Server::Nesting,
