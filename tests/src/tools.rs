@@ -24,24 +24,52 @@ use crate::{
 pub struct Tool {
     /// The program's name, as on the PATH.
     pub program: &'static str,
-    /// The package that brings it.
-    pub package: &'static str,
+    /// The packages that bring it, all of them unpacked into the same folder.
+    pub packages: &'static [&'static str],
+    /// True if they are wanted from Debian's backports where the stable release has an older one.
+    pub backports: bool,
     /// Its folder in the cache.
     pub folder: &'static str,
-    /// The option of `cargo xtask guest` that fetches it.
+    /// The task and option that fetch it, after `cargo xtask`.
     pub option: &'static str,
+    /// True if a tool that starts is also the one that is wanted.
+    pub suits: fn(&Ready) -> bool,
 }
 
 /// The machine emulator: the yardstick for speed, and the oracle for what programs compute.
-pub const QEMU: Tool =
-    Tool { program: "qemu-system-aarch64", package: "qemu-system-arm", folder: "qemu", option: "--qemu" };
+pub const QEMU: Tool = Tool {
+    program: "qemu-system-aarch64",
+    packages: &["qemu-system-arm"],
+    backports: false,
+    folder: "qemu",
+    option: "guest --qemu",
+    suits: |_| true,
+};
 
 /// The C compiler for guest test programs.
 pub const CROSS: Tool = Tool {
     program: "aarch64-linux-gnu-gcc",
-    package: "gcc-aarch64-linux-gnu",
+    packages: CROSS_PACKAGES,
+    backports: false,
     folder: "cross",
-    option: "--cross",
+    option: "guest --cross",
+    suits: |_| true,
+};
+
+/// The same as a linker of arm64 programs: it needs the C library's start files too, of a static program that
+/// can be loaded anywhere.
+pub const CROSS_LINKER: Tool = Tool { suits: |ready| ready.finds("rcrt1.o"), ..CROSS };
+
+const CROSS_PACKAGES: &[&str] = &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
+
+/// The emulator of the Arm lab: the first major version whose SMMUv3 has two stages, nested, is 10.
+pub const QEMU_LAB: Tool = Tool {
+    program: "qemu-system-aarch64",
+    packages: &["qemu-system-arm", "qemu-efi-aarch64"],
+    backports: true,
+    folder: "qemu-lab",
+    option: "lab",
+    suits: |ready| ready.major_version().is_some_and(|major| major >= 10) && ready.firmware().is_some(),
 };
 
 /// A tool ready to run.
@@ -58,12 +86,12 @@ impl Tool {
         let own = find(self.program).map(|program| Ready { program, root: None });
         let root = places::cache().join(self.folder);
         let unpacked = Ready { program: root.join("usr/bin").join(self.program), root: Some(root) };
-        own.into_iter().chain([unpacked]).find(|ready| ready.version().is_ok())
+        own.into_iter().chain([unpacked]).find(|ready| ready.version().is_ok() && (self.suits)(ready))
     }
 
     /// What to tell a user who does not have it.
     pub fn missing(&self) -> String {
-        format!("{} is not installed (`cargo xtask guest {}` brings it)", self.program, self.option)
+        format!("{} is not installed (`cargo xtask {}` brings it)", self.program, self.option)
     }
 }
 
@@ -87,10 +115,49 @@ impl Ready {
         Ok(text.lines().next().unwrap_or_default().to_string())
     }
 
+    /// The number before the first dot of the version.
+    fn major_version(&self) -> Option<u32> {
+        let text = self.version().ok()?;
+        text.split_whitespace().find_map(|word| word.split_once('.')?.0.parse().ok())
+    }
+
+    /// True if the compiler has this file among its own or the C library's.
+    fn finds(&self, file: &str) -> bool {
+        // What is not found is printed as it was given, what is found with its folder.
+        let answer = capture(self.command().arg(format!("-print-file-name={file}")));
+        answer.is_ok_and(|path| path.trim().contains('/') && Path::new(path.trim()).exists())
+    }
+
+    /// UEFI for emulated arm64 machines, as package qemu-efi-aarch64 brings it.
+    pub fn firmware(&self) -> Option<PathBuf> {
+        const FIRMWARE: &str = "usr/share/qemu-efi-aarch64/QEMU_EFI.fd";
+        let file = self.root.as_deref().unwrap_or(Path::new("/")).join(FIRMWARE);
+        file.is_file().then_some(file)
+    }
+
+    /// A command that runs another program of the same packages.
+    pub fn beside(&self, program: &str) -> Command {
+        Self { program: self.program.with_file_name(program), root: self.root.clone() }.command()
+    }
+
+    /// The emulator's command, told where its own data are.
+    pub fn emulator(&self) -> Command {
+        let mut command = self.command();
+        if let Some(root) = &self.root {
+            command.arg("-L").arg(root.join("usr/share/qemu"));
+        }
+        command
+    }
+
+    /// The program's path, and the folder of its libraries where it brings its own.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// A command that boots `guest` on QEMU's emulation of a machine like ours, its console on stdin and
     /// stdout. `extra` is added to the kernel's command line.
     pub fn boot(&self, guest: &GuestFiles, extra: &str) -> Command {
-        let mut command = self.command();
+        let mut command = self.emulator();
         command.args([
             "-M",
             "virt,gic-version=3",
@@ -104,9 +171,6 @@ impl Ready {
             "512",
         ]);
         command.args(["-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]);
-        if let Some(root) = &self.root {
-            command.arg("-L").arg(root.join("usr/share/qemu"));
-        }
         path_option(&mut command, "-kernel", &guest.kernel);
         path_option(&mut command, "-initrd", &guest.initramfs);
         // QEMU's machine has a PL011 where ours has a 16550: the only difference in the command line.

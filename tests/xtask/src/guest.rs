@@ -5,13 +5,13 @@
 //! of versions and checksums. A whole cache is used as it is, without the network; `--update` asks apt again.
 //! The initramfs is built anew each time from the cached busybox: it is quick, and never out of date.
 
-mod apt;
-mod cpio;
-mod format;
-mod initramfs;
+pub mod apt;
+pub mod cpio;
+pub mod format;
+pub mod initramfs;
 mod manifest;
 mod selftest;
-mod tools;
+pub mod tools;
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use self::{
-    apt::{Apt, Installed},
+    apt::{Apt, Installed, Suites},
     manifest::{FileRecord, Manifest},
 };
 use crate::progress::Step;
@@ -158,6 +158,10 @@ impl Store<'_> {
         self.cache.join(name)
     }
 
+    fn apt(&self) -> Result<Apt> {
+        Apt::prepare(&self.cache.join("apt-arm64"), "arm64", Installed::Nothing, Suites::AsHere)
+    }
+
     /// Fetches what is wanted and not there.
     fn fill(&self, kernel: bool, busybox: bool, update: bool) -> Result<()> {
         let mut manifest = Manifest::load(self.cache);
@@ -168,7 +172,7 @@ impl Store<'_> {
         }
         let step = Step::begin("guest files");
         step.at("package index");
-        let apt = Apt::prepare(&self.cache.join("apt-arm64"), "arm64", Installed::Nothing).context(ADVICE)?;
+        let apt = self.apt().context(ADVICE)?;
         let mut fetched = Vec::new();
         if kernel {
             step.at("kernel");

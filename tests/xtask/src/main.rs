@@ -2,7 +2,7 @@
 //! The workspace's tasks, started as `cargo xtask TASK`.
 //!
 //! `demo` and `test` are the README's two commands; `check` is what continuous integration runs besides the
-//! tests; `guest`, `bench` and `fuzz` are their parts, to be run alone. Every task ends with exit code 0 only
+//! tests; `guest`, `bench` and `fuzz` are their parts, to be run alone; `lab` is an arm64 server. Every task ends with exit code 0 only
 //! if all it set out to do was done; what it left out, and why, is printed and counted.
 
 mod bench;
@@ -10,6 +10,7 @@ mod check;
 mod demo;
 mod fuzz;
 mod guest;
+mod lab;
 mod product;
 mod progress;
 mod stages;
@@ -40,6 +41,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Fetch an arm64 kernel and busybox as packages, check them, and build the guest's initramfs
     Guest(guest::Options),
+    /// Bring up the Arm lab, an emulated arm64 server, and run the programs there on the real kernel interfaces
+    Lab(lab::Options),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Guest(options) => guest::run(&options),
+        Task::Lab(options) => lab::run(&options),
     };
     match outcome {
         Ok(code) => code,

@@ -2,9 +2,9 @@
 //! A sandbox that cannot be had in full is not had at all: spawning and sealing fail, and say at which step and why.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sandbox::spawn::{Exit, SpawnError, Step};
 use sandbox::{CrashPage, Death, SealError, Spawn};
@@ -68,14 +68,30 @@ fn spawn(program: BorrowedFd<'_>, role: Role, fds: &[(i32, BorrowedFd<'_>)]) -> 
     })
 }
 
+/// This very program's headers, with an interpreter named in the first of them: a dynamic program as far as it is read.
 fn dynamic() {
-    let Ok(program) = File::open("/bin/ls") else {
-        println!("skipped: there is no /bin/ls here to be a dynamic program");
-        return;
-    };
+    const FIRST_PROGRAM_HEADER: usize = 64;
+    const PT_INTERP: u32 = 3;
+    let program = file_beginning_as_own_program(|start| {
+        start[FIRST_PROGRAM_HEADER..FIRST_PROGRAM_HEADER + 4].copy_from_slice(&PT_INTERP.to_le_bytes());
+    });
     let error = spawn(program.as_fd(), Role::Coordinator, &[]).unwrap_err();
     assert_eq!(error.step, Step::Program);
     assert!(error.to_string().contains("PT_INTERP") && error.to_string().contains("crt-static"), "{error}");
+}
+
+/// A nameless file with the first page of this program, changed by `change`.
+fn file_beginning_as_own_program(change: impl FnOnce(&mut [u8])) -> File {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = std::env::temp_dir().join(format!("own-headers-{}-{number}", std::process::id()));
+    let mut start = vec![0; 4096];
+    std::io::Read::read_exact(&mut own_program(), &mut start).unwrap();
+    change(&mut start);
+    std::fs::write(&name, &start).unwrap();
+    let program = File::open(&name).unwrap();
+    std::fs::remove_file(&name).unwrap();
+    program
 }
 
 fn no_program() {
@@ -89,14 +105,7 @@ fn no_program() {
 
 /// A static executable by its headers, which the kernel then refuses: the errno comes back from behind clone.
 pub fn exec_failure() {
-    let name = std::env::temp_dir().join(format!("not-executable-{}", std::process::id()));
-    let mut copy = File::create(&name).unwrap();
-    let mut start = vec![0; 4096];
-    std::io::Read::read_exact(&mut own_program(), &mut start).unwrap();
-    copy.write_all(&start).unwrap();
-    drop(copy);
-    let program = File::open(&name).unwrap();
-    std::fs::remove_file(&name).unwrap();
+    let program = file_beginning_as_own_program(|_| {});
     let error = spawn(program.as_fd(), Role::Coordinator, &[]).unwrap_err();
     assert_eq!((error.step, error.errno()), (Step::Exec, Some(libc::EACCES)), "{error}");
     assert!(error.to_string().contains("executable by the user"), "{error}");

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::product::cargo;
 
 /// Every crate with the crates of the workspace that it may use, tests included.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("ipc", &[]),
     ("sandbox", &[]),
     ("smmu-arch", &[]),
@@ -24,7 +24,8 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     // Suites and tools stand outside of the product: they may look at all of it.
     ("tests", &["ipc", "sandbox", "smmu-arch", "soft-cpu", "dev-smmu", "vmm-main"]),
     ("fuzz", &["ipc", "smmu-arch", "soft-cpu", "dev-smmu"]),
-    ("xtask", &["tests"]),
+    ("lab", &["tests"]),
+    ("xtask", &["lab", "tests"]),
 ];
 
 #[derive(Deserialize)]

@@ -5,6 +5,8 @@
 //! get there (proxies) and whose signatures count is the machine's own choice: its sources are copied at run
 //! time and its keys are used in place. apt itself verifies the signed index and each package's hash.
 
+mod sources;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -24,6 +26,17 @@ pub enum Installed {
     AsHere,
 }
 
+/// Which suites packages may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suites {
+    /// Those that this machine uses.
+    AsHere,
+    /// Those, and the backports of its release, preferred.
+    Backports,
+    /// Those, and this named suite, preferred: for packages that need nothing installed.
+    Also(&'static str),
+}
+
 /// A private apt for one architecture.
 pub struct Apt {
     folder: PathBuf,
@@ -41,7 +54,7 @@ pub struct Candidate {
 
 impl Apt {
     /// Sets up apt in `folder` for packages of `architecture` (Debian's name) and fetches the index.
-    pub fn prepare(folder: &Path, architecture: &str, installed: Installed) -> Result<Self> {
+    pub fn prepare(folder: &Path, architecture: &str, installed: Installed, suites: Suites) -> Result<Self> {
         for program in ["apt-get", "apt-cache", "apt-config", "dpkg-deb"] {
             find(program).with_context(|| format!("{program} is not on this machine"))?;
         }
@@ -58,16 +71,26 @@ impl Apt {
             }
         };
         write_whole(&folder.join("state/status"), &status)?;
-        apt.copy_sources()?;
-        write_whole(&apt.config, apt.configuration(architecture)?.as_bytes())?;
+        let preferred = match suites {
+            Suites::AsHere => None,
+            Suites::Backports => Some(format!("{}-backports", codename()?)),
+            Suites::Also(suite) => Some(suite.to_string()),
+        };
+        apt.copy_sources(preferred.as_deref())?;
+        let mut configuration = apt.configuration(architecture)?;
+        if let Some(suite) = &preferred {
+            configuration.push_str(&format!("APT::Default-Release \"{suite}\";\n"));
+        }
+        write_whole(&apt.config, configuration.as_bytes())?;
         // A proxy setting may hold a password.
         set_mode(&apt.config, 0o600)?;
         apt.update()?;
         Ok(apt)
     }
 
-    /// Copies the machine's lists of sources, wherever its own configuration says they are.
-    fn copy_sources(&self) -> Result<()> {
+    /// Copies the machine's lists of sources, wherever its own configuration says they are, and adds one suite
+    /// from the same places.
+    fn copy_sources(&self, suite: Option<&str>) -> Result<()> {
         let places = capture(Command::new("apt-config").args([
             "shell",
             "LIST",
@@ -91,8 +114,13 @@ impl Apt {
         }
         for file in files {
             let name = file.file_name().context("an apt source without a name")?;
-            fs::copy(&file, self.folder.join("sources").join(name))
-                .with_context(|| format!("{} could not be copied", file.display()))?;
+            let mut text =
+                fs::read_to_string(&file).with_context(|| format!("{} could not be read", file.display()))?;
+            if let Some(suite) = suite {
+                let of_list = file.extension().is_some_and(|extension| extension == "list");
+                text.push_str(&sources::with_suite(&text, of_list, &codename()?, suite));
+            }
+            write_whole(&self.folder.join("sources").join(name), text.as_bytes())?;
         }
         Ok(())
     }
@@ -164,11 +192,12 @@ impl Apt {
         files.pop().with_context(|| format!("apt left no file for {wanted}"))
     }
 
-    /// Downloads `package` and everything it needs that is not installed.
-    pub fn download_with_dependencies(&self, package: &str) -> Result<Vec<PathBuf>> {
-        let arguments = ["install", "-q", "-y", "--download-only", "--no-install-recommends", package];
-        capture(self.command("apt-get").args(arguments))
-            .with_context(|| format!("package {package} and what it needs could not be fetched"))?;
+    /// Downloads `packages` and everything they need that is not installed.
+    pub fn download_with_dependencies(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        let arguments = ["install", "-q", "-y", "--download-only", "--no-install-recommends"];
+        capture(self.command("apt-get").args(arguments).args(packages)).with_context(|| {
+            format!("package {} and what it needs could not be fetched", packages.join(", "))
+        })?;
         packages_in(&self.folder.join("cache/archives"))
     }
 
@@ -202,6 +231,13 @@ impl Candidate {
             .collect();
         Some(Self { package: field("Package")?.into(), version: field("Version")?.into(), depends })
     }
+}
+
+/// The name of the Debian release that this machine runs.
+fn codename() -> Result<String> {
+    let text = fs::read_to_string("/etc/os-release").context("this machine's /etc/os-release")?;
+    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    Ok(name.context("/etc/os-release names no release (VERSION_CODENAME)")?.trim_matches('"').to_string())
 }
 
 /// Unpacks a package's files into `folder`, as `dpkg` would into the root.

@@ -62,20 +62,24 @@ pub fn build(busybox: &[u8], programs: &[Program<'_>]) -> Result<Vec<u8>> {
     archive.program("init", INIT.as_bytes())?;
     archive.program("bin/busybox", busybox)?;
     archive.program("bin/continuity", CONTINUITY.as_bytes())?;
-    let applets = applets(busybox);
-    for name in APPLETS_NEEDED {
-        if !applets.contains(name.as_bytes()) {
-            bail!("this busybox has no applet \"{name}\", which the guest's /init needs");
-        }
-        archive.link(&format!("bin/{name}"), "busybox")?;
+    let present = applets(busybox);
+    if let Some(name) = APPLETS_NEEDED.iter().find(|name| !present.contains(name.as_bytes())) {
+        bail!("this busybox has no applet \"{name}\", which the guest's /init needs");
     }
-    for name in APPLETS_WANTED.iter().filter(|name| applets.contains(name.as_bytes())) {
+    for name in applets_for_a_shell(busybox) {
         archive.link(&format!("bin/{name}"), "busybox")?;
     }
     for program in programs {
         archive.program(&format!("bin/{}", program.name), program.content)?;
     }
     archive.finish()
+}
+
+/// The names under which `busybox` can be called that scripts need and that make a shell comfortable.
+pub fn applets_for_a_shell(busybox: &[u8]) -> Vec<&'static str> {
+    let present = applets(busybox);
+    let all = APPLETS_NEEDED.into_iter().chain(APPLETS_WANTED);
+    all.filter(|name| present.contains(name.as_bytes())).collect()
 }
 
 /// Busybox holds its applet names in one table of NUL-terminated strings: everything short between two NULs.

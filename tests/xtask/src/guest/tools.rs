@@ -11,7 +11,7 @@ use ::tests::{
 };
 use anyhow::{Context, Result};
 
-use super::apt::{self, Apt, Installed};
+use super::apt::{self, Apt, Installed, Suites};
 use crate::progress::Step;
 
 /// Unpacks `tool` into `cache` unless the machine or the cache has one that starts.
@@ -21,8 +21,10 @@ pub fn obtain(tool: &Tool, cache: &Path) -> Result<Ready> {
     }
     let step = Step::begin(tool.program);
     let architecture = capture(Command::new("dpkg").arg("--print-architecture"))?;
-    let apt = Apt::prepare(&cache.join("apt-tools"), architecture.trim(), Installed::AsHere)?;
-    let packages = apt.download_with_dependencies(tool.package)?;
+    let suites = if tool.backports { Suites::Backports } else { Suites::AsHere };
+    let folder = if tool.backports { "apt-backports" } else { "apt-tools" };
+    let apt = Apt::prepare(&cache.join(folder), architecture.trim(), Installed::AsHere, suites)?;
+    let packages = apt.download_with_dependencies(tool.packages)?;
     let part = tempfile::tempdir_in(cache).context("a folder to unpack a tool into")?;
     for package in &packages {
         apt::unpack(package, part.path())?;

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The table of scenarios. How to add one: `tests/lab/DESIGN.md`.
+
+mod guest;
+mod host;
+mod isolation;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::report::Report;
+
+/// What a scenario comes to when nothing went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// All it set out to show was seen.
+    Shown,
+    /// It cannot be tried here, and why.
+    Skipped(String),
+}
+
+/// The server that a scenario needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    /// With all it can have: the IORT says that device writes snoop as the CPU's attributes ask (CANWBS), so the
+    /// kernel offers nesting.
+    Nesting,
+    /// With the firmware's own IORT, which does not say so: the kernel must refuse nesting.
+    NoNesting,
+}
+
+/// Something to show.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Its name, for the command line.
+    pub name: &'static str,
+    /// What it shows, in a few words.
+    pub about: &'static str,
+    /// The server it runs on.
+    pub server: Server,
+    /// False for one that takes too long to be run unasked.
+    pub by_default: bool,
+    /// How long it may take on a slow and busy machine.
+    pub limit: Duration,
+    /// Shows it, or says what was not as it must be.
+    pub run: fn(&mut Report<'_>) -> Result<Verdict>,
+}
+
+/// All of them, in the order in which they are run.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "host",
+        about: "the server has KVM at EL2, a nesting SMMUv3, iommufd and VFIO, and devices in groups",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(20),
+        run: host::nesting,
+    },
+    Scenario {
+        name: "host-no-nesting",
+        about: "without CANWBS in the IORT the same server offers no nesting",
+        server: Server::NoNesting,
+        by_default: false,
+        limit: Duration::from_secs(20),
+        run: host::no_nesting,
+    },
+    Scenario {
+        name: "soft-guest",
+        about: "the programs boot a guest on software vCPUs, sealed",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(120),
+        run: guest::software,
+    },
+    Scenario {
+        name: "sealed",
+        about: "a process sealed with each profile of the sandbox, attacked from inside and audited from outside",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(180),
+        run: isolation::sealed,
+    },
+    Scenario {
+        name: "isolation",
+        about: "every role of a running machine, seen from outside and attacked from inside",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(600),
+        run: isolation::roles,
+    },
+];
+
+/// The scenario of this name.
+pub fn named(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ALL;
+
+    #[test]
+    fn names_are_unique_and_fit_a_command_line() {
+        let mut names: Vec<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+        assert!(
+            names
+                .iter()
+                .all(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '-' || c.is_ascii_digit()))
+        );
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}

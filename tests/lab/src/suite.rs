@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Running a test program that was cross-built with its crate, and telling what its tests came to.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use tests::SKIPPED;
+
+use crate::{places, report::Report};
+
+/// Runs the tests of suite `name` whose names contain one of `filters` (all, if there is none); an error unless
+/// every one passes and at least one was run.
+pub fn run(report: &mut Report<'_>, name: &str, filters: &[&str]) -> Result<()> {
+    let program = Path::new(places::SUITES).join(name);
+    let output = Command::new(&program)
+        .args(["--test-threads", "1", "--nocapture"])
+        .args(filters)
+        .env("CARGO_TARGET_DIR", places::TARGET)
+        .env("BULKHEAD_CACHE", places::GUEST)
+        .env("BULKHEAD_PROGRAMS", places::PROGRAMS)
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{} did not start", program.display()))?;
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text);
+    println!("{text}");
+    let tests = results(&text);
+    let failed: Vec<&str> = tests.iter().filter(|(_, ok)| !ok).map(|(name, _)| *name).collect();
+    let skips = text.matches(SKIPPED).count();
+    let skipped = if skips == 0 { String::new() } else { format!(", {skips} parts skipped") };
+    report.evidence(format!(
+        "{name}: {} of {} tests passed{skipped}",
+        tests.len() - failed.len(),
+        tests.len()
+    ))?;
+    if !failed.is_empty() {
+        bail!("{name}: failed: {}", failed.join(", "));
+    }
+    if !output.status.success() {
+        bail!("{name} ended with {}", output.status);
+    }
+    if tests.is_empty() {
+        bail!("{name} ran no test");
+    }
+    Ok(())
+}
+
+/// The tests in a test program's output, and whether each passed. What a test prints without capture may stand
+/// between its name and its result.
+fn results(text: &str) -> Vec<(&str, bool)> {
+    let mut all = Vec::new();
+    let mut open: Option<&str> = None;
+    for line in text.lines() {
+        let mut rest = line;
+        if let Some((name, after)) = line.strip_prefix("test ").and_then(|line| line.split_once(" ... ")) {
+            open = Some(name);
+            rest = after;
+        }
+        let Some(name) = open else { continue };
+        let word = rest.trim_end();
+        if word == "ok" || word.ends_with("FAILED") {
+            all.push((name, word == "ok"));
+            open = None;
+        }
+    }
+    // A failed test that shows what a run inside of it printed shows that run's tests too.
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::results;
+
+    #[test]
+    fn results_are_found_between_what_tests_print() {
+        let text = "running 3 tests\ntest a ... ok\ntest a ... ok\ntest b ... a line of its own\nanother\nok\ntest c ... FAILED\n\n\
+                    failures:\n    c\n\ntest result: FAILED. 2 passed; 1 failed\n";
+        assert_eq!(results(text), [("a", true), ("b", true), ("c", false)]);
+    }
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `cargo xtask lab`: the Arm lab, an emulated arm64 server with KVM, a nesting SMMUv3, VFIO and iommufd.
+//!
+//! Everything is fetched, built and cached in the target folder, without root. The scenarios themselves run inside:
+//! `tests/lab`, whose DESIGN.md says how to add one. The last lines are a table of them; exit code 0 means that all of
+//! them are ok.
+
+mod cross;
+mod disk;
+mod iort;
+mod kernel;
+mod server;
+mod table;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use ::lab::{
+    places as inside,
+    report::{Outcome, Record},
+    scenarios::{self, Scenario},
+};
+use ::tests::{
+    SKIPPED,
+    command::{show, write_whole},
+    places,
+    tools::{QEMU_LAB, Ready},
+};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use self::{server::Server, table::Table};
+use crate::{
+    guest::{self, tools},
+    progress::Step,
+};
+
+/// Limit for a boot of the server, on a slow and busy machine; an idle one needs four seconds.
+const BOOT: Duration = Duration::from_secs(60);
+
+/// What to run.
+#[derive(Args, Debug)]
+#[group(id = "lab-options")]
+pub struct Options {
+    /// Scenarios to run; all that are run by default, if none is named
+    #[arg(value_name = "SCENARIO", value_parser = known)]
+    names: Vec<String>,
+    /// List the scenarios
+    #[arg(long, conflicts_with_all = ["names", "shell"])]
+    list: bool,
+    /// Give the server's console to you instead (Ctrl-A X ends the emulator)
+    #[arg(long, conflicts_with = "names")]
+    shell: bool,
+    /// Where a part cannot be had without building a kernel, say so and leave the lab out
+    #[arg(long)]
+    or_skip: bool,
+}
+
+fn known(name: &str) -> Result<String, String> {
+    match scenarios::named(name) {
+        Some(_) => Ok(name.into()),
+        None => Err("there is no such scenario (`cargo xtask lab --list`)".into()),
+    }
+}
+
+/// The task.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    if options.list {
+        for scenario in scenarios::ALL {
+            let asked = if scenario.by_default { "" } else { " (only by name)" };
+            println!("{:<16} {}{asked}", scenario.name, scenario.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let start = Instant::now();
+    let lab = match Lab::prepare(options.or_skip) {
+        Ok(lab) => lab,
+        Err(error) if options.or_skip => {
+            println!("{SKIPPED}the Arm lab: {error:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => return Err(error),
+    };
+    if options.shell {
+        return lab.shell();
+    }
+    let chosen: Vec<&Scenario> = scenarios::ALL
+        .iter()
+        .filter(|scenario| match options.names.is_empty() {
+            true => scenario.by_default,
+            false => options.names.iter().any(|name| name == scenario.name),
+        })
+        .collect();
+    let prepared = start.elapsed();
+    let mut table = Table::default();
+    for kind in [scenarios::Server::Nesting, scenarios::Server::NoNesting] {
+        let here: Vec<&Scenario> =
+            chosen.iter().filter(|scenario| scenario.server == kind).copied().collect();
+        lab.run(kind, &here, &mut table)?;
+    }
+    let code = table.finish();
+    println!(
+        "lab: {:.1} s to prepare, {:.1} s to run; logs in {}",
+        prepared.as_secs_f64(),
+        (start.elapsed() - prepared).as_secs_f64(),
+        lab.logs().display()
+    );
+    Ok(code)
+}
+
+/// All parts of the lab, ready to boot.
+struct Lab {
+    folder: PathBuf,
+    emulator: Ready,
+    firmware: PathBuf,
+    kernel: PathBuf,
+    disk: PathBuf,
+    /// The archive that makes the kernel offer nesting.
+    tables: PathBuf,
+}
+
+impl Lab {
+    fn prepare(or_skip: bool) -> Result<Self> {
+        let folder = places::target().join("lab");
+        fs::create_dir_all(&folder).with_context(|| format!("{} could not be made", folder.display()))?;
+        let files = guest::obtain(&guest::Options::default())?;
+        let guest = files.initramfs.parent().context("the guest's files have no folder")?.to_path_buf();
+        let emulator = tools::obtain(&QEMU_LAB, &places::cache())?;
+        let firmware = emulator.firmware().context("no UEFI for arm64 (package qemu-efi-aarch64)")?;
+        let linker = cross::linker()?;
+        let kernel = match kernel::present(&folder)? {
+            Some(kernel) => kernel,
+            None if or_skip => {
+                bail!("there is no kernel for it (`cargo xtask lab` builds one, in some ten minutes)")
+            }
+            None => kernel::build(&folder, &linker)?,
+        };
+        let built = cross::build(&linker)?;
+        let step = Step::begin("lab disk");
+        let contents = disk::Contents { built: &built, kernel: &kernel, guest: &guest };
+        let disk = disk::make(&folder, &linker, &contents)?;
+        step.done(&disk.display().to_string());
+        let mut lab = Self { folder, emulator, firmware, kernel, disk, tables: PathBuf::new() };
+        lab.tables = lab.override_tables()?;
+        Ok(lab)
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    fn server<'a>(&'a self, tables: Option<&'a Path>, logs: &str) -> Server<'a> {
+        Server {
+            emulator: &self.emulator,
+            firmware: &self.firmware,
+            kernel: &self.kernel,
+            disk: &self.disk,
+            tables,
+            logs: self.logs().join(logs),
+        }
+    }
+
+    /// The changed IORT of this very machine, read from it in a boot of its own and cached.
+    fn override_tables(&self) -> Result<PathBuf> {
+        let mut key = crc32fast::Hasher::new();
+        key.update(Server::hardware().as_bytes());
+        key.update(self.emulator.version()?.as_bytes());
+        key.update(&fs::read(&self.firmware).context("the firmware")?);
+        let file = self.folder.join(format!("iort-{:08x}.cpio", key.finalize()));
+        if file.is_file() {
+            return Ok(file);
+        }
+        let step = Step::begin("lab tables");
+        let mut table = None;
+        self.server(None, "tables").run(&format!("{}IORT", inside::WORD_TABLE), BOOT, |record| {
+            if let Record::Table(hex) = record {
+                table = Some(hex);
+            }
+        })?;
+        let table = table.context("the server did not send its IORT: see target/lab/logs/tables")?;
+        write_whole(&file, &iort::overriding(&iort::from_hex(&table)?)?)?;
+        step.done("IORT read and changed");
+        Ok(file)
+    }
+
+    fn shell(&self) -> Result<ExitCode> {
+        let server = self.server(Some(&self.tables), "shell");
+        eprintln!("the server's console is yours; `poweroff -f` or Ctrl-A X ends it");
+        let well = show(&mut server.command(inside::WORD_SHELL, true)?)?;
+        Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Boots a server of this kind and runs `chosen` on it. If it dies on the way, the rest gets a new one.
+    fn run(&self, kind: scenarios::Server, chosen: &[&Scenario], table: &mut Table) -> Result<()> {
+        let (tables, logs) = match kind {
+            scenarios::Server::Nesting => (Some(self.tables.as_path()), "nesting"),
+            scenarios::Server::NoNesting => (None, "no-nesting"),
+        };
+        let mut left: Vec<&Scenario> = chosen.to_vec();
+        let mut boot = 0;
+        while !left.is_empty() {
+            boot += 1;
+            let names: Vec<&str> = left.iter().map(|scenario| scenario.name).collect();
+            let limit = BOOT + left.iter().map(|scenario| scenario.limit).sum::<Duration>();
+            let server = self.server(tables, &format!("{logs}-{boot}"));
+            let ended_well =
+                server.run(&format!("{}{}", inside::WORD_RUN, names.join(",")), limit, |record| {
+                    if let Record::End(..) = &record {
+                        left.remove(0);
+                    }
+                    table.take(record);
+                });
+            if left.is_empty() {
+                ended_well?;
+                break;
+            }
+            let why = match ended_well {
+                Ok(()) => "the server powered off before its end".to_string(),
+                Err(error) => format!("{error:#}"),
+            };
+            if !table.open() {
+                bail!("{why}, before a scenario began: see {}", server.logs.display());
+            }
+            left.remove(0);
+            table.take(Record::End(Outcome::Failed(why), 0));
+        }
+        Ok(())
+    }
+}
