@@ -44,9 +44,9 @@ pub struct Device {
 /// If somebody else uses the device, or one of the files is none of VFIO's or iommufd's.
 pub fn bind(cdev: BorrowedFd<'_>, objects: &Objects) -> Result<ObjectId, KernelError> {
     match cdev::bind(cdev, objects.as_fd()) {
-        // Bound already: through this very file, which the coordinator has kept open.
+        // Bound already: through this very file, which the coordinator has kept open; or through somebody else's.
         Err(Errno::INVAL) => {
-            cdev::detach(cdev).map_err(refused("VFIO_DEVICE_DETACH_IOMMUFD_PT", plain))?;
+            cdev::detach(cdev).map_err(|_| KernelError::InUse)?;
             objects.adopt().ok_or(KernelError::InUse)
         }
         bound => bound.map_err(refused("VFIO_DEVICE_BIND_IOMMUFD", of_bind)),

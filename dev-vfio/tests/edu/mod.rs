@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dev_vfio::iommu::HostIommu as _;
 use dev_vfio::kernel::device::{self, Device};
 use dev_vfio::kernel::error::KernelError;
 use dev_vfio::kernel::nested::NestedIommu;
@@ -28,17 +27,20 @@ const ASID: u64 = 5;
 const CONTEXT: u64 = BASE + 0x10_0000;
 const TABLES: u64 = BASE + 0x20_0000;
 
-/// The device to use; without one, says so.
+/// The address of the device, if there is one that is bound to vfio-pci; else says so.
 pub fn named() -> Option<String> {
-    let address = std::env::var("BULKHEAD_EDU").ok();
-    if address.is_none() {
-        println!("skipped: BULKHEAD_EDU names no device (`cargo xtask lab nested` has one)");
+    let bound = fs::read_dir("/sys/bus/pci/drivers/vfio-pci").into_iter().flatten().flatten();
+    let is = |folder: &Path, file: &str, id: &str| {
+        fs::read_to_string(folder.join(file)).is_ok_and(|text| text.trim() == id)
+    };
+    let mut edu = bound
+        .filter(|entry| is(&entry.path(), "vendor", "0x1234") && is(&entry.path(), "device", "0x11e8"))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let found = edu.next();
+    if found.is_none() {
+        println!("skipped: no edu device is bound to vfio-pci (`cargo xtask lab nested` has one)");
     }
-    address
-}
-
-pub struct Files {
-    pub iommu: OwnedFd,
+    found
 }
 
 pub struct Vm {
@@ -47,7 +49,7 @@ pub struct Vm {
     pub edu: Edu,
     pub guest: Guest,
     pub cdev: Arc<OwnedFd>,
-    pub files: Files,
+    pub iommu_file: OwnedFd,
 }
 
 impl Vm {
@@ -56,21 +58,22 @@ impl Vm {
         let folder = Path::new("/sys/bus/pci/devices").join(address).join("vfio-dev");
         let entry = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         let name = entry.flatten().next().unwrap().file_name();
-        let open = |path: &Path| OwnedFd::from(fs::File::options().read(true).write(true).open(path).unwrap());
+        let open =
+            |path: &Path| OwnedFd::from(fs::File::options().read(true).write(true).open(path).unwrap());
         let cdev = open(&Path::new("/dev/vfio/devices").join(name));
         Vm::over(cdev, open(Path::new("/dev/iommu")), Guest::new(), options)
     }
 
     /// Over files that are open.
     pub fn over(cdev: OwnedFd, iommu: OwnedFd, guest: Guest, options: Options) -> Result<Vm, KernelError> {
-        let files = Files { iommu: iommu.try_clone().unwrap() };
+        let iommu_file = iommu.try_clone().unwrap();
         let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
         let id = device::bind(cdev.as_fd(), &objects)?;
         let (device, _) = Device::open(Arc::clone(&cdev))?;
         let model = Model::new(smmu_arch::model::MODEL_NAME, options).unwrap();
         let ram = guest.region.as_fd();
         let iommu = NestedIommu::new(Arc::clone(&cdev), objects, id, ram, &guest.layout, STREAM, &model)?;
-        Ok(Vm { iommu, edu: Edu::new(device), guest, cdev, files })
+        Ok(Vm { iommu, edu: Edu::new(device), guest, cdev, iommu_file })
     }
 }
 

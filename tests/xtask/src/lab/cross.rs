@@ -29,7 +29,8 @@ const TARGET: &str = "aarch64-unknown-linux-gnu";
 const PACKAGES: [&str; 5] = ["vmm-main", "dev-smmu", "dev-vfio", "dev-nvme", "lab"];
 
 /// Test programs: the package, and the name of its test.
-const SUITES: [(&str, &str); 3] = [("vmm-main", "isolation"), ("tests", "isolation"), ("sandbox", "sealed")];
+const SUITES: [(&str, &str); 4] =
+    [("vmm-main", "isolation"), ("tests", "isolation"), ("sandbox", "sealed"), ("dev-vfio", "nested")];
 
 /// A built file and the name it has in the lab.
 pub struct Built {
