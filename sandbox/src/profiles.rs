@@ -8,6 +8,7 @@ mod common;
 mod coordinator;
 mod nvme;
 mod smmu;
+mod vcpu_kvm;
 mod vcpu_soft;
 mod vfio;
 
@@ -30,6 +31,11 @@ pub fn coordinator() -> Profile {
 /// The software vCPU process.
 pub fn vcpu_soft() -> Profile {
     vcpu_soft::profile(Arch::host())
+}
+
+/// The vCPU process on KVM.
+pub fn vcpu_kvm() -> Profile {
+    vcpu_kvm::profile(Arch::host())
 }
 
 /// The vSMMUv3 process.
@@ -58,14 +64,19 @@ pub fn all(arch: Arch) -> Vec<Profile> {
 }
 
 fn all_with(arch: Arch, memory_files: MemoryFiles) -> Vec<Profile> {
-    vec![
+    let mut all = vec![
         coordinator::profile(arch, memory_files),
         vcpu_soft::profile(arch),
         smmu::profile(arch),
         vfio::profile(arch),
         nvme::profile(arch),
         nvme::standalone(arch),
-    ]
+    ];
+    // KVM runs guests of the host's own architecture only, and they are arm64.
+    if arch == Arch::Aarch64 {
+        all.push(vcpu_kvm::profile(arch));
+    }
+    all
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 mod support;
 
 use support::{Lab, Vm, guest, signal};
-use vmm_main::topology::{self, DeviceKind};
+use vmm_main::topology::{self, CpuKind, DeviceKind, Shape};
 
 #[test]
 fn live_processes_are_what_the_topology_says() {
@@ -24,13 +24,19 @@ fn live_processes_are_what_the_topology_says() {
     assert_processes(lab.start(&kernel, &["--nvme", image]), &[DeviceKind::Nvme]);
 }
 
+/// A VM of this host: without KVM.
+fn shape(devices: &[DeviceKind]) -> Shape {
+    Shape { cpu: CpuKind::Soft, devices: devices.to_vec() }
+}
+
 fn assert_processes(mut vm: Vm<'_>, devices: &[DeviceKind]) {
     vm.await_running();
     let as_root = rustix::process::geteuid().is_root();
-    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(devices)) {
+    let shape = shape(devices);
+    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(&shape)) {
         let seen = vm.process(row.name);
         assert_eq!(seen["profile"], row.profile().name);
-        let given = row.fds_with(devices).filter(|fd| !fd.optional).count();
+        let given = row.fds_with(&shape).filter(|fd| !fd.optional).count();
         let enforced = seen["enforced"].to_string();
         assert!(
             enforced.contains(&format!("descriptors 0..{given} and no other")),
@@ -58,9 +64,16 @@ fn assert_descriptors(row: &topology::Row, pid: i64) {
         let files = row.name == "coordinator"
             && (target == "anon_inode:[pidfd]"
                 || target.starts_with("pidfd")
-                || ["/Image", "/bulkhead-vcpu-soft", "/bulkhead-smmu", "/bulkhead-vfio", "/bulkhead-nvme"]
-                    .iter()
-                    .any(|file| target.ends_with(file)));
+                || [
+                    "/Image",
+                    "/bulkhead-vcpu",
+                    "/bulkhead-vcpu-soft",
+                    "/bulkhead-smmu",
+                    "/bulkhead-vfio",
+                    "/bulkhead-nvme",
+                ]
+                .iter()
+                .any(|file| target.ends_with(file)));
         // An image is held by who serves it, and by who handed it on.
         let files = files || ["coordinator", "nvme0"].contains(&row.name) && target.ends_with("/disk.img");
         assert!(shared || files || runtime.contains(&target.as_str()), "{} holds {target}", row.name);
@@ -82,7 +95,7 @@ fn attempts_from_inside_are_refused_or_end_in_a_report() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
     let name = lab.vm_name();
-    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(&[])) {
+    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(&shape(&[]))) {
         for attempt in
             ["open", "execve", "fork", "kill"].into_iter().chain(DEADLY.map(|(attempt, _)| attempt))
         {
@@ -117,7 +130,7 @@ fn attempts_from_inside_are_refused_or_end_in_a_report() {
 fn panics_and_hangs_of_a_process_end_in_a_report() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
-    for row in topology::processes(&[]) {
+    for row in topology::processes(&shape(&[])) {
         for (attempt, word) in [("panic", "panicked"), ("hang", "deadline passed")] {
             let mut vm = lab.start(&kernel, &[]);
             vm.await_running();

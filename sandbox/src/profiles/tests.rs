@@ -162,13 +162,39 @@ fn only_the_coordinator_starts_processes_and_only_in_namespaces() {
 
 #[test]
 fn ioctls_are_listed_one_by_one() {
+    const FIONBIO: u64 = 0x5421;
+    // Those that take no structure: KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE; KVM_CHECK_EXTENSION, KVM_CREATE_VCPU, KVM_RUN,
+    // KVM_GET_STATS_FD.
+    const KVM: [u64; 2] = [0xae01, 0xae04];
+    const VM: [u64; 4] = [0xae03, 0xae41, 0xae80, 0xaece];
+    const KVM_FD: u64 = 6;
     for profile in every() {
-        let passed: Vec<u64> =
-            (0..0x1_0000).filter(|request| allowed(&profile, "ioctl", [0, *request, 0, 0, 0, 0])).collect();
+        let passed = |fd: u64| -> Vec<u64> {
+            (0..0x1_0000).filter(|request| allowed(&profile, "ioctl", [fd, *request, 0, 0, 0, 0])).collect()
+        };
+        let runs_kvm = profile.arch == Arch::Aarch64 && ["coordinator", "vcpu-kvm"].contains(&profile.name);
         // FIONBIO, and for devices none.
-        let expected: &[u64] =
-            if ["smmu", "vfio", "nvme", "nvme-standalone"].contains(&profile.name) { &[] } else { &[0x5421] };
-        assert_eq!(passed, expected, "{}", profile.name);
+        let own = if ["smmu", "vfio", "nvme", "nvme-standalone"].contains(&profile.name) {
+            vec![]
+        } else {
+            vec![FIONBIO]
+        };
+        let with = |more: &[u64]| {
+            let mut all = [&own[..], more].concat();
+            all.sort_unstable();
+            all
+        };
+        if runs_kvm {
+            assert_eq!(passed(0), with(&VM), "{}", profile.name);
+            assert_eq!(passed(KVM_FD), with(&[&KVM[..], &VM].concat()), "{}", profile.name);
+            assert!(allowed(&profile, "ioctl", [9, 0x4020_ae46, 0, 0, 0, 0]), "KVM_SET_USER_MEMORY_REGION");
+            // KVM_CREATE_GUEST_MEMFD, KVM_SET_USER_MEMORY_REGION2, KVM_ARM_MTE_COPY_TAGS.
+            for absent in [0xc040_aed4, 0x40a0_ae49, 0x8030_aeb4] {
+                assert!(!allowed(&profile, "ioctl", [9, absent, 0, 0, 0, 0]), "{absent:#x}");
+            }
+        } else {
+            assert_eq!([passed(0), passed(KVM_FD)], [own.clone(), own], "{}", profile.name);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::config::{Behind, ConsoleMode, DeviceSettings, Settings, SmmuSettings, VmConfig, file, size};
 use crate::problem::Problem;
+use crate::topology::CpuKind;
 
 /// Flags of `bulkhead run`.
 #[derive(Debug, Default, Args)]
@@ -29,6 +30,9 @@ pub struct RunFlags {
     /// Number of virtual CPUs
     #[arg(long, value_name = "COUNT")]
     vcpus: Option<u64>,
+    /// What executes guest code [default: KVM where the host has it, else software]
+    #[arg(long, value_enum)]
+    cpu: Option<CpuKind>,
     /// Name of the VM
     #[arg(long)]
     name: Option<String>,
@@ -82,6 +86,7 @@ impl RunFlags {
             cmdline: self.cmdline,
             memory_len: self.memory,
             vcpu_count: self.vcpus,
+            cpu: self.cpu,
             console: self.console,
             json_log: self.json_log,
             smmu: SmmuSettings {

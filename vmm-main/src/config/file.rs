@@ -14,14 +14,25 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Behind, ConsoleMode, DeviceSettings, Settings, SmmuSettings, size};
 use crate::problem::Problem;
-use crate::topology::SMMU0;
+use crate::topology::{CpuKind, SMMU0};
 
 /// A configuration is a page of text; a larger file is something else given by mistake.
 pub const FILE_LEN_MAX: u64 = 64 * 1024;
 
 /// Keys of the top level.
-pub const KEYS: [&str; 10] =
-    ["name", "kernel", "initramfs", "cmdline", "memory", "vcpus", "console", "json-log", "smmu", "device"];
+pub const KEYS: [&str; 11] = [
+    "name",
+    "kernel",
+    "initramfs",
+    "cmdline",
+    "memory",
+    "vcpus",
+    "cpu",
+    "console",
+    "json-log",
+    "smmu",
+    "device",
+];
 /// Keys of `[smmu]`.
 pub const SMMU_KEYS: [&str; 6] =
     ["ssid-bits", "oas", "granules", "ril", "stream-table-levels", "stream-id-bits"];
@@ -88,6 +99,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "cmdline" => settings.cmdline = Some(source.string(value)?),
             "memory" => settings.memory_len = Some(source.size(value)?),
             "vcpus" => settings.vcpu_count = Some(source.integer(value)?),
+            "cpu" => settings.cpu = Some(source.cpu(value)?),
             "console" => settings.console = Some(source.console(value)?),
             "json-log" => settings.json_log = Some(source.boolean(value)?),
             "smmu" => settings.smmu = smmu(&source, value)?,
@@ -233,6 +245,18 @@ impl Source<'_> {
                 format!("{other:?} is not a kind of console"),
                 self.at(&value.span()),
                 "give \"stdio\" or \"none\"",
+            )),
+        }
+    }
+
+    fn cpu(&self, value: &Spanned<DeValue<'_>>) -> Result<CpuKind, Problem> {
+        match self.string(value)?.as_str() {
+            "kvm" => Ok(CpuKind::Kvm),
+            "soft" => Ok(CpuKind::Soft),
+            other => Err(Problem::usage(
+                format!("{other:?} is not a kind of CPU"),
+                self.at(&value.span()),
+                "give \"kvm\" or \"soft\", or leave it out",
             )),
         }
     }

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{SmmuModel, VmConfig};
-use crate::topology::DeviceKind;
+use crate::topology::{CpuKind, DeviceKind, Shape};
 
 /// Longest handover: a command line and a page of numbers.
 const HANDOVER_LEN_MAX: u64 = 64 * 1024;
@@ -24,6 +24,8 @@ pub struct Handover {
     pub memory_len: u64,
     /// Number of virtual CPUs.
     pub vcpu_count: u16,
+    /// What executes guest code.
+    pub cpu: CpuKind,
     /// Whether the last row of descriptors is there.
     pub initramfs: bool,
     /// Log as JSON lines.
@@ -47,18 +49,19 @@ pub struct HandedDevice {
 }
 
 impl Handover {
-    /// What the topology needs to know of the devices.
-    pub fn device_kinds(&self) -> Vec<DeviceKind> {
-        self.devices.iter().map(|device| device.kind).collect()
+    /// What the topology needs to know.
+    pub fn shape(&self) -> Shape {
+        Shape { cpu: self.cpu, devices: self.devices.iter().map(|device| device.kind).collect() }
     }
 
-    /// What the coordinator needs of `config`.
-    pub fn new(config: &VmConfig) -> Self {
+    /// What the coordinator needs of `config`, on a host that has such CPUs.
+    pub fn new(config: &VmConfig, cpu: CpuKind) -> Self {
         Self {
             name: config.name.clone(),
             cmdline: config.cmdline.clone(),
             memory_len: config.memory_len,
             vcpu_count: config.vcpu_count,
+            cpu,
             initramfs: config.initramfs.is_some(),
             json_log: config.json_log,
             smmu: config.smmu.clone(),

@@ -33,7 +33,7 @@ use crate::api::server::Server;
 use crate::lifecycle::Why;
 use crate::lifeline::{CoordinatorEnd, Down, Up};
 use crate::problem::Problem;
-use crate::topology::{self, Object};
+use crate::topology::{self, CpuKind, Object};
 
 use self::handover::Handover;
 use self::vm::{Given, Vm};
@@ -97,6 +97,9 @@ fn start() -> Result<(), Problem> {
     logging::start(handover.json_log).map_err(|error| failed("start the log", &error))?;
     let lifeline = take(Object::Control)?;
     objects.insert(Object::Console, take(Object::Console)?);
+    if handover.cpu == CpuKind::Kvm {
+        objects.insert(Object::Kvm, take(Object::Kvm)?);
+    }
     for (name, _) in topology::VFIO.iter().zip(&handover.devices) {
         objects.insert(Object::DeviceSource(name), take(Object::DeviceSource(name))?);
     }

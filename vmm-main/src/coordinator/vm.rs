@@ -125,7 +125,7 @@ impl Vm {
         let mut objects = Objects::for_boot(
             &self.given.handover.name,
             &self.given.objects,
-            &self.given.handover.device_kinds(),
+            &self.given.handover.shape(),
             &self.layout,
         )?;
         let configs = self.load(&objects)?;
@@ -431,6 +431,7 @@ impl Vm {
             reset_count: self.reset_count,
             memory_len: self.given.handover.memory_len,
             vcpu_count: self.given.handover.vcpu_count,
+            cpu: Some(self.given.handover.cpu),
             uptime_ms: millis(self.started.elapsed()),
             log_lines_dropped: DROPPED.load(Ordering::Relaxed),
             ..empty_status()
@@ -479,6 +480,7 @@ fn empty_status() -> Status {
         reset_count: 0,
         memory_len: 0,
         vcpu_count: 0,
+        cpu: None,
         uptime_ms: 0,
         log_lines_dropped: 0,
     }

@@ -59,7 +59,8 @@ fn open_image(image: &Path) -> Result<File, Problem> {
     Ok(file)
 }
 
-fn nothing() -> Result<OwnedFd, Problem> {
+/// Stands in for what a VM does not have.
+pub fn nothing() -> Result<OwnedFd, Problem> {
     memory_file::create("bulkhead-no-device").map_err(|errno| {
         Problem::host(format!("no memory file: {errno}"), "launch", "check this user's limits on memory")
     })

@@ -5,8 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
+const CPUS: [CpuKind; 2] = [CpuKind::Kvm, CpuKind::Soft];
+
 fn rows() -> impl Iterator<Item = &'static Row> {
     std::iter::once(&COORDINATOR).chain(PROCESSES)
+}
+
+/// A VM with every device that there can be.
+fn full(cpu: CpuKind) -> Shape {
+    Shape { cpu, devices: vec![DeviceKind::Nvme; VFIO.len()] }
 }
 
 #[test]
@@ -32,18 +39,28 @@ fn topology_every_process_starts_with_control_crash_page_and_log() {
 
 #[test]
 fn topology_names_are_unique_and_found() {
-    let names: BTreeSet<&str> = rows().map(|row| row.name).collect();
-    assert_eq!(names.len(), rows().count());
-    for row in rows() {
-        assert_eq!(super::row(row.name).map(|found| found.program), Some(row.program));
+    for shape in CPUS.map(full) {
+        let rows = || std::iter::once(&COORDINATOR).chain(processes(&shape));
+        let names: BTreeSet<&str> = rows().map(|row| row.name).collect();
+        assert_eq!(names.len(), rows().count());
+        for row in rows() {
+            assert_eq!(super::row(row.name, &shape).map(|found| found.program), Some(row.program));
+        }
+        assert!(super::row("nobody", &shape).is_none());
     }
-    assert!(super::row("nobody").is_none());
 }
 
 #[test]
 fn topology_shared_objects_have_the_right_holders() {
+    for cpu in CPUS {
+        assert_holders(cpu);
+    }
+}
+
+fn assert_holders(cpu: CpuKind) {
+    let shape = full(cpu);
     let mut holders: BTreeMap<Object, Vec<(&str, Rights)>> = BTreeMap::new();
-    for row in PROCESSES {
+    for row in processes(&shape) {
         for fd in row.fds {
             holders.entry(fd.object).or_default().push((row.name, fd.rights));
         }
@@ -51,7 +68,9 @@ fn topology_shared_objects_have_the_right_holders() {
     for (object, held) in holders {
         let names: Vec<&str> = held.iter().map(|(name, _)| *name).collect();
         match object {
-            Object::Control | Object::CrashPage | Object::Log => assert_eq!(held.len(), PROCESSES.len()),
+            Object::Control | Object::CrashPage | Object::Log => {
+                assert_eq!(held.len(), processes(&shape).count());
+            }
             Object::Ring(device) | Object::RegisterPage(device) => {
                 assert_eq!(names, [VCPU, device], "{object:?}");
             }
@@ -64,6 +83,7 @@ fn topology_shared_objects_have_the_right_holders() {
             // A log has one producer; another process's log is nobody's business but the coordinator's.
             Object::DirtyLog(owner) => assert_eq!(held, [(owner, Rights::Write)]),
             Object::Console => assert_eq!(held, [(VCPU, Rights::ReadWrite)]),
+            Object::Kvm => assert_eq!((cpu, names), (CpuKind::Kvm, vec![VCPU])),
             // The vCPUs, the vSMMU, and whoever does a device's DMA; not the device itself.
             Object::GuestRam => assert_eq!(names, [VCPU, "vfio0", "vfio1", "vfio2", "vfio3", SMMU0]),
             Object::Stage1(device, Side::Device) | Object::VfioUser(device, Side::Device) => {
@@ -82,20 +102,24 @@ fn topology_shared_objects_have_the_right_holders() {
 
 #[test]
 fn topology_a_vm_has_the_processes_of_its_devices_and_their_descriptors_only() {
-    let names = |devices: &[DeviceKind]| processes(devices).map(|row| row.name).collect::<Vec<_>>();
+    let shape = |devices: &[DeviceKind]| Shape { cpu: CpuKind::Soft, devices: devices.to_vec() };
+    let names = |devices: &[DeviceKind]| processes(&shape(devices)).map(|row| row.name).collect::<Vec<_>>();
     assert_eq!(names(&[]), [VCPU, SMMU0]);
     let devices = [DeviceKind::VfioUser, DeviceKind::Nvme];
     assert_eq!(names(&devices), [VCPU, "vfio0", "vfio1", "nvme1", SMMU0]);
     for devices in [&[][..], &devices[..1], &devices[..], &[DeviceKind::Nvme; 4]] {
-        for row in processes(devices) {
-            let present = |fd: &&FdRow| {
-                let owner = fd.object.owner().map(|name| super::row(name).unwrap());
-                owner.is_none_or(|owner| owner.is_needed(devices))
-            };
-            let expected: Vec<i32> = row.fds.iter().filter(present).map(|fd| fd.number).collect();
-            let given: Vec<i32> = row.fds_with(devices).map(|fd| fd.number).collect();
-            assert_eq!(given, expected, "{}: those that are left out stand last", row.name);
+        for shape in CPUS.map(|cpu| Shape { cpu, ..shape(devices) }) {
+            assert_given(&shape);
         }
+    }
+}
+
+fn assert_given(shape: &Shape) {
+    for row in processes(shape) {
+        let present = |fd: &&FdRow| fd.object.owner().is_none_or(|owner| super::row(owner, shape).is_some());
+        let expected: Vec<i32> = row.fds.iter().filter(present).map(|fd| fd.number).collect();
+        let given: Vec<i32> = row.fds_with(shape).map(|fd| fd.number).collect();
+        assert_eq!(given, expected, "{}: those that are left out stand last", row.name);
     }
 }
 
@@ -119,5 +143,5 @@ fn topology_profiles_are_those_of_the_roles() {
     let profiles: BTreeSet<_> = rows().map(|row| (row.profile().name, row.program)).collect();
     assert!(profiles.contains(&("coordinator", "bulkhead")));
     let roles: BTreeSet<_> = rows().map(|row| row.role).collect();
-    assert_eq!((profiles.len(), roles.len()), (5, 5));
+    assert_eq!((profiles.len(), roles.len()), (6, 5));
 }
