@@ -11,6 +11,7 @@ pub mod device;
 pub mod dirty;
 pub mod error;
 pub mod events;
+pub mod host_check;
 pub mod nested;
 pub mod objects;
 pub mod sys;

@@ -82,7 +82,7 @@ impl DirtyTracking {
     /// The stream was attached: to bypass, or to something else.
     pub fn attached(&mut self, bypass: bool) {
         self.bypass = bypass;
-        self.exact &= self.method == Method::Stage2 || bypass;
+        self.exact &= self.can_be_exact();
     }
 
     /// Switches the log.
@@ -102,7 +102,7 @@ impl DirtyTracking {
             );
         }
         self.enabled = enabled;
-        self.exact = enabled && result.is_ok() && (self.method == Method::Stage2 || self.bypass);
+        self.exact = enabled && result.is_ok() && self.can_be_exact();
     }
 
     /// All of RAM in one range: of addresses that are not RAM the guest has nothing to migrate.
@@ -136,11 +136,16 @@ impl DirtyTracking {
             pages.unite(&DirtyPages::all(&self.layout));
         }
         // Read and cleared: from here on it can be believed again, if it can be at all.
-        self.exact = match self.method {
+        self.exact = self.can_be_exact();
+    }
+
+    /// Whether what is written from now on can be known exactly, while the attachment stays.
+    fn can_be_exact(&self) -> bool {
+        match self.method {
             Method::Stage2 => true,
             Method::DeviceLog => self.bypass,
             Method::Everything => false,
-        };
+        }
     }
 
     /// Asks for the bitmap of each part of RAM that is short enough for one call, and marks its pages.

@@ -13,8 +13,9 @@ fn layout() -> RamLayout {
 
 fn tracking(method: Method, bypass: bool) -> DirtyTracking {
     let (layout, parent) = (layout(), Some(ObjectId(3)));
-    let exact = method == Method::Stage2 || bypass;
-    DirtyTracking { method, parent, layout, enabled: true, exact, bypass, page_len: PAGE_LEN }
+    let tracking =
+        DirtyTracking { method, parent, layout, enabled: true, exact: false, bypass, page_len: PAGE_LEN };
+    DirtyTracking { exact: tracking.can_be_exact(), ..tracking }
 }
 
 #[test]
