@@ -6,8 +6,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use ::tests::SKIPPED;
 use anyhow::{Context, Result, bail};
-use tests::SKIPPED;
 
 use crate::{places, report::Report};
 
