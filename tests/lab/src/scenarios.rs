@@ -4,6 +4,7 @@
 mod guest;
 mod host;
 mod isolation;
+mod nested;
 
 use std::time::Duration;
 
@@ -64,6 +65,22 @@ pub const ALL: &[Scenario] = &[
         by_default: false,
         limit: Duration::from_secs(20),
         run: host::no_nesting,
+    },
+    Scenario {
+        name: "nested",
+        about: "edu's DMA through guest stage 1 and host stage 2: invalidation, faults, messages, refusals",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(90),
+        run: nested::edu,
+    },
+    Scenario {
+        name: "nested-refused",
+        about: "a host without CANWBS is refused, by that name",
+        server: Server::NoNesting,
+        by_default: true,
+        limit: Duration::from_secs(30),
+        run: nested::refused,
     },
     Scenario {
         name: "soft-guest",

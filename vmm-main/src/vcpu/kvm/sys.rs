@@ -112,6 +112,13 @@ pub fn register_ids(vcpu: &VcpuFd) -> Result<Vec<u64>> {
 /// Far more than any vCPU has, pseudo registers and SVE included.
 const REGISTERS_MAX: usize = 16 * 1024;
 
+/// The host's page size in bytes. The C library knows it from the start; others ask the kernel, which a sealed process
+/// must not.
+pub fn page_len() -> u64 {
+    // SAFETY: reads a constant of the process.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0x1000)
+}
+
 /// Makes the pages whose bits are set be noticed again when the guest writes them. The bitmap is of the whole slot.
 pub fn clear_dirty(vm: &VmFd, slot: &Slot, page_len: u64, bitmap: &mut [u64]) -> Result<()> {
     let pages = slot.len / page_len;

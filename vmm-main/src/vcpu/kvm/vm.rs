@@ -74,7 +74,7 @@ impl Vm {
         };
         enable(KVM_CAP_ARM_NISV_TO_USER, 0).map_err(fail("see odd accesses of the guest"))?;
         enable(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 1).map_err(fail("clear the dirty log by hand"))?;
-        let page_len = rustix::param::page_size() as u64;
+        let page_len = sys::page_len();
         let slots = add_memory(&fd, parts, page_len)?;
         let cpus = (0..parts.vcpu_count).map(|index| Cpu::new(&fd, index)).collect::<Result<Vec<_>, _>>()?;
         let vcpu_count = u32::try_from(parts.vcpu_count).unwrap_or(u32::MAX);
