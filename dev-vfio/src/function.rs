@@ -22,8 +22,10 @@ use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
 use crate::client::{Client, ClientError};
+use crate::end::{DeviceEnd, EndError};
 use crate::gate::Gate;
-use crate::iommu::software::{Counters, SoftIommu};
+use crate::iommu::engine::{Arrival, Engine};
+use crate::iommu::software::SoftIommu;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::msix::Message;
 use crate::stage1_link::Stage1Link;
@@ -47,7 +49,7 @@ pub struct Function {
     /// The device; absent if it could not be opened.
     device: Option<Device>,
     /// Its translation.
-    pub iommu: Mutex<SoftIommu>,
+    pub iommu: Mutex<Engine>,
     /// Its vSMMU.
     pub stage1: Stage1Link,
     /// Closed while the guest is paused.
@@ -60,7 +62,7 @@ pub struct Function {
 
 #[derive(Debug)]
 struct Device {
-    client: Client,
+    end: DeviceEnd,
     space: Mutex<ConfigSpace>,
 }
 
@@ -86,15 +88,15 @@ impl Function {
     /// A function in front of a device, or of none, if opening it failed.
     pub fn new(
         name: String,
-        opened: Result<(Client, ConfigSpace), String>,
-        iommu: SoftIommu,
+        opened: Result<(DeviceEnd, ConfigSpace), String>,
+        iommu: Engine,
         stage1: Stage1Link,
         areas: [GpaRange; 2],
         msi: MsiTarget,
     ) -> Function {
         let failed = OnceLock::new();
         let device = match opened {
-            Ok((client, space)) => Some(Device { client, space: Mutex::new(space) }),
+            Ok((end, space)) => Some(Device { end, space: Mutex::new(space) }),
             Err(reason) => {
                 eprintln!("{name}: the device cannot be used: {reason}");
                 let _ = failed.set(reason);
@@ -109,6 +111,11 @@ impl Function {
     /// Why the device is gone, if it is.
     pub fn failure(&self) -> Option<&str> {
         self.failed.get().map(String::as_str)
+    }
+
+    /// Its translation, alone with it.
+    pub fn iommu(&self) -> MutexGuard<'_, Engine> {
+        lock(&self.iommu)
     }
 
     /// Handles one access of the guest; the value is for reads.
@@ -139,10 +146,10 @@ impl Function {
                     (wish, if wish.msix { space.msix.released() } else { Vec::new() })
                 };
                 if wish.reset {
-                    self.settle(device.client.reset());
+                    self.settle(device.end.reset());
                     lock(&device.space).reset();
                 } else if wish.forward {
-                    self.settle(device.client.write(PCI_CONFIG_REGION, offset, size, value, false));
+                    self.settle(device.end.write(PCI_CONFIG_REGION, offset, size, value, false));
                 }
                 self.send_all(&released);
                 0
@@ -164,21 +171,23 @@ impl Function {
             }
             (Meets::Region { index, offset }, Op::Read) => self.read_device(device, index, offset, size),
             (Meets::Region { index, offset }, Op::Write(value) | Op::Post(value)) => {
-                self.settle(device.client.write(index, offset, size, value, posted));
+                self.settle(device.end.write(index, offset, size, value, posted));
                 0
             }
         }
     }
 
     fn read_device(&self, device: &Device, index: u32, offset: u64, size: u8) -> u64 {
-        self.settle(device.client.read(index, offset, size)).flatten().unwrap_or(ones(size))
+        self.settle(device.end.read(index, offset, size)).flatten().unwrap_or(ones(size))
     }
 
     /// Waits for the next thing that the device asks, and answers it. False: it will ask nothing more.
     pub fn serve_device(&self, deadline: Deadline) -> bool {
         let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return false };
-        if let Some(Some(incoming)) = self.settle(device.client.receive(deadline)) {
-            self.settle(self.answer(&device.client, &incoming));
+        // A real device asks the host's IOMMU, not us.
+        let DeviceEnd::Server(client) = &device.end else { return false };
+        if let Some(Some(incoming)) = self.settle(client.receive(deadline)) {
+            self.settle(self.answer(client, &incoming));
         }
         self.failed.get().is_none()
     }
@@ -215,7 +224,7 @@ impl Function {
     fn dma(&self, transfer: impl FnOnce(&mut SoftIommu) -> bool) -> bool {
         let done = {
             let _open = self.gate.enter();
-            transfer(&mut lock(&self.iommu))
+            lock(&self.iommu).software().is_some_and(transfer)
         };
         if !done {
             self.stage1.tell_faults(&self.iommu);
@@ -233,29 +242,29 @@ impl Function {
     /// Sends messages: each is a write of the device, and translated like any other.
     fn send_all(&self, messages: &[Message]) {
         for Message { address, data } in messages.iter().copied() {
-            let iova = Iova(address);
-            let arrived = self.dma(|iommu| match iommu.write_target(iova) {
-                Ok(gpa) if gpa == self.msi.doorbell => self.raise(data),
-                Ok(_) => iommu.write(iova, &data.to_le_bytes()).is_ok(),
-                Err(_) => false,
-            });
-            let _ = arrived;
+            let arrived = {
+                let _open = self.gate.enter();
+                lock(&self.iommu).send(Iova(address), data, self.msi.doorbell)
+            };
+            match arrived {
+                Arrival::Doorbell => self.raise(data),
+                Arrival::Memory => {}
+                Arrival::Nowhere => self.stage1.tell_faults(&self.iommu),
+            }
         }
     }
 
-    fn raise(&self, event: u32) -> bool {
-        let posted = self.msi.board.post(event);
-        if posted {
+    /// An event beyond the interrupt controller's is ignored there too; it is no fault of the translation.
+    fn raise(&self, event: u32) {
+        if self.msi.board.post(event) {
             // A counter that is full is a doorbell that rings already.
             let _ = rustix::io::write(&self.msi.eventfd, &1u64.to_ne_bytes());
         }
-        // An event beyond the interrupt controller's is ignored there too; it is no fault of the translation.
-        true
     }
 
     /// Takes a result apart: a refusal is the device's answer, anything else is its end.
-    fn settle<T>(&self, result: Result<T, ClientError>) -> Option<T> {
-        match result {
+    fn settle<T, E: Into<EndError>>(&self, result: Result<T, E>) -> Option<T> {
+        match result.map_err(Into::into) {
             Ok(value) => Some(value),
             Err(error) if error.is_refusal() => None,
             Err(error) => {
@@ -269,7 +278,7 @@ impl Function {
     /// cannot do what it offered has failed.
     pub fn set_running(&self, running: bool) {
         let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return };
-        if let Err(error) = device.client.set_running(running) {
+        if let Err(error) = device.end.set_running(running) {
             self.fail(&format!("it cannot be stopped and started: {error}"));
         }
     }
@@ -280,19 +289,7 @@ impl Function {
         if let Some(reason) = self.failure() {
             inspect.text("failure", reason);
         }
-        let iommu = lock(&self.iommu);
-        let Counters { bytes_read, bytes_written, terminated, attached, invalidated } = *iommu.counters();
-        for (name, value) in [
-            ("dma.bytes_read", bytes_read),
-            ("dma.bytes_written", bytes_written),
-            ("dma.terminated", terminated),
-            ("stage1.attachments", attached),
-            ("stage1.invalidations", invalidated),
-            ("iotlb.entries", u64::try_from(iommu.cached_translations()).unwrap_or(u64::MAX)),
-        ] {
-            inspect.counter(name, value);
-        }
-        inspect.text("stage1.attached", iommu.attached());
+        lock(&self.iommu).inspect(inspect);
     }
 
     /// The device is gone.
@@ -300,7 +297,7 @@ impl Function {
         if self.failed.set(reason.to_owned()).is_ok() {
             eprintln!("{}: the device has failed: {reason}", self.name);
             if let Some(device) = &self.device {
-                device.client.close();
+                device.end.close();
             }
         }
     }

@@ -6,12 +6,13 @@
 //! One process per device: a device that breaks its process, or its process that is taken over, reaches guest RAM
 //! as that device may, its own interrupts, and nothing else. Called by the coordinator (control), the vCPU process
 //! (ring), the vSMMU (stage 1) and the device's server; none of them is trusted with more than its protocol.
-#![forbid(unsafe_code)]
 
 pub mod client;
+pub mod end;
 pub mod function;
 pub mod gate;
 pub mod iommu;
+pub mod kernel;
 pub mod pci;
 pub mod service;
 pub mod stage1_link;

@@ -5,7 +5,7 @@
 //! device that cannot be opened is one that has failed: the process serves on, the guest finds an empty
 //! slot, and the reason is in the log and in `Inspect`.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +27,16 @@ use rustix::event::{EventfdFlags, eventfd};
 use sandbox::Locked;
 use smmu_arch::{Model, ModelError, Options};
 
-use crate::client::Client;
+use crate::client::{Client, Opened};
+use crate::end::DeviceEnd;
 use crate::function::{Function, MsiTarget};
+use crate::iommu::HostIommu;
+use crate::iommu::engine::Engine;
 use crate::iommu::software::SoftIommu;
+use crate::kernel::device::{self, Device};
+use crate::kernel::error::KernelError;
+use crate::kernel::nested::NestedIommu;
+use crate::kernel::objects::Objects;
 use crate::pci::config_space::ConfigSpace;
 use crate::stage1_link::Stage1Link;
 use crate::threads::{self, RingThread};
@@ -51,12 +58,26 @@ pub struct Descriptors {
     pub ring: OwnedFd,
     /// The stage 1 channel to the vSMMU.
     pub stage1: OwnedFd,
-    /// The connection to the device's vfio-user server.
-    pub server: OwnedFd,
+    /// What is behind the function.
+    pub behind: Behind,
     /// The board of pending MSIs.
     pub msi_board: OwnedFd,
     /// The eventfd that says to look at it.
     pub msi_doorbell: OwnedFd,
+}
+
+/// What is behind the function.
+#[derive(Debug)]
+pub enum Behind {
+    /// The connection to a vfio-user server.
+    Server(OwnedFd),
+    /// A real device.
+    Real {
+        /// Its character device.
+        cdev: OwnedFd,
+        /// An iommufd of its own.
+        iommu: OwnedFd,
+    },
 }
 
 /// Greets the coordinator, says what is enforced, and serves until told to quit. `locked` is the proof that this
@@ -89,12 +110,18 @@ type Fatal = Box<dyn FnOnce(String) + Send>;
 /// What `Start` needs.
 struct Ready {
     config: VfioConfig,
-    iommu: SoftIommu,
+    iommu: Engine,
     stage1: Stage1Link,
-    server: OwnedFd,
+    source: Source,
     msi: MsiTarget,
     responder: Responder,
     fatal: Fatal,
+}
+
+/// What is to be opened at `Start`.
+enum Source {
+    Server(OwnedFd),
+    Real(Device, Opened),
 }
 
 enum Stage {
@@ -127,11 +154,10 @@ impl VfioProcess {
 
     fn open(&mut self, config: VfioConfig, given: Descriptors, fatal: Fatal) -> Result<(), Failure> {
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
-        let Descriptors { ram, dirty_log, ring, stage1, server, msi_board, msi_doorbell } = given;
+        let Descriptors { ram, dirty_log, ring, stage1, behind, msi_board, msi_doorbell } = given;
         let model = model_of(&config.model).map_err(|error| fail("know the device's SMMU", &error))?;
         let ram = Region::from_fd(ram, config.ram.file_len())
-            .and_then(|region| guest_memory::map(&region, &config.ram))
-            .map_err(|error| fail("map the RAM that DMA reaches", &error))?;
+            .map_err(|error| fail("take the RAM that DMA reaches", &error))?;
         let log = Region::from_fd(dirty_log, DirtyLog::region_len(&config.ram))
             .and_then(|region| DirtyLog::attach(&region, &config.ram))
             .map_err(|error| fail("map the DMA's dirty log", &error))?;
@@ -144,19 +170,29 @@ impl VfioProcess {
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map the MSI board", &error))?;
         let log = Arc::new(log);
-        let ram = guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log));
-        let iommu = SoftIommu::new(model, ram, config.stream);
+        let (iommu, source) = match behind {
+            Behind::Server(server) => {
+                let ram = guest_memory::map(&ram, &config.ram)
+                    .map_err(|error| fail("map the RAM that DMA reaches", &error))?;
+                let ram = guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log));
+                let iommu = SoftIommu::new(model, ram, config.stream);
+                (Engine::Software(Box::new(iommu)), Source::Server(server))
+            }
+            // A host that cannot carry the device is found out now: no guest is started to find it missing.
+            Behind::Real { cdev, iommu } => take_device(cdev, iommu, &ram, &config, &model)
+                .map_err(|error| fail("assign the device", &error))?,
+        };
         let stage1 = Stage1Link::new(stage1, self.generation);
         let msi = MsiTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell };
         self.log = Some(log);
-        self.stage = Stage::Ready(Box::new(Ready { config, iommu, stage1, server, msi, responder, fatal }));
+        self.stage = Stage::Ready(Box::new(Ready { config, iommu, stage1, source, msi, responder, fatal }));
         Ok(())
     }
 
     fn begin(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { config, iommu, stage1, server, msi, responder, fatal } = ready;
+        let Ready { config, iommu, stage1, source, msi, responder, fatal } = ready;
         let mut vectors = Vec::new();
-        let opened = open_device(server, &config, &mut vectors);
+        let opened = open_device(source, &config, &mut vectors);
         let areas = [config.area32, config.area64];
         let function = Arc::new(Function::new(config.name, opened, iommu, stage1, areas, msi));
         let failed = |error| Failure::new("start the device's threads", error);
@@ -169,13 +205,48 @@ impl VfioProcess {
     }
 }
 
+impl VfioProcess {
+    fn log_writes(&self, enabled: bool) {
+        if let Stage::Serving(function, _) = &self.stage {
+            function.iommu().set_dirty_tracking(enabled);
+        }
+    }
+
+    fn gather_dirty(&self) {
+        if let (Stage::Serving(function, _), Some(log)) = (&self.stage, &self.log) {
+            function.iommu().gather_dirty(log);
+        }
+    }
+}
+
+/// Binds a real device, and gives its DMA the guest's RAM; attached to abort. The file of the RAM is not kept.
+fn take_device(
+    cdev: OwnedFd,
+    iommu: OwnedFd,
+    ram: &Region,
+    config: &VfioConfig,
+    model: &Model,
+) -> Result<(Engine, Source), KernelError> {
+    let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
+    let id = device::bind(cdev.as_fd(), &objects)?;
+    let (device, opened) = Device::open(Arc::clone(&cdev))?;
+    let iommu = NestedIommu::new(cdev, objects, id, ram.as_fd(), &config.ram, config.stream, model)?;
+    Ok((Engine::Nested(Box::new(iommu)), Source::Real(device, opened)))
+}
+
 /// Opens the device and connects its interrupts. What is wrong with it is a reason, and no failure of ours.
 fn open_device(
-    server: OwnedFd,
+    source: Source,
     config: &VfioConfig,
     vectors: &mut Vec<OwnedFd>,
-) -> Result<(Client, ConfigSpace), String> {
-    let (client, opened) = Client::open(server).map_err(|error| error.to_string())?;
+) -> Result<(DeviceEnd, ConfigSpace), String> {
+    let (end, opened) = match source {
+        Source::Server(socket) => {
+            let (client, opened) = Client::open(socket).map_err(|error| error.to_string())?;
+            (DeviceEnd::Server(client), opened)
+        }
+        Source::Real(device, opened) => (DeviceEnd::Real(device), opened),
+    };
     let space =
         ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, config.area32, config.area64)
             .map_err(|error| error.to_string())?;
@@ -184,10 +255,8 @@ fn open_device(
             .map_err(|errno| format!("no eventfd for an interrupt: {errno}"))?;
         vectors.push(fd);
     }
-    client
-        .connect_vectors(vectors)
-        .map_err(|error| format!("its interrupts cannot be connected: {error}"))?;
-    Ok((client, space))
+    end.connect_vectors(vectors).map_err(|error| format!("its interrupts cannot be connected: {error}"))?;
+    Ok((end, space))
 }
 
 /// The profile a configuration names. What it leaves out is not configurable.
@@ -252,6 +321,7 @@ impl Process for VfioProcess {
         // Then the device, with the gate open for what it still has to read and write.
         function.set_running(false);
         function.gate.close();
+        self.gather_dirty();
         Ok(())
     }
 
@@ -277,10 +347,17 @@ impl Process for VfioProcess {
             return Err(Failure::new("switch the DMA's dirty log", "the process has none open"));
         };
         match op {
-            DirtyLogOp::Enable => log.set_enabled(true),
-            DirtyLogOp::Disable => log.set_enabled(false),
-            // Every write is marked as it happens: there is no note of a page marked already.
-            DirtyLogOp::Rearm => {}
+            DirtyLogOp::Enable => {
+                log.set_enabled(true);
+                self.log_writes(true);
+            }
+            DirtyLogOp::Disable => {
+                self.log_writes(false);
+                log.set_enabled(false);
+            }
+            // In software every write is marked as it happens. What the host has noted comes over now, in time for the
+            // next harvest, and once more when the device is paused.
+            DirtyLogOp::Rearm => self.gather_dirty(),
         }
         Ok(())
     }

@@ -22,6 +22,9 @@ use crate::iommu::{AttachError, HostIommu};
 const HELLO_SPAN: Duration = Duration::from_secs(30);
 /// How long a fault may wait for room in the channel.
 const FAULT_SPAN: Duration = Duration::from_millis(10);
+/// How many faults are told at once: a device that faults without end must not keep an order from its answer. What
+/// stays in the queue is told next time.
+const FAULTS_PER_TURN: usize = 4096;
 /// How long an answer may: a vSMMU that leaves answers unread waits for none.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
@@ -77,7 +80,7 @@ impl Stage1Link {
     /// Tells the vSMMU what is in the fault queue.
     pub fn tell_faults<I: HostIommu>(&self, iommu: &Mutex<I>) {
         let mut faults = lock(&self.faults);
-        loop {
+        for _ in 0..FAULTS_PER_TURN {
             // Taken out under the lock, told without it: DMA goes on meanwhile.
             let Some(entry) = lock(iommu).next_fault() else { return };
             faults.lost += u64::from(faults.losses.before(&entry));

@@ -26,7 +26,8 @@ const LOOK_TIMESPEC: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 /// How long the ring may take to be emptied: one access that waits for the device, and room.
 const DRAIN_SPAN: Duration = Duration::from_secs(10);
 
-/// Starts a thread for the device's requests, one for its interrupts and one for the vSMMU.
+/// Starts a thread for the device's requests, one for its interrupts for the vSMMU, and for faults
+/// if they come from the host.
 ///
 /// # Errors
 /// If the kernel gives no thread.
@@ -35,6 +36,11 @@ pub fn start_helpers(function: &Arc<Function>, vectors: Vec<OwnedFd>) -> io::Res
     spawn("dma", move || while theirs.serve_device(Deadline::after(LOOK_SPAN)) {})?;
     let theirs = Arc::clone(function);
     spawn("irq", move || watch(&theirs, &vectors))?;
+    let faults = function.iommu().fault_file().map(|file| file.try_clone_to_owned()).transpose()?;
+    if let Some(file) = faults {
+        let theirs = Arc::clone(function);
+        spawn("faults", move || tell_faults(&theirs, &file))?;
+    }
     let theirs = Arc::clone(function);
     spawn("stage1", move || {
         let end = theirs.stage1.greet();
@@ -64,6 +70,19 @@ fn watch(function: &Function, vectors: &[OwnedFd]) {
         for (index, vector) in vectors.iter().enumerate().filter(|(index, _)| ready.contains(index)) {
             if rustix::io::read(vector, &mut [0; 8]).is_ok() {
                 function.signal(index);
+            }
+        }
+    }
+}
+
+/// Tells the vSMMU of faults that the host's IOMMU has found.
+fn tell_faults(function: &Function, file: &OwnedFd) {
+    while function.failure().is_none() {
+        match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&LOOK_TIMESPEC)) {
+            Ok(_) | Err(Errno::INTR) => function.stage1.tell_faults(&function.iommu),
+            Err(errno) => {
+                eprintln!("{}: no more faults for the vSMMU: {errno}", function.name);
+                return;
             }
         }
     }

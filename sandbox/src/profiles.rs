@@ -11,6 +11,7 @@ mod smmu;
 mod vcpu_kvm;
 mod vcpu_soft;
 mod vfio;
+mod vfio_kernel;
 
 use crate::memory_file::MemoryFiles;
 use crate::profile::{Arch, Profile};
@@ -48,6 +49,11 @@ pub fn vfio() -> Profile {
     vfio::profile(Arch::host())
 }
 
+/// The process of a real device, by the kernel's VFIO.
+pub fn vfio_kernel() -> Profile {
+    vfio_kernel::profile(Arch::host())
+}
+
 /// The NVMe controller process, spawned by the coordinator.
 pub fn nvme() -> Profile {
     nvme::profile(Arch::host())
@@ -69,6 +75,7 @@ fn all_with(arch: Arch, memory_files: MemoryFiles) -> Vec<Profile> {
         vcpu_soft::profile(arch),
         smmu::profile(arch),
         vfio::profile(arch),
+        vfio_kernel::profile(arch),
         nvme::profile(arch),
         nvme::standalone(arch),
     ];

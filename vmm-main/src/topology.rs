@@ -25,9 +25,11 @@ pub enum Object {
     Initramfs,
     /// The program with this name, in the folder of `bulkhead`.
     Program(&'static str),
-    /// What is behind the assigned device with this name: its image, or a connection to its server. Something empty
-    /// if the VM has no such device.
+    /// What is behind the assigned device with this name: its image, a connection to its server, or a real device's own
+    /// file. Something empty if the VM has no such device.
     DeviceSource(&'static str),
+    /// The iommufd of the real device with this name, its alone. Something empty if the VM has no such device.
+    Iommufd(&'static str),
     /// The host's KVM: `/dev/kvm`, opened. Something empty if the VM's CPUs are software.
     Kvm,
     /// The guest's serial line: the process's end of a stream socket pair.
@@ -114,8 +116,10 @@ pub enum Needed {
     Always,
     /// If the VM's CPUs are of this kind.
     ByCpu(CpuKind),
-    /// If the VM has more assigned devices than this.
-    ByDevice(usize),
+    /// If the VM has more assigned devices than this, and a server is behind this one.
+    ByServed(usize),
+    /// If that device is a real one.
+    ByReal(usize),
     /// If that device is an NVMe controller of ours.
     ByNvme(usize),
 }
@@ -156,6 +160,8 @@ pub enum DeviceKind {
     VfioUser,
     /// An NVMe controller of ours, over an image.
     Nvme,
+    /// A real device of the host's, by its kernel.
+    Real,
 }
 
 /// One process.
@@ -188,7 +194,8 @@ impl Row {
         match self.needed {
             Needed::Always => true,
             Needed::ByCpu(cpu) => cpu == shape.cpu,
-            Needed::ByDevice(index) => index < shape.devices.len(),
+            Needed::ByServed(index) => shape.devices.get(index).is_some_and(|kind| *kind != DeviceKind::Real),
+            Needed::ByReal(index) => shape.devices.get(index) == Some(&DeviceKind::Real),
             Needed::ByNvme(index) => shape.devices.get(index) == Some(&DeviceKind::Nvme),
         }
     }
@@ -226,6 +233,7 @@ impl Object {
             | Self::Initramfs
             | Self::Program(_)
             | Self::DeviceSource(_)
+            | Self::Iommufd(_)
             | Self::Kvm
             | Self::Console
             | Self::GuestRam => None,
@@ -261,8 +269,10 @@ pub const VCPU_SOFT_PROGRAM: &str = "bulkhead-vcpu-soft";
 pub const VCPU_KVM_PROGRAM: &str = "bulkhead-vcpu";
 /// A vSMMU's.
 pub const SMMU_PROGRAM: &str = "bulkhead-smmu";
-/// An assigned device's.
+/// An assigned device's, with a server behind it.
 pub const VFIO_PROGRAM: &str = "bulkhead-vfio";
+/// A real device's.
+pub const VFIO_KERNEL_PROGRAM: &str = "bulkhead-vfio-kernel";
 /// The NVMe controller's.
 pub const NVME_PROGRAM: &str = "bulkhead-nvme";
 
@@ -292,13 +302,18 @@ pub static COORDINATOR: Row = Row {
         fd(14, Object::Program(VCPU_KVM_PROGRAM), Rights::Execute),
         // Only to be handed on as well: a VM is made by the process that maps its memory.
         fd(15, Object::Kvm, Rights::ReadWrite),
-        FdRow { number: 16, object: Object::Initramfs, rights: Rights::Read, optional: true },
+        fd(16, Object::Program(VFIO_KERNEL_PROGRAM), Rights::Execute),
+        fd(17, Object::Iommufd(VFIO[0]), Rights::ReadWrite),
+        fd(18, Object::Iommufd(VFIO[1]), Rights::ReadWrite),
+        fd(19, Object::Iommufd(VFIO[2]), Rights::ReadWrite),
+        fd(20, Object::Iommufd(VFIO[3]), Rights::ReadWrite),
+        FdRow { number: 21, object: Object::Initramfs, rights: Rights::Read, optional: true },
     ],
     restart: Restart::EndsVm,
     needed: Needed::Always,
 };
 
-/// The process of the assigned device `index`, which runs its guest's DMA.
+/// The process of the assigned device `index`, if a server is behind it: it runs the device's DMA.
 const fn vfio_row(index: usize, name: &'static str, fds: &'static [FdRow]) -> Row {
     Row {
         name,
@@ -307,7 +322,7 @@ const fn vfio_row(index: usize, name: &'static str, fds: &'static [FdRow]) -> Ro
         profile: sandbox::profiles::vfio,
         fds,
         restart: Restart::EndsVm,
-        needed: Needed::ByDevice(index),
+        needed: Needed::ByServed(index),
     }
 }
 
@@ -325,6 +340,39 @@ macro_rules! vfio_fds {
             fd(7, Object::VfioUser($name, Side::Device), Rights::ReadWrite),
             fd(8, Object::MsiBoard($name), Rights::Write),
             fd(9, Object::MsiDoorbell($name), Rights::Write),
+        ]
+    };
+}
+
+/// The process of the assigned device `index`, if it is a real one: the host's IOMMU runs its DMA.
+const fn vfio_kernel_row(index: usize, name: &'static str, fds: &'static [FdRow]) -> Row {
+    Row {
+        name,
+        role: Role::Vfio,
+        program: VFIO_KERNEL_PROGRAM,
+        profile: sandbox::profiles::vfio_kernel,
+        fds,
+        restart: Restart::EndsVm,
+        needed: Needed::ByReal(index),
+    }
+}
+
+/// The descriptors of the process of a real device. Its profile names five of them by number.
+macro_rules! vfio_kernel_fds {
+    ($name:expr) => {
+        &[
+            fd(0, Object::Control, Rights::ReadWrite),
+            fd(1, Object::CrashPage, Rights::Write),
+            fd(2, Object::Log, Rights::Write),
+            // Handed to the kernel and closed: the process may not map it.
+            fd(3, Object::GuestRam, Rights::ReadWrite),
+            fd(4, Object::DirtyLog($name), Rights::Write),
+            fd(5, Object::Ring($name), Rights::ReadWrite),
+            fd(6, Object::Stage1($name, Side::Device), Rights::ReadWrite),
+            fd(7, Object::DeviceSource($name), Rights::ReadWrite),
+            fd(8, Object::MsiBoard($name), Rights::Write),
+            fd(9, Object::MsiDoorbell($name), Rights::Write),
+            fd(10, Object::Iommufd($name), Rights::ReadWrite),
         ]
     };
 }
@@ -431,6 +479,10 @@ pub static PROCESSES: &[Row] = &[
     vfio_row(1, VFIO[1], vfio_fds!(VFIO[1])),
     vfio_row(2, VFIO[2], vfio_fds!(VFIO[2])),
     vfio_row(3, VFIO[3], vfio_fds!(VFIO[3])),
+    vfio_kernel_row(0, VFIO[0], vfio_kernel_fds!(VFIO[0])),
+    vfio_kernel_row(1, VFIO[1], vfio_kernel_fds!(VFIO[1])),
+    vfio_kernel_row(2, VFIO[2], vfio_kernel_fds!(VFIO[2])),
+    vfio_kernel_row(3, VFIO[3], vfio_kernel_fds!(VFIO[3])),
     nvme_row(0, NVME[0], nvme_fds!(0)),
     nvme_row(1, NVME[1], nvme_fds!(1)),
     nvme_row(2, NVME[2], nvme_fds!(2)),

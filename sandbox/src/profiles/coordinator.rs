@@ -8,7 +8,7 @@
 
 use crate::memory_file::{MemoryFiles, OLD_FLAGS};
 use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
-use crate::profiles::{common, nvme, smmu, vcpu_kvm, vcpu_soft, vfio};
+use crate::profiles::{common, nvme, smmu, vcpu_kvm, vcpu_soft, vfio, vfio_kernel};
 use crate::sys::SPAWN_FLAGS;
 
 pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
@@ -32,6 +32,7 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
             &vcpu_soft::rules(arch),
             &smmu::rules(arch),
             &vfio::rules(arch),
+            &vfio_kernel::rules(arch),
             &nvme::rules(arch),
             &if arch == Arch::Aarch64 { vcpu_kvm::rules(arch) } else { Vec::new() },
         ]),

@@ -174,7 +174,7 @@ fn ioctls_are_listed_one_by_one() {
         };
         let runs_kvm = profile.arch == Arch::Aarch64 && ["coordinator", "vcpu-kvm"].contains(&profile.name);
         // FIONBIO, and for devices none.
-        let own = if ["smmu", "vfio", "nvme", "nvme-standalone"].contains(&profile.name) {
+        let own = if ["smmu", "vfio", "vfio-kernel", "nvme", "nvme-standalone"].contains(&profile.name) {
             vec![]
         } else {
             vec![FIONBIO]
@@ -194,6 +194,34 @@ fn ioctls_are_listed_one_by_one() {
             }
         } else {
             assert_eq!([passed(0), passed(KVM_FD)], [own.clone(), own], "{}", profile.name);
+        }
+    }
+}
+
+#[test]
+fn real_devices_process_maps_no_guest_ram_and_calls_each_ioctl_on_its_own_file() {
+    const RAM_FD: u64 = 3;
+    const DEVICE_FD: u64 = 7;
+    const IOMMU_FD: u64 = 10;
+    for arch in BOTH {
+        let profile = vfio_kernel::profile(arch);
+        let mapped: Vec<u64> =
+            (0..64).filter(|fd| allowed(&profile, "mmap", [0, 4096, 3, 1, *fd, 0])).collect();
+        assert_eq!(mapped, [4, 5, 8]);
+        assert!(!mapped.contains(&RAM_FD));
+        let passed = |fd: u64| -> Vec<u64> {
+            (0..0x1_0000).filter(|request| allowed(&profile, "ioctl", [fd, *request, 0, 0, 0, 0])).collect()
+        };
+        assert_eq!(
+            passed(DEVICE_FD),
+            [0x3b6b, 0x3b6c, 0x3b6d, 0x3b6e, 0x3b6f, 0x3b75, 0x3b76, 0x3b77, 0x3b78]
+        );
+        assert_eq!(
+            passed(IOMMU_FD),
+            [0x3b80, 0x3b81, 0x3b89, 0x3b8a, 0x3b8b, 0x3b8c, 0x3b8d, 0x3b8f, 0x3b90, 0x3b91, 0x3b93]
+        );
+        for other in [0, RAM_FD, 4, 9, 11] {
+            assert_eq!(passed(other), [0; 0]);
         }
     }
 }

@@ -4,6 +4,7 @@
 mod guest;
 mod host;
 mod isolation;
+mod nested;
 
 use std::time::Duration;
 
@@ -66,12 +67,44 @@ pub const ALL: &[Scenario] = &[
         run: host::no_nesting,
     },
     Scenario {
+        name: "nested",
+        about: "edu's DMA through guest stage 1 and host stage 2: invalidation, faults, messages, refusals",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(90),
+        run: nested::edu,
+    },
+    Scenario {
+        name: "nested-refused",
+        about: "a host without CANWBS is refused, by that name",
+        server: Server::NoNesting,
+        by_default: true,
+        limit: Duration::from_secs(30),
+        run: nested::refused,
+    },
+    Scenario {
         name: "soft-guest",
         about: "the programs boot a guest on software vCPUs, sealed",
         server: Server::Nesting,
         by_default: true,
         limit: Duration::from_secs(120),
         run: guest::software,
+    },
+    Scenario {
+        name: "kvm-guest",
+        about: "the programs boot a guest on KVM, sealed; reads of the SMMU's registers do not leave the guest",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(120),
+        run: guest::kvm,
+    },
+    Scenario {
+        name: "kvm-guest-two",
+        about: "the same with two CPUs, both at work",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(120),
+        run: guest::kvm_two,
     },
     Scenario {
         name: "sealed",

@@ -4,7 +4,7 @@
 //! First the rules that read the tree (fractions of a second), then formatting, then the compiler's lints,
 //! then the other architecture. Every part runs even if an earlier one failed, so that one run shows all.
 
-mod arm64;
+pub mod arm64;
 mod edges;
 mod rules;
 mod tree;

@@ -28,7 +28,7 @@ use ::tests::{
     SKIPPED,
     command::{show, write_whole},
     places,
-    tools::{QEMU_LAB, Ready},
+    tools::{CROSS_LINKER, QEMU_LAB, Ready},
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -55,6 +55,12 @@ pub struct Options {
     /// Give the server's console to you instead (Ctrl-A X ends the emulator)
     #[arg(long, conflicts_with = "names")]
     shell: bool,
+    /// Boot a kernel built from Debian's sources with tests/lab/kernel.config, even if another lies ready
+    #[arg(long, conflicts_with = "or_skip")]
+    build_kernel: bool,
+    /// Record events of the emulator in the logs, such as 'smmuv3_*'
+    #[arg(long, value_name = "EVENTS")]
+    trace: Option<String>,
     /// Where a part cannot be had without building a kernel, say so and leave the lab out
     #[arg(long)]
     or_skip: bool,
@@ -77,14 +83,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let start = Instant::now();
-    let lab = match Lab::prepare(options.or_skip) {
-        Ok(lab) => lab,
+    let parts = match Parts::obtain(options) {
+        Ok(parts) => parts,
         Err(error) if options.or_skip => {
             println!("{SKIPPED}the Arm lab: {error:#}");
             return Ok(ExitCode::SUCCESS);
         }
         Err(error) => return Err(error),
     };
+    let lab = Lab::build(parts, options.trace.clone())?;
     if options.shell {
         return lab.shell();
     }
@@ -112,54 +119,75 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// All parts of the lab, ready to boot.
-struct Lab {
+/// What the lab is made from: to be had or not, whatever the state of the sources here.
+struct Parts {
+    /// Where all that is made goes.
     folder: PathBuf,
+    /// The folder of the guest's files.
+    guest: PathBuf,
     emulator: Ready,
     firmware: PathBuf,
+    linker: Ready,
     kernel: PathBuf,
-    disk: PathBuf,
-    /// The archive that makes the kernel offer nesting.
-    tables: PathBuf,
 }
 
-impl Lab {
-    fn prepare(or_skip: bool) -> Result<Self> {
+impl Parts {
+    /// Fetches what is missing.
+    fn obtain(options: &Options) -> Result<Self> {
         let folder = places::target().join("lab");
         fs::create_dir_all(&folder).with_context(|| format!("{} could not be made", folder.display()))?;
+        cross::library()?;
         let files = guest::obtain(&guest::Options::default())?;
         let guest = files.initramfs.parent().context("the guest's files have no folder")?.to_path_buf();
         let emulator = tools::obtain(&QEMU_LAB, &places::cache())?;
         let firmware = emulator.firmware().context("no UEFI for arm64 (package qemu-efi-aarch64)")?;
-        let linker = cross::linker()?;
-        let kernel = match kernel::present(&folder)? {
+        let linker = tools::obtain(&CROSS_LINKER, &places::cache())?;
+        let ready = if options.build_kernel { kernel::built(&folder)? } else { kernel::present(&folder)? };
+        let kernel = match ready {
             Some(kernel) => kernel,
-            None if or_skip => {
+            None if options.or_skip => {
                 bail!("there is no kernel for it (`cargo xtask lab` builds one, in some ten minutes)")
             }
             None => kernel::build(&folder, &linker)?,
         };
-        let built = cross::build(&linker)?;
+        Ok(Self { folder, guest, emulator, firmware, linker, kernel })
+    }
+}
+
+/// The lab, ready to boot.
+struct Lab {
+    parts: Parts,
+    disk: PathBuf,
+    /// The archive that makes the kernel offer nesting.
+    tables: PathBuf,
+    trace: Option<String>,
+}
+
+impl Lab {
+    fn build(parts: Parts, trace: Option<String>) -> Result<Self> {
+        let built = cross::build(&parts.linker)?;
         let step = Step::begin("lab disk");
-        let contents = disk::Contents { built: &built, kernel: &kernel, guest: &guest };
-        let disk = disk::make(&folder, &linker, &contents)?;
+        let contents = disk::Contents { built: &built, kernel: &parts.kernel, guest: &parts.guest };
+        let disk = disk::make(&parts.folder, &parts.linker, &contents)?;
         step.done(&disk.display().to_string());
-        let mut lab = Self { folder, emulator, firmware, kernel, disk, tables: PathBuf::new() };
+        let mut lab = Self { parts, disk, tables: PathBuf::new(), trace: None };
         lab.tables = lab.override_tables()?;
+        lab.trace = trace;
         Ok(lab)
     }
 
     fn logs(&self) -> PathBuf {
-        self.folder.join("logs")
+        self.parts.folder.join("logs")
     }
 
     fn server<'a>(&'a self, tables: Option<&'a Path>, logs: &str) -> Server<'a> {
         Server {
-            emulator: &self.emulator,
-            firmware: &self.firmware,
-            kernel: &self.kernel,
+            emulator: &self.parts.emulator,
+            firmware: &self.parts.firmware,
+            kernel: &self.parts.kernel,
             disk: &self.disk,
             tables,
+            trace: self.trace.as_deref(),
             logs: self.logs().join(logs),
         }
     }
@@ -168,9 +196,9 @@ impl Lab {
     fn override_tables(&self) -> Result<PathBuf> {
         let mut key = crc32fast::Hasher::new();
         key.update(Server::hardware().as_bytes());
-        key.update(self.emulator.version()?.as_bytes());
-        key.update(&fs::read(&self.firmware).context("the firmware")?);
-        let file = self.folder.join(format!("iort-{:08x}.cpio", key.finalize()));
+        key.update(self.parts.emulator.version()?.as_bytes());
+        key.update(&fs::read(&self.parts.firmware).context("the firmware")?);
+        let file = self.parts.folder.join(format!("iort-{:08x}.cpio", key.finalize()));
         if file.is_file() {
             return Ok(file);
         }

@@ -48,6 +48,9 @@ pub struct RunFlags {
     /// PCI device of a vfio-user server, behind the vSMMUv3; may be given again
     #[arg(long, value_name = "SOCKET", help_heading = "Assigned devices")]
     vfio_user: Vec<PathBuf>,
+    /// The host's own PCI device, bound to vfio-pci, such as 0000:01:00.0; may be given again
+    #[arg(long, value_name = "ADDRESS", help_heading = "Assigned devices")]
+    vfio: Vec<String>,
     /// SubstreamID bits of the vSMMUv3, 0 for none
     #[arg(long, value_name = "BITS", help_heading = "vSMMUv3 model")]
     smmu_ssid_bits: Option<u64>,
@@ -77,7 +80,9 @@ impl RunFlags {
 
     fn settings(self) -> Settings {
         let nvme = self.nvme.into_iter().map(Behind::Nvme);
-        let behind = nvme.chain(self.vfio_user.into_iter().map(Behind::VfioUser));
+        let behind = nvme
+            .chain(self.vfio_user.into_iter().map(Behind::VfioUser))
+            .chain(self.vfio.into_iter().map(Behind::Vfio));
         Settings {
             devices: behind.map(|behind| DeviceSettings { behind, slot: None }).collect(),
             name: self.name,

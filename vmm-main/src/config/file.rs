@@ -38,7 +38,7 @@ pub const SMMU_KEYS: [&str; 6] =
     ["ssid-bits", "oas", "granules", "ril", "stream-table-levels", "stream-id-bits"];
 
 /// Keys of a `[[device]]`.
-pub const DEVICE_KEYS: [&str; 4] = ["vfio-user", "nvme", "behind", "slot"];
+pub const DEVICE_KEYS: [&str; 5] = ["vfio-user", "nvme", "vfio", "behind", "slot"];
 
 /// Reads and parses the configuration at `path`.
 pub fn load(path: &Path) -> Result<Settings, Problem> {
@@ -73,8 +73,9 @@ pub fn load(path: &Path) -> Result<Settings, Problem> {
     settings.kernel = settings.kernel.map(|kernel| base.join(kernel));
     settings.initramfs = settings.initramfs.map(|initramfs| base.join(initramfs));
     for device in &mut settings.devices {
-        let path = device.behind.path_mut();
-        *path = base.join(&*path);
+        if let Some(path) = device.behind.path_mut() {
+            *path = base.join(&*path);
+        }
     }
     Ok(settings)
 }
@@ -140,6 +141,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
         match key.get_ref().as_ref() {
             "vfio-user" => found.push(Behind::VfioUser(PathBuf::from(source.string(value)?))),
             "nvme" => found.push(Behind::Nvme(PathBuf::from(source.string(value)?))),
+            "vfio" => found.push(Behind::Vfio(source.string(value)?)),
             // Said or not: there is one vSMMU, and every device is behind it.
             "behind" if source.string(value)? == SMMU0 => {}
             "behind" => {
@@ -158,7 +160,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
         Err(found) => Err(Problem::usage(
             format!("a device names {} things that could be behind it", found.len()),
             source.at(&value.span()),
-            "give exactly one of `vfio-user` and `nvme`",
+            "give exactly one of `vfio-user`, `nvme` and `vfio`",
         )),
     }
 }

@@ -54,6 +54,12 @@ impl Handover {
         Shape { cpu: self.cpu, devices: self.devices.iter().map(|device| device.kind).collect() }
     }
 
+    /// The slots of devices whose DMA the host's IOMMU nests.
+    pub fn nested_slots(&self) -> Vec<u8> {
+        let real = self.devices.iter().filter(|device| device.kind == DeviceKind::Real);
+        real.map(|device| device.slot).collect()
+    }
+
     /// What the coordinator needs of `config`, on a host that has such CPUs.
     pub fn new(config: &VmConfig, cpu: CpuKind) -> Self {
         Self {

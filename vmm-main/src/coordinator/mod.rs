@@ -101,7 +101,9 @@ fn start() -> Result<(), Problem> {
         objects.insert(Object::Kvm, take(Object::Kvm)?);
     }
     for (name, _) in topology::VFIO.iter().zip(&handover.devices) {
-        objects.insert(Object::DeviceSource(name), take(Object::DeviceSource(name))?);
+        for object in [Object::DeviceSource(name), Object::Iommufd(name)] {
+            objects.insert(object, take(object)?);
+        }
     }
     let initramfs = handover.initramfs.then(|| take(Object::Initramfs)).transpose()?.map(File::from);
     let kernel = File::from(take(Object::Kernel)?);

@@ -158,6 +158,7 @@ impl Vm {
             vcpu_count: self.given.handover.vcpu_count.into(),
             cmdline: self.given.handover.cmdline.clone(),
             rng_seed,
+            nested_slots: self.given.handover.nested_slots(),
         };
         let boot = boot::load(&memory, &mut self.given.kernel, self.given.initramfs.as_mut(), &config)
             .map_err(|error| {

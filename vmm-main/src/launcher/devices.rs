@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is behind assigned devices, opened with the user's rights: images and connections to servers.
+//! What is behind assigned devices, opened with the user's rights: images, connections to servers, and devices of the host.
 //!
 //! Nothing is read from them here. A device that the VM does not have is stood in for by an empty memory file, so that
 //! the coordinator's descriptors are the same in every VM.
@@ -13,21 +13,26 @@ use std::path::Path;
 use ipc::shm::memory_file;
 use rustix::fs::{FlockOperation, flock};
 
+use super::host_device::Places;
 use crate::config::{Behind, DeviceConfig};
 use crate::problem::Problem;
 use crate::topology::{self, Object};
 
-/// One object for each device that a VM can have.
+/// The objects of each device that a VM can have.
 pub fn open_all(devices: &[DeviceConfig]) -> Result<Vec<(Object, OwnedFd)>, Problem> {
     let mut given = devices.iter();
     let mut objects = Vec::new();
     for name in topology::VFIO {
-        let source = match given.next().map(|device| &device.behind) {
-            Some(Behind::VfioUser(socket)) => connect(socket)?,
-            Some(Behind::Nvme(image)) => open_image(image)?.into(),
-            None => nothing()?,
+        let (source, iommufd) = match given.next().map(|device| &device.behind) {
+            Some(Behind::VfioUser(socket)) => (connect(socket)?, nothing()?),
+            Some(Behind::Nvme(image)) => (open_image(image)?.into(), nothing()?),
+            Some(Behind::Vfio(address)) => {
+                let places = Places::default();
+                (places.open_device(address)?.into(), places.open_iommufd()?.into())
+            }
+            None => (nothing()?, nothing()?),
         };
-        objects.push((Object::DeviceSource(name), source));
+        objects.extend([(Object::DeviceSource(name), source), (Object::Iommufd(name), iommufd)]);
     }
     Ok(objects)
 }

@@ -9,6 +9,7 @@
 pub mod cpu;
 pub mod devices;
 pub mod escape;
+pub mod host_device;
 pub mod programs;
 pub mod relay;
 pub mod runtime_dir;
@@ -35,7 +36,7 @@ use crate::coordinator::handover::Handover;
 use crate::lifecycle::Why;
 use crate::lifeline;
 use crate::problem::Problem;
-use crate::topology::{self, Object, Shape};
+use crate::topology::{self, DeviceKind, Object, Shape};
 
 /// How long the guest's last output may take to reach a slow terminal.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
@@ -54,12 +55,15 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let shape = Shape { cpu: cpu.kind, devices };
     for row in topology::PROCESSES.iter().rev() {
         // A program that this VM does not need stands in for itself with one that it does.
-        let program = if row.is_needed(&shape) { row.program } else { topology::SMMU_PROGRAM };
+        let needed = topology::processes(&shape).any(|needed| needed.program == row.program);
+        let program = if needed { row.program } else { topology::SMMU_PROGRAM };
         let object = Object::Program(row.program);
         program_files.retain(|(opened, _)| *opened != object);
         program_files.push((object, programs::open(program)?));
     }
     let sources = devices::open_all(&config.devices)?;
+    let real = shape.devices.iter().filter(|kind| **kind == DeviceKind::Real).count();
+    host_device::allow_pinning(config.memory_len, real)?;
     let runtime_dir = RuntimeDir::open()?;
     let socket = runtime_dir.bind(&config.name)?;
 

@@ -93,6 +93,7 @@ fn assert_holders(cpu: CpuKind) {
             Object::VfioUser(device, Side::Peer) | Object::DeviceSource(device) => {
                 assert_eq!(names, [device.replace("vfio", "nvme")], "{object:?}");
             }
+            Object::Iommufd(device) => panic!("{device} is not a real device"),
             Object::Handover | Object::Kernel | Object::Initramfs | Object::Program(_) => {
                 panic!("{object:?} must not leave the coordinator, {held:?} hold it")
             }
@@ -105,9 +106,10 @@ fn topology_a_vm_has_the_processes_of_its_devices_and_their_descriptors_only() {
     let shape = |devices: &[DeviceKind]| Shape { cpu: CpuKind::Soft, devices: devices.to_vec() };
     let names = |devices: &[DeviceKind]| processes(&shape(devices)).map(|row| row.name).collect::<Vec<_>>();
     assert_eq!(names(&[]), [VCPU, SMMU0]);
-    let devices = [DeviceKind::VfioUser, DeviceKind::Nvme];
-    assert_eq!(names(&devices), [VCPU, "vfio0", "vfio1", "nvme1", SMMU0]);
-    for devices in [&[][..], &devices[..1], &devices[..], &[DeviceKind::Nvme; 4]] {
+    let devices = [DeviceKind::VfioUser, DeviceKind::Nvme, DeviceKind::Real];
+    assert_eq!(names(&devices[..2]), [VCPU, "vfio0", "vfio1", "nvme1", SMMU0]);
+    assert_eq!(names(&devices).len(), 6);
+    for devices in [&[][..], &devices[..1], &devices[..], &[DeviceKind::Nvme; 4], &[DeviceKind::Real; 4]] {
         for shape in CPUS.map(|cpu| Shape { cpu, ..shape(devices) }) {
             assert_given(&shape);
         }
@@ -120,6 +122,27 @@ fn assert_given(shape: &Shape) {
         let expected: Vec<i32> = row.fds.iter().filter(present).map(|fd| fd.number).collect();
         let given: Vec<i32> = row.fds_with(shape).map(|fd| fd.number).collect();
         assert_eq!(given, expected, "{}: those that are left out stand last", row.name);
+    }
+}
+
+#[test]
+fn topology_real_device_has_its_own_files_and_a_profile_that_keeps_it_from_guest_ram() {
+    for (index, name) in VFIO.into_iter().enumerate() {
+        let mut devices = vec![DeviceKind::Nvme; index];
+        devices.push(DeviceKind::Real);
+        let shape = Shape { cpu: CpuKind::Kvm, devices };
+        let row = super::row(name, &shape).unwrap();
+        assert_eq!((row.program, row.profile().name), (VFIO_KERNEL_PROGRAM, "vfio-kernel"));
+        // The numbers that the profile names.
+        let numbers =
+            [Object::GuestRam, Object::DirtyLog(name), Object::Ring(name), Object::DeviceSource(name)];
+        assert_eq!(numbers.map(|object| row.number_of(object)), [3, 4, 5, 7].map(Some));
+        let numbers = [Object::MsiBoard(name), Object::Iommufd(name)];
+        assert_eq!(numbers.map(|object| row.number_of(object)), [8, 10].map(Some));
+        for other in processes(&shape).filter(|other| other.name != name) {
+            assert_eq!(other.number_of(Object::DeviceSource(name)), None, "{}", other.name);
+            assert_eq!(other.number_of(Object::Iommufd(name)), None, "{}", other.name);
+        }
     }
 }
 
@@ -143,5 +166,5 @@ fn topology_profiles_are_those_of_the_roles() {
     let profiles: BTreeSet<_> = rows().map(|row| (row.profile().name, row.program)).collect();
     assert!(profiles.contains(&("coordinator", "bulkhead")));
     let roles: BTreeSet<_> = rows().map(|row| row.role).collect();
-    assert_eq!((profiles.len(), roles.len()), (6, 5));
+    assert_eq!((profiles.len(), roles.len()), (7, 5));
 }

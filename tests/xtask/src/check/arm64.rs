@@ -37,7 +37,8 @@ pub fn check_command() -> Result<Command, String> {
     Ok(command)
 }
 
-fn has_library(mut compiler: Command) -> bool {
+/// True if `compiler` has the standard library for arm64.
+pub fn has_library(mut compiler: Command) -> bool {
     let folder = capture(compiler.args(["--print", "target-libdir", "--target", TARGET]));
     let Ok(folder) = folder else { return false };
     std::fs::read_dir(folder.trim()).is_ok_and(|mut files| {

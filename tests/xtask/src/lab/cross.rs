@@ -15,12 +15,12 @@ use std::{
 use ::tests::{
     command::{capture, set_mode, write_whole},
     places,
-    tools::{CROSS_LINKER, Ready},
+    tools::Ready,
 };
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::{guest::tools, product::cargo};
+use crate::{check::arm64, product::cargo};
 
 /// The architecture of the lab, as Rust calls it.
 const TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -28,8 +28,14 @@ const TARGET: &str = "aarch64-unknown-linux-gnu";
 /// The packages whose programs ship, and the lab's runner.
 const PACKAGES: [&str; 5] = ["vmm-main", "dev-smmu", "dev-vfio", "dev-nvme", "lab"];
 
+/// With debug assertions, and so with the attempts that only a debug build can be asked for; but a CPU in software
+/// runs unoptimised code many times slower, and debug information would be stripped anyway.
+const PROFILE: [(&str, &str); 2] =
+    [("CARGO_PROFILE_DEV_OPT_LEVEL", "1"), ("CARGO_PROFILE_DEV_DEBUG", "none")];
+
 /// Test programs: the package, and the name of its test.
-const SUITES: [(&str, &str); 3] = [("vmm-main", "isolation"), ("tests", "isolation"), ("sandbox", "sealed")];
+const SUITES: [(&str, &str); 4] =
+    [("vmm-main", "isolation"), ("tests", "isolation"), ("sandbox", "sealed"), ("dev-vfio", "nested")];
 
 /// A built file and the name it has in the lab.
 pub struct Built {
@@ -59,9 +65,13 @@ struct Target {
     kind: Vec<String>,
 }
 
-/// The linker, unpacked if the machine has none that can make static programs.
-pub fn linker() -> Result<Ready> {
-    tools::obtain(&CROSS_LINKER, &places::cache())
+/// An error that says what to do if this machine's Rust cannot build for the lab.
+pub fn library() -> Result<()> {
+    ensure!(
+        arm64::has_library(Command::new("rustc")),
+        "Rust's standard library for {TARGET} is not installed (`rustup target add {TARGET}`)"
+    );
+    Ok(())
 }
 
 /// Builds all programs and suites, in one go: cargo would choose the features of shared crates anew for each of several.
@@ -146,6 +156,7 @@ fn command(linker: &Ready) -> Result<Command> {
     }
     let mut command = cargo();
     command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", &script);
+    command.envs(PROFILE);
     Ok(command)
 }
 

@@ -6,22 +6,25 @@
 //! now from Debian's unpatched package of Linux sources with `tests/lab/kernel.config`.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
 };
 
 use ::tests::{
     command::{capture, find, remove_folder, write_whole},
     places,
-    tools::Ready,
+    tools::{Ready, Tool},
 };
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     guest::{
         apt::{self, Apt, Installed, Suites},
-        format,
+        format, tools,
     },
     progress::Step,
 };
@@ -33,8 +36,22 @@ const VARIABLE: &str = "BULKHEAD_LAB_KERNEL";
 const SUITE: &str = "trixie-backports";
 const SOURCES: &str = "linux-source";
 
-/// What building a kernel needs besides the cross compiler.
-const BUILD_TOOLS: [&str; 6] = ["make", "cc", "flex", "bison", "bc", "tar"];
+/// What building a kernel needs from the machine, besides the cross compiler.
+const BUILD_TOOLS: [&str; 4] = ["make", "cc", "tar", "xz"];
+
+/// What it needs and few machines have; unpacked in the cache where it is missing.
+const GENERATORS: [&str; 3] = ["flex", "bison", "bc"];
+const GENERATORS_TOOL: Tool = Tool {
+    program: "flex",
+    packages: &GENERATORS,
+    backports: false,
+    folder: "kernel-tools",
+    option: "lab",
+    // Only those that the machine does not have are unpacked.
+    suits: |ready| {
+        GENERATORS.iter().all(|name| find(name).is_some() || ready.program().with_file_name(name).is_file())
+    },
+};
 
 /// Where the compiled kernel is in its tree.
 const IMAGE: &str = "arch/arm64/boot/Image";
@@ -49,8 +66,13 @@ pub fn present(folder: &Path) -> Result<Option<PathBuf>> {
     if let Some(shared) = shared() {
         return unpacked(&shared, folder).map(Some);
     }
-    let built = built(folder)?;
-    Ok(built.is_file().then_some(built))
+    built(folder)
+}
+
+/// A kernel that was built earlier with the options of today.
+pub fn built(folder: &Path) -> Result<Option<PathBuf>> {
+    let image = image(folder)?;
+    Ok(image.is_file().then_some(image))
 }
 
 /// Builds a kernel, in some ten minutes of both cores.
@@ -58,7 +80,8 @@ pub fn build(folder: &Path, linker: &Ready) -> Result<PathBuf> {
     for tool in BUILD_TOOLS {
         ensure!(find(tool).is_some(), "{tool} is not installed, and a kernel cannot be built without it");
     }
-    let image = built(folder)?;
+    let image = image(folder)?;
+    let maker = Maker { linker, generators: tools::obtain(&GENERATORS_TOOL, &places::cache())? };
     let step = Step::begin("lab kernel");
     step.at("sources");
     let apt = Apt::prepare(&folder.join("apt-kernel"), "arm64", Installed::Nothing, Suites::Also(SUITE))?;
@@ -73,10 +96,10 @@ pub fn build(folder: &Path, linker: &Ready) -> Result<PathBuf> {
     let tree = work.join(&candidate.package);
 
     let config = places::root().join(CONFIG);
-    make(linker, &tree, &[&format!("KCONFIG_ALLCONFIG={}", config.display()), "allnoconfig"])?;
+    maker.make(&tree, &[&format!("KCONFIG_ALLCONFIG={}", config.display()), "allnoconfig"])?;
     refused_options(&fs::read_to_string(&config)?, &fs::read_to_string(tree.join(".config"))?)?;
     step.at("compiling");
-    make(linker, &tree, &["Image"])?;
+    maker.make(&tree, &["Image"])?;
     let bytes = fs::read(tree.join(IMAGE)).context("the compiled kernel")?;
     format::kernel_image(&bytes)?;
     write_whole(&image, &bytes)?;
@@ -88,18 +111,38 @@ pub fn build(folder: &Path, linker: &Ready) -> Result<PathBuf> {
 /// The options that the lab's kernel is built with.
 const CONFIG: &str = "tests/lab/kernel.config";
 
-fn make(linker: &Ready, tree: &Path, arguments: &[&str]) -> Result<()> {
-    let mut command = Command::new("make");
-    // The unpacked compiler finds its own libraries by the environment, which the build's programs share.
-    for (name, value) in linker.command().get_envs() {
-        command.env(name, value.unwrap_or_default());
+/// Runs the kernel's own build.
+struct Maker<'a> {
+    linker: &'a Ready,
+    generators: Ready,
+}
+
+impl Maker<'_> {
+    fn make(&self, tree: &Path, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new("make");
+        // Unpacked tools find their own libraries and files by the environment, which all of the build shares.
+        let environment = [self.linker, &self.generators].map(Ready::command);
+        let libraries = environment.iter().flat_map(Command::get_envs).filter_map(|(_, value)| value);
+        command.env("LD_LIBRARY_PATH", libraries.collect::<Vec<_>>().join(OsStr::new(":")));
+        let folder = self.generators.program().parent().context("flex is in no folder")?;
+        let mut path = vec![folder.to_path_buf()];
+        path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+        command.env("PATH", env::join_paths(path).context("the path of programs")?);
+        for (name, file) in
+            [("M4", folder.join("m4")), ("BISON_PKGDATADIR", folder.with_file_name("share").join("bison"))]
+        {
+            if file.exists() {
+                command.env(name, file);
+            }
+        }
+
+        let prefix = self.linker.program().display().to_string();
+        let prefix = prefix.strip_suffix("gcc").context("the cross compiler is not called gcc")?;
+        let jobs = thread::available_parallelism().map_or(1, usize::from);
+        command.arg("-C").arg(tree).arg(format!("-j{jobs}")).arg("-s").arg("ARCH=arm64");
+        command.arg(format!("CROSS_COMPILE={prefix}")).args(arguments);
+        capture(&mut command).map(drop)
     }
-    let prefix = linker.program().display().to_string();
-    let prefix = prefix.strip_suffix("gcc").context("the cross compiler is not called gcc")?;
-    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    command.arg("-C").arg(tree).arg(format!("-j{jobs}")).arg("-s").arg("ARCH=arm64");
-    command.arg(format!("CROSS_COMPILE={prefix}")).args(arguments);
-    capture(&mut command).map(drop)
 }
 
 /// An option that the sources no longer know, or that lacks another one, would silently be left out.
@@ -116,7 +159,7 @@ fn refused_options(wanted: &str, made: &str) -> Result<()> {
 }
 
 /// The name of a built kernel says what it was built with.
-fn built(folder: &Path) -> Result<PathBuf> {
+fn image(folder: &Path) -> Result<PathBuf> {
     let config =
         fs::read(places::root().join(CONFIG)).with_context(|| format!("{CONFIG} could not be read"))?;
     Ok(folder.join(format!("Image-built-{:08x}", crc32fast::hash(&config))))

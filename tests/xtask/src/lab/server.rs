@@ -11,7 +11,7 @@ use std::{
 };
 
 use ::lab::{places as inside, report::Record};
-use ::tests::tools::Ready;
+use ::tests::{command::find, tools::Ready};
 use anyhow::{Context, Result, bail};
 
 /// Two cores, as the machine that emulates them is likely to have; the cheapest CPU to emulate that has EL2.
@@ -55,6 +55,8 @@ pub struct Server<'a> {
     pub disk: &'a Path,
     /// An archive with tables that replace the firmware's.
     pub tables: Option<&'a Path>,
+    /// Events of the emulator to record, as a pattern.
+    pub trace: Option<&'a str>,
     /// Where its logs go.
     pub logs: PathBuf,
 }
@@ -79,6 +81,9 @@ impl Server<'_> {
         command
             .arg("-append")
             .arg(format!("console=ttyAMA0 {quiet}root=/dev/vda rw rootwait init=/sbin/init {words}"));
+        if let Some(events) = self.trace {
+            command.args(["-trace", events, "-D"]).arg(self.logs.join("trace.log"));
+        }
         drive(&mut command, "root", self.disk, "snapshot=on");
         command.args(["-device", "virtio-blk-pci,drive=root"]);
         for index in 0..NVME_COUNT {
@@ -111,7 +116,7 @@ impl Server<'_> {
 
     /// Runs the server until it powers off or `limit` has passed; `each` gets every record as it comes.
     pub fn run(&self, words: &str, limit: Duration, mut each: impl FnMut(Record)) -> Result<()> {
-        let mut command = self.command(words, false)?;
+        let mut command = dying_with_us(self.command(words, false)?);
         let mut records = Records::of(self.records())?;
         let errors = self.logs.join("emulator.log");
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -138,6 +143,17 @@ impl Server<'_> {
             }
         }
     }
+}
+
+/// `command`, ended by the kernel when this process ends in whatever way, where util-linux can arrange it.
+fn dying_with_us(command: Command) -> Command {
+    let Some(setpriv) = find("setpriv") else { return command };
+    let mut wrapped = Command::new(setpriv);
+    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        wrapped.env(name, value.unwrap_or_default());
+    }
+    wrapped
 }
 
 /// The emulator; it does not outlive this value.

@@ -7,7 +7,8 @@
 use crate::check::tree::Tree;
 
 /// Where unsafe code may be opened: a file, or a folder with `/` at its end, and what for.
-const WALLS: [(&str, &str); 5] = [
+const WALLS: [(&str, &str); 6] = [
+    ("dev-vfio/src/kernel/sys/", "the ioctls of VFIO and iommufd"),
     ("ipc/src/shm/", "memory shared with other processes"),
     ("sandbox/src/sys.rs", "system calls without a safe wrapper"),
     ("sandbox/src/sys/", "system calls without a safe wrapper"),
