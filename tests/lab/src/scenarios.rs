@@ -107,6 +107,14 @@ pub const ALL: &[Scenario] = &[
         run: guest::kvm_two,
     },
     Scenario {
+        name: "kvm-moved",
+        about: "a guest on KVM with two busy vCPUs is saved and restored, and goes on where it was",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: guest::kvm_moved,
+    },
+    Scenario {
         name: "sealed",
         about: "a process sealed with each profile of the sandbox, attacked from inside and audited from outside",
         server: Server::Nesting,

@@ -55,6 +55,36 @@ pub fn kvm_two(report: &mut Report<'_>) -> Result<Verdict> {
     end(&mut vm)
 }
 
+/// On KVM with two CPUs at work, moved into new processes again and again: nothing is lost, and time goes on.
+pub fn kvm_moved(report: &mut Report<'_>) -> Result<Verdict> {
+    let mut vm = boot(report, "kvm-moved", &["--cpu", "kvm", "--vcpus", "2"])?;
+    // A CPU that never sleeps beside one that counts, checks a hash over its memory, and compares clocks.
+    vm.console.run("(while :; do :; done) & spin=$!", COMMAND)?;
+    vm.console.send(&format!("continuity {COUNTS} 0.1\n"))?;
+    vm.console.wait_for("continuity 1 ok", BOOT)?;
+    let mut downtimes = Vec::new();
+    for turn in 1..=MOVES {
+        let moved: Value = serde_json::from_str(&vm.control_json("save-restore")?).context("not JSON")?;
+        ensure!(moved["generation"] == turn + 1, "the guest is in generation {}", moved["generation"]);
+        downtimes.push(moved["downtime_us"].as_u64().context("no downtime")? / 1000);
+        vm.console.wait_for(&format!("continuity {} ok", 1 + 2 * turn), BOOT)?;
+    }
+    vm.control_json("pause")?;
+    vm.control_json("resume")?;
+    vm.console.wait_for(&format!("continuity {COUNTS} ok"), BOOT)?;
+    ensure!(!vm.console.transcript().contains("FAILED"), "the guest noticed: {}", vm.console.transcript());
+    report.evidence(format!(
+        "{MOVES} moves under load, guest counts to {COUNTS}; downtimes in ms {downtimes:?}"
+    ))?;
+    vm.console.run("kill $spin", COMMAND)?;
+    end(&mut vm)
+}
+
+/// How often the guest is moved.
+const MOVES: u64 = 5;
+/// How far it counts meanwhile.
+const COUNTS: u64 = 15;
+
 /// A guest at its shell, sealed processes below it.
 fn boot(report: &mut Report<'_>, name: &str, arguments: &[&str]) -> Result<Vm> {
     let files = GuestFiles::in_cache(Path::new(places::GUEST));
