@@ -150,15 +150,16 @@ impl Gic {
 
     /// The registers of the ITS.
     pub fn save_its(&self) -> Result<Vec<u64>, Failure> {
-        registers::its()
-            .map(|offset| {
-                sys::get_attr(&self.its, KVM_DEV_ARM_VGIC_GRP_ITS_REGS, offset)
-                    .map_err(|errno| refuse(&format!("save ITS register {offset:#x}"), errno))
-            })
-            .collect()
+        registers::its().map(|offset| self.its_register(offset)).collect()
     }
 
-    /// Takes on saved registers, and the tables that guest RAM holds.
+    fn its_register(&self, offset: u64) -> Result<u64, Failure> {
+        sys::get_attr(&self.its, KVM_DEV_ARM_VGIC_GRP_ITS_REGS, offset)
+            .map_err(|errno| refuse(&format!("read ITS register {offset:#x}"), errno))
+    }
+
+    /// Takes on saved registers, and the tables that guest RAM holds. What has its value already is left alone: KVM sets
+    /// bits at a write that reset leaves clear.
     pub fn restore_its(&self, saved: &[u64]) -> Result<(), Failure> {
         for (offset, value) in same_length(registers::its().collect(), saved)? {
             if offset == GITS_CTLR {
@@ -166,8 +167,11 @@ impl Gic {
                 sys::command(&self.its, KVM_DEV_ARM_VGIC_GRP_CTRL, command)
                     .map_err(fail("read the ITS's tables back from guest memory"))?;
             }
-            sys::set_attr(&self.its, KVM_DEV_ARM_VGIC_GRP_ITS_REGS, offset, value)
-                .map_err(|errno| refuse(&format!("restore ITS register {offset:#x} to {value:#x}"), errno))?;
+            if self.its_register(offset)? != value {
+                sys::set_attr(&self.its, KVM_DEV_ARM_VGIC_GRP_ITS_REGS, offset, value).map_err(|errno| {
+                    refuse(&format!("restore ITS register {offset:#x} to {value:#x}"), errno)
+                })?;
+            }
         }
         Ok(())
     }
