@@ -147,7 +147,7 @@ impl Cpu {
             Ok(VcpuExit::MmioWrite(gpa, data)) => {
                 count(&self.counters.mmio_writes);
                 let mut value = [0; 8];
-                value.iter_mut().zip(&*data).for_each(|(to, from)| *to = *from);
+                value.iter_mut().zip(data.iter()).for_each(|(to, from)| *to = *from);
                 bus.write(gpa, size(data), u64::from_le_bytes(value));
                 Next::Run { completes: true }
             }

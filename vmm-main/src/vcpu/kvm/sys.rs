@@ -187,8 +187,9 @@ pub fn install_kick_handler() -> std::io::Result<()> {
 
 /// Kicks a thread of this process by its id; one that has ended is not there to hear it.
 pub fn kick(thread: i32) {
+    let process = rustix::process::getpid().as_raw_nonzero().get();
     // SAFETY: sends a signal whose handler is installed and touches nothing but the thread's own vCPU.
-    let _ = unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, KICK) };
+    let _ = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, KICK) };
 }
 
 /// While this lives, a kick of the calling thread makes the vCPU's next KVM_RUN return at once.
