@@ -39,6 +39,8 @@ pub struct Options {
     pub extra: String,
     /// Images of NVMe controllers behind the vSMMU.
     pub nvme: Vec<PathBuf>,
+    /// More flags of `bulkhead run`.
+    pub flags: Vec<String>,
 }
 
 impl Options {
@@ -51,6 +53,7 @@ impl Options {
             memory: "512M".into(),
             extra: String::new(),
             nvme: Vec::new(),
+            flags: Vec::new(),
         }
     }
 
@@ -63,6 +66,7 @@ impl Options {
         for image in &self.nvme {
             command.arg("--nvme").arg(image);
         }
+        command.args(&self.flags);
         command.arg("--cmdline").arg(format!("{} {}", guest::COMMAND_LINE, self.extra).trim());
         command
     }

@@ -41,7 +41,7 @@ pub fn software(report: &mut Report<'_>) -> Result<Verdict> {
 }
 
 /// Every process is what its profile says: the product's own audit, from outside.
-fn confined(vm: &Vm, report: &mut Report<'_>) -> Result<()> {
+pub fn confined(vm: &Vm, report: &mut Report<'_>) -> Result<()> {
     let all: Value = serde_json::from_str(&vm.control_json("ps")?).context("`bulkhead ps` is not JSON")?;
     let rows = all.as_object().and_then(|all| all.values().next()?.as_array()).context("no processes")?;
     let mut names = Vec::new();
