@@ -84,6 +84,14 @@ pub const ALL: &[Scenario] = &[
         run: nested::refused,
     },
     Scenario {
+        name: "mtty",
+        about: "a device with VFIO's migration states through all of them, and its state into another",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(60),
+        run: nested::migration,
+    },
+    Scenario {
         name: "vfio-guest",
         about: "a KVM guest's disk is the server's NVMe, nested: a file system, checksums, messages, reset",
         server: Server::Nesting,

@@ -23,6 +23,12 @@ pub fn edu(report: &mut Report<'_>) -> Result<Verdict> {
     Ok(Verdict::Shown)
 }
 
+/// What our client side does with the kernel's migration states.
+pub fn migration(report: &mut Report<'_>) -> Result<Verdict> {
+    suite::run(report, "dev-vfio-mtty", &[])?;
+    Ok(Verdict::Shown)
+}
+
 /// What they say to a host that keeps the guest's stage 1 out.
 pub fn refused(report: &mut Report<'_>) -> Result<Verdict> {
     let edu = take_edu(report)?;
