@@ -45,7 +45,8 @@ fn cpus() -> Vec<CpuKind> {
 /// The processes of a VM without devices on this kind of CPU; those that are the same on all of them, once.
 #[cfg(debug_assertions)]
 fn rows_with(cpu: CpuKind) -> Vec<(CpuKind, &'static topology::Row)> {
-    let all = topology::processes(&Shape { cpu, devices: vec![] });
+    let shape = Shape { cpu, devices: vec![] };
+    let all = topology::processes(&shape);
     let own = all.filter(|row| cpu == CpuKind::Soft || row.needed == topology::Needed::ByCpu(cpu));
     let coordinator = (cpu == CpuKind::Soft).then_some(&topology::COORDINATOR);
     coordinator.into_iter().chain(own).map(|row| (cpu, row)).collect()
