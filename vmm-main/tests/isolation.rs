@@ -46,8 +46,8 @@ fn cpus() -> Vec<CpuKind> {
 #[cfg(debug_assertions)]
 fn rows_with(cpu: CpuKind) -> Vec<(CpuKind, &'static topology::Row)> {
     let shape = Shape { cpu, devices: vec![] };
-    let all = topology::processes(&shape);
-    let own = all.filter(|row| cpu == CpuKind::Soft || row.needed == topology::Needed::ByCpu(cpu));
+    let own = topology::processes(&shape)
+        .filter(|row| cpu == CpuKind::Soft || row.needed == topology::Needed::ByCpu(cpu));
     let coordinator = (cpu == CpuKind::Soft).then_some(&topology::COORDINATOR);
     coordinator.into_iter().chain(own).map(|row| (cpu, row)).collect()
 }

@@ -105,30 +105,18 @@ pub fn priority_bits(icc_ctlr: u64) -> u32 {
     u32::try_from(icc_ctlr >> 8 & 7).unwrap_or(0) + 1
 }
 
-/// Offsets of the ITS's registers (GICv3 §12.18) before its tables are read back. Writing GITS_CBASER sets both
-/// ends of the queue to zero, so it comes first.
-pub const ITS_BEFORE_TABLES: [u64; 11] = {
+/// Offsets of the ITS's registers (GICv3 §12.18): which of KVM's table formats; the queue, whose base sets both of its
+/// ends to zero when it is written; the tables' places; after the tables are read back, the control.
+pub fn its() -> impl Iterator<Item = u64> {
+    const GITS_IIDR: u64 = 0x4;
     const GITS_CBASER: u64 = 0x80;
     const GITS_CWRITER: u64 = 0x88;
     const GITS_CREADR: u64 = 0x90;
-    const GITS_BASER: u64 = 0x100;
-    [
-        GITS_CBASER,
-        GITS_CREADR,
-        GITS_CWRITER,
-        GITS_BASER,
-        GITS_BASER + 8,
-        GITS_BASER + 16,
-        GITS_BASER + 24,
-        GITS_BASER + 32,
-        GITS_BASER + 40,
-        GITS_BASER + 48,
-        GITS_BASER + 56,
-    ]
-};
-/// GITS_IIDR: which of KVM's table formats. Before all others.
-pub const GITS_IIDR: u64 = 0x4;
-/// GITS_CTLR: after the tables.
+    let tables = (0..8).map(|index| 0x100 + 8 * index);
+    [GITS_IIDR, GITS_CBASER, GITS_CREADR, GITS_CWRITER].into_iter().chain(tables).chain([GITS_CTLR])
+}
+
+/// GITS_CTLR.
 pub const GITS_CTLR: u64 = 0x0;
 
 /// The affinity of a vCPU as KVM's attributes carry it, in bits 63:32.

@@ -41,6 +41,14 @@ fn cpu_interface_has_as_many_active_priorities_as_bits_ask_for() {
 }
 
 #[test]
+fn its_is_told_its_format_first_and_switched_on_last() {
+    let offsets: Vec<u64> = its().collect();
+    unique(&offsets);
+    assert_eq!((offsets.len(), offsets[0], offsets[1], offsets[12]), (13, 0x4, 0x80, GITS_CTLR));
+    assert_eq!(offsets[2..4], [0x90, 0x88], "the queue's ends, after its base has set them to zero");
+}
+
+#[test]
 fn ids_are_those_of_the_kernel_s_interface() {
     assert_eq!((core::X0, core::PC), (0x6030_0000_0010_0000, 0x6030_0000_0010_0040));
     assert_eq!(COUNTERS, [0x6030_0000_0013_df1a, 0x6030_0000_0013_df01]);
