@@ -100,6 +100,14 @@ pub const ALL: &[Scenario] = &[
         run: vfio_guest::nvme,
     },
     Scenario {
+        name: "vfio-modes",
+        about: "two of the server's NVMe behind one vSMMU, with lazy invalidation and in bypass",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::modes,
+    },
+    Scenario {
         name: "soft-guest",
         about: "the programs boot a guest on software vCPUs, sealed",
         server: Server::Nesting,
