@@ -65,8 +65,10 @@ pub fn kvm_moved(report: &mut Report<'_>) -> Result<Verdict> {
     let mut downtimes = Vec::new();
     for turn in 1..=MOVES {
         let moved: Value = serde_json::from_str(&vm.control_json("save-restore")?).context("not JSON")?;
-        ensure!(moved["generation"] == turn + 1, "the guest is in generation {}", moved["generation"]);
-        downtimes.push(moved["downtime_us"].as_u64().context("no downtime")? / 1000);
+        let number =
+            |name: &str| moved.get(name).and_then(Value::as_u64).with_context(|| format!("no {name}"));
+        ensure!(number("generation")? == turn + 1, "the guest is in generation {}", number("generation")?);
+        downtimes.push(number("downtime_us")? / 1000);
         vm.console.wait_for(&format!("continuity {} ok", 1 + 2 * turn), BOOT)?;
     }
     vm.control_json("pause")?;
