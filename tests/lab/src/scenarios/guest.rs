@@ -93,7 +93,7 @@ fn boot(report: &mut Report<'_>, name: &str, flags: &[&str]) -> Result<Vm> {
     let mut options = Options::new(places::PROGRAMS.into(), files, name);
     options.memory = "128M".into();
     options.extra = "quiet".into();
-    options.flags = flags.iter().map(ToString::to_string).collect();
+    options.arguments = flags.iter().map(ToString::to_string).collect();
     let start = Instant::now();
     let mut vm = Vm::launch(options)?;
     vm.console.wait_for(USER_SPACE_MARK, BOOT).with_context(|| vm.console.errors())?;
