@@ -74,8 +74,11 @@ impl Device {
         let stoppable = cdev::migration_flags(fd).is_ok_and(|flags| flags & MigrationFlags::STOP_COPY != 0);
         let device = Device { cdev, regions, resettable, stoppable };
         let mut config = vec![0; CONFIG_LEN];
+        // Devices in software have been seen with a few bytes less: what is not there is zero.
+        let len = device.region(PCI_CONFIG_REGION).map_or(0, |region| region.len);
+        let there = usize::try_from(len).unwrap_or(CONFIG_LEN).min(CONFIG_LEN);
         device
-            .read_bytes(PCI_CONFIG_REGION, 0, &mut config)
+            .read_bytes(PCI_CONFIG_REGION, 0, config.get_mut(..there).unwrap_or_default())
             .map_err(refused("reading the configuration space", plain))?;
         let mut lens = device.regions.iter().map(|region| region.len);
         let bar_lens: [u64; BAR_COUNT] = core::array::from_fn(|_| lens.next().unwrap_or(0));

@@ -48,7 +48,7 @@ impl Events {
     }
 
     /// The next entry, if there is one.
-    pub fn next(&mut self) -> Option<Entry> {
+    pub fn take(&mut self) -> Option<Entry> {
         if self.read.is_empty() {
             self.fill();
         }

@@ -229,7 +229,7 @@ impl HostIommu for NestedIommu {
     }
 
     fn next_fault(&mut self) -> Option<Entry> {
-        self.events.next()
+        self.events.take()
     }
 
     fn set_dirty_tracking(&mut self, enabled: bool) {

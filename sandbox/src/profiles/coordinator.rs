@@ -17,7 +17,7 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
         arch,
         root: RootKind::NewEmpty,
         // The kernel counts the threads of every process below against the coordinator's NPROC too.
-        limits: Limits { nofile_count: 1024, nproc_count: 1024, fsize_len: None },
+        limits: Limits { nofile_count: 1024, nproc_count: 1024, fsize_len: None, locked_len: None },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: Some(memory_files),
         rules: union(&[

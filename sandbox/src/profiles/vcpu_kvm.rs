@@ -17,7 +17,12 @@ pub fn profile(arch: Arch) -> Profile {
         root: RootKind::Inherited,
         // Beside what it is given: a VM, two devices, 64 vCPUs, eventfds of interrupts.
         // 64 vCPUs, the console, control and interrupt threads.
-        limits: Limits { nofile_count: 256, nproc_count: 80, fsize_len: Some(super::SAVED_LEN_MAX) },
+        limits: Limits {
+            nofile_count: 256,
+            nproc_count: 80,
+            fsize_len: Some(super::SAVED_LEN_MAX),
+            locked_len: Some(0),
+        },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: None,
         rules: rules(arch),

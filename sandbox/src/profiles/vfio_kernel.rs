@@ -15,8 +15,13 @@ pub fn profile(arch: Arch) -> Profile {
         name: "vfio-kernel",
         arch,
         root: RootKind::Inherited,
-        // 64 interrupt vectors, the queue of faults, and what it is given.
-        limits: Limits { nofile_count: 128, nproc_count: 16, fsize_len: Some(super::SAVED_LEN_MAX) },
+        // 64 interrupt vectors, the queue of faults, and what it is given. Guest RAM is pinned in this process's name.
+        limits: Limits {
+            nofile_count: 128,
+            nproc_count: 16,
+            fsize_len: Some(super::SAVED_LEN_MAX),
+            locked_len: None,
+        },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         rules: rules(arch),
         memory_files: None,

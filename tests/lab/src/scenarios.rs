@@ -5,6 +5,7 @@ mod guest;
 mod host;
 mod isolation;
 mod nested;
+mod vfio_guest;
 
 use std::time::Duration;
 
@@ -81,6 +82,30 @@ pub const ALL: &[Scenario] = &[
         by_default: true,
         limit: Duration::from_secs(30),
         run: nested::refused,
+    },
+    Scenario {
+        name: "mtty",
+        about: "a device with VFIO's migration states through all of them, and its state into another",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(60),
+        run: nested::migration,
+    },
+    Scenario {
+        name: "vfio-guest",
+        about: "a KVM guest's disk is the server's NVMe, nested: a file system, checksums, messages, reset",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::nvme,
+    },
+    Scenario {
+        name: "vfio-modes",
+        about: "two of the server's NVMe behind one vSMMU, with lazy invalidation and in bypass",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::modes,
     },
     Scenario {
         name: "soft-guest",
