@@ -175,8 +175,9 @@ fn faults_too_many_for_the_queue_are_counted_as_lost() {
         told += u64::from(entry.fault.is_some());
     }
     println!("{told} faults told, {lost} lost, of {transfers} x 1024 accesses");
-    // The SMMU's own queue is shorter than ours: what it loses nobody counts.
-    assert!(told > 0 && told <= u64::from(DEPTH) && told + lost <= transfers * 1024, "{told} {lost}");
+    // Some more than the queue holds are told if it is read while they come. The SMMU's own queue is shorter: what that
+    // loses nobody counts.
+    assert!(told > 0 && lost > 0 && told + lost <= transfers * 1024, "{told} {lost}");
     vm.edu.write_memory(0x70_0000, 4);
     assert_eq!(faults(&mut vm).len(), 1, "after a loss the next fault is told again");
 }

@@ -82,7 +82,9 @@ pub fn modes(report: &mut Report<'_>) -> Result<Verdict> {
 
 /// What a command in the guest says; it must end well.
 fn run(vm: &mut Vm, command: &str) -> Result<String> {
+    let start = Instant::now();
     let answer = vm.console.run(command, COMMAND)?;
+    println!("{:.1} s: {command}", start.elapsed().as_secs_f64());
     ensure!(answer.code == 0, "`{command}` ended with {} in the guest: {}", answer.code, answer.output);
     Ok(answer.output.trim().to_owned())
 }
@@ -141,6 +143,7 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
     output("mount -t ext4 /dev/nvme0n1 /mnt")?;
     ensure!(output("sha256sum </mnt/data")? == read, "after a reset of the function the file is another");
     report.evidence("the controller reset under writes, then the function: the file is as it was")?;
+    println!("{}", output("dmesg | grep nvme")?);
     output("umount /mnt")?;
     Ok(read.split_whitespace().next().unwrap_or_default().to_owned())
 }
