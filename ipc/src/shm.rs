@@ -6,6 +6,8 @@
 //! once into a private copy, checked, and only then used. Under `cfg(loom)` the atomics and the futex are the
 //! model checker's, and views are plain heap objects: `tests/loom_*.rs` then try every interleaving.
 
+#[cfg(not(loom))]
+mod coherency;
 pub mod dirty_log;
 mod futex;
 #[cfg(not(loom))]

@@ -39,8 +39,8 @@ pub struct Options {
     pub extra: String,
     /// Images of NVMe controllers behind the vSMMU.
     pub nvme: Vec<PathBuf>,
-    /// More flags of `bulkhead run`.
-    pub flags: Vec<String>,
+    /// Added to the arguments of `bulkhead run`.
+    pub arguments: Vec<String>,
 }
 
 impl Options {
@@ -53,7 +53,7 @@ impl Options {
             memory: "512M".into(),
             extra: String::new(),
             nvme: Vec::new(),
-            flags: Vec::new(),
+            arguments: Vec::new(),
         }
     }
 
@@ -66,7 +66,7 @@ impl Options {
         for image in &self.nvme {
             command.arg("--nvme").arg(image);
         }
-        command.args(&self.flags);
+        command.args(&self.arguments);
         command.arg("--cmdline").arg(format!("{} {}", guest::COMMAND_LINE, self.extra).trim());
         command
     }

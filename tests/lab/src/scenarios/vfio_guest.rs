@@ -95,9 +95,9 @@ fn boot(report: &mut Report<'_>, devices: &[Function], extra: &str) -> Result<Vm
     options.memory = "256M".into();
     options.extra = format!("quiet {extra}");
     // The emulated SMMU has no SubstreamIDs.
-    options.flags = ["--cpu", "kvm", "--smmu-ssid-bits", "0"].map(String::from).to_vec();
+    options.arguments = ["--cpu", "kvm", "--smmu-ssid-bits", "0"].map(String::from).to_vec();
     for device in devices {
-        options.flags.extend(["--vfio".to_owned(), device.address.clone()]);
+        options.arguments.extend(["--vfio".to_owned(), device.address.clone()]);
     }
     let start = Instant::now();
     let mut vm = Vm::launch(options)?;

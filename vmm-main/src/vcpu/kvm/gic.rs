@@ -4,9 +4,7 @@
 //! Pending LPIs and the ITS's tables have no registers: KVM writes them into the guest's own tables in RAM when told to
 //! ([`Gic::write_tables`], at every pause, before the last harvest of the dirty log) and reads them back on restore.
 
-use super::registers::{
-    self, GITS_CTLR, GITS_IIDR, ICC_CTLR_EL1, ITS_BEFORE_TABLES, affinity, level_words, priority_bits,
-};
+use super::registers::{self, GITS_CTLR, ICC_CTLR_EL1, affinity, level_words, priority_bits};
 use super::saved::{KvmGicV1, KvmRedistributorV1};
 use super::sys;
 use crate::machine::layout::{GIC_DISTRIBUTOR, GIC_ITS, GIC_REDISTRIBUTORS, SPI_BASE, SPI_COUNT};
@@ -123,18 +121,21 @@ impl Gic {
         if redistributors.len() != count || cpu_interfaces.len() != count {
             return Err(refuse("restore the interrupt controller", "it was saved for other vCPUs"));
         }
-        for (vcpu, redistributor) in (0..).zip(redistributors) {
-            let KvmRedistributorV1 { registers, levels } = redistributor;
-            set(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, affinity(vcpu), *levels)?;
-            for (offset, value) in same_length(registers::redistributor(), registers)? {
-                set(KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, affinity(vcpu) | u64::from(offset), value)?;
-            }
+        // The distributor before all else: what becomes pending while it is off is forgotten, not kept for later.
+        for (offset, value) in same_length(registers::distributor(), distributor)? {
+            set(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, offset.into(), value)?;
         }
         for (first, value) in same_length(level_words().collect(), levels)? {
             set(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, first.into(), value)?;
         }
-        for (offset, value) in same_length(registers::distributor(), distributor)? {
-            set(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, offset.into(), value)?;
+        for (vcpu, redistributor) in (0..).zip(redistributors) {
+            let KvmRedistributorV1 { registers, levels } = redistributor;
+            for (offset, value) in same_length(registers::redistributor(), registers)? {
+                set(KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, affinity(vcpu) | u64::from(offset), value)?;
+            }
+            // After the enables: a wire that is high before its interrupt is enabled is not looked at again, and as it
+            // is high already the timer behind it cannot raise it.
+            set(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, affinity(vcpu), *levels)?;
         }
         for (vcpu, values) in (0..).zip(cpu_interfaces) {
             for (name, value) in same_length(self.cpu_interface(vcpu)?, values)? {
@@ -147,9 +148,9 @@ impl Gic {
         Ok(())
     }
 
-    /// The registers of the ITS: those before its tables, its format, its control.
+    /// The registers of the ITS.
     pub fn save_its(&self) -> Result<Vec<u64>, Failure> {
-        its_registers()
+        registers::its()
             .map(|offset| {
                 sys::get_attr(&self.its, KVM_DEV_ARM_VGIC_GRP_ITS_REGS, offset)
                     .map_err(|errno| refuse(&format!("save ITS register {offset:#x}"), errno))
@@ -159,7 +160,7 @@ impl Gic {
 
     /// Takes on saved registers, and the tables that guest RAM holds.
     pub fn restore_its(&self, saved: &[u64]) -> Result<(), Failure> {
-        for (offset, value) in same_length(its_registers().collect(), saved)? {
+        for (offset, value) in same_length(registers::its().collect(), saved)? {
             if offset == GITS_CTLR {
                 let command = KVM_DEV_ARM_ITS_RESTORE_TABLES.into();
                 sys::command(&self.its, KVM_DEV_ARM_VGIC_GRP_CTRL, command)
@@ -170,11 +171,6 @@ impl Gic {
         }
         Ok(())
     }
-}
-
-/// In the order of version 1.
-fn its_registers() -> impl Iterator<Item = u64> {
-    std::iter::once(GITS_IIDR).chain(ITS_BEFORE_TABLES).chain([GITS_CTLR])
 }
 
 /// Names with their saved values, of which there must be as many.

@@ -3,7 +3,7 @@
 //!
 //! The orders are part of the saved state's version 1 and never change. Restoring in this order lets KVM accept each
 //! write (Linux, Documentation/virt/kvm/devices/arm-vgic-v3.rst and arm-vgic-its.rst): what is looked at when an
-//! interrupt becomes enabled or pending comes before that, and the controls that set all in motion come last.
+//! interrupt becomes enabled or pending comes before that; the distributor is on before anything is pending.
 
 use crate::machine::layout::{SPI_BASE, SPI_COUNT};
 
@@ -21,8 +21,8 @@ pub fn distributor() -> Vec<u32> {
     const GICD_CTLR: u32 = 0x0000;
     const GICD_IIDR: u32 = 0x0008;
     let spis = |base, bits| bank(base, bits, SPI_BASE, INTIDS_END);
-    // Says which of KVM's own revisions the other registers are of.
-    let mut offsets = vec![GICD_IIDR];
+    // Which of KVM's own revisions the other registers are of; then on, for KVM queues no interrupt while it is off.
+    let mut offsets = vec![GICD_IIDR, GICD_CTLR];
     offsets.extend(spis(GICD_IGROUPR, 1));
     offsets.extend((SPI_BASE..INTIDS_END).flat_map(|intid| [0x6000 + 8 * intid, 0x6004 + 8 * intid]));
     offsets.extend(spis(GICD_IPRIORITYR, 8));
@@ -30,7 +30,6 @@ pub fn distributor() -> Vec<u32> {
     offsets.extend(spis(GICD_ISENABLER, 1));
     offsets.extend(spis(GICD_ISPENDR, 1));
     offsets.extend(spis(GICD_ISACTIVER, 1));
-    offsets.push(GICD_CTLR);
     offsets
 }
 
@@ -106,30 +105,18 @@ pub fn priority_bits(icc_ctlr: u64) -> u32 {
     u32::try_from(icc_ctlr >> 8 & 7).unwrap_or(0) + 1
 }
 
-/// Offsets of the ITS's registers (GICv3 §12.18) before its tables are read back. Writing GITS_CBASER sets both
-/// ends of the queue to zero, so it comes first.
-pub const ITS_BEFORE_TABLES: [u64; 11] = {
+/// Offsets of the ITS's registers (GICv3 §12.18): which of KVM's table formats; the queue, whose base sets both of its
+/// ends to zero when it is written; the tables' places; after the tables are read back, the control.
+pub fn its() -> impl Iterator<Item = u64> {
+    const GITS_IIDR: u64 = 0x4;
     const GITS_CBASER: u64 = 0x80;
     const GITS_CWRITER: u64 = 0x88;
     const GITS_CREADR: u64 = 0x90;
-    const GITS_BASER: u64 = 0x100;
-    [
-        GITS_CBASER,
-        GITS_CREADR,
-        GITS_CWRITER,
-        GITS_BASER,
-        GITS_BASER + 8,
-        GITS_BASER + 16,
-        GITS_BASER + 24,
-        GITS_BASER + 32,
-        GITS_BASER + 40,
-        GITS_BASER + 48,
-        GITS_BASER + 56,
-    ]
-};
-/// GITS_IIDR: which of KVM's table formats. Before all others.
-pub const GITS_IIDR: u64 = 0x4;
-/// GITS_CTLR: after the tables.
+    let tables = (0..8).map(|index| 0x100 + 8 * index);
+    [GITS_IIDR, GITS_CBASER, GITS_CREADR, GITS_CWRITER].into_iter().chain(tables).chain([GITS_CTLR])
+}
+
+/// GITS_CTLR.
 pub const GITS_CTLR: u64 = 0x0;
 
 /// The affinity of a vCPU as KVM's attributes carry it, in bits 63:32.

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct KvmClockV1 {
     /// CNTVCT_EL0 when it was stopped, in ticks of the host's counter.
     pub ticks: u64,
+    /// CNTFRQ_EL0 of that host: a guest asks once, and counts in it ever after.
+    pub hz: u64,
 }
 
 /// One vCPU's registers by KVM's own ids.

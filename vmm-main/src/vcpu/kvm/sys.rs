@@ -112,6 +112,16 @@ pub fn register_ids(vcpu: &VcpuFd) -> Result<Vec<u64>> {
 /// Far more than any vCPU has, pseudo registers and SVE included.
 const REGISTERS_MAX: usize = 16 * 1024;
 
+/// The frequency of the host's counter, and so of every guest's, in Hz.
+pub fn counter_hz() -> u64 {
+    let hz: u64;
+    // SAFETY: reads a register that Linux lets processes read (CNTKCTL_EL1).
+    unsafe {
+        std::arch::asm!("mrs {hz}, cntfrq_el0", hz = out(reg) hz, options(nomem, nostack, preserves_flags))
+    };
+    hz
+}
+
 /// The host's page size in bytes. The C library knows it from the start; others ask the kernel, which a sealed process
 /// must not.
 pub fn page_len() -> u64 {

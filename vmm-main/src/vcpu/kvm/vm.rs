@@ -65,7 +65,9 @@ impl Vm {
     /// A VM at reset, or as it was saved, paused.
     pub fn new(device: OwnedFd, parts: &EngineParts, saved: Option<&SavedKvm>) -> Result<Self, Failure> {
         let kvm = sys::kvm(device);
-        let fd = kvm.create_vm_with_ipa_size(IPA_BITS).map_err(fail("make a VM"))?;
+        let fd = kvm
+            .create_vm_with_ipa_size(IPA_BITS)
+            .map_err(fail("make a VM with the machine's 40-bit addresses"))?;
         needs::check(|capability| fd.check_extension_raw(capability.into()))?;
         let enable = |cap, first| {
             let mut request = kvm_enable_cap { cap, ..Default::default() };
@@ -86,7 +88,7 @@ impl Vm {
         let state = State {
             running: false,
             counter_offset: 0,
-            clock: KvmClockV1::default(),
+            clock: KvmClockV1 { ticks: 0, hz: sys::counter_hz() },
             wires: Vec::new(),
             late: Vec::new(),
         };
@@ -107,6 +109,11 @@ impl Vm {
         if late_messages.len() > LATE_MESSAGES_MAX {
             let why = format!("{} of them, at most {LATE_MESSAGES_MAX} fit", late_messages.len());
             return Err(Failure::new("restore the messages of devices", why));
+        }
+        let hz = sys::counter_hz();
+        if clock.hz != hz {
+            let why = format!("it counts at {} Hz, this host's counter at {hz} Hz", clock.hz);
+            return Err(Failure::new("restore the guest's time", why));
         }
         for (cpu, saved) in self.cpus.iter().zip(vcpus) {
             cpu.restore(saved)?;
@@ -285,3 +292,6 @@ fn add_memory(
     }
     Ok(slots)
 }
+
+#[cfg(test)]
+mod tests;

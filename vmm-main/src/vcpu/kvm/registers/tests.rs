@@ -7,10 +7,10 @@ fn unique<T: Ord + Copy + std::fmt::Debug>(list: &[T]) {
 }
 
 #[test]
-fn distributor_has_every_spi_and_its_control_last() {
+fn distributor_has_every_spi_and_is_on_before_any_is_pending() {
     let offsets = distributor();
     unique(&offsets);
-    assert_eq!((offsets.first(), offsets.last()), (Some(&0x8), Some(&0x0)));
+    assert_eq!(offsets[..2], [0x8, 0x0]);
     // GICD_ISENABLER1..3, GICD_IPRIORITYR8..31, GICD_ICFGR2..7, GICD_IROUTER32..127.
     for (range, count) in
         [(0x104..=0x10c, 3), (0x420..=0x47c, 24), (0xc08..=0xc1c, 6), (0x6100..=0x63fc, 192)]
@@ -38,6 +38,14 @@ fn cpu_interface_has_as_many_active_priorities_as_bits_ask_for() {
     assert_eq!(cpu_interface(5).last(), Some(&0xc648));
     assert_eq!(cpu_interface(5)[1], ICC_CTLR_EL1);
     assert_eq!((priority_bits(0x400), priority_bits(0x600)), (5, 7));
+}
+
+#[test]
+fn its_is_told_its_format_first_and_switched_on_last() {
+    let offsets: Vec<u64> = its().collect();
+    unique(&offsets);
+    assert_eq!((offsets.len(), offsets[0], offsets[1], offsets[12]), (13, 0x4, 0x80, GITS_CTLR));
+    assert_eq!(offsets[2..4], [0x90, 0x88], "the queue's ends, after its base has set them to zero");
 }
 
 #[test]
