@@ -39,7 +39,7 @@ pub struct Options {
     pub extra: String,
     /// Images of NVMe controllers behind the vSMMU.
     pub nvme: Vec<PathBuf>,
-    /// Added to the arguments of `bulkhead run`.
+    /// Other arguments of `bulkhead run`.
     pub arguments: Vec<String>,
 }
 

@@ -165,6 +165,9 @@ struct Lab {
 
 impl Lab {
     fn build(parts: Parts, trace: Option<String>) -> Result<Self> {
+        // Two tasks at once would make the same disk: the second waits.
+        let lock = fs::File::create(parts.folder.join(".lock")).context("the lab's lock file")?;
+        lock.lock().context("the lab could not be locked")?;
         let built = cross::build(&parts.linker)?;
         let step = Step::begin("lab disk");
         let contents = disk::Contents { built: &built, kernel: &parts.kernel, guest: &parts.guest };

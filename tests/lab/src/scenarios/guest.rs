@@ -20,7 +20,7 @@ const BOOT: Duration = Duration::from_secs(90);
 const COMMAND: Duration = Duration::from_secs(30);
 
 /// How often a register is read and written to see what that costs.
-const ACCESSES: u64 = 100;
+const ACCESSES: u64 = 200;
 
 /// SMMU_GERRORN, which the guest may write at any time (IHI 0070 section 6.3.20), from the start of the registers.
 const SMMU_GERRORN: u64 = 0x64;
@@ -65,8 +65,10 @@ pub fn kvm_moved(report: &mut Report<'_>) -> Result<Verdict> {
     let mut downtimes = Vec::new();
     for turn in 1..=MOVES {
         let moved: Value = serde_json::from_str(&vm.control_json("save-restore")?).context("not JSON")?;
-        ensure!(moved["generation"] == turn + 1, "the guest is in generation {}", moved["generation"]);
-        downtimes.push(moved["downtime_us"].as_u64().context("no downtime")? / 1000);
+        let number =
+            |name: &str| moved.get(name).and_then(Value::as_u64).with_context(|| format!("no {name}"));
+        ensure!(number("generation")? == turn + 1, "the guest is in generation {}", number("generation")?);
+        downtimes.push(number("downtime_us")? / 1000);
         vm.console.wait_for(&format!("continuity {} ok", 1 + 2 * turn), BOOT)?;
     }
     vm.control_json("pause")?;
@@ -86,12 +88,12 @@ const MOVES: u64 = 5;
 const COUNTS: u64 = 15;
 
 /// A guest at its shell, sealed processes below it.
-fn boot(report: &mut Report<'_>, name: &str, arguments: &[&str]) -> Result<Vm> {
+fn boot(report: &mut Report<'_>, name: &str, flags: &[&str]) -> Result<Vm> {
     let files = GuestFiles::in_cache(Path::new(places::GUEST));
     let mut options = Options::new(places::PROGRAMS.into(), files, name);
     options.memory = "128M".into();
     options.extra = "quiet".into();
-    options.arguments = arguments.iter().map(ToString::to_string).collect();
+    options.arguments = flags.iter().map(ToString::to_string).collect();
     let start = Instant::now();
     let mut vm = Vm::launch(options)?;
     vm.console.wait_for(USER_SPACE_MARK, BOOT).with_context(|| vm.console.errors())?;
@@ -136,12 +138,17 @@ fn exits(vm: &mut Vm, report: &mut Report<'_>) -> Result<()> {
 
 /// The exits for reads and for writes of device registers while the guest runs `command` again and again.
 fn accesses(vm: &mut Vm, command: &str) -> Result<(u64, u64)> {
+    const SCRIPT: &str = "/tmp/accesses";
+    // What is typed and printed while counting is the same whatever the command.
+    let script = format!("for i in $(seq {ACCESSES}); do {command} >/dev/null; done");
+    vm.console.run(&format!("echo '{script}' >{SCRIPT}"), COMMAND)?;
     let count = |vm: &Vm| -> Result<(u64, u64)> {
         let counter = |name| vm.counter(name).with_context(|| format!("there is no counter {name}"));
         Ok((counter("mmio-reads")?, counter("mmio-writes")?))
     };
     let before = count(vm)?;
-    vm.console.run(&format!("for i in $(seq {ACCESSES}); do {command} >/dev/null; done"), COMMAND)?;
+    let answer = vm.console.run(&format!("sh {SCRIPT}"), COMMAND)?;
+    ensure!(answer.code == 0 && answer.output.is_empty(), "`{command}` in the guest: {}", answer.output);
     let after = count(vm)?;
     Ok((after.0 - before.0, after.1 - before.1))
 }

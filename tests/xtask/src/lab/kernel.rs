@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     guest::{
-        apt::{self, Apt, Installed, Suites},
+        apt::{self, Apt, Candidate, Installed, Suites},
         format, tools,
     },
     progress::Step,
@@ -88,12 +88,7 @@ pub fn build(folder: &Path, linker: &Ready) -> Result<PathBuf> {
     let name = apt.candidate(SOURCES)?.depends.into_iter().find(|name| name.starts_with("linux-source-"));
     let candidate = apt.candidate(&name.context("package linux-source leads to no sources")?)?;
     let work = folder.join("kernel-build");
-    remove_folder(&work)?;
-    apt::unpack(&apt.download(&candidate)?, &work)?;
-    apt.clean()?;
-    let archive = work.join("usr/src").join(format!("{}.tar.xz", candidate.package));
-    capture(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&work))?;
-    let tree = work.join(&candidate.package);
+    let tree = unpack(&apt, &candidate, &work)?;
 
     let config = places::root().join(CONFIG);
     maker.make(&tree, &[&format!("KCONFIG_ALLCONFIG={}", config.display()), "allnoconfig"])?;
@@ -106,6 +101,22 @@ pub fn build(folder: &Path, linker: &Ready) -> Result<PathBuf> {
     remove_folder(&work)?;
     step.done(&format!("{} {}", candidate.package, candidate.version));
     Ok(image)
+}
+
+/// The tree of these sources in `work`; one that an interrupted build left is used again.
+fn unpack(apt: &Apt, candidate: &Candidate, work: &Path) -> Result<PathBuf> {
+    let tree = work.join(&candidate.package);
+    let (mark, version) = (work.join("unpacked"), format!("{} {}", candidate.package, candidate.version));
+    if fs::read_to_string(&mark).is_ok_and(|unpacked| unpacked == version) {
+        return Ok(tree);
+    }
+    remove_folder(work)?;
+    apt::unpack(&apt.download(candidate)?, work)?;
+    apt.clean()?;
+    let archive = work.join("usr/src").join(format!("{}.tar.xz", candidate.package));
+    capture(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(work))?;
+    write_whole(&mark, version.as_bytes())?;
+    Ok(tree)
 }
 
 /// The options that the lab's kernel is built with.
