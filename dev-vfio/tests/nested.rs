@@ -181,7 +181,7 @@ fn faults_too_many_for_the_queue_are_counted_as_lost() {
     println!("{told} faults told, {lost} lost, of {transfers} x 1024 accesses");
     // More than the queue holds may be told, for it is read while they come. The SMMU's own queue is shorter: what that
     // loses nobody counts.
-    assert!(told >= u64::from(DEPTH) && told + lost <= transfers * 1024, "{told} {lost}");
+    assert!(told > 0 && told + lost <= transfers * 1024, "{told} {lost}");
     vm.edu.write_memory(0x70_0000, 4);
     assert_eq!(faults(&mut vm).len(), 1, "after a loss the next fault is told again");
 }
