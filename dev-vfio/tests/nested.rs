@@ -170,13 +170,18 @@ fn faults_too_many_for_the_queue_are_counted_as_lost() {
         vm.edu.write_memory(0x70_0000, 4096);
     }
     let (mut told, mut lost, mut losses) = (0, 0, Losses::default());
-    while let Some(entry) = vm.iommu.next_fault() {
-        lost += u64::from(losses.before(&entry));
-        told += u64::from(entry.fault.is_some());
+    // The kernel goes on telling for a while: until nothing has come for half a second.
+    let wait = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+    while poll(&mut [PollFd::from_borrowed_fd(vm.iommu.events(), PollFlags::IN)], Some(&wait)) == Ok(1) {
+        while let Some(entry) = vm.iommu.next_fault() {
+            lost += u64::from(losses.before(&entry));
+            told += u64::from(entry.fault.is_some());
+        }
     }
     println!("{told} faults told, {lost} lost, of {transfers} x 1024 accesses");
-    // The SMMU's own queue is shorter than ours: what it loses nobody counts.
-    assert!(told > 0 && told <= u64::from(DEPTH) && told + lost <= transfers * 1024, "{told} {lost}");
+    // More than the queue holds may be told, for it is read while they come. The SMMU's own queue is shorter: what that
+    // loses nobody counts.
+    assert!(told > 0 && told + lost <= transfers * 1024, "{told} {lost}");
     vm.edu.write_memory(0x70_0000, 4);
     assert_eq!(faults(&mut vm).len(), 1, "after a loss the next fault is told again");
 }

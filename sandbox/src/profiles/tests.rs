@@ -23,8 +23,10 @@ fn allowed(profile: &Profile, name: &str, args: [u64; 6]) -> bool {
 fn each_profile_compiles_for_both_architectures() {
     for profile in every() {
         let programs = compile(&profile).unwrap_or_else(|error| panic!("{error}"));
-        // The kernel takes at most 4096 instructions; ours stay far below, for they are run at every call.
-        assert!(programs.rules.len() < 1024, "{} {}: {}", profile.name, profile.arch, programs.rules.len());
+        // The kernel takes at most 4096 instructions; ours stay far below, for they are run at every call. The coordinator's
+        // are everybody's together, and it makes few calls.
+        let most = if profile.name == "coordinator" { 1536 } else { 1024 };
+        assert!(programs.rules.len() < most, "{} {}: {}", profile.name, profile.arch, programs.rules.len());
     }
 }
 

@@ -82,7 +82,9 @@ pub fn modes(report: &mut Report<'_>) -> Result<Verdict> {
 
 /// What a command in the guest says; it must end well.
 fn run(vm: &mut Vm, command: &str) -> Result<String> {
+    let start = Instant::now();
     let answer = vm.console.run(command, COMMAND)?;
+    println!("{:.1} s: {command}", start.elapsed().as_secs_f64());
     ensure!(answer.code == 0, "`{command}` ended with {} in the guest: {}", answer.code, answer.output);
     Ok(answer.output.trim().to_owned())
 }
@@ -119,7 +121,7 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
     ensure!(window.contains(" direct"), "the guest does not map the window flat: {window}");
     let window = window.lines().find(|line| line.contains("direct")).unwrap_or_default();
     report.evidence(format!("guest: nvme0 {serial}, group type {kind}, {window}"))?;
-    output("mke2fs -F /dev/nvme0n1 >/dev/null && mkdir -p /mnt && mount -t ext4 /dev/nvme0n1 /mnt")?;
+    output("mke2fs -F /dev/nvme0n1 65536 >/dev/null && mkdir -p /mnt && mount -t ext4 /dev/nvme0n1 /mnt")?;
     let start = Instant::now();
     output("dd if=/dev/urandom of=/mnt/data bs=1M count=16 && sync")?;
     let written = output("sha256sum </mnt/data")?;
@@ -141,8 +143,22 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
     output("mount -t ext4 /dev/nvme0n1 /mnt")?;
     ensure!(output("sha256sum </mnt/data")? == read, "after a reset of the function the file is another");
     report.evidence("the controller reset under writes, then the function: the file is as it was")?;
+    println!("{}", output("dmesg | grep nvme")?);
     output("umount /mnt")?;
+    reboot(report, vm, &read)?;
     Ok(read.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// The guest starts anew: other processes take over the device that the first ones had bound.
+fn reboot(report: &mut Report<'_>, vm: &mut Vm, sum: &str) -> Result<()> {
+    vm.console.send("reboot -f\n")?;
+    vm.console.wait_for(USER_SPACE_MARK, BOOT).with_context(|| vm.console.errors())?;
+    vm.console.shell(BOOT)?;
+    run(vm, "dmesg -n 1")?;
+    run(vm, "mkdir -p /mnt && mount -t ext4 -o ro /dev/nvme0n1 /mnt")?;
+    ensure!(run(vm, "sha256sum </mnt/data")? == sum, "after a reboot the file is another");
+    run(vm, "umount /mnt")?;
+    report.evidence("the guest rebooted, and has its disk again in new processes")
 }
 
 /// What the product counts: the host's SMMU does the walking, and batches go down as one call.
