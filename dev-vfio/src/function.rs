@@ -27,8 +27,10 @@ use zerocopy::IntoBytes;
 use crate::bus_link::BusLink;
 use crate::client::{Client, ClientError};
 use crate::direct::Direct;
+use crate::end::{DeviceEnd, EndError};
 use crate::gate::Gate;
-use crate::iommu::software::{Counters, SoftIommu};
+use crate::iommu::engine::{Arrival, Engine};
+use crate::iommu::software::SoftIommu;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::intx;
 use crate::pci::msix::Message;
@@ -64,7 +66,7 @@ pub struct Function {
     /// The device; absent if it could not be opened.
     device: Option<Device>,
     /// Its translation.
-    pub iommu: Mutex<SoftIommu>,
+    pub iommu: Mutex<Engine>,
     /// Its vSMMU.
     pub stage1: Stage1Link,
     /// The process that has the guest's address space.
@@ -81,7 +83,7 @@ pub struct Function {
 
 #[derive(Debug)]
 struct Device {
-    client: Client,
+    end: DeviceEnd,
     /// Guest RAM for the server while the stream is in bypass, if the configuration says so.
     direct: Option<Direct>,
     space: Mutex<ConfigSpace>,
@@ -111,17 +113,17 @@ impl Function {
     /// A function in front of a device, or of none, if opening it failed.
     pub fn new(
         name: String,
-        opened: Result<(Client, ConfigSpace), String>,
+        opened: Result<(DeviceEnd, ConfigSpace), String>,
         direct: Option<Direct>,
-        iommu: SoftIommu,
+        iommu: Engine,
         links: Links,
         areas: [GpaRange; 2],
         msi: InterruptTarget,
     ) -> Function {
         let failed = OnceLock::new();
         let device = match opened {
-            Ok((client, space)) => {
-                Some(Device { client, direct, space: Mutex::new(space), posts: Mutex::default() })
+            Ok((end, space)) => {
+                Some(Device { end, direct, space: Mutex::new(space), posts: Mutex::default() })
             }
             Err(reason) => {
                 eprintln!("{name}: the device cannot be used: {reason}");
@@ -146,6 +148,11 @@ impl Function {
         self.failed.get().map(String::as_str)
     }
 
+    /// Its translation, alone with it.
+    pub fn iommu(&self) -> MutexGuard<'_, Engine> {
+        lock(&self.iommu)
+    }
+
     /// Handles one access of the guest; the value is for reads.
     pub fn access(&self, access: Access) -> u64 {
         let size = access.size;
@@ -166,18 +173,24 @@ impl Function {
     /// Sends what is posted: before any other access, and when the ring is empty.
     pub fn flush_posts(&self) {
         let Some(device) = &self.device else { return };
+        let Some(client) = device.end.server() else { return };
         let posts = std::mem::take(&mut *lock(&device.posts));
         if !posts.is_empty() && self.failed.get().is_none() {
-            self.settle(device.client.post(&posts));
+            self.settle(client.post(&posts));
         }
     }
 
     fn post(&self, device: &Device, index: u32, offset: u64, size: u8, value: u64) {
-        let Some(write) = device.client.posted(index, offset, size, value) else { return };
+        let Some(client) = device.end.server() else {
+            // The kernel's write is one call, and waits for no answer of the device's.
+            self.settle(device.end.write(index, offset, size, value));
+            return;
+        };
+        let Some(write) = client.posted(index, offset, size, value) else { return };
         let full = {
             let mut posts = lock(&device.posts);
             posts.push(write);
-            posts.len() >= device.client.batch_max()
+            posts.len() >= client.batch_max()
         };
         if full {
             self.flush_posts();
@@ -198,11 +211,11 @@ impl Function {
                     (wish, if wish.msix { space.msix.released() } else { Vec::new() })
                 };
                 if wish.reset {
-                    self.settle(device.client.reset());
+                    self.settle(device.end.reset());
                     let wishes = lock(&device.space).reset();
                     wishes.into_iter().for_each(|wish| self.grant(device, wish));
                 } else if wish.forward {
-                    self.settle(device.client.write(PCI_CONFIG_REGION, offset, size, value));
+                    self.settle(device.end.write(PCI_CONFIG_REGION, offset, size, value));
                 }
                 self.grant(device, wish.intx);
                 self.show_windows();
@@ -236,7 +249,7 @@ impl Function {
             }
             (Meets::Region { index, offset }, Op::Read) => self.read_device(device, index, offset, size),
             (Meets::Region { index, offset }, Op::Write(value)) => {
-                self.settle(device.client.write(index, offset, size, value));
+                self.settle(device.end.write(index, offset, size, value));
                 0
             }
             (Meets::Region { index, offset }, Op::Post(value)) => {
@@ -247,14 +260,16 @@ impl Function {
     }
 
     fn read_device(&self, device: &Device, index: u32, offset: u64, size: u8) -> u64 {
-        self.settle(device.client.read(index, offset, size)).flatten().unwrap_or(ones(size))
+        self.settle(device.end.read(index, offset, size)).flatten().unwrap_or(ones(size))
     }
 
     /// Waits for the next thing that the device asks, and answers it. False: it will ask nothing more.
     pub fn serve_device(&self, deadline: Deadline) -> bool {
         let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return false };
-        if let Some(Some(incoming)) = self.settle(device.client.receive(deadline)) {
-            self.settle(self.answer(&device.client, &incoming));
+        // A real device asks the host's IOMMU, not us.
+        let Some(client) = device.end.server() else { return false };
+        if let Some(Some(incoming)) = self.settle(client.receive(deadline)) {
+            self.settle(self.answer(client, &incoming));
         }
         self.failed.get().is_none()
     }
@@ -301,7 +316,7 @@ impl Function {
             }
         };
         let after = || {
-            if lock(&self.iommu).is_bypassed() {
+            if lock(&self.iommu).software().is_some_and(|iommu| iommu.is_bypassed()) {
                 self.with_direct(Direct::give);
             }
         };
@@ -310,10 +325,9 @@ impl Function {
 
     fn with_direct(&self, change: impl Fn(&Direct, &Client) -> Result<(), ClientError>) {
         let device = self.device.as_ref().filter(|_| self.failed.get().is_none());
-        let Some((device, direct)) = device.and_then(|device| Some((device, device.direct.as_ref()?))) else {
-            return;
-        };
-        if let Err(error) = change(direct, &device.client) {
+        let both = device.and_then(|device| Some((device.direct.as_ref()?, device.end.server()?)));
+        let Some((direct, client)) = both else { return };
+        if let Err(error) = change(direct, client) {
             self.fail(&format!("its DMA windows cannot be exchanged: {error}"));
         }
     }
@@ -328,7 +342,7 @@ impl Function {
     fn dma(&self, transfer: impl FnOnce(&mut SoftIommu) -> bool) -> bool {
         let done = {
             let _open = self.gate.enter();
-            transfer(&mut lock(&self.iommu))
+            lock(&self.iommu).software().is_some_and(transfer)
         };
         if !done {
             self.stage1.tell_faults(&self.iommu, &self.gate);
@@ -363,7 +377,12 @@ impl Function {
             intx::Wish::Nothing => {}
             // A counter that is full is a line that is high already.
             intx::Wish::Raise => drop(rustix::io::write(&self.msi.pin, &1u64.to_ne_bytes())),
-            intx::Wish::Unmask => drop(self.settle(device.client.unmask_intx())),
+            intx::Wish::Unmask => {
+                // Only a server's pin is ever shown.
+                if let Some(client) = device.end.server() {
+                    self.settle(client.unmask_intx());
+                }
+            }
             intx::Wish::Lower => {
                 if let Err(error) = self.bus.lower_intx()
                     && self.tells
@@ -377,29 +396,31 @@ impl Function {
     /// Sends messages: each is a write of the device, and translated like any other.
     fn send_all(&self, messages: &[Message]) {
         for Message { address, data } in messages.iter().copied() {
-            let iova = Iova(address);
-            let arrived = self.dma(|iommu| match iommu.write_target(iova) {
-                Ok(gpa) if gpa == self.msi.doorbell => self.raise(data),
-                Ok(_) => iommu.write(iova, &data.to_le_bytes()).is_ok(),
-                Err(_) => false,
-            });
-            let _ = arrived;
+            let arrived = {
+                let _open = self.gate.enter();
+                let arrived = lock(&self.iommu).send(Iova(address), data, self.msi.doorbell);
+                if arrived == Arrival::Doorbell {
+                    self.raise(data);
+                }
+                arrived
+            };
+            if arrived == Arrival::Nowhere {
+                self.stage1.tell_faults(&self.iommu, &self.gate);
+            }
         }
     }
 
-    fn raise(&self, event: u32) -> bool {
-        let posted = self.msi.board.post(event);
-        if posted {
+    /// An event beyond the interrupt controller's is ignored there too; it is no fault of the translation.
+    fn raise(&self, event: u32) {
+        if self.msi.board.post(event) {
             // A counter that is full is a doorbell that rings already.
             let _ = rustix::io::write(&self.msi.eventfd, &1u64.to_ne_bytes());
         }
-        // An event beyond the interrupt controller's is ignored there too; it is no fault of the translation.
-        true
     }
 
     /// Takes a result apart: a refusal is the device's answer, anything else is its end.
-    fn settle<T>(&self, result: Result<T, ClientError>) -> Option<T> {
-        match result {
+    fn settle<T, E: Into<EndError>>(&self, result: Result<T, E>) -> Option<T> {
+        match result.map_err(Into::into) {
             Ok(value) => Some(value),
             Err(error) if error.is_refusal() => None,
             Err(error) => {
@@ -413,7 +434,7 @@ impl Function {
     /// cannot do what it offered has failed.
     pub fn set_running(&self, running: bool) {
         let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return };
-        if let Err(error) = device.client.set_running(running) {
+        if let Err(error) = device.end.set_running(running) {
             self.fail(&format!("it cannot be stopped and started: {error}"));
         }
     }
@@ -424,20 +445,7 @@ impl Function {
         if let Some(reason) = self.failure() {
             inspect.text("failure", reason);
         }
-        let iommu = lock(&self.iommu);
-        let Counters { bytes_read, bytes_written, terminated, attached, invalidated } = *iommu.counters();
-        for (name, value) in [
-            ("dma.bytes_read", bytes_read),
-            ("dma.bytes_written", bytes_written),
-            ("dma.terminated", terminated),
-            ("stage1.attachments", attached),
-            ("stage1.invalidations", invalidated),
-            ("iotlb.entries", u64::try_from(iommu.cached_translations()).unwrap_or(u64::MAX)),
-        ] {
-            inspect.counter(name, value);
-        }
-        inspect.text("stage1.attached", iommu.attached());
-        drop(iommu);
+        lock(&self.iommu).inspect(inspect);
         let direct = self.device.as_ref().and_then(|device| device.direct.as_ref());
         inspect.text("dma.direct", direct.map_or("off", Direct::word));
         self.bus.inspect(inspect);
@@ -450,7 +458,7 @@ impl Function {
                 eprintln!("{}: the device has failed: {reason}", self.name);
             }
             if let Some(device) = &self.device {
-                device.client.close();
+                device.end.close();
             }
             self.show_windows();
         }

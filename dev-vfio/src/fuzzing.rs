@@ -29,7 +29,9 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::bus_link::BusLink;
 use crate::client::{Client, Opened};
+use crate::end::DeviceEnd;
 use crate::function::{Function, InterruptTarget, Links};
+use crate::iommu::engine::Engine;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::windows;
 use crate::stage1_link::Stage1Link;
@@ -69,7 +71,7 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
                 assert!(window.offset + window.len <= within, "a window is inside its slot");
             }
         }
-        Ok((client, space))
+        Ok((DeviceEnd::Server(client), space))
     });
     if let Err(reason) = &opened {
         assert!(!reason.is_empty(), "there is a reason");
@@ -81,7 +83,8 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
     let board = MsiBoard::attach(&MsiBoard::create("board").unwrap()).unwrap();
     let msi = InterruptTarget { doorbell: DOORBELL, board, eventfd: new_eventfd(), pin: new_eventfd() };
     let areas = [area(AREA32), area(AREA64)];
-    Some(Function::new("fuzz".to_owned(), opened, None, guest.iommu(), links, areas, msi).quiet())
+    let iommu = Engine::Software(Box::new(guest.iommu()));
+    Some(Function::new("fuzz".to_owned(), opened, None, iommu, links, areas, msi).quiet())
 }
 
 fn new_eventfd() -> OwnedFd {

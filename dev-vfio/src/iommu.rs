@@ -4,14 +4,16 @@
 //! The nesting parent, guest RAM at its guest physical addresses, is what an implementation is made over. On top of
 //! it a stream is attached to abort, bypass or the guest's stage 1; cached translations are dropped by the
 //! guest's own commands; faults are queued; written pages are logged by GPA. [`software`] does it by walking
-//! the guest's tables; a kernel back end will do it by ioctls with the same rules, errors included.
+//! the guest's tables, [`crate::kernel::nested`] by ioctls, with the same rules, errors included; [`engine`] is either.
 
+pub mod engine;
 pub mod fault_queue;
 pub mod software;
 
 use ipc::addr::StreamId;
 use ipc::protocol::stage1::Attachment;
 use ipc::shm::dirty_log::DirtyPages;
+use rustix::io::Errno;
 use thiserror::Error;
 
 use fault_queue::Entry;
@@ -30,6 +32,14 @@ pub enum AttachError {
     /// `ENOENT`: the stream is not this device's.
     #[error("ENOENT: stream {:#x} is not this device's", .0.0)]
     Stream(StreamId),
+    /// The host's kernel has another reason.
+    #[error("{call} fails on the host: {errno}")]
+    Host {
+        /// The call's name in its headers.
+        call: &'static str,
+        /// Its reason.
+        errno: Errno,
+    },
 }
 
 /// How far a batch of invalidations came.

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process of one assigned device: what the guest sees of it, and what it may see of the guest.
 //!
-//! `pci` is the function as the guest meets it, `client` the device behind it over vfio-user, `iommu` the seam to what
-//! translates its DMA, `stage1_link` the vSMMU's orders, `bus_link` what the vCPU process is told; `function` puts them together, `threads` and `service` run it.
+//! `pci` is the function as the guest meets it, `end` the device behind it (`client` one over vfio-user, `kernel` a real
+//! one), `iommu` the seam to what translates its DMA, `stage1_link` the vSMMU's orders, `bus_link` what the vCPU process
+//! is told; `function` puts them together, `threads` and `service` run it.
 //! One process per device: a device that breaks its process, or its process that is taken over, reaches guest RAM
 //! as that device may, its own interrupts, and nothing else. Called by the coordinator (control), the vCPU process
 //! (ring), the vSMMU (stage 1) and the device's server; none of them is trusted with more than its protocol.
-#![forbid(unsafe_code)]
 
 pub mod bus_link;
 pub mod client;
 pub mod direct;
+pub mod end;
 pub mod function;
 pub mod fuzzing;
 pub mod gate;
 pub mod iommu;
+pub mod kernel;
 pub mod pci;
 pub mod service;
 pub mod stage1_link;

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result};
-use dev_vfio::service::{self, Descriptors};
+use dev_vfio::service::{self, Behind, Descriptors};
 use ipc::shm::ring;
 use sandbox::{CrashPage, Inherited, profiles};
 
@@ -28,7 +28,7 @@ fn main() -> Result<()> {
         dirty_log: fds.take(4)?,
         ring: fds.take(5)?,
         stage1: fds.take(6)?,
-        server: fds.take(7)?,
+        behind: Behind::Server(fds.take(7)?),
         msi_board: fds.take(8)?,
         msi_doorbell: fds.take(9)?,
         bus: fds.take(10)?,

@@ -5,7 +5,7 @@
 //! device that cannot be opened is one that has failed: the process serves on, the guest finds an empty
 //! slot, and the reason is in the log and in `Inspect`.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,10 +28,17 @@ use sandbox::Locked;
 use smmu_arch::{Model, ModelError, Options};
 
 use crate::bus_link::BusLink;
-use crate::client::Client;
+use crate::client::{Client, Opened};
 use crate::direct::Direct;
+use crate::end::DeviceEnd;
 use crate::function::{Function, InterruptTarget, Links};
+use crate::iommu::HostIommu;
+use crate::iommu::engine::Engine;
 use crate::iommu::software::SoftIommu;
+use crate::kernel::device::{self, Device};
+use crate::kernel::error::KernelError;
+use crate::kernel::nested::NestedIommu;
+use crate::kernel::objects::Objects;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::windows;
 use crate::stage1_link::Stage1Link;
@@ -54,8 +61,8 @@ pub struct Descriptors {
     pub ring: OwnedFd,
     /// The stage 1 channel to the vSMMU.
     pub stage1: OwnedFd,
-    /// The connection to the device's vfio-user server.
-    pub server: OwnedFd,
+    /// What is behind the function.
+    pub behind: Behind,
     /// The board of pending MSIs.
     pub msi_board: OwnedFd,
     /// The eventfd that says to look at it.
@@ -66,6 +73,20 @@ pub struct Descriptors {
     pub intx: OwnedFd,
     /// Tells that the guest has ended that interrupt.
     pub intx_end: OwnedFd,
+}
+
+/// What is behind the function.
+#[derive(Debug)]
+pub enum Behind {
+    /// The connection to a vfio-user server.
+    Server(OwnedFd),
+    /// A real device.
+    Real {
+        /// Its character device.
+        cdev: OwnedFd,
+        /// An iommufd of its own.
+        iommu: OwnedFd,
+    },
 }
 
 /// Greets the coordinator, says what is enforced, and serves until told to quit. `locked` is the proof that this
@@ -98,15 +119,20 @@ type Fatal = Box<dyn FnOnce(String) + Send>;
 /// What `Start` needs.
 struct Ready {
     config: VfioConfig,
-    iommu: SoftIommu,
+    iommu: Engine,
     direct: Option<Direct>,
-    stage1: Stage1Link,
-    bus: BusLink,
-    server: OwnedFd,
+    links: Links,
+    source: Source,
     msi: InterruptTarget,
     intx_end: OwnedFd,
     responder: Responder,
     fatal: Fatal,
+}
+
+/// What is to be opened at `Start`.
+enum Source {
+    Server(OwnedFd),
+    Real(Device, Opened),
 }
 
 enum Stage {
@@ -144,7 +170,7 @@ impl VfioProcess {
             dirty_log,
             ring,
             stage1,
-            server,
+            behind,
             msi_board,
             msi_doorbell,
             bus,
@@ -152,10 +178,8 @@ impl VfioProcess {
             intx_end,
         } = given;
         let model = model_of(&config.model).map_err(|error| fail("know the device's SMMU", &error))?;
-        let region = Region::from_fd(ram, config.ram.file_len())
+        let ram = Region::from_fd(ram, config.ram.file_len())
             .map_err(|error| fail("take the RAM that DMA reaches", &error))?;
-        let ram = guest_memory::map(&region, &config.ram)
-            .map_err(|error| fail("map the RAM that DMA reaches", &error))?;
         let log = Region::from_fd(dirty_log, DirtyLog::region_len(&config.ram))
             .and_then(|region| DirtyLog::attach(&region, &config.ram))
             .map_err(|error| fail("map the DMA's dirty log", &error))?;
@@ -168,28 +192,42 @@ impl VfioProcess {
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map the MSI board", &error))?;
         let log = Arc::new(log);
-        let direct = config
-            .direct_dma
-            .then(|| Direct::new(Arc::clone(region.file()), config.ram.clone(), Arc::clone(&log)));
-        let ram = guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log));
-        let iommu = SoftIommu::new(model, ram, config.stream);
-        let stage1 = Stage1Link::new(stage1, self.generation);
-        let bus = BusLink::new(bus, self.generation);
+        let (iommu, direct, source) = match behind {
+            Behind::Server(server) => {
+                let direct = config
+                    .direct_dma
+                    .then(|| Direct::new(Arc::clone(ram.file()), config.ram.clone(), Arc::clone(&log)));
+                let ram = guest_memory::map(&ram, &config.ram)
+                    .map_err(|error| fail("map the RAM that DMA reaches", &error))?;
+                let ram = guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log));
+                let iommu = SoftIommu::new(model, ram, config.stream);
+                (Engine::Software(Box::new(iommu)), direct, Source::Server(server))
+            }
+            // A host that cannot carry the device is found out now: no guest is started to find it missing.
+            Behind::Real { cdev, iommu } => {
+                let (iommu, source) = take_device(cdev, iommu, &ram, &config, &model)
+                    .map_err(|error| fail("assign the device", &error))?;
+                (iommu, None, source)
+            }
+        };
+        let links = Links {
+            stage1: Stage1Link::new(stage1, self.generation),
+            bus: BusLink::new(bus, self.generation),
+        };
         let msi = InterruptTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell, pin: intx };
         self.log = Some(log);
-        let ready = Ready { config, iommu, direct, stage1, bus, server, msi, intx_end, responder, fatal };
+        let ready = Ready { config, iommu, direct, links, source, msi, intx_end, responder, fatal };
         self.stage = Stage::Ready(Box::new(ready));
         Ok(())
     }
 
     fn begin(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { config, iommu, direct, stage1, bus, server, msi, intx_end, responder, fatal } = ready;
-        bus.greet().map_err(|error| Failure::new("greet the vCPU process", error))?;
+        let Ready { config, iommu, direct, links, source, msi, intx_end, responder, fatal } = ready;
+        links.bus.greet().map_err(|error| Failure::new("greet the vCPU process", error))?;
         let mut interrupts = Interrupts { vectors: Vec::new(), intx: None, intx_end };
-        let opened = open_device(server, &config, &bus, &mut interrupts);
+        let opened = open_device(source, &config, &links.bus, &mut interrupts);
         let areas = [config.area32, config.area64];
-        let function =
-            Arc::new(Function::new(config.name, opened, direct, iommu, Links { stage1, bus }, areas, msi));
+        let function = Arc::new(Function::new(config.name, opened, direct, iommu, links, areas, msi));
         let failed = |error| Failure::new("start the device's threads", error);
         threads::start_helpers(&function, interrupts).map_err(failed)?;
         let ring = RingThread::start(Arc::clone(&function), responder, |violation| {
@@ -200,14 +238,49 @@ impl VfioProcess {
     }
 }
 
+impl VfioProcess {
+    fn log_writes(&self, enabled: bool) {
+        if let Stage::Serving(function, _) = &self.stage {
+            function.iommu().set_dirty_tracking(enabled);
+        }
+    }
+
+    fn gather_dirty(&self) {
+        if let (Stage::Serving(function, _), Some(log)) = (&self.stage, &self.log) {
+            function.iommu().gather_dirty(log);
+        }
+    }
+}
+
+/// Binds a real device, and gives its DMA the guest's RAM; attached to abort. The file of the RAM is not kept.
+fn take_device(
+    cdev: OwnedFd,
+    iommu: OwnedFd,
+    ram: &Region,
+    config: &VfioConfig,
+    model: &Model,
+) -> Result<(Engine, Source), KernelError> {
+    let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
+    let id = device::bind(cdev.as_fd(), &objects)?;
+    let (device, opened) = Device::open(Arc::clone(&cdev))?;
+    let iommu = NestedIommu::new(cdev, objects, id, ram.as_fd(), &config.ram, config.stream, model)?;
+    Ok((Engine::Nested(Box::new(iommu)), Source::Real(device, opened)))
+}
+
 /// Opens the device and connects its interrupts. What is wrong with it is a reason, and no failure of ours.
 fn open_device(
-    server: OwnedFd,
+    source: Source,
     config: &VfioConfig,
     bus: &BusLink,
     interrupts: &mut Interrupts,
-) -> Result<(Client, ConfigSpace), String> {
-    let (client, opened) = Client::open(server).map_err(|error| error.to_string())?;
+) -> Result<(DeviceEnd, ConfigSpace), String> {
+    let (end, opened) = match source {
+        Source::Server(socket) => {
+            let (client, opened) = Client::open(socket).map_err(|error| error.to_string())?;
+            (DeviceEnd::Server(client), opened)
+        }
+        Source::Real(device, opened) => (DeviceEnd::Real(device), opened),
+    };
     let mut space =
         ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, config.area32, config.area64)
             .map_err(|error| error.to_string())?;
@@ -218,22 +291,30 @@ fn open_device(
     for _ in 0..space.msix.len() {
         interrupts.vectors.push(new_eventfd()?);
     }
-    client
-        .connect_vectors(&interrupts.vectors)
+    end.connect_vectors(&interrupts.vectors)
         .map_err(|error| format!("its interrupts cannot be connected: {error}"))?;
-    if opened.intx {
-        let intx = new_eventfd()?;
-        match client.connect_intx(&intx) {
-            Ok(()) => {
-                space = space.with_intx(&opened.config);
-                interrupts.intx = Some(intx);
+    match end.server() {
+        Some(client) if opened.intx => {
+            let intx = new_eventfd()?;
+            match client.connect_intx(&intx) {
+                Ok(()) => {
+                    space = space.with_intx(&opened.config);
+                    interrupts.intx = Some(intx);
+                }
+                // One that takes only one kind at a time, as the kernel does, has MSI-X.
+                Err(error) if error.is_refusal() && !interrupts.vectors.is_empty() => {
+                    eprintln!("{}: it has no INTx beside MSI-X: {error}", config.name);
+                }
+                Err(error) => return Err(format!("its INTx cannot be connected: {error}")),
             }
-            // One that takes only one kind at a time, as the kernel does, has MSI-X.
-            Err(error) if error.is_refusal() && !interrupts.vectors.is_empty() => {
-                eprintln!("{}: it has no INTx beside MSI-X: {error}", config.name);
-            }
-            Err(error) => return Err(format!("its INTx cannot be connected: {error}")),
         }
+        None if interrupts.vectors.is_empty() => {
+            eprintln!(
+                "{}: it has no MSI-X, and INTx of a real device is not shown: it has no interrupt",
+                config.name
+            );
+        }
+        _ => {}
     }
     let areas = [(AREA32_REGION, config.area32), (AREA64_REGION, config.area64)];
     for (offered, file) in &opened.mappables {
@@ -244,7 +325,7 @@ fn open_device(
             }
         }
     }
-    Ok((client, space))
+    Ok((end, space))
 }
 
 /// The profile a configuration names. What it leaves out is not configurable.
@@ -310,6 +391,7 @@ impl Process for VfioProcess {
         function.set_running(false);
         function.mark_direct();
         function.gate.close();
+        self.gather_dirty();
         Ok(())
     }
 
@@ -335,10 +417,17 @@ impl Process for VfioProcess {
             return Err(Failure::new("switch the DMA's dirty log", "the process has none open"));
         };
         match op {
-            DirtyLogOp::Enable => log.set_enabled(true),
-            DirtyLogOp::Disable => log.set_enabled(false),
-            // Every write of ours is marked as it happens: there is no note of a page marked already.
-            DirtyLogOp::Rearm => {}
+            DirtyLogOp::Enable => {
+                log.set_enabled(true);
+                self.log_writes(true);
+            }
+            DirtyLogOp::Disable => {
+                self.log_writes(false);
+                log.set_enabled(false);
+            }
+            // In software every write is marked as it happens. What the host has noted comes over now, in time for the
+            // next harvest, and once more when the device is paused.
+            DirtyLogOp::Rearm => self.gather_dirty(),
         }
         if let Stage::Serving(function, _) = &self.stage {
             function.mark_direct();

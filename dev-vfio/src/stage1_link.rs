@@ -22,6 +22,9 @@ use crate::iommu::{AttachError, HostIommu};
 const HELLO_SPAN: Duration = Duration::from_secs(30);
 /// How long a fault may wait for room in the channel.
 const FAULT_SPAN: Duration = Duration::from_millis(10);
+/// How many faults are told at once: a device that faults without end must not keep an order from its answer. What
+/// stays in the queue is told next time.
+const FAULTS_PER_TURN: usize = 4096;
 /// How long an answer may: a vSMMU that leaves answers unread waits for none.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
@@ -89,7 +92,7 @@ impl Stage1Link {
         let entries: Vec<Entry> = {
             let _first = gate.go_first();
             let mut iommu = lock(iommu);
-            std::iter::from_fn(|| iommu.next_fault()).collect()
+            std::iter::from_fn(|| iommu.next_fault()).take(FAULTS_PER_TURN).collect()
         };
         for entry in entries {
             faults.lost += u64::from(faults.losses.before(&entry));

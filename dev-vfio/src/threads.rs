@@ -37,7 +37,8 @@ pub struct Interrupts {
     pub intx_end: OwnedFd,
 }
 
-/// Starts a thread for the device's requests, one for its interrupts and one for the vSMMU.
+/// Starts a thread for the device's requests, one for its interrupts, one for the vSMMU, and one for faults if they come
+/// from the host.
 ///
 /// # Errors
 /// If the kernel gives no thread.
@@ -46,6 +47,11 @@ pub fn start_helpers(function: &Arc<Function>, interrupts: Interrupts) -> io::Re
     spawn("dma", move || while theirs.serve_device(Deadline::after(LOOK_SPAN)) {})?;
     let theirs = Arc::clone(function);
     spawn("irq", move || watch(&theirs, &interrupts))?;
+    let faults = function.iommu().fault_file().map(|file| file.try_clone_to_owned()).transpose()?;
+    if let Some(file) = faults {
+        let theirs = Arc::clone(function);
+        spawn("faults", move || tell_faults(&theirs, &file))?;
+    }
     let theirs = Arc::clone(function);
     spawn("stage1", move || {
         let end = theirs.stage1.greet();
@@ -87,6 +93,19 @@ fn watch(function: &Function, interrupts: &Interrupts) {
         }
         if intx.as_ref().is_some_and(|intx| taken(vectors.len() + 1, intx)) {
             function.signal_intx();
+        }
+    }
+}
+
+/// Tells the vSMMU of faults that the host's IOMMU has found.
+fn tell_faults(function: &Function, file: &OwnedFd) {
+    while function.failure().is_none() {
+        match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&LOOK_TIMESPEC)) {
+            Ok(_) | Err(Errno::INTR) => function.stage1.tell_faults(&function.iommu, &function.gate),
+            Err(errno) => {
+                eprintln!("{}: no more faults for the vSMMU: {errno}", function.name);
+                return;
+            }
         }
     }
 }

@@ -7,6 +7,8 @@
 //! model checker's, and views are plain heap objects: `tests/loom_*.rs` then try every interleaving.
 
 #[cfg(not(loom))]
+mod coherency;
+#[cfg(not(loom))]
 pub mod device_memory;
 pub mod dirty_log;
 #[cfg(not(loom))]

@@ -203,7 +203,7 @@ fn compare_limits(drifts: &mut Drifts, limits: &BTreeMap<String, Limit>, profile
         ("Max processes", Some(profile.limits.nproc_count)),
         ("Max file size", profile.limits.fsize_len),
         ("Max core file size", Some(0)),
-        ("Max locked memory", Some(0)),
+        ("Max locked memory", profile.limits.locked_len),
         ("Max msgqueue size", Some(0)),
     ];
     for (name, most) in expected {

@@ -15,7 +15,7 @@ fn table(limits: &Limits) -> [(Resource, &'static str, Option<u64>); 6] {
         (Resource::Nproc, "NPROC", Some(limits.nproc_count)),
         (Resource::Fsize, "FSIZE", limits.fsize_len),
         (Resource::Core, "CORE", Some(0)),
-        (Resource::Memlock, "MEMLOCK", Some(0)),
+        (Resource::Memlock, "MEMLOCK", limits.locked_len),
         (Resource::Msgqueue, "MSGQUEUE", Some(0)),
     ]
 }

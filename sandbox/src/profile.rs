@@ -137,6 +137,8 @@ pub struct Limits {
     pub nproc_count: u64,
     /// RLIMIT_FSIZE, bytes: the largest file the process may write. None: not limited.
     pub fsize_len: Option<u64>,
+    /// RLIMIT_MEMLOCK, bytes: how much memory the process may have pinned. None: as much as the launcher may.
+    pub locked_len: Option<u64>,
 }
 
 /// The rights of one role on one architecture.

@@ -8,8 +8,10 @@ mod common;
 mod coordinator;
 mod nvme;
 mod smmu;
+mod vcpu_kvm;
 mod vcpu_soft;
 mod vfio;
+mod vfio_kernel;
 
 use crate::memory_file::MemoryFiles;
 use crate::profile::{Arch, Profile};
@@ -32,6 +34,11 @@ pub fn vcpu_soft() -> Profile {
     vcpu_soft::profile(Arch::host())
 }
 
+/// The vCPU process on KVM.
+pub fn vcpu_kvm() -> Profile {
+    vcpu_kvm::profile(Arch::host())
+}
+
 /// The vSMMUv3 process.
 pub fn smmu() -> Profile {
     smmu::profile(Arch::host())
@@ -40,6 +47,11 @@ pub fn smmu() -> Profile {
 /// The process of an assigned device behind vfio-user.
 pub fn vfio() -> Profile {
     vfio::profile(Arch::host())
+}
+
+/// The process of a real device, by the kernel's VFIO.
+pub fn vfio_kernel() -> Profile {
+    vfio_kernel::profile(Arch::host())
 }
 
 /// The NVMe controller process, spawned by the coordinator.
@@ -58,14 +70,20 @@ pub fn all(arch: Arch) -> Vec<Profile> {
 }
 
 fn all_with(arch: Arch, memory_files: MemoryFiles) -> Vec<Profile> {
-    vec![
+    let mut all = vec![
         coordinator::profile(arch, memory_files),
         vcpu_soft::profile(arch),
         smmu::profile(arch),
         vfio::profile(arch),
+        vfio_kernel::profile(arch),
         nvme::profile(arch),
         nvme::standalone(arch),
-    ]
+    ];
+    // KVM runs guests of the host's own architecture only, and they are arm64.
+    if arch == Arch::Aarch64 {
+        all.push(vcpu_kvm::profile(arch));
+    }
+    all
 }
 
 #[cfg(test)]

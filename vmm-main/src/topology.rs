@@ -25,9 +25,13 @@ pub enum Object {
     Initramfs,
     /// The program with this name, in the folder of `bulkhead`.
     Program(&'static str),
-    /// What is behind the assigned device with this name: its image, or a connection to its server. Something empty
-    /// if the VM has no such device.
+    /// What is behind the assigned device with this name: its image, a connection to its server, or a real device's own
+    /// file. Something empty if the VM has no such device.
     DeviceSource(&'static str),
+    /// The iommufd of the real device with this name, its alone. Something empty if the VM has no such device.
+    Iommufd(&'static str),
+    /// The host's KVM: `/dev/kvm`, opened. Something empty if the VM's CPUs are software.
+    Kvm,
     /// The guest's serial line: the process's end of a stream socket pair.
     Console,
     /// The guest's memory.
@@ -116,10 +120,43 @@ pub enum Restart {
 pub enum Needed {
     /// In every VM.
     Always,
-    /// If the VM has more assigned devices than this.
-    ByDevice(usize),
+    /// If the VM's CPUs are of this kind.
+    ByCpu(CpuKind),
+    /// If the VM has more assigned devices than this, and a server is behind this one.
+    ByServed(usize),
+    /// If that device is a real one.
+    ByReal(usize),
     /// If that device is an NVMe controller of ours.
     ByNvme(usize),
+}
+
+/// What executes guest code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum CpuKind {
+    /// The host's own CPUs, by KVM.
+    Kvm,
+    /// CPUs in software, on any host.
+    Soft,
+}
+
+impl CpuKind {
+    /// As configuration and API show it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Soft => "soft",
+        }
+    }
+}
+
+/// What decides which processes a VM has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// What executes guest code.
+    pub cpu: CpuKind,
+    /// The assigned devices, in order.
+    pub devices: Vec<DeviceKind>,
 }
 
 /// What is behind an assigned device.
@@ -129,6 +166,8 @@ pub enum DeviceKind {
     VfioUser,
     /// An NVMe controller of ours, over an image.
     Nvme,
+    /// A real device of the host's, by its kernel.
+    Real,
 }
 
 /// One process.
@@ -156,18 +195,20 @@ impl Row {
         (self.profile)()
     }
 
-    /// Whether a VM with these assigned devices has it.
-    pub fn is_needed(&self, devices: &[DeviceKind]) -> bool {
+    /// Whether a VM of this shape has it.
+    pub fn is_needed(&self, shape: &Shape) -> bool {
         match self.needed {
             Needed::Always => true,
-            Needed::ByDevice(index) => index < devices.len(),
-            Needed::ByNvme(index) => devices.get(index) == Some(&DeviceKind::Nvme),
+            Needed::ByCpu(cpu) => cpu == shape.cpu,
+            Needed::ByServed(index) => shape.devices.get(index).is_some_and(|kind| *kind != DeviceKind::Real),
+            Needed::ByReal(index) => shape.devices.get(index) == Some(&DeviceKind::Real),
+            Needed::ByNvme(index) => shape.devices.get(index) == Some(&DeviceKind::Nvme),
         }
     }
 
-    /// Its descriptors in a VM with these devices: those of devices that are not there stand last and are left out.
-    pub fn fds_with(&self, devices: &[DeviceKind]) -> impl Iterator<Item = &'static FdRow> {
-        let absent = |fd: &FdRow| fd.object.owner().and_then(row).is_some_and(|row| !row.is_needed(devices));
+    /// Its descriptors in a VM of this shape: those of devices that are not there stand last and are left out.
+    pub fn fds_with(&self, shape: &Shape) -> impl Iterator<Item = &'static FdRow> {
+        let absent = |fd: &FdRow| fd.object.owner().is_some_and(|owner| row(owner, shape).is_none());
         let count = self.fds.iter().filter(|fd| !absent(fd)).count();
         self.fds.iter().take(count)
     }
@@ -201,6 +242,8 @@ impl Object {
             | Self::Initramfs
             | Self::Program(_)
             | Self::DeviceSource(_)
+            | Self::Iommufd(_)
+            | Self::Kvm
             | Self::Console
             | Self::GuestRam => None,
         }
@@ -229,12 +272,16 @@ pub const SMMU0: &str = "smmu0";
 pub const VFIO: [&str; 4] = ["vfio0", "vfio1", "vfio2", "vfio3"];
 /// The names of the NVMe controllers behind them.
 pub const NVME: [&str; 4] = ["nvme0", "nvme1", "nvme2", "nvme3"];
-/// The vCPU process's program.
-pub const VCPU_PROGRAM: &str = "bulkhead-vcpu-soft";
+/// The vCPU process's program, with software CPUs.
+pub const VCPU_SOFT_PROGRAM: &str = "bulkhead-vcpu-soft";
+/// The vCPU process's program, with the host's CPUs.
+pub const VCPU_KVM_PROGRAM: &str = "bulkhead-vcpu";
 /// A vSMMU's.
 pub const SMMU_PROGRAM: &str = "bulkhead-smmu";
-/// An assigned device's.
+/// An assigned device's, with a server behind it.
 pub const VFIO_PROGRAM: &str = "bulkhead-vfio";
+/// A real device's.
+pub const VFIO_KERNEL_PROGRAM: &str = "bulkhead-vfio-kernel";
 /// The NVMe controller's.
 pub const NVME_PROGRAM: &str = "bulkhead-nvme";
 
@@ -252,7 +299,7 @@ pub static COORDINATOR: Row = Row {
         // Only to be handed on: the coordinator never reads what the guest or the user types.
         fd(4, Object::Console, Rights::ReadWrite),
         fd(5, Object::Kernel, Rights::Read),
-        fd(6, Object::Program(VCPU_PROGRAM), Rights::Execute),
+        fd(6, Object::Program(VCPU_SOFT_PROGRAM), Rights::Execute),
         fd(7, Object::Program(SMMU_PROGRAM), Rights::Execute),
         fd(8, Object::Program(VFIO_PROGRAM), Rights::Execute),
         fd(9, Object::Program(NVME_PROGRAM), Rights::Execute),
@@ -261,13 +308,21 @@ pub static COORDINATOR: Row = Row {
         fd(11, Object::DeviceSource(VFIO[1]), Rights::ReadWrite),
         fd(12, Object::DeviceSource(VFIO[2]), Rights::ReadWrite),
         fd(13, Object::DeviceSource(VFIO[3]), Rights::ReadWrite),
-        FdRow { number: 14, object: Object::Initramfs, rights: Rights::Read, optional: true },
+        fd(14, Object::Program(VCPU_KVM_PROGRAM), Rights::Execute),
+        // Only to be handed on as well: a VM is made by the process that maps its memory.
+        fd(15, Object::Kvm, Rights::ReadWrite),
+        fd(16, Object::Program(VFIO_KERNEL_PROGRAM), Rights::Execute),
+        fd(17, Object::Iommufd(VFIO[0]), Rights::ReadWrite),
+        fd(18, Object::Iommufd(VFIO[1]), Rights::ReadWrite),
+        fd(19, Object::Iommufd(VFIO[2]), Rights::ReadWrite),
+        fd(20, Object::Iommufd(VFIO[3]), Rights::ReadWrite),
+        FdRow { number: 21, object: Object::Initramfs, rights: Rights::Read, optional: true },
     ],
     restart: Restart::EndsVm,
     needed: Needed::Always,
 };
 
-/// The process of the assigned device `index`, which runs its guest's DMA.
+/// The process of the assigned device `index`, if a server is behind it: it runs the device's DMA.
 const fn vfio_row(index: usize, name: &'static str, fds: &'static [FdRow]) -> Row {
     Row {
         name,
@@ -276,7 +331,7 @@ const fn vfio_row(index: usize, name: &'static str, fds: &'static [FdRow]) -> Ro
         profile: sandbox::profiles::vfio,
         fds,
         restart: Restart::EndsVm,
-        needed: Needed::ByDevice(index),
+        needed: Needed::ByServed(index),
     }
 }
 
@@ -297,6 +352,42 @@ macro_rules! vfio_fds {
             fd(10, Object::Bus($name, Side::Device), Rights::ReadWrite),
             fd(11, Object::Intx($name), Rights::Write),
             fd(12, Object::IntxEnd($name), Rights::Read),
+        ]
+    };
+}
+
+/// The process of the assigned device `index`, if it is a real one: the host's IOMMU runs its DMA.
+const fn vfio_kernel_row(index: usize, name: &'static str, fds: &'static [FdRow]) -> Row {
+    Row {
+        name,
+        role: Role::Vfio,
+        program: VFIO_KERNEL_PROGRAM,
+        profile: sandbox::profiles::vfio_kernel,
+        fds,
+        restart: Restart::EndsVm,
+        needed: Needed::ByReal(index),
+    }
+}
+
+/// The descriptors of the process of a real device. Its profile names five of them by number.
+macro_rules! vfio_kernel_fds {
+    ($name:expr) => {
+        &[
+            fd(0, Object::Control, Rights::ReadWrite),
+            fd(1, Object::CrashPage, Rights::Write),
+            fd(2, Object::Log, Rights::Write),
+            // Handed to the kernel and closed: the process may not map it.
+            fd(3, Object::GuestRam, Rights::ReadWrite),
+            fd(4, Object::DirtyLog($name), Rights::Write),
+            fd(5, Object::Ring($name), Rights::ReadWrite),
+            fd(6, Object::Stage1($name, Side::Device), Rights::ReadWrite),
+            fd(7, Object::DeviceSource($name), Rights::ReadWrite),
+            fd(8, Object::MsiBoard($name), Rights::Write),
+            fd(9, Object::MsiDoorbell($name), Rights::Write),
+            fd(10, Object::Bus($name, Side::Device), Rights::ReadWrite),
+            fd(11, Object::Intx($name), Rights::Write),
+            fd(12, Object::IntxEnd($name), Rights::Read),
+            fd(13, Object::Iommufd($name), Rights::ReadWrite),
         ]
     };
 }
@@ -327,60 +418,98 @@ macro_rules! nvme_fds {
     };
 }
 
+/// The vCPU process of one kind.
+const fn vcpu_row(
+    cpu: CpuKind,
+    program: &'static str,
+    profile: fn() -> Profile,
+    fds: &'static [FdRow],
+) -> Row {
+    Row {
+        name: VCPU,
+        role: Role::Vcpu,
+        program,
+        profile,
+        fds,
+        restart: Restart::EndsVm,
+        needed: Needed::ByCpu(cpu),
+    }
+}
+
+/// The descriptors of the vCPU process: those of its kind, then those of the machine, devices last.
+macro_rules! vcpu_fds {
+    ($($own:expr)?) => {
+        &numbered([
+            (Object::Control, Rights::ReadWrite),
+            (Object::CrashPage, Rights::Write),
+            (Object::Log, Rights::Write),
+            (Object::GuestRam, Rights::ReadWrite),
+            (Object::DirtyLog(VCPU), Rights::Write),
+            (Object::Console, Rights::ReadWrite),
+            $(($own, Rights::ReadWrite),)?
+            (Object::Ring(SMMU0), Rights::ReadWrite),
+            // The guest's own registers are stored here by the vCPU, all others by the device.
+            (Object::RegisterPage(SMMU0), Rights::ReadWrite),
+            (Object::Irq(SMMU0, IrqLine::EventQueue), Rights::Read),
+            (Object::Irq(SMMU0, IrqLine::GlobalError), Rights::Read),
+            (Object::Irq(SMMU0, IrqLine::CommandSync), Rights::Read),
+            (Object::Ring(VFIO[0]), Rights::ReadWrite),
+            (Object::MsiBoard(VFIO[0]), Rights::ReadWrite),
+            (Object::MsiDoorbell(VFIO[0]), Rights::Read),
+            (Object::Bus(VFIO[0], Side::Peer), Rights::ReadWrite),
+            (Object::Intx(VFIO[0]), Rights::Read),
+            (Object::IntxEnd(VFIO[0]), Rights::Write),
+            (Object::Ring(VFIO[1]), Rights::ReadWrite),
+            (Object::MsiBoard(VFIO[1]), Rights::ReadWrite),
+            (Object::MsiDoorbell(VFIO[1]), Rights::Read),
+            (Object::Bus(VFIO[1], Side::Peer), Rights::ReadWrite),
+            (Object::Intx(VFIO[1]), Rights::Read),
+            (Object::IntxEnd(VFIO[1]), Rights::Write),
+            (Object::Ring(VFIO[2]), Rights::ReadWrite),
+            (Object::MsiBoard(VFIO[2]), Rights::ReadWrite),
+            (Object::MsiDoorbell(VFIO[2]), Rights::Read),
+            (Object::Bus(VFIO[2], Side::Peer), Rights::ReadWrite),
+            (Object::Intx(VFIO[2]), Rights::Read),
+            (Object::IntxEnd(VFIO[2]), Rights::Write),
+            (Object::Ring(VFIO[3]), Rights::ReadWrite),
+            (Object::MsiBoard(VFIO[3]), Rights::ReadWrite),
+            (Object::MsiDoorbell(VFIO[3]), Rights::Read),
+            (Object::Bus(VFIO[3], Side::Peer), Rights::ReadWrite),
+            (Object::Intx(VFIO[3]), Rights::Read),
+            (Object::IntxEnd(VFIO[3]), Rights::Write),
+        ])
+    };
+}
+
+/// Descriptors numbered from 0 in their order.
+#[expect(clippy::indexing_slicing, reason = "a constant function has no iterators; the index is below COUNT")]
+const fn numbered<const COUNT: usize>(objects: [(Object, Rights); COUNT]) -> [FdRow; COUNT] {
+    let mut rows = [fd(0, Object::Control, Rights::ReadWrite); COUNT];
+    let mut index = 0;
+    let mut number = 0;
+    while index < COUNT {
+        let (object, rights) = objects[index];
+        rows[index] = fd(number, object, rights);
+        index += 1;
+        number += 1;
+    }
+    rows
+}
+
 /// Everything the coordinator starts, in the order in which the guest is resumed last to first: CPUs stand
 /// first, so "pause in order, resume in reverse" keeps the CPUs quiet while devices are not ready, and assigned devices
 /// stand before what they need: their servers, and the vSMMU that records their faults.
 pub static PROCESSES: &[Row] = &[
-    Row {
-        name: VCPU,
-        role: Role::Vcpu,
-        program: VCPU_PROGRAM,
-        profile: sandbox::profiles::vcpu_soft,
-        fds: &[
-            fd(0, Object::Control, Rights::ReadWrite),
-            fd(1, Object::CrashPage, Rights::Write),
-            fd(2, Object::Log, Rights::Write),
-            fd(3, Object::GuestRam, Rights::ReadWrite),
-            fd(4, Object::DirtyLog(VCPU), Rights::Write),
-            fd(5, Object::Console, Rights::ReadWrite),
-            fd(6, Object::Ring(SMMU0), Rights::ReadWrite),
-            // The guest's own registers are stored here by the vCPU, all others by the device.
-            fd(7, Object::RegisterPage(SMMU0), Rights::ReadWrite),
-            fd(8, Object::Irq(SMMU0, IrqLine::EventQueue), Rights::Read),
-            fd(9, Object::Irq(SMMU0, IrqLine::GlobalError), Rights::Read),
-            fd(10, Object::Irq(SMMU0, IrqLine::CommandSync), Rights::Read),
-            fd(11, Object::Ring(VFIO[0]), Rights::ReadWrite),
-            fd(12, Object::MsiBoard(VFIO[0]), Rights::ReadWrite),
-            fd(13, Object::MsiDoorbell(VFIO[0]), Rights::Read),
-            fd(14, Object::Bus(VFIO[0], Side::Peer), Rights::ReadWrite),
-            fd(15, Object::Intx(VFIO[0]), Rights::Read),
-            fd(16, Object::IntxEnd(VFIO[0]), Rights::Write),
-            fd(17, Object::Ring(VFIO[1]), Rights::ReadWrite),
-            fd(18, Object::MsiBoard(VFIO[1]), Rights::ReadWrite),
-            fd(19, Object::MsiDoorbell(VFIO[1]), Rights::Read),
-            fd(20, Object::Bus(VFIO[1], Side::Peer), Rights::ReadWrite),
-            fd(21, Object::Intx(VFIO[1]), Rights::Read),
-            fd(22, Object::IntxEnd(VFIO[1]), Rights::Write),
-            fd(23, Object::Ring(VFIO[2]), Rights::ReadWrite),
-            fd(24, Object::MsiBoard(VFIO[2]), Rights::ReadWrite),
-            fd(25, Object::MsiDoorbell(VFIO[2]), Rights::Read),
-            fd(26, Object::Bus(VFIO[2], Side::Peer), Rights::ReadWrite),
-            fd(27, Object::Intx(VFIO[2]), Rights::Read),
-            fd(28, Object::IntxEnd(VFIO[2]), Rights::Write),
-            fd(29, Object::Ring(VFIO[3]), Rights::ReadWrite),
-            fd(30, Object::MsiBoard(VFIO[3]), Rights::ReadWrite),
-            fd(31, Object::MsiDoorbell(VFIO[3]), Rights::Read),
-            fd(32, Object::Bus(VFIO[3], Side::Peer), Rights::ReadWrite),
-            fd(33, Object::Intx(VFIO[3]), Rights::Read),
-            fd(34, Object::IntxEnd(VFIO[3]), Rights::Write),
-        ],
-        restart: Restart::EndsVm,
-        needed: Needed::Always,
-    },
+    vcpu_row(CpuKind::Soft, VCPU_SOFT_PROGRAM, sandbox::profiles::vcpu_soft, vcpu_fds!()),
+    vcpu_row(CpuKind::Kvm, VCPU_KVM_PROGRAM, sandbox::profiles::vcpu_kvm, vcpu_fds!(Object::Kvm)),
     vfio_row(0, VFIO[0], vfio_fds!(VFIO[0])),
     vfio_row(1, VFIO[1], vfio_fds!(VFIO[1])),
     vfio_row(2, VFIO[2], vfio_fds!(VFIO[2])),
     vfio_row(3, VFIO[3], vfio_fds!(VFIO[3])),
+    vfio_kernel_row(0, VFIO[0], vfio_kernel_fds!(VFIO[0])),
+    vfio_kernel_row(1, VFIO[1], vfio_kernel_fds!(VFIO[1])),
+    vfio_kernel_row(2, VFIO[2], vfio_kernel_fds!(VFIO[2])),
+    vfio_kernel_row(3, VFIO[3], vfio_kernel_fds!(VFIO[3])),
     nvme_row(0, NVME[0], nvme_fds!(0)),
     nvme_row(1, NVME[1], nvme_fds!(1)),
     nvme_row(2, NVME[2], nvme_fds!(2)),
@@ -411,14 +540,19 @@ pub static PROCESSES: &[Row] = &[
     },
 ];
 
-/// The processes of a VM with these assigned devices.
-pub fn processes(devices: &[DeviceKind]) -> impl Iterator<Item = &'static Row> {
-    PROCESSES.iter().filter(|row| row.is_needed(devices))
+/// The processes of a VM of this shape.
+pub fn processes(shape: &Shape) -> impl Iterator<Item = &'static Row> {
+    PROCESSES.iter().filter(|row| row.is_needed(shape))
 }
 
-/// The row of the process called `name`, the coordinator's included.
-pub fn row(name: &str) -> Option<&'static Row> {
-    std::iter::once(&COORDINATOR).chain(PROCESSES).find(|row| row.name == name)
+/// The sandbox profiles of all rows, the coordinator's first.
+pub fn profiles() -> impl Iterator<Item = Profile> {
+    std::iter::once(&COORDINATOR).chain(PROCESSES).map(Row::profile)
+}
+
+/// The row of the process called `name` in a VM of this shape, the coordinator's included.
+pub fn row(name: &str, shape: &Shape) -> Option<&'static Row> {
+    std::iter::once(&COORDINATOR).chain(processes(shape)).find(|row| row.name == name)
 }
 
 #[cfg(test)]

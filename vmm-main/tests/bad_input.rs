@@ -82,7 +82,11 @@ fn bad_initramfs_and_memory_are_refused_and_leave_nothing() {
     refused(&lab, &["--kernel", kernel, "--memory", "1"], 2, "not whole pages");
     refused(&lab, &["--kernel", kernel, "--memory", "500G"], 2, "more than this host has");
     refused(&lab, &["--kernel", kernel, "--memory", "9999999T"], 2, "do not fit the machine");
-    refused(&lab, &["--kernel", kernel, "--vcpus", "2"], 2, "not supported yet");
+    refused(&lab, &["--kernel", kernel, "--vcpus", "2", "--cpu", "soft"], 2, "not supported yet");
+    refused(&lab, &["--kernel", kernel, "--vcpus", "65"], 2, "more than the machine has room for");
+    if std::env::consts::ARCH != "aarch64" {
+        refused(&lab, &["--kernel", kernel, "--cpu", "kvm"], 2, "cannot run on this host's KVM: the host is");
+    }
     let long = "x".repeat(5000);
     refused(&lab, &["--kernel", kernel, "--cmdline", &long], 2, "2047");
 }

@@ -12,7 +12,8 @@
 mod support;
 
 use support::{Lab, Vm, guest, signal};
-use vmm_main::topology::{self, DeviceKind};
+use vmm_main::launcher;
+use vmm_main::topology::{self, CpuKind, DeviceKind, Shape};
 
 #[test]
 fn live_processes_are_what_the_topology_says() {
@@ -20,17 +21,44 @@ fn live_processes_are_what_the_topology_says() {
     let kernel = lab.file("Image", &guest::spins());
     let image = lab.file("disk.img", &[0; 1 << 20]);
     let image = image.to_str().unwrap();
-    assert_processes(lab.start(&kernel, &[]), &[]);
-    assert_processes(lab.start(&kernel, &["--nvme", image]), &[DeviceKind::Nvme]);
+    for cpu in cpus() {
+        let words = ["--cpu", cpu.word(), "--nvme", image];
+        assert_processes(lab.start(&kernel, &words[..2]), &Shape { cpu, devices: vec![] });
+        assert_processes(lab.start(&kernel, &words), &Shape { cpu, devices: vec![DeviceKind::Nvme] });
+    }
 }
 
-fn assert_processes(mut vm: Vm<'_>, devices: &[DeviceKind]) {
+/// The kinds of CPU that this host has.
+fn cpus() -> Vec<CpuKind> {
+    let mut cpus = vec![CpuKind::Soft];
+    match launcher::cpu::choose(Some(CpuKind::Kvm)) {
+        Ok(_) => cpus.push(CpuKind::Kvm),
+        Err(why) if std::env::consts::ARCH == "aarch64" => {
+            eprintln!("SKIPPED: the vCPU process on KVM: {why}")
+        }
+        // Not left out: there is no such process on this architecture.
+        Err(_) => {}
+    }
+    cpus
+}
+
+/// The processes of a VM without devices on this kind of CPU; those that are the same on all of them, once.
+#[cfg(debug_assertions)]
+fn rows_with(cpu: CpuKind) -> Vec<(CpuKind, &'static topology::Row)> {
+    let shape = Shape { cpu, devices: vec![] };
+    let own = topology::processes(&shape)
+        .filter(|row| cpu == CpuKind::Soft || row.needed == topology::Needed::ByCpu(cpu));
+    let coordinator = (cpu == CpuKind::Soft).then_some(&topology::COORDINATOR);
+    coordinator.into_iter().chain(own).map(|row| (cpu, row)).collect()
+}
+
+fn assert_processes(mut vm: Vm<'_>, shape: &Shape) {
     vm.await_running();
     let as_root = rustix::process::geteuid().is_root();
-    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(devices)) {
+    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(shape)) {
         let seen = vm.process(row.name);
         assert_eq!(seen["profile"], row.profile().name);
-        let given = row.fds_with(devices).filter(|fd| !fd.optional).count();
+        let given = row.fds_with(shape).filter(|fd| !fd.optional).count();
         let enforced = seen["enforced"].to_string();
         assert!(
             enforced.contains(&format!("descriptors 0..{given} and no other")),
@@ -52,18 +80,29 @@ fn assert_processes(mut vm: Vm<'_>, devices: &[DeviceKind]) {
 /// No process holds anything but kinds of objects that its row (or its own runtime) accounts for.
 fn assert_descriptors(row: &topology::Row, pid: i64) {
     let runtime = ["anon_inode:[eventpoll]", "anon_inode:[eventfd]"];
+    // What the vCPU process on KVM has made for itself, and the device that it and the coordinator were given.
+    let made = row.profile().name == "vcpu-kvm";
     for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
         let target = std::fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().into_owned();
         let shared = ["socket:[", "pipe:[", "/memfd:"].iter().any(|kind| target.starts_with(kind));
         let files = row.name == "coordinator"
             && (target == "anon_inode:[pidfd]"
                 || target.starts_with("pidfd")
-                || ["/Image", "/bulkhead-vcpu-soft", "/bulkhead-smmu", "/bulkhead-vfio", "/bulkhead-nvme"]
-                    .iter()
-                    .any(|file| target.ends_with(file)));
+                || [
+                    "/Image",
+                    "/bulkhead-vcpu",
+                    "/bulkhead-vcpu-soft",
+                    "/bulkhead-smmu",
+                    "/bulkhead-vfio",
+                    "/bulkhead-nvme",
+                ]
+                .iter()
+                .any(|file| target.ends_with(file)));
         // An image is held by who serves it, and by who handed it on.
         let files = files || ["coordinator", "nvme0"].contains(&row.name) && target.ends_with("/disk.img");
-        assert!(shared || files || runtime.contains(&target.as_str()), "{} holds {target}", row.name);
+        let kvm = made && target.starts_with("anon_inode:kvm-")
+            || (made || row.name == "coordinator") && target == "/dev/kvm";
+        assert!(shared || files || kvm || runtime.contains(&target.as_str()), "{} holds {target}", row.name);
     }
 }
 
@@ -82,11 +121,11 @@ fn attempts_from_inside_are_refused_or_end_in_a_report() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
     let name = lab.vm_name();
-    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(&[])) {
+    for (cpu, row) in cpus().into_iter().flat_map(rows_with) {
         for attempt in
             ["open", "execve", "fork", "kill"].into_iter().chain(DEADLY.map(|(attempt, _)| attempt))
         {
-            let mut vm = lab.start(&kernel, &["--name", &name]);
+            let mut vm = lab.start(&kernel, &["--name", &name, "--cpu", cpu.word()]);
             vm.await_running();
             let answer = lab.bulkhead(&["probe", row.name, attempt]);
             let text = String::from_utf8_lossy(&answer.stdout).into_owned();
@@ -117,9 +156,9 @@ fn attempts_from_inside_are_refused_or_end_in_a_report() {
 fn panics_and_hangs_of_a_process_end_in_a_report() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
-    for row in topology::processes(&[]) {
+    for (cpu, row) in cpus().into_iter().flat_map(rows_with).filter(|(_, row)| row.name != "coordinator") {
         for (attempt, word) in [("panic", "panicked"), ("hang", "deadline passed")] {
-            let mut vm = lab.start(&kernel, &[]);
+            let mut vm = lab.start(&kernel, &["--cpu", cpu.word()]);
             vm.await_running();
             assert_eq!(lab.bulkhead(&["probe", row.name, attempt]).status.code(), Some(3));
             let (status, _, log) = vm.end();

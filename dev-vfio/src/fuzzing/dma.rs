@@ -161,7 +161,8 @@ impl Hostile {
     fn direct(&mut self, program: &mut Program<'_>) {
         let iova = Iova(any_iova(program));
         let len = usize::try_from(program.number() % 0x5000).unwrap();
-        let mut iommu = self.function.iommu.lock().unwrap();
+        let mut engine = self.function.iommu.lock().unwrap();
+        let iommu = engine.software().unwrap();
         let before = *iommu.counters();
         let done = if program.byte().is_multiple_of(2) {
             let mut bytes = vec![0; len];

@@ -171,6 +171,6 @@ fn capabilities(function: &Function) {
     assert!(count == 0 || read_config(function, 6, 2) & 0x10 != 0, "the list is announced");
 }
 
-fn lock(function: &Function) -> std::sync::MutexGuard<'_, crate::iommu::software::SoftIommu> {
+fn lock(function: &Function) -> std::sync::MutexGuard<'_, crate::iommu::engine::Engine> {
     function.iommu.lock().unwrap()
 }

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dev_vfio::service::{Descriptors, VfioProcess};
+use dev_vfio::service::{Behind, Descriptors, VfioProcess};
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::channel::{self, Channel, Incoming};
 use ipc::deadline::Deadline;
@@ -110,7 +110,7 @@ impl Vm {
             dirty_log: clone(&log_memory),
             ring: clone(&ring_memory),
             stage1: device,
-            server: server.client.take().unwrap(),
+            behind: Behind::Server(server.client.take().unwrap()),
             msi_board: clone(&board_memory),
             msi_doorbell: clone(&doorbell),
             bus,

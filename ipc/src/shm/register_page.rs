@@ -5,9 +5,10 @@
 //! the guest ever writes (an SMMU's `CMDQ_PROD` and `EVENTQ_CONS`) are stored by the vCPU side, *before* it posts the
 //! write to the device, so that a guest always reads back what it wrote. The device never publishes those
 //! but in reset and restore, while no vCPU runs. Values in the image are for the guest: neither process
-//! decides anything by what it reads there.
+//! decides anything by what it reads there. Stores are cleaned out of the caches, see [`coherency`].
 
 use crate::error::Error;
+use crate::shm::coherency;
 use crate::shm::region::{Region, View};
 use crate::shm::sync::AtomicU64;
 use crate::shm::sync::Ordering::{Acquire, Relaxed, Release};
@@ -47,12 +48,14 @@ impl RegisterPage {
         let (mask, bits) = (u64::from(u32::MAX) << shift, u64::from(value) << shift);
         // The other half may be the other process' register: it is carried over, never written back stale.
         let _ = word.fetch_update(Release, Relaxed, |old| Some(old & !mask | bits));
+        coherency::clean(word);
     }
 
     /// Publishes a 64-bit register, at once. An offset outside the image, or not of 8 bytes, names no register.
     pub fn store_u64(&self, offset: u64, value: u64) {
         if let Some(word) = self.word(offset).filter(|_| offset.is_multiple_of(8)) {
             word.store(value, Release);
+            coherency::clean(word);
         }
     }
 

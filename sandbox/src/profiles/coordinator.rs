@@ -8,7 +8,7 @@
 
 use crate::memory_file::{MemoryFiles, OLD_FLAGS};
 use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
-use crate::profiles::{common, nvme, smmu, vcpu_soft, vfio};
+use crate::profiles::{common, nvme, smmu, vcpu_kvm, vcpu_soft, vfio, vfio_kernel};
 use crate::sys::SPAWN_FLAGS;
 
 pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
@@ -17,7 +17,7 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
         arch,
         root: RootKind::NewEmpty,
         // The kernel counts the threads of every process below against the coordinator's NPROC too.
-        limits: Limits { nofile_count: 1024, nproc_count: 1024, fsize_len: None },
+        limits: Limits { nofile_count: 1024, nproc_count: 1024, fsize_len: None, locked_len: None },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: Some(memory_files),
         rules: union(&[
@@ -32,7 +32,9 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
             &vcpu_soft::rules(arch),
             &smmu::rules(arch),
             &vfio::rules(arch),
+            &vfio_kernel::rules(arch),
             &nvme::rules(arch),
+            &if arch == Arch::Aarch64 { vcpu_kvm::rules(arch) } else { Vec::new() },
         ]),
         absent: common::ABSENT,
     }

@@ -18,7 +18,7 @@ pub fn profile(arch: Arch) -> Profile {
         // 32 workers and the connection's thread.
         // Eventfds for all vectors, twice while they are replaced; memory objects are closed once mapped.
         // The image may be of any size, so that what is written to it cannot be limited by length.
-        limits: Limits { nofile_count: 256, nproc_count: 40, fsize_len: None },
+        limits: Limits { nofile_count: 256, nproc_count: 40, fsize_len: None, locked_len: Some(0) },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: None,
         rules: rules(arch),

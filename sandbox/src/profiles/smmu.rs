@@ -12,7 +12,12 @@ pub fn profile(arch: Arch) -> Profile {
         name: "smmu",
         arch,
         root: RootKind::Inherited,
-        limits: Limits { nofile_count: 64, nproc_count: 16, fsize_len: Some(super::SAVED_LEN_MAX) },
+        limits: Limits {
+            nofile_count: 64,
+            nproc_count: 16,
+            fsize_len: Some(super::SAVED_LEN_MAX),
+            locked_len: Some(0),
+        },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: None,
         rules: rules(arch),

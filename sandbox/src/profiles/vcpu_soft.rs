@@ -14,7 +14,12 @@ pub fn profile(arch: Arch) -> Profile {
         root: RootKind::Inherited,
         // 256 vCPUs, the console, control and clock threads, and room to restart one.
         // Eight windows of each of four devices keep a descriptor each, beside some forty of its row.
-        limits: Limits { nofile_count: 96, nproc_count: 288, fsize_len: Some(super::SAVED_LEN_MAX) },
+        limits: Limits {
+            nofile_count: 96,
+            nproc_count: 288,
+            fsize_len: Some(super::SAVED_LEN_MAX),
+            locked_len: Some(0),
+        },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: None,
         rules: rules(arch),

@@ -14,7 +14,12 @@ pub fn profile(arch: Arch) -> Profile {
         arch,
         root: RootKind::Inherited,
         // 64 interrupt vectors and what it is given; the kernel's VFIO will need no more.
-        limits: Limits { nofile_count: 128, nproc_count: 16, fsize_len: Some(super::SAVED_LEN_MAX) },
+        limits: Limits {
+            nofile_count: 128,
+            nproc_count: 16,
+            fsize_len: Some(super::SAVED_LEN_MAX),
+            locked_len: Some(0),
+        },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         rules: rules(arch),
         memory_files: None,

@@ -4,6 +4,8 @@
 mod guest;
 mod host;
 mod isolation;
+mod nested;
+mod vfio_guest;
 
 use std::time::Duration;
 
@@ -66,12 +68,76 @@ pub const ALL: &[Scenario] = &[
         run: host::no_nesting,
     },
     Scenario {
+        name: "nested",
+        about: "edu's DMA through guest stage 1 and host stage 2: invalidation, faults, messages, refusals",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(90),
+        run: nested::edu,
+    },
+    Scenario {
+        name: "nested-refused",
+        about: "a host without CANWBS is refused, by that name",
+        server: Server::NoNesting,
+        by_default: true,
+        limit: Duration::from_secs(30),
+        run: nested::refused,
+    },
+    Scenario {
+        name: "mtty",
+        about: "a device with VFIO's migration states through all of them, and its state into another",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(60),
+        run: nested::migration,
+    },
+    Scenario {
+        name: "vfio-guest",
+        about: "a KVM guest's disk is the server's NVMe, nested: a file system, checksums, messages, reset",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::nvme,
+    },
+    Scenario {
+        name: "vfio-modes",
+        about: "two of the server's NVMe behind one vSMMU, with lazy invalidation and in bypass",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::modes,
+    },
+    Scenario {
         name: "soft-guest",
         about: "the programs boot a guest on software vCPUs, sealed",
         server: Server::Nesting,
         by_default: true,
         limit: Duration::from_secs(120),
         run: guest::software,
+    },
+    Scenario {
+        name: "kvm-guest",
+        about: "the programs boot a guest on KVM, sealed; reads of the SMMU's registers do not leave the guest",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(120),
+        run: guest::kvm,
+    },
+    Scenario {
+        name: "kvm-guest-two",
+        about: "the same with two CPUs, both at work",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(120),
+        run: guest::kvm_two,
+    },
+    Scenario {
+        name: "kvm-moved",
+        about: "a guest on KVM with two busy vCPUs is saved and restored, and goes on where it was",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: guest::kvm_moved,
     },
     Scenario {
         name: "sealed",

@@ -68,18 +68,26 @@ impl Function {
     /// Takes it from its driver and gives it to `vfio-pci`; returns the path of its character device.
     pub fn bind_to_vfio(&self) -> Result<PathBuf> {
         let folder = self.folder();
-        let write = |file: PathBuf, text: &str| {
-            fs::write(&file, text).with_context(|| format!("{text:?} into {}", file.display()))
-        };
-        write(folder.join("driver_override"), "vfio-pci")?;
-        if self.driver.is_some() {
-            write(folder.join("driver/unbind"), &self.address)?;
-        }
-        write("/sys/bus/pci/drivers_probe".into(), &self.address)?;
+        self.rebind("vfio-pci")?;
         let mut entries = fs::read_dir(folder.join("vfio-dev"))
             .with_context(|| format!("vfio-pci did not take {}", self.address))?;
         let entry = entries.next().context("vfio-pci made no character device")?.context("vfio-dev")?;
         Ok(Path::new("/dev/vfio/devices").join(entry.file_name()))
+    }
+}
+
+impl Function {
+    /// Takes it from the driver that it has and gives it to this one.
+    pub fn rebind(&self, driver: &str) -> Result<()> {
+        let folder = self.folder();
+        let write = |file: PathBuf, text: &str| {
+            fs::write(&file, text).with_context(|| format!("{text:?} into {}", file.display()))
+        };
+        write(folder.join("driver_override"), driver)?;
+        if folder.join("driver").exists() {
+            write(folder.join("driver/unbind"), &self.address)?;
+        }
+        write("/sys/bus/pci/drivers_probe".into(), &self.address)
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::Phase;
+use crate::topology::CpuKind;
 
 /// `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub struct Status {
     pub memory_len: u64,
     /// Virtual CPUs.
     pub vcpu_count: u16,
+    /// What executes guest code.
+    pub cpu: Option<CpuKind>,
     /// Milliseconds since the coordinator started.
     pub uptime_ms: u64,
     /// Log lines of the VM's processes that were dropped because they came faster than they could be written.

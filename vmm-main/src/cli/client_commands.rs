@@ -19,7 +19,7 @@ use crate::api::types::{Inspected, Observed, Process, SaveRestored, Status};
 use crate::config::{check, size};
 use crate::launcher::runtime_dir::RuntimeDir;
 use crate::problem::{Class, Problem};
-use crate::topology;
+use crate::topology::{self, CpuKind};
 
 /// Which VM, and how to show the answer.
 #[derive(Debug, Args)]
@@ -159,17 +159,18 @@ fn processes(runtime_dir: &RuntimeDir, name: &str) -> Result<Vec<Process>, Probl
     let host_pids = launcher.map(host_pids::map).unwrap_or_default();
     for row in &mut rows {
         row.host_pid = host_pids.get(&row.pid).copied();
-        row.observed = row.host_pid.and_then(|pid| observe(pid, &row.name));
+        row.observed = row.host_pid.and_then(|pid| observe(pid, &row.profile));
     }
     Ok(rows)
 }
 
-/// What the kernel shows of process `pid`, held against the profile of the row called `name`.
-fn observe(pid: i32, name: &str) -> Option<Observed> {
-    let row = topology::row(name)?;
+/// What the kernel shows of process `pid`, held against the profile of that name.
+fn observe(pid: i32, profile: &str) -> Option<Observed> {
+    let mut profiles = topology::profiles();
+    let profile = profiles.find(|known| known.name == profile)?;
     let seen = sandbox::audit::observe(pid);
     let (unread, drift): (Vec<_>, Vec<_>) =
-        sandbox::audit::compare(&seen, &row.profile()).into_iter().partition(|drift| drift.unread);
+        sandbox::audit::compare(&seen, &profile).into_iter().partition(|drift| drift.unread);
     let texts = |drifts: Vec<sandbox::audit::Drift>| drifts.iter().map(ToString::to_string).collect();
     let mut facts = Vec::new();
     if let Ok(status) = &seen.status {
@@ -221,11 +222,12 @@ fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
         .map(|name| format!("{name}: direct-dma, its server is trusted with guest memory\n"))
         .collect();
     print(&format!(
-        "{}: {}, {} of memory, {} vCPU, {} (generation {}, {} resets), up {}.{:03} s\n{direct}",
+        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{direct}",
         status.name,
         status.phase.word(),
         size::display(status.memory_len),
         status.vcpu_count,
+        status.cpu.map_or("-", CpuKind::word),
         status.machine,
         status.generation,
         status.reset_count,
@@ -328,7 +330,7 @@ mod tests {
     #[test]
     fn observation_of_an_unsealed_process_shows_drift() {
         let own = i32::try_from(std::process::id()).unwrap();
-        let seen = observe(own, topology::SMMU0).unwrap();
+        let seen = observe(own, "smmu").unwrap();
         assert!(!seen.drift.is_empty());
         assert!(seen.facts.iter().any(|fact| fact.starts_with("seccomp 0")), "{:?}", seen.facts);
     }

@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::config::{Behind, ConsoleMode, DeviceSettings, Settings, SmmuSettings, VmConfig, file, size};
 use crate::problem::Problem;
+use crate::topology::CpuKind;
 
 /// Flags of `bulkhead run`.
 #[derive(Debug, Default, Args)]
@@ -29,6 +30,9 @@ pub struct RunFlags {
     /// Number of virtual CPUs
     #[arg(long, value_name = "COUNT")]
     vcpus: Option<u64>,
+    /// What executes guest code [default: KVM where the host has it, else software]
+    #[arg(long, value_enum)]
+    cpu: Option<CpuKind>,
     /// Name of the VM
     #[arg(long)]
     name: Option<String>,
@@ -44,6 +48,9 @@ pub struct RunFlags {
     /// PCI device of a vfio-user server, behind the vSMMUv3; may be given again
     #[arg(long, value_name = "SOCKET", help_heading = "Assigned devices")]
     vfio_user: Vec<PathBuf>,
+    /// The host's own PCI device, bound to vfio-pci, such as 0000:01:00.0; may be given again
+    #[arg(long, value_name = "ADDRESS", help_heading = "Assigned devices")]
+    vfio: Vec<String>,
     /// SubstreamID bits of the vSMMUv3, 0 for none
     #[arg(long, value_name = "BITS", help_heading = "vSMMUv3 model")]
     smmu_ssid_bits: Option<u64>,
@@ -73,7 +80,9 @@ impl RunFlags {
 
     fn settings(self) -> Settings {
         let nvme = self.nvme.into_iter().map(Behind::Nvme);
-        let behind = nvme.chain(self.vfio_user.into_iter().map(Behind::VfioUser));
+        let behind = nvme
+            .chain(self.vfio_user.into_iter().map(Behind::VfioUser))
+            .chain(self.vfio.into_iter().map(Behind::Vfio));
         Settings {
             devices: behind.map(|behind| DeviceSettings { behind, slot: None, direct_dma: false }).collect(),
             name: self.name,
@@ -82,6 +91,7 @@ impl RunFlags {
             cmdline: self.cmdline,
             memory_len: self.memory,
             vcpu_count: self.vcpus,
+            cpu: self.cpu,
             console: self.console,
             json_log: self.json_log,
             smmu: SmmuSettings {

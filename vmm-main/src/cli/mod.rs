@@ -10,13 +10,14 @@ mod flags;
 mod host_pids;
 
 use std::io::Write;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 
 use crate::launcher;
 use crate::lifecycle::Why;
 use crate::problem::Problem;
+use crate::topology;
 
 use self::client_commands::Target;
 use self::flags::RunFlags;
@@ -50,12 +51,22 @@ enum CliCommand {
     Stop(Target),
     /// Save every process of a running VM, start new ones, restore, and let the guest go on
     SaveRestore(Target),
+    /// Show what this host offers for devices of its own, and what is missing
+    HostCheck(HostCheckFlags),
     /// (debug builds) Let a process attempt what its sandbox refuses
     #[cfg(debug_assertions)]
     Probe(client_commands::ProbeFlags),
     /// (internal) The sealed process that `run` starts
     #[command(hide = true)]
     Coordinator,
+}
+
+/// Flags of `bulkhead host-check`.
+#[derive(Debug, clap::Args)]
+struct HostCheckFlags {
+    /// A PCI device that is bound to vfio-pci: tried as a VM would use it, and left as it was
+    #[arg(long, value_name = "ADDRESS")]
+    device: Option<String>,
 }
 
 /// The program `bulkhead`.
@@ -84,6 +95,7 @@ fn dispatch(command: CliCommand) -> Result<(), Problem> {
         CliCommand::Pause(target) => client_commands::change(&target, "/v1/pause"),
         CliCommand::Resume(target) => client_commands::change(&target, "/v1/resume"),
         CliCommand::Stop(target) => client_commands::change(&target, "/v1/stop"),
+        CliCommand::HostCheck(flags) => host_check(flags.device.as_deref()),
         CliCommand::SaveRestore(target) => client_commands::save_restore(&target),
         #[cfg(debug_assertions)]
         CliCommand::Probe(flags) => client_commands::probe(&flags),
@@ -105,6 +117,28 @@ fn run(flags: RunFlags) -> Result<(), Problem> {
             Err(problem)
         }
     }
+}
+
+/// Lets the program that knows VFIO look at the host.
+fn host_check(device: Option<&str>) -> Result<(), Problem> {
+    let program = launcher::programs::path(topology::VFIO_KERNEL_PROGRAM)?;
+    let place = program.display().to_string();
+    let status = Command::new(&program).arg("host-check").args(device).status();
+    let status = status.map_err(|error| {
+        Problem::host(
+            format!("the program cannot be run: {error}"),
+            place,
+            "install all programs of one build",
+        )
+    })?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Problem::host(
+        "this host lacks what a VM with such a device needs",
+        device.unwrap_or("host-check"),
+        "see the lines marked NO above",
+    ))
 }
 
 /// One line for people, or one JSON object.

@@ -77,7 +77,9 @@ fn cli_bad_words_are_refused() {
         &["--kernle", "x"],
         &["--memory", "0", "--kernel", "x"],
         &["--memory", "1", "--kernel", "x"],
-        &["--vcpus", "2", "--kernel", "x"],
+        &["--vcpus", "65", "--kernel", "x"],
+        &["--vcpus", "2", "--cpu", "soft", "--kernel", "x"],
+        &["--cpu", "hard", "--kernel", "x"],
         &[],
     ] {
         assert!(config(words).is_err(), "{words:?}");

@@ -9,7 +9,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::size;
+use crate::machine::layout::VCPU_COUNT_MAX;
 use crate::problem::Problem;
+use crate::topology::CpuKind;
 
 /// Longest name: with the directory and the suffix it must fit the 108 bytes of a socket address.
 pub const NAME_LEN_MAX: usize = 32;
@@ -90,15 +92,24 @@ pub fn memory_len(len: u64) -> Result<(), Problem> {
     Ok(())
 }
 
-/// One virtual CPU for now.
-pub fn vcpu_count(count: u64) -> Result<u16, Problem> {
-    match count {
-        1 => Ok(1),
-        0 => Err(Problem::usage("a guest needs a virtual CPU", "vcpus", "give 1")),
-        more => Err(Problem::usage(
-            format!("{more} virtual CPUs are not supported yet"),
+/// As many as the machine has interrupt controllers for; software CPUs, one.
+pub fn vcpu_count(count: u64, cpu: Option<CpuKind>) -> Result<u16, Problem> {
+    let max = match cpu {
+        Some(CpuKind::Soft) => 1,
+        Some(CpuKind::Kvm) | None => u64::from(VCPU_COUNT_MAX),
+    };
+    match u16::try_from(count) {
+        Ok(0) => Err(Problem::usage("a guest needs a virtual CPU", "vcpus", "give 1")),
+        Ok(fitting) if count <= max => Ok(fitting),
+        _ if max == 1 => Err(Problem::usage(
+            format!("{count} virtual CPUs are not supported yet where CPUs are software"),
             "vcpus",
-            "give 1: this version runs guests with one virtual CPU",
+            "give 1, or run on an arm64 host with KVM (`--cpu kvm`)",
+        )),
+        _ => Err(Problem::usage(
+            format!("{count} virtual CPUs are more than the machine has room for"),
+            "vcpus",
+            format!("give at most {max}"),
         )),
     }
 }

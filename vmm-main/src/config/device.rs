@@ -19,6 +19,8 @@ pub enum Behind {
     VfioUser(PathBuf),
     /// An NVMe controller of ours over this raw image.
     Nvme(PathBuf),
+    /// The host's own PCI device with this address, `0000:01:00.0`, bound to vfio-pci.
+    Vfio(String),
 }
 
 /// A device as it is written down.
@@ -49,15 +51,17 @@ impl DeviceConfig {
         match self.behind {
             Behind::VfioUser(_) => DeviceKind::VfioUser,
             Behind::Nvme(_) => DeviceKind::Nvme,
+            Behind::Vfio(_) => DeviceKind::Real,
         }
     }
 }
 
 impl Behind {
-    /// The file or socket.
-    pub const fn path_mut(&mut self) -> &mut PathBuf {
+    /// The file or socket, if it is one.
+    pub const fn path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
-            Self::VfioUser(path) | Self::Nvme(path) => path,
+            Self::VfioUser(path) | Self::Nvme(path) => Some(path),
+            Self::Vfio(_) => None,
         }
     }
 }
@@ -80,6 +84,15 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
                 "only the server of a `vfio-user` device can be given guest memory".to_owned(),
                 "leave `direct-dma` out".to_owned(),
             );
+        }
+        if let Behind::Vfio(address) = &behind {
+            check_address(address)?;
+            if placed.iter().any(|other: &DeviceConfig| other.behind == behind) {
+                return refuse(
+                    format!("the host's device {address} is assigned twice"),
+                    "leave one of them out".to_owned(),
+                );
+            }
         }
         // Slot 0 is the host bridge's by custom.
         let free = (1..u64::from(PCI_SLOT_COUNT)).find(|slot| !taken.contains(slot));
@@ -105,6 +118,23 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
     Ok(placed)
 }
 
+/// A PCI address in full, as the host's sysfs has it: domain, bus, device, function, in hexadecimal.
+fn check_address(address: &str) -> Result<(), Problem> {
+    let shape: String = address
+        .chars()
+        .map(|c| if c.is_ascii_digit() || ('a'..='f').contains(&c) { 'x' } else { c })
+        .collect();
+    let function = address.rsplit('.').next();
+    if shape == "xxxx:xx:xx.x" && function.is_some_and(|digit| ("0"..="7").contains(&digit)) {
+        return Ok(());
+    }
+    Err(Problem::usage(
+        format!("{address:?} is not the address of a PCI device"),
+        "device",
+        "give it in full and in small letters, such as 0000:01:00.0; `lspci -D` shows them",
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +148,22 @@ mod tests {
         let placed = resolve(vec![device(None), device(Some(1)), device(None)]).unwrap();
         let slots: Vec<u8> = placed.iter().map(|device| device.slot).collect();
         assert_eq!(slots, [2, 1, 3]);
+    }
+
+    #[test]
+    fn host_devices_are_named_in_full_and_once() {
+        let real = |address: &str| {
+            let behind = Behind::Vfio(address.into());
+            DeviceSettings { behind, slot: None, direct_dma: false }
+        };
+        assert_eq!(resolve(vec![real("0000:0a:1f.7")]).unwrap()[0].kind(), DeviceKind::Real);
+        for bad in
+            ["", "01:00.0", "0000:01:00", "0000:01:00.8", "0000:0A:00.0", "0000:01:00.0/..", "../../etc"]
+        {
+            assert!(resolve(vec![real(bad)]).unwrap_err().what.contains("not the address"), "{bad}");
+        }
+        let twice = resolve(vec![real("0000:01:00.0"), real("0000:01:00.0")]).unwrap_err();
+        assert!(twice.what.contains("assigned twice"), "{twice}");
     }
 
     #[test]

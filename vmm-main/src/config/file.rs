@@ -14,20 +14,31 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Behind, ConsoleMode, DeviceSettings, Settings, SmmuSettings, size};
 use crate::problem::Problem;
-use crate::topology::SMMU0;
+use crate::topology::{CpuKind, SMMU0};
 
 /// A configuration is a page of text; a larger file is something else given by mistake.
 pub const FILE_LEN_MAX: u64 = 64 * 1024;
 
 /// Keys of the top level.
-pub const KEYS: [&str; 10] =
-    ["name", "kernel", "initramfs", "cmdline", "memory", "vcpus", "console", "json-log", "smmu", "device"];
+pub const KEYS: [&str; 11] = [
+    "name",
+    "kernel",
+    "initramfs",
+    "cmdline",
+    "memory",
+    "vcpus",
+    "cpu",
+    "console",
+    "json-log",
+    "smmu",
+    "device",
+];
 /// Keys of `[smmu]`.
 pub const SMMU_KEYS: [&str; 6] =
     ["ssid-bits", "oas", "granules", "ril", "stream-table-levels", "stream-id-bits"];
 
 /// Keys of a `[[device]]`.
-pub const DEVICE_KEYS: [&str; 5] = ["vfio-user", "nvme", "behind", "slot", "direct-dma"];
+pub const DEVICE_KEYS: [&str; 6] = ["vfio-user", "nvme", "vfio", "behind", "slot", "direct-dma"];
 
 /// Reads and parses the configuration at `path`.
 pub fn load(path: &Path) -> Result<Settings, Problem> {
@@ -62,8 +73,9 @@ pub fn load(path: &Path) -> Result<Settings, Problem> {
     settings.kernel = settings.kernel.map(|kernel| base.join(kernel));
     settings.initramfs = settings.initramfs.map(|initramfs| base.join(initramfs));
     for device in &mut settings.devices {
-        let path = device.behind.path_mut();
-        *path = base.join(&*path);
+        if let Some(path) = device.behind.path_mut() {
+            *path = base.join(&*path);
+        }
     }
     Ok(settings)
 }
@@ -88,6 +100,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "cmdline" => settings.cmdline = Some(source.string(value)?),
             "memory" => settings.memory_len = Some(source.size(value)?),
             "vcpus" => settings.vcpu_count = Some(source.integer(value)?),
+            "cpu" => settings.cpu = Some(source.cpu(value)?),
             "console" => settings.console = Some(source.console(value)?),
             "json-log" => settings.json_log = Some(source.boolean(value)?),
             "smmu" => settings.smmu = smmu(&source, value)?,
@@ -129,6 +142,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
         match key.get_ref().as_ref() {
             "vfio-user" => found.push(Behind::VfioUser(PathBuf::from(source.string(value)?))),
             "nvme" => found.push(Behind::Nvme(PathBuf::from(source.string(value)?))),
+            "vfio" => found.push(Behind::Vfio(source.string(value)?)),
             // Said or not: there is one vSMMU, and every device is behind it.
             "behind" if source.string(value)? == SMMU0 => {}
             "behind" => {
@@ -148,7 +162,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
         Err(found) => Err(Problem::usage(
             format!("a device names {} things that could be behind it", found.len()),
             source.at(&value.span()),
-            "give exactly one of `vfio-user` and `nvme`",
+            "give exactly one of `vfio-user`, `nvme` and `vfio`",
         )),
     }
 }
@@ -235,6 +249,18 @@ impl Source<'_> {
                 format!("{other:?} is not a kind of console"),
                 self.at(&value.span()),
                 "give \"stdio\" or \"none\"",
+            )),
+        }
+    }
+
+    fn cpu(&self, value: &Spanned<DeValue<'_>>) -> Result<CpuKind, Problem> {
+        match self.string(value)?.as_str() {
+            "kvm" => Ok(CpuKind::Kvm),
+            "soft" => Ok(CpuKind::Soft),
+            other => Err(Problem::usage(
+                format!("{other:?} is not a kind of CPU"),
+                self.at(&value.span()),
+                "give \"kvm\" or \"soft\", or leave it out",
             )),
         }
     }

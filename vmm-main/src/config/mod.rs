@@ -18,6 +18,7 @@ pub use device::{Behind, DeviceConfig, DeviceSettings};
 pub use smmu::{Granules, SmmuModel, SmmuSettings};
 
 use crate::problem::Problem;
+use crate::topology::CpuKind;
 
 /// Memory of a VM whose configuration does not say.
 pub const MEMORY_LEN_DEFAULT: u64 = 512 << 20;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub memory_len: Option<u64>,
     /// Number of virtual CPUs.
     pub vcpu_count: Option<u64>,
+    /// What executes guest code.
+    pub cpu: Option<CpuKind>,
     /// Where the console goes.
     pub console: Option<ConsoleMode>,
     /// Log as JSON lines.
@@ -71,6 +74,7 @@ impl Settings {
             cmdline: self.cmdline.or(below.cmdline),
             memory_len: self.memory_len.or(below.memory_len),
             vcpu_count: self.vcpu_count.or(below.vcpu_count),
+            cpu: self.cpu.or(below.cpu),
             console: self.console.or(below.console),
             json_log: self.json_log.or(below.json_log),
             smmu: self.smmu.over(below.smmu),
@@ -92,7 +96,8 @@ impl Settings {
             initramfs: self.initramfs,
             cmdline: self.cmdline.unwrap_or_else(|| CMDLINE_DEFAULT.to_owned()),
             memory_len: self.memory_len.unwrap_or(MEMORY_LEN_DEFAULT),
-            vcpu_count: check::vcpu_count(self.vcpu_count.unwrap_or(1))?,
+            vcpu_count: check::vcpu_count(self.vcpu_count.unwrap_or(1), self.cpu)?,
+            cpu: self.cpu,
             console: self.console.unwrap_or(ConsoleMode::Stdio),
             json_log: self.json_log.unwrap_or(false),
             smmu: self.smmu.resolve()?,
@@ -120,6 +125,8 @@ pub struct VmConfig {
     pub memory_len: u64,
     /// Number of virtual CPUs.
     pub vcpu_count: u16,
+    /// What executes guest code; open, the host decides.
+    pub cpu: Option<CpuKind>,
     /// Where the console goes.
     pub console: ConsoleMode,
     /// Log as JSON lines.

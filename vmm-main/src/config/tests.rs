@@ -130,7 +130,13 @@ fn config_names_follow_the_rule() {
 #[test]
 fn config_other_rules_refuse_what_cannot_work() {
     assert!(refused("memory = \"1G\"").what.contains("no kernel"));
-    assert!(refused("kernel = \"a\"\nvcpus = 2").what.contains("2 virtual CPUs are not supported yet"));
+    assert!(
+        refused("kernel = \"a\"\nvcpus = 2\ncpu = \"soft\"")
+            .what
+            .contains("2 virtual CPUs are not supported yet")
+    );
+    assert!(refused("kernel = \"a\"\nvcpus = 65").what.contains("more than the machine has room for"));
+    assert!(refused("kernel = \"a\"\ncpu = \"hard\"").what.contains("\"hard\" is not a kind of CPU"));
     assert!(refused("kernel = \"a\"\nvcpus = 0").what.contains("needs a virtual CPU"));
     assert!(refused("kernel = \"a\"\ncmdline = \"a\\u0000b\"").what.contains("control character"));
     let long = "x".repeat(check::CMDLINE_LEN_MAX + 1);

@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{SmmuModel, VmConfig};
-use crate::topology::{self, DeviceKind};
+use crate::topology::{self, CpuKind, DeviceKind, Shape};
 
 /// Longest handover: a command line and a page of numbers.
 const HANDOVER_LEN_MAX: u64 = 64 * 1024;
@@ -24,6 +24,8 @@ pub struct Handover {
     pub memory_len: u64,
     /// Number of virtual CPUs.
     pub vcpu_count: u16,
+    /// What executes guest code.
+    pub cpu: CpuKind,
     /// Whether the last row of descriptors is there.
     pub initramfs: bool,
     /// Log as JSON lines.
@@ -49,9 +51,9 @@ pub struct HandedDevice {
 }
 
 impl Handover {
-    /// What the topology needs to know of the devices.
-    pub fn device_kinds(&self) -> Vec<DeviceKind> {
-        self.devices.iter().map(|device| device.kind).collect()
+    /// What the topology needs to know.
+    pub fn shape(&self) -> Shape {
+        Shape { cpu: self.cpu, devices: self.devices.iter().map(|device| device.kind).collect() }
     }
 
     /// The processes of the devices whose servers may be given guest RAM.
@@ -60,13 +62,20 @@ impl Handover {
         named.filter_map(|(name, device)| device.direct_dma.then_some(name))
     }
 
-    /// What the coordinator needs of `config`.
-    pub fn new(config: &VmConfig) -> Self {
+    /// The slots of devices whose DMA the host's IOMMU nests.
+    pub fn nested_slots(&self) -> Vec<u8> {
+        let real = self.devices.iter().filter(|device| device.kind == DeviceKind::Real);
+        real.map(|device| device.slot).collect()
+    }
+
+    /// What the coordinator needs of `config`, on a host that has such CPUs.
+    pub fn new(config: &VmConfig, cpu: CpuKind) -> Self {
         Self {
             name: config.name.clone(),
             cmdline: config.cmdline.clone(),
             memory_len: config.memory_len,
             vcpu_count: config.vcpu_count,
+            cpu,
             initramfs: config.initramfs.is_some(),
             json_log: config.json_log,
             smmu: config.smmu.clone(),

@@ -34,7 +34,7 @@ use crate::api::server::Server;
 use crate::lifecycle::Why;
 use crate::lifeline::{CoordinatorEnd, Down, Up};
 use crate::problem::Problem;
-use crate::topology::{self, Object};
+use crate::topology::{self, CpuKind, Object};
 
 use self::handover::Handover;
 use self::launcher::{Launcher, Reopened};
@@ -99,8 +99,13 @@ fn start() -> Result<(), Problem> {
     logging::start(handover.json_log).map_err(|error| failed("start the log", &error))?;
     let lifeline = take(Object::Control)?;
     objects.insert(Object::Console, take(Object::Console)?);
+    if handover.cpu == CpuKind::Kvm {
+        objects.insert(Object::Kvm, take(Object::Kvm)?);
+    }
     for (name, _) in topology::VFIO.iter().zip(&handover.devices) {
-        objects.insert(Object::DeviceSource(name), take(Object::DeviceSource(name))?);
+        for object in [Object::DeviceSource(name), Object::Iommufd(name)] {
+            objects.insert(object, take(object)?);
+        }
     }
     let initramfs = handover.initramfs.then(|| take(Object::Initramfs)).transpose()?.map(File::from);
     let kernel = File::from(take(Object::Kernel)?);

@@ -20,7 +20,7 @@ use ipc::shm::ring;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::problem::Problem;
-use crate::topology::{self, DeviceKind, Object, Side};
+use crate::topology::{self, DeviceKind, Object, Shape, Side};
 
 /// The objects that processes are given, by what they are.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct Objects {
     name: String,
     held: BTreeMap<Object, OwnedFd>,
     ram: Region,
-    devices: Vec<DeviceKind>,
+    shape: Shape,
 }
 
 impl Objects {
@@ -37,19 +37,18 @@ impl Objects {
     pub fn for_boot(
         name: &str,
         given: &BTreeMap<Object, OwnedFd>,
-        devices: &[DeviceKind],
+        shape: &Shape,
         layout: &RamLayout,
     ) -> Result<Self, Problem> {
         let ram = Region::create(&format!("{name}-guest-ram"), layout.file_len())
             .map_err(|error| refused("guest RAM", &error))?;
-        let devices = devices.to_vec();
-        let mut objects = Self { name: name.to_owned(), held: BTreeMap::new(), ram, devices };
+        let mut objects = Self { name: name.to_owned(), held: BTreeMap::new(), ram, shape: shape.clone() };
         for (object, fd) in given {
             objects.hold(*object, fd.as_fd())?;
         }
         let ram = objects.ram.clone();
         objects.hold(Object::GuestRam, ram.as_fd())?;
-        for object in every_object(&objects.devices) {
+        for object in every_object(&objects.shape) {
             match object {
                 Object::DirtyLog(of) => {
                     let log = DirtyLog::create(&format!("{name}-dirty-log-{of}"), layout)
@@ -75,8 +74,8 @@ impl Objects {
 
     /// The same boot's objects for its next generation of processes.
     pub fn for_generation(&self) -> Result<Self, Problem> {
-        let (name, ram, devices) = (self.name.clone(), self.ram.clone(), self.devices.clone());
-        let mut next = Self { name, held: BTreeMap::new(), ram, devices };
+        let (name, ram, shape) = (self.name.clone(), self.ram.clone(), self.shape.clone());
+        let mut next = Self { name, held: BTreeMap::new(), ram, shape };
         for (object, fd) in &self.held {
             next.hold(*object, fd.as_fd())?;
         }
@@ -86,7 +85,7 @@ impl Objects {
 
     /// Makes what belongs to one generation.
     fn renew(&mut self) -> Result<(), Problem> {
-        for object in every_object(&self.devices) {
+        for object in every_object(&self.shape) {
             let region = match object {
                 Object::Ring(of) => ring::create(&format!("{}-ring-{of}", self.name)),
                 Object::RegisterPage(of) => RegisterPage::create(&format!("{}-registers-{of}", self.name)),
@@ -121,8 +120,10 @@ impl Objects {
 
     /// Connects a device process to its server: one that the launcher has connected to, or one of ours.
     fn connect_server(&mut self, of: &'static str) -> Result<(), Problem> {
-        let kind =
-            topology::VFIO.iter().position(|name| *name == of).and_then(|index| self.devices.get(index));
+        let kind = topology::VFIO
+            .iter()
+            .position(|name| *name == of)
+            .and_then(|index| self.shape.devices.get(index));
         if kind == Some(&DeviceKind::Nvme) {
             let (ours, theirs) = std::os::unix::net::UnixStream::pair()
                 .map_err(|error| refused("a connection to a device's server", &error))?;
@@ -161,9 +162,9 @@ impl Objects {
         self.held.get(&object).map(AsFd::as_fd)
     }
 
-    /// The assigned devices.
-    pub fn devices(&self) -> &[DeviceKind] {
-        &self.devices
+    /// What decides which processes there are.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// Guest RAM.
@@ -173,9 +174,9 @@ impl Objects {
 }
 
 /// Every object that any process of such a VM holds, once.
-fn every_object(devices: &[DeviceKind]) -> impl Iterator<Item = Object> + use<> {
+fn every_object(shape: &Shape) -> impl Iterator<Item = Object> + use<> {
     let mut all: Vec<Object> =
-        topology::processes(devices).flat_map(|row| row.fds_with(devices).map(|fd| fd.object)).collect();
+        topology::processes(shape).flat_map(|row| row.fds_with(shape).map(|fd| fd.object)).collect();
     all.sort_unstable();
     all.dedup();
     all.into_iter()

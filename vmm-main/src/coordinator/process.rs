@@ -102,7 +102,7 @@ impl Process {
         let log_theirs = OwnedFd::from(log_theirs);
 
         let mut fds = Vec::new();
-        for fd in row.fds_with(objects.devices()) {
+        for fd in row.fds_with(objects.shape()) {
             let source = match fd.object {
                 Object::Control => theirs.as_fd(),
                 Object::CrashPage => crash.as_fd(),

@@ -28,7 +28,7 @@ impl ProcessSet {
     /// Starts and configures every process of the table. If one fails, none is left.
     pub async fn start(generation: u32, objects: &Objects, configs: &Configs) -> Result<Self, Fault> {
         let mut set = Self { generation, processes: Vec::new() };
-        for row in topology::processes(objects.devices()) {
+        for row in topology::processes(objects.shape()) {
             let started = async {
                 let mut process = Process::start(row, generation, objects).await?;
                 match process.order(Request::Configure(configs.of(row)?)).await {

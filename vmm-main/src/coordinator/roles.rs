@@ -17,7 +17,7 @@ use crate::config;
 use crate::machine::boot::BootInfo;
 use crate::machine::layout;
 use crate::problem::Problem;
-use crate::topology::{self, IrqLine, Object, Row, Side};
+use crate::topology::{self, IrqLine, Object, Row, Shape, Side};
 
 /// The number that requests for the first SMMU carry in its ring.
 const SMMU0_REGION: u16 = 0;
@@ -63,11 +63,8 @@ impl PciSlot {
         StreamId(self.bdf.0.into())
     }
 
-    fn function(&self, name: &str) -> Result<RemoteFunction, Problem> {
-        let named = |object: fn(&'static str) -> Object| {
-            let name = topology::row(name).ok_or_else(|| bug(format!("there is no process {name}")))?.name;
-            vcpu_fd(object(name))
-        };
+    fn function(&self, name: &'static str, numbers: Numbers<'_>) -> Result<RemoteFunction, Problem> {
+        let named = |object: fn(&'static str) -> Object| numbers.vcpu(object(name));
         Ok(RemoteFunction {
             name: name.to_owned(),
             bdf: self.bdf,
@@ -112,6 +109,8 @@ pub fn ram_layout(memory_len: u64) -> Result<RamLayout, Problem> {
 impl Configs {
     /// The messages for a machine of `memory_len` bytes that starts at `boot`.
     pub fn new(handover: &Handover, ram: &RamLayout, boot: BootInfo) -> Result<Self, Problem> {
+        let shape = handover.shape();
+        let numbers = Numbers(&shape);
         let model = smmu_model(&handover.smmu);
         let mut functions = Vec::new();
         let mut behind_smmu0 = Vec::new();
@@ -119,8 +118,8 @@ impl Configs {
         let mut nvme: Vec<NvmeConfig> = Vec::new();
         for (name, device) in topology::VFIO.into_iter().zip(&handover.devices) {
             let slot = PciSlot::new(device.slot)?;
-            functions.push(slot.function(name)?);
-            let fd = number(topology::SMMU0, Object::Stage1(name, Side::Peer))?;
+            functions.push(slot.function(name, numbers)?);
+            let fd = numbers.of(topology::SMMU0, Object::Stage1(name, Side::Peer))?;
             behind_smmu0.push(SmmuDevice { name: name.to_owned(), stream: slot.stream(), fd });
             // By slot: the guest knows its disk again however the configuration is ordered.
             nvme.push(NvmeConfig {
@@ -142,16 +141,16 @@ impl Configs {
                     region: SMMU0_REGION,
                     base: Gpa(layout::SMMU0.base),
                     len: layout::SMMU0.len,
-                    ring_fd: vcpu_fd(Object::Ring(topology::SMMU0))?,
+                    ring_fd: numbers.vcpu(Object::Ring(topology::SMMU0))?,
                     page: Some(RemotePage {
-                        fd: vcpu_fd(Object::RegisterPage(topology::SMMU0))?,
+                        fd: numbers.vcpu(Object::RegisterPage(topology::SMMU0))?,
                         guest_owned: GUEST_OWNED.to_vec(),
                         posted: GUEST_OWNED.to_vec(),
                     }),
                     irqs: vec![
-                        irq(IrqLine::EventQueue, layout::spi::SMMU0_EVENTQ)?,
-                        irq(IrqLine::GlobalError, layout::spi::SMMU0_GERROR)?,
-                        irq(IrqLine::CommandSync, layout::spi::SMMU0_CMD_SYNC)?,
+                        numbers.irq(IrqLine::EventQueue, layout::spi::SMMU0_EVENTQ)?,
+                        numbers.irq(IrqLine::GlobalError, layout::spi::SMMU0_GERROR)?,
+                        numbers.irq(IrqLine::CommandSync, layout::spi::SMMU0_CMD_SYNC)?,
                     ],
                 }],
                 functions,
@@ -201,20 +200,26 @@ fn smmu_model(model: &config::SmmuModel) -> SmmuModel {
     }
 }
 
-fn irq(line: IrqLine, spi: u32) -> Result<RemoteIrq, Problem> {
-    Ok(RemoteIrq { fd: vcpu_fd(Object::Irq(topology::SMMU0, line))?, spi })
-}
+/// Descriptor numbers in a VM of this shape.
+#[derive(Clone, Copy)]
+struct Numbers<'a>(&'a Shape);
 
-fn vcpu_fd(object: Object) -> Result<u8, Problem> {
-    number(topology::VCPU, object)
-}
+impl Numbers<'_> {
+    fn irq(self, line: IrqLine, spi: u32) -> Result<RemoteIrq, Problem> {
+        Ok(RemoteIrq { fd: self.vcpu(Object::Irq(topology::SMMU0, line))?, spi })
+    }
 
-/// The number under which the process called `name` holds `object`.
-fn number(name: &str, object: Object) -> Result<u8, Problem> {
-    topology::row(name)
-        .and_then(|row| row.number_of(object))
-        .and_then(|number| u8::try_from(number).ok())
-        .ok_or_else(|| bug(format!("process {name} does not hold {object:?}")))
+    fn vcpu(self, object: Object) -> Result<u8, Problem> {
+        self.of(topology::VCPU, object)
+    }
+
+    /// The number under which the process called `name` holds `object`.
+    fn of(self, name: &str, object: Object) -> Result<u8, Problem> {
+        topology::row(name, self.0)
+            .and_then(|row| row.number_of(object))
+            .and_then(|number| u8::try_from(number).ok())
+            .ok_or_else(|| bug(format!("process {name} does not hold {object:?}")))
+    }
 }
 
 fn bug(what: String) -> Problem {
@@ -225,7 +230,7 @@ fn bug(what: String) -> Problem {
 mod tests {
     use super::*;
     use crate::coordinator::handover::HandedDevice;
-    use crate::topology::DeviceKind;
+    use crate::topology::{CpuKind, DeviceKind};
 
     #[test]
     fn role_configs_cover_every_row_and_name_its_descriptors() {
@@ -237,6 +242,7 @@ mod tests {
             cmdline: String::new(),
             memory_len: 1 << 29,
             vcpu_count: 1,
+            cpu: CpuKind::Soft,
             initramfs: false,
             json_log: false,
             smmu: config::SmmuModel::default(),
@@ -244,10 +250,14 @@ mod tests {
             kernel_name: "Image".into(),
         };
         let configs = Configs::new(&handover, &ram, boot).unwrap();
-        for row in topology::processes(&handover.device_kinds()) {
+        for row in topology::processes(&handover.shape()) {
             assert!(configs.of(row).is_ok(), "{}", row.name);
         }
-        assert!(configs.of(topology::row(topology::VFIO[2]).unwrap()).is_err());
+        assert!(
+            configs
+                .of(topology::PROCESSES.iter().find(|row| row.name == topology::VFIO[2]).unwrap())
+                .is_err()
+        );
         let device = &configs.vcpu.devices[0];
         let irqs: Vec<_> = device.irqs.iter().map(|irq| (irq.fd, irq.spi)).collect();
         assert_eq!((device.ring_fd, device.page.as_ref().unwrap().fd), (6, 7));
@@ -261,6 +271,10 @@ mod tests {
         assert_eq!(configs.vfio[1].stream, StreamId(0xf8));
         assert_eq!([configs.vfio[0].direct_dma, configs.vfio[1].direct_dma], [false, true]);
         assert_eq!(configs.vfio[1].area64.end(), Gpa(1 << 40));
+        // A vCPU process on KVM holds one descriptor more, before those of devices.
+        let handover = Handover { cpu: CpuKind::Kvm, ..handover };
+        let configs = Configs::new(&handover, &ram, boot).unwrap();
+        assert_eq!((configs.vcpu.devices[0].ring_fd, configs.vcpu.functions[1].ring_fd), (7, 15));
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Vm {
         let mut objects = Objects::for_boot(
             &self.given.handover.name,
             &self.given.objects,
-            &self.given.handover.device_kinds(),
+            &self.given.handover.shape(),
             &self.layout,
         )?;
         let configs = self.load(&objects)?;
@@ -161,6 +161,7 @@ impl Vm {
             vcpu_count: self.given.handover.vcpu_count.into(),
             cmdline: self.given.handover.cmdline.clone(),
             rng_seed,
+            nested_slots: self.given.handover.nested_slots(),
         };
         let boot = boot::load(&memory, &mut self.given.kernel, self.given.initramfs.as_mut(), &config)
             .map_err(|error| {
@@ -375,7 +376,7 @@ impl Vm {
         if let Some(running) = self.running.take() {
             running.set.finish().await;
         }
-        let kinds = self.given.handover.device_kinds();
+        let kinds = self.given.handover.shape().devices;
         if let Err(error) = self.launcher.reopen_all(&kinds, &mut self.given.objects).await {
             let problem = refused("stand in for a device's server", &error);
             return self.end_by(Fault::Refused(problem)).await;
@@ -439,6 +440,7 @@ impl Vm {
             reset_count: self.reset_count,
             memory_len: self.given.handover.memory_len,
             vcpu_count: self.given.handover.vcpu_count,
+            cpu: Some(self.given.handover.cpu),
             uptime_ms: millis(self.started.elapsed()),
             log_lines_dropped: DROPPED.load(Ordering::Relaxed),
             direct_dma: self.given.handover.direct_dma().map(str::to_owned).collect(),
@@ -488,6 +490,7 @@ fn empty_status() -> Status {
         reset_count: 0,
         memory_len: 0,
         vcpu_count: 0,
+        cpu: None,
         uptime_ms: 0,
         log_lines_dropped: 0,
         direct_dma: Vec::new(),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is behind assigned devices, opened with the user's rights: images and connections to servers.
+//! What is behind assigned devices, opened with the user's rights: images, connections to servers, and devices of the host.
 //!
 //! Nothing is read from them here. A device that the VM does not have is stood in for by an empty memory file, so that
 //! the coordinator's descriptors are the same in every VM.
@@ -14,21 +14,26 @@ use std::time::Duration;
 use ipc::shm::memory_file;
 use rustix::fs::{FlockOperation, flock};
 
+use super::host_device::Places;
 use crate::config::{Behind, DeviceConfig};
 use crate::problem::Problem;
 use crate::topology::{self, Object};
 
-/// One object for each device that a VM can have.
+/// The objects of each device that a VM can have.
 pub fn open_all(devices: &[DeviceConfig]) -> Result<Vec<(Object, OwnedFd)>, Problem> {
     let mut given = devices.iter();
     let mut objects = Vec::new();
     for name in topology::VFIO {
-        let source = match given.next().map(|device| &device.behind) {
-            Some(Behind::VfioUser(socket)) => connect(socket)?,
-            Some(Behind::Nvme(image)) => open_image(image)?.into(),
-            None => nothing()?,
+        let (source, iommufd) = match given.next().map(|device| &device.behind) {
+            Some(Behind::VfioUser(socket)) => (connect(socket)?, nothing()?),
+            Some(Behind::Nvme(image)) => (open_image(image)?.into(), nothing()?),
+            Some(Behind::Vfio(address)) => {
+                let places = Places::default();
+                (places.open_device(address)?.into(), places.open_iommufd()?.into())
+            }
+            None => (nothing()?, nothing()?),
         };
-        objects.push((Object::DeviceSource(name), source));
+        objects.extend([(Object::DeviceSource(name), source), (Object::Iommufd(name), iommufd)]);
     }
     Ok(objects)
 }
@@ -37,7 +42,7 @@ pub fn open_all(devices: &[DeviceConfig]) -> Result<Vec<(Object, OwnedFd)>, Prob
 pub fn servers(devices: &[DeviceConfig]) -> Vec<Option<PathBuf>> {
     let server = |device: &DeviceConfig| match &device.behind {
         Behind::VfioUser(socket) => Some(socket.clone()),
-        Behind::Nvme(_) => None,
+        Behind::Nvme(_) | Behind::Vfio(_) => None,
     };
     devices.iter().map(server).collect()
 }
@@ -91,7 +96,8 @@ fn open_image(image: &Path) -> Result<File, Problem> {
     Ok(file)
 }
 
-fn nothing() -> Result<OwnedFd, Problem> {
+/// Stands in for what a VM does not have.
+pub fn nothing() -> Result<OwnedFd, Problem> {
     memory_file::create("bulkhead-no-device").map_err(|errno| {
         Problem::host(format!("no memory file: {errno}"), "launch", "check this user's limits on memory")
     })

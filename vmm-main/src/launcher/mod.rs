@@ -6,8 +6,10 @@
 //! and connections for it until it ends. Its child's kernel-guaranteed end ends the whole tree: the coordinator
 //! is pid 1 of a pid namespace. The launcher reads nothing that a guest wrote, it only copies it.
 
+pub mod cpu;
 pub mod devices;
 pub mod escape;
+pub mod host_device;
 pub mod programs;
 pub mod relay;
 pub mod runtime_dir;
@@ -34,7 +36,7 @@ use crate::coordinator::handover::Handover;
 use crate::lifecycle::Why;
 use crate::lifeline;
 use crate::problem::Problem;
-use crate::topology::{self, Object};
+use crate::topology::{self, DeviceKind, Object, Shape};
 
 /// How long the guest's last output may take to reach a slow terminal.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
@@ -47,15 +49,21 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
         config.initramfs.as_deref().map(|path| check::open_initramfs(path, config.memory_len)).transpose()?;
     let own_program = programs::open_own()?;
     let mut program_files = Vec::new();
-    let kinds: Vec<_> = config.devices.iter().map(DeviceConfig::kind).collect();
+    let cpu = cpu::choose(config.cpu)?;
+    check::vcpu_count(config.vcpu_count.into(), Some(cpu.kind))?;
+    let devices = config.devices.iter().map(DeviceConfig::kind).collect();
+    let shape = Shape { cpu: cpu.kind, devices };
     for row in topology::PROCESSES.iter().rev() {
         // A program that this VM does not need stands in for itself with one that it does.
-        let program = if row.is_needed(&kinds) { row.program } else { topology::SMMU_PROGRAM };
+        let needed = topology::processes(&shape).any(|needed| needed.program == row.program);
+        let program = if needed { row.program } else { topology::SMMU_PROGRAM };
         let object = Object::Program(row.program);
         program_files.retain(|(opened, _)| *opened != object);
         program_files.push((object, programs::open(program)?));
     }
     let sources = devices::open_all(&config.devices)?;
+    let real = shape.devices.iter().filter(|kind| **kind == DeviceKind::Real).count();
+    host_device::allow_pinning(config.memory_len, real)?;
     let runtime_dir = RuntimeDir::open()?;
     let socket = runtime_dir.bind(&config.name)?;
 
@@ -64,7 +72,8 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let (lifeline, lifeline_theirs) = lifeline::pair().map_err(host("make the lifeline"))?;
     let (log, log_theirs) = io::pipe().map_err(host("make the log pipe"))?;
     let (console, console_theirs) = UnixStream::pair().map_err(host("make the console"))?;
-    let handover = handover_file(&Handover::new(&config)).map_err(host("pass the configuration"))?;
+    let handover =
+        handover_file(&Handover::new(&config, cpu.kind)).map_err(host("pass the configuration"))?;
 
     let mut objects: Vec<(Object, OwnedFd)> = vec![
         (Object::Control, lifeline_theirs),
@@ -76,6 +85,7 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     ];
     objects.extend(program_files.into_iter().map(|(object, file)| (object, file.into())));
     objects.extend(sources);
+    objects.push((Object::Kvm, cpu.kvm.map_or_else(devices::nothing, Ok)?));
     objects.extend(initramfs.map(|file| (Object::Initramfs, file.into())));
     let child = spawn(&own_program, &objects)?;
     // From here on the coordinator alone holds its ends: their end of file means that it is gone.

@@ -6,12 +6,21 @@
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::problem::Problem;
 
 /// Opens `name` in the folder of the running program.
 pub fn open(name: &str) -> Result<File, Problem> {
+    open_in(&folder()?, name)
+}
+
+/// The path of `name` in the folder of the running program.
+pub fn path(name: &str) -> Result<PathBuf, Problem> {
+    Ok(folder()?.join(name))
+}
+
+fn folder() -> Result<PathBuf, Problem> {
     let own = std::env::current_exe().map_err(|error| {
         Problem::host(
             format!("the running program's path is unknown: {error}"),
@@ -19,7 +28,7 @@ pub fn open(name: &str) -> Result<File, Problem> {
             "mount /proc",
         )
     })?;
-    open_in(own.parent().unwrap_or(Path::new("/")), name)
+    Ok(own.parent().unwrap_or(Path::new("/")).to_path_buf())
 }
 
 /// Opens the running program itself.

@@ -6,8 +6,8 @@
 
 use super::MachineConfig;
 use super::layout::{
-    GIC_DISTRIBUTOR, GIC_ITS, GIC_REDISTRIBUTORS, MACHINE_NAME, PCI_ECAM, PCI_MMIO32, PCI_MMIO64, RAM_BASE,
-    REDISTRIBUTOR_LEN, RTC, SMMU0, UART, Window, ppi, spi,
+    GIC_DISTRIBUTOR, GIC_ITS, GIC_REDISTRIBUTORS, MACHINE_NAME, MSI_HOLE, PCI_ECAM, PCI_MMIO32, PCI_MMIO64,
+    RAM_BASE, REDISTRIBUTOR_LEN, RTC, SMMU0, UART, Window, ppi, spi,
 };
 use vm_fdt::{Error, FdtWriter};
 
@@ -18,6 +18,9 @@ const PHANDLE_GIC: u32 = 1;
 const PHANDLE_ITS: u32 = 2;
 const PHANDLE_CLOCK: u32 = 3;
 const PHANDLE_SMMU0: u32 = 4;
+const PHANDLE_MSI_WINDOW: u32 = 5;
+/// Of the nested device in slot 0; the others follow by slot.
+const PHANDLE_NESTED: u32 = 0x100;
 
 /// First interrupt cell of the GIC binding.
 const GIC_SPI: u32 = 0;
@@ -64,7 +67,10 @@ pub fn build(config: &MachineConfig, initramfs: Option<InitramfsRange>) -> Resul
     uart(&mut fdt)?;
     rtc(&mut fdt)?;
     smmu(&mut fdt)?;
-    pci(&mut fdt)?;
+    pci(&mut fdt, &config.nested_slots)?;
+    if !config.nested_slots.is_empty() {
+        msi_window(&mut fdt, &config.nested_slots)?;
+    }
 
     fdt.end_node(root)?;
     fdt.finish()
@@ -216,7 +222,7 @@ fn smmu(fdt: &mut FdtWriter) -> Result<(), Error> {
     fdt.end_node(node)
 }
 
-fn pci(fdt: &mut FdtWriter) -> Result<(), Error> {
+fn pci(fdt: &mut FdtWriter, nested_slots: &[u8]) -> Result<(), Error> {
     let node = fdt.begin_node(&node_name("pcie", PCI_ECAM))?;
     fdt.property_string("compatible", "pci-host-ecam-generic")?;
     fdt.property_string("device_type", "pci")?;
@@ -241,7 +247,34 @@ fn pci(fdt: &mut FdtWriter) -> Result<(), Error> {
     fdt.property_u32("#interrupt-cells", 1)?;
     fdt.property_array_u32("interrupt-map-mask", &[PCI_DEVICE_MASK, 0, 0, 7])?;
     fdt.property_array_u32("interrupt-map", &interrupt_map())?;
+    for slot in nested_slots.iter().copied().map(u32::from) {
+        let device = fdt.begin_node(&format!("device@{slot:x}"))?;
+        fdt.property_array_u32("reg", &[slot << 11, 0, 0, 0, 0])?;
+        fdt.property_u32("memory-region", PHANDLE_MSI_WINDOW)?;
+        fdt.property_phandle(PHANDLE_NESTED + slot)?;
+        fdt.end_node(device)?;
+    }
     fdt.end_node(node)
+}
+
+/// The host programs a nested device's messages with addresses in a window of its own, untranslated by us: the guest's stage
+/// 1 must map that window flat. A reserved region whose `iommu-addresses` are its own says so; Linux then lists it as
+/// `direct` among the group's reserved regions. In it an address has the three cells of the PCI bus, a size has two.
+fn msi_window(fdt: &mut FdtWriter, nested_slots: &[u8]) -> Result<(), Error> {
+    let reserved = fdt.begin_node("reserved-memory")?;
+    fdt.property_u32("#address-cells", 2)?;
+    fdt.property_u32("#size-cells", 2)?;
+    fdt.property_null("ranges")?;
+    let node = fdt.begin_node(&node_name("msi-window", MSI_HOLE))?;
+    fdt.property_array_u64("reg", &reg(MSI_HOLE))?;
+    fdt.property_null("no-map")?;
+    let ([high, low], [len_high, len_low]) = (cells(MSI_HOLE.base), cells(MSI_HOLE.len));
+    let of = |slot: u32| [PHANDLE_NESTED + slot, PCI_SPACE_MMIO32, high, low, len_high, len_low];
+    let addresses: Vec<u32> = nested_slots.iter().copied().map(u32::from).flat_map(of).collect();
+    fdt.property_array_u32("iommu-addresses", &addresses)?;
+    fdt.property_phandle(PHANDLE_MSI_WINDOW)?;
+    fdt.end_node(node)?;
+    fdt.end_node(reserved)
 }
 
 /// INTA..INTD of each of bus 0's 32 devices, swizzled over the four lines (PCI-to-PCI Bridge spec §9.1).

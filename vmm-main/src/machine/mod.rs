@@ -21,4 +21,6 @@ pub struct MachineConfig {
     pub cmdline: String,
     /// Random bytes for the guest: the first eight seed KASLR, the rest its random number generator.
     pub rng_seed: [u8; 64],
+    /// The slots of devices whose messages go by the host's own doorbell window, which the guest must map flat.
+    pub nested_slots: Vec<u8>,
 }

@@ -5,8 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
+const CPUS: [CpuKind; 2] = [CpuKind::Kvm, CpuKind::Soft];
+
 fn rows() -> impl Iterator<Item = &'static Row> {
     std::iter::once(&COORDINATOR).chain(PROCESSES)
+}
+
+/// A VM with every device that there can be.
+fn full(cpu: CpuKind) -> Shape {
+    Shape { cpu, devices: vec![DeviceKind::Nvme; VFIO.len()] }
 }
 
 #[test]
@@ -32,18 +39,28 @@ fn topology_every_process_starts_with_control_crash_page_and_log() {
 
 #[test]
 fn topology_names_are_unique_and_found() {
-    let names: BTreeSet<&str> = rows().map(|row| row.name).collect();
-    assert_eq!(names.len(), rows().count());
-    for row in rows() {
-        assert_eq!(super::row(row.name).map(|found| found.program), Some(row.program));
+    for shape in CPUS.map(full) {
+        let rows = || std::iter::once(&COORDINATOR).chain(processes(&shape));
+        let names: BTreeSet<&str> = rows().map(|row| row.name).collect();
+        assert_eq!(names.len(), rows().count());
+        for row in rows() {
+            assert_eq!(super::row(row.name, &shape).map(|found| found.program), Some(row.program));
+        }
+        assert!(super::row("nobody", &shape).is_none());
     }
-    assert!(super::row("nobody").is_none());
 }
 
 #[test]
 fn topology_shared_objects_have_the_right_holders() {
+    for cpu in CPUS {
+        assert_holders(cpu);
+    }
+}
+
+fn assert_holders(cpu: CpuKind) {
+    let shape = full(cpu);
     let mut holders: BTreeMap<Object, Vec<(&str, Rights)>> = BTreeMap::new();
-    for row in PROCESSES {
+    for row in processes(&shape) {
         for fd in row.fds {
             holders.entry(fd.object).or_default().push((row.name, fd.rights));
         }
@@ -51,7 +68,9 @@ fn topology_shared_objects_have_the_right_holders() {
     for (object, held) in holders {
         let names: Vec<&str> = held.iter().map(|(name, _)| *name).collect();
         match object {
-            Object::Control | Object::CrashPage | Object::Log => assert_eq!(held.len(), PROCESSES.len()),
+            Object::Control | Object::CrashPage | Object::Log => {
+                assert_eq!(held.len(), processes(&shape).count());
+            }
             Object::Ring(device) | Object::RegisterPage(device) => {
                 assert_eq!(names, [VCPU, device], "{object:?}");
             }
@@ -67,6 +86,7 @@ fn topology_shared_objects_have_the_right_holders() {
             // A log has one producer; another process's log is nobody's business but the coordinator's.
             Object::DirtyLog(owner) => assert_eq!(held, [(owner, Rights::Write)]),
             Object::Console => assert_eq!(held, [(VCPU, Rights::ReadWrite)]),
+            Object::Kvm => assert_eq!((cpu, names), (CpuKind::Kvm, vec![VCPU])),
             // The vCPUs, the vSMMU, and whoever does a device's DMA; not the device itself.
             Object::GuestRam => assert_eq!(names, [VCPU, "vfio0", "vfio1", "vfio2", "vfio3", SMMU0]),
             Object::Stage1(device, Side::Device) | Object::VfioUser(device, Side::Device) => {
@@ -78,6 +98,7 @@ fn topology_shared_objects_have_the_right_holders() {
             Object::VfioUser(device, Side::Peer) | Object::DeviceSource(device) => {
                 assert_eq!(names, [device.replace("vfio", "nvme")], "{object:?}");
             }
+            Object::Iommufd(device) => panic!("{device} is not a real device"),
             Object::Handover | Object::Kernel | Object::Initramfs | Object::Program(_) => {
                 panic!("{object:?} must not leave the coordinator, {held:?} hold it")
             }
@@ -87,19 +108,45 @@ fn topology_shared_objects_have_the_right_holders() {
 
 #[test]
 fn topology_a_vm_has_the_processes_of_its_devices_and_their_descriptors_only() {
-    let names = |devices: &[DeviceKind]| processes(devices).map(|row| row.name).collect::<Vec<_>>();
+    let shape = |devices: &[DeviceKind]| Shape { cpu: CpuKind::Soft, devices: devices.to_vec() };
+    let names = |devices: &[DeviceKind]| processes(&shape(devices)).map(|row| row.name).collect::<Vec<_>>();
     assert_eq!(names(&[]), [VCPU, SMMU0]);
-    let devices = [DeviceKind::VfioUser, DeviceKind::Nvme];
-    assert_eq!(names(&devices), [VCPU, "vfio0", "vfio1", "nvme1", SMMU0]);
-    for devices in [&[][..], &devices[..1], &devices[..], &[DeviceKind::Nvme; 4]] {
-        for row in processes(devices) {
-            let present = |fd: &&FdRow| {
-                let owner = fd.object.owner().map(|name| super::row(name).unwrap());
-                owner.is_none_or(|owner| owner.is_needed(devices))
-            };
-            let expected: Vec<i32> = row.fds.iter().filter(present).map(|fd| fd.number).collect();
-            let given: Vec<i32> = row.fds_with(devices).map(|fd| fd.number).collect();
-            assert_eq!(given, expected, "{}: those that are left out stand last", row.name);
+    let devices = [DeviceKind::VfioUser, DeviceKind::Nvme, DeviceKind::Real];
+    assert_eq!(names(&devices[..2]), [VCPU, "vfio0", "vfio1", "nvme1", SMMU0]);
+    assert_eq!(names(&devices).len(), 6);
+    for devices in [&[][..], &devices[..1], &devices[..], &[DeviceKind::Nvme; 4], &[DeviceKind::Real; 4]] {
+        for shape in CPUS.map(|cpu| Shape { cpu, ..shape(devices) }) {
+            assert_given(&shape);
+        }
+    }
+}
+
+fn assert_given(shape: &Shape) {
+    for row in processes(shape) {
+        let present = |fd: &&FdRow| fd.object.owner().is_none_or(|owner| super::row(owner, shape).is_some());
+        let expected: Vec<i32> = row.fds.iter().filter(present).map(|fd| fd.number).collect();
+        let given: Vec<i32> = row.fds_with(shape).map(|fd| fd.number).collect();
+        assert_eq!(given, expected, "{}: those that are left out stand last", row.name);
+    }
+}
+
+#[test]
+fn topology_real_device_has_its_own_files_and_a_profile_that_keeps_it_from_guest_ram() {
+    for (index, name) in VFIO.into_iter().enumerate() {
+        let mut devices = vec![DeviceKind::Nvme; index];
+        devices.push(DeviceKind::Real);
+        let shape = Shape { cpu: CpuKind::Kvm, devices };
+        let row = super::row(name, &shape).unwrap();
+        assert_eq!((row.program, row.profile().name), (VFIO_KERNEL_PROGRAM, "vfio-kernel"));
+        // The numbers that the profile names.
+        let numbers =
+            [Object::GuestRam, Object::DirtyLog(name), Object::Ring(name), Object::DeviceSource(name)];
+        assert_eq!(numbers.map(|object| row.number_of(object)), [3, 4, 5, 7].map(Some));
+        let numbers = [Object::MsiBoard(name), Object::Iommufd(name)];
+        assert_eq!(numbers.map(|object| row.number_of(object)), [8, 10].map(Some));
+        for other in processes(&shape).filter(|other| other.name != name) {
+            assert_eq!(other.number_of(Object::DeviceSource(name)), None, "{}", other.name);
+            assert_eq!(other.number_of(Object::Iommufd(name)), None, "{}", other.name);
         }
     }
 }
@@ -124,5 +171,5 @@ fn topology_profiles_are_those_of_the_roles() {
     let profiles: BTreeSet<_> = rows().map(|row| (row.profile().name, row.program)).collect();
     assert!(profiles.contains(&("coordinator", "bulkhead")));
     let roles: BTreeSet<_> = rows().map(|row| row.role).collect();
-    assert_eq!((profiles.len(), roles.len()), (5, 5));
+    assert_eq!((profiles.len(), roles.len()), (7, 5));
 }

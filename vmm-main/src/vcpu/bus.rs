@@ -3,22 +3,19 @@
 //!
 //! Devices in this process answer at once; those in others through their ring ([`super::remote`]). An address
 //! that nobody owns reads as zero and ignores writes, and is counted: a guest that strays is not our error.
+//! The interrupt controller is not here: it belongs to the engine, which knows its accesses first.
 
 use super::gate::Gate;
 use super::pci_host;
 use super::remote::{Place, RemoteDevice};
 use super::rtc::Rtc;
 use super::uart::Uart;
-use crate::machine::layout::{GIC_DISTRIBUTOR, GIC_ITS, GIC_REDISTRIBUTORS, PCI_ECAM, RTC, UART, Window};
-use soft_cpu::bus::Mmio;
-use soft_cpu::gic::Gic;
+use crate::machine::layout::{PCI_ECAM, RTC, UART, Window};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Everything the guest can reach that is not RAM.
+/// Everything the guest can reach that is neither memory nor interrupt controller.
 pub struct Bus {
-    /// Interrupt controller.
-    pub gic: Arc<Gic>,
     /// Serial port.
     pub uart: Arc<Uart>,
     /// Clock.
@@ -44,9 +41,6 @@ pub struct Counters {
 
 /// Who owns an address.
 enum Target<'a> {
-    Distributor(u64),
-    Redistributor(u64),
-    Its(u64),
     Uart(u64),
     Rtc(u64),
     PciHost,
@@ -66,14 +60,8 @@ impl Bus {
                 return Target::Remote(remote, place);
             }
         }
-        let local: [(Window, Route); 6] = [
-            (UART, Target::Uart),
-            (GIC_REDISTRIBUTORS, Target::Redistributor),
-            (GIC_DISTRIBUTOR, Target::Distributor),
-            (GIC_ITS, Target::Its),
-            (RTC, Target::Rtc),
-            (PCI_ECAM, |_| Target::PciHost),
-        ];
+        let local: [(Window, Route); 3] =
+            [(UART, Target::Uart), (RTC, Target::Rtc), (PCI_ECAM, |_| Target::PciHost)];
         for (window, target) in local {
             if let Some(offset) = window.offset_of(gpa) {
                 count(&self.counters.local);
@@ -83,18 +71,10 @@ impl Bus {
         count(&self.counters.unassigned);
         Target::Nobody
     }
-}
 
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-impl Mmio for Bus {
-    fn read(&self, _vcpu: usize, gpa: u64, size: u8) -> u64 {
+    /// Reads `size` (1, 2, 4 or 8) bytes, zero-extended.
+    pub fn read(&self, gpa: u64, size: u8) -> u64 {
         match self.target(gpa) {
-            Target::Distributor(offset) => self.gic.dist_read(offset, size),
-            Target::Redistributor(offset) => self.gic.redist_read(offset, size),
-            Target::Its(offset) => self.gic.its_read(offset, size),
             Target::Uart(offset) => self.uart.read(offset),
             Target::Rtc(offset) => self.rtc.read(offset, size),
             Target::PciHost => pci_host::read(size),
@@ -103,15 +83,17 @@ impl Mmio for Bus {
         }
     }
 
-    fn write(&self, _vcpu: usize, gpa: u64, size: u8, value: u64) {
+    /// Writes the low `size` (1, 2, 4 or 8) bytes of `value`.
+    pub fn write(&self, gpa: u64, size: u8, value: u64) {
         match self.target(gpa) {
-            Target::Distributor(offset) => self.gic.dist_write(offset, size, value),
-            Target::Redistributor(offset) => self.gic.redist_write(offset, size, value),
-            Target::Its(offset) => self.gic.its_write(offset, size, value),
             Target::Uart(offset) => self.uart.write(offset, value),
             Target::Rtc(offset) => self.rtc.write(offset, size, value),
             Target::Remote(device, place) => device.write(place, size, value, &self.gate),
             Target::PciHost | Target::Nobody => {}
         }
     }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }

@@ -1,76 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread of one vCPU: guest code whenever the gate is open.
 
+use super::engine::{Engine, Exit};
 use super::gate::Gate;
 use ipc::channel::Channel;
 use ipc::protocol::control::Event;
 use ipc::service;
-use soft_cpu::cluster::VcpuHandle;
-use soft_cpu::{Exit, Vcpu};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-/// How long to wait for a vCPU to count: many times what leaving guest code takes.
-const COUNT_PATIENCE: Duration = Duration::from_millis(20);
-/// How often to look.
-const COUNT_POLL: Duration = Duration::from_micros(200);
-
-/// One vCPU. Its thread holds it while guest code runs; whoever paused the machine may take it meanwhile.
-pub struct CpuSlot {
-    vcpu: Mutex<Vcpu>,
-    /// Instructions executed, as of the last time guest code was left.
-    retired: AtomicU64,
-    /// How often guest code was left.
-    exits: AtomicU64,
-    /// Reaches the vCPU while its thread holds it.
-    pub handle: VcpuHandle,
-}
-
-impl CpuSlot {
-    /// A vCPU and the handle to it.
-    pub fn new(vcpu: Vcpu, handle: VcpuHandle) -> Self {
-        Self { vcpu: Mutex::new(vcpu), retired: AtomicU64::new(0), exits: AtomicU64::new(0), handle }
-    }
-
-    /// Instructions executed so far. A vCPU in guest code is asked to leave it and count; one that stands
-    /// still, or waits for a device, answers with its last count when [`COUNT_PATIENCE`] is over.
-    pub fn retired(&self) -> u64 {
-        let exits = self.exits.load(Ordering::Acquire);
-        let asked = Instant::now();
-        self.handle.kick();
-        while self.exits.load(Ordering::Acquire) == exits && asked.elapsed() < COUNT_PATIENCE {
-            std::thread::sleep(COUNT_POLL);
-        }
-        self.retired.load(Ordering::Relaxed)
-    }
-
-    fn run(&self) -> Exit {
-        let mut vcpu = self.vcpu();
-        let exit = vcpu.run();
-        self.retired.store(vcpu.retired(), Ordering::Relaxed);
-        self.exits.fetch_add(1, Ordering::Release);
-        exit
-    }
-
-    /// The vCPU itself; waits for its thread to leave guest code.
-    pub fn vcpu(&self) -> MutexGuard<'_, Vcpu> {
-        self.vcpu.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Runs `slots[index]` until the gate says quit.
-pub fn serve(slots: &[CpuSlot], index: usize, gate: &Gate, channel: &Channel) {
-    let Some(slot) = slots.get(index) else { return };
+/// Runs vCPU `index` until the gate says quit.
+pub fn serve<E: Engine>(engine: &E, index: usize, gate: &Gate, channel: &Channel) {
     while gate.wait_running() {
-        let event = match slot.run() {
+        let event = match engine.run(index) {
             Exit::Kicked => continue,
             Exit::PowerOff => Event::GuestPoweredOff,
             Exit::Reset => Event::GuestReset,
+            Exit::Fatal(why) => Event::Fatal(format!("vCPU {index} cannot go on: {why}")),
         };
         // The machine stands still before anyone is told, so that nothing happens after its end.
         gate.request_pause();
-        slots.iter().for_each(|slot| slot.handle.kick());
+        engine.kick();
         service::tell(channel, &event);
     }
 }

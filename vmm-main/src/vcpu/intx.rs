@@ -9,7 +9,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
 
-use soft_cpu::gic::Gic;
+use super::irq::Interrupts;
 
 /// A function's pin.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Pin {
 /// All pins. Made before the interrupt controller is.
 #[derive(Default)]
 pub struct Pins {
-    gic: OnceLock<Weak<Gic>>,
+    controller: OnceLock<Weak<dyn Interrupts>>,
     pins: Vec<Pin>,
 }
 
@@ -38,7 +38,7 @@ impl std::fmt::Debug for Pins {
 impl Pins {
     /// These, on no interrupt controller yet.
     pub const fn new(pins: Vec<Pin>) -> Self {
-        Self { gic: OnceLock::new(), pins }
+        Self { controller: OnceLock::new(), pins }
     }
 
     /// Each of them.
@@ -55,14 +55,14 @@ impl Pins {
     }
 
     /// Wires the lines up, once.
-    pub fn connect(&self, gic: &Arc<Gic>) {
-        let _ = self.gic.set(Arc::downgrade(gic));
+    pub fn connect(&self, controller: &Arc<dyn Interrupts>) {
+        let _ = self.controller.set(Arc::downgrade(controller));
     }
 
     fn set_level(&self, intid: u32, high: bool) {
         // Without an interrupt controller nothing has been raised.
-        if let Some(gic) = self.gic.get().and_then(Weak::upgrade) {
-            gic.set_level(intid, high);
+        if let Some(controller) = self.controller.get().and_then(Weak::upgrade) {
+            controller.set_level(intid, high);
         }
     }
 

@@ -1,23 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Interrupts into the software GIC: lines of devices in this process, eventfds of devices in others.
+//! Interrupts on their way to the controller: lines of devices in this process, eventfds of devices in others.
 
 use super::doorbell::Doorbell;
 use super::gate::Gate;
 use super::intx::Pins;
 use super::remote::RemoteMsi;
+use ipc::protocol::control::Failure;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use soft_cpu::gic::Gic;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// How long the thread sleeps at most; the bell ends it earlier.
 const POLL_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
+/// An interrupt controller, as devices reach it.
+pub trait Interrupts: Send + Sync + 'static {
+    /// Makes an edge-triggered shared peripheral interrupt pending once.
+    fn pulse(&self, intid: u32);
+
+    /// Raises the wire of a level-triggered shared peripheral interrupt, or lowers it.
+    fn set_level(&self, intid: u32, high: bool);
+
+    /// Signals an MSI of the device to the ITS. One that no table maps is ignored, as an ITS does.
+    fn signal_msi(&self, device_id: u32, event_id: u32);
+
+    /// Takes those wires that the controller listens to by itself while the machine runs; gives back the others.
+    fn adopt(&self, wires: Vec<Wire>) -> Result<Vec<Wire>, Failure>;
+
+    /// Whether it listens to the machine's pins by itself while the machine runs.
+    fn has_pins(&self) -> bool;
+}
+
 /// An edge-triggered shared peripheral interrupt.
 #[derive(Clone)]
 pub struct Spi {
-    gic: Arc<Gic>,
+    controller: Arc<dyn Interrupts>,
     intid: u32,
 }
 
@@ -29,68 +47,55 @@ impl std::fmt::Debug for Spi {
 
 impl Spi {
     /// The interrupt with this INTID.
-    pub fn new(gic: Arc<Gic>, intid: u32) -> Self {
-        Self { gic, intid }
+    pub fn new(controller: Arc<dyn Interrupts>, intid: u32) -> Self {
+        Self { controller, intid }
     }
 
     /// Makes it pending once.
     pub fn pulse(&self) {
-        self.gic.pulse(self.intid);
+        self.controller.pulse(self.intid);
     }
 }
 
 /// A device's eventfd and the interrupt it stands for.
 #[derive(Debug)]
 pub struct Wire {
-    /// Counts the device's signals.
+    /// Counts the device's signals; non-blocking.
     pub eventfd: OwnedFd,
-    /// Where it ends.
-    pub spi: Spi,
-}
-
-/// The MSIs of one PCI function.
-pub struct Msi {
-    /// Where they come in.
-    pub source: RemoteMsi,
-    /// Where they go.
-    pub gic: Arc<Gic>,
-}
-
-impl Msi {
-    /// Signals what is pending.
-    pub fn deliver(&self) {
-        let RemoteMsi { board, device_id, .. } = &self.source;
-        board.take(|event| {
-            // An event that no device table maps is ignored, as the ITS does.
-            let _ = self.gic.signal_msi(*device_id, event);
-        });
-    }
-}
-
-impl std::fmt::Debug for Msi {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Msi").field("source", &self.source).finish_non_exhaustive()
-    }
+    /// INTID of a shared peripheral interrupt.
+    pub intid: u32,
 }
 
 /// All interrupts from other processes, and the bell that ends the wait for them.
-#[derive(Debug)]
 pub struct Wires {
+    controller: Arc<dyn Interrupts>,
     wires: Vec<Wire>,
-    msis: Vec<Msi>,
+    msis: Vec<RemoteMsi>,
     pins: Arc<Pins>,
     bell: Doorbell,
 }
 
 impl Wires {
-    /// These wires; fails only where the host has no eventfd left.
-    pub fn new(wires: Vec<Wire>, msis: Vec<Msi>, pins: Arc<Pins>) -> Result<Self, Errno> {
-        Ok(Self { wires, msis, pins, bell: Doorbell::new()? })
+    /// These wires and pins, but those that the controller takes.
+    pub fn new(
+        controller: Arc<dyn Interrupts>,
+        wires: Vec<Wire>,
+        msis: Vec<RemoteMsi>,
+        pins: Arc<Pins>,
+    ) -> Result<Self, Failure> {
+        let wires = controller.adopt(wires)?;
+        let pins = if controller.has_pins() { Arc::default() } else { pins };
+        let bell = Doorbell::new().map_err(|errno| Failure::new("make the interrupts' bell", errno))?;
+        Ok(Self { controller, wires, msis, pins, bell })
     }
 
     /// Brings what devices have signalled to the interrupt controller: before a paused machine is saved.
     pub fn deliver_msis(&self) {
-        self.msis.iter().for_each(Msi::deliver);
+        self.msis.iter().for_each(|msi| self.deliver(msi));
+    }
+
+    fn deliver(&self, msi: &RemoteMsi) {
+        msi.board.take(|event| self.controller.signal_msi(msi.device_id, event));
     }
 
     /// Makes the thread look at the gate.
@@ -98,13 +103,13 @@ impl Wires {
         self.bell.ring();
     }
 
-    /// The interrupt thread: what the eventfds say, the GIC hears. While the machine is paused they are left
+    /// The interrupt thread: what the eventfds say, the controller hears. While the machine is paused they are left
     /// unread, so that a signal waits for whoever runs the guest next.
     pub fn serve(&self, gate: &Gate) {
         while gate.wait_running() {
             let mut fds: Vec<_> =
                 self.wires.iter().map(|wire| PollFd::new(&wire.eventfd, PollFlags::IN)).collect();
-            fds.extend(self.msis.iter().map(|msi| PollFd::new(&msi.source.doorbell, PollFlags::IN)));
+            fds.extend(self.msis.iter().map(|msi| PollFd::new(&msi.doorbell, PollFlags::IN)));
             fds.extend(self.pins.iter().map(|pin| PollFd::new(&pin.raised, PollFlags::IN)));
             fds.push(PollFd::new(&self.bell, PollFlags::IN));
             if poll(&mut fds, Some(&POLL_INTERVAL)).is_err_and(|errno| errno != Errno::INTR) {
@@ -116,14 +121,14 @@ impl Wires {
                 if fd.revents().contains(PollFlags::IN)
                     && rustix::io::read(&wire.eventfd, &mut [0; 8]).is_ok()
                 {
-                    wire.spi.pulse();
+                    self.controller.pulse(wire.intid);
                 }
             }
             for (msi, fd) in self.msis.iter().zip(fds.iter().skip(self.wires.len())) {
                 if fd.revents().contains(PollFlags::IN)
-                    && rustix::io::read(&msi.source.doorbell, &mut [0; 8]).is_ok()
+                    && rustix::io::read(&msi.doorbell, &mut [0; 8]).is_ok()
                 {
-                    msi.deliver();
+                    self.deliver(msi);
                 }
             }
             let pins = fds.iter().skip(self.wires.len() + self.msis.len());

@@ -5,28 +5,35 @@
 //!   main thread      control requests (ipc::service)          -> process.rs
 //!   vCPU threads     guest code; accesses outside RAM         -> cpu_thread.rs, bus.rs, remote.rs
 //!   console thread   UART <-> coordinator                     -> console.rs
-//!   irq thread       eventfds of other processes -> GIC       -> irq.rs
+//!   irq thread       eventfds of other processes -> engine    -> irq.rs
 //!   bus threads      what of a function's BARs is memory      -> windows.rs
 //! ```
 //!
-//! All but the main thread and the bus threads obey one switch, the [`gate`]. What is written here for software vCPUs holds for
-//! KVM ones: the same control requests, the same bus, the same state units where the unit is the same thing.
+//! All but the main thread and the bus threads obey one switch, the [`gate`]. What executes guest code is an [`engine`]:
+//! software CPUs ([`soft`]) in one program, those of the host in another. Control requests, bus, devices and their state
+//! units are the same under both.
 
 mod bus;
 mod console;
 mod cpu_thread;
-mod dirty;
 mod doorbell;
+mod engine;
 mod gate;
 mod intx;
 mod irq;
+mod kvm;
 mod machine;
+mod main;
 mod pci_host;
 mod process;
 mod remote;
 mod rtc;
 mod saved;
+mod soft;
 mod uart;
 mod windows;
 
-pub use process::{VcpuProcess, run};
+#[cfg(target_arch = "aarch64")]
+pub use kvm::{Kvm, install_kick_handler};
+pub use main::main;
+pub use soft::Soft;

@@ -5,7 +5,9 @@
 //! reset) or at `Restore`. Fds are taken out of the inherited table by the numbers in the configuration: one
 //! that is not there, or named twice, is refused.
 
+use super::engine::{Engine, EngineParts};
 use super::intx::{Pin, Pins};
+use super::irq::Wire;
 use super::machine::{Machine, Parts};
 use super::remote::{self, RemoteDevice};
 use super::saved::SavedMachine;
@@ -40,30 +42,30 @@ mod fd {
 }
 
 /// Where the process stands besides the lifecycle state that [`ipc::service`] keeps.
-enum Stage {
+enum Stage<E: Engine> {
     Unconfigured(Inherited),
     Configured {
-        parts: Parts,
+        parts: Parts<E>,
         entry: u64,
         fdt: u64,
     },
-    Built(Machine),
+    Built(Machine<E>),
     /// A failed step took the parts along: only `Quit` is left.
     Spent,
 }
 
 /// The process.
-pub struct VcpuProcess {
+pub struct VcpuProcess<E: Engine> {
     channel: Arc<Channel>,
     spin: Duration,
-    stage: Stage,
+    stage: Stage<E>,
 }
 
 /// Greets the coordinator, says what is enforced, and serves until told to quit.
 ///
 /// `locked` is the proof that this process is sealed; `fds` is the rest of the inherited table; `spin` is how
 /// long to spin for a device's answer.
-pub fn run(
+pub fn run<E: Engine>(
     locked: &Locked,
     generation: u32,
     control: OwnedFd,
@@ -73,7 +75,8 @@ pub fn run(
     let channel = Arc::new(Channel::from_fd(control, Hello::new(Role::Vcpu, generation)));
     channel.hello(Role::Coordinator, Deadline::after(HELLO_DEADLINE))?;
     service::tell(&channel, &Event::Sealed(locked.enforced().lines()));
-    let mut process = VcpuProcess { channel: Arc::clone(&channel), spin, stage: Stage::Unconfigured(fds) };
+    let mut process =
+        VcpuProcess::<E> { channel: Arc::clone(&channel), spin, stage: Stage::Unconfigured(fds) };
     let end = service::serve(&channel, &mut process);
     if let Stage::Built(machine) = &process.stage {
         machine.quit();
@@ -81,8 +84,8 @@ pub fn run(
     end
 }
 
-impl VcpuProcess {
-    fn machine(&self) -> Result<&Machine, Failure> {
+impl<E: Engine> VcpuProcess<E> {
+    fn machine(&self) -> Result<&Machine<E>, Failure> {
         match &self.stage {
             Stage::Built(machine) => Ok(machine),
             _ => Err(Failure::new("reach the machine", "it is not built yet")),
@@ -99,12 +102,12 @@ impl VcpuProcess {
             }
         };
         let saved = stream
-            .map(|stream| SavedMachine::decode(stream, parts.vcpu_count))
+            .map(|stream| SavedMachine::decode(stream, parts.engine.vcpu_count))
             .transpose()
             .map_err(|error| Failure::new("read the machine's state", error))?;
         let machine = Machine::new(parts, saved.as_ref())?;
         if saved.is_none() {
-            machine.power_on(entry, fdt);
+            machine.power_on(entry, fdt)?;
         }
         machine.launch(&self.channel).map_err(|error| Failure::new("start the machine's threads", error))?;
         self.stage = Stage::Built(machine);
@@ -112,7 +115,7 @@ impl VcpuProcess {
     }
 }
 
-impl Process for VcpuProcess {
+impl<E: Engine> Process for VcpuProcess<E> {
     fn configure(&mut self, config: RoleConfig) -> Result<(), Failure> {
         let RoleConfig::Vcpu(config) = config else {
             return Err(Failure::new("configure the vCPU process", "the configuration is for another role"));
@@ -129,21 +132,19 @@ impl Process for VcpuProcess {
         if matches!(self.stage, Stage::Configured { .. }) {
             self.build(None)?;
         }
-        self.machine()?.resume();
-        Ok(())
+        self.machine()?.resume()
     }
 
     fn pause(&mut self) -> Result<(), Failure> {
-        self.machine()?.pause().map_err(|error| Failure::new("pause the machine", error))
+        self.machine()?.pause()
     }
 
     fn resume(&mut self) -> Result<(), Failure> {
-        self.machine()?.resume();
-        Ok(())
+        self.machine()?.resume()
     }
 
     fn save(&mut self) -> Result<Vec<u8>, Failure> {
-        self.machine()?.save().encode().map_err(|error| Failure::new("write the machine's state", error))
+        self.machine()?.save()?.encode().map_err(|error| Failure::new("write the machine's state", error))
     }
 
     fn restore(&mut self, stream: &[u8]) -> Result<(), Failure> {
@@ -152,11 +153,11 @@ impl Process for VcpuProcess {
 
     fn dirty_log(&mut self, op: DirtyLogOp) -> Result<(), Failure> {
         match (&self.stage, op) {
-            (Stage::Built(machine), DirtyLogOp::Enable) => machine.set_dirty_log(true),
-            (Stage::Built(machine), DirtyLogOp::Disable) => machine.set_dirty_log(false),
-            (Stage::Built(machine), DirtyLogOp::Rearm) => machine.rearm_dirty_log(),
-            (Stage::Configured { parts, .. }, DirtyLogOp::Enable) => parts.dirty.set_enabled(true),
-            (Stage::Configured { parts, .. }, DirtyLogOp::Disable) => parts.dirty.set_enabled(false),
+            (Stage::Built(machine), DirtyLogOp::Enable) => machine.set_dirty_log(true)?,
+            (Stage::Built(machine), DirtyLogOp::Disable) => machine.set_dirty_log(false)?,
+            (Stage::Built(machine), DirtyLogOp::Rearm) => machine.rearm_dirty_log()?,
+            (Stage::Configured { parts, .. }, DirtyLogOp::Enable) => parts.engine.dirty.set_enabled(true),
+            (Stage::Configured { parts, .. }, DirtyLogOp::Disable) => parts.engine.dirty.set_enabled(false),
             // Nothing has written yet, so there is nothing to forget.
             (_, DirtyLogOp::Rearm) => {}
             (Stage::Unconfigured(_) | Stage::Spent, _) => {
@@ -180,12 +181,12 @@ impl Process for VcpuProcess {
 }
 
 /// Opens RAM, log, console and devices, and checks each against the configuration.
-fn open_parts(
+fn open_parts<E: Engine>(
     config: &VcpuConfig,
     fds: &mut Inherited,
     spin: Duration,
     generation: u32,
-) -> Result<Parts, Failure> {
+) -> Result<Parts<E>, Failure> {
     let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
     if config.machine != MACHINE_NAME {
         return Err(fail(
@@ -200,6 +201,7 @@ fn open_parts(
         ));
     }
     let vcpu_count = usize::try_from(config.vcpu_count).unwrap_or(1);
+    let host = E::take_host(fds)?;
     let mut take =
         |number, what: &str| fds.take(number).map_err(|error| fail(&format!("open the {what}"), &error));
     let ram = Region::from_fd(take(fd::RAM, "guest RAM")?, config.ram.file_len())
@@ -222,7 +224,7 @@ fn open_parts(
         remotes.push(remote);
         pages.extend(region);
         for irq in &device.irqs {
-            wires.push(remote::RemoteWire { eventfd: take(irq.fd, "interrupt")?, spi: irq.spi });
+            wires.push(Wire { eventfd: take(irq.fd, "interrupt")?, intid: SPI_BASE.saturating_add(irq.spi) });
         }
     }
     let (mut msis, mut pins, mut buses) = (Vec::new(), Vec::new(), Vec::new());
@@ -254,14 +256,17 @@ fn open_parts(
             .map_err(|error| fail("start a function's bus thread", &error))?;
     }
     Ok(Parts {
-        vcpu_count,
-        ram: Arc::new(ram),
-        register_pages: remote::register_pages(pages)?,
-        dirty: Arc::new(log),
+        engine: EngineParts {
+            vcpu_count,
+            ram: Arc::new(ram),
+            register_pages: remote::register_pages(pages)?,
+            dirty: Arc::new(log),
+            pins,
+        },
+        host,
         console,
         remotes,
         wires,
         msis,
-        pins,
     })
 }

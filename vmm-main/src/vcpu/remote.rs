@@ -31,15 +31,6 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 /// How long one wait lasts before the machine is looked at again: quit must get through.
 const WAIT_SLICE: Duration = Duration::from_millis(100);
 
-/// A device's eventfd, and the SPI it is wired to.
-#[derive(Debug)]
-pub struct RemoteWire {
-    /// Counts the device's signals; non-blocking.
-    pub eventfd: OwnedFd,
-    /// SPI number.
-    pub spi: u32,
-}
-
 /// Where the MSIs of a PCI function come in.
 #[derive(Debug)]
 pub struct RemoteMsi {

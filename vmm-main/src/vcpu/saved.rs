@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Saved state of the devices in the vCPU process: frozen structs of plain integers.
 //!
-//! Never edited after release: a change is a `V2` beside the `V1`, with a conversion. The CPU's and the
-//! interrupt controller's own units are in `soft_cpu`.
+//! Never edited after release: a change is a `V2` beside the `V1`, with a conversion. CPUs and interrupt controller
+//! are the engine's, and so are their units.
 
-use ipc::saved::{Reader, SavedError, SavedState, UnitKind, Writer};
+use ipc::saved::{Reader, SavedError, Writer};
 use serde::{Deserialize, Serialize};
-use soft_cpu::gic::saved::{GicV1, ItsV1};
-use soft_cpu::saved::{ClockV1, VcpuV1};
 
 /// The 16550, with the console output that nobody has read yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,59 +49,52 @@ pub struct RtcV1 {
     pub ris: u32,
 }
 
+/// The state units of an engine, in an order of its own.
+pub trait Units: Sized {
+    /// Appends them.
+    fn append(self, writer: &mut Writer) -> Result<(), SavedError>;
+
+    /// Takes what [`Units::append`] wrote for `vcpu_count` CPUs.
+    fn take(reader: &mut Reader<'_>, vcpu_count: usize) -> Result<Self, SavedError>;
+}
+
 /// Everything the vCPU process saves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SavedMachine {
-    /// The system counter.
-    pub clock: ClockV1,
-    /// Distributor, redistributors, CPU interfaces.
-    pub gic: GicV1,
-    /// The ITS.
-    pub its: Option<ItsV1>,
+pub struct SavedMachine<U> {
     /// The serial port.
     pub uart: UartV1,
     /// The clock of the day.
     pub rtc: RtcV1,
-    /// Every vCPU, in order.
-    pub vcpus: Vec<VcpuV1>,
+    /// CPUs and interrupt controller.
+    pub engine: U,
 }
 
-/// Gives a frozen struct of another crate its kind and version in the stream.
+/// Gives a frozen struct its kind and version in the stream.
 macro_rules! unit {
     ($name:ident, $state:ty, $kind:literal, $version:literal) => {
-        #[derive(Serialize, Deserialize)]
+        #[derive(serde::Serialize, serde::Deserialize)]
         #[serde(transparent)]
         struct $name($state);
 
-        impl SavedState for $name {
-            const KIND: UnitKind = UnitKind::new($kind);
+        impl ipc::saved::SavedState for $name {
+            const KIND: ipc::saved::UnitKind = ipc::saved::UnitKind::new($kind);
             const VERSION: u16 = $version;
         }
     };
 }
+pub(super) use unit;
 
-unit!(ClockUnit, ClockV1, "clock", 1);
-unit!(GicUnit, GicV1, "gic", 1);
-unit!(ItsUnit, ItsV1, "its", 1);
 unit!(UartUnit, UartV1, "uart", 1);
 unit!(RtcUnit, RtcV1, "rtc", 1);
-unit!(VcpuUnit, VcpuV1, "vcpu", 1);
 
-impl SavedMachine {
-    /// The state units, vCPUs last.
+impl<U: Units> SavedMachine<U> {
+    /// The state units, the engine's last.
     pub fn encode(self) -> Result<Vec<u8>, SavedError> {
-        let Self { clock, gic, its, uart, rtc, vcpus } = self;
+        let Self { uart, rtc, engine } = self;
         let mut writer = Writer::new();
-        writer.append(&ClockUnit(clock))?;
-        writer.append(&GicUnit(gic))?;
-        if let Some(its) = its {
-            writer.append(&ItsUnit(its))?;
-        }
         writer.append(&UartUnit(uart))?;
         writer.append(&RtcUnit(rtc))?;
-        for vcpu in vcpus {
-            writer.append(&VcpuUnit(vcpu))?;
-        }
+        engine.append(&mut writer)?;
         Ok(writer.finish())
     }
 
@@ -111,14 +102,9 @@ impl SavedMachine {
     pub fn decode(stream: &[u8], vcpu_count: usize) -> Result<Self, SavedError> {
         let mut reader = Reader::new(stream)?;
         let machine = Self {
-            clock: reader.take::<ClockUnit>()?.0,
-            gic: reader.take::<GicUnit>()?.0,
-            its: Some(reader.take::<ItsUnit>()?.0),
             uart: reader.take::<UartUnit>()?.0,
             rtc: reader.take::<RtcUnit>()?.0,
-            vcpus: (0..vcpu_count)
-                .map(|_| Ok(reader.take::<VcpuUnit>()?.0))
-                .collect::<Result<_, SavedError>>()?,
+            engine: U::take(&mut reader, vcpu_count)?,
         };
         reader.finish()?;
         Ok(machine)

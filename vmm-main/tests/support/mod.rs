@@ -26,7 +26,8 @@ use tempfile::TempDir;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The programs a VM needs, beside the built `bulkhead`.
-const PROGRAMS: [&str; 4] = ["bulkhead-vcpu-soft", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
+const PROGRAMS: [&str; 5] =
+    ["bulkhead-vcpu-soft", "bulkhead-vcpu", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
 
 /// A place of the test's own: programs, runtime folder, files.
 pub struct Lab {

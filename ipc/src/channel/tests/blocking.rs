@@ -174,12 +174,17 @@ fn message_that_breaks_its_own_contract_is_not_sent() {
 
 #[test]
 fn second_reader_is_refused_and_does_not_wait() {
-    let (asking, _serving) = ends();
+    let (asking, serving) = ends();
+    let (ended, endings) = std::sync::mpsc::channel();
     thread::scope(|scope| {
-        let first = scope.spawn(|| asking.recv(crate::deadline::Deadline::after(Duration::from_millis(500))));
-        thread::sleep(Duration::from_millis(50));
-        assert!(matches!(asking.recv(late()), Err(Error::Refused(_))));
-        assert!(matches!(first.join().unwrap(), Err(Error::Timeout { .. })));
+        // Whichever comes second is refused while the other waits on, until its peer goes.
+        for _ in 0..2 {
+            let (asking, ended) = (&asking, ended.clone());
+            scope.spawn(move || drop(ended.send(asking.recv(late()))));
+        }
+        assert!(matches!(endings.recv().unwrap(), Err(Error::Refused(_))));
+        drop(serving);
+        assert!(matches!(endings.recv().unwrap(), Err(Error::PeerGone { .. })));
     });
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The programs that ship boot a guest on the lab server.
+//! The programs that ship boot a guest on the lab server, on software vCPUs and on KVM.
 
 use std::{
     path::Path,
@@ -19,29 +19,142 @@ use crate::{places, report::Report};
 const BOOT: Duration = Duration::from_secs(90);
 const COMMAND: Duration = Duration::from_secs(30);
 
-/// Boots to a shell on software vCPUs, with every process sealed, and powers off with nothing left behind.
+/// How often a register is read and written to see what that costs.
+const ACCESSES: u64 = 200;
+
+/// SMMU_GERRORN, which the guest may write at any time (IHI 0070 section 6.3.20), from the start of the registers.
+const SMMU_GERRORN: u64 = 0x64;
+
+/// On software vCPUs.
 pub fn software(report: &mut Report<'_>) -> Result<Verdict> {
+    let mut vm = boot(report, "soft", &["--cpu", "soft"])?;
+    confined(&vm, report)?;
+    end(&mut vm)
+}
+
+/// On KVM with one CPU, and what the guest's accesses to its SMMU cost there.
+pub fn kvm(report: &mut Report<'_>) -> Result<Verdict> {
+    let mut vm = boot(report, "kvm", &["--cpu", "kvm"])?;
+    confined(&vm, report)?;
+    exits(&mut vm, report)?;
+    end(&mut vm)
+}
+
+/// On KVM with two CPUs, both at work.
+pub fn kvm_two(report: &mut Report<'_>) -> Result<Verdict> {
+    let mut vm = boot(report, "kvm-two", &["--cpu", "kvm", "--vcpus", "2"])?;
+    let count = vm.console.run("nproc", COMMAND)?.output;
+    ensure!(count == "2", "the guest has {count} CPUs, not 2");
+    let timers = vm.console.run("grep arch_timer /proc/interrupts", COMMAND)?.output;
+    let per_cpu: Vec<u64> = timers.split_whitespace().skip(1).map_while(|word| word.parse().ok()).collect();
+    ensure!(
+        per_cpu.len() == 2 && per_cpu.iter().all(|count| *count > 0),
+        "a CPU has no timer interrupts: {timers}"
+    );
+    report.evidence(format!("2 CPUs, timer interrupts {per_cpu:?}"))?;
+    end(&mut vm)
+}
+
+/// On KVM with two CPUs at work, moved into new processes again and again: nothing is lost, and time goes on.
+pub fn kvm_moved(report: &mut Report<'_>) -> Result<Verdict> {
+    let mut vm = boot(report, "kvm-moved", &["--cpu", "kvm", "--vcpus", "2"])?;
+    // A CPU that never sleeps beside one that counts, checks a hash over its memory, and compares clocks.
+    vm.console.run("(while :; do :; done) & spin=$!", COMMAND)?;
+    vm.console.send(&format!("continuity {COUNTS} 0.1\n"))?;
+    vm.console.wait_for("continuity 1 ok", BOOT)?;
+    let mut downtimes = Vec::new();
+    for turn in 1..=MOVES {
+        let moved: Value = serde_json::from_str(&vm.control_json("save-restore")?).context("not JSON")?;
+        let number =
+            |name: &str| moved.get(name).and_then(Value::as_u64).with_context(|| format!("no {name}"));
+        ensure!(number("generation")? == turn + 1, "the guest is in generation {}", number("generation")?);
+        downtimes.push(number("downtime_us")? / 1000);
+        vm.console.wait_for(&format!("continuity {} ok", 1 + 2 * turn), BOOT)?;
+    }
+    vm.control_json("pause")?;
+    vm.control_json("resume")?;
+    vm.console.wait_for(&format!("continuity {COUNTS} ok"), BOOT)?;
+    ensure!(!vm.console.transcript().contains("FAILED"), "the guest noticed: {}", vm.console.transcript());
+    report.evidence(format!(
+        "{MOVES} moves under load, guest counts to {COUNTS}; downtimes in ms {downtimes:?}"
+    ))?;
+    vm.console.run("kill $spin", COMMAND)?;
+    end(&mut vm)
+}
+
+/// How often the guest is moved.
+const MOVES: u64 = 5;
+/// How far it counts meanwhile.
+const COUNTS: u64 = 15;
+
+/// A guest at its shell, sealed processes below it.
+fn boot(report: &mut Report<'_>, name: &str, flags: &[&str]) -> Result<Vm> {
     let files = GuestFiles::in_cache(Path::new(places::GUEST));
-    let mut options = Options::new(places::PROGRAMS.into(), files, "soft");
+    let mut options = Options::new(places::PROGRAMS.into(), files, name);
     options.memory = "128M".into();
     options.extra = "quiet".into();
+    options.arguments = flags.iter().map(ToString::to_string).collect();
     let start = Instant::now();
     let mut vm = Vm::launch(options)?;
     vm.console.wait_for(USER_SPACE_MARK, BOOT).with_context(|| vm.console.errors())?;
-    report.evidence(format!("user space after {:.1} s", start.elapsed().as_secs_f64()))?;
+    let took = start.elapsed().as_secs_f64();
     vm.console.shell(BOOT)?;
     let answer = vm.console.run("uname -rm", COMMAND)?;
     ensure!(answer.code == 0, "`uname` ended with {}", answer.code);
-    report.evidence(format!("guest says {}", answer.output))?;
-    confined(&vm, report)?;
+    report.evidence(format!("{} in user space after {took:.1} s", answer.output))?;
+    Ok(vm)
+}
+
+fn end(vm: &mut Vm) -> Result<Verdict> {
     vm.power_off(COMMAND)?;
     let left = vm.left_over();
     ensure!(left.is_empty(), "left behind: {}", left.join(", "));
     Ok(Verdict::Shown)
 }
 
+/// Reads of the SMMU's registers stay in the guest; each write leaves it once.
+fn exits(vm: &mut Vm, report: &mut Report<'_>) -> Result<()> {
+    let log = vm.console.run("dmesg | grep -m 1 arm-smmu-v3", COMMAND)?.output;
+    let base = log.split("arm-smmu-v3 ").nth(1).and_then(|rest| rest.split('.').next()).unwrap_or_default();
+    let base = u64::from_str_radix(base, 16).with_context(|| format!("the SMMU's address in {log:?}"))?;
+    let register = base + SMMU_GERRORN;
+    let value = vm.console.run(&format!("devmem {register:#x} 32"), COMMAND)?;
+    ensure!(value.code == 0, "the guest's devmem does not work: {}", value.output);
+    // The console's own accesses are in both counts, so a loop that touches nothing is the zero of the scale.
+    let nothing = accesses(vm, "true")?;
+    let reads = accesses(vm, &format!("devmem {register:#x} 32"))?;
+    let writes = accesses(vm, &format!("devmem {register:#x} 32 {}", value.output.trim()))?;
+    report.evidence(format!(
+        "{ACCESSES} reads of an SMMU register: {} exits to read, {ACCESSES} writes: {} exits to write (idle loop: {}, {})",
+        reads.0, writes.1, nothing.0, nothing.1
+    ))?;
+    ensure!(reads.0 < nothing.0 + ACCESSES / 2, "reads of the SMMU's registers leave the guest");
+    ensure!(
+        writes.1.abs_diff(nothing.1 + ACCESSES) < ACCESSES / 2,
+        "writes do not leave the guest once each"
+    );
+    Ok(())
+}
+
+/// The exits for reads and for writes of device registers while the guest runs `command` again and again.
+fn accesses(vm: &mut Vm, command: &str) -> Result<(u64, u64)> {
+    const SCRIPT: &str = "/tmp/accesses";
+    // What is typed and printed while counting is the same whatever the command.
+    let script = format!("for i in $(seq {ACCESSES}); do {command} >/dev/null; done");
+    vm.console.run(&format!("echo '{script}' >{SCRIPT}"), COMMAND)?;
+    let count = |vm: &Vm| -> Result<(u64, u64)> {
+        let counter = |name| vm.counter(name).with_context(|| format!("there is no counter {name}"));
+        Ok((counter("mmio-reads")?, counter("mmio-writes")?))
+    };
+    let before = count(vm)?;
+    let answer = vm.console.run(&format!("sh {SCRIPT}"), COMMAND)?;
+    ensure!(answer.code == 0 && answer.output.is_empty(), "`{command}` in the guest: {}", answer.output);
+    let after = count(vm)?;
+    Ok((after.0 - before.0, after.1 - before.1))
+}
+
 /// Every process is what its profile says: the product's own audit, from outside.
-fn confined(vm: &Vm, report: &mut Report<'_>) -> Result<()> {
+pub fn confined(vm: &Vm, report: &mut Report<'_>) -> Result<()> {
     let all: Value = serde_json::from_str(&vm.control_json("ps")?).context("`bulkhead ps` is not JSON")?;
     let rows = all.as_object().and_then(|all| all.values().next()?.as_array()).context("no processes")?;
     let mut names = Vec::new();

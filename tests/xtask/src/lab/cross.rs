@@ -34,7 +34,13 @@ const PROFILE: [(&str, &str); 2] =
     [("CARGO_PROFILE_DEV_OPT_LEVEL", "1"), ("CARGO_PROFILE_DEV_DEBUG", "none")];
 
 /// Test programs: the package, and the name of its test.
-const SUITES: [(&str, &str); 3] = [("vmm-main", "isolation"), ("tests", "isolation"), ("sandbox", "sealed")];
+const SUITES: [(&str, &str); 5] = [
+    ("vmm-main", "isolation"),
+    ("tests", "isolation"),
+    ("sandbox", "sealed"),
+    ("dev-vfio", "nested"),
+    ("dev-vfio", "mtty"),
+];
 
 /// A built file and the name it has in the lab.
 pub struct Built {

@@ -11,7 +11,13 @@ fn memory(len: u64) -> GuestMemoryMmap {
 }
 
 fn config(ram_len: u64) -> MachineConfig {
-    MachineConfig { ram_len, vcpu_count: 1, cmdline: "quiet".into(), rng_seed: [1; 64] }
+    MachineConfig {
+        ram_len,
+        vcpu_count: 1,
+        cmdline: "quiet".into(),
+        rng_seed: [1; 64],
+        nested_slots: Vec::new(),
+    }
 }
 
 fn file(bytes: &[u8]) -> File {

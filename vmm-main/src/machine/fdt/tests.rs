@@ -2,7 +2,13 @@
 use super::*;
 
 fn config() -> MachineConfig {
-    MachineConfig { ram_len: 0x2000_0000, vcpu_count: 2, cmdline: "console=ttyS0".into(), rng_seed: [7; 64] }
+    MachineConfig {
+        ram_len: 0x2000_0000,
+        vcpu_count: 2,
+        cmdline: "console=ttyS0".into(),
+        rng_seed: [7; 64],
+        nested_slots: Vec::new(),
+    }
 }
 
 /// Names and strings of a flattened tree, enough to say what is in it.
@@ -30,6 +36,21 @@ fn build_names_every_device_of_the_map() {
         assert!(contains(&blob, name), "{name} is missing");
     }
     assert!((blob.len() as u64) < FDT_LEN_MAX);
+}
+
+#[test]
+fn build_describes_the_window_of_nested_devices_and_for_no_others() {
+    let without = build(&config(), None).unwrap();
+    assert!(!contains(&without, "reserved-memory") && !contains(&without, "iommu-addresses"));
+    let with = build(&MachineConfig { nested_slots: vec![1, 31], ..config() }, None).unwrap();
+    for name in ["reserved-memory", "msi-window@8000000", "device@1", "device@1f", "memory-region"] {
+        assert!(contains(&with, name), "{name} is missing");
+    }
+    // Both devices, each with three cells of address and two of size: the window, at its own address.
+    let cells = [PHANDLE_NESTED + 1, 0x0200_0000, 0, 0x0800_0000, 0, 0x10_0000];
+    let cells = [cells, [PHANDLE_NESTED + 31, 0x0200_0000, 0, 0x0800_0000, 0, 0x10_0000]].concat();
+    let bytes: Vec<u8> = cells.into_iter().flat_map(u32::to_be_bytes).collect();
+    assert!(with.windows(bytes.len()).any(|window| window == bytes));
 }
 
 #[test]

@@ -4,7 +4,30 @@
 use rustix::event::{EventfdFlags, eventfd};
 use soft_cpu::gic::{GicConfig, TableMemory};
 
+use super::super::irq::Wire;
 use super::*;
+use ipc::protocol::control::Failure;
+use soft_cpu::gic::Gic;
+
+impl Interrupts for Gic {
+    fn pulse(&self, intid: u32) {
+        Gic::pulse(self, intid);
+    }
+
+    fn set_level(&self, intid: u32, high: bool) {
+        Gic::set_level(self, intid, high);
+    }
+
+    fn signal_msi(&self, _device_id: u32, _event_id: u32) {}
+
+    fn adopt(&self, wires: Vec<Wire>) -> Result<Vec<Wire>, Failure> {
+        Ok(wires)
+    }
+
+    fn has_pins(&self) -> bool {
+        false
+    }
+}
 
 struct NoMemory;
 
@@ -27,7 +50,7 @@ fn machine(intids: &[u32]) -> (Arc<Pins>, Arc<Gic>) {
     let pins = Arc::new(Pins::new(intids.iter().copied().map(pin).collect()));
     let config = GicConfig { vcpu_count: 1, spi_count: 64, its: false };
     let gic = Arc::new(Gic::new(config, Arc::new(NoMemory), Box::new(|_| ())).unwrap());
-    pins.connect(&gic);
+    pins.connect(&(Arc::clone(&gic) as Arc<dyn Interrupts>));
     (pins, gic)
 }
 

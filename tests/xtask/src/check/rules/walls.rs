@@ -7,12 +7,14 @@
 use crate::check::tree::Tree;
 
 /// Where unsafe code may be opened: a file, or a folder with `/` at its end, and what for.
-const WALLS: [(&str, &str); 5] = [
+const WALLS: [(&str, &str); 7] = [
+    ("dev-vfio/src/kernel/sys/", "the ioctls of VFIO and iommufd"),
     ("ipc/src/shm/", "memory shared with other processes"),
     ("sandbox/src/sys.rs", "system calls without a safe wrapper"),
     ("sandbox/src/sys/", "system calls without a safe wrapper"),
     ("soft-cpu/src/ram.rs", "the guest's memory"),
     ("soft-cpu/src/tlb.rs", "host pointers into the guest's memory"),
+    ("vmm-main/src/vcpu/kvm/sys.rs", "the ioctls of KVM that take addresses, and the kick's signal handler"),
 ];
 
 /// How long after the head the reason may begin.

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The process of a real device: descriptors -> seal -> serve. Started by the coordinator.
+//!
+//! Or, as `bulkhead host-check` starts it, `host-check [ADDRESS]`: what this host offers for such devices, as a table; status
+//! 1 if something is missing that a VM needs.
+//!
+//! Arguments: its name and its generation. Descriptors: 0 control channel, 1 crash page, 2 log, then those of
+//! `Descriptors` in order, with the character device for what is behind, and the iommufd last.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use dev_vfio::kernel::host_check;
+use dev_vfio::service::{self, Behind, Descriptors};
+use ipc::shm::ring;
+use sandbox::{CrashPage, Inherited, profiles};
+
+/// Descriptors 0 to 13.
+const FD_COUNT: u32 = 14;
+
+fn main() -> Result<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("host-check") {
+        let findings = host_check::run(arguments.next().as_deref());
+        print!("{}", findings.table());
+        return Ok(if findings.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let generation = std::env::args()
+        .nth(2)
+        .and_then(|text| text.parse().ok())
+        .context("no name and generation given: this program is started by `bulkhead run`, not by hand")?;
+    // Asks the kernel for files that a sealed process cannot open.
+    let spin = ring::spin_for_host();
+    let mut fds = Inherited::take_all(FD_COUNT)?;
+    let control = fds.take(0)?;
+    let crash_page = CrashPage::from_fd(fds.take(1)?).context("the crash page")?;
+    let descriptors = Descriptors {
+        ram: fds.take(3)?,
+        dirty_log: fds.take(4)?,
+        ring: fds.take(5)?,
+        stage1: fds.take(6)?,
+        behind: Behind::Real { cdev: fds.take(7)?, iommu: fds.take(13)? },
+        msi_board: fds.take(8)?,
+        msi_doorbell: fds.take(9)?,
+        bus: fds.take(10)?,
+        intx: fds.take(11)?,
+        intx_end: fds.take(12)?,
+    };
+    let locked = sandbox::seal(&profiles::vfio_kernel(), FD_COUNT, crash_page)?;
+    service::run(&locked, generation, control, descriptors, spin)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A real device by its VFIO character device: regions by reading and writing the file, interrupts, reset, stopping.
+//!
+//! The same verbs as [`Client`](crate::client::Client) has for a vfio-user server. An access that the kernel refuses (the
+//! device is in reset, or gone from its slot) is the device's answer, and reads as all ones; it is no reason to give the
+//! device up, because the guest's own driver has to find out, as on hardware.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use ipc::vfio_user::device::{DeviceInfo, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionInfo};
+use ipc::vfio_user::feature::{MigState, MigrationFlags};
+use rustix::io::Errno;
+
+use super::error::{KernelError, of_bind, plain, refused};
+use super::objects::Objects;
+use super::sys::cdev;
+use super::sys::iommufd::ObjectId;
+use crate::client::Opened;
+use crate::pci::bar::BAR_COUNT;
+use crate::pci::config_space::CONFIG_LEN;
+
+/// Where in the file a region lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Region {
+    file_offset: u64,
+    len: u64,
+    readable: bool,
+    writable: bool,
+}
+
+/// A bound device.
+#[derive(Debug)]
+pub struct Device {
+    cdev: Arc<OwnedFd>,
+    regions: Vec<Region>,
+    resettable: bool,
+    stoppable: bool,
+}
+
+/// Binds a device to an iommufd context, or takes over the binding that an earlier life of this process made.
+///
+/// # Errors
+/// If somebody else uses the device, or one of the files is none of VFIO's or iommufd's.
+pub fn bind(cdev: BorrowedFd<'_>, objects: &Objects) -> Result<ObjectId, KernelError> {
+    match cdev::bind(cdev, objects.as_fd()) {
+        // Bound already: through this very file, which the coordinator has kept open; or through somebody else's.
+        Err(Errno::INVAL) => {
+            cdev::detach(cdev).map_err(|_| KernelError::InUse)?;
+            objects.adopt().ok_or(KernelError::InUse)
+        }
+        bound => bound.map_err(refused("VFIO_DEVICE_BIND_IOMMUFD", of_bind)),
+    }
+}
+
+impl Device {
+    /// Asks a bound device what it is, and resets it if it can be.
+    ///
+    /// # Errors
+    /// The kernel's, or that it is no PCI device.
+    pub fn open(cdev: Arc<OwnedFd>) -> Result<(Device, Opened), KernelError> {
+        let fd = cdev.as_fd();
+        let info = cdev::device_info(fd).map_err(refused("VFIO_DEVICE_GET_INFO", plain))?;
+        DeviceInfo::decode_pci(zerocopy::IntoBytes::as_bytes(&info))?;
+        let resettable = info.flags.get() & DeviceInfo::RESET != 0;
+        if resettable {
+            cdev::reset(fd).map_err(refused("VFIO_DEVICE_RESET", plain))?;
+        }
+        let mut regions = Vec::new();
+        for index in 0..=PCI_CONFIG_REGION {
+            regions.push(region(fd, index)?);
+        }
+        let vectors = cdev::irq_info(fd, PCI_MSIX_IRQ).map_or(0, |info| info.count.get());
+        let stoppable = cdev::migration_flags(fd).is_ok_and(|flags| flags & MigrationFlags::STOP_COPY != 0);
+        let device = Device { cdev, regions, resettable, stoppable };
+        let mut config = vec![0; CONFIG_LEN];
+        // Devices in software have been seen with a few bytes less: what is not there is zero.
+        let len = device.region(PCI_CONFIG_REGION).map_or(0, |region| region.len);
+        let there = usize::try_from(len).unwrap_or(CONFIG_LEN).min(CONFIG_LEN);
+        device
+            .read_bytes(PCI_CONFIG_REGION, 0, config.get_mut(..there).unwrap_or_default())
+            .map_err(refused("reading the configuration space", plain))?;
+        let mut lens = device.regions.iter().map(|region| region.len);
+        let bar_lens: [u64; BAR_COUNT] = core::array::from_fn(|_| lens.next().unwrap_or(0));
+        let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
+        // The kernel connects one kind of interrupt at a time, and the BARs of a real device cannot be sealed memory.
+        Ok((device, Opened { config, bar_lens, vectors, intx: false, mappables: Vec::new() }))
+    }
+
+    /// Reads up to 8 bytes of a region. `None`: nothing is there, or the kernel refuses.
+    pub fn read(&self, index: u32, offset: u64, size: u8) -> Option<u64> {
+        self.region(index).filter(|region| region.readable)?;
+        let mut bytes = [0; 8];
+        let wanted = bytes.get_mut(..size.into())?;
+        self.read_bytes(index, offset, wanted).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
+
+    /// Writes up to 8 bytes of a region, if it is there and the kernel does not refuse.
+    pub fn write(&self, index: u32, offset: u64, size: u8, value: u64) {
+        let Some(region) = self.region(index).filter(|region| region.writable) else { return };
+        let bytes = value.to_le_bytes();
+        let Some(bytes) = bytes.get(..size.into()) else { return };
+        if let Some(at) = place(region, offset, bytes.len()) {
+            // Refused: as on a bus, where a posted write that nobody takes is lost.
+            let _ = rustix::io::pwrite(&self.cdev, bytes, at);
+        }
+    }
+
+    /// Connects the first vectors to eventfds. The device must be attached: the kernel then maps the doorbell of the host's
+    /// interrupt controller into its stage 2.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn connect_vectors(&self, eventfds: &[OwnedFd]) -> Result<(), KernelError> {
+        if eventfds.is_empty() {
+            return Ok(());
+        }
+        let fds: Vec<_> = eventfds.iter().map(AsFd::as_fd).collect();
+        cdev::set_irqs(self.cdev.as_fd(), PCI_MSIX_IRQ, 0, &fds)
+            .map_err(refused("VFIO_DEVICE_SET_IRQS", plain))
+    }
+
+    /// Resets the device, if it can be: a function level reset where it has one. Its interrupts stay connected.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn reset(&self) -> Result<(), KernelError> {
+        if self.resettable {
+            cdev::reset(self.cdev.as_fd()).map_err(refused("VFIO_DEVICE_RESET", plain))?;
+        }
+        Ok(())
+    }
+
+    /// Stops the device, or lets it go on, if it has such states. One without them goes on: its DMA cannot be stopped
+    /// without losing what is in flight.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn set_running(&self, running: bool) -> Result<(), KernelError> {
+        if self.stoppable {
+            let state = if running { MigState::Running } else { MigState::Stop };
+            cdev::set_migration_state(self.cdev.as_fd(), state)
+                .map_err(refused("VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE", plain))?;
+        }
+        Ok(())
+    }
+
+    /// Whether it can be stopped.
+    pub fn is_stoppable(&self) -> bool {
+        self.stoppable
+    }
+
+    fn region(&self, index: u32) -> Option<&Region> {
+        self.regions.get(usize::try_from(index).ok()?)
+    }
+
+    fn read_bytes(&self, index: u32, offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+        let at = self.region(index).and_then(|region| place(region, offset, bytes.len()));
+        let len = bytes.len();
+        match rustix::io::pread(&self.cdev, bytes, at.ok_or(Errno::INVAL)?)? {
+            read if read == len => Ok(()),
+            _ => Err(Errno::IO),
+        }
+    }
+}
+
+/// The place in the file of an access, if all of it is in the region.
+fn place(region: &Region, offset: u64, len: usize) -> Option<u64> {
+    let end = offset.checked_add(u64::try_from(len).ok()?)?;
+    (end <= region.len).then(|| region.file_offset.checked_add(offset)).flatten()
+}
+
+fn region(fd: BorrowedFd<'_>, index: u32) -> Result<Region, KernelError> {
+    let described = match cdev::region_info(fd, index) {
+        // VGA, and others that this device has not.
+        Err(Errno::INVAL) => return Ok(Region::default()),
+        described => described.map_err(refused("VFIO_DEVICE_GET_REGION_INFO", plain))??,
+    };
+    let (info, flags) = (described.info, described.info.flags.get());
+    Ok(Region {
+        file_offset: info.offset.get(),
+        len: info.size.get(),
+        readable: flags & RegionInfo::READ != 0,
+        writable: flags & RegionInfo::WRITE != 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn access_must_be_inside_its_region_all_of_it() {
+        let region = Region { file_offset: 1 << 40, len: 0x1000, readable: true, writable: true };
+        assert_eq!(place(&region, 0xff8, 8), Some((1 << 40) + 0xff8));
+        assert_eq!(place(&region, 0xff9, 8), None);
+        assert_eq!(place(&region, u64::MAX, 8), None);
+    }
+
+    #[test]
+    fn device_that_is_none_is_refused_by_the_call_that_finds_out() {
+        let null = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
+        let refused = Device::open(Arc::clone(&null)).unwrap_err().to_string();
+        assert!(refused.starts_with("VFIO_DEVICE_GET_INFO is refused by the kernel"), "{refused}");
+        let objects = Objects::new(null.try_clone().unwrap());
+        let refused = bind(null.as_fd(), &objects).unwrap_err().to_string();
+        assert!(refused.contains("no VFIO device"), "{refused}");
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Why a host cannot carry an assigned device: which step, what the kernel said, what that means, what to do.
+
+use ipc::vfio_user::Malformed;
+use rustix::io::Errno;
+use thiserror::Error;
+
+use super::compat::Lacking;
+
+/// Why a step towards a working device failed.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum KernelError {
+    /// The kernel refuses a call.
+    #[error("{call} is refused by the kernel: {errno}{}", .meaning.map(|text| format!(": {text}")).unwrap_or_default())]
+    Refused {
+        /// The call's name in the kernel's headers.
+        call: &'static str,
+        /// What it said.
+        errno: Errno,
+        /// What that means here, and what to do; absent if the number says it all.
+        meaning: Option<&'static str>,
+    },
+    /// An answer of the kernel's is not understood.
+    #[error("the kernel's description of the device is not understood: {0}")]
+    Malformed(#[from] Malformed),
+    /// The IOMMU is of another kind.
+    #[error(
+        "the device is not behind an SMMUv3 that the kernel tells of: guests with a vSMMUv3 cannot have it"
+    )]
+    NotSmmu,
+    /// The guest was promised more than the host has.
+    #[error("the host's SMMU has less than the guest's vSMMU promises: {}", list(.0))]
+    Lacking(Vec<Lacking>),
+    /// The device is bound to an iommufd that is not the one we were given.
+    #[error("the device is in use already: another process has bound it")]
+    InUse,
+}
+
+fn list(lacking: &[Lacking]) -> String {
+    lacking.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Gives a call's error its name and meaning.
+pub fn refused(
+    call: &'static str,
+    meaning: impl FnOnce(Errno) -> Option<&'static str>,
+) -> impl FnOnce(Errno) -> KernelError {
+    move |errno| KernelError::Refused { call, errno, meaning: meaning(errno) }
+}
+
+/// For calls whose errors need no explanation.
+pub fn plain(_: Errno) -> Option<&'static str> {
+    None
+}
+
+/// `IOMMU_IOAS_MAP_FILE`.
+pub fn of_map_file(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::NOTTY => Some("guest RAM is mapped as a file, which needs Linux 6.13 or newer"),
+        Errno::NOMEM => Some(
+            "the limit on locked memory is too low: every device pins all of the guest's RAM; raise it (ulimit -l)",
+        ),
+        Errno::INVAL | Errno::ADDRINUSE => {
+            Some("the host keeps these addresses for itself, or they are beyond what its SMMU can translate")
+        }
+        _ => None,
+    }
+}
+
+/// `IOMMU_HWPT_ALLOC` of a nesting parent.
+pub fn of_parent(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::OPNOTSUPP => {
+            Some("the host's SMMU cannot nest: it lacks stage 1 or stage 2, or has an erratum")
+        }
+        _ => None,
+    }
+}
+
+/// `IOMMU_VIOMMU_ALLOC`.
+pub fn of_viommu(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::OPNOTSUPP => Some(
+            "the kernel lets no guest have stage 1 here: the host's root complex must be coherent (CANWBS in its ACPI \
+             IORT table) or its SMMU force write-back (IDR3.FWB); or the kernel lacks CONFIG_ARM_SMMU_V3_IOMMUFD",
+        ),
+        Errno::NOTTY => Some("nested translation needs Linux 6.13 or newer"),
+        _ => None,
+    }
+}
+
+/// `IOMMU_VEVENTQ_ALLOC`.
+pub fn of_events(errno: Errno) -> Option<&'static str> {
+    (errno == Errno::NOTTY).then_some("reporting a guest's faults needs Linux 6.15 or newer")
+}
+
+/// `VFIO_DEVICE_BIND_IOMMUFD`.
+pub fn of_bind(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::PERM | Errno::BUSY => {
+            Some("another process uses the device, or its IOMMU group in the old way")
+        }
+        Errno::NOTTY | Errno::BADF => Some("what was given is no VFIO device, or no iommufd"),
+        _ => None,
+    }
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The kernel's queue of events (vEVENTQ) of one vIOMMU, as entries of our fault queue.
+//!
+//! The file gives whole records: 8 bytes of head (flags, sequence number), then, unless the head marks a loss, 32 bytes of
+//! event with the guest's StreamID in it. The sequence numbers are those of [`fault_queue`](crate::iommu::fault_queue),
+//! which copies the kernel's. A read never waits: an empty queue is 0 bytes.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use ipc::protocol::stage1::Fault;
+use rustix::io::Errno;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use crate::iommu::fault_queue::{Entry, SEQUENCES};
+
+/// How many events the kernel keeps for us before it loses some: as many as the software engine.
+pub const DEPTH: u32 = 4096;
+
+/// Bytes of one read: about a hundred events.
+const READ_LEN: usize = 4096;
+
+/// The head marks that events were lost, and no event follows.
+const LOST_EVENTS: u32 = 1 << 0;
+
+#[derive(FromBytes, KnownLayout, Immutable, Clone, Copy)]
+#[repr(C)]
+struct Head {
+    flags: u32,
+    sequence: u32,
+}
+
+/// The reader's side.
+#[derive(Debug)]
+pub struct Events {
+    file: OwnedFd,
+    read: VecDeque<Entry>,
+    /// Events that came in all.
+    pub count: u64,
+    /// Bytes that are no record: the kernel's layout is not the one we know.
+    pub misread: u64,
+}
+
+impl Events {
+    /// Over the queue's file, which need not be non-blocking.
+    pub fn new(file: OwnedFd) -> Events {
+        Events { file, read: VecDeque::new(), count: 0, misread: 0 }
+    }
+
+    /// The next entry, if there is one.
+    pub fn take(&mut self) -> Option<Entry> {
+        if self.read.is_empty() {
+            self.fill();
+        }
+        self.read.pop_front()
+    }
+
+    fn fill(&mut self) {
+        let mut buffer = [0; READ_LEN];
+        let len = match rustix::io::read(&self.file, &mut buffer) {
+            Ok(len) => len,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(errno) => {
+                // Never seen; the guest then misses events, which is told by their numbers once it works again.
+                eprintln!("vfio: the queue of events cannot be read: {errno}");
+                0
+            }
+        };
+        let mut bytes = buffer.get(..len).unwrap_or_default();
+        while !bytes.is_empty() {
+            let Some((entry, rest)) = split(bytes) else {
+                self.misread = self.misread.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
+                return;
+            };
+            self.count += u64::from(entry.fault.is_some());
+            self.read.push_back(entry);
+            bytes = rest;
+        }
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// One record, and what follows it.
+fn split(bytes: &[u8]) -> Option<(Entry, &[u8])> {
+    let (Head { flags, sequence }, rest) = Head::read_from_prefix(bytes).ok()?;
+    let sequence = sequence % SEQUENCES;
+    if flags & LOST_EVENTS != 0 {
+        return Some((Entry { sequence, fault: None }, rest));
+    }
+    let (record, rest) = <[u64; 4]>::read_from_prefix(rest).ok()?;
+    Some((Entry { sequence, fault: Some(Fault::Record(record.map(u64::from_le))) }, rest))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The host IOMMU by iommufd: guest RAM as stage 2, the guest's own tables as stage 1, walked by the host's SMMU.
+//!
+//! One context per device: its own stage 2, so that whoever takes this process over reaches what the device reaches and no
+//! more. Made once, bottom up (address space, nesting parent, vIOMMU, vDEVICE, event queue, abort, bypass); after that the
+//! only object that comes and goes is the stage 1 page table of the guest's current stream table entry. A device is never
+//! detached in between: one page table replaces the other at once, and "abort" is a page table too.
+//! The process never maps guest RAM: the file goes to the kernel and is closed.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use ipc::addr::StreamId;
+use ipc::protocol::inspect::Inspect;
+use ipc::protocol::ram::RamLayout;
+use ipc::protocol::stage1::Attachment;
+use ipc::shm::dirty_log::DirtyPages;
+use rustix::io::Errno;
+use smmu_arch::Model;
+use smmu_arch::spec::commands::Opcode;
+use smmu_arch::spec::ste::SteQw0;
+
+use super::compat;
+use super::dirty::{DirtyTracking, Method};
+use super::error::{KernelError, of_events, of_map_file, of_parent, of_viommu, plain, refused};
+use super::events::{DEPTH, Events};
+use super::objects::Objects;
+use super::sys::iommufd::{self, HwInfo, ObjectId};
+use super::sys::{self, cdev};
+use crate::iommu::fault_queue::Entry;
+use crate::iommu::{AttachError, HostIommu, Invalidated};
+
+/// Words 0 of stream table entries: V, and Config 0b000 (abort) or 0b100 (bypass).
+const STE_ABORT: u64 = 0b0001;
+const STE_BYPASS: u64 = 0b1001;
+
+/// What happened, for people and tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counters {
+    attached: u64,
+    invalidated: u64,
+    refused: u64,
+}
+
+/// A guest's stage 2 for one device, and the stage 1 of its stream.
+#[derive(Debug)]
+pub struct NestedIommu {
+    cdev: Arc<OwnedFd>,
+    /// Closed before the objects are destroyed: the queue's file keeps its object alive.
+    events: Events,
+    objects: Objects,
+    device: ObjectId,
+    viommu: ObjectId,
+    abort: ObjectId,
+    bypass: ObjectId,
+    stream: StreamId,
+    attached: Attached,
+    hw: HwInfo,
+    dirty: DirtyTracking,
+    counters: Counters,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attached {
+    Abort,
+    Bypass,
+    Stage1(ObjectId),
+}
+
+impl NestedIommu {
+    /// Over a device that is bound to `objects` as `device`, for the guest whose RAM is in `ram` and that knows the device as
+    /// `stream`; attached to abort. `ram` is not needed any more when this returns.
+    ///
+    /// # Errors
+    /// What the host lacks.
+    pub fn new(
+        cdev: Arc<OwnedFd>,
+        mut objects: Objects,
+        device: ObjectId,
+        ram: BorrowedFd<'_>,
+        layout: &RamLayout,
+        stream: StreamId,
+        model: &Model,
+    ) -> Result<NestedIommu, KernelError> {
+        let hw = check(&objects, device, model)?;
+        let ioas = iommufd::ioas_alloc(objects.as_fd());
+        let ioas = objects.keep(ioas).map_err(refused("IOMMU_IOAS_ALLOC", plain))?;
+        for region in layout.regions() {
+            let (start, len, iova) = (region.file_offset, region.len, region.gpa.0);
+            iommufd::ioas_map_file(objects.as_fd(), ioas, ram, start, len, iova)
+                .map_err(refused("IOMMU_IOAS_MAP_FILE", of_map_file))?;
+        }
+        let (parent, logs) = parent(&mut objects, device, ioas)?;
+        let viommu = iommufd::viommu_alloc(objects.as_fd(), device, parent);
+        let viommu = objects.keep(viommu).map_err(refused("IOMMU_VIOMMU_ALLOC", of_viommu))?;
+        let vdevice = iommufd::vdevice_alloc(objects.as_fd(), device, viommu, stream.0);
+        objects.keep(vdevice).map_err(refused("IOMMU_VDEVICE_ALLOC", plain))?;
+        let events = iommufd::veventq_alloc(objects.as_fd(), viommu, DEPTH);
+        let (queue, file) = events.map_err(refused("IOMMU_VEVENTQ_ALLOC", of_events))?;
+        objects.keep(Ok(queue)).map_err(refused("IOMMU_VEVENTQ_ALLOC", of_events))?;
+        let nested = |objects: &mut Objects, word0| {
+            let made = iommufd::hwpt_alloc_nested(objects.as_fd(), device, viommu, [word0, 0]);
+            objects.keep(made).map_err(refused("IOMMU_HWPT_ALLOC (nested)", plain))
+        };
+        let abort = nested(&mut objects, STE_ABORT)?;
+        let bypass = nested(&mut objects, STE_BYPASS)?;
+        cdev::attach(cdev.as_fd(), abort).map_err(refused("VFIO_DEVICE_ATTACH_IOMMUFD_PT", plain))?;
+        let dirty = DirtyTracking::choose(cdev.as_fd(), logs.then_some(parent), layout);
+        Ok(NestedIommu {
+            cdev,
+            events: Events::new(file),
+            objects,
+            device,
+            viommu,
+            abort,
+            bypass,
+            stream,
+            attached: Attached::Abort,
+            hw,
+            dirty,
+            counters: Counters::default(),
+        })
+    }
+
+    /// The file to wait for: readable when there are faults.
+    pub fn events(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    /// How written pages are found.
+    pub fn dirty_method(&self) -> Method {
+        self.dirty.method()
+    }
+
+    /// Counters and states, for people and tests.
+    pub fn inspect(&self, inspect: &mut Inspect) {
+        let Counters { attached, invalidated, refused } = self.counters;
+        inspect.text("iommu", "iommufd, nested");
+        inspect.text(
+            "stage1.attached",
+            match self.attached {
+                Attached::Abort => "abort",
+                Attached::Bypass => "bypass",
+                Attached::Stage1(_) => "stage 1",
+            },
+        );
+        inspect.counter("stage1.attachments", attached);
+        inspect.counter("stage1.invalidations", invalidated);
+        inspect.counter("stage1.invalidations.refused", refused);
+        inspect.counter("stage1.invalidations.ioctls", sys::calls(sys::Kind::Invalidate));
+        inspect.counter("kernel.other_ioctls", sys::calls(sys::Kind::Other));
+        inspect.counter("faults.events", self.events.count);
+        inspect.counter("faults.misread_bytes", self.events.misread);
+        inspect.text("dirty.method", self.dirty.method().word());
+        if let Some(smmu) = self.hw.smmu {
+            for (index, value) in smmu.idr.into_iter().enumerate() {
+                inspect.hex(format!("host.idr{index}"), value.into());
+            }
+        }
+    }
+
+    /// Makes the page table of a stream table entry's first words, and lets the device go by it. What it went by before is
+    /// destroyed after that, if it was the guest's.
+    fn attach_stage1(&mut self, words: [u64; 2]) -> Result<(), AttachError> {
+        let made = iommufd::hwpt_alloc_nested(self.objects.as_fd(), self.device, self.viommu, words);
+        let table = self.objects.keep(made).map_err(|errno| match errno {
+            Errno::IO => AttachError::Words(words),
+            errno => AttachError::Host { call: "IOMMU_HWPT_ALLOC", errno },
+        })?;
+        self.replace(table, Attached::Stage1(table)).inspect_err(|_| self.objects.destroy(table))
+    }
+
+    fn replace(&mut self, table: ObjectId, now: Attached) -> Result<(), AttachError> {
+        cdev::attach(self.cdev.as_fd(), table)
+            .map_err(|errno| AttachError::Host { call: "VFIO_DEVICE_ATTACH_IOMMUFD_PT", errno })?;
+        let before = std::mem::replace(&mut self.attached, now);
+        if let Attached::Stage1(table) = before {
+            self.objects.destroy(table);
+        }
+        Ok(())
+    }
+
+    /// Drops what the SMMU has cached for the stream: an attachment promises that, and the kernel does it only for what it
+    /// has changed itself (an entry that is attached again as it was, with another context behind it, is not).
+    fn flush(&mut self) {
+        let stream = u64::from(self.stream.0);
+        let commands =
+            [[u64::from(Opcode::CfgiCdAll.0) | stream << 32, 0], [u64::from(Opcode::TlbiNhAll.0), 0]];
+        let (done, result) = iommufd::invalidate(self.objects.as_fd(), self.viommu, &commands);
+        if let Err(errno) = result {
+            eprintln!("vfio: what was cached for the stream cannot be dropped ({done} of 2 done): {errno}");
+        }
+    }
+}
+
+impl HostIommu for NestedIommu {
+    fn attach(&mut self, stream: StreamId, to: Attachment) -> Result<(), AttachError> {
+        if stream != self.stream {
+            return Err(AttachError::Stream(stream));
+        }
+        match to {
+            Attachment::Abort => self.replace(self.abort, Attached::Abort),
+            Attachment::Bypass => self.replace(self.bypass, Attached::Bypass),
+            // An entry with V=0 is abort, and no page table of its own.
+            Attachment::Stage1([word0, _]) if !SteQw0::from_bits(word0).v() => {
+                self.replace(self.abort, Attached::Abort)
+            }
+            Attachment::Stage1(words) => self.attach_stage1(words),
+        }?;
+        self.dirty.attached(self.attached == Attached::Bypass);
+        self.flush();
+        self.counters.attached += 1;
+        Ok(())
+    }
+
+    fn invalidate(&mut self, commands: &[[u64; 2]]) -> Invalidated {
+        let (done, result) = iommufd::invalidate(self.objects.as_fd(), self.viommu, commands);
+        self.counters.invalidated += u64::try_from(done).unwrap_or(0);
+        if let Err(errno) = result {
+            self.counters.refused += 1;
+            if errno != Errno::IO {
+                eprintln!(
+                    "vfio: IOMMU_HWPT_INVALIDATE failed after {done} of {} commands: {errno}",
+                    commands.len()
+                );
+            }
+        }
+        Invalidated { done, refused: result.is_err() }
+    }
+
+    fn next_fault(&mut self) -> Option<Entry> {
+        self.events.take()
+    }
+
+    fn set_dirty_tracking(&mut self, enabled: bool) {
+        self.dirty.set_enabled(self.cdev.as_fd(), self.objects.as_fd(), enabled);
+    }
+
+    fn read_dirty(&mut self, pages: &mut DirtyPages) {
+        self.dirty.read(self.cdev.as_fd(), self.objects.as_fd(), pages);
+    }
+}
+
+impl Drop for NestedIommu {
+    fn drop(&mut self) {
+        // Blocks all DMA; the objects go in their own order after it. A device that is gone already has none to block.
+        let _ = cdev::detach(self.cdev.as_fd());
+    }
+}
+
+/// Whether the device is behind an SMMU that has what the guest was promised.
+fn check(objects: &Objects, device: ObjectId, model: &Model) -> Result<HwInfo, KernelError> {
+    let hw = iommufd::get_hw_info(objects.as_fd(), device).map_err(refused("IOMMU_GET_HW_INFO", plain))?;
+    let lacking = compat::lacking(model, &hw.smmu.ok_or(KernelError::NotSmmu)?);
+    if lacking.is_empty() { Ok(hw) } else { Err(KernelError::Lacking(lacking)) }
+}
+
+/// The nesting parent: with a log of written pages, if the kernel has that; and whether it has.
+fn parent(objects: &mut Objects, device: ObjectId, ioas: ObjectId) -> Result<(ObjectId, bool), KernelError> {
+    let logging = iommufd::hwpt_alloc_parent(objects.as_fd(), device, ioas, true);
+    let logs = logging.is_ok();
+    let made = logging.or_else(|_| iommufd::hwpt_alloc_parent(objects.as_fd(), device, ioas, false));
+    Ok((objects.keep(made).map_err(refused("IOMMU_HWPT_ALLOC (nesting parent)", of_parent))?, logs))
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The ioctls of VFIO (`cdev`) and iommufd (`iommufd`), each as one safe function, and nothing else.
+//!
+//! Layouts and numbers are the kernel's `linux/vfio.h` and `linux/iommufd.h`. Every address that a structure holds is made
+//! here, from a slice that outlives the call. An error is the kernel's number, unexplained: its meaning depends on what was
+//! asked, and stands with the callers. Every call is counted, so that "one batch, one ioctl" can be seen from outside.
+// UNSAFETY: an ioctl is an untyped call with an untyped address; that number, structure and what the kernel does with
+// both agree can only be read in the kernel's headers. Each function below is one number with its structure.
+#![expect(unsafe_code, reason = "ioctls have no safe form; the wall of this crate")]
+
+pub mod cdev;
+pub mod iommufd;
+
+use core::ffi::c_void;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::Errno;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
+
+/// The letter of both interfaces' numbers.
+const TYPE: u8 = b';';
+
+/// How many ioctls this process has made, by kind: for `inspect`, and for tests that hold batches to their promise.
+static CALLS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// What a call is counted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `IOMMU_HWPT_INVALIDATE`.
+    Invalidate,
+    /// All others.
+    Other,
+}
+
+/// How many calls of this kind were made.
+pub fn calls(kind: Kind) -> u64 {
+    counter(kind).load(Ordering::Relaxed)
+}
+
+fn counter(kind: Kind) -> &'static AtomicU64 {
+    let [invalidate, other] = &CALLS;
+    match kind {
+        Kind::Invalidate => invalidate,
+        Kind::Other => other,
+    }
+}
+
+/// The number of VFIO's ioctl `nr`: none of them says its direction or size.
+const fn vfio(nr: u8) -> Opcode {
+    opcode::none(TYPE, nr)
+}
+
+/// A call whose argument the kernel reads and writes in place.
+struct Update {
+    request: Opcode,
+    argument: *mut c_void,
+}
+
+// SAFETY: the argument is what `update`'s caller vouches for; the output is the call's own value.
+unsafe impl Ioctl for Update {
+    type Output = IoctlOutput;
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        self.request
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        self.argument
+    }
+
+    unsafe fn output_from_ptr(out: IoctlOutput, _: *mut c_void) -> rustix::io::Result<IoctlOutput> {
+        Ok(out)
+    }
+}
+
+/// Makes one call. `argument` is read, and written also if the call fails. A value other than 0 is no success: the only
+/// call that has one tells so how many interrupts there is room for.
+///
+/// # Safety
+/// `T` must be what the kernel takes for `request` on this kind of file (at least as long as it reads and writes), and
+/// every address in it must be valid for what the kernel does there.
+unsafe fn update<T: ?Sized>(fd: BorrowedFd<'_>, request: Opcode, argument: &mut T) -> Result<(), Errno> {
+    let invalidate = request == iommufd::HWPT_INVALIDATE;
+    counter(if invalidate { Kind::Invalidate } else { Kind::Other }).fetch_add(1, Ordering::Relaxed);
+    let call = Update { request, argument: core::ptr::from_mut(argument).cast() };
+    // SAFETY: as this function's own.
+    match unsafe { rustix::ioctl::ioctl(fd, call) }? {
+        0 => Ok(()),
+        _ => Err(Errno::NOSPC),
+    }
+}
+
+/// The length of a structure, for its first field.
+fn len_of<T>() -> u32 {
+    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
+}
+
+/// The address of a slice's first element, for a field.
+fn address_of<T>(slice: &[T]) -> u64 {
+    u64::try_from(slice.as_ptr().expose_provenance()).unwrap_or(0)
+}
+
+/// The address of a slice that the kernel writes.
+fn address_of_mut<T>(slice: &mut [T]) -> u64 {
+    u64::try_from(slice.as_mut_ptr().expose_provenance()).unwrap_or(0)
+}
+
+/// The number of elements, for a field.
+fn count_of<T>(slice: &[T]) -> Result<u32, Errno> {
+    u32::try_from(slice.len()).map_err(|_| Errno::INVAL)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The process of a real device: what the one behind vfio-user has, with VFIO's and iommufd's ioctls by number, each on
+//! its own descriptor; and without the right to map guest RAM.
+//!
+//! The file of guest RAM is given only to be handed to the kernel when the process is configured, and is closed then, before
+//! the first word of a guest or a device is read. So that it cannot be mapped before, a mapping is of one of the three
+//! shared objects that the process needs, or of no file at all.
+//! Spawned by the sealed coordinator, so every rule here is also the coordinator's.
+
+use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
+use crate::profiles::common;
+
+pub fn profile(arch: Arch) -> Profile {
+    Profile {
+        name: "vfio-kernel",
+        arch,
+        root: RootKind::Inherited,
+        // 64 interrupt vectors, the queue of faults, and what it is given. Guest RAM is pinned in this process's name.
+        limits: Limits {
+            nofile_count: 128,
+            nproc_count: 16,
+            fsize_len: Some(super::SAVED_LEN_MAX),
+            locked_len: None,
+        },
+        landlock_abi_min: super::LANDLOCK_ABI_MIN,
+        rules: rules(arch),
+        memory_files: None,
+        absent: common::ABSENT,
+    }
+}
+
+pub fn rules(arch: Arch) -> Vec<Rule> {
+    let memory: Vec<Rule> = common::memory().into_iter().filter(|rule| rule.syscall != "mmap").collect();
+    let own = [map(), ioctl()];
+    union(&[&memory, &own, &common::threads(arch), &common::ending(), &common::descriptors(arch)])
+}
+
+const PROT_EXEC: u64 = libc::PROT_EXEC as u64;
+const NEVER_EXEC: &str = "memory is never made executable";
+const NOT_RAM: &str = "only the dirty log, the ring and the MSI board may be mapped: never guest RAM";
+
+/// No file; the dirty log, the ring, the MSI board (the topology's numbers).
+const MAPPED: [u32; 4] = [u32::MAX, 4, 5, 8];
+
+fn map() -> Rule {
+    let one = |fd: &u32| vec![Check::int(4, *fd, NOT_RAM), Check::without(2, PROT_EXEC, NEVER_EXEC)];
+    Rule { syscall: "mmap", when: MAPPED.iter().map(one).collect() }
+}
+
+const KNOWN: &str = "only the listed ioctls of VFIO and iommufd are needed";
+const OF_DEVICE: &str = "this ioctl is for the device's own file";
+const OF_IOMMU: &str = "this ioctl is for the device's own iommufd";
+
+/// The numbers of both files in the process (the topology's).
+const DEVICE_FD: u32 = 7;
+const IOMMU_FD: u32 = 13;
+
+/// VFIO_DEVICE_GET_INFO, GET_REGION_INFO, GET_IRQ_INFO, SET_IRQS, RESET, FEATURE, BIND_IOMMUFD, ATTACH_IOMMUFD_PT,
+/// DETACH_IOMMUFD_PT. (Linux, include/uapi/linux/vfio.h; the same on every architecture.)
+const ON_DEVICE: [u32; 9] = [0x3b6b, 0x3b6c, 0x3b6d, 0x3b6e, 0x3b6f, 0x3b75, 0x3b76, 0x3b77, 0x3b78];
+
+/// IOMMU_DESTROY, IOAS_ALLOC, IOAS_MAP_FILE, HWPT_ALLOC, GET_HW_INFO, HWPT_SET_DIRTY_TRACKING, HWPT_GET_DIRTY_BITMAP,
+/// HWPT_INVALIDATE, VIOMMU_ALLOC, VDEVICE_ALLOC, VEVENTQ_ALLOC. (include/uapi/linux/iommufd.h)
+const ON_IOMMU: [u32; 11] =
+    [0x3b80, 0x3b81, 0x3b8f, 0x3b89, 0x3b8a, 0x3b8b, 0x3b8c, 0x3b8d, 0x3b90, 0x3b91, 0x3b93];
+
+fn ioctl() -> Rule {
+    let on = |fd, whose| move |request: &u32| vec![Check::int(0, fd, whose), Check::int(1, *request, KNOWN)];
+    let when = ON_DEVICE.iter().map(on(DEVICE_FD, OF_DEVICE));
+    Rule { syscall: "ioctl", when: when.chain(ON_IOMMU.iter().map(on(IOMMU_FD, OF_IOMMU))).collect() }
+}

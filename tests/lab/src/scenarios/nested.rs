@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The kernel's VFIO and iommufd under our own layer: with a device whose DMA a test can steer.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Verdict;
+use crate::{
+    places,
+    report::Report,
+    seen::{self, EDU, Function},
+    suite,
+};
+
+/// What the device end and the nested IOMMU of `dev-vfio` do with a real device.
+pub fn edu(report: &mut Report<'_>) -> Result<Verdict> {
+    let edu = take_edu(report)?;
+    let (well, table) = host_check(&edu)?;
+    ensure!(well, "host-check finds something wrong:\n{table}");
+    report.evidence(format!("host-check: {} lines, none of them NO", table.lines().count()))?;
+    suite::run(report, "dev-vfio-nested", &[])?;
+    Ok(Verdict::Shown)
+}
+
+/// What our client side does with the kernel's migration states.
+pub fn migration(report: &mut Report<'_>) -> Result<Verdict> {
+    suite::run(report, "dev-vfio-mtty", &[])?;
+    Ok(Verdict::Shown)
+}
+
+/// What they say to a host that keeps the guest's stage 1 out.
+pub fn refused(report: &mut Report<'_>) -> Result<Verdict> {
+    let edu = take_edu(report)?;
+    let (well, table) = host_check(&edu)?;
+    let line = table.lines().find(|line| line.contains("CANWBS")).unwrap_or_default();
+    ensure!(!well && line.contains("NO "), "host-check finds nothing wrong:\n{table}");
+    report.evidence(format!("host-check: {}", line.split(": ").next().unwrap_or(line)))?;
+    suite::run(report, "dev-vfio-nested", &["host_that_does_not_nest"])?;
+    Ok(Verdict::Shown)
+}
+
+/// What the product says of this host, and whether it is content.
+pub fn host_check(device: &Function) -> Result<(bool, String)> {
+    let program = Path::new(places::PROGRAMS).join("bulkhead");
+    let output = Command::new(program)
+        .args(["host-check", "--device", &device.address])
+        .output()
+        .context("`bulkhead host-check` did not start")?;
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{table}{}", String::from_utf8_lossy(&output.stderr));
+    Ok((output.status.success(), table))
+}
+
+fn take_edu(report: &mut Report<'_>) -> Result<Function> {
+    let edu = seen::functions_with(EDU)?.into_iter().next().context("the server has no edu device")?;
+    let file = edu.bind_to_vfio()?;
+    ensure!(file.exists(), "there is no {}: the kernel has no CONFIG_VFIO_DEVICE_CDEV", file.display());
+    report.evidence(format!("{} is {}", edu.address, file.display()))?;
+    Ok(edu)
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A guest on the server's KVM, with a device of the server's own: the whole way, by the programs that ship.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use tests::{
+    command::capture,
+    guest::{GuestFiles, USER_SPACE_MARK},
+    vm::{Options, Vm},
+};
+
+use super::{Verdict, guest::confined};
+use crate::{
+    places,
+    report::Report,
+    seen::{self, Function, NVME},
+};
+
+const BOOT: Duration = Duration::from_secs(90);
+const COMMAND: Duration = Duration::from_secs(60);
+
+/// The guest makes a file system on the server's NVMe and reads back what it wrote; the server finds it there afterwards.
+pub fn nvme(report: &mut Report<'_>) -> Result<Verdict> {
+    if !Path::new("/dev/kvm").exists() {
+        return Ok(Verdict::Skipped("this server has no KVM".into()));
+    }
+    let device = seen::functions_with(NVME)?.into_iter().next().context("the server has no NVMe")?;
+    device.bind_to_vfio()?;
+    let faults = faults()?;
+    let mut vm = boot(report, std::slice::from_ref(&device), "iommu.passthrough=0 iommu.strict=1")?;
+    let sum = use_disk(report, &mut vm)?;
+    counters(report, &vm)?;
+    confined(&vm, report)?;
+    vm.power_off(COMMAND)?;
+    let left = vm.left_over();
+    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    ensure!(self::faults()? == faults, "the server's SMMU has reported events: see the kernel's log");
+    found_outside(report, &device, &sum)?;
+    Ok(Verdict::Shown)
+}
+
+/// Two devices, each its own process and iommufd, in the two other ways that a guest may treat them.
+pub fn modes(report: &mut Report<'_>) -> Result<Verdict> {
+    if !Path::new("/dev/kvm").exists() {
+        return Ok(Verdict::Skipped("this server has no KVM".into()));
+    }
+    let devices = seen::functions_with(NVME)?;
+    for device in &devices {
+        device.bind_to_vfio()?;
+    }
+    for (extra, kind, attached) in [
+        ("iommu.passthrough=0 iommu.strict=0", "DMA-FQ", "stage 1"),
+        ("iommu.passthrough=1", "identity", "bypass"),
+    ] {
+        let mut vm = boot(report, &devices, extra)?;
+        for index in 0..devices.len() {
+            let found = run(&mut vm, &format!("cat /sys/class/nvme/nvme{index}/device/iommu_group/type"))?;
+            ensure!(found == kind, "with {extra}, the group of nvme{index} has type {found}, not {kind}");
+            let disk = format!("/dev/nvme{index}n1");
+            run(&mut vm, &format!("dd if=/dev/urandom of={disk} bs=1M count=4 conv=fsync 2>/dev/null"))?;
+            let sum = |vm: &mut Vm| run(vm, &format!("dd if={disk} bs=1M count=4 2>/dev/null | sha256sum"));
+            let before = sum(&mut vm)?;
+            run(&mut vm, "echo 3 >/proc/sys/vm/drop_caches")?;
+            ensure!(sum(&mut vm)? == before, "with {extra}, nvme{index} gives back something else");
+        }
+        let inspect = vm.control_json("inspect")?;
+        ensure!(inspect.matches(&format!("\"{attached}\"")).count() >= devices.len(), "{inspect}");
+        report
+            .evidence(format!("{} devices, {extra}: groups {kind}, attached to {attached}", devices.len()))?;
+        vm.power_off(COMMAND)?;
+        let left = vm.left_over();
+        ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    }
+    Ok(Verdict::Shown)
+}
+
+/// What a command in the guest says; it must end well.
+fn run(vm: &mut Vm, command: &str) -> Result<String> {
+    let start = Instant::now();
+    let answer = vm.console.run(command, COMMAND)?;
+    println!("{:.1} s: {command}", start.elapsed().as_secs_f64());
+    ensure!(answer.code == 0, "`{command}` ended with {} in the guest: {}", answer.code, answer.output);
+    Ok(answer.output.trim().to_owned())
+}
+
+fn boot(report: &mut Report<'_>, devices: &[Function], extra: &str) -> Result<Vm> {
+    let files = GuestFiles::in_cache(Path::new(places::GUEST));
+    let mut options = Options::new(places::PROGRAMS.into(), files, "vfio");
+    options.memory = "256M".into();
+    options.extra = format!("quiet {extra}");
+    // The emulated SMMU has no SubstreamIDs.
+    options.arguments = ["--cpu", "kvm", "--smmu-ssid-bits", "0"].map(String::from).to_vec();
+    for device in devices {
+        options.arguments.extend(["--vfio".to_owned(), device.address.clone()]);
+    }
+    let start = Instant::now();
+    let mut vm = Vm::launch(options)?;
+    vm.console.wait_for(USER_SPACE_MARK, BOOT).with_context(|| vm.console.errors())?;
+    report.evidence(format!("guest's user space after {:.1} s", start.elapsed().as_secs_f64()))?;
+    vm.console.shell(BOOT)?;
+    vm.console.run("dmesg -n 1", COMMAND)?;
+    Ok(vm)
+}
+
+/// In the guest: the disk is the server's, in a group of its own with the window mapped flat; returns the sum of what was
+/// written and read back.
+fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
+    let mut output = |command: &str| run(vm, command);
+    let serial = output("cat /sys/class/nvme/nvme0/serial")?;
+    ensure!(serial.starts_with("lab"), "the guest's NVMe has serial {serial:?}");
+    let group = "/sys/class/nvme/nvme0/device/iommu_group";
+    let kind = output(&format!("cat {group}/type"))?;
+    ensure!(kind == "DMA", "the guest's group has type {kind}");
+    let window = output(&format!("grep 0x0000000008000000 {group}/reserved_regions"))?;
+    ensure!(window.contains(" direct"), "the guest does not map the window flat: {window}");
+    let window = window.lines().find(|line| line.contains("direct")).unwrap_or_default();
+    report.evidence(format!("guest: nvme0 {serial}, group type {kind}, {window}"))?;
+    output("mke2fs -F /dev/nvme0n1 65536 >/dev/null && mkdir -p /mnt && mount -t ext4 /dev/nvme0n1 /mnt")?;
+    let start = Instant::now();
+    output("dd if=/dev/urandom of=/mnt/data bs=1M count=16 && sync")?;
+    let written = output("sha256sum </mnt/data")?;
+    output("echo 3 >/proc/sys/vm/drop_caches")?;
+    let read = output("sha256sum </mnt/data")?;
+    ensure!(written == read, "what was read back is not what was written: {written}, {read}");
+    report.evidence(format!(
+        "16 MiB written, sum {:.12}, read back in {:.1} s",
+        read,
+        start.elapsed().as_secs_f64()
+    ))?;
+    let interrupts = output("grep nvme0q /proc/interrupts | tail -n 1")?;
+    ensure!(interrupts.contains("MSI"), "no messages: {interrupts}");
+    report.evidence(interrupts.split_whitespace().collect::<Vec<_>>().join(" "))?;
+    let busy = "dd if=/dev/urandom of=/mnt/more bs=64k count=128 conv=fsync 2>/dev/null";
+    output(&format!("({busy} &); echo 1 >/sys/class/nvme/nvme0/reset_controller && sleep 1 && sync"))?;
+    ensure!(output("cat /sys/class/nvme/nvme0/state")? == "live", "the controller did not come back");
+    output("umount /mnt && echo 1 >/sys/class/nvme/nvme0/device/reset")?;
+    output("mount -t ext4 /dev/nvme0n1 /mnt")?;
+    ensure!(output("sha256sum </mnt/data")? == read, "after a reset of the function the file is another");
+    report.evidence("the controller reset under writes, then the function: the file is as it was")?;
+    println!("{}", output("dmesg | grep nvme")?);
+    output("umount /mnt")?;
+    reboot(report, vm, &read)?;
+    Ok(read.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// The guest starts anew: other processes take over the device that the first ones had bound.
+fn reboot(report: &mut Report<'_>, vm: &mut Vm, sum: &str) -> Result<()> {
+    vm.console.send("reboot -f\n")?;
+    vm.console.wait_for(USER_SPACE_MARK, BOOT).with_context(|| vm.console.errors())?;
+    vm.console.shell(BOOT)?;
+    run(vm, "dmesg -n 1")?;
+    run(vm, "mkdir -p /mnt && mount -t ext4 -o ro /dev/nvme0n1 /mnt")?;
+    ensure!(run(vm, "sha256sum </mnt/data")? == sum, "after a reboot the file is another");
+    run(vm, "umount /mnt")?;
+    report.evidence("the guest rebooted, and has its disk again in new processes")
+}
+
+/// What the product counts: the host's SMMU does the walking, and batches go down as one call.
+fn counters(report: &mut Report<'_>, vm: &Vm) -> Result<()> {
+    let inspect = vm.control_json("inspect")?;
+    for text in ["iommufd, nested", "stage 1"] {
+        ensure!(inspect.contains(text), "`bulkhead inspect` does not say {text:?}: {inspect}");
+    }
+    let of = |name: &str| vm.counter(name).with_context(|| format!("no counter {name}: {inspect}"));
+    let (commands, calls) = (of("invalidations")?, of("ioctls")?);
+    ensure!(commands > 0 && calls > 0, "no invalidation reached the host: {commands}, {calls}");
+    report.evidence(format!("{commands} invalidations of the guest's went down in {calls} ioctls"))
+}
+
+/// How many events the server's own SMMU has reported.
+fn faults() -> Result<usize> {
+    Ok(seen::kernel_log()?
+        .lines()
+        .filter(|line| line.contains("arm-smmu-v3") && line.contains("event"))
+        .count())
+}
+
+/// The server's own driver finds the guest's file.
+fn found_outside(report: &mut Report<'_>, device: &Function, sum: &str) -> Result<()> {
+    device.rebind("nvme")?;
+    let disk = disk_of(device)?;
+    fs::create_dir_all("/tmp/disk").context("a place to mount")?;
+    capture(Command::new("mount").args(["-t", "ext4", "-o", "ro"]).arg(&disk).arg("/tmp/disk"))?;
+    let found = capture(Command::new("sha256sum").arg("/tmp/disk/data"));
+    capture(Command::new("umount").arg("/tmp/disk"))?;
+    let found = found?;
+    ensure!(found.starts_with(sum), "the server reads another sum: {found}, not {sum}");
+    report.evidence(format!("the server reads the same from {}", disk.display()))
+}
+
+/// The disk of an NVMe controller, which its driver takes a moment to make.
+fn disk_of(device: &Function) -> Result<PathBuf> {
+    let until = Instant::now() + COMMAND;
+    loop {
+        for controller in fs::read_dir(device.folder().join("nvme")).into_iter().flatten().flatten() {
+            let name = format!("{}n1", controller.file_name().to_string_lossy());
+            let disk = Path::new("/dev").join(name);
+            if disk.exists() {
+                return Ok(disk);
+            }
+        }
+        ensure!(Instant::now() < until, "no disk appears at {}", device.address);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The engine of the host's CPUs: KVM on arm64 with its GICv3, ITS, PSCI and timers.
+//!
+//! ```text
+//!   vm.rs     the VM: memory, counter, interrupts in, pause and resume    needs.rs      what KVM must be able to do
+//!   cpu.rs    one vCPU: its loop, its registers                           memslots.rs   what memory it sees
+//!   gic.rs    interrupt controller and ITS                                registers.rs  which registers are its state
+//!   sys.rs    the ioctls that take addresses                              saved.rs      state units
+//! ```
+//!
+//! KVM answers only the address space that made the VM, so that this process makes it: sealed, from the opened device
+//! it was given. What is pure is compiled and tested on every host.
+
+#[cfg(any(target_arch = "aarch64", test))]
+mod memslots;
+#[cfg(any(target_arch = "aarch64", test))]
+mod needs;
+#[cfg(any(target_arch = "aarch64", test))]
+mod registers;
+#[cfg(any(target_arch = "aarch64", test))]
+mod saved;
+
+#[cfg(target_arch = "aarch64")]
+mod cpu;
+#[cfg(target_arch = "aarch64")]
+mod engine;
+#[cfg(target_arch = "aarch64")]
+mod gic;
+#[cfg(target_arch = "aarch64")]
+mod sys;
+#[cfg(target_arch = "aarch64")]
+mod vm;
+
+#[cfg(target_arch = "aarch64")]
+pub use engine::Kvm;
+#[cfg(target_arch = "aarch64")]
+pub use sys::install_kick_handler;
