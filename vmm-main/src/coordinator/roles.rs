@@ -274,7 +274,7 @@ mod tests {
         // A vCPU process on KVM holds one descriptor more, before those of devices.
         let handover = Handover { cpu: CpuKind::Kvm, ..handover };
         let configs = Configs::new(&handover, &ram, boot).unwrap();
-        assert_eq!((configs.vcpu.devices[0].ring_fd, configs.vcpu.functions[1].ring_fd), (7, 15));
+        assert_eq!((configs.vcpu.devices[0].ring_fd, configs.vcpu.functions[1].ring_fd), (7, 18));
     }
 
     #[test]

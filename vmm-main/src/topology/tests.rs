@@ -143,7 +143,7 @@ fn topology_real_device_has_its_own_files_and_a_profile_that_keeps_it_from_guest
             [Object::GuestRam, Object::DirtyLog(name), Object::Ring(name), Object::DeviceSource(name)];
         assert_eq!(numbers.map(|object| row.number_of(object)), [3, 4, 5, 7].map(Some));
         let numbers = [Object::MsiBoard(name), Object::Iommufd(name)];
-        assert_eq!(numbers.map(|object| row.number_of(object)), [8, 10].map(Some));
+        assert_eq!(numbers.map(|object| row.number_of(object)), [8, 13].map(Some));
         for other in processes(&shape).filter(|other| other.name != name) {
             assert_eq!(other.number_of(Object::DeviceSource(name)), None, "{}", other.name);
             assert_eq!(other.number_of(Object::Iommufd(name)), None, "{}", other.name);
