@@ -405,11 +405,11 @@ impl Process for VfioProcess {
     }
 
     fn save(&mut self) -> Result<Vec<u8>, Failure> {
-        Err(Failure::new("save the device", "devices behind vfio-user cannot be saved yet"))
+        Err(Failure::new("save the device", "assigned devices cannot be saved yet"))
     }
 
     fn restore(&mut self, _stream: &[u8]) -> Result<(), Failure> {
-        Err(Failure::new("restore the device", "devices behind vfio-user cannot be restored yet"))
+        Err(Failure::new("restore the device", "assigned devices cannot be restored yet"))
     }
 
     fn dirty_log(&mut self, op: DirtyLogOp) -> Result<(), Failure> {
