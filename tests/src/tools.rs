@@ -27,6 +27,8 @@ pub struct Tool {
     pub program: &'static str,
     /// The packages that bring it, all of them unpacked into the same folder.
     pub packages: &'static [&'static str],
+    /// Words in the names of packages that come along even where the machine has them: parts of one whole.
+    pub whole: &'static [&'static str],
     /// Its folder in the cache.
     pub folder: &'static str,
     /// The task that fetches it.
@@ -45,6 +47,7 @@ pub struct Tool {
 pub const QEMU: Tool = Tool {
     program: "qemu-system-aarch64",
     packages: &["qemu-system-arm"],
+    whole: &["qemu"],
     folder: "qemu",
     task: "cargo xtask guest --qemu",
     device: None,
@@ -66,6 +69,7 @@ pub const VFIO_USER_QEMU: Tool = Tool {
 pub const CROSS: Tool = Tool {
     program: "aarch64-linux-gnu-gcc",
     packages: &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
+    whole: &["aarch64-linux-gnu", "arm64-cross"],
     folder: "cross",
     task: "cargo xtask guest --cross",
     device: None,

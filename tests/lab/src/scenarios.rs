@@ -155,6 +155,14 @@ pub const ALL: &[Scenario] = &[
         limit: Duration::from_secs(600),
         run: isolation::roles,
     },
+    Scenario {
+        name: "isolation-vfio",
+        about: "the process of a real device, attacked from inside",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(300),
+        run: isolation::real_device,
+    },
 ];
 
 /// The scenario of this name.

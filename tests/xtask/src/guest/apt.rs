@@ -22,8 +22,9 @@ use ::tests::command::{capture, find, remove_folder, set_mode, write_whole};
 pub enum Installed {
     /// Nothing is installed: used for packages of another architecture that are unpacked one by one.
     Nothing,
-    /// What this machine has: its libraries serve the unpacked programs too.
-    AsHere,
+    /// What this machine has, but for packages with one of these words in their names: its libraries serve the unpacked
+    /// programs too, and what is a part of them comes along.
+    But(&'static [&'static str]),
 }
 
 /// Which of the distribution's suites packages come from.
@@ -77,12 +78,13 @@ impl Apt {
             fs::create_dir_all(&path).with_context(|| format!("{} could not be made", path.display()))?;
         }
         let status = match installed {
-            Installed::Nothing => Vec::new(),
-            Installed::AsHere => {
-                fs::read("/var/lib/dpkg/status").context("this machine's list of packages")?
-            }
+            Installed::Nothing => String::new(),
+            Installed::But(words) => without(
+                &fs::read_to_string("/var/lib/dpkg/status").context("this machine's list of packages")?,
+                words,
+            ),
         };
-        write_whole(&folder.join("state/status"), &status)?;
+        write_whole(&folder.join("state/status"), status.as_bytes())?;
         let added = suites.added()?;
         apt.copy_sources(suites != Suites::Newest, &added)?;
         let mut configuration = apt.configuration(architecture)?;
@@ -243,6 +245,17 @@ impl Candidate {
             .collect();
         Some(Self { package: field("Package")?.into(), version: field("Version")?.into(), depends })
     }
+}
+
+/// A list of packages (a stanza each) without those that have one of these words in their names.
+fn without(status: &str, words: &[&str]) -> String {
+    let stays = |stanza: &&str| {
+        let name = stanza.lines().find_map(|line| line.strip_prefix("Package: ")).unwrap_or_default();
+        !words.iter().any(|word| name.contains(word))
+    };
+    let stanzas =
+        status.split("\n\n").map(|stanza| stanza.trim_matches('\n')).filter(|stanza| !stanza.is_empty());
+    stanzas.filter(stays).map(|stanza| format!("{stanza}\n\n")).collect()
 }
 
 /// Unpacks a package's files into `folder`, as `dpkg` would into the root.

@@ -22,8 +22,8 @@ pub fn obtain(tool: &Tool, cache: &Path) -> Result<Ready> {
     let step = Step::begin(tool.program);
     let architecture = capture(Command::new("dpkg").arg("--print-architecture"))?;
     let (folder, installed, suites) = match tool.newer {
-        false if tool.backports => ("apt-backports", Installed::AsHere, Suites::Backports),
-        false => ("apt-tools", Installed::AsHere, Suites::AsHere),
+        false if tool.backports => ("apt-backports", Installed::But(tool.whole), Suites::Backports),
+        false => ("apt-tools", Installed::But(tool.whole), Suites::AsHere),
         // Its libraries come along, so that nothing of the machine's has to fit.
         true => ("apt-newest", Installed::Nothing, Suites::Newest),
     };

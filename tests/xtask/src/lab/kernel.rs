@@ -41,6 +41,7 @@ const BUILD_TOOLS: [&str; 4] = ["make", "cc", "tar", "xz"];
 /// What it needs and few machines have; unpacked in the cache where it is missing.
 const GENERATORS: [&str; 3] = ["flex", "bison", "bc"];
 const GENERATORS_TOOL: Tool = Tool {
+    whole: &[],
     program: "flex",
     packages: &GENERATORS,
     folder: "kernel-tools",

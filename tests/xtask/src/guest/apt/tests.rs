@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! apt's records, as text. apt itself is exercised by `cargo xtask guest --update`.
 
-use super::Candidate;
+use super::{Candidate, without};
 
 const META: &str = "Package: linux-image-cloud-arm64\nSource: linux-signed-arm64 (1)\nVersion: 6.1.9-1\n\
                     Depends: linux-image-6.1.0-9-cloud-arm64 (= 6.1.9-1), other:any | third\nSize: 1460\n";
@@ -29,4 +29,13 @@ fn record_without_dependencies_has_none() {
 fn record_without_version_is_refused() {
     assert_eq!(Candidate::parse("Package: a\n\nVersion: 1\n"), None);
     assert_eq!(Candidate::parse(""), None);
+}
+
+#[test]
+fn parts_of_what_is_fetched_do_not_count_as_installed() {
+    let status =
+        "Package: libc6\nVersion: 1\n\nPackage: gcc-12-aarch64-linux-gnu\nVersion: 2\n\nPackage: zlib1g\n";
+    assert_eq!(without(status, &["aarch64-linux-gnu"]), "Package: libc6\nVersion: 1\n\nPackage: zlib1g\n\n");
+    assert_eq!(without(status, &["a", "b"]), "");
+    assert_eq!(without("", &[]), "");
 }
