@@ -63,8 +63,11 @@ pub fn real_device(report: &mut Report<'_>) -> Result<Verdict> {
         ensure!(!(survived && is_deadly), "attempt {attempt:?} did not end the process");
         if survived { refused.push(attempt) } else { ended.push(attempt) }
     }
-    report.evidence(format!("vfio0, refused: {}", refused.join(" ")))?;
-    report.evidence(format!("vfio0, ended with a report: {}", ended.join(" ")))?;
+    for (what, attempts) in [("refused", refused), ("ended with a report", ended)] {
+        if !attempts.is_empty() {
+            report.evidence(format!("vfio0, {what}: {}", attempts.join(" ")))?;
+        }
+    }
     Ok(Verdict::Shown)
 }
 
