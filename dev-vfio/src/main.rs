@@ -23,18 +23,8 @@ fn main() -> Result<()> {
     let mut fds = Inherited::take_all(FD_COUNT)?;
     let control = fds.take(0)?;
     let crash_page = CrashPage::from_fd(fds.take(1)?).context("the crash page")?;
-    let descriptors = Descriptors {
-        ram: fds.take(3)?,
-        dirty_log: fds.take(4)?,
-        ring: fds.take(5)?,
-        stage1: fds.take(6)?,
-        behind: Behind::Server(fds.take(7)?),
-        msi_board: fds.take(8)?,
-        msi_doorbell: fds.take(9)?,
-        bus: fds.take(10)?,
-        intx: fds.take(11)?,
-        intx_end: fds.take(12)?,
-    };
+    let behind = Behind::Server(fds.take(7)?);
+    let descriptors = Descriptors::take(&mut fds, behind)?;
     let locked = sandbox::seal(&profiles::vfio(), FD_COUNT, crash_page)?;
     service::run(&locked, generation, control, descriptors, spin)?;
     Ok(())

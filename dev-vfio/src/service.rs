@@ -24,7 +24,7 @@ use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
 use ipc::shm::ring::{self, Responder};
 use rustix::event::{EventfdFlags, eventfd};
-use sandbox::Locked;
+use sandbox::{Inherited, InheritedError, Locked};
 use smmu_arch::{Model, ModelError, Options};
 
 use crate::bus_link::BusLink;
@@ -73,6 +73,27 @@ pub struct Descriptors {
     pub intx: OwnedFd,
     /// Tells that the guest has ended that interrupt.
     pub intx_end: OwnedFd,
+}
+
+impl Descriptors {
+    /// Takes them by the numbers that both programs' rows have in common; what is behind is each program's own.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub fn take(fds: &mut Inherited, behind: Behind) -> Result<Descriptors, InheritedError> {
+        Ok(Descriptors {
+            ram: fds.take(3)?,
+            dirty_log: fds.take(4)?,
+            ring: fds.take(5)?,
+            stage1: fds.take(6)?,
+            behind,
+            msi_board: fds.take(8)?,
+            msi_doorbell: fds.take(9)?,
+            bus: fds.take(10)?,
+            intx: fds.take(11)?,
+            intx_end: fds.take(12)?,
+        })
+    }
 }
 
 /// What is behind the function.

@@ -30,7 +30,7 @@ mod root;
 mod seccomp;
 mod sys;
 
-pub use inherited::Inherited;
+pub use inherited::{Inherited, InheritedError};
 pub use locked::{Enforced, Locked, SealError, seal, seal_to_spawn};
 pub use memory_file::MemoryFiles;
 pub use profile::{Arch, Profile};
