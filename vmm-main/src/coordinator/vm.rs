@@ -171,7 +171,7 @@ impl Vm {
                     "give an uncompressed arm64 Linux Image, and memory for it",
                 )
             })?;
-        Configs::new(&self.given.handover, &self.layout, boot)
+        Configs::new(&self.given.handover, &self.layout, boot, |name| objects.device_number(name))
     }
 
     /// Carries out one command.

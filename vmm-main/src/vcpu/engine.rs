@@ -9,6 +9,7 @@ use super::bus::Bus;
 use super::intx::Pins;
 use super::irq::Interrupts;
 use super::saved::Units;
+use super::window_memory::Mapper;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
@@ -52,6 +53,9 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// Its state.
     type Saved: Units;
 
+    /// Whether it makes memory slots of windows: then [`Engine::mapper`] has who does.
+    const MAPS_WINDOWS: bool;
+
     /// Takes what it needs of the host out of the inherited table.
     fn take_host(fds: &mut Inherited) -> Result<Self::Host, Failure>;
 
@@ -69,6 +73,9 @@ pub trait Engine: Sized + Send + Sync + 'static {
         bus: Arc<Bus>,
         saved: Option<&Self::Saved>,
     ) -> Result<Self, Failure>;
+
+    /// Who makes memory slots of windows.
+    fn mapper(controller: &Arc<Self::Controller>) -> Option<Arc<dyn Mapper>>;
 
     /// How many vCPUs there are.
     fn vcpu_count(&self) -> usize;

@@ -31,6 +31,7 @@ mod rtc;
 mod saved;
 mod soft;
 mod uart;
+mod window_memory;
 mod windows;
 
 #[cfg(target_arch = "aarch64")]

@@ -6,6 +6,7 @@
 //!   cpu.rs    one vCPU: its loop, its registers                           memslots.rs   what memory it sees
 //!   gic.rs    interrupt controller and ITS                                registers.rs  which registers are its state
 //!   sys.rs    the ioctls that take addresses                              saved.rs      state units
+//!             windows of devices' memory, while the guest runs            window_slots.rs
 //! ```
 //!
 //! KVM answers only the address space that made the VM, so that this process makes it: sealed, from the opened device
@@ -30,6 +31,8 @@ mod gic;
 mod sys;
 #[cfg(target_arch = "aarch64")]
 mod vm;
+#[cfg(target_arch = "aarch64")]
+mod window_slots;
 
 #[cfg(target_arch = "aarch64")]
 pub use engine::Kvm;
