@@ -29,24 +29,26 @@ const DRAIN_SPAN: Duration = Duration::from_secs(10);
 /// What the interrupt thread waits for.
 #[derive(Debug)]
 pub struct Interrupts {
-    /// The device signals a vector.
-    pub vectors: Vec<OwnedFd>,
+    /// The device signals a vector; listened to here where the vCPU process does not.
+    pub vectors: Arc<[OwnedFd]>,
     /// The device signals INTx.
-    pub intx: Option<OwnedFd>,
+    pub intx: Option<Arc<OwnedFd>>,
     /// The guest has ended an interrupt on the pin's line.
     pub intx_end: OwnedFd,
 }
 
-/// Starts a thread for the device's requests, one for its interrupts, one for the vSMMU, and one for faults if they come
+/// Starts a thread for the device's requests, one for its interrupts if it could be opened, one for the vSMMU, and one for faults if they come
 /// from the host.
 ///
 /// # Errors
 /// If the kernel gives no thread.
-pub fn start_helpers(function: &Arc<Function>, interrupts: Interrupts) -> io::Result<()> {
+pub fn start_helpers(function: &Arc<Function>, interrupts: Option<Interrupts>) -> io::Result<()> {
     let theirs = Arc::clone(function);
     spawn("dma", move || while theirs.serve_device(Deadline::after(LOOK_SPAN)) {})?;
-    let theirs = Arc::clone(function);
-    spawn("irq", move || watch(&theirs, &interrupts))?;
+    if let Some(interrupts) = interrupts {
+        let theirs = Arc::clone(function);
+        spawn("irq", move || watch(&theirs, &interrupts))?;
+    }
     let faults = function.iommu().fault_file().map(|file| file.try_clone_to_owned()).transpose()?;
     if let Some(file) = faults {
         let theirs = Arc::clone(function);
@@ -73,7 +75,10 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
 fn watch(function: &Function, interrupts: &Interrupts) {
     let Interrupts { vectors, intx, intx_end } = interrupts;
     while function.failure().is_none() {
-        let all = vectors.iter().chain([intx_end]).chain(intx);
+        // One that the vCPU process gives up comes back here, at the next turn.
+        let ours: Vec<_> =
+            vectors.iter().enumerate().filter(|(index, _)| !function.bus.takes(*index)).collect();
+        let all = ours.iter().map(|(_, vector)| *vector).chain([intx_end]).chain(intx.as_deref());
         let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         if poll(&mut fds, Some(&LOOK_TIMESPEC)).is_err_and(|errno| errno != Errno::INTR) {
             return;
@@ -82,16 +87,16 @@ fn watch(function: &Function, interrupts: &Interrupts) {
         let taken = |index: usize, fd: &OwnedFd| {
             ready.get(index) == Some(&true) && rustix::io::read(fd, &mut [0; 8]).is_ok()
         };
-        for (index, vector) in vectors.iter().enumerate() {
-            if taken(index, vector) {
-                function.signal(index);
+        for (at, (index, vector)) in ours.iter().enumerate() {
+            if taken(at, vector) {
+                function.signal(*index);
             }
         }
         // The end first: what the device says after it was unmasked is a new interrupt.
-        if taken(vectors.len(), intx_end) {
+        if taken(ours.len(), intx_end) {
             function.intx_ended();
         }
-        if intx.as_ref().is_some_and(|intx| taken(vectors.len() + 1, intx)) {
+        if intx.as_ref().is_some_and(|intx| taken(ours.len() + 1, intx)) {
             function.signal_intx();
         }
     }

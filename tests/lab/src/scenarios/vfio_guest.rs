@@ -170,7 +170,12 @@ fn counters(report: &mut Report<'_>, vm: &Vm) -> Result<()> {
     let of = |name: &str| vm.counter(name).with_context(|| format!("no counter {name}: {inspect}"));
     let (commands, calls) = (of("invalidations")?, of("ioctls")?);
     ensure!(commands > 0 && calls > 0, "no invalidation reached the host: {commands}, {calls}");
-    report.evidence(format!("{commands} invalidations of the guest's went down in {calls} ioctls"))
+    report.evidence(format!("{commands} invalidations of the guest's went down in {calls} ioctls"))?;
+    let (given, heard) = (of("given")?, of("vectors")?);
+    let (hopped, signalled) = (of("hopped")?, of("signalled")?);
+    ensure!(given > 0 && heard > 0, "no vector is on an irqfd: {given} were given, {heard} are listened to");
+    ensure!(hopped + signalled == 0, "{hopped} messages were brought by a process, {signalled} by a call");
+    report.evidence(format!("{heard} of {given} vectors on irqfds, 0 messages brought by a process"))
 }
 
 /// How many events the server's own SMMU has reported.

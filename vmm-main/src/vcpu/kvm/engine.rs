@@ -25,13 +25,16 @@ impl Engine for Kvm {
     type Host = OwnedFd;
     type Controller = Vm;
     type Saved = SavedKvm;
+    const HEARS_VECTORS: bool = true;
 
     fn take_host(fds: &mut Inherited) -> Result<OwnedFd, Failure> {
         fds.take(KVM_FD).map_err(|error| Failure::new("take the host's KVM", error))
     }
 
     fn controller(host: OwnedFd, parts: &EngineParts, saved: Option<&SavedKvm>) -> Result<Arc<Vm>, Failure> {
-        Vm::new(host, parts, saved).map(Arc::new)
+        let vm = Arc::new(Vm::new(host, parts, saved)?);
+        parts.vectors.connect(Arc::<Vm>::downgrade(&vm));
+        Ok(vm)
     }
 
     fn new(
@@ -86,6 +89,6 @@ impl Engine for Kvm {
     }
 
     fn inspect(&self, inspect: &mut Inspect) {
-        self.vm.cpus.iter().for_each(|cpu| cpu.inspect(inspect));
+        self.vm.inspect(inspect);
     }
 }
