@@ -27,15 +27,35 @@ const COMMAND: Duration = Duration::from_secs(60);
 
 /// The guest makes a file system on the server's NVMe and reads back what it wrote; the server finds it there afterwards.
 pub fn nvme(report: &mut Report<'_>) -> Result<Verdict> {
+    disk(report, Signals::Messages)
+}
+
+/// The same by a guest that uses no messages: the device has its pin.
+pub fn intx(report: &mut Report<'_>) -> Result<Verdict> {
+    disk(report, Signals::Pin)
+}
+
+/// How the device interrupts its guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signals {
+    Messages,
+    Pin,
+}
+
+fn disk(report: &mut Report<'_>, signals: Signals) -> Result<Verdict> {
     if !Path::new("/dev/kvm").exists() {
         return Ok(Verdict::Skipped("this server has no KVM".into()));
     }
     let device = seen::functions_with(NVME)?.into_iter().next().context("the server has no NVMe")?;
     device.bind_to_vfio()?;
     let faults = faults()?;
-    let mut vm = boot(report, std::slice::from_ref(&device), "iommu.passthrough=0 iommu.strict=1")?;
-    let sum = use_disk(report, &mut vm)?;
-    counters(report, &vm)?;
+    let extra = match signals {
+        Signals::Messages => "iommu.passthrough=0 iommu.strict=1",
+        Signals::Pin => "iommu.passthrough=0 iommu.strict=1 pci=nomsi",
+    };
+    let mut vm = boot(report, std::slice::from_ref(&device), extra)?;
+    let sum = use_disk(report, &mut vm, signals)?;
+    counters(report, &vm, signals)?;
     confined(&vm, report)?;
     vm.power_off(COMMAND)?;
     let left = vm.left_over();
@@ -110,7 +130,7 @@ fn boot(report: &mut Report<'_>, devices: &[Function], extra: &str) -> Result<Vm
 
 /// In the guest: the disk is the server's, in a group of its own with the window mapped flat; returns the sum of what was
 /// written and read back.
-fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
+fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<String> {
     let mut output = |command: &str| run(vm, command);
     let serial = output("cat /sys/class/nvme/nvme0/serial")?;
     ensure!(serial.starts_with("lab"), "the guest's NVMe has serial {serial:?}");
@@ -134,7 +154,11 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
         start.elapsed().as_secs_f64()
     ))?;
     let interrupts = output("grep nvme0q /proc/interrupts | tail -n 1")?;
-    ensure!(interrupts.contains("MSI"), "no messages: {interrupts}");
+    let kind = match signals {
+        Signals::Messages => "MSI",
+        Signals::Pin => "Level",
+    };
+    ensure!(interrupts.contains(kind), "not by {kind}: {interrupts}");
     report.evidence(interrupts.split_whitespace().collect::<Vec<_>>().join(" "))?;
     let busy = "dd if=/dev/urandom of=/mnt/more bs=64k count=128 conv=fsync 2>/dev/null";
     output(&format!("({busy} &); echo 1 >/sys/class/nvme/nvme0/reset_controller && sleep 1 && sync"))?;
@@ -162,7 +186,7 @@ fn reboot(report: &mut Report<'_>, vm: &mut Vm, sum: &str) -> Result<()> {
 }
 
 /// What the product counts: the host's SMMU does the walking, and batches go down as one call.
-fn counters(report: &mut Report<'_>, vm: &Vm) -> Result<()> {
+fn counters(report: &mut Report<'_>, vm: &Vm, signals: Signals) -> Result<()> {
     let inspect = vm.control_json("inspect")?;
     for text in ["iommufd, nested", "stage 1"] {
         ensure!(inspect.contains(text), "`bulkhead inspect` does not say {text:?}: {inspect}");
@@ -173,9 +197,15 @@ fn counters(report: &mut Report<'_>, vm: &Vm) -> Result<()> {
     report.evidence(format!("{commands} invalidations of the guest's went down in {calls} ioctls"))?;
     let (given, heard) = (of("given")?, of("vectors")?);
     let (hopped, signalled) = (of("hopped")?, of("signalled")?);
-    ensure!(given > 0 && heard > 0, "no vector is on an irqfd: {given} were given, {heard} are listened to");
     ensure!(hopped + signalled == 0, "{hopped} messages were brought by a process, {signalled} by a call");
-    report.evidence(format!("{heard} of {given} vectors on irqfds, 0 messages brought by a process"))
+    let raised = of("raised")?;
+    match signals {
+        Signals::Messages => ensure!(given > 0 && heard > 0, "on irqfds: {heard} vectors of {given} given"),
+        Signals::Pin => ensure!(raised > 0 && heard == 0, "the pin was asserted {raised} times"),
+    }
+    report.evidence(format!(
+        "{heard} of {given} vectors on irqfds, 0 messages brought by a process; the pin was asserted {raised} times"
+    ))
 }
 
 /// How many events the server's own SMMU has reported.
