@@ -252,11 +252,12 @@ impl VfioProcess {
         let areas = [config.area32, config.area64];
         let function = Arc::new(Function::new(config.name, opened, direct, iommu, links, areas, msi));
         let failed = |error| Failure::new("start the device's threads", error);
-        threads::start_helpers(&function, interrupts).map_err(failed)?;
         let ring = RingThread::start(Arc::clone(&function), responder, |violation| {
             fatal(format!("the vCPU process broke the contract of the function's ring: {violation}"));
         });
-        self.stage = Stage::Serving(function, ring.map_err(failed)?);
+        let ring = ring.map_err(failed)?;
+        threads::start_helpers(&function, interrupts, &ring).map_err(failed)?;
+        self.stage = Stage::Serving(function, ring);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,12 +43,16 @@ pub struct Interrupts {
 ///
 /// # Errors
 /// If the kernel gives no thread.
-pub fn start_helpers(function: &Arc<Function>, interrupts: Option<Interrupts>) -> io::Result<()> {
+pub fn start_helpers(
+    function: &Arc<Function>,
+    interrupts: Option<Interrupts>,
+    ring: &RingThread,
+) -> io::Result<()> {
     let theirs = Arc::clone(function);
     spawn("dma", move || while theirs.serve_device(Deadline::after(LOOK_SPAN)) {})?;
     if let Some(interrupts) = interrupts {
-        let theirs = Arc::clone(function);
-        spawn("irq", move || watch(&theirs, &interrupts))?;
+        let (theirs, ring) = (Arc::clone(function), Arc::clone(&ring.shared));
+        spawn("irq", move || watch(&theirs, &interrupts, &ring))?;
     }
     let faults = function.iommu().fault_file().map(|file| file.try_clone_to_owned()).transpose()?;
     if let Some(file) = faults {
@@ -72,7 +77,7 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 /// Turns eventfds into signals.
-fn watch(function: &Function, interrupts: &Interrupts) {
+fn watch(function: &Function, interrupts: &Interrupts, ring: &Drain) {
     let Interrupts { vectors, intx, intx_end } = interrupts;
     while function.failure().is_none() {
         // One that the vCPU process gives up comes back here, at the next turn.
@@ -94,7 +99,7 @@ fn watch(function: &Function, interrupts: &Interrupts) {
         }
         // The end first: what the device says after it was unmasked is a new interrupt.
         if taken(ours.len(), intx_end) {
-            function.intx_ended();
+            ring.end_intx();
         }
         if intx.as_ref().is_some_and(|intx| taken(ours.len() + 1, intx)) {
             function.signal_intx();
@@ -125,6 +130,8 @@ pub struct RingThread {
 struct Drain {
     orders: Mutex<Orders>,
     progress: Condvar,
+    /// The guest has ended an interrupt on the pin's line.
+    ended: AtomicBool,
     interrupt: Interrupt,
 }
 
@@ -173,6 +180,13 @@ impl RingThread {
 }
 
 impl Drain {
+    /// The line fell. The device is asked for more when what the guest has posted before is carried out: a write that tells it
+    /// that its interrupt was dealt with is in the ring by now, and without it the device would signal once more for nothing.
+    fn end_intx(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.interrupt.raise();
+    }
+
     fn serve(
         &self,
         function: &Function,
@@ -181,6 +195,7 @@ impl Drain {
         loop {
             self.interrupt.take();
             let wanted = self.orders.lock().unwrap_or_else(PoisonError::into_inner).wanted;
+            let ended = self.ended.swap(false, Ordering::Acquire);
             loop {
                 match responder.try_next() {
                     Ok(Some(token)) => {
@@ -192,6 +207,9 @@ impl Drain {
                 }
             }
             function.flush_posts();
+            if ended {
+                function.intx_ended();
+            }
             self.orders.lock().unwrap_or_else(PoisonError::into_inner).done = wanted;
             self.progress.notify_all();
             match responder.next(&self.interrupt, Deadline::after(Deadline::SPAN_MAX)) {

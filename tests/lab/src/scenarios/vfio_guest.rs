@@ -159,6 +159,10 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<St
         Signals::Pin => "Level",
     };
     ensure!(interrupts.contains(kind), "not by {kind}: {interrupts}");
+    let count: u64 =
+        interrupts.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or_default();
+    // 16 MiB in pieces, each with a few commands: one that came again and again for nothing would be many more.
+    ensure!((1..5000).contains(&count), "{count} interrupts: {interrupts}");
     report.evidence(interrupts.split_whitespace().collect::<Vec<_>>().join(" "))?;
     let busy = "dd if=/dev/urandom of=/mnt/more bs=64k count=128 conv=fsync 2>/dev/null";
     output(&format!("({busy} &); echo 1 >/sys/class/nvme/nvme0/reset_controller && sleep 1 && sync"))?;
