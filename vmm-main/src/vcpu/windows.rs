@@ -6,6 +6,7 @@
 //! looked up at an access ([`Windows::read`]), on the path of device accesses: no TLB holds them, no code runs from them, no
 //! store to them is in a dirty log. A BAR of the host's own device is a slot or nothing: a touch of ours could fault.
 
+use super::vectors::Wiring;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -227,30 +228,33 @@ impl Windows {
         }
     }
 
-    fn carry_out(&self, request: BusRequest, fds: Vec<OwnedFd>, lower_intx: &impl Fn()) -> BusReply {
-        let answer = |done: Result<(), String>| done.map_or_else(BusReply::Refused, |()| BusReply::Done);
-        match (request, fds.into_iter().next()) {
-            (BusRequest::AddWindow(window), Some(file)) => answer(self.add(&window, file)),
+    fn carry_out(&self, request: BusRequest, fds: Vec<OwnedFd>, wiring: &Wiring) -> BusReply {
+        let done = match (request, fds.into_iter().next()) {
+            (BusRequest::AddWindow(window), Some(file)) => self.add(&window, file),
             // The channel holds the number of fds against the message; this is for completeness.
-            (BusRequest::AddWindow(_), None) => BusReply::Refused("it came without its memory".to_owned()),
-            (BusRequest::ShowWindows { shown }, _) => answer(self.show(shown)),
+            (BusRequest::AddWindow(_), None) => Err("it came without its memory".to_owned()),
+            (BusRequest::ShowWindows { shown }, _) => self.show(shown),
             (BusRequest::LowerIntx, _) => {
-                lower_intx();
-                BusReply::Done
+                wiring.lower_intx();
+                Ok(())
             }
-        }
+            (BusRequest::AddVector { index }, Some(eventfd)) => wiring.add_vector(index, eventfd),
+            (BusRequest::AddVector { .. }, None) => Err("it came without its eventfd".to_owned()),
+            (BusRequest::RouteVector { index, event }, _) => wiring.route_vector(index, event),
+        };
+        done.map_or_else(BusReply::Refused, |()| BusReply::Done)
     }
 }
 
 /// Serves the function's process until it is gone. Paused or not: that process asks only on behalf of what the guest
 /// did before.
-pub fn serve(windows: &Windows, lower_intx: impl Fn(), channel: OwnedFd, generation: u32) {
+pub fn serve(windows: &Windows, wiring: &Wiring, channel: OwnedFd, generation: u32) {
     let channel = Channel::<Bus>::from_fd(channel, Hello::new(Role::Vcpu, generation));
     let end = channel.hello(Role::Vfio, Deadline::after(Deadline::SPAN_MAX)).and_then(|()| {
         loop {
             match channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
                 Ok(Incoming::Request { request_id, body, fds }) => {
-                    let reply = windows.carry_out(body, fds, &lower_intx);
+                    let reply = windows.carry_out(body, fds, wiring);
                     channel.reply::<OwnedFd>(request_id, &reply, &[], Deadline::after(ANSWER_SPAN))?;
                 }
                 Ok(Incoming::Event { body, .. }) => match body {},

@@ -27,17 +27,37 @@ const COMMAND: Duration = Duration::from_secs(60);
 
 /// The guest makes a file system on the server's NVMe and reads back what it wrote; the server finds it there afterwards.
 pub fn nvme(report: &mut Report<'_>) -> Result<Verdict> {
+    disk(report, Signals::Messages)
+}
+
+/// The same by a guest that uses no messages: the device has its pin.
+pub fn intx(report: &mut Report<'_>) -> Result<Verdict> {
+    disk(report, Signals::Pin)
+}
+
+/// How the device interrupts its guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signals {
+    Messages,
+    Pin,
+}
+
+fn disk(report: &mut Report<'_>, signals: Signals) -> Result<Verdict> {
     if !Path::new("/dev/kvm").exists() {
         return Ok(Verdict::Skipped("this server has no KVM".into()));
     }
     let device = seen::functions_with(NVME)?.into_iter().next().context("the server has no NVMe")?;
     device.bind_to_vfio()?;
     let faults = faults()?;
-    let mut vm = boot(report, std::slice::from_ref(&device), "iommu.passthrough=0 iommu.strict=1")?;
-    let sum = use_disk(report, &mut vm)?;
+    let extra = match signals {
+        Signals::Messages => "iommu.passthrough=0 iommu.strict=1",
+        Signals::Pin => "iommu.passthrough=0 iommu.strict=1 pci=nomsi",
+    };
+    let mut vm = boot(report, std::slice::from_ref(&device), "kvm", extra)?;
+    let sum = use_disk(report, &mut vm, signals)?;
     switched_off(report, &mut vm, &device)?;
     doorbells(report, &mut vm)?;
-    counters(report, &vm)?;
+    counters(report, &vm, signals)?;
     confined(&vm, report)?;
     vm.power_off(COMMAND)?;
     let left = vm.left_over();
@@ -60,7 +80,7 @@ pub fn modes(report: &mut Report<'_>) -> Result<Verdict> {
         ("iommu.passthrough=0 iommu.strict=0", "DMA-FQ", "stage 1"),
         ("iommu.passthrough=1", "identity", "bypass"),
     ] {
-        let mut vm = boot(report, &devices, extra)?;
+        let mut vm = boot(report, &devices, "kvm", extra)?;
         for index in 0..devices.len() {
             let found = run(&mut vm, &format!("cat /sys/class/nvme/nvme{index}/device/iommu_group/type"))?;
             ensure!(found == kind, "with {extra}, the group of nvme{index} has type {found}, not {kind}");
@@ -82,6 +102,26 @@ pub fn modes(report: &mut Report<'_>) -> Result<Verdict> {
     Ok(Verdict::Shown)
 }
 
+/// The same device with software CPUs, which cannot listen to its eventfds: its own process brings its messages.
+pub fn soft(report: &mut Report<'_>) -> Result<Verdict> {
+    let device = seen::functions_with(NVME)?.into_iter().next().context("the server has no NVMe")?;
+    device.bind_to_vfio()?;
+    let mut vm = boot(report, std::slice::from_ref(&device), "soft", "iommu.passthrough=0 iommu.strict=1")?;
+    run(&mut vm, "dd if=/dev/urandom of=/dev/nvme0n1 bs=64k count=16 conv=fsync 2>/dev/null")?;
+    let sum = |vm: &mut Vm| run(vm, "dd if=/dev/nvme0n1 bs=64k count=16 2>/dev/null | sha256sum");
+    let before = sum(&mut vm)?;
+    run(&mut vm, "echo 3 >/proc/sys/vm/drop_caches")?;
+    ensure!(sum(&mut vm)? == before, "the disk gives back something else");
+    let of = |name: &str| vm.counter(name).with_context(|| format!("no counter {name}"));
+    let (given, hopped) = (of("given")?, of("hopped")?);
+    ensure!(given == 0 && hopped > 0, "{given} vectors were taken, {hopped} messages brought");
+    report.evidence(format!(
+        "1 MiB written and read back; {hopped} messages brought by the device's process"
+    ))?;
+    vm.power_off(COMMAND)?;
+    Ok(Verdict::Shown)
+}
+
 /// What a command in the guest says; it must end well.
 fn run(vm: &mut Vm, command: &str) -> Result<String> {
     let start = Instant::now();
@@ -91,13 +131,13 @@ fn run(vm: &mut Vm, command: &str) -> Result<String> {
     Ok(answer.output.trim().to_owned())
 }
 
-fn boot(report: &mut Report<'_>, devices: &[Function], extra: &str) -> Result<Vm> {
+fn boot(report: &mut Report<'_>, devices: &[Function], cpu: &str, extra: &str) -> Result<Vm> {
     let files = GuestFiles::in_cache(Path::new(places::GUEST));
     let mut options = Options::new(places::PROGRAMS.into(), files, "vfio");
     options.memory = "256M".into();
     options.extra = format!("quiet {extra}");
     // The emulated SMMU has no SubstreamIDs.
-    options.arguments = ["--cpu", "kvm", "--smmu-ssid-bits", "0"].map(String::from).to_vec();
+    options.arguments = ["--cpu", cpu, "--smmu-ssid-bits", "0"].map(String::from).to_vec();
     for device in devices {
         options.arguments.extend(["--vfio".to_owned(), device.address.clone()]);
     }
@@ -112,7 +152,7 @@ fn boot(report: &mut Report<'_>, devices: &[Function], extra: &str) -> Result<Vm
 
 /// In the guest: the disk is the server's, in a group of its own with the window mapped flat; returns the sum of what was
 /// written and read back.
-fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
+fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<String> {
     let mut output = |command: &str| run(vm, command);
     let serial = output("cat /sys/class/nvme/nvme0/serial")?;
     ensure!(serial.starts_with("lab"), "the guest's NVMe has serial {serial:?}");
@@ -136,8 +176,18 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
         start.elapsed().as_secs_f64()
     ))?;
     let interrupts = output("grep nvme0q /proc/interrupts | tail -n 1")?;
-    ensure!(interrupts.contains("MSI"), "no messages: {interrupts}");
+    let kind = match signals {
+        Signals::Messages => "MSI",
+        Signals::Pin => "Level",
+    };
+    ensure!(interrupts.contains(kind), "not by {kind}: {interrupts}");
+    let count: u64 =
+        interrupts.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or_default();
+    // 16 MiB in pieces, each with a few commands: one that came again and again for nothing would be many more.
+    ensure!((1..5000).contains(&count), "{count} interrupts: {interrupts}");
     report.evidence(interrupts.split_whitespace().collect::<Vec<_>>().join(" "))?;
+    paused_at_work(report, vm)?;
+    let mut output = |command: &str| run(vm, command);
     let busy = "dd if=/dev/urandom of=/mnt/more bs=64k count=128 conv=fsync 2>/dev/null";
     output(&format!("({busy} &); echo 1 >/sys/class/nvme/nvme0/reset_controller && sleep 1 && sync"))?;
     ensure!(output("cat /sys/class/nvme/nvme0/state")? == "live", "the controller did not come back");
@@ -150,6 +200,26 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
     reboot(report, vm, &read)?;
     Ok(read.split_whitespace().next().unwrap_or_default().to_owned())
 }
+
+/// The device goes on while the guest is paused, and what it signals then waits for the guest to go on.
+fn paused_at_work(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
+    run(vm, "echo 3 >/proc/sys/vm/drop_caches")?;
+    run(vm, "dd if=/dev/nvme0n1 of=/dev/null bs=64k count=1024 2>/dev/null & work=$!")?;
+    for _ in 0..PAUSES {
+        vm.control_json("pause")?;
+        std::thread::sleep(Duration::from_millis(300));
+        vm.control_json("resume")?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    run(vm, "kill -0 $work").context("it has read all before it was paused for the last time")?;
+    run(vm, "wait $work")?;
+    let late = run(vm, "dmesg | grep -c 'nvme.*timeout' || true")?;
+    ensure!(late == "0", "{late} requests waited for an interrupt in vain");
+    report.evidence(format!("paused {PAUSES} times while it read: no interrupt was lost"))
+}
+
+/// How often the guest is paused while its disk is busy.
+const PAUSES: usize = 5;
 
 /// The guest starts anew: other processes take over the device that the first ones had bound.
 fn reboot(report: &mut Report<'_>, vm: &mut Vm, sum: &str) -> Result<()> {
@@ -208,7 +278,7 @@ fn doorbells(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
 }
 
 /// What the product counts: the host's SMMU does the walking, and batches go down as one call.
-fn counters(report: &mut Report<'_>, vm: &Vm) -> Result<()> {
+fn counters(report: &mut Report<'_>, vm: &Vm, signals: Signals) -> Result<()> {
     let inspect = vm.control_json("inspect")?;
     for text in ["iommufd, nested", "stage 1"] {
         ensure!(inspect.contains(text), "`bulkhead inspect` does not say {text:?}: {inspect}");
@@ -216,7 +286,18 @@ fn counters(report: &mut Report<'_>, vm: &Vm) -> Result<()> {
     let of = |name: &str| vm.counter(name).with_context(|| format!("no counter {name}: {inspect}"));
     let (commands, calls) = (of("invalidations")?, of("ioctls")?);
     ensure!(commands > 0 && calls > 0, "no invalidation reached the host: {commands}, {calls}");
-    report.evidence(format!("{commands} invalidations of the guest's went down in {calls} ioctls"))
+    report.evidence(format!("{commands} invalidations of the guest's went down in {calls} ioctls"))?;
+    let (given, heard) = (of("given")?, of("vectors")?);
+    let (hopped, signalled) = (of("hopped")?, of("signalled")?);
+    ensure!(hopped + signalled == 0, "{hopped} messages were brought by a process, {signalled} by a call");
+    let raised = of("raised")?;
+    match signals {
+        Signals::Messages => ensure!(given > 0 && heard > 0, "on irqfds: {heard} vectors of {given} given"),
+        Signals::Pin => ensure!(raised > 0 && heard == 0, "the pin was asserted {raised} times"),
+    }
+    report.evidence(format!(
+        "{heard} of {given} vectors on irqfds, 0 messages brought by a process; the pin was asserted {raised} times"
+    ))
 }
 
 /// How many events the server's own SMMU has reported.

@@ -26,6 +26,7 @@ impl Engine for Kvm {
     type Host = OwnedFd;
     type Controller = Vm;
     type Saved = SavedKvm;
+    const HEARS_VECTORS: bool = true;
 
     const MAPS_WINDOWS: bool = true;
 
@@ -34,7 +35,9 @@ impl Engine for Kvm {
     }
 
     fn controller(host: OwnedFd, parts: &EngineParts, saved: Option<&SavedKvm>) -> Result<Arc<Vm>, Failure> {
-        Vm::new(host, parts, saved).map(Arc::new)
+        let vm = Arc::new(Vm::new(host, parts, saved)?);
+        parts.vectors.connect(Arc::<Vm>::downgrade(&vm));
+        Ok(vm)
     }
 
     fn new(
@@ -93,6 +96,6 @@ impl Engine for Kvm {
     }
 
     fn inspect(&self, inspect: &mut Inspect) {
-        self.vm.cpus.iter().for_each(|cpu| cpu.inspect(inspect));
+        self.vm.inspect(inspect);
     }
 }

@@ -5,8 +5,9 @@
 //!   vm.rs     the VM: memory, counter, interrupts in, pause and resume    needs.rs      what KVM must be able to do
 //!   cpu.rs    one vCPU: its loop, its registers                           memslots.rs   what memory it sees
 //!   gic.rs    interrupt controller and ITS                                registers.rs  which registers are its state
-//!   sys.rs    the ioctls that take addresses                              saved.rs      state units
+//!   sys.rs    the ioctls that take addresses                              routes.rs     what an irqfd's number is
 //!             windows of devices' memory, while the guest runs            window_slots.rs
+//!                                                                         saved.rs      state units
 //! ```
 //!
 //! KVM answers only the address space that made the VM, so that this process makes it: sealed, from the opened device
@@ -18,6 +19,8 @@ mod memslots;
 mod needs;
 #[cfg(any(target_arch = "aarch64", test))]
 mod registers;
+#[cfg(any(target_arch = "aarch64", test))]
+mod routes;
 #[cfg(any(target_arch = "aarch64", test))]
 mod saved;
 

@@ -70,6 +70,7 @@ impl Engine for Soft {
     type Host = ();
     type Controller = SoftController;
     type Saved = SavedSoft;
+    const HEARS_VECTORS: bool = false;
 
     const MAPS_WINDOWS: bool = false;
 
@@ -115,7 +116,7 @@ impl Engine for Soft {
         saved: Option<&SavedSoft>,
     ) -> Result<Self, Failure> {
         let fail = |why: &dyn ToString| Failure::new("build the vCPUs", why.to_string());
-        let EngineParts { vcpu_count, ram, register_pages, dirty, pins: _ } = parts;
+        let EngineParts { vcpu_count, ram, register_pages, dirty, pins: _, vectors: _ } = parts;
         let mmio = Arc::new(GuestMmio::new(Arc::clone(&controller.gic), bus));
         let cpu_parts = VcpuParts {
             ram: GuestRam::new(ram, register_pages).map_err(|error| fail(&error))?,

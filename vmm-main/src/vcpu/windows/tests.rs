@@ -8,9 +8,12 @@ use ipc::addr::Bdf;
 use ipc::channel;
 use ipc::protocol::vcpu::RemoteIntx;
 use ipc::shm::memory_file;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 
 use super::*;
+use crate::vcpu::intx::{Pin, Pins};
+use crate::vcpu::vectors::Vectors;
 
 const AREA: u64 = 0x1100_0000;
 const AREA_LEN: u64 = 0x100_0000;
@@ -212,8 +215,11 @@ fn bus_thread_answers_its_function_and_ends_with_it() {
     let (device, vcpu) = channel::pair().unwrap();
     let windows = Arc::new(windows());
     let served = Arc::clone(&windows);
-    let (lowered, falls) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || serve(&served, || lowered.send(()).unwrap(), vcpu, 3));
+    let new_eventfd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    let pins = Arc::new(Pins::new(vec![Pin { raised: new_eventfd(), ended: new_eventfd(), intid: 41 }]));
+    let vectors = Arc::new(Vectors::new(true));
+    let wiring = Wiring { pins: Arc::clone(&pins), vectors: Arc::clone(&vectors), device_id: 8, intid: 41 };
+    let thread = std::thread::spawn(move || serve(&served, &wiring, vcpu, 3));
     let soon = || Deadline::after(Duration::from_secs(10));
     let channel = Channel::<Bus>::from_fd(device, Hello::new(Role::Vfio, 3));
     channel.hello(Role::Vcpu, soon()).unwrap();
@@ -224,10 +230,19 @@ fn bus_thread_answers_its_function_and_ends_with_it() {
     let show = BusRequest::ShowWindows { shown: true };
     assert_eq!(channel.request::<OwnedFd>(&show, &[], soon()).unwrap().0, BusReply::Done);
     assert_eq!(windows.read(AREA, 8), Some(0));
-    assert!(falls.try_recv().is_err());
+    let fell = || pins.iter().all(|pin| rustix::io::read(&pin.ended, &mut [0; 8]).is_ok());
+    assert!(!fell());
     let lower = BusRequest::LowerIntx;
     assert_eq!(channel.request::<OwnedFd>(&lower, &[], soon()).unwrap().0, BusReply::Done);
-    falls.try_recv().unwrap();
+    assert!(fell());
+    let add = BusRequest::AddVector { index: 2 };
+    assert_eq!(channel.request(&add, &[new_eventfd()], soon()).unwrap().0, BusReply::Done);
+    let route = |index| BusRequest::RouteVector { index, event: Some(0x30) };
+    assert_eq!(channel.request::<OwnedFd>(&route(2), &[], soon()).unwrap().0, BusReply::Done);
+    let (other, _) = channel.request::<OwnedFd>(&route(3), &[], soon()).unwrap();
+    assert!(matches!(other, BusReply::Refused(why) if why.contains("no vector 3")));
+    let told: Vec<_> = vectors.list().iter().map(|vector| (vector.device_id, vector.event)).collect();
+    assert_eq!(told, [(8, Some(0x30))], "the device's number is the topology's");
     drop(channel);
     thread.join().unwrap();
 }
