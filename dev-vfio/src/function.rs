@@ -8,7 +8,7 @@
 mod interrupts;
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ipc::addr::{Gpa, GpaRange, Iova};
@@ -69,6 +69,8 @@ pub struct Function {
     device: Option<Device>,
     /// Its translation.
     pub iommu: Mutex<Engine>,
+    /// Whether the function may make transactions; changed and looked at with the IOMMU locked.
+    bus_master: AtomicBool,
     /// Its vSMMU.
     pub stage1: Stage1Link,
     /// The process that has the guest's address space.
@@ -146,6 +148,7 @@ impl Function {
             name,
             device,
             iommu,
+            bus_master: AtomicBool::new(false),
             stage1,
             bus,
             gate,
@@ -229,8 +232,9 @@ impl Function {
                 let (wish, released) = {
                     let mut space = lock(&device.space);
                     let wish = space.write(offset, size, value);
-                    (wish, if wish.msix { space.msix.released() } else { Vec::new() })
+                    (wish, space.msix.released())
                 };
+                self.follow_bus_master(device);
                 if wish.reset || !lock(&device.space).memory_answers() {
                     // Before the device knows: its memory may not be touched from then on.
                     self.show_windows_if(|| false);
@@ -238,6 +242,7 @@ impl Function {
                 if wish.reset {
                     self.settle(device.end.reset());
                     let wishes = lock(&device.space).reset();
+                    self.follow_bus_master(device);
                     self.follow(device);
                     wishes.into_iter().for_each(|wish| self.grant(device, wish));
                 } else if wish.forward {
@@ -372,10 +377,19 @@ impl Function {
         }
     }
 
+    /// From the return on the server's DMA is as the command register says: none is under way that has not seen it.
+    fn follow_bus_master(&self, device: &Device) {
+        let master = lock(&device.space).bus_master();
+        let _transfers = lock(&self.iommu);
+        self.bus_master.store(master, Relaxed);
+    }
+
     fn dma(&self, transfer: impl FnOnce(&mut SoftIommu) -> bool) -> bool {
         let done = {
             let _open = self.gate.enter();
-            lock(&self.iommu).software().is_some_and(transfer)
+            let mut iommu = lock(&self.iommu);
+            // What may not reach the bus is not translated either: no fault is recorded.
+            self.bus_master.load(Relaxed) && iommu.software().is_some_and(transfer)
         };
         if !done {
             self.stage1.tell_faults(&self.iommu, &self.gate);

@@ -36,6 +36,7 @@ mod offset {
 /// Memory space enable, bus master enable, parity error response, SERR# enable, interrupt disable.
 const COMMAND_WRITABLE: u16 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 10;
 const COMMAND_MEMORY: u16 = 1 << 1;
+const COMMAND_MASTER: u16 = 1 << 2;
 const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 /// Interrupt Status.
 const STATUS_INTX: u8 = 1 << 3;
@@ -176,6 +177,7 @@ impl ConfigSpace {
             sleeps: false,
         };
         space.copy_capabilities(device, vectors);
+        space.msix.hold(true);
         space.reset = space.image;
         Ok(space)
     }
@@ -296,6 +298,11 @@ impl ConfigSpace {
         word16(&self.image, offset::COMMAND) & COMMAND_MEMORY != 0 && !self.sleeps
     }
 
+    /// Whether the function may make transactions of its own: DMA, and messages.
+    pub fn bus_master(&self) -> bool {
+        word16(&self.image, offset::COMMAND) & COMMAND_MASTER != 0
+    }
+
     /// Where the MSI-X table is.
     pub fn table(&self) -> Option<Place> {
         self.table
@@ -388,6 +395,7 @@ impl ConfigSpace {
         match at {
             offset::COMMAND => {
                 put16(&mut self.image, at, u16::from_le_bytes([a, b]) & COMMAND_WRITABLE);
+                self.msix.hold(!self.bus_master());
                 // Whether it may be master of the bus, the device must know too.
                 wish.forward = true;
             }
@@ -412,6 +420,7 @@ impl ConfigSpace {
         self.sleeps = false;
         self.bars.reset();
         self.msix.reset();
+        self.msix.hold(true);
         let wishes = self.intx.as_mut().map(Intx::reset).unwrap_or_default();
         let _ = self.update_intx();
         wishes

@@ -45,13 +45,15 @@ pub struct Msix {
     vectors: Vec<Vector>,
     enabled: bool,
     masked: bool,
+    /// The function may not be master of the bus, and a message is a write.
+    held: bool,
 }
 
 impl Msix {
     /// A table of `count` vectors out of reset; at most [`VECTORS_MAX`].
     pub fn new(count: u16) -> Msix {
         let vectors = vec![Vector::RESET; usize::from(count.min(VECTORS_MAX))];
-        Msix { vectors, enabled: false, masked: false }
+        Msix { vectors, enabled: false, masked: false, held: false }
     }
 
     /// How many vectors there are.
@@ -80,6 +82,11 @@ impl Msix {
     pub fn set_control(&mut self, control: u16) {
         self.enabled = control & CONTROL_ENABLE != 0;
         self.masked = control & CONTROL_MASK != 0;
+    }
+
+    /// Holds messages back, as long as the function may not be master of the bus. Call [`Msix::released`] next.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     /// A read of the table.
@@ -133,7 +140,7 @@ impl Msix {
     /// The device signals a vector: a message to send now, unless it has to wait, or nobody wants it.
     pub fn signal(&mut self, index: usize) -> Option<Message> {
         let message = self.message(self.vectors.get(index)?);
-        if message.is_some() {
+        if message.is_some() && !self.held {
             return message;
         }
         let vector = self.vectors.get_mut(index)?;
@@ -142,9 +149,9 @@ impl Msix {
         None
     }
 
-    /// What was pending and is masked no more.
+    /// What was pending and is neither masked nor held back any more.
     pub fn released(&mut self) -> Vec<Message> {
-        if !self.enabled || self.masked {
+        if !self.enabled || self.masked || self.held {
             return Vec::new();
         }
         let open = self.vectors.iter_mut().filter(|v| v.pending && v.control & VECTOR_MASKED == 0);
