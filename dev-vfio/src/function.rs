@@ -231,6 +231,10 @@ impl Function {
                     let wish = space.write(offset, size, value);
                     (wish, if wish.msix { space.msix.released() } else { Vec::new() })
                 };
+                if wish.reset || !lock(&device.space).memory_answers() {
+                    // Before the device knows: its memory may not be touched from then on.
+                    self.show_windows_if(|| false);
+                }
                 if wish.reset {
                     self.settle(device.end.reset());
                     let wishes = lock(&device.space).reset();
@@ -250,12 +254,15 @@ impl Function {
         }
     }
 
-    /// Windows are there for the guest while memory space is enabled and the device works.
+    /// Windows are there for the guest while its accesses reach the device and the device works.
     pub fn show_windows(&self) {
-        let wanted = || {
+        self.show_windows_if(|| {
             let device = self.device.as_ref().filter(|_| self.failed.get().is_none());
-            device.is_some_and(|device| lock(&device.space).memory_enabled())
-        };
+            device.is_some_and(|device| lock(&device.space).memory_answers())
+        });
+    }
+
+    fn show_windows_if(&self, wanted: impl FnOnce() -> bool) {
         if let Err(error) = self.bus.show(wanted) {
             eprintln!("{}: the vCPU process was not told of its memory: {error}", self.name);
         }
@@ -429,7 +436,7 @@ impl Function {
 /// Finds out what a BAR access is for, and does what the MSI-X structures can do alone.
 fn meet(device: &Device, gpa: Gpa, size: u8, op: Op) -> Meets {
     let space = &mut *lock(&device.space);
-    if !space.memory_enabled() {
+    if !space.memory_answers() {
         return Meets::Nothing;
     }
     let Some((bar, offset)) = space.bars.find(gpa, size.into()) else { return Meets::Nothing };

@@ -57,6 +57,7 @@ fn vcpu_config() -> VcpuConfig {
         msi_doorbell_fd: 13,
         bus_fd: 14,
         intx: RemoteIntx { raised_fd: 15, ended_fd: 16, spi: 9 },
+        host_device: Some(0xff_0001),
     };
     VcpuConfig {
         machine: "bulkhead-virt-1".into(),

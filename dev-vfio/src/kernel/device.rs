@@ -8,7 +8,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use ipc::vfio_user::device::{DeviceInfo, PCI_CONFIG_REGION, RegionInfo};
+use ipc::vfio_user::device::{DeviceInfo, PCI_CONFIG_REGION, RegionDescription, RegionInfo};
 use ipc::vfio_user::feature::{MigState, MigrationFlags};
 use rustix::io::Errno;
 
@@ -20,6 +20,7 @@ use super::sys::iommufd::ObjectId;
 use crate::client::Opened;
 use crate::pci::bar::BAR_COUNT;
 use crate::pci::config_space::CONFIG_LEN;
+use crate::pci::windows::Mappable;
 
 /// Where in the file a region lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,9 +69,13 @@ impl Device {
         if resettable {
             cdev::reset(fd).map_err(refused("VFIO_DEVICE_RESET", plain))?;
         }
-        let mut regions = Vec::new();
+        let (mut regions, mut mappables) = (Vec::new(), Vec::new());
         for index in 0..=PCI_CONFIG_REGION {
-            regions.push(region(fd, index)?);
+            let described = describe(fd, index)?;
+            regions.push(described.as_ref().map(Region::of).unwrap_or_default());
+            // Only the guest touches its pages, so that they cost nobody memory.
+            let mappable = described.and_then(|described| Mappable::of(index, &described, u64::MAX));
+            mappables.extend(mappable.map(|mappable| (mappable, Arc::clone(&cdev))));
         }
         let (vectors, intx) = Interrupts::count(&cdev);
         let interrupts = Interrupts::none(Arc::clone(&cdev));
@@ -86,8 +91,7 @@ impl Device {
         let mut lens = device.regions.iter().map(|region| region.len);
         let bar_lens: [u64; BAR_COUNT] = core::array::from_fn(|_| lens.next().unwrap_or(0));
         let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
-        // The BARs of a real device cannot be sealed memory.
-        Ok((device, Opened { config, bar_lens, vectors, intx, mappables: Vec::new() }))
+        Ok((device, Opened { config, bar_lens, vectors, intx, mappables }))
     }
 
     /// Reads up to 8 bytes of a region. `None`: nothing is there, or the kernel refuses.
@@ -170,19 +174,24 @@ fn place(region: &Region, offset: u64, len: usize) -> Option<u64> {
     (end <= region.len).then(|| region.file_offset.checked_add(offset)).flatten()
 }
 
-fn region(fd: BorrowedFd<'_>, index: u32) -> Result<Region, KernelError> {
-    let described = match cdev::region_info(fd, index) {
-        // VGA, and others that this device has not.
-        Err(Errno::INVAL) => return Ok(Region::default()),
-        described => described.map_err(refused("VFIO_DEVICE_GET_REGION_INFO", plain))??,
-    };
-    let (info, flags) = (described.info, described.info.flags.get());
-    Ok(Region {
-        file_offset: info.offset.get(),
-        len: info.size.get(),
-        readable: flags & RegionInfo::READ != 0,
-        writable: flags & RegionInfo::WRITE != 0,
-    })
+/// What the kernel says of a region; nothing of one that this device has not (VGA, and others).
+fn describe(fd: BorrowedFd<'_>, index: u32) -> Result<Option<RegionDescription>, KernelError> {
+    match cdev::region_info(fd, index) {
+        Err(Errno::INVAL) => Ok(None),
+        described => Ok(Some(described.map_err(refused("VFIO_DEVICE_GET_REGION_INFO", plain))??)),
+    }
+}
+
+impl Region {
+    fn of(described: &RegionDescription) -> Region {
+        let (info, flags) = (described.info, described.info.flags.get());
+        Region {
+            file_offset: info.offset.get(),
+            len: info.size.get(),
+            readable: flags & RegionInfo::READ != 0,
+            writable: flags & RegionInfo::WRITE != 0,
+        }
+    }
 }
 
 #[cfg(test)]

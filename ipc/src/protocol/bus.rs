@@ -7,8 +7,9 @@
 //! [`BusRequest::AddVector`]. If the vCPU process dies the VM ends; if the function's process dies its windows and vectors
 //! stay as they are until the VM ends with it.
 //!
-//! A window is memory of the *device's server*, which nobody here trusts. Whoever maps it must be sure that no touch of
-//! it can fault: [`crate::shm::device_memory`] has the rules.
+//! A window is memory of the *device's server*, which nobody here trusts: whoever maps it must be sure that no touch of
+//! it can fault ([`crate::shm::device_memory`] has the rules). Or it is a part of a BAR of the host's own device, which only the guest
+//! touches ([`crate::shm::host_bar`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +19,8 @@ use crate::protocol::{Message, Protocol};
 /// The most windows of one function. Each keeps a descriptor and, with KVM, a memory slot.
 pub const WINDOWS_MAX: usize = 8;
 
-/// The most bytes in all windows of one function. Their pages are memory that the server may leave to whoever touches
-/// them first, so a guest could make the vCPU process pay for them.
+/// The most bytes in all windows of one function that are a server's. Their pages are memory that the server may leave to whoever
+/// touches them first, so a guest could make the vCPU process pay for them.
 pub const WINDOWS_LEN_MAX: u64 = 1 << 30;
 
 /// What a window begins and ends at.

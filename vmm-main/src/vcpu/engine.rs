@@ -10,6 +10,7 @@ use super::intx::Pins;
 use super::irq::Interrupts;
 use super::saved::Units;
 use super::vectors::Vectors;
+use super::window_memory::Mapper;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
@@ -57,6 +58,8 @@ pub trait Engine: Sized + Send + Sync + 'static {
 
     /// Whether its controller listens to vectors of real devices by itself.
     const HEARS_VECTORS: bool;
+    /// Whether it makes memory slots of windows: then [`Engine::mapper`] has who does.
+    const MAPS_WINDOWS: bool;
 
     /// Takes what it needs of the host out of the inherited table.
     fn take_host(fds: &mut Inherited) -> Result<Self::Host, Failure>;
@@ -75,6 +78,9 @@ pub trait Engine: Sized + Send + Sync + 'static {
         bus: Arc<Bus>,
         saved: Option<&Self::Saved>,
     ) -> Result<Self, Failure>;
+
+    /// Who makes memory slots of windows.
+    fn mapper(controller: &Arc<Self::Controller>) -> Option<Arc<dyn Mapper>>;
 
     /// How many vCPUs there are.
     fn vcpu_count(&self) -> usize;

@@ -32,6 +32,7 @@ mod saved;
 mod soft;
 mod uart;
 mod vectors;
+mod window_memory;
 mod windows;
 
 #[cfg(target_arch = "aarch64")]

@@ -231,7 +231,7 @@ fn open_parts<E: Engine>(
     let (mut msis, mut pins, mut buses) = (Vec::new(), Vec::new(), Vec::new());
     for function in &config.functions {
         let ring = take(function.ring_fd, "MMIO ring of a function")?;
-        let memory = Arc::new(Windows::new(function.name.clone(), function.windows.clone()));
+        let memory = Arc::new(Windows::new(function, E::MAPS_WINDOWS));
         remotes.push(RemoteDevice::open_function(function, ring, spin, Arc::clone(&memory))?);
         let bus = take(function.bus_fd, "bus channel of a function")?;
         if function.intx.spi >= SPI_COUNT {

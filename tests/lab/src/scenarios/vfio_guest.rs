@@ -19,7 +19,7 @@ use super::{Verdict, guest::confined};
 use crate::{
     places,
     report::Report,
-    seen::{self, Function, NVME},
+    seen::{self, Function, NVME, POWER_MANAGEMENT},
 };
 
 const BOOT: Duration = Duration::from_secs(90);
@@ -55,6 +55,8 @@ fn disk(report: &mut Report<'_>, signals: Signals) -> Result<Verdict> {
     };
     let mut vm = boot(report, std::slice::from_ref(&device), "kvm", extra)?;
     let sum = use_disk(report, &mut vm, signals)?;
+    switched_off(report, &mut vm, &device)?;
+    doorbells(report, &mut vm)?;
     counters(report, &vm, signals)?;
     confined(&vm, report)?;
     vm.power_off(COMMAND)?;
@@ -271,6 +273,50 @@ fn reboot(report: &mut Report<'_>, vm: &mut Vm, sum: &str) -> Result<()> {
     ensure!(run(vm, "sha256sum </mnt/data")? == sum, "after a reboot the file is another");
     run(vm, "umount /mnt")?;
     report.evidence("the guest rebooted, and has its disk again in new processes")
+}
+
+/// While memory space is disabled, or the function is in D3hot, its registers read as all ones; afterwards they are there again.
+fn switched_off(report: &mut Report<'_>, vm: &mut Vm, device: &Function) -> Result<()> {
+    const COMMAND_REGISTER: u64 = 4;
+    let power = device.capability(POWER_MANAGEMENT)?.context("it has no power management")? + 4;
+    let folder = "/sys/bus/pci/devices/0000:00:01.0";
+    run(vm, &format!("echo 0000:00:01.0 >{folder}/driver/unbind"))?;
+    let bar = run(vm, &format!("cut -d ' ' -f 1 {folder}/resource | head -n 1"))?;
+    let set = |at: u64, value: &str| {
+        format!("printf '\\{value}' | dd of={folder}/config bs=1 seek={at} conv=notrunc 2>/dev/null")
+    };
+    run(vm, &set(COMMAND_REGISTER, "2"))?;
+    let there = run(vm, &format!("devmem {bar} 32"))?;
+    ensure!(there != "0xFFFFFFFF" && there != "0x00000000", "its first register reads {there}");
+    for (register, off, on, what) in
+        [(power, "3", "0", "D3hot"), (COMMAND_REGISTER, "0", "2", "no memory space")]
+    {
+        run(vm, &set(register, off))?;
+        let gone = run(vm, &format!("devmem {bar} 32"))?;
+        ensure!(gone == "0xFFFFFFFF", "in {what} its first register reads {gone}");
+        run(vm, &set(register, on))?;
+        let back = run(vm, &format!("devmem {bar} 32"))?;
+        ensure!(back == there, "after {what} its first register reads {back}, not {there}");
+    }
+    run(vm, "echo 0000:00:01.0 >/sys/bus/pci/drivers/nvme/bind")?;
+    report.evidence(format!("its first register reads {there}; in D3hot and without memory space all ones"))
+}
+
+/// The device's registers are in the guest: its doorbells ring without anybody else hearing of it.
+fn doorbells(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
+    let of = |vm: &Vm, name: &str| vm.counter(name).with_context(|| format!("no counter {name}"));
+    let asked = |vm: &Vm| {
+        Ok::<_, anyhow::Error>(of(vm, "vfio0.reads")? + of(vm, "vfio0.writes")? + of(vm, "vfio0.posts")?)
+    };
+    let slots = of(vm, "vfio0.slots")?;
+    ensure!(slots > 0, "no part of the device's BARs is a memory slot: {}", vm.control_json("inspect")?);
+    let before = asked(vm)?;
+    run(vm, "dd if=/dev/nvme0n1 of=/dev/null bs=4k count=256 iflag=direct 2>/dev/null")?;
+    let after = asked(vm)?;
+    ensure!(after == before, "256 reads of the disk were {} accesses to its process", after - before);
+    report.evidence(format!(
+        "{slots} memory slots of its BARs: 256 reads of the disk, 0 accesses to its process"
+    ))
 }
 
 /// What the product counts: the host's SMMU does the walking, and batches go down as one call.

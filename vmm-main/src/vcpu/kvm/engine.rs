@@ -6,6 +6,7 @@ use super::saved::SavedKvm;
 use super::vm::Vm;
 use crate::vcpu::bus::Bus;
 use crate::vcpu::engine::{Engine, EngineParts, Exit};
+use crate::vcpu::window_memory::Mapper;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use sandbox::Inherited;
@@ -27,6 +28,8 @@ impl Engine for Kvm {
     type Saved = SavedKvm;
     const HEARS_VECTORS: bool = true;
 
+    const MAPS_WINDOWS: bool = true;
+
     fn take_host(fds: &mut Inherited) -> Result<OwnedFd, Failure> {
         fds.take(KVM_FD).map_err(|error| Failure::new("take the host's KVM", error))
     }
@@ -45,6 +48,10 @@ impl Engine for Kvm {
     ) -> Result<Self, Failure> {
         // The VM has taken on its parts and its state as a whole: KVM's controller is not without its vCPUs.
         Ok(Self { vm: controller, bus })
+    }
+
+    fn mapper(controller: &Arc<Vm>) -> Option<Arc<dyn Mapper>> {
+        Some(Arc::clone(&controller.window_slots) as Arc<dyn Mapper>)
     }
 
     fn vcpu_count(&self) -> usize {

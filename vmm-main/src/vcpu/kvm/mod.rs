@@ -6,6 +6,7 @@
 //!   cpu.rs    one vCPU: its loop, its registers                           memslots.rs   what memory it sees
 //!   gic.rs    interrupt controller and ITS                                registers.rs  which registers are its state
 //!   sys.rs    the ioctls that take addresses                              routes.rs     what an irqfd's number is
+//!             windows of devices' memory, while the guest runs            window_slots.rs
 //!                                                                         saved.rs      state units
 //! ```
 //!
@@ -33,6 +34,8 @@ mod gic;
 mod sys;
 #[cfg(target_arch = "aarch64")]
 mod vm;
+#[cfg(target_arch = "aarch64")]
+mod window_slots;
 
 #[cfg(target_arch = "aarch64")]
 pub use engine::Kvm;

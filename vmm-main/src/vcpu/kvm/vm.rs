@@ -12,6 +12,7 @@ use super::registers::VIRTUAL_COUNTER;
 use super::routes::Routes;
 use super::saved::{KvmClockV1, KvmItsV1, KvmMessageV1, SavedKvm};
 use super::sys;
+use super::window_slots::WindowSlots;
 use crate::machine::layout::{GITS_TRANSLATER, IPA_BITS, SPI_BASE, spi};
 use crate::vcpu::engine::EngineParts;
 use crate::vcpu::intx::Pins;
@@ -40,8 +41,10 @@ const LATE_MESSAGES_MAX: usize = 16 * 1024;
 pub struct Vm {
     /// The vCPUs, in order.
     pub cpus: Vec<Cpu>,
+    /// Where devices' memory goes.
+    pub window_slots: Arc<WindowSlots>,
     gic: Gic,
-    fd: VmFd,
+    fd: Arc<VmFd>,
     /// Each slot with the memory behind it, which stays mapped as long as the VM.
     slots: Vec<(Slot, Arc<GuestMemoryMmap>)>,
     dirty: Arc<DirtyLog>,
@@ -111,8 +114,24 @@ impl Vm {
             heard: 0,
         };
         let (dirty, pins) = (Arc::clone(&parts.dirty), Arc::clone(&parts.pins));
+        let fd = Arc::new(fd);
+        let first_free = slots.iter().map(|(slot, _)| slot.number + 1).max().unwrap_or(0);
+        let window_slots = Arc::new(WindowSlots::new(Arc::clone(&fd), first_free, page_len));
         let (vectors, messages, state) = (Arc::clone(&parts.vectors), AtomicU64::new(0), Mutex::new(state));
-        let vm = Self { cpus, gic, fd, slots, dirty, page_len, pins, vectors, messages, uart, state };
+        let vm = Self {
+            cpus,
+            window_slots,
+            gic,
+            fd,
+            slots,
+            dirty,
+            page_len,
+            pins,
+            vectors,
+            messages,
+            uart,
+            state,
+        };
         if let Some(saved) = saved {
             vm.restore(saved)?;
         }

@@ -13,6 +13,7 @@ use self::slot::CpuSlot;
 use super::bus::Bus;
 use super::engine::{Engine, EngineParts, Exit};
 use super::irq::{Interrupts, Wire};
+use super::window_memory::Mapper;
 use crate::machine::layout::SPI_COUNT;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
@@ -71,8 +72,14 @@ impl Engine for Soft {
     type Saved = SavedSoft;
     const HEARS_VECTORS: bool = false;
 
+    const MAPS_WINDOWS: bool = false;
+
     fn take_host(_fds: &mut Inherited) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn mapper(_controller: &Arc<SoftController>) -> Option<Arc<dyn Mapper>> {
+        None
     }
 
     fn controller(
