@@ -56,10 +56,10 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// Its state.
     type Saved: Units;
 
-    /// Whether its controller listens to vectors of real devices by itself.
-    const HEARS_VECTORS: bool;
     /// Whether it makes memory slots of windows: then [`Engine::mapper`] has who does.
     const MAPS_WINDOWS: bool;
+    /// Whether its controller listens to vectors of real devices by itself.
+    const HEARS_VECTORS: bool;
 
     /// Takes what it needs of the host out of the inherited table.
     fn take_host(fds: &mut Inherited) -> Result<Self::Host, Failure>;

@@ -56,6 +56,7 @@ fn disk(report: &mut Report<'_>, signals: Signals) -> Result<Verdict> {
     let mut vm = boot(report, std::slice::from_ref(&device), "kvm", extra)?;
     let sum = use_disk(report, &mut vm, signals)?;
     switched_off(report, &mut vm, &device)?;
+    two_stages(report, &mut vm)?;
     doorbells(report, &mut vm)?;
     counters(report, &vm, signals)?;
     confined(&vm, report)?;
@@ -281,7 +282,7 @@ fn switched_off(report: &mut Report<'_>, vm: &mut Vm, device: &Function) -> Resu
     let power = device.capability(POWER_MANAGEMENT)?.context("it has no power management")? + 4;
     let folder = "/sys/bus/pci/devices/0000:00:01.0";
     run(vm, &format!("echo 0000:00:01.0 >{folder}/driver/unbind"))?;
-    let bar = run(vm, &format!("cut -d ' ' -f 1 {folder}/resource | head -n 1"))?;
+    let bar = first_bar(vm)?;
     let set = |at: u64, value: &str| {
         format!("printf '\\{value}' | dd of={folder}/config bs=1 seek={at} conv=notrunc 2>/dev/null")
     };
@@ -300,6 +301,29 @@ fn switched_off(report: &mut Report<'_>, vm: &mut Vm, device: &Function) -> Resu
     }
     run(vm, "echo 0000:00:01.0 >/sys/bus/pci/drivers/nvme/bind")?;
     report.evidence(format!("its first register reads {there}; in D3hot and without memory space all ones"))
+}
+
+/// Where the guest sees the device's first BAR.
+fn first_bar(vm: &mut Vm) -> Result<String> {
+    run(vm, "cut -d ' ' -f 1 /sys/bus/pci/devices/0000:00:01.0/resource | head -n 1")
+}
+
+/// The device works with queues at addresses that are no guest memory: one stage alone could not take it there.
+fn two_stages(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
+    /// Admin Submission Queue Base Address (NVMe 1.4 section 3.1.9).
+    const ASQ: u32 = 0x28;
+    let bar = first_bar(vm)?;
+    let queue = run(vm, &format!("devmem $(({bar} + {ASQ})) 64"))?;
+    let address = u64::from_str_radix(queue.trim_start_matches("0x"), 16).context("the queue's address")?;
+    let memory = run(vm, "grep 'System RAM' /proc/iomem")?;
+    let mut ranges = memory.lines().filter_map(|line| line.trim().split_once(" :")?.0.split_once('-'));
+    let holds = |(first, last): (&str, &str)| {
+        let [first, last] = [first, last].map(|digits| u64::from_str_radix(digits, 16));
+        first.is_ok_and(|first| first <= address) && last.is_ok_and(|last| address <= last)
+    };
+    ensure!(address != 0 && memory.contains('-'), "queue at {queue}, memory: {memory}");
+    ensure!(!ranges.any(holds), "its queue is at {queue}, in guest memory: {memory}");
+    report.evidence(format!("its admin queue is at {queue}, where the guest has no memory: two stages"))
 }
 
 /// The device's registers are in the guest: its doorbells ring without anybody else hearing of it.

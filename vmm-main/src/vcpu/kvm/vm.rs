@@ -114,10 +114,10 @@ impl Vm {
             heard: 0,
         };
         let (dirty, pins) = (Arc::clone(&parts.dirty), Arc::clone(&parts.pins));
+        let (vectors, messages, state) = (Arc::clone(&parts.vectors), AtomicU64::new(0), Mutex::new(state));
         let fd = Arc::new(fd);
         let first_free = slots.iter().map(|(slot, _)| slot.number + 1).max().unwrap_or(0);
         let window_slots = Arc::new(WindowSlots::new(Arc::clone(&fd), first_free, page_len));
-        let (vectors, messages, state) = (Arc::clone(&parts.vectors), AtomicU64::new(0), Mutex::new(state));
         let vm = Self {
             cpus,
             window_slots,
