@@ -188,6 +188,9 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<St
     ensure!((1..5000).contains(&count), "{count} interrupts: {interrupts}");
     report.evidence(interrupts.split_whitespace().collect::<Vec<_>>().join(" "))?;
     paused_at_work(report, vm)?;
+    if signals == Signals::Messages {
+        masked(report, vm)?;
+    }
     let mut output = |command: &str| run(vm, command);
     let busy = "dd if=/dev/urandom of=/mnt/more bs=64k count=128 conv=fsync 2>/dev/null";
     output(&format!("({busy} &); echo 1 >/sys/class/nvme/nvme0/reset_controller && sleep 1 && sync"))?;
@@ -221,6 +224,45 @@ fn paused_at_work(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
 
 /// How often the guest is paused while its disk is busy.
 const PAUSES: usize = 5;
+
+/// A vector that the guest masks holds its message back, the pending bits say so, and it comes when it is unmasked.
+fn masked(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
+    const VECTOR: u64 = 1;
+    let device = "/sys/class/nvme/nvme0/device";
+    let config = run(vm, &format!("od -An -v -tx1 {device}/config"))?;
+    let config: Vec<u8> = config.split_whitespace().filter_map(|b| u8::from_str_radix(b, 16).ok()).collect();
+    let bar = run(vm, &format!("head -n 1 {device}/resource | cut -d ' ' -f 1"))?;
+    let bar =
+        u64::from_str_radix(bar.trim_start_matches("0x"), 16).with_context(|| format!("BAR 0: {bar}"))?;
+    let [table, pending] = msix_places(&config).with_context(|| format!("MSI-X in {config:02x?}"))?;
+    let control = bar + table + VECTOR * 16 + 12;
+    let bits = |vm: &mut Vm| run(vm, &format!("devmem {:#x} 32", bar + pending));
+    ensure!(bits(vm)? == "0x00000000", "something is pending before anything is masked");
+    run(vm, "echo 3 >/proc/sys/vm/drop_caches")?;
+    run(vm, &format!("devmem {control:#x} 32 1"))?;
+    run(vm, "dd if=/dev/nvme0n1 of=/dev/null bs=4k count=1 skip=9000 2>/dev/null & read=$!")?;
+    run(vm, "sleep 1; kill -0 $read").context("a read has ended without its interrupt")?;
+    let held = bits(vm)?;
+    ensure!(held == format!("{:#010x}", 1 << VECTOR), "pending bits while vector {VECTOR} is masked: {held}");
+    run(vm, &format!("devmem {control:#x} 32 0; wait $read"))?;
+    ensure!(bits(vm)? == "0x00000000", "it is pending after it came");
+    report
+        .evidence(format!("vector {VECTOR} masked: pending bits {held}, and its message came when unmasked"))
+}
+
+/// Where in BAR 0 the table and the pending bits lie, if the device has MSI-X there.
+fn msix_places(config: &[u8]) -> Option<[u64; 2]> {
+    let mut at = usize::from(*config.get(0x34)?);
+    for _ in 0..48 {
+        if at != 0 && *config.get(at)? == 0x11 {
+            let word = |at: usize| Some(u32::from_le_bytes(*config.get(at..)?.first_chunk()?));
+            let places = [word(at + 4)?, word(at + 8)?];
+            return places.iter().all(|place| place & 7 == 0).then(|| places.map(u64::from));
+        }
+        at = usize::from(*config.get(at + 1)?);
+    }
+    None
+}
 
 /// The guest starts anew: other processes take over the device that the first ones had bound.
 fn reboot(report: &mut Report<'_>, vm: &mut Vm, sum: &str) -> Result<()> {
