@@ -14,7 +14,11 @@ use tests::{
 };
 
 use super::Verdict;
-use crate::{places, report::Report};
+use crate::{
+    places,
+    report::Report,
+    suite::{self, Which},
+};
 
 const BOOT: Duration = Duration::from_secs(90);
 const COMMAND: Duration = Duration::from_secs(30);
@@ -38,6 +42,12 @@ pub fn kvm(report: &mut Report<'_>) -> Result<Verdict> {
     confined(&vm, report)?;
     exits(&mut vm, report)?;
     end(&mut vm)
+}
+
+/// The engine on KVM by itself, with guests of a few instructions.
+pub fn kvm_engine(report: &mut Report<'_>) -> Result<Verdict> {
+    suite::run(report, "vmm-main-unit", Which::Only(&["vcpu::kvm::"]))?;
+    Ok(Verdict::Shown)
 }
 
 /// On KVM with two CPUs, both at work.
