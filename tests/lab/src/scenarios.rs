@@ -131,6 +131,14 @@ pub const ALL: &[Scenario] = &[
         run: vfio_guest::modes,
     },
     Scenario {
+        name: "vfio-faults",
+        about: "a KVM guest's edu is the server's, nested: its faults in the guest's own queue and log, whole records",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::told_faults,
+    },
+    Scenario {
         name: "soft-guest",
         about: "the programs boot a guest on software vCPUs, sealed",
         server: Server::Nesting,

@@ -34,9 +34,10 @@ const PROFILE: [(&str, &str); 2] =
     [("CARGO_PROFILE_DEV_OPT_LEVEL", "1"), ("CARGO_PROFILE_DEV_DEBUG", "none")];
 
 /// Test programs: the package, and the name of its test.
-const SUITES: [(&str, &str); 6] = [
+const SUITES: [(&str, &str); 7] = [
     ("vmm-main", "isolation"),
     ("tests", "isolation"),
+    ("tests", "faults"),
     ("sandbox", "sealed"),
     ("dev-vfio", "nested"),
     ("dev-vfio", "mtty"),
