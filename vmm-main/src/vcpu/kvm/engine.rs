@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The VM as the machine's engine.
 
-use super::cpu::Cpu;
+use super::cpu::{self, Cpu};
 use super::saved::SavedKvm;
 use super::vm::Vm;
 use crate::vcpu::bus::Bus;
@@ -86,6 +86,7 @@ impl Engine for Kvm {
     }
 
     fn inspect(&self, inspect: &mut Inspect) {
+        cpu::inspect_counters(&self.vm.cpus, inspect);
         self.vm.cpus.iter().for_each(|cpu| cpu.inspect(inspect));
     }
 }

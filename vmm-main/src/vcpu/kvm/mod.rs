@@ -6,6 +6,7 @@
 //!   cpu.rs    one vCPU: its loop, its registers                           memslots.rs   what memory it sees
 //!   gic.rs    interrupt controller and ITS                                registers.rs  which registers are its state
 //!   sys.rs    the ioctls that take addresses                              saved.rs      state units
+//!                                                                         stats.rs      the kernel's count of exits
 //! ```
 //!
 //! KVM answers only the address space that made the VM, so that this process makes it: sealed, from the opened device
@@ -19,6 +20,8 @@ mod needs;
 mod registers;
 #[cfg(any(target_arch = "aarch64", test))]
 mod saved;
+#[cfg(any(target_arch = "aarch64", test))]
+mod stats;
 
 #[cfg(target_arch = "aarch64")]
 mod cpu;
