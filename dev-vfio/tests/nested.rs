@@ -18,6 +18,7 @@ use dev_vfio::iommu::{AttachError, HostIommu, Invalidated};
 use dev_vfio::kernel::dirty::Method;
 use dev_vfio::kernel::error::KernelError;
 use dev_vfio::kernel::events::DEPTH;
+use dev_vfio::kernel::interrupts::Interrupts;
 use dev_vfio::kernel::sys::{self, cdev};
 use edu::{BASE, Guest, STREAM, Vm, command};
 use ipc::addr::StreamId;
@@ -25,7 +26,8 @@ use ipc::protocol::stage1::{Attachment, Fault};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smmu_arch::Options;
 use smmu_arch::spec::commands::Opcode;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// Event numbers (IHI 0070 section 7.3).
 const C_BAD_CD: u64 = 0x0a;
@@ -245,6 +247,38 @@ fn message_reaches_its_eventfd_by_the_window_that_the_guest_maps_flat() {
     vm.iommu.attach(STREAM, Attachment::Bypass).unwrap();
     assert!(came(&vm), "and in bypass it is there anyway");
     cdev::set_irqs(vm.cdev.as_fd(), MSI, 0, &[]).unwrap();
+}
+
+#[test]
+fn pin_masks_itself_and_speaks_again_when_it_is_unmasked() {
+    let Some(mut vm) = vm() else { return };
+    let no_vectors: Arc<[OwnedFd]> = Arc::new([]);
+    let intx = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
+    let came = || {
+        let wait = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
+        let came = poll(&mut [PollFd::new(&*intx, PollFlags::IN)], Some(&wait)).unwrap() == 1;
+        let _ = rustix::io::read(&*intx, &mut [0; 8]);
+        came
+    };
+    assert_eq!(Interrupts::count(&vm.cdev), (0, true), "MSI is not for guests, and there is no MSI-X");
+    assert!(vm.edu.interrupts().offer(&no_vectors, Some(&intx)).unwrap().is_none());
+    assert!(!came());
+    vm.edu.raise();
+    assert!(came() && !came(), "it has masked itself");
+    vm.edu.interrupts().unmask_intx().unwrap();
+    assert!(came(), "it still wants something");
+    vm.edu.acknowledge();
+    vm.edu.interrupts().unmask_intx().unwrap();
+    assert!(!came());
+    vm.edu.interrupt();
+    assert!(came(), "a level that has fallen again was there");
+    // A next life of the process, which has no part of this one but the open file.
+    let mut second = Interrupts::none(Arc::clone(&vm.cdev));
+    vm.edu.raise();
+    assert!(!came(), "it has disconnected what the first one left");
+    assert!(second.offer(&no_vectors, Some(&intx)).unwrap().is_none());
+    assert!(came());
+    vm.edu.acknowledge();
 }
 
 #[test]

@@ -15,10 +15,11 @@ pub fn profile(arch: Arch) -> Profile {
         name: "vcpu-kvm",
         arch,
         root: RootKind::Inherited,
-        // Beside what it is given: a VM, two devices, 64 vCPUs with a file of statistics each, eventfds of interrupts.
+        // Beside what it is given: a VM, two devices, 64 vCPUs with a file of statistics each, eventfds of interrupts, and of
+        // four real devices 64 vectors each.
         // 64 vCPUs, the console, control and interrupt threads.
         limits: Limits {
-            nofile_count: 320,
+            nofile_count: 576,
             nproc_count: 80,
             fsize_len: Some(super::SAVED_LEN_MAX),
             locked_len: Some(0),
@@ -59,9 +60,10 @@ const KVM_FD: u32 = 6;
 const OF_SYSTEM: [u32; 2] = [0xae01, 0xae04];
 
 /// Of a VM, in this order: KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, KVM_SET_USER_MEMORY_REGION, KVM_CREATE_VCPU,
-/// KVM_CREATE_DEVICE, KVM_ARM_PREFERRED_TARGET, KVM_IRQ_LINE, KVM_IRQFD, KVM_SIGNAL_MSI, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG,
+/// KVM_CREATE_DEVICE, KVM_ARM_PREFERRED_TARGET, KVM_IRQ_LINE, KVM_IRQFD, KVM_SET_GSI_ROUTING (what an
+/// irqfd's number is: real devices' messages), KVM_SIGNAL_MSI, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG,
 /// KVM_ARM_SET_COUNTER_OFFSET.
-const OF_VM: [u32; 12] = [
+const OF_VM: [u32; 13] = [
     0xae03,
     0x4068_aea3,
     0x4020_ae46,
@@ -70,6 +72,7 @@ const OF_VM: [u32; 12] = [
     0x8020_aeaf,
     0x4008_ae61,
     0x4020_ae76,
+    0x4008_ae6a,
     0x4020_aea5,
     0x4010_ae42,
     0xc018_aec0,

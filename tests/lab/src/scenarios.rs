@@ -123,6 +123,22 @@ pub const ALL: &[Scenario] = &[
         run: vfio_guest::nvme,
     },
     Scenario {
+        name: "vfio-intx",
+        about: "the same by a guest without messages (pci=nomsi): the NVMe interrupts by its pin",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::intx,
+    },
+    Scenario {
+        name: "vfio-soft",
+        about: "the server's NVMe with software CPUs: its process brings its messages",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::soft,
+    },
+    Scenario {
         name: "vfio-modes",
         about: "two of the server's NVMe behind one vSMMU, with lazy invalidation and in bypass",
         server: Server::Nesting,

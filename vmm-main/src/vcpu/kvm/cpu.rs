@@ -140,6 +140,7 @@ impl Cpu {
 
     /// One entry into the guest, and what its exit asks for.
     fn step(&self, vcpu: &mut VcpuFd, bus: &Bus) -> Next {
+        let withdrawals = bus.withdrawals();
         match vcpu.run() {
             Ok(VcpuExit::MmioRead(gpa, data)) => {
                 count(&self.counters.mmio_reads);
@@ -162,6 +163,10 @@ impl Cpu {
             Ok(VcpuExit::Unsupported(KVM_EXIT_ARM_NISV)) => Next::Abort,
             Ok(VcpuExit::Intr) => Next::Run { completes: false },
             Err(errno) if [libc::EINTR, libc::EAGAIN].contains(&errno.errno()) => {
+                Next::Run { completes: false }
+            }
+            // Memory of a device that is in reset, or that the guest has switched off: a bus would answer with all ones.
+            Err(errno) if errno.errno() == libc::EFAULT && bus.withdraw(withdrawals) => {
                 Next::Run { completes: false }
             }
             Ok(other) => Next::Leave(Exit::Fatal(format!("KVM leaves it with {other:?}"))),

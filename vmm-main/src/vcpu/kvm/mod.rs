@@ -5,7 +5,9 @@
 //!   vm.rs     the VM: memory, counter, interrupts in, pause and resume    needs.rs      what KVM must be able to do
 //!   cpu.rs    one vCPU: its loop, its registers                           memslots.rs   what memory it sees
 //!   gic.rs    interrupt controller and ITS                                registers.rs  which registers are its state
-//!   sys.rs    the ioctls that take addresses                              saved.rs      state units
+//!   sys.rs    the ioctls that take addresses                              routes.rs     what an irqfd's number is
+//!             windows of devices' memory, while the guest runs            window_slots.rs
+//!                                                                         saved.rs      state units
 //!                                                                         stats.rs      the kernel's count of exits
 //! ```
 //!
@@ -18,6 +20,8 @@ mod memslots;
 mod needs;
 #[cfg(any(target_arch = "aarch64", test))]
 mod registers;
+#[cfg(any(target_arch = "aarch64", test))]
+mod routes;
 #[cfg(any(target_arch = "aarch64", test))]
 mod saved;
 #[cfg(any(target_arch = "aarch64", test))]
@@ -33,6 +37,8 @@ mod gic;
 mod sys;
 #[cfg(target_arch = "aarch64")]
 mod vm;
+#[cfg(target_arch = "aarch64")]
+mod window_slots;
 
 #[cfg(target_arch = "aarch64")]
 pub use engine::Kvm;

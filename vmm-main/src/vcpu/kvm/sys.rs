@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "ioctls that take addresses, and one signal handler; the wall of this crate")]
 
 use super::memslots::{Kind, Slot};
+use crate::vcpu::window_memory::WindowMemory;
 use kvm_bindings::{
     KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVMIO,
     kvm_arm_counter_offset, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr,
@@ -58,6 +59,28 @@ pub fn set_memory(vm: &VmFd, slot: &Slot, memory: &GuestMemoryMmap, log: bool) -
     };
     // SAFETY: the range is one whole mapping of shared memory, which Rust code here reaches through atomics and
     // volatile copies only; it stays mapped as long as the VM, by this function's contract with its one caller.
+    unsafe { vm.set_user_memory_region(region) }
+}
+
+/// Puts a device's memory into the guest. The caller keeps `memory` for as long as the slot is there.
+pub fn set_window(vm: &VmFd, number: u32, memory: &WindowMemory) -> Result<()> {
+    let place = memory.place();
+    let region = kvm_userspace_memory_region {
+        slot: number,
+        flags: if memory.is_writable() { 0 } else { KVM_MEM_READONLY },
+        guest_phys_addr: place.start().0,
+        memory_size: place.len(),
+        userspace_addr: memory.host_address().ok_or(Errno::new(libc::EFAULT))? as u64,
+    };
+    // SAFETY: the range is one whole mapping of device memory, which Rust code here reaches through atomics and volatile
+    // copies or not at all; it stays mapped as long as the slot, by this function's contract with its one caller.
+    unsafe { vm.set_user_memory_region(region) }
+}
+
+/// Takes memory out of the guest. From the return on no vCPU reaches it.
+pub fn remove_slot(vm: &VmFd, number: u32) -> Result<()> {
+    let region = kvm_userspace_memory_region { slot: number, ..Default::default() };
+    // SAFETY: a slot without bytes refers to no memory.
     unsafe { vm.set_user_memory_region(region) }
 }
 

@@ -50,6 +50,7 @@ impl Rig {
             register_pages: None,
             dirty,
             pins: Arc::default(),
+            vectors: Arc::default(),
         };
         Some((Self { parts, layout }, kvm))
     }
