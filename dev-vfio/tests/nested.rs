@@ -180,7 +180,7 @@ fn faults_too_many_for_the_queue_are_counted_as_lost() {
             told += u64::from(entry.fault.is_some());
         }
     }
-    println!("{told} faults told, {lost} lost, of {transfers} x 1024 accesses");
+    println!("SEEN: {told} faults told, {lost} lost, of {transfers} x 1024 accesses");
     // More than the queue holds may be told, for it is read while they come. The SMMU's own queue is shorter: what that
     // loses nobody counts.
     assert!(told > 0 && told + lost <= transfers * 1024, "{told} {lost}");
@@ -196,7 +196,7 @@ fn burst_of_invalidations_is_one_ioctl() {
     let start = Instant::now();
     assert_eq!(vm.iommu.invalidate(&burst), Invalidated { done: 500, refused: false });
     let calls = sys::calls(sys::Kind::Invalidate) - before;
-    println!("500 invalidations and their SYNC: {calls} ioctl, {} us", start.elapsed().as_micros());
+    println!("SEEN: 500 invalidations and their SYNC: {calls} ioctl, {} us", start.elapsed().as_micros());
     assert_eq!(calls, 1);
 }
 
@@ -316,7 +316,7 @@ fn guest_that_was_promised_more_than_the_host_has_is_refused_by_field() {
 #[test]
 fn dirty_tracking_is_the_best_that_this_host_has() {
     let Some(mut vm) = translated() else { return };
-    println!("written pages are found by: {}", vm.iommu.dirty_method().word());
+    println!("SEEN: written pages are found by: {}", vm.iommu.dirty_method().word());
     let mut pages = vm.guest.no_pages();
     vm.iommu.set_dirty_tracking(true);
     vm.edu.write_memory(TARGET, 16);
@@ -332,7 +332,7 @@ fn dirty_tracking_is_the_best_that_this_host_has() {
 fn host_that_does_not_nest_is_refused_by_what_it_lacks() {
     let Some(address) = edu::named() else { return };
     match Vm::new(&address, Options::default()) {
-        Ok(_) => println!("skipped: this host nests"),
+        Ok(_) => println!("SKIPPED: what a host that does not nest is told: this one does"),
         Err(refused) => {
             let refused = refused.to_string();
             println!("{refused}");

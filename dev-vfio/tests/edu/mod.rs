@@ -39,7 +39,7 @@ pub fn named() -> Option<String> {
         .map(|entry| entry.file_name().to_string_lossy().into_owned());
     let found = edu.next();
     if found.is_none() {
-        println!("skipped: no edu device is bound to vfio-pci (`cargo xtask lab nested` has one)");
+        println!("SKIPPED: no edu device is bound to vfio-pci (`cargo xtask lab nested` has one)");
     }
     found
 }

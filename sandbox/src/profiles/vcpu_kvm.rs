@@ -15,11 +15,11 @@ pub fn profile(arch: Arch) -> Profile {
         name: "vcpu-kvm",
         arch,
         root: RootKind::Inherited,
-        // Beside what it is given: a VM, two devices, 64 vCPUs, eventfds of interrupts, and of four real devices 64
-        // vectors each.
+        // Beside what it is given: a VM, two devices, 64 vCPUs with a file of statistics each, eventfds of interrupts, and of
+        // four real devices 64 vectors each.
         // 64 vCPUs, the console, control and interrupt threads.
         limits: Limits {
-            nofile_count: 512,
+            nofile_count: 576,
             nproc_count: 80,
             fsize_len: Some(super::SAVED_LEN_MAX),
             locked_len: Some(0),
@@ -80,8 +80,8 @@ const OF_VM: [u32; 13] = [
 ];
 
 /// Of a vCPU: KVM_ARM_VCPU_INIT, KVM_RUN, KVM_GET_REG_LIST, KVM_GET_ONE_REG, KVM_SET_ONE_REG, KVM_GET_MP_STATE,
-/// KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS.
-const OF_VCPU: [u32; 9] = [
+/// KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_GET_STATS_FD.
+const OF_VCPU: [u32; 10] = [
     0x4020_aeae,
     0xae80,
     0xc008_aeb0,
@@ -91,6 +91,7 @@ const OF_VCPU: [u32; 9] = [
     0x4004_ae99,
     0x8040_ae9f,
     0x4040_aea0,
+    0xaece,
 ];
 
 /// Of the interrupt controller and its ITS: KVM_SET_DEVICE_ATTR, KVM_GET_DEVICE_ATTR.

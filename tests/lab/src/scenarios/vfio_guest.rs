@@ -19,7 +19,8 @@ use super::{Verdict, guest::confined};
 use crate::{
     places,
     report::Report,
-    seen::{self, Function, NVME, POWER_MANAGEMENT},
+    seen::{self, EDU, Function, NVME, POWER_MANAGEMENT},
+    suite::{self, Which},
 };
 
 const BOOT: Duration = Duration::from_secs(90);
@@ -100,6 +101,19 @@ pub fn modes(report: &mut Report<'_>) -> Result<Verdict> {
         let left = vm.left_over();
         ensure!(left.is_empty(), "left behind: {}", left.join(", "));
     }
+    Ok(Verdict::Shown)
+}
+
+/// A guest whose device does what it must not: the guest hears of it, and nobody else does.
+pub fn told_faults(report: &mut Report<'_>) -> Result<Verdict> {
+    if !Path::new("/dev/kvm").exists() {
+        return Ok(Verdict::Skipped("this server has no KVM".into()));
+    }
+    let edu = seen::functions_with(EDU)?.into_iter().next().context("the server has no edu device")?;
+    edu.bind_to_vfio()?;
+    let faults = faults()?;
+    suite::run(report, "tests-faults", Which::Only(&["host::"]))?;
+    ensure!(self::faults()? == faults, "the server's own log has the guest's faults");
     Ok(Verdict::Shown)
 }
 

@@ -8,6 +8,7 @@
 //!   sys.rs    the ioctls that take addresses                              routes.rs     what an irqfd's number is
 //!             windows of devices' memory, while the guest runs            window_slots.rs
 //!                                                                         saved.rs      state units
+//!                                                                         stats.rs      the kernel's count of exits
 //! ```
 //!
 //! KVM answers only the address space that made the VM, so that this process makes it: sealed, from the opened device
@@ -23,6 +24,8 @@ mod registers;
 mod routes;
 #[cfg(any(target_arch = "aarch64", test))]
 mod saved;
+#[cfg(any(target_arch = "aarch64", test))]
+mod stats;
 
 #[cfg(target_arch = "aarch64")]
 mod cpu;

@@ -22,12 +22,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::errno::{Error as Errno, Result};
-use vmm_sys_util::ioctl::{ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ref};
-use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ref};
+use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr, ioctl_iowr_nr};
 
 ioctl_iow_nr!(KVM_IRQFD, KVMIO, 0x76, kvm_irqfd);
 ioctl_iowr_nr!(KVM_GET_REG_LIST, KVMIO, 0xb0, u64);
 ioctl_iow_nr!(KVM_ARM_SET_COUNTER_OFFSET, KVMIO, 0xb5, kvm_arm_counter_offset);
+ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 
 /// The signal that calls a vCPU's thread out of guest code; the sandbox profile lets exactly this one pass.
@@ -134,6 +135,17 @@ pub fn register_ids(vcpu: &VcpuFd) -> Result<Vec<u64>> {
 
 /// Far more than any vCPU has, pseudo registers and SVE included.
 const REGISTERS_MAX: usize = 16 * 1024;
+
+/// The file of a vCPU's statistics. The vCPU must not run: the kernel would wait for it.
+pub fn stats(vcpu: &VcpuFd) -> Result<OwnedFd> {
+    // SAFETY: the call takes no argument.
+    let fd = unsafe { ioctl(vcpu, KVM_GET_STATS_FD()) };
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: the kernel has just opened it for us and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
 
 /// The frequency of the host's counter, and so of every guest's, in Hz.
 pub fn counter_hz() -> u64 {

@@ -4,7 +4,7 @@
 //! While the machine is paused nothing enters: wires are taken off the controller, so that a signal waits in its
 //! eventfd for whoever runs the guest next, and messages are kept aside, for the ITS's tables are written by then.
 
-use super::cpu::Cpu;
+use super::cpu::{self, Cpu};
 use super::gic::Gic;
 use super::memslots::{self, Kind, Slot};
 use super::needs;
@@ -291,6 +291,7 @@ impl Vm {
 
     /// Counters for people and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
+        cpu::inspect_counters(&self.cpus, inspect);
         self.cpus.iter().for_each(|cpu| cpu.inspect(inspect));
         inspect.counter("irqfd.vectors", self.state().heard);
         inspect.counter("msi.signalled", self.messages.load(Ordering::Relaxed));
