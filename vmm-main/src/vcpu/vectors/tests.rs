@@ -5,9 +5,12 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::*;
 
+/// A vector's place, what it meant, and what it means.
+type Change = (usize, Option<u32>, Option<u32>);
+
 #[derive(Default)]
 struct Told {
-    changes: Mutex<Vec<(usize, Option<u32>, Option<u32>)>>,
+    changes: Mutex<Vec<Change>>,
     refuses: bool,
 }
 
