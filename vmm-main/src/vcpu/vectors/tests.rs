@@ -5,9 +5,12 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::*;
 
+/// Which vector, and its message before and after.
+type Change = (usize, Option<u32>, Option<u32>);
+
 #[derive(Default)]
 struct Told {
-    changes: Mutex<Vec<(usize, Option<u32>, Option<u32>)>>,
+    changes: Mutex<Vec<Change>>,
     refuses: bool,
 }
 
