@@ -6,6 +6,7 @@ mod host;
 mod isolation;
 mod nested;
 mod vfio_guest;
+mod vfio_interrupts;
 
 use std::time::Duration;
 
@@ -131,12 +132,20 @@ pub const ALL: &[Scenario] = &[
         run: vfio_guest::intx,
     },
     Scenario {
+        name: "vfio-shared-line",
+        about: "two of the server's NVMe on one interrupt line, busy at the same time",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(120),
+        run: vfio_interrupts::shared,
+    },
+    Scenario {
         name: "vfio-soft",
         about: "the server's NVMe with software CPUs: its process brings its messages",
         server: Server::Nesting,
         by_default: true,
         limit: Duration::from_secs(240),
-        run: vfio_guest::soft,
+        run: vfio_interrupts::soft,
     },
     Scenario {
         name: "vfio-modes",

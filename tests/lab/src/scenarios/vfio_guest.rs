@@ -15,7 +15,7 @@ use tests::{
     vm::{Options, Vm},
 };
 
-use super::{Verdict, guest::confined};
+use super::{Verdict, guest::confined, vfio_interrupts};
 use crate::{
     places,
     report::Report,
@@ -24,7 +24,8 @@ use crate::{
 };
 
 const BOOT: Duration = Duration::from_secs(90);
-const COMMAND: Duration = Duration::from_secs(60);
+/// How long a command in the guest may take.
+pub const COMMAND: Duration = Duration::from_secs(60);
 
 /// The guest makes a file system on the server's NVMe and reads back what it wrote; the server finds it there afterwards.
 pub fn nvme(report: &mut Report<'_>) -> Result<Verdict> {
@@ -117,28 +118,8 @@ pub fn told_faults(report: &mut Report<'_>) -> Result<Verdict> {
     Ok(Verdict::Shown)
 }
 
-/// The same device with software CPUs, which cannot listen to its eventfds: its own process brings its messages.
-pub fn soft(report: &mut Report<'_>) -> Result<Verdict> {
-    let device = seen::functions_with(NVME)?.into_iter().next().context("the server has no NVMe")?;
-    device.bind_to_vfio()?;
-    let mut vm = boot(report, std::slice::from_ref(&device), "soft", "iommu.passthrough=0 iommu.strict=1")?;
-    run(&mut vm, "dd if=/dev/urandom of=/dev/nvme0n1 bs=64k count=16 conv=fsync 2>/dev/null")?;
-    let sum = |vm: &mut Vm| run(vm, "dd if=/dev/nvme0n1 bs=64k count=16 2>/dev/null | sha256sum");
-    let before = sum(&mut vm)?;
-    run(&mut vm, "echo 3 >/proc/sys/vm/drop_caches")?;
-    ensure!(sum(&mut vm)? == before, "the disk gives back something else");
-    let of = |name: &str| vm.counter(name).with_context(|| format!("no counter {name}"));
-    let (given, hopped) = (of("given")?, of("hopped")?);
-    ensure!(given == 0 && hopped > 0, "{given} vectors were taken, {hopped} messages brought");
-    report.evidence(format!(
-        "1 MiB written and read back; {hopped} messages brought by the device's process"
-    ))?;
-    vm.power_off(COMMAND)?;
-    Ok(Verdict::Shown)
-}
-
 /// What a command in the guest says; it must end well.
-fn run(vm: &mut Vm, command: &str) -> Result<String> {
+pub fn run(vm: &mut Vm, command: &str) -> Result<String> {
     let start = Instant::now();
     let answer = vm.console.run(command, COMMAND)?;
     println!("{:.1} s: {command}", start.elapsed().as_secs_f64());
@@ -146,16 +127,26 @@ fn run(vm: &mut Vm, command: &str) -> Result<String> {
     Ok(answer.output.trim().to_owned())
 }
 
-fn boot(report: &mut Report<'_>, devices: &[Function], cpu: &str, extra: &str) -> Result<Vm> {
+/// A guest at its shell, with these devices in the first slots.
+pub fn boot(report: &mut Report<'_>, devices: &[Function], cpu: &str, extra: &str) -> Result<Vm> {
+    let flags = devices.iter().flat_map(|device| ["--vfio".to_owned(), device.address.clone()]);
+    boot_with(report, flags, cpu, extra)
+}
+
+/// A guest at its shell, with what devices these flags say.
+pub fn boot_with(
+    report: &mut Report<'_>,
+    flags: impl IntoIterator<Item = String>,
+    cpu: &str,
+    extra: &str,
+) -> Result<Vm> {
     let files = GuestFiles::in_cache(Path::new(places::GUEST));
     let mut options = Options::new(places::PROGRAMS.into(), files, "vfio");
     options.memory = "256M".into();
     options.extra = format!("quiet {extra}");
     // The emulated SMMU has no SubstreamIDs.
     options.arguments = ["--cpu", cpu, "--smmu-ssid-bits", "0"].map(String::from).to_vec();
-    for device in devices {
-        options.arguments.extend(["--vfio".to_owned(), device.address.clone()]);
-    }
+    options.arguments.extend(flags);
     let start = Instant::now();
     let mut vm = Vm::launch(options)?;
     vm.console.wait_for(USER_SPACE_MARK, BOOT).with_context(|| vm.console.errors())?;
@@ -201,9 +192,9 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<St
     // 16 MiB in pieces, each with a few commands: one that came again and again for nothing would be many more.
     ensure!((1..5000).contains(&count), "{count} interrupts: {interrupts}");
     report.evidence(interrupts.split_whitespace().collect::<Vec<_>>().join(" "))?;
-    paused_at_work(report, vm)?;
+    vfio_interrupts::paused_at_work(report, vm)?;
     if signals == Signals::Messages {
-        masked(report, vm)?;
+        vfio_interrupts::masked(report, vm)?;
     }
     let mut output = |command: &str| run(vm, command);
     let busy = "dd if=/dev/urandom of=/mnt/more bs=64k count=128 conv=fsync 2>/dev/null";
@@ -217,65 +208,6 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<St
     output("umount /mnt")?;
     reboot(report, vm, &read)?;
     Ok(read.split_whitespace().next().unwrap_or_default().to_owned())
-}
-
-/// The device goes on while the guest is paused, and what it signals then waits for the guest to go on.
-fn paused_at_work(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
-    run(vm, "echo 3 >/proc/sys/vm/drop_caches")?;
-    run(vm, "dd if=/dev/nvme0n1 of=/dev/null bs=64k count=1024 2>/dev/null & work=$!")?;
-    for _ in 0..PAUSES {
-        vm.control_json("pause")?;
-        std::thread::sleep(Duration::from_millis(300));
-        vm.control_json("resume")?;
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    run(vm, "kill -0 $work").context("it has read all before it was paused for the last time")?;
-    run(vm, "wait $work")?;
-    let late = run(vm, "dmesg | grep -c 'nvme.*timeout' || true")?;
-    ensure!(late == "0", "{late} requests waited for an interrupt in vain");
-    report.evidence(format!("paused {PAUSES} times while it read: no interrupt was lost"))
-}
-
-/// How often the guest is paused while its disk is busy.
-const PAUSES: usize = 5;
-
-/// A vector that the guest masks holds its message back, the pending bits say so, and it comes when it is unmasked.
-fn masked(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
-    const VECTOR: u64 = 1;
-    let device = "/sys/class/nvme/nvme0/device";
-    let config = run(vm, &format!("od -An -v -tx1 {device}/config"))?;
-    let config: Vec<u8> = config.split_whitespace().filter_map(|b| u8::from_str_radix(b, 16).ok()).collect();
-    let bar = run(vm, &format!("head -n 1 {device}/resource | cut -d ' ' -f 1"))?;
-    let bar =
-        u64::from_str_radix(bar.trim_start_matches("0x"), 16).with_context(|| format!("BAR 0: {bar}"))?;
-    let [table, pending] = msix_places(&config).with_context(|| format!("MSI-X in {config:02x?}"))?;
-    let control = bar + table + VECTOR * 16 + 12;
-    let bits = |vm: &mut Vm| run(vm, &format!("devmem {:#x} 32", bar + pending));
-    ensure!(bits(vm)? == "0x00000000", "something is pending before anything is masked");
-    run(vm, "echo 3 >/proc/sys/vm/drop_caches")?;
-    run(vm, &format!("devmem {control:#x} 32 1"))?;
-    run(vm, "dd if=/dev/nvme0n1 of=/dev/null bs=4k count=1 skip=9000 2>/dev/null & read=$!")?;
-    run(vm, "sleep 1; kill -0 $read").context("a read has ended without its interrupt")?;
-    let held = bits(vm)?;
-    ensure!(held == format!("{:#010x}", 1 << VECTOR), "pending bits while vector {VECTOR} is masked: {held}");
-    run(vm, &format!("devmem {control:#x} 32 0; wait $read"))?;
-    ensure!(bits(vm)? == "0x00000000", "it is pending after it came");
-    report
-        .evidence(format!("vector {VECTOR} masked: pending bits {held}, and its message came when unmasked"))
-}
-
-/// Where in BAR 0 the table and the pending bits lie, if the device has MSI-X there.
-fn msix_places(config: &[u8]) -> Option<[u64; 2]> {
-    let mut at = usize::from(*config.get(0x34)?);
-    for _ in 0..48 {
-        if at != 0 && *config.get(at)? == 0x11 {
-            let word = |at: usize| Some(u32::from_le_bytes(*config.get(at..)?.first_chunk()?));
-            let places = [word(at + 4)?, word(at + 8)?];
-            return places.iter().all(|place| place & 7 == 0).then(|| places.map(u64::from));
-        }
-        at = usize::from(*config.get(at + 1)?);
-    }
-    None
 }
 
 /// The guest starts anew: other processes take over the device that the first ones had bound.
