@@ -10,6 +10,7 @@ mod interrupts;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use ipc::addr::{Gpa, GpaRange, Iova};
 use ipc::deadline::Deadline;
@@ -84,6 +85,8 @@ pub struct Function {
     messages: AtomicU64,
     /// How often the pin was asserted.
     pin_raised: AtomicU64,
+    /// When it was asserted last, if that is not long ago.
+    pin_busy: Mutex<Option<Instant>>,
     failed: OnceLock<String>,
     /// Says so in the log when the device fails.
     tells: bool,
@@ -157,6 +160,7 @@ impl Function {
             msi,
             messages,
             pin_raised,
+            pin_busy: Mutex::new(None),
             failed,
             tells: true,
         }
@@ -258,11 +262,11 @@ impl Function {
         }
     }
 
-    /// Windows are there for the guest while its accesses reach the device and the device works.
+    /// Windows are there for the guest while its accesses reach the device, the device works, and its pin is quiet.
     pub fn show_windows(&self) {
         self.show_windows_if(|| {
             let device = self.device.as_ref().filter(|_| self.failed.get().is_none());
-            device.is_some_and(|device| lock(&device.space).memory_answers())
+            device.is_some_and(|device| lock(&device.space).memory_answers()) && self.pin_is_quiet()
         });
     }
 

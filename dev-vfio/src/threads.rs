@@ -88,6 +88,9 @@ fn watch(function: &Function, interrupts: &Interrupts, ring: &Drain) {
         if poll(&mut fds, Some(&LOOK_TIMESPEC)).is_err_and(|errno| errno != Errno::INTR) {
             return;
         }
+        if function.pin_rests() {
+            ring.note(&ring.pin_rests);
+        }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect();
         let taken = |index: usize, fd: &OwnedFd| {
             ready.get(index) == Some(&true) && rustix::io::read(fd, &mut [0; 8]).is_ok()
@@ -99,7 +102,9 @@ fn watch(function: &Function, interrupts: &Interrupts, ring: &Drain) {
         }
         // The end first: what the device says after it was unmasked is a new interrupt.
         if taken(ours.len(), intx_end) {
-            ring.end_intx();
+            // The end of an interrupt goes behind what the guest has posted before: a write that tells the device that its
+            // interrupt was dealt with is in the ring by now, and without it the device would signal once more for nothing.
+            ring.note(&ring.ended);
         }
         if intx.as_ref().is_some_and(|intx| taken(ours.len() + 1, intx)) {
             function.signal_intx();
@@ -132,6 +137,8 @@ struct Drain {
     progress: Condvar,
     /// The guest has ended an interrupt on the pin's line.
     ended: AtomicBool,
+    /// The pin has been quiet for a while.
+    pin_rests: AtomicBool,
     interrupt: Interrupt,
 }
 
@@ -180,10 +187,9 @@ impl RingThread {
 }
 
 impl Drain {
-    /// The line fell. The device is asked for more when what the guest has posted before is carried out: a write that tells it
-    /// that its interrupt was dealt with is in the ring by now, and without it the device would signal once more for nothing.
-    fn end_intx(&self) {
-        self.ended.store(true, Ordering::Release);
+    /// Something for the thread to do when it has emptied the ring.
+    fn note(&self, what: &AtomicBool) {
+        what.store(true, Ordering::Release);
         self.interrupt.raise();
     }
 
@@ -209,6 +215,9 @@ impl Drain {
             function.flush_posts();
             if ended {
                 function.intx_ended();
+            }
+            if self.pin_rests.swap(false, Ordering::Acquire) {
+                function.show_windows();
             }
             self.orders.lock().unwrap_or_else(PoisonError::into_inner).done = wanted;
             self.progress.notify_all();

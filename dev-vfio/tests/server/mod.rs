@@ -80,10 +80,15 @@ impl Server {
 
     /// One whose BAR 0 is memory that can be mapped, all of it, in a file with these seals.
     pub fn with_memory(seals: SealFlags) -> Server {
+        Server::with_memory_and(seals, None)
+    }
+
+    /// The same, with a pin if there is one.
+    pub fn with_memory_and(seals: SealFlags, intx: Option<Mutex<Pin>>) -> Server {
         let memory = memory_file::create("bar0").unwrap();
         rustix::fs::ftruncate(&memory, BAR_LEN).unwrap();
         rustix::fs::fcntl_add_seals(&memory, seals).unwrap();
-        Server::of(Device { memory: Some(memory), ..Device::default() }, Box::new(|_, _| None))
+        Server::of(Device { memory: Some(memory), intx, ..Device::default() }, Box::new(|_, _| None))
     }
 
     fn of(device: Device, bend: Bend) -> Server {

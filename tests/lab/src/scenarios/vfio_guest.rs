@@ -59,7 +59,9 @@ fn disk(report: &mut Report<'_>, signals: Signals) -> Result<Verdict> {
     let sum = use_disk(report, &mut vm, signals)?;
     switched_off(report, &mut vm, &device)?;
     two_stages(report, &mut vm)?;
-    doorbells(report, &mut vm)?;
+    if signals == Signals::Messages {
+        doorbells(report, &mut vm)?;
+    }
     counters(report, &vm, signals)?;
     confined(&vm, report)?;
     vm.power_off(COMMAND)?;
@@ -189,8 +191,11 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<St
     ensure!(interrupts.contains(kind), "not by {kind}: {interrupts}");
     let count: u64 =
         interrupts.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or_default();
-    // 16 MiB in pieces, each with a few commands: one that came again and again for nothing would be many more.
-    ensure!((1..5000).contains(&count), "{count} interrupts: {interrupts}");
+    if signals == Signals::Pin {
+        // One that is brought again although it was dealt with is seen by the guest and not by the device's process.
+        let raised = vm.counter("raised").context("no counter raised")?;
+        ensure!(count < 2 * raised, "the pin was asserted {raised} times: {interrupts}");
+    }
     report.evidence(interrupts.split_whitespace().collect::<Vec<_>>().join(" "))?;
     vfio_interrupts::paused_at_work(report, vm)?;
     if signals == Signals::Messages {
