@@ -243,14 +243,13 @@ impl Function {
                     self.settle(device.end.reset());
                     let wishes = lock(&device.space).reset();
                     self.follow_bus_master(device);
+                    // Before what follows from the pin's reset: it is connected by then.
                     self.follow(device);
                     wishes.into_iter().for_each(|wish| self.grant(device, wish));
                 } else if wish.forward {
                     self.settle(device.end.write(PCI_CONFIG_REGION, offset, size, value));
                 }
-                if wish.msix {
-                    self.follow(device);
-                }
+                self.follow(device);
                 self.grant(device, wish.intx);
                 self.show_windows();
                 self.send_all(&released);

@@ -93,8 +93,6 @@ impl Place {
 pub struct Wish {
     /// Pass the write on to the device.
     pub forward: bool,
-    /// Messages may have been released.
-    pub msix: bool,
     /// The guest resets the function.
     pub reset: bool,
     /// What becomes of the pin.
@@ -407,7 +405,6 @@ impl ConfigSpace {
             offset::INTERRUPT_LINE => put8(&mut self.image, at, a),
             _ if self.msix_at == Some(at) => {
                 self.msix.set_control(u16::from_le_bytes([c, d]) & (CONTROL_ENABLE | CONTROL_MASK));
-                wish.msix = true;
                 wish.forward = true;
             }
             _ => {}

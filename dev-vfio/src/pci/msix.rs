@@ -133,14 +133,14 @@ impl Msix {
     }
 
     fn message(&self, vector: &Vector) -> Option<Message> {
-        let open = self.enabled && !self.masked && vector.control & VECTOR_MASKED == 0;
+        let open = self.enabled && !self.masked && !self.held && vector.control & VECTOR_MASKED == 0;
         open.then_some(Message { address: vector.address, data: vector.data })
     }
 
     /// The device signals a vector: a message to send now, unless it has to wait, or nobody wants it.
     pub fn signal(&mut self, index: usize) -> Option<Message> {
         let message = self.message(self.vectors.get(index)?);
-        if message.is_some() && !self.held {
+        if message.is_some() {
             return message;
         }
         let vector = self.vectors.get_mut(index)?;

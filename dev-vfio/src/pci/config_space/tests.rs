@@ -120,7 +120,7 @@ fn bars_are_sized_by_parts_of_any_width() {
 fn msix_control_is_ours_and_told_to_the_device() {
     let mut space = space();
     let wish = space.write(MSIX as u64 + 2, 2, 0xffff);
-    assert_eq!(wish, Wish { forward: true, msix: true, reset: false, intx: intx::Wish::Nothing });
+    assert_eq!(wish, Wish { forward: true, reset: false, intx: intx::Wish::Nothing });
     assert_eq!(space.read(MSIX as u64 + 2, 2), Some(0xc007));
     assert_eq!(space.table(), Some(Place { bar: 0, offset: 0x2000, len: 0x80 }));
     assert_eq!(space.pending(), Some(Place { bar: 0, offset: 0x3000, len: 8 }));

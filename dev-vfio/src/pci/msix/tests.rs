@@ -81,6 +81,9 @@ fn a_signal_that_waits_in_its_eventfd_is_pending_while_its_message_must_wait() {
     msix.set_control(CONTROL_ENABLE);
     assert_eq!(msix.read_pending(0, waits), 0b001, "vector 1 is open: its signal is on its way");
     assert_eq!(msix.messages().collect::<Vec<_>>(), [None, Some(MESSAGE), None]);
+    msix.hold(true);
+    assert_eq!(msix.read_pending(0, waits), 0b011, "no bus master: no message");
+    assert_eq!(msix.messages().collect::<Vec<_>>(), [None; 3]);
     assert_eq!(Msix::new(40).read_pending(4, waits), 0);
     let mut many = Msix::new(40);
     many.set_control(CONTROL_ENABLE);

@@ -5,7 +5,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::*;
 
-/// Which vector, and its message before and after.
+/// A vector's place, what it meant, and what it means.
 type Change = (usize, Option<u32>, Option<u32>);
 
 #[derive(Default)]
