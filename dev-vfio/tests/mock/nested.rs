@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::*;
 
 /// The mock's numbers, which are none of a real IOMMU's.
-const MOCK: Types =
+pub const MOCK: Types =
     Types { viommu: 0xdead_beef, veventq: 0xbeef_beef, nested: 0xdead, invalidation: 0xdead_beef };
 
 /// What all entries of a TLB (the test's choice) and a cache (the mock's) hold until they are invalidated.

@@ -3,13 +3,16 @@
 
 use dev_vfio::kernel::nested;
 
+use super::nested::MOCK;
 use super::*;
 
-/// The numbers of objects are given out from 1, the lowest free one first.
-fn lowest_free(iommu: BorrowedFd<'_>) -> ObjectId {
-    let id = iommufd::ioas_alloc(iommu).unwrap();
-    iommufd::destroy(iommu, id).unwrap();
-    id
+/// Whether nothing is left. The numbers of objects are given out from 1, the lowest free one first: more than any test here makes
+/// must come without a gap.
+fn is_empty(iommu: BorrowedFd<'_>) -> bool {
+    const MORE: u32 = 32;
+    let made: Vec<ObjectId> = (0..MORE).map(|_| iommufd::ioas_alloc(iommu).unwrap()).collect();
+    made.iter().for_each(|id| iommufd::destroy(iommu, *id).unwrap());
+    made.into_iter().eq((1..=MORE).map(ObjectId))
 }
 
 #[test]
@@ -39,26 +42,33 @@ fn objects_are_gone_with_their_owner() {
     let Some(mut mock) = Mock::new(true) else { return };
     let file = mock.fd().try_clone_to_owned().unwrap();
     nested::parent(&mut mock.objects, mock.device.bound, mock.ioas).unwrap();
-    assert_ne!(lowest_free(file.as_fd()), ObjectId(1));
+    assert!(!is_empty(file.as_fd()));
     drop(mock);
-    assert_eq!(lowest_free(file.as_fd()), ObjectId(1));
+    assert!(is_empty(file.as_fd()));
 }
 
 #[test]
 fn next_life_clears_away_what_it_finds_in_whatever_order_it_was_made() {
     let Some(mut mock) = Mock::new(true) else { return };
     let file = mock.fd().try_clone_to_owned().unwrap();
-    // Parents upon a space that has a higher number than they: the numbers of others that were destroyed were used again.
-    let holes = [(); 2].map(|()| iommufd::ioas_alloc(mock.fd()).unwrap());
+    // Each of them has a lower number than what it stands on: those of others that are gone are used again.
+    let holes = [(); 4].map(|()| iommufd::ioas_alloc(mock.fd()).unwrap());
     let space = iommufd::ioas_alloc(mock.fd()).unwrap();
-    holes.iter().for_each(|id| iommufd::destroy(mock.fd(), *id).unwrap());
-    for _ in holes {
-        let (parent, _) = nested::parent(&mut mock.objects, mock.device.bound, space).unwrap();
-        assert!(parent < space);
-    }
+    let [of_table, of_vdevice, of_viommu, of_parent] = holes;
+    let (iommu, device) = (file.as_fd(), mock.device.bound);
+    let free = |hole| iommufd::destroy(iommu, hole).unwrap();
+    free(of_parent);
+    let (parent, _) = nested::parent(&mut mock.objects, device, space).unwrap();
+    free(of_viommu);
+    let viommu = iommufd::viommu_alloc(iommu, &MOCK, device, parent).unwrap();
+    free(of_vdevice);
+    let vdevice = iommufd::vdevice_alloc(iommu, device, viommu, 8).unwrap();
+    free(of_table);
+    let table = iommufd::hwpt_alloc_nested(iommu, &MOCK, device, viommu, &[0_u32; 2]).unwrap();
+    assert_eq!([table, vdevice, viommu, parent], holes);
     // The process has died: its files are open elsewhere, and nothing was undone.
     std::mem::forget(mock);
     let found = Objects::new(file.try_clone().unwrap()).adopt();
     assert_eq!(found, None, "the mock's device is an object too");
-    assert_eq!(lowest_free(file.as_fd()), ObjectId(1));
+    assert!(is_empty(file.as_fd()));
 }

@@ -26,6 +26,8 @@ const COMMAND: Duration = Duration::from_secs(30);
 
 /// How often a register is read and written to see what that costs.
 const ACCESSES: u64 = 200;
+/// What the console's interrupts may add to a count or take from it: what is typed comes in pieces. (Seen: 3.)
+const TOLERANCE: u64 = 20;
 
 /// SMMU_GERRORN, which the guest may write at any time (IHI 0070 section 6.3.20), from the start of the registers.
 const SMMU_GERRORN: u64 = 0x64;
@@ -131,7 +133,11 @@ fn exits(vm: &mut Vm, report: &mut Report<'_>) -> Result<()> {
     let register = base + SMMU_GERRORN;
     let value = vm.console.run(&format!("devmem {register:#x} 32"), COMMAND)?;
     ensure!(value.code == 0, "the guest's devmem does not work: {}", value.output);
-    // The console's own accesses are in all counts, so a loop that touches nothing is the zero of the scale.
+    // The console's own accesses are in all counts, so a loop that touches nothing is the zero of the scale. The numbers of
+    // commands go over it too: from here on they all have two digits.
+    for _ in 0..10 {
+        vm.console.run("true", COMMAND)?;
+    }
     let nothing = exits_of(vm, "true")?;
     let reads = exits_of(vm, &format!("devmem {register:#x} 32"))?;
     let writes = exits_of(vm, &format!("devmem {register:#x} 32 {}", value.output.trim()))?;
@@ -140,9 +146,9 @@ fn exits(vm: &mut Vm, report: &mut Report<'_>) -> Result<()> {
     {
         report.evidence(format!("{ACCESSES} x {what}: {seen}"))?;
     }
-    ensure!(reads.to_user < nothing.to_user + ACCESSES / 2, "reads of the SMMU's registers leave the guest");
+    ensure!(reads.to_user < nothing.to_user + TOLERANCE, "reads of the SMMU's registers leave the guest");
     ensure!(
-        writes.to_user.abs_diff(nothing.to_user + ACCESSES) < ACCESSES / 2,
+        writes.to_user.abs_diff(nothing.to_user + ACCESSES) < TOLERANCE,
         "writes do not leave the guest once each"
     );
     Ok(())

@@ -114,9 +114,14 @@ pub fn told_faults(report: &mut Report<'_>) -> Result<Verdict> {
     }
     let edu = seen::functions_with(EDU)?.into_iter().next().context("the server has no edu device")?;
     edu.bind_to_vfio()?;
-    let faults = faults()?;
-    suite::run(report, "tests-faults", Which::Only(&["host::"]))?;
-    ensure!(self::faults()? == faults, "the server's own log has the guest's faults");
+    let told = ["host::host_device_that", "host::host_device_under", "host::linux"];
+    let before = faults()?;
+    suite::run(report, "tests-faults", Which::Only(&told))?;
+    ensure!(faults()? == before, "the server's own log has the guest's faults");
+    suite::run(report, "tests-faults", Which::Only(&["host::host_device_beyond"]))?;
+    ensure!(faults()? > before, "the server's own log has none of the faults in stage 2");
+    let log = seen::kernel_log()?;
+    report.evidence(format!("server: {}", seen::line(&log, "event: F_").unwrap_or_default()))?;
     Ok(Verdict::Shown)
 }
 
