@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The function's end of the bus channel: tells the vCPU process which parts of the BARs are memory, and when.
+//! The function's end of the bus channel: tells the vCPU process which parts of the BARs are memory, and when; and what the
+//! signals of its vectors mean.
 //!
-//! Windows are shown while memory space is enabled and the device works. What is wanted is found out under the lock that
+//! Windows are shown while memory space is enabled and the device works; a vector means something while the guest's MSI-X
+//! lets its message through. What is wanted is found out under the lock that
 //! orders the telling, so that the last word is about the last state, whichever threads speak. A window that the
-//! vCPU process refuses is no loss but of speed: its accesses come through the ring.
+//! vCPU process refuses is no loss but of speed: its accesses come through the ring. So it is with a vector: its messages
+//! are brought from here.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,6 +37,16 @@ struct State {
     shown: bool,
     /// Why the last one was refused that was.
     refused: Option<String>,
+    /// The vectors that were offered, in their order.
+    vectors: Vec<Vector>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Vector {
+    /// The vCPU process listens to it.
+    taken: bool,
+    /// What it was told that a signal means.
+    told: Option<u32>,
 }
 
 impl BusLink {
@@ -80,6 +93,51 @@ impl BusLink {
         Ok(())
     }
 
+    /// Offers the next vector's eventfd, routed nowhere.
+    ///
+    /// # Errors
+    /// Why its messages are to be brought from here.
+    pub fn add_vector(&self, eventfd: &OwnedFd) -> Result<(), String> {
+        let mut state = self.state();
+        let index = u16::try_from(state.vectors.len()).map_err(|_| "there are too many".to_owned())?;
+        let taken = self.ask(&BusRequest::AddVector { index }, &[eventfd]);
+        state.vectors.push(Vector { taken: taken.is_ok(), told: None });
+        taken
+    }
+
+    /// Whether the vCPU process listens to a vector by itself.
+    pub fn takes(&self, vector: usize) -> bool {
+        self.state().vectors.get(vector).is_some_and(|vector| vector.taken)
+    }
+
+    /// Tells what the vectors mean that the vCPU process listens to, as `wanted` says by their order, where that is a change.
+    /// When this returns it is so.
+    ///
+    /// # Errors
+    /// Why some have to be brought from here from now on.
+    pub fn route(&self, wanted: impl FnOnce() -> Vec<Option<u32>>) -> Result<(), String> {
+        let mut state = self.state();
+        if !state.vectors.iter().any(|vector| vector.taken) {
+            return Ok(());
+        }
+        let mut wanted = wanted().into_iter();
+        let mut all = Ok(());
+        for (index, vector) in (0_u16..).zip(&mut state.vectors) {
+            let event = wanted.next().flatten();
+            if !vector.taken || vector.told == event {
+                continue;
+            }
+            match self.ask(&BusRequest::RouteVector { index, event }, &[]) {
+                Ok(()) => vector.told = event,
+                Err(why) => {
+                    vector.taken = false;
+                    all = Err(why);
+                }
+            }
+        }
+        all
+    }
+
     /// The pin fell without the guest having ended the interrupt.
     ///
     /// # Errors
@@ -101,6 +159,8 @@ impl BusLink {
         let state = self.state();
         inspect.counter("windows", state.count);
         inspect.text("windows.shown", if state.shown { "yes" } else { "no" });
+        let taken = state.vectors.iter().filter(|vector| vector.taken);
+        inspect.counter("vectors.given", u64::try_from(taken.count()).unwrap_or(u64::MAX));
         if let Some(why) = &state.refused {
             inspect.text("windows.refused", why.clone());
         }
@@ -111,3 +171,6 @@ impl BusLink {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,9 +7,11 @@
 //! that its DMA comes as messages and is translated. A server that breaks the protocol, or does not answer in time, is not asked again.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipc::deadline::Deadline;
+use ipc::protocol::bus::WINDOWS_LEN_MAX;
 use ipc::vfio_user::Malformed;
 use ipc::vfio_user::connection::{Connection, ConnectionError, Incoming};
 use ipc::vfio_user::device::{
@@ -40,6 +42,9 @@ const STOP_SPAN: Duration = Duration::from_secs(15);
 
 /// All addresses that a stage 1 of ours can translate, and more than a bus has: 52 bits.
 pub const IOVA_SPACE_LEN: u64 = 1 << 52;
+
+/// What may be mapped of a region, and the file that it is in.
+pub type Offered = (Mappable, Arc<OwnedFd>);
 
 /// Why the server is not asked any more, or has refused.
 #[derive(Clone, Debug, Error)]
@@ -85,7 +90,7 @@ pub struct Opened {
     /// Whether it can signal INTx, and masks itself when it does.
     pub intx: bool,
     /// What of its BARs can be mapped, and the file to map.
-    pub mappables: Vec<(Mappable, OwnedFd)>,
+    pub mappables: Vec<Offered>,
 }
 
 /// A connected device.
@@ -379,7 +384,7 @@ fn has_migration(connection: &Connection) -> Result<bool, ClientError> {
     }
 }
 
-fn region(connection: &Connection, index: u32) -> Result<(Region, Option<(Mappable, OwnedFd)>), ClientError> {
+fn region(connection: &Connection, index: u32) -> Result<(Region, Option<Offered>), ClientError> {
     let request = RegionInfo::request(index);
     let answer = connection.request(Command::DEVICE_GET_REGION_INFO, &[request.as_bytes()], &[], soon())?;
     let described =
@@ -390,16 +395,9 @@ fn region(connection: &Connection, index: u32) -> Result<(Region, Option<(Mappab
     if config_short {
         return Err(ClientError::Unusable("no configuration space of 256 bytes"));
     }
-    let mapped = flags & RegionInfo::MMAP != 0 && readable;
-    let bar = usize::try_from(index).ok().filter(|bar| mapped && *bar < BAR_COUNT);
     // One file for the region, or none: with more it is not said which area is in which.
     let file = <[OwnedFd; 1]>::try_from(answer.fds).ok();
-    let mappable = bar.zip(file).map(|(bar, [file])| {
-        let areas = match described.sparse {
-            Some(areas) => areas.iter().map(|area| (area.offset.get(), area.size.get())).collect(),
-            None => vec![(0, len)],
-        };
-        (Mappable { bar, areas, file_offset: described.info.offset.get(), writable }, file)
-    });
+    let mappable = Mappable::of(index, &described, WINDOWS_LEN_MAX).zip(file);
+    let mappable = mappable.map(|(mappable, [file])| (mappable, Arc::new(file)));
     Ok((Region { len, readable, writable }, mappable))
 }

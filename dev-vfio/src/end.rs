@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The device behind a function: a vfio-user server, or a real device by the kernel's VFIO. The same verbs for both.
 
-use std::os::fd::OwnedFd;
-
 use thiserror::Error;
 
 use crate::client::{Client, ClientError};
@@ -40,7 +38,7 @@ impl EndError {
 }
 
 impl DeviceEnd {
-    /// The server, for what only one does: DMA as messages, batches of posted writes, INTx, guest RAM by fd.
+    /// The server, for what only one does: DMA as messages, batches of posted writes, guest RAM by fd.
     pub fn server(&self) -> Option<&Client> {
         match self {
             Self::Server(client) => Some(client),
@@ -73,14 +71,34 @@ impl DeviceEnd {
         }
     }
 
-    /// Connects the first vectors to eventfds.
+    /// The guest has enabled MSI-X, or disabled it. A real device has its vectors connected or its pin; a server has both
+    /// all the time. True: something was connected that was not.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn switch_interrupts(&self, msix: bool) -> Result<bool, EndError> {
+        match self {
+            Self::Server(_) => Ok(false),
+            Self::Real(device) => Ok(device.interrupts().switch(msix)?),
+        }
+    }
+
+    /// Lets the pin speak again, which has masked itself when it signalled.
     ///
     /// # Errors
     /// The server's, or the kernel's.
-    pub fn connect_vectors(&self, eventfds: &[OwnedFd]) -> Result<(), EndError> {
+    pub fn unmask_intx(&self) -> Result<(), EndError> {
         match self {
-            Self::Server(client) => Ok(client.connect_vectors(eventfds)?),
-            Self::Real(device) => Ok(device.connect_vectors(eventfds)?),
+            Self::Server(client) => Ok(client.unmask_intx()?),
+            Self::Real(device) => Ok(device.interrupts().unmask_intx()?),
+        }
+    }
+
+    /// Whether a signal of the vector waits for its message to be let through. A server's are taken at once, and noted.
+    pub fn waits(&self, vector: usize) -> bool {
+        match self {
+            Self::Server(_) => false,
+            Self::Real(device) => device.interrupts().waits(vector),
         }
     }
 

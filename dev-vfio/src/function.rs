@@ -5,7 +5,10 @@
 //! need us to answer first. The gate is what pause closes: while it is, nothing here changes the guest. A device
 //! that fails is gone for good: its server is not asked any more, reads are all ones, and the guest goes on.
 
+mod interrupts;
+
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ipc::addr::{Gpa, GpaRange, Iova};
@@ -29,10 +32,9 @@ use crate::client::{Client, ClientError};
 use crate::direct::Direct;
 use crate::end::{DeviceEnd, EndError};
 use crate::gate::Gate;
-use crate::iommu::engine::{Arrival, Engine};
+use crate::iommu::engine::Engine;
 use crate::iommu::software::SoftIommu;
 use crate::pci::config_space::ConfigSpace;
-use crate::pci::intx;
 use crate::pci::msix::Message;
 use crate::stage1_link::Stage1Link;
 
@@ -67,6 +69,8 @@ pub struct Function {
     device: Option<Device>,
     /// Its translation.
     pub iommu: Mutex<Engine>,
+    /// Whether the function may make transactions; changed and looked at with the IOMMU locked.
+    bus_master: AtomicBool,
     /// Its vSMMU.
     pub stage1: Stage1Link,
     /// The process that has the guest's address space.
@@ -76,6 +80,10 @@ pub struct Function {
     area32: GpaRange,
     area64: GpaRange,
     msi: InterruptTarget,
+    /// Messages that were brought from here.
+    messages: AtomicU64,
+    /// How often the pin was asserted.
+    pin_raised: AtomicU64,
     failed: OnceLock<String>,
     /// Says so in the log when the device fails.
     tells: bool,
@@ -135,7 +143,23 @@ impl Function {
         let Links { stage1, bus } = links;
         let iommu = Mutex::new(iommu);
         let gate = Gate::default();
-        Function { name, device, iommu, stage1, bus, gate, area32, area64, msi, failed, tells: true }
+        let [messages, pin_raised] = [const { AtomicU64::new(0) }; 2];
+        Function {
+            name,
+            device,
+            iommu,
+            bus_master: AtomicBool::new(false),
+            stage1,
+            bus,
+            gate,
+            area32,
+            area64,
+            msi,
+            messages,
+            pin_raised,
+            failed,
+            tells: true,
+        }
     }
 
     /// The same without a word in the log: where failing is what happens all the time.
@@ -208,15 +232,24 @@ impl Function {
                 let (wish, released) = {
                     let mut space = lock(&device.space);
                     let wish = space.write(offset, size, value);
-                    (wish, if wish.msix { space.msix.released() } else { Vec::new() })
+                    (wish, space.msix.released())
                 };
+                self.follow_bus_master(device);
+                if wish.reset || !lock(&device.space).memory_answers() {
+                    // Before the device knows: its memory may not be touched from then on.
+                    self.show_windows_if(|| false);
+                }
                 if wish.reset {
                     self.settle(device.end.reset());
                     let wishes = lock(&device.space).reset();
+                    self.follow_bus_master(device);
+                    // Before what follows from the pin's reset: it is connected by then.
+                    self.follow(device);
                     wishes.into_iter().for_each(|wish| self.grant(device, wish));
                 } else if wish.forward {
                     self.settle(device.end.write(PCI_CONFIG_REGION, offset, size, value));
                 }
+                self.follow(device);
                 self.grant(device, wish.intx);
                 self.show_windows();
                 self.send_all(&released);
@@ -225,12 +258,15 @@ impl Function {
         }
     }
 
-    /// Windows are there for the guest while memory space is enabled and the device works.
+    /// Windows are there for the guest while its accesses reach the device and the device works.
     pub fn show_windows(&self) {
-        let wanted = || {
+        self.show_windows_if(|| {
             let device = self.device.as_ref().filter(|_| self.failed.get().is_none());
-            device.is_some_and(|device| lock(&device.space).memory_enabled())
-        };
+            device.is_some_and(|device| lock(&device.space).memory_answers())
+        });
+    }
+
+    fn show_windows_if(&self, wanted: impl FnOnce() -> bool) {
         if let Err(error) = self.bus.show(wanted) {
             eprintln!("{}: the vCPU process was not told of its memory: {error}", self.name);
         }
@@ -239,11 +275,12 @@ impl Function {
     fn access_bar(&self, device: &Device, access: Access, area: GpaRange) -> u64 {
         let size = access.size;
         let gpa = area.start().checked_add(access.offset);
-        let met = gpa.map_or(Meets::Nothing, |gpa| meet(&mut lock(&device.space), gpa, size, access.op));
+        let met = gpa.map_or(Meets::Nothing, |gpa| meet(device, gpa, size, access.op));
         match (met, access.op) {
             (Meets::Nothing, _) => ones(size),
             (Meets::Value(value), _) => value,
             (Meets::Released(messages), _) => {
+                self.route_vectors();
                 self.send_all(&messages);
                 0
             }
@@ -339,83 +376,24 @@ impl Function {
         }
     }
 
+    /// From the return on the server's DMA is as the command register says: none is under way that has not seen it.
+    fn follow_bus_master(&self, device: &Device) {
+        let master = lock(&device.space).bus_master();
+        let _transfers = lock(&self.iommu);
+        self.bus_master.store(master, Relaxed);
+    }
+
     fn dma(&self, transfer: impl FnOnce(&mut SoftIommu) -> bool) -> bool {
         let done = {
             let _open = self.gate.enter();
-            lock(&self.iommu).software().is_some_and(transfer)
+            let mut iommu = lock(&self.iommu);
+            // What may not reach the bus is not translated either: no fault is recorded.
+            self.bus_master.load(Relaxed) && iommu.software().is_some_and(transfer)
         };
         if !done {
             self.stage1.tell_faults(&self.iommu, &self.gate);
         }
         done
-    }
-
-    /// The device signals a vector.
-    pub fn signal(&self, vector: usize) {
-        let Some(device) = &self.device else { return };
-        let message = lock(&device.space).msix.signal(vector);
-        self.send_all(message.as_slice());
-    }
-
-    /// The device signals INTx.
-    pub fn signal_intx(&self) {
-        let Some(device) = &self.device else { return };
-        let _open = self.gate.enter();
-        let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::signal);
-        self.grant(device, wish);
-    }
-
-    /// The line of the pin fell.
-    pub fn intx_ended(&self) {
-        let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return };
-        let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::ended);
-        self.grant(device, wish);
-    }
-
-    fn grant(&self, device: &Device, wish: intx::Wish) {
-        match wish {
-            intx::Wish::Nothing => {}
-            // A counter that is full is a line that is high already.
-            intx::Wish::Raise => drop(rustix::io::write(&self.msi.pin, &1u64.to_ne_bytes())),
-            intx::Wish::Unmask => {
-                // Only a server's pin is ever shown.
-                if let Some(client) = device.end.server() {
-                    self.settle(client.unmask_intx());
-                }
-            }
-            intx::Wish::Lower => {
-                if let Err(error) = self.bus.lower_intx()
-                    && self.tells
-                {
-                    eprintln!("{}: its interrupt line may stay high: {error}", self.name);
-                }
-            }
-        }
-    }
-
-    /// Sends messages: each is a write of the device, and translated like any other.
-    fn send_all(&self, messages: &[Message]) {
-        for Message { address, data } in messages.iter().copied() {
-            let arrived = {
-                let _open = self.gate.enter();
-                let arrived = lock(&self.iommu).send(Iova(address), data, self.msi.doorbell);
-                if arrived == Arrival::Doorbell {
-                    self.raise(data);
-                }
-                arrived
-            };
-            if arrived == Arrival::Nowhere {
-                self.stage1.tell_faults(&self.iommu, &self.gate);
-            }
-        }
-    }
-
-    /// An event beyond the interrupt controller's is ignored there too; it is no fault of the translation.
-    fn raise(&self, event: u32) {
-        if self.msi.board.post(event) {
-            // A counter that is full is a doorbell that rings already.
-            let _ = rustix::io::write(&self.msi.eventfd, &1u64.to_ne_bytes());
-        }
     }
 
     /// Takes a result apart: a refusal is the device's answer, anything else is its end.
@@ -449,6 +427,8 @@ impl Function {
         let direct = self.device.as_ref().and_then(|device| device.direct.as_ref());
         inspect.text("dma.direct", direct.map_or("off", Direct::word));
         self.bus.inspect(inspect);
+        inspect.counter("messages.hopped", self.messages.load(Relaxed));
+        inspect.counter("intx.raised", self.pin_raised.load(Relaxed));
     }
 
     /// The device is gone.
@@ -461,13 +441,15 @@ impl Function {
                 device.end.close();
             }
             self.show_windows();
+            self.route_vectors();
         }
     }
 }
 
 /// Finds out what a BAR access is for, and does what the MSI-X structures can do alone.
-fn meet(space: &mut ConfigSpace, gpa: Gpa, size: u8, op: Op) -> Meets {
-    if !space.memory_enabled() {
+fn meet(device: &Device, gpa: Gpa, size: u8, op: Op) -> Meets {
+    let space = &mut *lock(&device.space);
+    if !space.memory_answers() {
         return Meets::Nothing;
     }
     let Some((bar, offset)) = space.bars.find(gpa, size.into()) else { return Meets::Nothing };
@@ -486,13 +468,17 @@ fn meet(space: &mut ConfigSpace, gpa: Gpa, size: u8, op: Op) -> Meets {
             }
             Meets::Released(space.msix.released())
         }
-        (None, Some(at), Op::Read) => Meets::Value(words(at, size, |at| space.msix.read_pending(at))),
+        (None, Some(at), Op::Read) => Meets::Value(words(at, size, |at| pending_bits(device, space, at))),
         (None, Some(_), _) => Meets::Value(0),
         (None, None, _) => match u32::try_from(bar.index) {
             Ok(index) => Meets::Region { index, offset },
             Err(_) => Meets::Nothing,
         },
     }
+}
+
+fn pending_bits(device: &Device, space: &ConfigSpace, at: u64) -> u32 {
+    space.msix.read_pending(at, |vector| device.end.waits(vector))
 }
 
 /// A read of any size out of 32-bit registers.

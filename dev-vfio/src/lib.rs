@@ -3,13 +3,15 @@
 //!
 //! `pci` is the function as the guest meets it, `end` the device behind it (`client` one over vfio-user, `kernel` a real
 //! one), `iommu` the seam to what translates its DMA, `stage1_link` the vSMMU's orders, `bus_link` what the vCPU process
-//! is told; `function` puts them together, `threads` and `service` run it.
+//! is told; `function` puts them together, `threads` and `service` run it, `connect` wires its
+//! interrupts.
 //! One process per device: a device that breaks its process, or its process that is taken over, reaches guest RAM
 //! as that device may, its own interrupts, and nothing else. Called by the coordinator (control), the vCPU process
 //! (ring), the vSMMU (stage 1) and the device's server; none of them is trusted with more than its protocol.
 
 pub mod bus_link;
 pub mod client;
+mod connect;
 pub mod direct;
 pub mod end;
 pub mod function;

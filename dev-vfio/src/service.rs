@@ -23,12 +23,12 @@ use ipc::shm::guest_memory;
 use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
 use ipc::shm::ring::{self, Responder};
-use rustix::event::{EventfdFlags, eventfd};
 use sandbox::{Inherited, InheritedError, Locked};
 use smmu_arch::{Model, ModelError, Options};
 
 use crate::bus_link::BusLink;
 use crate::client::{Client, Opened};
+use crate::connect;
 use crate::direct::Direct;
 use crate::end::DeviceEnd;
 use crate::function::{Function, InterruptTarget, Links};
@@ -245,16 +245,19 @@ impl VfioProcess {
     fn begin(&mut self, ready: Ready) -> Result<(), Failure> {
         let Ready { config, iommu, direct, links, source, msi, intx_end, responder, fatal } = ready;
         links.bus.greet().map_err(|error| Failure::new("greet the vCPU process", error))?;
-        let mut interrupts = Interrupts { vectors: Vec::new(), intx: None, intx_end };
-        let opened = open_device(source, &config, &links.bus, &mut interrupts);
+        let (opened, interrupts) = match open_device(source, &config, &links.bus, intx_end) {
+            Ok((opened, interrupts)) => (Ok(opened), Some(interrupts)),
+            Err(reason) => (Err(reason), None),
+        };
         let areas = [config.area32, config.area64];
         let function = Arc::new(Function::new(config.name, opened, direct, iommu, links, areas, msi));
         let failed = |error| Failure::new("start the device's threads", error);
-        threads::start_helpers(&function, interrupts).map_err(failed)?;
         let ring = RingThread::start(Arc::clone(&function), responder, |violation| {
             fatal(format!("the vCPU process broke the contract of the function's ring: {violation}"));
         });
-        self.stage = Stage::Serving(function, ring.map_err(failed)?);
+        let ring = ring.map_err(failed)?;
+        threads::start_helpers(&function, interrupts, &ring).map_err(failed)?;
+        self.stage = Stage::Serving(function, ring);
         Ok(())
     }
 }
@@ -293,50 +296,19 @@ fn open_device(
     source: Source,
     config: &VfioConfig,
     bus: &BusLink,
-    interrupts: &mut Interrupts,
-) -> Result<(DeviceEnd, ConfigSpace), String> {
-    let (end, opened) = match source {
+    intx_end: OwnedFd,
+) -> Result<((DeviceEnd, ConfigSpace), Interrupts), String> {
+    let (mut end, opened) = match source {
         Source::Server(socket) => {
             let (client, opened) = Client::open(socket).map_err(|error| error.to_string())?;
             (DeviceEnd::Server(client), opened)
         }
         Source::Real(device, opened) => (DeviceEnd::Real(device), opened),
     };
-    let mut space =
+    let space =
         ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, config.area32, config.area64)
             .map_err(|error| error.to_string())?;
-    let new_eventfd = || {
-        let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        made.map_err(|errno| format!("no eventfd for an interrupt: {errno}"))
-    };
-    for _ in 0..space.msix.len() {
-        interrupts.vectors.push(new_eventfd()?);
-    }
-    end.connect_vectors(&interrupts.vectors)
-        .map_err(|error| format!("its interrupts cannot be connected: {error}"))?;
-    match end.server() {
-        Some(client) if opened.intx => {
-            let intx = new_eventfd()?;
-            match client.connect_intx(&intx) {
-                Ok(()) => {
-                    space = space.with_intx(&opened.config);
-                    interrupts.intx = Some(intx);
-                }
-                // One that takes only one kind at a time, as the kernel does, has MSI-X.
-                Err(error) if error.is_refusal() && !interrupts.vectors.is_empty() => {
-                    eprintln!("{}: it has no INTx beside MSI-X: {error}", config.name);
-                }
-                Err(error) => return Err(format!("its INTx cannot be connected: {error}")),
-            }
-        }
-        None if interrupts.vectors.is_empty() => {
-            eprintln!(
-                "{}: it has no MSI-X, and INTx of a real device is not shown: it has no interrupt",
-                config.name
-            );
-        }
-        _ => {}
-    }
+    let (space, interrupts) = connect::interrupts(&mut end, space, &opened, bus, &config.name, intx_end)?;
     let areas = [(AREA32_REGION, config.area32), (AREA64_REGION, config.area64)];
     for (offered, file) in &opened.mappables {
         for window in windows::cut(&space, offered, areas) {
@@ -346,7 +318,7 @@ fn open_device(
             }
         }
     }
-    Ok((end, space))
+    Ok(((end, space), interrupts))
 }
 
 /// The profile a configuration names. What it leaves out is not configurable.

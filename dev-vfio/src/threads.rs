@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,24 +30,30 @@ const DRAIN_SPAN: Duration = Duration::from_secs(10);
 /// What the interrupt thread waits for.
 #[derive(Debug)]
 pub struct Interrupts {
-    /// The device signals a vector.
-    pub vectors: Vec<OwnedFd>,
+    /// The device signals a vector; listened to here where the vCPU process does not.
+    pub vectors: Arc<[OwnedFd]>,
     /// The device signals INTx.
-    pub intx: Option<OwnedFd>,
+    pub intx: Option<Arc<OwnedFd>>,
     /// The guest has ended an interrupt on the pin's line.
     pub intx_end: OwnedFd,
 }
 
-/// Starts a thread for the device's requests, one for its interrupts, one for the vSMMU, and one for faults if they come
+/// Starts a thread for the device's requests, one for its interrupts if it could be opened, one for the vSMMU, and one for faults if they come
 /// from the host.
 ///
 /// # Errors
 /// If the kernel gives no thread.
-pub fn start_helpers(function: &Arc<Function>, interrupts: Interrupts) -> io::Result<()> {
+pub fn start_helpers(
+    function: &Arc<Function>,
+    interrupts: Option<Interrupts>,
+    ring: &RingThread,
+) -> io::Result<()> {
     let theirs = Arc::clone(function);
     spawn("dma", move || while theirs.serve_device(Deadline::after(LOOK_SPAN)) {})?;
-    let theirs = Arc::clone(function);
-    spawn("irq", move || watch(&theirs, &interrupts))?;
+    if let Some(interrupts) = interrupts {
+        let (theirs, ring) = (Arc::clone(function), Arc::clone(&ring.shared));
+        spawn("irq", move || watch(&theirs, &interrupts, &ring))?;
+    }
     let faults = function.iommu().fault_file().map(|file| file.try_clone_to_owned()).transpose()?;
     if let Some(file) = faults {
         let theirs = Arc::clone(function);
@@ -70,10 +77,13 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 /// Turns eventfds into signals.
-fn watch(function: &Function, interrupts: &Interrupts) {
+fn watch(function: &Function, interrupts: &Interrupts, ring: &Drain) {
     let Interrupts { vectors, intx, intx_end } = interrupts;
     while function.failure().is_none() {
-        let all = vectors.iter().chain([intx_end]).chain(intx);
+        // One that the vCPU process gives up comes back here, at the next turn.
+        let ours: Vec<_> =
+            vectors.iter().enumerate().filter(|(index, _)| !function.bus.takes(*index)).collect();
+        let all = ours.iter().map(|(_, vector)| *vector).chain([intx_end]).chain(intx.as_deref());
         let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
         if poll(&mut fds, Some(&LOOK_TIMESPEC)).is_err_and(|errno| errno != Errno::INTR) {
             return;
@@ -82,16 +92,16 @@ fn watch(function: &Function, interrupts: &Interrupts) {
         let taken = |index: usize, fd: &OwnedFd| {
             ready.get(index) == Some(&true) && rustix::io::read(fd, &mut [0; 8]).is_ok()
         };
-        for (index, vector) in vectors.iter().enumerate() {
-            if taken(index, vector) {
-                function.signal(index);
+        for (at, (index, vector)) in ours.iter().enumerate() {
+            if taken(at, vector) {
+                function.signal(*index);
             }
         }
         // The end first: what the device says after it was unmasked is a new interrupt.
-        if taken(vectors.len(), intx_end) {
-            function.intx_ended();
+        if taken(ours.len(), intx_end) {
+            ring.end_intx();
         }
-        if intx.as_ref().is_some_and(|intx| taken(vectors.len() + 1, intx)) {
+        if intx.as_ref().is_some_and(|intx| taken(ours.len() + 1, intx)) {
             function.signal_intx();
         }
     }
@@ -120,6 +130,8 @@ pub struct RingThread {
 struct Drain {
     orders: Mutex<Orders>,
     progress: Condvar,
+    /// The guest has ended an interrupt on the pin's line.
+    ended: AtomicBool,
     interrupt: Interrupt,
 }
 
@@ -168,6 +180,13 @@ impl RingThread {
 }
 
 impl Drain {
+    /// The line fell. The device is asked for more when what the guest has posted before is carried out: a write that tells it
+    /// that its interrupt was dealt with is in the ring by now, and without it the device would signal once more for nothing.
+    fn end_intx(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.interrupt.raise();
+    }
+
     fn serve(
         &self,
         function: &Function,
@@ -176,6 +195,7 @@ impl Drain {
         loop {
             self.interrupt.take();
             let wanted = self.orders.lock().unwrap_or_else(PoisonError::into_inner).wanted;
+            let ended = self.ended.swap(false, Ordering::Acquire);
             loop {
                 match responder.try_next() {
                     Ok(Some(token)) => {
@@ -187,6 +207,9 @@ impl Drain {
                 }
             }
             function.flush_posts();
+            if ended {
+                function.intx_ended();
+            }
             self.orders.lock().unwrap_or_else(PoisonError::into_inner).done = wanted;
             self.progress.notify_all();
             match responder.next(&self.interrupt, Deadline::after(Deadline::SPAN_MAX)) {

@@ -38,7 +38,7 @@ struct Mtty {
 impl Mtty {
     fn new(index: u32) -> Option<Mtty> {
         if !Path::new(TYPE).exists() {
-            println!("skipped: the kernel has no mtty sample device (`cargo xtask lab mtty` has one)");
+            println!("SKIPPED: the kernel has no mtty sample device (`cargo xtask lab mtty` has one)");
             return None;
         }
         let uuid = format!("83b8f4f2-509f-382f-3c1e-e6bfe0fa{index:04}");
@@ -163,7 +163,7 @@ fn every_way_between_two_states_leads_where_the_table_says() {
             }
         }
     }
-    println!("{ways} ways between states went, {closed} are closed and were");
+    println!("SEEN: {ways} ways between states went, {closed} are closed and were");
     assert_eq!((ways, closed), (40, 2));
 }
 

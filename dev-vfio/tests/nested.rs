@@ -18,6 +18,7 @@ use dev_vfio::iommu::{AttachError, HostIommu, Invalidated};
 use dev_vfio::kernel::dirty::Method;
 use dev_vfio::kernel::error::KernelError;
 use dev_vfio::kernel::events::DEPTH;
+use dev_vfio::kernel::interrupts::Interrupts;
 use dev_vfio::kernel::sys::{self, cdev};
 use edu::{BASE, Guest, STREAM, Vm, command};
 use ipc::addr::StreamId;
@@ -25,7 +26,8 @@ use ipc::protocol::stage1::{Attachment, Fault};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smmu_arch::Options;
 use smmu_arch::spec::commands::Opcode;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// Event numbers (IHI 0070 section 7.3).
 const C_BAD_CD: u64 = 0x0a;
@@ -178,7 +180,7 @@ fn faults_too_many_for_the_queue_are_counted_as_lost() {
             told += u64::from(entry.fault.is_some());
         }
     }
-    println!("{told} faults told, {lost} lost, of {transfers} x 1024 accesses");
+    println!("SEEN: {told} faults told, {lost} lost, of {transfers} x 1024 accesses");
     // More than the queue holds may be told, for it is read while they come. The SMMU's own queue is shorter: what that
     // loses nobody counts.
     assert!(told > 0 && told + lost <= transfers * 1024, "{told} {lost}");
@@ -194,7 +196,7 @@ fn burst_of_invalidations_is_one_ioctl() {
     let start = Instant::now();
     assert_eq!(vm.iommu.invalidate(&burst), Invalidated { done: 500, refused: false });
     let calls = sys::calls(sys::Kind::Invalidate) - before;
-    println!("500 invalidations and their SYNC: {calls} ioctl, {} us", start.elapsed().as_micros());
+    println!("SEEN: 500 invalidations and their SYNC: {calls} ioctl, {} us", start.elapsed().as_micros());
     assert_eq!(calls, 1);
 }
 
@@ -248,6 +250,38 @@ fn message_reaches_its_eventfd_by_the_window_that_the_guest_maps_flat() {
 }
 
 #[test]
+fn pin_masks_itself_and_speaks_again_when_it_is_unmasked() {
+    let Some(mut vm) = vm() else { return };
+    let no_vectors: Arc<[OwnedFd]> = Arc::new([]);
+    let intx = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
+    let came = || {
+        let wait = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
+        let came = poll(&mut [PollFd::new(&*intx, PollFlags::IN)], Some(&wait)).unwrap() == 1;
+        let _ = rustix::io::read(&*intx, &mut [0; 8]);
+        came
+    };
+    assert_eq!(Interrupts::count(&vm.cdev), (0, true), "MSI is not for guests, and there is no MSI-X");
+    assert!(vm.edu.interrupts().offer(&no_vectors, Some(&intx)).unwrap().is_none());
+    assert!(!came());
+    vm.edu.raise();
+    assert!(came() && !came(), "it has masked itself");
+    vm.edu.interrupts().unmask_intx().unwrap();
+    assert!(came(), "it still wants something");
+    vm.edu.acknowledge();
+    vm.edu.interrupts().unmask_intx().unwrap();
+    assert!(!came());
+    vm.edu.interrupt();
+    assert!(came(), "a level that has fallen again was there");
+    // A next life of the process, which has no part of this one but the open file.
+    let mut second = Interrupts::none(Arc::clone(&vm.cdev));
+    vm.edu.raise();
+    assert!(!came(), "it has disconnected what the first one left");
+    assert!(second.offer(&no_vectors, Some(&intx)).unwrap().is_none());
+    assert!(came());
+    vm.edu.acknowledge();
+}
+
+#[test]
 fn second_life_of_the_process_takes_the_binding_over() {
     let Some(vm) = translated() else { return };
     // As after a death: the coordinator's duplicates keep both files open, and nothing was undone.
@@ -282,7 +316,7 @@ fn guest_that_was_promised_more_than_the_host_has_is_refused_by_field() {
 #[test]
 fn dirty_tracking_is_the_best_that_this_host_has() {
     let Some(mut vm) = translated() else { return };
-    println!("written pages are found by: {}", vm.iommu.dirty_method().word());
+    println!("SEEN: written pages are found by: {}", vm.iommu.dirty_method().word());
     let mut pages = vm.guest.no_pages();
     vm.iommu.set_dirty_tracking(true);
     vm.edu.write_memory(TARGET, 16);
@@ -298,7 +332,7 @@ fn dirty_tracking_is_the_best_that_this_host_has() {
 fn host_that_does_not_nest_is_refused_by_what_it_lacks() {
     let Some(address) = edu::named() else { return };
     match Vm::new(&address, Options::default()) {
-        Ok(_) => println!("skipped: this host nests"),
+        Ok(_) => println!("SKIPPED: what a host that does not nest is told: this one does"),
         Err(refused) => {
             let refused = refused.to_string();
             println!("{refused}");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Memory that two processes share: the only place of this crate with `unsafe`.
 //!
-//! [`region`] makes and maps sealed memory objects; it and [`file_io`] are where the unsafe code is; everything else sees
+//! [`region`] makes and maps sealed memory objects; it, [`file_io`] and [`host_bar`] are where the unsafe code is; everything else sees
 //! shared memory as atomics behind a checked view. A peer may write anything at any time: every field is read
 //! once into a private copy, checked, and only then used. Under `cfg(loom)` the atomics and the futex are the
 //! model checker's, and views are plain heap objects: `tests/loom_*.rs` then try every interleaving.
@@ -16,6 +16,8 @@ pub mod file_io;
 mod futex;
 #[cfg(not(loom))]
 pub mod guest_memory;
+#[cfg(not(loom))]
+pub mod host_bar;
 pub mod memory_file;
 #[cfg(not(loom))]
 pub mod msi_board;

@@ -57,6 +57,7 @@ fn vcpu_config() -> VcpuConfig {
         msi_doorbell_fd: 13,
         bus_fd: 14,
         intx: RemoteIntx { raised_fd: 15, ended_fd: 16, spi: 9 },
+        host_device: Some(0xff_0001),
     };
     VcpuConfig {
         machine: "bulkhead-virt-1".into(),
@@ -128,12 +129,19 @@ fn notices() -> Vec<(&'static str, Notice)> {
 /// Every request of the bus channel; as for requests.
 fn bus_requests() -> Vec<(&'static str, BusRequest)> {
     let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
-    let all =
-        vec![BusRequest::AddWindow(window), BusRequest::ShowWindows { shown: true }, BusRequest::LowerIntx];
+    let all = vec![
+        BusRequest::AddWindow(window),
+        BusRequest::ShowWindows { shown: true },
+        BusRequest::LowerIntx,
+        BusRequest::AddVector { index: 5 },
+        BusRequest::RouteVector { index: 5, event: Some(0x203) },
+    ];
     let name = |request: &BusRequest| match request {
         BusRequest::AddWindow(_) => "bus-add-window",
         BusRequest::ShowWindows { .. } => "bus-show-windows",
         BusRequest::LowerIntx => "bus-lower-intx",
+        BusRequest::AddVector { .. } => "bus-add-vector",
+        BusRequest::RouteVector { .. } => "bus-route-vector",
     };
     all.into_iter().map(|request| (name(&request), request)).collect()
 }

@@ -142,13 +142,18 @@ impl Vm {
     /// The sum of the counters whose names end in `.NAME`, if the machine tells them (`bulkhead inspect`).
     pub fn counter(&self, name: &str) -> Option<u64> {
         let json = self.control_json("inspect").ok()?;
-        let end = format!(".{name}\"");
-        let values = json.split(&end).skip(1).filter_map(|rest| {
-            let digits: String =
-                rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-            digits.parse::<u64>().ok()
-        });
-        values.fold(None, |sum, value| Some(sum.unwrap_or(0) + value))
+        let key = format!("{name}\"");
+        let mut parts = json.split(&key).peekable();
+        let mut values = Vec::new();
+        while let (Some(before), Some(rest)) = (parts.next(), parts.peek()) {
+            // A whole key, or the end of one behind a dot.
+            if before.ends_with(['.', '"']) {
+                let digits =
+                    rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit);
+                values.extend(digits.collect::<String>().parse::<u64>());
+            }
+        }
+        values.into_iter().fold(None, |sum, value| Some(sum.unwrap_or(0) + value))
     }
 
     /// The folder of this machine's control socket.

@@ -8,17 +8,19 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use ipc::vfio_user::device::{DeviceInfo, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionInfo};
+use ipc::vfio_user::device::{DeviceInfo, PCI_CONFIG_REGION, RegionDescription, RegionInfo};
 use ipc::vfio_user::feature::{MigState, MigrationFlags};
 use rustix::io::Errno;
 
 use super::error::{KernelError, of_bind, plain, refused};
+use super::interrupts::Interrupts;
 use super::objects::Objects;
 use super::sys::cdev;
 use super::sys::iommufd::ObjectId;
 use crate::client::Opened;
 use crate::pci::bar::BAR_COUNT;
 use crate::pci::config_space::CONFIG_LEN;
+use crate::pci::windows::Mappable;
 
 /// Where in the file a region lies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +35,7 @@ struct Region {
 #[derive(Debug)]
 pub struct Device {
     cdev: Arc<OwnedFd>,
+    interrupts: Interrupts,
     regions: Vec<Region>,
     resettable: bool,
     stoppable: bool,
@@ -66,13 +69,18 @@ impl Device {
         if resettable {
             cdev::reset(fd).map_err(refused("VFIO_DEVICE_RESET", plain))?;
         }
-        let mut regions = Vec::new();
+        let (mut regions, mut mappables) = (Vec::new(), Vec::new());
         for index in 0..=PCI_CONFIG_REGION {
-            regions.push(region(fd, index)?);
+            let described = describe(fd, index)?;
+            regions.push(described.as_ref().map(Region::of).unwrap_or_default());
+            // Only the guest touches its pages, so that they cost nobody memory.
+            let mappable = described.and_then(|described| Mappable::of(index, &described, u64::MAX));
+            mappables.extend(mappable.map(|mappable| (mappable, Arc::clone(&cdev))));
         }
-        let vectors = cdev::irq_info(fd, PCI_MSIX_IRQ).map_or(0, |info| info.count.get());
+        let (vectors, intx) = Interrupts::count(&cdev);
+        let interrupts = Interrupts::none(Arc::clone(&cdev));
         let stoppable = cdev::migration_flags(fd).is_ok_and(|flags| flags & MigrationFlags::STOP_COPY != 0);
-        let device = Device { cdev, regions, resettable, stoppable };
+        let device = Device { cdev, interrupts, regions, resettable, stoppable };
         let mut config = vec![0; CONFIG_LEN];
         // Devices in software have been seen with a few bytes less: what is not there is zero.
         let len = device.region(PCI_CONFIG_REGION).map_or(0, |region| region.len);
@@ -83,8 +91,7 @@ impl Device {
         let mut lens = device.regions.iter().map(|region| region.len);
         let bar_lens: [u64; BAR_COUNT] = core::array::from_fn(|_| lens.next().unwrap_or(0));
         let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
-        // The kernel connects one kind of interrupt at a time, and the BARs of a real device cannot be sealed memory.
-        Ok((device, Opened { config, bar_lens, vectors, intx: false, mappables: Vec::new() }))
+        Ok((device, Opened { config, bar_lens, vectors, intx, mappables }))
     }
 
     /// Reads up to 8 bytes of a region. `None`: nothing is there, or the kernel refuses.
@@ -107,18 +114,14 @@ impl Device {
         }
     }
 
-    /// Connects the first vectors to eventfds. The device must be attached: the kernel then maps the doorbell of the host's
-    /// interrupt controller into its stage 2.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn connect_vectors(&self, eventfds: &[OwnedFd]) -> Result<(), KernelError> {
-        if eventfds.is_empty() {
-            return Ok(());
-        }
-        let fds: Vec<_> = eventfds.iter().map(AsFd::as_fd).collect();
-        cdev::set_irqs(self.cdev.as_fd(), PCI_MSIX_IRQ, 0, &fds)
-            .map_err(refused("VFIO_DEVICE_SET_IRQS", plain))
+    /// Its interrupts.
+    pub fn interrupts(&self) -> &Interrupts {
+        &self.interrupts
+    }
+
+    /// Its interrupts, to give them their eventfds.
+    pub fn interrupts_mut(&mut self) -> &mut Interrupts {
+        &mut self.interrupts
     }
 
     /// Resets the device, if it can be: a function level reset where it has one. Its interrupts stay connected.
@@ -171,19 +174,24 @@ fn place(region: &Region, offset: u64, len: usize) -> Option<u64> {
     (end <= region.len).then(|| region.file_offset.checked_add(offset)).flatten()
 }
 
-fn region(fd: BorrowedFd<'_>, index: u32) -> Result<Region, KernelError> {
-    let described = match cdev::region_info(fd, index) {
-        // VGA, and others that this device has not.
-        Err(Errno::INVAL) => return Ok(Region::default()),
-        described => described.map_err(refused("VFIO_DEVICE_GET_REGION_INFO", plain))??,
-    };
-    let (info, flags) = (described.info, described.info.flags.get());
-    Ok(Region {
-        file_offset: info.offset.get(),
-        len: info.size.get(),
-        readable: flags & RegionInfo::READ != 0,
-        writable: flags & RegionInfo::WRITE != 0,
-    })
+/// What the kernel says of a region; nothing of one that this device has not (VGA, and others).
+fn describe(fd: BorrowedFd<'_>, index: u32) -> Result<Option<RegionDescription>, KernelError> {
+    match cdev::region_info(fd, index) {
+        Err(Errno::INVAL) => Ok(None),
+        described => Ok(Some(described.map_err(refused("VFIO_DEVICE_GET_REGION_INFO", plain))??)),
+    }
+}
+
+impl Region {
+    fn of(described: &RegionDescription) -> Region {
+        let (info, flags) = (described.info, described.info.flags.get());
+        Region {
+            file_offset: info.offset.get(),
+            len: info.size.get(),
+            readable: flags & RegionInfo::READ != 0,
+            writable: flags & RegionInfo::WRITE != 0,
+        }
+    }
 }
 
 #[cfg(test)]

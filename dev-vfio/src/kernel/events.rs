@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The kernel's queue of events (vEVENTQ) of one vIOMMU, as entries of our fault queue.
 //!
-//! The file gives whole records: 8 bytes of head (flags, sequence number), then, unless the head marks a loss, 32 bytes of
-//! event with the guest's StreamID in it. The sequence numbers are those of [`fault_queue`](crate::iommu::fault_queue),
+//! The file gives whole records: 8 bytes of head (flags, sequence number), then, unless the head marks a loss, an event: of an
+//! SMMUv3 32 bytes with the guest's StreamID in them. The sequence numbers are those of [`fault_queue`](crate::iommu::fault_queue),
 //! which copies the kernel's. A read never waits: an empty queue is 0 bytes.
 
 use std::collections::VecDeque;
@@ -23,6 +23,9 @@ const READ_LEN: usize = 4096;
 /// The head marks that events were lost, and no event follows.
 const LOST_EVENTS: u32 = 1 << 0;
 
+/// Takes an event from the front of what was read; and what follows it.
+pub type Decode = fn(&[u8]) -> Option<(Fault, &[u8])>;
+
 #[derive(FromBytes, KnownLayout, Immutable, Clone, Copy)]
 #[repr(C)]
 struct Head {
@@ -34,6 +37,7 @@ struct Head {
 #[derive(Debug)]
 pub struct Events {
     file: OwnedFd,
+    decode: Decode,
     read: VecDeque<Entry>,
     /// Events that came in all.
     pub count: u64,
@@ -42,9 +46,14 @@ pub struct Events {
 }
 
 impl Events {
-    /// Over the queue's file, which need not be non-blocking.
+    /// Over the file of an SMMUv3's queue, which need not be non-blocking.
     pub fn new(file: OwnedFd) -> Events {
-        Events { file, read: VecDeque::new(), count: 0, misread: 0 }
+        Events::of(file, smmu)
+    }
+
+    /// Over that of another kind of IOMMU.
+    pub fn of(file: OwnedFd, decode: Decode) -> Events {
+        Events { file, decode, read: VecDeque::new(), count: 0, misread: 0 }
     }
 
     /// The next entry, if there is one.
@@ -68,7 +77,7 @@ impl Events {
         };
         let mut bytes = buffer.get(..len).unwrap_or_default();
         while !bytes.is_empty() {
-            let Some((entry, rest)) = split(bytes) else {
+            let Some((entry, rest)) = split(bytes, self.decode) else {
                 self.misread = self.misread.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
                 return;
             };
@@ -85,15 +94,21 @@ impl AsFd for Events {
     }
 }
 
-/// One record, and what follows it.
-fn split(bytes: &[u8]) -> Option<(Entry, &[u8])> {
+/// One entry, and what follows it.
+fn split(bytes: &[u8], decode: Decode) -> Option<(Entry, &[u8])> {
     let (Head { flags, sequence }, rest) = Head::read_from_prefix(bytes).ok()?;
     let sequence = sequence % SEQUENCES;
     if flags & LOST_EVENTS != 0 {
         return Some((Entry { sequence, fault: None }, rest));
     }
-    let (record, rest) = <[u64; 4]>::read_from_prefix(rest).ok()?;
-    Some((Entry { sequence, fault: Some(Fault::Record(record.map(u64::from_le))) }, rest))
+    let (fault, rest) = decode(rest)?;
+    Some((Entry { sequence, fault: Some(fault) }, rest))
+}
+
+/// An event record of an SMMUv3.
+fn smmu(bytes: &[u8]) -> Option<(Fault, &[u8])> {
+    let (record, rest) = <[u64; 4]>::read_from_prefix(bytes).ok()?;
+    Some((Fault::Record(record.map(u64::from_le)), rest))
 }
 
 #[cfg(test)]

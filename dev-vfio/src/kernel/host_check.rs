@@ -20,7 +20,7 @@ use super::device;
 use super::error::{KernelError, of_events, of_map_file, of_parent, of_viommu, plain, refused};
 use super::objects::Objects;
 use super::sys::cdev;
-use super::sys::iommufd::{self, ObjectId};
+use super::sys::iommufd::{self, ARM_SMMUV3, ObjectId};
 
 /// Enough to map; a huge page of the largest granule is not needed.
 const SCRAP_LEN: u64 = 2 << 20;
@@ -202,13 +202,13 @@ fn check_nesting(findings: &mut Findings, objects: &mut Objects, id: ObjectId, i
     let parent = iommufd::hwpt_alloc_parent(objects.as_fd(), id, ioas, false);
     let parent = objects.keep(parent).map_err(refused("IOMMU_HWPT_ALLOC (nesting parent)", of_parent));
     let Some(parent) = findings.has("a nesting parent", parent) else { return };
-    let viommu = iommufd::viommu_alloc(objects.as_fd(), id, parent);
+    let viommu = iommufd::viommu_alloc(objects.as_fd(), &ARM_SMMUV3, id, parent);
     let viommu = objects.keep(viommu).map_err(refused("IOMMU_VIOMMU_ALLOC", of_viommu));
     let Some(viommu) = findings.has("guest stage 1 (CANWBS or FWB)", viommu) else { return };
     let vdevice = iommufd::vdevice_alloc(objects.as_fd(), id, viommu, STREAM);
     findings
         .has("the guest's StreamIDs", objects.keep(vdevice).map_err(refused("IOMMU_VDEVICE_ALLOC", plain)));
-    match iommufd::veventq_alloc(objects.as_fd(), viommu, 64) {
+    match iommufd::veventq_alloc(objects.as_fd(), &ARM_SMMUV3, viommu, 64) {
         Ok((queue, file)) => {
             drop(file);
             objects.destroy(queue);

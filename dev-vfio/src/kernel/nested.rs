@@ -25,7 +25,7 @@ use super::dirty::{DirtyTracking, Method};
 use super::error::{KernelError, of_events, of_map_file, of_parent, of_viommu, plain, refused};
 use super::events::{DEPTH, Events};
 use super::objects::Objects;
-use super::sys::iommufd::{self, HwInfo, ObjectId};
+use super::sys::iommufd::{self, ARM_SMMUV3, HwInfo, ObjectId};
 use super::sys::{self, cdev};
 use crate::iommu::fault_queue::Entry;
 use crate::iommu::{AttachError, HostIommu, Invalidated};
@@ -91,16 +91,15 @@ impl NestedIommu {
                 .map_err(refused("IOMMU_IOAS_MAP_FILE", of_map_file))?;
         }
         let (parent, logs) = parent(&mut objects, device, ioas)?;
-        let viommu = iommufd::viommu_alloc(objects.as_fd(), device, parent);
+        let viommu = iommufd::viommu_alloc(objects.as_fd(), &ARM_SMMUV3, device, parent);
         let viommu = objects.keep(viommu).map_err(refused("IOMMU_VIOMMU_ALLOC", of_viommu))?;
         let vdevice = iommufd::vdevice_alloc(objects.as_fd(), device, viommu, stream.0);
         objects.keep(vdevice).map_err(refused("IOMMU_VDEVICE_ALLOC", plain))?;
-        let events = iommufd::veventq_alloc(objects.as_fd(), viommu, DEPTH);
+        let events = iommufd::veventq_alloc(objects.as_fd(), &ARM_SMMUV3, viommu, DEPTH);
         let (queue, file) = events.map_err(refused("IOMMU_VEVENTQ_ALLOC", of_events))?;
         objects.keep(Ok(queue)).map_err(refused("IOMMU_VEVENTQ_ALLOC", of_events))?;
         let nested = |objects: &mut Objects, word0| {
-            let made = iommufd::hwpt_alloc_nested(objects.as_fd(), device, viommu, [word0, 0]);
-            objects.keep(made).map_err(refused("IOMMU_HWPT_ALLOC (nested)", plain))
+            stage1(objects, device, viommu, [word0, 0]).map_err(refused("IOMMU_HWPT_ALLOC (nested)", plain))
         };
         let abort = nested(&mut objects, STE_ABORT)?;
         let bypass = nested(&mut objects, STE_BYPASS)?;
@@ -162,8 +161,8 @@ impl NestedIommu {
     /// Makes the page table of a stream table entry's first words, and lets the device go by it. What it went by before is
     /// destroyed after that, if it was the guest's.
     fn attach_stage1(&mut self, words: [u64; 2]) -> Result<(), AttachError> {
-        let made = iommufd::hwpt_alloc_nested(self.objects.as_fd(), self.device, self.viommu, words);
-        let table = self.objects.keep(made).map_err(|errno| match errno {
+        let made = stage1(&mut self.objects, self.device, self.viommu, words);
+        let table = made.map_err(|errno| match errno {
             Errno::IO => AttachError::Words(words),
             errno => AttachError::Host { call: "IOMMU_HWPT_ALLOC", errno },
         })?;
@@ -186,11 +185,28 @@ impl NestedIommu {
         let stream = u64::from(self.stream.0);
         let commands =
             [[u64::from(Opcode::CfgiCdAll.0) | stream << 32, 0], [u64::from(Opcode::TlbiNhAll.0), 0]];
-        let (done, result) = iommufd::invalidate(self.objects.as_fd(), self.viommu, &commands);
+        let (done, result) = self.command(&commands);
         if let Err(errno) = result {
             eprintln!("vfio: what was cached for the stream cannot be dropped ({done} of 2 done): {errno}");
         }
     }
+
+    /// Both architectures that this runs on are little-endian, as the commands must be.
+    fn command(&self, commands: &[[u64; 2]]) -> (usize, Result<(), Errno>) {
+        iommufd::invalidate(self.objects.as_fd(), &ARM_SMMUV3, self.viommu, commands)
+    }
+}
+
+/// The page table of a stream table entry's first two words.
+fn stage1(
+    objects: &mut Objects,
+    device: ObjectId,
+    viommu: ObjectId,
+    words: [u64; 2],
+) -> Result<ObjectId, Errno> {
+    let words = words.map(u64::to_le);
+    let made = iommufd::hwpt_alloc_nested(objects.as_fd(), &ARM_SMMUV3, device, viommu, &words);
+    objects.keep(made)
 }
 
 impl HostIommu for NestedIommu {
@@ -214,7 +230,7 @@ impl HostIommu for NestedIommu {
     }
 
     fn invalidate(&mut self, commands: &[[u64; 2]]) -> Invalidated {
-        let (done, result) = iommufd::invalidate(self.objects.as_fd(), self.viommu, commands);
+        let (done, result) = self.command(commands);
         self.counters.invalidated += u64::try_from(done).unwrap_or(0);
         if let Err(errno) = result {
             self.counters.refused += 1;
@@ -256,7 +272,14 @@ fn check(objects: &Objects, device: ObjectId, model: &Model) -> Result<HwInfo, K
 }
 
 /// The nesting parent: with a log of written pages, if the kernel has that; and whether it has.
-fn parent(objects: &mut Objects, device: ObjectId, ioas: ObjectId) -> Result<(ObjectId, bool), KernelError> {
+///
+/// # Errors
+/// If the IOMMU does not nest.
+pub fn parent(
+    objects: &mut Objects,
+    device: ObjectId,
+    ioas: ObjectId,
+) -> Result<(ObjectId, bool), KernelError> {
     let logging = iommufd::hwpt_alloc_parent(objects.as_fd(), device, ioas, true);
     let logs = logging.is_ok();
     let made = logging.or_else(|_| iommufd::hwpt_alloc_parent(objects.as_fd(), device, ioas, false));

@@ -36,6 +36,7 @@ mod offset {
 /// Memory space enable, bus master enable, parity error response, SERR# enable, interrupt disable.
 const COMMAND_WRITABLE: u16 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 10;
 const COMMAND_MEMORY: u16 = 1 << 1;
+const COMMAND_MASTER: u16 = 1 << 2;
 const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 /// Interrupt Status.
 const STATUS_INTX: u8 = 1 << 3;
@@ -92,8 +93,6 @@ impl Place {
 pub struct Wish {
     /// Pass the write on to the device.
     pub forward: bool,
-    /// Messages may have been released.
-    pub msix: bool,
     /// The guest resets the function.
     pub reset: bool,
     /// What becomes of the pin.
@@ -117,6 +116,9 @@ pub struct ConfigSpace {
     pending: Option<Place>,
     passed: Vec<core::ops::Range<usize>>,
     express_at: Option<usize>,
+    power_at: Option<usize>,
+    /// The function is in D3hot.
+    sleeps: bool,
 }
 
 impl ConfigSpace {
@@ -169,8 +171,11 @@ impl ConfigSpace {
             pending: None,
             passed: Vec::new(),
             express_at: None,
+            power_at: None,
+            sleeps: false,
         };
         space.copy_capabilities(device, vectors);
+        space.msix.hold(true);
         space.reset = space.image;
         Ok(space)
     }
@@ -209,7 +214,7 @@ impl ConfigSpace {
             let (kind, behind) = (byte(device, at), byte(device, at + 1));
             next = usize::from(behind & !3);
             let shown = match kind {
-                CAP_POWER => self.show(device, at, CAP_POWER_LEN),
+                CAP_POWER if self.power_at.is_none() => self.show(device, at, CAP_POWER_LEN),
                 CAP_EXPRESS if self.express_at.is_none() => self.show_express(device, at),
                 CAP_MSIX if self.msix_at.is_none() => self.show_msix(device, at, vectors),
                 _ => None,
@@ -218,6 +223,7 @@ impl ConfigSpace {
                 if kind == CAP_POWER {
                     // Control and status; the link before it is ours.
                     self.passed.push(at + 4..range.end);
+                    self.power_at = Some(at);
                 }
                 put8(&mut self.image, link, u8::try_from(range.start).unwrap_or(0));
                 link = range.start + 1;
@@ -284,9 +290,15 @@ impl ConfigSpace {
         Some(range)
     }
 
-    /// Whether BARs answer.
-    pub fn memory_enabled(&self) -> bool {
-        word16(&self.image, offset::COMMAND) & COMMAND_MEMORY != 0
+    /// Whether BARs answer: memory space is enabled, and the function is not in D3hot, where it has configuration space only (PCI
+    /// Power Management 1.2 section 5.4.1).
+    pub fn memory_answers(&self) -> bool {
+        word16(&self.image, offset::COMMAND) & COMMAND_MEMORY != 0 && !self.sleeps
+    }
+
+    /// Whether the function may make transactions of its own: DMA, and messages.
+    pub fn bus_master(&self) -> bool {
+        word16(&self.image, offset::COMMAND) & COMMAND_MASTER != 0
     }
 
     /// Where the MSI-X table is.
@@ -335,6 +347,7 @@ impl ConfigSpace {
         if self.passed.iter().any(|range| start < range.end && range.start < end) {
             wish.forward = true;
             wish.reset = self.starts_reset(start, end, value);
+            self.note_power(start, end, value);
             return wish;
         }
         // One register after the other, each with the bytes that the write has of it.
@@ -354,6 +367,15 @@ impl ConfigSpace {
         wish
     }
 
+    /// Bits 1:0 of power management control and status, which is the device's own register.
+    fn note_power(&mut self, start: usize, end: usize, value: u64) {
+        const D3HOT: u64 = 3;
+        let Some(control) = self.power_at.map(|at| at + 4).filter(|at| *at < end) else { return };
+        if let Some(skipped) = control.checked_sub(start).and_then(|bytes| u32::try_from(bytes * 8).ok()) {
+            self.sleeps = value.checked_shr(skipped).unwrap_or(0) & 3 == D3HOT;
+        }
+    }
+
     /// Bit 15 of PCI Express device control.
     fn starts_reset(&self, start: usize, end: usize, value: u64) -> bool {
         let Some(control) = self.express_at.map(|at| at + 0x08) else { return false };
@@ -371,6 +393,7 @@ impl ConfigSpace {
         match at {
             offset::COMMAND => {
                 put16(&mut self.image, at, u16::from_le_bytes([a, b]) & COMMAND_WRITABLE);
+                self.msix.hold(!self.bus_master());
                 // Whether it may be master of the bus, the device must know too.
                 wish.forward = true;
             }
@@ -382,7 +405,6 @@ impl ConfigSpace {
             offset::INTERRUPT_LINE => put8(&mut self.image, at, a),
             _ if self.msix_at == Some(at) => {
                 self.msix.set_control(u16::from_le_bytes([c, d]) & (CONTROL_ENABLE | CONTROL_MASK));
-                wish.msix = true;
                 wish.forward = true;
             }
             _ => {}
@@ -392,8 +414,10 @@ impl ConfigSpace {
     /// The function was reset. Returns what becomes of the pin.
     pub fn reset(&mut self) -> [intx::Wish; 2] {
         self.image = self.reset;
+        self.sleeps = false;
         self.bars.reset();
         self.msix.reset();
+        self.msix.hold(true);
         let wishes = self.intx.as_mut().map(Intx::reset).unwrap_or_default();
         let _ = self.update_intx();
         wishes

@@ -62,6 +62,11 @@ impl Intx {
         self.pending
     }
 
+    /// The device's interrupt was disconnected: what it wants is not known, and it is unmasked when it is connected again.
+    pub fn disconnected(&mut self) {
+        self.pending = false;
+    }
+
     /// The function was reset: the device wants nothing, and has to be unmasked if it was masked.
     pub fn reset(&mut self) -> [Wish; 2] {
         let Self { pending, raised, .. } = std::mem::take(self);
@@ -117,6 +122,17 @@ mod tests {
         assert_eq!(intx.ended(), Wish::Nothing, "the fall comes back as an end");
         assert_eq!(intx.set_enabled(false), Wish::Nothing);
         assert_eq!(intx.set_enabled(true), Wish::Unmask);
+    }
+
+    #[test]
+    fn disconnected_device_is_asked_for_nothing_when_the_pin_is_enabled_again() {
+        let mut intx = enabled();
+        let _ = intx.signal();
+        assert_eq!(intx.set_enabled(false), Wish::Lower, "MSI-X takes its place");
+        intx.disconnected();
+        assert!(!intx.is_pending());
+        assert_eq!(intx.set_enabled(true), Wish::Nothing, "connected, it is unmasked and speaks for itself");
+        assert_eq!(intx.signal(), Wish::Raise);
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //! The MSI-X table and pending bits, emulated: the device never sees the guest's addresses and data.
 //!
 //! The device signals an eventfd per vector; here is decided whether that becomes a message now, or a pending bit
-//! that becomes one when vector and function are unmasked. PCI 3.0 section 6.8.2.
+//! that becomes one when vector and function are unmasked. Where somebody else listens to the eventfd, only what a
+//! signal means is decided here, and what waits in the eventfd is the pending bit. PCI 3.0 section 6.8.2.
 
 /// Bytes of a table entry.
 pub const ENTRY_LEN: u64 = 16;
 /// The most vectors we emulate. Each costs an eventfd here and at the device.
-pub const VECTORS_MAX: u16 = 64;
+pub use ipc::protocol::bus::VECTORS_MAX;
 
 /// Message control: the function is enabled for MSI-X.
 pub const CONTROL_ENABLE: u16 = 1 << 15;
@@ -44,13 +45,15 @@ pub struct Msix {
     vectors: Vec<Vector>,
     enabled: bool,
     masked: bool,
+    /// The function may not be master of the bus, and a message is a write.
+    held: bool,
 }
 
 impl Msix {
     /// A table of `count` vectors out of reset; at most [`VECTORS_MAX`].
     pub fn new(count: u16) -> Msix {
         let vectors = vec![Vector::RESET; usize::from(count.min(VECTORS_MAX))];
-        Msix { vectors, enabled: false, masked: false }
+        Msix { vectors, enabled: false, masked: false, held: false }
     }
 
     /// How many vectors there are.
@@ -81,6 +84,11 @@ impl Msix {
         self.masked = control & CONTROL_MASK != 0;
     }
 
+    /// Holds messages back, as long as the function may not be master of the bus. Call [`Msix::released`] next.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// A read of the table.
     pub fn read_table(&self, offset: u64) -> u32 {
         let Some((vector, field)) = self.locate(offset) else { return 0 };
@@ -107,28 +115,43 @@ impl Msix {
         }
     }
 
-    /// A read of the pending bits, 32 of them.
-    pub fn read_pending(&self, offset: u64) -> u32 {
+    /// A read of the pending bits, 32 of them. `waits` says whether a vector's signal waits in its eventfd; it is asked of
+    /// those only whose messages must wait.
+    pub fn read_pending(&self, offset: u64, waits: impl Fn(usize) -> bool) -> u32 {
         let first = usize::try_from(offset / 4).unwrap_or(usize::MAX).saturating_mul(32);
-        let bits = self.vectors.iter().skip(first).take(32).enumerate();
-        bits.fold(0, |word, (bit, vector)| word | u32::from(vector.pending) << bit)
+        let bits = self.vectors.iter().enumerate().skip(first).take(32);
+        bits.fold(0, |word, (index, vector)| {
+            let held = self.enabled && self.message(vector).is_none();
+            let pending = vector.pending || held && waits(index);
+            word | u32::from(pending) << (index - first)
+        })
+    }
+
+    /// What a signal of each vector means now: the message to send, or nothing yet.
+    pub fn messages(&self) -> impl Iterator<Item = Option<Message>> {
+        self.vectors.iter().map(|vector| self.message(vector))
+    }
+
+    fn message(&self, vector: &Vector) -> Option<Message> {
+        let open = self.enabled && !self.masked && !self.held && vector.control & VECTOR_MASKED == 0;
+        open.then_some(Message { address: vector.address, data: vector.data })
     }
 
     /// The device signals a vector: a message to send now, unless it has to wait, or nobody wants it.
     pub fn signal(&mut self, index: usize) -> Option<Message> {
-        let open = self.enabled && !self.masked;
-        let vector = self.vectors.get_mut(index)?;
-        if open && vector.control & VECTOR_MASKED == 0 {
-            return Some(Message { address: vector.address, data: vector.data });
+        let message = self.message(self.vectors.get(index)?);
+        if message.is_some() {
+            return message;
         }
+        let vector = self.vectors.get_mut(index)?;
         // With MSI-X disabled there is no interrupt to be late.
         vector.pending = self.enabled;
         None
     }
 
-    /// What was pending and is masked no more.
+    /// What was pending and is neither masked nor held back any more.
     pub fn released(&mut self) -> Vec<Message> {
-        if !self.enabled || self.masked {
+        if !self.enabled || self.masked || self.held {
             return Vec::new();
         }
         let open = self.vectors.iter_mut().filter(|v| v.pending && v.control & VECTOR_MASKED == 0);

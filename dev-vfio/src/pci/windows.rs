@@ -6,8 +6,10 @@
 //! messages sent untranslated. BARs stay where they are, so that a window never moves.
 
 use ipc::addr::GpaRange;
-use ipc::protocol::bus::{DeviceWindow, WINDOW_ALIGN, WINDOWS_LEN_MAX, WINDOWS_MAX};
+use ipc::protocol::bus::{DeviceWindow, WINDOW_ALIGN, WINDOWS_MAX};
+use ipc::vfio_user::device::{RegionDescription, RegionInfo};
 
+use super::bar::BAR_COUNT;
 use super::config_space::{ConfigSpace, Place};
 
 /// What a device offers of one region.
@@ -21,6 +23,23 @@ pub struct Mappable {
     pub file_offset: u64,
     /// Whether it takes writes.
     pub writable: bool,
+    /// The most bytes of it that are mapped.
+    pub len_max: u64,
+}
+
+impl Mappable {
+    /// What the description of a region offers, if the region is a BAR that can be mapped.
+    pub fn of(index: u32, region: &RegionDescription, len_max: u64) -> Option<Mappable> {
+        let (len, flags) = (region.info.size.get(), region.info.flags.get());
+        let wanted = RegionInfo::MMAP | RegionInfo::READ;
+        let bar = usize::try_from(index).ok().filter(|bar| flags & wanted == wanted && *bar < BAR_COUNT)?;
+        let areas = match &region.sparse {
+            Some(areas) => areas.iter().map(|area| (area.offset.get(), area.size.get())).collect(),
+            None => vec![(0, len)],
+        };
+        let writable = flags & RegionInfo::WRITE != 0;
+        Some(Mappable { bar, areas, file_offset: region.info.offset.get(), writable, len_max })
+    }
 }
 
 /// The windows of one region. `areas` are the function's, each with its number in the ring.
@@ -43,7 +62,7 @@ pub fn cut(space: &ConfigSpace, offered: &Mappable, areas: [(u16, GpaRange); 2])
     }
     pieces.sort_unstable();
     let mut windows: Vec<DeviceWindow> = Vec::new();
-    let (mut free, mut room) = (0, WINDOWS_LEN_MAX);
+    let (mut free, mut room) = (0, offered.len_max);
     for (start, end) in pieces {
         // Areas that overlap are one device's oddity; a page is mapped once.
         let start = start.max(free);

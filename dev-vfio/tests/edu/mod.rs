@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use dev_vfio::kernel::device::{self, Device};
 use dev_vfio::kernel::error::KernelError;
+use dev_vfio::kernel::interrupts::Interrupts;
 use dev_vfio::kernel::nested::NestedIommu;
 use dev_vfio::kernel::objects::Objects;
 use ipc::addr::{Gpa, StreamId};
@@ -38,7 +39,7 @@ pub fn named() -> Option<String> {
         .map(|entry| entry.file_name().to_string_lossy().into_owned());
     let found = edu.next();
     if found.is_none() {
-        println!("skipped: no edu device is bound to vfio-pci (`cargo xtask lab nested` has one)");
+        println!("SKIPPED: no edu device is bound to vfio-pci (`cargo xtask lab nested` has one)");
     }
     found
 }
@@ -218,8 +219,21 @@ impl Edu {
     }
 
     pub fn interrupt(&self) {
+        self.raise();
+        self.acknowledge();
+    }
+
+    /// Its pin is asserted until it is told that somebody knows.
+    pub fn raise(&self) {
         self.device.write(0, Self::RAISE, 4, 1);
+    }
+
+    pub fn acknowledge(&self) {
         self.device.write(0, Self::ACKNOWLEDGE, 4, 1);
+    }
+
+    pub fn interrupts(&mut self) -> &mut Interrupts {
+        self.device.interrupts_mut()
     }
 
     fn dma(&self, source: u64, target: u64, count: usize, command: u64) {

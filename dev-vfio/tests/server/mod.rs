@@ -124,11 +124,12 @@ impl Server {
     }
 
     pub fn with_intx() -> Server {
+        Server::with_intx_and(Box::new(|_, _| None))
+    }
+
+    pub fn with_intx_and(bend: Bend) -> Server {
         let intx = Some(Mutex::default());
-        Server::of(
-            Device { registers: Mutex::new(vec![0; 64]), intx, ..Device::default() },
-            Box::new(|_, _| None),
-        )
+        Server::of(Device { registers: Mutex::new(vec![0; 64]), intx, ..Device::default() }, bend)
     }
 
     pub fn good() -> Server {

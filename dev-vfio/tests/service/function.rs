@@ -63,6 +63,24 @@ fn dma_reaches_what_the_stream_is_attached_to_and_faults_are_told_before_the_ans
 }
 
 #[test]
+fn a_device_that_is_no_bus_master_reaches_nothing_and_its_messages_wait() {
+    let mut vm = Vm::start(Server::good());
+    vm.attach(Attachment::Bypass);
+    vm.enable_vector_0(DOORBELL.0, 5);
+    vm.dma_write(RAM, b"before").unwrap();
+    vm.write(CONFIG_REGION, 4, 2, 0b010);
+    assert!(matches!(vm.dma_write(RAM, b"meanwhile"), Err(ConnectionError::Remote { errno: 14, .. })));
+    assert!(vm.dma_read(RAM, 6).is_err());
+    vm.server.signal(0);
+    assert_eq!(vm.msis(A_MOMENT), [0; 0]);
+    assert_eq!(vm.read(AREA32_REGION, 0x3000, 4), 1, "it is pending");
+    assert_eq!(vm.attach(Attachment::Bypass), [], "nothing was translated, so nothing has faulted");
+    vm.write(CONFIG_REGION, 4, 2, 0b110);
+    assert_eq!(vm.msis(LONG), [5]);
+    assert_eq!(vm.dma_read(RAM, 6).unwrap(), b"before");
+}
+
+#[test]
 fn a_paused_device_changes_nothing_of_the_guest() {
     let mut vm = Vm::start(Server::good());
     vm.attach(Attachment::Bypass);

@@ -52,6 +52,8 @@ const RAM_LEN: u64 = 0x10_0000;
 const DOORBELL: Gpa = Gpa(0x0821_0040);
 const STREAM: StreamId = StreamId(8);
 const TABLE: u64 = 0x2000;
+/// Command register: the function may make transactions.
+const BUS_MASTER: u64 = 0b100;
 
 struct Vm {
     process: VfioProcess,
@@ -135,7 +137,22 @@ impl Vm {
         smmu.hello(Role::Vfio, soon()).unwrap();
         let ring = Requester::attach(&ring_memory, Duration::ZERO).unwrap();
         let board = MsiBoard::attach(&board_memory).unwrap();
-        Vm { process, server, ring, smmu, sequence: 0, board, doorbell, asked, intx, intx_end, log, layout }
+        let vm = Vm {
+            process,
+            server,
+            ring,
+            smmu,
+            sequence: 0,
+            board,
+            doorbell,
+            asked,
+            intx,
+            intx_end,
+            log,
+            layout,
+        };
+        vm.write(CONFIG_REGION, 4, 2, BUS_MASTER);
+        vm
     }
 
     fn read(&self, region: u16, offset: u64, size: u8) -> u64 {

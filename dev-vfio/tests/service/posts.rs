@@ -47,3 +47,24 @@ fn posted_writes_that_queue_go_in_batches_and_in_order() {
     let vm = Vm::start(Server::start(slow_to_read(old)));
     assert_eq!(posts_behind_a_read(&vm), [0; 0], "one by one, where batches were not agreed on");
 }
+
+#[test]
+fn pin_is_unmasked_behind_the_writes_that_were_posted_before_the_interrupt_ended() {
+    let vm = Vm::start(Server::with_intx_and(slow_to_read(|_| None)));
+    vm.write(CONFIG_REGION, 4, 2, 0b110);
+    vm.server.device.set_intx(true);
+    assert!(vm.intx_within(LONG));
+    let ring = &vm.ring;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| ring.read(AREA32_REGION, 0, 4, &Interrupt::new(), soon()).unwrap());
+        std::thread::sleep(Duration::from_millis(100));
+        let done = u64::try_from(server::INTX_DONE).unwrap();
+        ring.post(AREA32_REGION, done, 1, 2, &Interrupt::new(), soon()).unwrap();
+        vm.end_intx();
+        reader.join().unwrap();
+    });
+    assert!(!vm.intx_within(A_MOMENT * 3), "the device was told before it was asked");
+    vm.await_interrupt_status(0);
+    vm.server.device.set_intx(true);
+    assert!(vm.intx_within(LONG), "and it is unmasked");
+}

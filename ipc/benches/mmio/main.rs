@@ -98,7 +98,7 @@ mod bench {
         }
         let json = has("--json");
         let Some([near, far]) = peers::two_cpus()? else {
-            eprintln!("skipped: polling needs two CPUs, this process may use only one");
+            eprintln!("SKIPPED: polling needs two CPUs, this process may use only one");
             return Ok(ExitCode::SUCCESS);
         };
         peers::pin(near)?;

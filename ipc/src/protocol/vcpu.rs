@@ -91,6 +91,9 @@ pub struct RemoteFunction {
     pub bus_fd: u8,
     /// Its INTx pin.
     pub intx: RemoteIntx,
+    /// The number (`st_rdev`) of the character device of the host's own device behind it: only the memory of that file may be
+    /// its windows then. `None`: a server is behind it, whose memory has to be sealed.
+    pub host_device: Option<u64>,
 }
 
 /// The INTx pin of a PCI function: a level, shared with others, by two eventfds.

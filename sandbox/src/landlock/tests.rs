@@ -29,7 +29,7 @@ fn confined(programs: &[BorrowedFd<'_>], body: impl FnOnce() + Send) {
 fn not_offered(abi: u32) -> bool {
     let kernel = crate::sys::landlock_abi().unwrap();
     if kernel < abi {
-        println!("skipped: the kernel's Landlock ABI is {kernel}, and {abi} is needed");
+        println!("SKIPPED: the kernel's Landlock ABI is {kernel}, and {abi} is needed");
     }
     kernel < abi
 }

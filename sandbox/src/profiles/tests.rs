@@ -165,9 +165,10 @@ fn only_the_coordinator_starts_processes_and_only_in_namespaces() {
 #[test]
 fn ioctls_are_listed_one_by_one() {
     const FIONBIO: u64 = 0x5421;
-    // Those that take no structure: KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE; KVM_CHECK_EXTENSION, KVM_CREATE_VCPU, KVM_RUN.
+    // Those that take no structure: KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE; KVM_CHECK_EXTENSION, KVM_CREATE_VCPU, KVM_RUN,
+    // KVM_GET_STATS_FD.
     const KVM: [u64; 2] = [0xae01, 0xae04];
-    const VM: [u64; 3] = [0xae03, 0xae41, 0xae80];
+    const VM: [u64; 4] = [0xae03, 0xae41, 0xae80, 0xaece];
     const KVM_FD: u64 = 6;
     for profile in every() {
         let passed = |fd: u64| -> Vec<u64> {

@@ -15,10 +15,11 @@ pub fn profile(arch: Arch) -> Profile {
         name: "vcpu-kvm",
         arch,
         root: RootKind::Inherited,
-        // Beside what it is given: a VM, two devices, 64 vCPUs, eventfds of interrupts.
+        // Beside what it is given: a VM, two devices, 64 vCPUs with a file of statistics each, eventfds of interrupts, and of
+        // four real devices 64 vectors each.
         // 64 vCPUs, the console, control and interrupt threads.
         limits: Limits {
-            nofile_count: 256,
+            nofile_count: 576,
             nproc_count: 80,
             fsize_len: Some(super::SAVED_LEN_MAX),
             locked_len: Some(0),
@@ -59,9 +60,10 @@ const KVM_FD: u32 = 6;
 const OF_SYSTEM: [u32; 2] = [0xae01, 0xae04];
 
 /// Of a VM, in this order: KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, KVM_SET_USER_MEMORY_REGION, KVM_CREATE_VCPU,
-/// KVM_CREATE_DEVICE, KVM_ARM_PREFERRED_TARGET, KVM_IRQ_LINE, KVM_IRQFD, KVM_SIGNAL_MSI, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG,
+/// KVM_CREATE_DEVICE, KVM_ARM_PREFERRED_TARGET, KVM_IRQ_LINE, KVM_IRQFD, KVM_SET_GSI_ROUTING (what an
+/// irqfd's number is: real devices' messages), KVM_SIGNAL_MSI, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG,
 /// KVM_ARM_SET_COUNTER_OFFSET.
-const OF_VM: [u32; 12] = [
+const OF_VM: [u32; 13] = [
     0xae03,
     0x4068_aea3,
     0x4020_ae46,
@@ -70,6 +72,7 @@ const OF_VM: [u32; 12] = [
     0x8020_aeaf,
     0x4008_ae61,
     0x4020_ae76,
+    0x4008_ae6a,
     0x4020_aea5,
     0x4010_ae42,
     0xc018_aec0,
@@ -77,8 +80,8 @@ const OF_VM: [u32; 12] = [
 ];
 
 /// Of a vCPU: KVM_ARM_VCPU_INIT, KVM_RUN, KVM_GET_REG_LIST, KVM_GET_ONE_REG, KVM_SET_ONE_REG, KVM_GET_MP_STATE,
-/// KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS.
-const OF_VCPU: [u32; 9] = [
+/// KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_GET_STATS_FD.
+const OF_VCPU: [u32; 10] = [
     0x4020_aeae,
     0xae80,
     0xc008_aeb0,
@@ -88,6 +91,7 @@ const OF_VCPU: [u32; 9] = [
     0x4004_ae99,
     0x8040_ae9f,
     0x4040_aea0,
+    0xaece,
 ];
 
 /// Of the interrupt controller and its ITS: KVM_SET_DEVICE_ATTR, KVM_GET_DEVICE_ATTR.

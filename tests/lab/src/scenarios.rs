@@ -30,6 +30,13 @@ pub enum Server {
     Nesting,
     /// With the firmware's own IORT, which does not say so: the kernel must refuse nesting.
     NoNesting,
+    /// With all of it, but the kernel is told to leave iommufd out.
+    NoIommufd,
+}
+
+impl Server {
+    /// All kinds, in the order in which they are booted.
+    pub const ALL: [Self; 3] = [Self::Nesting, Self::NoNesting, Self::NoIommufd];
 }
 
 /// Something to show.
@@ -84,6 +91,22 @@ pub const ALL: &[Scenario] = &[
         run: nested::refused,
     },
     Scenario {
+        name: "no-iommufd",
+        about: "a host without iommufd is refused by that name, and nothing of the attempt is left",
+        server: Server::NoIommufd,
+        by_default: true,
+        limit: Duration::from_secs(60),
+        run: nested::no_iommufd,
+    },
+    Scenario {
+        name: "mock",
+        about: "iommufd's mock: a stage 2 that logs writes, exact partial invalidation, events lost and counted",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(60),
+        run: nested::mock,
+    },
+    Scenario {
         name: "mtty",
         about: "a device with VFIO's migration states through all of them, and its state into another",
         server: Server::Nesting,
@@ -100,6 +123,22 @@ pub const ALL: &[Scenario] = &[
         run: vfio_guest::nvme,
     },
     Scenario {
+        name: "vfio-intx",
+        about: "the same by a guest without messages (pci=nomsi): the NVMe interrupts by its pin",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::intx,
+    },
+    Scenario {
+        name: "vfio-soft",
+        about: "the server's NVMe with software CPUs: its process brings its messages",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::soft,
+    },
+    Scenario {
         name: "vfio-modes",
         about: "two of the server's NVMe behind one vSMMU, with lazy invalidation and in bypass",
         server: Server::Nesting,
@@ -108,12 +147,28 @@ pub const ALL: &[Scenario] = &[
         run: vfio_guest::modes,
     },
     Scenario {
+        name: "vfio-faults",
+        about: "a KVM guest's edu is the server's, nested: its faults in the guest's own queue and log, whole records",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(240),
+        run: vfio_guest::told_faults,
+    },
+    Scenario {
         name: "soft-guest",
         about: "the programs boot a guest on software vCPUs, sealed",
         server: Server::Nesting,
         by_default: true,
         limit: Duration::from_secs(120),
         run: guest::software,
+    },
+    Scenario {
+        name: "kvm-engine",
+        about: "the engine on KVM alone: the log of written pages, kicks, moves, aborts, refused state",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(60),
+        run: guest::kvm_engine,
     },
     Scenario {
         name: "kvm-guest",

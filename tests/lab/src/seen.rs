@@ -40,6 +40,9 @@ pub const EDU: &str = "1234:11e8";
 /// What the emulator's NVMe controllers are called on the bus.
 pub const NVME: &str = "1b36:0010";
 
+/// The capability of power management (PCI, capability IDs).
+pub const POWER_MANAGEMENT: u8 = 1;
+
 impl Function {
     fn read(folder: &Path) -> Option<Self> {
         let text = |name: &str| Some(fs::read_to_string(folder.join(name)).ok()?.trim().to_string());
@@ -77,6 +80,22 @@ impl Function {
 }
 
 impl Function {
+    /// Where in its configuration space the capability with this id is, if it has one.
+    pub fn capability(&self, id: u8) -> Result<Option<u64>> {
+        const CAPABILITIES: usize = 0x34;
+        let space = fs::read(self.folder().join("config")).context("its configuration space")?;
+        let byte = |at: usize| space.get(at).copied().unwrap_or(0);
+        let mut at = usize::from(byte(CAPABILITIES));
+        // More steps than there is room for are a loop.
+        for _ in 0..48 {
+            if at == 0 || byte(at) == id {
+                break;
+            }
+            at = usize::from(byte(at + 1));
+        }
+        Ok((at != 0 && byte(at) == id).then_some(at as u64))
+    }
+
     /// Takes it from the driver that it has and gives it to this one.
     pub fn rebind(&self, driver: &str) -> Result<()> {
         let folder = self.folder();

@@ -6,18 +6,36 @@ use std::{
     process::{Command, Stdio},
 };
 
-use ::tests::SKIPPED;
+use ::tests::{SEEN, SKIPPED};
 use anyhow::{Context, Result, bail};
 
 use crate::{places, report::Report};
 
-/// Runs the tests of suite `name` whose names contain one of `filters` (all, if there is none); an error unless
-/// every one passes, none leaves anything out, and at least one was run.
-pub fn run(report: &mut Report<'_>, name: &str, filters: &[&str]) -> Result<()> {
+/// Tests of a suite, by parts of their names.
+#[derive(Debug, Clone, Copy)]
+pub enum Which<'a> {
+    /// All of them.
+    All,
+    /// Those with one of these in their names.
+    Only(&'a [&'a str]),
+    /// All but those with one of these: what another kind of server shows.
+    But(&'a [&'a str]),
+}
+
+/// Runs tests of suite `name`; an error unless every one passes, none leaves anything out, and at least one was run.
+pub fn run(report: &mut Report<'_>, name: &str, which: Which<'_>) -> Result<()> {
     let program = Path::new(places::SUITES).join(name);
-    let output = Command::new(&program)
-        .args(["--test-threads", "1", "--nocapture"])
-        .args(filters)
+    let mut command = Command::new(&program);
+    command.args(["--test-threads", "1", "--nocapture"]);
+    let (flag, parts) = match which {
+        Which::All => (None, &[][..]),
+        Which::Only(parts) => (None, parts),
+        Which::But(parts) => (Some("--skip"), parts),
+    };
+    for part in parts {
+        command.args(flag).arg(part);
+    }
+    let output = command
         .env("CARGO_TARGET_DIR", places::TARGET)
         .env("BULKHEAD_CACHE", places::GUEST)
         .env("BULKHEAD_PROGRAMS", places::PROGRAMS)
@@ -29,6 +47,9 @@ pub fn run(report: &mut Report<'_>, name: &str, filters: &[&str]) -> Result<()> 
     let text = String::from_utf8_lossy(&text);
     println!("{text}");
     let tests = results(&text);
+    for (_, seen) in text.lines().filter_map(|line| line.split_once(SEEN)) {
+        report.evidence(seen.trim())?;
+    }
     let failed: Vec<&str> = tests.iter().filter(|(_, ok)| !ok).map(|(name, _)| *name).collect();
     report.evidence(format!("{name}: {} of {} tests passed", tests.len() - failed.len(), tests.len()))?;
     if !failed.is_empty() {

@@ -2,7 +2,8 @@
 //! DMA that must not be: each kind gives the guest its architected event, once, with its stream, and the machine goes on.
 //!
 //! The guest here is a monitor that the test drives, so the tables may be as wrong as the test wants. `linux.rs` has a
-//! stock kernel tell the same of one fault in its log.
+//! stock kernel tell the same of one fault in its log. `host.rs` does both with a device of the host's own, whose DMA the
+//! host's SMMU translates.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +12,7 @@
     reason = "a test stops at the first surprise, in its helpers too"
 )]
 
+mod host;
 mod linux;
 mod monitor;
 mod nvme;
@@ -60,7 +62,8 @@ struct Rig {
 impl Rig {
     fn start(name: &str, granule: Granule) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let mut m = Monitor::start(folder.path(), name, &image(&folder))?;
+        let image = image(&folder);
+        let mut m = Monitor::start(folder.path(), name, |options| options.nvme = vec![image])?;
         let mut smmu = Smmu::enable(&mut m, granule, STREAM);
         let place = |page| place(granule, page);
         for page in 0..PAGE_COUNT {
@@ -120,17 +123,8 @@ impl Rig {
         self.works();
     }
 
-    /// The machine is as it was: every process runs and is confined as its profile says.
     fn end(self) {
-        let seen: serde_json::Value = serde_json::from_str(&self.m.vm.control_json("ps").unwrap()).unwrap();
-        let rows: Vec<&serde_json::Value> =
-            seen.as_object().unwrap().values().flat_map(|rows| rows.as_array().unwrap()).collect();
-        assert_eq!(rows.len(), 5, "{seen:#}");
-        for row in rows {
-            assert_eq!(row["state"], "running", "{row:#}");
-            assert_eq!(row["generation"], 1, "{row:#}");
-        }
-        self.m.end();
+        self.m.end(5);
     }
 }
 

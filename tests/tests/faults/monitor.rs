@@ -8,7 +8,10 @@
 
 use std::{fmt::Write, path::Path, time::Duration};
 
-use tests::{guest::GuestFiles, vm::Vm};
+use tests::{
+    guest::GuestFiles,
+    vm::{Options, Vm},
+};
 
 use crate::support::{COMMAND, launch_as};
 
@@ -90,8 +93,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Starts one with an NVMe over `image`; its files are kept in `folder`. Nothing, where a suite has to skip.
-    pub fn start(folder: &Path, name: &str, image: &Path) -> Option<Self> {
+    /// Starts one with the devices that `set` gives it; its files are kept in `folder`. Nothing, where a suite has to skip.
+    pub fn start(folder: &Path, name: &str, set: impl FnOnce(&mut Options)) -> Option<Self> {
         let mut kernel = vec![0; 64];
         kernel[..4].copy_from_slice(&0x1400_0010_u32.to_le_bytes()); // b +64
         kernel[16..24].copy_from_slice(&(64 + 4 * CODE.len() as u64).to_le_bytes());
@@ -103,7 +106,7 @@ impl Monitor {
         let files = GuestFiles { kernel: file.clone(), initramfs: file };
         let mut vm = launch_as(Some(files), name, |options| {
             options.memory = "64M".into();
-            options.nvme = vec![image.into()];
+            set(options);
         })?;
         vm.wait_running(COMMAND).unwrap();
         Some(Self { vm, pending: String::new() })
@@ -148,8 +151,17 @@ impl Monitor {
         panic!("{what} ({gpa:#x}) stays {:#x}", self.load32(gpa));
     }
 
-    /// Switches the machine off, and sees that nothing of it is left.
-    pub fn end(mut self) {
+    /// The machine is as it was: every process runs, `count` of them, and is confined as its profile says. Switches it off,
+    /// and sees that nothing of it is left.
+    pub fn end(mut self, count: usize) {
+        let seen: serde_json::Value = serde_json::from_str(&self.vm.control_json("ps").unwrap()).unwrap();
+        let rows: Vec<&serde_json::Value> =
+            seen.as_object().unwrap().values().flat_map(|rows| rows.as_array().unwrap()).collect();
+        assert_eq!(rows.len(), count, "{seen:#}");
+        for row in rows {
+            assert_eq!(row["state"], "running", "{row:#}");
+            assert_eq!(row["generation"], 1, "{row:#}");
+        }
         self.vm.console.send(".").unwrap();
         assert!(self.vm.console.wait_exit(COMMAND).unwrap().success(), "{}", self.vm.console.errors());
         assert_eq!(self.vm.left_over(), [""; 0]);

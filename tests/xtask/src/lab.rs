@@ -104,7 +104,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .collect();
     let prepared = start.elapsed();
     let mut table = Table::default();
-    for kind in [scenarios::Server::Nesting, scenarios::Server::NoNesting] {
+    for kind in scenarios::Server::ALL {
         let here: Vec<&Scenario> =
             chosen.iter().filter(|scenario| scenario.server == kind).copied().collect();
         lab.run(kind, &here, &mut table)?;
@@ -183,13 +183,14 @@ impl Lab {
         self.parts.folder.join("logs")
     }
 
-    fn server<'a>(&'a self, tables: Option<&'a Path>, logs: &str) -> Server<'a> {
+    fn server<'a>(&'a self, tables: Option<&'a Path>, kernel_words: &'static str, logs: &str) -> Server<'a> {
         Server {
             emulator: &self.parts.emulator,
             firmware: &self.parts.firmware,
             kernel: &self.parts.kernel,
             disk: &self.disk,
             tables,
+            kernel_words,
             trace: self.trace.as_deref(),
             logs: self.logs().join(logs),
         }
@@ -207,7 +208,7 @@ impl Lab {
         }
         let step = Step::begin("lab tables");
         let mut table = None;
-        self.server(None, "tables").run(&format!("{}IORT", inside::WORD_TABLE), BOOT, |record| {
+        self.server(None, "", "tables").run(&format!("{}IORT", inside::WORD_TABLE), BOOT, |record| {
             if let Record::Table(hex) = record {
                 table = Some(hex);
             }
@@ -219,7 +220,7 @@ impl Lab {
     }
 
     fn shell(&self) -> Result<ExitCode> {
-        let server = self.server(Some(&self.tables), "shell");
+        let server = self.server(Some(&self.tables), "", "shell");
         eprintln!("the server's console is yours; `poweroff -f` or Ctrl-A X ends it");
         let well = show(&mut server.command(inside::WORD_SHELL, true)?)?;
         Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -227,9 +228,11 @@ impl Lab {
 
     /// Boots a server of this kind and runs `chosen` on it. If it dies on the way, the rest gets a new one.
     fn run(&self, kind: scenarios::Server, chosen: &[&Scenario], table: &mut Table) -> Result<()> {
-        let (tables, logs) = match kind {
-            scenarios::Server::Nesting => (Some(self.tables.as_path()), "nesting"),
-            scenarios::Server::NoNesting => (None, "no-nesting"),
+        let tables = Some(self.tables.as_path());
+        let (tables, words, logs) = match kind {
+            scenarios::Server::Nesting => (tables, "", "nesting"),
+            scenarios::Server::NoNesting => (None, "", "no-nesting"),
+            scenarios::Server::NoIommufd => (tables, "initcall_blacklist=iommufd_init ", "no-iommufd"),
         };
         let mut left: Vec<&Scenario> = chosen.to_vec();
         let mut boot = 0;
@@ -237,7 +240,7 @@ impl Lab {
             boot += 1;
             let names: Vec<&str> = left.iter().map(|scenario| scenario.name).collect();
             let limit = BOOT + left.iter().map(|scenario| scenario.limit).sum::<Duration>();
-            let server = self.server(tables, &format!("{logs}-{boot}"));
+            let server = self.server(tables, words, &format!("{logs}-{boot}"));
             let ended_well =
                 server.run(&format!("{}{}", inside::WORD_RUN, names.join(",")), limit, |record| {
                     if let Record::End(..) = &record {

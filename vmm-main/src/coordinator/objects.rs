@@ -109,6 +109,13 @@ impl Objects {
         Ok(())
     }
 
+    /// The number (`st_rdev`) of the character device behind the process called `of`.
+    pub fn device_number(&self, of: &'static str) -> Result<u64, Problem> {
+        let device =
+            self.get(Object::DeviceSource(of)).ok_or_else(|| refused("a device", &"it is not held"))?;
+        rustix::fs::fstat(device).map(|stat| stat.st_rdev).map_err(|error| refused("a device", &error))
+    }
+
     /// Makes a channel between two processes.
     fn connect(&mut self, device: Object, peer: Object) -> Result<(), Problem> {
         let (ours, theirs) =

@@ -17,7 +17,7 @@ use crate::config;
 use crate::machine::boot::BootInfo;
 use crate::machine::layout;
 use crate::problem::Problem;
-use crate::topology::{self, IrqLine, Object, Row, Shape, Side};
+use crate::topology::{self, DeviceKind, IrqLine, Object, Row, Shape, Side};
 
 /// The number that requests for the first SMMU carry in its ring.
 const SMMU0_REGION: u16 = 0;
@@ -63,7 +63,12 @@ impl PciSlot {
         StreamId(self.bdf.0.into())
     }
 
-    fn function(&self, name: &'static str, numbers: Numbers<'_>) -> Result<RemoteFunction, Problem> {
+    fn function(
+        &self,
+        name: &'static str,
+        numbers: Numbers<'_>,
+        host_device: Option<u64>,
+    ) -> Result<RemoteFunction, Problem> {
         let named = |object: fn(&'static str) -> Object| numbers.vcpu(object(name));
         Ok(RemoteFunction {
             name: name.to_owned(),
@@ -82,6 +87,7 @@ impl PciSlot {
                 ended_fd: named(Object::IntxEnd)?,
                 spi: layout::spi::pci_inta(self.slot),
             },
+            host_device,
         })
     }
 
@@ -107,8 +113,14 @@ pub fn ram_layout(memory_len: u64) -> Result<RamLayout, Problem> {
 }
 
 impl Configs {
-    /// The messages for a machine of `memory_len` bytes that starts at `boot`.
-    pub fn new(handover: &Handover, ram: &RamLayout, boot: BootInfo) -> Result<Self, Problem> {
+    /// The messages for a machine with this RAM that starts at `boot`. `host_device` knows the number of the character device behind
+    /// the process of a real device.
+    pub fn new(
+        handover: &Handover,
+        ram: &RamLayout,
+        boot: BootInfo,
+        host_device: impl Fn(&'static str) -> Result<u64, Problem>,
+    ) -> Result<Self, Problem> {
         let shape = handover.shape();
         let numbers = Numbers(&shape);
         let model = smmu_model(&handover.smmu);
@@ -118,7 +130,9 @@ impl Configs {
         let mut nvme: Vec<NvmeConfig> = Vec::new();
         for (name, device) in topology::VFIO.into_iter().zip(&handover.devices) {
             let slot = PciSlot::new(device.slot)?;
-            functions.push(slot.function(name, numbers)?);
+            let real = device.kind == DeviceKind::Real;
+            let host_device = real.then(|| host_device(name)).transpose()?;
+            functions.push(slot.function(name, numbers, host_device)?);
             let fd = numbers.of(topology::SMMU0, Object::Stage1(name, Side::Peer))?;
             behind_smmu0.push(SmmuDevice { name: name.to_owned(), stream: slot.stream(), fd });
             // By slot: the guest knows its disk again however the configuration is ordered.
@@ -230,13 +244,14 @@ fn bug(what: String) -> Problem {
 mod tests {
     use super::*;
     use crate::coordinator::handover::HandedDevice;
-    use crate::topology::{CpuKind, DeviceKind};
+    use crate::topology::CpuKind;
 
     #[test]
     fn role_configs_cover_every_row_and_name_its_descriptors() {
         let ram = ram_layout(1 << 29).unwrap();
         let boot = BootInfo { entry: layout::RAM_BASE, fdt: layout::RAM_BASE };
         let device = |slot| HandedDevice { kind: DeviceKind::VfioUser, slot, direct_dma: slot == 31 };
+        let number = |name: &str| if name == topology::VFIO[1] { Ok(0x1234) } else { Err(bug(name.into())) };
         let handover = Handover {
             name: "vm".into(),
             cmdline: String::new(),
@@ -249,7 +264,7 @@ mod tests {
             devices: vec![device(1), device(31)],
             kernel_name: "Image".into(),
         };
-        let configs = Configs::new(&handover, &ram, boot).unwrap();
+        let configs = Configs::new(&handover, &ram, boot, number).unwrap();
         for row in topology::processes(&handover.shape()) {
             assert!(configs.of(row).is_ok(), "{}", row.name);
         }
@@ -258,9 +273,9 @@ mod tests {
                 .of(topology::PROCESSES.iter().find(|row| row.name == topology::VFIO[2]).unwrap())
                 .is_err()
         );
-        let device = &configs.vcpu.devices[0];
-        let irqs: Vec<_> = device.irqs.iter().map(|irq| (irq.fd, irq.spi)).collect();
-        assert_eq!((device.ring_fd, device.page.as_ref().unwrap().fd), (6, 7));
+        let smmu = &configs.vcpu.devices[0];
+        let irqs: Vec<_> = smmu.irqs.iter().map(|irq| (irq.fd, irq.spi)).collect();
+        assert_eq!((smmu.ring_fd, smmu.page.as_ref().unwrap().fd), (6, 7));
         assert_eq!(irqs, [(8, 3), (9, 4), (10, 5)]);
         let last = &configs.vcpu.functions[1];
         let fds = [last.ring_fd, last.msi_board_fd, last.msi_doorbell_fd, last.bus_fd];
@@ -271,10 +286,14 @@ mod tests {
         assert_eq!(configs.vfio[1].stream, StreamId(0xf8));
         assert_eq!([configs.vfio[0].direct_dma, configs.vfio[1].direct_dma], [false, true]);
         assert_eq!(configs.vfio[1].area64.end(), Gpa(1 << 40));
+        assert_eq!(last.host_device, None);
         // A vCPU process on KVM holds one descriptor more, before those of devices.
-        let handover = Handover { cpu: CpuKind::Kvm, ..handover };
-        let configs = Configs::new(&handover, &ram, boot).unwrap();
+        let real = HandedDevice { kind: DeviceKind::Real, slot: 31, direct_dma: false };
+        let handover = Handover { cpu: CpuKind::Kvm, devices: vec![device(1), real], ..handover };
+        let configs = Configs::new(&handover, &ram, boot, number).unwrap();
         assert_eq!((configs.vcpu.devices[0].ring_fd, configs.vcpu.functions[1].ring_fd), (7, 18));
+        let devices: Vec<_> = configs.vcpu.functions.iter().map(|function| function.host_device).collect();
+        assert_eq!(devices, [None, Some(0x1234)], "only the file of a real device may be mapped");
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //!
 //! It does one thing at a time, so no two operations on the guest ever overlap. Each operation asks the life
 //! cycle first; a process that is lost in the middle of one ends the VM with a report. What readers may know
-//! is published as a whole after every change ([`Vm::publish`]).
+//! is published as a whole after every change ([`Vm::publish`], in `vm/picture.rs`).
+
+mod picture;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ipc::protocol::control::{Event, Reply, Request};
@@ -20,16 +21,16 @@ use tokio::sync::watch;
 use super::handover::Handover;
 use super::inspected;
 use super::launcher::Launcher;
-use super::logs::{self, DROPPED};
+use super::logs;
 use super::objects::Objects;
 use super::probe;
 use super::process::{Fault, Lost};
 use super::process_set::ProcessSet;
 use super::roles::{self, Configs};
 use crate::api::command::{Command, Picture};
-use crate::api::types::{self, Inspected, ProbeAnswer, ProbeRequest, SaveRestored, Status};
+use crate::api::types::{Inspected, ProbeAnswer, ProbeRequest, SaveRestored};
 use crate::lifecycle::{Phase, Step, Why};
-use crate::machine::{MachineConfig, boot, layout};
+use crate::machine::{MachineConfig, boot};
 use crate::problem::{Class, Problem};
 use crate::snapshot;
 use crate::topology::{self, Object, Restart};
@@ -93,8 +94,12 @@ impl Vm {
             reset_count: 0,
             reset_due: false,
             running: None,
-            picture: watch::channel(Picture { status: empty_status(), started: now, processes: Vec::new() })
-                .0,
+            picture: watch::channel(Picture {
+                status: picture::nothing(),
+                started: now,
+                processes: Vec::new(),
+            })
+            .0,
             launcher,
         };
         vm.publish();
@@ -171,7 +176,7 @@ impl Vm {
                     "give an uncompressed arm64 Linux Image, and memory for it",
                 )
             })?;
-        Configs::new(&self.given.handover, &self.layout, boot)
+        Configs::new(&self.given.handover, &self.layout, boot, |name| objects.device_number(name))
     }
 
     /// Carries out one command.
@@ -423,47 +428,6 @@ impl Vm {
         };
         self.stop(Why::Failed { problem, last_lines }).await;
     }
-
-    /// Replaces what readers see.
-    pub fn publish(&mut self) {
-        let mut processes = vec![self.own_row()];
-        processes.extend(self.running.iter().flat_map(|running| running.set.picture()));
-        self.picture.send_replace(Picture { status: self.status(), started: self.started, processes });
-    }
-
-    fn status(&self) -> Status {
-        Status {
-            name: self.given.handover.name.clone(),
-            phase: self.phase.clone(),
-            machine: layout::MACHINE_NAME.to_owned(),
-            generation: self.generation,
-            reset_count: self.reset_count,
-            memory_len: self.given.handover.memory_len,
-            vcpu_count: self.given.handover.vcpu_count,
-            cpu: Some(self.given.handover.cpu),
-            uptime_ms: millis(self.started.elapsed()),
-            log_lines_dropped: DROPPED.load(Ordering::Relaxed),
-            direct_dma: self.given.handover.direct_dma().map(str::to_owned).collect(),
-            ..empty_status()
-        }
-    }
-
-    fn own_row(&self) -> types::Process {
-        let row = &topology::COORDINATOR;
-        types::Process {
-            name: row.name.to_owned(),
-            role: row.role.to_string(),
-            program: row.program.to_owned(),
-            pid: 1,
-            host_pid: None,
-            generation: 1,
-            state: self.phase.word().to_owned(),
-            profile: row.profile().name.to_owned(),
-            restart: row.restart.word().to_owned(),
-            enforced: self.enforced.clone(),
-            observed: None,
-        }
-    }
 }
 
 /// Something that a process of some generation said or suffered.
@@ -477,23 +441,6 @@ pub struct Happening {
 impl From<Problem> for Fault {
     fn from(problem: Problem) -> Self {
         Self::Refused(problem)
-    }
-}
-
-fn empty_status() -> Status {
-    Status {
-        name: String::new(),
-        phase: Phase::Created,
-        build: ipc::hello::BUILD.to_owned(),
-        machine: String::new(),
-        generation: 0,
-        reset_count: 0,
-        memory_len: 0,
-        vcpu_count: 0,
-        cpu: None,
-        uptime_ms: 0,
-        log_lines_dropped: 0,
-        direct_dma: Vec::new(),
     }
 }
 

@@ -10,6 +10,7 @@ use super::pci_host;
 use super::remote::{Place, RemoteDevice};
 use super::rtc::Rtc;
 use super::uart::Uart;
+use super::windows::Windows;
 use crate::machine::layout::{PCI_ECAM, RTC, UART, Window};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,6 +71,20 @@ impl Bus {
         }
         count(&self.counters.unassigned);
         Target::Nobody
+    }
+
+    /// How often memory of devices was taken out of the guest.
+    pub fn withdrawals(&self) -> u64 {
+        self.remotes.iter().filter_map(RemoteDevice::memory).map(Windows::withdrawals).sum()
+    }
+
+    /// The guest's touch of some memory has failed since `withdrawals` was read. If it can have been that of a host's device, that is
+    /// taken out of the guest, and the access is to be tried again. False: it was other memory.
+    pub fn withdraw(&self, withdrawals: u64) -> bool {
+        // All of them: the host does not say which it was.
+        let withdrawn =
+            self.remotes.iter().filter_map(RemoteDevice::memory).filter(|memory| memory.withdraw()).count();
+        withdrawn != 0 || self.withdrawals() != withdrawals
     }
 
     /// Reads `size` (1, 2, 4 or 8) bytes, zero-extended.

@@ -9,6 +9,8 @@ use super::bus::Bus;
 use super::intx::Pins;
 use super::irq::Interrupts;
 use super::saved::Units;
+use super::vectors::Vectors;
+use super::window_memory::Mapper;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
@@ -28,6 +30,8 @@ pub struct EngineParts {
     pub dirty: Arc<DirtyLog>,
     /// The pins of PCI functions, to be told when the guest ends their interrupt.
     pub pins: Arc<Pins>,
+    /// The vectors of real devices, for a controller that listens to them by itself.
+    pub vectors: Arc<Vectors>,
 }
 
 /// Why [`Engine::run`] returned.
@@ -52,6 +56,11 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// Its state.
     type Saved: Units;
 
+    /// Whether it makes memory slots of windows: then [`Engine::mapper`] has who does.
+    const MAPS_WINDOWS: bool;
+    /// Whether its controller listens to vectors of real devices by itself.
+    const HEARS_VECTORS: bool;
+
     /// Takes what it needs of the host out of the inherited table.
     fn take_host(fds: &mut Inherited) -> Result<Self::Host, Failure>;
 
@@ -69,6 +78,9 @@ pub trait Engine: Sized + Send + Sync + 'static {
         bus: Arc<Bus>,
         saved: Option<&Self::Saved>,
     ) -> Result<Self, Failure>;
+
+    /// Who makes memory slots of windows.
+    fn mapper(controller: &Arc<Self::Controller>) -> Option<Arc<dyn Mapper>>;
 
     /// How many vCPUs there are.
     fn vcpu_count(&self) -> usize;

@@ -68,6 +68,9 @@ impl<E: Engine> Machine<E> {
         let controller = E::controller(host, &parts, saved.map(|saved| &saved.engine))?;
         let interrupts = Arc::clone(&controller) as Arc<dyn Interrupts>;
         pins.connect(&interrupts);
+        if let Some(mapper) = E::mapper(&controller) {
+            remotes.iter().for_each(|remote| remote.connect(&mapper));
+        }
         let console = Console::new().map_err(|errno| fail(&errno))?;
         let irq = Spi::new(Arc::clone(&interrupts), SPI_BASE + spi::UART);
         let uart = match saved {

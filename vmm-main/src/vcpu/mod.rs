@@ -6,7 +6,7 @@
 //!   vCPU threads     guest code; accesses outside RAM         -> cpu_thread.rs, bus.rs, remote.rs
 //!   console thread   UART <-> coordinator                     -> console.rs
 //!   irq thread       eventfds of other processes -> engine    -> irq.rs
-//!   bus threads      what of a function's BARs is memory      -> windows.rs
+//!   bus threads      a function's memory and its vectors      -> windows.rs, vectors.rs
 //! ```
 //!
 //! All but the main thread and the bus threads obey one switch, the [`gate`]. What executes guest code is an [`engine`]:
@@ -31,6 +31,8 @@ mod rtc;
 mod saved;
 mod soft;
 mod uart;
+mod vectors;
+mod window_memory;
 mod windows;
 
 #[cfg(target_arch = "aarch64")]

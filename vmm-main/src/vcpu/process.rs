@@ -11,6 +11,7 @@ use super::irq::Wire;
 use super::machine::{Machine, Parts};
 use super::remote::{self, RemoteDevice};
 use super::saved::SavedMachine;
+use super::vectors::{Vectors, Wiring};
 use super::windows::{self, Windows};
 use crate::machine::layout::{MACHINE_NAME, SPI_BASE, SPI_COUNT, VCPU_COUNT_MAX};
 use ipc::channel::Channel;
@@ -230,7 +231,7 @@ fn open_parts<E: Engine>(
     let (mut msis, mut pins, mut buses) = (Vec::new(), Vec::new(), Vec::new());
     for function in &config.functions {
         let ring = take(function.ring_fd, "MMIO ring of a function")?;
-        let memory = Arc::new(Windows::new(function.name.clone(), function.windows.clone()));
+        let memory = Arc::new(Windows::new(function, E::MAPS_WINDOWS));
         remotes.push(RemoteDevice::open_function(function, ring, spin, Arc::clone(&memory))?);
         let bus = take(function.bus_fd, "bus channel of a function")?;
         if function.intx.spi >= SPI_COUNT {
@@ -240,19 +241,21 @@ fn open_parts<E: Engine>(
         let raised = take(function.intx.raised_fd, "INTx pin")?;
         let ended = take(function.intx.ended_fd, "end of an INTx interrupt")?;
         pins.push(Pin { raised, ended, intid });
-        buses.push((memory, bus, intid));
+        let device_id = function.bdf.0.into();
+        buses.push((memory, bus, device_id, intid));
         let board = Region::from_fd(take(function.msi_board_fd, "MSI board")?, BOARD_LEN)
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map an MSI board", &error))?;
         let doorbell = take(function.msi_doorbell_fd, "MSI doorbell")?;
-        msis.push(remote::RemoteMsi { board, doorbell, device_id: function.bdf.0.into() });
+        msis.push(remote::RemoteMsi { board, doorbell, device_id });
     }
     let pins = Arc::new(Pins::new(pins));
-    for (memory, bus, intid) in buses {
-        let pins = Arc::clone(&pins);
+    let vectors = Arc::new(Vectors::new(E::HEARS_VECTORS));
+    for (memory, bus, device_id, intid) in buses {
+        let wiring = Wiring { pins: Arc::clone(&pins), vectors: Arc::clone(&vectors), device_id, intid };
         std::thread::Builder::new()
             .name("bus".to_owned())
-            .spawn(move || windows::serve(&memory, || pins.lower(intid), bus, generation))
+            .spawn(move || windows::serve(&memory, &wiring, bus, generation))
             .map_err(|error| fail("start a function's bus thread", &error))?;
     }
     Ok(Parts {
@@ -262,6 +265,7 @@ fn open_parts<E: Engine>(
             register_pages: remote::register_pages(pages)?,
             dirty: Arc::new(log),
             pins,
+            vectors,
         },
         host,
         console,

@@ -9,6 +9,7 @@
 //! memory would overtake it.
 
 use super::gate::Gate;
+use super::window_memory::Mapper;
 use super::windows::Windows;
 use crate::machine::layout::SMMU0;
 use ipc::deadline::Deadline;
@@ -140,6 +141,18 @@ impl RemoteDevice {
             memory: None,
             counters: Counters::default(),
         })
+    }
+
+    /// From now on `mapper` makes memory slots of what is memory.
+    pub fn connect(&self, mapper: &Arc<dyn Mapper>) {
+        if let Some(memory) = &self.memory {
+            memory.connect(Arc::clone(mapper));
+        }
+    }
+
+    /// Which parts of it are memory, if it is a PCI function.
+    pub fn memory(&self) -> Option<&Windows> {
+        self.memory.as_deref()
     }
 
     /// Where `gpa` meets the device, if it is the device's.

@@ -2,13 +2,14 @@
 //! Windows: parts of a PCI function's BARs that are memory, which the guest reaches without asking the function's process.
 //!
 //! That process names them, and says when the guest reaches them: while memory space is enabled. They are added hidden,
-//! and never taken away. Software CPUs look them up at an access ([`Windows::read`]), on the path of device accesses:
-//! no TLB holds them, no code runs from them, no store to them is in a dirty log. Where a hypervisor runs the CPUs a
-//! window becomes a memory slot while it is shown: [`Windows::add`] has its mapping, [`Windows::show`] is the moment.
+//! and never taken away. Where a hypervisor runs the CPUs a window is a memory slot while it is shown ([`Mapper`]). Others are
+//! looked up at an access ([`Windows::read`]), on the path of device accesses: no TLB holds them, no code runs from them, no
+//! store to them is in a dirty log. A BAR of the host's own device is a slot or nothing: a touch of ours could fault.
 
+use super::vectors::Wiring;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ipc::addr::{Gpa, GpaRange};
 use ipc::channel::{Channel, Incoming};
@@ -17,11 +18,11 @@ use ipc::error::Error;
 use ipc::hello::{Hello, Role};
 use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow, WINDOWS_LEN_MAX, WINDOWS_MAX};
 use ipc::protocol::inspect::Inspect;
-use ipc::protocol::vcpu::FunctionWindow;
+use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction};
 use ipc::protocol::vfio::CONFIG_REGION;
-use ipc::shm::device_memory::DeviceMemory;
 use std::time::Duration;
-use vm_memory::GuestMemoryRegion;
+
+use super::window_memory::{Mapper, WindowMemory};
 
 /// How long an answer may wait for room; who leaves answers unread waits for none.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
@@ -33,24 +34,46 @@ pub struct Windows {
     name: String,
     /// What of the address space is the function's.
     areas: Vec<FunctionWindow>,
+    /// The host's own device whose memory they are, by the number of its file.
+    host_device: Option<u64>,
+    /// Whether a hypervisor will map them.
+    has_mapper: bool,
     table: RwLock<Table>,
     accesses: AtomicU64,
+    /// How often slots were taken out of the guest.
+    withdrawals: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     shown: bool,
-    memories: Vec<DeviceMemory>,
+    windows: Vec<Window>,
+    mapper: Option<Arc<dyn Mapper>>,
+}
+
+#[derive(Debug)]
+struct Window {
+    memory: Arc<WindowMemory>,
+    /// The memory slot that it is now.
+    slot: Option<u32>,
 }
 
 impl Windows {
-    /// None yet. `areas` bound where they can be.
-    pub fn new(name: String, areas: Vec<FunctionWindow>) -> Self {
-        Self { name, areas, table: RwLock::default(), accesses: AtomicU64::new(0) }
+    /// None yet, of the function that `function` describes. `has_mapper`: [`Windows::connect`] will follow.
+    pub fn new(function: &RemoteFunction, has_mapper: bool) -> Self {
+        Self {
+            name: function.name.clone(),
+            areas: function.windows.clone(),
+            host_device: function.host_device,
+            has_mapper,
+            table: RwLock::default(),
+            accesses: AtomicU64::new(0),
+            withdrawals: AtomicU64::new(0),
+        }
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Table> {
-        // Both fields are whole at any time: each change is one assignment or one push.
+        // Each change is one assignment or one push: all of it is whole at any time.
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -62,22 +85,22 @@ impl Windows {
     pub fn add(&self, window: &DeviceWindow, file: OwnedFd) -> Result<(), String> {
         let mut table = self.table_mut();
         let place = self.place(window).ok_or("it is not inside the function's memory areas")?;
-        if table.memories.len() >= WINDOWS_MAX {
+        if table.windows.len() >= WINDOWS_MAX {
             return Err(format!("the function has {WINDOWS_MAX} windows already"));
         }
-        let held: u64 = table.memories.iter().map(|memory| memory.region().len()).sum();
-        if held.checked_add(place.len()).is_none_or(|sum| sum > WINDOWS_LEN_MAX) {
+        let places = || table.windows.iter().map(|window| window.memory.place());
+        let held = places().fold(place.len(), |sum, other| sum.saturating_add(other.len()));
+        if self.host_device.is_none() && held > WINDOWS_LEN_MAX {
             return Err(format!("the function's windows would be more than {WINDOWS_LEN_MAX:#x} bytes"));
         }
-        let overlaps = |memory: &DeviceMemory| {
-            let (start, len) = (memory.region().start_addr().0, memory.region().len());
-            place.start().0 < start.saturating_add(len) && start < place.end().0
-        };
-        if table.memories.iter().any(overlaps) {
+        if places().any(|other| place.start() < other.end() && other.start() < place.end()) {
             return Err("it overlaps another window".to_owned());
         }
-        let memory = DeviceMemory::map(file, window, place).map_err(|error| error.to_string())?;
-        table.memories.push(memory);
+        if self.host_device.is_some() && !self.has_mapper {
+            return Err("the CPUs are software, and may not touch a host device's memory".to_owned());
+        }
+        let memory = WindowMemory::new(file, window, place, self.host_device)?;
+        table.windows.push(Window { memory: Arc::new(memory), slot: None });
         Ok(())
     }
 
@@ -89,31 +112,100 @@ impl Windows {
         (area.region != CONFIG_REGION && area.range.contains_range(place)).then_some(place)
     }
 
+    /// From now on `mapper` makes slots of them, once there is a VM.
+    pub fn connect(&self, mapper: Arc<dyn Mapper>) {
+        let mut table = self.table_mut();
+        table.mapper = Some(mapper);
+        if table.shown {
+            self.map(&mut table);
+        }
+    }
+
     /// From the return on the guest reaches all of them, or none.
-    pub fn show(&self, shown: bool) {
-        self.table_mut().shown = shown;
+    ///
+    /// # Errors
+    /// If the hypervisor does not let go of one.
+    pub fn show(&self, shown: bool) -> Result<(), String> {
+        let mut table = self.table_mut();
+        table.shown = shown;
+        if shown {
+            self.map(&mut table);
+            return Ok(());
+        }
+        self.unmap(&mut table, |_| true).map(drop)
+    }
+
+    /// Makes slots of those that can be one. The others are reached on the path of device accesses.
+    fn map(&self, table: &mut Table) {
+        let Some(mapper) = &table.mapper else { return };
+        let hidden = table.windows.iter_mut().filter(|window| window.slot.is_none());
+        for window in hidden.filter(|window| mapper.can_map(&window.memory)) {
+            match mapper.map(&window.memory) {
+                Ok(slot) => window.slot = Some(slot),
+                Err(why) => eprintln!(
+                    "{}: its memory at {:#x} is not mapped into the guest: {why}",
+                    self.name,
+                    window.memory.place().start().0
+                ),
+            }
+        }
+    }
+
+    /// How many slots were taken out of the guest.
+    fn unmap(&self, table: &mut Table, which: impl Fn(&WindowMemory) -> bool) -> Result<usize, String> {
+        let Some(mapper) = &table.mapper else { return Ok(0) };
+        let mut count = 0;
+        for window in table.windows.iter_mut().filter(|window| which(&window.memory)) {
+            if let Some(slot) = window.slot {
+                mapper.unmap(slot)?;
+                window.slot = None;
+                count += 1;
+            }
+        }
+        self.withdrawals.fetch_add(u64::from(count != 0), Ordering::SeqCst);
+        Ok(count)
+    }
+
+    /// Takes a host device's memory out of the guest until it is shown anew, because a touch of it has failed: the device is
+    /// in reset or switched off, whatever its function's process knows of it. Its accesses go to that process now, where they read as all
+    /// ones. False: there was none in the guest.
+    pub fn withdraw(&self) -> bool {
+        let withdrawn = self.unmap(&mut self.table_mut(), |memory| !memory.is_sealed());
+        let any = withdrawn.is_ok_and(|count| count != 0);
+        if any {
+            eprintln!(
+                "{}: its memory does not answer: accesses go to its process until memory space is enabled anew",
+                self.name
+            );
+        }
+        any
+    }
+
+    /// How often slots were taken out of the guest: a touch of one that failed meanwhile can be tried again.
+    pub fn withdrawals(&self) -> u64 {
+        self.withdrawals.load(Ordering::SeqCst)
     }
 
     /// Whether the guest reaches any.
     pub fn any_shown(&self) -> bool {
         let table = self.table();
-        table.shown && !table.memories.is_empty()
+        table.shown && !table.windows.is_empty()
     }
 
-    /// A guest's read, if it is in a window.
+    /// A guest's read that has left the guest, if it is in a window that may be touched here.
     pub fn read(&self, gpa: u64, size: u8) -> Option<u64> {
         let table = self.table();
-        let mut shown = table.memories.iter().filter(|_| table.shown);
-        let value = shown.find_map(|memory| memory.read(gpa, size))?;
+        let mut shown = table.windows.iter().filter(|_| table.shown);
+        let value = shown.find_map(|window| window.memory.read(gpa, size))?;
         self.accesses.fetch_add(1, Ordering::Relaxed);
         Some(value)
     }
 
-    /// A guest's write. False: it is in no window, or in one that takes none.
+    /// A guest's write. False: it is in no window, or in one that takes none here.
     pub fn write(&self, gpa: u64, size: u8, value: u64) -> bool {
         let table = self.table();
-        let mut shown = table.memories.iter().filter(|_| table.shown);
-        let written = shown.any(|memory| memory.write(gpa, size, value));
+        let mut shown = table.windows.iter().filter(|_| table.shown);
+        let written = shown.any(|window| window.memory.write(gpa, size, value));
         if written {
             self.accesses.fetch_add(1, Ordering::Relaxed);
         }
@@ -123,40 +215,46 @@ impl Windows {
     /// Counters for people and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
         let table = self.table();
-        let count = if table.shown { table.memories.len() } else { 0 };
-        inspect.counter(format!("{}.windows", self.name), u64::try_from(count).unwrap_or(u64::MAX));
-        inspect.counter(format!("{}.direct", self.name), self.accesses.load(Ordering::Relaxed));
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let shown = table.windows.iter().filter(|_| table.shown).count();
+        let slots = table.windows.iter().filter(|window| window.slot.is_some()).count();
+        for (name, value) in [
+            ("windows", count(shown)),
+            ("slots", count(slots)),
+            ("withdrawals", self.withdrawals()),
+            ("direct", self.accesses.load(Ordering::Relaxed)),
+        ] {
+            inspect.counter(format!("{}.{name}", self.name), value);
+        }
     }
 
-    fn carry_out(&self, request: BusRequest, fds: Vec<OwnedFd>, lower_intx: &impl Fn()) -> BusReply {
-        match (request, fds.into_iter().next()) {
-            (BusRequest::AddWindow(window), Some(file)) => match self.add(&window, file) {
-                Ok(()) => BusReply::Done,
-                Err(why) => BusReply::Refused(why),
-            },
+    fn carry_out(&self, request: BusRequest, fds: Vec<OwnedFd>, wiring: &Wiring) -> BusReply {
+        let done = match (request, fds.into_iter().next()) {
+            (BusRequest::AddWindow(window), Some(file)) => self.add(&window, file),
             // The channel holds the number of fds against the message; this is for completeness.
-            (BusRequest::AddWindow(_), None) => BusReply::Refused("it came without its memory".to_owned()),
-            (BusRequest::ShowWindows { shown }, _) => {
-                self.show(shown);
-                BusReply::Done
-            }
+            (BusRequest::AddWindow(_), None) => Err("it came without its memory".to_owned()),
+            (BusRequest::ShowWindows { shown }, _) => self.show(shown),
             (BusRequest::LowerIntx, _) => {
-                lower_intx();
-                BusReply::Done
+                wiring.lower_intx();
+                Ok(())
             }
-        }
+            (BusRequest::AddVector { index }, Some(eventfd)) => wiring.add_vector(index, eventfd),
+            (BusRequest::AddVector { .. }, None) => Err("it came without its eventfd".to_owned()),
+            (BusRequest::RouteVector { index, event }, _) => wiring.route_vector(index, event),
+        };
+        done.map_or_else(BusReply::Refused, |()| BusReply::Done)
     }
 }
 
 /// Serves the function's process until it is gone. Paused or not: that process asks only on behalf of what the guest
 /// did before.
-pub fn serve(windows: &Windows, lower_intx: impl Fn(), channel: OwnedFd, generation: u32) {
+pub fn serve(windows: &Windows, wiring: &Wiring, channel: OwnedFd, generation: u32) {
     let channel = Channel::<Bus>::from_fd(channel, Hello::new(Role::Vcpu, generation));
     let end = channel.hello(Role::Vfio, Deadline::after(Deadline::SPAN_MAX)).and_then(|()| {
         loop {
             match channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
                 Ok(Incoming::Request { request_id, body, fds }) => {
-                    let reply = windows.carry_out(body, fds, &lower_intx);
+                    let reply = windows.carry_out(body, fds, wiring);
                     channel.reply::<OwnedFd>(request_id, &reply, &[], Deadline::after(ANSWER_SPAN))?;
                 }
                 Ok(Incoming::Event { body, .. }) => match body {},

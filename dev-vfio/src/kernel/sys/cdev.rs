@@ -150,6 +150,16 @@ pub fn set_irqs(
     unsafe { update(device, DEVICE_SET_IRQS, argument.as_mut_slice()) }
 }
 
+/// `VFIO_DEVICE_SET_IRQS`: lets the only interrupt of an index speak again, which has masked itself when it signalled.
+///
+/// # Errors
+/// `EINVAL` if it is not connected.
+pub fn unmask_irq(device: BorrowedFd<'_>, index: u32) -> Result<(), Errno> {
+    let mut set = IrqSet::new(index, IrqSet::DATA_NONE | IrqSet::ACTION_UNMASK, 0, 1);
+    // SAFETY: number and structure belong together; no addresses in it, and no data behind it.
+    unsafe { update(device, DEVICE_SET_IRQS, &mut set) }
+}
+
 /// `VFIO_DEVICE_RESET`.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use iommufd_bindings as abi;
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, opcode};
+use zerocopy::{Immutable, IntoBytes};
 
 use super::{TYPE, address_of, address_of_mut, count_of, len_of, update};
 
@@ -60,6 +61,29 @@ pub struct HwInfo {
     /// Whether it can tell which pages were written (`IOMMU_HW_CAP_DIRTY_TRACKING`); says nothing of nesting.
     pub dirty_tracking: bool,
 }
+
+/// The kernel's numbers for one kind of IOMMU whose stage 1 a guest has to itself. What is handed over under them is never an
+/// address of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Types {
+    /// Of the vIOMMU.
+    pub viommu: u32,
+    /// Of its queue of events.
+    pub veventq: u32,
+    /// Of what describes a nested page table.
+    pub nested: u32,
+    /// Of the entries of an invalidation.
+    pub invalidation: u32,
+}
+
+/// SMMUv3: a nested page table is the first two words of a stream table entry, an invalidation the guest's commands, all of
+/// them little-endian.
+pub const ARM_SMMUV3: Types = Types {
+    viommu: abi::iommu_viommu_type_IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
+    veventq: abi::iommu_veventq_type_IOMMU_VEVENTQ_TYPE_ARM_SMMUV3,
+    nested: abi::iommu_hwpt_data_type_IOMMU_HWPT_DATA_ARM_SMMUV3,
+    invalidation: abi::iommu_hwpt_invalidate_data_type_IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3,
+};
 
 /// `iommu_hw_info_arm_smmuv3`: identification registers as the hardware has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,25 +162,25 @@ pub fn hwpt_alloc_parent(
     hwpt_alloc(iommu, abi::iommu_hwpt_alloc { flags, dev_id: device.0, pt_id: ioas.0, ..Default::default() })
 }
 
-/// `IOMMU_HWPT_ALLOC` of a nested page table: the first two words of a stream table entry, on a vIOMMU.
+/// `IOMMU_HWPT_ALLOC` of a nested page table on a vIOMMU.
 ///
 /// # Errors
-/// `EIO` if the words cannot be nested.
-pub fn hwpt_alloc_nested(
+/// `EIO` if an SMMUv3 cannot nest the words.
+pub fn hwpt_alloc_nested<T: IntoBytes + Immutable>(
     iommu: BorrowedFd<'_>,
+    types: &Types,
     device: ObjectId,
     viommu: ObjectId,
-    ste: [u64; 2],
+    data: &T,
 ) -> Result<ObjectId, Errno> {
-    let data = abi::iommu_hwpt_arm_smmuv3 { ste: ste.map(u64::to_le) };
     hwpt_alloc(
         iommu,
         abi::iommu_hwpt_alloc {
             dev_id: device.0,
             pt_id: viommu.0,
-            data_type: abi::iommu_hwpt_data_type_IOMMU_HWPT_DATA_ARM_SMMUV3,
-            data_len: len_of::<abi::iommu_hwpt_arm_smmuv3>(),
-            data_uptr: address_of(core::slice::from_ref(&data)),
+            data_type: types.nested,
+            data_len: len_of::<T>(),
+            data_uptr: address_of(core::slice::from_ref(data)),
             ..Default::default()
         },
     )
@@ -246,15 +270,20 @@ pub fn get_dirty_bitmap(
     unsafe { update(iommu, GET_DIRTY_BITMAP, &mut argument) }
 }
 
-/// `IOMMU_VIOMMU_ALLOC` of an SMMUv3 on a nesting parent.
+/// `IOMMU_VIOMMU_ALLOC` on a nesting parent.
 ///
 /// # Errors
 /// `EOPNOTSUPP` if the host's SMMU cannot keep a guest from non-coherent access (neither FWB nor CANWBS), or the kernel has
 /// no such driver.
-pub fn viommu_alloc(iommu: BorrowedFd<'_>, device: ObjectId, parent: ObjectId) -> Result<ObjectId, Errno> {
+pub fn viommu_alloc(
+    iommu: BorrowedFd<'_>,
+    types: &Types,
+    device: ObjectId,
+    parent: ObjectId,
+) -> Result<ObjectId, Errno> {
     let mut argument = abi::iommu_viommu_alloc {
         size: len_of::<abi::iommu_viommu_alloc>(),
-        type_: abi::iommu_viommu_type_IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
+        type_: types.viommu,
         dev_id: device.0,
         hwpt_id: parent.0,
         ..Default::default()
@@ -292,13 +321,14 @@ pub fn vdevice_alloc(
 /// `EEXIST` if the vIOMMU has one.
 pub fn veventq_alloc(
     iommu: BorrowedFd<'_>,
+    types: &Types,
     viommu: ObjectId,
     depth: u32,
 ) -> Result<(ObjectId, OwnedFd), Errno> {
     let mut argument = abi::iommu_veventq_alloc {
         size: len_of::<abi::iommu_veventq_alloc>(),
         viommu_id: viommu.0,
-        type_: abi::iommu_veventq_type_IOMMU_VEVENTQ_TYPE_ARM_SMMUV3,
+        type_: types.veventq,
         veventq_depth: depth,
         ..Default::default()
     };
@@ -310,34 +340,35 @@ pub fn veventq_alloc(
     Ok((ObjectId(argument.out_veventq_id), fd))
 }
 
-/// `IOMMU_HWPT_INVALIDATE` on a vIOMMU: the guest's commands, in one call. Returns how many, from the first on, have taken
-/// effect, and why the next one has not.
-pub fn invalidate(
+/// `IOMMU_HWPT_INVALIDATE` on a vIOMMU: all entries in one call. Returns how many, from the first on, have taken effect, and
+/// why the next one has not.
+pub fn invalidate<T: IntoBytes + Immutable>(
     iommu: BorrowedFd<'_>,
+    types: &Types,
     viommu: ObjectId,
-    commands: &[[u64; 2]],
+    entries: &[T],
 ) -> (usize, Result<(), Errno>) {
-    let entry_num = match count_of(commands) {
+    let entry_num = match count_of(entries) {
         Ok(count) => count,
         Err(errno) => return (0, Err(errno)),
     };
     let mut argument = abi::iommu_hwpt_invalidate {
         size: len_of::<abi::iommu_hwpt_invalidate>(),
         hwpt_id: viommu.0,
-        data_uptr: address_of(commands),
-        data_type: abi::iommu_hwpt_invalidate_data_type_IOMMU_VIOMMU_INVALIDATE_DATA_ARM_SMMUV3,
-        entry_len: len_of::<[u64; 2]>(),
+        data_uptr: address_of(entries),
+        data_type: types.invalidation,
+        entry_len: len_of::<T>(),
         entry_num,
         __reserved: 0,
     };
     // SAFETY: number and structure belong together; `entry_num` entries of `entry_len` bytes are what the slice has, and the
-    // kernel reads them only. (Both architectures that this runs on are little-endian, as the entries must be.)
+    // kernel reads them only.
     let result = unsafe { update(iommu, HWPT_INVALIDATE, &mut argument) };
     // Written back on success and on failure; a call that failed before it looked at the entries leaves what we gave.
-    let said = usize::try_from(argument.entry_num).unwrap_or(0).min(commands.len());
+    let said = usize::try_from(argument.entry_num).unwrap_or(0).min(entries.len());
     let done = match result {
-        Ok(()) => commands.len(),
-        Err(_) if said == commands.len() => 0,
+        Ok(()) => entries.len(),
+        Err(_) if said == entries.len() => 0,
         Err(_) => said,
     };
     (done, result)

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use iommufd_bindings as abi;
 use vfio_bindings::bindings::vfio;
 
-use super::iommufd::ObjectId;
+use super::iommufd::{ARM_SMMUV3, ObjectId};
 use super::{cdev, iommufd};
 use rustix::io::Errno;
 
@@ -35,8 +35,12 @@ fn structures_have_the_kernels_sizes_and_offsets() {
         size_of::<abi::iommu_vdevice_alloc>(),
         size_of::<abi::iommu_veventq_alloc>(),
         size_of::<abi::iommufd_vevent_header>(),
+        size_of::<abi::iommu_hwpt_arm_smmuv3>(),
+        size_of::<abi::iommu_viommu_arm_smmuv3_invalidate>(),
     ];
-    assert_eq!(sizes, [8, 12, 40, 48, 40, 40, 16, 48, 32, 40, 24, 32, 8]);
+    assert_eq!(sizes, [8, 12, 40, 48, 40, 40, 16, 48, 32, 40, 24, 32, 8, 16, 16]);
+    let iommufd::Types { viommu, veventq, nested, invalidation } = ARM_SMMUV3;
+    assert_eq!([viommu, veventq, nested, invalidation], [1, 1, 2, 1]);
     let offsets = [
         core::mem::offset_of!(abi::iommu_ioas_map_file, fd),
         core::mem::offset_of!(abi::iommu_ioas_map_file, iova),
@@ -60,7 +64,7 @@ fn calls_on_a_file_that_is_no_device_are_refused_by_the_kernel() {
     let file = File::open("/dev/null").unwrap();
     let (null, id) = (file.as_fd(), ObjectId(1));
     assert_eq!(iommufd::ioas_alloc(null), Err(Errno::NOTTY));
-    assert_eq!(iommufd::invalidate(null, id, &[[0; 2]; 3]), (0, Err(Errno::NOTTY)));
+    assert_eq!(iommufd::invalidate(null, &ARM_SMMUV3, id, &[[0_u64; 2]; 3]), (0, Err(Errno::NOTTY)));
     assert_eq!(iommufd::get_hw_info(null, id), Err(Errno::NOTTY));
     assert_eq!(iommufd::get_dirty_bitmap(null, id, 0, 4096 * 65, &mut [0]), Err(Errno::INVAL));
     assert_eq!(cdev::bind(null, null), Err(Errno::NOTTY));

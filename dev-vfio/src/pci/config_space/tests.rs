@@ -72,14 +72,35 @@ fn the_guest_sees_the_device_with_the_capabilities_we_know() {
 #[test]
 fn command_keeps_its_writable_bits_and_status_stays() {
     let mut space = space();
-    assert!(!space.memory_enabled(), "whatever the device had set");
+    assert!(!space.memory_answers(), "whatever the device had set");
     let wish = space.write(4, 4, 0xffff_ffff);
     assert_eq!(wish, Wish { forward: true, ..Wish::default() });
     assert_eq!(space.read(4, 4), Some(0x0010_0546));
-    assert!(space.memory_enabled());
+    assert!(space.memory_answers());
     space.write(0, 4, 0);
     space.write(0x34, 1, 0);
     assert_eq!((space.read(0, 2), space.read(0x34, 1)), (Some(0x1b36), Some(0x40)));
+}
+
+#[test]
+fn bars_do_not_answer_in_d3hot() {
+    let control = POWER as u64 + 4;
+    let mut space = space();
+    space.write(4, 2, 2);
+    for (at, size, asleep, awake) in
+        [(control, 2, 0x8103, 0x8100), (control - 2, 4, 0x0003_ffff, 0x0000_ffff)]
+    {
+        space.write(at, size, asleep);
+        assert!(!space.memory_answers(), "{at:#x}");
+        space.write(control + 2, 1, 0);
+        assert!(!space.memory_answers(), "the byte behind it is another register");
+        space.write(at, size, awake);
+        assert!(space.memory_answers(), "{at:#x}");
+    }
+    space.write(control, 1, 3);
+    space.reset();
+    space.write(4, 2, 2);
+    assert!(space.memory_answers());
 }
 
 #[test]
@@ -99,7 +120,7 @@ fn bars_are_sized_by_parts_of_any_width() {
 fn msix_control_is_ours_and_told_to_the_device() {
     let mut space = space();
     let wish = space.write(MSIX as u64 + 2, 2, 0xffff);
-    assert_eq!(wish, Wish { forward: true, msix: true, reset: false, intx: intx::Wish::Nothing });
+    assert_eq!(wish, Wish { forward: true, reset: false, intx: intx::Wish::Nothing });
     assert_eq!(space.read(MSIX as u64 + 2, 2), Some(0xc007));
     assert_eq!(space.table(), Some(Place { bar: 0, offset: 0x2000, len: 0x80 }));
     assert_eq!(space.pending(), Some(Place { bar: 0, offset: 0x3000, len: 8 }));

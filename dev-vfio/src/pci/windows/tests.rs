@@ -4,6 +4,8 @@
 use ipc::addr::Gpa;
 use proptest::prelude::*;
 
+use ipc::protocol::bus::WINDOWS_LEN_MAX;
+
 use super::*;
 
 const AREA32: u64 = 0x1100_0000;
@@ -28,7 +30,13 @@ fn areas() -> [(u16, GpaRange); 2] {
 }
 
 fn offer(areas: &[(u64, u64)]) -> Mappable {
-    Mappable { bar: 0, areas: areas.to_vec(), file_offset: 0x10_0000, writable: true }
+    Mappable {
+        bar: 0,
+        areas: areas.to_vec(),
+        file_offset: 0x10_0000,
+        writable: true,
+        len_max: WINDOWS_LEN_MAX,
+    }
 }
 
 fn cut_to(space: &ConfigSpace, offered: &[(u64, u64)]) -> Vec<(u64, u64)> {

@@ -13,7 +13,7 @@ const ORDINARY_ID: u32 = 12345;
 
 fn again() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: this is an ordinary user already, so all the other cases have shown it");
+        println!("this is an ordinary user already: all the other cases have shown it");
         return;
     }
     let program = std::env::current_exe().unwrap();
@@ -23,7 +23,7 @@ fn again() {
         command
     };
     let Ok(output) = as_ordinary(&program).output() else {
-        println!("skipped: {} cannot be executed by an ordinary user", program.display());
+        println!("SKIPPED: {} cannot be executed by an ordinary user", program.display());
         return;
     };
     let text = String::from_utf8_lossy(&output.stdout);

@@ -41,6 +41,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
     seeds.push(framed(Kind::Request, &BusRequest::AddWindow(window)));
     seeds.push(framed(Kind::Request, &BusRequest::ShowWindows { shown: true }));
+    seeds.push(framed(Kind::Request, &BusRequest::AddVector { index: 5 }));
+    seeds.push(framed(Kind::Request, &BusRequest::RouteVector { index: 5, event: Some(0x203) }));
     seeds.push(framed(Kind::Reply, &BusReply::Refused("it is not sealed".to_owned())));
     seeds
 }

@@ -14,7 +14,7 @@ use crate::{
     places,
     report::Report,
     seen::{self, Function, NVME},
-    suite,
+    suite::{self, Which},
 };
 
 /// For a machine to run, and to end.
@@ -39,14 +39,14 @@ const DIED: i32 = 3;
 
 /// Processes sealed with each profile.
 pub fn sealed(report: &mut Report<'_>) -> Result<Verdict> {
-    suite::run(report, "sandbox-sealed", &[])?;
+    suite::run(report, "sandbox-sealed", Which::All)?;
     Ok(Verdict::Shown)
 }
 
 /// The roles of running machines: with guests of a few instructions, and with Linux.
 pub fn roles(report: &mut Report<'_>) -> Result<Verdict> {
-    suite::run(report, "vmm-main-isolation", &[])?;
-    suite::run(report, "tests-isolation", &[])?;
+    suite::run(report, "vmm-main-isolation", Which::All)?;
+    suite::run(report, "tests-isolation", Which::All)?;
     Ok(Verdict::Shown)
 }
 

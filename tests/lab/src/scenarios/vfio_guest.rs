@@ -19,7 +19,8 @@ use super::{Verdict, guest::confined};
 use crate::{
     places,
     report::Report,
-    seen::{self, Function, NVME},
+    seen::{self, EDU, Function, NVME, POWER_MANAGEMENT},
+    suite::{self, Which},
 };
 
 const BOOT: Duration = Duration::from_secs(90);
@@ -27,15 +28,38 @@ const COMMAND: Duration = Duration::from_secs(60);
 
 /// The guest makes a file system on the server's NVMe and reads back what it wrote; the server finds it there afterwards.
 pub fn nvme(report: &mut Report<'_>) -> Result<Verdict> {
+    disk(report, Signals::Messages)
+}
+
+/// The same by a guest that uses no messages: the device has its pin.
+pub fn intx(report: &mut Report<'_>) -> Result<Verdict> {
+    disk(report, Signals::Pin)
+}
+
+/// How the device interrupts its guest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signals {
+    Messages,
+    Pin,
+}
+
+fn disk(report: &mut Report<'_>, signals: Signals) -> Result<Verdict> {
     if !Path::new("/dev/kvm").exists() {
         return Ok(Verdict::Skipped("this server has no KVM".into()));
     }
     let device = seen::functions_with(NVME)?.into_iter().next().context("the server has no NVMe")?;
     device.bind_to_vfio()?;
     let faults = faults()?;
-    let mut vm = boot(report, std::slice::from_ref(&device), "iommu.passthrough=0 iommu.strict=1")?;
-    let sum = use_disk(report, &mut vm)?;
-    counters(report, &vm)?;
+    let extra = match signals {
+        Signals::Messages => "iommu.passthrough=0 iommu.strict=1",
+        Signals::Pin => "iommu.passthrough=0 iommu.strict=1 pci=nomsi",
+    };
+    let mut vm = boot(report, std::slice::from_ref(&device), "kvm", extra)?;
+    let sum = use_disk(report, &mut vm, signals)?;
+    switched_off(report, &mut vm, &device)?;
+    two_stages(report, &mut vm)?;
+    doorbells(report, &mut vm)?;
+    counters(report, &vm, signals)?;
     confined(&vm, report)?;
     vm.power_off(COMMAND)?;
     let left = vm.left_over();
@@ -58,7 +82,7 @@ pub fn modes(report: &mut Report<'_>) -> Result<Verdict> {
         ("iommu.passthrough=0 iommu.strict=0", "DMA-FQ", "stage 1"),
         ("iommu.passthrough=1", "identity", "bypass"),
     ] {
-        let mut vm = boot(report, &devices, extra)?;
+        let mut vm = boot(report, &devices, "kvm", extra)?;
         for index in 0..devices.len() {
             let found = run(&mut vm, &format!("cat /sys/class/nvme/nvme{index}/device/iommu_group/type"))?;
             ensure!(found == kind, "with {extra}, the group of nvme{index} has type {found}, not {kind}");
@@ -80,6 +104,44 @@ pub fn modes(report: &mut Report<'_>) -> Result<Verdict> {
     Ok(Verdict::Shown)
 }
 
+/// A guest whose device does what it must not: the guest hears of it, and nobody else does.
+pub fn told_faults(report: &mut Report<'_>) -> Result<Verdict> {
+    if !Path::new("/dev/kvm").exists() {
+        return Ok(Verdict::Skipped("this server has no KVM".into()));
+    }
+    let edu = seen::functions_with(EDU)?.into_iter().next().context("the server has no edu device")?;
+    edu.bind_to_vfio()?;
+    let told = ["host::host_device_that", "host::host_device_under", "host::linux"];
+    let before = faults()?;
+    suite::run(report, "tests-faults", Which::Only(&told))?;
+    ensure!(faults()? == before, "the server's own log has the guest's faults");
+    suite::run(report, "tests-faults", Which::Only(&["host::host_device_beyond"]))?;
+    ensure!(faults()? > before, "the server's own log has none of the faults in stage 2");
+    let log = seen::kernel_log()?;
+    report.evidence(format!("server: {}", seen::line(&log, "event: F_").unwrap_or_default()))?;
+    Ok(Verdict::Shown)
+}
+
+/// The same device with software CPUs, which cannot listen to its eventfds: its own process brings its messages.
+pub fn soft(report: &mut Report<'_>) -> Result<Verdict> {
+    let device = seen::functions_with(NVME)?.into_iter().next().context("the server has no NVMe")?;
+    device.bind_to_vfio()?;
+    let mut vm = boot(report, std::slice::from_ref(&device), "soft", "iommu.passthrough=0 iommu.strict=1")?;
+    run(&mut vm, "dd if=/dev/urandom of=/dev/nvme0n1 bs=64k count=16 conv=fsync 2>/dev/null")?;
+    let sum = |vm: &mut Vm| run(vm, "dd if=/dev/nvme0n1 bs=64k count=16 2>/dev/null | sha256sum");
+    let before = sum(&mut vm)?;
+    run(&mut vm, "echo 3 >/proc/sys/vm/drop_caches")?;
+    ensure!(sum(&mut vm)? == before, "the disk gives back something else");
+    let of = |name: &str| vm.counter(name).with_context(|| format!("no counter {name}"));
+    let (given, hopped) = (of("given")?, of("hopped")?);
+    ensure!(given == 0 && hopped > 0, "{given} vectors were taken, {hopped} messages brought");
+    report.evidence(format!(
+        "1 MiB written and read back; {hopped} messages brought by the device's process"
+    ))?;
+    vm.power_off(COMMAND)?;
+    Ok(Verdict::Shown)
+}
+
 /// What a command in the guest says; it must end well.
 fn run(vm: &mut Vm, command: &str) -> Result<String> {
     let start = Instant::now();
@@ -89,13 +151,13 @@ fn run(vm: &mut Vm, command: &str) -> Result<String> {
     Ok(answer.output.trim().to_owned())
 }
 
-fn boot(report: &mut Report<'_>, devices: &[Function], extra: &str) -> Result<Vm> {
+fn boot(report: &mut Report<'_>, devices: &[Function], cpu: &str, extra: &str) -> Result<Vm> {
     let files = GuestFiles::in_cache(Path::new(places::GUEST));
     let mut options = Options::new(places::PROGRAMS.into(), files, "vfio");
     options.memory = "256M".into();
     options.extra = format!("quiet {extra}");
     // The emulated SMMU has no SubstreamIDs.
-    options.arguments = ["--cpu", "kvm", "--smmu-ssid-bits", "0"].map(String::from).to_vec();
+    options.arguments = ["--cpu", cpu, "--smmu-ssid-bits", "0"].map(String::from).to_vec();
     for device in devices {
         options.arguments.extend(["--vfio".to_owned(), device.address.clone()]);
     }
@@ -110,7 +172,7 @@ fn boot(report: &mut Report<'_>, devices: &[Function], extra: &str) -> Result<Vm
 
 /// In the guest: the disk is the server's, in a group of its own with the window mapped flat; returns the sum of what was
 /// written and read back.
-fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
+fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<String> {
     let mut output = |command: &str| run(vm, command);
     let serial = output("cat /sys/class/nvme/nvme0/serial")?;
     ensure!(serial.starts_with("lab"), "the guest's NVMe has serial {serial:?}");
@@ -134,8 +196,21 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
         start.elapsed().as_secs_f64()
     ))?;
     let interrupts = output("grep nvme0q /proc/interrupts | tail -n 1")?;
-    ensure!(interrupts.contains("MSI"), "no messages: {interrupts}");
+    let kind = match signals {
+        Signals::Messages => "MSI",
+        Signals::Pin => "Level",
+    };
+    ensure!(interrupts.contains(kind), "not by {kind}: {interrupts}");
+    let count: u64 =
+        interrupts.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or_default();
+    // 16 MiB in pieces, each with a few commands: one that came again and again for nothing would be many more.
+    ensure!((1..5000).contains(&count), "{count} interrupts: {interrupts}");
     report.evidence(interrupts.split_whitespace().collect::<Vec<_>>().join(" "))?;
+    paused_at_work(report, vm)?;
+    if signals == Signals::Messages {
+        masked(report, vm)?;
+    }
+    let mut output = |command: &str| run(vm, command);
     let busy = "dd if=/dev/urandom of=/mnt/more bs=64k count=128 conv=fsync 2>/dev/null";
     output(&format!("({busy} &); echo 1 >/sys/class/nvme/nvme0/reset_controller && sleep 1 && sync"))?;
     ensure!(output("cat /sys/class/nvme/nvme0/state")? == "live", "the controller did not come back");
@@ -147,6 +222,65 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm) -> Result<String> {
     output("umount /mnt")?;
     reboot(report, vm, &read)?;
     Ok(read.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// The device goes on while the guest is paused, and what it signals then waits for the guest to go on.
+fn paused_at_work(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
+    run(vm, "echo 3 >/proc/sys/vm/drop_caches")?;
+    run(vm, "dd if=/dev/nvme0n1 of=/dev/null bs=64k count=1024 2>/dev/null & work=$!")?;
+    for _ in 0..PAUSES {
+        vm.control_json("pause")?;
+        std::thread::sleep(Duration::from_millis(300));
+        vm.control_json("resume")?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    run(vm, "kill -0 $work").context("it has read all before it was paused for the last time")?;
+    run(vm, "wait $work")?;
+    let late = run(vm, "dmesg | grep -c 'nvme.*timeout' || true")?;
+    ensure!(late == "0", "{late} requests waited for an interrupt in vain");
+    report.evidence(format!("paused {PAUSES} times while it read: no interrupt was lost"))
+}
+
+/// How often the guest is paused while its disk is busy.
+const PAUSES: usize = 5;
+
+/// A vector that the guest masks holds its message back, the pending bits say so, and it comes when it is unmasked.
+fn masked(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
+    const VECTOR: u64 = 1;
+    let device = "/sys/class/nvme/nvme0/device";
+    let config = run(vm, &format!("od -An -v -tx1 {device}/config"))?;
+    let config: Vec<u8> = config.split_whitespace().filter_map(|b| u8::from_str_radix(b, 16).ok()).collect();
+    let bar = run(vm, &format!("head -n 1 {device}/resource | cut -d ' ' -f 1"))?;
+    let bar =
+        u64::from_str_radix(bar.trim_start_matches("0x"), 16).with_context(|| format!("BAR 0: {bar}"))?;
+    let [table, pending] = msix_places(&config).with_context(|| format!("MSI-X in {config:02x?}"))?;
+    let control = bar + table + VECTOR * 16 + 12;
+    let bits = |vm: &mut Vm| run(vm, &format!("devmem {:#x} 32", bar + pending));
+    ensure!(bits(vm)? == "0x00000000", "something is pending before anything is masked");
+    run(vm, "echo 3 >/proc/sys/vm/drop_caches")?;
+    run(vm, &format!("devmem {control:#x} 32 1"))?;
+    run(vm, "dd if=/dev/nvme0n1 of=/dev/null bs=4k count=1 skip=9000 2>/dev/null & read=$!")?;
+    run(vm, "sleep 1; kill -0 $read").context("a read has ended without its interrupt")?;
+    let held = bits(vm)?;
+    ensure!(held == format!("{:#010x}", 1 << VECTOR), "pending bits while vector {VECTOR} is masked: {held}");
+    run(vm, &format!("devmem {control:#x} 32 0; wait $read"))?;
+    ensure!(bits(vm)? == "0x00000000", "it is pending after it came");
+    report
+        .evidence(format!("vector {VECTOR} masked: pending bits {held}, and its message came when unmasked"))
+}
+
+/// Where in BAR 0 the table and the pending bits lie, if the device has MSI-X there.
+fn msix_places(config: &[u8]) -> Option<[u64; 2]> {
+    let mut at = usize::from(*config.get(0x34)?);
+    for _ in 0..48 {
+        if at != 0 && *config.get(at)? == 0x11 {
+            let word = |at: usize| Some(u32::from_le_bytes(*config.get(at..)?.first_chunk()?));
+            let places = [word(at + 4)?, word(at + 8)?];
+            return places.iter().all(|place| place & 7 == 0).then(|| places.map(u64::from));
+        }
+        at = usize::from(*config.get(at + 1)?);
+    }
+    None
 }
 
 /// The guest starts anew: other processes take over the device that the first ones had bound.
@@ -161,8 +295,75 @@ fn reboot(report: &mut Report<'_>, vm: &mut Vm, sum: &str) -> Result<()> {
     report.evidence("the guest rebooted, and has its disk again in new processes")
 }
 
+/// While memory space is disabled, or the function is in D3hot, its registers read as all ones; afterwards they are there again.
+fn switched_off(report: &mut Report<'_>, vm: &mut Vm, device: &Function) -> Result<()> {
+    const COMMAND_REGISTER: u64 = 4;
+    let power = device.capability(POWER_MANAGEMENT)?.context("it has no power management")? + 4;
+    let folder = "/sys/bus/pci/devices/0000:00:01.0";
+    run(vm, &format!("echo 0000:00:01.0 >{folder}/driver/unbind"))?;
+    let bar = first_bar(vm)?;
+    let set = |at: u64, value: &str| {
+        format!("printf '\\{value}' | dd of={folder}/config bs=1 seek={at} conv=notrunc 2>/dev/null")
+    };
+    run(vm, &set(COMMAND_REGISTER, "2"))?;
+    let there = run(vm, &format!("devmem {bar} 32"))?;
+    ensure!(there != "0xFFFFFFFF" && there != "0x00000000", "its first register reads {there}");
+    for (register, off, on, what) in
+        [(power, "3", "0", "D3hot"), (COMMAND_REGISTER, "0", "2", "no memory space")]
+    {
+        run(vm, &set(register, off))?;
+        let gone = run(vm, &format!("devmem {bar} 32"))?;
+        ensure!(gone == "0xFFFFFFFF", "in {what} its first register reads {gone}");
+        run(vm, &set(register, on))?;
+        let back = run(vm, &format!("devmem {bar} 32"))?;
+        ensure!(back == there, "after {what} its first register reads {back}, not {there}");
+    }
+    run(vm, "echo 0000:00:01.0 >/sys/bus/pci/drivers/nvme/bind")?;
+    report.evidence(format!("its first register reads {there}; in D3hot and without memory space all ones"))
+}
+
+/// Where the guest sees the device's first BAR.
+fn first_bar(vm: &mut Vm) -> Result<String> {
+    run(vm, "cut -d ' ' -f 1 /sys/bus/pci/devices/0000:00:01.0/resource | head -n 1")
+}
+
+/// The device works with queues at addresses that are no guest memory: one stage alone could not take it there.
+fn two_stages(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
+    /// Admin Submission Queue Base Address (NVMe 1.4 section 3.1.9).
+    const ASQ: u32 = 0x28;
+    let bar = first_bar(vm)?;
+    let queue = run(vm, &format!("devmem $(({bar} + {ASQ})) 64"))?;
+    let address = u64::from_str_radix(queue.trim_start_matches("0x"), 16).context("the queue's address")?;
+    let memory = run(vm, "grep 'System RAM' /proc/iomem")?;
+    let mut ranges = memory.lines().filter_map(|line| line.trim().split_once(" :")?.0.split_once('-'));
+    let holds = |(first, last): (&str, &str)| {
+        let [first, last] = [first, last].map(|digits| u64::from_str_radix(digits, 16));
+        first.is_ok_and(|first| first <= address) && last.is_ok_and(|last| address <= last)
+    };
+    ensure!(address != 0 && memory.contains('-'), "queue at {queue}, memory: {memory}");
+    ensure!(!ranges.any(holds), "its queue is at {queue}, in guest memory: {memory}");
+    report.evidence(format!("its admin queue is at {queue}, where the guest has no memory: two stages"))
+}
+
+/// The device's registers are in the guest: its doorbells ring without anybody else hearing of it.
+fn doorbells(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
+    let of = |vm: &Vm, name: &str| vm.counter(name).with_context(|| format!("no counter {name}"));
+    let asked = |vm: &Vm| {
+        Ok::<_, anyhow::Error>(of(vm, "vfio0.reads")? + of(vm, "vfio0.writes")? + of(vm, "vfio0.posts")?)
+    };
+    let slots = of(vm, "vfio0.slots")?;
+    ensure!(slots > 0, "no part of the device's BARs is a memory slot: {}", vm.control_json("inspect")?);
+    let before = asked(vm)?;
+    run(vm, "dd if=/dev/nvme0n1 of=/dev/null bs=4k count=256 iflag=direct 2>/dev/null")?;
+    let after = asked(vm)?;
+    ensure!(after == before, "256 reads of the disk were {} accesses to its process", after - before);
+    report.evidence(format!(
+        "{slots} memory slots of its BARs: 256 reads of the disk, 0 accesses to its process"
+    ))
+}
+
 /// What the product counts: the host's SMMU does the walking, and batches go down as one call.
-fn counters(report: &mut Report<'_>, vm: &Vm) -> Result<()> {
+fn counters(report: &mut Report<'_>, vm: &Vm, signals: Signals) -> Result<()> {
     let inspect = vm.control_json("inspect")?;
     for text in ["iommufd, nested", "stage 1"] {
         ensure!(inspect.contains(text), "`bulkhead inspect` does not say {text:?}: {inspect}");
@@ -170,7 +371,18 @@ fn counters(report: &mut Report<'_>, vm: &Vm) -> Result<()> {
     let of = |name: &str| vm.counter(name).with_context(|| format!("no counter {name}: {inspect}"));
     let (commands, calls) = (of("invalidations")?, of("ioctls")?);
     ensure!(commands > 0 && calls > 0, "no invalidation reached the host: {commands}, {calls}");
-    report.evidence(format!("{commands} invalidations of the guest's went down in {calls} ioctls"))
+    report.evidence(format!("{commands} invalidations of the guest's went down in {calls} ioctls"))?;
+    let (given, heard) = (of("given")?, of("vectors")?);
+    let (hopped, signalled) = (of("hopped")?, of("signalled")?);
+    ensure!(hopped + signalled == 0, "{hopped} messages were brought by a process, {signalled} by a call");
+    let raised = of("raised")?;
+    match signals {
+        Signals::Messages => ensure!(given > 0 && heard > 0, "on irqfds: {heard} vectors of {given} given"),
+        Signals::Pin => ensure!(raised > 0 && heard == 0, "the pin was asserted {raised} times"),
+    }
+    report.evidence(format!(
+        "{heard} of {given} vectors on irqfds, 0 messages brought by a process; the pin was asserted {raised} times"
+    ))
 }
 
 /// How many events the server's own SMMU has reported.

@@ -34,13 +34,18 @@ const PROFILE: [(&str, &str); 2] =
     [("CARGO_PROFILE_DEV_OPT_LEVEL", "1"), ("CARGO_PROFILE_DEV_DEBUG", "none")];
 
 /// Test programs: the package, and the name of its test.
-const SUITES: [(&str, &str); 5] = [
+const SUITES: [(&str, &str); 7] = [
     ("vmm-main", "isolation"),
     ("tests", "isolation"),
+    ("tests", "faults"),
     ("sandbox", "sealed"),
     ("dev-vfio", "nested"),
     ("dev-vfio", "mtty"),
+    ("dev-vfio", "mock"),
 ];
+
+/// Packages whose unit tests run in the lab too: those that need KVM.
+const UNITS: [&str; 1] = ["vmm-main"];
 
 /// A built file and the name it has in the lab.
 pub struct Built {
@@ -52,19 +57,19 @@ pub struct Built {
 pub struct Everything {
     /// The programs that ship, and the runner, under their own names.
     pub programs: Vec<Built>,
-    /// The suites, each named `PACKAGE-TEST`.
+    /// The suites, each named `PACKAGE-TEST`, or `PACKAGE-unit` for its unit tests.
     pub suites: Vec<Built>,
 }
 
 /// What cargo says about each thing that it built.
-#[derive(Deserialize)]
+#[derive(Deserialize, Clone)]
 struct Message {
     target: Option<Target>,
     package_id: Option<String>,
     executable: Option<PathBuf>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Clone)]
 struct Target {
     name: String,
     kind: Vec<String>,
@@ -80,44 +85,51 @@ pub fn library() -> Result<()> {
 }
 
 /// Builds all programs and suites, in one go: cargo would choose the features of shared crates anew for each of several.
+/// Unit tests can only be asked for apart.
 pub fn build(linker: &Ready) -> Result<Everything> {
-    let mut command = command(linker)?;
-    command.args(["build", "--bins", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
+    let mut all = command(linker, "build")?;
     let packages: BTreeSet<&str> = PACKAGES.into_iter().chain(SUITES.map(|(package, _)| package)).collect();
     let tests: BTreeSet<&str> = SUITES.into_iter().map(|(_, test)| test).collect();
+    all.arg("--bins");
     for package in packages {
-        command.args(["--package", package]);
+        all.args(["--package", package]);
     }
     for test in tests {
-        command.args(["--test", test]);
+        all.args(["--test", test]);
     }
+    let mut units = command(linker, "test")?;
+    units.args(["--no-run", "--lib"]);
+    for package in UNITS {
+        units.args(["--package", package]);
+    }
+
+    let mut everything = Everything { programs: Vec::new(), suites: Vec::new() };
+    for Message { target, package_id, executable } in [made(&mut all)?, made(&mut units)?].concat() {
+        let (Some(target), Some(id), Some(file)) = (target, package_id, executable) else { continue };
+        if target.kind == ["bin"] {
+            everything.programs.push(Built { name: target.name, file });
+        } else if target.kind == ["test"] {
+            let suite = SUITES.iter().find(|(package, test)| target.name == *test && is(&id, package));
+            let name = suite.map(|(package, test)| format!("{package}-{test}"));
+            everything.suites.extend(name.map(|name| Built { name, file }));
+        } else if let Some(package) = UNITS.iter().find(|package| is(&id, package)) {
+            everything.suites.push(Built { name: format!("{package}-unit"), file });
+        }
+    }
+    let names = SUITES.iter().map(|(package, test)| format!("{package}-{test}"));
+    for name in names.chain(UNITS.map(|package| format!("{package}-unit"))) {
+        ensure!(everything.suites.iter().any(|suite| suite.name == name), "cargo built no suite {name}");
+    }
+    Ok(everything)
+}
+
+/// What a build says that it made.
+fn made(command: &mut Command) -> Result<Vec<Message>> {
     let output =
         command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cargo did not start")?;
     ensure!(output.status.success(), "the build for {TARGET} failed");
-
     let text = String::from_utf8_lossy(&output.stdout);
-    let mut everything = Everything { programs: Vec::new(), suites: Vec::new() };
-    for message in text.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok()) {
-        let (Some(target), Some(id), Some(file)) = (message.target, message.package_id, message.executable)
-        else {
-            continue;
-        };
-        if target.kind == ["bin"] {
-            everything.programs.push(Built { name: target.name, file });
-        } else if let Some((package, test)) =
-            SUITES.iter().find(|(package, test)| target.name == *test && is(&id, package))
-        {
-            everything.suites.push(Built { name: format!("{package}-{test}"), file });
-        }
-    }
-    for (package, test) in SUITES {
-        let name = format!("{package}-{test}");
-        ensure!(
-            everything.suites.iter().any(|suite| suite.name == name),
-            "cargo built no test {test} of {package}"
-        );
-    }
-    Ok(everything)
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 
 /// True if cargo's id of a package, `path+file:///FOLDER#VERSION` or `...#NAME@VERSION`, is that of `package`.
@@ -143,8 +155,8 @@ pub fn stripped(linker: &Ready, file: &Path, folder: &Path) -> Result<PathBuf> {
     Ok(copy)
 }
 
-/// Cargo, set up to build for the lab.
-fn command(linker: &Ready) -> Result<Command> {
+/// `cargo TASK`, set up to build for the lab.
+fn command(linker: &Ready, task: &str) -> Result<Command> {
     // Cargo takes one program as a linker, and no environment for it: a script brings the two together.
     let script = places::target().join("lab/linker.sh");
     let gcc = linker.command();
@@ -160,6 +172,7 @@ fn command(linker: &Ready) -> Result<Command> {
         set_mode(&script, 0o755)?;
     }
     let mut command = cargo();
+    command.args([task, "--target", TARGET, "--message-format", "json-render-diagnostics"]);
     command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", &script);
     command.envs(PROFILE);
     Ok(command)

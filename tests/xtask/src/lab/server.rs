@@ -55,6 +55,8 @@ pub struct Server<'a> {
     pub disk: &'a Path,
     /// An archive with tables that replace the firmware's.
     pub tables: Option<&'a Path>,
+    /// Words of the kernel's command line that make this kind of server, with a space behind each.
+    pub kernel_words: &'static str,
     /// Events of the emulator to record, as a pattern.
     pub trace: Option<&'a str>,
     /// Where its logs go.
@@ -78,9 +80,10 @@ impl Server<'_> {
             command.arg("-initrd").arg(tables);
         }
         let quiet = if shell { "" } else { "quiet " };
+        let own = self.kernel_words;
         command
             .arg("-append")
-            .arg(format!("console=ttyAMA0 {quiet}root=/dev/vda rw rootwait init=/sbin/init {words}"));
+            .arg(format!("console=ttyAMA0 {quiet}root=/dev/vda rw rootwait init=/sbin/init {own}{words}"));
         if let Some(events) = self.trace {
             command.args(["-trace", events, "-D"]).arg(self.logs.join("trace.log"));
         }

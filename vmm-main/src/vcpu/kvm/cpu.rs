@@ -6,6 +6,7 @@
 
 use super::registers::{self, COUNTERS, core};
 use super::saved::{KvmRegisterV1, KvmVcpuV1};
+use super::stats::Stats;
 use super::sys::{self, Interruptible};
 use crate::vcpu::bus::Bus;
 use crate::vcpu::engine::Exit;
@@ -26,13 +27,14 @@ pub struct Cpu {
     /// The thread that runs it; 0 before there is one.
     thread: AtomicI32,
     kicked: AtomicBool,
+    /// The kernel's own count, or why it cannot be had.
+    stats: Result<Stats, String>,
     counters: Counters,
 }
 
-/// Returns from KVM_RUN, by reason.
+/// What the kernel does not tell: which way accesses to devices went, and how often the vCPU was called out.
 #[derive(Debug, Default)]
 struct Counters {
-    exits: AtomicU64,
     mmio_reads: AtomicU64,
     mmio_writes: AtomicU64,
     kicks: AtomicU64,
@@ -64,11 +66,13 @@ impl Cpu {
             *features |= 1 << KVM_ARM_VCPU_PSCI_0_2 | power;
         }
         fd.vcpu_init(&init).map_err(fail("reset"))?;
+        let stats = sys::stats(&fd).map_err(|errno| errno.to_string()).and_then(Stats::of);
         Ok(Self {
             index,
             fd: Mutex::new(fd),
             thread: AtomicI32::new(0),
             kicked: AtomicBool::new(false),
+            stats,
             counters: Counters::default(),
         })
     }
@@ -119,7 +123,6 @@ impl Cpu {
                 return Exit::Kicked;
             }
             let next = self.step(running.vcpu(), bus);
-            count(&self.counters.exits);
             match next {
                 Next::Run { completes } => incomplete = completes,
                 Next::Abort => {
@@ -137,6 +140,7 @@ impl Cpu {
 
     /// One entry into the guest, and what its exit asks for.
     fn step(&self, vcpu: &mut VcpuFd, bus: &Bus) -> Next {
+        let withdrawals = bus.withdrawals();
         match vcpu.run() {
             Ok(VcpuExit::MmioRead(gpa, data)) => {
                 count(&self.counters.mmio_reads);
@@ -159,6 +163,10 @@ impl Cpu {
             Ok(VcpuExit::Unsupported(KVM_EXIT_ARM_NISV)) => Next::Abort,
             Ok(VcpuExit::Intr) => Next::Run { completes: false },
             Err(errno) if [libc::EINTR, libc::EAGAIN].contains(&errno.errno()) => {
+                Next::Run { completes: false }
+            }
+            // Memory of a device that is in reset, or that the guest has switched off: a bus would answer with all ones.
+            Err(errno) if errno.errno() == libc::EFAULT && bus.withdraw(withdrawals) => {
                 Next::Run { completes: false }
             }
             Ok(other) => Next::Leave(Exit::Fatal(format!("KVM leaves it with {other:?}"))),
@@ -229,15 +237,24 @@ impl Cpu {
         Ok(())
     }
 
-    /// Its counters.
+    /// What the kernel has counted of it.
     pub fn inspect(&self, inspect: &mut Inspect) {
-        let Counters { exits, mmio_reads, mmio_writes, kicks } = &self.counters;
-        for (name, counter) in
-            [("exits", exits), ("mmio-reads", mmio_reads), ("mmio-writes", mmio_writes), ("kicks", kicks)]
-        {
-            inspect.counter(format!("vcpu{}.{name}", self.index), counter.load(Ordering::Relaxed));
+        let prefix = format!("vcpu{}.kvm", self.index);
+        match &self.stats {
+            Ok(stats) => stats.inspect(&prefix, inspect),
+            Err(why) => inspect.text(prefix, format!("no statistics: {why}")),
         }
     }
+}
+
+/// The counters of all vCPUs, as sums: a list has no room for those of 64.
+pub fn inspect_counters(cpus: &[Cpu], inspect: &mut Inspect) {
+    let sum = |counter: fn(&Counters) -> &AtomicU64| {
+        cpus.iter().map(|cpu| counter(&cpu.counters).load(Ordering::Relaxed)).sum()
+    };
+    inspect.counter("vcpus.mmio-reads", sum(|counters| &counters.mmio_reads));
+    inspect.counter("vcpus.mmio-writes", sum(|counters| &counters.mmio_writes));
+    inspect.counter("vcpus.kicks", sum(|counters| &counters.kicks));
 }
 
 /// The size of an access; KVM's are 8 bytes at most.

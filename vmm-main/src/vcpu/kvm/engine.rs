@@ -6,6 +6,7 @@ use super::saved::SavedKvm;
 use super::vm::Vm;
 use crate::vcpu::bus::Bus;
 use crate::vcpu::engine::{Engine, EngineParts, Exit};
+use crate::vcpu::window_memory::Mapper;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use sandbox::Inherited;
@@ -25,13 +26,18 @@ impl Engine for Kvm {
     type Host = OwnedFd;
     type Controller = Vm;
     type Saved = SavedKvm;
+    const HEARS_VECTORS: bool = true;
+
+    const MAPS_WINDOWS: bool = true;
 
     fn take_host(fds: &mut Inherited) -> Result<OwnedFd, Failure> {
         fds.take(KVM_FD).map_err(|error| Failure::new("take the host's KVM", error))
     }
 
     fn controller(host: OwnedFd, parts: &EngineParts, saved: Option<&SavedKvm>) -> Result<Arc<Vm>, Failure> {
-        Vm::new(host, parts, saved).map(Arc::new)
+        let vm = Arc::new(Vm::new(host, parts, saved)?);
+        parts.vectors.connect(Arc::<Vm>::downgrade(&vm));
+        Ok(vm)
     }
 
     fn new(
@@ -42,6 +48,10 @@ impl Engine for Kvm {
     ) -> Result<Self, Failure> {
         // The VM has taken on its parts and its state as a whole: KVM's controller is not without its vCPUs.
         Ok(Self { vm: controller, bus })
+    }
+
+    fn mapper(controller: &Arc<Vm>) -> Option<Arc<dyn Mapper>> {
+        Some(Arc::clone(&controller.window_slots) as Arc<dyn Mapper>)
     }
 
     fn vcpu_count(&self) -> usize {
@@ -86,6 +96,6 @@ impl Engine for Kvm {
     }
 
     fn inspect(&self, inspect: &mut Inspect) {
-        self.vm.cpus.iter().for_each(|cpu| cpu.inspect(inspect));
+        self.vm.inspect(inspect);
     }
 }

@@ -2,8 +2,7 @@
 //! Which memory the guest sees where, as KVM's numbered slots: planned as data, checked before KVM is asked.
 //!
 //! RAM is logged when asked. A register page is read-only: reads cost no exit, a write is an access to the device.
-//! A window of a device's memory will be a third kind: neither logged nor read-only, made and taken away while the
-//! guest runs.
+//! Windows of devices' memory come after these, while the guest runs: [`super::window_slots`].
 
 use crate::machine::layout::IPA_BITS;
 

@@ -5,7 +5,10 @@
 //!   vm.rs     the VM: memory, counter, interrupts in, pause and resume    needs.rs      what KVM must be able to do
 //!   cpu.rs    one vCPU: its loop, its registers                           memslots.rs   what memory it sees
 //!   gic.rs    interrupt controller and ITS                                registers.rs  which registers are its state
-//!   sys.rs    the ioctls that take addresses                              saved.rs      state units
+//!   sys.rs    the ioctls that take addresses                              routes.rs     what an irqfd's number is
+//!             windows of devices' memory, while the guest runs            window_slots.rs
+//!                                                                         saved.rs      state units
+//!                                                                         stats.rs      the kernel's count of exits
 //! ```
 //!
 //! KVM answers only the address space that made the VM, so that this process makes it: sealed, from the opened device
@@ -18,7 +21,11 @@ mod needs;
 #[cfg(any(target_arch = "aarch64", test))]
 mod registers;
 #[cfg(any(target_arch = "aarch64", test))]
+mod routes;
+#[cfg(any(target_arch = "aarch64", test))]
 mod saved;
+#[cfg(any(target_arch = "aarch64", test))]
+mod stats;
 
 #[cfg(target_arch = "aarch64")]
 mod cpu;
@@ -30,6 +37,8 @@ mod gic;
 mod sys;
 #[cfg(target_arch = "aarch64")]
 mod vm;
+#[cfg(target_arch = "aarch64")]
+mod window_slots;
 
 #[cfg(target_arch = "aarch64")]
 pub use engine::Kvm;

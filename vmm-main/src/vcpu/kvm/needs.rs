@@ -9,7 +9,8 @@ use crate::machine::layout::IPA_BITS;
 type Need = (u32, &'static str, i32, &'static str);
 
 /// Numbers are those of Linux, include/uapi/linux/kvm.h.
-const NEEDS: [Need; 12] = [
+const NEEDS: [Need; 13] = [
+    (25, "KVM_CAP_IRQ_ROUTING", 1, "messages of real devices"),
     (32, "KVM_CAP_IRQFD", 1, "interrupts of other processes"),
     (70, "KVM_CAP_ONE_REG", 1, "saving and restoring"),
     (77, "KVM_CAP_SIGNAL_MSI", 1, "message-signalled interrupts"),
@@ -47,6 +48,6 @@ mod tests {
         let small = check(|number| if number == 165 { 36 } else { 1 }).unwrap_err();
         assert!(small.why.contains("is 36, at least 40"), "{small:?}");
         #[cfg(target_arch = "aarch64")]
-        assert_eq!(NEEDS[11].0, kvm_bindings::KVM_CAP_COUNTER_OFFSET);
+        assert_eq!(NEEDS[12].0, kvm_bindings::KVM_CAP_COUNTER_OFFSET);
     }
 }

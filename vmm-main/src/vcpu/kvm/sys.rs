@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "ioctls that take addresses, and one signal handler; the wall of this crate")]
 
 use super::memslots::{Kind, Slot};
+use crate::vcpu::window_memory::WindowMemory;
 use kvm_bindings::{
     KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVMIO,
     kvm_arm_counter_offset, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr,
@@ -21,12 +22,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress};
 use vmm_sys_util::errno::{Error as Errno, Result};
-use vmm_sys_util::ioctl::{ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ref};
-use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
+use vmm_sys_util::ioctl::{ioctl, ioctl_with_mut_ptr, ioctl_with_mut_ref, ioctl_with_ref};
+use vmm_sys_util::{ioctl_io_nr, ioctl_iow_nr, ioctl_iowr_nr};
 
 ioctl_iow_nr!(KVM_IRQFD, KVMIO, 0x76, kvm_irqfd);
 ioctl_iowr_nr!(KVM_GET_REG_LIST, KVMIO, 0xb0, u64);
 ioctl_iow_nr!(KVM_ARM_SET_COUNTER_OFFSET, KVMIO, 0xb5, kvm_arm_counter_offset);
+ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 
 /// The signal that calls a vCPU's thread out of guest code; the sandbox profile lets exactly this one pass.
@@ -57,6 +59,28 @@ pub fn set_memory(vm: &VmFd, slot: &Slot, memory: &GuestMemoryMmap, log: bool) -
     };
     // SAFETY: the range is one whole mapping of shared memory, which Rust code here reaches through atomics and
     // volatile copies only; it stays mapped as long as the VM, by this function's contract with its one caller.
+    unsafe { vm.set_user_memory_region(region) }
+}
+
+/// Puts a device's memory into the guest. The caller keeps `memory` for as long as the slot is there.
+pub fn set_window(vm: &VmFd, number: u32, memory: &WindowMemory) -> Result<()> {
+    let place = memory.place();
+    let region = kvm_userspace_memory_region {
+        slot: number,
+        flags: if memory.is_writable() { 0 } else { KVM_MEM_READONLY },
+        guest_phys_addr: place.start().0,
+        memory_size: place.len(),
+        userspace_addr: memory.host_address().ok_or(Errno::new(libc::EFAULT))? as u64,
+    };
+    // SAFETY: the range is one whole mapping of device memory, which Rust code here reaches through atomics and volatile
+    // copies or not at all; it stays mapped as long as the slot, by this function's contract with its one caller.
+    unsafe { vm.set_user_memory_region(region) }
+}
+
+/// Takes memory out of the guest. From the return on no vCPU reaches it.
+pub fn remove_slot(vm: &VmFd, number: u32) -> Result<()> {
+    let region = kvm_userspace_memory_region { slot: number, ..Default::default() };
+    // SAFETY: a slot without bytes refers to no memory.
     unsafe { vm.set_user_memory_region(region) }
 }
 
@@ -111,6 +135,17 @@ pub fn register_ids(vcpu: &VcpuFd) -> Result<Vec<u64>> {
 
 /// Far more than any vCPU has, pseudo registers and SVE included.
 const REGISTERS_MAX: usize = 16 * 1024;
+
+/// The file of a vCPU's statistics. The vCPU must not run: the kernel would wait for it.
+pub fn stats(vcpu: &VcpuFd) -> Result<OwnedFd> {
+    // SAFETY: the call takes no argument.
+    let fd = unsafe { ioctl(vcpu, KVM_GET_STATS_FD()) };
+    if fd < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: the kernel has just opened it for us and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
 
 /// The frequency of the host's counter, and so of every guest's, in Hz.
 pub fn counter_hz() -> u64 {

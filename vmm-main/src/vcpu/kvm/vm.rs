@@ -4,19 +4,23 @@
 //! While the machine is paused nothing enters: wires are taken off the controller, so that a signal waits in its
 //! eventfd for whoever runs the guest next, and messages are kept aside, for the ITS's tables are written by then.
 
-use super::cpu::Cpu;
+use super::cpu::{self, Cpu};
 use super::gic::Gic;
 use super::memslots::{self, Kind, Slot};
 use super::needs;
 use super::registers::VIRTUAL_COUNTER;
+use super::routes::Routes;
 use super::saved::{KvmClockV1, KvmItsV1, KvmMessageV1, SavedKvm};
 use super::sys;
+use super::window_slots::WindowSlots;
 use crate::machine::layout::{GITS_TRANSLATER, IPA_BITS, SPI_BASE, spi};
 use crate::vcpu::engine::EngineParts;
 use crate::vcpu::intx::Pins;
 use crate::vcpu::irq::{Interrupts, Wire};
+use crate::vcpu::vectors::{Vector, Vectors};
 use ipc::addr::Gpa;
 use ipc::protocol::control::Failure;
+use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
 use kvm_bindings::{
     KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI, KVM_CAP_ARM_NISV_TO_USER,
@@ -25,6 +29,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno::Error as Errno;
@@ -36,14 +41,20 @@ const LATE_MESSAGES_MAX: usize = 16 * 1024;
 pub struct Vm {
     /// The vCPUs, in order.
     pub cpus: Vec<Cpu>,
+    /// Where devices' memory goes.
+    pub window_slots: Arc<WindowSlots>,
     gic: Gic,
-    fd: VmFd,
+    fd: Arc<VmFd>,
     /// Each slot with the memory behind it, which stays mapped as long as the VM.
     slots: Vec<(Slot, Arc<GuestMemoryMmap>)>,
     dirty: Arc<DirtyLog>,
     page_len: u64,
     /// The pins of PCI functions.
     pins: Arc<Pins>,
+    /// The vectors of real devices. Locked before the state.
+    vectors: Arc<Vectors>,
+    /// Messages that came from other processes, and so took a way through this one.
+    messages: AtomicU64,
     /// Signals of the UART, which is in this process.
     uart: OwnedFd,
     state: Mutex<State>,
@@ -59,6 +70,10 @@ struct State {
     wires: Vec<Wire>,
     /// Messages that came while it did not.
     late: Vec<KvmMessageV1>,
+    /// What KVM was told that vectors are.
+    routes: Routes,
+    /// How many vectors are on an irqfd.
+    heard: u64,
 }
 
 fn fail(what: &'static str) -> impl FnOnce(Errno) -> Failure {
@@ -95,9 +110,28 @@ impl Vm {
             clock: KvmClockV1 { ticks: 0, hz: sys::counter_hz() },
             wires: Vec::new(),
             late: Vec::new(),
+            routes: Routes::default(),
+            heard: 0,
         };
         let (dirty, pins) = (Arc::clone(&parts.dirty), Arc::clone(&parts.pins));
-        let vm = Self { cpus, gic, fd, slots, dirty, page_len, pins, uart, state: Mutex::new(state) };
+        let (vectors, messages, state) = (Arc::clone(&parts.vectors), AtomicU64::new(0), Mutex::new(state));
+        let fd = Arc::new(fd);
+        let first_free = slots.iter().map(|(slot, _)| slot.number + 1).max().unwrap_or(0);
+        let window_slots = Arc::new(WindowSlots::new(Arc::clone(&fd), first_free, page_len));
+        let vm = Self {
+            cpus,
+            window_slots,
+            gic,
+            fd,
+            slots,
+            dirty,
+            page_len,
+            pins,
+            vectors,
+            messages,
+            uart,
+            state,
+        };
         if let Some(saved) = saved {
             vm.restore(saved)?;
         }
@@ -149,6 +183,7 @@ impl Vm {
 
     /// Lets guest time go on from where it stopped, and interrupts in.
     pub fn resume(&self) -> Result<(), Failure> {
+        let vectors = self.vectors.list();
         let mut state = self.state();
         let host = self.ticks()?.wrapping_add(state.counter_offset);
         let offset = host.wrapping_sub(state.clock.ticks);
@@ -157,7 +192,7 @@ impl Vm {
         for message in std::mem::take(&mut state.late) {
             self.signal(message);
         }
-        self.connect(&state, true)?;
+        self.connect(&mut state, &vectors, true)?;
         state.running = true;
         Ok(())
     }
@@ -165,20 +200,22 @@ impl Vm {
     /// Stops guest time and keeps interrupts out; no vCPU runs any more. What KVM keeps in its own memory of the guest's
     /// tables, and of the pages it has written, is put where it belongs.
     pub fn pause(&self) -> Result<(), Failure> {
+        let vectors = self.vectors.list();
         let mut state = self.state();
         if !state.running {
             return Ok(());
         }
         state.clock.ticks = self.ticks()?;
-        self.connect(&state, false)?;
+        self.connect(&mut state, &vectors, false)?;
         state.running = false;
-        drop(state);
+        drop((state, vectors));
         self.gic.write_tables()?;
         self.harvest()
     }
 
-    /// Puts every wire on the controller, or takes it off.
-    fn connect(&self, state: &State, assign: bool) -> Result<(), Failure> {
+    /// Puts every wire and vector on the controller, or takes it off.
+    fn connect(&self, state: &mut State, vectors: &[Vector], assign: bool) -> Result<(), Failure> {
+        self.connect_vectors(state, vectors, assign)?;
         let own = [(self.uart.as_fd(), SPI_BASE + spi::UART)];
         let wires = state.wires.iter().map(|wire| (wire.eventfd.as_fd(), wire.intid));
         for (eventfd, intid) in own.into_iter().chain(wires) {
@@ -201,8 +238,8 @@ impl Vm {
     /// One that no table of the ITS maps is ignored, as an ITS does.
     fn signal(&self, message: KvmMessageV1) {
         let KvmMessageV1 { device_id, event_id } = message;
-        let [low, high] = [GITS_TRANSLATER & 0xffff_ffff, GITS_TRANSLATER >> 32]
-            .map(|half| u32::try_from(half).unwrap_or(0));
+        let [low, high] = doorbell();
+        self.messages.fetch_add(1, Ordering::Relaxed);
         let _ = self.fd.signal_msi(kvm_msi {
             address_lo: low,
             address_hi: high,
@@ -252,6 +289,14 @@ impl Vm {
         Ok(())
     }
 
+    /// Counters for people and tests.
+    pub fn inspect(&self, inspect: &mut Inspect) {
+        cpu::inspect_counters(&self.cpus, inspect);
+        self.cpus.iter().for_each(|cpu| cpu.inspect(inspect));
+        inspect.counter("irqfd.vectors", self.state().heard);
+        inspect.counter("msi.signalled", self.messages.load(Ordering::Relaxed));
+    }
+
     fn ram(&self) -> impl Iterator<Item = (&Slot, &GuestMemoryMmap)> {
         self.slots.iter().filter(|(slot, _)| slot.kind == Kind::Ram).map(|(slot, memory)| (slot, &**memory))
     }
@@ -291,6 +336,11 @@ impl Interrupts for Vm {
     }
 }
 
+/// The halves of the address that makes a write a message: GITS_TRANSLATER.
+fn doorbell() -> [u32; 2] {
+    [GITS_TRANSLATER & 0xffff_ffff, GITS_TRANSLATER >> 32].map(|half| u32::try_from(half).unwrap_or(0))
+}
+
 /// Puts RAM and register pages into the guest.
 fn add_memory(
     fd: &VmFd,
@@ -314,6 +364,8 @@ fn add_memory(
     }
     Ok(slots)
 }
+
+mod vectors;
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use self::slot::CpuSlot;
 use super::bus::Bus;
 use super::engine::{Engine, EngineParts, Exit};
 use super::irq::{Interrupts, Wire};
+use super::window_memory::Mapper;
 use crate::machine::layout::SPI_COUNT;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
@@ -69,9 +70,16 @@ impl Engine for Soft {
     type Host = ();
     type Controller = SoftController;
     type Saved = SavedSoft;
+    const HEARS_VECTORS: bool = false;
+
+    const MAPS_WINDOWS: bool = false;
 
     fn take_host(_fds: &mut Inherited) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn mapper(_controller: &Arc<SoftController>) -> Option<Arc<dyn Mapper>> {
+        None
     }
 
     fn controller(
@@ -108,7 +116,7 @@ impl Engine for Soft {
         saved: Option<&SavedSoft>,
     ) -> Result<Self, Failure> {
         let fail = |why: &dyn ToString| Failure::new("build the vCPUs", why.to_string());
-        let EngineParts { vcpu_count, ram, register_pages, dirty, pins: _ } = parts;
+        let EngineParts { vcpu_count, ram, register_pages, dirty, pins: _, vectors: _ } = parts;
         let mmio = Arc::new(GuestMmio::new(Arc::clone(&controller.gic), bus));
         let cpu_parts = VcpuParts {
             ram: GuestRam::new(ram, register_pages).map_err(|error| fail(&error))?,

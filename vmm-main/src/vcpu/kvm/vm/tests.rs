@@ -11,6 +11,7 @@ use crate::vcpu::irq::Spi;
 use crate::vcpu::kvm::saved::KvmRegisterV1;
 use crate::vcpu::rtc::Rtc;
 use crate::vcpu::uart::Uart;
+use crate::vcpu::vectors::Vectors;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::shm::dirty_log::DirtyPages;
 use ipc::shm::guest_memory;
@@ -50,6 +51,7 @@ impl Rig {
             register_pages: None,
             dirty,
             pins: Arc::default(),
+            vectors: Arc::default(),
         };
         Some((Self { parts, layout }, kvm))
     }
@@ -191,4 +193,41 @@ fn vm_saved_state_that_cannot_be_is_refused_by_name() {
     assert!(
         refuse(&|saved| saved.its.late_messages.resize(20_000, KvmMessageV1::default())).contains("20000")
     );
+}
+
+#[test]
+fn vm_vector_is_on_its_irqfd_while_it_means_something_and_the_machine_runs() {
+    let Some((mut rig, kvm)) = Rig::new(&[SPIN], &[]) else { return };
+    let vectors = Arc::new(Vectors::new(true));
+    rig.parts.vectors = Arc::clone(&vectors);
+    let vm = rig.vm(kvm);
+    vectors.connect(Arc::<Vm>::downgrade(&vm));
+    let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    vectors.add(8, 0, eventfd.try_clone().unwrap()).unwrap();
+    // Whether a signal is left for whoever reads the eventfd: KVM takes it in the same step as it comes.
+    let waits = || {
+        rustix::io::write(&eventfd, &1_u64.to_ne_bytes()).unwrap();
+        rustix::io::read(&eventfd, &mut [0; 8]).is_ok()
+    };
+    vectors.route(8, 0, Some(3)).unwrap();
+    assert!(waits(), "the machine does not run");
+    for _ in 0..2 {
+        vm.resume().unwrap();
+        assert!(!waits());
+        vectors.route(8, 0, Some(4)).unwrap();
+        assert!(!waits(), "it means something else, and is listened to");
+        vectors.route(8, 0, None).unwrap();
+        assert!(waits());
+        vectors.route(8, 0, Some(3)).unwrap();
+        assert!(!waits());
+        vm.pause().unwrap();
+        assert!(waits());
+    }
+    vm.resume().unwrap();
+    // What is no eventfd KVM refuses; it means nothing then, and the others are as they were.
+    vectors.add(8, 1, std::fs::File::open("/dev/null").unwrap().into()).unwrap();
+    assert!(vectors.route(8, 1, Some(5)).unwrap_err().contains("connect a vector"));
+    assert!(!waits());
+    vm.pause().unwrap();
+    vm.resume().unwrap();
 }

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the vCPU process is told of vectors, and what becomes of those that it refuses.
+
+use std::sync::mpsc::{Receiver, channel};
+
+use ipc::channel::{self, Incoming};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::*;
+
+/// A link whose other end refuses what `refuses` names, and what that end was asked.
+fn link(refuses: fn(&BusRequest) -> bool) -> (BusLink, Receiver<BusRequest>) {
+    let (device, vcpu) = channel::pair().unwrap();
+    let (asked, requests) = channel();
+    std::thread::spawn(move || {
+        let soon = || Deadline::after(Duration::from_secs(10));
+        let channel = Channel::<Bus>::from_fd(vcpu, Hello::new(Role::Vcpu, 1));
+        channel.hello(Role::Vfio, soon()).unwrap();
+        while let Ok(Incoming::Request { request_id, body, .. }) = channel.recv(soon()) {
+            let reply = if refuses(&body) { BusReply::Refused("no".to_owned()) } else { BusReply::Done };
+            let _ = asked.send(body);
+            let _ = channel.reply::<OwnedFd>(request_id, &reply, &[], soon());
+        }
+    });
+    let link = BusLink::new(device, 1);
+    link.greet().unwrap();
+    (link, requests)
+}
+
+fn new_eventfd() -> OwnedFd {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
+}
+
+fn route(index: u16, event: Option<u32>) -> BusRequest {
+    BusRequest::RouteVector { index, event }
+}
+
+#[test]
+fn vectors_are_told_what_they_mean_when_that_changes_and_only_then() {
+    let (link, requests) = link(|_| false);
+    link.route(|| panic!("nothing was offered")).unwrap();
+    for index in 0..3 {
+        link.add_vector(&new_eventfd()).unwrap();
+        assert_eq!(requests.recv().unwrap(), BusRequest::AddVector { index });
+    }
+    link.route(|| vec![None, Some(7), None]).unwrap();
+    link.route(|| vec![None, Some(7), None]).unwrap();
+    link.route(|| vec![Some(1), Some(8), None]).unwrap();
+    link.route(Vec::new).unwrap();
+    let told: Vec<_> = requests.try_iter().collect();
+    let changes = [(1, Some(7)), (0, Some(1)), (1, Some(8)), (0, None), (1, None)];
+    assert_eq!(
+        told,
+        changes.map(|(index, event)| route(index, event)),
+        "a device that is gone means nothing"
+    );
+    assert!((0..3).all(|vector| link.takes(vector)) && !link.takes(3));
+}
+
+#[test]
+fn vector_that_is_refused_is_ours_and_not_spoken_of_again() {
+    let (link, requests) = link(|request| {
+        matches!(request, BusRequest::AddVector { index: 1 } | BusRequest::RouteVector { index: 2, .. })
+    });
+    for taken in [true, false, true] {
+        assert_eq!(link.add_vector(&new_eventfd()).is_ok(), taken);
+    }
+    assert_eq!([0, 1, 2].map(|vector| link.takes(vector)), [true, false, true]);
+    assert_eq!(link.route(|| vec![Some(4), Some(5), Some(6)]).unwrap_err(), "no");
+    assert_eq!([0, 1, 2].map(|vector| link.takes(vector)), [true, false, false]);
+    link.route(|| vec![Some(3), None, None]).unwrap();
+    let told: Vec<_> = requests.try_iter().skip(3).collect();
+    assert_eq!(told, [route(0, Some(4)), route(2, Some(6)), route(0, Some(3))]);
+    let mut inspect = Inspect::new();
+    link.inspect(&mut inspect);
+    assert_eq!(inspect.get("vectors.given"), Some(&ipc::protocol::inspect::Value::Counter(1)));
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The function's interrupts: from the device's eventfds to the guest.
+//!
+//! Three ways. A vector that the vCPU process listens to by itself is none of ours but for being told, at each change,
+//! what its signal means ([`Function::follow`]). Every other vector's signal becomes a message here. The pin is a level
+//! whose edges go both ways.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use ipc::addr::Iova;
+
+use super::{Device, Function, lock};
+use crate::iommu::engine::Arrival;
+use crate::pci::intx;
+use crate::pci::msix::{CONTROL_ENABLE, Message};
+
+impl Function {
+    /// After anything that may have changed what the guest's MSI-X lets through: what vectors mean is told, and a device that
+    /// has one kind of interrupt at a time has the one that is enabled.
+    pub(super) fn follow(&self, device: &Device) {
+        // Before the device can signal what is now enabled, and before what was disabled is forgotten.
+        self.route_vectors();
+        let msix = lock(&device.space).msix.control() & CONTROL_ENABLE != 0;
+        if self.settle(device.end.switch_interrupts(msix)) == Some(true)
+            && msix
+            && let Some(intx) = &mut lock(&device.space).intx
+        {
+            intx.disconnected();
+        }
+    }
+
+    /// Tells the vCPU process what the vectors mean that it listens to: nothing, once the device has failed.
+    pub(super) fn route_vectors(&self) {
+        let wanted = || {
+            let device = self.device.as_ref().filter(|_| self.failed.get().is_none());
+            let space = device.map(|device| lock(&device.space));
+            let messages = space.iter().flat_map(|space| space.msix.messages());
+            messages.map(|message| message.map(|message| message.data)).collect()
+        };
+        if let Err(error) = self.bus.route(wanted) {
+            eprintln!("{}: vectors are brought by its own process from now on: {error}", self.name);
+        }
+    }
+
+    /// The device signals a vector.
+    pub fn signal(&self, vector: usize) {
+        let Some(device) = &self.device else { return };
+        let message = lock(&device.space).msix.signal(vector);
+        self.send_all(message.as_slice());
+    }
+
+    /// The device signals INTx.
+    pub fn signal_intx(&self) {
+        let Some(device) = &self.device else { return };
+        let _open = self.gate.enter();
+        let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::signal);
+        self.grant(device, wish);
+    }
+
+    /// The line of the pin fell.
+    pub fn intx_ended(&self) {
+        let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return };
+        let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::ended);
+        self.grant(device, wish);
+    }
+
+    pub(super) fn grant(&self, device: &Device, wish: intx::Wish) {
+        match wish {
+            intx::Wish::Nothing => {}
+            // A counter that is full is a line that is high already.
+            intx::Wish::Raise => {
+                self.pin_raised.fetch_add(1, Relaxed);
+                let _ = rustix::io::write(&self.msi.pin, &1u64.to_ne_bytes());
+            }
+            intx::Wish::Unmask => drop(self.settle(device.end.unmask_intx())),
+            intx::Wish::Lower => {
+                if let Err(error) = self.bus.lower_intx()
+                    && self.tells
+                {
+                    eprintln!("{}: its interrupt line may stay high: {error}", self.name);
+                }
+            }
+        }
+    }
+
+    /// Sends messages: each is a write of the device, and translated like any other.
+    pub(super) fn send_all(&self, messages: &[Message]) {
+        for Message { address, data } in messages.iter().copied() {
+            let arrived = {
+                let _open = self.gate.enter();
+                let arrived = lock(&self.iommu).send(Iova(address), data, self.msi.doorbell);
+                if arrived == Arrival::Doorbell {
+                    self.raise(data);
+                }
+                arrived
+            };
+            if arrived == Arrival::Nowhere {
+                self.stage1.tell_faults(&self.iommu, &self.gate);
+            }
+        }
+    }
+
+    /// An event beyond the interrupt controller's is ignored there too; it is no fault of the translation.
+    fn raise(&self, event: u32) {
+        self.messages.fetch_add(1, Relaxed);
+        if self.msi.board.post(event) {
+            // A counter that is full is a doorbell that rings already.
+            let _ = rustix::io::write(&self.msi.eventfd, &1u64.to_ne_bytes());
+        }
+    }
+}
