@@ -23,6 +23,15 @@ pub struct DmaError {
     pub write: bool,
 }
 
+/// What memory is lent for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loan {
+    /// It is written, not read.
+    pub written: bool,
+    /// The access may wait for a disk. One that does not may keep others from the table of what is mapped.
+    pub waits: bool,
+}
+
 /// Access to the host's memory. A failed access may have been done in part.
 pub trait DmaBus: Send + Sync {
     /// Copies from the host.
@@ -37,11 +46,11 @@ pub trait DmaBus: Send + Sync {
     /// If not all of it can be written.
     fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), DmaError>;
 
-    /// Writes an entry such that its last dword is seen last: a host polls it.
+    /// Writes entries, one behind the other, such that the last dword of each is seen last: a host polls it.
     ///
     /// # Errors
-    /// If not all of it can be written.
-    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError>;
+    /// If not all of them can be written.
+    fn publish(&self, iova: u64, entries: &[[u8; COMPLETION_LEN]]) -> Result<(), DmaError>;
 
     /// Reads an aligned dword at once, before anything that is read afterwards.
     ///
@@ -55,8 +64,7 @@ pub trait DmaBus: Send + Sync {
     /// If it cannot be written.
     fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError>;
 
-    /// Lends memory itself, to be `written` or only read, where it can be had; returns whether it could. The host gets
-    /// it back for good, should it want it, only when `access` has returned.
-    fn lend(&self, segments: &[Segment], written: bool, access: &mut dyn FnMut(&[VolatileSlice<'_>]))
-    -> bool;
+    /// Lends memory itself where it can be had; returns whether it could. The host gets it back for good, should it want
+    /// it, only when `access` has returned.
+    fn lend(&self, segments: &[Segment], loan: Loan, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool;
 }

@@ -8,9 +8,12 @@
 //! While the medium answers at once (from the page cache), waking a worker costs more than the work. So a thread that
 //! brings doorbells may offer to do it itself ([`Engine::set_helped`]): it fetches, executes what needs no waiting, and
 //! defers the rest to the workers, a command each, so that a disk is asked for all of them at once. What a read needs, the kernel
-//! tells; writes are expected to be as quick as the last ones were.
+//! tells; a write goes to the page cache, and hardly ever waits: the first that did is the last for a while (`pace`).
 
+mod batch;
 mod host;
+mod pace;
+mod patience;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
@@ -21,6 +24,10 @@ use zerocopy::FromBytes;
 
 pub use host::{Host, Interrupts};
 
+use batch::Batch;
+use pace::Pace;
+use patience::{Next, Patience};
+
 use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket, Watched};
 use crate::dma::{DmaBus, DmaError};
 use crate::identity::Identity;
@@ -28,7 +35,7 @@ use crate::io::{Buffer, Executed, Io};
 use crate::media::Media;
 use crate::prp;
 use crate::queue::Posting;
-use crate::spec::command::{COMMAND_LEN, Command, io};
+use crate::spec::command::{COMMAND_LEN, Command};
 use crate::spec::status::Status;
 
 /// A controller, its medium, its host, and the threads that work for it.
@@ -43,7 +50,7 @@ pub struct Engine {
     host: RwLock<Host>,
     /// A thread calls [`Engine::help`] whenever it has nothing better to do.
     helped: AtomicBool,
-    /// Goes up with quick commands, and down faster with slow ones.
+    /// While nobody helps: goes up with quick commands, and down faster with slow ones.
     quick: AtomicU32,
 }
 
@@ -67,7 +74,12 @@ struct Shared {
     /// Threads that wait for the last job to be over. Waking nobody costs a system call too.
     draining: u32,
     ending: bool,
+    pace: Pace,
+    patience: Patience,
 }
+
+/// The commands of one job, in bytes.
+const BATCH_LEN_MAX: usize = BATCH_MAX as usize * COMMAND_LEN;
 
 /// A command that takes longer than this has waited for a disk, or its thread for a processor.
 const QUICK: Duration = Duration::from_micros(100);
@@ -78,15 +90,8 @@ const QUICK_MAX: u32 = 128;
 /// What a slow command costs: a thread that lost its processor once changes nothing, a disk does after three.
 const SLOW_COST: u32 = 32;
 
-/// A completion waits at most this long for those behind it before it is announced: the time that announcing one takes.
-const ANNOUNCE_AFTER: Duration = Duration::from_micros(20);
-
-/// How long to look for more commands before the host has to say that there are: what it costs both to sleep and to
-/// be woken.
+/// How long one job looks at doorbells: short, so that the connection is looked at in between.
 const LOOK_FOR: Duration = Duration::from_micros(10);
-
-/// How many commands are done between looks at the clock, which costs a good part of a quick one.
-const ANNOUNCE_STEP: u32 = 4;
 
 impl Engine {
     /// A controller out of reset, with no host.
@@ -103,6 +108,8 @@ impl Engine {
                 waking: false,
                 draining: 0,
                 ending: false,
+                pace: Pace::default(),
+                patience: Patience::default(),
             }),
             work: Condvar::new(),
             over: Condvar::new(),
@@ -164,7 +171,8 @@ impl Engine {
                 self.finish(&mut shared, ticket);
                 continue;
             }
-            let Some(job) = shared.controller.next_job(self.batch()) else {
+            let batch = self.batch(&shared);
+            let Some(job) = shared.controller.next_job(batch) else {
                 shared.sleeping += 1;
                 shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
                 shared.sleeping -= 1;
@@ -173,7 +181,7 @@ impl Engine {
             };
             // What is left is for another thread, so that a slow medium is asked for several things at once.
             self.unlock(shared);
-            let ticket = self.execute(job, &mut buffer);
+            let ticket = self.execute(job, &mut buffer, false);
             shared = self.lock();
             self.finish(&mut shared, ticket);
         }
@@ -200,9 +208,10 @@ impl Engine {
         if shared.deferred.len() >= DEFERRED_MAX {
             return false;
         }
-        let Some(job) = shared.controller.next_job(self.batch()) else { return false };
+        let batch = self.batch(&shared);
+        let Some(job) = shared.controller.next_job(batch) else { return false };
         self.unlock(shared);
-        let ticket = self.execute(job, buffer);
+        let ticket = self.execute(job, buffer, true);
         let mut shared = self.lock();
         self.finish(&mut shared, ticket);
         self.unlock(shared);
@@ -213,13 +222,13 @@ impl Engine {
         self.helped.load(Ordering::SeqCst)
     }
 
-    fn is_quick(&self) -> bool {
-        self.quick.load(Ordering::Relaxed) >= QUICK_FROM
-    }
-
     /// How many commands one thread takes: one that may wait for a disk leaves the others to other threads.
-    fn batch(&self) -> u32 {
-        if self.is_helped() || self.is_quick() { BATCH_MAX } else { 1 }
+    fn batch(&self, shared: &Shared) -> u32 {
+        match self.is_helped() {
+            true => shared.pace.batch(),
+            false if self.quick.load(Ordering::Relaxed) >= QUICK_FROM => BATCH_MAX,
+            false => 1,
+        }
     }
 
     /// Keeps count of quick commands.
@@ -236,10 +245,13 @@ impl Engine {
 
     /// Executes one job, if there is one.
     pub fn step(&self) -> bool {
-        let batch = self.batch();
-        let job = self.lock().controller.next_job(batch);
+        let job = {
+            let mut shared = self.lock();
+            let batch = self.batch(&shared);
+            shared.controller.next_job(batch)
+        };
         let Some(job) = job else { return false };
-        let ticket = self.execute(job, &mut Buffer::default());
+        let ticket = self.execute(job, &mut Buffer::default(), false);
         let mut shared = self.lock();
         self.finish(&mut shared, ticket);
         self.unlock(shared);
@@ -252,7 +264,8 @@ impl Engine {
         self.work.notify_all();
     }
 
-    fn execute(&self, job: Job, buffer: &mut Buffer) -> Ticket {
+    /// `helps`: by the thread that helps, which will soon be back for more.
+    fn execute(&self, job: Job, buffer: &mut Buffer, helps: bool) -> Ticket {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
         match job {
             Job::Fetch { ticket, iova, count } => {
@@ -260,11 +273,11 @@ impl Engine {
                 ticket
             }
             Job::Post { ticket, posting } => {
-                self.announce(&host, self.post(&host, ticket, Some(posting)));
+                self.announce(&host, self.post(&host, ticket, &[posting]));
                 ticket
             }
             Job::Look { ticket, watched } => {
-                self.look(&host, ticket, watched);
+                self.look(&host, ticket, watched, helps);
                 ticket
             }
             Job::Shutdown { ticket } => {
@@ -284,56 +297,68 @@ impl Engine {
     }
 
     fn fetch(&self, host: &Host, ticket: Ticket, iova: u64, count: u32, buffer: &mut Buffer) {
-        let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * COMMAND_LEN];
-        let readable = host.bus.read(iova, &mut bytes).is_ok();
-        let write_cache = {
+        let mut bytes = [0; BATCH_LEN_MAX];
+        let bytes = bytes.get_mut(..usize::try_from(count).unwrap_or(0) * COMMAND_LEN).unwrap_or_default();
+        let readable = host.bus.read(iova, bytes).is_ok();
+        let since = Instant::now();
+        let mut batch = {
             let mut shared = self.lock();
             if !shared.controller.fetched(ticket, count, readable) {
                 return;
             }
-            let write_cache = shared.controller.write_cache();
+            let (write_cache, may_write) = (shared.controller.write_cache(), shared.pace.may_write(since));
             // Now another thread may fetch what is behind.
             self.unlock(shared);
-            write_cache
+            Batch::new(self, host, ticket, write_cache, may_write, since)
         };
-        let mut unannounced = None;
-        let mut since = Instant::now();
-        for (number, command) in (1..).zip(<[Command]>::ref_from_bytes(&bytes).unwrap_or_default()) {
-            let vector = if ticket.sqid == 0 {
-                self.admin(host, ticket, command)
-            } else {
-                let deferred = Deferred { ticket, command: *command, write_cache };
-                self.io_or_defer(host, deferred, buffer)
-            };
-            if unannounced != vector {
-                self.announce(host, unannounced);
-                unannounced = vector;
-            }
-            if unannounced.is_some() && number % ANNOUNCE_STEP == 0 && since.elapsed() > ANNOUNCE_AFTER {
-                self.announce(host, unannounced.take());
-                since = Instant::now();
+        for command in <[Command]>::ref_from_bytes(bytes).unwrap_or_default() {
+            match ticket.sqid {
+                0 => batch.admin(command),
+                _ => batch.io(command, buffer),
             }
         }
-        self.announce(host, unannounced);
+        let span = batch.end().saturating_duration_since(since);
+        self.lock().pace.took(span, count);
     }
 
-    /// Looks at doorbells in the host's memory until one changes, for a moment; then has the host write the register.
-    fn look(&self, host: &Host, ticket: Ticket, mut watched: Vec<Watched>) {
-        let patience = if self.is_helped() { LOOK_FOR } else { Duration::ZERO };
+    /// Looks at doorbells in the host's memory until one changes, for a moment; and if nothing came for longer, has the
+    /// host write the register.
+    fn look(&self, host: &Host, ticket: Ticket, mut watched: Vec<Watched>, helps: bool) {
         let mut found = look_once(&*host.bus, &mut watched);
-        let since = Instant::now();
-        while found == Ok(false) && since.elapsed() < patience {
-            // Giving the processor away would cost a busy machine's whole turn.
-            std::hint::spin_loop();
-            found = look_once(&*host.bus, &mut watched);
-        }
+        let mut asleep_since = None;
         if found == Ok(false) {
-            found = arm(&*host.bus, &watched).and_then(|()| look_once(&*host.bus, &mut watched));
+            let since = Instant::now();
+            // Nobody but a helping thread comes back by itself.
+            let next = if helps { self.lock().patience.nothing(since) } else { Next::Sleep };
+            while found == Ok(false) && next != Next::Sleep && since.elapsed() < LOOK_FOR {
+                match next {
+                    Next::Yield => std::thread::yield_now(),
+                    // Giving the processor away may cost a busy machine's whole turn.
+                    Next::Look | Next::Sleep => std::hint::spin_loop(),
+                }
+                found = look_once(&*host.bus, &mut watched);
+            }
+            if found == Ok(false) && next == Next::Sleep {
+                found = arm(&*host.bus, &watched).and_then(|()| look_once(&*host.bus, &mut watched));
+                asleep_since = Some(since);
+            }
+        }
+        if found == Ok(true) && helps {
+            found = hush(&*host.bus, &watched).map(|()| true);
         }
         let mut shared = self.lock();
-        match found {
-            Ok(_) => shared.controller.looked(ticket, &watched),
-            Err(_) => shared.controller.look_failed(ticket),
+        match (found, asleep_since) {
+            (Ok(false), Some(since)) => {
+                shared.patience.sleep(since);
+                shared.controller.looked(ticket, &watched, true);
+            }
+            (Ok(changed), _) => {
+                if changed {
+                    shared.patience.news();
+                }
+                shared.controller.looked(ticket, &watched, false);
+            }
+            (Err(_), _) => shared.controller.look_failed(ticket),
         }
     }
 
@@ -350,25 +375,14 @@ impl Engine {
         };
         let outcome = Outcome { nsid: command.nsid.get(), ..outcome };
         let posting = self.lock().controller.complete(ticket, command.cid.get(), &outcome);
-        self.post(host, ticket, posting)
+        self.post(host, ticket, posting.as_slice())
     }
 
-    /// Executes a command, or leaves it to a worker if it has to be waited for and this thread may have better to do.
-    fn io_or_defer(&self, host: &Host, deferred: Deferred, buffer: &mut Buffer) -> Option<u16> {
-        if !self.is_helped() || deferred.command.opcode == io::WRITE && self.is_quick() {
-            return self.io(host, &deferred, buffer);
-        }
-        let Deferred { ticket, command, write_cache } = deferred;
-        let (identity, media, bus) = (&self.identity, &*self.media, &*host.bus);
-        let at_once = Io { identity, media, bus, write_cache, buffer }.execute_at_once(&command);
-        if let Some(executed) = at_once {
-            return self.complete(host, ticket, &command, &executed);
-        }
+    fn defer(&self, deferred: Deferred) {
         let mut shared = self.lock();
-        shared.controller.split(ticket);
+        shared.controller.split(deferred.ticket);
         shared.deferred.push_back(deferred);
         self.unlock(shared);
-        None
     }
 
     fn execute_deferred(&self, deferred: &Deferred, buffer: &mut Buffer) {
@@ -384,25 +398,25 @@ impl Engine {
         let since = Instant::now();
         let executed = Io { identity, media, bus, write_cache, buffer }.execute(&command);
         self.took(since.elapsed());
-        self.complete(host, ticket, &command, &executed)
+        self.post(host, ticket, &self.complete(ticket, [(command.cid.get(), executed)]))
     }
 
-    /// Returns the vector to raise.
-    fn complete(&self, host: &Host, ticket: Ticket, command: &Command, executed: &Executed) -> Option<u16> {
-        let posting = {
-            let mut shared = self.lock();
+    /// Gives completions their places; those without one are held back.
+    fn complete(&self, ticket: Ticket, done: impl IntoIterator<Item = (u16, Executed)>) -> Vec<Posting> {
+        let controller = &mut self.lock().controller;
+        let complete = |(cid, executed): (u16, Executed)| {
             if executed.media_failed {
-                shared.controller.count_media_error();
+                controller.count_media_error();
             }
-            shared.controller.complete(ticket, command.cid.get(), &executed.outcome)
+            controller.complete(ticket, cid, &executed.outcome)
         };
-        self.post(host, ticket, posting)
+        done.into_iter().filter_map(complete).collect()
     }
 
-    /// Writes a completion; returns the vector to raise.
-    fn post(&self, host: &Host, ticket: Ticket, posting: Option<Posting>) -> Option<u16> {
-        let Posting { iova, entry, vector } = posting?;
-        if host.bus.publish(iova, &entry).is_err() {
+    /// Writes completions that are one behind the other; returns the vector to raise, which is that of their queue.
+    fn post(&self, host: &Host, ticket: Ticket, postings: &[Posting]) -> Option<u16> {
+        let Posting { iova, vector, .. } = *postings.first()?;
+        if host.bus.publish(iova, &batch::entries(postings)).is_err() {
             self.lock().controller.post_failed(ticket);
             return None;
         }
@@ -440,12 +454,20 @@ impl Engine {
 /// Puts what doorbells hold into `seen`. Returns whether one has changed.
 fn look_once(bus: &dyn DmaBus, watched: &mut [Watched]) -> Result<bool, DmaError> {
     let mut changed = false;
-    for Watched { at, seen, .. } in watched {
+    for Watched { at, seen, news, .. } in watched {
         let value = bus.load(*at)?;
-        changed |= value != *seen;
+        *news |= value != *seen;
+        changed |= *news;
         *seen = value;
     }
     Ok(changed)
+}
+
+/// Asks for no register write while somebody looks: a host whose doorbell never passes the event index makes none. An index
+/// that is left where it is would be passed with each turn of the queue.
+fn hush(bus: &dyn DmaBus, watched: &[Watched]) -> Result<(), DmaError> {
+    let mut heard = watched.iter().filter(|watched| watched.news);
+    heard.try_for_each(|watched| bus.store(watched.event_index, watched.unreached()))
 }
 
 /// Asks for a register write with the next change. Whoever changes a doorbell before it sees this is found by another look.
@@ -460,7 +482,7 @@ fn arm(bus: &dyn DmaBus, watched: &[Watched]) -> Result<(), DmaError> {
 /// Moves an admin command's data to the host.
 fn to_host(bus: &dyn DmaBus, command: &Command, data: &[u8]) -> Result<(), Status> {
     let mut rest = data;
-    for segment in prp::segments(bus, command.prp1.get(), command.prp2.get(), data.len())? {
+    for segment in &*prp::segments(bus, command.prp1.get(), command.prp2.get(), data.len())? {
         let Some((piece, behind)) = rest.split_at_checked(segment.len) else { break };
         bus.write(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
         rest = behind;

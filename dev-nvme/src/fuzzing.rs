@@ -12,7 +12,7 @@ use ipc::vfio_user::feature::MigState;
 use vm_memory::VolatileSlice;
 
 use crate::device::{Device, Region};
-use crate::dma::{DmaBus, DmaError};
+use crate::dma::{DmaBus, DmaError, Loan};
 use crate::engine::{Host, Interrupts};
 use crate::identity::Identity;
 use crate::media::Media;
@@ -53,8 +53,8 @@ impl DmaBus for Memory {
         self.within(iova, bytes.len(), true, |memory| memory.copy_from_slice(bytes))
     }
 
-    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
-        self.write(iova, entry)
+    fn publish(&self, iova: u64, entries: &[[u8; COMPLETION_LEN]]) -> Result<(), DmaError> {
+        self.write(iova, entries.as_flattened())
     }
 
     fn load(&self, iova: u64) -> Result<u32, DmaError> {
@@ -66,7 +66,7 @@ impl DmaBus for Memory {
         self.write(iova, &dword.to_le_bytes())
     }
 
-    fn lend(&self, _: &[Segment], _: bool, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
+    fn lend(&self, _: &[Segment], _: Loan, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
         false
     }
 }

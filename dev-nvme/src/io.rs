@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 pub use buffer::Buffer;
 
 use crate::controller::{MDTS, Moved, Outcome};
-use crate::dma::DmaBus;
+use crate::dma::{DmaBus, Loan};
 use crate::identity::Identity;
 use crate::media::Media;
 use crate::prp::{self, PAGE_LEN, Segment};
@@ -77,7 +77,8 @@ impl Io<'_> {
         let (offset, len) = self.transfer(command).ok()?;
         let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len).ok()?;
         let mut read = Ok(false);
-        self.bus.lend(&segments, true, &mut |memory| read = self.media.read_at_once(offset, memory));
+        let loan = Loan { written: true, waits: false };
+        self.bus.lend(&segments, loan, &mut |memory| read = self.media.read_at_once(offset, memory));
         // What failed at once fails with patience too, and is told then.
         let moved = Moved { read: command.block_count(), written: 0 };
         read.is_ok_and(|read| read).then(|| executed(command, Ok(moved)))
@@ -112,12 +113,13 @@ impl Io<'_> {
         let (offset, len) = self.transfer(command)?;
         let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
         let mut lent = Ok(());
-        if self.bus.lend(&segments, true, &mut |memory| lent = self.media.read_to(offset, memory)) {
+        let loan = Loan { written: true, waits: true };
+        if self.bus.lend(&segments, loan, &mut |memory| lent = self.media.read_to(offset, memory)) {
             lent.map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
             return Ok(Moved { read: command.block_count(), written: 0 });
         }
         let mut offset = offset;
-        for segment in segments {
+        for segment in &*segments {
             // In pieces that are still in the cache when they are copied on.
             let mut at = segment.iova;
             let mut left = segment.len;
@@ -139,7 +141,8 @@ impl Io<'_> {
         let (offset, len) = self.transfer(command)?;
         let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
         let mut written = Ok(());
-        if !self.bus.lend(&segments, false, &mut |memory| written = self.media.write_from(offset, memory)) {
+        let loan = Loan { written: false, waits: true };
+        if !self.bus.lend(&segments, loan, &mut |memory| written = self.media.write_from(offset, memory)) {
             self.gather(&segments, len)?;
             written = self.media.write_at(offset, self.buffer.first(len));
         }
@@ -226,9 +229,18 @@ impl Io<'_> {
         Ok(())
     }
 
+    /// Whether a command is a write that is done once the host's kernel has the data.
+    pub fn is_cached_write(&self, command: &Command) -> bool {
+        command.opcode == io::WRITE && self.is_cached(command)
+    }
+
+    fn is_cached(&self, command: &Command) -> bool {
+        self.write_cache && !command.force_unit_access()
+    }
+
     /// Puts a write on the medium where the host wants it there.
     fn settle(&self, command: &Command) -> Result<(), Failed> {
-        if self.write_cache && !command.force_unit_access() {
+        if self.is_cached(command) {
             return Ok(());
         }
         self.flush().map(drop)

@@ -5,6 +5,8 @@
 //! bounded by the data's length, because every list page but the first holds at least one entry of data, whatever the
 //! host writes there.
 
+use core::ops::Deref;
+
 use crate::dma::DmaBus;
 use crate::spec::status::Status;
 
@@ -20,15 +22,58 @@ pub struct Segment {
     pub len: usize,
 }
 
+/// The pieces of one command's data. A single one, which most commands have, needs no memory of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segments {
+    /// One.
+    One(Segment),
+    /// Several, or none.
+    Several(Vec<Segment>),
+}
+
+impl Deref for Segments {
+    type Target = [Segment];
+
+    fn deref(&self) -> &[Segment] {
+        match self {
+            Self::One(segment) => core::slice::from_ref(segment),
+            Self::Several(segments) => segments,
+        }
+    }
+}
+
+impl Segments {
+    /// Adds a piece, joined to the one before where they are adjacent.
+    fn add(&mut self, iova: u64, len: usize) {
+        let last = match self {
+            Self::One(segment) => Some(segment),
+            Self::Several(segments) => segments.last_mut(),
+        };
+        if let Some(last) = last {
+            let end = u64::try_from(last.len).ok().and_then(|len| last.iova.checked_add(len));
+            if end == Some(iova) {
+                last.len += len;
+                return;
+            }
+        }
+        let segment = Segment { iova, len };
+        match self {
+            Self::One(first) => *self = Self::Several(vec![*first, segment]),
+            Self::Several(segments) if segments.is_empty() => *self = Self::One(segment),
+            Self::Several(segments) => segments.push(segment),
+        }
+    }
+}
+
 /// The pieces that make up `len` bytes.
 ///
 /// # Errors
 /// An entry that is not aligned as it must be, or a list that cannot be read.
-pub fn segments(bus: &dyn DmaBus, prp1: u64, prp2: u64, len: usize) -> Result<Vec<Segment>, Status> {
+pub fn segments(bus: &dyn DmaBus, prp1: u64, prp2: u64, len: usize) -> Result<Segments, Status> {
     if !prp1.is_multiple_of(4) {
         return Err(Status::PRP_OFFSET_INVALID);
     }
-    let mut walk = Walk { segments: Vec::new(), left: len };
+    let mut walk = Walk { segments: Segments::Several(Vec::new()), left: len };
     walk.take(prp1, page_rest(prp1));
     if walk.left == 0 {
         return Ok(walk.segments);
@@ -78,7 +123,7 @@ fn read_list(bus: &dyn DmaBus, list: u64, left: usize) -> Result<Vec<u64>, Statu
 }
 
 struct Walk {
-    segments: Vec<Segment>,
+    segments: Segments,
     left: usize,
 }
 
@@ -91,17 +136,10 @@ impl Walk {
         Ok(())
     }
 
-    /// Takes up to `len` bytes at `iova`, joined to the piece before where they are adjacent.
+    /// Takes up to `len` bytes at `iova`.
     fn take(&mut self, iova: u64, len: usize) {
         let len = len.min(self.left);
         self.left -= len;
-        if let Some(last) = self.segments.last_mut() {
-            let end = u64::try_from(last.len).ok().and_then(|len| last.iova.checked_add(len));
-            if end == Some(iova) {
-                last.len += len;
-                return;
-            }
-        }
-        self.segments.push(Segment { iova, len });
+        self.segments.add(iova, len);
     }
 }

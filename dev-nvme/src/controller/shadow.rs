@@ -2,8 +2,9 @@
 //! Doorbells in the host's memory: Doorbell Buffer Config, NVMe 1.4 sections 5.7 and 7.13.
 //!
 //! The host keeps its doorbells in a page of its own and writes the register only when the new value passes the *event
-//! index* that we left in a second page. While there is work we look at the first page between jobs and leave the
-//! second one alone; before we stop looking we *arm*: store as event index what we have seen, and look once more.
+//! index* that we left in a second page. While there is work we look at the first page between jobs, and keep the event
+//! index behind what we have seen, where nothing passes it; before we stop looking we *arm*: store as event index what
+//! we have seen, and look once more.
 //!
 //! A register write of such a queue says only that there is something to look at: its value may be older than what was
 //! seen in memory since. Looking is a job like any other, so that it holds nothing, and ends before a reset, a
@@ -40,6 +41,8 @@ pub struct Watched {
     pub event_index: u64,
     /// Its last value.
     pub seen: u32,
+    /// It has changed.
+    pub news: bool,
 }
 
 impl Shadow {
@@ -57,7 +60,17 @@ impl Shadow {
             at: self.doorbells.wrapping_add(offset),
             event_index: self.event_indices.wrapping_add(offset),
             seen,
+            news: false,
         }
+    }
+}
+
+impl Watched {
+    /// An event index that the doorbell does not pass before it has gone all around the queue: just behind what was seen.
+    #[must_use]
+    pub const fn unreached(&self) -> u32 {
+        // Hosts compare 16 bits.
+        self.seen.wrapping_sub(1) & 0xffff
     }
 }
 
@@ -125,8 +138,9 @@ impl Controller {
         Some(Job::Look { ticket: Ticket { sqid: NO_QUEUE, epoch: self.epoch }, watched })
     }
 
-    /// What a look found: each doorbell with its value in `seen`. If any changed there may soon be more.
-    pub fn looked(&mut self, ticket: Ticket, watched: &[Watched]) {
+    /// What a look found: each doorbell with its value in `seen`. If any changed there may soon be more. `armed`: the host
+    /// writes the register with the next change, and until then nobody has to look.
+    pub fn looked(&mut self, ticket: Ticket, watched: &[Watched], armed: bool) {
         if ticket.epoch != self.epoch {
             return;
         }
@@ -147,7 +161,7 @@ impl Controller {
         }
         if let Some(shadow) = &mut self.shadow {
             shadow.looking = false;
-            shadow.due |= changed;
+            shadow.due |= changed || !armed;
         }
     }
 
@@ -159,3 +173,6 @@ impl Controller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

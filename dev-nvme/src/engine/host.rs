@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
-use crate::dma::{DmaBus, DmaError};
+use crate::dma::{DmaBus, DmaError, Loan};
 use crate::prp::Segment;
 use crate::spec::completion::COMPLETION_LEN;
 
@@ -43,8 +43,8 @@ impl DmaBus for Nobody {
         Err(DmaError { iova, len: bytes.len(), write: true })
     }
 
-    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
-        self.write(iova, entry)
+    fn publish(&self, iova: u64, entries: &[[u8; COMPLETION_LEN]]) -> Result<(), DmaError> {
+        self.write(iova, entries.as_flattened())
     }
 
     fn load(&self, iova: u64) -> Result<u32, DmaError> {
@@ -55,7 +55,7 @@ impl DmaBus for Nobody {
         self.write(iova, &dword.to_le_bytes())
     }
 
-    fn lend(&self, _: &[Segment], _: bool, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
+    fn lend(&self, _: &[Segment], _: Loan, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
         false
     }
 }

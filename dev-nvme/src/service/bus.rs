@@ -15,7 +15,7 @@ use ipc::vfio_user::header::Command;
 use vm_memory::VolatileSlice;
 use zerocopy::IntoBytes;
 
-use crate::dma::{DmaBus, DmaError};
+use crate::dma::{DmaBus, DmaError, Loan};
 use crate::prp::Segment;
 use crate::service::dirty::DirtyLog;
 use crate::service::windows::{Found, Windows};
@@ -82,6 +82,16 @@ impl SessionBus {
         }
         Ok(())
     }
+
+    fn ask_to_publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), ConnectionError> {
+        // The client executes commands in order: the first needs no answer of its own, and one that fails the first
+        // fails the second, in the same page.
+        let (body, last) = entry.split_at(entry.len() - 4);
+        let access = DmaAccess::new(iova, body.len());
+        let parts = [access.as_bytes(), body];
+        self.connection.post(Command::DMA_WRITE, &parts, &[], Deadline::after(DMA_DEADLINE))?;
+        self.ask_to_write(iova.wrapping_add(body.len() as u64), last)
+    }
 }
 
 impl DmaBus for SessionBus {
@@ -120,22 +130,19 @@ impl DmaBus for SessionBus {
         }
     }
 
-    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
-        let failed = DmaError { iova, len: entry.len(), write: true };
-        self.log.mark(iova, entry.len());
-        match self.windows.publish(iova, entry) {
-            Found::Done(()) => Ok(()),
-            Found::Nothing => Err(failed),
-            Found::ByMessage => {
-                // The client executes commands in order: the first needs no answer of its own, and one that
-                // fails the first fails the second, in the same page.
-                let (body, last) = entry.split_at(entry.len() - 4);
-                let access = DmaAccess::new(iova, body.len());
-                let parts = [access.as_bytes(), body];
-                let posted =
-                    self.connection.post(Command::DMA_WRITE, &parts, &[], Deadline::after(DMA_DEADLINE));
-                let behind = iova.wrapping_add(body.len() as u64);
-                posted.and_then(|()| self.ask_to_write(behind, last)).map_err(|_| failed)
+    fn publish(&self, iova: u64, entries: &[[u8; COMPLETION_LEN]]) -> Result<(), DmaError> {
+        let len = entries.as_flattened().len();
+        let failed = DmaError { iova, len, write: true };
+        self.log.mark(iova, len);
+        match (self.windows.publish(iova, entries), entries) {
+            (Found::Done(()), _) => Ok(()),
+            (Found::ByMessage, [entry]) => self.ask_to_publish(iova, entry).map_err(|_| failed),
+            (Found::Nothing, [] | [_]) => Err(failed),
+            // Or in several windows.
+            (Found::ByMessage | Found::Nothing, _) => {
+                (0..).step_by(COMPLETION_LEN).zip(entries).try_for_each(|(offset, entry)| {
+                    self.publish(iova.wrapping_add(offset), core::slice::from_ref(entry))
+                })
             }
         }
     }
@@ -158,17 +165,12 @@ impl DmaBus for SessionBus {
         }
     }
 
-    fn lend(
-        &self,
-        segments: &[Segment],
-        written: bool,
-        access: &mut dyn FnMut(&[VolatileSlice<'_>]),
-    ) -> bool {
+    fn lend(&self, segments: &[Segment], loan: Loan, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
         let mark = || {
-            if written {
+            if loan.written {
                 segments.iter().for_each(|segment| self.log.mark(segment.iova, segment.len));
             }
         };
-        self.windows.lend(segments, written, mark, access)
+        self.windows.lend(segments, loan, mark, access)
     }
 }

@@ -41,6 +41,9 @@ const REPLY_DEADLINE: Duration = Duration::from_secs(10);
 /// wait for so long, which a look per job would cost many times over.
 const HELP_FOR: Duration = Duration::from_micros(50);
 
+/// The most commands that are answered one after the other before there is work done again.
+const COMMANDS_AT_ONCE: u32 = 64;
+
 /// The longest piece in which a client of protocol 0.0 is asked for its memory. QEMU 11.1 loses the rest of a reply that its
 /// socket does not take at once, and Linux takes a message whole, or not at all, only up to this length.
 const PIECE_LEN_MAX_V0: usize = 32 << 10;
@@ -103,9 +106,10 @@ impl Session {
     #[must_use]
     pub fn run(mut self) -> ConnectionError {
         let mut buffer = Buffer::default();
-        let mut helped = false;
+        let (mut helped, mut taken) = (false, 0);
         let end = loop {
-            // Commands come first; between them this thread helps with the work, as long as that is quick.
+            // Commands come first, all that are there: one by one they would come faster than they are taken. Then
+            // this thread helps with the work, as long as that is quick.
             let deadline = if helped { Deadline::now() } else { Deadline::after(Deadline::SPAN_MAX) };
             match self.connection.receive(deadline) {
                 Err(ConnectionError::Timeout { .. }) => {}
@@ -114,8 +118,14 @@ impl Session {
                     if let Err(error) = self.answer(&mut incoming) {
                         break error;
                     }
+                    taken += 1;
+                    if taken < COMMANDS_AT_ONCE {
+                        helped = true;
+                        continue;
+                    }
                 }
             }
+            taken = 0;
             let since = Instant::now();
             helped = self.device.engine().help(&mut buffer);
             while helped && since.elapsed() < HELP_FOR && self.device.engine().help(&mut buffer) {}

@@ -3,8 +3,8 @@
 //!
 //! A window is mapped only if its memory object is sealed against shrinking: a client that cut a mapped file short would
 //! end this process by a fault. Any other window is reached by messages, which is slower and right. Lookups
-//! hold the table for reading while they copy, and a removal takes it for writing; a window that is lent to the medium for
-//! longer is held by itself, and a removal of it waits. So once a removal has returned, nothing of the window is
+//! hold the table for reading while they copy, and a removal takes it for writing; a window that is lent for an access that
+//! may wait for a disk is held by itself, and a removal of it waits. So once a removal has returned, nothing of the window is
 //! touched any more.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
+use crate::dma::Loan;
 use crate::prp::Segment;
 use crate::service::objects::Objects;
 use crate::spec::completion::COMPLETION_LEN;
@@ -48,6 +49,33 @@ impl Window {
     /// Waits until nothing of it is lent. It was taken out of the table before.
     fn retire(&self) {
         drop(self.lent.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Calls `before` and `access` if the memory of these is mapped and in this window, which begins at `start`.
+    fn access(
+        &self,
+        start: u64,
+        segments: &[Segment],
+        written: bool,
+        before: impl FnOnce(),
+        access: &mut dyn FnMut(&[VolatileSlice<'_>]),
+    ) -> bool {
+        let allowed = if written { self.writable } else { self.readable };
+        let Some(memory) = self.memory.as_ref().filter(|_| allowed) else { return false };
+        let slice = |segment: &Segment| {
+            let offset = usize::try_from(segment.iova.checked_sub(start)?).ok()?;
+            memory.get_slice(offset, segment.len).ok()
+        };
+        if let [only] = segments {
+            let Some(slice) = slice(only) else { return false };
+            before();
+            access(&[slice]);
+        } else {
+            let Some(slices) = segments.iter().map(slice).collect::<Option<Vec<_>>>() else { return false };
+            before();
+            access(&slices);
+        }
+        true
     }
 }
 
@@ -148,22 +176,19 @@ impl Windows {
         )
     }
 
-    /// Writes a completion, its last dword last.
-    pub fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Found<()> {
-        let [first, second, third, last] = entry.as_chunks::<4>().0 else { return Found::Nothing };
-        let dwords = [*first, *second, *third].map(u32::from_le_bytes);
-        self.within(
-            iova,
-            entry.len(),
-            |window| window.writable,
-            |memory, offset| {
-                let Ok(slice) = memory.get_slice(offset, entry.len()) else { return false };
-                let mut body = dwords.iter().zip([0, 4, 8]);
-                // A queue's address is page-aligned, and so an entry's is dword-aligned.
-                body.all(|(dword, at)| slice.store(dword.to_le(), at, Ordering::Relaxed).is_ok())
-                    && slice.store(u32::from_le_bytes(*last).to_le(), 12, Ordering::Release).is_ok()
-            },
-        )
+    /// Writes completions, one behind the other, the last dword of each last.
+    pub fn publish(&self, iova: u64, entries: &[[u8; COMPLETION_LEN]]) -> Found<()> {
+        let len = entries.as_flattened().len();
+        let store = |memory: &MmapRegion, offset| {
+            let Ok(slice) = memory.get_slice(offset, len) else { return false };
+            // A queue's address is page-aligned, and so a dword's is aligned.
+            let mut dwords = entries.as_flattened().as_chunks::<4>().0.iter().zip((0..).step_by(4));
+            dwords.all(|(dword, at)| {
+                let order = if at % COMPLETION_LEN == 12 { Ordering::Release } else { Ordering::Relaxed };
+                slice.store(u32::from_le_bytes(*dword).to_le(), at, order).is_ok()
+            })
+        };
+        self.within(iova, len, |window| window.writable, store)
     }
 
     /// Loads a dword; not one that is not aligned.
@@ -203,34 +228,23 @@ impl Windows {
     pub fn lend(
         &self,
         segments: &[Segment],
-        written: bool,
+        loan: Loan,
         before: impl FnOnce(),
         access: &mut dyn FnMut(&[VolatileSlice<'_>]),
     ) -> bool {
         let windows = self.by_start.read().unwrap_or_else(PoisonError::into_inner);
         let Some(first) = segments.first() else { return false };
         let Some((start, window)) = windows.range(..=first.iova).next_back() else { return false };
+        if !loan.waits {
+            return window.access(*start, segments, loan.written, before, access);
+        }
         let (start, window) = (*start, Arc::clone(window));
         // Taken while the table is held: a removal finds the window either there, or lent.
         let lent = window.lent.read().unwrap_or_else(PoisonError::into_inner);
         drop(windows);
-        let allowed = if written { window.writable } else { window.readable };
-        let Some(memory) = window.memory.as_ref().filter(|_| allowed) else { return false };
-        let slice = |segment: &Segment| {
-            let offset = usize::try_from(segment.iova.checked_sub(start)?).ok()?;
-            memory.get_slice(offset, segment.len).ok()
-        };
-        if let [only] = segments {
-            let Some(slice) = slice(only) else { return false };
-            before();
-            access(&[slice]);
-        } else {
-            let Some(slices) = segments.iter().map(slice).collect::<Option<Vec<_>>>() else { return false };
-            before();
-            access(&slices);
-        }
+        let accessed = window.access(start, segments, loan.written, before, access);
         drop(lent);
-        true
+        accessed
     }
 
     fn within(

@@ -18,7 +18,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dev_nvme::dma::{DmaBus, DmaError};
+use dev_nvme::dma::{DmaBus, DmaError, Loan};
 use dev_nvme::prp::Segment;
 use dev_nvme::spec::command::{Command, admin, io};
 use dev_nvme::spec::completion::{COMPLETION_LEN, Completion};
@@ -83,8 +83,8 @@ impl DmaBus for Ram {
         self.map.write_slice(bytes, GuestAddress(iova)).map_err(|_| failed)
     }
 
-    fn publish(&self, iova: u64, entry: &[u8; COMPLETION_LEN]) -> Result<(), DmaError> {
-        self.write(iova, entry)
+    fn publish(&self, iova: u64, entries: &[[u8; COMPLETION_LEN]]) -> Result<(), DmaError> {
+        self.write(iova, entries.as_flattened())
     }
 
     fn load(&self, iova: u64) -> Result<u32, DmaError> {
@@ -96,7 +96,7 @@ impl DmaBus for Ram {
         DmaBus::write(self, iova, &dword.to_le_bytes())
     }
 
-    fn lend(&self, segments: &[Segment], _: bool, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
+    fn lend(&self, segments: &[Segment], _: Loan, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
         let slice = |segment: &Segment| self.map.get_slice(GuestAddress(segment.iova), segment.len);
         let slices: Result<Vec<_>, _> = segments.iter().map(slice).collect();
         slices.map(|slices| access(&slices)).is_ok()

@@ -10,6 +10,7 @@
 // UNSAFETY: rustix and the standard library take `&mut [u8]`, which promises that nobody else writes these bytes. Here
 // a peer may write them at any time, so the addresses go to the kernel as they are.
 
+use core::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
@@ -37,8 +38,13 @@ pub fn read_at(file: BorrowedFd<'_>, memory: &[VolatileSlice<'_>], offset: u64) 
 /// The kernel's. A file system that cannot tell is one that would have to wait.
 pub fn read_at_once(file: BorrowedFd<'_>, memory: &[VolatileSlice<'_>], offset: u64) -> Result<bool, Errno> {
     let read = whole(memory, offset, Errno::NODATA, |pieces, count, offset| {
+        // The C library's function is one at which a thread can be cancelled, and the preparations for that are a
+        // part of what a quick read costs. The offset's upper half is in the lower one, where registers are 64 bits.
+        let (fd, none, flags) = (file.as_raw_fd(), 0, libc::RWF_NOWAIT);
         // SAFETY: as for reading with patience.
-        unsafe { libc::preadv2(file.as_raw_fd(), pieces, count, offset, libc::RWF_NOWAIT) }
+        let read = unsafe { libc::syscall(libc::SYS_preadv2, fd, pieces, count, offset, none, flags) };
+        // What the kernel was given is below the address space.
+        isize::try_from(read).unwrap_or(-1)
     });
     match read {
         Ok(()) => Ok(true),
@@ -57,6 +63,27 @@ pub fn write_at(file: BorrowedFd<'_>, memory: &[VolatileSlice<'_>], offset: u64)
         // SAFETY: as for reading, and the memory is only read.
         unsafe { libc::pwritev(file.as_raw_fd(), pieces, count, offset) }
     })
+}
+
+/// How often this thread has waited for anything: a call that took long has waited if this went up meanwhile, and
+/// otherwise only lost its processor.
+///
+/// # Errors
+/// The kernel's.
+pub fn waits() -> Result<u64, Errno> {
+    let mut usage = MaybeUninit::uninit();
+    // SAFETY: the kernel fills the structure that it is given.
+    let done = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
+    if done != 0 {
+        return Err(last_error());
+    }
+    // SAFETY: it was filled, as the kernel says, and is made of integers.
+    let usage: libc::rusage = unsafe { usage.assume_init() };
+    Ok(u64::try_from(usage.ru_nvcsw).unwrap_or(0))
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 /// Repeats a call until all bytes are moved.
@@ -99,9 +126,9 @@ fn move_all(
                     .ok_or(Errno::INVAL)?;
                 rest = behind(rest, moved);
             }
-            Err(_) => match Errno::from_io_error(&std::io::Error::last_os_error()) {
-                Some(Errno::INTR) => {}
-                errno => return Err(errno.unwrap_or(Errno::IO)),
+            Err(_) => match last_error() {
+                Errno::INTR => {}
+                errno => return Err(errno),
             },
         }
     }

@@ -45,6 +45,8 @@ pub fn rules(arch: Arch) -> Vec<Rule> {
             Rule::any("preadv2"),
             Rule::any("pwritev"),
             Rule::any("fdatasync"),
+            // Whether a thread that took long has waited.
+            Rule::one_of("getrusage", 0, &[libc::RUSAGE_THREAD.cast_unsigned()], "only a thread's own"),
             Rule::one_of("fallocate", 1, &[PUNCH_HOLE, ZERO_RANGE], "only zeroing within the image's length"),
         ],
     ])

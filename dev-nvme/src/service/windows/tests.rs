@@ -10,7 +10,7 @@ use ipc::vfio_user::dma::DmaMap;
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
-use super::{Found, Segment, Windows};
+use super::{Found, Loan, Segment, Windows};
 
 fn sealed(len: u64) -> OwnedFd {
     Region::create("window", len).unwrap().file().try_clone().unwrap().into()
@@ -29,8 +29,8 @@ fn window_is_read_and_written_up_to_its_last_byte() {
     assert_eq!(windows.read(0x10_2ffd, &mut bytes), Found::Nothing);
     assert_eq!(windows.read(0xf_ffff, &mut bytes), Found::Nothing);
     assert_eq!(windows.read(u64::MAX - 1, &mut bytes), Found::Nothing);
-    assert_eq!(windows.publish(0x10_0010, &[7; 16]), Found::Done(()));
-    assert_eq!(windows.publish(0x10_0011, &[7; 16]), Found::Nothing);
+    assert_eq!(windows.publish(0x10_0010, &[[7; 16]]), Found::Done(()));
+    assert_eq!(windows.publish(0x10_0011, &[[7; 16]]), Found::Nothing);
     assert_eq!(windows.remove(0x10_0000, 0x2000), Err(Errno::NOENT));
     assert_eq!(windows.remove(0x10_0000, 0x3000), Ok(()));
     assert_eq!(windows.read(0x10_0000, &mut bytes), Found::Nothing);
@@ -76,6 +76,10 @@ fn segment(iova: u64, len: usize) -> Segment {
     Segment { iova, len }
 }
 
+const fn loan(written: bool, waits: bool) -> Loan {
+    Loan { written, waits }
+}
+
 #[test]
 fn memory_of_one_mapped_window_is_lent_in_the_order_asked_for() {
     let windows = Windows::default();
@@ -84,16 +88,20 @@ fn memory_of_one_mapped_window_is_lent_in_the_order_asked_for() {
     windows.add(&DmaMap::new(0x4000, 0x1000, 0, READ_WRITE), None).unwrap();
     assert_eq!(windows.write(0x1ffe, b"abcd"), Found::Done(()));
     let mut seen = Vec::new();
-    let lent = windows.lend(&[segment(0x2000, 2), segment(0x1ffe, 2)], true, || (), &mut |slices| {
-        for slice in slices {
-            let mut bytes = [0; 2];
-            slice.copy_to(&mut bytes);
-            seen.extend(bytes);
-        }
-    });
+    let lent =
+        windows.lend(&[segment(0x2000, 2), segment(0x1ffe, 2)], loan(true, true), || (), &mut |slices| {
+            for slice in slices {
+                let mut bytes = [0; 2];
+                slice.copy_to(&mut bytes);
+                seen.extend(bytes);
+            }
+        });
     assert!(lent && seen == b"cdab");
     let refused = |segments: &[Segment], written| {
-        !windows.lend(segments, written, || panic!("said too early"), &mut |_| panic!("lent"))
+        [true, false].into_iter().all(|waits| {
+            let loan = loan(written, waits);
+            !windows.lend(segments, loan, || panic!("said too early"), &mut |_| panic!("lent"))
+        })
     };
     // Over a border, half in another window, by message, read-only, nowhere, nothing.
     assert!(refused(&[segment(0x2fff, 2)], false));
@@ -113,7 +121,7 @@ fn removal_of_a_window_waits_until_it_is_given_back() {
     windows.add(&DmaMap::new(0x2000, 0x1000, 0, READ_WRITE), Some(sealed(0x1000))).unwrap();
     let removed = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        windows.lend(&[segment(0x1000, 8)], true, || (), &mut |_| {
+        windows.lend(&[segment(0x1000, 8)], loan(true, true), || (), &mut |_| {
             scope.spawn(|| {
                 windows.remove(0x1000, 0x1000).unwrap();
                 removed.store(true, Ordering::SeqCst);
@@ -128,6 +136,39 @@ fn removal_of_a_window_waits_until_it_is_given_back() {
         });
     });
     assert!(removed.load(Ordering::SeqCst));
+}
+
+#[test]
+fn removal_waits_for_an_access_that_does_not_wait_too() {
+    let windows = Windows::default();
+    windows.add(&DmaMap::new(0x1000, 0x1000, 0, READ_WRITE), Some(sealed(0x1000))).unwrap();
+    let removed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        windows.lend(&[segment(0x1000, 8)], loan(true, false), || (), &mut |_| {
+            scope.spawn(|| {
+                windows.remove(0x1000, 0x1000).unwrap();
+                removed.store(true, Ordering::SeqCst);
+            });
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!removed.load(Ordering::SeqCst));
+        });
+    });
+    assert!(removed.load(Ordering::SeqCst));
+}
+
+#[test]
+fn entries_are_published_one_behind_the_other_within_a_window() {
+    let windows = Windows::default();
+    windows.add(&DmaMap::new(0x1000, 0x1000, 0, READ_WRITE), Some(sealed(0x1000))).unwrap();
+    let entries = [1, 2, 3].map(|entry| [entry; 16]);
+    assert_eq!(windows.publish(0x1fd0, &entries), Found::Done(()));
+    let mut bytes = [0; 0x40];
+    assert_eq!(windows.read(0x1fc0, &mut bytes), Found::Done(()));
+    assert_eq!(bytes.as_chunks::<16>().0, [[0; 16], entries[0], entries[1], entries[2]]);
+    // The last one would be outside: none is written.
+    assert_eq!(windows.publish(0x1fe0, &entries), Found::Nothing);
+    assert_eq!(windows.read(0x1fc0, &mut bytes), Found::Done(()));
+    assert_eq!(bytes.as_chunks::<16>().0[2], entries[1]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use rustix::io::Errno;
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-use super::{PIECES_MAX, behind, read_at, read_at_once, write_at};
+use super::{PIECES_MAX, behind, read_at, read_at_once, waits, write_at};
 use crate::shm::memory_file;
 
 fn file(len: usize) -> File {
@@ -103,4 +103,24 @@ fn rest_of_a_partial_transfer_begins_where_it_ended() {
     }
     let mut moved = make();
     assert_eq!(behind(&mut moved, 6).first().map(|piece| piece.iov_base.addr()), Some(1));
+}
+
+#[test]
+fn waits_are_those_of_this_thread() {
+    let before = waits().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    let slept = waits().unwrap();
+    assert!(slept > before);
+    let other = std::thread::spawn(|| {
+        for _ in 0..10 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        waits().unwrap()
+    });
+    // Busy until the other one is through.
+    while !other.is_finished() {
+        std::hint::spin_loop();
+    }
+    assert!(other.join().unwrap() >= 10);
+    assert!(waits().unwrap() < slept + 10);
 }
