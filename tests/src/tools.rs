@@ -114,9 +114,11 @@ impl Tool {
     }
 
     fn is_met_by(&self, ready: &Ready) -> bool {
+        // Of this device alone: for a list of all it would load every module there is, those of another version too.
         let has = |device: &str| {
-            let listed = capture(ready.command().args(["-M", "none", "-device", "help"]));
-            listed.is_ok_and(|list| list.contains(&format!("\"{device}\"")))
+            let described =
+                capture(ready.command().args(["-M", "none", "-device", &format!("{device},help")]));
+            described.is_ok_and(|text| text.contains(&format!("{device} options")))
         };
         ready.version().is_ok() && self.device.is_none_or(has) && (self.suits)(ready)
     }
