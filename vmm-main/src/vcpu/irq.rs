@@ -4,15 +4,22 @@
 use super::doorbell::Doorbell;
 use super::gate::Gate;
 use super::intx::Pins;
+use super::nudges::Nudges;
 use super::remote::RemoteMsi;
 use ipc::protocol::control::Failure;
+use ipc::protocol::inspect::Inspect;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// How long the thread sleeps at most; the bell ends it earlier.
 const POLL_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// And while vCPUs are to be called out of the guest.
+const NUDGE_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000 };
 
 /// An interrupt controller, as devices reach it.
 pub trait Interrupts: Send + Sync + 'static {
@@ -28,8 +35,11 @@ pub trait Interrupts: Send + Sync + 'static {
     /// Takes those wires that the controller listens to by itself while the machine runs; gives back the others.
     fn adopt(&self, wires: Vec<Wire>) -> Result<Vec<Wire>, Failure>;
 
-    /// Whether it listens to the machine's pins by itself while the machine runs.
-    fn has_pins(&self) -> bool;
+    /// The lines of pins whose fall it tells by an eventfd. None: it calls [`Pins::ended`] itself.
+    fn lines(&self) -> &[Line];
+
+    /// Makes every vCPU leave the guest for a moment. From any thread.
+    fn nudge(&self);
 }
 
 /// An edge-triggered shared peripheral interrupt.
@@ -66,6 +76,15 @@ pub struct Wire {
     pub intid: u32,
 }
 
+/// An interrupt line that pins share, of a controller that hears of an interrupt's end from the host.
+#[derive(Debug)]
+pub struct Line {
+    /// Says that the guest has ended the interrupt, and that the line fell; non-blocking.
+    pub fell: OwnedFd,
+    /// INTID of a shared peripheral interrupt.
+    pub intid: u32,
+}
+
 /// All interrupts from other processes, and the bell that ends the wait for them.
 pub struct Wires {
     controller: Arc<dyn Interrupts>,
@@ -73,10 +92,21 @@ pub struct Wires {
     msis: Vec<RemoteMsi>,
     pins: Arc<Pins>,
     bell: Doorbell,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    /// Pins that were asserted.
+    rose: AtomicU64,
+    /// Lines that fell because the guest ended an interrupt.
+    fell: AtomicU64,
+    /// Calls of vCPUs out of the guest because a line had not.
+    nudges: AtomicU64,
 }
 
 impl Wires {
-    /// These wires and pins, but those that the controller takes.
+    /// These wires, but those that the controller takes, and pins.
     pub fn new(
         controller: Arc<dyn Interrupts>,
         wires: Vec<Wire>,
@@ -84,9 +114,8 @@ impl Wires {
         pins: Arc<Pins>,
     ) -> Result<Self, Failure> {
         let wires = controller.adopt(wires)?;
-        let pins = if controller.has_pins() { Arc::default() } else { pins };
         let bell = Doorbell::new().map_err(|errno| Failure::new("make the interrupts' bell", errno))?;
-        Ok(Self { controller, wires, msis, pins, bell })
+        Ok(Self { controller, wires, msis, pins, bell, counters: Counters::default() })
     }
 
     /// Brings what devices have signalled to the interrupt controller: before a paused machine is saved.
@@ -98,21 +127,44 @@ impl Wires {
         msi.board.take(|event| self.controller.signal_msi(msi.device_id, event));
     }
 
+    /// Counters for people and tests.
+    pub fn inspect(&self, inspect: &mut Inspect) {
+        let Counters { rose, fell, nudges } = &self.counters;
+        for (name, counter) in [("rose", rose), ("fell", fell), ("nudges", nudges)] {
+            inspect.counter(format!("intx.{name}"), counter.load(Ordering::Relaxed));
+        }
+    }
+
     /// Makes the thread look at the gate.
     pub fn wake(&self) {
         self.bell.ring();
     }
 
+    /// Lines that fell: who still holds them up is asked to say so again.
+    fn take_falls(&self, nudges: &mut Nudges) {
+        for line in self.controller.lines() {
+            if rustix::io::read(&line.fell, &mut [0; 8]).is_ok() {
+                count(&self.counters.fell);
+                nudges.end(line.intid);
+                self.pins.ended(line.intid);
+            }
+        }
+    }
+
     /// The interrupt thread: what the eventfds say, the controller hears. While the machine is paused they are left
     /// unread, so that a signal waits for whoever runs the guest next.
     pub fn serve(&self, gate: &Gate) {
+        let lines = self.controller.lines();
+        let mut nudges = Nudges::default();
         while gate.wait_running() {
             let mut fds: Vec<_> =
                 self.wires.iter().map(|wire| PollFd::new(&wire.eventfd, PollFlags::IN)).collect();
             fds.extend(self.msis.iter().map(|msi| PollFd::new(&msi.doorbell, PollFlags::IN)));
             fds.extend(self.pins.iter().map(|pin| PollFd::new(&pin.raised, PollFlags::IN)));
+            fds.extend(lines.iter().map(|line| PollFd::new(&line.fell, PollFlags::IN)));
             fds.push(PollFd::new(&self.bell, PollFlags::IN));
-            if poll(&mut fds, Some(&POLL_INTERVAL)).is_err_and(|errno| errno != Errno::INTR) {
+            let interval = if nudges.is_empty() { POLL_INTERVAL } else { NUDGE_INTERVAL };
+            if poll(&mut fds, Some(&interval)).is_err_and(|errno| errno != Errno::INTR) {
                 return;
             }
             self.bell.answer();
@@ -135,9 +187,24 @@ impl Wires {
             for (pin, fd) in self.pins.iter().zip(pins) {
                 if fd.revents().contains(PollFlags::IN) && rustix::io::read(&pin.raised, &mut [0; 8]).is_ok()
                 {
+                    // A fall from before must not be taken for one of the line as it rises now.
+                    self.take_falls(&mut nudges);
+                    count(&self.counters.rose);
                     self.pins.raise(pin);
+                    if lines.iter().any(|line| line.intid == pin.intid) {
+                        nudges.begin(pin.intid);
+                    }
                 }
+            }
+            self.take_falls(&mut nudges);
+            if nudges.are_due(Instant::now()) {
+                count(&self.counters.nudges);
+                self.controller.nudge();
             }
         }
     }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }

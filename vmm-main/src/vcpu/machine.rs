@@ -175,6 +175,7 @@ impl<E: Engine> Machine<E> {
         for (name, counter) in [("local", local), ("remote", remote), ("unassigned", unassigned)] {
             inspect.counter(format!("mmio.{name}"), counter.load(Ordering::Relaxed));
         }
+        self.wires.inspect(inspect);
         for device in &self.bus.remotes {
             device.inspect(inspect);
         }

@@ -24,6 +24,7 @@ mod irq;
 mod kvm;
 mod machine;
 mod main;
+mod nudges;
 mod pci_host;
 mod process;
 mod remote;

@@ -45,6 +45,12 @@ pub fn shared(report: &mut Report<'_>) -> Result<Verdict> {
     ensure!(late == "0", "{late} lines about interrupts that did not come, or came for nobody");
     report.evidence(line.split_whitespace().collect::<Vec<_>>().join(" "))?;
     report.evidence("4 MiB on each of both at the same time, read back the same")?;
+    let of = |name: &str| vm.counter(name).with_context(|| format!("no counter {name}"));
+    report.evidence(format!(
+        "the line fell {} times, vCPUs were called {} times",
+        of("fell")?,
+        of("nudges")?
+    ))?;
     vm.power_off(COMMAND)?;
     Ok(Verdict::Shown)
 }

@@ -4,7 +4,7 @@
 use rustix::event::{EventfdFlags, eventfd};
 use soft_cpu::gic::{GicConfig, TableMemory};
 
-use super::super::irq::Wire;
+use super::super::irq::{Line, Wire};
 use super::*;
 use ipc::protocol::control::Failure;
 use soft_cpu::gic::Gic;
@@ -24,9 +24,11 @@ impl Interrupts for Gic {
         Ok(wires)
     }
 
-    fn has_pins(&self) -> bool {
-        false
+    fn lines(&self) -> &[Line] {
+        &[]
     }
+
+    fn nudge(&self) {}
 }
 
 struct NoMemory;

@@ -16,7 +16,7 @@ use super::window_slots::WindowSlots;
 use crate::machine::layout::{GITS_TRANSLATER, IPA_BITS, SPI_BASE, spi};
 use crate::vcpu::engine::EngineParts;
 use crate::vcpu::intx::Pins;
-use crate::vcpu::irq::{Interrupts, Wire};
+use crate::vcpu::irq::{Interrupts, Line, Wire};
 use crate::vcpu::vectors::{Vector, Vectors};
 use ipc::addr::Gpa;
 use ipc::protocol::control::Failure;
@@ -49,8 +49,11 @@ pub struct Vm {
     slots: Vec<(Slot, Arc<GuestMemoryMmap>)>,
     dirty: Arc<DirtyLog>,
     page_len: u64,
-    /// The pins of PCI functions.
+    /// The pins of PCI functions, and their lines.
     pins: Arc<Pins>,
+    lines: Vec<Line>,
+    /// One for each line, which nobody signals: KVM tells of an interrupt's end only whoever could also raise it.
+    unused: Vec<OwnedFd>,
     /// The vectors of real devices. Locked before the state.
     vectors: Arc<Vectors>,
     /// Messages that came from other processes, and so took a way through this one.
@@ -102,8 +105,7 @@ impl Vm {
         let gic = Gic::new(&fd, vcpu_count)?;
         // From now on the guest's counter is what we say, and a read of it tells the host's.
         sys::set_counter_offset(&fd, 0).map_err(fail("set the guest's counter"))?;
-        let uart = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| Failure::new("make the UART's interrupt", errno))?;
+        let uart = new_eventfd("make the UART's interrupt")?;
         let state = State {
             running: false,
             counter_offset: 0,
@@ -114,6 +116,11 @@ impl Vm {
             heard: 0,
         };
         let (dirty, pins) = (Arc::clone(&parts.dirty), Arc::clone(&parts.pins));
+        let (mut lines, mut unused) = (Vec::new(), Vec::new());
+        for intid in pins.intids() {
+            lines.push(Line { fell: new_eventfd("make an INTx line")?, intid });
+            unused.push(new_eventfd("make an INTx line")?);
+        }
         let (vectors, messages, state) = (Arc::clone(&parts.vectors), AtomicU64::new(0), Mutex::new(state));
         let fd = Arc::new(fd);
         let first_free = slots.iter().map(|(slot, _)| slot.number + 1).max().unwrap_or(0);
@@ -127,6 +134,8 @@ impl Vm {
             dirty,
             page_len,
             pins,
+            lines,
+            unused,
             vectors,
             messages,
             uart,
@@ -223,13 +232,12 @@ impl Vm {
             let gsi = intid.saturating_sub(SPI_BASE);
             sys::irqfd(&self.fd, eventfd, None, gsi, assign).map_err(fail("connect an interrupt wire"))?;
         }
-        for pin in self.pins.iter() {
-            let (gsi, ended) = (pin.intid.saturating_sub(SPI_BASE), Some(pin.ended.as_fd()));
-            sys::irqfd(&self.fd, pin.raised.as_fd(), ended, gsi, assign)
-                .map_err(fail("connect an INTx pin"))?;
+        for (line, unused) in self.lines.iter().zip(&self.unused) {
+            let (gsi, fell) = (line.intid.saturating_sub(SPI_BASE), Some(line.fell.as_fd()));
+            sys::irqfd(&self.fd, unused.as_fd(), fell, gsi, assign).map_err(fail("connect an INTx line"))?;
             if assign {
-                // Taking pins off lowers their line: whoever still holds it up says so again.
-                self.pins.ended(pin.intid);
+                // Taking a line off lowers it: whoever still holds it up says so again.
+                self.pins.ended(line.intid);
             }
         }
         Ok(())
@@ -331,14 +339,22 @@ impl Interrupts for Vm {
         Ok(Vec::new())
     }
 
-    fn has_pins(&self) -> bool {
-        true
+    fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    fn nudge(&self) {
+        self.cpus.iter().for_each(Cpu::kick);
     }
 }
 
 /// The halves of the address that makes a write a message: GITS_TRANSLATER.
 fn doorbell() -> [u32; 2] {
     [GITS_TRANSLATER & 0xffff_ffff, GITS_TRANSLATER >> 32].map(|half| u32::try_from(half).unwrap_or(0))
+}
+
+fn new_eventfd(what: &'static str) -> Result<OwnedFd, Failure> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| Failure::new(what, errno))
 }
 
 /// Puts RAM and register pages into the guest.

@@ -12,7 +12,7 @@ pub use self::saved::SavedSoft;
 use self::slot::CpuSlot;
 use super::bus::Bus;
 use super::engine::{Engine, EngineParts, Exit};
-use super::irq::{Interrupts, Wire};
+use super::irq::{Interrupts, Line, Wire};
 use super::window_memory::Mapper;
 use crate::machine::layout::SPI_COUNT;
 use ipc::protocol::control::Failure;
@@ -53,9 +53,11 @@ impl Interrupts for SoftController {
         Ok(wires)
     }
 
-    fn has_pins(&self) -> bool {
-        false
+    fn lines(&self) -> &[Line] {
+        &[]
     }
+
+    fn nudge(&self) {}
 }
 
 /// Software CPUs.

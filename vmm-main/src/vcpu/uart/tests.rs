@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 use super::*;
 use crate::vcpu::console::OUTPUT_LEN_MAX;
-use crate::vcpu::irq::{Interrupts, Wire};
+use crate::vcpu::irq::{Interrupts, Line, Wire};
 use ipc::protocol::control::Failure;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io::{Read, Write};
@@ -26,9 +26,11 @@ impl Interrupts for Controller {
     fn adopt(&self, wires: Vec<Wire>) -> Result<Vec<Wire>, Failure> {
         Ok(wires)
     }
-    fn has_pins(&self) -> bool {
-        false
+    fn lines(&self) -> &[Line] {
+        &[]
     }
+
+    fn nudge(&self) {}
 }
 
 const UART_INTID: u32 = 33;
