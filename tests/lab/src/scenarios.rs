@@ -135,8 +135,7 @@ pub const ALL: &[Scenario] = &[
         name: "vfio-shared-line",
         about: "two of the server's NVMe on one interrupt line, busy at the same time",
         server: Server::Nesting,
-        // At times a line stays high for seconds, for a reason that is not found yet, and Linux may give it up.
-        by_default: false,
+        by_default: true,
         limit: Duration::from_secs(120),
         run: vfio_interrupts::shared,
     },
