@@ -38,8 +38,8 @@ pub struct Interrupts {
     pub intx_end: OwnedFd,
 }
 
-/// Starts a thread for the device's requests, one for its interrupts if it could be opened, one for the vSMMU, and one for faults if they come
-/// from the host.
+/// Starts a thread for the device's requests, one for its interrupts if it could be opened, one for the vSMMU, and one for
+/// faults if they come from the host.
 ///
 /// # Errors
 /// If the kernel gives no thread.

@@ -260,7 +260,7 @@ fn switched_off(report: &mut Report<'_>, vm: &mut Vm, device: &Function) -> Resu
 }
 
 /// Where the guest sees the device's first BAR.
-fn first_bar(vm: &mut Vm) -> Result<String> {
+pub fn first_bar(vm: &mut Vm) -> Result<String> {
     run(vm, "cut -d ' ' -f 1 /sys/bus/pci/devices/0000:00:01.0/resource | head -n 1")
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tests::vm::Vm;
 
 use super::Verdict;
-use super::vfio_guest::{COMMAND, boot, boot_with, run};
+use super::vfio_guest::{COMMAND, boot, boot_with, first_bar, run};
 use crate::report::Report;
 use crate::seen::{self, NVME};
 
@@ -101,7 +101,7 @@ pub fn masked(report: &mut Report<'_>, vm: &mut Vm) -> Result<()> {
     let device = "/sys/class/nvme/nvme0/device";
     let config = run(vm, &format!("od -An -v -tx1 {device}/config"))?;
     let config: Vec<u8> = config.split_whitespace().filter_map(|b| u8::from_str_radix(b, 16).ok()).collect();
-    let bar = run(vm, &format!("head -n 1 {device}/resource | cut -d ' ' -f 1"))?;
+    let bar = first_bar(vm)?;
     let bar =
         u64::from_str_radix(bar.trim_start_matches("0x"), 16).with_context(|| format!("BAR 0: {bar}"))?;
     let [table, pending] = msix_places(&config).with_context(|| format!("MSI-X in {config:02x?}"))?;
