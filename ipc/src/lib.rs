@@ -44,4 +44,5 @@ pub mod protocol;
 pub mod saved;
 pub mod service;
 pub mod shm;
+pub mod socket_file;
 pub mod vfio_user;
