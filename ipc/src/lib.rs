@@ -6,7 +6,7 @@
 //! ```text
 //!   coordinator --control (channel)--> every process      asks; events come back
 //!   vCPU        --MMIO ring (shm)----> each device        asks; answers come back, posts do not
-//!   device      --eventfd------------> vCPU               interrupts; not in this crate
+//!   device      --doorbell-----------> vCPU               interrupts: says to look, and never waits
 //!   device      --bus (channel)------> vCPU               asks: memory of its BARs, and when the guest reaches it
 //!   device      --register page (shm)> vCPU, its guest    publishes; the guest reads without asking
 //!   each writer --dirty log (shm)----> coordinator        sets bits; the coordinator takes them
@@ -37,6 +37,7 @@
 pub mod addr;
 pub mod channel;
 pub mod deadline;
+pub mod doorbell;
 pub mod error;
 pub mod frame;
 pub mod hello;
