@@ -14,6 +14,7 @@ pub mod launcher;
 pub mod lifecycle;
 pub mod lifeline;
 pub mod machine;
+pub mod printable;
 pub mod problem;
 mod readiness;
 pub mod snapshot;

@@ -4,10 +4,14 @@
 //! The command line prints it as one line, the control API sends it as JSON, and its [`Class`] decides the
 //! exit code. Inner errors keep their own types; they become a [`Problem`] once, where the place is known.
 
-use std::fmt;
 use std::process::ExitCode;
+use std::{fmt, io};
 
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
+
+use crate::printable;
 
 /// The kinds of failure that a script may want to tell apart; each has its own exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +77,19 @@ impl Problem {
         Self::new(Class::Host, what, place, advice)
     }
 
+    /// The same after `error`: where its number has one cause whatever was tried, that is the host's, and the advice is about it.
+    pub fn because_of(self, error: &io::Error) -> Self {
+        self.because_of_number(error.raw_os_error().unwrap_or_default())
+    }
+
+    /// The same for an error number; there is none that is zero.
+    pub fn because_of_number(self, number: i32) -> Self {
+        match advice_for(number) {
+            Some(advice) => Self { class: Class::Host, advice, ..self },
+            None => self,
+        }
+    }
+
     /// The exit code of a command that ends with this problem.
     pub fn exit(&self) -> ExitCode {
         ExitCode::from(self.class.exit_code())
@@ -89,12 +106,57 @@ impl std::error::Error for Problem {}
 
 /// Texts of inner errors may span lines; a problem is one line, whatever it is made of.
 fn one_line(text: &str) -> String {
-    text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
+    let parts = text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| printable::line(part.as_bytes())).collect::<Vec<_>>().join("; ")
+}
+
+/// What to do about an error number that says more than the step in which it came.
+fn advice_for(number: i32) -> Option<String> {
+    let advice = match Errno::from_raw_os_error(number) {
+        Errno::MFILE => {
+            let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+            return Some(format!(
+                "this process may have {limit} descriptors open: raise the limit (`ulimit -n`, LimitNOFILE= of a service)"
+            ));
+        }
+        Errno::NFILE => "the host has as many files open as it may: raise `sysctl fs.file-max`",
+        Errno::NOMEM => {
+            "free memory on the host, or raise this user's limits (`ulimit -v`, MemoryMax= of a service)"
+        }
+        Errno::NOSPC => "the file system is full: free space on it",
+        Errno::DQUOT => "this user's quota is used up: free space, or have it raised",
+        Errno::ROFS => {
+            "its file system is mounted read-only: have it mounted for writing, or use a copy elsewhere"
+        }
+        Errno::IO => "the medium or its server fails: look at the host's kernel log (`dmesg`)",
+        Errno::STALE => "its file system was exported anew: mount it again",
+        _ => return None,
+    };
+    Some(advice.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn problem_of_an_error_number_advises_about_it_whatever_the_step() {
+        let refused = |errno: Errno| {
+            Problem::usage("x", "y", "check the path")
+                .because_of(&io::Error::from_raw_os_error(errno.raw_os_error()))
+        };
+        let descriptors = refused(Errno::MFILE);
+        assert_eq!(descriptors.class, Class::Host);
+        assert!(descriptors.advice.contains("descriptors open") && descriptors.advice.contains("ulimit -n"));
+        assert!(refused(Errno::NOSPC).advice.contains("full"));
+        assert_eq!(refused(Errno::NOENT), Problem::usage("x", "y", "check the path"));
+    }
+
+    #[test]
+    fn problem_display_obeys_no_text_in_it() {
+        let text = Problem::usage("a\u{1b}[31m", "b\u{7}", "c\u{202e}d").to_string();
+        assert!(!text.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
+    }
 
     #[test]
     fn problem_display_is_one_line_and_class_has_its_own_code() {

@@ -78,8 +78,10 @@ fn bad_initramfs_and_memory_are_refused_and_leave_nothing() {
         2,
         "no arm64 kernel starts in",
     );
-    refused(&lab, &["--kernel", kernel, "--memory", "0"], 2, "0 bytes of memory");
-    refused(&lab, &["--kernel", kernel, "--memory", "1"], 2, "not whole pages");
+    refused(&lab, &["--kernel", kernel, "--memory", "0"], 2, "0 bytes of memory (memory): give at least 16M");
+    refused(&lab, &["--kernel", kernel, "--memory", "1"], 2, "give at least 16M");
+    refused(&lab, &["--kernel", kernel, "--memory", "16777217"], 2, "not whole pages");
+    refused(&lab, &["--kernel", kernel, "--memory", "18446744073709551615"], 2, "give at most 511G");
     refused(&lab, &["--kernel", kernel, "--memory", "500G"], 2, "more than this host has");
     refused(&lab, &["--kernel", kernel, "--memory", "9999999T"], 2, "do not fit the machine");
     refused(&lab, &["--kernel", kernel, "--vcpus", "2", "--cpu", "soft"], 2, "not supported yet");
@@ -89,6 +91,77 @@ fn bad_initramfs_and_memory_are_refused_and_leave_nothing() {
     }
     let long = "x".repeat(5000);
     refused(&lab, &["--kernel", kernel, "--cmdline", &long], 2, "2047");
+}
+
+#[test]
+fn bad_images_are_refused_by_name_and_leave_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let kernel = kernel.to_str().unwrap();
+    let sized = |name: &str, len: u64| {
+        std::fs::File::create(lab.path(name)).unwrap().set_len(len).unwrap();
+        lab.path(name).to_str().unwrap().to_owned()
+    };
+    let fifo = lab.path("fifo.img");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+    let device = |nvme: &str, text: &str| {
+        refused(&lab, &["--kernel", kernel, "--nvme", nvme], 2, text);
+        refused(&lab, &["--kernel", kernel, "--nvme", nvme], 2, &format!("({nvme})"));
+    };
+    device(&sized("empty.img", 0), "is empty");
+    device(&sized("odd.img", 1_000_001), "976.5 KiB (1000001 bytes)");
+    device(fifo.to_str().unwrap(), "is a FIFO");
+    device(lab.path("run").to_str().unwrap(), "is a directory");
+    device("/dev/null", "is a character device");
+    device("/nonexistent", "No such file");
+    let taken = sized("taken.img", 1 << 20);
+    let lock = std::fs::File::open(&taken).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    device(&taken, &format!("in use by process {} (", std::process::id()));
+}
+
+#[test]
+fn file_names_of_any_bytes_are_printed_escaped() {
+    let Some(lab) = Lab::new() else { return };
+    let name = "Im\nbulkhead: fine\u{1b}[2J";
+    let text = "Im\\nbulkhead: fine\\u{1b}[2J)";
+    refused(&lab, &["--kernel", lab.path(name).to_str().unwrap()], 2, text);
+    let config = lab.file(name, b"kernle = 1");
+    refused(&lab, &["--config", config.to_str().unwrap()], 2, "fine\\u{1b}[2J, line 1)");
+}
+
+#[test]
+fn too_few_descriptors_are_told_as_that_whatever_was_opened() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let (name, mut refusals) = (lab.vm_name(), 0);
+    // Few enough to fail at the first file, and then at each one after it.
+    for limit in 3..40 {
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        let program = lab.path("bulkhead");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script, program.to_str().unwrap()]);
+        command.args(["run", "--console", "none", "--name", &name, "--memory", "16M"]);
+        command.arg("--kernel").arg(&kernel).env("XDG_RUNTIME_DIR", lab.path("run"));
+        let mut child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+        let (mut line, mut all) = (String::new(), String::new());
+        while std::io::BufRead::read_line(&mut stderr, &mut line).unwrap() > 0 && !line.contains("guest runs")
+        {
+            all.push_str(&std::mem::take(&mut line));
+        }
+        if line.contains("guest runs") {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            break;
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{limit}: {all}");
+        let complaint = all.lines().last().unwrap_or_default();
+        assert!(complaint.contains("descriptors"), "with {limit} descriptors: {complaint}");
+        refusals += 1;
+    }
+    assert!(refusals > 3, "the limit was never in the way");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::printable;
 use crate::problem::{Class, Problem};
 
 /// Longest answer that is read; a process table of dozens of rows is a tenth of it.
@@ -33,7 +34,7 @@ pub struct Client {
 impl Client {
     /// Connects to the socket at `path`.
     pub async fn connect(path: &Path) -> Result<Self, Problem> {
-        let place = path.display().to_string();
+        let place = printable::path(path);
         match timeout(Duration::from_secs(5), UnixStream::connect(path)).await {
             Ok(Ok(stream)) => Ok(Self { stream, place }),
             Ok(Err(error)) => Err(Problem::new(
@@ -41,7 +42,8 @@ impl Client {
                 format!("no VM answers here: {error}"),
                 place,
                 "check the name; `bulkhead ps` without a name lists the VMs that run",
-            )),
+            )
+            .because_of(&error)),
             Err(_) => Err(Problem::new(
                 Class::Unreachable,
                 "the VM's socket does not accept connections",

@@ -287,8 +287,9 @@ fn runtime() -> Result<tokio::runtime::Runtime, Problem> {
         Problem::host(
             format!("the client's runtime cannot start: {error}"),
             "client",
-            "check the limit on open files",
+            "check this user's limits on files and memory",
         )
+        .because_of(&error)
     })
 }
 

@@ -24,7 +24,7 @@ pub struct RunFlags {
     /// Kernel command line
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     cmdline: Option<String>,
-    /// Guest memory, such as 512M or 2G
+    /// Guest memory, such as 512M or 1.5G
     #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_hyphen_values = true)]
     memory: Option<u64>,
     /// Number of virtual CPUs

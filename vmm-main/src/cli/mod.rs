@@ -16,6 +16,7 @@ use clap::{Parser, Subcommand};
 
 use crate::launcher;
 use crate::lifecycle::Why;
+use crate::printable;
 use crate::problem::Problem;
 use crate::topology;
 
@@ -122,7 +123,7 @@ fn run(flags: RunFlags) -> Result<(), Problem> {
 /// Lets the program that knows VFIO look at the host.
 fn host_check(device: Option<&str>) -> Result<(), Problem> {
     let program = launcher::programs::path(topology::VFIO_KERNEL_PROGRAM)?;
-    let place = program.display().to_string();
+    let place = printable::path(&program);
     let status = Command::new(&program).arg("host-check").args(device).status();
     let status = status.map_err(|error| {
         Problem::host(
@@ -130,6 +131,7 @@ fn host_check(device: Option<&str>) -> Result<(), Problem> {
             place,
             "install all programs of one build",
         )
+        .because_of(&error)
     })?;
     if status.success() {
         return Ok(());

@@ -5,11 +5,13 @@
 //! memory, its files) stand apart, because they can only be checked where the VM is about to run.
 
 use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::size;
 use crate::machine::layout::VCPU_COUNT_MAX;
+use crate::printable;
 use crate::problem::Problem;
 use crate::topology::CpuKind;
 
@@ -62,31 +64,33 @@ pub fn cmdline(cmdline: &str) -> Result<(), Problem> {
     }
 }
 
-/// Guest RAM: whole pages, room for a kernel, and inside the machine's memory map.
+/// Guest RAM: room for a kernel, inside the machine's memory map, and whole pages. In this order: what is advised about
+/// the last rule keeps the other two.
 pub fn memory_len(len: u64) -> Result<(), Problem> {
     let refuse = |what: String, advice: String| Err(Problem::usage(what, "memory", advice));
-    if len == 0 {
-        return refuse("a guest cannot run in 0 bytes of memory".into(), "give a size such as 512M".into());
-    }
-    if !len.is_multiple_of(PAGE_LEN) {
-        return refuse(
-            format!("{len} bytes of memory are not whole pages"),
-            format!(
-                "give a multiple of {PAGE_LEN}, such as {}",
-                size::display(len.next_multiple_of(1 << 20))
-            ),
-        );
-    }
     if len < MEMORY_LEN_MIN {
+        // Other VMMs read a bare number as MiB.
+        let hint = if (16..=16384).contains(&len) {
+            format!("; a size without a unit is in bytes, {len}M is MiB")
+        } else {
+            String::new()
+        };
         return refuse(
-            format!("no arm64 kernel starts in {} of memory", size::display(len)),
-            format!("give at least {}", size::display(MEMORY_LEN_MIN)),
+            format!("no arm64 kernel starts in {} of memory", size::about(len)),
+            format!("give at least {}{hint}", size::display(MEMORY_LEN_MIN)),
         );
     }
     if len > MEMORY_LEN_MAX {
         return refuse(
-            format!("{} of memory do not fit the machine's address map", size::display(len)),
+            format!("{} of memory do not fit the machine's address map", size::about(len)),
             format!("give at most {}", size::display(MEMORY_LEN_MAX)),
+        );
+    }
+    if !len.is_multiple_of(PAGE_LEN) {
+        let whole = len.next_multiple_of(1 << 20).min(MEMORY_LEN_MAX);
+        return refuse(
+            format!("{len} bytes of memory are not whole pages"),
+            format!("give a multiple of {PAGE_LEN} bytes, such as {}", size::display(whole)),
         );
     }
     Ok(())
@@ -118,10 +122,11 @@ pub fn vcpu_count(count: u64, cpu: Option<CpuKind>) -> Result<u16, Problem> {
 pub fn memory_fits_host(len: u64) -> Result<(), Problem> {
     let text = std::fs::read_to_string("/proc/meminfo").map_err(|error| {
         Problem::host(format!("the host's memory size is unknown: {error}"), "/proc/meminfo", "mount /proc")
+            .because_of(&error)
     })?;
     match mem_total_len(&text) {
         Some(total) if len > total => Err(Problem::usage(
-            format!("{} of memory are more than this host has ({} MiB)", size::display(len), total >> 20),
+            format!("{} of memory are more than this host has ({})", size::about(len), size::about(total)),
             "memory",
             "give less, or use a larger host",
         )),
@@ -139,7 +144,7 @@ pub fn mem_total_len(meminfo: &str) -> Option<u64> {
 /// Opens the kernel and checks what can be seen from outside; its format is the sealed coordinator's business.
 pub fn open_kernel(path: &Path, memory_len: u64) -> Result<File, Problem> {
     let (file, len) = open_boot_file("kernel", path)?;
-    let place = path.display().to_string();
+    let place = printable::path(path);
     if len < KERNEL_LEN_MIN {
         return Err(Problem::usage(
             format!("the kernel has only {len} bytes"),
@@ -149,7 +154,7 @@ pub fn open_kernel(path: &Path, memory_len: u64) -> Result<File, Problem> {
     }
     if len > KERNEL_LEN_MAX.min(memory_len) {
         return Err(Problem::usage(
-            format!("a kernel of {len} bytes does not fit a guest of {}", size::display(memory_len)),
+            format!("a kernel of {} does not fit a guest of {}", size::about(len), size::display(memory_len)),
             place,
             format!("give an arm64 Linux Image (at most {}), or more memory", size::display(KERNEL_LEN_MAX)),
         ));
@@ -160,13 +165,17 @@ pub fn open_kernel(path: &Path, memory_len: u64) -> Result<File, Problem> {
 /// Opens the initramfs; it must leave room for a kernel.
 pub fn open_initramfs(path: &Path, memory_len: u64) -> Result<File, Problem> {
     let (file, len) = open_boot_file("initramfs", path)?;
-    let place = path.display().to_string();
+    let place = printable::path(path);
     if len == 0 {
         return Err(Problem::usage("the initramfs is empty", place, "give a cpio archive, or leave it out"));
     }
     if len >= memory_len {
         return Err(Problem::usage(
-            format!("an initramfs of {len} bytes does not fit a guest of {}", size::display(memory_len)),
+            format!(
+                "an initramfs of {} does not fit a guest of {}",
+                size::about(len),
+                size::display(memory_len)
+            ),
             place,
             "give a smaller initramfs, or more memory",
         ));
@@ -175,29 +184,31 @@ pub fn open_initramfs(path: &Path, memory_len: u64) -> Result<File, Problem> {
 }
 
 fn open_boot_file(kind: &'static str, path: &Path) -> Result<(File, u64), Problem> {
-    let place = path.display().to_string();
-    let refused = |error: std::io::Error| {
-        Problem::usage(
-            format!("the {kind} cannot be opened: {error}"),
-            place.clone(),
-            format!("check the path given as --{kind}"),
-        )
+    let place = printable::path(path);
+    let refused = |error: io::Error| {
+        let advice = match error.kind() {
+            ErrorKind::PermissionDenied => {
+                "let this user read it, and search the folders above it".to_owned()
+            }
+            _ => format!("check the path given as `{kind}`"),
+        };
+        Problem::usage(format!("the {kind} cannot be opened: {error}"), &place, advice).because_of(&error)
     };
     // Not blocking: a FIFO given by mistake must be refused below, not waited for.
-    let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(refused)?;
     let metadata = file.metadata().map_err(refused)?;
     if metadata.is_dir() {
         return Err(Problem::usage(
             format!("the {kind} is a directory"),
-            place.clone(),
-            format!("name a file with --{kind}"),
+            place,
+            format!("give the path of a file as `{kind}`"),
         ));
     }
     if !metadata.is_file() {
         return Err(Problem::usage(
             format!("the {kind} is not a regular file"),
-            place.clone(),
+            place,
             "copy its content to a regular file first",
         ));
     }

@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{Behind, ConsoleMode, DeviceSettings, Settings, SmmuSettings, size};
+use crate::printable;
 use crate::problem::Problem;
 use crate::topology::{CpuKind, SMMU0};
 
@@ -42,10 +43,11 @@ pub const DEVICE_KEYS: [&str; 6] = ["vfio-user", "nvme", "vfio", "behind", "slot
 
 /// Reads and parses the configuration at `path`.
 pub fn load(path: &Path) -> Result<Settings, Problem> {
-    let place = path.display().to_string();
+    let place = printable::path(path);
     let advice = "give --config a readable TOML file";
     let refused = |error: std::io::Error| {
-        Problem::usage(format!("the configuration cannot be read: {error}"), place.clone(), advice)
+        let what = format!("the configuration cannot be read: {error}");
+        Problem::usage(what, place.clone(), advice).because_of(&error)
     };
     let file = File::open(path).map_err(refused)?;
     if !file.metadata().map_err(refused)?.is_file() {
@@ -236,7 +238,7 @@ impl Source<'_> {
             Problem::usage(
                 error.to_string(),
                 self.at(&value.span()),
-                "give a size such as \"512M\" or \"2G\"",
+                "give a size such as \"512M\" or \"1.5G\"",
             )
         })
     }

@@ -101,13 +101,31 @@ fn config_wrong_types_and_syntax_name_their_line() {
 #[test]
 fn config_memory_rules_refuse_each_bad_size() {
     let refuse = |memory: &str| refused(&format!("kernel = \"a\"\nmemory = {memory}")).what;
-    assert_eq!(refuse("0"), "a guest cannot run in 0 bytes of memory");
-    assert_eq!(refuse("1"), "1 bytes of memory are not whole pages");
-    assert_eq!(refuse("\"1048577\""), "1048577 bytes of memory are not whole pages");
-    assert_eq!(refuse("\"1M\""), "no arm64 kernel starts in 1M of memory");
-    assert_eq!(refuse("\"512G\""), "512G of memory do not fit the machine's address map");
+    assert_eq!(refuse("0"), "no arm64 kernel starts in 0 bytes of memory");
+    assert_eq!(refuse("1"), "no arm64 kernel starts in 1 byte of memory");
+    assert_eq!(refuse("\"1M\""), "no arm64 kernel starts in 1 MiB of memory");
+    assert_eq!(refuse("16777217"), "16777217 bytes of memory are not whole pages");
+    assert_eq!(refuse("\"512G\""), "512 GiB of memory do not fit the machine's address map");
     assert!(check::memory_fits_host(1 << 60).unwrap_err().what.contains("more than this host has"));
     assert!(check::memory_fits_host(check::MEMORY_LEN_MIN).is_ok());
+}
+
+#[test]
+fn config_advice_about_memory_is_taken_when_followed() {
+    let sizes =
+        [0, 1, 512, 4095, 4097, (1 << 20) + 1, (16 << 20) + 1, (511 << 30) - 1, (511 << 30) + 4096, 1 << 63];
+    for len in sizes.into_iter().chain((0..3).map(|below| u64::MAX - below)) {
+        let problem = check::memory_len(len).unwrap_err();
+        let advised: Vec<u64> = problem
+            .advice
+            .split([' ', ';', ','])
+            .filter(|word| word.ends_with(['M', 'G']) && *word != format!("{len}M"))
+            .map(|word| size::parse(word).unwrap())
+            .collect();
+        assert_eq!(advised.len(), 1, "{problem}");
+        assert_eq!(check::memory_len(advised[0]), Ok(()), "{len:#x}: {problem}");
+    }
+    assert!(check::memory_len(512).unwrap_err().advice.contains("512M is MiB"));
 }
 
 #[test]

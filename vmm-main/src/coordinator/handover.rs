@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{SmmuModel, VmConfig};
+use crate::printable;
 use crate::topology::{self, CpuKind, DeviceKind, Shape};
 
 /// Longest handover: a command line and a page of numbers.
@@ -88,7 +89,7 @@ impl Handover {
                     direct_dma: device.direct_dma,
                 })
                 .collect(),
-            kernel_name: config.kernel.display().to_string(),
+            kernel_name: printable::path(&config.kernel),
         }
     }
 

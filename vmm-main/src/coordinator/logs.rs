@@ -15,6 +15,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
+pub use crate::printable::line as printable;
+
 /// Bytes of a line that are kept; the rest of it is dropped.
 pub const LINE_LEN_MAX: usize = 1024;
 /// Lines kept for a report.
@@ -111,24 +113,6 @@ impl Lines {
         let line = std::mem::take(&mut self.line);
         if line.is_empty() { vec![] } else { vec![printable(&line)] }
     }
-}
-
-/// Text that a terminal shows and never obeys: controls and direction overrides become `\u{..}`.
-pub fn printable(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        let harmless = !c.is_control()
-            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if harmless {
-            shown.push(c);
-        } else if c == '\t' {
-            shown.push(' ');
-        } else if c != '\r' {
-            shown.extend(c.escape_default());
-        }
-    }
-    shown
 }
 
 /// Counts lines per second.

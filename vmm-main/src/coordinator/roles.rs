@@ -24,6 +24,9 @@ const SMMU0_REGION: u16 = 0;
 /// `SMMU_CMDQ_PROD` and, in page 1, `SMMU_EVENTQ_CONS` (IHI 0070 section 6.3): the guest alone writes these two.
 const GUEST_OWNED: [u32; 2] = [0x0098, 0x1_00ac];
 
+/// Bytes in a logical block of our own disks: an image is a whole number of them.
+pub const NVME_BLOCK_LEN: u32 = 512;
+
 /// The configuration messages of one generation.
 #[derive(Debug, Clone)]
 pub struct Configs {
@@ -139,7 +142,7 @@ impl Configs {
             nvme.push(NvmeConfig {
                 name: topology::NVME.get(nvme.len()).copied().unwrap_or_default().to_owned(),
                 serial: format!("BULKHEAD{:04}", device.slot),
-                block_len: 512,
+                block_len: NVME_BLOCK_LEN,
             });
             vfio.push(slot.vfio(name, ram.clone(), device.direct_dma, model.clone()));
         }

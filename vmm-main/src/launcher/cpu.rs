@@ -44,6 +44,7 @@ fn open_kvm() -> Result<Chosen, Problem> {
             "let this user read and write it (usually group kvm), and see that the kernel was started with \
              virtualization; or give --cpu soft",
         )
+        .because_of(&error)
     })?;
     Ok(Chosen { kind: CpuKind::Kvm, kvm: Some(file.into()) })
 }

@@ -4,18 +4,19 @@
 //! Nothing is read from them here. A device that the VM does not have is stood in for by an empty memory file, so that
 //! the coordinator's descriptors are the same in every VM.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipc::shm::memory_file;
-use rustix::fs::{FlockOperation, flock};
 
 use super::host_device::Places;
+use super::image;
 use crate::config::{Behind, DeviceConfig};
+use crate::printable;
 use crate::problem::Problem;
 use crate::topology::{self, Object};
 
@@ -26,7 +27,7 @@ pub fn open_all(devices: &[DeviceConfig]) -> Result<Vec<(Object, OwnedFd)>, Prob
     for name in topology::VFIO {
         let (source, iommufd) = match given.next().map(|device| &device.behind) {
             Some(Behind::VfioUser(socket)) => (connect(socket)?, nothing()?),
-            Some(Behind::Nvme(image)) => (open_image(image)?.into(), nothing()?),
+            Some(Behind::Nvme(image)) => (image::open(image)?.into(), nothing()?),
             Some(Behind::Vfio(address)) => {
                 let places = Places::default();
                 (places.open_device(address)?.into(), places.open_iommufd()?.into())
@@ -57,7 +58,7 @@ pub async fn reopen(socket: &Path) -> Option<tokio::net::UnixStream> {
             Err(error) => {
                 eprintln!(
                     "bulkhead: the server at {} cannot be reached again after the guest's reset: {error}",
-                    socket.display()
+                    printable::path(socket)
                 );
                 return None;
             }
@@ -71,34 +72,31 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 
 fn connect(socket: &Path) -> Result<OwnedFd, Problem> {
     UnixStream::connect(socket).map(OwnedFd::from).map_err(|error| {
+        let advice = match error.kind() {
+            ErrorKind::NotFound => "start the server first, and check its socket's path",
+            ErrorKind::PermissionDenied => {
+                "let this user write to the socket, and search the folders above it"
+            }
+            ErrorKind::ConnectionRefused if socket.metadata().is_ok_and(|it| !it.file_type().is_socket()) => {
+                "this is no socket: give the path of the server's"
+            }
+            ErrorKind::ConnectionRefused => "nobody listens on it: start the server first",
+            _ => "check the socket's path, and that its server takes connections",
+        };
         Problem::usage(
             format!("the device's vfio-user server cannot be reached: {error}"),
-            socket.display().to_string(),
-            "start the server first, and check its socket's path",
+            printable::path(socket),
+            advice,
         )
+        .because_of(&error)
     })
-}
-
-/// Opens an image for this VM alone: two guests that write one file system destroy it.
-fn open_image(image: &Path) -> Result<File, Problem> {
-    let place = image.display().to_string();
-    let refused = |error: io::Error| {
-        Problem::usage(
-            format!("the image cannot be opened for reading and writing: {error}"),
-            place.clone(),
-            "give a raw image file",
-        )
-    };
-    let file = OpenOptions::new().read(true).write(true).open(image).map_err(refused)?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
-        Problem::usage(format!("the image is in use: {errno}"), place.clone(), "stop who uses it first")
-    })?;
-    Ok(file)
 }
 
 /// Stands in for what a VM does not have.
 pub fn nothing() -> Result<OwnedFd, Problem> {
     memory_file::create("bulkhead-no-device").map_err(|errno| {
-        Problem::host(format!("no memory file: {errno}"), "launch", "check this user's limits on memory")
+        let error = io::Error::from(errno);
+        let what = format!("a memory file cannot be made: {error}");
+        Problem::host(what, "launch", "check this user's limits on memory").because_of(&error)
     })
 }

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::holder;
 use crate::config::size;
+use crate::printable;
 use crate::problem::Problem;
 
 /// Where the host's kernel shows PCI devices, their VFIO files, and iommufd.
@@ -56,7 +58,7 @@ impl Places {
                 format!(
                     "as root: echo vfio-pci > {0}/driver_override; echo {address} > {0}/driver/unbind; \
                      echo {address} > /sys/bus/pci/drivers_probe",
-                    folder.display()
+                    printable::path(&folder)
                 ),
             ));
         }
@@ -79,12 +81,16 @@ impl Places {
 
 fn open(path: &Path, what: &str) -> Result<File, Problem> {
     OpenOptions::new().read(true).write(true).open(path).map_err(|error| {
+        // VFIO lets one process open a device.
+        let holder = (error.kind() == ErrorKind::ResourceBusy).then(|| holder::of_open_file(path)).flatten();
+        let holder = holder.map_or_else(String::new, |holder| format!(", in use by {holder}"));
         let advice = match error.kind() {
             ErrorKind::NotFound => "use a kernel with CONFIG_IOMMUFD and CONFIG_VFIO_DEVICE_CDEV",
             ErrorKind::PermissionDenied => "let this user read and write it, by its group or an access list",
             _ => "see that no other process uses the device",
         };
-        Problem::host(format!("{what} cannot be opened: {error}"), path.display().to_string(), advice)
+        Problem::host(format!("{what} cannot be opened: {error}{holder}"), printable::path(path), advice)
+            .because_of(&error)
     })
 }
 

@@ -9,7 +9,9 @@
 pub mod cpu;
 pub mod devices;
 pub mod escape;
+mod holder;
 pub mod host_device;
+mod image;
 pub mod programs;
 pub mod relay;
 pub mod runtime_dir;
@@ -122,10 +124,11 @@ fn spawn(program: &File, objects: &[(Object, OwnedFd)]) -> Result<Child, Problem
     let argv = [c"bulkhead", c"coordinator"];
     Spawn { program: program.as_fd(), argv: &argv, fds: &fds, profile: &profile }.spawn().map_err(|error| {
         Problem::host(
-            format!("the coordinator cannot be started: {error}"),
+            error.to_string(),
             "launch",
             "the host must allow unprivileged user namespaces, seccomp and Landlock; nothing was started",
         )
+        .because_of_number(error.errno().unwrap_or_default())
     })
 }
 
@@ -164,4 +167,5 @@ fn refused(step: &'static str, error: &io::Error) -> Problem {
         "launch",
         "check this user's limits on files, memory and threads",
     )
+    .because_of(error)
 }

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::printable;
 use crate::problem::Problem;
 
 /// Opens `name` in the folder of the running program.
@@ -27,6 +28,7 @@ fn folder() -> Result<PathBuf, Problem> {
             "/proc/self/exe",
             "mount /proc",
         )
+        .because_of(&error)
     })?;
     Ok(own.parent().unwrap_or(Path::new("/")).to_path_buf())
 }
@@ -39,19 +41,22 @@ pub fn open_own() -> Result<File, Problem> {
             "/proc/self/exe",
             "make it readable for this user",
         )
+        .because_of(&error)
     })
 }
 
 /// Opens the program `name` in `folder`.
 pub fn open_in(folder: &Path, name: &str) -> Result<File, Problem> {
     let path = folder.join(name);
-    let place = path.display().to_string();
+    let place = printable::path(&path);
     let advice = "install the programs of one build of Bulkhead in one folder";
     let file = File::open(&path).map_err(|error| {
-        Problem::host(format!("a program of the VM cannot be opened: {error}"), place.clone(), advice)
+        let what = format!("a program of the VM cannot be opened: {error}");
+        Problem::host(what, place.clone(), advice).because_of(&error)
     })?;
     let metadata = file.metadata().map_err(|error| {
-        Problem::host(format!("a program of the VM cannot be looked at: {error}"), place.clone(), advice)
+        let what = format!("a program of the VM cannot be looked at: {error}");
+        Problem::host(what, place.clone(), advice).because_of(&error)
     })?;
     if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
         return Err(Problem::host("a program of the VM is not an executable file", place, advice));

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::printable;
 use crate::problem::{Class, Problem};
 
 /// `sun_path` has 108 bytes, the last one zero.
@@ -39,13 +40,13 @@ impl RuntimeDir {
             Ok(metadata) if metadata.is_dir() && (metadata.uid() == uid || uid == 0) => Ok(Self { path }),
             Ok(_) => Err(Problem::host(
                 "the runtime folder belongs to somebody else",
-                path.display().to_string(),
+                printable::path(&path),
                 "set XDG_RUNTIME_DIR to the folder that the VM was started with",
             )),
             Err(error) => Err(Problem::new(
                 Class::Unreachable,
                 format!("no VM runs: {error}"),
-                path.display().to_string(),
+                printable::path(&path),
                 "start one with `bulkhead run`, or set XDG_RUNTIME_DIR as it was when it was started",
             )),
         }
@@ -53,13 +54,14 @@ impl RuntimeDir {
 
     /// Takes the folder at `path`, which must belong to `uid` alone.
     pub fn at(path: PathBuf, uid: u32) -> Result<Self, Problem> {
-        let place = path.display().to_string();
+        let place = printable::path(&path);
         let refused = |error: std::io::Error| {
             Problem::host(
                 format!("the runtime folder cannot be used: {error}"),
                 place.clone(),
                 "set XDG_RUNTIME_DIR to a folder of your own",
             )
+            .because_of(&error)
         };
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => {}
@@ -88,9 +90,10 @@ impl RuntimeDir {
         let entries = fs::read_dir(&self.path).map_err(|error| {
             Problem::host(
                 format!("the runtime folder cannot be listed: {error}"),
-                self.path.display().to_string(),
+                printable::path(&self.path),
                 "check the folder's owner and mode",
             )
+            .because_of(&error)
         })?;
         let mut names: Vec<String> = entries
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -103,7 +106,7 @@ impl RuntimeDir {
     /// Binds the socket of the VM called `name`: replaces a dead one, refuses if a live VM has it.
     pub fn bind(&self, name: &str) -> Result<ControlSocket, Problem> {
         let path = self.socket_path(name);
-        let place = path.display().to_string();
+        let place = printable::path(&path);
         let refused = |step: &'static str| {
             let place = place.clone();
             move |error: std::io::Error| {
@@ -112,6 +115,7 @@ impl RuntimeDir {
                     place,
                     "check the folder's owner and mode, and the space on its file system",
                 )
+                .because_of(&error)
             }
         };
         if path.as_os_str().len() > SOCKET_PATH_LEN_MAX {

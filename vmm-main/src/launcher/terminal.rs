@@ -48,6 +48,7 @@ impl RawMode {
                 "standard input",
                 "use --console none, or another terminal",
             )
+            .because_of(&error.into())
         };
         let before = tcgetattr(&stdin).map_err(refused)?;
         let mut raw = before.clone();
