@@ -65,7 +65,7 @@ impl DeviceInfo {
     /// # Errors
     /// If the client takes less than the reply's length.
     pub fn decode_request(body: &[u8]) -> Result<Self, Malformed> {
-        let info: Self = wire::whole("DEVICE_GET_INFO", body)?;
+        let info: Self = wire::with_room("DEVICE_GET_INFO", body)?;
         room::<Self>("DEVICE_GET_INFO", info.argsz)?;
         Ok(info)
     }
@@ -158,7 +158,7 @@ impl RegionInfo {
     /// # Errors
     /// If the client takes less than the structure's length.
     pub fn decode_request(body: &[u8]) -> Result<Self, Malformed> {
-        let info: Self = wire::whole("DEVICE_GET_REGION_INFO", body)?;
+        let info: Self = wire::with_room("DEVICE_GET_REGION_INFO", body)?;
         room::<Self>("DEVICE_GET_REGION_INFO", info.argsz)?;
         Ok(info)
     }
@@ -319,7 +319,7 @@ impl IrqInfo {
     /// # Errors
     /// If the client takes less than the reply's length.
     pub fn decode_request(body: &[u8]) -> Result<Self, Malformed> {
-        let info: Self = wire::whole("DEVICE_GET_IRQ_INFO", body)?;
+        let info: Self = wire::with_room("DEVICE_GET_IRQ_INFO", body)?;
         room::<Self>("DEVICE_GET_IRQ_INFO", info.argsz)?;
         Ok(info)
     }
@@ -421,10 +421,11 @@ impl IrqSet {
             _ => return Err(Malformed::new(NAME, "the flags have not exactly one action", flags)),
         };
         let count = usize::try_from(count).unwrap_or(usize::MAX);
+        wire::room(NAME, rest)?;
         let data = match flags & (Self::DATA_NONE | Self::DATA_BOOL | Self::DATA_EVENTFD) {
-            Self::DATA_NONE if rest.is_empty() => IrqData::None,
+            Self::DATA_NONE => IrqData::None,
             Self::DATA_BOOL if rest.len() == count => IrqData::Bool(rest),
-            Self::DATA_EVENTFD if rest.is_empty() => IrqData::Eventfd,
+            Self::DATA_EVENTFD => IrqData::Eventfd,
             _ => return Err(Malformed::new(NAME, "the data is not what the flags say", rest.len())),
         };
         let fds_fit = match data {

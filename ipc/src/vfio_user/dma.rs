@@ -51,7 +51,7 @@ impl DmaMap {
     /// If the window is empty, misaligned or wraps around, a flag is unknown, or there is more than one fd.
     pub fn decode(body: &[u8], fds: usize) -> Result<Self, Malformed> {
         const NAME: &str = "DMA_MAP";
-        let map: Self = wire::whole(NAME, body)?;
+        let map: Self = wire::with_room(NAME, body)?;
         let flags = map.flags.get();
         if flags & !(Self::READ | Self::WRITE) != 0 {
             return Err(Malformed::new(NAME, "an unknown flag is set", flags));
@@ -130,26 +130,22 @@ impl DmaUnmap {
         const NAME: &str = "DMA_UNMAP";
         let (unmap, rest): (Self, _) = wire::split(NAME, body)?;
         let (flags, address, size) = (unmap.flags.get(), unmap.address.get(), unmap.size.get());
-        let none = |rest: &[u8]| {
-            let left = Malformed::new(NAME, "bytes are left behind the structure", rest.len());
-            if rest.is_empty() { Ok(()) } else { Err(left) }
-        };
         match flags {
             0 => {
                 window(NAME, address, size)?;
-                none(rest)?;
+                wire::room(NAME, rest)?;
                 Ok((unmap, None))
             }
             Self::ALL => {
                 if address != 0 || size != 0 {
                     return Err(Malformed::new(NAME, "`all` has an address or a size", address | size));
                 }
-                none(rest)?;
+                wire::room(NAME, rest)?;
                 Ok((unmap, None))
             }
             Self::GET_DIRTY_BITMAP => {
                 window(NAME, address, size)?;
-                let bitmap: DirtyBitmap = wire::whole(NAME, rest)?;
+                let bitmap: DirtyBitmap = wire::with_room(NAME, rest)?;
                 check_bitmap(NAME, size, bitmap.page_len.get(), bitmap.size.get())?;
                 Ok((unmap, Some(bitmap)))
             }

@@ -151,7 +151,7 @@ impl MigDeviceState {
     /// If the state does not exist.
     pub fn decode(data: &[u8]) -> Result<MigState, Malformed> {
         const NAME: &str = "MIG_DEVICE_STATE";
-        let data: Self = wire::whole(NAME, data)?;
+        let data: Self = wire::with_room(NAME, data)?;
         let number = data.device_state.get();
         MigState::from_number(number).ok_or(Malformed::new(NAME, "the state does not exist", number))
     }
@@ -255,16 +255,15 @@ impl LoggingStart {
     /// Takes the data apart.
     ///
     /// # Errors
-    /// If the count is not what came, or a range is empty or wraps around.
+    /// If the count is more than came, or a range is empty or wraps around.
     pub fn decode(data: &[u8]) -> Result<(Self, Vec<LoggingRange>), Malformed> {
         const NAME: &str = "DMA_LOGGING_START";
         let (start, rest): (Self, _) = wire::split(NAME, data)?;
-        let ranges = <[LoggingRange]>::ref_from_bytes(rest)
-            .map_err(|_| Malformed::new(NAME, "the data is not a whole number of ranges", rest.len()))?;
-        let count = start.num_ranges.get();
-        if usize::try_from(count) != Ok(ranges.len()) || ranges.len() > LOGGING_RANGES_MAX {
-            return Err(Malformed::new(NAME, "the count is not the number of ranges, or too large", count));
-        }
+        let number = start.num_ranges.get();
+        let bad = Malformed::new(NAME, "the count is above what came, or too large", number);
+        let count = usize::try_from(number).ok().filter(|count| *count <= LOGGING_RANGES_MAX).ok_or(bad)?;
+        let (ranges, behind) = <[LoggingRange]>::ref_from_prefix_with_elems(rest, count).map_err(|_| bad)?;
+        wire::room(NAME, behind)?;
         for range in ranges {
             wire::unwrapped(NAME, range.iova.get(), range.length.get())?;
         }
@@ -291,7 +290,7 @@ impl LoggingReport {
     /// If the range is empty, wraps around or does not begin at a page, or the bitmap is longer than a message.
     pub fn decode(data: &[u8]) -> Result<(Self, usize), Malformed> {
         const NAME: &str = "DMA_LOGGING_REPORT";
-        let report: Self = wire::whole(NAME, data)?;
+        let report: Self = wire::with_room(NAME, data)?;
         let (iova, length) = (report.iova.get(), report.length.get());
         wire::unwrapped(NAME, iova, length)?;
         check_page_len(NAME, report.page_size.get())?;

@@ -35,7 +35,7 @@ impl MigData {
     /// If it wants none, or its own limit leaves no room.
     pub fn decode_read(body: &[u8]) -> Result<usize, Malformed> {
         const NAME: &str = "MIG_DATA_READ";
-        let data: Self = wire::whole(NAME, body)?;
+        let data: Self = wire::with_room(NAME, body)?;
         let room = usize::try_from(data.argsz.get()).unwrap_or(0).saturating_sub(size_of::<Self>());
         let wanted = usize::try_from(data.size.get()).unwrap_or(0).min(room).min(DATA_LEN_MAX);
         let none = Malformed::new(NAME, "there is no room for data", data.size.get());
@@ -45,11 +45,15 @@ impl MigData {
     /// Takes a `MIG_DATA_WRITE` apart.
     ///
     /// # Errors
-    /// If the size is not what came.
+    /// If the size is more than came.
     pub fn decode_write(body: &[u8]) -> Result<&[u8], Malformed> {
         const NAME: &str = "MIG_DATA_WRITE";
         let (data, bytes): (Self, _) = wire::split(NAME, body)?;
-        wire::counted(NAME, data.size.get().into(), bytes)
+        let size = usize::try_from(data.size.get()).unwrap_or(usize::MAX);
+        let short = Malformed::new(NAME, "the size is above what came", data.size.get());
+        let (bytes, behind) = bytes.split_at_checked(size).ok_or(short)?;
+        wire::room(NAME, behind)?;
+        Ok(bytes)
     }
 
     /// Takes the reply to a `MIG_DATA_READ` of at most `wanted` bytes apart: the client's side.

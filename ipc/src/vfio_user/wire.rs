@@ -30,6 +30,29 @@ where
     }
 }
 
+/// The most bytes behind the structure of a request with an `argsz`.
+pub const ROOM_LEN_MAX: usize = 64 << 10;
+
+/// The structure that the body of a request with an `argsz` begins with. Some clients send the room for the answer too, as
+/// an ioctl would pass it: SPDK's initiator does, and the reference library takes it. What is in it has no meaning.
+pub fn with_room<T>(message: &'static str, body: &[u8]) -> Result<T, Malformed>
+where
+    T: FromBytes + KnownLayout + Immutable + Unaligned + Copy + 'static,
+{
+    let (value, behind) = split(message, body)?;
+    room(message, behind)?;
+    Ok(value)
+}
+
+/// Checks what is behind everything that a request with an `argsz` consists of.
+pub fn room(message: &'static str, behind: &[u8]) -> Result<(), Malformed> {
+    if behind.len() <= ROOM_LEN_MAX {
+        Ok(())
+    } else {
+        Err(Malformed::new(message, "the room for the answer is longer than any answer", behind.len()))
+    }
+}
+
 /// Holds the `count` of a transfer against the bytes that came with it.
 pub fn counted<'a>(message: &'static str, count: u64, data: &'a [u8]) -> Result<&'a [u8], Malformed> {
     if usize::try_from(count) == Ok(data.len()) {

@@ -8,11 +8,14 @@ use crate::vfio_user::device::{
     DeviceInfo, IrqAction, IrqData, IrqInfo, IrqSet, RegionDescription, RegionInfo, SparseArea,
 };
 use crate::vfio_user::dma::{DmaAccess, DmaMap, DmaUnmap};
-use crate::vfio_user::feature::{self, FeatureHeader, FeatureOp, LoggingReport, LoggingStart, MigState};
+use crate::vfio_user::feature::{
+    self, FeatureHeader, FeatureOp, LoggingReport, LoggingStart, MigDeviceState, MigState,
+};
 use crate::vfio_user::header::{Command, Header, Kind};
 use crate::vfio_user::migration::MigData;
 use crate::vfio_user::region::{self, RegionAccess};
 use crate::vfio_user::version::{Capabilities, Version};
+use crate::vfio_user::wire::ROOM_LEN_MAX;
 use crate::vfio_user::{DATA_LEN_MAX, FDS_MAX, MESSAGE_LEN_MAX, Malformed, fuzzing};
 
 fn le(words: &[u32]) -> Vec<u8> {
@@ -134,7 +137,6 @@ fn dma_unmap_with_a_bitmap_that_does_not_fit_is_refused() {
         assert!(DmaUnmap::decode(&request(bitmap, 65 << 12, page, bytes)).is_err(), "{page} {bytes}");
     }
     assert!(DmaUnmap::decode(&request(bitmap, 1 << 60, 4096, 16)).is_err());
-    assert_eq!(rule(DmaUnmap::decode(&request(0, 4096, 0, 0))), "bytes are left behind the structure");
     assert_eq!(rule(DmaUnmap::decode(&request(3, 4096, 4096, 8))), "unknown flags, or too many");
     let all = |address: u64| [le(&[64, 2]), address.to_le_bytes().to_vec(), vec![0; 8]].concat();
     assert!(DmaUnmap::decode(&all(0)).is_ok());
@@ -244,6 +246,64 @@ fn interrupt_sets_are_consistent() {
     assert_eq!(rule(decode(none | 0x18, 0, 1, &[], 0)), "the flags have not exactly one action");
     assert_eq!(rule(decode(IrqSet::DATA_BOOL | 8, 0, 2, &[1], 0)), "the data is not what the flags say");
     assert_eq!(rule(decode(IrqSet::ACTION_MASK, 0, 2, &[], 0)), "the data is not what the flags say");
+}
+
+/// A request's decoder, as what it makes of a body can be compared.
+type Decode = fn(&[u8]) -> Result<String, Malformed>;
+
+#[test]
+fn request_with_an_argsz_may_be_followed_by_the_room_for_its_answer() {
+    let none = IrqSet::DATA_NONE | IrqSet::ACTION_TRIGGER;
+    let report = LoggingReport { iova: 0.into(), length: 4096.into(), page_size: 4096.into() };
+    let bitmap = [le(&[64, DmaUnmap::GET_DIRTY_BITMAP]), vec![0; 8], le(&[4096, 0, 4096, 0, 8, 0])].concat();
+    let range = [4096u64.to_le_bytes().to_vec(), le(&[1, 0]), vec![0; 8], le(&[4096, 0])].concat();
+    let requests: [(&str, Vec<u8>, Decode); 13] = [
+        ("device info", DeviceInfo::request().as_bytes().to_vec(), |body| {
+            DeviceInfo::decode_request(body).map(|info| format!("{info:?}"))
+        }),
+        ("region info", RegionInfo::request(0).as_bytes().to_vec(), |body| {
+            RegionInfo::decode_request(body).map(|info| format!("{info:?}"))
+        }),
+        ("irq info", IrqInfo::new(2, 0, 0).as_bytes().to_vec(), |body| {
+            IrqInfo::decode_request(body).map(|info| format!("{info:?}"))
+        }),
+        ("irqs", IrqSet::new(2, none, 0, 0).as_bytes().to_vec(), |body| {
+            IrqSet::decode(body, 0).map(|set| format!("{set:?}"))
+        }),
+        ("eventfds", IrqSet::new(2, IrqSet::DATA_EVENTFD | 0x20, 0, 1).as_bytes().to_vec(), |body| {
+            IrqSet::decode(body, 1).map(|set| format!("{set:?}"))
+        }),
+        ("map", DmaMap::new(0, 4096, 0, 3).as_bytes().to_vec(), |body| {
+            DmaMap::decode(body, 1).map(|map| format!("{map:?}"))
+        }),
+        ("unmap", DmaUnmap::new(0, 4096).as_bytes().to_vec(), |body| {
+            DmaUnmap::decode(body).map(|unmap| format!("{unmap:?}"))
+        }),
+        ("unmap with a bitmap", bitmap, |body| DmaUnmap::decode(body).map(|unmap| format!("{unmap:?}"))),
+        ("feature's state", le(&[2, 0]), |body| {
+            MigDeviceState::decode(body).map(|state| format!("{state:?}"))
+        }),
+        ("feature's ranges", range, |body| LoggingStart::decode(body).map(|start| format!("{start:?}"))),
+        ("feature's report", report.as_bytes().to_vec(), |body| {
+            LoggingReport::decode(body).map(|report| format!("{report:?}"))
+        }),
+        ("state to read", MigData::new(100).as_bytes().to_vec(), |body| {
+            MigData::decode_read(body).map(|len| format!("{len}"))
+        }),
+        ("state to write", [MigData::new(3).as_bytes(), b"abc"].concat(), |body| {
+            MigData::decode_write(body).map(|data| format!("{data:?}"))
+        }),
+    ];
+    for (name, body, decode) in requests {
+        let followed = |room: usize| decode(&[body.as_slice(), &vec![0xee; room]].concat());
+        let alone = decode(&body).unwrap();
+        for room in [1, 4064 - body.len(), ROOM_LEN_MAX] {
+            assert_eq!(followed(room).as_ref(), Ok(&alone), "{name} with room for {room} bytes");
+        }
+        let long = "the room for the answer is longer than any answer";
+        assert_eq!(rule(followed(ROOM_LEN_MAX + 1)), long, "{name}");
+        assert!(decode(&body[..body.len() - 1]).is_err(), "{name} cut short");
+    }
 }
 
 #[test]
