@@ -12,6 +12,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -244,4 +245,59 @@ fn hostile_control_clients_disturb_nobody() {
     lab.bulkhead(&["stop"]);
     assert_eq!(vm.end().0.code(), Some(0));
     assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn ps_shows_what_answers_and_says_which_does_not() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let mut well = lab.start(&kernel, &["--name", "well"]);
+    let mut stopped = lab.start(&kernel, &["--name", "stopped"]);
+    well.await_running();
+    stopped.await_running();
+    let launcher = stopped.child.id();
+    support::signal(launcher.try_into().unwrap(), "STOP");
+    for words in [&["ps"][..], &["ps", "--json"]] {
+        let output = lab.bulkhead(words);
+        let (shown, said) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        assert!(shown.contains("well") && shown.contains("smmu0"), "{shown}");
+        assert!(said.contains("stopped.sock") && said.contains(&format!("process {launcher}, is stopped")));
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    assert_eq!(lab.bulkhead(&["status", "stopped"]).status.code(), Some(4));
+    support::signal(launcher.try_into().unwrap(), "CONT");
+    assert!(lab.bulkhead(&["ps"]).status.success());
+    for vm in [well, stopped] {
+        support::signal(vm.child.id().try_into().unwrap(), "TERM");
+        assert_eq!(vm.end().0.code(), Some(0));
+    }
+}
+
+#[test]
+fn answers_to_closed_and_full_outputs_end_without_a_panic() {
+    let Some(lab) = Lab::new() else { return };
+    let full = || Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let closed = || Stdio::from(std::io::pipe().unwrap().1);
+    // As it was built: `host-check` starts a program beside it.
+    let ended = |words: &[&str], output: Stdio, errors: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead"));
+        command.args(words).env("XDG_RUNTIME_DIR", lab.path("run")).stdin(Stdio::null());
+        let ended = support::finish(command.stdout(output).stderr(errors).spawn().unwrap());
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    for words in
+        [&["--help"][..], &["run", "--help"], &["--version"], &["ps"], &["ps", "--json"], &["host-check"]]
+    {
+        // A reader that has seen enough is no failure; an answer that is lost is one.
+        for (output, expected) in [(full(), 1), (closed(), 0)] {
+            let (code, said) = ended(words, output, Stdio::piped());
+            assert!(!said.contains("panicked"), "{words:?}: {said}");
+            assert!(words[0] != "ps" || code == Some(expected), "{words:?}: {code:?} {said}");
+        }
+    }
+    // Nothing can be told: the exit code is left.
+    assert_eq!(ended(&["ps", "--nonsense"], full(), full()).0, Some(2));
+    assert_eq!(ended(&["status", "none"], full(), full()).0, Some(4));
 }

@@ -4,6 +4,7 @@
 //! The answer comes from the sealed coordinator, which a hostile guest may have reached: its size is bounded
 //! and what cannot be read as JSON of the right shape is an error, not a crash.
 
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -14,15 +15,22 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::printable;
 use crate::problem::{Class, Problem};
 
 /// Longest answer that is read; a process table of dozens of rows is a tenth of it.
 pub const ANSWER_LEN_MAX: usize = 256 * 1024;
-/// A little more than the server allows itself, so that its own error arrives first.
-pub const ANSWER_DEADLINE: Duration = Duration::from_secs(75);
+/// For a command: a little more than the server allows itself, so that its own error arrives first.
+pub const COMMAND_DEADLINE: Duration = Duration::from_secs(75);
+/// For what is answered from the published picture, without asking any process: only the coordinator's thread
+/// has to get to run.
+pub const PICTURE_DEADLINE: Duration = Duration::from_secs(5);
+/// For a connection to be taken.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two attempts while the launcher's queue of connections is full: the kernel tells nobody when it empties.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// An open connection to a VM.
 #[derive(Debug)]
@@ -35,7 +43,7 @@ impl Client {
     /// Connects to the socket at `path`.
     pub async fn connect(path: &Path) -> Result<Self, Problem> {
         let place = printable::path(path);
-        match timeout(Duration::from_secs(5), UnixStream::connect(path)).await {
+        match timeout(CONNECT_DEADLINE, taken(path)).await {
             Ok(Ok(stream)) => Ok(Self { stream, place }),
             Ok(Err(error)) => Err(Problem::new(
                 Class::Unreachable,
@@ -53,20 +61,30 @@ impl Client {
         }
     }
 
+    /// Whether somebody listens on the socket at `path`. One that hangs does.
+    pub async fn is_listening(path: &Path) -> bool {
+        match timeout(CONNECT_DEADLINE, taken(path)).await {
+            Ok(connected) => connected.is_ok(),
+            Err(_) => true,
+        }
+    }
+
     /// The process that listens at the other end, as this process's `/proc` numbers it.
     pub fn launcher_pid(&self) -> Option<i32> {
         let credentials = rustix::net::sockopt::socket_peercred(self.stream.as_fd()).ok()?;
         Some(credentials.pid.as_raw_nonzero().get())
     }
 
-    /// Sends `method path` with `body` and decodes the answer.
+    /// Sends `method path` with `body` and decodes the answer, which has to be there whole within `deadline`.
     pub async fn call<T: DeserializeOwned>(
         self,
         method: Method,
         path: &'static str,
         body: Vec<u8>,
+        deadline: Duration,
     ) -> Result<T, Problem> {
         let place = self.place.clone();
+        let launcher = self.launcher_pid();
         let broken = |what: String| {
             Problem::new(
                 Class::Unreachable,
@@ -75,8 +93,8 @@ impl Client {
                 "look at the log of `bulkhead run`: the VM may have ended",
             )
         };
-        match timeout(ANSWER_DEADLINE, self.exchange(method, path, body)).await {
-            Err(_) => Err(broken(format!("no answer within {} s", ANSWER_DEADLINE.as_secs()))),
+        match timeout(deadline, self.exchange(method, path, body)).await {
+            Err(_) => Err(silent(launcher, place.clone(), deadline)),
             Ok(Err(error)) => Err(broken(format!("the connection broke: {error}"))),
             Ok(Ok((status, bytes))) if status.is_success() => serde_json::from_slice(&bytes)
                 .map_err(|error| broken(format!("the answer cannot be understood: {error}"))),
@@ -105,4 +123,41 @@ impl Client {
         driver.abort();
         Ok((status, bytes))
     }
+}
+
+/// A connection, as soon as the listener's queue has room. Cancel-safe.
+async fn taken(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            // Full: its owner accepts nobody at the moment.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(CONNECT_INTERVAL).await,
+            connected => return connected,
+        }
+    }
+}
+
+/// A VM that took the connection and says nothing.
+fn silent(launcher: Option<i32>, place: String, deadline: Duration) -> Problem {
+    let seconds = deadline.as_secs();
+    match launcher {
+        Some(pid) if is_stopped(pid) => Problem::new(
+            Class::Unreachable,
+            format!("no answer within {seconds} s: its launcher, process {pid}, is stopped"),
+            place,
+            format!("let it go on with `kill -CONT {pid}`, or `fg` in its shell"),
+        ),
+        _ => Problem::new(
+            Class::Unreachable,
+            format!("no answer within {seconds} s"),
+            place,
+            "look at the log of `bulkhead run`, and whether its processes get to run",
+        ),
+    }
+}
+
+/// Whether a signal or a debugger has stopped the process; false if it cannot be seen.
+fn is_stopped(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| state.trim_start().starts_with(['T', 't']))
 }

@@ -81,6 +81,9 @@ impl Server {
                 .max_buf_size(HEAD_LEN_MAX)
                 .max_headers(HEADER_COUNT_MAX)
                 .keep_alive(false)
+                // A client that has said all (`nc -N`, socat) closes its sending side and still wants its answer. One that is
+                // gone altogether looks the same: its command is carried out, and the answer has no reader.
+                .half_close(true)
                 .serve_connection(TokioIo::new(stream), service);
             match timeout(CONNECTION_DEADLINE, connection).await {
                 Ok(Ok(())) => {}

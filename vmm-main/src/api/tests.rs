@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use super::client::Client;
+use super::client::{COMMAND_DEADLINE, Client, PICTURE_DEADLINE};
 use super::command::{COMMAND_QUEUE_LEN, Command, Handle, Picture};
 use super::server::{
     BODY_LEN_MAX, CONNECTION_COUNT_MAX, CONNECTION_DEADLINE, HEAD_DEADLINE, PLACE_DEADLINE, Server,
@@ -110,6 +110,36 @@ async fn api_good_requests_are_answered_and_wrong_state_is_a_conflict() {
     assert!(answer.contains("\"phase\":\"stopping\""), "{answer}");
     let answer = raw(&server, b"POST /v1/resume HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("\"where\":\"life cycle\""), "{answer}");
+}
+
+#[tokio::test]
+async fn api_client_that_has_closed_its_sending_side_is_answered_and_its_command_carried_out() {
+    let server = server(false);
+    for request in ["POST /v1/pause", "GET /v1/status"] {
+        let mut stream = connect(&server);
+        stream.write_all(format!("{request} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"phase\":\"paused\""), "{answer}");
+    }
+    // Gone altogether: what it asked for is done all the same.
+    let mut stream = connect(&server);
+    stream.write_all(b"POST /v1/resume HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    drop(stream);
+    let running = async {
+        while !raw(&server, b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n").await.contains("running") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), running).await.unwrap();
+    // Half a request and an end is none, and holds its place no longer.
+    let mut stream = connect(&server);
+    stream.write_all(b"POST /v1/pa").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    let _ = tokio::time::timeout(HEAD_DEADLINE / 2, stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(!answer.contains("200"), "{answer}");
 }
 
 #[tokio::test]
@@ -241,7 +271,7 @@ async fn api_client_tells_answers_refusals_and_silence_apart() {
     let call = async |method, path: &'static str| {
         let client = Client::connect(&folder.path().join("vm.sock")).await.unwrap();
         assert_eq!(client.launcher_pid(), i32::try_from(std::process::id()).ok());
-        client.call::<Status>(method, path, vec![]).await
+        client.call::<Status>(method, path, vec![], COMMAND_DEADLINE).await
     };
     assert_eq!(call(Method::POST, "/v1/pause").await.unwrap().phase, Phase::Paused);
     assert_eq!(call(Method::GET, "/v1/nothing").await.unwrap_err().class, Class::Usage);
@@ -250,4 +280,29 @@ async fn api_client_tells_answers_refusals_and_silence_apart() {
             tokio::time::timeout(Duration::from_secs(10), call(Method::GET, "/v1/status")).await.unwrap();
         assert_eq!(problem.unwrap_err().class, Class::Unreachable);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn api_client_gives_up_in_time_on_a_socket_that_is_never_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vm.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let begun = tokio::time::Instant::now();
+    let client = Client::connect(&path).await.unwrap();
+    let problem =
+        client.call::<Status>(Method::GET, "/v1/status", vec![], PICTURE_DEADLINE).await.unwrap_err();
+    assert_eq!((problem.class, problem.what.as_str()), (Class::Unreachable, "no answer within 5 s"));
+    assert!(begun.elapsed() < PICTURE_DEADLINE * 2);
+
+    // Its queue is full as well.
+    rustix::net::listen(&listener, 0).unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(client) = UnixStream::connect(&path).await {
+        waiting.push(client);
+    }
+    let problem = Client::connect(&path).await.unwrap_err();
+    assert!(problem.what.contains("does not accept connections"), "{problem}");
+    assert!(Client::is_listening(&path).await, "it hangs, but it is there");
+    drop(listener);
+    assert!(!Client::is_listening(&path).await);
 }

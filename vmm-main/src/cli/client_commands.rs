@@ -4,7 +4,9 @@
 //! What the coordinator says about confinement is its own word; `ps` adds what the kernel shows from outside and
 //! how that differs from the profile.
 
-use std::io::Write;
+use std::future::Future;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 use clap::Args;
 use comfy_table::Table;
@@ -14,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::host_pids;
-use crate::api::client::Client;
+use crate::api::client::{COMMAND_DEADLINE, Client, PICTURE_DEADLINE};
 use crate::api::types::{Inspected, Observed, Process, SaveRestored, Status};
 use crate::config::{check, size};
 use crate::launcher::runtime_dir::RuntimeDir;
@@ -43,20 +45,45 @@ pub struct ProbeFlags {
     target: Target,
 }
 
-/// `bulkhead ps`.
+/// VMs that are asked at the same time: each costs a descriptor.
+const ASKED_COUNT_MAX: usize = 64;
+
+/// `bulkhead ps`: what answers is shown, what does not is told in a line of its own and by the exit code.
 pub fn ps(target: &Target) -> Result<(), Problem> {
     let mut all = Vec::new();
+    let mut silent = Vec::new();
     match (RuntimeDir::find(), &target.name) {
         // No folder, no VM: an empty table is the whole truth.
         (Err(problem), None) if problem.class == Class::Unreachable => {}
         (Err(problem), _) => return Err(problem),
         (Ok(runtime_dir), name) => {
-            let names = name.as_ref().map_or_else(|| alive(&runtime_dir), |name| Ok(vec![checked(name)?]))?;
-            for name in names {
-                all.push((name.clone(), processes(&runtime_dir, &name)?));
+            let runtime = runtime()?;
+            let names = match name {
+                Some(name) => vec![checked(name)?],
+                None => runtime.block_on(alive(&runtime_dir))?,
+            };
+            let asked = |name: String| {
+                let socket = runtime_dir.socket_path(&name);
+                async move { (name, processes(&socket).await) }
+            };
+            for (name, answer) in runtime.block_on(each(names, asked)) {
+                match answer {
+                    Ok(answer) => all.push((name, observed(answer))),
+                    Err(problem) => silent.push(problem),
+                }
             }
         }
     }
+    show_processes(target, &all)?;
+    // The last one is the command's own problem and is told by whoever called.
+    let last = silent.pop();
+    for problem in &silent {
+        super::tell(problem, target.json);
+    }
+    last.map_or(Ok(()), Err)
+}
+
+fn show_processes(target: &Target, all: &[(String, Vec<Process>)]) -> Result<(), Problem> {
     if target.json {
         let answer: serde_json::Map<_, _> = all
             .iter()
@@ -75,7 +102,7 @@ pub fn ps(target: &Target) -> Result<(), Problem> {
         "IF IT DIES",
         "CONFINEMENT SEEN FROM OUTSIDE",
     ]);
-    for (name, rows) in &all {
+    for (name, rows) in all {
         for row in rows {
             table.add_row(vec![
                 name.clone(),
@@ -148,20 +175,39 @@ pub fn probe(flags: &ProbeFlags) -> Result<(), Problem> {
     if flags.target.json { show_json(&answer) } else { print(&format!("{}\n", answer.outcome)) }
 }
 
-fn processes(runtime_dir: &RuntimeDir, name: &str) -> Result<Vec<Process>, Problem> {
-    let runtime = runtime()?;
-    let (launcher, mut rows) = runtime.block_on(async {
-        let client = Client::connect(&runtime_dir.socket_path(name)).await?;
-        let launcher = client.launcher_pid();
-        let rows: Vec<Process> = client.call(Method::GET, "/v1/processes", Vec::new()).await?;
-        Ok::<_, Problem>((launcher, rows))
-    })?;
+/// Does `work` for every name, [`ASKED_COUNT_MAX`] at a time, and gives the outcomes in the order of the names.
+async fn each<T, W>(names: Vec<String>, work: impl Fn(String) -> W) -> Vec<T>
+where
+    T: Send + 'static,
+    W: Future<Output = T> + Send + 'static,
+{
+    let mut done = Vec::new();
+    for some in names.chunks(ASKED_COUNT_MAX) {
+        let started: Vec<_> = some.iter().map(|name| tokio::spawn(work(name.clone()))).collect();
+        for task in started {
+            // A task ends without an outcome only if it panics, and that has been told.
+            done.extend(task.await);
+        }
+    }
+    done
+}
+
+/// The processes of the VM at `socket` as it tells of them, and its launcher.
+async fn processes(socket: &Path) -> Result<(Option<i32>, Vec<Process>), Problem> {
+    let client = Client::connect(socket).await?;
+    let launcher = client.launcher_pid();
+    let rows = client.call(Method::GET, "/v1/processes", Vec::new(), PICTURE_DEADLINE).await?;
+    Ok((launcher, rows))
+}
+
+/// Adds what the kernel shows of these processes.
+fn observed((launcher, mut rows): (Option<i32>, Vec<Process>)) -> Vec<Process> {
     let host_pids = launcher.map(host_pids::map).unwrap_or_default();
     for row in &mut rows {
         row.host_pid = host_pids.get(&row.pid).copied();
         row.observed = row.host_pid.and_then(|pid| observe(pid, &row.profile));
     }
-    Ok(rows)
+    rows
 }
 
 /// What the kernel shows of process `pid`, held against the profile of that name.
@@ -243,21 +289,25 @@ fn ask<T: DeserializeOwned>(
     body: Vec<u8>,
 ) -> Result<T, Problem> {
     let runtime_dir = RuntimeDir::find()?;
+    let runtime = runtime()?;
     let name = match &target.name {
         Some(name) => checked(name)?,
-        None => the_only_one(alive(&runtime_dir)?)?,
+        None => the_only_one(runtime.block_on(alive(&runtime_dir))?)?,
     };
-    runtime()?.block_on(async {
+    let deadline = if path == "/v1/status" { PICTURE_DEADLINE } else { COMMAND_DEADLINE };
+    runtime.block_on(async {
         let client = Client::connect(&runtime_dir.socket_path(&name)).await?;
-        client.call(method, path, body).await
+        client.call(method, path, body, deadline).await
     })
 }
 
 /// The names of VMs whose sockets somebody listens on.
-fn alive(runtime_dir: &RuntimeDir) -> Result<Vec<String>, Problem> {
-    let mut names = runtime_dir.names()?;
-    names.retain(|name| std::os::unix::net::UnixStream::connect(runtime_dir.socket_path(name)).is_ok());
-    Ok(names)
+async fn alive(runtime_dir: &RuntimeDir) -> Result<Vec<String>, Problem> {
+    let listening = |name: String| {
+        let socket = runtime_dir.socket_path(&name);
+        async move { Client::is_listening(&socket).await.then_some(name) }
+    };
+    Ok(each(runtime_dir.names()?, listening).await.into_iter().flatten().collect())
 }
 
 fn the_only_one(names: Vec<String>) -> Result<String, Problem> {
@@ -304,8 +354,13 @@ fn show_json<T: Serialize>(value: &T) -> Result<(), Problem> {
     print(&format!("{text}\n"))
 }
 
+/// Shows an answer. A reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Problem> {
-    std::io::stdout().write_all(text.as_bytes()).map_err(|error| cannot_show(&error))
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        shown => shown.map_err(|error| cannot_show(&error)),
+    }
 }
 
 fn cannot_show(error: &dyn std::fmt::Display) -> Problem {

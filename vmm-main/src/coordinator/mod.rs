@@ -19,6 +19,7 @@ pub mod vm;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -48,8 +49,8 @@ pub fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            // Nobody is left to report to but the log.
-            eprintln!("coordinator: {problem}");
+            // Nobody is left to report to but the log, and perhaps not even that.
+            let _ = writeln!(std::io::stderr(), "coordinator: {problem}");
             problem.exit()
         }
     }

@@ -2,22 +2,24 @@
 //! The folder of control sockets: `$XDG_RUNTIME_DIR/bulkhead`, or `/run/bulkhead` for root, or
 //! `/tmp/bulkhead-UID`. Mode 0700 and ours, or it is not used: what is in it commands VMs.
 //!
-//! A VM is its socket: `NAME.sock`. Binding happens under a lock on the folder, so that two launchers of the
-//! same name cannot both find a dead socket and replace it.
+//! A VM is its socket: `NAME.sock`. One that nobody listens on is replaced, anything else is left alone, and at its end a
+//! VM takes away its own socket only ([`ipc::socket_file`]).
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use ipc::socket_file::{self, BindError, SocketFile};
 
 use crate::printable;
 use crate::problem::{Class, Problem};
 
 /// `sun_path` has 108 bytes, the last one zero.
 const SOCKET_PATH_LEN_MAX: usize = 107;
+/// Whoever may connect commands the VM.
+const SOCKET_MODE: u32 = 0o600;
 
 /// An existing, private folder for sockets.
 #[derive(Debug, Clone)]
@@ -107,17 +109,6 @@ impl RuntimeDir {
     pub fn bind(&self, name: &str) -> Result<ControlSocket, Problem> {
         let path = self.socket_path(name);
         let place = printable::path(&path);
-        let refused = |step: &'static str| {
-            let place = place.clone();
-            move |error: std::io::Error| {
-                Problem::host(
-                    format!("the control socket cannot be made: {step}: {error}"),
-                    place,
-                    "check the folder's owner and mode, and the space on its file system",
-                )
-                .because_of(&error)
-            }
-        };
         if path.as_os_str().len() > SOCKET_PATH_LEN_MAX {
             return Err(Problem::usage(
                 format!("the control socket's path is longer than {SOCKET_PATH_LEN_MAX} bytes"),
@@ -125,32 +116,34 @@ impl RuntimeDir {
                 "give a shorter --name, or set XDG_RUNTIME_DIR to a shorter path",
             ));
         }
-        let folder = File::open(&self.path).map_err(refused("open folder"))?;
-        flock(&folder, FlockOperation::LockExclusive)
-            .map_err(|error| refused("lock folder")(error.into()))?;
-        match UnixStream::connect(&path) {
-            Ok(_) => {
-                return Err(Problem::new(
-                    Class::State,
-                    format!("a VM called {name:?} is already running"),
-                    place,
-                    "give another --name, or stop it with `bulkhead stop`",
-                ));
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            // Nobody listens: its launcher was killed before it could clean up.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                fs::remove_file(&path).map_err(refused("remove dead socket"))?;
-            }
-            Err(error) => return Err(refused("look for a running VM")(error)),
-        }
-        // The folder's mode keeps others out between this and the next line.
-        let listener = UnixListener::bind(&path).map_err(refused("bind"))?;
-        let socket = ControlSocket { listener, path };
-        fs::set_permissions(&socket.path, Permissions::from_mode(0o600)).map_err(refused("set mode"))?;
-        socket.listener.set_nonblocking(true).map_err(refused("set non-blocking"))?;
-        Ok(socket)
+        let (listener, file) = socket_file::bind(&path, SOCKET_MODE).map_err(|error| match error {
+            BindError::InUse(_) => Problem::new(
+                Class::State,
+                format!("a VM called {name:?} is already running"),
+                place.clone(),
+                "give another --name, or stop it with `bulkhead stop`",
+            ),
+            BindError::NotASocket { kind, .. } => Problem::host(
+                format!("the control socket's path is taken by {kind}"),
+                place.clone(),
+                "move it away, or give another --name",
+            ),
+            BindError::Host { step, source, .. } => cannot_be_made(step, &source, place.clone()),
+        })?;
+        listener
+            .set_nonblocking(true)
+            .map_err(|error| cannot_be_made("set non-blocking", &error, place.clone()))?;
+        Ok(ControlSocket { listener, file })
     }
+}
+
+fn cannot_be_made(step: &str, error: &std::io::Error, place: String) -> Problem {
+    Problem::host(
+        format!("the control socket cannot be made: {step}: {error}"),
+        place,
+        "check the folder's owner and mode, and the space on its file system",
+    )
+    .because_of(error)
 }
 
 fn path_for(uid: u32) -> PathBuf {
@@ -166,20 +159,13 @@ fn path_for(uid: u32) -> PathBuf {
 pub struct ControlSocket {
     /// Where clients arrive.
     pub listener: UnixListener,
-    path: PathBuf,
+    file: SocketFile,
 }
 
 impl ControlSocket {
     /// Its path.
     pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for ControlSocket {
-    fn drop(&mut self) {
-        // If somebody removed it before us there is nothing left to do.
-        let _ = fs::remove_file(&self.path);
+        self.file.path()
     }
 }
 

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The folder and the socket in it: private, replaced when dead, refused when alive, gone when dropped.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+
 use super::*;
 
 fn uid() -> u32 {
@@ -48,6 +52,29 @@ fn control_socket_of_a_live_vm_is_refused_and_a_dead_one_replaced() {
     drop(UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     assert!(folder.bind("one").is_ok());
+}
+
+#[test]
+fn control_socket_never_takes_the_place_of_a_file() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = RuntimeDir::at(base.path().join("b"), uid()).unwrap();
+    let path = folder.socket_path("one");
+    fs::write(&path, "notes").unwrap();
+    let problem = folder.bind("one").unwrap_err();
+    assert!(problem.what.contains("a regular file"), "{problem}");
+    assert_eq!(fs::read(&path).unwrap(), b"notes");
+}
+
+#[test]
+fn control_socket_of_an_older_vm_leaves_a_newer_one_alone() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = RuntimeDir::at(base.path().join("b"), uid()).unwrap();
+    let older = folder.bind("one").unwrap();
+    // Something cleaned the folder while it ran.
+    fs::remove_file(older.path()).unwrap();
+    let newer = folder.bind("one").unwrap();
+    drop(older);
+    assert!(UnixStream::connect(newer.path()).is_ok());
 }
 
 #[test]
