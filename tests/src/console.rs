@@ -90,21 +90,28 @@ impl Console {
 
     /// Waits until the program has written `text`, and returns what came before it since the last wait.
     pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<String> {
+        self.wait_for_any(&[text], limit).map(|(_, before)| before)
+    }
+
+    /// The same for whichever of `texts` comes first, which is returned too.
+    pub fn wait_for_any<'t>(&mut self, texts: &[&'t str], limit: Duration) -> Result<(&'t str, String)> {
         let deadline = Instant::now() + limit;
         let mut state = self.screen.lock();
         loop {
             let unread = state.text.get(self.cursor..).unwrap_or_default();
-            if let Some(offset) = unread.find(text) {
+            let first = texts.iter().filter_map(|text| Some((unread.find(text)?, *text))).min();
+            if let Some((offset, text)) = first {
                 let before = unread.get(..offset).unwrap_or_default().to_string();
                 self.cursor += offset + text.len();
-                return Ok(before);
+                return Ok((text, before));
             }
+            let wanted = texts.join("\" or \"");
             if state.ended {
-                bail!("the program ended before it wrote {text:?}");
+                bail!("the program ended before it wrote \"{wanted}\"");
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                bail!("{text:?} did not come within {:.1} s", limit.as_secs_f64());
+                bail!("\"{wanted}\" did not come within {:.1} s", limit.as_secs_f64());
             }
             state = self.screen.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -5,6 +5,7 @@
 //! guest over its console, and counts what they leave behind. Nothing here links a product crate, so a
 //! change to the product never rebuilds the tools that drive it.
 
+pub mod arm_suite;
 pub mod command;
 pub mod console;
 pub mod disk;

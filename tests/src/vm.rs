@@ -35,6 +35,8 @@ pub struct Options {
     pub name: String,
     /// Guest RAM, as the command line takes it.
     pub memory: String,
+    /// The guest is no Linux: no initramfs, and nothing but `extra` on its command line.
+    pub bare: bool,
     /// Added to the kernel's command line.
     pub extra: String,
     /// Images of NVMe controllers behind the vSMMU.
@@ -53,6 +55,7 @@ impl Options {
             guest,
             name: name.into(),
             memory: "512M".into(),
+            bare: false,
             extra: String::new(),
             nvme: Vec::new(),
             vfio_user: Vec::new(),
@@ -60,11 +63,23 @@ impl Options {
         }
     }
 
+    /// The same for a guest that is no Linux but one file with the header of a kernel.
+    pub fn bare(programs: PathBuf, kernel: PathBuf, name: &str) -> Self {
+        let guest = GuestFiles { kernel, initramfs: PathBuf::new() };
+        Self { bare: true, ..Self::new(programs, guest, name) }
+    }
+
     /// The command that runs the machine, its console on stdin and stdout.
     pub fn command(&self, runtime: &Path) -> Command {
         let mut command = Command::new(self.programs.join("bulkhead"));
         command.env("XDG_RUNTIME_DIR", runtime).arg("run");
-        command.arg("--kernel").arg(&self.guest.kernel).arg("--initramfs").arg(&self.guest.initramfs);
+        command.arg("--kernel").arg(&self.guest.kernel);
+        let first_words = if self.bare {
+            ""
+        } else {
+            command.arg("--initramfs").arg(&self.guest.initramfs);
+            guest::COMMAND_LINE
+        };
         command.args(["--memory", &self.memory, "--name", &self.name, "--console", "stdio"]);
         for image in &self.nvme {
             command.arg("--nvme").arg(image);
@@ -73,7 +88,7 @@ impl Options {
             command.arg("--vfio-user").arg(socket);
         }
         command.args(&self.arguments);
-        command.arg("--cmdline").arg(format!("{} {}", guest::COMMAND_LINE, self.extra).trim());
+        command.arg("--cmdline").arg(format!("{first_words} {}", self.extra).trim());
         command
     }
 }

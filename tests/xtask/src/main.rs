@@ -5,6 +5,7 @@
 //! tests; `guest`, `interop`, `bench` and `fuzz` are their parts, to be run alone; `lab` is an arm64 server. Every task ends with exit code 0 only
 //! if all it set out to do was done; what it left out, and why, is printed and counted.
 
+mod arm_suite;
 mod bench;
 mod check;
 mod demo;
@@ -38,6 +39,8 @@ enum Task {
     Check(check::Options),
     /// Measure, beside a yardstick in the same run
     Bench(bench::Options),
+    /// Run a public suite of arm64 guests, from images built outside the tree
+    ArmSuite(arm_suite::Options),
     /// Run the fuzz targets
     Fuzz(fuzz::Options),
     /// Bring up the Arm lab, an emulated arm64 server, and run the programs there on the real kernel interfaces
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Check(options) => check::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::ArmSuite(options) => arm_suite::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Lab(options) => lab::run(&options),
         Task::Interop(options) => interop::run(&options),
