@@ -7,6 +7,7 @@
 //! Every function returns `None` when an exception was taken; the handler then returns at once.
 
 use crate::cpu::Cpu;
+use crate::debug::Watched;
 use crate::mmu::{Access, Fault};
 use crate::op::{Op, SP};
 use crate::ram::{PAGE_LEN, WriteSpot};
@@ -102,6 +103,8 @@ impl Cpu {
                 Ok(Some(_)) => return self.data_abort(va, Access::Write, Fault::Exclusive).and(None),
                 Err(fault) => return self.data_abort(va, Access::Write, fault).and(None),
             }
+            self.watch(table, va, 1 << LOG2, Watched::by_atomic(first))?;
+            self.forget_watched_later(table, va);
         }
         self.tlb.write::<LOG2>(table, va)
     }
@@ -136,8 +139,15 @@ impl Cpu {
         }
         match self.fill(table, va, Access::Read) {
             Err(fault) => self.data_abort(va, Access::Read, fault).and(None),
-            Ok(Some(pa)) => Some(self.bus_read(pa, len)),
-            Ok(None) => self.load_filled(table, va, log2),
+            Ok(on_bus) => {
+                self.watch(table, va, len, Watched::Load)?;
+                let value = match on_bus {
+                    Some(pa) => Some(self.bus_read(pa, len)),
+                    None => self.load_filled(table, va, log2),
+                };
+                self.forget_watched(table, va, len);
+                value
+            }
         }
     }
 
@@ -182,6 +192,8 @@ impl Cpu {
                 return self.data_abort(va, access, Fault::Alignment).and(None);
             }
         }
+        let does = if access == Access::Write { Watched::Store } else { Watched::Load };
+        self.watch(table, va, len, does)?;
         Some(in_ram)
     }
 
@@ -205,6 +217,7 @@ impl Cpu {
             } else {
                 first | self.tlb.read::<3>(table, high)?.load() << (64 - shift)
             };
+            self.forget_watched(table, va, len);
             return Some(value & (u64::MAX >> (64 - len * 8)));
         }
         let mut value = 0;
@@ -223,17 +236,16 @@ impl Cpu {
         }
         match self.fill(table, va, Access::Write) {
             Err(fault) => self.data_abort(va, Access::Write, fault),
-            Ok(Some(pa)) => {
-                self.bus_write(pa, len, value);
-                Some(())
-            }
-            Ok(None) => {
-                match log2 {
-                    0 => self.tlb.write::<0>(table, va)?.store(value),
-                    1 => self.tlb.write::<1>(table, va)?.store(value),
-                    2 => self.tlb.write::<2>(table, va)?.store(value),
-                    _ => self.tlb.write::<3>(table, va)?.store(value),
+            Ok(on_bus) => {
+                self.watch(table, va, len, Watched::Store)?;
+                match (on_bus, log2) {
+                    (Some(pa), _) => self.bus_write(pa, len, value),
+                    (None, 0) => self.tlb.write::<0>(table, va)?.store(value),
+                    (None, 1) => self.tlb.write::<1>(table, va)?.store(value),
+                    (None, 2) => self.tlb.write::<2>(table, va)?.store(value),
+                    (None, _) => self.tlb.write::<3>(table, va)?.store(value),
                 }
+                self.forget_watched(table, va, len);
                 Some(())
             }
         }
@@ -257,6 +269,7 @@ impl Cpu {
                 done += 1;
             }
         }
+        self.forget_watched(table, va, len);
         Some(())
     }
 

@@ -12,6 +12,7 @@ use crate::bus::Mmio;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, Shared};
 use crate::code::CodeChange;
+use crate::debug::Debug;
 use crate::dirty::DirtySink;
 use crate::interrupt::InterruptController;
 use crate::mmu::Regime;
@@ -19,7 +20,7 @@ use crate::monitor::Monitor;
 use crate::op::SP;
 use crate::sysreg::SystemRegisters;
 use crate::timer::Timers;
-use crate::tlb::Tlb;
+use crate::tlb::{Table, Tlb};
 use crate::vcpu::VcpuParts;
 
 /// The condition flags, kept apart because most instructions write all of them and few read them.
@@ -68,6 +69,7 @@ pub(crate) struct Cpu {
     pub fpcr: u32,
     pub fpsr: u32,
     pub sys: SystemRegisters,
+    pub debug: Debug,
     pub timers: Timers,
     pub monitor: Monitor,
 
@@ -75,6 +77,8 @@ pub(crate) struct Cpu {
     pub regime: Regime,
     pub tlb: Tlb,
     pub code_changes: Vec<CodeChange>,
+    /// A watched page that the running instruction left in the TLB (see `debug.rs`).
+    pub watched_spot: Option<(Table, u64)>,
     /// What to wait for at the next DSB, per CPU; zero for nothing.
     pub tickets: Vec<u64>,
     /// Set by the placeholder of a word that was never decoded: the run loop decodes and runs it.
@@ -143,11 +147,13 @@ impl Cpu {
             fpcr: 0,
             fpsr: 0,
             sys: SystemRegisters::at_reset(),
+            debug: Debug::new(),
             timers: Timers::default(),
             monitor: Monitor::default(),
             regime: Regime::default(),
             tlb: Tlb::new(ram),
             code_changes: Vec::new(),
+            watched_spot: None,
             tickets: vec![0; cluster.vcpu_count()],
             decode_wanted: false,
             release_pending: false,
@@ -182,6 +188,7 @@ impl Cpu {
         self.fpcr = 0;
         self.fpsr = 0;
         self.sys = SystemRegisters::at_reset();
+        self.debug = Debug::new();
         self.timers.reset();
         self.monitor.clear();
         self.waiting = false;

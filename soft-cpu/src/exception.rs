@@ -23,7 +23,11 @@ pub(crate) enum Class {
     DataAbort = 0x24,
     SpAlignment = 0x26,
     /// From EL0; one more from EL1.
+    Breakpoint = 0x30,
+    /// From EL0; one more from EL1.
     SoftwareStep = 0x32,
+    /// From EL0; one more from EL1.
+    Watchpoint = 0x34,
     Brk = 0x3c,
 }
 
@@ -123,7 +127,7 @@ impl Cpu {
 
     /// Whether software step is active at the current level.
     pub(crate) fn step_active(&self) -> bool {
-        self.sys.step_enabled() && (self.el == 0 || (self.sys.kernel_debug_enabled() && self.daif & 8 == 0))
+        self.sys.step_enabled() && self.debug_enabled_here()
     }
 
     /// The instruction to be stepped has run.
@@ -135,7 +139,14 @@ impl Cpu {
     /// Takes a synchronous exception with `return_pc` as its preferred return address.
     #[cold]
     pub(crate) fn take_synchronous(&mut self, class: Class, iss: u64, far: Option<u64>, return_pc: u64) {
-        let from_el1 = matches!(class, Class::InstructionAbort | Class::DataAbort | Class::SoftwareStep);
+        let from_el1 = matches!(
+            class,
+            Class::InstructionAbort
+                | Class::DataAbort
+                | Class::Breakpoint
+                | Class::SoftwareStep
+                | Class::Watchpoint
+        );
         let code = u64::from(class as u8) + u64::from(from_el1 && self.el == 1);
         self.sys.esr = code << 26 | IL | iss;
         if let Some(address) = far {

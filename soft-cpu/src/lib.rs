@@ -15,6 +15,7 @@ pub mod clock;
 pub mod cluster;
 mod code;
 mod cpu;
+mod debug;
 pub mod dirty;
 mod exception;
 mod fp;

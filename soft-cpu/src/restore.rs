@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 
 use crate::cluster::Power;
 use crate::cpu::{Cpu, Flags, Registers};
+use crate::debug::{Debug, Point};
 use crate::monitor::Monitor;
-use crate::saved::{RestoreError, VcpuV1};
+use crate::saved::{DebugPointV1, RestoreError, VcpuV1};
 use crate::sysreg::{SystemRegisters, sanitise};
 use crate::timer::{Timer, Timers};
 use crate::vcpu::{Vcpu, VcpuParts};
@@ -64,6 +65,8 @@ impl Cpu {
             mdscr,
             os_locked,
         } = self.sys;
+        let (breakpoints, watchpoints) = self.debug.points();
+        let saved = |point: Point| DebugPointV1 { control: point.control, value: point.value };
         let Timers { virt, phys } = self.timers;
         VcpuV1 {
             x: std::array::from_fn(|i| self.r(i as u8)),
@@ -94,6 +97,8 @@ impl Cpu {
             csselr,
             mdscr,
             os_lock: u64::from(os_locked),
+            breakpoints: breakpoints.map(saved),
+            watchpoints: watchpoints.map(saved),
             cntv_ctl: virt.control(),
             cntv_cval: virt.compare,
             cntp_ctl: phys.control(),
@@ -135,6 +140,8 @@ impl Cpu {
             csselr,
             mdscr,
             os_lock,
+            breakpoints,
+            watchpoints,
             cntv_ctl,
             cntv_cval,
             cntp_ctl,
@@ -195,6 +202,8 @@ impl Cpu {
             mdscr: sanitise::mdscr(mdscr),
             os_locked: os_lock & 1 == 1,
         };
+        let point = |saved: DebugPointV1| Point { control: saved.control, value: saved.value };
+        self.debug = Debug::with(breakpoints.map(point), watchpoints.map(point));
         self.timers = Timers { virt: Timer::new(cntv_ctl, cntv_cval), phys: Timer::new(cntp_ctl, cntp_cval) };
         self.monitor = Monitor::default();
         self.powered = power == Power::On;
@@ -202,6 +211,7 @@ impl Cpu {
         self.shared().inbox().power = power;
         self.update_regime();
         self.tlb.flush_all();
+        self.arm_debug();
         self.announce_timers();
         self.attend();
         Ok(())

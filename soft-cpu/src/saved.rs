@@ -73,6 +73,10 @@ pub struct VcpuV1 {
     pub mdscr: u64,
     /// OSLSR_EL1.OSLK: 0 or 1.
     pub os_lock: u64,
+    /// DBGBCRn_EL1 and DBGBVRn_EL1.
+    pub breakpoints: [DebugPointV1; 6],
+    /// DBGWCRn_EL1 and DBGWVRn_EL1.
+    pub watchpoints: [DebugPointV1; 4],
     /// CNTV_CTL_EL0, without ISTATUS.
     pub cntv_ctl: u64,
     /// CNTV_CVAL_EL0.
@@ -89,6 +93,15 @@ pub struct VcpuV1 {
     pub power_entry: u64,
     /// What it will have in x0.
     pub power_context: u64,
+}
+
+/// A breakpoint or watchpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebugPointV1 {
+    /// Control register.
+    pub control: u64,
+    /// Value register.
+    pub value: u64,
 }
 
 /// Why a saved CPU cannot be restored.

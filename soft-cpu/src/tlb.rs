@@ -238,6 +238,11 @@ impl Tlb {
         true
     }
 
+    /// Forgets the data entry of the page of `va`.
+    pub(crate) fn forget(&mut self, table: Table, va: u64) {
+        self.data[data_slot(table, va)] = NO_DATA;
+    }
+
     /// The code page entered for the page of `va`.
     pub(crate) fn code(&self, table: Table, va: u64) -> Option<u32> {
         let entry = &self.code[code_slot(table, va)];

@@ -130,6 +130,9 @@ impl Vcpu {
             for change in cpu.code_changes.drain(..) {
                 code.apply(change);
             }
+            if let Some((table, va)) = cpu.watched_spot.take() {
+                cpu.tlb.forget(table, va);
+            }
             if cpu.rest > 0 {
                 budget.store(std::mem::take(&mut cpu.rest), Relaxed);
             }
@@ -145,6 +148,10 @@ impl Vcpu {
                 // The placeholder was paid for and did nothing.
                 cpu.unused += 1;
                 code.decode(page, cpu.pc, cpu.tlb.ram());
+            }
+            if cpu.steps_through_page() {
+                // The next operation alone: what was granted beyond it is given back afterwards.
+                cpu.rest = budget.swap(1, Relaxed) - 1;
             }
             run_page(cpu, code.ops(page), budget);
         }
@@ -179,21 +186,31 @@ fn run_page(cpu: &mut Cpu, ops: &CodePage, budget: &AtomicI64) {
     }
 }
 
-/// The code page of the program counter. `None`: an exception was taken instead.
+/// The code page of the program counter. `None`: an exception was taken instead, in the order of their priorities
+/// (Arm ARM D1.13.4): alignment, abort, breakpoint, illegal state.
 #[inline(never)]
 fn fetch(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
-    let table = cpu.tlb.table();
-    if cpu.illegal_state {
-        cpu.take_illegal_state();
-        return None;
-    }
     if cpu.pc & 3 != 0 {
         cpu.take_pc_alignment();
         return None;
     }
-    if let Some(page) = cpu.tlb.code(table, cpu.pc) {
-        return Some(page);
+    let page = match cpu.tlb.code(cpu.tlb.table(), cpu.pc) {
+        Some(page) => page,
+        None => find_code(cpu, code)?,
+    };
+    if cpu.take_breakpoint_if_due() {
+        return None;
     }
+    if cpu.illegal_state {
+        cpu.take_illegal_state();
+        return None;
+    }
+    Some(page)
+}
+
+/// The same for a page that the TLB does not know.
+fn find_code(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
+    let table = cpu.tlb.table();
     cpu.pc = cpu.regime.canonical_pc(cpu.pc);
     let pc = cpu.pc;
     let found = match cpu.translate(pc, Access::Execute, cpu.el) {

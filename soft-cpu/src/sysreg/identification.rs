@@ -5,6 +5,7 @@
 //! named here exactly when it is implemented.
 
 use super::name;
+use crate::debug::{BREAKPOINT_COUNT, CONTEXT_AWARE_COUNT, WATCHPOINT_COUNT};
 use crate::fp;
 
 /// Armv8.0 plus CRC32 and LSE atomics. No implementer owns the number; no erratum of a real core applies.
@@ -12,8 +13,11 @@ const MIDR: u64 = 0x000f_0bd0;
 /// EL0 and EL1 in AArch64, GIC system registers; not speculating, so neither Spectre v2 nor Meltdown (CSV2, CSV3).
 const PFR0: u64 = 0x1100_0000_0100_0011;
 const PFR0_NO_FP: u64 = 0x00ff_0000;
-/// Armv8 debug with the least there may be: two breakpoints, two watchpoints. No PMU.
-const DFR0: u64 = 0x0010_1006;
+/// Armv8 debug (version 6) with the breakpoints and watchpoints of `debug.rs`. No PMU.
+const DFR0: u64 = 6
+    | (BREAKPOINT_COUNT as u64 - 1) << 12
+    | (WATCHPOINT_COUNT as u64 - 1) << 20
+    | (CONTEXT_AWARE_COUNT as u64 - 1) << 28;
 /// CRC32, atomics.
 const ISAR0: u64 = 0x0021_0000;
 /// 40-bit physical addresses, 16-bit ASIDs, all granules.

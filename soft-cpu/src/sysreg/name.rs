@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Names of system registers: `op0<<14|op1<<11|crn<<7|crm<<3|op2`, which are bits 20..5 of MSR and MRS.
 
+use crate::debug::{BREAKPOINT_COUNT, DebugRegister, WATCHPOINT_COUNT};
+
 /// The register that an MSR or MRS names.
 pub(crate) const fn of(word: u32) -> u16 {
     (word >> 5) as u16
@@ -32,9 +34,19 @@ pub(crate) const fn is_identification(register: u16) -> bool {
     register & !0x7f == name(3, 0, 0, 0, 0) && register >> 3 & 0xf != 0
 }
 
-/// Whether this is a breakpoint or watchpoint register that ID_AA64DFR0_EL1 says is there: two of each.
-pub(crate) const fn is_breakpoint(register: u16) -> bool {
-    register & !0xf == name(2, 0, 0, 0, 0) && matches!(register & 7, 4..=7)
+/// The breakpoint or watchpoint register of this name, if ID_AA64DFR0_EL1 says that it is there.
+pub(crate) fn debug_register(register: u16) -> Option<DebugRegister> {
+    if register & !0x7f != name(2, 0, 0, 0, 0) {
+        return None;
+    }
+    let n = usize::from(register >> 3 & 0xf);
+    match register & 7 {
+        4 if n < BREAKPOINT_COUNT => Some(DebugRegister::BreakpointValue(n)),
+        5 if n < BREAKPOINT_COUNT => Some(DebugRegister::BreakpointControl(n)),
+        6 if n < WATCHPOINT_COUNT => Some(DebugRegister::WatchpointValue(n)),
+        7 if n < WATCHPOINT_COUNT => Some(DebugRegister::WatchpointControl(n)),
+        _ => None,
+    }
 }
 
 macro_rules! names {

@@ -99,14 +99,16 @@ impl Cpu {
             | name::DBGDTRRX_EL0 => 0,
             // All eight claim tags may be set.
             name::DBGCLAIMSET_EL1 => 0xff,
-            _ if name::is_breakpoint(register) => 0,
             _ if name::is_interrupt_controller(register) => {
                 let value = self.interrupts.icc_read(self.index, register)?;
                 // Acknowledging and the like may lower the line.
                 self.attend();
                 value
             }
-            _ => identification::read(register, self.index)?,
+            _ => match name::debug_register(register) {
+                Some(point) => self.debug.read(point),
+                None => identification::read(register, self.index)?,
+            },
         })
     }
 

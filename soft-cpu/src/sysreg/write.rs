@@ -131,11 +131,11 @@ impl Cpu {
             }
             name::MDSCR_EL1 => {
                 sys.mdscr = sanitise::mdscr(value);
-                self.attend();
+                self.arm_debug();
             }
             name::OSLAR_EL1 => {
                 sys.os_locked = value & 1 == 1;
-                self.attend();
+                self.arm_debug();
             }
             name::SPSEL => {
                 self.bank_sp();
@@ -173,14 +173,16 @@ impl Cpu {
             | name::DBGCLAIMCLR_EL1
             | name::DBGDTR_EL0
             | name::DBGDTRRX_EL0 => {}
-            _ if name::is_breakpoint(register) => {}
             _ if name::is_interrupt_controller(register) => {
                 if !self.interrupts.icc_write(self.index, register, value) {
                     return None;
                 }
                 self.attend();
             }
-            _ => return None,
+            _ => {
+                self.debug.write(name::debug_register(register)?, value);
+                self.arm_debug();
+            }
         }
         Some(())
     }

@@ -2,6 +2,7 @@
 //! Tests of the CPU: recorded results, naive references, another implementation, and whole small guests.
 
 mod atomics;
+mod debug;
 mod differential;
 mod exceptions;
 mod granules;

@@ -3,7 +3,7 @@
 
 use super::machine::{CODE, Guest, parts};
 use crate::Vcpu;
-use crate::saved::{RestoreError, VcpuV1};
+use crate::saved::{DebugPointV1, RestoreError, VcpuV1};
 
 /// A state with a different value in every field, as far as registers can hold it.
 fn unusual() -> VcpuV1 {
@@ -40,7 +40,9 @@ fn unusual() -> VcpuV1 {
         cntkctl: value(),
         csselr: value(),
         mdscr: value(),
-        os_lock: 1,
+        os_lock: 0,
+        breakpoints: std::array::from_fn(|_| DebugPointV1 { control: value(), value: value() }),
+        watchpoints: std::array::from_fn(|_| DebugPointV1 { control: value(), value: value() }),
         cntv_ctl: 3,
         cntv_cval: value(),
         cntp_ctl: 2,
@@ -75,7 +77,7 @@ fn every_field_takes_part() {
         ($($field:ident)*) => { $(assert_ne!(saved.$field, fresh.$field, stringify!($field));)* };
     }
     differ!(x sp_el0 sp_el1 pc pstate v fpcr fpsr sctlr cpacr ttbr0 ttbr1 tcr mair esr far par vbar elr spsr
-        contextidr tpidr_el0 tpidrro_el0 tpidr_el1 cntkctl csselr mdscr cntv_ctl cntv_cval cntp_ctl cntp_cval
+        contextidr tpidr_el0 tpidrro_el0 tpidr_el1 cntkctl csselr mdscr os_lock breakpoints watchpoints cntv_ctl cntv_cval cntp_ctl cntp_cval
         event power power_entry power_context);
 }
 

@@ -8,6 +8,7 @@
 use crate::cluster::Maintenance;
 use crate::code::CodeChange;
 use crate::cpu::Cpu;
+use crate::debug::Watched;
 use crate::mmu::{Access, Fault};
 use crate::op::{Op, bits, sign_extend};
 use crate::sysreg::name;
@@ -89,10 +90,14 @@ fn maintain_data(cpu: &mut Cpu, op: &Op, from_el0: bool) {
         return;
     }
     let va = cpu.r(op.d);
-    if cpu.tlb.read::<0>(cpu.tlb.table(), va).is_none()
+    let table = cpu.tlb.table();
+    if cpu.tlb.read::<0>(table, va).is_none()
         && let Err(fault) = cpu.translate(va, Access::Maintain, cpu.el)
     {
         cpu.data_abort(va, Access::Maintain, fault);
+    } else if !from_el0 {
+        // Invalidating a line is a store to its watchers; if one takes an exception there is nothing else to do.
+        let _ = cpu.watch(table, va & !63, 64, Watched::Invalidate);
     }
 }
 
