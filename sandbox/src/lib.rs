@@ -18,6 +18,7 @@ pub mod probe;
 pub mod profile;
 pub mod profiles;
 pub mod report;
+pub mod signals;
 pub mod spawn;
 pub mod syscalls;
 

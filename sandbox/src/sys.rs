@@ -20,4 +20,7 @@ pub(crate) use process::{
     dup_onto, execveat, exit_group, is_open, landlock_abi, one_arena, only_thread, own, set_securebits,
     write_bytes,
 };
-pub(crate) use signals::{SignalMask, block_signals, install_handlers, report_to_pipe, set_signal_mask};
+pub(crate) use signals::{
+    SignalMask, act_by_default, block_in_thread, block_signals, install_handlers, is_ignored, report_to_pipe,
+    set_default, set_signal_mask,
+};

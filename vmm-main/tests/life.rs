@@ -155,6 +155,55 @@ fn each_ending_signal_is_an_orderly_stop() {
 }
 
 #[test]
+fn signals_that_the_parent_ignores_do_not_end_the_vm() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let bulkhead = lab.path("bulkhead");
+    let [bulkhead, kernel] = [&bulkhead, &kernel].map(|path| path.to_str().unwrap());
+    // As nohup does, as a script's `&` does, and as a daemon that does not wait for its children.
+    let script = "trap '' HUP INT CHLD; exec \"$@\"";
+    let child = Command::new("sh")
+        .args([
+            "-c",
+            script,
+            "sh",
+            bulkhead,
+            "run",
+            "--kernel",
+            kernel,
+            "--memory",
+            "16M",
+            "--console",
+            "none",
+        ])
+        .env("XDG_RUNTIME_DIR", lab.path("run"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = child.id().try_into().unwrap();
+    let runs = || String::from_utf8_lossy(&lab.bulkhead(&["status"]).stdout).contains("running");
+    let begun = std::time::Instant::now();
+    while !runs() {
+        assert!(begun.elapsed() < support::PATIENCE, "it does not run");
+    }
+    for name in ["HUP", "INT", "HUP"] {
+        signal(pid, name);
+    }
+    assert!(runs());
+    // How its processes end is known all the same.
+    let rows = lab.bulkhead(&["ps", "--json"]).stdout;
+    let rows: serde_json::Value = serde_json::from_slice(&rows).unwrap();
+    let rows = rows["vm"].as_array().unwrap().clone();
+    let row = rows.iter().find(|row| row["name"] == "coordinator").unwrap();
+    signal(row["host_pid"].as_i64().unwrap().try_into().unwrap(), "KILL");
+    let ended = support::finish(child);
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(3), "{said}");
+    assert!(said.contains("the coordinator was killed by signal 9"), "{said}");
+}
+
+#[test]
 fn second_vm_of_the_same_name_is_refused_and_the_first_lives() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());

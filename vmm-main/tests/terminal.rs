@@ -129,3 +129,94 @@ fn terminal_is_restored_however_the_vm_ends() {
         assert_eq!(terminal.modes(), before, "{ending}");
     }
 }
+
+#[test]
+fn terminal_is_restored_when_a_signal_ends_the_launcher() {
+    let Some(lab) = lab_with_setsid() else { return };
+    // Those that it handles are an orderly end; the others leave it no time.
+    for (name, code) in [
+        ("USR1", Some(0)),
+        ("ALRM", Some(0)),
+        ("PROF", Some(0)),
+        ("ABRT", None),
+        ("TRAP", None),
+        ("KILL", None),
+    ] {
+        let terminal = Terminal::new();
+        let before = terminal.modes();
+        let child = terminal.start(&lab, &guest::spins());
+        signal(child.id().try_into().unwrap(), name);
+        assert_eq!(support::finish(child).status.code(), code, "{name}");
+        let begun = Instant::now();
+        while terminal.modes() != before {
+            assert!(begun.elapsed() < support::PATIENCE, "the terminal stayed raw after SIG{name}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Waits until `holds`, which is about `what`.
+fn await_that(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < support::PATIENCE, "never came: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn launcher_is_a_job_like_any_other() {
+    let Some(lab) = lab_with_setsid() else { return };
+    if Command::new("bash").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: there is no bash(1) to have jobs in");
+        return;
+    }
+    let mut terminal = Terminal::new();
+    let side = || Stdio::from(terminal.program.try_clone().unwrap());
+    let mut shell = Command::new("setsid")
+        .args(["--ctty", "bash", "--norc", "--noprofile", "--noediting", "-i"])
+        .env("XDG_RUNTIME_DIR", lab.path("run"))
+        .env("PS1", "ready> ")
+        .stdin(side())
+        .stdout(side())
+        .stderr(side())
+        .spawn()
+        .unwrap();
+    terminal.await_text(b"ready> ");
+    let kernel = lab.file("Image", &guest::echoes());
+    let line =
+        format!("{} run --memory 16M --kernel {} &\n", lab.path("bulkhead").display(), kernel.display());
+    terminal.user.write_all(line.as_bytes()).unwrap();
+    let runs = || String::from_utf8_lossy(&lab.bulkhead(&["status"]).stdout).contains("running");
+    await_that("a VM that was started with &", runs);
+    assert!(!terminal.is_raw(), "the terminal is the shell's");
+    let launcher = || lab.launcher_pid().unwrap();
+
+    terminal.user.write_all(b"fg\n").unwrap();
+    await_that("raw after fg", || terminal.is_raw());
+    terminal.user.write_all(b"<1>").unwrap();
+    terminal.await_text(b"<1>");
+
+    signal(launcher(), "TSTP");
+    await_that("the shell's modes after a stop", || !terminal.is_raw());
+    terminal.await_text(b"ready> ");
+    terminal.user.write_all(b"fg\n").unwrap();
+    await_that("raw after a stop and fg", || terminal.is_raw());
+    terminal.user.write_all(b"<2>").unwrap();
+    terminal.await_text(b"<2>");
+
+    // A stop that it cannot handle, and on in the background.
+    signal(launcher(), "STOP");
+    terminal.await_text(b"ready> ");
+    assert_eq!(lab.bulkhead(&["status"]).status.code(), Some(4));
+    terminal.user.write_all(b"bg\n").unwrap();
+    await_that("an answer after bg", runs);
+    terminal.user.write_all(b"echo shell-$((40 + 2))\n").unwrap();
+    terminal.await_text(b"shell-42");
+    assert!(!terminal.is_raw());
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    // What it ended with is the shell's business too.
+    terminal.user.write_all(b"wait %1; echo ended-$?; exit\n").unwrap();
+    terminal.await_text(b"ended-0");
+    shell.wait().unwrap();
+}

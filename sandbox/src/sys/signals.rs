@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The handlers that record why a sealed process dies, and then end it for sure.
+//! The handlers that record why a sealed process dies, and then end it for sure; and masks and actions of signals.
 //!
 //! SIGSYS: a call the filter refused. SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT: a fault of its own. They are installed
 //! before sealing; afterwards the filter refuses to change them. A handler only loads and stores atomics and
@@ -82,6 +82,53 @@ impl SignalMask {
 pub(crate) fn set_signal_mask(mask: &SignalMask) {
     // SAFETY: the set is live; no old set is asked for.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, std::ptr::null_mut()) };
+}
+
+/// Whether this process ignores `signal`.
+pub(crate) fn is_ignored(signal: c_int) -> bool {
+    // SAFETY: an all-zero sigaction is a valid value of this plain C structure.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is installed; `action` is live for the kernel to fill.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
+/// Lets the kernel do to this process what `signal` does where there is no handler; returns when the process goes on, with
+/// the handler in place again.
+pub(crate) fn act_by_default(signal: c_int) -> io::Result<()> {
+    // SAFETY: an all-zero sigaction is a valid value of this plain C structure: the default action, an empty mask.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    let mut handler: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: both are live, and the default action runs no code of this process.
+    if unsafe { libc::sigaction(signal, &raw const default, &raw mut handler) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: sends a signal to the calling thread, which takes it before this returns.
+    unsafe { libc::raise(signal) };
+    // SAFETY: `handler` is what the kernel gave out above.
+    unsafe { libc::sigaction(signal, &raw const handler, std::ptr::null_mut()) };
+    Ok(())
+}
+
+/// Gives `signal` its default action.
+pub(crate) fn set_default(signal: c_int) -> io::Result<()> {
+    // SAFETY: an all-zero sigaction is a valid value of this plain C structure: the default action, an empty mask.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: the action is live and runs no code of this process; the old one is not asked for.
+    if unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Keeps `signal` from the calling thread.
+pub(crate) fn block_in_thread(signal: c_int) {
+    let mut set = SignalMask::empty();
+    // SAFETY: the set is live; a number that is no signal is refused.
+    unsafe { libc::sigaddset(&raw mut set.0, signal) };
+    // SAFETY: the set is live; no old set is asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set.0, std::ptr::null_mut()) };
 }
 
 extern "C" fn on_denied(_signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {

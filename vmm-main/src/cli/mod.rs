@@ -77,6 +77,9 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == "coordinator") {
         return crate::coordinator::main();
     }
+    if std::env::args_os().nth(1).is_some_and(|word| word == launcher::terminal::guard::COMMAND) {
+        return launcher::terminal::guard::main();
+    }
     let json = std::env::args_os().any(|word| word == "--json");
     match dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -15,6 +15,7 @@ mod image;
 pub mod programs;
 pub mod relay;
 pub mod runtime_dir;
+pub mod signals;
 pub mod terminal;
 mod watch;
 
@@ -23,6 +24,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+use std::{panic, process, thread};
 
 use ipc::shm::memory_file;
 use rustix::fs::{SealFlags, fcntl_add_seals};
@@ -32,7 +34,7 @@ use tokio::sync::mpsc;
 
 use self::relay::Relay;
 use self::runtime_dir::RuntimeDir;
-use self::terminal::{Input, RawMode};
+use self::terminal::{GivenBack, Input, Terminal};
 use crate::config::{ConsoleMode, DeviceConfig, VmConfig, check};
 use crate::coordinator::handover::Handover;
 use crate::lifecycle::Why;
@@ -43,8 +45,13 @@ use crate::topology::{self, DeviceKind, Object, Shape};
 /// How long the guest's last output may take to reach a slow terminal.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
 
+/// As the Rust runtime has it.
+const PANIC_EXIT_CODE: i32 = 101;
+
 /// Runs the VM that `config` describes until it ends, and says why it did.
 pub fn run(config: VmConfig) -> Result<Why, Problem> {
+    sandbox::signals::keep_exit_statuses().map_err(|error| refused("wait for children", &error))?;
+    end_on_panic();
     check::memory_fits_host(config.memory_len)?;
     let kernel = check::open_kernel(&config.kernel, config.memory_len)?;
     let initramfs =
@@ -95,13 +102,32 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
 
     let (quit, quits) = mpsc::channel(1);
     let log = Relay::start("log", log, io::stderr()).map_err(host("start a thread"))?;
-    let (output, raw) = start_console(config.console, console, quit)?;
+    let (output, terminal) = start_console(config.console, console, quit)?;
     let servers = devices::servers(&config.devices);
-    let why = watch::until_end(child, crash, lifeline, &socket.listener, quits, &servers);
+    let why = watch::until_end(
+        child,
+        crash,
+        lifeline,
+        &socket.listener,
+        quits,
+        &servers,
+        terminal.as_ref().map(|given| &given.0),
+    );
     output.finish(OUTPUT_PATIENCE);
-    drop(raw);
+    drop(terminal);
     log.finish(OUTPUT_PATIENCE);
     why
+}
+
+/// A launcher with a thread less serves nobody well: it ends, and the VM with it. On the main thread unwinding does that.
+fn end_on_panic() {
+    let told = panic::take_hook();
+    panic::set_hook(Box::new(move |what| {
+        told(what);
+        if thread::current().name() != Some("main") {
+            process::exit(PANIC_EXIT_CODE);
+        }
+    }));
 }
 
 /// Starts the coordinator with the descriptors of its topology row.
@@ -146,18 +172,21 @@ fn start_console(
     mode: ConsoleMode,
     console: UnixStream,
     quit: mpsc::Sender<()>,
-) -> Result<(Relay, Option<RawMode>), Problem> {
+) -> Result<(Relay, Option<GivenBack>), Problem> {
     let thread = |error: io::Error| refused("start a thread", &error);
     if mode == ConsoleMode::None {
         // Emptied all the same: a UART nobody listens to must not hold up its guest.
         return Ok((Relay::start("console-out", console, io::sink()).map_err(thread)?, None));
     }
     let stdin = io::stdin();
-    let kind = terminal::input_kind(&stdin);
-    let raw = if kind == Input::Terminal { Some(RawMode::enter(io::stdin())?) } else { None };
+    let kind = Input::of(&stdin)?;
+    let terminal = match &kind {
+        Input::Terminal(terminal) => Some(GivenBack(Terminal::clone(terminal))),
+        Input::Stream => None,
+    };
     let input = console.try_clone().map_err(thread)?;
     relay::start_input(stdin, kind, input, quit).map_err(thread)?;
-    Ok((Relay::start("console-out", console, io::stdout()).map_err(thread)?, raw))
+    Ok((Relay::start("console-out", console, io::stdout()).map_err(thread)?, terminal))
 }
 
 /// A step of the launch that the host refused.

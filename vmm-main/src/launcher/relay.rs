@@ -11,14 +11,17 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel}
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::sync::mpsc;
 
 use super::escape::{Escape, HELP};
-use super::terminal::Input;
+use super::terminal::{Input, Place, Terminal};
 
 const CHUNK_LEN: usize = 4096;
 /// Chunks of typed input that wait for the guest; a person who types more gets a bell.
 const INPUT_CHUNKS_MAX: usize = 64;
+/// How often a terminal of another job is looked at: nobody is told when it becomes ours. A person does not notice.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A relay that ends by itself when its source does.
 #[derive(Debug)]
@@ -70,9 +73,6 @@ pub fn start_input(
     mut console: UnixStream,
     quit: mpsc::Sender<()>,
 ) -> io::Result<()> {
-    if kind == Input::Nothing {
-        return Ok(());
-    }
     let (chunks, queue) = sync_channel::<Vec<u8>>(INPUT_CHUNKS_MAX);
     thread::Builder::new().name("console-in".to_owned()).spawn(move || {
         // A console that is gone takes no input; the VM's end is noticed elsewhere.
@@ -82,26 +82,61 @@ pub fn start_input(
             }
         }
     })?;
-    thread::Builder::new().name("stdin".to_owned()).spawn(move || {
-        let mut buffer = [0; CHUNK_LEN];
-        let mut escape = Escape::default();
-        loop {
-            let bytes = match source.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(len) => buffer.get(..len).unwrap_or_default(),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => return,
-            };
-            let sent = match kind {
-                Input::Stream => chunks.send(bytes.to_vec()).is_ok(),
-                Input::Terminal | Input::Nothing => typed(&mut escape, bytes, &chunks, &quit),
-            };
-            if !sent {
-                return;
-            }
-        }
+    thread::Builder::new().name("stdin".to_owned()).spawn(move || match kind {
+        Input::Stream => pass_on(&mut source, &chunks),
+        Input::Terminal(terminal) => take_keys(&mut source, &terminal, &chunks, &quit),
     })?;
     Ok(())
+}
+
+/// Sends a stream to the guest as it is, to its end.
+fn pass_on(source: &mut impl Read, chunks: &SyncSender<Vec<u8>>) {
+    let mut buffer = [0; CHUNK_LEN];
+    loop {
+        match source.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(len) => {
+                if chunks.send(buffer.get(..len).unwrap_or_default().to_vec()).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Whoever shares the descriptor has made it so.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(LOOK_INTERVAL),
+            Err(_) => return,
+        }
+    }
+}
+
+/// Reads keys while the launcher's job has the terminal, and waits while another has it: a job that was started with `&`
+/// takes input after `fg`.
+fn take_keys(
+    source: &mut impl Read,
+    terminal: &Terminal,
+    chunks: &SyncSender<Vec<u8>>,
+    quit: &mpsc::Sender<()>,
+) {
+    // A read in the background fails then, instead of stopping the VM's whole job.
+    sandbox::signals::block_in_thread(Signal::TTIN);
+    let mut buffer = [0; CHUNK_LEN];
+    let mut escape = Escape::default();
+    loop {
+        match terminal.await_foreground(LOOK_INTERVAL) {
+            Place::Foreground => {}
+            Place::Background | Place::Gone => return,
+        }
+        match source.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(len) => {
+                if !typed(&mut escape, buffer.get(..len).unwrap_or_default(), chunks, quit) {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Another job's terminal, or a descriptor that somebody has made non-blocking.
+            Err(_) => thread::sleep(LOOK_INTERVAL),
+        }
+    }
 }
 
 /// Handles typed bytes; false when nobody listens any more.

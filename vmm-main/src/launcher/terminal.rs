@@ -1,67 +1,211 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The user's terminal in raw mode, and back: on every way out of the launcher short of SIGKILL.
+//! The user's terminal: raw while the guest has it, and as it was whenever the launcher does not.
 //!
-//! Restoring is a drop guard, so it also runs when the launcher panics; signals are turned into an orderly
-//! end and pass the guard too. Output processing stays on, because log lines share the terminal.
+//! Raw is entered only while the launcher's job is in the foreground, at its start or when it gets there, and left before
+//! the job stops and at its end: by a drop guard, which runs when the launcher panics too. For ends that leave no
+//! time for that there is a process of its own ([`guard`]). Output processing stays on, because log lines may share
+//! the terminal.
 
-use std::io::{IsTerminal, Stdin};
+pub mod guard;
 
+use std::fs::File;
+use std::io::{self, IsTerminal, Stdin};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
+use self::guard::{Guard, Modes};
 use crate::problem::Problem;
 
 /// What kind of thing the console's input is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Input {
-    /// A terminal that is ours to read: raw mode, escape keys.
-    Terminal,
+    /// A terminal: raw mode, escape keys, and job control.
+    Terminal(Terminal),
     /// A file or pipe: bytes go through as they are.
     Stream,
-    /// A terminal that belongs to another job (`bulkhead run &`): reading it would stop us.
-    Nothing,
 }
 
-/// Looks at standard input.
-pub fn input_kind(stdin: &Stdin) -> Input {
-    if !stdin.is_terminal() {
-        return Input::Stream;
-    }
-    match tcgetpgrp(stdin) {
-        Ok(foreground) if foreground == rustix::process::getpgrp() => Input::Terminal,
-        Ok(_) | Err(_) => Input::Nothing,
-    }
+/// Where the launcher's job stands on its terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Keys are ours.
+    Foreground,
+    /// They are another job's (`bulkhead run &`): reading would stop us, and the modes are not ours to change.
+    Background,
+    /// It has hung up.
+    Gone,
 }
 
-/// The terminal is raw as long as this lives.
-#[derive(Debug)]
-pub struct RawMode {
-    stdin: Stdin,
-    before: Termios,
-}
-
-impl RawMode {
-    /// Makes the terminal raw: no echo, no line editing, no signals from keys.
-    pub fn enter(stdin: Stdin) -> Result<Self, Problem> {
-        let refused = |error: rustix::io::Errno| {
+impl Input {
+    /// Looks at standard input. If it is a terminal and ours to read, it is raw afterwards.
+    pub fn of(stdin: &Stdin) -> Result<Self, Problem> {
+        if !stdin.is_terminal() {
+            return Ok(Self::Stream);
+        }
+        let refused = |error: io::Error| {
             Problem::host(
                 format!("the terminal cannot be made raw: {error}"),
                 "standard input",
                 "use --console none, or another terminal",
             )
-            .because_of(&error.into())
         };
-        let before = tcgetattr(&stdin).map_err(refused)?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        raw.output_modes |= before.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
-        tcsetattr(&stdin, OptionalActions::Now, &raw).map_err(refused)?;
-        Ok(Self { stdin, before })
+        let file = stdin.as_fd().try_clone_to_owned().map_err(refused)?;
+        let terminal = Terminal::new(file.into());
+        if terminal.place() == Place::Foreground {
+            terminal.enter().map_err(refused)?;
+        }
+        Ok(Self::Terminal(terminal))
     }
 }
 
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        // A terminal that has hung up cannot be restored and need not be.
-        let _ = tcsetattr(&self.stdin, OptionalActions::Now, &self.before);
+/// The terminal, shared by whoever changes its modes: input, job control, the end.
+#[derive(Debug, Clone)]
+pub struct Terminal(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    file: File,
+    /// What it was like before it was made raw; it is raw while this is here.
+    before: Option<Termios>,
+    guard: Option<Guard>,
+    /// It is given back for good.
+    closed: bool,
+}
+
+impl Terminal {
+    /// The terminal behind `file`, as it is.
+    pub fn new(file: File) -> Self {
+        Self(Arc::new(Mutex::new(State { file, before: None, guard: None, closed: false })))
+    }
+
+    /// Where the launcher's job stands.
+    pub fn place(&self) -> Place {
+        self.state().place()
+    }
+
+    /// Makes it raw: no echo, no line editing, no signals from keys. Anew, if the shell has changed it meanwhile.
+    pub fn enter(&self) -> io::Result<()> {
+        self.state().enter()
+    }
+
+    /// Waits until the job is in the foreground, looking every `interval`, and takes the terminal if it was not ours before.
+    /// Gives the foreground, or that the terminal is gone or was given back for good.
+    pub fn await_foreground(&self, interval: Duration) -> Place {
+        let mut came = false;
+        loop {
+            let mut state = self.state();
+            match state.place() {
+                _ if state.closed => return Place::Gone,
+                Place::Background => came = true,
+                Place::Foreground => {
+                    if came {
+                        // A terminal that cannot be made raw still takes keys.
+                        let _ = state.enter();
+                    }
+                    return Place::Foreground;
+                }
+                Place::Gone => return Place::Gone,
+            }
+            drop(state);
+            thread::sleep(interval);
+        }
+    }
+
+    /// Gives it back as it was, for a while.
+    pub fn leave(&self) {
+        self.state().leave();
+    }
+
+    /// Takes it again if the job is in the foreground: after a stop.
+    pub fn enter_in_foreground(&self) {
+        let mut state = self.state();
+        if state.place() == Place::Foreground {
+            // A terminal that cannot be made raw still takes keys.
+            let _ = state.enter();
+        }
+    }
+
+    /// Gives it back for good.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.leave();
+        state.closed = true;
+        if let Some(guard) = state.guard.take() {
+            guard.dismiss();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl State {
+    fn place(&self) -> Place {
+        match tcgetpgrp(&self.file) {
+            Ok(foreground) if foreground == rustix::process::getpgrp() => Place::Foreground,
+            Ok(_) => Place::Background,
+            // Not the terminal of our session: it has no job control for us.
+            Err(Errno::NOTTY) => Place::Foreground,
+            // A session whose terminal has no foreground job.
+            Err(Errno::OPNOTSUPP) => Place::Background,
+            Err(_) => Place::Gone,
+        }
+    }
+
+    fn enter(&mut self) -> io::Result<()> {
+        if self.closed {
+            return Ok(());
+        }
+        let now = tcgetattr(&self.file)?;
+        let mut raw = now.clone();
+        raw.make_raw();
+        raw.output_modes |= now.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
+        let is_raw = Modes::of(&now) == Modes::of(&raw);
+        let before = match &self.before {
+            // Nobody has touched it since we did.
+            Some(before) if is_raw => before.clone(),
+            _ => now,
+        };
+        if self.guard.is_none() {
+            // The guard is for a launcher that is killed: without it everything else works.
+            self.guard = Guard::start(&self.file).ok();
+        }
+        if let Some(guard) = &mut self.guard {
+            guard.watch(&Modes::of(&before), &Modes::of(&raw));
+        }
+        tcsetattr(&self.file, OptionalActions::Now, &raw)?;
+        self.before = Some(before);
+        Ok(())
+    }
+
+    fn leave(&mut self) {
+        let Some(before) = self.before.take() else { return };
+        // In the background it is somebody else's already, with the modes that they want.
+        if self.place() == Place::Foreground {
+            // A terminal that has hung up cannot be restored and need not be.
+            let _ = tcsetattr(&self.file, OptionalActions::Now, &before);
+        }
+        if let Some(guard) = &mut self.guard {
+            guard.rest();
+        }
+    }
+}
+
+/// Gives the terminal back when it is dropped, on whatever way.
+#[derive(Debug)]
+pub struct GivenBack(pub Terminal);
+
+impl Drop for GivenBack {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The launcher's loop while the VM lives: signals, clients, the coordinator's word, the coordinator's death.
 //!
-//! A signal is an orderly stop with a deadline; a second one, or the deadline, is SIGKILL to the coordinator,
+//! A signal that would end the launcher is an orderly stop with a deadline; a second one, or the deadline, is SIGKILL to the coordinator,
 //! whose namespace goes with it. Clients are checked here and not in the coordinator: in its user namespace
 //! every foreign user id looks the same.
 
@@ -21,10 +21,11 @@ use sandbox::spawn::Child;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::signals::{Asked, Signals};
+use super::terminal::Terminal;
 use super::{devices, refused};
 use crate::lifecycle::Why;
 use crate::lifeline::{LauncherEnd, Up};
@@ -34,8 +35,10 @@ use crate::topology;
 
 /// For an orderly stop: more than the coordinator gives all of its processes together.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
-/// For handing a client to a coordinator that does not read: then it is the client that has to go.
+/// For telling a coordinator that does not read.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
+/// For handing a client to it: then it is the client that has to go. Signals wait behind it.
+const CLIENT_DEADLINE: Duration = Duration::from_millis(200);
 
 /// Serves the coordinator until it has ended; says why the VM did.
 pub fn until_end(
@@ -45,12 +48,13 @@ pub fn until_end(
     listener: &StdListener,
     quits: mpsc::Receiver<()>,
     servers: &[Option<PathBuf>],
+    terminal: Option<&Terminal>,
 ) -> Result<Why, Problem> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| refused("start the launcher's runtime", &error))?;
-    let reported = runtime.block_on(serve(&child, lifeline, listener, quits, servers));
+    let reported = runtime.block_on(serve(&child, lifeline, listener, quits, servers, terminal));
     // Whatever ended the loop, nothing may live on: a coordinator that is dead already is not hurt.
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
     let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
@@ -66,6 +70,7 @@ async fn serve(
     listener: &StdListener,
     mut quits: mpsc::Receiver<()>,
     servers: &[Option<PathBuf>],
+    terminal: Option<&Terminal>,
 ) -> Result<Option<Why>, Problem> {
     let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
@@ -107,12 +112,12 @@ async fn serve(
                     stop(&lifeline, &mut stopping, deadline.as_mut()).await;
                 }
             }
-            () = signals.any() => {
-                if stopping {
-                    break;
-                }
-                stop(&lifeline, &mut stopping, deadline.as_mut()).await;
-            }
+            asked = signals.next() => match asked {
+                Asked::End if stopping => break,
+                Asked::End => stop(&lifeline, &mut stopping, deadline.as_mut()).await,
+                Asked::Stop => stop_job(terminal),
+                Asked::Continued => drop(terminal.map(Terminal::enter_in_foreground)),
+            },
             () = deadline.as_mut(), if stopping => {
                 return Err(Problem::host(
                     format!("the VM did not stop within {} s and was killed", STOP_DEADLINE.as_secs()),
@@ -164,6 +169,18 @@ async fn wait_gone(pidfd: &AsyncFd<OwnedFd>) {
     let _ = timeout(Duration::from_secs(5), pidfd.readable()).await;
 }
 
+/// Stops as any job does: the shell gets its terminal as it was. The guest goes on meanwhile.
+fn stop_job(terminal: Option<&Terminal>) {
+    if let Some(terminal) = terminal {
+        terminal.leave();
+    }
+    // Where it cannot be stopped it goes on.
+    let _ = sandbox::signals::act_by_default(Signal::TSTP);
+    if let Some(terminal) = terminal {
+        terminal.enter_in_foreground();
+    }
+}
+
 async fn stop(lifeline: &LauncherEnd, stopping: &mut bool, deadline: std::pin::Pin<&mut Sleep>) {
     if !std::mem::replace(stopping, true) {
         deadline.reset(tokio::time::Instant::now() + STOP_DEADLINE);
@@ -179,36 +196,7 @@ async fn hand_over(lifeline: &LauncherEnd, client: UnixStream) {
         .is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
     if allowed {
         // If it cannot be handed over in time the client sees its connection closed.
-        let _ = timeout(HAND_OVER_DEADLINE, lifeline.connection(client.as_fd())).await;
-    }
-}
-
-/// The signals that mean "end".
-struct Signals {
-    term: tokio::signal::unix::Signal,
-    int: tokio::signal::unix::Signal,
-    hup: tokio::signal::unix::Signal,
-    quit: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-            hup: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
-        })
-    }
-
-    /// Waits for any of them. Cancel-safe.
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
-            _ = self.hup.recv() => {}
-            _ = self.quit.recv() => {}
-        }
+        let _ = timeout(CLIENT_DEADLINE, lifeline.connection(client.as_fd())).await;
     }
 }
 

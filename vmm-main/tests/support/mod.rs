@@ -142,6 +142,20 @@ impl Lab {
         found
     }
 
+    /// The launcher of a VM of this place.
+    pub fn launcher_pid(&self) -> Option<i32> {
+        let entries =
+            fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+        let mut pids = entries.filter_map(|name| name.parse::<i32>().ok());
+        let program = self.path("bulkhead");
+        pids.find(|pid| {
+            // What cannot be read belongs to somebody else, or has just ended.
+            let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            exe == program && words.split(|byte| *byte == 0).nth(1) == Some(b"run")
+        })
+    }
+
     /// A name that no other test's VM has, as names of VMs are made.
     pub fn vm_name(&self) -> String {
         let name = self.folder.path().file_name().unwrap().to_string_lossy().to_lowercase();

@@ -5,6 +5,7 @@ use std::io::Cursor;
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::launcher::terminal::tests::pty;
 
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>, Option<usize>);
@@ -64,7 +65,9 @@ fn input_terminal_quits_even_while_the_guest_reads_nothing() {
     // More than socket and queue hold together.
     let mut typed = vec![b'.'; CHUNK_LEN * INPUT_CHUNKS_MAX * 4];
     typed.extend_from_slice(b"\x01x");
-    start_input(Cursor::new(typed), Input::Terminal, near, quit).unwrap();
+    let (_user, program) = pty();
+    let kind = Input::Terminal(Terminal::new(program));
+    start_input(Cursor::new(typed), kind, near, quit).unwrap();
     assert_eq!(quits.blocking_recv(), Some(()));
     drop(far);
 }
