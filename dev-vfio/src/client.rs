@@ -3,19 +3,23 @@
 //!
 //! The server is another process, perhaps of somebody else, and never trusted: the codec in `ipc::vfio_user` checks
 //! every body, here the answers are held against what was asked and against bounds of our own. Behind a
-//! vSMMU the server gets no memory (but see [`crate::direct`]): one DMA window without an fd covers all addresses, so
+//! vSMMU the server gets no memory (but see [`crate::direct`]): DMA windows without an fd cover all addresses, so
 //! that its DMA comes as messages and is translated. A server that breaks the protocol, or does not answer in time, is not asked again.
+//! Its commands come over a socket of their own where it has that (`twin_socket`).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+pub mod dma_windows;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipc::deadline::Deadline;
 use ipc::protocol::bus::WINDOWS_LEN_MAX;
 use ipc::vfio_user::Malformed;
-use ipc::vfio_user::connection::{Connection, ConnectionError, Incoming};
+use ipc::vfio_user::connection::{Answer, Connection, ConnectionError, Incoming};
 use ipc::vfio_user::device::{
-    DeviceInfo, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
+    DeviceInfo, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, REGION_INFO_LEN_MAX,
+    RegionDescription, RegionInfo,
 };
 use ipc::vfio_user::dma::{DmaMap, DmaUnmap};
 use ipc::vfio_user::feature::{
@@ -27,9 +31,13 @@ use ipc::vfio_user::version::Version;
 use thiserror::Error;
 use zerocopy::IntoBytes;
 
+use crate::connected::Connected;
 use crate::pci::bar::BAR_COUNT;
 use crate::pci::config_space::CONFIG_LEN;
+use crate::pci::intx::Pin;
 use crate::pci::windows::Mappable;
+
+use dma_windows::{DmaWindow, Windows};
 
 /// How long a server may take for one answer. A device that stalls a guest's CPU for so long is broken.
 const ANSWER_SPAN: Duration = Duration::from_secs(5);
@@ -39,9 +47,6 @@ pub const BATCH_MAX: usize = 32;
 
 /// How long a device may take to stop: its disk finishes what it has begun. Less than a pause may take in all.
 const STOP_SPAN: Duration = Duration::from_secs(15);
-
-/// All addresses that a stage 1 of ours can translate, and more than a bus has: 52 bits.
-pub const IOVA_SPACE_LEN: u64 = 1 << 52;
 
 /// What may be mapped of a region, and the file that it is in.
 pub type Offered = (Mappable, Arc<OwnedFd>);
@@ -55,6 +60,16 @@ pub enum ClientError {
     /// The device is not one we can use.
     #[error("the device has {0}")]
     Unusable(&'static str),
+    /// Its DMA could not reach all that the guest may map for it.
+    #[error(
+        "the server takes no more than {count} DMA windows of {len:#x} bytes: not all addresses of the guest's SMMU"
+    )]
+    DmaWindows {
+        /// How many it took.
+        count: usize,
+        /// How long they are.
+        len: u64,
+    },
 }
 
 impl From<Malformed> for ClientError {
@@ -66,7 +81,11 @@ impl From<Malformed> for ClientError {
 impl ClientError {
     /// Whether the server only refused one request, and may be asked for the next.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Connection(ConnectionError::Remote { .. } | ConnectionError::Refused(_)))
+        matches!(
+            self,
+            Self::Connection(ConnectionError::Remote { .. } | ConnectionError::Refused(_))
+                | Self::DmaWindows { .. }
+        )
     }
 }
 
@@ -87,8 +106,8 @@ pub struct Opened {
     pub bar_lens: [u64; BAR_COUNT],
     /// How many MSI-X vectors it can signal.
     pub vectors: u16,
-    /// Whether it can signal INTx, and masks itself when it does.
-    pub intx: bool,
+    /// Its INTx pin, if it has one.
+    pub intx: Option<Pin>,
     /// What of its BARs can be mapped, and the file to map.
     pub mappables: Vec<Offered>,
 }
@@ -97,8 +116,12 @@ pub struct Opened {
 #[derive(Debug)]
 pub struct Client {
     connection: Connection,
+    /// The socket of the server's commands, if they have one of their own.
+    twin: Option<Connection>,
     regions: Vec<Region>,
     fds_max: usize,
+    interrupts: Connected,
+    windows: Mutex<Windows>,
     /// How many posted writes one message may have; 1 where the server takes no batches.
     batch_max: usize,
     resettable: bool,
@@ -117,9 +140,11 @@ impl Client {
     pub fn open(socket: OwnedFd) -> Result<(Client, Opened), ClientError> {
         let connection = Connection::new(socket);
         let proposal = Version::proposal().encode();
-        let answer = connection.request(Command::VERSION, &[&proposal], &[], soon())?;
-        let version = Version::decode(&answer.body).map_err(|error| connection.violated(error))?;
+        let Answer { body, fds } = connection.request(Command::VERSION, &[&proposal], &[], soon())?;
+        let version = Version::decode(&body).map_err(|error| connection.violated(error))?;
         version.accept().map_err(|error| connection.violated(error))?;
+        let twin = version.take_twin_socket(fds).map_err(|error| connection.violated(error))?;
+        let twin = twin.map(Connection::new);
 
         let answer =
             connection.request(Command::DEVICE_GET_INFO, &[DeviceInfo::request().as_bytes()], &[], soon())?;
@@ -135,10 +160,9 @@ impl Client {
             regions.push(region);
             mappables.extend(mappable);
         }
-        let vectors = irqs(&connection, PCI_MSIX_IRQ, IrqInfo::EVENTFD)?;
-        // One that does not mask itself could not be made a level.
-        let intx_flags = IrqInfo::EVENTFD | IrqInfo::MASKABLE | IrqInfo::AUTOMASKED;
-        let intx = irqs(&connection, PCI_INTX_IRQ, intx_flags)? > 0;
+        let (vectors, _) = irqs(&connection, PCI_MSIX_IRQ)?;
+        let (pins, flags) = irqs(&connection, PCI_INTX_IRQ)?;
+        let intx = (pins > 0).then_some(Pin { automasked: flags & IrqInfo::AUTOMASKED != 0 });
 
         // Features came after protocol 0.0: a server of that version may lose its place in the stream over one.
         let stoppable = version.minor > 0 && has_migration(&connection)?;
@@ -146,10 +170,22 @@ impl Client {
         let room = version.capabilities.data_len().saturating_sub(size_of::<u64>()) / size_of::<SmallWrite>();
         let batched = version.capabilities.write_multiple == Some(true);
         let batch_max = if batched { room.clamp(1, BATCH_MAX) } else { 1 };
-        let client = Client { connection, regions, fds_max, batch_max, resettable, stoppable };
+        let windows = Mutex::new(Windows::new(version.capabilities.dma_maps()));
+        let interrupts = Connected::default();
+        let client = Client {
+            connection,
+            twin,
+            regions,
+            fds_max,
+            interrupts,
+            windows,
+            batch_max,
+            resettable,
+            stoppable,
+        };
         let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);
         let config = client.read_bytes(PCI_CONFIG_REGION, 0, config_len)?;
-        client.map_dma(0, IOVA_SPACE_LEN, None)?;
+        client.declare(&[DmaWindow::EVERYWHERE])?;
         let mut lens = client.regions.iter().map(|region| region.len);
         let bar_lens = core::array::from_fn(|_| lens.next().unwrap_or(0));
         let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
@@ -215,31 +251,53 @@ impl Client {
         Ok(())
     }
 
-    /// Connects the first vectors to eventfds.
+    /// Gives the device its eventfds: MSI-X or INTx, as the guest enables them. Comes back with why there is no INTx, if it
+    /// was wanted.
     ///
     /// # Errors
     /// The connection's, or that the server refuses.
-    pub fn connect_vectors(&self, eventfds: &[OwnedFd]) -> Result<(), ClientError> {
+    pub fn offer_interrupts(
+        &mut self,
+        vectors: &Arc<[OwnedFd]>,
+        intx: Option<&Arc<OwnedFd>>,
+    ) -> Result<Option<ClientError>, ClientError> {
+        let mut interrupts = std::mem::take(&mut self.interrupts);
+        let offered = interrupts.offer(vectors, intx, |index, fds| self.set_eventfds(index, fds));
+        self.interrupts = interrupts;
+        match offered {
+            // Only a refusal: anything else is the connection's end.
+            Ok(Some(error)) if !error.is_refusal() => Err(error),
+            offered => offered,
+        }
+    }
+
+    /// Connects the vectors, or the pin. True: that was a change.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn switch_interrupts(&self, msix: bool) -> Result<bool, ClientError> {
+        self.interrupts.switch(msix, |index, fds| self.set_eventfds(index, fds))
+    }
+
+    fn set_eventfds(&self, index: u32, eventfds: &[&OwnedFd]) -> Result<(), ClientError> {
+        if eventfds.is_empty() {
+            let set = IrqSet::new(index, IrqSet::DATA_NONE | IrqSet::ACTION_TRIGGER, 0, 0);
+            let done = self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], soon());
+            // A server that knows of no disconnecting has nothing in the way of the other kind.
+            return done
+                .map(drop)
+                .map_err(ClientError::from)
+                .or_else(|error| if error.is_refusal() { Ok(()) } else { Err(error) });
+        }
         let mut start = 0;
         for chunk in eventfds.chunks(self.fds_max.max(1)) {
             let count = u32::try_from(chunk.len()).unwrap_or(0);
             let flags = IrqSet::DATA_EVENTFD | IrqSet::ACTION_TRIGGER;
-            let set = IrqSet::new(PCI_MSIX_IRQ, flags, start, count);
-            let fds: Vec<_> = chunk.iter().map(AsFd::as_fd).collect();
+            let set = IrqSet::new(index, flags, start, count);
+            let fds: Vec<_> = chunk.iter().map(|eventfd| eventfd.as_fd()).collect();
             self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &fds, soon())?;
             start += count;
         }
-        Ok(())
-    }
-
-    /// Connects INTx to an eventfd.
-    ///
-    /// # Errors
-    /// The connection's, or that the server refuses.
-    pub fn connect_intx(&self, eventfd: &OwnedFd) -> Result<(), ClientError> {
-        let set = IrqSet::new(PCI_INTX_IRQ, IrqSet::DATA_EVENTFD | IrqSet::ACTION_TRIGGER, 0, 1);
-        let fds = [eventfd.as_fd()];
-        self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &fds, soon())?;
         Ok(())
     }
 
@@ -249,37 +307,43 @@ impl Client {
     /// # Errors
     /// The connection's.
     pub fn unmask_intx(&self) -> Result<(), ClientError> {
+        if !self.interrupts.is_intx() {
+            return Ok(());
+        }
         let set = IrqSet::new(PCI_INTX_IRQ, IrqSet::DATA_NONE | IrqSet::ACTION_UNMASK, 0, 1);
         self.connection.post(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], soon())?;
         Ok(())
     }
 
-    /// Gives the server a DMA window: memory, by a file and an offset into it, or none, so that its DMA there comes as
-    /// messages.
+    /// Gives the server DMA windows, beside those that it has.
     ///
     /// # Errors
     /// The connection's, or that the server refuses.
-    pub fn map_dma(
-        &self,
-        start: u64,
-        len: u64,
-        memory: Option<(BorrowedFd<'_>, u64)>,
-    ) -> Result<(), ClientError> {
-        let offset = memory.map_or(0, |(_, offset)| offset);
-        let window = DmaMap::new(start, len, offset, DmaMap::READ | DmaMap::WRITE);
-        let fds: Vec<_> = memory.into_iter().map(|(file, _)| file).collect();
-        self.connection.request(Command::DMA_MAP, &[window.as_bytes()], &fds, soon())?;
-        Ok(())
+    pub fn declare(&self, windows: &[DmaWindow<'_>]) -> Result<(), ClientError> {
+        self.windows().declare(windows, |DmaWindow { start, len, memory }| {
+            let offset = memory.map_or(0, |(_, offset)| offset);
+            let window = DmaMap::new(start, len, offset, DmaMap::READ | DmaMap::WRITE);
+            let fds: Vec<_> = memory.into_iter().map(|(file, _)| file).collect();
+            self.connection.request(Command::DMA_MAP, &[window.as_bytes()], &fds, soon())?;
+            Ok(())
+        })
     }
 
-    /// Takes a DMA window back. When this returns the server has said that it does not use it any more.
+    /// Takes all DMA windows back. When this returns the server has said that it uses none any more.
     ///
     /// # Errors
     /// The connection's, or that the server refuses.
-    pub fn unmap_dma(&self, start: u64, len: u64) -> Result<(), ClientError> {
-        let window = DmaUnmap::new(start, len);
-        self.connection.request(Command::DMA_UNMAP, &[window.as_bytes()], &[], soon())?;
-        Ok(())
+    pub fn withdraw(&self) -> Result<(), ClientError> {
+        self.windows().withdraw(|start, len| {
+            let window = DmaUnmap::new(start, len);
+            self.connection.request(Command::DMA_UNMAP, &[window.as_bytes()], &[], soon())?;
+            Ok(())
+        })
+    }
+
+    fn windows(&self) -> MutexGuard<'_, Windows> {
+        // What is declared is in it as soon as it is.
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resets the device, if it can be.
@@ -313,7 +377,7 @@ impl Client {
     /// # Errors
     /// The connection's; a deadline that passed is `None`.
     pub fn receive(&self, deadline: Deadline) -> Result<Option<Incoming>, ClientError> {
-        match self.connection.receive(deadline) {
+        match self.commands().receive(deadline) {
             Ok(incoming) => Ok(Some(incoming)),
             Err(ConnectionError::Timeout { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -325,7 +389,7 @@ impl Client {
     /// # Errors
     /// The connection's.
     pub fn reply(&self, to: &Incoming, parts: &[&[u8]]) -> Result<(), ClientError> {
-        Ok(self.connection.reply(to, parts, &[], soon())?)
+        Ok(self.commands().reply(to, parts, &[], soon())?)
     }
 
     /// Answers the server that it cannot have that.
@@ -333,12 +397,18 @@ impl Client {
     /// # Errors
     /// The connection's.
     pub fn refuse(&self, to: &Incoming, errno: rustix::io::Errno) -> Result<(), ClientError> {
-        Ok(self.connection.fail(to, errno, soon())?)
+        Ok(self.commands().fail(to, errno, soon())?)
     }
 
     /// Ends the connection.
     pub fn close(&self) {
         self.connection.close();
+        self.commands().close();
+    }
+
+    /// Where the server's commands come from.
+    fn commands(&self) -> &Connection {
+        self.twin.as_ref().unwrap_or(&self.connection)
     }
 
     fn covers(&self, index: u32, offset: u64, size: u8, may: impl Fn(&Region) -> bool) -> bool {
@@ -357,12 +427,13 @@ impl Client {
     }
 }
 
-/// How many interrupts of a kind the device can signal in this way.
-fn irqs(connection: &Connection, index: u32, flags: u32) -> Result<u32, ClientError> {
+/// How many interrupts of a kind the device can signal, and how.
+fn irqs(connection: &Connection, index: u32) -> Result<(u32, u32), ClientError> {
     let request = IrqInfo::new(index, 0, 0);
     let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], soon())?;
     let info = IrqInfo::decode(&answer.body, index).map_err(|error| connection.violated(error))?;
-    Ok(if info.flags.get() & flags == flags { info.count.get() } else { 0 })
+    let flags = info.flags.get();
+    Ok((if flags & IrqInfo::EVENTFD != 0 { info.count.get() } else { 0 }, flags))
 }
 
 fn feature(feature: u16, op: FeatureOp, data_len: usize) -> FeatureHeader {
@@ -385,10 +456,19 @@ fn has_migration(connection: &Connection) -> Result<bool, ClientError> {
 }
 
 fn region(connection: &Connection, index: u32) -> Result<(Region, Option<Offered>), ClientError> {
+    let describe = |request: RegionInfo| -> Result<_, ClientError> {
+        let Answer { body, fds } =
+            connection.request(Command::DEVICE_GET_REGION_INFO, &[request.as_bytes()], &[], soon())?;
+        let described = RegionDescription::decode(&body, index);
+        Ok((described.map_err(|error| connection.violated(error))?, fds))
+    };
     let request = RegionInfo::request(index);
-    let answer = connection.request(Command::DEVICE_GET_REGION_INFO, &[request.as_bytes()], &[], soon())?;
-    let described =
-        RegionDescription::decode(&answer.body, index).map_err(|error| connection.violated(error))?;
+    let (mut described, mut fds) = describe(request)?;
+    // Its capabilities did not fit: they come if there is room for them.
+    let needed = described.info.argsz.get();
+    if (request.argsz.get() + 1..=REGION_INFO_LEN_MAX).contains(&needed) {
+        (described, fds) = describe(RegionInfo::request_with_room(index, needed))?;
+    }
     let (len, flags) = (described.info.size.get(), described.info.flags.get());
     let (readable, writable) = (flags & RegionInfo::READ != 0, flags & RegionInfo::WRITE != 0);
     let config_short = index == PCI_CONFIG_REGION && len < CONFIG_LEN as u64;
@@ -396,7 +476,7 @@ fn region(connection: &Connection, index: u32) -> Result<(Region, Option<Offered
         return Err(ClientError::Unusable("no configuration space of 256 bytes"));
     }
     // One file for the region, or none: with more it is not said which area is in which.
-    let file = <[OwnedFd; 1]>::try_from(answer.fds).ok();
+    let file = <[OwnedFd; 1]>::try_from(fds).ok();
     let mappable = Mappable::of(index, &described, WINDOWS_LEN_MAX).zip(file);
     let mappable = mappable.map(|(mappable, [file])| (mappable, Arc::new(file)));
     Ok((Region { len, readable, writable }, mappable))

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Connecting a device's interrupts, when it is opened: eventfds for what it has, and who listens to them.
 //!
-//! A server's vectors and pin are connected at once and for good. A real device's are connected as the guest enables them
-//! ([`crate::kernel::interrupts`]), and its vectors offered to the vCPU process, which may be able to let the kernel carry
-//! them to the guest. Called once, before any thread runs.
+//! They are connected as the guest enables them ([`crate::connected`]). A real device's vectors are offered to the vCPU
+//! process, which may be able to let the kernel carry them to the guest. Called once, before any thread runs.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -26,15 +25,11 @@ pub fn interrupts(
     intx_end: OwnedFd,
 ) -> Result<(ConfigSpace, Interrupts), String> {
     let vectors: Arc<[OwnedFd]> = (0..space.msix.len()).map(|_| new_eventfd()).collect::<Result<_, _>>()?;
-    let mut intx = opened.intx.then(new_eventfd).transpose()?.map(Arc::new);
+    let mut intx = opened.intx.map(|_| new_eventfd()).transpose()?.map(Arc::new);
     let refused = match end {
         DeviceEnd::Server(client) => {
-            client.connect_vectors(&vectors).map_err(|error| cannot(&error))?;
-            match intx.as_ref().map(|intx| client.connect_intx(intx)) {
-                // One that takes only one kind at a time, as the kernel does, has MSI-X.
-                Some(Err(error)) if error.is_refusal() && !vectors.is_empty() => Some(error.to_string()),
-                connected => connected.transpose().map(|_| None).map_err(|error| cannot(&error))?,
-            }
+            let refused = client.offer_interrupts(&vectors, intx.as_ref()).map_err(|error| cannot(&error))?;
+            refused.map(|error| error.to_string())
         }
         DeviceEnd::Real(device) => {
             let refused = device.interrupts_mut().offer(&vectors, intx.as_ref());
@@ -49,7 +44,11 @@ pub fn interrupts(
     if vectors.is_empty() && intx.is_none() {
         eprintln!("{name}: it has neither MSI-X nor a pin: it has no interrupt");
     }
-    let space = if intx.is_some() { space.with_intx(&opened.config) } else { space };
+    let pin = opened.intx.filter(|_| intx.is_some());
+    let space = match pin {
+        Some(pin) => space.with_intx(pin, &opened.config),
+        None => space,
+    };
     Ok((space, Interrupts { vectors, intx, intx_end }))
 }
 

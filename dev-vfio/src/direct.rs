@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Guest RAM mapped at the device's server while its stream is in bypass: for servers that are told so in the configuration.
 //!
-//! Out of bypass the server has one window without memory over all addresses, and its DMA comes as messages. In bypass
+//! Out of bypass the server has windows without memory over all addresses, and its DMA comes as messages. In bypass
 //! it is given RAM by fd, and windows without memory around it. The exchange out of bypass is complete before
 //! the attachment is answered. While RAM is mapped nobody sees what the server writes: all of it is dirty, anew at
 //! every step of the dirty log. A server that has had the fd can keep it, whatever it answers: to give it is to trust
@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::dirty_log::DirtyLog;
 
-use crate::client::{Client, ClientError, IOVA_SPACE_LEN};
+use crate::client::dma_windows::{DmaWindow, IOVA_SPACE_LEN};
+use crate::client::{Client, ClientError};
 
 /// RAM to be given.
 #[derive(Debug)]
@@ -53,19 +54,12 @@ impl Direct {
         if *state != State::Messages {
             return Ok(());
         }
-        client.unmap_dma(0, IOVA_SPACE_LEN)?;
-        let mut given = Vec::new();
-        let outcome = self.windows().into_iter().try_for_each(|(start, len, file_offset)| {
-            let file = file_offset.map(|offset| (self.file.as_fd(), offset));
-            client.map_dma(start, len, file).inspect(|()| given.push((start, len)))
-        });
-        match outcome {
+        client.withdraw()?;
+        match client.declare(&self.windows()) {
             Ok(()) => *state = State::Mapped,
             Err(error) if error.is_refusal() => {
-                for (start, len) in given {
-                    client.unmap_dma(start, len)?;
-                }
-                client.map_dma(0, IOVA_SPACE_LEN, None)?;
+                client.withdraw()?;
+                client.declare(&[DmaWindow::EVERYWHERE])?;
                 eprintln!("vfio: the server does not take guest RAM, its DMA stays messages: {error}");
                 *state = State::Refused;
             }
@@ -84,11 +78,11 @@ impl Direct {
             return Ok(());
         }
         // Out of the way first: whatever follows, the last writes are marked.
-        let outcome = self.windows().into_iter().try_for_each(|(start, len, _)| client.unmap_dma(start, len));
+        let outcome = client.withdraw();
         self.mark();
         outcome?;
         *state = State::Messages;
-        client.map_dma(0, IOVA_SPACE_LEN, None)
+        client.declare(&[DmaWindow::EVERYWHERE])
     }
 
     /// A step of the dirty log, or a pause: what the server may have written until now is marked.
@@ -113,8 +107,8 @@ impl Direct {
         }
     }
 
-    /// All addresses in order: beginning, length, and the offset in the file where there is RAM.
-    fn windows(&self) -> Vec<(u64, u64, Option<u64>)> {
+    /// All addresses in order, with memory where there is RAM.
+    fn windows(&self) -> Vec<DmaWindow<'_>> {
         let mut ram: Vec<_> = self.layout.regions().iter().collect();
         ram.sort_unstable_by_key(|region| region.gpa);
         let mut windows = Vec::new();
@@ -122,13 +116,14 @@ impl Direct {
         for region in ram {
             let (start, end) = (region.gpa.0, region.gpa.0.saturating_add(region.len));
             if start > next {
-                windows.push((next, start - next, None));
+                windows.push(DmaWindow { start: next, len: start - next, memory: None });
             }
-            windows.push((start, region.len, Some(region.file_offset)));
+            let memory = Some((self.file.as_fd(), region.file_offset));
+            windows.push(DmaWindow { start, len: region.len, memory });
             next = end;
         }
         if next < IOVA_SPACE_LEN {
-            windows.push((next, IOVA_SPACE_LEN - next, None));
+            windows.push(DmaWindow { start: next, len: IOVA_SPACE_LEN - next, memory: None });
         }
         windows
     }

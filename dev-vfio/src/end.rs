@@ -11,7 +11,7 @@ use crate::kernel::error::KernelError;
 #[derive(Debug)]
 pub enum DeviceEnd {
     /// A server, whose DMA comes as messages.
-    Server(Client),
+    Server(Box<Client>),
     /// A real device, whose DMA the host's IOMMU translates.
     Real(Device),
 }
@@ -41,7 +41,7 @@ impl DeviceEnd {
     /// The server, for what only one does: DMA as messages, batches of posted writes, guest RAM by fd.
     pub fn server(&self) -> Option<&Client> {
         match self {
-            Self::Server(client) => Some(client),
+            Self::Server(client) => Some(client.as_ref()),
             Self::Real(_) => None,
         }
     }
@@ -71,14 +71,14 @@ impl DeviceEnd {
         }
     }
 
-    /// The guest has enabled MSI-X, or disabled it. A real device has its vectors connected or its pin; a server has both
-    /// all the time. True: something was connected that was not.
+    /// The guest has enabled MSI-X, or disabled it: the device has its vectors connected, or its pin. True: something was
+    /// connected that was not.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The server's, or the kernel's.
     pub fn switch_interrupts(&self, msix: bool) -> Result<bool, EndError> {
         match self {
-            Self::Server(_) => Ok(false),
+            Self::Server(client) => Ok(client.switch_interrupts(msix)?),
             Self::Real(device) => Ok(device.interrupts().switch(msix)?),
         }
     }

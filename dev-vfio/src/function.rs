@@ -418,6 +418,12 @@ impl Function {
         let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return };
         if let Err(error) = device.end.set_running(running) {
             self.fail(&format!("it cannot be stopped and started: {error}"));
+            return;
+        }
+        // A server may have let an order to unmask pass while it was stopped.
+        let quiet = || lock(&device.space).intx.is_some_and(|intx| !intx.is_pending());
+        if running && device.end.server().is_some() && quiet() {
+            self.settle(device.end.unmask_intx());
         }
     }
 

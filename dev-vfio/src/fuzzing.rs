@@ -19,6 +19,7 @@ mod guest;
 mod server;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipc::addr::{Gpa, GpaRange};
@@ -54,15 +55,15 @@ fn area((start, len): (u64, u64)) -> GpaRange {
 /// Opens the device behind `socket` as the process does, but for its interrupts, which nobody waits for. `None`:
 /// it cannot be used, for a reason.
 fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
-    let opened = Client::open(socket).map_err(|error| error.to_string()).and_then(|(client, opened)| {
+    let opened = Client::open(socket).map_err(|error| error.to_string()).and_then(|(mut client, opened)| {
         let Opened { config, bar_lens, vectors, intx, mappables } = opened;
         let space = ConfigSpace::new(&config, bar_lens, vectors, area(AREA32), area(AREA64));
         let mut space = space.map_err(|error| error.to_string())?;
-        let eventfds: Vec<OwnedFd> = (0..space.msix.len()).map(|_| new_eventfd()).collect();
-        client.connect_vectors(&eventfds).map_err(|error| error.to_string())?;
-        if intx {
-            client.connect_intx(&new_eventfd()).map_err(|error| error.to_string())?;
-            space = space.with_intx(&config);
+        let eventfds: Arc<[OwnedFd]> = (0..space.msix.len()).map(|_| new_eventfd()).collect();
+        let pin = intx.map(|_| Arc::new(new_eventfd()));
+        let refused = client.offer_interrupts(&eventfds, pin.as_ref()).map_err(|error| error.to_string())?;
+        if let Some(pin) = intx.filter(|_| refused.is_none()) {
+            space = space.with_intx(pin, &config);
         }
         for (offered, _) in &mappables {
             let areas = [(AREA32_REGION, area(AREA32)), (AREA64_REGION, area(AREA64))];
@@ -71,7 +72,7 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
                 assert!(window.offset + window.len <= within, "a window is inside its slot");
             }
         }
-        Ok((DeviceEnd::Server(client), space))
+        Ok((DeviceEnd::Server(Box::new(client)), space))
     });
     if let Err(reason) = &opened {
         assert!(!reason.is_empty(), "there is a reason");

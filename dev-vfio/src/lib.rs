@@ -12,6 +12,7 @@
 pub mod bus_link;
 pub mod client;
 mod connect;
+mod connected;
 pub mod direct;
 pub mod end;
 pub mod function;

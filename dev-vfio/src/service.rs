@@ -301,7 +301,7 @@ fn open_device(
     let (mut end, opened) = match source {
         Source::Server(socket) => {
             let (client, opened) = Client::open(socket).map_err(|error| error.to_string())?;
-            (DeviceEnd::Server(client), opened)
+            (DeviceEnd::Server(Box::new(client)), opened)
         }
         Source::Real(device, opened) => (DeviceEnd::Real(device), opened),
     };

@@ -11,7 +11,7 @@ use ipc::addr::GpaRange;
 use thiserror::Error;
 
 use super::bar::{BAR_COUNT, BarError, Bars, Offered};
-use super::intx::{self, Intx};
+use super::intx::{self, Intx, Pin};
 use super::msix::{CONTROL_ENABLE, CONTROL_MASK, Msix, VECTORS_MAX};
 
 /// Bytes of it that exist; reads behind are zero, which says "no extended capabilities".
@@ -181,11 +181,11 @@ impl ConfigSpace {
     }
 
     /// Gives the function its pin: INTA, if the device says that it uses one.
-    pub fn with_intx(mut self, device: &[u8]) -> ConfigSpace {
+    pub fn with_intx(mut self, pin: Pin, device: &[u8]) -> ConfigSpace {
         if device.get(offset::INTERRUPT_PIN).is_some_and(|pin| (1..=4).contains(pin)) {
             put8(&mut self.image, offset::INTERRUPT_PIN, PIN_INTA);
             put8(&mut self.reset, offset::INTERRUPT_PIN, PIN_INTA);
-            self.intx = Some(Intx::default());
+            self.intx = Some(Intx::new(pin));
             let _ = self.update_intx();
         }
         self

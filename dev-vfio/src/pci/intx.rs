@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The INTx pin of a function, over a device that masks its interrupt when it signals it (VFIO's automasked INTx).
+//! The INTx pin of a function, over a device whose signals are edges.
 //!
-//! The device signals once and is silent until it is unmasked; if it still wants something then, it signals again. The
-//! guest's line falls when the guest ends the interrupt, and is raised by the next signal: so unmasking at the end
-//! makes a level of it. While the guest has INTx disabled, or uses MSI-X, the pin is not asserted; what the device
-//! wanted meanwhile it says again when it is unmasked. PCI 3.0 sections 2.2.6 and 6.2.2 (command bit 10, status bit 3).
+//! A device that masks itself (VFIO's automasked INTx) signals once and is silent until it is unmasked; if it still wants
+//! something then, it signals again. The guest's line falls when the guest ends the interrupt, and is raised by the next
+//! signal: so unmasking at the end makes a level of it. While the guest has INTx disabled, or uses MSI-X, the pin is not
+//! asserted; what the device wanted meanwhile it says again when it is unmasked. One that does not mask itself (all servers
+//! built on libvfio-user) says nothing twice: what it signals while the pin is asserted is an interrupt of its own, and
+//! what it signalled while the pin was disabled is asserted when it is enabled. At worst the guest is interrupted once for
+//! nothing. PCI 3.0 sections 2.2.6 and 6.2.2 (command bit 10, status bit 3).
 
 /// What a change asks the caller to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,39 +23,72 @@ pub enum Wish {
     Unmask,
 }
 
+/// What kind of pin the device has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// It masks itself when it signals.
+    pub automasked: bool,
+}
+
 /// The pin.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Intx {
-    /// The device has signalled, and is masked since.
+    pin: Pin,
+    /// The device has signalled; it is masked since, if it masks itself.
     pending: bool,
     /// The pin is asserted.
     raised: bool,
+    /// The device has signalled once more while the pin was asserted.
+    again: bool,
     enabled: bool,
 }
 
 impl Intx {
+    /// A pin out of reset.
+    pub const fn new(pin: Pin) -> Intx {
+        Intx { pin, pending: false, raised: false, again: false, enabled: false }
+    }
+
     /// The device signals: it has masked itself.
     pub fn signal(&mut self) -> Wish {
         self.pending = true;
-        self.raised = self.enabled;
-        if self.enabled { Wish::Raise } else { Wish::Nothing }
+        if !self.enabled {
+            return Wish::Nothing;
+        }
+        if std::mem::replace(&mut self.raised, true) && !self.pin.automasked {
+            self.again = true;
+            return Wish::Nothing;
+        }
+        Wish::Raise
     }
 
     /// The line fell: at the end of an interrupt, ours or that of another function on the line.
     pub fn ended(&mut self) -> Wish {
-        let ours = std::mem::take(&mut self.raised);
+        if !self.raised {
+            return Wish::Nothing;
+        }
+        if std::mem::take(&mut self.again) {
+            return Wish::Raise;
+        }
+        self.raised = false;
         // While it is disabled the device stays masked.
-        if ours && std::mem::take(&mut self.pending) { Wish::Unmask } else { Wish::Nothing }
+        if std::mem::take(&mut self.pending) { Wish::Unmask } else { Wish::Nothing }
     }
 
     /// The guest has changed the command register or MSI-X: whether the function may assert its pin.
     pub fn set_enabled(&mut self, enabled: bool) -> Wish {
         self.enabled = enabled;
         if !enabled && std::mem::take(&mut self.raised) {
+            self.again = false;
             return Wish::Lower;
         }
-        if enabled && !self.raised && std::mem::take(&mut self.pending) {
-            return Wish::Unmask;
+        if enabled && !self.raised && self.pending {
+            if self.pin.automasked {
+                self.pending = false;
+                return Wish::Unmask;
+            }
+            self.raised = true;
+            return Wish::Raise;
         }
         Wish::Nothing
     }
@@ -69,7 +105,8 @@ impl Intx {
 
     /// The function was reset: the device wants nothing, and has to be unmasked if it was masked.
     pub fn reset(&mut self) -> [Wish; 2] {
-        let Self { pending, raised, .. } = std::mem::take(self);
+        let Self { pin, pending, raised, .. } = *self;
+        *self = Self::new(pin);
         let lower = if raised { Wish::Lower } else { Wish::Nothing };
         let unmask = if pending { Wish::Unmask } else { Wish::Nothing };
         [lower, unmask]
@@ -80,8 +117,10 @@ impl Intx {
 mod tests {
     use super::*;
 
+    const AUTOMASKED: Pin = Pin { automasked: true };
+
     fn enabled() -> Intx {
-        let mut intx = Intx::default();
+        let mut intx = Intx::new(AUTOMASKED);
         assert_eq!(intx.set_enabled(true), Wish::Nothing);
         intx
     }
@@ -100,7 +139,7 @@ mod tests {
 
     #[test]
     fn disabled_pin_stays_low_and_the_device_masked() {
-        let mut intx = Intx::default();
+        let mut intx = Intx::new(AUTOMASKED);
         assert_eq!(intx.signal(), Wish::Nothing);
         assert!(intx.is_pending(), "status says so all the same");
         assert_eq!(intx.ended(), Wish::Nothing);
@@ -133,6 +172,26 @@ mod tests {
         assert!(!intx.is_pending());
         assert_eq!(intx.set_enabled(true), Wish::Nothing, "connected, it is unmasked and speaks for itself");
         assert_eq!(intx.signal(), Wish::Raise);
+    }
+
+    #[test]
+    fn a_device_that_does_not_mask_itself_loses_no_signal() {
+        let mut intx = Intx::new(Pin { automasked: false });
+        assert_eq!(intx.signal(), Wish::Nothing);
+        assert_eq!(intx.set_enabled(true), Wish::Raise, "it will not say it again");
+        assert_eq!((intx.signal(), intx.signal()), (Wish::Nothing, Wish::Nothing), "the pin is asserted");
+        assert_eq!(intx.ended(), Wish::Raise, "which was another interrupt");
+        assert!(intx.is_pending());
+        assert_eq!(intx.ended(), Wish::Unmask);
+        assert_eq!((intx.ended(), intx.is_pending()), (Wish::Nothing, false));
+        let _ = (intx.signal(), intx.signal());
+        assert_eq!(intx.set_enabled(false), Wish::Lower);
+        assert_eq!(intx.ended(), Wish::Nothing, "the fall comes back as an end");
+        assert_eq!(intx.set_enabled(true), Wish::Raise);
+        assert_eq!(intx.ended(), Wish::Unmask, "once");
+        let _ = intx.signal();
+        assert_eq!(intx.reset(), [Wish::Lower, Wish::Unmask]);
+        assert_eq!(intx.ended(), Wish::Nothing);
     }
 
     #[test]

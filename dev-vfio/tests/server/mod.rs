@@ -2,6 +2,8 @@
 //! A vfio-user server to be driven by the client under test: well-behaved, with one answer bent at a time.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod reference;
+
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -34,7 +36,7 @@ pub const INTX_DONE: usize = 32;
 pub struct Device {
     /// The first bytes of BAR 0.
     pub registers: Mutex<Vec<u8>>,
-    /// The eventfds of its vectors.
+    /// The eventfds of its vectors, while they are connected.
     pub vectors: Mutex<Vec<OwnedFd>>,
     /// Every command, in order.
     pub commands: Mutex<Vec<Command>>,
@@ -44,7 +46,7 @@ pub struct Device {
     pub batches: Mutex<Vec<usize>>,
     /// BAR 0 as memory, if it can be mapped.
     pub memory: Option<OwnedFd>,
-    /// Its pin, if it has one; its eventfd stands behind the vectors'.
+    /// Its pin, if it has one.
     pub intx: Option<Mutex<Pin>>,
 }
 
@@ -53,6 +55,7 @@ pub struct Device {
 pub struct Pin {
     pub asserted: bool,
     masked: bool,
+    eventfd: Option<OwnedFd>,
 }
 
 /// What a bent server does instead of answering.
@@ -146,9 +149,11 @@ impl Server {
         self.thread.is_finished()
     }
 
-    /// Signals a vector, as its device would.
+    /// Signals a vector, as its device would: where it is connected.
     pub fn signal(&self, vector: usize) {
-        rustix::io::write(&self.device.vectors.lock().unwrap()[vector], &1u64.to_ne_bytes()).unwrap();
+        if let Some(eventfd) = self.device.vectors.lock().unwrap().get(vector) {
+            rustix::io::write(eventfd, &1u64.to_ne_bytes()).unwrap();
+        }
     }
 }
 
@@ -185,27 +190,36 @@ impl Device {
     }
 
     fn signal_intx(&self, pin: &mut Pin) {
-        if pin.asserted && !std::mem::replace(&mut pin.masked, true) {
-            let eventfds = self.vectors.lock().unwrap();
-            rustix::io::write(eventfds.last().unwrap(), &1u64.to_ne_bytes()).unwrap();
+        if let Some(eventfd) = &pin.eventfd
+            && pin.asserted
+            && !std::mem::replace(&mut pin.masked, true)
+        {
+            rustix::io::write(eventfd, &1u64.to_ne_bytes()).unwrap();
         }
     }
 
-    /// `DEVICE_SET_IRQS`: connecting is done with the fds; of the rest only unmasking INTx is understood.
+    /// `DEVICE_SET_IRQS`: connecting, disconnecting, and unmasking INTx.
     fn set_irqs(&self, body: &[u8], mut fds: Vec<OwnedFd>) -> Result<Vec<u8>, Errno> {
-        let count = fds.len();
-        let (set, _, action) = IrqSet::decode(body, count).map_err(|_| Errno::INVAL)?;
-        self.vectors.lock().unwrap().append(&mut fds);
-        match (&self.intx, action) {
-            (_, IrqAction::Trigger) if count > 0 => Ok(Vec::new()),
-            (Some(pin), IrqAction::Unmask) if set.index == PCI_INTX_IRQ => {
+        let (set, _, action) = IrqSet::decode(body, fds.len()).map_err(|_| Errno::INVAL)?;
+        match (set.index.get(), &self.intx, action) {
+            (PCI_MSIX_IRQ, _, IrqAction::Trigger) => {
+                let mut vectors = self.vectors.lock().unwrap();
+                vectors.truncate(usize::try_from(set.start.get()).unwrap());
+                vectors.append(&mut fds);
+            }
+            (PCI_INTX_IRQ, Some(pin), IrqAction::Trigger) => {
+                let mut pin = pin.lock().unwrap();
+                (pin.eventfd, pin.masked) = (fds.pop(), false);
+                self.signal_intx(&mut pin);
+            }
+            (PCI_INTX_IRQ, Some(pin), IrqAction::Unmask) => {
                 let mut pin = pin.lock().unwrap();
                 pin.masked = false;
                 self.signal_intx(&mut pin);
-                Ok(Vec::new())
             }
-            _ => Err(Errno::INVAL),
+            _ => return Err(Errno::INVAL),
         }
+        Ok(Vec::new())
     }
 
     /// What goes with an answer.

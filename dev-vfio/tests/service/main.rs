@@ -12,6 +12,7 @@ mod hostile;
 mod memory;
 mod pin;
 mod posts;
+mod reference;
 #[path = "../server/mod.rs"]
 mod server;
 
@@ -55,9 +56,9 @@ const TABLE: u64 = 0x2000;
 /// Command register: the function may make transactions.
 const BUS_MASTER: u64 = 0b100;
 
-struct Vm {
+struct Vm<S = Server> {
     process: VfioProcess,
-    server: Server,
+    server: S,
     ring: Requester,
     smmu: Channel<Stage1>,
     sequence: u64,
@@ -96,6 +97,34 @@ impl Vm {
     }
 
     fn start_with(mut server: Server, direct_dma: bool) -> Vm {
+        let client = server.client.take().unwrap();
+        Vm::open(server, client, direct_dma)
+    }
+
+    fn dma_write(&self, iova: u64, bytes: &[u8]) -> Result<(), ConnectionError> {
+        let access = DmaAccess::new(iova, bytes.len());
+        let parts = [access.as_bytes(), bytes];
+        let answer = self.server.connection.request(Command::DMA_WRITE, &parts, &[], soon())?;
+        access.check_write_reply(&answer.body).unwrap();
+        Ok(())
+    }
+
+    fn dma_read(&self, iova: u64, len: usize) -> Result<Vec<u8>, ConnectionError> {
+        let access = DmaAccess::new(iova, len);
+        let parts = [access.as_bytes()];
+        let answer = self.server.connection.request(Command::DMA_READ, &parts, &[], soon())?;
+        Ok(access.decode_read_reply(&answer.body).unwrap().to_vec())
+    }
+
+    /// The server's DMA windows: beginning, length, and whether there is memory.
+    fn windows(&self) -> Vec<(u64, u64, bool)> {
+        let windows = self.server.device.windows.lock().unwrap();
+        windows.iter().map(|(start, window)| (*start, window.len, window.memory.is_some())).collect()
+    }
+}
+
+impl<S> Vm<S> {
+    fn open(server: S, client: OwnedFd, direct_dma: bool) -> Vm<S> {
         let layout = RamLayout::new(vec![RamRegion { gpa: Gpa(RAM), len: RAM_LEN, file_offset: 0 }]).unwrap();
         let log_memory = DirtyLog::create("log", &layout).unwrap();
         let log = DirtyLog::attach(&log_memory, &layout).unwrap();
@@ -112,7 +141,7 @@ impl Vm {
             dirty_log: clone(&log_memory),
             ring: clone(&ring_memory),
             stage1: device,
-            behind: Behind::Server(server.client.take().unwrap()),
+            behind: Behind::Server(client),
             msi_board: clone(&board_memory),
             msi_doorbell: clone(&doorbell),
             bus,
@@ -188,21 +217,6 @@ impl Vm {
         faults
     }
 
-    fn dma_write(&self, iova: u64, bytes: &[u8]) -> Result<(), ConnectionError> {
-        let access = DmaAccess::new(iova, bytes.len());
-        let parts = [access.as_bytes(), bytes];
-        let answer = self.server.connection.request(Command::DMA_WRITE, &parts, &[], soon())?;
-        access.check_write_reply(&answer.body).unwrap();
-        Ok(())
-    }
-
-    fn dma_read(&self, iova: u64, len: usize) -> Result<Vec<u8>, ConnectionError> {
-        let access = DmaAccess::new(iova, len);
-        let parts = [access.as_bytes()];
-        let answer = self.server.connection.request(Command::DMA_READ, &parts, &[], soon())?;
-        Ok(access.decode_read_reply(&answer.body).unwrap().to_vec())
-    }
-
     /// The events that come with the next ring of the doorbell, or within a moment if none may come.
     fn msis(&self, wait: Duration) -> Vec<u32> {
         let until = Instant::now() + wait;
@@ -244,12 +258,6 @@ impl Vm {
             std::thread::sleep(Duration::from_millis(2));
         }
         assert_eq!(self.interrupt_status(), wanted);
-    }
-
-    /// The server's DMA windows: beginning, length, and whether there is memory.
-    fn windows(&self) -> Vec<(u64, u64, bool)> {
-        let windows = self.server.device.windows.lock().unwrap();
-        windows.iter().map(|(start, window)| (*start, window.len, window.memory.is_some())).collect()
     }
 
     /// How many pages are in the dirty log; they are taken out.

@@ -3,7 +3,7 @@
 
 use super::*;
 
-const EVERYWHERE: (u64, u64, bool) = (0, 1 << 52, false);
+const EVERYWHERE: (u64, u64, bool) = (0, 1 << 48, false);
 const ALL_PAGES: u64 = RAM_LEN / 4096;
 
 #[test]
@@ -37,7 +37,7 @@ fn guest_ram_is_given_to_a_server_only_in_bypass_and_only_if_that_was_chosen() {
     assert_eq!(vm.windows(), [EVERYWHERE]);
     vm.attach(Attachment::Bypass);
     let behind = RAM + RAM_LEN;
-    let given = [(0, RAM, false), (RAM, RAM_LEN, true), (behind, (1 << 52) - behind, false)];
+    let given = [(0, RAM, false), (RAM, RAM_LEN, true), (behind, (1 << 48) - behind, false)];
     assert_eq!(vm.windows(), given);
     {
         let windows = vm.server.device.windows.lock().unwrap();

@@ -25,7 +25,7 @@ use crate::vfio_user::header::{Command, Header, Kind};
 use crate::vfio_user::{FDS_MAX, Malformed};
 
 pub use reassembly::{Message, Reassembly};
-use routing::State;
+use routing::{POSTED_ID, State};
 
 /// The most requests that may be open at once on one end; with those given up on, whose answer may still come.
 pub const OPEN_MAX: usize = 256;
@@ -191,7 +191,7 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<(), ConnectionError> {
-        self.send(0, command, Kind::Posted, parts, fds, deadline)
+        self.send(POSTED_ID, command, Kind::Posted, parts, fds, deadline)
     }
 
     /// The next command of the peer.

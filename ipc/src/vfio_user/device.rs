@@ -142,7 +142,14 @@ impl RegionInfo {
     /// The request for region `index`.
     #[must_use]
     pub fn request(index: u32) -> Self {
-        let argsz = U32::new(REGION_INFO_ROOM);
+        Self::request_with_room(index, REGION_INFO_ROOM)
+    }
+
+    /// The request for a description of region `index` of up to `argsz` bytes, because a first one had no room for its
+    /// capabilities; [`REGION_INFO_LEN_MAX`] at most.
+    #[must_use]
+    pub fn request_with_room(index: u32, argsz: u32) -> Self {
+        let argsz = U32::new(argsz.min(REGION_INFO_LEN_MAX));
         Self {
             argsz,
             flags: 0.into(),
@@ -164,8 +171,12 @@ impl RegionInfo {
     }
 }
 
-/// How long a reply we take: room for 64 areas that can be mapped.
+/// The longest description of a region that we take: room for 4,096 areas that can be mapped.
+pub const REGION_INFO_LEN_MAX: u32 = 32 + 16 + 4096 * 16;
+/// How long a description we take unasked: room for 64 areas.
 const REGION_INFO_ROOM: u32 = 32 + 16 + 64 * 16;
+/// The most capabilities of one region: the kernel has three kinds.
+const REGION_CAPS_MAX: usize = 16;
 
 /// A part of a region that can be mapped.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,6 +247,9 @@ impl RegionDescription {
     pub fn decode(body: &[u8], index: u32) -> Result<Self, Malformed> {
         const NAME: &str = "DEVICE_GET_REGION_INFO reply";
         let (info, _): (RegionInfo, _) = wire::split(NAME, body)?;
+        if u32::try_from(body.len()).is_ok_and(|len| len > REGION_INFO_LEN_MAX) {
+            return Err(Malformed::new(NAME, "it is longer than any that is asked for", body.len()));
+        }
         if info.index.get() != index {
             return Err(Malformed::new(NAME, "it is about another region", info.index.get()));
         }
@@ -245,13 +259,20 @@ impl RegionDescription {
         let mut sparse = None;
         let mut at = if info.flags.get() & RegionInfo::CAPS == 0 { 0 } else { info.cap_offset.get() };
         let mut least = len_of::<RegionInfo>().get();
+        let mut caps = 0..REGION_CAPS_MAX;
         while at != 0 {
+            if caps.next().is_none() {
+                return Err(Malformed::new(NAME, "there are too many capabilities", at));
+            }
             // Forwards only: a chain with a loop in it does not exist.
             if at < least {
                 return Err(Malformed::new(NAME, "a capability's offset leads backwards", at));
             }
             let bytes = usize::try_from(at).ok().and_then(|at| body.get(at..)).unwrap_or_default();
             let (cap, _): (CapHeader, _) = wire::split(NAME, bytes)?;
+            if cap.id == CAP_SPARSE_MMAP && sparse.is_some() {
+                return Err(Malformed::new(NAME, "it divides the region twice", at));
+            }
             if cap.id == CAP_SPARSE_MMAP {
                 sparse = Some(sparse_areas(bytes, info.size.get())?);
             }

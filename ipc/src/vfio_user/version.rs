@@ -5,6 +5,8 @@
 //! errors, and what a peer leaves out has the specification's default. The server answers with the lower
 //! minor version and the lower of both limits; [`Version::agree`] is that rule. Specification: "VERSION".
 
+use std::os::fd::OwnedFd;
+
 use serde_json::{Map, Value};
 use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -54,10 +56,20 @@ pub struct Capabilities {
     pub write_multiple: Option<bool>,
     /// `migration.pgsize`: page size of dirty bitmaps.
     pub migration_page_len: Option<u64>,
+    /// `twin_socket`: a second socket for the server's commands, so that the two ends' commands never meet in one stream. One
+    /// known library takes whatever comes next for the answer to its own command.
+    pub twin_socket: Option<TwinSocket>,
+}
+
+/// The second socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TwinSocket {
+    /// In an answer: which of its fds is the client's end.
+    pub fd_index: Option<u64>,
 }
 
 impl Capabilities {
-    /// What our ends can do.
+    /// What our ends can do. The second socket is the client's to ask for.
     #[must_use]
     pub const fn ours() -> Self {
         Self {
@@ -67,6 +79,7 @@ impl Capabilities {
             page_sizes: Some(PAGE_LEN),
             write_multiple: Some(true),
             migration_page_len: Some(PAGE_LEN),
+            twin_socket: Some(TwinSocket { fd_index: None }),
         }
     }
 
@@ -74,6 +87,12 @@ impl Capabilities {
     #[must_use]
     pub fn msg_fds(&self) -> usize {
         limit(self.msg_fds_max, 1, FDS_MAX)
+    }
+
+    /// How many DMA windows the sender takes at once, never above [`DMA_MAPS_MAX`].
+    #[must_use]
+    pub fn dma_maps(&self) -> usize {
+        limit(self.dma_maps_max, DMA_MAPS_MAX, DMA_MAPS_MAX_LEN)
     }
 
     /// The longest transfer with the sender, never above [`DATA_LEN_MAX`].
@@ -85,7 +104,8 @@ impl Capabilities {
 
 /// How many DMA windows we keep at once: a guest's RAM has some; one per device page would be a vIOMMU's
 /// mapping table, which is why the client translates instead.
-pub const DMA_MAPS_MAX: u64 = 4096;
+pub const DMA_MAPS_MAX: u64 = DMA_MAPS_MAX_LEN as u64;
+const DMA_MAPS_MAX_LEN: usize = 4096;
 
 fn limit(named: Option<u64>, default: u64, cap: usize) -> usize {
     usize::try_from(named.unwrap_or(default)).unwrap_or(cap).min(cap)
@@ -117,6 +137,8 @@ impl Version {
             page_sizes: common(theirs.page_sizes, ours.page_sizes),
             write_multiple: theirs.write_multiple.map(|wanted| wanted && ours.write_multiple == Some(true)),
             migration_page_len: theirs.migration_page_len.and(ours.migration_page_len),
+            // Our end knows an answer from a command, whatever comes first.
+            twin_socket: None,
         };
         Ok(Self { major: MAJOR, minor: self.minor.min(MINOR), capabilities })
     }
@@ -133,6 +155,19 @@ impl Version {
             return Err(Malformed::new(NAME, "the server's minor version was not offered", self.minor));
         }
         Ok(())
+    }
+
+    /// The client's end of the second socket, if the answer brought one: of the fds that came with it.
+    ///
+    /// # Errors
+    /// If it did not come along.
+    pub fn take_twin_socket(&self, mut fds: Vec<OwnedFd>) -> Result<Option<OwnedFd>, Malformed> {
+        let Some(TwinSocket { fd_index }) = self.capabilities.twin_socket else { return Ok(None) };
+        let index = fd_index.and_then(|index| usize::try_from(index).ok()).filter(|index| *index < fds.len());
+        match index {
+            Some(index) => Ok(Some(fds.swap_remove(index))),
+            None => Err(Malformed::new(NAME, "the second socket did not come along", fds.len())),
+        }
     }
 
     /// Takes a body apart.
@@ -177,6 +212,11 @@ impl Version {
             let migration = Map::from_iter([("pgsize".to_owned(), Value::from(value))]);
             names.insert("migration".to_owned(), migration.into());
         }
+        if let Some(TwinSocket { fd_index }) = capabilities.twin_socket {
+            let mut twin = Map::from_iter([("supported".to_owned(), Value::from(true))]);
+            twin.extend(fd_index.map(|index| ("fd_index".to_owned(), index.into())));
+            names.insert("twin_socket".to_owned(), twin.into());
+        }
         let data = Value::from(Map::from_iter([("capabilities".to_owned(), Value::from(names))]));
         let mut body = wire.as_bytes().to_vec();
         body.extend_from_slice(data.to_string().as_bytes());
@@ -203,6 +243,16 @@ fn parse(text: &[u8]) -> Result<Capabilities, Malformed> {
         None => None,
         Some(value) => number(value.as_object().ok_or(bad("`migration` is not an object"))?, "pgsize")?,
     };
+    let twin_socket = match names.get("twin_socket") {
+        None => None,
+        Some(value) => {
+            let twin = value.as_object().ok_or(bad("`twin_socket` is not an object"))?;
+            let supported = twin.get("supported").map_or(Some(false), Value::as_bool);
+            let supported = supported.ok_or(bad("`twin_socket.supported` is not a boolean"))?;
+            let fd_index = number(twin, "fd_index")?;
+            supported.then_some(TwinSocket { fd_index })
+        }
+    };
     Ok(Capabilities {
         msg_fds_max: number(names, "max_msg_fds")?,
         data_len_max: number(names, "max_data_xfer_size")?,
@@ -210,5 +260,6 @@ fn parse(text: &[u8]) -> Result<Capabilities, Malformed> {
         page_sizes: number(names, "pgsizes")?,
         write_multiple,
         migration_page_len,
+        twin_socket,
     })
 }

@@ -16,6 +16,9 @@ const COMMANDS_MAX: usize = 4096;
 /// The most bytes in them: some transfers of the largest size.
 const COMMANDS_LEN_MAX: usize = 16 << 20;
 
+/// What posted commands carry, and no request.
+pub const POSTED_ID: u16 = 0;
+
 /// What has become of a request.
 pub enum Slot {
     /// No answer yet.
@@ -70,7 +73,7 @@ impl State {
             return Err(ConnectionError::Refused("too many open requests"));
         }
         // Far fewer are open than there are ids: this ends.
-        while self.open.contains_key(&self.next_id) {
+        while self.next_id == POSTED_ID || self.open.contains_key(&self.next_id) {
             self.next_id = self.next_id.wrapping_add(1);
         }
         let id = self.next_id;
@@ -139,6 +142,8 @@ impl State {
                     continue;
                 }
                 Kind::Reply => Ok(Answer { body, fds }),
+                // Nobody is to answer what was posted; one known server says all the same that it failed.
+                Kind::Failure(_) if header.id == POSTED_ID => continue,
                 Kind::Failure(errno) => Err(errno),
             };
             self.answered(header.id, header.command, answer)?;

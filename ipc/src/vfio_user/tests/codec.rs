@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
 use crate::vfio_user::device::{
-    DeviceInfo, IrqAction, IrqData, IrqInfo, IrqSet, RegionDescription, RegionInfo, SparseArea,
+    DeviceInfo, IrqAction, IrqData, IrqInfo, IrqSet, REGION_INFO_LEN_MAX, RegionDescription, RegionInfo,
+    SparseArea,
 };
 use crate::vfio_user::dma::{DmaAccess, DmaMap, DmaUnmap};
 use crate::vfio_user::feature::{
@@ -14,7 +15,7 @@ use crate::vfio_user::feature::{
 use crate::vfio_user::header::{Command, Header, Kind};
 use crate::vfio_user::migration::MigData;
 use crate::vfio_user::region::{self, RegionAccess};
-use crate::vfio_user::version::{Capabilities, Version};
+use crate::vfio_user::version::{Capabilities, TwinSocket, Version};
 use crate::vfio_user::wire::ROOM_LEN_MAX;
 use crate::vfio_user::{DATA_LEN_MAX, FDS_MAX, MESSAGE_LEN_MAX, Malformed, fuzzing};
 
@@ -65,14 +66,27 @@ fn version_of_another_implementation_is_understood() {
     let answer = version.agree().unwrap();
     assert_eq!((answer.major, answer.minor), (0, 0));
     // The lower limit of both: QEMU ends a connection whose server says that it takes more than 16 fds.
-    let expected = Capabilities { msg_fds_max: Some(8), migration_page_len: None, ..Capabilities::ours() };
+    let expected = Capabilities {
+        msg_fds_max: Some(8),
+        migration_page_len: None,
+        twin_socket: None,
+        ..Capabilities::ours()
+    };
     assert_eq!(answer.capabilities, expected);
     let ample = Capabilities { msg_fds_max: Some(1 << 20), data_len_max: Some(1 << 30), ..expected };
     let answer_to_ample = Version { capabilities: ample, ..version }.agree().unwrap().capabilities;
     assert_eq!((answer_to_ample.msg_fds(), answer_to_ample.data_len()), (FDS_MAX, DATA_LEN_MAX));
     // Only what was named is answered.
     assert_eq!(answer.capabilities.migration_page_len, None);
+    assert_eq!(version.capabilities.twin_socket, Some(TwinSocket { fd_index: None }));
     assert_eq!(Version::decode(&answer.encode()), Ok(answer));
+    // A server with a second socket says which of the fds it is; one that has none may say so too.
+    for (text, twin) in [("true,\"fd_index\":0", Some(TwinSocket { fd_index: Some(0) })), ("false", None)] {
+        let text = format!("{{\"capabilities\":{{\"twin_socket\":{{\"supported\":{text}}}}}}}\0");
+        let answer = Version::decode(&[&[0, 0, 2, 0][..], text.as_bytes()].concat()).unwrap();
+        assert_eq!(answer.capabilities.twin_socket, twin);
+        assert_eq!(Version::decode(&answer.encode()), Ok(answer));
+    }
 }
 
 #[test]
@@ -98,6 +112,9 @@ fn version_that_is_wrong_is_refused_with_its_rule() {
     assert_eq!(with(b"[]\0"), "the version data is not an object");
     assert_eq!(with(b"{\"capabilities\":1}\0"), "`capabilities` is not an object");
     assert_eq!(with(b"{\"capabilities\":{\"max_msg_fds\":-1}}\0"), "a capability is not a number");
+    assert_eq!(with(b"{\"capabilities\":{\"twin_socket\":1}}\0"), "`twin_socket` is not an object");
+    let twin = b"{\"capabilities\":{\"twin_socket\":{\"supported\":1}}}\0";
+    assert_eq!(with(twin), "`twin_socket.supported` is not a boolean");
     assert_eq!(with(b"{\"capabilities\":{\"write_multiple\":1}}\0"), "`write_multiple` is not a boolean");
     assert_eq!(with(&vec![b' '; 20 << 10]), "the version data is too long");
     // Nesting without end costs no stack.
@@ -227,6 +244,27 @@ fn region_with_areas_survives_and_bad_ones_are_refused() {
     assert_eq!(poke(12, u32::MAX), "the body is shorter than its structure");
     assert_eq!(poke(40, u32::MAX), "the number of areas is not what came");
     assert_eq!(poke(48, 0x4000), "an area is outside its region");
+    // However many capabilities lead to however many areas: what a peer sends is looked at once.
+    let chain = |caps: u32, len: usize| {
+        let mut body = body[..32].to_vec();
+        body[12..16].copy_from_slice(&32u32.to_le_bytes());
+        body.resize(len, 0);
+        for at in (32..).step_by(8).take(caps as usize) {
+            let next = if at == 32 + 8 * (caps as usize - 1) { 0 } else { at as u32 + 8 };
+            let cap = [7u16, 1].map(u16::to_le_bytes).concat();
+            body[at..at + 8].copy_from_slice(&[&cap[..], &next.to_le_bytes()].concat());
+        }
+        RegionDescription::decode(&body, 0)
+    };
+    assert_eq!(chain(16, 0x1000).unwrap().sparse, None, "kinds that are not known");
+    assert_eq!(rule(chain(17, 0x1000)), "there are too many capabilities");
+    let mut twice = [&body[..], &body[32..]].concat();
+    twice[36..40].copy_from_slice(&(body.len() as u32).to_le_bytes());
+    assert_eq!(rule(RegionDescription::decode(&twice, 0)), "it divides the region twice");
+    let most = REGION_INFO_LEN_MAX as usize;
+    assert!(chain(1, most).is_ok());
+    assert_eq!(rule(chain(1, most + 1)), "it is longer than any that is asked for");
+    assert_eq!(RegionInfo::request_with_room(0, u32::MAX).argsz, REGION_INFO_LEN_MAX);
 }
 
 #[test]

@@ -55,6 +55,17 @@ fn reply_to_a_request_never_made_ends_the_connection() {
 }
 
 #[test]
+fn failure_of_what_was_posted_is_let_be() {
+    let (ours, mut theirs) = victim();
+    ours.post(Command::REGION_WRITE, &[b"x"], &[], soon()).unwrap();
+    theirs.write_all(&message(0, Command::REGION_WRITE, Kind::Failure(22), &[])).unwrap();
+    theirs.write_all(&message(7, Command::DMA_READ, Kind::Command, b"next")).unwrap();
+    assert_eq!(ours.receive(soon()).unwrap().body, b"next");
+    theirs.write_all(&message(0, Command::REGION_WRITE, Kind::Reply, &[])).unwrap();
+    assert_eq!(rule(&ours.receive(soon()).unwrap_err()), "the request was never made");
+}
+
+#[test]
 fn second_reply_or_one_to_another_command_ends_the_connection() {
     let (ours, mut theirs) = victim();
     let pending = ours.begin(Command::REGION_READ, &[], &[], soon()).unwrap();

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which of a device's interrupts are connected: its MSI-X vectors or its INTx, one kind at a time.
+//!
+//! The kernel connects one kind at a time, and so does every server built on libvfio-user: there the kinds share one table of
+//! eventfds, and the kind that is connected last takes the other's place without a word. Connected is what the
+//! guest has enabled. The eventfds are made once and stay what they are, connected or not, so that whoever listens to one
+//! has to be told nothing. What a vector has signalled and nobody has taken when MSI-X is disabled is gone, as PCI has it.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipc::vfio_user::device::{PCI_INTX_IRQ, PCI_MSIX_IRQ};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Kind {
+    #[default]
+    Nothing,
+    Intx,
+    Msix,
+}
+
+/// A device's eventfds, and which are connected.
+#[derive(Debug, Default)]
+pub struct Connected {
+    vectors: Arc<[OwnedFd]>,
+    intx: Option<Arc<OwnedFd>>,
+    kind: Mutex<Kind>,
+}
+
+impl Connected {
+    /// Takes the eventfds, and tries both kinds, so that a device that refuses one is found out before a guest needs it. Out of
+    /// reset INTx is enabled. Comes back with why there is no INTx, if it was wanted. `set` connects the interrupts of an index
+    /// to eventfds, or disconnects them if there are none.
+    ///
+    /// # Errors
+    /// If the vectors cannot be connected, or there would be no interrupt at all.
+    pub fn offer<E>(
+        &mut self,
+        vectors: &Arc<[OwnedFd]>,
+        intx: Option<&Arc<OwnedFd>>,
+        set: impl Fn(u32, &[&OwnedFd]) -> Result<(), E>,
+    ) -> Result<Option<E>, E> {
+        self.vectors = Arc::clone(vectors);
+        self.intx = intx.cloned();
+        self.switch(true, &set)?;
+        match self.switch(false, &set) {
+            Err(error) if !vectors.is_empty() => {
+                self.intx = None;
+                Ok(Some(error))
+            }
+            other => other.map(|_| None),
+        }
+    }
+
+    /// Connects the vectors, or the pin, whichever of them there are. True: that was a change.
+    ///
+    /// # Errors
+    /// Why it is refused; then nothing is connected.
+    pub fn switch<E>(&self, msix: bool, set: impl Fn(u32, &[&OwnedFd]) -> Result<(), E>) -> Result<bool, E> {
+        let wanted = match &self.intx {
+            _ if msix && !self.vectors.is_empty() => Kind::Msix,
+            Some(_) => Kind::Intx,
+            None => Kind::Nothing,
+        };
+        let mut kind = self.kind();
+        if *kind == wanted {
+            return Ok(false);
+        }
+        match std::mem::take(&mut *kind) {
+            Kind::Nothing => {}
+            Kind::Intx => set(PCI_INTX_IRQ, &[])?,
+            Kind::Msix => {
+                set(PCI_MSIX_IRQ, &[])?;
+                self.drain();
+            }
+        }
+        match wanted {
+            Kind::Nothing => {}
+            Kind::Intx => set(PCI_INTX_IRQ, self.intx.as_deref().as_slice())?,
+            Kind::Msix => set(PCI_MSIX_IRQ, &self.vectors.iter().collect::<Vec<_>>())?,
+        }
+        *kind = wanted;
+        Ok(true)
+    }
+
+    /// Whether it is the pin. One that is not connected is not masked.
+    pub fn is_intx(&self) -> bool {
+        *self.kind() == Kind::Intx
+    }
+
+    /// A vector's eventfd.
+    pub fn vector(&self, index: usize) -> Option<&OwnedFd> {
+        self.vectors.get(index)
+    }
+
+    fn drain(&self) {
+        for eventfd in self.vectors.iter() {
+            let _ = rustix::io::read(eventfd, &mut [0; 8]);
+        }
+    }
+
+    fn kind(&self) -> MutexGuard<'_, Kind> {
+        // True at any time, whatever panics: it is set after the fact.
+        self.kind.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;
