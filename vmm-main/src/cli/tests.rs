@@ -78,7 +78,7 @@ fn cli_bad_words_are_refused() {
         &["--memory", "0", "--kernel", "x"],
         &["--memory", "1", "--kernel", "x"],
         &["--vcpus", "65", "--kernel", "x"],
-        &["--vcpus", "2", "--cpu", "soft", "--kernel", "x"],
+        &["--vcpus", "9", "--cpu", "soft", "--kernel", "x"],
         &["--cpu", "hard", "--kernel", "x"],
         &[],
     ] {

@@ -149,9 +149,9 @@ fn config_names_follow_the_rule() {
 fn config_other_rules_refuse_what_cannot_work() {
     assert!(refused("memory = \"1G\"").what.contains("no kernel"));
     assert!(
-        refused("kernel = \"a\"\nvcpus = 2\ncpu = \"soft\"")
+        refused("kernel = \"a\"\nvcpus = 9\ncpu = \"soft\"")
             .what
-            .contains("2 virtual CPUs are not supported yet")
+            .contains("9 virtual CPUs are too many where CPUs are software")
     );
     assert!(refused("kernel = \"a\"\nvcpus = 65").what.contains("more than the machine has room for"));
     assert!(refused("kernel = \"a\"\ncpu = \"hard\"").what.contains("\"hard\" is not a kind of CPU"));

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A stock arm64 Linux on the product: what it computes, and what it notices of being saved and restored.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at the first surprise, in its helpers too")]
+
+mod smp;
+#[path = "../support/mod.rs"]
 mod support;
 
 use tests::guest::{self, GuestFiles};
