@@ -17,6 +17,7 @@ pub mod machine;
 pub mod printable;
 pub mod problem;
 mod readiness;
+pub mod size;
 pub mod snapshot;
 pub mod topology;
 pub mod vcpu;

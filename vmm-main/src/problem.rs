@@ -30,6 +30,17 @@ pub enum Class {
 }
 
 impl Class {
+    /// Its name, as the API has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Usage => "usage",
+            Self::Died => "died",
+            Self::Unreachable => "unreachable",
+            Self::State => "state",
+        }
+    }
+
     /// The exit code of the command that ends with this class.
     pub const fn exit_code(self) -> u8 {
         match self {
@@ -166,5 +177,8 @@ mod tests {
         let mut codes: Vec<u8> = classes.iter().map(|class| class.exit_code()).collect();
         codes.dedup();
         assert_eq!(codes, [1, 2, 3, 4, 5]);
+        for class in classes {
+            assert_eq!(serde_json::to_value(class).unwrap(), class.as_str());
+        }
     }
 }

@@ -23,6 +23,8 @@ fn refused(lab: &Lab, words: &[&str], code: i32, text: &str) {
     assert_eq!(output.status.code(), Some(code), "{words:?}: {stderr}");
     let complaint = stderr.lines().last().unwrap_or_default();
     assert!(complaint.contains(text), "{words:?}: {complaint:?} says nothing of {text:?}");
+    let told = stderr.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(told, 1, "{words:?}: told more than once: {stderr}");
     assert!(!stderr.contains("panicked"), "{words:?}: {stderr}");
     assert_eq!(lab.left_behind(), Vec::<String>::new(), "{words:?}");
 }
@@ -33,7 +35,7 @@ fn bad_kernels_are_refused_and_leave_nothing() {
     let good = guest::spins();
     let kernel = |name: &str, bytes: &[u8]| lab.file(name, bytes).to_str().unwrap().to_owned();
     let garbage: Vec<u8> = (0..100_000_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
-    refused(&lab, &["--kernel", &kernel("garbage", &garbage)], 2, "magic");
+    refused(&lab, &["--kernel", &kernel("garbage", &garbage)], 2, "first bytes are [00, ");
     refused(&lab, &["--kernel", &kernel("empty", b"")], 2, "only 0 bytes");
     refused(&lab, &["--kernel", &kernel("cut", &good[..63])], 2, "only 63 bytes");
     refused(&lab, &["--kernel", &kernel("gzip", &[&[0x1f, 0x8b, 8][..], &[0; 100]].concat())], 2, "gzip");
@@ -45,7 +47,7 @@ fn bad_kernels_are_refused_and_leave_nothing() {
     refused(&lab, &["--kernel", &kernel("offset", &offset)], 2, "text_offset");
     let mut huge = good.clone();
     huge[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
-    refused(&lab, &["--kernel", &kernel("huge", &huge)], 2, "needs guest memory");
+    refused(&lab, &["--kernel", &kernel("huge", &huge)], 2, "memory have room for 512 MiB");
     let long = lab.file("long", &good);
     std::fs::OpenOptions::new().write(true).open(&long).unwrap().set_len(64 << 20).unwrap();
     refused(&lab, &["--kernel", long.to_str().unwrap(), "--memory", "32M"], 2, "does not fit");
@@ -70,7 +72,7 @@ fn bad_initramfs_and_memory_are_refused_and_leave_nothing() {
         &lab,
         &["--kernel", kernel, "--initramfs", large, "--memory", "16M"],
         2,
-        "initramfs needs guest memory",
+        "room for 12 MiB behind the kernel",
     );
     refused(
         &lab,
@@ -128,6 +130,31 @@ fn file_names_of_any_bytes_are_printed_escaped() {
     refused(&lab, &["--kernel", lab.path(name).to_str().unwrap()], 2, text);
     let config = lab.file(name, b"kernle = 1");
     refused(&lab, &["--config", config.to_str().unwrap()], 2, "fine\\u{1b}[2J, line 1)");
+}
+
+#[test]
+fn failures_are_lines_of_a_log_that_is_json() {
+    let Some(lab) = Lab::new() else { return };
+    let garbage = lab.file("garbage", &[7; 4096]);
+    let garbage = garbage.to_str().unwrap();
+    let file = lab.file("vm.toml", b"kernel = \"garbage\"\njson-log = true");
+    let file = file.to_str().unwrap();
+    // Before anything runs, from the sealed coordinator, and as a configuration file wants it.
+    for (words, place) in [
+        (&["--json-log", "--kernel", "/nonexistent"][..], "/nonexistent"),
+        (&["--json-log", "--kernel", garbage], garbage),
+        (&["--config", file], garbage),
+        (&["--json-log", "--config", "/nonexistent"], "/nonexistent"),
+    ] {
+        let output = lab.bulkhead(&[&["run", "--console", "none"], words].concat());
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        let lines: Vec<serde_json::Value> =
+            stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let errors: Vec<_> = lines.iter().filter(|line| line["level"] == "ERROR").collect();
+        assert_eq!(errors.len(), 1, "{words:?}: {stderr}");
+        assert_eq!((&errors[0]["where"], &errors[0]["class"]), (&place.into(), &"usage".into()), "{stderr}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use hyper::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::host_pids;
+use super::{Form, host_pids};
 use crate::api::client::{COMMAND_DEADLINE, Client, PICTURE_DEADLINE};
 use crate::api::types::{Inspected, Observed, Process, SaveRestored, Status};
 use crate::config::{check, size};
@@ -78,7 +78,7 @@ pub fn ps(target: &Target) -> Result<(), Problem> {
     // The last one is the command's own problem and is told by whoever called.
     let last = silent.pop();
     for problem in &silent {
-        super::tell(problem, target.json);
+        super::tell(problem, if target.json { Form::Answer } else { Form::Line });
     }
     last.map_or(Ok(()), Err)
 }

@@ -15,7 +15,7 @@ pub struct RunFlags {
     /// Configuration file (TOML); flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Uncompressed arm64 Linux Image
+    /// Arm64 Linux Image, as it is or packed with gzip, zstd or in EFI zboot
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Initramfs

@@ -9,6 +9,7 @@ mod client_commands;
 mod flags;
 mod host_pids;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::{Command, ExitCode};
 
@@ -80,19 +81,57 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == launcher::terminal::guard::COMMAND) {
         return launcher::terminal::guard::main();
     }
-    let json = std::env::args_os().any(|word| word == "--json");
+    let form = Form::asked_for(std::env::args_os());
     match dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            tell(&problem, json);
+        Err(Failure { problem, form: known }) => {
+            tell(&problem, known.unwrap_or(form));
             problem.exit()
         }
     }
 }
 
-fn dispatch(command: CliCommand) -> Result<(), Problem> {
-    match command {
-        CliCommand::Run(flags) => run(*flags),
+/// How a failure is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A line for people.
+    Line,
+    /// The answer of a command with `--json`.
+    Answer,
+    /// A line of a log that is JSON: in the same form as the others.
+    LogLine,
+}
+
+impl Form {
+    /// By the words of the command line: they may be wrong in any other way.
+    fn asked_for(words: impl Iterator<Item = OsString>) -> Self {
+        let mut form = Self::Line;
+        for word in words {
+            match word.to_str() {
+                Some("--json") => return Self::Answer,
+                Some("--json-log" | "--json-log=true") => form = Self::LogLine,
+                _ => {}
+            }
+        }
+        form
+    }
+}
+
+/// A command that failed; a configuration file may have said how that is printed.
+struct Failure {
+    problem: Problem,
+    form: Option<Form>,
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self { problem, form: None }
+    }
+}
+
+fn dispatch(command: CliCommand) -> Result<(), Failure> {
+    let done = match command {
+        CliCommand::Run(flags) => return run(*flags),
         CliCommand::Ps(target) => client_commands::ps(&target),
         CliCommand::Status(target) => client_commands::status(&target),
         CliCommand::Inspect(target) => client_commands::inspect(&target),
@@ -106,20 +145,17 @@ fn dispatch(command: CliCommand) -> Result<(), Problem> {
         CliCommand::Coordinator => {
             Err(Problem::usage("this command is internal", "coordinator", "use `bulkhead run`"))
         }
-    }
+    };
+    Ok(done?)
 }
 
-fn run(flags: RunFlags) -> Result<(), Problem> {
-    match launcher::run(flags.resolve()?)? {
-        Why::GuestPoweredOff | Why::Asked | Why::LauncherGone => Ok(()),
-        Why::Failed { problem, last_lines } => {
-            let mut stderr = std::io::stderr().lock();
-            for line in last_lines {
-                // A log that cannot be shown must not hide the problem that follows.
-                let _ = writeln!(stderr, "bulkhead: {} said: {line}", problem.place);
-            }
-            Err(problem)
-        }
+fn run(flags: RunFlags) -> Result<(), Failure> {
+    let config = flags.resolve()?;
+    let form = Some(if config.json_log { Form::LogLine } else { Form::Line });
+    match launcher::run(config) {
+        Ok(Why::GuestPoweredOff | Why::Asked | Why::LauncherGone) => Ok(()),
+        // The last lines of the process that broke are in the log already.
+        Ok(Why::Failed { problem, last_lines: _ }) | Err(problem) => Err(Failure { problem, form }),
     }
 }
 
@@ -146,13 +182,25 @@ fn host_check(device: Option<&str>) -> Result<(), Problem> {
     ))
 }
 
-/// One line for people, or one JSON object.
-fn tell(problem: &Problem, json: bool) {
-    let line = match serde_json::to_string(problem) {
-        Ok(line) if json => line,
-        Ok(_) | Err(_) => format!("bulkhead: {problem}"),
+/// Prints a failure. With standard error closed only the exit code is left.
+fn tell(problem: &Problem, form: Form) {
+    let text = || format!("bulkhead: {problem}");
+    let line = match form {
+        Form::Line => text(),
+        Form::Answer => serde_json::to_string(problem).unwrap_or_else(|_| text()),
+        Form::LogLine => {
+            let subscriber = tracing_subscriber::fmt()
+                .json()
+                .flatten_event(true)
+                .with_target(false)
+                .with_writer(std::io::stderr)
+                .finish();
+            let Problem { class, what, place, advice } = problem;
+            return tracing::subscriber::with_default(subscriber, || {
+                tracing::error!(class = class.as_str(), what, "where" = place, advice, "{problem}");
+            });
+        }
     };
-    // With standard error closed only the exit code is left.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::size;
+use crate::machine::boot::KERNEL_LEN_MAX;
 use crate::machine::layout::VCPU_COUNT_MAX;
 use crate::printable;
 use crate::problem::Problem;
@@ -25,8 +26,6 @@ pub const PAGE_LEN: u64 = 4096;
 pub const MEMORY_LEN_MIN: u64 = 16 << 20;
 /// RAM starts at 1 GiB and must end below the 64-bit PCI window at 512 GiB (`bulkhead-virt-1`).
 pub const MEMORY_LEN_MAX: u64 = (512 << 30) - (1 << 30);
-/// Ten times a distribution kernel; what is larger is not an Image.
-pub const KERNEL_LEN_MAX: u64 = 512 << 20;
 /// The smallest file that can hold an arm64 Image header.
 pub const KERNEL_LEN_MIN: u64 = 64;
 

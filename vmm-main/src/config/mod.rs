@@ -7,7 +7,6 @@
 pub mod check;
 pub mod device;
 pub mod file;
-pub mod size;
 pub mod smmu;
 
 use std::path::PathBuf;
@@ -16,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub use device::{Behind, DeviceConfig, DeviceSettings};
 pub use smmu::{Granules, SmmuModel, SmmuSettings};
+
+pub use crate::size;
 
 use crate::problem::Problem;
 use crate::topology::CpuKind;

@@ -7,7 +7,9 @@ use std::io::{self, Read};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{SmmuModel, VmConfig};
+use crate::machine::boot::{BootError, BootFile};
 use crate::printable;
+use crate::problem::Problem;
 use crate::topology::{self, CpuKind, DeviceKind, Shape};
 
 /// Longest handover: a command line and a page of numbers.
@@ -35,8 +37,10 @@ pub struct Handover {
     pub smmu: SmmuModel,
     /// The assigned devices, in order.
     pub devices: Vec<HandedDevice>,
-    /// How the kernel is called in complaints about it.
+    /// What the kernel is called in messages about it.
     pub kernel_name: String,
+    /// What the initramfs is called, if there is one.
+    pub initramfs_name: String,
 }
 
 /// An assigned device; what is behind it comes as a descriptor.
@@ -90,6 +94,21 @@ impl Handover {
                 })
                 .collect(),
             kernel_name: printable::path(&config.kernel),
+            initramfs_name: config.initramfs.as_deref().map(printable::path).unwrap_or_default(),
+        }
+    }
+
+    /// The guest could not be loaded: the same in the user's words, about the file that the user knows.
+    pub fn not_loaded(&self, error: &BootError) -> Problem {
+        let place = match error.file() {
+            Some(BootFile::Kernel) => &self.kernel_name,
+            Some(BootFile::Initramfs) => &self.initramfs_name,
+            None => "guest memory",
+        };
+        let problem = Problem::usage(error.to_string(), place, error.advice());
+        match error {
+            BootError::Read { source, .. } => problem.because_of(source),
+            _ => problem,
         }
     }
 

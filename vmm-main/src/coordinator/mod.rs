@@ -147,9 +147,9 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
         }
     }
     if let Some(why) = vm.ended() {
-        match why.problem() {
-            Some(problem) => tracing::error!("vm ended: {problem}"),
-            None => tracing::info!("vm ended: {}", why.sentence()),
+        // A failure is the launcher's to print: once.
+        if why.problem().is_none() {
+            tracing::info!("vm ended: {}", why.sentence());
         }
         let _ = words.send(Up::Ended(why.clone())).await;
     }

@@ -266,6 +266,7 @@ mod tests {
             smmu: config::SmmuModel::default(),
             devices: vec![device(1), device(31)],
             kernel_name: "Image".into(),
+            initramfs_name: String::new(),
         };
         let configs = Configs::new(&handover, &ram, boot, number).unwrap();
         for row in topology::processes(&handover.shape()) {

@@ -168,14 +168,8 @@ impl Vm {
             rng_seed,
             nested_slots: self.given.handover.nested_slots(),
         };
-        let boot = boot::load(&memory, &mut self.given.kernel, self.given.initramfs.as_mut(), &config)
-            .map_err(|error| {
-                Problem::usage(
-                    error.to_string(),
-                    self.given.handover.kernel_name.clone(),
-                    "give an uncompressed arm64 Linux Image, and memory for it",
-                )
-            })?;
+        let boot = boot::load(&memory, &self.given.kernel, self.given.initramfs.as_ref(), &config)
+            .map_err(|error| self.given.handover.not_loaded(&error))?;
         Configs::new(&self.given.handover, &self.layout, boot, |name| objects.device_number(name))
     }
 

@@ -2,17 +2,27 @@
 //! Puts kernel, device tree and initramfs into guest RAM (Linux arm64 boot protocol).
 //!
 //! From the bottom of RAM: kernel, the device tree on the next 2 MiB boundary, the initramfs behind it.
-//! Run by the sealed coordinator, once, before any vCPU exists. Files are taken as they come: each length is
-//! measured here and checked against RAM before a byte is copied, and a failure names the file and the size.
+//! Run by the sealed coordinator before any vCPU exists, at each boot. Files are taken as they come: a kernel that is packed is
+//! unpacked into RAM, which bounds it; a failure names the file, the size and the room.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+
+pub use error::{BootError, BootFile, Part};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::MachineConfig;
 use super::fdt::{self, InitramfsRange};
-use super::image::{self, IMAGE_ALIGN, ImageError};
+use super::format::{self, Method};
+use super::image::{self, IMAGE_ALIGN};
 use super::layout::{RAM_BASE, RAM_LEN_MAX, VCPU_COUNT_MAX};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use thiserror::Error;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use super::unpack;
+
+mod error;
+
+/// Ten times a distribution kernel, unpacked: what is larger is not an Image.
+pub const KERNEL_LEN_MAX: u64 = 512 << 20;
 
 /// x0 and the program counter of the boot vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,101 +33,17 @@ pub struct BootInfo {
     pub fdt: u64,
 }
 
-/// Which of the two files an error is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BootFile {
-    /// The kernel image.
-    Kernel,
-    /// The initramfs.
-    Initramfs,
-}
-
-impl std::fmt::Display for BootFile {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Kernel => "kernel",
-            Self::Initramfs => "initramfs",
-        })
-    }
-}
-
-/// Why a guest could not be put into RAM.
-#[derive(Debug, Error)]
-pub enum BootError {
-    /// The file could not be read.
-    #[error("cannot read the {file}: {source}")]
-    Read {
-        /// Which file.
-        file: BootFile,
-        /// The host's word.
-        source: io::Error,
-    },
-    /// The kernel is not one.
-    #[error("the kernel cannot be started: {0}")]
-    Image(#[from] ImageError),
-    /// An empty file.
-    #[error("the {0} is empty")]
-    Empty(BootFile),
-    /// RAM is too small.
-    #[error(
-        "the {what} needs guest memory up to {needed} MiB above the start of RAM, but the guest has {ram} MiB; \
-         raise --memory"
-    )]
-    RamTooSmall {
-        /// What did not fit.
-        what: &'static str,
-        /// Needed, rounded up.
-        needed: u64,
-        /// Present, rounded down.
-        ram: u64,
-    },
-    /// The machine's own limits.
-    #[error("{what} {value:#x} is outside the machine's limits ({limit})")]
-    Limits {
-        /// Name of the setting.
-        what: &'static str,
-        /// Its value.
-        value: u64,
-        /// The limit in words.
-        limit: &'static str,
-    },
-    /// The device tree could not be written.
-    #[error("cannot describe the machine to the guest: {0}")]
-    Fdt(#[from] vm_fdt::Error),
-    /// The device tree is too long, which only an enormous command line can do.
-    #[error("the device tree takes {len} bytes, more than the boot protocol's 2 MiB; shorten --cmdline")]
-    FdtTooLong {
-        /// Its length in bytes.
-        len: u64,
-    },
-    /// Guest RAM is not what the configuration says: ours to get right, never the user's fault.
-    #[error("guest memory at {gpa:#x} could not be written while loading")]
-    Memory {
-        /// Guest physical address.
-        gpa: u64,
-    },
-}
-
 /// Loads all three; `memory` must hold [`MachineConfig::ram_len`] bytes at [`RAM_BASE`].
 pub fn load(
     memory: &GuestMemoryMmap,
-    kernel: &mut File,
-    initramfs: Option<&mut File>,
+    kernel: &File,
+    initramfs: Option<&File>,
     config: &MachineConfig,
 ) -> Result<BootInfo, BootError> {
     check_limits(config)?;
-    let kernel_len = file_len(kernel, BootFile::Kernel)?;
-    let mut header = Vec::with_capacity(image::HEADER_LEN);
-    let mut head = (&*kernel).take(image::HEADER_LEN as u64);
-    head.read_to_end(&mut header).map_err(|source| BootError::Read { file: BootFile::Kernel, source })?;
-    let layout = image::parse(&header, kernel_len)?;
-
-    let entry = RAM_BASE + layout.text_offset;
-    let kernel_end = require_room("kernel", config, entry, layout.effective_len)?;
-    copy(memory, entry, kernel, kernel_len, BootFile::Kernel)?;
-
+    let (entry, kernel_end) = load_kernel(memory, kernel, config)?;
     let fdt_start = align_up(kernel_end, IMAGE_ALIGN);
-    let fdt_end = require_room("device tree", config, fdt_start, fdt::FDT_LEN_MAX)?;
+    let fdt_end = require_room(Part::DeviceTree, config, fdt_start, fdt::FDT_LEN_MAX)?;
     let initramfs = match initramfs {
         Some(file) => Some(load_initramfs(memory, file, config, fdt_end)?),
         None => None,
@@ -130,6 +56,52 @@ pub fn load(
     }
     memory.write_slice(&blob, GuestAddress(fdt_start)).map_err(|_| BootError::Memory { gpa: fdt_start })?;
     Ok(BootInfo { entry, fdt: fdt_start })
+}
+
+/// Puts the kernel where its header wants to be: its first byte, and the end of what it needs.
+fn load_kernel(
+    memory: &GuestMemoryMmap,
+    file: &File,
+    config: &MachineConfig,
+) -> Result<(u64, u64), BootError> {
+    const KERNEL: BootFile = BootFile::Kernel;
+    let file_len = file_len(file, KERNEL)?;
+    let packing = format::recognise(file_len, |offset| {
+        let mut first = vec![0; format::FIRST_LEN];
+        let count = read_up_to(&mut first, |part, done| file.read_at(part, offset + done))
+            .map_err(|source| BootError::Read { file: KERNEL, source })?;
+        first.truncate(count);
+        Ok::<_, BootError>(first)
+    })?;
+    let fail = |source: io::Error| match (packing.method, source.raw_os_error()) {
+        (Method::Plain, _) | (_, Some(_)) => BootError::Read { file: KERNEL, source },
+        (method, None) => BootError::Unpack { method, why: source },
+    };
+    let mut image = unpack::open(file, &packing).map_err(fail)?;
+    let mut header = [0; image::HEADER_LEN];
+    let header_len = read_up_to(&mut header, |part, _| image.read(part)).map_err(fail)?;
+    let header = header.get(..header_len).unwrap_or_default();
+    let layout = image::parse(header)?;
+
+    let entry = RAM_BASE + layout.text_offset;
+    // What is known is refused before a byte is copied.
+    let known_len = if packing.method == Method::Plain { file_len } else { header.len() as u64 };
+    require_room(Part::File(KERNEL), config, entry, layout.image_size.max(known_len))?;
+    let room = config.ram_len.saturating_sub(layout.text_offset);
+    let len = copy(memory, entry, &mut header.chain(image), room.min(KERNEL_LEN_MAX), fail)?;
+    let Some(len) = len else {
+        return Err(if room > KERNEL_LEN_MAX {
+            BootError::KernelTooLong
+        } else {
+            let (len, ram_len) = (room, config.ram_len);
+            BootError::NoRoom { part: Part::File(KERNEL), len, whole: false, room, ram_len }
+        });
+    };
+    if packing.method == Method::Plain && len < file_len {
+        return Err(fail(io::ErrorKind::UnexpectedEof.into()));
+    }
+    let end = require_room(Part::File(KERNEL), config, entry, layout.image_size.max(len))?;
+    Ok((entry, end))
 }
 
 fn check_limits(config: &MachineConfig) -> Result<(), BootError> {
@@ -146,57 +118,81 @@ fn check_limits(config: &MachineConfig) -> Result<(), BootError> {
 
 fn load_initramfs(
     memory: &GuestMemoryMmap,
-    file: &mut File,
+    file: &File,
     config: &MachineConfig,
     start: u64,
 ) -> Result<InitramfsRange, BootError> {
-    let len = file_len(file, BootFile::Initramfs)?;
-    let end = require_room("initramfs", config, start, len)?;
-    copy(memory, start, file, len, BootFile::Initramfs)?;
+    const INITRAMFS: BootFile = BootFile::Initramfs;
+    let fail = |source| BootError::Read { file: INITRAMFS, source };
+    let len = file_len(file, INITRAMFS)?;
+    let end = require_room(Part::File(INITRAMFS), config, start, len)?;
+    let mut bytes = file;
+    bytes.rewind().map_err(fail)?;
+    if copy(memory, start, &mut bytes.take(len), len, fail)? != Some(len) {
+        // It shrank meanwhile.
+        return Err(fail(io::ErrorKind::UnexpectedEof.into()));
+    }
     Ok(InitramfsRange { start, end })
 }
 
-/// Length of a file, which is rewound; pipes and directories have none and fail here.
-fn file_len(file: &mut File, which: BootFile) -> Result<u64, BootError> {
-    let fail = |source| BootError::Read { file: which, source };
-    let len = file.seek(SeekFrom::End(0)).map_err(fail)?;
-    file.rewind().map_err(fail)?;
+/// Length of a file; pipes and directories have none and fail here.
+fn file_len(mut file: &File, which: BootFile) -> Result<u64, BootError> {
+    let len = file.seek(SeekFrom::End(0)).map_err(|source| BootError::Read { file: which, source })?;
     if len == 0 { Err(BootError::Empty(which)) } else { Ok(len) }
 }
 
 /// The end of `len` bytes at `start`, if that is inside RAM.
-fn require_room(what: &'static str, config: &MachineConfig, start: u64, len: u64) -> Result<u64, BootError> {
-    let mib_up = |bytes: u64| bytes.div_ceil(1 << 20);
-    let offset = (start - RAM_BASE).saturating_add(len);
-    if offset > config.ram_len {
-        return Err(BootError::RamTooSmall { what, needed: mib_up(offset), ram: config.ram_len >> 20 });
+fn require_room(part: Part, config: &MachineConfig, start: u64, len: u64) -> Result<u64, BootError> {
+    let ram_len = config.ram_len;
+    let room = ram_len.saturating_sub(start - RAM_BASE);
+    if len > room {
+        return Err(BootError::NoRoom { part, len, whole: true, room, ram_len });
     }
-    Ok(RAM_BASE + offset)
+    Ok(start + len)
 }
 
-/// Copies exactly `len` bytes from the file's start; a file that shrank meanwhile is a read error.
+/// Copies all of `bytes` to `gpa` and counts them; `None` if there are more than `room`.
 fn copy(
     memory: &GuestMemoryMmap,
     gpa: u64,
-    file: &mut File,
-    len: u64,
-    which: BootFile,
-) -> Result<(), BootError> {
+    bytes: &mut impl Read,
+    room: u64,
+    fail: impl Fn(io::Error) -> BootError,
+) -> Result<Option<u64>, BootError> {
     const CHUNK_LEN: usize = 1 << 20;
-    let fail = |source| BootError::Read { file: which, source };
-    file.rewind().map_err(fail)?;
     let mut chunk = vec![0; CHUNK_LEN];
     let mut done = 0;
-    while done < len {
-        let want = usize::try_from(len - done).map_or(CHUNK_LEN, |left| left.min(CHUNK_LEN));
-        let (part, _) = chunk.split_at_mut(want);
-        file.read_exact(part).map_err(fail)?;
+    loop {
+        let count = read_up_to(&mut chunk, |part, _| bytes.read(part)).map_err(&fail)?;
+        let part = chunk.get(..count).unwrap_or_default();
+        if part.is_empty() {
+            return Ok(Some(done));
+        }
+        if part.len() as u64 > room - done {
+            return Ok(None);
+        }
         memory
             .write_slice(part, GuestAddress(gpa + done))
             .map_err(|_| BootError::Memory { gpa: gpa + done })?;
-        done += want as u64;
+        done += part.len() as u64;
     }
-    Ok(())
+}
+
+/// Fills `buffer` as far as there is anything; `read` is told what is done already.
+fn read_up_to(
+    buffer: &mut [u8],
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match read(rest, done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
 }
 
 fn align_up(value: u64, align: u64) -> u64 {

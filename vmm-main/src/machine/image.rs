@@ -12,9 +12,7 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 /// Length of the header in bytes.
 pub const HEADER_LEN: usize = 64;
 /// "ARM\x64" at offset 56.
-const MAGIC: u32 = 0x644d_5241;
-/// First bytes of a gzip stream: the usual mistake.
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+pub const MAGIC: u32 = 0x644d_5241;
 /// RAM and image must start on this boundary.
 pub const IMAGE_ALIGN: u64 = 0x20_0000;
 /// `text_offset` that kernels older than 3.17 imply by a zero `image_size`.
@@ -37,20 +35,19 @@ struct RawHeader {
 }
 const _: () = assert!(size_of::<RawHeader>() == HEADER_LEN);
 
-/// Why a file is not a kernel that this machine can start.
+/// Why an image is not one that this machine can start.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ImageError {
     /// Shorter than the header.
-    #[error("the file has {len} bytes, less than the 64-byte header of an arm64 Image")]
+    #[error("the kernel has {len} bytes, less than the 64-byte header of an arm64 Image")]
     Truncated {
-        /// Length of the file in bytes.
-        len: u64,
+        /// Its length in bytes.
+        len: usize,
     },
-    /// A compressed kernel.
-    #[error("the file is gzip-compressed; unpack it first (gunzip) and pass the Image inside")]
-    Gzip,
     /// Some other file.
-    #[error("no arm64 Image: magic is {found:#010x} at offset 56, expected 0x644d5241")]
+    #[error(
+        "the kernel is no arm64 Image: its magic number at offset 56 is {found:#010x} and not 0x644d5241"
+    )]
     Magic {
         /// What was found.
         found: u32,
@@ -59,32 +56,28 @@ pub enum ImageError {
     #[error("the kernel is built big-endian; this machine starts little-endian kernels only")]
     BigEndian,
     /// The header asks for an offset that leaves RAM or is not sane.
-    #[error("text_offset {text_offset:#x} in the header is not a multiple of 4 KiB below 2 MiB")]
+    #[error(
+        "the kernel's header has a text_offset of {text_offset:#x}, which is no multiple of 4 KiB below 2 MiB"
+    )]
     TextOffset {
         /// As the header has it.
         text_offset: u64,
     },
 }
 
-/// Where an image goes and how much RAM it takes once it runs.
+/// Where an image goes and how much RAM it says that it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageLayout {
     /// Offset in bytes of the image's first byte from a 2 MiB boundary of RAM.
     pub text_offset: u64,
-    /// Bytes of RAM the kernel needs from there, its BSS included; never less than the file's length.
-    pub effective_len: u64,
+    /// Bytes of RAM the kernel needs from there, its BSS included, as far as the header tells; old kernels say 0.
+    pub image_size: u64,
 }
 
-/// Reads the header out of the first bytes of a file of `file_len` bytes.
-pub fn parse(first: &[u8], file_len: u64) -> Result<ImageLayout, ImageError> {
-    if first.starts_with(&GZIP_MAGIC) {
-        return Err(ImageError::Gzip);
-    }
+/// Reads the header out of the first bytes of an image.
+pub fn parse(first: &[u8]) -> Result<ImageLayout, ImageError> {
     let (header, _) =
-        RawHeader::read_from_prefix(first).map_err(|_| ImageError::Truncated { len: file_len })?;
-    if file_len < HEADER_LEN as u64 {
-        return Err(ImageError::Truncated { len: file_len });
-    }
+        RawHeader::read_from_prefix(first).map_err(|_| ImageError::Truncated { len: first.len() })?;
     if header.magic.get() != MAGIC {
         return Err(ImageError::Magic { found: header.magic.get() });
     }
@@ -96,7 +89,7 @@ pub fn parse(first: &[u8], file_len: u64) -> Result<ImageLayout, ImageError> {
     if text_offset >= IMAGE_ALIGN || !text_offset.is_multiple_of(0x1000) {
         return Err(ImageError::TextOffset { text_offset });
     }
-    Ok(ImageLayout { text_offset, effective_len: image_size.max(file_len) })
+    Ok(ImageLayout { text_offset, image_size })
 }
 
 #[cfg(test)]

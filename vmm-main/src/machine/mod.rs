@@ -7,8 +7,10 @@
 
 pub mod boot;
 pub mod fdt;
+pub mod format;
 pub mod image;
 pub mod layout;
+pub mod unpack;
 
 /// What differs between two machines of this model.
 #[derive(Clone, Debug, PartialEq, Eq)]

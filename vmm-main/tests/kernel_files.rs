@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Kernels as distributions ship them, started by the real programs: packed with gzip, zstd or in EFI zboot, at the first boot and
+//! at every reset; and the refusals of those that are not unpacked here.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
+mod support;
+
+use std::io::Write;
+
+use support::{Lab, guest};
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packer.write_all(plain).unwrap();
+    packer.finish().unwrap()
+}
+
+fn zstd(plain: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(plain, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+/// The header of Linux' zboot (drivers/firmware/efi/libstub/zboot-header.S), as far as anybody but firmware reads it.
+fn zboot(packer: &str, packed: &[u8]) -> Vec<u8> {
+    let mut program = b"MZ\0\0zimg".to_vec();
+    for word in [0x400, packed.len(), 0, 0] {
+        program.extend(u32::try_from(word).unwrap().to_le_bytes());
+    }
+    program.extend(packer.bytes());
+    program.resize(0x400, 0);
+    program.extend(packed);
+    // What the header does not count, such as a signature.
+    program.extend([0x5a; 1000]);
+    program
+}
+
+#[test]
+fn packed_kernels_start_as_the_plain_one_does_and_start_again() {
+    let Some(lab) = Lab::new() else { return };
+    let plain = guest::prints_and_resets();
+    for (name, packed) in [
+        ("Image.gz", gzip(&plain)),
+        ("Image.zst", zstd(&plain)),
+        ("vmlinuz.efi", zboot("gzip", &gzip(&plain))),
+        ("vmlinuz", zboot("zstd22", &zstd(&plain))),
+    ] {
+        let kernel = lab.file(name, &packed);
+        let mut vm = lab.start(&kernel, &[]);
+        vm.await_running();
+        assert_eq!(vm.output_of(2), b"RR", "{name}");
+        assert!(lab.bulkhead(&["stop"]).status.success());
+        assert_eq!(vm.end().0.code(), Some(0), "{name}");
+    }
+}
+
+#[test]
+fn kernels_that_cannot_be_unpacked_name_the_file_and_the_way() {
+    let Some(lab) = Lab::new() else { return };
+    let refused = |name: &str, bytes: &[u8], texts: &[&str]| {
+        let kernel = lab.file(name, bytes);
+        let kernel = kernel.to_str().unwrap();
+        let output = lab.bulkhead(&["run", "--console", "none", "--memory", "16M", "--kernel", kernel]);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{name}: {stderr}");
+        let line = stderr.lines().last().unwrap_or_default();
+        for text in texts.iter().chain(&[kernel]) {
+            assert!(line.contains(text), "{name}: {line:?} does not say {text:?}");
+        }
+        assert_eq!(lab.left_behind(), Vec::<String>::new(), "{name}");
+    };
+    let plain = guest::spins();
+    let mut noise = plain.clone();
+    noise.extend((0..1_000_u32).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes()));
+    let packed = gzip(&noise);
+    refused(
+        "xz",
+        b"\xfd7zXZ\0 and so on, for more bytes than a header has, because of the shortest length",
+        &["xz -dc"],
+    );
+    refused("zboot-xz", &zboot("xzkern", b"\xfd7zXZ\0"), &["EFI zboot", "tail -c +1025", "xz -dc"]);
+    refused("cut", &packed[..packed.len() - 5], &["cannot be unpacked"]);
+    let mut bomb = plain.clone();
+    bomb.resize(64 << 20, 0);
+    refused("bomb", &gzip(&bomb), &["more than 16 MiB", "more memory"]);
+    refused("no-image", &gzip(&[7; 100_000]), &["no arm64 Image", "0x07070707"]);
+}
