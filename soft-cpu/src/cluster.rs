@@ -7,7 +7,8 @@
 //! applies its queue before it executes again. `executing` and `attention` are both sequentially consistent, so
 //! either the CPU sees the request or the requester sees that it is outside.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use crate::budget::Budget;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,9 +43,8 @@ pub struct Cluster {
 /// One CPU's part. Aligned so that a remote look at one CPU does not slow the loop of another.
 #[repr(align(128))]
 pub(crate) struct Shared {
-    /// Operations left until the next check. The CPU counts it down without atomic read-modify-write; others
-    /// may store zero, which can get lost, and matters for latency only.
-    pub budget: AtomicI64,
+    /// Operations left until the next check.
+    pub budget: Budget,
     /// The inbox has something.
     pub attention: AtomicBool,
     pub executing: AtomicBool,
@@ -98,7 +98,7 @@ impl Cluster {
 impl Shared {
     fn new() -> Shared {
         Shared {
-            budget: AtomicI64::new(0),
+            budget: Budget::new(),
             attention: AtomicBool::new(false),
             executing: AtomicBool::new(false),
             asked: AtomicU64::new(0),
@@ -116,7 +116,7 @@ impl Shared {
     /// Lets the CPU look at its inbox soon.
     pub(crate) fn interrupt(&self) {
         self.attention.store(true, Ordering::SeqCst);
-        self.budget.store(0, Ordering::Relaxed);
+        self.budget.cut();
     }
 
     /// Interrupts the CPU and ends its sleep.

@@ -6,7 +6,6 @@
 //! note (`code_changes`), and one that changes where or how code is fetched calls `leave` or `attend`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use crate::bus::Mmio;
 use crate::clock::Clock;
@@ -18,6 +17,7 @@ use crate::interrupt::InterruptController;
 use crate::mmu::Regime;
 use crate::monitor::Monitor;
 use crate::op::SP;
+use crate::pmu::Pmu;
 use crate::sysreg::SystemRegisters;
 use crate::timer::Timers;
 use crate::tlb::{Table, Tlb};
@@ -70,6 +70,7 @@ pub(crate) struct Cpu {
     pub fpsr: u32,
     pub sys: SystemRegisters,
     pub debug: Debug,
+    pub pmu: Pmu,
     pub timers: Timers,
     pub monitor: Monitor,
 
@@ -95,7 +96,8 @@ pub(crate) struct Cpu {
     pub leaving: Option<Leaving>,
     /// What `leave` took from the budget, to be given back after the new look-up of the code page.
     pub rest: i64,
-    /// Operations granted but not run, to be taken off the count of retired ones.
+    /// Operations granted in all, and those of them that were not run and no longer will be.
+    pub granted: u64,
     pub unused: u64,
 
     pub index: usize,
@@ -148,6 +150,7 @@ impl Cpu {
             fpsr: 0,
             sys: SystemRegisters::at_reset(),
             debug: Debug::new(),
+            pmu: Pmu::new(),
             timers: Timers::default(),
             monitor: Monitor::default(),
             regime: Regime::default(),
@@ -162,6 +165,7 @@ impl Cpu {
             waiting: false,
             leaving: None,
             rest: 0,
+            granted: 0,
             unused: 0,
             index,
             cluster,
@@ -189,6 +193,7 @@ impl Cpu {
         self.fpsr = 0;
         self.sys = SystemRegisters::at_reset();
         self.debug = Debug::new();
+        self.pmu.reset();
         self.timers.reset();
         self.monitor.clear();
         self.waiting = false;
@@ -223,17 +228,21 @@ impl Cpu {
 
     /// After this instruction, look up the code page again: the address space, level or mapping changed.
     pub(crate) fn leave(&mut self) {
-        let budget = &self.cluster.cpu(self.index).budget;
-        self.rest = self.rest.max(budget.load(Relaxed));
-        budget.store(0, Relaxed);
+        let left = self.cluster.cpu(self.index).budget.take();
+        self.rest = self.rest.max(left);
     }
 
     /// After this instruction, check interrupts, timers and requests (implies `leave`).
     pub(crate) fn attend(&mut self) {
-        let budget = &self.cluster.cpu(self.index).budget;
-        self.unused += self.rest.max(budget.load(Relaxed)).max(0) as u64;
+        let left = self.cluster.cpu(self.index).budget.take();
+        self.unused += (self.rest.max(0) + left) as u64;
         self.rest = 0;
-        budget.store(0, Relaxed);
+    }
+
+    /// Operations run so far.
+    pub(crate) fn instructions(&self) -> u64 {
+        let left = self.cluster.cpu(self.index).budget.left() + self.rest.max(0);
+        self.granted.wrapping_sub(self.unused).wrapping_sub(left as u64)
     }
 
     /// Files the current stack pointer under its level, before the level or the selection changes.

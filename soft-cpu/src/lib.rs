@@ -10,6 +10,7 @@
 )]
 
 mod access;
+mod budget;
 pub mod bus;
 pub mod clock;
 pub mod cluster;
@@ -27,6 +28,7 @@ mod maintenance;
 mod mmu;
 mod monitor;
 mod op;
+mod pmu;
 mod psci;
 pub mod ram;
 mod restore;

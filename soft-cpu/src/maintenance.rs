@@ -3,7 +3,7 @@
 //!
 //! `cluster.rs` has the protocol; this is the CPU's side of it.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use crate::cluster::Maintenance;
@@ -54,7 +54,7 @@ impl Cpu {
                     SPINS_MAX..YIELDS_MAX => std::thread::yield_now(),
                     _ => std::thread::sleep(NAP),
                 }
-                other.budget.store(0, Relaxed);
+                other.budget.cut();
             }
         }
         self.tickets.fill(0);

@@ -10,6 +10,7 @@ use crate::cluster::Power;
 use crate::cpu::{Cpu, Flags, Registers};
 use crate::debug::{Debug, Point};
 use crate::monitor::Monitor;
+use crate::pmu::Pmu;
 use crate::saved::{DebugPointV1, RestoreError, VcpuV1};
 use crate::sysreg::{SystemRegisters, sanitise};
 use crate::timer::{Timer, Timers};
@@ -99,6 +100,7 @@ impl Cpu {
             os_lock: u64::from(os_locked),
             breakpoints: breakpoints.map(saved),
             watchpoints: watchpoints.map(saved),
+            pmu: self.pmu.save(),
             cntv_ctl: virt.control(),
             cntv_cval: virt.compare,
             cntp_ctl: phys.control(),
@@ -142,6 +144,7 @@ impl Cpu {
             os_lock,
             breakpoints,
             watchpoints,
+            ref pmu,
             cntv_ctl,
             cntv_cval,
             cntp_ctl,
@@ -204,6 +207,7 @@ impl Cpu {
         };
         let point = |saved: DebugPointV1| Point { control: saved.control, value: saved.value };
         self.debug = Debug::with(breakpoints.map(point), watchpoints.map(point));
+        self.pmu = Pmu::restore(pmu);
         self.timers = Timers { virt: Timer::new(cntv_ctl, cntv_cval), phys: Timer::new(cntp_ctl, cntp_cval) };
         self.monitor = Monitor::default();
         self.powered = power == Power::On;
@@ -213,6 +217,7 @@ impl Cpu {
         self.tlb.flush_all();
         self.arm_debug();
         self.announce_timers();
+        self.announce_pmu();
         self.attend();
         Ok(())
     }

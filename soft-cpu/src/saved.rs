@@ -77,6 +77,8 @@ pub struct VcpuV1 {
     pub breakpoints: [DebugPointV1; 6],
     /// DBGWCRn_EL1 and DBGWVRn_EL1.
     pub watchpoints: [DebugPointV1; 4],
+    /// The performance monitors.
+    pub pmu: PmuV1,
     /// CNTV_CTL_EL0, without ISTATUS.
     pub cntv_ctl: u64,
     /// CNTV_CVAL_EL0.
@@ -102,6 +104,31 @@ pub struct DebugPointV1 {
     pub control: u64,
     /// Value register.
     pub value: u64,
+}
+
+/// The performance monitors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PmuV1 {
+    /// PMCR_EL0.
+    pub pmcr: u64,
+    /// PMCNTENSET_EL0.
+    pub pmcntenset: u64,
+    /// PMOVSSET_EL0.
+    pub pmovsset: u64,
+    /// PMINTENSET_EL1.
+    pub pmintenset: u64,
+    /// PMSELR_EL0.
+    pub pmselr: u64,
+    /// PMUSERENR_EL0.
+    pub pmuserenr: u64,
+    /// PMCCNTR_EL0.
+    pub pmccntr: u64,
+    /// PMCCFILTR_EL0.
+    pub pmccfiltr: u64,
+    /// PMEVCNTRn_EL0.
+    pub pmevcntr: [u32; 6],
+    /// PMEVTYPERn_EL0.
+    pub pmevtyper: [u64; 6],
 }
 
 /// Why a saved CPU cannot be restored.

@@ -5,9 +5,9 @@
 //! Inside it the loop touches the page of operations, the program counter and the budget, and nothing else.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
 
+use crate::budget::Budget;
 use crate::bus::Mmio;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, Power, Shared};
@@ -53,7 +53,6 @@ pub enum Exit {
 pub struct Vcpu {
     pub(crate) cpu: Box<Cpu>,
     code: CodeCache,
-    granted: u64,
 }
 
 impl Vcpu {
@@ -61,7 +60,7 @@ impl Vcpu {
     ///
     /// `index` is below the cluster's `vcpu_count`, and no other `Vcpu` has it.
     pub fn new(index: usize, parts: VcpuParts) -> Vcpu {
-        Vcpu { cpu: Box::new(Cpu::new(index, parts)), code: CodeCache::new(), granted: 0 }
+        Vcpu { cpu: Box::new(Cpu::new(index, parts)), code: CodeCache::new() }
     }
 
     /// Powers the CPU on at `entry` with `context` in x0, at EL1 with everything masked and translation off.
@@ -70,9 +69,9 @@ impl Vcpu {
         self.cpu.shared().wake();
     }
 
-    /// Operations run so far. Exact but for the slices that another thread cut short.
+    /// Operations run so far.
     pub fn retired(&self) -> u64 {
-        self.granted.saturating_sub(self.cpu.unused)
+        self.cpu.instructions()
     }
 
     /// Runs guest code until there is a reason to stop. A CPU that is off, or waits, sleeps here.
@@ -84,9 +83,9 @@ impl Vcpu {
             if let Some(exit) = check(&mut self.cpu, shared) {
                 break exit;
             }
-            let budget = if self.cpu.step_active() { 1 } else { SLICE };
-            self.granted += budget as u64;
-            shared.budget.store(budget, Relaxed);
+            let budget = if self.cpu.step_active() { 1 } else { self.cpu.slice_until_overflow(SLICE) };
+            self.cpu.granted += budget as u64;
+            shared.budget.grant(budget);
             // A wish between the check and the store must not wait for the whole slice.
             if shared.attention.load(SeqCst) {
                 self.cpu.attend();
@@ -98,6 +97,8 @@ impl Vcpu {
             }
         };
         shared.executing.store(false, SeqCst);
+        // Whoever saves the CPU now finds its counters up to date.
+        self.cpu.count_instructions();
         exit
     }
 
@@ -113,7 +114,8 @@ impl Vcpu {
             if check(&mut self.cpu, shared).is_some() {
                 return;
             }
-            shared.budget.store(1, Relaxed);
+            self.cpu.granted += 1;
+            shared.budget.grant(1);
             self.slice(&shared.budget);
             if !self.cpu.decode_wanted {
                 self.cpu.single_step = false;
@@ -124,7 +126,7 @@ impl Vcpu {
 
     /// Runs operations until the budget is gone. Not inlined: the inner loop needs the registers for itself.
     #[inline(never)]
-    fn slice(&mut self, budget: &AtomicI64) {
+    fn slice(&mut self, budget: &Budget) {
         let (cpu, code) = (&mut *self.cpu, &mut self.code);
         loop {
             for change in cpu.code_changes.drain(..) {
@@ -134,9 +136,11 @@ impl Vcpu {
                 cpu.tlb.forget(table, va);
             }
             if cpu.rest > 0 {
-                budget.store(std::mem::take(&mut cpu.rest), Relaxed);
+                budget.grant(std::mem::take(&mut cpu.rest));
             }
-            if budget.load(Relaxed) <= 0 {
+            if !budget.allows_one() {
+                // What another thread cut off is not run.
+                cpu.unused += budget.take() as u64;
                 return;
             }
             let Some(page) = fetch(cpu, code) else {
@@ -149,11 +153,11 @@ impl Vcpu {
                 cpu.unused += 1;
                 code.decode(page, cpu.pc, cpu.tlb.ram());
             }
-            if cpu.steps_through_page() {
-                // The next operation alone: what was granted beyond it is given back afterwards.
-                cpu.rest = budget.swap(1, Relaxed) - 1;
+            if cpu.steps_through_page() || cpu.counts_accesses() {
+                run_one(cpu, code.ops(page), budget);
+            } else {
+                run_page(cpu, code.ops(page), budget);
             }
-            run_page(cpu, code.ops(page), budget);
         }
     }
 }
@@ -163,16 +167,13 @@ impl Vcpu {
 /// The next operation is the one that follows in memory, unless the program counter says otherwise: so finding it
 /// does not wait for the program counter's way through memory.
 #[inline(always)]
-fn run_page(cpu: &mut Cpu, ops: &CodePage, budget: &AtomicI64) {
+fn run_page(cpu: &mut Cpu, ops: &CodePage, budget: &Budget) {
     let mut pc = cpu.pc;
     let page_va = pc & !(PAGE_LEN - 1);
     // Another page, or an address that is not a multiple of four, is not here.
     while (pc ^ page_va) & !(PAGE_LEN - 4) == 0 {
         for op in &ops[(pc >> 2) as usize & (ops.len() - 1)..] {
-            let left = budget.load(Relaxed) - 1;
-            budget.store(left, Relaxed);
-            if left < 0 {
-                budget.store(0, Relaxed);
+            if !budget.pay() {
                 return;
             }
             pc = pc.wrapping_add(4);
@@ -183,6 +184,17 @@ fn run_page(cpu: &mut Cpu, ops: &CodePage, budget: &AtomicI64) {
                 break;
             }
         }
+    }
+}
+
+/// Runs the next operation alone: what was granted beyond it is given back afterwards.
+fn run_one(cpu: &mut Cpu, ops: &CodePage, budget: &Budget) {
+    let (word, el) = (ops[(cpu.pc >> 2) as usize & (ops.len() - 1)].word, cpu.el);
+    cpu.rest = budget.take() - 1;
+    budget.grant(1);
+    run_page(cpu, ops, budget);
+    if !cpu.decode_wanted {
+        cpu.count_access(word, el);
     }
 }
 
@@ -265,6 +277,7 @@ fn check(cpu: &mut Cpu, shared: &Shared) -> Option<Exit> {
             continue;
         }
         cpu.update_timers();
+        cpu.update_pmu();
         let irq = cpu.interrupts.irq_line(cpu.index).load(Acquire);
         cpu.irq_seen = irq;
         if cpu.waiting {

@@ -13,8 +13,9 @@ const MIDR: u64 = 0x000f_0bd0;
 /// EL0 and EL1 in AArch64, GIC system registers; not speculating, so neither Spectre v2 nor Meltdown (CSV2, CSV3).
 const PFR0: u64 = 0x1100_0000_0100_0011;
 const PFR0_NO_FP: u64 = 0x00ff_0000;
-/// Armv8 debug (version 6) with the breakpoints and watchpoints of `debug.rs`. No PMU.
+/// Armv8 debug (version 6) with the breakpoints and watchpoints of `debug.rs`, PMUv3 (1).
 const DFR0: u64 = 6
+    | 1 << 8
     | (BREAKPOINT_COUNT as u64 - 1) << 12
     | (WATCHPOINT_COUNT as u64 - 1) << 20
     | (CONTEXT_AWARE_COUNT as u64 - 1) << 28;

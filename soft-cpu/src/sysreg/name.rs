@@ -2,6 +2,7 @@
 //! Names of system registers: `op0<<14|op1<<11|crn<<7|crm<<3|op2`, which are bits 20..5 of MSR and MRS.
 
 use crate::debug::{BREAKPOINT_COUNT, DebugRegister, WATCHPOINT_COUNT};
+use crate::pmu::registers::PmuRegister;
 
 /// The register that an MSR or MRS names.
 pub(crate) const fn of(word: u32) -> u16 {
@@ -47,6 +48,13 @@ pub(crate) fn debug_register(register: u16) -> Option<DebugRegister> {
         7 if n < WATCHPOINT_COUNT => Some(DebugRegister::WatchpointControl(n)),
         _ => None,
     }
+}
+
+/// The register of the performance monitors of this name.
+pub(crate) fn pmu_register(register: u16) -> Option<PmuRegister> {
+    let in_space = register >> 14 == 3;
+    let [crn, crm] = [register >> 7 & 0xf, register >> 3 & 0xf];
+    in_space.then(|| PmuRegister::of(op1(register), crn, crm, register & 7)).flatten()
 }
 
 macro_rules! names {
@@ -114,6 +122,7 @@ names! {
     DAIF = 3 3 4 2 1;
     FPCR = 3 3 4 4 0;
     FPSR = 3 3 4 4 1;
+    PMUSERENR_EL0 = 3 3 9 14 0;
     TPIDR_EL0 = 3 3 13 0 2;
     TPIDRRO_EL0 = 3 3 13 0 3;
     CNTFRQ_EL0 = 3 3 14 0 0;

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{identification, name};
 use crate::clock::COUNTER_HZ;
 use crate::cpu::Cpu;
+use crate::pmu::registers::PmuRegister;
 
 /// SCTLR_EL1.UCT: EL0 may read CTR_EL0.
 const UCT: u64 = 1 << 15;
@@ -24,7 +25,7 @@ impl Cpu {
                 self.undefined();
                 return None;
             }
-            self.el0_may_access(register, word)?;
+            self.el0_may_access(register, word, false)?;
         }
         let value = match self.read_register(register) {
             Some(value) => value,
@@ -105,9 +106,10 @@ impl Cpu {
                 self.attend();
                 value
             }
-            _ => match name::debug_register(register) {
-                Some(point) => self.debug.read(point),
-                None => identification::read(register, self.index)?,
+            _ => match (name::debug_register(register), name::pmu_register(register)) {
+                (Some(point), _) => self.debug.read(point),
+                (_, Some(register)) => self.pmu_read(register)?,
+                _ => identification::read(register, self.index)?,
             },
         })
     }
@@ -118,7 +120,7 @@ impl Cpu {
     }
 
     /// Whether EL0 may access a register it can name. If not, the trap has been taken.
-    pub(super) fn el0_may_access(&mut self, register: u16, word: u32) -> Option<()> {
+    pub(super) fn el0_may_access(&mut self, register: u16, word: u32, write: bool) -> Option<()> {
         let (kctl, sctlr) = (self.sys.cntkctl, self.sys.sctlr);
         let allowed = match register {
             name::CTR_EL0 => sctlr & UCT != 0,
@@ -132,7 +134,12 @@ impl Cpu {
             name::CNTV_CTL_EL0 | name::CNTV_CVAL_EL0 | name::CNTV_TVAL_EL0 => kctl & 1 << 8 != 0,
             // MDSCR_EL1.TDCC.
             name::MDCCSR_EL0 | name::DBGDTR_EL0 | name::DBGDTRRX_EL0 => self.sys.mdscr & 1 << 12 == 0,
-            _ => true,
+            _ => match name::pmu_register(register) {
+                // It is read-only to EL0, and says what else there is.
+                Some(PmuRegister::PMUSERENR) => true,
+                Some(register) => self.pmu.user & register.user_permission(write) != 0,
+                None => true,
+            },
         };
         if allowed {
             return Some(());

@@ -79,11 +79,11 @@ impl Cpu {
     pub(crate) fn system_write(&mut self, word: u32, value: u64) {
         let register = name::of(word);
         if self.el == 0 {
-            let counter = matches!(register, name::CNTFRQ_EL0 | name::TPIDRRO_EL0);
-            if name::op1(register) != 3 || counter {
+            let read_only = matches!(register, name::CNTFRQ_EL0 | name::TPIDRRO_EL0 | name::PMUSERENR_EL0);
+            if name::op1(register) != 3 || read_only {
                 return self.undefined();
             }
-            if self.el0_may_access(register, word).is_none() {
+            if self.el0_may_access(register, word, true).is_none() {
                 return;
             }
         }
@@ -179,10 +179,14 @@ impl Cpu {
                 }
                 self.attend();
             }
-            _ => {
-                self.debug.write(name::debug_register(register)?, value);
-                self.arm_debug();
-            }
+            _ => match (name::debug_register(register), name::pmu_register(register)) {
+                (Some(point), _) => {
+                    self.debug.write(point, value);
+                    self.arm_debug();
+                }
+                (_, Some(register)) => self.pmu_write(register, value)?,
+                _ => return None,
+            },
         }
         Some(())
     }

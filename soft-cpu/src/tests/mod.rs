@@ -10,6 +10,7 @@ mod handles;
 mod integer;
 mod machine;
 mod memory;
+mod pmu;
 mod power;
 mod random;
 mod references;

@@ -3,7 +3,7 @@
 
 use super::machine::{CODE, Guest, parts};
 use crate::Vcpu;
-use crate::saved::{DebugPointV1, RestoreError, VcpuV1};
+use crate::saved::{DebugPointV1, PmuV1, RestoreError, VcpuV1};
 
 /// A state with a different value in every field, as far as registers can hold it.
 fn unusual() -> VcpuV1 {
@@ -43,6 +43,18 @@ fn unusual() -> VcpuV1 {
         os_lock: 0,
         breakpoints: std::array::from_fn(|_| DebugPointV1 { control: value(), value: value() }),
         watchpoints: std::array::from_fn(|_| DebugPointV1 { control: value(), value: value() }),
+        pmu: PmuV1 {
+            pmcr: value() | 1,
+            pmcntenset: value(),
+            pmovsset: value(),
+            pmintenset: value(),
+            pmselr: value(),
+            pmuserenr: value() | 1,
+            pmccntr: value(),
+            pmccfiltr: value() | 1 << 31,
+            pmevcntr: std::array::from_fn(|_| value() as u32),
+            pmevtyper: std::array::from_fn(|_| value()),
+        },
         cntv_ctl: 3,
         cntv_cval: value(),
         cntp_ctl: 2,
@@ -74,11 +86,15 @@ fn every_field_takes_part() {
     // A field that save or restore forgot would read as that of a new CPU.
     let fresh = Vcpu::new(0, parts(1).0).save();
     macro_rules! differ {
-        ($($field:ident)*) => { $(assert_ne!(saved.$field, fresh.$field, stringify!($field));)* };
+        ($($field:ident $(.$part:ident)?)*) => {
+            $(assert_ne!(saved.$field$(.$part)?, fresh.$field$(.$part)?, stringify!($field $(.$part)?));)*
+        };
     }
     differ!(x sp_el0 sp_el1 pc pstate v fpcr fpsr sctlr cpacr ttbr0 ttbr1 tcr mair esr far par vbar elr spsr
         contextidr tpidr_el0 tpidrro_el0 tpidr_el1 cntkctl csselr mdscr os_lock breakpoints watchpoints cntv_ctl cntv_cval cntp_ctl cntp_cval
         event power power_entry power_context);
+    differ!(pmu.pmcr pmu.pmcntenset pmu.pmovsset pmu.pmintenset pmu.pmselr pmu.pmuserenr pmu.pmccntr pmu.pmccfiltr
+        pmu.pmevcntr pmu.pmevtyper);
 }
 
 #[test]

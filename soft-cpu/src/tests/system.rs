@@ -41,8 +41,8 @@ fn identification_says_what_is_implemented() {
 #[test]
 fn unknown_registers_and_read_only_writes_are_undefined() {
     for word in [
-        mrs(0, 9, 14, 1), // PMINTENSET_EL1
-        mrs(3, 9, 12, 0), // PMCR_EL0
+        mrs(3, 14, 8, 6), // PMEVCNTR6_EL0
+        mrs(3, 9, 12, 4), // PMSWINC_EL0
         mrs(0, 4, 2, 3),  // PAN
         mrs(4, 1, 0, 0),  // SCTLR_EL2
         mrs(6, 1, 1, 0),  // SCR_EL3
@@ -51,6 +51,7 @@ fn unknown_registers_and_read_only_writes_are_undefined() {
         msr(0, 0, 6, 0),  // ID_AA64ISAR0_EL1
         msr(3, 14, 0, 2), // CNTVCT_EL0
         msr(3, 0, 0, 1),  // CTR_EL0
+        msr(3, 9, 12, 6), // PMCEID0_EL0
     ] {
         let mut guest = Guest::new();
         guest.step(word);
