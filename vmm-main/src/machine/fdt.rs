@@ -62,6 +62,9 @@ pub fn build(config: &MachineConfig, initramfs: Option<InitramfsRange>) -> Resul
     cpus(&mut fdt, config)?;
     psci(&mut fdt)?;
     timer(&mut fdt)?;
+    if config.pmu {
+        pmu(&mut fdt)?;
+    }
     gic(&mut fdt, config)?;
     clock(&mut fdt)?;
     uart(&mut fdt)?;
@@ -152,6 +155,13 @@ fn timer(fdt: &mut FdtWriter) -> Result<(), Error> {
     let interrupts: Vec<u32> = lines.iter().flat_map(|line| [GIC_PPI, *line, IRQ_LEVEL_HIGH]).collect();
     fdt.property_array_u32("interrupts", &interrupts)?;
     fdt.property_null("always-on")?;
+    fdt.end_node(node)
+}
+
+fn pmu(fdt: &mut FdtWriter) -> Result<(), Error> {
+    let node = fdt.begin_node("pmu")?;
+    fdt.property_string("compatible", "arm,armv8-pmuv3")?;
+    fdt.property_array_u32("interrupts", &[GIC_PPI, ppi::PMU, IRQ_LEVEL_HIGH])?;
     fdt.end_node(node)
 }
 

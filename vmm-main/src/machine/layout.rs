@@ -121,6 +121,8 @@ pub mod spi {
 
 /// Private peripheral interrupt numbers of the generic timer (INTID = 16 + PPI).
 pub mod ppi {
+    /// Overflow of the performance monitors.
+    pub const PMU: u32 = 7;
     /// Secure physical timer (described, never raised).
     pub const TIMER_SECURE: u32 = 13;
     /// Non-secure EL1 physical timer.

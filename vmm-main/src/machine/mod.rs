@@ -19,6 +19,8 @@ pub struct MachineConfig {
     pub ram_len: u64,
     /// Number of vCPUs, 1..=[`layout::VCPU_COUNT_MAX`].
     pub vcpu_count: u32,
+    /// The CPUs have performance monitors (PMUv3).
+    pub pmu: bool,
     /// Kernel command line.
     pub cmdline: String,
     /// Random bytes for the guest: the first eight seed KASLR, the rest its random number generator.

@@ -42,7 +42,7 @@ pub trait Interrupts: Send + Sync + 'static {
     fn nudge(&self);
 }
 
-/// An edge-triggered shared peripheral interrupt.
+/// The shared peripheral interrupt of a device in this process.
 #[derive(Clone)]
 pub struct Spi {
     controller: Arc<dyn Interrupts>,
@@ -61,9 +61,14 @@ impl Spi {
         Self { controller, intid }
     }
 
-    /// Makes it pending once.
+    /// Makes it pending once: for one that is edge-triggered.
     pub fn pulse(&self) {
         self.controller.pulse(self.intid);
+    }
+
+    /// Raises its wire, or lowers it: for one that is level-triggered.
+    pub fn set_level(&self, high: bool) {
+        self.controller.set_level(self.intid, high);
     }
 }
 

@@ -78,7 +78,8 @@ impl<E: Engine> Machine<E> {
             Some(saved) => Uart::restore(Arc::clone(&console), Arc::clone(&gate), irq, &saved.uart)
                 .map_err(|error| fail(&error))?,
         };
-        let rtc = saved.map_or_else(Rtc::default, |saved| Rtc::restore(&saved.rtc));
+        let alarm = Spi::new(Arc::clone(&interrupts), SPI_BASE + spi::RTC);
+        let rtc = Rtc::new(alarm, saved.map(|saved| &saved.rtc));
         let wires = Arc::new(Wires::new(interrupts, wires, msis, pins)?);
         let bus = Arc::new(Bus {
             uart: Arc::new(uart),
@@ -101,6 +102,8 @@ impl<E: Engine> Machine<E> {
         let (console, socket) = (Arc::clone(&self.console), Arc::clone(&self.console_socket));
         let (bus, gate) = (Arc::clone(&self.bus), Arc::clone(&self.gate));
         self.spawn("console".into(), move || console.serve(&socket, &bus.uart, &gate))?;
+        let (bus, gate) = (Arc::clone(&self.bus), Arc::clone(&self.gate));
+        self.spawn("rtc".into(), move || bus.rtc.serve(&gate))?;
         let (wires, gate) = (Arc::clone(&self.wires), Arc::clone(&self.gate));
         self.spawn("irq".into(), move || wires.serve(&gate))
     }
@@ -137,6 +140,7 @@ impl<E: Engine> Machine<E> {
         self.gate.request_pause();
         self.engine.kick();
         self.console.wake();
+        self.bus.rtc.wake();
         self.wires.wake();
         let parked = self.gate.wait_parked(PARK_DEADLINE);
         parked.map_err(|error| Failure::new("pause the machine", error))?;

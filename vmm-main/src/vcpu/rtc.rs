@@ -1,59 +1,100 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The PL031 real-time clock: `vm-superio`'s model behind a lock.
+//! The real-time clock of the machine: a PL031 over the host's time of day, its interrupt line, and the thread that waits
+//! for its alarm.
 //!
-//! Its count is the host's time of day plus an offset that the guest may set; a saved guest wakes to the
-//! right date because only the offset is saved. The model has no alarm, so the line is never raised.
+//! A saved guest wakes to the right date because only its distance from the host's time is saved. An alarm that fell due
+//! while the guest stood still is raised when it goes on.
 
+mod pl031;
+
+use super::gate::Gate;
+use super::irq::Spi;
 use super::saved::RtcV1;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use vm_superio::rtc_pl031::NoEvents;
-use vm_superio::{Rtc as Model, RtcState};
+use pl031::Pl031;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The longest sleep before the host's time is looked at anew: somebody may set it.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
 
 /// The clock as the MMIO router holds it.
 #[derive(Debug)]
-pub struct Rtc(Mutex<Model<NoEvents>>);
+pub struct Rtc {
+    state: Mutex<State>,
+    /// The alarm has another time, or the machine is to pause.
+    changed: Condvar,
+    irq: Spi,
+}
 
-impl Default for Rtc {
-    fn default() -> Self {
-        Self(Mutex::new(Model::new()))
-    }
+#[derive(Debug)]
+struct State {
+    model: Pl031,
+    /// The level that the interrupt controller was told; unknown to a controller that was just made.
+    line: Option<bool>,
 }
 
 impl Rtc {
-    /// A clock as it was saved.
-    pub fn restore(saved: &RtcV1) -> Self {
-        let RtcV1 { lr, offset, mr, imsc, ris } = *saved;
-        Self(Mutex::new(Model::from_state(&RtcState { lr, offset, mr, imsc, ris }, NoEvents)))
+    /// A clock that shows the host's time, or one as it was saved.
+    pub fn new(irq: Spi, saved: Option<&RtcV1>) -> Self {
+        let model = saved.map_or_else(|| Pl031::new(now()), Pl031::restore);
+        Self { state: Mutex::new(State { model, line: None }), changed: Condvar::new(), irq }
     }
 
     /// Its registers and offset.
     pub fn save(&self) -> RtcV1 {
-        let RtcState { lr, offset, mr, imsc, ris } = self.model().state();
-        RtcV1 { lr, offset, mr, imsc, ris }
+        self.state().model.save()
     }
 
-    fn model(&self) -> MutexGuard<'_, Model<NoEvents>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Guest read: registers are words; other sizes and places read as zero.
-    pub fn read(&self, offset: u64, size: u8) -> u64 {
-        let mut bytes = [0; 4];
-        if let Some(register) = word_register(offset, size) {
-            self.model().read(register, &mut bytes);
+    /// Raises an alarm that is due, and tells the interrupt controller where the line has changed.
+    fn update(&self, state: &mut State) {
+        state.model.tick(now());
+        let line = state.model.line();
+        if state.line.replace(line) != Some(line) {
+            self.irq.set_level(line);
         }
-        u64::from(u32::from_le_bytes(bytes))
+    }
+
+    /// Guest read.
+    pub fn read(&self, offset: u64, size: u8) -> u64 {
+        let mut state = self.state();
+        self.update(&mut state);
+        state.model.read(offset, size, now())
     }
 
     /// Guest write: words only, others are ignored.
     pub fn write(&self, offset: u64, size: u8, value: u64) {
-        let [a, b, c, d, ..] = value.to_le_bytes();
-        if let Some(register) = word_register(offset, size) {
-            self.model().write(register, &[a, b, c, d]);
+        let mut state = self.state();
+        self.update(&mut state);
+        state.model.write(offset, size, value, now());
+        self.update(&mut state);
+        self.changed.notify_all();
+    }
+
+    /// Waits for alarms until the machine ends: a thread of its own.
+    pub fn serve(&self, gate: &Gate) {
+        while gate.wait_running() {
+            let mut state = self.state();
+            self.update(&mut state);
+            let left = state.model.until_alarm(now()).map_or(SLEEP_MAX, |left| left.min(SLEEP_MAX));
+            // A pause that comes before this look is seen here; one that comes after wakes the sleeper.
+            if gate.is_running() {
+                drop(self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner));
+            }
         }
+    }
+
+    /// Ends the thread's sleep, because the machine is to pause or end.
+    pub fn wake(&self) {
+        drop(self.state());
+        self.changed.notify_all();
     }
 }
 
-fn word_register(offset: u64, size: u8) -> Option<u16> {
-    if size == 4 && offset.is_multiple_of(4) { u16::try_from(offset).ok() } else { None }
+/// The host's time of day since 1970. A host before that has its clock wrong, and so will the guest.
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

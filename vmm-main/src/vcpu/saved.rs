@@ -47,6 +47,8 @@ pub struct RtcV1 {
     pub imsc: u32,
     /// RTCRIS.
     pub ris: u32,
+    /// Guest time, in seconds since 1970 as the guest has it, at which the count next equals RTCMR.
+    pub alarm: i64,
 }
 
 /// The state units of an engine, in an order of its own.

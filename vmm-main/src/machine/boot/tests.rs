@@ -18,6 +18,7 @@ fn config(ram_len: u64) -> MachineConfig {
         vcpu_count: 1,
         cmdline: "quiet".into(),
         rng_seed: [1; 64],
+        pmu: false,
         nested_slots: Vec::new(),
     }
 }

@@ -5,6 +5,7 @@ fn config() -> MachineConfig {
     MachineConfig {
         ram_len: 0x2000_0000,
         vcpu_count: 2,
+        pmu: true,
         cmdline: "console=ttyS0".into(),
         rng_seed: [7; 64],
         nested_slots: Vec::new(),
@@ -51,6 +52,13 @@ fn build_describes_the_window_of_nested_devices_and_for_no_others() {
     let cells = [cells, [PHANDLE_NESTED + 31, 0x0200_0000, 0, 0x0800_0000, 0, 0x10_0000]].concat();
     let bytes: Vec<u8> = cells.into_iter().flat_map(u32::to_be_bytes).collect();
     assert!(with.windows(bytes.len()).any(|window| window == bytes));
+}
+
+#[test]
+fn build_describes_performance_monitors_where_the_cpus_have_them() {
+    assert!(contains(&build(&config(), None).unwrap(), "arm,armv8-pmuv3"));
+    let without = build(&MachineConfig { pmu: false, ..config() }, None).unwrap();
+    assert!(!contains(&without, "arm,armv8-pmuv3"));
 }
 
 #[test]

@@ -84,7 +84,8 @@ fn bus(vm: &Arc<Vm>) -> Bus {
     let gate = Arc::new(Gate::default());
     let irq = Spi::new(Arc::clone(vm) as Arc<_>, SPI_BASE + spi::UART);
     let uart = Arc::new(Uart::new(Console::new().unwrap(), Arc::clone(&gate), irq));
-    Bus { uart, rtc: Rtc::default(), remotes: Vec::new(), gate, counters: Counters::default() }
+    let rtc = Rtc::new(Spi::new(Arc::clone(vm) as Arc<_>, SPI_BASE + spi::RTC), None);
+    Bus { uart, rtc, remotes: Vec::new(), gate, counters: Counters::default() }
 }
 
 #[test]
