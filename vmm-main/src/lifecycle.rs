@@ -41,6 +41,8 @@ pub enum Phase {
 pub enum Why {
     /// The guest switched itself off.
     GuestPoweredOff,
+    /// The guest reset itself, and the configuration has that end the VM.
+    GuestReset,
     /// Somebody asked for it: the API, a signal, the console escape.
     Asked,
     /// `bulkhead run` is gone: a VM does not outlive its terminal and socket.
@@ -131,7 +133,7 @@ impl Why {
     pub const fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Failed { problem, .. } => Some(problem),
-            Self::GuestPoweredOff | Self::Asked | Self::LauncherGone => None,
+            Self::GuestPoweredOff | Self::GuestReset | Self::Asked | Self::LauncherGone => None,
         }
     }
 
@@ -139,6 +141,7 @@ impl Why {
     pub fn sentence(&self) -> String {
         match self {
             Self::GuestPoweredOff => "the guest switched itself off".to_owned(),
+            Self::GuestReset => "the guest reset itself".to_owned(),
             Self::Asked => "stopped on request".to_owned(),
             Self::LauncherGone => "its launcher is gone".to_owned(),
             Self::Failed { problem, .. } => problem.to_string(),

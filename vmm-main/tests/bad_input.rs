@@ -86,7 +86,12 @@ fn bad_initramfs_and_memory_are_refused_and_leave_nothing() {
     refused(&lab, &["--kernel", kernel, "--memory", "18446744073709551615"], 2, "give at most 511G");
     refused(&lab, &["--kernel", kernel, "--memory", "500G"], 2, "more than this host has");
     refused(&lab, &["--kernel", kernel, "--memory", "9999999T"], 2, "do not fit the machine");
-    refused(&lab, &["--kernel", kernel, "--vcpus", "9", "--cpu", "soft"], 2, "too many where CPUs are software");
+    refused(
+        &lab,
+        &["--kernel", kernel, "--vcpus", "9", "--cpu", "soft"],
+        2,
+        "too many where CPUs are software",
+    );
     refused(&lab, &["--kernel", kernel, "--vcpus", "65"], 2, "more than the machine has room for");
     if std::env::consts::ARCH != "aarch64" {
         refused(&lab, &["--kernel", kernel, "--cpu", "kvm"], 2, "cannot run on this host's KVM: the host is");

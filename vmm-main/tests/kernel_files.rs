@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Kernels as distributions ship them, started by the real programs: packed with gzip, zstd or in EFI zboot, at the first boot and
-//! at every reset; and the refusals of those that are not unpacked here.
+//! at every reset, where that does not end the VM; and the refusals of those that are not unpacked here.
 
 #![allow(
     clippy::unwrap_used,
@@ -55,6 +55,25 @@ fn packed_kernels_start_as_the_plain_one_does_and_start_again() {
         assert!(lab.bulkhead(&["stop"]).status.success());
         assert_eq!(vm.end().0.code(), Some(0), "{name}");
     }
+}
+
+#[test]
+fn reset_ends_the_vm_where_the_configuration_says_so() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::prints_and_resets());
+    let config = lab.file("vm.toml", b"on-reset = \"exit\"");
+    let config = config.to_str().unwrap();
+    for words in [&["--on-reset", "exit"][..], &["--config", config]] {
+        let (status, output, log) = lab.start(&kernel, words).end();
+        assert_eq!((status.code(), output), (Some(0), b"R".to_vec()), "{words:?}: {log}");
+        assert!(log.contains("vm ended: the guest reset itself"), "{log}");
+        assert_eq!(lab.left_behind(), Vec::<String>::new());
+    }
+    // A flag wins over the file.
+    let mut vm = lab.start(&kernel, &["--config", config, "--on-reset", "reboot"]);
+    assert_eq!(vm.output_of(2), b"RR");
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    vm.await_log("vm ended: stopped on request");
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::{Behind, ConsoleMode, DeviceSettings, Settings, SmmuSettings, VmConfig, file, size};
+use crate::config::{
+    Behind, ConsoleMode, DeviceSettings, OnReset, Settings, SmmuSettings, VmConfig, file, size,
+};
 use crate::problem::Problem;
 use crate::topology::CpuKind;
 
@@ -42,6 +44,9 @@ pub struct RunFlags {
     /// Log as JSON lines
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     json_log: Option<bool>,
+    /// What happens when the guest resets itself [default: reboot]
+    #[arg(long, value_enum)]
+    on_reset: Option<OnReset>,
     /// NVMe controller over a raw image, behind the vSMMUv3; may be given again
     #[arg(long, value_name = "FILE", help_heading = "Assigned devices")]
     nvme: Vec<PathBuf>,
@@ -94,6 +99,7 @@ impl RunFlags {
             cpu: self.cpu,
             console: self.console,
             json_log: self.json_log,
+            on_reset: self.on_reset,
             smmu: SmmuSettings {
                 ssid_bits: self.smmu_ssid_bits,
                 oas: self.smmu_oas,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line: `bulkhead run` and the commands that speak to a running VM.
 //!
-//! Exit codes: 0 done (for `run`: the guest switched itself off, or was stopped on request); 1 the host refused
+//! Exit codes: 0 done (for `run`: the guest switched itself off, was stopped on request, or reset itself where that ends it); 1 the host refused
 //! something; 2 wrong command line, configuration or image; 3 a process of the VM died; 4 no such VM, or it
 //! does not answer; 5 not possible in the VM's state. An error is one line on standard error.
 
@@ -153,7 +153,7 @@ fn run(flags: RunFlags) -> Result<(), Failure> {
     let config = flags.resolve()?;
     let form = Some(if config.json_log { Form::LogLine } else { Form::Line });
     match launcher::run(config) {
-        Ok(Why::GuestPoweredOff | Why::Asked | Why::LauncherGone) => Ok(()),
+        Ok(Why::GuestPoweredOff | Why::GuestReset | Why::Asked | Why::LauncherGone) => Ok(()),
         // The last lines of the process that broke are in the log already.
         Ok(Why::Failed { problem, last_lines: _ }) | Err(problem) => Err(Failure { problem, form }),
     }

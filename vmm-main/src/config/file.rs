@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Behind, ConsoleMode, DeviceSettings, Settings, SmmuSettings, size};
+use super::{Behind, ConsoleMode, DeviceSettings, OnReset, Settings, SmmuSettings, size};
 use crate::printable;
 use crate::problem::Problem;
 use crate::topology::{CpuKind, SMMU0};
@@ -21,7 +21,7 @@ use crate::topology::{CpuKind, SMMU0};
 pub const FILE_LEN_MAX: u64 = 64 * 1024;
 
 /// Keys of the top level.
-pub const KEYS: [&str; 11] = [
+pub const KEYS: [&str; 12] = [
     "name",
     "kernel",
     "initramfs",
@@ -31,6 +31,7 @@ pub const KEYS: [&str; 11] = [
     "cpu",
     "console",
     "json-log",
+    "on-reset",
     "smmu",
     "device",
 ];
@@ -105,6 +106,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "cpu" => settings.cpu = Some(source.cpu(value)?),
             "console" => settings.console = Some(source.console(value)?),
             "json-log" => settings.json_log = Some(source.boolean(value)?),
+            "on-reset" => settings.on_reset = Some(source.on_reset(value)?),
             "smmu" => settings.smmu = smmu(&source, value)?,
             "device" => settings.devices = devices(&source, value)?,
             unknown => return Err(source.unknown_key(unknown, key.span(), &KEYS, "the top level")),
@@ -251,6 +253,18 @@ impl Source<'_> {
                 format!("{other:?} is not a kind of console"),
                 self.at(&value.span()),
                 "give \"stdio\" or \"none\"",
+            )),
+        }
+    }
+
+    fn on_reset(&self, value: &Spanned<DeValue<'_>>) -> Result<OnReset, Problem> {
+        match self.string(value)?.as_str() {
+            "reboot" => Ok(OnReset::Reboot),
+            "exit" => Ok(OnReset::Exit),
+            other => Err(Problem::usage(
+                format!("{other:?} is nothing that a reset can do"),
+                self.at(&value.span()),
+                "give \"reboot\" or \"exit\"",
             )),
         }
     }

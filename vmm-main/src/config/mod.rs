@@ -38,6 +38,17 @@ pub enum ConsoleMode {
     None,
 }
 
+/// What happens when the guest resets itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnReset {
+    /// It boots again, in new processes.
+    #[default]
+    Reboot,
+    /// The VM ends, as if it had switched itself off.
+    Exit,
+}
+
 /// One layer of configuration: what it leaves `None`, the layer below decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -59,6 +70,8 @@ pub struct Settings {
     pub console: Option<ConsoleMode>,
     /// Log as JSON lines.
     pub json_log: Option<bool>,
+    /// What a reset does.
+    pub on_reset: Option<OnReset>,
     /// The SMMU model.
     pub smmu: SmmuSettings,
     /// Assigned devices. A layer that names some replaces those below.
@@ -78,6 +91,7 @@ impl Settings {
             cpu: self.cpu.or(below.cpu),
             console: self.console.or(below.console),
             json_log: self.json_log.or(below.json_log),
+            on_reset: self.on_reset.or(below.on_reset),
             smmu: self.smmu.over(below.smmu),
             devices: if self.devices.is_empty() { below.devices } else { self.devices },
         }
@@ -101,6 +115,7 @@ impl Settings {
             cpu: self.cpu,
             console: self.console.unwrap_or(ConsoleMode::Stdio),
             json_log: self.json_log.unwrap_or(false),
+            on_reset: self.on_reset.unwrap_or_default(),
             smmu: self.smmu.resolve()?,
             devices: device::resolve(self.devices)?,
         };
@@ -132,6 +147,8 @@ pub struct VmConfig {
     pub console: ConsoleMode,
     /// Log as JSON lines.
     pub json_log: bool,
+    /// What a reset does.
+    pub on_reset: OnReset,
     /// The SMMU model.
     pub smmu: SmmuModel,
     /// Assigned devices.

@@ -23,6 +23,7 @@ memory = "2G"
 vcpus = 1
 console = "none"
 json-log = true
+on-reset = "exit"
 [smmu]
 ssid-bits = 0
 oas = 40
@@ -35,6 +36,7 @@ stream-id-bits = 16
     assert_eq!(config.name, "web-1");
     assert_eq!(config.initramfs.as_deref(), Some(Path::new("initrd")));
     assert_eq!((config.memory_len, config.console, config.json_log), (2 << 30, ConsoleMode::None, true));
+    assert_eq!(config.on_reset, OnReset::Exit);
     assert_eq!(
         config.smmu,
         SmmuModel {
@@ -90,6 +92,7 @@ fn config_wrong_types_and_syntax_name_their_line() {
         ("kernel = \"a\"\nmemory = \"12 parsecs\"", "vm.toml, line 2"),
         ("kernel = \"a\"\nmemory = -1", "vm.toml, line 2"),
         ("kernel = \"a\"\nconsole = \"vga\"", "vm.toml, line 2"),
+        ("kernel = \"a\"\non-reset = \"again\"", "vm.toml, line 2"),
         ("kernel = \"a\"\n\n= 5", "vm.toml, line 3"),
         ("kernel = \"a\"\nkernel = \"b\"", "vm.toml, line 2"),
         ("kernel = \"a\nmemory = 1", "vm.toml, line 1"),

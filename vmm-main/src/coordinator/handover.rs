@@ -6,7 +6,7 @@ use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{SmmuModel, VmConfig};
+use crate::config::{OnReset, SmmuModel, VmConfig};
 use crate::machine::boot::{BootError, BootFile};
 use crate::printable;
 use crate::problem::Problem;
@@ -33,6 +33,8 @@ pub struct Handover {
     pub initramfs: bool,
     /// Log as JSON lines.
     pub json_log: bool,
+    /// What a reset of the guest's does.
+    pub on_reset: OnReset,
     /// The SMMU model.
     pub smmu: SmmuModel,
     /// The assigned devices, in order.
@@ -83,6 +85,7 @@ impl Handover {
             cpu,
             initramfs: config.initramfs.is_some(),
             json_log: config.json_log,
+            on_reset: config.on_reset,
             smmu: config.smmu.clone(),
             devices: config
                 .devices

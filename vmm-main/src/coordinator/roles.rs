@@ -263,6 +263,7 @@ mod tests {
             cpu: CpuKind::Soft,
             initramfs: false,
             json_log: false,
+            on_reset: config::OnReset::Reboot,
             smmu: config::SmmuModel::default(),
             devices: vec![device(1), device(31)],
             kernel_name: "Image".into(),

@@ -29,6 +29,7 @@ use super::process_set::ProcessSet;
 use super::roles::{self, Configs};
 use crate::api::command::{Command, Picture};
 use crate::api::types::{Inspected, ProbeAnswer, ProbeRequest, SaveRestored};
+use crate::config::OnReset;
 use crate::lifecycle::{Phase, Step, Why};
 use crate::machine::{MachineConfig, boot};
 use crate::problem::{Class, Problem};
@@ -366,6 +367,9 @@ impl Vm {
     /// A reset is a boot: new RAM, new processes, the same kernel. Nothing of the guest's last life survives it.
     async fn reset(&mut self) {
         tracing::info!("guest asked for a reset");
+        if self.given.handover.on_reset == OnReset::Exit {
+            return self.stop(Why::GuestReset).await;
+        }
         let after = match self.phase.after(Step::Reset) {
             Ok(after) => after,
             Err(problem) => return self.end_by(Fault::Refused(problem)).await,
