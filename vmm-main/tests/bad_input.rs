@@ -125,6 +125,13 @@ fn bad_images_are_refused_by_name_and_leave_nothing() {
     let lock = std::fs::File::open(&taken).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
     device(&taken, &format!("in use by process {} (", std::process::id()));
+    let twice = sized("twice.img", 1 << 20);
+    refused(
+        &lab,
+        &["--kernel", kernel, "--nvme", &twice, "--nvme", &twice],
+        2,
+        "this VM itself, which is given it twice",
+    );
 }
 
 #[test]

@@ -32,6 +32,28 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two attempts while the launcher's queue of connections is full: the kernel tells nobody when it empties.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Why the socket at `path` takes no connection, in terms of the VM that it would be.
+fn not_connected(error: &io::Error, path: &Path, place: String) -> Problem {
+    let name = path.file_stem().map(|name| printable::path(Path::new(name))).unwrap_or_default();
+    let (what, advice) = match error.kind() {
+        ErrorKind::NotFound => (
+            format!("no VM called {name} runs"),
+            "check the name, and XDG_RUNTIME_DIR; `bulkhead ps` without a name lists the VMs that run",
+        ),
+        ErrorKind::ConnectionRefused => (
+            format!("the VM called {name} runs no more"),
+            "its launcher was killed and left the socket; `bulkhead run` may use the name again",
+        ),
+        ErrorKind::PermissionDenied => {
+            (format!("the VM called {name} is another user's"), "ask that user, or root")
+        }
+        _ => {
+            (format!("no connection to the VM called {name}: {error}"), "look at the `bulkhead run` process")
+        }
+    };
+    Problem::new(Class::Unreachable, what, place, advice).because_of(error)
+}
+
 /// An open connection to a VM.
 #[derive(Debug)]
 pub struct Client {
@@ -45,13 +67,7 @@ impl Client {
         let place = printable::path(path);
         match timeout(CONNECT_DEADLINE, taken(path)).await {
             Ok(Ok(stream)) => Ok(Self { stream, place }),
-            Ok(Err(error)) => Err(Problem::new(
-                Class::Unreachable,
-                format!("no VM answers here: {error}"),
-                place,
-                "check the name; `bulkhead ps` without a name lists the VMs that run",
-            )
-            .because_of(&error)),
+            Ok(Err(error)) => Err(not_connected(&error, path, place)),
             Err(_) => Err(Problem::new(
                 Class::Unreachable,
                 "the VM's socket does not accept connections",

@@ -75,13 +75,13 @@ pub fn memory_len(len: u64) -> Result<(), Problem> {
             String::new()
         };
         return refuse(
-            format!("no arm64 kernel starts in {} of memory", size::about(len)),
+            format!("no arm64 kernel starts in {} of memory", as_given(len)),
             format!("give at least {}{hint}", size::display(MEMORY_LEN_MIN)),
         );
     }
     if len > MEMORY_LEN_MAX {
         return refuse(
-            format!("{} of memory do not fit the machine's address map", size::about(len)),
+            format!("{} of memory do not fit the machine's address map", as_given(len)),
             format!("give at most {}", size::display(MEMORY_LEN_MAX)),
         );
     }
@@ -97,6 +97,16 @@ pub fn memory_len(len: u64) -> Result<(), Problem> {
 
 /// Software vCPUs at most: what the litmus tests and guests were run with. A thread each, so a host has few cores for more.
 pub const SOFT_VCPU_COUNT_MAX: u32 = 8;
+
+/// A size of memory as whoever chose it wrote it, where that was in units.
+fn as_given(len: u64) -> String {
+    for (unit, name) in [(1 << 30, "G"), (1 << 20, "M")] {
+        if len != 0 && len.is_multiple_of(unit) {
+            return format!("{}{name}", len / unit);
+        }
+    }
+    size::about(len)
+}
 
 /// As many as the machine has interrupt controllers for; of software CPUs, fewer.
 pub fn vcpu_count(count: u64, cpu: Option<CpuKind>) -> Result<u16, Problem> {
@@ -128,7 +138,7 @@ pub fn memory_fits_host(len: u64) -> Result<(), Problem> {
     })?;
     match mem_total_len(&text) {
         Some(total) if len > total => Err(Problem::usage(
-            format!("{} of memory are more than this host has ({})", size::about(len), size::about(total)),
+            format!("{} of memory are more than this host has ({})", as_given(len), size::about(total)),
             "memory",
             "give less, or use a larger host",
         )),
@@ -154,11 +164,18 @@ pub fn open_kernel(path: &Path, memory_len: u64) -> Result<File, Problem> {
             "give an arm64 Linux Image; this file may be a truncated copy",
         ));
     }
-    if len > KERNEL_LEN_MAX.min(memory_len) {
+    if len > KERNEL_LEN_MAX {
+        return Err(Problem::usage(
+            format!("a file of {} is no kernel", size::about(len)),
+            place,
+            format!("give an arm64 Linux Image; none is larger than {}", size::display(KERNEL_LEN_MAX)),
+        ));
+    }
+    if len > memory_len {
         return Err(Problem::usage(
             format!("a kernel of {} does not fit a guest of {}", size::about(len), size::display(memory_len)),
             place,
-            format!("give an arm64 Linux Image (at most {}), or more memory", size::display(KERNEL_LEN_MAX)),
+            "give an arm64 Linux Image, or more memory",
         ));
     }
     Ok(file)

@@ -133,7 +133,7 @@ fn smmu(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<SmmuSetting
 }
 
 fn devices(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<Vec<DeviceSettings>, Problem> {
-    let wrong = || source.wrong_type(value, "a list of tables, [[device]]");
+    let wrong = || source.wrong_type(value, DEVICE_TABLES);
     value.get_ref().as_array().ok_or_else(wrong)?.iter().map(|item| device(source, item)).collect()
 }
 
@@ -164,12 +164,22 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
     match <[Behind; 1]>::try_from(found) {
         Ok([behind]) => Ok(DeviceSettings { behind, slot, direct_dma }),
         Err(found) => Err(Problem::usage(
-            format!("a device names {} things that could be behind it", found.len()),
+            if found.is_empty() {
+                "this device does not say what is behind it"
+            } else {
+                "this device says more than once what is behind it"
+            },
             source.at(&value.span()),
             "give exactly one of `vfio-user`, `nvme` and `vfio`",
         )),
     }
 }
+
+const STRING: &str = "a string";
+const BOOLEAN: &str = "true or false";
+const INTEGER: &str = "a whole number";
+const STRINGS: &str = "a list of strings";
+const DEVICE_TABLES: &str = "a list of tables, [[device]],";
 
 /// The text being read and its name: what a complaint needs.
 struct Source<'a> {
@@ -187,7 +197,16 @@ impl Source<'_> {
         Problem::usage(
             format!("found {} where {wanted} belongs", value.get_ref().type_str()),
             self.at(&value.span()),
-            "change the value's type",
+            match (value.get_ref(), wanted) {
+                (DeValue::Table(_), DEVICE_TABLES) => "write [[device]], in two brackets",
+                (_, DEVICE_TABLES) => "write each device as a table of its own, under [[device]]",
+                (_, STRINGS) => "write a list of strings, such as [\"4K\", \"64K\"]",
+                (_, STRING) => "put it in quotes",
+                (DeValue::String(_), BOOLEAN | INTEGER) => "write it without quotes",
+                (_, BOOLEAN) => "write true or false",
+                (_, INTEGER) => "write a whole number",
+                (_, _) => "write its keys below its name in brackets",
+            },
         )
     }
 
@@ -203,7 +222,7 @@ impl Source<'_> {
             None
         };
         let advice = match (elsewhere, nearest(found, known)) {
-            (Some(home), _) => format!("it belongs to {home}"),
+            (Some(home), _) => format!("move it to {home}, where it belongs"),
             (None, Some(near)) => format!("did you mean `{near}`?"),
             (None, None) => format!("the keys here are {}", known.join(", ")),
         };
@@ -211,18 +230,18 @@ impl Source<'_> {
     }
 
     fn string(&self, value: &Spanned<DeValue<'_>>) -> Result<String, Problem> {
-        value.get_ref().as_str().map(str::to_owned).ok_or_else(|| self.wrong_type(value, "a string"))
+        value.get_ref().as_str().map(str::to_owned).ok_or_else(|| self.wrong_type(value, STRING))
     }
 
     fn boolean(&self, value: &Spanned<DeValue<'_>>) -> Result<bool, Problem> {
-        value.get_ref().as_bool().ok_or_else(|| self.wrong_type(value, "true or false"))
+        value.get_ref().as_bool().ok_or_else(|| self.wrong_type(value, BOOLEAN))
     }
 
     fn integer(&self, value: &Spanned<DeValue<'_>>) -> Result<u64, Problem> {
-        let integer = value.get_ref().as_integer().ok_or_else(|| self.wrong_type(value, "a whole number"))?;
+        let integer = value.get_ref().as_integer().ok_or_else(|| self.wrong_type(value, INTEGER))?;
         u64::from_str_radix(integer.as_str(), integer.radix()).map_err(|_| {
             Problem::usage(
-                format!("{} is negative or too large", integer.as_str()),
+                format!("{} is negative or larger than any number here", integer.as_str()),
                 self.at(&value.span()),
                 "give a number from 0",
             )
@@ -282,7 +301,7 @@ impl Source<'_> {
     }
 
     fn strings(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Problem> {
-        let list = value.get_ref().as_array().ok_or_else(|| self.wrong_type(value, "a list of strings"))?;
+        let list = value.get_ref().as_array().ok_or_else(|| self.wrong_type(value, STRINGS))?;
         list.iter().map(|item| self.string(item)).collect()
     }
 }

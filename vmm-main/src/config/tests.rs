@@ -77,8 +77,8 @@ fn config_unknown_key_names_nearest_and_line() {
         (problem.place.as_str(), problem.advice.as_str()),
         ("vm.toml, line 3", "did you mean `ssid-bits`?")
     );
-    assert_eq!(refused("oas = 40").advice, "it belongs to [smmu]");
-    assert_eq!(refused("[smmu]\nmemory = \"1G\"").advice, "it belongs to the top level");
+    assert_eq!(refused("oas = 40").advice, "move it to [smmu], where it belongs");
+    assert_eq!(refused("[smmu]\nmemory = \"1G\"").advice, "move it to the top level, where it belongs");
     assert!(refused("zzzz = 1").advice.starts_with("the keys here are name, kernel"));
     assert_eq!(refused("[smmuu]\nril = true").advice, "did you mean `smmu`?");
 }
@@ -106,11 +106,25 @@ fn config_memory_rules_refuse_each_bad_size() {
     let refuse = |memory: &str| refused(&format!("kernel = \"a\"\nmemory = {memory}")).what;
     assert_eq!(refuse("0"), "no arm64 kernel starts in 0 bytes of memory");
     assert_eq!(refuse("1"), "no arm64 kernel starts in 1 byte of memory");
-    assert_eq!(refuse("\"1M\""), "no arm64 kernel starts in 1 MiB of memory");
+    assert_eq!(refuse("\"1M\""), "no arm64 kernel starts in 1M of memory");
     assert_eq!(refuse("16777217"), "16777217 bytes of memory are not whole pages");
-    assert_eq!(refuse("\"512G\""), "512 GiB of memory do not fit the machine's address map");
+    assert_eq!(refuse("\"3000G\""), "3000G of memory do not fit the machine's address map");
     assert!(check::memory_fits_host(1 << 60).unwrap_err().what.contains("more than this host has"));
     assert!(check::memory_fits_host(check::MEMORY_LEN_MIN).is_ok());
+}
+
+#[test]
+fn config_values_of_another_type_are_told_how_to_write_them() {
+    let advice = |text: &str| refused(text).advice;
+    assert_eq!(advice("kernel = 5"), "put it in quotes");
+    assert_eq!(advice("json-log = \"true\""), "write it without quotes");
+    assert_eq!(advice("vcpus = \"2\""), "write it without quotes");
+    assert_eq!(advice("vcpus = 1.5"), "write a whole number");
+    assert_eq!(advice("[device]\nnvme = \"x\""), "write [[device]], in two brackets");
+    assert!(advice("device = \"x\"").contains("under [[device]]"));
+    assert!(advice("[smmu]\ngranules = \"4K\"").contains("[\"4K\", \"64K\"]"));
+    assert!(refused("[[device]]\nslot = 3").what.contains("does not say what is behind it"));
+    assert!(refused("[[device]]\nnvme = \"x\"\nvfio = \"y\"").what.contains("more than once"));
 }
 
 #[test]

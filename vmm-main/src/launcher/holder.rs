@@ -56,6 +56,9 @@ fn has_open(pid: i32, metadata: &Metadata) -> bool {
 }
 
 fn describe(pid: i32) -> String {
+    if pid == rustix::process::getpid().as_raw_nonzero().get() {
+        return "this VM itself, which is given it twice".to_owned();
+    }
     match command_of(pid) {
         Ok(command) if !command.is_empty() => format!("process {pid} ({command})"),
         Ok(_) | Err(_) => format!("process {pid}"),
@@ -67,7 +70,10 @@ fn command_of(pid: i32) -> io::Result<String> {
     File::open(format!("/proc/{pid}/cmdline"))?.take(4096).read_to_end(&mut bytes)?;
     let words: Vec<String> =
         bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(printable::line).collect();
-    let command = words.join(" ");
+    let mut words = words.iter().map(String::as_str);
+    // Its folder says nothing that its name does not.
+    let program = words.next().and_then(|program| program.rsplit('/').next());
+    let command = program.into_iter().chain(words).collect::<Vec<_>>().join(" ");
     Ok(match command.char_indices().nth(COMMAND_LEN_MAX) {
         Some((end, _)) => format!("{}...", command.get(..end).unwrap_or_default()),
         None => command,
@@ -87,7 +93,7 @@ mod tests {
         assert_eq!(of_lock(&other), None);
         flock(file.as_file(), FlockOperation::NonBlockingLockExclusive).unwrap();
         let told = of_lock(&other).unwrap();
-        assert!(told.starts_with(&format!("process {} (", std::process::id())), "{told}");
+        assert!(told.starts_with("this VM itself"), "{told}");
         flock(file.as_file(), FlockOperation::Unlock).unwrap();
         assert_eq!(of_lock(&other), None);
     }
