@@ -4,16 +4,16 @@
 //!
 //! [`decode`] answers the function that executes an encoding, or `None` for an unallocated one. It is asked once per
 //! instruction when the CPU fills its cache of decoded operations; the function then takes its fields from the word.
-//! Half-precision arithmetic, dot product, complex numbers, rounding doubling accumulate and cryptography are not
-//! reported in the ID registers, and their encodings are unallocated here.
+//! Half-precision arithmetic, complex numbers and rounding doubling accumulate are not reported in the ID registers, and
+//! their encodings are unallocated here.
 
 use super::float::{Env, Format};
 use super::lanes::{Shape, Size};
 use super::state::{Execute, Machine};
 use super::three_same::Operation;
 use super::{
-    across_lanes, copy, extract_table, indexed_element, modified_immediate, permute, scalar_compare,
-    scalar_convert, scalar_float, shift_immediate, three_different, three_same, two_reg_misc,
+    across_lanes, copy, crypto, dot_product, extract_table, indexed_element, modified_immediate, permute,
+    scalar_compare, scalar_convert, scalar_float, shift_immediate, three_different, three_same, two_reg_misc,
 };
 
 /// An instruction word by its fields.
@@ -118,9 +118,11 @@ fn simd_scalar<M: Machine>(word: u32) -> Option<Execute<M>> {
         (false, true, 0b00) => three_different::scalar(word),
         (false, true, _) => match fields.bits(17, 4) {
             0b0000 => two_reg_misc::scalar(word),
+            0b0100 => crypto::two_register_sha(word),
             0b1000 => across_lanes::scalar_pairwise(word),
             _ => None,
         },
+        (false, false, 0b00) if !fields.bit(15) => crypto::three_register_sha(word),
         (false, false, 0b01 | 0b11) if fields.bits(22, 2) == 0 && !fields.bit(15) => copy::scalar(word),
         (true, _, 0b01 | 0b11) if !fields.bit(23) => shift_immediate::scalar(word),
         (true, _, 0b00 | 0b10) => indexed_element::scalar(word),
@@ -135,10 +137,12 @@ fn simd_vector<M: Machine>(word: u32) -> Option<Execute<M>> {
         (false, true, 0b00) => three_different::vector(word),
         (false, true, _) => match fields.bits(17, 4) {
             0b0000 => two_reg_misc::vector(word),
+            0b0100 if fields.q() => crypto::aes(word),
             0b1000 => across_lanes::vector(word),
             _ => None,
         },
         (false, false, 0b01 | 0b11) if fields.bits(22, 2) == 0 && !fields.bit(15) => copy::vector(word),
+        (false, false, 0b01) if fields.bits(11, 5) == 0b10010 => dot_product::vector(word),
         (false, false, 0b00 | 0b10) if !fields.bit(15) => match (fields.u(), fields.bit(11)) {
             (true, _) => extract_table::extract(word),
             (false, false) => extract_table::table(word),
@@ -148,6 +152,7 @@ fn simd_vector<M: Machine>(word: u32) -> Option<Execute<M>> {
             0 => modified_immediate::decode(word),
             _ => shift_immediate::vector(word),
         },
+        (true, _, 0b00 | 0b10) if fields.bits(12, 4) == 0b1110 => dot_product::by_element(word),
         (true, _, 0b00 | 0b10) => indexed_element::vector(word),
         _ => None,
     }

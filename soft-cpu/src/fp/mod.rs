@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! SIMD and floating point of Armv8.0: decode, execution, arithmetic.
+//! SIMD and floating point of Armv8.0, cryptography, dot product: decode, execution, arithmetic.
 //!
 //! `wire` ties this to the CPU; nothing else here knows it. One file per encoding class of the manual (DDI 0487, C4.1):
 //! `load_store_*` for the memory accesses, `data` for the dispatch of data processing to its classes. A class decodes an
@@ -9,7 +9,9 @@
 
 mod across_lanes;
 mod copy;
+mod crypto;
 mod data;
+mod dot_product;
 mod extract_table;
 mod float;
 mod indexed_element;

@@ -5,6 +5,7 @@
 mod arithmetic;
 mod cases;
 mod conversion;
+mod crypto_and_dot_product;
 mod differential;
 mod exact;
 mod integer_lanes;

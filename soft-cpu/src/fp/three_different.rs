@@ -4,6 +4,7 @@
 //!
 //! An [`Operation`] here gets the shape of the *wide* lanes, and narrow operands already moved to the low half.
 
+use super::crypto::polynomial_wide;
 use super::data::{Fields, with_operands};
 use super::float::Env;
 use super::integer::{doubling_long, extend, polynomial, saturate};
@@ -16,6 +17,9 @@ pub type Operation = fn(&mut Env, Size, Shape, u128, u128, u128) -> u128;
 /// Decodes the vector form.
 pub fn vector<M: Machine>(word: u32) -> Option<Execute<M>> {
     let size = Fields(word).size();
+    if size == Size::D && Fields(word).bits(12, 4) == 0b1110 && !Fields(word).u() {
+        return Some(handler!(execute_polynomial_wide));
+    }
     size.doubled()?;
     match Fields(word).bits(12, 4) {
         0b0001 | 0b0011 => Some(handler!(execute_wide)),
@@ -24,7 +28,6 @@ pub fn vector<M: Machine>(word: u32) -> Option<Execute<M>> {
             long(word)?;
             let allowed = match Fields(word).bits(12, 4) {
                 0b1001 | 0b1011 | 0b1101 => matches!(size, Size::H | Size::S),
-                // The 64-bit polynomial product belongs to the cryptographic extension.
                 0b1110 => size == Size::B,
                 _ => true,
             };
@@ -57,6 +60,13 @@ fn execute_long<M: Machine>(machine: &mut M, word: u32) {
         Some(operation) => operation(env, size, wide_shape(size), d, half(n, fields.q()), m),
         None => d,
     });
+}
+
+/// PMULL of doublewords: one product of 128 bits.
+fn execute_polynomial_wide<M: Machine>(machine: &mut M, word: u32) {
+    let fields = Fields(word);
+    let m = half(machine.v(fields.rm()), fields.q());
+    with_operands(machine, word, |_, _, n| polynomial_wide(half(n, fields.q()) as u64, m as u64));
 }
 
 fn execute_scalar<M: Machine>(machine: &mut M, word: u32) {

@@ -2,6 +2,7 @@
 //! Atomic memory operations (FEAT_LSE): LDADD, LDCLR, LDEOR, LDSET, LDSMAX, LDSMIN, LDUMAX, LDUMIN, SWP, and
 //! their ST forms, which are the same with the zero register. All are sequentially consistent on the host.
 
+use super::exclusive;
 use crate::cpu::Cpu;
 use crate::mmu::Access;
 use crate::op::{Handler, Op, base, bits, dest};
@@ -22,7 +23,9 @@ const UPDATES: [Update; 9] = [
 
 pub(super) fn decode(word: u32) -> Option<Op> {
     let index = bits(word, 15, 12);
-    // Past SWP is LDAPR, which needs FEAT_LRCPC.
+    if index == 0b1100 {
+        return exclusive::decode_acquire(word);
+    }
     if index as usize >= UPDATES.len() {
         return None;
     }

@@ -72,6 +72,17 @@ pub(super) fn decode(word: u32) -> Option<Op> {
     Some(op)
 }
 
+/// LDAPR (FEAT_LRCPC): an acquire that may pass an earlier store-release.
+pub(super) fn decode_acquire(word: u32) -> Option<Op> {
+    if bits(word, 23, 22) != 0b10 || reg(word, 16) != 31 {
+        return None;
+    }
+    let mut op = Op::new(word, sized!(bits(word, 31, 30), load_acquire_pc));
+    op.n = base(op.n);
+    op.d = dest(op.d);
+    Some(op)
+}
+
 impl Cpu {
     /// Before a load-acquire: no earlier store-release may come later.
     #[inline(always)]
@@ -100,6 +111,16 @@ fn load_acquire<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
         return;
     }
     cpu.before_acquire();
+    let Some(value) = cpu.load::<LOG2>(va) else { return };
+    fence(Ordering::Acquire);
+    cpu.w(op.d, value);
+}
+
+fn load_acquire_pc<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
+    let Some(va) = cpu.base(op) else { return };
+    if cpu.aligned(va, 1 << LOG2, Access::Read).is_none() {
+        return;
+    }
     let Some(value) = cpu.load::<LOG2>(va) else { return };
     fence(Ordering::Acquire);
     cpu.w(op.d, value);

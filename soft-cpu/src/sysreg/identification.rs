@@ -8,10 +8,10 @@ use super::name;
 use crate::debug::{BREAKPOINT_COUNT, CONTEXT_AWARE_COUNT, WATCHPOINT_COUNT};
 use crate::fp;
 
-/// Armv8.0 plus CRC32 and LSE atomics. No implementer owns the number; no erratum of a real core applies.
+/// Armv8.0 plus what ISAR0, ISAR1 and PFR0 say. No implementer owns the number; no erratum of a real core applies.
 const MIDR: u64 = 0x000f_0bd0;
-/// EL0 and EL1 in AArch64, GIC system registers; not speculating, so neither Spectre v2 nor Meltdown (CSV2, CSV3).
-const PFR0: u64 = 0x1100_0000_0100_0011;
+/// EL0 and EL1 in AArch64, GIC system registers, RAS (ESB, and no error record); not speculating, so neither Spectre v2 nor Meltdown (CSV2, CSV3).
+const PFR0: u64 = 0x1100_0000_1100_0011;
 const PFR0_NO_FP: u64 = 0x00ff_0000;
 /// Armv8 debug (version 6) with the breakpoints and watchpoints of `debug.rs`, PMUv3 (1).
 const DFR0: u64 = 6
@@ -19,8 +19,10 @@ const DFR0: u64 = 6
     | (BREAKPOINT_COUNT as u64 - 1) << 12
     | (WATCHPOINT_COUNT as u64 - 1) << 20
     | (CONTEXT_AWARE_COUNT as u64 - 1) << 28;
-/// CRC32, atomics.
-const ISAR0: u64 = 0x0021_0000;
+/// AES with the polynomial product, SHA-1, SHA-256, CRC32, atomics, dot product.
+const ISAR0: u64 = 0x0000_1000_0021_1120;
+/// LDAPR (LRCPC).
+const ISAR1: u64 = 0x0010_0000;
 /// 40-bit physical addresses, 16-bit ASIDs, all granules.
 const MMFR0: u64 = 0x0010_0022;
 /// Lines and exclusive granule of 64 bytes; data caches need no cleaning for code to be fetched (IDC),
@@ -43,6 +45,7 @@ pub(super) fn read(register: u16, vcpu: usize) -> Option<u64> {
         name::ID_AA64PFR0_EL1 => PFR0 | PFR0_NO_FP,
         name::ID_AA64DFR0_EL1 => DFR0,
         name::ID_AA64ISAR0_EL1 => ISAR0,
+        name::ID_AA64ISAR1_EL1 => ISAR1,
         name::ID_AA64MMFR0_EL1 => MMFR0,
         name::CTR_EL0 => CTR,
         name::DCZID_EL0 => DCZID,

@@ -86,6 +86,7 @@ names! {
     ID_AA64PFR0_EL1 = 3 0 0 4 0;
     ID_AA64DFR0_EL1 = 3 0 0 5 0;
     ID_AA64ISAR0_EL1 = 3 0 0 6 0;
+    ID_AA64ISAR1_EL1 = 3 0 0 6 1;
     ID_AA64MMFR0_EL1 = 3 0 0 7 0;
     SCTLR_EL1 = 3 0 1 0 0;
     ACTLR_EL1 = 3 0 1 0 1;
@@ -102,6 +103,7 @@ names! {
     AFSR0_EL1 = 3 0 5 1 0;
     AFSR1_EL1 = 3 0 5 1 1;
     ESR_EL1 = 3 0 5 2 0;
+    ERRIDR_EL1 = 3 0 5 3 0;
     FAR_EL1 = 3 0 6 0 0;
     PAR_EL1 = 3 0 7 4 0;
     MAIR_EL1 = 3 0 10 2 0;
@@ -109,6 +111,7 @@ names! {
     VBAR_EL1 = 3 0 12 0 0;
     RVBAR_EL1 = 3 0 12 0 1;
     ISR_EL1 = 3 0 12 1 0;
+    DISR_EL1 = 3 0 12 1 1;
     CONTEXTIDR_EL1 = 3 0 13 0 1;
     TPIDR_EL1 = 3 0 13 0 4;
     CNTKCTL_EL1 = 3 0 14 1 0;

@@ -63,6 +63,8 @@ impl Cpu {
             name::CSSELR_EL1 => sys.csselr,
             // Implementation defined, and here without content.
             name::ACTLR_EL1 | name::AFSR0_EL1 | name::AFSR1_EL1 | name::AMAIR_EL1 => 0,
+            // No error record, and no SError that ESB could defer.
+            name::ERRIDR_EL1 | name::DISR_EL1 => 0,
             // The address that a CPU starts at is its caller's choice.
             name::RVBAR_EL1 => 0,
             name::ISR_EL1 => self.interrupt_status(),

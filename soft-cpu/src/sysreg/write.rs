@@ -163,6 +163,7 @@ impl Cpu {
             | name::AFSR1_EL1
             | name::AMAIR_EL1
             | name::CNTFRQ_EL0
+            | name::DISR_EL1
             | name::MDCCINT_EL1
             | name::OSDLR_EL1
             | name::OSECCR_EL1

@@ -192,3 +192,21 @@ fn increments_of_two_cpus_are_all_counted() {
     ];
     assert_eq!(race(&atomic, COUNT), 2 * COUNT, "by atomics");
 }
+
+#[test]
+fn load_acquire_of_rcpc_loads_every_size_and_faults_when_unaligned() {
+    for (log2, expected) in [(0, 0x88), (1, 0x7788), (2, 0x5566_7788), (3, 0x1122_3344_5566_7788)] {
+        let ldapr = 0x38bf_c020 | log2 << 30; // ldaprb, ldaprh, ldapr w0, ldapr x0, [x1]
+        let mut guest = Guest::new();
+        guest.write(DATA, 0x1122_3344_5566_7788);
+        guest.set_x(1, DATA);
+        guest.step(ldapr);
+        guest.expect_none();
+        assert_eq!(guest.x(0), expected);
+        if log2 > 0 {
+            guest.set_x(1, DATA + 1);
+            guest.step(ldapr);
+            assert_eq!(guest.syndrome().0, 0x25);
+        }
+    }
+}

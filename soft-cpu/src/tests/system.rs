@@ -19,7 +19,7 @@ fn identification_space_reads_zero_where_nothing_is_defined() {
             guest.set_x(0, 99);
             guest.step(mrs(0, 0, crm, op2));
             guest.expect_none();
-            let known = matches!((crm, op2), (4, 0) | (5, 0) | (6, 0) | (7, 0));
+            let known = matches!((crm, op2), (4, 0) | (5, 0) | (6, 0) | (6, 1) | (7, 0));
             assert_eq!(guest.x(0) != 0, known, "crm {crm} op2 {op2}: {:#x}", guest.x(0));
         }
     }
@@ -29,7 +29,9 @@ fn identification_space_reads_zero_where_nothing_is_defined() {
 fn identification_says_what_is_implemented() {
     let mut guest = Guest::new();
     guest.step(mrs(0, 0, 6, 0));
-    assert_eq!((guest.x(0) >> 16 & 0xf, guest.x(0) >> 20 & 0xf), (1, 2), "CRC32 and atomics");
+    assert_eq!(guest.x(0), 0x1000_0021_1120, "AES, SHA, CRC32, atomics, dot product");
+    guest.step(mrs(0, 0, 6, 1));
+    assert_eq!(guest.x(0), 0x10_0000, "LDAPR");
     guest.step(mrs(0, 0, 7, 0));
     assert_eq!(guest.x(0), 0x10_0022, "40 bits, 16-bit ASIDs, all granules");
     guest.step(mrs(0, 0, 0, 5));

@@ -132,6 +132,10 @@ pub enum Kind {
 
 /// Data-processing classes (DDI 0487, C4.1), in the order of the manual.
 pub const DATA: &[(&str, Kind)] = &[
+    ("01001110 00101000 01..10.. ........", Kind::Vector), // AES
+    ("01011110 000..... 0...00.. ........", Kind::Vector), // three-register SHA
+    ("01011110 00101000 00..10.. ........", Kind::Vector), // two-register SHA
+    ("0.001110 111..... 111000.. ........", Kind::Vector), // PMULL of doublewords
     ("0.001110 ..0..... 0...00.. ........", Kind::Vector), // table lookup
     ("0.001110 ..0..... 0...10.. ........", Kind::Vector), // permute
     ("0.101110 ..0..... 0....0.. ........", Kind::Vector), // extract
