@@ -22,7 +22,7 @@ use crate::pci::{BAR0_LEN, MSIX_PBA, MSIX_TABLE};
 use crate::saved::{self, StateError};
 
 /// How long what is in flight may take: a disk that does not answer for so long will not.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The largest state that is taken: far above any of ours, with a full log and every queue holding back.
 const STATE_LEN_MAX: usize = 4 << 20;

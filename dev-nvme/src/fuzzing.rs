@@ -126,6 +126,10 @@ impl Media for Medium {
         self.range(offset, usize::try_from(len).unwrap_or(usize::MAX), |medium| medium.fill(0));
         Ok(())
     }
+
+    fn release(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.zero(offset, len, true)
+    }
 }
 
 /// Bytes that are taken one by one; zeros when they have run out.

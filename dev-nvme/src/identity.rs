@@ -33,6 +33,8 @@ pub struct Identity {
     pub blocks: u64,
     /// The namespace's UUID, from which its other names are made.
     pub uuid: [u8; 16],
+    /// It takes no writes.
+    pub read_only: bool,
 }
 
 impl Identity {
@@ -53,7 +55,13 @@ impl Identity {
         if blocks << block_shift != len {
             return Err(IdentityError::Ragged { len, block_len });
         }
-        Ok(Self { serial: serial.to_owned(), block_shift, blocks, uuid: name_uuid(serial) })
+        Ok(Self { serial: serial.to_owned(), block_shift, blocks, uuid: name_uuid(serial), read_only: false })
+    }
+
+    /// The same of an image that is not to be written.
+    #[must_use]
+    pub fn read_only(self, read_only: bool) -> Self {
+        Self { read_only, ..self }
     }
 
     /// Bytes in `blocks` blocks.
@@ -63,14 +71,21 @@ impl Identity {
     }
 }
 
+/// A serial number made of numbers that only one image has.
+#[must_use]
+pub fn serial_number(words: [u64; 2]) -> String {
+    format!("BH{:016X}", hash(words.iter().flat_map(|word| word.to_le_bytes()), 0xcbf2_9ce4_8422_2325))
+}
+
+/// FNV-1a from a beginning: names are not secrets, and whoever could make two alike is their owner.
+fn hash(bytes: impl Iterator<Item = u8>, basis: u64) -> u64 {
+    bytes.fold(basis, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
 /// A UUID of version 8 (made by its owner's own rule) out of a name: the same name gives the same UUID, so that
 /// a guest finds its disk again.
 fn name_uuid(name: &str) -> [u8; 16] {
-    // FNV-1a over the name, twice with other beginnings: names are not secrets and collisions harm nobody.
-    let hash = |basis: u64| {
-        name.bytes().fold(basis, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
-    };
-    let (high, low) = (hash(0xcbf2_9ce4_8422_2325), hash(0x6c62_272e_07bb_0142));
+    let (high, low) = (hash(name.bytes(), 0xcbf2_9ce4_8422_2325), hash(name.bytes(), 0x6c62_272e_07bb_0142));
     let bits = u128::from(high) << 64 | u128::from(low);
     let versioned = bits & !(0xf << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62;
     versioned.to_be_bytes()

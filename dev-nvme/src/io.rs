@@ -93,6 +93,9 @@ impl Io<'_> {
         if nsid != NSID && !all {
             return Err(Status::INVALID_NAMESPACE.into());
         }
+        if self.identity.read_only && command.changes_blocks() {
+            return Err(Status::NAMESPACE_WRITE_PROTECTED.into());
+        }
         match command.opcode {
             io::FLUSH => self.flush(),
             io::WRITE => self.write(command),
@@ -172,9 +175,9 @@ impl Io<'_> {
         Ok(Moved { read: 0, written: command.block_count() })
     }
 
-    /// Section 6.7. Deallocation is a hint, but one that is followed; other hints are not.
+    /// Section 6.7. Deallocation is a hint, and followed where the image's file system can; other hints are not. Of 256
+    /// ranges each may be the whole namespace, so that none is written.
     fn dataset_management(&mut self, command: &Command) -> Result<Moved, Failed> {
-        const DEALLOCATE: u32 = 1 << 2;
         let count = usize::try_from(command.cdw10.get() & 0xff).unwrap_or(0) + 1;
         let len = count * size_of::<DatasetRange>();
         self.gather_all(command, len)?;
@@ -184,13 +187,13 @@ impl Io<'_> {
         for range in ranges.iter().filter(|range| range.block_count.get() > 0) {
             self.check_range(range.slba.get(), range.block_count.get().into())?;
         }
-        if command.cdw11.get() & DEALLOCATE == 0 {
+        if !command.discards() {
             return Ok(Moved::default());
         }
         for range in ranges.iter().filter(|range| range.block_count.get() > 0) {
             let offset = self.identity.bytes(range.slba.get());
             let len = self.identity.bytes(range.block_count.get().into());
-            self.media.zero(offset, len, true).map_err(|error| write_failed(&error))?;
+            self.media.release(offset, len).map_err(|error| write_failed(&error))?;
         }
         Ok(Moved::default())
     }

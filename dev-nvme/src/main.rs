@@ -2,18 +2,32 @@
 //! `bulkhead-nvme`: by hand it launches, sealed it serves. See `service::launch`.
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use anyhow::Result;
-use dev_nvme::service::launch::{self, Options, USAGE};
+use clap::Parser;
+use dev_nvme::service::launch::{self, Options, sealed};
 use dev_nvme::service::managed;
 
-fn main() -> Result<()> {
-    if managed::serve_if_managed()? || launch::serve_if_sealed()? {
-        return Ok(());
+fn main() -> ExitCode {
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            // A standard error that takes nothing is no reason to panic.
+            let _ =
+                std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("bulkhead-nvme: {error:#}\n"));
+            ExitCode::FAILURE
+        }
     }
-    let help = |arg: std::ffi::OsString| arg == "--help" || arg == "-h";
-    if std::env::args_os().skip(1).any(help) {
-        print!("{USAGE}");
-        return Ok(());
+}
+
+fn run() -> Result<ExitCode> {
+    if managed::serve_if_managed()? {
+        return Ok(ExitCode::SUCCESS);
     }
-    launch::launch(&Options::parse(std::env::args_os().skip(1))?)
+    if let Some(code) = sealed::serve_if_sealed()? {
+        return Ok(code);
+    }
+    launch::launch(&Options::parse())?;
+    Ok(ExitCode::SUCCESS)
 }

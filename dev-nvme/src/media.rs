@@ -56,6 +56,12 @@ pub trait Media: Send + Sync {
     /// # Errors
     /// The host's.
     fn zero(&self, offset: u64, len: u64, release: bool) -> io::Result<()>;
+
+    /// Lets go of a range's space if that needs no writing; it reads as zeros then, and as before otherwise.
+    ///
+    /// # Errors
+    /// The host's.
+    fn release(&self, offset: u64, len: u64) -> io::Result<()>;
 }
 
 /// A raw image.
@@ -125,18 +131,31 @@ impl Media for Image {
 
     fn zero(&self, offset: u64, len: u64, release: bool) -> io::Result<()> {
         let how = if release { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
-        loop {
-            match fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len) {
-                Ok(()) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(Errno::OPNOTSUPP) => return self.write_zeros(offset, len),
-                Err(errno) => return Err(errno.into()),
-            }
+        match self.allocate(how, offset, len) {
+            Err(Errno::OPNOTSUPP) => self.write_zeros(offset, len),
+            done => Ok(done?),
+        }
+    }
+
+    fn release(&self, offset: u64, len: u64) -> io::Result<()> {
+        match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
+            // A hint that this file system cannot follow. Writing zeros instead would cost what it was to save.
+            Err(Errno::OPNOTSUPP) => Ok(()),
+            done => Ok(done?),
         }
     }
 }
 
 impl Image {
+    fn allocate(&self, how: FallocateFlags, offset: u64, len: u64) -> Result<(), Errno> {
+        loop {
+            match fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, len) {
+                Err(Errno::INTR) => {}
+                done => return done,
+            }
+        }
+    }
+
     fn write_zeros(&self, mut offset: u64, mut len: u64) -> io::Result<()> {
         let zeros = [0; ZEROS_LEN];
         while len > 0 {

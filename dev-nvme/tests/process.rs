@@ -10,79 +10,15 @@
 
 mod host;
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use host::client::Client;
+use host::program::Program;
 use host::{Driver, PAGE, Ram, pattern, read, status, write};
 use sandbox::profiles;
-
-const MIB: u64 = 1 << 20;
-
-/// The program over an image of its own, in a directory of its own; all gone with the value.
-struct Program {
-    directory: PathBuf,
-    child: Child,
-}
-
-impl Program {
-    fn start(options: &[&str]) -> Program {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
-        let directory = std::env::temp_dir().join(format!("bulkhead-nvme-{}-{number}", std::process::id()));
-        fs::create_dir(&directory).unwrap();
-        File::create(directory.join("disk.img")).unwrap().set_len(16 * MIB).unwrap();
-        let child = Self::command(&directory, options).spawn().unwrap();
-        let program = Program { directory, child };
-        let since = Instant::now();
-        while UnixStream::connect(program.socket()).is_err() {
-            assert!(since.elapsed() < Duration::from_secs(20), "the program never listens");
-            thread::sleep(Duration::from_millis(5));
-        }
-        program
-    }
-
-    fn command(directory: &std::path::Path, options: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead-nvme"));
-        command.arg("--image").arg(directory.join("disk.img"));
-        command.arg("--socket-path").arg(directory.join("socket"));
-        command.args(options).stderr(Stdio::piped());
-        command
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.join("socket")
-    }
-
-    fn image(&self) -> File {
-        File::open(self.directory.join("disk.img")).unwrap()
-    }
-
-    fn client(&self) -> Client {
-        Client::connect(UnixStream::connect(self.socket()).unwrap())
-    }
-
-    /// The sealed process: the launcher's only child.
-    fn sealed(&self) -> i32 {
-        let pid = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        children.trim().parse().unwrap()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        drop(fs::remove_dir_all(&self.directory));
-    }
-}
 
 fn exercise(client: &Client, ram: &Ram, program: &Program) {
     let driver = Driver::start(client.clone(), ram.clone());
@@ -165,30 +101,6 @@ fn process_is_what_its_profile_says_while_it_serves() {
 }
 
 #[test]
-fn second_user_of_an_image_is_refused_unless_told() {
-    let program = Program::start(&[]);
-    let run = |options: &[&str]| {
-        let mut command = Program::command(&program.directory, &["--socket-path", "/nonexistent/socket"]);
-        String::from_utf8(command.args(options).output().unwrap().stderr).unwrap()
-    };
-    let refused = run(&[]);
-    assert!(refused.contains("is in use (see --shared-image)"), "{refused}");
-    // Further than that: only the socket cannot be.
-    let shared = run(&["--shared-image"]);
-    assert!(shared.contains("cannot bind /nonexistent/socket"), "{shared}");
-}
-
-#[test]
-fn image_that_cannot_be_a_disk_is_refused_by_name() {
-    let program = Program::start(&[]);
-    File::options().write(true).open(program.directory.join("disk.img")).unwrap().set_len(1000).unwrap();
-    let output = Program::command(&program.directory, &["--shared-image"]).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("disk.img") && said.contains("not a whole number of blocks"), "{said}");
-    assert!(!output.status.success());
-}
-
-#[test]
 fn end_of_either_process_is_the_end_of_both() {
     // The sealed one: the launcher says how, and takes the socket away.
     let mut program = Program::start(&[]);
@@ -197,10 +109,8 @@ fn end_of_either_process_is_the_end_of_both() {
     let sealed = program.sealed();
     let killed = rustix::process::Pid::from_raw(sealed).unwrap();
     rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
-    let ended = program.child.wait().unwrap();
-    let mut said = String::new();
-    std::io::Read::read_to_string(program.child.stderr.as_mut().unwrap(), &mut said).unwrap();
-    assert!(!ended.success() && said.contains("the sealed process ended: Signal(9)"), "{said}");
+    assert!(!program.ended().success());
+    program.says("the sealed process ended: Signal(9)");
     assert!(!program.socket().exists());
     // The launcher: the kernel ends the sealed one, and a client sees it.
     let mut program = Program::start(&[]);

@@ -109,6 +109,10 @@ impl Media for Slow {
     fn zero(&self, offset: u64, len: u64, release: bool) -> io::Result<()> {
         self.image.zero(offset, len, release)
     }
+
+    fn release(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.image.release(offset, len)
+    }
 }
 
 /// A controller over it, and a host whose memory is mapped, so that the connection's thread helps.

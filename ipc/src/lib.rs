@@ -39,6 +39,7 @@ pub mod channel;
 pub mod deadline;
 pub mod doorbell;
 pub mod error;
+pub mod eventfd;
 pub mod frame;
 pub mod hello;
 pub mod protocol;

@@ -21,6 +21,8 @@ pub mod host_bar;
 pub mod memory_file;
 #[cfg(not(loom))]
 pub mod msi_board;
+#[cfg(not(loom))]
+pub mod peer_file;
 pub mod region;
 #[cfg(not(loom))]
 pub mod register_page;

@@ -97,7 +97,13 @@ fn vfio_config() -> VfioConfig {
 }
 
 fn nvme_config() -> NvmeConfig {
-    NvmeConfig { name: "nvme0".into(), serial: "BULKHEAD0001".into(), block_len: 512 }
+    NvmeConfig {
+        name: "nvme0".into(),
+        serial: Some("BULKHEAD0001".into()),
+        block_len: 512,
+        readonly: true,
+        image: "disk.img".into(),
+    }
 }
 
 /// Every notice of the stage 1 channel; as for requests.

@@ -110,6 +110,7 @@ fn namespace(identity: &Identity) -> identify::Namespace {
     // Deallocated blocks read as zeros; Write Zeroes may deallocate.
     page.dlfeat = 1 << 3 | 1;
     page.nvmcap = u128::from(identity.bytes(identity.blocks)).into();
+    page.nsattr = identity.read_only.into();
     page.nguid = identity.uuid;
     let [format, ..] = &mut page.lbaf;
     *format = LbaFormat { ms: 0.into(), lbads: identity.block_shift, rp: 0 };

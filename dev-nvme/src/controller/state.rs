@@ -164,7 +164,8 @@ fn check(what: &'static str, found: usize, max: usize) -> Result<(), StateError>
 
 fn save_namespace(identity: &Identity) -> NamespaceV1 {
     // The UUID follows from the serial number.
-    let Identity { serial, block_shift, blocks, uuid: _ } = identity;
+    // Whether it takes writes is said anew where it is restored.
+    let Identity { serial, block_shift, blocks, uuid: _, read_only: _ } = identity;
     NamespaceV1 { serial: serial.clone(), block_shift: *block_shift, blocks: *blocks }
 }
 

@@ -17,7 +17,6 @@ use zerocopy::IntoBytes;
 
 use crate::dma::{DmaBus, DmaError, Loan};
 use crate::prp::Segment;
-use crate::service::dirty::DirtyLog;
 use crate::service::windows::{Found, Windows};
 use crate::spec::completion::COMPLETION_LEN;
 
@@ -26,10 +25,8 @@ const DMA_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The memory of one session.
 pub struct SessionBus {
-    /// What the client declared.
+    /// What the client declared, and the log of what was written in it.
     pub windows: Windows,
-    /// What was written.
-    pub log: DirtyLog,
     connection: Arc<Connection>,
     /// The longest transfer the client takes part in.
     transfer_len_max: usize,
@@ -39,8 +36,8 @@ impl SessionBus {
     /// Over a connection whose version is settled.
     #[must_use]
     pub fn new(connection: Arc<Connection>, transfer_len_max: usize) -> Self {
-        let (windows, log) = (Windows::default(), DirtyLog::default());
-        Self { windows, log, connection, transfer_len_max: transfer_len_max.max(COMPLETION_LEN) }
+        let windows = Windows::default();
+        Self { windows, connection, transfer_len_max: transfer_len_max.max(COMPLETION_LEN) }
     }
 
     /// An access in the windows that it spans, if there are several and they leave nothing out.
@@ -114,7 +111,6 @@ impl DmaBus for SessionBus {
 
     fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), DmaError> {
         let failed = DmaError { iova, len: bytes.len(), write: true };
-        self.log.mark(iova, bytes.len());
         match self.windows.write(iova, bytes) {
             Found::Done(()) => Ok(()),
             Found::ByMessage => self.ask_to_write(iova, bytes).map_err(|_| failed),
@@ -133,7 +129,6 @@ impl DmaBus for SessionBus {
     fn publish(&self, iova: u64, entries: &[[u8; COMPLETION_LEN]]) -> Result<(), DmaError> {
         let len = entries.as_flattened().len();
         let failed = DmaError { iova, len, write: true };
-        self.log.mark(iova, len);
         match (self.windows.publish(iova, entries), entries) {
             (Found::Done(()), _) => Ok(()),
             (Found::ByMessage, [entry]) => self.ask_to_publish(iova, entry).map_err(|_| failed),
@@ -158,7 +153,6 @@ impl DmaBus for SessionBus {
     }
 
     fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError> {
-        self.log.mark(iova, size_of::<u32>());
         match self.windows.store(iova, dword) {
             Found::Done(()) => Ok(()),
             Found::ByMessage | Found::Nothing => self.write(iova, &dword.to_le_bytes()),
@@ -166,11 +160,6 @@ impl DmaBus for SessionBus {
     }
 
     fn lend(&self, segments: &[Segment], loan: Loan, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
-        let mark = || {
-            if loan.written {
-                segments.iter().for_each(|segment| self.log.mark(segment.iova, segment.len));
-            }
-        };
-        self.windows.lend(segments, loan, mark, access)
+        self.windows.lend(segments, loan, access)
     }
 }

@@ -1,15 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which pages the device wrote, by IOVA: `DMA_LOGGING_*`.
 //!
-//! A page is logged before it is written, so that a report which misses it also missed its change. Grows with what
-//! was written and not with what could be: a client may declare a window of any size.
+//! A page is logged before it is written, so that a report which misses it also missed its change. Only what is in a
+//! window gets here, but a client may declare windows of any size and have any page of them written: the log
+//! has bitmaps for so many stretches of memory as it needs, up to a bound. Beyond it everything counts as written once, until
+//! a report has said so.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use ipc::vfio_user::PAGE_LEN;
+
+/// Pages of one stretch: 16 MiB of memory, in half a KiB of bitmap.
+const STRETCH_PAGES: u64 = 4096;
+const STRETCH_WORDS: usize = 64;
+
+/// The most stretches with a bitmap: 128 GiB of memory, in 4 MiB.
+const STRETCHES_MAX: usize = 8192;
+
+/// The most pieces that what counts as written may be in: who takes reports in order makes one.
+const UNKNOWN_MAX: usize = 256;
+
+/// First and last of some bytes or pages.
+type Span = RangeInclusive<u64>;
 
 /// The log.
 #[derive(Debug, Default)]
@@ -20,25 +35,27 @@ pub struct DirtyLog {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// First and last byte of what is logged; none at all is everything.
-    ranges: Vec<RangeInclusive<u64>>,
-    pages: BTreeSet<u64>,
+    /// What is logged, in order and apart; none at all is everything.
+    ranges: Vec<Span>,
+    stretches: BTreeMap<u64, Box<[u64; STRETCH_WORDS]>>,
+    /// Pages of which nothing is known, since there was no room: they count as written.
+    unknown: Vec<Span>,
 }
 
 /// First and last byte of a range that does not wrap around.
 #[must_use]
-pub const fn range(start: u64, len: u64) -> RangeInclusive<u64> {
+pub const fn range(start: u64, len: u64) -> Span {
     start..=start.saturating_add(len.saturating_sub(1))
 }
 
 impl DirtyLog {
     /// Begins logging, with an empty log. Returns whether it was off.
-    pub fn start(&self, ranges: Vec<RangeInclusive<u64>>) -> bool {
+    pub fn start(&self, ranges: Vec<Span>) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if self.enabled.load(Ordering::Relaxed) {
             return false;
         }
-        *inner = Inner { ranges, pages: BTreeSet::new() };
+        *inner = Inner { ranges: apart(ranges), ..Inner::default() };
         self.enabled.store(true, Ordering::SeqCst);
         true
     }
@@ -56,42 +73,141 @@ impl DirtyLog {
         self.enabled.load(Ordering::SeqCst)
     }
 
-    /// Bytes are about to be written.
+    /// Bytes of a window are about to be written.
     pub fn mark(&self, iova: u64, len: usize) {
         if len == 0 || !self.is_on() {
             return;
         }
-        let written = range(iova, len as u64);
+        let written = pages(&range(iova, len as u64));
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { ranges, pages } = &mut *inner;
-        for page in written.start() / PAGE_LEN..=written.end() / PAGE_LEN {
-            let bytes = range(page * PAGE_LEN, PAGE_LEN);
-            let meets =
-                |range: &RangeInclusive<u64>| range.start() <= bytes.end() && bytes.start() <= range.end();
-            if ranges.is_empty() || ranges.iter().any(meets) {
-                pages.insert(page);
-            }
+        for page in written {
+            inner.mark(page);
         }
     }
 
     /// Takes the pages of a range out of the log, as a bitmap of `len` bytes with a bit per `page_len`.
     #[must_use]
     pub fn harvest(&self, iova: u64, length: u64, page_len: u64, len: usize) -> Vec<u8> {
-        let mut bitmap = vec![0; len];
-        let wanted = range(iova, length);
+        let mut bitmap = Bitmap { bytes: vec![0; len], iova, page_len };
+        let wanted = pages(&range(iova, length));
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let pages = wanted.start() / PAGE_LEN..=wanted.end() / PAGE_LEN;
-        let found: Vec<u64> = inner.pages.range(pages).copied().collect();
-        for page in found {
-            inner.pages.remove(&page);
-            let bit = (page * PAGE_LEN - iova) / page_len;
-            let byte = usize::try_from(bit / 8).ok().and_then(|byte| bitmap.get_mut(byte));
-            if let Some(byte) = byte {
-                *byte |= 1 << (bit % 8);
+        inner.take_known(&wanted, &mut bitmap);
+        inner.take_unknown(&wanted, &mut bitmap);
+        bitmap.bytes
+    }
+}
+
+impl Inner {
+    fn is_logged(&self, page: u64) -> bool {
+        let bytes = range(page * PAGE_LEN, PAGE_LEN);
+        self.ranges.is_empty() || self.ranges.iter().any(|range| common(range, &bytes).is_some())
+    }
+
+    fn mark(&mut self, page: u64) {
+        if self.unknown.iter().any(|span| span.contains(&page)) || !self.is_logged(page) {
+            return;
+        }
+        let (stretch, number) = (page / STRETCH_PAGES, page % STRETCH_PAGES);
+        if self.stretches.len() >= STRETCHES_MAX && !self.stretches.contains_key(&stretch) {
+            self.stretches.clear();
+            self.unknown = vec![0..=u64::MAX / PAGE_LEN];
+            return;
+        }
+        let words = self.stretches.entry(stretch).or_insert_with(|| Box::new([0; STRETCH_WORDS]));
+        let word = usize::try_from(number / 64).ok().and_then(|word| words.get_mut(word));
+        if let Some(word) = word {
+            *word |= 1 << (number % 64);
+        }
+    }
+
+    fn take_known(&mut self, wanted: &Span, bitmap: &mut Bitmap) {
+        let touched = wanted.start() / STRETCH_PAGES..=wanted.end() / STRETCH_PAGES;
+        let mut emptied = Vec::new();
+        for (stretch, words) in self.stretches.range_mut(touched) {
+            for (first, word) in (stretch * STRETCH_PAGES..).step_by(64).zip(words.iter_mut()) {
+                let mut left = *word;
+                while left != 0 {
+                    let number = left.trailing_zeros();
+                    left &= left - 1;
+                    let page = first + u64::from(number);
+                    if wanted.contains(&page) {
+                        *word &= !(1 << number);
+                        bitmap.set(&(page..=page));
+                    }
+                }
+            }
+            if words.iter().all(|word| *word == 0) {
+                emptied.push(*stretch);
             }
         }
-        bitmap
+        emptied.iter().for_each(|stretch| drop(self.stretches.remove(stretch)));
     }
+
+    fn take_unknown(&mut self, wanted: &Span, bitmap: &mut Bitmap) {
+        let logged: Vec<_> = match &*self.ranges {
+            [] => vec![0..=u64::MAX / PAGE_LEN],
+            ranges => ranges.iter().map(pages).collect(),
+        };
+        for span in self.unknown.iter().filter_map(|span| common(span, wanted)) {
+            logged.iter().filter_map(|logged| common(&span, logged)).for_each(|span| bitmap.set(&span));
+        }
+        let rest: Vec<_> = self.unknown.iter().flat_map(|span| without(span, wanted)).collect();
+        // Said too often does no harm.
+        if rest.len() <= UNKNOWN_MAX {
+            self.unknown = rest;
+        }
+    }
+}
+
+/// A report that is being made.
+struct Bitmap {
+    bytes: Vec<u8>,
+    iova: u64,
+    page_len: u64,
+}
+
+impl Bitmap {
+    /// Sets what stands for these pages, which begin at or behind the report's own beginning.
+    fn set(&mut self, pages: &Span) {
+        let bit = |page: u64| (page * PAGE_LEN).saturating_sub(self.iova) / self.page_len;
+        for bit in bit(*pages.start())..=bit(*pages.end()) {
+            let byte = usize::try_from(bit / 8).ok().and_then(|byte| self.bytes.get_mut(byte));
+            let Some(byte) = byte else { return };
+            *byte |= 1 << (bit % 8);
+        }
+    }
+}
+
+/// The pages that some bytes are in.
+const fn pages(bytes: &Span) -> Span {
+    *bytes.start() / PAGE_LEN..=*bytes.end() / PAGE_LEN
+}
+
+fn common(one: &Span, other: &Span) -> Option<Span> {
+    let span = *one.start().max(other.start())..=*one.end().min(other.end());
+    (!span.is_empty()).then_some(span)
+}
+
+/// What of a span is before and behind another.
+fn without(span: &Span, taken: &Span) -> impl Iterator<Item = Span> {
+    let before = taken.start().checked_sub(1).map(|last| *span.start()..=last.min(*span.end()));
+    let behind = taken.end().checked_add(1).map(|first| first.max(*span.start())..=*span.end());
+    before.into_iter().chain(behind).filter(|rest| !rest.is_empty())
+}
+
+/// The same in order, those that meet made one.
+fn apart(mut ranges: Vec<Span>) -> Vec<Span> {
+    ranges.sort_unstable_by_key(|range| *range.start());
+    let mut apart: Vec<Span> = Vec::new();
+    for range in ranges {
+        match apart.last_mut() {
+            Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                *last = *last.start()..=*last.end().max(range.end());
+            }
+            _ => apart.push(range),
+        }
+    }
+    apart
 }
 
 #[cfg(test)]

@@ -19,12 +19,10 @@ use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::saved::Writer;
 use ipc::service::{self, Process};
-use rustix::fs::SeekFrom;
 use sandbox::{CrashPage, Inherited, profiles};
 
 use crate::device::Device;
-use crate::identity::Identity;
-use crate::media::Image;
+use crate::service::image::{self, Presented};
 
 /// Descriptors 0 to 4.
 const FD_COUNT: u32 = 5;
@@ -81,10 +79,14 @@ impl Process for NvmeProcess {
         };
         match std::mem::replace(&mut self.stage, Stage::Spent) {
             Stage::Unconfigured { client, image } => {
-                let len = rustix::fs::seek(&image, SeekFrom::End(0)).map_err(|errno| fail(&errno))?;
-                let identity =
-                    Identity::new(&config.serial, len, config.block_len).map_err(|error| fail(&error))?;
-                let device = Arc::new(Device::new(identity, Box::new(Image::new(image))));
+                let presented = Presented {
+                    block_len: config.block_len,
+                    serial: config.serial,
+                    readonly: config.readonly,
+                };
+                let shown = image::present(image, config.image, &presented).map_err(|error| fail(&error))?;
+                let (identity, media) = shown;
+                let device = Arc::new(Device::new(identity, media));
                 self.stage = Stage::Ready { client, device };
                 Ok(())
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipc::deadline::Deadline;
+use ipc::eventfd::PeerEventfd;
 use ipc::vfio_user::connection::{Connection, ConnectionError, Incoming};
 use ipc::vfio_user::device::{
     DeviceInfo, IrqAction, IrqData, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_IRQ_COUNT, PCI_MSIX_IRQ,
@@ -32,6 +33,7 @@ use crate::io::Buffer;
 use crate::pci::VECTORS;
 use crate::service::bus::SessionBus;
 use crate::service::dirty::range;
+use crate::service::log::CLIENTS;
 use crate::service::vectors::Vectors;
 
 /// How long a client may take to read an answer.
@@ -56,6 +58,8 @@ enum Refusal {
     Errno(Errno),
     /// The device refused; the reason goes to the log.
     Device(DeviceError),
+    /// A descriptor is not what the message says.
+    NoEventfd,
 }
 
 impl From<Malformed> for Refusal {
@@ -88,18 +92,13 @@ pub struct Session {
     bus: Option<Arc<SessionBus>>,
     /// Some of the client's memory is reached by messages.
     by_message: bool,
-    /// Refusals said in the log so far.
-    refused: u32,
 }
-
-/// The most refusals of one client that are logged: the log is no place for a client to write in.
-const REFUSALS_LOGGED: u32 = 16;
 
 impl Session {
     /// A session on a new connection.
     #[must_use]
-    pub fn new(device: Arc<Device>, connection: Arc<Connection>) -> Self {
-        Self { device, connection, vectors: Arc::default(), bus: None, by_message: false, refused: 0 }
+    pub fn new(device: Arc<Device>, connection: Arc<Connection>, vectors: Arc<Vectors>) -> Self {
+        Self { device, connection, vectors, bus: None, by_message: false }
     }
 
     /// Serves until the connection ends, and says why it did.
@@ -140,26 +139,23 @@ impl Session {
         let errno = match body {
             Ok(body) => return self.connection.reply(incoming, &[&body], &[], deadline),
             Err(Refusal::Malformed(malformed)) => {
-                self.log(&malformed);
+                CLIENTS.say(&format_args!("client: {malformed}"));
+                Errno::INVAL
+            }
+            Err(Refusal::NoEventfd) => {
+                CLIENTS.say(&"client: DEVICE_SET_IRQS: a descriptor is not an eventfd, or a full one");
                 Errno::INVAL
             }
             Err(Refusal::Device(error)) => {
-                self.log(&error);
+                CLIENTS.say(&format_args!("client: {error}"));
                 Errno::IO
             }
             Err(Refusal::Errno(errno)) => {
-                self.log(&format_args!("{:?} refused: {errno}", incoming.command()));
+                CLIENTS.say(&format_args!("client: {:?} refused: {errno}", incoming.command()));
                 errno
             }
         };
         self.connection.fail(incoming, errno, deadline)
-    }
-
-    fn log(&mut self, what: &dyn core::fmt::Display) {
-        if self.refused < REFUSALS_LOGGED {
-            eprintln!("nvme: client: {what}");
-        }
-        self.refused = self.refused.saturating_add(1);
     }
 
     fn execute(&mut self, incoming: &mut Incoming) -> Body {
@@ -192,7 +188,7 @@ impl Session {
             Command::REGION_WRITE_MULTI => self.region_write_multi(body),
             Command::DEVICE_RESET => {
                 self.device.reset()?;
-                bus.log.stop();
+                bus.windows.log.stop();
                 Ok(Vec::new())
             }
             Command::DEVICE_FEATURE => self.feature(&bus, body),
@@ -269,8 +265,9 @@ impl Session {
                 vectors.each(0, VECTORS.into(), |_, vector| vector.connect(None))?;
             }
             (IrqData::Eventfd, IrqAction::Trigger) => {
-                let mut fds = incoming.fds.drain(..).map(Some);
-                vectors.each(start, count, |_, vector| vector.connect(fds.next().flatten()))?;
+                let eventfds: Option<Vec<_>> = incoming.fds.drain(..).map(PeerEventfd::prove).collect();
+                let mut eventfds = eventfds.ok_or(Refusal::NoEventfd)?.into_iter();
+                vectors.each(start, count, |_, vector| vector.connect(eventfds.next()))?;
             }
             // Nobody is told when a vector is masked.
             (IrqData::Eventfd, IrqAction::Mask | IrqAction::Unmask) => return Err(Errno::NOTSUP.into()),
@@ -323,23 +320,23 @@ impl Session {
                 let (start, ranges) = LoggingStart::decode(data)?;
                 let logged =
                     ranges.iter().map(|logged| range(logged.iova.get(), logged.length.get())).collect();
-                if !bus.log.start(logged) {
+                if !bus.windows.log.start(logged) {
                     return Err(Errno::INVAL.into());
                 }
                 let start = LoggingStart { page_size: PAGE_LEN.into(), ..start };
                 [start.as_bytes(), ranges.as_bytes()].concat()
             }
             (feature::DMA_LOGGING_STOP, _) => {
-                bus.log.stop();
+                bus.windows.log.stop();
                 data.to_vec()
             }
             _ => {
                 let (report, len) = LoggingReport::decode(data)?;
-                if !bus.log.is_on() {
+                if !bus.windows.log.is_on() {
                     return Err(Errno::INVAL.into());
                 }
                 let (iova, length, page) = (report.iova.get(), report.length.get(), report.page_size.get());
-                [report.as_bytes(), &bus.log.harvest(iova, length, page, len)].concat()
+                [report.as_bytes(), &bus.windows.log.harvest(iova, length, page, len)].concat()
             }
         };
         let argsz = u32::try_from(size_of::<FeatureHeader>() + reply.len()).unwrap_or(u32::MAX);
@@ -405,7 +402,7 @@ fn unmap(bus: &SessionBus, body: &[u8]) -> Body {
     if let Some(bitmap) = bitmap {
         let len = usize::try_from(bitmap.size.get()).unwrap_or(0);
         reply.extend_from_slice(bitmap.as_bytes());
-        reply.extend(bus.log.harvest(address, size, bitmap.page_len.get(), len));
+        reply.extend(bus.windows.log.harvest(address, size, bitmap.page_len.get(), len));
     }
     Ok(reply)
 }

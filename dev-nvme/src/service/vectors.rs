@@ -2,11 +2,12 @@
 //! Interrupt vectors: an eventfd each, when the client has connected one.
 //!
 //! A vector that is raised while no eventfd is connected, or while it is masked, stays pending and is signalled when
-//! that changes: an interrupt may come twice, never not at all.
+//! that changes: an interrupt may come twice, never not at all. A client can fill the counter of its eventfd, and so hold up
+//! who signals it: that is a thread that works for this client, and [`Vectors::drain`] gets it going again.
 
-use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use ipc::eventfd::PeerEventfd;
 use rustix::io::Errno;
 
 use crate::engine::Interrupts;
@@ -14,7 +15,7 @@ use crate::pci::VECTORS;
 
 #[derive(Debug, Default)]
 struct Vector {
-    eventfd: Option<OwnedFd>,
+    eventfd: Option<Arc<PeerEventfd>>,
     masked: bool,
     pending: bool,
 }
@@ -23,7 +24,7 @@ impl Vector {
     fn signal_if_pending(&mut self) {
         let Some(eventfd) = self.eventfd.as_ref().filter(|_| self.pending && !self.masked) else { return };
         self.pending = false;
-        signal(eventfd);
+        eventfd.signal();
     }
 }
 
@@ -31,11 +32,16 @@ impl Vector {
 #[derive(Debug)]
 pub struct Vectors {
     vectors: Vec<Mutex<Vector>>,
+    /// The same eventfds, to be had while a vector is held by a thread that waits.
+    eventfds: Mutex<Vec<Option<Arc<PeerEventfd>>>>,
 }
 
 impl Default for Vectors {
     fn default() -> Self {
-        Self { vectors: (0..VECTORS).map(|_| Mutex::default()).collect() }
+        Self {
+            vectors: (0..VECTORS).map(|_| Mutex::default()).collect(),
+            eventfds: Mutex::new(vec![None; VECTORS.into()]),
+        }
     }
 }
 
@@ -55,32 +61,49 @@ impl Vectors {
         let end = first.checked_add(len).ok_or(Errno::INVAL)?;
         for (number, vector) in self.vectors.get(first..end).ok_or(Errno::INVAL)?.iter().enumerate() {
             let mut vector = vector.lock().unwrap_or_else(PoisonError::into_inner);
-            act(number, &mut VectorRef(&mut vector));
+            act(number, &mut VectorRef { vector: &mut vector, vectors: self, index: first + number });
         }
         Ok(())
+    }
+
+    /// Lets a signal through that waits for room in the counter of its eventfd. Never waits. For the end of a session: the
+    /// client finds no count of what came before.
+    pub fn drain(&self) {
+        let eventfds = self.eventfds.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        eventfds.iter().flatten().for_each(|eventfd| eventfd.drain());
     }
 }
 
 /// A vector, held.
-pub struct VectorRef<'a>(&'a mut Vector);
+pub struct VectorRef<'a> {
+    vector: &'a mut Vector,
+    vectors: &'a Vectors,
+    index: usize,
+}
 
 impl VectorRef<'_> {
     /// Connects an eventfd, or none.
-    pub fn connect(&mut self, eventfd: Option<OwnedFd>) {
-        self.0.eventfd = eventfd;
-        self.0.signal_if_pending();
+    pub fn connect(&mut self, eventfd: Option<PeerEventfd>) {
+        let eventfd = eventfd.map(Arc::new);
+        let mut eventfds = self.vectors.eventfds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = eventfds.get_mut(self.index) {
+            slot.clone_from(&eventfd);
+        }
+        drop(eventfds);
+        self.vector.eventfd = eventfd;
+        self.vector.signal_if_pending();
     }
 
     /// Masks or unmasks.
     pub fn mask(&mut self, masked: bool) {
-        self.0.masked = masked;
-        self.0.signal_if_pending();
+        self.vector.masked = masked;
+        self.vector.signal_if_pending();
     }
 
     /// Raises it.
     pub fn raise(&mut self) {
-        self.0.pending = true;
-        self.0.signal_if_pending();
+        self.vector.pending = true;
+        self.vector.signal_if_pending();
     }
 }
 
@@ -89,9 +112,4 @@ impl Interrupts for Vectors {
         // The controller has no vector beyond the table's.
         let _ = self.each(vector.into(), 1, |_, vector| vector.raise());
     }
-}
-
-fn signal(eventfd: &OwnedFd) {
-    // A full counter is a signal that is pending already; another failure is the client's, who chose the fd.
-    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! DMA windows: which IOVAs the client has declared, and the memory behind those that are mapped.
 //!
-//! A window is mapped only if its memory object is sealed against shrinking: a client that cut a mapped file short would
-//! end this process by a fault. Any other window is reached by messages, which is slower and right. Lookups
+//! A window is mapped only if no touch of its memory object can fault ([`peer_file`]): a client that cut a mapped file short,
+//! or had no huge page for a hole in it, would end this process. Any other window is reached by messages, which is slower
+//! and right. Lookups
 //! hold the table for reading while they copy, and a removal takes it for writing; a window that is lent for an access that
 //! may wait for a disk is held by itself, and a removal of it waits. So once a removal has returned, nothing of the window is
 //! touched any more.
@@ -13,15 +14,16 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use ipc::shm::peer_file::{self, Unsafe};
 use ipc::vfio_user::dma::DmaMap;
 use ipc::vfio_user::version::DMA_MAPS_MAX;
-use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use crate::dma::Loan;
 use crate::prp::Segment;
+use crate::service::dirty::DirtyLog;
 use crate::service::objects::Objects;
 use crate::spec::completion::COMPLETION_LEN;
 
@@ -51,13 +53,14 @@ impl Window {
         drop(self.lent.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Calls `before` and `access` if the memory of these is mapped and in this window, which begins at `start`.
+    /// Calls `access` if the memory of these is mapped and in this window, which begins at `start`; if it is going to be
+    /// written, that is logged first.
     fn access(
         &self,
         start: u64,
         segments: &[Segment],
         written: bool,
-        before: impl FnOnce(),
+        log: &DirtyLog,
         access: &mut dyn FnMut(&[VolatileSlice<'_>]),
     ) -> bool {
         let allowed = if written { self.writable } else { self.readable };
@@ -65,6 +68,11 @@ impl Window {
         let slice = |segment: &Segment| {
             let offset = usize::try_from(segment.iova.checked_sub(start)?).ok()?;
             memory.get_slice(offset, segment.len).ok()
+        };
+        let before = || {
+            if written {
+                segments.iter().for_each(|segment| log.mark(segment.iova, segment.len));
+            }
         };
         if let [only] = segments {
             let Some(slice) = slice(only) else { return false };
@@ -85,6 +93,8 @@ pub struct Windows {
     by_start: RwLock<BTreeMap<u64, Arc<Window>>>,
     /// What their memory is in.
     objects: Mutex<Objects>,
+    /// What was written in them.
+    pub log: DirtyLog,
 }
 
 impl Windows {
@@ -105,14 +115,14 @@ impl Windows {
         if windows.len() as u64 >= DMA_MAPS_MAX {
             return Err(Errno::NOSPC);
         }
-        let memory = match fd {
-            Some(fd) if is_sealed(&fd) => {
-                self.objects.lock().unwrap_or_else(PoisonError::into_inner).share(fd)?
-            }
-            Some(_) | None => None,
+        let offset = map.offset.get();
+        let end = offset.checked_add(len).ok_or(Errno::INVAL)?;
+        let object = match fd.map(|fd| peer_file::check(&fd, end).map(|()| fd)) {
+            Some(Ok(fd)) => self.objects.lock().unwrap_or_else(PoisonError::into_inner).share(fd)?,
+            Some(Err(Unsafe::Short { .. })) => return Err(Errno::INVAL),
+            Some(Err(_)) | None => None,
         };
-        let memory = memory.map(|object| mapped(object, map.offset.get(), len, readable, writable));
-        let memory = memory.transpose()?;
+        let memory = object.map(|object| mapped(object, offset, len, readable, writable)).transpose()?;
         let mapped = memory.is_some();
         windows.insert(start, Arc::new(Window { last, readable, writable, memory, lent: RwLock::default() }));
         Ok(mapped)
@@ -156,24 +166,16 @@ impl Windows {
 
     /// Copies from a window.
     pub fn read(&self, iova: u64, bytes: &mut [u8]) -> Found<()> {
-        self.within(
-            iova,
-            bytes.len(),
-            |window| window.readable,
-            |memory, offset| memory.get_slice(offset, bytes.len()).map(|slice| slice.copy_to(bytes)).is_ok(),
-        )
+        self.within(iova, bytes.len(), false, |memory, offset| {
+            memory.get_slice(offset, bytes.len()).map(|slice| slice.copy_to(bytes)).is_ok()
+        })
     }
 
     /// Copies to a window.
     pub fn write(&self, iova: u64, bytes: &[u8]) -> Found<()> {
-        self.within(
-            iova,
-            bytes.len(),
-            |window| window.writable,
-            |memory, offset| {
-                memory.get_slice(offset, bytes.len()).map(|slice| slice.copy_from(bytes)).is_ok()
-            },
-        )
+        self.within(iova, bytes.len(), true, |memory, offset| {
+            memory.get_slice(offset, bytes.len()).map(|slice| slice.copy_from(bytes)).is_ok()
+        })
     }
 
     /// Writes completions, one behind the other, the last dword of each last.
@@ -188,22 +190,17 @@ impl Windows {
                 slice.store(u32::from_le_bytes(*dword).to_le(), at, order).is_ok()
             })
         };
-        self.within(iova, len, |window| window.writable, store)
+        self.within(iova, len, true, store)
     }
 
     /// Loads a dword; not one that is not aligned.
     pub fn load(&self, iova: u64) -> Found<u32> {
         let mut dword = 0;
-        let loaded = self.within(
-            iova,
-            size_of::<u32>(),
-            |window| window.readable,
-            |memory, offset| {
-                let slice = memory.get_slice(offset, size_of::<u32>());
-                let loaded = slice.and_then(|slice| slice.load::<u32>(0, Ordering::Acquire));
-                loaded.map(|loaded| dword = u32::from_le(loaded)).is_ok()
-            },
-        );
+        let loaded = self.within(iova, size_of::<u32>(), false, |memory, offset| {
+            let slice = memory.get_slice(offset, size_of::<u32>());
+            let loaded = slice.and_then(|slice| slice.load::<u32>(0, Ordering::Acquire));
+            loaded.map(|loaded| dword = u32::from_le(loaded)).is_ok()
+        });
         match loaded {
             Found::Done(()) => Found::Done(dword),
             Found::ByMessage => Found::ByMessage,
@@ -213,36 +210,30 @@ impl Windows {
 
     /// Stores a dword; not one that is not aligned.
     pub fn store(&self, iova: u64, dword: u32) -> Found<()> {
-        self.within(
-            iova,
-            size_of::<u32>(),
-            |window| window.writable,
-            |memory, offset| {
-                let slice = memory.get_slice(offset, size_of::<u32>());
-                slice.is_ok_and(|slice| slice.store(dword.to_le(), 0, Ordering::Release).is_ok())
-            },
-        )
+        self.within(iova, size_of::<u32>(), true, |memory, offset| {
+            let slice = memory.get_slice(offset, size_of::<u32>());
+            slice.is_ok_and(|slice| slice.store(dword.to_le(), 0, Ordering::Release).is_ok())
+        })
     }
 
-    /// Lends the memory of these, if all of it is mapped and in one window; calls `before` first. Returns whether it did.
+    /// Lends the memory of these, if all of it is mapped and in one window. Returns whether it did.
     pub fn lend(
         &self,
         segments: &[Segment],
         loan: Loan,
-        before: impl FnOnce(),
         access: &mut dyn FnMut(&[VolatileSlice<'_>]),
     ) -> bool {
         let windows = self.by_start.read().unwrap_or_else(PoisonError::into_inner);
         let Some(first) = segments.first() else { return false };
         let Some((start, window)) = windows.range(..=first.iova).next_back() else { return false };
         if !loan.waits {
-            return window.access(*start, segments, loan.written, before, access);
+            return window.access(*start, segments, loan.written, &self.log, access);
         }
         let (start, window) = (*start, Arc::clone(window));
         // Taken while the table is held: a removal finds the window either there, or lent.
         let lent = window.lent.read().unwrap_or_else(PoisonError::into_inner);
         drop(windows);
-        let accessed = window.access(start, segments, loan.written, before, access);
+        let accessed = window.access(start, segments, loan.written, &self.log, access);
         drop(lent);
         accessed
     }
@@ -251,7 +242,7 @@ impl Windows {
         &self,
         iova: u64,
         len: usize,
-        allowed: impl Fn(&Window) -> bool,
+        written: bool,
         copy: impl FnOnce(&MmapRegion, usize) -> bool,
     ) -> Found<()> {
         let windows = self.by_start.read().unwrap_or_else(PoisonError::into_inner);
@@ -261,8 +252,11 @@ impl Windows {
         else {
             return Found::Nothing;
         };
-        if !allowed(window) {
+        if !(if written { window.writable } else { window.readable }) {
             return Found::Nothing;
+        }
+        if written {
+            self.log.mark(iova, len);
         }
         let Some(memory) = &window.memory else { return Found::ByMessage };
         match usize::try_from(iova - start) {
@@ -270,10 +264,6 @@ impl Windows {
             _ => Found::Nothing,
         }
     }
-}
-
-fn is_sealed(fd: &OwnedFd) -> bool {
-    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
 }
 
 /// `PROT_READ` and `PROT_WRITE`: the same on every architecture.
@@ -289,11 +279,6 @@ fn mapped(
     readable: bool,
     writable: bool,
 ) -> Result<MmapRegion, Errno> {
-    // Sealed, so what the kernel says now stays true.
-    let held = u64::try_from(rustix::fs::fstat(&object)?.st_size).unwrap_or(0);
-    if offset.checked_add(len).is_none_or(|end| end > held) {
-        return Err(Errno::INVAL);
-    }
     let prot = if readable { PROT_READ } else { 0 } | if writable { PROT_WRITE } else { 0 };
     MmapRegionBuilder::new(usize::try_from(len).map_err(|_| Errno::INVAL)?)
         .with_mmap_prot(prot)

@@ -75,6 +75,22 @@ impl Command {
     pub fn deallocate(&self) -> bool {
         self.cdw12.get() & 1 << 25 != 0
     }
+
+    /// `CDW11` bit 2 of Dataset Management: the ranges may be deallocated.
+    #[must_use]
+    pub fn discards(&self) -> bool {
+        self.cdw11.get() & 1 << 2 != 0
+    }
+
+    /// Whether an I/O command may change what the namespace holds.
+    #[must_use]
+    pub fn changes_blocks(&self) -> bool {
+        match self.opcode {
+            io::WRITE | io::WRITE_ZEROES => true,
+            io::DATASET_MANAGEMENT => self.discards(),
+            _ => false,
+        }
+    }
 }
 
 /// Admin opcodes.

@@ -27,6 +27,8 @@ impl Status {
     pub const COMMAND_SEQUENCE_ERROR: Self = Self::generic(0x0c);
     /// A PRP entry is not aligned as it must be.
     pub const PRP_OFFSET_INVALID: Self = Self::generic(0x13);
+    /// The namespace takes no writes.
+    pub const NAMESPACE_WRITE_PROTECTED: Self = Self::generic(0x20);
     /// Beyond the namespace's last block.
     pub const LBA_OUT_OF_RANGE: Self = Self::generic(0x80);
     /// The image has no room left on its file system.

@@ -13,6 +13,7 @@
 
 pub mod client;
 pub mod local;
+pub mod program;
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;

@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 pub struct NvmeConfig {
     /// For logs and counters: `nvme0`.
     pub name: String,
-    /// The serial number that the guest sees, up to 20 characters.
-    pub serial: String,
+    /// The serial number that the guest sees, up to 20 characters; `None`: it follows from the image.
+    pub serial: Option<String>,
     /// The logical block size: 512 or 4096.
     pub block_len: u32,
+    /// The image takes no writes.
+    pub readonly: bool,
+    /// The image's name, for the log.
+    pub image: String,
 }

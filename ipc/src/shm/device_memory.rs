@@ -1,52 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Memory of a device's server, checked before a process of ours maps it, and reached by copies and atomics only.
 //!
-//! The server keeps the file and may do with it what the kernel lets it. It must not be able to make a touch of ours
-//! fault: so the file must be sealed against shrinking, and lie in ordinary memory. In huge pages a hole that the server
-//! punches could find the pool empty at our next touch; files of a file system of the server's own (FUSE) could
-//! hold a touch up for ever, but those cannot be sealed. A hole in ordinary memory reads as zeros.
-//! What the bytes say is between the guest and the device: nothing here looks at them.
+//! The server keeps the file and may do with it what the kernel lets it; [`peer_file`] has the rules by which no touch of
+//! ours can fault. What the bytes say is between the guest and the device: nothing here looks at them.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use rustix::fs::SealFlags;
-use thiserror::Error as ThisError;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
 use crate::addr::GpaRange;
 use crate::protocol::bus::{DeviceWindow, WINDOW_ALIGN};
+use crate::shm::peer_file::{self, Unsafe};
 
-/// Why memory of a server is not mapped.
-#[derive(Debug, ThisError)]
-pub enum Unsafe {
-    /// It could shrink under us, and a touch behind its end would end the process.
-    #[error("its file is not sealed against shrinking (F_SEAL_SHRINK): {0}")]
-    Unsealed(String),
-    /// It lies in huge pages, or in no memory at all.
-    #[error("its file is on a file system of type {0:#x}, not in ordinary memory")]
-    FileSystem(u64),
-    /// There is less of it.
-    #[error("its file has {found:#x} bytes, the window ends at {end:#x}")]
-    Short {
-        /// Bytes of the file.
-        found: u64,
-        /// What was promised.
-        end: u64,
-    },
-    /// Numbers that are no multiples of a page.
-    #[error("it is empty, or does not begin and end at pages")]
-    Unaligned,
-    /// The host said no.
-    #[error("the host does not map it: {0}")]
-    Host(String),
-}
-
-/// `TMPFS_MAGIC` (linux/magic.h): memory files in ordinary pages.
-const TMPFS: u64 = 0x0102_1994;
 const PROT_READ: i32 = 1;
 const PROT_READ_WRITE: i32 = 3;
 /// `MAP_SHARED | MAP_NORESERVE`: the same on x86-64 and arm64.
@@ -72,23 +41,7 @@ impl DeviceMemory {
             return Err(Unsafe::Unaligned);
         }
         let host = |error: &dyn ToString| Unsafe::Host(error.to_string());
-        let seals = rustix::fs::fcntl_get_seals(&file)
-            .map_err(|errno| Unsafe::Unsealed(format!("it has no seals: {errno}")))?;
-        if !seals.contains(SealFlags::SHRINK) {
-            return Err(Unsafe::Unsealed(format!("its seals are {:#x}", seals.bits())));
-        }
-        let system = rustix::fs::fstatfs(&file).map_err(|errno| host(&errno))?;
-        // The field's type differs between architectures; the numbers are 32 bits.
-        let kind = u64::try_from(system.f_type).unwrap_or(u64::MAX);
-        if kind != TMPFS {
-            return Err(Unsafe::FileSystem(kind));
-        }
-        // It cannot shrink, so what the kernel says now stays true.
-        let stat = rustix::fs::fstat(&file).map_err(|errno| host(&errno))?;
-        let found = u64::try_from(stat.st_size).unwrap_or(0);
-        if found < end {
-            return Err(Unsafe::Short { found, end });
-        }
+        peer_file::check(&file, end)?;
         let len = usize::try_from(window.len).map_err(|error| host(&error))?;
         let prot = if window.writable { PROT_READ_WRITE } else { PROT_READ };
         let mapping = MmapRegionBuilder::new(len)

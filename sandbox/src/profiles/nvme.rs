@@ -39,6 +39,8 @@ pub fn rules(arch: Arch) -> Vec<Rule> {
         &common::descriptors(arch),
         &[
             Rule::any("accept4"),
+            // Whether a client's memory is in ordinary pages.
+            Rule::any("fstatfs"),
             // Between the image and the client's memory, piece by piece.
             Rule::any("preadv"),
             // Asking what is in the page cache. Its flags do no harm, and the kernel need not run a filter for each read.

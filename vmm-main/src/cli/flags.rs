@@ -84,7 +84,7 @@ impl RunFlags {
     }
 
     fn settings(self) -> Settings {
-        let nvme = self.nvme.into_iter().map(Behind::Nvme);
+        let nvme = self.nvme.into_iter().map(|image| Behind::Nvme(image.into()));
         let behind = nvme
             .chain(self.vfio_user.into_iter().map(Behind::VfioUser))
             .chain(self.vfio.into_iter().map(Behind::Vfio));

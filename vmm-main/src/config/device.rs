@@ -17,10 +17,27 @@ use crate::topology::{self, DeviceKind};
 pub enum Behind {
     /// A vfio-user server that listens on this socket.
     VfioUser(PathBuf),
-    /// An NVMe controller of ours over this raw image.
-    Nvme(PathBuf),
+    /// An NVMe controller of ours over a raw image.
+    Nvme(Disk),
     /// The host's own PCI device with this address, `0000:01:00.0`, bound to vfio-pci.
     Vfio(String),
+}
+
+/// A raw image and how a guest sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The image.
+    pub image: PathBuf,
+    /// The guest cannot write to it.
+    pub readonly: bool,
+    /// The serial number; `None`: it follows from the file, wherever that is and in whichever slot.
+    pub serial: Option<String>,
+}
+
+impl From<PathBuf> for Disk {
+    fn from(image: PathBuf) -> Self {
+        Self { image, readonly: false, serial: None }
+    }
 }
 
 /// A device as it is written down.
@@ -60,7 +77,7 @@ impl Behind {
     /// The file or socket, if it is one.
     pub const fn path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
-            Self::VfioUser(path) | Self::Nvme(path) => Some(path),
+            Self::VfioUser(path) | Self::Nvme(Disk { image: path, .. }) => Some(path),
             Self::Vfio(_) => None,
         }
     }
@@ -84,6 +101,9 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
                 "only the server of a `vfio-user` device can be given guest memory".to_owned(),
                 "leave `direct-dma` out".to_owned(),
             );
+        }
+        if let Behind::Nvme(Disk { serial: Some(serial), .. }) = &behind {
+            check_serial(serial)?;
         }
         if let Behind::Vfio(address) = &behind {
             check_address(address)?;
@@ -118,6 +138,24 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
     Ok(placed)
 }
 
+/// What the field in an NVMe controller's identification holds, and no shell or udev rule stumbles over.
+fn check_serial(serial: &str) -> Result<(), Problem> {
+    let visible = serial.bytes().all(|byte| byte.is_ascii_graphic());
+    if visible && (1..=SERIAL_LEN_MAX).contains(&serial.len()) {
+        return Ok(());
+    }
+    Err(Problem::usage(
+        format!("{serial:?} is not a serial number"),
+        "device",
+        format!(
+            "give 1 to {SERIAL_LEN_MAX} visible ASCII characters, or leave it out: it then follows from the image"
+        ),
+    ))
+}
+
+/// Bytes of the serial number in NVMe's Identify Controller.
+const SERIAL_LEN_MAX: usize = 20;
+
 /// A PCI address in full, as the host's sysfs has it: domain, bus, device, function, in hexadecimal.
 fn check_address(address: &str) -> Result<(), Problem> {
     let shape: String = address
@@ -140,7 +178,8 @@ mod tests {
     use super::*;
 
     fn device(slot: Option<u64>) -> DeviceSettings {
-        DeviceSettings { behind: Behind::Nvme("disk.img".into()), slot, direct_dma: false }
+        let disk = Disk::from(PathBuf::from("disk.img"));
+        DeviceSettings { behind: Behind::Nvme(disk), slot, direct_dma: false }
     }
 
     #[test]
@@ -164,6 +203,18 @@ mod tests {
         }
         let twice = resolve(vec![real("0000:01:00.0"), real("0000:01:00.0")]).unwrap_err();
         assert!(twice.what.contains("assigned twice"), "{twice}");
+    }
+
+    #[test]
+    fn serial_numbers_are_what_a_guest_can_be_told() {
+        let named = |serial: &str| {
+            let disk = Disk { serial: Some(serial.to_owned()), ..Disk::from(PathBuf::from("disk.img")) };
+            resolve(vec![DeviceSettings { behind: Behind::Nvme(disk), ..device(None) }])
+        };
+        assert!(named("S").is_ok() && named("twenty-characters-20").is_ok());
+        for bad in ["", "twenty-one-characters", "with space", "d\u{fc}nn", "a\n"] {
+            assert!(named(bad).unwrap_err().what.contains("not a serial number"), "{bad:?}");
+        }
     }
 
     #[test]

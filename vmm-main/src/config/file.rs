@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Behind, ConsoleMode, DeviceSettings, OnReset, Settings, SmmuSettings, size};
+use super::{Behind, ConsoleMode, DeviceSettings, Disk, OnReset, Settings, SmmuSettings, size};
 use crate::printable;
 use crate::problem::Problem;
 use crate::topology::{CpuKind, SMMU0};
@@ -40,7 +40,8 @@ pub const SMMU_KEYS: [&str; 6] =
     ["ssid-bits", "oas", "granules", "ril", "stream-table-levels", "stream-id-bits"];
 
 /// Keys of a `[[device]]`.
-pub const DEVICE_KEYS: [&str; 6] = ["vfio-user", "nvme", "vfio", "behind", "slot", "direct-dma"];
+pub const DEVICE_KEYS: [&str; 8] =
+    ["vfio-user", "nvme", "vfio", "behind", "slot", "direct-dma", "readonly", "serial"];
 
 /// Reads and parses the configuration at `path`.
 pub fn load(path: &Path) -> Result<Settings, Problem> {
@@ -142,10 +143,11 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
     let mut found = Vec::new();
     let mut slot = None;
     let mut direct_dma = false;
+    let (mut readonly, mut serial) = (None, None);
     for (key, value) in table {
         match key.get_ref().as_ref() {
             "vfio-user" => found.push(Behind::VfioUser(PathBuf::from(source.string(value)?))),
-            "nvme" => found.push(Behind::Nvme(PathBuf::from(source.string(value)?))),
+            "nvme" => found.push(Behind::Nvme(PathBuf::from(source.string(value)?).into())),
             "vfio" => found.push(Behind::Vfio(source.string(value)?)),
             // Said or not: there is one vSMMU, and every device is behind it.
             "behind" if source.string(value)? == SMMU0 => {}
@@ -158,11 +160,25 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
             }
             "slot" => slot = Some(source.integer(value)?),
             "direct-dma" => direct_dma = source.boolean(value)?,
+            "readonly" => readonly = Some((source.boolean(value)?, value.span())),
+            "serial" => serial = Some((source.string(value)?, value.span())),
             unknown => return Err(source.unknown_key(unknown, key.span(), &DEVICE_KEYS, "[[device]]")),
         }
     }
     match <[Behind; 1]>::try_from(found) {
-        Ok([behind]) => Ok(DeviceSettings { behind, slot, direct_dma }),
+        Ok([Behind::Nvme(disk)]) => {
+            let readonly = readonly.is_some_and(|(readonly, _)| readonly);
+            let disk = Disk { readonly, serial: serial.map(|(serial, _)| serial), ..disk };
+            Ok(DeviceSettings { behind: Behind::Nvme(disk), slot, direct_dma })
+        }
+        Ok([behind]) => match readonly.map(|(_, span)| span).or(serial.map(|(_, span)| span)) {
+            None => Ok(DeviceSettings { behind, slot, direct_dma }),
+            Some(span) => Err(Problem::usage(
+                "only an `nvme` device has an image that could be read-only or have a serial number",
+                source.at(&span),
+                "leave `readonly` and `serial` out, and tell the device's own server",
+            )),
+        },
         Err(found) => Err(Problem::usage(
             if found.is_empty() {
                 "this device does not say what is behind it"

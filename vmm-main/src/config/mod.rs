@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use device::{Behind, DeviceConfig, DeviceSettings};
+pub use device::{Behind, DeviceConfig, DeviceSettings, Disk};
 pub use smmu::{Granules, SmmuModel, SmmuSettings};
 
 pub use crate::size;

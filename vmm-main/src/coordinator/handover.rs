@@ -6,7 +6,7 @@ use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{OnReset, SmmuModel, VmConfig};
+use crate::config::{Behind, Disk, OnReset, SmmuModel, VmConfig};
 use crate::machine::boot::{BootError, BootFile};
 use crate::printable;
 use crate::problem::Problem;
@@ -46,7 +46,7 @@ pub struct Handover {
 }
 
 /// An assigned device; what is behind it comes as a descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HandedDevice {
     /// What is behind it.
@@ -55,6 +55,27 @@ pub struct HandedDevice {
     pub slot: u8,
     /// Whether its server is given guest RAM while its stream is in bypass.
     pub direct_dma: bool,
+    /// Its disk, if it is a controller of ours.
+    pub disk: Option<HandedDisk>,
+}
+
+/// A disk; its image comes as a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandedDisk {
+    /// How the image is called in complaints about it.
+    pub image_name: String,
+    /// The guest cannot write to it.
+    pub readonly: bool,
+    /// The serial number, if it is not to follow from the image.
+    pub serial: Option<String>,
+}
+
+impl HandedDisk {
+    fn of(behind: &Behind) -> Option<Self> {
+        let Behind::Nvme(Disk { image, readonly, serial }) = behind else { return None };
+        Some(Self { image_name: printable::path(image), readonly: *readonly, serial: serial.clone() })
+    }
 }
 
 impl Handover {
@@ -94,6 +115,7 @@ impl Handover {
                     kind: device.kind(),
                     slot: device.slot,
                     direct_dma: device.direct_dma,
+                    disk: HandedDisk::of(&device.behind),
                 })
                 .collect(),
             kernel_name: printable::path(&config.kernel),

@@ -138,11 +138,13 @@ impl Configs {
             functions.push(slot.function(name, numbers, host_device)?);
             let fd = numbers.of(topology::SMMU0, Object::Stage1(name, Side::Peer))?;
             behind_smmu0.push(SmmuDevice { name: name.to_owned(), stream: slot.stream(), fd });
-            // By slot: the guest knows its disk again however the configuration is ordered.
+            let disk = device.disk.as_ref();
             nvme.push(NvmeConfig {
                 name: topology::NVME.get(nvme.len()).copied().unwrap_or_default().to_owned(),
-                serial: format!("BULKHEAD{:04}", device.slot),
+                serial: disk.and_then(|disk| disk.serial.clone()),
                 block_len: NVME_BLOCK_LEN,
+                readonly: disk.is_some_and(|disk| disk.readonly),
+                image: disk.map(|disk| disk.image_name.clone()).unwrap_or_default(),
             });
             vfio.push(slot.vfio(name, ram.clone(), device.direct_dma, model.clone()));
         }
@@ -253,7 +255,8 @@ mod tests {
     fn role_configs_cover_every_row_and_name_its_descriptors() {
         let ram = ram_layout(1 << 29).unwrap();
         let boot = BootInfo { entry: layout::RAM_BASE, fdt: layout::RAM_BASE };
-        let device = |slot| HandedDevice { kind: DeviceKind::VfioUser, slot, direct_dma: slot == 31 };
+        let device =
+            |slot| HandedDevice { kind: DeviceKind::VfioUser, slot, direct_dma: slot == 31, disk: None };
         let number = |name: &str| if name == topology::VFIO[1] { Ok(0x1234) } else { Err(bug(name.into())) };
         let handover = Handover {
             name: "vm".into(),
@@ -293,7 +296,7 @@ mod tests {
         assert_eq!(configs.vfio[1].area64.end(), Gpa(1 << 40));
         assert_eq!(last.host_device, None);
         // A vCPU process on KVM holds one descriptor more, before those of devices.
-        let real = HandedDevice { kind: DeviceKind::Real, slot: 31, direct_dma: false };
+        let real = HandedDevice { kind: DeviceKind::Real, slot: 31, direct_dma: false, disk: None };
         let handover = Handover { cpu: CpuKind::Kvm, devices: vec![device(1), real], ..handover };
         let configs = Configs::new(&handover, &ram, boot, number).unwrap();
         assert_eq!((configs.vcpu.devices[0].ring_fd, configs.vcpu.functions[1].ring_fd), (7, 18));

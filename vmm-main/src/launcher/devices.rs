@@ -27,7 +27,7 @@ pub fn open_all(devices: &[DeviceConfig]) -> Result<Vec<(Object, OwnedFd)>, Prob
     for name in topology::VFIO {
         let (source, iommufd) = match given.next().map(|device| &device.behind) {
             Some(Behind::VfioUser(socket)) => (connect(socket)?, nothing()?),
-            Some(Behind::Nvme(image)) => (image::open(image)?.into(), nothing()?),
+            Some(Behind::Nvme(disk)) => (image::open(&disk.image, disk.readonly)?.into(), nothing()?),
             Some(Behind::Vfio(address)) => {
                 let places = Places::default();
                 (places.open_device(address)?.into(), places.open_iommufd()?.into())

@@ -17,27 +17,39 @@ use crate::coordinator::roles::NVME_BLOCK_LEN;
 use crate::printable;
 use crate::problem::Problem;
 
-/// Opens an image for this VM alone: two guests that write one file system destroy it.
-pub fn open(image: &Path) -> Result<File, Problem> {
+/// Opens an image for this VM alone: two guests that write one file system destroy it. One that is only read may be shared with
+/// others that only read it.
+pub fn open(image: &Path, readonly: bool) -> Result<File, Problem> {
     let place = printable::path(image);
+    let access = if readonly { "reading" } else { "reading and writing" };
     let refused = |error: io::Error| {
         let advice = match error.kind() {
             ErrorKind::NotFound => "check the path, or make an image, such as by `truncate -s 10G FILE`",
-            ErrorKind::PermissionDenied => "let this user read and write it, and search the folders above it",
+            ErrorKind::PermissionDenied if readonly => {
+                "let this user read it, and search the folders above it"
+            }
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                "let this user read and write it, and search the folders above it; or give `readonly = true` for the device"
+            }
             _ => "give a raw image file or a block device",
         };
-        Problem::usage(format!("the image cannot be opened for reading and writing: {error}"), &place, advice)
+        Problem::usage(format!("the image cannot be opened for {access}: {error}"), &place, advice)
             .because_of(&error)
     };
     // Before it is opened: to open a device can set something off.
     check_kind(&fs::metadata(image).map_err(refused)?, &place)?;
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(image).map_err(refused)?;
+    let file =
+        OpenOptions::new().read(true).write(!readonly).custom_flags(flags).open(image).map_err(refused)?;
     check_kind(&file.metadata().map_err(refused)?, &place)?;
     // The length of a block device is where its end is.
     let len = seek(&file, SeekFrom::End(0)).map_err(|errno| refused(errno.into()))?;
     check_len(len, &place)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    let lock = match readonly {
+        true => FlockOperation::NonBlockingLockShared,
+        false => FlockOperation::NonBlockingLockExclusive,
+    };
+    match flock(&file, lock) {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => Err(in_use(&file, &place)),
         Err(errno) => {
@@ -108,7 +120,7 @@ mod tests {
     use super::*;
 
     fn refused(path: &Path) -> Problem {
-        let problem = open(path).unwrap_err();
+        let problem = open(path, false).unwrap_err();
         assert_eq!(problem.class, crate::problem::Class::Usage, "{problem}");
         assert_eq!(problem.place, printable::path(path));
         problem
@@ -132,17 +144,31 @@ mod tests {
         assert!(refused(folder.path()).what.contains("is a directory"));
         assert!(refused(Path::new("/dev/null")).what.contains("is a character device"));
         assert!(refused(&at("none")).advice.contains("truncate -s"));
-        assert!(open(&sized("good", 1 << 20)).is_ok());
+        assert!(open(&sized("good", 1 << 20), false).is_ok());
+    }
+
+    #[test]
+    fn image_that_is_only_read_is_shared_with_readers_and_with_nobody_else() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        let reader = open(file.path(), true).unwrap();
+        let _other = open(file.path(), true).unwrap();
+        assert!(refused(file.path()).what.contains("in use"));
+        let written = std::io::Write::write(&mut &reader, b"x");
+        assert!(written.is_err(), "the descriptor itself takes no writes");
+        drop((reader, _other));
+        let _writer = open(file.path(), false).unwrap();
+        assert!(open(file.path(), true).unwrap_err().what.contains("in use"));
     }
 
     #[test]
     fn image_in_use_says_by_whom() {
         let file = tempfile::NamedTempFile::new().unwrap();
         file.as_file().set_len(4096).unwrap();
-        let first = open(file.path()).unwrap();
+        let first = open(file.path(), false).unwrap();
         let problem = refused(file.path());
         assert!(problem.what.contains("in use by this VM itself"), "{problem}");
         drop(first);
-        assert!(open(file.path()).is_ok());
+        assert!(open(file.path(), false).is_ok());
     }
 }

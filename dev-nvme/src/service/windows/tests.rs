@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipc::shm::region::Region;
 use ipc::vfio_user::dma::DmaMap;
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::{Found, Loan, Segment, Windows};
@@ -72,6 +72,60 @@ fn memory_that_can_be_cut_short_is_not_mapped() {
     assert_eq!(short, Err(Errno::INVAL));
 }
 
+#[test]
+fn memory_in_huge_pages_is_not_mapped() {
+    // With no page in the pool a touch would end this process.
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    let Ok(huge) = rustix::fs::memfd_create("huge", flags) else {
+        println!("SKIPPED: this host makes no memory file of huge pages");
+        return;
+    };
+    rustix::fs::ftruncate(&huge, 2 << 20).unwrap();
+    rustix::fs::fcntl_add_seals(&huge, SealFlags::SHRINK).unwrap();
+    let windows = Windows::default();
+    assert_eq!(windows.add(&DmaMap::new(0, 2 << 20, 0, READ_WRITE), Some(huge)), Ok(false));
+    assert_eq!(windows.write(0, &[1]), Found::ByMessage);
+}
+
+#[test]
+fn descriptor_that_is_no_memory_is_not_mapped() {
+    let (pipe, _) = std::io::pipe().unwrap();
+    let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    let empty = rustix::fs::memfd_create("empty", MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::fcntl_add_seals(&empty, SealFlags::SHRINK).unwrap();
+    let windows = Windows::default();
+    for (start, fd) in (0..).step_by(0x1000).zip([pipe.into(), eventfd, file.into()]) {
+        let map = DmaMap::new(start, 0x1000, 0, READ_WRITE);
+        assert_eq!(windows.add(&map, Some(fd)), Ok(false));
+        assert_eq!(windows.read(start, &mut [0]), Found::ByMessage);
+    }
+    assert_eq!(windows.add(&DmaMap::new(0x1_0000, 0x1000, 0, READ_WRITE), Some(empty)), Err(Errno::INVAL));
+}
+
+#[test]
+fn only_what_is_in_a_window_and_may_be_written_is_logged() {
+    let windows = Windows::default();
+    windows.add(&DmaMap::new(0x1000, 0x1000, 0, READ_WRITE), Some(sealed(0x1000))).unwrap();
+    windows.add(&DmaMap::new(0x2000, 0x1000, 0, READ_WRITE), None).unwrap();
+    windows.add(&DmaMap::new(0x3000, 0x1000, 0, DmaMap::READ), Some(sealed(0x1000))).unwrap();
+    assert!(windows.log.start(Vec::new()));
+    let reported = || windows.log.harvest(0, 16 << 12, 4096, 8);
+    for at in [0x0, 0x3000, 0x4000, 0x1_0000, 1 << 40, u64::MAX - 0xfff] {
+        assert_eq!(windows.write(at, &[1]), Found::Nothing);
+        assert_eq!(windows.publish(at, &[[1; 16]]), Found::Nothing);
+        assert_eq!(windows.store(at, 1), Found::Nothing);
+        assert!(!windows.lend(&[segment(at, 8)], loan(true, true), &mut |_| ()));
+    }
+    assert_eq!(reported(), [0; 8]);
+    assert_eq!(windows.read(0x1000, &mut [0]), Found::Done(()));
+    assert!(windows.lend(&[segment(0x1000, 8)], loan(false, true), &mut |_| ()));
+    assert_eq!(reported(), [0; 8]);
+    assert_eq!(windows.write(0x2fff, &[1]), Found::ByMessage);
+    assert!(windows.lend(&[segment(0x1000, 8)], loan(true, false), &mut |_| ()));
+    assert_eq!(reported(), [0b110, 0, 0, 0, 0, 0, 0, 0]);
+}
+
 fn segment(iova: u64, len: usize) -> Segment {
     Segment { iova, len }
 }
@@ -88,19 +142,18 @@ fn memory_of_one_mapped_window_is_lent_in_the_order_asked_for() {
     windows.add(&DmaMap::new(0x4000, 0x1000, 0, READ_WRITE), None).unwrap();
     assert_eq!(windows.write(0x1ffe, b"abcd"), Found::Done(()));
     let mut seen = Vec::new();
-    let lent =
-        windows.lend(&[segment(0x2000, 2), segment(0x1ffe, 2)], loan(true, true), || (), &mut |slices| {
-            for slice in slices {
-                let mut bytes = [0; 2];
-                slice.copy_to(&mut bytes);
-                seen.extend(bytes);
-            }
-        });
+    let lent = windows.lend(&[segment(0x2000, 2), segment(0x1ffe, 2)], loan(true, true), &mut |slices| {
+        for slice in slices {
+            let mut bytes = [0; 2];
+            slice.copy_to(&mut bytes);
+            seen.extend(bytes);
+        }
+    });
     assert!(lent && seen == b"cdab");
     let refused = |segments: &[Segment], written| {
         [true, false].into_iter().all(|waits| {
             let loan = loan(written, waits);
-            !windows.lend(segments, loan, || panic!("said too early"), &mut |_| panic!("lent"))
+            !windows.lend(segments, loan, &mut |_| panic!("lent"))
         })
     };
     // Over a border, half in another window, by message, read-only, nowhere, nothing.
@@ -121,7 +174,7 @@ fn removal_of_a_window_waits_until_it_is_given_back() {
     windows.add(&DmaMap::new(0x2000, 0x1000, 0, READ_WRITE), Some(sealed(0x1000))).unwrap();
     let removed = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        windows.lend(&[segment(0x1000, 8)], loan(true, true), || (), &mut |_| {
+        windows.lend(&[segment(0x1000, 8)], loan(true, true), &mut |_| {
             scope.spawn(|| {
                 windows.remove(0x1000, 0x1000).unwrap();
                 removed.store(true, Ordering::SeqCst);
@@ -144,7 +197,7 @@ fn removal_waits_for_an_access_that_does_not_wait_too() {
     windows.add(&DmaMap::new(0x1000, 0x1000, 0, READ_WRITE), Some(sealed(0x1000))).unwrap();
     let removed = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        windows.lend(&[segment(0x1000, 8)], loan(true, false), || (), &mut |_| {
+        windows.lend(&[segment(0x1000, 8)], loan(true, false), &mut |_| {
             scope.spawn(|| {
                 windows.remove(0x1000, 0x1000).unwrap();
                 removed.store(true, Ordering::SeqCst);

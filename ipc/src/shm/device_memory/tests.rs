@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{MemfdFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create};
 
 use super::*;
 use crate::addr::Gpa;

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The sealed half of the program used by itself: what it is given by the launcher, how it seals itself, and serves.
+//!
+//! Descriptors: 0 nothing to read, 1 crash page, 2 log, 3 listening socket, 4 image. Arguments: a word that marks it, then
+//! [`Orders`].
+
+use std::ffi::{CString, NulError};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use sandbox::{CrashPage, Inherited, Locked, profiles};
+
+use crate::device::Device;
+use crate::service::image::{self, Presented};
+use crate::service::{self, ServiceError, Socket};
+
+/// First argument of the sealed process.
+const SEALED: &str = "--sealed";
+
+/// Descriptors 0 to 4.
+const FD_COUNT: u32 = 5;
+
+/// How it ends if its last client holds it up: a new process has to take its place.
+pub const REPLACE_ME: u8 = 75;
+
+/// What the launcher tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orders {
+    /// How the controller shows the image.
+    pub presented: Presented,
+    /// The image's name, for the log.
+    pub image_name: String,
+}
+
+impl Orders {
+    /// The arguments behind the program's name.
+    ///
+    /// # Errors
+    /// If a text has a zero in it.
+    pub fn to_args(&self) -> Result<Vec<CString>, NulError> {
+        let Presented { block_len, serial, readonly } = &self.presented;
+        let words = [
+            SEALED.to_owned(),
+            block_len.to_string(),
+            readonly.to_string(),
+            serial.clone().unwrap_or_default(),
+            self.image_name.clone(),
+        ];
+        words.into_iter().map(CString::new).collect()
+    }
+
+    /// Reads them back; `None` if this is no sealed process.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub fn from_args(mut args: impl Iterator<Item = String>) -> Result<Option<Self>> {
+        if args.next().as_deref() != Some(SEALED) {
+            return Ok(None);
+        }
+        let mut next = || args.next().context("the launcher said too little");
+        let block_len = next()?.parse().context("the block size")?;
+        let readonly = next()?.parse().context("whether the image is to be written")?;
+        let serial = Some(next()?).filter(|serial| !serial.is_empty());
+        let presented = Presented { block_len, serial, readonly };
+        Ok(Some(Self { presented, image_name: next()? }))
+    }
+}
+
+/// Whether this is the sealed process, which then serves until its end.
+///
+/// # Errors
+/// Why it could not be sealed, or cannot go on.
+pub fn serve_if_sealed() -> Result<Option<ExitCode>> {
+    // An argument that is no text is for the command line to refuse.
+    let args = std::env::args_os().skip(1).map(|arg| arg.into_string().unwrap_or_default());
+    let Some(orders) = Orders::from_args(args)? else { return Ok(None) };
+    let mut fds = Inherited::take_all(FD_COUNT)?;
+    let crash_page = CrashPage::from_fd(fds.take(1)?).context("the crash page")?;
+    let (socket, image) = (fds.take(3)?, File::from(fds.take(4)?));
+    let locked = sandbox::seal(&profiles::nvme_standalone(), FD_COUNT, crash_page)?;
+    match serve(&locked, orders, socket, image) {
+        Ok(()) => Ok(Some(ExitCode::SUCCESS)),
+        Err(error) if matches!(error.downcast_ref(), Some(ServiceError::Stuck)) => {
+            eprintln!("nvme: {error}");
+            Ok(Some(ExitCode::from(REPLACE_ME)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn serve(locked: &Locked, orders: Orders, socket: OwnedFd, image: File) -> Result<()> {
+    let (identity, media) = image::present(image, orders.image_name, &orders.presented)?;
+    let device = Arc::new(Device::new(identity, media));
+    for line in locked.enforced().lines() {
+        eprintln!("nvme: sealed: {line}");
+    }
+    service::serve(locked, &device, Socket::Listening(socket))?;
+    Ok(())
+}

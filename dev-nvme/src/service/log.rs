@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Lines of the log that somebody else can cause: some at once, and then one in a while, for the life of the process.
+//!
+//! A client that reconnects, or a guest whose disk is full, must not be able to fill the host's disk with what is said
+//! about it. What is about one thing has a limit of its own, so that a noisy client hides no failing image.
+
+use core::fmt::Display;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What clients did.
+pub static CLIENTS: Limit = Limit::new();
+/// What the image did.
+pub static IMAGE: Limit = Limit::new();
+
+/// Lines at once.
+const BURST: u32 = 16;
+/// After these, one line in so long: 20 KiB a day.
+const PAUSE: Duration = Duration::from_secs(300);
+
+/// A limit on lines.
+#[derive(Debug)]
+pub struct Limit(Mutex<Spent>);
+
+#[derive(Debug)]
+struct Spent {
+    lines: u32,
+    /// Since when there is one line less spent.
+    since: Option<Instant>,
+    left_out: u64,
+}
+
+impl Limit {
+    const fn new() -> Self {
+        Self(Mutex::new(Spent { lines: 0, since: None, left_out: 0 }))
+    }
+
+    /// Says it in the log, if it is not too much.
+    pub fn say(&self, line: &dyn Display) {
+        if let Some(left_out) = self.allows(Instant::now()) {
+            match left_out {
+                0 => eprintln!("nvme: {line}"),
+                _ => eprintln!("nvme: {line} ({left_out} lines like this were left out before)"),
+            }
+        }
+    }
+
+    /// Whether there is room for a line, and how many had none before it.
+    fn allows(&self, now: Instant) -> Option<u64> {
+        let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *spent.since.get_or_insert(now);
+        let passed = now.saturating_duration_since(since);
+        let regained = u32::try_from(passed.as_secs() / PAUSE.as_secs()).unwrap_or(u32::MAX);
+        if regained > 0 {
+            spent.lines = spent.lines.saturating_sub(regained);
+            spent.since = Some(now);
+        }
+        if spent.lines >= BURST {
+            spent.left_out = spent.left_out.saturating_add(1);
+            return None;
+        }
+        spent.lines += 1;
+        Some(std::mem::take(&mut spent.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests;
