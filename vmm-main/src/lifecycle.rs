@@ -9,14 +9,14 @@
 //!     └───────────► Stopping ◄───────────┘        End: from everywhere ─► Stopped, which is final
 //! ```
 //!
-//! The words are the API's and the log's. [`Phase::after`] is the whole rule book: the coordinator asks it
-//! before it touches a process, so an illegal request changes nothing.
+//! Names are the API's and the log's. [`Phase::after`] has all transitions: the coordinator asks it before it touches a
+//! process, so an illegal request changes nothing.
 
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Class, Problem};
 
-/// Where a VM is in its life.
+/// The phase of its life cycle that a VM is in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "phase")]
 pub enum Phase {
@@ -24,9 +24,9 @@ pub enum Phase {
     Created,
     /// The guest runs.
     Running,
-    /// The guest stands still; every process is alive and holds its state.
+    /// vCPUs and devices are stopped; every process is alive and holds its state.
     Paused,
-    /// An orderly end is under way.
+    /// An orderly shutdown is under way.
     Stopping,
     /// Nothing runs any more.
     Stopped {
@@ -56,7 +56,7 @@ pub enum Why {
     },
 }
 
-/// What can happen to a VM.
+/// A transition, or what causes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Every process is configured: let the guest run.
@@ -67,7 +67,7 @@ pub enum Step {
     Resume,
     /// The guest asked for a reset.
     Reset,
-    /// Begin an orderly end.
+    /// Begin an orderly shutdown.
     Stop,
     /// It is over.
     End(Why),
@@ -87,7 +87,7 @@ impl Phase {
             (_, Step::End(why)) => Ok(Self::Stopped { why }),
             (phase, step) => Err(Problem::new(
                 Class::State,
-                format!("a VM that is {} cannot {}", phase.word(), step.word()),
+                format!("a VM that is {} cannot {}", phase.word(), step.predicate()),
                 "life cycle",
                 phase.advice(),
             )),
@@ -116,7 +116,8 @@ impl Phase {
 }
 
 impl Step {
-    const fn word(&self) -> &'static str {
+    /// What a VM that cannot take this step cannot do.
+    const fn predicate(&self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Pause => "be paused",

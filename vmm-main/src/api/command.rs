@@ -18,13 +18,13 @@ pub type Answer<T> = oneshot::Sender<Result<T, Problem>>;
 /// Something a client asks of the VM.
 #[derive(Debug)]
 pub enum Command {
-    /// Stop the guest where it is.
+    /// Pause the guest: its vCPUs and devices.
     Pause(Answer<Status>),
-    /// Let it go on.
+    /// Resume it.
     Resume(Answer<Status>),
-    /// End in good order.
+    /// Shut the VM down in order.
     Stop(Answer<Status>),
-    /// Save every process, start new ones, restore, go on.
+    /// Save every process, start new ones, restore, resume.
     SaveRestore(Answer<SaveRestored>),
     /// Ask every process for its counters and states.
     Inspect(Answer<Vec<Inspected>>),

@@ -13,7 +13,7 @@ use crate::topology::CpuKind;
 pub struct Status {
     /// Name of the VM.
     pub name: String,
-    /// Where it is in its life.
+    /// The phase of its life cycle.
     #[serde(flatten)]
     pub phase: Phase,
     /// Version of the program that runs it.
@@ -97,7 +97,7 @@ pub struct SaveRestored {
     pub stages: Vec<Stage>,
     /// Length of each process's saved state.
     pub units: Vec<UnitLen>,
-    /// Microseconds for which the guest stood still.
+    /// Downtime in microseconds: from pausing the guest to resuming it.
     pub downtime_us: u64,
 }
 

@@ -157,7 +157,7 @@ pub fn save_restore(target: &Target) -> Result<(), Problem> {
     for stage in &done.stages {
         table.add_row(vec![stage.name.clone(), format!("{} us", stage.took_us)]);
     }
-    table.add_row(vec!["guest stood still".to_owned(), format!("{} us", done.downtime_us)]);
+    table.add_row(vec!["downtime".to_owned(), format!("{} us", done.downtime_us)]);
     let mut text = format!("generation {} runs\n{table}\n", done.generation);
     for unit in &done.units {
         text.push_str(&format!("{}: {} bytes of state\n", unit.process, unit.len));

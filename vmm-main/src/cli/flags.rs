@@ -45,7 +45,7 @@ pub struct RunFlags {
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     json_log: Option<bool>,
     /// What happens when the guest resets itself [default: reboot]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "ACTION")]
     on_reset: Option<OnReset>,
     /// NVMe controller over a raw image, behind the vSMMUv3; may be given again
     #[arg(long, value_name = "FILE", help_heading = "Assigned devices")]
@@ -53,7 +53,7 @@ pub struct RunFlags {
     /// PCI device of a vfio-user server, behind the vSMMUv3; may be given again
     #[arg(long, value_name = "SOCKET", help_heading = "Assigned devices")]
     vfio_user: Vec<PathBuf>,
-    /// The host's own PCI device, bound to vfio-pci, such as 0000:01:00.0; may be given again
+    /// Physical PCI device of the host, bound to vfio-pci, such as 0000:01:00.0; may be given again
     #[arg(long, value_name = "ADDRESS", help_heading = "Assigned devices")]
     vfio: Vec<String>,
     /// SubstreamID bits of the vSMMUv3, 0 for none

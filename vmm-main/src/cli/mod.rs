@@ -41,19 +41,19 @@ enum CliCommand {
     Run(Box<RunFlags>),
     /// Show the processes of a VM, or of all VMs, and how each is confined
     Ps(Target),
-    /// Show where a VM is in its life
+    /// Show the state of a VM
     Status(Target),
     /// Show counters and states of a VM's processes
     Inspect(Target),
-    /// Stop the guest where it is
+    /// Pause a guest: its CPUs and devices
     Pause(Target),
-    /// Let a paused guest go on
+    /// Resume a paused guest
     Resume(Target),
-    /// End a VM in good order
+    /// Shut a VM down in order
     Stop(Target),
-    /// Save every process of a running VM, start new ones, restore, and let the guest go on
+    /// Save every process of a running VM, start new ones, restore, and resume the guest
     SaveRestore(Target),
-    /// Show what this host offers for devices of its own, and what is missing
+    /// Check what this host offers for physical PCI devices, and what is missing
     HostCheck(HostCheckFlags),
     /// (debug builds) Let a process attempt what its sandbox refuses
     #[cfg(debug_assertions)]
@@ -176,7 +176,7 @@ fn host_check(device: Option<&str>) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::host(
-        "this host lacks what a VM with such a device needs",
+        "this host lacks what a VM with a physical PCI device needs",
         device.unwrap_or("host-check"),
         "see the lines marked NO above",
     ))

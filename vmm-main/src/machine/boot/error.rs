@@ -55,7 +55,7 @@ pub enum BootError {
     Read {
         /// Which file.
         file: BootFile,
-        /// The host's word.
+        /// The host's error.
         source: io::Error,
     },
     /// The kernel is none, or packed in a way that is not unpacked here.
