@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The model's seams on the real thing: guest RAM with its dirty log, the register page, eventfds.
+//! The model's seams on the real thing: guest RAM with its dirty log, the register page, doorbells.
 
 use crate::effects::{Effects, Interrupt};
 use crate::memory::GuestMemory;
 use crate::publish::RegisterSink;
 use ipc::addr::Gpa;
+use ipc::doorbell::Ringer;
 use ipc::shm::guest_memory;
 use ipc::shm::register_page::RegisterPage;
 use smmu_arch::memory::{Abort, Memory};
-use std::os::fd::OwnedFd;
 
 /// Guest RAM. An address that is not all RAM aborts, as a bus would.
 #[derive(Clone, Debug)]
@@ -37,15 +37,15 @@ impl RegisterSink for RegisterPage {
     }
 }
 
-/// The three wires. Each is a non-blocking eventfd that the vCPU process turns into an edge.
+/// The three wires. Each is a doorbell that the vCPU process turns into an edge.
 #[derive(Debug)]
 pub struct Wires {
     /// Event queue.
-    pub event_queue: OwnedFd,
+    pub event_queue: Ringer,
     /// Global error.
-    pub global_error: OwnedFd,
+    pub global_error: Ringer,
     /// CMD_SYNC.
-    pub command_sync: OwnedFd,
+    pub command_sync: Ringer,
 }
 
 impl Wires {
@@ -57,8 +57,7 @@ impl Wires {
                 Interrupt::GlobalError => &self.global_error,
                 Interrupt::CommandSync => &self.command_sync,
             };
-            // A full counter is an edge that is pending already; no other failure leaves anything to do.
-            let _ = rustix::io::write(wire, &1u64.to_ne_bytes());
+            wire.ring();
         }
     }
 }

@@ -37,7 +37,11 @@ fn main() -> Result<()> {
         dirty_log: fds.take(4)?,
         ring: fds.take(5)?,
         register_page: fds.take(6)?,
-        wires: Wires { event_queue: fds.take(7)?, global_error: fds.take(8)?, command_sync: fds.take(9)? },
+        wires: Wires {
+            event_queue: fds.take(7)?.into(),
+            global_error: fds.take(8)?.into(),
+            command_sync: fds.take(9)?.into(),
+        },
         stage1,
     };
     let locked = sandbox::seal(&profiles::smmu(), fd_count, crash_page)?;

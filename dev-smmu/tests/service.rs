@@ -11,6 +11,7 @@ use dev_smmu::host::{GuestRam, Wires};
 use dev_smmu::service::{Descriptors, SmmuProcess};
 use ipc::addr::Gpa;
 use ipc::deadline::Deadline;
+use ipc::doorbell::{self, Doorbell, Ringer};
 use ipc::protocol::control::{DirtyLogOp, RoleConfig};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
@@ -21,7 +22,6 @@ use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
 use ipc::shm::register_page::{GuestOwned, RegisterPage};
 use ipc::shm::ring::{self, Interrupt, Requester};
-use rustix::event::EventfdFlags;
 use smmu_arch::memory::Abort;
 use smmu_arch::spec::commands::{Command, ComplSignal, Opcode, SyncQw0};
 use smmu_arch::spec::registers::{REGISTER_FILE_LEN, Register};
@@ -48,9 +48,8 @@ struct Vm {
     dirty_log: Region,
     ring: Region,
     page: Region,
-    event_queue: OwnedFd,
-    global_error: OwnedFd,
-    command_sync: OwnedFd,
+    /// The SMMU's wires: event queue, global error, CMD_SYNC.
+    wires: [(Ringer, Doorbell); 3],
     fatal: mpsc::Sender<String>,
     died: mpsc::Receiver<String>,
     /// What the next process gets.
@@ -60,16 +59,13 @@ struct Vm {
 impl Vm {
     fn new() -> Vm {
         let layout = RamLayout::new(vec![RamRegion { gpa: Gpa(RAM), len: RAM_LEN, file_offset: 0 }]).unwrap();
-        let eventfd = || rustix::event::eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).unwrap();
         let (fatal, died) = mpsc::channel();
         Vm {
             ram: Region::create("ram", RAM_LEN).unwrap(),
             dirty_log: DirtyLog::create("dirty", &layout).unwrap(),
             ring: ring::create("ring").unwrap(),
             page: RegisterPage::create("page").unwrap(),
-            event_queue: eventfd(),
-            global_error: eventfd(),
-            command_sync: eventfd(),
+            wires: [(); 3].map(|()| doorbell::pair().unwrap()),
             layout,
             fatal,
             died,
@@ -86,9 +82,9 @@ impl Vm {
             ring: clone(&self.ring),
             register_page: clone(&self.page),
             wires: Wires {
-                event_queue: clone(&self.event_queue),
-                global_error: clone(&self.global_error),
-                command_sync: clone(&self.command_sync),
+                event_queue: clone(&self.wires[0].0).into(),
+                global_error: clone(&self.wires[1].0).into(),
+                command_sync: clone(&self.wires[2].0).into(),
             },
             stage1: self.stage1.take(),
         };
@@ -123,10 +119,7 @@ impl Vm {
     }
 
     fn pulses(&self) -> [bool; 3] {
-        [&self.event_queue, &self.global_error, &self.command_sync].map(|fd| {
-            let mut count = [0; 8];
-            rustix::io::read(fd, &mut count).is_ok()
-        })
+        self.wires.each_ref().map(|(_, doorbell)| doorbell.take())
     }
 }
 

@@ -7,6 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use ipc::doorbell::Doorbell;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::bus_link::BusLink;
@@ -22,7 +23,7 @@ pub fn interrupts(
     opened: &Opened,
     bus: &BusLink,
     name: &str,
-    intx_end: OwnedFd,
+    intx_end: Doorbell,
 ) -> Result<(ConfigSpace, Interrupts), String> {
     let vectors: Arc<[OwnedFd]> = (0..space.msix.len()).map(|_| new_eventfd()).collect::<Result<_, _>>()?;
     let mut intx = opened.intx.map(|_| new_eventfd()).transpose()?.map(Arc::new);

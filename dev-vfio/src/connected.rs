@@ -9,6 +9,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipc::doorbell::take_eventfd;
 use ipc::vfio_user::device::{PCI_INTX_IRQ, PCI_MSIX_IRQ};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,7 +96,8 @@ impl Connected {
 
     fn drain(&self) {
         for eventfd in self.vectors.iter() {
-            let _ = rustix::io::read(eventfd, &mut [0; 8]);
+            // The server, or the vCPU process, may hold it too.
+            let _ = take_eventfd(eventfd);
         }
     }
 

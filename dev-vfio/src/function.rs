@@ -7,13 +7,13 @@
 
 mod interrupts;
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use ipc::addr::{Gpa, GpaRange, Iova};
 use ipc::deadline::Deadline;
+use ipc::doorbell::Ringer;
 use ipc::error::Error;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::{Attachment, Order};
@@ -47,9 +47,9 @@ pub struct InterruptTarget {
     /// Pending events for the vCPU process.
     pub board: MsiBoard,
     /// Tells it to look.
-    pub eventfd: OwnedFd,
+    pub ringer: Ringer,
     /// Tells it that the INTx pin is asserted.
-    pub pin: OwnedFd,
+    pub pin: Ringer,
 }
 
 /// The processes beside the device's.

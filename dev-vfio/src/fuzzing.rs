@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use ipc::addr::{Gpa, GpaRange};
 use ipc::channel;
+use ipc::doorbell::{self, Ringer};
 use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
 use ipc::shm::msi_board::MsiBoard;
 use rustix::event::{EventfdFlags, eventfd};
@@ -82,10 +83,14 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
     let ((stage1, _), (bus, _)) = (channel::pair().unwrap(), channel::pair().unwrap());
     let links = Links { stage1: Stage1Link::new(stage1, 1), bus: BusLink::new(bus, 1) };
     let board = MsiBoard::attach(&MsiBoard::create("board").unwrap()).unwrap();
-    let msi = InterruptTarget { doorbell: DOORBELL, board, eventfd: new_eventfd(), pin: new_eventfd() };
+    let msi = InterruptTarget { doorbell: DOORBELL, board, ringer: new_ringer(), pin: new_ringer() };
     let areas = [area(AREA32), area(AREA64)];
     let iommu = Engine::Software(Box::new(guest.iommu()));
     Some(Function::new("fuzz".to_owned(), opened, None, iommu, links, areas, msi).quiet())
+}
+
+fn new_ringer() -> Ringer {
+    doorbell::pair().unwrap().0
 }
 
 fn new_eventfd() -> OwnedFd {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ipc::channel::Channel;
 use ipc::deadline::Deadline;
+use ipc::doorbell::{Doorbell, Ringer};
 use ipc::hello::{Hello, Role};
 use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
 use ipc::protocol::inspect::Inspect;
@@ -65,14 +66,14 @@ pub struct Descriptors {
     pub behind: Behind,
     /// The board of pending MSIs.
     pub msi_board: OwnedFd,
-    /// The eventfd that says to look at it.
-    pub msi_doorbell: OwnedFd,
+    /// Says to look at it.
+    pub msi_doorbell: Ringer,
     /// The bus channel to the vCPU process.
     pub bus: OwnedFd,
     /// Says that the INTx pin is asserted.
-    pub intx: OwnedFd,
+    pub intx: Ringer,
     /// Tells that the guest has ended that interrupt.
-    pub intx_end: OwnedFd,
+    pub intx_end: Doorbell,
 }
 
 impl Descriptors {
@@ -88,10 +89,10 @@ impl Descriptors {
             stage1: fds.take(6)?,
             behind,
             msi_board: fds.take(8)?,
-            msi_doorbell: fds.take(9)?,
+            msi_doorbell: fds.take(9)?.into(),
             bus: fds.take(10)?,
-            intx: fds.take(11)?,
-            intx_end: fds.take(12)?,
+            intx: fds.take(11)?.into(),
+            intx_end: fds.take(12)?.into(),
         })
     }
 }
@@ -145,7 +146,7 @@ struct Ready {
     links: Links,
     source: Source,
     msi: InterruptTarget,
-    intx_end: OwnedFd,
+    intx_end: Doorbell,
     responder: Responder,
     fatal: Fatal,
 }
@@ -235,7 +236,7 @@ impl VfioProcess {
             stage1: Stage1Link::new(stage1, self.generation),
             bus: BusLink::new(bus, self.generation),
         };
-        let msi = InterruptTarget { doorbell: config.doorbell, board, eventfd: msi_doorbell, pin: intx };
+        let msi = InterruptTarget { doorbell: config.doorbell, board, ringer: msi_doorbell, pin: intx };
         self.log = Some(log);
         let ready = Ready { config, iommu, direct, links, source, msi, intx_end, responder, fatal };
         self.stage = Stage::Ready(Box::new(ready));
@@ -296,7 +297,7 @@ fn open_device(
     source: Source,
     config: &VfioConfig,
     bus: &BusLink,
-    intx_end: OwnedFd,
+    intx_end: Doorbell,
 ) -> Result<((DeviceEnd, ConfigSpace), Interrupts), String> {
     let (mut end, opened) = match source {
         Source::Server(socket) => {

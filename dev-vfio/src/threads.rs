@@ -6,13 +6,14 @@
 //! that goes away leaves the stream attached to what it was and is no reason to stop.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ipc::deadline::Deadline;
+use ipc::doorbell::{self, Doorbell};
 use ipc::error::Violation;
 use ipc::shm::ring::{Interrupt, Responder, ResponderError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -35,7 +36,7 @@ pub struct Interrupts {
     /// The device signals INTx.
     pub intx: Option<Arc<OwnedFd>>,
     /// The guest has ended an interrupt on the pin's line.
-    pub intx_end: OwnedFd,
+    pub intx_end: Doorbell,
 }
 
 /// Starts a thread for the device's requests, one for its interrupts if it could be opened, one for the vSMMU, and one for
@@ -76,15 +77,17 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
 }
 
-/// Turns eventfds into signals.
+/// Turns eventfds and the doorbell into signals. The device's server holds the eventfds too, and can do with them what it likes:
+/// they are taken without waiting.
 fn watch(function: &Function, interrupts: &Interrupts, ring: &Drain) {
     let Interrupts { vectors, intx, intx_end } = interrupts;
     while function.failure().is_none() {
         // One that the vCPU process gives up comes back here, at the next turn.
         let ours: Vec<_> =
             vectors.iter().enumerate().filter(|(index, _)| !function.bus.takes(*index)).collect();
-        let all = ours.iter().map(|(_, vector)| *vector).chain([intx_end]).chain(intx.as_deref());
-        let mut fds: Vec<_> = all.map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        let all = ours.iter().map(|(_, vector)| vector.as_fd()).chain([intx_end.as_fd()]);
+        let all = all.chain(intx.as_deref().map(AsFd::as_fd));
+        let mut fds: Vec<_> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         if poll(&mut fds, Some(&LOOK_TIMESPEC)).is_err_and(|errno| errno != Errno::INTR) {
             return;
         }
@@ -92,21 +95,19 @@ fn watch(function: &Function, interrupts: &Interrupts, ring: &Drain) {
             ring.note(&ring.pin_rests);
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect();
-        let taken = |index: usize, fd: &OwnedFd| {
-            ready.get(index) == Some(&true) && rustix::io::read(fd, &mut [0; 8]).is_ok()
-        };
+        let is_ready = |index: usize| ready.get(index) == Some(&true);
         for (at, (index, vector)) in ours.iter().enumerate() {
-            if taken(at, vector) {
+            if is_ready(at) && doorbell::take_eventfd(vector) {
                 function.signal(*index);
             }
         }
         // The end first: what the device says after it was unmasked is a new interrupt.
-        if taken(ours.len(), intx_end) {
+        if is_ready(ours.len()) && intx_end.take() {
             // The end of an interrupt goes behind what the guest has posted before: a write that tells the device that its
             // interrupt was dealt with is in the ring by now, and without it the device would signal once more for nothing.
             ring.note(&ring.ended);
         }
-        if intx.as_ref().is_some_and(|intx| taken(ours.len() + 1, intx)) {
+        if is_ready(ours.len() + 1) && intx.as_deref().is_some_and(doorbell::take_eventfd) {
             function.signal_intx();
         }
     }

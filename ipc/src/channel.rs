@@ -29,12 +29,14 @@ pub const LATE_MAX: usize = 64;
 /// has sent this many is flooding.
 pub const EVENTS_MAX: usize = 64;
 
-/// The two ends of a new channel, close-on-exec.
+/// The two ends of a new channel, close-on-exec and non-blocking: an event loop may watch them. No call on them depends on it,
+/// each says for itself that it does not wait.
 ///
 /// # Errors
 /// If the kernel has no socket pair to give.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         .map_err(|errno| Error::io("socketpair", errno))
 }
 

@@ -87,10 +87,9 @@ impl Function {
     pub(super) fn grant(&self, device: &Device, wish: intx::Wish) {
         match wish {
             intx::Wish::Nothing => {}
-            // A counter that is full is a line that is high already.
             intx::Wish::Raise => {
                 self.pin_raised.fetch_add(1, Relaxed);
-                let _ = rustix::io::write(&self.msi.pin, &1u64.to_ne_bytes());
+                self.msi.pin.ring();
             }
             intx::Wish::Unmask => drop(self.settle(device.end.unmask_intx())),
             intx::Wish::Lower => {
@@ -124,8 +123,7 @@ impl Function {
     fn raise(&self, event: u32) {
         self.messages.fetch_add(1, Relaxed);
         if self.msi.board.post(event) {
-            // A counter that is full is a doorbell that rings already.
-            let _ = rustix::io::write(&self.msi.eventfd, &1u64.to_ne_bytes());
+            self.msi.ringer.ring();
         }
     }
 }

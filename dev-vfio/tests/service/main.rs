@@ -25,6 +25,7 @@ use dev_vfio::service::{Behind, Descriptors, VfioProcess};
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::channel::{self, Channel, Incoming};
 use ipc::deadline::Deadline;
+use ipc::doorbell::{self, Doorbell, Ringer};
 use ipc::hello::{Hello, Role};
 use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::control::{DirtyLogOp, RoleConfig};
@@ -42,7 +43,6 @@ use ipc::vfio_user::connection::ConnectionError;
 use ipc::vfio_user::dma::DmaAccess;
 use ipc::vfio_user::header::{Command, Header, Kind};
 use ipc::vfio_user::version::Version;
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use server::{Bend, Server};
@@ -63,11 +63,11 @@ struct Vm<S = Server> {
     smmu: Channel<Stage1>,
     sequence: u64,
     board: MsiBoard,
-    doorbell: OwnedFd,
+    doorbell: Doorbell,
     /// What the vCPU process was asked.
     asked: Arc<Mutex<Vec<BusRequest>>>,
-    intx: OwnedFd,
-    intx_end: OwnedFd,
+    intx: Doorbell,
+    intx_end: Ringer,
     log: DirtyLog,
     layout: RamLayout,
 }
@@ -130,8 +130,8 @@ impl<S> Vm<S> {
         let log = DirtyLog::attach(&log_memory, &layout).unwrap();
         let ring_memory = ring::create("ring").unwrap();
         let board_memory = MsiBoard::create("board").unwrap();
-        let [doorbell, intx, intx_end] =
-            [(); 3].map(|()| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
+        let [(msi_doorbell, doorbell), (pin, intx), (intx_end, told_end)] =
+            [(); 3].map(|()| doorbell::pair().unwrap());
         let (smmu, device) = channel::pair().unwrap();
         let (vcpu, bus) = channel::pair().unwrap();
         let asked = answer_bus(vcpu);
@@ -143,10 +143,10 @@ impl<S> Vm<S> {
             stage1: device,
             behind: Behind::Server(client),
             msi_board: clone(&board_memory),
-            msi_doorbell: clone(&doorbell),
+            msi_doorbell,
             bus,
-            intx: clone(&intx),
-            intx_end: clone(&intx_end),
+            intx: pin,
+            intx_end: told_end,
         };
         let mut process = VfioProcess::new(descriptors, 1, Duration::ZERO, |reason| panic!("{reason}"));
         let config = VfioConfig {
@@ -220,7 +220,7 @@ impl<S> Vm<S> {
     /// The events that come with the next ring of the doorbell, or within a moment if none may come.
     fn msis(&self, wait: Duration) -> Vec<u32> {
         let until = Instant::now() + wait;
-        while rustix::io::read(&self.doorbell, &mut [0; 8]).is_err() {
+        while !self.doorbell.take() {
             if Instant::now() > until {
                 return Vec::new();
             }
@@ -235,7 +235,7 @@ impl<S> Vm<S> {
     fn intx_within(&self, span: Duration) -> bool {
         let until = Instant::now() + span;
         while Instant::now() < until {
-            if rustix::io::read(&self.intx, &mut [0; 8]).is_ok() {
+            if self.intx.take() {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -245,7 +245,7 @@ impl<S> Vm<S> {
 
     /// The guest has ended the interrupt: the line fell.
     fn end_intx(&self) {
-        rustix::io::write(&self.intx_end, &1u64.to_ne_bytes()).unwrap();
+        self.intx_end.ring();
     }
 
     fn interrupt_status(&self) -> u64 {

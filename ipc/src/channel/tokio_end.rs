@@ -51,7 +51,7 @@ struct Books<P: Protocol> {
 }
 
 impl<P: Protocol> AsyncChannel<P> {
-    /// Greets over `socket` as `local`, checks that the peer is a `peer` of the same build and generation,
+    /// Greets over `socket`, an end made by [`super::pair`], as `local`, checks that the peer is a `peer` of the same build and generation,
     /// and starts to read. To be called within a runtime.
     ///
     /// # Errors
@@ -62,8 +62,6 @@ impl<P: Protocol> AsyncChannel<P> {
         peer: Role,
         deadline: Deadline,
     ) -> Result<Self, Error> {
-        // Epoll readiness is edge-like: the descriptor must not block even if a wake-up was stale.
-        rustix::io::ioctl_fionbio(&socket, true).map_err(|errno| Error::io("ioctl(FIONBIO)", errno))?;
         let socket = UnixDatagram::from_std(socket.into())
             .map_err(|source| Error::Io { call: "epoll_ctl", source })?;
         let books = Books { request_id: 1, open: BTreeMap::new(), late: BTreeSet::new(), closed: false };

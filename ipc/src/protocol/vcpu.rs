@@ -63,10 +63,10 @@ pub struct RemotePage {
     pub posted: Vec<u32>,
 }
 
-/// An interrupt wire: a device's eventfd and where it ends at the GIC.
+/// An interrupt wire: a device's doorbell and where it ends at the GIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteIrq {
-    /// The eventfd.
+    /// The doorbell.
     pub fd: u8,
     /// The shared peripheral interrupt's number, without the 32 that make it an INTID.
     pub spi: u32,
@@ -85,7 +85,7 @@ pub struct RemoteFunction {
     pub windows: Vec<FunctionWindow>,
     /// The board of its pending MSIs.
     pub msi_board_fd: u8,
-    /// The eventfd that says to look at the board.
+    /// The doorbell that says to look at the board.
     pub msi_doorbell_fd: u8,
     /// The channel over which its process tells which parts of its windows are memory.
     pub bus_fd: u8,
@@ -96,7 +96,7 @@ pub struct RemoteFunction {
     pub host_device: Option<u64>,
 }
 
-/// The INTx pin of a PCI function: a level, shared with others, by two eventfds.
+/// The INTx pin of a PCI function: a level, shared with others, by two doorbells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteIntx {
     /// The function says that it asserts its pin: the line rises.

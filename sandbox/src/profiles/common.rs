@@ -127,7 +127,12 @@ pub fn descriptors(arch: Arch) -> Vec<Rule> {
         Rule::any("fstat"),
         Rule::when("newfstatat", &[Check::with_bits(3, AT_EMPTY_PATH, by_descriptor)]),
         Rule::when("statx", &[Check::with_bits(2, AT_EMPTY_PATH, by_descriptor)]),
-        Rule::one_of("fcntl", 1, &FCNTL, "only flags, duplicates and seals of descriptors are needed"),
+        Rule::one_of(
+            "fcntl",
+            1,
+            &FCNTL,
+            "only duplicates of descriptors, and a look at their flags and seals, are needed",
+        ),
         Rule::any("ppoll"),
         Rule::any("eventfd2"),
         Rule::any("recvmsg"),
@@ -143,11 +148,19 @@ pub fn descriptors(arch: Arch) -> Vec<Rule> {
 }
 
 const AT_EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
-const FCNTL: [u32; 6] = [
+/// Not F_SETFL: what it changes belongs to the open file, which another process may hold as well.
+const FCNTL: [u32; 5] = [
     libc::F_DUPFD_CLOEXEC.cast_unsigned(),
     libc::F_GETFD.cast_unsigned(),
     libc::F_SETFD.cast_unsigned(),
     libc::F_GETFL.cast_unsigned(),
-    libc::F_SETFL.cast_unsigned(),
     libc::F_GET_SEALS.cast_unsigned(),
 ];
+
+/// Taking the count of an eventfd that others hold as well, without ever waiting for one.
+pub fn shared_eventfds() -> Vec<Rule> {
+    vec![Rule::when(
+        "preadv2",
+        &[Check::int(5, libc::RWF_NOWAIT.cast_unsigned(), "only a read that does not wait")],
+    )]
+}

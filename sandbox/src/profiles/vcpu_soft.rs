@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The software vCPU process: guest RAM, the GIC, UART and RTC; one thread per vCPU.
 //!
-//! It needs memory, threads and the descriptors it was given, and one ioctl: FIONBIO on the console stream.
+//! It needs memory, threads and the descriptors it was given; no ioctl at all.
 //! Spawned by the sealed coordinator, so every rule here is also the coordinator's.
 
-use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
+use crate::profile::{Arch, Limits, Profile, RootKind, Rule, union};
 use crate::profiles::common;
 
 pub fn profile(arch: Arch) -> Profile {
@@ -34,12 +34,8 @@ pub fn rules(arch: Arch) -> Vec<Rule> {
         &common::ending(),
         &common::descriptors(arch),
         &[
-            Rule::when("ioctl", &[Check::int(1, FIONBIO, "only FIONBIO, for the console")]),
             // Whether the memory that a device offers lies in ordinary pages, which cannot fault once mapped.
             Rule::any("fstatfs"),
         ],
     ])
 }
-
-/// The same number on both architectures (asm-generic).
-const FIONBIO: u32 = 0x5421;

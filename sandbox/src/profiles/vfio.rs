@@ -28,5 +28,11 @@ pub fn profile(arch: Arch) -> Profile {
 }
 
 pub fn rules(arch: Arch) -> Vec<Rule> {
-    union(&[&common::memory(), &common::threads(arch), &common::ending(), &common::descriptors(arch)])
+    union(&[
+        &common::memory(),
+        &common::threads(arch),
+        &common::ending(),
+        &common::descriptors(arch),
+        &common::shared_eventfds(),
+    ])
 }

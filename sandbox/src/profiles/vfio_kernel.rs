@@ -32,7 +32,14 @@ pub fn profile(arch: Arch) -> Profile {
 pub fn rules(arch: Arch) -> Vec<Rule> {
     let memory: Vec<Rule> = common::memory().into_iter().filter(|rule| rule.syscall != "mmap").collect();
     let own = [map(), ioctl()];
-    union(&[&memory, &own, &common::threads(arch), &common::ending(), &common::descriptors(arch)])
+    union(&[
+        &memory,
+        &own,
+        &common::threads(arch),
+        &common::ending(),
+        &common::descriptors(arch),
+        &common::shared_eventfds(),
+    ])
 }
 
 const PROT_EXEC: u64 = libc::PROT_EXEC as u64;

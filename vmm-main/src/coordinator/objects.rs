@@ -11,16 +11,16 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use ipc::channel;
+use ipc::doorbell::{self, Doorbell, Ringer};
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::RegisterPage;
 use ipc::shm::ring;
-use rustix::event::{EventfdFlags, eventfd};
 
 use crate::problem::Problem;
-use crate::topology::{self, DeviceKind, Object, Shape, Side};
+use crate::topology::{self, DeviceKind, FdRow, Object, Rights, Shape, Side};
 
 /// The objects that processes are given, by what they are.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub struct Objects {
     /// The VM's name: part of every memory object's name in `/proc`, so that what is left can be told apart.
     name: String,
     held: BTreeMap<Object, OwnedFd>,
+    /// Interrupts: who may write the object rings, who may read it looks.
+    doorbells: BTreeMap<Object, (Ringer, Doorbell)>,
     ram: Region,
     shape: Shape,
 }
@@ -42,7 +44,8 @@ impl Objects {
     ) -> Result<Self, Problem> {
         let ram = Region::create(&format!("{name}-guest-ram"), layout.file_len())
             .map_err(|error| refused("guest RAM", &error))?;
-        let mut objects = Self { name: name.to_owned(), held: BTreeMap::new(), ram, shape: shape.clone() };
+        let (held, doorbells) = (BTreeMap::new(), BTreeMap::new());
+        let mut objects = Self { name: name.to_owned(), held, doorbells, ram, shape: shape.clone() };
         for (object, fd) in given {
             objects.hold(*object, fd.as_fd())?;
         }
@@ -61,9 +64,8 @@ impl Objects {
                     objects.hold(object, board.as_fd())?;
                 }
                 Object::Irq(..) | Object::MsiDoorbell(_) | Object::Intx(_) | Object::IntxEnd(_) => {
-                    let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-                        .map_err(|error| refused("an interrupt", &error))?;
-                    objects.held.insert(object, fd);
+                    let ends = doorbell::pair().map_err(|error| refused("an interrupt", &error))?;
+                    objects.doorbells.insert(object, ends);
                 }
                 _ => {}
             }
@@ -75,9 +77,13 @@ impl Objects {
     /// The same boot's objects for its next generation of processes.
     pub fn for_generation(&self) -> Result<Self, Problem> {
         let (name, ram, shape) = (self.name.clone(), self.ram.clone(), self.shape.clone());
-        let mut next = Self { name, held: BTreeMap::new(), ram, shape };
+        let mut next = Self { name, held: BTreeMap::new(), doorbells: BTreeMap::new(), ram, shape };
         for (object, fd) in &self.held {
             next.hold(*object, fd.as_fd())?;
+        }
+        for (object, (ringer, doorbell)) in &self.doorbells {
+            let ends = (duplicate(ringer.as_fd())?.into(), duplicate(doorbell.as_fd())?.into());
+            next.doorbells.insert(*object, ends);
         }
         next.renew()?;
         Ok(next)
@@ -159,9 +165,18 @@ impl Objects {
 
     /// Keeps a duplicate of `fd` as `object`.
     fn hold(&mut self, object: Object, fd: BorrowedFd<'_>) -> Result<(), Problem> {
-        let fd = fd.try_clone_to_owned().map_err(|error| refused("a descriptor", &error))?;
-        self.held.insert(object, fd);
+        self.held.insert(object, duplicate(fd)?);
         Ok(())
+    }
+
+    /// What a row's descriptor stands for, if there is one of this kind: of an interrupt the end that its rights are for.
+    pub fn end_of(&self, row: &FdRow) -> Option<BorrowedFd<'_>> {
+        match (self.doorbells.get(&row.object), row.rights) {
+            (Some((_, doorbell)), Rights::Read) => Some(doorbell.as_fd()),
+            (Some((ringer, _)), Rights::Write) => Some(ringer.as_fd()),
+            (Some(_), Rights::ReadWrite | Rights::Execute) => None,
+            (None, _) => self.get(row.object),
+        }
     }
 
     /// The object, if there is one of this kind.
@@ -187,6 +202,10 @@ fn every_object(shape: &Shape) -> impl Iterator<Item = Object> + use<> {
     all.sort_unstable();
     all.dedup();
     all.into_iter()
+}
+
+fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Problem> {
+    fd.try_clone_to_owned().map_err(|error| refused("a descriptor", &error))
 }
 
 fn refused(what: &'static str, error: &dyn std::fmt::Display) -> Problem {

@@ -108,7 +108,7 @@ impl Process {
                 Object::CrashPage => crash.as_fd(),
                 Object::Log => log_theirs.as_fd(),
                 shared => objects
-                    .get(shared)
+                    .end_of(fd)
                     .ok_or_else(|| refuse("find its objects", &format!("there is no {shared:?}")))?,
             };
             fds.push((fd.number, source));

@@ -6,9 +6,9 @@
 //! the socket only as the UART's FIFO has room. Nothing moves while the machine is paused, so that what is
 //! saved is all there is: undelivered output travels with the UART's state.
 
-use super::doorbell::Doorbell;
 use super::gate::Gate;
 use super::uart::Uart;
+use super::waker::Waker;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -30,13 +30,13 @@ pub struct Console {
     output: Mutex<VecDeque<u8>>,
     drained: Condvar,
     /// Told when output starts to wait or input room appears.
-    wake: Doorbell,
+    wake: Waker,
 }
 
 impl Console {
     /// A console with nothing to say; fails only where the host has no eventfd left.
     pub fn new() -> Result<Arc<Self>, Errno> {
-        Ok(Arc::new(Self { output: Mutex::default(), drained: Condvar::new(), wake: Doorbell::new()? }))
+        Ok(Arc::new(Self { output: Mutex::default(), drained: Condvar::new(), wake: Waker::new()? }))
     }
 
     fn output(&self) -> MutexGuard<'_, VecDeque<u8>> {
@@ -61,7 +61,7 @@ impl Console {
 
     /// Makes the console thread look again: output waits, or the UART has room for input.
     pub fn wake(&self) {
-        self.wake.ring();
+        self.wake.wake();
     }
 
     /// Output that no one has read yet, for the saved state.
@@ -95,7 +95,7 @@ impl Console {
             }
             let [ready, woken] = fds.map(|fd| fd.revents());
             if woken.contains(PollFlags::IN) {
-                self.wake.answer();
+                self.wake.clear();
             }
             if ready.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
                 return;

@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! INTx: the pins of PCI functions on the interrupt lines that they share.
 //!
-//! As a KVM irqfd with a resample fd: a function's eventfd raises its line; when the guest ends the interrupt the line
+//! As a KVM irqfd with a resample fd: a function's doorbell raises its line; when the guest ends the interrupt the line
 //! falls, and every function on it is told, so that those which still want something raise it again. So the line needs
 //! no memory of who holds it up, and a function that a wrong peer keeps raising costs the guest what a wrong
 //! device costs it. A function whose pin falls without the guest's doing asks for the same fall.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
+
+use ipc::doorbell::{Doorbell, Ringer};
 
 use super::irq::Interrupts;
 
 /// A function's pin.
 #[derive(Debug)]
 pub struct Pin {
-    /// Says that the pin is asserted; non-blocking.
-    pub raised: OwnedFd,
+    /// Says that the pin is asserted.
+    pub raised: Doorbell,
     /// Tells the function that the line fell.
-    pub ended: OwnedFd,
+    pub ended: Ringer,
     /// The INTID of its line.
     pub intid: u32,
 }
@@ -80,8 +81,7 @@ impl Pins {
     /// The line fell.
     pub fn ended(&self, intid: u32) {
         for pin in self.pins.iter().filter(|pin| pin.intid == intid) {
-            // A counter that is full is a function that has been told already.
-            let _ = rustix::io::write(&pin.ended, &1_u64.to_ne_bytes());
+            pin.ended.ring();
         }
     }
 }

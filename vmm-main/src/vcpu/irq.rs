@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Interrupts on their way to the controller: lines of devices in this process, eventfds of devices in others.
+//! Interrupts on their way to the controller: lines of devices in this process, doorbells of devices in others.
+//!
+//! One thread hears the doorbells of all devices, so nothing that it does may wait for one of them: neither end of a
+//! doorbell can make the other wait, and each turn looks at every one once, however often it rings.
 
-use super::doorbell::Doorbell;
 use super::gate::Gate;
 use super::intx::Pins;
 use super::nudges::Nudges;
 use super::remote::RemoteMsi;
+use super::waker::Waker;
+use ipc::doorbell::Doorbell;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// How long the thread sleeps at most; the bell ends it earlier.
+/// How long the thread sleeps at most; the waker ends it earlier.
 const POLL_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// And while vCPUs are to be called out of the guest.
@@ -31,9 +35,6 @@ pub trait Interrupts: Send + Sync + 'static {
 
     /// Signals an MSI of the device to the ITS. One that no table maps is ignored, as an ITS does.
     fn signal_msi(&self, device_id: u32, event_id: u32);
-
-    /// Takes those wires that the controller listens to by itself while the machine runs; gives back the others.
-    fn adopt(&self, wires: Vec<Wire>) -> Result<Vec<Wire>, Failure>;
 
     /// The lines of pins whose fall it tells by an eventfd. None: it calls [`Pins::ended`] itself.
     fn lines(&self) -> &[Line];
@@ -72,11 +73,11 @@ impl Spi {
     }
 }
 
-/// A device's eventfd and the interrupt it stands for.
+/// A device's doorbell and the interrupt it stands for.
 #[derive(Debug)]
 pub struct Wire {
-    /// Counts the device's signals; non-blocking.
-    pub eventfd: OwnedFd,
+    /// The device rings it.
+    pub doorbell: Doorbell,
     /// INTID of a shared peripheral interrupt.
     pub intid: u32,
 }
@@ -84,19 +85,19 @@ pub struct Wire {
 /// An interrupt line that pins share, of a controller that hears of an interrupt's end from the host.
 #[derive(Debug)]
 pub struct Line {
-    /// Says that the guest has ended the interrupt, and that the line fell; non-blocking.
+    /// Says that the guest has ended the interrupt, and that the line fell; non-blocking, and no other process's.
     pub fell: OwnedFd,
     /// INTID of a shared peripheral interrupt.
     pub intid: u32,
 }
 
-/// All interrupts from other processes, and the bell that ends the wait for them.
+/// All interrupts from other processes, and what ends the wait for them.
 pub struct Wires {
     controller: Arc<dyn Interrupts>,
     wires: Vec<Wire>,
     msis: Vec<RemoteMsi>,
     pins: Arc<Pins>,
-    bell: Doorbell,
+    waker: Waker,
     counters: Counters,
 }
 
@@ -111,16 +112,16 @@ struct Counters {
 }
 
 impl Wires {
-    /// These wires, but those that the controller takes, and pins.
+    /// These wires, messages and pins.
     pub fn new(
         controller: Arc<dyn Interrupts>,
         wires: Vec<Wire>,
         msis: Vec<RemoteMsi>,
         pins: Arc<Pins>,
     ) -> Result<Self, Failure> {
-        let wires = controller.adopt(wires)?;
-        let bell = Doorbell::new().map_err(|errno| Failure::new("make the interrupts' bell", errno))?;
-        Ok(Self { controller, wires, msis, pins, bell, counters: Counters::default() })
+        let waker =
+            Waker::new().map_err(|errno| Failure::new("make what wakes the interrupt thread", errno))?;
+        Ok(Self { controller, wires, msis, pins, waker, counters: Counters::default() })
     }
 
     /// Brings what devices have signalled to the interrupt controller: before a paused machine is saved.
@@ -142,7 +143,7 @@ impl Wires {
 
     /// Makes the thread look at the gate.
     pub fn wake(&self) {
-        self.bell.ring();
+        self.waker.wake();
     }
 
     /// Lines that fell: who still holds them up is asked to say so again.
@@ -156,42 +157,36 @@ impl Wires {
         }
     }
 
-    /// The interrupt thread: what the eventfds say, the controller hears. While the machine is paused they are left
-    /// unread, so that a signal waits for whoever runs the guest next.
+    /// The interrupt thread: what the doorbells say, the controller hears. While the machine is paused they are left
+    /// alone, so that a signal waits for whoever runs the guest next.
     pub fn serve(&self, gate: &Gate) {
         let lines = self.controller.lines();
         let mut nudges = Nudges::default();
         while gate.wait_running() {
             let mut fds: Vec<_> =
-                self.wires.iter().map(|wire| PollFd::new(&wire.eventfd, PollFlags::IN)).collect();
+                self.wires.iter().map(|wire| PollFd::new(&wire.doorbell, PollFlags::IN)).collect();
             fds.extend(self.msis.iter().map(|msi| PollFd::new(&msi.doorbell, PollFlags::IN)));
             fds.extend(self.pins.iter().map(|pin| PollFd::new(&pin.raised, PollFlags::IN)));
             fds.extend(lines.iter().map(|line| PollFd::new(&line.fell, PollFlags::IN)));
-            fds.push(PollFd::new(&self.bell, PollFlags::IN));
+            fds.push(PollFd::new(&self.waker, PollFlags::IN));
             let interval = if nudges.is_empty() { POLL_INTERVAL } else { NUDGE_INTERVAL };
             if poll(&mut fds, Some(&interval)).is_err_and(|errno| errno != Errno::INTR) {
                 return;
             }
-            self.bell.answer();
+            self.waker.clear();
             for (wire, fd) in self.wires.iter().zip(&fds) {
-                // An eventfd that another process has read dry meanwhile says EAGAIN: no signal.
-                if fd.revents().contains(PollFlags::IN)
-                    && rustix::io::read(&wire.eventfd, &mut [0; 8]).is_ok()
-                {
+                if fd.revents().contains(PollFlags::IN) && wire.doorbell.take() {
                     self.controller.pulse(wire.intid);
                 }
             }
             for (msi, fd) in self.msis.iter().zip(fds.iter().skip(self.wires.len())) {
-                if fd.revents().contains(PollFlags::IN)
-                    && rustix::io::read(&msi.doorbell, &mut [0; 8]).is_ok()
-                {
+                if fd.revents().contains(PollFlags::IN) && msi.doorbell.take() {
                     self.deliver(msi);
                 }
             }
             let pins = fds.iter().skip(self.wires.len() + self.msis.len());
             for (pin, fd) in self.pins.iter().zip(pins) {
-                if fd.revents().contains(PollFlags::IN) && rustix::io::read(&pin.raised, &mut [0; 8]).is_ok()
-                {
+                if fd.revents().contains(PollFlags::IN) && pin.raised.take() {
                     // A fall from before must not be taken for one of the line as it rises now.
                     self.take_falls(&mut nudges);
                     count(&self.counters.rose);

@@ -16,7 +16,6 @@
 mod bus;
 mod console;
 mod cpu_thread;
-mod doorbell;
 mod engine;
 mod gate;
 mod intx;
@@ -33,6 +32,7 @@ mod saved;
 mod soft;
 mod uart;
 mod vectors;
+mod waker;
 mod window_memory;
 mod windows;
 

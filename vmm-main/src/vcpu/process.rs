@@ -225,7 +225,10 @@ fn open_parts<E: Engine>(
         remotes.push(remote);
         pages.extend(region);
         for irq in &device.irqs {
-            wires.push(Wire { eventfd: take(irq.fd, "interrupt")?, intid: SPI_BASE.saturating_add(irq.spi) });
+            wires.push(Wire {
+                doorbell: take(irq.fd, "interrupt")?.into(),
+                intid: SPI_BASE.saturating_add(irq.spi),
+            });
         }
     }
     let (mut msis, mut pins, mut buses) = (Vec::new(), Vec::new(), Vec::new());
@@ -238,15 +241,15 @@ fn open_parts<E: Engine>(
             return Err(fail("wire an INTx pin", &format!("there is no SPI {}", function.intx.spi)));
         }
         let intid = SPI_BASE + function.intx.spi;
-        let raised = take(function.intx.raised_fd, "INTx pin")?;
-        let ended = take(function.intx.ended_fd, "end of an INTx interrupt")?;
+        let raised = take(function.intx.raised_fd, "INTx pin")?.into();
+        let ended = take(function.intx.ended_fd, "end of an INTx interrupt")?.into();
         pins.push(Pin { raised, ended, intid });
         let device_id = function.bdf.0.into();
         buses.push((memory, bus, device_id, intid));
         let board = Region::from_fd(take(function.msi_board_fd, "MSI board")?, BOARD_LEN)
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map an MSI board", &error))?;
-        let doorbell = take(function.msi_doorbell_fd, "MSI doorbell")?;
+        let doorbell = take(function.msi_doorbell_fd, "MSI doorbell")?.into();
         msis.push(remote::RemoteMsi { board, doorbell, device_id });
     }
     let pins = Arc::new(Pins::new(pins));

@@ -13,6 +13,7 @@ use super::window_memory::Mapper;
 use super::windows::Windows;
 use crate::machine::layout::SMMU0;
 use ipc::deadline::Deadline;
+use ipc::doorbell::Doorbell;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteMmio};
@@ -37,8 +38,8 @@ const WAIT_SLICE: Duration = Duration::from_millis(100);
 pub struct RemoteMsi {
     /// Pending events.
     pub board: MsiBoard,
-    /// Says to look at them; non-blocking.
-    pub doorbell: OwnedFd,
+    /// Says to look at them.
+    pub doorbell: Doorbell,
     /// What every one of them is signalled with.
     pub device_id: u32,
 }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Pins that share a line, on a real interrupt controller.
 
-use rustix::event::{EventfdFlags, eventfd};
 use soft_cpu::gic::{GicConfig, TableMemory};
 
-use super::super::irq::{Line, Wire};
+use super::super::irq::Line;
 use super::*;
-use ipc::protocol::control::Failure;
+use ipc::doorbell;
 use soft_cpu::gic::Gic;
 
 impl Interrupts for Gic {
@@ -19,10 +18,6 @@ impl Interrupts for Gic {
     }
 
     fn signal_msi(&self, _device_id: u32, _event_id: u32) {}
-
-    fn adopt(&self, wires: Vec<Wire>) -> Result<Vec<Wire>, Failure> {
-        Ok(wires)
-    }
 
     fn lines(&self) -> &[Line] {
         &[]
@@ -43,17 +38,19 @@ impl TableMemory for NoMemory {
     }
 }
 
-fn pin(intid: u32) -> Pin {
-    let new = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-    Pin { raised: new(), ended: new(), intid }
+/// A pin, and its function's end.
+fn pin(intid: u32) -> (Pin, Doorbell) {
+    let ((_, raised), (ended, told)) = (doorbell::pair().unwrap(), doorbell::pair().unwrap());
+    (Pin { raised, ended, intid }, told)
 }
 
-fn machine(intids: &[u32]) -> (Arc<Pins>, Arc<Gic>) {
-    let pins = Arc::new(Pins::new(intids.iter().copied().map(pin).collect()));
+fn machine(intids: &[u32]) -> (Arc<Pins>, Vec<Doorbell>, Arc<Gic>) {
+    let (pins, functions) = intids.iter().copied().map(pin).unzip();
+    let pins = Arc::new(Pins::new(pins));
     let config = GicConfig { vcpu_count: 1, spi_count: 64, its: false };
     let gic = Arc::new(Gic::new(config, Arc::new(NoMemory), Box::new(|_| ())).unwrap());
     pins.connect(&(Arc::clone(&gic) as Arc<dyn Interrupts>));
-    (pins, gic)
+    (pins, functions, gic)
 }
 
 /// GICD_ISPENDR1: the pending bits of INTIDs 32 to 63.
@@ -61,20 +58,20 @@ fn pending(gic: &Gic) -> u64 {
     gic.dist_read(0x204, 4)
 }
 
-fn told(pins: &Pins) -> Vec<bool> {
-    pins.iter().map(|pin| rustix::io::read(&pin.ended, &mut [0; 8]).is_ok()).collect()
+fn told(functions: &[Doorbell]) -> Vec<bool> {
+    functions.iter().map(Doorbell::take).collect()
 }
 
 #[test]
 fn pins_on_one_line_are_all_told_of_its_fall_and_no_others() {
-    let (pins, gic) = machine(&[41, 42, 41]);
+    let (pins, functions, gic) = machine(&[41, 42, 41]);
     assert_eq!(pins.intids(), [41, 42]);
     pins.iter().for_each(|pin| pins.raise(pin));
     assert_eq!(pending(&gic), 0b11 << 9);
-    assert_eq!(told(&pins), [false; 3]);
+    assert_eq!(told(&functions), [false; 3]);
     pins.lower(41);
     assert_eq!(pending(&gic), 0b10 << 9);
-    assert_eq!(told(&pins), [true, false, true]);
+    assert_eq!(told(&functions), [true, false, true]);
     // The one that still holds it up says so.
     pins.raise(pins.iter().last().unwrap());
     assert_eq!(pending(&gic), 0b11 << 9);
@@ -82,8 +79,9 @@ fn pins_on_one_line_are_all_told_of_its_fall_and_no_others() {
 
 #[test]
 fn pins_before_there_is_an_interrupt_controller_raise_nothing() {
-    let pins = Pins::new(vec![pin(41)]);
+    let (pin, function) = pin(41);
+    let pins = Pins::new(vec![pin]);
     pins.raise(pins.iter().next().unwrap());
     pins.lower(41);
-    assert_eq!(told(&pins), [true]);
+    assert_eq!(told(&[function]), [true]);
 }

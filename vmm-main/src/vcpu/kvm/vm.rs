@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The VM: memory, vCPUs and interrupt controller in KVM, and the ways into them for the rest of the machine.
 //!
-//! While the machine is paused nothing enters: wires are taken off the controller, so that a signal waits in its
+//! While the machine is paused nothing enters: vectors are taken off the controller, so that a signal waits in its
 //! eventfd for whoever runs the guest next, and messages are kept aside, for the ITS's tables are written by then.
 
 use super::cpu::{self, Cpu};
@@ -16,7 +16,7 @@ use super::window_slots::WindowSlots;
 use crate::machine::layout::{GITS_TRANSLATER, IPA_BITS, SPI_BASE, spi};
 use crate::vcpu::engine::EngineParts;
 use crate::vcpu::intx::Pins;
-use crate::vcpu::irq::{Interrupts, Line, Wire};
+use crate::vcpu::irq::{Interrupts, Line};
 use crate::vcpu::vectors::{Vector, Vectors};
 use ipc::addr::Gpa;
 use ipc::protocol::control::Failure;
@@ -58,8 +58,6 @@ pub struct Vm {
     vectors: Arc<Vectors>,
     /// Messages that came from other processes, and so took a way through this one.
     messages: AtomicU64,
-    /// Signals of the UART, which is in this process.
-    uart: OwnedFd,
     state: Mutex<State>,
 }
 
@@ -69,8 +67,6 @@ struct State {
     counter_offset: u64,
     /// The guest's counter while it stands still.
     clock: KvmClockV1,
-    /// Wires that KVM listens to while the machine runs.
-    wires: Vec<Wire>,
     /// Messages that came while it did not.
     late: Vec<KvmMessageV1>,
     /// What KVM was told that vectors are.
@@ -105,12 +101,10 @@ impl Vm {
         let gic = Gic::new(&fd, vcpu_count)?;
         // From now on the guest's counter is what we say, and a read of it tells the host's.
         sys::set_counter_offset(&fd, 0).map_err(fail("set the guest's counter"))?;
-        let uart = new_eventfd("make the UART's interrupt")?;
         let state = State {
             running: false,
             counter_offset: 0,
             clock: KvmClockV1 { ticks: 0, hz: sys::counter_hz() },
-            wires: Vec::new(),
             late: Vec::new(),
             routes: Routes::default(),
             heard: 0,
@@ -138,7 +132,6 @@ impl Vm {
             unused,
             vectors,
             messages,
-            uart,
             state,
         };
         if let Some(saved) = saved {
@@ -222,17 +215,11 @@ impl Vm {
         self.harvest()
     }
 
-    /// Puts every wire and vector on the controller, or takes it off.
+    /// Puts every line and vector on the controller, or takes it off.
     fn connect(&self, state: &mut State, vectors: &[Vector], assign: bool) -> Result<(), Failure> {
         self.connect_vectors(state, vectors, assign)?;
-        let own = [(self.uart.as_fd(), SPI_BASE + spi::UART)];
-        let wires = state.wires.iter().map(|wire| (wire.eventfd.as_fd(), wire.intid));
-        for (eventfd, intid) in own.into_iter().chain(wires) {
-            // KVM numbers wired interrupts from the first shared one.
-            let gsi = intid.saturating_sub(SPI_BASE);
-            sys::irqfd(&self.fd, eventfd, None, gsi, assign).map_err(fail("connect an interrupt wire"))?;
-        }
         for (line, unused) in self.lines.iter().zip(&self.unused) {
+            // KVM numbers wired interrupts from the first shared one.
             let (gsi, fell) = (line.intid.saturating_sub(SPI_BASE), Some(line.fell.as_fd()));
             sys::irqfd(&self.fd, unused.as_fd(), fell, gsi, assign).map_err(fail("connect an INTx line"))?;
             if assign {
@@ -312,9 +299,9 @@ impl Vm {
 
 impl Interrupts for Vm {
     fn pulse(&self, intid: u32) {
-        debug_assert_eq!(intid, SPI_BASE + spi::UART, "the one device of this process with a wire");
-        // A full counter means that a signal is pending already.
-        let _ = rustix::io::write(&self.uart, &1_u64.to_ne_bytes());
+        // An edge: the rise is what makes it pending.
+        self.set_level(intid, true);
+        self.set_level(intid, false);
     }
 
     fn set_level(&self, intid: u32, high: bool) {
@@ -332,11 +319,6 @@ impl Interrupts for Vm {
             // A message that is pending already says nothing new.
             state.late.push(message);
         }
-    }
-
-    fn adopt(&self, wires: Vec<Wire>) -> Result<Vec<Wire>, Failure> {
-        self.state().wires.extend(wires);
-        Ok(Vec::new())
     }
 
     fn lines(&self) -> &[Line] {

@@ -12,7 +12,7 @@ pub use self::saved::SavedSoft;
 use self::slot::CpuSlot;
 use super::bus::Bus;
 use super::engine::{Engine, EngineParts, Exit};
-use super::irq::{Interrupts, Line, Wire};
+use super::irq::{Interrupts, Line};
 use super::window_memory::Mapper;
 use crate::machine::layout::SPI_COUNT;
 use ipc::protocol::control::Failure;
@@ -47,10 +47,6 @@ impl Interrupts for SoftController {
     fn signal_msi(&self, device_id: u32, event_id: u32) {
         // An event that no device table maps is ignored, as the ITS does.
         let _ = self.gic.signal_msi(device_id, event_id);
-    }
-
-    fn adopt(&self, wires: Vec<Wire>) -> Result<Vec<Wire>, Failure> {
-        Ok(wires)
     }
 
     fn lines(&self) -> &[Line] {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 use super::*;
 use crate::vcpu::console::OUTPUT_LEN_MAX;
-use crate::vcpu::irq::{Interrupts, Line, Wire};
-use ipc::protocol::control::Failure;
+use crate::vcpu::irq::{Interrupts, Line};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -22,9 +21,6 @@ impl Interrupts for Controller {
     }
     fn signal_msi(&self, _device_id: u32, _event_id: u32) {
         unreachable!("a UART has no messages");
-    }
-    fn adopt(&self, wires: Vec<Wire>) -> Result<Vec<Wire>, Failure> {
-        Ok(wires)
     }
     fn lines(&self) -> &[Line] {
         &[]
