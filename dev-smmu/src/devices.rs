@@ -5,7 +5,10 @@
 //! Which stream has to be attached anew is noted first and looked up when the model can be asked
 //! ([`Devices::resolve`]); a device drops all it has cached when it is attached, so the order of the two does
 //! not matter, only that both are answered before the CMD_SYNC is. A device that is gone answers nothing any
-//! more and does no DMA: it holds nothing up. One that lives and is silent does, as it must.
+//! more and does no DMA: it holds nothing up. One that lives and is silent does, as it must; but not for long: then the
+//! coordinator is asked to end it ([`crate::patience`]). The thread that serves the guest waits for no device but by the
+//! clock of its caller, and never for room in a channel: orders that a full one does not take are replaced by attaching
+//! the stream anew, which says them all.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -21,13 +24,11 @@ use ipc::protocol::stage1::{self, Fault, Notice, ORDERS_MAX, Order, Stage1};
 use smmu_arch::command::StreamRange;
 use smmu_arch::spec::commands::{Command, Opcode};
 
+use crate::patience::{DEBT_MAX, Patience, TURN_SPAN};
 use crate::stream::{Attachment, Stage1Sink, SyncState};
 
 /// The device is started beside us; its end of the channel is there from the beginning.
 const HELLO_SPAN: Duration = Duration::from_secs(30);
-/// How long the channel may be full: the device does nothing but empty it.
-const SEND_SPAN: Duration = Duration::from_secs(5);
-
 /// Faults of one device that may wait to be recorded: a full Event queue of them.
 const FAULTS_MAX: usize = 4096;
 
@@ -38,6 +39,12 @@ struct Progress {
     up: bool,
     /// It is gone, or has broken the contract.
     dead: bool,
+    /// The coordinator has been asked to end it.
+    given_up: bool,
+    /// Its channel took no more when something was last to be said.
+    full: bool,
+    /// When the oldest order was given that it has not answered, or that it had no room for.
+    waits_since: Option<Instant>,
     sent: u64,
     answered: u64,
     refused: u64,
@@ -70,23 +77,48 @@ impl Link {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Greets the device and listens to it until it is gone: a thread's whole life.
-    pub fn listen(&self, heard: impl Fn()) {
+    /// Greets the device and listens to it until it is gone: a thread's whole life. `failed` is called once if it lives and does
+    /// not do its part.
+    pub fn listen(&self, heard: impl Fn(), failed: impl Fn(&str, String)) {
         let greeted = self.channel.hello(Role::Vfio, Deadline::after(HELLO_SPAN));
         self.progress().up = greeted.is_ok();
         heard();
-        let end = greeted.and_then(|()| self.read(&heard));
+        let end = greeted.and_then(|()| self.read(&heard, &failed));
         let Err(error): Result<(), Error> = end else { return };
         eprintln!("smmu: the device {} is not heard any more: {error}", self.name);
         self.progress().dead = true;
         self.changed.notify_all();
         heard();
+        if !matches!(error, Error::PeerGone { .. }) {
+            failed(&self.name, error.to_string());
+        }
     }
 
-    fn read(&self, heard: &impl Fn()) -> Result<(), Error> {
+    fn read(&self, heard: &impl Fn(), failed: &impl Fn(&str, String)) -> Result<(), Error> {
+        let mut patience = Patience::new(Instant::now());
         loop {
-            let incoming = match self.channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
-                Err(Error::Timeout { .. }) => continue,
+            let incoming = self.channel.recv(Deadline::after(TURN_SPAN));
+            let (full, given_up) = {
+                let mut progress = self.progress();
+                let over = patience.is_over(Instant::now(), progress.waits_since);
+                let given_up = over && !progress.given_up;
+                progress.given_up |= over;
+                (progress.full, given_up)
+            };
+            if given_up {
+                failed(
+                    &self.name,
+                    format!("it has kept the guest's CMD_SYNC waiting for {} s", DEBT_MAX.as_secs()),
+                );
+            }
+            let incoming = match incoming {
+                Err(Error::Timeout { .. }) => {
+                    if full {
+                        // There may be room by now for what could not be said.
+                        heard();
+                    }
+                    continue;
+                }
                 incoming => incoming?,
             };
             let Incoming::Event { body, .. } = incoming;
@@ -97,14 +129,18 @@ impl Link {
                         return Err(Error::Refused("an answer to orders that were not given"));
                     }
                     progress.answered = sequence;
-                    progress.refused += u64::from(refused);
+                    let waits = progress.full || progress.answered < progress.sent;
+                    progress.waits_since = waits.then(Instant::now);
+                    progress.refused = progress.refused.saturating_add(refused.into());
                     self.changed.notify_all();
                 }
                 Notice::Fault(fault) if progress.faults.len() < FAULTS_MAX => {
                     progress.faults.push_back(fault)
                 }
-                Notice::Fault(_) => progress.faults_lost += 1,
-                Notice::FaultsLost { count } => progress.faults_lost += count,
+                Notice::Fault(_) => progress.faults_lost = progress.faults_lost.saturating_add(1),
+                Notice::FaultsLost { count } => {
+                    progress.faults_lost = progress.faults_lost.saturating_add(count);
+                }
                 Notice::Orders { .. } => return Err(Error::Refused("orders from a device")),
             }
             drop(progress);
@@ -112,27 +148,36 @@ impl Link {
         }
     }
 
-    /// Sends orders, if the device is there to take them.
+    /// Sends orders, if the device is there to take them and has room.
     fn send(&self, orders: &[Order]) -> bool {
-        let sequence = {
-            let mut progress = self.progress();
-            if progress.dead {
-                return true;
-            }
-            if !progress.up {
-                return false;
-            }
-            // Counted before it is sent: the answer may be there before we are back.
-            progress.sent += 1;
-            progress.sent
-        };
-        let notice = Notice::Orders { sequence, orders: orders.to_vec() };
-        if let Err(error) = self.channel.event::<OwnedFd>(&notice, &[], Deadline::after(SEND_SPAN)) {
-            // Without these orders no later one means anything.
-            eprintln!("smmu: the device {} takes no orders: {error}", self.name);
-            self.progress().dead = true;
+        // Held until they are sent, which waits for nothing: an answer does not overtake its count.
+        let mut progress = self.progress();
+        if progress.dead {
+            return true;
         }
-        true
+        if !progress.up {
+            return false;
+        }
+        let sequence = progress.sent.saturating_add(1);
+        let notice = Notice::Orders { sequence, orders: orders.to_vec() };
+        match self.channel.event::<OwnedFd>(&notice, &[], Deadline::now()) {
+            Ok(()) => {
+                progress.sent = sequence;
+                progress.full = false;
+                progress.waits_since.get_or_insert_with(Instant::now);
+                true
+            }
+            // The thread that listens finds out as well, and says so.
+            Err(Error::PeerGone { .. } | Error::Violation(_)) => {
+                progress.dead = true;
+                true
+            }
+            Err(_) => {
+                progress.full = true;
+                progress.waits_since.get_or_insert_with(Instant::now);
+                false
+            }
+        }
     }
 
     fn is_settled(&self) -> bool {
@@ -173,7 +218,7 @@ impl Seat {
         if self.orders.is_empty() {
             return;
         }
-        // Before the device is up it has nothing cached: the attachment that it gets then says it all.
+        // Not up, it has nothing cached; full, it drops what it has cached when it is attached anew: which says it all.
         self.stale |= !self.link.send(&self.orders);
         self.orders.clear();
     }
@@ -236,9 +281,13 @@ impl Devices {
     pub fn each(&self, mut show: impl FnMut(String, u64)) {
         for seat in &self.seats {
             let progress = seat.link.progress();
-            let Progress { up, dead, sent, answered, refused, ref faults, faults_lost } = *progress;
+            let Progress {
+                up, dead, given_up, full, sent, answered, refused, ref faults, faults_lost, ..
+            } = *progress;
             let name = &seat.link.name;
             show(format!("{name}.up"), u64::from(up && !dead));
+            show(format!("{name}.given_up"), u64::from(given_up));
+            show(format!("{name}.full"), u64::from(full));
             show(format!("{name}.orders_sent"), sent);
             show(format!("{name}.orders_answered"), answered);
             show(format!("{name}.orders_refused"), refused);

@@ -20,6 +20,7 @@ pub mod host;
 pub mod inspect;
 pub mod memory;
 pub mod mmio;
+mod patience;
 pub mod publish;
 pub mod regfile;
 pub mod ring_thread;

@@ -76,12 +76,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RingThread {
-    /// Starts the thread, running, and one more for each device behind. `on_violation` is called on it, last, if the ring had to be closed.
+    /// Starts the thread, running, and one more for each device behind. `on_violation` is called on it, last, if the ring had to be
+    /// closed; `on_failed` on the thread of a device that lives and does not do its part.
     pub fn start(
         device: Device,
         responder: Responder,
         links: Vec<Arc<Link>>,
         on_violation: impl FnOnce(&Violation) + Send + 'static,
+        on_failed: impl Fn(&str, String) + Clone + Send + 'static,
     ) -> io::Result<RingThread> {
         let shared = Arc::new(Shared {
             device: Mutex::new(device),
@@ -96,9 +98,9 @@ impl RingThread {
             interrupt: Interrupt::new(),
         });
         for link in links {
-            let theirs = Arc::clone(&shared);
+            let (theirs, on_failed) = (Arc::clone(&shared), on_failed.clone());
             std::thread::Builder::new().name(link.name.clone()).spawn(move || {
-                link.listen(|| theirs.interrupt.raise());
+                link.listen(|| theirs.interrupt.raise(), on_failed);
             })?;
         }
         let theirs = Arc::clone(&shared);

@@ -73,12 +73,16 @@ pub fn run(
     channel.hello(Role::Coordinator, Deadline::after(HELLO_DEADLINE))?;
     service::tell(&channel, &Event::Sealed(locked.enforced().lines()));
     let fatal = Arc::clone(&channel);
-    let mut process = SmmuProcess::new(descriptors, generation, spin, move |reason| {
+    let told = Arc::clone(&channel);
+    let fatal = move |reason| {
         eprintln!("smmu: {reason}");
         service::tell(&fatal, &Event::Fatal(reason));
         // The guest's only way to the device is closed: the supervisor decides what becomes of the VM.
         std::process::exit(EXIT_VIOLATION);
-    });
+    };
+    let failed =
+        move |name: &str, why| service::tell(&told, &Event::PeerFailed { name: name.to_owned(), why });
+    let mut process = SmmuProcess::new(descriptors, generation, spin, fatal, failed);
     service::serve(&channel, &mut process)
 }
 
@@ -86,6 +90,7 @@ pub fn run(
 const EXIT_VIOLATION: i32 = 3;
 
 type Fatal = Box<dyn FnOnce(String) + Send>;
+type Failed = Arc<dyn Fn(&str, String) + Send + Sync>;
 
 /// What `Start` needs.
 struct Ready {
@@ -109,19 +114,22 @@ pub struct SmmuProcess {
     spin: Duration,
     model: Option<Model>,
     log: Option<Arc<DirtyLog>>,
+    failed: Failed,
     stage: Stage,
 }
 
 impl SmmuProcess {
-    /// An unconfigured one. `fatal` is called, from the ring thread, if the ring has to be closed.
+    /// An unconfigured one. `fatal` is called, from the ring thread, if the ring has to be closed; `failed`, from the thread of a
+    /// device, with its name and the reason, if it lives and does not do its part.
     pub fn new(
         descriptors: Descriptors,
         generation: u32,
         spin: Duration,
         fatal: impl FnOnce(String) + Send + 'static,
+        failed: impl Fn(&str, String) + Send + Sync + 'static,
     ) -> SmmuProcess {
         let stage = Stage::Unconfigured(Box::new(descriptors), Box::new(fatal));
-        SmmuProcess { generation, spin, model: None, log: None, stage }
+        SmmuProcess { generation, spin, model: None, log: None, failed: Arc::new(failed), stage }
     }
 
     fn order(&self, mode: Mode) -> Result<(), Failure> {
@@ -219,9 +227,12 @@ impl Process for SmmuProcess {
         match std::mem::replace(&mut self.stage, Stage::Spent) {
             Stage::Ready(ready) => {
                 let Ready { device, responder, links, fatal } = *ready;
-                let thread = RingThread::start(device, responder, links, |violation| {
+                let on_violation = |violation: &_| {
                     fatal(format!("the vCPU process broke the MMIO ring's contract: {violation}"));
-                });
+                };
+                let failed = Arc::clone(&self.failed);
+                let on_failed = move |name: &str, why| failed(name, why);
+                let thread = RingThread::start(device, responder, links, on_violation, on_failed);
                 let thread = thread.map_err(|error| Failure::new("start the ring thread", error))?;
                 self.stage = Stage::Serving(thread);
                 Ok(())

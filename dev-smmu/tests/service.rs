@@ -52,6 +52,9 @@ struct Vm {
     wires: [(Ringer, Doorbell); 3],
     fatal: mpsc::Sender<String>,
     died: mpsc::Receiver<String>,
+    failed: mpsc::Sender<(String, String)>,
+    /// Devices that were given up, and why.
+    given_up: mpsc::Receiver<(String, String)>,
     /// What the next process gets.
     stage1: RefCell<BTreeMap<u8, OwnedFd>>,
 }
@@ -60,6 +63,7 @@ impl Vm {
     fn new() -> Vm {
         let layout = RamLayout::new(vec![RamRegion { gpa: Gpa(RAM), len: RAM_LEN, file_offset: 0 }]).unwrap();
         let (fatal, died) = mpsc::channel();
+        let (failed, given_up) = mpsc::channel();
         Vm {
             ram: Region::create("ram", RAM_LEN).unwrap(),
             dirty_log: DirtyLog::create("dirty", &layout).unwrap(),
@@ -69,6 +73,8 @@ impl Vm {
             layout,
             fatal,
             died,
+            failed,
+            given_up,
             stage1: RefCell::default(),
         }
     }
@@ -88,8 +94,10 @@ impl Vm {
             },
             stage1: self.stage1.take(),
         };
-        let fatal = self.fatal.clone();
-        SmmuProcess::new(descriptors, generation, Duration::ZERO, move |reason| fatal.send(reason).unwrap())
+        let (fatal, failed) = (self.fatal.clone(), self.failed.clone());
+        let fatal = move |reason| fatal.send(reason).unwrap();
+        let failed = move |name: &str, why| failed.send((name.to_owned(), why)).unwrap();
+        SmmuProcess::new(descriptors, generation, Duration::ZERO, fatal, failed)
     }
 
     fn config(&self, change: impl FnOnce(&mut SmmuConfig)) -> RoleConfig {

@@ -111,7 +111,7 @@ impl BusLink {
     }
 
     /// Tells what the vectors mean that the vCPU process listens to, as `wanted` says by their order, where that is a change.
-    /// When this returns it is so.
+    /// When this returns it is so. One wait at most: a process that has left one question unanswered is asked no other.
     ///
     /// # Errors
     /// Why some have to be brought from here from now on.
@@ -121,17 +121,26 @@ impl BusLink {
             return Ok(());
         }
         let mut wanted = wanted().into_iter();
-        let mut all = Ok(());
+        let (mut all, mut silent) = (Ok(()), None::<String>);
         for (index, vector) in (0_u16..).zip(&mut state.vectors) {
             let event = wanted.next().flatten();
             if !vector.taken || vector.told == event {
                 continue;
             }
-            match self.ask(&BusRequest::RouteVector { index, event }, &[]) {
-                Ok(()) => vector.told = event,
-                Err(why) => {
+            let asked = match &silent {
+                None => self.try_ask(&BusRequest::RouteVector { index, event }, &[]),
+                Some(why) => Ok(Err(why.clone())),
+            };
+            match asked {
+                Ok(Ok(())) => vector.told = event,
+                Ok(Err(why)) => {
                     vector.taken = false;
                     all = Err(why);
+                }
+                Err(why) => {
+                    vector.taken = false;
+                    silent = Some(why.to_string());
+                    all = Err(why.to_string());
                 }
             }
         }
@@ -147,11 +156,16 @@ impl BusLink {
     }
 
     fn ask(&self, request: &BusRequest, fds: &[&OwnedFd]) -> Result<(), String> {
-        match self.channel.request(request, fds, Deadline::after(ANSWER_SPAN)) {
-            Ok((BusReply::Done, _)) => Ok(()),
-            Ok((BusReply::Refused(why), _)) => Err(why),
-            Err(error) => Err(error.to_string()),
-        }
+        self.try_ask(request, fds).unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// A refusal is an answer.
+    fn try_ask(&self, request: &BusRequest, fds: &[&OwnedFd]) -> Result<Result<(), String>, Error> {
+        let (reply, _) = self.channel.request(request, fds, Deadline::after(ANSWER_SPAN))?;
+        Ok(match reply {
+            BusReply::Done => Ok(()),
+            BusReply::Refused(why) => Err(why),
+        })
     }
 
     /// For people and tests.

@@ -2,7 +2,8 @@
 //! The device's end of the stage 1 channel: orders in, answers and faults out.
 //!
 //! Faults leave in the order of the queue, whoever sends them; those of transactions before an order leave before
-//! its `Done`. A vSMMU that does not read loses faults, counted, and holds nobody up for long.
+//! its `Done`. A vSMMU that does not read loses faults, counted, and holds nobody up: what is told at once has one moment to be
+//! told in, however much it is, since the lock that keeps the order is held for as long.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +21,7 @@ use crate::iommu::{AttachError, HostIommu};
 
 /// The vSMMU is started beside us; its end of the channel is there from the beginning.
 const HELLO_SPAN: Duration = Duration::from_secs(30);
-/// How long a fault may wait for room in the channel.
+/// How long faults may wait for room in the channel: all that are told at once.
 const FAULT_SPAN: Duration = Duration::from_millis(10);
 /// How many faults are told at once: a device that faults without end must not keep an order from its answer. What
 /// stays in the queue is told next time.
@@ -94,21 +95,23 @@ impl Stage1Link {
             let mut iommu = lock(iommu);
             std::iter::from_fn(|| iommu.next_fault()).take(FAULTS_PER_TURN).collect()
         };
+        let until = Deadline::after(FAULT_SPAN);
+        let mut has_room = true;
+        let mut tell = |notice: &Notice| {
+            has_room = has_room && self.channel.event::<OwnedFd>(notice, &[], until).is_ok();
+            has_room
+        };
         for entry in entries {
-            faults.lost += u64::from(faults.losses.before(&entry));
-            if faults.lost > 0 && self.tell(&Notice::FaultsLost { count: faults.lost }) {
+            faults.lost = faults.lost.saturating_add(faults.losses.before(&entry).into());
+            if faults.lost > 0 && tell(&Notice::FaultsLost { count: faults.lost }) {
                 faults.lost = 0;
             }
             if let Some(fault) = entry.fault
-                && !self.tell(&Notice::Fault(fault))
+                && !tell(&Notice::Fault(fault))
             {
-                faults.lost += 1;
+                faults.lost = faults.lost.saturating_add(1);
             }
         }
-    }
-
-    fn tell(&self, notice: &Notice) -> bool {
-        self.channel.event::<OwnedFd>(notice, &[], Deadline::after(FAULT_SPAN)).is_ok()
     }
 }
 
@@ -153,3 +156,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Whatever panicked, a half-done order is repeated by nobody: the state is what the last whole call left.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -234,12 +234,14 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::GuestReset,
         Event::Sealed(vec!["landlock 6".into(), "seccomp 2".into()]),
         Event::Fatal("out of memory".into()),
+        Event::PeerFailed { name: "vfio0".into(), why: "it does not answer".into() },
     ];
     let name = |event: &Event| match event {
         Event::GuestPoweredOff => "event-guest-powered-off",
         Event::GuestReset => "event-guest-reset",
         Event::Sealed(_) => "event-sealed",
         Event::Fatal(_) => "event-fatal",
+        Event::PeerFailed { .. } => "event-peer-failed",
     };
     all.into_iter().map(|event| (name(&event), event)).collect()
 }

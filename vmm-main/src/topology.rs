@@ -79,7 +79,7 @@ const fn vfio_row(index: usize, name: &'static str, fds: &'static [FdRow]) -> Ro
         program: VFIO_PROGRAM,
         profile: sandbox::profiles::vfio,
         fds,
-        restart: Restart::EndsVm,
+        restart: Restart::DeviceFails,
         needed: Needed::ByServed(index),
     }
 }
@@ -113,7 +113,7 @@ const fn vfio_kernel_row(index: usize, name: &'static str, fds: &'static [FdRow]
         program: VFIO_KERNEL_PROGRAM,
         profile: sandbox::profiles::vfio_kernel,
         fds,
-        restart: Restart::EndsVm,
+        restart: Restart::DeviceFails,
         needed: Needed::ByReal(index),
     }
 }

@@ -199,3 +199,73 @@ fn a_device_that_answers_what_was_not_asked_is_cut_off() {
     guest.write(Register::CMDQ_PROD, 1);
     guest.await_cons(1);
 }
+
+#[test]
+fn a_silent_device_is_given_up_by_name_while_registers_and_inspection_go_on() {
+    let vm = Vm::new();
+    let (process, device, guest) = start(&vm);
+    device.obey();
+    guest.command(0, Command { qw0: u64::from(Opcode::TlbiNhAll.0), qw1: 0 });
+    guest.command(1, sync(ComplSignal::None));
+    guest.write(Register::CMDQ_PROD, 2);
+    assert!(device.orders(soon()).is_some(), "which it keeps to itself");
+    let (name, why) = vm.given_up.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert_eq!(name, "vfio0");
+    assert!(why.contains("CMD_SYNC waiting for 5 s"), "{why}");
+    assert_eq!(counter(&process, "vfio0.given_up"), 1);
+    // Every access and inspection is answered within the helpers' deadlines.
+    guest.write(Register::GERRORN, 0);
+    assert_eq!(guest.read(Register::CMDQ_CONS), 1, "it lives, and may still use what it has cached");
+    drop(device);
+    guest.await_cons(2);
+    assert!(vm.given_up.try_recv().is_err(), "once is enough");
+}
+
+#[test]
+fn a_device_that_reads_nothing_keeps_no_thread_waiting_and_is_told_all_when_it_does() {
+    // Of the queue; the wrap bit is above the index.
+    const ENTRIES: u32 = 16;
+    let vm = Vm::new();
+    let (process, device, guest) = start(&vm);
+    device.obey();
+    // More invalidations than its channel takes, and no CMD_SYNC among them.
+    let mut prod = 0;
+    while counter(&process, "vfio0.full") == 0 {
+        for _ in 0..ENTRIES / 2 {
+            let command = Command { qw0: u64::from(Opcode::TlbiNhAll.0), qw1: 0 };
+            guest.command((prod % ENTRIES).into(), command);
+            prod += 1;
+        }
+        guest.write(Register::CMDQ_PROD, (prod % (2 * ENTRIES)).into());
+        guest.await_cons(prod % (2 * ENTRIES));
+        assert!(prod < 1 << 20, "its channel has no end");
+    }
+    guest.command((prod % ENTRIES).into(), sync(ComplSignal::None));
+    prod += 1;
+    guest.write(Register::CMDQ_PROD, (prod % (2 * ENTRIES)).into());
+    assert_eq!(counter(&process, "vfio0.up"), 1, "it lives");
+    let mut last = Vec::new();
+    while let Some((sequence, orders)) = device.orders(Deadline::after(Duration::from_secs(3))) {
+        device.tell(&Notice::Done { sequence, refused: 0 });
+        last = orders;
+    }
+    assert_eq!(last, attach(Attachment::Bypass), "which drops all that it has cached");
+    guest.await_cons(prod % (2 * ENTRIES));
+}
+
+#[test]
+fn numbers_that_a_device_makes_up_are_counted_without_overflow() {
+    let vm = Vm::new();
+    let (process, device, _guest) = start(&vm);
+    let (sequence, _) = device.orders(soon()).unwrap();
+    for count in [u64::MAX, u64::MAX, 1] {
+        device.tell(&Notice::FaultsLost { count });
+    }
+    device.tell(&Notice::Done { sequence, refused: u32::MAX });
+    let deadline = soon();
+    while counter(&process, "vfio0.orders_answered") < 1 && !deadline.has_passed() {
+        std::thread::yield_now();
+    }
+    assert_eq!(counter(&process, "vfio0.faults_lost"), u64::MAX);
+    assert_eq!(counter(&process, "vfio0.up"), 1);
+}

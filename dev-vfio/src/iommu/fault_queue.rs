@@ -73,7 +73,7 @@ impl Losses {
     /// Follows the queue to `entry`: how many were lost since the entry before, those a marker stands for included.
     pub fn before(&mut self, entry: &Entry) -> u32 {
         let gap = entry.sequence.wrapping_sub(self.expected) % SEQUENCES;
-        self.expected = (entry.sequence + 1) % SEQUENCES;
+        self.expected = entry.sequence.wrapping_add(1) % SEQUENCES;
         gap + u32::from(entry.fault.is_none())
     }
 }

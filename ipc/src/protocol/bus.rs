@@ -4,8 +4,8 @@
 //! One channel per function, so that nobody asks for another's. The function's accesses go through its ring; what goes
 //! here is rare: which parts of its BARs are memory that the guest may reach without asking, and when; which eventfds its
 //! vectors signal, and what they mean now. All requests are idempotent but [`BusRequest::AddWindow`] and
-//! [`BusRequest::AddVector`]. If the vCPU process dies the VM ends; if the function's process dies its windows and vectors
-//! stay as they are until the VM ends with it.
+//! [`BusRequest::AddVector`]. If the vCPU process dies the VM ends; if the function's process dies its windows are
+//! hidden, its vectors stay as they are, and its accesses read as all ones.
 //!
 //! A window is memory of the *device's server*, which nobody here trusts: whoever maps it must be sure that no touch of
 //! it can fault ([`crate::shm::device_memory`] has the rules). Or it is a part of a BAR of the host's own device, which only the guest

@@ -359,6 +359,7 @@ impl Vm {
                 self.lose(index, "it says a second time that it is sealed".to_owned()).await
             }
             Ok(Event::Fatal(reason)) => self.lose(index, reason).await,
+            Ok(Event::PeerFailed { name, why }) => self.lose_named(&name, why).await,
             Err(error) => self.lose(index, error).await,
         }
         self.publish();
@@ -404,6 +405,14 @@ impl Vm {
                     running.set.remove(index).await;
                 }
             }
+        }
+    }
+
+    /// Decides about a process that another one says has failed. One that is gone already has been decided about.
+    async fn lose_named(&mut self, name: &str, why: String) {
+        let set = self.running.as_ref().map(|running| &running.set);
+        if let Some(index) = set.and_then(|set| set.iter().position(|process| process.row.name == name)) {
+            self.lose(index, logs::printable(why.as_bytes())).await;
         }
     }
 

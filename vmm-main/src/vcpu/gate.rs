@@ -20,6 +20,8 @@ enum Target {
 #[derive(Debug)]
 struct State {
     target: Target,
+    /// When the machine was told to pause, while it is.
+    pausing: Option<Instant>,
     threads: usize,
     parked: usize,
 }
@@ -47,7 +49,7 @@ pub struct PauseTimeout {
 
 impl Default for Gate {
     fn default() -> Self {
-        let state = State { target: Target::Paused, threads: 0, parked: 0 };
+        let state = State { target: Target::Paused, pausing: None, threads: 0, parked: 0 };
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -64,6 +66,7 @@ impl Gate {
     fn set(&self, target: Target) {
         let mut state = self.state();
         if state.target != Target::Quit {
+            state.pausing = (target == Target::Paused).then(|| state.pausing.unwrap_or_else(Instant::now));
             state.target = target;
             self.target.store(target as u8, Ordering::Release);
         }
@@ -100,6 +103,14 @@ impl Gate {
     /// Whether guest work may go on.
     pub fn is_running(&self) -> bool {
         self.target.load(Ordering::Acquire) == Target::Running as u8
+    }
+
+    /// For how long the machine has been told to pause; zero if it is not.
+    pub fn pausing(&self) -> Duration {
+        if self.is_running() {
+            return Duration::ZERO;
+        }
+        self.state().pausing.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Whether the machine has ended.

@@ -18,6 +18,7 @@ use crate::machine::layout::{SPI_BASE, spi};
 use ipc::channel::Channel;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
+use ipc::shm::ring::ANSWER_SPAN;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -25,9 +26,9 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-/// How long vCPUs and helpers may take to stand still: a vCPU stops within a slice of guest code, unless it
-/// waits for a device, and a device that takes seconds is as good as dead.
-const PARK_DEADLINE: Duration = Duration::from_secs(10);
+/// How long vCPUs and helpers may take to stand still: a vCPU stops within a slice of guest code, unless it waits for a device,
+/// which has failed after [`ANSWER_SPAN`]; and what a loaded host adds.
+pub const PARK_DEADLINE: Duration = ANSWER_SPAN.saturating_add(Duration::from_secs(5));
 
 /// What a machine is made from: everything that outlives a reset.
 pub struct Parts<E: Engine> {
@@ -94,6 +95,7 @@ impl<E: Engine> Machine<E> {
 
     /// Starts the threads, all parked at the gate.
     pub fn launch(&self, channel: &Arc<Channel>) -> io::Result<()> {
+        self.bus.remotes.iter().for_each(|remote| remote.health().connect(channel));
         for index in 0..self.engine.vcpu_count() {
             let (engine, gate, channel) =
                 (Arc::clone(&self.engine), Arc::clone(&self.gate), Arc::clone(channel));

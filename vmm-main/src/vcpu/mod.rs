@@ -18,6 +18,7 @@ mod console;
 mod cpu_thread;
 mod engine;
 mod gate;
+mod health;
 mod intx;
 mod irq;
 mod kvm;

@@ -6,6 +6,7 @@
 //! that is not there, or named twice, is refused.
 
 use super::engine::{Engine, EngineParts};
+use super::health::Health;
 use super::intx::{Pin, Pins};
 use super::irq::Wire;
 use super::machine::{Machine, Parts};
@@ -235,7 +236,14 @@ fn open_parts<E: Engine>(
     for function in &config.functions {
         let ring = take(function.ring_fd, "MMIO ring of a function")?;
         let memory = Arc::new(Windows::new(function, E::MAPS_WINDOWS));
-        remotes.push(RemoteDevice::open_function(function, ring, spin, Arc::clone(&memory))?);
+        let health = Health::new(&function.name);
+        remotes.push(RemoteDevice::open_function(
+            function,
+            ring,
+            spin,
+            Arc::clone(&memory),
+            Arc::clone(&health),
+        )?);
         let bus = take(function.bus_fd, "bus channel of a function")?;
         if function.intx.spi >= SPI_COUNT {
             return Err(fail("wire an INTx pin", &format!("there is no SPI {}", function.intx.spi)));
@@ -245,7 +253,7 @@ fn open_parts<E: Engine>(
         let ended = take(function.intx.ended_fd, "end of an INTx interrupt")?.into();
         pins.push(Pin { raised, ended, intid });
         let device_id = function.bdf.0.into();
-        buses.push((memory, bus, device_id, intid));
+        buses.push((memory, health, bus, device_id, intid));
         let board = Region::from_fd(take(function.msi_board_fd, "MSI board")?, BOARD_LEN)
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map an MSI board", &error))?;
@@ -254,11 +262,11 @@ fn open_parts<E: Engine>(
     }
     let pins = Arc::new(Pins::new(pins));
     let vectors = Arc::new(Vectors::new(E::HEARS_VECTORS));
-    for (memory, bus, device_id, intid) in buses {
+    for (memory, health, bus, device_id, intid) in buses {
         let wiring = Wiring { pins: Arc::clone(&pins), vectors: Arc::clone(&vectors), device_id, intid };
         std::thread::Builder::new()
             .name("bus".to_owned())
-            .spawn(move || windows::serve(&memory, &wiring, bus, generation))
+            .spawn(move || windows::serve(&memory, &wiring, &health, bus, generation))
             .map_err(|error| fail("start a function's bus thread", &error))?;
     }
     Ok(Parts {

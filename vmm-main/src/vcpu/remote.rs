@@ -3,12 +3,14 @@
 //!
 //! Reads of a device with a register page never come here: the page is mapped for the CPU. A register that only
 //! the guest writes is stored in the page first and its write posted, so the guest reads its own write back;
-//! every other write waits for the device's answer. A device that does not answer stops the CPU that asked,
-//! nobody else: it may be restarting, and finds the request in the ring. What of a PCI function is memory never goes
+//! every other write waits for the device's answer. A device that does not answer in time, or is gone, has failed
+//! ([`super::health`]): the CPU that asked goes on with all ones, and a pause waits for no device longer than that. What of a PCI function is memory never goes
 //! through the ring while it is shown; and while any is, no write of that function is posted, because an access to its
 //! memory would overtake it.
 
 use super::gate::Gate;
+use super::health::Health;
+use super::pci_host;
 use super::window_memory::Mapper;
 use super::windows::Windows;
 use crate::machine::layout::SMMU0;
@@ -22,16 +24,20 @@ use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::{self, GuestOwned, RegisterPage};
 use ipc::shm::ring;
-use ipc::shm::ring::{Interrupt, Pending, Requester, RingError};
+use ipc::shm::ring::{ANSWER_SPAN, Interrupt, Requester, RingError};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 /// How long one wait lasts before the machine is looked at again: quit must get through.
 const WAIT_SLICE: Duration = Duration::from_millis(100);
+
+/// What of one wait counts at most. A machine that stood still as a whole (suspended, or stopped by its shell) has not been
+/// waiting: the device stood still as well.
+const WAIT_COUNTED_MAX: Duration = Duration::from_millis(200);
 
 /// Where the MSIs of a PCI function come in.
 #[derive(Debug)]
@@ -47,7 +53,7 @@ pub struct RemoteMsi {
 /// The device.
 #[derive(Debug)]
 pub struct RemoteDevice {
-    name: String,
+    health: Arc<Health>,
     windows: Vec<Window>,
     requester: Requester,
     /// Locked from the store to the post: page and ring see two CPUs' writes in one order.
@@ -82,7 +88,6 @@ struct Counters {
     reads: AtomicU64,
     writes: AtomicU64,
     posts: AtomicU64,
-    failures: AtomicU64,
 }
 
 impl RemoteDevice {
@@ -94,7 +99,7 @@ impl RemoteDevice {
         spin: Duration,
     ) -> Result<(Self, Option<GuestRegionMmap>), Failure> {
         let window = Window { region: config.region, base: config.base.0, len: config.len, posted: false };
-        let mut device = Self::attach(config.name.clone(), vec![window], ring, spin)?;
+        let mut device = Self::attach(Health::new(&config.name), vec![window], ring, spin)?;
         let (Some(page), Some(rules)) = (page, &config.page) else { return Ok((device, None)) };
         let fail = |why: String| Failure::new(format!("open the register page of {}", config.name), why);
         if config.len != SMMU0.len {
@@ -115,6 +120,7 @@ impl RemoteDevice {
         ring: OwnedFd,
         spin: Duration,
         memory: Arc<Windows>,
+        health: Arc<Health>,
     ) -> Result<Self, Failure> {
         let window = |FunctionWindow { region, range }: &FunctionWindow| Window {
             region: *region,
@@ -123,18 +129,23 @@ impl RemoteDevice {
             posted: *region != CONFIG_REGION,
         };
         let windows = config.windows.iter().map(window).collect();
-        let mut device = Self::attach(config.name.clone(), windows, ring, spin)?;
+        let mut device = Self::attach(health, windows, ring, spin)?;
         device.memory = Some(memory);
         Ok(device)
     }
 
-    fn attach(name: String, windows: Vec<Window>, ring: OwnedFd, spin: Duration) -> Result<Self, Failure> {
+    fn attach(
+        health: Arc<Health>,
+        windows: Vec<Window>,
+        ring: OwnedFd,
+        spin: Duration,
+    ) -> Result<Self, Failure> {
         let requester = Region::from_fd(ring, ring::RING_LEN)
             .and_then(|ring| Requester::attach(&ring, spin))
-            .map_err(|error| Failure::new(format!("open the ring of {name}"), error))?;
+            .map_err(|error| Failure::new(format!("open the ring of {}", health.name()), error))?;
         let guest_owned = Mutex::new(None);
         Ok(Self {
-            name,
+            health,
             windows,
             requester,
             guest_owned,
@@ -149,6 +160,11 @@ impl RemoteDevice {
         if let Some(memory) = &self.memory {
             memory.connect(Arc::clone(mapper));
         }
+    }
+
+    /// Whether it works.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Which parts of it are memory, if it is a PCI function.
@@ -172,8 +188,8 @@ impl RemoteDevice {
         }
         count(&self.counters.reads);
         let interrupt = Interrupt::new();
-        let asked = self.requester.read(region, offset, size, &interrupt, slice());
-        self.finish(asked, gate, || self.requester.read(region, offset, size, &interrupt, slice()))
+        let read = || self.requester.read(region, offset, size, &interrupt, slice());
+        self.finish(gate, read).unwrap_or_else(|| pci_host::read(size))
     }
 
     /// A guest write.
@@ -191,50 +207,59 @@ impl RemoteDevice {
             && owned.as_ref().is_some_and(|page| page.store_u32(offset, u32::from_le_bytes([a, b, c, d])));
         if posted || stored || self.posted.contains(&offset) {
             count(&self.counters.posts);
-            self.finish(post(), gate, post);
+            self.finish(gate, post);
             return;
         }
         drop(owned);
         count(&self.counters.writes);
         let write = || self.requester.write(region, offset, size, value, &interrupt, slice()).map(|()| 0);
-        self.finish(write(), gate, write);
+        self.finish(gate, write);
     }
 
-    /// Waits on until the device has answered or the machine ends. A request that is in the ring is never
-    /// sent twice; one that found no room is.
-    fn finish(
-        &self,
-        mut asked: Result<u64, RingError>,
-        gate: &Gate,
-        again: impl Fn() -> Result<u64, RingError>,
-    ) -> u64 {
-        loop {
-            match asked {
-                Ok(value) => return value,
-                Err(_) if gate.is_ended() => return 0,
-                Err(RingError::Unfinished { pending, .. }) => asked = self.wait(pending),
-                Err(RingError::NotQueued { .. } | RingError::NoLane) => asked = again(),
-                Err(error @ (RingError::Size { .. } | RingError::Violation(_))) => {
-                    if self.counters.failures.fetch_add(1, Ordering::Relaxed) == 0 {
-                        eprintln!("{}: access failed, and so will the next: {error}", self.name);
-                    }
-                    return 0;
-                }
-            }
+    /// Asks and waits on, until the device has answered, or has failed: which is `None`. A request that is in the ring is
+    /// never sent twice; one that found no room is.
+    fn finish(&self, gate: &Gate, ask: impl Fn() -> Result<u64, RingError>) -> Option<u64> {
+        if self.health.failure().is_some() {
+            return None;
         }
-    }
-
-    fn wait(&self, pending: Pending) -> Result<u64, RingError> {
-        self.requester.wait(pending, &Interrupt::new(), slice())
+        let mut waited = Duration::ZERO;
+        let mut begun = Instant::now();
+        let mut asked = ask();
+        loop {
+            let unfinished = match asked {
+                Ok(value) => return Some(value),
+                Err(error @ (RingError::Size { .. } | RingError::Violation(_))) => {
+                    self.health.fail(error.to_string());
+                    return None;
+                }
+                Err(unfinished) => unfinished,
+            };
+            waited = waited.saturating_add(begun.elapsed().min(WAIT_COUNTED_MAX));
+            // Other accesses may have waited before while the same pause was waiting for all of them.
+            if waited.max(gate.pausing()) >= ANSWER_SPAN {
+                self.health.fail(format!("it has not answered within {} s", ANSWER_SPAN.as_secs()));
+            }
+            if gate.is_ended() || self.health.failure().is_some() {
+                return None;
+            }
+            begun = Instant::now();
+            asked = match unfinished {
+                RingError::Unfinished { pending, .. } => {
+                    self.requester.wait(pending, &Interrupt::new(), slice())
+                }
+                _ => ask(),
+            };
+        }
     }
 
     /// What was asked of the device.
     pub fn inspect(&self, inspect: &mut Inspect) {
-        let Counters { reads, writes, posts, failures } = &self.counters;
-        for (name, counter) in
-            [("reads", reads), ("writes", writes), ("posts", posts), ("failures", failures)]
-        {
-            inspect.counter(format!("{}.{name}", self.name), counter.load(Ordering::Relaxed));
+        let (name, Counters { reads, writes, posts }) = (self.health.name(), &self.counters);
+        for (what, counter) in [("reads", reads), ("writes", writes), ("posts", posts)] {
+            inspect.counter(format!("{name}.{what}"), counter.load(Ordering::Relaxed));
+        }
+        if let Some(why) = self.health.failure() {
+            inspect.text(format!("{name}.failure"), why);
         }
         if let Some(memory) = &self.memory {
             memory.inspect(inspect);
@@ -275,3 +300,6 @@ pub fn register_pages(mut pages: Vec<GuestRegionMmap>) -> Result<Option<Arc<Gues
         .map(|map| Some(Arc::new(map)))
         .map_err(|error| Failure::new("map the register pages", error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 //! looked up at an access ([`Windows::read`]), on the path of device accesses: no TLB holds them, no code runs from them, no
 //! store to them is in a dirty log. A BAR of the host's own device is a slot or nothing: a touch of ours could fault.
 
+use super::health::Health;
 use super::vectors::Wiring;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,8 +84,26 @@ impl Windows {
 
     /// Adds one, hidden. The error is for whoever asked.
     pub fn add(&self, window: &DeviceWindow, file: OwnedFd) -> Result<(), String> {
-        let mut table = self.table_mut();
         let place = self.place(window).ok_or("it is not inside the function's memory areas")?;
+        if self.host_device.is_some() && !self.has_mapper {
+            return Err("the CPUs are software, and may not touch a host device's memory".to_owned());
+        }
+        self.check(&self.table(), place)?;
+        // Not under the lock that the guest's accesses take: of a file of the server's own making, even its close may wait for
+        // the server.
+        let memory = WindowMemory::new(file, window, place, self.host_device)?;
+        self.insert(Arc::new(memory))
+    }
+
+    fn insert(&self, memory: Arc<WindowMemory>) -> Result<(), String> {
+        let mut table = self.table_mut();
+        self.check(&table, memory.place())?;
+        table.windows.push(Window { memory, slot: None });
+        Ok(())
+    }
+
+    /// Whether the table has room for a window, and at this place.
+    fn check(&self, table: &Table, place: GpaRange) -> Result<(), String> {
         if table.windows.len() >= WINDOWS_MAX {
             return Err(format!("the function has {WINDOWS_MAX} windows already"));
         }
@@ -96,11 +115,6 @@ impl Windows {
         if places().any(|other| place.start() < other.end() && other.start() < place.end()) {
             return Err("it overlaps another window".to_owned());
         }
-        if self.host_device.is_some() && !self.has_mapper {
-            return Err("the CPUs are software, and may not touch a host device's memory".to_owned());
-        }
-        let memory = WindowMemory::new(file, window, place, self.host_device)?;
-        table.windows.push(Window { memory: Arc::new(memory), slot: None });
         Ok(())
     }
 
@@ -246,9 +260,9 @@ impl Windows {
     }
 }
 
-/// Serves the function's process until it is gone. Paused or not: that process asks only on behalf of what the guest
+/// Serves the function's process until it is gone, and the device has failed with that. Paused or not: that process asks only on behalf of what the guest
 /// did before.
-pub fn serve(windows: &Windows, wiring: &Wiring, channel: OwnedFd, generation: u32) {
+pub fn serve(windows: &Windows, wiring: &Wiring, health: &Health, channel: OwnedFd, generation: u32) {
     let channel = Channel::<Bus>::from_fd(channel, Hello::new(Role::Vcpu, generation));
     let end = channel.hello(Role::Vfio, Deadline::after(Deadline::SPAN_MAX)).and_then(|()| {
         loop {
@@ -264,9 +278,12 @@ pub fn serve(windows: &Windows, wiring: &Wiring, channel: OwnedFd, generation: u
         }
     });
     let Err(error): Result<(), _> = end else { return };
-    if !matches!(error, Error::PeerGone { .. }) {
-        eprintln!("{}: its process is not listened to any more: {error}", windows.name);
-    }
+    // Nobody will hide its memory any more. What the host refuses here stays as it is until the VM ends.
+    let _ = windows.show(false);
+    health.fail(match error {
+        Error::PeerGone { .. } => "its process has ended".to_owned(),
+        error => format!("its process is not listened to any more: {error}"),
+    });
 }
 
 #[cfg(test)]

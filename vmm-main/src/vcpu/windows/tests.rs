@@ -221,7 +221,9 @@ fn bus_thread_answers_its_function_and_ends_with_it() {
     let pins = Arc::new(Pins::new(vec![Pin { raised, ended, intid: 41 }]));
     let vectors = Arc::new(Vectors::new(true));
     let wiring = Wiring { pins: Arc::clone(&pins), vectors: Arc::clone(&vectors), device_id: 8, intid: 41 };
-    let thread = std::thread::spawn(move || serve(&served, &wiring, vcpu, 3));
+    let health = Health::new("vfio0");
+    let theirs = Arc::clone(&health);
+    let thread = std::thread::spawn(move || serve(&served, &wiring, &theirs, vcpu, 3));
     let soon = || Deadline::after(Duration::from_secs(10));
     let channel = Channel::<Bus>::from_fd(device, Hello::new(Role::Vfio, 3));
     channel.hello(Role::Vcpu, soon()).unwrap();

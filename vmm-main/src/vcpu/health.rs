@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Whether a device in another process can still be used.
+//!
+//! One that does not answer within the contract's time, breaks the contract, or has gone has failed for good: it reads as all
+//! ones from then on, and nobody waits for it any more. The coordinator is told, who ends its process: what has
+//! failed for the guest's CPUs may make no DMA either.
+
+use ipc::channel::Channel;
+use ipc::protocol::control::Event;
+use ipc::service;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+/// The health of one device. Shared by all who reach it.
+#[derive(Default)]
+pub struct Health {
+    /// For logs, counters and the coordinator.
+    name: String,
+    failure: OnceLock<String>,
+    coordinator: OnceLock<Arc<Channel>>,
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health")
+            .field("name", &self.name)
+            .field("failure", &self.failure)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Health {
+    /// The device called `name`, which works.
+    pub fn new(name: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), ..Self::default() })
+    }
+
+    /// From now on the coordinator is told.
+    pub fn connect(&self, coordinator: &Arc<Channel>) {
+        let _ = self.coordinator.set(Arc::clone(coordinator));
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why the device has failed, if it has.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// The device has failed. Only the first reason counts.
+    pub fn fail(&self, why: String) {
+        if self.failure.set(why.clone()).is_err() {
+            return;
+        }
+        eprintln!("{}: the device has failed, and reads as all ones from now on: {why}", self.name);
+        if let Some(coordinator) = self.coordinator.get() {
+            service::tell(coordinator, &Event::PeerFailed { name: self.name.clone(), why });
+        }
+    }
+}
