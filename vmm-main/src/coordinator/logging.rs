@@ -15,15 +15,11 @@ use super::logs::DROPPED;
 /// `PIPE_BUF` of Linux: longer writes could be torn.
 const WRITE_LEN_MAX: usize = 4096;
 
-/// Makes sure that no line is waited for: before sealing, after which no file's flags can be changed any more.
-pub fn prepare() -> io::Result<()> {
-    let stderr = io::stderr();
-    let flags = rustix::fs::fcntl_getfl(&stderr)?;
-    Ok(rustix::fs::fcntl_setfl(&stderr, flags | rustix::fs::OFlags::NONBLOCK)?)
-}
-
 /// Starts logging.
 pub fn start(json: bool) -> io::Result<()> {
+    let stderr = io::stderr();
+    let flags = rustix::fs::fcntl_getfl(&stderr)?;
+    rustix::fs::fcntl_setfl(&stderr, flags | rustix::fs::OFlags::NONBLOCK)?;
     let builder = tracing_subscriber::fmt()
         .with_writer(|| LogPipe)
         .with_ansi(false)

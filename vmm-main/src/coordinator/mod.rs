@@ -91,7 +91,6 @@ fn start() -> Result<(), Problem> {
             objects.insert(object, take(object)?);
         }
     }
-    logging::prepare().map_err(|error| failed("prepare the log", &error))?;
     let programs: Vec<_> = objects.values().map(AsFd::as_fd).collect();
     let locked =
         seal_to_spawn(&row.profile(), count, crash, &programs).map_err(|error| failed("seal", &error))?;
