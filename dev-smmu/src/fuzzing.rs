@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Drives the model with arbitrary bytes: the whole of a fuzz target, and of a property test.
 //!
-//! The bytes are a program of register accesses, memory writes, steps, events and save/restore turns. The
+//! The bytes are a program of register accesses, memory writes, steps, events, save/restore turns, and of how late the devices
+//! behind it answer. The
 //! invariants that hold whatever the guest does are asserted at the end of every operation; a step's
 //! budget bounds the work. Only tests and fuzz targets call this.
 
@@ -10,8 +11,10 @@ use crate::effects::Effects;
 use crate::memory::GuestMemory;
 use crate::regfile::existing_bits;
 use crate::smmu::Smmu;
-use crate::stream::NoDevices;
+use crate::stream::{Stage1Sink, SyncState};
+use smmu_arch::command::StreamRange;
 use smmu_arch::memory::{Abort, Memory};
+use smmu_arch::spec::commands::Command;
 use smmu_arch::spec::events::{EventRecord, Requester};
 use smmu_arch::spec::registers::Register;
 use smmu_arch::{Model, Options, StreamId};
@@ -47,11 +50,37 @@ impl GuestMemory for SmallMemory {
     }
 }
 
+/// Devices that answer an order when they have been asked for the answer so often.
+#[derive(Default)]
+struct LateDevices {
+    delay: u8,
+    owed: u8,
+}
+
+impl Stage1Sink for LateDevices {
+    fn reevaluate(&mut self, _streams: StreamRange) {
+        self.owed = self.delay;
+    }
+
+    fn invalidate(&mut self, _command: &Command) {
+        self.owed = self.delay;
+    }
+
+    fn sync(&mut self) -> SyncState {
+        if self.owed == 0 {
+            return SyncState::Done;
+        }
+        self.owed -= 1;
+        SyncState::Pending
+    }
+}
+
 /// Runs a program; panics only if an invariant of the model is broken.
 pub fn run_mmio(program: &[u8]) {
     let Ok(model) = Model::new(smmu_arch::model::MODEL_NAME, Options::default()) else { return };
     let memory = SmallMemory(RefCell::new(vec![0; MEMORY_LEN]));
     let mut smmu = Smmu::new(model);
+    let mut devices = LateDevices::default();
     let mut rest = program;
     while let Some((operation, after)) = rest.split_first_chunk::<14>() {
         rest = after;
@@ -59,27 +88,35 @@ pub fn run_mmio(program: &[u8]) {
         let value = u64::from_le_bytes(value);
         let offset = u64::from(u32::from_le_bytes([o0, o1, o2, o3]));
         let mut effects = Effects::default();
-        match code % 6 {
+        match code % 7 {
             // Most accesses go to registers that exist.
             0 | 1 => {
                 let at = Register::ALL.get(usize::from(o0) % Register::ALL.len());
                 let offset = if code < 0xc0 { at.map_or(0, |r| r.offset()) } else { offset };
-                smmu.write(offset, if size < 0x80 { 4 } else { 8 }, value, &mut NoDevices);
+                smmu.write(offset, if size < 0x80 { 4 } else { 8 }, value, &mut devices);
             }
-            2 => smmu.write(offset, size, value, &mut NoDevices),
+            2 => smmu.write(offset, size, value, &mut devices),
             3 => {
                 let _ = memory.write(offset % MEMORY_LEN as u64, &value.to_le_bytes());
             }
             4 => {
                 let before = smmu.registers().command_queue();
-                let step = smmu.step(&memory, &mut NoDevices, &mut effects, BUDGET);
-                assert!(step != Step::AwaitSync, "there is no device to wait for");
+                let late = devices.owed > 0 || devices.delay > 0;
+                let step = smmu.step(&memory, &mut devices, &mut effects, BUDGET);
+                assert!(step != Step::AwaitSync || late, "there is no device to wait for");
+                if step == Step::AwaitSync && devices.owed > 0 {
+                    let at = smmu.registers().command_queue();
+                    let again = smmu.step(&memory, &mut devices, &mut effects, BUDGET);
+                    assert!(again == Step::AwaitSync, "a CMD_SYNC does not wait for what is owed");
+                    assert!(smmu.registers().command_queue() == at, "a CMD_SYNC that waits is consumed");
+                }
                 let (queue, _, cons) = smmu.registers().command_queue();
                 let consumed = queue.len(cons, before.2).unwrap_or(u32::MAX);
                 assert!(consumed <= BUDGET || consumed == u32::MAX, "a step exceeds its budget");
                 let who = Requester { stream: StreamId(o0.into()), substream: None };
                 smmu.record(&EventRecord::c_bad_ste(who), &memory, &mut effects);
             }
+            5 => devices.delay = size % 4,
             _ => {
                 let saved = smmu.save();
                 let Ok(restored) = Smmu::restore(model, &saved) else {

@@ -22,17 +22,18 @@
 //!
 //! # What a dead peer means
 //!
-//! A process that dies is started again with the same fds (its *generation* goes up), unless it was a vCPU process
-//! or the coordinator: those end the VM. On a channel the asker gets [`error::Error::PeerGone`]; its request was
-//! executed or was not, which is why every request says whether it is idempotent. In a ring the asker just waits: the
-//! next life finds the request and executes it, perhaps for the second time. The dirty log and the register page
+//! The process of a device takes its device with it, any other the VM; a life of its own with the same fds (its *generation*
+//! goes up) comes with a restore. On a channel the asker gets [`error::Error::PeerGone`]; its request was
+//! executed or was not, which is why every request says whether it is idempotent. In a ring the asker waits for
+//! [`shm::ring::ANSWER_SPAN`]: until then a next life finds the request and executes it, perhaps for the second time. The dirty log and the register page
 //! are memory and do not die.
 //!
 //! # What a hostile peer means
 //!
 //! Whatever arrives is read once into private memory, checked, and then used. A broken rule is a
 //! [`error::Violation`]: that channel or ring is not used any more, the receiver stays well, the supervisor decides.
-//! A peer that answers late or never costs a timeout: every wait takes a [`deadline::Deadline`].
+//! A peer that answers late or never costs a timeout: every wait takes a [`deadline::Deadline`]. What a peer could make
+//! last for ever is not called by a thread that serves others: interrupts are [`doorbell`]s, not eventfds.
 
 pub mod addr;
 pub mod channel;

@@ -24,6 +24,7 @@ use crate::coordinator::process::{Fault, Process};
 use crate::coordinator::process_set::ProcessSet;
 use crate::coordinator::roles::Configs;
 use crate::problem::{Class, Problem};
+use crate::topology;
 
 /// What one process saved: a memory file that nobody can change any more.
 #[derive(Debug)]
@@ -63,6 +64,16 @@ pub async fn move_to_new_processes(
     objects: &Objects,
     configs: &Configs,
 ) -> Result<Moved, Failed> {
+    let missing = |row: &&topology::Row| !old.iter().any(|process| process.row.name == row.name);
+    if let Some(row) = topology::processes(objects.shape()).find(missing) {
+        let problem = Problem::new(
+            Class::State,
+            format!("process {} is lost, and its device with it: the VM cannot be saved", row.name),
+            row.name,
+            "start the VM again to have the device back",
+        );
+        return Err(Failed { fault: Fault::Refused(problem), paused: false });
+    }
     let mut clock = Clock::start();
     // While the guest still runs: what takes longest costs it nothing. A new process that dies does not take the
     // guest with it, the old set is whole: its loss is a refusal.

@@ -13,7 +13,7 @@ use super::routes::Routes;
 use super::saved::{KvmClockV1, KvmItsV1, KvmMessageV1, SavedKvm};
 use super::sys;
 use super::window_slots::WindowSlots;
-use crate::machine::layout::{GITS_TRANSLATER, IPA_BITS, SPI_BASE, spi};
+use crate::machine::layout::{GITS_TRANSLATER, IPA_BITS, SPI_BASE};
 use crate::vcpu::engine::EngineParts;
 use crate::vcpu::intx::Pins;
 use crate::vcpu::irq::{Interrupts, Line};
