@@ -40,10 +40,10 @@ pub fn interrupts(
     };
     if let Some(why) = refused {
         intx = None;
-        eprintln!("{name}: it has no INTx beside MSI-X: {why}");
+        ipc::log::warn!("{name}: it has no INTx beside MSI-X: {why}");
     }
     if vectors.is_empty() && intx.is_none() {
-        eprintln!("{name}: it has neither MSI-X nor a pin: it has no interrupt");
+        ipc::log::warn!("{name}: it has neither MSI-X nor a pin: it has no interrupt");
     }
     let pin = opened.intx.filter(|_| intx.is_some());
     let space = match pin {
@@ -57,7 +57,7 @@ pub fn interrupts(
 fn offer(vectors: &[OwnedFd], bus: &BusLink, name: &str) {
     for eventfd in vectors {
         if let Err(why) = bus.add_vector(eventfd) {
-            eprintln!("{name}: its messages are brought by its own process: {why}");
+            ipc::log::info!("{name}: its messages are brought by its own process: {why}");
             return;
         }
     }

@@ -60,7 +60,7 @@ impl Direct {
             Err(error) if error.is_refusal() => {
                 client.withdraw()?;
                 client.declare(&[DmaWindow::EVERYWHERE])?;
-                eprintln!("vfio: the server does not take guest RAM, its DMA stays messages: {error}");
+                ipc::log::warn!("vfio: the server does not take guest RAM, its DMA stays messages: {error}");
                 *state = State::Refused;
             }
             Err(error) => return Err(error),

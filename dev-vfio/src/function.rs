@@ -137,7 +137,7 @@ impl Function {
                 Some(Device { end, direct, space: Mutex::new(space), posts: Mutex::default() })
             }
             Err(reason) => {
-                eprintln!("{name}: the device cannot be used: {reason}");
+                ipc::log::warn!("{name}: the device cannot be used: {reason}");
                 let _ = failed.set(reason);
                 None
             }
@@ -272,7 +272,7 @@ impl Function {
 
     fn show_windows_if(&self, wanted: impl FnOnce() -> bool) {
         if let Err(error) = self.bus.show(wanted) {
-            eprintln!("{}: the vCPU process was not told of its memory: {error}", self.name);
+            ipc::log::warn!("{}: the vCPU process was not told of its memory: {error}", self.name);
         }
     }
 
@@ -445,7 +445,7 @@ impl Function {
     pub fn fail(&self, reason: &str) {
         if self.failed.set(reason.to_owned()).is_ok() {
             if self.tells {
-                eprintln!("{}: the device has failed: {reason}", self.name);
+                ipc::log::error!("{}: the device has failed: {reason}", self.name);
             }
             if let Some(device) = &self.device {
                 device.end.close();

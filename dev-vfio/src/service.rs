@@ -128,7 +128,7 @@ pub fn run(
     service::tell(&channel, &Event::Sealed(locked.enforced().lines()));
     let fatal = Arc::clone(&channel);
     let mut process = VfioProcess::new(descriptors, generation, spin, move |reason| {
-        eprintln!("vfio: {reason}");
+        ipc::log::error!("vfio: {reason}");
         service::tell(&fatal, &Event::Fatal(reason));
         // The guest's only way to the device is closed: the supervisor decides what becomes of the VM.
         std::process::exit(EXIT_VIOLATION);
@@ -315,7 +315,7 @@ fn open_device(
         for window in windows::cut(&space, offered, areas) {
             // The guest's accesses come as messages then: slower, and right.
             if let Err(why) = bus.add(window, file) {
-                eprintln!("{}: BAR {} is not mapped into the guest: {why}", config.name, offered.bar);
+                ipc::log::info!("{}: BAR {} is not mapped into the guest: {why}", config.name, offered.bar);
             }
         }
     }

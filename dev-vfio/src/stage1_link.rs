@@ -126,7 +126,7 @@ pub fn carry_out(iommu: &mut impl HostIommu, orders: &[Order]) -> u32 {
                 refused += flush(iommu, &mut batch);
                 if let Err(error) = iommu.attach(*stream, *to) {
                     refused += 1;
-                    eprintln!("vfio: attaching {to:?} failed: {error}");
+                    ipc::log::warn!("vfio: attaching {to:?} failed: {error}");
                     // What cannot be attached must not go on as it was.
                     if !matches!(error, AttachError::Stream(_)) {
                         let _ = iommu.attach(*stream, ipc::protocol::stage1::Attachment::Abort);

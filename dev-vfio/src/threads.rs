@@ -69,7 +69,7 @@ pub fn start_helpers(
             }
         });
         let Err(error): Result<(), _> = end else { return };
-        eprintln!("{}: no more orders from the vSMMU: {error}", theirs.name);
+        ipc::log::warn!("{}: no more orders from the vSMMU: {error}", theirs.name);
     })
 }
 
@@ -119,7 +119,7 @@ fn tell_faults(function: &Function, file: &OwnedFd) {
         match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&LOOK_TIMESPEC)) {
             Ok(_) | Err(Errno::INTR) => function.stage1.tell_faults(&function.iommu, &function.gate),
             Err(errno) => {
-                eprintln!("{}: no more faults for the vSMMU: {errno}", function.name);
+                ipc::log::warn!("{}: no more faults for the vSMMU: {errno}", function.name);
                 return;
             }
         }

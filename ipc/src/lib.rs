@@ -43,6 +43,7 @@ pub mod error;
 pub mod eventfd;
 pub mod frame;
 pub mod hello;
+pub mod log;
 pub mod protocol;
 pub mod saved;
 pub mod service;

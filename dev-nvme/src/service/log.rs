@@ -39,8 +39,8 @@ impl Limit {
     pub fn say(&self, line: &dyn Display) {
         if let Some(left_out) = self.allows(Instant::now()) {
             match left_out {
-                0 => eprintln!("nvme: {line}"),
-                _ => eprintln!("nvme: {line} ({left_out} lines like this were left out before)"),
+                0 => ipc::log::warn!("nvme: {line}"),
+                _ => ipc::log::warn!("nvme: {line} ({left_out} lines like this were left out before)"),
             }
         }
     }

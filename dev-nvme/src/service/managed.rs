@@ -106,8 +106,8 @@ impl Process for NvmeProcess {
                 let session =
                     thread::Builder::new().name("session".to_owned()).spawn(
                         move || match super::serve_client(&served, client) {
-                            Ok(()) => eprintln!("nvme: the device process has closed its connection"),
-                            Err(error) => eprintln!("nvme: no longer served: {error}"),
+                            Ok(()) => ipc::log::info!("nvme: the device process has closed its connection"),
+                            Err(error) => ipc::log::warn!("nvme: no longer served: {error}"),
                         },
                     );
                 session.map_err(|error| fail(&error))?;

@@ -42,7 +42,7 @@ impl Function {
             messages.map(|message| message.map(|message| message.data)).collect()
         };
         if let Err(error) = self.bus.route(wanted) {
-            eprintln!("{}: vectors are brought by its own process from now on: {error}", self.name);
+            ipc::log::warn!("{}: vectors are brought by its own process from now on: {error}", self.name);
         }
     }
 
@@ -96,7 +96,7 @@ impl Function {
                 if let Err(error) = self.bus.lower_intx()
                     && self.tells
                 {
-                    eprintln!("{}: its interrupt line may stay high: {error}", self.name);
+                    ipc::log::warn!("{}: its interrupt line may stay high: {error}", self.name);
                 }
             }
         }

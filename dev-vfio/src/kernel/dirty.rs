@@ -97,7 +97,7 @@ impl DirtyTracking {
             _ => Ok(()),
         };
         if let Err(errno) = &result {
-            eprintln!(
+            ipc::log::warn!(
                 "vfio: the log of written pages cannot be switched, all of RAM counts as written: {errno}"
             );
         }
@@ -130,7 +130,9 @@ impl DirtyTracking {
             _ => Ok(()),
         };
         if let Err(errno) = &read {
-            eprintln!("vfio: the log of written pages cannot be read, all of RAM counts as written: {errno}");
+            ipc::log::warn!(
+                "vfio: the log of written pages cannot be read, all of RAM counts as written: {errno}"
+            );
         }
         if !self.exact || read.is_err() {
             pages.unite(&DirtyPages::all(&self.layout));

@@ -71,7 +71,7 @@ impl Events {
             Err(Errno::AGAIN | Errno::INTR) => 0,
             Err(errno) => {
                 // Never seen; the guest then misses events, which is told by their numbers once it works again.
-                eprintln!("vfio: the queue of events cannot be read: {errno}");
+                ipc::log::warn!("vfio: the queue of events cannot be read: {errno}");
                 0
             }
         };

@@ -187,7 +187,9 @@ impl NestedIommu {
             [[u64::from(Opcode::CfgiCdAll.0) | stream << 32, 0], [u64::from(Opcode::TlbiNhAll.0), 0]];
         let (done, result) = self.command(&commands);
         if let Err(errno) = result {
-            eprintln!("vfio: what was cached for the stream cannot be dropped ({done} of 2 done): {errno}");
+            ipc::log::warn!(
+                "vfio: what was cached for the stream cannot be dropped ({done} of 2 done): {errno}"
+            );
         }
     }
 
@@ -235,7 +237,7 @@ impl HostIommu for NestedIommu {
         if let Err(errno) = result {
             self.counters.refused += 1;
             if errno != Errno::IO {
-                eprintln!(
+                ipc::log::warn!(
                     "vfio: IOMMU_HWPT_INVALIDATE failed after {done} of {} commands: {errno}",
                     commands.len()
                 );

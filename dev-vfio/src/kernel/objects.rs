@@ -38,7 +38,7 @@ impl Objects {
     pub fn destroy(&mut self, id: ObjectId) {
         self.made.retain(|made| *made != id);
         if let Err(errno) = iommufd::destroy(self.as_fd(), id) {
-            eprintln!("vfio: iommufd object {} cannot be destroyed: {errno}", id.0);
+            ipc::log::warn!("vfio: iommufd object {} cannot be destroyed: {errno}", id.0);
         }
     }
 

@@ -109,8 +109,12 @@ fn descriptors(directory: &Path) -> Fact<Vec<Descriptor>> {
     for entry in fs::read_dir(directory).map_err(|error| unreadable(directory, error))? {
         let path = entry.map_err(|error| unreadable(directory, error))?.path();
         let fd = path.file_name().and_then(|name| name.to_str()?.parse().ok()).ok_or_else(|| odd(&path))?;
-        let target = fs::read_link(&path).map_err(|error| unreadable(&path, error))?;
-        found.push(Descriptor { fd, target: printable(&target.to_string_lossy()) });
+        match fs::read_link(&path) {
+            Ok(target) => found.push(Descriptor { fd, target: printable(&target.to_string_lossy()) }),
+            // Closed since the folder was listed: a coordinator closes its clients' connections at any time.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(unreadable(&path, error)),
+        }
     }
     found.sort_by_key(|descriptor| descriptor.fd);
     Ok(found)

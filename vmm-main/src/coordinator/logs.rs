@@ -3,29 +3,37 @@
 //! process's name, and the last of them kept for the report of its death.
 //!
 //! A process may have been taken over: it can write what it likes as fast as it likes, and it must cost the
-//! coordinator no more than [`LINES_PER_SECOND_MAX`] lines of [`LINE_LEN_MAX`] bytes.
+//! coordinator no more than a [`LogLimit`] of lines of [`LINE_LEN_MAX`] bytes, however often it is started again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ipc::log::{self, Level};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
+use super::log_limit::LogLimit;
 pub use crate::printable::line as printable;
 
 /// Bytes of a line that are kept; the rest of it is dropped.
 pub const LINE_LEN_MAX: usize = 1024;
 /// Lines kept for a report.
 pub const TAIL_LINE_COUNT: usize = 12;
-/// Lines of one process that are passed on; a healthy one writes a handful in its life.
-pub const LINES_PER_SECOND_MAX: u32 = 100;
+/// Lines that one process may write at once; a healthy one writes a handful in its life.
+const BURST: u32 = 100;
 
-/// Lines dropped in all processes of the VM.
+/// The target of the events that are a process's lines: they have been counted already.
+pub const TARGET: &str = "process";
+
+/// Lines dropped in all processes of the VM, the coordinator among them.
 pub static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// What each process may still write, by its name: it outlives the process.
+static LIMITS: Mutex<BTreeMap<&'static str, LogLimit>> = Mutex::new(BTreeMap::new());
 
 /// One process's log.
 #[derive(Debug)]
@@ -42,7 +50,6 @@ impl Log {
         let kept = Arc::clone(&tail);
         let reader = tokio::spawn(async move {
             let mut lines = Lines::default();
-            let mut rate = Rate::default();
             let mut buffer = [0; 2048];
             loop {
                 let (found, open) = match pipe.read(&mut buffer).await {
@@ -50,11 +57,17 @@ impl Log {
                     Ok(len) => (lines.feed(buffer.get(..len).unwrap_or_default()), true),
                 };
                 for line in found {
+                    let (level, text) = log::split(&line);
+                    let line = printable(text);
                     keep(&kept, &line);
-                    if rate.allows(Instant::now()) {
-                        tracing::info!(target: "process", process = name, generation, "{line}");
-                    } else {
+                    if !may_write(name) {
                         DROPPED.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    match level {
+                        Level::Error => tracing::error!(target: TARGET, process = name, generation, "{line}"),
+                        Level::Warn => tracing::warn!(target: TARGET, process = name, generation, "{line}"),
+                        Level::Info => tracing::info!(target: TARGET, process = name, generation, "{line}"),
                     }
                 }
                 if !open {
@@ -81,6 +94,11 @@ impl Drop for Log {
     }
 }
 
+fn may_write(name: &'static str) -> bool {
+    let mut limits = LIMITS.lock().unwrap_or_else(PoisonError::into_inner);
+    limits.entry(name).or_insert(LogLimit::new(BURST)).allows(Instant::now())
+}
+
 fn keep(tail: &Mutex<VecDeque<String>>, line: &str) {
     let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
     if tail.len() == TAIL_LINE_COUNT {
@@ -89,14 +107,14 @@ fn keep(tail: &Mutex<VecDeque<String>>, line: &str) {
     tail.push_back(line.to_owned());
 }
 
-/// Cuts a stream of bytes into printable lines.
+/// Cuts a stream of bytes into lines.
 #[derive(Debug, Default)]
 struct Lines {
     line: Vec<u8>,
 }
 
 impl Lines {
-    fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
+    fn feed(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut found = Vec::new();
         for &byte in bytes {
             if byte == b'\n' {
@@ -109,31 +127,9 @@ impl Lines {
     }
 
     /// What stands before the next line end, if it is anything.
-    fn finish(&mut self) -> Vec<String> {
+    fn finish(&mut self) -> Vec<Vec<u8>> {
         let line = std::mem::take(&mut self.line);
-        if line.is_empty() { vec![] } else { vec![printable(&line)] }
-    }
-}
-
-/// Counts lines per second.
-#[derive(Debug, Default)]
-struct Rate {
-    second: Option<Instant>,
-    count: u32,
-}
-
-impl Rate {
-    fn allows(&mut self, now: Instant) -> bool {
-        match self.second {
-            Some(start) if now.saturating_duration_since(start) < Duration::from_secs(1) => {
-                self.count = self.count.saturating_add(1);
-            }
-            _ => {
-                self.second = Some(now);
-                self.count = 1;
-            }
-        }
-        self.count <= LINES_PER_SECOND_MAX
+        if line.is_empty() { vec![] } else { vec![line] }
     }
 }
 
@@ -142,23 +138,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn log_lines_are_cut_bounded_and_made_printable() {
+    fn log_lines_are_cut_and_bounded() {
         let mut lines = Lines::default();
-        assert_eq!(lines.feed(b"one\ntw"), ["one"]);
-        assert_eq!(lines.feed(b"o\r\n\n\x1b[2J\tx\xff"), ["two"]);
-        assert_eq!(lines.finish(), ["\\u{1b}[2J x\u{fffd}"]);
-        assert_eq!(lines.feed(&[b'a'; 10_000]), Vec::<String>::new());
-        assert_eq!(lines.feed(b"\n"), ["a".repeat(LINE_LEN_MAX)]);
-        assert_eq!(printable("a\u{202e}b".as_bytes()), "a\\u{202e}b");
+        assert_eq!(lines.feed(b"one\ntw"), [b"one"]);
+        assert_eq!(lines.feed(b"o\r\n\n\x1b[2J\tx\xff"), [b"two\r"]);
+        assert_eq!(lines.finish(), [b"\x1b[2J\tx\xff"]);
+        assert_eq!(lines.feed(&[b'a'; 10_000]), Vec::<Vec<u8>>::new());
+        assert_eq!(lines.feed(b"\n"), [[b'a'; LINE_LEN_MAX]]);
     }
 
     #[test]
-    fn log_rate_is_bounded_per_second() {
-        let mut rate = Rate::default();
-        let start = Instant::now();
-        let passed = (0..1000).filter(|_| rate.allows(start)).count();
-        assert_eq!(passed, 100);
-        assert!(rate.allows(start + Duration::from_secs(1)));
+    fn log_of_a_process_that_is_started_again_has_no_new_allowance() {
+        let passed = |name| (0..1000).filter(|_| may_write(name)).count();
+        assert_eq!(passed("a test's"), 100);
+        assert!(passed("a test's") < 10);
+        assert_eq!(passed("another test's"), 100);
     }
 
     #[tokio::test]
@@ -167,7 +161,8 @@ mod tests {
         let mut log = Log::follow("smmu0", 1, near.into()).unwrap();
         let mut far = far;
         for line in 0..50 {
-            std::io::Write::write_all(&mut far, format!("line {line}\n").as_bytes()).unwrap();
+            let line = format!("{}line {line}\n", Level::Warn.mark());
+            std::io::Write::write_all(&mut far, line.as_bytes()).unwrap();
         }
         std::io::Write::write_all(&mut far, b"no line end").unwrap();
         drop(far);

@@ -8,6 +8,7 @@
 pub mod handover;
 mod inspected;
 mod launcher;
+mod log_limit;
 pub mod logging;
 pub mod logs;
 pub mod objects;
@@ -133,6 +134,8 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
     // Clients are served while the VM boots, or while it works on somebody else's command.
     let porter = tokio::spawn(carry(lifeline, server.clone(), wishes, reports, found));
 
+    let counted = tokio::spawn(logging::tell_of_dropped_lines());
+
     vm.boot().await;
     if vm.ended().is_none() {
         // The launcher that does not listen is gone, and that is noticed below.
@@ -153,6 +156,7 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
         }
         let _ = words.send(Up::Ended(why.clone())).await;
     }
+    counted.abort();
     drop((words, queue));
     server.drain(FAREWELL).await;
     // Its last message is out, or its reader is gone.

@@ -156,7 +156,7 @@ impl Windows {
         for window in hidden.filter(|window| mapper.can_map(&window.memory)) {
             match mapper.map(&window.memory) {
                 Ok(slot) => window.slot = Some(slot),
-                Err(why) => eprintln!(
+                Err(why) => ipc::log::info!(
                     "{}: its memory at {:#x} is not mapped into the guest: {why}",
                     self.name,
                     window.memory.place().start().0
@@ -187,7 +187,7 @@ impl Windows {
         let withdrawn = self.unmap(&mut self.table_mut(), |memory| !memory.is_sealed());
         let any = withdrawn.is_ok_and(|count| count != 0);
         if any {
-            eprintln!(
+            ipc::log::warn!(
                 "{}: its memory does not answer: accesses go to its process until memory space is enabled anew",
                 self.name
             );

@@ -50,7 +50,8 @@ impl Output {
         }
         if self.spent < BURST {
             self.spent += 1;
-            print(&printable(&line));
+            // The level is for a coordinator; who reads this sees what it is about.
+            print(&printable(ipc::log::split(&line).1));
         }
     }
 }

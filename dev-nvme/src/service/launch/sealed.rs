@@ -84,7 +84,7 @@ pub fn serve_if_sealed() -> Result<Option<ExitCode>> {
     match serve(&locked, orders, socket, image) {
         Ok(()) => Ok(Some(ExitCode::SUCCESS)),
         Err(error) if matches!(error.downcast_ref(), Some(ServiceError::Stuck)) => {
-            eprintln!("nvme: {error}");
+            ipc::log::error!("nvme: {error}");
             Ok(Some(ExitCode::from(REPLACE_ME)))
         }
         Err(error) => Err(error),
@@ -95,7 +95,7 @@ fn serve(locked: &Locked, orders: Orders, socket: OwnedFd, image: File) -> Resul
     let (identity, media) = image::present(image, orders.image_name, &orders.presented)?;
     let device = Arc::new(Device::new(identity, media));
     for line in locked.enforced().lines() {
-        eprintln!("nvme: sealed: {line}");
+        ipc::log::info!("nvme: sealed: {line}");
     }
     service::serve(locked, &device, Socket::Listening(socket))?;
     Ok(())

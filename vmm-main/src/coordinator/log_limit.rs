@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How much one source may log: a burst, and little for ever.
+//!
+//! A source is a process's name or a place in the coordinator's own code, and its allowance outlives connections, resets
+//! and generations of processes: whoever can bring them about must not get a new one with each. With a line of a KiB every
+//! [`REFILL`] a source that never stops writes 14 MiB a day.
+
+use std::time::{Duration, Instant};
+
+/// One line more is allowed after so long.
+pub const REFILL: Duration = Duration::from_secs(6);
+
+/// A token bucket of lines.
+#[derive(Debug, Clone)]
+pub struct LogLimit {
+    burst: u32,
+    left: u32,
+    /// Up to when it has been refilled.
+    filled: Option<Instant>,
+}
+
+impl LogLimit {
+    /// Allows `burst` lines at once.
+    pub const fn new(burst: u32) -> Self {
+        Self { burst, left: burst, filled: None }
+    }
+
+    /// Whether a line may be written at `now`.
+    pub fn allows(&mut self, now: Instant) -> bool {
+        let filled = self.filled.get_or_insert(now);
+        let passed = now.saturating_duration_since(*filled);
+        let lines = u32::try_from(passed.as_nanos() / REFILL.as_nanos()).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(lines).min(self.burst);
+        *filled = if self.left == self.burst {
+            now
+        } else {
+            filled.checked_add(REFILL.saturating_mul(lines)).unwrap_or(now)
+        };
+        let allowed = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn burst_is_followed_by_little_for_ever() {
+        let mut limit = LogLimit::new(100);
+        let start = Instant::now();
+        assert_eq!((0..1000).filter(|_| limit.allows(start)).count(), 100);
+        // A line every 10 ms for an hour.
+        let later = |n: u32| start + Duration::from_millis(10) * n;
+        assert_eq!((0..360_000).filter(|n| limit.allows(later(*n))).count(), 599);
+        // Quiet for an hour: a burst again, and no more than one.
+        let next_day = start + Duration::from_secs(86_400);
+        assert_eq!((0..1000).filter(|_| limit.allows(next_day)).count(), 100);
+        // A clock that does not move forward allows nothing.
+        assert!(!limit.allows(start));
+    }
+}
