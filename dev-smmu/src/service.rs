@@ -75,7 +75,7 @@ pub fn run(
     let fatal = Arc::clone(&channel);
     let told = Arc::clone(&channel);
     let fatal = move |reason| {
-        eprintln!("smmu: {reason}");
+        ipc::log::error!("smmu: {reason}");
         service::tell(&fatal, &Event::Fatal(reason));
         // The guest's only way to the device is closed: the supervisor decides what becomes of the VM.
         std::process::exit(EXIT_VIOLATION);

@@ -350,3 +350,67 @@ fn answers_to_closed_and_full_outputs_end_without_a_panic() {
     assert_eq!(ended(&["ps", "--nonsense"], full(), full()).0, Some(2));
     assert_eq!(ended(&["status", "none"], full(), full()).0, Some(4));
 }
+
+#[test]
+fn outputs_that_are_one_pipe_have_whole_lines_of_the_log_between_the_guests() {
+    let Some(lab) = Lab::new() else { return };
+    let lines = "a line of the guest's\n".repeat(40);
+    let kernel = lab.file("Image", &guest::prints_and_powers_off(&lines));
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let mut child = lab
+        .command(&["run", "--kernel", kernel.to_str().unwrap(), "--memory", "16M"])
+        .stdout(writer.try_clone().unwrap())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "{text}");
+    let (guest, log): (Vec<&str>, Vec<&str>) =
+        text.lines().partition(|line| *line == "a line of the guest's");
+    assert_eq!(guest.len(), 40, "{text}");
+    assert!(!log.is_empty() && log.iter().all(|line| line.contains(" INFO ")), "{text}");
+}
+
+#[test]
+fn console_and_log_are_kept_in_the_files_that_are_named() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::prints_and_powers_off("hello\n"));
+    let (console, log) = (lab.path("console.txt"), lab.path("log.txt"));
+    let files = ["--console-file", console.to_str().unwrap(), "--log-file", log.to_str().unwrap()];
+    for (turn, mode) in [(1, "none"), (2, "stdio")] {
+        let words: Vec<&str> = files.iter().chain(&["--console", mode]).copied().collect();
+        let (status, shown, said) = lab.start(&kernel, &words).end();
+        assert_eq!(status.code(), Some(0), "{said}");
+        assert_eq!(said, "");
+        assert_eq!(shown, if mode == "stdio" { b"hello\n".as_slice() } else { b"" });
+        assert_eq!(std::fs::read_to_string(&console).unwrap(), "hello\n".repeat(turn));
+        assert_eq!(std::fs::read_to_string(&log).unwrap().matches("guest runs").count(), turn);
+    }
+    // What is not a file of ours is neither written nor replaced.
+    std::fs::write(lab.path("other.1"), "precious").unwrap();
+    let other = lab.path("other");
+    let words = ["--console-file", other.to_str().unwrap()];
+    let (status, _, said) = lab.start(&kernel, &words).end();
+    assert!(status.code() == Some(1) && said.contains("other.1 is there and was not made by it"), "{said}");
+    assert_eq!(std::fs::read_to_string(lab.path("other.1")).unwrap(), "precious");
+}
+
+#[test]
+fn log_does_not_grow_with_what_clients_do() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let mut vm = lab.start(&kernel, &[]);
+    vm.await_running();
+    let socket = lab.path("run/bulkhead/vm.sock");
+    // More at once than there is room for, again and again: each is a warning.
+    for _ in 0..20 {
+        let waiting: Vec<_> = (0..200).filter_map(|_| UnixStream::connect(&socket).ok()).collect();
+        assert!(!waiting.is_empty());
+    }
+    signal(vm.child.id().try_into().unwrap(), "TERM");
+    let (status, _, log) = vm.end();
+    assert_eq!(status.code(), Some(0));
+    let warnings = log.lines().filter(|line| line.contains("WARN")).count();
+    assert!((1..100).contains(&warnings), "{warnings} warnings");
+}

@@ -72,14 +72,15 @@ impl Terminal {
         child
     }
 
-    /// Reads until `text` has been shown.
-    fn await_text(&mut self, text: &[u8]) {
+    /// Reads until `text` has been shown; what was.
+    fn await_text(&mut self, text: &[u8]) -> Vec<u8> {
         let mut seen = Vec::new();
         let mut buffer = [0; 1024];
         while !seen.windows(text.len()).any(|part| part == text) {
             let len = self.user.read(&mut buffer).unwrap();
             seen.extend_from_slice(&buffer[..len]);
         }
+        seen
     }
 }
 
@@ -153,6 +154,37 @@ fn terminal_is_restored_when_a_signal_ends_the_launcher() {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+#[test]
+fn terminal_of_a_guest_shows_no_line_of_the_log() {
+    let Some(lab) = lab_with_setsid() else { return };
+    let mut terminal = Terminal::new();
+    let child = terminal.start(&lab, &guest::echoes());
+    terminal.user.write_all(b"<in the middle of a line").unwrap();
+    assert!(lab.bulkhead(&["save-restore"]).status.success());
+    terminal.user.write_all(b">").unwrap();
+    let shown = terminal.await_text(b">");
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(support::finish(child).status.code(), Some(0));
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    let log = lab.path("run/bulkhead/vm.log");
+    let said = format!("bulkhead: the log is in {} while the guest has this terminal\r\n", log.display());
+    assert_eq!(shown, format!("{said}<in the middle of a line>"));
+    let kept = std::fs::read_to_string(&log).unwrap();
+    for line in ["guest runs", "generation=2", "vm ended: stopped on request"] {
+        assert!(kept.contains(line), "{line}: {kept}");
+    }
+    assert!(kept.starts_with("bulkhead log\n"), "{kept}");
+    assert!(kept.lines().skip(1).all(|line| line.contains(" INFO ") && !line.contains('<')), "{kept}");
+
+    // The next VM of this name keeps the last one's log.
+    let terminal = Terminal::new();
+    let child = terminal.start(&lab, &guest::spins());
+    signal(child.id().try_into().unwrap(), "TERM");
+    support::finish(child);
+    assert_eq!(std::fs::read_to_string(lab.path("run/bulkhead/vm.log.1")).unwrap(), kept);
+    assert_eq!(lab.left_behind().len(), 2, "the two logs: {:?}", lab.left_behind());
 }
 
 /// Waits until `holds`, which is about `what`.

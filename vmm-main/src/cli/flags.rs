@@ -41,6 +41,13 @@ pub struct RunFlags {
     /// Where the guest's console goes
     #[arg(long, value_enum)]
     console: Option<ConsoleMode>,
+    /// Keep what the console prints in FILE, at most 16 MiB of it; older output goes to FILE.1
+    #[arg(long, value_name = "FILE")]
+    console_file: Option<PathBuf>,
+    /// Log to FILE, at most 1 MiB, older lines to FILE.1; `-` is standard error [default: standard error, but NAME.log beside
+    /// the control socket while the console has the same terminal]
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
     /// Log as JSON lines
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     json_log: Option<bool>,
@@ -98,6 +105,8 @@ impl RunFlags {
             vcpu_count: self.vcpus,
             cpu: self.cpu,
             console: self.console,
+            console_file: self.console_file,
+            log_file: self.log_file,
             json_log: self.json_log,
             on_reset: self.on_reset,
             smmu: SmmuSettings {

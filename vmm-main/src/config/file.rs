@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::STDERR_NAME;
 use super::{Behind, ConsoleMode, DeviceSettings, Disk, OnReset, Settings, SmmuSettings, size};
 use crate::printable;
 use crate::problem::Problem;
@@ -21,7 +22,7 @@ use crate::topology::{CpuKind, SMMU0};
 pub const FILE_LEN_MAX: u64 = 64 * 1024;
 
 /// Keys of the top level.
-pub const KEYS: [&str; 12] = [
+pub const KEYS: [&str; 14] = [
     "name",
     "kernel",
     "initramfs",
@@ -30,6 +31,8 @@ pub const KEYS: [&str; 12] = [
     "vcpus",
     "cpu",
     "console",
+    "console-file",
+    "log-file",
     "json-log",
     "on-reset",
     "smmu",
@@ -76,6 +79,9 @@ pub fn load(path: &Path) -> Result<Settings, Problem> {
     let base = path.parent().unwrap_or(Path::new(""));
     settings.kernel = settings.kernel.map(|kernel| base.join(kernel));
     settings.initramfs = settings.initramfs.map(|initramfs| base.join(initramfs));
+    settings.console_file = settings.console_file.map(|file| base.join(file));
+    let is_path = |file: &Path| file.as_os_str() != STDERR_NAME;
+    settings.log_file = settings.log_file.map(|file| if is_path(&file) { base.join(file) } else { file });
     for device in &mut settings.devices {
         if let Some(path) = device.behind.path_mut() {
             *path = base.join(&*path);
@@ -106,6 +112,8 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "vcpus" => settings.vcpu_count = Some(source.integer(value)?),
             "cpu" => settings.cpu = Some(source.cpu(value)?),
             "console" => settings.console = Some(source.console(value)?),
+            "console-file" => settings.console_file = Some(PathBuf::from(source.string(value)?)),
+            "log-file" => settings.log_file = Some(PathBuf::from(source.string(value)?)),
             "json-log" => settings.json_log = Some(source.boolean(value)?),
             "on-reset" => settings.on_reset = Some(source.on_reset(value)?),
             "smmu" => settings.smmu = smmu(&source, value)?,

@@ -28,6 +28,9 @@ pub const NAME_DEFAULT: &str = "vm";
 /// A quiet, correct start for a Linux guest on this machine's UART.
 pub const CMDLINE_DEFAULT: &str = "console=ttyS0 earlycon=uart8250,mmio,0x9000000";
 
+/// How a log file is called that is standard error.
+pub const STDERR_NAME: &str = "-";
+
 /// Where the guest's console goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -68,6 +71,10 @@ pub struct Settings {
     pub cpu: Option<CpuKind>,
     /// Where the console goes.
     pub console: Option<ConsoleMode>,
+    /// File that keeps what the console prints.
+    pub console_file: Option<PathBuf>,
+    /// File that the log goes to; `-` is standard error.
+    pub log_file: Option<PathBuf>,
     /// Log as JSON lines.
     pub json_log: Option<bool>,
     /// What a reset does.
@@ -90,6 +97,8 @@ impl Settings {
             vcpu_count: self.vcpu_count.or(below.vcpu_count),
             cpu: self.cpu.or(below.cpu),
             console: self.console.or(below.console),
+            console_file: self.console_file.or(below.console_file),
+            log_file: self.log_file.or(below.log_file),
             json_log: self.json_log.or(below.json_log),
             on_reset: self.on_reset.or(below.on_reset),
             smmu: self.smmu.over(below.smmu),
@@ -114,6 +123,8 @@ impl Settings {
             vcpu_count: check::vcpu_count(self.vcpu_count.unwrap_or(1), self.cpu)?,
             cpu: self.cpu,
             console: self.console.unwrap_or(ConsoleMode::Stdio),
+            console_file: self.console_file,
+            log_file: self.log_file,
             json_log: self.json_log.unwrap_or(false),
             on_reset: self.on_reset.unwrap_or_default(),
             smmu: self.smmu.resolve()?,
@@ -145,6 +156,10 @@ pub struct VmConfig {
     pub cpu: Option<CpuKind>,
     /// Where the console goes.
     pub console: ConsoleMode,
+    /// File that keeps what the console prints, of bounded size.
+    pub console_file: Option<PathBuf>,
+    /// File that the log goes to, of bounded size; `-` is standard error.
+    pub log_file: Option<PathBuf>,
     /// Log as JSON lines.
     pub json_log: bool,
     /// What a reset does.

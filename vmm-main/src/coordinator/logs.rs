@@ -171,4 +171,27 @@ mod tests {
         assert_eq!((last[0].as_str(), last[11].as_str()), ("line 39", "no line end"));
         assert_eq!(log.last_lines().await, last, "asking again gives the same");
     }
+
+    #[tokio::test]
+    async fn log_line_of_a_process_has_the_level_that_its_mark_says() {
+        use tracing_subscriber::layer::{Context, SubscriberExt};
+
+        /// The levels of what a process said.
+        #[derive(Default)]
+        struct Levels(Mutex<Vec<tracing::Level>>);
+        impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for &'static Levels {
+            fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+                self.0.lock().unwrap().push(*event.metadata().level());
+            }
+        }
+        let levels: &'static Levels = Box::leak(Box::default());
+        let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry().with(levels));
+        let (near, mut far) = std::io::pipe().unwrap();
+        let mut log = Log::follow("levels", 1, near.into()).unwrap();
+        std::io::Write::write_all(&mut far, b"<6>well\n<3>lost\nthread panicked\n<4>less\n").unwrap();
+        drop(far);
+        assert_eq!(log.last_lines().await, ["well", "lost", "thread panicked", "less"]);
+        use tracing::Level as Event;
+        assert_eq!(*levels.0.lock().unwrap(), [Event::INFO, Event::ERROR, Event::WARN, Event::WARN]);
+    }
 }

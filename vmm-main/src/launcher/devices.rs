@@ -49,19 +49,12 @@ pub fn servers(devices: &[DeviceConfig]) -> Vec<Option<PathBuf>> {
 }
 
 /// Connects anew: a server may need a moment to see that its last client is gone, and to listen again.
-pub async fn reopen(socket: &Path) -> Option<tokio::net::UnixStream> {
+pub async fn reopen(socket: &Path) -> std::io::Result<tokio::net::UnixStream> {
     let until = tokio::time::Instant::now() + REOPEN_PATIENCE;
     loop {
         match tokio::net::UnixStream::connect(socket).await {
-            Ok(connection) => return Some(connection),
             Err(_) if tokio::time::Instant::now() < until => tokio::time::sleep(REOPEN_PAUSE).await,
-            Err(error) => {
-                eprintln!(
-                    "bulkhead: the server at {} cannot be reached again after the guest's reset: {error}",
-                    printable::path(socket)
-                );
-                return None;
-            }
+            connected => return connected,
         }
     }
 }

@@ -6,23 +6,29 @@
 //! and connections for it until it ends. Its child's kernel-guaranteed end ends the whole tree: the coordinator
 //! is pid 1 of a pid namespace. The launcher reads nothing that a guest wrote, it only copies it.
 
+pub mod console_output;
 pub mod cpu;
 pub mod devices;
 pub mod escape;
 mod holder;
 pub mod host_device;
 mod image;
+pub mod log;
 pub mod programs;
 pub mod relay;
+pub mod rotated_file;
 pub mod runtime_dir;
+pub mod screen;
 pub mod signals;
 pub mod terminal;
 mod watch;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{panic, process, thread};
 
@@ -32,18 +38,26 @@ use sandbox::report::CrashPage;
 use sandbox::spawn::{Child, Spawn};
 use tokio::sync::mpsc;
 
+use self::console_output::{ConsoleOutput, Lost};
+use self::log::{LogOutput, OwnLog};
 use self::relay::Relay;
+use self::rotated_file::RotatedFile;
 use self::runtime_dir::RuntimeDir;
+use self::screen::Screen;
 use self::terminal::{GivenBack, Input, Terminal};
+use self::watch::User;
 use crate::config::{ConsoleMode, DeviceConfig, VmConfig, check};
 use crate::coordinator::handover::Handover;
 use crate::lifecycle::Why;
 use crate::lifeline;
+use crate::printable;
 use crate::problem::Problem;
 use crate::topology::{self, DeviceKind, Object, Shape};
 
 /// How long the guest's last output may take to reach a slow terminal.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
+/// When the console's file is begun anew: a guest's boot is a tenth of a MiB.
+const CONSOLE_FILE_LEN_MAX: u64 = 16 << 20;
 
 /// As the Rust runtime has it.
 const PANIC_EXIT_CODE: i32 = 101;
@@ -79,7 +93,12 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let host = |step: &'static str| move |error: io::Error| refused(step, &error);
     let crash = CrashPage::create().map_err(host("make the crash page"))?;
     let (lifeline, lifeline_theirs) = lifeline::pair().map_err(host("make the lifeline"))?;
+    let screen = Arc::new(Screen::default());
+    let log_output = LogOutput::open(&config, &runtime_dir, &screen)?;
+    let console_file = config.console_file.as_deref().map(open_console_file).transpose()?;
     let (log, log_theirs) = io::pipe().map_err(host("make the log pipe"))?;
+    let own_log = log_theirs.try_clone().and_then(|pipe| OwnLog::new(pipe, config.json_log));
+    let own_log = Arc::new(own_log.map_err(host("share the log pipe"))?);
     let (console, console_theirs) = UnixStream::pair().map_err(host("make the console"))?;
     let handover =
         handover_file(&Handover::new(&config, cpu.kind)).map_err(host("pass the configuration"))?;
@@ -101,21 +120,38 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     drop(objects);
 
     let (quit, quits) = mpsc::channel(1);
-    let log = Relay::start("log", log, io::stderr()).map_err(host("start a thread"))?;
-    let (output, terminal) = start_console(config.console, console, quit)?;
+    let log = Relay::start("log", log, log_output).map_err(host("start a thread"))?;
+    let stdout = io::stdout();
+    let shown = config.console == ConsoleMode::Stdio;
+    let output = ConsoleOutput {
+        stdout: shown.then(|| log::own_copy(stdout.as_fd())).transpose()?,
+        file: console_file,
+        screen: Arc::clone(&screen),
+        log: Arc::downgrade(&own_log),
+        lost: Lost::default(),
+    };
+    // Emptied in any case: a UART nobody listens to must not hold up its guest.
+    let source = console.try_clone().map_err(host("share the console"))?;
+    let output = Relay::start("console-out", source, output).map_err(host("start a thread"))?;
+    let terminal = if shown { start_input(console, quit)? } else { None };
     let servers = devices::servers(&config.devices);
-    let why = watch::until_end(
-        child,
-        crash,
-        lifeline,
-        &socket.listener,
-        quits,
-        &servers,
-        terminal.as_ref().map(|given| &given.0),
-    );
-    output.finish(OUTPUT_PATIENCE);
+    let given = terminal.as_ref().map(|GivenBack(terminal)| terminal);
+    let user = User { listener: &socket.listener, quits, terminal: given, log: &own_log };
+    let why = watch::until_end(child, crash, lifeline, user, &servers);
+    let output = output.finish(OUTPUT_PATIENCE);
+    if shown && stdout.is_terminal() && screen.is_mid_line() {
+        // What is said next is not the guest's.
+        let _ = writeln!(io::stdout());
+    }
     drop(terminal);
-    log.finish(OUTPUT_PATIENCE);
+    drop(own_log);
+    let log = log.finish(OUTPUT_PATIENCE);
+    if let Some(Lost { len: len @ 1.., why: Some(why) }) = output.map(|output| output.lost) {
+        log::tell(&format!("{len} bytes of the guest's console are lost: {why}"));
+    }
+    if let Some(log) = log {
+        log.tell_unseen();
+    }
     why
 }
 
@@ -167,26 +203,27 @@ fn handover_file(handover: &Handover) -> io::Result<File> {
     Ok(file)
 }
 
-/// Connects the guest's console to the user: the output relay to wait for, and the terminal's guard.
-fn start_console(
-    mode: ConsoleMode,
-    console: UnixStream,
-    quit: mpsc::Sender<()>,
-) -> Result<(Relay, Option<GivenBack>), Problem> {
-    let thread = |error: io::Error| refused("start a thread", &error);
-    if mode == ConsoleMode::None {
-        // Emptied all the same: a UART nobody listens to must not hold up its guest.
-        return Ok((Relay::start("console-out", console, io::sink()).map_err(thread)?, None));
-    }
+/// The file that keeps what the guest's console prints.
+fn open_console_file(path: &Path) -> Result<RotatedFile, Problem> {
+    RotatedFile::append(path, CONSOLE_FILE_LEN_MAX).map_err(|error| {
+        Problem::host(
+            format!("the console's file cannot be written: {error}"),
+            printable::path(path),
+            "give another file with --console-file",
+        )
+    })
+}
+
+/// Connects what the user types to the guest's console; if that is a terminal, it is raw while the answer lives.
+fn start_input(console: UnixStream, quit: mpsc::Sender<()>) -> Result<Option<GivenBack>, Problem> {
     let stdin = io::stdin();
     let kind = Input::of(&stdin)?;
     let terminal = match &kind {
         Input::Terminal(terminal) => Some(GivenBack(Terminal::clone(terminal))),
         Input::Stream => None,
     };
-    let input = console.try_clone().map_err(thread)?;
-    relay::start_input(stdin, kind, input, quit).map_err(thread)?;
-    Ok((Relay::start("console-out", console, io::stdout()).map_err(thread)?, terminal))
+    relay::start_input(stdin, kind, console, quit).map_err(|error| refused("start a thread", &error))?;
+    Ok(terminal)
 }
 
 /// A step of the launch that the host refused.

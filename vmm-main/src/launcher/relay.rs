@@ -23,45 +23,46 @@ const INPUT_CHUNKS_MAX: usize = 64;
 /// How often a terminal of another job is looked at: nobody is told when it becomes ours. A person does not notice.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A relay that ends by itself when its source does.
-#[derive(Debug)]
-pub struct Relay {
-    ended: Receiver<()>,
+/// Where the bytes of a relay go. What goes wrong there is its own business: whoever writes into the relay must not be held up
+/// by a closed terminal or a full disk.
+pub trait Sink: Send + 'static {
+    /// Takes the next bytes.
+    fn take(&mut self, bytes: &[u8]);
+    /// There are no more.
+    fn finish(&mut self) {}
 }
 
-impl Relay {
-    /// Copies `source` to `sink` until end of file. A sink that fails is given up, the source is still emptied:
-    /// whoever writes to it must not be held up by a closed terminal.
-    pub fn start(
-        name: &str,
-        mut source: impl Read + Send + 'static,
-        mut sink: impl Write + Send + 'static,
-    ) -> io::Result<Self> {
+/// A relay that ends by itself when its source does.
+#[derive(Debug)]
+pub struct Relay<S> {
+    ended: Receiver<S>,
+}
+
+impl<S: Sink> Relay<S> {
+    /// Copies `source` to `sink` until end of file.
+    pub fn start(name: &str, mut source: impl Read + Send + 'static, mut sink: S) -> io::Result<Self> {
         let (tell, ended) = channel();
         thread::Builder::new().name(name.to_owned()).spawn(move || {
             let mut buffer = [0; CHUNK_LEN];
-            let mut open = true;
             loop {
                 match source.read(&mut buffer) {
                     Ok(0) => break,
-                    Ok(len) => {
-                        let bytes = buffer.get(..len).unwrap_or_default();
-                        open = open && sink.write_all(bytes).and_then(|()| sink.flush()).is_ok();
-                    }
+                    Ok(len) => sink.take(buffer.get(..len).unwrap_or_default()),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(_) => break,
                 }
             }
+            sink.finish();
             // The receiver is gone when nobody waits any more.
-            let _ = tell.send(());
+            let _ = tell.send(sink);
         })?;
         Ok(Self { ended })
     }
 
-    /// Waits for the relay's end, at most `patience`.
-    pub fn finish(self, patience: Duration) {
+    /// Waits for the relay's end, at most `patience`; its sink, if it came.
+    pub fn finish(self, patience: Duration) -> Option<S> {
         // Both an end and a timeout mean that there is nothing more to wait for.
-        let _ = self.ended.recv_timeout(patience);
+        self.ended.recv_timeout(patience).ok()
     }
 }
 

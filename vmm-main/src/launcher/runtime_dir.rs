@@ -87,6 +87,11 @@ impl RuntimeDir {
         self.path.join(format!("{name}.sock"))
     }
 
+    /// The path of the log of the VM called `name`, while its guest has the terminal.
+    pub fn log_path(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.log"))
+    }
+
     /// The names of all sockets, dead ones included, in order.
     pub fn names(&self) -> Result<Vec<String>, Problem> {
         let entries = fs::read_dir(&self.path).map_err(|error| {

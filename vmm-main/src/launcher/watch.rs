@@ -12,9 +12,11 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use ipc::log::Level;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use sandbox::report::{self, CrashPage};
 use sandbox::spawn::Child;
@@ -24,11 +26,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::log::OwnLog;
 use super::signals::{Asked, Signals};
 use super::terminal::Terminal;
 use super::{devices, refused};
 use crate::lifecycle::Why;
 use crate::lifeline::{LauncherEnd, Up};
+use crate::printable;
 use crate::problem::{Class, Problem};
 use crate::readiness;
 use crate::topology;
@@ -40,21 +44,31 @@ const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 /// For handing a client to it: then it is the client that has to go. Signals wait behind it.
 const CLIENT_DEADLINE: Duration = Duration::from_millis(200);
 
+/// Where the user is heard and told.
+pub struct User<'a> {
+    /// Where clients arrive.
+    pub listener: &'a StdListener,
+    /// The escape key.
+    pub quits: mpsc::Receiver<()>,
+    /// The terminal, if there is one.
+    pub terminal: Option<&'a Terminal>,
+    /// For what the launcher has to say itself.
+    pub log: &'a Arc<OwnLog>,
+}
+
 /// Serves the coordinator until it has ended; says why the VM did.
 pub fn until_end(
     child: Child,
     crash: CrashPage,
     lifeline: OwnedFd,
-    listener: &StdListener,
-    quits: mpsc::Receiver<()>,
+    user: User<'_>,
     servers: &[Option<PathBuf>],
-    terminal: Option<&Terminal>,
 ) -> Result<Why, Problem> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| refused("start the launcher's runtime", &error))?;
-    let reported = runtime.block_on(serve(&child, lifeline, listener, quits, servers, terminal));
+    let reported = runtime.block_on(serve(&child, lifeline, user, servers));
     // Whatever ended the loop, nothing may live on: a coordinator that is dead already is not hurt.
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
     let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
@@ -67,11 +81,10 @@ pub fn until_end(
 async fn serve(
     child: &Child,
     lifeline: OwnedFd,
-    listener: &StdListener,
-    mut quits: mpsc::Receiver<()>,
+    user: User<'_>,
     servers: &[Option<PathBuf>],
-    terminal: Option<&Terminal>,
 ) -> Result<Option<Why>, Problem> {
+    let User { listener, mut quits, terminal, log } = user;
     let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
     let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
@@ -93,7 +106,7 @@ async fn serve(
                 Ok(Some(Up::Reopen { index })) => {
                     let socket = servers.get(usize::from(index)).cloned().flatten();
                     let Some(socket) = socket.filter(|_| !reopening.contains_key(&index)) else { break };
-                    reopening.insert(index, Box::pin(reopen(Rc::clone(&lifeline), index, socket)));
+                    reopening.insert(index, Box::pin(reopen(Rc::clone(&lifeline), index, socket, Arc::clone(log))));
                 }
                 Ok(Some(Up::Ended(why))) => ended = Some(why),
                 // Nothing more will be said; the pidfd tells the rest. A coordinator that talks nonsense is killed.
@@ -144,8 +157,14 @@ async fn serve(
 type Reopening = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Connects to a device's server anew, and hands the connection over.
-async fn reopen(lifeline: Rc<LauncherEnd>, index: u8, socket: PathBuf) {
-    let server = devices::reopen(&socket).await.and_then(|server| server.into_std().ok());
+async fn reopen(lifeline: Rc<LauncherEnd>, index: u8, socket: PathBuf, log: Arc<OwnLog>) {
+    let server = devices::reopen(&socket).await.and_then(tokio::net::UnixStream::into_std);
+    if let Err(error) = &server {
+        let socket = printable::path(&socket);
+        let what = format!("the server at {socket} cannot be reached again after the guest's reset: {error}");
+        log.say(Level::Warn, &what);
+    }
+    let server = server.ok();
     // The other end blocks on it, as on the first one.
     let server = server.filter(|server| server.set_nonblocking(false).is_ok());
     let server = server.as_ref().map(AsFd::as_fd);

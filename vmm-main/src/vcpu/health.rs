@@ -55,7 +55,7 @@ impl Health {
         if self.failure.set(why.clone()).is_err() {
             return;
         }
-        eprintln!("{}: the device has failed, and reads as all ones from now on: {why}", self.name);
+        ipc::log::error!("{}: the device has failed, and reads as all ones from now on: {why}", self.name);
         if let Some(coordinator) = self.coordinator.get() {
             service::tell(coordinator, &Event::PeerFailed { name: self.name.clone(), why });
         }

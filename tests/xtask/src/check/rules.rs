@@ -9,6 +9,7 @@ mod heads;
 mod ignores;
 mod manifests;
 mod messages;
+mod prints;
 mod sizes;
 mod walls;
 
@@ -18,11 +19,12 @@ use super::tree::Tree;
 pub type Rule = fn(&Tree) -> Vec<String>;
 
 /// Every rule with the name that it is reported under.
-pub const ALL: [(&str, Rule); 7] = [
+pub const ALL: [(&str, Rule); 8] = [
     ("licence and head of every source file", heads::check),
     ("length of files", sizes::check),
     ("unsafe code only behind its walls", walls::check),
     ("every error text is unique", messages::check),
+    ("no printing that panics", prints::check),
     ("no address or path of one machine", addresses::check),
     ("every ignored test says why", ignores::check),
     ("manifests and design notes", manifests::check),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Each rule holds on a good tree and breaks on a tree with one thing wrong.
 
-use super::{addresses, heads, ignores, manifests, messages, sizes, walls};
+use super::{addresses, heads, ignores, manifests, messages, prints, sizes, walls};
 use crate::check::tree::Tree;
 
 const LICENCE: &str = "// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause\n";
@@ -57,6 +57,17 @@ fn addresses_of_unlisted_hosts_and_forbidden_words_are_found() {
     );
     assert_eq!(find("cd /home/someone"), ["README.md:1: names /home/"]);
     assert!(find("/proc/{pid}/home/ and /var/home/x").is_empty());
+}
+
+#[test]
+fn prints_of_the_product_are_found_and_those_of_tests_are_not() {
+    let printing = source("fn main() { eprintln!(\"x\"); }\n");
+    assert_eq!(prints::check(&Tree::of(&[("dev-smmu/src/main.rs", &printing)])).len(), 1);
+    for path in ["tests/src/vm.rs", "dev-smmu/src/service/tests.rs", "dev-smmu/benches/translate.rs"] {
+        assert!(prints::check(&Tree::of(&[(path, &printing)])).is_empty(), "{path}");
+    }
+    let tested = source("// print!() is refused\n#[cfg(test)]\nmod tests { fn f() { println!(\"x\"); } }\n");
+    assert!(prints::check(&Tree::of(&[("ipc/src/frame.rs", &tested)])).is_empty());
 }
 
 #[test]
