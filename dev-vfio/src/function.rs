@@ -17,7 +17,7 @@ use ipc::doorbell::Ringer;
 use ipc::error::Error;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::{Attachment, Order};
-use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, CONFIG_REGION};
+use ipc::protocol::vfio::{BarAreas, CONFIG_REGION};
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::ring::{Access, Op};
 use ipc::vfio_user::connection::Incoming;
@@ -78,8 +78,7 @@ pub struct Function {
     pub bus: BusLink,
     /// Closed while the guest is paused.
     pub gate: Gate,
-    area32: GpaRange,
-    area64: GpaRange,
+    areas: BarAreas,
     msi: InterruptTarget,
     /// Messages that were brought from here.
     messages: AtomicU64,
@@ -128,7 +127,7 @@ impl Function {
         direct: Option<Direct>,
         iommu: Engine,
         links: Links,
-        areas: [GpaRange; 2],
+        areas: BarAreas,
         msi: InterruptTarget,
     ) -> Function {
         let failed = OnceLock::new();
@@ -142,7 +141,6 @@ impl Function {
                 None
             }
         };
-        let [area32, area64] = areas;
         let Links { stage1, bus } = links;
         let iommu = Mutex::new(iommu);
         let gate = Gate::default();
@@ -155,8 +153,7 @@ impl Function {
             stage1,
             bus,
             gate,
-            area32,
-            area64,
+            areas,
             msi,
             messages,
             pin_raised,
@@ -192,9 +189,7 @@ impl Function {
         }
         match access.region {
             CONFIG_REGION => self.access_config(device, access),
-            AREA32_REGION => self.access_bar(device, access, self.area32),
-            AREA64_REGION => self.access_bar(device, access, self.area64),
-            _ => ones(size),
+            region => self.areas.of(region).map_or(ones(size), |area| self.access_bar(device, access, area)),
         }
     }
 
@@ -459,10 +454,10 @@ impl Function {
 /// Finds out what a BAR access is for, and does what the MSI-X structures can do alone.
 fn meet(device: &Device, gpa: Gpa, size: u8, op: Op) -> Meets {
     let space = &mut *lock(&device.space);
-    if !space.memory_answers() {
+    let Some((bar, offset)) = space.bars.find(gpa, size.into()) else { return Meets::Nothing };
+    if !space.answers(&bar) {
         return Meets::Nothing;
     }
-    let Some((bar, offset)) = space.bars.find(gpa, size.into()) else { return Meets::Nothing };
     let table = space.table().and_then(|place| place.offset_of(bar.index, offset));
     let pending = space.pending().and_then(|place| place.offset_of(bar.index, offset));
     match (table, pending, op) {

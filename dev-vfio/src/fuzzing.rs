@@ -25,7 +25,7 @@ use std::time::Duration;
 use ipc::addr::{Gpa, GpaRange};
 use ipc::channel;
 use ipc::doorbell::{self, Ringer};
-use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
+use ipc::protocol::vfio::BarAreas;
 use ipc::shm::msi_board::MsiBoard;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -48,9 +48,15 @@ const DOORBELL: Gpa = Gpa(0x0821_0040);
 /// The slot's areas of the guest's address space: where, and how long.
 const AREA32: (u64, u64) = (0x1100_0000, 0x100_0000);
 const AREA64: (u64, u64) = (0x84_0000_0000, 0x4_0000_0000);
+const IO: (u64, u64) = (0x0f00_8000, 0x8000);
+const IO_BASE: u64 = 0x0f00_0000;
 
 fn area((start, len): (u64, u64)) -> GpaRange {
     GpaRange::new(Gpa(start), len).unwrap()
+}
+
+fn areas() -> BarAreas {
+    BarAreas { memory32: area(AREA32), memory64: area(AREA64), io: area(IO), io_base: Gpa(IO_BASE) }
 }
 
 /// Opens the device behind `socket` as the process does, but for its interrupts, which nobody waits for. `None`:
@@ -58,7 +64,7 @@ fn area((start, len): (u64, u64)) -> GpaRange {
 fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
     let opened = Client::open(socket).map_err(|error| error.to_string()).and_then(|(mut client, opened)| {
         let Opened { config, bar_lens, vectors, intx, mappables } = opened;
-        let space = ConfigSpace::new(&config, bar_lens, vectors, area(AREA32), area(AREA64));
+        let space = ConfigSpace::new(&config, bar_lens, vectors, &areas());
         let mut space = space.map_err(|error| error.to_string())?;
         let eventfds: Arc<[OwnedFd]> = (0..space.msix.len()).map(|_| new_eventfd()).collect();
         let pin = intx.map(|_| Arc::new(new_eventfd()));
@@ -67,7 +73,7 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
             space = space.with_intx(pin, &config);
         }
         for (offered, _) in &mappables {
-            let areas = [(AREA32_REGION, area(AREA32)), (AREA64_REGION, area(AREA64))];
+            let areas = areas().memory();
             for window in windows::cut(&space, offered, areas) {
                 let within = areas.iter().find(|(region, _)| *region == window.region).unwrap().1.len();
                 assert!(window.offset + window.len <= within, "a window is inside its slot");
@@ -84,9 +90,8 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
     let links = Links { stage1: Stage1Link::new(stage1, 1), bus: BusLink::new(bus, 1) };
     let board = MsiBoard::attach(&MsiBoard::create("board").unwrap()).unwrap();
     let msi = InterruptTarget { doorbell: DOORBELL, board, ringer: new_ringer(), pin: new_ringer() };
-    let areas = [area(AREA32), area(AREA64)];
     let iommu = Engine::Software(Box::new(guest.iommu()));
-    Some(Function::new("fuzz".to_owned(), opened, None, iommu, links, areas, msi).quiet())
+    Some(Function::new("fuzz".to_owned(), opened, None, iommu, links, areas(), msi).quiet())
 }
 
 fn new_ringer() -> Ringer {

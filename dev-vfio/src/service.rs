@@ -17,7 +17,7 @@ use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::smmu::SmmuModel;
-use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, VfioConfig};
+use ipc::protocol::vfio::VfioConfig;
 use ipc::service::{self, Process};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory;
@@ -250,7 +250,7 @@ impl VfioProcess {
             Ok((opened, interrupts)) => (Ok(opened), Some(interrupts)),
             Err(reason) => (Err(reason), None),
         };
-        let areas = [config.area32, config.area64];
+        let areas = config.areas;
         let function = Arc::new(Function::new(config.name, opened, direct, iommu, links, areas, msi));
         let failed = |error| Failure::new("start the device's threads", error);
         let ring = RingThread::start(Arc::clone(&function), responder, |violation| {
@@ -306,13 +306,11 @@ fn open_device(
         }
         Source::Real(device, opened) => (DeviceEnd::Real(device), opened),
     };
-    let space =
-        ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, config.area32, config.area64)
-            .map_err(|error| error.to_string())?;
+    let space = ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, &config.areas)
+        .map_err(|error| error.to_string())?;
     let (space, interrupts) = connect::interrupts(&mut end, space, &opened, bus, &config.name, intx_end)?;
-    let areas = [(AREA32_REGION, config.area32), (AREA64_REGION, config.area64)];
     for (offered, file) in &opened.mappables {
-        for window in windows::cut(&space, offered, areas) {
+        for window in windows::cut(&space, offered, config.areas.memory()) {
             // The guest's accesses come as messages then: slower, and right.
             if let Err(why) = bus.add(window, file) {
                 ipc::log::info!("{}: BAR {} is not mapped into the guest: {why}", config.name, offered.bar);

@@ -25,7 +25,7 @@ use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
 use ipc::protocol::vcpu::{
     FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
 };
-use ipc::protocol::vfio::VfioConfig;
+use ipc::protocol::vfio::{BarAreas, VfioConfig};
 use ipc::protocol::{Message, Protocol};
 use ipc::saved::{Reader, SavedState, UnitKind, Writer};
 use serde::de::DeserializeOwned;
@@ -87,8 +87,12 @@ fn vfio_config() -> VfioConfig {
         name: "vfio0".into(),
         bdf: Bdf(8),
         stream: StreamId(8),
-        area32: GpaRange::new(Gpa(0x1100_0000), 0x100_0000).unwrap(),
-        area64: GpaRange::new(Gpa(0x84_0000_0000), 0x4_0000_0000).unwrap(),
+        areas: BarAreas {
+            memory32: GpaRange::new(Gpa(0x1100_0000), 0x100_0000).unwrap(),
+            memory64: GpaRange::new(Gpa(0x84_0000_0000), 0x4_0000_0000).unwrap(),
+            io: GpaRange::new(Gpa(0x0f00_8000), 0x8000).unwrap(),
+            io_base: Gpa(0x0f00_0000),
+        },
         doorbell: Gpa(0x0821_0040),
         ram: ram(),
         direct_dma: true,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A vfio-user server that nobody here wrote: the example of the `vfio_user` crate, a GPIO card.
+//! vfio-user servers that nobody here wrote: the example of the `vfio_user` crate, a GPIO card, and a sample of the reference
+//! library libvfio-user, the same card with an I/O BAR.
 //!
-//! `cargo xtask interop --fetch` builds it from the crate registry into the cache. It serves one client, writes what it is
-//! asked to its log, and ends with exit code 0 when the client has gone.
+//! `cargo xtask interop --fetch` builds the first from the crate registry into the cache. It serves one client, writes what it is
+//! asked to its log, and ends with exit code 0 when the client has gone. The sample is in no registry: [`SERVERS`] says
+//! where it was built. It waits for the next client.
 
 use std::{
     fs::File,
@@ -20,6 +22,11 @@ use crate::places;
 pub const PACKAGE: &str = "vfio_user";
 /// Its example, and the name of the program.
 pub const EXAMPLE: &str = "gpio";
+
+/// The variable that names the folder of the reference library's samples.
+pub const SERVERS: &str = "BULKHEAD_SERVERS";
+/// Its GPIO card.
+const SAMPLE: &str = "gpio-pci-idio-16";
 
 /// How long the server may take to listen, or to end, on a slow and busy machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -39,6 +46,14 @@ pub fn missing() -> String {
     format!("the example server of {PACKAGE} is not built (`cargo xtask interop --fetch` brings it)")
 }
 
+/// The sample, or why it is not there.
+pub fn sample() -> Result<PathBuf, String> {
+    let program = std::env::var_os(SERVERS).map(|folder| Path::new(&folder).join(SAMPLE));
+    program
+        .filter(|program| program.is_file())
+        .ok_or_else(|| format!("{SERVERS} names no folder with libvfio-user's sample `{SAMPLE}`"))
+}
+
 /// The server, running.
 pub struct Server {
     child: Child,
@@ -49,10 +64,20 @@ pub struct Server {
 impl Server {
     /// Starts `program` with its socket and log in `folder`; returns as soon as it listens.
     pub fn start(program: &Path, folder: &Path) -> Result<Self> {
+        Self::start_with(program, &["--socket-path"], folder)
+    }
+
+    /// Starts the sample.
+    pub fn start_sample(program: &Path, folder: &Path) -> Result<Self> {
+        Self::start_with(program, &["-v"], folder)
+    }
+
+    /// `words` go before the socket's path.
+    fn start_with(program: &Path, words: &[&str], folder: &Path) -> Result<Self> {
         let (socket, log) = (folder.join("server.sock"), folder.join("server.log"));
         let errors = File::create(&log).context("the foreign server's log")?;
         let child = Command::new(program)
-            .arg("--socket-path")
+            .args(words)
             .arg(&socket)
             .env("RUST_LOG", "info")
             .stderr(errors)

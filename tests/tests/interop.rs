@@ -174,9 +174,16 @@ fn device_of_a_foreign_server_is_a_function_of_our_guest() {
     let command_writes =
         |server: &foreign::Server| server.log().matches("write region = 7 offset = 4").count();
     let before = command_writes(&server);
-    output(r"printf '\007\004' | dd of=config bs=2 seek=2 count=1 conv=notrunc 2>/dev/null");
-    assert_eq!(output("od -An -tx2 -j4 -N2 config").trim(), "0406");
+    output(r"printf '\017\004' | dd of=config bs=2 seek=2 count=1 conv=notrunc 2>/dev/null");
+    assert_eq!(output("od -An -tx2 -j4 -N2 config").trim(), "0407");
     assert_eq!(command_writes(&server), before + 1, "{}", server.log());
+
+    // Its one register is I/O: every third read of it is 1, and asserts the pin.
+    assert_eq!(output("sed -n 3p resource | cut -c1-37"), "0x0000000000008000 0x00000000000080ff");
+    output("echo 1 > enable");
+    let mut read = || output("dd if=resource2 bs=1 count=1 2>/dev/null | od -An -tx1").trim().to_string();
+    assert_eq!([(); 3].map(|()| read()), ["00", "00", "01"], "{}", server.log());
+    assert_eq!(output("od -An -tx1 -j6 -N1 config").trim(), "08", "interrupt status");
 
     // It has no states that it could be stopped in, and so stays as it is.
     assert!(vm.control_json("pause").unwrap().contains("\"paused\""));
@@ -187,5 +194,50 @@ fn device_of_a_foreign_server_is_a_function_of_our_guest() {
     assert_eq!(vm.left_over(), [""; 0]);
     assert!(server.wait_exit().unwrap().success(), "{}", server.log());
     assert!(!server.log().contains("ERROR"), "{}", server.log());
-    println!("{SEEN}494f:0dc8 class ffff00 in the guest; its configuration writes reach the server");
+    println!("{SEEN}494f:0dc8 class ffff00, its I/O register counts, its pin is asserted");
+}
+
+#[test]
+fn io_bar_of_a_reference_sample_is_driven_by_our_guest() {
+    let program = match foreign::sample() {
+        Ok(program) => program,
+        Err(why) => {
+            println!("{SKIPPED}{why}");
+            return;
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let server = foreign::Server::start_sample(&program, folder.path()).unwrap();
+    let socket = server.socket().to_path_buf();
+    let launched = launch_as(GuestFiles::cached(), "sample", |options| options.vfio_user = vec![socket]);
+    let Some(mut vm) = launched else { return };
+    vm.console.shell(BOOT).unwrap();
+    let mut output = |command: &str| vm.console.run(command, COMMAND).unwrap().output;
+    output("cd /sys/bus/pci/devices/0000:00:01.0");
+    assert_eq!(output("cat vendor device"), "0x494f\n0x0dc8", "{}", server.log());
+    // BAR 2, 256 bytes of I/O, in the window of the host bridge; the pin, as its line of the interrupt controller.
+    let resource = output("sed -n 3p resource");
+    let fields: Vec<&str> = resource.split_whitespace().collect();
+    assert_eq!(fields[..2], ["0x0000000000008000", "0x00000000000080ff"], "{resource}");
+    assert!(output("cat /proc/ioports").contains("8000-80ff : 0000:00:01.0"));
+    assert_ne!(output("cat irq"), "0");
+    let inputs = |output: &mut dyn FnMut(&str) -> String| {
+        output("dd if=resource2 bs=1 skip=1 count=1 2>/dev/null | od -An -tx1").trim().to_string()
+    };
+    output("echo 1 > enable");
+    assert_eq!(output("od -An -tx1 -j4 -N1 config").trim().chars().last(), Some('1'), "I/O space is enabled");
+    assert_eq!(inputs(&mut output), "ff", "{}", server.log());
+    output(r"printf '\001' | dd of=resource2 bs=1 count=1 conv=notrunc 2>/dev/null");
+    assert_eq!(inputs(&mut output), "fe", "{}", server.log());
+    output("echo 0 > enable");
+    assert!(vm.control_json("pause").unwrap().contains("\"paused\""));
+    assert!(vm.control_json("resume").unwrap().contains("\"running\""));
+    let mut output = |command: &str| vm.console.run(command, COMMAND).unwrap().output;
+    output("echo 1 > enable");
+    assert_eq!(inputs(&mut output), "fe", "{}", server.log());
+    assert!(!vm.console.errors().contains("cannot be used"), "{}", vm.console.errors());
+    vm.power_off(COMMAND).unwrap();
+    assert_eq!(vm.left_over(), [""; 0]);
+    assert_eq!(server.log().matches("device reset by client").count(), 1, "{}", server.log());
+    println!("{SEEN}494f:0dc8, I/O at 8000-80ff driven by inb and outb, over a pause");
 }

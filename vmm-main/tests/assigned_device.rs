@@ -107,6 +107,24 @@ fn memory_that_could_shrink_is_not_mapped_and_the_guest_goes_on_by_message() {
 }
 
 #[test]
+fn guest_reaches_an_io_bar_by_message_and_waits_for_its_writes() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let kernel = lab.file("Image", &guest::drives_io_bar_0());
+    let vm = lab.start(&kernel, &listening.words());
+    let mut registers = vec![0; 64];
+    registers[8] = b'R';
+    let server = listening.serve(Device { io: true, registers: Mutex::new(registers), ..Device::default() });
+    assert_eq!(vm.output_of(2), [b'R', 0xff], "nothing answers while I/O space is disabled");
+    assert_eq!(server.device.registers.lock().unwrap()[0], b'G');
+    assert_eq!(counter(&vm, "vcpu", "vfio0.posts"), 0, "a write to I/O space is done when it is answered");
+    server.device.registers.lock().unwrap()[16] = b'Z';
+    let (status, rest, log) = vm.end();
+    assert!(status.success(), "{log}");
+    assert_eq!(rest, b"Z");
+}
+
+#[test]
 fn guest_takes_the_pin_of_a_device_as_often_as_it_is_asserted() {
     let Some(lab) = Lab::new() else { return };
     let listening = Listening::new(&lab);

@@ -5,12 +5,12 @@
 
 use ipc::deadline::Deadline;
 use ipc::protocol::stage1::{Attachment, Order};
-use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, CONFIG_REGION};
+use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, CONFIG_REGION, IO_REGION};
 use ipc::shm::ring::{Access, Op};
 
 use super::guest::{Guest, STREAM};
 use super::server::{BAR_LEN, Bend, CAP_MSIX, Server, TABLE};
-use super::{AREA32, AREA64, MOMENT, Program, open};
+use super::{AREA32, AREA64, IO, MOMENT, Program, open};
 use crate::function::{Function, ones};
 use crate::iommu::HostIommu;
 use crate::stage1_link;
@@ -58,7 +58,8 @@ fn operate(program: &mut Program<'_>, function: &Function, guest: &mut Guest) ->
             access(function, Access { region: CONFIG_REGION, offset: program.number() % 0x1200, size, op })
         }
         1 => {
-            let region = [AREA32_REGION, AREA64_REGION, CONFIG_REGION, 99][usize::from(program.byte() % 4)];
+            let regions = [AREA32_REGION, AREA64_REGION, CONFIG_REGION, IO_REGION, 99];
+            let region = regions[usize::from(program.byte()) % regions.len()];
             let op = any_op(program);
             access(function, Access { region, offset: program.number(), size, op })
         }
@@ -149,12 +150,14 @@ fn check(function: &Function, identity: u64) {
     capabilities(function);
     for index in 0..6 {
         let low = read_config(function, 0x10 + 4 * index, 4);
-        let high = if low & 0b110 == 0b100 { read_config(function, 0x14 + 4 * index, 4) << 32 } else { 0 };
-        let address = high | low & !0xf;
+        let is_io = low & 1 != 0;
+        let high = if low & 0b111 == 0b100 { read_config(function, 0x14 + 4 * index, 4) << 32 } else { 0 };
+        let address = if is_io { super::IO_BASE + (low & !3) } else { high | low & !0xf };
         let sized = low >> 31 == 1 || high >> 63 == 1;
         let inside = |(start, len): (u64, u64)| (start..start + len).contains(&address);
-        let upper = index > 0 && read_config(function, 0x0c + 4 * index, 4) & 0b110 == 0b100;
-        let placed = low == 0 || upper || sized || inside(AREA32) || inside(AREA64);
+        let upper = index > 0 && read_config(function, 0x0c + 4 * index, 4) & 0b111 == 0b100;
+        let inside = if is_io { inside(IO) } else { inside(AREA32) || inside(AREA64) };
+        let placed = low == 0 || upper || sized || inside;
         assert!(placed, "BAR {index} at {address:#x} is neither placed here nor its size");
     }
 }

@@ -1,23 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! BARs that are placed before the guest starts and stay: sizes can be asked for, addresses cannot be changed.
 //!
-//! 64-bit prefetchable BARs go to one area of the guest's address space, all other memory to another, because the
-//! host bridge's windows are made so; I/O BARs are not shown. PCI 3.0 section 6.2.5.1.
+//! 64-bit prefetchable BARs go to one area of the guest's address space, all other memory to another, I/O to a third, because
+//! the host bridge's windows are made so. An I/O BAR holds an address of the bus: the guest sees it where the host
+//! bridge has that. PCI 3.0 section 6.2.5.1.
 
 use ipc::addr::{Gpa, GpaRange};
+use ipc::protocol::vfio::BarAreas;
 use thiserror::Error;
 
 /// BAR registers of a type 0 header.
 pub const BAR_COUNT: usize = 6;
 
-/// Each BAR is alone on its pages: a guest may map it to somebody else.
+/// Each memory BAR is alone on its pages: a guest may map it to somebody else.
 const ALIGN_MIN: u64 = 4096;
+/// The smallest I/O BAR that a register can describe.
+const IO_ALIGN_MIN: u64 = 4;
 
 const IO: u32 = 1 << 0;
 const TYPE_64: u32 = 0b10 << 1;
 const TYPE_MASK: u32 = 0b11 << 1;
 const PREFETCHABLE: u32 = 1 << 3;
 const KIND_BITS: u32 = 0xf;
+const IO_KIND_BITS: u32 = 0x3;
 
 /// What the device says about a BAR.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +62,15 @@ pub struct Placed {
     /// How many bytes the region behind it has: less, if its length is no power of two.
     pub region_len: u64,
     kind: u32,
+    /// What the register holds, less its low bits.
+    bus_address: u64,
+}
+
+impl Placed {
+    /// Whether it is I/O, not memory.
+    pub const fn is_io(&self) -> bool {
+        self.kind & IO != 0
+    }
 }
 
 /// All six.
@@ -72,15 +86,16 @@ impl Bars {
     ///
     /// # Errors
     /// If something does not fit.
-    pub fn place(
-        offered: &[Offered; BAR_COUNT],
-        area32: GpaRange,
-        area64: GpaRange,
-    ) -> Result<Bars, BarError> {
+    pub fn place(offered: &[Offered; BAR_COUNT], areas: &BarAreas) -> Result<Bars, BarError> {
         let mut wanted = Vec::new();
         let mut upper_half = false;
         for (index, Offered { register, len }) in offered.iter().copied().enumerate() {
-            if std::mem::take(&mut upper_half) || len == 0 || register & IO != 0 {
+            if std::mem::take(&mut upper_half) || len == 0 {
+                continue;
+            }
+            if register & IO != 0 {
+                let padded = len.checked_next_power_of_two().unwrap_or(u64::MAX).max(IO_ALIGN_MIN);
+                wanted.push((padded, index, len, register & IO_KIND_BITS));
                 continue;
             }
             let wide = register & TYPE_MASK == TYPE_64;
@@ -92,17 +107,26 @@ impl Bars {
             wanted.push((padded, index, len, register & KIND_BITS));
         }
         wanted.sort_by_key(|(padded, ..)| core::cmp::Reverse(*padded));
-        let (mut next32, mut next64) = (area32.start().0, area64.start().0);
+        let BarAreas { memory32, memory64, io, io_base } = *areas;
+        let [mut next32, mut next64, mut next_io] = [memory32, memory64, io].map(|area| area.start().0);
         let mut placed = Vec::new();
         for (len, index, region_len, kind) in wanted {
+            let is_io = kind & IO != 0;
             let high = kind & (TYPE_MASK | PREFETCHABLE) == TYPE_64 | PREFETCHABLE;
-            let (area, next) = if high { (area64, &mut next64) } else { (area32, &mut next32) };
+            let (area, next) = match (is_io, high) {
+                (true, _) => (io, &mut next_io),
+                (false, true) => (memory64, &mut next64),
+                (false, false) => (memory32, &mut next32),
+            };
             let start = next.checked_next_multiple_of(len);
             let range = start.and_then(|start| GpaRange::new(Gpa(start), len));
             let range = range.filter(|range| area.contains_range(*range));
             let range = range.ok_or(BarError::NoRoom { index, len })?;
             *next = range.end().0;
-            placed.push(Placed { index, range, region_len, kind });
+            let from = if is_io { io_base } else { Gpa(0) };
+            let bus_address = range.start().checked_offset_from(from);
+            let bus_address = bus_address.ok_or(BarError::NoRoom { index, len })?;
+            placed.push(Placed { index, range, region_len, kind, bus_address });
         }
         Ok(Bars { placed, sizing: [false; BAR_COUNT] })
     }
@@ -112,8 +136,9 @@ impl Bars {
         let sizing = self.sizing.get(index).copied().unwrap_or(false);
         let low = self.placed.iter().find(|bar| bar.index == index);
         let below = index.checked_sub(1);
-        let high = self.placed.iter().find(|bar| bar.kind & TYPE_64 != 0 && Some(bar.index) == below);
-        let value = |bar: &Placed| if sizing { !(bar.range.len() - 1) } else { bar.range.start().0 };
+        let is_wide = |bar: &&Placed| !bar.is_io() && bar.kind & TYPE_64 != 0;
+        let high = self.placed.iter().find(|bar| is_wide(bar) && Some(bar.index) == below);
+        let value = |bar: &Placed| if sizing { !(bar.range.len() - 1) } else { bar.bus_address };
         match (low, high) {
             (Some(bar), _) => low_half(value(bar)) | bar.kind,
             (None, Some(bar)) => low_half(value(bar) >> 32),

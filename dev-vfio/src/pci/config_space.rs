@@ -7,10 +7,10 @@
 //! management and PCI Express registers are passed on. A device's list of capabilities is followed for as many
 //! steps as fit into 256 bytes, so a loop in it ends.
 
-use ipc::addr::GpaRange;
+use ipc::protocol::vfio::BarAreas;
 use thiserror::Error;
 
-use super::bar::{BAR_COUNT, BarError, Bars, Offered};
+use super::bar::{BAR_COUNT, BarError, Bars, Offered, Placed};
 use super::intx::{self, Intx, Pin};
 use super::msix::{CONTROL_ENABLE, CONTROL_MASK, Msix, VECTORS_MAX};
 
@@ -35,6 +35,8 @@ mod offset {
 
 /// Memory space enable, bus master enable, parity error response, SERR# enable, interrupt disable.
 const COMMAND_WRITABLE: u16 = 1 << 1 | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 10;
+/// I/O space enable; writable if the function has some.
+const COMMAND_IO: u16 = 1 << 0;
 const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_MASTER: u16 = 1 << 2;
 const COMMAND_INTX_DISABLE: u16 = 1 << 10;
@@ -130,8 +132,7 @@ impl ConfigSpace {
         device: &[u8],
         lens: [u64; BAR_COUNT],
         vectors: u16,
-        area32: GpaRange,
-        area64: GpaRange,
+        areas: &BarAreas,
     ) -> Result<ConfigSpace, ConfigError> {
         let device: &[u8; CONFIG_LEN] = device.first_chunk().ok_or(ConfigError::Short(device.len()))?;
         let vendor = word16(device, 0);
@@ -147,7 +148,7 @@ impl ConfigSpace {
             let register = word32(device, offset::BAR0 + 4 * index);
             Offered { register, len: lens.next().copied().unwrap_or(0) }
         });
-        let bars = Bars::place(&offered, area32, area64)?;
+        let bars = Bars::place(&offered, areas)?;
 
         let mut image = [0; CONFIG_LEN];
         copy(&mut image, device, 0..offset::HEADER_END);
@@ -275,7 +276,7 @@ impl ConfigSpace {
         let table = place(word32(device, at + 4), u64::from(count) * super::msix::ENTRY_LEN);
         let pending = place(word32(device, at + 8), u64::from(count).div_ceil(64) * 8);
         let inside = |place: &Place| {
-            let bar = self.bars.iter().find(|bar| bar.index == place.bar);
+            let bar = self.bars.iter().find(|bar| bar.index == place.bar && !bar.is_io());
             bar.is_some_and(|bar| place.offset.saturating_add(place.len) <= bar.range.len())
         };
         if count == 0 || !inside(&table) || !inside(&pending) {
@@ -290,10 +291,19 @@ impl ConfigSpace {
         Some(range)
     }
 
-    /// Whether BARs answer: memory space is enabled, and the function is not in D3hot, where it has configuration space only (PCI
-    /// Power Management 1.2 section 5.4.1).
+    /// Whether memory BARs answer: memory space is enabled, and the function is not in D3hot, where it has configuration space
+    /// only (PCI Power Management 1.2 section 5.4.1).
     pub fn memory_answers(&self) -> bool {
-        word16(&self.image, offset::COMMAND) & COMMAND_MEMORY != 0 && !self.sleeps
+        self.is_enabled(COMMAND_MEMORY)
+    }
+
+    /// Whether a BAR answers: the same, for its space.
+    pub fn answers(&self, bar: &Placed) -> bool {
+        self.is_enabled(if bar.is_io() { COMMAND_IO } else { COMMAND_MEMORY })
+    }
+
+    fn is_enabled(&self, space: u16) -> bool {
+        word16(&self.image, offset::COMMAND) & space != 0 && !self.sleeps
     }
 
     /// Whether the function may make transactions of its own: DMA, and messages.
@@ -392,7 +402,8 @@ impl ConfigSpace {
         let [a, b, c, d] = value.to_le_bytes();
         match at {
             offset::COMMAND => {
-                put16(&mut self.image, at, u16::from_le_bytes([a, b]) & COMMAND_WRITABLE);
+                let io = if self.bars.iter().any(Placed::is_io) { COMMAND_IO } else { 0 };
+                put16(&mut self.image, at, u16::from_le_bytes([a, b]) & (COMMAND_WRITABLE | io));
                 self.msix.hold(!self.bus_master());
                 // Whether it may be master of the bus, the device must know too.
                 wish.forward = true;

@@ -46,6 +46,8 @@ pub struct Device {
     pub batches: Mutex<Vec<usize>>,
     /// BAR 0 as memory, if it can be mapped.
     pub memory: Option<OwnedFd>,
+    /// BAR 0 is I/O; then it has no MSI-X, whose structures lie in memory.
+    pub io: bool,
     /// Its pin, if it has one.
     pub intx: Option<Mutex<Pin>>,
 }
@@ -264,7 +266,11 @@ impl Device {
                 let (access, count) = RegionAccess::decode_read(body).unwrap();
                 let offset = usize::try_from(access.offset.get()).unwrap();
                 let bytes = if access.region.get() == PCI_CONFIG_REGION {
-                    config_space().to_vec()
+                    let mut image = config_space().to_vec();
+                    if self.io {
+                        image[0x10] = 1;
+                    }
+                    image
                 } else {
                     self.registers.lock().unwrap().clone()
                 };

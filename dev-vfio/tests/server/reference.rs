@@ -40,7 +40,7 @@ const BAR_LEN: u64 = 0x2000;
 const TABLE: u32 = 0x1000;
 const PENDING: u32 = 0x1800;
 
-/// Registers of BAR 0, 8 bytes each: from, to, and how the copy went: 1 done, 2 failed. A write to the last starts it.
+/// Registers of BAR 0, which is I/O, 8 bytes each: from, to, and how the copy went: 1 done, 2 failed. A write to the last starts it.
 pub const FROM: u64 = 0;
 pub const TO: u64 = 8;
 pub const STATE: u64 = 16;
@@ -111,6 +111,8 @@ fn config_space() -> [u8; 256] {
     let mut image = [0; 256];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &[0xb7, 0xf1, 0x02, 0x00, 0, 0, 0x10, 0, 0, 0, 0xff, 0]);
+    // What is not said to be memory is I/O, in that library.
+    put(0x10, &[1]);
     put(0x34, &[0x40]);
     put(0x3c, &[0, 1]);
     put(0x40, &[0x11, 0, u8::try_from(VECTORS - 1).unwrap(), 0]);

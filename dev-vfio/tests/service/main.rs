@@ -13,6 +13,7 @@ mod memory;
 mod pin;
 mod posts;
 mod reference;
+mod samples;
 #[path = "../server/mod.rs"]
 mod server;
 
@@ -33,7 +34,7 @@ use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::SmmuModel;
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
-use ipc::protocol::vfio::{AREA32_REGION, CONFIG_REGION, VfioConfig};
+use ipc::protocol::vfio::{AREA32_REGION, BarAreas, CONFIG_REGION, VfioConfig};
 use ipc::service::Process;
 use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
 use ipc::shm::msi_board::MsiBoard;
@@ -70,6 +71,7 @@ struct Vm<S = Server> {
     intx_end: Ringer,
     log: DirtyLog,
     layout: RamLayout,
+    ram: OwnedFd,
 }
 
 fn soon() -> Deadline {
@@ -125,7 +127,12 @@ impl Vm {
 
 impl<S> Vm<S> {
     fn open(server: S, client: OwnedFd, direct_dma: bool) -> Vm<S> {
-        let layout = RamLayout::new(vec![RamRegion { gpa: Gpa(RAM), len: RAM_LEN, file_offset: 0 }]).unwrap();
+        let ram = RamRegion { gpa: Gpa(RAM), len: RAM_LEN, file_offset: 0 };
+        Vm::open_with(server, client, direct_dma, RamLayout::new(vec![ram]).unwrap(), RAM_LEN)
+    }
+
+    /// With other RAM, in a file of this length.
+    fn open_with(server: S, client: OwnedFd, direct_dma: bool, layout: RamLayout, ram_len: u64) -> Vm<S> {
         let log_memory = DirtyLog::create("log", &layout).unwrap();
         let log = DirtyLog::attach(&log_memory, &layout).unwrap();
         let ring_memory = ring::create("ring").unwrap();
@@ -136,8 +143,9 @@ impl<S> Vm<S> {
         let (vcpu, bus) = channel::pair().unwrap();
         let asked = answer_bus(vcpu);
         let clone = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
+        let ram = Region::create("ram", ram_len).unwrap();
         let descriptors = Descriptors {
-            ram: clone(&Region::create("ram", RAM_LEN).unwrap()),
+            ram: clone(&ram),
             dirty_log: clone(&log_memory),
             ring: clone(&ring_memory),
             stage1: device,
@@ -153,8 +161,12 @@ impl<S> Vm<S> {
             name: "vfio0".to_owned(),
             bdf: Bdf(8),
             stream: STREAM,
-            area32: GpaRange::new(Gpa(0x1100_0000), 0x100_0000).unwrap(),
-            area64: GpaRange::new(Gpa(0x84_0000_0000), 0x4_0000_0000).unwrap(),
+            areas: BarAreas {
+                memory32: GpaRange::new(Gpa(0x1100_0000), 0x100_0000).unwrap(),
+                memory64: GpaRange::new(Gpa(0x84_0000_0000), 0x4_0000_0000).unwrap(),
+                io: GpaRange::new(Gpa(0x0f00_8000), 0x8000).unwrap(),
+                io_base: Gpa(0x0f00_0000),
+            },
             doorbell: DOORBELL,
             ram: layout.clone(),
             direct_dma,
@@ -179,6 +191,7 @@ impl<S> Vm<S> {
             intx_end,
             log,
             layout,
+            ram: clone(&ram),
         };
         vm.write(CONFIG_REGION, 4, 2, BUS_MASTER);
         vm

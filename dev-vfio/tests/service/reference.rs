@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A server with the limits of the library that most servers are built on.
 
+use ipc::protocol::vfio::IO_REGION;
+
 use super::server::reference::{COPIED, FROM, Options, Reference, STATE, TO};
 use super::*;
 
-/// Where BAR 0 lies: behind BAR 1, which is longer.
-const REGISTERS: u64 = 0x2000;
+/// Where BAR 0 lies: at the beginning of the I/O area.
+const REGISTERS: u64 = 0;
 const TABLE: u64 = 0x1000;
 const TIB: u64 = 1 << 40;
 
@@ -20,13 +22,13 @@ fn start(options: Options) -> ReferenceVm {
 impl ReferenceVm {
     /// Lets the device copy, by a posted write, while another CPU reads its registers; returns how that went.
     fn copy(&self, from: u64, to: u64) -> u64 {
-        self.write(AREA32_REGION, REGISTERS + FROM, 8, from);
-        self.write(AREA32_REGION, REGISTERS + TO, 8, to);
-        self.ring.post(AREA32_REGION, REGISTERS + STATE, 8, 1 << 32, &Interrupt::new(), soon()).unwrap();
+        self.write(IO_REGION, REGISTERS + FROM, 8, from);
+        self.write(IO_REGION, REGISTERS + TO, 8, to);
+        self.ring.post(IO_REGION, REGISTERS + STATE, 8, 1 << 32, &Interrupt::new(), soon()).unwrap();
         loop {
             // What is posted is on its way while the device does its DMA.
-            self.ring.post(AREA32_REGION, REGISTERS + 0x80, 4, 0, &Interrupt::new(), soon()).unwrap();
-            let state = self.read(AREA32_REGION, REGISTERS + STATE, 8);
+            self.ring.post(IO_REGION, REGISTERS + 0x80, 4, 0, &Interrupt::new(), soon()).unwrap();
+            let state = self.read(IO_REGION, REGISTERS + STATE, 8);
             if state != 1 << 32 {
                 return state;
             }
@@ -52,6 +54,11 @@ fn the_device_is_there_with_all_addresses_declared_in_pieces() {
     assert_eq!(vm.failure(), None);
     assert_eq!(vm.read(CONFIG_REGION, 0, 4), 0x0002_f1b7);
     assert_eq!(vm.read(CONFIG_REGION, 0x3d, 1), 1, "a pin that does not mask itself is one");
+    assert_eq!(vm.read(CONFIG_REGION, 0x10, 4), 0x8001, "the slot's first I/O address");
+    assert_eq!(vm.read(IO_REGION, REGISTERS + STATE, 4), 0xffff_ffff, "I/O space is not enabled yet");
+    vm.write(CONFIG_REGION, 4, 2, 0b101);
+    assert_eq!(vm.read(IO_REGION, REGISTERS + STATE, 4), 0);
+    assert_eq!(vm.read(AREA32_REGION, TABLE + 12, 4), 0xffff_ffff, "memory space is not");
     {
         let seen = vm.server.seen.lock().unwrap();
         let pieces: Vec<_> = (0..32).map(|piece| (piece * 8 * TIB, 8 * TIB)).collect();
@@ -73,7 +80,7 @@ fn the_device_is_there_with_all_addresses_declared_in_pieces() {
 fn dma_by_message_survives_that_the_guest_writes_at_the_same_time() {
     let mut vm = start(Options::default());
     vm.attach(Attachment::Bypass);
-    vm.write(CONFIG_REGION, 4, 2, 0b110);
+    vm.write(CONFIG_REGION, 4, 2, 0b111);
     for round in 0..20 {
         assert_eq!(vm.copy(RAM, RAM + 0x8000), 1, "round {round}");
     }
@@ -86,7 +93,7 @@ fn dma_by_message_survives_that_the_guest_writes_at_the_same_time() {
 fn commands_that_meet_on_one_socket_cost_the_device_and_nothing_else() {
     let mut vm = start(Options { twin: false, ..Options::default() });
     vm.attach(Attachment::Bypass);
-    vm.write(CONFIG_REGION, 4, 2, 0b110);
+    vm.write(CONFIG_REGION, 4, 2, 0b111);
     // An older library takes the command for the answer to its own, and ends the connection.
     assert_eq!(vm.copy(RAM, RAM + 0x8000), u64::MAX);
     let over = vm.server.end();
@@ -98,7 +105,7 @@ fn commands_that_meet_on_one_socket_cost_the_device_and_nothing_else() {
 fn one_kind_of_interrupts_is_connected_at_a_time() {
     let mut vm = start(Options::default());
     vm.attach(Attachment::Bypass);
-    vm.write(CONFIG_REGION, 4, 2, 0b110);
+    vm.write(CONFIG_REGION, 4, 2, 0b111);
     let copy = |vm: &ReferenceVm| assert_eq!(vm.copy(RAM, RAM + 0x8000), 1);
     copy(&vm);
     assert!(vm.intx_within(LONG));
@@ -130,7 +137,7 @@ fn one_kind_of_interrupts_is_connected_at_a_time() {
 fn a_pin_that_is_unmasked_while_the_device_is_stopped_is_unmasked_again() {
     let mut vm = start(Options::default());
     vm.attach(Attachment::Bypass);
-    vm.write(CONFIG_REGION, 4, 2, 0b110);
+    vm.write(CONFIG_REGION, 4, 2, 0b111);
     assert_eq!(vm.copy(RAM, RAM + 0x8000), 1);
     assert!(vm.intx_within(LONG));
     vm.process.pause().unwrap();

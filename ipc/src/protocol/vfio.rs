@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How the process of an assigned device is told what device it is, and where the guest sees it.
 //!
-//! The guest physical windows are fixed by the device's slot: its configuration space, and two areas in which the
+//! The guest physical windows are fixed by the device's slot: its configuration space, and three areas in which the
 //! device places its own BARs, which then stay. Sent once, in `Request::Configure`.
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,8 @@ pub const CONFIG_REGION: u16 = 0;
 pub const AREA32_REGION: u16 = 1;
 /// The number that requests for the 64-bit BAR area carry.
 pub const AREA64_REGION: u16 = 2;
+/// The number that requests for the I/O BAR area carry.
+pub const IO_REGION: u16 = 3;
 /// Bytes of a function's configuration space.
 pub const CONFIG_LEN: u64 = 4096;
 
@@ -28,10 +30,8 @@ pub struct VfioConfig {
     pub bdf: Bdf,
     /// By what number its vSMMU knows it.
     pub stream: StreamId,
-    /// Where its 32-bit BARs and those that are not prefetchable may lie.
-    pub area32: GpaRange,
-    /// Where its 64-bit prefetchable BARs may lie.
-    pub area64: GpaRange,
+    /// Where its BARs may lie.
+    pub areas: BarAreas,
     /// Where its MSIs must arrive, after translation: `GITS_TRANSLATER`.
     pub doorbell: Gpa,
     /// The guest's RAM, which its DMA reaches.
@@ -40,4 +40,37 @@ pub struct VfioConfig {
     pub direct_dma: bool,
     /// What the vSMMU before it advertises.
     pub model: SmmuModel,
+}
+
+/// What of the guest's address space is there for a function's BARs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BarAreas {
+    /// Where its 32-bit BARs and those that are not prefetchable may lie.
+    pub memory32: GpaRange,
+    /// Where its 64-bit prefetchable BARs may lie.
+    pub memory64: GpaRange,
+    /// Where its I/O BARs may lie.
+    pub io: GpaRange,
+    /// Where the host bridge has I/O address 0: what a memory BAR holds is where the guest sees it, what an I/O BAR holds
+    /// is counted from here.
+    pub io_base: Gpa,
+}
+
+impl BarAreas {
+    /// The area whose requests carry this number.
+    #[must_use]
+    pub fn of(&self, region: u16) -> Option<GpaRange> {
+        match region {
+            AREA32_REGION => Some(self.memory32),
+            AREA64_REGION => Some(self.memory64),
+            IO_REGION => Some(self.io),
+            _ => None,
+        }
+    }
+
+    /// The areas that may hold memory, with their numbers.
+    #[must_use]
+    pub const fn memory(&self) -> [(u16, GpaRange); 2] {
+        [(AREA32_REGION, self.memory32), (AREA64_REGION, self.memory64)]
+    }
 }

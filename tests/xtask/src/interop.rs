@@ -6,6 +6,7 @@
 //! build or run anything else. The scenarios are tests (`tests/tests/interop*.rs`), so that `cargo xtask test` runs
 //! them too where the parts are there.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use ::tests::{
@@ -34,6 +35,9 @@ pub struct Options {
     /// Fetch them again, perhaps newer ones
     #[arg(long)]
     update: bool,
+    /// Run libvfio-user's sample servers too, which were built into this folder (`build/samples` of its sources)
+    #[arg(long, value_name = "FOLDER")]
+    servers: Option<PathBuf>,
 }
 
 /// A line of the table, and the test behind it.
@@ -61,6 +65,30 @@ const SCENARIOS: [(&str, &str, &str); 5] = [
     ),
 ];
 
+/// The same for the samples of the reference library, which no registry has: package, suite, test.
+const SAMPLES: [(&str, [&str; 3]); 4] = [
+    (
+        "sample `server`: DMA, INTx, I/O",
+        [
+            "dev-vfio",
+            "service",
+            "samples::server_sample_does_its_dma_by_message_and_in_memory_and_interrupts",
+        ],
+    ),
+    (
+        "sample `server`: disconnect",
+        ["dev-vfio", "service", "samples::server_sample_ends_when_its_client_does"],
+    ),
+    (
+        "sample `gpio`: a second client",
+        ["dev-vfio", "service", "samples::gpio_sample_counts_what_is_written_and_takes_a_second_client"],
+    ),
+    (
+        "sample `gpio` in our guest",
+        ["tests", "interop", "io_bar_of_a_reference_sample_is_driven_by_our_guest"],
+    ),
+];
+
 /// The task.
 pub fn run(options: &Options) -> Result<ExitCode> {
     let mut stages = Stages::independent();
@@ -78,15 +106,22 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Ok(((), "built for the suites that run them".into()))
     });
     for (name, suite, test) in SCENARIOS {
-        stages.run(name, || scenario(suite, test).map(|seen| ((), seen)));
+        stages.run(name, || scenario(["tests", suite, test], None).map(|seen| ((), seen)));
+    }
+    if let Some(servers) = &options.servers {
+        let servers = servers.canonicalize().with_context(|| format!("{}", servers.display()))?;
+        for (name, test) in SAMPLES {
+            stages.run(name, || scenario(test, Some(&servers)).map(|seen| ((), seen)));
+        }
     }
     Ok(stages.finish("interop"))
 }
 
 /// Runs one test. Here, where the parts were to be fetched, a skip is a failure.
-fn scenario(suite: &str, test: &str) -> Result<String> {
+fn scenario([package, suite, test]: [&str; 3], servers: Option<&Path>) -> Result<String> {
     let mut command = cargo();
-    command.args(["test", "--quiet", "--package", "tests", "--test", suite, "--"]);
+    command.envs(servers.map(|folder| (foreign::SERVERS, folder)));
+    command.args(["test", "--quiet", "--package", package, "--test", suite, "--"]);
     command.args(["--exact", test, "--show-output"]);
     let output = capture(&mut command)?;
     if let Some(reason) = skips::in_report(&output).skipped.first() {

@@ -9,7 +9,7 @@ use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
 use ipc::protocol::vcpu::{
     FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
 };
-use ipc::protocol::vfio::{self, VfioConfig};
+use ipc::protocol::vfio::{self, BarAreas, VfioConfig};
 
 use super::handover::Handover;
 use super::process::Fault;
@@ -42,8 +42,7 @@ struct PciSlot {
     slot: u8,
     bdf: Bdf,
     config: GpaRange,
-    area32: GpaRange,
-    area64: GpaRange,
+    areas: BarAreas,
 }
 
 impl PciSlot {
@@ -56,8 +55,12 @@ impl PciSlot {
             slot,
             bdf: Bdf(u16::from(slot) << 3),
             config: window(layout::pci_config(slot))?,
-            area32: window(layout::pci_area32(slot))?,
-            area64: window(layout::pci_area64(slot))?,
+            areas: BarAreas {
+                memory32: window(layout::pci_area32(slot))?,
+                memory64: window(layout::pci_area64(slot))?,
+                io: window(layout::pci_area_io(slot))?,
+                io_base: Gpa(layout::PCI_IO.base),
+            },
         })
     }
 
@@ -79,8 +82,9 @@ impl PciSlot {
             ring_fd: named(Object::Ring)?,
             windows: vec![
                 FunctionWindow { region: vfio::CONFIG_REGION, range: self.config },
-                FunctionWindow { region: vfio::AREA32_REGION, range: self.area32 },
-                FunctionWindow { region: vfio::AREA64_REGION, range: self.area64 },
+                FunctionWindow { region: vfio::AREA32_REGION, range: self.areas.memory32 },
+                FunctionWindow { region: vfio::AREA64_REGION, range: self.areas.memory64 },
+                FunctionWindow { region: vfio::IO_REGION, range: self.areas.io },
             ],
             msi_board_fd: named(Object::MsiBoard)?,
             msi_doorbell_fd: named(Object::MsiDoorbell)?,
@@ -99,8 +103,7 @@ impl PciSlot {
             name: name.to_owned(),
             bdf: self.bdf,
             stream: self.stream(),
-            area32: self.area32,
-            area64: self.area64,
+            areas: self.areas,
             doorbell: Gpa(layout::GITS_TRANSLATER),
             ram,
             direct_dma,
@@ -293,7 +296,8 @@ mod tests {
         assert_eq!(configs.smmu0.devices[1].fd, 11);
         assert_eq!(configs.vfio[1].stream, StreamId(0xf8));
         assert_eq!([configs.vfio[0].direct_dma, configs.vfio[1].direct_dma], [false, true]);
-        assert_eq!(configs.vfio[1].area64.end(), Gpa(1 << 40));
+        assert_eq!(configs.vfio[1].areas.memory64.end(), Gpa(1 << 40));
+        assert_eq!(configs.vfio[1].areas.io.end(), Gpa(0x0f10_0000));
         assert_eq!(last.host_device, None);
         // A vCPU process on KVM holds one descriptor more, before those of devices.
         let real = HandedDevice { kind: DeviceKind::Real, slot: 31, direct_dma: false, disk: None };

@@ -6,8 +6,8 @@
 
 use super::MachineConfig;
 use super::layout::{
-    GIC_DISTRIBUTOR, GIC_ITS, GIC_REDISTRIBUTORS, MACHINE_NAME, MSI_HOLE, PCI_ECAM, PCI_MMIO32, PCI_MMIO64,
-    RAM_BASE, REDISTRIBUTOR_LEN, RTC, SMMU0, UART, Window, ppi, spi,
+    GIC_DISTRIBUTOR, GIC_ITS, GIC_REDISTRIBUTORS, MACHINE_NAME, MSI_HOLE, PCI_ECAM, PCI_IO, PCI_MMIO32,
+    PCI_MMIO64, RAM_BASE, REDISTRIBUTOR_LEN, RTC, SMMU0, UART, Window, ppi, spi,
 };
 use vm_fdt::{Error, FdtWriter};
 
@@ -30,6 +30,7 @@ const IRQ_EDGE_RISING: u32 = 1;
 const IRQ_LEVEL_HIGH: u32 = 4;
 
 /// PCI address space codes in the first cell of `ranges` (IEEE 1275 PCI binding).
+const PCI_SPACE_IO: u32 = 0x0100_0000;
 const PCI_SPACE_MMIO32: u32 = 0x0200_0000;
 const PCI_SPACE_MMIO64_PREFETCHABLE: u32 = 0x4300_0000;
 /// Requester ids of the host bridge: all of them.
@@ -242,15 +243,7 @@ fn pci(fdt: &mut FdtWriter, nested_slots: &[u8]) -> Result<(), Error> {
     fdt.property_u32("#address-cells", 3)?;
     fdt.property_u32("#size-cells", 2)?;
     fdt.property_null("dma-coherent")?;
-    let ranges: Vec<u32> = [(PCI_SPACE_MMIO32, PCI_MMIO32), (PCI_SPACE_MMIO64_PREFETCHABLE, PCI_MMIO64)]
-        .iter()
-        .flat_map(|(space, window)| {
-            // Bus address and CPU address are the same.
-            let ([high, low], [len_high, len_low]) = (cells(window.base), cells(window.len));
-            [*space, high, low, high, low, len_high, len_low]
-        })
-        .collect();
-    fdt.property_array_u32("ranges", &ranges)?;
+    fdt.property_array_u32("ranges", &pci_ranges())?;
     fdt.property_array_u32("iommu-map", &[0, PHANDLE_SMMU0, 0, REQUESTER_ID_COUNT])?;
     fdt.property_array_u32("msi-map", &[0, PHANDLE_ITS, 0, REQUESTER_ID_COUNT])?;
 
@@ -265,6 +258,21 @@ fn pci(fdt: &mut FdtWriter, nested_slots: &[u8]) -> Result<(), Error> {
         fdt.end_node(device)?;
     }
     fdt.end_node(node)
+}
+
+/// Bus address, CPU address and length of each window. Memory has the same address on both sides, I/O begins at 0 on the bus.
+fn pci_ranges() -> Vec<u32> {
+    let spaces = [
+        (PCI_SPACE_IO, 0, PCI_IO),
+        (PCI_SPACE_MMIO32, PCI_MMIO32.base, PCI_MMIO32),
+        (PCI_SPACE_MMIO64_PREFETCHABLE, PCI_MMIO64.base, PCI_MMIO64),
+    ];
+    let of = |(space, bus, window): (u32, u64, Window)| {
+        let ([bus_high, bus_low], [high, low]) = (cells(bus), cells(window.base));
+        let [len_high, len_low] = cells(window.len);
+        [space, bus_high, bus_low, high, low, len_high, len_low]
+    };
+    spaces.into_iter().flat_map(of).collect()
 }
 
 /// The host programs a nested device's messages with addresses in a window of its own, untranslated by us: the guest's stage

@@ -54,6 +54,8 @@ pub const UART: Window = Window::new(0x0900_0000, 0x1000);
 pub const RTC: Window = Window::new(0x0901_0000, 0x1000);
 /// The first vSMMUv3: register pages 0 and 1.
 pub const SMMU0: Window = Window::new(0x0905_0000, 0x2_0000);
+/// PCI I/O: the bus' I/O addresses from 0 on.
+pub const PCI_IO: Window = Window::new(0x0f00_0000, 0x10_0000);
 /// PCI memory, 32-bit, not prefetchable.
 pub const PCI_MMIO32: Window = Window::new(0x1000_0000, 0x2000_0000);
 /// PCI configuration space (ECAM), 256 buses.
@@ -82,6 +84,12 @@ pub const fn pci_area32(slot: u8) -> Window {
 pub const fn pci_area64(slot: u8) -> Window {
     let len = PCI_MMIO64.len / PCI_SLOT_COUNT as u64;
     Window::new(PCI_MMIO64.base + len * slot as u64, len)
+}
+
+/// Where its I/O BARs lie.
+pub const fn pci_area_io(slot: u8) -> Window {
+    let len = PCI_IO.len / PCI_SLOT_COUNT as u64;
+    Window::new(PCI_IO.base + len * slot as u64, len)
 }
 
 /// Bits of a guest physical address.
@@ -137,7 +145,7 @@ pub mod ppi {
 mod tests {
     use super::*;
 
-    const DEVICES: [Window; 10] = [
+    const DEVICES: [Window; 11] = [
         MSI_HOLE,
         GIC_DISTRIBUTOR,
         GIC_ITS,
@@ -145,6 +153,7 @@ mod tests {
         UART,
         RTC,
         SMMU0,
+        PCI_IO,
         PCI_MMIO32,
         PCI_ECAM,
         PCI_MMIO64,

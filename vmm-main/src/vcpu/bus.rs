@@ -11,7 +11,7 @@ use super::remote::{Place, RemoteDevice};
 use super::rtc::Rtc;
 use super::uart::Uart;
 use super::windows::Windows;
-use crate::machine::layout::{PCI_ECAM, RTC, UART, Window};
+use crate::machine::layout::{PCI_ECAM, PCI_IO, PCI_MMIO32, PCI_MMIO64, RTC, UART, Window};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -54,15 +54,21 @@ type Route = fn(u64) -> Target<'static>;
 
 impl Bus {
     fn target(&self, gpa: u64) -> Target<'_> {
-        // First: a function's configuration space is a part of the host bridge's window.
+        // First: what is a function's is a part of the host bridge's windows.
         for remote in &self.remotes {
             if let Some(place) = remote.place_of(gpa) {
                 count(&self.counters.remote);
                 return Target::Remote(remote, place);
             }
         }
-        let local: [(Window, Route); 3] =
-            [(UART, Target::Uart), (RTC, Target::Rtc), (PCI_ECAM, |_| Target::PciHost)];
+        let local: [(Window, Route); 6] = [
+            (UART, Target::Uart),
+            (RTC, Target::Rtc),
+            (PCI_ECAM, |_| Target::PciHost),
+            (PCI_IO, |_| Target::PciHost),
+            (PCI_MMIO32, |_| Target::PciHost),
+            (PCI_MMIO64, |_| Target::PciHost),
+        ];
         for (window, target) in local {
             if let Some(offset) = window.offset_of(gpa) {
                 count(&self.counters.local);

@@ -19,7 +19,7 @@ use ipc::doorbell::Doorbell;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteMmio};
-use ipc::protocol::vfio::CONFIG_REGION;
+use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::{self, GuestOwned, RegisterPage};
@@ -126,7 +126,8 @@ impl RemoteDevice {
             region: *region,
             base: range.start().0,
             len: range.len(),
-            posted: *region != CONFIG_REGION,
+            // Writes to configuration and I/O space are done when they are answered, on any bus.
+            posted: matches!(*region, AREA32_REGION | AREA64_REGION),
         };
         let windows = config.windows.iter().map(window).collect();
         let mut device = Self::attach(health, windows, ring, spin)?;

@@ -20,7 +20,7 @@ use ipc::hello::{Hello, Role};
 use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow, WINDOWS_LEN_MAX, WINDOWS_MAX};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction};
-use ipc::protocol::vfio::CONFIG_REGION;
+use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
 use std::time::Duration;
 
 use super::window_memory::{Mapper, WindowMemory};
@@ -118,12 +118,13 @@ impl Windows {
         Ok(())
     }
 
-    /// Where the guest sees a window. Configuration space is no memory.
+    /// Where the guest sees a window. Configuration and I/O space are no memory.
     fn place(&self, window: &DeviceWindow) -> Option<GpaRange> {
         let area = self.areas.iter().find(|area| area.region == window.region)?;
         let start = area.range.start().0.checked_add(window.offset)?;
         let place = GpaRange::new(Gpa(start), window.len)?;
-        (area.region != CONFIG_REGION && area.range.contains_range(place)).then_some(place)
+        let is_memory = matches!(area.region, AREA32_REGION | AREA64_REGION);
+        (is_memory && area.range.contains_range(place)).then_some(place)
     }
 
     /// From now on `mapper` makes slots of them, once there is a VM.

@@ -114,9 +114,10 @@ pub fn spins() -> Vec<u8> {
     image(&[0x1400_0000])
 }
 
-/// Configuration space of the function in slot 1, and where its 32-bit BARs begin.
+/// Configuration space of the function in slot 1, and where its 32-bit and I/O BARs begin.
 const FUNCTION_CONFIG: u32 = 0x3000_8000;
 const FUNCTION_AREA32: u32 = 0x1100_0000;
+const FUNCTION_IO: u32 = 0x0f00_8000;
 
 /// `movz w4, #command; strh w4, [x6, #4]`: the PCI command register, with x6 at configuration space.
 fn set_command(command: u32) -> [u32; 2] {
@@ -126,19 +127,24 @@ fn set_command(command: u32) -> [u32; 2] {
 /// Drives BAR 0 of the function in slot 1: writes `G` to its first byte, prints the byte at 8 with memory space enabled
 /// and once more with it disabled, then waits until the byte at 16 is not 0, prints it, and switches itself off.
 pub fn drives_bar_0() -> Vec<u8> {
-    drives_bar_0_then(PSCI_SYSTEM_OFF)
+    drives_bar_0_then(FUNCTION_AREA32, 0b110, PSCI_SYSTEM_OFF)
+}
+
+/// The same where BAR 0 is I/O.
+pub fn drives_io_bar_0() -> Vec<u8> {
+    drives_bar_0_then(FUNCTION_IO, 0b101, PSCI_SYSTEM_OFF)
 }
 
 /// The same, and a reset at the end.
 pub fn drives_bar_0_and_resets() -> Vec<u8> {
-    drives_bar_0_then(PSCI_SYSTEM_RESET)
+    drives_bar_0_then(FUNCTION_AREA32, 0b110, PSCI_SYSTEM_RESET)
 }
 
-fn drives_bar_0_then(end: u32) -> Vec<u8> {
+fn drives_bar_0_then(area: u32, enabled: u32, end: u32) -> Vec<u8> {
     let mut code = load(1, UART_BASE).to_vec();
     code.extend(load(6, FUNCTION_CONFIG));
-    code.extend(load(7, FUNCTION_AREA32));
-    code.extend(set_command(0b110));
+    code.extend(load(7, area));
+    code.extend(set_command(enabled));
     code.push(0x5280_0004 | u32::from(b'G') << 5); // movz w4, #'G'
     code.push(0x3900_00e4); // strb w4, [x7]
     code.push(0x3940_20e4); // ldrb w4, [x7, #8]
@@ -146,7 +152,7 @@ fn drives_bar_0_then(end: u32) -> Vec<u8> {
     code.extend(set_command(0b100));
     code.push(0x3940_20e4);
     code.extend(send_w4());
-    code.extend(set_command(0b110));
+    code.extend(set_command(enabled));
     code.push(0x3940_40e4); // ldrb w4, [x7, #16]
     code.push(0x34ff_ffe4); // cbz w4, -4
     code.extend(send_w4());

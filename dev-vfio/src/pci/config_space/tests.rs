@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the guest sees of well-behaved devices, and of others.
 
-use ipc::addr::Gpa;
+use ipc::addr::{Gpa, GpaRange};
 use proptest::prelude::*;
 
 use super::*;
@@ -32,9 +32,17 @@ fn area(start: u64, len: u64) -> GpaRange {
     GpaRange::new(Gpa(start), len).unwrap()
 }
 
+fn areas() -> BarAreas {
+    BarAreas {
+        memory32: area(0x1100_0000, 0x100_0000),
+        memory64: area(0x84_0000_0000, 0x4_0000_0000),
+        io: area(0x0f00_8000, 0x8000),
+        io_base: Gpa(0x0f00_0000),
+    }
+}
+
 fn space_of(device: &[u8]) -> Result<ConfigSpace, ConfigError> {
-    let areas = (area(0x1100_0000, 0x100_0000), area(0x84_0000_0000, 0x4_0000_0000));
-    ConfigSpace::new(device, [0x4000, 0, 0, 0, 0, 0], 8, areas.0, areas.1)
+    ConfigSpace::new(device, [0x4000, 0, 0, 0, 0, 0], 8, &areas())
 }
 
 fn space() -> ConfigSpace {
@@ -67,6 +75,29 @@ fn the_guest_sees_the_device_with_the_capabilities_we_know() {
     assert_eq!(space.read(EXPRESS as u64 + 0x0c, 4), Some(0), "without a link");
     assert_eq!(space.read(0x100, 4), Some(0), "no extended capabilities");
     assert_eq!(space.read(POWER as u64 + 4, 2), None, "power state is the device's");
+}
+
+#[test]
+fn io_and_memory_are_enabled_apart_where_there_are_both() {
+    let mut device = device();
+    device[0x14..0x18].copy_from_slice(&1u32.to_le_bytes());
+    device[0x10] = 0;
+    let mut space = ConfigSpace::new(&device, [0x4000, 0x100, 0, 0, 0, 0], 8, &areas()).unwrap();
+    assert_eq!(space.read(0x14, 4), Some(0x8001));
+    let answers = |space: &ConfigSpace| {
+        [0, 1].map(|index| space.answers(space.bars.iter().find(|bar| bar.index == index).unwrap()))
+    };
+    for (command, expected) in [(0, [false; 2]), (1, [false, true]), (2, [true, false]), (3, [true; 2])] {
+        space.write(4, 2, command);
+        assert_eq!((space.read(4, 2), answers(&space)), (Some(command), expected));
+    }
+    // Asleep, it has configuration space only.
+    space.write(POWER as u64 + 4, 2, 3);
+    assert_eq!(answers(&space), [false; 2]);
+    // A table in I/O space would be no table.
+    device[MSIX + 4] = 1;
+    let space = ConfigSpace::new(&device, [0x4000, 0x100, 0, 0, 0, 0], 8, &areas()).unwrap();
+    assert_eq!(capabilities(&space), [CAP_POWER, CAP_EXPRESS]);
 }
 
 #[test]
@@ -182,8 +213,7 @@ proptest! {
     ) {
         let mut image = image;
         image[0x0e] &= 0x80;
-        let areas = (area(0x1100_0000, 0x100_0000), area(0x84_0000_0000, 0x4_0000_0000));
-        if let Ok(mut space) = ConfigSpace::new(&image, lens, vectors, areas.0, areas.1) {
+        if let Ok(mut space) = ConfigSpace::new(&image, lens, vectors, &areas()) {
             let bars: Vec<_> = space.bars.iter().copied().collect();
             for (at, size, value) in writes {
                 space.write(at, size, value);
@@ -194,7 +224,9 @@ proptest! {
             prop_assert!(space.bars.iter().copied().eq(bars.iter().copied()));
             prop_assert!(capabilities(&space).len() <= 48);
             for (one, bar) in bars.iter().enumerate() {
-                prop_assert!(areas.0.contains_range(bar.range) || areas.1.contains_range(bar.range));
+                let BarAreas { memory32, memory64, io, .. } = areas();
+                let area = if bar.is_io() { io } else if memory32.contains_range(bar.range) { memory32 } else { memory64 };
+                prop_assert!(area.contains_range(bar.range));
                 prop_assert!(bars.iter().skip(one + 1).all(|other| bar.range.intersection(other.range).is_none()));
             }
         }

@@ -5,6 +5,7 @@ use ipc::addr::Gpa;
 use proptest::prelude::*;
 
 use ipc::protocol::bus::WINDOWS_LEN_MAX;
+use ipc::protocol::vfio::BarAreas;
 
 use super::*;
 
@@ -19,8 +20,10 @@ fn space(len: u64, table: u32, pending: u32) -> ConfigSpace {
     put(0x40, &[0x11, 0, 0x01, 0]);
     put(0x44, &table.to_le_bytes());
     put(0x48, &pending.to_le_bytes());
-    let [(_, area32), (_, area64)] = areas();
-    ConfigSpace::new(&image, [len, 0, 0, 0, 0, 0], 2, area32, area64).unwrap()
+    let [(_, memory32), (_, memory64)] = areas();
+    let io = GpaRange::new(Gpa(0x0f00_8000), 0x8000).unwrap();
+    let areas = BarAreas { memory32, memory64, io, io_base: Gpa(0x0f00_0000) };
+    ConfigSpace::new(&image, [len, 0, 0, 0, 0, 0], 2, &areas).unwrap()
 }
 
 fn areas() -> [(u16, GpaRange); 2] {

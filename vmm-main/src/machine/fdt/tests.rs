@@ -84,6 +84,18 @@ fn mpidr_affinity_clusters_hold_sixteen() {
 }
 
 #[test]
+fn pci_ranges_say_where_each_space_is() {
+    let ranges = pci_ranges();
+    let (io, memory) = ranges.split_at(7);
+    assert_eq!(io, [0x0100_0000, 0, 0, 0, 0x0f00_0000, 0, 0x10_0000], "from I/O address 0 on");
+    assert_eq!(memory[..7], [0x0200_0000, 0, 0x1000_0000, 0, 0x1000_0000, 0, 0x2000_0000]);
+    assert_eq!(memory[7..], [0x4300_0000, 0x80, 0, 0x80, 0, 0x80, 0]);
+    let bytes: Vec<u8> = ranges.iter().flat_map(|cell| cell.to_be_bytes()).collect();
+    let blob = build(&config(), None).unwrap();
+    assert!(blob.windows(bytes.len()).any(|window| window == bytes));
+}
+
+#[test]
 fn interrupt_map_swizzles_by_device_number() {
     let map = interrupt_map();
     let line_of = |device: usize, pin: usize| map[(device * 4 + pin - 1) * 10 + 8];

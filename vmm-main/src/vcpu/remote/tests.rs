@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A device that does not answer, on a real ring.
 
+use ipc::protocol::vfio::CONFIG_REGION;
+
 use super::*;
 use ipc::addr::{Bdf, Gpa, GpaRange};
 use ipc::channel::{self, Channel, Incoming};

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use ipc::addr::Bdf;
 use ipc::channel;
 use ipc::protocol::vcpu::RemoteIntx;
+use ipc::protocol::vfio::{CONFIG_REGION, IO_REGION};
 use ipc::shm::memory_file;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
@@ -38,7 +39,8 @@ fn function(windows: Vec<FunctionWindow>, host_device: Option<u64>) -> RemoteFun
 }
 
 fn areas() -> Vec<FunctionWindow> {
-    vec![area(CONFIG_REGION, 0x3000_8000, 0x1000), area(1, AREA, AREA_LEN)]
+    let io = area(IO_REGION, 0x0f00_8000, 0x8000);
+    vec![area(CONFIG_REGION, 0x3000_8000, 0x1000), area(AREA32_REGION, AREA, AREA_LEN), io]
 }
 
 fn windows() -> Windows {
@@ -112,6 +114,7 @@ fn windows_outside_the_functions_areas_or_on_others_are_refused() {
     let elsewhere = |region, offset| DeviceWindow { region, ..window(offset, 0x1000) };
     for (bad, why) in [
         (elsewhere(CONFIG_REGION, 0), "memory areas"),
+        (elsewhere(IO_REGION, 0), "memory areas"),
         (elsewhere(2, 0), "memory areas"),
         (window(AREA_LEN, 0x1000), "memory areas"),
         (window(AREA_LEN - 0x1000, 0x2000), "memory areas"),
