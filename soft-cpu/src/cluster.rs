@@ -4,13 +4,14 @@
 //!
 //! A CPU is either *executing* guest instructions or outside (parked, in device memory, not in `run`). A request
 //! is queued with its ticket and counts as done when the CPU has applied it, or while the CPU is outside: it
-//! applies its queue before it executes again. `executing` and `attention` are both sequentially consistent, so
+//! applies its queue before it executes again. Between what each side stores and what it then loads is a full fence, so
 //! either the CPU sees the request or the requester sees that it is outside.
 
-use crate::budget::Budget;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+
+use crate::budget::Budget;
+use crate::sync::{AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, Ordering, fence};
 
 /// Maintenance of translations or code that one CPU asks of another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,11 +48,11 @@ pub(crate) struct Shared {
     pub budget: Budget,
     /// The inbox has something.
     pub attention: AtomicBool,
-    pub executing: AtomicBool,
+    executing: AtomicBool,
     asked: AtomicU64,
     done: AtomicU64,
     /// The event register of WFE.
-    pub event: AtomicBool,
+    event: AtomicBool,
     inbox: Mutex<Inbox>,
     doorbell: Condvar,
 }
@@ -60,6 +61,8 @@ pub(crate) struct Inbox {
     pub kicked: bool,
     pub maintenance: Vec<Maintenance>,
     pub power: Power,
+    /// The CPU waits at the doorbell.
+    asleep: bool,
 }
 
 /// Beyond this many queued entries a CPU is told to flush everything instead.
@@ -104,7 +107,12 @@ impl Shared {
             asked: AtomicU64::new(0),
             done: AtomicU64::new(0),
             event: AtomicBool::new(false),
-            inbox: Mutex::new(Inbox { kicked: false, maintenance: Vec::new(), power: Power::Off }),
+            inbox: Mutex::new(Inbox {
+                kicked: false,
+                maintenance: Vec::new(),
+                power: Power::Off,
+                asleep: false,
+            }),
             doorbell: Condvar::new(),
         }
     }
@@ -115,7 +123,9 @@ impl Shared {
 
     /// Lets the CPU look at its inbox soon.
     pub(crate) fn interrupt(&self) {
-        self.attention.store(true, Ordering::SeqCst);
+        self.attention.store(true, Ordering::Release);
+        // Before a look at `executing`: see the head of this file.
+        fence(Ordering::SeqCst);
         self.budget.cut();
     }
 
@@ -124,8 +134,36 @@ impl Shared {
         // The lock orders this after a sleeper's last look and before its wait.
         let inbox = self.inbox();
         self.interrupt();
+        self.ring(inbox);
+    }
+
+    /// SEV: sets the event register, and ends a sleep in WFE.
+    pub(crate) fn send_event(&self) {
+        let inbox = self.inbox();
+        self.set_event(true);
+        self.ring(inbox);
+    }
+
+    /// Ends a sleep, if there is one: a bell that nobody hears costs a system call too.
+    fn ring(&self, inbox: MutexGuard<'_, Inbox>) {
+        let asleep = inbox.asleep;
         drop(inbox);
-        self.doorbell.notify_all();
+        if asleep {
+            self.doorbell.notify_all();
+        }
+    }
+
+    pub(crate) fn has_event(&self) -> bool {
+        self.event.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_event(&self, event: bool) {
+        self.event.store(event, Ordering::Release);
+    }
+
+    /// Whether there was an event. It is used up.
+    pub(crate) fn take_event(&self) -> bool {
+        self.has_event() && self.event.swap(false, Ordering::AcqRel)
     }
 
     /// Queues maintenance; the ticket is for `is_done`.
@@ -136,35 +174,70 @@ impl Shared {
             inbox.maintenance.extend([Maintenance::TlbAll, Maintenance::CodeAll]);
         }
         inbox.maintenance.push(what);
-        let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let ticket = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         self.interrupt();
         ticket
     }
 
     /// Whether what the ticket stands for can no longer be missed by a guest instruction.
     pub(crate) fn is_done(&self, ticket: u64) -> bool {
-        !self.executing.load(Ordering::SeqCst) || self.done.load(Ordering::SeqCst) >= ticket
+        !self.executing.load(Ordering::Acquire) || self.done.load(Ordering::Acquire) >= ticket
     }
 
-    /// Takes the queue, for the CPU itself. `finish` with the ticket after applying it.
-    pub(crate) fn take_maintenance(&self, inbox: &mut Inbox) -> (Vec<Maintenance>, u64) {
-        (std::mem::take(&mut inbox.maintenance), self.asked.load(Ordering::SeqCst))
+    /// The CPU itself executes guest instructions from here on, all that was asked of it applied.
+    pub(crate) fn step_inside(&self, apply: impl FnMut(Maintenance)) {
+        self.begin_executing();
+        if self.attention.load(Ordering::Acquire) {
+            self.serve(self.inbox(), apply);
+        }
     }
 
-    pub(crate) fn finish(&self, ticket: u64) {
-        self.done.store(ticket, Ordering::SeqCst);
+    /// The CPU itself leaves guest execution, for a time that may be long: requests count as served meanwhile.
+    pub(crate) fn step_outside(&self) {
+        self.executing.store(false, Ordering::Release);
     }
 
-    /// Sleeps until woken or for `timeout`. May return early.
-    pub(crate) fn sleep<'a>(
-        &'a self,
-        inbox: MutexGuard<'a, Inbox>,
-        timeout: Option<Duration>,
-    ) -> MutexGuard<'a, Inbox> {
-        match timeout {
+    /// A look at `attention` must follow.
+    fn begin_executing(&self) {
+        self.executing.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The CPU's look at its inbox between slices. True if it was kicked.
+    pub(crate) fn look(&self, apply: impl FnMut(Maintenance)) -> bool {
+        if !self.attention.load(Ordering::Acquire) {
+            return false;
+        }
+        self.attention.swap(false, Ordering::AcqRel);
+        let mut inbox = self.inbox();
+        let kicked = std::mem::take(&mut inbox.kicked);
+        self.serve(inbox, apply);
+        kicked
+    }
+
+    fn serve(&self, mut inbox: MutexGuard<'_, Inbox>, apply: impl FnMut(Maintenance)) {
+        let (asked, ticket) = (std::mem::take(&mut inbox.maintenance), self.asked.load(Ordering::Relaxed));
+        drop(inbox);
+        asked.into_iter().for_each(apply);
+        self.done.store(ticket, Ordering::Release);
+    }
+
+    /// The CPU itself sleeps until it is woken, or for `timeout`; not at all if something waits for it already, which may be
+    /// an event. May return early.
+    pub(crate) fn park(&self, for_event: bool, timeout: Option<Duration>) {
+        let mut inbox = self.inbox();
+        if self.attention.load(Ordering::Acquire) || (for_event && self.has_event()) {
+            return;
+        }
+        inbox.asleep = true;
+        self.step_outside();
+        let mut inbox = match timeout {
             Some(time) => self.doorbell.wait_timeout(inbox, time).unwrap_or_else(PoisonError::into_inner).0,
             None => self.doorbell.wait(inbox).unwrap_or_else(PoisonError::into_inner),
-        }
+        };
+        inbox.asleep = false;
+        drop(inbox);
+        self.begin_executing();
     }
 }
 
@@ -184,8 +257,10 @@ impl VcpuHandle {
     /// Makes `run` return `Exit::Kicked` at an instruction boundary, now or when it is next called.
     pub fn kick(&self) {
         let shared = self.cluster.cpu(self.vcpu);
-        shared.inbox().kicked = true;
-        shared.wake();
+        let mut inbox = shared.inbox();
+        inbox.kicked = true;
+        shared.interrupt();
+        shared.ring(inbox);
     }
 
     /// Tells the CPU that its interrupt line rose: it looks soon, and wakes from WFI.

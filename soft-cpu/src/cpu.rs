@@ -17,11 +17,13 @@ use crate::interrupt::InterruptController;
 use crate::mmu::Regime;
 use crate::monitor::Monitor;
 use crate::op::SP;
+use crate::order::Order;
 use crate::pmu::Pmu;
 use crate::sysreg::SystemRegisters;
 use crate::timer::Timers;
 use crate::tlb::{Table, Tlb};
 use crate::vcpu::VcpuParts;
+use crate::wait::Wait;
 
 /// The condition flags, kept apart because most instructions write all of them and few read them.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -84,14 +86,13 @@ pub(crate) struct Cpu {
     pub tickets: Vec<u64>,
     /// Set by the placeholder of a word that was never decoded: the run loop decodes and runs it.
     pub decode_wanted: bool,
-    /// A store-release was done and no full barrier since (see `isa/exclusive.rs`).
-    pub release_pending: bool,
+    pub order: Order,
     /// The interrupt line was high at the last check, masked or not.
     pub irq_seen: bool,
     /// On, as PSCI has it; `Inbox::power` is what others see.
     pub powered: bool,
-    /// WFI or an equal wait was executed.
-    pub waiting: bool,
+    /// What it waits for instead of executing.
+    pub wait: Wait,
     /// The machine is to be stopped or the CPU turned off.
     pub leaving: Option<Leaving>,
     /// What `leave` took from the budget, to be given back after the new look-up of the code page.
@@ -159,10 +160,10 @@ impl Cpu {
             watched_spot: None,
             tickets: vec![0; cluster.vcpu_count()],
             decode_wanted: false,
-            release_pending: false,
+            order: Order::new(),
             irq_seen: false,
             powered: false,
-            waiting: false,
+            wait: Wait::None,
             leaving: None,
             rest: 0,
             granted: 0,
@@ -196,7 +197,7 @@ impl Cpu {
         self.pmu.reset();
         self.timers.reset();
         self.monitor.clear();
-        self.waiting = false;
+        self.wait = Wait::None;
         self.decode_wanted = false;
         self.update_regime();
         self.tlb.flush_all();

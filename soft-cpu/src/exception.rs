@@ -5,6 +5,7 @@
 
 use crate::cpu::{Cpu, Flags};
 use crate::mmu::{Access, Fault};
+use crate::order::Barrier;
 
 /// ESR_ELx.EC values that this CPU produces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,6 +176,7 @@ impl Cpu {
         self.sp_select = true;
         self.load_sp();
         self.tlb.set_level(1);
+        self.order.barrier(Barrier::Instruction);
         self.daif = 0xf;
         self.single_step = false;
         self.illegal_state = false;
@@ -188,6 +190,7 @@ impl Cpu {
         let target = self.sys.elr;
         self.monitor.clear();
         self.count_instructions();
+        self.order.barrier(Barrier::Instruction);
         let el = spsr >> 2 & 3;
         // AArch32, levels that do not exist, a reserved bit, and EL0 with its own choice of stack are illegal.
         let illegal = spsr >> 4 & 1 == 1 || el > 1 || spsr >> 1 & 1 == 1 || (el == 0 && spsr & 1 == 1);

@@ -26,18 +26,25 @@ pub mod interrupt;
 mod isa;
 mod maintenance;
 mod mmu;
+#[cfg(test)]
+#[cfg(loom)]
+mod model;
 mod monitor;
 mod op;
+mod order;
 mod pmu;
 mod psci;
 pub mod ram;
 mod restore;
 pub mod saved;
+mod sync;
 mod sysreg;
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 mod timer;
 mod tlb;
 pub mod vcpu;
+mod wait;
 
 pub use vcpu::{Exit, Vcpu, VcpuParts};

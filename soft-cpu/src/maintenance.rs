@@ -3,7 +3,7 @@
 //!
 //! `cluster.rs` has the protocol; this is the CPU's side of it.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cluster::Maintenance;
@@ -63,29 +63,13 @@ impl Cpu {
 
     /// Leaves guest execution for a call that may take long: requests count as served meanwhile.
     pub(crate) fn step_outside(&self) {
-        self.shared().executing.store(false, SeqCst);
+        self.shared().step_outside();
     }
 
     /// Comes back from `step_outside`, and applies what was asked meanwhile.
     pub(crate) fn step_inside(&mut self) {
-        self.shared().executing.store(true, SeqCst);
-        self.serve_maintenance();
+        let cluster = Arc::clone(&self.cluster);
+        cluster.cpu(self.index).step_inside(|what| self.apply_maintenance(what));
         self.attend();
-    }
-
-    /// Applies what others asked.
-    pub(crate) fn serve_maintenance(&mut self) {
-        if !self.shared().attention.load(SeqCst) {
-            return;
-        }
-        let (asked, ticket) = {
-            let shared = self.shared();
-            let mut inbox = shared.inbox();
-            shared.take_maintenance(&mut inbox)
-        };
-        for what in asked {
-            self.apply_maintenance(what);
-        }
-        self.shared().finish(ticket);
     }
 }

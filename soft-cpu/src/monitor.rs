@@ -27,6 +27,11 @@ impl Monitor {
         self.held = None;
     }
 
+    /// What it holds.
+    pub(crate) fn held(&self) -> Option<Held> {
+        self.held
+    }
+
     pub(crate) fn hold(&mut self, va: u64, len: u8, value: u128) {
         self.held = Some(Held { va, len, value });
     }

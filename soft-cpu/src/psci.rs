@@ -86,8 +86,7 @@ fn serve(cpu: &mut Cpu, id: u32) -> Option<i64> {
         _ if is_implemented(id) => match id & !function::SIXTY_FOUR {
             function::CPU_SUSPEND => {
                 // Every state is taken as standby, which is to wait for an interrupt.
-                cpu.waiting = true;
-                cpu.attend();
+                cpu.wait_for_interrupt();
                 SUCCESS
             }
             function::CPU_ON => {

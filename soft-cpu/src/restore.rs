@@ -4,8 +4,6 @@
 //! Not saved, because the architecture allows them to be lost at any time: translations, decoded code, and the
 //! exclusive monitor. A wait ends when `run` returns, so there is none to save.
 
-use std::sync::atomic::Ordering;
-
 use crate::cluster::Power;
 use crate::cpu::{Cpu, Flags, Registers};
 use crate::debug::{Debug, Point};
@@ -105,7 +103,7 @@ impl Cpu {
             cntv_cval: virt.compare,
             cntp_ctl: phys.control(),
             cntp_cval: phys.compare,
-            event: u64::from(self.shared().event.load(Ordering::SeqCst)),
+            event: u64::from(self.shared().has_event()),
             power,
             power_entry,
             power_context,
@@ -211,7 +209,7 @@ impl Cpu {
         self.timers = Timers { virt: Timer::new(cntv_ctl, cntv_cval), phys: Timer::new(cntp_ctl, cntp_cval) };
         self.monitor = Monitor::default();
         self.powered = power == Power::On;
-        self.shared().event.store(event & 1 == 1, Ordering::SeqCst);
+        self.shared().set_event(event & 1 == 1);
         self.shared().inbox().power = power;
         self.update_regime();
         self.tlb.flush_all();

@@ -5,7 +5,6 @@
 //! Inside it the loop touches the page of operations, the program counter and the budget, and nothing else.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, SeqCst};
 
 use crate::budget::Budget;
 use crate::bus::Mmio;
@@ -17,6 +16,8 @@ use crate::dirty::DirtySink;
 use crate::interrupt::InterruptController;
 use crate::mmu::{Access, Fault};
 use crate::ram::{GuestRam, PAGE_LEN};
+use crate::sync::Ordering::{Acquire, Relaxed};
+use crate::wait::Wait;
 
 /// Operations between two checks: about 20 us, which bounds the latency when another thread's wish is lost.
 const SLICE: i64 = 4096;
@@ -78,7 +79,7 @@ impl Vcpu {
     pub fn run(&mut self) -> Exit {
         let cluster = Arc::clone(&self.cpu.cluster);
         let shared = cluster.cpu(self.cpu.index);
-        shared.executing.store(true, SeqCst);
+        shared.step_inside(|what| self.cpu.apply_maintenance(what));
         let exit = loop {
             if let Some(exit) = check(&mut self.cpu, shared) {
                 break exit;
@@ -87,7 +88,7 @@ impl Vcpu {
             self.cpu.granted += budget as u64;
             shared.budget.grant(budget);
             // A wish between the check and the store must not wait for the whole slice.
-            if shared.attention.load(SeqCst) {
+            if shared.attention.load(Relaxed) {
                 self.cpu.attend();
                 continue;
             }
@@ -96,7 +97,7 @@ impl Vcpu {
                 self.cpu.single_step = false;
             }
         };
-        shared.executing.store(false, SeqCst);
+        shared.step_outside();
         // Whoever saves the CPU now finds its counters up to date.
         self.cpu.count_instructions();
         exit
@@ -108,11 +109,11 @@ impl Vcpu {
         let shared = cluster.cpu(self.cpu.index);
         let mut done = 0;
         while done < steps {
-            self.cpu.waiting = false;
+            self.cpu.wait = Wait::None;
             self.cpu.powered = true;
             self.cpu.leaving = None;
             if check(&mut self.cpu, shared).is_some() {
-                return;
+                break;
             }
             self.cpu.granted += 1;
             shared.budget.grant(1);
@@ -122,6 +123,7 @@ impl Vcpu {
                 done += 1;
             }
         }
+        shared.step_outside();
     }
 
     /// Runs operations until the budget is gone. Not inlined: the inner loop needs the registers for itself.
@@ -257,35 +259,25 @@ fn check(cpu: &mut Cpu, shared: &Shared) -> Option<Exit> {
         });
     }
     loop {
-        if shared.attention.swap(false, SeqCst) {
-            let mut inbox = shared.inbox();
-            let kicked = std::mem::take(&mut inbox.kicked);
-            let (asked, ticket) = shared.take_maintenance(&mut inbox);
-            drop(inbox);
-            for what in asked {
-                cpu.apply_maintenance(what);
-            }
-            shared.finish(ticket);
-            if kicked {
-                // A wait may end at any time; this way it is no part of the saved state.
-                cpu.waiting = false;
-                return Some(Exit::Kicked);
-            }
+        if shared.look(|what| cpu.apply_maintenance(what)) {
+            // A wait may end at any time; this way it is no part of the saved state.
+            cpu.wait = Wait::None;
+            return Some(Exit::Kicked);
         }
         if !is_powered(cpu, shared) {
-            sleep(cpu, shared);
+            cpu.sleep();
             continue;
         }
         cpu.update_timers();
         cpu.update_pmu();
         let irq = cpu.interrupts.irq_line(cpu.index).load(Acquire);
         cpu.irq_seen = irq;
-        if cpu.waiting {
-            if !irq {
-                sleep(cpu, shared);
+        if cpu.wait != Wait::None {
+            if !cpu.wait_is_over(irq) {
+                cpu.sleep();
                 continue;
             }
-            cpu.waiting = false;
+            cpu.wait = Wait::None;
         }
         if cpu.step_active() && !cpu.single_step && !cpu.illegal_state {
             cpu.take_software_step();
@@ -312,16 +304,4 @@ fn is_powered(cpu: &mut Cpu, shared: &Shared) -> bool {
         cpu.w(0, context);
     }
     cpu.powered
-}
-
-/// Waits for a wish of another thread, an interrupt, or, in a CPU that is on, a timer.
-fn sleep(cpu: &Cpu, shared: &Shared) {
-    let timeout = if cpu.powered { cpu.next_deadline().map(|ticks| cpu.clock.until(ticks)) } else { None };
-    let inbox = shared.inbox();
-    if shared.attention.load(SeqCst) {
-        return;
-    }
-    shared.executing.store(false, SeqCst);
-    drop(shared.sleep(inbox, timeout));
-    shared.executing.store(true, SeqCst);
 }

@@ -28,6 +28,7 @@ mod scalar_float;
 mod shift_immediate;
 mod state;
 #[cfg(test)]
+#[cfg(not(loom))]
 pub(crate) mod tests;
 mod three_different;
 mod three_same;

@@ -39,6 +39,8 @@ pub(super) fn decode(word: u32) -> Option<Op> {
     op.n = base(op.n);
     op.d = dest(op.d);
     op.a = index as u8;
+    // A and R.
+    op.imm = u64::from(bits(word, 23, 22));
     Some(op)
 }
 
@@ -46,8 +48,10 @@ fn update<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
     let Some(va) = cpu.base(op) else { return };
     let operand = cpu.r(op.m);
     let what = UPDATES[usize::from(op.a)];
+    let (acquire, release) = (op.imm & 2 != 0, op.imm & 1 != 0);
+    cpu.order.before_update(acquire);
     let Some(spot) = cpu.atomic_spot::<LOG2>(va, Access::Read) else { return };
     let old = spot.update(what, operand);
-    cpu.release_pending = false;
+    cpu.order.after_update(acquire, release);
     cpu.w(op.d, old);
 }

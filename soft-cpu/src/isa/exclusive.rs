@@ -2,12 +2,7 @@
 //! Exclusive loads and stores, load-acquire and store-release, compare-and-swap (Arm ARM C4.1, "Load/store
 //! exclusive" and its neighbours; B2.9 for the monitors; B2.3 for the order).
 //!
-//! Order: an acquire is a host acquire fence after the load, a release one before the store. A load-acquire must
-//! not pass an earlier store-release, which those two do not give: the store leaves `release_pending`, and the
-//! next acquire pays for the full fence. Read-modify-write is sequentially consistent on the host, which is
-//! stronger than any guest order.
-
-use std::sync::atomic::{Ordering, fence};
+//! What keeps them in order: `order.rs`.
 
 use crate::cpu::Cpu;
 use crate::mmu::{Access, Fault};
@@ -57,6 +52,7 @@ pub(super) fn decode(word: u32) -> Option<Op> {
         (true, false) => return None,
         (true, true) if op.a == 31 => {
             op.run = sized!(size, compare_and_swap);
+            op.imm = order_of_swap(word);
             return Some(op);
         }
         (true, true) => return None,
@@ -84,20 +80,6 @@ pub(super) fn decode_acquire(word: u32) -> Option<Op> {
 }
 
 impl Cpu {
-    /// Before a load-acquire: no earlier store-release may come later.
-    #[inline(always)]
-    fn before_acquire(&mut self) {
-        if self.release_pending {
-            self.full_fence();
-        }
-    }
-
-    /// A barrier for everything.
-    pub(super) fn full_fence(&mut self) {
-        fence(Ordering::SeqCst);
-        self.release_pending = false;
-    }
-
     /// Exclusive and ordered accesses fault when not aligned, whatever SCTLR_EL1.A says.
     #[inline(always)]
     fn aligned(&mut self, va: u64, len: u64, access: Access) -> Option<()> {
@@ -110,9 +92,9 @@ fn load_acquire<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
     if cpu.aligned(va, 1 << LOG2, Access::Read).is_none() {
         return;
     }
-    cpu.before_acquire();
+    cpu.order.before_load_acquire();
     let Some(value) = cpu.load::<LOG2>(va) else { return };
-    fence(Ordering::Acquire);
+    cpu.order.after_load_acquire();
     cpu.w(op.d, value);
 }
 
@@ -122,7 +104,7 @@ fn load_acquire_pc<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
         return;
     }
     let Some(value) = cpu.load::<LOG2>(va) else { return };
-    fence(Ordering::Acquire);
+    cpu.order.after_load_acquire();
     cpu.w(op.d, value);
 }
 
@@ -131,10 +113,10 @@ fn store_release<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
     if cpu.aligned(va, 1 << LOG2, Access::Write).is_none() {
         return;
     }
-    fence(Ordering::Release);
+    cpu.order.before_store_release();
     let value = cpu.r(op.d);
     if cpu.store::<LOG2>(va, value).is_some() {
-        cpu.release_pending = true;
+        cpu.order.after_store_release();
     }
 }
 
@@ -144,7 +126,7 @@ fn load_and_hold<const LOG2: usize>(cpu: &mut Cpu, op: &Op, len: u8) -> Option<u
     let va = cpu.base(op)?;
     cpu.aligned(va, u64::from(len), Access::Read)?;
     if op.imm & ACQUIRE != 0 {
-        cpu.before_acquire();
+        cpu.order.before_load_acquire();
     }
     let mut value = u128::from(cpu.load::<LOG2>(va)?);
     if len == 16 {
@@ -152,7 +134,7 @@ fn load_and_hold<const LOG2: usize>(cpu: &mut Cpu, op: &Op, len: u8) -> Option<u
         value |= u128::from(cpu.load::<3>(va.wrapping_add(8))?) << 64;
     }
     if op.imm & ACQUIRE != 0 {
-        fence(Ordering::Acquire);
+        cpu.order.after_load_acquire();
     }
     cpu.monitor.hold(va, len, value);
     Some(value)
@@ -190,7 +172,7 @@ fn store_if_held<const LOG2: usize>(cpu: &mut Cpu, op: &Op, value: u64) {
         let Some(spot) = cpu.atomic_spot::<LOG2>(va, Access::Write) else { return };
         let expected = expected as u64;
         status = u64::from(spot.compare_exchange(expected, value) != expected);
-        cpu.release_pending = false;
+        cpu.order.after_update(false, op.imm & RELEASE != 0);
     }
     cpu.w(op.m, status);
 }
@@ -215,7 +197,7 @@ fn store_exclusive_pair(cpu: &mut Cpu, op: &Op) {
     if let Some(expected) = cpu.monitor.take(va, 16) {
         let Some(spot) = cpu.atomic_spot::<4>(va, Access::Write) else { return };
         status = u64::from(spot.compare_exchange_wide(expected, value) != expected);
-        cpu.release_pending = false;
+        cpu.order.after_update(false, op.imm & RELEASE != 0);
     }
     cpu.w(op.m, status);
 }
@@ -223,10 +205,16 @@ fn store_exclusive_pair(cpu: &mut Cpu, op: &Op) {
 fn compare_and_swap<const LOG2: usize>(cpu: &mut Cpu, op: &Op) {
     let Some(va) = cpu.base(op) else { return };
     let (expected, new) = (cpu.r(op.m) & (u64::MAX >> (64 - (8 << LOG2))), cpu.r(op.d));
+    cpu.order.before_update(op.imm & ACQUIRE != 0);
     let Some(spot) = cpu.atomic_spot::<LOG2>(va, Access::Read) else { return };
     let old = spot.compare_exchange(expected, new);
-    cpu.release_pending = false;
+    cpu.order.after_update(op.imm & ACQUIRE != 0, op.imm & RELEASE != 0);
     cpu.w(dest(op.m), old);
+}
+
+/// The order of CAS and CASP.
+fn order_of_swap(word: u32) -> u64 {
+    (if bit(word, 22) { ACQUIRE } else { 0 }) | (if bit(word, 15) { RELEASE } else { 0 })
 }
 
 /// CASP. Both register pairs start at an even number.
@@ -235,6 +223,7 @@ fn decode_swap_pair(word: u32, mut op: Op) -> Option<Op> {
         return None;
     }
     op.run = if bit(word, 30) { compare_and_swap_pair } else { compare_and_swap_pair_narrow };
+    op.imm = order_of_swap(word);
     Some(op)
 }
 
@@ -242,9 +231,10 @@ fn compare_and_swap_pair_narrow(cpu: &mut Cpu, op: &Op) {
     let Some(va) = cpu.base(op) else { return };
     let both = |cpu: &Cpu, first: u8| cpu.r(first) & 0xffff_ffff | cpu.r(first + 1) << 32;
     let (expected, new) = (both(cpu, op.m), both(cpu, op.d));
+    cpu.order.before_update(op.imm & ACQUIRE != 0);
     let Some(spot) = cpu.atomic_spot::<3>(va, Access::Read) else { return };
     let old = spot.compare_exchange(expected, new);
-    cpu.release_pending = false;
+    cpu.order.after_update(op.imm & ACQUIRE != 0, op.imm & RELEASE != 0);
     cpu.w(op.m, old & 0xffff_ffff);
     cpu.w(dest(op.m + 1), old >> 32);
 }
@@ -253,9 +243,10 @@ fn compare_and_swap_pair(cpu: &mut Cpu, op: &Op) {
     let Some(va) = cpu.base(op) else { return };
     let both = |cpu: &Cpu, first: u8| u128::from(cpu.r(first + 1)) << 64 | u128::from(cpu.r(first));
     let (expected, new) = (both(cpu, op.m), both(cpu, op.d));
+    cpu.order.before_update(op.imm & ACQUIRE != 0);
     let Some(spot) = cpu.atomic_spot::<4>(va, Access::Read) else { return };
     let old = spot.compare_exchange_wide(expected, new);
-    cpu.release_pending = false;
+    cpu.order.after_update(op.imm & ACQUIRE != 0, op.imm & RELEASE != 0);
     cpu.w(op.m, old as u64);
     cpu.w(dest(op.m + 1), (old >> 64) as u64);
 }

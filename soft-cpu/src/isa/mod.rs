@@ -28,6 +28,7 @@ use crate::fp;
 use crate::op::{Op, bit, bits};
 
 #[cfg(test)]
+#[cfg(not(loom))]
 pub(crate) use logical::bit_mask;
 
 /// Decodes one instruction word.

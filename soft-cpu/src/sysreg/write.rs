@@ -15,7 +15,7 @@ const CPACR_WRITABLE: u64 = 3 << 20;
 const SPSR_WRITABLE: u64 = 0xf030_03df;
 /// Of MDSCR_EL1: SS, TDCC, KDE, HDE, MDE.
 const MDSCR_WRITABLE: u64 = 0xf001;
-/// Of CNTKCTL_EL1: the enables and the event stream, which does nothing as WFE does not sleep.
+/// Of CNTKCTL_EL1: the enables and the event stream.
 const CNTKCTL_WRITABLE: u64 = 0x3ff;
 
 /// Of FPCR: AHP, DN, FZ, RMode. Of FPSR: QC and the cumulative exceptions.

@@ -4,10 +4,12 @@
 mod atomics;
 mod debug;
 mod differential;
+mod events;
 mod exceptions;
 mod granules;
 mod handles;
 mod integer;
+mod litmus;
 mod machine;
 mod memory;
 mod pmu;

@@ -182,20 +182,23 @@ fn inv_and_invall_read_the_configuration_again() {
 
 #[test]
 fn indirect_device_table_reaches_devices_whose_page_exists() {
-    let machine = Machine::with_lpis(1);
-    machine.gic.its_write(0, 4, 0);
-    // One 4 KiB page of level-one entries, each for 512 devices.
-    machine.gic.its_write(0x100, 8, 1 << 63 | 1 << 62 | DEVICE_TABLE);
-    machine.gic.its_write(0, 4, 1);
-    let page = DEVICE_TABLE + 0x4000;
-    assert!(machine.ram.write(DEVICE_TABLE + 4 * 8, &(1 << 63 | page).to_le_bytes()));
-    let device = 4 * 512 + 7;
-    machine.mapd(device, 4, ITTS);
-    machine.mapti(device, 0, 8192, 0);
-    assert!(machine.gic.signal_msi(device as u32, 0));
-    assert_ne!(machine.ram.word(page + 7 * 8), 0);
-    machine.mapd(512, 4, ITTS);
-    assert_eq!(machine.gic.counters().its.last_command_error, Some(CommandError::DeviceOutOfRange));
+    // One page of level-one entries, each for as many devices as a page has room for.
+    for (page_size, page_len) in [(0, 0x1000), (1, 0x4000), (2, 0x1_0000)] {
+        let machine = Machine::with_lpis(1);
+        machine.gic.its_write(0, 4, 0);
+        let table = DEVICE_TABLE & !(page_len - 1);
+        machine.gic.its_write(0x100, 8, 1 << 63 | 1 << 62 | table | page_size << 8);
+        machine.gic.its_write(0, 4, 1);
+        let (devices, page) = (page_len / 8, table + page_len);
+        assert!(machine.ram.write(table + 4 * 8, &(1 << 63 | page).to_le_bytes()));
+        let device = 4 * devices + 7;
+        machine.mapd(device, 4, ITTS);
+        machine.mapti(device, 0, 8192, 0);
+        assert!(machine.gic.signal_msi(device as u32, 0), "pages of {page_len:#x}");
+        assert_ne!(machine.ram.word(page + 7 * 8), 0);
+        machine.mapd(devices, 4, ITTS);
+        assert_eq!(machine.gic.counters().its.last_command_error, Some(CommandError::DeviceOutOfRange));
+    }
 }
 
 #[test]

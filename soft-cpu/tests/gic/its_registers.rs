@@ -55,6 +55,9 @@ fn basers_tell_type_and_entry_size_and_keep_the_rest() {
 #[test]
 fn baser_page_sizes_are_all_offered() {
     let machine = Machine::new(1);
+    for offset in [0x100, 0x108] {
+        assert_eq!(machine.gic.its_read(offset, 8) >> 8 & 3, 2, "64 KiB until the guest chooses");
+    }
     for page_size in 0..3 {
         machine.gic.its_write(0x100, 8, page_size << 8);
         assert_eq!(machine.gic.its_read(0x100, 8) >> 8 & 3, page_size);

@@ -61,7 +61,17 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 /// The models are compiled only with this configuration, into a folder of their own: it changes every crate.
 fn loom_lints() -> Command {
     let mut command = crate::test::loom_cargo();
-    command.args(["clippy", "--package", "ipc", "--all-targets", "--", "-D", "warnings"]);
+    command.args([
+        "clippy",
+        "--package",
+        "ipc",
+        "--package",
+        "soft-cpu",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]);
     command
 }
 

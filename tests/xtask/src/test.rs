@@ -67,6 +67,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
             let mut command = loom_cargo();
             command.args(["test", "--package", "ipc", "--test", "loom_*"]);
             ensure!(show(&mut command)?, "a model found an interleaving that breaks its claim");
+            let mut command = loom_cargo();
+            command.args(["test", "--package", "soft-cpu", "--lib", "model"]);
+            ensure!(
+                show(&mut command)?,
+                "a model of what vCPUs share found an interleaving that breaks its claim"
+            );
             Ok(((), "all interleavings within each model's bound".into()))
         });
         stages.run_shown("fuzz targets", || fuzz::short().map(|seen| ((), seen)));

@@ -89,8 +89,8 @@ impl Its {
             cwriter: 0,
             creadr: 0,
             stalled: false,
-            devices: Baser::sanitise(TableKind::Devices, 0),
-            collections: Baser::sanitise(TableKind::Collections, 0),
+            devices: Baser::at_reset(TableKind::Devices),
+            collections: Baser::at_reset(TableKind::Collections),
             cache: TranslationCache::new(),
             counters: ItsCounters::default(),
         }

@@ -157,6 +157,11 @@ impl Baser {
         Self(Self::ENTRY_SIZE.with(register, ENTRY_LEN - 1))
     }
 
+    /// At reset. The largest page is what a guest finds that tries no other, as on hosts that have it only.
+    pub const fn at_reset(kind: TableKind) -> Self {
+        Self::sanitise(kind, Self::PAGE_SIZE.of(Self::PAGE_SIZE_64K))
+    }
+
     /// The register.
     pub const fn bits(self) -> u64 {
         self.0

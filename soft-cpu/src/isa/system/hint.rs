@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Hints: NOP, YIELD, WFE, WFI, SEV, SEVL; all others do nothing.
 //!
-//! WFI sleeps in the run loop until there is an interrupt, masked or not. WFE does not sleep: the event that an
-//! exclusive monitor makes when its location is written cannot be seen here, so it yields the host CPU instead.
-
-use std::sync::atomic::Ordering;
+//! How WFI and WFE wait: `wait.rs`.
 
 use crate::cpu::Cpu;
 use crate::op::{Op, bits};
@@ -27,27 +24,23 @@ pub(super) fn decode(word: u32) -> Op {
     )
 }
 
+/// Lets another thread run: most likely the guest waits for one of its own other CPUs.
 fn yield_cpu(cpu: &mut Cpu, _: &Op) {
     if cpu.cluster.vcpu_count() > 1 {
-        give_way(cpu);
+        cpu.step_outside();
+        std::thread::yield_now();
+        cpu.step_inside();
     }
 }
 
-/// Lets another thread run: most likely the guest waits for one of its own other CPUs.
-fn give_way(cpu: &mut Cpu) {
-    cpu.step_outside();
-    std::thread::yield_now();
-    cpu.step_inside();
-}
-
 fn wait_for_event(cpu: &mut Cpu, _: &Op) {
-    if cpu.shared().event.swap(false, Ordering::SeqCst) {
+    if cpu.shared().take_event() {
         return;
     }
     if cpu.el == 0 && cpu.sys.sctlr & NTWE == 0 {
         cpu.wait_trap(true);
     } else {
-        give_way(cpu);
+        cpu.wait_for_event();
     }
 }
 
@@ -55,18 +48,15 @@ fn wait_for_interrupt(cpu: &mut Cpu, _: &Op) {
     if cpu.el == 0 && cpu.sys.sctlr & NTWI == 0 {
         cpu.wait_trap(false);
     } else {
-        cpu.waiting = true;
-        cpu.attend();
+        cpu.wait_for_interrupt();
     }
 }
 
 fn send_event(cpu: &mut Cpu, op: &Op) {
     send_event_local(cpu, op);
-    for (_, other) in cpu.cluster.others(cpu.index) {
-        other.event.store(true, Ordering::SeqCst);
-    }
+    cpu.cluster.others(cpu.index).for_each(|(_, other)| other.send_event());
 }
 
 fn send_event_local(cpu: &mut Cpu, _: &Op) {
-    cpu.shared().event.store(true, Ordering::SeqCst);
+    cpu.shared().set_event(true);
 }
