@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A stock arm64 Linux on several software CPUs: all work, they go and come, and they are saved together.
 
-use tests::{guest::GuestFiles, vm::Vm};
+use tests::{
+    guest::{GuestFiles, USER_SPACE_MARK},
+    vm::Vm,
+};
 
 use crate::support::{BOOT, COMMAND, launch_as};
 
@@ -141,4 +144,20 @@ fn cpus_at_work_are_saved_and_restored_together() {
     work_on_all(&mut vm, 4);
     assert_kernel_is_content(&mut vm);
     vm.power_off(COMMAND).unwrap();
+}
+
+#[test]
+fn guest_of_four_cpus_reboots_a_dozen_times() {
+    let Some(mut vm) = guest_of(4, "reboots") else { return };
+    for _ in 0..12 {
+        vm.console.send("reboot -f\n").unwrap();
+        // The prompt of before is still unread.
+        vm.console.wait_for(USER_SPACE_MARK, BOOT).unwrap();
+        vm.console.shell(BOOT).unwrap();
+        assert_eq!(output(&mut vm, "nproc"), "4");
+    }
+    work_on_all(&mut vm, 4);
+    assert_kernel_is_content(&mut vm);
+    vm.power_off(COMMAND).unwrap();
+    assert_eq!(vm.left_over(), [""; 0]);
 }

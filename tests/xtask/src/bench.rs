@@ -4,6 +4,7 @@
 
 mod boot;
 mod nvme;
+mod smp;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum Bench {
     Mmio,
     /// The NVMe controller: alone, beside its image file; and in a guest, behind the vSMMU
     Nvme(nvme::Options),
+    /// What a second software CPU gives to a load that can be shared
+    Smp(smp::Options),
     /// Translation of DMA by the software engine: hits, walks, invalidations, beside the bare limits
     Translate,
 }
@@ -39,6 +42,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Bench::Boot(options) => boot::run(options),
         Bench::Mmio => of_package("ipc", "mmio", &[]),
         Bench::Nvme(options) => nvme::run(options),
+        Bench::Smp(options) => smp::run(options),
         Bench::Translate => of_package("dev-vfio", "translate", &[]),
     }
 }
