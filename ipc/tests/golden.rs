@@ -62,6 +62,7 @@ fn vcpu_config() -> VcpuConfig {
     VcpuConfig {
         machine: "bulkhead-virt-1".into(),
         vcpu_count: 2,
+        pmu: true,
         ram: ram(),
         entry: Gpa(0x4020_0000),
         fdt: Gpa(0x4800_0000),

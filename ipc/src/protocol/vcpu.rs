@@ -19,6 +19,8 @@ pub struct VcpuConfig {
     pub machine: String,
     /// How many CPUs; only CPU 0 starts.
     pub vcpu_count: u32,
+    /// Whether they have performance monitors. Software CPUs always do.
+    pub pmu: bool,
     /// The guest's RAM.
     pub ram: RamLayout,
     /// Where CPU 0 starts.

@@ -10,6 +10,9 @@ pub const GUEST: &str = "/lab/guest";
 /// Debian's own kernel, for guests; absent where it was not fetched.
 pub const DEBIAN_KERNEL: &str = "/lab/guest/Image-debian";
 
+/// Flat images of the public suite of guests, if they were given.
+pub const ARM_SUITE: &str = "/lab/arm-suite";
+
 /// Test programs, each named `PACKAGE-TEST`.
 pub const SUITES: &str = "/lab/suites";
 

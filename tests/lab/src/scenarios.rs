@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The table of scenarios. How to add one: `tests/lab/DESIGN.md`.
 
+mod arm_suite;
 mod guest;
 mod host;
 mod isolation;
@@ -202,6 +203,14 @@ pub const ALL: &[Scenario] = &[
         by_default: true,
         limit: Duration::from_secs(240),
         run: guest::kvm_moved,
+    },
+    Scenario {
+        name: "arm-suite",
+        about: "a public suite of guests on KVM with 1, 2 and 4 CPUs, from images built outside the tree",
+        server: Server::Nesting,
+        by_default: false,
+        limit: Duration::from_secs(3600),
+        run: arm_suite::kvm,
     },
     Scenario {
         name: "sealed",

@@ -86,6 +86,11 @@ impl Case {
         }
     }
 
+    /// Whether it is about performance monitors, which a machine on KVM is given only where it asks.
+    pub fn needs_pmu(&self) -> bool {
+        self.image == "pmu"
+    }
+
     /// The command line of a machine of this size.
     pub fn command_line(&self, cpus: u32, memory_mib: u32) -> String {
         self.words.replace("{cpus}", &cpus.to_string()).replace("{memory}", &memory_mib.to_string())

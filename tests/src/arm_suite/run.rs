@@ -45,6 +45,9 @@ impl Machine {
         options.memory = format!("{MEMORY_MIB}M");
         options.extra = case.command_line(self.cpus, MEMORY_MIB);
         options.arguments = ["--cpu", self.cpu, "--vcpus", &self.cpus.to_string()].map(String::from).into();
+        if case.needs_pmu() {
+            options.arguments.push("--pmu".into());
+        }
         let mut vm = Vm::launch(options)?;
         self.follow(case, &mut vm)?;
         Ok(Outcome::of(&vm.console.transcript()))

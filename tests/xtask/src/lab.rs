@@ -58,6 +58,9 @@ pub struct Options {
     /// Boot a kernel built from Debian's sources with tests/lab/kernel.config, even if another lies ready
     #[arg(long, conflicts_with = "or_skip")]
     build_kernel: bool,
+    /// Put the flat images of a public suite onto the server's disk, for the scenario `arm-suite`
+    #[arg(long, value_name = "FOLDER")]
+    arm_suite: Option<PathBuf>,
     /// Record events of the emulator in the logs, such as 'smmuv3_*'
     #[arg(long, value_name = "EVENTS")]
     trace: Option<String>,
@@ -91,7 +94,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         }
         Err(error) => return Err(error),
     };
-    let lab = Lab::build(parts, options.trace.clone())?;
+    let lab = Lab::build(parts, options.arm_suite.as_deref(), options.trace.clone())?;
     if options.shell {
         return lab.shell();
     }
@@ -164,13 +167,14 @@ struct Lab {
 }
 
 impl Lab {
-    fn build(parts: Parts, trace: Option<String>) -> Result<Self> {
+    fn build(parts: Parts, arm_suite: Option<&Path>, trace: Option<String>) -> Result<Self> {
         // Two tasks at once would make the same disk: the second waits.
         let lock = fs::File::create(parts.folder.join(".lock")).context("the lab's lock file")?;
         lock.lock().context("the lab could not be locked")?;
         let built = cross::build(&parts.linker)?;
         let step = Step::begin("lab disk");
-        let contents = disk::Contents { built: &built, kernel: &parts.kernel, guest: &parts.guest };
+        let contents =
+            disk::Contents { built: &built, kernel: &parts.kernel, guest: &parts.guest, arm_suite };
         let disk = disk::make(&parts.folder, &parts.linker, &contents)?;
         step.done(&disk.display().to_string());
         let mut lab = Self { parts, disk, tables: PathBuf::new(), trace: None };

@@ -35,6 +35,9 @@ pub struct RunFlags {
     /// What executes guest code [default: KVM where the host has it, else software]
     #[arg(long, value_enum)]
     cpu: Option<CpuKind>,
+    /// Performance monitors (PMUv3) for the guest [default: true with software CPUs, false with KVM]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pmu: Option<bool>,
     /// Name of the VM
     #[arg(long)]
     name: Option<String>,
@@ -104,6 +107,7 @@ impl RunFlags {
             memory_len: self.memory,
             vcpu_count: self.vcpus,
             cpu: self.cpu,
+            pmu: self.pmu,
             console: self.console,
             console_file: self.console_file,
             log_file: self.log_file,

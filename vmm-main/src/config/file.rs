@@ -22,7 +22,7 @@ use crate::topology::{CpuKind, SMMU0};
 pub const FILE_LEN_MAX: u64 = 64 * 1024;
 
 /// Keys of the top level.
-pub const KEYS: [&str; 14] = [
+pub const KEYS: [&str; 15] = [
     "name",
     "kernel",
     "initramfs",
@@ -30,6 +30,7 @@ pub const KEYS: [&str; 14] = [
     "memory",
     "vcpus",
     "cpu",
+    "pmu",
     "console",
     "console-file",
     "log-file",
@@ -111,6 +112,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "memory" => settings.memory_len = Some(source.size(value)?),
             "vcpus" => settings.vcpu_count = Some(source.integer(value)?),
             "cpu" => settings.cpu = Some(source.cpu(value)?),
+            "pmu" => settings.pmu = Some(source.boolean(value)?),
             "console" => settings.console = Some(source.console(value)?),
             "console-file" => settings.console_file = Some(PathBuf::from(source.string(value)?)),
             "log-file" => settings.log_file = Some(PathBuf::from(source.string(value)?)),

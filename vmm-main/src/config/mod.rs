@@ -69,6 +69,8 @@ pub struct Settings {
     pub vcpu_count: Option<u64>,
     /// What executes guest code.
     pub cpu: Option<CpuKind>,
+    /// Whether the guest is told of performance monitors.
+    pub pmu: Option<bool>,
     /// Where the console goes.
     pub console: Option<ConsoleMode>,
     /// File that keeps what the console prints.
@@ -96,6 +98,7 @@ impl Settings {
             memory_len: self.memory_len.or(below.memory_len),
             vcpu_count: self.vcpu_count.or(below.vcpu_count),
             cpu: self.cpu.or(below.cpu),
+            pmu: self.pmu.or(below.pmu),
             console: self.console.or(below.console),
             console_file: self.console_file.or(below.console_file),
             log_file: self.log_file.or(below.log_file),
@@ -122,6 +125,7 @@ impl Settings {
             memory_len: self.memory_len.unwrap_or(MEMORY_LEN_DEFAULT),
             vcpu_count: check::vcpu_count(self.vcpu_count.unwrap_or(1), self.cpu)?,
             cpu: self.cpu,
+            pmu: self.pmu,
             console: self.console.unwrap_or(ConsoleMode::Stdio),
             console_file: self.console_file,
             log_file: self.log_file,
@@ -154,6 +158,8 @@ pub struct VmConfig {
     pub vcpu_count: u16,
     /// What executes guest code; open, the host decides.
     pub cpu: Option<CpuKind>,
+    /// Whether the guest is told of performance monitors; open, software CPUs have them and KVM's do not.
+    pub pmu: Option<bool>,
     /// Where the console goes.
     pub console: ConsoleMode,
     /// File that keeps what the console prints, of bounded size.

@@ -29,6 +29,8 @@ pub struct Handover {
     pub vcpu_count: u16,
     /// What executes guest code.
     pub cpu: CpuKind,
+    /// Whether the guest is told of performance monitors.
+    pub pmu: bool,
     /// Whether the last row of descriptors is there.
     pub initramfs: bool,
     /// Log as JSON lines.
@@ -104,6 +106,8 @@ impl Handover {
             memory_len: config.memory_len,
             vcpu_count: config.vcpu_count,
             cpu,
+            // Never the host's choice: a guest finds the same where it is moved to.
+            pmu: config.pmu.unwrap_or(cpu == CpuKind::Soft),
             initramfs: config.initramfs.is_some(),
             json_log: config.json_log,
             on_reset: config.on_reset,

@@ -155,6 +155,7 @@ impl Configs {
             vcpu: VcpuConfig {
                 machine: layout::MACHINE_NAME.to_owned(),
                 vcpu_count: u32::from(handover.vcpu_count),
+                pmu: handover.pmu,
                 ram: ram.clone(),
                 entry: Gpa(boot.entry),
                 fdt: Gpa(boot.fdt),
@@ -266,6 +267,7 @@ mod tests {
             cmdline: String::new(),
             memory_len: 1 << 29,
             vcpu_count: 1,
+            pmu: true,
             cpu: CpuKind::Soft,
             initramfs: false,
             json_log: false,

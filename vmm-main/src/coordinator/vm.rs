@@ -34,7 +34,7 @@ use crate::lifecycle::{Phase, Step, Why};
 use crate::machine::{MachineConfig, boot};
 use crate::problem::{Class, Problem};
 use crate::snapshot;
-use crate::topology::{self, CpuKind, Object, Restart};
+use crate::topology::{self, Object, Restart};
 
 /// A guest that resets at once again and again must not turn the host into a process starter.
 const BOOT_SPAN_MIN: Duration = Duration::from_secs(1);
@@ -167,7 +167,7 @@ impl Vm {
             vcpu_count: self.given.handover.vcpu_count.into(),
             cmdline: self.given.handover.cmdline.clone(),
             rng_seed,
-            pmu: self.given.handover.cpu == CpuKind::Soft,
+            pmu: self.given.handover.pmu,
             nested_slots: self.given.handover.nested_slots(),
         };
         let boot = boot::load(&memory, &self.given.kernel, self.given.initramfs.as_ref(), &config)

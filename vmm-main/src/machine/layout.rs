@@ -95,6 +95,8 @@ pub const fn pci_area_io(slot: u8) -> Window {
 /// Bits of a guest physical address.
 pub const IPA_BITS: u32 = 40;
 
+/// First INTID of the private peripheral interrupts (GICv3 §2.2).
+pub const PPI_BASE: u32 = 16;
 /// First INTID of the shared peripheral interrupts (GICv3 §2.2).
 pub const SPI_BASE: u32 = 32;
 /// Shared peripheral interrupts that the distributor implements.

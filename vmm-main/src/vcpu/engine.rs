@@ -22,6 +22,8 @@ use vm_memory::GuestMemoryMmap;
 pub struct EngineParts {
     /// Number of vCPUs.
     pub vcpu_count: usize,
+    /// Whether they have performance monitors. Software CPUs always do.
+    pub pmu: bool,
     /// Guest RAM.
     pub ram: Arc<GuestMemoryMmap>,
     /// Register pages that the guest reads without leaving, and cannot write.

@@ -272,6 +272,7 @@ fn open_parts<E: Engine>(
     Ok(Parts {
         engine: EngineParts {
             vcpu_count,
+            pmu: config.pmu,
             ram: Arc::new(ram),
             register_pages: remote::register_pages(pages)?,
             dirty: Arc::new(log),

@@ -5,6 +5,7 @@
 //! by `mke2fs` from a folder, without root and without mounting; the server writes to a throw-away overlay.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -28,6 +29,8 @@ pub struct Contents<'a> {
     pub kernel: &'a Path,
     /// The folder of the guest's files (`target/guest`).
     pub guest: &'a Path,
+    /// The folder of the public suite's flat images, if one is given.
+    pub arm_suite: Option<&'a Path>,
 }
 
 /// Folders of the root, beside those that hold files.
@@ -58,6 +61,14 @@ pub fn make(folder: &Path, linker: &Ready, contents: &Contents<'_>) -> Result<Pa
     place(&contents.guest.join("Image"), &at(inside::DEBIAN_KERNEL))?;
     for name in ["initramfs.cpio", "busybox"] {
         place(&contents.guest.join(name), &at(inside::GUEST).join(name))?;
+    }
+    for image in
+        contents.arm_suite.map(fs::read_dir).transpose().context("the suite's images")?.into_iter().flatten()
+    {
+        let image = image.context("the suite's images")?.path();
+        if let (Some("flat"), Some(name)) = (image.extension().and_then(OsStr::to_str), image.file_name()) {
+            place(&image, &at(inside::ARM_SUITE).join(name))?;
+        }
     }
     let busybox = fs::read(contents.guest.join("busybox")).context("busybox")?;
     write_whole(&at("bin/busybox"), &busybox)?;

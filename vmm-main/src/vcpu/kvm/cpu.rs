@@ -8,13 +8,15 @@ use super::registers::{self, COUNTERS, core};
 use super::saved::{KvmRegisterV1, KvmVcpuV1};
 use super::stats::Stats;
 use super::sys::{self, Interruptible};
+use crate::machine::layout::{PPI_BASE, ppi};
 use crate::vcpu::bus::Bus;
 use crate::vcpu::engine::Exit;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use kvm_bindings::{
-    KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_EXIT_ARM_NISV, KVM_SYSTEM_EVENT_CRASH,
-    KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_mp_state, kvm_vcpu_events, kvm_vcpu_init,
+    KVM_ARM_VCPU_PMU_V3, KVM_ARM_VCPU_POWER_OFF, KVM_ARM_VCPU_PSCI_0_2, KVM_EXIT_ARM_NISV,
+    KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN, kvm_mp_state, kvm_vcpu_events,
+    kvm_vcpu_init,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -53,7 +55,7 @@ enum Next {
 
 impl Cpu {
     /// Makes and resets vCPU `index`; all but the first wait for PSCI's CPU_ON.
-    pub fn new(vm: &VmFd, index: usize) -> Result<Self, Failure> {
+    pub fn new(vm: &VmFd, index: usize, pmu: bool) -> Result<Self, Failure> {
         let fail = |step: &str| {
             let what = format!("{step} vCPU {index}");
             move |errno: vmm_sys_util::errno::Error| Failure::new(what, errno)
@@ -63,7 +65,7 @@ impl Cpu {
         vm.get_preferred_target(&mut init).map_err(fail("find the kind of"))?;
         let power = if index == 0 { 0 } else { 1 << KVM_ARM_VCPU_POWER_OFF };
         if let Some(features) = init.features.first_mut() {
-            *features |= 1 << KVM_ARM_VCPU_PSCI_0_2 | power;
+            *features |= 1 << KVM_ARM_VCPU_PSCI_0_2 | u32::from(pmu) << KVM_ARM_VCPU_PMU_V3 | power;
         }
         fd.vcpu_init(&init).map_err(fail("reset"))?;
         let stats = sys::stats(&fd).map_err(|errno| errno.to_string()).and_then(Stats::of);
@@ -75,6 +77,12 @@ impl Cpu {
             stats,
             counters: Counters::default(),
         })
+    }
+
+    /// Gives its performance monitors their interrupt. The interrupt controller is set up already.
+    pub fn set_up_pmu(&self) -> Result<(), Failure> {
+        let intid = i32::try_from(PPI_BASE + ppi::PMU).unwrap_or_default();
+        sys::set_up_pmu(&self.fd(), intid).map_err(self.fail("set up the performance monitors of"))
     }
 
     /// The vCPU itself; waits for its thread to leave guest code.

@@ -25,9 +25,12 @@ const NEEDS: [Need; 13] = [
     (227, "KVM_CAP_COUNTER_OFFSET", 1, "guest time that goes on where it stopped (Linux 6.4)"),
 ];
 
+/// What a guest with performance monitors needs besides.
+const PMU: Need = (126, "KVM_CAP_ARM_PMU_V3", 1, "performance monitors (`pmu = true`)");
+
 /// Asks `extension` for every need; the error names the first that is missing.
-pub fn check(extension: impl Fn(u32) -> i32) -> Result<(), Failure> {
-    match NEEDS.iter().find(|(number, _, least, _)| extension(*number) < *least) {
+pub fn check(pmu: bool, extension: impl Fn(u32) -> i32) -> Result<(), Failure> {
+    match NEEDS.iter().chain(pmu.then_some(&PMU)).find(|(number, _, least, _)| extension(*number) < *least) {
         None => Ok(()),
         Some((number, name, least, what)) => Err(Failure::new(
             "use the host's KVM",
@@ -42,12 +45,18 @@ mod tests {
 
     #[test]
     fn check_names_the_missing_capability_and_its_purpose() {
-        assert_eq!(check(|_| 64), Ok(()));
-        let old = check(|number| if number == 227 { 0 } else { 64 }).unwrap_err();
+        assert_eq!(check(true, |_| 64), Ok(()));
+        let without = |number| if number == 126 { 0 } else { 64 };
+        assert_eq!(check(false, without), Ok(()));
+        assert!(check(true, without).unwrap_err().why.contains("KVM_CAP_ARM_PMU_V3 is 0"));
+        let old = check(false, |number| if number == 227 { 0 } else { 64 }).unwrap_err();
         assert!(old.why.contains("KVM_CAP_COUNTER_OFFSET is 0") && old.why.contains("guest time"), "{old:?}");
-        let small = check(|number| if number == 165 { 36 } else { 1 }).unwrap_err();
+        let small = check(false, |number| if number == 165 { 36 } else { 1 }).unwrap_err();
         assert!(small.why.contains("is 36, at least 40"), "{small:?}");
         #[cfg(target_arch = "aarch64")]
-        assert_eq!(NEEDS[12].0, kvm_bindings::KVM_CAP_COUNTER_OFFSET);
+        assert_eq!(
+            [NEEDS[12].0, PMU.0],
+            [kvm_bindings::KVM_CAP_COUNTER_OFFSET, kvm_bindings::KVM_CAP_ARM_PMU_V3]
+        );
     }
 }

@@ -11,9 +11,10 @@
 use super::memslots::{Kind, Slot};
 use crate::vcpu::window_memory::WindowMemory;
 use kvm_bindings::{
-    KVM_IRQFD_FLAG_DEASSIGN, KVM_IRQFD_FLAG_RESAMPLE, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVMIO,
-    kvm_arm_counter_offset, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr,
-    kvm_irqfd, kvm_userspace_memory_region,
+    KVM_ARM_VCPU_PMU_V3_CTRL, KVM_ARM_VCPU_PMU_V3_INIT, KVM_ARM_VCPU_PMU_V3_IRQ, KVM_IRQFD_FLAG_DEASSIGN,
+    KVM_IRQFD_FLAG_RESAMPLE, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, KVMIO, kvm_arm_counter_offset,
+    kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_device_attr, kvm_irqfd,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{DeviceFd, Kvm, VcpuFd, VmFd};
 use std::cell::Cell;
@@ -103,6 +104,13 @@ pub fn get_attr<T: Attribute>(device: &DeviceFd, group: u32, attr: u64) -> Resul
 /// Carries out a command of a device, which has no value.
 pub fn command(device: &DeviceFd, group: u32, attr: u64) -> Result<()> {
     device.set_device_attr(&kvm_device_attr { flags: 0, group, attr, addr: 0 })
+}
+
+/// Gives a vCPU's performance monitors their interrupt and makes them work.
+pub fn set_up_pmu(vcpu: &VcpuFd, intid: i32) -> Result<()> {
+    let (group, addr) = (KVM_ARM_VCPU_PMU_V3_CTRL, &raw const intid as u64);
+    vcpu.set_device_attr(&kvm_device_attr { flags: 0, group, attr: KVM_ARM_VCPU_PMU_V3_IRQ.into(), addr })?;
+    vcpu.set_device_attr(&kvm_device_attr { flags: 0, group, attr: KVM_ARM_VCPU_PMU_V3_INIT.into(), addr: 0 })
 }
 
 /// An attribute's value: plain words.

@@ -86,7 +86,7 @@ impl Vm {
         let fd = kvm
             .create_vm_with_ipa_size(IPA_BITS)
             .map_err(fail("make a VM with the machine's 40-bit addresses"))?;
-        needs::check(|capability| fd.check_extension_raw(capability.into()))?;
+        needs::check(parts.pmu, |capability| fd.check_extension_raw(capability.into()))?;
         let enable = |cap, first| {
             let mut request = kvm_enable_cap { cap, ..Default::default() };
             request.args = [first, 0, 0, 0];
@@ -96,9 +96,14 @@ impl Vm {
         enable(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 1).map_err(fail("clear the dirty log by hand"))?;
         let page_len = sys::page_len();
         let slots = add_memory(&fd, parts, page_len)?;
-        let cpus = (0..parts.vcpu_count).map(|index| Cpu::new(&fd, index)).collect::<Result<Vec<_>, _>>()?;
+        let cpus = (0..parts.vcpu_count)
+            .map(|index| Cpu::new(&fd, index, parts.pmu))
+            .collect::<Result<Vec<_>, _>>()?;
         let vcpu_count = u32::try_from(parts.vcpu_count).unwrap_or(u32::MAX);
         let gic = Gic::new(&fd, vcpu_count)?;
+        if parts.pmu {
+            cpus.iter().try_for_each(Cpu::set_up_pmu)?;
+        }
         // From now on the guest's counter is what we say, and a read of it tells the host's.
         sys::set_counter_offset(&fd, 0).map_err(fail("set the guest's counter"))?;
         let state = State {

@@ -114,7 +114,7 @@ impl Engine for Soft {
         saved: Option<&SavedSoft>,
     ) -> Result<Self, Failure> {
         let fail = |why: &dyn ToString| Failure::new("build the vCPUs", why.to_string());
-        let EngineParts { vcpu_count, ram, register_pages, dirty, pins: _, vectors: _ } = parts;
+        let EngineParts { vcpu_count, pmu: _, ram, register_pages, dirty, pins: _, vectors: _ } = parts;
         let mmio = Arc::new(GuestMmio::new(Arc::clone(&controller.gic), bus));
         let cpu_parts = VcpuParts {
             ram: GuestRam::new(ram, register_pages).map_err(|error| fail(&error))?,

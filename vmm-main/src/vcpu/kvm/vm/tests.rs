@@ -2,7 +2,7 @@
 //! Guests of a few instructions on the host's own KVM; left out, and counted, where there is none.
 
 use super::*;
-use crate::machine::layout::{RAM_BASE, UART};
+use crate::machine::layout::{RAM_BASE, UART, spi};
 use crate::vcpu::bus::{Bus, Counters};
 use crate::vcpu::console::Console;
 use crate::vcpu::engine::Exit;
@@ -46,6 +46,7 @@ impl Rig {
             ram.write_slice(&bytes, GuestAddress(RAM_BASE + place)).unwrap();
         }
         let parts = EngineParts {
+            pmu: false,
             vcpu_count: 2,
             ram: Arc::new(ram),
             register_pages: None,
