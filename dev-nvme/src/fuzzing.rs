@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Drives a device with arbitrary bytes: the whole of a fuzz target, and of a property test.
+//! Drives a device with arbitrary bytes: the whole of two fuzz targets, and of property tests.
 //!
-//! The bytes are a program of register accesses, memory writes, steps, resets and migrations. Memory is small and holds
+//! [`client`] is a client of the server, with its descriptors; [`run`] a host at the device itself. There the bytes are a program of register accesses, memory writes, steps, resets and migrations. Memory is small and holds
 //! queues, lists and data on top of each other, as a hostile guest may arrange them. Nothing may panic, and the
 //! medium is never touched beyond its end.
+
+mod client;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +22,8 @@ use crate::pci::{BAR0_LEN, VECTORS};
 use crate::prp::Segment;
 use crate::spec::command::admin;
 use crate::spec::completion::COMPLETION_LEN;
+
+pub use client::run as client;
 
 const MEMORY_LEN: usize = 64 << 10;
 const MEDIUM_LEN: usize = 32 << 10;

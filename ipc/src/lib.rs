@@ -42,6 +42,8 @@ pub mod doorbell;
 pub mod error;
 pub mod eventfd;
 pub mod frame;
+#[cfg(not(loom))]
+pub mod fuzzing;
 pub mod hello;
 pub mod log;
 pub mod protocol;

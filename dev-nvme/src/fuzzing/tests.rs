@@ -11,3 +11,13 @@ proptest! {
         super::run(&program, enabled);
     }
 }
+
+proptest! {
+    // Each one is a server, with its threads.
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn any_client_is_survived(program in proptest::collection::vec(any::<u8>(), 0..400), enabled: bool) {
+        super::client(&program, enabled);
+    }
+}

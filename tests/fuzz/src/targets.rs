@@ -22,7 +22,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const ALL: [Target; 10] = [
+pub const ALL: [Target; 11] = [
     Target {
         name: "frame",
         takes: "a message on a control channel, from a peer process",
@@ -70,6 +70,12 @@ pub const ALL: [Target; 10] = [
         takes: "accesses, commands, memory and migrations of the NVMe controller, from a guest",
         run: nvme::run,
         seeds: nvme::seeds,
+    },
+    Target {
+        name: "client",
+        takes: "messages and descriptors of a vfio-user client of the NVMe controller, and what it does to them",
+        run: nvme::client,
+        seeds: nvme::client_seeds,
     },
     Target {
         name: "function",

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Programs for the NVMe controller: what its own `fuzzing` module takes, with one byte in front of it.
+//! Programs for the NVMe controller and its server: what its own `fuzzing` module takes, with one byte in front of it.
 //!
 //! That byte's lowest bit says whether the controller is enabled, with its admin queues in place, before it begins.
 
@@ -13,6 +13,41 @@ const MIGRATE: u8 = 7;
 pub fn run(input: &[u8]) {
     let Some((mode, program)) = input.split_first() else { return };
     dev_nvme::fuzzing::run(program, mode & 1 == 1);
+}
+
+pub fn client(input: &[u8]) {
+    let Some((mode, program)) = input.split_first() else { return };
+    dev_nvme::fuzzing::client(program, mode & 1 == 1);
+}
+
+/// Programs of a client: each kind of descriptor as memory and as an eventfd, then commands that use both.
+pub fn client_seeds() -> Vec<Vec<u8>> {
+    const MAP: u8 = 0;
+    const IRQS: u8 = 1;
+    const LOG: u8 = 4;
+    const MEDDLE: u8 = 5;
+    const COMMAND: u8 = 6;
+    // Identify, with its data where the window is, and a list of pages there.
+    let identify = |slot: u8, page: u32| {
+        let mut bytes = vec![COMMAND, slot, 6, slot];
+        (2..16).for_each(|number| {
+            bytes.extend(match number {
+                6 => word(page << 12),
+                10 => word(1),
+                _ => word(0),
+            });
+        });
+        bytes.push(0);
+        bytes
+    };
+    (0..ipc::fuzzing::KINDS)
+        .map(|kind| {
+            let window = [MAP, 8, 255, 0, 1, kind, 3, IRQS, 0, 1, kind, LOG, 0];
+            let meddled = [MEDDLE, 0, 1, 0, MEDDLE, 1, 1, 0, MEDDLE, 2, 2, LOG, 1];
+            let used = [identify(0, 512), identify(1, 513)].concat();
+            [&[1][..], &window, &used, &meddled, &identify(2, 514), &identify(3, 8)].concat()
+        })
+        .collect()
 }
 
 /// A number as the program takes it: how many bytes, then the bytes, the highest first.
