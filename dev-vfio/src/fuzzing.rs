@@ -25,7 +25,9 @@ use std::time::Duration;
 use ipc::addr::{Gpa, GpaRange};
 use ipc::channel;
 use ipc::doorbell::{self, Ringer};
+use ipc::protocol::bus::DeviceWindow;
 use ipc::protocol::vfio::BarAreas;
+use ipc::shm::device_memory::DeviceMemory;
 use ipc::shm::msi_board::MsiBoard;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -72,11 +74,12 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
         if let Some(pin) = intx.filter(|_| refused.is_none()) {
             space = space.with_intx(pin, &config);
         }
-        for (offered, _) in &mappables {
+        for (offered, file) in &mappables {
             let areas = areas().memory();
             for window in windows::cut(&space, offered, areas) {
                 let within = areas.iter().find(|(region, _)| *region == window.region).unwrap().1.len();
                 assert!(window.offset + window.len <= within, "a window is inside its slot");
+                touch(file, &window);
             }
         }
         Ok((DeviceEnd::Server(Box::new(client)), space))
@@ -96,6 +99,16 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
 
 fn new_ringer() -> Ringer {
     doorbell::pair().unwrap().0
+}
+
+/// What the vCPU process does with memory that a server has passed: it is refused, or every touch of it is well.
+fn touch(file: &OwnedFd, window: &DeviceWindow) {
+    let place = GpaRange::new(Gpa(AREA64.0), window.len).unwrap();
+    let Ok(memory) = DeviceMemory::map(file.try_clone().unwrap(), window, place) else { return };
+    for at in [place.start().0, place.start().0 + window.len - 8] {
+        assert!(memory.read(at, 8).is_some(), "a window is there from end to end");
+        assert_eq!(memory.write(at, 8, at), memory.is_writable());
+    }
 }
 
 fn new_eventfd() -> OwnedFd {

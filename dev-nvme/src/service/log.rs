@@ -8,19 +8,20 @@ use core::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What clients did.
-pub static CLIENTS: Limit = Limit::new();
-/// What the image did.
-pub static IMAGE: Limit = Limit::new();
-
-/// Lines at once.
-const BURST: u32 = 16;
-/// After these, one line in so long: 20 KiB a day.
-const PAUSE: Duration = Duration::from_secs(300);
+/// What clients did: many different things perhaps, and 20 KiB a day at the most.
+pub static CLIENTS: Limit = Limit::new(16, Duration::from_secs(300));
+/// What the image did: mostly the same again and again, since who is told of an error tries once more.
+pub static IMAGE: Limit = Limit::new(4, Duration::from_secs(60));
 
 /// A limit on lines.
 #[derive(Debug)]
-pub struct Limit(Mutex<Spent>);
+pub struct Limit {
+    /// Lines at once.
+    burst: u32,
+    /// After these, one line in so long.
+    pause: Duration,
+    spent: Mutex<Spent>,
+}
 
 #[derive(Debug)]
 struct Spent {
@@ -31,8 +32,8 @@ struct Spent {
 }
 
 impl Limit {
-    const fn new() -> Self {
-        Self(Mutex::new(Spent { lines: 0, since: None, left_out: 0 }))
+    const fn new(burst: u32, pause: Duration) -> Self {
+        Self { burst, pause, spent: Mutex::new(Spent { lines: 0, since: None, left_out: 0 }) }
     }
 
     /// Says it in the log, if it is not too much.
@@ -47,15 +48,15 @@ impl Limit {
 
     /// Whether there is room for a line, and how many had none before it.
     fn allows(&self, now: Instant) -> Option<u64> {
-        let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *spent.since.get_or_insert(now);
         let passed = now.saturating_duration_since(since);
-        let regained = u32::try_from(passed.as_secs() / PAUSE.as_secs()).unwrap_or(u32::MAX);
+        let regained = u32::try_from(passed.as_secs() / self.pause.as_secs().max(1)).unwrap_or(u32::MAX);
         if regained > 0 {
             spent.lines = spent.lines.saturating_sub(regained);
             spent.since = Some(now);
         }
-        if spent.lines >= BURST {
+        if spent.lines >= self.burst {
             spent.left_out = spent.left_out.saturating_add(1);
             return None;
         }

@@ -4,12 +4,14 @@
 //! A good answer is made for every request, and bent if the list says so for its number. A bend after which the
 //! client would wait for bytes that never come ends the connection too: silence costs time and shows nothing.
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 
+use ipc::fuzzing::descriptor;
 use ipc::vfio_user::device::{
     DeviceInfo, IrqInfo, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
 };
@@ -18,6 +20,7 @@ use ipc::vfio_user::feature::{FeatureHeader, MigrationFlags};
 use ipc::vfio_user::header::{Command, HEADER_LEN, Header, Kind};
 use ipc::vfio_user::region::RegionAccess;
 use ipc::vfio_user::version::Version;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use zerocopy::IntoBytes;
 
 /// The length of BAR 0, in the middle of which table and pending bits lie.
@@ -151,6 +154,7 @@ impl Talk {
         let mut half = false;
         let mut twice = false;
         let mut wild = None;
+        let mut fds = Vec::new();
         match kind % 16 {
             0 => body.truncate(at),
             1 => body.extend(vec![low; usize::from(low) + 1]),
@@ -168,6 +172,15 @@ impl Talk {
             11 => twice = true,
             12 => wild = Some((4, parameter)),
             13 => wild = Some((8, parameter)),
+            // Descriptors of some kind, one or several, as if they were a region's memory.
+            14 => {
+                let count = 1 + parameter.to_le_bytes()[2] % 3;
+                fds.extend((0..count).filter_map(|more| descriptor(low.wrapping_add(more)).ok()));
+                let flags = body.get_mut(4).filter(|_| command == Command::DEVICE_GET_REGION_INFO);
+                if let Some(flags) = flags {
+                    *flags |= u8::try_from(RegionInfo::MMAP).unwrap();
+                }
+            }
             _ => {}
         }
         let kind = failure.map_or(Kind::Reply, Kind::Failure);
@@ -180,7 +193,7 @@ impl Talk {
             message[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
         let len = if half { at % message.len() } else { message.len() };
-        self.stream.write_all(&message[..len]).ok()?;
+        self.write_with(&message[..len], &fds)?;
         if twice {
             self.stream.write_all(&message).ok()?;
         }
@@ -188,6 +201,18 @@ impl Talk {
             self.stream.shutdown(Shutdown::Both).ok()?;
         }
         Some(())
+    }
+
+    fn write_with(&mut self, message: &[u8], fds: &[(OwnedFd, OwnedFd)]) -> Option<()> {
+        let fds: Vec<_> = fds.iter().map(|(passed, _)| passed.as_fd()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+        }
+        let parts = [IoSlice::new(message)];
+        let sent = rustix::net::sendmsg(&self.stream, &parts, &mut ancillary, SendFlags::NOSIGNAL).ok()?;
+        self.stream.write_all(&message[sent..]).ok()
     }
 
     /// Asks the client for memory, right before the answer it waits for.

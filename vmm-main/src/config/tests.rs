@@ -222,3 +222,25 @@ fn config_boot_files_of_the_wrong_kind_are_refused() {
     file.set_len(4096).unwrap();
     assert!(check::open_kernel(&path, memory).is_ok());
 }
+
+#[test]
+fn config_disks_are_read_only_and_named_where_the_file_says_so() {
+    let disks = |text: &str| {
+        let settings = file::parse(text, "vm.toml").unwrap();
+        settings.devices.into_iter().map(|device| device.behind).collect::<Vec<_>>()
+    };
+    let plain = Disk::from(std::path::PathBuf::from("a.img"));
+    assert_eq!(disks("[[device]]\nnvme = \"a.img\""), [Behind::Nvme(plain.clone())]);
+    // Whatever the order of the keys.
+    let named = Disk { readonly: true, serial: Some("S1".to_owned()), ..plain };
+    let text = "[[device]]\nreadonly = true\nserial = \"S1\"\nnvme = \"a.img\"";
+    assert_eq!(disks(text), [Behind::Nvme(named)]);
+    for key in ["readonly = true", "readonly = false", "serial = \"S1\""] {
+        let text = format!("[[device]]\nvfio-user = \"a.sock\"\n{key}");
+        let problem = file::parse(&text, "vm.toml").unwrap_err();
+        assert!(problem.what.contains("only an `nvme` device"), "{problem}");
+        assert_eq!(problem.place, "vm.toml, line 3");
+    }
+    let wrong = file::parse("[[device]]\nnvme = \"a.img\"\nreadonly = \"yes\"", "vm.toml");
+    assert!(wrong.unwrap_err().place.contains("line 3"));
+}

@@ -5,7 +5,9 @@ use super::*;
 
 #[test]
 fn lines_are_bounded_whoever_causes_them() {
-    let (limit, start) = (Limit::new(), Instant::now());
+    const BURST: u32 = 16;
+    const PAUSE: Duration = Duration::from_secs(300);
+    let (limit, start) = (Limit::new(BURST, PAUSE), Instant::now());
     let said = (0..10_000).filter_map(|_| limit.allows(start)).count();
     assert_eq!(said, BURST as usize);
     assert_eq!(limit.allows(start + PAUSE - Duration::from_millis(1)), None);

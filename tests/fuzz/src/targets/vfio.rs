@@ -51,6 +51,10 @@ pub fn function() -> Vec<Vec<u8>> {
             seeds.push([&[1][..], &bend(message, kind, parameter), &program].concat());
         }
     }
+    // The first BAR's memory as each kind of descriptor.
+    const DESCRIPTORS: u8 = 14;
+    let region = |kind: u8| [&[1][..], &bend(2, DESCRIPTORS, u32::from(kind)), &program].concat();
+    seeds.extend((0..ipc::fuzzing::KINDS).map(region));
     seeds
 }
 
