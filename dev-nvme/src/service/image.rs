@@ -56,7 +56,7 @@ pub fn present(
     let identity = Identity::new(&serial, len, presented.block_len)?.read_only(presented.readonly);
     if let Some(format) = format_of(&file) {
         IMAGE.say(&format_args!(
-            "WARNING: image {name} begins like a {format} file and is served as raw blocks, so that the guest sees that \
+            "image {name} begins like a {format} file and is served as raw blocks, so that the guest sees that \
              file and not the disk in it: convert it first (qemu-img convert -O raw)"
         ));
     }
@@ -100,7 +100,7 @@ struct Reported {
 impl Reported {
     fn report<T>(&self, done: io::Result<T>, what: impl Display) -> io::Result<T> {
         done.inspect_err(|error| {
-            IMAGE.say(&format_args!("WARNING: image {}: {what} failed: {}", self.name, Reason(error)));
+            IMAGE.say(&format_args!("image {}: {what} failed: {}", self.name, Reason(error)));
         })
     }
 
