@@ -6,7 +6,11 @@
 //! `@` it is the address, `!` and `=` store it (64 and 32 bits), `?` and `%` print what is there; the address moves
 //! on; `.` switches off. Encodings: Arm ARM (DDI 0487) chapter C6.
 
-use std::{fmt::Write, path::Path, time::Duration};
+use std::{
+    fmt::Write,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use tests::{
     guest::GuestFiles,
@@ -81,9 +85,6 @@ const CODE: [u32; 62] = [
     0x17ff_ffc6, // b next
 ];
 
-/// How often a register is read before it is said not to change.
-const POLLS_MAX: u32 = 2000;
-
 /// A machine with the monitor in it.
 pub struct Monitor {
     /// The machine.
@@ -141,14 +142,15 @@ impl Monitor {
 
     /// Loads 32 bits until they are as wanted, and returns them.
     pub fn poll32(&mut self, gpa: u64, what: &str, wanted: impl Fn(u32) -> bool) -> u32 {
-        for _ in 0..POLLS_MAX {
+        let until = Instant::now() + COMMAND;
+        loop {
             let value = self.load32(gpa);
             if wanted(value) {
                 return value;
             }
+            assert!(Instant::now() < until, "{what} ({gpa:#x}) stays {value:#x}");
             std::thread::sleep(Duration::from_millis(1));
         }
-        panic!("{what} ({gpa:#x}) stays {:#x}", self.load32(gpa));
     }
 
     /// The machine is as it was: every process runs, `count` of them, and is confined as its profile says. Switches it off,

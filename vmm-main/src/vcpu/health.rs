@@ -35,9 +35,18 @@ impl Health {
         Arc::new(Self { name: name.to_owned(), ..Self::default() })
     }
 
-    /// From now on the coordinator is told.
+    /// From now on the coordinator is told; of what has happened before too.
     pub fn connect(&self, coordinator: &Arc<Channel>) {
-        let _ = self.coordinator.set(Arc::clone(coordinator));
+        if self.coordinator.set(Arc::clone(coordinator)).is_ok() {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        if let (Some(coordinator), Some(why)) = (self.coordinator.get(), self.failure.get()) {
+            let failed = Event::PeerFailed { name: self.name.clone(), why: why.clone() };
+            service::tell(coordinator, &failed);
+        }
     }
 
     /// The device's name.
@@ -52,12 +61,12 @@ impl Health {
 
     /// The device has failed. Only the first reason counts.
     pub fn fail(&self, why: String) {
-        if self.failure.set(why.clone()).is_err() {
-            return;
-        }
-        ipc::log::error!("{}: the device has failed, and reads as all ones from now on: {why}", self.name);
-        if let Some(coordinator) = self.coordinator.get() {
-            service::tell(coordinator, &Event::PeerFailed { name: self.name.clone(), why });
+        if self.failure.set(why.clone()).is_ok() {
+            ipc::log::error!(
+                "{}: the device has failed, and reads as all ones from now on: {why}",
+                self.name
+            );
+            self.tell();
         }
     }
 }

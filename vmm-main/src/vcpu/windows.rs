@@ -282,7 +282,7 @@ pub fn serve(windows: &Windows, wiring: &Wiring, health: &Health, channel: Owned
     // Nobody will hide its memory any more. What the host refuses here stays as it is until the VM ends.
     let _ = windows.show(false);
     health.fail(match error {
-        Error::PeerGone { .. } => "its process has ended".to_owned(),
+        Error::PeerGone { .. } => "its end of the bus channel is closed".to_owned(),
         error => format!("its process is not listened to any more: {error}"),
     });
 }

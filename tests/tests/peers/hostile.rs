@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The hostile process of a device: it keeps the coordinator's contract and breaks all others.
+//!
+//! Under the name of the first device it is the real program, sealed as that is; under any other it does what its script says
+//! with every object that it shares.
+
+use std::fs;
+use std::hint::black_box;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use dev_vfio::service::{self, Behind, Descriptors};
+use ipc::channel::{Channel, Incoming, LATE_MAX};
+use ipc::deadline::Deadline;
+use ipc::doorbell::Ringer;
+use ipc::hello::{Hello, Role};
+use ipc::protocol::bus::{Bus, BusRequest};
+use ipc::protocol::control::{Control, Event, Reply, Request};
+use ipc::protocol::inspect::Inspect;
+use ipc::protocol::stage1::{Fault, Notice, Stage1};
+use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
+use ipc::shm::region::Region;
+use ipc::shm::ring::{self, RING_LEN};
+use sandbox::{CrashPage, Inherited, profiles};
+
+/// Patched in each copy.
+static SCRIPT: [u8; 23] = *b"HOSTILE-PEER-OF-OTHERS-";
+const MARK: &[u8; 23] = b"HOSTILE-PEER-OF-OTHERS-";
+
+/// What it does, by the last byte of the mark, and what is said when its device is lost.
+pub const SCRIPTS: [(u8, &str); 6] = [
+    // Greets nobody but the coordinator.
+    (b'0', "has not answered within 10 s"),
+    // Greets everybody, and then reads and says nothing.
+    (b'1', "CMD_SYNC waiting"),
+    // Does what the vSMMU orders, and rings every doorbell and posts every message, without end.
+    (b'2', "has not answered within 10 s"),
+    // Tells the vSMMU of faults, without end and in numbers that are not.
+    (b'3', "CMD_SYNC waiting"),
+    // Does what the vSMMU orders, asks the vCPU process without end, and closes the channel over the first answer.
+    (b'4', "bus channel is closed"),
+    // Does what the vSMMU orders, and writes nonsense over its ring.
+    (b'5', "has not answered within 10 s"),
+];
+
+/// Writes a copy of this program with a script.
+pub fn write(to: &Path, script: u8) {
+    let mut own = Vec::new();
+    fs::File::open("/proc/self/exe").unwrap().read_to_end(&mut own).unwrap();
+    let marks: Vec<usize> =
+        own.windows(MARK.len()).enumerate().filter(|(_, part)| part == MARK).map(|(at, _)| at).collect();
+    assert!(!marks.is_empty());
+    for at in marks {
+        own[at + MARK.len() - 1] = script;
+    }
+    fs::write(to, own).unwrap();
+    fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The process called `name`.
+pub fn main(name: &str, generation: u32, fd_count: u32) {
+    let mut fds = Inherited::take_all(fd_count).unwrap();
+    let control = fds.take(0).unwrap();
+    let crash_page = CrashPage::from_fd(fds.take(1).unwrap()).unwrap();
+    let behind = Behind::Server(fds.take(7).unwrap());
+    let given = Descriptors::take(&mut fds, behind).unwrap();
+    if name == "vfio0" {
+        let spin = ring::spin_for_host();
+        let locked = sandbox::seal(&profiles::vfio(), fd_count, crash_page).unwrap();
+        // Ends when the coordinator does.
+        let _ = service::run(&locked, generation, control, given, spin);
+        return;
+    }
+    let channel = Channel::<Control>::from_fd(control, Hello::new(Role::Vfio, generation));
+    channel.hello(Role::Coordinator, soon()).unwrap();
+    let tell = |event: Event| channel.event::<OwnedFd>(&event, &[], soon()).unwrap();
+    tell(Event::Sealed(vec!["nothing at all".to_owned()]));
+    let mut given = Some(given);
+    // Until the coordinator closes.
+    while let Ok(Incoming::Request { request_id, body, .. }) =
+        channel.recv(Deadline::after(Deadline::SPAN_MAX))
+    {
+        let answer = match body {
+            Request::Inspect => Reply::Inspect(Inspect::new()),
+            _ => Reply::Done,
+        };
+        channel.reply::<OwnedFd>(request_id, &answer, &[], soon()).unwrap();
+        if matches!(body, Request::Start)
+            && let Some(given) = given.take()
+        {
+            misbehave(black_box(&SCRIPT)[22], generation, given);
+        }
+    }
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(20))
+}
+
+fn forever(mut act: impl FnMut() + Send + 'static) {
+    std::thread::spawn(move || {
+        loop {
+            act();
+        }
+    });
+}
+
+fn misbehave(script: u8, generation: u32, given: Descriptors) {
+    let Descriptors { ring, stage1, behind, msi_board, msi_doorbell, bus, intx, .. } = given;
+    // Kept open: a server or a peer that is gone would be a different case.
+    std::mem::forget(behind);
+    let hello = Hello::new(Role::Vfio, generation);
+    let stage1 = Channel::<Stage1>::from_fd(stage1, hello.clone());
+    let asking = bus.try_clone().unwrap();
+    let bus = Channel::<Bus>::from_fd(bus, hello.clone());
+    if script != b'0' {
+        stage1.hello(Role::Smmu, soon()).unwrap();
+        bus.hello(Role::Vcpu, soon()).unwrap();
+    }
+    let file = ring.try_clone().unwrap();
+    // What is not used stays open.
+    std::mem::forget((ring, bus));
+    match script {
+        b'2' => flood_interrupts(msi_board, msi_doorbell, intx),
+        b'4' => forever(move || {
+            // An end that remembers so many unanswered requests asks no more: the next one does, and takes the answer to an
+            // earlier one for a breach.
+            let bus = Channel::<Bus>::from_fd(asking.try_clone().unwrap(), hello.clone());
+            for _ in 0..LATE_MAX {
+                let _ = bus.request::<OwnedFd>(&BusRequest::LowerIntx, &[], Deadline::now());
+            }
+        }),
+        b'5' => {
+            let nonsense = vec![0xa5; usize::try_from(RING_LEN).unwrap()];
+            forever(move || _ = rustix::io::pwrite(&file, &nonsense, 0));
+        }
+        _ => {}
+    }
+    match script {
+        b'2' | b'4' | b'5' => forever(move || {
+            if let Ok(Incoming::Event { body: Notice::Orders { sequence, .. }, .. }) = stage1.recv(soon()) {
+                let _ = stage1.event::<OwnedFd>(&Notice::Done { sequence, refused: 0 }, &[], soon());
+            }
+        }),
+        b'3' => forever(move || {
+            let fault = Notice::Fault(Fault::Record([0x10, 0, 0, 0]));
+            for notice in [fault, Notice::FaultsLost { count: u64::MAX }] {
+                let _ = stage1.event::<OwnedFd>(&notice, &[], soon());
+            }
+        }),
+        _ => std::mem::forget(stage1),
+    }
+}
+
+fn flood_interrupts(board: OwnedFd, doorbell: Ringer, intx: Ringer) {
+    let board = Region::from_fd(board, BOARD_LEN).and_then(|region| MsiBoard::attach(&region)).unwrap();
+    forever(move || {
+        for event in 0..4096 {
+            board.post(event);
+            doorbell.ring();
+            intx.ring();
+        }
+    });
+}

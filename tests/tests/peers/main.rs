@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Peers that stop, slow down, or flood: what one process does or leaves undone costs its own device and nobody else.
+//!
+//! A machine with two NVMe devices. The first is the neighbour: the guest here, a monitor that the test drives, maps pages for
+//! it, waits for the SMMU, and has it read and write. The processes of the second are stopped, slowed, or another
+//! program that floods whatever it shares with others. Each time the neighbour's I/O goes on, the machine can be
+//! inspected, paused, resumed and stopped, and the device that fails is named with a reason.
+//!
+//! The hostile program has to be a static program in the place of `bulkhead-vfio`, so this one plays both parts, as the hostile
+//! device of the coordinator's tests does: what it does is a byte in the copy that the test makes of itself.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first surprise, in its helpers too"
+)]
+
+mod hostile;
+mod machine;
+#[expect(dead_code, reason = "the guest of another suite, of which this one needs a part")]
+#[path = "../faults/monitor.rs"]
+mod monitor;
+#[expect(dead_code, reason = "its driver")]
+#[path = "../faults/nvme.rs"]
+mod nvme;
+#[expect(dead_code, reason = "its driver")]
+#[path = "../faults/smmu.rs"]
+mod smmu;
+#[expect(dead_code, reason = "this suite starts machines of its own making only")]
+#[path = "../support/mod.rs"]
+mod support;
+
+use machine::{ALL_ONES, Machine};
+use std::time::Duration;
+
+/// By name, as test runners ask for them.
+const TESTS: [(&str, fn()); 4] = [
+    ("stopped_process_of_a_device_costs_that_device_alone", stopped),
+    ("slowed_processes_of_a_device_cost_nobody_anything_but_time", slowed),
+    ("hostile_process_of_a_device_costs_that_device_alone", flooded),
+    ("killed_process_of_a_device_costs_that_device_alone", killed),
+];
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    if words.first().is_some_and(|word| word == "bulkhead-vfio") {
+        return hostile::main(&words[1], words[2].parse().unwrap(), words[3].parse().unwrap());
+    }
+    // The protocol of test runners: list, or run.
+    if words.iter().any(|word| word == "--list") {
+        if !words.iter().any(|word| word == "--ignored") {
+            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
+        return;
+    }
+    let exact = words.iter().any(|word| word == "--exact");
+    let wanted: Vec<&String> = words.iter().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let is_wanted = |name: &str| {
+        wanted.is_empty()
+            || wanted.iter().any(|word| if exact { *word == name } else { name.contains(&**word) })
+    };
+    for (name, test) in TESTS.iter().filter(|(name, _)| is_wanted(name)) {
+        test();
+        println!("test {name} ... ok");
+    }
+}
+
+/// The device is lost for a reason, and the neighbour goes on.
+fn assert_lost(machine: &mut Machine, reason: &str) {
+    machine.neighbour_works();
+    assert_eq!(machine.victim_id(), ALL_ONES);
+    machine.neighbour_works();
+    machine.await_report("vfio1", reason);
+}
+
+fn stopped() {
+    for (process, reason) in [("vfio1", "CMD_SYNC waiting"), ("nvme1", "its answer in time")] {
+        let Some(mut machine) = Machine::start(&format!("stopped-{process}"), None) else { return };
+        machine.signal(process, rustix::process::Signal::STOP);
+        assert_lost(&mut machine, reason);
+        if process == "vfio1" {
+            // It has been ended; its server has not been, and is only stopped.
+            machine.can_be_looked_at();
+        }
+        machine.end();
+    }
+}
+
+fn slowed() {
+    let Some(mut machine) = Machine::start("slowed", None) else { return };
+    let version = machine.victim_id();
+    assert_ne!(version, ALL_ONES);
+    for process in ["vfio1", "nvme1"] {
+        machine.slow(process, Duration::from_millis(60), Duration::from_millis(20));
+    }
+    for _ in 0..3 {
+        machine.neighbour_works();
+        assert_eq!(machine.victim_id(), version, "it answers late, and that is all");
+        machine.can_be_looked_at();
+    }
+    machine.end();
+}
+
+fn flooded() {
+    for (script, reason) in hostile::SCRIPTS {
+        let name = format!("hostile-{}", char::from(script));
+        let Some(mut machine) = Machine::start(&name, Some(script)) else { return };
+        println!("script {}", char::from(script));
+        assert_lost(&mut machine, reason);
+        machine.can_be_looked_at();
+        machine.end();
+    }
+}
+
+fn killed() {
+    let Some(mut machine) = Machine::start("killed", None) else { return };
+    machine.signal("vfio1", rustix::process::Signal::KILL);
+    assert_lost(&mut machine, "killed by signal 9");
+    machine.can_be_looked_at();
+    machine.end();
+}
