@@ -90,6 +90,8 @@ pub type Limit = (Option<u64>, Option<u64>);
 pub struct Observed {
     /// The process, in the observer's pid namespace.
     pub pid: i32,
+    /// Whether the observer is in a user namespace of one id: its root is an ordinary user of the host then.
+    pub one_id: bool,
     /// /proc/PID/status.
     pub status: Fact<Status>,
     /// Whether it can be dumped and traced by its own user, as the ownership of its files under /proc shows.
@@ -131,7 +133,7 @@ impl fmt::Display for Drift {
 pub fn compare(observed: &Observed, profile: &Profile) -> Vec<Drift> {
     let mut drifts = Drifts(Vec::new());
     if let Some(status) = drifts.known("status", &observed.status) {
-        compare_status(&mut drifts, status, profile);
+        compare_status(&mut drifts, status, profile, observed.one_id);
     }
     if let Some(dumpable) = drifts.known("dumpable", &observed.dumpable) {
         drifts.hold("dumpable", !dumpable, || "its own user can dump and trace it".to_owned());
@@ -168,7 +170,7 @@ pub fn compare(observed: &Observed, profile: &Profile) -> Vec<Drift> {
     drifts.0
 }
 
-fn compare_status(drifts: &mut Drifts, status: &Status, profile: &Profile) {
+fn compare_status(drifts: &mut Drifts, status: &Status, profile: &Profile, one_id: bool) {
     drifts.hold("seccomp", status.seccomp_mode == 2, || {
         format!("mode {} and not 2 (filter)", status.seccomp_mode)
     });
@@ -180,7 +182,7 @@ fn compare_status(drifts: &mut Drifts, status: &Status, profile: &Profile) {
     drifts.hold("capabilities", status.capabilities == Capabilities::default(), || {
         format!("not all empty: {:x?}", status.capabilities)
     });
-    drifts.hold("user", !status.uids.contains(&0), || "it runs as the host's root".to_owned());
+    drifts.hold("user", one_id || !status.uids.contains(&0), || "it runs as the host's root".to_owned());
     drifts.hold("pid namespace", status.ns_pids.last() == Some(&1), || {
         format!("it is not process 1 of its own: {:?}", status.ns_pids)
     });
@@ -201,7 +203,9 @@ fn compare_limits(drifts: &mut Drifts, limits: &BTreeMap<String, Limit>, profile
     let expected = [
         ("Max open files", Some(profile.limits.nofile_count)),
         ("Max processes", Some(profile.limits.nproc_count)),
-        ("Max file size", profile.limits.fsize_len),
+        ("Max file size", Some(profile.limits.fsize_len)),
+        ("Max data size", Some(profile.limits.data_len)),
+        ("Max address space", Some(profile.limits.address_len)),
         ("Max core file size", Some(0)),
         ("Max locked memory", profile.limits.locked_len),
         ("Max msgqueue size", Some(0)),

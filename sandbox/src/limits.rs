@@ -9,11 +9,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::profile::Limits;
 
 /// The limits as (resource, its name, value); None: not limited by us.
-fn table(limits: &Limits) -> [(Resource, &'static str, Option<u64>); 6] {
+fn table(limits: &Limits) -> [(Resource, &'static str, Option<u64>); 8] {
     [
+        (Resource::As, "AS", Some(limits.address_len)),
+        (Resource::Data, "DATA", Some(limits.data_len)),
         (Resource::Nofile, "NOFILE", Some(limits.nofile_count)),
         (Resource::Nproc, "NPROC", Some(limits.nproc_count)),
-        (Resource::Fsize, "FSIZE", limits.fsize_len),
+        (Resource::Fsize, "FSIZE", Some(limits.fsize_len)),
         (Resource::Core, "CORE", Some(0)),
         (Resource::Memlock, "MEMLOCK", limits.locked_len),
         (Resource::Msgqueue, "MSGQUEUE", Some(0)),
@@ -31,11 +33,21 @@ pub fn set(limits: &Limits) -> rustix::io::Result<()> {
     Ok(())
 }
 
+/// Those that grow with the machine, which a process does not know when it is sealed: it only verifies that they are there.
+const OF_MACHINE: [Resource; 2] = [Resource::As, Resource::Fsize];
+
+/// What the machine's own limits came to: bytes of address space, and of the largest file.
+pub fn of_machine() -> [Option<u64>; 2] {
+    OF_MACHINE.map(|resource| getrlimit(resource).maximum)
+}
+
 /// The name of the first limit that is higher than it should be.
 pub fn first_too_high(limits: &Limits) -> Option<&'static str> {
     table(limits).into_iter().find_map(|(resource, name, value)| {
         let now = getrlimit(resource);
-        let holds = |limit: Option<u64>| value.is_none_or(|value| limit.is_some_and(|limit| limit <= value));
+        let least = |value| if OF_MACHINE.contains(&resource) { u64::MAX } else { value };
+        let holds =
+            |limit: Option<u64>| value.is_none_or(|value| limit.is_some_and(|limit| limit <= least(value)));
         (!holds(now.current) || !holds(now.maximum)).then_some(name)
     })
 }

@@ -52,6 +52,10 @@ pub struct Enforced {
     pub program_count: usize,
     /// Which memory files it may make; None: none at all.
     pub memory_files: Option<MemoryFiles>,
+    /// Bytes of writable memory of its own that it may have.
+    pub data_len: u64,
+    /// Bytes of address space; of the largest file that it may write.
+    pub machine_limits: [Option<u64>; 2],
 }
 
 impl Enforced {
@@ -71,6 +75,13 @@ impl Enforced {
                 self.landlock_abi, self.landlock_abi_kernel, self.program_count
             ),
         ];
+        let mib =
+            |len: Option<u64>| len.map_or_else(|| "no limit".to_owned(), |len| format!("{} MiB", len >> 20));
+        let [address, file] = self.machine_limits.map(mib);
+        lines.push(format!(
+            "memory of its own at most {}, with all that it maps {address}; files at most {file}",
+            mib(Some(self.data_len))
+        ));
         let gap = |gap: &landlock::Gap| {
             format!(
                 "Landlock ABI {} does not deny {}; there stand: {}",
@@ -164,6 +175,7 @@ pub fn seal_to_spawn(
     if let Some(name) = limits::first_too_high(&profile.limits) {
         return Err(SealError::Limits(name));
     }
+    let machine_limits = limits::of_machine();
     root::verify(profile.root).map_err(SealError::Root)?;
 
     let mapped = Page::map(rustix::fd::AsFd::as_fd(&page)).map_err(SealError::CrashPage)?;
@@ -189,6 +201,8 @@ pub fn seal_to_spawn(
             fd_count,
             program_count: programs.len(),
             memory_files: profile.memory_files,
+            data_len: profile.limits.data_len,
+            machine_limits,
         },
     })
 }

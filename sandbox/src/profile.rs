@@ -135,8 +135,12 @@ pub struct Limits {
     pub nofile_count: u64,
     /// RLIMIT_NPROC: threads of this process and of all below it.
     pub nproc_count: u64,
-    /// RLIMIT_FSIZE, bytes: the largest file the process may write. None: not limited.
-    pub fsize_len: Option<u64>,
+    /// RLIMIT_FSIZE, bytes: the largest file the process may write, beside one that the machine gives it ([`Profile::sized`]).
+    pub fsize_len: u64,
+    /// RLIMIT_DATA, bytes: writable memory of its own, thread stacks included. Does not grow with the guest.
+    pub data_len: u64,
+    /// RLIMIT_AS, bytes: all that it has mapped, beside what the machine gives it to map ([`Profile::sized`]).
+    pub address_len: u64,
     /// RLIMIT_MEMLOCK, bytes: how much memory the process may have pinned. None: as much as the launcher may.
     pub locked_len: Option<u64>,
 }
@@ -169,6 +173,16 @@ impl Profile {
     /// The rule for the call named `syscall`.
     pub fn rule(&self, syscall: &str) -> Option<&Rule> {
         self.rules.iter().find(|rule| rule.syscall == syscall)
+    }
+
+    /// The same rights for a machine of some size: `mapped_len` bytes more may be mapped, of guest RAM and devices, and a file
+    /// that the process was given to write has `file_len` bytes. A process verifies of these two limits only that they are
+    /// there when it is sealed: it does not know the machine then.
+    #[must_use]
+    pub fn sized(mut self, mapped_len: u64, file_len: u64) -> Profile {
+        self.limits.address_len = self.limits.address_len.saturating_add(mapped_len);
+        self.limits.fsize_len = self.limits.fsize_len.max(file_len);
+        self
     }
 
     /// How many seccomp filters a process sealed with this profile carries at least: its own, and those of the

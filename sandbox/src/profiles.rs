@@ -24,6 +24,74 @@ const LANDLOCK_ABI_MIN: u32 = 2;
 /// keeps a taken-over process from filling the host's memory by `write`.
 const SAVED_LEN_MAX: u64 = 64 << 20;
 
+/// What a process maps beside memory of its own and the machine's: its program, rings, pages of registers.
+const SHARED_LEN: u64 = 256 << 20;
+
+/// Calls that a trace of a machine's life does not show in every role that may make them, and why they are allowed all the
+/// same. `cargo xtask syscalls` insists on a reason for each.
+pub const UNSEEN: &[(&str, &str)] = &[
+    ("brk", "the C library's allocator"),
+    ("capget", "verified before sealing, by the C library's number of it where there is one"),
+    ("clock_gettime", "asked of the kernel where the vDSO has no clock to read"),
+    ("clock_nanosleep", "a pause while a peer is slow"),
+    ("clone", "a thread is made when there is work for it"),
+    ("clone3", "answered ENOSYS, so that the C library takes clone"),
+    ("close", "descriptors that came and go"),
+    ("epoll_pwait", "the runtime's wait on arm64"),
+    ("eventfd2", "interrupt vectors, when the guest makes them"),
+    ("exit", "the end of a thread"),
+    ("exit_group", "the end, and the end after a refused call"),
+    ("fallocate", "zeroing, when the guest asks for it"),
+    ("fcntl", "duplicates and seals of descriptors"),
+    ("fdatasync", "a flush, when the guest asks for it"),
+    ("fstat", "a memory file that comes later is measured"),
+    ("fstatfs", "memory that a device offers, and the empty root before sealing, are looked at"),
+    ("futex", "locks, when two threads meet"),
+    ("getpid", "abort, to name itself"),
+    ("getrandom", "seeds of hash tables, and the guest's own"),
+    ("getrusage", "whether a thread that took long has waited"),
+    ("gettid", "the name of a thread in a report"),
+    (
+        "ioctl",
+        "the console is made non-blocking, and the listed ioctls of other CPUs and devices are its children's",
+    ),
+    ("lseek", "the length of an image"),
+    ("madvise", "the stack of a thread that ended is given back"),
+    ("memfd_create", "states and crash pages"),
+    ("mmap", "memory, when there is need of more"),
+    ("mprotect", "the stack of a thread that is made later"),
+    ("mremap", "a large block of memory grows"),
+    ("munmap", "memory is given back"),
+    ("pidfd_send_signal", "a child that does not end is killed"),
+    ("poll", "the standard library, before sealing, where a standard descriptor may be closed"),
+    ("prctl", "the names of threads"),
+    ("pread64", "a state that is restored"),
+    ("preadv", "from an image into memory that a client has handed over"),
+    ("preadv2", "the same without waiting, from what is cached"),
+    ("pwrite64", "a state that is saved"),
+    ("pwritev", "from such memory into an image"),
+    ("read", "counts of eventfds"),
+    ("readlink", "the C library looks for its own path before sealing; Landlock refuses"),
+    ("readlinkat", "the C library looks for its own path before sealing; Landlock refuses"),
+    ("recvfrom", "what is typed, and clients"),
+    ("restart_syscall", "a wait goes on after SIGSTOP and SIGCONT"),
+    ("rseq", "the C library, at the start of a thread"),
+    ("rt_sigaction", "the C library's own handlers, at the first thread"),
+    ("rt_sigprocmask", "around the start of a thread, and in abort"),
+    ("sched_getaffinity", "the C library asks for the bounds of a thread's stack"),
+    ("sched_yield", "a thread that waits for another's few instructions"),
+    ("sendmsg", "descriptors that are handed on, and data in several pieces"),
+    ("sendto", "an answer without descriptors"),
+    ("set_robust_list", "the C library, at the start of a thread"),
+    ("shutdown", "a peer that breaks the contract is cut off"),
+    ("sigaltstack", "the standard library, at the start and end of a thread"),
+    ("statx", "the standard library asks how long a file is before it is read"),
+    ("newfstatat", "the C library's fstat"),
+    ("tgkill", "abort, of itself"),
+    ("write", "the log, and eventfds"),
+    ("writev", "answers to clients"),
+];
+
 /// The coordinator: process supervisor, memory owner, control API. Spawns the others from inside its sandbox.
 pub fn coordinator() -> Profile {
     coordinator::profile(Arch::host(), MemoryFiles::of_kernel())

@@ -24,6 +24,8 @@ mod record;
 
 pub use error::{Cause, SpawnError, Step};
 use identity::Identity;
+pub use identity::UNPRIVILEGED_ID;
+pub(crate) use identity::maps_one_id;
 pub(crate) use record::denied_record;
 use record::{RECORD_LEN, Record, RecordKind};
 
@@ -38,6 +40,11 @@ pub struct Spawn<'a> {
     pub fds: &'a [(i32, BorrowedFd<'a>)],
     /// Its rights.
     pub profile: &'a Profile,
+    /// A user and group id of the host for it and what it starts, if there is one. Only where the caller may map it: for a
+    /// profile with a root of its own.
+    pub own_id: Option<u32>,
+    /// The file `cgroup.procs` of a control group that it is to be in before it does anything.
+    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// A process that was started. Dropping it does not end the process.
@@ -80,7 +87,7 @@ impl Spawn<'_> {
         let failed = |step, cause| SpawnError { step, profile: self.profile.name, cause };
         elf::check(self.program).map_err(|why| failed(Step::Program, Cause::Text(why.to_string())))?;
         let table = Table::new(self.fds).map_err(|why| failed(Step::Plan, Cause::Text(why)))?;
-        let identity = Identity::of_caller(self.profile.root);
+        let identity = Identity::of_caller(self.profile.root, self.own_id);
         let pipes = || {
             rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
                 .map_err(|errno| failed(Step::Pipes, Cause::from(errno)))
@@ -109,9 +116,16 @@ impl Spawn<'_> {
         let started = identity
             .write_maps(child.pid)
             .map_err(|error| (Step::IdMaps, Cause::Os(error)))
+            .and_then(|()| self.enter_cgroup(child.pid).map_err(|errno| (Step::Cgroup, Cause::from(errno))))
             .and_then(|()| rustix::io::write(&go, &[1]).map_err(|errno| (Step::Go, Cause::from(errno))))
             .and_then(|_| outcome(errors, &child));
         started.map(|()| child).map_err(|(step, cause)| failed(step, cause))
+    }
+
+    /// Puts the process, which waits, into its control group.
+    fn enter_cgroup(&self, pid: i32) -> rustix::io::Result<()> {
+        let Some(file) = self.cgroup else { return Ok(()) };
+        rustix::io::write(file, pid.to_string().as_bytes()).map(drop)
     }
 }
 

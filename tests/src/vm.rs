@@ -45,6 +45,8 @@ pub struct Options {
     pub vfio_user: Vec<PathBuf>,
     /// Other arguments of `bulkhead run`.
     pub arguments: Vec<String>,
+    /// The words of a program that runs it, such as a tracer.
+    pub under: Vec<String>,
 }
 
 impl Options {
@@ -60,6 +62,7 @@ impl Options {
             nvme: Vec::new(),
             vfio_user: Vec::new(),
             arguments: Vec::new(),
+            under: Vec::new(),
         }
     }
 
@@ -71,7 +74,15 @@ impl Options {
 
     /// The command that runs the machine, its console on stdin and stdout.
     pub fn command(&self, runtime: &Path) -> Command {
-        let mut command = Command::new(self.programs.join("bulkhead"));
+        let program = self.programs.join("bulkhead");
+        let mut command = match self.under.split_first() {
+            Some((first, more)) => {
+                let mut command = Command::new(first);
+                command.args(more).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
         command.env("XDG_RUNTIME_DIR", runtime).arg("run");
         command.arg("--kernel").arg(&self.guest.kernel);
         let first_words = if self.bare {

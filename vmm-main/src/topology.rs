@@ -9,9 +9,11 @@ use ipc::hello::Role;
 use sandbox::Profile;
 
 mod row;
+mod size;
 
 use row::fd;
 pub use row::{CpuKind, DeviceKind, FdRow, IrqLine, Needed, Object, Restart, Rights, Row, Shape, Side};
+pub use size::Size;
 
 /// The vCPU process's name.
 pub const VCPU: &str = "vcpu";

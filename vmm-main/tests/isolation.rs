@@ -172,6 +172,7 @@ fn panics_and_hangs_of_a_process_end_in_a_report() {
 #[cfg(debug_assertions)]
 #[test]
 fn processes_of_a_device_are_refused_too_and_its_server_costs_the_device_only() {
+    use rustix::io::Errno;
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
     let image = lab.file("disk.img", &[0; 1 << 20]);
@@ -195,6 +196,26 @@ fn processes_of_a_device_are_refused_too_and_its_server_costs_the_device_only() 
             assert!(log.lines().last().unwrap().contains("refused: "), "{name} {attempt}: {log}");
         }
     }
+    // What a process may have is bounded, and the bound is an error to who meets it: the machine goes on.
+    let mut vm = lab.start(&kernel, &["--nvme", image]);
+    vm.await_running();
+    for (name, attempt, errno) in [
+        ("nvme0", "far-write", Errno::FBIG),
+        ("nvme0", "much-memory", Errno::NOMEM),
+        ("vfio0", "much-memory", Errno::NOMEM),
+        ("smmu0", "much-memory", Errno::NOMEM),
+        ("vcpu", "much-memory", Errno::NOMEM),
+        ("smmu0", "much-address-space", Errno::NOMEM),
+        ("vcpu", "much-address-space", Errno::NOMEM),
+    ] {
+        let answer = lab.bulkhead(&["probe", name, attempt]);
+        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+        let expected = format!("refused with errno {}", errno.raw_os_error());
+        assert!(text.starts_with(&expected), "{name} {attempt}: {answer:?}");
+    }
+    assert_eq!(std::fs::metadata(image).unwrap().len(), 1 << 20);
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
     // A server that dies by itself takes its device along, and nothing else.
     let mut vm = lab.start(&kernel, &["--nvme", image]);
     vm.await_running();

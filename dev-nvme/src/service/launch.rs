@@ -35,6 +35,9 @@ use sealed::{Orders, REPLACE_ME};
 /// The signals that ask for an end in good order.
 const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
 
+/// The most of its client's memory that the sealed process can have mapped: more than a guest of any machine of ours has.
+const CLIENT_MEMORY_LEN: u64 = 1 << 40;
+
 /// The socket's mode, of which the user's umask takes away: who may write to it may connect.
 const SOCKET_MODE: u32 = 0o777;
 
@@ -117,10 +120,19 @@ fn run_sealed(orders: &Orders, image: &File, listener: &UnixListener, asked: &Un
         (3, listener.as_fd()),
         (4, image.as_fd()),
     ];
-    let profile = profiles::nvme_standalone();
+    let image_len = rustix::fs::seek(image, SeekFrom::End(0)).context("the image's length")?;
+    let profile = profiles::nvme_standalone().sized(CLIENT_MEMORY_LEN, image_len);
     let args = orders.to_args().context("an argument")?;
     let argv: Vec<_> = std::iter::once(c"bulkhead-nvme").chain(args.iter().map(AsRef::as_ref)).collect();
-    let child = Spawn { program: program.as_fd(), argv: &argv, fds: &fds, profile: &profile }.spawn()?;
+    let child = Spawn {
+        program: program.as_fd(),
+        argv: &argv,
+        fds: &fds,
+        profile: &profile,
+        own_id: None,
+        cgroup: None,
+    }
+    .spawn()?;
     drop(log_writer);
     let stopped = follow(&child, log, asked)?;
     match child.wait().context("cannot wait for the sealed process")? {

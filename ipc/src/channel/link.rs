@@ -64,11 +64,8 @@ pub(super) struct Link<P> {
     protocol: PhantomData<fn() -> P>,
 }
 
-/// An encoded message, ready to be sent once or, after `WouldBlock`, again.
-pub(super) struct Outgoing {
-    header: [u8; HEADER_LEN],
-    body: Vec<u8>,
-}
+/// An encoded message, ready to be sent once or, after `WouldBlock`, again: header and body in one piece.
+pub(super) struct Outgoing(Vec<u8>);
 
 impl<P: Protocol> Link<P> {
     pub(super) fn new(local: Hello) -> Self {
@@ -130,15 +127,21 @@ impl<P: Protocol> Link<P> {
         fd_count: u8,
     ) -> Result<Outgoing, Error> {
         self.check_alive()?;
-        let body = postcard::to_stdvec(body).map_err(|_| Error::Refused("a body that does not encode"))?;
-        let body_len = u32::try_from(body.len()).ok().filter(|len| *len <= BODY_LEN_MAX);
+        let mut frame = postcard::to_extend(body, vec![0; HEADER_LEN])
+            .map_err(|_| Error::Refused("a body that does not encode"))?;
+        let body_len = frame.len().checked_sub(HEADER_LEN).and_then(|len| u32::try_from(len).ok());
+        let body_len = body_len.filter(|len| *len <= BODY_LEN_MAX);
         let body_len = body_len.ok_or(Error::Refused("a body above the cap"))?;
         let (protocol, version, generation) = (P::ID, P::VERSION, self.local.generation);
         let header = Header { protocol, version, request_id, generation, kind, fd_count, body_len };
-        Ok(Outgoing { header: header.to_bytes(), body })
+        if let Some(place) = frame.first_chunk_mut() {
+            *place = header.to_bytes();
+        }
+        Ok(Outgoing(frame))
     }
 
-    /// Sends one frame, if the socket takes it now.
+    /// Sends one frame, if the socket takes it now. One without descriptors goes by a call that could not carry any: a process
+    /// that has none to send need not be allowed the other.
     pub(super) fn send(
         &self,
         socket: BorrowedFd<'_>,
@@ -146,7 +149,6 @@ impl<P: Protocol> Link<P> {
         fds: &[BorrowedFd<'_>],
     ) -> Result<Attempt<()>, Error> {
         self.check_alive()?;
-        let parts = [IoSlice::new(&message.header), IoSlice::new(&message.body)];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX as usize))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -154,13 +156,18 @@ impl<P: Protocol> Link<P> {
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
-            return match rustix::net::sendmsg(socket, &parts, &mut ancillary, flags) {
+            let sent = if fds.is_empty() {
+                rustix::net::send(socket, &message.0, flags)
+            } else {
+                rustix::net::sendmsg(socket, &[IoSlice::new(&message.0)], &mut ancillary, flags)
+            };
+            return match sent {
                 // A seqpacket message goes whole or not at all.
                 Ok(_) => Ok(Attempt::Done(())),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Ok(Attempt::WouldBlock),
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(self.gone()),
-                Err(errno) => Err(Error::io("sendmsg", errno)),
+                Err(errno) => Err(Error::io("send", errno)),
             };
         }
     }

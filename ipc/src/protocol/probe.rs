@@ -37,6 +37,12 @@ pub enum Probe {
     Panic,
     /// Never answer again, as a hang would.
     Hang,
+    /// Write far behind the end of its image.
+    FarWrite,
+    /// Map more memory of its own than any process needs.
+    MuchMemory,
+    /// Map more of a file than any process needs.
+    MuchAddressSpace,
 }
 
 /// How it went.
@@ -68,6 +74,9 @@ impl Probe {
             Self::Mount => "mount",
             Self::Panic => "panic",
             Self::Hang => "hang",
+            Self::FarWrite => "far-write",
+            Self::MuchMemory => "much-memory",
+            Self::MuchAddressSpace => "much-address-space",
         }
     }
 

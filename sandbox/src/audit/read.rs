@@ -9,6 +9,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::spawn::{UNPRIVILEGED_ID, maps_one_id};
+
 use super::{Capabilities, Descriptor, Fact, Limit, Namespace, Observed, Status, Unreadable};
 
 /// Namespaces every process of ours has of its own.
@@ -18,10 +20,12 @@ const NAMESPACES: [&str; 6] = ["user", "mnt", "pid", "net", "ipc", "uts"];
 pub fn observe(pid: i32) -> Observed {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let text = |name: &str| read(&proc.join(name));
+    let one_id = maps_one_id();
     Observed {
         pid,
+        one_id,
         status: text("status").and_then(|text| status(&text).ok_or_else(|| odd(&proc.join("status")))),
-        dumpable: dumpable(&proc.join("status")),
+        dumpable: dumpable(&proc.join("status"), one_id),
         namespaces: NAMESPACES.into_iter().map(|name| (name, namespace(&proc, name))).collect(),
         descriptors: descriptors(&proc.join("fd")),
         root_entries: entries(&proc.join("root/")),
@@ -85,8 +89,10 @@ pub(super) fn status(text: &str) -> Option<Status> {
 
 /// The kernel gives the files of a process that is not dumpable to root, and those of any other to its own user. A process
 /// of root's cannot be told apart: for us that is drift enough.
-fn dumpable(file: &Path) -> Fact<bool> {
-    fs::metadata(file).map(|facts| facts.uid() != 0).map_err(|error| unreadable(file, error))
+fn dumpable(file: &Path, one_id: bool) -> Fact<bool> {
+    // In a namespace without the host's root its files are nobody's.
+    let root = if one_id { UNPRIVILEGED_ID } else { 0 };
+    fs::metadata(file).map(|facts| facts.uid() != root).map_err(|error| unreadable(file, error))
 }
 
 fn namespace(proc: &Path, name: &str) -> Fact<Namespace> {

@@ -12,6 +12,8 @@ const STATUS: &str = "Name:\tbulkhead-smmu\nUmask:\t0022\nState:\tS (sleeping)\n
 const LIMITS: &str = "Limit                     Soft Limit           Hard Limit           Units     \n\
 Max file size             67108864             67108864             bytes     \n\
 Max core file size        0                    0                    bytes     \n\
+Max data size             134217728            134217728            bytes     \n\
+Max address space         402653184            402653184            bytes     \n\
 Max processes             16                   16                   processes \n\
 Max open files            64                   64                   files     \n\
 Max locked memory         0                    0                    bytes     \n\
@@ -25,6 +27,7 @@ const MOUNTS: &str =
 fn good() -> Observed {
     Observed {
         pid: 812,
+        one_id: false,
         status: Ok(status(STATUS).unwrap()),
         dumpable: Ok(false),
         namespaces: ["user", "mnt", "pid", "net", "ipc", "uts"]

@@ -4,7 +4,7 @@
 //! Invariants: nothing here makes memory executable, opens a path, makes a socket, or reaches another process.
 //! A group is added to a role only for its stated purpose; what the groups lack ends the process.
 
-use crate::profile::{Arch, Check, Rule};
+use crate::profile::{Check, Rule};
 
 const NEVER_EXEC: &str = "memory is never made executable";
 const ONLY_SELF: &str = "a process may signal only itself, to abort";
@@ -44,39 +44,70 @@ pub fn memory() -> Vec<Rule> {
     .map(i32::cast_unsigned);
     vec![
         Rule::any("brk"),
-        Rule::when("mmap", &[Check::without(2, PROT_EXEC, NEVER_EXEC)]),
-        Rule::when("mprotect", &[Check::without(2, PROT_EXEC, NEVER_EXEC)]),
+        map(&[]),
+        Rule::when("mprotect", &[data_only()]),
         Rule::any("munmap"),
-        Rule::any("mremap"),
+        // What grows may move; nothing is put over what is mapped already.
+        Rule::when("mremap", &[Check::only_bits(3, libc::MREMAP_MAYMOVE.cast_unsigned(), NO_SUCH_MAPPING)]),
         Rule::one_of("madvise", 2, &advice, "this kind of advice is not needed"),
     ]
 }
 
-const PROT_EXEC: u64 = libc::PROT_EXEC as u64;
+/// Memory of the process's own, and files shared with others: the files of these numbers only, if there are any.
+///
+/// Private memory is what RLIMIT_DATA counts. That of no file but shared would be neither that nor a memory file's, and no
+/// limit but the address space's would hold it. Nothing is mapped below what is there (GROWSDOWN), pinned (LOCKED), filled
+/// at once (POPULATE), or in huge pages of a pool (HUGETLB).
+pub fn map(files: &[u32]) -> Rule {
+    let own = [
+        data_only(),
+        Check::with_bits(3, PRIVATE | ANONYMOUS, NO_SUCH_MAPPING),
+        Check::only_bits(3, PRIVATE | ANONYMOUS | STACK | NORESERVE | FIXED, NO_SUCH_MAPPING),
+    ];
+    let shared = [
+        data_only(),
+        Check::with_bits(3, SHARED, NO_SUCH_MAPPING),
+        Check::only_bits(3, SHARED | NORESERVE, NO_SUCH_MAPPING),
+    ];
+    let of = |fd: &u32| [&shared[..], &[Check::int(4, *fd, NOT_THIS_FILE)]].concat();
+    let shared = if files.is_empty() { vec![shared.to_vec()] } else { files.iter().map(of).collect() };
+    Rule { syscall: "mmap", when: [vec![own.to_vec()], shared].concat() }
+}
+
+/// Readable, writable, or neither.
+fn data_only() -> Check {
+    Check::only_bits(2, (libc::PROT_READ | libc::PROT_WRITE).cast_unsigned(), NEVER_EXEC)
+}
+
+const NO_SUCH_MAPPING: &str = "only private memory, or a file shared with other processes, is mapped";
+const NOT_THIS_FILE: &str = "of this process's files only listed ones are mapped: never guest RAM";
+const PRIVATE: u32 = libc::MAP_PRIVATE.cast_unsigned();
+const SHARED: u32 = libc::MAP_SHARED.cast_unsigned();
+const ANONYMOUS: u32 = libc::MAP_ANONYMOUS.cast_unsigned();
+const STACK: u32 = libc::MAP_STACK.cast_unsigned();
+const NORESERVE: u32 = libc::MAP_NORESERVE.cast_unsigned();
+/// The C library gives memory of a heap back to the kernel by mapping nothing over it.
+const FIXED: u32 = libc::MAP_FIXED.cast_unsigned();
 const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
 
 /// Starting, parking, naming and ending threads; locks; sleeping; the clock when the vDSO cannot answer.
-pub fn threads(arch: Arch) -> Vec<Rule> {
-    let mut rules = vec![
+pub fn threads() -> Vec<Rule> {
+    vec![
         Rule::when("clone", &[Check::word(0, THREAD_FLAGS, "only a thread of this process may be started")]),
         // Answered ENOSYS by the second filter; a trap here would win over that answer.
         Rule::any("clone3"),
         Rule::any("set_robust_list"),
         Rule::any("rseq"),
-        Rule::any("futex"),
+        waiting_on_memory(),
         Rule::any("sched_yield"),
         Rule::any("sched_getaffinity"),
-        Rule::any("getcpu"),
         Rule::any("gettid"),
-        Rule::any("getpid"),
-        Rule::any("nanosleep"),
         Rule::any("clock_nanosleep"),
+        // Where the vDSO has no clock to read.
         Rule::any("clock_gettime"),
-        Rule::any("clock_getres"),
-        Rule::any("gettimeofday"),
         Rule::any("getrandom"),
-        Rule::one_of("prctl", 0, &[PR_SET_NAME, PR_SET_VMA], "only naming threads and memory is needed"),
+        Rule::one_of("prctl", 0, &[PR_SET_NAME], "only naming threads is needed"),
         Rule::any("sigaltstack"),
         // glibc installs its two internal handlers at the first thread start; nobody here may send those signals.
         Rule::one_of(
@@ -86,23 +117,31 @@ pub fn threads(arch: Arch) -> Vec<Rule> {
             "only the C library's own handlers may change after sealing",
         ),
         Rule::any("exit"),
-    ];
-    if arch == Arch::X86_64 {
-        rules.push(Rule::any("time"));
-    }
-    rules
+    ]
+}
+
+/// Waiting for a word of memory and waking who waits, within the process and over shared memory, with either clock. None that
+/// lends priority, moves waiters or operates on words: those are the futex code's rarer half, and no library of ours uses them.
+fn waiting_on_memory() -> Rule {
+    let operation = |op: i32| {
+        let mask = u64::from((!(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME)).cast_unsigned());
+        let value = u64::from(op.cast_unsigned());
+        vec![Check { index: 1, mask, value, narrow: true, why: "only waiting and waking are needed" }]
+    };
+    let all = [libc::FUTEX_WAIT, libc::FUTEX_WAKE, libc::FUTEX_WAIT_BITSET, libc::FUTEX_WAKE_BITSET];
+    Rule { syscall: "futex", when: all.map(operation).to_vec() }
 }
 
 const PR_SET_NAME: u32 = libc::PR_SET_NAME.cast_unsigned();
-const PR_SET_VMA: u32 = libc::PR_SET_VMA.cast_unsigned();
 
 /// Signals to and within the process itself, and its end. No handler can be installed: those of the
-/// sandbox stay.
+/// sandbox stay, and none of them returns.
 pub fn ending() -> Vec<Rule> {
     vec![
         Rule::any("rt_sigprocmask"),
-        Rule::any("rt_sigreturn"),
+        // A wait goes on by it after the process was stopped and continued (SIGSTOP, SIGCONT).
         Rule::any("restart_syscall"),
+        Rule::any("getpid"),
         // abort() raises SIGABRT on itself; a sealed process is always pid 1 of its own pid namespace.
         Rule::when(
             "tgkill",
@@ -112,21 +151,16 @@ pub fn ending() -> Vec<Rule> {
     ]
 }
 
-/// Reading, writing and waiting on descriptors the process already has.
-pub fn descriptors(arch: Arch) -> Vec<Rule> {
-    let by_descriptor = "only an open descriptor may be looked at, no path";
-    let mut rules = vec![
+/// Reading, writing and waiting on descriptors the process already has; saving into and restoring from a memory file.
+pub fn descriptors() -> Vec<Rule> {
+    vec![
         Rule::any("read"),
         Rule::any("write"),
-        Rule::any("readv"),
-        Rule::any("writev"),
         Rule::any("pread64"),
         Rule::any("pwrite64"),
-        Rule::any("lseek"),
         Rule::any("close"),
+        // By its own number: no call that would take a path beside a descriptor.
         Rule::any("fstat"),
-        Rule::when("newfstatat", &[Check::with_bits(3, AT_EMPTY_PATH, by_descriptor)]),
-        Rule::when("statx", &[Check::with_bits(2, AT_EMPTY_PATH, by_descriptor)]),
         Rule::one_of(
             "fcntl",
             1,
@@ -134,25 +168,23 @@ pub fn descriptors(arch: Arch) -> Vec<Rule> {
             "only duplicates of descriptors, and a look at their flags and seals, are needed",
         ),
         Rule::any("ppoll"),
-        Rule::any("eventfd2"),
         Rule::any("recvmsg"),
-        Rule::any("sendmsg"),
+        // Doorbells, and a stream that carries no descriptors.
         Rule::any("recvfrom"),
-        Rule::when("sendto", &[Check::word(4, 0, "only a connected socket may be written to")]),
+        // Without descriptors: what may send those has `sendmsg` as well.
+        connected_send(),
         Rule::any("shutdown"),
-    ];
-    if arch == Arch::X86_64 {
-        rules.push(Rule::any("poll"));
-    }
-    rules
+    ]
 }
 
-const AT_EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
+fn connected_send() -> Rule {
+    Rule::when("sendto", &[Check::word(4, 0, "only a connected socket may be written to")])
+}
+
 /// Not F_SETFL: what it changes belongs to the open file, which another process may hold as well.
-const FCNTL: [u32; 5] = [
+const FCNTL: [u32; 4] = [
     libc::F_DUPFD_CLOEXEC.cast_unsigned(),
     libc::F_GETFD.cast_unsigned(),
-    libc::F_SETFD.cast_unsigned(),
     libc::F_GETFL.cast_unsigned(),
     libc::F_GET_SEALS.cast_unsigned(),
 ];

@@ -17,24 +17,32 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
         arch,
         root: RootKind::NewEmpty,
         // The kernel counts the threads of every process below against the coordinator's NPROC too.
-        limits: Limits { nofile_count: 1024, nproc_count: 1024, fsize_len: None, locked_len: None },
+        // A process cannot have more than the one that started it: these are the largest of any.
+        limits: Limits {
+            nofile_count: 1024,
+            nproc_count: 1024,
+            fsize_len: super::SAVED_LEN_MAX,
+            data_len: 768 << 20,
+            address_len: (768 << 20) + super::SHARED_LEN,
+            locked_len: None,
+        },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: Some(memory_files),
         rules: union(&[
             &common::memory(),
-            &common::threads(arch),
+            &common::threads(),
             &common::ending(),
-            &common::descriptors(arch),
+            &common::descriptors(),
             &own(arch),
             &[memory_file(memory_files)],
             &spawn_child_half(),
             &exec_to_seal(arch),
-            &vcpu_soft::rules(arch),
-            &smmu::rules(arch),
-            &vfio::rules(arch),
-            &vfio_kernel::rules(arch),
-            &nvme::rules(arch),
-            &if arch == Arch::Aarch64 { vcpu_kvm::rules(arch) } else { Vec::new() },
+            &vcpu_soft::rules(),
+            &smmu::rules(),
+            &vfio::rules(),
+            &vfio_kernel::rules(),
+            &nvme::rules(),
+            &if arch == Arch::Aarch64 { vcpu_kvm::rules() } else { Vec::new() },
         ]),
         absent: common::ABSENT,
     }
@@ -42,23 +50,23 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
 
 /// The runtime's reactor, the API socket handed in by the launcher, memory objects, and children.
 fn own(arch: Arch) -> Vec<Rule> {
-    let pair = "only a Unix socket pair may be made";
-    let mut rules = vec![
+    vec![
         Rule::any("epoll_create1"),
         Rule::any("epoll_ctl"),
-        Rule::any("epoll_pwait"),
-        Rule::any("accept4"),
-        Rule::any("getsockname"),
-        Rule::any("getpeername"),
-        Rule::any("getsockopt"),
-        Rule::when("socketpair", &[Check::int(0, libc::AF_UNIX.cast_unsigned(), pair)]),
+        Rule::any(if arch == Arch::X86_64 { "epoll_wait" } else { "epoll_pwait" }),
+        Rule::any("eventfd2"),
+        // With descriptors, to the processes that it starts.
+        Rule::any("sendmsg"),
+        // Answers to clients of the API.
+        Rule::any("writev"),
+        socket_pair(),
         Rule::any("pipe2"),
         Rule::any("ftruncate"),
-        Rule::any("fallocate"),
-        // `std::io::copy` between files tries this before it reads and writes.
-        Rule::any("copy_file_range"),
-        Rule::any("fsync"),
-        Rule::any("fdatasync"),
+        Rule::any("lseek"),
+        // The libraries ask of a descriptor what it is. Neither call can be held to that: a path beside the descriptor is in
+        // memory, where no filter looks. It would be looked up in the empty root.
+        Rule::when("newfstatat", &[Check::with_bits(3, AT_EMPTY_PATH, BY_DESCRIPTOR)]),
+        Rule::when("statx", &[Check::with_bits(2, AT_EMPTY_PATH, BY_DESCRIPTOR)]),
         // F_SETFL: of the ends of pipes and of its own log, which it watches; no guest reaches this process.
         Rule::one_of(
             "fcntl",
@@ -75,11 +83,23 @@ fn own(arch: Arch) -> Vec<Rule> {
             "pidfd_send_signal",
             &[Check::int(1, libc::SIGKILL.cast_unsigned(), "children are only ever killed")],
         ),
-    ];
-    if arch == Arch::X86_64 {
-        rules.push(Rule::any("epoll_wait"));
-    }
-    rules
+    ]
+}
+
+const AT_EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
+const BY_DESCRIPTOR: &str = "only an open descriptor is looked at";
+
+/// A connection, a channel of messages that keeps their order, or a doorbell.
+fn socket_pair() -> Rule {
+    let pair = "only a Unix socket pair, of streams, ordered messages or datagrams, may be made";
+    let of_type = |kind: i32| {
+        let modes = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let mask = u64::from((!modes).cast_unsigned());
+        let kind = Check { index: 1, mask, value: u64::from(kind.cast_unsigned()), narrow: true, why: pair };
+        vec![Check::int(0, libc::AF_UNIX.cast_unsigned(), pair), kind, Check::int(2, 0, pair)]
+    };
+    let kinds = [libc::SOCK_STREAM, libc::SOCK_SEQPACKET, libc::SOCK_DGRAM];
+    Rule { syscall: "socketpair", when: kinds.map(of_type).to_vec() }
 }
 
 /// Memory objects are never executable. A kernel older than Linux 6.3 does not know the flag and refuses it, which is
@@ -113,10 +133,9 @@ fn spawn_child_half() -> Vec<Rule> {
             ],
             "only giving up rights is needed",
         ),
-        Rule::when(
-            "execveat",
-            &[Check::int(4, libc::AT_EMPTY_PATH.cast_unsigned(), "only an open descriptor may be executed")],
-        ),
+        // As above, a path beside the descriptor would be looked up in the empty root; whatever is found, Landlock lets the
+        // given programs alone be executed.
+        Rule::when("execveat", &[Check::int(4, AT_EMPTY_PATH, "only an open descriptor is executed")]),
     ]
 }
 
@@ -162,6 +181,8 @@ fn exec_to_seal(arch: Arch) -> Vec<Rule> {
         let codes = [0x1002, 0x3001, 0x5001, 0x5002, 0x5003, 0x5005];
         rules.push(Rule::one_of("arch_prctl", 0, &codes, "only the thread pointer and shadow stacks"));
         rules.push(Rule::any("readlink"));
+        // Whether the standard descriptors are open.
+        rules.push(Rule::any("poll"));
     }
     rules
 }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The NVMe controller process: its image file, a vfio-user socket, and the memory its client hands over.
 //!
-//! It needs memory, a few threads and the descriptors it was given; beyond the common groups it accepts clients on a
-//! listening socket, moves data between its image and its client's memory, and flushes, zeroes and punches holes into its
-//! image. No ioctl, no path. Two forms with the same rules: spawned by the sealed coordinator, or by its own launcher when
-//! it is used without a VM of ours.
+//! It needs memory, a few threads and the descriptors it was given; beyond the common groups it moves data between its image and its client's memory, and flushes, zeroes and punches holes into its
+//! image. No ioctl, no path. Two forms: spawned by the sealed coordinator, or by its own launcher when it is used without a VM
+//! of ours, which accepts clients on a listening socket as well.
 
 use crate::profile::{Arch, Limits, Profile, RootKind, Rule, union};
 use crate::profiles::common;
@@ -17,28 +16,38 @@ pub fn profile(arch: Arch) -> Profile {
         root: RootKind::Inherited,
         // 32 workers and the connection's thread.
         // Eventfds for all vectors, twice while they are replaced; memory objects are closed once mapped.
-        // The image may be of any size, so that what is written to it cannot be limited by length.
-        limits: Limits { nofile_count: 256, nproc_count: 40, fsize_len: None, locked_len: Some(0) },
+        // The image may be of any size: who starts the process says which.
+        limits: Limits {
+            nofile_count: 256,
+            nproc_count: 40,
+            fsize_len: super::SAVED_LEN_MAX,
+            data_len: 512 << 20,
+            address_len: (512 << 20) + super::SHARED_LEN,
+            locked_len: Some(0),
+        },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: None,
-        rules: rules(arch),
+        rules: rules(),
         absent: common::ABSENT,
     }
 }
 
 /// Spawned by its own launcher, on a host like any other: it brings its own empty root.
 pub fn standalone(arch: Arch) -> Profile {
-    Profile { name: "nvme-standalone", root: RootKind::NewEmpty, ..profile(arch) }
+    let rules = union(&[&rules(), &[Rule::any("accept4")]]);
+    Profile { name: "nvme-standalone", root: RootKind::NewEmpty, rules, ..profile(arch) }
 }
 
-pub fn rules(arch: Arch) -> Vec<Rule> {
+pub fn rules() -> Vec<Rule> {
     union(&[
         &common::memory(),
-        &common::threads(arch),
+        &common::threads(),
         &common::ending(),
-        &common::descriptors(arch),
+        &common::descriptors(),
         &[
-            Rule::any("accept4"),
+            // Data goes to the client in messages of several pieces.
+            Rule::any("sendmsg"),
+            Rule::any("lseek"),
             // Whether a client's memory is in ordinary pages.
             Rule::any("fstatfs"),
             // Between the image and the client's memory, piece by piece.

@@ -15,16 +15,18 @@ pub fn profile(arch: Arch) -> Profile {
         limits: Limits {
             nofile_count: 64,
             nproc_count: 16,
-            fsize_len: Some(super::SAVED_LEN_MAX),
+            fsize_len: super::SAVED_LEN_MAX,
+            data_len: 128 << 20,
+            address_len: (128 << 20) + super::SHARED_LEN,
             locked_len: Some(0),
         },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: None,
-        rules: rules(arch),
+        rules: rules(),
         absent: common::ABSENT,
     }
 }
 
-pub fn rules(arch: Arch) -> Vec<Rule> {
-    union(&[&common::memory(), &common::threads(arch), &common::ending(), &common::descriptors(arch)])
+pub fn rules() -> Vec<Rule> {
+    union(&[&common::memory(), &common::threads(), &common::ending(), &common::descriptors()])
 }

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::landlock;
+use crate::profile::RootKind;
 use crate::seccomp::{compile, explain};
 use crate::syscalls;
 
@@ -49,7 +50,8 @@ fn coordinator_allows_what_its_children_need() {
     for (arch, kind) in BOTH.into_iter().flat_map(|arch| KINDS.map(|kind| (arch, kind))) {
         let profiles = all_with(arch, kind);
         let (coordinator, children) = profiles.split_first().unwrap();
-        for rule in children.iter().flat_map(|child| &child.rules) {
+        let spawned = children.iter().filter(|child| child.root == RootKind::Inherited);
+        for rule in spawned.flat_map(|child| &child.rules) {
             let own = coordinator.rule(rule.syscall).unwrap_or_else(|| panic!("{} is missing", rule.syscall));
             let covered = own.when.is_empty()
                 || !rule.when.is_empty() && rule.when.iter().all(|checks| own.when.contains(checks));
@@ -67,16 +69,72 @@ fn coordinator_allows_what_its_children_need() {
 #[test]
 fn no_profile_makes_memory_executable() {
     for profile in every() {
-        for prot in 0..16u64 {
-            let executable = prot & 4 != 0;
-            assert_eq!(allowed(&profile, "mmap", [0, 4096, prot, 0x22, u64::MAX, 0]), !executable);
-            assert_eq!(allowed(&profile, "mprotect", [0, 4096, prot, 0, 0, 0]), !executable);
+        for prot in 0..64u64 {
+            let data = prot & !3 == 0;
+            assert_eq!(allowed(&profile, "mmap", [0, 4096, prot, 0x22, u64::MAX, 0]), data);
+            assert_eq!(allowed(&profile, "mprotect", [0, 4096, prot, 0, 0, 0]), data);
         }
         for name in
             ["pkey_mprotect", "remap_file_pages", "shmat", "uselib", "process_madvise", "memfd_secret"]
         {
             assert!(!allowed(&profile, name, [0; 6]), "{} allows {name}", profile.name);
         }
+    }
+}
+
+#[test]
+fn memory_is_private_and_of_no_file_or_shared_and_of_one() {
+    const SHARED: u64 = 1;
+    const PRIVATE: u64 = 2;
+    const FIXED: u64 = 0x10;
+    const ANONYMOUS: u64 = 0x20;
+    const NORESERVE: u64 = 0x4000;
+    const STACK: u64 = 0x2_0000;
+    for profile in every() {
+        let passes = |flags: u64| allowed(&profile, "mmap", [0, 4096, 3, flags, 4, 0]);
+        // All of the first bits, and each of the others beside them.
+        let others = (0..27).map(|bit| if bit == 0 { 0 } else { 0x20 << bit }).chain([NORESERVE | STACK]);
+        let flags = others.flat_map(|other| (0..0x40).map(move |flags| flags | other));
+        let mut passed: Vec<u64> = flags.filter(|flags| passes(*flags)).collect();
+        passed.sort_unstable();
+        let mut expected = vec![SHARED, SHARED | NORESERVE];
+        for more in 0..8 {
+            let flag = |bit: u64, flag| if more & bit != 0 { flag } else { 0 };
+            expected.push(PRIVATE | ANONYMOUS | flag(1, FIXED) | flag(2, NORESERVE) | flag(4, STACK));
+        }
+        expected.sort_unstable();
+        assert_eq!(passed, expected, "{}", profile.name);
+        assert!(allowed(&profile, "mremap", [0, 4096, 8192, 1, 0, 0]));
+        assert!(!(2..8).any(|flags| allowed(&profile, "mremap", [0, 4096, 8192, flags, 0, 0])));
+    }
+}
+
+#[test]
+fn futexes_only_wait_and_wake() {
+    const MODES: [u64; 4] = [0, 128, 256, 384];
+    for profile in every() {
+        let passes =
+            |op: u64| MODES.iter().all(|mode| allowed(&profile, "futex", [0, op | mode, 0, 0, 0, 0]));
+        assert_eq!(
+            (0..128).filter(|op| passes(*op)).collect::<Vec<u64>>(),
+            [0, 1, 9, 10],
+            "{}",
+            profile.name
+        );
+        assert!(!allowed(&profile, "futex", [0, 0x200, 0, 0, 0, 0]));
+    }
+}
+
+#[test]
+fn socket_pairs_are_of_listed_types_and_the_coordinators_alone() {
+    for profile in every() {
+        let made: Vec<(u64, u64)> = (0..48)
+            .flat_map(|domain| (0..16).map(move |kind| (domain, kind)))
+            .filter(|(domain, kind)| allowed(&profile, "socketpair", [*domain, kind | 0x8_0800, 0, 0, 0, 0]))
+            .collect();
+        let expected = if profile.name == "coordinator" { vec![(1, 1), (1, 2), (1, 5)] } else { vec![] };
+        assert_eq!(made, expected, "{}", profile.name);
+        assert!(!allowed(&profile, "socketpair", [1, 1, 1, 0, 0, 0]), "only the default protocol");
     }
 }
 

@@ -21,26 +21,30 @@ pub fn profile(arch: Arch) -> Profile {
         limits: Limits {
             nofile_count: 576,
             nproc_count: 80,
-            fsize_len: Some(super::SAVED_LEN_MAX),
+            fsize_len: super::SAVED_LEN_MAX,
+            data_len: 512 << 20,
+            address_len: (512 << 20) + super::SHARED_LEN,
             locked_len: Some(0),
         },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: None,
-        rules: rules(arch),
+        rules: rules(),
         absent: common::ABSENT,
     }
 }
 
-pub fn rules(arch: Arch) -> Vec<Rule> {
+pub fn rules() -> Vec<Rule> {
     let of_kvm = "this ioctl is for /dev/kvm alone";
     let system = |request: u32| vec![Check::int(0, KVM_FD, of_kvm), Check::int(1, request, KNOWN)];
     let of_others = OF_VM.iter().chain(&OF_VCPU).chain(&OF_DEVICE);
     let mut when: Vec<Vec<Check>> = OF_SYSTEM.iter().map(|request| system(*request)).collect();
     when.extend(of_others.map(|request| vec![Check::int(1, *request, KNOWN)]));
     union(&[
-        &vcpu_soft::rules(arch),
+        &vcpu_soft::rules(),
         &[
             Rule { syscall: "ioctl", when },
+            // The end of the handler of a kick.
+            Rule::any("rt_sigreturn"),
             // A sealed process is always pid 1 of its own pid namespace.
             Rule::when(
                 "tgkill",

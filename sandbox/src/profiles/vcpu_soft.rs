@@ -17,23 +17,26 @@ pub fn profile(arch: Arch) -> Profile {
         limits: Limits {
             nofile_count: 96,
             nproc_count: 288,
-            fsize_len: Some(super::SAVED_LEN_MAX),
+            fsize_len: super::SAVED_LEN_MAX,
+            data_len: 768 << 20,
+            address_len: (768 << 20) + super::SHARED_LEN,
             locked_len: Some(0),
         },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
         memory_files: None,
-        rules: rules(arch),
+        rules: rules(),
         absent: common::ABSENT,
     }
 }
 
-pub fn rules(arch: Arch) -> Vec<Rule> {
+pub fn rules() -> Vec<Rule> {
     union(&[
         &common::memory(),
-        &common::threads(arch),
+        &common::threads(),
         &common::ending(),
-        &common::descriptors(arch),
+        &common::descriptors(),
         &[
+            Rule::any("eventfd2"),
             // Whether the memory that a device offers lies in ordinary pages, which cannot fault once mapped.
             Rule::any("fstatfs"),
         ],

@@ -17,22 +17,23 @@ pub fn profile(arch: Arch) -> Profile {
         limits: Limits {
             nofile_count: 128,
             nproc_count: 16,
-            fsize_len: Some(super::SAVED_LEN_MAX),
+            fsize_len: super::SAVED_LEN_MAX,
+            data_len: 192 << 20,
+            address_len: (192 << 20) + super::SHARED_LEN,
             locked_len: Some(0),
         },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
-        rules: rules(arch),
+        rules: rules(),
         memory_files: None,
         absent: common::ABSENT,
     }
 }
 
-pub fn rules(arch: Arch) -> Vec<Rule> {
-    union(&[
-        &common::memory(),
-        &common::threads(arch),
-        &common::ending(),
-        &common::descriptors(arch),
-        &common::shared_eventfds(),
-    ])
+pub fn rules() -> Vec<Rule> {
+    union(&[&common::memory(), &common::threads(), &common::ending(), &common::descriptors(), &interrupts()])
+}
+
+/// A device's vectors are eventfds that the process makes; it hands them on, and files of a device's memory.
+pub fn interrupts() -> Vec<Rule> {
+    union(&[&[Rule::any("eventfd2"), Rule::any("sendmsg")], &common::shared_eventfds()])
 }

@@ -8,7 +8,7 @@
 //! Spawned by the sealed coordinator, so every rule here is also the coordinator's.
 
 use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
-use crate::profiles::common;
+use crate::profiles::{common, vfio};
 
 pub fn profile(arch: Arch) -> Profile {
     Profile {
@@ -19,40 +19,27 @@ pub fn profile(arch: Arch) -> Profile {
         limits: Limits {
             nofile_count: 128,
             nproc_count: 16,
-            fsize_len: Some(super::SAVED_LEN_MAX),
+            fsize_len: super::SAVED_LEN_MAX,
+            data_len: 192 << 20,
+            address_len: (192 << 20) + super::SHARED_LEN,
             locked_len: None,
         },
         landlock_abi_min: super::LANDLOCK_ABI_MIN,
-        rules: rules(arch),
+        rules: rules(),
         memory_files: None,
         absent: common::ABSENT,
     }
 }
 
-pub fn rules(arch: Arch) -> Vec<Rule> {
+pub fn rules() -> Vec<Rule> {
     let memory: Vec<Rule> = common::memory().into_iter().filter(|rule| rule.syscall != "mmap").collect();
-    let own = [map(), ioctl()];
-    union(&[
-        &memory,
-        &own,
-        &common::threads(arch),
-        &common::ending(),
-        &common::descriptors(arch),
-        &common::shared_eventfds(),
-    ])
+    let own = [common::map(&MAPPED), ioctl()];
+    let descriptors = common::descriptors();
+    union(&[&memory, &own, &common::threads(), &common::ending(), &descriptors, &vfio::interrupts()])
 }
 
-const PROT_EXEC: u64 = libc::PROT_EXEC as u64;
-const NEVER_EXEC: &str = "memory is never made executable";
-const NOT_RAM: &str = "only the dirty log, the ring and the MSI board may be mapped: never guest RAM";
-
-/// No file; the dirty log, the ring, the MSI board (the topology's numbers).
-const MAPPED: [u32; 4] = [u32::MAX, 4, 5, 8];
-
-fn map() -> Rule {
-    let one = |fd: &u32| vec![Check::int(4, *fd, NOT_RAM), Check::without(2, PROT_EXEC, NEVER_EXEC)];
-    Rule { syscall: "mmap", when: MAPPED.iter().map(one).collect() }
-}
+/// The dirty log, the ring, the MSI board (the topology's numbers).
+const MAPPED: [u32; 3] = [4, 5, 8];
 
 const KNOWN: &str = "only the listed ioctls of VFIO and iommufd are needed";
 const OF_DEVICE: &str = "this ioctl is for the device's own file";

@@ -53,11 +53,16 @@ fn unfinished_records_say_nothing() {
 fn denied_call_reads_with_name_and_rule() {
     let mut words = DENIED.to_vec();
     words[2].1 = crate::syscalls::number("mmap", Arch::host()).unwrap().into();
-    words.extend([(layout::FATAL_ARGS + 2, 7), (layout::FATAL_THREAD, 3), (layout::FATAL_IP, 0x1234)]);
+    words.extend([
+        (layout::FATAL_ARGS + 2, 7),
+        (layout::FATAL_ARGS + 3, 0x22),
+        (layout::FATAL_THREAD, 3),
+        (layout::FATAL_IP, 0x1234),
+    ]);
     let death = read(&page_of(&words), &profiles::smmu()).unwrap();
     assert_eq!(
         death.to_string(),
-        "`smmu` ended itself: system call mmap(0x0, 0x0, 0x7, 0x0, 0x0, 0x0) refused: argument 2 = 0x7 not allowed: \
+        "`smmu` ended itself: system call mmap(0x0, 0x0, 0x7, 0x22, 0x0, 0x0) refused: argument 2 = 0x7 not allowed: \
          memory is never made executable (profile `smmu`); thread 3, at 0x1234"
     );
 }

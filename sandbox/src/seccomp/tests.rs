@@ -108,7 +108,14 @@ fn call_of_another_abi_is_killed() {
 }
 
 fn profile_with(rules: Vec<Rule>, absent: &'static [&'static str], arch: Arch) -> Profile {
-    let limits = Limits { nofile_count: 1, nproc_count: 1, fsize_len: None, locked_len: Some(0) };
+    let limits = Limits {
+        nofile_count: 1,
+        nproc_count: 1,
+        fsize_len: 0,
+        data_len: 0,
+        address_len: 0,
+        locked_len: Some(0),
+    };
     Profile {
         name: "test",
         arch,

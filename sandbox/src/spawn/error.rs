@@ -36,9 +36,10 @@ pub enum Step {
     NoNewPrivs,
     Exec,
     Unknown,
+    Cgroup,
 }
 
-const ALL: [Step; 21] = [
+const ALL: [Step; 22] = [
     Step::Plan,
     Step::Program,
     Step::Pipes,
@@ -60,6 +61,7 @@ const ALL: [Step; 21] = [
     Step::NoNewPrivs,
     Step::Exec,
     Step::Unknown,
+    Step::Cgroup,
 ];
 
 impl Step {
@@ -91,6 +93,7 @@ impl Step {
             Step::Capabilities => "dropping capabilities",
             Step::NoNewPrivs => "forbidding new privileges",
             Step::Exec => "executing the program",
+            Step::Cgroup => "entering its control group",
             Step::Unknown => "preparing the new process",
         }
     }
@@ -152,8 +155,13 @@ impl SpawnError {
                 Some("the limit of processes is reached (`ulimit -u`, pids cgroup)")
             }
             (Step::IdMaps, _) => Some(
-                "/proc must be mounted for this pid namespace, and root must be able to map id 65534 (in a container: \
-                 have that id mapped), or run as an ordinary user",
+                "/proc must be mounted for this pid namespace, and root must be able to map the id that the process takes, \
+                 65534 unless it has one of its own (in a container: have that id mapped), or run as an ordinary user; an \
+                 ordinary user's ids of its own need lines in /etc/subuid and /etc/subgid, and newuidmap",
+            ),
+            (Step::Cgroup, Some(libc::EACCES | libc::EPERM)) => Some(
+                "the control group must be delegated to this user together with the one that this program was started in \
+                 (start it by `systemd-run --user --scope -p Delegate=yes`, for instance)",
             ),
             (
                 Step::RootFilesystem | Step::RootMount | Step::PrivateMounts,

@@ -25,7 +25,7 @@ fn records_survive_the_pipe() {
 
 #[test]
 fn every_step_has_its_own_number_and_words() {
-    let steps: Vec<Step> = (1..=21).map(Step::from_number).collect();
+    let steps: Vec<Step> = (1..=22).map(Step::from_number).collect();
     for (at, step) in steps.iter().enumerate() {
         assert_eq!(usize::from(*step as u8), at + 1);
         assert_eq!(steps.iter().filter(|other| other.what() == step.what()).count(), 1, "{step:?}");
@@ -66,11 +66,12 @@ fn refused_call_is_told_by_name() {
 #[test]
 fn who_the_child_is_depends_on_the_caller() {
     use crate::profile::RootKind;
-    assert_eq!(Identity::of_caller(RootKind::Inherited), Identity::Unmapped);
+    assert_eq!(Identity::of_caller(RootKind::Inherited, Some(7)), Identity::Unmapped);
     let expected = if rustix::process::geteuid().is_root() {
-        Identity::BecomeUnprivileged
+        Identity::Become(UNPRIVILEGED_ID)
     } else {
-        Identity::Own { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Identity::Own { inside: uid, uid, gid }
     };
-    assert_eq!(Identity::of_caller(RootKind::NewEmpty), expected);
+    assert_eq!(Identity::of_caller(RootKind::NewEmpty, None), expected);
 }

@@ -34,6 +34,18 @@ pub(crate) fn make(attempt: Attempt) -> Result<(), i32> {
         Attempt::InputInjection => call(libc::SYS_ioctl, [0, 0x5412, page, 0, 0, 0]),
         Attempt::MmapExec => call(libc::SYS_mmap, [0, 4096, 7, 0x22, u64::MAX, 0]),
         Attempt::MprotectExec => call(libc::SYS_mprotect, [page & !0xfff, 4096, 5, 0, 0, 0]),
+        // Memory that RLIMIT_DATA does not count: shared, of no file.
+        Attempt::MmapSharedMemory => call(libc::SYS_mmap, [0, 4096, 3, 0x21, u64::MAX, 0]),
+        Attempt::MmapPrivateFile => call(libc::SYS_mmap, [0, 4096, 3, 2, 1, 0]),
+        Attempt::MmapBelow => call(libc::SYS_mmap, [0, 4096, 3, 0x122, u64::MAX, 0]),
+        Attempt::MremapOver => call(libc::SYS_mremap, [page & !0xfff, 4096, 4096, 3, page & !0xfff, 0]),
+        // 16 GiB, of which no page is touched; then of the crash page's file, far beyond its end.
+        Attempt::MuchMemory => call(libc::SYS_mmap, [0, 16 << 30, 3, 0x4022, u64::MAX, 0]),
+        Attempt::MuchAddressSpace => call(libc::SYS_mmap, [0, 16 << 40, 1, 1, 1, 0]),
+        // Of the number that is the image in a process that has one.
+        Attempt::FarWrite => call(libc::SYS_pwrite64, [4, page, 1, 20 << 30, 0, 0]),
+        Attempt::FutexLendingPriority => call(libc::SYS_futex, [page, 6, 0, 0, 0, 0]),
+        Attempt::RawPair => call(libc::SYS_socketpair, [1, 3, 0, page, 0, 0]),
         // Sealable and closed at exec, but without the flag that forbids executing it.
         Attempt::ExecutableMemoryFile => call(libc::SYS_memfd_create, [path(c"x"), 3, 0, 0, 0, 0]),
         Attempt::Mount => call(libc::SYS_mount, [path(c"none"), path(c"/"), path(c"tmpfs"), 0, 0, 0]),

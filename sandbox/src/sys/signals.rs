@@ -35,7 +35,8 @@ pub(crate) fn report_to_pipe(pipe: RawFd) {
     SPAWN_PIPE.store(pipe, Ordering::Relaxed);
 }
 
-/// Installs the handlers.
+/// Installs the handlers, and ignores the signal that a write beyond the largest file brings: the write fails, which whoever
+/// writes is told.
 pub(crate) fn install_handlers() -> io::Result<()> {
     for signal in [libc::SIGSYS, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
         let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
@@ -50,6 +51,10 @@ pub(crate) fn install_handlers() -> io::Result<()> {
         if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } < 0 {
             return Err(io::Error::last_os_error());
         }
+    }
+    // SAFETY: SIG_IGN is no function of this program; no handler of the signal is in use.
+    if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
     }
     Ok(())
 }

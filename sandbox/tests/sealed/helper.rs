@@ -4,9 +4,9 @@
 //! What it does after `sealed` is what the product's processes do: threads, allocation, waiting, an async runtime,
 //! and, as the coordinator, a child of its own. Anything a profile lacks ends it, which the tests see.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,8 @@ pub fn main() {
         Err(error) => panic!("{error}"),
     };
     eprintln!("{}", locked.enforced());
-    let mut control = BufReader::new(UnixStream::from(control));
+    // As a file: what the socket type calls is not in every profile.
+    let mut control = BufReader::new(File::from(control));
     writeln!(control.get_mut(), "sealed").unwrap();
     let mut child: Option<Process> = None;
     let mut command = String::new();
@@ -72,6 +73,7 @@ fn obey(command: &str, given: Option<&ForChild>, child: &mut Option<Process>) ->
         "threads" => threads(),
         "memory" => memory(),
         "waiting" => waiting(),
+        "too-much-memory" => too_much_memory(),
         "descriptors" => descriptors(),
         "runtime" => runtime(),
         "caught-panic" => {
@@ -174,6 +176,23 @@ fn memory() -> String {
     format!("done {}", usize::from(large.len() == 1 << 20 && map.len() == 10_000))
 }
 
+/// Takes memory in blocks until there is no more: an allocation that fails is an error to its caller, and all of it comes back.
+fn too_much_memory() -> String {
+    const BLOCK_LEN: usize = 16 << 20;
+    let limit = 1 << 30;
+    let mut blocks: Vec<Vec<u8>> = Vec::with_capacity(limit / BLOCK_LEN);
+    while blocks.len() < blocks.capacity() {
+        let mut block = Vec::new();
+        if block.try_reserve_exact(BLOCK_LEN).is_err() {
+            break;
+        }
+        blocks.push(block);
+    }
+    let (some, not_all) = (blocks.len() > 1, blocks.len() < blocks.capacity());
+    drop(blocks);
+    format!("done {}", usize::from(some && not_all && memory() == "done 1"))
+}
+
 /// An eventfd written by a thread and waited for by poll.
 fn waiting() -> String {
     let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
@@ -189,10 +208,8 @@ fn waiting() -> String {
 
 /// Looking at and duplicating what it has.
 fn descriptors() -> String {
-    let page = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
-    let file = std::fs::File::from(page);
-    let len = file.metadata().unwrap().len();
-    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).unwrap(), len);
+    let file = std::io::stdout().as_fd().try_clone_to_owned().unwrap();
+    assert_eq!(rustix::fs::fstat(&file).unwrap().st_size, 4096);
     let seals = rustix::fs::fcntl_get_seals(&file).unwrap();
     format!("done {}", usize::from(seals.contains(rustix::fs::SealFlags::SHRINK)))
 }

@@ -88,7 +88,8 @@ impl Process {
         assert_eq!(greeting, "sealed", "log: {}", process.read_log());
         if role != Role::Coordinator {
             let answer = process.ask(&format!("spawn {}", role.name()));
-            assert_eq!(answer, "sealed 2", "log: {}", process.read_log());
+            let told = sandbox::report::read(&page, &role.profile());
+            assert_eq!(answer, "sealed 2", "{told:?}; log: {}", process.read_log());
             process.nested = Some((role, page));
         }
         process
@@ -117,7 +118,14 @@ impl Process {
         let (role, fault) = (CString::new(role).unwrap(), CString::new(fault).unwrap());
         let mut fds = vec![(0, theirs.as_fd()), (1, page.as_fd()), (2, log_writer.as_fd())];
         fds.extend((3..).zip(extra.iter().copied()));
-        let spawn = Spawn { program, argv: &[HELPER_NAME, &role, &fault], fds: &fds, profile: &profile };
+        let spawn = Spawn {
+            program,
+            argv: &[HELPER_NAME, &role, &fault],
+            fds: &fds,
+            profile: &profile,
+            own_id: None,
+            cgroup: None,
+        };
         let child = spawn.spawn().unwrap_or_else(|error| panic!("{error}"));
         Process { child, profile, page, control: BufReader::new(control), log, nested: None }
     }

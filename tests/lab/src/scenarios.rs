@@ -2,6 +2,7 @@
 //! The table of scenarios. How to add one: `tests/lab/DESIGN.md`.
 
 mod arm_suite;
+mod cgroup;
 mod guest;
 mod host;
 mod isolation;
@@ -227,6 +228,14 @@ pub const ALL: &[Scenario] = &[
         by_default: true,
         limit: Duration::from_secs(600),
         run: isolation::roles,
+    },
+    Scenario {
+        name: "cgroup",
+        about: "a machine in a control group of its own, whose limits hold",
+        server: Server::Nesting,
+        by_default: true,
+        limit: Duration::from_secs(180),
+        run: cgroup::bounded,
     },
     Scenario {
         name: "isolation-vfio",

@@ -16,6 +16,7 @@ mod lab;
 mod product;
 mod progress;
 mod stages;
+mod syscalls;
 mod test;
 
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ enum Task {
     Lab(lab::Options),
     /// Run both ends of vfio-user against ends that nobody here wrote
     Interop(interop::Options),
+    /// Trace the sealed programs, and write down which system calls each makes beside those that it may
+    Syscalls(syscalls::Options),
     /// Fetch an arm64 kernel and busybox as packages, check them, and build the guest's initramfs
     Guest(guest::Options),
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Lab(options) => lab::run(&options),
         Task::Interop(options) => interop::run(&options),
+        Task::Syscalls(options) => syscalls::run(&options),
         Task::Guest(options) => guest::run(&options),
     };
     match outcome {

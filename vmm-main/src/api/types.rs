@@ -63,9 +63,31 @@ pub struct Process {
     pub restart: String,
     /// What it says it has enforced on itself.
     pub enforced: Vec<String>,
+    /// Its limits that depend on the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// What is observed from the outside; filled in by the command line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<Observed>,
+}
+
+/// What a process may have at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of writable memory of its own (RLIMIT_DATA).
+    pub data_len: u64,
+    /// Bytes of all that it has mapped (RLIMIT_AS).
+    pub address_len: u64,
+    /// Bytes of the largest file that it may write (RLIMIT_FSIZE).
+    pub file_len: u64,
+}
+
+impl Limits {
+    /// As in `profile`.
+    pub const fn of(profile: &sandbox::Profile) -> Self {
+        let limits = &profile.limits;
+        Self { data_len: limits.data_len, address_len: limits.address_len, file_len: limits.fsize_len }
+    }
 }
 
 /// A process's confinement as seen in `/proc`.

@@ -17,8 +17,9 @@ use serde::de::DeserializeOwned;
 
 use super::{Form, host_pids};
 use crate::api::client::{COMMAND_DEADLINE, Client, PICTURE_DEADLINE};
-use crate::api::types::{Inspected, Observed, Process, SaveRestored, Status};
+use crate::api::types::{Inspected, Limits, Observed, Process, SaveRestored, Status};
 use crate::config::{check, size};
+use crate::launcher::cgroup;
 use crate::launcher::runtime_dir::RuntimeDir;
 use crate::problem::{Class, Problem};
 use crate::topology::{self, CpuKind};
@@ -205,15 +206,32 @@ fn observed((launcher, mut rows): (Option<i32>, Vec<Process>)) -> Vec<Process> {
     let host_pids = launcher.map(host_pids::map).unwrap_or_default();
     for row in &mut rows {
         row.host_pid = host_pids.get(&row.pid).copied();
-        row.observed = row.host_pid.and_then(|pid| observe(pid, &row.profile));
+        row.observed = row.host_pid.and_then(|pid| observe(pid, &row.profile, row.limits));
     }
     rows
 }
 
+/// A user id, and who else has it.
+fn user(uid: u32) -> String {
+    if uid == sandbox::spawn::UNPRIVILEGED_ID {
+        return format!("{uid} (shared with other VMs and with nobody's processes: see --ids)");
+    }
+    if uid == rustix::process::geteuid().as_raw() {
+        // Whoever owns the namespaces has every right in them.
+        return format!("{uid} (your own: your other processes can reach into it)");
+    }
+    uid.to_string()
+}
+
 /// What the kernel shows of process `pid`, held against the profile of that name.
-fn observe(pid: i32, profile: &str) -> Option<Observed> {
+fn observe(pid: i32, profile: &str, limits: Option<Limits>) -> Option<Observed> {
     let mut profiles = topology::profiles();
-    let profile = profiles.find(|known| known.name == profile)?;
+    let mut profile = profiles.find(|known| known.name == profile)?;
+    // Those that depend on the VM's size are as the coordinator says.
+    if let Some(limits) = limits {
+        profile.limits.address_len = limits.address_len;
+        profile.limits.fsize_len = limits.file_len;
+    }
     let seen = sandbox::audit::observe(pid);
     let (unread, drift): (Vec<_>, Vec<_>) =
         sandbox::audit::compare(&seen, &profile).into_iter().partition(|drift| drift.unread);
@@ -225,10 +243,7 @@ fn observe(pid: i32, profile: &str) -> Option<Observed> {
         facts.push(format!("no_new_privs {}", u8::from(status.no_new_privs)));
         let none = status.capabilities == sandbox::audit::Capabilities::default();
         facts.push(if none { "no capabilities".to_owned() } else { "HAS CAPABILITIES".to_owned() });
-        facts.push(format!(
-            "uid {}",
-            status.uids.map(|uid| uid.to_string()).first().cloned().unwrap_or_default()
-        ));
+        facts.push(format!("uid {}", status.uids.map(|uid| user(uid)).first().cloned().unwrap_or_default()));
     }
     let own =
         seen.namespaces.values().filter(|fact| fact.as_ref().is_ok_and(|ns| ns.id != ns.observer)).count();
@@ -243,6 +258,7 @@ fn observe(pid: i32, profile: &str) -> Option<Observed> {
             format!("{} root entries", entries.len())
         });
     }
+    facts.push(cgroup::seen(pid));
     Some(Observed { facts, drift: texts(drift), unread: texts(unread) })
 }
 
@@ -386,7 +402,7 @@ mod tests {
     #[test]
     fn observation_of_an_unsealed_process_shows_drift() {
         let own = i32::try_from(std::process::id()).unwrap();
-        let seen = observe(own, "smmu").unwrap();
+        let seen = observe(own, "smmu", None).unwrap();
         assert!(!seen.drift.is_empty());
         assert!(seen.facts.iter().any(|fact| fact.starts_with("seccomp 0")), "{:?}", seen.facts);
     }

@@ -8,6 +8,7 @@ use clap::Args;
 use crate::config::{
     Behind, ConsoleMode, DeviceSettings, OnReset, Settings, SmmuSettings, VmConfig, file, size,
 };
+use crate::launcher::ids::{self, Ids};
 use crate::problem::Problem;
 use crate::topology::CpuKind;
 
@@ -57,6 +58,17 @@ pub struct RunFlags {
     /// What happens when the guest resets itself [default: reboot]
     #[arg(long, value_enum, value_name = "ACTION")]
     on_reset: Option<OnReset>,
+    /// User id of the host for the VM's processes: shared, subuid (of /etc/subuid), or one of FIRST:COUNT [default: for
+    /// root, the range of `bulkhead` in /etc/subuid if there is one; else shared]
+    #[arg(long, value_name = "RANGE", value_parser = ids::parse, help_heading = "Bounds")]
+    ids: Option<Ids>,
+    /// Control group (v2) of this user's in which the VM gets one of its own [default: a delegated one that `bulkhead run`
+    /// is alone in]
+    #[arg(long, value_name = "PATH", help_heading = "Bounds")]
+    cgroup: Option<PathBuf>,
+    /// The VM's share of the CPUs where it has a control group; 100 is usual
+    #[arg(long, value_name = "SHARE", help_heading = "Bounds")]
+    cpu_weight: Option<u64>,
     /// NVMe controller over a raw image, behind the vSMMUv3; may be given again
     #[arg(long, value_name = "FILE", help_heading = "Assigned devices")]
     nvme: Vec<PathBuf>,
@@ -113,6 +125,9 @@ impl RunFlags {
             log_file: self.log_file,
             json_log: self.json_log,
             on_reset: self.on_reset,
+            ids: self.ids,
+            cgroup: self.cgroup,
+            cpu_weight: self.cpu_weight,
             smmu: SmmuSettings {
                 ssid_bits: self.smmu_ssid_bits,
                 oas: self.smmu_oas,

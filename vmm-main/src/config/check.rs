@@ -130,6 +130,18 @@ pub fn vcpu_count(count: u64, cpu: Option<CpuKind>) -> Result<u16, Problem> {
     }
 }
 
+/// A share as the kernel counts it: 100 is what a control group has by itself.
+pub fn cpu_weight(weight: u64) -> Result<u64, Problem> {
+    if (1..=10_000).contains(&weight) {
+        return Ok(weight);
+    }
+    Err(Problem::usage(
+        format!("a CPU weight of {weight} is no share"),
+        "cpu-weight",
+        "give 1 to 10000; 100 is usual",
+    ))
+}
+
 /// The VM must fit the memory that the host has at all; swap is not guest RAM.
 pub fn memory_fits_host(len: u64) -> Result<(), Problem> {
     let text = std::fs::read_to_string("/proc/meminfo").map_err(|error| {

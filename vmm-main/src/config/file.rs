@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::STDERR_NAME;
 use super::{Behind, ConsoleMode, DeviceSettings, Disk, OnReset, Settings, SmmuSettings, size};
+use crate::launcher::ids;
 use crate::printable;
 use crate::problem::Problem;
 use crate::topology::{CpuKind, SMMU0};
@@ -22,7 +23,7 @@ use crate::topology::{CpuKind, SMMU0};
 pub const FILE_LEN_MAX: u64 = 64 * 1024;
 
 /// Keys of the top level.
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 18] = [
     "name",
     "kernel",
     "initramfs",
@@ -36,6 +37,9 @@ pub const KEYS: [&str; 15] = [
     "log-file",
     "json-log",
     "on-reset",
+    "ids",
+    "cgroup",
+    "cpu-weight",
     "smmu",
     "device",
 ];
@@ -116,6 +120,15 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "console" => settings.console = Some(source.console(value)?),
             "console-file" => settings.console_file = Some(PathBuf::from(source.string(value)?)),
             "log-file" => settings.log_file = Some(PathBuf::from(source.string(value)?)),
+            "ids" => {
+                let text = source.string(value)?;
+                let ids = ids::parse(&text).map_err(|what| {
+                    Problem::usage(what, source.at(&value.span()), "see `bulkhead run --help`")
+                })?;
+                settings.ids = Some(ids);
+            }
+            "cgroup" => settings.cgroup = Some(PathBuf::from(source.string(value)?)),
+            "cpu-weight" => settings.cpu_weight = Some(source.integer(value)?),
             "json-log" => settings.json_log = Some(source.boolean(value)?),
             "on-reset" => settings.on_reset = Some(source.on_reset(value)?),
             "smmu" => settings.smmu = smmu(&source, value)?,

@@ -18,6 +18,7 @@ pub use smmu::{Granules, SmmuModel, SmmuSettings};
 
 pub use crate::size;
 
+use crate::launcher::ids::Ids;
 use crate::problem::Problem;
 use crate::topology::CpuKind;
 
@@ -81,6 +82,12 @@ pub struct Settings {
     pub json_log: Option<bool>,
     /// What a reset does.
     pub on_reset: Option<OnReset>,
+    /// Where its user id comes from.
+    pub ids: Option<Ids>,
+    /// The control group in which its own is made.
+    pub cgroup: Option<PathBuf>,
+    /// Its share of the CPUs, beside other control groups.
+    pub cpu_weight: Option<u64>,
     /// The SMMU model.
     pub smmu: SmmuSettings,
     /// Assigned devices. A layer that names some replaces those below.
@@ -104,6 +111,9 @@ impl Settings {
             log_file: self.log_file.or(below.log_file),
             json_log: self.json_log.or(below.json_log),
             on_reset: self.on_reset.or(below.on_reset),
+            ids: self.ids.or(below.ids),
+            cgroup: self.cgroup.or(below.cgroup),
+            cpu_weight: self.cpu_weight.or(below.cpu_weight),
             smmu: self.smmu.over(below.smmu),
             devices: if self.devices.is_empty() { below.devices } else { self.devices },
         }
@@ -131,6 +141,9 @@ impl Settings {
             log_file: self.log_file,
             json_log: self.json_log.unwrap_or(false),
             on_reset: self.on_reset.unwrap_or_default(),
+            ids: self.ids,
+            cgroup: self.cgroup,
+            cpu_weight: self.cpu_weight.map(check::cpu_weight).transpose()?,
             smmu: self.smmu.resolve()?,
             devices: device::resolve(self.devices)?,
         };
@@ -170,6 +183,12 @@ pub struct VmConfig {
     pub json_log: bool,
     /// What a reset does.
     pub on_reset: OnReset,
+    /// Where its user id comes from; open, the host decides.
+    pub ids: Option<Ids>,
+    /// The control group in which its own is made; open, one that was delegated to the launcher.
+    pub cgroup: Option<PathBuf>,
+    /// Its share of the CPUs.
+    pub cpu_weight: Option<u64>,
     /// The SMMU model.
     pub smmu: SmmuModel,
     /// Assigned devices.

@@ -20,7 +20,7 @@ use ipc::shm::register_page::RegisterPage;
 use ipc::shm::ring;
 
 use crate::problem::Problem;
-use crate::topology::{self, DeviceKind, FdRow, Object, Rights, Shape, Side};
+use crate::topology::{self, DeviceKind, FdRow, Object, Rights, Shape, Side, Size};
 
 /// The objects that processes are given, by what they are.
 #[derive(Debug)]
@@ -187,6 +187,14 @@ impl Objects {
     /// What decides which processes there are.
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// How large the VM is.
+    ///
+    /// # Errors
+    /// If an image does not say how long it is.
+    pub fn size(&self) -> std::io::Result<Size> {
+        Size::measure(&self.shape, self.ram.len(), |object| self.get(object))
     }
 
     /// Guest RAM.

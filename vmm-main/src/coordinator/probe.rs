@@ -7,7 +7,7 @@ use crate::api::types::ProbeAnswer;
 use crate::problem::Problem;
 
 /// The probes that every process knows.
-const PROBES: [(&str, Probe); 12] = [
+const PROBES: [(&str, Probe); 15] = [
     ("open", Probe::Open),
     ("socket", Probe::Socket),
     ("execve", Probe::Execve),
@@ -20,6 +20,9 @@ const PROBES: [(&str, Probe); 12] = [
     ("mount", Probe::Mount),
     ("panic", Probe::Panic),
     ("hang", Probe::Hang),
+    ("far-write", Probe::FarWrite),
+    ("much-memory", Probe::MuchMemory),
+    ("much-address-space", Probe::MuchAddressSpace),
 ];
 
 /// The probe called `name`.

@@ -75,6 +75,8 @@ pub struct Process {
     pub state: State,
     /// What it says it has enforced on itself.
     pub enforced: Vec<String>,
+    /// What it was limited to.
+    limits: types::Limits,
     /// When it may be asked nothing more.
     dead: bool,
     /// Events that were looked at before their time.
@@ -119,8 +121,9 @@ impl Process {
         let words = [row.program, row.name, &generation.to_string(), &fds.len().to_string()]
             .map(|word| CString::new(word).unwrap_or_default());
         let argv: Vec<_> = words.iter().map(CString::as_c_str).collect();
-        let profile = row.profile();
-        let child = Spawn { program, argv: &argv, fds: &fds, profile: &profile }
+        let size = objects.size().map_err(|error| refuse("measure its image", &error))?;
+        let profile = row.profile_of(objects.shape(), size);
+        let child = Spawn { program, argv: &argv, fds: &fds, profile: &profile, own_id: None, cgroup: None }
             .spawn()
             .map_err(|error| refuse("spawn", &error))?;
         // Its ends are its own now: their end of file means that it is gone.
@@ -148,6 +151,7 @@ impl Process {
             generation,
             state: State::Unconfigured,
             enforced: Vec::new(),
+            limits: types::Limits::of(&profile),
             dead: false,
             early: Mutex::default(),
             child,
@@ -291,6 +295,7 @@ impl Process {
             profile: self.row.profile().name.to_owned(),
             restart: self.row.restart.word().to_owned(),
             enforced: self.enforced.clone(),
+            limits: Some(self.limits),
             observed: None,
         }
     }

@@ -9,7 +9,7 @@ mod picture;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipc::protocol::control::{Event, Reply, Request};
@@ -28,13 +28,13 @@ use super::process::{Fault, Lost};
 use super::process_set::ProcessSet;
 use super::roles::{self, Configs};
 use crate::api::command::{Command, Picture};
-use crate::api::types::{Inspected, ProbeAnswer, ProbeRequest, SaveRestored};
+use crate::api::types::{Inspected, Limits, ProbeAnswer, ProbeRequest, SaveRestored};
 use crate::config::OnReset;
 use crate::lifecycle::{Phase, Step, Why};
 use crate::machine::{MachineConfig, boot};
 use crate::problem::{Class, Problem};
 use crate::snapshot;
-use crate::topology::{self, Object, Restart};
+use crate::topology::{self, Object, Restart, Size};
 
 /// A guest that resets at once again and again must not turn the host into a process starter.
 const BOOT_SPAN_MIN: Duration = Duration::from_secs(1);
@@ -57,6 +57,8 @@ pub struct Given {
 pub struct Vm {
     given: Given,
     enforced: Vec<String>,
+    /// The coordinator's own.
+    limits: Limits,
     layout: RamLayout,
     started: Instant,
     booted: Instant,
@@ -83,10 +85,16 @@ impl Vm {
     pub fn new(given: Given, locked: &Locked, launcher: Launcher) -> Result<Self, Problem> {
         let layout = roles::ram_layout(given.handover.memory_len)?;
         let enforced = locked.enforced().lines();
+        let shape = given.handover.shape();
+        let held = |object| given.objects.get(&object).map(AsFd::as_fd);
+        let size = Size::measure(&shape, given.handover.memory_len, held)
+            .map_err(|error| refused("measure an image", &error))?;
+        let limits = Limits::of(&topology::COORDINATOR.profile_of(&shape, size));
         let now = Instant::now();
         let mut vm = Self {
             given,
             enforced,
+            limits,
             layout,
             started: now,
             booted: now,

@@ -6,12 +6,14 @@
 //! and connections for it until it ends. Its child's kernel-guaranteed end ends the whole tree: the coordinator
 //! is pid 1 of a pid namespace. The launcher reads nothing that a guest wrote, it only copies it.
 
+pub mod cgroup;
 pub mod console_output;
 pub mod cpu;
 pub mod devices;
 pub mod escape;
 mod holder;
 pub mod host_device;
+pub mod ids;
 mod image;
 pub mod log;
 pub mod programs;
@@ -34,10 +36,12 @@ use std::{panic, process, thread};
 
 use ipc::shm::memory_file;
 use rustix::fs::{SealFlags, fcntl_add_seals};
+use sandbox::Profile;
 use sandbox::report::CrashPage;
 use sandbox::spawn::{Child, Spawn};
 use tokio::sync::mpsc;
 
+use self::cgroup::Cgroup;
 use self::console_output::{ConsoleOutput, Lost};
 use self::log::{LogOutput, OwnLog};
 use self::relay::Relay;
@@ -52,7 +56,7 @@ use crate::lifecycle::Why;
 use crate::lifeline;
 use crate::printable;
 use crate::problem::Problem;
-use crate::topology::{self, DeviceKind, Object, Shape};
+use crate::topology::{self, DeviceKind, Object, Shape, Size};
 
 /// How long the guest's last output may take to reach a slow terminal.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
@@ -115,7 +119,12 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     objects.extend(sources);
     objects.push((Object::Kvm, cpu.kvm.map_or_else(devices::nothing, Ok)?));
     objects.extend(initramfs.map(|file| (Object::Initramfs, file.into())));
-    let child = spawn(&own_program, &objects)?;
+    let held = |object| objects.iter().find(|(held, _)| *held == object).map(|(_, fd)| fd.as_fd());
+    let size = Size::measure(&shape, config.memory_len, held).map_err(host("measure an image"))?;
+    let profile = topology::COORDINATOR.profile_of(&shape, size);
+    let own_id = ids::take(config.ids, &runtime_dir.locks())?;
+    let cgroup = cgroup::make(&config, &shape, size)?;
+    let child = spawn(&own_program, &objects, &profile, own_id.as_ref().map(|own| own.id), cgroup.as_ref())?;
     // From here on the coordinator alone holds its ends: their end of file means that it is gone.
     drop(objects);
 
@@ -167,7 +176,13 @@ fn end_on_panic() {
 }
 
 /// Starts the coordinator with the descriptors of its topology row.
-fn spawn(program: &File, objects: &[(Object, OwnedFd)]) -> Result<Child, Problem> {
+fn spawn(
+    program: &File,
+    objects: &[(Object, OwnedFd)],
+    profile: &Profile,
+    own_id: Option<u32>,
+    cgroup: Option<&Cgroup>,
+) -> Result<Child, Problem> {
     let mut fds = Vec::new();
     for row in topology::COORDINATOR.fds {
         match objects.iter().find(|(object, _)| *object == row.object) {
@@ -182,9 +197,16 @@ fn spawn(program: &File, objects: &[(Object, OwnedFd)]) -> Result<Child, Problem
             }
         }
     }
-    let profile = topology::COORDINATOR.profile();
     let argv = [c"bulkhead", c"coordinator"];
-    Spawn { program: program.as_fd(), argv: &argv, fds: &fds, profile: &profile }.spawn().map_err(|error| {
+    let spawn = Spawn {
+        program: program.as_fd(),
+        argv: &argv,
+        fds: &fds,
+        profile,
+        own_id,
+        cgroup: cgroup.map(AsFd::as_fd),
+    };
+    spawn.spawn().map_err(|error| {
         Problem::host(
             error.to_string(),
             "launch",

@@ -92,6 +92,11 @@ impl RuntimeDir {
         self.path.join(format!("{name}.log"))
     }
 
+    /// Where the ids of VMs are locked (`ids`).
+    pub fn locks(&self) -> PathBuf {
+        self.path.join("ids")
+    }
+
     /// The names of all sockets, dead ones included, in order.
     pub fn names(&self) -> Result<Vec<String>, Problem> {
         let entries = fs::read_dir(&self.path).map_err(|error| {

@@ -14,6 +14,7 @@ pub mod guest;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -79,9 +80,28 @@ impl Lab {
 
     /// Starts a VM with this kernel.
     pub fn start(&self, kernel: &Path, words: &[&str]) -> Vm<'_> {
+        self.started(self.command(&[]), kernel, words)
+    }
+
+    /// The same by an ordinary user.
+    pub fn start_as(&self, uid: u32, kernel: &Path, words: &[&str]) -> Vm<'_> {
+        let mut command = self.command(&[]);
+        command.uid(uid).gid(uid);
+        self.started(command, kernel, words)
+    }
+
+    /// The same by an ordinary user who is root of a user namespace that has no other id.
+    pub fn start_in_one_id_as(&self, uid: u32, kernel: &Path) -> Vm<'_> {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user"]).arg(self.path("bulkhead"));
+        command.env("XDG_RUNTIME_DIR", self.path("run")).uid(uid).gid(uid);
+        self.started(command, kernel, &[])
+    }
+
+    fn started(&self, mut command: Command, kernel: &Path, words: &[&str]) -> Vm<'_> {
         let kernel = kernel.to_str().unwrap();
-        let mut child = self
-            .command(&["run", "--kernel", kernel, "--memory", "16M"])
+        let mut child = command
+            .args(["run", "--kernel", kernel, "--memory", "16M"])
             .args(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -62,10 +62,12 @@ fn own_filter_after_exec() {
 
 fn spawn(program: BorrowedFd<'_>, role: Role, fds: &[(i32, BorrowedFd<'_>)]) -> Result<(), SpawnError> {
     let profile = role.profile();
-    Spawn { program, argv: &[c"x"], fds, profile: &profile }.spawn().map(|child| {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    })
+    Spawn { program, argv: &[c"x"], fds, profile: &profile, own_id: None, cgroup: None }.spawn().map(
+        |child| {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        },
+    )
 }
 
 /// This very program's headers, with an interpreter named in the first of them: a dynamic program as far as it is read.

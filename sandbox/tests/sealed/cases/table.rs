@@ -31,7 +31,14 @@ fn exact() {
         fds.push((11, sources[0]));
         fds.reverse();
         let profile = Role::Coordinator.profile();
-        let spawn = Spawn { program: program.as_fd(), argv: &[TABLE_NAME], fds: &fds, profile: &profile };
+        let spawn = Spawn {
+            program: program.as_fd(),
+            argv: &[TABLE_NAME],
+            fds: &fds,
+            profile: &profile,
+            own_id: None,
+            cgroup: None,
+        };
         let child = spawn.spawn().unwrap_or_else(|error| panic!("{error}"));
         let expected = fds.iter().map(|(target, source)| (*target, identity(*source)));
         let mut expected: Vec<(i32, String)> = expected.collect();

@@ -25,7 +25,7 @@ const ALLOWED: [(&str, &[&str]); 13] = [
     ("fuzz", &["ipc", "smmu-arch", "soft-cpu", "dev-smmu", "dev-vfio", "dev-nvme"]),
     ("tests", &["ipc", "sandbox", "smmu-arch", "soft-cpu", "dev-smmu", "dev-vfio", "vmm-main"]),
     ("lab", &["tests"]),
-    ("xtask", &["lab", "tests"]),
+    ("xtask", &["lab", "sandbox", "tests"]),
 ];
 
 #[derive(Deserialize)]

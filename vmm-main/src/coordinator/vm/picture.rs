@@ -50,6 +50,7 @@ impl Vm {
             profile: row.profile().name.to_owned(),
             restart: row.restart.word().to_owned(),
             enforced: self.enforced.clone(),
+            limits: Some(self.limits),
             observed: None,
         }
     }
