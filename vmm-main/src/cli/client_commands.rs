@@ -243,7 +243,7 @@ fn observe(pid: i32, profile: &str, limits: Option<Limits>) -> Option<Observed> 
         facts.push(format!("no_new_privs {}", u8::from(status.no_new_privs)));
         let none = status.capabilities == sandbox::audit::Capabilities::default();
         facts.push(if none { "no capabilities".to_owned() } else { "HAS CAPABILITIES".to_owned() });
-        facts.push(format!("uid {}", status.uids.map(|uid| user(uid)).first().cloned().unwrap_or_default()));
+        facts.push(format!("uid {}", status.uids.map(user).first().cloned().unwrap_or_default()));
     }
     let own =
         seen.namespaces.values().filter(|fact| fact.as_ref().is_ok_and(|ns| ns.id != ns.observer)).count();
