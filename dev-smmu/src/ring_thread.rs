@@ -12,15 +12,16 @@ use crate::device::Device;
 use crate::devices::Link;
 use ipc::deadline::Deadline;
 use ipc::error::Violation;
+use ipc::protocol::budget;
 use ipc::shm::ring::{Interrupt, Responder, ResponderError};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long a pause may take: a full queue of commands (4096) at a generous microsecond each, and what a
-/// loaded host adds to that.
-const PAUSE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long an order may take: a full queue of commands (4096) at a generous microsecond each, and devices that are slow
+/// to take theirs.
+const ORDER_SPAN: Duration = budget::smmu::ORDER;
 
 /// What the thread does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,7 +121,7 @@ impl RingThread {
     /// Orders a mode and waits until the thread has followed: also if it is in that mode already, so that what
     /// arrived meanwhile is dealt with.
     pub fn order(&self, mode: Mode) -> Result<(), OrderError> {
-        let until = Instant::now() + PAUSE_DEADLINE;
+        let until = Instant::now() + ORDER_SPAN;
         let mut orders = lock(&self.shared.orders);
         orders.wanted = mode;
         orders.given += 1;

@@ -16,19 +16,30 @@ use ipc::channel::Channel;
 use ipc::deadline::Deadline;
 use ipc::error::Error;
 use ipc::hello::{Hello, Role};
+use ipc::protocol::budget;
 use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::inspect::Inspect;
 
-/// The vCPU process is configured before any device is started.
-const HELLO_SPAN: Duration = Duration::from_secs(30);
-/// Its bus thread waits for nobody.
-const ANSWER_SPAN: Duration = Duration::from_secs(10);
+/// Its bus thread waits for nobody. Whoever is told something in the gate holds that up for so long at most.
+const ANSWER_SPAN: Duration = budget::vfio::GATE;
 
 /// The link.
 #[derive(Debug)]
 pub struct BusLink {
     channel: Channel<Bus>,
+    /// Held while the vCPU process is asked.
     state: Mutex<State>,
+    /// What [`Self::inspect`] shows: never held while anybody is asked.
+    seen: Mutex<Seen>,
+}
+
+/// What people and tests see of a [`State`].
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    count: u64,
+    shown: bool,
+    given: u64,
+    refused: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -53,15 +64,15 @@ impl BusLink {
     /// Over the function's end of the channel.
     pub fn new(channel: OwnedFd, generation: u32) -> BusLink {
         let channel = Channel::from_fd(channel, Hello::new(Role::Vfio, generation));
-        BusLink { channel, state: Mutex::default() }
+        BusLink { channel, state: Mutex::default(), seen: Mutex::default() }
     }
 
-    /// Greets the vCPU process. To be called first.
+    /// Greets the vCPU process, which is configured before any device is started. To be called first.
     ///
     /// # Errors
     /// The channel's.
-    pub fn greet(&self) -> Result<(), Error> {
-        self.channel.hello(Role::Vcpu, Deadline::after(HELLO_SPAN))
+    pub fn greet(&self, until: Deadline) -> Result<(), Error> {
+        self.channel.hello(Role::Vcpu, until)
     }
 
     /// Adds a window, hidden.
@@ -75,6 +86,7 @@ impl BusLink {
             Ok(()) => state.count += 1,
             Err(why) => state.refused = Some(why.clone()),
         }
+        self.show_state(&state);
         added
     }
 
@@ -90,6 +102,7 @@ impl BusLink {
         }
         self.ask(&BusRequest::ShowWindows { shown }, &[])?;
         state.shown = shown;
+        self.show_state(&state);
         Ok(())
     }
 
@@ -102,6 +115,7 @@ impl BusLink {
         let index = u16::try_from(state.vectors.len()).map_err(|_| "there are too many".to_owned())?;
         let taken = self.ask(&BusRequest::AddVector { index }, &[eventfd]);
         state.vectors.push(Vector { taken: taken.is_ok(), told: None });
+        self.show_state(&state);
         taken
     }
 
@@ -144,6 +158,7 @@ impl BusLink {
                 }
             }
         }
+        self.show_state(&state);
         all
     }
 
@@ -168,16 +183,27 @@ impl BusLink {
         })
     }
 
-    /// For people and tests.
+    /// For people and tests. Waits for nobody.
     pub fn inspect(&self, inspect: &mut Inspect) {
-        let state = self.state();
-        inspect.counter("windows", state.count);
-        inspect.text("windows.shown", if state.shown { "yes" } else { "no" });
-        let taken = state.vectors.iter().filter(|vector| vector.taken);
-        inspect.counter("vectors.given", u64::try_from(taken.count()).unwrap_or(u64::MAX));
-        if let Some(why) = &state.refused {
-            inspect.text("windows.refused", why.clone());
+        let seen = self.seen().clone();
+        inspect.counter("windows", seen.count);
+        inspect.text("windows.shown", if seen.shown { "yes" } else { "no" });
+        inspect.counter("vectors.given", seen.given);
+        if let Some(why) = seen.refused {
+            inspect.text("windows.refused", why);
         }
+    }
+
+    fn show_state(&self, state: &State) {
+        let given = state.vectors.iter().filter(|vector| vector.taken).count();
+        let given = u64::try_from(given).unwrap_or(u64::MAX);
+        let State { count, shown, refused, vectors: _ } = state;
+        *self.seen() = Seen { count: *count, shown: *shown, given, refused: refused.clone() };
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        // Replaced as a whole.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -4,16 +4,17 @@
 //! The server is another process, perhaps of somebody else, and never trusted: the codec in `ipc::vfio_user` checks
 //! every body, here the answers are held against what was asked and against bounds of our own. Behind a
 //! vSMMU the server gets no memory (but see [`crate::direct`]): DMA windows without an fd cover all addresses, so
-//! that its DMA comes as messages and is translated. A server that breaks the protocol, or does not answer in time, is not asked again.
+//! that its DMA comes as messages and is translated. A server that breaks the protocol, or does not answer in time, is
+//! not asked again: each answer has a deadline, and so has opening as a whole.
 //! Its commands come over a socket of their own where it has that (`twin_socket`).
 
 pub mod dma_windows;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use ipc::deadline::Deadline;
+use ipc::protocol::budget;
 use ipc::protocol::bus::WINDOWS_LEN_MAX;
 use ipc::vfio_user::Malformed;
 use ipc::vfio_user::connection::{Answer, Connection, ConnectionError, Incoming};
@@ -39,14 +40,8 @@ use crate::pci::windows::Mappable;
 
 use dma_windows::{DmaWindow, Windows};
 
-/// How long a server may take for one answer. A device that stalls a guest's CPU for so long is broken.
-const ANSWER_SPAN: Duration = Duration::from_secs(5);
-
 /// The most posted writes in one message: far below what any server takes, and a small wait for the first of them.
 pub const BATCH_MAX: usize = 32;
-
-/// How long a device may take to stop: its disk finishes what it has begun. Less than a pause may take in all.
-const STOP_SPAN: Duration = Duration::from_secs(15);
 
 /// What may be mapped of a region, and the file that it is in.
 pub type Offered = (Mappable, Arc<OwnedFd>);
@@ -126,18 +121,25 @@ pub struct Client {
     batch_max: usize,
     resettable: bool,
     stoppable: bool,
+    /// While the device is being opened: when all of it has to be done.
+    opening: Option<Deadline>,
 }
 
-fn soon() -> Deadline {
-    Deadline::after(ANSWER_SPAN)
+/// For the next answer, and not beyond the end of the conversation that it is part of.
+fn answer_by(conversation: Option<Deadline>) -> Deadline {
+    let soon = Deadline::after(budget::vfio::ANSWER);
+    conversation.map_or(soon, |end| end.min(soon))
 }
 
 impl Client {
-    /// Agrees on a version and asks what the device is. It is reset, if it can be.
+    /// Agrees on a version and asks what the device is. It is reset, if it can be. All that is asked from now until
+    /// [`Client::opened`] has to be answered by `until`, however many answers it is.
     ///
     /// # Errors
-    /// If the server breaks the protocol, or the device is none we can use.
-    pub fn open(socket: OwnedFd) -> Result<(Client, Opened), ClientError> {
+    /// If the server is late or breaks the protocol, or the device is none we can use.
+    pub fn open(socket: OwnedFd, until: Deadline) -> Result<(Client, Opened), ClientError> {
+        let opening = Some(until);
+        let soon = || answer_by(opening);
         let connection = Connection::new(socket);
         let proposal = Version::proposal().encode();
         let Answer { body, fds } = connection.request(Command::VERSION, &[&proposal], &[], soon())?;
@@ -156,16 +158,16 @@ impl Client {
         let mut regions = Vec::new();
         let mut mappables = Vec::new();
         for index in 0..=PCI_CONFIG_REGION {
-            let (region, mappable) = region(&connection, index)?;
+            let (region, mappable) = region(&connection, index, soon())?;
             regions.push(region);
             mappables.extend(mappable);
         }
-        let (vectors, _) = irqs(&connection, PCI_MSIX_IRQ)?;
-        let (pins, flags) = irqs(&connection, PCI_INTX_IRQ)?;
+        let (vectors, _) = irqs(&connection, PCI_MSIX_IRQ, soon())?;
+        let (pins, flags) = irqs(&connection, PCI_INTX_IRQ, soon())?;
         let intx = (pins > 0).then_some(Pin { automasked: flags & IrqInfo::AUTOMASKED != 0 });
 
         // Features came after protocol 0.0: a server of that version may lose its place in the stream over one.
-        let stoppable = version.minor > 0 && has_migration(&connection)?;
+        let stoppable = version.minor > 0 && has_migration(&connection, soon())?;
         let fds_max = version.capabilities.msg_fds();
         let room = version.capabilities.data_len().saturating_sub(size_of::<u64>()) / size_of::<SmallWrite>();
         let batched = version.capabilities.write_multiple == Some(true);
@@ -182,6 +184,7 @@ impl Client {
             batch_max,
             resettable,
             stoppable,
+            opening,
         };
         let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);
         let config = client.read_bytes(PCI_CONFIG_REGION, 0, config_len)?;
@@ -190,6 +193,15 @@ impl Client {
         let bar_lens = core::array::from_fn(|_| lens.next().unwrap_or(0));
         let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
         Ok((client, Opened { config, bar_lens, vectors, intx, mappables }))
+    }
+
+    /// The device is open: from now on every request has its own time.
+    pub fn opened(&mut self) {
+        self.opening = None;
+    }
+
+    fn soon(&self) -> Deadline {
+        answer_by(self.opening)
     }
 
     /// Reads up to 8 bytes of a region. `None`: nothing is there.
@@ -215,7 +227,7 @@ impl Client {
         let access = RegionAccess::new(index, offset, size.into());
         let bytes = value.to_le_bytes();
         let parts = [access.as_bytes(), bytes.get(..size.into()).unwrap_or(&bytes)];
-        let answer = self.connection.request(Command::REGION_WRITE, &parts, &[], soon())?;
+        let answer = self.connection.request(Command::REGION_WRITE, &parts, &[], self.soon())?;
         access.check_write_reply(&answer.body).map_err(|error| self.connection.violated(error).into())
     }
 
@@ -240,11 +252,11 @@ impl Client {
             match batch {
                 [write] => {
                     let parts = [write.access.as_bytes(), write.bytes()];
-                    self.connection.post(Command::REGION_WRITE, &parts, &[], soon())?;
+                    self.connection.post(Command::REGION_WRITE, &parts, &[], self.soon())?;
                 }
                 batch => {
                     let body = encode_multi(batch);
-                    self.connection.post(Command::REGION_WRITE_MULTI, &[&body], &[], soon())?;
+                    self.connection.post(Command::REGION_WRITE_MULTI, &[&body], &[], self.soon())?;
                 }
             }
         }
@@ -282,7 +294,7 @@ impl Client {
     fn set_eventfds(&self, index: u32, eventfds: &[&OwnedFd]) -> Result<(), ClientError> {
         if eventfds.is_empty() {
             let set = IrqSet::new(index, IrqSet::DATA_NONE | IrqSet::ACTION_TRIGGER, 0, 0);
-            let done = self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], soon());
+            let done = self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], self.soon());
             // A server that knows of no disconnecting has nothing in the way of the other kind.
             return done
                 .map(drop)
@@ -295,7 +307,7 @@ impl Client {
             let flags = IrqSet::DATA_EVENTFD | IrqSet::ACTION_TRIGGER;
             let set = IrqSet::new(index, flags, start, count);
             let fds: Vec<_> = chunk.iter().map(|eventfd| eventfd.as_fd()).collect();
-            self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &fds, soon())?;
+            self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &fds, self.soon())?;
             start += count;
         }
         Ok(())
@@ -311,7 +323,7 @@ impl Client {
             return Ok(());
         }
         let set = IrqSet::new(PCI_INTX_IRQ, IrqSet::DATA_NONE | IrqSet::ACTION_UNMASK, 0, 1);
-        self.connection.post(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], soon())?;
+        self.connection.post(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], self.soon())?;
         Ok(())
     }
 
@@ -324,7 +336,7 @@ impl Client {
             let offset = memory.map_or(0, |(_, offset)| offset);
             let window = DmaMap::new(start, len, offset, DmaMap::READ | DmaMap::WRITE);
             let fds: Vec<_> = memory.into_iter().map(|(file, _)| file).collect();
-            self.connection.request(Command::DMA_MAP, &[window.as_bytes()], &fds, soon())?;
+            self.connection.request(Command::DMA_MAP, &[window.as_bytes()], &fds, self.soon())?;
             Ok(())
         })
     }
@@ -336,7 +348,7 @@ impl Client {
     pub fn withdraw(&self) -> Result<(), ClientError> {
         self.windows().withdraw(|start, len| {
             let window = DmaUnmap::new(start, len);
-            self.connection.request(Command::DMA_UNMAP, &[window.as_bytes()], &[], soon())?;
+            self.connection.request(Command::DMA_UNMAP, &[window.as_bytes()], &[], self.soon())?;
             Ok(())
         })
     }
@@ -352,7 +364,7 @@ impl Client {
     /// The connection's, or that the server refuses.
     pub fn reset(&self) -> Result<(), ClientError> {
         if self.resettable {
-            self.connection.request(Command::DEVICE_RESET, &[], &[], soon())?;
+            self.connection.request(Command::DEVICE_RESET, &[], &[], self.soon())?;
         }
         Ok(())
     }
@@ -367,7 +379,12 @@ impl Client {
             let head = feature(MIG_DEVICE_STATE, FeatureOp::Set, size_of::<MigDeviceState>());
             let parts = [head.as_bytes(), state.as_bytes()];
             // What is in flight is waited for: as long as a pause may take.
-            self.connection.request(Command::DEVICE_FEATURE, &parts, &[], Deadline::after(STOP_SPAN))?;
+            self.connection.request(
+                Command::DEVICE_FEATURE,
+                &parts,
+                &[],
+                Deadline::after(budget::vfio::STATE),
+            )?;
         }
         Ok(())
     }
@@ -389,7 +406,7 @@ impl Client {
     /// # Errors
     /// The connection's.
     pub fn reply(&self, to: &Incoming, parts: &[&[u8]]) -> Result<(), ClientError> {
-        Ok(self.commands().reply(to, parts, &[], soon())?)
+        Ok(self.commands().reply(to, parts, &[], self.soon())?)
     }
 
     /// Answers the server that it cannot have that.
@@ -397,7 +414,7 @@ impl Client {
     /// # Errors
     /// The connection's.
     pub fn refuse(&self, to: &Incoming, errno: rustix::io::Errno) -> Result<(), ClientError> {
-        Ok(self.commands().fail(to, errno, soon())?)
+        Ok(self.commands().fail(to, errno, self.soon())?)
     }
 
     /// Ends the connection.
@@ -419,7 +436,7 @@ impl Client {
 
     fn read_bytes(&self, index: u32, offset: u64, count: u32) -> Result<Vec<u8>, ClientError> {
         let access = RegionAccess::new(index, offset, count);
-        let answer = self.connection.request(Command::REGION_READ, &[access.as_bytes()], &[], soon())?;
+        let answer = self.connection.request(Command::REGION_READ, &[access.as_bytes()], &[], self.soon())?;
         match access.decode_read_reply(&answer.body) {
             Ok(data) => Ok(data.to_vec()),
             Err(error) => Err(self.connection.violated(error).into()),
@@ -428,9 +445,9 @@ impl Client {
 }
 
 /// How many interrupts of a kind the device can signal, and how.
-fn irqs(connection: &Connection, index: u32) -> Result<(u32, u32), ClientError> {
+fn irqs(connection: &Connection, index: u32, deadline: Deadline) -> Result<(u32, u32), ClientError> {
     let request = IrqInfo::new(index, 0, 0);
-    let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], soon())?;
+    let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], deadline)?;
     let info = IrqInfo::decode(&answer.body, index).map_err(|error| connection.violated(error))?;
     let flags = info.flags.get();
     Ok((if flags & IrqInfo::EVENTFD != 0 { info.count.get() } else { 0 }, flags))
@@ -442,9 +459,9 @@ fn feature(feature: u16, op: FeatureOp, data_len: usize) -> FeatureHeader {
 }
 
 /// Whether the device can be stopped. One that does not know of features cannot.
-fn has_migration(connection: &Connection) -> Result<bool, ClientError> {
+fn has_migration(connection: &Connection, deadline: Deadline) -> Result<bool, ClientError> {
     let request = feature(MIGRATION, FeatureOp::Get, size_of::<MigrationFlags>());
-    match connection.request(Command::DEVICE_FEATURE, &[request.as_bytes()], &[], soon()) {
+    match connection.request(Command::DEVICE_FEATURE, &[request.as_bytes()], &[], deadline) {
         Ok(answer) => {
             let flags = request.decode_reply(&answer.body).and_then(MigrationFlags::decode);
             let flags = flags.map_err(|error| connection.violated(error))?;
@@ -455,10 +472,14 @@ fn has_migration(connection: &Connection) -> Result<bool, ClientError> {
     }
 }
 
-fn region(connection: &Connection, index: u32) -> Result<(Region, Option<Offered>), ClientError> {
+fn region(
+    connection: &Connection,
+    index: u32,
+    deadline: Deadline,
+) -> Result<(Region, Option<Offered>), ClientError> {
     let describe = |request: RegionInfo| -> Result<_, ClientError> {
         let Answer { body, fds } =
-            connection.request(Command::DEVICE_GET_REGION_INFO, &[request.as_bytes()], &[], soon())?;
+            connection.request(Command::DEVICE_GET_REGION_INFO, &[request.as_bytes()], &[], deadline)?;
         let described = RegionDescription::decode(&body, index);
         Ok((described.map_err(|error| connection.violated(error))?, fds))
     };

@@ -23,12 +23,16 @@ pub struct Direct {
     file: Arc<File>,
     layout: RamLayout,
     log: Arc<DirtyLog>,
+    /// Held for the length of an exchange with the server. Nobody else waits for it.
+    exchange: Mutex<()>,
+    /// For a look at any time.
     state: Mutex<State>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Messages,
+    /// Or about to be, or just taken back: the server may have RAM.
     Mapped,
     /// The server does not take RAM: it is not asked again.
     Refused,
@@ -37,12 +41,11 @@ enum State {
 impl Direct {
     /// RAM in `file`, which is not given yet.
     pub fn new(file: Arc<File>, layout: RamLayout, log: Arc<DirtyLog>) -> Direct {
-        Direct { file, layout, log, state: Mutex::new(State::Messages) }
+        Direct { file, layout, log, exchange: Mutex::default(), state: Mutex::new(State::Messages) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // One word: it is whole at any time.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The stream is in bypass: gives RAM. A server that refuses it goes on with messages.
@@ -50,18 +53,21 @@ impl Direct {
     /// # Errors
     /// The client's: the server is gone, or broke the protocol, or does not take back what it had.
     pub fn give(&self, client: &Client) -> Result<(), ClientError> {
-        let mut state = self.state();
-        if *state != State::Messages {
+        let _alone = lock(&self.exchange);
+        if *self.state() != State::Messages {
             return Ok(());
         }
+        // Before the server has the first of it: nothing that it writes is missed by the dirty log.
+        *self.state() = State::Mapped;
         client.withdraw()?;
         match client.declare(&self.windows()) {
-            Ok(()) => *state = State::Mapped,
+            Ok(()) => {}
             Err(error) if error.is_refusal() => {
                 client.withdraw()?;
                 client.declare(&[DmaWindow::EVERYWHERE])?;
                 ipc::log::warn!("vfio: the server does not take guest RAM, its DMA stays messages: {error}");
-                *state = State::Refused;
+                self.mark();
+                *self.state() = State::Refused;
             }
             Err(error) => return Err(error),
         }
@@ -73,15 +79,15 @@ impl Direct {
     /// # Errors
     /// The client's. The server may have RAM still: the device is to be failed.
     pub fn take_back(&self, client: &Client) -> Result<(), ClientError> {
-        let mut state = self.state();
-        if *state != State::Mapped {
+        let _alone = lock(&self.exchange);
+        if *self.state() != State::Mapped {
             return Ok(());
         }
         // Out of the way first: whatever follows, the last writes are marked.
         let outcome = client.withdraw();
         self.mark();
         outcome?;
-        *state = State::Messages;
+        *self.state() = State::Messages;
         client.declare(&[DmaWindow::EVERYWHERE])
     }
 
@@ -127,4 +133,9 @@ impl Direct {
         }
         windows
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // One word or none: it is whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

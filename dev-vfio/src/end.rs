@@ -124,6 +124,13 @@ impl DeviceEnd {
         }
     }
 
+    /// It is open: what is asked from now on has a time of its own.
+    pub fn opened(&mut self) {
+        if let Self::Server(client) = self {
+            client.opened();
+        }
+    }
+
     /// Nothing more will be asked of it.
     pub fn close(&self) {
         match self {

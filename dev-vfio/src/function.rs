@@ -15,6 +15,7 @@ use ipc::addr::{Gpa, GpaRange, Iova};
 use ipc::deadline::Deadline;
 use ipc::doorbell::Ringer;
 use ipc::error::Error;
+use ipc::protocol::control::Event;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::{Attachment, Order};
 use ipc::protocol::vfio::{BarAreas, CONFIG_REGION};
@@ -37,6 +38,7 @@ use crate::iommu::engine::Engine;
 use crate::iommu::software::SoftIommu;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::msix::Message;
+use crate::report::Report;
 use crate::stage1_link::Stage1Link;
 
 /// Where the interrupts of the function go.
@@ -59,6 +61,8 @@ pub struct Links {
     pub stage1: Stage1Link,
     /// The process that has the guest's address space.
     pub bus: BusLink,
+    /// The coordinator.
+    pub report: Report,
 }
 
 /// A device that the guest uses.
@@ -87,8 +91,8 @@ pub struct Function {
     /// When it was asserted last, if that is not long ago.
     pin_busy: Mutex<Option<Instant>>,
     failed: OnceLock<String>,
-    /// Says so in the log when the device fails.
-    tells: bool,
+    /// Where the device's failure is told.
+    report: Report,
 }
 
 #[derive(Debug)]
@@ -120,7 +124,7 @@ pub fn ones(size: u8) -> u64 {
 }
 
 impl Function {
-    /// A function in front of a device, or of none, if opening it failed.
+    /// A function in front of a device, or of none, if opening it failed: that is told by whoever opened it.
     pub fn new(
         name: String,
         opened: Result<(DeviceEnd, ConfigSpace), String>,
@@ -136,12 +140,11 @@ impl Function {
                 Some(Device { end, direct, space: Mutex::new(space), posts: Mutex::default() })
             }
             Err(reason) => {
-                ipc::log::warn!("{name}: the device cannot be used: {reason}");
                 let _ = failed.set(reason);
                 None
             }
         };
-        let Links { stage1, bus } = links;
+        let Links { stage1, bus, report } = links;
         let iommu = Mutex::new(iommu);
         let gate = Gate::default();
         let [messages, pin_raised] = [const { AtomicU64::new(0) }; 2];
@@ -159,13 +162,8 @@ impl Function {
             pin_raised,
             pin_busy: Mutex::new(None),
             failed,
-            tells: true,
+            report,
         }
-    }
-
-    /// The same without a word in the log: where failing is what happens all the time.
-    pub(crate) fn quiet(self) -> Function {
-        Function { tells: false, ..self }
     }
 
     /// Why the device is gone, if it is.
@@ -439,14 +437,12 @@ impl Function {
     /// The device is gone.
     pub fn fail(&self, reason: &str) {
         if self.failed.set(reason.to_owned()).is_ok() {
-            if self.tells {
-                ipc::log::error!("{}: the device has failed: {reason}", self.name);
-            }
             if let Some(device) = &self.device {
                 device.end.close();
             }
             self.show_windows();
             self.route_vectors();
+            self.report.tell(Event::DeviceFailed(reason.to_owned()));
         }
     }
 }

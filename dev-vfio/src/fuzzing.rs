@@ -24,7 +24,9 @@ use std::time::Duration;
 
 use ipc::addr::{Gpa, GpaRange};
 use ipc::channel;
+use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Ringer};
+use ipc::protocol::budget;
 use ipc::protocol::bus::DeviceWindow;
 use ipc::protocol::vfio::BarAreas;
 use ipc::shm::device_memory::DeviceMemory;
@@ -38,6 +40,7 @@ use crate::function::{Function, InterruptTarget, Links};
 use crate::iommu::engine::Engine;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::windows;
+use crate::report::Report;
 use crate::stage1_link::Stage1Link;
 
 pub use dma::dma;
@@ -64,7 +67,8 @@ fn areas() -> BarAreas {
 /// Opens the device behind `socket` as the process does, but for its interrupts, which nobody waits for. `None`:
 /// it cannot be used, for a reason.
 fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
-    let opened = Client::open(socket).map_err(|error| error.to_string()).and_then(|(mut client, opened)| {
+    let opened = Client::open(socket, Deadline::after(budget::vfio::OPENING));
+    let opened = opened.map_err(|error| error.to_string()).and_then(|(mut client, opened)| {
         let Opened { config, bar_lens, vectors, intx, mappables } = opened;
         let space = ConfigSpace::new(&config, bar_lens, vectors, &areas());
         let mut space = space.map_err(|error| error.to_string())?;
@@ -82,6 +86,7 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
                 touch(file, &window);
             }
         }
+        client.opened();
         Ok((DeviceEnd::Server(Box::new(client)), space))
     });
     if let Err(reason) = &opened {
@@ -90,11 +95,12 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
     }
     // The vSMMU and the vCPU process have gone: what they are told is lost, as it may be.
     let ((stage1, _), (bus, _)) = (channel::pair().unwrap(), channel::pair().unwrap());
-    let links = Links { stage1: Stage1Link::new(stage1, 1), bus: BusLink::new(bus, 1) };
+    let report = Report::nobody();
+    let links = Links { stage1: Stage1Link::new(stage1, 1), bus: BusLink::new(bus, 1), report };
     let board = MsiBoard::attach(&MsiBoard::create("board").unwrap()).unwrap();
     let msi = InterruptTarget { doorbell: DOORBELL, board, ringer: new_ringer(), pin: new_ringer() };
     let iommu = Engine::Software(Box::new(guest.iommu()));
-    Some(Function::new("fuzz".to_owned(), opened, None, iommu, links, areas(), msi).quiet())
+    Some(Function::new("fuzz".to_owned(), opened, None, iommu, links, areas(), msi))
 }
 
 fn new_ringer() -> Ringer {

@@ -3,7 +3,7 @@
 //!
 //! `pci` is the function as the guest meets it, `end` the device behind it (`client` one over vfio-user, `kernel` a real
 //! one), `iommu` the seam to what translates its DMA, `stage1_link` the vSMMU's orders, `bus_link` what the vCPU process
-//! is told; `function` puts them together, `threads` and `service` run it, `connect` wires its
+//! is told; `function` puts them together, `opening` makes it, `threads` and `service` run it, `connect` wires its
 //! interrupts.
 //! One process per device: a device that breaks its process, or its process that is taken over, reaches guest RAM
 //! as that device may, its own interrupts, and nothing else. Called by the coordinator (control), the vCPU process
@@ -20,7 +20,9 @@ pub mod fuzzing;
 pub mod gate;
 pub mod iommu;
 pub mod kernel;
+mod opening;
 pub mod pci;
+pub mod report;
 pub mod service;
 pub mod stage1_link;
 mod threads;

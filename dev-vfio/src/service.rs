@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process: control requests of the coordinator onto a [`Function`] and its threads.
 //!
-//! `Configure` opens what the descriptors hold; `Start` opens the device, places its BARs and starts the threads. A
-//! device that cannot be opened is one that has failed: the process serves on, the guest finds an empty
-//! slot, and the reason is in the log and in `Inspect`.
+//! `Configure` opens what the descriptors hold; `Start` begins to open the device, on a thread of its own
+//! ([`crate::opening`]), and is answered at once. A device that cannot be opened is one that has failed: the process
+//! serves on, the guest finds an empty slot, and the reason is an event and in `Inspect`. No request waits for the
+//! device's server but `Pause` and `Resume`, which stop the device and let it go on; `Inspect` waits for nobody.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,22 +29,14 @@ use sandbox::{Inherited, InheritedError, Locked};
 use smmu_arch::{Model, ModelError, Options};
 
 use crate::bus_link::BusLink;
-use crate::client::{Client, Opened};
-use crate::connect;
 use crate::direct::Direct;
-use crate::end::DeviceEnd;
 use crate::function::{Function, InterruptTarget, Links};
 use crate::iommu::HostIommu;
 use crate::iommu::engine::Engine;
 use crate::iommu::software::SoftIommu;
-use crate::kernel::device::{self, Device};
-use crate::kernel::error::KernelError;
-use crate::kernel::nested::NestedIommu;
-use crate::kernel::objects::Objects;
-use crate::pci::config_space::ConfigSpace;
-use crate::pci::windows;
+use crate::opening::{self, Opening, Ready, Serving, Source};
+use crate::report::Report;
 use crate::stage1_link::Stage1Link;
-use crate::threads::{self, Interrupts, RingThread};
 
 /// The coordinator greets at once: it has just started us.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -126,41 +119,23 @@ pub fn run(
     let channel = Arc::new(Channel::from_fd(control, Hello::new(Role::Vfio, generation)));
     channel.hello(Role::Coordinator, Deadline::after(HELLO_DEADLINE))?;
     service::tell(&channel, &Event::Sealed(locked.enforced().lines()));
-    let fatal = Arc::clone(&channel);
-    let mut process = VfioProcess::new(descriptors, generation, spin, move |reason| {
-        ipc::log::error!("vfio: {reason}");
-        service::tell(&fatal, &Event::Fatal(reason));
-        // The guest's only way to the device is closed: the supervisor decides what becomes of the VM.
-        std::process::exit(EXIT_VIOLATION);
+    let told = Arc::clone(&channel);
+    let report = Report::new(move |event| {
+        service::tell(&told, &event);
+        if let Event::Fatal(reason) = event {
+            ipc::log::error!("vfio: {reason}");
+            // The guest's only way to the device is closed: the supervisor decides what becomes of the VM.
+            std::process::exit(EXIT_VIOLATION);
+        }
     });
+    let mut process = VfioProcess::new(descriptors, generation, spin, report);
     service::serve(&channel, &mut process)
 }
 
-type Fatal = Box<dyn FnOnce(String) + Send>;
-
-/// What `Start` needs.
-struct Ready {
-    config: VfioConfig,
-    iommu: Engine,
-    direct: Option<Direct>,
-    links: Links,
-    source: Source,
-    msi: InterruptTarget,
-    intx_end: Doorbell,
-    responder: Responder,
-    fatal: Fatal,
-}
-
-/// What is to be opened at `Start`.
-enum Source {
-    Server(OwnedFd),
-    Real(Device, Opened),
-}
-
 enum Stage {
-    Unconfigured(Box<Descriptors>, Fatal),
+    Unconfigured(Box<Descriptors>),
     Ready(Box<Ready>),
-    Serving(Arc<Function>, RingThread),
+    Started(Opening),
     /// A step failed halfway: only `Quit` is left.
     Spent,
 }
@@ -170,22 +145,18 @@ pub struct VfioProcess {
     generation: u32,
     spin: Duration,
     log: Option<Arc<DirtyLog>>,
+    report: Report,
     stage: Stage,
 }
 
 impl VfioProcess {
-    /// An unconfigured one. `fatal` is called, from the ring thread, if the ring has to be closed.
-    pub fn new(
-        descriptors: Descriptors,
-        generation: u32,
-        spin: Duration,
-        fatal: impl FnOnce(String) + Send + 'static,
-    ) -> VfioProcess {
-        let stage = Stage::Unconfigured(Box::new(descriptors), Box::new(fatal));
-        VfioProcess { generation, spin, log: None, stage }
+    /// An unconfigured one. What becomes of its device goes to `report`, and that the ring had to be closed.
+    pub fn new(descriptors: Descriptors, generation: u32, spin: Duration, report: Report) -> VfioProcess {
+        let stage = Stage::Unconfigured(Box::new(descriptors));
+        VfioProcess { generation, spin, log: None, report, stage }
     }
 
-    fn open(&mut self, config: VfioConfig, given: Descriptors, fatal: Fatal) -> Result<(), Failure> {
+    fn open(&mut self, config: VfioConfig, given: Descriptors) -> Result<(), Failure> {
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
         let Descriptors {
             ram,
@@ -227,7 +198,7 @@ impl VfioProcess {
             }
             // A host that cannot carry the device is found out now: no guest is started to find it missing.
             Behind::Real { cdev, iommu } => {
-                let (iommu, source) = take_device(cdev, iommu, &ram, &config, &model)
+                let (iommu, source) = opening::take_device(cdev, iommu, &ram, &config, &model)
                     .map_err(|error| fail("assign the device", &error))?;
                 (iommu, None, source)
             }
@@ -235,89 +206,45 @@ impl VfioProcess {
         let links = Links {
             stage1: Stage1Link::new(stage1, self.generation),
             bus: BusLink::new(bus, self.generation),
+            report: self.report.clone(),
         };
         let msi = InterruptTarget { doorbell: config.doorbell, board, ringer: msi_doorbell, pin: intx };
         self.log = Some(log);
-        let ready = Ready { config, iommu, direct, links, source, msi, intx_end, responder, fatal };
+        let ready = Ready { config, iommu, direct, links, source, msi, intx_end, responder };
         self.stage = Stage::Ready(Box::new(ready));
-        Ok(())
-    }
-
-    fn begin(&mut self, ready: Ready) -> Result<(), Failure> {
-        let Ready { config, iommu, direct, links, source, msi, intx_end, responder, fatal } = ready;
-        links.bus.greet().map_err(|error| Failure::new("greet the vCPU process", error))?;
-        let (opened, interrupts) = match open_device(source, &config, &links.bus, intx_end) {
-            Ok((opened, interrupts)) => (Ok(opened), Some(interrupts)),
-            Err(reason) => (Err(reason), None),
-        };
-        let areas = config.areas;
-        let function = Arc::new(Function::new(config.name, opened, direct, iommu, links, areas, msi));
-        let failed = |error| Failure::new("start the device's threads", error);
-        let ring = RingThread::start(Arc::clone(&function), responder, |violation| {
-            fatal(format!("the vCPU process broke the contract of the function's ring: {violation}"));
-        });
-        let ring = ring.map_err(failed)?;
-        threads::start_helpers(&function, interrupts, &ring).map_err(failed)?;
-        self.stage = Stage::Serving(function, ring);
         Ok(())
     }
 }
 
 impl VfioProcess {
+    /// The function and its threads, once the device is open, or cannot be opened.
+    fn serving(&self, what: &'static str) -> Result<&Serving, Failure> {
+        match &self.stage {
+            Stage::Started(opening) => {
+                opening.serving().ok_or_else(|| Failure::new(what, "it is being opened"))
+            }
+            _ => Err(Failure::new(what, "it has not been started")),
+        }
+    }
+
+    fn function(&self) -> Option<&Function> {
+        match &self.stage {
+            Stage::Started(opening) => opening.serving().map(|serving| &*serving.function),
+            _ => None,
+        }
+    }
+
     fn log_writes(&self, enabled: bool) {
-        if let Stage::Serving(function, _) = &self.stage {
+        if let Some(function) = self.function() {
             function.iommu().set_dirty_tracking(enabled);
         }
     }
 
     fn gather_dirty(&self) {
-        if let (Stage::Serving(function, _), Some(log)) = (&self.stage, &self.log) {
+        if let (Some(function), Some(log)) = (self.function(), &self.log) {
             function.iommu().gather_dirty(log);
         }
     }
-}
-
-/// Binds a real device, and gives its DMA the guest's RAM; attached to abort. The file of the RAM is not kept.
-fn take_device(
-    cdev: OwnedFd,
-    iommu: OwnedFd,
-    ram: &Region,
-    config: &VfioConfig,
-    model: &Model,
-) -> Result<(Engine, Source), KernelError> {
-    let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
-    let id = device::bind(cdev.as_fd(), &objects)?;
-    let (device, opened) = Device::open(Arc::clone(&cdev))?;
-    let iommu = NestedIommu::new(cdev, objects, id, ram.as_fd(), &config.ram, config.stream, model)?;
-    Ok((Engine::Nested(Box::new(iommu)), Source::Real(device, opened)))
-}
-
-/// Opens the device and connects its interrupts. What is wrong with it is a reason, and no failure of ours.
-fn open_device(
-    source: Source,
-    config: &VfioConfig,
-    bus: &BusLink,
-    intx_end: Doorbell,
-) -> Result<((DeviceEnd, ConfigSpace), Interrupts), String> {
-    let (mut end, opened) = match source {
-        Source::Server(socket) => {
-            let (client, opened) = Client::open(socket).map_err(|error| error.to_string())?;
-            (DeviceEnd::Server(Box::new(client)), opened)
-        }
-        Source::Real(device, opened) => (DeviceEnd::Real(device), opened),
-    };
-    let space = ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, &config.areas)
-        .map_err(|error| error.to_string())?;
-    let (space, interrupts) = connect::interrupts(&mut end, space, &opened, bus, &config.name, intx_end)?;
-    for (offered, file) in &opened.mappables {
-        for window in windows::cut(&space, offered, config.areas.memory()) {
-            // The guest's accesses come as messages then: slower, and right.
-            if let Err(why) = bus.add(window, file) {
-                ipc::log::info!("{}: BAR {} is not mapped into the guest: {why}", config.name, offered.bar);
-            }
-        }
-    }
-    Ok(((end, space), interrupts))
 }
 
 /// The profile a configuration names. What it leaves out is not configurable.
@@ -353,7 +280,7 @@ impl Process for VfioProcess {
             return Err(Failure::new(what, "the configuration is for a process of another role"));
         };
         match std::mem::replace(&mut self.stage, Stage::Spent) {
-            Stage::Unconfigured(descriptors, fatal) => self.open(config, *descriptors, fatal),
+            Stage::Unconfigured(descriptors) => self.open(config, *descriptors),
             other => {
                 self.stage = other;
                 Err(Failure::new(what, "the device is configured already"))
@@ -363,7 +290,14 @@ impl Process for VfioProcess {
 
     fn start(&mut self) -> Result<(), Failure> {
         match std::mem::replace(&mut self.stage, Stage::Spent) {
-            Stage::Ready(ready) => self.begin(*ready),
+            // How long the device's server takes is no matter of this answer: what became of it is an event.
+            Stage::Ready(ready) => {
+                let opening = Opening::begin(*ready);
+                let opening =
+                    opening.map_err(|error| Failure::new("start the device's first thread", error))?;
+                self.stage = Stage::Started(opening);
+                Ok(())
+            }
             other => {
                 self.stage = other;
                 self.resume()
@@ -372,9 +306,7 @@ impl Process for VfioProcess {
     }
 
     fn pause(&mut self) -> Result<(), Failure> {
-        let Stage::Serving(function, ring) = &self.stage else {
-            return Err(Failure::new("pause the device", "it has not been started"));
-        };
+        let Serving { function, ring } = self.serving("pause the device")?;
         // Accesses first: they may wait for the device, and the device for the gate.
         if !ring.drain() {
             return Err(Failure::new("pause the device", "its ring was not emptied in time"));
@@ -388,9 +320,7 @@ impl Process for VfioProcess {
     }
 
     fn resume(&mut self) -> Result<(), Failure> {
-        let Stage::Serving(function, _) = &self.stage else {
-            return Err(Failure::new("resume the device", "it has not been started"));
-        };
+        let Serving { function, .. } = self.serving("resume the device")?;
         function.gate.open();
         function.set_running(true);
         Ok(())
@@ -421,7 +351,7 @@ impl Process for VfioProcess {
             // next harvest, and once more when the device is paused.
             DirtyLogOp::Rearm => self.gather_dirty(),
         }
-        if let Stage::Serving(function, _) = &self.stage {
+        if let Some(function) = self.function() {
             function.mark_direct();
         }
         Ok(())
@@ -429,8 +359,10 @@ impl Process for VfioProcess {
 
     fn inspect(&self) -> Inspect {
         let mut inspect = Inspect::new();
-        if let Stage::Serving(function, _) = &self.stage {
-            function.inspect(&mut inspect);
+        match self.function() {
+            Some(function) => function.inspect(&mut inspect),
+            None if matches!(self.stage, Stage::Started(_)) => inspect.text("state", "opening"),
+            None => {}
         }
         inspect
     }

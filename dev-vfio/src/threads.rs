@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Doorbell};
 use ipc::error::Violation;
+use ipc::protocol::budget;
 use ipc::shm::ring::{Interrupt, Responder, ResponderError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -24,9 +25,6 @@ use crate::function::Function;
 /// How long the helpers sleep at most: they look whether the device has failed.
 const LOOK_SPAN: Duration = Duration::from_millis(500);
 const LOOK_TIMESPEC: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
-
-/// How long the ring may take to be emptied: one access that waits for the device, and room.
-const DRAIN_SPAN: Duration = Duration::from_secs(10);
 
 /// What the interrupt thread waits for.
 #[derive(Debug)]
@@ -170,7 +168,7 @@ impl RingThread {
 
     /// Waits until every request that is in the ring now has been handled. False if that takes too long.
     pub fn drain(&self) -> bool {
-        let until = Instant::now() + DRAIN_SPAN;
+        let until = Instant::now() + budget::vfio::DRAIN;
         let mut orders = self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner);
         orders.wanted += 1;
         let wanted = orders.wanted;

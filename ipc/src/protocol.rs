@@ -10,6 +10,7 @@ use core::fmt::Debug;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub mod budget;
 pub mod bus;
 pub mod control;
 pub mod inspect;

@@ -240,6 +240,8 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::Sealed(vec!["landlock 6".into(), "seccomp 2".into()]),
         Event::Fatal("out of memory".into()),
         Event::PeerFailed { name: "vfio0".into(), why: "it does not answer".into() },
+        Event::DeviceOpened,
+        Event::DeviceFailed("its server is silent".into()),
     ];
     let name = |event: &Event| match event {
         Event::GuestPoweredOff => "event-guest-powered-off",
@@ -247,6 +249,8 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::Sealed(_) => "event-sealed",
         Event::Fatal(_) => "event-fatal",
         Event::PeerFailed { .. } => "event-peer-failed",
+        Event::DeviceOpened => "event-device-opened",
+        Event::DeviceFailed(_) => "event-device-failed",
     };
     all.into_iter().map(|event| (name(&event), event)).collect()
 }

@@ -14,6 +14,7 @@ use std::{
 use dev_vfio::client::Client;
 use ipc::{
     deadline::Deadline,
+    protocol::budget,
     vfio_user::{
         connection::{Connection, ConnectionError},
         device::{IrqInfo, IrqSet, PCI_CONFIG_REGION, RegionDescription, RegionInfo},
@@ -45,7 +46,7 @@ fn connect(folder: &tempfile::TempDir) -> Option<(foreign::Server, UnixStream)> 
 fn client_opens_a_foreign_device_and_reaches_its_register() {
     let folder = tempfile::tempdir().unwrap();
     let Some((mut server, stream)) = connect(&folder) else { return };
-    let (client, opened) = Client::open(stream.into()).unwrap();
+    let (client, opened) = Client::open(stream.into(), Deadline::after(budget::vfio::OPENING)).unwrap();
     assert_eq!(opened.config[..4], [0x4f, 0x49, 0xc8, 0x0d]);
     assert_eq!((opened.bar_lens, opened.vectors), ([0, 0, 0x100, 0, 0, 0], 0));
 

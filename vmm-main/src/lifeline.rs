@@ -32,13 +32,15 @@ pub enum Down {
     Connection(OwnedFd),
     /// End in good order.
     Stop,
-    /// The answer to [`Up::Reopen`]: a new connection, or none.
+    /// The answer to [`Up::Reopen`]: a new connection, or why there is none.
     Device {
         /// Which of the VM's devices.
         index: u8,
         /// Its server.
-        server: Option<OwnedFd>,
+        server: io::Result<OwnedFd>,
     },
+    /// The answer to [`Up::Ended`]: the VM's name is free.
+    Released,
 }
 
 /// What the coordinator says.
@@ -53,7 +55,7 @@ pub enum Up {
         /// Which of the VM's devices.
         index: u8,
     },
-    /// It is over; the last message.
+    /// It is over; the last message. Processes are gone and disks are free: the name is to be freed too.
     Ended(Why),
 }
 
@@ -61,6 +63,10 @@ const CONNECTION: u8 = b'C';
 const STOP: u8 = b'S';
 const DEVICE: u8 = b'D';
 const NO_DEVICE: u8 = b'N';
+const RELEASED: u8 = b'R';
+
+/// Bytes of the longest message of the launcher: a device's number, and an error number.
+const DOWN_LEN_MAX: usize = 6;
 
 /// A new pair: the launcher's end, and the one for the coordinator.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -83,12 +89,21 @@ impl LauncherEnd {
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &[CONNECTION], &[client])).await
     }
 
-    /// Hands over a new connection to a device's server, or says that there is none. As [`Self::connection`].
-    pub async fn device(&self, index: u8, server: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let kind = if server.is_some() { DEVICE } else { NO_DEVICE };
-        self.0
-            .async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &[kind, index], server.as_slice()))
-            .await
+    /// Hands over a new connection to a device's server, or says why there is none. As [`Self::connection`].
+    pub async fn device(&self, index: u8, server: &io::Result<OwnedFd>) -> io::Result<()> {
+        let (message, fd) = match server {
+            Ok(server) => (vec![DEVICE, index], Some(server.as_fd())),
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(0).to_le_bytes();
+                ([&[NO_DEVICE, index][..], &errno].concat(), None)
+            }
+        };
+        self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
+    }
+
+    /// Says that the VM's name is free. As [`Self::connection`].
+    pub async fn released(&self) -> io::Result<()> {
+        self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &[RELEASED], &[])).await
     }
 
     /// Asks for an orderly end. As cancel-safe as asking twice is harmless.
@@ -123,7 +138,7 @@ impl CoordinatorEnd {
     /// The next message; `None` when the launcher is gone. Cancel-safe.
     pub async fn recv(&self) -> io::Result<Option<Down>> {
         // A byte more than the longest.
-        let mut buffer = [0; 3];
+        let mut buffer = [0; DOWN_LEN_MAX + 1];
         let mut client = None;
         let len = self
             .0
@@ -133,8 +148,13 @@ impl CoordinatorEnd {
             (None | Some([]), _) => Ok(None),
             (Some(&[CONNECTION]), Some(client)) => Ok(Some(Down::Connection(client))),
             (Some(&[STOP]), None) => Ok(Some(Down::Stop)),
-            (Some(&[DEVICE, index]), Some(server)) => Ok(Some(Down::Device { index, server: Some(server) })),
-            (Some(&[NO_DEVICE, index]), None) => Ok(Some(Down::Device { index, server: None })),
+            (Some(&[DEVICE, index]), Some(server)) => Ok(Some(Down::Device { index, server: Ok(server) })),
+            (Some(&[NO_DEVICE, index, ref errno @ ..]), None) => {
+                let errno = errno.try_into().map_err(|_| garbled("a message of the launcher"))?;
+                let server = Err(io::Error::from_raw_os_error(i32::from_le_bytes(errno)));
+                Ok(Some(Down::Device { index, server }))
+            }
+            (Some(&[RELEASED]), None) => Ok(Some(Down::Released)),
             (Some(_), _) => Err(garbled("a message of the launcher")),
         }
     }

@@ -79,7 +79,11 @@ pub async fn move_to_new_processes(
     // guest with it, the old set is whole: its loss is a refusal.
     let running = |fault| Failed { fault: survivable(fault), paused: false };
     let mut objects = objects.for_generation().map_err(|problem| running(problem.into()))?;
-    let mut set = ProcessSet::start(generation, &objects, configs).await.map_err(running)?;
+    let mut set = ProcessSet::new(generation);
+    if let Err(fault) = set.start(&objects, configs).await {
+        set.discard().await;
+        return Err(running(fault));
+    }
     objects.close_connections();
     clock.lap("start new processes");
     let paused = Instant::now();
@@ -127,7 +131,14 @@ async fn hand_over(
     clock.lap("save");
     restore(new, &saved).await.map_err(survivable)?;
     clock.lap("restore");
-    new.begin().await.map_err(survivable)?;
+    if let Some((device, reason)) = new.begin().await.map_err(survivable)?.pop() {
+        return Err(Fault::Refused(Problem::new(
+            Class::State,
+            format!("the device {device} does not come along: {reason}"),
+            "restore",
+            "the guest is where it was",
+        )));
+    }
     clock.lap("resume");
     Ok(saved)
 }

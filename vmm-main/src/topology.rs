@@ -306,5 +306,15 @@ pub fn row(name: &str, shape: &Shape) -> Option<&'static Row> {
     std::iter::once(&COORDINATOR).chain(processes(shape)).find(|row| row.name == name)
 }
 
+/// The NVMe controller's process behind the device process called `device`.
+pub fn server_of(device: &str) -> Option<&'static str> {
+    VFIO.iter().zip(NVME).find_map(|(name, server)| (*name == device).then_some(server))
+}
+
+/// The assigned device that a process is for: the one that it is the process of, or the server of.
+pub fn device_of(process: &str) -> Option<&'static str> {
+    VFIO.into_iter().zip(NVME).find_map(|(name, server)| [name, server].contains(&process).then_some(name))
+}
+
 #[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ fn link(refuses: fn(&BusRequest) -> bool) -> (BusLink, Receiver<BusRequest>) {
         }
     });
     let link = BusLink::new(device, 1);
-    link.greet().unwrap();
+    link.greet(Deadline::after(Duration::from_secs(10))).unwrap();
     (link, requests)
 }
 
@@ -74,4 +74,25 @@ fn vector_that_is_refused_is_ours_and_not_spoken_of_again() {
     let mut inspect = Inspect::new();
     link.inspect(&mut inspect);
     assert_eq!(inspect.get("vectors.given"), Some(&ipc::protocol::inspect::Value::Counter(1)));
+}
+
+#[test]
+fn inspection_waits_for_no_answer_of_the_vcpu_process() {
+    let (device, vcpu) = channel::pair().unwrap();
+    let link = BusLink::new(device, 1);
+    let channel = Channel::<Bus>::from_fd(vcpu, Hello::new(Role::Vcpu, 1));
+    let soon = || Deadline::after(Duration::from_secs(10));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            link.greet(soon()).unwrap();
+            link.add_vector(&new_eventfd())
+        });
+        channel.hello(Role::Vfio, soon()).unwrap();
+        let Incoming::Request { request_id, .. } = channel.recv(soon()).unwrap();
+        // It is asked, and has not answered.
+        let mut inspect = Inspect::new();
+        link.inspect(&mut inspect);
+        assert_eq!(inspect.get("vectors.given"), Some(&ipc::protocol::inspect::Value::Counter(0)));
+        channel.reply::<OwnedFd>(request_id, &BusReply::Done, &[], soon()).unwrap();
+    });
 }

@@ -94,7 +94,7 @@ impl Function {
             intx::Wish::Unmask => drop(self.settle(device.end.unmask_intx())),
             intx::Wish::Lower => {
                 if let Err(error) = self.bus.lower_intx()
-                    && self.tells
+                    && self.report.is_heard()
                 {
                     ipc::log::warn!("{}: its interrupt line may stay high: {error}", self.name);
                 }

@@ -16,12 +16,15 @@ mod reference;
 mod samples;
 #[path = "../server/mod.rs"]
 mod server;
+mod slow;
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, channel as queue};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use dev_vfio::report::Report;
 use dev_vfio::service::{Behind, Descriptors, VfioProcess};
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::channel::{self, Channel, Incoming};
@@ -29,7 +32,7 @@ use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Doorbell, Ringer};
 use ipc::hello::{Hello, Role};
 use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
-use ipc::protocol::control::{DirtyLogOp, RoleConfig};
+use ipc::protocol::control::{DirtyLogOp, Event, RoleConfig};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::SmmuModel;
@@ -59,6 +62,8 @@ const BUS_MASTER: u64 = 0b100;
 
 struct Vm<S = Server> {
     process: VfioProcess,
+    /// What the coordinator is told.
+    events: Receiver<Event>,
     server: S,
     ring: Requester,
     smmu: Channel<Stage1>,
@@ -98,9 +103,17 @@ impl Vm {
         Vm::start_with(server, false)
     }
 
+    /// Starts it, and waits until the device is open, or is not.
     fn start_with(mut server: Server, direct_dma: bool) -> Vm {
         let client = server.client.take().unwrap();
         Vm::open(server, client, direct_dma)
+    }
+
+    /// Starts it, and waits for nothing.
+    fn begin(mut server: Server, direct_dma: bool) -> Vm {
+        let client = server.client.take().unwrap();
+        let ram = RamRegion { gpa: Gpa(RAM), len: RAM_LEN, file_offset: 0 };
+        Vm::begin_with(server, client, direct_dma, RamLayout::new(vec![ram]).unwrap(), RAM_LEN)
     }
 
     fn dma_write(&self, iova: u64, bytes: &[u8]) -> Result<(), ConnectionError> {
@@ -133,6 +146,14 @@ impl<S> Vm<S> {
 
     /// With other RAM, in a file of this length.
     fn open_with(server: S, client: OwnedFd, direct_dma: bool, layout: RamLayout, ram_len: u64) -> Vm<S> {
+        let vm = Vm::begin_with(server, client, direct_dma, layout, ram_len);
+        vm.event();
+        vm.smmu.hello(Role::Vfio, soon()).unwrap();
+        vm.write(CONFIG_REGION, 4, 2, BUS_MASTER);
+        vm
+    }
+
+    fn begin_with(server: S, client: OwnedFd, direct_dma: bool, layout: RamLayout, ram_len: u64) -> Vm<S> {
         let log_memory = DirtyLog::create("log", &layout).unwrap();
         let log = DirtyLog::attach(&log_memory, &layout).unwrap();
         let ring_memory = ring::create("ring").unwrap();
@@ -156,7 +177,10 @@ impl<S> Vm<S> {
             intx: pin,
             intx_end: told_end,
         };
-        let mut process = VfioProcess::new(descriptors, 1, Duration::ZERO, |reason| panic!("{reason}"));
+        let (tell, events) = queue();
+        // A test that is over listens no more.
+        let report = Report::new(move |event| drop(tell.send(event)));
+        let mut process = VfioProcess::new(descriptors, 1, Duration::ZERO, report);
         let config = VfioConfig {
             name: "vfio0".to_owned(),
             bdf: Bdf(8),
@@ -175,11 +199,11 @@ impl<S> Vm<S> {
         process.configure(RoleConfig::Vfio(config)).unwrap();
         process.start().unwrap();
         let smmu = Channel::from_fd(smmu, Hello::new(Role::Smmu, 1));
-        smmu.hello(Role::Vfio, soon()).unwrap();
         let ring = Requester::attach(&ring_memory, Duration::ZERO).unwrap();
         let board = MsiBoard::attach(&board_memory).unwrap();
-        let vm = Vm {
+        Vm {
             process,
+            events,
             server,
             ring,
             smmu,
@@ -192,9 +216,12 @@ impl<S> Vm<S> {
             log,
             layout,
             ram: clone(&ram),
-        };
-        vm.write(CONFIG_REGION, 4, 2, BUS_MASTER);
-        vm
+        }
+    }
+
+    /// The next thing that the coordinator is told.
+    fn event(&self) -> Event {
+        self.events.recv_timeout(LONG).unwrap()
     }
 
     fn read(&self, region: u16, offset: u64, size: u8) -> u64 {

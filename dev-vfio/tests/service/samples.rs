@@ -78,7 +78,7 @@ impl Drop for Sample {
 fn gpio_sample_counts_what_is_written_and_takes_a_second_client() {
     const BAR: u32 = 2;
     let Some(sample) = Sample::start("gpio-pci-idio-16") else { return };
-    let (client, opened) = Client::open(sample.connect()).unwrap();
+    let (client, opened) = Client::open(sample.connect(), soon()).unwrap();
     assert_eq!(opened.config[..4], [0x4f, 0x49, 0xc8, 0x0d]);
     assert_eq!((opened.bar_lens, opened.vectors), ([0, 0, 0x100, 0, 0, 0], 0));
     assert_eq!(opened.intx.map(|pin| pin.automasked), Some(false));
@@ -94,7 +94,7 @@ fn gpio_sample_counts_what_is_written_and_takes_a_second_client() {
     client.set_running(true).unwrap();
     client.close();
 
-    let (client, _) = Client::open(sample.connect()).unwrap();
+    let (client, _) = Client::open(sample.connect(), soon()).unwrap();
     assert_eq!(inputs(&client), 0xfd, "it is the same device");
     client.close();
     let log = sample.log();
@@ -157,7 +157,7 @@ fn server_sample_does_its_dma_by_message_and_in_memory_and_interrupts() {
 #[test]
 fn server_sample_ends_when_its_client_does() {
     let Some(mut sample) = Sample::start("server") else { return };
-    let (client, opened) = Client::open(sample.connect()).unwrap();
+    let (client, opened) = Client::open(sample.connect(), soon()).unwrap();
     assert_eq!(opened.bar_lens[0], 8);
     assert_eq!(client.read(1, 0, 4).unwrap(), Some(0));
     client.close();

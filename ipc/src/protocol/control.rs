@@ -4,12 +4,10 @@
 //! One channel per process, the coordinator always asks, the process always answers, in order, one request
 //! at a time. A request that does not fit the process' state (see [`crate::protocol::lifecycle`]) or that
 //! the process cannot fulfil is answered with [`Reply::Failed`]: that is no violation, the channel lives on.
-//! Every body is at most [`BODY_LEN_MAX`](crate::frame::BODY_LEN_MAX) bytes.
+//! Every body is at most [`BODY_LEN_MAX`](crate::frame::BODY_LEN_MAX) bytes; deadlines are in [`crate::protocol::budget`].
 //!
 //! If the process dies with a request open, the asker gets `PeerGone`. Each request says what that means.
 //! If the coordinator dies the kernel ends the process too: the coordinator is its namespace's pid 1.
-
-use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,12 +35,13 @@ impl Protocol for Control {
 /// What the coordinator asks. Append only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Tells the process what it is. Once, before anything else. Reply `Done`. Deadline
-    /// [`Request::deadline`]. No fds: the process got them at exec. Not idempotent: a second one is `Failed`.
+    /// Tells the process what it is. Once, before anything else. Reply `Done`. No fds: the process got them at exec. Not idempotent: a second one is `Failed`.
     /// Death: start another process and configure that.
     Configure(RoleConfig),
-    /// Begins, from reset or from what was restored. Reply `Done` once the process serves. No fds.
-    /// Idempotent. Death: a device is started anew and rebuilds itself; a vCPU process ends the VM.
+    /// Begins, from reset or from what was restored. Reply `Done` once the process serves; the process of an
+    /// assigned device answers at once, and tells by an event what became of its device ([`Event::DeviceOpened`],
+    /// [`Event::DeviceFailed`]). No fds. Idempotent. Death: a device is started anew and rebuilds itself; a vCPU
+    /// process ends the VM.
     Start,
     /// Stops making work: CPUs stop between instructions, devices finish or hold what they have begun, and
     /// answer what still arrives in their rings. Reply `Done` once nothing of the guest changes any more
@@ -66,7 +65,8 @@ pub enum Request {
     /// Switches the dirty log, or makes its producer forget what it need not mark again. Reply `Done`
     /// once every later write is marked. No fds. Idempotent. Death: the log itself survives, in shared memory.
     DirtyLog(DirtyLogOp),
-    /// Asks for counters and states. Reply `Inspect`. No fds. Idempotent. Death: no answer.
+    /// Asks for counters and states. Reply `Inspect`; the process waits for no peer to give it. A late answer is
+    /// no loss of the process. No fds. Idempotent. Death: no answer.
     Inspect,
     /// Debug builds only: attempt something the sandbox must refuse. Reply `Probe`. No fds. Not idempotent.
     /// Death: often the expected outcome; the crash page says why.
@@ -78,20 +78,6 @@ pub enum Request {
 pub const SAVED_LEN_MAX: u64 = 64 << 20;
 
 impl Request {
-    /// How long the coordinator waits for the answer, unless it has a reason to wait otherwise.
-    #[must_use]
-    pub const fn deadline(&self) -> Duration {
-        match self {
-            // Mapping guest RAM and building the model.
-            Self::Configure(_) => Duration::from_secs(10),
-            // A device may have I/O in flight.
-            Self::Pause | Self::Save | Self::Restore { .. } => Duration::from_secs(30),
-            Self::Start | Self::Resume | Self::Quit | Self::DirtyLog(_) | Self::Inspect | Self::Probe(_) => {
-                Duration::from_secs(5)
-            }
-        }
-    }
-
     /// Whether it may be asked again after `PeerGone` or a timeout, without harm.
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {
@@ -179,6 +165,11 @@ pub enum Event {
         /// What it did not do.
         why: String,
     },
+    /// After `Start`, from the process of an assigned device: the device is there, and the guest may begin.
+    DeviceOpened,
+    /// The assigned device is lost, at `Start` instead of [`Event::DeviceOpened`] or later, once; its reason. The
+    /// process lives: its function is absent, or reads as all ones.
+    DeviceFailed(String),
 }
 
 impl Message for Request {

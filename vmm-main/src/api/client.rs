@@ -13,17 +13,19 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use ipc::protocol::budget;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
+use super::server;
 use crate::printable;
 use crate::problem::{Class, Problem};
 
 /// Longest answer that is read; a process table of dozens of rows is a tenth of it.
 pub const ANSWER_LEN_MAX: usize = 256 * 1024;
 /// For a command: a little more than the server allows itself, so that its own error arrives first.
-pub const COMMAND_DEADLINE: Duration = Duration::from_secs(75);
+pub const COMMAND_DEADLINE: Duration = budget::sum(&[server::CONNECTION_DEADLINE, budget::SLACK]);
 /// For what is answered from the published picture, without asking any process: only the coordinator's thread
 /// has to get to run.
 pub const PICTURE_DEADLINE: Duration = Duration::from_secs(5);

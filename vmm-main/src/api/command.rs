@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How the API speaks to the task that owns the VM: a bounded queue of commands, each with its way back,
-//! and a published picture for reading.
+//! How the API speaks to the task that owns the VM: a bounded queue of commands, each with its way back, one of orders to
+//! stop, which wait for no command, and a published picture for reading and for asking the processes about themselves.
 
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::types::{Inspected, ProbeAnswer, ProbeRequest, Process, SaveRestored, Status};
+use crate::coordinator::inspector::{self, Inspector};
+use crate::lifecycle::Why;
 use crate::problem::{Class, Problem};
 
 /// Commands that may wait for the VM; it takes one at a time.
@@ -22,14 +24,20 @@ pub enum Command {
     Pause(Answer<Status>),
     /// Resume it.
     Resume(Answer<Status>),
-    /// Shut the VM down in order.
-    Stop(Answer<Status>),
     /// Save every process, start new ones, restore, resume.
     SaveRestore(Answer<SaveRestored>),
-    /// Ask every process for its counters and states.
-    Inspect(Answer<Vec<Inspected>>),
     /// Make a process attempt something.
     Probe(ProbeRequest, Answer<ProbeAnswer>),
+}
+
+/// An order to end in good order. It waits for no command, and is answered when the VM is gone: its processes have ended, and
+/// its name and its disks are free.
+#[derive(Debug)]
+pub struct StopOrder {
+    /// Who wants it.
+    pub why: Why,
+    /// Where the answer goes, if anybody waits for one.
+    pub answer: Option<Answer<Status>>,
 }
 
 /// What readers see: replaced as a whole after every change.
@@ -41,6 +49,8 @@ pub struct Picture {
     pub started: Instant,
     /// Its processes, the coordinator first.
     pub processes: Vec<Process>,
+    /// What asks each of them about itself.
+    pub inspectors: Vec<Inspector>,
 }
 
 impl Picture {
@@ -56,6 +66,8 @@ impl Picture {
 pub struct Handle {
     /// The queue to the VM's task.
     pub commands: mpsc::Sender<Command>,
+    /// The orders to stop.
+    pub stops: mpsc::Sender<StopOrder>,
     /// The picture it last published.
     pub picture: watch::Receiver<Picture>,
 }
@@ -65,17 +77,34 @@ impl Handle {
     /// Cancel-safe: a caller that goes away only loses the answer.
     pub async fn ask<T>(&self, make: impl FnOnce(Answer<T>) -> Command) -> Result<T, Problem> {
         let (answer, wait) = oneshot::channel();
-        self.commands.try_send(make(answer)).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Problem::new(
-                Class::State,
-                format!("{COMMAND_QUEUE_LEN} commands are waiting already"),
-                "control API",
-                "try again later",
-            ),
-            mpsc::error::TrySendError::Closed(_) => gone(),
-        })?;
+        queue(&self.commands, make(answer))?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
+
+    /// Ends the VM, and waits until it is gone. As [`Self::ask`].
+    pub async fn stop(&self) -> Result<Status, Problem> {
+        let (answer, wait) = oneshot::channel();
+        queue(&self.stops, StopOrder { why: Why::Asked, answer: Some(answer) })?;
+        wait.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// What every process tells about itself, whatever the VM is doing. One that does not answer soon is listed as such.
+    pub async fn inspect(&self) -> Vec<Inspected> {
+        let inspectors = self.picture.borrow().inspectors.clone();
+        inspector::inspect_all(inspectors).await
+    }
+}
+
+fn queue<T>(orders: &mpsc::Sender<T>, order: T) -> Result<(), Problem> {
+    orders.try_send(order).map_err(|refused| match refused {
+        mpsc::error::TrySendError::Full(_) => Problem::new(
+            Class::State,
+            format!("{COMMAND_QUEUE_LEN} commands are waiting already"),
+            "control API",
+            "try again later",
+        ),
+        mpsc::error::TrySendError::Closed(_) => gone(),
+    })
 }
 
 fn gone() -> Problem {

@@ -16,12 +16,14 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ipc::protocol::budget;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::command::{Command, Handle};
 use super::types::{Inspected, Process, SaveRestored, Status};
+use crate::coordinator::process_set;
 use crate::problem::{Class, Problem};
 
 /// Connections served at once; the next ones wait for a place.
@@ -38,10 +40,10 @@ pub const HEAD_LEN_MAX: usize = 8192;
 pub const HEADER_COUNT_MAX: usize = 32;
 /// From the first byte to the end of the headers.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
-/// For the body and the work: the longest is a save/restore, a fraction of a second per process.
-pub const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+/// For the body and the work: the longest waits are a pause, or a stop, of processes that are all as late as they may be.
+pub const REQUEST_DEADLINE: Duration = budget::sum(&[process_set::ORDER_SPAN, budget::SLACK]);
 /// For all of it, with the time a slow reader gets for the answer.
-pub const CONNECTION_DEADLINE: Duration = Duration::from_secs(70);
+pub const CONNECTION_DEADLINE: Duration = budget::sum(&[REQUEST_DEADLINE, Duration::from_secs(10)]);
 
 /// Serves connections, at most [`CONNECTION_COUNT_MAX`] at once.
 #[derive(Clone)]
@@ -164,8 +166,8 @@ async fn processes(State(handle): State<Handle>) -> Json<Vec<Process>> {
     Json(handle.picture.borrow().processes.clone())
 }
 
-async fn inspect(State(handle): State<Handle>) -> Answered<Vec<Inspected>> {
-    handle.ask(Command::Inspect).await.map(Json).map_err(Refusal)
+async fn inspect(State(handle): State<Handle>) -> Json<Vec<Inspected>> {
+    Json(handle.inspect().await)
 }
 
 async fn pause(State(handle): State<Handle>) -> Answered<Status> {
@@ -177,7 +179,7 @@ async fn resume(State(handle): State<Handle>) -> Answered<Status> {
 }
 
 async fn stop(State(handle): State<Handle>) -> Answered<Status> {
-    handle.ask(Command::Stop).await.map(Json).map_err(Refusal)
+    handle.stop().await.map(Json).map_err(Refusal)
 }
 
 async fn save_restore(State(handle): State<Handle>) -> Answered<SaveRestored> {

@@ -10,10 +10,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
 use super::client::{COMMAND_DEADLINE, Client, PICTURE_DEADLINE};
-use super::command::{COMMAND_QUEUE_LEN, Command, Handle, Picture};
+use super::command::{COMMAND_QUEUE_LEN, Command, Handle, Picture, StopOrder};
 use super::server::{
-    BODY_LEN_MAX, CONNECTION_COUNT_MAX, CONNECTION_DEADLINE, HEAD_DEADLINE, PLACE_DEADLINE, Server,
-    WAITING_COUNT_MAX,
+    BODY_LEN_MAX, CONNECTION_COUNT_MAX, CONNECTION_DEADLINE, HEAD_DEADLINE, PLACE_DEADLINE, REQUEST_DEADLINE,
+    Server, WAITING_COUNT_MAX,
 };
 use super::types::Status;
 use crate::lifecycle::{Phase, Step};
@@ -33,41 +33,44 @@ fn status(phase: Phase) -> Status {
         uptime_ms: 5,
         log_lines_dropped: 0,
         direct_dma: Vec::new(),
+        lost_devices: std::collections::BTreeMap::new(),
     }
 }
 
 fn showing(phase: Phase) -> Picture {
-    Picture { status: status(phase), started: std::time::Instant::now(), processes: vec![] }
+    Picture {
+        status: status(phase),
+        started: std::time::Instant::now(),
+        processes: vec![],
+        inspectors: vec![],
+    }
 }
 
-/// A VM that keeps only its phase; `deaf` ones never take a command.
+/// A VM that keeps only its phase; `deaf` ones never take a command. Each obeys an order to stop.
 fn server(deaf: bool) -> Server {
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
+    let (stops, mut stop_orders) = mpsc::channel::<StopOrder>(COMMAND_QUEUE_LEN);
     let (publish, picture) = watch::channel(showing(Phase::Running));
     tokio::spawn(async move {
         let mut phase = Phase::Running;
-        if deaf {
-            // Keeps the queue open and never looks at it.
-            std::future::pending::<()>().await;
-        }
-        while let Some(command) = queue.recv().await {
-            let (step, answer) = match command {
-                Command::Pause(answer) => (Step::Pause, answer),
-                Command::Resume(answer) => (Step::Resume, answer),
-                Command::Stop(answer) => (Step::Stop, answer),
-                Command::SaveRestore(answer) => {
-                    answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
-                    continue;
-                }
-                Command::Inspect(answer) => {
-                    answer.send(Ok(vec![])).unwrap();
-                    continue;
-                }
-                Command::Probe(request, answer) => {
-                    let outcome = format!("{} {}", request.process, request.attempt);
-                    answer.send(Ok(super::types::ProbeAnswer { outcome })).unwrap();
-                    continue;
-                }
+        loop {
+            let (step, answer) = tokio::select! {
+                Some(order) = stop_orders.recv() => (Step::Stop, order.answer.unwrap()),
+                // A deaf one keeps the queue open and never looks at it.
+                Some(command) = queue.recv(), if !deaf => match command {
+                    Command::Pause(answer) => (Step::Pause, answer),
+                    Command::Resume(answer) => (Step::Resume, answer),
+                    Command::SaveRestore(answer) => {
+                        answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
+                        continue;
+                    }
+                    Command::Probe(request, answer) => {
+                        let outcome = format!("{} {}", request.process, request.attempt);
+                        answer.send(Ok(super::types::ProbeAnswer { outcome })).unwrap();
+                        continue;
+                    }
+                },
+                else => return,
             };
             let result = phase.after(step).map(|next| {
                 phase = next.clone();
@@ -78,7 +81,7 @@ fn server(deaf: bool) -> Server {
             let _ = answer.send(result);
         }
     });
-    Server::new(Handle { commands, picture })
+    Server::new(Handle { commands, stops, picture })
 }
 
 fn connect(server: &Server) -> UnixStream {
@@ -140,6 +143,27 @@ async fn api_client_that_has_closed_its_sending_side_is_answered_and_its_command
     let mut answer = String::new();
     let _ = tokio::time::timeout(HEAD_DEADLINE / 2, stream.read_to_string(&mut answer)).await.unwrap();
     assert!(!answer.contains("200"), "{answer}");
+}
+
+#[tokio::test]
+async fn api_orders_to_stop_and_questions_wait_for_no_command() {
+    let server = server(true);
+    let mut busy = connect(&server);
+    busy.write_all(b"POST /v1/pause HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let answer = raw(&server, b"GET /v1/inspect HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("[]"), "{answer}");
+    let answer = raw(&server, b"POST /v1/stop HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"phase\":\"stopping\""), "{answer}");
+}
+
+#[test]
+fn api_deadlines_contain_what_they_wait_for() {
+    use crate::coordinator::{FAREWELL_SPAN, process_set};
+    assert!(REQUEST_DEADLINE > process_set::ORDER_SPAN);
+    assert!(REQUEST_DEADLINE > process_set::STOP_SPAN + FAREWELL_SPAN);
+    assert!(process_set::STOP_SPAN + FAREWELL_SPAN / 3 <= Duration::from_secs(13), "as README.md says");
+    assert!(CONNECTION_DEADLINE > REQUEST_DEADLINE);
+    assert!(COMMAND_DEADLINE > CONNECTION_DEADLINE, "the server's own word comes first");
 }
 
 #[tokio::test]

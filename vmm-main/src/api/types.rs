@@ -37,6 +37,9 @@ pub struct Status {
     /// Processes of the assigned devices whose servers are given guest RAM while their stream is in bypass.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub direct_dma: Vec<String>,
+    /// Assigned devices that the guest has lost, or never found, by their process, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lost_devices: BTreeMap<String, String>,
 }
 
 /// One row of `GET /v1/processes`.
@@ -108,6 +111,9 @@ pub struct Inspected {
     pub process: String,
     /// Counters and states by name; a register is a hexadecimal string.
     pub values: BTreeMap<String, serde_json::Value>,
+    /// Why there are none, if the process did not answer in time. It lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered: Option<String>,
 }
 
 /// Answer of `POST /v1/save-restore`.

@@ -133,7 +133,10 @@ pub fn inspect(target: &Target) -> Result<(), Problem> {
         return show_json(&all);
     }
     let mut table = new_table(&["PROCESS", "NAME", "VALUE"]);
-    for Inspected { process, values } in &all {
+    for Inspected { process, values, unanswered } in &all {
+        if let Some(why) = unanswered {
+            table.add_row(vec![process.clone(), "-".to_owned(), why.clone()]);
+        }
         for (name, value) in values {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             table.add_row(vec![process.clone(), name.clone(), value]);
@@ -283,8 +286,10 @@ fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
         .iter()
         .map(|name| format!("{name}: direct-dma, its server is trusted with guest memory\n"))
         .collect();
+    let lost: String =
+        status.lost_devices.iter().map(|(name, reason)| format!("{name} is lost: {reason}\n")).collect();
     print(&format!(
-        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{direct}",
+        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{direct}{lost}",
         status.name,
         status.phase.word(),
         size::display(status.memory_len),

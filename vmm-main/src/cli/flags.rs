@@ -111,7 +111,9 @@ impl RunFlags {
             .chain(self.vfio_user.into_iter().map(Behind::VfioUser))
             .chain(self.vfio.into_iter().map(Behind::Vfio));
         Settings {
-            devices: behind.map(|behind| DeviceSettings { behind, slot: None, direct_dma: false }).collect(),
+            devices: behind
+                .map(|behind| DeviceSettings { behind, slot: None, direct_dma: false, required: None })
+                .collect(),
             name: self.name,
             kernel: self.kernel,
             initramfs: self.initramfs,

@@ -49,6 +49,9 @@ pub struct DeviceSettings {
     pub slot: Option<u64>,
     /// Whether its server is given guest RAM while its stream is in bypass.
     pub direct_dma: bool,
+    /// Whether the VM is not to run without it. Left out: it runs without, but a server that is not there at all when the VM
+    /// is started is taken for a mistake in its path.
+    pub required: Option<bool>,
 }
 
 /// A device with its place.
@@ -60,6 +63,9 @@ pub struct DeviceConfig {
     pub slot: u8,
     /// Whether its server is given guest RAM while its stream is in bypass.
     pub direct_dma: bool,
+    /// Whether the VM is not to run without it. Left out: it runs without, but a server that is not there at all when the VM
+    /// is started is taken for a mistake in its path.
+    pub required: Option<bool>,
 }
 
 impl DeviceConfig {
@@ -95,7 +101,7 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
     }
     let mut taken: Vec<u64> = devices.iter().filter_map(|device| device.slot).collect();
     let mut placed = Vec::new();
-    for DeviceSettings { behind, slot, direct_dma } in devices {
+    for DeviceSettings { behind, slot, direct_dma, required } in devices {
         if direct_dma && !matches!(behind, Behind::VfioUser(_)) {
             return refuse(
                 "only the server of a `vfio-user` device can be given guest memory".to_owned(),
@@ -133,7 +139,7 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
                 "give each a slot of its own".to_owned(),
             );
         }
-        placed.push(DeviceConfig { behind, slot, direct_dma });
+        placed.push(DeviceConfig { behind, slot, direct_dma, required });
     }
     Ok(placed)
 }
@@ -179,7 +185,7 @@ mod tests {
 
     fn device(slot: Option<u64>) -> DeviceSettings {
         let disk = Disk::from(PathBuf::from("disk.img"));
-        DeviceSettings { behind: Behind::Nvme(disk), slot, direct_dma: false }
+        DeviceSettings { behind: Behind::Nvme(disk), slot, direct_dma: false, required: None }
     }
 
     #[test]
@@ -193,7 +199,7 @@ mod tests {
     fn host_devices_are_named_in_full_and_once() {
         let real = |address: &str| {
             let behind = Behind::Vfio(address.into());
-            DeviceSettings { behind, slot: None, direct_dma: false }
+            DeviceSettings { behind, slot: None, direct_dma: false, required: None }
         };
         assert_eq!(resolve(vec![real("0000:0a:1f.7")]).unwrap()[0].kind(), DeviceKind::Real);
         for bad in

@@ -48,8 +48,8 @@ pub const SMMU_KEYS: [&str; 6] =
     ["ssid-bits", "oas", "granules", "ril", "stream-table-levels", "stream-id-bits"];
 
 /// Keys of a `[[device]]`.
-pub const DEVICE_KEYS: [&str; 8] =
-    ["vfio-user", "nvme", "vfio", "behind", "slot", "direct-dma", "readonly", "serial"];
+pub const DEVICE_KEYS: [&str; 9] =
+    ["vfio-user", "nvme", "vfio", "behind", "slot", "direct-dma", "required", "readonly", "serial"];
 
 /// Reads and parses the configuration at `path`.
 pub fn load(path: &Path) -> Result<Settings, Problem> {
@@ -166,6 +166,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
     let mut found = Vec::new();
     let mut slot = None;
     let mut direct_dma = false;
+    let mut required = None;
     let (mut readonly, mut serial) = (None, None);
     for (key, value) in table {
         match key.get_ref().as_ref() {
@@ -183,6 +184,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
             }
             "slot" => slot = Some(source.integer(value)?),
             "direct-dma" => direct_dma = source.boolean(value)?,
+            "required" => required = Some(source.boolean(value)?),
             "readonly" => readonly = Some((source.boolean(value)?, value.span())),
             "serial" => serial = Some((source.string(value)?, value.span())),
             unknown => return Err(source.unknown_key(unknown, key.span(), &DEVICE_KEYS, "[[device]]")),
@@ -192,10 +194,10 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
         Ok([Behind::Nvme(disk)]) => {
             let readonly = readonly.is_some_and(|(readonly, _)| readonly);
             let disk = Disk { readonly, serial: serial.map(|(serial, _)| serial), ..disk };
-            Ok(DeviceSettings { behind: Behind::Nvme(disk), slot, direct_dma })
+            Ok(DeviceSettings { behind: Behind::Nvme(disk), slot, direct_dma, required })
         }
         Ok([behind]) => match readonly.map(|(_, span)| span).or(serial.map(|(_, span)| span)) {
-            None => Ok(DeviceSettings { behind, slot, direct_dma }),
+            None => Ok(DeviceSettings { behind, slot, direct_dma, required }),
             Some(span) => Err(Problem::usage(
                 "only an `nvme` device has an image that could be read-only or have a serial number",
                 source.at(&span),

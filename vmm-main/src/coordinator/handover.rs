@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the launcher tells the coordinator: the checked configuration without the paths, in a sealed memory file.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 
@@ -57,6 +58,10 @@ pub struct HandedDevice {
     pub slot: u8,
     /// Whether its server is given guest RAM while its stream is in bypass.
     pub direct_dma: bool,
+    /// Whether the VM is not to run without it.
+    pub required: bool,
+    /// Why its server could not be reached when the VM was started, if that is so and the VM starts without it.
+    pub unreachable: Option<String>,
     /// Its disk, if it is a controller of ours.
     pub disk: Option<HandedDisk>,
 }
@@ -92,14 +97,25 @@ impl Handover {
         named.filter_map(|(name, device)| device.direct_dma.then_some(name))
     }
 
+    /// Whether the VM is not to run without the device of this process.
+    pub fn requires(&self, name: &str) -> bool {
+        topology::VFIO.into_iter().zip(&self.devices).any(|(known, device)| known == name && device.required)
+    }
+
+    /// The processes of the devices whose servers could not be reached, and why.
+    pub fn unreachable(&self) -> BTreeMap<&'static str, String> {
+        let named = topology::VFIO.into_iter().zip(&self.devices);
+        named.filter_map(|(name, device)| Some((name, device.unreachable.clone()?))).collect()
+    }
+
     /// The slots of devices whose DMA the host's IOMMU nests.
     pub fn nested_slots(&self) -> Vec<u8> {
         let real = self.devices.iter().filter(|device| device.kind == DeviceKind::Real);
         real.map(|device| device.slot).collect()
     }
 
-    /// What the coordinator needs of `config`, on a host that has such CPUs.
-    pub fn new(config: &VmConfig, cpu: CpuKind) -> Self {
+    /// What the coordinator needs of `config`, on a host that has such CPUs and could not reach the servers of these devices.
+    pub fn new(config: &VmConfig, cpu: CpuKind, unreachable: &BTreeMap<&'static str, String>) -> Self {
         Self {
             name: config.name.clone(),
             cmdline: config.cmdline.clone(),
@@ -112,14 +128,16 @@ impl Handover {
             json_log: config.json_log,
             on_reset: config.on_reset,
             smmu: config.smmu.clone(),
-            devices: config
-                .devices
+            devices: topology::VFIO
                 .iter()
-                .map(|device| HandedDevice {
+                .zip(&config.devices)
+                .map(|(name, device)| HandedDevice {
                     kind: device.kind(),
                     slot: device.slot,
                     direct_dma: device.direct_dma,
                     disk: HandedDisk::of(&device.behind),
+                    required: device.required == Some(true),
+                    unreachable: unreachable.get(name).cloned(),
                 })
                 .collect(),
             kernel_name: printable::path(&config.kernel),

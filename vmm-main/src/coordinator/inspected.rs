@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a process tells about itself, as the API shows it. Its texts are a sealed process's word: made printable.
 
+use std::collections::BTreeMap;
+
 use ipc::protocol::inspect::{Inspect, Value};
 
 use super::logs;
@@ -16,7 +18,13 @@ pub fn of(name: &str, told: &Inspect) -> Inspected {
         Value::Text(text) => printable(text).into(),
     };
     let values = told.entries().iter().map(|entry| (printable(&entry.name), value(&entry.value))).collect();
-    Inspected { process: name.to_owned(), values }
+    Inspected { process: name.to_owned(), values, unanswered: None }
+}
+
+/// The process called `name` tells nothing, for a reason.
+pub fn unanswered(name: &str, why: String) -> Inspected {
+    let why = logs::printable(why.as_bytes());
+    Inspected { process: name.to_owned(), values: BTreeMap::new(), unanswered: Some(why) }
 }
 
 #[cfg(test)]
@@ -30,7 +38,7 @@ mod tests {
         told.gauge("queue", -1);
         told.hex("CR0", 0xd);
         told.text("state", "a\u{1b}[2Jb");
-        let Inspected { process, values } = of("smmu0", &told);
+        let Inspected { process, values, unanswered: _ } = of("smmu0", &told);
         assert_eq!(process, "smmu0");
         assert_eq!(
             (&values["instructions"], &values["queue"], &values["CR0"]),

@@ -20,20 +20,26 @@ use crate::topology::{self, DeviceKind, Object};
 /// More than the launcher tries for.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
-/// An answer: which device, and its server's connection if there is one.
-pub type Reopened = (u8, Option<OwnedFd>);
+/// An answer: which device, and its server's connection, or why there is none.
+pub type Reopened = (u8, io::Result<OwnedFd>);
 
 /// The launcher.
 #[derive(Debug)]
 pub struct Launcher {
     words: mpsc::Sender<Up>,
     reopened: mpsc::Receiver<Reopened>,
+    /// The devices whose servers could not be reached at the last attempt, and why.
+    unreachable: BTreeMap<&'static str, String>,
 }
 
 impl Launcher {
-    /// Asks by `words`, and hears by `reopened`.
-    pub const fn new(words: mpsc::Sender<Up>, reopened: mpsc::Receiver<Reopened>) -> Self {
-        Self { words, reopened }
+    /// Asks by `words`, and hears by `reopened`. It could not reach the servers of some devices to begin with.
+    pub const fn new(
+        words: mpsc::Sender<Up>,
+        reopened: mpsc::Receiver<Reopened>,
+        unreachable: BTreeMap<&'static str, String>,
+    ) -> Self {
+        Self { words, reopened, unreachable }
     }
 
     /// Tells it something.
@@ -42,12 +48,18 @@ impl Launcher {
         let _ = self.words.send(word).await;
     }
 
-    /// A new connection to the server of device `index`; `None` if there is none in time.
-    pub async fn reopen(&mut self, index: u8) -> Option<OwnedFd> {
+    /// Why the server of the device called `name` was not reached, if that was so.
+    pub fn unreachable(&self, name: &str) -> Option<String> {
+        self.unreachable.get(name).cloned()
+    }
+
+    /// A new connection to the server of device `index`.
+    async fn reopen(&mut self, index: u8) -> io::Result<OwnedFd> {
         let deadline = Instant::now() + ANSWER_SPAN;
         self.tell(Up::Reopen { index }).await;
         loop {
-            let (answered, server) = timeout_at(deadline, self.reopened.recv()).await.ok().flatten()?;
+            let answer = timeout_at(deadline, self.reopened.recv()).await;
+            let (answered, server) = answer.ok().flatten().ok_or(io::ErrorKind::TimedOut)?;
             if answered == index {
                 return server;
             }
@@ -70,12 +82,14 @@ impl Launcher {
             // Its server has to see the end of the old connection first.
             objects.remove(&Object::DeviceSource(name));
             let server = match self.reopen(index).await {
-                Some(server) => server,
-                None => {
-                    tracing::error!(
-                        "the server of {name} does not take a new connection: its device has failed"
-                    );
-                    // One that is closed already.
+                Ok(server) => {
+                    self.unreachable.remove(name);
+                    server
+                }
+                // One that is closed already stands in for it: the device's process finds it so, and says that it is lost.
+                Err(error) => {
+                    let why = format!("its server takes no new connection after the guest's reset: {error}");
+                    self.unreachable.insert(name, why);
                     UnixStream::pair()?.0.into()
                 }
             };

@@ -25,6 +25,8 @@ pub const LINE_LEN_MAX: usize = 1024;
 pub const TAIL_LINE_COUNT: usize = 12;
 /// Lines that one process may write at once; a healthy one writes a handful in its life.
 const BURST: u32 = 100;
+/// For the rest of a dead process's lines to arrive: a descendant that still holds the pipe is no reason to wait for long.
+pub const LAST_LINES_DEADLINE: Duration = Duration::from_millis(200);
 
 /// The target of the events that are a process's lines: they have been counted already.
 pub const TARGET: &str = "process";
@@ -81,8 +83,7 @@ impl Log {
     /// The last lines, after giving the rest of the pipe a moment to arrive.
     pub async fn last_lines(&mut self) -> Vec<String> {
         if !self.reader.is_finished() {
-            // A descendant that still holds the pipe is no reason to wait for long.
-            let _ = tokio::time::timeout(Duration::from_millis(200), &mut self.reader).await;
+            let _ = tokio::time::timeout(LAST_LINES_DEADLINE, &mut self.reader).await;
         }
         self.tail.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }

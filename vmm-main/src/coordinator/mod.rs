@@ -7,6 +7,7 @@
 
 pub mod handover;
 mod inspected;
+pub mod inspector;
 mod launcher;
 mod log_limit;
 pub mod logging;
@@ -16,6 +17,7 @@ mod probe;
 pub mod process;
 pub mod process_set;
 pub mod roles;
+mod together;
 pub mod vm;
 
 use std::collections::BTreeMap;
@@ -25,14 +27,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ipc::protocol::budget;
 use sandbox::locked::seal_to_spawn;
 use sandbox::report::CrashPage;
 use sandbox::{Inherited, Locked};
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
-use crate::api::command::{COMMAND_QUEUE_LEN, Handle};
+use crate::api::command::{Answer, COMMAND_QUEUE_LEN, Handle, StopOrder};
 use crate::api::server::Server;
+use crate::api::types::Status;
 use crate::lifecycle::Why;
 use crate::lifeline::{CoordinatorEnd, Down, Up};
 use crate::problem::Problem;
@@ -44,6 +49,8 @@ use self::vm::{Given, Vm};
 
 /// For clients to read their last answers before the sockets close.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// The most that the coordinator goes on after the VM has ended: for its name to be free, for the answers, for its last word.
+pub const FAREWELL_SPAN: Duration = budget::sum(&[FAREWELL, FAREWELL, FAREWELL]);
 
 /// The program `bulkhead coordinator`: not for people, only the launcher can start it in a way that works.
 pub fn main() -> ExitCode {
@@ -126,29 +133,30 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
         Problem::host(format!("watch the lifeline: {error}"), "coordinator start", "report this as a bug")
     })?;
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
+    let (stops, mut stop_orders) = mpsc::channel(COMMAND_QUEUE_LEN);
     let (words, reports) = mpsc::channel(4);
     let (found, reopened) = mpsc::channel(topology::VFIO.len());
-    let mut vm = Vm::new(given, locked, Launcher::new(words.clone(), reopened))?;
-    let server = Server::new(Handle { commands, picture: vm.picture() });
-    let (wishes, mut wished) = mpsc::channel(1);
+    let (free, freed) = oneshot::channel();
+    let launcher = Launcher::new(words.clone(), reopened, given.handover.unreachable());
+    let mut vm = Vm::new(given, locked, launcher)?;
+    let server = Server::new(Handle { commands, stops: stops.clone(), picture: vm.picture() });
     // Clients are served while the VM boots, or while it works on somebody else's command.
-    let porter = tokio::spawn(carry(lifeline, server.clone(), wishes, reports, found));
+    let carrier = tokio::spawn(carry(lifeline, server.clone(), stops, reports, found, free));
 
     let counted = tokio::spawn(logging::tell_of_dropped_lines());
-
-    vm.boot().await;
-    if vm.ended().is_none() {
-        // The launcher that does not listen is gone, and that is noticed below.
-        let _ = words.send(Up::Running).await;
+    let mut waiting: Vec<Answer<Status>> = Vec::new();
+    // An order to stop waits for nothing that the VM is doing: whatever it is, it is given up.
+    let order = tokio::select! {
+        biased;
+        Some(order) = stop_orders.recv() => Some(order),
+        () = vm.live(&mut queue) => None,
+    };
+    if let Some(StopOrder { why, answer }) = order {
+        waiting.extend(answer);
+        vm.stop(why).await;
     }
-    while vm.ended().is_none() {
-        // Every arm is cancel-safe: a queue, a queue, and `Vm::next_event`, which says that it is.
-        tokio::select! {
-            Some(command) = queue.recv() => vm.command(command).await,
-            why = wished.recv() => vm.stop(why.unwrap_or(Why::LauncherGone)).await,
-            happening = vm.next_event() => vm.happened(happening).await,
-        }
-    }
+    // Nobody else will be served: whoever waits learns that the VM has ended.
+    drop(queue);
     if let Some(why) = vm.ended() {
         // A failure is the launcher's to print: once.
         if why.problem().is_none() {
@@ -157,35 +165,51 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
         let _ = words.send(Up::Ended(why.clone())).await;
     }
     counted.abort();
-    drop((words, queue));
+    // Whoever asked for the end is answered when the name is free too, and the disks are.
+    let outcome = match timeout(FAREWELL, freed).await {
+        // A launcher that is gone has no name any more.
+        Ok(_) => vm.outcome(),
+        Err(_) => Err(Problem::host(
+            "the VM has ended, but its launcher does not give up its name",
+            "stop",
+            "look at the `bulkhead run` process: it is stopped, or hangs",
+        )),
+    };
+    stop_orders.close();
+    while let Some(StopOrder { answer, .. }) = stop_orders.recv().await {
+        waiting.extend(answer);
+    }
+    for answer in waiting {
+        // A client that has gone away does not want its answer.
+        let _ = answer.send(outcome.clone());
+    }
+    drop(words);
     server.drain(FAREWELL).await;
     // Its last message is out, or its reader is gone.
-    let _ = tokio::time::timeout(FAREWELL, porter).await;
+    let _ = timeout(FAREWELL, carrier).await;
     Ok(())
 }
 
-/// Carries messages between the launcher and the VM's task, and clients to the server.
+/// Carries messages between the launcher and the VM's task, and clients to the server, until the VM's name is free.
 async fn carry(
     lifeline: CoordinatorEnd,
     server: Server,
-    wishes: mpsc::Sender<Why>,
+    stops: mpsc::Sender<StopOrder>,
     mut reports: mpsc::Receiver<Up>,
     found: mpsc::Sender<Reopened>,
+    free: oneshot::Sender<()>,
 ) {
-    let mut open = true;
-    loop {
+    // A full queue holds such orders already.
+    let stop = |why| drop(stops.try_send(StopOrder { why, answer: None }));
+    let (mut listening, mut telling) = (true, true);
+    while listening || telling {
         // Cancel-safe: a queue and a receive that takes nothing before it wins.
         tokio::select! {
-            report = reports.recv() => match report {
-                Some(report) => {
-                    let last = matches!(report, Up::Ended(_));
-                    if lifeline.send(&report).await.is_err() || last {
-                        return;
-                    }
-                }
-                None => return,
+            report = reports.recv(), if telling => match report {
+                Some(report) => telling = lifeline.send(&report).await.is_ok(),
+                None => telling = false,
             },
-            message = lifeline.recv(), if open => match message {
+            message = lifeline.recv(), if listening => match message {
                 Ok(Some(Down::Connection(client))) => {
                     match UnixStream::from_std(client.into()) {
                         Ok(stream) => server.serve(stream),
@@ -194,13 +218,15 @@ async fn carry(
                 }
                 // A full queue is one whose answers nobody has asked for.
                 Ok(Some(Down::Device { index, server })) => drop(found.try_send((index, server))),
-                // A full queue holds the same wish already.
-                Ok(Some(Down::Stop)) => drop(wishes.try_send(Why::Asked)),
+                Ok(Some(Down::Stop)) => stop(Why::Asked),
+                Ok(Some(Down::Released)) => break,
                 Ok(None) | Err(_) => {
-                    open = false;
-                    drop(wishes.try_send(Why::LauncherGone));
+                    listening = false;
+                    stop(Why::LauncherGone);
                 }
             },
         }
     }
+    // Nobody may wait for it any more.
+    let _ = free.send(());
 }

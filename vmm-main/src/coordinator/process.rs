@@ -8,21 +8,24 @@
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ipc::channel::{self, AsyncChannel};
 use ipc::deadline::Deadline;
 use ipc::error::Error as ChannelError;
 use ipc::hello::{Hello, Role};
+use ipc::protocol::budget;
 use ipc::protocol::control::{Event, Reply, Request};
 use ipc::protocol::lifecycle::State;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sandbox::report::{self, CrashPage};
 use sandbox::spawn::{Child, Exit, Spawn};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
+use super::inspector::Inspector;
 use super::logs::{self, Log};
 use super::objects::Objects;
 use crate::api::types;
@@ -32,9 +35,15 @@ use crate::topology::{Object, Row};
 
 /// From exec to a sealed, greeted process: milliseconds on an idle host.
 const START_DEADLINE: Duration = Duration::from_secs(10);
-/// For a process that closed its channel or was killed to be gone. A vCPU process takes up to 1.5 s to deliver its
-/// guest's last output.
-const END_DEADLINE: Duration = Duration::from_secs(3);
+/// For a process that is as good as dead to end by itself: its exit says more than a kill does.
+const EXIT_DEADLINE: Duration = Duration::from_secs(3);
+/// For a killed process to be gone. Only one that hangs in the kernel takes longer.
+const KILL_DEADLINE: Duration = Duration::from_secs(2);
+/// The most that [`Process::finish`] takes.
+pub const FINISH_SPAN: Duration = budget::sum(&[budget::QUIT, KILL_DEADLINE, logs::LAST_LINES_DEADLINE]);
+/// From the order to start to the word about the device: opening it, one answer of the vCPU process beyond that, and a busy
+/// host.
+const OUTCOME_DEADLINE: Duration = budget::sum(&[budget::vfio::OPENING, budget::vfio::GATE, budget::SLACK]);
 
 /// How a request failed.
 #[derive(Debug)]
@@ -48,6 +57,8 @@ pub enum Fault {
 /// The end of a process that was not supposed to end.
 #[derive(Debug, Clone)]
 pub struct Lost {
+    /// Which process it was.
+    pub row: &'static Row,
     /// What is known.
     pub problem: Problem,
     /// Its last log lines.
@@ -79,11 +90,16 @@ pub struct Process {
     limits: types::Limits,
     /// When it may be asked nothing more.
     dead: bool,
+    /// What its device came to, once it was told.
+    device_outcome: Option<Option<String>>,
     /// Events that were looked at before their time.
     early: Mutex<VecDeque<Event>>,
     child: Child,
     ended: AsyncFd<OwnedFd>,
-    channel: AsyncChannel,
+    /// It has been reaped.
+    reaped: bool,
+    channel: Arc<AsyncChannel>,
+    inspector: Inspector,
     crash: CrashPage,
     log: Log,
 }
@@ -146,6 +162,8 @@ impl Process {
             }
         };
         let Some(child) = guard.0.take() else { return Err(refuse("keep it", &"no child")) };
+        let channel = Arc::new(channel);
+        let inspector = Inspector::new(row.name, Arc::clone(&channel));
         let mut process = Self {
             row,
             generation,
@@ -153,10 +171,13 @@ impl Process {
             enforced: Vec::new(),
             limits: types::Limits::of(&profile),
             dead: false,
+            device_outcome: None,
             early: Mutex::default(),
             child,
             ended,
+            reaped: false,
             channel,
+            inspector,
             crash,
             log,
         };
@@ -196,7 +217,7 @@ impl Process {
                 "report this as a bug",
             )));
         };
-        let deadline = Deadline::after(request.deadline());
+        let deadline = Deadline::after(budget::deadline(self.row.role, &request));
         match self.channel.request(&request, fds, deadline).await {
             Ok((Reply::Failed(failure), _)) => Err(Fault::Refused(Problem::host(
                 logs::printable(format!("{}: {}", failure.what, failure.why).as_bytes()),
@@ -226,6 +247,24 @@ impl Process {
         }
     }
 
+    /// What became of the device of a process that was just started: `None` if it is open, else why it is lost.
+    pub async fn device_outcome(&mut self) -> Result<Option<String>, Fault> {
+        if let Some(outcome) = &self.device_outcome {
+            return Ok(outcome.clone());
+        }
+        match timeout(OUTCOME_DEADLINE, self.next()).await {
+            Ok(Ok(Event::DeviceOpened)) => Ok(self.device_outcome.insert(None).clone()),
+            Ok(Ok(Event::DeviceFailed(reason))) => Ok(self.device_outcome.insert(Some(reason)).clone()),
+            Ok(Ok(Event::Fatal(reason))) => Err(self.lost(&reason).await),
+            Ok(Ok(other)) => {
+                let text = format!("it says {other:?} while its device is being opened");
+                Err(self.lost(&text).await)
+            }
+            Ok(Err(error)) => Err(self.lost(&error).await),
+            Err(_) => Err(self.lost(&"it does not say what became of its device").await),
+        }
+    }
+
     /// What the process says or suffers next: an event, or its loss. Cancel-safe.
     pub async fn next(&self) -> Result<Event, ChannelError> {
         let early = self.early.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -244,6 +283,11 @@ impl Process {
         }
     }
 
+    /// Whether the process ends within that time. Cancel-safe.
+    pub async fn ends_within(&self, span: Duration) -> bool {
+        timeout(span, self.ended.readable()).await.is_ok()
+    }
+
     /// Whether an event is waiting: for operations that must not overtake one. It is kept for [`Self::next`].
     pub async fn has_event(&self) -> bool {
         while let Ok(Ok((event, _))) = timeout(Duration::ZERO, self.channel.next_event()).await {
@@ -256,30 +300,48 @@ impl Process {
     pub async fn lost(&mut self, said: &(dyn std::fmt::Display + Sync)) -> Fault {
         self.dead = true;
         self.state = State::Ended;
-        let exit = end(&self.child, &self.ended).await;
+        let exit = self.end_by(Deadline::after(EXIT_DEADLINE)).await;
         let last_lines = self.log.last_lines().await;
         Fault::Lost(describe(self.row, self.generation, &self.crash, exit, said, last_lines))
     }
 
-    /// Ends the process: politely first, then by force. Whatever happens, it is gone afterwards.
-    pub async fn finish(mut self) {
+    /// Ends the process: politely first, then by force, within [`FINISH_SPAN`] whatever it is doing. False: it hangs in the
+    /// kernel, with all that it holds. May be given up and begun anew.
+    pub async fn finish(&mut self) -> bool {
+        let until = Deadline::after(budget::QUIT);
         if !self.dead
-            && let Err(fault) = self.order(Request::Quit).await
+            && let Err(error) = self.channel.request(&Request::Quit, &[], until).await
         {
-            tracing::warn!(process = self.row.name, "did not quit: {}", fault.into_problem());
+            tracing::warn!(process = self.row.name, "did not quit and is killed: {error}");
         }
-        end(&self.child, &self.ended).await;
+        self.dead = true;
+        self.end_by(until).await;
         // Lines written on the way out still reach the log.
         self.log.last_lines().await;
+        self.reaped
     }
 
     /// Ends the process at once, without letting it do anything more: it must not deliver what another process
     /// has taken over.
     pub async fn discard(mut self) {
-        // Fails only for a process that has ended by itself.
-        let _ = self.child.kill();
-        end(&self.child, &self.ended).await;
+        self.dead = true;
+        self.end_by(Deadline::now()).await;
         self.log.last_lines().await;
+    }
+
+    /// Waits until then for the process to end by itself, then kills it; reaps it either way. How it ended, if by itself.
+    async fn end_by(&mut self, until: Deadline) -> Option<Exit> {
+        let exit = end(&self.child, &self.ended, until).await;
+        self.reaped |= matches!(exit, End::ByItself(_) | End::Killed);
+        match exit {
+            End::ByItself(exit) => exit,
+            End::Killed | End::Hangs => None,
+        }
+    }
+
+    /// What asks it about itself, beside everything else.
+    pub fn inspector(&self) -> Inspector {
+        self.inspector.clone()
     }
 
     /// Its row for the API.
@@ -319,7 +381,10 @@ impl Unfinished {
         said: &ChannelError,
     ) -> Lost {
         let exit = match self.0.take() {
-            Some(child) => end(&child, ended).await,
+            Some(child) => match end(&child, ended, Deadline::after(EXIT_DEADLINE)).await {
+                End::ByItself(exit) => exit,
+                End::Killed | End::Hangs => None,
+            },
             None => None,
         };
         let last_lines = log.last_lines().await;
@@ -330,26 +395,52 @@ impl Unfinished {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Some(child) = self.0.take() {
-            // Both only fail for a process that is gone already.
-            let _ = child.kill();
-            let _ = child.wait();
+            kill_and_reap(&child);
         }
     }
 }
 
-/// Waits a moment for the process to end by itself, then kills it; reaps it either way.
-async fn end(child: &Child, ended: &AsyncFd<OwnedFd>) -> Option<Exit> {
-    let by_itself = timeout(END_DEADLINE, ended.readable()).await.is_ok();
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Given up in the middle of something: an order to stop does not wait for it.
+        if !self.reaped {
+            kill_and_reap(&self.child);
+        }
+    }
+}
+
+/// Kills a process and waits for it in place, a moment at most.
+fn kill_and_reap(child: &Child) {
+    // Each fails only for a process that is gone already.
+    let _ = child.kill();
+    let moment = Timespec { tv_sec: 1, tv_nsec: 0 };
+    let _ = poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&moment));
+    let _ = child.try_wait();
+}
+
+/// How the end of a process came about.
+enum End {
+    /// It ended before it was killed, and how, if that is known.
+    ByItself(Option<Exit>),
+    /// It had to be killed: it died of its silence, not of the signal.
+    Killed,
+    /// It is not gone though it was killed.
+    Hangs,
+}
+
+/// Waits until then for the process to end by itself, then kills it; reaps it either way.
+async fn end(child: &Child, ended: &AsyncFd<OwnedFd>, until: Deadline) -> End {
+    let by_itself = timeout_at(until.instant().into(), ended.readable()).await.is_ok();
     if !by_itself {
         // Fails only for a process that has ended just now.
         let _ = child.kill();
+        if timeout(KILL_DEADLINE, ended.readable()).await.is_err() {
+            return End::Hangs;
+        }
     }
-    let _ = timeout(END_DEADLINE, ended.readable()).await;
-    match child.try_wait() {
-        // A process that ended of our own kill died of silence, not of the signal.
-        Ok(exit) => exit.filter(|_| by_itself),
-        Err(_) => None,
-    }
+    // An error: it was reaped before.
+    let exit = child.try_wait().ok().flatten();
+    if by_itself { End::ByItself(exit) } else { End::Killed }
 }
 
 /// Everything known about a lost process, as a problem.
@@ -375,6 +466,7 @@ fn describe(
         (None, None) => logs::printable(said.to_string().as_bytes()),
     };
     Lost {
+        row,
         problem: Problem::new(
             Class::Died,
             format!("process {} (generation {generation}) {how}: {why}", row.name),

@@ -2,19 +2,40 @@
 //! All processes of one generation, as one thing that starts, pauses, resumes and ends in the right order.
 //!
 //! The order of [`topology::PROCESSES`]: CPUs pause first, so that devices see no new work, and go on last, so
-//! that every device answers before the guest asks.
+//! that every device answers before the guest asks. Processes of one role stand together and are asked at once: a tier.
+//! Everything here may be given up at any wait: the set still holds its processes then, to be ended.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use ipc::error::Error as ChannelError;
+use ipc::hello::Role;
+use ipc::protocol::budget;
 use ipc::protocol::control::{Event, Request};
+use ipc::protocol::lifecycle::State;
 
+use super::inspector::Inspector;
 use super::objects::Objects;
-use super::process::{Fault, Process};
+use super::process::{FINISH_SPAN, Fault, Process};
 use super::roles::Configs;
+use super::together;
 use crate::api::types;
 use crate::topology;
+
+/// The most that [`ProcessSet::finish`] takes, whatever its processes do: the CPUs, then all others together.
+pub const STOP_SPAN: Duration = budget::sum(&[FINISH_SPAN, FINISH_SPAN]);
+
+/// The most that pausing, or resuming, takes if every process is as late as it may be: one tier after the other.
+pub const ORDER_SPAN: Duration = budget::sum(&[
+    budget::deadline(Role::Vcpu, &Request::Pause),
+    budget::deadline(Role::Vfio, &Request::Pause),
+    budget::deadline(Role::Nvme, &Request::Pause),
+    budget::deadline(Role::Smmu, &Request::Pause),
+]);
+
+/// A device that its guest does not find: the name of its process, and why.
+pub type LostDevice = (&'static str, String);
 
 /// The processes, in the table's order.
 #[derive(Debug)]
@@ -25,60 +46,67 @@ pub struct ProcessSet {
 }
 
 impl ProcessSet {
-    /// Starts and configures every process of the table. If one fails, none is left.
-    pub async fn start(generation: u32, objects: &Objects, configs: &Configs) -> Result<Self, Fault> {
-        let mut set = Self { generation, processes: Vec::new() };
-        for row in topology::processes(objects.shape()) {
-            let started = async {
-                let mut process = Process::start(row, generation, objects).await?;
-                match process.order(Request::Configure(configs.of(row)?)).await {
-                    Ok(()) => Ok(process),
-                    Err(fault) => {
-                        process.finish().await;
-                        Err(fault)
-                    }
-                }
-            };
-            match started.await {
-                Ok(process) => set.processes.push(process),
-                Err(fault) => {
-                    set.finish().await;
-                    return Err(fault);
-                }
-            }
-        }
-        Ok(set)
+    /// None yet.
+    pub const fn new(generation: u32) -> Self {
+        Self { generation, processes: Vec::new() }
     }
 
-    /// Lets the guest begin: devices first.
-    pub async fn begin(&mut self) -> Result<(), Fault> {
-        for process in self.processes.iter_mut().rev() {
-            process.order(Request::Start).await?;
+    /// Starts and configures every process of the table. If one fails, those before it are there.
+    pub async fn start(&mut self, objects: &Objects, configs: &Configs) -> Result<(), Fault> {
+        for row in topology::processes(objects.shape()) {
+            let config = configs.of(row)?;
+            self.processes.push(Process::start(row, self.generation, objects).await?);
+            if let Some(process) = self.processes.last_mut() {
+                process.order(Request::Configure(config)).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Lets the guest begin: devices first, and only when each has said what became of it. Those that are lost are told.
+    pub async fn begin(&mut self) -> Result<Vec<LostDevice>, Fault> {
+        let mut lost = Vec::new();
+        for tier in self.tiers().rev() {
+            order(tier, &Request::Start).await?;
+            if !tier.iter().all(|process| process.row.role == Role::Vfio) {
+                continue;
+            }
+            let outcomes = together::all(tier.iter_mut().map(Process::device_outcome)).await;
+            let outcomes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
+            let named = tier.iter().map(|process| process.row.name).zip(outcomes);
+            lost.extend(named.filter_map(|(name, outcome)| Some((name, outcome?))));
+        }
+        Ok(lost)
     }
 
     /// Lets the guest go on after a pause: devices first.
     pub async fn resume(&mut self) -> Result<(), Fault> {
-        for process in self.processes.iter_mut().rev() {
-            process.order(Request::Resume).await?;
+        for tier in self.tiers().rev() {
+            order(tier, &Request::Resume).await?;
         }
         Ok(())
     }
 
-    /// Stops the guest: CPUs first. If a process refuses, those before it go on again.
+    /// Stops the guest: CPUs first. If a process refuses, those that have paused go on again.
     pub async fn pause(&mut self) -> Result<(), Fault> {
-        for count in 0..self.processes.len() {
-            let Some(process) = self.processes.get_mut(count) else { break };
-            let Err(fault) = process.order(Request::Pause).await else { continue };
-            if matches!(fault, Fault::Refused(_)) {
-                for paused in self.processes.iter_mut().take(count).rev() {
-                    paused.order(Request::Resume).await?;
-                }
+        let mut outcome = Ok(());
+        for tier in self.tiers() {
+            outcome = order(tier, &Request::Pause).await;
+            if outcome.is_err() {
+                break;
             }
-            return Err(fault);
         }
-        Ok(())
+        if let Err(Fault::Refused(_)) = &outcome {
+            for process in self.processes.iter_mut().rev().filter(|process| process.state == State::Paused) {
+                process.order(Request::Resume).await?;
+            }
+        }
+        outcome
+    }
+
+    /// The processes in the table's order, those of one role together.
+    fn tiers(&mut self) -> impl DoubleEndedIterator<Item = &mut [Process]> {
+        self.processes.chunk_by_mut(|one, next| one.row.role == next.row.role)
     }
 
     /// Whether any process has said something that is not decided upon yet.
@@ -91,18 +119,22 @@ impl ProcessSet {
         false
     }
 
-    /// Ends every process, CPUs first. None is left afterwards.
-    pub async fn finish(self) {
-        for process in self.processes {
-            process.finish().await;
+    /// Ends every process, CPUs first, within [`STOP_SPAN`]. Which of them hang in the kernel, with what they hold.
+    pub async fn finish(&mut self) -> Vec<&'static str> {
+        let count = self.processes.iter().take_while(|process| process.row.role == Role::Vcpu).count();
+        let (cpus, others) = self.processes.split_at_mut(count);
+        let mut left = Vec::new();
+        for tier in [cpus, others] {
+            let gone = together::all(tier.iter_mut().map(Process::finish)).await;
+            let named = tier.iter().map(|process| process.row.name).zip(gone);
+            left.extend(named.filter_map(|(name, gone)| (!gone).then_some(name)));
         }
+        left
     }
 
     /// Ends every process at once: for a set whose guest lives in another one.
     pub async fn discard(self) {
-        for process in self.processes {
-            process.discard().await;
-        }
+        together::all(self.processes.into_iter().map(Process::discard)).await;
     }
 
     /// The next event of any process, or the end of its channel. Cancel-safe.
@@ -136,9 +168,9 @@ impl ProcessSet {
         self.processes.get_mut(index)
     }
 
-    /// Gives up the process at `index`, which is dead; the others go on without it.
-    pub async fn remove(&mut self, index: usize) {
-        if index < self.processes.len() {
+    /// Gives up the process called `name`, which is dead; the others go on without it.
+    pub async fn remove(&mut self, name: &str) {
+        if let Some(index) = self.processes.iter().position(|process| process.row.name == name) {
             self.processes.remove(index).discard().await;
         }
     }
@@ -148,8 +180,24 @@ impl ProcessSet {
         self.processes.iter_mut().find(|process| process.row.name == name)
     }
 
+    /// What asks them about themselves.
+    pub fn inspectors(&self) -> Vec<Inspector> {
+        self.processes.iter().map(Process::inspector).collect()
+    }
+
     /// Their rows for the API.
     pub fn picture(&self) -> Vec<types::Process> {
         self.processes.iter().map(Process::picture).collect()
+    }
+}
+
+/// Orders the same of a whole tier at once. A loss counts for more than a refusal.
+async fn order(tier: &mut [Process], request: &Request) -> Result<(), Fault> {
+    let outcomes = together::all(tier.iter_mut().map(|process| process.order(request.clone()))).await;
+    let mut faults: Vec<Fault> = outcomes.into_iter().filter_map(Result::err).collect();
+    let lost = faults.iter().position(|fault| matches!(fault, Fault::Lost(_)));
+    match lost.or((!faults.is_empty()).then_some(0)) {
+        Some(index) => Err(faults.swap_remove(index)),
+        None => Ok(()),
     }
 }

@@ -259,8 +259,14 @@ mod tests {
     fn role_configs_cover_every_row_and_name_its_descriptors() {
         let ram = ram_layout(1 << 29).unwrap();
         let boot = BootInfo { entry: layout::RAM_BASE, fdt: layout::RAM_BASE };
-        let device =
-            |slot| HandedDevice { kind: DeviceKind::VfioUser, slot, direct_dma: slot == 31, disk: None };
+        let device = |slot| HandedDevice {
+            kind: DeviceKind::VfioUser,
+            slot,
+            direct_dma: slot == 31,
+            required: false,
+            unreachable: None,
+            disk: None,
+        };
         let number = |name: &str| if name == topology::VFIO[1] { Ok(0x1234) } else { Err(bug(name.into())) };
         let handover = Handover {
             name: "vm".into(),
@@ -302,7 +308,7 @@ mod tests {
         assert_eq!(configs.vfio[1].areas.io.end(), Gpa(0x0f10_0000));
         assert_eq!(last.host_device, None);
         // A vCPU process on KVM holds one descriptor more, before those of devices.
-        let real = HandedDevice { kind: DeviceKind::Real, slot: 31, direct_dma: false, disk: None };
+        let real = HandedDevice { kind: DeviceKind::Real, direct_dma: false, ..device(31) };
         let handover = Handover { cpu: CpuKind::Kvm, devices: vec![device(1), real], ..handover };
         let configs = Configs::new(&handover, &ram, boot, number).unwrap();
         assert_eq!((configs.vcpu.devices[0].ring_fd, configs.vcpu.functions[1].ring_fd), (7, 18));

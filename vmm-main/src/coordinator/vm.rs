@@ -2,9 +2,13 @@
 //! The one task that owns a VM: it takes commands, hears events, and decides. Everything else asks it.
 //!
 //! It does one thing at a time, so no two operations on the guest ever overlap. Each operation asks the life
-//! cycle first; a process that is lost in the middle of one ends the VM with a report. What readers may know
-//! is published as a whole after every change ([`Vm::publish`], in `vm/picture.rs`).
+//! cycle first; what becomes of a process that is lost in the middle of one is its row's rule. An order to stop waits for
+//! none of them: [`Vm::live`] may be given up at any wait, since [`Vm`] holds at each of them all processes that there
+//! are, and [`Vm::stop`] ends what it finds. What readers may know is published as a whole after every change
+//! ([`Vm::publish`], in `vm/picture.rs`).
 
+mod commands;
+mod events;
 mod picture;
 
 use std::collections::BTreeMap;
@@ -12,32 +16,24 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use ipc::protocol::control::{Event, Reply, Request};
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::guest_memory;
 use sandbox::Locked;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::handover::Handover;
-use super::inspected;
 use super::launcher::Launcher;
-use super::logs;
 use super::objects::Objects;
-use super::probe;
-use super::process::{Fault, Lost};
+use super::process::Fault;
 use super::process_set::ProcessSet;
 use super::roles::{self, Configs};
 use crate::api::command::{Command, Picture};
-use crate::api::types::{Inspected, Limits, ProbeAnswer, ProbeRequest, SaveRestored};
-use crate::config::OnReset;
+use crate::api::types::{Limits, Status};
 use crate::lifecycle::{Phase, Step, Why};
+use crate::lifeline::Up;
 use crate::machine::{MachineConfig, boot};
-use crate::problem::{Class, Problem};
-use crate::snapshot;
-use crate::topology::{self, Object, Restart, Size};
-
-/// A guest that resets at once again and again must not turn the host into a process starter.
-const BOOT_SPAN_MIN: Duration = Duration::from_secs(1);
+use crate::problem::Problem;
+use crate::topology::{Object, Size};
 
 /// What the launcher handed over.
 #[derive(Debug)]
@@ -67,7 +63,13 @@ pub struct Vm {
     reset_count: u32,
     /// The guest asked for a reset just before it was paused.
     reset_due: bool,
+    /// Devices that the guest has lost since it booted, or did not find, by their process, and why.
+    lost_devices: BTreeMap<&'static str, String>,
     running: Option<Running>,
+    /// What began the end.
+    ending: Option<Why>,
+    /// Processes that hang in the kernel after the end, with all that they hold.
+    left: Vec<&'static str>,
     picture: watch::Sender<Picture>,
     launcher: Launcher,
 }
@@ -102,11 +104,15 @@ impl Vm {
             generation: 0,
             reset_count: 0,
             reset_due: false,
+            lost_devices: BTreeMap::new(),
             running: None,
+            ending: None,
+            left: Vec::new(),
             picture: watch::channel(Picture {
                 status: picture::nothing(),
                 started: now,
                 processes: Vec::new(),
+                inspectors: Vec::new(),
             })
             .0,
             launcher,
@@ -128,8 +134,58 @@ impl Vm {
         }
     }
 
+    /// Boots, then takes commands and hears events until the VM has ended. May be given up at any wait, for [`Self::stop`].
+    pub async fn live(&mut self, commands: &mut mpsc::Receiver<Command>) {
+        self.boot().await;
+        if self.ended().is_none() {
+            self.launcher.tell(Up::Running).await;
+        }
+        while self.ended().is_none() {
+            // Both arms are cancel-safe: a queue, and `next_event`, which says that it is.
+            tokio::select! {
+                Some(command) = commands.recv() => self.command(command).await,
+                event = self.next_event() => self.react(event).await,
+            }
+        }
+    }
+
+    /// Ends every process in order, and the VM with `why`, or with what began its end before; within
+    /// [`super::process_set::STOP_SPAN`] whatever the processes do. Everything that was handed over is closed then.
+    pub async fn stop(&mut self, why: Why) {
+        let why = self.ending.get_or_insert(why).clone();
+        if let Ok(after) = self.phase.after(Step::Stop) {
+            self.phase = after;
+            self.publish();
+        }
+        if let Some(running) = &mut self.running {
+            self.left = running.set.finish().await;
+        }
+        if !self.left.is_empty() {
+            tracing::error!(processes = ?self.left, "killed, and not gone: they hang in the kernel");
+        }
+        self.running = None;
+        // Images and connections are free for the next VM.
+        self.given.objects.clear();
+        if let Ok(after) = self.phase.after(Step::End(why)) {
+            self.phase = after;
+        }
+        self.publish();
+    }
+
+    /// What whoever asked for the end is answered, once it is there.
+    pub fn outcome(&self) -> Result<Status, Problem> {
+        if self.left.is_empty() {
+            return Ok(self.status());
+        }
+        Err(Problem::host(
+            format!("{} cannot be killed: what they hold is still in use", self.left.join(", ")),
+            "stop",
+            "look what the host's disks and devices are waiting for",
+        ))
+    }
+
     /// Loads the guest, starts every process, and lets the guest run.
-    pub async fn boot(&mut self) {
+    async fn boot(&mut self) {
         if let Err(fault) = self.try_boot().await {
             self.end_by(fault).await;
         }
@@ -139,7 +195,8 @@ impl Vm {
     async fn try_boot(&mut self) -> Result<(), Fault> {
         let begun = Instant::now();
         self.booted = begun;
-        let mut objects = Objects::for_boot(
+        self.lost_devices.clear();
+        let objects = Objects::for_boot(
             &self.given.handover.name,
             &self.given.objects,
             &self.given.handover.shape(),
@@ -148,10 +205,23 @@ impl Vm {
         let configs = self.load(&objects)?;
         let loaded = begun.elapsed();
         self.generation = self.generation.saturating_add(1);
-        let set = ProcessSet::start(self.generation, &objects, &configs).await?;
+        let set = ProcessSet::new(self.generation);
+        let Running { objects, configs, set } = self.running.insert(Running { objects, configs, set });
+        set.start(objects, configs).await?;
         objects.close_connections();
-        let running = self.running.insert(Running { objects, configs, set });
-        running.set.begin().await?;
+        // Opening the devices may take a while: who looks sees the processes meanwhile.
+        self.publish();
+        let lost = loop {
+            let Some(running) = &mut self.running else { return Err(no_processes().into()) };
+            match running.set.begin().await {
+                Ok(lost) => break lost,
+                // A process that costs its device only is given up; the others have begun, and begin again for nothing.
+                Err(fault) => self.survive(fault).await?,
+            }
+        };
+        for (name, reason) in lost {
+            self.lose_device(name, &reason)?;
+        }
         self.phase = self.phase.after(Step::Start)?;
         tracing::info!(
             vm = %self.given.handover.name,
@@ -182,282 +252,16 @@ impl Vm {
             .map_err(|error| self.given.handover.not_loaded(&error))?;
         Configs::new(&self.given.handover, &self.layout, boot, |name| objects.device_number(name))
     }
-
-    /// Carries out one command.
-    pub async fn command(&mut self, command: Command) {
-        // A client that has gone away does not want its answer; the command has been carried out all the same.
-        match command {
-            Command::Pause(answer) => {
-                let result = self.pause().await;
-                let _ = answer.send(result.map(|()| self.status()));
-            }
-            Command::Resume(answer) => {
-                let result = self.resume().await;
-                let _ = answer.send(result.map(|()| self.status()));
-            }
-            Command::Stop(answer) => {
-                let result = self.begin_stop();
-                let _ = answer.send(result.map(|()| self.status()));
-                self.stop(Why::Asked).await;
-            }
-            Command::SaveRestore(answer) => {
-                let result = self.save_restore().await;
-                let _ = answer.send(result);
-            }
-            Command::Inspect(answer) => {
-                let result = self.inspect().await;
-                let _ = answer.send(result);
-            }
-            Command::Probe(request, answer) => {
-                let result = self.probe(&request).await;
-                let _ = answer.send(result);
-            }
-        }
-        self.publish();
-    }
-
-    async fn pause(&mut self) -> Result<(), Problem> {
-        let after = self.phase.after(Step::Pause)?;
-        if let Some(running) = &mut self.running
-            && let Err(fault) = running.set.pause().await
-        {
-            return Err(self.fail(fault).await);
-        }
-        self.phase = after;
-        Ok(())
-    }
-
-    async fn resume(&mut self) -> Result<(), Problem> {
-        let after = self.phase.after(Step::Resume)?;
-        if let Some(running) = &mut self.running
-            && let Err(fault) = running.set.resume().await
-        {
-            return Err(self.fail(fault).await);
-        }
-        self.phase = after;
-        if std::mem::take(&mut self.reset_due) {
-            self.reset().await;
-        }
-        Ok(())
-    }
-
-    fn begin_stop(&mut self) -> Result<(), Problem> {
-        self.phase = self.phase.after(Step::Stop)?;
-        self.publish();
-        Ok(())
-    }
-
-    /// Ends every process in order, and the VM with `why`.
-    pub async fn stop(&mut self, why: Why) {
-        if let Some(running) = self.running.take() {
-            running.set.finish().await;
-        }
-        if let Ok(after) = self.phase.after(Step::End(why)) {
-            self.phase = after;
-        }
-        self.publish();
-    }
-
-    /// Moves the paused guest into new processes. On failure the old ones are there, paused, if they live.
-    async fn save_restore(&mut self) -> Result<SaveRestored, Problem> {
-        if self.phase != Phase::Running {
-            // The same words as for any other step that needs a running guest.
-            return Err(Problem::new(
-                Class::State,
-                format!("a VM that is {} cannot be saved and restored", self.phase.word()),
-                "life cycle",
-                "let it run first",
-            ));
-        }
-        let Some(Running { objects, configs, mut set }) = self.running.take() else {
-            return Err(refused("find the processes", &"there are none"));
-        };
-        let generation = self.generation.saturating_add(1);
-        match snapshot::move_to_new_processes(&mut set, generation, &objects, &configs).await {
-            Ok(moved) => {
-                let done = SaveRestored { generation, ..moved.report };
-                self.generation = generation;
-                self.running = Some(Running { objects: moved.objects, configs, set: moved.set });
-                set.discard().await;
-                Ok(done)
-            }
-            Err(snapshot::Failed { fault: Fault::Lost(lost), .. }) => {
-                let problem = lost.problem.clone();
-                self.running = Some(Running { objects, configs, set });
-                self.end_by(Fault::Lost(lost)).await;
-                Err(problem)
-            }
-            Err(snapshot::Failed { fault: Fault::Refused(problem), paused }) => {
-                self.running = Some(Running { objects, configs, set });
-                if paused {
-                    self.phase = Phase::Paused;
-                }
-                Err(Problem {
-                    advice: format!("{}; the guest is {}", problem.advice, self.phase.word()),
-                    ..problem
-                })
-            }
-        }
-    }
-
-    /// What every process tells about itself.
-    async fn inspect(&mut self) -> Result<Vec<Inspected>, Problem> {
-        let mut all = Vec::new();
-        for process in self.running.iter_mut().flat_map(|running| running.set.iter_mut()) {
-            match process.ask(Request::Inspect).await {
-                Ok(Reply::Inspect(told)) => all.push(inspected::of(process.row.name, &told)),
-                Ok(other) => return Err(refused("inspect", &format!("the process answers {other:?}"))),
-                Err(fault) => return Err(self.fail(fault).await),
-            }
-        }
-        Ok(all)
-    }
-
-    /// Makes a process attempt what its sandbox refuses; the coordinator itself too.
-    async fn probe(&mut self, request: &ProbeRequest) -> Result<ProbeAnswer, Problem> {
-        if request.process == topology::COORDINATOR.name {
-            return probe::attempt_here(&request.attempt).map(|outcome| probe::outcome(&outcome));
-        }
-        let attempt = probe::by_name(&request.attempt)?;
-        let Some(process) = self.running.as_mut().and_then(|running| running.set.named_mut(&request.process))
-        else {
-            return Err(Problem::usage(
-                format!("there is no process called {:?}", logs::printable(request.process.as_bytes())),
-                "process",
-                "`bulkhead ps` lists them",
-            ));
-        };
-        match process.ask(Request::Probe(attempt)).await {
-            Ok(Reply::Probe(outcome)) => Ok(probe::outcome(&outcome)),
-            Ok(other) => Err(refused("probe", &format!("the process answers {other:?}"))),
-            Err(fault) => Err(self.fail(fault).await),
-        }
-    }
-
-    /// Waits for the next thing that a process says or suffers. Cancel-safe; never returns without processes.
-    pub async fn next_event(&self) -> Happening {
-        match &self.running {
-            Some(running) => {
-                let (index, outcome) = running.set.next().await;
-                Happening {
-                    generation: self.generation,
-                    index,
-                    outcome: outcome.map_err(|error| error.to_string()),
-                }
-            }
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Decides about what a process said or suffered.
-    pub async fn happened(&mut self, happening: Happening) {
-        let Happening { generation, index, outcome } = happening;
-        if generation != self.generation {
-            return;
-        }
-        match outcome {
-            Ok(Event::GuestPoweredOff) => {
-                tracing::info!("guest switched itself off");
-                self.stop(Why::GuestPoweredOff).await;
-            }
-            // A paused VM stays as it is; the reset comes when it goes on.
-            Ok(Event::GuestReset) if self.phase == Phase::Paused => self.reset_due = true,
-            Ok(Event::GuestReset) => self.reset().await,
-            Ok(Event::Sealed(_)) => {
-                self.lose(index, "it says a second time that it is sealed".to_owned()).await
-            }
-            Ok(Event::Fatal(reason)) => self.lose(index, reason).await,
-            Ok(Event::PeerFailed { name, why }) => self.lose_named(&name, why).await,
-            Err(error) => self.lose(index, error).await,
-        }
-        self.publish();
-    }
-
-    /// A reset is a boot: new RAM, new processes, the same kernel. Nothing of the guest's last life survives it.
-    async fn reset(&mut self) {
-        tracing::info!("guest asked for a reset");
-        if self.given.handover.on_reset == OnReset::Exit {
-            return self.stop(Why::GuestReset).await;
-        }
-        let after = match self.phase.after(Step::Reset) {
-            Ok(after) => after,
-            Err(problem) => return self.end_by(Fault::Refused(problem)).await,
-        };
-        self.phase = after;
-        self.reset_count = self.reset_count.saturating_add(1);
-        self.publish();
-        if let Some(running) = self.running.take() {
-            running.set.finish().await;
-        }
-        let kinds = self.given.handover.shape().devices;
-        if let Err(error) = self.launcher.reopen_all(&kinds, &mut self.given.objects).await {
-            let problem = refused("stand in for a device's server", &error);
-            return self.end_by(Fault::Refused(problem)).await;
-        }
-        tokio::time::sleep(BOOT_SPAN_MIN.saturating_sub(self.booted.elapsed())).await;
-        self.boot().await;
-    }
-
-    /// Decides about a process that is lost: its row says how.
-    async fn lose(&mut self, index: usize, said: String) {
-        let Some(process) = self.running.as_mut().and_then(|running| running.set.at_mut(index)) else {
-            return self.end_by(Fault::Refused(refused("find a process that has ended", &said))).await;
-        };
-        let rule = process.row.restart;
-        let fault = process.lost(&said).await;
-        match rule {
-            Restart::EndsVm => self.end_by(fault).await,
-            Restart::DeviceFails => {
-                tracing::error!("{}; the guest goes on without that device", fault.into_problem().what);
-                if let Some(running) = &mut self.running {
-                    running.set.remove(index).await;
-                }
-            }
-        }
-    }
-
-    /// Decides about a process that another one says has failed. One that is gone already has been decided about.
-    async fn lose_named(&mut self, name: &str, why: String) {
-        let set = self.running.as_ref().map(|running| &running.set);
-        if let Some(index) = set.and_then(|set| set.iter().position(|process| process.row.name == name)) {
-            self.lose(index, logs::printable(why.as_bytes())).await;
-        }
-    }
-
-    /// A refusal leaves the VM as it is; a loss ends it.
-    async fn fail(&mut self, fault: Fault) -> Problem {
-        match fault {
-            Fault::Refused(problem) => problem,
-            Fault::Lost(lost) => {
-                let problem = lost.problem.clone();
-                self.end_by(Fault::Lost(lost)).await;
-                problem
-            }
-        }
-    }
-
-    /// Ends the VM because of `fault`.
-    async fn end_by(&mut self, fault: Fault) {
-        let Lost { problem, last_lines } = match fault {
-            Fault::Lost(lost) => lost,
-            Fault::Refused(problem) => Lost { problem, last_lines: Vec::new() },
-        };
-        self.stop(Why::Failed { problem, last_lines }).await;
-    }
-}
-
-/// Something that a process of some generation said or suffered.
-#[derive(Debug)]
-pub struct Happening {
-    generation: u32,
-    index: usize,
-    outcome: Result<Event, String>,
 }
 
 impl From<Problem> for Fault {
     fn from(problem: Problem) -> Self {
         Self::Refused(problem)
     }
+}
+
+fn no_processes() -> Problem {
+    Problem::host("the VM has no processes", "coordinator", "report this as a bug")
 }
 
 fn millis(span: Duration) -> u64 {

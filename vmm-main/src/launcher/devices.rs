@@ -4,6 +4,7 @@
 //! Nothing is read from them here. A device that the VM does not have is stood in for by an empty memory file, so that
 //! the coordinator's descriptors are the same in every VM.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -20,13 +21,30 @@ use crate::printable;
 use crate::problem::Problem;
 use crate::topology::{self, Object};
 
-/// The objects of each device that a VM can have.
-pub fn open_all(devices: &[DeviceConfig]) -> Result<Vec<(Object, OwnedFd)>, Problem> {
+/// What was opened.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// The objects of each device that a VM can have.
+    pub objects: Vec<(Object, OwnedFd)>,
+    /// The devices whose servers could not be reached, and why: the VM is to start without them.
+    pub unreachable: BTreeMap<&'static str, String>,
+}
+
+/// Opens the objects of each device that a VM can have.
+pub fn open_all(devices: &[DeviceConfig]) -> Result<Opened, Problem> {
     let mut given = devices.iter();
-    let mut objects = Vec::new();
+    let mut opened = Opened::default();
     for name in topology::VFIO {
-        let (source, iommufd) = match given.next().map(|device| &device.behind) {
-            Some(Behind::VfioUser(socket)) => (connect(socket)?, nothing()?),
+        let device = given.next();
+        let (source, iommufd) = match device.map(|device| &device.behind) {
+            Some(Behind::VfioUser(socket)) => match connect(socket) {
+                Ok(server) => (server, nothing()?),
+                Err(problem) if device.is_some_and(|device| device.required == Some(false)) => {
+                    opened.unreachable.insert(name, format!("{} ({})", problem.what, problem.place));
+                    (closed()?, nothing()?)
+                }
+                Err(problem) => return Err(problem),
+            },
             Some(Behind::Nvme(disk)) => (image::open(&disk.image, disk.readonly)?.into(), nothing()?),
             Some(Behind::Vfio(address)) => {
                 let places = Places::default();
@@ -34,9 +52,10 @@ pub fn open_all(devices: &[DeviceConfig]) -> Result<Vec<(Object, OwnedFd)>, Prob
             }
             None => (nothing()?, nothing()?),
         };
-        objects.extend([(Object::DeviceSource(name), source), (Object::Iommufd(name), iommufd)]);
+        let sources = [(Object::DeviceSource(name), source), (Object::Iommufd(name), iommufd)];
+        opened.objects.extend(sources);
     }
-    Ok(objects)
+    Ok(opened)
 }
 
 /// The sockets of the devices that have a server of somebody else, by device.
@@ -49,12 +68,18 @@ pub fn servers(devices: &[DeviceConfig]) -> Vec<Option<PathBuf>> {
 }
 
 /// Connects anew: a server may need a moment to see that its last client is gone, and to listen again.
-pub async fn reopen(socket: &Path) -> std::io::Result<tokio::net::UnixStream> {
+pub async fn reopen(socket: &Path) -> io::Result<OwnedFd> {
     let until = tokio::time::Instant::now() + REOPEN_PATIENCE;
     loop {
         match tokio::net::UnixStream::connect(socket).await {
+            Ok(connection) => {
+                let connection = connection.into_std()?;
+                // The other end blocks on it, as on the first one.
+                connection.set_nonblocking(false)?;
+                return Ok(connection.into());
+            }
             Err(_) if tokio::time::Instant::now() < until => tokio::time::sleep(REOPEN_PAUSE).await,
-            connected => return connected,
+            Err(error) => return Err(error),
         }
     }
 }
@@ -82,6 +107,15 @@ fn connect(socket: &Path) -> Result<OwnedFd, Problem> {
             advice,
         )
         .because_of(&error)
+    })
+}
+
+/// A connection whose other end is closed, as that of a server that is gone.
+fn closed() -> Result<OwnedFd, Problem> {
+    let pair = UnixStream::pair();
+    pair.map(|(ours, _)| ours.into()).map_err(|error| {
+        let what = format!("a socket cannot be made: {error}");
+        Problem::host(what, "launch", "check this user's limits on open files").because_of(&error)
     })
 }
 

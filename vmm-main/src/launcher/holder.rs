@@ -16,9 +16,22 @@ const COMMAND_LEN_MAX: usize = 80;
 
 /// The process that holds a lock (flock) on `file`, in words.
 pub fn of_lock(file: &File) -> Option<String> {
+    pid_of_lock(file).map(describe)
+}
+
+/// Whether the process that took the lock on `file` is there. The lock may outlive it, with processes that it handed the file.
+pub fn of_lock_lives(file: &File) -> bool {
+    pid_of_lock(file).is_some_and(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+        state.is_some_and(|state| !state.trim_start().starts_with(['Z', 'X']))
+    })
+}
+
+fn pid_of_lock(file: &File) -> Option<i32> {
     let metadata = file.metadata().ok()?;
     let locks = fs::read_to_string("/proc/locks").ok()?;
-    locks.lines().find_map(|line| lock_holder(line, &metadata)).map(describe)
+    locks.lines().find_map(|line| lock_holder(line, &metadata))
 }
 
 /// A process that has the file at `path` open, in words.
@@ -96,6 +109,25 @@ mod tests {
         assert!(told.starts_with("this VM itself"), "{told}");
         flock(file.as_file(), FlockOperation::Unlock).unwrap();
         assert_eq!(of_lock(&other), None);
+    }
+
+    #[test]
+    fn holder_that_has_died_is_told_from_one_that_lives() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let other = File::open(file.path()).unwrap();
+        assert!(!of_lock_lives(&other), "nobody has it");
+        flock(file.as_file(), FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert!(of_lock_lives(&other));
+        flock(file.as_file(), FlockOperation::Unlock).unwrap();
+        // A process locks it, and leaves the open file to one that outlives it.
+        let path = file.path().to_str().unwrap();
+        let script = format!("exec 9<'{path}' && flock -n 9 && {{ sleep 60 >/dev/null 2>&1 & echo $!; }}");
+        let started = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        let heir = String::from_utf8(started.stdout).unwrap();
+        let (locked, lives) =
+            (flock(&other, FlockOperation::NonBlockingLockExclusive).is_err(), of_lock_lives(&other));
+        std::process::Command::new("kill").arg(heir.trim()).status().unwrap();
+        assert!(locked && !lives, "locked: {locked}, lives: {lives}, heir: {heir}");
     }
 
     #[test]

@@ -7,15 +7,25 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use ipc::protocol::budget;
 use rustix::fs::{FlockOperation, OFlags, SeekFrom, flock, seek};
 use rustix::io::Errno;
 
 use super::holder;
 use crate::config::size;
+use crate::coordinator::process_set::STOP_SPAN;
 use crate::coordinator::roles::NVME_BLOCK_LEN;
 use crate::printable;
 use crate::problem::Problem;
+
+/// For a VM that was told to end, or is ending: its processes are there for moments.
+const ENDING_SPAN: Duration = Duration::from_secs(1);
+/// For one whose launcher was killed: what its coordinator gives its processes, and a busy host.
+const ORPHANED_SPAN: Duration = budget::sum(&[STOP_SPAN, budget::SLACK]);
+/// Nobody tells when a lock is free.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Opens an image for this VM alone: two guests that write one file system destroy it. One that is only read may be shared with
 /// others that only read it.
@@ -45,19 +55,41 @@ pub fn open(image: &Path, readonly: bool) -> Result<File, Problem> {
     // The length of a block device is where its end is.
     let len = seek(&file, SeekFrom::End(0)).map_err(|errno| refused(errno.into()))?;
     check_len(len, &place)?;
-    let lock = match readonly {
+    let kind = match readonly {
         true => FlockOperation::NonBlockingLockShared,
         false => FlockOperation::NonBlockingLockExclusive,
     };
-    match flock(&file, lock) {
-        Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(in_use(&file, &place)),
-        Err(errno) => {
-            let error = io::Error::from(errno);
-            let what = format!("the image cannot be locked against a second user: {error}");
-            let advice = "put it on a file system with locks (flock)";
-            Err(Problem::usage(what, place, advice).because_of(&error))
+    lock(&file, kind, &place)?;
+    Ok(file)
+}
+
+/// Locks the image. A VM that is just ending is waited for: also one whose launcher was killed, and whose processes are still
+/// there for a moment.
+fn lock(file: &File, kind: FlockOperation, place: &str) -> Result<(), Problem> {
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        match flock(file, kind) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(errno) => {
+                let error = io::Error::from(errno);
+                let what = format!("the image cannot be locked against a second user: {error}");
+                let advice = "put it on a file system with locks (flock)";
+                return Err(Problem::usage(what, place, advice).because_of(&error));
+            }
         }
+        let waited = begun.elapsed();
+        if waited >= ENDING_SPAN && holder::of_lock_lives(file) || waited >= ORPHANED_SPAN {
+            return Err(in_use(file, place));
+        }
+        if waited >= ENDING_SPAN && !std::mem::replace(&mut told, true) {
+            let seconds = ORPHANED_SPAN.as_secs();
+            eprintln!(
+                "bulkhead: {place} is in use by processes whose launcher has ended: waiting for {seconds} s at most"
+            );
+        }
+        std::thread::sleep(LOCK_INTERVAL);
     }
 }
 

@@ -88,11 +88,11 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
         program_files.retain(|(opened, _)| *opened != object);
         program_files.push((object, programs::open(program)?));
     }
-    let sources = devices::open_all(&config.devices)?;
+    let devices = devices::open_all(&config.devices)?;
     let real = shape.devices.iter().filter(|kind| **kind == DeviceKind::Real).count();
     host_device::allow_pinning(config.memory_len, real)?;
     let runtime_dir = RuntimeDir::open()?;
-    let socket = runtime_dir.bind(&config.name)?;
+    let mut socket = runtime_dir.bind(&config.name)?;
 
     let host = |step: &'static str| move |error: io::Error| refused(step, &error);
     let crash = CrashPage::create().map_err(host("make the crash page"))?;
@@ -104,8 +104,8 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let own_log = log_theirs.try_clone().and_then(|pipe| OwnLog::new(pipe, config.json_log));
     let own_log = Arc::new(own_log.map_err(host("share the log pipe"))?);
     let (console, console_theirs) = UnixStream::pair().map_err(host("make the console"))?;
-    let handover =
-        handover_file(&Handover::new(&config, cpu.kind)).map_err(host("pass the configuration"))?;
+    let handover = handover_file(&Handover::new(&config, cpu.kind, &devices.unreachable))
+        .map_err(host("pass the configuration"))?;
 
     let mut objects: Vec<(Object, OwnedFd)> = vec![
         (Object::Control, lifeline_theirs),
@@ -116,7 +116,7 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
         (Object::Kernel, kernel.into()),
     ];
     objects.extend(program_files.into_iter().map(|(object, file)| (object, file.into())));
-    objects.extend(sources);
+    objects.extend(devices.objects);
     objects.push((Object::Kvm, cpu.kvm.map_or_else(devices::nothing, Ok)?));
     objects.extend(initramfs.map(|file| (Object::Initramfs, file.into())));
     let held = |object| objects.iter().find(|(held, _)| *held == object).map(|(_, fd)| fd.as_fd());
@@ -145,7 +145,7 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let terminal = if shown { start_input(console, quit)? } else { None };
     let servers = devices::servers(&config.devices);
     let given = terminal.as_ref().map(|GivenBack(terminal)| terminal);
-    let user = User { listener: &socket.listener, quits, terminal: given, log: &own_log };
+    let user = User { socket: &mut socket, quits, terminal: given, log: &own_log };
     let why = watch::until_end(child, crash, lifeline, user, &servers);
     let output = output.finish(OUTPUT_PATIENCE);
     if shown && stdout.is_terminal() && screen.is_mid_line() {

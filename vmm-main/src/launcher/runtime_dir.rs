@@ -143,7 +143,7 @@ impl RuntimeDir {
         listener
             .set_nonblocking(true)
             .map_err(|error| cannot_be_made("set non-blocking", &error, place.clone()))?;
-        Ok(ControlSocket { listener, file })
+        Ok(ControlSocket { listener, path, file: Some(file) })
     }
 }
 
@@ -169,13 +169,19 @@ fn path_for(uid: u32) -> PathBuf {
 pub struct ControlSocket {
     /// Where clients arrive.
     pub listener: UnixListener,
-    file: SocketFile,
+    path: PathBuf,
+    file: Option<SocketFile>,
 }
 
 impl ControlSocket {
     /// Its path.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        &self.path
+    }
+
+    /// Gives up the name: from now on the next VM can have it. Who is connected stays so.
+    pub fn release(&mut self) {
+        self.file = None;
     }
 }
 

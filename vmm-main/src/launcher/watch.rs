@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -17,6 +16,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ipc::log::Level;
+use ipc::protocol::budget;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use sandbox::report::{self, CrashPage};
 use sandbox::spawn::Child;
@@ -27,9 +27,12 @@ use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::log::OwnLog;
+use super::runtime_dir::ControlSocket;
 use super::signals::{Asked, Signals};
 use super::terminal::Terminal;
 use super::{devices, refused};
+use crate::coordinator::FAREWELL_SPAN;
+use crate::coordinator::process_set::STOP_SPAN;
 use crate::lifecycle::Why;
 use crate::lifeline::{LauncherEnd, Up};
 use crate::printable;
@@ -37,8 +40,8 @@ use crate::problem::{Class, Problem};
 use crate::readiness;
 use crate::topology;
 
-/// For an orderly stop: more than the coordinator gives all of its processes together.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// For an orderly stop: what the coordinator gives all of its processes together and then its clients, and a busy host.
+const STOP_DEADLINE: Duration = budget::sum(&[STOP_SPAN, FAREWELL_SPAN, budget::SLACK]);
 /// For telling a coordinator that does not read.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 /// For handing a client to it: then it is the client that has to go. Signals wait behind it.
@@ -47,7 +50,7 @@ const CLIENT_DEADLINE: Duration = Duration::from_millis(200);
 /// Where the user is heard and told.
 pub struct User<'a> {
     /// Where clients arrive.
-    pub listener: &'a StdListener,
+    pub socket: &'a mut ControlSocket,
     /// The escape key.
     pub quits: mpsc::Receiver<()>,
     /// The terminal, if there is one.
@@ -84,14 +87,15 @@ async fn serve(
     user: User<'_>,
     servers: &[Option<PathBuf>],
 ) -> Result<Option<Why>, Problem> {
-    let User { listener, mut quits, terminal, log } = user;
+    let User { socket, mut quits, terminal, log } = user;
     let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
     let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
     let lifeline = Rc::new(LauncherEnd::new(lifeline).map_err(host("watch the lifeline"))?);
     // One for each device at most: a coordinator that wants more is not asking because of a reset.
     let mut reopening: BTreeMap<u8, Reopening> = BTreeMap::new();
-    let listener = listener.try_clone().and_then(UnixListener::from_std).map_err(host("watch the socket"))?;
+    let listener =
+        socket.listener.try_clone().and_then(UnixListener::from_std).map_err(host("watch the socket"))?;
     let mut signals = Signals::new().map_err(host("handle signals"))?;
     let mut deadline = pin!(sleep(Duration::MAX));
     let mut stopping = false;
@@ -108,7 +112,13 @@ async fn serve(
                     let Some(socket) = socket.filter(|_| !reopening.contains_key(&index)) else { break };
                     reopening.insert(index, Box::pin(reopen(Rc::clone(&lifeline), index, socket, Arc::clone(log))));
                 }
-                Ok(Some(Up::Ended(why))) => ended = Some(why),
+                Ok(Some(Up::Ended(why))) => {
+                    ended = Some(why);
+                    // Before whoever asked for the end is answered: the next VM may have the name at once.
+                    socket.release();
+                    // A coordinator that does not read is killed below.
+                    let _ = timeout(HAND_OVER_DEADLINE, lifeline.released()).await;
+                }
                 // Nothing more will be said; the pidfd tells the rest. A coordinator that talks nonsense is killed.
                 Ok(None) => { wait_gone(&pidfd).await; break }
                 Err(_) => break,
@@ -158,18 +168,15 @@ type Reopening = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Connects to a device's server anew, and hands the connection over.
 async fn reopen(lifeline: Rc<LauncherEnd>, index: u8, socket: PathBuf, log: Arc<OwnLog>) {
-    let server = devices::reopen(&socket).await.and_then(tokio::net::UnixStream::into_std);
+    let server = devices::reopen(&socket).await;
     if let Err(error) = &server {
+        // What it costs is the coordinator's to say; it does not know the path.
         let socket = printable::path(&socket);
         let what = format!("the server at {socket} cannot be reached again after the guest's reset: {error}");
-        log.say(Level::Warn, &what);
+        log.say(Level::Info, &what);
     }
-    let server = server.ok();
-    // The other end blocks on it, as on the first one.
-    let server = server.filter(|server| server.set_nonblocking(false).is_ok());
-    let server = server.as_ref().map(AsFd::as_fd);
     // A coordinator that does not read is noticed elsewhere.
-    let _ = timeout(HAND_OVER_DEADLINE, lifeline.device(index, server)).await;
+    let _ = timeout(HAND_OVER_DEADLINE, lifeline.device(index, &server)).await;
 }
 
 /// Which of them is done; never, if there are none. Cancel-safe: they go on where they were.
@@ -185,7 +192,7 @@ async fn any_of(reopening: &mut BTreeMap<u8, Reopening>) -> u8 {
 /// The coordinator has closed its end: it exits within moments, or is stuck and gets killed.
 async fn wait_gone(pidfd: &AsyncFd<OwnedFd>) {
     // A timeout needs no other answer than the kill that follows anyway.
-    let _ = timeout(Duration::from_secs(5), pidfd.readable()).await;
+    let _ = timeout(FAREWELL_SPAN, pidfd.readable()).await;
 }
 
 /// Stops as any job does: the shell gets its terminal as it was. The guest goes on meanwhile.

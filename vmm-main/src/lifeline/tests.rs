@@ -77,12 +77,16 @@ async fn lifeline_reopened_device_comes_with_its_descriptor_or_none() {
     coordinator.send(&Up::Reopen { index: 3 }).await.unwrap();
     assert_eq!(launcher.recv().await.unwrap(), Some(Up::Reopen { index: 3 }));
     let (_near, far) = UnixStream::pair().unwrap();
-    launcher.device(3, Some(far.as_fd())).await.unwrap();
-    launcher.device(1, None).await.unwrap();
-    let Some(Down::Device { index: 3, server: Some(_) }) = coordinator.recv().await.unwrap() else {
+    launcher.device(3, &Ok(far.into())).await.unwrap();
+    let gone = std::io::ErrorKind::ConnectionRefused;
+    launcher.device(1, &Err(rustix::io::Errno::CONNREFUSED.into())).await.unwrap();
+    launcher.released().await.unwrap();
+    let Some(Down::Device { index: 3, server: Ok(_) }) = coordinator.recv().await.unwrap() else {
         panic!("no device")
     };
-    let Some(Down::Device { index: 1, server: None }) = coordinator.recv().await.unwrap() else {
+    let Some(Down::Device { index: 1, server: Err(why) }) = coordinator.recv().await.unwrap() else {
         panic!("a device")
     };
+    assert_eq!(why.kind(), gone, "the reason comes along");
+    assert!(matches!(coordinator.recv().await.unwrap(), Some(Down::Released)));
 }

@@ -16,9 +16,9 @@ use super::saved::SavedMachine;
 use super::uart::Uart;
 use crate::machine::layout::{SPI_BASE, spi};
 use ipc::channel::Channel;
+use ipc::protocol::budget;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
-use ipc::shm::ring::ANSWER_SPAN;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ use std::thread;
 use std::time::Duration;
 
 /// How long vCPUs and helpers may take to stand still: a vCPU stops within a slice of guest code, unless it waits for a device,
-/// which has failed after [`ANSWER_SPAN`]; and what a loaded host adds.
-pub const PARK_DEADLINE: Duration = ANSWER_SPAN.saturating_add(Duration::from_secs(5));
+/// which has failed after [`ipc::shm::ring::ANSWER_SPAN`]; and what a loaded host adds.
+pub const PARK_DEADLINE: Duration = budget::vcpu::PARK;
 
 /// What a machine is made from: everything that outlives a reset.
 pub struct Parts<E: Engine> {
@@ -57,7 +57,7 @@ pub struct Machine<E> {
 }
 
 /// For the guest's last output to find a reader; less than the coordinator waits for this process to end.
-const FLUSH_DEADLINE: Duration = Duration::from_millis(1500);
+const FLUSH_DEADLINE: Duration = budget::vcpu::FLUSH;
 
 impl<E: Engine> Machine<E> {
     /// A machine at reset, or as it was saved.

@@ -38,6 +38,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = requests.iter().map(|request| framed(Kind::Request, request)).collect();
     seeds.push(framed(Kind::Reply, &Reply::Done));
     seeds.push(framed(Kind::Event, &Event::GuestPoweredOff));
+    seeds.push(framed(Kind::Event, &Event::DeviceOpened));
+    seeds.push(framed(Kind::Event, &Event::DeviceFailed("its server is silent".to_owned())));
     let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
     seeds.push(framed(Kind::Request, &BusRequest::AddWindow(window)));
     seeds.push(framed(Kind::Request, &BusRequest::ShowWindows { shown: true }));

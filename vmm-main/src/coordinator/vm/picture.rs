@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What readers may know of a VM, whatever it is doing: the answer to `status` and `ps`, replaced as a whole.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use super::{Vm, millis};
@@ -16,7 +17,9 @@ impl Vm {
     pub fn publish(&mut self) {
         let mut processes = vec![self.own_row()];
         processes.extend(self.running.iter().flat_map(|running| running.set.picture()));
-        self.picture.send_replace(Picture { status: self.status(), started: self.started, processes });
+        let inspectors = self.running.iter().flat_map(|running| running.set.inspectors()).collect();
+        let (status, started) = (self.status(), self.started);
+        self.picture.send_replace(Picture { status, started, processes, inspectors });
     }
 
     /// What `status` answers.
@@ -33,6 +36,11 @@ impl Vm {
             uptime_ms: millis(self.started.elapsed()),
             log_lines_dropped: DROPPED.load(Ordering::Relaxed),
             direct_dma: self.given.handover.direct_dma().map(str::to_owned).collect(),
+            lost_devices: self
+                .lost_devices
+                .iter()
+                .map(|(name, reason)| ((*name).to_owned(), reason.clone()))
+                .collect(),
             ..nothing()
         }
     }
@@ -71,5 +79,6 @@ pub(super) fn nothing() -> Status {
         uptime_ms: 0,
         log_lines_dropped: 0,
         direct_dma: Vec::new(),
+        lost_devices: BTreeMap::new(),
     }
 }

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Every deadline covers the waits inside it, for every role and request.
+
+use super::*;
+use crate::protocol::control::{DirtyLogOp, RoleConfig};
+use crate::protocol::nvme::NvmeConfig;
+use crate::protocol::probe::Probe;
+
+const ROLES: [Role; 5] = [Role::Coordinator, Role::Vcpu, Role::Smmu, Role::Vfio, Role::Nvme];
+
+fn requests() -> Vec<Request> {
+    let config = NvmeConfig {
+        name: "nvme0".into(),
+        serial: None,
+        block_len: 512,
+        readonly: false,
+        image: "disk.img".into(),
+    };
+    vec![
+        Request::Configure(RoleConfig::Nvme(config)),
+        Request::Start,
+        Request::Pause,
+        Request::Resume,
+        Request::Quit,
+        Request::Save,
+        Request::Restore { len: 1 },
+        Request::DirtyLog(DirtyLogOp::Rearm),
+        Request::Inspect,
+        Request::Probe(Probe::Open),
+    ]
+}
+
+#[test]
+fn deadline_of_every_request_covers_its_waits_and_a_busy_host() {
+    for role in ROLES {
+        for request in requests() {
+            let (waits, deadline) = (waits(role, &request), deadline(role, &request));
+            assert_eq!(deadline, waits + SLACK, "{role:?} {request:?}");
+        }
+    }
+    let pause = deadline(Role::Vfio, &Request::Pause);
+    assert!(pause > vfio::DRAIN + vfio::STATE + vfio::GATE, "{pause:?}");
+    assert!(deadline(Role::Vfio, &Request::Resume) > vfio::STATE);
+}
+
+#[test]
+fn waits_of_one_device_contain_each_other() {
+    // A silent server is found out by one answer, long before the conversation's end; a slow one gets all of it.
+    assert!(vfio::OPENING >= 2 * vfio::ANSWER);
+    assert!(vfio::DRAIN >= 2 * vfio::ANSWER);
+    assert!(vfio::GATE >= vfio::ANSWER);
+    assert!(QUIT > vcpu::FLUSH);
+    assert_eq!(sum(&[]), Duration::ZERO);
+    assert_eq!(sum(&[Duration::MAX, SLACK]), Duration::MAX);
+}
