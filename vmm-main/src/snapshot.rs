@@ -131,7 +131,7 @@ async fn hand_over(
     clock.lap("save");
     restore(new, &saved).await.map_err(survivable)?;
     clock.lap("restore");
-    if let Some((device, reason)) = new.begin().await.map_err(survivable)?.pop() {
+    if let Some((device, reason)) = new.begin(|_| true).await.map_err(survivable)?.pop() {
         return Err(Fault::Refused(Problem::new(
             Class::State,
             format!("the device {device} does not come along: {reason}"),

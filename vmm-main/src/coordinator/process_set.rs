@@ -64,7 +64,8 @@ impl ProcessSet {
     }
 
     /// Lets the guest begin: devices first, and only when each has said what became of it. Those that are lost are told.
-    pub async fn begin(&mut self) -> Result<Vec<LostDevice>, Fault> {
+    /// If one of them is `required` the CPUs are not begun.
+    pub async fn begin(&mut self, required: impl Fn(&str) -> bool) -> Result<Vec<LostDevice>, Fault> {
         let mut lost = Vec::new();
         for tier in self.tiers().rev() {
             order(tier, &Request::Start).await?;
@@ -75,6 +76,9 @@ impl ProcessSet {
             let outcomes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
             let named = tier.iter().map(|process| process.row.name).zip(outcomes);
             lost.extend(named.filter_map(|(name, outcome)| Some((name, outcome?))));
+            if lost.iter().any(|(name, _)| required(name)) {
+                break;
+            }
         }
         Ok(lost)
     }

@@ -213,7 +213,7 @@ impl Vm {
         self.publish();
         let lost = loop {
             let Some(running) = &mut self.running else { return Err(no_processes().into()) };
-            match running.set.begin().await {
+            match running.set.begin(|name| self.given.handover.requires(name)).await {
                 Ok(lost) => break lost,
                 // A process that costs its device only is given up; the others have begun, and begin again for nothing.
                 Err(fault) => self.survive(fault).await?,
