@@ -33,7 +33,7 @@ use crate::lifecycle::{Phase, Step, Why};
 use crate::lifeline::Up;
 use crate::machine::{MachineConfig, boot};
 use crate::problem::Problem;
-use crate::topology::{Object, Size};
+use crate::topology::{self, Object, Size};
 
 /// What the launcher handed over.
 #[derive(Debug)]
