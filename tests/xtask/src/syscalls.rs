@@ -40,14 +40,13 @@ const FILE_MIB: u64 = 16;
 
 /// The task.
 pub fn run(_options: &Options) -> Result<ExitCode> {
-    for missing in [
+    let missing = [
         find("strace").is_none().then_some("strace is not installed (`apt-get install strace`)"),
         fs::read_dir("/proc/1/fd").is_err().then_some("only root may trace a sealed process"),
-    ] {
-        if let Some(why) = missing {
-            println!("{SKIPPED}the table of system calls: {why}");
-            return Ok(ExitCode::SUCCESS);
-        }
+    ];
+    if let Some(why) = missing.into_iter().flatten().next() {
+        println!("{SKIPPED}the table of system calls: {why}");
+        return Ok(ExitCode::SUCCESS);
     }
     let programs = product::build(Profile::Dev)?;
     let files = guest::obtain(&guest::Options::default())?;
