@@ -13,7 +13,7 @@ use ipc::protocol::budget;
 use rustix::fs::{FlockOperation, OFlags, SeekFrom, flock, seek};
 use rustix::io::Errno;
 
-use super::holder;
+use super::{holder, log};
 use crate::config::size;
 use crate::coordinator::process_set::STOP_SPAN;
 use crate::coordinator::roles::NVME_BLOCK_LEN;
@@ -85,9 +85,9 @@ fn lock(file: &File, kind: FlockOperation, place: &str) -> Result<(), Problem> {
         }
         if waited >= ENDING_SPAN && !std::mem::replace(&mut told, true) {
             let seconds = ORPHANED_SPAN.as_secs();
-            eprintln!(
-                "bulkhead: {place} is in use by processes whose launcher has ended: waiting for {seconds} s at most"
-            );
+            log::tell(&format!(
+                "{place} is in use by processes whose launcher has ended: waiting for {seconds} s at most"
+            ));
         }
         std::thread::sleep(LOCK_INTERVAL);
     }
