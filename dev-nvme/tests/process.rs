@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dev_nvme::service::launch::CLIENT_MEMORY_LEN;
 use host::client::Client;
 use host::program::Program;
 use host::{Driver, PAGE, Ram, pattern, read, status, write};
@@ -80,7 +81,9 @@ fn process_is_what_its_profile_says_while_it_serves() {
     client.map(&ram, true);
     exercise(&client, &ram, &program);
     let observed = sandbox::audit::observe(program.sealed());
-    let drifts = sandbox::audit::compare(&observed, &profiles::nvme_standalone());
+    let image_len = program.image().metadata().unwrap().len();
+    let profile = profiles::nvme_standalone().sized(CLIENT_MEMORY_LEN, image_len);
+    let drifts = sandbox::audit::compare(&observed, &profile);
     let (unread, drifts): (Vec<_>, Vec<_>) = drifts.into_iter().partition(|drift| drift.unread);
     assert!(drifts.is_empty(), "{drifts:?}");
     for fact in unread {

@@ -36,7 +36,7 @@ use sealed::{Orders, REPLACE_ME};
 const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
 
 /// The most of its client's memory that the sealed process can have mapped: more than a guest of any machine of ours has.
-const CLIENT_MEMORY_LEN: u64 = 1 << 40;
+pub const CLIENT_MEMORY_LEN: u64 = 1 << 40;
 
 /// The socket's mode, of which the user's umask takes away: who may write to it may connect.
 const SOCKET_MODE: u32 = 0o777;
