@@ -91,6 +91,7 @@ pub fn main(name: &str, generation: u32, fd_count: u32) {
         if matches!(body, Request::Start)
             && let Some(given) = given.take()
         {
+            tell(Event::DeviceOpened);
             misbehave(black_box(&SCRIPT)[22], generation, given);
         }
     }
