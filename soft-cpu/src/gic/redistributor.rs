@@ -36,7 +36,8 @@ impl Redistributor {
             number,
             last,
             has_lpis,
-            asleep: true,
+            // DEVIATION: awake at reset, as KVM's, for guests that know nothing of the handshake.
+            asleep: false,
             lpis_enabled: false,
             propbaser: 0,
             pendbaser: 0,

@@ -28,7 +28,9 @@ fn frames_beyond_the_last_vcpu_read_zero() {
 #[test]
 fn waker_handshake_follows_at_once_and_sleep_holds_interrupts_back() {
     let machine = Machine::new(1);
-    assert_eq!(machine.redist(0, 0x14), 0b110, "asleep at reset");
+    assert_eq!(machine.redist(0, 0x14), 0, "awake at reset");
+    machine.set_redist(0, 0x14, 0b10);
+    assert_eq!(machine.redist(0, 0x14), 0b110, "the CPU interface follows");
     machine.boot();
     assert_eq!(machine.redist(0, 0x14), 0);
     machine.enable_private(0, 27);

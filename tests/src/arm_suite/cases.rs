@@ -43,7 +43,7 @@ pub const CASES: &[Case] = &[
     case("selftest-vectors-kernel", "selftest", "vectors-kernel", Cpus::One),
     case("selftest-vectors-user", "selftest", "vectors-user", Cpus::One),
     case("selftest-smp", "selftest", "smp", Cpus::Any),
-    case("gicv3-ipi", "gic", "ipi", Cpus::Any),
+    case("gicv3-ipi", "gic", "ipi", Cpus::TwoOrMore),
     case("gicv3-active", "gic", "active", Cpus::Any),
     case("its-introspection", "gic", "its-introspection", Cpus::Any),
     case("its-trigger", "gic", "its-trigger", Cpus::Any),
