@@ -163,7 +163,7 @@ impl Cpu {
     }
 
     fn take(&mut self, kind: u64, return_pc: u64) {
-        self.count_instructions();
+        self.count_before_level_changes();
         let from = match (self.el, self.sp_select) {
             (0, _) => 0x400,
             (_, true) => 0x200,
@@ -189,7 +189,7 @@ impl Cpu {
         let spsr = self.sys.spsr;
         let target = self.sys.elr;
         self.monitor.clear();
-        self.count_instructions();
+        self.count_before_level_changes();
         self.order.barrier(Barrier::Instruction);
         let el = spsr >> 2 & 3;
         // AArch32, levels that do not exist, a reserved bit, and EL0 with its own choice of stack are illegal.

@@ -171,7 +171,15 @@ const fn accesses_memory(word: u32) -> bool {
 }
 
 impl Cpu {
-    /// Brings the counters up to the present instruction. Before the level changes, and before anybody looks.
+    /// Counts what ran at a level that is about to change. Nothing while all counters are off: whoever switches one on counts
+    /// from there.
+    pub(crate) fn count_before_level_changes(&mut self) {
+        if self.pmu.is_on() {
+            self.count_instructions();
+        }
+    }
+
+    /// Brings the counters up to the present instruction, before anybody looks.
     pub(crate) fn count_instructions(&mut self) {
         let now = self.instructions();
         let count = now.wrapping_sub(self.pmu.counted);
@@ -184,7 +192,6 @@ impl Cpu {
     /// Between slices: counts, and tells the interrupt controller a change of the overflow interrupt's level.
     pub(crate) fn update_pmu(&mut self) {
         if !self.pmu.is_on() && !self.pmu.output && self.pmu.overflowed == 0 {
-            self.pmu.counted = self.instructions();
             return;
         }
         self.count_instructions();

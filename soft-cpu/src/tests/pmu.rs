@@ -8,7 +8,7 @@ const fn mrs(op1: u32, crn: u32, crm: u32, op2: u32) -> u32 {
     0xd538_0000 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5
 }
 
-/// An MSR of x0, or of the zero register if `zero`.
+/// The MSR of x0 to the register that an MRS reads.
 const fn msr(of: u32) -> u32 {
     of & !(1 << 21)
 }
