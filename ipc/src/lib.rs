@@ -45,10 +45,12 @@ pub mod frame;
 #[cfg(not(loom))]
 pub mod fuzzing;
 pub mod hello;
+pub mod instance;
 pub mod log;
 pub mod protocol;
 pub mod saved;
 pub mod service;
 pub mod shm;
+pub mod slot;
 pub mod socket_file;
 pub mod vfio_user;

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which process of a VM: its role, and which of that role it is.
+//!
+//! The name is the text of it: `vfio0` in the log, in the API, in configuration messages and in the names of
+//! descriptors ([`crate::slot`]). One instance has one name: no leading zeros, and no number where a VM has one only.
+
+use core::fmt;
+use core::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hello::Role;
+
+/// One process of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct InstanceId {
+    /// What it is.
+    pub role: Role,
+    /// Which of its role, from 0.
+    pub index: u8,
+}
+
+/// A text that names no instance.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no process of a VM; names are like `vcpu` or `vfio0`")]
+pub struct UnknownInstance(String);
+
+impl InstanceId {
+    /// The instance `index` of `role`.
+    #[must_use]
+    pub const fn new(role: Role, index: u8) -> Self {
+        Self { role, index }
+    }
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 6] =
+        [Self::Coordinator, Self::Vcpu, Self::Smmu, Self::Vfio, Self::Nvme, Self::Virtio];
+
+    /// Whether a VM has exactly one process of this role, whose name has no number then.
+    #[must_use]
+    pub const fn is_single(self) -> bool {
+        match self {
+            Self::Coordinator | Self::Vcpu => true,
+            Self::Smmu | Self::Vfio | Self::Nvme | Self::Virtio => false,
+        }
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.role.is_single() { self.role.fmt(f) } else { write!(f, "{}{}", self.role, self.index) }
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = UnknownInstance;
+
+    fn from_str(text: &str) -> Result<Self, UnknownInstance> {
+        let index = text.trim_start_matches(|c: char| c.is_ascii_lowercase());
+        // Whatever another reading would take as the same instance has another text.
+        let id = Role::ALL.into_iter().find_map(|role| {
+            let id = Self::new(role, if role.is_single() { 0 } else { index.parse().ok()? });
+            (id.to_string() == text).then_some(id)
+        });
+        id.ok_or_else(|| UnknownInstance(text.chars().take(64).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests;
