@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The coordinator of a VM, its command line and its vCPU programs.
+//! The coordinator of a VM, and its command line.
 //!
 //! Three parties meet here. The *launcher* (`bulkhead run`) is an ordinary program: it reads the
 //! configuration, opens files, owns the terminal and the control socket. The *coordinator* is sealed before
@@ -13,11 +13,8 @@ pub mod coordinator;
 pub mod launcher;
 pub mod lifecycle;
 pub mod lifeline;
-pub mod machine;
 pub mod printable;
 pub mod problem;
 mod readiness;
-pub mod size;
 pub mod snapshot;
 pub mod topology;
-pub mod vcpu;

@@ -6,6 +6,7 @@
 
 pub mod arm64;
 mod edges;
+mod links;
 mod rules;
 mod tree;
 
@@ -42,6 +43,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         parts.push((name, judged(rule(&tree))));
     }
     parts.push(("dependency edges", judged(edges::check()?)));
+    parts.push(("crates that sealed programs do not link", judged(links::check()?)));
     parts.push(("formatting", ran(cargo().args(["fmt", "--all", "--check"]))?));
     if !options.quick {
         let lints = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];

@@ -7,7 +7,7 @@ use ::tests::{command::show, places};
 use anyhow::{Result, bail, ensure};
 
 /// The packages that hold the programs of a virtual machine.
-const PACKAGES: [&str; 4] = ["vmm-main", "dev-smmu", "dev-vfio", "dev-nvme"];
+const PACKAGES: [&str; 5] = ["vmm-main", "vcpu", "dev-smmu", "dev-vfio", "dev-nvme"];
 
 /// The programs that one build must give.
 const PROGRAMS: [&str; 5] =

@@ -9,9 +9,10 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use machine::boot::KERNEL_LEN_MAX;
+use machine::layout::VCPU_COUNT_MAX;
+
 use super::size;
-use crate::machine::boot::KERNEL_LEN_MAX;
-use crate::machine::layout::VCPU_COUNT_MAX;
 use crate::printable;
 use crate::problem::Problem;
 use crate::topology::CpuKind;

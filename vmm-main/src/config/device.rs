@@ -6,9 +6,9 @@
 
 use std::path::PathBuf;
 
+use machine::layout::PCI_SLOT_COUNT;
 use serde::{Deserialize, Serialize};
 
-use crate::machine::layout::PCI_SLOT_COUNT;
 use crate::problem::Problem;
 use crate::topology::{self, DeviceKind};
 

@@ -11,12 +11,11 @@ pub mod smmu;
 
 use std::path::PathBuf;
 
+pub use machine::size;
 use serde::{Deserialize, Serialize};
 
 pub use device::{Behind, DeviceConfig, DeviceSettings, Disk};
 pub use smmu::{Granules, SmmuModel, SmmuSettings};
-
-pub use crate::size;
 
 use crate::launcher::ids::Ids;
 use crate::problem::Problem;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 
+use machine::boot::{BootError, BootFile};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Behind, Disk, OnReset, SmmuModel, VmConfig};
-use crate::machine::boot::{BootError, BootFile};
 use crate::printable;
 use crate::problem::Problem;
 use crate::topology::{self, CpuKind, DeviceKind, Shape};

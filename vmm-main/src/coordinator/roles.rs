@@ -10,12 +10,12 @@ use ipc::protocol::vcpu::{
     FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
 };
 use ipc::protocol::vfio::{self, BarAreas, VfioConfig};
+use machine::boot::BootInfo;
+use machine::layout;
 
 use super::handover::Handover;
 use super::process::Fault;
 use crate::config;
-use crate::machine::boot::BootInfo;
-use crate::machine::layout;
 use crate::problem::Problem;
 use crate::topology::{self, DeviceKind, IrqLine, Object, Row, Shape, Side};
 

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::guest_memory;
+use machine::{MachineConfig, boot};
 use sandbox::Locked;
 use tokio::sync::{mpsc, watch};
 
@@ -31,7 +32,6 @@ use crate::api::command::{Command, Picture};
 use crate::api::types::{Limits, Status};
 use crate::lifecycle::{Phase, Step, Why};
 use crate::lifeline::Up;
-use crate::machine::{MachineConfig, boot};
 use crate::problem::Problem;
 use crate::topology::{self, Object, Size};
 

@@ -9,11 +9,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use ipc::protocol::bus::WINDOWS_LEN_MAX;
+use machine::layout;
 use rustix::fs::SeekFrom;
 use sandbox::Profile;
 
 use super::{COORDINATOR, DeviceKind, Object, Row, Shape, VCPU, VFIO, VFIO_KERNEL_PROGRAM, processes};
-use crate::machine::layout;
 
 /// A dirty log has a bit for each page of 4 KiB.
 const RAM_PER_LOG: u64 = 8 * 4096;

@@ -49,7 +49,7 @@ pub fn kvm(report: &mut Report<'_>) -> Result<Verdict> {
 
 /// The engine on KVM by itself, with guests of a few instructions.
 pub fn kvm_engine(report: &mut Report<'_>) -> Result<Verdict> {
-    suite::run(report, "vmm-main-unit", Which::Only(&["vcpu::kvm::"]))?;
+    suite::run(report, "vcpu-unit", Which::Only(&["kvm::"]))?;
     Ok(Verdict::Shown)
 }
 

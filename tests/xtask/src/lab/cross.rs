@@ -26,7 +26,7 @@ use crate::{check::arm64, product::cargo};
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// The packages whose programs ship, and the lab's runner.
-const PACKAGES: [&str; 5] = ["vmm-main", "dev-smmu", "dev-vfio", "dev-nvme", "lab"];
+const PACKAGES: [&str; 6] = ["vmm-main", "vcpu", "dev-smmu", "dev-vfio", "dev-nvme", "lab"];
 
 /// With debug assertions, and so with the attempts that only a debug build can be asked for; but a CPU in software
 /// runs unoptimised code many times slower, and debug information would be stripped anyway.
@@ -45,7 +45,7 @@ const SUITES: [(&str, &str); 7] = [
 ];
 
 /// Packages whose unit tests run in the lab too: those that need KVM.
-const UNITS: [&str; 1] = ["vmm-main"];
+const UNITS: [&str; 1] = ["vcpu"];
 
 /// A built file and the name it has in the lab.
 pub struct Built {

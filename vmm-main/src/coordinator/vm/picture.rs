@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
+use machine::layout;
+
 use super::{Vm, millis};
 use crate::api::command::Picture;
 use crate::api::types::{Process, Status};
 use crate::coordinator::logs::DROPPED;
 use crate::lifecycle::Phase;
-use crate::machine::layout;
 use crate::topology;
 
 impl Vm {

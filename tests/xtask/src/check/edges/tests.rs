@@ -30,3 +30,10 @@ fn edge_between_base_crates_is_found_even_for_tests() {
 fn crate_that_nobody_decided_about_is_found() {
     assert_eq!(find(r#"{"packages":[{"name":"new","dependencies":[]}]}"#).unwrap().len(), 1);
 }
+
+#[test]
+fn coordinator_that_links_the_vcpu_is_found_and_the_machine_is_allowed() {
+    assert_eq!(find(&metadata("vmm-main", "vcpu")).unwrap(), ["vmm-main uses vcpu"]);
+    assert_eq!(find(&metadata("vmm-main", "soft-cpu")).unwrap(), ["vmm-main uses soft-cpu"]);
+    assert!(find(&metadata("vmm-main", "machine")).unwrap().is_empty());
+}

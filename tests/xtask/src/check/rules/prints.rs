@@ -8,11 +8,13 @@
 use crate::check::tree::Tree;
 
 /// The folders of the product; what is in `tests` or `benches` of them runs nowhere else.
-const PRODUCT: [&str; 8] = [
+const PRODUCT: [&str; 10] = [
     "ipc/src/",
     "sandbox/src/",
     "smmu-arch/src/",
     "soft-cpu/src/",
+    "machine/src/",
+    "vcpu/src/",
     "dev-smmu/src/",
     "dev-vfio/src/",
     "dev-nvme/src/",

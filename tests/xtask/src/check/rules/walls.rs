@@ -15,7 +15,7 @@ const WALLS: [(&str, &str); 8] = [
     ("sandbox/src/sys/", "system calls without a safe wrapper"),
     ("soft-cpu/src/ram.rs", "the guest's memory"),
     ("soft-cpu/src/tlb.rs", "host pointers into the guest's memory"),
-    ("vmm-main/src/vcpu/kvm/sys.rs", "the ioctls of KVM that take addresses, and the kick's signal handler"),
+    ("vcpu/src/kvm/sys.rs", "the ioctls of KVM that take addresses, and the kick's signal handler"),
 ];
 
 /// How long after the head the reason may begin.

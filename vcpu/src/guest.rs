@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The whole of what runs the guest: an engine (CPUs and interrupt controller), devices, and the threads that move them.
+//!
+//! Built at reset or from saved state by the same steps; nothing runs before [`Guest::launch`]. While the
+//! gate is shut everything here stands still, which is what makes [`Guest::save`] a snapshot.
+
+use super::bus::{Bus, Counters};
+use super::console::Console;
+use super::cpu_thread;
+use super::engine::{Engine, EngineParts};
+use super::gate::Gate;
+use super::irq::{Interrupts, Spi, Wire, Wires};
+use super::remote::{RemoteDevice, RemoteMsi};
+use super::rtc::Rtc;
+use super::saved::SavedMachine;
+use super::uart::Uart;
+use ipc::channel::Channel;
+use ipc::protocol::budget;
+use ipc::protocol::control::Failure;
+use ipc::protocol::inspect::Inspect;
+use machine::layout::{SPI_BASE, spi};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+/// How long vCPUs and helpers may take to stand still: a vCPU stops within a slice of guest code, unless it waits for a device,
+/// which has failed after [`ipc::shm::ring::ANSWER_SPAN`]; and what a loaded host adds.
+pub const PARK_DEADLINE: Duration = budget::vcpu::PARK;
+
+/// What a machine is made from: everything that outlives a reset.
+pub struct Parts<E: Engine> {
+    /// What the engine is made from.
+    pub engine: EngineParts,
+    /// What else it needs of the host.
+    pub host: E::Host,
+    /// The console's socket.
+    pub console: OwnedFd,
+    /// Devices in other processes.
+    pub remotes: Vec<RemoteDevice>,
+    /// Their interrupts.
+    pub wires: Vec<Wire>,
+    /// And those that are messages.
+    pub msis: Vec<RemoteMsi>,
+}
+
+/// A guest's machine.
+pub struct Guest<E> {
+    gate: Arc<Gate>,
+    engine: Arc<E>,
+    bus: Arc<Bus>,
+    console: Arc<Console>,
+    console_socket: Arc<OwnedFd>,
+    wires: Arc<Wires>,
+}
+
+/// For the guest's last output to find a reader; less than the coordinator waits for this process to end.
+const FLUSH_DEADLINE: Duration = budget::vcpu::FLUSH;
+
+impl<E: Engine> Guest<E> {
+    /// A machine at reset, or as it was saved.
+    pub fn new(parts: Parts<E>, saved: Option<&SavedMachine<E::Saved>>) -> Result<Self, Failure> {
+        let fail = |why: &dyn ToString| Failure::new("build the machine", why.to_string());
+        let Parts { engine: parts, host, console: socket, remotes, wires, msis } = parts;
+        let gate = Arc::new(Gate::default());
+        let pins = Arc::clone(&parts.pins);
+        let controller = E::controller(host, &parts, saved.map(|saved| &saved.engine))?;
+        let interrupts = Arc::clone(&controller) as Arc<dyn Interrupts>;
+        pins.connect(&interrupts);
+        if let Some(mapper) = E::mapper(&controller) {
+            remotes.iter().for_each(|remote| remote.connect(&mapper));
+        }
+        let console = Console::new().map_err(|errno| fail(&errno))?;
+        let irq = Spi::new(Arc::clone(&interrupts), SPI_BASE + spi::UART);
+        let uart = match saved {
+            None => Uart::new(Arc::clone(&console), Arc::clone(&gate), irq),
+            Some(saved) => Uart::restore(Arc::clone(&console), Arc::clone(&gate), irq, &saved.uart)
+                .map_err(|error| fail(&error))?,
+        };
+        let alarm = Spi::new(Arc::clone(&interrupts), SPI_BASE + spi::RTC);
+        let rtc = Rtc::new(alarm, saved.map(|saved| &saved.rtc));
+        let wires = Arc::new(Wires::new(interrupts, wires, msis, pins)?);
+        let bus = Arc::new(Bus {
+            uart: Arc::new(uart),
+            rtc,
+            remotes,
+            gate: Arc::clone(&gate),
+            counters: Counters::default(),
+        });
+        let engine = E::new(parts, controller, Arc::clone(&bus), saved.map(|saved| &saved.engine))?;
+        Ok(Self { gate, engine: Arc::new(engine), bus, console, console_socket: Arc::new(socket), wires })
+    }
+
+    /// Starts the threads, all parked at the gate.
+    pub fn launch(&self, channel: &Arc<Channel>) -> io::Result<()> {
+        self.bus.remotes.iter().for_each(|remote| remote.health().connect(channel));
+        for index in 0..self.engine.vcpu_count() {
+            let (engine, gate, channel) =
+                (Arc::clone(&self.engine), Arc::clone(&self.gate), Arc::clone(channel));
+            self.spawn(format!("vcpu{index}"), move || cpu_thread::serve(&*engine, index, &gate, &channel))?;
+        }
+        let (console, socket) = (Arc::clone(&self.console), Arc::clone(&self.console_socket));
+        let (bus, gate) = (Arc::clone(&self.bus), Arc::clone(&self.gate));
+        self.spawn("console".into(), move || console.serve(&socket, &bus.uart, &gate))?;
+        let (bus, gate) = (Arc::clone(&self.bus), Arc::clone(&self.gate));
+        self.spawn("rtc".into(), move || bus.rtc.serve(&gate))?;
+        let (wires, gate) = (Arc::clone(&self.wires), Arc::clone(&self.gate));
+        self.spawn("irq".into(), move || wires.serve(&gate))
+    }
+
+    fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let gate = Arc::clone(&self.gate);
+        self.gate.register();
+        let started = thread::Builder::new().name(name).spawn(move || {
+            body();
+            gate.leave();
+        });
+        if started.is_err() {
+            self.gate.leave();
+        }
+        started.map(drop)
+    }
+
+    /// Switches the boot vCPU on: `entry` and x0 as the boot protocol wants them.
+    pub fn power_on(&self, entry: u64, fdt: u64) -> Result<(), Failure> {
+        self.engine.power_on(entry, fdt)
+    }
+
+    /// Lets the guest run.
+    pub fn resume(&self) -> Result<(), Failure> {
+        if !self.gate.is_running() {
+            self.engine.resume()?;
+            self.gate.run();
+        }
+        Ok(())
+    }
+
+    /// Stops the guest; once this returns nothing of it moves, its clock included.
+    pub fn pause(&self) -> Result<(), Failure> {
+        self.gate.request_pause();
+        self.engine.kick();
+        self.console.wake();
+        self.bus.rtc.wake();
+        self.wires.wake();
+        let parked = self.gate.wait_parked(PARK_DEADLINE);
+        parked.map_err(|error| Failure::new("pause the machine", error))?;
+        self.engine.pause()
+    }
+
+    /// Ends all threads; they are not waited for. What the guest has printed is delivered first.
+    pub fn quit(&self) {
+        self.gate.quit();
+        self.engine.kick();
+        self.console.flush(&self.console_socket, FLUSH_DEADLINE);
+    }
+
+    /// All state of a paused machine.
+    pub fn save(&self) -> Result<SavedMachine<E::Saved>, Failure> {
+        // Devices were paused after the CPUs: what they signalled in between is state of the guest.
+        self.wires.deliver_msis();
+        Ok(SavedMachine { uart: self.bus.uart.save(), rtc: self.bus.rtc.save(), engine: self.engine.save()? })
+    }
+
+    /// Switches the dirty log; after switching on, the next store to any page is marked.
+    pub fn set_dirty_log(&self, enabled: bool) -> Result<(), Failure> {
+        self.engine.set_dirty_log(enabled)
+    }
+
+    /// Makes every vCPU mark the pages it writes anew.
+    pub fn rearm_dirty_log(&self) -> Result<(), Failure> {
+        self.engine.rearm_dirty_log()
+    }
+
+    /// Counters for people and tests.
+    pub fn inspect(&self, inspect: &mut Inspect) {
+        inspect.text("state", if self.gate.is_running() { "running" } else { "paused" });
+        self.engine.inspect(inspect);
+        let Counters { local, remote, unassigned } = &self.bus.counters;
+        for (name, counter) in [("local", local), ("remote", remote), ("unassigned", unassigned)] {
+            inspect.counter(format!("mmio.{name}"), counter.load(Ordering::Relaxed));
+        }
+        self.wires.inspect(inspect);
+        for device in &self.bus.remotes {
+            device.inspect(inspect);
+        }
+    }
+}

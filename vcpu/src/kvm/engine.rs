@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The VM as the machine's engine.
+
+use super::cpu::Cpu;
+use super::saved::SavedKvm;
+use super::vm::Vm;
+use crate::bus::Bus;
+use crate::engine::{Engine, EngineParts, Exit};
+use crate::window_memory::Mapper;
+use ipc::protocol::control::Failure;
+use ipc::protocol::inspect::Inspect;
+use sandbox::Inherited;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Number of `/dev/kvm` in the inherited fd table, after those of every vCPU process.
+const KVM_FD: u8 = 6;
+
+/// The host's CPUs.
+pub struct Kvm {
+    vm: Arc<Vm>,
+    bus: Arc<Bus>,
+}
+
+impl Engine for Kvm {
+    type Host = OwnedFd;
+    type Controller = Vm;
+    type Saved = SavedKvm;
+    const HEARS_VECTORS: bool = true;
+
+    const MAPS_WINDOWS: bool = true;
+
+    fn take_host(fds: &mut Inherited) -> Result<OwnedFd, Failure> {
+        fds.take(KVM_FD).map_err(|error| Failure::new("take the host's KVM", error))
+    }
+
+    fn controller(host: OwnedFd, parts: &EngineParts, saved: Option<&SavedKvm>) -> Result<Arc<Vm>, Failure> {
+        let vm = Arc::new(Vm::new(host, parts, saved)?);
+        parts.vectors.connect(Arc::<Vm>::downgrade(&vm));
+        Ok(vm)
+    }
+
+    fn new(
+        _parts: EngineParts,
+        controller: Arc<Vm>,
+        bus: Arc<Bus>,
+        _saved: Option<&SavedKvm>,
+    ) -> Result<Self, Failure> {
+        // The VM has taken on its parts and its state as a whole: KVM's controller is not without its vCPUs.
+        Ok(Self { vm: controller, bus })
+    }
+
+    fn mapper(controller: &Arc<Vm>) -> Option<Arc<dyn Mapper>> {
+        Some(Arc::clone(&controller.window_slots) as Arc<dyn Mapper>)
+    }
+
+    fn vcpu_count(&self) -> usize {
+        self.vm.cpus.len()
+    }
+
+    fn power_on(&self, entry: u64, fdt: u64) -> Result<(), Failure> {
+        let boot =
+            self.vm.cpus.first().ok_or_else(|| Failure::new("start the boot vCPU", "there is none"))?;
+        boot.start_at(entry, fdt)
+    }
+
+    fn run(&self, index: usize) -> Exit {
+        match self.vm.cpus.get(index) {
+            Some(cpu) => cpu.run(&self.bus),
+            None => Exit::Fatal("KVM has no such vCPU".into()),
+        }
+    }
+
+    fn kick(&self) {
+        self.vm.cpus.iter().for_each(Cpu::kick);
+    }
+
+    fn resume(&self) -> Result<(), Failure> {
+        self.vm.resume()
+    }
+
+    fn pause(&self) -> Result<(), Failure> {
+        self.vm.pause()
+    }
+
+    fn save(&self) -> Result<SavedKvm, Failure> {
+        self.vm.save()
+    }
+
+    fn set_dirty_log(&self, enabled: bool) -> Result<(), Failure> {
+        self.vm.set_dirty_log(enabled)
+    }
+
+    fn rearm_dirty_log(&self) -> Result<(), Failure> {
+        self.vm.harvest()
+    }
+
+    fn inspect(&self, inspect: &mut Inspect) {
+        self.vm.inspect(inspect);
+    }
+}

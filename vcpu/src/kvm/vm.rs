@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The VM: memory, vCPUs and interrupt controller in KVM, and the ways into them for the rest of the machine.
+//!
+//! While the machine is paused nothing enters: vectors are taken off the controller, so that a signal waits in its
+//! eventfd for whoever runs the guest next, and messages are kept aside, for the ITS's tables are written by then.
+
+use super::cpu::{self, Cpu};
+use super::gic::Gic;
+use super::memslots::{self, Kind, Slot};
+use super::needs;
+use super::registers::VIRTUAL_COUNTER;
+use super::routes::Routes;
+use super::saved::{KvmClockV1, KvmItsV1, KvmMessageV1, SavedKvm};
+use super::sys;
+use super::window_slots::WindowSlots;
+use crate::engine::EngineParts;
+use crate::intx::Pins;
+use crate::irq::{Interrupts, Line};
+use crate::vectors::{Vector, Vectors};
+use ipc::addr::Gpa;
+use ipc::protocol::control::Failure;
+use ipc::protocol::inspect::Inspect;
+use ipc::shm::dirty_log::DirtyLog;
+use kvm_bindings::{
+    KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI, KVM_CAP_ARM_NISV_TO_USER,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MSI_VALID_DEVID, kvm_enable_cap, kvm_msi,
+};
+use kvm_ioctls::VmFd;
+use machine::layout::{GITS_TRANSLATER, IPA_BITS, SPI_BASE};
+use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::errno::Error as Errno;
+
+/// Messages kept aside at most: as many as the boards of all devices hold.
+const LATE_MESSAGES_MAX: usize = 16 * 1024;
+
+/// The VM.
+pub struct Vm {
+    /// The vCPUs, in order.
+    pub cpus: Vec<Cpu>,
+    /// Where devices' memory goes.
+    pub window_slots: Arc<WindowSlots>,
+    gic: Gic,
+    fd: Arc<VmFd>,
+    /// Each slot with the memory behind it, which stays mapped as long as the VM.
+    slots: Vec<(Slot, Arc<GuestMemoryMmap>)>,
+    dirty: Arc<DirtyLog>,
+    page_len: u64,
+    /// The pins of PCI functions, and their lines.
+    pins: Arc<Pins>,
+    lines: Vec<Line>,
+    /// One for each line, which nobody signals: KVM tells of an interrupt's end only whoever could also raise it.
+    unused: Vec<OwnedFd>,
+    /// The vectors of real devices. Locked before the state.
+    vectors: Arc<Vectors>,
+    /// Messages that came from other processes, and so took a way through this one.
+    messages: AtomicU64,
+    state: Mutex<State>,
+}
+
+struct State {
+    running: bool,
+    /// What the guest's counter lags behind the host's, in ticks.
+    counter_offset: u64,
+    /// The guest's counter while it stands still.
+    clock: KvmClockV1,
+    /// Messages that came while it did not.
+    late: Vec<KvmMessageV1>,
+    /// What KVM was told that vectors are.
+    routes: Routes,
+    /// How many vectors are on an irqfd.
+    heard: u64,
+}
+
+fn fail(what: &'static str) -> impl FnOnce(Errno) -> Failure {
+    move |errno| Failure::new(what, errno)
+}
+
+impl Vm {
+    /// A VM at reset, or as it was saved, paused.
+    pub fn new(device: OwnedFd, parts: &EngineParts, saved: Option<&SavedKvm>) -> Result<Self, Failure> {
+        let kvm = sys::kvm(device);
+        let fd = kvm
+            .create_vm_with_ipa_size(IPA_BITS)
+            .map_err(fail("make a VM with the machine's 40-bit addresses"))?;
+        needs::check(parts.pmu, |capability| fd.check_extension_raw(capability.into()))?;
+        let enable = |cap, first| {
+            let mut request = kvm_enable_cap { cap, ..Default::default() };
+            request.args = [first, 0, 0, 0];
+            fd.enable_cap(&request)
+        };
+        enable(KVM_CAP_ARM_NISV_TO_USER, 0).map_err(fail("see odd accesses of the guest"))?;
+        enable(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 1).map_err(fail("clear the dirty log by hand"))?;
+        let page_len = sys::page_len();
+        let slots = add_memory(&fd, parts, page_len)?;
+        let cpus = (0..parts.vcpu_count)
+            .map(|index| Cpu::new(&fd, index, parts.pmu))
+            .collect::<Result<Vec<_>, _>>()?;
+        let vcpu_count = u32::try_from(parts.vcpu_count).unwrap_or(u32::MAX);
+        let gic = Gic::new(&fd, vcpu_count)?;
+        if parts.pmu {
+            cpus.iter().try_for_each(Cpu::set_up_pmu)?;
+        }
+        // From now on the guest's counter is what we say, and a read of it tells the host's.
+        sys::set_counter_offset(&fd, 0).map_err(fail("set the guest's counter"))?;
+        let state = State {
+            running: false,
+            counter_offset: 0,
+            clock: KvmClockV1 { ticks: 0, hz: sys::counter_hz() },
+            late: Vec::new(),
+            routes: Routes::default(),
+            heard: 0,
+        };
+        let (dirty, pins) = (Arc::clone(&parts.dirty), Arc::clone(&parts.pins));
+        let (mut lines, mut unused) = (Vec::new(), Vec::new());
+        for intid in pins.intids() {
+            lines.push(Line { fell: new_eventfd("make an INTx line")?, intid });
+            unused.push(new_eventfd("make an INTx line")?);
+        }
+        let (vectors, messages, state) = (Arc::clone(&parts.vectors), AtomicU64::new(0), Mutex::new(state));
+        let fd = Arc::new(fd);
+        let first_free = slots.iter().map(|(slot, _)| slot.number + 1).max().unwrap_or(0);
+        let window_slots = Arc::new(WindowSlots::new(Arc::clone(&fd), first_free, page_len));
+        let vm = Self {
+            cpus,
+            window_slots,
+            gic,
+            fd,
+            slots,
+            dirty,
+            page_len,
+            pins,
+            lines,
+            unused,
+            vectors,
+            messages,
+            state,
+        };
+        if let Some(saved) = saved {
+            vm.restore(saved)?;
+        }
+        Ok(vm)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn restore(&self, saved: &SavedKvm) -> Result<(), Failure> {
+        let SavedKvm { clock, vcpus, gic, its: KvmItsV1 { registers, late_messages } } = saved;
+        if late_messages.len() > LATE_MESSAGES_MAX {
+            let why = format!("{} of them, at most {LATE_MESSAGES_MAX} fit", late_messages.len());
+            return Err(Failure::new("restore the messages of devices", why));
+        }
+        let hz = sys::counter_hz();
+        if clock.hz != hz {
+            let why = format!("it counts at {} Hz, this host's counter at {hz} Hz", clock.hz);
+            return Err(Failure::new("restore the guest's time", why));
+        }
+        for (cpu, saved) in self.cpus.iter().zip(vcpus) {
+            cpu.restore(saved)?;
+        }
+        self.gic.restore(gic)?;
+        self.gic.restore_its(registers)?;
+        let mut state = self.state();
+        state.clock = clock.clone();
+        state.late.clone_from(late_messages);
+        Ok(())
+    }
+
+    /// All state of the paused VM.
+    pub fn save(&self) -> Result<SavedKvm, Failure> {
+        let state = self.state();
+        Ok(SavedKvm {
+            clock: state.clock.clone(),
+            vcpus: self.cpus.iter().map(Cpu::save).collect::<Result<_, _>>()?,
+            gic: self.gic.save()?,
+            its: KvmItsV1 { registers: self.gic.save_its()?, late_messages: state.late.clone() },
+        })
+    }
+
+    /// The guest's counter as KVM shows it now.
+    fn ticks(&self) -> Result<u64, Failure> {
+        let boot = self.cpus.first().ok_or_else(|| Failure::new("read the guest's counter", "no vCPU"))?;
+        boot.register(VIRTUAL_COUNTER)
+    }
+
+    /// Lets guest time go on from where it stopped, and interrupts in.
+    pub fn resume(&self) -> Result<(), Failure> {
+        let vectors = self.vectors.list();
+        let mut state = self.state();
+        let host = self.ticks()?.wrapping_add(state.counter_offset);
+        let offset = host.wrapping_sub(state.clock.ticks);
+        sys::set_counter_offset(&self.fd, offset).map_err(fail("let the guest's counter go on"))?;
+        state.counter_offset = offset;
+        for message in std::mem::take(&mut state.late) {
+            self.signal(message);
+        }
+        self.connect(&mut state, &vectors, true)?;
+        state.running = true;
+        Ok(())
+    }
+
+    /// Stops guest time and keeps interrupts out; no vCPU runs any more. What KVM keeps in its own memory of the guest's
+    /// tables, and of the pages it has written, is put where it belongs.
+    pub fn pause(&self) -> Result<(), Failure> {
+        let vectors = self.vectors.list();
+        let mut state = self.state();
+        if !state.running {
+            return Ok(());
+        }
+        state.clock.ticks = self.ticks()?;
+        self.connect(&mut state, &vectors, false)?;
+        state.running = false;
+        drop((state, vectors));
+        self.gic.write_tables()?;
+        self.harvest()
+    }
+
+    /// Puts every line and vector on the controller, or takes it off.
+    fn connect(&self, state: &mut State, vectors: &[Vector], assign: bool) -> Result<(), Failure> {
+        self.connect_vectors(state, vectors, assign)?;
+        for (line, unused) in self.lines.iter().zip(&self.unused) {
+            // KVM numbers wired interrupts from the first shared one.
+            let (gsi, fell) = (line.intid.saturating_sub(SPI_BASE), Some(line.fell.as_fd()));
+            sys::irqfd(&self.fd, unused.as_fd(), fell, gsi, assign).map_err(fail("connect an INTx line"))?;
+            if assign {
+                // Taking a line off lowers it: whoever still holds it up says so again.
+                self.pins.ended(line.intid);
+            }
+        }
+        Ok(())
+    }
+
+    /// One that no table of the ITS maps is ignored, as an ITS does.
+    fn signal(&self, message: KvmMessageV1) {
+        let KvmMessageV1 { device_id, event_id } = message;
+        let [low, high] = doorbell();
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        let _ = self.fd.signal_msi(kvm_msi {
+            address_lo: low,
+            address_hi: high,
+            data: event_id,
+            flags: KVM_MSI_VALID_DEVID,
+            devid: device_id,
+            ..Default::default()
+        });
+    }
+
+    /// Switches the log of what vCPUs write.
+    pub fn set_dirty_log(&self, enabled: bool) -> Result<(), Failure> {
+        if enabled {
+            self.dirty.set_enabled(true);
+        } else {
+            self.harvest()?;
+        }
+        for (slot, memory) in self.ram() {
+            sys::set_memory(&self.fd, slot, memory, enabled).map_err(fail("switch the dirty log"))?;
+        }
+        if !enabled {
+            self.dirty.set_enabled(false);
+        }
+        Ok(())
+    }
+
+    /// Moves what KVM has noted since the last time into the shared log; the next write to any page is noted anew.
+    ///
+    /// A page is noted before the write that does it, and write-protected again here: a write that had not happened by
+    /// then is noted once more.
+    pub fn harvest(&self) -> Result<(), Failure> {
+        if !self.dirty.is_enabled() {
+            return Ok(());
+        }
+        for (slot, _) in self.ram() {
+            let len = usize::try_from(slot.len).map_err(|_| {
+                Failure::new("read KVM's dirty log", "a slot is larger than an address space")
+            })?;
+            let mut bitmap = self.fd.get_dirty_log(slot.number, len).map_err(fail("read KVM's dirty log"))?;
+            sys::clear_dirty(&self.fd, slot, self.page_len, &mut bitmap)
+                .map_err(fail("clear KVM's dirty log"))?;
+            for (first, len) in memslots::runs(&bitmap) {
+                let gpa = slot.gpa.saturating_add(first.saturating_mul(self.page_len));
+                self.dirty.mark(Gpa(gpa), len.saturating_mul(self.page_len));
+            }
+        }
+        Ok(())
+    }
+
+    /// Counters for people and tests.
+    pub fn inspect(&self, inspect: &mut Inspect) {
+        cpu::inspect_counters(&self.cpus, inspect);
+        self.cpus.iter().for_each(|cpu| cpu.inspect(inspect));
+        inspect.counter("irqfd.vectors", self.state().heard);
+        inspect.counter("msi.signalled", self.messages.load(Ordering::Relaxed));
+    }
+
+    fn ram(&self) -> impl Iterator<Item = (&Slot, &GuestMemoryMmap)> {
+        self.slots.iter().filter(|(slot, _)| slot.kind == Kind::Ram).map(|(slot, memory)| (slot, &**memory))
+    }
+}
+
+impl Interrupts for Vm {
+    fn pulse(&self, intid: u32) {
+        // An edge: the rise is what makes it pending.
+        self.set_level(intid, true);
+        self.set_level(intid, false);
+    }
+
+    fn set_level(&self, intid: u32, high: bool) {
+        // A line of this machine exists: KVM has no reason to refuse.
+        let _ = self.fd.set_irq_line(KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | intid, high);
+    }
+
+    fn signal_msi(&self, device_id: u32, event_id: u32) {
+        let message = KvmMessageV1 { device_id, event_id };
+        let mut state = self.state();
+        if state.running {
+            drop(state);
+            self.signal(message);
+        } else if state.late.len() < LATE_MESSAGES_MAX && !state.late.contains(&message) {
+            // A message that is pending already says nothing new.
+            state.late.push(message);
+        }
+    }
+
+    fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    fn nudge(&self) {
+        self.cpus.iter().for_each(Cpu::kick);
+    }
+}
+
+/// The halves of the address that makes a write a message: GITS_TRANSLATER.
+fn doorbell() -> [u32; 2] {
+    [GITS_TRANSLATER & 0xffff_ffff, GITS_TRANSLATER >> 32].map(|half| u32::try_from(half).unwrap_or(0))
+}
+
+fn new_eventfd(what: &'static str) -> Result<OwnedFd, Failure> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| Failure::new(what, errno))
+}
+
+/// Puts RAM and register pages into the guest.
+fn add_memory(
+    fd: &VmFd,
+    parts: &EngineParts,
+    page_len: u64,
+) -> Result<Vec<(Slot, Arc<GuestMemoryMmap>)>, Failure> {
+    let memories = [(Kind::Ram, Some(&parts.ram)), (Kind::ReadOnly, parts.register_pages.as_ref())];
+    let regions: Vec<_> = memories
+        .into_iter()
+        .filter_map(|(kind, memory)| Some((kind, memory?)))
+        .flat_map(|(kind, memory)| {
+            memory.iter().map(move |region| (kind, region.start_addr().0, region.len(), Arc::clone(memory)))
+        })
+        .collect();
+    let plan = memslots::plan(regions.iter().map(|(kind, gpa, len, _)| (*kind, *gpa, *len)), page_len)
+        .map_err(|error| Failure::new("arrange the guest's memory", error))?;
+    let mut slots = Vec::new();
+    for (slot, (.., memory)) in plan.into_iter().zip(regions) {
+        sys::set_memory(fd, &slot, &memory, false).map_err(fail("give the guest its memory"))?;
+        slots.push((slot, memory));
+    }
+    Ok(slots)
+}
+
+mod vectors;
+
+#[cfg(test)]
+mod tests;

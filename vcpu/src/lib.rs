@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The vCPU process: the guest's CPUs, its interrupt controller, and the few devices that live with them.
+//!
+//! ```text
+//!   main thread      control requests (ipc::service)          -> process.rs
+//!   vCPU threads     guest code; accesses outside RAM         -> cpu_thread.rs, bus.rs, remote.rs
+//!   console thread   UART <-> coordinator                     -> console.rs
+//!   irq thread       eventfds of other processes -> engine    -> irq.rs
+//!   bus threads      a function's memory and its vectors      -> windows.rs, vectors.rs
+//! ```
+//!
+//! All but the main thread and the bus threads obey one switch, the [`gate`]. What executes guest code is an [`engine`]:
+//! software CPUs ([`soft`]) in one program, those of the host in another. Control requests, bus, devices and their state
+//! units are the same under both.
+
+mod bus;
+mod console;
+mod cpu_thread;
+mod engine;
+mod entry;
+mod gate;
+mod guest;
+mod health;
+mod intx;
+mod irq;
+mod kvm;
+mod nudges;
+mod pci_host;
+mod process;
+mod remote;
+mod rtc;
+mod saved;
+mod soft;
+mod uart;
+mod vectors;
+mod waker;
+mod window_memory;
+mod windows;
+
+pub use entry::main;
+#[cfg(target_arch = "aarch64")]
+pub use kvm::{Kvm, install_kick_handler};
+pub use soft::Soft;

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A device in another process, as the guest's accesses reach it.
+//!
+//! Reads of a device with a register page never come here: the page is mapped for the CPU. A register that only
+//! the guest writes is stored in the page first and its write posted, so the guest reads its own write back;
+//! every other write waits for the device's answer. A device that does not answer in time, or is gone, has failed
+//! ([`super::health`]): the CPU that asked goes on with all ones, and a pause waits for no device longer than that. What of a PCI function is memory never goes
+//! through the ring while it is shown; and while any is, no write of that function is posted, because an access to its
+//! memory would overtake it.
+
+use super::gate::Gate;
+use super::health::Health;
+use super::pci_host;
+use super::window_memory::Mapper;
+use super::windows::Windows;
+use ipc::deadline::Deadline;
+use ipc::doorbell::Doorbell;
+use ipc::protocol::control::Failure;
+use ipc::protocol::inspect::Inspect;
+use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteMmio};
+use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
+use ipc::shm::msi_board::MsiBoard;
+use ipc::shm::region::Region;
+use ipc::shm::register_page::{self, GuestOwned, RegisterPage};
+use ipc::shm::ring;
+use ipc::shm::ring::{ANSWER_SPAN, Interrupt, Requester, RingError};
+use machine::layout::SMMU0;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+
+/// How long one wait lasts before the machine is looked at again: quit must get through.
+const WAIT_SLICE: Duration = Duration::from_millis(100);
+
+/// What of one wait counts at most. A machine that stood still as a whole (suspended, or stopped by its shell) has not been
+/// waiting: the device stood still as well.
+const WAIT_COUNTED_MAX: Duration = Duration::from_millis(200);
+
+/// Where the MSIs of a PCI function come in.
+#[derive(Debug)]
+pub struct RemoteMsi {
+    /// Pending events.
+    pub board: MsiBoard,
+    /// Says to look at them.
+    pub doorbell: Doorbell,
+    /// What every one of them is signalled with.
+    pub device_id: u32,
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct RemoteDevice {
+    health: Arc<Health>,
+    windows: Vec<Window>,
+    requester: Requester,
+    /// Locked from the store to the post: page and ring see two CPUs' writes in one order.
+    guest_owned: Mutex<Option<GuestOwned>>,
+    posted: Vec<u64>,
+    /// Which parts of a PCI function are memory.
+    memory: Option<Arc<Windows>>,
+    counters: Counters,
+}
+
+/// One piece of the guest's address space that the device answers for.
+#[derive(Debug)]
+struct Window {
+    region: u16,
+    base: u64,
+    len: u64,
+    /// Writes are posted, as writes to PCI memory are.
+    posted: bool,
+}
+
+/// Where an access meets the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    gpa: u64,
+    region: u16,
+    offset: u64,
+    posted: bool,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    reads: AtomicU64,
+    writes: AtomicU64,
+    posts: AtomicU64,
+}
+
+impl RemoteDevice {
+    /// Opens ring and page; the page's region is for the CPU's memory map.
+    pub fn open(
+        config: &RemoteMmio,
+        ring: OwnedFd,
+        page: Option<OwnedFd>,
+        spin: Duration,
+    ) -> Result<(Self, Option<GuestRegionMmap>), Failure> {
+        let window = Window { region: config.region, base: config.base.0, len: config.len, posted: false };
+        let mut device = Self::attach(Health::new(&config.name), vec![window], ring, spin)?;
+        let (Some(page), Some(rules)) = (page, &config.page) else { return Ok((device, None)) };
+        let fail = |why: String| Failure::new(format!("open the register page of {}", config.name), why);
+        if config.len != SMMU0.len {
+            return Err(fail(format!("{:#x} bytes of registers, a page has {:#x}", config.len, SMMU0.len)));
+        }
+        let page = Region::from_fd(page, register_page::PAGE_LEN).map_err(|error| fail(error.to_string()))?;
+        let image = RegisterPage::attach(&page).map_err(|error| fail(error.to_string()))?;
+        let owned = GuestOwned::new(image, rules.guest_owned.iter().copied());
+        device.guest_owned = Mutex::new(Some(owned));
+        device.posted = rules.posted.iter().copied().map(u64::from).collect();
+        let region = map_for_guest(&page, config.base.0).map_err(fail)?;
+        Ok((device, Some(region)))
+    }
+
+    /// Opens the ring of a PCI function.
+    pub fn open_function(
+        config: &RemoteFunction,
+        ring: OwnedFd,
+        spin: Duration,
+        memory: Arc<Windows>,
+        health: Arc<Health>,
+    ) -> Result<Self, Failure> {
+        let window = |FunctionWindow { region, range }: &FunctionWindow| Window {
+            region: *region,
+            base: range.start().0,
+            len: range.len(),
+            // Writes to configuration and I/O space are done when they are answered, on any bus.
+            posted: matches!(*region, AREA32_REGION | AREA64_REGION),
+        };
+        let windows = config.windows.iter().map(window).collect();
+        let mut device = Self::attach(health, windows, ring, spin)?;
+        device.memory = Some(memory);
+        Ok(device)
+    }
+
+    fn attach(
+        health: Arc<Health>,
+        windows: Vec<Window>,
+        ring: OwnedFd,
+        spin: Duration,
+    ) -> Result<Self, Failure> {
+        let requester = Region::from_fd(ring, ring::RING_LEN)
+            .and_then(|ring| Requester::attach(&ring, spin))
+            .map_err(|error| Failure::new(format!("open the ring of {}", health.name()), error))?;
+        let guest_owned = Mutex::new(None);
+        Ok(Self {
+            health,
+            windows,
+            requester,
+            guest_owned,
+            posted: Vec::new(),
+            memory: None,
+            counters: Counters::default(),
+        })
+    }
+
+    /// From now on `mapper` makes memory slots of what is memory.
+    pub fn connect(&self, mapper: &Arc<dyn Mapper>) {
+        if let Some(memory) = &self.memory {
+            memory.connect(Arc::clone(mapper));
+        }
+    }
+
+    /// Whether it works.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Which parts of it are memory, if it is a PCI function.
+    pub fn memory(&self) -> Option<&Windows> {
+        self.memory.as_deref()
+    }
+
+    /// Where `gpa` meets the device, if it is the device's.
+    pub fn place_of(&self, gpa: u64) -> Option<Place> {
+        self.windows.iter().find_map(|window| {
+            let offset = gpa.checked_sub(window.base).filter(|offset| *offset < window.len)?;
+            Some(Place { gpa, region: window.region, offset, posted: window.posted })
+        })
+    }
+
+    /// A guest read that has to ask the device.
+    pub fn read(&self, place: Place, size: u8, gate: &Gate) -> u64 {
+        let Place { gpa, region, offset, .. } = place;
+        if let Some(value) = self.memory.as_ref().and_then(|memory| memory.read(gpa, size)) {
+            return value;
+        }
+        count(&self.counters.reads);
+        let interrupt = Interrupt::new();
+        let read = || self.requester.read(region, offset, size, &interrupt, slice());
+        self.finish(gate, read).unwrap_or_else(|| pci_host::read(size))
+    }
+
+    /// A guest write.
+    pub fn write(&self, place: Place, size: u8, value: u64, gate: &Gate) {
+        let Place { gpa, region, offset, posted } = place;
+        if self.memory.as_ref().is_some_and(|memory| memory.write(gpa, size, value)) {
+            return;
+        }
+        let posted = posted && !self.memory.as_ref().is_some_and(|memory| memory.any_shown());
+        let interrupt = Interrupt::new();
+        let post = || self.requester.post(region, offset, size, value, &interrupt, slice()).map(|()| 0);
+        let owned = self.guest_owned.lock().unwrap_or_else(PoisonError::into_inner);
+        let [a, b, c, d, ..] = value.to_le_bytes();
+        let stored = size == 4
+            && owned.as_ref().is_some_and(|page| page.store_u32(offset, u32::from_le_bytes([a, b, c, d])));
+        if posted || stored || self.posted.contains(&offset) {
+            count(&self.counters.posts);
+            self.finish(gate, post);
+            return;
+        }
+        drop(owned);
+        count(&self.counters.writes);
+        let write = || self.requester.write(region, offset, size, value, &interrupt, slice()).map(|()| 0);
+        self.finish(gate, write);
+    }
+
+    /// Asks and waits on, until the device has answered, or has failed: which is `None`. A request that is in the ring is
+    /// never sent twice; one that found no room is.
+    fn finish(&self, gate: &Gate, ask: impl Fn() -> Result<u64, RingError>) -> Option<u64> {
+        if self.health.failure().is_some() {
+            return None;
+        }
+        let mut waited = Duration::ZERO;
+        let mut begun = Instant::now();
+        let mut asked = ask();
+        loop {
+            let unfinished = match asked {
+                Ok(value) => return Some(value),
+                Err(error @ (RingError::Size { .. } | RingError::Violation(_))) => {
+                    self.health.fail(error.to_string());
+                    return None;
+                }
+                Err(unfinished) => unfinished,
+            };
+            waited = waited.saturating_add(begun.elapsed().min(WAIT_COUNTED_MAX));
+            // Other accesses may have waited before while the same pause was waiting for all of them.
+            if waited.max(gate.pausing()) >= ANSWER_SPAN {
+                self.health.fail(format!("it has not answered within {} s", ANSWER_SPAN.as_secs()));
+            }
+            if gate.is_ended() || self.health.failure().is_some() {
+                return None;
+            }
+            begun = Instant::now();
+            asked = match unfinished {
+                RingError::Unfinished { pending, .. } => {
+                    self.requester.wait(pending, &Interrupt::new(), slice())
+                }
+                _ => ask(),
+            };
+        }
+    }
+
+    /// What was asked of the device.
+    pub fn inspect(&self, inspect: &mut Inspect) {
+        let (name, Counters { reads, writes, posts }) = (self.health.name(), &self.counters);
+        for (what, counter) in [("reads", reads), ("writes", writes), ("posts", posts)] {
+            inspect.counter(format!("{name}.{what}"), counter.load(Ordering::Relaxed));
+        }
+        if let Some(why) = self.health.failure() {
+            inspect.text(format!("{name}.failure"), why);
+        }
+        if let Some(memory) = &self.memory {
+            memory.inspect(inspect);
+        }
+    }
+}
+
+fn slice() -> Deadline {
+    Deadline::after(WAIT_SLICE)
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The page's mapping at the guest address where the CPU reads it. Read-only: the vCPU process' few stores go
+/// through [`GuestOwned`].
+fn map_for_guest(page: &Region, base: u64) -> Result<GuestRegionMmap, String> {
+    const PROT_READ: i32 = 1;
+    const MAP_SHARED: i32 = 1;
+    let len = usize::try_from(page.len()).map_err(|error| error.to_string())?;
+    let mapping = MmapRegionBuilder::new(len)
+        .with_mmap_prot(PROT_READ)
+        .with_mmap_flags(MAP_SHARED)
+        .with_file_offset(FileOffset::from_arc(Arc::clone(page.file()), 0))
+        .build()
+        .map_err(|error| error.to_string())?;
+    GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or_else(|| "its address overflows".into())
+}
+
+/// All register pages as one memory map, or none.
+pub fn register_pages(mut pages: Vec<GuestRegionMmap>) -> Result<Option<Arc<GuestMemoryMmap>>, Failure> {
+    if pages.is_empty() {
+        return Ok(None);
+    }
+    pages.sort_by_key(|page| vm_memory::GuestMemoryRegion::start_addr(page).0);
+    GuestMemoryMmap::from_regions(pages)
+        .map(|map| Some(Arc::new(map)))
+        .map_err(|error| Failure::new("map the register pages", error))
+}
+
+#[cfg(test)]
+mod tests;

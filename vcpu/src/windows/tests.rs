@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Windows as the process of a function asks for them, honest and not.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use ipc::addr::Bdf;
+use ipc::channel;
+use ipc::protocol::vcpu::RemoteIntx;
+use ipc::protocol::vfio::{CONFIG_REGION, IO_REGION};
+use ipc::shm::memory_file;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
+
+use super::*;
+use crate::intx::{Pin, Pins};
+use crate::vectors::Vectors;
+use ipc::doorbell;
+
+const AREA: u64 = 0x1100_0000;
+const AREA_LEN: u64 = 0x100_0000;
+
+fn area(region: u16, start: u64, len: u64) -> FunctionWindow {
+    FunctionWindow { region, range: GpaRange::new(Gpa(start), len).unwrap() }
+}
+
+fn function(windows: Vec<FunctionWindow>, host_device: Option<u64>) -> RemoteFunction {
+    RemoteFunction {
+        name: "vfio0".to_owned(),
+        bdf: Bdf(8),
+        ring_fd: 0,
+        windows,
+        msi_board_fd: 0,
+        msi_doorbell_fd: 0,
+        bus_fd: 0,
+        intx: RemoteIntx { raised_fd: 0, ended_fd: 0, spi: 0 },
+        host_device,
+    }
+}
+
+fn areas() -> Vec<FunctionWindow> {
+    let io = area(IO_REGION, 0x0f00_8000, 0x8000);
+    vec![area(CONFIG_REGION, 0x3000_8000, 0x1000), area(AREA32_REGION, AREA, AREA_LEN), io]
+}
+
+fn windows() -> Windows {
+    Windows::new(&function(areas(), None), false)
+}
+
+/// `/dev/zero` stands for VFIO's file: a character device that can be mapped.
+fn zero() -> (OwnedFd, u64) {
+    let file = OwnedFd::from(std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap());
+    let number = rustix::fs::fstat(&file).unwrap().st_rdev;
+    (file, number)
+}
+
+/// A hypervisor that writes down where it has memory, and takes none that is reached through caches.
+#[derive(Debug, Default)]
+struct Recorder(Mutex<BTreeMap<u32, u64>>);
+
+impl Recorder {
+    fn places(&self) -> Vec<u64> {
+        self.0.lock().unwrap().values().copied().collect()
+    }
+}
+
+impl Mapper for Recorder {
+    fn can_map(&self, memory: &WindowMemory) -> bool {
+        !memory.is_sealed()
+    }
+
+    fn map(&self, memory: &Arc<WindowMemory>) -> Result<u32, String> {
+        let mut slots = self.0.lock().unwrap();
+        let number = (0..).find(|number| !slots.contains_key(number)).unwrap();
+        slots.insert(number, memory.place().start().0);
+        Ok(number)
+    }
+
+    fn unmap(&self, slot: u32) -> Result<(), String> {
+        self.0.lock().unwrap().remove(&slot).map(drop).ok_or_else(|| "no such slot".to_owned())
+    }
+}
+
+fn memory(len: u64) -> OwnedFd {
+    let file = memory_file::create("device").unwrap();
+    ftruncate(&file, len).unwrap();
+    fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
+    file
+}
+
+fn window(offset: u64, len: u64) -> DeviceWindow {
+    DeviceWindow { region: 1, offset, len, file_offset: 0, writable: true }
+}
+
+#[test]
+fn windows_are_reached_only_while_they_are_shown() {
+    let windows = windows();
+    windows.add(&window(0x2000, 0x1000), memory(0x1000)).unwrap();
+    assert_eq!(windows.read(AREA + 0x2000, 4), None);
+    assert!(!windows.write(AREA + 0x2000, 4, 1) && !windows.any_shown());
+    windows.show(true).unwrap();
+    assert!(windows.write(AREA + 0x2ffc, 4, 0x1234_5678) && windows.any_shown());
+    assert_eq!(windows.read(AREA + 0x2ffc, 4), Some(0x1234_5678));
+    assert_eq!(windows.read(AREA + 0x2ffc, 8), None, "half of it is not memory");
+    assert_eq!(windows.read(AREA + 0x1ff8, 8), None);
+    windows.show(false).unwrap();
+    assert_eq!(windows.read(AREA + 0x2ffc, 4), None);
+}
+
+#[test]
+fn windows_outside_the_functions_areas_or_on_others_are_refused() {
+    let windows = windows();
+    windows.add(&window(0x2000, 0x2000), memory(0x2000)).unwrap();
+    let elsewhere = |region, offset| DeviceWindow { region, ..window(offset, 0x1000) };
+    for (bad, why) in [
+        (elsewhere(CONFIG_REGION, 0), "memory areas"),
+        (elsewhere(IO_REGION, 0), "memory areas"),
+        (elsewhere(2, 0), "memory areas"),
+        (window(AREA_LEN, 0x1000), "memory areas"),
+        (window(AREA_LEN - 0x1000, 0x2000), "memory areas"),
+        (window(!0xfff, 0x1000), "memory areas"),
+        (window(0x8000, 0), "empty"),
+        (window(0x3000, 0x1000), "overlaps"),
+        (window(0x1000, 0x2000), "overlaps"),
+        (window(0x10_0800, 0x1000), "pages"),
+        (window(0x10_0000, 0x4000), "bytes"),
+    ] {
+        let said = windows.add(&bad, memory(0x2000)).unwrap_err();
+        assert!(said.contains(why), "{bad:?}: {said}");
+    }
+    let unsealed = memory_file::create("device").unwrap();
+    ftruncate(&unsealed, 0x1000).unwrap();
+    assert!(windows.add(&window(0x8000, 0x1000), unsealed).unwrap_err().contains("F_SEAL_SHRINK"));
+}
+
+#[test]
+fn windows_are_bounded_in_number_and_length() {
+    let windows = windows();
+    for index in 0..8 {
+        windows.add(&window(index * 0x1000, 0x1000), memory(0x1000)).unwrap();
+    }
+    assert!(windows.add(&window(0x8000, 0x1000), memory(0x1000)).unwrap_err().contains("8 windows"));
+
+    let windows = Windows::new(&function(vec![area(2, 1 << 39, 1 << 34)], None), false);
+    let large = DeviceWindow { region: 2, ..window(0, (1 << 30) + 0x1000) };
+    assert!(windows.add(&large, memory(0x1000)).unwrap_err().contains("more than"));
+}
+
+#[test]
+fn host_devices_memory_is_in_the_guest_while_it_is_shown_and_never_touched_here() {
+    let (file, number) = zero();
+    let windows = Windows::new(&function(areas(), Some(number)), true);
+    windows.add(&window(0x2000, 0x1000), file.try_clone().unwrap()).unwrap();
+    // More than a server may have: these pages are nobody's memory.
+    let wide = Windows::new(&function(vec![area(2, 1 << 39, 1 << 34)], Some(number)), true);
+    wide.add(&DeviceWindow { region: 2, ..window(0, 2 << 30) }, file.try_clone().unwrap()).unwrap();
+    windows.show(true).unwrap();
+    let recorder = Arc::new(Recorder::default());
+    windows.connect(Arc::clone(&recorder) as Arc<dyn Mapper>);
+    assert_eq!(recorder.places(), [AREA + 0x2000], "what was shown before there was a VM");
+    assert_eq!(windows.read(AREA + 0x2000, 4), None);
+    assert!(!windows.write(AREA + 0x2000, 4, 1) && windows.any_shown());
+    windows.add(&window(0x4000, 0x1000), file).unwrap();
+    windows.show(true).unwrap();
+    assert_eq!(recorder.places(), [AREA + 0x2000, AREA + 0x4000]);
+    windows.show(false).unwrap();
+    assert_eq!(recorder.places(), [0; 0]);
+    assert_eq!(windows.withdrawals(), 1);
+}
+
+#[test]
+fn host_devices_memory_that_does_not_answer_is_withdrawn_until_it_is_shown_anew() {
+    let (file, number) = zero();
+    let windows = Windows::new(&function(areas(), Some(number)), true);
+    let recorder = Arc::new(Recorder::default());
+    windows.connect(Arc::clone(&recorder) as Arc<dyn Mapper>);
+    windows.add(&window(0, 0x1000), file).unwrap();
+    windows.show(true).unwrap();
+    assert_eq!(recorder.places(), [AREA]);
+    assert!(windows.withdraw());
+    assert!(recorder.places().is_empty() && windows.any_shown(), "accesses go through the ring, in order");
+    assert!(!windows.withdraw(), "there is nothing left that a touch could have failed at");
+    assert_eq!(windows.withdrawals(), 1);
+    windows.show(false).unwrap();
+    windows.show(true).unwrap();
+    assert_eq!(recorder.places(), [AREA]);
+}
+
+#[test]
+fn servers_memory_is_a_slot_only_where_the_guest_sees_through_caches() {
+    let windows = Windows::new(&function(areas(), None), true);
+    let recorder = Arc::new(Recorder::default());
+    windows.connect(Arc::clone(&recorder) as Arc<dyn Mapper>);
+    windows.add(&window(0, 0x1000), memory(0x1000)).unwrap();
+    windows.show(true).unwrap();
+    assert!(recorder.places().is_empty());
+    assert!(windows.write(AREA, 4, 7) && windows.read(AREA, 4) == Some(7), "accesses are made here");
+    assert!(!windows.withdraw(), "it cannot fail");
+}
+
+#[test]
+fn host_devices_memory_is_of_that_device_and_for_hypervisors_only() {
+    let (file, number) = zero();
+    let software = Windows::new(&function(areas(), Some(number)), false);
+    let refused = software.add(&window(0, 0x1000), file.try_clone().unwrap()).unwrap_err();
+    assert!(refused.contains("software"), "{refused}");
+    let other = Windows::new(&function(areas(), Some(number + 1)), true);
+    let refused = other.add(&window(0, 0x1000), file.try_clone().unwrap()).unwrap_err();
+    assert!(refused.contains("another device"), "{refused}");
+    let refused = other.add(&window(0, 0x1000), memory(0x1000)).unwrap_err();
+    assert!(refused.contains("no character device"), "{refused}");
+    let sealed = Windows::new(&function(areas(), None), true);
+    let refused = sealed.add(&window(0, 0x1000), file).unwrap_err();
+    assert!(refused.contains("F_SEAL_SHRINK"), "{refused}");
+}
+
+#[test]
+fn bus_thread_answers_its_function_and_ends_with_it() {
+    let (device, vcpu) = channel::pair().unwrap();
+    let windows = Arc::new(windows());
+    let served = Arc::clone(&windows);
+    let new_eventfd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    let ((_, raised), (ended, told)) = (doorbell::pair().unwrap(), doorbell::pair().unwrap());
+    let pins = Arc::new(Pins::new(vec![Pin { raised, ended, intid: 41 }]));
+    let vectors = Arc::new(Vectors::new(true));
+    let wiring = Wiring { pins: Arc::clone(&pins), vectors: Arc::clone(&vectors), device_id: 8, intid: 41 };
+    let health = Health::new("vfio0");
+    let theirs = Arc::clone(&health);
+    let thread = std::thread::spawn(move || serve(&served, &wiring, &theirs, vcpu, 3));
+    let soon = || Deadline::after(Duration::from_secs(10));
+    let channel = Channel::<Bus>::from_fd(device, Hello::new(Role::Vfio, 3));
+    channel.hello(Role::Vcpu, soon()).unwrap();
+    let add = BusRequest::AddWindow(window(0, 0x1000));
+    assert_eq!(channel.request(&add, &[memory(0x1000)], soon()).unwrap().0, BusReply::Done);
+    let (again, _) = channel.request(&add, &[memory(0x1000)], soon()).unwrap();
+    assert!(matches!(again, BusReply::Refused(why) if why.contains("overlaps")));
+    let show = BusRequest::ShowWindows { shown: true };
+    assert_eq!(channel.request::<OwnedFd>(&show, &[], soon()).unwrap().0, BusReply::Done);
+    assert_eq!(windows.read(AREA, 8), Some(0));
+    assert!(!told.take());
+    let lower = BusRequest::LowerIntx;
+    assert_eq!(channel.request::<OwnedFd>(&lower, &[], soon()).unwrap().0, BusReply::Done);
+    assert!(told.take());
+    let add = BusRequest::AddVector { index: 2 };
+    assert_eq!(channel.request(&add, &[new_eventfd()], soon()).unwrap().0, BusReply::Done);
+    let route = |index| BusRequest::RouteVector { index, event: Some(0x30) };
+    assert_eq!(channel.request::<OwnedFd>(&route(2), &[], soon()).unwrap().0, BusReply::Done);
+    let (other, _) = channel.request::<OwnedFd>(&route(3), &[], soon()).unwrap();
+    assert!(matches!(other, BusReply::Refused(why) if why.contains("no vector 3")));
+    let listed: Vec<_> = vectors.list().iter().map(|vector| (vector.device_id, vector.event)).collect();
+    assert_eq!(listed, [(8, Some(0x30))], "the device's number is the topology's");
+    drop(channel);
+    thread.join().unwrap();
+}
