@@ -154,6 +154,11 @@ impl Console {
         Ok(Answer { output: output.trim_end_matches('\n').to_string(), code })
     }
 
+    /// Whether the program has written its last: it has ended, and so have those that it gave its output to.
+    pub fn has_ended(&self) -> bool {
+        self.screen.lock().ended
+    }
+
     /// Waits for the program to end.
     pub fn wait_exit(&mut self, limit: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + limit;

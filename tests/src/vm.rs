@@ -126,14 +126,17 @@ impl Vm {
 
     /// Runs `bulkhead TASK ARGUMENTS... NAME` against this machine.
     pub fn control<A: AsRef<OsStr>>(&self, task: &str, arguments: &[A]) -> Result<Output> {
-        Command::new(self.options.programs.join("bulkhead"))
-            .env("XDG_RUNTIME_DIR", self.runtime.path())
-            .arg(task)
-            .args(arguments)
-            .arg(&self.options.name)
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("`bulkhead {task}` did not start"))
+        let mut command = self.controller().command(task, arguments);
+        command.output().with_context(|| format!("`bulkhead {task}` did not start"))
+    }
+
+    /// What controls this machine while something else has it.
+    pub fn controller(&self) -> Controller {
+        Controller {
+            program: self.options.programs.join("bulkhead"),
+            runtime: self.runtime.path().into(),
+            name: self.options.name.clone(),
+        }
     }
 
     /// What `bulkhead TASK NAME --json` prints; an error if it does not end with exit code 0.
@@ -158,6 +161,9 @@ impl Vm {
                 Ok(status) => status,
                 Err(error) => format!("{error:#}"),
             };
+            if self.console.has_ended() {
+                bail!("the machine ended before its guest ran: {}", self.console.errors().trim());
+            }
             if Instant::now() >= deadline {
                 bail!("the guest does not run after {:.1} s: {last}", limit.as_secs_f64());
             }
@@ -200,6 +206,24 @@ impl Vm {
     /// What exists now that did not before the launch, once the machine has ended.
     pub fn left_over(&self) -> Vec<String> {
         self.scope.beyond(&self.before, END)
+    }
+}
+
+/// The command line against one machine.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    program: PathBuf,
+    runtime: PathBuf,
+    name: String,
+}
+
+impl Controller {
+    /// `bulkhead TASK ARGUMENTS... NAME`.
+    pub fn command<A: AsRef<OsStr>>(&self, task: &str, arguments: &[A]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.env("XDG_RUNTIME_DIR", &self.runtime).arg(task).args(arguments).arg(&self.name);
+        command.stdin(Stdio::null());
+        command
     }
 }
 

@@ -80,7 +80,9 @@ pub async fn move_to_new_processes(
     let running = |fault| Failed { fault: survivable(fault), paused: false };
     let mut objects = objects.for_generation().map_err(|problem| running(problem.into()))?;
     let mut set = ProcessSet::new(generation);
-    if let Err(fault) = set.start(&objects, configs).await {
+    let started = set.start(&objects, configs).await;
+    let lost = started.and_then(|lost| lost.into_iter().next().map_or(Ok(()), |lost| Err(Fault::Lost(lost))));
+    if let Err(fault) = lost {
         set.discard().await;
         return Err(running(fault));
     }

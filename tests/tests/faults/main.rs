@@ -15,6 +15,7 @@
 mod host;
 mod linux;
 mod monitor;
+#[expect(dead_code, reason = "the driver of another suite too, which needs more of it")]
 mod nvme;
 mod smmu;
 #[expect(dead_code, reason = "this suite starts machines of its own making only")]

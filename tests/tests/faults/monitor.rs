@@ -96,6 +96,13 @@ pub struct Monitor {
 impl Monitor {
     /// Starts one with the devices that `set` gives it; its files are kept in `folder`. Nothing, where a suite has to skip.
     pub fn start(folder: &Path, name: &str, set: impl FnOnce(&mut Options)) -> Option<Self> {
+        let mut monitor = Self::launch(folder, name, set)?;
+        monitor.vm.wait_running(COMMAND).unwrap();
+        Some(monitor)
+    }
+
+    /// The same, without waiting until it runs.
+    pub fn launch(folder: &Path, name: &str, set: impl FnOnce(&mut Options)) -> Option<Self> {
         let mut kernel = vec![0; 64];
         kernel[..4].copy_from_slice(&0x1400_0010_u32.to_le_bytes()); // b +64
         kernel[16..24].copy_from_slice(&(64 + 4 * CODE.len() as u64).to_le_bytes());
@@ -105,11 +112,10 @@ impl Monitor {
         std::fs::write(&file, kernel).unwrap();
         // The machine wants an initramfs; this guest does not look at it.
         let files = GuestFiles { kernel: file.clone(), initramfs: file };
-        let mut vm = launch_as(Some(files), name, |options| {
+        let vm = launch_as(Some(files), name, |options| {
             options.memory = "64M".into();
             set(options);
         })?;
-        vm.wait_running(COMMAND).unwrap();
         Some(Self { vm, pending: String::new() })
     }
 

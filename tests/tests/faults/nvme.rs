@@ -3,13 +3,18 @@
 //!
 //! Written from NVM Express 1.4, apart from the controller's own types. Where its memory is, in IOVA, is the caller's.
 
-use crate::monitor::Monitor;
+use std::time::Instant;
 
-/// Configuration space of device 1 (ECAM), and the StreamID that its requester id makes.
-const CONFIG: u64 = 0x3000_0000 + (1 << 15);
+use crate::monitor::Monitor;
+use crate::support::COMMAND;
+
+/// Configuration space of device 0 (ECAM); that of the next is 32 KiB on.
+const CONFIG: u64 = 0x3000_0000;
+/// The StreamID that the requester id of device 1 makes.
 pub const STREAM: u64 = 1 << 3;
 
 /// Registers (section 3.1).
+const VS: u64 = 0x08;
 const CC: u64 = 0x14;
 const CSTS: u64 = 0x1c;
 const AQA: u64 = 0x24;
@@ -21,6 +26,9 @@ const DOORBELLS: u64 = 0x1000;
 const CC_ENABLE: u32 = 4 << 20 | 6 << 16 | 1;
 const RDY: u32 = 1 << 0;
 const CFS: u32 = 1 << 1;
+
+/// What everything of a device that is lost reads as.
+pub const LOST: u32 = u32::MAX;
 
 /// Entries of each queue.
 const ENTRIES: u32 = 16;
@@ -80,13 +88,22 @@ pub fn write_block(data: u64) -> Command {
 }
 
 impl Nvme {
-    /// Finds the controller and lets it do DMA; its queues will be at these places.
+    /// Finds the controller that is device 1 and lets it do DMA; its queues will be at these places.
     pub fn find(m: &mut Monitor, admin: [Place; 2], io: [Place; 2]) -> Self {
-        let vendor = m.load32(CONFIG) & 0xffff;
-        m.store32(CONFIG + 4, 0b110); // Memory Space, Bus Master
-        let bar = u64::from(m.load32(CONFIG + 0x10) & !0xf) | u64::from(m.load32(CONFIG + 0x14)) << 32;
+        Self::find_device(m, 1, admin, io).unwrap()
+    }
+
+    /// The same for another device, if it is there.
+    pub fn find_device(m: &mut Monitor, device: u64, admin: [Place; 2], io: [Place; 2]) -> Option<Self> {
+        let config = CONFIG + (device << 15);
+        m.store32(config + 4, 0b110); // Memory Space, Bus Master
+        let [id, low, high] = [0, 0x10, 0x14].map(|offset| m.load32(config + offset));
+        if [id, low, high].contains(&LOST) {
+            return None;
+        }
         let queues = [Pair::new(admin[0], admin[1]), Pair::new(io[0], io[1])];
-        Self { bar, vendor: u16::try_from(vendor).unwrap(), queues, command_id: 0 }
+        let bar = u64::from(low & !0xf) | u64::from(high) << 32;
+        Some(Self { bar, vendor: u16::try_from(id & 0xffff).unwrap(), queues, command_id: 0 })
     }
 
     /// Resets and enables it, and makes the I/O queues.
@@ -145,6 +162,42 @@ impl Nvme {
         pair.phase ^= u32::from(pair.head == 0);
         m.store32(self.bar + DOORBELLS + 8 * queue as u64 + 4, pair.head);
         last >> 17 & 0xff
+    }
+
+    /// VS, the controller's version (section 3.1.2): it never changes, and its server alone answers for it.
+    pub fn version(&self, m: &mut Monitor) -> u32 {
+        m.load32(self.bar + VS)
+    }
+
+    /// Whether the controller, which may be lost at any moment, does an Identify from a reset on.
+    pub fn identifies(&mut self, m: &mut Monitor, data: u64) -> bool {
+        let pair = &mut self.queues[0];
+        for offset in (0..ENTRIES * 16).step_by(8) {
+            m.store64(pair.completion.gpa + u64::from(offset), 0);
+        }
+        *pair = Pair::new(pair.submission, pair.completion);
+        m.store32(self.bar + CC, 0);
+        if m.poll32(self.bar + CSTS, "CSTS", |status| status == 0 || status == LOST) == LOST {
+            return false;
+        }
+        m.store32(self.bar + AQA, (ENTRIES - 1) << 16 | (ENTRIES - 1));
+        m.store64(self.bar + ASQ, self.queues[0].submission.iova);
+        m.store64(self.bar + ACQ, self.queues[0].completion.iova);
+        m.store32(self.bar + CC, CC_ENABLE);
+        if m.poll32(self.bar + CSTS, "CSTS", |status| status != 0) != RDY {
+            return false;
+        }
+        self.submit(m, 0, identify(data));
+        // Phase bit of the first completion, or a device that is not there any more.
+        let completion = self.queues[0].completion.gpa + 12;
+        let until = Instant::now() + COMMAND;
+        while m.load32(completion) >> 16 & 1 == 0 {
+            assert!(Instant::now() < until, "the device neither answers nor is lost");
+            if m.load32(self.bar + CSTS) != RDY {
+                return false;
+            }
+        }
+        true
     }
 
     /// Waits until the controller says that it cannot go on.

@@ -38,7 +38,7 @@ const TABLES: u64 = AREA + 0x10_0000;
 const TABLE_SPACING: u64 = 0x1_0000;
 
 /// log2 of the entries of the stream table and the queues.
-const STREAMS_LOG2: u32 = 4;
+const STREAMS_LOG2: u32 = 5;
 const COMMANDS_LOG2: u32 = 8;
 const EVENTS_LOG2: u32 = 7;
 

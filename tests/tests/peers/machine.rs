@@ -10,46 +10,59 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tests::vm::Controller;
 
 use crate::hostile;
 use crate::monitor::Monitor;
-use crate::nvme::{Nvme, Place, STREAM, SUCCESS, identify, write_block};
+use crate::nvme::{LOST, Nvme, Place, STREAM, SUCCESS, identify, write_block};
 use crate::smmu::{Granule, READ_WRITE, Smmu};
 use crate::support::{COMMAND, programs};
 
-/// What a device that is not there reads as.
-pub const ALL_ONES: u32 = u32::MAX;
-
-/// Configuration space of the victim: device 2.
-const VICTIM: u64 = 0x3000_0000 + (2 << 15);
-/// VS, the controller's version (NVM Express 1.4 section 3.1.2).
-const VS: u64 = 0x08;
+/// The victim: device 2, its configuration space, and its StreamID.
+const VICTIM: u64 = 2;
+const VICTIM_CONFIG: u64 = 0x3000_0000 + (VICTIM << 15);
+const VICTIM_STREAM: u64 = VICTIM << 3;
 
 const PROGRAMS: [&str; 6] =
     ["bulkhead", "bulkhead-vcpu-soft", "bulkhead-vcpu", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
 
-/// Pages of the neighbour: its queues, and the one that it moves.
-const PAGE_COUNT: u64 = 5;
+/// Pages of the neighbour: its queues, and the one that it moves; and the same of the victim.
+const PAGE_COUNT: u64 = 10;
 const DATA: u64 = 4;
+const VICTIMS: u64 = 5;
 
 fn place(page: u64) -> Place {
     Place { gpa: 0x4300_0000 + page * 0x1_0000, iova: 0x12_4000_0000 + (page << 12) }
 }
 
-/// A running machine.
+/// A machine.
 pub struct Machine {
     m: Monitor,
-    smmu: Smmu,
-    nvme: Nvme,
-    /// What the victim is looked at by.
-    victim: u64,
+    /// What drives it, once it runs.
+    guest: Option<Guest>,
     slowed: Vec<(Arc<AtomicBool>, JoinHandle<()>)>,
     folder: TempDir,
 }
 
+/// The guest's drivers.
+struct Guest {
+    smmu: Smmu,
+    neighbour: Nvme,
+    /// None, if it was not there when it was looked for.
+    victim: Option<Nvme>,
+}
+
 impl Machine {
-    /// Starts one; its second device has a hostile process, if there is a script for one. Nothing, where a suite has to skip.
+    /// Starts one, and its guest's drivers; its second device has a hostile process, if there is a script for one. Nothing,
+    /// where a suite has to skip.
     pub fn start(name: &str, script: Option<u8>) -> Option<Self> {
+        let mut machine = Self::launch(name, script, |_| Vec::new())?;
+        machine.boot();
+        Some(machine)
+    }
+
+    /// Launches one, under another program whose words `under` makes with a file of the machine's folder.
+    pub fn launch(name: &str, script: Option<u8>, under: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
         let built = programs()?;
         let folder = tempfile::Builder::new().prefix("bulkhead-peers-").tempdir().unwrap();
         let own = folder.path().join("programs");
@@ -62,40 +75,65 @@ impl Machine {
             }
         }
         let images = [0, 1].map(|index| image(&folder.path().join(format!("disk{index}.img"))));
-        let mut m = Monitor::start(folder.path(), name, |options| {
+        let under = under(&folder.path().join("launcher"));
+        let m = Monitor::launch(folder.path(), name, |options| {
             options.programs = own;
             options.nvme = images.to_vec();
+            options.under = under;
         })?;
-        let mut smmu = Smmu::enable(&mut m, Granule::K4, STREAM);
+        Some(Self { m, guest: None, slowed: Vec::new(), folder })
+    }
+
+    /// Waits until the guest runs, and starts its drivers.
+    pub fn boot(&mut self) {
+        let m = &mut self.m;
+        m.vm.wait_running(COMMAND).unwrap();
+        let mut smmu = Smmu::enable(m, Granule::K4, STREAM);
         for page in 0..PAGE_COUNT {
-            smmu.map(&mut m, place(page).iova, place(page).gpa | READ_WRITE);
+            smmu.map(m, place(page).iova, place(page).gpa | READ_WRITE);
         }
-        let mut nvme = Nvme::find(&mut m, [0, 1].map(place), [2, 3].map(place));
-        nvme.enable(&mut m);
-        let victim = if script.is_some() {
-            VICTIM
-        } else {
-            // A register that only the server behind its process answers for.
-            m.store32(VICTIM + 4, 0b10); // Memory Space
-            let bar = u64::from(m.load32(VICTIM + 0x10) & !0xf) | u64::from(m.load32(VICTIM + 0x14)) << 32;
-            bar + VS
-        };
-        Some(Self { m, smmu, nvme, victim, slowed: Vec::new(), folder })
+        let mut neighbour = Nvme::find(m, [0, 1].map(place), [2, 3].map(place));
+        neighbour.enable(m);
+        // Both devices have the same tables.
+        smmu.stream = VICTIM_STREAM;
+        smmu.put_stream(m, smmu.entry());
+        smmu.renew_stream(m);
+        smmu.stream = STREAM;
+        let [admin, io] = [[0, 1], [2, 3]].map(|pair| pair.map(|page| place(VICTIMS + page)));
+        let victim = Nvme::find_device(m, VICTIM, admin, io);
+        self.guest = Some(Guest { smmu, neighbour, victim });
     }
 
     /// The neighbour's I/O: a page is mapped anew, which waits for every device behind the SMMU, and used both ways.
     pub fn neighbour_works(&mut self) {
-        let data = place(DATA);
-        self.smmu.map(&mut self.m, data.iova, data.gpa | READ_WRITE);
-        self.m.store64(data.gpa, 0);
-        assert_eq!(self.nvme.run(&mut self.m, 0, identify(data.iova)), SUCCESS);
-        assert_eq!(self.m.load64(data.gpa) & 0xffff, u64::from(self.nvme.vendor));
-        assert_eq!(self.nvme.run(&mut self.m, 1, write_block(data.iova)), SUCCESS);
+        let Some(Guest { smmu, neighbour, .. }) = &mut self.guest else { panic!("the guest has no drivers") };
+        let (m, data) = (&mut self.m, place(DATA));
+        smmu.map(m, data.iova, data.gpa | READ_WRITE);
+        m.store64(data.gpa, 0);
+        assert_eq!(neighbour.run(m, 0, identify(data.iova)), SUCCESS);
+        assert_eq!(m.load64(data.gpa) & 0xffff, u64::from(neighbour.vendor));
+        assert_eq!(neighbour.run(m, 1, write_block(data.iova)), SUCCESS);
     }
 
-    /// A register of the victim that never changes.
-    pub fn victim_id(&mut self) -> u32 {
-        self.m.load32(self.victim)
+    /// Whether the victim does a command from a reset on, which takes DMA of its queues and its data.
+    pub fn victim_works(&mut self) -> bool {
+        let victim = self.guest.as_mut().and_then(|guest| guest.victim.as_mut());
+        victim.is_some_and(|victim| victim.identifies(&mut self.m, place(VICTIMS + DATA).iova))
+    }
+
+    /// Whether the victim is lost to the guest, by a register that only its server answers for.
+    pub fn victim_is_lost(&mut self) -> bool {
+        let victim = self.guest.as_ref().and_then(|guest| guest.victim.as_ref());
+        let first = match victim {
+            Some(victim) => victim.version(&mut self.m),
+            None => self.m.load32(VICTIM_CONFIG),
+        };
+        first == LOST
+    }
+
+    /// What controls it while its guest is driven.
+    pub fn controller(&self) -> Controller {
+        self.m.vm.controller()
     }
 
     /// Runs `bulkhead TASK`, which must succeed.
@@ -159,6 +197,19 @@ impl Machine {
             .unwrap()
     }
 
+    /// The file that a program around it was told of.
+    pub fn launcher_file(&self) -> PathBuf {
+        self.folder.path().join("launcher")
+    }
+
+    /// Waits until the machine has ended, and sees that nothing of it is left: exit code, and what it has said.
+    pub fn ended(mut self) -> (Option<i32>, String) {
+        let status = self.m.vm.console.wait_exit(COMMAND).unwrap();
+        let said = self.m.vm.console.errors();
+        assert_eq!(self.m.vm.left_over(), [""; 0], "{said}");
+        (status.code(), said)
+    }
+
     /// Stops the machine by command, and sees that nothing of it is left.
     pub fn end(mut self) {
         self.control("stop");
@@ -166,8 +217,8 @@ impl Machine {
             done.store(true, Ordering::Relaxed);
             thread.join().unwrap();
         }
-        self.m.vm.console.wait_exit(COMMAND).unwrap();
-        assert_eq!(self.m.vm.left_over(), [""; 0]);
+        let (code, said) = self.ended();
+        assert_eq!(code, Some(0), "{said}");
     }
 }
 

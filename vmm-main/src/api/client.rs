@@ -19,6 +19,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::server;
+use crate::coordinator::process_set::STOP_SPAN;
 use crate::printable;
 use crate::problem::{Class, Problem};
 
@@ -29,6 +30,10 @@ pub const COMMAND_DEADLINE: Duration = budget::sum(&[server::CONNECTION_DEADLINE
 /// For what is answered from the published picture, without asking any process: only the coordinator's thread
 /// has to get to run.
 pub const PICTURE_DEADLINE: Duration = Duration::from_secs(5);
+/// For the counters of all processes, which are waited for a moment together.
+pub const INSPECT_DEADLINE: Duration = budget::sum(&[budget::INSPECT, PICTURE_DEADLINE]);
+/// For an order to stop, which waits for no other command.
+pub const STOP_DEADLINE: Duration = budget::sum(&[STOP_SPAN, PICTURE_DEADLINE]);
 /// For a connection to be taken.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two attempts while the launcher's queue of connections is full: the kernel tells nobody when it empties.
@@ -168,7 +173,12 @@ fn silent(launcher: Option<i32>, place: String, deadline: Duration) -> Problem {
             Class::Unreachable,
             format!("no answer within {seconds} s"),
             place,
-            "look at the log of `bulkhead run`, and whether its processes get to run",
+            match launcher {
+                Some(pid) => format!(
+                    "look at the log of `bulkhead run`, and whether its processes get to run; `kill {pid}` ends the VM"
+                ),
+                None => "look at the log of `bulkhead run`, and whether its processes get to run".to_owned(),
+            },
         ),
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Form, host_pids};
-use crate::api::client::{COMMAND_DEADLINE, Client, PICTURE_DEADLINE};
+use crate::api::client::{COMMAND_DEADLINE, Client, INSPECT_DEADLINE, PICTURE_DEADLINE, STOP_DEADLINE};
 use crate::api::types::{Inspected, Limits, Observed, Process, SaveRestored, Status};
 use crate::config::{check, size};
 use crate::launcher::cgroup;
@@ -315,7 +315,12 @@ fn ask<T: DeserializeOwned>(
         Some(name) => checked(name)?,
         None => the_only_one(runtime.block_on(alive(&runtime_dir))?)?,
     };
-    let deadline = if path == "/v1/status" { PICTURE_DEADLINE } else { COMMAND_DEADLINE };
+    let deadline = match path {
+        "/v1/status" => PICTURE_DEADLINE,
+        "/v1/inspect" => INSPECT_DEADLINE,
+        "/v1/stop" => STOP_DEADLINE,
+        _ => COMMAND_DEADLINE,
+    };
     runtime.block_on(async {
         let client = Client::connect(&runtime_dir.socket_path(&name)).await?;
         client.call(method, path, body, deadline).await

@@ -17,11 +17,11 @@ use ipc::protocol::lifecycle::State;
 
 use super::inspector::Inspector;
 use super::objects::Objects;
-use super::process::{FINISH_SPAN, Fault, Process};
+use super::process::{FINISH_SPAN, Fault, Lost, Process};
 use super::roles::Configs;
 use super::together;
 use crate::api::types;
-use crate::topology;
+use crate::topology::{self, Restart, Row};
 
 /// The most that [`ProcessSet::finish`] takes, whatever its processes do: the CPUs, then all others together.
 pub const STOP_SPAN: Duration = budget::sum(&[FINISH_SPAN, FINISH_SPAN]);
@@ -51,16 +51,31 @@ impl ProcessSet {
         Self { generation, processes: Vec::new() }
     }
 
-    /// Starts and configures every process of the table. If one fails, those before it are there.
-    pub async fn start(&mut self, objects: &Objects, configs: &Configs) -> Result<(), Fault> {
+    /// Starts and configures every process of the table. If one fails, those before it are there; one that costs its device
+    /// only is told, and the others start without it.
+    pub async fn start(&mut self, objects: &Objects, configs: &Configs) -> Result<Vec<Lost>, Fault> {
+        let mut lost = Vec::new();
         for row in topology::processes(objects.shape()) {
-            let config = configs.of(row)?;
-            self.processes.push(Process::start(row, self.generation, objects).await?);
-            if let Some(process) = self.processes.last_mut() {
-                process.order(Request::Configure(config)).await?;
+            match self.start_one(row, objects, configs).await {
+                Err(Fault::Lost(one)) if row.restart == Restart::DeviceFails => lost.push(one),
+                outcome => outcome?,
             }
         }
-        Ok(())
+        Ok(lost)
+    }
+
+    async fn start_one(
+        &mut self,
+        row: &'static Row,
+        objects: &Objects,
+        configs: &Configs,
+    ) -> Result<(), Fault> {
+        let config = configs.of(row)?;
+        self.processes.push(Process::start(row, self.generation, objects).await?);
+        match self.processes.last_mut() {
+            Some(process) => process.order(Request::Configure(config)).await,
+            None => Ok(()),
+        }
     }
 
     /// Lets the guest begin: devices first, and only when each has said what became of it. Those that are lost are told.

@@ -207,8 +207,11 @@ impl Vm {
         self.generation = self.generation.saturating_add(1);
         let set = ProcessSet::new(self.generation);
         let Running { objects, configs, set } = self.running.insert(Running { objects, configs, set });
-        set.start(objects, configs).await?;
+        let lost = set.start(objects, configs).await?;
         objects.close_connections();
+        for lost in lost {
+            self.survive(Fault::Lost(lost)).await?;
+        }
         // Opening the devices may take a while: who looks sees the processes meanwhile.
         self.publish();
         let lost = loop {

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Stops a process of a machine at one of its messages, and not a moment earlier or later.
+//!
+//! A message is a system call that has moved something to or from another process: a datagram or a part of a stream, the
+//! count of an eventfd, a wake or a wait at a shared word. The launcher starts under `ptrace`; of what it starts, and that
+//! starts, only the processes that are counted stay traced call by call. At its message the process is stopped
+//! by SIGSTOP and let go of, so that what happens to it next is between it and the machine. Linux documents all of this in
+//! ptrace(2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::support::COMMAND;
+
+/// Calls that move something between processes when they succeed.
+const MESSAGES: [libc::c_long; 9] = [
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_recvfrom,
+    libc::SYS_sendmmsg,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_preadv2,
+    libc::SYS_futex,
+];
+
+/// How many messages each process has had, by its name.
+pub type Counts = BTreeMap<String, u64>;
+
+/// What is traced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Every process is counted, none is stopped.
+    Count,
+    /// The process is stopped when it has had so many messages.
+    Stop { process: &'static str, message: u64 },
+}
+
+/// The tracer of one machine: a thread, since it is a thread that the kernel tells.
+pub struct Tracer {
+    /// The process, as soon as it is stopped. Closed when there is nothing more to trace.
+    pub stopped: Receiver<Pid>,
+    thread: JoinHandle<Counts>,
+}
+
+/// Words that run a program which waits to be traced and says who it is in `file`.
+pub fn under(file: &Path) -> Vec<String> {
+    let script = r#"echo $$ >"$0" && kill -STOP $$ && exec "$@""#;
+    vec!["sh".into(), "-c".into(), script.into(), file.display().to_string()]
+}
+
+impl Tracer {
+    /// Traces the program that will say who it is in `file`.
+    pub fn start(file: PathBuf, plan: Plan) -> Self {
+        let (tell, stopped) = channel();
+        Self { stopped, thread: thread::spawn(move || Trace::new(launcher(&file), plan, tell).run()) }
+    }
+
+    /// Waits until everything traced has ended, and gives the counts.
+    pub fn finish(self) -> Counts {
+        self.thread.join().unwrap()
+    }
+}
+
+/// The launcher, once it waits.
+fn launcher(file: &Path) -> Pid {
+    let until = Instant::now() + COMMAND;
+    loop {
+        let pid = fs::read_to_string(file).ok().and_then(|text| text.trim_end().parse::<i32>().ok());
+        if let Some(pid) = pid
+            && status(Pid::from_raw(pid), "State").is_some_and(|state| state.starts_with('T'))
+        {
+            return Pid::from_raw(pid);
+        }
+        assert!(Instant::now() < until, "the launcher does not wait to be traced");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A line of a thread's `status`; none once it is gone.
+fn status(thread: Pid, key: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// The process of a thread.
+fn process_of(thread: Pid) -> Option<Pid> {
+    status(thread, "Tgid")?.parse().ok().map(Pid::from_raw)
+}
+
+/// The threads of a process; none once it is gone.
+fn threads_of(process: Pid) -> Vec<Pid> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    tasks.filter_map(|task| task.file_name().to_str()?.parse().ok().map(Pid::from_raw)).collect()
+}
+
+/// The name of a process of a machine: the word after its program.
+fn name_of(process: Pid) -> String {
+    let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    let name = line.split(|byte| *byte == 0).nth(1).unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
+}
+
+/// The number and the result of the call that a thread has just ended.
+#[cfg(target_arch = "x86_64")]
+fn ended_call(thread: Pid) -> Result<(libc::c_long, i64), Errno> {
+    let registers = ptrace::getregs(thread)?;
+    Ok((registers.orig_rax.cast_signed(), registers.rax.cast_signed()))
+}
+
+/// The number and the result of the call that a thread has just ended.
+#[cfg(target_arch = "aarch64")]
+fn ended_call(thread: Pid) -> Result<(libc::c_long, i64), Errno> {
+    let registers = ptrace::getregs(thread)?;
+    Ok((registers.regs[8].cast_signed(), registers.regs[0].cast_signed()))
+}
+
+struct Trace {
+    launcher: Pid,
+    plan: Plan,
+    tell: Sender<Pid>,
+    /// Names of the processes that are followed call by call.
+    followed: BTreeMap<Pid, String>,
+    /// Threads that are inside of a call.
+    inside: BTreeMap<Pid, bool>,
+    counts: Counts,
+    /// The process that is being stopped.
+    stopping: Option<Pid>,
+    /// Processes that have started what is followed: a tracer hides the end of its tracees from their parents for a moment.
+    released: BTreeSet<Pid>,
+}
+
+impl Trace {
+    fn new(launcher: Pid, plan: Plan, tell: Sender<Pid>) -> Self {
+        let (followed, inside, released) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Self { launcher, plan, tell, followed, inside, counts: Counts::new(), stopping: None, released }
+    }
+
+    fn run(mut self) -> Counts {
+        let options = Options::PTRACE_O_EXITKILL
+            | Options::PTRACE_O_TRACESYSGOOD
+            | Options::PTRACE_O_TRACEEXEC
+            | Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACEVFORK
+            | Options::PTRACE_O_TRACECLONE;
+        ptrace::seize(self.launcher, options).unwrap();
+        kill(self.launcher, Signal::SIGCONT).unwrap();
+        loop {
+            // Only what this thread traces, and threads as well as processes.
+            match waitpid(None::<Pid>, Some(WaitPidFlag::__WNOTHREAD | WaitPidFlag::__WALL)) {
+                // A thread that a signal ends at this moment is not there to be let go on.
+                Ok(status) => match self.step(status) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(error) => panic!("{status:?}: {error}"),
+                },
+                Err(Errno::ECHILD) => return self.counts,
+                Err(Errno::EINTR) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn step(&mut self, status: WaitStatus) -> Result<(), Errno> {
+        match status {
+            WaitStatus::PtraceEvent(thread, signal, event) => self.event(thread, signal, event),
+            WaitStatus::PtraceSyscall(thread) => self.call(thread),
+            WaitStatus::Stopped(thread, signal) => self.go_on(thread, Some(signal)),
+            _ => Ok(()),
+        }
+    }
+
+    fn event(&mut self, thread: Pid, signal: Signal, event: i32) -> Result<(), Errno> {
+        if event == libc::PTRACE_EVENT_STOP && signal == Signal::SIGSTOP {
+            // A thread of a process that is stopped: it stays so when it is let go of.
+            if process_of(thread).is_some_and(|process| self.stopping == Some(process)) {
+                return self.let_go(thread);
+            }
+        }
+        if event == libc::PTRACE_EVENT_EXEC {
+            let process = process_of(thread).ok_or(Errno::ESRCH)?;
+            let name = name_of(process);
+            let is_coordinator = name == "coordinator";
+            if self.is_wanted(&name) {
+                self.followed.insert(process, name);
+                // It is inside of `execve`.
+                self.inside.insert(thread, true);
+            }
+            if is_coordinator || self.followed.contains_key(&process) && self.plan != Plan::Count {
+                self.release_parent(process);
+            } else if !self.followed.contains_key(&process) && thread != self.launcher {
+                return ptrace::detach(thread, None);
+            }
+        }
+        self.go_on(thread, None)
+    }
+
+    /// Lets go of the process that has started this one.
+    fn release_parent(&mut self, process: Pid) {
+        let Some(parent) = status(process, "PPid").and_then(|pid| pid.parse().ok().map(Pid::from_raw)) else {
+            return;
+        };
+        self.released.insert(parent);
+        for thread in threads_of(parent) {
+            // One that is stopped already, or has ended, needs no interruption.
+            let _ = ptrace::interrupt(thread);
+        }
+    }
+
+    fn is_wanted(&self, name: &str) -> bool {
+        match &self.plan {
+            Plan::Count => name != "run",
+            Plan::Stop { process, .. } => *process == name,
+        }
+    }
+
+    fn let_go(&mut self, thread: Pid) -> Result<(), Errno> {
+        ptrace::detach(thread, None)?;
+        let Some(process) = process_of(thread) else { return Ok(()) };
+        let is_ours = |thread| status(thread, "TracerPid").is_some_and(|tracer| tracer != "0");
+        if !threads_of(process).into_iter().any(is_ours) {
+            // A test that does not want to know has failed by itself.
+            let _ = self.tell.send(process);
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, thread: Pid) -> Result<(), Errno> {
+        let inside = self.inside.entry(thread).or_insert(false);
+        *inside = !*inside;
+        let process = process_of(thread).ok_or(Errno::ESRCH)?;
+        if *inside || self.stopping == Some(process) {
+            return self.go_on(thread, None);
+        }
+        let (number, result) = ended_call(thread)?;
+        if let Some(name) = self.followed.get(&process)
+            && MESSAGES.contains(&number)
+            && result >= 0
+        {
+            let count = self.counts.entry(name.clone()).or_default();
+            *count += 1;
+            let at = *count;
+            if let Plan::Stop { message, .. } = self.plan
+                && message == at
+            {
+                self.stopping = Some(process);
+                kill(process, Signal::SIGSTOP)?;
+            }
+        }
+        self.go_on(thread, None)
+    }
+
+    /// Lets a thread run: to its next call, if it is one of those that are counted.
+    fn go_on(&self, thread: Pid, signal: Option<Signal>) -> Result<(), Errno> {
+        let process = process_of(thread).ok_or(Errno::ESRCH)?;
+        if self.released.contains(&process) {
+            return ptrace::detach(thread, signal);
+        }
+        if self.followed.contains_key(&process) && self.stopping != Some(process) {
+            ptrace::syscall(thread, signal)
+        } else {
+            ptrace::cont(thread, signal)
+        }
+    }
+}
