@@ -15,17 +15,17 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ipc::addr::StreamId;
 use ipc::channel::{Channel, Incoming};
 use ipc::deadline::Deadline;
 use ipc::error::Error;
 use ipc::hello::{Hello, Role};
-use ipc::protocol::stage1::{self, Fault, Notice, ORDERS_MAX, Order, Stage1};
+use ipc::protocol::stage1::{Fault, Notice, ORDERS_MAX, Order, Stage1};
 use smmu_arch::command::StreamRange;
 use smmu_arch::spec::commands::{Command, Opcode};
+use smmu_arch::{Attachment, StreamId};
 
 use crate::patience::{DEBT_MAX, Patience, TURN_SPAN};
-use crate::stream::{Attachment, Stage1Sink, SyncState};
+use crate::stream::{Stage1Sink, SyncState};
 
 /// The device is started beside us; its end of the channel is there from the beginning.
 const HELLO_SPAN: Duration = Duration::from_secs(30);
@@ -243,7 +243,7 @@ impl Devices {
     }
 
     /// Attaches what may have to be attached anew, as `attachment` says.
-    pub fn resolve(&mut self, attachment: impl Fn(smmu_arch::StreamId) -> Attachment) {
+    pub fn resolve(&mut self, attachment: impl Fn(StreamId) -> Attachment) {
         for seat in &mut self.seats {
             // Before the device is up there is nobody to tell; until then it is attached to abort.
             if !seat.stale || !seat.link.progress().up {
@@ -251,12 +251,7 @@ impl Devices {
             }
             seat.stale = false;
             let stream = seat.link.stream;
-            let to = match attachment(smmu_arch::StreamId(stream.0)) {
-                Attachment::Abort => stage1::Attachment::Abort,
-                Attachment::Bypass => stage1::Attachment::Bypass,
-                Attachment::Stage1(words) => stage1::Attachment::Stage1(words),
-            };
-            seat.push(Order::Attach { stream, to });
+            seat.push(Order::Attach { stream, to: attachment(stream) });
             seat.flush();
         }
     }
@@ -300,7 +295,7 @@ impl Devices {
 impl Stage1Sink for Devices {
     fn reevaluate(&mut self, streams: StreamRange) {
         for seat in &mut self.seats {
-            seat.stale |= streams.contains(smmu_arch::StreamId(seat.link.stream.0));
+            seat.stale |= streams.contains(seat.link.stream);
         }
     }
 

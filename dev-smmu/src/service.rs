@@ -19,7 +19,7 @@ use ipc::hello::{Hello, Role};
 use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
-use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
+use ipc::protocol::smmu::{SmmuConfig, SmmuDevice};
 use ipc::saved::{Reader, SavedState, UnitKind, Writer};
 use ipc::service::{self, Process};
 use ipc::shm::dirty_log::DirtyLog;
@@ -28,8 +28,8 @@ use ipc::shm::region::Region;
 use ipc::shm::register_page::RegisterPage;
 use ipc::shm::ring::{self, Responder};
 use sandbox::Locked;
+use smmu_arch::Model;
 use smmu_arch::spec::registers::REGISTER_FILE_LEN;
-use smmu_arch::{Model, ModelError, Options};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -145,7 +145,6 @@ impl SmmuProcess {
     fn open(&mut self, config: &SmmuConfig, given: Descriptors, fatal: Fatal) -> Result<(), Failure> {
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
         let Descriptors { ram, dirty_log, ring, register_page, wires, mut stage1 } = given;
-        let model = model_of(&config.model).map_err(|error| fail("make the SMMU", &error))?;
         let ram = Region::from_fd(ram, config.ram.file_len())
             .and_then(|region| guest_memory::map(&region, &config.ram))
             .map_err(|error| fail("map guest RAM", &error))?;
@@ -169,38 +168,12 @@ impl SmmuProcess {
             links.push(Arc::new(Link::new(name.clone(), *stream, channel, self.generation)));
         }
         let devices = Devices::new(&links);
-        let device = Device::new(Smmu::new(model), page, ram, wires, config.region, devices);
-        self.model = Some(model);
+        let device = Device::new(Smmu::new(config.model), page, ram, wires, config.region, devices);
+        self.model = Some(config.model);
         self.log = Some(log);
         self.stage = Stage::Ready(Box::new(Ready { device, responder, links, fatal }));
         Ok(())
     }
-}
-
-/// The profile a configuration names. What it leaves out is not configurable.
-fn model_of(model: &SmmuModel) -> Result<Model, ModelError> {
-    let SmmuModel {
-        profile,
-        stream_id_bits,
-        substream_id_bits,
-        output_bits,
-        granule_4k,
-        granule_16k,
-        granule_64k,
-        range_invalidation,
-        stream_table_2_level,
-    } = model;
-    let options = Options {
-        substream_id_bits: *substream_id_bits,
-        output_address_bits: *output_bits,
-        granule_4k: *granule_4k,
-        granule_16k: *granule_16k,
-        granule_64k: *granule_64k,
-        range_invalidation: *range_invalidation,
-        stream_table_levels: if *stream_table_2_level { 2 } else { 1 },
-        stream_id_bits: *stream_id_bits,
-    };
-    Model::new(profile, options)
 }
 
 impl Process for SmmuProcess {
@@ -213,7 +186,6 @@ impl Process for SmmuProcess {
             let why = format!("{:#x} bytes of registers, an SMMUv3 has {REGISTER_FILE_LEN:#x}", config.len);
             return Err(Failure::new(what, why));
         }
-        model_of(&config.model).map_err(|error| Failure::new(what, error))?;
         match std::mem::replace(&mut self.stage, Stage::Spent) {
             Stage::Unconfigured(descriptors, fatal) => self.open(&config, *descriptors, fatal),
             other => {

@@ -10,24 +10,12 @@
 
 use crate::memory::GuestMemory;
 use crate::smmu::Smmu;
-use smmu_arch::StreamId;
 use smmu_arch::command::StreamRange;
 use smmu_arch::spec::commands::Command;
 use smmu_arch::spec::events::{EventRecord, Requester};
 use smmu_arch::spec::ste::{DefaultSubstream, Ste, SteQw0, SteQw1, StreamConfig};
 use smmu_arch::translate::stream::{self, Stage1Stream, StreamAction};
-
-/// What a device behind a stream is attached to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Attachment {
-    /// Everything it sends is terminated.
-    Abort,
-    /// Its addresses are GPAs.
-    Bypass,
-    /// Stage 1 of the guest, as bits 127:0 of a stream table entry with only the fields set that this SMMU
-    /// advertises: what a host SMMU that nests may be given.
-    Stage1([u64; 2]),
-}
+use smmu_arch::{Attachment, StreamId};
 
 impl Smmu {
     /// What a stream is to be attached to now. A lookup that fails, for whatever reason, is abort: the event

@@ -5,11 +5,10 @@
 mod rig;
 
 use dev_smmu::memory::GuestMemory;
-use dev_smmu::stream::Attachment;
 use rig::{RAM, Rig};
-use smmu_arch::StreamId;
 use smmu_arch::spec::registers::Register;
 use smmu_arch::spec::ste::{L1Std, Ste, SteQw0, SteQw1, StreamConfig};
+use smmu_arch::{Attachment, StreamId};
 use zerocopy::IntoBytes;
 
 const TABLE: u64 = RAM + 0x3_0000;

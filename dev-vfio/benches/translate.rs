@@ -173,7 +173,7 @@ fn main() -> ExitCode {
         walk.measure(|| {
             for page in scattered(MAPPED, from) {
                 engine.flush();
-                let who = Requester { stream: smmu_arch::StreamId(STREAM.0), substream: None };
+                let who = Requester { stream: STREAM, substream: None };
                 let access =
                     InputAccess { address: page << 12, read: true, instruction: false, privileged: false };
                 black_box(engine.translate(&registers, &view, who, access)).unwrap();

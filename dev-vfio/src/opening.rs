@@ -17,7 +17,6 @@ use ipc::protocol::control::Event;
 use ipc::protocol::vfio::VfioConfig;
 use ipc::shm::region::Region;
 use ipc::shm::ring::Responder;
-use smmu_arch::Model;
 
 use crate::bus_link::BusLink;
 use crate::client::{Client, Opened};
@@ -116,12 +115,11 @@ pub fn take_device(
     iommu: OwnedFd,
     ram: &Region,
     config: &VfioConfig,
-    model: &Model,
 ) -> Result<(Engine, Source), KernelError> {
     let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
     let id = device::bind(cdev.as_fd(), &objects)?;
     let (device, opened) = Device::open(Arc::clone(&cdev))?;
-    let iommu = NestedIommu::new(cdev, objects, id, ram.as_fd(), &config.ram, config.stream, model)?;
+    let iommu = NestedIommu::new(cdev, objects, id, ram.as_fd(), &config.ram, config.stream, &config.model)?;
     Ok((Engine::Nested(Box::new(iommu)), Source::Real(device, opened)))
 }
 

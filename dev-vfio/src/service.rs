@@ -17,7 +17,6 @@ use ipc::hello::{Hello, Role};
 use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
-use ipc::protocol::smmu::SmmuModel;
 use ipc::protocol::vfio::VfioConfig;
 use ipc::service::{self, Process};
 use ipc::shm::dirty_log::DirtyLog;
@@ -26,7 +25,6 @@ use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
 use ipc::shm::ring::{self, Responder};
 use sandbox::{Inherited, InheritedError, Locked};
-use smmu_arch::{Model, ModelError, Options};
 
 use crate::bus_link::BusLink;
 use crate::direct::Direct;
@@ -170,7 +168,6 @@ impl VfioProcess {
             intx,
             intx_end,
         } = given;
-        let model = model_of(&config.model).map_err(|error| fail("know the device's SMMU", &error))?;
         let ram = Region::from_fd(ram, config.ram.file_len())
             .map_err(|error| fail("take the RAM that DMA reaches", &error))?;
         let log = Region::from_fd(dirty_log, DirtyLog::region_len(&config.ram))
@@ -193,12 +190,12 @@ impl VfioProcess {
                 let ram = guest_memory::map(&ram, &config.ram)
                     .map_err(|error| fail("map the RAM that DMA reaches", &error))?;
                 let ram = guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log));
-                let iommu = SoftIommu::new(model, ram, config.stream);
+                let iommu = SoftIommu::new(config.model, ram, config.stream);
                 (Engine::Software(Box::new(iommu)), direct, Source::Server(server))
             }
             // A host that cannot carry the device is found out now: no guest is started to find it missing.
             Behind::Real { cdev, iommu } => {
-                let (iommu, source) = opening::take_device(cdev, iommu, &ram, &config, &model)
+                let (iommu, source) = opening::take_device(cdev, iommu, &ram, &config)
                     .map_err(|error| fail("assign the device", &error))?;
                 (iommu, None, source)
             }
@@ -245,32 +242,6 @@ impl VfioProcess {
             function.iommu().gather_dirty(log);
         }
     }
-}
-
-/// The profile a configuration names. What it leaves out is not configurable.
-fn model_of(model: &SmmuModel) -> Result<Model, ModelError> {
-    let SmmuModel {
-        profile,
-        stream_id_bits,
-        substream_id_bits,
-        output_bits,
-        granule_4k,
-        granule_16k,
-        granule_64k,
-        range_invalidation,
-        stream_table_2_level,
-    } = model;
-    let options = Options {
-        substream_id_bits: *substream_id_bits,
-        output_address_bits: *output_bits,
-        granule_4k: *granule_4k,
-        granule_16k: *granule_16k,
-        granule_64k: *granule_64k,
-        range_invalidation: *range_invalidation,
-        stream_table_levels: if *stream_table_2_level { 2 } else { 1 },
-        stream_id_bits: *stream_id_bits,
-    };
-    Model::new(profile, options)
 }
 
 impl Process for VfioProcess {

@@ -306,7 +306,7 @@ fn device_that_another_process_has_bound_is_in_use() {
 #[test]
 fn guest_that_was_promised_more_than_the_host_has_is_refused_by_field() {
     let Some(address) = edu::named() else { return };
-    let options = Options { substream_id_bits: 16, output_address_bits: 48, ..Options::default() };
+    let options = Options { ssidsize: 16, oas: 48, ..Options::default() };
     let refused = Vm::new(&address, options).err().unwrap().to_string();
     assert!(refused.contains("IDR1.SSIDSIZE: guest 16, host 0"), "{refused}");
     assert!(refused.contains("IDR5.OAS: guest 48, host 44"), "{refused}");

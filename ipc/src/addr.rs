@@ -8,6 +8,7 @@
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
+pub use smmu_arch::StreamId;
 
 /// The granule of guest memory bookkeeping (dirty log, RAM regions), in bytes.
 pub const PAGE_LEN: u64 = 4096;
@@ -81,11 +82,6 @@ impl From<Ipa> for Gpa {
         Self(ipa.0)
     }
 }
-
-/// The number by which an SMMU knows the sender of a transaction.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct StreamId(pub u32);
 
 /// A PCI function: bus in bits 15:8, device in 7:3, function in 2:0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

@@ -20,7 +20,7 @@ use ipc::protocol::inspect::Inspect;
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::ram::{RamLayout, RamRegion};
-use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
+use ipc::protocol::smmu::{Model, SmmuConfig, SmmuDevice};
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
 use ipc::protocol::vcpu::{
     FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
@@ -78,7 +78,7 @@ fn smmu_config() -> SmmuConfig {
         base: Gpa(0x0905_0000),
         len: 0x2_0000,
         ram: ram(),
-        model: SmmuModel::default(),
+        model: Model::default(),
         devices: vec![SmmuDevice { name: "vfio0".into(), stream: StreamId(8), fd: 10 }],
     }
 }
@@ -97,7 +97,7 @@ fn vfio_config() -> VfioConfig {
         doorbell: Gpa(0x0821_0040),
         ram: ram(),
         direct_dma: true,
-        model: SmmuModel::default(),
+        model: Model::default(),
     }
 }
 

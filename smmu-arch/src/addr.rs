@@ -6,8 +6,11 @@
 
 use core::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Which requester a transaction comes from; for PCIe, the requester id as the machine maps it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct StreamId(pub u32);
 
 /// Which address space of a stream; for PCIe, the PASID. 20 bits.

@@ -3,7 +3,8 @@
 //!
 //! `spec` holds the layouts of registers, tables, commands and events and nothing else; `queue` the
 //! arithmetic of the circular queues; `model` what an SMMU of ours advertises; `translate` the path from
-//! (stream, address) to an output address; `tlb` the caches that invalidation commands keep honest.
+//! (stream, address) to an output address; `tlb` the caches that invalidation commands keep honest; `attachment` what a
+//! vSMMU tells the devices behind it.
 //! Everything here is a pure function or a plain value: memory is reached through `memory::Memory` only,
 //! every loop has a stated bound, and no input makes anything panic. The vSMMU process and the software
 //! translation engine of the device processes both build on it and meet in it.
@@ -13,6 +14,7 @@
 const _: () = assert!(cfg!(target_endian = "little"), "bit layouts assume a little-endian host");
 
 pub mod addr;
+pub mod attachment;
 pub mod command;
 pub mod engine;
 pub mod memory;
@@ -23,4 +25,5 @@ pub mod tlb;
 pub mod translate;
 
 pub use addr::{StreamId, SubstreamId};
-pub use model::{Model, ModelError, Options};
+pub use attachment::Attachment;
+pub use model::{Granules, Model, ModelError, Options};

@@ -11,6 +11,7 @@ use crate::spec::id::{
     AddressSize, Aidr, Idr0, Idr1, Idr3, Idr5, Iidr, StallModel, StreamTableLevels, TableEndianness,
     TranslationTableFormat,
 };
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Name of the only profile there is.
@@ -26,39 +27,52 @@ const ARCH_MINOR_REV: u8 = 1;
 /// StreamIDs from here on require 2-level tables (§6.3.2, SIDSIZE).
 const SIDSIZE_LINEAR_MAX: u8 = 6;
 
-/// The choices `bulkhead-smmu-1` leaves open.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The choices `bulkhead-smmu-1` leaves open. Each has this one name from the configuration file to here: the manual's field,
+/// where its value is the field's; `stream_table_levels` counts levels, which IDR0.ST_LEVEL encodes as one less.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Options {
-    /// SubstreamID (PASID) bits, 0 to 20.
-    pub substream_id_bits: u8,
-    /// Output address bits: 32, 36, 40, 42, 44 or 48.
-    pub output_address_bits: u8,
-    /// 4 KiB tables.
-    pub granule_4k: bool,
-    /// 16 KiB tables.
-    pub granule_16k: bool,
-    /// 64 KiB tables.
-    pub granule_64k: bool,
-    /// Range invalidation and level hint (IDR3.RIL).
-    pub range_invalidation: bool,
+    /// IDR1.SIDSIZE: bits of a StreamID, 1 to 32.
+    pub sidsize: u8,
+    /// IDR1.SSIDSIZE: bits of a SubstreamID (PASID), 0 to 20; 0 is none.
+    pub ssidsize: u8,
+    /// IDR5.OAS: bits of an output address, 32, 36, 40, 42, 44 or 48.
+    pub oas: u8,
+    /// IDR5.GRAN4K, GRAN16K, GRAN64K.
+    pub granules: Granules,
+    /// IDR3.RIL: range invalidation and level hint.
+    pub ril: bool,
     /// 1: linear stream tables only; 2: also 2-level ones.
     pub stream_table_levels: u8,
-    /// StreamID bits, 1 to 32.
-    pub stream_id_bits: u8,
+}
+
+/// Which translation granules a guest's tables may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Granules {
+    /// 4 KiB.
+    pub gran4k: bool,
+    /// 16 KiB.
+    pub gran16k: bool,
+    /// 64 KiB.
+    pub gran64k: bool,
+}
+
+impl Granules {
+    /// All three.
+    pub const ALL: Granules = Granules { gran4k: true, gran16k: true, gran64k: true };
+    /// None: no SMMU has that.
+    pub const NONE: Granules = Granules { gran4k: false, gran16k: false, gran64k: false };
 }
 
 impl Default for Options {
-    /// 16 StreamID bits are every requester of a PCI segment; 44 address bits are what common hosts have.
+    /// 16 StreamID bits are every requester of a PCI segment; 40 address bits are the IPA space of the machine.
     fn default() -> Options {
         Options {
-            substream_id_bits: 0,
-            output_address_bits: 44,
-            granule_4k: true,
-            granule_16k: true,
-            granule_64k: true,
-            range_invalidation: true,
+            sidsize: 16,
+            ssidsize: 16,
+            oas: 40,
+            granules: Granules::ALL,
+            ril: true,
             stream_table_levels: 2,
-            stream_id_bits: 16,
         }
     }
 }
@@ -70,11 +84,11 @@ pub enum ModelError {
     #[error("unknown SMMU model {0:?}, known is {MODEL_NAME:?}")]
     UnknownName(String),
     /// Outside 0 to 20.
-    #[error("an SMMU has 0 to 20 SubstreamID bits, not {0}")]
-    SubstreamIdBits(u8),
+    #[error("SSIDSIZE: an SMMU has 0 to 20 SubstreamID bits, not {0}")]
+    Ssidsize(u8),
     /// Not an address size stage 1 can be given here.
-    #[error("SMMU output addresses have 32, 36, 40, 42, 44 or 48 bits, not {0}")]
-    OutputAddressBits(u8),
+    #[error("OAS: SMMU output addresses have 32, 36, 40, 42, 44 or 48 bits, not {0}")]
+    Oas(u8),
     /// All granules are off.
     #[error("an SMMU supports at least one translation granule")]
     NoGranule,
@@ -82,8 +96,8 @@ pub enum ModelError {
     #[error("SMMU stream tables have 1 or 2 levels, not {0}")]
     StreamTableLevels(u8),
     /// Outside 1 to 32.
-    #[error("an SMMU has 1 to 32 StreamID bits, not {0}")]
-    StreamIdBits(u8),
+    #[error("SIDSIZE: an SMMU has 1 to 32 StreamID bits, not {0}")]
+    Sidsize(u8),
     /// The architecture asks for 2-level tables here.
     #[error("{0} StreamID bits require 2-level stream tables")]
     LinearTableTooLarge(u8),
@@ -111,11 +125,39 @@ impl Granule {
     }
 }
 
-/// A checked profile.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A checked profile. In a message it is its name and its options, and decoding checks them like [`Model::new`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Described", into = "Described")]
 pub struct Model {
     options: Options,
     oas: AddressSize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Described {
+    name: String,
+    options: Options,
+}
+
+impl From<Model> for Described {
+    fn from(model: Model) -> Described {
+        Described { name: model.name().to_owned(), options: model.options }
+    }
+}
+
+impl TryFrom<Described> for Model {
+    type Error = ModelError;
+
+    fn try_from(Described { name, options }: Described) -> Result<Model, ModelError> {
+        Model::new(&name, options)
+    }
+}
+
+impl Default for Model {
+    /// The profile with its default options.
+    fn default() -> Model {
+        Model { options: Options::default(), oas: AddressSize::Bits40 }
+    }
 }
 
 impl Model {
@@ -124,29 +166,29 @@ impl Model {
         if name != MODEL_NAME {
             return Err(ModelError::UnknownName(name.to_owned()));
         }
-        if options.substream_id_bits > 20 {
-            return Err(ModelError::SubstreamIdBits(options.substream_id_bits));
+        if options.ssidsize > 20 {
+            return Err(ModelError::Ssidsize(options.ssidsize));
         }
-        if !(1..=32).contains(&options.stream_id_bits) {
-            return Err(ModelError::StreamIdBits(options.stream_id_bits));
+        if !(1..=32).contains(&options.sidsize) {
+            return Err(ModelError::Sidsize(options.sidsize));
         }
-        if !(options.granule_4k || options.granule_16k || options.granule_64k) {
+        if options.granules == Granules::NONE {
             return Err(ModelError::NoGranule);
         }
         match options.stream_table_levels {
             2 => {}
-            1 if options.stream_id_bits <= SIDSIZE_LINEAR_MAX => {}
-            1 => return Err(ModelError::LinearTableTooLarge(options.stream_id_bits)),
+            1 if options.sidsize <= SIDSIZE_LINEAR_MAX => {}
+            1 => return Err(ModelError::LinearTableTooLarge(options.sidsize)),
             other => return Err(ModelError::StreamTableLevels(other)),
         }
-        let oas = match options.output_address_bits {
+        let oas = match options.oas {
             32 => AddressSize::Bits32,
             36 => AddressSize::Bits36,
             40 => AddressSize::Bits40,
             42 => AddressSize::Bits42,
             44 => AddressSize::Bits44,
             48 => AddressSize::Bits48,
-            other => return Err(ModelError::OutputAddressBits(other)),
+            other => return Err(ModelError::Oas(other)),
         };
         Ok(Model { options, oas })
     }
@@ -162,7 +204,7 @@ impl Model {
     }
 
     /// Number of output address bits.
-    pub const fn output_address_bits(&self) -> u32 {
+    pub const fn oas(&self) -> u32 {
         self.oas.bits()
     }
 
@@ -179,9 +221,9 @@ impl Model {
     /// Whether tables of this granule are walked.
     pub const fn supports(&self, granule: Granule) -> bool {
         match granule {
-            Granule::Size4K => self.options.granule_4k,
-            Granule::Size16K => self.options.granule_16k,
-            Granule::Size64K => self.options.granule_64k,
+            Granule::Size4K => self.options.granules.gran4k,
+            Granule::Size16K => self.options.granules.gran16k,
+            Granule::Size64K => self.options.granules.gran64k,
         }
     }
 
@@ -192,7 +234,7 @@ impl Model {
             .with_ttf(TranslationTableFormat::AArch64)
             .with_cohacc(true)
             .with_asid16(true)
-            .with_cd2l(self.options.substream_id_bits > 0)
+            .with_cd2l(self.options.ssidsize > 0)
             .with_ttendian(TableEndianness::Little)
             .with_stall_model(StallModel::TerminateOnly)
             .with_term_model(true)
@@ -206,24 +248,24 @@ impl Model {
     /// Sizes.
     pub fn idr1(&self) -> Idr1 {
         Idr1::new()
-            .with_sidsize(self.options.stream_id_bits)
-            .with_ssidsize(self.options.substream_id_bits)
+            .with_sidsize(self.options.sidsize)
+            .with_ssidsize(self.options.ssidsize)
             .with_cmdqs(CMDQS)
             .with_eventqs(EVENTQS)
     }
 
     /// HAD is mandatory from SMMUv3.1 (§2.7).
     pub fn idr3(&self) -> Idr3 {
-        Idr3::new().with_had(true).with_ril(self.options.range_invalidation)
+        Idr3::new().with_had(true).with_ril(self.options.ril)
     }
 
     /// Address size and granules.
     pub fn idr5(&self) -> Idr5 {
         Idr5::new()
             .with_oas(self.oas)
-            .with_gran4k(self.options.granule_4k)
-            .with_gran16k(self.options.granule_16k)
-            .with_gran64k(self.options.granule_64k)
+            .with_gran4k(self.options.granules.gran4k)
+            .with_gran16k(self.options.granules.gran16k)
+            .with_gran64k(self.options.granules.gran64k)
     }
 
     /// Zero: no implementer whose errata a driver would work around.

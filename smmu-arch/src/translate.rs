@@ -58,7 +58,5 @@ pub struct Translation {
 
 /// An untranslated transaction's output: the input, if it is within the output address size (§3.4).
 pub fn untranslated(model: &Model, address: u64) -> Option<Translation> {
-    model
-        .in_range(address)
-        .then(|| Translation { address, span: (1 << model.output_address_bits()) - address })
+    model.in_range(address).then(|| Translation { address, span: (1 << model.oas()) - address })
 }

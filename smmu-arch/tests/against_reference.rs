@@ -23,7 +23,7 @@ use smmu_arch::spec::control::{Cr0, Cr2};
 use smmu_arch::spec::events::{InputAccess, Requester};
 use smmu_arch::spec::tables::{StrtabBase, StrtabBaseCfg};
 use smmu_arch::translate::{Fault, Registers, Translation};
-use smmu_arch::{Model, Options, StreamId, SubstreamId};
+use smmu_arch::{Granules, Model, Options, StreamId, SubstreamId};
 use std::cell::Cell;
 use tally::{EVENTS, Tally, event_name};
 use zerocopy::IntoBytes;
@@ -154,16 +154,13 @@ impl Memory for Synthetic {
 fn any_options() -> impl Strategy<Value = Options> {
     let oas = proptest::sample::select(vec![36u8, 40, 42, 44, 48]);
     let bits = proptest::sample::select(vec![0u8, 4, 8, 16, 20]);
-    (bits, oas, any::<[bool; 2]>(), 7u8..=16).prop_map(
-        |(substream_id_bits, output_address_bits, some, sid)| Options {
-            substream_id_bits,
-            output_address_bits,
-            granule_16k: some[0] || some[1],
-            granule_64k: some[0] || !some[1],
-            stream_id_bits: sid,
-            ..Options::default()
-        },
-    )
+    (bits, oas, any::<[bool; 2]>(), 7u8..=16).prop_map(|(ssidsize, oas, some, sid)| Options {
+        ssidsize,
+        oas,
+        granules: Granules { gran16k: some[0] || some[1], gran64k: some[0] || !some[1], ..Granules::ALL },
+        sidsize: sid,
+        ..Options::default()
+    })
 }
 
 fn any_table() -> impl Strategy<Value = (u64, u32)> {
@@ -234,10 +231,10 @@ fn case(seed: u64, options: Options, table: (u64, u32), recinvsid: bool) -> Case
         ..Registers::default()
     };
     let smmu = Smmu {
-        ssid_bits: options.substream_id_bits.into(),
-        sid_bits: options.stream_id_bits.into(),
-        oas: options.output_address_bits.into(),
-        granules: [options.granule_4k, options.granule_16k, options.granule_64k],
+        ssid_bits: options.ssidsize.into(),
+        sid_bits: options.sidsize.into(),
+        oas: options.oas.into(),
+        granules: [options.granules.gran4k, options.granules.gran16k, options.granules.gran64k],
         strtab_base: table.0,
         strtab_base_cfg: table.1.into(),
         recinvsid,

@@ -114,7 +114,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 
 impl World {
     fn new() -> World {
-        let options = Options { substream_id_bits: 4, ..Options::default() };
+        let options = Options { ssidsize: 4, ..Options::default() };
         let model = Model::new(smmu_arch::model::MODEL_NAME, options).unwrap();
         let registers = Registers {
             cr0: Cr0::new().with_smmuen(true),
@@ -124,10 +124,10 @@ impl World {
             ..Registers::default()
         };
         let smmu = Smmu {
-            ssid_bits: options.substream_id_bits.into(),
-            sid_bits: options.stream_id_bits.into(),
-            oas: options.output_address_bits.into(),
-            granules: [options.granule_4k, options.granule_16k, options.granule_64k],
+            ssid_bits: options.ssidsize.into(),
+            sid_bits: options.sidsize.into(),
+            oas: options.oas.into(),
+            granules: [options.granules.gran4k, options.granules.gran16k, options.granules.gran64k],
             strtab_base: STREAMS,
             strtab_base_cfg: 4,
             recinvsid: true,

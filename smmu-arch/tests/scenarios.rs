@@ -244,7 +244,7 @@ fn streams_out_of_the_table_are_recorded_only_if_asked_for() {
 
 #[test]
 fn substreams_select_contexts_by_the_rules_of_s1dss() {
-    let options = Options { substream_id_bits: 8, ..Options::default() };
+    let options = Options { ssidsize: 8, ..Options::default() };
     let ste = |format, dss| Ste {
         qw0: SteQw0::new()
             .with_v(true)
@@ -346,7 +346,7 @@ fn hierarchical_permissions_apply_unless_disabled() {
 #[test]
 fn table_sizes_and_addresses_outside_the_ranges_make_a_context_illegal() {
     let legal = |change: &dyn Fn(&mut Cd)| {
-        let mut system = System::new(Options { output_address_bits: 40, ..Options::default() });
+        let mut system = System::new(Options { oas: 40, ..Options::default() });
         let mut cd = cd(1, TABLES);
         change(&mut cd);
         system.put_all(CDS, cd.as_bytes());

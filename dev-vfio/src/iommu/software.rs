@@ -167,7 +167,7 @@ impl SoftIommu {
     }
 
     fn translate(&mut self, iova: Iova, read: bool) -> Result<Translation, Option<EventRecord>> {
-        let who = Requester { stream: smmu_arch::StreamId(self.stream.0), substream: None };
+        let who = Requester { stream: self.stream, substream: None };
         // A PCIe transaction without PASID is one of unprivileged data (IHI 0070 section 3.3.4).
         let access = InputAccess { address: iova.0, read, instruction: false, privileged: false };
         match self.attached {
@@ -265,7 +265,7 @@ fn nested(model: &Model, stream: StreamId, words: [u64; 2]) -> Result<Attached, 
     if !qw0.v() {
         return Ok(Attached::Abort);
     }
-    let who = Requester { stream: smmu_arch::StreamId(stream.0), substream: None };
+    let who = Requester { stream, substream: None };
     match stream::check(model, &Ste { qw0, qw1, rest: [0; 6] }, who) {
         Ok(StreamAction::Abort) => Ok(Attached::Abort),
         Ok(StreamAction::Bypass) => Ok(Attached::Bypass),

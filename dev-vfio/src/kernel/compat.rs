@@ -40,7 +40,7 @@ pub fn lacking(model: &Model, host: &SmmuInfo) -> Vec<Lacking> {
     let (host1, guest1) = (Idr1::from_bits(idr1), model.idr1());
     let (host3, guest3) = (Idr3::from_bits(idr3), model.idr3());
     let (host5, guest5) = (Idr5::from_bits(idr5), model.idr5());
-    let no_substreams = Some("set `ssid-bits = 0`");
+    let no_substreams = Some("set `ssidsize = 0`");
     let fewer_granules = Some("leave it out of `granules`");
     let bit = |bit: bool| u32::from(bit);
     let at_least = [

@@ -158,11 +158,8 @@ fn check_smmu(findings: &mut Findings, objects: &Objects, id: ObjectId) {
     }
     findings.add("an SMMUv3", Verdict::Has, registers.trim_end());
     for (name, options) in [
-        (
-            "the default vSMMU model",
-            Options { substream_id_bits: 16, output_address_bits: 40, ..Options::default() },
-        ),
-        ("the same with `ssid-bits = 0`", Options { output_address_bits: 40, ..Options::default() }),
+        ("the default vSMMU model", Options::default()),
+        ("the same with `ssidsize = 0`", Options { ssidsize: 0, ..Options::default() }),
     ] {
         let Ok(model) = Model::new(smmu_arch::model::MODEL_NAME, options) else { continue };
         let lacking = compat::lacking(&model, &smmu);

@@ -41,7 +41,7 @@ impl Rig {
         let log = DirtyLog::create("log", &layout).unwrap();
         let log = Arc::new(DirtyLog::attach(&log, &layout).unwrap());
         let ram = GuestMemory::new(Arc::new(guest_memory::map(&memory, &layout).unwrap()), log);
-        let options = Options { output_address_bits: 40, ..Options::default() };
+        let options = Options { ssidsize: 0, ..Options::default() };
         let model = Model::new(smmu_arch::model::MODEL_NAME, options).unwrap();
         let iommu = SoftIommu::new(model, ram.clone(), STREAM);
         let rig = Rig { iommu, ram, layout };

@@ -35,7 +35,7 @@ use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::control::{DirtyLogOp, Event, RoleConfig};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
-use ipc::protocol::smmu::SmmuModel;
+use ipc::protocol::smmu::Model;
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
 use ipc::protocol::vfio::{AREA32_REGION, BarAreas, CONFIG_REGION, VfioConfig};
 use ipc::service::Process;
@@ -194,7 +194,7 @@ impl<S> Vm<S> {
             doorbell: DOORBELL,
             ram: layout.clone(),
             direct_dma,
-            model: SmmuModel::default(),
+            model: Model::default(),
         };
         process.configure(RoleConfig::Vfio(config)).unwrap();
         process.start().unwrap();

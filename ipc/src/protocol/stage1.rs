@@ -10,6 +10,7 @@
 //! If the device dies its DMA has ended with it; if the vSMMU dies the device keeps what it is attached to.
 
 use serde::{Deserialize, Serialize};
+pub use smmu_arch::Attachment;
 
 use crate::addr::StreamId;
 use crate::protocol::{Message, Protocol};
@@ -75,18 +76,6 @@ pub enum Order {
     },
     /// Drop cached contexts or translations, as this command of the guest says: its 16 bytes, as two words.
     Invalidate([u64; 2]),
-}
-
-/// What a stream's DMA is subject to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Attachment {
-    /// Terminated.
-    Abort,
-    /// Its addresses are guest physical ones.
-    Bypass,
-    /// Translated by the guest's stage 1: words 0 and 1 of its stream table entry, reduced to the fields that a
-    /// nesting host may be given.
-    Stage1([u64; 2]),
 }
 
 /// A terminated transaction.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::addr::{Bdf, Gpa, GpaRange, StreamId};
 use crate::protocol::ram::RamLayout;
-use crate::protocol::smmu::SmmuModel;
+use crate::protocol::smmu::Model;
 
 /// The number that requests for the configuration space carry in the ring.
 pub const CONFIG_REGION: u16 = 0;
@@ -39,7 +39,7 @@ pub struct VfioConfig {
     /// Whether the device's server is given guest RAM while the stream is in bypass.
     pub direct_dma: bool,
     /// What the vSMMU before it advertises.
-    pub model: SmmuModel,
+    pub model: Model,
 }
 
 /// What of the guest's address space is there for a function's BARs.

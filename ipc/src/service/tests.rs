@@ -51,7 +51,7 @@ impl Process for Notebook {
 fn config() -> RoleConfig {
     use crate::addr::Gpa;
     use crate::protocol::ram::{RamLayout, RamRegion};
-    use crate::protocol::smmu::{SmmuConfig, SmmuModel};
+    use crate::protocol::smmu::{Model, SmmuConfig};
     let region = RamRegion { gpa: Gpa(0x4000_0000), len: 0x1000, file_offset: 0 };
     RoleConfig::Smmu(SmmuConfig {
         name: "smmu0".into(),
@@ -59,7 +59,7 @@ fn config() -> RoleConfig {
         base: Gpa(0x905_0000),
         len: 0x2_0000,
         ram: RamLayout::new(vec![region]).unwrap(),
-        model: SmmuModel::default(),
+        model: Model::default(),
         devices: Vec::new(),
     })
 }

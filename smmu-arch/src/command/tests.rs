@@ -120,8 +120,7 @@ fn granule_without_range_or_level_is_illegal_only_with_range_invalidation() {
     let qw1 = TlbiQw1::new().with_tg(InvalidationGranule::Granule16K).with_ttl(1);
     assert_eq!(decode(&model(), &tlbi(Opcode::TlbiNhVa, TlbiQw0::new(), qw1)), Err(Illegal));
 
-    let without =
-        Model::new(MODEL_NAME, Options { range_invalidation: false, ..Options::default() }).unwrap();
+    let without = Model::new(MODEL_NAME, Options { ril: false, ..Options::default() }).unwrap();
     assert!(decode(&without, &command).is_ok());
 }
 

@@ -40,7 +40,7 @@ pub struct Context {
     /// Privileged data accesses may not touch unprivileged pages.
     pub pan: bool,
     /// Bits of an output address: IPS, at most OAS.
-    pub output_bits: u32,
+    pub effective_ips: u32,
     /// Under TTB0 and TTB1; `None` if the walk is disabled (EPDx).
     pub halves: [Option<Half>; 2],
 }
@@ -144,13 +144,13 @@ fn legal(model: &Model, cd: &Cd) -> Option<Context> {
         Tg1::Granule64K => Some(Granule::Size64K),
         _ => None,
     };
-    let output_bits = qw0.ips().bits().min(model.output_address_bits());
+    let effective_ips = qw0.ips().bits().min(model.oas());
     let half = |disabled: bool, txsz: u8, granule: Option<Granule>, ttb: CdTtb, tbi: bool| {
         if disabled {
             return Some(None);
         }
         let granule = granule.filter(|granule| model.supports(*granule))?;
-        if !TXSZ.contains(&txsz) || ttb.ttb() >> output_bits != 0 {
+        if !TXSZ.contains(&txsz) || ttb.ttb() >> effective_ips != 0 {
             return None;
         }
         let input_bits = 64 - u32::from(txsz);
@@ -169,7 +169,7 @@ fn legal(model: &Model, cd: &Cd) -> Option<Context> {
         affd: qw0.affd(),
         wxn: qw0.wxn(),
         pan: qw0.pan(),
-        output_bits,
+        effective_ips,
         halves: [
             half(qw0.epd0(), qw0.t0sz(), granule0, cd.ttb0, qw0.tbi0())?,
             half(qw0.epd1(), qw0.t1sz(), granule1, cd.ttb1, qw0.tbi1())?,

@@ -125,7 +125,7 @@ pub fn walk(
     half: &Half,
     address: u64,
 ) -> Result<Leaf, WalkFault> {
-    let in_range = |address: u64| address >> context.output_bits == 0;
+    let in_range = |address: u64| address >> context.effective_ips == 0;
     let input = address & ((1 << half.input_bits) - 1);
     let page_bits = half.granule.bits();
     let stride = page_bits - 3;
@@ -191,7 +191,7 @@ fn leaf(
         return Err(WalkFault::Translation);
     }
     let output = super::stream::align_down(descriptor.address(), 1 << shift);
-    if output >> context.output_bits != 0 {
+    if output >> context.effective_ips != 0 {
         return Err(WalkFault::AddressSize);
     }
     if !descriptor.af() && !context.affd {

@@ -62,7 +62,7 @@ fn with_device() -> Option<impl FnOnce(&mut Options)> {
         return None;
     };
     // The emulated SMMU has no SubstreamIDs.
-    let arguments = ["--cpu", "kvm", "--smmu-ssid-bits", "0", "--vfio", &address].map(String::from);
+    let arguments = ["--cpu", "kvm", "--smmu-ssidsize", "0", "--vfio", &address].map(String::from);
     Some(move |options: &mut Options| options.arguments = arguments.to_vec())
 }
 

@@ -78,24 +78,24 @@ pub struct RunFlags {
     /// Physical PCI device of the host, bound to vfio-pci, such as 0000:01:00.0; may be given again
     #[arg(long, value_name = "ADDRESS", help_heading = "Assigned devices")]
     vfio: Vec<String>,
-    /// SubstreamID bits of the vSMMUv3, 0 for none
+    /// StreamID bits of the vSMMUv3 (IDR1.SIDSIZE)
     #[arg(long, value_name = "BITS", help_heading = "vSMMUv3 model")]
-    smmu_ssid_bits: Option<u64>,
-    /// Output address bits of the vSMMUv3
+    smmu_sidsize: Option<u64>,
+    /// SubstreamID bits of the vSMMUv3, 0 for none (IDR1.SSIDSIZE)
+    #[arg(long, value_name = "BITS", help_heading = "vSMMUv3 model")]
+    smmu_ssidsize: Option<u64>,
+    /// Output address bits of the vSMMUv3 (IDR5.OAS)
     #[arg(long, value_name = "BITS", help_heading = "vSMMUv3 model")]
     smmu_oas: Option<u64>,
     /// Translation granules of the vSMMUv3, such as 4K,64K
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "vSMMUv3 model")]
     smmu_granules: Option<Vec<String>>,
-    /// Range invalidation of the vSMMUv3
+    /// Range invalidation of the vSMMUv3 (IDR3.RIL)
     #[arg(long, value_name = "BOOL", help_heading = "vSMMUv3 model")]
     smmu_ril: Option<bool>,
     /// Stream table levels of the vSMMUv3, 1 or 2
     #[arg(long, value_name = "COUNT", help_heading = "vSMMUv3 model")]
     smmu_stream_table_levels: Option<u64>,
-    /// StreamID bits of the vSMMUv3
-    #[arg(long, value_name = "BITS", help_heading = "vSMMUv3 model")]
-    smmu_stream_id_bits: Option<u64>,
 }
 
 impl RunFlags {
@@ -131,12 +131,12 @@ impl RunFlags {
             cgroup: self.cgroup,
             cpu_weight: self.cpu_weight,
             smmu: SmmuSettings {
-                ssid_bits: self.smmu_ssid_bits,
+                sidsize: self.smmu_sidsize,
+                ssidsize: self.smmu_ssidsize,
                 oas: self.smmu_oas,
                 granules: self.smmu_granules,
                 ril: self.smmu_ril,
                 stream_table_levels: self.smmu_stream_table_levels,
-                stream_id_bits: self.smmu_stream_id_bits,
             },
         }
     }

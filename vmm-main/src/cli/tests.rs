@@ -2,6 +2,7 @@
 //! The command line as a user types it: every key has its flag, flags win, and nonsense is refused by clap's rules.
 
 use clap::CommandFactory;
+use ipc::protocol::smmu::Granules;
 
 use super::*;
 use crate::config::file::{KEYS, SMMU_KEYS};
@@ -53,7 +54,10 @@ fn cli_flags_reach_the_configuration() {
     ])
     .unwrap();
     assert_eq!((config.memory_len, config.name.as_str(), config.json_log), (1 << 30, "n1", true));
-    assert!(!config.smmu.granules.k16 && config.smmu.granules.k64 && !config.smmu.range_invalidation);
+    assert!(
+        config.smmu.options().granules == Granules { gran16k: false, ..Granules::ALL }
+            && !config.smmu.options().ril
+    );
     assert_eq!(config.cmdline, "-x");
 }
 

@@ -44,8 +44,7 @@ pub const KEYS: [&str; 18] = [
     "device",
 ];
 /// Keys of `[smmu]`.
-pub const SMMU_KEYS: [&str; 6] =
-    ["ssid-bits", "oas", "granules", "ril", "stream-table-levels", "stream-id-bits"];
+pub const SMMU_KEYS: [&str; 6] = ["sidsize", "ssidsize", "oas", "granules", "ril", "stream-table-levels"];
 
 /// Keys of a `[[device]]`.
 pub const DEVICE_KEYS: [&str; 9] =
@@ -144,12 +143,12 @@ fn smmu(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<SmmuSetting
     let mut settings = SmmuSettings::default();
     for (key, value) in table {
         match key.get_ref().as_ref() {
-            "ssid-bits" => settings.ssid_bits = Some(source.integer(value)?),
+            "ssidsize" => settings.ssidsize = Some(source.integer(value)?),
             "oas" => settings.oas = Some(source.integer(value)?),
             "granules" => settings.granules = Some(source.strings(value)?),
             "ril" => settings.ril = Some(source.boolean(value)?),
             "stream-table-levels" => settings.stream_table_levels = Some(source.integer(value)?),
-            "stream-id-bits" => settings.stream_id_bits = Some(source.integer(value)?),
+            "sidsize" => settings.sidsize = Some(source.integer(value)?),
             unknown => return Err(source.unknown_key(unknown, key.span(), &SMMU_KEYS, "[smmu]")),
         }
     }

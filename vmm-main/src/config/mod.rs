@@ -11,11 +11,12 @@ pub mod smmu;
 
 use std::path::PathBuf;
 
+use ipc::protocol::smmu::Model;
 pub use machine::size;
 use serde::{Deserialize, Serialize};
 
 pub use device::{Behind, DeviceConfig, DeviceSettings, Disk};
-pub use smmu::{Granules, SmmuModel, SmmuSettings};
+pub use smmu::SmmuSettings;
 
 use crate::launcher::ids::Ids;
 use crate::problem::Problem;
@@ -189,7 +190,7 @@ pub struct VmConfig {
     /// Its share of the CPUs.
     pub cpu_weight: Option<u64>,
     /// The SMMU model.
-    pub smmu: SmmuModel,
+    pub smmu: Model,
     /// Assigned devices.
     pub devices: Vec<DeviceConfig>,
 }

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use ipc::protocol::smmu::{Granules, Options};
+
 use super::*;
 
 fn refused(text: &str) -> Problem {
@@ -25,12 +27,12 @@ console = "none"
 json-log = true
 on-reset = "exit"
 [smmu]
-ssid-bits = 0
-oas = 40
+sidsize = 16
+ssidsize = 0
+oas = 44
 granules = ["4k", "64K"]
 ril = false
-stream-table-levels = 1
-stream-id-bits = 16
+stream-table-levels = 2
 "#;
     let config = file::parse(text, "vm.toml").and_then(Settings::resolve).unwrap();
     assert_eq!(config.name, "web-1");
@@ -38,14 +40,14 @@ stream-id-bits = 16
     assert_eq!((config.memory_len, config.console, config.json_log), (2 << 30, ConsoleMode::None, true));
     assert_eq!(config.on_reset, OnReset::Exit);
     assert_eq!(
-        config.smmu,
-        SmmuModel {
-            ssid_bits: 0,
-            oas_bits: 40,
-            granules: Granules { k4: true, k16: false, k64: true },
-            range_invalidation: false,
-            stream_table_levels: 1,
-            stream_id_bits: 16,
+        *config.smmu.options(),
+        Options {
+            sidsize: 16,
+            ssidsize: 0,
+            oas: 44,
+            granules: Granules { gran16k: false, ..Granules::ALL },
+            ril: false,
+            stream_table_levels: 2,
         }
     );
 }
@@ -59,8 +61,8 @@ fn config_flags_override_file_and_leave_the_rest() {
         ..Settings::default()
     };
     let config = flags.over(below).resolve().unwrap();
-    assert_eq!((config.memory_len, config.smmu.oas_bits), (256 << 20, 48));
-    assert!(!config.smmu.range_invalidation);
+    assert_eq!((config.memory_len, config.smmu.oas()), (256 << 20, 48));
+    assert!(!config.smmu.options().ril);
     assert_eq!(config.kernel, Path::new("a"));
 }
 
@@ -72,10 +74,10 @@ fn config_unknown_key_names_nearest_and_line() {
         (problem.place.as_str(), problem.advice.as_str()),
         ("vm.toml, line 3", "did you mean `memory`?")
     );
-    let problem = refused("kernel = \"a\"\n[smmu]\nssid_bits = 1");
+    let problem = refused("kernel = \"a\"\n[smmu]\nssid-size = 1");
     assert_eq!(
         (problem.place.as_str(), problem.advice.as_str()),
-        ("vm.toml, line 3", "did you mean `ssid-bits`?")
+        ("vm.toml, line 3", "did you mean `ssidsize`?")
     );
     assert_eq!(refused("oas = 40").advice, "move it to [smmu], where it belongs");
     assert_eq!(refused("[smmu]\nmemory = \"1G\"").advice, "move it to the top level, where it belongs");
@@ -178,8 +180,11 @@ fn config_other_rules_refuse_what_cannot_work() {
     assert!(refused(&format!("kernel = \"a\"\ncmdline = \"{long}\"")).what.contains("2048 bytes"));
     for (key, value) in [
         ("oas", "41"),
-        ("ssid-bits", "21"),
+        ("ssidsize", "21"),
+        ("sidsize", "8"),
         ("stream-table-levels", "3"),
+        // Linear tables would not reach all of the StreamIDs.
+        ("stream-table-levels", "1"),
         ("granules", "[]"),
         ("granules", "[\"8K\"]"),
     ] {

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 
+use ipc::protocol::smmu::Model;
 use machine::boot::{BootError, BootFile};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Behind, Disk, OnReset, SmmuModel, VmConfig};
+use crate::config::{Behind, Disk, OnReset, VmConfig};
 use crate::printable;
 use crate::problem::Problem;
 use crate::topology::{self, CpuKind, DeviceKind, Shape};
@@ -39,7 +40,7 @@ pub struct Handover {
     /// What a reset of the guest's does.
     pub on_reset: OnReset,
     /// The SMMU model.
-    pub smmu: SmmuModel,
+    pub smmu: Model,
     /// The assigned devices, in order.
     pub devices: Vec<HandedDevice>,
     /// What the kernel is called in messages about it.
@@ -127,7 +128,7 @@ impl Handover {
             initramfs: config.initramfs.is_some(),
             json_log: config.json_log,
             on_reset: config.on_reset,
-            smmu: config.smmu.clone(),
+            smmu: config.smmu,
             devices: topology::VFIO
                 .iter()
                 .zip(&config.devices)

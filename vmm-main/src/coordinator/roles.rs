@@ -5,7 +5,7 @@ use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::protocol::control::RoleConfig;
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::ram::{RamLayout, RamRegion};
-use ipc::protocol::smmu::{SmmuConfig, SmmuDevice, SmmuModel};
+use ipc::protocol::smmu::{Model, SmmuConfig, SmmuDevice};
 use ipc::protocol::vcpu::{
     FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
 };
@@ -15,7 +15,6 @@ use machine::layout;
 
 use super::handover::Handover;
 use super::process::Fault;
-use crate::config;
 use crate::problem::Problem;
 use crate::topology::{self, DeviceKind, IrqLine, Object, Row, Shape, Side};
 
@@ -98,7 +97,7 @@ impl PciSlot {
         })
     }
 
-    fn vfio(&self, name: &str, ram: RamLayout, direct_dma: bool, model: SmmuModel) -> VfioConfig {
+    fn vfio(&self, name: &str, ram: RamLayout, direct_dma: bool, model: Model) -> VfioConfig {
         VfioConfig {
             name: name.to_owned(),
             bdf: self.bdf,
@@ -129,7 +128,7 @@ impl Configs {
     ) -> Result<Self, Problem> {
         let shape = handover.shape();
         let numbers = Numbers(&shape);
-        let model = smmu_model(&handover.smmu);
+        let model = handover.smmu;
         let mut functions = Vec::new();
         let mut behind_smmu0 = Vec::new();
         let mut vfio = Vec::new();
@@ -149,7 +148,7 @@ impl Configs {
                 readonly: disk.is_some_and(|disk| disk.readonly),
                 image: disk.map(|disk| disk.image_name.clone()).unwrap_or_default(),
             });
-            vfio.push(slot.vfio(name, ram.clone(), device.direct_dma, model.clone()));
+            vfio.push(slot.vfio(name, ram.clone(), device.direct_dma, model));
         }
         Ok(Self {
             vcpu: VcpuConfig {
@@ -209,20 +208,6 @@ impl Configs {
     }
 }
 
-fn smmu_model(model: &config::SmmuModel) -> SmmuModel {
-    SmmuModel {
-        profile: SmmuModel::default().profile,
-        stream_id_bits: model.stream_id_bits,
-        substream_id_bits: model.ssid_bits,
-        output_bits: model.oas_bits,
-        granule_4k: model.granules.k4,
-        granule_16k: model.granules.k16,
-        granule_64k: model.granules.k64,
-        range_invalidation: model.range_invalidation,
-        stream_table_2_level: model.stream_table_levels == 2,
-    }
-}
-
 /// Descriptor numbers in a VM of this shape.
 #[derive(Clone, Copy)]
 struct Numbers<'a>(&'a Shape);
@@ -277,8 +262,8 @@ mod tests {
             cpu: CpuKind::Soft,
             initramfs: false,
             json_log: false,
-            on_reset: config::OnReset::Reboot,
-            smmu: config::SmmuModel::default(),
+            on_reset: crate::config::OnReset::Reboot,
+            smmu: Model::default(),
             devices: vec![device(1), device(31)],
             kernel_name: "Image".into(),
             initramfs_name: String::new(),
@@ -314,10 +299,5 @@ mod tests {
         assert_eq!((configs.vcpu.devices[0].ring_fd, configs.vcpu.functions[1].ring_fd), (7, 18));
         let devices: Vec<_> = configs.vcpu.functions.iter().map(|function| function.host_device).collect();
         assert_eq!(devices, [None, Some(0x1234)], "only the file of a real device may be mapped");
-    }
-
-    #[test]
-    fn role_model_default_is_the_contracts_default() {
-        assert_eq!(smmu_model(&config::SmmuModel::default()), SmmuModel::default());
     }
 }

@@ -7,7 +7,7 @@ use super::*;
 const HOST: SmmuInfo = SmmuInfo { idr: [0x0d44_101b, 0x0273_0010, 0, 0x1414, 0, 0x74], iidr: 0, aidr: 1 };
 
 fn model(change: impl FnOnce(&mut Options)) -> Model {
-    let mut options = Options::default();
+    let mut options = Options { ssidsize: 0, ..Options::default() };
     change(&mut options);
     Model::new(smmu_arch::model::MODEL_NAME, options).unwrap()
 }
@@ -19,20 +19,20 @@ fn fields(model: &Model, host: &SmmuInfo) -> Vec<&'static str> {
 #[test]
 fn host_that_has_all_the_guest_was_promised_lacks_nothing() {
     assert_eq!(lacking(&model(|_| {}), &HOST), []);
-    let small = model(|options| (options.output_address_bits, options.granule_16k) = (40, false));
+    let small = model(|options| (options.oas, options.granules.gran16k) = (40, false));
     assert_eq!(lacking(&small, &HOST), []);
 }
 
 #[test]
 fn guest_with_more_than_the_host_is_told_field_and_both_values() {
-    let large = model(|options| (options.substream_id_bits, options.output_address_bits) = (16, 48));
+    let large = model(|options| (options.ssidsize, options.oas) = (16, 48));
     let found = lacking(&large, &HOST);
     let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
     assert_eq!(
         lines,
         [
-            "IDR0.CD2L: guest 1, host 0 (set `ssid-bits = 0`)",
-            "IDR1.SSIDSIZE: guest 16, host 0 (set `ssid-bits = 0`)",
+            "IDR0.CD2L: guest 1, host 0 (set `ssidsize = 0`)",
+            "IDR1.SSIDSIZE: guest 16, host 0 (set `ssidsize = 0`)",
             "IDR5.OAS: guest 48, host 44 (set `oas` to the host's)",
         ]
     );

@@ -74,7 +74,7 @@ fn survives(device: &Function, attempt: &str) -> Result<bool> {
         Options::new(places::PROGRAMS.into(), GuestFiles::in_cache(Path::new(places::GUEST)), "attacked");
     options.memory = "128M".into();
     // The emulated SMMU has no SubstreamIDs.
-    options.arguments = ["--cpu", "kvm", "--smmu-ssid-bits", "0", "--vfio"].map(String::from).to_vec();
+    options.arguments = ["--cpu", "kvm", "--smmu-ssidsize", "0", "--vfio"].map(String::from).to_vec();
     options.arguments.push(device.address.clone());
     let mut vm = Vm::launch(options)?;
     vm.wait_running(SOON).with_context(|| vm.console.errors())?;

@@ -152,7 +152,7 @@ pub fn boot_with(
     options.memory = "256M".into();
     options.extra = format!("quiet {extra}");
     // The emulated SMMU has no SubstreamIDs.
-    options.arguments = ["--cpu", cpu, "--smmu-ssid-bits", "0"].map(String::from).to_vec();
+    options.arguments = ["--cpu", cpu, "--smmu-ssidsize", "0"].map(String::from).to_vec();
     options.arguments.extend(flags);
     let start = Instant::now();
     let mut vm = Vm::launch(options)?;
