@@ -65,9 +65,10 @@ fn areas() -> BarAreas {
 }
 
 /// Opens the device behind `socket` as the process does, but for its interrupts, which nobody waits for. `None`:
-/// it cannot be used, for a reason.
-fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
-    let opened = Client::open(socket, Deadline::after(budget::vfio::OPENING));
+/// it cannot be used, for a reason. With a `conversation` that is the time for all of the server's answers, for as long as the
+/// device is used.
+fn open(socket: OwnedFd, guest: &Guest, conversation: Option<Duration>) -> Option<Function> {
+    let opened = Client::open(socket, Deadline::after(conversation.unwrap_or(budget::vfio::OPENING)));
     let opened = opened.map_err(|error| error.to_string()).and_then(|(mut client, opened)| {
         let Opened { config, bar_lens, vectors, intx, mappables } = opened;
         let space = ConfigSpace::new(&config, bar_lens, vectors, &areas());
@@ -86,7 +87,9 @@ fn open(socket: OwnedFd, guest: &Guest) -> Option<Function> {
                 touch(file, &window);
             }
         }
-        client.opened();
+        if conversation.is_none() {
+            client.opened();
+        }
         Ok((DeviceEnd::Server(Box::new(client)), space))
     });
     if let Err(reason) = &opened {

@@ -49,7 +49,7 @@ const OPCODES: [Opcode; 12] = [
 pub fn dma(program: &[u8]) {
     let mut guest = Guest::new();
     let (socket, server) = Server::start(Vec::new(), true);
-    let function = open(socket, &guest).expect("a good server's device can be used");
+    let function = open(socket, &guest, None).expect("a good server's device can be used");
     let (_, stream) = server.end();
     stream.set_nonblocking(true).unwrap();
     function.iommu.lock().unwrap().attach(STREAM, Guest::good_stage1()).unwrap();

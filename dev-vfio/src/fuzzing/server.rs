@@ -2,7 +2,8 @@
 //! A vfio-user server on a thread, with answers bent here and there.
 //!
 //! A good answer is made for every request, and bent if the list says so for its number. A bend after which the
-//! client would wait for bytes that never come ends the connection too: silence costs time and shows nothing.
+//! client would wait for bytes that never come ends the connection too: silence costs time and shows nothing. What silence
+//! does is found by delays: an answer comes late, in one piece or in two, and the client has milliseconds for all.
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -10,6 +11,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use ipc::fuzzing::descriptor;
 use ipc::vfio_user::device::{
@@ -39,6 +41,12 @@ const BEND_LEN: usize = 6;
 /// The most bends in an input.
 const BENDS_MAX: usize = 16;
 
+/// The kind of bend that is a delay.
+const LATE: u8 = 15;
+/// The longest delay of one answer, and the longest time for the whole conversation where there is one, in milliseconds.
+const DELAY_MS_MAX: u64 = 16;
+const CONVERSATION_MS_MAX: u64 = 64;
+
 const EDGES: [u32; 8] = [0, 1, 0xff, 0xfff, 0x10_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
 
 /// What is done to the answer to one message.
@@ -62,6 +70,13 @@ impl Bend {
             parameter: u32::from_le_bytes(*parameter),
         });
         (bends.collect(), rest)
+    }
+
+    /// How long a client waits for all answers together, if one of them is late by intent.
+    pub fn conversation(bends: &[Bend]) -> Option<Duration> {
+        let late = bends.iter().find(|bend| bend.kind % 16 == LATE)?;
+        let [_, _, span, _] = late.parameter.to_le_bytes();
+        Some(Duration::from_millis(1 + u64::from(span) % CONVERSATION_MS_MAX))
     }
 }
 
@@ -153,6 +168,7 @@ impl Talk {
         let at = usize::from(at).checked_rem(body.len()).unwrap_or(0);
         let mut half = false;
         let mut twice = false;
+        let mut late = None;
         let mut wild = None;
         let mut fds = Vec::new();
         match kind % 16 {
@@ -181,6 +197,7 @@ impl Talk {
                     *flags |= u8::try_from(RegionInfo::MMAP).unwrap();
                 }
             }
+            LATE => late = Some(Duration::from_millis(u64::from(low) % DELAY_MS_MAX)),
             _ => {}
         }
         let kind = failure.map_or(Kind::Reply, Kind::Failure);
@@ -193,7 +210,15 @@ impl Talk {
             message[at..at + 4].copy_from_slice(&value.to_le_bytes());
         }
         let len = if half { at % message.len() } else { message.len() };
-        self.write_with(&message[..len], &fds)?;
+        let mut begun = 0;
+        if let Some(late) = late {
+            // In the middle of its header or its body, or before all of it.
+            let [_, at, ..] = parameter.to_le_bytes();
+            begun = usize::from(at) % message.len();
+            self.stream.write_all(&message[..begun]).ok()?;
+            thread::sleep(late);
+        }
+        self.write_with(&message[begun..len], &fds)?;
         if twice {
             self.stream.write_all(&message).ok()?;
         }

@@ -4,9 +4,12 @@
 use std::os::unix::fs::FileExt;
 
 use ipc::addr::Iova;
+use ipc::protocol::vfio::{AREA32_REGION, CONFIG_REGION};
+use ipc::shm::ring::{Access, Op};
 use proptest::prelude::*;
 
 use super::guest::{Guest, STREAM};
+use super::server::{Bend, Server};
 use crate::iommu::HostIommu;
 
 proptest! {
@@ -60,4 +63,32 @@ fn a_read_outside_ram_is_found() {
     let mut bytes = [0; 100];
     guest.object().file().read_exact_at(&mut bytes, 25 * 4096 - 50).unwrap();
     Guest::assert_is_ram(&bytes);
+}
+
+#[test]
+fn a_server_that_is_late_loses_its_device_and_one_that_is_not_keeps_it() {
+    // Only the number of the answer that is late: after the opening, or never.
+    for (message, is_late) in [(200, false), (0, true)] {
+        let guest = Guest::new();
+        // Late by 15 ms, where all answers together have more than the opening takes, even on a busy machine.
+        let late = [1, message, 15, 15, 0, 63, 0];
+        let (bends, _) = Bend::list(&late);
+        let conversation =
+            Bend::conversation(&bends).map(|span| if is_late { span / 16 } else { span * 32 });
+        let (socket, server) = Server::start(bends, false);
+        let function = super::open(socket, &guest, conversation);
+        assert_eq!(function.is_none(), is_late, "late in the opening");
+        if let Some(function) = function {
+            let read = || {
+                let write = Access { region: CONFIG_REGION, offset: 4, size: 2, op: Op::Write(0b110) };
+                function.access(write);
+                function.access(Access { region: AREA32_REGION, offset: 8, size: 4, op: Op::Read })
+            };
+            assert_eq!(read(), 0x5a5a_5a5a, "in time");
+            std::thread::sleep(conversation.unwrap());
+            assert_eq!(read(), u64::from(u32::MAX), "all answers together are late");
+            assert!(function.failure().unwrap().contains("in time"), "{:?}", function.failure());
+        }
+        server.end();
+    }
 }

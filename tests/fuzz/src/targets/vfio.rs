@@ -43,18 +43,27 @@ pub fn function() -> Vec<Vec<u8>> {
         [&[8, 2][..], &vector(3, 0x3000), &[9, 3], &number(0x30), &number(0), &number(0x12)].concat();
     let program = [configuration, registers, vectors, garbage, stage1, vec![10, 11, 1, 11, 0]].concat();
 
+    const DESCRIPTORS: u8 = 14;
     let mut seeds = vec![[&[0][..], &program].concat()];
     // One bend of every kind while the device is opened (the configuration space is the thirteenth answer or so),
     // and one later.
-    for kind in 0..14 {
+    for kind in 0..DESCRIPTORS {
         for (message, parameter) in [(3, 0x0000_1004), (14, 0x00ff_3407), (40, 0x4000_0110)] {
             seeds.push([&[1][..], &bend(message, kind, parameter), &program].concat());
         }
     }
     // The first BAR's memory as each kind of descriptor.
-    const DESCRIPTORS: u8 = 14;
     let region = |kind: u8| [&[1][..], &bend(2, DESCRIPTORS, u32::from(kind)), &program].concat();
     seeds.extend((0..ipc::fuzzing::KINDS).map(region));
+    // Answers late by 12 ms, whole or in two pieces, where all together have 4, 24 or 64 ms: while the device is opened, and
+    // later.
+    const LATE: u8 = 15;
+    for (message, span) in [(3, 3), (3, 23), (14, 23), (40, 63), (44, 63)] {
+        for piece in [0, 5, 20] {
+            let late = bend(message, LATE, u32::from_le_bytes([12, piece, span, 0]));
+            seeds.push([&[1][..], &late, &program].concat());
+        }
+    }
     seeds
 }
 
