@@ -73,8 +73,7 @@ fn a_server_that_is_late_loses_its_device_and_one_that_is_not_keeps_it() {
         // Late by 15 ms, where all answers together have more than the opening takes, even on a busy machine.
         let late = [1, message, 15, 15, 0, 63, 0];
         let (bends, _) = Bend::list(&late);
-        let conversation =
-            Bend::conversation(&bends).map(|span| if is_late { span / 16 } else { span * 32 });
+        let conversation = Bend::conversation(&bends).map(|span| if is_late { span / 16 } else { span * 32 });
         let (socket, server) = Server::start(bends, false);
         let function = super::open(socket, &guest, conversation);
         assert_eq!(function.is_none(), is_late, "late in the opening");
