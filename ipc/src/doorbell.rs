@@ -93,6 +93,18 @@ impl From<OwnedFd> for Ringer {
     }
 }
 
+impl From<Ringer> for OwnedFd {
+    fn from(ringer: Ringer) -> Self {
+        ringer.0
+    }
+}
+
+impl From<Doorbell> for OwnedFd {
+    fn from(doorbell: Doorbell) -> Self {
+        doorbell.0
+    }
+}
+
 impl From<OwnedFd> for Doorbell {
     fn from(fd: OwnedFd) -> Self {
         Self(fd)

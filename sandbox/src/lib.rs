@@ -34,6 +34,6 @@ mod sys;
 pub use inherited::{Inherited, InheritedError};
 pub use locked::{Enforced, Locked, SealError, seal, seal_to_spawn};
 pub use memory_file::MemoryFiles;
-pub use profile::{Arch, Profile};
+pub use profile::{Arch, Limits, Profile};
 pub use report::{CrashPage, Death};
 pub use spawn::{Child, Spawn, SpawnError};

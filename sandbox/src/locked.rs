@@ -55,7 +55,7 @@ pub struct Enforced {
     /// Bytes of writable memory of its own that it may have.
     pub data_len: u64,
     /// Bytes of address space; of the largest file that it may write.
-    pub machine_limits: [Option<u64>; 2],
+    pub machine_limits: [Option<u64>; 4],
 }
 
 impl Enforced {
@@ -77,10 +77,16 @@ impl Enforced {
         ];
         let mib =
             |len: Option<u64>| len.map_or_else(|| "no limit".to_owned(), |len| format!("{} MiB", len >> 20));
-        let [address, file] = self.machine_limits.map(mib);
+        let [address, file, descriptors, threads] = self.machine_limits;
+        let count =
+            |count: Option<u64>| count.map_or_else(|| "no limit".to_owned(), |count| count.to_string());
         lines.push(format!(
-            "memory of its own at most {}, with all that it maps {address}; files at most {file}",
-            mib(Some(self.data_len))
+            "memory of its own at most {}, with all that it maps {}; files at most {}; descriptors below {}, threads at most {}",
+            mib(Some(self.data_len)),
+            mib(address),
+            mib(file),
+            count(descriptors),
+            count(threads)
         ));
         let gap = |gap: &landlock::Gap| {
             format!(

@@ -131,9 +131,9 @@ pub enum RootKind {
 /// Resource limits, soft and hard alike. A lower limit that is already in force stays: it is never weaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// RLIMIT_NOFILE, descriptors.
+    /// RLIMIT_NOFILE, descriptors, beside what the machine gives the process ([`Profile::with_more`]).
     pub nofile_count: u64,
-    /// RLIMIT_NPROC: threads of this process and of all below it.
+    /// RLIMIT_NPROC: threads of this process and of all below it, beside those for the machine's devices.
     pub nproc_count: u64,
     /// RLIMIT_FSIZE, bytes: the largest file the process may write, beside one that the machine gives it ([`Profile::sized`]).
     pub fsize_len: u64,
@@ -182,6 +182,15 @@ impl Profile {
     pub fn sized(mut self, mapped_len: u64, file_len: u64) -> Profile {
         self.limits.address_len = self.limits.address_len.saturating_add(mapped_len);
         self.limits.fsize_len = self.limits.fsize_len.max(file_len);
+        self
+    }
+
+    /// The same rights with room for so many descriptors and threads more: for what a process is given, and for each device that
+    /// it works with. Like [`Self::sized`] a matter of the machine's, which the process does not know when it is sealed.
+    #[must_use]
+    pub fn with_more(mut self, nofile_count: u64, nproc_count: u64) -> Profile {
+        self.limits.nofile_count = self.limits.nofile_count.saturating_add(nofile_count);
+        self.limits.nproc_count = self.limits.nproc_count.saturating_add(nproc_count);
         self
     }
 

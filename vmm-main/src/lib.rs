@@ -17,4 +17,4 @@ pub mod printable;
 pub mod problem;
 mod readiness;
 pub mod snapshot;
-pub mod topology;
+pub mod system;

@@ -12,8 +12,10 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{Reply, Request, SAVED_LEN_MAX};
 use ipc::shm::memory_file;
 use rustix::fs::{SealFlags, fcntl_add_seals};
@@ -24,13 +26,13 @@ use crate::coordinator::process::{Fault, Process};
 use crate::coordinator::process_set::ProcessSet;
 use crate::coordinator::roles::Configs;
 use crate::problem::{Class, Problem};
-use crate::topology;
+use crate::system::Instance;
 
 /// What one process saved: a memory file that nobody can change any more.
 #[derive(Debug)]
 pub struct SavedState {
     /// The process.
-    pub process: &'static str,
+    pub process: InstanceId,
     /// The units.
     pub memory: OwnedFd,
     /// Their length.
@@ -64,12 +66,12 @@ pub async fn move_to_new_processes(
     objects: &Objects,
     configs: &Configs,
 ) -> Result<Moved, Failed> {
-    let missing = |row: &&topology::Row| !old.iter().any(|process| process.row.name == row.name);
-    if let Some(row) = topology::processes(objects.shape()).find(missing) {
+    let missing = |wanted: &&Arc<Instance>| !old.iter().any(|process| process.instance.id == wanted.id);
+    if let Some(lost) = objects.system().processes().iter().find(missing) {
         let problem = Problem::new(
             Class::State,
-            format!("process {} is lost, and its device with it: the VM cannot be saved", row.name),
-            row.name,
+            format!("process {} is lost, and its device with it: the VM cannot be saved", lost.id),
+            lost.id.to_string(),
             "start the VM again to have the device back",
         );
         return Err(Failed { fault: Fault::Refused(problem), paused: false });
@@ -98,7 +100,7 @@ pub async fn move_to_new_processes(
         Ok(saved) => {
             let units = saved
                 .iter()
-                .map(|state| UnitLen { process: state.process.to_owned(), len: state.len })
+                .map(|state| UnitLen { process: state.process.to_string(), len: state.len })
                 .collect();
             let downtime_us = micros(paused.elapsed());
             Ok(Moved {
@@ -159,7 +161,7 @@ pub async fn save(set: &mut ProcessSet) -> Result<Vec<SavedState>, Fault> {
 }
 
 async fn save_one(process: &mut Process) -> Result<SavedState, Fault> {
-    let name = process.row.name;
+    let name = process.instance.id;
     let refuse = |error: &dyn std::fmt::Display| {
         Fault::Refused(Problem::host(
             format!("the state of {name} cannot be kept: {error}"),
@@ -189,7 +191,7 @@ async fn save_one(process: &mut Process) -> Result<SavedState, Fault> {
 /// Gives every configured process its state: devices before CPUs.
 pub async fn restore(set: &mut ProcessSet, saved: &[SavedState]) -> Result<(), Fault> {
     for process in set.iter_mut().rev() {
-        let name = process.row.name;
+        let name = process.instance.id;
         let Some(state) = saved.iter().find(|state| state.process == name) else {
             return Err(Fault::Refused(Problem::host(
                 format!("there is no saved state for {name}"),

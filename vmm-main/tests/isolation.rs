@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Every role of a running VM, held against the topology table from outside, and attacked from inside.
+//! Every role of a running VM, attacked from inside (debug builds).
 //!
-//! From outside: what the kernel shows of each live process. From inside (debug builds): each process attempts what a
-//! taken-over one would; it is refused, or dies and the report names process, call and arguments.
+//! Each process attempts what a taken-over one would; it is refused, or dies and the report names process, call and arguments.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -11,22 +10,11 @@
 
 mod support;
 
-use support::{Lab, Vm, guest, signal};
-use vmm_main::launcher;
-use vmm_main::topology::{self, CpuKind, DeviceKind, Shape};
+use std::sync::Arc;
 
-#[test]
-fn live_processes_are_what_the_topology_says() {
-    let Some(lab) = Lab::new() else { return };
-    let kernel = lab.file("Image", &guest::spins());
-    let image = lab.file("disk.img", &[0; 1 << 20]);
-    let image = image.to_str().unwrap();
-    for cpu in cpus() {
-        let words = ["--cpu", cpu.word(), "--nvme", image];
-        assert_processes(lab.start(&kernel, &words[..2]), &Shape { cpu, devices: vec![] });
-        assert_processes(lab.start(&kernel, &words), &Shape { cpu, devices: vec![DeviceKind::Nvme] });
-    }
-}
+use support::{Lab, guest, signal};
+use vmm_main::launcher;
+use vmm_main::system::{COORDINATOR_ID, CpuKind, Instance, Shape, System, VCPU};
 
 /// The kinds of CPU that this host has.
 fn cpus() -> Vec<CpuKind> {
@@ -44,66 +32,10 @@ fn cpus() -> Vec<CpuKind> {
 
 /// The processes of a VM without devices on this kind of CPU; those that are the same on all of them, once.
 #[cfg(debug_assertions)]
-fn rows_with(cpu: CpuKind) -> Vec<(CpuKind, &'static topology::Row)> {
-    let shape = Shape { cpu, devices: vec![] };
-    let own = topology::processes(&shape)
-        .filter(|row| cpu == CpuKind::Soft || row.needed == topology::Needed::ByCpu(cpu));
-    let coordinator = (cpu == CpuKind::Soft).then_some(&topology::COORDINATOR);
-    coordinator.into_iter().chain(own).map(|row| (cpu, row)).collect()
-}
-
-fn assert_processes(mut vm: Vm<'_>, shape: &Shape) {
-    vm.await_running();
-    let as_root = rustix::process::geteuid().is_root();
-    for row in std::iter::once(&topology::COORDINATOR).chain(topology::processes(shape)) {
-        let seen = vm.process(row.name);
-        assert_eq!(seen["profile"], row.profile().name);
-        let given = row.fds_with(shape).filter(|fd| !fd.optional).count();
-        let enforced = seen["enforced"].to_string();
-        assert!(
-            enforced.contains(&format!("descriptors 0..{given} and no other")),
-            "{}: {enforced}",
-            row.name
-        );
-        assert_eq!(seen["observed"]["drift"], serde_json::json!([]), "{}", row.name);
-        let unread = seen["observed"]["unread"].as_array().unwrap().len();
-        // The audit compares seccomp, no_new_privs, every capability set, namespaces, root, mounts, ids and limits.
-        assert!(unread <= usize::from(!as_root), "{}: {seen}", row.name);
-        if as_root {
-            assert_descriptors(row, seen["host_pid"].as_i64().unwrap());
-        }
-    }
-    assert!(vm.lab.bulkhead(&["stop"]).status.success());
-    assert_eq!(vm.end().0.code(), Some(0));
-}
-
-/// No process holds anything but kinds of objects that its row (or its own runtime) accounts for.
-fn assert_descriptors(row: &topology::Row, pid: i64) {
-    let runtime = ["anon_inode:[eventpoll]", "anon_inode:[eventfd]"];
-    // What the vCPU process on KVM has made for itself, and the device that it and the coordinator were given.
-    let made = row.profile().name == "vcpu-kvm";
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
-        let target = std::fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().into_owned();
-        let shared = ["socket:[", "pipe:[", "/memfd:"].iter().any(|kind| target.starts_with(kind));
-        let files = row.name == "coordinator"
-            && (target == "anon_inode:[pidfd]"
-                || target.starts_with("pidfd")
-                || [
-                    "/Image",
-                    "/bulkhead-vcpu",
-                    "/bulkhead-vcpu-soft",
-                    "/bulkhead-smmu",
-                    "/bulkhead-vfio",
-                    "/bulkhead-nvme",
-                ]
-                .iter()
-                .any(|file| target.ends_with(file)));
-        // An image is held by who serves it, and by who handed it on.
-        let files = files || ["coordinator", "nvme0"].contains(&row.name) && target.ends_with("/disk.img");
-        let kvm = made && target.starts_with("anon_inode:kvm-")
-            || (made || row.name == "coordinator") && target == "/dev/kvm";
-        assert!(shared || files || kvm || runtime.contains(&target.as_str()), "{} holds {target}", row.name);
-    }
+fn processes_with(cpu: CpuKind) -> Vec<(CpuKind, Arc<Instance>)> {
+    let system = System::new(&Shape::new(cpu));
+    let own = |instance: &&Arc<Instance>| cpu == CpuKind::Soft || instance.id == VCPU;
+    system.instances().filter(own).map(|instance| (cpu, Arc::clone(instance))).collect()
 }
 
 #[cfg(debug_assertions)]
@@ -121,32 +53,30 @@ fn attempts_from_inside_are_refused_or_end_in_a_report() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
     let name = lab.vm_name();
-    for (cpu, row) in cpus().into_iter().flat_map(rows_with) {
+    for (cpu, process) in cpus().into_iter().flat_map(processes_with) {
+        let (process, profile) = (process.id.to_string(), process.template.profile().name);
         for attempt in
             ["open", "execve", "fork", "kill"].into_iter().chain(DEADLY.map(|(attempt, _)| attempt))
         {
-            let mut vm = lab.start(&kernel, &["--name", &name, "--cpu", cpu.word()]);
+            let mut vm = lab.start(&kernel, &["--name", &name, "--cpu", cpu.as_str()]);
             vm.await_running();
-            let answer = lab.bulkhead(&["probe", row.name, attempt]);
+            let answer = lab.bulkhead(&["probe", &process, attempt]);
             let text = String::from_utf8_lossy(&answer.stdout).into_owned();
             if answer.status.success() {
-                assert!(text.starts_with("refused with errno"), "{} {attempt}: {text}", row.name);
+                assert!(text.starts_with("refused with errno"), "{} {attempt}: {text}", process);
                 lab.bulkhead(&["stop"]);
-                assert_eq!(vm.end().0.code(), Some(0), "{} {attempt}", row.name);
+                assert_eq!(vm.end().0.code(), Some(0), "{} {attempt}", process);
                 continue;
             }
             let (status, _, log) = vm.end();
-            assert_eq!(status.code(), Some(3), "{} {attempt}: {log}", row.name);
+            assert_eq!(status.code(), Some(3), "{} {attempt}: {log}", process);
             let report = log.lines().last().unwrap();
-            assert!(
-                report.contains(&format!("`{}` ended itself", row.profile().name)),
-                "{attempt}: {report}"
-            );
+            assert!(report.contains(&format!("`{}` ended itself", profile)), "{attempt}: {report}");
             assert!(report.contains("refused: "), "{attempt}: {report}");
             if let Some((_, call)) = DEADLY.iter().find(|(deadly, _)| *deadly == attempt) {
-                assert!(report.contains(call) && report.contains("(0x"), "{} {attempt}: {report}", row.name);
+                assert!(report.contains(call) && report.contains("(0x"), "{} {attempt}: {report}", process);
             }
-            assert_eq!(lab.left_behind(), Vec::<String>::new(), "{} {attempt}", row.name);
+            assert_eq!(lab.left_behind(), Vec::<String>::new(), "{} {attempt}", process);
         }
     }
 }
@@ -156,15 +86,17 @@ fn attempts_from_inside_are_refused_or_end_in_a_report() {
 fn panics_and_hangs_of_a_process_end_in_a_report() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
-    for (cpu, row) in cpus().into_iter().flat_map(rows_with).filter(|(_, row)| row.name != "coordinator") {
+    let processes = cpus().into_iter().flat_map(processes_with);
+    for (cpu, process) in processes.filter(|(_, process)| process.id != COORDINATOR_ID) {
+        let process = process.id.to_string();
         for (attempt, word) in [("panic", "panicked"), ("hang", "deadline passed")] {
-            let mut vm = lab.start(&kernel, &["--cpu", cpu.word()]);
+            let mut vm = lab.start(&kernel, &["--cpu", cpu.as_str()]);
             vm.await_running();
-            assert_eq!(lab.bulkhead(&["probe", row.name, attempt]).status.code(), Some(3));
+            assert_eq!(lab.bulkhead(&["probe", &process, attempt]).status.code(), Some(3));
             let (status, _, log) = vm.end();
             assert_eq!(status.code(), Some(3), "{log}");
             let report = log.lines().last().unwrap();
-            assert!(report.contains(row.name) && report.contains(word), "{report}");
+            assert!(report.contains(&process) && report.contains(word), "{report}");
         }
     }
 }

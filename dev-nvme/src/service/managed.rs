@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process as a part of a VM: started and configured by the coordinator, serving the VM's own device process.
 //!
-//! Descriptors: 0 control channel, 1 crash page, 2 log, 3 connection to the client, 4 image. The client stops and starts the
+//! Descriptors: 0 control channel, 1 crash page, 2 log, 3 image, 4 connection to the client. The client stops and starts the
 //! device, and carries its state, through the vfio-user protocol: so there is nothing here to pause or to save.
 
 use std::fs::File;
@@ -44,7 +44,7 @@ pub fn serve_if_managed() -> Result<bool> {
     let mut fds = Inherited::take_all(FD_COUNT)?;
     let control = fds.take(0)?;
     let crash_page = CrashPage::from_fd(fds.take(1)?).context("the crash page")?;
-    let (client, image) = (fds.take(3)?, File::from(fds.take(4)?));
+    let (image, client) = (File::from(fds.take(3)?), fds.take(4)?);
     let locked = sandbox::seal(&profiles::nvme(), FD_COUNT, crash_page)?;
     let channel = Channel::from_fd(control, Hello::new(Role::Nvme, generation));
     channel.hello(Role::Coordinator, Deadline::after(HELLO_DEADLINE))?;

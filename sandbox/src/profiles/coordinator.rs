@@ -16,11 +16,12 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
         name: "coordinator",
         arch,
         root: RootKind::NewEmpty,
-        // The kernel counts the threads of every process below against the coordinator's NPROC too.
-        // A process cannot have more than the one that started it: these are the largest of any.
+        // Its runtime, and clients of the API. What it holds for a machine's processes, and their threads, which the kernel counts
+        // against its NPROC too, are added for the machine. A process cannot have more memory than the one that started it:
+        // these are the largest of any.
         limits: Limits {
-            nofile_count: 1024,
-            nproc_count: 1024,
+            nofile_count: 256,
+            nproc_count: 16,
             fsize_len: super::SAVED_LEN_MAX,
             data_len: 768 << 20,
             address_len: (768 << 20) + super::SHARED_LEN,

@@ -12,8 +12,9 @@ pub fn profile(arch: Arch) -> Profile {
         name: "smmu",
         arch,
         root: RootKind::Inherited,
+        // Beside what it is given, and a thread for each device.
         limits: Limits {
-            nofile_count: 64,
+            nofile_count: 32,
             nproc_count: 16,
             fsize_len: super::SAVED_LEN_MAX,
             data_len: 128 << 20,

@@ -15,11 +15,11 @@ pub fn profile(arch: Arch) -> Profile {
         name: "vcpu-kvm",
         arch,
         root: RootKind::Inherited,
-        // Beside what it is given: a VM, two devices, 64 vCPUs with a file of statistics each, eventfds of interrupts, and of
-        // four real devices 64 vectors each.
+        // A VM, two devices, 64 vCPUs with a file of statistics each, eventfds of interrupts.
         // 64 vCPUs, the console, control and interrupt threads.
+        // What it is given, and what each device brings, is added for the machine.
         limits: Limits {
-            nofile_count: 576,
+            nofile_count: 256,
             nproc_count: 80,
             fsize_len: super::SAVED_LEN_MAX,
             data_len: 512 << 20,

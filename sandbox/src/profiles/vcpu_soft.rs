@@ -13,9 +13,9 @@ pub fn profile(arch: Arch) -> Profile {
         arch,
         root: RootKind::Inherited,
         // 256 vCPUs, the console, control and clock threads, and room to restart one.
-        // Eight windows of each of four devices keep a descriptor each, beside some forty of its row.
+        // What it is given, and what each device brings, is added for the machine.
         limits: Limits {
-            nofile_count: 96,
+            nofile_count: 24,
             nproc_count: 288,
             fsize_len: super::SAVED_LEN_MAX,
             data_len: 768 << 20,

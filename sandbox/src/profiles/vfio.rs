@@ -13,9 +13,9 @@ pub fn profile(arch: Arch) -> Profile {
         name: "vfio",
         arch,
         root: RootKind::Inherited,
-        // 64 interrupt vectors and what it is given; the kernel's VFIO will need no more.
+        // 64 interrupt vectors, beside what it is given.
         limits: Limits {
-            nofile_count: 128,
+            nofile_count: 112,
             nproc_count: 16,
             fsize_len: super::SAVED_LEN_MAX,
             data_len: 192 << 20,

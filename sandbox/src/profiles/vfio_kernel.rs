@@ -15,9 +15,9 @@ pub fn profile(arch: Arch) -> Profile {
         name: "vfio-kernel",
         arch,
         root: RootKind::Inherited,
-        // 64 interrupt vectors, the queue of faults, and what it is given. Guest RAM is pinned in this process's name.
+        // 64 interrupt vectors and the queue of faults, beside what it is given. Guest RAM is pinned in this process's name.
         limits: Limits {
-            nofile_count: 128,
+            nofile_count: 112,
             nproc_count: 16,
             fsize_len: super::SAVED_LEN_MAX,
             data_len: 192 << 20,

@@ -29,7 +29,7 @@ fn status(phase: Phase) -> Status {
         reset_count: 0,
         memory_len: 1 << 29,
         vcpu_count: 1,
-        cpu: Some(crate::topology::CpuKind::Soft),
+        cpu: Some(crate::system::CpuKind::Soft),
         uptime_ms: 5,
         log_lines_dropped: 0,
         direct_dma: Vec::new(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::Phase;
-use crate::topology::CpuKind;
+use crate::system::CpuKind;
 
 /// `GET /v1/status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ pub struct Status {
 /// One row of `GET /v1/processes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Its name in the topology table, such as `smmu0`.
+    /// Its name in the system table, such as `smmu0`.
     pub name: String,
     /// Its role.
     pub role: String,
@@ -83,13 +83,25 @@ pub struct Limits {
     pub address_len: u64,
     /// Bytes of the largest file that it may write (RLIMIT_FSIZE).
     pub file_len: u64,
+    /// Descriptors (RLIMIT_NOFILE).
+    #[serde(default)]
+    pub descriptor_count: u64,
+    /// Threads (RLIMIT_NPROC).
+    #[serde(default)]
+    pub thread_count: u64,
 }
 
 impl Limits {
     /// As in `profile`.
     pub const fn of(profile: &sandbox::Profile) -> Self {
         let limits = &profile.limits;
-        Self { data_len: limits.data_len, address_len: limits.address_len, file_len: limits.fsize_len }
+        Self {
+            data_len: limits.data_len,
+            address_len: limits.address_len,
+            file_len: limits.fsize_len,
+            descriptor_count: limits.nofile_count,
+            thread_count: limits.nproc_count,
+        }
     }
 }
 

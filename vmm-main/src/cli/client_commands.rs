@@ -22,7 +22,7 @@ use crate::config::{check, size};
 use crate::launcher::cgroup;
 use crate::launcher::runtime_dir::RuntimeDir;
 use crate::problem::{Class, Problem};
-use crate::topology::{self, CpuKind};
+use crate::system::{self, CpuKind};
 
 /// Which VM, and how to show the answer.
 #[derive(Debug, Args)]
@@ -228,12 +228,13 @@ fn user(uid: u32) -> String {
 
 /// What the kernel shows of process `pid`, held against the profile of that name.
 fn observe(pid: i32, profile: &str, limits: Option<Limits>) -> Option<Observed> {
-    let mut profiles = topology::profiles();
-    let mut profile = profiles.find(|known| known.name == profile)?;
+    let mut profile = system::profile(profile)?;
     // Those that depend on the VM's size are as the coordinator says.
     if let Some(limits) = limits {
         profile.limits.address_len = limits.address_len;
         profile.limits.fsize_len = limits.file_len;
+        profile.limits.nofile_count = limits.descriptor_count;
+        profile.limits.nproc_count = limits.thread_count;
     }
     let seen = sandbox::audit::observe(pid);
     let (unread, drift): (Vec<_>, Vec<_>) =
@@ -294,7 +295,7 @@ fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
         status.phase.word(),
         size::display(status.memory_len),
         status.vcpu_count,
-        status.cpu.map_or("-", CpuKind::word),
+        status.cpu.map_or("-", CpuKind::as_str),
         status.machine,
         status.generation,
         status.reset_count,

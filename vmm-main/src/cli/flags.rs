@@ -10,7 +10,7 @@ use crate::config::{
 };
 use crate::launcher::ids::{self, Ids};
 use crate::problem::Problem;
-use crate::topology::CpuKind;
+use crate::system::CpuKind;
 
 /// Flags of `bulkhead run`.
 #[derive(Debug, Default, Args)]

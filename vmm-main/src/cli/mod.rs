@@ -19,7 +19,7 @@ use crate::launcher;
 use crate::lifecycle::Why;
 use crate::printable;
 use crate::problem::Problem;
-use crate::topology;
+use crate::system;
 
 use self::client_commands::Target;
 use self::flags::RunFlags;
@@ -161,7 +161,7 @@ fn run(flags: RunFlags) -> Result<(), Failure> {
 
 /// Lets the program that knows VFIO look at the host.
 fn host_check(device: Option<&str>) -> Result<(), Problem> {
-    let program = launcher::programs::path(topology::VFIO_KERNEL_PROGRAM)?;
+    let program = launcher::programs::path(system::roles::VFIO_KERNEL_PROGRAM)?;
     let place = printable::path(&program);
     let status = Command::new(&program).arg("host-check").args(device).status();
     let status = status.map_err(|error| {

@@ -15,7 +15,7 @@ use machine::layout::VCPU_COUNT_MAX;
 use super::size;
 use crate::printable;
 use crate::problem::Problem;
-use crate::topology::CpuKind;
+use crate::system::CpuKind;
 
 /// Longest name: with the directory and the suffix it must fit the 108 bytes of a socket address.
 pub const NAME_LEN_MAX: usize = 32;

@@ -10,7 +10,7 @@ use machine::layout::PCI_SLOT_COUNT;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::Problem;
-use crate::topology::{self, DeviceKind};
+use crate::system::{DEVICES_MAX, DeviceKind};
 
 /// What is behind a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,12 +69,12 @@ pub struct DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// What the topology needs to know of it.
+    /// What the system table needs to know of it.
     pub const fn kind(&self) -> DeviceKind {
         match self.behind {
             Behind::VfioUser(_) => DeviceKind::VfioUser,
             Behind::Nvme(_) => DeviceKind::Nvme,
-            Behind::Vfio(_) => DeviceKind::Real,
+            Behind::Vfio(_) => DeviceKind::Physical,
         }
     }
 }
@@ -92,7 +92,7 @@ impl Behind {
 /// Gives every device a slot of its own.
 pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Problem> {
     let refuse = |what: String, advice: String| Err(Problem::usage(what, "device", advice));
-    let most = topology::VFIO.len();
+    let most = DEVICES_MAX;
     if devices.len() > most {
         return refuse(
             format!("{} assigned devices are too many", devices.len()),
@@ -201,7 +201,7 @@ mod tests {
             let behind = Behind::Vfio(address.into());
             DeviceSettings { behind, slot: None, direct_dma: false, required: None }
         };
-        assert_eq!(resolve(vec![real("0000:0a:1f.7")]).unwrap()[0].kind(), DeviceKind::Real);
+        assert_eq!(resolve(vec![real("0000:0a:1f.7")]).unwrap()[0].kind(), DeviceKind::Physical);
         for bad in
             ["", "01:00.0", "0000:01:00", "0000:01:00.8", "0000:0A:00.0", "0000:01:00.0/..", "../../etc"]
         {
@@ -230,7 +230,7 @@ mod tests {
         assert!(refused(vec![device(Some(32))]).contains("no slot 32"));
         assert!(refused(vec![device(Some(u64::MAX))]).contains("no slot"));
         assert!(refused(vec![device(Some(4)), device(Some(4))]).contains("in slot 4"));
-        assert!(refused(vec![device(None); 5]).contains("too many"));
+        assert!(refused(vec![device(None); 32]).contains("too many"));
         let direct = DeviceSettings { direct_dma: true, ..device(None) };
         assert!(refused(vec![direct.clone()]).contains("only the server of a `vfio-user` device"));
         let server = DeviceSettings { behind: Behind::VfioUser("sock".into()), ..direct };

@@ -17,7 +17,7 @@ use super::{Behind, ConsoleMode, DeviceSettings, Disk, OnReset, Settings, SmmuSe
 use crate::launcher::ids;
 use crate::printable;
 use crate::problem::Problem;
-use crate::topology::{CpuKind, SMMU0};
+use crate::system::{CpuKind, SMMU0};
 
 /// A configuration is a page of text; a larger file is something else given by mistake.
 pub const FILE_LEN_MAX: u64 = 64 * 1024;
@@ -173,12 +173,12 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
             "nvme" => found.push(Behind::Nvme(PathBuf::from(source.string(value)?).into())),
             "vfio" => found.push(Behind::Vfio(source.string(value)?)),
             // Said or not: there is one vSMMU, and every device is behind it.
-            "behind" if source.string(value)? == SMMU0 => {}
+            "behind" if source.string(value)? == SMMU0.to_string() => {}
             "behind" => {
                 return Err(Problem::usage(
                     "a device can only be behind the VM's one vSMMU",
                     source.at(&value.span()),
-                    format!("give {SMMU0:?}, or leave it out"),
+                    format!("give \"{SMMU0}\", or leave it out"),
                 ));
             }
             "slot" => slot = Some(source.integer(value)?),

@@ -20,7 +20,7 @@ pub use smmu::SmmuSettings;
 
 use crate::launcher::ids::Ids;
 use crate::problem::Problem;
-use crate::topology::CpuKind;
+use crate::system::CpuKind;
 
 /// Memory of a VM whose configuration does not say.
 pub const MEMORY_LEN_DEFAULT: u64 = 512 << 20;

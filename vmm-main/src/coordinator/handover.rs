@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 
+use ipc::instance::InstanceId;
 use ipc::protocol::smmu::Model;
 use machine::boot::{BootError, BootFile};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Behind, Disk, OnReset, VmConfig};
 use crate::printable;
 use crate::problem::Problem;
-use crate::topology::{self, CpuKind, DeviceKind, Shape};
+use crate::system::{self, CpuKind, DeviceKind, Shape};
 
 /// Longest handover: a command line and a page of numbers.
 const HANDOVER_LEN_MAX: u64 = 64 * 1024;
@@ -33,7 +34,7 @@ pub struct Handover {
     pub cpu: CpuKind,
     /// Whether the guest is told of performance monitors.
     pub pmu: bool,
-    /// Whether the last row of descriptors is there.
+    /// Whether the guest is given one.
     pub initramfs: bool,
     /// Log as JSON lines.
     pub json_log: bool,
@@ -87,36 +88,40 @@ impl HandedDisk {
 }
 
 impl Handover {
-    /// What the topology needs to know.
+    /// What decides which processes there are.
     pub fn shape(&self) -> Shape {
-        Shape { cpu: self.cpu, devices: self.devices.iter().map(|device| device.kind).collect() }
+        let devices = self.devices.iter().map(|device| device.kind).collect();
+        Shape { cpu: self.cpu, initramfs: self.initramfs, devices }
     }
 
     /// The processes of the devices whose servers may be given guest RAM.
-    pub fn direct_dma(&self) -> impl Iterator<Item = &'static str> {
-        let named = topology::VFIO.into_iter().zip(&self.devices);
-        named.filter_map(|(name, device)| device.direct_dma.then_some(name))
+    pub fn direct_dma(&self) -> impl Iterator<Item = InstanceId> {
+        self.named().filter_map(|(id, device)| device.direct_dma.then_some(id))
     }
 
     /// Whether the VM is not to run without the device of this process.
-    pub fn requires(&self, name: &str) -> bool {
-        topology::VFIO.into_iter().zip(&self.devices).any(|(known, device)| known == name && device.required)
+    pub fn requires(&self, id: InstanceId) -> bool {
+        self.named().any(|(known, device)| known == id && device.required)
     }
 
     /// The processes of the devices whose servers could not be reached, and why.
-    pub fn unreachable(&self) -> BTreeMap<&'static str, String> {
-        let named = topology::VFIO.into_iter().zip(&self.devices);
-        named.filter_map(|(name, device)| Some((name, device.unreachable.clone()?))).collect()
+    pub fn unreachable(&self) -> BTreeMap<InstanceId, String> {
+        self.named().filter_map(|(id, device)| Some((id, device.unreachable.clone()?))).collect()
+    }
+
+    /// The devices with their processes.
+    pub fn named(&self) -> impl Iterator<Item = (InstanceId, &HandedDevice)> {
+        (0..).map(system::device).zip(&self.devices)
     }
 
     /// The slots of devices whose DMA the host's IOMMU nests.
     pub fn nested_slots(&self) -> Vec<u8> {
-        let real = self.devices.iter().filter(|device| device.kind == DeviceKind::Real);
-        real.map(|device| device.slot).collect()
+        let physical = self.devices.iter().filter(|device| device.kind == DeviceKind::Physical);
+        physical.map(|device| device.slot).collect()
     }
 
     /// What the coordinator needs of `config`, on a host that has such CPUs and could not reach the servers of these devices.
-    pub fn new(config: &VmConfig, cpu: CpuKind, unreachable: &BTreeMap<&'static str, String>) -> Self {
+    pub fn new(config: &VmConfig, cpu: CpuKind, unreachable: &BTreeMap<InstanceId, String>) -> Self {
         Self {
             name: config.name.clone(),
             cmdline: config.cmdline.clone(),
@@ -129,16 +134,16 @@ impl Handover {
             json_log: config.json_log,
             on_reset: config.on_reset,
             smmu: config.smmu,
-            devices: topology::VFIO
-                .iter()
+            devices: (0..)
+                .map(system::device)
                 .zip(&config.devices)
-                .map(|(name, device)| HandedDevice {
+                .map(|(id, device)| HandedDevice {
                     kind: device.kind(),
                     slot: device.slot,
                     direct_dma: device.direct_dma,
                     disk: HandedDisk::of(&device.behind),
                     required: device.required == Some(true),
-                    unreachable: unreachable.get(name).cloned(),
+                    unreachable: unreachable.get(&id).cloned(),
                 })
                 .collect(),
             kernel_name: printable::path(&config.kernel),

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use ipc::instance::InstanceId;
 use ipc::protocol::inspect::{Inspect, Value};
 
 use super::logs;
 use crate::api::types::Inspected;
 
-/// The list of the process called `name`.
-pub fn of(name: &str, told: &Inspect) -> Inspected {
+/// The list of the process `id`.
+pub fn of(id: InstanceId, told: &Inspect) -> Inspected {
     let printable = |text: &str| logs::printable(text.as_bytes());
     let value = |value: &Value| match value {
         Value::Counter(count) => (*count).into(),
@@ -18,13 +19,13 @@ pub fn of(name: &str, told: &Inspect) -> Inspected {
         Value::Text(text) => printable(text).into(),
     };
     let values = told.entries().iter().map(|entry| (printable(&entry.name), value(&entry.value))).collect();
-    Inspected { process: name.to_owned(), values, unanswered: None }
+    Inspected { process: id.to_string(), values, unanswered: None }
 }
 
-/// The process called `name` tells nothing, for a reason.
-pub fn unanswered(name: &str, why: String) -> Inspected {
+/// The process `id` tells nothing, for a reason.
+pub fn unanswered(id: InstanceId, why: String) -> Inspected {
     let why = logs::printable(why.as_bytes());
-    Inspected { process: name.to_owned(), values: BTreeMap::new(), unanswered: Some(why) }
+    Inspected { process: id.to_string(), values: BTreeMap::new(), unanswered: Some(why) }
 }
 
 #[cfg(test)]
@@ -38,7 +39,7 @@ mod tests {
         told.gauge("queue", -1);
         told.hex("CR0", 0xd);
         told.text("state", "a\u{1b}[2Jb");
-        let Inspected { process, values, unanswered: _ } = of("smmu0", &told);
+        let Inspected { process, values, unanswered: _ } = of(crate::system::SMMU0, &told);
         assert_eq!(process, "smmu0");
         assert_eq!(
             (&values["instructions"], &values["queue"], &values["CR0"]),

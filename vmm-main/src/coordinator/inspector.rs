@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipc::channel::AsyncChannel;
 use ipc::deadline::Deadline;
+use ipc::instance::InstanceId;
 use ipc::protocol::budget;
 use ipc::protocol::control::{Reply, Request};
 use ipc::protocol::inspect::Inspect;
@@ -21,23 +22,23 @@ use crate::api::types::Inspected;
 /// What asks one process.
 #[derive(Debug, Clone)]
 pub struct Inspector {
-    name: &'static str,
+    id: InstanceId,
     channel: Arc<AsyncChannel>,
     /// One permit: the right to have a question open.
     turn: Arc<Semaphore>,
 }
 
 impl Inspector {
-    /// For the process called `name`, over its control channel.
-    pub fn new(name: &'static str, channel: Arc<AsyncChannel>) -> Self {
-        Self { name, channel, turn: Arc::new(Semaphore::new(1)) }
+    /// For the process `id`, over its control channel.
+    pub fn new(id: InstanceId, channel: Arc<AsyncChannel>) -> Self {
+        Self { id, channel, turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// What the process tells, or that it does not.
     async fn inspect(&self, patience: Duration) -> Inspected {
         match self.ask(Instant::now() + patience).await {
-            Ok(told) => inspected::of(self.name, &told),
-            Err(why) => inspected::unanswered(self.name, why),
+            Ok(told) => inspected::of(self.id, &told),
+            Err(why) => inspected::unanswered(self.id, why),
         }
     }
 

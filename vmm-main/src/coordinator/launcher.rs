@@ -11,11 +11,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use ipc::instance::InstanceId;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::lifeline::Up;
-use crate::topology::{self, DeviceKind, Object};
+use crate::system::{EdgeKind, Make, ObjectId, System};
 
 /// More than the launcher tries for.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
@@ -29,7 +30,7 @@ pub struct Launcher {
     words: mpsc::Sender<Up>,
     reopened: mpsc::Receiver<Reopened>,
     /// The devices whose servers could not be reached at the last attempt, and why.
-    unreachable: BTreeMap<&'static str, String>,
+    unreachable: BTreeMap<InstanceId, String>,
 }
 
 impl Launcher {
@@ -37,7 +38,7 @@ impl Launcher {
     pub const fn new(
         words: mpsc::Sender<Up>,
         reopened: mpsc::Receiver<Reopened>,
-        unreachable: BTreeMap<&'static str, String>,
+        unreachable: BTreeMap<InstanceId, String>,
     ) -> Self {
         Self { words, reopened, unreachable }
     }
@@ -48,9 +49,9 @@ impl Launcher {
         let _ = self.words.send(word).await;
     }
 
-    /// Why the server of the device called `name` was not reached, if that was so.
-    pub fn unreachable(&self, name: &str) -> Option<String> {
-        self.unreachable.get(name).cloned()
+    /// Why the server of the device `id` was not reached, if that was so.
+    pub fn unreachable(&self, id: InstanceId) -> Option<String> {
+        self.unreachable.get(&id).cloned()
     }
 
     /// A new connection to the server of device `index`.
@@ -72,28 +73,27 @@ impl Launcher {
     /// If the host has no socket left.
     pub async fn reopen_all(
         &mut self,
-        kinds: &[DeviceKind],
-        objects: &mut BTreeMap<Object, OwnedFd>,
+        system: &System,
+        objects: &mut BTreeMap<ObjectId, OwnedFd>,
     ) -> io::Result<()> {
-        for ((index, name), kind) in (0..).zip(topology::VFIO).zip(kinds) {
-            if *kind != DeviceKind::VfioUser {
-                continue;
-            }
+        let connections = system.edges_of(EdgeKind::VfioUser).flat_map(|edge| edge.objects());
+        for (connection, _) in connections.filter(|(_, make)| *make == Make::Given) {
+            let device = connection.owner;
             // Its server has to see the end of the old connection first.
-            objects.remove(&Object::DeviceSource(name));
-            let server = match self.reopen(index).await {
+            objects.remove(&connection);
+            let server = match self.reopen(device.index).await {
                 Ok(server) => {
-                    self.unreachable.remove(name);
+                    self.unreachable.remove(&device);
                     server
                 }
-                // One that is closed already stands in for it: the device's process finds it so, and says that it is lost.
+                // The device's process finds a connection that is closed already, and says that the device is lost.
                 Err(error) => {
                     let why = format!("its server takes no new connection after the guest's reset: {error}");
-                    self.unreachable.insert(name, why);
+                    self.unreachable.insert(device, why);
                     UnixStream::pair()?.0.into()
                 }
             };
-            objects.insert(Object::DeviceSource(name), server);
+            objects.insert(connection, server);
         }
         Ok(())
     }

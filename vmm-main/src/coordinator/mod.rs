@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ipc::protocol::budget;
+use ipc::slot::{Slot, SlotKind};
 use sandbox::locked::seal_to_spawn;
 use sandbox::report::CrashPage;
 use sandbox::{Inherited, Locked};
@@ -41,7 +42,7 @@ use crate::api::types::Status;
 use crate::lifecycle::Why;
 use crate::lifeline::{CoordinatorEnd, Down, Up};
 use crate::problem::Problem;
-use crate::topology::{self, CpuKind, Object};
+use crate::system::{self, DEVICES_MAX, Rights, System};
 
 use self::handover::Handover;
 use self::launcher::{Launcher, Reopened};
@@ -65,59 +66,50 @@ pub fn main() -> ExitCode {
 }
 
 fn start() -> Result<(), Problem> {
-    let row = &topology::COORDINATOR;
     let failed = |step: &'static str, error: &dyn std::fmt::Display| {
         Problem::host(format!("{step}: {error}"), "coordinator start", "start VMs with `bulkhead run`")
     };
-    // The optional rows are last and few: the highest number that is open says which of them are there.
-    let required = row.fds.iter().filter(|fd| !fd.optional).count();
-    let counts = (required..=row.fds.len()).rev().filter_map(|count| u32::try_from(count).ok());
-    let mut taken = None;
-    for count in counts {
-        match Inherited::take_all(count) {
-            Ok(inherited) => {
-                taken = Some((count, inherited));
-                break;
-            }
-            Err(error) if usize::try_from(count) == Ok(required) => {
-                return Err(failed("take the descriptors", &error));
-            }
-            Err(_) => {}
-        }
-    }
-    let (count, mut inherited) = taken.ok_or_else(|| failed("take the descriptors", &"none fits"))?;
-    let mut take = |object: Object| -> Result<OwnedFd, Problem> {
-        let number = row.number_of(object).and_then(|number| u8::try_from(number).ok());
-        let number = number.ok_or_else(|| failed("find a descriptor", &format!("{object:?}")))?;
+    // The arguments behind the word are the names of what is given, in the order of the numbers.
+    let slots: Vec<Slot> = std::env::args()
+        .skip(2)
+        .map(|name| name.parse())
+        .collect::<Result<_, _>>()
+        .map_err(|error| failed("name the descriptors", &error))?;
+    let count = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+    let mut inherited = Inherited::take_all(count).map_err(|error| failed("take the descriptors", &error))?;
+    let mut take = |slot: &Slot| -> Result<OwnedFd, Problem> {
+        let number =
+            slots.iter().position(|known| known == slot).and_then(|number| u8::try_from(number).ok());
+        let number = number.ok_or_else(|| failed("find a descriptor", slot))?;
         inherited.take(number).map_err(|error| failed("take a descriptor", &error))
     };
-    let crash = take(Object::CrashPage)?;
+    let crash = take(&SlotKind::CrashPage.into())?;
     let crash = CrashPage::from_fd(crash).map_err(|error| failed("take the crash page", &error))?;
-    let mut objects = BTreeMap::new();
-    for object in row.fds.iter().map(|fd| fd.object) {
-        if let Object::Program(_) = object {
-            objects.insert(object, take(object)?);
-        }
+    let mut programs = BTreeMap::new();
+    for slot in slots.iter().filter(|slot| matches!(slot, Slot::Program(_))) {
+        programs.insert(slot.clone(), take(slot)?);
     }
-    let programs: Vec<_> = objects.values().map(AsFd::as_fd).collect();
-    let locked =
-        seal_to_spawn(&row.profile(), count, crash, &programs).map_err(|error| failed("seal", &error))?;
+    let files: Vec<_> = programs.values().map(AsFd::as_fd).collect();
+    let locked = seal_to_spawn(&system::COORDINATOR.profile(), count, crash, &files)
+        .map_err(|error| failed("seal", &error))?;
 
-    let handover = File::from(take(Object::Handover)?);
+    let handover = File::from(take(&SlotKind::Handover.into())?);
     let handover = Handover::read(handover).map_err(|error| failed("read the configuration", &error))?;
     logging::start(handover.json_log).map_err(|error| failed("start the log", &error))?;
-    let lifeline = take(Object::Control)?;
-    objects.insert(Object::Console, take(Object::Console)?);
-    if handover.cpu == CpuKind::Kvm {
-        objects.insert(Object::Kvm, take(Object::Kvm)?);
+    let system = System::new(&handover.shape());
+    let lifeline = take(&SlotKind::Control.into())?;
+    let kernel = File::from(take(&SlotKind::Kernel.into())?);
+    let initramfs = SlotKind::Initramfs.into();
+    let initramfs = handover.initramfs.then(|| take(&initramfs)).transpose()?.map(File::from);
+    let mut objects = BTreeMap::new();
+    for held in &system.coordinator().descriptors {
+        let fd = match (&held.slot, held.rights) {
+            (Slot::Program(_), _) => programs.remove(&held.slot),
+            (slot, Rights::HandOn) => Some(take(slot)?),
+            _ => None,
+        };
+        objects.extend(fd.map(|fd| (held.object, fd)));
     }
-    for (name, _) in topology::VFIO.iter().zip(&handover.devices) {
-        for object in [Object::DeviceSource(name), Object::Iommufd(name)] {
-            objects.insert(object, take(object)?);
-        }
-    }
-    let initramfs = handover.initramfs.then(|| take(Object::Initramfs)).transpose()?.map(File::from);
-    let kernel = File::from(take(Object::Kernel)?);
     let given = Given { handover, kernel, initramfs, objects };
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -135,7 +127,7 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
     let (stops, mut stop_orders) = mpsc::channel(COMMAND_QUEUE_LEN);
     let (words, reports) = mpsc::channel(4);
-    let (found, reopened) = mpsc::channel(topology::VFIO.len());
+    let (found, reopened) = mpsc::channel(DEVICES_MAX);
     let (free, freed) = oneshot::channel();
     let launcher = Launcher::new(words.clone(), reopened, given.handover.unreachable());
     let mut vm = Vm::new(given, locked, launcher)?;

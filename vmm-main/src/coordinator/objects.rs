@@ -1,192 +1,176 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Every shared object of a VM, owned by the coordinator for as long as the VM lives: it outlives each process
-//! that uses it.
+//! Every shared object of a VM, owned by the coordinator for as long as the object lives: it outlives each process that
+//! uses it.
 //!
-//! Three lifetimes. What the launcher gave stays for ever. Guest RAM, dirty logs and interrupts belong to one
-//! boot of the guest ([`Objects::for_boot`]). Rings and register pages belong to one generation of processes
-//! ([`Objects::for_generation`]): new processes get new ones, so that a save/restore that fails half-way has not
+//! Which objects there are, how each is made and how long it lives is the system table's. What the launcher gave stays for
+//! ever. What lives as long as a boot of the guest is made by [`Objects::for_boot`]; what lives as long as processes by
+//! [`Objects::for_generation`] as well: new processes get new ones, so that a save/restore that fails half-way has not
 //! touched what the old, paused processes still use.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
-use ipc::channel;
-use ipc::doorbell::{self, Doorbell, Ringer};
+use ipc::instance::InstanceId;
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::RegisterPage;
 use ipc::shm::ring;
+use ipc::{channel, doorbell};
 
 use crate::problem::Problem;
-use crate::topology::{self, DeviceKind, FdRow, Object, Rights, Shape, Side, Size};
+use crate::system::{Descriptor, Edge, EdgeKind, Life, Make, ObjectId, Rights, Side, Size, System};
 
 /// The objects that processes are given, by what they are.
 #[derive(Debug)]
 pub struct Objects {
     /// The VM's name: part of every memory object's name in `/proc`, so that what is left can be told apart.
     name: String,
-    held: BTreeMap<Object, OwnedFd>,
-    /// Interrupts: who may write the object rings, who may read it looks.
-    doorbells: BTreeMap<Object, (Ringer, Doorbell)>,
+    system: Arc<System>,
+    layout: RamLayout,
     ram: Region,
-    shape: Shape,
+    held: BTreeMap<(ObjectId, Side), OwnedFd>,
 }
 
 impl Objects {
     /// The objects of a boot of the guest, with fresh, zero RAM; `given` came from the launcher.
     pub fn for_boot(
         name: &str,
-        given: &BTreeMap<Object, OwnedFd>,
-        shape: &Shape,
+        given: &BTreeMap<ObjectId, OwnedFd>,
+        system: &Arc<System>,
         layout: &RamLayout,
     ) -> Result<Self, Problem> {
-        let ram = Region::create(&format!("{name}-guest-ram"), layout.file_len())
-            .map_err(|error| refused("guest RAM", &error))?;
-        let (held, doorbells) = (BTreeMap::new(), BTreeMap::new());
-        let mut objects = Self { name: name.to_owned(), held, doorbells, ram, shape: shape.clone() };
+        let ram =
+            Region::create(&Make::Ram.memory_name(name, crate::system::COORDINATOR_ID), layout.file_len())
+                .map_err(|error| refused("guest RAM", &error))?;
+        let mut objects = Self {
+            name: name.to_owned(),
+            system: Arc::clone(system),
+            layout: layout.clone(),
+            ram,
+            held: BTreeMap::new(),
+        };
         for (object, fd) in given {
-            objects.hold(*object, fd.as_fd())?;
+            objects.held.insert((*object, Side::Owner), duplicate(fd.as_fd())?);
         }
-        let ram = objects.ram.clone();
-        objects.hold(Object::GuestRam, ram.as_fd())?;
-        for object in every_object(&objects.shape) {
-            match object {
-                Object::DirtyLog(of) => {
-                    let log = DirtyLog::create(&format!("{name}-dirty-log-{of}"), layout)
-                        .map_err(|error| refused("a dirty log", &error))?;
-                    objects.hold(object, log.as_fd())?;
-                }
-                Object::MsiBoard(of) => {
-                    let board = MsiBoard::create(&format!("{name}-msi-board-{of}"))
-                        .map_err(|error| refused("an MSI board", &error))?;
-                    objects.hold(object, board.as_fd())?;
-                }
-                Object::Irq(..) | Object::MsiDoorbell(_) | Object::Intx(_) | Object::IntxEnd(_) => {
-                    let ends = doorbell::pair().map_err(|error| refused("an interrupt", &error))?;
-                    objects.doorbells.insert(object, ends);
-                }
-                _ => {}
-            }
-        }
-        objects.renew()?;
+        objects.make_all(Life::Boot)?;
+        objects.make_all(Life::Process)?;
         Ok(objects)
     }
 
     /// The same boot's objects for its next generation of processes.
     pub fn for_generation(&self) -> Result<Self, Problem> {
-        let (name, ram, shape) = (self.name.clone(), self.ram.clone(), self.shape.clone());
-        let mut next = Self { name, held: BTreeMap::new(), doorbells: BTreeMap::new(), ram, shape };
-        for (object, fd) in &self.held {
-            next.hold(*object, fd.as_fd())?;
+        let mut next = Self {
+            name: self.name.clone(),
+            system: Arc::clone(&self.system),
+            layout: self.layout.clone(),
+            ram: self.ram.clone(),
+            held: BTreeMap::new(),
+        };
+        let stays = |edge: &&Edge| edge.life() != Life::Process;
+        let staying: Vec<ObjectId> = self
+            .system
+            .edges()
+            .iter()
+            .filter(stays)
+            .flat_map(Edge::objects)
+            .map(|(object, _)| object)
+            .collect();
+        for ((object, side), fd) in self.held.iter().filter(|((object, _), _)| staying.contains(object)) {
+            next.held.insert((*object, *side), duplicate(fd.as_fd())?);
         }
-        for (object, (ringer, doorbell)) in &self.doorbells {
-            let ends = (duplicate(ringer.as_fd())?.into(), duplicate(doorbell.as_fd())?.into());
-            next.doorbells.insert(*object, ends);
-        }
-        next.renew()?;
+        next.make_all(Life::Process)?;
         Ok(next)
     }
 
-    /// Makes what belongs to one generation.
-    fn renew(&mut self) -> Result<(), Problem> {
-        for object in every_object(&self.shape) {
-            let region = match object {
-                Object::Ring(of) => ring::create(&format!("{}-ring-{of}", self.name)),
-                Object::RegisterPage(of) => RegisterPage::create(&format!("{}-registers-{of}", self.name)),
-                Object::Stage1(of, Side::Device) => {
-                    self.connect(object, Object::Stage1(of, Side::Peer))?;
-                    continue;
-                }
-                Object::Bus(of, Side::Device) => {
-                    self.connect(object, Object::Bus(of, Side::Peer))?;
-                    continue;
-                }
-                Object::VfioUser(of, Side::Device) => {
-                    self.connect_server(of)?;
-                    continue;
-                }
-                _ => continue,
-            };
-            let region = region.map_err(|error| refused("an MMIO object", &error))?;
-            self.hold(object, region.as_fd())?;
-        }
-        Ok(())
-    }
-
-    /// The number (`st_rdev`) of the character device behind the process called `of`.
-    pub fn device_number(&self, of: &'static str) -> Result<u64, Problem> {
-        let device =
-            self.get(Object::DeviceSource(of)).ok_or_else(|| refused("a device", &"it is not held"))?;
-        rustix::fs::fstat(device).map(|stat| stat.st_rdev).map_err(|error| refused("a device", &error))
-    }
-
-    /// Makes a channel between two processes.
-    fn connect(&mut self, device: Object, peer: Object) -> Result<(), Problem> {
-        let (ours, theirs) =
-            channel::pair().map_err(|error| refused("a channel between two processes", &error))?;
-        self.held.insert(device, ours);
-        self.held.insert(peer, theirs);
-        Ok(())
-    }
-
-    /// Connects a device process to its server: one that the launcher has connected to, or one of ours.
-    fn connect_server(&mut self, of: &'static str) -> Result<(), Problem> {
-        let kind = topology::VFIO
-            .iter()
-            .position(|name| *name == of)
-            .and_then(|index| self.shape.devices.get(index));
-        if kind == Some(&DeviceKind::Nvme) {
-            let (ours, theirs) = std::os::unix::net::UnixStream::pair()
-                .map_err(|error| refused("a connection to a device's server", &error))?;
-            self.held.insert(Object::VfioUser(of, Side::Device), ours.into());
-            self.held.insert(Object::VfioUser(of, Side::Peer), theirs.into());
-            return Ok(());
-        }
-        let given = self.get(Object::DeviceSource(of)).map(|fd| fd.try_clone_to_owned());
-        match given {
-            Some(Ok(fd)) => {
-                self.held.insert(Object::VfioUser(of, Side::Device), fd);
-                Ok(())
+    /// Makes every object of such a life that is made here.
+    fn make_all(&mut self, life: Life) -> Result<(), Problem> {
+        let system = Arc::clone(&self.system);
+        for edge in system.edges().iter().filter(|edge| edge.life() == life) {
+            for (object, make) in edge.objects() {
+                self.make(object, make)?;
             }
-            Some(Err(error)) => Err(refused("a connection that was given", &error)),
-            None => Err(refused("a device", &"its server's connection was not handed over")),
         }
+        Ok(())
+    }
+
+    fn make(&mut self, object: ObjectId, make: Make) -> Result<(), Problem> {
+        let name = make.memory_name(&self.name, object.owner);
+        let memory = match make {
+            // Whoever starts a process, or the launcher, has these.
+            Make::AtStart | Make::Given => return Ok(()),
+            // One for all.
+            Make::Ram => Ok(self.ram.clone()),
+            Make::DirtyLog => DirtyLog::create(&name, &self.layout),
+            Make::Ring => ring::create(&name),
+            Make::RegisterPage => RegisterPage::create(&name),
+            Make::MsiBoard => MsiBoard::create(&name),
+            Make::Doorbell => {
+                let (ringer, doorbell) = doorbell::pair().map_err(|error| refused("an interrupt", &error))?;
+                let owner_rings = object.end(Side::Owner).is_some_and(|end| end.rights == Rights::Write);
+                let (rings, looks) =
+                    if owner_rings { (Side::Owner, Side::Peer) } else { (Side::Peer, Side::Owner) };
+                self.held.insert((object, rings), ringer.into());
+                self.held.insert((object, looks), doorbell.into());
+                return Ok(());
+            }
+            Make::Channel => {
+                let ends =
+                    channel::pair().map_err(|error| refused("a channel between two processes", &error))?;
+                self.hold_both(object, ends);
+                return Ok(());
+            }
+            Make::Stream => {
+                let (owner, peer) = UnixStream::pair()
+                    .map_err(|error| refused("a connection between two processes", &error))?;
+                self.hold_both(object, (owner.into(), peer.into()));
+                return Ok(());
+            }
+        };
+        let memory = memory.map_err(|error| refused("shared memory", &error))?;
+        self.held.insert((object, Side::Owner), duplicate(memory.as_fd())?);
+        Ok(())
+    }
+
+    fn hold_both(&mut self, object: ObjectId, (owner, peer): (OwnedFd, OwnedFd)) {
+        self.held.insert((object, Side::Owner), owner);
+        self.held.insert((object, Side::Peer), peer);
+    }
+
+    /// The number (`st_rdev`) of the character device behind the process of a physical device.
+    pub fn device_number(&self, of: InstanceId) -> Result<u64, Problem> {
+        let file = ObjectId { kind: EdgeKind::PhysicalDevice, owner: of, index: 0 };
+        let file = self.get(file).ok_or_else(|| refused("a device", &"it is not held"))?;
+        rustix::fs::fstat(file).map(|stat| stat.st_rdev).map_err(|error| refused("a device", &error))
     }
 
     /// Closes both ends of every connection between two processes, which have their own by now: the death of one must be
     /// the other's end of file.
     pub fn close_connections(&mut self) {
-        let between =
-            |object: &Object| matches!(object, Object::Stage1(..) | Object::VfioUser(..) | Object::Bus(..));
-        self.held.retain(|object, _| !between(object));
+        let between = |make: Make| matches!(make, Make::Channel | Make::Stream);
+        let objects = self.system.edges().iter().flat_map(Edge::objects);
+        let connections: Vec<ObjectId> =
+            objects.filter_map(|(object, make)| between(make).then_some(object)).collect();
+        self.held.retain(|(object, _), _| !connections.contains(object));
     }
 
-    /// Keeps a duplicate of `fd` as `object`.
-    fn hold(&mut self, object: Object, fd: BorrowedFd<'_>) -> Result<(), Problem> {
-        self.held.insert(object, duplicate(fd)?);
-        Ok(())
+    /// What a process is given as this descriptor. Memory, and what the launcher gave, is the same at both ends.
+    pub fn end_of(&self, descriptor: &Descriptor) -> Option<BorrowedFd<'_>> {
+        let end = self.held.get(&(descriptor.object, descriptor.side));
+        end.map(AsFd::as_fd).or_else(|| self.get(descriptor.object))
     }
 
-    /// What a row's descriptor stands for, if there is one of this kind: of an interrupt the end that its rights are for.
-    pub fn end_of(&self, row: &FdRow) -> Option<BorrowedFd<'_>> {
-        match (self.doorbells.get(&row.object), row.rights) {
-            (Some((_, doorbell)), Rights::Read) => Some(doorbell.as_fd()),
-            (Some((ringer, _)), Rights::Write) => Some(ringer.as_fd()),
-            (Some(_), Rights::ReadWrite | Rights::Execute) => None,
-            (None, _) => self.get(row.object),
-        }
+    /// The owner's end of the object.
+    pub fn get(&self, object: ObjectId) -> Option<BorrowedFd<'_>> {
+        self.held.get(&(object, Side::Owner)).map(AsFd::as_fd)
     }
 
-    /// The object, if there is one of this kind.
-    pub fn get(&self, object: Object) -> Option<BorrowedFd<'_>> {
-        self.held.get(&object).map(AsFd::as_fd)
-    }
-
-    /// What decides which processes there are.
-    pub fn shape(&self) -> &Shape {
-        &self.shape
+    /// Which processes there are, and what connects them.
+    pub const fn system(&self) -> &Arc<System> {
+        &self.system
     }
 
     /// How large the VM is.
@@ -194,22 +178,13 @@ impl Objects {
     /// # Errors
     /// If an image does not say how long it is.
     pub fn size(&self) -> std::io::Result<Size> {
-        Size::measure(&self.shape, self.ram.len(), |object| self.get(object))
+        Size::measure(&self.system, self.ram.len(), |object| self.get(object))
     }
 
     /// Guest RAM.
     pub const fn ram(&self) -> &Region {
         &self.ram
     }
-}
-
-/// Every object that any process of such a VM holds, once.
-fn every_object(shape: &Shape) -> impl Iterator<Item = Object> + use<> {
-    let mut all: Vec<Object> =
-        topology::processes(shape).flat_map(|row| row.fds_with(shape).map(|fd| fd.object)).collect();
-    all.sort_unstable();
-    all.dedup();
-    all.into_iter()
 }
 
 fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Problem> {

@@ -31,7 +31,7 @@ use super::objects::Objects;
 use crate::api::types;
 use crate::problem::{Class, Problem};
 use crate::readiness;
-use crate::topology::{Object, Row};
+use crate::system::{EdgeKind, Instance};
 
 /// From exec to a sealed, greeted process: milliseconds on an idle host.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ pub enum Fault {
 #[derive(Debug, Clone)]
 pub struct Lost {
     /// Which process it was.
-    pub row: &'static Row,
+    pub instance: Arc<Instance>,
     /// What is known.
     pub problem: Problem,
     /// Its last log lines.
@@ -78,8 +78,8 @@ impl Fault {
 /// A started process.
 #[derive(Debug)]
 pub struct Process {
-    /// Its row of the table.
-    pub row: &'static Row,
+    /// Which it is, and all that the system table says of it.
+    pub instance: Arc<Instance>,
     /// Which life it is.
     pub generation: u32,
     /// Where it stands, by the contract's own rules.
@@ -105,12 +105,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Spawns the process of `row` and waits until it is sealed and has greeted.
-    pub async fn start(row: &'static Row, generation: u32, objects: &Objects) -> Result<Self, Fault> {
+    /// Spawns the process and waits until it is sealed and has greeted.
+    pub async fn start(instance: &Arc<Instance>, generation: u32, objects: &Objects) -> Result<Self, Fault> {
+        let (id, program) = (instance.id, instance.template.program);
         let refuse = |step: &'static str, error: &dyn std::fmt::Display| {
             Fault::Refused(Problem::host(
-                format!("{} cannot be started: {step}: {error}", row.name),
-                row.name,
+                format!("{id} cannot be started: {step}: {error}"),
+                id.to_string(),
                 "check the host's limits on memory, files and processes",
             ))
         };
@@ -120,52 +121,55 @@ impl Process {
         let log_theirs = OwnedFd::from(log_theirs);
 
         let mut fds = Vec::new();
-        for fd in row.fds_with(objects.shape()) {
-            let source = match fd.object {
-                Object::Control => theirs.as_fd(),
-                Object::CrashPage => crash.as_fd(),
-                Object::Log => log_theirs.as_fd(),
-                shared => objects
-                    .end_of(fd)
-                    .ok_or_else(|| refuse("find its objects", &format!("there is no {shared:?}")))?,
+        for (number, descriptor) in (0..).zip(&instance.descriptors) {
+            let source = match descriptor.object.kind {
+                EdgeKind::Control => theirs.as_fd(),
+                EdgeKind::CrashPage => crash.as_fd(),
+                EdgeKind::Log => log_theirs.as_fd(),
+                _ => objects
+                    .end_of(descriptor)
+                    .ok_or_else(|| refuse("find its objects", &format!("there is no {}", descriptor.slot)))?,
             };
-            fds.push((fd.number, source));
+            fds.push((number, source));
         }
-        let program = objects
-            .get(Object::Program(row.program))
-            .ok_or_else(|| refuse("find its program", &row.program))?;
-        let words = [row.program, row.name, &generation.to_string(), &fds.len().to_string()]
+        let file = objects
+            .system()
+            .program(program)
+            .and_then(|object| objects.get(object))
+            .ok_or_else(|| refuse("find its program", &program))?;
+        let words = [program, &id.to_string(), &generation.to_string(), &fds.len().to_string()]
             .map(|word| CString::new(word).unwrap_or_default());
         let argv: Vec<_> = words.iter().map(CString::as_c_str).collect();
         let size = objects.size().map_err(|error| refuse("measure its image", &error))?;
-        let profile = row.profile_of(objects.shape(), size);
-        let child = Spawn { program, argv: &argv, fds: &fds, profile: &profile, own_id: None, cgroup: None }
-            .spawn()
-            .map_err(|error| refuse("spawn", &error))?;
+        let profile = objects.system().profile_of(instance, size);
+        let child =
+            Spawn { program: file, argv: &argv, fds: &fds, profile: &profile, own_id: None, cgroup: None }
+                .spawn()
+                .map_err(|error| refuse("spawn", &error))?;
         // Its ends are its own now: their end of file means that it is gone.
         drop((theirs, log_theirs));
 
         let mut guard = Unfinished(Some(child));
-        let log = Log::follow(row.name, generation, log.into())
-            .map_err(|error| refuse("follow its log", &error))?;
+        let log =
+            Log::follow(id, generation, log.into()).map_err(|error| refuse("follow its log", &error))?;
         let ended = guard
             .child()
             .and_then(|child| child.pidfd.try_clone())
             .and_then(|pidfd| readiness::watch(pidfd, Interest::READABLE))
             .map_err(|error| refuse("watch it", &error))?;
         let hello = Hello::new(Role::Coordinator, generation);
-        let connected = AsyncChannel::connect(ours, hello, row.role, Deadline::after(START_DEADLINE)).await;
+        let connected = AsyncChannel::connect(ours, hello, id.role, Deadline::after(START_DEADLINE)).await;
         let channel = match connected {
             Ok(channel) => channel,
             Err(error) => {
-                return Err(Fault::Lost(guard.bury(row, generation, &ended, &crash, log, &error).await));
+                return Err(Fault::Lost(guard.bury(instance, generation, &ended, &crash, log, &error).await));
             }
         };
         let Some(child) = guard.0.take() else { return Err(refuse("keep it", &"no child")) };
         let channel = Arc::new(channel);
-        let inspector = Inspector::new(row.name, Arc::clone(&channel));
+        let inspector = Inspector::new(id, Arc::clone(&channel));
         let mut process = Self {
-            row,
+            instance: Arc::clone(instance),
             generation,
             state: State::Unconfigured,
             enforced: Vec::new(),
@@ -182,7 +186,7 @@ impl Process {
             log,
         };
         process.await_seal().await?;
-        tracing::info!(process = row.name, generation, pid = process.child.pid, "sealed");
+        tracing::info!(process = %id, generation, pid = process.child.pid, "sealed");
         Ok(process)
     }
 
@@ -212,16 +216,16 @@ impl Process {
         let Some(after) = self.state.after(&request).filter(|_| !self.dead) else {
             return Err(Fault::Refused(Problem::new(
                 Class::State,
-                format!("{} is {:?} and cannot be asked to {}", self.row.name, self.state, word(&request)),
-                self.row.name,
+                format!("{} is {:?} and cannot be asked to {}", self.instance.id, self.state, word(&request)),
+                self.instance.id.to_string(),
                 "report this as a bug",
             )));
         };
-        let deadline = Deadline::after(budget::deadline(self.row.role, &request));
+        let deadline = Deadline::after(budget::deadline(self.instance.id.role, &request));
         match self.channel.request(&request, fds, deadline).await {
             Ok((Reply::Failed(failure), _)) => Err(Fault::Refused(Problem::host(
                 logs::printable(format!("{}: {}", failure.what, failure.why).as_bytes()),
-                self.row.name,
+                self.instance.id.to_string(),
                 "look at the log for more",
             ))),
             Ok((reply, _)) => {
@@ -302,7 +306,7 @@ impl Process {
         self.state = State::Ended;
         let exit = self.end_by(Deadline::after(EXIT_DEADLINE)).await;
         let last_lines = self.log.last_lines().await;
-        Fault::Lost(describe(self.row, self.generation, &self.crash, exit, said, last_lines))
+        Fault::Lost(describe(&self.instance, self.generation, &self.crash, exit, said, last_lines))
     }
 
     /// Ends the process: politely first, then by force, within [`FINISH_SPAN`] whatever it is doing. False: it hangs in the
@@ -312,7 +316,7 @@ impl Process {
         if !self.dead
             && let Err(error) = self.channel.request(&Request::Quit, &[], until).await
         {
-            tracing::warn!(process = self.row.name, "did not quit and is killed: {error}");
+            tracing::warn!(process = %self.instance.id, "did not quit and is killed: {error}");
         }
         self.dead = true;
         self.end_by(until).await;
@@ -344,18 +348,18 @@ impl Process {
         self.inspector.clone()
     }
 
-    /// Its row for the API.
+    /// What the API shows of it.
     pub fn picture(&self) -> types::Process {
         types::Process {
-            name: self.row.name.to_owned(),
-            role: self.row.role.to_string(),
-            program: self.row.program.to_owned(),
+            name: self.instance.id.to_string(),
+            role: self.instance.id.role.to_string(),
+            program: self.instance.template.program.to_owned(),
             pid: self.child.pid,
             host_pid: None,
             generation: self.generation,
             state: if self.dead { "dead".to_owned() } else { format!("{:?}", self.state).to_lowercase() },
-            profile: self.row.profile().name.to_owned(),
-            restart: self.row.restart.word().to_owned(),
+            profile: self.instance.template.profile().name.to_owned(),
+            restart: self.instance.template.restart.as_str().to_owned(),
             enforced: self.enforced.clone(),
             limits: Some(self.limits),
             observed: None,
@@ -373,7 +377,7 @@ impl Unfinished {
 
     async fn bury(
         &mut self,
-        row: &'static Row,
+        instance: &Arc<Instance>,
         generation: u32,
         ended: &AsyncFd<OwnedFd>,
         crash: &CrashPage,
@@ -388,7 +392,7 @@ impl Unfinished {
             None => None,
         };
         let last_lines = log.last_lines().await;
-        describe(row, generation, crash, exit, said, last_lines)
+        describe(instance, generation, crash, exit, said, last_lines)
     }
 }
 
@@ -445,7 +449,7 @@ async fn end(child: &Child, ended: &AsyncFd<OwnedFd>, until: Deadline) -> End {
 
 /// Everything known about a lost process, as a problem.
 fn describe(
-    row: &'static Row,
+    instance: &Arc<Instance>,
     generation: u32,
     crash: &CrashPage,
     exit: Option<Exit>,
@@ -458,7 +462,7 @@ fn describe(
         None => "had to be killed".to_owned(),
     };
     // Its own last word says more than the broken channel that showed its end.
-    let why = match (report::read(crash, &row.profile()), last_lines.last()) {
+    let why = match (report::read(crash, &instance.template.profile()), last_lines.last()) {
         (Some(death), _) => death.to_string(),
         (None, Some(line)) => {
             format!("{}; its last line was: {line}", logs::printable(said.to_string().as_bytes()))
@@ -466,11 +470,11 @@ fn describe(
         (None, None) => logs::printable(said.to_string().as_bytes()),
     };
     Lost {
-        row,
+        instance: Arc::clone(instance),
         problem: Problem::new(
             Class::Died,
-            format!("process {} (generation {generation}) {how}: {why}", row.name),
-            row.name,
+            format!("process {} (generation {generation}) {how}: {why}", instance.id),
+            instance.id.to_string(),
             "the VM has ended with it; start it again, and report this if it was not killed by hand",
         ),
         last_lines,

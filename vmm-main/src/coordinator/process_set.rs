@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! All processes of one generation, as one thing that starts, pauses, resumes and ends in the right order.
 //!
-//! The order of [`topology::PROCESSES`]: CPUs pause first, so that devices see no new work, and go on last, so
-//! that every device answers before the guest asks. Processes of one role stand together and are asked at once: a tier.
+//! The order of the system table: CPUs pause first, so that devices see no new work, and go on last, so
+//! that every device answers before the guest asks. Processes of one tier of the table are asked at once.
 //! Everything here may be given up at any wait: the set still holds its processes then, to be ended.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipc::error::Error as ChannelError;
 use ipc::hello::Role;
+use ipc::instance::InstanceId;
 use ipc::protocol::budget;
 use ipc::protocol::control::{Event, Request};
 use ipc::protocol::lifecycle::State;
@@ -21,7 +23,7 @@ use super::process::{FINISH_SPAN, Fault, Lost, Process};
 use super::roles::Configs;
 use super::together;
 use crate::api::types;
-use crate::topology::{self, Restart, Row};
+use crate::system::{Instance, Restart};
 
 /// The most that [`ProcessSet::finish`] takes, whatever its processes do: the CPUs, then all others together.
 pub const STOP_SPAN: Duration = budget::sum(&[FINISH_SPAN, FINISH_SPAN]);
@@ -34,8 +36,8 @@ pub const ORDER_SPAN: Duration = budget::sum(&[
     budget::deadline(Role::Smmu, &Request::Pause),
 ]);
 
-/// A device that its guest does not find: the name of its process, and why.
-pub type LostDevice = (&'static str, String);
+/// A device that its guest does not find: its process, and why.
+pub type LostDevice = (InstanceId, String);
 
 /// The processes, in the table's order.
 #[derive(Debug)]
@@ -55,9 +57,9 @@ impl ProcessSet {
     /// only is told, and the others start without it.
     pub async fn start(&mut self, objects: &Objects, configs: &Configs) -> Result<Vec<Lost>, Fault> {
         let mut lost = Vec::new();
-        for row in topology::processes(objects.shape()) {
-            match self.start_one(row, objects, configs).await {
-                Err(Fault::Lost(one)) if row.restart == Restart::DeviceFails => lost.push(one),
+        for instance in objects.system().processes() {
+            match self.start_one(instance, objects, configs).await {
+                Err(Fault::Lost(one)) if instance.template.restart == Restart::DeviceFails => lost.push(one),
                 outcome => outcome?,
             }
         }
@@ -66,12 +68,12 @@ impl ProcessSet {
 
     async fn start_one(
         &mut self,
-        row: &'static Row,
+        instance: &Arc<Instance>,
         objects: &Objects,
         configs: &Configs,
     ) -> Result<(), Fault> {
-        let config = configs.of(row)?;
-        self.processes.push(Process::start(row, self.generation, objects).await?);
+        let config = configs.of(instance.id)?;
+        self.processes.push(Process::start(instance, self.generation, objects).await?);
         match self.processes.last_mut() {
             Some(process) => process.order(Request::Configure(config)).await,
             None => Ok(()),
@@ -80,18 +82,18 @@ impl ProcessSet {
 
     /// Lets the guest begin: devices first, and only when each has said what became of it. Those that are lost are told.
     /// If one of them is `required` the CPUs are not begun.
-    pub async fn begin(&mut self, required: impl Fn(&str) -> bool) -> Result<Vec<LostDevice>, Fault> {
+    pub async fn begin(&mut self, required: impl Fn(InstanceId) -> bool) -> Result<Vec<LostDevice>, Fault> {
         let mut lost = Vec::new();
         for tier in self.tiers().rev() {
             order(tier, &Request::Start).await?;
-            if !tier.iter().all(|process| process.row.role == Role::Vfio) {
+            if !tier.iter().all(|process| process.instance.id.role == Role::Vfio) {
                 continue;
             }
             let outcomes = together::all(tier.iter_mut().map(Process::device_outcome)).await;
             let outcomes = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
-            let named = tier.iter().map(|process| process.row.name).zip(outcomes);
-            lost.extend(named.filter_map(|(name, outcome)| Some((name, outcome?))));
-            if lost.iter().any(|(name, _)| required(name)) {
+            let named = tier.iter().map(|process| process.instance.id).zip(outcomes);
+            lost.extend(named.filter_map(|(id, outcome)| Some((id, outcome?))));
+            if lost.iter().any(|(id, _)| required(*id)) {
                 break;
             }
         }
@@ -123,9 +125,9 @@ impl ProcessSet {
         outcome
     }
 
-    /// The processes in the table's order, those of one role together.
+    /// The processes in the table's order, those of one tier together.
     fn tiers(&mut self) -> impl DoubleEndedIterator<Item = &mut [Process]> {
-        self.processes.chunk_by_mut(|one, next| one.row.role == next.row.role)
+        self.processes.chunk_by_mut(|one, next| one.instance.template.tier == next.instance.template.tier)
     }
 
     /// Whether any process has said something that is not decided upon yet.
@@ -139,14 +141,15 @@ impl ProcessSet {
     }
 
     /// Ends every process, CPUs first, within [`STOP_SPAN`]. Which of them hang in the kernel, with what they hold.
-    pub async fn finish(&mut self) -> Vec<&'static str> {
-        let count = self.processes.iter().take_while(|process| process.row.role == Role::Vcpu).count();
+    pub async fn finish(&mut self) -> Vec<InstanceId> {
+        let count =
+            self.processes.iter().take_while(|process| process.instance.id.role == Role::Vcpu).count();
         let (cpus, others) = self.processes.split_at_mut(count);
         let mut left = Vec::new();
         for tier in [cpus, others] {
             let gone = together::all(tier.iter_mut().map(Process::finish)).await;
-            let named = tier.iter().map(|process| process.row.name).zip(gone);
-            left.extend(named.filter_map(|(name, gone)| (!gone).then_some(name)));
+            let named = tier.iter().map(|process| process.instance.id).zip(gone);
+            left.extend(named.filter_map(|(id, gone)| (!gone).then_some(id)));
         }
         left
     }
@@ -187,16 +190,16 @@ impl ProcessSet {
         self.processes.get_mut(index)
     }
 
-    /// Gives up the process called `name`, which is dead; the others go on without it.
-    pub async fn remove(&mut self, name: &str) {
-        if let Some(index) = self.processes.iter().position(|process| process.row.name == name) {
+    /// Gives up the process `id`, which is dead; the others go on without it.
+    pub async fn remove(&mut self, id: InstanceId) {
+        if let Some(index) = self.processes.iter().position(|process| process.instance.id == id) {
             self.processes.remove(index).discard().await;
         }
     }
 
-    /// The process called `name`.
-    pub fn named_mut(&mut self, name: &str) -> Option<&mut Process> {
-        self.processes.iter_mut().find(|process| process.row.name == name)
+    /// The process `id`.
+    pub fn get_mut(&mut self, id: InstanceId) -> Option<&mut Process> {
+        self.processes.iter_mut().find(|process| process.instance.id == id)
     }
 
     /// What asks them about themselves.
@@ -204,7 +207,7 @@ impl ProcessSet {
         self.processes.iter().map(Process::inspector).collect()
     }
 
-    /// Their rows for the API.
+    /// What the API shows of them.
     pub fn picture(&self) -> Vec<types::Process> {
         self.processes.iter().map(Process::picture).collect()
     }

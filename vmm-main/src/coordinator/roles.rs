@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What each process is told about its role: filled from the configuration, the machine's map and the topology.
+//! What each process is told about its role: filled from the configuration, the machine's map and the system table.
 
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
+use ipc::hello::Role;
+use ipc::instance::InstanceId;
 use ipc::protocol::control::RoleConfig;
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::ram::{RamLayout, RamRegion};
@@ -10,13 +12,14 @@ use ipc::protocol::vcpu::{
     FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
 };
 use ipc::protocol::vfio::{self, BarAreas, VfioConfig};
+use ipc::slot::SlotKind;
 use machine::boot::BootInfo;
 use machine::layout;
 
 use super::handover::Handover;
 use super::process::Fault;
 use crate::problem::Problem;
-use crate::topology::{self, DeviceKind, IrqLine, Object, Row, Shape, Side};
+use crate::system::{DeviceKind, IrqLine, SMMU0, System, VCPU};
 
 /// The number that requests for the first SMMU carry in its ring.
 const SMMU0_REGION: u16 = 0;
@@ -70,36 +73,36 @@ impl PciSlot {
 
     fn function(
         &self,
-        name: &'static str,
+        id: InstanceId,
         numbers: Numbers<'_>,
         host_device: Option<u64>,
     ) -> Result<RemoteFunction, Problem> {
-        let named = |object: fn(&'static str) -> Object| numbers.vcpu(object(name));
+        let named = |kind: SlotKind| numbers.vcpu(kind, id);
         Ok(RemoteFunction {
-            name: name.to_owned(),
+            name: id.to_string(),
             bdf: self.bdf,
-            ring_fd: named(Object::Ring)?,
+            ring_fd: named(SlotKind::Ring)?,
             windows: vec![
                 FunctionWindow { region: vfio::CONFIG_REGION, range: self.config },
                 FunctionWindow { region: vfio::AREA32_REGION, range: self.areas.memory32 },
                 FunctionWindow { region: vfio::AREA64_REGION, range: self.areas.memory64 },
                 FunctionWindow { region: vfio::IO_REGION, range: self.areas.io },
             ],
-            msi_board_fd: named(Object::MsiBoard)?,
-            msi_doorbell_fd: named(Object::MsiDoorbell)?,
-            bus_fd: named(|name| Object::Bus(name, Side::Peer))?,
+            msi_board_fd: named(SlotKind::MsiBoard)?,
+            msi_doorbell_fd: named(SlotKind::MsiDoorbell)?,
+            bus_fd: named(SlotKind::FunctionLink)?,
             intx: RemoteIntx {
-                raised_fd: named(Object::Intx)?,
-                ended_fd: named(Object::IntxEnd)?,
+                raised_fd: named(SlotKind::Intx)?,
+                ended_fd: named(SlotKind::IntxEnd)?,
                 spi: layout::spi::pci_inta(self.slot),
             },
             host_device,
         })
     }
 
-    fn vfio(&self, name: &str, ram: RamLayout, direct_dma: bool, model: Model) -> VfioConfig {
+    fn vfio(&self, id: InstanceId, ram: RamLayout, direct_dma: bool, model: Model) -> VfioConfig {
         VfioConfig {
-            name: name.to_owned(),
+            name: id.to_string(),
             bdf: self.bdf,
             stream: self.stream(),
             areas: self.areas,
@@ -119,36 +122,36 @@ pub fn ram_layout(memory_len: u64) -> Result<RamLayout, Problem> {
 
 impl Configs {
     /// The messages for a machine with this RAM that starts at `boot`. `host_device` knows the number of the character device behind
-    /// the process of a real device.
+    /// the process of a physical device.
     pub fn new(
         handover: &Handover,
+        system: &System,
         ram: &RamLayout,
         boot: BootInfo,
-        host_device: impl Fn(&'static str) -> Result<u64, Problem>,
+        host_device: impl Fn(InstanceId) -> Result<u64, Problem>,
     ) -> Result<Self, Problem> {
-        let shape = handover.shape();
-        let numbers = Numbers(&shape);
+        let numbers = Numbers(system);
         let model = handover.smmu;
         let mut functions = Vec::new();
         let mut behind_smmu0 = Vec::new();
         let mut vfio = Vec::new();
         let mut nvme: Vec<NvmeConfig> = Vec::new();
-        for (name, device) in topology::VFIO.into_iter().zip(&handover.devices) {
+        for (id, device) in handover.named() {
             let slot = PciSlot::new(device.slot)?;
-            let real = device.kind == DeviceKind::Real;
-            let host_device = real.then(|| host_device(name)).transpose()?;
-            functions.push(slot.function(name, numbers, host_device)?);
-            let fd = numbers.of(topology::SMMU0, Object::Stage1(name, Side::Peer))?;
-            behind_smmu0.push(SmmuDevice { name: name.to_owned(), stream: slot.stream(), fd });
+            let physical = device.kind == DeviceKind::Physical;
+            let host_device = physical.then(|| host_device(id)).transpose()?;
+            functions.push(slot.function(id, numbers, host_device)?);
+            let fd = numbers.of(SMMU0, SlotKind::Stage1, id)?;
+            behind_smmu0.push(SmmuDevice { name: id.to_string(), stream: slot.stream(), fd });
             let disk = device.disk.as_ref();
             nvme.push(NvmeConfig {
-                name: topology::NVME.get(nvme.len()).copied().unwrap_or_default().to_owned(),
+                name: InstanceId::new(Role::Nvme, id.index).to_string(),
                 serial: disk.and_then(|disk| disk.serial.clone()),
                 block_len: NVME_BLOCK_LEN,
                 readonly: disk.is_some_and(|disk| disk.readonly),
                 image: disk.map(|disk| disk.image_name.clone()).unwrap_or_default(),
             });
-            vfio.push(slot.vfio(name, ram.clone(), device.direct_dma, model));
+            vfio.push(slot.vfio(id, ram.clone(), device.direct_dma, model));
         }
         Ok(Self {
             vcpu: VcpuConfig {
@@ -159,13 +162,13 @@ impl Configs {
                 entry: Gpa(boot.entry),
                 fdt: Gpa(boot.fdt),
                 devices: vec![RemoteMmio {
-                    name: topology::SMMU0.to_owned(),
+                    name: SMMU0.to_string(),
                     region: SMMU0_REGION,
                     base: Gpa(layout::SMMU0.base),
                     len: layout::SMMU0.len,
-                    ring_fd: numbers.vcpu(Object::Ring(topology::SMMU0))?,
+                    ring_fd: numbers.vcpu(SlotKind::Ring, SMMU0)?,
                     page: Some(RemotePage {
-                        fd: numbers.vcpu(Object::RegisterPage(topology::SMMU0))?,
+                        fd: numbers.vcpu(SlotKind::RegisterPage, SMMU0)?,
                         guest_owned: GUEST_OWNED.to_vec(),
                         posted: GUEST_OWNED.to_vec(),
                     }),
@@ -178,7 +181,7 @@ impl Configs {
                 functions,
             },
             smmu0: SmmuConfig {
-                name: topology::SMMU0.to_owned(),
+                name: SMMU0.to_string(),
                 region: SMMU0_REGION,
                 base: Gpa(layout::SMMU0.base),
                 len: layout::SMMU0.len,
@@ -191,60 +194,59 @@ impl Configs {
         })
     }
 
-    /// The message for the process of `row`.
-    pub fn of(&self, row: &Row) -> Result<RoleConfig, Fault> {
-        match row.name {
-            topology::VCPU => Ok(RoleConfig::Vcpu(self.vcpu.clone())),
-            topology::SMMU0 => Ok(RoleConfig::Smmu(self.smmu0.clone())),
-            name => {
-                let vfio = self.vfio.iter().find(|config| config.name == name);
-                let vfio = vfio.map(|config| RoleConfig::Vfio(config.clone()));
-                let nvme = self.nvme.iter().find(|config| config.name == name);
-                let nvme = nvme.map(|config| RoleConfig::Nvme(config.clone()));
-                vfio.or(nvme)
-                    .ok_or_else(|| Fault::Refused(bug(format!("process {name} has no configuration"))))
-            }
-        }
+    /// The message for the process `id`.
+    pub fn of(&self, id: InstanceId) -> Result<RoleConfig, Fault> {
+        let index = usize::from(id.index);
+        let config = match id.role {
+            Role::Vcpu => Some(RoleConfig::Vcpu(self.vcpu.clone())),
+            Role::Smmu => (id == SMMU0).then(|| RoleConfig::Smmu(self.smmu0.clone())),
+            Role::Vfio => self.vfio.get(index).cloned().map(RoleConfig::Vfio),
+            Role::Nvme => self.nvme.get(index).cloned().map(RoleConfig::Nvme),
+            Role::Coordinator | Role::Virtio => None,
+        };
+        config.ok_or_else(|| Fault::Refused(bug(format!("process {id} has no configuration"))))
     }
 }
 
-/// Descriptor numbers in a VM of this shape.
+/// Descriptor numbers in a VM.
 #[derive(Clone, Copy)]
-struct Numbers<'a>(&'a Shape);
+struct Numbers<'a>(&'a System);
 
 impl Numbers<'_> {
     fn irq(self, line: IrqLine, spi: u32) -> Result<RemoteIrq, Problem> {
-        Ok(RemoteIrq { fd: self.vcpu(Object::Irq(topology::SMMU0, line))?, spi })
+        Ok(RemoteIrq { fd: self.vcpu(SlotKind::Irq(line), SMMU0)?, spi })
     }
 
-    fn vcpu(self, object: Object) -> Result<u8, Problem> {
-        self.of(topology::VCPU, object)
+    fn vcpu(self, kind: SlotKind, peer: InstanceId) -> Result<u8, Problem> {
+        self.of(VCPU, kind, peer)
     }
 
-    /// The number under which the process called `name` holds `object`.
-    fn of(self, name: &str, object: Object) -> Result<u8, Problem> {
-        topology::row(name, self.0)
-            .and_then(|row| row.number_of(object))
+    /// The number under which `holder` holds what it shares with `peer`.
+    fn of(self, holder: InstanceId, kind: SlotKind, peer: InstanceId) -> Result<u8, Problem> {
+        let slot = kind.of(peer);
+        self.0
+            .get(holder)
+            .and_then(|instance| instance.number(&slot))
             .and_then(|number| u8::try_from(number).ok())
-            .ok_or_else(|| bug(format!("process {name} does not hold {object:?}")))
+            .ok_or_else(|| bug(format!("process {holder} does not hold {slot}")))
     }
 }
 
 fn bug(what: String) -> Problem {
-    Problem::host(what, "topology", "report this as a bug")
+    Problem::host(what, "system table", "report this as a bug")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::coordinator::handover::HandedDevice;
-    use crate::topology::CpuKind;
+    use crate::system::{CpuKind, device};
 
     #[test]
-    fn role_configs_cover_every_row_and_name_its_descriptors() {
+    fn role_configs_cover_every_process_and_name_its_descriptors() {
         let ram = ram_layout(1 << 29).unwrap();
         let boot = BootInfo { entry: layout::RAM_BASE, fdt: layout::RAM_BASE };
-        let device = |slot| HandedDevice {
+        let handed = |slot| HandedDevice {
             kind: DeviceKind::VfioUser,
             slot,
             direct_dma: slot == 31,
@@ -252,7 +254,7 @@ mod tests {
             unreachable: None,
             disk: None,
         };
-        let number = |name: &str| if name == topology::VFIO[1] { Ok(0x1234) } else { Err(bug(name.into())) };
+        let number = |id: InstanceId| if id == device(1) { Ok(0x1234) } else { Err(bug(id.to_string())) };
         let handover = Handover {
             name: "vm".into(),
             cmdline: String::new(),
@@ -264,40 +266,46 @@ mod tests {
             json_log: false,
             on_reset: crate::config::OnReset::Reboot,
             smmu: Model::default(),
-            devices: vec![device(1), device(31)],
+            devices: vec![handed(1), handed(31)],
             kernel_name: "Image".into(),
             initramfs_name: String::new(),
         };
-        let configs = Configs::new(&handover, &ram, boot, number).unwrap();
-        for row in topology::processes(&handover.shape()) {
-            assert!(configs.of(row).is_ok(), "{}", row.name);
+        let system = System::new(&handover.shape());
+        let configs = Configs::new(&handover, &system, &ram, boot, number).unwrap();
+        for process in system.processes() {
+            assert!(configs.of(process.id).is_ok(), "{}", process.id);
         }
-        assert!(
-            configs
-                .of(topology::PROCESSES.iter().find(|row| row.name == topology::VFIO[2]).unwrap())
-                .is_err()
-        );
+        assert!(configs.of(device(2)).is_err());
+        let vcpu = system.get(VCPU).unwrap();
+        let slot = |number: u8| vcpu.descriptors[usize::from(number)].slot.to_string();
         let smmu = &configs.vcpu.devices[0];
-        let irqs: Vec<_> = smmu.irqs.iter().map(|irq| (irq.fd, irq.spi)).collect();
-        assert_eq!((smmu.ring_fd, smmu.page.as_ref().unwrap().fd), (6, 7));
-        assert_eq!(irqs, [(8, 3), (9, 4), (10, 5)]);
+        let fds: Vec<u8> = [smmu.ring_fd, smmu.page.as_ref().unwrap().fd]
+            .into_iter()
+            .chain(smmu.irqs.iter().map(|irq| irq.fd))
+            .collect();
+        let names = ["ring", "register-page", "irq-event-queue", "irq-global-error", "irq-command-sync"];
+        assert_eq!(fds.into_iter().map(slot).collect::<Vec<_>>(), names.map(|name| format!("{name}:smmu0")));
+        assert_eq!(smmu.irqs.iter().map(|irq| irq.spi).collect::<Vec<_>>(), [3, 4, 5]);
         let last = &configs.vcpu.functions[1];
+        let intx = last.intx;
         let fds = [last.ring_fd, last.msi_board_fd, last.msi_doorbell_fd, last.bus_fd];
-        assert_eq!(fds, [17, 18, 19, 20]);
-        assert_eq!(last.intx, RemoteIntx { raised_fd: 21, ended_fd: 22, spi: 11 });
+        let names = ["ring", "msi-board", "msi-doorbell", "function-link"];
+        assert_eq!(fds.map(slot), names.map(|name| format!("{name}:vfio1")));
+        assert_eq!([intx.raised_fd, intx.ended_fd].map(slot), ["intx:vfio1", "intx-end:vfio1"]);
+        assert_eq!(intx.spi, 11);
         assert_eq!(last.windows[0].range.start(), Gpa(0x300f_8000));
-        assert_eq!(configs.smmu0.devices[1].fd, 11);
+        let stage1 = usize::from(configs.smmu0.devices[1].fd);
+        assert_eq!(system.get(SMMU0).unwrap().descriptors[stage1].slot, SlotKind::Stage1.of(device(1)));
         assert_eq!(configs.vfio[1].stream, StreamId(0xf8));
         assert_eq!([configs.vfio[0].direct_dma, configs.vfio[1].direct_dma], [false, true]);
         assert_eq!(configs.vfio[1].areas.memory64.end(), Gpa(1 << 40));
         assert_eq!(configs.vfio[1].areas.io.end(), Gpa(0x0f10_0000));
         assert_eq!(last.host_device, None);
-        // A vCPU process on KVM holds one descriptor more, before those of devices.
-        let real = HandedDevice { kind: DeviceKind::Real, direct_dma: false, ..device(31) };
-        let handover = Handover { cpu: CpuKind::Kvm, devices: vec![device(1), real], ..handover };
-        let configs = Configs::new(&handover, &ram, boot, number).unwrap();
-        assert_eq!((configs.vcpu.devices[0].ring_fd, configs.vcpu.functions[1].ring_fd), (7, 18));
+        let physical = HandedDevice { kind: DeviceKind::Physical, direct_dma: false, ..handed(31) };
+        let handover = Handover { cpu: CpuKind::Kvm, devices: vec![handed(1), physical], ..handover };
+        let system = System::new(&handover.shape());
+        let configs = Configs::new(&handover, &system, &ram, boot, number).unwrap();
         let devices: Vec<_> = configs.vcpu.functions.iter().map(|function| function.host_device).collect();
-        assert_eq!(devices, [None, Some(0x1234)], "only the file of a real device may be mapped");
+        assert_eq!(devices, [None, Some(0x1234)], "only the file of a physical device may be mapped");
     }
 }

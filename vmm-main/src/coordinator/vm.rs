@@ -14,8 +14,10 @@ mod picture;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipc::instance::InstanceId;
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::guest_memory;
 use machine::{MachineConfig, boot};
@@ -33,7 +35,7 @@ use crate::api::types::{Limits, Status};
 use crate::lifecycle::{Phase, Step, Why};
 use crate::lifeline::Up;
 use crate::problem::Problem;
-use crate::topology::{self, Object, Size};
+use crate::system::{ObjectId, Size, System};
 
 /// What the launcher handed over.
 #[derive(Debug)]
@@ -45,13 +47,14 @@ pub struct Given {
     /// The guest's initramfs.
     pub initramfs: Option<File>,
     /// What goes on to the processes.
-    pub objects: BTreeMap<Object, OwnedFd>,
+    pub objects: BTreeMap<ObjectId, OwnedFd>,
 }
 
 /// A VM.
 #[derive(Debug)]
 pub struct Vm {
     given: Given,
+    system: Arc<System>,
     enforced: Vec<String>,
     /// The coordinator's own.
     limits: Limits,
@@ -64,12 +67,12 @@ pub struct Vm {
     /// The guest asked for a reset just before it was paused.
     reset_due: bool,
     /// Devices that the guest has lost since it booted, or did not find, by their process, and why.
-    lost_devices: BTreeMap<&'static str, String>,
+    lost_devices: BTreeMap<InstanceId, String>,
     running: Option<Running>,
     /// What began the end.
     ending: Option<Why>,
     /// Processes that hang in the kernel after the end, with all that they hold.
-    left: Vec<&'static str>,
+    left: Vec<InstanceId>,
     picture: watch::Sender<Picture>,
     launcher: Launcher,
 }
@@ -87,14 +90,15 @@ impl Vm {
     pub fn new(given: Given, locked: &Locked, launcher: Launcher) -> Result<Self, Problem> {
         let layout = roles::ram_layout(given.handover.memory_len)?;
         let enforced = locked.enforced().lines();
-        let shape = given.handover.shape();
+        let system = Arc::new(System::new(&given.handover.shape()));
         let held = |object| given.objects.get(&object).map(AsFd::as_fd);
-        let size = Size::measure(&shape, given.handover.memory_len, held)
+        let size = Size::measure(&system, given.handover.memory_len, held)
             .map_err(|error| refused("measure an image", &error))?;
-        let limits = Limits::of(&topology::COORDINATOR.profile_of(&shape, size));
+        let limits = Limits::of(&system.profile_of(system.coordinator(), size));
         let now = Instant::now();
         let mut vm = Self {
             given,
+            system,
             enforced,
             limits,
             layout,
@@ -161,7 +165,7 @@ impl Vm {
             self.left = running.set.finish().await;
         }
         if !self.left.is_empty() {
-            tracing::error!(processes = ?self.left, "killed, and not gone: they hang in the kernel");
+            tracing::error!(processes = %names(&self.left), "killed, and not gone: they hang in the kernel");
         }
         self.running = None;
         // Images and connections are free for the next VM.
@@ -178,7 +182,7 @@ impl Vm {
             return Ok(self.status());
         }
         Err(Problem::host(
-            format!("{} cannot be killed: what they hold is still in use", self.left.join(", ")),
+            format!("{} cannot be killed: what they hold is still in use", names(&self.left)),
             "stop",
             "look what the host's disks and devices are waiting for",
         ))
@@ -196,12 +200,8 @@ impl Vm {
         let begun = Instant::now();
         self.booted = begun;
         self.lost_devices.clear();
-        let objects = Objects::for_boot(
-            &self.given.handover.name,
-            &self.given.objects,
-            &self.given.handover.shape(),
-            &self.layout,
-        )?;
+        let objects =
+            Objects::for_boot(&self.given.handover.name, &self.given.objects, &self.system, &self.layout)?;
         let configs = self.load(&objects)?;
         let loaded = begun.elapsed();
         self.generation = self.generation.saturating_add(1);
@@ -216,14 +216,14 @@ impl Vm {
         self.publish();
         let lost = loop {
             let Some(running) = &mut self.running else { return Err(no_processes().into()) };
-            match running.set.begin(|name| self.given.handover.requires(name)).await {
+            match running.set.begin(|id| self.given.handover.requires(id)).await {
                 Ok(lost) => break lost,
                 // A process that costs its device only is given up; the others have begun, and begin again for nothing.
                 Err(fault) => self.survive(fault).await?,
             }
         };
-        for (name, reason) in lost {
-            self.lose_device(name, &reason)?;
+        for (id, reason) in lost {
+            self.lose_device(id, &reason)?;
         }
         self.phase = self.phase.after(Step::Start)?;
         tracing::info!(
@@ -253,7 +253,7 @@ impl Vm {
         };
         let boot = boot::load(&memory, &self.given.kernel, self.given.initramfs.as_ref(), &config)
             .map_err(|error| self.given.handover.not_loaded(&error))?;
-        Configs::new(&self.given.handover, &self.layout, boot, |name| objects.device_number(name))
+        Configs::new(&self.given.handover, &self.system, &self.layout, boot, |id| objects.device_number(id))
     }
 }
 
@@ -261,6 +261,11 @@ impl From<Problem> for Fault {
     fn from(problem: Problem) -> Self {
         Self::Refused(problem)
     }
+}
+
+/// The names of processes, in a sentence.
+fn names(ids: &[InstanceId]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn no_processes() -> Problem {

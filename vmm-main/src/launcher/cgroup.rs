@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A control group (cgroup v2) for one VM: what all of its processes together may have of memory, tasks and CPU.
 //!
-//! Limits of a process hold without it (`topology/size.rs`); this bounds their sum, what the kernel holds for them, and
+//! Limits of a process hold without it (`system/size.rs`); this bounds their sum, what the kernel holds for them, and
 //! their time. It is made where the user says, or inside the launcher's own group if that was delegated to it and nobody
 //! else is in it; the coordinator enters it before its first instruction, and all that it starts is born there. A group that
 //! was asked for and cannot be had ends the start; one that was not is left out, and `bulkhead ps` says so.
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::config::VmConfig;
 use crate::problem::Problem;
-use crate::topology::{COORDINATOR, Shape, Size, processes};
+use crate::system::{Size, System};
 
 /// What a VM's group needs to have switched on in the group above it.
 const CONTROLLERS: &str = "+memory +pids +cpu";
@@ -49,14 +49,14 @@ impl Drop for Cgroup {
 }
 
 /// Makes the group of a VM, if there is a place for it.
-pub fn make(config: &VmConfig, shape: &Shape, size: Size) -> Result<Option<Cgroup>, Problem> {
+pub fn make(config: &VmConfig, system: &System, size: Size) -> Result<Option<Cgroup>, Problem> {
     let asked = config.cgroup.is_some() || config.cpu_weight.is_some();
     let place = match &config.cgroup {
         Some(path) => Ok(path.clone()),
         None => delegated(),
     };
     let made = place.and_then(|above| {
-        within(&above, &config.name, limits(config, shape, size)).map_err(|error| error.to_string())
+        within(&above, &config.name, limits(config, system, size)).map_err(|error| error.to_string())
     });
     match made {
         Ok(group) => Ok(Some(group)),
@@ -71,13 +71,15 @@ pub fn make(config: &VmConfig, shape: &Shape, size: Size) -> Result<Option<Cgrou
 }
 
 /// Files of the group, and what is written there.
-fn limits(config: &VmConfig, shape: &Shape, size: Size) -> Vec<(&'static str, u64)> {
-    let coordinator = COORDINATOR.profile().limits;
+fn limits(config: &VmConfig, system: &System, size: Size) -> Vec<(&'static str, u64)> {
+    let coordinator = system.profile_of(system.coordinator(), size).limits;
     // What each may have of its own, and what is mapped beside: guest RAM once, and memory of devices.
-    let own = processes(shape)
-        .map(|row| row.profile().limits.data_len)
+    let processes = system.processes().iter();
+    let own = processes
+        .clone()
+        .map(|process| process.profile().limits.data_len)
         .fold(coordinator.data_len, u64::saturating_add);
-    let shared = processes(shape).map(|row| row.mapped_len(shape, size.memory_len)).max().unwrap_or(0);
+    let shared = processes.map(|process| system.mapped_len(process, size.memory_len)).max().unwrap_or(0);
     let mut all = vec![
         ("memory.max", own.saturating_add(shared)),
         // Half a VM is none.
@@ -181,7 +183,7 @@ pub fn seen(pid: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::{CpuKind, DeviceKind};
+    use crate::system::{CpuKind, DeviceKind, Shape};
 
     const MOUNTS: &str =
         "24 1 0:22 / /sys rw - sysfs sysfs rw\n30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
@@ -201,19 +203,22 @@ mod tests {
 
     #[test]
     fn limits_hold_the_guest_and_all_that_its_processes_may_have() {
-        let shape = Shape { cpu: CpuKind::Soft, devices: vec![DeviceKind::Nvme] };
+        let system = System::new(&Shape::new(CpuKind::Soft).with_devices([DeviceKind::Nvme]));
         let size = Size { memory_len: 1 << 30, image_len: 1 << 40 };
         let settings = crate::config::Settings {
             kernel: Some("Image".into()),
             cpu_weight: Some(50),
             ..Default::default()
         };
-        let limits = limits(&settings.resolve().unwrap(), &shape, size);
+        let limits = limits(&settings.resolve().unwrap(), &system, size);
         let of = |file: &str| limits.iter().find(|(name, _)| *name == file).unwrap().1;
         assert!(of("memory.max") > size.memory_len + (1 << 30), "RAM and one device's memory");
         assert!(of("memory.max") < size.memory_len + (4 << 30), "whatever the image's length");
         assert_eq!((of("memory.oom.group"), of("cpu.weight")), (1, 50));
-        assert!(of("pids.max") >= processes(&shape).map(|row| row.profile().limits.nproc_count).sum());
+        assert!(
+            of("pids.max")
+                >= system.processes().iter().map(|process| process.profile().limits.nproc_count).sum()
+        );
     }
 
     #[test]

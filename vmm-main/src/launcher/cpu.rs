@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 
 use crate::problem::Problem;
-use crate::topology::CpuKind;
+use crate::system::CpuKind;
 
 const KVM: &str = "/dev/kvm";
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What is behind assigned devices, opened with the user's rights: images, connections to servers, and devices of the host.
 //!
-//! Nothing is read from them here. A device that the VM does not have is stood in for by an empty memory file, so that
-//! the coordinator's descriptors are the same in every VM.
+//! Nothing is read from them here.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -12,48 +11,55 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipc::shm::memory_file;
+use ipc::hello::Role;
+use ipc::instance::InstanceId;
 
 use super::host_device::Places;
 use super::image;
 use crate::config::{Behind, DeviceConfig};
 use crate::printable;
 use crate::problem::Problem;
-use crate::topology::{self, Object};
+use crate::system::{self, EdgeKind, ObjectId};
 
 /// What was opened.
 #[derive(Debug, Default)]
 pub struct Opened {
-    /// The objects of each device that a VM can have.
-    pub objects: Vec<(Object, OwnedFd)>,
+    /// What is given for the devices.
+    pub objects: Vec<(ObjectId, OwnedFd)>,
     /// The devices whose servers could not be reached, and why: the VM is to start without them.
-    pub unreachable: BTreeMap<&'static str, String>,
+    pub unreachable: BTreeMap<InstanceId, String>,
 }
 
-/// Opens the objects of each device that a VM can have.
+/// Opens what is behind each device.
 pub fn open_all(devices: &[DeviceConfig]) -> Result<Opened, Problem> {
-    let mut given = devices.iter();
     let mut opened = Opened::default();
-    for name in topology::VFIO {
-        let device = given.next();
-        let (source, iommufd) = match device.map(|device| &device.behind) {
-            Some(Behind::VfioUser(socket)) => match connect(socket) {
-                Ok(server) => (server, nothing()?),
-                Err(problem) if device.is_some_and(|device| device.required == Some(false)) => {
-                    opened.unreachable.insert(name, format!("{} ({})", problem.what, problem.place));
-                    (closed()?, nothing()?)
-                }
-                Err(problem) => return Err(problem),
-            },
-            Some(Behind::Nvme(disk)) => (image::open(&disk.image, disk.readonly)?.into(), nothing()?),
-            Some(Behind::Vfio(address)) => {
-                let places = Places::default();
-                (places.open_device(address)?.into(), places.open_iommufd()?.into())
+    for (index, device) in (0..).zip(devices) {
+        let id = system::device(index);
+        let of = |kind, owner| ObjectId { kind, owner, index: 0 };
+        match &device.behind {
+            Behind::VfioUser(socket) => {
+                let server = match connect(socket) {
+                    Ok(server) => server,
+                    Err(problem) if device.required == Some(false) => {
+                        opened.unreachable.insert(id, format!("{} ({})", problem.what, problem.place));
+                        closed()?
+                    }
+                    Err(problem) => return Err(problem),
+                };
+                opened.objects.push((of(EdgeKind::VfioUser, id), server));
             }
-            None => (nothing()?, nothing()?),
-        };
-        let sources = [(Object::DeviceSource(name), source), (Object::Iommufd(name), iommufd)];
-        opened.objects.extend(sources);
+            Behind::Nvme(disk) => {
+                let image = image::open(&disk.image, disk.readonly)?;
+                let server = InstanceId::new(Role::Nvme, index);
+                opened.objects.push((of(EdgeKind::Image, server), image.into()));
+            }
+            Behind::Vfio(address) => {
+                let places = Places::default();
+                let device = places.open_device(address)?;
+                opened.objects.push((of(EdgeKind::PhysicalDevice, id), device.into()));
+                opened.objects.push((of(EdgeKind::Iommufd, id), places.open_iommufd()?.into()));
+            }
+        }
     }
     Ok(opened)
 }
@@ -116,14 +122,5 @@ fn closed() -> Result<OwnedFd, Problem> {
     pair.map(|(ours, _)| ours.into()).map_err(|error| {
         let what = format!("a socket cannot be made: {error}");
         Problem::host(what, "launch", "check this user's limits on open files").because_of(&error)
-    })
-}
-
-/// Stands in for what a VM does not have.
-pub fn nothing() -> Result<OwnedFd, Problem> {
-    memory_file::create("bulkhead-no-device").map_err(|errno| {
-        let error = io::Error::from(errno);
-        let what = format!("a memory file cannot be made: {error}");
-        Problem::host(what, "launch", "check this user's limits on memory").because_of(&error)
     })
 }

@@ -2,7 +2,7 @@
 //! `bulkhead run`: everything that needs the user's own rights, done before the sealed coordinator exists.
 //!
 //! Order: check the configuration against the host, open every file, bind the control socket, make the shared
-//! objects, spawn the coordinator with exactly the descriptors of [`topology::COORDINATOR`], then carry bytes
+//! objects, spawn the coordinator with exactly the descriptors that the system table gives it, then carry bytes
 //! and connections for it until it ends. Its child's kernel-guaranteed end ends the whole tree: the coordinator
 //! is pid 1 of a pid namespace. The launcher reads nothing that a guest wrote, it only copies it.
 
@@ -15,6 +15,7 @@ mod holder;
 pub mod host_device;
 pub mod ids;
 mod image;
+mod limits;
 pub mod log;
 pub mod programs;
 pub mod relay;
@@ -25,6 +26,8 @@ pub mod signals;
 pub mod terminal;
 mod watch;
 
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -56,7 +59,7 @@ use crate::lifecycle::Why;
 use crate::lifeline;
 use crate::printable;
 use crate::problem::Problem;
-use crate::topology::{self, DeviceKind, Object, Shape, Size};
+use crate::system::{COORDINATOR_ID, DeviceKind, EdgeKind, Instance, ObjectId, Shape, Size, System, VCPU};
 
 /// How long the guest's last output may take to reach a slow terminal.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
@@ -75,22 +78,20 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let initramfs =
         config.initramfs.as_deref().map(|path| check::open_initramfs(path, config.memory_len)).transpose()?;
     let own_program = programs::open_own()?;
-    let mut program_files = Vec::new();
     let cpu = cpu::choose(config.cpu)?;
     check::vcpu_count(config.vcpu_count.into(), Some(cpu.kind))?;
     let devices = config.devices.iter().map(DeviceConfig::kind).collect();
-    let shape = Shape { cpu: cpu.kind, devices };
-    for row in topology::PROCESSES.iter().rev() {
-        // A program that this VM does not need stands in for itself with one that it does.
-        let needed = topology::processes(&shape).any(|needed| needed.program == row.program);
-        let program = if needed { row.program } else { topology::SMMU_PROGRAM };
-        let object = Object::Program(row.program);
-        program_files.retain(|(opened, _)| *opened != object);
-        program_files.push((object, programs::open(program)?));
+    let shape = Shape { cpu: cpu.kind, initramfs: initramfs.is_some(), devices };
+    let system = System::new(&shape);
+    let mut objects: BTreeMap<ObjectId, OwnedFd> = BTreeMap::new();
+    for program in system.programs() {
+        let file = programs::open(program)?;
+        objects.extend(system.program(program).map(|object| (object, file.into())));
     }
     let devices = devices::open_all(&config.devices)?;
-    let real = shape.devices.iter().filter(|kind| **kind == DeviceKind::Real).count();
-    host_device::allow_pinning(config.memory_len, real)?;
+    objects.extend(devices.objects);
+    let physical = shape.indexes(|kind| kind == DeviceKind::Physical).len();
+    host_device::allow_pinning(config.memory_len, physical)?;
     let runtime_dir = RuntimeDir::open()?;
     let mut socket = runtime_dir.bind(&config.name)?;
 
@@ -107,24 +108,28 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let handover = handover_file(&Handover::new(&config, cpu.kind, &devices.unreachable))
         .map_err(host("pass the configuration"))?;
 
-    let mut objects: Vec<(Object, OwnedFd)> = vec![
-        (Object::Control, lifeline_theirs),
-        (Object::CrashPage, crash.as_fd().try_clone_to_owned().map_err(host("share the crash page"))?),
-        (Object::Log, log_theirs.into()),
-        (Object::Handover, handover.into()),
-        (Object::Console, console_theirs.into()),
-        (Object::Kernel, kernel.into()),
-    ];
-    objects.extend(program_files.into_iter().map(|(object, file)| (object, file.into())));
-    objects.extend(devices.objects);
-    objects.push((Object::Kvm, cpu.kvm.map_or_else(devices::nothing, Ok)?));
-    objects.extend(initramfs.map(|file| (Object::Initramfs, file.into())));
-    let held = |object| objects.iter().find(|(held, _)| *held == object).map(|(_, fd)| fd.as_fd());
-    let size = Size::measure(&shape, config.memory_len, held).map_err(host("measure an image"))?;
-    let profile = topology::COORDINATOR.profile_of(&shape, size);
+    let own = |kind| ObjectId { kind, owner: COORDINATOR_ID, index: 0 };
+    let of_vcpu = |kind| ObjectId { kind, owner: VCPU, index: 0 };
+    let crash_theirs = crash.as_fd().try_clone_to_owned().map_err(host("share the crash page"))?;
+    objects.extend([
+        (own(EdgeKind::Control), lifeline_theirs),
+        (own(EdgeKind::CrashPage), crash_theirs),
+        (own(EdgeKind::Log), log_theirs.into()),
+        (own(EdgeKind::Handover), handover.into()),
+        (own(EdgeKind::Kernel), kernel.into()),
+        (of_vcpu(EdgeKind::Console), console_theirs.into()),
+    ]);
+    objects.extend(initramfs.map(|file| (own(EdgeKind::Initramfs), file.into())));
+    objects.extend(cpu.kvm.map(|file| (of_vcpu(EdgeKind::Kvm), file)));
+    let held = |object| objects.get(&object).map(AsFd::as_fd);
+    let size = Size::measure(&system, config.memory_len, held).map_err(host("measure an image"))?;
+    let profile = system.profile_of(system.coordinator(), size);
+    limits::allow_descriptors(profile.limits.nofile_count)?;
     let own_id = ids::take(config.ids, &runtime_dir.locks())?;
-    let cgroup = cgroup::make(&config, &shape, size)?;
-    let child = spawn(&own_program, &objects, &profile, own_id.as_ref().map(|own| own.id), cgroup.as_ref())?;
+    let cgroup = cgroup::make(&config, &system, size)?;
+    let own_id_number = own_id.as_ref().map(|own| own.id);
+    let child =
+        spawn(&own_program, system.coordinator(), &objects, &profile, own_id_number, cgroup.as_ref())?;
     // From here on the coordinator alone holds its ends: their end of file means that it is gone.
     drop(objects);
 
@@ -175,29 +180,30 @@ fn end_on_panic() {
     }));
 }
 
-/// Starts the coordinator with the descriptors of its topology row.
+/// Starts the coordinator with the descriptors that it is to have, and their names.
 fn spawn(
     program: &File,
-    objects: &[(Object, OwnedFd)],
+    coordinator: &Instance,
+    objects: &BTreeMap<ObjectId, OwnedFd>,
     profile: &Profile,
     own_id: Option<u32>,
     cgroup: Option<&Cgroup>,
 ) -> Result<Child, Problem> {
     let mut fds = Vec::new();
-    for row in topology::COORDINATOR.fds {
-        match objects.iter().find(|(object, _)| *object == row.object) {
-            Some((_, fd)) => fds.push((row.number, fd.as_fd())),
-            None if row.optional => {}
-            None => {
-                return Err(Problem::host(
-                    format!("descriptor {} of the coordinator was not made", row.number),
-                    "launch",
-                    "report this as a bug",
-                ));
-            }
-        }
+    let mut names = Vec::new();
+    for (number, held) in (0..).zip(&coordinator.descriptors) {
+        let Some(fd) = objects.get(&held.object) else {
+            return Err(Problem::host(
+                format!("descriptor {} of the coordinator was not made", held.slot),
+                "launch",
+                "report this as a bug",
+            ));
+        };
+        fds.push((number, fd.as_fd()));
+        names.push(CString::new(held.slot.to_string()).unwrap_or_default());
     }
-    let argv = [c"bulkhead", c"coordinator"];
+    let words = [c"bulkhead", c"coordinator"];
+    let argv: Vec<&CStr> = words.into_iter().chain(names.iter().map(CString::as_c_str)).collect();
     let spawn = Spawn {
         program: program.as_fd(),
         argv: &argv,

@@ -38,7 +38,7 @@ use crate::lifeline::{LauncherEnd, Up};
 use crate::printable;
 use crate::problem::{Class, Problem};
 use crate::readiness;
-use crate::topology;
+use crate::system::COORDINATOR;
 
 /// For an orderly stop: what the coordinator gives all of its processes together and then its clients, and a busy host.
 const STOP_DEADLINE: Duration = budget::sum(&[STOP_SPAN, FAREWELL_SPAN, budget::SLACK]);
@@ -228,7 +228,7 @@ async fn hand_over(lifeline: &LauncherEnd, client: UnixStream) {
 
 /// What is known about a coordinator that died without a last word.
 fn death(crash: &CrashPage, status: Option<rustix::process::WaitIdStatus>) -> Problem {
-    let what = match report::read(crash, &topology::COORDINATOR.profile()) {
+    let what = match report::read(crash, &COORDINATOR.profile()) {
         Some(death) => death.to_string(),
         None => match status.map(|status| (status.exit_status(), status.terminating_signal())) {
             Some((Some(code), _)) => format!("the coordinator ended itself with exit code {code}"),

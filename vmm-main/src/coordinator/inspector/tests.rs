@@ -25,7 +25,7 @@ async fn pair() -> (Inspector, Arc<Channel<Control>>) {
     });
     let hello = Hello::new(Role::Coordinator, 1);
     let channel = AsyncChannel::connect(ours, hello, Role::Smmu, soon()).await.unwrap();
-    (Inspector::new("smmu0", Arc::new(channel)), Arc::new(process.join().unwrap()))
+    (Inspector::new(InstanceId::new(Role::Smmu, 0), Arc::new(channel)), Arc::new(process.join().unwrap()))
 }
 
 /// Takes the next question and answers it.

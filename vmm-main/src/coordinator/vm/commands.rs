@@ -9,7 +9,7 @@ use crate::api::types::{ProbeAnswer, ProbeRequest, SaveRestored};
 use crate::coordinator::{logs, probe};
 use crate::lifecycle::{Phase, Step};
 use crate::problem::{Class, Problem};
-use crate::{snapshot, topology};
+use crate::{snapshot, system};
 
 impl Vm {
     /// Carries out one command.
@@ -107,12 +107,12 @@ impl Vm {
 
     /// Makes a process attempt what its sandbox refuses; the coordinator itself too.
     async fn probe(&mut self, request: &ProbeRequest) -> Result<ProbeAnswer, Problem> {
-        if request.process == topology::COORDINATOR.name {
+        if request.process == system::COORDINATOR_ID.to_string() {
             return probe::attempt_here(&request.attempt).map(|outcome| probe::outcome(&outcome));
         }
         let attempt = probe::by_name(&request.attempt)?;
-        let Some(process) = self.running.as_mut().and_then(|running| running.set.named_mut(&request.process))
-        else {
+        let process = self.running.as_mut().zip(request.process.parse().ok());
+        let Some(process) = process.and_then(|(running, id)| running.set.get_mut(id)) else {
             return Err(Problem::usage(
                 format!("there is no process called {:?}", logs::printable(request.process.as_bytes())),
                 "process",

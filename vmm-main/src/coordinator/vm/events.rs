@@ -4,8 +4,10 @@
 //! A lost process costs what its row says. A lost device costs the guest that device; only if the configuration requires it
 //! the VM ends. It is told once, as a warning, with the reason.
 
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
+use ipc::instance::InstanceId;
 use ipc::protocol::control::Event;
 
 use super::{Vm, refused};
@@ -14,7 +16,7 @@ use crate::coordinator::logs;
 use crate::coordinator::process::{Fault, Lost};
 use crate::lifecycle::{Phase, Step, Why};
 use crate::problem::{Class, Problem};
-use crate::topology::{self, Restart};
+use crate::system::{Restart, device_of};
 
 /// A guest that resets at once again and again must not turn the host into a process starter.
 const BOOT_SPAN_MIN: Duration = Duration::from_secs(1);
@@ -87,8 +89,7 @@ impl Vm {
             running.set.finish().await;
         }
         self.running = None;
-        let kinds = self.given.handover.shape().devices;
-        if let Err(error) = self.launcher.reopen_all(&kinds, &mut self.given.objects).await {
+        if let Err(error) = self.launcher.reopen_all(&self.system, &mut self.given.objects).await {
             let problem = refused("stand in for a device's server", &error);
             return self.end_by(Fault::Refused(problem)).await;
         }
@@ -108,7 +109,7 @@ impl Vm {
 
     /// Another process says that this one has failed. One that is gone already has been decided about.
     async fn lose_named(&mut self, name: &str, why: &str) {
-        let process = self.running.as_mut().and_then(|running| running.set.named_mut(name));
+        let process = self.running.as_mut().and_then(|running| running.set.get_mut(name.parse().ok()?));
         let Some(process) = process else { return };
         let fault = process.lost(&logs::printable(why.as_bytes())).await;
         let _ = self.survive(fault).await;
@@ -122,16 +123,16 @@ impl Vm {
             Fault::Lost(lost) => lost,
         };
         let problem = lost.problem.clone();
-        if lost.row.restart == Restart::EndsVm {
+        if lost.instance.template.restart == Restart::EndsVm {
             self.end_by(Fault::Lost(lost)).await;
             return Err(problem);
         }
         if let Some(running) = &mut self.running {
-            running.set.remove(lost.row.name).await;
+            running.set.remove(lost.instance.id).await;
         }
-        let Some(device) = topology::device_of(lost.row.name) else { return Ok(()) };
+        let Some(device) = device_of(lost.instance.id) else { return Ok(()) };
         // Its own end says more than the closed connection that its client has seen.
-        self.lost_devices.remove(device);
+        self.lost_devices.remove(&device);
         if let Err(required) = self.lose_device(device, &problem.what) {
             let lost = Lost { problem: required.clone(), ..lost };
             self.end_by(Fault::Lost(lost)).await;
@@ -143,35 +144,35 @@ impl Vm {
     /// A device is lost while the guest runs.
     async fn hear_of_lost_device(&mut self, index: usize, reason: &str) {
         let Some(running) = &mut self.running else { return };
-        let Some(name) = running.set.at_mut(index).map(|process| process.row.name) else { return };
-        let server = topology::server_of(name);
-        if let Some(server) = server.and_then(|server| running.set.named_mut(server))
+        let Some(id) = running.set.at_mut(index).map(|process| process.instance.id) else { return };
+        let server = self.system.server_of(id);
+        if let Some(server) = server.and_then(|server| running.set.get_mut(server))
             && server.ends_within(SERVER_END_SPAN).await
         {
             let fault = server.lost(&"its end was seen by its client").await;
             let _ = self.survive(fault).await;
             return;
         }
-        if let Err(problem) = self.lose_device(name, reason) {
+        if let Err(problem) = self.lose_device(id, reason) {
             self.end_by(Fault::Refused(problem)).await;
         }
     }
 
     /// Notes that the guest is without this device from now on, and warns. An error: the VM is not to be without it.
-    pub(super) fn lose_device(&mut self, name: &'static str, reason: &str) -> Result<(), Problem> {
+    pub(super) fn lose_device(&mut self, id: InstanceId, reason: &str) -> Result<(), Problem> {
         let reason = logs::printable(reason.as_bytes());
-        let reason = self.launcher.unreachable(name).unwrap_or(reason);
-        if self.given.handover.requires(name) {
+        let reason = self.launcher.unreachable(id).unwrap_or(reason);
+        if self.given.handover.requires(id) {
             return Err(Problem::new(
                 Class::Died,
-                format!("the device {name} is lost: {reason}"),
-                name,
+                format!("the device {id} is lost: {reason}"),
+                id.to_string(),
                 "the VM is not to run without it (`required = true`): see to its server, then start the VM again",
             ));
         }
-        if !self.lost_devices.contains_key(name) {
-            tracing::warn!(device = name, "{name} is lost: {reason}; the guest goes on without it");
-            self.lost_devices.insert(name, reason);
+        if let Entry::Vacant(first) = self.lost_devices.entry(id) {
+            tracing::warn!(device = %id, "{id} is lost: {reason}; the guest goes on without it");
+            first.insert(reason);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::api::command::Picture;
 use crate::api::types::{Process, Status};
 use crate::coordinator::logs::DROPPED;
 use crate::lifecycle::Phase;
-use crate::topology;
+use crate::system::{COORDINATOR, COORDINATOR_ID};
 
 impl Vm {
     /// Replaces what readers see.
@@ -36,28 +36,27 @@ impl Vm {
             cpu: Some(self.given.handover.cpu),
             uptime_ms: millis(self.started.elapsed()),
             log_lines_dropped: DROPPED.load(Ordering::Relaxed),
-            direct_dma: self.given.handover.direct_dma().map(str::to_owned).collect(),
+            direct_dma: self.given.handover.direct_dma().map(|id| id.to_string()).collect(),
             lost_devices: self
                 .lost_devices
                 .iter()
-                .map(|(name, reason)| ((*name).to_owned(), reason.clone()))
+                .map(|(id, reason)| (id.to_string(), reason.clone()))
                 .collect(),
             ..nothing()
         }
     }
 
     fn own_row(&self) -> Process {
-        let row = &topology::COORDINATOR;
         Process {
-            name: row.name.to_owned(),
-            role: row.role.to_string(),
-            program: row.program.to_owned(),
+            name: COORDINATOR_ID.to_string(),
+            role: COORDINATOR.role.to_string(),
+            program: COORDINATOR.program.to_owned(),
             pid: 1,
             host_pid: None,
             generation: 1,
             state: self.phase.word().to_owned(),
-            profile: row.profile().name.to_owned(),
-            restart: row.restart.word().to_owned(),
+            profile: COORDINATOR.profile().name.to_owned(),
+            restart: COORDINATOR.restart.as_str().to_owned(),
             enforced: self.enforced.clone(),
             limits: Some(self.limits),
             observed: None,
