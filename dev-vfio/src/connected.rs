@@ -7,10 +7,12 @@
 //! has to be told nothing. What a vector has signalled and nobody has taken when MSI-X is disabled is gone, as PCI has it.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipc::doorbell::take_eventfd;
 use ipc::vfio_user::device::{PCI_INTX_IRQ, PCI_MSIX_IRQ};
+
+use crate::backend::Eventfds;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Kind {
@@ -23,8 +25,7 @@ enum Kind {
 /// A device's eventfds, and which are connected.
 #[derive(Debug, Default)]
 pub struct Connected {
-    vectors: Arc<[OwnedFd]>,
-    intx: Option<Arc<OwnedFd>>,
+    eventfds: Eventfds,
     kind: Mutex<Kind>,
 }
 
@@ -37,16 +38,14 @@ impl Connected {
     /// If the vectors cannot be connected, or there would be no interrupt at all.
     pub fn offer<E>(
         &mut self,
-        vectors: &Arc<[OwnedFd]>,
-        intx: Option<&Arc<OwnedFd>>,
+        eventfds: &Eventfds,
         set: impl Fn(u32, &[&OwnedFd]) -> Result<(), E>,
     ) -> Result<Option<E>, E> {
-        self.vectors = Arc::clone(vectors);
-        self.intx = intx.cloned();
+        self.eventfds = eventfds.clone();
         self.switch(true, &set)?;
         match self.switch(false, &set) {
-            Err(error) if !vectors.is_empty() => {
-                self.intx = None;
+            Err(error) if !eventfds.vectors.is_empty() => {
+                self.eventfds.intx = None;
                 Ok(Some(error))
             }
             other => other.map(|_| None),
@@ -58,8 +57,8 @@ impl Connected {
     /// # Errors
     /// Why it is refused; then nothing is connected.
     pub fn switch<E>(&self, msix: bool, set: impl Fn(u32, &[&OwnedFd]) -> Result<(), E>) -> Result<bool, E> {
-        let wanted = match &self.intx {
-            _ if msix && !self.vectors.is_empty() => Kind::Msix,
+        let wanted = match &self.eventfds.intx {
+            _ if msix && !self.eventfds.vectors.is_empty() => Kind::Msix,
             Some(_) => Kind::Intx,
             None => Kind::Nothing,
         };
@@ -77,8 +76,8 @@ impl Connected {
         }
         match wanted {
             Kind::Nothing => {}
-            Kind::Intx => set(PCI_INTX_IRQ, self.intx.as_deref().as_slice())?,
-            Kind::Msix => set(PCI_MSIX_IRQ, &self.vectors.iter().collect::<Vec<_>>())?,
+            Kind::Intx => set(PCI_INTX_IRQ, self.eventfds.intx.as_deref().as_slice())?,
+            Kind::Msix => set(PCI_MSIX_IRQ, &self.eventfds.vectors.iter().collect::<Vec<_>>())?,
         }
         *kind = wanted;
         Ok(true)
@@ -91,11 +90,11 @@ impl Connected {
 
     /// A vector's eventfd.
     pub fn vector(&self, index: usize) -> Option<&OwnedFd> {
-        self.vectors.get(index)
+        self.eventfds.vectors.get(index)
     }
 
     fn drain(&self) {
-        for eventfd in self.vectors.iter() {
+        for eventfd in self.eventfds.vectors.iter() {
             // The server, or the vCPU process, may hold it too.
             let _ = take_eventfd(eventfd);
         }

@@ -33,20 +33,22 @@ use ipc::shm::device_memory::DeviceMemory;
 use ipc::shm::msi_board::MsiBoard;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::bus_link::BusLink;
-use crate::client::{Client, Opened};
-use crate::end::DeviceEnd;
-use crate::function::{Function, InterruptTarget, Links};
-use crate::iommu::engine::Engine;
+use crate::backend::{Eventfds, Opened};
+use crate::function::{InterruptTarget, Links};
+use crate::function_link::FunctionLink;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::windows;
 use crate::report::Report;
 use crate::stage1_link::Stage1Link;
+use crate::vfio_user::VfioUserDevice;
+use crate::vfio_user::client::Client;
 
 pub use dma::dma;
 pub use function::function;
 
 use guest::Guest;
+
+type Function = crate::function::Function<VfioUserDevice>;
 
 /// Where a message is an interrupt.
 const DOORBELL: Gpa = Gpa(0x0821_0040);
@@ -73,9 +75,9 @@ fn open(socket: OwnedFd, guest: &Guest, conversation: Option<Duration>) -> Optio
         let Opened { config, bar_lens, vectors, intx, mappables } = opened;
         let space = ConfigSpace::new(&config, bar_lens, vectors, &areas());
         let mut space = space.map_err(|error| error.to_string())?;
-        let eventfds: Arc<[OwnedFd]> = (0..space.msix.len()).map(|_| new_eventfd()).collect();
-        let pin = intx.map(|_| Arc::new(new_eventfd()));
-        let refused = client.offer_interrupts(&eventfds, pin.as_ref()).map_err(|error| error.to_string())?;
+        let vectors = (0..space.msix.len()).map(|_| new_eventfd()).collect();
+        let eventfds = Eventfds { vectors, intx: intx.map(|_| Arc::new(new_eventfd())) };
+        let refused = client.offer_interrupts(&eventfds).map_err(|error| error.to_string())?;
         if let Some(pin) = intx.filter(|_| refused.is_none()) {
             space = space.with_intx(pin, &config);
         }
@@ -88,22 +90,21 @@ fn open(socket: OwnedFd, guest: &Guest, conversation: Option<Duration>) -> Optio
             }
         }
         if conversation.is_none() {
-            client.opened();
+            client.end_opening();
         }
-        Ok((DeviceEnd::Server(Box::new(client)), space))
+        Ok((VfioUserDevice::new(client, None), space))
     });
     if let Err(reason) = &opened {
         assert!(!reason.is_empty(), "there is a reason");
         return None;
     }
     // The vSMMU and the vCPU process have gone: what they are told is lost, as it may be.
-    let ((stage1, _), (bus, _)) = (channel::pair().unwrap(), channel::pair().unwrap());
+    let ((stage1, _), (link, _)) = (channel::pair().unwrap(), channel::pair().unwrap());
     let report = Report::nobody();
-    let links = Links { stage1: Stage1Link::new(stage1, 1), bus: BusLink::new(bus, 1), report };
+    let links = Links { stage1: Stage1Link::new(stage1, 1), vcpu: FunctionLink::new(link, 1), report };
     let board = MsiBoard::attach(&MsiBoard::create("board").unwrap()).unwrap();
     let msi = InterruptTarget { doorbell: DOORBELL, board, ringer: new_ringer(), pin: new_ringer() };
-    let iommu = Engine::Software(Box::new(guest.iommu()));
-    Some(Function::new("fuzz".to_owned(), opened, None, iommu, links, areas(), msi))
+    Some(Function::new("fuzz".to_owned(), opened, guest.iommu(), links, areas(), msi))
 }
 
 fn new_ringer() -> Ringer {

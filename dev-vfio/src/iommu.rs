@@ -4,9 +4,8 @@
 //! The nesting parent, guest RAM at its guest physical addresses, is what an implementation is made over. On top of
 //! it a stream is attached to abort, bypass or the guest's stage 1; cached translations are dropped by the
 //! guest's own commands; faults are queued; written pages are logged by GPA. [`software`] does it by walking
-//! the guest's tables, [`crate::kernel::nested`] by ioctls, with the same rules, errors included; [`engine`] is either.
+//! the guest's tables, [`crate::physical::nested`] by ioctls, with the same rules, errors included.
 
-pub mod engine;
 pub mod fault_queue;
 pub mod software;
 

@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process of one assigned device: what the guest sees of it, and what it may see of the guest.
 //!
-//! `pci` is the function as the guest meets it, `end` the device behind it (`client` one over vfio-user, `kernel` a real
-//! one), `iommu` the seam to what translates its DMA, `stage1_link` the vSMMU's orders, `bus_link` what the vCPU process
-//! is told; `function` puts them together, `opening` makes it, `threads` and `service` run it, `connect` wires its
-//! interrupts.
+//! `pci` is the function as the guest meets it, `backend` the seam to what is behind it: `vfio_user` (a server) or `physical` (a
+//! device of the host); `iommu` is the seam to what translates its DMA, `stage1_link` the vSMMU's orders,
+//! `function_link` what the vCPU process is told; `function` puts them together, `opening` makes it, `threads` and
+//! `service` run it, `connect` wires its interrupts. Each program is this library over one back end.
 //! One process per device: a device that breaks its process, or its process that is taken over, reaches guest RAM
 //! as that device may, its own interrupts, and nothing else. Called by the coordinator (control), the vCPU process
 //! (ring), the vSMMU (stage 1) and the device's server; none of them is trusted with more than its protocol.
 
-pub mod bus_link;
-pub mod client;
+pub mod backend;
 mod connect;
 mod connected;
-pub mod direct;
-pub mod end;
 pub mod function;
+pub mod function_link;
 pub mod fuzzing;
 pub mod gate;
 pub mod iommu;
-pub mod kernel;
 mod opening;
 pub mod pci;
+pub mod physical;
 pub mod report;
 pub mod service;
 pub mod stage1_link;
 mod threads;
+pub mod vfio_user;

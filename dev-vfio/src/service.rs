@@ -20,19 +20,16 @@ use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::vfio::VfioConfig;
 use ipc::service::{self, Process};
 use ipc::shm::dirty_log::DirtyLog;
-use ipc::shm::guest_memory;
 use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
 use ipc::shm::ring::{self, Responder};
 use sandbox::{Inherited, InheritedError, Locked};
 
-use crate::bus_link::BusLink;
-use crate::direct::Direct;
+use crate::backend::Backend;
 use crate::function::{Function, InterruptTarget, Links};
+use crate::function_link::FunctionLink;
 use crate::iommu::HostIommu;
-use crate::iommu::engine::Engine;
-use crate::iommu::software::SoftIommu;
-use crate::opening::{self, Opening, Ready, Serving, Source};
+use crate::opening::{Opening, Ready, Serving};
 use crate::report::Report;
 use crate::stage1_link::Stage1Link;
 
@@ -44,7 +41,7 @@ const EXIT_VIOLATION: i32 = 3;
 
 /// What the process was given at exec, besides channel, crash page and log.
 #[derive(Debug)]
-pub struct Descriptors {
+pub struct Descriptors<B: Backend> {
     /// Guest RAM.
     pub ram: OwnedFd,
     /// The dirty log of this process.
@@ -53,53 +50,39 @@ pub struct Descriptors {
     pub ring: OwnedFd,
     /// The stage 1 channel to the vSMMU.
     pub stage1: OwnedFd,
-    /// What is behind the function.
-    pub behind: Behind,
+    /// What the program's back end is given.
+    pub given: B::Given,
     /// The board of pending MSIs.
     pub msi_board: OwnedFd,
     /// Says to look at it.
     pub msi_doorbell: Ringer,
-    /// The bus channel to the vCPU process.
-    pub bus: OwnedFd,
+    /// The function link to the vCPU process.
+    pub link: OwnedFd,
     /// Says that the INTx pin is asserted.
     pub intx: Ringer,
     /// Tells that the guest has ended that interrupt.
     pub intx_end: Doorbell,
 }
 
-impl Descriptors {
-    /// Takes them by the numbers that both programs' rows have in common; what is behind is each program's own.
+impl<B: Backend> Descriptors<B> {
+    /// Takes them by the numbers that both programs' rows have in common; what the back end is given is each program's own.
     ///
     /// # Errors
     /// If one is not there.
-    pub fn take(fds: &mut Inherited, behind: Behind) -> Result<Descriptors, InheritedError> {
+    pub fn take(fds: &mut Inherited, given: B::Given) -> Result<Descriptors<B>, InheritedError> {
         Ok(Descriptors {
             ram: fds.take(3)?,
             dirty_log: fds.take(4)?,
             ring: fds.take(5)?,
             stage1: fds.take(6)?,
-            behind,
+            given,
             msi_board: fds.take(8)?,
             msi_doorbell: fds.take(9)?.into(),
-            bus: fds.take(10)?,
+            link: fds.take(10)?,
             intx: fds.take(11)?.into(),
             intx_end: fds.take(12)?.into(),
         })
     }
-}
-
-/// What is behind the function.
-#[derive(Debug)]
-pub enum Behind {
-    /// The connection to a vfio-user server.
-    Server(OwnedFd),
-    /// A real device.
-    Real {
-        /// Its character device.
-        cdev: OwnedFd,
-        /// An iommufd of its own.
-        iommu: OwnedFd,
-    },
 }
 
 /// Greets the coordinator, says what is enforced, and serves until told to quit. `locked` is the proof that this
@@ -107,11 +90,11 @@ pub enum Behind {
 ///
 /// # Errors
 /// The channel's.
-pub fn run(
+pub fn run<B: Backend>(
     locked: &Locked,
     generation: u32,
     control: OwnedFd,
-    descriptors: Descriptors,
+    descriptors: Descriptors<B>,
     spin: Duration,
 ) -> Result<(), ipc::error::Error> {
     let channel = Arc::new(Channel::from_fd(control, Hello::new(Role::Vfio, generation)));
@@ -130,46 +113,51 @@ pub fn run(
     service::serve(&channel, &mut process)
 }
 
-enum Stage {
-    Unconfigured(Box<Descriptors>),
-    Ready(Box<Ready>),
-    Started(Opening),
+enum Stage<B: Backend> {
+    Unconfigured(Box<Descriptors<B>>),
+    Ready(Box<Ready<B>>),
+    Started(Opening<B>),
     /// A step failed halfway: only `Quit` is left.
     Spent,
 }
 
 /// The process as the coordinator sees it.
-pub struct VfioProcess {
+pub struct VfioProcess<B: Backend> {
     generation: u32,
     spin: Duration,
     log: Option<Arc<DirtyLog>>,
     report: Report,
-    stage: Stage,
+    stage: Stage<B>,
 }
 
-impl VfioProcess {
+impl<B: Backend> VfioProcess<B> {
     /// An unconfigured one. What becomes of its device goes to `report`, and that the ring had to be closed.
-    pub fn new(descriptors: Descriptors, generation: u32, spin: Duration, report: Report) -> VfioProcess {
+    pub fn new(
+        descriptors: Descriptors<B>,
+        generation: u32,
+        spin: Duration,
+        report: Report,
+    ) -> VfioProcess<B> {
         let stage = Stage::Unconfigured(Box::new(descriptors));
         VfioProcess { generation, spin, log: None, report, stage }
     }
 
-    fn open(&mut self, config: VfioConfig, given: Descriptors) -> Result<(), Failure> {
+    fn open(&mut self, config: VfioConfig, given: Descriptors<B>) -> Result<(), Failure> {
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
         let Descriptors {
             ram,
             dirty_log,
             ring,
             stage1,
-            behind,
+            given,
             msi_board,
             msi_doorbell,
-            bus,
+            link,
             intx,
             intx_end,
         } = given;
         let ram = Region::from_fd(ram, config.ram.file_len())
-            .map_err(|error| fail("take the RAM that DMA reaches", &error))?;
+            .map_err(|error| fail("open the RAM that DMA reaches", &error))?;
         let log = Region::from_fd(dirty_log, DirtyLog::region_len(&config.ram))
             .and_then(|region| DirtyLog::attach(&region, &config.ram))
             .map_err(|error| fail("map the DMA's dirty log", &error))?;
@@ -182,40 +170,23 @@ impl VfioProcess {
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map the MSI board", &error))?;
         let log = Arc::new(log);
-        let (iommu, direct, source) = match behind {
-            Behind::Server(server) => {
-                let direct = config
-                    .direct_dma
-                    .then(|| Direct::new(Arc::clone(ram.file()), config.ram.clone(), Arc::clone(&log)));
-                let ram = guest_memory::map(&ram, &config.ram)
-                    .map_err(|error| fail("map the RAM that DMA reaches", &error))?;
-                let ram = guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log));
-                let iommu = SoftIommu::new(config.model, ram, config.stream);
-                (Engine::Software(Box::new(iommu)), direct, Source::Server(server))
-            }
-            // A host that cannot carry the device is found out now: no guest is started to find it missing.
-            Behind::Real { cdev, iommu } => {
-                let (iommu, source) = opening::take_device(cdev, iommu, &ram, &config)
-                    .map_err(|error| fail("assign the device", &error))?;
-                (iommu, None, source)
-            }
-        };
+        let (iommu, unopened) = B::configure(given, &ram, &log, &config)?;
         let links = Links {
             stage1: Stage1Link::new(stage1, self.generation),
-            bus: BusLink::new(bus, self.generation),
+            vcpu: FunctionLink::new(link, self.generation),
             report: self.report.clone(),
         };
         let msi = InterruptTarget { doorbell: config.doorbell, board, ringer: msi_doorbell, pin: intx };
         self.log = Some(log);
-        let ready = Ready { config, iommu, direct, links, source, msi, intx_end, responder };
+        let ready = Ready { config, iommu, unopened, links, msi, intx_end, responder };
         self.stage = Stage::Ready(Box::new(ready));
         Ok(())
     }
 }
 
-impl VfioProcess {
+impl<B: Backend> VfioProcess<B> {
     /// The function and its threads, once the device is open, or cannot be opened.
-    fn serving(&self, what: &'static str) -> Result<&Serving, Failure> {
+    fn serving(&self, what: &'static str) -> Result<&Serving<B>, Failure> {
         match &self.stage {
             Stage::Started(opening) => {
                 opening.serving().ok_or_else(|| Failure::new(what, "it is being opened"))
@@ -224,7 +195,7 @@ impl VfioProcess {
         }
     }
 
-    fn function(&self) -> Option<&Function> {
+    fn function(&self) -> Option<&Function<B>> {
         match &self.stage {
             Stage::Started(opening) => opening.serving().map(|serving| &*serving.function),
             _ => None,
@@ -239,12 +210,12 @@ impl VfioProcess {
 
     fn gather_dirty(&self) {
         if let (Some(function), Some(log)) = (self.function(), &self.log) {
-            function.iommu().gather_dirty(log);
+            function.gather_dirty(log);
         }
     }
 }
 
-impl Process for VfioProcess {
+impl<B: Backend> Process for VfioProcess<B> {
     fn configure(&mut self, config: RoleConfig) -> Result<(), Failure> {
         let what = "configure the device";
         let RoleConfig::Vfio(config) = config else {
@@ -284,7 +255,6 @@ impl Process for VfioProcess {
         }
         // Then the device, with the gate open for what it still has to read and write.
         function.set_running(false);
-        function.mark_direct();
         function.gate.close();
         self.gather_dirty();
         Ok(())
@@ -318,13 +288,10 @@ impl Process for VfioProcess {
                 self.log_writes(false);
                 log.set_enabled(false);
             }
-            // In software every write is marked as it happens. What the host has noted comes over now, in time for the
-            // next harvest, and once more when the device is paused.
-            DirtyLogOp::Rearm => self.gather_dirty(),
+            DirtyLogOp::Rearm => {}
         }
-        if let Some(function) = self.function() {
-            function.mark_direct();
-        }
+        // In time for the next harvest; and once more when the device is paused.
+        self.gather_dirty();
         Ok(())
     }
 

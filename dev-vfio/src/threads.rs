@@ -6,7 +6,7 @@
 //! that goes away leaves the stream attached to what it was and is no reason to stop.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -20,43 +20,35 @@ use ipc::shm::ring::{Interrupt, Responder, ResponderError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use crate::backend::{Backend, Eventfds};
 use crate::function::Function;
 
 /// How long the helpers sleep at most: they look whether the device has failed.
-const LOOK_SPAN: Duration = Duration::from_millis(500);
-const LOOK_TIMESPEC: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+pub const LOOK_SPAN: Duration = Duration::from_millis(500);
+pub const LOOK_TIMESPEC: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
 /// What the interrupt thread waits for.
 #[derive(Debug)]
-pub struct Interrupts {
-    /// The device signals a vector; listened to here where the vCPU process does not.
-    pub vectors: Arc<[OwnedFd]>,
-    /// The device signals INTx.
-    pub intx: Option<Arc<OwnedFd>>,
+pub struct InterruptSources {
+    /// The device's signals; a vector is listened to here where the vCPU process does not.
+    pub eventfds: Eventfds,
     /// The guest has ended an interrupt on the pin's line.
     pub intx_end: Doorbell,
 }
 
-/// Starts a thread for the device's requests, one for its interrupts if it could be opened, one for the vSMMU, and one for
-/// faults if they come from the host.
+/// Starts the back end's own thread, one for the device's interrupts if it could be opened, and one for the vSMMU.
 ///
 /// # Errors
 /// If the kernel gives no thread.
-pub fn start_helpers(
-    function: &Arc<Function>,
-    interrupts: Option<Interrupts>,
+pub fn start_helpers<B: Backend>(
+    function: &Arc<Function<B>>,
+    sources: Option<InterruptSources>,
     ring: &RingThread,
 ) -> io::Result<()> {
-    let theirs = Arc::clone(function);
-    spawn("dma", move || while theirs.serve_device(Deadline::after(LOOK_SPAN)) {})?;
-    if let Some(interrupts) = interrupts {
+    B::start_thread(function)?;
+    if let Some(sources) = sources {
         let (theirs, ring) = (Arc::clone(function), Arc::clone(&ring.shared));
-        spawn("irq", move || watch(&theirs, &interrupts, &ring))?;
-    }
-    let faults = function.iommu().fault_file().map(|file| file.try_clone_to_owned()).transpose()?;
-    if let Some(file) = faults {
-        let theirs = Arc::clone(function);
-        spawn("faults", move || tell_faults(&theirs, &file))?;
+        spawn("irq", move || watch(&theirs, &sources, &ring))?;
     }
     let theirs = Arc::clone(function);
     spawn("stage1", move || {
@@ -67,22 +59,23 @@ pub fn start_helpers(
             }
         });
         let Err(error): Result<(), _> = end else { return };
-        ipc::log::warn!("{}: no more orders from the vSMMU: {error}", theirs.name);
+        ipc::log::warn!("{}: stage-1 channel closed by the vSMMU process: {error}", theirs.name);
     })
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+/// Starts a thread of the process's.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
 }
 
 /// Turns eventfds and the doorbell into signals. The device's server holds the eventfds too, and can do with them what it likes:
-/// they are taken without waiting.
-fn watch(function: &Function, interrupts: &Interrupts, ring: &Drain) {
-    let Interrupts { vectors, intx, intx_end } = interrupts;
+/// they are read without waiting.
+fn watch<B: Backend>(function: &Function<B>, sources: &InterruptSources, ring: &Drain) {
+    let InterruptSources { eventfds: Eventfds { vectors, intx }, intx_end } = sources;
     while function.failure().is_none() {
         // One that the vCPU process gives up comes back here, at the next turn.
         let ours: Vec<_> =
-            vectors.iter().enumerate().filter(|(index, _)| !function.bus.takes(*index)).collect();
+            vectors.iter().enumerate().filter(|(index, _)| !function.link.takes(*index)).collect();
         let all = ours.iter().map(|(_, vector)| vector.as_fd()).chain([intx_end.as_fd()]);
         let all = all.chain(intx.as_deref().map(AsFd::as_fd));
         let mut fds: Vec<_> = all.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
@@ -107,19 +100,6 @@ fn watch(function: &Function, interrupts: &Interrupts, ring: &Drain) {
         }
         if is_ready(ours.len() + 1) && intx.as_deref().is_some_and(doorbell::take_eventfd) {
             function.signal_intx();
-        }
-    }
-}
-
-/// Tells the vSMMU of faults that the host's IOMMU has found.
-fn tell_faults(function: &Function, file: &OwnedFd) {
-    while function.failure().is_none() {
-        match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&LOOK_TIMESPEC)) {
-            Ok(_) | Err(Errno::INTR) => function.stage1.tell_faults(&function.iommu, &function.gate),
-            Err(errno) => {
-                ipc::log::warn!("{}: no more faults for the vSMMU: {errno}", function.name);
-                return;
-            }
         }
     }
 }
@@ -152,8 +132,8 @@ impl RingThread {
     ///
     /// # Errors
     /// If the kernel gives no thread.
-    pub fn start(
-        function: Arc<Function>,
+    pub fn start<B: Backend>(
+        function: Arc<Function<B>>,
         responder: Responder,
         on_violation: impl FnOnce(Violation) + Send + 'static,
     ) -> io::Result<RingThread> {
@@ -192,9 +172,9 @@ impl Drain {
         self.interrupt.raise();
     }
 
-    fn serve(
+    fn serve<B: Backend>(
         &self,
-        function: &Function,
+        function: &Function<B>,
         mut responder: Responder,
     ) -> Result<core::convert::Infallible, Violation> {
         loop {

@@ -17,9 +17,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dev_vfio::kernel::device::{self, Device};
-use dev_vfio::kernel::objects::Objects;
-use dev_vfio::kernel::sys::{cdev, iommufd};
+use dev_vfio::physical::device::{self, PhysicalDevice};
+use dev_vfio::physical::objects::Objects;
+use dev_vfio::physical::sys::{cdev, iommufd};
 use ipc::vfio_user::feature::{DMA_LOGGING_START, MigState, MigrationFlags};
 use rustix::io::Errno;
 
@@ -29,7 +29,7 @@ const SCRATCH: u64 = 7;
 
 /// An instance of the sample device; it is gone when this is dropped.
 struct Mtty {
-    device: Option<Device>,
+    device: Option<PhysicalDevice>,
     cdev: Arc<OwnedFd>,
     objects: Option<Objects>,
     folder: PathBuf,
@@ -51,11 +51,11 @@ impl Mtty {
         device::bind(cdev.as_fd(), &objects).unwrap();
         let ioas = iommufd::ioas_alloc(objects.as_fd());
         cdev::attach(cdev.as_fd(), objects.keep(ioas).unwrap()).unwrap();
-        let (device, _) = Device::open(Arc::clone(&cdev)).unwrap();
+        let (device, _) = PhysicalDevice::open(Arc::clone(&cdev)).unwrap();
         Some(Mtty { device: Some(device), cdev, objects: Some(objects), folder })
     }
 
-    fn device(&self) -> &Device {
+    fn device(&self) -> &PhysicalDevice {
         self.device.as_ref().unwrap()
     }
 

@@ -13,21 +13,22 @@ mod edu;
 
 use std::time::{Duration, Instant};
 
+use dev_vfio::backend::Eventfds;
 use dev_vfio::iommu::fault_queue::Losses;
 use dev_vfio::iommu::{AttachError, HostIommu, Invalidated};
-use dev_vfio::kernel::dirty::Method;
-use dev_vfio::kernel::error::KernelError;
-use dev_vfio::kernel::events::DEPTH;
-use dev_vfio::kernel::interrupts::Interrupts;
-use dev_vfio::kernel::sys::{self, cdev};
 use dev_vfio::pci::intx::Pin;
+use dev_vfio::physical::dirty::Method;
+use dev_vfio::physical::error::KernelError;
+use dev_vfio::physical::events::DEPTH;
+use dev_vfio::physical::interrupts::Interrupts;
+use dev_vfio::physical::sys::{self, cdev};
 use edu::{BASE, Guest, STREAM, Vm, command};
 use ipc::addr::StreamId;
 use ipc::protocol::stage1::{Attachment, Fault};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smmu_arch::Options;
 use smmu_arch::spec::commands::Opcode;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 /// Event numbers (IHI 0070 section 7.3).
@@ -253,8 +254,8 @@ fn message_reaches_its_eventfd_by_the_window_that_the_guest_maps_flat() {
 #[test]
 fn pin_masks_itself_and_speaks_again_when_it_is_unmasked() {
     let Some(mut vm) = vm() else { return };
-    let no_vectors: Arc<[OwnedFd]> = Arc::new([]);
     let intx = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap());
+    let eventfds = Eventfds { intx: Some(Arc::clone(&intx)), ..Eventfds::default() };
     let came = || {
         let wait = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
         let came = poll(&mut [PollFd::new(&*intx, PollFlags::IN)], Some(&wait)).unwrap() == 1;
@@ -263,7 +264,7 @@ fn pin_masks_itself_and_speaks_again_when_it_is_unmasked() {
     };
     let pin = Some(Pin { automasked: true });
     assert_eq!(Interrupts::count(&vm.cdev), (0, pin), "MSI is not for guests, and there is no MSI-X");
-    assert!(vm.edu.interrupts().offer(&no_vectors, Some(&intx)).unwrap().is_none());
+    assert!(vm.edu.interrupts().offer(&eventfds).unwrap().is_none());
     assert!(!came());
     vm.edu.raise();
     assert!(came() && !came(), "it has masked itself");
@@ -276,7 +277,7 @@ fn pin_masks_itself_and_speaks_again_when_it_is_unmasked() {
     let mut second = Interrupts::none(Arc::clone(&vm.cdev));
     vm.edu.raise();
     assert!(!came(), "it has disconnected what the first one left");
-    assert!(second.offer(&no_vectors, Some(&intx)).unwrap().is_none());
+    assert!(second.offer(&eventfds).unwrap().is_none());
     assert!(came());
     vm.edu.acknowledge();
 }

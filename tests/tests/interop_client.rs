@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use dev_vfio::client::Client;
+use dev_vfio::vfio_user::client::Client;
 use ipc::{
     deadline::Deadline,
     protocol::budget,

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The process of a real device: descriptors -> seal -> serve. Started by the coordinator.
+//! The process of a physical device: descriptors -> seal -> serve. Started by the coordinator.
 //!
 //! Or, as `bulkhead host-check` starts it, `host-check [ADDRESS]`: what this host offers for such devices, as a table; status
 //! 1 if something is missing that a VM needs.
 //!
 //! Arguments: its name and its generation. Descriptors: 0 control channel, 1 crash page, 2 log, then those of
-//! `Descriptors` in order, with the character device for what is behind, and the iommufd last.
+//! `Descriptors` in order, with the character device in place of the connection to a server, and the iommufd last.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use dev_vfio::kernel::host_check;
-use dev_vfio::service::{self, Behind, Descriptors};
+use dev_vfio::physical::device::PhysicalDevice;
+use dev_vfio::physical::{Given, host_check};
+use dev_vfio::service::{self, Descriptors};
 use ipc::shm::ring;
 use sandbox::{CrashPage, Inherited, profiles};
 
@@ -37,8 +38,8 @@ fn main() -> Result<ExitCode> {
     let mut fds = Inherited::take_all(FD_COUNT)?;
     let control = fds.take(0)?;
     let crash_page = CrashPage::from_fd(fds.take(1)?).context("the crash page")?;
-    let behind = Behind::Real { cdev: fds.take(7)?, iommu: fds.take(13)? };
-    let descriptors = Descriptors::take(&mut fds, behind)?;
+    let given = Given { cdev: fds.take(7)?, iommu: fds.take(13)? };
+    let descriptors = Descriptors::<PhysicalDevice>::take(&mut fds, given)?;
     let locked = sandbox::seal(&profiles::vfio_kernel(), FD_COUNT, crash_page)?;
     service::run(&locked, generation, control, descriptors, spin)?;
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -7,6 +8,11 @@ use super::*;
 
 fn new() -> OwnedFd {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
+}
+
+/// These vectors, and a pin.
+fn eventfds(vectors: &Arc<[OwnedFd]>) -> Eventfds {
+    Eventfds { vectors: Arc::clone(vectors), intx: Some(Arc::new(new())) }
 }
 
 #[test]
@@ -18,7 +24,7 @@ fn kinds_take_turns_and_never_meet() {
     };
     let vectors: Arc<[OwnedFd]> = Arc::new([new(), new()]);
     let mut connected = Connected::default();
-    assert_eq!(connected.offer(&vectors, Some(&Arc::new(new())), set), Ok(None));
+    assert_eq!(connected.offer(&eventfds(&vectors), set), Ok(None));
     assert!(connected.is_intx(), "out of reset");
     assert_eq!(asked.take(), [(PCI_MSIX_IRQ, 2), (PCI_MSIX_IRQ, 0), (PCI_INTX_IRQ, 1)]);
     assert_eq!(connected.switch(false, set), Ok(false));
@@ -32,12 +38,11 @@ fn kinds_take_turns_and_never_meet() {
 #[test]
 fn a_refused_pin_is_no_pin_beside_vectors_and_an_error_alone() {
     let no_pin = |index: u32, _: &[&OwnedFd]| if index == PCI_INTX_IRQ { Err("no pin") } else { Ok(()) };
-    let pin = Arc::new(new());
     let [one, none]: [Arc<[OwnedFd]>; 2] = [Arc::new([new()]), Arc::new([])];
     let mut connected = Connected::default();
-    assert_eq!(connected.offer(&one, Some(&pin), no_pin), Ok(Some("no pin")));
+    assert_eq!(connected.offer(&eventfds(&one), no_pin), Ok(Some("no pin")));
     assert_eq!((connected.switch(false, no_pin), connected.is_intx()), (Ok(false), false));
     assert_eq!(connected.switch(true, no_pin), Ok(true));
     let mut connected = Connected::default();
-    assert_eq!(connected.offer(&none, Some(&pin), no_pin), Err("no pin"));
+    assert_eq!(connected.offer(&eventfds(&none), no_pin), Err("no pin"));
 }

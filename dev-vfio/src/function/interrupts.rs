@@ -8,20 +8,18 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use ipc::addr::Iova;
-
 use super::{Device, Function, lock};
-use crate::iommu::engine::Arrival;
+use crate::backend::{Arrival, Backend};
 use crate::pci::intx;
 use crate::pci::msix::{CONTROL_ENABLE, Message};
 
 /// How long a pin is not asserted before it is taken as quiet: a device that is at work interrupts more often.
 const PIN_SPAN: Duration = Duration::from_secs(1);
 
-impl Function {
+impl<B: Backend> Function<B> {
     /// After anything that may have changed what the guest's MSI-X lets through: what vectors mean is told, and a device that
     /// has one kind of interrupt at a time has the one that is enabled.
-    pub(super) fn follow(&self, device: &Device) {
+    pub(super) fn follow(&self, device: &Device<B>) {
         // Before the device can signal what is now enabled, and before what was disabled is forgotten.
         self.route_vectors();
         let msix = lock(&device.space).msix.control() & CONTROL_ENABLE != 0;
@@ -36,12 +34,12 @@ impl Function {
     /// Tells the vCPU process what the vectors mean that it listens to: nothing, once the device has failed.
     pub(super) fn route_vectors(&self) {
         let wanted = || {
-            let device = self.device.as_ref().filter(|_| self.failed.get().is_none());
+            let device = self.working();
             let space = device.map(|device| lock(&device.space));
             let messages = space.iter().flat_map(|space| space.msix.messages());
             messages.map(|message| message.map(|message| message.data)).collect()
         };
-        if let Err(error) = self.bus.route(wanted) {
+        if let Err(error) = self.link.route(wanted) {
             ipc::log::warn!("{}: vectors are brought by its own process from now on: {error}", self.name);
         }
     }
@@ -79,12 +77,12 @@ impl Function {
 
     /// The line of the pin fell.
     pub fn intx_ended(&self) {
-        let Some(device) = self.device.as_ref().filter(|_| self.failed.get().is_none()) else { return };
+        let Some(device) = self.working() else { return };
         let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::ended);
         self.grant(device, wish);
     }
 
-    pub(super) fn grant(&self, device: &Device, wish: intx::Wish) {
+    pub(super) fn grant(&self, device: &Device<B>, wish: intx::Wish) {
         match wish {
             intx::Wish::Nothing => {}
             intx::Wish::Raise => {
@@ -93,7 +91,7 @@ impl Function {
             }
             intx::Wish::Unmask => drop(self.settle(device.end.unmask_intx())),
             intx::Wish::Lower => {
-                if let Err(error) = self.bus.lower_intx()
+                if let Err(error) = self.link.lower_intx()
                     && self.report.is_heard()
                 {
                     ipc::log::warn!("{}: its interrupt line may stay high: {error}", self.name);
@@ -102,14 +100,14 @@ impl Function {
         }
     }
 
-    /// Sends messages: each is a write of the device, and translated like any other.
+    /// Sends messages, by the back end's path.
     pub(super) fn send_all(&self, messages: &[Message]) {
-        for Message { address, data } in messages.iter().copied() {
+        for message in messages.iter().copied() {
             let arrived = {
                 let _open = self.gate.enter();
-                let arrived = lock(&self.iommu).send(Iova(address), data, self.msi.doorbell);
+                let arrived = B::send(&mut self.iommu(), message, self.msi.doorbell);
                 if arrived == Arrival::Doorbell {
-                    self.raise(data);
+                    self.raise(message.data);
                 }
                 arrived
             };

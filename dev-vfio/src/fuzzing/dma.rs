@@ -18,10 +18,10 @@ use ipc::vfio_user::header::{Command, HEADER_LEN, Header, Kind};
 use smmu_arch::spec::commands::Opcode;
 use zerocopy::IntoBytes;
 
+use super::Function;
 use super::guest::{ASID, Guest, PAGES, STREAM, gpa};
 use super::server::Server;
 use super::{MOMENT, Program, open};
-use crate::function::Function;
 use crate::iommu::HostIommu;
 use crate::stage1_link;
 
@@ -60,7 +60,7 @@ pub fn dma(program: &[u8]) {
     }
     guest.check();
     if hostile.function.failure().is_some() {
-        assert!(!hostile.function.serve_device(Deadline::after(MOMENT)), "a failed device asks nothing");
+        assert!(!hostile.function.serve_dma(Deadline::after(MOMENT)), "a failed device asks nothing");
         hostile.function.signal(0);
         guest.check();
     }
@@ -114,7 +114,7 @@ impl Hostile {
         let message = self.message(command, Kind::Command, &body);
         let (first, second) = message.split_at(usize::from(program.byte()) % message.len());
         self.stream.write_all(first).unwrap();
-        assert!(self.function.serve_device(Deadline::after(MOMENT)), "half a message is no reason to fail");
+        assert!(self.function.serve_dma(Deadline::after(MOMENT)), "half a message is no reason to fail");
         let early = self.stream.read(&mut [0; 1]);
         assert!(
             early.is_err_and(|error| error.kind() == ErrorKind::WouldBlock),
@@ -151,7 +151,7 @@ impl Hostile {
         self.stream.write_all(&bytes).unwrap();
         self.stream.shutdown(std::net::Shutdown::Write).unwrap();
         let until = Instant::now() + ANSWER_SPAN;
-        while self.function.serve_device(Deadline::after(MOMENT)) {
+        while self.function.serve_dma(Deadline::after(MOMENT)) {
             assert!(Instant::now() < until, "a stream that has ended is one that goes on");
         }
         assert!(self.function.failure().is_some(), "who breaks the framing has lost the connection");
@@ -161,8 +161,7 @@ impl Hostile {
     fn direct(&mut self, program: &mut Program<'_>) {
         let iova = Iova(any_iova(program));
         let len = usize::try_from(program.number() % 0x5000).unwrap();
-        let mut engine = self.function.iommu.lock().unwrap();
-        let iommu = engine.software().unwrap();
+        let mut iommu = self.function.iommu.lock().unwrap();
         let before = *iommu.counters();
         let done = if program.byte().is_multiple_of(2) {
             let mut bytes = vec![0; len];
@@ -209,7 +208,7 @@ impl Hostile {
         let mut head = [0; HEADER_LEN];
         while !self.filled(&mut head) {
             assert!(Instant::now() < until, "{command:?} was not answered");
-            assert!(self.function.serve_device(Deadline::after(MOMENT)), "a good frame ended the connection");
+            assert!(self.function.serve_dma(Deadline::after(MOMENT)), "a good frame ended the connection");
         }
         let header = Header::decode(&head).unwrap();
         assert_eq!((header.id, header.command), (id, command), "an answer to what was asked");

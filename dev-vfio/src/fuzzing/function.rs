@@ -11,10 +11,11 @@ use ipc::protocol::stage1::{Attachment, Order};
 use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, CONFIG_REGION, IO_REGION};
 use ipc::shm::ring::{Access, Op};
 
+use super::Function;
 use super::guest::{Guest, STREAM};
 use super::server::{BAR_LEN, Bend, CAP_MSIX, Server, TABLE};
 use super::{AREA32, AREA64, IO, MOMENT, Program, open};
-use crate::function::{Function, ones};
+use crate::function::ones;
 use crate::iommu::HostIommu;
 use crate::pci::msix::VECTORS_MAX;
 use crate::stage1_link;
@@ -131,7 +132,7 @@ fn operate(program: &mut Program<'_>, function: &Function, guest: &mut Guest) ->
         }
         // What the server asked before one of its answers.
         10 => {
-            function.serve_device(Deadline::after(MOMENT));
+            function.serve_dma(Deadline::after(MOMENT));
             0
         }
         _ => {
@@ -200,6 +201,6 @@ fn capabilities(function: &Function) {
     assert!(count == 0 || read_config(function, 6, 2) & 0x10 != 0, "the list is announced");
 }
 
-fn lock(function: &Function) -> std::sync::MutexGuard<'_, crate::iommu::engine::Engine> {
+fn lock(function: &Function) -> std::sync::MutexGuard<'_, crate::iommu::software::SoftIommu> {
     function.iommu.lock().unwrap()
 }

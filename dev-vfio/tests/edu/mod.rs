@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dev_vfio::kernel::device::{self, Device};
-use dev_vfio::kernel::error::KernelError;
-use dev_vfio::kernel::interrupts::Interrupts;
-use dev_vfio::kernel::nested::NestedIommu;
-use dev_vfio::kernel::objects::Objects;
+use dev_vfio::physical::device::{self, PhysicalDevice};
+use dev_vfio::physical::error::KernelError;
+use dev_vfio::physical::interrupts::Interrupts;
+use dev_vfio::physical::nested::NestedIommu;
+use dev_vfio::physical::objects::Objects;
 use ipc::addr::{Gpa, StreamId};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::stage1::Attachment;
@@ -70,7 +70,7 @@ impl Vm {
         let iommu_file = iommu.try_clone().unwrap();
         let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
         let id = device::bind(cdev.as_fd(), &objects)?;
-        let (device, _) = Device::open(Arc::clone(&cdev))?;
+        let (device, _) = PhysicalDevice::open(Arc::clone(&cdev))?;
         let model = Model::new(smmu_arch::model::MODEL_NAME, options).unwrap();
         let ram = guest.region.as_fd();
         let iommu = NestedIommu::new(Arc::clone(&cdev), objects, id, ram, &guest.layout, STREAM, &model)?;
@@ -187,7 +187,7 @@ pub fn command(opcode: Opcode) -> [u64; 2] {
 
 /// The device's registers (QEMU's `docs/specs/edu`).
 pub struct Edu {
-    device: Device,
+    device: PhysicalDevice,
 }
 
 impl Edu {
@@ -201,7 +201,7 @@ impl Edu {
     const BUFFER: u64 = 0x4_0000;
     const CONFIG: u32 = 7;
 
-    fn new(device: Device) -> Edu {
+    fn new(device: PhysicalDevice) -> Edu {
         // Memory, bus master.
         device.write(Self::CONFIG, 4, 2, 0b110);
         assert_eq!(device.read(0, Self::IDENTIFICATION, 4).unwrap() & 0xff, 0xed);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Written pages by the nesting parent's own log: step (c) of `kernel::dirty`, which no SMMU has today.
+//! Written pages by the nesting parent's own log: step (c) of `physical::dirty`, which no SMMU has today.
 
 use std::fs::File;
 
-use dev_vfio::kernel::dirty::{DirtyTracking, Method};
-use dev_vfio::kernel::nested;
-use dev_vfio::kernel::sys::iommufd::{self, ObjectId};
+use dev_vfio::physical::dirty::{DirtyTracking, Method};
+use dev_vfio::physical::nested;
+use dev_vfio::physical::sys::iommufd::{self, ObjectId};
 use ipc::shm::dirty_log::DirtyPages;
 use std::os::fd::AsFd;
 

@@ -10,7 +10,7 @@
 use core::ffi::c_void;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use dev_vfio::kernel::sys::iommufd::ObjectId;
+use dev_vfio::physical::sys::iommufd::ObjectId;
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 

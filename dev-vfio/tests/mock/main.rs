@@ -20,8 +20,8 @@ mod objects;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use dev_vfio::kernel::objects::Objects;
-use dev_vfio::kernel::sys::iommufd::{self, ObjectId};
+use dev_vfio::physical::objects::Objects;
+use dev_vfio::physical::sys::iommufd::{self, ObjectId};
 use ioctl::MockDevice;
 use ipc::addr::Gpa;
 use ipc::protocol::ram::{RamLayout, RamRegion};

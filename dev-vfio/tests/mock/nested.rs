@@ -2,10 +2,10 @@
 //! Nested page tables, invalidation up to the entry that is refused, and events with their losses.
 
 use dev_vfio::iommu::fault_queue::{Entry, Losses};
-use dev_vfio::kernel::events::Events;
-use dev_vfio::kernel::nested;
-use dev_vfio::kernel::sys::iommufd::Types;
-use dev_vfio::kernel::sys::{self, Kind};
+use dev_vfio::physical::events::Events;
+use dev_vfio::physical::nested;
+use dev_vfio::physical::sys::iommufd::Types;
+use dev_vfio::physical::sys::{self, Kind};
 use ipc::protocol::stage1::Fault;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 

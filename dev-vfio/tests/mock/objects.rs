@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Memory by file, and objects that are all gone when their owner is, or when its next life clears up.
 
-use dev_vfio::kernel::nested;
+use dev_vfio::physical::nested;
 
 use super::nested::MOCK;
 use super::*;

@@ -25,7 +25,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dev_vfio::report::Report;
-use dev_vfio::service::{Behind, Descriptors, VfioProcess};
+use dev_vfio::service::{Descriptors, VfioProcess};
+use dev_vfio::vfio_user::VfioUserDevice;
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::channel::{self, Channel, Incoming};
 use ipc::deadline::Deadline;
@@ -61,7 +62,7 @@ const TABLE: u64 = 0x2000;
 const BUS_MASTER: u64 = 0b100;
 
 struct Vm<S = Server> {
-    process: VfioProcess,
+    process: VfioProcess<VfioUserDevice>,
     /// What the coordinator is told.
     events: Receiver<Event>,
     server: S,
@@ -83,8 +84,8 @@ fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(10))
 }
 
-/// The vCPU process's end of the bus: agrees to everything.
-fn answer_bus(channel: OwnedFd) -> Arc<Mutex<Vec<BusRequest>>> {
+/// The vCPU process's end of the function link: agrees to everything.
+fn answer_link(channel: OwnedFd) -> Arc<Mutex<Vec<BusRequest>>> {
     let asked = Arc::<Mutex<Vec<BusRequest>>>::default();
     let theirs = Arc::clone(&asked);
     std::thread::spawn(move || {
@@ -161,8 +162,8 @@ impl<S> Vm<S> {
         let [(msi_doorbell, doorbell), (pin, intx), (intx_end, told_end)] =
             [(); 3].map(|()| doorbell::pair().unwrap());
         let (smmu, device) = channel::pair().unwrap();
-        let (vcpu, bus) = channel::pair().unwrap();
-        let asked = answer_bus(vcpu);
+        let (vcpu, link) = channel::pair().unwrap();
+        let asked = answer_link(vcpu);
         let clone = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
         let ram = Region::create("ram", ram_len).unwrap();
         let descriptors = Descriptors {
@@ -170,10 +171,10 @@ impl<S> Vm<S> {
             dirty_log: clone(&log_memory),
             ring: clone(&ring_memory),
             stage1: device,
-            behind: Behind::Server(client),
+            given: client,
             msi_board: clone(&board_memory),
             msi_doorbell,
-            bus,
+            link,
             intx: pin,
             intx_end: told_end,
         };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
 use std::time::SystemTime;
 
-use dev_vfio::client::Client;
+use dev_vfio::vfio_user::client::Client;
 use ipc::protocol::vfio::IO_REGION;
 use rustix::fd::OwnedFd;
 

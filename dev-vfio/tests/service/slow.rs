@@ -4,7 +4,7 @@
 use std::sync::mpsc::Sender;
 use std::thread::sleep;
 
-use dev_vfio::client::Client;
+use dev_vfio::vfio_user::client::Client;
 use ipc::protocol::inspect::Inspect;
 
 use super::*;

@@ -12,7 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use dev_vfio::service::{self, Behind, Descriptors};
+use dev_vfio::service::{self, Descriptors};
+use dev_vfio::vfio_user::VfioUserDevice;
 use ipc::channel::{Channel, Incoming, LATE_MAX};
 use ipc::deadline::Deadline;
 use ipc::doorbell::Ringer;
@@ -65,8 +66,8 @@ pub fn main(name: &str, generation: u32, fd_count: u32) {
     let mut fds = Inherited::take_all(fd_count).unwrap();
     let control = fds.take(0).unwrap();
     let crash_page = CrashPage::from_fd(fds.take(1).unwrap()).unwrap();
-    let behind = Behind::Server(fds.take(7).unwrap());
-    let given = Descriptors::take(&mut fds, behind).unwrap();
+    let server = fds.take(7).unwrap();
+    let given = Descriptors::<VfioUserDevice>::take(&mut fds, server).unwrap();
     if name == "vfio0" {
         let spin = ring::spin_for_host();
         let locked = sandbox::seal(&profiles::vfio(), fd_count, crash_page).unwrap();
@@ -109,29 +110,29 @@ fn forever(mut act: impl FnMut() + Send + 'static) {
     });
 }
 
-fn misbehave(script: u8, generation: u32, given: Descriptors) {
-    let Descriptors { ring, stage1, behind, msi_board, msi_doorbell, bus, intx, .. } = given;
+fn misbehave(script: u8, generation: u32, given: Descriptors<VfioUserDevice>) {
+    let Descriptors { ring, stage1, given: server, msi_board, msi_doorbell, link, intx, .. } = given;
     // Kept open: a server or a peer that is gone would be a different case.
-    std::mem::forget(behind);
+    std::mem::forget(server);
     let hello = Hello::new(Role::Vfio, generation);
     let stage1 = Channel::<Stage1>::from_fd(stage1, hello.clone());
-    let asking = bus.try_clone().unwrap();
-    let bus = Channel::<Bus>::from_fd(bus, hello.clone());
+    let asking = link.try_clone().unwrap();
+    let link = Channel::<Bus>::from_fd(link, hello.clone());
     if script != b'0' {
         stage1.hello(Role::Smmu, soon()).unwrap();
-        bus.hello(Role::Vcpu, soon()).unwrap();
+        link.hello(Role::Vcpu, soon()).unwrap();
     }
     let file = ring.try_clone().unwrap();
     // What is not used stays open.
-    std::mem::forget((ring, bus));
+    std::mem::forget((ring, link));
     match script {
         b'2' => flood_interrupts(msi_board, msi_doorbell, intx),
         b'4' => forever(move || {
             // An end that remembers so many unanswered requests asks no more: the next one does, and takes the answer to an
             // earlier one for a breach.
-            let bus = Channel::<Bus>::from_fd(asking.try_clone().unwrap(), hello.clone());
+            let link = Channel::<Bus>::from_fd(asking.try_clone().unwrap(), hello.clone());
             for _ in 0..LATE_MAX {
-                let _ = bus.request::<OwnedFd>(&BusRequest::LowerIntx, &[], Deadline::now());
+                let _ = link.request::<OwnedFd>(&BusRequest::LowerIntx, &[], Deadline::now());
             }
         }),
         b'5' => {

@@ -8,7 +8,7 @@ use crate::check::tree::Tree;
 
 /// Where unsafe code may be opened: a file, or a folder with `/` at its end, and what for.
 const WALLS: [(&str, &str); 8] = [
-    ("dev-vfio/src/kernel/sys/", "the ioctls of VFIO and iommufd"),
+    ("dev-vfio/src/physical/sys/", "the ioctls of VFIO and iommufd"),
     ("dev-vfio/tests/mock/ioctl.rs", "the ioctl of iommufd's mock, which only tests may call"),
     ("ipc/src/shm/", "memory shared with other processes"),
     ("sandbox/src/sys.rs", "system calls without a safe wrapper"),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A real device by its VFIO character device: regions by reading and writing the file, interrupts, reset, stopping.
+//! A physical device by its VFIO character device: regions by reading and writing the file, interrupts, reset, stopping.
 //!
-//! The same verbs as [`Client`](crate::client::Client) has for a vfio-user server. An access that the kernel refuses (the
+//! The same verbs as [`Client`](crate::vfio_user::client::Client) has for a vfio-user server. An access that the kernel refuses (the
 //! device is in reset, or gone from its slot) is the device's answer, and reads as all ones; it is no reason to give the
 //! device up, because the guest's own driver has to find out, as on hardware.
 
@@ -17,7 +17,7 @@ use super::interrupts::Interrupts;
 use super::objects::Objects;
 use super::sys::cdev;
 use super::sys::iommufd::ObjectId;
-use crate::client::Opened;
+use crate::backend::Opened;
 use crate::pci::bar::BAR_COUNT;
 use crate::pci::config_space::CONFIG_LEN;
 use crate::pci::windows::Mappable;
@@ -33,7 +33,7 @@ struct Region {
 
 /// A bound device.
 #[derive(Debug)]
-pub struct Device {
+pub struct PhysicalDevice {
     cdev: Arc<OwnedFd>,
     interrupts: Interrupts,
     regions: Vec<Region>,
@@ -56,12 +56,12 @@ pub fn bind(cdev: BorrowedFd<'_>, objects: &Objects) -> Result<ObjectId, KernelE
     }
 }
 
-impl Device {
+impl PhysicalDevice {
     /// Asks a bound device what it is, and resets it if it can be.
     ///
     /// # Errors
     /// The kernel's, or that it is no PCI device.
-    pub fn open(cdev: Arc<OwnedFd>) -> Result<(Device, Opened), KernelError> {
+    pub fn open(cdev: Arc<OwnedFd>) -> Result<(PhysicalDevice, Opened), KernelError> {
         let fd = cdev.as_fd();
         let info = cdev::device_info(fd).map_err(refused("VFIO_DEVICE_GET_INFO", plain))?;
         DeviceInfo::decode_pci(zerocopy::IntoBytes::as_bytes(&info))?;
@@ -80,7 +80,7 @@ impl Device {
         let (vectors, intx) = Interrupts::count(&cdev);
         let interrupts = Interrupts::none(Arc::clone(&cdev));
         let stoppable = cdev::migration_flags(fd).is_ok_and(|flags| flags & MigrationFlags::STOP_COPY != 0);
-        let device = Device { cdev, interrupts, regions, resettable, stoppable };
+        let device = PhysicalDevice { cdev, interrupts, regions, resettable, stoppable };
         let mut config = vec![0; CONFIG_LEN];
         // Devices in software have been seen with a few bytes less: what is not there is zero.
         let len = device.region(PCI_CONFIG_REGION).map_or(0, |region| region.len);
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn device_that_is_none_is_refused_by_the_call_that_finds_out() {
         let null = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
-        let refused = Device::open(Arc::clone(&null)).unwrap_err().to_string();
+        let refused = PhysicalDevice::open(Arc::clone(&null)).unwrap_err().to_string();
         assert!(refused.starts_with("VFIO_DEVICE_GET_INFO is refused by the kernel"), "{refused}");
         let objects = Objects::new(null.try_clone().unwrap());
         let refused = bind(null.as_fd(), &objects).unwrap_err().to_string();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The interrupts of a real device: MSI-X or INTx by [`Connected`], with the kernel's calls. Its INTx masks itself when it
+//! The interrupts of a physical device: MSI-X or INTx by [`Connected`], with the kernel's calls. Its INTx masks itself when it
 //! signals.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::error::{KernelError, plain, refused};
 use super::sys::cdev;
+use crate::backend::Eventfds;
 use crate::connected::Connected;
 use crate::pci::intx::Pin;
 
@@ -44,13 +45,9 @@ impl Interrupts {
     ///
     /// # Errors
     /// If the vectors cannot be connected, or there would be no interrupt at all.
-    pub fn offer(
-        &mut self,
-        vectors: &Arc<[OwnedFd]>,
-        intx: Option<&Arc<OwnedFd>>,
-    ) -> Result<Option<KernelError>, KernelError> {
+    pub fn offer(&mut self, eventfds: &Eventfds) -> Result<Option<KernelError>, KernelError> {
         let cdev = &self.cdev;
-        self.connected.offer(vectors, intx, |index, eventfds| set(cdev, index, eventfds))
+        self.connected.offer(eventfds, |index, eventfds| set(cdev, index, eventfds))
     }
 
     /// Connects the vectors, or the pin, whichever of them there are. True: that was a change.
@@ -72,8 +69,8 @@ impl Interrupts {
         cdev::unmask_irq(self.cdev.as_fd(), PCI_INTX_IRQ).map_err(refused(CALL, plain))
     }
 
-    /// Whether a vector has signalled and nobody has taken that. Looks, and takes nothing.
-    pub fn waits(&self, index: usize) -> bool {
+    /// Whether a signal of the vector waits in its eventfd. Polls, and takes nothing.
+    pub fn is_pending(&self, index: usize) -> bool {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         self.connected.vector(index).is_some_and(|eventfd| {
             let mut fd = [PollFd::new(eventfd, PollFlags::IN)];
@@ -96,18 +93,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signal_that_nobody_has_taken_is_seen_without_being_taken() {
+    fn signal_that_waits_is_seen_without_being_taken() {
         let null = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
         let new = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
         let mut interrupts = Interrupts::none(Arc::clone(&null));
         assert_eq!(Interrupts::count(&null), (0, None));
         let vectors: Arc<[OwnedFd]> = Arc::new([new(), new()]);
-        let refused = interrupts.offer(&vectors, None).unwrap_err().to_string();
+        let eventfds = Eventfds { vectors: Arc::clone(&vectors), intx: None };
+        let refused = interrupts.offer(&eventfds).unwrap_err().to_string();
         assert!(refused.starts_with("VFIO_DEVICE_SET_IRQS is refused by the kernel"), "{refused}");
         interrupts.unmask_intx().unwrap();
         rustix::io::write(&vectors[1], &1_u64.to_ne_bytes()).unwrap();
         for _ in 0..2 {
-            assert_eq!([0, 1, 2].map(|index| interrupts.waits(index)), [false, true, false]);
+            assert_eq!([0, 1, 2].map(|index| interrupts.is_pending(index)), [false, true, false]);
         }
     }
 }

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::dirty_log::DirtyLog;
 
-use crate::client::dma_windows::{DmaWindow, IOVA_SPACE_LEN};
-use crate::client::{Client, ClientError};
+use super::client::dma_windows::{DmaWindow, IOVA_SPACE_LEN};
+use super::client::{Client, ClientError};
 
 /// RAM to be given.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Direct {
     }
 
     /// What it is, for people.
-    pub fn word(&self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match *self.state() {
             State::Messages => "not now",
             State::Mapped => "guest RAM is mapped at the server",

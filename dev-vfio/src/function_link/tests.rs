@@ -9,7 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::*;
 
 /// A link whose other end refuses what `refuses` names, and what that end was asked.
-fn link(refuses: fn(&BusRequest) -> bool) -> (BusLink, Receiver<BusRequest>) {
+fn link(refuses: fn(&BusRequest) -> bool) -> (FunctionLink, Receiver<BusRequest>) {
     let (device, vcpu) = channel::pair().unwrap();
     let (asked, requests) = channel();
     std::thread::spawn(move || {
@@ -22,7 +22,7 @@ fn link(refuses: fn(&BusRequest) -> bool) -> (BusLink, Receiver<BusRequest>) {
             let _ = channel.reply::<OwnedFd>(request_id, &reply, &[], soon());
         }
     });
-    let link = BusLink::new(device, 1);
+    let link = FunctionLink::new(device, 1);
     link.greet(Deadline::after(Duration::from_secs(10))).unwrap();
     (link, requests)
 }
@@ -79,7 +79,7 @@ fn vector_that_is_refused_is_ours_and_not_spoken_of_again() {
 #[test]
 fn inspection_waits_for_no_answer_of_the_vcpu_process() {
     let (device, vcpu) = channel::pair().unwrap();
-    let link = BusLink::new(device, 1);
+    let link = FunctionLink::new(device, 1);
     let channel = Channel::<Bus>::from_fd(vcpu, Hello::new(Role::Vcpu, 1));
     let soon = || Deadline::after(Duration::from_secs(10));
     std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The function's end of the bus channel: tells the vCPU process which parts of the BARs are memory, and when; and what the
+//! The function's end of the function link: tells the vCPU process which parts of the BARs are memory, and when; and what the
 //! signals of its vectors mean.
 //!
 //! Windows are shown while memory space is enabled and the device works; a vector means something while the guest's MSI-X
@@ -20,16 +20,16 @@ use ipc::protocol::budget;
 use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::inspect::Inspect;
 
-/// Its bus thread waits for nobody. Whoever is told something in the gate holds that up for so long at most.
+/// The vCPU process answers without waiting for another. A request made inside the gate holds that up for so long at most.
 const ANSWER_SPAN: Duration = budget::vfio::GATE;
 
 /// The link.
 #[derive(Debug)]
-pub struct BusLink {
+pub struct FunctionLink {
     channel: Channel<Bus>,
     /// Held while the vCPU process is asked.
     state: Mutex<State>,
-    /// What [`Self::inspect`] shows: never held while anybody is asked.
+    /// What [`Self::inspect`] shows: not held during a request.
     seen: Mutex<Seen>,
 }
 
@@ -60,11 +60,11 @@ struct Vector {
     told: Option<u32>,
 }
 
-impl BusLink {
+impl FunctionLink {
     /// Over the function's end of the channel.
-    pub fn new(channel: OwnedFd, generation: u32) -> BusLink {
+    pub fn new(channel: OwnedFd, generation: u32) -> FunctionLink {
         let channel = Channel::from_fd(channel, Hello::new(Role::Vfio, generation));
-        BusLink { channel, state: Mutex::default(), seen: Mutex::default() }
+        FunctionLink { channel, state: Mutex::default(), seen: Mutex::default() }
     }
 
     /// Greets the vCPU process, which is configured before any device is started. To be called first.
@@ -79,7 +79,7 @@ impl BusLink {
     ///
     /// # Errors
     /// Why its accesses go through the ring.
-    pub fn add(&self, window: DeviceWindow, file: &OwnedFd) -> Result<(), String> {
+    pub fn add_window(&self, window: DeviceWindow, file: &OwnedFd) -> Result<(), String> {
         let mut state = self.state();
         let added = self.ask(&BusRequest::AddWindow(window), &[file]);
         match &added {

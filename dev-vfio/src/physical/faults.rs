@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Faults that the host's SMMU has found, on their way to the vSMMU.
+//!
+//! One thread waits for the kernel's event queue. It looks now and then whether the device has failed.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use super::device::PhysicalDevice;
+use crate::function::Function;
+use crate::threads::{LOOK_TIMESPEC, spawn};
+
+/// Starts the thread.
+pub fn start_thread(function: &Arc<Function<PhysicalDevice>>) -> io::Result<()> {
+    let file = function.iommu().events().try_clone_to_owned()?;
+    let theirs = Arc::clone(function);
+    spawn("faults", move || tell(&theirs, &file))
+}
+
+fn tell(function: &Function<PhysicalDevice>, file: &OwnedFd) {
+    while function.failure().is_none() {
+        match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&LOOK_TIMESPEC)) {
+            Ok(_) | Err(Errno::INTR) => function.stage1.tell_faults(&function.iommu, &function.gate),
+            Err(errno) => {
+                ipc::log::warn!("{}: polling the SMMU's event queue failed: {errno}", function.name);
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The vfio-user back end: a device in a server of its own, whose DMA comes as messages and is translated in software.
+//!
+//! `client` speaks to the server, `dma` answers it, `direct` is guest RAM at servers that are trusted with it. Posted
+//! writes are collected here while more requests are in the ring, and sent in batches. Every write of the device's is
+//! marked in the dirty log as it happens; what a server with guest RAM writes is unseen, so that all RAM is marked.
+
+pub mod client;
+pub mod direct;
+mod dma;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipc::addr::{Gpa, Iova};
+use ipc::deadline::Deadline;
+use ipc::protocol::control::Failure;
+use ipc::protocol::inspect::Inspect;
+use ipc::protocol::stage1::{Attachment, Order};
+use ipc::protocol::vfio::VfioConfig;
+use ipc::shm::dirty_log::DirtyLog;
+use ipc::shm::guest_memory::{self, GuestMemory};
+use ipc::shm::region::Region;
+use ipc::vfio_user::region::SmallWrite;
+
+use crate::backend::{Arrival, Backend, DeviceEnd, DeviceError, Eventfds, Interrupts, Opened};
+use crate::function::Function;
+use crate::function_link::FunctionLink;
+use crate::iommu::software::{Counters, SoftIommu};
+use crate::pci::msix::Message;
+use client::{Client, ClientError};
+use direct::Direct;
+
+/// A connected server's device.
+#[derive(Debug)]
+pub struct VfioUserDevice {
+    client: Client,
+    /// Guest RAM for the server while the stream is in bypass, if the configuration says so.
+    direct: Option<Direct>,
+    /// Posted writes that are not sent yet: only while more requests are in the ring, and never behind another access.
+    posts: Mutex<Vec<SmallWrite>>,
+}
+
+/// The connection to a server that was not greeted yet.
+#[derive(Debug)]
+pub struct Unopened {
+    socket: OwnedFd,
+    direct: Option<Direct>,
+}
+
+impl VfioUserDevice {
+    /// Over a client that has opened its device.
+    pub fn new(client: Client, direct: Option<Direct>) -> VfioUserDevice {
+        VfioUserDevice { client, direct, posts: Mutex::default() }
+    }
+
+    fn posts(&self) -> MutexGuard<'_, Vec<SmallWrite>> {
+        // Whole between any two calls.
+        self.posts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DeviceError for ClientError {
+    fn is_refusal(&self) -> bool {
+        ClientError::is_refusal(self)
+    }
+}
+
+impl DeviceEnd for VfioUserDevice {
+    type Error = ClientError;
+
+    fn read(&self, index: u32, offset: u64, size: u8) -> Result<Option<u64>, ClientError> {
+        self.client.read(index, offset, size)
+    }
+
+    fn write(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<(), ClientError> {
+        self.client.write(index, offset, size, value)
+    }
+
+    fn post(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<(), ClientError> {
+        let Some(write) = self.client.posted(index, offset, size, value) else { return Ok(()) };
+        let is_full = {
+            let mut posts = self.posts();
+            posts.push(write);
+            posts.len() >= self.client.batch_max()
+        };
+        if is_full { self.flush_posts() } else { Ok(()) }
+    }
+
+    fn flush_posts(&self) -> Result<(), ClientError> {
+        let posts = std::mem::take(&mut *self.posts());
+        if posts.is_empty() { Ok(()) } else { self.client.post(&posts) }
+    }
+
+    fn reset(&self) -> Result<(), ClientError> {
+        self.client.reset()
+    }
+
+    const LOSES_UNMASK: bool = true;
+
+    fn set_running(&self, running: bool) -> Result<(), ClientError> {
+        self.client.set_running(running)
+    }
+
+    fn close(&self) {
+        self.client.close();
+    }
+}
+
+impl Interrupts for VfioUserDevice {
+    /// Its vectors stay here: the address of a message is translated at every signal, and a route could be stale.
+    fn offer_interrupts(
+        &mut self,
+        eventfds: &Eventfds,
+        _link: &FunctionLink,
+        _name: &str,
+    ) -> Result<Option<ClientError>, ClientError> {
+        let refused = self.client.offer_interrupts(eventfds)?;
+        self.client.end_opening();
+        Ok(refused)
+    }
+
+    fn switch_interrupts(&self, msix: bool) -> Result<bool, ClientError> {
+        self.client.switch_interrupts(msix)
+    }
+
+    fn unmask_intx(&self) -> Result<(), ClientError> {
+        self.client.unmask_intx()
+    }
+
+    /// Signals are taken at once, and noted with the vector.
+    fn is_pending(&self, _vector: usize) -> bool {
+        false
+    }
+}
+
+impl Backend for VfioUserDevice {
+    /// The connection to the server.
+    type Given = OwnedFd;
+    type Unopened = Unopened;
+    type Iommu = SoftIommu;
+
+    fn configure(
+        socket: OwnedFd,
+        ram: &Region,
+        log: &Arc<DirtyLog>,
+        config: &VfioConfig,
+    ) -> Result<(SoftIommu, Unopened), Failure> {
+        let direct = config
+            .direct_dma
+            .then(|| Direct::new(Arc::clone(ram.file()), config.ram.clone(), Arc::clone(log)));
+        let ram = guest_memory::map(ram, &config.ram)
+            .map_err(|error| Failure::new("map the RAM that DMA reaches", error))?;
+        let ram = GuestMemory::new(Arc::new(ram), Arc::clone(log));
+        Ok((SoftIommu::new(config.model, ram, config.stream), Unopened { socket, direct }))
+    }
+
+    fn open(
+        Unopened { socket, direct }: Unopened,
+        until: Deadline,
+    ) -> Result<(VfioUserDevice, Opened), ClientError> {
+        let (client, opened) = Client::open(socket, until)?;
+        Ok((VfioUserDevice::new(client, direct), opened))
+    }
+
+    fn start_thread(function: &Arc<Function<VfioUserDevice>>) -> io::Result<()> {
+        dma::start_thread(function)
+    }
+
+    fn before_orders(&self, orders: &[Order]) -> Result<(), ClientError> {
+        let leaves = |order: &Order| match order {
+            Order::Attach { to, .. } => *to != Attachment::Bypass,
+            Order::Invalidate(_) => false,
+        };
+        match &self.direct {
+            Some(direct) if orders.iter().any(leaves) => direct.take_back(&self.client),
+            _ => Ok(()),
+        }
+    }
+
+    fn after_orders(&self, iommu: &Mutex<SoftIommu>) -> Result<(), ClientError> {
+        let Some(direct) = &self.direct else { return Ok(()) };
+        let is_bypassed = iommu.lock().unwrap_or_else(PoisonError::into_inner).is_bypassed();
+        if is_bypassed { direct.give(&self.client) } else { Ok(()) }
+    }
+
+    /// A message is a write of the device, translated like any other.
+    fn send(iommu: &mut SoftIommu, Message { address, data }: Message, doorbell: Gpa) -> Arrival {
+        let address = Iova(address);
+        match iommu.write_target(address) {
+            Ok(gpa) if gpa == doorbell => Arrival::Doorbell,
+            Ok(_) if iommu.write(address, &data.to_le_bytes()).is_ok() => Arrival::Memory,
+            Ok(_) | Err(_) => Arrival::Nowhere,
+        }
+    }
+
+    /// Writes by message are in the log already.
+    fn gather_dirty(device: Option<&VfioUserDevice>, _iommu: &mut SoftIommu, _log: &DirtyLog) {
+        if let Some(direct) = device.and_then(|device| device.direct.as_ref()) {
+            direct.mark_all();
+        }
+    }
+
+    fn inspect_iommu(iommu: &SoftIommu, inspect: &mut Inspect) {
+        let Counters { bytes_read, bytes_written, terminated, attached, invalidated } = *iommu.counters();
+        for (name, value) in [
+            ("dma.bytes_read", bytes_read),
+            ("dma.bytes_written", bytes_written),
+            ("dma.terminated", terminated),
+            ("stage1.attachments", attached),
+            ("stage1.invalidations", invalidated),
+            ("iotlb.entries", u64::try_from(iommu.cached_translations()).unwrap_or(u64::MAX)),
+        ] {
+            inspect.counter(name, value);
+        }
+        inspect.text("stage1.attached", iommu.attached());
+    }
+
+    fn inspect(&self, inspect: &mut Inspect) {
+        inspect.text("dma.direct", self.direct.as_ref().map_or("off", Direct::as_str));
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Opening a server's device: the version, what the device is, its regions, interrupts and features.
+//!
+//! The whole conversation has one deadline, each answer its own. What is answered is held against what was asked by the
+//! codec; what is left to check here is whether the device is one that we can use.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use ipc::deadline::Deadline;
+use ipc::protocol::budget;
+use ipc::protocol::bus::WINDOWS_LEN_MAX;
+use ipc::vfio_user::connection::{Answer, Connection, ConnectionError};
+use ipc::vfio_user::device::{
+    DeviceInfo, IrqInfo, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, REGION_INFO_LEN_MAX,
+    RegionDescription, RegionInfo,
+};
+use ipc::vfio_user::feature::{FeatureOp, MIGRATION, MigrationFlags};
+use ipc::vfio_user::header::Command;
+use ipc::vfio_user::region::SmallWrite;
+use ipc::vfio_user::version::Version;
+use zerocopy::IntoBytes;
+
+use super::dma_windows::{DmaWindow, Windows};
+use super::{BATCH_MAX, Client, ClientError, Region, feature};
+use crate::backend::Opened;
+use crate::connected::Connected;
+use crate::pci::config_space::CONFIG_LEN;
+use crate::pci::intx::Pin;
+use crate::pci::windows::Mappable;
+
+/// What may be mapped of a region, and the file that it is in.
+type Offered = (Mappable, Arc<OwnedFd>);
+
+/// For the next answer, and not beyond the end of the conversation that it is part of.
+pub(super) fn answer_by(conversation: Option<Deadline>) -> Deadline {
+    let soon = Deadline::after(budget::vfio::ANSWER);
+    conversation.map_or(soon, |end| end.min(soon))
+}
+
+impl Client {
+    /// Agrees on a version and asks what the device is. It is reset, if it can be. All that is asked from now until
+    /// [`Client::end_opening`] has to be answered by `until`, however many answers it is.
+    ///
+    /// # Errors
+    /// If the server is late or breaks the protocol, or the device is none we can use.
+    pub fn open(socket: OwnedFd, until: Deadline) -> Result<(Client, Opened), ClientError> {
+        let opening = Some(until);
+        let soon = || answer_by(opening);
+        let connection = Connection::new(socket);
+        let proposal = Version::proposal().encode();
+        let Answer { body, fds } = connection.request(Command::VERSION, &[&proposal], &[], soon())?;
+        let version = Version::decode(&body).map_err(|error| connection.violated(error))?;
+        version.accept().map_err(|error| connection.violated(error))?;
+        let twin = version.take_twin_socket(fds).map_err(|error| connection.violated(error))?;
+        let twin = twin.map(Connection::new);
+
+        let answer =
+            connection.request(Command::DEVICE_GET_INFO, &[DeviceInfo::request().as_bytes()], &[], soon())?;
+        let info = DeviceInfo::decode_pci(&answer.body).map_err(|error| connection.violated(error))?;
+        let resettable = info.flags.get() & DeviceInfo::RESET != 0;
+        if resettable {
+            connection.request(Command::DEVICE_RESET, &[], &[], soon())?;
+        }
+        let mut regions = Vec::new();
+        let mut mappables = Vec::new();
+        for index in 0..=PCI_CONFIG_REGION {
+            let (region, mappable) = region(&connection, index, soon())?;
+            regions.push(region);
+            mappables.extend(mappable);
+        }
+        let (vectors, _) = irqs(&connection, PCI_MSIX_IRQ, soon())?;
+        let (pins, flags) = irqs(&connection, PCI_INTX_IRQ, soon())?;
+        let intx = (pins > 0).then_some(Pin { automasked: flags & IrqInfo::AUTOMASKED != 0 });
+
+        // Features came after protocol 0.0: a server of that version may lose its place in the stream over one.
+        let stoppable = version.minor > 0 && has_migration(&connection, soon())?;
+        let fds_max = version.capabilities.msg_fds();
+        let room = version.capabilities.data_len().saturating_sub(size_of::<u64>()) / size_of::<SmallWrite>();
+        let batched = version.capabilities.write_multiple == Some(true);
+        let batch_max = if batched { room.clamp(1, BATCH_MAX) } else { 1 };
+        let windows = Mutex::new(Windows::new(version.capabilities.dma_maps()));
+        let interrupts = Connected::default();
+        let client = Client {
+            connection,
+            twin,
+            regions,
+            fds_max,
+            interrupts,
+            windows,
+            batch_max,
+            resettable,
+            stoppable,
+            opening,
+        };
+        let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);
+        let config = client.read_bytes(PCI_CONFIG_REGION, 0, config_len)?;
+        client.declare(&[DmaWindow::EVERYWHERE])?;
+        let mut lens = client.regions.iter().map(|region| region.len);
+        let bar_lens = core::array::from_fn(|_| lens.next().unwrap_or(0));
+        let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
+        Ok((client, Opened { config, bar_lens, vectors, intx, mappables }))
+    }
+}
+
+/// How many interrupts of a kind the device can signal, and how.
+fn irqs(connection: &Connection, index: u32, deadline: Deadline) -> Result<(u32, u32), ClientError> {
+    let request = IrqInfo::new(index, 0, 0);
+    let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], deadline)?;
+    let info = IrqInfo::decode(&answer.body, index).map_err(|error| connection.violated(error))?;
+    let flags = info.flags.get();
+    Ok((if flags & IrqInfo::EVENTFD != 0 { info.count.get() } else { 0 }, flags))
+}
+
+/// Whether the device can be stopped. One that does not know of features cannot.
+fn has_migration(connection: &Connection, deadline: Deadline) -> Result<bool, ClientError> {
+    let request = feature(MIGRATION, FeatureOp::Get, size_of::<MigrationFlags>());
+    match connection.request(Command::DEVICE_FEATURE, &[request.as_bytes()], &[], deadline) {
+        Ok(answer) => {
+            let flags = request.decode_reply(&answer.body).and_then(MigrationFlags::decode);
+            let flags = flags.map_err(|error| connection.violated(error))?;
+            Ok(flags.flags.get() & MigrationFlags::STOP_COPY != 0)
+        }
+        Err(ConnectionError::Remote { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn region(
+    connection: &Connection,
+    index: u32,
+    deadline: Deadline,
+) -> Result<(Region, Option<Offered>), ClientError> {
+    let describe = |request: RegionInfo| -> Result<_, ClientError> {
+        let Answer { body, fds } =
+            connection.request(Command::DEVICE_GET_REGION_INFO, &[request.as_bytes()], &[], deadline)?;
+        let described = RegionDescription::decode(&body, index);
+        Ok((described.map_err(|error| connection.violated(error))?, fds))
+    };
+    let request = RegionInfo::request(index);
+    let (mut described, mut fds) = describe(request)?;
+    // Its capabilities did not fit: they come if there is room for them.
+    let needed = described.info.argsz.get();
+    if (request.argsz.get() + 1..=REGION_INFO_LEN_MAX).contains(&needed) {
+        (described, fds) = describe(RegionInfo::request_with_room(index, needed))?;
+    }
+    let (len, flags) = (described.info.size.get(), described.info.flags.get());
+    let (readable, writable) = (flags & RegionInfo::READ != 0, flags & RegionInfo::WRITE != 0);
+    let config_short = index == PCI_CONFIG_REGION && len < CONFIG_LEN as u64;
+    if config_short {
+        return Err(ClientError::Unusable("no configuration space of 256 bytes"));
+    }
+    // One file for the region, or none: with more it is not said which area is in which.
+    let file = <[OwnedFd; 1]>::try_from(fds).ok();
+    let mappable = Mappable::of(index, &described, WINDOWS_LEN_MAX).zip(file);
+    let mappable = mappable.map(|(mappable, [file])| (mappable, Arc::new(file)));
+    Ok((Region { len, readable, writable }, mappable))
+}
