@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at the first surprise, in its helpers too")]
 
+mod kexec;
 mod smp;
 #[path = "../support/mod.rs"]
 mod support;

@@ -17,21 +17,21 @@ fn guest_of(vcpu_count: u32, name: &str) -> Option<Vm> {
     Some(vm)
 }
 
-fn output(vm: &mut Vm, command: &str) -> String {
+pub fn output(vm: &mut Vm, command: &str) -> String {
     let answer = vm.console.run(command, BOOT).unwrap();
     assert_eq!(answer.code, 0, "{command}: {}", answer.output);
     answer.output
 }
 
 /// Whatever the kernel says when a CPU hangs, an interrupt is lost or memory is torn.
-fn assert_kernel_is_content(vm: &mut Vm) {
+pub fn assert_kernel_is_content(vm: &mut Vm) {
     let complaints =
         output(vm, "dmesg | grep -iE 'BUG|stall|lockup|Oops|WARNING|unhandled|failed to come' || true");
     assert_eq!(complaints, "");
 }
 
 /// Every CPU hashes zeros and makes processes; the hash is known, so a torn register or page shows.
-fn work_on_all(vm: &mut Vm, vcpu_count: u32) {
+pub fn work_on_all(vm: &mut Vm, vcpu_count: u32) {
     let hashes = output(
         vm,
         &format!(

@@ -33,7 +33,7 @@ use clap::Args;
 use self::{
     apt::{Apt, Installed, Suites},
     manifest::{FileRecord, Manifest},
-    programs::{DISKRATE, SELFTEST},
+    programs::{DISKRATE, KEXEC, SELFTEST},
 };
 use crate::progress::Step;
 
@@ -139,16 +139,19 @@ fn lock(cache: &Path) -> Result<fs::File> {
     Ok(lock)
 }
 
-/// The same guest with our programs in `/bin` (`selftest`, `diskrate`); `None` where there is no compiler for them.
+/// The same guest with our programs in `/bin` (`selftest`, `diskrate`, `kexec`); `None` where there is no compiler for them.
 pub fn with_selftest(options: &Options) -> Result<Option<GuestFiles>> {
     let Some(compiler) = CROSS.installed() else { return Ok(None) };
     let cache = places::cache();
     let kernel = obtain(options)?.kernel;
-    let (selftest, diskrate) = (SELFTEST.program(&compiler, &cache)?, DISKRATE.program(&compiler, &cache)?);
-    let programs = [
-        initramfs::Program { name: SELFTEST.name, content: &selftest },
-        initramfs::Program { name: DISKRATE.name, content: &diskrate },
-    ];
+    let sources = [SELFTEST, DISKRATE, KEXEC];
+    let contents =
+        sources.iter().map(|program| program.program(&compiler, &cache)).collect::<Result<Vec<_>>>()?;
+    let programs: Vec<_> = sources
+        .iter()
+        .zip(&contents)
+        .map(|(program, content)| initramfs::Program { name: program.name, content })
+        .collect();
     let busybox = read(&options.busybox.clone().unwrap_or_else(|| cache.join("busybox")))?;
     let files = GuestFiles { kernel, initramfs: cache.join("initramfs-selftest.cpio") };
     write_if_other(&files.initramfs, &initramfs::build(&busybox, &programs)?)?;

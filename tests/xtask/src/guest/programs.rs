@@ -62,6 +62,10 @@ pub const SELFTEST: Sources = Sources {
 pub const DISKRATE: Sources =
     Sources { name: "diskrate", sources: &[("main.c", GENERAL)], headers: &["../selftest/selftest.h"] };
 
+/// What starts another kernel, `tests/guest/kexec`.
+pub const KEXEC: Sources =
+    Sources { name: "kexec", sources: &[("main.c", GENERAL)], headers: &["../selftest/selftest.h"] };
+
 impl Sources {
     /// The compiled program.
     pub fn program(&self, compiler: &Ready, cache: &Path) -> Result<Vec<u8>> {
