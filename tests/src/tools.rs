@@ -194,22 +194,26 @@ impl Ready {
     /// A command that boots `guest` on QEMU's emulation of a machine like ours, its console on stdin and
     /// stdout. `extra` is added to the kernel's command line.
     pub fn boot(&self, guest: &GuestFiles, extra: &str) -> Command {
-        let mut command = self.emulator();
-        command.args([
-            "-M",
-            "virt,gic-version=3",
-            "-cpu",
-            "cortex-a72",
-            "-accel",
-            "tcg",
-            "-smp",
-            "1",
-            "-m",
-            "512",
-        ]);
-        command.args(["-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]);
-        path_option(&mut command, "-kernel", &guest.kernel);
+        let mut command = self.machine(1, 512, &guest.kernel, extra);
         path_option(&mut command, "-initrd", &guest.initramfs);
+        command
+    }
+
+    /// The same without an initramfs, with an NVMe disk over `image`.
+    pub fn boot_disk(&self, cpus: u32, memory_mib: u32, kernel: &Path, image: &Path, extra: &str) -> Command {
+        let mut command = self.machine(cpus, memory_mib, kernel, extra);
+        let mut drive = std::ffi::OsString::from("if=none,id=disk,format=raw,file=");
+        drive.push(image);
+        command.arg("-drive").arg(drive).args(["-device", "nvme,drive=disk,serial=disk"]);
+        command
+    }
+
+    fn machine(&self, cpus: u32, memory_mib: u32, kernel: &Path, extra: &str) -> Command {
+        let mut command = self.emulator();
+        command.args(["-M", "virt,gic-version=3", "-cpu", "cortex-a72", "-accel", "tcg"]);
+        command.args(["-smp", &cpus.to_string(), "-m", &memory_mib.to_string()]);
+        command.args(["-nodefaults", "-nographic", "-serial", "stdio", "-no-reboot"]);
+        path_option(&mut command, "-kernel", kernel);
         // QEMU's machine has a PL011 where ours has a 16550: the only difference in the command line.
         let line = crate::guest::COMMAND_LINE.replace("ttyS0", "ttyAMA0");
         command.arg("-append").arg(format!("{line} {extra}"));

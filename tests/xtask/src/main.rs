@@ -9,6 +9,7 @@ mod arm_suite;
 mod bench;
 mod check;
 mod demo;
+mod ext4;
 mod fuzz;
 mod guest;
 mod interop;
@@ -18,6 +19,7 @@ mod progress;
 mod stages;
 mod syscalls;
 mod test;
+mod userland;
 
 use std::process::ExitCode;
 
@@ -52,6 +54,8 @@ enum Task {
     Syscalls(syscalls::Options),
     /// Fetch an arm64 kernel and busybox as packages, check them, and build the guest's initramfs
     Guest(guest::Options),
+    /// Install a Debian from its packages on the software machine, boot it, ask systemd; the same on QEMU
+    Userland(userland::Options),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Task::Interop(options) => interop::run(&options),
         Task::Syscalls(options) => syscalls::run(&options),
         Task::Guest(options) => guest::run(&options),
+        Task::Userland(options) => userland::run(&options),
     };
     match outcome {
         Ok(code) => code,

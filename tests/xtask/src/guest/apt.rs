@@ -7,6 +7,8 @@
 
 mod sources;
 
+pub use self::sources::codename;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -213,6 +215,20 @@ impl Apt {
             format!("package {} and what it needs could not be fetched", packages.join(", "))
         })?;
         packages_in(&self.folder.join("cache/archives"))
+    }
+
+    /// The names of `packages`, which may be apt's patterns, and of everything they need that is not installed.
+    pub fn with_dependencies(&self, packages: &[&str]) -> Result<Vec<String>> {
+        let arguments = ["install", "--simulate", "--no-install-recommends"];
+        let text = capture(self.command("apt-get").args(arguments).args(packages))
+            .with_context(|| format!("what {} need is not to be had", packages.join(", ")))?;
+        let names = text.lines().filter_map(|line| line.strip_prefix("Inst ")?.split(' ').next());
+        Ok(names.map(String::from).collect())
+    }
+
+    /// What the index says of these packages, a paragraph each.
+    pub fn records(&self, packages: &[String]) -> Result<String> {
+        capture(self.command("apt-cache").args(["show", "--no-all-versions"]).args(packages))
     }
 
     /// Removes downloaded packages; the index stays for the next time.

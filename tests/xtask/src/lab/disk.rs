@@ -8,19 +8,18 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use ::lab::places as inside;
 use ::tests::{
-    command::{capture, find, remove_folder, set_mode, write_whole},
+    command::{remove_folder, set_mode, write_whole},
     places,
     tools::Ready,
 };
 use anyhow::{Context, Result};
 
 use super::cross::{self, Everything};
-use crate::guest::initramfs;
+use crate::{ext4, guest::initramfs};
 
 /// What goes onto the disk.
 pub struct Contents<'a> {
@@ -38,9 +37,6 @@ const FOLDERS: [&str; 8] = ["dev", "proc", "sys", "tmp", "run", "root", "etc", "
 
 /// Room on the disk beyond its contents: scenarios may write.
 const ROOM: u64 = 256 << 20;
-
-/// Places of mke2fs that ordinary users do not have on their PATH.
-const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// Makes the image in `folder` and returns its path.
 pub fn make(folder: &Path, linker: &Ready, contents: &Contents<'_>) -> Result<PathBuf> {
@@ -92,42 +88,8 @@ fn place(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn image(folder: &Path, root: &Path) -> Result<PathBuf> {
-    let system = SYSTEM_FOLDERS.iter().map(|folder| Path::new(folder).join("mke2fs"));
-    let program = find("mke2fs")
-        .or_else(|| system.into_iter().find(|file| file.is_file()))
-        .context("mke2fs is not installed (package e2fsprogs)")?;
     let image = folder.join("disk.ext4");
-    let part = folder.join("disk.ext4.part");
-    let kib = (size_of(root)? + ROOM) / 1024;
-    capture(
-        Command::new(program)
-            .args([
-                "-q",
-                "-F",
-                "-t",
-                "ext4",
-                "-b",
-                "4096",
-                "-O",
-                "^has_journal",
-                "-E",
-                "lazy_itable_init=1",
-                "-d",
-            ])
-            .arg(root)
-            .arg(&part)
-            .arg(format!("{kib}k")),
-    )?;
-    fs::rename(&part, &image).context("the lab's disk could not be put in place")?;
+    ext4::write(root, &image, ROOM, &["-O", "^has_journal"]).context("the lab's disk")?;
     remove_folder(root)?;
     Ok(image)
-}
-
-fn size_of(folder: &Path) -> Result<u64> {
-    let mut sum = 0;
-    for entry in fs::read_dir(folder).with_context(|| format!("{}", folder.display()))?.flatten() {
-        let data = entry.path().symlink_metadata().context("a file of the lab's disk")?;
-        sum += if data.is_dir() { size_of(&entry.path())? } else { data.len() };
-    }
-    Ok(sum)
 }
