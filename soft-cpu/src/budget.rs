@@ -27,7 +27,8 @@ impl Budget {
     /// Pays for one operation. False: there is nothing left, or it was cut short.
     #[inline(always)]
     pub(crate) fn pay(&self) -> bool {
-        let left = self.0.load(Relaxed) - 1;
+        // Far from where it could wrap: a check for that would stand before every operation.
+        let left = self.0.load(Relaxed).wrapping_sub(1);
         if left < 0 {
             return false;
         }

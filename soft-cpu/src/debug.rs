@@ -184,19 +184,27 @@ impl Debug {
     }
 
     /// Whether an armed breakpoint may match an instruction of the page of `pc`.
+    #[inline(always)]
     fn may_stop_in(&self, pc: u64) -> bool {
-        self.code_armed
-            && self.breakpoints.iter().any(|point| {
-                let same_page = (point.value ^ pc) & ADDRESS & !(PAGE_LEN - 1) == 0;
-                point.enabled() && (same_page || point.kind() == CONTEXT)
-            })
+        self.code_armed && self.is_armed_in_page_of(pc)
+    }
+
+    #[cold]
+    fn is_armed_in_page_of(&self, pc: u64) -> bool {
+        self.breakpoints.iter().any(|point| {
+            let same_page = (point.value ^ pc) & ADDRESS & !(PAGE_LEN - 1) == 0;
+            point.enabled() && (same_page || point.kind() == CONTEXT)
+        })
     }
 
     /// Whether an armed watchpoint watches a byte of the page of `va`.
+    #[inline(always)]
     pub(crate) fn watches_page_of(&self, va: u64) -> bool {
-        if !self.data_armed {
-            return false;
-        }
+        self.data_armed && self.is_watching_page_of(va)
+    }
+
+    #[cold]
+    fn is_watching_page_of(&self, va: u64) -> bool {
         let first = va & ADDRESS & !(PAGE_LEN - 1);
         self.watched().any(|(_, low, high)| low < first + PAGE_LEN && first <= high)
     }
@@ -298,11 +306,13 @@ impl Cpu {
     }
 
     /// Whether instructions of the current page run one by one.
+    #[inline(always)]
     pub(crate) fn steps_through_page(&self) -> bool {
         self.debug.may_stop_in(self.pc)
     }
 
     /// Takes the Breakpoint exception if one matches the instruction at the program counter.
+    #[inline(always)]
     pub(crate) fn take_breakpoint_if_due(&mut self) -> bool {
         let due = self.debug.may_stop_in(self.pc)
             && self.debug_enabled_here()

@@ -375,13 +375,15 @@ fn untagged(va: u64) -> u64 {
     va & 0x00ff_ffff_ffff_ffff
 }
 
+// The mask bounds both: a check of the product would stand before every access.
 #[inline(always)]
 fn data_slot(table: Table, va: u64) -> usize {
-    (table.0 * DATA_LEN + ((va >> 12) as usize & (DATA_LEN - 1))) & (TABLES * DATA_LEN - 1)
+    (table.0.wrapping_mul(DATA_LEN) | ((va >> 12) as usize & (DATA_LEN - 1))) & (TABLES * DATA_LEN - 1)
 }
 
+#[inline(always)]
 fn code_slot(table: Table, va: u64) -> usize {
-    (table.0 * CODE_LEN + ((va >> 12) as usize & (CODE_LEN - 1))) & (TABLES * CODE_LEN - 1)
+    (table.0.wrapping_mul(CODE_LEN) | ((va >> 12) as usize & (CODE_LEN - 1))) & (TABLES * CODE_LEN - 1)
 }
 
 /// A boxed array, made without passing over the stack.

@@ -131,8 +131,8 @@ impl Vcpu {
     fn slice(&mut self, budget: &Budget) {
         let (cpu, code) = (&mut *self.cpu, &mut self.code);
         loop {
-            for change in cpu.code_changes.drain(..) {
-                code.apply(change);
+            if !cpu.code_changes.is_empty() {
+                cpu.code_changes.drain(..).for_each(|change| code.apply(change));
             }
             if let Some((table, va)) = cpu.watched_spot.take() {
                 cpu.tlb.forget(table, va);

@@ -4,6 +4,7 @@
 mod atomics;
 mod debug;
 mod differential;
+mod dirty;
 mod events;
 mod exceptions;
 mod granules;
