@@ -9,10 +9,11 @@ mount -t sysfs sysfs /sys
 find / -xdev ! -uid 0 -exec chown -h 0:0 {} +
 /debootstrap/debootstrap --second-stage
 code=$?
+# debootstrap takes it away behind it.
+[ -e /proc/uptime ] || mount -t proc proc /proc
 [ $code = 0 ] || tail -n 40 /debootstrap/debootstrap.log
 echo "userland: packages configured: $(dpkg-query -f '${db:Status-Abbrev}\n' -W | grep -c '^ii ')"
 dpkg --audit
-rm -f /second-stage
 sync
 mount -o remount,ro /
 echo "userland: second stage ended, exit code $code"

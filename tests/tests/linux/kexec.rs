@@ -15,11 +15,11 @@ use crate::{
 };
 
 /// Where the initramfs lies on the disk that brings both files into the guest; the kernel is at its start.
-const INITRAMFS_OFFSET_MIB: u64 = 64;
-const DISK_LEN_MIB: u64 = 96;
+const INITRAMFS_OFFSET_MIB: u64 = 32;
+const DISK_LEN_MIB: u64 = 40;
 
 /// How often a kernel starts its successor.
-const TURNS: u32 = 3;
+const TURNS: u32 = 2;
 
 /// A disk with kernel and initramfs, which take trailing zeros.
 fn disk(folder: &tempfile::TempDir, files: &GuestFiles) -> PathBuf {

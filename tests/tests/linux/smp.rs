@@ -125,25 +125,66 @@ fn cpus_that_are_unplugged_come_back_and_work() {
     vm.power_off(COMMAND).unwrap();
 }
 
-#[test]
-fn cpus_at_work_are_saved_and_restored_together() {
-    let Some(mut vm) = guest_of(4, "together") else { return };
-    // One CPU is off when it is saved, the others are busy.
-    output(&mut vm, "echo 0 >/sys/devices/system/cpu/cpu2/online");
-    begin_load(&mut vm, 2);
+/// Enough for every CPU: hashes, pages that are written and given back, and two programs that wake each other, which takes
+/// interrupts between CPUs. Until `end_load`.
+fn begin_mixed_load(vm: &mut Vm, vcpu_count: u32) {
+    let jobs = vcpu_count / 2;
+    begin_load(vm, jobs);
+    let until_end = "while [ ! -e /tmp/end ]; do";
+    output(
+        vm,
+        &format!(
+            "for job in $(seq {jobs}); do \
+             ({until_end} dd if=/dev/zero of=/tmp/pages$job bs=64k count=64 2>/dev/null; rm /tmp/pages$job; done) & \
+             ({until_end} echo wake; done | while read line; do :; done) & done"
+        ),
+    );
+}
+
+/// Interrupts that CPUs have sent each other so that one looks at its run queue.
+fn reschedule_interrupts(vm: &mut Vm) -> u64 {
+    let line = output(vm, "grep IPI0 /proc/interrupts");
+    line.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).sum()
+}
+
+fn paused_and_saved_at_work(vcpu_count: u32) {
+    let Some(mut vm) = guest_of(vcpu_count, "together") else { return };
+    // One of many CPUs is off when it is saved, the others are busy.
+    let some_off = vcpu_count > 2;
+    if some_off {
+        output(&mut vm, "echo 0 >/sys/devices/system/cpu/cpu2/online");
+    }
+    begin_mixed_load(&mut vm, vcpu_count);
+    let before = reschedule_interrupts(&mut vm);
     vm.console.send("continuity 6 0\n").unwrap();
     for turn in 1..=2u32 {
         vm.console.wait_for(&format!("continuity {} ok", 2 * turn), BOOT).unwrap();
+        assert!(vm.control_json("pause").unwrap().contains("\"paused\""));
+        assert!(vm.control_json("resume").unwrap().contains("\"running\""));
         let answer = vm.control_json("save-restore").unwrap();
         assert!(answer.contains(&format!("\"generation\": {}", turn + 1)), "{answer}");
     }
     vm.console.wait_for("continuity 6 ok", BOOT).unwrap();
     assert!(!vm.console.transcript().contains("FAILED"), "{}", vm.console.transcript());
+    let sent = reschedule_interrupts(&mut vm) - before;
+    assert!(sent > 0, "the load made no CPU interrupt another");
     end_load(&mut vm);
-    output(&mut vm, "echo 1 >/sys/devices/system/cpu/cpu2/online");
-    work_on_all(&mut vm, 4);
+    if some_off {
+        output(&mut vm, "echo 1 >/sys/devices/system/cpu/cpu2/online");
+    }
+    work_on_all(&mut vm, vcpu_count);
     assert_kernel_is_content(&mut vm);
     vm.power_off(COMMAND).unwrap();
+}
+
+#[test]
+fn two_cpus_at_work_are_paused_saved_and_restored_together() {
+    paused_and_saved_at_work(2);
+}
+
+#[test]
+fn four_cpus_at_work_are_paused_saved_and_restored_together() {
+    paused_and_saved_at_work(4);
 }
 
 #[test]
