@@ -14,7 +14,6 @@ pub mod controller;
 pub mod device;
 pub mod dma;
 pub mod engine;
-pub mod fuzzing;
 pub mod identity;
 pub mod io;
 pub mod media;

@@ -14,7 +14,6 @@ pub mod device;
 pub mod devices;
 pub mod effects;
 pub mod eventq;
-pub mod fuzzing;
 pub mod gerror;
 pub mod host;
 pub mod inspect;

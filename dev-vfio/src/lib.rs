@@ -14,7 +14,6 @@ mod connect;
 mod connected;
 pub mod function;
 pub mod function_link;
-pub mod fuzzing;
 pub mod gate;
 pub mod iommu;
 mod opening;

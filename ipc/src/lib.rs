@@ -42,8 +42,6 @@ pub mod doorbell;
 pub mod error;
 pub mod eventfd;
 pub mod frame;
-#[cfg(not(loom))]
-pub mod fuzzing;
 pub mod hello;
 pub mod instance;
 pub mod log;

@@ -12,7 +12,6 @@ pub mod connection;
 pub mod device;
 pub mod dma;
 pub mod feature;
-pub mod fuzzing;
 pub mod header;
 pub mod migration;
 pub mod region;

@@ -20,7 +20,6 @@ mod debug;
 pub mod dirty;
 mod exception;
 mod fp;
-pub mod fuzzing;
 pub mod gic;
 pub mod interrupt;
 mod isa;

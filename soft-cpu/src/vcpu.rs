@@ -103,8 +103,9 @@ impl Vcpu {
         exit
     }
 
-    /// Runs `steps` operations or exceptions, for tests and fuzzing: no sleep, no wait for anyone.
-    pub(crate) fn run_steps(&mut self, steps: u32) {
+    /// Runs `steps` operations or exceptions, for tests and fuzz targets: no sleep, no wait for anyone.
+    #[doc(hidden)]
+    pub fn run_steps(&mut self, steps: u32) {
         let cluster = Arc::clone(&self.cpu.cluster);
         let shared = cluster.cpu(self.cpu.index);
         let mut done = 0;

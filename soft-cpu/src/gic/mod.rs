@@ -16,7 +16,6 @@
 mod bank;
 mod cpu_interface;
 mod distributor;
-pub mod fuzzing;
 mod icc;
 mod its;
 mod lpi;

@@ -15,7 +15,6 @@ mod machine;
 mod memory;
 mod pmu;
 mod power;
-mod random;
 mod references;
 mod saved;
 mod system;

@@ -8,6 +8,8 @@ mod saved;
 mod vfio;
 mod vfio_user;
 
+use crate::drivers;
+
 /// One target.
 #[derive(Debug)]
 pub struct Target {
@@ -38,19 +40,19 @@ pub const ALL: [Target; 11] = [
     Target {
         name: "smmu",
         takes: "register accesses, memory writes and turns of the SMMU model, from a guest",
-        run: dev_smmu::fuzzing::run_mmio,
+        run: drivers::smmu::run,
         seeds: programs::smmu,
     },
     Target {
         name: "gic",
         takes: "accesses to the GIC and its ITS, from a guest and from devices",
-        run: soft_cpu::gic::fuzzing::run_sequence,
+        run: drivers::gic::run,
         seeds: programs::gic,
     },
     Target {
         name: "a64",
         takes: "instruction words, from a guest",
-        run: soft_cpu::fuzzing::run_words,
+        run: drivers::a64::run,
         seeds: programs::a64,
     },
     Target {
@@ -80,13 +82,13 @@ pub const ALL: [Target; 11] = [
     Target {
         name: "function",
         takes: "accesses of a guest to an assigned device, and the answers of the device's server",
-        run: dev_vfio::fuzzing::function,
+        run: drivers::vfio::function,
         seeds: vfio::function,
     },
     Target {
         name: "dma",
         takes: "messages of a device's server, and a guest's tables that translate them",
-        run: dev_vfio::fuzzing::dma,
+        run: drivers::vfio::dma,
         seeds: vfio::dma,
     },
 ];

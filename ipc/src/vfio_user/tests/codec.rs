@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Layouts, rules and their edges; arbitrary bytes.
 
-use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
 use crate::vfio_user::device::{
@@ -17,7 +16,7 @@ use crate::vfio_user::migration::MigData;
 use crate::vfio_user::region::{self, RegionAccess};
 use crate::vfio_user::version::{Capabilities, TwinSocket, Version};
 use crate::vfio_user::wire::ROOM_LEN_MAX;
-use crate::vfio_user::{DATA_LEN_MAX, FDS_MAX, MESSAGE_LEN_MAX, Malformed, fuzzing};
+use crate::vfio_user::{DATA_LEN_MAX, FDS_MAX, MESSAGE_LEN_MAX, Malformed};
 
 fn le(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -431,35 +430,4 @@ fn every_way_between_migration_states_ends_where_it_should() {
     assert_eq!(way(MigState::PreCopy, MigState::StopCopy), MigState::PreCopyP2p);
     assert_eq!(way(MigState::Running, MigState::StopCopy), MigState::RunningP2p);
     assert_eq!(way(MigState::Resuming, MigState::Running), MigState::Stop);
-}
-
-proptest! {
-    #[test]
-    fn any_body_is_decoded_or_refused(body in proptest::collection::vec(any::<u8>(), 0..200), fds in 0usize..4) {
-        fuzzing::bodies(&body, fds);
-    }
-
-    #[test]
-    fn small_words_reach_further(words in proptest::collection::vec(prop_oneof![0u32..64, any::<u32>()], 0..24), fds in 0usize..4) {
-        fuzzing::bodies(&le(&words), fds);
-    }
-
-    #[test]
-    fn stream_in_any_pieces_gives_the_same_messages(
-        lens in proptest::collection::vec(0usize..300, 1..20),
-        cuts in proptest::collection::vec(any::<u8>(), 1..20),
-    ) {
-        let mut stream = Vec::new();
-        for len in &lens {
-            let header = Header { id: 1, command: Command::REGION_WRITE, kind: Kind::Posted, body_len: *len };
-            stream.extend_from_slice(&header.encode().unwrap());
-            stream.resize(stream.len() + len, 7);
-        }
-        prop_assert_eq!(fuzzing::stream(&stream, &cuts), lens.len());
-    }
-
-    #[test]
-    fn any_stream_is_survived(stream in proptest::collection::vec(0u8..40, 0..400), cuts in proptest::collection::vec(any::<u8>(), 0..5)) {
-        fuzzing::stream(&stream, &cuts);
-    }
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Programs for the NVMe controller and its server: what its own `fuzzing` module takes, with one byte in front of it.
+//! Programs for the NVMe controller and its server: what their drivers take, with one byte in front of it.
 //!
 //! That byte's lowest bit says whether the controller is enabled, with its admin queues in place, before it begins.
+
+use crate::{descriptors, drivers::nvme};
 
 /// Operations of the program.
 const WRITE_REGISTER: u8 = 0;
@@ -12,12 +14,12 @@ const MIGRATE: u8 = 7;
 
 pub fn run(input: &[u8]) {
     let Some((mode, program)) = input.split_first() else { return };
-    dev_nvme::fuzzing::run(program, mode & 1 == 1);
+    nvme::run(program, mode & 1 == 1);
 }
 
 pub fn client(input: &[u8]) {
     let Some((mode, program)) = input.split_first() else { return };
-    dev_nvme::fuzzing::client(program, mode & 1 == 1);
+    nvme::client(program, mode & 1 == 1);
 }
 
 /// Programs of a client: each kind of descriptor as memory and as an eventfd, then commands that use both.
@@ -40,7 +42,7 @@ pub fn client_seeds() -> Vec<Vec<u8>> {
         bytes.push(0);
         bytes
     };
-    (0..ipc::fuzzing::KINDS)
+    (0..descriptors::KINDS)
         .map(|kind| {
             let window = [MAP, 8, 255, 0, 1, kind, 3, IRQS, 0, 1, kind, LOG, 0];
             let meddled = [MEDDLE, 0, 1, 0, MEDDLE, 1, 1, 0, MEDDLE, 2, 2, LOG, 1];

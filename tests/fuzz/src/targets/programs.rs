@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Seeds for the targets whose input is a program: a few that get somewhere, for mutations to start from.
 //!
-//! The forms are those that the crates' own `fuzzing` modules describe. A seed that stops making sense does not
+//! The forms are those that the drivers describe. A seed that stops making sense does not
 //! fail, it only helps less; the counts of inputs that a run prints do not show that, so keep them in step.
 
 use std::iter;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Seeds for the process of an assigned device: a guest and a server that use what there is, and some that do not.
 //!
-//! The forms are those that `dev_vfio::fuzzing` describes: numbers are a length and then bytes, the highest first.
+//! The forms are those that `drivers::vfio` describes: numbers are a length and then bytes, the highest first.
 
 /// A number of the program.
 fn number(value: u64) -> Vec<u8> {
@@ -54,7 +54,7 @@ pub fn function() -> Vec<Vec<u8>> {
     }
     // The first BAR's memory as each kind of descriptor.
     let region = |kind: u8| [&[1][..], &bend(2, DESCRIPTORS, u32::from(kind)), &program].concat();
-    seeds.extend((0..ipc::fuzzing::KINDS).map(region));
+    seeds.extend((0..crate::descriptors::KINDS).map(region));
     // Answers late by 12 ms, whole or in two pieces, where all together have 4, 24 or 64 ms: while the device is opened, and
     // later.
     const LATE: u8 = 15;

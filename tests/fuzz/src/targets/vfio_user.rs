@@ -9,20 +9,22 @@ use ipc::vfio_user::dma::{DmaAccess, DmaMap};
 use ipc::vfio_user::feature::{FeatureHeader, FeatureOp, MIG_DEVICE_STATE, MigDeviceState, MigState};
 use ipc::vfio_user::header::{Command, Header, Kind};
 use ipc::vfio_user::region::RegionAccess;
-use ipc::vfio_user::{FDS_MAX, fuzzing, version::Version};
+use ipc::vfio_user::{FDS_MAX, version::Version};
 use zerocopy::IntoBytes;
+
+use crate::drivers::vfio_user as driver;
 
 pub fn bodies(input: &[u8]) {
     let Some((fds, body)) = input.split_first() else { return };
     // One more than any message may have.
-    fuzzing::bodies(body, usize::from(*fds) % (FDS_MAX + 2));
+    driver::bodies(body, usize::from(*fds) % (FDS_MAX + 2));
 }
 
 pub fn stream(input: &[u8]) {
     let Some((cuts, rest)) = input.split_first() else { return };
     let (cuts, stream) = rest.split_at(usize::from(*cuts).min(rest.len()));
-    let whole = fuzzing::stream(stream, &[]);
-    assert_eq!(fuzzing::stream(stream, cuts), whole, "where a stream is cut changes what is in it");
+    let whole = driver::stream(stream, &[]);
+    assert_eq!(driver::stream(stream, cuts), whole, "where a stream is cut changes what is in it");
 }
 
 /// The body of every message that there is a type for, with the number of fds it comes with.

@@ -21,9 +21,10 @@ use zerocopy::IntoBytes;
 use super::Function;
 use super::guest::{ASID, Guest, PAGES, STREAM, gpa};
 use super::server::Server;
-use super::{MOMENT, Program, open};
-use crate::iommu::HostIommu;
-use crate::stage1_link;
+use super::{MOMENT, open};
+use crate::program::Program;
+use dev_vfio::iommu::HostIommu;
+use dev_vfio::stage1_link;
 
 /// The largest transfer here whose answer fits a socket's buffer: nobody reads while it is written.
 const ANSWER_LEN_MAX: usize = 64 << 10;
@@ -54,7 +55,7 @@ pub fn dma(program: &[u8]) {
     stream.set_nonblocking(true).unwrap();
     function.iommu.lock().unwrap().attach(STREAM, Guest::good_stage1()).unwrap();
     let mut hostile = Hostile { function, stream, next_id: 0 };
-    let mut program = Program(program);
+    let mut program = Program::new(program);
     while !program.is_over() && hostile.function.failure().is_none() {
         hostile.operate(&mut program, &mut guest);
     }

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Drives the model with arbitrary bytes: the whole of a fuzz target, and of a property test.
+//! Drives the model of the vSMMU with arbitrary bytes.
 //!
 //! The bytes are a program of register accesses, memory writes, steps, events, save/restore turns, and of how late the devices
-//! behind it answer. The
-//! invariants that hold whatever the guest does are asserted at the end of every operation; a step's
-//! budget bounds the work. Only tests and fuzz targets call this.
+//! behind it answer. The invariants that hold whatever the guest does are asserted at the end of every operation; a step's
+//! budget bounds the work.
 
-use crate::cmdq::Step;
-use crate::effects::Effects;
-use crate::memory::GuestMemory;
-use crate::regfile::existing_bits;
-use crate::smmu::Smmu;
-use crate::stream::{Stage1Sink, SyncState};
+use dev_smmu::cmdq::Step;
+use dev_smmu::effects::Effects;
+use dev_smmu::memory::GuestMemory;
+use dev_smmu::regfile::existing_bits;
+use dev_smmu::smmu::Smmu;
+use dev_smmu::stream::{Stage1Sink, SyncState};
 use smmu_arch::command::StreamRange;
 use smmu_arch::memory::{Abort, Memory};
 use smmu_arch::spec::commands::Command;
@@ -76,7 +75,7 @@ impl Stage1Sink for LateDevices {
 }
 
 /// Runs a program; panics only if an invariant of the model is broken.
-pub fn run_mmio(program: &[u8]) {
+pub fn run(program: &[u8]) {
     let Ok(model) = Model::new(smmu_arch::model::MODEL_NAME, Options::default()) else { return };
     let memory = SmallMemory(RefCell::new(vec![0; MEMORY_LEN]));
     let mut smmu = Smmu::new(model);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Descriptors as a hostile peer may pass them, whatever a message calls them: for fuzz targets and tests of both ends.
+//! Descriptors as a hostile peer may pass them, whatever a message calls them: for drivers of both ends.
 //!
 //! Who takes one as memory, or as an eventfd, must find out what it is before it can be hurt by it. None is of use to
 //! anybody but the caller: a file, a pipe, a socket pair of its own.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Drives a device with arbitrary bytes: the whole of two fuzz targets, and of property tests.
+//! Drives the NVMe controller with arbitrary bytes.
 //!
-//! [`client`] is a client of the server, with its descriptors; [`run`] a host at the device itself. There the bytes are a program of register accesses, memory writes, steps, resets and migrations. Memory is small and holds
-//! queues, lists and data on top of each other, as a hostile guest may arrange them. Nothing may panic, and the
-//! medium is never touched beyond its end.
+//! [`client`] is a client of its server, with descriptors; [`run`] a host at the device itself. There the bytes are a program of
+//! register accesses, memory writes, steps, resets and migrations. Memory is small and holds queues, lists and data on top of
+//! each other, as a hostile guest may arrange them. Nothing may panic, and the medium is never touched beyond its end.
 
 mod client;
 
@@ -13,15 +13,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ipc::vfio_user::feature::MigState;
 use vm_memory::VolatileSlice;
 
-use crate::device::{Device, Region};
-use crate::dma::{DmaBus, DmaError, Loan};
-use crate::engine::{Host, Interrupts};
-use crate::identity::Identity;
-use crate::media::Media;
-use crate::pci::{BAR0_LEN, VECTORS};
-use crate::prp::Segment;
-use crate::spec::command::admin;
-use crate::spec::completion::COMPLETION_LEN;
+use dev_nvme::device::{Device, Region};
+use dev_nvme::dma::{DmaBus, DmaError, Loan};
+use dev_nvme::engine::{Host, Interrupts};
+use dev_nvme::identity::Identity;
+use dev_nvme::media::Media;
+use dev_nvme::pci::{BAR0_LEN, VECTORS};
+use dev_nvme::prp::Segment;
+use dev_nvme::spec::command::admin;
+use dev_nvme::spec::completion::COMPLETION_LEN;
+
+use crate::program::Program;
 
 pub use client::run as client;
 
@@ -136,23 +138,6 @@ impl Media for Medium {
     }
 }
 
-/// Bytes that are taken one by one; zeros when they have run out.
-struct Program<'a>(&'a [u8]);
-
-impl Program<'_> {
-    fn byte(&mut self) -> u8 {
-        let (byte, rest) = self.0.split_first().map_or((0, &[][..]), |(byte, rest)| (*byte, rest));
-        self.0 = rest;
-        byte
-    }
-
-    fn word(&mut self) -> u64 {
-        // Small numbers most of the time: they are the ones that mean something.
-        let len = self.byte() % 5;
-        (0..len).fold(0, |word, _| word << 8 | u64::from(self.byte()))
-    }
-}
-
 /// Runs a program; with `enabled`, on a controller whose admin queues are in place.
 pub fn run(program: &[u8], enabled: bool) {
     let identity = Identity::new("FUZZ", MEDIUM_LEN as u64, 512);
@@ -166,8 +151,8 @@ pub fn run(program: &[u8], enabled: bool) {
             let _ = device.write(Region::Bar0, offset, &value.to_le_bytes());
         }
     }
-    let mut program = Program(program);
-    while !program.0.is_empty() {
+    let mut program = Program::new(program);
+    while !program.is_over() {
         operate(&mut program, &device, &memory);
         for _ in 0..STEPS {
             if !device.engine().step() {
@@ -180,16 +165,16 @@ pub fn run(program: &[u8], enabled: bool) {
 fn operate(program: &mut Program<'_>, device: &Device, memory: &Memory) {
     match program.byte() % 8 {
         0 => {
-            let (offset, value) = (program.word() % BAR0_LEN, program.word());
+            let (offset, value) = (program.number() % BAR0_LEN, program.number());
             let len = if program.byte().is_multiple_of(4) { 8 } else { 4 };
             let _ = device.write(Region::Bar0, offset, value.to_le_bytes().get(..len).unwrap_or_default());
         }
         1 => {
             let mut bytes = [0; 8];
-            device.read(Region::Bar0, program.word() % BAR0_LEN, &mut bytes);
+            device.read(Region::Bar0, program.number() % BAR0_LEN, &mut bytes);
         }
         2 => {
-            let (offset, value) = (program.word() % 300, program.byte());
+            let (offset, value) = (program.number() % 300, program.byte());
             let _ = device.write(Region::Config, offset, &[value]);
         }
         // A doorbell, of a queue that may exist.
@@ -212,7 +197,7 @@ fn operate(program: &mut Program<'_>, device: &Device, memory: &Memory) {
                 *word = match number {
                     0 => [opcode, 0, program.byte(), 0],
                     1 => [1, 0, 0, 0],
-                    _ => u32::try_from(program.word() & 0xffff_ffff).unwrap_or(0).to_le_bytes(),
+                    _ => u32::try_from(program.number() & 0xffff_ffff).unwrap_or(0).to_le_bytes(),
                 };
             }
             let _ = memory.write(page + slot * 64, &command);
@@ -221,7 +206,7 @@ fn operate(program: &mut Program<'_>, device: &Device, memory: &Memory) {
             let _ = device.write(Region::Bar0, 0x1000 + queue, &tail.to_le_bytes());
         }
         6 => {
-            let (at, value) = (program.word(), program.word());
+            let (at, value) = (program.number(), program.number());
             let _ = memory.write(at, &value.to_le_bytes());
         }
         _ => migrate(program, device),
@@ -242,7 +227,7 @@ fn migrate(program: &mut Program<'_>, device: &Device) {
     let data = device.read_migration_data(1 << 20).unwrap_or_default();
     if device.set_migration_state(MigState::Resuming).is_ok() {
         let mut data = data;
-        let at = usize::try_from(program.word()).unwrap_or(0);
+        let at = usize::try_from(program.number()).unwrap_or(0);
         if let Some(byte) = data.get_mut(at) {
             *byte ^= program.byte();
         }

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Entry points for fuzzing the codec: bytes in, every decoder of both ends tried, no panic.
+//! Drives the codec of vfio-user: bytes in, every decoder of both ends tried, no panic.
 //!
-//! Used by the fuzz targets and by the property tests. What the decoders let through holds what they promise, which
-//! is asserted here.
+//! What the decoders let through holds what they promise, which is asserted here.
 
-use crate::vfio_user::connection::Reassembly;
-use crate::vfio_user::device::{DeviceInfo, IrqInfo, IrqSet, RegionDescription, RegionInfo};
-use crate::vfio_user::dma::{DmaAccess, DmaMap, DmaUnmap};
-use crate::vfio_user::feature::{FeatureHeader, LoggingReport, LoggingStart, MigDeviceState, MigrationFlags};
-use crate::vfio_user::header::{HEADER_LEN, Header};
-use crate::vfio_user::migration::MigData;
-use crate::vfio_user::region::{self, RegionAccess};
-use crate::vfio_user::version::Version;
-use crate::vfio_user::{DATA_LEN_MAX, MESSAGE_LEN_MAX};
+use ipc::vfio_user::connection::Reassembly;
+use ipc::vfio_user::device::{DeviceInfo, IrqInfo, IrqSet, RegionDescription, RegionInfo};
+use ipc::vfio_user::dma::{DmaAccess, DmaMap, DmaUnmap};
+use ipc::vfio_user::feature::{FeatureHeader, LoggingReport, LoggingStart, MigDeviceState, MigrationFlags};
+use ipc::vfio_user::header::{HEADER_LEN, Header};
+use ipc::vfio_user::migration::MigData;
+use ipc::vfio_user::region::{self, RegionAccess};
+use ipc::vfio_user::version::Version;
+use ipc::vfio_user::{DATA_LEN_MAX, MESSAGE_LEN_MAX};
 
 /// Tries every decoder on `body`, as if `fds` fds had come along.
 pub fn bodies(body: &[u8], fds: usize) {
@@ -105,3 +104,6 @@ pub fn stream(stream: &[u8], cuts: &[u8]) -> usize {
     }
     count
 }
+
+#[cfg(test)]
+mod tests;

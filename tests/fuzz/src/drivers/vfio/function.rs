@@ -14,11 +14,12 @@ use ipc::shm::ring::{Access, Op};
 use super::Function;
 use super::guest::{Guest, STREAM};
 use super::server::{BAR_LEN, Bend, CAP_MSIX, Server, TABLE};
-use super::{AREA32, AREA64, IO, MOMENT, Program, open};
-use crate::function::ones;
-use crate::iommu::HostIommu;
-use crate::pci::msix::VECTORS_MAX;
-use crate::stage1_link;
+use super::{AREA32, AREA64, IO, MOMENT, open};
+use crate::program::Program;
+use dev_vfio::function::ones;
+use dev_vfio::iommu::HostIommu;
+use dev_vfio::pci::msix::VECTORS_MAX;
+use dev_vfio::stage1_link;
 
 /// Requests with which a device is opened, at most: each region asked about twice, DMA windows in pieces, as many as a few
 /// refusals make of them, vectors one by one.
@@ -44,7 +45,7 @@ pub fn function(input: &[u8]) {
     if let Some(function) = opened {
         accesses += access(&function, write(CONFIG_REGION, 4, 2, 0b110));
         let identity = read_config(&function, 0, 4);
-        let mut program = Program(program);
+        let mut program = Program::new(program);
         while !program.is_over() {
             let begun = Instant::now();
             accesses += operate(&mut program, &function, &mut guest);
@@ -201,6 +202,6 @@ fn capabilities(function: &Function) {
     assert!(count == 0 || read_config(function, 6, 2) & 0x10 != 0, "the list is announced");
 }
 
-fn lock(function: &Function) -> std::sync::MutexGuard<'_, crate::iommu::software::SoftIommu> {
+fn lock(function: &Function) -> std::sync::MutexGuard<'_, dev_vfio::iommu::software::SoftIommu> {
     function.iommu.lock().unwrap()
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::guest::{Guest, STREAM};
 use super::server::{Bend, Server};
-use crate::iommu::HostIommu;
+use dev_vfio::iommu::HostIommu;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]

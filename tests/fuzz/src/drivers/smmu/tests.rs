@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Arbitrary programs keep the model's invariants.
 
-use super::run_mmio;
+use super::run;
 use proptest::prelude::*;
 
 proptest! {
@@ -9,6 +9,6 @@ proptest! {
 
     #[test]
     fn arbitrary_programs_keep_the_invariants(program in proptest::collection::vec(any::<u8>(), 0..1400)) {
-        run_mmio(&program);
+        run(&program);
     }
 }

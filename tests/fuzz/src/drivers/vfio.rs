@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Drives a device process with arbitrary bytes: the whole of two fuzz targets, and of property tests.
+//! Drives the process of an assigned device with arbitrary bytes.
 //!
 //! [`function`] is a guest at the PCI function, before a server whose answers are bent; [`dma`] is a server's DMA as
 //! messages, through translation tables that a guest has made of garbage. Both are the real [`Function`] over a
 //! real socket, without its threads. What must hold whatever they do is asserted: no bytes outside RAM's windows
 //! change or are read, pages that change are in the dirty log, every request is answered once, a guest's
-//! access asks the server at most once, and what has failed stays failed. Only tests and fuzz targets call this.
+//! access asks the server at most once, and what has failed stays failed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -33,22 +33,22 @@ use ipc::shm::device_memory::DeviceMemory;
 use ipc::shm::msi_board::MsiBoard;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::backend::{Eventfds, Opened};
-use crate::function::{InterruptTarget, Links};
-use crate::function_link::FunctionLink;
-use crate::pci::config_space::ConfigSpace;
-use crate::pci::windows;
-use crate::report::Report;
-use crate::stage1_link::Stage1Link;
-use crate::vfio_user::VfioUserDevice;
-use crate::vfio_user::client::Client;
+use dev_vfio::backend::{Eventfds, Opened};
+use dev_vfio::function::{InterruptTarget, Links};
+use dev_vfio::function_link::FunctionLink;
+use dev_vfio::pci::config_space::ConfigSpace;
+use dev_vfio::pci::windows;
+use dev_vfio::report::Report;
+use dev_vfio::stage1_link::Stage1Link;
+use dev_vfio::vfio_user::VfioUserDevice;
+use dev_vfio::vfio_user::client::Client;
 
 pub use dma::dma;
 pub use function::function;
 
 use guest::Guest;
 
-type Function = crate::function::Function<VfioUserDevice>;
+type Function = dev_vfio::function::Function<VfioUserDevice>;
 
 /// Where a message is an interrupt.
 const DOORBELL: Gpa = Gpa(0x0821_0040);
@@ -127,28 +127,6 @@ fn new_eventfd() -> OwnedFd {
 
 /// How long to look for what a server has sent before.
 const MOMENT: Duration = Duration::from_micros(500);
-
-/// Bytes that are taken one by one; zeros when they have run out.
-struct Program<'a>(&'a [u8]);
-
-impl Program<'_> {
-    fn byte(&mut self) -> u8 {
-        let (byte, rest) = self.0.split_first().map_or((0, &[][..]), |(byte, rest)| (*byte, rest));
-        self.0 = rest;
-        byte
-    }
-
-    /// A number of up to 8 bytes: the first says how many there are, half of the time few.
-    fn number(&mut self) -> u64 {
-        let len = self.byte() % 16;
-        let len = if len > 8 { len % 4 } else { len };
-        (0..len).fold(0, |number, _| number << 8 | u64::from(self.byte()))
-    }
-
-    fn is_over(&self) -> bool {
-        self.0.is_empty()
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A guest made of bytes, for fuzzing: any input is a sequence of accesses, none of them may panic.
+//! Drives the GIC and its ITS with arbitrary bytes: any input is a sequence of accesses, none of them may panic.
 //!
 //! Besides, it checks what must hold in any state: an acknowledge answers exactly when the line is high, and
 //! a state that is saved, restored and saved again is the same. The first bytes of each operation choose it;
@@ -8,9 +8,15 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::spec::INTID_SPURIOUS;
-use super::spec::icc::IAR1;
-use super::{Gic, GicConfig, TableMemory};
+use soft_cpu::gic::{Gic, GicConfig, TableMemory};
+
+use crate::program::Program;
+
+/// `ICC_IAR1_EL1` and `ICC_PMR_EL1`, by Op0, Op1, CRn, CRm and Op2 (IHI 0069 section 12.2).
+const ICC_IAR1: u16 = 3 << 14 | 12 << 7 | 12 << 3;
+const ICC_PMR: u16 = 3 << 14 | 4 << 7 | 6 << 3;
+/// No interrupt is pending (section 2.2.1).
+const INTID_SPURIOUS: u64 = 1023;
 
 const RAM_BASE: u64 = 0x4000_0000;
 const RAM_LEN: usize = 0x4_0000;
@@ -57,79 +63,64 @@ impl TableMemory for Ram {
     }
 }
 
-/// Takes numbers off the input; zeros when it has ended.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
+/// Mostly a value that means something.
+fn value(program: &mut Program<'_>) -> u64 {
+    let choice = program.byte();
+    match KNOWN_VALUES.get(usize::from(choice)) {
+        Some(known) => *known,
+        None => program.fixed(8),
     }
+}
 
-    fn number(&mut self, byte_count: usize) -> u64 {
-        (0..byte_count).fold(0, |number, _| number << 8 | u64::from(self.byte()))
-    }
+/// One of the vCPUs, or the one after the last.
+fn vcpu(program: &mut Program<'_>) -> usize {
+    usize::from(program.byte()) % (CONFIG.vcpu_count + 1)
+}
 
-    fn value(&mut self) -> u64 {
-        let choice = self.byte();
-        match KNOWN_VALUES.get(usize::from(choice)) {
-            Some(known) => *known,
-            None => self.number(8),
-        }
-    }
-
-    fn vcpu(&mut self) -> usize {
-        usize::from(self.byte()) % (CONFIG.vcpu_count + 1)
+/// Any encoding, most often one in the ICC space (CRn 12 or 4).
+fn register(program: &mut Program<'_>) -> u16 {
+    let low = u16::from(program.byte());
+    match program.byte() {
+        0..=31 => u16::from(program.byte()) << 8 | low,
+        32..=63 => ICC_PMR,
+        _ => (3 << 14) | (12 << 7) | (low & 0x7f),
     }
 }
 
 /// Runs the accesses that `data` describes against a GIC at reset, then migrates it.
-pub fn run_sequence(data: &[u8]) {
+pub fn run(data: &[u8]) {
     let ram = Arc::new(Ram(Mutex::new(vec![0; RAM_LEN])));
     let Ok(gic) = Gic::new(CONFIG, ram.clone(), Box::new(|_| ())) else { return };
-    let mut input = Input(data);
+    let mut program = Program::new(data);
     for _ in 0..OPERATION_COUNT_MAX {
-        if input.0.is_empty() {
+        if program.is_over() {
             break;
         }
-        operate(&gic, &ram, &mut input);
+        operate(&gic, &ram, &mut program);
     }
     check_acknowledge(&gic);
     check_restore(&gic, ram);
 }
 
-fn operate(gic: &Gic, ram: &Ram, input: &mut Input<'_>) {
-    let operation = input.byte();
-    let size = 1 << (input.byte() % 5);
+fn operate(gic: &Gic, ram: &Ram, program: &mut Program<'_>) {
+    let operation = program.byte();
+    let size = 1 << (program.byte() % 5);
     match operation % 16 {
-        0 | 1 => gic.dist_write(input.number(2), size, input.value()),
-        2 => _ = gic.dist_read(input.number(2), size),
-        3 | 4 => gic.redist_write(input.number(3), size, input.value()),
-        5 => _ = gic.redist_read(input.number(3), size),
-        6 | 7 => gic.its_write(input.number(2), size, input.value()),
-        8 => _ = gic.its_read(input.number(3), size),
-        9 => _ = gic.icc_write(input.vcpu(), input.register(), input.value()),
-        10 => _ = gic.icc_read(input.vcpu(), input.register()),
-        11 => gic.set_level(u32::from(input.byte()), operation & 16 != 0),
-        12 => gic.set_ppi_level(input.vcpu(), u32::from(input.byte()), operation & 16 != 0),
-        13 => gic.pulse(u32::from(input.byte())),
-        14 => _ = gic.signal_msi(u32::from(input.byte() % 4), u32::from(input.byte() % 32)),
+        0 | 1 => gic.dist_write(program.fixed(2), size, value(program)),
+        2 => _ = gic.dist_read(program.fixed(2), size),
+        3 | 4 => gic.redist_write(program.fixed(3), size, value(program)),
+        5 => _ = gic.redist_read(program.fixed(3), size),
+        6 | 7 => gic.its_write(program.fixed(2), size, value(program)),
+        8 => _ = gic.its_read(program.fixed(3), size),
+        9 => _ = gic.icc_write(vcpu(program), register(program), value(program)),
+        10 => _ = gic.icc_read(vcpu(program), register(program)),
+        11 => gic.set_level(u32::from(program.byte()), operation & 16 != 0),
+        12 => gic.set_ppi_level(vcpu(program), u32::from(program.byte()), operation & 16 != 0),
+        13 => gic.pulse(u32::from(program.byte())),
+        14 => _ = gic.signal_msi(u32::from(program.byte() % 4), u32::from(program.byte() % 32)),
         _ => {
-            ram.write(RAM_BASE + input.number(3), &input.value().to_le_bytes());
+            ram.write(RAM_BASE + program.fixed(3), &value(program).to_le_bytes());
             gic.its_step(u32::from(size));
-        }
-    }
-}
-
-impl Input<'_> {
-    /// Any encoding, most often one in the ICC space (CRn 12 or 4).
-    fn register(&mut self) -> u16 {
-        let low = u16::from(self.byte());
-        match self.byte() {
-            0..=31 => u16::from(self.byte()) << 8 | low,
-            32..=63 => super::spec::icc::PMR,
-            _ => (3 << 14) | (12 << 7) | (low & 0x7f),
         }
     }
 }
@@ -140,8 +131,8 @@ fn check_acknowledge(gic: &Gic) {
         // Each acknowledge raises the running priority, of which there are 32.
         for _ in 0..=32 {
             let high = gic.irq_line(vcpu).load(Ordering::Acquire);
-            let intid = gic.icc_read(vcpu, IAR1);
-            let spurious = intid == Some(u64::from(INTID_SPURIOUS));
+            let intid = gic.icc_read(vcpu, ICC_IAR1);
+            let spurious = intid == Some(INTID_SPURIOUS);
             assert!(high != spurious, "line of vCPU {vcpu} was {high}, acknowledged {intid:?}");
             if !high {
                 break;
@@ -158,3 +149,6 @@ fn check_restore(gic: &Gic, ram: Arc<Ram>) {
     assert!(again.save() == saved, "the GIC's state changed over a restore");
     assert!(again.save_its() == its, "the ITS's state changed over a restore");
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
 use smmu_arch::{Model, Options};
 
-use crate::iommu::software::SoftIommu;
+use dev_vfio::iommu::software::SoftIommu;
 
 /// The guest's name for the device.
 pub const STREAM: StreamId = StreamId(8);

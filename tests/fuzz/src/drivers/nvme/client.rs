@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A client of the server, with descriptors of every kind: the whole of a fuzz target.
+//! A client of the NVMe controller's server, with descriptors of every kind.
 //!
 //! The bytes are a program of messages and of what the client does to what it has passed: files are cut short, holes
 //! punched, counters filled, commands put into shared memory. It waits for no answer, and goes. Then its session must end,
@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use ipc::fuzzing::{MEMORY_LEN, descriptor, fill_eventfd};
+use dev_nvme::device::Device;
+use dev_nvme::identity::Identity;
+use dev_nvme::service;
 use ipc::vfio_user::device::{IrqSet, PCI_MSIX_IRQ};
 use ipc::vfio_user::dma::{DmaMap, DmaUnmap};
 use ipc::vfio_user::feature::{
@@ -27,10 +29,9 @@ use rustix::net::{
 };
 use zerocopy::IntoBytes;
 
-use super::{MEDIUM_LEN, Medium, Program};
-use crate::device::Device;
-use crate::identity::Identity;
-use crate::service;
+use super::{MEDIUM_LEN, Medium};
+use crate::descriptors::{MEMORY_LEN, descriptor, fill_eventfd};
+use crate::program::Program;
 
 /// The most messages of a client: what is answered fits its socket.
 const MESSAGES_MAX: usize = 64;
@@ -85,7 +86,7 @@ impl Client {
 
     /// Memory in place, and a controller that is enabled with its admin queues in it.
     fn prepare(&mut self) {
-        let mut memory = Program(&[0]);
+        let mut memory = Program::new(&[0]);
         let fds = self.descriptors(&mut memory, 1);
         self.map(0, MEMORY_LEN / PAGE, 0, DmaMap::READ | DmaMap::WRITE, &fds);
         for (offset, value) in [(0x24, 0x003f_003f_u32), (0x28, 0), (0x30, 0x1000), (0x14, 0x0046_0001)] {
@@ -116,8 +117,8 @@ impl Client {
                 self.send(Command::DMA_UNMAP, unmap.as_bytes(), &[]);
             }
             3 => {
-                let value = u32::try_from(program.word() & 0xffff_ffff).unwrap_or(0);
-                self.write(program.word() & 0x1fff, &value.to_le_bytes());
+                let value = u32::try_from(program.number() & 0xffff_ffff).unwrap_or(0);
+                self.write(program.number() & 0x1fff, &value.to_le_bytes());
             }
             4 => self.log(program.byte()),
             5 => self.meddle(program),
@@ -168,7 +169,7 @@ impl Client {
             *dword = match number {
                 0 => [opcode, 0, program.byte(), 0],
                 1 => [1, 0, 0, 0],
-                _ => u32::try_from(program.word() & 0xffff_ffff).unwrap_or(0).to_le_bytes(),
+                _ => u32::try_from(program.number() & 0xffff_ffff).unwrap_or(0).to_le_bytes(),
             };
         }
         if let Some(memory) = self.kept.first() {
@@ -198,9 +199,9 @@ pub fn run(program: &[u8], enabled: bool) {
     if enabled {
         client.prepare();
     }
-    let mut program = Program(program);
+    let mut program = Program::new(program);
     for _ in 0..MESSAGES_MAX {
-        if program.0.is_empty() {
+        if program.is_over() {
             break;
         }
         client.operate(&mut program);

@@ -3,14 +3,14 @@
 
 use proptest::prelude::*;
 
-use crate::fuzzing::run_words;
+use super::run;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn random_words_never_panic(bytes in proptest::collection::vec(any::<u8>(), 36..600)) {
-        run_words(&bytes);
+        run(&bytes);
     }
 
     #[test]
@@ -38,12 +38,12 @@ proptest! {
             let (fixed, free) = CLASSES[class];
             bytes.extend((fixed | random & free).to_le_bytes());
         }
-        run_words(&bytes);
+        run(&bytes);
     }
 }
 
 #[test]
 fn nothing_to_run_is_no_guest() {
-    run_words(&[]);
-    run_words(&[0; 35]);
+    run(&[]);
+    run(&[0; 35]);
 }

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use ipc::fuzzing::descriptor;
+use crate::descriptors::descriptor;
 use ipc::vfio_user::device::{
     DeviceInfo, IrqInfo, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
 };
