@@ -137,16 +137,25 @@ impl<E: Engine> Guest<E> {
         Ok(())
     }
 
-    /// Stops the guest; once this returns nothing of it moves, its clock included.
+    /// Stops the guest; once this returns nothing of it moves, its clock included. A failure leaves it running, or says why
+    /// it cannot go on.
     pub fn pause(&self) -> Result<(), Failure> {
         self.gate.request_pause();
         self.engine.kick();
         self.console.wake();
         self.bus.rtc.wake();
         self.wires.wake();
-        let parked = self.gate.wait_parked(PARK_DEADLINE);
-        parked.map_err(|error| Failure::new("pause the machine", error))?;
-        self.engine.pause()
+        if let Err(error) = self.gate.wait_parked(PARK_DEADLINE) {
+            // Whoever did stop goes on: the guest runs as before, and its clock has not stopped.
+            self.gate.run();
+            return Err(Failure::new("pause the machine", error));
+        }
+        self.engine.pause().or_else(|failure| {
+            // What the engine has stopped goes on first; if it does not, neither does the guest.
+            self.engine.resume()?;
+            self.gate.run();
+            Err(failure)
+        })
     }
 
     /// Ends all threads; they are not waited for. What the guest has printed is delivered first.
