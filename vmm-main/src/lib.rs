@@ -16,5 +16,4 @@ pub mod lifeline;
 pub mod printable;
 pub mod problem;
 mod readiness;
-pub mod snapshot;
 pub mod system;

@@ -12,6 +12,8 @@
 //! Names are the API's and the log's. [`Phase::after`] has all transitions: the coordinator asks it before it touches a
 //! process, so an illegal request changes nothing.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Class, Problem};
@@ -87,7 +89,7 @@ impl Phase {
             (_, Step::End(why)) => Ok(Self::Stopped { why }),
             (phase, step) => Err(Problem::new(
                 Class::State,
-                format!("a VM that is {} cannot {}", phase.word(), step.predicate()),
+                format!("a VM that is {phase} cannot {}", step.predicate()),
                 "life cycle",
                 phase.advice(),
             )),
@@ -95,7 +97,7 @@ impl Phase {
     }
 
     /// The phase's name, as the API and the log have it.
-    pub const fn word(&self) -> &'static str {
+    pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Created => "created",
             Self::Running => "running",
@@ -112,6 +114,12 @@ impl Phase {
             Self::Paused => "resume it first",
             Self::Stopping | Self::Stopped { .. } => "start it again with `bulkhead run`",
         }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -30,7 +30,7 @@ static SCRIPT: [u8; 22] = *b"HOSTILE-DEVICE-SCRIPT-";
 const MARK: &[u8; 22] = b"HOSTILE-DEVICE-SCRIPT-";
 
 /// What the device does, by the last byte of the mark, and what the report must say.
-const SCRIPTS: [(u8, &str); 9] = [
+const SCRIPTS: [(u8, &str); 10] = [
     (b'0', "magic"),
     (b'1', "not smmu build"),
     (b'2', "ended with exit code 0"),
@@ -40,6 +40,7 @@ const SCRIPTS: [(u8, &str); 9] = [
     (b'6', "it answers"),
     (b'7', "faster than it is read"),
     (b'8', "a second time"),
+    (b'9', "speaks for the guest"),
 ];
 
 fn main() {
@@ -128,12 +129,17 @@ fn device(script: u8, generation: u32) {
             b'6' => answer(request_id, Reply::Saved { len: u64::MAX }).unwrap(),
             b'7' => {
                 // Until the coordinator has had enough, and closes.
-                while tell(Event::GuestReset).is_ok() {}
+                let nobody = || Event::PeerFailed { name: "nobody".to_owned(), why: String::new() };
+                while tell(nobody()).is_ok() {}
                 return;
             }
             b'8' => {
                 answer(request_id, Reply::Done).unwrap();
                 tell(Event::Sealed(vec![])).unwrap();
+            }
+            b'9' => {
+                answer(request_id, Reply::Done).unwrap();
+                tell(Event::GuestReset).unwrap();
             }
             _ => return,
         }

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::server;
-use crate::coordinator::process_set::STOP_SPAN;
+use crate::coordinator::spans::STOP_SPAN;
 use crate::printable;
 use crate::problem::{Class, Problem};
 

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 
 use super::command::{Command, Handle};
 use super::types::{Inspected, Process, SaveRestored, Status};
-use crate::coordinator::process_set;
+use crate::coordinator::spans;
 use crate::problem::{Class, Problem};
 
 /// Connections served at once; the next ones wait for a place.
@@ -41,7 +41,7 @@ pub const HEADER_COUNT_MAX: usize = 32;
 /// From the first byte to the end of the headers.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// For the body and the work: the longest waits are a pause, or a stop, of processes that are all as late as they may be.
-pub const REQUEST_DEADLINE: Duration = budget::sum(&[process_set::ORDER_SPAN, budget::SLACK]);
+pub const REQUEST_DEADLINE: Duration = budget::sum(&[spans::ORDER_SPAN, budget::SLACK]);
 /// For all of it, with the time a slow reader gets for the answer.
 pub const CONNECTION_DEADLINE: Duration = budget::sum(&[REQUEST_DEADLINE, Duration::from_secs(10)]);
 

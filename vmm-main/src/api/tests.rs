@@ -158,10 +158,10 @@ async fn api_orders_to_stop_and_questions_wait_for_no_command() {
 
 #[test]
 fn api_deadlines_contain_what_they_wait_for() {
-    use crate::coordinator::{FAREWELL_SPAN, process_set};
-    assert!(REQUEST_DEADLINE > process_set::ORDER_SPAN);
-    assert!(REQUEST_DEADLINE > process_set::STOP_SPAN + FAREWELL_SPAN);
-    assert!(process_set::STOP_SPAN + FAREWELL_SPAN / 3 <= Duration::from_secs(13), "as README.md says");
+    use crate::coordinator::{FAREWELL_SPAN, spans};
+    assert!(REQUEST_DEADLINE > spans::ORDER_SPAN);
+    assert!(REQUEST_DEADLINE > spans::STOP_SPAN + FAREWELL_SPAN);
+    assert!(spans::STOP_SPAN + FAREWELL_SPAN / 3 <= Duration::from_secs(13), "as README.md says");
     assert!(CONNECTION_DEADLINE > REQUEST_DEADLINE);
     assert!(COMMAND_DEADLINE > CONNECTION_DEADLINE, "the server's own word comes first");
 }

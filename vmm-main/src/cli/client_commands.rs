@@ -292,7 +292,7 @@ fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
     print(&format!(
         "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{direct}{lost}",
         status.name,
-        status.phase.word(),
+        status.phase.as_str(),
         size::display(status.memory_len),
         status.vcpu_count,
         status.cpu.map_or("-", CpuKind::as_str),

@@ -15,9 +15,8 @@ pub mod logs;
 pub mod objects;
 mod probe;
 pub mod process;
-pub mod process_set;
 pub mod roles;
-mod together;
+pub mod spans;
 pub mod vm;
 
 use std::collections::BTreeMap;
@@ -130,23 +129,13 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
     let (found, reopened) = mpsc::channel(DEVICES_MAX);
     let (free, freed) = oneshot::channel();
     let launcher = Launcher::new(words.clone(), reopened, given.handover.unreachable());
-    let mut vm = Vm::new(given, locked, launcher)?;
+    let mut vm = Vm::new(given, locked, launcher, words.clone())?;
     let server = Server::new(Handle { commands, stops: stops.clone(), picture: vm.picture() });
     // Clients are served while the VM boots, or while it works on somebody else's command.
     let carrier = tokio::spawn(carry(lifeline, server.clone(), stops, reports, found, free));
 
     let counted = tokio::spawn(logging::tell_of_dropped_lines());
-    let mut waiting: Vec<Answer<Status>> = Vec::new();
-    // An order to stop waits for nothing that the VM is doing: whatever it is, it is given up.
-    let order = tokio::select! {
-        biased;
-        Some(order) = stop_orders.recv() => Some(order),
-        () = vm.live(&mut queue) => None,
-    };
-    if let Some(StopOrder { why, answer }) = order {
-        waiting.extend(answer);
-        vm.stop(why).await;
-    }
+    let mut waiting: Vec<Answer<Status>> = vm.live(&mut queue, &mut stop_orders).await;
     // Nobody else will be served: whoever waits learns that the VM has ended.
     drop(queue);
     if let Some(why) = vm.ended() {

@@ -17,7 +17,6 @@ use machine::boot::BootInfo;
 use machine::layout;
 
 use super::handover::Handover;
-use super::process::Fault;
 use crate::problem::Problem;
 use crate::system::{DeviceKind, IrqLine, SMMU0, System, VCPU};
 
@@ -195,7 +194,7 @@ impl Configs {
     }
 
     /// The message for the process `id`.
-    pub fn of(&self, id: InstanceId) -> Result<RoleConfig, Fault> {
+    pub fn of(&self, id: InstanceId) -> Result<RoleConfig, Problem> {
         let index = usize::from(id.index);
         let config = match id.role {
             Role::Vcpu => Some(RoleConfig::Vcpu(self.vcpu.clone())),
@@ -204,7 +203,7 @@ impl Configs {
             Role::Nvme => self.nvme.get(index).cloned().map(RoleConfig::Nvme),
             Role::Coordinator | Role::Virtio => None,
         };
-        config.ok_or_else(|| Fault::Refused(bug(format!("process {id} has no configuration"))))
+        config.ok_or_else(|| bug(format!("process {id} has no configuration")))
     }
 }
 

@@ -15,8 +15,8 @@ use rustix::io::Errno;
 
 use super::{holder, log};
 use crate::config::size;
-use crate::coordinator::process_set::STOP_SPAN;
 use crate::coordinator::roles::NVME_BLOCK_LEN;
+use crate::coordinator::spans::STOP_SPAN;
 use crate::printable;
 use crate::problem::Problem;
 

@@ -32,7 +32,7 @@ use super::signals::{Asked, Signals};
 use super::terminal::Terminal;
 use super::{devices, refused};
 use crate::coordinator::FAREWELL_SPAN;
-use crate::coordinator::process_set::STOP_SPAN;
+use crate::coordinator::spans::STOP_SPAN;
 use crate::lifecycle::Why;
 use crate::lifeline::{LauncherEnd, Up};
 use crate::printable;

@@ -21,11 +21,11 @@ fn lifecycle_table_allows_exactly_the_drawn_arrows() {
     for (step, row) in table {
         for (phase, expected) in phases().iter().zip(row) {
             match phase.after(step.clone()) {
-                Ok(next) => assert_eq!(next.word(), expected, "{phase:?} {step:?}"),
+                Ok(next) => assert_eq!(next.as_str(), expected, "{phase:?} {step:?}"),
                 Err(problem) => {
                     assert_eq!(expected, "", "{phase:?} {step:?}");
                     assert_eq!(problem.class, Class::State);
-                    assert!(problem.what.contains(phase.word()), "{problem}");
+                    assert!(problem.what.contains(phase.as_str()), "{problem}");
                 }
             }
         }

@@ -1,79 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A process that answers, one that is late, one that is gone, and many questions to one that says nothing.
 
-use ipc::channel::{self, Channel, Incoming};
-use ipc::hello::{Hello, Role};
-use ipc::protocol::control::Control;
-use tokio::time::sleep;
+use ipc::hello::Role;
+use ipc::protocol::inspect::Inspect;
 
 use super::*;
 
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(30);
+const SMMU0: InstanceId = InstanceId::new(Role::Smmu, 0);
 
-fn soon() -> Deadline {
-    Deadline::after(Duration::from_secs(10))
-}
-
-/// An inspector, and the process's end of the channel.
-async fn pair() -> (Inspector, Arc<Channel<Control>>) {
-    let (ours, theirs) = channel::pair().unwrap();
-    let process = std::thread::spawn(move || {
-        let channel = Channel::from_fd(theirs, Hello::new(Role::Smmu, 1));
-        channel.hello(Role::Coordinator, soon()).unwrap();
-        channel
-    });
-    let hello = Hello::new(Role::Coordinator, 1);
-    let channel = AsyncChannel::connect(ours, hello, Role::Smmu, soon()).await.unwrap();
-    (Inspector::new(InstanceId::new(Role::Smmu, 0), Arc::new(channel)), Arc::new(process.join().unwrap()))
-}
-
-/// Takes the next question and answers it.
-async fn answer(process: &Arc<Channel<Control>>, reply: Reply) {
-    let process = Arc::clone(process);
-    let answered = tokio::task::spawn_blocking(move || {
-        let Incoming::Request { request_id, body, .. } = process.recv(soon()).unwrap() else { panic!() };
-        assert_eq!(body, Request::Inspect);
-        process.reply::<std::os::fd::OwnedFd>(request_id, &reply, &[], soon()).unwrap();
-    });
-    answered.await.unwrap();
-}
-
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn inspection_of_a_silent_process_ends_in_time_and_of_a_process_that_answers_tells_its_values() {
-    let (inspector, process) = pair().await;
-    let late = inspector.inspect(SHORT).await;
+    let (inspector, mut questions) = Inspector::new(SMMU0);
+    let late = inspector.clone().inspect(SHORT).await;
     assert!(late.unanswered.as_deref().is_some_and(|why| why.contains("does not answer")), "{late:?}");
-    // It is asked once, however often somebody wants to know.
-    for _ in 0..2 * channel::LATE_MAX {
-        assert!(inspector.inspect(Duration::from_millis(1)).await.unanswered.is_some());
+    // Its questions do not pile up, however often somebody wants to know.
+    for _ in 0..100 {
+        assert!(inspector.clone().inspect(Duration::from_millis(1)).await.unanswered.is_some());
     }
+    let first = questions.recv().await.unwrap();
+    assert!(first.is_closed() && questions.try_recv().is_err(), "one waits, and nobody for its answer");
+    let asked = tokio::spawn(inspector.inspect(LONG));
     let mut told = Inspect::new();
     told.counter("commands", 7);
-    let reply = Reply::Inspect(told);
-    answer(&process, reply.clone()).await;
-    let asked = tokio::spawn(async move { inspector.inspect(LONG).await });
-    answer(&process, reply).await;
+    questions.recv().await.unwrap().send(Ok(Reply::Inspect(told))).unwrap();
     let answered = asked.await.unwrap();
-    assert_eq!(answered.unanswered, None);
+    assert_eq!((answered.process.as_str(), answered.unanswered), ("smmu0", None));
     assert_eq!(answered.values["commands"], 7);
-    assert!(process.recv(Deadline::now()).is_err(), "nothing else was asked");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn inspection_of_a_process_that_goes_or_talks_nonsense_says_so() {
-    let (inspector, process) = pair().await;
-    let other = inspector.clone();
-    let asked = tokio::spawn(async move { other.inspect(LONG).await });
-    answer(&process, Reply::Done).await;
+    let (inspector, mut questions) = Inspector::new(SMMU0);
+    let asked = tokio::spawn(inspector.clone().inspect(LONG));
+    questions.recv().await.unwrap().send(Ok(Reply::Done)).unwrap();
     assert!(asked.await.unwrap().unanswered.is_some_and(|why| why.contains("Done")));
-    drop(process);
-    // The end is seen by the reading half, a moment later.
-    loop {
-        let gone = inspector.inspect(LONG).await.unanswered.unwrap();
-        if gone.contains("gone") {
-            break;
-        }
-        sleep(Duration::from_millis(5)).await;
-    }
+    let asked = tokio::spawn(inspector.clone().inspect(LONG));
+    drop(questions.recv().await.unwrap());
+    assert!(asked.await.unwrap().unanswered.is_some_and(|why| why.contains("gone")));
+    drop(questions);
+    assert!(inspector.inspect(LONG).await.unanswered.is_some_and(|why| why.contains("gone")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn inspection_of_many_takes_as_long_as_one_and_keeps_their_order() {
+    let begun = Instant::now();
+    let asked = (0..4).map(|index| Inspector::new(InstanceId::new(Role::Vfio, index)));
+    let (inspectors, _questions): (Vec<_>, Vec<_>) = asked.unzip();
+    let names: Vec<String> = inspect_all(inspectors).await.into_iter().map(|told| told.process).collect();
+    assert_eq!(names, ["vfio0", "vfio1", "vfio2", "vfio3"]);
+    assert!(begun.elapsed() < budget::INSPECT * 2);
 }

@@ -3,69 +3,115 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
+use ipc::instance::InstanceId;
 use machine::layout;
 
-use super::{Vm, millis};
+use super::driver::{Vm, millis};
+use super::event::LifeId;
 use crate::api::command::Picture;
 use crate::api::types::{Process, Status};
+use crate::coordinator::launcher::Launcher;
 use crate::coordinator::logs::DROPPED;
 use crate::lifecycle::Phase;
-use crate::system::{COORDINATOR, COORDINATOR_ID};
+
+use crate::system::{Instance, System};
 
 impl Vm {
     /// Replaces what readers see.
-    pub fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let mut processes = vec![self.own_row()];
-        processes.extend(self.running.iter().flat_map(|running| running.set.picture()));
-        let inspectors = self.running.iter().flat_map(|running| running.set.inspectors()).collect();
+        let mut inspectors = Vec::new();
+        // In the table's order.
+        for instance in self.system.processes() {
+            let life = LifeId { generation: self.machine.generation(), instance: instance.id };
+            // One that has not greeted yet is not there.
+            let Some((handle, enforced)) =
+                self.processes.get(&life).and_then(|handle| Some((handle, handle.enforced.as_ref()?)))
+            else {
+                continue;
+            };
+            let state = self.machine.state_of(life);
+            processes.push(Process {
+                pid: handle.pid,
+                generation: life.generation,
+                state: state.map_or_else(|| "dead".to_owned(), |state| format!("{state:?}").to_lowercase()),
+                enforced: enforced.clone(),
+                limits: Some(handle.limits),
+                ..table_row(instance)
+            });
+            inspectors.push(handle.inspector.clone());
+        }
         let (status, started) = (self.status(), self.started);
         self.picture.send_replace(Picture { status, started, processes, inspectors });
     }
 
     /// What `status` answers.
     pub(super) fn status(&self) -> Status {
+        let lost = self.machine.lost_devices().iter();
         Status {
             name: self.given.handover.name.clone(),
-            phase: self.phase.clone(),
+            phase: self.machine.phase().clone(),
             machine: layout::MACHINE_NAME.to_owned(),
-            generation: self.generation,
-            reset_count: self.reset_count,
+            generation: self.machine.generation(),
+            reset_count: self.machine.reset_count(),
             memory_len: self.given.handover.memory_len,
             vcpu_count: self.given.handover.vcpu_count,
             cpu: Some(self.given.handover.cpu),
             uptime_ms: millis(self.started.elapsed()),
             log_lines_dropped: DROPPED.load(Ordering::Relaxed),
             direct_dma: self.given.handover.direct_dma().map(|id| id.to_string()).collect(),
-            lost_devices: self
-                .lost_devices
-                .iter()
-                .map(|(id, reason)| (id.to_string(), reason.clone()))
-                .collect(),
+            lost_devices: lost.map(|(device, reason)| (device.to_string(), reason.clone())).collect(),
             ..nothing()
         }
     }
 
     fn own_row(&self) -> Process {
         Process {
-            name: COORDINATOR_ID.to_string(),
-            role: COORDINATOR.role.to_string(),
-            program: COORDINATOR.program.to_owned(),
             pid: 1,
-            host_pid: None,
             generation: 1,
-            state: self.phase.word().to_owned(),
-            profile: COORDINATOR.profile().name.to_owned(),
-            restart: COORDINATOR.restart.as_str().to_owned(),
+            state: self.machine.phase().to_string(),
             enforced: self.enforced.clone(),
             limits: Some(self.limits),
-            observed: None,
+            ..table_row(self.system.coordinator())
         }
     }
 }
 
-/// The status of a VM that nothing is known of yet.
-pub(super) fn nothing() -> Status {
+/// What the table says of a process.
+fn table_row(instance: &Instance) -> Process {
+    Process {
+        name: instance.id.to_string(),
+        role: instance.id.role.to_string(),
+        program: instance.template.program.to_owned(),
+        pid: 0,
+        host_pid: None,
+        generation: 0,
+        state: String::new(),
+        profile: instance.template.profile().name.to_owned(),
+        restart: instance.template.restart.as_str().to_owned(),
+        enforced: Vec::new(),
+        limits: None,
+        observed: None,
+    }
+}
+
+/// The devices whose servers the launcher did not reach, and why.
+pub(super) fn unreachable(system: &System, launcher: &Launcher) -> BTreeMap<InstanceId, String> {
+    system
+        .processes()
+        .iter()
+        .filter_map(|process| Some((process.id, launcher.unreachable(process.id)?)))
+        .collect()
+}
+
+/// What readers see of a VM that nothing is known of yet.
+pub(super) fn empty(started: Instant) -> Picture {
+    Picture { status: nothing(), started, processes: Vec::new(), inspectors: Vec::new() }
+}
+
+fn nothing() -> Status {
     Status {
         name: String::new(),
         phase: Phase::Created,

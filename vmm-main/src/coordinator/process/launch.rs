@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Launching a process: its channel, crash page and log, exactly its descriptors, its sandbox profile.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use ipc::channel;
+use sandbox::report::CrashPage;
+use sandbox::spawn::Spawn;
+
+use super::ending::Running;
+use crate::api::types;
+use crate::coordinator::logs::Log;
+use crate::coordinator::objects::Objects;
+use crate::problem::Problem;
+use crate::system::{EdgeKind, Instance};
+
+/// A process that was just spawned.
+#[derive(Debug)]
+pub struct Launched {
+    /// What ends it.
+    pub(super) running: Running,
+    /// Our end of its control channel: it has not greeted yet.
+    pub(super) channel: OwnedFd,
+    /// What it was limited to.
+    pub limits: types::Limits,
+}
+
+impl Launched {
+    /// Its process id in the coordinator's namespace.
+    pub const fn pid(&self) -> i32 {
+        self.running.pid()
+    }
+}
+
+/// Spawns a process of the system. To be called within a runtime.
+pub fn launch(instance: &Arc<Instance>, generation: u32, objects: &Objects) -> Result<Launched, Problem> {
+    let (id, program) = (instance.id, instance.template.program);
+    let refuse = |step: &'static str, error: &dyn std::fmt::Display| {
+        Problem::host(
+            format!("{id} cannot be started: {step}: {error}"),
+            id.to_string(),
+            "check the host's limits on memory, files and processes",
+        )
+    };
+    let crash = CrashPage::create().map_err(|error| refuse("make the crash page", &error))?;
+    let (ours, theirs) = channel::pair().map_err(|error| refuse("make the channel", &error))?;
+    let (log, log_theirs) = std::io::pipe().map_err(|error| refuse("make the log pipe", &error))?;
+    let log_theirs = OwnedFd::from(log_theirs);
+
+    let mut fds = Vec::new();
+    for (number, descriptor) in (0..).zip(&instance.descriptors) {
+        let source = match descriptor.object.kind {
+            EdgeKind::Control => theirs.as_fd(),
+            EdgeKind::CrashPage => crash.as_fd(),
+            EdgeKind::Log => log_theirs.as_fd(),
+            _ => objects
+                .end_of(descriptor)
+                .ok_or_else(|| refuse("find its objects", &format!("there is no {}", descriptor.slot)))?,
+        };
+        fds.push((number, source));
+    }
+    let file = objects
+        .system()
+        .program(program)
+        .and_then(|object| objects.get(object))
+        .ok_or_else(|| refuse("find its program", &program))?;
+    let words = [program, &id.to_string(), &generation.to_string(), &fds.len().to_string()]
+        .map(|word| CString::new(word).unwrap_or_default());
+    let argv: Vec<_> = words.iter().map(CString::as_c_str).collect();
+    let size = objects.size().map_err(|error| refuse("measure its image", &error))?;
+    let profile = objects.system().profile_of(instance, size);
+    let log = Log::follow(id, generation, log.into()).map_err(|error| refuse("follow its log", &error))?;
+    let child =
+        Spawn { program: file, argv: &argv, fds: &fds, profile: &profile, own_id: None, cgroup: None }
+            .spawn()
+            .map_err(|error| refuse("spawn", &error))?;
+    // Its ends are its own now: their end of file means that it is gone.
+    drop((theirs, log_theirs));
+    let mut running = Running::new(child, Arc::clone(instance), generation, crash, log);
+    running.watch().map_err(|error| refuse("watch it", &error))?;
+    Ok(Launched { running, channel: ours, limits: types::Limits::of(&profile) })
+}

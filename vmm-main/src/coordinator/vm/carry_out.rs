@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Carries out what the state machine orders. Nothing here waits: what takes time goes to a task, and what comes of
+//! it is an event; what is done at once has its event in `results`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipc::instance::InstanceId;
+use ipc::protocol::control::{Reply, Request};
+use ipc::shm::guest_memory;
+use machine::{MachineConfig, boot};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::action::{Action, Ending, Notice, Order, Success};
+use super::driver::{Reconnected, Shared, Vm, Waiting, millis, refused};
+use super::event::{self, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer};
+use super::picture;
+use super::saved_state::{NotKept, SavedState};
+use super::state_machine::{bug, names};
+use crate::api::command::Command;
+use crate::api::types::{ProbeRequest, SaveRestored, Stage, Status, UnitLen};
+use crate::coordinator::objects::Objects;
+use crate::coordinator::probe;
+use crate::coordinator::process::{self, Handle};
+use crate::coordinator::roles::Configs;
+use crate::lifeline::Up;
+
+use crate::problem::Problem;
+use crate::system::COORDINATOR_ID;
+
+/// What is measured for people: stages of a boot, and of a save/restore.
+#[derive(Debug)]
+pub(super) struct Stopwatch {
+    boot_begun: Instant,
+    loaded: Duration,
+    last: Instant,
+    stages: Vec<Stage>,
+}
+
+impl Vm {
+    pub(super) fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Load => {
+                let loaded = self.load();
+                self.results.push_back(Event::Loaded(loaded));
+            }
+            Action::Prepare => {
+                let prepared = self.prepare();
+                self.results.push_back(Event::Prepared(prepared));
+            }
+            Action::Commit => {
+                if let (Some(shared), Some(next)) = (&mut self.current, self.next.take()) {
+                    shared.objects = next;
+                }
+                self.saved.clear();
+            }
+            Action::Abandon => {
+                self.next = None;
+                self.saved.clear();
+            }
+            Action::Reconnect => self.reconnect(),
+            Action::Start(life) => {
+                if let Err(problem) = self.start(life) {
+                    self.results.push_back(Event::Process(life, ProcessEvent::NotStarted(problem)));
+                }
+            }
+            Action::CloseConnections(generation) => {
+                if let Some(objects) = self.objects_of(generation) {
+                    objects.close_connections();
+                }
+            }
+            Action::Ask(life, order) => {
+                if let Err(problem) = self.ask(life, order) {
+                    self.results.push_back(Event::Process(life, ProcessEvent::Refused(problem)));
+                }
+            }
+            Action::End(life, ending) => self.end(life, ending),
+            Action::Arm(timer, span) => self.arm(timer, span),
+            Action::Answer(ticket, result) => self.answer(ticket, result),
+            Action::Lap(stage) => self.clock.lap(stage),
+            Action::Tell(notice) => self.notice(notice),
+            Action::Release => self.release(),
+        }
+    }
+
+    /// Makes a boot's shared objects, and puts kernel, initramfs and device tree into fresh RAM.
+    fn load(&mut self) -> Result<(), Problem> {
+        self.clock.boot_begun = Instant::now();
+        let handover = &self.given.handover;
+        let objects = Objects::for_boot(&handover.name, &self.given.objects, &self.system, &self.layout)?;
+        let memory = guest_memory::map(objects.ram(), &self.layout)
+            .map_err(|error| refused("map guest RAM", &error))?;
+        let mut rng_seed = [0; 64];
+        getrandom(&mut rng_seed, GetRandomFlags::empty())
+            .map_err(|error| refused("give random bytes", &error))?;
+        let config = MachineConfig {
+            ram_len: handover.memory_len,
+            vcpu_count: handover.vcpu_count.into(),
+            cmdline: handover.cmdline.clone(),
+            rng_seed,
+            pmu: handover.pmu,
+            nested_slots: handover.nested_slots(),
+        };
+        let boot = boot::load(&memory, &self.given.kernel, self.given.initramfs.as_ref(), &config)
+            .map_err(|error| handover.not_loaded(&error))?;
+        let configs =
+            Configs::new(handover, &self.system, &self.layout, boot, |id| objects.device_number(id))?;
+        self.current = Some(Shared { objects, configs });
+        self.clock.loaded = self.clock.boot_begun.elapsed();
+        Ok(())
+    }
+
+    /// Makes the shared objects of the next set of processes.
+    fn prepare(&mut self) -> Result<(), Problem> {
+        self.clock.begin();
+        let current = self.current.as_ref().ok_or_else(|| bug("the VM has no processes"))?;
+        self.next = Some(current.objects.for_generation()?);
+        Ok(())
+    }
+
+    fn objects_of(&mut self, generation: u32) -> Option<&mut Objects> {
+        if generation > self.machine.generation() {
+            return self.next.as_mut();
+        }
+        self.current.as_mut().map(|shared| &mut shared.objects)
+    }
+
+    fn start(&mut self, life: LifeId) -> Result<(), Problem> {
+        let system = Arc::clone(&self.system);
+        let instance = system.get(life.instance).ok_or_else(|| bug("the VM has no such process"))?;
+        let objects = self.objects_of(life.generation).ok_or_else(|| bug("a process has no objects"))?;
+        let launched = process::launch(instance, life.generation, objects)?;
+        let handle = Handle::follow(launched, life, &mut self.tasks, self.event_sender.clone());
+        self.processes.insert(life, handle);
+        Ok(())
+    }
+
+    fn ask(&mut self, life: LifeId, order: Order) -> Result<(), Problem> {
+        let (request, fds) = match order {
+            Order::Configure => {
+                let current = self.current.as_ref().ok_or_else(|| bug("there is no configuration"))?;
+                (Request::Configure(current.configs.of(life.instance)?), vec![])
+            }
+            Order::Start => (Request::Start, vec![]),
+            Order::Pause => (Request::Pause, vec![]),
+            Order::Resume => (Request::Resume, vec![]),
+            Order::Save => {
+                let (state, theirs) = SavedState::new(life.instance)?;
+                self.saved.insert(life.instance, state);
+                (Request::Save, vec![theirs])
+            }
+            Order::Restore => {
+                let state = self.saved.get(&life.instance);
+                let state =
+                    state.ok_or_else(|| bug(format!("there is no saved state for {}", life.instance)))?;
+                (Request::Restore { len: state.len }, vec![state.memory_for(life.instance)?])
+            }
+            Order::Probe(probe) => (Request::Probe(probe), vec![]),
+        };
+        if let Some(process) = self.processes.get(&life) {
+            process.order(process::Order::Ask(request, fds));
+        }
+        Ok(())
+    }
+
+    fn end(&self, life: LifeId, ending: Ending) {
+        if let Some(process) = self.processes.get(&life) {
+            process.order(process::Order::End(ending));
+        }
+    }
+
+    /// What a fulfilled request came to. None: the process has broken the contract, and is ended for it.
+    pub(super) fn answered(&mut self, life: LifeId, reply: Reply) -> Option<ProcessEvent> {
+        let outcome = match reply {
+            Reply::Saved { len } => match self.saved.get_mut(&life.instance).map(|state| state.keep(len)) {
+                Some(Ok(())) => Outcome::Saved(len),
+                Some(Err(NotKept::Host(problem))) => return Some(ProcessEvent::Refused(problem)),
+                Some(Err(NotKept::Claim(why))) => {
+                    self.end(life, Ending::Failed(why));
+                    return None;
+                }
+                None => return None,
+            },
+            Reply::Probe(outcome) => Outcome::Probed(outcome),
+            // Its task passes on what answers the request.
+            Reply::Done | Reply::Inspect(_) | Reply::Failed(_) => Outcome::Done,
+        };
+        Some(ProcessEvent::Answered(outcome))
+    }
+
+    fn arm(&mut self, timer: Timer, span: Duration) {
+        self.timers.spawn(async move {
+            tokio::time::sleep(span).await;
+            timer
+        });
+    }
+
+    /// Has the launcher asked, by a task that holds it meanwhile.
+    fn reconnect(&mut self) {
+        let Some(mut launcher) = self.launcher.take() else { return };
+        let mut objects = std::mem::take(&mut self.given.objects);
+        let system = Arc::clone(&self.system);
+        self.current = None;
+        self.reconnecting.spawn(async move {
+            let result = launcher.reopen_all(&system, &mut objects).await;
+            Reconnected { launcher, objects, result }
+        });
+    }
+
+    pub(super) fn reconnected(&mut self, reconnected: Reconnected) -> Event {
+        let Reconnected { launcher, objects, result } = reconnected;
+        let unreachable = picture::unreachable(&self.system, &launcher);
+        self.launcher = Some(launcher);
+        self.given.objects = objects;
+        let result = result.map_err(|error| refused("connect to the server of a device", &error));
+        Event::Reconnected(result.map(|()| unreachable))
+    }
+
+    /// A client's command, as the machine knows it. None: it is answered already.
+    pub(super) fn command(&mut self, command: Command) -> Option<Event> {
+        let (waiting, command) = match command {
+            Command::Pause(answer) => (Waiting::Phase(answer), event::Command::Pause),
+            Command::Resume(answer) => (Waiting::Phase(answer), event::Command::Resume),
+            Command::SaveRestore(answer) => (Waiting::SaveRestore(answer), event::Command::SaveRestore),
+            Command::Probe(ProbeRequest { process, attempt }, answer) => {
+                let made = probe::by_name(&attempt);
+                if process == COORDINATOR_ID.to_string() {
+                    let outcome = probe::attempt_here(&attempt).map(|outcome| probe::outcome(&outcome));
+                    let _ = answer.send(outcome);
+                    return None;
+                }
+                match made {
+                    Ok(probe) => (Waiting::Probe(answer), event::Command::Probe(process, probe)),
+                    Err(problem) => {
+                        let _ = answer.send(Err(problem));
+                        return None;
+                    }
+                }
+            }
+        };
+        Some(Event::Command(self.issue(waiting), command))
+    }
+
+    /// Answers a client. One that has gone away does not want its answer.
+    fn answer(&mut self, ticket: Ticket, result: Result<Success, Problem>) {
+        match (self.waiting.remove(&ticket), result) {
+            (Some(Waiting::Phase(answer)), Ok(Success::In(phase))) => {
+                drop(answer.send(Ok(Status { phase, ..self.status() })));
+            }
+            (Some(Waiting::SaveRestore(answer)), Ok(Success::Moved(generation, units))) => {
+                let unit =
+                    |(instance, len): (InstanceId, u64)| UnitLen { process: instance.to_string(), len };
+                let units = units.into_iter().map(unit).collect();
+                let (stages, downtime_us) = self.clock.end();
+                drop(answer.send(Ok(SaveRestored { generation, stages, units, downtime_us })));
+            }
+            (Some(Waiting::Probe(answer)), Ok(Success::Probed(outcome))) => {
+                drop(answer.send(Ok(probe::outcome(&outcome))));
+            }
+            (Some(Waiting::Phase(answer)), result) => drop(answer.send(Err(failure(result)))),
+            (Some(Waiting::SaveRestore(answer)), result) => drop(answer.send(Err(failure(result)))),
+            (Some(Waiting::Probe(answer)), result) => drop(answer.send(Err(failure(result)))),
+            (None, _) => {}
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::GuestRuns => {
+                let Stopwatch { boot_begun, loaded, .. } = self.clock;
+                tracing::info!(
+                    vm = %self.given.handover.name,
+                    generation = self.machine.generation(),
+                    load_ms = millis(loaded),
+                    start_ms = millis(boot_begun.elapsed().saturating_sub(loaded)),
+                    "guest runs"
+                );
+                // It is the first word of all: there is room for it, unless the launcher is gone.
+                if let Some(words) = self.words.take() {
+                    let _ = words.try_send(Up::Running);
+                }
+            }
+            Notice::GuestPoweredOff => tracing::info!("guest switched itself off"),
+            Notice::GuestReset => tracing::info!("guest asked for a reset"),
+            Notice::DeviceLost(device, reason) => {
+                tracing::warn!(%device, "{device} is lost: {reason}; the guest goes on without it");
+            }
+            Notice::Hanging(hanging) => {
+                tracing::error!(processes = %names(&hanging), "killed, and not gone: they hang in the kernel");
+            }
+        }
+    }
+
+    /// Closes everything: images and connections are free for the next VM.
+    fn release(&mut self) {
+        self.reconnecting.abort_all();
+        self.given.objects.clear();
+        (self.current, self.next) = (None, None);
+        self.saved.clear();
+    }
+}
+
+fn failure(result: Result<Success, Problem>) -> Problem {
+    result.err().unwrap_or_else(|| bug("a command has another command's answer"))
+}
+
+impl Stopwatch {
+    pub fn new(now: Instant) -> Self {
+        Self { boot_begun: now, loaded: Duration::ZERO, last: now, stages: Vec::new() }
+    }
+
+    /// A save/restore begins.
+    fn begin(&mut self) {
+        self.last = Instant::now();
+        self.stages.clear();
+    }
+
+    fn lap(&mut self, name: &str) {
+        let now = Instant::now();
+        let took_us = micros(now.saturating_duration_since(self.last));
+        self.stages.push(Stage { name: name.to_owned(), took_us });
+        self.last = now;
+    }
+
+    /// Its stages, and how long the guest did not run: all of them but the first.
+    fn end(&mut self) -> (Vec<Stage>, u64) {
+        let stages = std::mem::take(&mut self.stages);
+        let downtime_us = stages.iter().skip(1).map(|stage| stage.took_us).sum();
+        (stages, downtime_us)
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

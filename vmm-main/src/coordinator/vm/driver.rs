@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The task of the VM: brings its state machine what happens, one event at a time, and has its actions carried out.
+//!
+//! It waits for events only, never for an action. Orders to stop come first; then what processes tell, so that a
+//! command is decided about with all that is known. Commands are taken while no other is under way: they wait in
+//! their bounded queue.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipc::instance::InstanceId;
+use ipc::protocol::ram::RamLayout;
+use sandbox::Locked;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+
+use super::carry_out::Stopwatch;
+use super::event::{Event, LifeId, ProcessEvent, Ticket, Timer};
+use super::picture;
+use super::plan::Plan;
+use super::saved_state::SavedState;
+use super::state_machine::{StateMachine, bug, cannot_be_killed};
+use crate::api::command::{Answer, Command, Picture, StopOrder};
+use crate::api::types::{Limits, ProbeAnswer, SaveRestored, Status};
+use crate::coordinator::handover::Handover;
+use crate::coordinator::launcher::Launcher;
+use crate::coordinator::objects::Objects;
+use crate::coordinator::process::{Handle, TaskEvent};
+use crate::coordinator::roles::{self, Configs};
+use crate::lifecycle::{Phase, Why};
+use crate::lifeline::Up;
+use crate::problem::Problem;
+use crate::system::{ObjectId, Size, System};
+
+/// Events of processes that may wait for the VM's task, which never waits for long.
+const EVENT_QUEUE_LEN: usize = 64;
+
+/// What the launcher handed over.
+#[derive(Debug)]
+pub struct Given {
+    /// The configuration.
+    pub handover: Handover,
+    /// The guest's kernel.
+    pub kernel: File,
+    /// The guest's initramfs.
+    pub initramfs: Option<File>,
+    /// What goes on to the processes.
+    pub objects: BTreeMap<ObjectId, OwnedFd>,
+}
+
+/// A VM.
+#[derive(Debug)]
+pub struct Vm {
+    pub(super) given: Given,
+    pub(super) system: Arc<System>,
+    pub(super) machine: StateMachine,
+    pub(super) layout: RamLayout,
+    pub(super) started: Instant,
+    /// What the coordinator has enforced on itself, and its own limits.
+    pub(super) enforced: Vec<String>,
+    pub(super) limits: Limits,
+    /// What the processes share that the guest lives in, and those that it is to move into.
+    pub(super) current: Option<Shared>,
+    pub(super) next: Option<Objects>,
+    pub(super) processes: BTreeMap<LifeId, Handle>,
+    pub(super) tasks: JoinSet<LifeId>,
+    pub(super) event_sender: mpsc::Sender<(LifeId, TaskEvent)>,
+    events: mpsc::Receiver<(LifeId, TaskEvent)>,
+    pub(super) timers: JoinSet<Timer>,
+    /// The launcher, except while a task asks it for connections.
+    pub(super) launcher: Option<Launcher>,
+    pub(super) reconnecting: JoinSet<Reconnected>,
+    pub(super) saved: BTreeMap<InstanceId, SavedState>,
+    /// Clients that wait.
+    tickets: Ticket,
+    pub(super) waiting: BTreeMap<Ticket, Waiting>,
+    /// Clients that wait for the end.
+    stopping: Vec<Answer<Status>>,
+    /// What actions came to that were carried out at once.
+    pub(super) results: VecDeque<Event>,
+    pub(super) clock: Stopwatch,
+    pub(super) picture: watch::Sender<Picture>,
+    /// To tell the launcher, once, that the guest runs.
+    pub(super) words: Option<mpsc::Sender<Up>>,
+}
+
+/// What the processes of one generation share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub objects: Objects,
+    pub configs: Configs,
+}
+
+/// A client that waits for its command.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Phase(Answer<Status>),
+    SaveRestore(Answer<SaveRestored>),
+    Probe(Answer<ProbeAnswer>),
+}
+
+/// The launcher after it was asked for connections, with what goes on to the processes, and what came of it.
+#[derive(Debug)]
+pub(super) struct Reconnected {
+    pub launcher: Launcher,
+    pub objects: BTreeMap<ObjectId, OwnedFd>,
+    pub result: io::Result<()>,
+}
+
+impl Vm {
+    /// A VM without processes. The proof of being sealed is demanded before anything of the guest is looked at.
+    pub fn new(
+        given: Given,
+        locked: &Locked,
+        launcher: Launcher,
+        words: mpsc::Sender<Up>,
+    ) -> Result<Self, Problem> {
+        let layout = roles::ram_layout(given.handover.memory_len)?;
+        let system = Arc::new(System::new(&given.handover.shape()));
+        let held = |object| given.objects.get(&object).map(AsFd::as_fd);
+        let size = Size::measure(&system, given.handover.memory_len, held)
+            .map_err(|error| refused("measure an image", &error))?;
+        let limits = Limits::of(&system.profile_of(system.coordinator(), size));
+        let (event_sender, events) = mpsc::channel(EVENT_QUEUE_LEN);
+        let started = Instant::now();
+        let machine =
+            StateMachine::new(Plan::of(&system, &given.handover), picture::unreachable(&system, &launcher));
+        let mut vm = Self {
+            given,
+            system,
+            machine,
+            layout,
+            started,
+            enforced: locked.enforced().lines(),
+            limits,
+            current: None,
+            next: None,
+            processes: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            event_sender,
+            events,
+            timers: JoinSet::new(),
+            launcher: Some(launcher),
+            reconnecting: JoinSet::new(),
+            saved: BTreeMap::new(),
+            tickets: 0,
+            waiting: BTreeMap::new(),
+            stopping: Vec::new(),
+            results: VecDeque::new(),
+            clock: Stopwatch::new(started),
+            picture: watch::channel(picture::empty(started)).0,
+            words: Some(words),
+        };
+        vm.publish();
+        Ok(vm)
+    }
+
+    /// Where readers look.
+    pub fn picture(&self) -> watch::Receiver<Picture> {
+        self.picture.subscribe()
+    }
+
+    /// The reason for the end, once there is one.
+    pub const fn ended(&self) -> Option<&Why> {
+        match self.machine.phase() {
+            Phase::Stopped { why } => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Boots, then brings the machine what happens until the VM has ended. Who has asked for the end meanwhile, to be
+    /// answered.
+    pub async fn live(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        stops: &mut mpsc::Receiver<StopOrder>,
+    ) -> Vec<Answer<Status>> {
+        self.happened(Event::Boot);
+        while self.ended().is_none() {
+            // Every arm is cancel-safe: queues, and sets of tasks that go on.
+            let event = tokio::select! {
+                biased;
+                Some(StopOrder { why, answer }) = stops.recv() => {
+                    self.stopping.extend(answer);
+                    Some(Event::Stop(why))
+                }
+                Some((life, event)) = self.events.recv() => self.process_event(life, event),
+                Some(ended) = self.tasks.join_next() => self.task_ended(ended),
+                Some(Ok(timer)) = self.timers.join_next() => Some(Event::Timeout(timer)),
+                Some(Ok(reconnected)) = self.reconnecting.join_next() => Some(self.reconnected(reconnected)),
+                Some(command) = commands.recv(), if self.machine.is_idle() => self.command(command),
+            };
+            if let Some(event) = event {
+                self.happened(event);
+            }
+        }
+        std::mem::take(&mut self.stopping)
+    }
+
+    /// Tells the machine, and carries out what it orders, and what comes of that at once.
+    fn happened(&mut self, event: Event) {
+        self.results.push_back(event);
+        while let Some(event) = self.results.pop_front() {
+            for action in self.machine.handle(event) {
+                self.carry_out(action);
+            }
+        }
+        self.publish();
+    }
+
+    /// What the task of a process tells, as the machine knows it.
+    fn process_event(&mut self, life: LifeId, event: TaskEvent) -> Option<Event> {
+        let event = match event {
+            TaskEvent::Started(enforced) => {
+                if let Some(process) = self.processes.get_mut(&life) {
+                    process.enforced = Some(enforced);
+                }
+                ProcessEvent::Started
+            }
+            TaskEvent::Answered(reply) => self.answered(life, reply)?,
+            TaskEvent::Refused(problem) => ProcessEvent::Refused(problem),
+            TaskEvent::Reported(event) => ProcessEvent::Reported(event),
+            TaskEvent::Gone(departure) => {
+                self.processes.remove(&life);
+                ProcessEvent::Gone(departure)
+            }
+        };
+        Some(Event::Process(life, event))
+    }
+
+    /// A task has ended; its last word was heard before.
+    fn task_ended(&mut self, ended: Result<LifeId, JoinError>) -> Option<Event> {
+        let Err(error) = ended else { return None };
+        // One that panicked has killed its process on the way, and could not say so.
+        let problem = bug(format!("the task of a process failed: {error}"));
+        Some(Event::Stop(Why::Failed { problem, last_lines: Vec::new() }))
+    }
+
+    /// The ticket of a new client.
+    pub(super) fn issue(&mut self, waiting: Waiting) -> Ticket {
+        self.tickets = self.tickets.wrapping_add(1);
+        self.waiting.insert(self.tickets, waiting);
+        self.tickets
+    }
+
+    /// What whoever asked for the end is answered, once it is there.
+    pub fn outcome(&self) -> Result<Status, Problem> {
+        match self.machine.hanging() {
+            [] => Ok(self.status()),
+            hanging => Err(cannot_be_killed(hanging, "stop")),
+        }
+    }
+}
+
+/// A span in milliseconds.
+pub(super) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn refused(what: &'static str, error: &dyn std::fmt::Display) -> Problem {
+    Problem::host(format!("the host refuses to {what}: {error}"), "coordinator", "check the host's limits")
+}

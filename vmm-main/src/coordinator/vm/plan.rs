@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the state machine knows of the system table: who pauses with whom, who needs whom, and whose loss costs what.
+
+use std::sync::Arc;
+
+use ipc::hello::Role;
+use ipc::instance::InstanceId;
+
+use crate::config::OnReset;
+use crate::coordinator::handover::Handover;
+use crate::system::{self, Instance, Restart, System};
+
+/// What the loss of a process costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailurePolicy {
+    /// The VM.
+    EndsVm,
+    /// This device; the guest goes on without it.
+    FailsDevice(InstanceId),
+}
+
+/// One instance.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Which.
+    pub instance: InstanceId,
+    /// Members of one tier are paused, resumed and begun together: the lowest pauses first and goes on last.
+    pub tier: usize,
+    /// It runs the guest's CPUs: the only one to speak for the guest, and the first to be ended.
+    pub runs_guest: bool,
+    /// After its start it says what became of its device.
+    pub opens_device: bool,
+    /// The process that serves its device, if that is one of ours.
+    pub server: Option<InstanceId>,
+    /// What its loss costs.
+    pub policy: FailurePolicy,
+    /// The VM is not to run without its device.
+    pub required: bool,
+}
+
+/// All instances of a VM, those that pause first in front.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The instances.
+    pub members: Vec<Member>,
+    /// A guest's reset ends the VM.
+    pub reset_ends_vm: bool,
+}
+
+impl Plan {
+    /// For the VM that was handed over, of which this is the system.
+    pub fn of(system: &System, handover: &Handover) -> Self {
+        let member = |instance: &Arc<Instance>| {
+            let id = instance.id;
+            let policy = match (instance.template.restart, system::device_of(id)) {
+                (Restart::DeviceFails, Some(device)) => FailurePolicy::FailsDevice(device),
+                (Restart::DeviceFails | Restart::EndsVm, _) => FailurePolicy::EndsVm,
+            };
+            Member {
+                instance: id,
+                tier: instance.template.tier.into(),
+                runs_guest: id.role == Role::Vcpu,
+                opens_device: id.role == Role::Vfio,
+                server: system.server_of(id),
+                policy,
+                required: handover.requires(id),
+            }
+        };
+        let members = system.processes().iter().map(member).collect();
+        Self { members, reset_ends_vm: handover.on_reset == OnReset::Exit }
+    }
+
+    /// What is known of an instance.
+    pub fn member(&self, instance: InstanceId) -> Option<&Member> {
+        self.members.iter().find(|member| member.instance == instance)
+    }
+
+    /// How many tiers there are.
+    pub fn tier_count(&self) -> usize {
+        self.members.last().map_or(0, |member| member.tier.saturating_add(1))
+    }
+
+    /// Whether the VM is not to run without this device.
+    pub fn requires(&self, device: InstanceId) -> bool {
+        self.member(device).is_some_and(|member| member.required)
+    }
+}

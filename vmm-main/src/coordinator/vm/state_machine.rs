@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The state machine of a VM: events in, actions out, nothing else. No I/O, no clock, no runtime, no descriptor.
+//!
+//! Its state is that of each life ([`lives`]), the phase that users see, and the one operation that is under way. An
+//! event changes the state of a life or the operation; then [`StateMachine::handle`] goes on as far as it can: each
+//! operation looks at the lives there are and orders what is missing, until there is something to wait for. So the
+//! death of a process needs no special path through an operation: a life that is gone is waited for no more, and its
+//! failure policy decides ([`losses`]). Whatever the operation, `Stop` replaces it.
+
+mod boot;
+mod commands;
+mod ending;
+mod lives;
+mod losses;
+mod reports;
+mod reset;
+mod save_restore;
+#[cfg(test)]
+mod tests;
+mod transit;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use ipc::instance::InstanceId;
+
+use self::boot::BootStep;
+use self::lives::{Life, Lives};
+use self::reset::ResetStep;
+pub(super) use self::reset::{cannot_be_killed, names};
+use self::save_restore::SaveRestore;
+use self::transit::Transit;
+use super::action::{Action, Notice};
+use super::event::{Event, LifeId, Ticket, Timer};
+use super::plan::Plan;
+use crate::lifecycle::{Phase, Why};
+use crate::problem::{Class, Problem};
+
+/// What the VM is doing. There is one operation at a time: no two ever move the same process.
+#[derive(Debug)]
+enum Operation {
+    /// Nothing: a command may come.
+    Idle,
+    /// The guest is loaded and its processes are started.
+    Boot(BootStep),
+    /// The guest is paused, or goes on.
+    Transit(Transit),
+    /// The guest moves into new processes.
+    SaveRestore(SaveRestore),
+    /// One process attempts something.
+    Probe { ticket: Ticket, life: LifeId },
+    /// The guest's last life ends, and the next begins.
+    Reset(ResetStep),
+    /// Every process is being ended.
+    Ending(Why),
+    /// Nothing runs any more.
+    Over,
+}
+
+/// What an operation came to: it waits (`Break`), or goes over into another one (`Continue`).
+type Step = ControlFlow<Operation, Operation>;
+
+/// Whether everything that was ordered has been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Done,
+    Waiting,
+}
+
+/// What the guest asked for, until it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GuestRequest {
+    PowerOff,
+    Reset,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct StateMachine {
+    plan: Plan,
+    phase: Phase,
+    operation: Operation,
+    lives: Lives,
+    /// The set of processes that the guest lives in.
+    generation: u32,
+    /// The latest number that a set of processes was given. None is used again: not that of a set whose move was
+    /// given up either.
+    last_generation: u32,
+    boot_count: u32,
+    /// The latest boot was long enough ago for another one.
+    next_boot_due: bool,
+    reset_count: u32,
+    /// By which of its CPUs' lives the guest asked for something that is not done yet.
+    guest_request: Option<(LifeId, GuestRequest)>,
+    /// Devices that the guest has lost since it booted, or did not find, and why.
+    lost_devices: BTreeMap<InstanceId, String>,
+    /// Devices that have failed, whose server may be ending: its own report would say more than theirs.
+    failing_devices: BTreeMap<LifeId, String>,
+    /// Devices whose servers were not reached at the last attempt, and why.
+    unreachable: BTreeMap<InstanceId, String>,
+    /// Processes that hang in the kernel after the end, with all that they hold.
+    hanging: Vec<InstanceId>,
+    actions: Vec<Action>,
+}
+
+impl StateMachine {
+    /// A VM without processes, which begins by [`Event::Boot`]. The servers of some devices were not reached.
+    pub fn new(plan: Plan, unreachable: BTreeMap<InstanceId, String>) -> Self {
+        Self {
+            plan,
+            phase: Phase::Created,
+            operation: Operation::Idle,
+            lives: Lives::default(),
+            generation: 0,
+            last_generation: 0,
+            boot_count: 0,
+            next_boot_due: false,
+            reset_count: 0,
+            guest_request: None,
+            lost_devices: BTreeMap::new(),
+            failing_devices: BTreeMap::new(),
+            unreachable,
+            hanging: Vec::new(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes an event, and says what is to be done about it, in order.
+    pub fn handle(&mut self, event: Event) -> Vec<Action> {
+        match event {
+            Event::Boot => self.begin_boot(),
+            Event::Loaded(result) => self.loaded(result),
+            Event::Prepared(result) => self.prepared(result),
+            Event::Reconnected(result) => self.reconnected(result),
+            Event::Process(life, event) => self.process(life, event),
+            Event::Command(ticket, command) => self.command(ticket, command),
+            Event::Stop(why) => self.end(why),
+            Event::Timeout(timer) => self.timeout(timer),
+        }
+        self.go_on();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The phase that users see.
+    pub const fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Whether a command would be taken now.
+    pub const fn is_idle(&self) -> bool {
+        matches!(self.operation, Operation::Idle)
+    }
+
+    /// The set of processes that the guest lives in.
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Resets that the guest has asked for.
+    pub const fn reset_count(&self) -> u32 {
+        self.reset_count
+    }
+
+    /// Devices that the guest is without, and why.
+    pub const fn lost_devices(&self) -> &BTreeMap<InstanceId, String> {
+        &self.lost_devices
+    }
+
+    /// Processes that hang in the kernel after the end.
+    pub fn hanging(&self) -> &[InstanceId] {
+        &self.hanging
+    }
+
+    /// Where a life stands by the contract; `None` if it is over, or ending.
+    pub fn state_of(&self, life: LifeId) -> Option<ipc::protocol::lifecycle::State> {
+        self.lives.get(life).filter(|life| !life.is_ending()).map(|life| life.state)
+    }
+
+    /// Lets the operation go on until it has to wait.
+    fn go_on(&mut self) {
+        loop {
+            // No operation looks at this field: `Idle` stands in it only while one of them is looked at.
+            let step = match std::mem::replace(&mut self.operation, Operation::Idle) {
+                Operation::Idle => self.idle(),
+                Operation::Boot(step) => self.boot(step),
+                Operation::Transit(transit) => self.transit(transit),
+                Operation::SaveRestore(moving) => self.save_restore(moving),
+                Operation::Reset(step) => self.reset(step),
+                Operation::Ending(why) => self.ending(why),
+                other @ (Operation::Probe { .. } | Operation::Over) => Step::Break(other),
+            };
+            match step {
+                Step::Continue(next) => self.operation = next,
+                Step::Break(waiting) => {
+                    self.operation = waiting;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A running guest's own request is carried out when nothing else is under way.
+    fn idle(&mut self) -> Step {
+        if self.phase != Phase::Running {
+            return Step::Break(Operation::Idle);
+        }
+        match self.guest_request.take() {
+            None => Step::Break(Operation::Idle),
+            Some((_, GuestRequest::PowerOff)) => self.power_off(),
+            Some((_, GuestRequest::Reset)) => self.begin_reset(),
+        }
+    }
+
+    fn timeout(&mut self, timer: Timer) {
+        match timer {
+            Timer::DeviceOutcome(life) if self.lives.get(life).is_some_and(Life::is_opening) => {
+                self.fail(life, "it does not say what became of its device".to_owned());
+            }
+            Timer::ServerEnd(life) => {
+                if let Some(reason) = self.failing_devices.remove(&life) {
+                    self.lose_device(life.instance, &reason, Vec::new());
+                }
+            }
+            Timer::NextBoot(boot) => self.next_boot_due |= boot == self.boot_count,
+            Timer::Stop => self.give_up_on_processes(),
+            // It has said so meanwhile, or is gone.
+            Timer::DeviceOutcome(_) => {}
+        }
+    }
+
+    /// A number for a new set of processes.
+    fn next_generation(&mut self) -> u32 {
+        self.last_generation = self.last_generation.saturating_add(1);
+        self.last_generation
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        self.actions.push(Action::Tell(notice));
+    }
+}
+
+/// Something that cannot happen has happened.
+pub(super) fn bug(what: impl Into<String>) -> Problem {
+    Problem::host(what, "coordinator", "report this as a bug")
+}
+
+/// The answer to a command that the end of the VM came before.
+fn has_ended() -> Problem {
+    Problem::new(Class::State, "the VM has ended", "control API", "start it again with `bulkhead run`")
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What clients ask for, one command at a time. Each is answered once: when it is done, when it is refused, or when
+//! the VM ends before it is done.
+
+use ipc::protocol::probe::{Probe, ProbeOutcome};
+
+use super::save_restore::SaveRestore;
+use super::transit::{Goal, Transit};
+use super::{Operation, StateMachine, has_ended};
+use crate::coordinator::logs;
+use crate::coordinator::vm::action::{Action, Order, Success};
+use crate::coordinator::vm::event::{Command, LifeId, Ticket};
+use crate::lifecycle::{self, Phase};
+use crate::problem::{Class, Problem};
+
+impl StateMachine {
+    /// Begins what a client asks for, or refuses it.
+    pub(super) fn command(&mut self, ticket: Ticket, command: Command) {
+        let begun = match self.operation {
+            Operation::Idle => self.begin_command(ticket, command),
+            Operation::Ending(_) | Operation::Over => Err(has_ended()),
+            _ => Err(Problem::new(
+                Class::State,
+                "the VM is working on another command",
+                "control API",
+                "ask again when that is done",
+            )),
+        };
+        match begun {
+            Ok(operation) => self.operation = operation,
+            Err(problem) => self.actions.push(Action::Answer(ticket, Err(problem))),
+        }
+    }
+
+    fn begin_command(&mut self, ticket: Ticket, command: Command) -> Result<Operation, Problem> {
+        match command {
+            Command::Pause => {
+                self.phase.after(lifecycle::Step::Pause)?;
+                Ok(Operation::Transit(Transit { ticket, goal: Goal::Paused, failed: None }))
+            }
+            Command::Resume => {
+                self.phase.after(lifecycle::Step::Resume)?;
+                Ok(Operation::Transit(Transit { ticket, goal: Goal::Running, failed: None }))
+            }
+            Command::SaveRestore => self.begin_save_restore(ticket),
+            Command::Probe(name, probe) => self.begin_probe(ticket, &name, probe),
+        }
+    }
+
+    fn begin_save_restore(&mut self, ticket: Ticket) -> Result<Operation, Problem> {
+        if self.phase != Phase::Running {
+            // The same words as for any other step that needs a running guest.
+            return Err(Problem::new(
+                Class::State,
+                format!("a VM that is {} cannot be saved and restored", self.phase),
+                "life cycle",
+                "let it run first",
+            ));
+        }
+        self.check_whole()?;
+        self.actions.push(Action::Prepare);
+        let new = self.next_generation();
+        Ok(Operation::SaveRestore(SaveRestore::new(ticket, self.generation, new)))
+    }
+
+    fn begin_probe(&mut self, ticket: Ticket, name: &str, probe: Probe) -> Result<Operation, Problem> {
+        let unknown = || {
+            Problem::usage(
+                format!("there is no process called {:?}", logs::printable(name.as_bytes())),
+                "process",
+                "`bulkhead ps` lists them",
+            )
+        };
+        let instance = name.parse().map_err(|_| unknown())?;
+        let life = LifeId { generation: self.generation, instance };
+        if self.ask(life, Order::Probe(probe)) {
+            Ok(Operation::Probe { ticket, life })
+        } else {
+            Err(unknown())
+        }
+    }
+
+    /// The process that attempts something has lived to tell.
+    pub(super) fn probed(&mut self, id: LifeId, outcome: ProbeOutcome) {
+        self.answer_probe(id, Ok(Success::Probed(outcome)));
+    }
+
+    /// Answers who wanted this process to attempt something, if that is what is under way.
+    pub(super) fn answer_probe(&mut self, id: LifeId, result: Result<Success, Problem>) {
+        if let Operation::Probe { ticket, life } = self.operation
+            && life == id
+        {
+            self.actions.push(Action::Answer(ticket, result));
+            self.operation = Operation::Idle;
+        }
+    }
+}

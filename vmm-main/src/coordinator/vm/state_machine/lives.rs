@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The lives there are: where each process stands, what it was asked, whether it is being ended.
+//!
+//! The contract's own life cycle ([`State::after`]) says what may be asked where: an order that has no place is not
+//! given.
+
+use std::collections::BTreeMap;
+
+use ipc::protocol::lifecycle::State;
+
+use super::{Progress, StateMachine};
+use crate::coordinator::vm::action::{Action, Ending, Order};
+use crate::coordinator::vm::event::LifeId;
+use crate::coordinator::vm::plan::Member;
+
+/// One process.
+#[derive(Debug)]
+pub(super) struct Life {
+    /// Where it stands by the contract.
+    pub state: State,
+    /// It is sealed and has greeted.
+    pub started: bool,
+    /// What it was asked and has not answered.
+    pub open: Option<Order>,
+    /// It refused the last order to pause or to go on: whether it is as it was has to be made sure of.
+    pub refused: bool,
+    /// What became of its device; none if nothing was said, or if it has none.
+    pub device: Option<DeviceOutcome>,
+    /// It is the process of a device.
+    pub opens_device: bool,
+    /// Bytes of state that it has saved.
+    pub saved_len: Option<u64>,
+    /// It was told to end, or is being ended.
+    pub ending: Option<Ending>,
+}
+
+/// What became of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DeviceOutcome {
+    Opened,
+    Failed,
+}
+
+impl Life {
+    fn new(member: &Member) -> Self {
+        Self {
+            state: State::Unconfigured,
+            started: false,
+            open: None,
+            refused: false,
+            device: None,
+            opens_device: member.opens_device,
+            saved_len: None,
+            ending: None,
+        }
+    }
+
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// It was started and has not said what became of its device.
+    pub fn is_opening(&self) -> bool {
+        self.opens_device && self.device.is_none() && self.state == State::Running
+    }
+
+    /// Nothing can be asked of it now: it has not greeted, has something to do, or is being ended.
+    pub fn is_busy(&self) -> bool {
+        !self.started || self.open.is_some() || self.is_ending()
+    }
+}
+
+/// All lives.
+#[derive(Debug, Default)]
+pub(super) struct Lives(BTreeMap<LifeId, Life>);
+
+impl Lives {
+    pub fn get(&self, life: LifeId) -> Option<&Life> {
+        self.0.get(&life)
+    }
+
+    pub fn get_mut(&mut self, life: LifeId) -> Option<&mut Life> {
+        self.0.get_mut(&life)
+    }
+
+    pub fn remove(&mut self, life: LifeId) -> Option<Life> {
+        self.0.remove(&life)
+    }
+
+    pub fn ids(&self) -> Vec<LifeId> {
+        self.0.keys().copied().collect()
+    }
+
+    /// All of one set of processes.
+    pub fn of(&self, generation: u32) -> impl Iterator<Item = (LifeId, &Life)> {
+        self.0.iter().filter(move |(id, _)| id.generation == generation).map(|(id, life)| (*id, life))
+    }
+}
+
+impl StateMachine {
+    /// Starts a process.
+    pub(super) fn start(&mut self, id: LifeId, member: &Member) {
+        self.lives.0.insert(id, Life::new(member));
+        self.actions.push(Action::Start(id));
+    }
+
+    /// Asks a process for something, if the contract has a place for it. False: it has not, or the process is busy.
+    pub(super) fn ask(&mut self, id: LifeId, order: Order) -> bool {
+        let Some(life) = self.lives.get_mut(id).filter(|life| !life.is_busy()) else { return false };
+        if order.state_after(life.state).is_none() {
+            return false;
+        }
+        life.open = Some(order);
+        self.actions.push(Action::Ask(id, order));
+        true
+    }
+
+    /// Has a process ended, if that was not ordered already.
+    pub(super) fn end_life(&mut self, id: LifeId, ending: Ending) {
+        let Some(life) = self.lives.get_mut(id).filter(|life| !life.is_ending()) else { return };
+        life.ending = Some(ending.clone());
+        self.actions.push(Action::End(id, ending));
+    }
+
+    /// A process is not to be trusted any more: it is ended, and its end reported.
+    pub(super) fn fail(&mut self, id: LifeId, reason: String) {
+        self.end_life(id, Ending::Failed(reason));
+    }
+
+    /// The lives of a tier in one set of processes.
+    pub(super) fn tier(&self, generation: u32, tier: usize) -> Vec<LifeId> {
+        let members = self.plan.members.iter().filter(|member| member.tier == tier);
+        let ids = members.map(|member| LifeId { generation, instance: member.instance });
+        ids.filter(|id| self.lives.get(*id).is_some()).collect()
+    }
+
+    /// Asks `order` of everyone in a set of whom `is_due` says so, tier by tier; the next tier's turn comes when
+    /// nobody in the one before is busy any more.
+    pub(super) fn ask_by_tiers(
+        &mut self,
+        generation: u32,
+        tiers: impl Iterator<Item = usize>,
+        order: Order,
+        is_due: impl Fn(&Life) -> bool,
+    ) -> Progress {
+        for tier in tiers {
+            let mut waiting = false;
+            for id in self.tier(generation, tier) {
+                let due = self.lives.get(id).is_some_and(|life| !life.is_busy() && is_due(life));
+                if due {
+                    self.ask(id, order);
+                }
+                waiting |= self.lives.get(id).is_some_and(Life::is_busy);
+            }
+            if waiting {
+                return Progress::Waiting;
+            }
+        }
+        Progress::Done
+    }
+
+    /// Ends every process: first those that run the guest, then all others. Done once they are gone.
+    pub(super) fn end_everyone(&mut self) -> Progress {
+        for runs_guest in [true, false] {
+            let turn = |id: &LifeId| {
+                self.plan.member(id.instance).is_some_and(|member| member.runs_guest) == runs_guest
+            };
+            let ids: Vec<_> = self.lives.ids().into_iter().filter(turn).collect();
+            for id in &ids {
+                self.end_life(*id, Ending::Quit);
+            }
+            if !ids.is_empty() {
+                return Progress::Waiting;
+            }
+        }
+        Progress::Done
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the loss of a process or a device costs.
+//!
+//! A process that is lost costs what its failure policy says, in the middle of whatever is under way. A device that is
+//! lost costs the guest that device, is told once as a warning with the reason, and ends the VM only if it is required.
+
+use ipc::instance::InstanceId;
+
+use super::{Operation, StateMachine};
+use crate::coordinator::logs;
+use crate::coordinator::vm::action::{Ending, Notice};
+use crate::coordinator::vm::event::{Departure, LifeId};
+use crate::coordinator::vm::plan::FailurePolicy;
+use crate::problem::{Class, Problem};
+
+impl StateMachine {
+    /// A life is over.
+    pub(super) fn gone(&mut self, id: LifeId, departure: Departure) {
+        let Some(life) = self.lives.remove(id) else { return };
+        if self.guest_request.is_some_and(|(asked_by, _)| asked_by == id) {
+            // The guest's request goes with the life of the CPUs that it was made in.
+            self.guest_request = None;
+        }
+        self.failing_devices.remove(&id);
+        if !departure.reaped && matches!(self.operation, Operation::Ending(_) | Operation::Reset(_)) {
+            self.hanging.push(id.instance);
+        }
+        match life.ending {
+            Some(Ending::Quit | Ending::Discard) => {}
+            Some(Ending::Failed(_)) | None => self.lost(id, departure),
+        }
+    }
+
+    /// A process was lost that was not supposed to end.
+    fn lost(&mut self, id: LifeId, departure: Departure) {
+        match &self.operation {
+            // They are all being ended.
+            Operation::Ending(_) | Operation::Over | Operation::Reset(_) => return,
+            // The set that the guest lives in is whole.
+            Operation::SaveRestore(_) if self.is_moving_to(id) => {
+                return self.give_up_move(departure.problem);
+            }
+            _ => {}
+        }
+        let policy = self.plan.member(id.instance).map(|member| member.policy);
+        let Some(FailurePolicy::FailsDevice(device)) = policy else {
+            return self.end_failed(departure.problem, departure.last_lines);
+        };
+        let refused = Problem::host(
+            "the host refuses to probe: the process is gone, and with it a device of the guest",
+            "coordinator",
+            "check the host's limits",
+        );
+        self.answer_probe(id, Err(refused));
+        // Its own end says more than the closed connection that its client has seen.
+        self.lost_devices.remove(&device);
+        self.failing_devices.retain(|failing, _| failing.instance != device);
+        self.lose_device(device, &departure.problem.what, departure.last_lines);
+    }
+
+    /// The guest is without this device from now on.
+    pub(super) fn lose_device(&mut self, device: InstanceId, reason: &str, last_lines: Vec<String>) {
+        let reason = logs::printable(reason.as_bytes());
+        let reason = self.unreachable.get(&device).cloned().unwrap_or(reason);
+        if self.plan.requires(device) {
+            let problem = Problem::new(
+                Class::Died,
+                format!("the device {device} is lost: {reason}"),
+                device.to_string(),
+                "the VM is not to run without it (`required = true`): see to its server, then start the VM again",
+            );
+            return self.end_failed(problem, last_lines);
+        }
+        if !self.lost_devices.contains_key(&device) {
+            self.tell(Notice::DeviceLost(device, reason.clone()));
+            self.lost_devices.insert(device, reason);
+        }
+        self.give_up_move(Problem::new(
+            Class::State,
+            "the VM was not saved: a device was lost meanwhile",
+            "save",
+            "see the log",
+        ));
+    }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a process does, by its life: answers go to the operation that asked, reports are decided about at once.
+//!
+//! A process is a sealed peer that may have been taken over: a report that is not its to make ends it, as its failure
+//! policy says.
+
+use std::time::Duration;
+
+use ipc::protocol::control::Event as Report;
+use ipc::protocol::lifecycle::State;
+
+use super::lives::DeviceOutcome;
+use super::{GuestRequest, Operation, StateMachine};
+use crate::coordinator::logs;
+use crate::coordinator::vm::action::{Action, Notice, Order};
+use crate::coordinator::vm::event::{LifeId, Outcome, ProcessEvent, Timer};
+use crate::lifecycle::Why;
+use crate::problem::Problem;
+
+/// Between the end of a server of ours as its client sees it, and as its parent does.
+const SERVER_END_SPAN: Duration = Duration::from_millis(500);
+
+impl StateMachine {
+    /// A process did something, or something became of it. What a life that is over still says is not heard.
+    pub(super) fn process(&mut self, id: LifeId, event: ProcessEvent) {
+        let Some(life) = self.lives.get_mut(id) else { return };
+        match event {
+            ProcessEvent::Gone(departure) => self.gone(id, departure),
+            ProcessEvent::NotStarted(problem) => {
+                self.lives.remove(id);
+                self.refused(id, problem);
+            }
+            // It is being ended: nothing that it says changes that.
+            _ if life.is_ending() => {}
+            ProcessEvent::Started => life.started = true,
+            ProcessEvent::Answered(outcome) => self.answered(id, outcome),
+            ProcessEvent::Refused(problem) => {
+                life.refused = matches!(life.open.take(), Some(Order::Pause | Order::Resume));
+                self.refused(id, problem);
+            }
+            ProcessEvent::Reported(report) => self.reported(id, report),
+        }
+    }
+
+    fn answered(&mut self, id: LifeId, outcome: Outcome) {
+        let Some(life) = self.lives.get_mut(id) else { return };
+        let Some(order) = life.open.take() else { return };
+        life.state = order.state_after(life.state).unwrap_or(life.state);
+        life.refused = false;
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Saved(len) => life.saved_len = Some(len),
+            Outcome::Probed(outcome) => self.probed(id, outcome),
+        }
+    }
+
+    /// A process cannot do what it was asked, or could not even be started.
+    fn refused(&mut self, id: LifeId, problem: Problem) {
+        match &mut self.operation {
+            Operation::Boot(_) => self.end_failed(problem, Vec::new()),
+            Operation::Transit(transit) => {
+                if !Self::turn_back(&mut transit.goal, &mut transit.failed, problem.clone()) {
+                    self.refused_way_back(id, &problem);
+                }
+            }
+            Operation::SaveRestore(_) => self.refused_to_move(id, problem),
+            Operation::Probe { .. } => self.answer_probe(id, Err(problem)),
+            Operation::Idle | Operation::Reset(_) | Operation::Ending(_) | Operation::Over => {}
+        }
+    }
+
+    fn reported(&mut self, id: LifeId, report: Report) {
+        let speaks_for_the_guest = self.plan.member(id.instance).is_some_and(|member| member.runs_guest);
+        match report {
+            Report::GuestPoweredOff if speaks_for_the_guest => self.guest_asks(id, GuestRequest::PowerOff),
+            Report::GuestReset if speaks_for_the_guest => self.guest_asks(id, GuestRequest::Reset),
+            Report::GuestPoweredOff | Report::GuestReset => {
+                self.fail(id, "it speaks for the guest, and does not run it".to_owned());
+            }
+            Report::DeviceOpened => self.device_opened(id),
+            Report::DeviceFailed(reason) => self.device_failed(id, reason),
+            Report::Sealed(_) => self.fail(id, "it says a second time that it is sealed".to_owned()),
+            Report::Fatal(reason) => self.fail(id, reason),
+            Report::PeerFailed { name, why } => self.peer_failed(id, &name, &why),
+        }
+    }
+
+    /// The guest asks to be switched off, which is done at once, or reset. In a life of its CPUs that is just
+    /// beginning, both wait until that is through.
+    fn guest_asks(&mut self, id: LifeId, request: GuestRequest) {
+        let begins = matches!(self.operation, Operation::Boot(_)) || self.is_moving_to(id);
+        if request == GuestRequest::PowerOff && !begins {
+            self.tell(Notice::GuestPoweredOff);
+            self.end(Why::GuestPoweredOff);
+        } else {
+            self.guest_request = Some((id, request));
+        }
+    }
+
+    fn device_opened(&mut self, id: LifeId) {
+        let Some(life) = self.lives.get_mut(id) else { return };
+        let begun = life.state == State::Running || life.open == Some(Order::Start);
+        if life.opens_device && life.device.is_none() && begun {
+            life.device = Some(DeviceOutcome::Opened);
+        } else {
+            self.fail(id, "it says a second time that its device is open".to_owned());
+        }
+    }
+
+    fn device_failed(&mut self, id: LifeId, reason: String) {
+        let Some(life) = self.lives.get_mut(id) else { return };
+        if !life.opens_device {
+            return self.fail(id, "it tells of a device, and has none".to_owned());
+        }
+        life.device = Some(DeviceOutcome::Failed);
+        if self.is_moving_to(id) {
+            let reason = logs::printable(reason.as_bytes());
+            return self.not_coming_along(id, &reason);
+        }
+        let server = self.plan.member(id.instance).and_then(|member| member.server);
+        let server = server.map(|instance| LifeId { instance, ..id });
+        if server.is_some_and(|server| self.lives.get(server).is_some()) {
+            self.failing_devices.insert(id, reason);
+            self.actions.push(Action::Arm(Timer::ServerEnd(id), SERVER_END_SPAN));
+        } else {
+            self.lose_device(id.instance, &reason, Vec::new());
+        }
+    }
+
+    /// A process says that another one does not do its part. One that is gone already has been decided about.
+    fn peer_failed(&mut self, id: LifeId, name: &str, why: &str) {
+        if let Ok(instance) = name.parse() {
+            self.fail(LifeId { instance, ..id }, logs::printable(why.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Any order of events: the rules of [`super::world`] hold at each step, an order to stop always ends in `stopped`,
+//! and every command is answered once.
+
+use ipc::protocol::control::Event as Report;
+use ipc::protocol::probe::Probe;
+use proptest::prelude::*;
+
+use super::world::{NVME0, SMMU0, VCPU, VFIO0, World, problem};
+use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent, Timer};
+use crate::coordinator::vm::state_machine::Operation;
+use crate::lifecycle::{Phase, Why};
+
+/// What may happen next; the number chooses among what there is.
+#[derive(Debug, Clone, Copy)]
+enum Chance {
+    Fulfil(usize),
+    Refuse(usize),
+    Device(usize, bool),
+    Depart(usize, bool),
+    NotStarted(usize),
+    Report(usize, u8),
+    /// A life that is over, or never was, says something.
+    Stale(u32, u8),
+    Serve,
+    ServeBadly,
+    Timer(usize),
+    Command(u8),
+    Stop,
+    Settle,
+}
+
+fn chance() -> impl Strategy<Value = Chance> {
+    let any_process = 0usize..8;
+    prop_oneof![
+        30 => any_process.clone().prop_map(Chance::Fulfil),
+        2 => any_process.clone().prop_map(Chance::Refuse),
+        6 => (any_process.clone(), any::<bool>()).prop_map(|(process, failed)| Chance::Device(process, failed)),
+        4 => (any_process.clone(), prop::bool::weighted(0.9)).prop_map(|(process, reaped)| Chance::Depart(process, reaped)),
+        1 => any_process.clone().prop_map(Chance::NotStarted),
+        2 => (any_process, any::<u8>()).prop_map(|(process, report)| Chance::Report(process, report)),
+        1 => (0u32..4, any::<u8>()).prop_map(|(generation, report)| Chance::Stale(generation, report)),
+        6 => Just(Chance::Serve),
+        1 => Just(Chance::ServeBadly),
+        2 => (0usize..8).prop_map(Chance::Timer),
+        6 => any::<u8>().prop_map(Chance::Command),
+        1 => Just(Chance::Stop),
+        8 => Just(Chance::Settle),
+    ]
+}
+
+fn report(choice: u8) -> Report {
+    let named = |name: &str| Report::PeerFailed { name: name.to_owned(), why: "test".to_owned() };
+    match choice % 10 {
+        0 => Report::GuestPoweredOff,
+        1 | 2 => Report::GuestReset,
+        3 => Report::Sealed(vec![]),
+        4 => Report::Fatal("test".into()),
+        5 => named("vfio0"),
+        6 => named("nobody"),
+        7 => Report::DeviceOpened,
+        8 => Report::DeviceFailed("test".into()),
+        _ => named("nvme0"),
+    }
+}
+
+fn command(choice: u8) -> Command {
+    match choice % 6 {
+        0 | 1 => Command::Pause,
+        2 | 3 => Command::Resume,
+        4 => Command::SaveRestore,
+        _ => Command::Probe("smmu0".to_owned(), Probe::Open),
+    }
+}
+
+fn step(world: &mut World, chance: Chance) {
+    let lives: Vec<LifeId> = world.processes.keys().copied().collect();
+    let chosen = |index: usize| lives.get(index % lives.len().max(1)).copied();
+    match chance {
+        Chance::Fulfil(index) => chosen(index).into_iter().for_each(|life| world.fulfil(life)),
+        Chance::Refuse(index) => chosen(index).into_iter().for_each(|life| world.refuse(life)),
+        Chance::Device(index, failed) => {
+            chosen(index).into_iter().for_each(|life| world.tell_of_device(life, failed));
+        }
+        Chance::Depart(index, reaped) => {
+            // A process that nothing ends and nothing kills is there for ever; one that ends by itself is reaped.
+            let life = chosen(index);
+            let ordered =
+                life.and_then(|life| world.processes.get(&life)).is_some_and(|it| it.ending.is_some());
+            life.into_iter().for_each(|life| world.depart(life, reaped || !ordered));
+        }
+        Chance::NotStarted(index) => {
+            let life = chosen(index).filter(|life| {
+                let process = &world.processes[life];
+                !process.greeted && process.ending.is_none()
+            });
+            if let Some(life) = life {
+                world.processes.remove(&life);
+                world.process(life, ProcessEvent::NotStarted(problem("not started")));
+            }
+        }
+        Chance::Report(index, choice) => {
+            if let Some(life) = chosen(index).filter(|life| world.processes[life].greeted) {
+                world.process(life, ProcessEvent::Reported(report(choice)));
+            }
+        }
+        Chance::Stale(generation, choice) => {
+            let life = LifeId { generation, instance: VCPU };
+            if !world.processes.contains_key(&life) {
+                let before = (world.machine.phase().clone(), world.orders.len());
+                world.process(life, ProcessEvent::Reported(report(choice)));
+                assert_eq!(before, (world.machine.phase().clone(), world.orders.len()), "it is not heard");
+            }
+        }
+        Chance::Serve => world.serve(),
+        Chance::ServeBadly => {
+            if world.prepares > 0 {
+                world.prepares -= 1;
+                world.happen(Event::Prepared(Err(problem("not prepared"))));
+            }
+        }
+        Chance::Timer(index) => {
+            let timers: Vec<Timer> = world.timers.iter().copied().collect();
+            timers.get(index).into_iter().for_each(|timer| world.run_out(*timer));
+        }
+        Chance::Command(choice) => drop(world.command(command(choice))),
+        Chance::Stop => world.happen(Event::Stop(Why::Asked)),
+        Chance::Settle if !world.released => world.settle(),
+        Chance::Settle => {}
+    }
+}
+
+/// A loss has been decided about: the VM ends, the device is lost, or all are being ended for a reset.
+fn decided(world: &World, life: LifeId) -> bool {
+    let ends = [VCPU, SMMU0].contains(&life.instance);
+    let device = if life.instance == NVME0 { VFIO0 } else { life.instance };
+    match world.machine.phase() {
+        Phase::Created if matches!(world.machine.operation, Operation::Reset(_)) => true,
+        Phase::Stopping | Phase::Stopped { .. } => true,
+        _ => !ends && world.machine.lost_devices().contains_key(&device),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn machine_obeys_its_rules_in_any_order_of_events(required in any::<bool>(), chances in prop::collection::vec(chance(), 0..120)) {
+        let mut world = World::new(required);
+        for chance in chances {
+            step(&mut world, chance);
+        }
+        // An order to stop is obeyed at once, whatever is under way.
+        world.happen(Event::Stop(Why::Asked));
+        prop_assert!(["stopping", "stopped"].contains(&world.machine.phase().as_str()));
+        prop_assert_eq!(world.asked.len(), world.answers.len(), "who waited is answered");
+        if !world.released {
+            world.settle();
+        }
+        let named = world.processes.keys().all(|life| world.machine.hanging().contains(&life.instance));
+        prop_assert!(world.released && named, "who is left is named");
+        let late = world.command(Command::Pause);
+        prop_assert!(world.answers[&late].is_err());
+    }
+
+    #[test]
+    fn machine_ends_though_no_process_ever_does(chances in prop::collection::vec(chance(), 0..60)) {
+        let mut world = World::new(false);
+        for chance in chances {
+            step(&mut world, chance);
+        }
+        world.happen(Event::Stop(Why::Asked));
+        let left = world.processes.len();
+        world.run_out(Timer::Stop);
+        prop_assert!(world.released);
+        prop_assert!(world.machine.hanging().len() >= left, "each that is left is named");
+    }
+
+    #[test]
+    fn machine_decides_about_a_death_at_once_in_any_phase(
+        chances in prop::collection::vec(chance(), 0..80),
+        victim in 0usize..8,
+    ) {
+        let mut world = World::new(false);
+        for chance in chances {
+            step(&mut world, chance);
+        }
+        let lives: Vec<LifeId> = world.processes.keys().copied().collect();
+        let chosen = lives.get(victim % lives.len().max(1)).copied();
+        let current = chosen.filter(|life| life.generation == world.machine.generation());
+        if let Some(life) = current.filter(|life| world.processes[life].ending.is_none()) {
+            world.depart(life, true);
+            prop_assert!(decided(&world, life), "{:?} of {:?}", life, world.machine);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A world for the state machine: processes that obey or not, timers, clients. It holds every action against the rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipc::hello::Role;
+use ipc::instance::InstanceId;
+use ipc::protocol::lifecycle::State;
+use ipc::protocol::probe::ProbeOutcome;
+
+use crate::coordinator::vm::action::{Action, Ending, Notice, Order, Success};
+use crate::coordinator::vm::event::{
+    Command, Departure, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer,
+};
+use crate::coordinator::vm::plan::{FailurePolicy, Member, Plan};
+use crate::coordinator::vm::state_machine::StateMachine;
+use crate::lifecycle::Phase;
+use crate::problem::{Class, Problem};
+
+pub const VCPU: InstanceId = InstanceId::new(Role::Vcpu, 0);
+pub const VFIO0: InstanceId = InstanceId::new(Role::Vfio, 0);
+pub const VFIO1: InstanceId = InstanceId::new(Role::Vfio, 1);
+pub const NVME0: InstanceId = InstanceId::new(Role::Nvme, 0);
+pub const SMMU0: InstanceId = InstanceId::new(Role::Smmu, 0);
+
+/// A VM with two devices, one of them served by us; perhaps the other one is required.
+pub fn plan(required: bool) -> Plan {
+    let member = |instance: InstanceId, tier, policy| Member {
+        instance,
+        tier,
+        runs_guest: instance == VCPU,
+        opens_device: instance.role == Role::Vfio,
+        server: (instance == VFIO0).then_some(NVME0),
+        policy,
+        required: required && instance == VFIO1,
+    };
+    let members = vec![
+        member(VCPU, 0, FailurePolicy::EndsVm),
+        member(VFIO0, 1, FailurePolicy::FailsDevice(VFIO0)),
+        member(VFIO1, 1, FailurePolicy::FailsDevice(VFIO1)),
+        member(NVME0, 2, FailurePolicy::FailsDevice(VFIO0)),
+        member(SMMU0, 3, FailurePolicy::EndsVm),
+    ];
+    Plan { members, reset_ends_vm: false }
+}
+
+pub fn problem(what: &str) -> Problem {
+    Problem::new(Class::Host, what, "test", "none")
+}
+
+/// How a process looks from outside.
+#[derive(Debug)]
+pub struct Process {
+    pub state: State,
+    pub greeted: bool,
+    pub open: Option<Order>,
+    pub ending: Option<Ending>,
+    /// It was let begin or go on, and has not paused since: perhaps it works.
+    pub may_run: bool,
+    /// The machine was told that it is lost, or ordered its end.
+    pub told_of_device: bool,
+}
+
+/// What the machine's orders have made.
+pub struct World {
+    pub machine: StateMachine,
+    pub processes: BTreeMap<LifeId, Process>,
+    /// Every life that there ever was.
+    lives: BTreeSet<LifeId>,
+    pub timers: BTreeSet<Timer>,
+    pub loads: usize,
+    pub prepares: usize,
+    pub reconnects: usize,
+    pub released: bool,
+    tickets: Ticket,
+    pub asked: BTreeSet<Ticket>,
+    pub answers: BTreeMap<Ticket, Result<Success, Problem>>,
+    pub notices: Vec<Notice>,
+    pub orders: Vec<(LifeId, Order)>,
+    /// How many events there were.
+    events: usize,
+}
+
+impl World {
+    pub fn new(required: bool) -> Self {
+        let mut world = Self {
+            machine: StateMachine::new(plan(required), BTreeMap::new()),
+            processes: BTreeMap::new(),
+            lives: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            loads: 0,
+            prepares: 0,
+            reconnects: 0,
+            released: false,
+            tickets: 0,
+            asked: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            notices: Vec::new(),
+            orders: Vec::new(),
+            events: 0,
+        };
+        world.happen(Event::Boot);
+        world
+    }
+
+    /// Gives the machine an event, and holds what it orders against the rules.
+    pub fn happen(&mut self, event: Event) {
+        self.events += 1;
+        let before = self.machine.phase().clone();
+        for action in self.machine.handle(event) {
+            self.obey(action);
+        }
+        self.check_phase(&before);
+    }
+
+    fn obey(&mut self, action: Action) {
+        let is_answer = matches!(action, Action::Answer(_, Err(_)));
+        assert!(!self.released || is_answer, "ordered after the end: {action:?}");
+        match action {
+            Action::Load => self.loads += 1,
+            Action::Prepare => self.prepares += 1,
+            Action::Reconnect => {
+                assert!(self.processes.is_empty(), "the old connections are closed first");
+                self.reconnects += 1;
+            }
+            Action::Start(life) => self.start(life),
+            Action::Ask(life, order) => self.ask(life, order),
+            Action::End(life, ending) => {
+                let process =
+                    self.processes.get_mut(&life).expect("only a process that there is can be ended");
+                assert!(process.ending.replace(ending).is_none(), "{life:?} is ended once");
+            }
+            Action::Arm(timer, _) => drop(self.timers.insert(timer)),
+            Action::Answer(ticket, result) => {
+                assert!(self.asked.contains(&ticket), "nobody asked");
+                assert!(self.answers.insert(ticket, result).is_none(), "{ticket} is answered once");
+            }
+            Action::Tell(notice) => self.notices.push(notice),
+            Action::Release => self.released = true,
+            Action::Commit | Action::Abandon | Action::Lap(_) | Action::CloseConnections(_) => {}
+        }
+    }
+
+    fn start(&mut self, life: LifeId) {
+        assert!(self.lives.insert(life), "{life:?} is started once");
+        let others = self.processes.keys().filter(|other| other.instance == life.instance);
+        // Two lives of an instance: only while the guest moves from one to the next.
+        for other in others {
+            assert!(other.generation < life.generation, "{other:?} lives");
+            assert_eq!(
+                (other.generation, self.machine.phase()),
+                (self.machine.generation(), &Phase::Running)
+            );
+        }
+        let process = Process {
+            state: State::Unconfigured,
+            greeted: false,
+            open: None,
+            ending: None,
+            may_run: false,
+            told_of_device: false,
+        };
+        self.processes.insert(life, process);
+    }
+
+    fn ask(&mut self, life: LifeId, order: Order) {
+        if matches!(order, Order::Start | Order::Resume) {
+            let other = self.processes.iter().find(|(other, process)| {
+                other.instance == life.instance && other.generation != life.generation && process.may_run
+            });
+            assert!(other.is_none(), "{order:?} of {life:?} while {other:?} may run");
+        }
+        let process = self.processes.get_mut(&life).expect("only a process that there is can be asked");
+        assert!(process.greeted && process.ending.is_none(), "{life:?} cannot hear {order:?}");
+        assert!(
+            order.state_after(process.state).is_some(),
+            "{order:?} of a process that is {:?}",
+            process.state
+        );
+        assert!(process.open.replace(order).is_none(), "{life:?} is asked one thing at a time");
+        process.may_run |= matches!(order, Order::Start | Order::Resume);
+        self.orders.push((life, order));
+    }
+
+    /// Every way that the phase takes is one of the life cycle's.
+    fn check_phase(&self, before: &Phase) {
+        let after = self.machine.phase();
+        let allowed = match (before.as_str(), after.as_str()) {
+            (one, other) if one == other => true,
+            // Goes on, and does at once what its guest asked for before.
+            ("paused", "created") => true,
+            ("created", "running") | ("running", "paused" | "created") | ("paused", "running") => true,
+            // An end may be seen whole, if nothing was left to end.
+            ("created" | "running" | "paused", "stopping" | "stopped") | ("stopping", "stopped") => true,
+            _ => false,
+        };
+        assert!(allowed, "{before} to {after}");
+        assert_eq!(after.as_str() == "stopped", self.released, "the end is when everything is closed");
+        if !self.machine.is_idle() {
+            return;
+        }
+        // What users are told of a VM that is doing nothing is so.
+        let expected = match after {
+            Phase::Running => State::Running,
+            Phase::Paused => State::Paused,
+            _ => return,
+        };
+        for (life, process) in self.processes.iter().filter(|(_, process)| process.ending.is_none()) {
+            assert_eq!((process.state, &process.open), (expected, &None), "{life:?} of a VM that is {after}");
+            assert_eq!(life.generation, self.machine.generation());
+        }
+    }
+
+    /// A process does what it was asked, or greets.
+    pub fn fulfil(&mut self, life: LifeId) {
+        let Some(process) = self.processes.get_mut(&life).filter(|process| process.ending.is_none()) else {
+            return;
+        };
+        if !process.greeted {
+            process.greeted = true;
+            return self.process(life, ProcessEvent::Started);
+        }
+        let Some(order) = process.open.take() else { return };
+        process.state = order.state_after(process.state).unwrap();
+        process.may_run &= process.state != State::Paused;
+        let outcome = match order {
+            Order::Save => Outcome::Saved(7),
+            Order::Probe(_) => Outcome::Probed(ProbeOutcome::Allowed),
+            _ => Outcome::Done,
+        };
+        self.process(life, ProcessEvent::Answered(outcome));
+    }
+
+    /// A process says what became of its device.
+    pub fn tell_of_device(&mut self, life: LifeId, failed: bool) {
+        use ipc::protocol::control::Event as Report;
+        let Some(process) = self.processes.get_mut(&life) else { return };
+        if life.instance.role == Role::Vfio && process.state == State::Running && !process.told_of_device {
+            process.told_of_device = true;
+            let report = if failed { Report::DeviceFailed("test".into()) } else { Report::DeviceOpened };
+            self.process(life, ProcessEvent::Reported(report));
+        }
+    }
+
+    /// A process refuses what it was asked.
+    pub fn refuse(&mut self, life: LifeId) {
+        let process = self.processes.get_mut(&life).filter(|process| process.ending.is_none());
+        if process.is_some_and(|process| process.open.take().is_some()) {
+            self.process(life, ProcessEvent::Refused(problem("refused")));
+        }
+    }
+
+    /// A process is gone: as it was ordered, or by itself.
+    pub fn depart(&mut self, life: LifeId, reaped: bool) {
+        if self.processes.remove(&life).is_some() {
+            let departure = Departure { reaped, problem: problem("it died"), last_lines: vec![] };
+            self.process(life, ProcessEvent::Gone(departure));
+        }
+    }
+
+    pub fn process(&mut self, life: LifeId, event: ProcessEvent) {
+        self.happen(Event::Process(life, event));
+    }
+
+    pub fn command(&mut self, command: Command) -> Ticket {
+        self.tickets += 1;
+        self.asked.insert(self.tickets);
+        self.happen(Event::Command(self.tickets, command));
+        self.tickets
+    }
+
+    pub fn run_out(&mut self, timer: Timer) {
+        if self.timers.remove(&timer) {
+            self.happen(Event::Timeout(timer));
+        }
+    }
+
+    /// Whatever the machine waits for outside of processes comes about.
+    pub fn serve(&mut self) {
+        if self.loads > 0 {
+            self.loads -= 1;
+            self.happen(Event::Loaded(Ok(())));
+        } else if self.prepares > 0 {
+            self.prepares -= 1;
+            self.happen(Event::Prepared(Ok(())));
+        } else if self.reconnects > 0 {
+            self.reconnects -= 1;
+            self.happen(Event::Reconnected(Ok(BTreeMap::new())));
+        }
+    }
+
+    /// Everyone does what was ordered, until nothing is left to be done. Timers of boots run out, others do not.
+    pub fn settle(&mut self) {
+        for _ in 0..1000 {
+            let before = self.events;
+            self.serve();
+            for life in self.processes.keys().copied().collect::<Vec<_>>() {
+                if self.processes.get(&life).is_some_and(|process| process.ending.is_some()) {
+                    self.depart(life, true);
+                }
+                self.fulfil(life);
+                self.tell_of_device(life, false);
+            }
+            let boots: Vec<Timer> =
+                self.timers.iter().copied().filter(|timer| matches!(timer, Timer::NextBoot(_))).collect();
+            boots.into_iter().for_each(|timer| self.run_out(timer));
+            if self.events == before {
+                return;
+            }
+        }
+        panic!("it never comes to rest: {:?}", self.machine);
+    }
+
+    /// The life of an instance that the guest lives with.
+    pub fn life(&self, instance: InstanceId) -> LifeId {
+        LifeId { generation: self.machine.generation(), instance }
+    }
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Pausing and going on, tier by tier, and the way back.
+//!
+//! The CPUs pause first, so that devices see no new work, and go on last, so that every device answers before the
+//! guest asks. If a process refuses, the way that was gone is gone back: everyone who has paused goes on, or the
+//! other way round, and the phase stays what it was. So the phase is true whatever happens. Who refused is asked to
+//! go back as well: that it is as it was is its word only. One that refuses the way back is not to be trusted any
+//! more.
+
+use ipc::protocol::lifecycle::State;
+
+use super::lives::Life;
+use super::{Operation, Progress, StateMachine, Step};
+use crate::coordinator::vm::action::{Action, Order, Success};
+use crate::coordinator::vm::event::{LifeId, Ticket};
+use crate::lifecycle::Phase;
+use crate::problem::Problem;
+
+/// Where the processes are to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    Paused,
+    Running,
+}
+
+/// A way from one to the other.
+#[derive(Debug)]
+pub(super) struct Transit {
+    pub ticket: Ticket,
+    pub goal: Goal,
+    /// Why it is a way back.
+    pub failed: Option<Problem>,
+}
+
+impl Goal {
+    pub const fn back(self) -> Self {
+        match self {
+            Self::Paused => Self::Running,
+            Self::Running => Self::Paused,
+        }
+    }
+
+    pub const fn phase(self) -> Phase {
+        match self {
+            Self::Paused => Phase::Paused,
+            Self::Running => Phase::Running,
+        }
+    }
+}
+
+impl StateMachine {
+    pub(super) fn transit(&mut self, transit: Transit) -> Step {
+        if self.bring(self.generation, transit.goal) == Progress::Waiting {
+            return Step::Break(Operation::Transit(transit));
+        }
+        self.phase = transit.goal.phase();
+        let result = transit.failed.map_or_else(|| Ok(Success::In(self.phase.clone())), Err);
+        self.actions.push(Action::Answer(transit.ticket, result));
+        Step::Continue(Operation::Idle)
+    }
+
+    /// A process has refused a step of this way: it is gone back. False: it is the way back.
+    pub(super) fn turn_back(goal: &mut Goal, failed: &mut Option<Problem>, problem: Problem) -> bool {
+        if failed.is_some() {
+            return false;
+        }
+        *goal = goal.back();
+        *failed = Some(problem);
+        true
+    }
+
+    /// Brings a set of processes to where they are to be.
+    pub(super) fn bring(&mut self, generation: u32, goal: Goal) -> Progress {
+        let tiers = 0..self.plan.tier_count();
+        match goal {
+            Goal::Paused => {
+                let is_due = |life: &Life| life.state == State::Running || life.refused;
+                self.ask_by_tiers(generation, tiers, Order::Pause, is_due)
+            }
+            Goal::Running => {
+                let is_due = |life: &Life| life.state == State::Paused || life.refused;
+                self.ask_by_tiers(generation, tiers.rev(), Order::Resume, is_due)
+            }
+        }
+    }
+
+    /// A process refused the way back.
+    pub(super) fn refused_way_back(&mut self, id: LifeId, problem: &Problem) {
+        self.fail(id, format!("it is neither paused nor does it run: {}", problem.what));
+    }
+}
