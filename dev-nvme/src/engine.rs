@@ -113,7 +113,7 @@ impl Engine {
             }),
             work: Condvar::new(),
             over: Condvar::new(),
-            host: RwLock::new(Host::nobody()),
+            host: RwLock::new(Host::absent()),
             helped: AtomicBool::new(false),
             quick: AtomicU32::new(0),
         }

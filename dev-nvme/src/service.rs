@@ -128,7 +128,7 @@ fn serve_session(device: &Arc<Device>, stream: OwnedFd, vectors: Arc<Vectors>) -
         error => CLIENTS.say(&format_args!("the client's session ended: {error}")),
     }
     device.reset()?;
-    device.connect(crate::engine::Host::nobody());
+    device.connect(crate::engine::Host::absent());
     Ok(())
 }
 

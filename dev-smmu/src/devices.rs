@@ -85,7 +85,7 @@ impl Link {
         heard();
         let end = greeted.and_then(|()| self.read(&heard, &failed));
         let Err(error): Result<(), Error> = end else { return };
-        ipc::log::warn!("smmu: the device {} is not heard any more: {error}", self.name);
+        ipc::log::warn!("smmu: {}: stage-1 channel closed by the device process: {error}", self.name);
         self.progress().dead = true;
         self.changed.notify_all();
         heard();

@@ -16,7 +16,7 @@ pub enum Interrupt {
     CommandSync,
 }
 
-/// Wishes of one request or one step. Bounded by its type: at most one pulse of each source.
+/// Requested effects of one request or one step. Bounded by its type: at most one pulse of each source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Effects {
     event_queue: bool,

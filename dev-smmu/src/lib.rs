@@ -3,7 +3,7 @@
 //!
 //! The model (`smmu` and the modules it is made of) does no I/O: a register access or a step of the
 //! Command queue goes in with the guest's memory and the devices' stage 1 seam, a changed register file
-//! and a set of wishes (`effects`) come out. `service` gives it a ring, a register page, eventfds and a
+//! and a set of requested effects (`effects`) come out. `service` gives it a ring, a register page, eventfds and a
 //! control channel; `main.rs` only wires that up. The guest chooses every register value and every byte
 //! of the queues, so nothing here may panic whatever they are.
 //! Manual: Arm IHI 0070, issue H.a.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process: control requests of the coordinator onto the device and its ring thread.
 //!
-//! Two threads, both blocking: this one on the control channel, the other on the MMIO ring. The state
+//! Blocking threads, one for each peer: this one on the control channel, one on the MMIO ring, one on the stage-1 channel of
+//! each device behind. The state
 //! machine of the requests is `ipc::service`'s; here is what each of them does to an SMMU. `Configure`
 //! opens what the descriptors hold and makes a device out of reset, `Restore` replaces it, `Start` starts
 //! the ring thread, and from then on the device belongs to both threads. A coordinator that breaks the

@@ -14,7 +14,7 @@ use smmu_arch::spec::tables::{CmdqCons, CommandError};
 use smmu_arch::{Model, Options};
 
 fn model() -> Model {
-    Model::new(smmu_arch::model::MODEL_NAME, Options::default()).unwrap()
+    Model::new(smmu_arch::model::MODEL_NAME, Options { ssidsize: 0, oas: 44, ..Options::default() }).unwrap()
 }
 
 fn reborn(rig: Rig) -> Rig {
@@ -63,7 +63,7 @@ fn commands_that_waited_are_consumed_after_restore() {
 #[test]
 fn a_guest_that_knows_another_smmu_is_refused() {
     let saved = Rig::new().smmu.save();
-    let other = Options { oas: 48, ..Options::default() };
+    let other = Options { ssidsize: 0, oas: 48, ..Options::default() };
     let other = Model::new(smmu_arch::model::MODEL_NAME, other).unwrap();
     let error = Smmu::restore(other, &saved).unwrap_err();
     assert_eq!(error, RestoreError::Model { register: "IDR5", saved: 0x74, ours: 0x75 });

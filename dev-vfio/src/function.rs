@@ -205,28 +205,28 @@ impl<B: Backend> Function<B> {
                 own.unwrap_or_else(|| self.read_device(device, PCI_CONFIG_REGION, offset, size))
             }
             Op::Write(value) | Op::Post(value) => {
-                let (wish, released) = {
+                let (effects, released) = {
                     let mut space = lock(&device.space);
-                    let wish = space.write(offset, size, value);
-                    (wish, space.msix.released())
+                    let effects = space.write(offset, size, value);
+                    (effects, space.msix.released())
                 };
                 self.follow_bus_master(device);
-                if wish.reset || !lock(&device.space).memory_answers() {
+                if effects.reset || !lock(&device.space).memory_answers() {
                     // Before the device knows: its memory may not be touched from then on.
                     self.show_windows_if(|| false);
                 }
-                if wish.reset {
+                if effects.reset {
                     self.settle(device.end.reset());
-                    let wishes = lock(&device.space).reset();
+                    let pin = lock(&device.space).reset();
                     self.follow_bus_master(device);
                     // Before what follows from the pin's reset: it is connected by then.
                     self.follow(device);
-                    wishes.into_iter().for_each(|wish| self.grant(device, wish));
-                } else if wish.forward {
+                    pin.into_iter().for_each(|effect| self.apply(device, effect));
+                } else if effects.forward {
                     self.settle(device.end.write(PCI_CONFIG_REGION, offset, size, value));
                 }
                 self.follow(device);
-                self.grant(device, wish.intx);
+                self.apply(device, effects.intx);
                 self.show_windows();
                 self.send_all(&released);
                 0

@@ -18,8 +18,8 @@ impl Report {
         Report(Some(Arc::new(tell)))
     }
 
-    /// To nobody: where a device fails all the time, as when it is fuzzed.
-    pub fn nobody() -> Report {
+    /// Nowhere: where a device fails all the time, as when it is fuzzed.
+    pub fn discard() -> Report {
         Report(None)
     }
 

@@ -317,7 +317,7 @@ fn guest_that_was_promised_more_than_the_host_has_is_refused_by_field() {
 #[test]
 fn dirty_tracking_is_the_best_that_this_host_has() {
     let Some(mut vm) = translated() else { return };
-    println!("SEEN: written pages are found by: {}", vm.iommu.dirty_method().word());
+    println!("SEEN: written pages are found by: {}", vm.iommu.dirty_method().as_str());
     let mut pages = vm.guest.no_pages();
     vm.iommu.set_dirty_tracking(true);
     vm.edu.write_memory(TARGET, 16);

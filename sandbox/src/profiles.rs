@@ -117,7 +117,7 @@ pub fn vfio() -> Profile {
     vfio::profile(Arch::host())
 }
 
-/// The process of a real device, by the kernel's VFIO.
+/// The process of a physical device, by the kernel's VFIO.
 pub fn vfio_kernel() -> Profile {
     vfio_kernel::profile(Arch::host())
 }

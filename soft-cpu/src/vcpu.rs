@@ -19,7 +19,7 @@ use crate::ram::{GuestRam, PAGE_LEN};
 use crate::sync::Ordering::{Acquire, Relaxed};
 use crate::wait::Wait;
 
-/// Operations between two checks: about 20 us, which bounds the latency when another thread's wish is lost.
+/// Operations between two checks: about 20 us, which bounds the latency when another thread's request is lost.
 const SLICE: i64 = 4096;
 
 /// What a vCPU works with.
@@ -87,7 +87,7 @@ impl Vcpu {
             let budget = if self.cpu.step_active() { 1 } else { self.cpu.slice_until_overflow(SLICE) };
             self.cpu.granted += budget as u64;
             shared.budget.grant(budget);
-            // A wish between the check and the store must not wait for the whole slice.
+            // A request between the check and the store must not wait for the whole slice.
             if shared.attention.load(Relaxed) {
                 self.cpu.attend();
                 continue;

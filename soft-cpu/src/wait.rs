@@ -75,7 +75,7 @@ impl Cpu {
         }
     }
 
-    /// Sleeps until there may be something to look at: a wish of another thread, an interrupt, an event, or, in a CPU that
+    /// Sleeps until there may be something to look at: a request of another thread, an interrupt, an event, or, in a CPU that
     /// is on, the time of a timer or of its wait.
     pub(crate) fn sleep(&mut self) {
         let timer = self.next_deadline().filter(|_| self.powered).map(|ticks| self.clock.until(ticks));

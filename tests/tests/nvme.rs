@@ -10,7 +10,6 @@ mod support;
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -183,44 +182,4 @@ fn nvme_stands_still_with_a_paused_guest_and_goes_on() {
     }
     vm.console.wait_for("\nall written", BOOT).unwrap();
     vm.power_off(COMMAND).unwrap();
-}
-
-/// Runs a machine in a mount namespace whose file system at `folder` has 24 MiB, with an image of 64 MiB in it.
-const ON_A_SMALL_FILE_SYSTEM: &str =
-    r#"mount -t tmpfs -o size=24m none "$0" && truncate -s 64M "$0/disk.img" && exec "$@""#;
-
-#[test]
-fn full_file_system_is_an_io_error_for_the_guest_and_a_line_in_the_hosts_log() {
-    let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().display().to_string();
-    let under =
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_FILE_SYSTEM, &place];
-    let tried = Command::new(under[0]).args(&under[1..]).arg("true").output();
-    if !tried.as_ref().is_ok_and(|output| output.status.success()) {
-        println!("{SKIPPED}an image on a full file system: nothing can be mounted here: {tried:?}");
-        return;
-    }
-    let vm = launch_as(GuestFiles::cached(), "nvmefull", |options| {
-        options.nvme = vec![folder.path().join("disk.img")];
-        options.under = under.map(String::from).to_vec();
-    });
-    let Some(mut vm) = vm else { return };
-    vm.console.shell(BOOT).unwrap();
-    // Hundreds of writes that find no room.
-    let write = "dd if=/dev/urandom of=/dev/nvme0n1 bs=1M count=60 conv=fsync";
-    let filled = vm.console.run(write, COMMAND).unwrap();
-    assert!(filled.code != 0 && filled.output.contains("Input/output error"), "{filled:?}");
-    // Said, with file, place and reason, and not hundreds of times.
-    let said = vm.console.errors();
-    let lines: Vec<&str> = said.lines().filter(|line| line.contains("No space left on device")).collect();
-    assert!((1..=6).contains(&lines.len()), "{said}");
-    for what in ["WARN", "nvme0", "disk.img", ": write of ", " bytes at offset "] {
-        assert!(lines.iter().all(|line| line.contains(what)), "{what:?}: {lines:?}");
-    }
-    // Everything else goes on: what is there is read, what has room is written, and the machine can be looked at.
-    output(&mut vm, "dd if=/dev/nvme0n1 of=/dev/null bs=1M count=60");
-    output(&mut vm, "dd if=/dev/urandom of=/dev/nvme0n1 bs=64k count=1 conv=fsync");
-    assert!(vm.control_json("status").unwrap().contains("\"running\""));
-    vm.power_off(COMMAND).unwrap();
-    assert_eq!(vm.left_over(), [""; 0]);
 }

@@ -32,7 +32,7 @@ pub struct EngineParts {
     pub dirty: Arc<DirtyLog>,
     /// The pins of PCI functions, to be told when the guest ends their interrupt.
     pub pins: Arc<Pins>,
-    /// The vectors of real devices, for a controller that listens to them by itself.
+    /// The vectors of physical devices, for a controller that listens to them by itself.
     pub vectors: Arc<Vectors>,
 }
 
@@ -60,7 +60,7 @@ pub trait Engine: Sized + Send + Sync + 'static {
 
     /// Whether it makes memory slots of windows: then [`Engine::mapper`] has who does.
     const MAPS_WINDOWS: bool;
-    /// Whether its controller listens to vectors of real devices by itself.
+    /// Whether its controller listens to vectors of physical devices by itself.
     const HEARS_VECTORS: bool;
 
     /// Takes what it needs of the host out of the inherited table.

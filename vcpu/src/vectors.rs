@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! MSI-X vectors of real devices: the eventfds that the host signals, for an interrupt controller that listens by itself.
+//! MSI-X vectors of physical devices: the eventfds that the host signals, for an interrupt controller that listens by itself.
 //!
 //! A function's process hands each over once, and says what its signal means whenever that changes. What it may say is
 //! which event of its own function it is: the device's number comes from the topology. A vector without a meaning is not

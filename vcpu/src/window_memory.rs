@@ -40,7 +40,7 @@ pub struct WindowMemory {
 enum Bytes {
     /// A server's, which is safe to touch.
     Sealed(DeviceMemory),
-    /// The host's own device's, which only the guest may touch.
+    /// The physical device's, which only the guest may touch.
     HostBar(HostBar),
 }
 

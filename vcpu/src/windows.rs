@@ -4,7 +4,7 @@
 //! That process names them, and says when the guest reaches them: while memory space is enabled. They are added hidden,
 //! and never taken away. Where a hypervisor runs the CPUs a window is a memory slot while it is shown ([`Mapper`]). Others are
 //! looked up at an access ([`Windows::read`]), on the path of device accesses: no TLB holds them, no code runs from them, no
-//! store to them is in a dirty log. A BAR of the host's own device is a slot or nothing: a touch of ours could fault.
+//! store to them is in a dirty log. A BAR of the physical device is a slot or nothing: a touch of ours could fault.
 
 use super::health::Health;
 use super::vectors::Wiring;
@@ -35,7 +35,7 @@ pub struct Windows {
     name: String,
     /// What of the address space is the function's.
     areas: Vec<FunctionWindow>,
-    /// The host's own device whose memory they are, by the number of its file.
+    /// The physical device whose memory they are, by the number of its file.
     host_device: Option<u64>,
     /// Whether a hypervisor will map them.
     has_mapper: bool,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread between launcher and coordinator: a seqpacket pair, one small message at a time.
 //!
-//! Down go control connections that the launcher has accepted and checked (one descriptor each), and the wish to
+//! Down go control connections that the launcher has accepted and checked (one descriptor each), and the request to
 //! end. Up come "it runs", "connect to that device's server anew" and "it ended, because". Either end's death is the other's end of file: a VM
 //! never outlives its launcher, and a launcher never waits for a dead coordinator.
 //!

@@ -119,20 +119,8 @@ fn attacked(uid: u32, name: &str, attack: &str) -> String {
     line.unwrap_or_else(|| panic!("no attack: {text}{}", String::from_utf8_lossy(&stderr)))
 }
 
-/// The host's number for a process of the VM called `vm`, of several in this place.
-fn pid_in(lab: &Lab, vm: &str, name: &str) -> i32 {
-    let output = lab.bulkhead(&["ps", "--json", vm]);
-    let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let row = all[vm].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap();
-    i32::try_from(row["host_pid"].as_i64().unwrap()).unwrap()
-}
-
 fn uid_of(vm: &Vm<'_>, name: &str) -> u32 {
-    uid_of_process(vm.pid(name))
-}
-
-fn uid_of_process(pid: i32) -> u32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", vm.pid(name))).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
@@ -210,13 +198,9 @@ fn descriptors_in_flight_are_counted_for_each_id() {
 
 /// A place that an ordinary user can use.
 fn for_ordinary(lab: &Lab) {
-    for_user(lab, ORDINARY);
-}
-
-fn for_user(lab: &Lab, uid: u32) {
     for path in ["", "run"] {
         let path = lab.path(path);
-        rustix::fs::chown(&path, Some(rustix::fs::Uid::from_raw(uid)), None).unwrap();
+        rustix::fs::chown(&path, Some(rustix::fs::Uid::from_raw(ORDINARY)), None).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 }
@@ -264,66 +248,4 @@ fn root_of_a_namespace_with_one_id_is_an_ordinary_user() {
     }
     rustix::process::kill_process(Pid::from_child(&vm.child), Signal::TERM).unwrap();
     assert_eq!(vm.end().0.code(), Some(0));
-}
-
-/// An account of this host that has subordinate ids of users and groups alike: name, number, and the first of them.
-fn account_with_subordinate_ids() -> Option<(String, u32, u32)> {
-    let rows = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let (users, groups, accounts) = (rows("/etc/subuid"), rows("/etc/subgid"), rows("/etc/passwd"));
-    users.lines().filter(|row| groups.lines().any(|other| other == *row)).find_map(|row| {
-        let mut words = row.split(':');
-        let (name, first) = (words.next()?, words.next()?.parse().ok()?);
-        let account = accounts.lines().find(|account| account.split(':').next() == Some(name))?;
-        let uid: u32 = account.split(':').nth(2)?.parse().ok()?;
-        (uid != 0).then(|| (name.to_owned(), uid, first))
-    })
-}
-
-#[test]
-fn ordinary_users_vms_with_subordinate_ids_are_parted_from_each_other_and_not_from_that_user() {
-    const NAME: &str =
-        "ordinary_users_vms_with_subordinate_ids_are_parted_from_each_other_and_not_from_that_user";
-    if attack() || !is_root() {
-        return;
-    }
-    let Some((name, uid, first)) = account_with_subordinate_ids() else {
-        eprintln!("SKIPPED: no ordinary account has the same rows in /etc/subuid and /etc/subgid");
-        return;
-    };
-    for program in ["newuidmap", "newgidmap"] {
-        if !std::path::Path::new("/usr/bin").join(program).exists() {
-            eprintln!("SKIPPED: {program} is not installed (`apt-get install uidmap`)");
-            return;
-        }
-    }
-    let Some(lab) = Lab::new() else { return };
-    for_user(&lab, uid);
-    let kernel = lab.file("Image", &guest::spins());
-    // Two of that user's, who has one place for all.
-    let vms = ["one", "other"].map(|vm| {
-        let mut command = lab.command(&[]);
-        command.uid(uid).gid(uid).env("USER", &name);
-        let mut started = lab.started(command, &kernel, &["--ids", "subuid", "--name", vm]);
-        started.await_running();
-        (started, vm)
-    });
-    let [ours, theirs] = vms.each_ref().map(|(_, vm)| {
-        let pid = pid_in(&lab, vm, "vcpu");
-        (pid, uid_of_process(pid))
-    });
-    assert_ne!(ours.1, theirs.1);
-    for (pid, id) in [ours, theirs] {
-        assert!(id >= first, "{id} is not subordinate: {first}");
-        assert_eq!(attacked(id, NAME, &format!("signal {pid}")), "Ok(())");
-        for stranger in [ours.1 + theirs.1 - id, SHARED, ORDINARY] {
-            assert!(attacked(stranger, NAME, &format!("signal {pid}")).starts_with("Err"), "by {stranger}");
-            assert!(attacked(stranger, NAME, &format!("take {pid}")).starts_with("Err"), "by {stranger}");
-        }
-        // The owner of its user namespace is whom nothing keeps out.
-        assert_eq!(attacked(uid, NAME, &format!("take {pid}")), "Ok(())");
-    }
-    for (vm, name) in vms {
-        assert!(lab.bulkhead(&["stop", name]).status.success());
-        assert_eq!(vm.end().0.code(), Some(0));
-    }
 }

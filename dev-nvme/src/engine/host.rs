@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The other side of a controller: somebody's memory and interrupts, or nobody's.
+//! The other side of a controller: a host's memory and interrupts, or none.
 
 use std::sync::Arc;
 
@@ -25,16 +25,16 @@ pub struct Host {
 }
 
 impl Host {
-    /// Nobody: every access fails.
+    /// No host: every access fails.
     #[must_use]
-    pub fn nobody() -> Self {
-        Self { bus: Arc::new(Nobody), interrupts: Arc::new(Nobody) }
+    pub fn absent() -> Self {
+        Self { bus: Arc::new(NoHost), interrupts: Arc::new(NoHost) }
     }
 }
 
-struct Nobody;
+struct NoHost;
 
-impl DmaBus for Nobody {
+impl DmaBus for NoHost {
     fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
         Err(DmaError { iova, len: bytes.len(), write: false })
     }
@@ -60,6 +60,6 @@ impl DmaBus for Nobody {
     }
 }
 
-impl Interrupts for Nobody {
+impl Interrupts for NoHost {
     fn raise(&self, _: u16) {}
 }

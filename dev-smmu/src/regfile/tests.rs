@@ -8,7 +8,7 @@ use smmu_arch::spec::registers::Register;
 use smmu_arch::{Model, Options};
 
 fn model() -> Model {
-    Model::new(smmu_arch::model::MODEL_NAME, Options::default()).unwrap()
+    Model::new(smmu_arch::model::MODEL_NAME, Options { ssidsize: 0, oas: 44, ..Options::default() }).unwrap()
 }
 
 fn any_register() -> impl Strategy<Value = Register> {

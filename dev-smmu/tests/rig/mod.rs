@@ -95,7 +95,10 @@ pub struct Rig {
 
 impl Rig {
     pub fn new() -> Rig {
-        Rig::with(Smmu::new(Model::new(smmu_arch::model::MODEL_NAME, Options::default()).unwrap()))
+        Rig::with(Smmu::new(
+            Model::new(smmu_arch::model::MODEL_NAME, Options { ssidsize: 0, oas: 44, ..Options::default() })
+                .unwrap(),
+        ))
     }
 
     pub fn with(smmu: Smmu) -> Rig {

@@ -57,8 +57,8 @@ impl<B: Backend> Function<B> {
         *lock(&self.pin_busy) = Some(Instant::now());
         self.show_windows();
         let _open = self.gate.enter();
-        let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::signal);
-        self.grant(device, wish);
+        let effect = lock(&device.space).intx.as_mut().map_or(intx::Effect::Nothing, intx::Intx::signal);
+        self.apply(device, effect);
     }
 
     /// Whether the pin was not asserted for a while. Until then the function's windows are hidden: KVM (Linux 7.3 does) may hear of
@@ -78,19 +78,19 @@ impl<B: Backend> Function<B> {
     /// The line of the pin fell.
     pub fn intx_ended(&self) {
         let Some(device) = self.working() else { return };
-        let wish = lock(&device.space).intx.as_mut().map_or(intx::Wish::Nothing, intx::Intx::ended);
-        self.grant(device, wish);
+        let effect = lock(&device.space).intx.as_mut().map_or(intx::Effect::Nothing, intx::Intx::ended);
+        self.apply(device, effect);
     }
 
-    pub(super) fn grant(&self, device: &Device<B>, wish: intx::Wish) {
-        match wish {
-            intx::Wish::Nothing => {}
-            intx::Wish::Raise => {
+    pub(super) fn apply(&self, device: &Device<B>, effect: intx::Effect) {
+        match effect {
+            intx::Effect::Nothing => {}
+            intx::Effect::Raise => {
                 self.pin_raised.fetch_add(1, Relaxed);
                 self.msi.pin.ring();
             }
-            intx::Wish::Unmask => drop(self.settle(device.end.unmask_intx())),
-            intx::Wish::Lower => {
+            intx::Effect::Unmask => drop(self.settle(device.end.unmask_intx())),
+            intx::Effect::Lower => {
                 if let Err(error) = self.link.lower_intx()
                     && self.report.is_heard()
                 {

@@ -92,13 +92,13 @@ impl Place {
 
 /// What a write asks the caller to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wish {
+pub struct WriteEffects {
     /// Pass the write on to the device.
     pub forward: bool,
     /// The guest resets the function.
     pub reset: bool,
     /// What becomes of the pin.
-    pub intx: intx::Wish,
+    pub intx: intx::Effect,
 }
 
 /// The function.
@@ -193,10 +193,10 @@ impl ConfigSpace {
     }
 
     /// Tells the pin whether it may be asserted.
-    fn update_intx(&mut self) -> intx::Wish {
+    fn update_intx(&mut self) -> intx::Effect {
         let disabled = word16(&self.image, offset::COMMAND) & COMMAND_INTX_DISABLE != 0;
         let enabled = !disabled && self.msix.control() & CONTROL_ENABLE == 0;
-        self.intx.as_mut().map_or(intx::Wish::Nothing, |intx| intx.set_enabled(enabled))
+        self.intx.as_mut().map_or(intx::Effect::Nothing, |intx| intx.set_enabled(enabled))
     }
 
     /// Shows the capabilities we know, at the offsets they have, linked past those we do not.
@@ -350,15 +350,15 @@ impl ConfigSpace {
     }
 
     /// A guest writes `size` bytes; what is read-only stays.
-    pub fn write(&mut self, at: u64, size: u8, value: u64) -> Wish {
+    pub fn write(&mut self, at: u64, size: u8, value: u64) -> WriteEffects {
         let start = usize::try_from(at).unwrap_or(usize::MAX);
         let end = start.saturating_add(size.into()).min(CONFIG_LEN);
-        let mut wish = Wish::default();
+        let mut effects = WriteEffects::default();
         if self.passed.iter().any(|range| start < range.end && range.start < end) {
-            wish.forward = true;
-            wish.reset = self.starts_reset(start, end, value);
+            effects.forward = true;
+            effects.reset = self.starts_reset(start, end, value);
             self.note_power(start, end, value);
-            return wish;
+            return effects;
         }
         // One register after the other, each with the bytes that the write has of it.
         let mut at = start;
@@ -370,11 +370,11 @@ impl ConfigSpace {
                     *slot = byte;
                 }
             }
-            self.write_word(at / 4 * 4, u32::from_le_bytes(word), &mut wish);
+            self.write_word(at / 4 * 4, u32::from_le_bytes(word), &mut effects);
             at = word_end;
         }
-        wish.intx = self.update_intx();
-        wish
+        effects.intx = self.update_intx();
+        effects
     }
 
     /// Bits 1:0 of power management control and status, which is the device's own register.
@@ -398,7 +398,7 @@ impl ConfigSpace {
         u32::from_le_bytes(core::array::from_fn(|byte| self.read_byte(at + byte)))
     }
 
-    fn write_word(&mut self, at: usize, value: u32, wish: &mut Wish) {
+    fn write_word(&mut self, at: usize, value: u32, effects: &mut WriteEffects) {
         let [a, b, c, d] = value.to_le_bytes();
         match at {
             offset::COMMAND => {
@@ -406,7 +406,7 @@ impl ConfigSpace {
                 put16(&mut self.image, at, u16::from_le_bytes([a, b]) & (COMMAND_WRITABLE | io));
                 self.msix.hold(!self.bus_master());
                 // Whether it may be master of the bus, the device must know too.
-                wish.forward = true;
+                effects.forward = true;
             }
             offset::CACHE_LINE => {
                 put8(&mut self.image, offset::CACHE_LINE, a);
@@ -416,22 +416,22 @@ impl ConfigSpace {
             offset::INTERRUPT_LINE => put8(&mut self.image, at, a),
             _ if self.msix_at == Some(at) => {
                 self.msix.set_control(u16::from_le_bytes([c, d]) & (CONTROL_ENABLE | CONTROL_MASK));
-                wish.forward = true;
+                effects.forward = true;
             }
             _ => {}
         }
     }
 
     /// The function was reset. Returns what becomes of the pin.
-    pub fn reset(&mut self) -> [intx::Wish; 2] {
+    pub fn reset(&mut self) -> [intx::Effect; 2] {
         self.image = self.reset;
         self.sleeps = false;
         self.bars.reset();
         self.msix.reset();
         self.msix.hold(true);
-        let wishes = self.intx.as_mut().map(Intx::reset).unwrap_or_default();
+        let effects = self.intx.as_mut().map(Intx::reset).unwrap_or_default();
         let _ = self.update_intx();
-        wishes
+        effects
     }
 }
 

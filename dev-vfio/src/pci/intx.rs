@@ -11,7 +11,7 @@
 
 /// What a change asks the caller to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wish {
+pub enum Effect {
     /// Nothing.
     #[default]
     Nothing,
@@ -50,47 +50,47 @@ impl Intx {
     }
 
     /// The device signals: it has masked itself.
-    pub fn signal(&mut self) -> Wish {
+    pub fn signal(&mut self) -> Effect {
         self.pending = true;
         if !self.enabled {
-            return Wish::Nothing;
+            return Effect::Nothing;
         }
         if std::mem::replace(&mut self.raised, true) && !self.pin.automasked {
             self.again = true;
-            return Wish::Nothing;
+            return Effect::Nothing;
         }
-        Wish::Raise
+        Effect::Raise
     }
 
     /// The line fell: at the end of an interrupt, ours or that of another function on the line.
-    pub fn ended(&mut self) -> Wish {
+    pub fn ended(&mut self) -> Effect {
         if !self.raised {
-            return Wish::Nothing;
+            return Effect::Nothing;
         }
         if std::mem::take(&mut self.again) {
-            return Wish::Raise;
+            return Effect::Raise;
         }
         self.raised = false;
         // While it is disabled the device stays masked.
-        if std::mem::take(&mut self.pending) { Wish::Unmask } else { Wish::Nothing }
+        if std::mem::take(&mut self.pending) { Effect::Unmask } else { Effect::Nothing }
     }
 
     /// The guest has changed the command register or MSI-X: whether the function may assert its pin.
-    pub fn set_enabled(&mut self, enabled: bool) -> Wish {
+    pub fn set_enabled(&mut self, enabled: bool) -> Effect {
         self.enabled = enabled;
         if !enabled && std::mem::take(&mut self.raised) {
             self.again = false;
-            return Wish::Lower;
+            return Effect::Lower;
         }
         if enabled && !self.raised && self.pending {
             if self.pin.automasked {
                 self.pending = false;
-                return Wish::Unmask;
+                return Effect::Unmask;
             }
             self.raised = true;
-            return Wish::Raise;
+            return Effect::Raise;
         }
-        Wish::Nothing
+        Effect::Nothing
     }
 
     /// Status bit 3: the device wants something, whether the pin may say so or not.
@@ -104,11 +104,11 @@ impl Intx {
     }
 
     /// The function was reset: the device wants nothing, and has to be unmasked if it was masked.
-    pub fn reset(&mut self) -> [Wish; 2] {
+    pub fn reset(&mut self) -> [Effect; 2] {
         let Self { pin, pending, raised, .. } = *self;
         *self = Self::new(pin);
-        let lower = if raised { Wish::Lower } else { Wish::Nothing };
-        let unmask = if pending { Wish::Unmask } else { Wish::Nothing };
+        let lower = if raised { Effect::Lower } else { Effect::Nothing };
+        let unmask = if pending { Effect::Unmask } else { Effect::Nothing };
         [lower, unmask]
     }
 }
@@ -121,86 +121,94 @@ mod tests {
 
     fn enabled() -> Intx {
         let mut intx = Intx::new(AUTOMASKED);
-        assert_eq!(intx.set_enabled(true), Wish::Nothing);
+        assert_eq!(intx.set_enabled(true), Effect::Nothing);
         intx
     }
 
     #[test]
     fn signal_raises_and_the_end_unmasks() {
         let mut intx = enabled();
-        assert_eq!(intx.signal(), Wish::Raise);
+        assert_eq!(intx.signal(), Effect::Raise);
         assert!(intx.is_pending());
-        assert_eq!(intx.ended(), Wish::Unmask);
+        assert_eq!(intx.ended(), Effect::Unmask);
         assert!(!intx.is_pending());
-        assert_eq!(intx.signal(), Wish::Raise, "it still wants something");
-        assert_eq!(intx.ended(), Wish::Unmask);
-        assert_eq!(intx.ended(), Wish::Nothing, "another function of the line was ended");
+        assert_eq!(intx.signal(), Effect::Raise, "it still wants something");
+        assert_eq!(intx.ended(), Effect::Unmask);
+        assert_eq!(intx.ended(), Effect::Nothing, "another function of the line was ended");
     }
 
     #[test]
     fn disabled_pin_stays_low_and_the_device_masked() {
         let mut intx = Intx::new(AUTOMASKED);
-        assert_eq!(intx.signal(), Wish::Nothing);
+        assert_eq!(intx.signal(), Effect::Nothing);
         assert!(intx.is_pending(), "status says so all the same");
-        assert_eq!(intx.ended(), Wish::Nothing);
+        assert_eq!(intx.ended(), Effect::Nothing);
         assert_eq!(
             intx.set_enabled(true),
-            Wish::Unmask,
+            Effect::Unmask,
             "whether it still wants something, the device knows"
         );
         assert!(!intx.is_pending());
-        assert_eq!(intx.signal(), Wish::Raise);
+        assert_eq!(intx.signal(), Effect::Raise);
     }
 
     #[test]
     fn disabling_an_asserted_pin_lowers_it_and_enabling_asks_again() {
         let mut intx = enabled();
         let _ = intx.signal();
-        assert_eq!(intx.set_enabled(true), Wish::Nothing, "nothing has changed");
-        assert_eq!(intx.set_enabled(false), Wish::Lower);
-        assert_eq!(intx.ended(), Wish::Nothing, "the fall comes back as an end");
-        assert_eq!(intx.set_enabled(false), Wish::Nothing);
-        assert_eq!(intx.set_enabled(true), Wish::Unmask);
+        assert_eq!(intx.set_enabled(true), Effect::Nothing, "nothing has changed");
+        assert_eq!(intx.set_enabled(false), Effect::Lower);
+        assert_eq!(intx.ended(), Effect::Nothing, "the fall comes back as an end");
+        assert_eq!(intx.set_enabled(false), Effect::Nothing);
+        assert_eq!(intx.set_enabled(true), Effect::Unmask);
     }
 
     #[test]
     fn disconnected_device_is_asked_for_nothing_when_the_pin_is_enabled_again() {
         let mut intx = enabled();
         let _ = intx.signal();
-        assert_eq!(intx.set_enabled(false), Wish::Lower, "MSI-X takes its place");
+        assert_eq!(intx.set_enabled(false), Effect::Lower, "MSI-X takes its place");
         intx.disconnected();
         assert!(!intx.is_pending());
-        assert_eq!(intx.set_enabled(true), Wish::Nothing, "connected, it is unmasked and speaks for itself");
-        assert_eq!(intx.signal(), Wish::Raise);
+        assert_eq!(
+            intx.set_enabled(true),
+            Effect::Nothing,
+            "connected, it is unmasked and speaks for itself"
+        );
+        assert_eq!(intx.signal(), Effect::Raise);
     }
 
     #[test]
     fn a_device_that_does_not_mask_itself_loses_no_signal() {
         let mut intx = Intx::new(Pin { automasked: false });
-        assert_eq!(intx.signal(), Wish::Nothing);
-        assert_eq!(intx.set_enabled(true), Wish::Raise, "it will not say it again");
-        assert_eq!((intx.signal(), intx.signal()), (Wish::Nothing, Wish::Nothing), "the pin is asserted");
-        assert_eq!(intx.ended(), Wish::Raise, "which was another interrupt");
+        assert_eq!(intx.signal(), Effect::Nothing);
+        assert_eq!(intx.set_enabled(true), Effect::Raise, "it will not say it again");
+        assert_eq!((intx.signal(), intx.signal()), (Effect::Nothing, Effect::Nothing), "the pin is asserted");
+        assert_eq!(intx.ended(), Effect::Raise, "which was another interrupt");
         assert!(intx.is_pending());
-        assert_eq!(intx.ended(), Wish::Unmask);
-        assert_eq!((intx.ended(), intx.is_pending()), (Wish::Nothing, false));
+        assert_eq!(intx.ended(), Effect::Unmask);
+        assert_eq!((intx.ended(), intx.is_pending()), (Effect::Nothing, false));
         let _ = (intx.signal(), intx.signal());
-        assert_eq!(intx.set_enabled(false), Wish::Lower);
-        assert_eq!(intx.ended(), Wish::Nothing, "the fall comes back as an end");
-        assert_eq!(intx.set_enabled(true), Wish::Raise);
-        assert_eq!(intx.ended(), Wish::Unmask, "once");
+        assert_eq!(intx.set_enabled(false), Effect::Lower);
+        assert_eq!(intx.ended(), Effect::Nothing, "the fall comes back as an end");
+        assert_eq!(intx.set_enabled(true), Effect::Raise);
+        assert_eq!(intx.ended(), Effect::Unmask, "once");
         let _ = intx.signal();
-        assert_eq!(intx.reset(), [Wish::Lower, Wish::Unmask]);
-        assert_eq!(intx.ended(), Wish::Nothing);
+        assert_eq!(intx.reset(), [Effect::Lower, Effect::Unmask]);
+        assert_eq!(intx.ended(), Effect::Nothing);
     }
 
     #[test]
     fn reset_lowers_what_is_asserted_and_unmasks_what_is_masked() {
         let mut intx = enabled();
-        assert_eq!(intx.reset(), [Wish::Nothing; 2]);
+        assert_eq!(intx.reset(), [Effect::Nothing; 2]);
         let mut intx = enabled();
         let _ = intx.signal();
-        assert_eq!(intx.reset(), [Wish::Lower, Wish::Unmask]);
-        assert_eq!(intx.signal(), Wish::Nothing, "a function out of reset is not enabled before it says so");
+        assert_eq!(intx.reset(), [Effect::Lower, Effect::Unmask]);
+        assert_eq!(
+            intx.signal(),
+            Effect::Nothing,
+            "a function out of reset is not enabled before it says so"
+        );
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Which pages a real device has written: the best that this host can tell, chosen once, and said openly.
+//! Which pages a physical device has written: the most exact method that the host has, chosen once and shown by `inspect`.
 //!
 //! (c) The nesting parent logs by guest physical page: exact. (b) The device logs by its own addresses: exact as long as those
 //! are guest physical ones (the stream is in bypass); behind the guest's stage 1 they could be any page, since a page
@@ -30,7 +30,7 @@ pub enum Method {
 
 impl Method {
     /// For people.
-    pub const fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stage2 => "stage 2 (exact)",
             Self::DeviceLog => "device log (exact in bypass, else all RAM)",

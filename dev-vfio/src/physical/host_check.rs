@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a host offers for real devices, tried out call by call: a line for each, and what to do where it is missing.
+//! What a host offers for physical devices, tried out call by call: a line for each, and what to do where it is missing.
 //!
 //! With a device, everything is done that a VM would do with it, on a scrap of memory; it is left as it was. Run by a person
 //! (`bulkhead host-check`), in no sandbox.

@@ -150,7 +150,7 @@ impl NestedIommu {
         inspect.counter("kernel.other_ioctls", sys::calls(sys::Kind::Other));
         inspect.counter("faults.events", self.events.count);
         inspect.counter("faults.misread_bytes", self.events.misread);
-        inspect.text("dirty.method", self.dirty.method().word());
+        inspect.text("dirty.method", self.dirty.method().as_str());
         if let Some(smmu) = self.hw.smmu {
             for (index, value) in smmu.idr.into_iter().enumerate() {
                 inspect.hex(format!("host.idr{index}"), value.into());

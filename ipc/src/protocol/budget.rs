@@ -61,7 +61,7 @@ pub mod vfio {
 /// For writing or reading a saved state: memory, up to the largest that there is.
 const STATE_UNITS: Duration = Duration::from_secs(25);
 
-/// For mapping guest RAM and building the model; for a real device, for pinning that RAM.
+/// For mapping guest RAM and building the model; for a physical device, for pinning that RAM.
 const BUILD: Duration = Duration::from_secs(5);
 
 /// What a process of this role may wait for inside this request, in all.

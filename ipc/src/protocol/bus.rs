@@ -8,7 +8,7 @@
 //! hidden, its vectors stay as they are, and its accesses read as all ones.
 //!
 //! A window is memory of the *device's server*, which nobody here trusts: whoever maps it must be sure that no touch of
-//! it can fault ([`crate::shm::device_memory`] has the rules). Or it is a part of a BAR of the host's own device, which only the guest
+//! it can fault ([`crate::shm::device_memory`] has the rules). Or it is a part of a BAR of the physical device, which only the guest
 //! touches ([`crate::shm::host_bar`]).
 
 use serde::{Deserialize, Serialize};

@@ -93,7 +93,7 @@ pub struct RemoteFunction {
     pub bus_fd: u8,
     /// Its INTx pin.
     pub intx: RemoteIntx,
-    /// The number (`st_rdev`) of the character device of the host's own device behind it: only the memory of that file may be
+    /// The number (`st_rdev`) of the character physical device device behind it: only the memory of that file may be
     /// its windows then. `None`: a server is behind it, whose memory has to be sealed.
     pub host_device: Option<u64>,
 }

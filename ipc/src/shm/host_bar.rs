@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A part of a BAR of the host's own device, mapped so that a hypervisor can put it into a guest.
+//! A part of a BAR of the physical device, mapped so that a hypervisor can put it into a guest.
 //!
 //! The mapping is of VFIO's character device: its pages are the device's registers, and a touch of ours would be an access to the
 //! device, or end the process while the device has its memory switched off. So nothing here reads or writes it; what it has is

@@ -65,7 +65,7 @@ const OF_SYSTEM: [u32; 2] = [0xae01, 0xae04];
 
 /// Of a VM, in this order: KVM_CHECK_EXTENSION, KVM_ENABLE_CAP, KVM_SET_USER_MEMORY_REGION, KVM_CREATE_VCPU,
 /// KVM_CREATE_DEVICE, KVM_ARM_PREFERRED_TARGET, KVM_IRQ_LINE, KVM_IRQFD, KVM_SET_GSI_ROUTING (what an
-/// irqfd's number is: real devices' messages), KVM_SIGNAL_MSI, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG,
+/// irqfd's number is: physical devices' messages), KVM_SIGNAL_MSI, KVM_GET_DIRTY_LOG, KVM_CLEAR_DIRTY_LOG,
 /// KVM_ARM_SET_COUNTER_OFFSET.
 const OF_VM: [u32; 13] = [
     0xae03,

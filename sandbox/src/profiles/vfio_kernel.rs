@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The process of a real device: what the one behind vfio-user has, with VFIO's and iommufd's ioctls by number, each on
+//! The process of a physical device: what the one behind vfio-user has, with VFIO's and iommufd's ioctls by number, each on
 //! its own descriptor; and without the right to map guest RAM.
 //!
 //! The file of guest RAM is given only to be handed to the kernel when the process is configured, and is closed then, before

@@ -239,7 +239,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "isolation-vfio",
-        about: "the process of a real device, attacked from inside",
+        about: "the process of a physical device, attacked from inside",
         server: Server::Nesting,
         by_default: true,
         limit: Duration::from_secs(300),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The same with a device of the host's own: its DMA is translated by the host's SMMU, through the guest's tables and the
+//! The same with a physical device of the host: its DMA is translated by the host's SMMU, through the guest's tables and the
 //! kernel, and the faults come back to the guest by the kernel's queue of events.
 //!
 //! The device is QEMU's `edu`, bound to vfio-pci, on a host with KVM: the Arm lab has both (`cargo xtask lab vfio-faults`).
@@ -57,7 +57,7 @@ fn with_device() -> Option<impl FnOnce(&mut Options)> {
         .map(|entry| entry.file_name().to_string_lossy().into_owned());
     let Some(address) = edu.next().filter(|_| Path::new("/dev/kvm").exists()) else {
         println!(
-            "{SKIPPED}faults of a real device: no KVM with an edu bound to vfio-pci (`cargo xtask lab` has them)"
+            "{SKIPPED}faults of a physical device: no KVM with an edu bound to vfio-pci (`cargo xtask lab` has them)"
         );
         return None;
     };

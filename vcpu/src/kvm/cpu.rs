@@ -177,8 +177,8 @@ impl Cpu {
             Err(errno) if errno.errno() == libc::EFAULT && bus.withdraw(withdrawals) => {
                 Next::Run { completes: false }
             }
-            Ok(other) => Next::Leave(Exit::Fatal(format!("KVM leaves it with {other:?}"))),
-            Err(errno) => Next::Leave(Exit::Fatal(format!("KVM does not run it: {errno}"))),
+            Ok(other) => Next::Leave(Exit::Fatal(format!("unhandled KVM exit {other:?}"))),
+            Err(errno) => Next::Leave(Exit::Fatal(format!("KVM_RUN failed: {errno}"))),
         }
     }
 

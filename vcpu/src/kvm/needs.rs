@@ -10,7 +10,7 @@ type Need = (u32, &'static str, i32, &'static str);
 
 /// Numbers are those of Linux, include/uapi/linux/kvm.h.
 const NEEDS: [Need; 13] = [
-    (25, "KVM_CAP_IRQ_ROUTING", 1, "messages of real devices"),
+    (25, "KVM_CAP_IRQ_ROUTING", 1, "messages of physical devices"),
     (32, "KVM_CAP_IRQFD", 1, "interrupts of other processes"),
     (70, "KVM_CAP_ONE_REG", 1, "saving and restoring"),
     (77, "KVM_CAP_SIGNAL_MSI", 1, "message-signalled interrupts"),

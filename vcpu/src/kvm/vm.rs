@@ -54,7 +54,7 @@ pub struct Vm {
     lines: Vec<Line>,
     /// One for each line, which nobody signals: KVM tells of an interrupt's end only whoever could also raise it.
     unused: Vec<OwnedFd>,
-    /// The vectors of real devices. Locked before the state.
+    /// The vectors of physical devices. Locked before the state.
     vectors: Arc<Vectors>,
     /// Messages that came from other processes, and so took a way through this one.
     messages: AtomicU64,
@@ -92,7 +92,7 @@ impl Vm {
             request.args = [first, 0, 0, 0];
             fd.enable_cap(&request)
         };
-        enable(KVM_CAP_ARM_NISV_TO_USER, 0).map_err(fail("see odd accesses of the guest"))?;
+        enable(KVM_CAP_ARM_NISV_TO_USER, 0).map_err(fail("enable KVM_CAP_ARM_NISV_TO_USER"))?;
         enable(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 1).map_err(fail("clear the dirty log by hand"))?;
         let page_len = sys::page_len();
         let slots = add_memory(&fd, parts, page_len)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Windows of devices' memory as memory slots, made and taken away while the guest runs.
 //!
-//! A guest maps a BAR as device memory, so its accesses go past the caches. Registers of a real device are not cached anywhere.
+//! A guest maps a BAR as device memory, so its accesses go past the caches. Registers of a physical device are not cached anywhere.
 //! A server's memory is, by the server: it is a slot only where stage 2 makes the guest's accesses cacheable whatever its own
 //! tables say (FEAT_S2FWB), else its accesses leave the guest and are made here, through the same caches as the server's.
 

@@ -109,7 +109,7 @@ impl RunFlags {
         let nvme = self.nvme.into_iter().map(|image| Behind::Nvme(image.into()));
         let behind = nvme
             .chain(self.vfio_user.into_iter().map(Behind::VfioUser))
-            .chain(self.vfio.into_iter().map(Behind::Vfio));
+            .chain(self.vfio.into_iter().map(Behind::Physical));
         Settings {
             devices: behind
                 .map(|behind| DeviceSettings { behind, slot: None, direct_dma: false, required: None })

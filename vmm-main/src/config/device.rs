@@ -19,8 +19,8 @@ pub enum Behind {
     VfioUser(PathBuf),
     /// An NVMe controller of ours over a raw image.
     Nvme(Disk),
-    /// The host's own PCI device with this address, `0000:01:00.0`, bound to vfio-pci.
-    Vfio(String),
+    /// The physical PCI device of the host with this address, `0000:01:00.0`, bound to vfio-pci.
+    Physical(String),
 }
 
 /// A raw image and how a guest sees it.
@@ -74,7 +74,7 @@ impl DeviceConfig {
         match self.behind {
             Behind::VfioUser(_) => DeviceKind::VfioUser,
             Behind::Nvme(_) => DeviceKind::Nvme,
-            Behind::Vfio(_) => DeviceKind::Physical,
+            Behind::Physical(_) => DeviceKind::Physical,
         }
     }
 }
@@ -84,7 +84,7 @@ impl Behind {
     pub const fn path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
             Self::VfioUser(path) | Self::Nvme(Disk { image: path, .. }) => Some(path),
-            Self::Vfio(_) => None,
+            Self::Physical(_) => None,
         }
     }
 }
@@ -111,7 +111,7 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
         if let Behind::Nvme(Disk { serial: Some(serial), .. }) = &behind {
             check_serial(serial)?;
         }
-        if let Behind::Vfio(address) = &behind {
+        if let Behind::Physical(address) = &behind {
             check_address(address)?;
             if placed.iter().any(|other: &DeviceConfig| other.behind == behind) {
                 return refuse(
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn host_devices_are_named_in_full_and_once() {
         let real = |address: &str| {
-            let behind = Behind::Vfio(address.into());
+            let behind = Behind::Physical(address.into());
             DeviceSettings { behind, slot: None, direct_dma: false, required: None }
         };
         assert_eq!(resolve(vec![real("0000:0a:1f.7")]).unwrap()[0].kind(), DeviceKind::Physical);

@@ -171,7 +171,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
         match key.get_ref().as_ref() {
             "vfio-user" => found.push(Behind::VfioUser(PathBuf::from(source.string(value)?))),
             "nvme" => found.push(Behind::Nvme(PathBuf::from(source.string(value)?).into())),
-            "vfio" => found.push(Behind::Vfio(source.string(value)?)),
+            "vfio" => found.push(Behind::Physical(source.string(value)?)),
             // Said or not: there is one vSMMU, and every device is behind it.
             "behind" if source.string(value)? == SMMU0.to_string() => {}
             "behind" => {

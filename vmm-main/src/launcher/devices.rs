@@ -53,7 +53,7 @@ pub fn open_all(devices: &[DeviceConfig]) -> Result<Opened, Problem> {
                 let server = InstanceId::new(Role::Nvme, index);
                 opened.objects.push((of(EdgeKind::Image, server), image.into()));
             }
-            Behind::Vfio(address) => {
+            Behind::Physical(address) => {
                 let places = Places::default();
                 let device = places.open_device(address)?;
                 opened.objects.push((of(EdgeKind::PhysicalDevice, id), device.into()));
@@ -68,7 +68,7 @@ pub fn open_all(devices: &[DeviceConfig]) -> Result<Opened, Problem> {
 pub fn servers(devices: &[DeviceConfig]) -> Vec<Option<PathBuf>> {
     let server = |device: &DeviceConfig| match &device.behind {
         Behind::VfioUser(socket) => Some(socket.clone()),
-        Behind::Nvme(_) | Behind::Vfio(_) => None,
+        Behind::Nvme(_) | Behind::Physical(_) => None,
     };
     devices.iter().map(server).collect()
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The host's own PCI devices, opened with the user's rights: VFIO's character device, and an iommufd for each.
+//! The host's physical PCI devices, opened with the user's rights: VFIO's character device, and an iommufd for each.
 //!
 //! Nothing is asked of them here. What is missing on the host is told by name, with what to do: the device, its driver, the
 //! character device, iommufd, the right to open them, the limit on locked memory.

@@ -98,8 +98,7 @@ impl Lab {
         self.started(command, kernel, &[])
     }
 
-    /// The same by a command that is half made.
-    pub fn started(&self, mut command: Command, kernel: &Path, words: &[&str]) -> Vm<'_> {
+    fn started(&self, mut command: Command, kernel: &Path, words: &[&str]) -> Vm<'_> {
         let kernel = kernel.to_str().unwrap();
         let mut child = command
             .args(["run", "--kernel", kernel, "--memory", "16M"])

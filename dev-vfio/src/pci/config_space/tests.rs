@@ -104,8 +104,8 @@ fn io_and_memory_are_enabled_apart_where_there_are_both() {
 fn command_keeps_its_writable_bits_and_status_stays() {
     let mut space = space();
     assert!(!space.memory_answers(), "whatever the device had set");
-    let wish = space.write(4, 4, 0xffff_ffff);
-    assert_eq!(wish, Wish { forward: true, ..Wish::default() });
+    let effects = space.write(4, 4, 0xffff_ffff);
+    assert_eq!(effects, WriteEffects { forward: true, ..WriteEffects::default() });
     assert_eq!(space.read(4, 4), Some(0x0010_0546));
     assert!(space.memory_answers());
     space.write(0, 4, 0);
@@ -150,8 +150,8 @@ fn bars_are_sized_by_parts_of_any_width() {
 #[test]
 fn msix_control_is_ours_and_told_to_the_device() {
     let mut space = space();
-    let wish = space.write(MSIX as u64 + 2, 2, 0xffff);
-    assert_eq!(wish, Wish { forward: true, reset: false, intx: intx::Wish::Nothing });
+    let effects = space.write(MSIX as u64 + 2, 2, 0xffff);
+    assert_eq!(effects, WriteEffects { forward: true, reset: false, intx: intx::Effect::Nothing });
     assert_eq!(space.read(MSIX as u64 + 2, 2), Some(0xc007));
     assert_eq!(space.table(), Some(Place { bar: 0, offset: 0x2000, len: 0x80 }));
     assert_eq!(space.pending(), Some(Place { bar: 0, offset: 0x3000, len: 8 }));

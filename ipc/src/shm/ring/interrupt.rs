@@ -23,18 +23,18 @@ struct Inner {
 #[derive(Clone)]
 pub(super) struct Sleeper {
     pub(super) shared: View<Shared>,
-    pub(super) bed: Bed,
+    pub(super) slot: WaitSlot,
 }
 
 /// Which word of a ring a thread sleeps on.
 #[derive(Clone, Copy)]
-pub(super) enum Bed {
+pub(super) enum WaitSlot {
     Responder,
     Freed,
     Lane(u16),
 }
 
-impl Bed {
+impl WaitSlot {
     pub(super) fn word(self, shared: &Shared) -> Option<&FutexWord> {
         match self {
             Self::Responder => Some(&shared.responder_sleeps.0),
@@ -68,7 +68,7 @@ impl Interrupt {
         fence(SeqCst);
         let sleeper = lock(&self.0.sleeper).clone();
         if let Some(sleeper) = sleeper {
-            sleeper.bed.rouse(&sleeper.shared);
+            sleeper.slot.rouse(&sleeper.shared);
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::interrupt::{Bed, Interrupt};
+use super::interrupt::{Interrupt, WaitSlot};
 use super::layout::{LANES, SLOTS, Shared};
 use super::wait::Waiter;
 use super::{Access, Op, RingError, Stop, truncate};
@@ -178,8 +178,8 @@ impl Requester {
     }
 
     fn await_answer(&self, ticket: Ticket, interrupt: &Interrupt, deadline: Deadline) -> Result<u64, Stop> {
-        let bed = Bed::Lane(ticket.lane);
-        let waiter = Waiter { shared: &self.shared, bed, spin: self.spin, interrupt, deadline };
+        let slot = WaitSlot::Lane(ticket.lane);
+        let waiter = Waiter { shared: &self.shared, slot, spin: self.spin, interrupt, deadline };
         let lane = self.shared.lane(ticket.lane);
         let value = waiter.until(|| {
             let lane = lane.filter(|lane| lane.answered.load(Acquire) == ticket.sequence)?;
@@ -197,7 +197,8 @@ impl Requester {
         if !matches!(access.size, 1 | 2 | 4 | 8) {
             return Err(RingError::Size { size: access.size });
         }
-        let waiter = Waiter { shared: &self.shared, bed: Bed::Freed, spin: self.spin, interrupt, deadline };
+        let waiter =
+            Waiter { shared: &self.shared, slot: WaitSlot::Freed, spin: self.spin, interrupt, deadline };
         let attempt = waiter.until(|| match self.try_enqueue(access) {
             Ok(Queued::Full) => None,
             Ok(Queued::Yes(ticket)) => Some(Ok(ticket)),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::interrupt::{Bed, Interrupt};
+use super::interrupt::{Interrupt, WaitSlot};
 use super::layout::{Apart, Shared};
 use super::wait::Waiter;
 use super::{Access, ResponderError, Stop};
@@ -82,8 +82,8 @@ impl Responder {
     pub fn next(&mut self, interrupt: &Interrupt, deadline: Deadline) -> Result<Token<'_>, ResponderError> {
         self.check()?;
         let sequence = self.completed.wrapping_add(1);
-        let bed = Bed::Responder;
-        let waiter = Waiter { shared: &self.shared, bed, spin: self.spin, interrupt, deadline };
+        let slot = WaitSlot::Responder;
+        let waiter = Waiter { shared: &self.shared, slot, spin: self.spin, interrupt, deadline };
         let found = waiter.until(|| self.look(sequence))?;
         self.token(found)
     }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Stop;
-use super::interrupt::{Bed, Interrupt, Sleeper};
+use super::interrupt::{Interrupt, Sleeper, WaitSlot};
 use super::layout::Shared;
 use crate::deadline::Deadline;
 use crate::shm::region::View;
@@ -17,7 +17,7 @@ const LOOKS_PER_CLOCK: u32 = 32;
 /// Who waits, for how long, and where it sleeps.
 pub(super) struct Waiter<'a> {
     pub(super) shared: &'a View<Shared>,
-    pub(super) bed: Bed,
+    pub(super) slot: WaitSlot,
     pub(super) spin: Duration,
     pub(super) interrupt: &'a Interrupt,
     pub(super) deadline: Deadline,
@@ -68,18 +68,18 @@ impl Waiter<'_> {
 
     /// Says that this thread sleeps, looks once more, and sleeps. Returns what the last looks found.
     fn sleep<T>(&self, look: &mut impl FnMut() -> Option<T>) -> Option<T> {
-        let word = self.bed.word(self.shared)?;
-        self.interrupt.tuck_in(Sleeper { shared: self.shared.clone(), bed: self.bed });
+        let word = self.slot.word(self.shared)?;
+        self.interrupt.tuck_in(Sleeper { shared: self.shared.clone(), slot: self.slot });
         // Swaps, where stores would do: they cost nothing beside the system call to come, and the model checker knows
         // the order of two threads' writes to one word only if each has read the other's.
-        let expected = match self.bed {
-            Bed::Responder | Bed::Lane(_) => {
+        let expected = match self.slot {
+            WaitSlot::Responder | WaitSlot::Lane(_) => {
                 word.swap(1, Relaxed);
                 1
             }
             // Several threads may sleep here: a flag that each sets and the waker clears would be set again by
             // one who does not sleep after all, over the head of one who is just about to.
-            Bed::Freed => {
+            WaitSlot::Freed => {
                 let before = word.load(Acquire);
                 self.shared.progress.0.wanted.swap(1, Relaxed);
                 before
@@ -92,7 +92,7 @@ impl Waiter<'_> {
             word.wait(expected, self.deadline);
             found = look();
         }
-        if !matches!(self.bed, Bed::Freed) {
+        if !matches!(self.slot, WaitSlot::Freed) {
             word.swap(0, Relaxed);
         }
         self.interrupt.get_up();

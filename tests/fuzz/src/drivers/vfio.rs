@@ -100,7 +100,7 @@ fn open(socket: OwnedFd, guest: &Guest, conversation: Option<Duration>) -> Optio
     }
     // The vSMMU and the vCPU process have gone: what they are told is lost, as it may be.
     let ((stage1, _), (link, _)) = (channel::pair().unwrap(), channel::pair().unwrap());
-    let report = Report::nobody();
+    let report = Report::discard();
     let links = Links { stage1: Stage1Link::new(stage1, 1), vcpu: FunctionLink::new(link, 1), report };
     let board = MsiBoard::attach(&MsiBoard::create("board").unwrap()).unwrap();
     let msi = InterruptTarget { doorbell: DOORBELL, board, ringer: new_ringer(), pin: new_ringer() };

@@ -47,7 +47,7 @@ pub fn roles(report: &mut Report<'_>) -> Result<Verdict> {
     Ok(Verdict::Shown)
 }
 
-/// The process of a real device, with its device, attacked from inside; `vfio-guest` audits it from outside.
+/// The process of a physical device, with its device, attacked from inside; `vfio-guest` audits it from outside.
 pub fn real_device(report: &mut Report<'_>) -> Result<Verdict> {
     if !Path::new("/dev/kvm").exists() {
         return Ok(Verdict::Skipped("this server has no KVM".into()));

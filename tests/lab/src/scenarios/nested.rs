@@ -26,7 +26,7 @@ const HOST_REFUSED: i32 = 1;
 /// The test of what a host is told that does not nest.
 const REFUSAL: &[&str] = &["host_that_does_not_nest"];
 
-/// What the device end and the nested IOMMU of `dev-vfio` do with a real device.
+/// What the device end and the nested IOMMU of `dev-vfio` do with a physical device.
 pub fn edu(report: &mut Report<'_>) -> Result<Verdict> {
     let edu = take_edu(report)?;
     let (well, table) = host_check(&edu)?;

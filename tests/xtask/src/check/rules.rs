@@ -9,9 +9,11 @@ mod heads;
 mod ignores;
 mod manifests;
 mod messages;
+mod not_yet;
 mod prints;
 mod sizes;
 mod walls;
+mod words;
 
 use super::tree::Tree;
 
@@ -19,7 +21,7 @@ use super::tree::Tree;
 pub type Rule = fn(&Tree) -> Vec<String>;
 
 /// Every rule with the name that it is reported under.
-pub const ALL: [(&str, Rule); 8] = [
+pub const ALL: [(&str, Rule); 10] = [
     ("licence and head of every source file", heads::check),
     ("length of files", sizes::check),
     ("unsafe code only behind its walls", walls::check),
@@ -28,6 +30,8 @@ pub const ALL: [(&str, Rule); 8] = [
     ("no address or path of one machine", addresses::check),
     ("every ignored test says why", ignores::check),
     ("manifests and design notes", manifests::check),
+    ("what is said to be missing is missing", not_yet::check),
+    ("words of the field", words::check),
 ];
 
 #[cfg(test)]

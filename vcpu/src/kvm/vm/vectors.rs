@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Vectors of real devices on irqfds: the host's signal becomes the guest's message inside the kernel.
+//! Vectors of physical devices on irqfds: the host's signal becomes the guest's message inside the kernel.
 //!
 //! A vector is on its irqfd while it means something and the machine runs. Taken off, a signal stays in the eventfd; put
 //! on again, KVM looks at it and brings what waits there. A route that changes under a live irqfd changes for the next

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Each rule holds on a good tree and breaks on a tree with one thing wrong.
 
-use super::{addresses, heads, ignores, manifests, messages, prints, sizes, walls};
+use super::{addresses, heads, ignores, manifests, messages, prints, sizes, walls, words};
 use crate::check::tree::Tree;
 
 const LICENCE: &str = "// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause\n";
@@ -84,4 +84,16 @@ fn manifests_take_everything_from_the_workspace() {
     let own = format!("{good}libc = {{ version = \"1\" }}\n");
     assert_eq!(manifests::check(&Tree::of(&[("a/Cargo.toml", &own), ("a/DESIGN.md", "")])).len(), 1);
     assert_eq!(manifests::check(&Tree::of(&[("a/Cargo.toml", ""), ("a/DESIGN.md", "")])).len(), 2);
+}
+
+#[test]
+fn words_of_no_field_are_found_with_what_the_field_says() {
+    for planted in
+        ["enum Happening {}", "// The device is not heard any more.", "// Its WISH.", "fn nobody() {}"]
+    {
+        let tree = Tree::of(&[("a.rs", planted)]);
+        assert_eq!(words::check(&tree).len(), 1, "{planted}");
+    }
+    let plain = "// Nobody wishlists a bedrock; the transfer meets a fault.\n";
+    assert_eq!(words::check(&Tree::of(&[("a.rs", plain)])), [""; 0]);
 }
