@@ -22,7 +22,7 @@ pub enum SizeError {
     Fraction(String),
 }
 
-/// What a fraction is rounded up to: memory and disks are made of pages, and nobody means less by `1.3G`.
+/// What a fraction is rounded up to: memory and disks are made of pages, and less is never meant by `1.3G`.
 const FRACTION_ALIGN: u64 = 4096;
 /// Digits behind the point: one byte of a TiB has no more.
 const FRACTION_DIGITS_MAX: usize = 12;

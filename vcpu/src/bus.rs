@@ -2,7 +2,7 @@
 //! Routes a guest access outside RAM to the device that owns the address.
 //!
 //! Devices in this process answer at once; those in others through their ring ([`super::remote`]). An address
-//! that nobody owns reads as zero and ignores writes, and is counted: a guest that strays is not our error.
+//! that no device claims reads as zero and ignores writes, and is counted: that is the guest's affair.
 //! The interrupt controller is not here: it belongs to the engine, which knows its accesses first.
 
 use super::gate::Gate;
@@ -36,7 +36,7 @@ pub struct Counters {
     pub local: AtomicU64,
     /// Accesses that went through a ring.
     pub remote: AtomicU64,
-    /// Accesses that nobody answers for.
+    /// Accesses that no device claims.
     pub unassigned: AtomicU64,
 }
 
@@ -46,7 +46,7 @@ enum Target<'a> {
     Rtc(u64),
     PciHost,
     Remote(&'a RemoteDevice, Place),
-    Nobody,
+    Unclaimed,
 }
 
 /// Makes a target of an offset into its window.
@@ -76,7 +76,7 @@ impl Bus {
             }
         }
         count(&self.counters.unassigned);
-        Target::Nobody
+        Target::Unclaimed
     }
 
     /// How often memory of devices was taken out of the guest.
@@ -100,7 +100,7 @@ impl Bus {
             Target::Rtc(offset) => self.rtc.read(offset, size),
             Target::PciHost => pci_host::read(size),
             Target::Remote(device, place) => device.read(place, size, &self.gate),
-            Target::Nobody => 0,
+            Target::Unclaimed => 0,
         }
     }
 
@@ -110,7 +110,7 @@ impl Bus {
             Target::Uart(offset) => self.uart.write(offset, value),
             Target::Rtc(offset) => self.rtc.write(offset, size, value),
             Target::Remote(device, place) => device.write(place, size, value, &self.gate),
-            Target::PciHost | Target::Nobody => {}
+            Target::PciHost | Target::Unclaimed => {}
         }
     }
 }

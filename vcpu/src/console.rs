@@ -121,11 +121,11 @@ impl Console {
         sent > 0
     }
 
-    /// Delivers the guest's last words: writes until nothing is left, nobody listens, or `patience` is over.
+    /// Delivers the guest's last output: writes until nothing is left, the reader is gone, or `limit` is over.
     /// For a machine that ends; what a saved one has not delivered travels with its state.
-    pub fn flush(&self, socket: &OwnedFd, patience: Duration) {
+    pub fn flush(&self, socket: &OwnedFd, limit: Duration) {
         let begun = Instant::now();
-        while !self.output().is_empty() && begun.elapsed() < patience {
+        while !self.output().is_empty() && begun.elapsed() < limit {
             let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(POLL_INTERVAL.subsec_nanos()) };
             let mut fds = [PollFd::new(socket, PollFlags::OUT)];
             if poll(&mut fds, Some(&timeout)).is_err_and(|errno| errno != Errno::INTR) {

@@ -6,10 +6,10 @@
 //! call [`Engine::run`]; all other calls come from the control thread, while no vCPU runs unless said otherwise.
 
 use super::bus::Bus;
-use super::intx::Pins;
-use super::irq::Interrupts;
+use super::interrupts::controller::InterruptController;
+use super::interrupts::intx::Pins;
+use super::interrupts::vectors::Vectors;
 use super::saved::Units;
-use super::vectors::Vectors;
 use super::window_memory::Mapper;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
@@ -54,14 +54,14 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// What it needs of the host besides memory.
     type Host: Send;
     /// Its interrupt controller: made first, for devices are wired to it and CPUs reach devices.
-    type Controller: Interrupts;
+    type Controller: InterruptController;
     /// Its state.
     type Saved: Units;
 
     /// Whether it makes memory slots of windows: then [`Engine::mapper`] has who does.
     const MAPS_WINDOWS: bool;
     /// Whether its controller listens to vectors of physical devices by itself.
-    const HEARS_VECTORS: bool;
+    const LISTENS_TO_VECTORS: bool;
 
     /// Takes what it needs of the host out of the inherited table.
     fn take_host(fds: &mut Inherited) -> Result<Self::Host, Failure>;

@@ -9,8 +9,10 @@ use super::console::Console;
 use super::cpu_thread;
 use super::engine::{Engine, EngineParts};
 use super::gate::Gate;
-use super::irq::{Interrupts, Spi, Wire, Wires};
-use super::remote::{RemoteDevice, RemoteMsi};
+use super::interrupts::board::Board;
+use super::interrupts::controller::{InterruptController, Spi};
+use super::interrupts::thread::{InterruptThread, Wire};
+use super::remote::RemoteDevice;
 use super::rtc::Rtc;
 use super::saved::SavedMachine;
 use super::uart::Uart;
@@ -42,8 +44,8 @@ pub struct Parts<E: Engine> {
     pub remotes: Vec<RemoteDevice>,
     /// Their interrupts.
     pub wires: Vec<Wire>,
-    /// And those that are messages.
-    pub msis: Vec<RemoteMsi>,
+    /// The boards of their messages.
+    pub boards: Vec<Board>,
 }
 
 /// A guest's machine.
@@ -53,7 +55,7 @@ pub struct Guest<E> {
     bus: Arc<Bus>,
     console: Arc<Console>,
     console_socket: Arc<OwnedFd>,
-    wires: Arc<Wires>,
+    interrupts: Arc<InterruptThread>,
 }
 
 /// For the guest's last output to find a reader; less than the coordinator waits for this process to end.
@@ -63,25 +65,25 @@ impl<E: Engine> Guest<E> {
     /// A machine at reset, or as it was saved.
     pub fn new(parts: Parts<E>, saved: Option<&SavedMachine<E::Saved>>) -> Result<Self, Failure> {
         let fail = |why: &dyn ToString| Failure::new("build the machine", why.to_string());
-        let Parts { engine: parts, host, console: socket, remotes, wires, msis } = parts;
+        let Parts { engine: parts, host, console: socket, remotes, wires, boards } = parts;
         let gate = Arc::new(Gate::default());
         let pins = Arc::clone(&parts.pins);
         let controller = E::controller(host, &parts, saved.map(|saved| &saved.engine))?;
-        let interrupts = Arc::clone(&controller) as Arc<dyn Interrupts>;
-        pins.connect(&interrupts);
+        let devices = Arc::clone(&controller) as Arc<dyn InterruptController>;
+        pins.connect(&devices);
         if let Some(mapper) = E::mapper(&controller) {
             remotes.iter().for_each(|remote| remote.connect(&mapper));
         }
         let console = Console::new().map_err(|errno| fail(&errno))?;
-        let irq = Spi::new(Arc::clone(&interrupts), SPI_BASE + spi::UART);
+        let irq = Spi::new(Arc::clone(&devices), SPI_BASE + spi::UART);
         let uart = match saved {
             None => Uart::new(Arc::clone(&console), Arc::clone(&gate), irq),
             Some(saved) => Uart::restore(Arc::clone(&console), Arc::clone(&gate), irq, &saved.uart)
                 .map_err(|error| fail(&error))?,
         };
-        let alarm = Spi::new(Arc::clone(&interrupts), SPI_BASE + spi::RTC);
+        let alarm = Spi::new(Arc::clone(&devices), SPI_BASE + spi::RTC);
         let rtc = Rtc::new(alarm, saved.map(|saved| &saved.rtc));
-        let wires = Arc::new(Wires::new(interrupts, wires, msis, pins)?);
+        let interrupts = Arc::new(InterruptThread::new(devices, wires, boards, pins)?);
         let bus = Arc::new(Bus {
             uart: Arc::new(uart),
             rtc,
@@ -90,7 +92,14 @@ impl<E: Engine> Guest<E> {
             counters: Counters::default(),
         });
         let engine = E::new(parts, controller, Arc::clone(&bus), saved.map(|saved| &saved.engine))?;
-        Ok(Self { gate, engine: Arc::new(engine), bus, console, console_socket: Arc::new(socket), wires })
+        Ok(Self {
+            gate,
+            engine: Arc::new(engine),
+            bus,
+            console,
+            console_socket: Arc::new(socket),
+            interrupts,
+        })
     }
 
     /// Starts the threads, all parked at the gate.
@@ -106,8 +115,8 @@ impl<E: Engine> Guest<E> {
         self.spawn("console".into(), move || console.serve(&socket, &bus.uart, &gate))?;
         let (bus, gate) = (Arc::clone(&self.bus), Arc::clone(&self.gate));
         self.spawn("rtc".into(), move || bus.rtc.serve(&gate))?;
-        let (wires, gate) = (Arc::clone(&self.wires), Arc::clone(&self.gate));
-        self.spawn("irq".into(), move || wires.serve(&gate))
+        let (interrupts, gate) = (Arc::clone(&self.interrupts), Arc::clone(&self.gate));
+        self.spawn("irq".into(), move || interrupts.serve(&gate))
     }
 
     fn spawn(&self, name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -144,7 +153,7 @@ impl<E: Engine> Guest<E> {
         self.engine.kick();
         self.console.wake();
         self.bus.rtc.wake();
-        self.wires.wake();
+        self.interrupts.wake();
         if let Err(error) = self.gate.wait_parked(PARK_DEADLINE) {
             // Whoever did stop goes on: the guest runs as before, and its clock has not stopped.
             self.gate.run();
@@ -168,7 +177,7 @@ impl<E: Engine> Guest<E> {
     /// All state of a paused machine.
     pub fn save(&self) -> Result<SavedMachine<E::Saved>, Failure> {
         // Devices were paused after the CPUs: what they signalled in between is state of the guest.
-        self.wires.deliver_msis();
+        self.interrupts.deliver_boards();
         Ok(SavedMachine { uart: self.bus.uart.save(), rtc: self.bus.rtc.save(), engine: self.engine.save()? })
     }
 
@@ -190,7 +199,7 @@ impl<E: Engine> Guest<E> {
         for (name, counter) in [("local", local), ("remote", remote), ("unassigned", unassigned)] {
             inspect.counter(format!("mmio.{name}"), counter.load(Ordering::Relaxed));
         }
-        self.wires.inspect(inspect);
+        self.interrupts.inspect(inspect);
         for device in &self.bus.remotes {
             device.inspect(inspect);
         }

@@ -2,7 +2,7 @@
 //! Whether a device in another process can still be used.
 //!
 //! One that does not answer within the contract's time, breaks the contract, or has gone has failed for good: it reads as all
-//! ones from then on, and nobody waits for it any more. The coordinator is told, who ends its process: what has
+//! ones from then on, without a wait. The coordinator is told, which ends its process: what has
 //! failed for the guest's CPUs may make no DMA either.
 
 use ipc::channel::Channel;

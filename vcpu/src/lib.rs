@@ -5,11 +5,11 @@
 //!   main thread      control requests (ipc::service)          -> process.rs
 //!   vCPU threads     guest code; accesses outside RAM         -> cpu_thread.rs, bus.rs, remote.rs
 //!   console thread   UART <-> coordinator                     -> console.rs
-//!   irq thread       eventfds of other processes -> engine    -> irq.rs
-//!   bus threads      a function's memory and its vectors      -> windows.rs, vectors.rs
+//!   irq thread       doorbells of other processes -> engine   -> interrupts/thread.rs
+//!   function links   a function's memory and its vectors      -> function_link.rs
 //! ```
 //!
-//! All but the main thread and the bus threads obey one switch, the [`gate`]. What executes guest code is an [`engine`]:
+//! All but the main thread and those of function links obey one switch, the [`gate`]. What executes guest code is an [`engine`]:
 //! software CPUs ([`soft`]) in one program, those of the host in another. Control requests, bus, devices and their state
 //! units are the same under both.
 
@@ -18,13 +18,12 @@ mod console;
 mod cpu_thread;
 mod engine;
 mod entry;
+mod function_link;
 mod gate;
 mod guest;
 mod health;
-mod intx;
-mod irq;
+mod interrupts;
 mod kvm;
-mod nudges;
 mod pci_host;
 mod process;
 mod remote;
@@ -32,7 +31,6 @@ mod rtc;
 mod saved;
 mod soft;
 mod uart;
-mod vectors;
 mod waker;
 mod window_memory;
 mod windows;

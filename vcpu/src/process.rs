@@ -6,14 +6,16 @@
 //! that is not there, or named twice, is refused.
 
 use super::engine::{Engine, EngineParts};
+use super::function_link::FunctionLink;
 use super::guest::{Guest, Parts};
 use super::health::Health;
-use super::intx::{Pin, Pins};
-use super::irq::Wire;
+use super::interrupts::board::Board;
+use super::interrupts::intx::{Pin, Pins};
+use super::interrupts::thread::Wire;
+use super::interrupts::vectors::Vectors;
 use super::remote::{self, RemoteDevice};
 use super::saved::SavedMachine;
-use super::vectors::{Vectors, Wiring};
-use super::windows::{self, Windows};
+use super::windows::Windows;
 use ipc::channel::Channel;
 use ipc::deadline::Deadline;
 use ipc::hello::Hello;
@@ -90,7 +92,7 @@ impl<E: Engine> VcpuProcess<E> {
     fn guest(&self) -> Result<&Guest<E>, Failure> {
         match &self.stage {
             Stage::Built(guest) => Ok(guest),
-            _ => Err(Failure::new("reach the machine", "it is not built yet")),
+            _ => Err(Failure::new("reach the guest", "it is not built yet")),
         }
     }
 
@@ -232,7 +234,7 @@ fn open_parts<E: Engine>(
             });
         }
     }
-    let (mut msis, mut pins, mut buses) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut boards, mut pins, mut links) = (Vec::new(), Vec::new(), Vec::new());
     for function in &config.functions {
         let ring = take(function.ring_fd, "MMIO ring of a function")?;
         let memory = Arc::new(Windows::new(function, E::MAPS_WINDOWS));
@@ -244,7 +246,7 @@ fn open_parts<E: Engine>(
             Arc::clone(&memory),
             Arc::clone(&health),
         )?);
-        let bus = take(function.bus_fd, "bus channel of a function")?;
+        let channel = take(function.bus_fd, "function link")?;
         if function.intx.spi >= SPI_COUNT {
             return Err(fail("wire an INTx pin", &format!("there is no SPI {}", function.intx.spi)));
         }
@@ -253,21 +255,22 @@ fn open_parts<E: Engine>(
         let ended = take(function.intx.ended_fd, "end of an INTx interrupt")?.into();
         pins.push(Pin { raised, ended, intid });
         let device_id = function.bdf.0.into();
-        buses.push((memory, health, bus, device_id, intid));
+        links.push((memory, health, channel, device_id, intid));
         let board = Region::from_fd(take(function.msi_board_fd, "MSI board")?, BOARD_LEN)
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map an MSI board", &error))?;
         let doorbell = take(function.msi_doorbell_fd, "MSI doorbell")?.into();
-        msis.push(remote::RemoteMsi { board, doorbell, device_id });
+        boards.push(Board { board, doorbell, device_id });
     }
     let pins = Arc::new(Pins::new(pins));
-    let vectors = Arc::new(Vectors::new(E::HEARS_VECTORS));
-    for (memory, health, bus, device_id, intid) in buses {
-        let wiring = Wiring { pins: Arc::clone(&pins), vectors: Arc::clone(&vectors), device_id, intid };
+    let vectors = Arc::new(Vectors::new(E::LISTENS_TO_VECTORS));
+    for (windows, health, channel, device_id, intid) in links {
+        let (pins, vectors) = (Arc::clone(&pins), Arc::clone(&vectors));
+        let link = FunctionLink { windows, health, pins, vectors, device_id, intid };
         std::thread::Builder::new()
-            .name("bus".to_owned())
-            .spawn(move || windows::serve(&memory, &wiring, &health, bus, generation))
-            .map_err(|error| fail("start a function's bus thread", &error))?;
+            .name("function link".to_owned())
+            .spawn(move || link.serve(channel, generation))
+            .map_err(|error| fail("start the thread of a function link", &error))?;
     }
     Ok(Parts {
         engine: EngineParts {
@@ -283,6 +286,6 @@ fn open_parts<E: Engine>(
         console,
         remotes,
         wires,
-        msis,
+        boards,
     })
 }

@@ -4,9 +4,9 @@
 //! Reads of a device with a register page never come here: the page is mapped for the CPU. A register that only
 //! the guest writes is stored in the page first and its write posted, so the guest reads its own write back;
 //! every other write waits for the device's answer. A device that does not answer in time, or is gone, has failed
-//! ([`super::health`]): the CPU that asked goes on with all ones, and a pause waits for no device longer than that. What of a PCI function is memory never goes
-//! through the ring while it is shown; and while any is, no write of that function is posted, because an access to its
-//! memory would overtake it.
+//! ([`super::health`]): the CPU that asked goes on with all ones, and a pause waits for no device longer than that. What of
+//! a PCI function is memory never goes through the ring while it is shown; and while any is, no write of that function is
+//! posted, because an access to its memory would overtake it. A device without a register page costs an access no lock.
 
 use super::gate::Gate;
 use super::health::Health;
@@ -14,12 +14,10 @@ use super::pci_host;
 use super::window_memory::Mapper;
 use super::windows::Windows;
 use ipc::deadline::Deadline;
-use ipc::doorbell::Doorbell;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteMmio};
 use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
-use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::{self, GuestOwned, RegisterPage};
 use ipc::shm::ring;
@@ -39,25 +37,14 @@ const WAIT_SLICE: Duration = Duration::from_millis(100);
 /// waiting: the device stood still as well.
 const WAIT_COUNTED_MAX: Duration = Duration::from_millis(200);
 
-/// Where the MSIs of a PCI function come in.
-#[derive(Debug)]
-pub struct RemoteMsi {
-    /// Pending events.
-    pub board: MsiBoard,
-    /// Says to look at them.
-    pub doorbell: Doorbell,
-    /// What every one of them is signalled with.
-    pub device_id: u32,
-}
-
 /// The device.
 #[derive(Debug)]
 pub struct RemoteDevice {
     health: Arc<Health>,
     windows: Vec<Window>,
     requester: Requester,
-    /// Locked from the store to the post: page and ring see two CPUs' writes in one order.
-    guest_owned: Mutex<Option<GuestOwned>>,
+    /// Of a device with a register page. Locked from the store to the post: page and ring see two CPUs' writes in one order.
+    guest_owned: Option<Mutex<GuestOwned>>,
     posted: Vec<u64>,
     /// Which parts of a PCI function are memory.
     memory: Option<Arc<Windows>>,
@@ -108,7 +95,7 @@ impl RemoteDevice {
         let page = Region::from_fd(page, register_page::PAGE_LEN).map_err(|error| fail(error.to_string()))?;
         let image = RegisterPage::attach(&page).map_err(|error| fail(error.to_string()))?;
         let owned = GuestOwned::new(image, rules.guest_owned.iter().copied());
-        device.guest_owned = Mutex::new(Some(owned));
+        device.guest_owned = Some(Mutex::new(owned));
         device.posted = rules.posted.iter().copied().map(u64::from).collect();
         let region = map_for_guest(&page, config.base.0).map_err(fail)?;
         Ok((device, Some(region)))
@@ -144,12 +131,11 @@ impl RemoteDevice {
         let requester = Region::from_fd(ring, ring::RING_LEN)
             .and_then(|ring| Requester::attach(&ring, spin))
             .map_err(|error| Failure::new(format!("open the ring of {}", health.name()), error))?;
-        let guest_owned = Mutex::new(None);
         Ok(Self {
             health,
             windows,
             requester,
-            guest_owned,
+            guest_owned: None,
             posted: Vec::new(),
             memory: None,
             counters: Counters::default(),
@@ -202,7 +188,8 @@ impl RemoteDevice {
         let posted = posted && !self.memory.as_ref().is_some_and(|memory| memory.any_shown());
         let interrupt = Interrupt::new();
         let post = || self.requester.post(region, offset, size, value, &interrupt, slice()).map(|()| 0);
-        let owned = self.guest_owned.lock().unwrap_or_else(PoisonError::into_inner);
+        let owned = self.guest_owned.as_ref();
+        let owned = owned.map(|page| page.lock().unwrap_or_else(PoisonError::into_inner));
         let [a, b, c, d, ..] = value.to_le_bytes();
         let stored = size == 4
             && owned.as_ref().is_some_and(|page| page.store_u32(offset, u32::from_le_bytes([a, b, c, d])));

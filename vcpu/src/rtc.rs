@@ -8,7 +8,7 @@
 mod pl031;
 
 use super::gate::Gate;
-use super::irq::Spi;
+use super::interrupts::controller::Spi;
 use super::saved::RtcV1;
 use pl031::Pl031;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

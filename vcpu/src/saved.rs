@@ -7,7 +7,7 @@
 use ipc::saved::{Reader, SavedError, Writer};
 use serde::{Deserialize, Serialize};
 
-/// The 16550, with the console output that nobody has read yet.
+/// The 16550, with the console output that is not read yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UartV1 {
     /// DLL.

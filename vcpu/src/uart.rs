@@ -5,7 +5,7 @@
 
 use super::console::Console;
 use super::gate::Gate;
-use super::irq::Spi;
+use super::interrupts::controller::Spi;
 use super::saved::UartV1;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub struct Waker(OwnedFd);
 
 impl Waker {
-    /// One that wakes nobody yet; fails only where the host has no eventfd left.
+    /// One that was not woken yet; fails only where the host has no eventfd left.
     pub fn new() -> Result<Self, Errno> {
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Self)
     }
@@ -24,7 +24,7 @@ impl Waker {
 
     /// Lets the next `poll` wait again.
     pub fn clear(&self) {
-        // Nothing to read means that nobody woke.
+        // Nothing to read means that no thread woke it.
         let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
 }

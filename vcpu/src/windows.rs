@@ -6,27 +6,16 @@
 //! looked up at an access ([`Windows::read`]), on the path of device accesses: no TLB holds them, no code runs from them, no
 //! store to them is in a dirty log. A BAR of the physical device is a slot or nothing: a touch of ours could fault.
 
-use super::health::Health;
-use super::vectors::Wiring;
+use super::window_memory::{Mapper, WindowMemory};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ipc::addr::{Gpa, GpaRange};
-use ipc::channel::{Channel, Incoming};
-use ipc::deadline::Deadline;
-use ipc::error::Error;
-use ipc::hello::{Hello, Role};
-use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow, WINDOWS_LEN_MAX, WINDOWS_MAX};
+use ipc::protocol::bus::{DeviceWindow, WINDOWS_LEN_MAX, WINDOWS_MAX};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction};
 use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
-use std::time::Duration;
-
-use super::window_memory::{Mapper, WindowMemory};
-
-/// How long an answer may wait for room; who leaves answers unread waits for none.
-const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
 /// The windows of one function.
 #[derive(Debug)]
@@ -242,50 +231,7 @@ impl Windows {
             inspect.counter(format!("{}.{name}", self.name), value);
         }
     }
-
-    fn carry_out(&self, request: BusRequest, fds: Vec<OwnedFd>, wiring: &Wiring) -> BusReply {
-        let done = match (request, fds.into_iter().next()) {
-            (BusRequest::AddWindow(window), Some(file)) => self.add(&window, file),
-            // The channel holds the number of fds against the message; this is for completeness.
-            (BusRequest::AddWindow(_), None) => Err("it came without its memory".to_owned()),
-            (BusRequest::ShowWindows { shown }, _) => self.show(shown),
-            (BusRequest::LowerIntx, _) => {
-                wiring.lower_intx();
-                Ok(())
-            }
-            (BusRequest::AddVector { index }, Some(eventfd)) => wiring.add_vector(index, eventfd),
-            (BusRequest::AddVector { .. }, None) => Err("it came without its eventfd".to_owned()),
-            (BusRequest::RouteVector { index, event }, _) => wiring.route_vector(index, event),
-        };
-        done.map_or_else(BusReply::Refused, |()| BusReply::Done)
-    }
-}
-
-/// Serves the function's process until it is gone, and the device has failed with that. Paused or not: that process asks only on behalf of what the guest
-/// did before.
-pub fn serve(windows: &Windows, wiring: &Wiring, health: &Health, channel: OwnedFd, generation: u32) {
-    let channel = Channel::<Bus>::from_fd(channel, Hello::new(Role::Vcpu, generation));
-    let end = channel.hello(Role::Vfio, Deadline::after(Deadline::SPAN_MAX)).and_then(|()| {
-        loop {
-            match channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
-                Ok(Incoming::Request { request_id, body, fds }) => {
-                    let reply = windows.carry_out(body, fds, wiring);
-                    channel.reply::<OwnedFd>(request_id, &reply, &[], Deadline::after(ANSWER_SPAN))?;
-                }
-                Ok(Incoming::Event { body, .. }) => match body {},
-                Err(Error::Timeout { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    });
-    let Err(error): Result<(), _> = end else { return };
-    // Nobody will hide its memory any more. What the host refuses here stays as it is until the VM ends.
-    let _ = windows.show(false);
-    health.fail(match error {
-        Error::PeerGone { .. } => "its end of the bus channel is closed".to_owned(),
-        error => format!("its process is not listened to any more: {error}"),
-    });
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

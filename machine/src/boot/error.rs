@@ -89,7 +89,7 @@ pub enum BootError {
         part: Part,
         /// Bytes it takes.
         len: u64,
-        /// Whether that is all: of a packed kernel nobody knows where it would have ended.
+        /// Whether that is all: where a packed kernel would have ended is not known.
         whole: bool,
         /// Bytes there are for it.
         room: u64,

@@ -60,9 +60,9 @@ impl Cpu {
             let what = format!("{step} vCPU {index}");
             move |errno: vmm_sys_util::errno::Error| Failure::new(what, errno)
         };
-        let fd = vm.create_vcpu(index as u64).map_err(fail("make"))?;
+        let fd = vm.create_vcpu(index as u64).map_err(fail("create"))?;
         let mut init = kvm_vcpu_init::default();
-        vm.get_preferred_target(&mut init).map_err(fail("find the kind of"))?;
+        vm.get_preferred_target(&mut init).map_err(fail("find the preferred target of"))?;
         let power = if index == 0 { 0 } else { 1 << KVM_ARM_VCPU_POWER_OFF };
         if let Some(features) = init.features.first_mut() {
             *features |= 1 << KVM_ARM_VCPU_PSCI_0_2 | u32::from(pmu) << KVM_ARM_VCPU_PMU_V3 | power;
@@ -138,7 +138,7 @@ impl Cpu {
                     let mut events = kvm_vcpu_events::default();
                     events.exception.ext_dabt_pending = 1;
                     if let Err(errno) = running.vcpu().set_vcpu_events(&events) {
-                        return Exit::Fatal(format!("KVM refuses it an abort: {errno}"));
+                        return Exit::Fatal(format!("KVM_SET_VCPU_EVENTS failed: {errno}"));
                     }
                 }
                 Next::Leave(exit) => return exit,
@@ -166,7 +166,7 @@ impl Cpu {
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _)) => Next::Leave(Exit::PowerOff),
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _)) => Next::Leave(Exit::Reset),
             Ok(VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _)) => {
-                Next::Leave(Exit::Fatal("the guest says that it has crashed".into()))
+                Next::Leave(Exit::Fatal("the guest reported a crash (KVM_SYSTEM_EVENT_CRASH)".into()))
             }
             Ok(VcpuExit::Unsupported(KVM_EXIT_ARM_NISV)) => Next::Abort,
             Ok(VcpuExit::Intr) => Next::Run { completes: false },
@@ -220,7 +220,7 @@ impl Cpu {
             let refuse =
                 |why: String| Failure::new(format!("restore register {id:#x} of vCPU {}", self.index), why);
             if !known.contains(id) || COUNTERS.contains(id) {
-                return Err(refuse("vCPUs of this host have none of that id".into()));
+                return Err(refuse("this host's vCPUs have no register of that id".into()));
             }
             if value.len() != registers::size_of_id(*id) {
                 return Err(refuse(format!("{} bytes were saved", value.len())));

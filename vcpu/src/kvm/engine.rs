@@ -26,12 +26,12 @@ impl Engine for Kvm {
     type Host = OwnedFd;
     type Controller = Vm;
     type Saved = SavedKvm;
-    const HEARS_VECTORS: bool = true;
+    const LISTENS_TO_VECTORS: bool = true;
 
     const MAPS_WINDOWS: bool = true;
 
     fn take_host(fds: &mut Inherited) -> Result<OwnedFd, Failure> {
-        fds.take(KVM_FD).map_err(|error| Failure::new("take the host's KVM", error))
+        fds.take(KVM_FD).map_err(|error| Failure::new("take the descriptor of /dev/kvm", error))
     }
 
     fn controller(host: OwnedFd, parts: &EngineParts, saved: Option<&SavedKvm>) -> Result<Arc<Vm>, Failure> {
@@ -67,7 +67,7 @@ impl Engine for Kvm {
     fn run(&self, index: usize) -> Exit {
         match self.vm.cpus.get(index) {
             Some(cpu) => cpu.run(&self.bus),
-            None => Exit::Fatal("KVM has no such vCPU".into()),
+            None => Exit::Fatal("the VM has no such vCPU".into()),
         }
     }
 

@@ -40,21 +40,21 @@ impl Gic {
     /// Both at reset, in a VM that has all its vCPUs.
     pub fn new(vm: &VmFd, vcpu_count: u32) -> Result<Self, Failure> {
         let make = |kind| vm.create_device(&mut kvm_create_device { type_: kind, fd: 0, flags: 0 });
-        let gic = make(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3).map_err(fail("make a GICv3"))?;
-        let its = make(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS).map_err(fail("make an ITS"))?;
+        let gic = make(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_V3).map_err(fail("create the GICv3"))?;
+        let its = make(kvm_device_type_KVM_DEV_TYPE_ARM_VGIC_ITS).map_err(fail("create the ITS"))?;
         for (device, kind, place) in [
             (&gic, KVM_VGIC_V3_ADDR_TYPE_DIST, GIC_DISTRIBUTOR),
             (&gic, KVM_VGIC_V3_ADDR_TYPE_REDIST, GIC_REDISTRIBUTORS),
             (&its, KVM_VGIC_ITS_ADDR_TYPE, GIC_ITS),
         ] {
             sys::set_attr(device, KVM_DEV_ARM_VGIC_GRP_ADDR, kind.into(), place.base)
-                .map_err(fail("place the interrupt controller"))?;
+                .map_err(fail("set the addresses of the interrupt controller"))?;
         }
         sys::set_attr(&gic, KVM_DEV_ARM_VGIC_GRP_NR_IRQS, 0, SPI_BASE + SPI_COUNT)
             .map_err(fail("set the number of interrupts"))?;
         for device in [&gic, &its] {
             sys::command(device, KVM_DEV_ARM_VGIC_GRP_CTRL, KVM_DEV_ARM_VGIC_CTRL_INIT.into())
-                .map_err(fail("set up the interrupt controller"))?;
+                .map_err(fail("initialise the interrupt controller"))?;
         }
         Ok(Self { vcpu_count, gic, its })
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The kernel's own count of a vCPU's exits: also of those that it dealt with itself, which nobody else sees.
+//! The kernel's own count of a vCPU's exits: also of those that it handled itself, which no exit to user space shows.
 //!
 //! A vCPU's statistics are a file that says itself what is in it (Linux, Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD):
 //! a header, a descriptor with a name for each statistic, and the values. Where the wanted ones are is found once; after that

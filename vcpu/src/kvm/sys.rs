@@ -59,7 +59,7 @@ pub fn set_memory(vm: &VmFd, slot: &Slot, memory: &GuestMemoryMmap, log: bool) -
         userspace_addr: host as u64,
     };
     // SAFETY: the range is one whole mapping of shared memory, which Rust code here reaches through atomics and
-    // volatile copies only; it stays mapped as long as the VM, by this function's contract with its one caller.
+    // volatile copies only; it stays mapped as long as the VM, by this function's contract with its callers.
     unsafe { vm.set_user_memory_region(region) }
 }
 
@@ -74,7 +74,7 @@ pub fn set_window(vm: &VmFd, number: u32, memory: &WindowMemory) -> Result<()> {
         userspace_addr: memory.host_address().ok_or(Errno::new(libc::EFAULT))? as u64,
     };
     // SAFETY: the range is one whole mapping of device memory, which Rust code here reaches through atomics and volatile
-    // copies or not at all; it stays mapped as long as the slot, by this function's contract with its one caller.
+    // copies or not at all; it stays mapped as long as the slot, by this function's contract with its callers.
     unsafe { vm.set_user_memory_region(region) }
 }
 
@@ -151,7 +151,7 @@ pub fn stats(vcpu: &VcpuFd) -> Result<OwnedFd> {
     if fd < 0 {
         return Err(Errno::last());
     }
-    // SAFETY: the kernel has just opened it for us and nobody else knows its number.
+    // SAFETY: the kernel has just opened it for us and nothing else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

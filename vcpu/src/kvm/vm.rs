@@ -14,9 +14,9 @@ use super::saved::{KvmClockV1, KvmItsV1, KvmMessageV1, SavedKvm};
 use super::sys;
 use super::window_slots::WindowSlots;
 use crate::engine::EngineParts;
-use crate::intx::Pins;
-use crate::irq::{Interrupts, Line};
-use crate::vectors::{Vector, Vectors};
+use crate::interrupts::controller::{InterruptController, ResampledLine};
+use crate::interrupts::intx::Pins;
+use crate::interrupts::vectors::{Vector, Vectors};
 use ipc::addr::Gpa;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
@@ -51,8 +51,8 @@ pub struct Vm {
     page_len: u64,
     /// The pins of PCI functions, and their lines.
     pins: Arc<Pins>,
-    lines: Vec<Line>,
-    /// One for each line, which nobody signals: KVM tells of an interrupt's end only whoever could also raise it.
+    lines: Vec<ResampledLine>,
+    /// One for each line, never signalled: KVM takes a resamplefd only along with an eventfd that could raise the line.
     unused: Vec<OwnedFd>,
     /// The vectors of physical devices. Locked before the state.
     vectors: Arc<Vectors>,
@@ -72,7 +72,7 @@ struct State {
     /// What KVM was told that vectors are.
     routes: Routes,
     /// How many vectors are on an irqfd.
-    heard: u64,
+    connected: u64,
 }
 
 fn fail(what: &'static str) -> impl FnOnce(Errno) -> Failure {
@@ -83,9 +83,15 @@ impl Vm {
     /// A VM at reset, or as it was saved, paused.
     pub fn new(device: OwnedFd, parts: &EngineParts, saved: Option<&SavedKvm>) -> Result<Self, Failure> {
         let kvm = sys::kvm(device);
+        let page_len = sys::page_len();
+        let (mut lines, mut unused) = (Vec::new(), Vec::new());
+        for intid in parts.pins.intids() {
+            lines.push(ResampledLine { fell: new_eventfd("create the eventfds of an INTx line")?, intid });
+            unused.push(new_eventfd("create the eventfds of an INTx line")?);
+        }
         let fd = kvm
             .create_vm_with_ipa_size(IPA_BITS)
-            .map_err(fail("make a VM with the machine's 40-bit addresses"))?;
+            .map_err(fail("create a VM with 40-bit guest addresses (KVM_CREATE_VM)"))?;
         needs::check(parts.pmu, |capability| fd.check_extension_raw(capability.into()))?;
         let enable = |cap, first| {
             let mut request = kvm_enable_cap { cap, ..Default::default() };
@@ -93,8 +99,8 @@ impl Vm {
             fd.enable_cap(&request)
         };
         enable(KVM_CAP_ARM_NISV_TO_USER, 0).map_err(fail("enable KVM_CAP_ARM_NISV_TO_USER"))?;
-        enable(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 1).map_err(fail("clear the dirty log by hand"))?;
-        let page_len = sys::page_len();
+        enable(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, 1)
+            .map_err(fail("enable KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2"))?;
         let slots = add_memory(&fd, parts, page_len)?;
         let cpus = (0..parts.vcpu_count)
             .map(|index| Cpu::new(&fd, index, parts.pmu))
@@ -105,21 +111,17 @@ impl Vm {
             cpus.iter().try_for_each(Cpu::set_up_pmu)?;
         }
         // From now on the guest's counter is what we say, and a read of it tells the host's.
-        sys::set_counter_offset(&fd, 0).map_err(fail("set the guest's counter"))?;
+        sys::set_counter_offset(&fd, 0)
+            .map_err(fail("set the counter offset (KVM_ARM_SET_COUNTER_OFFSET)"))?;
         let state = State {
             running: false,
             counter_offset: 0,
             clock: KvmClockV1 { ticks: 0, hz: sys::counter_hz() },
             late: Vec::new(),
             routes: Routes::default(),
-            heard: 0,
+            connected: 0,
         };
         let (dirty, pins) = (Arc::clone(&parts.dirty), Arc::clone(&parts.pins));
-        let (mut lines, mut unused) = (Vec::new(), Vec::new());
-        for intid in pins.intids() {
-            lines.push(Line { fell: new_eventfd("make an INTx line")?, intid });
-            unused.push(new_eventfd("make an INTx line")?);
-        }
         let (vectors, messages, state) = (Arc::clone(&parts.vectors), AtomicU64::new(0), Mutex::new(state));
         let fd = Arc::new(fd);
         let first_free = slots.iter().map(|(slot, _)| slot.number + 1).max().unwrap_or(0);
@@ -194,7 +196,7 @@ impl Vm {
         let mut state = self.state();
         let host = self.ticks()?.wrapping_add(state.counter_offset);
         let offset = host.wrapping_sub(state.clock.ticks);
-        sys::set_counter_offset(&self.fd, offset).map_err(fail("let the guest's counter go on"))?;
+        sys::set_counter_offset(&self.fd, offset).map_err(fail("set the counter offset at resume"))?;
         state.counter_offset = offset;
         for message in std::mem::take(&mut state.late) {
             self.signal(message);
@@ -226,7 +228,8 @@ impl Vm {
         for (line, unused) in self.lines.iter().zip(&self.unused) {
             // KVM numbers wired interrupts from the first shared one.
             let (gsi, fell) = (line.intid.saturating_sub(SPI_BASE), Some(line.fell.as_fd()));
-            sys::irqfd(&self.fd, unused.as_fd(), fell, gsi, assign).map_err(fail("connect an INTx line"))?;
+            sys::irqfd(&self.fd, unused.as_fd(), fell, gsi, assign)
+                .map_err(fail("assign the irqfd of an INTx line"))?;
             if assign {
                 // Taking a line off lowers it: whoever still holds it up says so again.
                 self.pins.ended(line.intid);
@@ -293,7 +296,7 @@ impl Vm {
     pub fn inspect(&self, inspect: &mut Inspect) {
         cpu::inspect_counters(&self.cpus, inspect);
         self.cpus.iter().for_each(|cpu| cpu.inspect(inspect));
-        inspect.counter("irqfd.vectors", self.state().heard);
+        inspect.counter("irqfd.vectors", self.state().connected);
         inspect.counter("msi.signalled", self.messages.load(Ordering::Relaxed));
     }
 
@@ -302,7 +305,7 @@ impl Vm {
     }
 }
 
-impl Interrupts for Vm {
+impl InterruptController for Vm {
     fn pulse(&self, intid: u32) {
         // An edge: the rise is what makes it pending.
         self.set_level(intid, true);
@@ -326,11 +329,16 @@ impl Interrupts for Vm {
         }
     }
 
-    fn lines(&self) -> &[Line] {
+    fn resampled(&self) -> &[ResampledLine] {
         &self.lines
     }
 
-    fn nudge(&self) {
+    fn loses_ends(&self) -> bool {
+        // That of Linux 7.3 does; a kick that another does not need costs time and harms nothing.
+        true
+    }
+
+    fn kick_vcpus(&self) {
         self.cpus.iter().for_each(Cpu::kick);
     }
 }
@@ -359,10 +367,11 @@ fn add_memory(
         })
         .collect();
     let plan = memslots::plan(regions.iter().map(|(kind, gpa, len, _)| (*kind, *gpa, *len)), page_len)
-        .map_err(|error| Failure::new("arrange the guest's memory", error))?;
+        .map_err(|error| Failure::new("plan the memory slots", error))?;
     let mut slots = Vec::new();
     for (slot, (.., memory)) in plan.into_iter().zip(regions) {
-        sys::set_memory(fd, &slot, &memory, false).map_err(fail("give the guest its memory"))?;
+        sys::set_memory(fd, &slot, &memory, false)
+            .map_err(fail("add a memory slot (KVM_SET_USER_MEMORY_REGION)"))?;
         slots.push((slot, memory));
     }
     Ok(slots)

@@ -12,7 +12,7 @@ pub use self::saved::SavedSoft;
 use self::slot::CpuSlot;
 use super::bus::Bus;
 use super::engine::{Engine, EngineParts, Exit};
-use super::irq::{Interrupts, Line};
+use super::interrupts::controller::{InterruptController, ResampledLine};
 use super::window_memory::Mapper;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
@@ -35,7 +35,7 @@ pub struct SoftController {
     clock: Arc<Clock>,
 }
 
-impl Interrupts for SoftController {
+impl InterruptController for SoftController {
     fn pulse(&self, intid: u32) {
         self.gic.pulse(intid);
     }
@@ -49,11 +49,15 @@ impl Interrupts for SoftController {
         let _ = self.gic.signal_msi(device_id, event_id);
     }
 
-    fn lines(&self) -> &[Line] {
+    fn resampled(&self) -> &[ResampledLine] {
         &[]
     }
 
-    fn nudge(&self) {}
+    fn loses_ends(&self) -> bool {
+        false
+    }
+
+    fn kick_vcpus(&self) {}
 }
 
 /// Software CPUs.
@@ -68,7 +72,7 @@ impl Engine for Soft {
     type Host = ();
     type Controller = SoftController;
     type Saved = SavedSoft;
-    const HEARS_VECTORS: bool = false;
+    const LISTENS_TO_VECTORS: bool = false;
 
     const MAPS_WINDOWS: bool = false;
 

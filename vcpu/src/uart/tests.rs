@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 use super::*;
 use crate::console::OUTPUT_LEN_MAX;
-use crate::irq::{Interrupts, Line};
+use crate::interrupts::controller::{InterruptController, ResampledLine};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// What a UART needs of an interrupt controller.
 struct Controller;
 
-impl Interrupts for Controller {
+impl InterruptController for Controller {
     fn pulse(&self, intid: u32) {
         assert_eq!(intid, UART_INTID);
     }
@@ -22,11 +22,15 @@ impl Interrupts for Controller {
     fn signal_msi(&self, _device_id: u32, _event_id: u32) {
         unreachable!("a UART has no messages");
     }
-    fn lines(&self) -> &[Line] {
+    fn resampled(&self) -> &[ResampledLine] {
         &[]
     }
 
-    fn nudge(&self) {}
+    fn loses_ends(&self) -> bool {
+        false
+    }
+
+    fn kick_vcpus(&self) {}
 }
 
 const UART_INTID: u32 = 33;

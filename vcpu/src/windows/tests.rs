@@ -5,19 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use ipc::addr::Bdf;
-use ipc::channel;
 use ipc::protocol::vcpu::RemoteIntx;
 use ipc::protocol::vfio::{CONFIG_REGION, IO_REGION};
 use ipc::shm::memory_file;
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 
 use super::*;
-use crate::intx::{Pin, Pins};
-use crate::vectors::Vectors;
-use ipc::doorbell;
 
-const AREA: u64 = 0x1100_0000;
+pub const AREA: u64 = 0x1100_0000;
 const AREA_LEN: u64 = 0x100_0000;
 
 fn area(region: u16, start: u64, len: u64) -> FunctionWindow {
@@ -43,7 +38,7 @@ fn areas() -> Vec<FunctionWindow> {
     vec![area(CONFIG_REGION, 0x3000_8000, 0x1000), area(AREA32_REGION, AREA, AREA_LEN), io]
 }
 
-fn windows() -> Windows {
+pub fn windows() -> Windows {
     Windows::new(&function(areas(), None), false)
 }
 
@@ -81,14 +76,14 @@ impl Mapper for Recorder {
     }
 }
 
-fn memory(len: u64) -> OwnedFd {
+pub fn memory(len: u64) -> OwnedFd {
     let file = memory_file::create("device").unwrap();
     ftruncate(&file, len).unwrap();
     fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
     file
 }
 
-fn window(offset: u64, len: u64) -> DeviceWindow {
+pub fn window(offset: u64, len: u64) -> DeviceWindow {
     DeviceWindow { region: 1, offset, len, file_offset: 0, writable: true }
 }
 
@@ -151,7 +146,7 @@ fn host_devices_memory_is_in_the_guest_while_it_is_shown_and_never_touched_here(
     let (file, number) = zero();
     let windows = Windows::new(&function(areas(), Some(number)), true);
     windows.add(&window(0x2000, 0x1000), file.try_clone().unwrap()).unwrap();
-    // More than a server may have: these pages are nobody's memory.
+    // More than a server may have: these pages take no memory.
     let wide = Windows::new(&function(vec![area(2, 1 << 39, 1 << 34)], Some(number)), true);
     wide.add(&DeviceWindow { region: 2, ..window(0, 2 << 30) }, file.try_clone().unwrap()).unwrap();
     windows.show(true).unwrap();
@@ -212,43 +207,4 @@ fn host_devices_memory_is_of_that_device_and_for_hypervisors_only() {
     let sealed = Windows::new(&function(areas(), None), true);
     let refused = sealed.add(&window(0, 0x1000), file).unwrap_err();
     assert!(refused.contains("F_SEAL_SHRINK"), "{refused}");
-}
-
-#[test]
-fn bus_thread_answers_its_function_and_ends_with_it() {
-    let (device, vcpu) = channel::pair().unwrap();
-    let windows = Arc::new(windows());
-    let served = Arc::clone(&windows);
-    let new_eventfd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-    let ((_, raised), (ended, told)) = (doorbell::pair().unwrap(), doorbell::pair().unwrap());
-    let pins = Arc::new(Pins::new(vec![Pin { raised, ended, intid: 41 }]));
-    let vectors = Arc::new(Vectors::new(true));
-    let wiring = Wiring { pins: Arc::clone(&pins), vectors: Arc::clone(&vectors), device_id: 8, intid: 41 };
-    let health = Health::new("vfio0");
-    let theirs = Arc::clone(&health);
-    let thread = std::thread::spawn(move || serve(&served, &wiring, &theirs, vcpu, 3));
-    let soon = || Deadline::after(Duration::from_secs(10));
-    let channel = Channel::<Bus>::from_fd(device, Hello::new(Role::Vfio, 3));
-    channel.hello(Role::Vcpu, soon()).unwrap();
-    let add = BusRequest::AddWindow(window(0, 0x1000));
-    assert_eq!(channel.request(&add, &[memory(0x1000)], soon()).unwrap().0, BusReply::Done);
-    let (again, _) = channel.request(&add, &[memory(0x1000)], soon()).unwrap();
-    assert!(matches!(again, BusReply::Refused(why) if why.contains("overlaps")));
-    let show = BusRequest::ShowWindows { shown: true };
-    assert_eq!(channel.request::<OwnedFd>(&show, &[], soon()).unwrap().0, BusReply::Done);
-    assert_eq!(windows.read(AREA, 8), Some(0));
-    assert!(!told.take());
-    let lower = BusRequest::LowerIntx;
-    assert_eq!(channel.request::<OwnedFd>(&lower, &[], soon()).unwrap().0, BusReply::Done);
-    assert!(told.take());
-    let add = BusRequest::AddVector { index: 2 };
-    assert_eq!(channel.request(&add, &[new_eventfd()], soon()).unwrap().0, BusReply::Done);
-    let route = |index| BusRequest::RouteVector { index, event: Some(0x30) };
-    assert_eq!(channel.request::<OwnedFd>(&route(2), &[], soon()).unwrap().0, BusReply::Done);
-    let (other, _) = channel.request::<OwnedFd>(&route(3), &[], soon()).unwrap();
-    assert!(matches!(other, BusReply::Refused(why) if why.contains("no vector 3")));
-    let listed: Vec<_> = vectors.list().iter().map(|vector| (vector.device_id, vector.event)).collect();
-    assert_eq!(listed, [(8, Some(0x30))], "the device's number is the topology's");
-    drop(channel);
-    thread.join().unwrap();
 }

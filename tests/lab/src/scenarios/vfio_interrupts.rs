@@ -47,9 +47,9 @@ pub fn shared(report: &mut Report<'_>) -> Result<Verdict> {
     report.evidence("4 MiB on each of both at the same time, read back the same")?;
     let of = |name: &str| vm.counter(name).with_context(|| format!("no counter {name}"));
     report.evidence(format!(
-        "the line fell {} times, vCPUs were called {} times",
+        "the line fell {} times, vCPUs were kicked {} times for it",
         of("fell")?,
-        of("nudges")?
+        of("end-kicks")?
     ))?;
     vm.power_off(COMMAND)?;
     Ok(Verdict::Shown)

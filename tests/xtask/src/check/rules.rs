@@ -5,6 +5,7 @@
 //! that breaks it. Where a rule has exceptions they are listed beside it, each with its reason.
 
 mod addresses;
+mod circles;
 mod heads;
 mod ignores;
 mod manifests;
@@ -21,7 +22,7 @@ use super::tree::Tree;
 pub type Rule = fn(&Tree) -> Vec<String>;
 
 /// Every rule with the name that it is reported under.
-pub const ALL: [(&str, Rule); 10] = [
+pub const ALL: [(&str, Rule); 11] = [
     ("licence and head of every source file", heads::check),
     ("length of files", sizes::check),
     ("unsafe code only behind its walls", walls::check),
@@ -29,6 +30,7 @@ pub const ALL: [(&str, Rule); 10] = [
     ("no printing that panics", prints::check),
     ("no address or path of one machine", addresses::check),
     ("every ignored test says why", ignores::check),
+    ("no circle of files where the order is said", circles::check),
     ("manifests and design notes", manifests::check),
     ("what is said to be missing is missing", not_yet::check),
     ("words of the field", words::check),

@@ -6,11 +6,11 @@ use crate::bus::{Bus, Counters};
 use crate::console::Console;
 use crate::engine::Exit;
 use crate::gate::Gate;
-use crate::irq::Spi;
+use crate::interrupts::controller::Spi;
+use crate::interrupts::vectors::Vectors;
 use crate::kvm::saved::KvmRegisterV1;
 use crate::rtc::Rtc;
 use crate::uart::Uart;
-use crate::vectors::Vectors;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::shm::dirty_log::DirtyPages;
 use ipc::shm::guest_memory;
@@ -180,7 +180,7 @@ fn vm_saved_state_that_cannot_be_is_refused_by_name() {
     assert!(refuse(&|saved| saved.clock.hz += 1).contains("this host's counter at"));
     let register = |id, len| KvmRegisterV1 { id, value: vec![0xff; len] };
     let unknown = refuse(&|saved| saved.vcpus[0].registers.push(register(0x6030_0000_0013_ffff, 8)));
-    assert!(unknown.contains("none of that id"), "{unknown}");
+    assert!(unknown.contains("no register of that id"), "{unknown}");
     let short = refuse(&|saved| saved.vcpus[1].registers[0].value.truncate(1));
     assert!(short.contains("1 bytes were saved"), "{short}");
     // PSTATE of no exception level that a vCPU has.
@@ -229,7 +229,7 @@ fn vm_vector_is_on_its_irqfd_while_it_means_something_and_the_machine_runs() {
     vm.resume().unwrap();
     // What is no eventfd KVM refuses; it means nothing then, and the others are as they were.
     vectors.add(8, 1, std::fs::File::open("/dev/null").unwrap().into()).unwrap();
-    assert!(vectors.route(8, 1, Some(5)).unwrap_err().contains("connect a vector"));
+    assert!(vectors.route(8, 1, Some(5)).unwrap_err().contains("irqfd of a vector"));
     assert!(!waits());
     vm.pause().unwrap();
     vm.resume().unwrap();

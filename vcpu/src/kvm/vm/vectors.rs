@@ -6,9 +6,9 @@
 //! signal. Linux, virt/kvm/eventfd.c, is where both can be read.
 
 use super::{State, Vm, doorbell, fail};
+use crate::interrupts::vectors::{Listener, Vector};
 use crate::kvm::routes::{Route, Routes};
 use crate::kvm::sys;
-use crate::vectors::{Listener, Vector};
 use ipc::protocol::control::Failure;
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MSI_VALID_DEVID, KvmIrqRouting, kvm_irq_routing_entry,
@@ -56,8 +56,9 @@ impl Vm {
 
     fn listen(&self, state: &mut State, place: usize, vector: &Vector, assign: bool) -> Result<(), Failure> {
         sys::irqfd(&self.fd, vector.eventfd.as_fd(), None, Routes::gsi(place), assign)
-            .map_err(fail("connect a vector of a device"))?;
-        state.heard = if assign { state.heard.saturating_add(1) } else { state.heard.saturating_sub(1) };
+            .map_err(fail("assign the irqfd of a vector"))?;
+        state.connected =
+            if assign { state.connected.saturating_add(1) } else { state.connected.saturating_sub(1) };
         Ok(())
     }
 
@@ -74,8 +75,10 @@ impl Vm {
         }
         let entries: Vec<_> = routes.all().map(|(gsi, route)| entry(gsi, route)).collect();
         let given = KvmIrqRouting::from_entries(&entries)
-            .map_err(|error| Failure::new("list the routes of interrupts", format!("{error:?}")))
-            .and_then(|table| self.fd.set_gsi_routing(&table).map_err(fail("route a vector of a device")));
+            .map_err(|error| Failure::new("list the interrupt routes", format!("{error:?}")))
+            .and_then(|table| {
+                self.fd.set_gsi_routing(&table).map_err(fail("route a vector (KVM_SET_GSI_ROUTING)"))
+            });
         if given.is_err() {
             routes.forget(place);
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Each rule holds on a good tree and breaks on a tree with one thing wrong.
 
-use super::{addresses, heads, ignores, manifests, messages, prints, sizes, walls, words};
+use super::{addresses, circles, heads, ignores, manifests, messages, prints, sizes, walls, words};
 use crate::check::tree::Tree;
 
 const LICENCE: &str = "// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause\n";
@@ -96,4 +96,18 @@ fn words_of_no_field_are_found_with_what_the_field_says() {
     }
     let plain = "// Nobody wishlists a bedrock; the transfer meets a fault.\n";
     assert_eq!(words::check(&Tree::of(&[("a.rs", plain)])), [""; 0]);
+}
+
+#[test]
+fn circle_through_a_file_of_the_room_is_found_and_one_outside_is_not() {
+    let lines = ("vcpu/src/interrupts/lines.rs", "use super::seam::Seam;\nuse crate::gate::Gate;\n");
+    let seam = ("vcpu/src/interrupts/seam.rs", "use std::sync::Arc;\n");
+    let outside =
+        [("vcpu/src/uart.rs", "use crate::tty::Tty;\n"), ("vcpu/src/tty.rs", "use super::uart::Uart;\n")];
+    let good = [&[lines, seam, ("vcpu/src/gate.rs", "")][..], &outside].concat();
+    assert!(circles::check(&Tree::of(&good)).is_empty());
+    // By way of a file that is not in the room.
+    let gate = ("vcpu/src/gate.rs", "use crate::windows::Windows;\n");
+    let windows = ("vcpu/src/windows.rs", "use crate::interrupts::lines::{Line, Lines};\n");
+    assert_eq!(circles::check(&Tree::of(&[lines, seam, gate, windows])).len(), 1);
 }

@@ -2,15 +2,14 @@
 //! MSI-X vectors of physical devices: the eventfds that the host signals, for an interrupt controller that listens by itself.
 //!
 //! A function's process hands each over once, and says what its signal means whenever that changes. What it may say is
-//! which event of its own function it is: the device's number comes from the topology. A vector without a meaning is not
+//! which event of its own function it is: the device's number comes from the system table. A vector without a meaning is not
 //! listened to, and a signal waits in its eventfd; so it is, too, while the machine is paused. With a controller that
 //! cannot listen none is taken, and the function's process brings the messages itself, over its board.
 
-use super::intx::Pins;
 use ipc::protocol::bus::VECTORS_MAX;
 use ipc::protocol::control::Failure;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 /// One vector.
 #[derive(Debug)]
@@ -35,7 +34,7 @@ pub trait Listener: Send + Sync {
 #[derive(Default)]
 pub struct Vectors {
     /// Whether the controller that will be made listens.
-    heard: bool,
+    listens: bool,
     listener: OnceLock<Weak<dyn Listener>>,
     /// In the order in which they came; none is ever taken away, so that a place stands for one vector.
     list: Mutex<Vec<Vector>>,
@@ -44,16 +43,16 @@ pub struct Vectors {
 impl std::fmt::Debug for Vectors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Vectors")
-            .field("heard", &self.heard)
+            .field("listens", &self.listens)
             .field("list", &self.list)
             .finish_non_exhaustive()
     }
 }
 
 impl Vectors {
-    /// None yet; `heard` says whether any can be taken.
-    pub fn new(heard: bool) -> Self {
-        Self { heard, ..Self::default() }
+    /// None yet; `listens` says whether the controller can take any.
+    pub fn new(listens: bool) -> Self {
+        Self { listens, ..Self::default() }
     }
 
     /// All of them. To be locked before the listener's own state, never after.
@@ -69,7 +68,7 @@ impl Vectors {
 
     /// Adds one, which means nothing yet. The error is for whoever asked.
     pub fn add(&self, device_id: u32, index: u16, eventfd: OwnedFd) -> Result<(), String> {
-        if !self.heard {
+        if !self.listens {
             return Err("software CPUs do not listen to eventfds".to_owned());
         }
         if index >= VECTORS_MAX {
@@ -100,36 +99,6 @@ impl Vectors {
             }
             format!("the host cannot {what}: {why}")
         })
-    }
-}
-
-/// The interrupts of one PCI function, as its process may change them.
-#[derive(Debug)]
-pub struct Wiring {
-    /// Those of all functions.
-    pub pins: Arc<Pins>,
-    /// Those of all functions.
-    pub vectors: Arc<Vectors>,
-    /// What its messages are signalled with.
-    pub device_id: u32,
-    /// The line of its pin.
-    pub intid: u32,
-}
-
-impl Wiring {
-    /// Its pin is not asserted any more.
-    pub fn lower_intx(&self) {
-        self.pins.lower(self.intid);
-    }
-
-    /// Adds a vector of its own.
-    pub fn add_vector(&self, index: u16, eventfd: OwnedFd) -> Result<(), String> {
-        self.vectors.add(self.device_id, index, eventfd)
-    }
-
-    /// Changes what a vector of its own means.
-    pub fn route_vector(&self, index: u16, event: Option<u32>) -> Result<(), String> {
-        self.vectors.route(self.device_id, index, event)
     }
 }
 

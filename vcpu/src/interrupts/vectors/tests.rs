@@ -4,6 +4,7 @@
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::*;
+use std::sync::Arc;
 
 /// A vector's place, what it meant, and what it means.
 type Change = (usize, Option<u32>, Option<u32>);

@@ -3,12 +3,12 @@
 
 use soft_cpu::gic::{GicConfig, TableMemory};
 
-use super::super::irq::Line;
+use super::super::controller::ResampledLine;
 use super::*;
 use ipc::doorbell;
 use soft_cpu::gic::Gic;
 
-impl Interrupts for Gic {
+impl InterruptController for Gic {
     fn pulse(&self, intid: u32) {
         Gic::pulse(self, intid);
     }
@@ -19,11 +19,15 @@ impl Interrupts for Gic {
 
     fn signal_msi(&self, _device_id: u32, _event_id: u32) {}
 
-    fn lines(&self) -> &[Line] {
+    fn resampled(&self) -> &[ResampledLine] {
         &[]
     }
 
-    fn nudge(&self) {}
+    fn loses_ends(&self) -> bool {
+        false
+    }
+
+    fn kick_vcpus(&self) {}
 }
 
 struct NoMemory;
@@ -49,7 +53,7 @@ fn machine(intids: &[u32]) -> (Arc<Pins>, Vec<Doorbell>, Arc<Gic>) {
     let pins = Arc::new(Pins::new(pins));
     let config = GicConfig { vcpu_count: 1, spi_count: 64, its: false };
     let gic = Arc::new(Gic::new(config, Arc::new(NoMemory), Box::new(|_| ())).unwrap());
-    pins.connect(&(Arc::clone(&gic) as Arc<dyn Interrupts>));
+    pins.connect(&(Arc::clone(&gic) as Arc<dyn InterruptController>));
     (pins, functions, gic)
 }
 

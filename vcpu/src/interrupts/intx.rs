@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use ipc::doorbell::{Doorbell, Ringer};
 
-use super::irq::Interrupts;
+use super::controller::InterruptController;
 
 /// A function's pin.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Pin {
 /// All pins. Made before the interrupt controller is.
 #[derive(Default)]
 pub struct Pins {
-    controller: OnceLock<Weak<dyn Interrupts>>,
+    controller: OnceLock<Weak<dyn InterruptController>>,
     pins: Vec<Pin>,
 }
 
@@ -56,7 +56,7 @@ impl Pins {
     }
 
     /// Wires the lines up, once.
-    pub fn connect(&self, controller: &Arc<dyn Interrupts>) {
+    pub fn connect(&self, controller: &Arc<dyn InterruptController>) {
         let _ = self.controller.set(Arc::downgrade(controller));
     }
 
