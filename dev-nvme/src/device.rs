@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ipc::protocol::budget;
 use ipc::saved::{Reader, Writer};
 use ipc::vfio_user::feature::MigState;
 use thiserror::Error;
@@ -21,8 +22,12 @@ use crate::pci::msix::MsixTable;
 use crate::pci::{BAR0_LEN, MSIX_PBA, MSIX_TABLE};
 use crate::saved::{self, StateError};
 
-/// How long what is in flight may take: a disk that does not answer for so long will not.
+/// How long what is in flight may take once its client has gone: a disk that does not answer for so long will not.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+/// The same while a client waits for a reset: it is told that it has failed, before it takes the server for silent.
+pub const RESET_DRAIN: Duration = budget::vfio::ANSWER.saturating_sub(Duration::from_secs(1));
+/// The same while a client waits for the device to stop; what was written goes to the disk after it.
+pub const STOP_DRAIN: Duration = budget::vfio::STATE.saturating_sub(Duration::from_secs(5));
 
 /// The largest state that is taken: far above any of ours, with a full log and every queue holding back.
 const STATE_LEN_MAX: usize = 4 << 20;
@@ -57,8 +62,8 @@ impl Region {
 #[derive(Debug, Error)]
 pub enum DeviceError {
     /// Something in flight did not end.
-    #[error("I/O in flight did not end in {} s", DRAIN_DEADLINE.as_secs())]
-    NotIdle,
+    #[error("I/O in flight did not end in {} s", .0.as_secs())]
+    NotIdle(Duration),
     /// There is no way from one state to the other.
     #[error("no way leads from migration state {from:?} to {to:?}")]
     NoWay {
@@ -165,13 +170,25 @@ impl Device {
     /// # Errors
     /// `NotIdle`: the device is of no use until what is in flight has ended.
     pub fn reset(&self) -> Result<(), DeviceError> {
+        self.reset_within(RESET_DRAIN)
+    }
+
+    /// The same at the end of a session, when nobody waits for it.
+    ///
+    /// # Errors
+    /// `NotIdle`, as before.
+    pub fn reset_at_end(&self) -> Result<(), DeviceError> {
+        self.reset_within(DRAIN_DEADLINE)
+    }
+
+    fn reset_within(&self, span: Duration) -> Result<(), DeviceError> {
         let mut migration = self.migration();
         self.engine.with(|controller| {
             controller.set_paused(false);
             controller.begin_reset(true);
         });
         *self.function() = Function::default();
-        self.drain()?;
+        self.drain(span)?;
         *migration = Migration::running();
         Ok(())
     }
@@ -181,9 +198,8 @@ impl Device {
         self.engine.connect(host);
     }
 
-    fn drain(&self) -> Result<(), DeviceError> {
-        let deadline = Instant::now() + DRAIN_DEADLINE;
-        if self.engine.wait_idle(deadline) { Ok(()) } else { Err(DeviceError::NotIdle) }
+    fn drain(&self, span: Duration) -> Result<(), DeviceError> {
+        if self.engine.wait_idle(Instant::now() + span) { Ok(()) } else { Err(DeviceError::NotIdle(span)) }
     }
 
     /// The migration state it is in.
@@ -237,7 +253,7 @@ impl Device {
             }
             (from, _) if runs(from) && !runs(to) => {
                 self.engine.with(|controller| controller.set_paused(true));
-                self.drain()?;
+                self.drain(STOP_DRAIN)?;
             }
             _ => {}
         }

@@ -127,7 +127,7 @@ fn serve_session(device: &Arc<Device>, stream: OwnedFd, vectors: Arc<Vectors>) -
         ConnectionError::Closed => {}
         error => CLIENTS.say(&format_args!("the client's session ended: {error}")),
     }
-    device.reset()?;
+    device.reset_at_end()?;
     device.connect(crate::engine::Host::absent());
     Ok(())
 }

@@ -6,7 +6,9 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use super::{END_DEADLINE, ServiceError, see_out, vectors::Vectors};
-use crate::device::DRAIN_DEADLINE;
+use ipc::protocol::budget;
+
+use crate::device::{DRAIN_DEADLINE, RESET_DRAIN, STOP_DRAIN};
 
 #[test]
 fn session_that_does_not_end_is_given_up_in_time() {
@@ -42,4 +44,10 @@ fn session_whose_thread_died_is_given_up_at_once() {
 fn deadline_of_an_end_covers_the_waits_in_it() {
     // A reset that the client had asked for, and the one that follows it.
     assert!(END_DEADLINE > 2 * DRAIN_DEADLINE);
+}
+
+#[test]
+fn client_that_waits_is_answered_in_its_time_though_the_disk_is_not() {
+    assert!(RESET_DRAIN < budget::vfio::ANSWER);
+    assert!(STOP_DRAIN < budget::vfio::STATE);
 }

@@ -109,7 +109,7 @@ pub fn obtain(options: &Options) -> Result<GuestFiles> {
     store.fill(kernel_wanted, busybox_wanted, options.update)?;
 
     if let Some(kernel) = &options.kernel {
-        format::kernel_image(&read(kernel)?).with_context(|| format!("{}", kernel.display()))?;
+        format::bootable_kernel(&read(kernel)?).with_context(|| format!("{}", kernel.display()))?;
         files.kernel = absolute(kernel)?;
     }
     if let Some(initramfs) = &options.initramfs {

@@ -14,6 +14,12 @@ const ELF_IDENTITY: &[u8] = b"\x7fELF\x02\x01";
 const ELF_MACHINE_AARCH64: u64 = 183;
 const ELF_SEGMENT_INTERPRETER: u64 = 3;
 
+/// Checks that `bytes` are an arm64 kernel image, perhaps in one of the packings that `bulkhead run` unpacks.
+pub fn bootable_kernel(bytes: &[u8]) -> Result<()> {
+    let packed = bytes.starts_with(&[0x1f, 0x8b]) || bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+    if packed || bytes.get(4..8) == Some(b"zimg") { Ok(()) } else { kernel_image(bytes) }
+}
+
 /// Checks that `bytes` are an uncompressed arm64 kernel image.
 pub fn kernel_image(bytes: &[u8]) -> Result<()> {
     if bytes.get(IMAGE_MAGIC_OFFSET..IMAGE_MAGIC_OFFSET + 4) == Some(IMAGE_MAGIC) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Each check takes the smallest good file, and refuses it once one thing about it is wrong.
 
-use super::{initramfs, kernel_image, static_program};
+use super::{bootable_kernel, initramfs, kernel_image, static_program};
 
 fn image() -> Vec<u8> {
     let mut bytes = vec![0; 64];
@@ -36,6 +36,16 @@ fn image_cut_before_its_magic_is_refused() {
 fn image_in_another_packing_is_refused_by_name() {
     assert!(kernel_image(&[0x1f, 0x8b, 8, 0]).unwrap_err().to_string().contains("gzip"));
     assert!(kernel_image(b"MZ\0\0zimg").unwrap_err().to_string().contains("EFI"));
+}
+
+#[test]
+fn kernel_that_the_product_unpacks_is_one_to_boot() {
+    for packed in [&[0x1f, 0x8b, 8, 0][..], b"MZ\0\0zimg", &[0x28, 0xb5, 0x2f, 0xfd, 0], &image()] {
+        bootable_kernel(packed).unwrap();
+    }
+    for other in [&b"\xfd7zXZ"[..], b"", b"\x7fELF\x02\x01"] {
+        assert!(bootable_kernel(other).is_err(), "{other:?}");
+    }
 }
 
 #[test]
