@@ -38,10 +38,10 @@ pub struct Device {
     foreign_requests: u64,
 }
 
-/// Faults recorded before the ring is looked at again: a device that does nothing else holds nobody up.
+/// Faults recorded before the ring is looked at again: a device that faults without end delays no access.
 const FAULT_BUDGET: u32 = 256;
 /// How long a step waits for the devices before the ring is looked at again: a device answers within tens of
-/// microseconds, and a wait is cheaper than another round through the thread that hears it.
+/// microseconds, and a wait is cheaper than a switch to the thread that reads its channel.
 const ANSWER_SPAN: Duration = Duration::from_micros(500);
 /// How long a register write that changes what streams are attached to waits for it to be so.
 const ATTACH_SPAN: Duration = Duration::from_secs(1);

@@ -198,15 +198,15 @@ impl Link {
     }
 }
 
-/// One device, as the thread that steps the Command queue sees it.
+/// Orders for one device that are not sent, as the thread that steps the Command queue collects them.
 #[derive(Debug)]
-struct Seat {
+struct DeviceQueue {
     link: Arc<Link>,
     orders: Vec<Order>,
     stale: bool,
 }
 
-impl Seat {
+impl DeviceQueue {
     fn push(&mut self, order: Order) {
         self.orders.push(order);
         if self.orders.len() >= ORDERS_MAX {
@@ -232,54 +232,57 @@ impl Seat {
 /// All devices behind the SMMU.
 #[derive(Debug, Default)]
 pub struct Devices {
-    seats: Vec<Seat>,
+    queues: Vec<DeviceQueue>,
 }
 
 impl Devices {
     /// Nothing is attached yet.
     pub fn new(links: &[Arc<Link>]) -> Devices {
-        let seat = |link: &Arc<Link>| Seat { link: Arc::clone(link), orders: Vec::new(), stale: true };
-        Devices { seats: links.iter().map(seat).collect() }
+        let queue =
+            |link: &Arc<Link>| DeviceQueue { link: Arc::clone(link), orders: Vec::new(), stale: true };
+        Devices { queues: links.iter().map(queue).collect() }
     }
 
     /// Attaches what may have to be attached anew, as `attachment` says.
     pub fn resolve(&mut self, attachment: impl Fn(StreamId) -> Attachment) {
-        for seat in &mut self.seats {
-            // Before the device is up there is nobody to tell; until then it is attached to abort.
-            if !seat.stale || !seat.link.progress().up {
+        for queue in &mut self.queues {
+            // Before the device has greeted nothing can be sent; until then it is attached to abort.
+            if !queue.stale || !queue.link.progress().up {
                 continue;
             }
-            seat.stale = false;
-            let stream = seat.link.stream;
-            seat.push(Order::Attach { stream, to: attachment(stream) });
-            seat.flush();
+            queue.stale = false;
+            let stream = queue.link.stream;
+            queue.push(Order::Attach { stream, to: attachment(stream) });
+            queue.flush();
         }
     }
 
     /// Whether some stream has to be looked up again by [`Devices::resolve`].
     pub fn is_stale(&self) -> bool {
-        self.seats.iter().any(|seat| seat.stale)
+        self.queues.iter().any(|queue| queue.stale)
     }
 
     /// The oldest fault that was told and not recorded yet, and whose it is.
     pub fn next_fault(&mut self) -> Option<(StreamId, Fault)> {
-        self.seats.iter().find_map(|seat| Some((seat.link.stream, seat.link.progress().faults.pop_front()?)))
+        self.queues
+            .iter()
+            .find_map(|queue| Some((queue.link.stream, queue.link.progress().faults.pop_front()?)))
     }
 
     /// Waits until everything sent is answered, but not for long.
     pub fn wait_settled(&self, span: Duration) {
         let until = Instant::now() + span;
-        self.seats.iter().for_each(|seat| seat.link.wait_settled(until));
+        self.queues.iter().for_each(|queue| queue.link.wait_settled(until));
     }
 
     /// Counters for people and tests.
     pub fn each(&self, mut show: impl FnMut(String, u64)) {
-        for seat in &self.seats {
-            let progress = seat.link.progress();
+        for queue in &self.queues {
+            let progress = queue.link.progress();
             let Progress {
                 up, dead, given_up, full, sent, answered, refused, ref faults, faults_lost, ..
             } = *progress;
-            let name = &seat.link.name;
+            let name = &queue.link.name;
             show(format!("{name}.up"), u64::from(up && !dead));
             show(format!("{name}.given_up"), u64::from(given_up));
             show(format!("{name}.full"), u64::from(full));
@@ -294,27 +297,27 @@ impl Devices {
 
 impl Stage1Sink for Devices {
     fn reevaluate(&mut self, streams: StreamRange) {
-        for seat in &mut self.seats {
-            seat.stale |= streams.contains(seat.link.stream);
+        for queue in &mut self.queues {
+            queue.stale |= streams.contains(queue.link.stream);
         }
     }
 
     fn invalidate(&mut self, command: &Command) {
         let about_stream = matches!(command.opcode(), Opcode::CfgiCd | Opcode::CfgiCdAll | Opcode::AtcInv);
-        for seat in &mut self.seats {
-            if !about_stream || command.stream_qw0().stream_id() == seat.link.stream.0 {
-                seat.push(Order::Invalidate([command.qw0, command.qw1]));
+        for queue in &mut self.queues {
+            if !about_stream || command.stream_qw0().stream_id() == queue.link.stream.0 {
+                queue.push(Order::Invalidate([command.qw0, command.qw1]));
             }
         }
     }
 
     fn sync(&mut self) -> SyncState {
-        self.seats.iter_mut().for_each(Seat::flush);
+        self.queues.iter_mut().for_each(DeviceQueue::flush);
         // A device that is gone, or not there yet, has nothing cached and nothing attached.
-        let settled = |seat: &Seat| {
-            let Progress { up, dead, .. } = *seat.link.progress();
-            dead || !up || seat.is_settled()
+        let settled = |queue: &DeviceQueue| {
+            let Progress { up, dead, .. } = *queue.link.progress();
+            dead || !up || queue.is_settled()
         };
-        if self.seats.iter().all(settled) { SyncState::Done } else { SyncState::Pending }
+        if self.queues.iter().all(settled) { SyncState::Done } else { SyncState::Pending }
     }
 }

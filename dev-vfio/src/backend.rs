@@ -202,6 +202,6 @@ pub trait Backend: Interrupts {
     /// Counters and states of its translation, for people and tests.
     fn inspect_iommu(iommu: &Self::Iommu, inspect: &mut Inspect);
 
-    /// The same of the device. Waits for nobody.
+    /// The same of the device. Never blocks on a peer.
     fn inspect(&self, inspect: &mut Inspect);
 }

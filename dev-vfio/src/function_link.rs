@@ -183,7 +183,7 @@ impl FunctionLink {
         })
     }
 
-    /// For people and tests. Waits for nobody.
+    /// For people and tests. Never blocks on the vCPU process.
     pub fn inspect(&self, inspect: &mut Inspect) {
         let seen = self.seen().clone();
         inspect.counter("windows", seen.count);

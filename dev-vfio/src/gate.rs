@@ -32,7 +32,7 @@ pub struct Urgent<'a> {
 }
 
 impl Gate {
-    /// Waits until the gate is open and nobody is more urgent.
+    /// Waits until the gate is open and no order is waiting.
     pub fn enter(&self) -> Open<'_> {
         let wait = |closed: &mut bool| *closed || self.urgent.load(Relaxed) > 0;
         let closed = self.changed.wait_while(self.closed(), wait);
@@ -47,7 +47,7 @@ impl Gate {
         Urgent { gate: self }
     }
 
-    /// Closes the gate; when this returns, nobody is inside.
+    /// Closes the gate; when this returns, no transfer is under way.
     pub fn close(&self) {
         *self.closed() = true;
     }
@@ -66,7 +66,7 @@ impl Gate {
 impl Drop for Urgent<'_> {
     fn drop(&mut self) {
         self.gate.urgent.fetch_sub(1, Relaxed);
-        // With the lock, so that nobody is between looking and sleeping.
+        // With the lock held: a thread that has looked is asleep by then, and woken.
         drop(self.gate.closed());
         self.gate.changed.notify_all();
     }

@@ -4,7 +4,7 @@
 //! `Configure` opens what the descriptors hold; `Start` begins to open the device, on a thread of its own
 //! ([`crate::opening`]), and is answered at once. A device that cannot be opened is one that has failed: the process
 //! serves on, the guest finds an empty slot, and the reason is an event and in `Inspect`. No request waits for the
-//! device's server but `Pause` and `Resume`, which stop the device and let it go on; `Inspect` waits for nobody.
+//! device's server but `Pause` and `Resume`, which stop the device and let it go on; `Inspect` never blocks on a peer.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

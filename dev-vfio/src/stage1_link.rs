@@ -2,7 +2,7 @@
 //! The device's end of the stage 1 channel: orders in, answers and faults out.
 //!
 //! Faults leave in the order of the queue, whoever sends them; those of transactions before an order leave before
-//! its `Done`. A vSMMU that does not read loses faults, counted, and holds nobody up: what is told at once has one moment to be
+//! its `Done`. A vSMMU that does not read loses faults, counted, and delays nothing else: what is told at once has one moment to be
 //! told in, however much it is, since the lock that keeps the order is held for as long.
 
 use std::os::fd::OwnedFd;

@@ -73,7 +73,7 @@ impl PhysicalDevice {
         for index in 0..=PCI_CONFIG_REGION {
             let described = describe(fd, index)?;
             regions.push(described.as_ref().map(Region::of).unwrap_or_default());
-            // Only the guest touches its pages, so that they cost nobody memory.
+            // Device memory: mapping it charges no process.
             let mappable = described.and_then(|described| Mappable::of(index, &described, u64::MAX));
             mappables.extend(mappable.map(|mappable| (mappable, Arc::clone(&cdev))));
         }
@@ -109,7 +109,7 @@ impl PhysicalDevice {
         let bytes = value.to_le_bytes();
         let Some(bytes) = bytes.get(..size.into()) else { return };
         if let Some(at) = place(region, offset, bytes.len()) {
-            // Refused: as on a bus, where a posted write that nobody takes is lost.
+            // Refused: as on a bus, where a posted write that no device claims is lost.
             let _ = rustix::io::pwrite(&self.cdev, bytes, at);
         }
     }
