@@ -28,6 +28,9 @@ pub struct Options {
     /// Numbers of CPUs
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     cpus: Vec<u32>,
+    /// Run the programs in this folder instead of a development build of today
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
     /// Cases to run, by parts of their names; all if none is given
     #[arg(value_name = "CASE")]
     names: Vec<String>,
@@ -47,7 +50,7 @@ impl Options {
 /// The task. Exit code 0 if no case fails.
 pub fn run(options: &Options) -> Result<ExitCode> {
     ensure!(options.images.is_dir(), "{} is no folder", options.images.display());
-    let programs = product::build(Profile::Dev)?;
+    let programs = product::given_or_built(options.programs.as_deref(), Profile::Dev)?;
     let mut table = Table::new();
     table
         .load_style(presets::ASCII_BORDERS_ONLY_CONDENSED)

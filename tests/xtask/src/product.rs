@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Building the product's programs and finding them.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use ::tests::{command::show, places};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// The packages that hold the programs of a virtual machine.
 const PACKAGES: [&str; 5] = ["vmm-main", "vcpu", "dev-smmu", "dev-vfio", "dev-nvme"];
@@ -55,6 +58,14 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
         }
     }
     Ok(folder)
+}
+
+/// The folder that somebody gave, or of a build of today.
+pub fn given_or_built(given: Option<&Path>, profile: Profile) -> Result<PathBuf> {
+    match given {
+        Some(folder) => std::path::absolute(folder).context("the folder of the programs"),
+        None => build(profile),
+    }
 }
 
 /// Cargo, started in the root of the repository.

@@ -10,7 +10,11 @@ mod image;
 mod machine;
 mod packages;
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use ::tests::{
     SKIPPED,
@@ -40,6 +44,9 @@ pub struct Options {
     /// Fetch the packages again even if the disk is cached
     #[arg(long = "update-packages")]
     update_packages: bool,
+    /// Run the programs in this folder instead of a release build of today
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
     /// Leave out the reference
     #[arg(long)]
     no_reference: bool,
@@ -59,7 +66,7 @@ struct Row {
 
 /// The task. Exit code 0 if every machine of ours installs all packages and systemd has every unit up.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let programs = product::build(Profile::Release)?;
+    let programs = product::given_or_built(options.programs.as_deref(), Profile::Release)?;
     let kernel = guest::obtain(&options.guest)?.kernel;
     let (image, package_count) = image::obtain(&::tests::places::cache(), options.update_packages)?;
     let mut machines: Vec<(String, Engine, u32)> = Vec::new();
@@ -94,8 +101,8 @@ fn install_and_boot(
     name: &str,
     engine: Engine,
     cpus: u32,
-    kernel: &std::path::Path,
-    image: &std::path::Path,
+    kernel: &Path,
+    image: &Path,
     package_count: usize,
 ) -> Result<Row> {
     let folder = tempfile::tempdir_in(::tests::places::cache()).context("a folder for the disk")?;
