@@ -38,3 +38,15 @@ fn outcome_of_a_failed_assertion_is_failed() {
     let text = "lib/x.c:37: assert failed: y\n\tSTACK: 1 2\n\nEXIT: STATUS=127\n";
     assert_eq!(Outcome::of(text), Outcome::Fail("exit code 63; lib/x.c:37: assert failed: y".into()));
 }
+
+#[test]
+fn outcome_of_measurements_counts_them() {
+    let text = "name  total ns  avg ns\nhyp_call  28210224.0    430.0\nipi_hw test skipped\nlpi  25.5  9.0\nEXIT: STATUS=1\n";
+    assert_eq!(Outcome::of(text), Outcome::Pass(2));
+}
+
+#[test]
+fn outcome_without_any_check_is_failed() {
+    let Outcome::Fail(reason) = Outcome::of("hello\n\nEXIT: STATUS=1\n") else { panic!("it passed") };
+    assert!(reason.contains("checked nothing"), "{reason}");
+}
