@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The dirty log of several CPUs that write the same pages while it is harvested, as a migration harvests it: what was
+//! The dirty log of several CPUs that write some pages together while it is harvested, as a migration harvests it: what was
 //! copied in all rounds together is what memory holds in the end.
 
 use std::sync::Arc;
@@ -24,16 +24,21 @@ const WRITER: [u32; 9] = [
     0x17ff_fff8, // b, to the start
 ];
 
-/// Offsets that are multiples of eight, so that some pages are written often: a power of two of bytes behind `DATA`.
-const OFFSETS: u64 = 0x7_fff8;
-const _: () = assert!(DATA + OFFSETS < TABLES);
+/// Offsets that are multiples of eight: a power of two of bytes.
+const OFFSETS: u64 = 0x3_fff8;
+/// How far behind the one before it a CPU's window begins: half of it is its neighbour's too, and the first and the last CPU
+/// have pages that nobody else marks.
+const STRIDE: u64 = 0x2_0000;
+const VCPU_COUNT_MAX: u64 = 4;
+const LEN: u64 = (VCPU_COUNT_MAX - 1) * STRIDE + OFFSETS + 8;
+const _: () = assert!(DATA + LEN <= TABLES);
 
 /// A copy of the region that CPUs write.
 struct Copy(Vec<u64>);
 
 impl Copy {
     fn words() -> impl Iterator<Item = u64> {
-        (DATA..DATA + OFFSETS + 8).step_by(8)
+        (DATA..DATA + LEN).step_by(8)
     }
 
     fn update(&mut self, ram: &GuestRam, marks: &[(u64, u64)]) {
@@ -63,8 +68,9 @@ fn harvests_lose_nothing(vcpu_count: usize) {
             vcpu.cpu.powered = true;
             vcpu.cpu.shared().inbox().power = Power::On;
             vcpu.cpu.pc = CODE;
-            let values =
-                [(1, DATA), (2, RAM + index as u64), (3, 6_364_136_223_846_793_005), (4, OFFSETS), (5, 1)];
+            let window = DATA + index as u64 * STRIDE;
+            let multiplier = 6_364_136_223_846_793_005;
+            let values = [(1, window), (2, RAM + index as u64), (3, multiplier), (4, OFFSETS), (5, 1)];
             values.into_iter().for_each(|(slot, value)| vcpu.cpu.w(slot, value));
             std::thread::spawn(move || vcpu.run())
         })
