@@ -18,7 +18,8 @@ use ipc::instance::InstanceId;
 use support::{Lab, Vm, guest};
 use vmm_main::launcher;
 use vmm_main::system::{
-    COORDINATOR_ID, CpuKind, Descriptor, DeviceKind, Edge, EdgeKind, Instance, Make, ObjectId, Shape, System,
+    COORDINATOR_ID, CpuKind, DEVICES_MAX, Descriptor, DeviceKind, Edge, EdgeKind, Instance, Make, ObjectId,
+    Shape, System,
 };
 
 /// The open descriptors of each process: number and what the kernel shows of it.
@@ -192,5 +193,47 @@ fn assert_sockets(system: &System, open: &Open) {
             };
             assert_eq!(holders[link.as_str()], expected, "{} of {}: {link}", held.slot, process.id);
         }
+    }
+}
+
+#[test]
+fn vm_with_a_device_in_every_slot_starts_and_moves_and_ends() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    for count in [1, 16, DEVICES_MAX] {
+        let images: Vec<_> =
+            (0..count).map(|index| lab.file(&format!("disk{index}.img"), &[0; 1 << 16])).collect();
+        let mut words = vec!["--cpu", "soft"];
+        words.extend(images.iter().flat_map(|image| ["--nvme", image.to_str().unwrap()]));
+        let mut vm = lab.start(&kernel, &words);
+        let told = vm.await_log("guest runs");
+        let start_ms: u64 =
+            told.split_once("start_ms=").unwrap().1.split_whitespace().next().unwrap().parse().unwrap();
+        println!(
+            "{count} devices: processes started in {start_ms} ms, {} ms for each",
+            start_ms / count as u64
+        );
+        let told = |words: &[&str]| -> serde_json::Value {
+            let answer = lab.bulkhead(words);
+            assert!(answer.status.success(), "{words:?} with {count} devices: {answer:?}");
+            serde_json::from_slice(&answer.stdout).unwrap()
+        };
+        let processes = told(&["ps", "--json"]);
+        let processes = processes.as_array().unwrap();
+        assert_eq!(processes.len(), 3 + 2 * count);
+        for process in processes {
+            assert_eq!(process["observed"]["drift"], serde_json::json!([]), "{}", process["name"]);
+        }
+        let last = format!("vfio{}", count - 1);
+        let inspected = told(&["inspect", "--json"]);
+        let vcpu = inspected.as_array().unwrap().iter().find(|process| process["process"] == "vcpu").unwrap();
+        let values = vcpu["values"].as_object().unwrap();
+        assert!(values.keys().any(|name| name.contains(&last)), "what it tells is cut: {values:?}");
+        told(&["pause", "--json"]);
+        told(&["resume", "--json"]);
+        let moved = told(&["save-restore", "--json"]);
+        assert_eq!(moved["units"].as_array().unwrap().len(), 2 + 2 * count);
+        assert!(lab.bulkhead(&["stop"]).status.success());
+        assert_eq!(vm.end().0.code(), Some(0));
     }
 }

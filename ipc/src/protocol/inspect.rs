@@ -2,12 +2,21 @@
 //! What a process tells about itself when asked: a bounded list of named values.
 //!
 //! Filled by every model, read by the coordinator for `status` and by tests. Names are dotted paths
-//! (`cmdq.commands`), values are numbers or short text. The bounds keep the reply below the frame's cap.
+//! (`cmdq.commands`), values are numbers or short text. The bounds keep the reply below the frame's cap, and leave room for
+//! what a vCPU process tells of a device in every slot of its bus.
 
 use serde::{Deserialize, Serialize};
 
-/// The most entries; with the longest name and text each, they fit in a frame's body.
-pub const ENTRIES_MAX: usize = 256;
+use crate::frame::BODY_LEN_MAX;
+
+/// The most entries.
+pub const ENTRIES_MAX: usize = 1024;
+
+/// The most bytes that all entries together take, encoded: with what is around them they fit in a frame's body.
+const LEN_MAX: usize = BODY_LEN_MAX as usize - 1024;
+
+/// The most bytes of an encoded number, and of the numbers that say a text's length and a value's kind.
+const NUMBER_LEN_MAX: usize = 12;
 
 /// The longest name or text, in bytes.
 pub const TEXT_LEN_MAX: usize = 96;
@@ -41,6 +50,9 @@ pub struct Inspect {
     entries: Vec<Entry>,
     #[serde(skip)]
     refused: u64,
+    /// What the entries take, encoded, at most.
+    #[serde(skip)]
+    len: usize,
 }
 
 impl Inspect {
@@ -89,11 +101,22 @@ impl Inspect {
     }
 
     fn push(&mut self, name: String, value: Value) {
-        if self.entries.len() < ENTRIES_MAX {
-            self.entries.push(Entry { name: cut(name), value });
+        let entry = Entry { name: cut(name), value };
+        let len = self.len.saturating_add(entry.len_max());
+        if self.entries.len() < ENTRIES_MAX && len <= LEN_MAX {
+            self.entries.push(entry);
+            self.len = len;
         } else {
             self.refused = self.refused.saturating_add(1);
         }
+    }
+}
+
+impl Entry {
+    /// The most bytes that it takes, encoded.
+    fn len_max(&self) -> usize {
+        let text = if let Value::Text(text) = &self.value { text.len() } else { 0 };
+        [text, 2 * NUMBER_LEN_MAX].into_iter().fold(self.name.len(), usize::saturating_add)
     }
 }
 
@@ -116,7 +139,8 @@ impl TryFrom<Vec<Entry>> for Inspect {
         } else if entries.iter().any(long) {
             Err("an inspect entry is too long")
         } else {
-            Ok(Self { entries, refused: 0 })
+            let len = entries.iter().map(Entry::len_max).fold(0, usize::saturating_add);
+            Ok(Self { entries, refused: 0, len })
         }
     }
 }
@@ -126,3 +150,6 @@ impl From<Inspect> for Vec<Entry> {
         inspect.entries
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ mod product;
 mod progress;
 mod stages;
 mod syscalls;
+mod system;
 mod test;
 mod userland;
 
@@ -50,6 +51,8 @@ enum Task {
     Lab(lab::Options),
     /// Run both ends of vfio-user against ends that nobody here wrote
     Interop(interop::Options),
+    /// Print the system table of a VM: its processes, what connects them, and what each is given; and draw it
+    System(system::Options),
     /// Trace the sealed programs, and write down which system calls each makes beside those that it may
     Syscalls(syscalls::Options),
     /// Fetch an arm64 kernel and busybox as packages, check them, and build the guest's initramfs
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Task::Lab(options) => lab::run(&options),
         Task::Interop(options) => interop::run(&options),
         Task::Syscalls(options) => syscalls::run(&options),
+        Task::System(options) => system::run(&options),
         Task::Guest(options) => guest::run(&options),
         Task::Userland(options) => userland::run(&options),
     };

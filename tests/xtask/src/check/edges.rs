@@ -29,7 +29,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("fuzz", &["ipc", "smmu-arch", "soft-cpu", "dev-smmu", "dev-vfio", "dev-nvme"]),
     ("tests", &["ipc", "sandbox", "smmu-arch", "soft-cpu", "dev-smmu", "dev-vfio", "vmm-main"]),
     ("lab", &["tests"]),
-    ("xtask", &["lab", "sandbox", "tests"]),
+    ("xtask", &["ipc", "lab", "sandbox", "tests", "vmm-main"]),
 ];
 
 #[derive(Deserialize)]
