@@ -4,15 +4,19 @@
 //! # Who talks to whom
 //!
 //! ```text
-//!   coordinator --control (channel)--> every process      asks; events come back
-//!   vCPU        --MMIO ring (shm)----> each device        asks; answers come back, posts do not
-//!   device      --doorbell-----------> vCPU               interrupts: says to look, and never waits
-//!   device      --bus (channel)------> vCPU               asks: memory of its BARs, and when the guest reaches it
-//!   device      --register page (shm)> vCPU, its guest    publishes; the guest reads without asking
-//!   each writer --dirty log (shm)----> coordinator        sets bits; the coordinator takes them
+//!   coordinator --control (channel)------> every process    asks; events come back
+//!   vCPU        --ring (shm)-------------> device, vSMMU    asks; answers come back, posts do not
+//!   device      --function link (channel)> vCPU             asks: memory of its BARs, and what its vectors mean
+//!   device      --vectors (shm, doorbell)> vCPU             says that a message is pending, and never waits
+//!   device     <--pin (doorbells)--------> vCPU             asserts its INTx pin; is told of the interrupt's end
+//!   vSMMU      <--stage 1 (channel)------> device           orders about its DMA; answers and faults come back
+//!   vSMMU       --irq (doorbell)---------> vCPU             a wired interrupt
+//!   vSMMU       --register page (shm)----> vCPU, its guest  publishes; the guest reads without asking
+//!   device     <--vfio-user (socket)-----> its server       the device itself: registers, DMA, interrupts
+//!   each writer --dirty log (shm)--------> coordinator      sets bits; the coordinator takes them
 //! ```
 //!
-//! Nobody else talks to anybody. The coordinator makes every channel and memory object and hands them over at exec.
+//! Nobody else talks to anybody; `cargo xtask system` prints the same of a VM of any shape. The coordinator makes every channel and memory object and hands them over at exec.
 //!
 //! # Order
 //!

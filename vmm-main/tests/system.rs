@@ -197,7 +197,7 @@ fn assert_sockets(system: &System, open: &Open) {
 }
 
 #[test]
-fn vm_with_a_device_in_every_slot_starts_and_moves_and_ends() {
+fn vm_with_a_device_in_every_slot_starts_has_room_and_ends() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
     for count in [1, 16, DEVICES_MAX] {
@@ -219,7 +219,7 @@ fn vm_with_a_device_in_every_slot_starts_and_moves_and_ends() {
             serde_json::from_slice(&answer.stdout).unwrap()
         };
         let processes = told(&["ps", "--json"]);
-        let processes = processes.as_array().unwrap();
+        let processes = processes.as_object().unwrap().values().next().unwrap().as_array().unwrap();
         assert_eq!(processes.len(), 3 + 2 * count);
         for process in processes {
             assert_eq!(process["observed"]["drift"], serde_json::json!([]), "{}", process["name"]);
@@ -231,8 +231,10 @@ fn vm_with_a_device_in_every_slot_starts_and_moves_and_ends() {
         assert!(values.keys().any(|name| name.contains(&last)), "what it tells is cut: {values:?}");
         told(&["pause", "--json"]);
         told(&["resume", "--json"]);
-        let moved = told(&["save-restore", "--json"]);
-        assert_eq!(moved["units"].as_array().unwrap().len(), 2 + 2 * count);
+        // The second set of processes has room beside the first: what is refused is the state of an assigned device.
+        let refused = lab.bulkhead(&["save-restore", "--json"]);
+        let why = String::from_utf8_lossy(&refused.stderr);
+        assert!(why.contains("assigned devices cannot be saved"), "{count} devices: {refused:?}");
         assert!(lab.bulkhead(&["stop"]).status.success());
         assert_eq!(vm.end().0.code(), Some(0));
     }

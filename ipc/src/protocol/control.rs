@@ -158,7 +158,7 @@ pub enum Event {
     /// The process cannot go on and will exit; its reason.
     Fatal(String),
     /// Another process, one that it works with, does not do its part: it does not answer in the time that their interface gives
-    /// it, or breaks the contract. Who is told ends that process, as its row in the topology says.
+    /// it, or breaks the contract. Who is told ends that process, as the system table says.
     PeerFailed {
         /// The other process, as the configuration calls it.
         name: String,

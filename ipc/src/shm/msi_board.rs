@@ -2,7 +2,7 @@
 //! Message-signalled interrupts of one device on their way to the vCPU process: a board of pending event numbers.
 //!
 //! The device process posts an event number and then writes the doorbell eventfd; the vCPU process, woken by it,
-//! takes what is pending and signals each with the device id that the *topology* gives this board. So a device
+//! takes what is pending and signals each with the device id that the *configuration* gives this board. So a device
 //! process can raise its own device's events and nothing else. The same event posted twice before it is
 //! taken is one interrupt, as for any edge. The board belongs to a boot of the guest, not to a process: what is on
 //! it outlives both ends. Order: the event's bit is set before its summary bit, and taken after it, so that an

@@ -178,7 +178,9 @@ fn lines_of(system: &System, instance: &Instance) -> Vec<String> {
     let mut lines = vec![instance.id.to_string(), instance.template.program.to_owned()];
     let shared = between(system, instance.id, Party::Instance(COORDINATOR_ID));
     lines.extend((!shared.is_empty()).then(|| shared.join(", ")));
-    let given = between(system, instance.id, Party::Launcher);
+    // The line from the launcher has the coordinator's names.
+    let mut given = between(system, instance.id, Party::Launcher);
+    given.retain(|_| instance.id != COORDINATOR_ID);
     lines.extend((!given.is_empty()).then(|| given.join(", ")));
     lines
 }
