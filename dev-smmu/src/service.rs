@@ -17,6 +17,7 @@ use crate::smmu::Smmu;
 use ipc::channel::Channel;
 use ipc::deadline::Deadline;
 use ipc::hello::{Hello, Role};
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
@@ -57,8 +58,8 @@ pub struct Descriptors {
     pub register_page: OwnedFd,
     /// The interrupts.
     pub wires: Wires,
-    /// The channels to the devices behind it, by descriptor number.
-    pub stage1: BTreeMap<u8, OwnedFd>,
+    /// The channels to the devices behind it.
+    pub stage1: BTreeMap<InstanceId, OwnedFd>,
 }
 
 /// Greets the coordinator, says what is enforced, and serves until told to quit. `locked` is the proof that
@@ -163,10 +164,10 @@ impl SmmuProcess {
         let log = Arc::new(log);
         let ram = GuestRam(guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log)));
         let mut links = Vec::new();
-        for SmmuDevice { name, stream, fd } in &config.devices {
-            let channel = stage1.remove(fd);
-            let channel = channel.ok_or_else(|| fail("find a stage 1 channel", &format!("no fd {fd}")))?;
-            links.push(Arc::new(Link::new(name.clone(), *stream, channel, self.generation)));
+        for SmmuDevice { peer, stream } in &config.devices {
+            let none = || fail("find a stage 1 channel", &format!("none to {peer} was given"));
+            let channel = stage1.remove(peer).ok_or_else(none)?;
+            links.push(Arc::new(Link::new(peer.to_string(), *stream, channel, self.generation)));
         }
         let devices = Devices::new(&links);
         let device = Device::new(Smmu::new(config.model), page, ram, wires, config.region, devices);

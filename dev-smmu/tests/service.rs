@@ -12,6 +12,7 @@ use dev_smmu::service::{Descriptors, SmmuProcess};
 use ipc::addr::Gpa;
 use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Doorbell, Ringer};
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{DirtyLogOp, RoleConfig};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
@@ -56,7 +57,7 @@ struct Vm {
     /// Devices that were given up, and why.
     given_up: mpsc::Receiver<(String, String)>,
     /// What the next process gets.
-    stage1: RefCell<BTreeMap<u8, OwnedFd>>,
+    stage1: RefCell<BTreeMap<InstanceId, OwnedFd>>,
 }
 
 impl Vm {

@@ -23,6 +23,7 @@ use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
 use ipc::shm::ring::{self, Responder};
+use ipc::slot::SlotKind;
 use sandbox::{Inherited, InheritedError, Locked};
 
 use crate::backend::Backend;
@@ -65,22 +66,22 @@ pub struct Descriptors<B: Backend> {
 }
 
 impl<B: Backend> Descriptors<B> {
-    /// Takes them by the numbers that both programs' rows have in common; what the back end is given is each program's own.
+    /// Takes what both programs have in common; what the back end is given is each program's own.
     ///
     /// # Errors
     /// If one is not there.
     pub fn take(fds: &mut Inherited, given: B::Given) -> Result<Descriptors<B>, InheritedError> {
         Ok(Descriptors {
-            ram: fds.take(3)?,
-            dirty_log: fds.take(4)?,
-            ring: fds.take(5)?,
-            stage1: fds.take(6)?,
+            ram: fds.take(SlotKind::Ram)?,
+            dirty_log: fds.take(SlotKind::DirtyLog)?,
+            ring: fds.take(SlotKind::Ring)?,
+            stage1: fds.take(SlotKind::Stage1)?,
             given,
-            msi_board: fds.take(8)?,
-            msi_doorbell: fds.take(9)?.into(),
-            link: fds.take(10)?,
-            intx: fds.take(11)?.into(),
-            intx_end: fds.take(12)?.into(),
+            msi_board: fds.take(SlotKind::MsiBoard)?,
+            msi_doorbell: fds.take(SlotKind::MsiDoorbell)?.into(),
+            link: fds.take(SlotKind::FunctionLink)?,
+            intx: fds.take(SlotKind::Intx)?.into(),
+            intx_end: fds.take(SlotKind::IntxEnd)?.into(),
         })
     }
 }

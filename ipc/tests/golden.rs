@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::frame::{self, Header, Kind};
 use ipc::hello::{Hello, Role};
+use ipc::instance::InstanceId;
 use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::control::{Control, DirtyLogOp, Event, Failure, Reply, Request, RoleConfig};
 use ipc::protocol::inspect::Inspect;
@@ -22,12 +23,11 @@ use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{Model, SmmuConfig, SmmuDevice};
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
-use ipc::protocol::vcpu::{
-    FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
-};
+use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
 use ipc::protocol::vfio::{BarAreas, VfioConfig};
 use ipc::protocol::{Message, Protocol};
 use ipc::saved::{Reader, SavedState, UnitKind, Writer};
+use ipc::slot::IrqLine;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -37,26 +37,21 @@ fn ram() -> RamLayout {
 }
 
 fn vcpu_config() -> VcpuConfig {
-    let page = RemotePage { fd: 7, guest_owned: vec![0x98, 0x1_00ac], posted: vec![0x98] };
+    let page = RemotePage { guest_owned: vec![0x98, 0x1_00ac], posted: vec![0x98] };
     let smmu = RemoteMmio {
-        name: "smmu0".into(),
+        peer: InstanceId::new(Role::Smmu, 0),
         region: 1,
         base: Gpa(0x0905_0000),
         len: 0x2_0000,
-        ring_fd: 6,
         page: Some(page),
-        irqs: vec![RemoteIrq { fd: 8, spi: 3 }],
+        irqs: vec![RemoteIrq { line: IrqLine::CommandSync, spi: 3 }],
     };
     let config = GpaRange::new(Gpa(0x3000_8000), 0x1000).unwrap();
     let nvme = RemoteFunction {
-        name: "vfio0".into(),
+        peer: InstanceId::new(Role::Vfio, 0),
         bdf: Bdf(8),
-        ring_fd: 11,
         windows: vec![FunctionWindow { region: 0, range: config }],
-        msi_board_fd: 12,
-        msi_doorbell_fd: 13,
-        bus_fd: 14,
-        intx: RemoteIntx { raised_fd: 15, ended_fd: 16, spi: 9 },
+        intx_spi: 9,
         host_device: Some(0xff_0001),
     };
     VcpuConfig {
@@ -79,7 +74,7 @@ fn smmu_config() -> SmmuConfig {
         len: 0x2_0000,
         ram: ram(),
         model: Model::default(),
-        devices: vec![SmmuDevice { name: "vfio0".into(), stream: StreamId(8), fd: 10 }],
+        devices: vec![SmmuDevice { peer: InstanceId::new(Role::Vfio, 0), stream: StreamId(8) }],
     }
 }
 

@@ -20,24 +20,17 @@ pub struct Table {
 }
 
 impl Table {
-    /// Checks that the targets are 0, 1, 2, ... without a gap or a repetition, in any order.
-    pub fn new(fds: &[(i32, BorrowedFd<'_>)]) -> Result<Table, String> {
-        if fds.len() > FDS_MAX {
-            return Err(format!("{} descriptors are given, at most {FDS_MAX} can be", fds.len()));
+    /// The sources become 0, 1, 2, ... in their order.
+    pub fn new<'a>(fds: impl ExactSizeIterator<Item = BorrowedFd<'a>>) -> Result<Table, String> {
+        let count = fds.len();
+        if count > FDS_MAX {
+            return Err(format!("{count} descriptors are given, at most {FDS_MAX} can be"));
         }
         let mut sources = [-1; FDS_MAX];
-        for (target, source) in fds {
-            let slot = usize::try_from(*target)
-                .ok()
-                .filter(|target| *target < fds.len())
-                .and_then(|target| sources.get_mut(target))
-                .ok_or_else(|| format!("descriptor {target} leaves a gap: {} are given", fds.len()))?;
-            if *slot >= 0 {
-                return Err(format!("descriptor {target} is given twice"));
-            }
+        for (slot, source) in sources.iter_mut().zip(fds) {
             *slot = source.as_raw_fd();
         }
-        Ok(Table { sources, count: fds.len() })
+        Ok(Table { sources, count })
     }
 
     /// How many there are.

@@ -1,67 +1,110 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The descriptors that a process was given at exec, as owned values.
+//! The descriptors that a process was given at exec, as owned values, each by its name.
 //!
 //! A number means nothing until somebody owns it: the whole table is taken once, at the start of `main`, and each
-//! entry is then taken out by the role that the topology gives its number.
+//! entry is then taken out by who needs it. What is not there was not given: nobody guesses how many there are.
 
+use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::fds::FDS_MAX;
+use crate::names::{Names, NamesError, STDERR};
 use crate::sys;
-
-/// The log: the standard library writes to it, nobody owns it, and it stays open.
-const STDERR: i32 = 2;
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// Why the table, or an entry of it, could not be had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InheritedError {
     /// Two owners of one descriptor would close it twice.
     #[error("the inherited descriptors were taken already")]
     TakenTwice,
     /// The program was not started as it should be.
-    #[error("descriptor {0} was not inherited; this program is started by `bulkhead run`, not by hand")]
-    NotOpen(i32),
-    /// Asked for twice, or never given.
-    #[error("descriptor {0} is not in the inherited table, or was taken from it already")]
-    Missing(u8),
+    #[error(
+        "descriptor {number}, `{name}`, was not inherited; this program is started by `bulkhead run`, not by hand"
+    )]
+    NotOpen {
+        /// Its name.
+        name: String,
+        /// Its number.
+        number: u32,
+    },
+    /// The names say nothing.
+    #[error("the names of the inherited descriptors: {0}")]
+    Names(#[from] NamesError),
+    /// Never given.
+    #[error("this process was given no descriptor `{0}`")]
+    NotGiven(String),
+    /// Asked for twice.
+    #[error("descriptor `{0}` was taken already")]
+    Taken(String),
 }
 
-/// Descriptors 0 to `count` - 1, each to be taken once; what nobody takes is closed with the table.
+/// The descriptors, each to be taken once; what nobody takes is closed with the table.
 #[derive(Debug)]
 pub struct Inherited {
+    names: Names,
     fds: Vec<Option<OwnedFd>>,
 }
 
 impl Inherited {
-    /// Takes descriptors 0 to `count` - 1. Once in the life of a process.
-    pub fn take_all(count: u32) -> Result<Inherited, InheritedError> {
-        let fds = || (0..i32::try_from(count).unwrap_or(i32::MAX)).take(FDS_MAX);
-        if let Some(fd) = fds().find(|fd| !sys::is_open(*fd)) {
-            return Err(InheritedError::NotOpen(fd));
+    /// Takes descriptors 0, 1, 2, ..., which have these names in this order. Once in the life of a process.
+    ///
+    /// # Errors
+    /// If they are not there, or were taken.
+    pub fn take_all(names: impl IntoIterator<Item = String>) -> Result<Inherited, InheritedError> {
+        let names = Names::new(names)?;
+        let numbers = || 0..i32::try_from(names.count()).unwrap_or(i32::MAX);
+        for (number, name) in numbers().zip(names.iter()) {
+            if !sys::is_open(number) {
+                let (name, number) = (name.to_owned(), number.cast_unsigned());
+                return Err(InheritedError::NotOpen { name, number });
+            }
         }
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(InheritedError::TakenTwice);
         }
-        Ok(Inherited { fds: fds().map(|fd| (fd != STDERR).then(|| sys::own(fd))).collect() })
+        // The standard library writes to the log; nobody owns it, and it stays open.
+        let own = |(at, number)| (at != STDERR).then(|| sys::own(number));
+        let fds = numbers().enumerate().map(own).collect();
+        Ok(Inherited { names, fds })
     }
 
-    /// Takes one of them.
-    pub fn take(&mut self, number: u8) -> Result<OwnedFd, InheritedError> {
-        let slot = self.fds.get_mut(usize::from(number)).and_then(Option::take);
-        slot.ok_or(InheritedError::Missing(number))
+    /// Takes the one called `name`.
+    ///
+    /// # Errors
+    /// If it was not given, or was taken.
+    pub fn take(&mut self, name: impl Display) -> Result<OwnedFd, InheritedError> {
+        let name = name.to_string();
+        let given = self.take_if_given(&name)?;
+        given.ok_or(InheritedError::NotGiven(name))
+    }
+
+    /// Takes the one called `name`, if there is such a one.
+    ///
+    /// # Errors
+    /// If it was taken.
+    pub fn take_if_given(&mut self, name: impl Display) -> Result<Option<OwnedFd>, InheritedError> {
+        let Some(number) = self.names.number_of(&name) else { return Ok(None) };
+        let slot = usize::try_from(number).ok().and_then(|at| self.fds.get_mut(at));
+        match slot.and_then(Option::take) {
+            Some(fd) => Ok(Some(fd)),
+            None => Err(InheritedError::Taken(name.to_string())),
+        }
+    }
+
+    /// Takes all of a kind that are still there, each with what stands behind `KIND:` in its name.
+    pub fn take_each(&mut self, kind: impl Display) -> Vec<(String, OwnedFd)> {
+        let kind = format!("{kind}:");
+        let all = self.names.iter().zip(&mut self.fds);
+        all.filter_map(|(name, fd)| Some((name.strip_prefix(&kind)?.to_owned(), fd.take()?))).collect()
+    }
+
+    /// The names of all, those that were taken among them.
+    pub fn names(&self) -> &Names {
+        &self.names
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn take_all_of_what_is_not_open_names_the_first() {
-        // Far more than a test runner has open.
-        assert!(matches!(Inherited::take_all(u32::MAX), Err(InheritedError::NotOpen(_))));
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::landlock::LandlockError;
 use crate::memory_file::MemoryFiles;
+use crate::names::Names;
 use crate::profile::Profile;
 use crate::report::CrashPage;
 use crate::seccomp::{self, CompileError};
@@ -146,19 +147,20 @@ pub enum SealError {
     Seccomp(#[from] seccompiler::Error),
 }
 
-/// Seals this process, which was given descriptors 0 to `fd_count` - 1 at exec. `page` is the crash page among them;
-/// its descriptor stays open, because the process's memory map and not the number is what counts.
+/// Seals this process, which was given descriptors of these names at exec, numbered in their order, and no other. `page` is the
+/// crash page among them; its descriptor stays open, because the process's memory map and not the number is what counts.
+/// Rules about descriptors get their numbers here, where the profile has none yet.
 ///
 /// After this no thread may ask for the number of CPUs (`available_parallelism` opens files), no path exists, and any
 /// call outside the profile ends the process with a report.
-pub fn seal(profile: &Profile, fd_count: u32, page: CrashPage) -> Result<Locked, SealError> {
-    seal_to_spawn(profile, fd_count, page, &[])
+pub fn seal(profile: &Profile, names: &Names, page: CrashPage) -> Result<Locked, SealError> {
+    seal_to_spawn(profile, names, page, &[])
 }
 
 /// As [`seal`], for a process that starts others: it may execute `programs`, and no other file.
 pub fn seal_to_spawn(
     profile: &Profile,
-    fd_count: u32,
+    names: &Names,
     page: CrashPage,
     programs: &[BorrowedFd<'_>],
 ) -> Result<Locked, SealError> {
@@ -169,7 +171,9 @@ pub fn seal_to_spawn(
         return Err(SealError::OtherArch(profile.arch));
     }
     // Compiled first: it only needs memory, and nothing is half done when it fails.
+    let profile = &profile.clone().with_numbers(|slot| names.number_of(slot).into_iter().collect());
     let filters = seccomp::compile(profile)?;
+    let fd_count = names.count();
     fds::verify(fd_count).map_err(SealError::Descriptors)?;
     if !sys::only_thread() {
         return Err(SealError::Threads);

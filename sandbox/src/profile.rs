@@ -54,6 +54,9 @@ pub struct Check {
     pub value: u64,
     /// Whether only the low 32 bits count.
     pub narrow: bool,
+    /// The name of the descriptor whose number the argument must be, as long as that is not known: nothing passes until
+    /// [`Profile::with_numbers`] has put it into `value`.
+    pub slot: Option<&'static str>,
     /// What the check is for, in the words of a report ("mapping executable memory is never allowed").
     pub why: &'static str,
 }
@@ -61,34 +64,39 @@ pub struct Check {
 impl Check {
     /// The `int` argument `index` is exactly `value`.
     pub const fn int(index: u8, value: u32, why: &'static str) -> Check {
-        Check { index, mask: 0xffff_ffff, value: value as u64, narrow: true, why }
+        Check { index, mask: 0xffff_ffff, value: value as u64, narrow: true, why, slot: None }
+    }
+
+    /// The argument `index` is the descriptor called `slot`.
+    pub const fn descriptor(index: u8, slot: &'static str, why: &'static str) -> Check {
+        Check { slot: Some(slot), ..Check::int(index, u32::MAX, why) }
     }
 
     /// The 64-bit argument `index` is exactly `value`.
     pub const fn word(index: u8, value: u64, why: &'static str) -> Check {
-        Check { index, mask: u64::MAX, value, narrow: false, why }
+        Check { index, mask: u64::MAX, value, narrow: false, why, slot: None }
     }
 
     /// The 64-bit argument `index` has none of the bits of `mask`.
     pub const fn without(index: u8, mask: u64, why: &'static str) -> Check {
-        Check { index, mask, value: 0, narrow: false, why }
+        Check { index, mask, value: 0, narrow: false, why, slot: None }
     }
 
     /// The `int` argument `index` has no bit outside `mask`.
     pub const fn only_bits(index: u8, mask: u32, why: &'static str) -> Check {
-        Check { index, mask: (!mask) as u64, value: 0, narrow: true, why }
+        Check { index, mask: (!mask) as u64, value: 0, narrow: true, why, slot: None }
     }
 
     /// The `int` argument `index` has all the bits of `mask`.
     pub const fn with_bits(index: u8, mask: u32, why: &'static str) -> Check {
-        Check { index, mask: mask as u64, value: mask as u64, narrow: true, why }
+        Check { index, mask: mask as u64, value: mask as u64, narrow: true, why, slot: None }
     }
 
     /// Whether these arguments pass.
     pub fn passes(&self, args: &[u64; 6]) -> bool {
         let seen = args.get(usize::from(self.index)).copied().unwrap_or(0);
         let seen = if self.narrow { seen & 0xffff_ffff } else { seen };
-        seen & self.mask == self.value
+        self.slot.is_none() && seen & self.mask == self.value
     }
 }
 
@@ -115,6 +123,41 @@ impl Rule {
     /// The call when the `int` argument `index` is one of `values`.
     pub fn one_of(syscall: &'static str, index: u8, values: &[u32], why: &'static str) -> Rule {
         Rule { syscall, when: values.iter().map(|value| vec![Check::int(index, *value, why)]).collect() }
+    }
+
+    /// The call when the argument `index` is one of these descriptors and all `checks` pass.
+    pub fn on(
+        syscall: &'static str,
+        index: u8,
+        slots: &[&'static str],
+        why: &'static str,
+        checks: &[Check],
+    ) -> Rule {
+        let of = |slot: &&'static str| [checks, &[Check::descriptor(index, slot, why)]].concat();
+        Rule { syscall, when: slots.iter().map(of).collect() }
+    }
+
+    /// The alternatives with every descriptor's number in place. A name that has several numbers makes several alternatives.
+    fn with_numbers(mut self, numbers: &impl Fn(&str) -> Vec<u32>) -> Rule {
+        let mut when = Vec::new();
+        let mut left: Vec<Vec<Check>> = self.when.into_iter().rev().collect();
+        while let Some(checks) = left.pop() {
+            let open = checks.iter().enumerate().find_map(|(at, check)| {
+                let numbers = numbers(check.slot?);
+                (!numbers.is_empty()).then_some((at, *check, numbers))
+            });
+            let Some((at, check, numbers)) = open else {
+                when.push(checks);
+                continue;
+            };
+            for number in numbers.into_iter().rev() {
+                let mut checks = checks.clone();
+                checks.splice(at..=at, [Check::int(check.index, number, check.why)]);
+                left.push(checks);
+            }
+        }
+        self.when = when;
+        self
     }
 }
 
@@ -192,6 +235,19 @@ impl Profile {
         self.limits.nofile_count = self.limits.nofile_count.saturating_add(nofile_count);
         self.limits.nproc_count = self.limits.nproc_count.saturating_add(nproc_count);
         self
+    }
+
+    /// The same rights where the descriptors that rules name have these numbers. A name that has none stays, and a profile
+    /// with such a name cannot be sealed with: what is missing is never let through.
+    #[must_use]
+    pub fn with_numbers(mut self, numbers: impl Fn(&str) -> Vec<u32>) -> Profile {
+        self.rules = self.rules.into_iter().map(|rule| rule.with_numbers(&numbers)).collect();
+        self
+    }
+
+    /// A descriptor that a rule names and whose number is not known.
+    pub fn unknown_slot(&self) -> Option<&'static str> {
+        self.rules.iter().flat_map(|rule| rule.when.iter().flatten()).find_map(|check| check.slot)
     }
 
     /// How many seccomp filters a process sealed with this profile carries at least: its own, and those of the

@@ -36,6 +36,14 @@ pub enum CompileError {
         /// The name.
         syscall: &'static str,
     },
+    /// A rule is about a descriptor that the process was not given.
+    #[error("profile `{profile}` has a rule about descriptor `{slot}`, which was not given")]
+    UnknownSlot {
+        /// The profile.
+        profile: &'static str,
+        /// The descriptor's name.
+        slot: &'static str,
+    },
     /// The compiler refused the rules.
     #[error("profile `{profile}`: the filter does not compile: {source}")]
     Backend {
@@ -57,6 +65,9 @@ pub struct Programs {
 /// Compiles `profile` for its own architecture, whatever the host's.
 pub fn compile(profile: &Profile) -> Result<Programs, CompileError> {
     let backend = |source| CompileError::Backend { profile: profile.name, source };
+    if let Some(slot) = profile.unknown_slot() {
+        return Err(CompileError::UnknownSlot { profile: profile.name, slot });
+    }
     let mut allowed = BTreeMap::new();
     for rule in &profile.rules {
         let alternatives: Result<Vec<_>, _> = rule.when.iter().map(|checks| conjunction(checks)).collect();

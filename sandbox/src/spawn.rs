@@ -14,6 +14,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 
 use crate::fds::Table;
+use crate::names::Names;
 use crate::profile::Profile;
 use crate::{elf, sys};
 
@@ -34,10 +35,10 @@ use record::{RECORD_LEN, Record, RecordKind};
 pub struct Spawn<'a> {
     /// The program: a static executable, open for reading.
     pub program: BorrowedFd<'a>,
-    /// Its arguments, the name first.
+    /// Its arguments, the program's name first. The names of its descriptors follow them.
     pub argv: &'a [&'a CStr],
-    /// What it finds open: (number there, descriptor here). The numbers must be 0, 1, 2, ... without a gap, in any order.
-    pub fds: &'a [(i32, BorrowedFd<'a>)],
+    /// What it finds open, numbered 0, 1, 2, ... in this order: (name there, descriptor here).
+    pub fds: &'a [(String, BorrowedFd<'a>)],
     /// Its rights.
     pub profile: &'a Profile,
     /// A user and group id of the host for it and what it starts, if there is one. Only where the caller may map it: for a
@@ -86,7 +87,12 @@ impl Spawn<'_> {
     pub fn spawn(&self) -> Result<Child, SpawnError> {
         let failed = |step, cause| SpawnError { step, profile: self.profile.name, cause };
         elf::check(self.program).map_err(|why| failed(Step::Program, Cause::Text(why.to_string())))?;
-        let table = Table::new(self.fds).map_err(|why| failed(Step::Plan, Cause::Text(why)))?;
+        let plan = |why: String| failed(Step::Plan, Cause::Text(why));
+        let names = Names::new(self.fds.iter().map(|(name, _)| name.clone()));
+        let names = names.map_err(|why| plan(why.to_string()))?;
+        let names = names.to_args().map_err(|why| plan(why.to_string()))?;
+        let argv: Vec<&CStr> = self.argv.iter().copied().chain(names.iter().map(AsRef::as_ref)).collect();
+        let table = Table::new(self.fds.iter().map(|(_, fd)| *fd)).map_err(plan)?;
         let identity = Identity::of_caller(self.profile.root, self.own_id);
         let pipes = || {
             rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
@@ -96,7 +102,7 @@ impl Spawn<'_> {
         let (go_of_child, go) = pipes()?;
         let plan = child::Plan {
             program: self.program,
-            argv: sys::Argv::new(self.argv),
+            argv: sys::Argv::new(&argv),
             table,
             limits: self.profile.limits,
             root: self.profile.root,

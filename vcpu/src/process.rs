@@ -2,8 +2,8 @@
 //! The vCPU process as the coordinator sees it: control requests onto a [`Guest`].
 //!
 //! `Configure` opens what the fds hold and checks that they fit; the machine itself is made at `Start` (from
-//! reset) or at `Restore`. Fds are taken out of the inherited table by the numbers in the configuration: one
-//! that is not there, or named twice, is refused.
+//! reset) or at `Restore`. What is shared with a device is taken out of the inherited table by the device's name in the
+//! configuration: one that is not there, or named twice, is refused.
 
 use super::engine::{Engine, EngineParts};
 use super::function_link::FunctionLink;
@@ -29,6 +29,7 @@ use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory;
 use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
+use ipc::slot::{Slot, SlotKind};
 use machine::layout::{MACHINE_NAME, SPI_BASE, SPI_COUNT, VCPU_COUNT_MAX};
 use sandbox::{Inherited, Locked};
 use std::os::fd::OwnedFd;
@@ -37,13 +38,6 @@ use std::time::Duration;
 
 /// The coordinator greets at once; it started us.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Numbers in the inherited fd table, after control, crash page and log.
-mod fd {
-    pub const RAM: u8 = 3;
-    pub const DIRTY_LOG: u8 = 4;
-    pub const CONSOLE: u8 = 5;
-}
 
 /// Where the process stands besides the lifecycle state that [`ipc::service`] keeps.
 enum Stage<E: Engine> {
@@ -206,22 +200,21 @@ fn open_parts<E: Engine>(
     }
     let vcpu_count = usize::try_from(config.vcpu_count).unwrap_or(1);
     let host = E::take_host(fds)?;
-    let mut take =
-        |number, what: &str| fds.take(number).map_err(|error| fail(&format!("open the {what}"), &error));
-    let ram = Region::from_fd(take(fd::RAM, "guest RAM")?, config.ram.file_len())
+    let mut take = |slot: Slot| fds.take(slot).map_err(|error| fail("open what was given", &error));
+    let ram = Region::from_fd(take(SlotKind::Ram.into())?, config.ram.file_len())
         .and_then(|region| guest_memory::map(&region, &config.ram))
         .map_err(|error| fail("map guest RAM", &error))?;
-    let log = Region::from_fd(take(fd::DIRTY_LOG, "dirty log")?, DirtyLog::region_len(&config.ram))
+    let log = Region::from_fd(take(SlotKind::DirtyLog.into())?, DirtyLog::region_len(&config.ram))
         .and_then(|region| DirtyLog::attach(&region, &config.ram))
         .map_err(|error| fail("map the dirty log", &error))?;
-    let console = take(fd::CONSOLE, "console")?;
+    let console = take(SlotKind::Console.into())?;
     let mut remotes = Vec::new();
     let mut wires = Vec::new();
     let mut pages = Vec::new();
     for device in &config.devices {
-        let ring = take(device.ring_fd, "MMIO ring")?;
+        let ring = take(SlotKind::Ring.of(device.peer))?;
         let page = match &device.page {
-            Some(page) => Some(take(page.fd, "register page")?),
+            Some(_) => Some(take(SlotKind::RegisterPage.of(device.peer))?),
             None => None,
         };
         let (remote, region) = RemoteDevice::open(device, ring, page, spin)?;
@@ -229,16 +222,16 @@ fn open_parts<E: Engine>(
         pages.extend(region);
         for irq in &device.irqs {
             wires.push(Wire {
-                doorbell: take(irq.fd, "interrupt")?.into(),
+                doorbell: take(SlotKind::Irq(irq.line).of(device.peer))?.into(),
                 intid: SPI_BASE.saturating_add(irq.spi),
             });
         }
     }
     let (mut boards, mut pins, mut links) = (Vec::new(), Vec::new(), Vec::new());
     for function in &config.functions {
-        let ring = take(function.ring_fd, "MMIO ring of a function")?;
+        let ring = take(SlotKind::Ring.of(function.peer))?;
         let memory = Arc::new(Windows::new(function, E::MAPS_WINDOWS));
-        let health = Health::new(&function.name);
+        let health = Health::new(&function.peer.to_string());
         remotes.push(RemoteDevice::open_function(
             function,
             ring,
@@ -246,20 +239,20 @@ fn open_parts<E: Engine>(
             Arc::clone(&memory),
             Arc::clone(&health),
         )?);
-        let channel = take(function.bus_fd, "function link")?;
-        if function.intx.spi >= SPI_COUNT {
-            return Err(fail("wire an INTx pin", &format!("there is no SPI {}", function.intx.spi)));
+        let channel = take(SlotKind::FunctionLink.of(function.peer))?;
+        if function.intx_spi >= SPI_COUNT {
+            return Err(fail("wire an INTx pin", &format!("there is no SPI {}", function.intx_spi)));
         }
-        let intid = SPI_BASE + function.intx.spi;
-        let raised = take(function.intx.raised_fd, "INTx pin")?.into();
-        let ended = take(function.intx.ended_fd, "end of an INTx interrupt")?.into();
+        let intid = SPI_BASE + function.intx_spi;
+        let raised = take(SlotKind::Intx.of(function.peer))?.into();
+        let ended = take(SlotKind::IntxEnd.of(function.peer))?.into();
         pins.push(Pin { raised, ended, intid });
         let device_id = function.bdf.0.into();
         links.push((memory, health, channel, device_id, intid));
-        let board = Region::from_fd(take(function.msi_board_fd, "MSI board")?, BOARD_LEN)
+        let board = Region::from_fd(take(SlotKind::MsiBoard.of(function.peer))?, BOARD_LEN)
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map an MSI board", &error))?;
-        let doorbell = take(function.msi_doorbell_fd, "MSI doorbell")?.into();
+        let doorbell = take(SlotKind::MsiDoorbell.of(function.peer))?.into();
         boards.push(Board { board, doorbell, device_id });
     }
     let pins = Arc::new(Pins::new(pins));

@@ -86,9 +86,9 @@ impl RemoteDevice {
         spin: Duration,
     ) -> Result<(Self, Option<GuestRegionMmap>), Failure> {
         let window = Window { region: config.region, base: config.base.0, len: config.len, posted: false };
-        let mut device = Self::attach(Health::new(&config.name), vec![window], ring, spin)?;
+        let mut device = Self::attach(Health::new(&config.peer.to_string()), vec![window], ring, spin)?;
         let (Some(page), Some(rules)) = (page, &config.page) else { return Ok((device, None)) };
-        let fail = |why: String| Failure::new(format!("open the register page of {}", config.name), why);
+        let fail = |why: String| Failure::new(format!("open the register page of {}", config.peer), why);
         if config.len != SMMU0.len {
             return Err(fail(format!("{:#x} bytes of registers, a page has {:#x}", config.len, SMMU0.len)));
         }

@@ -52,7 +52,7 @@ impl Windows {
     /// None yet, of the function that `function` describes. `has_mapper`: [`Windows::connect`] will follow.
     pub fn new(function: &RemoteFunction, has_mapper: bool) -> Self {
         Self {
-            name: function.name.clone(),
+            name: function.peer.to_string(),
             areas: function.windows.clone(),
             host_device: function.host_device,
             has_mapper,

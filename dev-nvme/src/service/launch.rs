@@ -18,6 +18,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use ipc::slot::SlotKind;
 use ipc::socket_file;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, OFlags, SeekFrom};
@@ -114,11 +115,11 @@ fn run_sealed(orders: &Orders, image: &File, listener: &UnixListener, asked: &Un
     let (log, log_writer) = std::io::pipe().context("a pipe")?;
     let log_writer = OwnedFd::from(log_writer);
     let fds = [
-        (0, nothing.as_fd()),
-        (1, page.as_fd()),
-        (2, log_writer.as_fd()),
-        (3, listener.as_fd()),
-        (4, image.as_fd()),
+        (sealed::NOTHING.to_owned(), nothing.as_fd()),
+        (SlotKind::CrashPage.to_string(), page.as_fd()),
+        (SlotKind::Log.to_string(), log_writer.as_fd()),
+        (sealed::LISTENER.to_owned(), listener.as_fd()),
+        (SlotKind::Image.to_string(), image.as_fd()),
     ];
     let image_len = rustix::fs::seek(image, SeekFrom::End(0)).context("the image's length")?;
     let profile = profiles::nvme_standalone().sized(CLIENT_MEMORY_LEN, image_len);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process as a part of a VM: started and configured by the coordinator, serving the VM's own device process.
 //!
-//! Descriptors: 0 control channel, 1 crash page, 2 log, 3 image, 4 connection to the client. The client stops and starts the
-//! device, and carries its state, through the vfio-user protocol: so there is nothing here to pause or to save.
+//! The client stops and starts the device, and carries its state, through the vfio-user protocol: so there is nothing here to
+//! pause or to save.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -19,13 +19,11 @@ use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::saved::Writer;
 use ipc::service::{self, Process};
+use ipc::slot::SlotKind;
 use sandbox::{CrashPage, Inherited, profiles};
 
 use crate::device::Device;
 use crate::service::image::{self, Presented};
-
-/// Descriptors 0 to 4.
-const FD_COUNT: u32 = 5;
 
 /// The coordinator greets at once: it has just started us.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -41,11 +39,11 @@ pub fn serve_if_managed() -> Result<bool> {
     }
     let generation = args.next().and_then(|text| text.parse().ok());
     let generation = generation.context("no generation given: only `bulkhead run` names a process")?;
-    let mut fds = Inherited::take_all(FD_COUNT)?;
-    let control = fds.take(0)?;
-    let crash_page = CrashPage::from_fd(fds.take(1)?).context("the crash page")?;
-    let (image, client) = (File::from(fds.take(3)?), fds.take(4)?);
-    let locked = sandbox::seal(&profiles::nvme(), FD_COUNT, crash_page)?;
+    let mut fds = Inherited::take_all(args)?;
+    let control = fds.take(SlotKind::Control)?;
+    let crash_page = CrashPage::from_fd(fds.take(SlotKind::CrashPage)?).context("the crash page")?;
+    let (client, image) = (fds.take(SlotKind::VfioUser)?, File::from(fds.take(SlotKind::Image)?));
+    let locked = sandbox::seal(&profiles::nvme(), fds.names(), crash_page)?;
     let channel = Channel::from_fd(control, Hello::new(Role::Nvme, generation));
     channel.hello(Role::Coordinator, Deadline::after(HELLO_DEADLINE))?;
     service::tell(&channel, &Event::Sealed(locked.enforced().lines()));

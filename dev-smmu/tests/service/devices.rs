@@ -8,6 +8,7 @@ use ipc::addr::{Gpa, StreamId};
 use ipc::channel::{self, Channel, Incoming};
 use ipc::deadline::Deadline;
 use ipc::hello::{Hello, Role};
+use ipc::instance::InstanceId;
 use ipc::protocol::smmu::SmmuDevice;
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
 use ipc::service::Process;
@@ -48,11 +49,13 @@ impl Device {
     }
 }
 
+const VFIO0: InstanceId = InstanceId::new(Role::Vfio, 0);
+
 fn start(vm: &Vm) -> (SmmuProcess, Device, Guest) {
     let (ours, theirs) = channel::pair().unwrap();
-    vm.stage1.borrow_mut().insert(10, theirs);
+    vm.stage1.borrow_mut().insert(VFIO0, theirs);
     let mut process = vm.process(1);
-    let device = SmmuDevice { name: "vfio0".into(), stream: STREAM, fd: 10 };
+    let device = SmmuDevice { peer: VFIO0, stream: STREAM };
     process.configure(vm.config(|config| config.devices = vec![device])).unwrap();
     process.start().unwrap();
     let device = Device { channel: Channel::from_fd(ours, Hello::new(Role::Vfio, 1)) };

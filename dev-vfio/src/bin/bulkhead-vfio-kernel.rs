@@ -4,8 +4,7 @@
 //! Or, as `bulkhead host-check` starts it, `host-check [ADDRESS]`: what this host offers for such devices, as a table; status
 //! 1 if something is missing that a VM needs.
 //!
-//! Arguments: its name and its generation. Descriptors: 0 control channel, 1 crash page, 2 log, then those of
-//! `Descriptors` in order, with the character device in place of the connection to a server, and the iommufd last.
+//! Arguments: its name, its generation, and the names of its descriptors.
 #![forbid(unsafe_code)]
 
 use std::io::Write;
@@ -16,10 +15,8 @@ use dev_vfio::physical::device::PhysicalDevice;
 use dev_vfio::physical::{Given, host_check};
 use dev_vfio::service::{self, Descriptors};
 use ipc::shm::ring;
+use ipc::slot::SlotKind;
 use sandbox::{CrashPage, Inherited, profiles};
-
-/// Descriptors 0 to 13.
-const FD_COUNT: u32 = 14;
 
 fn main() -> Result<ExitCode> {
     let mut arguments = std::env::args().skip(1);
@@ -29,18 +26,19 @@ fn main() -> Result<ExitCode> {
         let _ = std::io::stdout().write_all(findings.table().as_bytes());
         return Ok(if findings.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let generation = std::env::args()
-        .nth(2)
+    let mut arguments = std::env::args().skip(2);
+    let generation = arguments
+        .next()
         .and_then(|text| text.parse().ok())
         .context("no name and generation given: this program is started by `bulkhead run`, not by hand")?;
     // Asks the kernel for files that a sealed process cannot open.
     let spin = ring::spin_for_host();
-    let mut fds = Inherited::take_all(FD_COUNT)?;
-    let control = fds.take(0)?;
-    let crash_page = CrashPage::from_fd(fds.take(1)?).context("the crash page")?;
-    let given = Given { cdev: fds.take(7)?, iommu: fds.take(13)? };
+    let mut fds = Inherited::take_all(arguments)?;
+    let control = fds.take(SlotKind::Control)?;
+    let crash_page = CrashPage::from_fd(fds.take(SlotKind::CrashPage)?).context("the crash page")?;
+    let given = Given { cdev: fds.take(SlotKind::VfioDevice)?, iommu: fds.take(SlotKind::Iommufd)? };
     let descriptors = Descriptors::<PhysicalDevice>::take(&mut fds, given)?;
-    let locked = sandbox::seal(&profiles::vfio_kernel(), FD_COUNT, crash_page)?;
+    let locked = sandbox::seal(&profiles::vfio_kernel(), fds.names(), crash_page)?;
     service::run(&locked, generation, control, descriptors, spin)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use smmu_arch::{Granules, Model, ModelError, Options};
 
 use crate::addr::{Gpa, StreamId};
+use crate::instance::InstanceId;
 use crate::protocol::ram::RamLayout;
 
 /// Everything the vSMMU process needs to know.
@@ -29,15 +30,13 @@ pub struct SmmuConfig {
     pub devices: Vec<SmmuDevice>,
 }
 
-/// A device behind the SMMU.
+/// A device behind the SMMU. Its stage 1 channel is `stage1:PEER`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmmuDevice {
-    /// For logs and counters: `vfio0`.
-    pub name: String,
+    /// Its process.
+    pub peer: InstanceId,
     /// Its StreamID.
     pub stream: StreamId,
-    /// Its stage 1 channel.
-    pub fd: u8,
 }
 
 #[cfg(test)]

@@ -39,3 +39,24 @@ fn nested_process_carries_its_parents_filters_too() {
     assert_eq!(of("coordinator").filter_count_min(), 2);
     assert_eq!(of("smmu").filter_count_min(), 4);
 }
+
+#[test]
+fn rule_about_a_descriptor_lets_nothing_through_until_its_number_is_known() {
+    let of = |slot| vec![Check::descriptor(0, slot, "whose"), Check::int(1, 9, "what")];
+    let rule = Rule { syscall: "ioctl", when: vec![of("kvm"), of("iommufd"), vec![Check::int(1, 7, "any")]] };
+    let profile = Profile { rules: vec![rule], ..crate::profiles::smmu() };
+    let passes = |profile: &Profile, args: [u64; 2]| {
+        let args = [args[0], args[1], 0, 0, 0, 0];
+        profile.rules[0].when.iter().any(|checks| checks.iter().all(|check| check.passes(&args)))
+    };
+    let any = u64::from(u32::MAX);
+    assert!(!passes(&profile, [any, 9]) && passes(&profile, [any, 7]));
+    assert_eq!(profile.unknown_slot(), Some("kvm"));
+
+    let known = profile.with_numbers(|slot| if slot == "kvm" { vec![4, 6] } else { Vec::new() });
+    let passed: Vec<u64> = (0..16).filter(|fd| passes(&known, [*fd, 9])).collect();
+    assert_eq!(passed, [4, 6], "each of its numbers, and no other");
+    assert_eq!(known.unknown_slot(), Some("iommufd"));
+    let known = known.with_numbers(|_| vec![5]);
+    assert_eq!((passes(&known, [5, 9]), known.unknown_slot()), (true, None));
+}

@@ -53,12 +53,12 @@ pub fn memory() -> Vec<Rule> {
     ]
 }
 
-/// Memory of the process's own, and files shared with others: the files of these numbers only, if there are any.
+/// Memory of the process's own, and files shared with others: the descriptors of these names only, if there are any.
 ///
 /// Private memory is what RLIMIT_DATA counts. That of no file but shared would be neither that nor a memory file's, and no
 /// limit but the address space's would hold it. Nothing is mapped below what is there (GROWSDOWN), pinned (LOCKED), filled
 /// at once (POPULATE), or in huge pages of a pool (HUGETLB).
-pub fn map(files: &[u32]) -> Rule {
+pub fn map(files: &[&'static str]) -> Rule {
     let own = [
         data_only(),
         Check::with_bits(3, PRIVATE | ANONYMOUS, NO_SUCH_MAPPING),
@@ -69,8 +69,10 @@ pub fn map(files: &[u32]) -> Rule {
         Check::with_bits(3, SHARED, NO_SUCH_MAPPING),
         Check::only_bits(3, SHARED | NORESERVE, NO_SUCH_MAPPING),
     ];
-    let of = |fd: &u32| [&shared[..], &[Check::int(4, *fd, NOT_THIS_FILE)]].concat();
-    let shared = if files.is_empty() { vec![shared.to_vec()] } else { files.iter().map(of).collect() };
+    let shared = match files {
+        [] => vec![shared.to_vec()],
+        files => Rule::on("mmap", 4, files, NOT_THIS_FILE, &shared).when,
+    };
     Rule { syscall: "mmap", when: [vec![own.to_vec()], shared].concat() }
 }
 
@@ -126,7 +128,8 @@ fn waiting_on_memory() -> Rule {
     let operation = |op: i32| {
         let mask = u64::from((!(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME)).cast_unsigned());
         let value = u64::from(op.cast_unsigned());
-        vec![Check { index: 1, mask, value, narrow: true, why: "only waiting and waking are needed" }]
+        let why = "only waiting and waking are needed";
+        vec![Check { index: 1, mask, value, narrow: true, why, slot: None }]
     };
     let all = [libc::FUTEX_WAIT, libc::FUTEX_WAKE, libc::FUTEX_WAIT_BITSET, libc::FUTEX_WAKE_BITSET];
     Rule { syscall: "futex", when: all.map(operation).to_vec() }

@@ -96,7 +96,14 @@ fn socket_pair() -> Rule {
     let of_type = |kind: i32| {
         let modes = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let mask = u64::from((!modes).cast_unsigned());
-        let kind = Check { index: 1, mask, value: u64::from(kind.cast_unsigned()), narrow: true, why: pair };
+        let kind = Check {
+            index: 1,
+            mask,
+            value: u64::from(kind.cast_unsigned()),
+            narrow: true,
+            why: pair,
+            slot: None,
+        };
         vec![Check::int(0, libc::AF_UNIX.cast_unsigned(), pair), kind, Check::int(2, 0, pair)]
     };
     let kinds = [libc::SOCK_STREAM, libc::SOCK_SEQPACKET, libc::SOCK_DGRAM];

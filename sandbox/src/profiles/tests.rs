@@ -13,7 +13,26 @@ const KINDS: [MemoryFiles; 2] = [MemoryFiles::NeverExecutable, MemoryFiles::Exec
 
 /// Both architectures, both kinds of kernel.
 fn every() -> impl Iterator<Item = Profile> {
-    BOTH.into_iter().flat_map(|arch| KINDS.into_iter().flat_map(move |kind| all_with(arch, kind)))
+    let all = |arch| KINDS.into_iter().flat_map(move |kind| all_with(arch, kind));
+    BOTH.into_iter().flat_map(all).map(|profile| profile.with_numbers(numbers))
+}
+
+const KVM_FD: u64 = 6;
+const DEVICE_FD: u64 = 7;
+const IOMMU_FD: u64 = 13;
+
+/// The descriptors that rules are about, as a process might have them.
+fn numbers(slot: &str) -> Vec<u32> {
+    let number = match slot {
+        "dirty-log" => 4,
+        "ring" => 5,
+        "kvm" => KVM_FD,
+        "vfio-device" => DEVICE_FD,
+        "msi-board" => 8,
+        "iommufd" => IOMMU_FD,
+        _ => panic!("a rule about `{slot}`"),
+    };
+    vec![u32::try_from(number).unwrap()]
 }
 
 fn allowed(profile: &Profile, name: &str, args: [u64; 6]) -> bool {
@@ -221,7 +240,6 @@ fn ioctls_are_listed_one_by_one() {
     // KVM_GET_STATS_FD.
     const KVM: [u64; 2] = [0xae01, 0xae04];
     const VM: [u64; 4] = [0xae03, 0xae41, 0xae80, 0xaece];
-    const KVM_FD: u64 = 6;
     for profile in every() {
         let passed = |fd: u64| -> Vec<u64> {
             (0..0x1_0000).filter(|request| allowed(&profile, "ioctl", [fd, *request, 0, 0, 0, 0])).collect()
@@ -264,10 +282,8 @@ fn no_process_that_a_guest_reaches_changes_the_flags_of_a_file_that_others_hold(
 #[test]
 fn real_devices_process_maps_no_guest_ram_and_calls_each_ioctl_on_its_own_file() {
     const RAM_FD: u64 = 3;
-    const DEVICE_FD: u64 = 7;
-    const IOMMU_FD: u64 = 13;
     for arch in BOTH {
-        let profile = vfio_kernel::profile(arch);
+        let profile = vfio_kernel::profile(arch).with_numbers(numbers);
         let mapped: Vec<u64> =
             (0..64).filter(|fd| allowed(&profile, "mmap", [0, 4096, 3, 1, *fd, 0])).collect();
         assert_eq!(mapped, [4, 5, 8]);

@@ -3,7 +3,7 @@
 //! own to call a thread back out of the guest.
 //!
 //! KVM answers only the process that made the VM, so that this one is sealed first and makes it then: the ioctls that
-//! build a VM are here beside those that run it. `/dev/kvm` has a fixed number and its own ioctls work on that only;
+//! build a VM are here beside those that run it. `/dev/kvm` is given by name and its own ioctls work on that only;
 //! VMs, vCPUs and devices are made later and may have any number, but the kernel knows each ioctl on its own kind only.
 //! Spawned by the sealed coordinator, so every rule here is also the coordinator's, on arm64.
 
@@ -35,7 +35,7 @@ pub fn profile(arch: Arch) -> Profile {
 
 pub fn rules() -> Vec<Rule> {
     let of_kvm = "this ioctl is for /dev/kvm alone";
-    let system = |request: u32| vec![Check::int(0, KVM_FD, of_kvm), Check::int(1, request, KNOWN)];
+    let system = |request: u32| vec![Check::descriptor(0, "kvm", of_kvm), Check::int(1, request, KNOWN)];
     let of_others = OF_VM.iter().chain(&OF_VCPU).chain(&OF_DEVICE);
     let mut when: Vec<Vec<Check>> = OF_SYSTEM.iter().map(|request| system(*request)).collect();
     when.extend(of_others.map(|request| vec![Check::int(1, *request, KNOWN)]));
@@ -56,9 +56,6 @@ pub fn rules() -> Vec<Rule> {
 
 const KNOWN: &str = "only the listed ioctls of KVM are needed";
 const KICK: &str = "a process may only call its own threads";
-
-/// The number of `/dev/kvm` in the process (the topology's).
-const KVM_FD: u32 = 6;
 
 /// KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE. (Linux, include/uapi/linux/kvm.h; the same on every architecture.)
 const OF_SYSTEM: [u32; 2] = [0xae01, 0xae04];

@@ -38,16 +38,12 @@ pub fn rules() -> Vec<Rule> {
     union(&[&memory, &own, &common::threads(), &common::ending(), &descriptors, &vfio::interrupts()])
 }
 
-/// The dirty log, the ring, the MSI board (the topology's numbers).
-const MAPPED: [u32; 3] = [4, 5, 8];
+/// The shared objects that it maps.
+const MAPPED: [&str; 3] = ["dirty-log", "ring", "msi-board"];
 
 const KNOWN: &str = "only the listed ioctls of VFIO and iommufd are needed";
 const OF_DEVICE: &str = "this ioctl is for the device's own file";
 const OF_IOMMU: &str = "this ioctl is for the device's own iommufd";
-
-/// The numbers of both files in the process (the topology's).
-const DEVICE_FD: u32 = 7;
-const IOMMU_FD: u32 = 13;
 
 /// VFIO_DEVICE_GET_INFO, GET_REGION_INFO, GET_IRQ_INFO, SET_IRQS, RESET, FEATURE, BIND_IOMMUFD, ATTACH_IOMMUFD_PT,
 /// DETACH_IOMMUFD_PT. (Linux, include/uapi/linux/vfio.h; the same on every architecture.)
@@ -59,7 +55,9 @@ const ON_IOMMU: [u32; 11] =
     [0x3b80, 0x3b81, 0x3b8f, 0x3b89, 0x3b8a, 0x3b8b, 0x3b8c, 0x3b8d, 0x3b90, 0x3b91, 0x3b93];
 
 fn ioctl() -> Rule {
-    let on = |fd, whose| move |request: &u32| vec![Check::int(0, fd, whose), Check::int(1, *request, KNOWN)];
-    let when = ON_DEVICE.iter().map(on(DEVICE_FD, OF_DEVICE));
-    Rule { syscall: "ioctl", when: when.chain(ON_IOMMU.iter().map(on(IOMMU_FD, OF_IOMMU))).collect() }
+    let on = |slot, whose| {
+        move |request: &u32| vec![Check::descriptor(0, slot, whose), Check::int(1, *request, KNOWN)]
+    };
+    let when = ON_DEVICE.iter().map(on("vfio-device", OF_DEVICE));
+    Rule { syscall: "ioctl", when: when.chain(ON_IOMMU.iter().map(on("iommufd", OF_IOMMU))).collect() }
 }

@@ -61,10 +61,24 @@ fn vectors(rule: &Rule) -> Vec<[u64; 6]> {
     found
 }
 
+/// Every profile, with the descriptors that its rules are about at two numbers each.
+fn every(arch: Arch) -> Vec<Profile> {
+    profiles::all(arch).into_iter().map(|profile| profile.with_numbers(|_| vec![6, 7])).collect()
+}
+
+#[test]
+fn rule_about_a_descriptor_without_a_number_does_not_compile() {
+    let profile =
+        profiles::all(Arch::X86_64).into_iter().find(|profile| profile.name == "vfio-kernel").unwrap();
+    let known = |slot: &str| if slot == "iommufd" { Vec::new() } else { vec![6] };
+    let Err(error) = compile(&profile.with_numbers(known)) else { panic!("it compiles") };
+    assert!(error.to_string().contains("`vfio-kernel` has a rule about descriptor `iommufd`"), "{error}");
+}
+
 #[test]
 fn programs_decide_as_the_rules_say_on_both_architectures() {
     let mut decisions = [0u32; 2];
-    for profile in BOTH.into_iter().flat_map(profiles::all) {
+    for profile in BOTH.into_iter().flat_map(every) {
         let programs = compile(&profile).unwrap();
         for number in 0..600 {
             let rule = syscalls::name(number, profile.arch).and_then(|name| profile.rule(name));
@@ -83,7 +97,7 @@ fn programs_decide_as_the_rules_say_on_both_architectures() {
 
 #[test]
 fn absent_calls_answer_enosys_and_others_pass() {
-    for profile in BOTH.into_iter().flat_map(profiles::all) {
+    for profile in BOTH.into_iter().flat_map(every) {
         let programs = compile(&profile).unwrap();
         for number in 0..600 {
             let absent =
@@ -97,13 +111,13 @@ fn absent_calls_answer_enosys_and_others_pass() {
 #[test]
 fn call_of_another_abi_is_killed() {
     for (own, other) in [(Arch::X86_64, Arch::Aarch64), (Arch::Aarch64, Arch::X86_64)] {
-        for profile in profiles::all(own) {
+        for profile in every(own) {
             let programs = compile(&profile).unwrap();
             assert_eq!(run(&programs.rules, other, 0, &[0; 6]), KILL_PROCESS);
         }
     }
     // The x32 calls of x86-64 have the same architecture word and a bit in the number.
-    let programs = compile(&profiles::all(Arch::X86_64)[0]).unwrap();
+    let programs = compile(&every(Arch::X86_64)[0]).unwrap();
     assert_eq!(run(&programs.rules, Arch::X86_64, 0x4000_0001, &[0; 6]), TRAP);
 }
 

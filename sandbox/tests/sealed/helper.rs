@@ -11,7 +11,7 @@ use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use sandbox::spawn::Exit;
-use sandbox::{CrashPage, Inherited};
+use sandbox::{CrashPage, Inherited, Names};
 
 use crate::process::{Process, profile_named};
 
@@ -21,18 +21,18 @@ struct ForChild {
     page: CrashPage,
 }
 
-/// Seals and serves; the role is the first argument, a fault to commit the second.
+/// Seals and serves; the role is the first argument, a fault to commit the second, then come the names of its descriptors.
 pub fn main() {
     let args: Vec<String> = std::env::args().collect();
     let (role, fault) = (args[1].as_str(), args[2].as_str());
     assert!(std::env::vars_os().next().is_none(), "the environment is not empty");
     let profile = profile_named(role);
-    let mut count = if role == "coordinator" { 5 } else { 3 };
-    let mut fds = Inherited::take_all(count).unwrap();
-    let (control, page) = (fds.take(0).unwrap(), fds.take(1).unwrap());
+    let mut fds = Inherited::take_all(args[3..].iter().cloned()).unwrap();
+    let mut names = fds.names().clone();
+    let (control, page) = (fds.take("control").unwrap(), fds.take("crash-page").unwrap());
     let for_child = (role == "coordinator").then(|| ForChild {
-        program: fds.take(3).unwrap(),
-        page: CrashPage::from_fd(fds.take(4).unwrap()).unwrap(),
+        program: fds.take("program").unwrap(),
+        page: CrashPage::from_fd(fds.take("crash-page:child").unwrap()).unwrap(),
     });
     let page = CrashPage::from_fd(page).unwrap();
     let mut programs: Vec<BorrowedFd<'_>> = for_child.iter().map(|given| given.program.as_fd()).collect();
@@ -41,8 +41,15 @@ pub fn main() {
         "" => {}
         "extra-thread" => drop(std::thread::spawn(|| std::thread::sleep(Duration::from_secs(60)))),
         "extra-descriptor" => std::mem::forget(control.try_clone().unwrap()),
-        "count-too-high" => count += 1,
-        "inherited-twice" => panic!("{}", Inherited::take_all(5).unwrap_err()),
+        "count-too-high" => names = Names::new(names.iter().chain(["more"]).map(str::to_owned)).unwrap(),
+        "rule-without-descriptor" => {
+            let all = sandbox::profiles::all(sandbox::Arch::host());
+            sealing = all.into_iter().find(|profile| profile.name == "vfio-kernel").unwrap();
+            programs.clear();
+        }
+        "inherited-twice" => {
+            panic!("{}", Inherited::take_all(names.iter().map(str::to_owned)).unwrap_err())
+        }
         "programs" => {
             sealing = profile_named("smmu");
             programs.truncate(1);
@@ -50,7 +57,7 @@ pub fn main() {
         // A profile that lacks a call which starting a child needs: before exec, or after.
         lacking => sealing.rules.retain(|rule| rule.syscall != lacking),
     }
-    let locked = match sandbox::seal_to_spawn(&sealing, count, page, &programs) {
+    let locked = match sandbox::seal_to_spawn(&sealing, &names, page, &programs) {
         Ok(locked) => locked,
         Err(error) => panic!("{error}"),
     };

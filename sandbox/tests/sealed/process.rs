@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The test's end of a sealed process: start it, talk to it line by line, see how it ended.
 //!
-//! Descriptors of a helper: 0 control (stream socket), 1 crash page, 2 log; for the coordinator also 3, the program
-//! that it starts its child from, and 4, that child's crash page. A vCPU or vSMMU process is started as in the
+//! Descriptors of a helper: control (a stream socket), crash page, log; for the coordinator also the program that it starts
+//! its child from, and that child's crash page. A vCPU or vSMMU process is started as in the
 //! product: by a sealed coordinator, which passes commands on. Every wait of the test has a deadline.
 
 use std::ffi::{CStr, CString};
@@ -22,6 +22,9 @@ pub const HELPER_NAME: &CStr = c"sealed-helper";
 pub const TABLE_NAME: &CStr = c"sealed-table";
 /// The argv[0] under which this program starts processes and waits to be killed.
 pub const LAUNCHER_NAME: &str = "sealed-launcher";
+
+/// The names of a helper's descriptors; the last two are the coordinator's alone.
+const SLOTS: [&str; 5] = ["control", "crash-page", "log", "program", "crash-page:child"];
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -49,9 +52,10 @@ impl Role {
     }
 }
 
-/// The profile of this name.
+/// The profile of this name. No process here has the descriptors that some rules are about: theirs is a number far above.
 pub fn profile_named(name: &str) -> Profile {
-    sandbox::profiles::all(sandbox::Arch::host()).into_iter().find(|profile| profile.name == name).unwrap()
+    let all = sandbox::profiles::all(sandbox::Arch::host());
+    all.into_iter().find(|profile| profile.name == name).unwrap().with_numbers(|_| vec![250])
 }
 
 /// This program, opened for exec.
@@ -116,8 +120,8 @@ impl Process {
             control.set_read_timeout(Some(DEADLINE)).unwrap();
         }
         let (role, fault) = (CString::new(role).unwrap(), CString::new(fault).unwrap());
-        let mut fds = vec![(0, theirs.as_fd()), (1, page.as_fd()), (2, log_writer.as_fd())];
-        fds.extend((3..).zip(extra.iter().copied()));
+        let all = [theirs.as_fd(), page.as_fd(), log_writer.as_fd()].into_iter().chain(extra.iter().copied());
+        let fds: Vec<_> = SLOTS.iter().map(|name| (*name).to_owned()).zip(all).collect();
         let spawn = Spawn {
             program,
             argv: &[HELPER_NAME, &role, &fault],

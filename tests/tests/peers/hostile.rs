@@ -25,6 +25,7 @@ use ipc::protocol::stage1::{Fault, Notice, Stage1};
 use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
 use ipc::shm::ring::{self, RING_LEN};
+use ipc::slot::SlotKind;
 use sandbox::{CrashPage, Inherited, profiles};
 
 /// Patched in each copy.
@@ -61,16 +62,16 @@ pub fn write(to: &Path, script: u8) {
     fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// The process called `name`.
-pub fn main(name: &str, generation: u32, fd_count: u32) {
-    let mut fds = Inherited::take_all(fd_count).unwrap();
-    let control = fds.take(0).unwrap();
-    let crash_page = CrashPage::from_fd(fds.take(1).unwrap()).unwrap();
-    let server = fds.take(7).unwrap();
+/// The process called `name`, with descriptors of these names.
+pub fn main(name: &str, generation: u32, slots: &[String]) {
+    let mut fds = Inherited::take_all(slots.iter().cloned()).unwrap();
+    let control = fds.take(SlotKind::Control).unwrap();
+    let crash_page = CrashPage::from_fd(fds.take(SlotKind::CrashPage).unwrap()).unwrap();
+    let server = fds.take(SlotKind::VfioUser).unwrap();
     let given = Descriptors::<VfioUserDevice>::take(&mut fds, server).unwrap();
     if name == "vfio0" {
         let spin = ring::spin_for_host();
-        let locked = sandbox::seal(&profiles::vfio(), fd_count, crash_page).unwrap();
+        let locked = sandbox::seal(&profiles::vfio(), fds.names(), crash_page).unwrap();
         // Ends when the coordinator does.
         let _ = service::run(&locked, generation, control, given, spin);
         return;

@@ -50,7 +50,7 @@ const TESTS: [(&str, fn()); 6] = [
 fn main() {
     let words: Vec<String> = std::env::args().collect();
     if words.first().is_some_and(|word| word == "bulkhead-vfio") {
-        return hostile::main(&words[1], words[2].parse().unwrap(), words[3].parse().unwrap());
+        return hostile::main(&words[1], words[2].parse().unwrap(), &words[3..]);
     }
     // The protocol of test runners: list, or run.
     if words.iter().any(|word| word == "--list") {

@@ -9,12 +9,10 @@ use crate::engine::{Engine, EngineParts, Exit};
 use crate::window_memory::Mapper;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
+use ipc::slot::SlotKind;
 use sandbox::Inherited;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-
-/// Number of `/dev/kvm` in the inherited fd table, after those of every vCPU process.
-const KVM_FD: u8 = 6;
 
 /// The host's CPUs.
 pub struct Kvm {
@@ -31,7 +29,7 @@ impl Engine for Kvm {
     const MAPS_WINDOWS: bool = true;
 
     fn take_host(fds: &mut Inherited) -> Result<OwnedFd, Failure> {
-        fds.take(KVM_FD).map_err(|error| Failure::new("take the descriptor of /dev/kvm", error))
+        fds.take(SlotKind::Kvm).map_err(|error| Failure::new("take the descriptor of /dev/kvm", error))
     }
 
     fn controller(host: OwnedFd, parts: &EngineParts, saved: Option<&SavedKvm>) -> Result<Arc<Vm>, Failure> {

@@ -7,8 +7,8 @@ use super::*;
 use ipc::addr::{Bdf, Gpa, GpaRange};
 use ipc::channel::{self, Channel, Incoming};
 use ipc::hello::{Hello, Role};
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{Control, Event};
-use ipc::protocol::vcpu::RemoteIntx;
 use ipc::shm::ring::{Responder, SLOTS};
 use std::os::fd::AsFd;
 
@@ -23,21 +23,17 @@ fn device() -> (RemoteDevice, Responder) {
         FunctionWindow { region: 1, range: range(MEMORY) },
     ];
     let config = RemoteFunction {
-        name: "vfio0".to_owned(),
+        peer: InstanceId::new(Role::Vfio, 0),
         bdf: Bdf(8),
-        ring_fd: 0,
         windows,
-        msi_board_fd: 0,
-        msi_doorbell_fd: 0,
-        bus_fd: 0,
-        intx: RemoteIntx { raised_fd: 0, ended_fd: 0, spi: 9 },
+        intx_spi: 9,
         host_device: None,
     };
     let ring = ring::create("ring").unwrap();
     let responder = Responder::attach(&ring, 1, Duration::ZERO).unwrap();
     let fd = ring.as_fd().try_clone_to_owned().unwrap();
     let memory = Arc::new(Windows::new(&config, false));
-    let health = Health::new(&config.name);
+    let health = Health::new(&config.peer.to_string());
     let device = RemoteDevice::open_function(&config, fd, Duration::ZERO, memory, health).unwrap();
     (device, responder)
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use ipc::addr::Bdf;
-use ipc::protocol::vcpu::RemoteIntx;
+use ipc::hello::Role;
+use ipc::instance::InstanceId;
 use ipc::protocol::vfio::{CONFIG_REGION, IO_REGION};
 use ipc::shm::memory_file;
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
@@ -20,17 +21,7 @@ fn area(region: u16, start: u64, len: u64) -> FunctionWindow {
 }
 
 fn function(windows: Vec<FunctionWindow>, host_device: Option<u64>) -> RemoteFunction {
-    RemoteFunction {
-        name: "vfio0".to_owned(),
-        bdf: Bdf(8),
-        ring_fd: 0,
-        windows,
-        msi_board_fd: 0,
-        msi_doorbell_fd: 0,
-        bus_fd: 0,
-        intx: RemoteIntx { raised_fd: 0, ended_fd: 0, spi: 0 },
-        host_device,
-    }
+    RemoteFunction { peer: InstanceId::new(Role::Vfio, 0), bdf: Bdf(8), windows, intx_spi: 0, host_device }
 }
 
 fn areas() -> Vec<FunctionWindow> {

@@ -69,27 +69,17 @@ fn start() -> Result<(), Problem> {
         Problem::host(format!("{step}: {error}"), "coordinator start", "start VMs with `bulkhead run`")
     };
     // The arguments behind the word are the names of what is given, in the order of the numbers.
-    let slots: Vec<Slot> = std::env::args()
-        .skip(2)
-        .map(|name| name.parse())
-        .collect::<Result<_, _>>()
-        .map_err(|error| failed("name the descriptors", &error))?;
-    let count = u32::try_from(slots.len()).unwrap_or(u32::MAX);
-    let mut inherited = Inherited::take_all(count).map_err(|error| failed("take the descriptors", &error))?;
-    let mut take = |slot: &Slot| -> Result<OwnedFd, Problem> {
-        let number =
-            slots.iter().position(|known| known == slot).and_then(|number| u8::try_from(number).ok());
-        let number = number.ok_or_else(|| failed("find a descriptor", slot))?;
-        inherited.take(number).map_err(|error| failed("take a descriptor", &error))
-    };
+    let mut inherited = Inherited::take_all(std::env::args().skip(2))
+        .map_err(|error| failed("take the descriptors", &error))?;
+    let names = inherited.names().clone();
+    let programs = inherited.take_each(Slot::PROGRAM).into_iter();
+    let mut programs: BTreeMap<Slot, OwnedFd> =
+        programs.map(|(name, file)| (Slot::Program(name), file)).collect();
+    let mut take = |slot: &Slot| inherited.take(slot).map_err(|error| failed("take a descriptor", &error));
     let crash = take(&SlotKind::CrashPage.into())?;
     let crash = CrashPage::from_fd(crash).map_err(|error| failed("take the crash page", &error))?;
-    let mut programs = BTreeMap::new();
-    for slot in slots.iter().filter(|slot| matches!(slot, Slot::Program(_))) {
-        programs.insert(slot.clone(), take(slot)?);
-    }
     let files: Vec<_> = programs.values().map(AsFd::as_fd).collect();
-    let locked = seal_to_spawn(&system::COORDINATOR.profile(), count, crash, &files)
+    let locked = seal_to_spawn(&system::COORDINATOR.profile(), &names, crash, &files)
         .map_err(|error| failed("seal", &error))?;
 
     let handover = File::from(take(&SlotKind::Handover.into())?);

@@ -8,17 +8,14 @@ use ipc::protocol::control::RoleConfig;
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{Model, SmmuConfig, SmmuDevice};
-use ipc::protocol::vcpu::{
-    FunctionWindow, RemoteFunction, RemoteIntx, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig,
-};
+use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
 use ipc::protocol::vfio::{self, BarAreas, VfioConfig};
-use ipc::slot::SlotKind;
 use machine::boot::BootInfo;
 use machine::layout;
 
 use super::handover::Handover;
 use crate::problem::Problem;
-use crate::system::{DeviceKind, IrqLine, SMMU0, System, VCPU};
+use crate::system::{DeviceKind, IrqLine, SMMU0};
 
 /// The number that requests for the first SMMU carry in its ring.
 const SMMU0_REGION: u16 = 0;
@@ -70,33 +67,19 @@ impl PciSlot {
         StreamId(self.bdf.0.into())
     }
 
-    fn function(
-        &self,
-        id: InstanceId,
-        numbers: Numbers<'_>,
-        host_device: Option<u64>,
-    ) -> Result<RemoteFunction, Problem> {
-        let named = |kind: SlotKind| numbers.vcpu(kind, id);
-        Ok(RemoteFunction {
-            name: id.to_string(),
+    fn function(&self, peer: InstanceId, host_device: Option<u64>) -> RemoteFunction {
+        RemoteFunction {
+            peer,
             bdf: self.bdf,
-            ring_fd: named(SlotKind::Ring)?,
             windows: vec![
                 FunctionWindow { region: vfio::CONFIG_REGION, range: self.config },
                 FunctionWindow { region: vfio::AREA32_REGION, range: self.areas.memory32 },
                 FunctionWindow { region: vfio::AREA64_REGION, range: self.areas.memory64 },
                 FunctionWindow { region: vfio::IO_REGION, range: self.areas.io },
             ],
-            msi_board_fd: named(SlotKind::MsiBoard)?,
-            msi_doorbell_fd: named(SlotKind::MsiDoorbell)?,
-            bus_fd: named(SlotKind::FunctionLink)?,
-            intx: RemoteIntx {
-                raised_fd: named(SlotKind::Intx)?,
-                ended_fd: named(SlotKind::IntxEnd)?,
-                spi: layout::spi::pci_inta(self.slot),
-            },
+            intx_spi: layout::spi::pci_inta(self.slot),
             host_device,
-        })
+        }
     }
 
     fn vfio(&self, id: InstanceId, ram: RamLayout, direct_dma: bool, model: Model) -> VfioConfig {
@@ -124,12 +107,10 @@ impl Configs {
     /// the process of a physical device.
     pub fn new(
         handover: &Handover,
-        system: &System,
         ram: &RamLayout,
         boot: BootInfo,
         host_device: impl Fn(InstanceId) -> Result<u64, Problem>,
     ) -> Result<Self, Problem> {
-        let numbers = Numbers(system);
         let model = handover.smmu;
         let mut functions = Vec::new();
         let mut behind_smmu0 = Vec::new();
@@ -139,9 +120,8 @@ impl Configs {
             let slot = PciSlot::new(device.slot)?;
             let physical = device.kind == DeviceKind::Physical;
             let host_device = physical.then(|| host_device(id)).transpose()?;
-            functions.push(slot.function(id, numbers, host_device)?);
-            let fd = numbers.of(SMMU0, SlotKind::Stage1, id)?;
-            behind_smmu0.push(SmmuDevice { name: id.to_string(), stream: slot.stream(), fd });
+            functions.push(slot.function(id, host_device));
+            behind_smmu0.push(SmmuDevice { peer: id, stream: slot.stream() });
             let disk = device.disk.as_ref();
             nvme.push(NvmeConfig {
                 name: InstanceId::new(Role::Nvme, id.index).to_string(),
@@ -161,20 +141,18 @@ impl Configs {
                 entry: Gpa(boot.entry),
                 fdt: Gpa(boot.fdt),
                 devices: vec![RemoteMmio {
-                    name: SMMU0.to_string(),
+                    peer: SMMU0,
                     region: SMMU0_REGION,
                     base: Gpa(layout::SMMU0.base),
                     len: layout::SMMU0.len,
-                    ring_fd: numbers.vcpu(SlotKind::Ring, SMMU0)?,
                     page: Some(RemotePage {
-                        fd: numbers.vcpu(SlotKind::RegisterPage, SMMU0)?,
                         guest_owned: GUEST_OWNED.to_vec(),
                         posted: GUEST_OWNED.to_vec(),
                     }),
                     irqs: vec![
-                        numbers.irq(IrqLine::EventQueue, layout::spi::SMMU0_EVENTQ)?,
-                        numbers.irq(IrqLine::GlobalError, layout::spi::SMMU0_GERROR)?,
-                        numbers.irq(IrqLine::CommandSync, layout::spi::SMMU0_CMD_SYNC)?,
+                        RemoteIrq { line: IrqLine::EventQueue, spi: layout::spi::SMMU0_EVENTQ },
+                        RemoteIrq { line: IrqLine::GlobalError, spi: layout::spi::SMMU0_GERROR },
+                        RemoteIrq { line: IrqLine::CommandSync, spi: layout::spi::SMMU0_CMD_SYNC },
                     ],
                 }],
                 functions,
@@ -207,30 +185,6 @@ impl Configs {
     }
 }
 
-/// Descriptor numbers in a VM.
-#[derive(Clone, Copy)]
-struct Numbers<'a>(&'a System);
-
-impl Numbers<'_> {
-    fn irq(self, line: IrqLine, spi: u32) -> Result<RemoteIrq, Problem> {
-        Ok(RemoteIrq { fd: self.vcpu(SlotKind::Irq(line), SMMU0)?, spi })
-    }
-
-    fn vcpu(self, kind: SlotKind, peer: InstanceId) -> Result<u8, Problem> {
-        self.of(VCPU, kind, peer)
-    }
-
-    /// The number under which `holder` holds what it shares with `peer`.
-    fn of(self, holder: InstanceId, kind: SlotKind, peer: InstanceId) -> Result<u8, Problem> {
-        let slot = kind.of(peer);
-        self.0
-            .get(holder)
-            .and_then(|instance| instance.number(&slot))
-            .and_then(|number| u8::try_from(number).ok())
-            .ok_or_else(|| bug(format!("process {holder} does not hold {slot}")))
-    }
-}
-
 fn bug(what: String) -> Problem {
     Problem::host(what, "system table", "report this as a bug")
 }
@@ -239,10 +193,11 @@ fn bug(what: String) -> Problem {
 mod tests {
     use super::*;
     use crate::coordinator::handover::HandedDevice;
-    use crate::system::{CpuKind, device};
+    use crate::system::{CpuKind, System, VCPU, device};
+    use ipc::slot::SlotKind::{self, FunctionLink, Intx, IntxEnd, MsiBoard, MsiDoorbell, Ring};
 
     #[test]
-    fn role_configs_cover_every_process_and_name_its_descriptors() {
+    fn role_configs_cover_every_process_and_name_its_peers() {
         let ram = ram_layout(1 << 29).unwrap();
         let boot = BootInfo { entry: layout::RAM_BASE, fdt: layout::RAM_BASE };
         let handed = |slot| HandedDevice {
@@ -270,31 +225,32 @@ mod tests {
             initramfs_name: String::new(),
         };
         let system = System::new(&handover.shape());
-        let configs = Configs::new(&handover, &system, &ram, boot, number).unwrap();
+        let configs = Configs::new(&handover, &ram, boot, number).unwrap();
         for process in system.processes() {
             assert!(configs.of(process.id).is_ok(), "{}", process.id);
         }
         assert!(configs.of(device(2)).is_err());
-        let vcpu = system.get(VCPU).unwrap();
-        let slot = |number: u8| vcpu.descriptors[usize::from(number)].slot.to_string();
+        // What each is told of another process, it shares with it.
+        let holds = |holder: InstanceId, kind: SlotKind, peer: InstanceId| {
+            assert!(
+                system.get(holder).unwrap().number(&kind.of(peer)).is_some(),
+                "{holder}: {kind} of {peer}"
+            );
+        };
         let smmu = &configs.vcpu.devices[0];
-        let fds: Vec<u8> = [smmu.ring_fd, smmu.page.as_ref().unwrap().fd]
-            .into_iter()
-            .chain(smmu.irqs.iter().map(|irq| irq.fd))
-            .collect();
-        let names = ["ring", "register-page", "irq-event-queue", "irq-global-error", "irq-command-sync"];
-        assert_eq!(fds.into_iter().map(slot).collect::<Vec<_>>(), names.map(|name| format!("{name}:smmu0")));
+        holds(VCPU, SlotKind::Ring, smmu.peer);
+        holds(VCPU, SlotKind::RegisterPage, smmu.peer);
+        smmu.irqs.iter().for_each(|irq| holds(VCPU, SlotKind::Irq(irq.line), smmu.peer));
         assert_eq!(smmu.irqs.iter().map(|irq| irq.spi).collect::<Vec<_>>(), [3, 4, 5]);
+        for function in &configs.vcpu.functions {
+            for kind in [Ring, MsiBoard, MsiDoorbell, FunctionLink, Intx, IntxEnd] {
+                holds(VCPU, kind, function.peer);
+            }
+        }
+        configs.smmu0.devices.iter().for_each(|behind| holds(SMMU0, SlotKind::Stage1, behind.peer));
         let last = &configs.vcpu.functions[1];
-        let intx = last.intx;
-        let fds = [last.ring_fd, last.msi_board_fd, last.msi_doorbell_fd, last.bus_fd];
-        let names = ["ring", "msi-board", "msi-doorbell", "function-link"];
-        assert_eq!(fds.map(slot), names.map(|name| format!("{name}:vfio1")));
-        assert_eq!([intx.raised_fd, intx.ended_fd].map(slot), ["intx:vfio1", "intx-end:vfio1"]);
-        assert_eq!(intx.spi, 11);
+        assert_eq!((last.peer, configs.smmu0.devices[1].peer, last.intx_spi), (device(1), device(1), 11));
         assert_eq!(last.windows[0].range.start(), Gpa(0x300f_8000));
-        let stage1 = usize::from(configs.smmu0.devices[1].fd);
-        assert_eq!(system.get(SMMU0).unwrap().descriptors[stage1].slot, SlotKind::Stage1.of(device(1)));
         assert_eq!(configs.vfio[1].stream, StreamId(0xf8));
         assert_eq!([configs.vfio[0].direct_dma, configs.vfio[1].direct_dma], [false, true]);
         assert_eq!(configs.vfio[1].areas.memory64.end(), Gpa(1 << 40));
@@ -302,8 +258,7 @@ mod tests {
         assert_eq!(last.host_device, None);
         let physical = HandedDevice { kind: DeviceKind::Physical, direct_dma: false, ..handed(31) };
         let handover = Handover { cpu: CpuKind::Kvm, devices: vec![handed(1), physical], ..handover };
-        let system = System::new(&handover.shape());
-        let configs = Configs::new(&handover, &system, &ram, boot, number).unwrap();
+        let configs = Configs::new(&handover, &ram, boot, number).unwrap();
         let devices: Vec<_> = configs.vcpu.functions.iter().map(|function| function.host_device).collect();
         assert_eq!(devices, [None, Some(0x1234)], "only the file of a physical device may be mapped");
     }

@@ -27,7 +27,6 @@ pub mod terminal;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -190,8 +189,7 @@ fn spawn(
     cgroup: Option<&Cgroup>,
 ) -> Result<Child, Problem> {
     let mut fds = Vec::new();
-    let mut names = Vec::new();
-    for (number, held) in (0..).zip(&coordinator.descriptors) {
+    for held in &coordinator.descriptors {
         let Some(fd) = objects.get(&held.object) else {
             return Err(Problem::host(
                 format!("descriptor {} of the coordinator was not made", held.slot),
@@ -199,14 +197,11 @@ fn spawn(
                 "report this as a bug",
             ));
         };
-        fds.push((number, fd.as_fd()));
-        names.push(CString::new(held.slot.to_string()).unwrap_or_default());
+        fds.push((held.slot.to_string(), fd.as_fd()));
     }
-    let words = [c"bulkhead", c"coordinator"];
-    let argv: Vec<&CStr> = words.into_iter().chain(names.iter().map(CString::as_c_str)).collect();
     let spawn = Spawn {
         program: program.as_fd(),
-        argv: &argv,
+        argv: &[c"bulkhead", c"coordinator"],
         fds: &fds,
         profile,
         own_id,

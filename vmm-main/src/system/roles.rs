@@ -5,6 +5,8 @@
 //! work, and every device before what it needs, its server and the vSMMU that records its faults. Resuming goes the other
 //! way round. Templates of one `tier` are asked together.
 
+use std::collections::BTreeSet;
+
 use ipc::hello::Role;
 use ipc::protocol::bus::{VECTORS_MAX, WINDOWS_MAX};
 use sandbox::{Profile, profiles};
@@ -81,9 +83,22 @@ pub struct Growth {
 }
 
 impl Template {
-    /// Its sandbox profile, as it is for the smallest VM.
+    /// Its sandbox profile, as it is for the smallest VM, with the numbers of the descriptors that its rules are about. The
+    /// coordinator's filter is over those of all that it starts: there the numbers are theirs.
     pub fn profile(&self) -> Profile {
-        (self.profile)()
+        let holders =
+            if self.role == Role::Coordinator { &TEMPLATES[..] } else { std::slice::from_ref(self) };
+        (self.profile)().with_numbers(|slot| {
+            let numbers: BTreeSet<u32> = holders.iter().filter_map(|holder| holder.number(slot)).collect();
+            numbers.into_iter().collect()
+        })
+    }
+
+    /// The number, in every instance, of a descriptor that it has of itself: those that others share with it come behind.
+    pub fn number(&self, slot: &str) -> Option<u32> {
+        let objects = COMMON.iter().chain(self.links).flat_map(|link| link.kind.spec().objects);
+        let place = objects.filter_map(|object| object.owner).position(|end| end.slot.as_str() == slot);
+        place.and_then(|place| u32::try_from(place).ok())
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The rules that the table itself must keep, whatever roles it gets, and what it yields for VMs of many shapes.
 
+use sandbox::Profile;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
@@ -233,4 +234,46 @@ fn the_coordinator_holds_each_program_that_runs_once() {
             assert!(system.program(process.template.program).is_some(), "{}", process.id);
         }
     }
+}
+
+/// The numbers that argument `index` of `call` may have.
+fn descriptors_in_rules(profile: &Profile, call: &str, index: u8) -> BTreeSet<u64> {
+    let checks = profile.rule(call).into_iter().flat_map(|rule| rule.when.iter().flatten());
+    checks.filter(|check| check.index == index).map(|check| check.value).collect()
+}
+
+#[test]
+fn rules_are_about_descriptors_that_the_process_has_under_that_number() {
+    for system in systems() {
+        for instance in system.instances() {
+            let profile = instance.profile();
+            assert_eq!(profile.unknown_slot(), None, "{}", instance.id);
+            // What the sealed process finds by its names is what its parent's table says.
+            let names = sandbox::Names::new(instance.slots().map(ToString::to_string)).unwrap();
+            for held in &instance.descriptors {
+                let name = held.slot.to_string();
+                if let Some(number) = instance.template.number(&name) {
+                    assert_eq!(names.number_of(&name), Some(number), "{} {name}", instance.id);
+                }
+            }
+        }
+        // What the coordinator may do to a descriptor is what one of its children may.
+        let of_children = TEMPLATES.iter().filter(|template| template.profile().rule("ioctl").is_some());
+        let of_children: BTreeSet<u64> =
+            of_children.flat_map(|template| descriptors_in_rules(&template.profile(), "ioctl", 0)).collect();
+        assert_eq!(descriptors_in_rules(&COORDINATOR.profile(), "ioctl", 0), of_children);
+    }
+}
+
+#[test]
+fn process_of_a_physical_device_may_map_three_shared_objects_and_never_guest_ram() {
+    let template = TEMPLATES.iter().find(|template| template.program == roles::VFIO_KERNEL_PROGRAM).unwrap();
+    let numbers = |kinds: &[SlotKind]| -> BTreeSet<u64> {
+        kinds.iter().map(|kind| u64::from(template.number(kind.as_str()).unwrap())).collect()
+    };
+    let mapped = descriptors_in_rules(&template.profile(), "mmap", 4);
+    assert_eq!(mapped, numbers(&[SlotKind::DirtyLog, SlotKind::Ring, SlotKind::MsiBoard]));
+    assert!(mapped.is_disjoint(&numbers(&[SlotKind::Ram])));
+    let called = descriptors_in_rules(&template.profile(), "ioctl", 0);
+    assert_eq!(called, numbers(&[SlotKind::VfioDevice, SlotKind::Iommufd]));
 }

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The sealed half of the program used by itself: what it is given by the launcher, how it seals itself, and serves.
 //!
-//! Descriptors: 0 nothing to read, 1 crash page, 2 log, 3 listening socket, 4 image. Arguments: a word that marks it, then
-//! [`Orders`].
+//! Arguments: a word that marks it, [`Orders`], and the names of its descriptors.
 
 use std::ffi::{CString, NulError};
 use std::fs::File;
@@ -11,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use ipc::slot::SlotKind;
 use sandbox::{CrashPage, Inherited, Locked, profiles};
 
 use crate::device::Device;
@@ -20,8 +20,10 @@ use crate::service::{self, ServiceError, Socket};
 /// First argument of the sealed process.
 const SEALED: &str = "--sealed";
 
-/// Descriptors 0 to 4.
-const FD_COUNT: u32 = 5;
+/// Its listening socket's name.
+pub const LISTENER: &str = "listener";
+/// The name of what it finds as standard input: nothing to read.
+pub const NOTHING: &str = "nothing";
 
 /// How it ends if its last client holds it up: a new process has to take its place.
 pub const REPLACE_ME: u8 = 75;
@@ -56,7 +58,7 @@ impl Orders {
     ///
     /// # Errors
     /// If one is missing.
-    pub fn from_args(mut args: impl Iterator<Item = String>) -> Result<Option<Self>> {
+    pub fn from_args(args: &mut impl Iterator<Item = String>) -> Result<Option<Self>> {
         if args.next().as_deref() != Some(SEALED) {
             return Ok(None);
         }
@@ -75,12 +77,12 @@ impl Orders {
 /// Why it could not be sealed, or cannot go on.
 pub fn serve_if_sealed() -> Result<Option<ExitCode>> {
     // An argument that is no text is for the command line to refuse.
-    let args = std::env::args_os().skip(1).map(|arg| arg.into_string().unwrap_or_default());
-    let Some(orders) = Orders::from_args(args)? else { return Ok(None) };
-    let mut fds = Inherited::take_all(FD_COUNT)?;
-    let crash_page = CrashPage::from_fd(fds.take(1)?).context("the crash page")?;
-    let (socket, image) = (fds.take(3)?, File::from(fds.take(4)?));
-    let locked = sandbox::seal(&profiles::nvme_standalone(), FD_COUNT, crash_page)?;
+    let mut args = std::env::args_os().skip(1).map(|arg| arg.into_string().unwrap_or_default());
+    let Some(orders) = Orders::from_args(&mut args)? else { return Ok(None) };
+    let mut fds = Inherited::take_all(args)?;
+    let crash_page = CrashPage::from_fd(fds.take(SlotKind::CrashPage)?).context("the crash page")?;
+    let (socket, image) = (fds.take(LISTENER)?, File::from(fds.take(SlotKind::Image)?));
+    let locked = sandbox::seal(&profiles::nvme_standalone(), fds.names(), crash_page)?;
     match serve(&locked, orders, socket, image) {
         Ok(()) => Ok(Some(ExitCode::SUCCESS)),
         Err(error) if matches!(error.downcast_ref(), Some(ServiceError::Stuck)) => {

@@ -41,13 +41,13 @@ fn orders_arrive_as_they_were_given() {
         let orders = Orders { presented, image_name: "\"a \\n b\"".to_owned() };
         let args = orders.to_args().unwrap().into_iter().map(|arg| arg.into_string().unwrap());
         let args: Vec<_> = args.collect();
-        assert_eq!(Orders::from_args(args.iter().cloned()).unwrap(), Some(orders));
+        assert_eq!(Orders::from_args(&mut args.iter().cloned()).unwrap(), Some(orders));
         for cut in 1..args.len() {
-            assert!(Orders::from_args(args.iter().take(cut).cloned()).is_err(), "{cut} words");
+            assert!(Orders::from_args(&mut args.iter().take(cut).cloned()).is_err(), "{cut} words");
         }
     }
-    assert_eq!(Orders::from_args(["--image".to_owned()].into_iter()).unwrap(), None);
-    assert_eq!(Orders::from_args(std::iter::empty()).unwrap(), None);
+    assert_eq!(Orders::from_args(&mut ["--image".to_owned()].into_iter()).unwrap(), None);
+    assert_eq!(Orders::from_args(&mut std::iter::empty()).unwrap(), None);
 }
 
 #[test]

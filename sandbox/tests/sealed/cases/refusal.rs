@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sandbox::spawn::{Exit, SpawnError, Step};
-use sandbox::{CrashPage, Death, SealError, Spawn};
+use sandbox::{CrashPage, Death, Names, SealError, Spawn};
 
 use crate::harness::Case;
 use crate::process::{Process, Role, own_program};
@@ -25,6 +25,9 @@ pub const CASES: &[Case] = &[
     }),
     ("sealing_with_a_missing_descriptor_is_refused", || {
         refused_inside("count-too-high", "is not open and should be")
+    }),
+    ("sealing_without_a_descriptor_that_a_rule_is_about_is_refused", || {
+        refused_inside("rule-without-descriptor", "which was not given")
     }),
     ("descriptors_are_owned_once", || refused_inside("inherited-twice", "were taken already")),
     ("own_filter_refusing_before_exec_is_named", own_filter_before_exec),
@@ -60,7 +63,7 @@ fn own_filter_after_exec() {
     assert_eq!(sandbox::report::read(&page, &Role::Smmu.profile()), None);
 }
 
-fn spawn(program: BorrowedFd<'_>, role: Role, fds: &[(i32, BorrowedFd<'_>)]) -> Result<(), SpawnError> {
+fn spawn(program: BorrowedFd<'_>, role: Role, fds: &[(String, BorrowedFd<'_>)]) -> Result<(), SpawnError> {
     let profile = role.profile();
     Spawn { program, argv: &[c"x"], fds, profile: &profile, own_id: None, cgroup: None }.spawn().map(
         |child| {
@@ -116,12 +119,15 @@ pub fn exec_failure() {
 fn bad_tables() {
     let program = own_program();
     let fd = program.as_fd();
-    for (fds, word) in [
-        (vec![(0, fd), (2, fd)], "gap"),
-        (vec![(0, fd), (0, fd)], "twice"),
-        (vec![(-1, fd)], "gap"),
-        ((0..49).map(|target| (target, fd)).collect(), "at most"),
+    let many: Vec<String> = (0..257).map(|number| format!("number:{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (names, word) in [
+        (&["control", "control"][..], "two descriptors are called `control`"),
+        (&["control", "crash-page", "ram", "log"], "the `log`"),
+        (&["con\0trol"], "cannot be the name"),
+        (&many, "at most"),
     ] {
+        let fds: Vec<_> = names.iter().map(|name| ((*name).to_owned(), fd)).collect();
         let error = spawn(fd, Role::Coordinator, &fds).unwrap_err();
         assert!(error.step == Step::Plan && error.to_string().contains(word), "{error}");
     }
@@ -130,7 +136,7 @@ fn bad_tables() {
 fn not_spawned() {
     let page = CrashPage::create().unwrap();
     // 3 is open (the page at least is above the standard streams), so this process has too many.
-    let error = sandbox::seal(&Role::Smmu.profile(), 0, page).unwrap_err();
+    let error = sandbox::seal(&Role::Smmu.profile(), &Names::default(), page).unwrap_err();
     assert!(matches!(error, SealError::Descriptors(_)), "{error}");
 }
 

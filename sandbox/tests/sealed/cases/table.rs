@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use sandbox::{Inherited, Spawn};
+use sandbox::{Inherited, InheritedError, Spawn};
 
 use crate::harness::Case;
 use crate::process::{Role, TABLE_NAME, own_program};
@@ -25,11 +25,9 @@ fn exact() {
     for rotation in 0..sources.len() {
         sources.rotate_left(1);
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let mut fds: Vec<(i32, BorrowedFd<'_>)> =
-            (0..).zip(sources.iter().copied()).map(|(target, source)| (target + 1, source)).collect();
-        fds.push((0, writer.as_fd()));
-        fds.push((11, sources[0]));
-        fds.reverse();
+        let all = [writer.as_fd()].into_iter().chain(sources.iter().copied()).chain([sources[0]]);
+        let name = |number: usize| if number == 2 { "log".to_owned() } else { format!("number:{number}") };
+        let fds: Vec<(String, BorrowedFd<'_>)> = (0..).map(name).zip(all).collect();
         let profile = Role::Coordinator.profile();
         let spawn = Spawn {
             program: program.as_fd(),
@@ -40,14 +38,13 @@ fn exact() {
             cgroup: None,
         };
         let child = spawn.spawn().unwrap_or_else(|error| panic!("{error}"));
-        let expected = fds.iter().map(|(target, source)| (*target, identity(*source)));
-        let mut expected: Vec<(i32, String)> = expected.collect();
-        expected.sort();
+        let expected: Vec<String> =
+            fds.iter().map(|(name, source)| format!("{name} {}", identity(*source))).collect();
         drop(writer);
         let mut answer = String::new();
         reader.read_to_string(&mut answer).unwrap();
         assert_eq!(child.wait().unwrap(), sandbox::spawn::Exit::Code(0));
-        let found: Vec<(i32, String)> = (0..).zip(answer.lines().map(str::to_owned)).collect();
+        let found: Vec<&str> = answer.lines().collect();
         assert_eq!(found, expected, "rotation {rotation}");
     }
     assert!(stray.as_raw_fd() > 2);
@@ -58,15 +55,18 @@ fn identity(fd: BorrowedFd<'_>) -> String {
     format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// The process's side: says what each descriptor is, as far as there is one.
+/// The process's side: says what each descriptor is, by its name.
 pub fn tell() {
+    let names: Vec<String> = std::env::args().skip(1).collect();
     // One more would be found as well: the log is the only one that is not owned.
-    assert!(Inherited::take_all(13).is_err());
-    let mut fds = Inherited::take_all(12).unwrap();
+    let one_more = names.iter().cloned().chain(["one-more".to_owned()]);
+    let error = Inherited::take_all(one_more).unwrap_err();
+    assert_eq!(error, InheritedError::NotOpen { name: "one-more".to_owned(), number: 12 });
+    let mut fds = Inherited::take_all(names.iter().cloned()).unwrap();
     let log = std::io::stderr();
-    let fds: Vec<Option<OwnedFd>> = (0..12).map(|number| fds.take(number).ok()).collect();
-    let text: String =
-        fds.iter().map(|fd| identity(fd.as_ref().map_or(log.as_fd(), AsFd::as_fd)) + "\n").collect();
+    let fds: Vec<Option<OwnedFd>> = names.iter().map(|name| fds.take(name).ok()).collect();
+    let identities = fds.iter().map(|fd| identity(fd.as_ref().map_or(log.as_fd(), AsFd::as_fd)));
+    let text: String = names.iter().zip(identities).map(|(name, what)| format!("{name} {what}\n")).collect();
     // Nothing else is open: a new descriptor gets the next number.
     assert_eq!(rustix::io::dup(log.as_fd()).unwrap().as_raw_fd(), 12);
     rustix::io::write(fds[0].as_ref().unwrap(), text.as_bytes()).unwrap();

@@ -50,7 +50,7 @@ pub fn launch(instance: &Arc<Instance>, generation: u32, objects: &Objects) -> R
     let log_theirs = OwnedFd::from(log_theirs);
 
     let mut fds = Vec::new();
-    for (number, descriptor) in (0..).zip(&instance.descriptors) {
+    for descriptor in &instance.descriptors {
         let source = match descriptor.object.kind {
             EdgeKind::Control => theirs.as_fd(),
             EdgeKind::CrashPage => crash.as_fd(),
@@ -59,14 +59,14 @@ pub fn launch(instance: &Arc<Instance>, generation: u32, objects: &Objects) -> R
                 .end_of(descriptor)
                 .ok_or_else(|| refuse("find its objects", &format!("there is no {}", descriptor.slot)))?,
         };
-        fds.push((number, source));
+        fds.push((descriptor.slot.to_string(), source));
     }
     let file = objects
         .system()
         .program(program)
         .and_then(|object| objects.get(object))
         .ok_or_else(|| refuse("find its program", &program))?;
-    let words = [program, &id.to_string(), &generation.to_string(), &fds.len().to_string()]
+    let words = [program, &id.to_string(), &generation.to_string()]
         .map(|word| CString::new(word).unwrap_or_default());
     let argv: Vec<_> = words.iter().map(CString::as_c_str).collect();
     let size = objects.size().map_err(|error| refuse("measure its image", &error))?;
