@@ -22,7 +22,6 @@ pub mod mmio;
 mod patience;
 pub mod publish;
 pub mod regfile;
-pub mod ring_thread;
 pub mod saved;
 pub mod service;
 pub mod smmu;

@@ -2,43 +2,42 @@
 //! The process: control requests of the coordinator onto the device and its ring thread.
 //!
 //! Blocking threads, one for each peer: this one on the control channel, one on the MMIO ring, one on the stage-1 channel of
-//! each device behind. The state
-//! machine of the requests is `ipc::service`'s; here is what each of them does to an SMMU. `Configure`
-//! opens what the descriptors hold and makes a device out of reset, `Restore` replaces it, `Start` starts
-//! the ring thread, and from then on the device belongs to both threads. A coordinator that breaks the
-//! contract, or is gone, ends the loop and with it the process.
+//! each device behind. The life of the process is `process`'s; here is what each step of it does to an SMMU. `configure`
+//! opens what the descriptors hold and makes a device out of reset, `restore` replaces it, `start` starts the threads,
+//! and from then on the device belongs to both the control thread and the ring's.
 
+use crate::cmdq;
 use crate::device::Device;
 use crate::devices::{Devices, Link};
 use crate::host::{GuestRam, Wires};
-use crate::ring_thread::{Mode, RingThread};
 use crate::saved::SmmuV1;
 use crate::smmu::Smmu;
-use ipc::channel::Channel;
-use ipc::deadline::Deadline;
-use ipc::hello::{Hello, Role};
+use ipc::hello::Role;
 use ipc::instance::InstanceId;
+use ipc::protocol::budget;
 use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
 use ipc::protocol::inspect::Inspect;
-use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice};
 use ipc::saved::{Reader, SavedState, UnitKind, Writer};
-use ipc::service::{self, Process};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::RegisterPage;
-use ipc::shm::ring::{self, Responder};
-use sandbox::Locked;
+use ipc::shm::ring::{self, Access, Responder};
+use ipc::slot::{IrqLine, SlotKind};
+use process::ring_thread::{Mode, RingDevice, RingThread, Step};
+use process::{Configured, Context, Program};
+use sandbox::{Inherited, InheritedError};
 use smmu_arch::Model;
 use smmu_arch::spec::registers::REGISTER_FILE_LEN;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The coordinator greets at once: it has just started us.
-const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a pause may take: a full queue of commands (4096) at a generous microsecond each, and devices that are slow
+/// to take theirs.
+const ORDER_SPAN: Duration = budget::smmu::ORDER;
 
 impl SavedState for SmmuV1 {
     const KIND: UnitKind = UnitKind::new("smmu");
@@ -62,89 +61,103 @@ pub struct Descriptors {
     pub stage1: BTreeMap<InstanceId, OwnedFd>,
 }
 
-/// Greets the coordinator, says what is enforced, and serves until told to quit. `locked` is the proof that
-/// this process is sealed; `spin` is how long to look for a request before sleeping.
-pub fn run(
-    locked: &Locked,
-    generation: u32,
-    control: OwnedFd,
-    descriptors: Descriptors,
-    spin: Duration,
-) -> Result<(), ipc::error::Error> {
-    let channel = Arc::new(Channel::from_fd(control, Hello::new(Role::Smmu, generation)));
-    channel.hello(Role::Coordinator, Deadline::after(HELLO_DEADLINE))?;
-    service::tell(&channel, &Event::Sealed(locked.enforced().lines()));
-    let fatal = Arc::clone(&channel);
-    let told = Arc::clone(&channel);
-    let fatal = move |reason| {
-        ipc::log::error!("smmu: {reason}");
-        service::tell(&fatal, &Event::Fatal(reason));
-        // The guest's only way to the device is closed: the supervisor decides what becomes of the VM.
-        std::process::exit(EXIT_VIOLATION);
-    };
-    let failed =
-        move |name: &str, why| service::tell(&told, &Event::PeerFailed { name: name.to_owned(), why });
-    let mut process = SmmuProcess::new(descriptors, generation, spin, fatal, failed);
-    service::serve(&channel, &mut process)
+impl Descriptors {
+    /// Takes them by their names.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub fn take(fds: &mut Inherited) -> Result<Descriptors, InheritedError> {
+        // What is called after no process cannot be asked for.
+        let stage1 = fds.take_each(SlotKind::Stage1).into_iter();
+        let stage1 = stage1.filter_map(|(peer, channel)| Some((peer.parse().ok()?, channel))).collect();
+        Ok(Descriptors {
+            ram: fds.take(SlotKind::Ram)?,
+            dirty_log: fds.take(SlotKind::DirtyLog)?,
+            ring: fds.take(SlotKind::Ring)?,
+            register_page: fds.take(SlotKind::RegisterPage)?,
+            wires: Wires {
+                event_queue: fds.take(SlotKind::Irq(IrqLine::EventQueue))?.into(),
+                global_error: fds.take(SlotKind::Irq(IrqLine::GlobalError))?.into(),
+                command_sync: fds.take(SlotKind::Irq(IrqLine::CommandSync))?.into(),
+            },
+            stage1,
+        })
+    }
 }
 
-/// Exit status after the vCPU process broke the ring's rules.
-const EXIT_VIOLATION: i32 = 3;
-
-type Fatal = Box<dyn FnOnce(String) + Send>;
-type Failed = Arc<dyn Fn(&str, String) + Send + Sync>;
-
-/// What `Start` needs.
-struct Ready {
+/// What `start` needs.
+pub struct Ready {
+    model: Model,
+    log: Arc<DirtyLog>,
     device: Device,
     responder: Responder,
     links: Vec<Arc<Link>>,
-    fatal: Fatal,
 }
 
-enum Stage {
-    Unconfigured(Box<Descriptors>, Fatal),
-    Ready(Box<Ready>),
-    Serving(RingThread),
-    /// A step failed halfway: only `Quit` is left.
-    Spent,
+/// The threads at work.
+pub struct Serving {
+    log: Arc<DirtyLog>,
+    device: Arc<SharedDevice>,
+    ring: RingThread,
 }
 
-/// The process as the coordinator sees it.
-pub struct SmmuProcess {
-    generation: u32,
-    spin: Duration,
-    model: Option<Model>,
-    log: Option<Arc<DirtyLog>>,
-    failed: Failed,
-    stage: Stage,
+/// The device, which the control thread and the ring's share.
+struct SharedDevice(Mutex<Device>);
+
+/// The vSMMU's program.
+pub struct SmmuProgram;
+
+impl SharedDevice {
+    /// The device, between two requests. A holder never panics while it holds it.
+    fn lock(&self) -> MutexGuard<'_, Device> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl SmmuProcess {
-    /// An unconfigured one. `fatal` is called, from the ring thread, if the ring has to be closed; `failed`, from the thread of a
-    /// device, with its name and the reason, if it lives and does not do its part.
-    pub fn new(
-        descriptors: Descriptors,
-        generation: u32,
-        spin: Duration,
-        fatal: impl FnOnce(String) + Send + 'static,
-        failed: impl Fn(&str, String) + Send + Sync + 'static,
-    ) -> SmmuProcess {
-        let stage = Stage::Unconfigured(Box::new(descriptors), Box::new(fatal));
-        SmmuProcess { generation, spin, model: None, log: None, failed: Arc::new(failed), stage }
+impl RingDevice for SharedDevice {
+    fn access(&self, access: Access) -> u64 {
+        self.lock().access(access)
     }
 
-    fn order(&self, mode: Mode) -> Result<(), Failure> {
-        match &self.stage {
-            Stage::Serving(thread) => {
-                thread.order(mode).map_err(|error| Failure::new(format!("become {mode:?}"), error))
-            }
-            _ => Err(Failure::new(format!("become {mode:?}"), "the SMMU has not been started")),
+    fn step(&self) -> Step {
+        match self.lock().step() {
+            cmdq::Step::More => Step::More,
+            // A CMD_SYNC that waits for devices is looked at again when one of them wakes the thread.
+            cmdq::Step::Idle | cmdq::Step::AwaitSync => Step::Idle,
         }
     }
 
+    fn emptied(&self, _notes: u32) {}
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.ring.end();
+    }
+}
+
+impl Program for SmmuProgram {
+    const ROLE: Role = Role::Smmu;
+    const WHAT: &'static str = "the SMMU";
+    type Given = Descriptors;
+    type Config = SmmuConfig;
+    type Ready = Ready;
+    type Started = Serving;
+
+    fn accept(config: RoleConfig) -> Result<SmmuConfig, Failure> {
+        let what = "configure the SMMU";
+        let RoleConfig::Smmu(config) = config else {
+            return Err(Failure::new(what, "the configuration is for another role"));
+        };
+        if config.len != REGISTER_FILE_LEN {
+            let why = format!("{:#x} bytes of registers, an SMMUv3 has {REGISTER_FILE_LEN:#x}", config.len);
+            return Err(Failure::new(what, why));
+        }
+        Ok(config)
+    }
+
     /// Opens everything and makes the device, out of reset.
-    fn open(&mut self, config: &SmmuConfig, given: Descriptors, fatal: Fatal) -> Result<(), Failure> {
+    fn configure(config: SmmuConfig, given: Descriptors, context: &Context) -> Result<Ready, Failure> {
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
         let Descriptors { ram, dirty_log, ring, register_page, wires, mut stage1 } = given;
         let ram = Region::from_fd(ram, config.ram.file_len())
@@ -159,7 +172,7 @@ impl SmmuProcess {
             .and_then(|region| RegisterPage::attach(&region))
             .map_err(|error| fail("map the register page", &error))?;
         let responder = Region::from_fd(ring, ring::RING_LEN)
-            .and_then(|region| Responder::attach(&region, self.generation, self.spin))
+            .and_then(|region| Responder::attach(&region, context.generation, context.spin))
             .map_err(|error| fail("map the MMIO ring", &error))?;
         let log = Arc::new(log);
         let ram = GuestRam(guest_memory::GuestMemory::new(Arc::new(ram), Arc::clone(&log)));
@@ -167,92 +180,60 @@ impl SmmuProcess {
         for SmmuDevice { peer, stream } in &config.devices {
             let none = || fail("find a stage 1 channel", &format!("none to {peer} was given"));
             let channel = stage1.remove(peer).ok_or_else(none)?;
-            links.push(Arc::new(Link::new(peer.to_string(), *stream, channel, self.generation)));
+            links.push(Arc::new(Link::new(peer.to_string(), *stream, channel, context.generation)));
         }
         let devices = Devices::new(&links);
         let device = Device::new(Smmu::new(config.model), page, ram, wires, config.region, devices);
-        self.model = Some(config.model);
-        self.log = Some(log);
-        self.stage = Stage::Ready(Box::new(Ready { device, responder, links, fatal }));
-        Ok(())
+        Ok(Ready { model: config.model, log, device, responder, links })
     }
-}
 
-impl Process for SmmuProcess {
-    fn configure(&mut self, config: RoleConfig) -> Result<(), Failure> {
-        let what = "configure the SMMU";
-        let RoleConfig::Smmu(config) = config else {
-            return Err(Failure::new(what, "the configuration is for another role"));
+    fn restore(mut ready: Ready, stream: &[u8], _context: &Context) -> Result<Ready, Failure> {
+        let what = "restore the SMMU";
+        let mut reader = Reader::new(stream).map_err(|error| Failure::new(what, error))?;
+        let saved: SmmuV1 = reader.take().map_err(|error| Failure::new(what, error))?;
+        reader.finish().map_err(|error| Failure::new(what, error))?;
+        let smmu = Smmu::restore(ready.model, &saved).map_err(|error| Failure::new(what, error))?;
+        ready.device.replace(smmu);
+        Ok(ready)
+    }
+
+    fn start(ready: Ready, context: &Context) -> Result<Serving, Failure> {
+        let Ready { model: _, log, device, responder, links } = ready;
+        let device = Arc::new(SharedDevice(Mutex::new(device)));
+        let fatal = context.events.clone();
+        let on_violation = move |violation: &_| {
+            // The guest's only way to the device is closed.
+            fatal.fatal(format!("smmu: the vCPU process broke the MMIO ring's contract: {violation}"));
         };
-        if config.len != REGISTER_FILE_LEN {
-            let why = format!("{:#x} bytes of registers, an SMMUv3 has {REGISTER_FILE_LEN:#x}", config.len);
-            return Err(Failure::new(what, why));
+        let fail = |error| Failure::new("start the SMMU's threads", error);
+        let ring =
+            RingThread::start(Arc::clone(&device), responder, ORDER_SPAN, on_violation).map_err(fail)?;
+        for link in links {
+            let (notes, events) = (ring.notes(), context.events.clone());
+            let failed = move |name: &str, why| events.tell(Event::PeerFailed { name: name.to_owned(), why });
+            let thread = std::thread::Builder::new().name(link.name.clone());
+            thread.spawn(move || link.listen(|| notes.wake(), failed)).map_err(fail)?;
         }
-        match std::mem::replace(&mut self.stage, Stage::Spent) {
-            Stage::Unconfigured(descriptors, fatal) => self.open(&config, *descriptors, fatal),
-            other => {
-                self.stage = other;
-                Err(Failure::new(what, "it is configured already"))
-            }
-        }
+        Ok(Serving { log, device, ring })
     }
 
-    fn start(&mut self) -> Result<(), Failure> {
-        match std::mem::replace(&mut self.stage, Stage::Spent) {
-            Stage::Ready(ready) => {
-                let Ready { device, responder, links, fatal } = *ready;
-                let on_violation = |violation: &_| {
-                    fatal(format!("the vCPU process broke the MMIO ring's contract: {violation}"));
-                };
-                let failed = Arc::clone(&self.failed);
-                let on_failed = move |name: &str, why| failed(name, why);
-                let thread = RingThread::start(device, responder, links, on_violation, on_failed);
-                let thread = thread.map_err(|error| Failure::new("start the ring thread", error))?;
-                self.stage = Stage::Serving(thread);
-                Ok(())
-            }
-            other => {
-                self.stage = other;
-                self.order(Mode::Running)
-            }
-        }
+    fn pause(started: &Serving) -> Result<(), Failure> {
+        started.ring.order(Mode::Paused).map_err(|error| Failure::new("pause the SMMU", error))
     }
 
-    fn pause(&mut self) -> Result<(), Failure> {
-        self.order(Mode::Paused)
+    fn resume(started: &Serving) -> Result<(), Failure> {
+        started.ring.order(Mode::Running).map_err(|error| Failure::new("resume the SMMU", error))
     }
 
-    fn resume(&mut self) -> Result<(), Failure> {
-        self.order(Mode::Running)
-    }
-
-    fn save(&mut self) -> Result<Vec<u8>, Failure> {
-        let Stage::Serving(thread) = &self.stage else {
-            return Err(Failure::new("save the SMMU", "it has not been started"));
-        };
-        let saved = thread.device().smmu().save();
+    fn save(started: &Serving) -> Result<Vec<u8>, Failure> {
+        let saved = started.device.lock().smmu().save();
         let mut writer = Writer::new();
         writer.append(&saved).map_err(|error| Failure::new("save the SMMU", error))?;
         Ok(writer.finish())
     }
 
-    fn restore(&mut self, stream: &[u8]) -> Result<(), Failure> {
-        let what = "restore the SMMU";
-        let (Stage::Ready(ready), Some(model)) = (&mut self.stage, self.model) else {
-            return Err(Failure::new(what, "it is not configured, or has been started"));
-        };
-        let mut reader = Reader::new(stream).map_err(|error| Failure::new(what, error))?;
-        let saved: SmmuV1 = reader.take().map_err(|error| Failure::new(what, error))?;
-        reader.finish().map_err(|error| Failure::new(what, error))?;
-        let smmu = Smmu::restore(model, &saved).map_err(|error| Failure::new(what, error))?;
-        ready.device.replace(smmu);
-        Ok(())
-    }
-
-    fn dirty_log(&mut self, op: DirtyLogOp) -> Result<(), Failure> {
-        let Some(log) = &self.log else {
-            return Err(Failure::new("switch the dirty log", "the process has none open"));
-        };
+    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<(), Failure> {
+        let (Configured::Ready(Ready { log, .. }) | Configured::Started(Serving { log, .. })) = configured;
         match op {
             DirtyLogOp::Enable => log.set_enabled(true),
             DirtyLogOp::Disable => log.set_enabled(false),
@@ -262,23 +243,16 @@ impl Process for SmmuProcess {
         Ok(())
     }
 
-    fn inspect(&self) -> Inspect {
-        let mut inspect = Inspect::new();
+    fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
         let mut show = |device: &Device| {
             device.smmu().counters().each(|name, value| inspect.counter(name, value));
             inspect.counter("ring.foreign_requests", device.foreign_requests());
             device.each_device(|name, value| inspect.counter(name, value));
             device.smmu().each_register(|name, value| inspect.hex(name, value));
         };
-        match &self.stage {
-            Stage::Ready(ready) => show(&ready.device),
-            Stage::Serving(thread) => show(&thread.device()),
-            Stage::Unconfigured(..) | Stage::Spent => {}
+        match configured {
+            Configured::Ready(ready) => show(&ready.device),
+            Configured::Started(serving) => show(&serving.device.lock()),
         }
-        inspect
-    }
-
-    fn probe(&mut self, probe: Probe) -> Result<ProbeOutcome, Failure> {
-        probe.make(sandbox::by_name::attempt)
     }
 }

@@ -8,21 +8,21 @@
 )]
 
 use dev_smmu::host::{GuestRam, Wires};
-use dev_smmu::service::{Descriptors, SmmuProcess};
+use dev_smmu::service::{Descriptors, SmmuProgram};
 use ipc::addr::Gpa;
 use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Doorbell, Ringer};
 use ipc::instance::InstanceId;
-use ipc::protocol::control::{DirtyLogOp, RoleConfig};
+use ipc::protocol::control::{DirtyLogOp, Event, RoleConfig};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{Model, Options, SmmuConfig};
-use ipc::service::Process;
 use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
 use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
 use ipc::shm::register_page::{GuestOwned, RegisterPage};
 use ipc::shm::ring::{self, Interrupt, Requester};
+use process::{Context, Events, Life};
 use smmu_arch::memory::Abort;
 use smmu_arch::spec::commands::{Command, ComplSignal, Opcode, SyncQw0};
 use smmu_arch::spec::registers::{REGISTER_FILE_LEN, Register};
@@ -81,7 +81,7 @@ impl Vm {
     }
 
     /// Another life of the process, on the same objects.
-    fn process(&self, generation: u32) -> SmmuProcess {
+    fn process(&self, generation: u32) -> Life<SmmuProgram> {
         let clone = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
         let descriptors = Descriptors {
             ram: clone(&self.ram),
@@ -96,9 +96,12 @@ impl Vm {
             stage1: self.stage1.take(),
         };
         let (fatal, failed) = (self.fatal.clone(), self.failed.clone());
-        let fatal = move |reason| fatal.send(reason).unwrap();
-        let failed = move |name: &str, why| failed.send((name.to_owned(), why)).unwrap();
-        SmmuProcess::new(descriptors, generation, Duration::ZERO, fatal, failed)
+        let events = Events::new(move |event| match event {
+            Event::Fatal(reason) => fatal.send(reason).unwrap(),
+            Event::PeerFailed { name, why } => failed.send((name, why)).unwrap(),
+            other => panic!("{other:?}"),
+        });
+        Life::new(descriptors, Context { generation, spin: Duration::ZERO, events })
     }
 
     fn config(&self, change: impl FnOnce(&mut SmmuConfig)) -> RoleConfig {
@@ -184,7 +187,7 @@ fn sync(cs: ComplSignal) -> Command {
     Command { qw0: SyncQw0::new().with_opcode(Opcode::Sync).with_cs(cs).into_bits(), qw1: 0 }
 }
 
-fn counter(process: &SmmuProcess, name: &str) -> u64 {
+fn counter(process: &Life<SmmuProgram>, name: &str) -> u64 {
     match process.inspect().get(name) {
         Some(Value::Counter(value)) => *value,
         other => panic!("{name} is {other:?}"),

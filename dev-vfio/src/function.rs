@@ -28,8 +28,8 @@ use crate::function_link::FunctionLink;
 use crate::gate::Gate;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::msix::Message;
-use crate::report::Report;
 use crate::stage1_link::Stage1Link;
+use process::Events;
 
 /// Where the interrupts of the function go.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub struct Links {
     /// The vCPU process.
     pub vcpu: FunctionLink,
     /// The coordinator.
-    pub report: Report,
+    pub events: Events,
 }
 
 /// A device that the guest uses.
@@ -82,7 +82,7 @@ pub struct Function<B: Backend> {
     pin_busy: Mutex<Option<Instant>>,
     failed: OnceLock<String>,
     /// Where the device's failure is told.
-    report: Report,
+    events: Events,
 }
 
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl<B: Backend> Function<B> {
                 None
             }
         };
-        let Links { stage1, vcpu: link, report } = links;
+        let Links { stage1, vcpu: link, events } = links;
         let iommu = Mutex::new(iommu);
         let gate = Gate::default();
         let [messages, pin_raised] = [const { AtomicU64::new(0) }; 2];
@@ -149,7 +149,7 @@ impl<B: Backend> Function<B> {
             pin_raised,
             pin_busy: Mutex::new(None),
             failed,
-            report,
+            events,
         }
     }
 
@@ -353,7 +353,7 @@ impl<B: Backend> Function<B> {
             }
             self.show_windows();
             self.route_vectors();
-            self.report.tell(Event::DeviceFailed(reason.to_owned()));
+            self.events.tell(Event::DeviceFailed(reason.to_owned()));
         }
     }
 }

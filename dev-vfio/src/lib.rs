@@ -19,7 +19,6 @@ pub mod iommu;
 mod opening;
 pub mod pci;
 pub mod physical;
-pub mod report;
 pub mod service;
 pub mod stage1_link;
 mod threads;

@@ -11,10 +11,12 @@ use std::thread;
 
 use ipc::deadline::Deadline;
 use ipc::doorbell::Doorbell;
+use ipc::error::Violation;
 use ipc::protocol::budget;
 use ipc::protocol::control::Event;
 use ipc::protocol::vfio::VfioConfig;
 use ipc::shm::ring::Responder;
+use process::ring_thread::RingThread;
 
 use crate::backend::Backend;
 use crate::connect;
@@ -22,7 +24,7 @@ use crate::function::{Function, InterruptTarget, Links};
 use crate::function_link::FunctionLink;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::windows;
-use crate::threads::{self, InterruptSources, RingThread};
+use crate::threads::{self, InterruptSources};
 
 /// What opening needs.
 pub struct Ready<B: Backend> {
@@ -53,11 +55,11 @@ impl<B: Backend> Opening<B> {
         let slot = Arc::<OnceLock<Serving<B>>>::default();
         let theirs = Arc::clone(&slot);
         let until = Deadline::after(budget::vfio::OPENING);
-        let report = ready.links.report.clone();
+        let events = ready.links.events.clone();
         thread::Builder::new().name("open".to_owned()).spawn(move || {
             if let Err(error) = open(ready, until, &theirs) {
                 // The guest's accesses would wait for ever.
-                report.tell(Event::Fatal(format!("the device's threads cannot be started: {error}")));
+                events.fatal(format!("vfio: the device's threads cannot be started: {error}"));
             }
         })?;
         Ok(Opening(slot))
@@ -78,16 +80,18 @@ fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &OnceLock<Serving<B>
         Err(reason) => (Err(reason.clone()), None, Event::DeviceFailed(reason)),
     };
     let areas = config.areas;
-    let report = links.report.clone();
+    let events = links.events.clone();
     let function = Arc::new(Function::new(config.name, opened, iommu, links, areas, msi));
-    let fatal = report.clone();
-    let ring = RingThread::start(Arc::clone(&function), responder, move |violation| {
-        let what = "the vCPU process broke the contract of the function's ring";
-        fatal.tell(Event::Fatal(format!("{what}: {violation}")));
-    })?;
+    let fatal = events.clone();
+    let on_violation = move |violation: &Violation| {
+        // The guest's only way to the device is closed.
+        let what = "vfio: the vCPU process broke the contract of the function's ring";
+        fatal.fatal(format!("{what}: {violation}"));
+    };
+    let ring = RingThread::start(Arc::clone(&function), responder, budget::vfio::DRAIN, on_violation)?;
     let serving = slot.get_or_init(|| Serving { function, ring });
     // Before any thread may find that the device is lost again: the first event is about its beginning.
-    report.tell(outcome);
+    events.tell(outcome);
     threads::start_helpers(&serving.function, sources, &serving.ring)
 }
 

@@ -7,16 +7,13 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Doorbell};
-use ipc::error::Violation;
-use ipc::protocol::budget;
-use ipc::shm::ring::{Interrupt, Responder, ResponderError};
+use ipc::shm::ring::Access;
+use process::ring_thread::{Notes, RingDevice, RingThread, Step};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -47,7 +44,7 @@ pub fn start_helpers<B: Backend>(
 ) -> io::Result<()> {
     B::start_thread(function)?;
     if let Some(sources) = sources {
-        let (theirs, ring) = (Arc::clone(function), Arc::clone(&ring.shared));
+        let (theirs, ring) = (Arc::clone(function), ring.notes());
         spawn("irq", move || watch(&theirs, &sources, &ring))?;
     }
     let theirs = Arc::clone(function);
@@ -70,7 +67,7 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()>
 
 /// Turns eventfds and the doorbell into signals. The device's server holds the eventfds too, and can do with them what it likes:
 /// they are read without waiting.
-fn watch<B: Backend>(function: &Function<B>, sources: &InterruptSources, ring: &Drain) {
+fn watch<B: Backend>(function: &Function<B>, sources: &InterruptSources, ring: &Notes) {
     let InterruptSources { eventfds: Eventfds { vectors, intx }, intx_end } = sources;
     while function.failure().is_none() {
         // One that the vCPU process gives up comes back here, at the next turn.
@@ -83,7 +80,7 @@ fn watch<B: Backend>(function: &Function<B>, sources: &InterruptSources, ring: &
             return;
         }
         if function.pin_rests() {
-            ring.note(&ring.pin_rests);
+            ring.leave(note::PIN_RESTS);
         }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect();
         let is_ready = |index: usize| ready.get(index) == Some(&true);
@@ -96,7 +93,7 @@ fn watch<B: Backend>(function: &Function<B>, sources: &InterruptSources, ring: &
         if is_ready(ours.len()) && intx_end.take() {
             // The end of an interrupt goes behind what the guest has posted before: a write that tells the device that its
             // interrupt was dealt with is in the ring by now, and without it the device would signal once more for nothing.
-            ring.note(&ring.ended);
+            ring.leave(note::INTX_ENDED);
         }
         if is_ready(ours.len() + 1) && intx.as_deref().is_some_and(doorbell::take_eventfd) {
             function.signal_intx();
@@ -104,110 +101,31 @@ fn watch<B: Backend>(function: &Function<B>, sources: &InterruptSources, ring: &
     }
 }
 
-/// The thread that answers the guest.
-#[derive(Debug)]
-pub struct RingThread {
-    shared: Arc<Drain>,
-}
-
-#[derive(Debug, Default)]
-struct Drain {
-    orders: Mutex<Orders>,
-    progress: Condvar,
+/// Bits of the notes to the ring's thread.
+mod note {
     /// The guest has ended an interrupt on the pin's line.
-    ended: AtomicBool,
+    pub const INTX_ENDED: u32 = 1;
     /// The pin has been quiet for a while.
-    pin_rests: AtomicBool,
-    interrupt: Interrupt,
+    pub const PIN_RESTS: u32 = 2;
 }
 
-#[derive(Debug, Default)]
-struct Orders {
-    wanted: u64,
-    done: u64,
-}
-
-impl RingThread {
-    /// Starts it.
-    ///
-    /// # Errors
-    /// If the kernel gives no thread.
-    pub fn start<B: Backend>(
-        function: Arc<Function<B>>,
-        responder: Responder,
-        on_violation: impl FnOnce(Violation) + Send + 'static,
-    ) -> io::Result<RingThread> {
-        let shared = Arc::<Drain>::default();
-        let theirs = Arc::clone(&shared);
-        spawn("ring", move || {
-            let Err(violation) = theirs.serve(&function, responder);
-            on_violation(violation);
-        })?;
-        Ok(RingThread { shared })
+impl<B: Backend> RingDevice for Function<B> {
+    fn access(&self, access: Access) -> u64 {
+        Function::access(self, access)
     }
 
-    /// Waits until every request that is in the ring now has been handled. False if that takes too long.
-    pub fn drain(&self) -> bool {
-        let until = Instant::now() + budget::vfio::DRAIN;
-        let mut orders = self.shared.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        orders.wanted += 1;
-        let wanted = orders.wanted;
-        self.shared.interrupt.raise();
-        while orders.done < wanted {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            let waited = self.shared.progress.wait_timeout(orders, left);
-            orders = waited.unwrap_or_else(PoisonError::into_inner).0;
+    /// What accesses make ready is done with them, or by the device.
+    fn step(&self) -> Step {
+        Step::Idle
+    }
+
+    fn emptied(&self, notes: u32) {
+        self.flush_posts();
+        if notes & note::INTX_ENDED != 0 {
+            self.intx_ended();
         }
-        true
-    }
-}
-
-impl Drain {
-    /// Something for the thread to do when it has emptied the ring.
-    fn note(&self, what: &AtomicBool) {
-        what.store(true, Ordering::Release);
-        self.interrupt.raise();
-    }
-
-    fn serve<B: Backend>(
-        &self,
-        function: &Function<B>,
-        mut responder: Responder,
-    ) -> Result<core::convert::Infallible, Violation> {
-        loop {
-            self.interrupt.take();
-            let wanted = self.orders.lock().unwrap_or_else(PoisonError::into_inner).wanted;
-            let ended = self.ended.swap(false, Ordering::Acquire);
-            loop {
-                match responder.try_next() {
-                    Ok(Some(token)) => {
-                        let value = function.access(token.access());
-                        token.complete(value);
-                    }
-                    Ok(None) | Err(ResponderError::Stopped(_)) => break,
-                    Err(ResponderError::Violation(violation)) => return Err(violation),
-                }
-            }
-            function.flush_posts();
-            if ended {
-                function.intx_ended();
-            }
-            if self.pin_rests.swap(false, Ordering::Acquire) {
-                function.show_windows();
-            }
-            self.orders.lock().unwrap_or_else(PoisonError::into_inner).done = wanted;
-            self.progress.notify_all();
-            match responder.next(&self.interrupt, Deadline::after(Deadline::SPAN_MAX)) {
-                Ok(token) => {
-                    let value = function.access(token.access());
-                    token.complete(value);
-                }
-                Err(ResponderError::Stopped(_)) => {}
-                Err(ResponderError::Violation(violation)) => return Err(violation),
-            }
+        if notes & note::PIN_RESTS != 0 {
+            self.show_windows();
         }
     }
 }

@@ -51,7 +51,6 @@ pub mod instance;
 pub mod log;
 pub mod protocol;
 pub mod saved;
-pub mod service;
 pub mod shm;
 pub mod slot;
 pub mod socket_file;

@@ -100,6 +100,13 @@ impl Inherited {
         all.filter_map(|(name, fd)| Some((name.strip_prefix(&kind)?.to_owned(), fd.take()?))).collect()
     }
 
+    /// Takes all that are still there, to be taken by name later.
+    #[must_use]
+    pub fn take_rest(&mut self) -> Inherited {
+        let fds = self.fds.iter_mut().map(Option::take).collect();
+        Inherited { names: self.names.clone(), fds }
+    }
+
     /// The names of all, those that were taken among them.
     pub fn names(&self) -> &Names {
         &self.names

@@ -3,12 +3,11 @@
 
 use super::engine::{Engine, Exit};
 use super::gate::Gate;
-use ipc::channel::Channel;
 use ipc::protocol::control::Event;
-use ipc::service;
+use process::Events;
 
 /// Runs vCPU `index` until the gate says quit.
-pub fn serve<E: Engine>(engine: &E, index: usize, gate: &Gate, channel: &Channel) {
+pub fn serve<E: Engine>(engine: &E, index: usize, gate: &Gate, events: &Events) {
     while gate.wait_running() {
         let event = match engine.run(index) {
             Exit::Kicked => continue,
@@ -19,6 +18,6 @@ pub fn serve<E: Engine>(engine: &E, index: usize, gate: &Gate, channel: &Channel
         // The machine stands still before anyone is told, so that nothing happens after its end.
         gate.request_pause();
         engine.kick();
-        service::tell(channel, &event);
+        events.tell(event);
     }
 }

@@ -16,11 +16,11 @@ use super::remote::RemoteDevice;
 use super::rtc::Rtc;
 use super::saved::SavedMachine;
 use super::uart::Uart;
-use ipc::channel::Channel;
 use ipc::protocol::budget;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use machine::layout::{SPI_BASE, spi};
+use process::Events;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -103,12 +103,11 @@ impl<E: Engine> Guest<E> {
     }
 
     /// Starts the threads, all parked at the gate.
-    pub fn launch(&self, channel: &Arc<Channel>) -> io::Result<()> {
-        self.bus.remotes.iter().for_each(|remote| remote.health().connect(channel));
+    pub fn launch(&self, events: &Events) -> io::Result<()> {
+        self.bus.remotes.iter().for_each(|remote| remote.health().connect(events));
         for index in 0..self.engine.vcpu_count() {
-            let (engine, gate, channel) =
-                (Arc::clone(&self.engine), Arc::clone(&self.gate), Arc::clone(channel));
-            self.spawn(format!("vcpu{index}"), move || cpu_thread::serve(&*engine, index, &gate, &channel))?;
+            let (engine, gate, events) = (Arc::clone(&self.engine), Arc::clone(&self.gate), events.clone());
+            self.spawn(format!("vcpu{index}"), move || cpu_thread::serve(&*engine, index, &gate, &events))?;
         }
         let (console, socket) = (Arc::clone(&self.console), Arc::clone(&self.console_socket));
         let (bus, gate) = (Arc::clone(&self.bus), Arc::clone(&self.gate));

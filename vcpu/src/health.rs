@@ -5,9 +5,8 @@
 //! ones from then on, without a wait. The coordinator is told, which ends its process: what has
 //! failed for the guest's CPUs may make no DMA either.
 
-use ipc::channel::Channel;
 use ipc::protocol::control::Event;
-use ipc::service;
+use process::Events;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +16,7 @@ pub struct Health {
     /// For logs, counters and the coordinator.
     name: String,
     failure: OnceLock<String>,
-    coordinator: OnceLock<Arc<Channel>>,
+    coordinator: OnceLock<Events>,
 }
 
 impl fmt::Debug for Health {
@@ -36,8 +35,8 @@ impl Health {
     }
 
     /// From now on the coordinator is told; of what has happened before too.
-    pub fn connect(&self, coordinator: &Arc<Channel>) {
-        if self.coordinator.set(Arc::clone(coordinator)).is_ok() {
+    pub fn connect(&self, coordinator: &Events) {
+        if self.coordinator.set(coordinator.clone()).is_ok() {
             self.tell();
         }
     }
@@ -45,7 +44,7 @@ impl Health {
     fn tell(&self) {
         if let (Some(coordinator), Some(why)) = (self.coordinator.get(), self.failure.get()) {
             let failed = Event::PeerFailed { name: self.name.clone(), why: why.clone() };
-            service::tell(coordinator, &failed);
+            coordinator.tell(failed);
         }
     }
 

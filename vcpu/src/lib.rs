@@ -2,7 +2,7 @@
 //! The vCPU process: the guest's CPUs, its interrupt controller, and the few devices that live with them.
 //!
 //! ```text
-//!   main thread      control requests (ipc::service)          -> process.rs
+//!   main thread      control requests (process)               -> program.rs
 //!   vCPU threads     guest code; accesses outside RAM         -> cpu_thread.rs, bus.rs, remote.rs
 //!   console thread   UART <-> coordinator                     -> console.rs
 //!   irq thread       doorbells of other processes -> engine   -> interrupts/thread.rs
@@ -17,7 +17,6 @@ mod bus;
 mod console;
 mod cpu_thread;
 mod engine;
-mod entry;
 mod function_link;
 mod gate;
 mod guest;
@@ -25,7 +24,7 @@ mod health;
 mod interrupts;
 mod kvm;
 mod pci_host;
-mod process;
+mod program;
 mod remote;
 mod rtc;
 mod saved;
@@ -35,7 +34,7 @@ mod waker;
 mod window_memory;
 mod windows;
 
-pub use entry::main;
 #[cfg(target_arch = "aarch64")]
 pub use kvm::{Kvm, install_kick_handler};
+pub use program::VcpuProgram;
 pub use soft::Soft;

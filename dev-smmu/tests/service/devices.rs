@@ -3,7 +3,7 @@
 
 use super::{Guest, RAM, Vm, counter, soon, sync};
 
-use dev_smmu::service::SmmuProcess;
+use dev_smmu::service::SmmuProgram;
 use ipc::addr::{Gpa, StreamId};
 use ipc::channel::{self, Channel, Incoming};
 use ipc::deadline::Deadline;
@@ -11,7 +11,7 @@ use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
 use ipc::protocol::smmu::SmmuDevice;
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
-use ipc::service::Process;
+use process::Life;
 use smmu_arch::spec::commands::{Command, ComplSignal, Opcode, StreamQw0};
 use smmu_arch::spec::registers::Register;
 use std::os::fd::OwnedFd;
@@ -51,7 +51,7 @@ impl Device {
 
 const VFIO0: InstanceId = InstanceId::new(Role::Vfio, 0);
 
-fn start(vm: &Vm) -> (SmmuProcess, Device, Guest) {
+fn start(vm: &Vm) -> (Life<SmmuProgram>, Device, Guest) {
     let (ours, theirs) = channel::pair().unwrap();
     vm.stage1.borrow_mut().insert(VFIO0, theirs);
     let mut process = vm.process(1);

@@ -92,7 +92,7 @@ impl<B: Backend> Function<B> {
             intx::Effect::Unmask => drop(self.settle(device.end.unmask_intx())),
             intx::Effect::Lower => {
                 if let Err(error) = self.link.lower_intx()
-                    && self.report.is_heard()
+                    && self.events.has_listener()
                 {
                     ipc::log::warn!("{}: its interrupt line may stay high: {error}", self.name);
                 }

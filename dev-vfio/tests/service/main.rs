@@ -24,8 +24,7 @@ use std::sync::mpsc::{Receiver, channel as queue};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dev_vfio::report::Report;
-use dev_vfio::service::{Descriptors, VfioProcess};
+use dev_vfio::service::{Descriptors, VfioProgram};
 use dev_vfio::vfio_user::VfioUserDevice;
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::channel::{self, Channel, Incoming};
@@ -39,7 +38,6 @@ use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::Model;
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
 use ipc::protocol::vfio::{AREA32_REGION, BarAreas, CONFIG_REGION, VfioConfig};
-use ipc::service::Process;
 use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
@@ -48,6 +46,7 @@ use ipc::vfio_user::connection::ConnectionError;
 use ipc::vfio_user::dma::DmaAccess;
 use ipc::vfio_user::header::{Command, Header, Kind};
 use ipc::vfio_user::version::Version;
+use process::{Context, Events, Life};
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use server::{Bend, Server};
@@ -62,7 +61,7 @@ const TABLE: u64 = 0x2000;
 const BUS_MASTER: u64 = 0b100;
 
 struct Vm<S = Server> {
-    process: VfioProcess<VfioUserDevice>,
+    process: Life<VfioProgram<VfioUserDevice>>,
     /// What the coordinator is told.
     events: Receiver<Event>,
     server: S,
@@ -180,8 +179,9 @@ impl<S> Vm<S> {
         };
         let (tell, events) = queue();
         // A test that is over listens no more.
-        let report = Report::new(move |event| drop(tell.send(event)));
-        let mut process = VfioProcess::new(descriptors, 1, Duration::ZERO, report);
+        let told = Events::new(move |event| drop(tell.send(event)));
+        let mut process =
+            Life::new(descriptors, Context { generation: 1, spin: Duration::ZERO, events: told });
         let config = VfioConfig {
             name: "vfio0".to_owned(),
             bdf: Bdf(8),

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use dev_vfio::service::{self, Descriptors};
+use dev_vfio::service::{Descriptors, VfioProgram};
 use dev_vfio::vfio_user::VfioUserDevice;
 use ipc::channel::{Channel, Incoming, LATE_MAX};
 use ipc::deadline::Deadline;
@@ -24,9 +24,9 @@ use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::{Fault, Notice, Stage1};
 use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
-use ipc::shm::ring::{self, RING_LEN};
+use ipc::shm::ring::RING_LEN;
 use ipc::slot::SlotKind;
-use sandbox::{CrashPage, Inherited, profiles};
+use sandbox::{Inherited, InheritedError, profiles};
 
 /// Patched in each copy.
 static SCRIPT: [u8; 23] = *b"HOSTILE-PEER-OF-OTHERS-";
@@ -62,20 +62,21 @@ pub fn write(to: &Path, script: u8) {
     fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+fn take(fds: &mut Inherited) -> Result<Descriptors<VfioUserDevice>, InheritedError> {
+    let server = fds.take(SlotKind::VfioUser)?;
+    Descriptors::take(fds, server)
+}
+
 /// The process called `name`, with descriptors of these names.
 pub fn main(name: &str, generation: u32, slots: &[String]) {
-    let mut fds = Inherited::take_all(slots.iter().cloned()).unwrap();
-    let control = fds.take(SlotKind::Control).unwrap();
-    let crash_page = CrashPage::from_fd(fds.take(SlotKind::CrashPage).unwrap()).unwrap();
-    let server = fds.take(SlotKind::VfioUser).unwrap();
-    let given = Descriptors::<VfioUserDevice>::take(&mut fds, server).unwrap();
     if name == "vfio0" {
-        let spin = ring::spin_for_host();
-        let locked = sandbox::seal(&profiles::vfio(), fds.names(), crash_page).unwrap();
         // Ends when the coordinator does.
-        let _ = service::run(&locked, generation, control, given, spin);
+        let _ = process::run::<VfioProgram<VfioUserDevice>>(&profiles::vfio(), take);
         return;
     }
+    let mut fds = Inherited::take_all(slots.iter().cloned()).unwrap();
+    let control = fds.take(SlotKind::Control).unwrap();
+    let given = take(&mut fds).unwrap();
     let channel = Channel::<Control>::from_fd(control, Hello::new(Role::Vfio, generation));
     channel.hello(Role::Coordinator, soon()).unwrap();
     let tell = |event: Event| channel.event::<OwnedFd>(&event, &[], soon()).unwrap();

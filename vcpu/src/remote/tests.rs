@@ -10,6 +10,7 @@ use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{Control, Event};
 use ipc::shm::ring::{Responder, SLOTS};
+use process::Events;
 use std::os::fd::AsFd;
 
 const CONFIG: u64 = 0x3000_8000;
@@ -53,7 +54,7 @@ fn read_and_post_to_a_silent_device_end_for_every_vcpu_and_the_coordinator_is_to
     let ((device, _silent), gate) = (device(), running());
     let (ours, theirs) = channel::pair().unwrap();
     let control = Arc::new(Channel::from_fd(ours, Hello::new(Role::Vcpu, 1)));
-    device.health().connect(&control);
+    device.health().connect(&Events::over(&control));
     std::thread::scope(|scope| {
         let reads: Vec<_> = (0..2).map(|_| scope.spawn(|| read(&device, &gate))).collect();
         // More than the ring has room for.
@@ -125,7 +126,7 @@ fn failure_from_before_there_was_a_coordinator_to_tell_is_told_it_later() {
     let (ours, theirs) = channel::pair().unwrap();
     let health = Health::new("vfio0");
     health.fail("its end of the bus channel is closed".to_owned());
-    health.connect(&Arc::new(Channel::from_fd(ours, Hello::new(Role::Vcpu, 1))));
+    health.connect(&Events::over(&Arc::new(Channel::from_fd(ours, Hello::new(Role::Vcpu, 1)))));
     let coordinator = Channel::<Control>::from_fd(theirs, Hello::new(Role::Coordinator, 1));
     let told = coordinator.recv(Deadline::after(ANSWER_SPAN)).unwrap();
     assert!(

@@ -38,10 +38,10 @@ use dev_vfio::function::{InterruptTarget, Links};
 use dev_vfio::function_link::FunctionLink;
 use dev_vfio::pci::config_space::ConfigSpace;
 use dev_vfio::pci::windows;
-use dev_vfio::report::Report;
 use dev_vfio::stage1_link::Stage1Link;
 use dev_vfio::vfio_user::VfioUserDevice;
 use dev_vfio::vfio_user::client::Client;
+use process::Events;
 
 pub use dma::dma;
 pub use function::function;
@@ -100,8 +100,8 @@ fn open(socket: OwnedFd, guest: &Guest, conversation: Option<Duration>) -> Optio
     }
     // The vSMMU and the vCPU process have gone: what they are told is lost, as it may be.
     let ((stage1, _), (link, _)) = (channel::pair().unwrap(), channel::pair().unwrap());
-    let report = Report::discard();
-    let links = Links { stage1: Stage1Link::new(stage1, 1), vcpu: FunctionLink::new(link, 1), report };
+    let events = Events::none();
+    let links = Links { stage1: Stage1Link::new(stage1, 1), vcpu: FunctionLink::new(link, 1), events };
     let board = MsiBoard::attach(&MsiBoard::create("board").unwrap()).unwrap();
     let msi = InterruptTarget { doorbell: DOORBELL, board, ringer: new_ringer(), pin: new_ringer() };
     Some(Function::new("fuzz".to_owned(), opened, guest.iommu(), links, areas(), msi))

@@ -16,165 +16,140 @@ use super::interrupts::vectors::Vectors;
 use super::remote::{self, RemoteDevice};
 use super::saved::SavedMachine;
 use super::windows::Windows;
-use ipc::channel::Channel;
-use ipc::deadline::Deadline;
-use ipc::hello::Hello;
 use ipc::hello::Role;
-use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
+use ipc::protocol::control::{DirtyLogOp, Failure, RoleConfig};
 use ipc::protocol::inspect::Inspect;
-use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::vcpu::VcpuConfig;
-use ipc::service::{self, Process};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory;
 use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
 use ipc::slot::{Slot, SlotKind};
 use machine::layout::{MACHINE_NAME, SPI_BASE, SPI_COUNT, VCPU_COUNT_MAX};
-use sandbox::{Inherited, Locked};
-use std::os::fd::OwnedFd;
+use process::{Configured, Context, Program};
+use sandbox::Inherited;
+use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
 
-/// The coordinator greets at once; it started us.
-const HELLO_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Where the process stands besides the lifecycle state that [`ipc::service`] keeps.
-enum Stage<E: Engine> {
-    Unconfigured(Inherited),
-    Configured {
+/// What `start` or `restore` makes the machine of, or has made.
+pub enum Ready<E: Engine> {
+    /// What it is made of.
+    Parts {
+        /// Opened and checked.
         parts: Parts<E>,
+        /// Where CPU 0 starts.
         entry: u64,
+        /// Where the device tree lies.
         fdt: u64,
     },
-    Built(Guest<E>),
-    /// A failed step took the parts along: only `Quit` is left.
-    Spent,
+    /// As it was saved, threads parked.
+    Restored(Running<E>),
 }
 
-/// The process.
-pub struct VcpuProcess<E: Engine> {
-    channel: Arc<Channel>,
-    spin: Duration,
-    stage: Stage<E>,
-}
+/// The machine and its threads, which end with it.
+pub struct Running<E: Engine>(Guest<E>);
 
-/// Greets the coordinator, says what is enforced, and serves until told to quit.
-///
-/// `locked` is the proof that this process is sealed; `fds` is the rest of the inherited table; `spin` is how
-/// long to spin for a device's answer.
-pub fn run<E: Engine>(
-    locked: &Locked,
-    generation: u32,
-    control: OwnedFd,
-    fds: Inherited,
-    spin: Duration,
-) -> Result<(), ipc::error::Error> {
-    let channel = Arc::new(Channel::from_fd(control, Hello::new(Role::Vcpu, generation)));
-    channel.hello(Role::Coordinator, Deadline::after(HELLO_DEADLINE))?;
-    service::tell(&channel, &Event::Sealed(locked.enforced().lines()));
-    let mut process =
-        VcpuProcess::<E> { channel: Arc::clone(&channel), spin, stage: Stage::Unconfigured(fds) };
-    let end = service::serve(&channel, &mut process);
-    if let Stage::Built(guest) = &process.stage {
-        guest.quit();
-    }
-    end
-}
+/// A vCPU program.
+pub struct VcpuProgram<E>(PhantomData<E>);
 
-impl<E: Engine> VcpuProcess<E> {
-    fn guest(&self) -> Result<&Guest<E>, Failure> {
-        match &self.stage {
-            Stage::Built(guest) => Ok(guest),
-            _ => Err(Failure::new("reach the guest", "it is not built yet")),
-        }
-    }
-
-    /// Makes the machine out of the configured parts, threads parked.
-    fn build(&mut self, stream: Option<&[u8]>) -> Result<(), Failure> {
-        let (parts, entry, fdt) = match std::mem::replace(&mut self.stage, Stage::Spent) {
-            Stage::Configured { parts, entry, fdt } => (parts, entry, fdt),
-            other => {
-                self.stage = other;
-                return Err(Failure::new("build the machine", "it is not configured, or built already"));
-            }
-        };
-        let saved = stream
-            .map(|stream| SavedMachine::decode(stream, parts.engine.vcpu_count))
-            .transpose()
-            .map_err(|error| Failure::new("read the machine's state", error))?;
-        let guest = Guest::new(parts, saved.as_ref())?;
-        if saved.is_none() {
-            guest.power_on(entry, fdt)?;
-        }
-        guest.launch(&self.channel).map_err(|error| Failure::new("start the machine's threads", error))?;
-        self.stage = Stage::Built(guest);
-        Ok(())
+impl<E: Engine> Drop for Running<E> {
+    fn drop(&mut self) {
+        self.0.quit();
     }
 }
 
-impl<E: Engine> Process for VcpuProcess<E> {
-    fn configure(&mut self, config: RoleConfig) -> Result<(), Failure> {
+impl<E: Engine> Running<E> {
+    /// Makes the machine, threads parked.
+    fn build(guest: Guest<E>, context: &Context) -> Result<Self, Failure> {
+        let launched = guest.launch(&context.events);
+        launched.map_err(|error| Failure::new("start the machine's threads", error))?;
+        Ok(Self(guest))
+    }
+}
+
+impl<E: Engine> Program for VcpuProgram<E> {
+    const ROLE: Role = Role::Vcpu;
+    const WHAT: &'static str = "the machine";
+    type Given = Inherited;
+    type Config = VcpuConfig;
+    type Ready = Ready<E>;
+    type Started = Running<E>;
+
+    fn accept(config: RoleConfig) -> Result<VcpuConfig, Failure> {
         let RoleConfig::Vcpu(config) = config else {
             return Err(Failure::new("configure the vCPU process", "the configuration is for another role"));
         };
-        let Stage::Unconfigured(fds) = &mut self.stage else {
-            return Err(Failure::new("configure the vCPU process", "it is configured already"));
+        Ok(config)
+    }
+
+    fn configure(config: VcpuConfig, mut given: Inherited, context: &Context) -> Result<Ready<E>, Failure> {
+        let parts = open_parts(&config, &mut given, context)?;
+        Ok(Ready::Parts { parts, entry: config.entry.0, fdt: config.fdt.0 })
+    }
+
+    fn restore(ready: Ready<E>, stream: &[u8], context: &Context) -> Result<Ready<E>, Failure> {
+        let Ready::Parts { parts, .. } = ready else {
+            return Err(Failure::new("restore the machine", "it is restored already"));
         };
-        let parts = open_parts(&config, fds, self.spin, self.channel.local().generation)?;
-        self.stage = Stage::Configured { parts, entry: config.entry.0, fdt: config.fdt.0 };
-        Ok(())
+        let saved = SavedMachine::decode(stream, parts.engine.vcpu_count)
+            .map_err(|error| Failure::new("read the machine's state", error))?;
+        Ok(Ready::Restored(Running::build(Guest::new(parts, Some(&saved))?, context)?))
     }
 
-    fn start(&mut self) -> Result<(), Failure> {
-        if matches!(self.stage, Stage::Configured { .. }) {
-            self.build(None)?;
-        }
-        self.guest()?.resume()
+    fn start(ready: Ready<E>, context: &Context) -> Result<Running<E>, Failure> {
+        let running = match ready {
+            Ready::Restored(running) => running,
+            Ready::Parts { parts, entry, fdt } => {
+                let guest = Guest::new(parts, None)?;
+                guest.power_on(entry, fdt)?;
+                Running::build(guest, context)?
+            }
+        };
+        running.0.resume()?;
+        Ok(running)
     }
 
-    fn pause(&mut self) -> Result<(), Failure> {
-        self.guest()?.pause()
+    fn pause(started: &Running<E>) -> Result<(), Failure> {
+        started.0.pause()
     }
 
-    fn resume(&mut self) -> Result<(), Failure> {
-        self.guest()?.resume()
+    fn resume(started: &Running<E>) -> Result<(), Failure> {
+        started.0.resume()
     }
 
-    fn save(&mut self) -> Result<Vec<u8>, Failure> {
-        self.guest()?.save()?.encode().map_err(|error| Failure::new("write the machine's state", error))
+    fn save(started: &Running<E>) -> Result<Vec<u8>, Failure> {
+        started.0.save()?.encode().map_err(|error| Failure::new("write the machine's state", error))
     }
 
-    fn restore(&mut self, stream: &[u8]) -> Result<(), Failure> {
-        self.build(Some(stream))
-    }
-
-    fn dirty_log(&mut self, op: DirtyLogOp) -> Result<(), Failure> {
-        match (&self.stage, op) {
-            (Stage::Built(guest), DirtyLogOp::Enable) => guest.set_dirty_log(true)?,
-            (Stage::Built(guest), DirtyLogOp::Disable) => guest.set_dirty_log(false)?,
-            (Stage::Built(guest), DirtyLogOp::Rearm) => guest.rearm_dirty_log()?,
-            (Stage::Configured { parts, .. }, DirtyLogOp::Enable) => parts.engine.dirty.set_enabled(true),
-            (Stage::Configured { parts, .. }, DirtyLogOp::Disable) => parts.engine.dirty.set_enabled(false),
-            // Nothing has written yet, so there is nothing to forget.
-            (_, DirtyLogOp::Rearm) => {}
-            (Stage::Unconfigured(_) | Stage::Spent, _) => {
-                return Err(Failure::new("switch the dirty log", "the process has none open"));
+    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<(), Failure> {
+        match (configured, op) {
+            (
+                Configured::Started(Running(guest)) | Configured::Ready(Ready::Restored(Running(guest))),
+                op,
+            ) => match op {
+                DirtyLogOp::Enable => guest.set_dirty_log(true),
+                DirtyLogOp::Disable => guest.set_dirty_log(false),
+                DirtyLogOp::Rearm => guest.rearm_dirty_log(),
+            },
+            (Configured::Ready(Ready::Parts { parts, .. }), op) => {
+                match op {
+                    DirtyLogOp::Enable => parts.engine.dirty.set_enabled(true),
+                    DirtyLogOp::Disable => parts.engine.dirty.set_enabled(false),
+                    // Nothing has written yet, so there is nothing to forget.
+                    DirtyLogOp::Rearm => {}
+                }
+                Ok(())
             }
         }
-        Ok(())
     }
 
-    fn inspect(&self) -> Inspect {
-        let mut inspect = Inspect::default();
-        if let Stage::Built(guest) = &self.stage {
-            guest.inspect(&mut inspect);
+    fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
+        match configured {
+            Configured::Started(Running(guest)) | Configured::Ready(Ready::Restored(Running(guest))) => {
+                guest.inspect(inspect);
+            }
+            Configured::Ready(Ready::Parts { .. }) => {}
         }
-        inspect
-    }
-
-    fn probe(&mut self, probe: Probe) -> Result<ProbeOutcome, Failure> {
-        probe.make(sandbox::by_name::attempt)
     }
 }
 
@@ -182,9 +157,9 @@ impl<E: Engine> Process for VcpuProcess<E> {
 fn open_parts<E: Engine>(
     config: &VcpuConfig,
     fds: &mut Inherited,
-    spin: Duration,
-    generation: u32,
+    context: &Context,
 ) -> Result<Parts<E>, Failure> {
+    let Context { generation, spin, .. } = *context;
     let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
     if config.machine != MACHINE_NAME {
         return Err(fail(

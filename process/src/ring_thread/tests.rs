@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A device of counters behind a real ring.
+
+use std::sync::mpsc;
+
+use ipc::shm::region::Region;
+use ipc::shm::ring::{self, Requester};
+
+use super::*;
+
+/// Work to do, what was done, and what the notes were.
+#[derive(Default)]
+struct Counters {
+    accesses: AtomicU32,
+    work: AtomicU32,
+    done: AtomicU32,
+    /// Accesses that had come before each note was dealt with.
+    noted: Mutex<Vec<(u32, u32)>>,
+}
+
+impl RingDevice for Counters {
+    fn access(&self, access: Access) -> u64 {
+        self.accesses.fetch_add(1, Ordering::SeqCst);
+        if access.offset == 8 {
+            self.work.fetch_add(3, Ordering::SeqCst);
+        }
+        u64::from(self.done.load(Ordering::SeqCst))
+    }
+
+    fn step(&self) -> Step {
+        let taken = self.work.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |work| work.checked_sub(1));
+        if taken.is_err() {
+            return Step::Idle;
+        }
+        self.done.fetch_add(1, Ordering::SeqCst);
+        Step::More
+    }
+
+    fn emptied(&self, notes: u32) {
+        if notes != 0 {
+            lock(&self.noted).push((notes, self.accesses.load(Ordering::SeqCst)));
+        }
+    }
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(20))
+}
+
+struct Rig {
+    device: Arc<Counters>,
+    thread: RingThread,
+    guest: Requester,
+    violations: mpsc::Receiver<String>,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        Rig::over(ring::create("ring").unwrap())
+    }
+
+    fn over(ring: Region) -> Rig {
+        let guest = Requester::attach(&ring, Duration::ZERO).unwrap();
+        let responder = Responder::attach(&ring, 1, Duration::ZERO).unwrap();
+        let device = Arc::<Counters>::default();
+        let (tell, violations) = mpsc::channel();
+        let on_violation = move |violation: &Violation| tell.send(violation.to_string()).unwrap();
+        let thread = RingThread::start(Arc::clone(&device), responder, Duration::from_secs(20), on_violation);
+        Rig { device, thread: thread.unwrap(), guest, violations }
+    }
+
+    fn write(&self, offset: u64) {
+        self.guest.write(0, offset, 4, 0, &Interrupt::new(), soon()).unwrap();
+    }
+
+    fn post(&self, offset: u64) {
+        self.guest.post(0, offset, 4, 0, &Interrupt::new(), soon()).unwrap();
+    }
+
+    fn done(&self) -> u32 {
+        self.device.done.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn pause_empties_the_ring_and_finishes_the_work_and_begins_none() {
+    let rig = Rig::new();
+    (0..5).for_each(|_| rig.post(8));
+    rig.thread.order(Mode::Paused).unwrap();
+    assert_eq!((rig.device.accesses.load(Ordering::SeqCst), rig.done()), (5, 15));
+    rig.write(8);
+    assert_eq!(rig.done(), 15, "answered, but no work is begun");
+    rig.thread.order(Mode::Paused).unwrap();
+    assert_eq!(rig.done(), 18, "a second pause finishes what came since");
+    rig.write(8);
+    rig.thread.order(Mode::Running).unwrap();
+    rig.thread.order(Mode::Paused).unwrap();
+    assert_eq!(rig.done(), 21);
+}
+
+#[test]
+fn work_is_done_while_running_without_an_access_more() {
+    let rig = Rig::new();
+    rig.write(8);
+    let until = Instant::now() + Duration::from_secs(20);
+    while rig.done() < 3 {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn notes_are_dealt_with_behind_what_the_guest_did_before() {
+    let rig = Rig::new();
+    let notes = rig.thread.notes();
+    (0..4).for_each(|_| rig.post(0));
+    notes.leave(1);
+    notes.leave(4);
+    rig.thread.order(Mode::Paused).unwrap();
+    let noted = lock(&rig.device.noted).clone();
+    let all = noted.iter().fold(0, |all, (notes, _)| all | notes);
+    assert_eq!(all, 5, "{noted:?}");
+    assert!(noted.iter().all(|(_, accesses)| *accesses == 4), "{noted:?}");
+}
+
+#[test]
+fn violation_ends_the_thread_and_is_told_to_the_next_order() {
+    let ring = ring::create("ring").unwrap();
+    let guest = Requester::attach(&ring, Duration::ZERO).unwrap();
+    // A request whose place in the queue is right and whose content is not: found in the ring by its value.
+    let mark = 0x5ca1_ab1e_0ddb_a115_u64;
+    guest.post(0, 0, 8, mark, &Interrupt::new(), soon()).unwrap();
+    let mut bytes = vec![0; usize::try_from(ring.len()).unwrap()];
+    rustix::io::pread(ring.file(), &mut bytes[..], 0).unwrap();
+    let value = bytes.windows(8).position(|word| word == mark.to_le_bytes()).unwrap();
+    rustix::io::pwrite(ring.file(), &[0xff; 8], u64::try_from(value - 16).unwrap()).unwrap();
+
+    let rig = Rig::over(ring);
+    let told = rig.violations.recv_timeout(Duration::from_secs(20)).unwrap();
+    let Err(OrderError::Violation(violation)) = rig.thread.order(Mode::Paused) else { panic!("paused") };
+    assert_eq!(violation.to_string(), told);
+    assert_eq!(rig.device.accesses.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn end_joins_the_thread_and_order_after_it_is_followed_by_nothing() {
+    let mut rig = Rig::new();
+    rig.write(8);
+    rig.thread.end();
+    assert!(rig.thread.thread.is_none());
+    rig.thread.order(Mode::Running).unwrap();
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use ipc::addr::Gpa;
+use ipc::channel;
+use ipc::hello::{Hello, Role};
+use ipc::protocol::control::{DirtyLogOp, RoleConfig};
+use ipc::protocol::inspect::{Inspect, Value};
+use ipc::protocol::ram::{RamLayout, RamRegion};
+use ipc::protocol::smmu::{Model, SmmuConfig};
+use rustix::fs::MemfdFlags;
+
+use super::*;
+use crate::context::{Context, Events};
+use crate::life::Configured;
+
+/// A program whose whole state is a string.
+struct Notebook;
+
+#[derive(Clone, Default)]
+struct Pages {
+    text: String,
+    calls: Arc<Mutex<Vec<&'static str>>>,
+}
+
+impl Pages {
+    fn note(&self, call: &'static str) {
+        self.calls.lock().unwrap().push(call);
+    }
+}
+
+impl Program for Notebook {
+    const ROLE: Role = Role::Smmu;
+    const WHAT: &'static str = "the notebook";
+    type Given = Pages;
+    type Config = SmmuConfig;
+    type Ready = Pages;
+    type Started = Pages;
+
+    fn accept(config: RoleConfig) -> Result<SmmuConfig, Failure> {
+        let RoleConfig::Smmu(config) = config else { return Err(Failure::new("configure", "no notebook")) };
+        Ok(config)
+    }
+    fn configure(config: SmmuConfig, given: Pages, _context: &Context) -> Result<Pages, Failure> {
+        given.note("configure");
+        if config.region == u16::MAX { Err(Failure::new("configure", "no paper")) } else { Ok(given) }
+    }
+    fn restore(ready: Pages, stream: &[u8], _context: &Context) -> Result<Pages, Failure> {
+        let text = String::from_utf8(stream.to_vec()).map_err(|error| Failure::new("restore", error))?;
+        Ok(Pages { text, ..ready })
+    }
+    fn start(ready: Pages, _context: &Context) -> Result<Pages, Failure> {
+        ready.note("start");
+        Ok(ready)
+    }
+    fn pause(started: &Pages) -> Result<(), Failure> {
+        started.note("pause");
+        Ok(())
+    }
+    fn resume(_started: &Pages) -> Result<(), Failure> {
+        Err(Failure::new("resume", "the notebook is full"))
+    }
+    fn save(started: &Pages) -> Result<Vec<u8>, Failure> {
+        Ok(started.text.clone().into_bytes())
+    }
+    fn dirty_log(_configured: Configured<'_, Self>, _op: DirtyLogOp) -> Result<(), Failure> {
+        Ok(())
+    }
+    fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
+        let (Configured::Ready(pages) | Configured::Started(pages)) = configured;
+        inspect.text("text", pages.text.clone());
+    }
+}
+
+fn life(pages: &Pages) -> Life<Notebook> {
+    let context = Context { generation: 1, spin: core::time::Duration::ZERO, events: Events::none() };
+    Life::new(pages.clone(), context)
+}
+
+fn config() -> RoleConfig {
+    let region = RamRegion { gpa: Gpa(0x4000_0000), len: 0x1000, file_offset: 0 };
+    RoleConfig::Smmu(SmmuConfig {
+        name: "smmu0".into(),
+        region: 0,
+        base: Gpa(0x905_0000),
+        len: 0x2_0000,
+        ram: RamLayout::new(vec![region]).unwrap(),
+        model: Model::default(),
+        devices: Vec::new(),
+    })
+}
+
+/// A process in a thread: it ends with what it has done, and how its loop ended.
+type Served = thread::JoinHandle<(Vec<&'static str>, Life<Notebook>, Result<(), Error>)>;
+
+/// The coordinator's end of a served notebook.
+fn served(text: &str) -> (Channel, Served) {
+    let (near, far) = channel::pair().unwrap();
+    let pages = Pages { text: text.into(), ..Pages::default() };
+    let mut notebook = life(&pages);
+    let thread = thread::spawn(move || {
+        let channel = Channel::from_fd(far, Hello::new(Role::Smmu, 1));
+        channel.hello(Role::Coordinator, soon()).unwrap();
+        let end = serve(&channel, &mut notebook);
+        (pages.calls.lock().unwrap().clone(), notebook, end)
+    });
+    let channel = Channel::from_fd(near, Hello::new(Role::Coordinator, 1));
+    channel.hello(Role::Smmu, soon()).unwrap();
+    (channel, thread)
+}
+
+fn soon() -> Deadline {
+    Deadline::after(core::time::Duration::from_secs(10))
+}
+
+fn ask(channel: &Channel, request: &Request) -> Reply {
+    channel.request::<OwnedFd>(request, &[], soon()).unwrap().0
+}
+
+fn memory() -> OwnedFd {
+    rustix::fs::memfd_create(c"state", MemfdFlags::CLOEXEC).unwrap()
+}
+
+#[test]
+fn serve_requests_in_order_reach_the_process_and_quit_ends_it() {
+    let (channel, thread) = served("");
+    for request in [Request::Configure(config()), Request::Start, Request::Pause, Request::Quit] {
+        assert_eq!(ask(&channel, &request), Reply::Done, "{request:?}");
+    }
+    let (calls, _, end) = thread.join().unwrap();
+    end.unwrap();
+    assert_eq!(calls, ["configure", "start", "pause"]);
+}
+
+#[test]
+fn serve_request_out_of_order_is_refused_and_the_process_lives_on() {
+    let (channel, thread) = served("");
+    let Reply::Failed(failure) = ask(&channel, &Request::Start) else { panic!("started") };
+    assert!(failure.why.contains("Unconfigured"), "{failure:?}");
+    assert_eq!(ask(&channel, &Request::Configure(config())), Reply::Done);
+    assert_eq!(ask(&channel, &Request::Quit), Reply::Done);
+    assert_eq!(thread.join().unwrap().0, ["configure"]);
+}
+
+#[test]
+fn serve_failed_request_does_not_change_the_state() {
+    let (channel, thread) = served("");
+    for request in [Request::Configure(config()), Request::Start, Request::Pause] {
+        assert_eq!(ask(&channel, &request), Reply::Done);
+    }
+    let Reply::Failed(failure) = ask(&channel, &Request::Resume) else { panic!("resumed") };
+    assert_eq!(failure.why, "the notebook is full");
+    // Still paused: it can be saved.
+    let saved = channel.request(&Request::Save, &[memory()], soon()).unwrap().0;
+    assert_eq!(saved, Reply::Saved { len: 0 });
+    ask(&channel, &Request::Quit);
+    thread.join().unwrap().2.unwrap();
+}
+
+#[test]
+fn save_then_restore_in_another_process_carries_the_state() {
+    let (channel, thread) = served("remember the milk");
+    for request in [Request::Configure(config()), Request::Start, Request::Pause] {
+        ask(&channel, &request);
+    }
+    let object = memory();
+    let saved = channel.request(&Request::Save, &[&object], soon()).unwrap().0;
+    assert_eq!(saved, Reply::Saved { len: 17 });
+    ask(&channel, &Request::Quit);
+    thread.join().unwrap().2.unwrap();
+
+    let (channel, thread) = served("");
+    ask(&channel, &Request::Configure(config()));
+    let restored = channel.request(&Request::Restore { len: 17 }, &[&object], soon()).unwrap().0;
+    assert_eq!(restored, Reply::Done);
+    ask(&channel, &Request::Quit);
+    let inspect = thread.join().unwrap().1.inspect();
+    assert_eq!(inspect.get("text"), Some(&Value::Text("remember the milk".into())));
+}
+
+#[test]
+fn restore_with_a_length_that_lies_is_refused() {
+    let (channel, thread) = served("");
+    ask(&channel, &Request::Configure(config()));
+    for len in [1, SAVED_LEN_MAX, u64::MAX] {
+        let reply = channel.request(&Request::Restore { len }, &[memory()], soon()).unwrap().0;
+        assert!(matches!(reply, Reply::Failed(_)), "{len:#x}: {reply:?}");
+    }
+    ask(&channel, &Request::Quit);
+    thread.join().unwrap().2.unwrap();
+}
+
+#[test]
+fn serve_coordinator_gone_ends_the_loop_with_an_error() {
+    let (channel, thread) = served("");
+    drop(channel);
+    assert!(matches!(thread.join().unwrap().2, Err(Error::PeerGone { .. })));
+}
+
+#[test]
+fn life_step_that_fails_half_way_leaves_only_the_end() {
+    let pages = Pages::default();
+    let mut notebook = life(&pages);
+    let RoleConfig::Smmu(mut wrong) = config() else { panic!("another role's") };
+    wrong.region = u16::MAX;
+    assert_eq!(notebook.configure(RoleConfig::Smmu(wrong)).unwrap_err().why, "no paper");
+    let failure = notebook.configure(config()).unwrap_err();
+    assert_eq!(
+        (failure.what.as_str(), failure.why.as_str()),
+        ("configure the notebook", "it is spent: a step failed half-way",)
+    );
+    for failure in [notebook.start(), notebook.pause(), notebook.dirty_log(DirtyLogOp::Enable)] {
+        assert!(failure.unwrap_err().why.contains("spent"));
+    }
+}
+
+#[test]
+fn life_request_that_has_no_place_changes_nothing() {
+    let pages = Pages::default();
+    let mut notebook = life(&pages);
+    assert_eq!(notebook.start().unwrap_err().why, "it is unconfigured");
+    assert_eq!(notebook.save().unwrap_err().why, "it is unconfigured");
+    let nvme = ipc::protocol::nvme::NvmeConfig {
+        name: "nvme0".into(),
+        serial: None,
+        block_len: 512,
+        readonly: true,
+        image: String::new(),
+    };
+    assert_eq!(notebook.configure(RoleConfig::Nvme(nvme)).unwrap_err().why, "no notebook");
+    notebook.configure(config()).unwrap();
+    assert_eq!(notebook.configure(config()).unwrap_err().why, "it is configured and not started");
+    notebook.start().unwrap();
+    assert_eq!(notebook.restore(b"x").unwrap_err().why, "it is started already");
+    assert_eq!(notebook.start().unwrap_err().why, "the notebook is full", "one that has begun goes on");
+    notebook.pause().unwrap();
+    assert_eq!(*pages.calls.lock().unwrap(), ["configure", "start", "pause"]);
+}
