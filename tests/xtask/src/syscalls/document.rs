@@ -79,4 +79,8 @@ resumed and inspected, saved and restored, and ended. The heads of the columns s
 in the profiles (`src/profiles/`), for many calls are allowed with certain ones only. `coordinator` holds what a process does until
 it has sealed itself too, for that happens under its filter.
 
+`vcpu-kvm` and `vfio-kernel` have no column: they run where an arm64 host has KVM and an SMMU that nests, which is the Arm lab's emulated
+server and not the machine that writes this table, and its image has no tracer. What they may call is proved there (`cargo xtask lab
+sealed isolation isolation-vfio`: what is not allowed ends them); what of it they do not need is not measured, but reviewed in their profiles.
+
 ";
