@@ -80,7 +80,7 @@ in the profiles (`src/profiles/`), for many calls are allowed with certain ones 
 it has sealed itself too, for that happens under its filter.
 
 `vcpu-kvm` and `vfio-kernel` have no column: they run where an arm64 host has KVM and an SMMU that nests, which is the Arm lab's emulated
-server and not the machine that writes this table, and its image has no tracer. What they may call is proved there (`cargo xtask lab
-sealed isolation isolation-vfio`: what is not allowed ends them); what of it they do not need is not measured, but reviewed in their profiles.
+server and not the machine that writes this table, and its image has no tracer. What is not allowed ends them, which is proved there
+(`cargo xtask lab sealed isolation isolation-vfio`). What of the rest they do not need is not measured, only reviewed in their profiles.
 
 ";
