@@ -15,7 +15,7 @@ Max core file size        0                    0                    bytes     \n
 Max data size             134217728            134217728            bytes     \n\
 Max address space         402653184            402653184            bytes     \n\
 Max processes             16                   16                   processes \n\
-Max open files            64                   64                   files     \n\
+Max open files            32                   32                   files     \n\
 Max locked memory         0                    0                    bytes     \n\
 Max msgqueue size         0                    0                    bytes     \n\
 Max nice priority         0                    0                    \n\
@@ -93,7 +93,7 @@ fn each_fact_alone_is_a_drift() {
         ("mounts", |seen| seen.mounts.as_mut().unwrap()[0].2 = "ext4".to_owned()),
         ("uid_map", |seen| seen.uid_map = Ok(vec![(0, 0, u32::MAX)])),
         ("gid_map", |seen| seen.gid_map = Ok(vec![(0, 0, 1)])),
-        ("limits", |seen| seen.limits.as_mut().unwrap().get_mut("Max open files").unwrap().1 = Some(65)),
+        ("limits", |seen| seen.limits.as_mut().unwrap().get_mut("Max open files").unwrap().1 = Some(33)),
     ];
     for (what, change) in changes {
         let mut seen = good();

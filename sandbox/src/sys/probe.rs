@@ -43,7 +43,7 @@ pub(crate) fn make(attempt: Attempt) -> Result<(), i32> {
         Attempt::MuchMemory => call(libc::SYS_mmap, [0, 16 << 30, 3, 0x4022, u64::MAX, 0]),
         Attempt::MuchAddressSpace => call(libc::SYS_mmap, [0, 16 << 40, 1, 1, 1, 0]),
         // Of the number that is the image in a process that has one.
-        Attempt::FarWrite => call(libc::SYS_pwrite64, [4, page, 1, 20 << 30, 0, 0]),
+        Attempt::FarWrite => call(libc::SYS_pwrite64, [3, page, 1, 20 << 30, 0, 0]),
         Attempt::FutexLendingPriority => call(libc::SYS_futex, [page, 6, 0, 0, 0, 0]),
         Attempt::RawPair => call(libc::SYS_socketpair, [1, 3, 0, page, 0, 0]),
         // Sealable and closed at exec, but without the flag that forbids executing it.

@@ -16,7 +16,7 @@ fn check(needed: u64, allowed: Option<u64>) -> Result<(), Problem> {
     match allowed {
         Some(allowed) if allowed < needed => Err(Problem::host(
             format!(
-                "this VM's devices need {needed} open files in one process, and this user may have {allowed}"
+                "this VM needs {needed} open descriptors in one process, and this user may have {allowed}"
             ),
             "RLIMIT_NOFILE",
             "raise the hard limit (ulimit -Hn, or nofile in /etc/security/limits.conf), or give fewer devices",

@@ -14,6 +14,8 @@ use sandbox::{Profile, profiles};
 use super::edge::{EdgeKind, IrqLine};
 use super::shape::{CpuKind, DeviceKind, Shape};
 
+/// The program of guests on the host's own CPUs.
+pub const VCPU_KVM_PROGRAM: &str = "bulkhead-vcpu";
 /// The program that checks a host for physical devices, and serves them.
 pub const VFIO_KERNEL_PROGRAM: &str = "bulkhead-vfio-kernel";
 
@@ -172,7 +174,7 @@ pub static TEMPLATES: [Template; 6] = [
     },
     Template {
         role: Role::Vcpu,
-        program: "bulkhead-vcpu",
+        program: VCPU_KVM_PROGRAM,
         profile: profiles::vcpu_kvm,
         restart: Restart::EndsVm,
         tier: 0,

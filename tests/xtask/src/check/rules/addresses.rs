@@ -10,7 +10,7 @@ use ::tests::{command::capture, places};
 use crate::check::tree::Tree;
 
 /// Hosts that may be named: specifications, documentation, and where Rust and its packages come from.
-const HOSTS: [&str; 8] = [
+const HOSTS: [&str; 9] = [
     "www.apache.org",
     "opensource.org",
     "developer.arm.com",
@@ -19,6 +19,8 @@ const HOSTS: [&str; 8] = [
     "github.com",
     "rustup.rs",
     "sh.rustup.rs",
+    // The name space of SVG.
+    "www.w3.org",
 ];
 
 /// Starts of paths that exist on a developer's machine only.
