@@ -7,7 +7,7 @@
 //!                                      └───┘ restore
 //! ```
 //!
-//! Given, Ready and Started are the program's own types: what there is not yet cannot be asked for. A step takes what a stage
+//! Given, Ready and Started are the program's own types: what a stage does not have cannot be asked for. A step takes what a stage
 //! holds along, so one that fails half-way leaves [`Stage::Spent`]: only `Quit` comes then. Whether a request has a place
 //! at all is `ipc`'s [`State`](ipc::protocol::lifecycle::State), which the service loop asks before.
 
