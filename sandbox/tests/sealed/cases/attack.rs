@@ -64,8 +64,7 @@ fn fate(attempt: Attempt, role: Role) -> Fate {
         (Attempt::MmapSharedMemory | Attempt::MmapPrivateFile | Attempt::MmapBelow, _) => Dies("mmap"),
         (Attempt::MremapOver, _) => Dies("mremap"),
         (Attempt::MuchMemory | Attempt::MuchAddressSpace, _) => Refused(&[libc::ENOMEM]),
-        // These processes have no image; the coordinator's number 4 is a page of a size that is sealed.
-        (Attempt::FarWrite, Role::Coordinator) => Refused(&[libc::EFBIG, libc::EPERM]),
+        // These processes have no image.
         (Attempt::FarWrite, _) => Refused(&[libc::EBADF]),
         (Attempt::FutexLendingPriority, _) => Dies("futex"),
         (Attempt::RawPair, _) => Dies("socketpair"),
