@@ -46,7 +46,7 @@ const OTHER_PAGE: u64 = BASE + 0x30_2000;
 const TEXT: &[u8; 16] = b"through 2 stages";
 
 fn vm() -> Option<Vm> {
-    edu::named().map(|address| Vm::new(&address, Options::default()).unwrap())
+    edu::named().map(|address| Vm::new(&address, edu::options()).unwrap())
 }
 
 /// A VM whose device is behind stage 1, with both pages mapped.
@@ -288,7 +288,7 @@ fn second_life_of_the_process_takes_the_binding_over() {
     // As after a death: the coordinator's duplicates keep both files open, and nothing was undone.
     let (cdev, iommu) = (vm.cdev.try_clone().unwrap(), vm.iommu_file.try_clone().unwrap());
     let Vm { guest, iommu: first, edu: _edu, .. } = vm;
-    let mut second = Vm::over(cdev, iommu, guest, Options::default()).unwrap();
+    let mut second = Vm::over(cdev, iommu, guest, edu::options()).unwrap();
     second.iommu.attach(STREAM, second.guest.stage1()).unwrap();
     copy(&second, SOURCE, TARGET);
     assert_eq!(&second.guest.read(TARGET_PAGE), TEXT);
@@ -300,7 +300,7 @@ fn second_life_of_the_process_takes_the_binding_over() {
 #[test]
 fn device_that_another_process_has_bound_is_in_use() {
     let Some(_vm) = translated() else { return };
-    let refused = Vm::new(&edu::named().unwrap(), Options::default()).err().unwrap();
+    let refused = Vm::new(&edu::named().unwrap(), edu::options()).err().unwrap();
     assert_eq!(refused, KernelError::InUse);
 }
 
@@ -332,7 +332,7 @@ fn dirty_tracking_is_the_best_that_this_host_has() {
 #[test]
 fn host_that_does_not_nest_is_refused_by_what_it_lacks() {
     let Some(address) = edu::named() else { return };
-    match Vm::new(&address, Options::default()) {
+    match Vm::new(&address, edu::options()) {
         Ok(_) => println!("SKIPPED: what a host that does not nest is told: this one does"),
         Err(refused) => {
             let refused = refused.to_string();

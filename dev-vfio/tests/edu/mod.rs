@@ -44,6 +44,11 @@ pub fn named() -> Option<String> {
     found
 }
 
+/// A vSMMU that the lab's host can nest: its SMMU has no SubstreamIDs.
+pub fn options() -> Options {
+    Options { ssidsize: 0, oas: 44, ..Options::default() }
+}
+
 pub struct Vm {
     /// Before the guest's memory and the files: its objects go first.
     pub iommu: NestedIommu,
