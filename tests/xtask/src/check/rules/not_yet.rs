@@ -26,7 +26,27 @@ enum Still {
     Refused { file: &'static str, text: &'static str },
 }
 
-const GAPS: [Gap; 12] = [
+const GAPS: [Gap; 16] = [
+    Gap {
+        file: "README.md",
+        text: "no harvest yet",
+        still: Still::Without { folder: "vmm-main/src/", text: "DirtyLogOp::Rearm" },
+    },
+    Gap {
+        file: "README.md",
+        text: "no restart yet",
+        still: Still::Without { folder: "ipc/src/", text: "Checkpoint" },
+    },
+    Gap {
+        file: "README.md",
+        text: "no migration yet",
+        still: Still::Without { folder: "mover/", text: "fn main" },
+    },
+    Gap {
+        file: "README.md",
+        text: "no virtio yet",
+        still: Still::Without { folder: "dev-virtio/", text: "fn main" },
+    },
     Gap {
         file: "README.md",
         text: "can be paused but not yet saved",
