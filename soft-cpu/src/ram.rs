@@ -116,7 +116,7 @@ impl GuestRam {
     }
 
     /// Writes an aligned value of `1 << LOG2` bytes; false outside RAM. Not marked in the dirty log.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn write<const LOG2: usize>(&self, gpa: u64, value: u64) -> bool {
         let Some(page) = self.page(gpa).filter(|page| page.writable) else { return false };
         let offset = gpa & (PAGE_LEN - 1) & !((1 << LOG2) - 1);
