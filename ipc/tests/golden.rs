@@ -132,7 +132,7 @@ fn notices() -> Vec<(&'static str, Notice)> {
     all.into_iter().map(|notice| (name(&notice), notice)).collect()
 }
 
-/// Every request of the bus channel; as for requests.
+/// Every request of the function link; as for requests.
 fn bus_requests() -> Vec<(&'static str, BusRequest)> {
     let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
     let all = vec![

@@ -43,7 +43,7 @@ pub const SCRIPTS: [(u8, &str); 6] = [
     // Tells the vSMMU of faults, without end and in numbers that are not.
     (b'3', "CMD_SYNC waiting"),
     // Does what the vSMMU orders, asks the vCPU process without end, and closes the channel over the first answer.
-    (b'4', "bus channel is closed"),
+    (b'4', "function link is closed"),
     // Does what the vSMMU orders, and writes nonsense over its ring.
     (b'5', "has not answered within 10 s"),
 ];

@@ -125,7 +125,7 @@ fn slow_device_that_answers_within_its_time_has_not_failed() {
 fn failure_from_before_there_was_a_coordinator_to_tell_is_told_it_later() {
     let (ours, theirs) = channel::pair().unwrap();
     let health = Health::new("vfio0");
-    health.fail("its end of the bus channel is closed".to_owned());
+    health.fail("its end of the function link is closed".to_owned());
     health.connect(&Events::over(&Arc::new(Channel::from_fd(ours, Hello::new(Role::Vcpu, 1)))));
     let coordinator = Channel::<Control>::from_fd(theirs, Hello::new(Role::Coordinator, 1));
     let told = coordinator.recv(Deadline::after(ANSWER_SPAN)).unwrap();
