@@ -114,17 +114,24 @@ fn live(machine: &mut Machine) {
     machine.neighbour_works();
 }
 
-/// Waits until the process is stopped at its message, and kills it if it is to be. None: it did not come that far.
+/// Waits until the process is stopped at its message, and kills it if it is to be. None: it did not come that far, and is
+/// not stopped any more.
 fn lose(tracer: &Tracer, loss: Loss, is_over: impl Fn() -> bool) -> Option<Pid> {
+    let mut is_last = false;
     loop {
-        match tracer.stopped.recv_timeout(Duration::from_millis(20)) {
+        match tracer.stopped.recv_timeout(Duration::from_millis(if is_last { 500 } else { 20 })) {
             Ok(process) => {
                 if loss == Loss::Killed {
                     kill(process, Signal::SIGKILL).unwrap();
                 }
                 return Some(process);
             }
-            Err(RecvTimeoutError::Timeout) if !is_over() => {}
+            Err(RecvTimeoutError::Timeout) if !is_last => {
+                is_last = is_over();
+                if is_last {
+                    tracer.give_up();
+                }
+            }
             Err(_) => return None,
         }
     }

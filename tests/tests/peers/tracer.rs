@@ -10,6 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -52,6 +54,7 @@ pub enum Plan {
 pub struct Tracer {
     /// The process, as soon as it is stopped. Closed when there is nothing more to trace.
     pub stopped: Receiver<Pid>,
+    given_up: Arc<AtomicBool>,
     thread: JoinHandle<Counts>,
 }
 
@@ -65,7 +68,15 @@ impl Tracer {
     /// Traces the program that will say who it is in `file`.
     pub fn start(file: PathBuf, plan: Plan) -> Self {
         let (tell, stopped) = channel();
-        Self { stopped, thread: thread::spawn(move || Trace::new(launcher(&file), plan, tell).run()) }
+        let given_up = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&given_up);
+        let thread = thread::spawn(move || Trace::new(launcher(&file), plan, tell, seen).run());
+        Self { stopped, given_up, thread }
+    }
+
+    /// Stops nothing from here on. A process that is being stopped at this moment is told of still.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::SeqCst);
     }
 
     /// Waits until everything traced has ended, and gives the counts.
@@ -131,6 +142,7 @@ struct Trace {
     launcher: Pid,
     plan: Plan,
     tell: Sender<Pid>,
+    given_up: Arc<AtomicBool>,
     /// Names of the processes that are followed call by call.
     followed: BTreeMap<Pid, String>,
     /// Threads that are inside of a call.
@@ -143,9 +155,10 @@ struct Trace {
 }
 
 impl Trace {
-    fn new(launcher: Pid, plan: Plan, tell: Sender<Pid>) -> Self {
+    fn new(launcher: Pid, plan: Plan, tell: Sender<Pid>, given_up: Arc<AtomicBool>) -> Self {
         let (followed, inside, released) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { launcher, plan, tell, followed, inside, counts: Counts::new(), stopping: None, released }
+        let (counts, stopping) = (Counts::new(), None);
+        Self { launcher, plan, tell, given_up, followed, inside, counts, stopping, released }
     }
 
     fn run(mut self) -> Counts {
@@ -253,6 +266,7 @@ impl Trace {
             let at = *count;
             if let Plan::Stop { message, .. } = self.plan
                 && message == at
+                && !self.given_up.load(Ordering::SeqCst)
             {
                 self.stopping = Some(process);
                 kill(process, Signal::SIGSTOP)?;
