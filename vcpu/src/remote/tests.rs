@@ -130,6 +130,6 @@ fn failure_from_before_there_was_a_coordinator_to_tell_is_told_it_later() {
     let coordinator = Channel::<Control>::from_fd(theirs, Hello::new(Role::Coordinator, 1));
     let told = coordinator.recv(Deadline::after(ANSWER_SPAN)).unwrap();
     assert!(
-        matches!(told, Incoming::Event { body: Event::PeerFailed { why, .. }, .. } if why.contains("bus"))
+        matches!(told, Incoming::Event { body: Event::PeerFailed { why, .. }, .. } if why.contains("function link"))
     );
 }
