@@ -12,23 +12,8 @@ mod support;
 
 use std::sync::Arc;
 
-use support::{Lab, guest, signal};
-use vmm_main::launcher;
+use support::{Lab, cpus, guest, signal};
 use vmm_main::system::{COORDINATOR_ID, CpuKind, Instance, Shape, System, VCPU};
-
-/// The kinds of CPU that this host has.
-fn cpus() -> Vec<CpuKind> {
-    let mut cpus = vec![CpuKind::Soft];
-    match launcher::cpu::choose(Some(CpuKind::Kvm)) {
-        Ok(_) => cpus.push(CpuKind::Kvm),
-        Err(why) if std::env::consts::ARCH == "aarch64" => {
-            eprintln!("SKIPPED: the vCPU process on KVM: {why}")
-        }
-        // Not left out: there is no such process on this architecture.
-        Err(_) => {}
-    }
-    cpus
-}
 
 /// The processes of a VM without devices on this kind of CPU; those that are the same on all of them, once.
 #[cfg(debug_assertions)]

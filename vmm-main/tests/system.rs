@@ -15,11 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use ipc::instance::InstanceId;
-use support::{Lab, Vm, guest};
-use vmm_main::launcher;
+use support::{Lab, Vm, cpus, guest};
 use vmm_main::system::{
-    COORDINATOR_ID, CpuKind, DEVICES_MAX, Descriptor, DeviceKind, Edge, EdgeKind, Instance, Make, ObjectId,
-    Shape, System,
+    COORDINATOR_ID, DEVICES_MAX, Descriptor, DeviceKind, Edge, EdgeKind, Instance, Make, ObjectId, Shape,
+    System,
 };
 
 /// The open descriptors of each process: number and what the kernel shows of it.
@@ -43,20 +42,6 @@ fn live_processes_are_what_the_table_says() {
             assert_vm(&name, lab.start(&kernel, &words), &System::new(&shape));
         }
     }
-}
-
-/// The kinds of CPU that this host has.
-fn cpus() -> Vec<CpuKind> {
-    let mut cpus = vec![CpuKind::Soft];
-    match launcher::cpu::choose(Some(CpuKind::Kvm)) {
-        Ok(_) => cpus.push(CpuKind::Kvm),
-        Err(why) if std::env::consts::ARCH == "aarch64" => {
-            eprintln!("SKIPPED: the vCPU process on KVM: {why}")
-        }
-        // Not left out: there is no such process on this architecture.
-        Err(_) => {}
-    }
-    cpus
 }
 
 fn assert_vm(name: &str, mut vm: Vm<'_>, system: &System) {

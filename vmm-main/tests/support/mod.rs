@@ -22,6 +22,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use vmm_main::launcher;
+use vmm_main::system::CpuKind;
 
 /// More than any step takes on a busy machine; a test that waits longer hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,6 +31,20 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The programs a VM needs, beside the built `bulkhead`.
 const PROGRAMS: [&str; 5] =
     ["bulkhead-vcpu-soft", "bulkhead-vcpu", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
+
+/// The kinds of CPU that this host has.
+pub fn cpus() -> Vec<CpuKind> {
+    let mut cpus = vec![CpuKind::Soft];
+    match launcher::cpu::choose(Some(CpuKind::Kvm)) {
+        Ok(_) => cpus.push(CpuKind::Kvm),
+        Err(why) if std::env::consts::ARCH == "aarch64" => {
+            eprintln!("SKIPPED: the vCPU process on KVM: {why}")
+        }
+        // Not left out: there is no such process on this architecture.
+        Err(_) => {}
+    }
+    cpus
+}
 
 /// A place of the test's own: programs, runtime folder, files.
 pub struct Lab {
