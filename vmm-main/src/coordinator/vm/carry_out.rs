@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Carries out what the state machine orders. Nothing here waits: what takes time goes to a task, and what comes of
-//! it is an event; what is done at once has its event in `results`.
+//! Carries out what the state machine orders. Nothing here waits for a process or a client: that goes to a task, and
+//! what comes of it is an event; what is done at once has its event in `results`. The longest of these is loading the guest:
+//! an order to stop is obeyed behind it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +25,6 @@ use crate::coordinator::probe;
 use crate::coordinator::process::{self, Handle};
 use crate::coordinator::roles::Configs;
 use crate::lifeline::Up;
-
 use crate::problem::Problem;
 use crate::system::COORDINATOR_ID;
 
