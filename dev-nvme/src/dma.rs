@@ -3,7 +3,7 @@
 //!
 //! The seam between the model and its surroundings: mapped windows, messages to a vfio-user client, or a test's
 //! vector. What is read is a private copy, so that a host that changes its memory meanwhile changes nothing here; data
-//! that nobody looks at may go between medium and memory without one ([`DmaBus::lend`]).
+//! that nobody looks at may go between medium and memory without one ([`HostMemory::lend`]).
 
 use thiserror::Error;
 use vm_memory::VolatileSlice;
@@ -33,7 +33,7 @@ pub struct Loan {
 }
 
 /// Access to the host's memory. A failed access may have been done in part.
-pub trait DmaBus: Send + Sync {
+pub trait HostMemory: Send + Sync {
     /// Copies from the host.
     ///
     /// # Errors

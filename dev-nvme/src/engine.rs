@@ -29,7 +29,7 @@ use pace::Pace;
 use patience::{Next, Patience};
 
 use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket, Watched};
-use crate::dma::{DmaBus, DmaError};
+use crate::dma::{DmaError, HostMemory};
 use crate::identity::Identity;
 use crate::io::{Buffer, Executed, Io};
 use crate::media::Media;
@@ -299,7 +299,7 @@ impl Engine {
     fn fetch(&self, host: &Host, ticket: Ticket, iova: u64, count: u32, buffer: &mut Buffer) {
         let mut bytes = [0; BATCH_LEN_MAX];
         let bytes = bytes.get_mut(..usize::try_from(count).unwrap_or(0) * COMMAND_LEN).unwrap_or_default();
-        let readable = host.bus.read(iova, bytes).is_ok();
+        let readable = host.memory.read(iova, bytes).is_ok();
         let since = Instant::now();
         let mut batch = {
             let mut shared = self.lock();
@@ -324,7 +324,7 @@ impl Engine {
     /// Looks at doorbells in the host's memory until one changes, for a moment; and if nothing came for longer, has the
     /// host write the register.
     fn look(&self, host: &Host, ticket: Ticket, mut watched: Vec<Watched>, helps: bool) {
-        let mut found = look_once(&*host.bus, &mut watched);
+        let mut found = look_once(&*host.memory, &mut watched);
         let mut asleep_since = None;
         if found == Ok(false) {
             let since = Instant::now();
@@ -336,15 +336,15 @@ impl Engine {
                     // Giving the processor away may cost a busy machine's whole turn.
                     Next::Look | Next::Sleep => std::hint::spin_loop(),
                 }
-                found = look_once(&*host.bus, &mut watched);
+                found = look_once(&*host.memory, &mut watched);
             }
             if found == Ok(false) && next == Next::Sleep {
-                found = arm(&*host.bus, &watched).and_then(|()| look_once(&*host.bus, &mut watched));
+                found = arm(&*host.memory, &watched).and_then(|()| look_once(&*host.memory, &mut watched));
                 asleep_since = Some(since);
             }
         }
         if found == Ok(true) && helps {
-            found = hush(&*host.bus, &watched).map(|()| true);
+            found = hush(&*host.memory, &watched).map(|()| true);
         }
         let mut shared = self.lock();
         match (found, asleep_since) {
@@ -369,7 +369,7 @@ impl Engine {
             AdminOutcome::Held => return None,
             AdminOutcome::Done(outcome) => outcome,
             AdminOutcome::Data(data) => {
-                let moved = to_host(&*host.bus, command, &data);
+                let moved = to_host(&*host.memory, command, &data);
                 Outcome::of(moved.err().unwrap_or(Status::SUCCESS))
             }
         };
@@ -394,9 +394,9 @@ impl Engine {
     /// Executes a command, however long that takes.
     fn io(&self, host: &Host, deferred: &Deferred, buffer: &mut Buffer) -> Option<u16> {
         let Deferred { ticket, command, write_cache } = *deferred;
-        let (identity, media, bus) = (&self.identity, &*self.media, &*host.bus);
+        let (identity, media, memory) = (&self.identity, &*self.media, &*host.memory);
         let since = Instant::now();
-        let executed = Io { identity, media, bus, write_cache, buffer }.execute(&command);
+        let executed = Io { identity, media, memory, write_cache, buffer }.execute(&command);
         self.took(since.elapsed());
         self.post(host, ticket, &self.complete(ticket, [(command.cid.get(), executed)]))
     }
@@ -416,7 +416,7 @@ impl Engine {
     /// Writes completions that are one behind the other; returns the vector to raise, which is that of their queue.
     fn post(&self, host: &Host, ticket: Ticket, postings: &[Posting]) -> Option<u16> {
         let Posting { iova, vector, .. } = *postings.first()?;
-        if host.bus.publish(iova, &batch::entries(postings)).is_err() {
+        if host.memory.publish(iova, &batch::entries(postings)).is_err() {
             self.lock().controller.post_failed(ticket);
             return None;
         }
@@ -452,10 +452,10 @@ impl Engine {
 }
 
 /// Puts what doorbells hold into `seen`. Returns whether one has changed.
-fn look_once(bus: &dyn DmaBus, watched: &mut [Watched]) -> Result<bool, DmaError> {
+fn look_once(memory: &dyn HostMemory, watched: &mut [Watched]) -> Result<bool, DmaError> {
     let mut changed = false;
     for Watched { at, seen, news, .. } in watched {
-        let value = bus.load(*at)?;
+        let value = memory.load(*at)?;
         *news |= value != *seen;
         changed |= *news;
         *seen = value;
@@ -465,26 +465,26 @@ fn look_once(bus: &dyn DmaBus, watched: &mut [Watched]) -> Result<bool, DmaError
 
 /// Asks for no register write while somebody looks: a host whose doorbell never passes the event index makes none. An index
 /// that is left where it is would be passed with each turn of the queue.
-fn hush(bus: &dyn DmaBus, watched: &[Watched]) -> Result<(), DmaError> {
+fn hush(memory: &dyn HostMemory, watched: &[Watched]) -> Result<(), DmaError> {
     let mut heard = watched.iter().filter(|watched| watched.news);
-    heard.try_for_each(|watched| bus.store(watched.event_index, watched.unreached()))
+    heard.try_for_each(|watched| memory.store(watched.event_index, watched.unreached()))
 }
 
 /// Asks for a register write with the next change. Whoever changes a doorbell before it sees this is found by another look.
-fn arm(bus: &dyn DmaBus, watched: &[Watched]) -> Result<(), DmaError> {
+fn arm(memory: &dyn HostMemory, watched: &[Watched]) -> Result<(), DmaError> {
     for Watched { event_index, seen, .. } in watched {
-        bus.store(*event_index, *seen)?;
+        memory.store(*event_index, *seen)?;
     }
     fence(Ordering::SeqCst);
     Ok(())
 }
 
 /// Moves an admin command's data to the host.
-fn to_host(bus: &dyn DmaBus, command: &Command, data: &[u8]) -> Result<(), Status> {
+fn to_host(memory: &dyn HostMemory, command: &Command, data: &[u8]) -> Result<(), Status> {
     let mut rest = data;
-    for segment in &*prp::segments(bus, command.prp1.get(), command.prp2.get(), data.len())? {
+    for segment in &*prp::segments(memory, command.prp1.get(), command.prp2.get(), data.len())? {
         let Some((piece, behind)) = rest.split_at_checked(segment.len) else { break };
-        bus.write(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+        memory.write(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
         rest = behind;
     }
     Ok(())

@@ -11,7 +11,7 @@ use zerocopy::FromBytes;
 pub use buffer::Buffer;
 
 use crate::controller::{MDTS, Moved, Outcome};
-use crate::dma::{DmaBus, Loan};
+use crate::dma::{HostMemory, Loan};
 use crate::identity::Identity;
 use crate::media::Media;
 use crate::prp::{self, PAGE_LEN, Segment};
@@ -34,7 +34,7 @@ pub struct Io<'a> {
     /// Its blocks.
     pub media: &'a dyn Media,
     /// The host's memory.
-    pub bus: &'a dyn DmaBus,
+    pub memory: &'a dyn HostMemory,
     /// Whether a write may complete before it is on the medium.
     pub write_cache: bool,
     /// For the data of one command.
@@ -75,10 +75,10 @@ impl Io<'_> {
             return None;
         }
         let (offset, len) = self.transfer(command).ok()?;
-        let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len).ok()?;
+        let segments = prp::segments(self.memory, command.prp1.get(), command.prp2.get(), len).ok()?;
         let mut read = Ok(false);
         let loan = Loan { written: true, waits: false };
-        self.bus.lend(&segments, loan, &mut |memory| read = self.media.read_at_once(offset, memory));
+        self.memory.lend(&segments, loan, &mut |memory| read = self.media.read_at_once(offset, memory));
         // What failed at once fails with patience too, and is told then.
         let moved = Moved { read: command.block_count(), written: 0 };
         read.is_ok_and(|read| read).then(|| executed(command, Ok(moved)))
@@ -114,10 +114,10 @@ impl Io<'_> {
 
     fn read(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
-        let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        let segments = prp::segments(self.memory, command.prp1.get(), command.prp2.get(), len)?;
         let mut lent = Ok(());
         let loan = Loan { written: true, waits: true };
-        if self.bus.lend(&segments, loan, &mut |memory| lent = self.media.read_to(offset, memory)) {
+        if self.memory.lend(&segments, loan, &mut |memory| lent = self.media.read_to(offset, memory)) {
             lent.map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
             return Ok(Moved { read: command.block_count(), written: 0 });
         }
@@ -131,7 +131,7 @@ impl Io<'_> {
                 self.media
                     .read_at(offset, piece)
                     .map_err(|_| Failed::Media(Status::UNRECOVERED_READ_ERROR))?;
-                self.bus.write(at, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+                self.memory.write(at, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
                 left -= piece.len();
                 at = at.wrapping_add(piece.len() as u64);
                 offset += piece.len() as u64;
@@ -142,10 +142,10 @@ impl Io<'_> {
 
     fn write(&mut self, command: &Command) -> Result<Moved, Failed> {
         let (offset, len) = self.transfer(command)?;
-        let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        let segments = prp::segments(self.memory, command.prp1.get(), command.prp2.get(), len)?;
         let mut written = Ok(());
         let loan = Loan { written: false, waits: true };
-        if !self.bus.lend(&segments, loan, &mut |memory| written = self.media.write_from(offset, memory)) {
+        if !self.memory.lend(&segments, loan, &mut |memory| written = self.media.write_from(offset, memory)) {
             self.gather(&segments, len)?;
             written = self.media.write_at(offset, self.buffer.first(len));
         }
@@ -217,7 +217,7 @@ impl Io<'_> {
 
     /// Copies all data of a command into the buffer.
     fn gather_all(&mut self, command: &Command, len: usize) -> Result<(), Status> {
-        let segments = prp::segments(self.bus, command.prp1.get(), command.prp2.get(), len)?;
+        let segments = prp::segments(self.memory, command.prp1.get(), command.prp2.get(), len)?;
         self.gather(&segments, len)
     }
 
@@ -226,7 +226,7 @@ impl Io<'_> {
         let mut rest = self.buffer.first(len);
         for segment in segments {
             let Some((piece, behind)) = rest.split_at_mut_checked(segment.len) else { break };
-            self.bus.read(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+            self.memory.read(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
             rest = behind;
         }
         Ok(())

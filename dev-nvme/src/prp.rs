@@ -7,7 +7,7 @@
 
 use core::ops::Deref;
 
-use crate::dma::DmaBus;
+use crate::dma::HostMemory;
 use crate::spec::status::Status;
 
 /// The memory page of `CC.MPS` 0.
@@ -69,7 +69,7 @@ impl Segments {
 ///
 /// # Errors
 /// An entry that is not aligned as it must be, or a list that cannot be read.
-pub fn segments(bus: &dyn DmaBus, prp1: u64, prp2: u64, len: usize) -> Result<Segments, Status> {
+pub fn segments(memory: &dyn HostMemory, prp1: u64, prp2: u64, len: usize) -> Result<Segments, Status> {
     if !prp1.is_multiple_of(4) {
         return Err(Status::PRP_OFFSET_INVALID);
     }
@@ -87,7 +87,7 @@ pub fn segments(bus: &dyn DmaBus, prp1: u64, prp2: u64, len: usize) -> Result<Se
     }
     let mut list = prp2;
     while walk.left > 0 {
-        let entries = read_list(bus, list, walk.left)?;
+        let entries = read_list(memory, list, walk.left)?;
         let needed = walk.left.div_ceil(page_rest(0));
         // The last entry of a full page that does not finish the data is the next page of the list.
         let chained = entries.len() < needed;
@@ -114,11 +114,11 @@ fn page_rest(address: u64) -> usize {
 }
 
 /// As many entries as `left` bytes need, but not beyond the list's page.
-fn read_list(bus: &dyn DmaBus, list: u64, left: usize) -> Result<Vec<u64>, Status> {
+fn read_list(memory: &dyn HostMemory, list: u64, left: usize) -> Result<Vec<u64>, Status> {
     let room = page_rest(list) / size_of::<u64>();
     let count = left.div_ceil(page_rest(0)).min(room);
     let mut bytes = vec![0; count * size_of::<u64>()];
-    bus.read(list, &mut bytes).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+    memory.read(list, &mut bytes).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
     Ok(bytes.as_chunks().0.iter().map(|entry| u64::from_le_bytes(*entry)).collect())
 }
 

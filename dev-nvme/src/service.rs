@@ -9,7 +9,7 @@
 //! waits while a counter is full. Where clients follow each other, the thread that accepts them does nothing else, and
 //! sees them out ([`see_out`]).
 
-pub mod bus;
+pub mod client_memory;
 pub mod dirty;
 pub mod image;
 pub mod launch;

@@ -17,7 +17,7 @@ use ipc::deadline::Deadline;
 use ipc::error::Error;
 use ipc::hello::{Hello, Role};
 use ipc::protocol::budget;
-use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
+use ipc::protocol::function_link::{self as protocol, DeviceWindow, FunctionReply, FunctionRequest};
 use ipc::protocol::inspect::Inspect;
 
 /// The vCPU process answers without waiting for another. A request made inside the gate holds that up for so long at most.
@@ -26,7 +26,7 @@ const ANSWER_SPAN: Duration = budget::vfio::GATE;
 /// The link.
 #[derive(Debug)]
 pub struct FunctionLink {
-    channel: Channel<Bus>,
+    channel: Channel<protocol::FunctionLink>,
     /// Held while the vCPU process is asked.
     state: Mutex<State>,
     /// What [`Self::inspect`] shows: not held during a request.
@@ -81,7 +81,7 @@ impl FunctionLink {
     /// Why its accesses go through the ring.
     pub fn add_window(&self, window: DeviceWindow, file: &OwnedFd) -> Result<(), String> {
         let mut state = self.state();
-        let added = self.ask(&BusRequest::AddWindow(window), &[file]);
+        let added = self.ask(&FunctionRequest::AddWindow(window), &[file]);
         match &added {
             Ok(()) => state.count += 1,
             Err(why) => state.refused = Some(why.clone()),
@@ -100,7 +100,7 @@ impl FunctionLink {
         if state.count == 0 || state.shown == shown {
             return Ok(());
         }
-        self.ask(&BusRequest::ShowWindows { shown }, &[])?;
+        self.ask(&FunctionRequest::ShowWindows { shown }, &[])?;
         state.shown = shown;
         self.show_state(&state);
         Ok(())
@@ -113,7 +113,7 @@ impl FunctionLink {
     pub fn add_vector(&self, eventfd: &OwnedFd) -> Result<(), String> {
         let mut state = self.state();
         let index = u16::try_from(state.vectors.len()).map_err(|_| "there are too many".to_owned())?;
-        let taken = self.ask(&BusRequest::AddVector { index }, &[eventfd]);
+        let taken = self.ask(&FunctionRequest::AddVector { index }, &[eventfd]);
         state.vectors.push(Vector { taken: taken.is_ok(), told: None });
         self.show_state(&state);
         taken
@@ -142,7 +142,7 @@ impl FunctionLink {
                 continue;
             }
             let asked = match &silent {
-                None => self.try_ask(&BusRequest::RouteVector { index, event }, &[]),
+                None => self.try_ask(&FunctionRequest::RouteVector { index, event }, &[]),
                 Some(why) => Ok(Err(why.clone())),
             };
             match asked {
@@ -167,19 +167,19 @@ impl FunctionLink {
     /// # Errors
     /// If the vCPU process does not answer.
     pub fn lower_intx(&self) -> Result<(), String> {
-        self.ask(&BusRequest::LowerIntx, &[])
+        self.ask(&FunctionRequest::LowerIntx, &[])
     }
 
-    fn ask(&self, request: &BusRequest, fds: &[&OwnedFd]) -> Result<(), String> {
+    fn ask(&self, request: &FunctionRequest, fds: &[&OwnedFd]) -> Result<(), String> {
         self.try_ask(request, fds).unwrap_or_else(|error| Err(error.to_string()))
     }
 
     /// A refusal is an answer.
-    fn try_ask(&self, request: &BusRequest, fds: &[&OwnedFd]) -> Result<Result<(), String>, Error> {
+    fn try_ask(&self, request: &FunctionRequest, fds: &[&OwnedFd]) -> Result<Result<(), String>, Error> {
         let (reply, _) = self.channel.request(request, fds, Deadline::after(ANSWER_SPAN))?;
         Ok(match reply {
-            BusReply::Done => Ok(()),
-            BusReply::Refused(why) => Err(why),
+            FunctionReply::Done => Ok(()),
+            FunctionReply::Refused(why) => Err(why),
         })
     }
 

@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub mod budget;
-pub mod bus;
 pub mod control;
+pub mod function_link;
 pub mod inspect;
 pub mod lifecycle;
 pub mod nvme;

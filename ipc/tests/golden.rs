@@ -15,8 +15,8 @@ use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::frame::{self, Header, Kind};
 use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
-use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::control::{Control, DirtyLogOp, Event, Failure, Reply, Request, RoleConfig};
+use ipc::protocol::function_link::{DeviceWindow, FunctionLink, FunctionReply, FunctionRequest};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
@@ -133,31 +133,31 @@ fn notices() -> Vec<(&'static str, Notice)> {
 }
 
 /// Every request of the function link; as for requests.
-fn bus_requests() -> Vec<(&'static str, BusRequest)> {
+fn function_link_requests() -> Vec<(&'static str, FunctionRequest)> {
     let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
     let all = vec![
-        BusRequest::AddWindow(window),
-        BusRequest::ShowWindows { shown: true },
-        BusRequest::LowerIntx,
-        BusRequest::AddVector { index: 5 },
-        BusRequest::RouteVector { index: 5, event: Some(0x203) },
+        FunctionRequest::AddWindow(window),
+        FunctionRequest::ShowWindows { shown: true },
+        FunctionRequest::LowerIntx,
+        FunctionRequest::AddVector { index: 5 },
+        FunctionRequest::RouteVector { index: 5, event: Some(0x203) },
     ];
-    let name = |request: &BusRequest| match request {
-        BusRequest::AddWindow(_) => "bus-add-window",
-        BusRequest::ShowWindows { .. } => "bus-show-windows",
-        BusRequest::LowerIntx => "bus-lower-intx",
-        BusRequest::AddVector { .. } => "bus-add-vector",
-        BusRequest::RouteVector { .. } => "bus-route-vector",
+    let name = |request: &FunctionRequest| match request {
+        FunctionRequest::AddWindow(_) => "function-link-add-window",
+        FunctionRequest::ShowWindows { .. } => "function-link-show-windows",
+        FunctionRequest::LowerIntx => "function-link-lower-intx",
+        FunctionRequest::AddVector { .. } => "function-link-add-vector",
+        FunctionRequest::RouteVector { .. } => "function-link-route-vector",
     };
     all.into_iter().map(|request| (name(&request), request)).collect()
 }
 
 /// And every reply.
-fn bus_replies() -> Vec<(&'static str, BusReply)> {
-    let all = vec![BusReply::Done, BusReply::Refused("it is not sealed".into())];
-    let name = |reply: &BusReply| match reply {
-        BusReply::Done => "bus-done",
-        BusReply::Refused(_) => "bus-refused",
+fn function_link_replies() -> Vec<(&'static str, FunctionReply)> {
+    let all = vec![FunctionReply::Done, FunctionReply::Refused("it is not sealed".into())];
+    let name = |reply: &FunctionReply| match reply {
+        FunctionReply::Done => "function-link-done",
+        FunctionReply::Refused(_) => "function-link-refused",
     };
     all.into_iter().map(|reply| (name(&reply), reply)).collect()
 }
@@ -323,8 +323,8 @@ fn samples() -> BTreeMap<&'static str, Vec<u8>> {
     add(messages::<Control, _>(Kind::Reply, 0x0102_0304_0506_0708, replies()));
     add(messages::<Control, _>(Kind::Event, 0, events()));
     add(messages::<Stage1, _>(Kind::Event, 0, notices()));
-    add(messages::<Bus, _>(Kind::Request, 7, bus_requests()));
-    add(messages::<Bus, _>(Kind::Reply, 7, bus_replies()));
+    add(messages::<FunctionLink, _>(Kind::Request, 7, function_link_requests()));
+    add(messages::<FunctionLink, _>(Kind::Reply, 7, function_link_replies()));
     let hello = Hello { role: Role::Vcpu, build: "1.2.3".into(), generation: 3 };
     add(vec![("hello", framed::<Control>(Kind::Hello, 0, 0, &to_vec(hello))), ("numbers", numbers())]);
     let mut writer = Writer::new();

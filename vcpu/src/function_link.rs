@@ -13,7 +13,7 @@ use ipc::channel::{Channel, Incoming};
 use ipc::deadline::Deadline;
 use ipc::error::Error;
 use ipc::hello::{Hello, Role};
-use ipc::protocol::bus::{Bus, BusReply, BusRequest};
+use ipc::protocol::function_link::{self as protocol, FunctionReply, FunctionRequest};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub struct FunctionLink {
 impl FunctionLink {
     /// Serves the function's process until its end of the channel closes, or it breaks the contract.
     pub fn serve(&self, channel: OwnedFd, generation: u32) {
-        let channel = Channel::<Bus>::from_fd(channel, Hello::new(Role::Vcpu, generation));
+        let channel = Channel::<protocol::FunctionLink>::from_fd(channel, Hello::new(Role::Vcpu, generation));
         let end = channel.hello(Role::Vfio, Deadline::after(Deadline::SPAN_MAX)).and_then(|()| {
             loop {
                 match channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
@@ -64,22 +64,22 @@ impl FunctionLink {
         });
     }
 
-    fn carry_out(&self, request: BusRequest, fds: Vec<OwnedFd>) -> BusReply {
+    fn carry_out(&self, request: FunctionRequest, fds: Vec<OwnedFd>) -> FunctionReply {
         let Self { windows, health: _, pins, vectors, device_id, intid } = self;
         let done = match (request, fds.into_iter().next()) {
-            (BusRequest::AddWindow(window), Some(file)) => windows.add(&window, file),
+            (FunctionRequest::AddWindow(window), Some(file)) => windows.add(&window, file),
             // The channel holds the number of fds against the message; this is for completeness.
-            (BusRequest::AddWindow(_), None) => Err("it came without its memory".to_owned()),
-            (BusRequest::ShowWindows { shown }, _) => windows.show(shown),
-            (BusRequest::LowerIntx, _) => {
+            (FunctionRequest::AddWindow(_), None) => Err("it came without its memory".to_owned()),
+            (FunctionRequest::ShowWindows { shown }, _) => windows.show(shown),
+            (FunctionRequest::LowerIntx, _) => {
                 pins.lower(*intid);
                 Ok(())
             }
-            (BusRequest::AddVector { index }, Some(eventfd)) => vectors.add(*device_id, index, eventfd),
-            (BusRequest::AddVector { .. }, None) => Err("it came without its eventfd".to_owned()),
-            (BusRequest::RouteVector { index, event }, _) => vectors.route(*device_id, index, event),
+            (FunctionRequest::AddVector { index }, Some(eventfd)) => vectors.add(*device_id, index, eventfd),
+            (FunctionRequest::AddVector { .. }, None) => Err("it came without its eventfd".to_owned()),
+            (FunctionRequest::RouteVector { index, event }, _) => vectors.route(*device_id, index, event),
         };
-        done.map_or_else(BusReply::Refused, |()| BusReply::Done)
+        done.map_or_else(FunctionReply::Refused, |()| FunctionReply::Done)
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ipc::addr::GpaRange;
-use ipc::protocol::bus::DeviceWindow;
+use ipc::protocol::function_link::DeviceWindow;
 use ipc::shm::device_memory::DeviceMemory;
 use ipc::shm::host_bar::HostBar;
 use vm_memory::{GuestMemoryRegion, MemoryRegionAddress};

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use ipc::addr::{Gpa, GpaRange};
-use ipc::protocol::bus::{DeviceWindow, WINDOWS_LEN_MAX, WINDOWS_MAX};
+use ipc::protocol::function_link::{DeviceWindow, WINDOWS_LEN_MAX, WINDOWS_MAX};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction};
 use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};

@@ -78,8 +78,8 @@ impl<'a> Batch<'a> {
             self.now = Instant::now();
             return self.announce_late();
         }
-        let (identity, media, bus) = (&engine.identity, &*engine.media, &*host.bus);
-        let mut io = Io { identity, media, bus, write_cache, buffer };
+        let (identity, media, memory) = (&engine.identity, &*engine.media, &*host.memory);
+        let mut io = Io { identity, media, memory, write_cache, buffer };
         let writes = self.may_write && io.is_cached_write(command);
         let executed = if writes {
             if self.waits.is_none() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vm_memory::VolatileSlice;
 
-use crate::dma::{DmaBus, DmaError, Loan};
+use crate::dma::{DmaError, HostMemory, Loan};
 use crate::prp::Segment;
 use crate::spec::completion::COMPLETION_LEN;
 
@@ -19,7 +19,7 @@ pub trait Interrupts: Send + Sync {
 #[derive(Clone)]
 pub struct Host {
     /// Its memory.
-    pub bus: Arc<dyn DmaBus>,
+    pub memory: Arc<dyn HostMemory>,
     /// Its interrupts.
     pub interrupts: Arc<dyn Interrupts>,
 }
@@ -28,13 +28,13 @@ impl Host {
     /// No host: every access fails.
     #[must_use]
     pub fn absent() -> Self {
-        Self { bus: Arc::new(NoHost), interrupts: Arc::new(NoHost) }
+        Self { memory: Arc::new(NoHost), interrupts: Arc::new(NoHost) }
     }
 }
 
 struct NoHost;
 
-impl DmaBus for NoHost {
+impl HostMemory for NoHost {
     fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
         Err(DmaError { iova, len: bytes.len(), write: false })
     }

@@ -31,7 +31,7 @@ use crate::device::{Device, DeviceError, Region};
 use crate::engine::Host;
 use crate::io::Buffer;
 use crate::pci::VECTORS;
-use crate::service::bus::SessionBus;
+use crate::service::client_memory::ClientMemory;
 use crate::service::dirty::range;
 use crate::service::log::CLIENTS;
 use crate::service::vectors::Vectors;
@@ -89,7 +89,7 @@ pub struct Session {
     connection: Arc<Connection>,
     vectors: Arc<Vectors>,
     /// Once the version is settled.
-    bus: Option<Arc<SessionBus>>,
+    memory: Option<Arc<ClientMemory>>,
     /// Some of the client's memory is reached by messages.
     by_message: bool,
 }
@@ -98,7 +98,7 @@ impl Session {
     /// A session on a new connection.
     #[must_use]
     pub fn new(device: Arc<Device>, connection: Arc<Connection>, vectors: Arc<Vectors>) -> Self {
-        Self { device, connection, vectors, bus: None, by_message: false }
+        Self { device, connection, vectors, memory: None, by_message: false }
     }
 
     /// Serves until the connection ends, and says why it did.
@@ -163,19 +163,19 @@ impl Session {
         if command == Command::VERSION {
             return self.version(&incoming.body);
         }
-        let Some(bus) = self.bus.clone() else { return Err(Errno::PROTO.into()) };
+        let Some(memory) = self.memory.clone() else { return Err(Errno::PROTO.into()) };
         let body = &incoming.body;
         match command {
             Command::DMA_MAP => {
                 let map = DmaMap::decode(body, incoming.fds.len())?;
-                let mapped = bus.windows.add(&map, incoming.fds.pop())?;
+                let mapped = memory.windows.add(&map, incoming.fds.pop())?;
                 self.by_message |= !mapped;
                 // This thread must be free to read the client's answers, and the client free to give them.
                 self.device.engine().set_helped(!self.by_message);
                 self.offer_shadow_doorbells(!self.by_message);
                 Ok(Vec::new())
             }
-            Command::DMA_UNMAP => unmap(&bus, body),
+            Command::DMA_UNMAP => unmap(&memory, body),
             Command::DEVICE_GET_INFO => {
                 DeviceInfo::decode_request(body)?;
                 Ok(DeviceInfo::pci().as_bytes().to_vec())
@@ -188,10 +188,10 @@ impl Session {
             Command::REGION_WRITE_MULTI => self.region_write_multi(body),
             Command::DEVICE_RESET => {
                 self.device.reset()?;
-                bus.windows.log.stop();
+                memory.windows.log.stop();
                 Ok(Vec::new())
             }
-            Command::DEVICE_FEATURE => self.feature(&bus, body),
+            Command::DEVICE_FEATURE => self.feature(&memory, body),
             Command::MIG_DATA_READ => {
                 let piece = self.device.read_migration_data(MigData::decode_read(body)?)?;
                 Ok([MigData::new(piece.len()).as_bytes(), &piece].concat())
@@ -205,18 +205,18 @@ impl Session {
     }
 
     fn version(&mut self, body: &[u8]) -> Body {
-        if self.bus.is_some() {
+        if self.memory.is_some() {
             return Err(Errno::PROTO.into());
         }
         let proposed = Version::decode(body)?;
         let answer = proposed.agree()?;
         let ours = if answer.minor == 0 { PIECE_LEN_MAX_V0 } else { DATA_LEN_MAX };
         let transfer = proposed.capabilities.data_len().min(ours);
-        let bus = Arc::new(SessionBus::new(Arc::clone(&self.connection), transfer));
-        let host = Host { bus: Arc::clone(&bus) as _, interrupts: Arc::clone(&self.vectors) as _ };
+        let memory = Arc::new(ClientMemory::new(Arc::clone(&self.connection), transfer));
+        let host = Host { memory: Arc::clone(&memory) as _, interrupts: Arc::clone(&self.vectors) as _ };
         self.device.connect(host);
         self.offer_shadow_doorbells(false);
-        self.bus = Some(bus);
+        self.memory = Some(memory);
         Ok(answer.encode())
     }
 
@@ -287,7 +287,7 @@ impl Session {
         Ok(Vec::new())
     }
 
-    fn feature(&self, bus: &SessionBus, body: &[u8]) -> Body {
+    fn feature(&self, memory: &ClientMemory, body: &[u8]) -> Body {
         let (header, feature, op, data) = FeatureHeader::decode(body)?;
         let can = |get: bool, set: bool| match op {
             FeatureOp::Get => get,
@@ -320,23 +320,23 @@ impl Session {
                 let (start, ranges) = LoggingStart::decode(data)?;
                 let logged =
                     ranges.iter().map(|logged| range(logged.iova.get(), logged.length.get())).collect();
-                if !bus.windows.log.start(logged) {
+                if !memory.windows.log.start(logged) {
                     return Err(Errno::INVAL.into());
                 }
                 let start = LoggingStart { page_size: PAGE_LEN.into(), ..start };
                 [start.as_bytes(), ranges.as_bytes()].concat()
             }
             (feature::DMA_LOGGING_STOP, _) => {
-                bus.windows.log.stop();
+                memory.windows.log.stop();
                 data.to_vec()
             }
             _ => {
                 let (report, len) = LoggingReport::decode(data)?;
-                if !bus.windows.log.is_on() {
+                if !memory.windows.log.is_on() {
                     return Err(Errno::INVAL.into());
                 }
                 let (iova, length, page) = (report.iova.get(), report.length.get(), report.page_size.get());
-                [report.as_bytes(), &bus.windows.log.harvest(iova, length, page, len)].concat()
+                [report.as_bytes(), &memory.windows.log.harvest(iova, length, page, len)].concat()
             }
         };
         let argsz = u32::try_from(size_of::<FeatureHeader>() + reply.len()).unwrap_or(u32::MAX);
@@ -390,19 +390,19 @@ fn irq_info(body: &[u8]) -> Body {
     Ok(info.as_bytes().to_vec())
 }
 
-fn unmap(bus: &SessionBus, body: &[u8]) -> Body {
+fn unmap(memory: &ClientMemory, body: &[u8]) -> Body {
     let (unmap, bitmap) = DmaUnmap::decode(body)?;
     let (address, size) = (unmap.address.get(), unmap.size.get());
     if unmap.flags == DmaUnmap::ALL {
-        bus.windows.clear();
+        memory.windows.clear();
     } else {
-        bus.windows.remove(address, size)?;
+        memory.windows.remove(address, size)?;
     }
     let mut reply = unmap.as_bytes().to_vec();
     if let Some(bitmap) = bitmap {
         let len = usize::try_from(bitmap.size.get()).unwrap_or(0);
         reply.extend_from_slice(bitmap.as_bytes());
-        reply.extend(bus.windows.log.harvest(address, size, bitmap.page_len.get(), len));
+        reply.extend(memory.windows.log.harvest(address, size, bitmap.page_len.get(), len));
     }
     Ok(reply)
 }

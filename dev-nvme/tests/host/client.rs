@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use dev_nvme::dma::DmaBus;
+use dev_nvme::dma::HostMemory;
 use ipc::deadline::Deadline;
 use ipc::vfio_user::connection::{Connection, ConnectionError};
 use ipc::vfio_user::device::{IrqSet, PCI_MSIX_IRQ};

@@ -45,7 +45,7 @@ impl Local {
         let identity = Identity::new("TEST", len, block_len).unwrap();
         let device = Arc::new(Device::new(identity, Box::new(Image::new(image))));
         let raised = Arc::new(Raised::default());
-        device.connect(Host { bus: Arc::new(ram.clone()), interrupts: Arc::clone(&raised) as _ });
+        device.connect(Host { memory: Arc::new(ram.clone()), interrupts: Arc::clone(&raised) as _ });
         Local { device, raised, works: Arc::new(AtomicU64::new(1)) }
     }
 

@@ -19,7 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dev_nvme::dma::{DmaBus, DmaError, Loan};
+use dev_nvme::dma::{DmaError, HostMemory, Loan};
 use dev_nvme::prp::Segment;
 use dev_nvme::spec::command::{Command, admin, io};
 use dev_nvme::spec::completion::{COMPLETION_LEN, Completion};
@@ -69,7 +69,7 @@ impl Ram {
     }
 }
 
-impl DmaBus for Ram {
+impl HostMemory for Ram {
     fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
         let failed = DmaError { iova, len: bytes.len(), write: false };
         self.map.read_slice(bytes, GuestAddress(iova)).map_err(|_| failed)
@@ -90,11 +90,11 @@ impl DmaBus for Ram {
 
     fn load(&self, iova: u64) -> Result<u32, DmaError> {
         let mut bytes = [0; 4];
-        DmaBus::read(self, iova, &mut bytes).map(|()| u32::from_le_bytes(bytes))
+        HostMemory::read(self, iova, &mut bytes).map(|()| u32::from_le_bytes(bytes))
     }
 
     fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError> {
-        DmaBus::write(self, iova, &dword.to_le_bytes())
+        HostMemory::write(self, iova, &dword.to_le_bytes())
     }
 
     fn lend(&self, segments: &[Segment], _: Loan, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {

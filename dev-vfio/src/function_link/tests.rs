@@ -9,15 +9,16 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::*;
 
 /// A link whose other end refuses what `refuses` names, and what that end was asked.
-fn link(refuses: fn(&BusRequest) -> bool) -> (FunctionLink, Receiver<BusRequest>) {
+fn link(refuses: fn(&FunctionRequest) -> bool) -> (FunctionLink, Receiver<FunctionRequest>) {
     let (device, vcpu) = channel::pair().unwrap();
     let (asked, requests) = channel();
     std::thread::spawn(move || {
         let soon = || Deadline::after(Duration::from_secs(10));
-        let channel = Channel::<Bus>::from_fd(vcpu, Hello::new(Role::Vcpu, 1));
+        let channel = Channel::<protocol::FunctionLink>::from_fd(vcpu, Hello::new(Role::Vcpu, 1));
         channel.hello(Role::Vfio, soon()).unwrap();
         while let Ok(Incoming::Request { request_id, body, .. }) = channel.recv(soon()) {
-            let reply = if refuses(&body) { BusReply::Refused("no".to_owned()) } else { BusReply::Done };
+            let reply =
+                if refuses(&body) { FunctionReply::Refused("no".to_owned()) } else { FunctionReply::Done };
             let _ = asked.send(body);
             let _ = channel.reply::<OwnedFd>(request_id, &reply, &[], soon());
         }
@@ -31,8 +32,8 @@ fn new_eventfd() -> OwnedFd {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap()
 }
 
-fn route(index: u16, event: Option<u32>) -> BusRequest {
-    BusRequest::RouteVector { index, event }
+fn route(index: u16, event: Option<u32>) -> FunctionRequest {
+    FunctionRequest::RouteVector { index, event }
 }
 
 #[test]
@@ -41,7 +42,7 @@ fn vectors_are_told_what_they_mean_when_that_changes_and_only_then() {
     link.route(|| panic!("nothing was offered")).unwrap();
     for index in 0..3 {
         link.add_vector(&new_eventfd()).unwrap();
-        assert_eq!(requests.recv().unwrap(), BusRequest::AddVector { index });
+        assert_eq!(requests.recv().unwrap(), FunctionRequest::AddVector { index });
     }
     link.route(|| vec![None, Some(7), None]).unwrap();
     link.route(|| vec![None, Some(7), None]).unwrap();
@@ -60,7 +61,10 @@ fn vectors_are_told_what_they_mean_when_that_changes_and_only_then() {
 #[test]
 fn vector_that_is_refused_is_ours_and_not_spoken_of_again() {
     let (link, requests) = link(|request| {
-        matches!(request, BusRequest::AddVector { index: 1 } | BusRequest::RouteVector { index: 2, .. })
+        matches!(
+            request,
+            FunctionRequest::AddVector { index: 1 } | FunctionRequest::RouteVector { index: 2, .. }
+        )
     });
     for taken in [true, false, true] {
         assert_eq!(link.add_vector(&new_eventfd()).is_ok(), taken);
@@ -80,7 +84,7 @@ fn vector_that_is_refused_is_ours_and_not_spoken_of_again() {
 fn inspection_waits_for_no_answer_of_the_vcpu_process() {
     let (device, vcpu) = channel::pair().unwrap();
     let link = FunctionLink::new(device, 1);
-    let channel = Channel::<Bus>::from_fd(vcpu, Hello::new(Role::Vcpu, 1));
+    let channel = Channel::<protocol::FunctionLink>::from_fd(vcpu, Hello::new(Role::Vcpu, 1));
     let soon = || Deadline::after(Duration::from_secs(10));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -93,6 +97,6 @@ fn inspection_waits_for_no_answer_of_the_vcpu_process() {
         let mut inspect = Inspect::new();
         link.inspect(&mut inspect);
         assert_eq!(inspect.get("vectors.given"), Some(&ipc::protocol::inspect::Value::Counter(0)));
-        channel.reply::<OwnedFd>(request_id, &BusReply::Done, &[], soon()).unwrap();
+        channel.reply::<OwnedFd>(request_id, &FunctionReply::Done, &[], soon()).unwrap();
     });
 }

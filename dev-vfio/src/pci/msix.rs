@@ -8,7 +8,7 @@
 /// Bytes of a table entry.
 pub const ENTRY_LEN: u64 = 16;
 /// The most vectors we emulate. Each costs an eventfd here and at the device.
-pub use ipc::protocol::bus::VECTORS_MAX;
+pub use ipc::protocol::function_link::VECTORS_MAX;
 
 /// Message control: the function is enabled for MSI-X.
 pub const CONTROL_ENABLE: u16 = 1 << 15;

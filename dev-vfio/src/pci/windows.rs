@@ -6,7 +6,7 @@
 //! messages sent untranslated. BARs stay where they are, so that a window never moves.
 
 use ipc::addr::GpaRange;
-use ipc::protocol::bus::{DeviceWindow, WINDOW_ALIGN, WINDOWS_MAX};
+use ipc::protocol::function_link::{DeviceWindow, WINDOW_ALIGN, WINDOWS_MAX};
 use ipc::vfio_user::device::{RegionDescription, RegionInfo};
 
 use super::bar::BAR_COUNT;

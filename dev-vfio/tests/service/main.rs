@@ -31,8 +31,8 @@ use ipc::channel::{self, Channel, Incoming};
 use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Doorbell, Ringer};
 use ipc::hello::{Hello, Role};
-use ipc::protocol::bus::{Bus, BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::control::{DirtyLogOp, Event, RoleConfig};
+use ipc::protocol::function_link::{DeviceWindow, FunctionLink, FunctionReply, FunctionRequest};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::Model;
@@ -71,7 +71,7 @@ struct Vm<S = Server> {
     board: MsiBoard,
     doorbell: Doorbell,
     /// What the vCPU process was asked.
-    asked: Arc<Mutex<Vec<BusRequest>>>,
+    asked: Arc<Mutex<Vec<FunctionRequest>>>,
     intx: Doorbell,
     intx_end: Ringer,
     log: DirtyLog,
@@ -84,15 +84,15 @@ fn soon() -> Deadline {
 }
 
 /// The vCPU process's end of the function link: agrees to everything.
-fn answer_link(channel: OwnedFd) -> Arc<Mutex<Vec<BusRequest>>> {
-    let asked = Arc::<Mutex<Vec<BusRequest>>>::default();
+fn answer_link(channel: OwnedFd) -> Arc<Mutex<Vec<FunctionRequest>>> {
+    let asked = Arc::<Mutex<Vec<FunctionRequest>>>::default();
     let theirs = Arc::clone(&asked);
     std::thread::spawn(move || {
-        let channel = Channel::<Bus>::from_fd(channel, Hello::new(Role::Vcpu, 1));
+        let channel = Channel::<FunctionLink>::from_fd(channel, Hello::new(Role::Vcpu, 1));
         channel.hello(Role::Vfio, soon()).unwrap();
         while let Ok(Incoming::Request { request_id, body, .. }) = channel.recv(soon()) {
             theirs.lock().unwrap().push(body);
-            let _ = channel.reply::<OwnedFd>(request_id, &BusReply::Done, &[], soon());
+            let _ = channel.reply::<OwnedFd>(request_id, &FunctionReply::Done, &[], soon());
         }
     });
     asked

@@ -11,17 +11,17 @@ fn memory_of_a_bar_is_offered_without_the_msix_pages_and_shown_while_it_is_enabl
     let mut vm = Vm::start(Server::with_memory(SealFlags::SHRINK));
     let asked = |vm: &Vm| std::mem::take(&mut *vm.asked.lock().unwrap());
     let window = DeviceWindow { region: 1, offset: 0, len: 0x2000, file_offset: 0, writable: true };
-    assert_eq!(asked(&vm), [BusRequest::AddWindow(window)]);
+    assert_eq!(asked(&vm), [FunctionRequest::AddWindow(window)]);
     vm.write(CONFIG_REGION, 4, 2, 0b110);
-    assert_eq!(asked(&vm), [BusRequest::ShowWindows { shown: true }]);
+    assert_eq!(asked(&vm), [FunctionRequest::ShowWindows { shown: true }]);
     vm.write(CONFIG_REGION, 4, 2, 0b111);
     assert_eq!(asked(&vm), [], "no change");
     vm.write(CONFIG_REGION, 4, 2, 0b100);
-    assert_eq!(asked(&vm), [BusRequest::ShowWindows { shown: false }]);
+    assert_eq!(asked(&vm), [FunctionRequest::ShowWindows { shown: false }]);
     vm.write(CONFIG_REGION, 4, 2, 0b010);
     vm.server.connection.close();
     vm.assert_failed("closed");
-    let both = [BusRequest::ShowWindows { shown: true }, BusRequest::ShowWindows { shown: false }];
+    let both = [FunctionRequest::ShowWindows { shown: true }, FunctionRequest::ShowWindows { shown: false }];
     assert_eq!(asked(&vm), both, "a device that has failed has no memory");
 }
 
@@ -103,10 +103,10 @@ fn memory_is_hidden_while_the_pin_is_busy() {
     let vm = Vm::start(Server::with_memory_and(SealFlags::SHRINK, Some(std::sync::Mutex::default())));
     let asked = |vm: &Vm| std::mem::take(&mut *vm.asked.lock().unwrap());
     vm.write(CONFIG_REGION, 4, 2, 0b110);
-    assert_eq!(asked(&vm).last(), Some(&BusRequest::ShowWindows { shown: true }));
+    assert_eq!(asked(&vm).last(), Some(&FunctionRequest::ShowWindows { shown: true }));
     vm.server.device.set_intx(true);
     assert!(vm.intx_within(LONG));
-    assert_eq!(asked(&vm), [BusRequest::ShowWindows { shown: false }], "before the interrupt");
+    assert_eq!(asked(&vm), [FunctionRequest::ShowWindows { shown: false }], "before the interrupt");
     vm.server.device.set_intx(false);
     vm.end_intx();
     let until = Instant::now() + LONG;
@@ -115,5 +115,5 @@ fn memory_is_hidden_while_the_pin_is_busy() {
         std::thread::sleep(Duration::from_millis(20));
         back = asked(&vm);
     }
-    assert_eq!(back, [BusRequest::ShowWindows { shown: true }]);
+    assert_eq!(back, [FunctionRequest::ShowWindows { shown: true }]);
 }

@@ -30,7 +30,7 @@ fn a_disabled_pin_is_lowered_and_asks_the_device_when_it_is_enabled() {
     vm.server.device.set_intx(true);
     assert!(vm.intx_within(LONG));
     vm.write(CONFIG_REGION, 4, 2, 1 << 10 | 0b110);
-    assert_eq!(asked(&vm), [BusRequest::LowerIntx]);
+    assert_eq!(asked(&vm), [FunctionRequest::LowerIntx]);
     assert_eq!(vm.interrupt_status(), 1, "which says what the device wants, not what the pin does");
     vm.end_intx();
     assert!(!vm.intx_within(A_MOMENT));
@@ -38,7 +38,7 @@ fn a_disabled_pin_is_lowered_and_asks_the_device_when_it_is_enabled() {
     assert!(vm.intx_within(LONG));
     // MSI-X takes its place.
     vm.write(CONFIG_REGION, 0x42, 2, 0x8000);
-    assert_eq!(asked(&vm), [BusRequest::LowerIntx]);
+    assert_eq!(asked(&vm), [FunctionRequest::LowerIntx]);
     vm.end_intx();
     assert!(!vm.intx_within(A_MOMENT));
     vm.server.device.set_intx(false);

@@ -13,7 +13,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryRegion, GuestRegionMmap, MemoryRegionAddress};
 
 use crate::addr::GpaRange;
-use crate::protocol::bus::{DeviceWindow, WINDOW_ALIGN};
+use crate::protocol::function_link::{DeviceWindow, WINDOW_ALIGN};
 use crate::shm::peer_file::{self, Unsafe};
 
 const PROT_READ: i32 = 1;

@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use thiserror::Error as ThisError;
 
-use crate::protocol::bus::{DeviceWindow, WINDOW_ALIGN};
+use crate::protocol::function_link::{DeviceWindow, WINDOW_ALIGN};
 
 /// Why a part of a BAR is not mapped.
 #[derive(Debug, ThisError)]

@@ -18,8 +18,8 @@ use ipc::channel::{Channel, Incoming, LATE_MAX};
 use ipc::deadline::Deadline;
 use ipc::doorbell::Ringer;
 use ipc::hello::{Hello, Role};
-use ipc::protocol::bus::{Bus, BusRequest};
 use ipc::protocol::control::{Control, Event, Reply, Request};
+use ipc::protocol::function_link::{FunctionLink, FunctionRequest};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::{Fault, Notice, Stage1};
 use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
@@ -119,7 +119,7 @@ fn misbehave(script: u8, generation: u32, given: Descriptors<VfioUserDevice>) {
     let hello = Hello::new(Role::Vfio, generation);
     let stage1 = Channel::<Stage1>::from_fd(stage1, hello.clone());
     let asking = link.try_clone().unwrap();
-    let link = Channel::<Bus>::from_fd(link, hello.clone());
+    let link = Channel::<FunctionLink>::from_fd(link, hello.clone());
     if script != b'0' {
         stage1.hello(Role::Smmu, soon()).unwrap();
         link.hello(Role::Vcpu, soon()).unwrap();
@@ -132,9 +132,9 @@ fn misbehave(script: u8, generation: u32, given: Descriptors<VfioUserDevice>) {
         b'4' => forever(move || {
             // An end that remembers so many unanswered requests asks no more: the next one does, and takes the answer to an
             // earlier one for a breach.
-            let link = Channel::<Bus>::from_fd(asking.try_clone().unwrap(), hello.clone());
+            let link = Channel::<FunctionLink>::from_fd(asking.try_clone().unwrap(), hello.clone());
             for _ in 0..LATE_MAX {
-                let _ = link.request::<OwnedFd>(&BusRequest::LowerIntx, &[], Deadline::now());
+                let _ = link.request::<OwnedFd>(&FunctionRequest::LowerIntx, &[], Deadline::now());
             }
         }),
         b'5' => {

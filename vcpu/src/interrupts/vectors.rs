@@ -6,8 +6,8 @@
 //! listened to, and a signal waits in its eventfd; so it is, too, while the machine is paused. With a controller that
 //! cannot listen none is taken, and the function's process brings the messages itself, over its board.
 
-use ipc::protocol::bus::VECTORS_MAX;
 use ipc::protocol::control::Failure;
+use ipc::protocol::function_link::VECTORS_MAX;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 

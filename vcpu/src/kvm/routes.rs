@@ -5,7 +5,7 @@
 //! ours as well, each under its own number, and behind them one message for each vector that has ever meant something.
 //! (Linux, Documentation/virt/kvm/api.rst, KVM_SET_GSI_ROUTING.)
 
-use ipc::protocol::bus::VECTORS_MAX;
+use ipc::protocol::function_link::VECTORS_MAX;
 use machine::layout::{PCI_SLOT_COUNT, SPI_COUNT};
 
 /// The most routes that KVM takes (KVM_MAX_IRQ_ROUTES of Linux on arm64).

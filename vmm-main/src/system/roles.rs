@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use ipc::hello::Role;
-use ipc::protocol::bus::{VECTORS_MAX, WINDOWS_MAX};
+use ipc::protocol::function_link::{VECTORS_MAX, WINDOWS_MAX};
 use sandbox::{Profile, profiles};
 
 use super::edge::{EdgeKind, IrqLine};

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use ipc::hello::Role;
-use ipc::protocol::bus::WINDOWS_LEN_MAX;
+use ipc::protocol::function_link::WINDOWS_LEN_MAX;
 use machine::layout;
 use rustix::fs::SeekFrom;
 use sandbox::Profile;

@@ -4,7 +4,7 @@
 use ipc::addr::Gpa;
 use proptest::prelude::*;
 
-use ipc::protocol::bus::WINDOWS_LEN_MAX;
+use ipc::protocol::function_link::WINDOWS_LEN_MAX;
 use ipc::protocol::vfio::BarAreas;
 
 use super::*;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use ipc::deadline::Deadline;
 use ipc::protocol::budget;
-use ipc::protocol::bus::WINDOWS_LEN_MAX;
+use ipc::protocol::function_link::WINDOWS_LEN_MAX;
 use ipc::vfio_user::connection::{Answer, Connection, ConnectionError};
 use ipc::vfio_user::device::{
     DeviceInfo, IrqInfo, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, REGION_INFO_LEN_MAX,

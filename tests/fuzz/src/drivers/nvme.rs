@@ -14,7 +14,7 @@ use ipc::vfio_user::feature::MigState;
 use vm_memory::VolatileSlice;
 
 use dev_nvme::device::{Device, Region};
-use dev_nvme::dma::{DmaBus, DmaError, Loan};
+use dev_nvme::dma::{DmaError, HostMemory, Loan};
 use dev_nvme::engine::{Host, Interrupts};
 use dev_nvme::identity::Identity;
 use dev_nvme::media::Media;
@@ -50,7 +50,7 @@ impl Memory {
     }
 }
 
-impl DmaBus for Memory {
+impl HostMemory for Memory {
     fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
         self.within(iova, bytes.len(), false, |memory| bytes.copy_from_slice(memory))
     }
@@ -144,7 +144,7 @@ pub fn run(program: &[u8], enabled: bool) {
     let Ok(identity) = identity else { return };
     let memory = Arc::new(Memory(Mutex::new(vec![0; MEMORY_LEN])));
     let device = Device::new(identity, Box::new(Medium(Mutex::new(vec![0; MEDIUM_LEN]))));
-    device.connect(Host { bus: Arc::clone(&memory) as _, interrupts: Arc::new(Checked) });
+    device.connect(Host { memory: Arc::clone(&memory) as _, interrupts: Arc::new(Checked) });
     device.engine().with(|controller| controller.offer_shadow_doorbells(true));
     if enabled {
         for (offset, value) in [(0x24, 0x003f_003f_u32), (0x28, 0), (0x30, 0x1000), (0x14, 0x0046_0001)] {

@@ -27,7 +27,7 @@ use ipc::channel;
 use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Ringer};
 use ipc::protocol::budget;
-use ipc::protocol::bus::DeviceWindow;
+use ipc::protocol::function_link::DeviceWindow;
 use ipc::protocol::vfio::BarAreas;
 use ipc::shm::device_memory::DeviceMemory;
 use ipc::shm::msi_board::MsiBoard;

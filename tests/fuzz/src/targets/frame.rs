@@ -4,8 +4,8 @@
 //! Beyond not panicking: what is accepted means only one thing, so encoding it again gives the same bytes.
 
 use ipc::frame::{Header, Kind, decode, decode_body};
-use ipc::protocol::bus::{BusReply, BusRequest, DeviceWindow};
 use ipc::protocol::control::{Event, Reply, Request};
+use ipc::protocol::function_link::{DeviceWindow, FunctionReply, FunctionRequest};
 
 pub fn run(message: &[u8]) {
     let Ok((header, body)) = decode(message) else { return };
@@ -14,8 +14,8 @@ pub fn run(message: &[u8]) {
     body_of::<Request>(body);
     body_of::<Reply>(body);
     body_of::<Event>(body);
-    body_of::<BusRequest>(body);
-    body_of::<BusReply>(body);
+    body_of::<FunctionRequest>(body);
+    body_of::<FunctionReply>(body);
 }
 
 /// A body that decodes must survive another turn.
@@ -41,11 +41,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds.push(framed(Kind::Event, &Event::DeviceOpened));
     seeds.push(framed(Kind::Event, &Event::DeviceFailed("its server is silent".to_owned())));
     let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
-    seeds.push(framed(Kind::Request, &BusRequest::AddWindow(window)));
-    seeds.push(framed(Kind::Request, &BusRequest::ShowWindows { shown: true }));
-    seeds.push(framed(Kind::Request, &BusRequest::AddVector { index: 5 }));
-    seeds.push(framed(Kind::Request, &BusRequest::RouteVector { index: 5, event: Some(0x203) }));
-    seeds.push(framed(Kind::Reply, &BusReply::Refused("it is not sealed".to_owned())));
+    seeds.push(framed(Kind::Request, &FunctionRequest::AddWindow(window)));
+    seeds.push(framed(Kind::Request, &FunctionRequest::ShowWindows { shown: true }));
+    seeds.push(framed(Kind::Request, &FunctionRequest::AddVector { index: 5 }));
+    seeds.push(framed(Kind::Request, &FunctionRequest::RouteVector { index: 5, event: Some(0x203) }));
+    seeds.push(framed(Kind::Reply, &FunctionReply::Refused("it is not sealed".to_owned())));
     seeds
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The bus: what the process of a PCI function asks of the process that has the guest's address space.
+//! The function link: what the process of a PCI function asks of the process that has the guest's address space.
 //!
 //! One channel per function, so that nobody asks for another's. The function's accesses go through its ring; what goes
 //! here is rare: which parts of its BARs are memory that the guest may reach without asking, and when; which eventfds its
-//! vectors signal, and what they mean now. All requests are idempotent but [`BusRequest::AddWindow`] and
-//! [`BusRequest::AddVector`]. If the vCPU process dies the VM ends; if the function's process dies its windows are
+//! vectors signal, and what they mean now. All requests are idempotent but [`FunctionRequest::AddWindow`] and
+//! [`FunctionRequest::AddVector`]. If the vCPU process dies the VM ends; if the function's process dies its windows are
 //! hidden, its vectors stay as they are, and its accesses read as all ones.
 //!
 //! A window is memory of the *device's server*, which nobody here trusts: whoever maps it must be sure that no touch of
@@ -31,14 +31,14 @@ pub const VECTORS_MAX: u16 = 64;
 
 /// The interface's name as a type.
 #[derive(Debug)]
-pub enum Bus {}
+pub enum FunctionLink {}
 
-impl Protocol for Bus {
-    const NAME: &'static str = "bus";
+impl Protocol for FunctionLink {
+    const NAME: &'static str = "function-link";
     const ID: u16 = 3;
     const VERSION: u16 = 1;
-    type Request = BusRequest;
-    type Reply = BusReply;
+    type Request = FunctionRequest;
+    type Reply = FunctionReply;
     type Event = Never;
 }
 
@@ -59,7 +59,7 @@ pub struct DeviceWindow {
 
 /// What the function's process asks. Append only. Deadline: 10 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BusRequest {
+pub enum FunctionRequest {
     /// There is such a window; one fd, its memory. It is hidden until it is shown. Refused if it is not safe to map, not
     /// inside the function's areas, overlaps another, or is one too many: then its accesses go through the ring.
     AddWindow(DeviceWindow),
@@ -91,14 +91,14 @@ pub enum BusRequest {
 
 /// What the vCPU process answers. Append only. No fds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum BusReply {
+pub enum FunctionReply {
     /// It is so.
     Done,
     /// It is not, for this reason.
     Refused(String),
 }
 
-impl Message for BusRequest {
+impl Message for FunctionRequest {
     fn fd_count(&self) -> u8 {
         match self {
             Self::AddWindow(_) | Self::AddVector { .. } => 1,
@@ -107,7 +107,7 @@ impl Message for BusRequest {
     }
 }
 
-impl Message for BusReply {
+impl Message for FunctionReply {
     fn fd_count(&self) -> u8 {
         0
     }

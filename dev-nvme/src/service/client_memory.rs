@@ -15,7 +15,7 @@ use ipc::vfio_user::header::Command;
 use vm_memory::VolatileSlice;
 use zerocopy::IntoBytes;
 
-use crate::dma::{DmaBus, DmaError, Loan};
+use crate::dma::{DmaError, HostMemory, Loan};
 use crate::prp::Segment;
 use crate::service::windows::{Found, Windows};
 use crate::spec::completion::COMPLETION_LEN;
@@ -24,7 +24,7 @@ use crate::spec::completion::COMPLETION_LEN;
 const DMA_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The memory of one session.
-pub struct SessionBus {
+pub struct ClientMemory {
     /// What the client declared, and the log of what was written in it.
     pub windows: Windows,
     connection: Arc<Connection>,
@@ -32,7 +32,7 @@ pub struct SessionBus {
     transfer_len_max: usize,
 }
 
-impl SessionBus {
+impl ClientMemory {
     /// Over a connection whose version is settled.
     #[must_use]
     pub fn new(connection: Arc<Connection>, transfer_len_max: usize) -> Self {
@@ -91,7 +91,7 @@ impl SessionBus {
     }
 }
 
-impl DmaBus for SessionBus {
+impl HostMemory for ClientMemory {
     fn read(&self, iova: u64, bytes: &mut [u8]) -> Result<(), DmaError> {
         let failed = DmaError { iova, len: bytes.len(), write: false };
         match self.windows.read(iova, bytes) {
