@@ -12,6 +12,7 @@ use dev_smmu::service::{Descriptors, SmmuProgram};
 use ipc::addr::Gpa;
 use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Doorbell, Ringer};
+use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{DirtyLogOp, Event, RoleConfig};
 use ipc::protocol::inspect::Value;
@@ -106,7 +107,7 @@ impl Vm {
 
     fn config(&self, change: impl FnOnce(&mut SmmuConfig)) -> RoleConfig {
         let mut config = SmmuConfig {
-            name: "smmu0".to_owned(),
+            id: InstanceId::new(Role::Smmu, 0),
             region: REGION,
             base: Gpa(0x0905_0000),
             len: REGISTER_FILE_LEN,

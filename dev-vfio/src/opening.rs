@@ -81,7 +81,7 @@ fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &OnceLock<Serving<B>
     };
     let areas = config.areas;
     let events = links.events.clone();
-    let function = Arc::new(Function::new(config.name, opened, iommu, links, areas, msi));
+    let function = Arc::new(Function::new(config.id.to_string(), opened, iommu, links, areas, msi));
     let fatal = events.clone();
     let on_violation = move |violation: &Violation| {
         // The guest's only way to the device is closed.
@@ -107,7 +107,7 @@ fn open_device<B: Backend>(
     let (mut device, opened) = B::open(unopened, until).map_err(|error| error.to_string())?;
     let space = ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, &config.areas)
         .map_err(|error| error.to_string())?;
-    let (space, eventfds) = connect::interrupts(&mut device, space, &opened, link, &config.name)?;
+    let (space, eventfds) = connect::interrupts(&mut device, space, &opened, link, &config.id.to_string())?;
     for (offered, file) in &opened.mappables {
         for window in windows::cut(&space, offered, config.areas.memory()) {
             if until.has_passed() {
@@ -115,7 +115,7 @@ fn open_device<B: Backend>(
             }
             // The guest's accesses come as messages then: slower, and right.
             if let Err(why) = link.add_window(window, file) {
-                ipc::log::info!("{}: BAR {} is not mapped into the guest: {why}", config.name, offered.bar);
+                ipc::log::info!("{}: BAR {} is not mapped into the guest: {why}", config.id, offered.bar);
             }
         }
     }

@@ -17,33 +17,69 @@ pub const BUILD: &str = match option_env!("BULKHEAD_BUILD") {
     None => env!("CARGO_PKG_VERSION"),
 };
 
-/// What a process is in a VM. Append only: the numbers travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Role {
+/// The roles, each with its name and how many of it a VM has: a new one is a line here.
+macro_rules! roles {
+    ($($(#[$doc:meta])+ $role:ident = $name:literal, $number:ident;)+) => {
+        /// What a process is in a VM. Append only: the numbers travel.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Role {
+            $($(#[$doc])+ $role,)+
+        }
+
+        impl Role {
+            /// Every role.
+            pub const ALL: &[Self] = &[$(Self::$role),+];
+
+            /// Its name, in names of processes, logs and the API.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$role => $name,)+
+                }
+            }
+
+            const fn number(self) -> Number {
+                match self {
+                    $(Self::$role => Number::$number,)+
+                }
+            }
+        }
+    };
+}
+
+/// How many processes of a role a VM has.
+#[derive(Clone, Copy)]
+enum Number {
+    One,
+    Many,
+}
+
+roles! {
     /// Life cycle, policy, memory objects, control API.
-    Coordinator,
+    Coordinator = "coordinator", One;
     /// The guest's CPUs.
-    Vcpu,
+    Vcpu = "vcpu", One;
     /// A vSMMUv3.
-    Smmu,
+    Smmu = "smmu", Many;
     /// An assigned device.
-    Vfio,
+    Vfio = "vfio", Many;
     /// The emulated NVMe controller.
-    Nvme,
+    Nvme = "nvme", Many;
     /// A vhost-user back end.
-    Virtio,
+    Virtio = "virtio", Many;
+}
+
+impl Role {
+    /// Whether a VM has exactly one process of this role, whose name has no number then.
+    #[must_use]
+    pub const fn is_single(self) -> bool {
+        matches!(self.number(), Number::One)
+    }
 }
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Coordinator => "coordinator",
-            Self::Vcpu => "vcpu",
-            Self::Smmu => "smmu",
-            Self::Vfio => "vfio",
-            Self::Nvme => "nvme",
-            Self::Virtio => "virtio",
-        })
+        f.write_str(self.as_str())
     }
 }
 

@@ -33,21 +33,6 @@ impl InstanceId {
     }
 }
 
-impl Role {
-    /// Every role.
-    pub const ALL: [Self; 6] =
-        [Self::Coordinator, Self::Vcpu, Self::Smmu, Self::Vfio, Self::Nvme, Self::Virtio];
-
-    /// Whether a VM has exactly one process of this role, whose name has no number then.
-    #[must_use]
-    pub const fn is_single(self) -> bool {
-        match self {
-            Self::Coordinator | Self::Vcpu => true,
-            Self::Smmu | Self::Vfio | Self::Nvme | Self::Virtio => false,
-        }
-    }
-}
-
 impl fmt::Display for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.role.is_single() { self.role.fmt(f) } else { write!(f, "{}{}", self.role, self.index) }
@@ -60,7 +45,7 @@ impl FromStr for InstanceId {
     fn from_str(text: &str) -> Result<Self, UnknownInstance> {
         let index = text.trim_start_matches(|c: char| c.is_ascii_lowercase());
         // Whatever another reading would take as the same instance has another text.
-        let id = Role::ALL.into_iter().find_map(|role| {
+        let id = Role::ALL.iter().find_map(|&role| {
             let id = Self::new(role, if role.is_single() { 0 } else { index.parse().ok()? });
             (id.to_string() == text).then_some(id)
         });

@@ -68,7 +68,7 @@ fn vcpu_config() -> VcpuConfig {
 
 fn smmu_config() -> SmmuConfig {
     SmmuConfig {
-        name: "smmu0".into(),
+        id: InstanceId::new(Role::Smmu, 0),
         region: 1,
         base: Gpa(0x0905_0000),
         len: 0x2_0000,
@@ -80,7 +80,7 @@ fn smmu_config() -> SmmuConfig {
 
 fn vfio_config() -> VfioConfig {
     VfioConfig {
-        name: "vfio0".into(),
+        id: InstanceId::new(Role::Vfio, 0),
         bdf: Bdf(8),
         stream: StreamId(8),
         areas: BarAreas {
@@ -98,7 +98,7 @@ fn vfio_config() -> VfioConfig {
 
 fn nvme_config() -> NvmeConfig {
     NvmeConfig {
-        name: "nvme0".into(),
+        id: InstanceId::new(Role::Nvme, 0),
         serial: Some("BULKHEAD0001".into()),
         block_len: 512,
         readonly: true,
@@ -169,6 +169,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::Configure(RoleConfig::Smmu(smmu_config())),
         Request::Configure(RoleConfig::Vfio(vfio_config())),
         Request::Configure(RoleConfig::Nvme(nvme_config())),
+        Request::Configure(RoleConfig::Nothing),
         Request::Start,
         Request::Pause,
         Request::Resume,
@@ -186,6 +187,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::Configure(RoleConfig::Smmu(_)) => "request-configure-smmu",
         Request::Configure(RoleConfig::Vfio(_)) => "request-configure-vfio",
         Request::Configure(RoleConfig::Nvme(_)) => "request-configure-nvme",
+        Request::Configure(RoleConfig::Nothing) => "request-configure-nothing",
         Request::Start => "request-start",
         Request::Pause => "request-pause",
         Request::Resume => "request-resume",
@@ -252,9 +254,7 @@ fn events() -> Vec<(&'static str, Event)> {
 
 /// The numbers of the small enums, which travel inside others.
 fn numbers() -> Vec<u8> {
-    let roles = [Role::Coordinator, Role::Vcpu, Role::Smmu, Role::Vfio, Role::Nvme, Role::Virtio]
-        .map(to_vec)
-        .concat();
+    let roles = Role::ALL.iter().map(to_vec).collect::<Vec<_>>().concat();
     let probes = [
         Probe::Open,
         Probe::Socket,

@@ -138,14 +138,20 @@ pub fn all(arch: Arch) -> Vec<Profile> {
 }
 
 fn all_with(arch: Arch, memory_files: MemoryFiles) -> Vec<Profile> {
+    let mut all = vec![coordinator::profile(arch, memory_files)];
+    all.extend(of_children(arch));
+    all.push(nvme::standalone(arch));
+    all
+}
+
+/// The profiles of what the coordinator starts. Its own filter is over theirs.
+fn of_children(arch: Arch) -> Vec<Profile> {
     let mut all = vec![
-        coordinator::profile(arch, memory_files),
         vcpu_soft::profile(arch),
         smmu::profile(arch),
         vfio::profile(arch),
         vfio_kernel::profile(arch),
         nvme::profile(arch),
-        nvme::standalone(arch),
     ];
     // KVM runs guests of the host's own architecture only, and they are arm64.
     if arch == Arch::Aarch64 {

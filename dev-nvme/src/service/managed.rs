@@ -73,7 +73,7 @@ impl Program for NvmeProgram {
     }
 
     fn configure(config: NvmeConfig, given: Given, _context: &Context) -> Result<Ready, Failure> {
-        let NvmeConfig { name: _, serial, block_len, readonly, image } = config;
+        let NvmeConfig { id: _, serial, block_len, readonly, image } = config;
         let presented = Presented { block_len, serial, readonly };
         let (identity, media) = image::present(given.image, image, &presented)
             .map_err(|error| Failure::new("configure the NVMe controller", error))?;

@@ -31,6 +31,7 @@ use ipc::channel::{self, Channel, Incoming};
 use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Doorbell, Ringer};
 use ipc::hello::{Hello, Role};
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{DirtyLogOp, Event, RoleConfig};
 use ipc::protocol::function_link::{DeviceWindow, FunctionLink, FunctionReply, FunctionRequest};
 use ipc::protocol::inspect::Value;
@@ -183,7 +184,7 @@ impl<S> Vm<S> {
         let mut process =
             Life::new(descriptors, Context { generation: 1, spin: Duration::ZERO, events: told });
         let config = VfioConfig {
-            name: "vfio0".to_owned(),
+            id: InstanceId::new(Role::Vfio, 0),
             bdf: Bdf(8),
             stream: STREAM,
             areas: BarAreas {

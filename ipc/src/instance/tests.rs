@@ -3,7 +3,7 @@ use super::*;
 
 #[test]
 fn instance_name_is_read_back_for_every_role() {
-    for role in Role::ALL {
+    for &role in Role::ALL {
         for index in if role.is_single() { 0..=0 } else { 0..=u8::MAX } {
             let id = InstanceId::new(role, index);
             assert_eq!(id.to_string().parse(), Ok(id));

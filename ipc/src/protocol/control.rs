@@ -105,6 +105,8 @@ pub enum RoleConfig {
     Vfio(VfioConfig),
     /// The process of an NVMe controller.
     Nvme(NvmeConfig),
+    /// A process that knows from its descriptors what it is.
+    Nothing,
 }
 
 /// What to do with the dirty log. Append only. The order of a harvest stands in [`crate::shm::dirty_log`].

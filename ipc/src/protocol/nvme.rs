@@ -5,11 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::instance::InstanceId;
+
 /// Everything the process needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NvmeConfig {
-    /// For logs and counters: `nvme0`.
-    pub name: String,
+    /// Which process it is, for logs and counters: `nvme0`.
+    pub id: InstanceId,
     /// The serial number that the guest sees, up to 20 characters; `None`: it follows from the image.
     pub serial: Option<String>,
     /// The logical block size: 512 or 4096.

@@ -14,8 +14,8 @@ use crate::protocol::ram::RamLayout;
 /// Everything the vSMMU process needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmmuConfig {
-    /// For logs and counters: `smmu0`.
-    pub name: String,
+    /// Which process it is, for logs and counters: `smmu0`.
+    pub id: InstanceId,
     /// The number that requests for it carry in the ring.
     pub region: u16,
     /// Where the guest sees it.

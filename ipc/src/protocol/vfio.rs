@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::addr::{Bdf, Gpa, GpaRange, StreamId};
+use crate::instance::InstanceId;
 use crate::protocol::ram::RamLayout;
 use crate::protocol::smmu::Model;
 
@@ -24,8 +25,8 @@ pub const CONFIG_LEN: u64 = 4096;
 /// Everything the process needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VfioConfig {
-    /// For logs and counters: `vfio0`.
-    pub name: String,
+    /// Which process it is, for logs and counters: `vfio0`.
+    pub id: InstanceId,
     /// Where it sits on the guest's bus.
     pub bdf: Bdf,
     /// By what number its vSMMU knows it.

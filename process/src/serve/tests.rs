@@ -5,6 +5,7 @@ use std::thread;
 use ipc::addr::Gpa;
 use ipc::channel;
 use ipc::hello::{Hello, Role};
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{DirtyLogOp, RoleConfig};
 use ipc::protocol::inspect::{Inspect, Value};
 use ipc::protocol::ram::{RamLayout, RamRegion};
@@ -81,7 +82,7 @@ fn life(pages: &Pages) -> Life<Notebook> {
 fn config() -> RoleConfig {
     let region = RamRegion { gpa: Gpa(0x4000_0000), len: 0x1000, file_offset: 0 };
     RoleConfig::Smmu(SmmuConfig {
-        name: "smmu0".into(),
+        id: InstanceId::new(Role::Smmu, 0),
         region: 0,
         base: Gpa(0x905_0000),
         len: 0x2_0000,
@@ -222,7 +223,7 @@ fn life_request_that_has_no_place_changes_nothing() {
     assert_eq!(notebook.start().unwrap_err().why, "it is unconfigured");
     assert_eq!(notebook.save().unwrap_err().why, "it is unconfigured");
     let nvme = ipc::protocol::nvme::NvmeConfig {
-        name: "nvme0".into(),
+        id: InstanceId::new(Role::Nvme, 0),
         serial: None,
         block_len: 512,
         readonly: true,

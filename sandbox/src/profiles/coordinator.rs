@@ -8,10 +8,12 @@
 
 use crate::memory_file::{MemoryFiles, OLD_FLAGS};
 use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
-use crate::profiles::{common, nvme, smmu, vcpu_kvm, vcpu_soft, vfio, vfio_kernel};
+use crate::profiles::common;
 use crate::sys::SPAWN_FLAGS;
 
 pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
+    let of_children: Vec<Rule> =
+        super::of_children(arch).into_iter().flat_map(|profile| profile.rules).collect();
     Profile {
         name: "coordinator",
         arch,
@@ -38,12 +40,7 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
             &[memory_file(memory_files)],
             &spawn_child_half(),
             &exec_to_seal(arch),
-            &vcpu_soft::rules(),
-            &smmu::rules(),
-            &vfio::rules(),
-            &vfio_kernel::rules(),
-            &nvme::rules(),
-            &if arch == Arch::Aarch64 { vcpu_kvm::rules() } else { Vec::new() },
+            &of_children,
         ]),
         absent: common::ABSENT,
     }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What each process is told about its role: filled from the configuration, the machine's map and the system table.
 
+use std::collections::BTreeMap;
+
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
-use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::control::RoleConfig;
 use ipc::protocol::nvme::NvmeConfig;
@@ -13,9 +14,9 @@ use ipc::protocol::vfio::{self, BarAreas, VfioConfig};
 use machine::boot::BootInfo;
 use machine::layout;
 
-use super::handover::Handover;
+use super::handover::{HandedDevice, Handover};
 use crate::problem::Problem;
-use crate::system::{DeviceKind, IrqLine, SMMU0};
+use crate::system::{DeviceKind, IrqLine, SMMU0, System, Told};
 
 /// The number that requests for the first SMMU carry in its ring.
 const SMMU0_REGION: u16 = 0;
@@ -27,12 +28,7 @@ pub const NVME_BLOCK_LEN: u32 = 512;
 
 /// The configuration messages of one generation.
 #[derive(Debug, Clone)]
-pub struct Configs {
-    vcpu: VcpuConfig,
-    smmu0: SmmuConfig,
-    vfio: Vec<VfioConfig>,
-    nvme: Vec<NvmeConfig>,
-}
+pub struct Configs(BTreeMap<InstanceId, RoleConfig>);
 
 /// A device number on the guest's bus 0, and what of the address map comes with it.
 #[derive(Debug, Clone, Copy)]
@@ -84,7 +80,7 @@ impl PciSlot {
 
     fn vfio(&self, id: InstanceId, ram: RamLayout, direct_dma: bool, model: Model) -> VfioConfig {
         VfioConfig {
-            name: id.to_string(),
+            id,
             bdf: self.bdf,
             stream: self.stream(),
             areas: self.areas,
@@ -103,85 +99,98 @@ pub fn ram_layout(memory_len: u64) -> Result<RamLayout, Problem> {
 }
 
 impl Configs {
-    /// The messages for a machine with this RAM that starts at `boot`. `host_device` knows the number of the character device behind
-    /// the process of a physical device.
+    /// The messages for the processes of `system` in a machine with this RAM that starts at `boot`. `host_device` knows the number of
+    /// the character device behind the process of a physical device.
     pub fn new(
+        system: &System,
         handover: &Handover,
         ram: &RamLayout,
         boot: BootInfo,
         host_device: impl Fn(InstanceId) -> Result<u64, Problem>,
     ) -> Result<Self, Problem> {
-        let model = handover.smmu;
         let mut functions = Vec::new();
         let mut behind_smmu0 = Vec::new();
-        let mut vfio = Vec::new();
-        let mut nvme: Vec<NvmeConfig> = Vec::new();
         for (id, device) in handover.named() {
             let slot = PciSlot::new(device.slot)?;
             let physical = device.kind == DeviceKind::Physical;
             let host_device = physical.then(|| host_device(id)).transpose()?;
             functions.push(slot.function(id, host_device));
             behind_smmu0.push(SmmuDevice { peer: id, stream: slot.stream() });
-            let disk = device.disk.as_ref();
-            nvme.push(NvmeConfig {
-                name: InstanceId::new(Role::Nvme, id.index).to_string(),
-                serial: disk.and_then(|disk| disk.serial.clone()),
-                block_len: NVME_BLOCK_LEN,
-                readonly: disk.is_some_and(|disk| disk.readonly),
-                image: disk.map(|disk| disk.image_name.clone()).unwrap_or_default(),
-            });
-            vfio.push(slot.vfio(id, ram.clone(), device.direct_dma, model));
         }
-        Ok(Self {
-            vcpu: VcpuConfig {
-                machine: layout::MACHINE_NAME.to_owned(),
-                vcpu_count: u32::from(handover.vcpu_count),
-                pmu: handover.pmu,
-                ram: ram.clone(),
-                entry: Gpa(boot.entry),
-                fdt: Gpa(boot.fdt),
-                devices: vec![RemoteMmio {
-                    peer: SMMU0,
-                    region: SMMU0_REGION,
-                    base: Gpa(layout::SMMU0.base),
-                    len: layout::SMMU0.len,
-                    page: Some(RemotePage {
-                        guest_owned: GUEST_OWNED.to_vec(),
-                        posted: GUEST_OWNED.to_vec(),
-                    }),
-                    irqs: vec![
-                        RemoteIrq { line: IrqLine::EventQueue, spi: layout::spi::SMMU0_EVENTQ },
-                        RemoteIrq { line: IrqLine::GlobalError, spi: layout::spi::SMMU0_GERROR },
-                        RemoteIrq { line: IrqLine::CommandSync, spi: layout::spi::SMMU0_CMD_SYNC },
-                    ],
-                }],
-                functions,
-            },
-            smmu0: SmmuConfig {
-                name: SMMU0.to_string(),
-                region: SMMU0_REGION,
-                base: Gpa(layout::SMMU0.base),
-                len: layout::SMMU0.len,
-                ram: ram.clone(),
-                model,
-                devices: behind_smmu0,
-            },
-            vfio,
-            nvme,
-        })
+        let device_of = |id: InstanceId| {
+            let device = handover.devices.get(usize::from(id.index));
+            device.ok_or_else(|| bug(format!("process {id} has no device")))
+        };
+        let config = |id: InstanceId, told: Told| {
+            Ok(match told {
+                Told::Cpus => RoleConfig::Vcpu(cpus(handover, ram, boot, functions.clone())),
+                Told::Smmu => RoleConfig::Smmu(smmu(id, handover, ram, behind_smmu0.clone())),
+                Told::Function => {
+                    let device = device_of(id)?;
+                    let slot = PciSlot::new(device.slot)?;
+                    RoleConfig::Vfio(slot.vfio(id, ram.clone(), device.direct_dma, handover.smmu))
+                }
+                Told::Nvme => RoleConfig::Nvme(nvme(id, device_of(id)?)),
+                Told::Nothing => RoleConfig::Nothing,
+            })
+        };
+        let all = system
+            .processes()
+            .iter()
+            .map(|process| Ok((process.id, config(process.id, process.template.told)?)));
+        Ok(Self(all.collect::<Result<_, Problem>>()?))
     }
 
     /// The message for the process `id`.
     pub fn of(&self, id: InstanceId) -> Result<RoleConfig, Problem> {
-        let index = usize::from(id.index);
-        let config = match id.role {
-            Role::Vcpu => Some(RoleConfig::Vcpu(self.vcpu.clone())),
-            Role::Smmu => (id == SMMU0).then(|| RoleConfig::Smmu(self.smmu0.clone())),
-            Role::Vfio => self.vfio.get(index).cloned().map(RoleConfig::Vfio),
-            Role::Nvme => self.nvme.get(index).cloned().map(RoleConfig::Nvme),
-            Role::Coordinator | Role::Virtio => None,
-        };
-        config.ok_or_else(|| bug(format!("process {id} has no configuration")))
+        self.0.get(&id).cloned().ok_or_else(|| bug(format!("process {id} has no configuration")))
+    }
+}
+
+fn cpus(handover: &Handover, ram: &RamLayout, boot: BootInfo, functions: Vec<RemoteFunction>) -> VcpuConfig {
+    VcpuConfig {
+        machine: layout::MACHINE_NAME.to_owned(),
+        vcpu_count: u32::from(handover.vcpu_count),
+        pmu: handover.pmu,
+        ram: ram.clone(),
+        entry: Gpa(boot.entry),
+        fdt: Gpa(boot.fdt),
+        devices: vec![RemoteMmio {
+            peer: SMMU0,
+            region: SMMU0_REGION,
+            base: Gpa(layout::SMMU0.base),
+            len: layout::SMMU0.len,
+            page: Some(RemotePage { guest_owned: GUEST_OWNED.to_vec(), posted: GUEST_OWNED.to_vec() }),
+            irqs: vec![
+                RemoteIrq { line: IrqLine::EventQueue, spi: layout::spi::SMMU0_EVENTQ },
+                RemoteIrq { line: IrqLine::GlobalError, spi: layout::spi::SMMU0_GERROR },
+                RemoteIrq { line: IrqLine::CommandSync, spi: layout::spi::SMMU0_CMD_SYNC },
+            ],
+        }],
+        functions,
+    }
+}
+
+fn smmu(id: InstanceId, handover: &Handover, ram: &RamLayout, devices: Vec<SmmuDevice>) -> SmmuConfig {
+    SmmuConfig {
+        id,
+        region: SMMU0_REGION,
+        base: Gpa(layout::SMMU0.base),
+        len: layout::SMMU0.len,
+        ram: ram.clone(),
+        model: handover.smmu,
+        devices,
+    }
+}
+
+fn nvme(id: InstanceId, device: &HandedDevice) -> NvmeConfig {
+    let disk = device.disk.as_ref();
+    NvmeConfig {
+        id,
+        serial: disk.and_then(|disk| disk.serial.clone()),
+        block_len: NVME_BLOCK_LEN,
+        readonly: disk.is_some_and(|disk| disk.readonly),
+        image: disk.map(|disk| disk.image_name.clone()).unwrap_or_default(),
     }
 }
 
@@ -192,8 +201,7 @@ fn bug(what: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coordinator::handover::HandedDevice;
-    use crate::system::{CpuKind, System, VCPU, device};
+    use crate::system::{CpuKind, VCPU, device};
     use ipc::slot::SlotKind::{self, FunctionLink, Intx, IntxEnd, MsiBoard, MsiDoorbell, Ring};
 
     #[test]
@@ -225,7 +233,7 @@ mod tests {
             initramfs_name: String::new(),
         };
         let system = System::new(&handover.shape());
-        let configs = Configs::new(&handover, &ram, boot, number).unwrap();
+        let configs = Configs::new(&system, &handover, &ram, boot, number).unwrap();
         for process in system.processes() {
             assert!(configs.of(process.id).is_ok(), "{}", process.id);
         }
@@ -237,29 +245,37 @@ mod tests {
                 "{holder}: {kind} of {peer}"
             );
         };
-        let smmu = &configs.vcpu.devices[0];
+        let RoleConfig::Vcpu(cpus) = configs.of(VCPU).unwrap() else { panic!("another role's") };
+        let RoleConfig::Smmu(smmu0) = configs.of(SMMU0).unwrap() else { panic!("another role's") };
+        let vfio = [0, 1].map(|index| match configs.of(device(index)).unwrap() {
+            RoleConfig::Vfio(config) => config,
+            other => panic!("{other:?}"),
+        });
+        let smmu = &cpus.devices[0];
         holds(VCPU, SlotKind::Ring, smmu.peer);
         holds(VCPU, SlotKind::RegisterPage, smmu.peer);
         smmu.irqs.iter().for_each(|irq| holds(VCPU, SlotKind::Irq(irq.line), smmu.peer));
         assert_eq!(smmu.irqs.iter().map(|irq| irq.spi).collect::<Vec<_>>(), [3, 4, 5]);
-        for function in &configs.vcpu.functions {
+        for function in &cpus.functions {
             for kind in [Ring, MsiBoard, MsiDoorbell, FunctionLink, Intx, IntxEnd] {
                 holds(VCPU, kind, function.peer);
             }
         }
-        configs.smmu0.devices.iter().for_each(|behind| holds(SMMU0, SlotKind::Stage1, behind.peer));
-        let last = &configs.vcpu.functions[1];
-        assert_eq!((last.peer, configs.smmu0.devices[1].peer, last.intx_spi), (device(1), device(1), 11));
+        smmu0.devices.iter().for_each(|behind| holds(SMMU0, SlotKind::Stage1, behind.peer));
+        let last = &cpus.functions[1];
+        assert_eq!((last.peer, smmu0.devices[1].peer, last.intx_spi), (device(1), device(1), 11));
         assert_eq!(last.windows[0].range.start(), Gpa(0x300f_8000));
-        assert_eq!(configs.vfio[1].stream, StreamId(0xf8));
-        assert_eq!([configs.vfio[0].direct_dma, configs.vfio[1].direct_dma], [false, true]);
-        assert_eq!(configs.vfio[1].areas.memory64.end(), Gpa(1 << 40));
-        assert_eq!(configs.vfio[1].areas.io.end(), Gpa(0x0f10_0000));
+        assert_eq!(vfio[1].stream, StreamId(0xf8));
+        assert_eq!([vfio[0].direct_dma, vfio[1].direct_dma], [false, true]);
+        assert_eq!(vfio[1].areas.memory64.end(), Gpa(1 << 40));
+        assert_eq!(vfio[1].areas.io.end(), Gpa(0x0f10_0000));
         assert_eq!(last.host_device, None);
         let physical = HandedDevice { kind: DeviceKind::Physical, direct_dma: false, ..handed(31) };
         let handover = Handover { cpu: CpuKind::Kvm, devices: vec![handed(1), physical], ..handover };
-        let configs = Configs::new(&handover, &ram, boot, number).unwrap();
-        let devices: Vec<_> = configs.vcpu.functions.iter().map(|function| function.host_device).collect();
+        let system = System::new(&handover.shape());
+        let configs = Configs::new(&system, &handover, &ram, boot, number).unwrap();
+        let RoleConfig::Vcpu(cpus) = configs.of(VCPU).unwrap() else { panic!("another role's") };
+        let devices: Vec<_> = cpus.functions.iter().map(|function| function.host_device).collect();
         assert_eq!(devices, [None, Some(0x1234)], "only the file of a physical device may be mapped");
     }
 }

@@ -20,8 +20,8 @@ mod size;
 
 pub use edge::{EdgeKind, IrqLine, Life, Make, ObjectId, Rights, Side};
 use edge::{EdgeSpec, End};
-use roles::{COMMON, Peer};
-pub use roles::{COORDINATOR, Restart, TEMPLATES, Template};
+use roles::Peer;
+pub use roles::{COORDINATOR, Restart, TEMPLATES, Template, Told};
 pub use shape::{CpuKind, DEVICES_MAX, DeviceKind, Shape};
 pub use size::Size;
 
@@ -41,7 +41,7 @@ pub const fn device(index: u8) -> InstanceId {
 pub const fn device_of(process: InstanceId) -> Option<InstanceId> {
     match process.role {
         Role::Vfio | Role::Nvme => Some(device(process.index)),
-        Role::Coordinator | Role::Vcpu | Role::Smmu | Role::Virtio => None,
+        _ => None,
     }
 }
 
@@ -122,7 +122,7 @@ impl System {
         let all = || std::iter::once((COORDINATOR_ID, &COORDINATOR)).chain(found.iter().copied());
         let mut edges = Vec::new();
         for (owner, template) in all() {
-            for link in COMMON.iter().chain(template.links) {
+            for link in template.links() {
                 if link.kind == EdgeKind::Initramfs && !shape.initramfs {
                     continue;
                 }

@@ -32,12 +32,29 @@ pub struct Template {
     pub restart: Restart,
     /// Processes of one tier are paused together, lower tiers first.
     pub tier: u8,
+    /// What it is told when it is configured, beside what its descriptors say.
+    pub told: Told,
     /// Which instances a VM of this shape has.
     pub indexes: fn(&Shape) -> Vec<u8>,
-    /// What each has, and with whom. Their order is the order of the process's descriptors.
-    pub links: &'static [Link],
+    /// What each has, and with whom, in groups that templates share.
+    pub links: &'static [&'static [Link]],
     /// What its limits grow by, if they do.
     pub growth: Option<Growth>,
+}
+
+/// What a process is told when it is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// The guest's CPUs, and every device that they may access.
+    Cpus,
+    /// A vSMMUv3, and what is behind it.
+    Smmu,
+    /// A PCI function.
+    Function,
+    /// An NVMe controller.
+    Nvme,
+    /// Nothing: it knows what it is from its descriptors. So is the coordinator, whose configuration is one of them.
+    Nothing,
 }
 
 /// What the supervisor does when a process dies unexpectedly.
@@ -85,6 +102,11 @@ pub struct Growth {
 }
 
 impl Template {
+    /// What each instance has, in the order of its descriptors.
+    pub fn links(&self) -> impl Iterator<Item = &'static Link> {
+        COMMON.iter().chain(self.links.iter().copied().flatten())
+    }
+
     /// Its sandbox profile, as it is for the smallest VM, with the numbers of the descriptors that its rules are about. The
     /// coordinator's filter is over those of all that it starts: there the numbers are theirs.
     pub fn profile(&self) -> Profile {
@@ -98,7 +120,7 @@ impl Template {
 
     /// The number, in every instance, of a descriptor that it has of itself: those that others share with it come behind.
     pub fn number(&self, slot: &str) -> Option<u32> {
-        let objects = COMMON.iter().chain(self.links).flat_map(|link| link.kind.spec().objects);
+        let objects = self.links().flat_map(|link| link.kind.spec().objects);
         let place = objects.filter_map(|object| object.owner).position(|end| end.slot.as_str() == slot);
         place.and_then(|place| u32::try_from(place).ok())
     }
@@ -133,14 +155,18 @@ pub static COORDINATOR: Template = Template {
     profile: profiles::coordinator,
     restart: Restart::EndsVm,
     tier: 0,
+    told: Told::Nothing,
     indexes: |_| vec![0],
-    links: &[
+    links: &[&[
         to(Peer::Launcher, EdgeKind::Handover),
         to(Peer::Launcher, EdgeKind::Kernel),
         to(Peer::Launcher, EdgeKind::Initramfs),
-    ],
+    ]],
     growth: None,
 };
+
+/// Guest RAM, which the process maps and writes, and the log of what it wrote.
+const RAM: [Link; 2] = [to(Peer::Parent, EdgeKind::Ram), to(Peer::Parent, EdgeKind::DirtyLog)];
 
 /// A function that runs in a process of its own, whoever does its DMA.
 const FUNCTION: [Link; 5] = [
@@ -159,12 +185,9 @@ pub static TEMPLATES: [Template; 6] = [
         profile: profiles::vcpu_soft,
         restart: Restart::EndsVm,
         tier: 0,
+        told: Told::Cpus,
         indexes: |shape| if shape.cpu == CpuKind::Soft { vec![0] } else { vec![] },
-        links: &[
-            to(Peer::Parent, EdgeKind::Ram),
-            to(Peer::Parent, EdgeKind::DirtyLog),
-            to(Peer::Launcher, EdgeKind::Console),
-        ],
+        links: &[&RAM, &[to(Peer::Launcher, EdgeKind::Console)]],
         // A descriptor for each window; the thread of its link.
         growth: Some(Growth {
             per: EdgeKind::FunctionLink,
@@ -178,13 +201,9 @@ pub static TEMPLATES: [Template; 6] = [
         profile: profiles::vcpu_kvm,
         restart: Restart::EndsVm,
         tier: 0,
+        told: Told::Cpus,
         indexes: |shape| if shape.cpu == CpuKind::Kvm { vec![0] } else { vec![] },
-        links: &[
-            to(Peer::Parent, EdgeKind::Ram),
-            to(Peer::Parent, EdgeKind::DirtyLog),
-            to(Peer::Launcher, EdgeKind::Console),
-            to(Peer::Launcher, EdgeKind::Kvm),
-        ],
+        links: &[&RAM, &[to(Peer::Launcher, EdgeKind::Console), to(Peer::Launcher, EdgeKind::Kvm)]],
         // A descriptor for each window and each vector; the thread of its link.
         growth: Some(Growth {
             per: EdgeKind::FunctionLink,
@@ -198,17 +217,9 @@ pub static TEMPLATES: [Template; 6] = [
         profile: profiles::vfio,
         restart: Restart::DeviceFails,
         tier: 1,
+        told: Told::Function,
         indexes: |shape| shape.indexes(|kind| kind != DeviceKind::Physical),
-        links: &[
-            to(Peer::Parent, EdgeKind::Ram),
-            to(Peer::Parent, EdgeKind::DirtyLog),
-            FUNCTION[0],
-            FUNCTION[1],
-            to(Peer::Server, EdgeKind::VfioUser),
-            FUNCTION[2],
-            FUNCTION[3],
-            FUNCTION[4],
-        ],
+        links: &[&RAM, &FUNCTION, &[to(Peer::Server, EdgeKind::VfioUser)]],
         growth: None,
     },
     Template {
@@ -217,17 +228,12 @@ pub static TEMPLATES: [Template; 6] = [
         profile: profiles::vfio_kernel,
         restart: Restart::DeviceFails,
         tier: 1,
+        told: Told::Function,
         indexes: |shape| shape.indexes(|kind| kind == DeviceKind::Physical),
         links: &[
-            to(Peer::Parent, EdgeKind::PinnedRam),
-            to(Peer::Parent, EdgeKind::DirtyLog),
-            FUNCTION[0],
-            FUNCTION[1],
-            to(Peer::Launcher, EdgeKind::PhysicalDevice),
-            FUNCTION[2],
-            FUNCTION[3],
-            FUNCTION[4],
-            to(Peer::Launcher, EdgeKind::Iommufd),
+            &[to(Peer::Parent, EdgeKind::PinnedRam), to(Peer::Parent, EdgeKind::DirtyLog)],
+            &FUNCTION,
+            &[to(Peer::Launcher, EdgeKind::PhysicalDevice), to(Peer::Launcher, EdgeKind::Iommufd)],
         ],
         growth: None,
     },
@@ -237,8 +243,9 @@ pub static TEMPLATES: [Template; 6] = [
         profile: profiles::nvme,
         restart: Restart::DeviceFails,
         tier: 2,
+        told: Told::Nvme,
         indexes: |shape| shape.indexes(|kind| kind == DeviceKind::Nvme),
-        links: &[to(Peer::Launcher, EdgeKind::Image)],
+        links: &[&[to(Peer::Launcher, EdgeKind::Image)]],
         growth: None,
     },
     Template {
@@ -247,15 +254,17 @@ pub static TEMPLATES: [Template; 6] = [
         profile: profiles::smmu,
         restart: Restart::EndsVm,
         tier: 3,
+        told: Told::Smmu,
         indexes: |_| vec![0],
         links: &[
-            to(Peer::Parent, EdgeKind::Ram),
-            to(Peer::Parent, EdgeKind::DirtyLog),
-            to(Peer::Vcpu, EdgeKind::Ring),
-            to(Peer::Vcpu, EdgeKind::RegisterPage),
-            to(Peer::Vcpu, EdgeKind::Irq(IrqLine::EventQueue)),
-            to(Peer::Vcpu, EdgeKind::Irq(IrqLine::GlobalError)),
-            to(Peer::Vcpu, EdgeKind::Irq(IrqLine::CommandSync)),
+            &RAM,
+            &[
+                to(Peer::Vcpu, EdgeKind::Ring),
+                to(Peer::Vcpu, EdgeKind::RegisterPage),
+                to(Peer::Vcpu, EdgeKind::Irq(IrqLine::EventQueue)),
+                to(Peer::Vcpu, EdgeKind::Irq(IrqLine::GlobalError)),
+                to(Peer::Vcpu, EdgeKind::Irq(IrqLine::CommandSync)),
+            ],
         ],
         // The thread of its channel.
         growth: Some(Growth { per: EdgeKind::Stage1, nofile_count: 0, nproc_count: 1 }),

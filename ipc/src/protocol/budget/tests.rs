@@ -2,6 +2,7 @@
 //! Every deadline covers the waits inside it, for every role and request.
 
 use super::*;
+use crate::instance::InstanceId;
 use crate::protocol::control::{DirtyLogOp, RoleConfig};
 use crate::protocol::nvme::NvmeConfig;
 use crate::protocol::probe::Probe;
@@ -10,7 +11,7 @@ const ROLES: [Role; 5] = [Role::Coordinator, Role::Vcpu, Role::Smmu, Role::Vfio,
 
 fn requests() -> Vec<Request> {
     let config = NvmeConfig {
-        name: "nvme0".into(),
+        id: InstanceId::new(Role::Nvme, 0),
         serial: None,
         block_len: 512,
         readonly: false,

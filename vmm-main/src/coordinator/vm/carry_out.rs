@@ -103,7 +103,8 @@ impl Vm {
         };
         let boot = boot::load(&memory, &self.given.kernel, self.given.initramfs.as_ref(), &config)
             .map_err(|error| handover.not_loaded(&error))?;
-        let configs = Configs::new(handover, &self.layout, boot, |id| objects.device_number(id))?;
+        let configs =
+            Configs::new(&self.system, handover, &self.layout, boot, |id| objects.device_number(id))?;
         self.current = Some(Shared { objects, configs });
         self.clock.loaded = self.clock.boot_begun.elapsed();
         Ok(())
