@@ -261,7 +261,8 @@ fn numbers_that_a_device_makes_up_are_counted_without_overflow() {
     let vm = Vm::new();
     let (process, device, _guest) = start(&vm);
     let (sequence, _) = device.orders(soon()).unwrap();
-    for count in [u64::MAX, u64::MAX, 1] {
+    // Their sum, if it wrapped, would be 5.
+    for count in [u64::MAX, 6] {
         device.tell(&Notice::FaultsLost { count });
     }
     device.tell(&Notice::Done { sequence, refused: u32::MAX });
