@@ -10,6 +10,9 @@ use thiserror::Error as ThisError;
 
 use crate::frame::Kind;
 
+/// The call that sends a message, by its name in the manual. It goes whole or not at all.
+pub(crate) const SEND: &str = "send";
+
 /// A failed call on a channel or on a piece of shared memory.
 #[derive(Debug, ThisError)]
 pub enum Error {
@@ -43,6 +46,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// The host's reason why a message was not sent, if that is what failed: the peer knows nothing of it, and the channel is as
+    /// it was. The kernel counts descriptors in flight by user, so another process of that user can be the cause.
+    pub fn unsent(&self) -> Option<&std::io::Error> {
+        match self {
+            Self::Io { call: SEND, source } => Some(source),
+            _ => None,
+        }
+    }
+
     /// Wraps the error number of `call`.
     pub(crate) fn io(call: &'static str, errno: rustix::io::Errno) -> Self {
         Self::Io { call, source: errno.into() }

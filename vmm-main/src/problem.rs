@@ -134,6 +134,10 @@ fn advice_for(number: i32) -> Option<String> {
         Errno::NOMEM => {
             "free memory on the host, or raise this user's limits (`ulimit -v`, MemoryMax= of a service)"
         }
+        Errno::TOOMANYREFS => {
+            "processes of the VM's user id have as many descriptors in messages that nobody has read as that user may: end them, or \
+             give the VM an id of its own (`--ids`)"
+        }
         Errno::NOSPC => "the file system is full: free space on it",
         Errno::DQUOT => "this user's quota is used up: free space, or have it raised",
         Errno::ROFS => {

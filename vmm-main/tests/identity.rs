@@ -185,8 +185,17 @@ fn descriptors_in_flight_are_counted_for_each_id() {
     let answer = lab.bulkhead(&["save-restore"]);
     let told = String::from_utf8_lossy(&answer.stderr).into_owned();
     assert!(!answer.status.success() && told.contains("Too many references"), "{told}");
-    lab.bulkhead(&["stop"]);
-    vm.end();
+    assert!(told.contains("--ids"), "{told}");
+    // That costs the answer, and neither a process nor the VM.
+    let status = lab.bulkhead(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert!(["running", "paused"].contains(&status["phase"].as_str().unwrap()), "{status}");
+    for name in ["coordinator", "vcpu", "smmu0"] {
+        assert_eq!(vm.process(name)["generation"], 1, "{name}");
+    }
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    let (status, _, log) = vm.end();
+    assert_eq!(status.code(), Some(0), "{log}");
     let mut vm = lab.start(&kernel, &["--ids", RANGE]);
     vm.await_running();
     assert!(lab.bulkhead(&["save-restore"]).status.success());

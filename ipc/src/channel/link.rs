@@ -19,7 +19,7 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Breach, Error, Violation};
+use crate::error::{Breach, Error, SEND, Violation};
 use crate::frame::{self, BODY_LEN_MAX, FDS_MAX, HEADER_LEN, Header, Kind};
 use crate::hello::{Hello, Role};
 use crate::protocol::{Message, Protocol};
@@ -166,8 +166,11 @@ impl<P: Protocol> Link<P> {
                 Ok(_) => Ok(Attempt::Done(())),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Ok(Attempt::WouldBlock),
-                Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(self.gone()),
-                Err(errno) => Err(Error::io("send", errno)),
+                // What it has sent before may still be here: the end of that is the end of the link.
+                Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {
+                    Err(Error::PeerGone { generation: self.local.generation })
+                }
+                Err(errno) => Err(Error::io(SEND, errno)),
             };
         }
     }
@@ -190,9 +193,10 @@ impl<P: Protocol> Link<P> {
                     }
                     break message;
                 }
-                Err(Errno::INTR) => {}
+                // A peer that ends with messages unread is told of as a reset, once, and before the last that it has said.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Ok(Attempt::WouldBlock),
-                Err(Errno::CONNRESET | Errno::NOTCONN) => return Err(self.gone()),
+                Err(Errno::NOTCONN) => return Err(self.gone()),
                 Err(errno) => return Err(Error::io("recvmsg", errno)),
             }
         };

@@ -175,8 +175,11 @@ async fn reopen(lifeline: Rc<LauncherEnd>, index: u8, socket: PathBuf, log: Arc<
         let what = format!("the server at {socket} cannot be reached again after the guest's reset: {error}");
         log.say(Level::Info, &what);
     }
-    // A coordinator that does not read is noticed elsewhere.
-    let _ = timeout(HAND_OVER_DEADLINE, lifeline.device(index, &server)).await;
+    // A coordinator that does not read is noticed elsewhere; a descriptor that cannot be sent is as good as none.
+    let handed = timeout(HAND_OVER_DEADLINE, lifeline.device(index, &server)).await;
+    if let Ok(Err(error)) = handed {
+        let _ = timeout(HAND_OVER_DEADLINE, lifeline.device(index, &Err(error))).await;
+    }
 }
 
 /// Which of them is done; never, if there are none. Cancel-safe: they go on where they were.

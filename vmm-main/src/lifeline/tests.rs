@@ -47,6 +47,25 @@ async fn lifeline_death_of_either_end_is_seen_by_the_other() {
 }
 
 #[tokio::test]
+async fn lifeline_death_of_an_end_that_has_not_read_all_is_a_death_behind_its_last_word() {
+    let (launcher, coordinator) = ends();
+    let (_near, far) = UnixStream::pair().unwrap();
+    launcher.released().await.unwrap();
+    launcher.connection(far.as_fd()).await.unwrap();
+    assert!(matches!(coordinator.recv().await.unwrap(), Some(Down::Released)));
+    coordinator.send(&Up::Ended(Why::Asked)).await.unwrap();
+    drop(coordinator);
+    assert_eq!(launcher.recv().await.unwrap(), Some(Up::Ended(Why::Asked)));
+    assert_eq!(launcher.recv().await.unwrap(), None);
+    let (launcher, coordinator) = ends();
+    coordinator.send(&Up::Running).await.unwrap();
+    launcher.stop().await.unwrap();
+    drop(launcher);
+    assert!(matches!(coordinator.recv().await, Ok(Some(Down::Stop))));
+    assert!(matches!(coordinator.recv().await, Ok(None)));
+}
+
+#[tokio::test]
 async fn lifeline_overlong_end_keeps_its_reason() {
     let (launcher, coordinator) = ends();
     let problem = Problem::host("a", "b", "c");

@@ -129,6 +129,28 @@ fn what_a_peer_sent_before_it_died_is_still_received() {
 }
 
 #[test]
+fn last_words_are_received_though_their_speaker_has_not_read_all_and_is_spoken_to() {
+    let (asking, serving) = ends();
+    let unanswered = asking.request(&Request::Pause, &NO_FDS, soon());
+    assert!(matches!(unanswered, Err(Error::Timeout { .. })), "{unanswered:?}");
+    serving.event(&Event::Fatal("out of memory".into()), &NO_FDS, late()).unwrap();
+    drop(serving);
+    for _ in 0..2 {
+        let unheard = asking.request(&Request::Quit, &NO_FDS, late());
+        assert!(matches!(unheard, Err(Error::PeerGone { .. })), "{unheard:?}");
+    }
+    assert!(matches!(asking.recv(late()), Ok(Incoming::Event { body: Event::Fatal(_), .. })));
+    assert!(matches!(asking.recv(late()), Err(Error::PeerGone { .. })));
+
+    let (asking, serving) = ends();
+    drop(asking.request(&Request::Pause, &NO_FDS, soon()));
+    serving.event(&Event::GuestPoweredOff, &NO_FDS, late()).unwrap();
+    drop(serving);
+    assert!(matches!(asking.recv(late()), Ok(Incoming::Event { body: Event::GuestPoweredOff, .. })));
+    assert!(matches!(asking.recv(late()), Err(Error::PeerGone { .. })));
+}
+
+#[test]
 fn hello_from_someone_else_is_a_violation_at_both_ends() {
     let stale = Hello::new(Role::Vcpu, super::GENERATION - 1);
     let other_role = Hello::new(Role::Smmu, super::GENERATION);

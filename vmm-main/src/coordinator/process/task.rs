@@ -218,7 +218,18 @@ impl Conversation<'_> {
             )),
             Ok(reply) if fits(name, &reply) => TaskEvent::Answered(reply),
             Ok(other) => return Err(format!("asked to {name}: it answers {other:?}")),
-            Err(error) => return Err(self.lost(&error)),
+            Err(error) => match error.unsent() {
+                // It knows nothing of the request, and is as it was.
+                Some(source) => TaskEvent::Refused(
+                    Problem::host(
+                        format!("it could not be asked to {name}: {error}"),
+                        self.life.instance.to_string(),
+                        "look at the log for more",
+                    )
+                    .because_of(source),
+                ),
+                None => return Err(self.lost(&error)),
+            },
         };
         self.asked = None;
         self.tell(answer).await
