@@ -10,7 +10,7 @@ mod support;
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tests::{FULL_RUN, SKIPPED, disk, guest::GuestFiles, starved, vm::Vm};
@@ -182,4 +182,48 @@ fn nvme_stands_still_with_a_paused_guest_and_goes_on() {
     }
     vm.console.wait_for("\nall written", BOOT).unwrap();
     vm.power_off(COMMAND).unwrap();
+}
+
+/// A machine with these images whose guest runs, and how long after its launch it did.
+fn started(name: &str, images: &[PathBuf]) -> Option<(Vm, Duration)> {
+    starved::watch();
+    let begun = Instant::now();
+    let mut vm = launch_with(GuestFiles::cached(), name, "", images)?;
+    vm.wait_running(BOOT).unwrap();
+    Some((vm, begun.elapsed()))
+}
+
+#[test]
+fn guest_finds_sixteen_disks_and_reads_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = 16;
+    let images: Vec<PathBuf> = (0..count)
+        .map(|index| {
+            let image = folder.path().join(format!("disk{index}.img"));
+            // What is read back says which disk it was.
+            std::fs::write(&image, vec![b'a' + index; 1 << 20]).unwrap();
+            image
+        })
+        .collect();
+    let Some((mut none, without)) = started("sixteen-none", &[]) else { return };
+    none.console.shell(BOOT).unwrap();
+    none.power_off(COMMAND).unwrap();
+    let Some((mut vm, with)) = started("sixteen", &images) else { return };
+    vm.console.shell(BOOT).unwrap();
+    let disks = output(&mut vm, "ls -d /sys/block/nvme*n1 | wc -l");
+    assert_eq!(disks, count.to_string());
+    // The guest numbers controllers in the order in which they answer.
+    let first = "for disk in /dev/nvme*n1; do head -c 1 $disk; done; echo";
+    let mut found: Vec<u8> = output(&mut vm, first).into_bytes();
+    found.sort_unstable();
+    assert_eq!(String::from_utf8(found).unwrap(), "abcdefghijklmnop");
+    let groups = output(&mut vm, "ls /sys/kernel/iommu_groups | wc -l");
+    assert!(groups.parse::<u8>().unwrap() >= count, "{groups} groups: every disk is behind the SMMU");
+    assert_eq!(complaints(&mut vm), "");
+    let each = with.saturating_sub(without) / count.into();
+    println!(
+        "SEEN: the guest runs after {without:.2?} without devices, {with:.2?} with {count}: {each:.2?} for each"
+    );
+    vm.power_off(COMMAND).unwrap();
+    assert_eq!(vm.left_over(), [""; 0]);
 }
