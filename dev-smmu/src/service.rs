@@ -3,7 +3,7 @@
 //!
 //! Blocking threads, one for each peer: this one on the control channel, one on the MMIO ring, one on the stage-1 channel of
 //! each device behind. The life of the process is `process`'s; here is what each step of it does to an SMMU. `configure`
-//! opens what the descriptors hold and makes a device out of reset, `restore` replaces it, `start` starts the threads,
+//! opens what the descriptors hold and makes a device out of reset, `load` perhaps replaces it, `arm` starts the threads,
 //! and from then on the device belongs to both the control thread and the ring's.
 
 use crate::cmdq;
@@ -15,7 +15,9 @@ use crate::smmu::Smmu;
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::budget;
-use ipc::protocol::control::{DirtyLogOp, Event, Failure, RoleConfig};
+use ipc::protocol::control::{
+    DirtyLogOp, DirtyLogState, Event, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
+};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice};
 use ipc::saved::{Reader, SavedState, UnitKind, Writer};
@@ -26,11 +28,12 @@ use ipc::shm::register_page::RegisterPage;
 use ipc::shm::ring::{self, Access, Responder};
 use ipc::slot::{IrqLine, SlotKind};
 use process::ring_thread::{Mode, RingDevice, RingThread, Step};
-use process::{Configured, Context, Program};
+use process::{Configured, Context, Program, Source, read_units};
 use sandbox::{Inherited, InheritedError};
 use smmu_arch::Model;
 use smmu_arch::spec::registers::REGISTER_FILE_LEN;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -85,7 +88,7 @@ impl Descriptors {
     }
 }
 
-/// What `start` needs.
+/// What `arm` needs.
 pub struct Ready {
     model: Model,
     log: Arc<DirtyLog>,
@@ -142,7 +145,8 @@ impl Program for SmmuProgram {
     type Given = Descriptors;
     type Config = SmmuConfig;
     type Ready = Ready;
-    type Started = Serving;
+    type Loaded = Ready;
+    type Armed = Serving;
 
     fn accept(config: RoleConfig) -> Result<SmmuConfig, Failure> {
         let what = "configure the SMMU";
@@ -187,9 +191,11 @@ impl Program for SmmuProgram {
         Ok(Ready { model: config.model, log, device, responder, links })
     }
 
-    fn restore(mut ready: Ready, stream: &[u8], _context: &Context) -> Result<Ready, Failure> {
+    fn load(mut ready: Ready, source: Source, _context: &Context) -> Result<Ready, Failure> {
+        let Source::Units(stream) = source else { return Ok(ready) };
         let what = "restore the SMMU";
-        let mut reader = Reader::new(stream).map_err(|error| Failure::new(what, error))?;
+        let units = read_units(stream)?;
+        let mut reader = Reader::new(&units).map_err(|error| Failure::new(what, error))?;
         let saved: SmmuV1 = reader.take().map_err(|error| Failure::new(what, error))?;
         reader.finish().map_err(|error| Failure::new(what, error))?;
         let smmu = Smmu::restore(ready.model, &saved).map_err(|error| Failure::new(what, error))?;
@@ -197,7 +203,7 @@ impl Program for SmmuProgram {
         Ok(ready)
     }
 
-    fn start(ready: Ready, context: &Context) -> Result<Serving, Failure> {
+    fn arm(ready: Ready, context: &Context) -> Result<Serving, Failure> {
         let Ready { model: _, log, device, responder, links } = ready;
         let device = Arc::new(SharedDevice(Mutex::new(device)));
         let fatal = context.events.clone();
@@ -217,30 +223,49 @@ impl Program for SmmuProgram {
         Ok(Serving { log, device, ring })
     }
 
-    fn pause(started: &Serving) -> Result<(), Failure> {
-        started.ring.order(Mode::Paused).map_err(|error| Failure::new("pause the SMMU", error))
+    fn replay(_armed: &Serving) -> Result<Option<Vec<StreamReplay>>, Failure> {
+        Ok(Some(Vec::new()))
     }
 
-    fn resume(started: &Serving) -> Result<(), Failure> {
-        started.ring.order(Mode::Running).map_err(|error| Failure::new("resume the SMMU", error))
+    fn go(armed: &Serving, _context: &Context) {
+        armed.ring.go();
     }
 
-    fn save(started: &Serving) -> Result<Vec<u8>, Failure> {
-        let saved = started.device.lock().smmu().save();
+    fn pause(armed: &Serving) -> Result<(), Failure> {
+        armed.ring.order(Mode::Paused).map_err(|error| Failure::new("pause the SMMU", error))
+    }
+
+    fn resume(armed: &Serving) -> Result<(), Failure> {
+        armed.ring.order(Mode::Running).map_err(|error| Failure::new("resume the SMMU", error))
+    }
+
+    fn in_flight(_armed: &Serving) -> Quiescence {
+        Quiescence::NONE
+    }
+
+    fn check_save(_armed: &Serving) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn save(armed: &Serving, into: &mut dyn Write) -> Result<(), Failure> {
+        let saved = armed.device.lock().smmu().save();
         let mut writer = Writer::new();
         writer.append(&saved).map_err(|error| Failure::new("save the SMMU", error))?;
-        Ok(writer.finish())
+        into.write_all(&writer.finish()).map_err(|error| Failure::new("write the SMMU's state", error))
     }
 
-    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<(), Failure> {
-        let (Configured::Ready(Ready { log, .. }) | Configured::Started(Serving { log, .. })) = configured;
+    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
+        let log = match configured {
+            Configured::Ready(ready) | Configured::Loaded(ready) => &ready.log,
+            Configured::Armed(serving) => &serving.log,
+        };
         match op {
-            DirtyLogOp::Enable => log.set_enabled(true),
+            DirtyLogOp::Enable { .. } => log.set_enabled(true),
             DirtyLogOp::Disable => log.set_enabled(false),
             // Every write is marked as it happens: there is no note of a page marked already.
             DirtyLogOp::Rearm => {}
         }
-        Ok(())
+        Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
     }
 
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
@@ -251,8 +276,8 @@ impl Program for SmmuProgram {
             device.smmu().each_register(|name, value| inspect.hex(name, value));
         };
         match configured {
-            Configured::Ready(ready) => show(&ready.device),
-            Configured::Started(serving) => show(&serving.device.lock()),
+            Configured::Ready(ready) | Configured::Loaded(ready) => show(&ready.device),
+            Configured::Armed(serving) => show(&serving.device.lock()),
         }
     }
 }

@@ -23,12 +23,13 @@ use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
 use ipc::shm::register_page::{GuestOwned, RegisterPage};
 use ipc::shm::ring::{self, Interrupt, Requester};
-use process::{Context, Events, Life};
+use process::{Context, Events, Life, Source};
 use smmu_arch::memory::Abort;
 use smmu_arch::spec::commands::{Command, ComplSignal, Opcode, SyncQw0};
 use smmu_arch::spec::registers::{REGISTER_FILE_LEN, Register};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -188,6 +189,12 @@ fn sync(cs: ComplSignal) -> Command {
     Command { qw0: SyncQw0::new().with_opcode(Opcode::Sync).with_cs(cs).into_bits(), qw1: 0 }
 }
 
+fn saved(process: &mut Life<SmmuProgram>) -> Vec<u8> {
+    let mut stream = Vec::new();
+    process.save(&mut stream).unwrap();
+    stream
+}
+
 fn counter(process: &Life<SmmuProgram>, name: &str) -> u64 {
     match process.inspect().get(name) {
         Some(Value::Counter(value)) => *value,
@@ -202,7 +209,7 @@ fn a_guest_enables_the_device_and_its_commands_complete() {
     process.configure(vm.config(|_| {})).unwrap();
     let guest = vm.guest();
     assert_ne!(guest.read(Register::IDR0), 0, "identification is there before the device starts");
-    process.start().unwrap();
+    process.boot().unwrap();
     guest.enable();
     guest.command(0, sync(ComplSignal::None));
     guest.command(1, sync(ComplSignal::Irq));
@@ -226,7 +233,7 @@ fn reserved_bits_of_the_guests_own_registers_read_back_but_have_no_effect() {
     let vm = Vm::new();
     let mut process = vm.process(1);
     process.configure(vm.config(|_| {})).unwrap();
-    process.start().unwrap();
+    process.boot().unwrap();
     let guest = vm.guest();
     guest.enable();
     guest.command(0, sync(ComplSignal::None));
@@ -241,7 +248,7 @@ fn a_paused_device_has_emptied_ring_and_queue_and_starts_no_commands() {
     let vm = Vm::new();
     let mut process = vm.process(1);
     process.configure(vm.config(|_| {})).unwrap();
-    process.start().unwrap();
+    process.boot().unwrap();
     let guest = vm.guest();
     guest.enable();
     (0..16).for_each(|index| guest.command(index, sync(ComplSignal::None)));
@@ -264,14 +271,14 @@ fn a_restored_process_goes_on_where_the_saved_one_stopped() {
     let vm = Vm::new();
     let mut source = vm.process(1);
     source.configure(vm.config(|_| {})).unwrap();
-    source.start().unwrap();
+    source.boot().unwrap();
     let guest = vm.guest();
     guest.enable();
     guest.command(0, Command { qw0: 0xff, qw1: 0 });
     guest.write(Register::CMDQ_PROD, 1);
     source.pause().unwrap();
-    let stream = source.save().unwrap();
-    assert_eq!(source.save().unwrap(), stream, "saving changes nothing");
+    let stream = saved(&mut source);
+    assert_eq!(saved(&mut source), stream, "saving changes nothing");
     let before: Vec<_> = Register::ALL.iter().map(|r| guest.page.load_u32(r.offset())).collect();
     drop(source);
 
@@ -279,11 +286,13 @@ fn a_restored_process_goes_on_where_the_saved_one_stopped() {
     let there = Vm::new();
     let mut target = there.process(1);
     target.configure(there.config(|_| {})).unwrap();
-    target.restore(&stream).unwrap();
+    target.load(Source::Units(Box::new(Cursor::new(stream.clone())))).unwrap();
     let guest = there.guest();
     let after: Vec<_> = Register::ALL.iter().map(|r| guest.page.load_u32(r.offset())).collect();
     assert_eq!(before, after, "the guest reads what it read before, its own registers included");
-    target.start().unwrap();
+    target.arm().unwrap();
+    target.replay().unwrap();
+    target.go().unwrap();
     guest.command(0, sync(ComplSignal::None));
     guest.write(Register::CMDQ_PROD, 1);
     guest.write(Register::CR2, 0);
@@ -301,9 +310,9 @@ fn saved_state_of_another_model_or_with_leftovers_is_refused() {
     let vm = Vm::new();
     let mut source = vm.process(1);
     source.configure(vm.config(|_| {})).unwrap();
-    source.start().unwrap();
+    source.boot().unwrap();
     source.pause().unwrap();
-    let stream = source.save().unwrap();
+    let stream = saved(&mut source);
     drop(source);
     for (stream, change) in [
         (stream.clone(), 48),
@@ -314,7 +323,7 @@ fn saved_state_of_another_model_or_with_leftovers_is_refused() {
         let vm = Vm::new();
         let mut target = vm.process(1);
         target.configure(vm.config(|config| config.model = model(change))).unwrap();
-        assert!(target.restore(&stream).is_err());
+        assert!(target.load(Source::Units(Box::new(Cursor::new(stream.clone())))).is_err());
     }
 }
 
@@ -325,7 +334,7 @@ fn the_next_life_executes_what_the_last_one_left_in_the_ring() {
     guest.ring.post(REGION, Register::CR2.offset(), 4, 2, &Interrupt::new(), soon()).unwrap();
     let mut process = vm.process(2);
     process.configure(vm.config(|_| {})).unwrap();
-    process.start().unwrap();
+    process.boot().unwrap();
     guest.write(Register::CR1, 1);
     assert_eq!(guest.read(Register::CR2), 2);
     assert_eq!(guest.ring.responder_generation(), 2);
@@ -336,8 +345,8 @@ fn writes_of_the_device_are_marked_dirty_and_reads_are_not() {
     let vm = Vm::new();
     let mut process = vm.process(1);
     process.configure(vm.config(|_| {})).unwrap();
-    process.dirty_log(DirtyLogOp::Enable).unwrap();
-    process.start().unwrap();
+    process.dirty_log(DirtyLogOp::Enable { epoch: 1 }).unwrap();
+    process.boot().unwrap();
     let guest = vm.guest();
     guest.enable();
     guest.command(0, sync(ComplSignal::None));
@@ -362,7 +371,7 @@ fn requests_for_what_does_not_exist_are_answered() {
     let vm = Vm::new();
     let mut process = vm.process(1);
     process.configure(vm.config(|_| {})).unwrap();
-    process.start().unwrap();
+    process.boot().unwrap();
     let guest = vm.guest();
     for (region, offset, size) in
         [(REGION, u64::MAX, 8), (REGION, 3, 4), (REGION + 1, 0, 4), (REGION, 0x2_0000, 1)]
@@ -388,7 +397,7 @@ fn a_request_that_cannot_be_closes_the_ring_and_not_the_control_side() {
 
     let mut process = vm.process(1);
     process.configure(vm.config(|_| {})).unwrap();
-    process.start().unwrap();
+    process.boot().unwrap();
     let reason = vm.died.recv_timeout(Duration::from_secs(10)).unwrap();
     assert!(reason.contains("broke the MMIO ring's contract"), "{reason}");
     let failure = process.pause().unwrap_err();
@@ -400,13 +409,14 @@ fn a_request_that_cannot_be_closes_the_ring_and_not_the_control_side() {
 fn wrong_configurations_and_wrong_orders_fail_with_a_reason() {
     let vm = Vm::new();
     let mut process = vm.process(1);
-    for failure in [process.start(), process.pause(), process.dirty_log(DirtyLogOp::Enable)] {
+    let (armed, paused) = (process.arm(), process.pause().map(drop));
+    for failure in [armed, paused, process.dirty_log(DirtyLogOp::Rearm).map(drop)] {
         assert!(!failure.unwrap_err().why.is_empty());
     }
     // A model that no SMMU can have is not even a message: `ipc` shows that.
     process.configure(vm.config(|config| config.len = 0x1_0000)).unwrap_err();
     process.configure(vm.config(|_| {})).unwrap();
     process.configure(vm.config(|_| {})).unwrap_err();
-    process.start().unwrap();
-    process.restore(&[]).unwrap_err();
+    process.boot().unwrap();
+    process.load(Source::Units(Box::new(Cursor::new(vec![])))).unwrap_err();
 }

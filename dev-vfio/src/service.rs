@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process: control requests of the coordinator onto a [`Function`] and its threads.
 //!
-//! `Configure` opens what the descriptors hold; `Start` begins to open the device, on a thread of its own
+//! `Configure` opens what the descriptors hold; `Arm` begins to open the device, on a thread of its own
 //! ([`crate::opening`]), and is answered at once. A device that cannot be opened is one that has failed: the process
 //! serves on, the guest finds an empty slot, and the reason is an event and in `Inspect`. No request waits for the
 //! device's server but `Pause` and `Resume`, which stop the device and let it go on; `Inspect` never blocks on a peer.
 
+use std::io::Write;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ipc::doorbell::{Doorbell, Ringer};
 use ipc::hello::Role;
-use ipc::protocol::control::{DirtyLogOp, Failure, RoleConfig};
+use ipc::protocol::control::{
+    DirtyLogOp, DirtyLogState, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
+};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vfio::VfioConfig;
 use ipc::shm::dirty_log::DirtyLog;
@@ -21,7 +24,7 @@ use ipc::shm::region::Region;
 use ipc::shm::ring::{self, Responder};
 use ipc::slot::SlotKind;
 use process::ring_thread::Mode;
-use process::{Configured, Context, Program};
+use process::{Configured, Context, Program, Source};
 use sandbox::{Inherited, InheritedError};
 
 use crate::backend::Backend;
@@ -109,7 +112,8 @@ impl<B: Backend> Program for VfioProgram<B> {
     type Given = Descriptors<B>;
     type Config = VfioConfig;
     type Ready = Configuration<B>;
-    type Started = Begun<B>;
+    type Loaded = Configuration<B>;
+    type Armed = Begun<B>;
 
     fn accept(config: RoleConfig) -> Result<VfioConfig, Failure> {
         let RoleConfig::Vfio(config) = config else {
@@ -162,49 +166,69 @@ impl<B: Backend> Program for VfioProgram<B> {
         Ok(Configuration { log, ready })
     }
 
-    fn restore(
-        _ready: Configuration<B>,
-        _stream: &[u8],
+    fn load(
+        ready: Configuration<B>,
+        source: Source,
         _context: &Context,
     ) -> Result<Configuration<B>, Failure> {
-        Err(Failure::new("restore the device", "assigned devices cannot be restored yet"))
+        match source {
+            Source::Reset => Ok(ready),
+            Source::Units(_) => {
+                Err(Failure::new("restore the device", "assigned devices cannot be restored yet"))
+            }
+        }
     }
 
     /// How long the device's server takes is no matter of this answer: what became of it is an event.
-    fn start(ready: Configuration<B>, _context: &Context) -> Result<Begun<B>, Failure> {
-        let Configuration { log, ready } = ready;
+    fn arm(loaded: Configuration<B>, _context: &Context) -> Result<Begun<B>, Failure> {
+        let Configuration { log, ready } = loaded;
         let opening = Opening::begin(ready);
         let opening = opening.map_err(|error| Failure::new("start the device's first thread", error))?;
         Ok(Begun { log, opening })
     }
 
-    fn pause(started: &Begun<B>) -> Result<(), Failure> {
-        let Serving { function, ring } = started.serving("pause the device")?;
+    fn replay(_armed: &Begun<B>) -> Result<Option<Vec<StreamReplay>>, Failure> {
+        Ok(None)
+    }
+
+    /// Its ring is answered from `arm` on, and nothing else of it moves before the guest does.
+    fn go(_armed: &Begun<B>, _context: &Context) {}
+
+    fn pause(armed: &Begun<B>) -> Result<(), Failure> {
+        let Serving { function, ring } = armed.serving("pause the device")?;
         // Accesses first: they may wait for the device, and the device for the gate.
         ring.order(Mode::Paused).map_err(|error| Failure::new("pause the device", error))?;
         // Then the device, with the gate open for what it still has to read and write.
         function.set_running(false);
         function.gate.close();
-        function.gather_dirty(&started.log);
+        function.gather_dirty(&armed.log);
         Ok(())
     }
 
-    fn resume(started: &Begun<B>) -> Result<(), Failure> {
+    fn resume(armed: &Begun<B>) -> Result<(), Failure> {
         // Its ring is answered while it is paused, and makes nothing ready: it needs no order to go on.
-        let Serving { function, .. } = started.serving("resume the device")?;
+        let Serving { function, .. } = armed.serving("resume the device")?;
         function.gate.open();
         function.set_running(true);
         Ok(())
     }
 
-    fn save(_started: &Begun<B>) -> Result<Vec<u8>, Failure> {
+    fn in_flight(_armed: &Begun<B>) -> Quiescence {
+        Quiescence::NONE
+    }
+
+    fn check_save(_armed: &Begun<B>) -> Result<(), Failure> {
         Err(Failure::new("save the device", "assigned devices cannot be saved yet"))
     }
 
-    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<(), Failure> {
+    fn save(armed: &Begun<B>, _into: &mut dyn Write) -> Result<(), Failure> {
+        Self::check_save(armed)
+    }
+
+    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
         let (log, function) = match configured {
-            Configured::Ready(ready) => (&ready.log, None),
-            Configured::Started(begun) => (&begun.log, begun.function()),
+            Configured::Ready(ready) | Configured::Loaded(ready) => (&ready.log, None),
+            Configured::Armed(begun) => (&begun.log, begun.function()),
         };
         let track = |enabled| {
             if let Some(function) = function {
@@ -212,7 +236,7 @@ impl<B: Backend> Program for VfioProgram<B> {
             }
         };
         match op {
-            DirtyLogOp::Enable => {
+            DirtyLogOp::Enable { .. } => {
                 log.set_enabled(true);
                 track(true);
             }
@@ -226,11 +250,11 @@ impl<B: Backend> Program for VfioProgram<B> {
         if let Some(function) = function {
             function.gather_dirty(log);
         }
-        Ok(())
+        Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
     }
 
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
-        let Configured::Started(begun) = configured else { return };
+        let Configured::Armed(begun) = configured else { return };
         match begun.function() {
             Some(function) => function.inspect(inspect),
             None => inspect.text("state", "opening"),

@@ -15,7 +15,10 @@ use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::frame::{self, Header, Kind};
 use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
-use ipc::protocol::control::{Control, DirtyLogOp, Event, Failure, Reply, Request, RoleConfig};
+use ipc::protocol::control::{
+    Control, DirtyLogOp, DirtyLogState, Event, Exactness, Failure, LoadFrom, Quiescence, ReplayOutcome,
+    Reply, Request, RoleConfig, StreamReplay,
+};
 use ipc::protocol::function_link::{DeviceWindow, FunctionLink, FunctionReply, FunctionRequest};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::nvme::NvmeConfig;
@@ -170,13 +173,17 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::Configure(RoleConfig::Vfio(vfio_config())),
         Request::Configure(RoleConfig::Nvme(nvme_config())),
         Request::Configure(RoleConfig::Nothing),
-        Request::Start,
+        Request::Load(LoadFrom::Reset),
+        Request::Load(LoadFrom::Units { len: 0x1234 }),
+        Request::Arm,
+        Request::Replay,
+        Request::Go,
         Request::Pause,
         Request::Resume,
         Request::Quit,
         Request::Save,
-        Request::Restore { len: 0x1234 },
-        Request::DirtyLog(DirtyLogOp::Enable),
+        Request::CheckSave,
+        Request::DirtyLog(DirtyLogOp::Enable { epoch: 0x1234 }),
         Request::DirtyLog(DirtyLogOp::Disable),
         Request::DirtyLog(DirtyLogOp::Rearm),
         Request::Inspect,
@@ -188,13 +195,17 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::Configure(RoleConfig::Vfio(_)) => "request-configure-vfio",
         Request::Configure(RoleConfig::Nvme(_)) => "request-configure-nvme",
         Request::Configure(RoleConfig::Nothing) => "request-configure-nothing",
-        Request::Start => "request-start",
+        Request::Load(LoadFrom::Reset) => "request-load-reset",
+        Request::Load(LoadFrom::Units { .. }) => "request-load-units",
+        Request::Arm => "request-arm",
+        Request::Replay => "request-replay",
+        Request::Go => "request-go",
         Request::Pause => "request-pause",
         Request::Resume => "request-resume",
         Request::Quit => "request-quit",
         Request::Save => "request-save",
-        Request::Restore { .. } => "request-restore",
-        Request::DirtyLog(DirtyLogOp::Enable) => "request-dirty-log-enable",
+        Request::CheckSave => "request-check-save",
+        Request::DirtyLog(DirtyLogOp::Enable { .. }) => "request-dirty-log-enable",
         Request::DirtyLog(DirtyLogOp::Disable) => "request-dirty-log-disable",
         Request::DirtyLog(DirtyLogOp::Rearm) => "request-dirty-log-rearm",
         Request::Inspect => "request-inspect",
@@ -217,6 +228,28 @@ fn replies() -> Vec<(&'static str, Reply)> {
         Reply::Probe(ProbeOutcome::Denied { errno: 1 }),
         Reply::Probe(ProbeOutcome::Allowed),
         Reply::Failed(Failure::new("save", "it is running")),
+        Reply::Paused(Quiescence {
+            ring: 1,
+            posts: 2,
+            vectors: 3,
+            pins: 4,
+            faults: 5,
+            orders: 6,
+            transfers: 300,
+        }),
+        Reply::Replayed(vec![
+            StreamReplay {
+                stream: StreamId(8),
+                attachment: Attachment::Stage1([0x4100_000b, 0xd4]),
+                outcome: ReplayOutcome::Attached,
+            },
+            StreamReplay {
+                stream: StreamId(16),
+                attachment: Attachment::Bypass,
+                outcome: ReplayOutcome::Aborted("no answer".into()),
+            },
+        ]),
+        Reply::DirtyLog(DirtyLogState { epoch: 300, exact: Exactness::Exact }),
     ];
     let name = |reply: &Reply| match reply {
         Reply::Done => "reply-done",
@@ -225,6 +258,9 @@ fn replies() -> Vec<(&'static str, Reply)> {
         Reply::Probe(ProbeOutcome::Denied { .. }) => "reply-probe-denied",
         Reply::Probe(ProbeOutcome::Allowed) => "reply-probe-allowed",
         Reply::Failed(_) => "reply-failed",
+        Reply::Paused(_) => "reply-paused",
+        Reply::Replayed(_) => "reply-replayed",
+        Reply::DirtyLog(_) => "reply-dirty-log",
     };
     all.into_iter().map(|reply| (name(&reply), reply)).collect()
 }

@@ -2,7 +2,7 @@
 //! What every sealed program of a VM is made of: the way from `main` to a service loop, and the threads that all have.
 //!
 //! ```text
-//!   arguments ─► descriptors by name ─► seal ─► hello ─► Unconfigured ─► Ready ─► Started ─► the end
+//!   arguments ─► descriptors by name ─► seal ─► hello ─► Unconfigured ─► Ready ─► Loaded ─► Armed ─► the end
 //!   [start]                                              [life], moved by the requests of [serve]
 //! ```
 //!
@@ -15,7 +15,8 @@ pub mod life;
 pub mod ring_thread;
 mod serve;
 mod start;
+mod state_stream;
 
 pub use context::{Context, Events};
-pub use life::{Configured, Life, Program};
+pub use life::{Configured, Life, Program, Source, read_units};
 pub use start::{StartError, run};

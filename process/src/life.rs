@@ -2,17 +2,20 @@
 //! The life of a program: what it holds in each stage, and which request takes it to the next.
 //!
 //! ```text
-//!   Unconfigured(Given) ──configure──► Ready ──start──► Started
-//!                                      ▲   │            pause, resume, save
-//!                                      └───┘ restore
+//!   Unconfigured(Given) ──configure──► Ready ──load──► Loaded ──arm──► Armed
+//!                                                                      replay, go; pause, resume, save
 //! ```
 //!
-//! Given, Ready and Started are the program's own types: what a stage does not have cannot be asked for. A step takes what a stage
-//! holds along, so one that fails half-way leaves [`Stage::Spent`]: only `Quit` comes then. Whether a request has a place
-//! at all is `ipc`'s [`State`](ipc::protocol::lifecycle::State), which the service loop asks before.
+//! Given, Ready, Loaded and Armed are the program's own types: what a stage does not have cannot be asked for. A step takes what
+//! a stage holds along, so one that fails half-way leaves [`Stage::Spent`]: only `Quit` comes then. Whether a request has a
+//! place at all is `ipc`'s [`State`](ipc::protocol::lifecycle::State), which the service loop asks before.
+
+use std::io::{Read, Write};
 
 use ipc::hello::Role;
-use ipc::protocol::control::{DirtyLogOp, Failure, RoleConfig};
+use ipc::protocol::control::{
+    DirtyLogOp, DirtyLogState, Failure, Quiescence, RoleConfig, SAVED_LEN_MAX, StreamReplay,
+};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 
@@ -28,10 +31,12 @@ pub trait Program: Sized {
     type Given;
     /// What it is told once.
     type Config;
-    /// Configured, perhaps restored, and not begun.
+    /// Configured: it knows what it is.
     type Ready;
-    /// Begun.
-    type Started;
+    /// It has what it remembers, and nothing else that can fail is done.
+    type Loaded;
+    /// Everything that can fail is done. It begins with `go`.
+    type Armed;
 
     /// Its own configuration, if it is that, and of a kind that this program can be.
     ///
@@ -44,52 +49,93 @@ pub trait Program: Sized {
     /// If the configuration does not fit what was given, or the host refuses something.
     fn configure(config: Self::Config, given: Self::Given, context: &Context)
     -> Result<Self::Ready, Failure>;
-    /// Takes a stream of state units.
+    /// Takes what it remembers; everything untrusted in it is validated here.
     ///
     /// # Errors
-    /// What is wrong with the stream.
-    fn restore(ready: Self::Ready, stream: &[u8], context: &Context) -> Result<Self::Ready, Failure>;
-    /// Begins, from reset or from what was restored.
+    /// What is wrong with it.
+    fn load(ready: Self::Ready, source: Source, context: &Context) -> Result<Self::Loaded, Failure>;
+    /// Does everything else that can fail. Nothing moves before `go`: no DMA, no CPU, no interrupt towards the guest.
     ///
     /// # Errors
-    /// If a thread cannot be started.
-    fn start(ready: Self::Ready, context: &Context) -> Result<Self::Started, Failure>;
+    /// If a thread cannot be started, or a peer does not answer.
+    fn arm(loaded: Self::Loaded, context: &Context) -> Result<Self::Armed, Failure>;
+    /// Puts into force, outside of this process, what it remembers: a vSMMU attaches its streams, and says what came of
+    /// each. `None`: it has none.
+    ///
+    /// # Errors
+    /// If it cannot say what came of it.
+    fn replay(armed: &Self::Armed) -> Result<Option<Vec<StreamReplay>>, Failure>;
+    /// Opens gates. What goes wrong now goes wrong in a running VM: a device is lost, or the process cannot go on and says so
+    /// ([`Events::fatal`](crate::Events::fatal)).
+    fn go(armed: &Self::Armed, context: &Context);
     /// Stops making work; returns once nothing of the guest changes any more because of this process.
     ///
     /// # Errors
     /// If something did not stop in time.
-    fn pause(started: &Self::Started) -> Result<(), Failure>;
+    fn pause(armed: &Self::Armed) -> Result<(), Failure>;
     /// Goes on after `pause`; nothing changes if it was not paused.
     ///
     /// # Errors
     /// If something did not begin in time.
-    fn resume(started: &Self::Started) -> Result<(), Failure>;
-    /// Its state, as a stream of state units.
+    fn resume(armed: &Self::Armed) -> Result<(), Failure>;
+    /// What was begun and is not finished. Waits for no peer.
+    fn in_flight(armed: &Self::Armed) -> Quiescence;
+    /// Whether it could be saved now. Changes nothing.
+    ///
+    /// # Errors
+    /// Why it could not.
+    fn check_save(armed: &Self::Armed) -> Result<(), Failure>;
+    /// Writes its state, as a stream of state units.
     ///
     /// # Errors
     /// If the state cannot be written.
-    fn save(started: &Self::Started) -> Result<Vec<u8>, Failure>;
+    fn save(armed: &Self::Armed, into: &mut dyn Write) -> Result<(), Failure>;
     /// Switches or rearms the dirty log.
     ///
     /// # Errors
     /// If a producer did not confirm in time.
-    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<(), Failure>;
+    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure>;
     /// Counters and states. Waits for no peer.
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect);
 }
 
+/// Where what a program remembers comes from.
+pub enum Source {
+    /// It begins out of reset.
+    Reset,
+    /// A stream of state units, which is untrusted. A program may keep the rest of it until it is armed.
+    Units(Box<dyn Read + Send>),
+}
+
+/// Reads a whole stream of state units into private memory, up to the largest that there is.
+///
+/// # Errors
+/// If it cannot be read, or is longer.
+pub fn read_units(stream: impl Read) -> Result<Vec<u8>, Failure> {
+    let fail = |why: &dyn ToString| Failure::new("read the saved state", why.to_string());
+    let mut units = Vec::new();
+    stream.take(SAVED_LEN_MAX + 1).read_to_end(&mut units).map_err(|error| fail(&error))?;
+    if units.len() as u64 > SAVED_LEN_MAX {
+        return Err(fail(&format_args!("it is longer than {SAVED_LEN_MAX:#x} bytes")));
+    }
+    Ok(units)
+}
+
 /// A program that is configured.
 pub enum Configured<'a, P: Program> {
-    /// It has not begun.
+    /// It remembers nothing.
     Ready(&'a P::Ready),
-    /// It has.
-    Started(&'a P::Started),
+    /// It is not armed.
+    Loaded(&'a P::Loaded),
+    /// It is armed, or has begun.
+    Armed(&'a P::Armed),
 }
 
 enum Stage<P: Program> {
     Unconfigured(Box<P::Given>),
     Ready(Box<P::Ready>),
-    Started(Box<P::Started>),
+    Loaded(Box<P::Loaded>),
+    Armed(Box<P::Armed>),
     /// A step failed half-way: only `Quit` is left.
     Spent,
 }
@@ -126,68 +172,101 @@ impl<P: Program> Life<P> {
         }
     }
 
-    /// Takes a saved state.
+    /// Takes what it remembers.
     ///
     /// # Errors
     /// If the stream is no state of such a program. It can only quit then.
-    pub fn restore(&mut self, stream: &[u8]) -> Result<(), Failure> {
+    pub fn load(&mut self, source: Source) -> Result<(), Failure> {
         match std::mem::replace(&mut self.stage, Stage::Spent) {
             Stage::Ready(ready) => {
-                self.stage = Stage::Ready(Box::new(P::restore(*ready, stream, &self.context)?));
+                self.stage = Stage::Loaded(Box::new(P::load(*ready, source, &self.context)?));
                 Ok(())
             }
-            other => self.refuse(other, "restore"),
+            other => self.refuse(other, "load"),
         }
     }
 
-    /// Begins; one that has begun goes on.
+    /// Does everything else that can fail.
     ///
     /// # Errors
-    /// If it is not configured, or the host refuses something.
-    pub fn start(&mut self) -> Result<(), Failure> {
+    /// If it is not loaded, or the host or a peer refuses something. It can only quit then.
+    pub fn arm(&mut self) -> Result<(), Failure> {
         match std::mem::replace(&mut self.stage, Stage::Spent) {
-            Stage::Ready(ready) => {
-                self.stage = Stage::Started(Box::new(P::start(*ready, &self.context)?));
+            Stage::Loaded(loaded) => {
+                self.stage = Stage::Armed(Box::new(P::arm(*loaded, &self.context)?));
                 Ok(())
             }
-            Stage::Started(started) => {
-                let resumed = P::resume(&started);
-                self.stage = Stage::Started(started);
-                resumed
-            }
-            other => self.refuse(other, "start"),
+            other => self.refuse(other, "arm"),
         }
     }
 
-    /// Stops making work.
+    /// Puts into force what it remembers.
     ///
     /// # Errors
-    /// If it has not begun, or something does not stop.
-    pub fn pause(&mut self) -> Result<(), Failure> {
-        P::pause(self.started("pause")?)
+    /// If it is not armed, or cannot say what came of it.
+    pub fn replay(&mut self) -> Result<Option<Vec<StreamReplay>>, Failure> {
+        P::replay(self.armed("replay")?)
+    }
+
+    /// Begins.
+    ///
+    /// # Errors
+    /// If it is not armed.
+    pub fn go(&mut self) -> Result<(), Failure> {
+        P::go(self.armed("let go")?, &self.context);
+        Ok(())
+    }
+
+    /// The whole way in, out of reset: for who drives a program without a coordinator.
+    ///
+    /// # Errors
+    /// Of the step that failed.
+    pub fn boot(&mut self) -> Result<(), Failure> {
+        self.load(Source::Reset)?;
+        self.arm()?;
+        self.replay()?;
+        self.go()
+    }
+
+    /// Stops making work, and says what is in flight then.
+    ///
+    /// # Errors
+    /// If it is not armed, or something does not stop.
+    pub fn pause(&mut self) -> Result<Quiescence, Failure> {
+        let armed = self.armed("pause")?;
+        P::pause(armed)?;
+        Ok(P::in_flight(armed))
     }
 
     /// Goes on.
     ///
     /// # Errors
-    /// If it has not begun, or something does not go on.
+    /// If it is not armed, or something does not go on.
     pub fn resume(&mut self) -> Result<(), Failure> {
-        P::resume(self.started("resume")?)
+        P::resume(self.armed("resume")?)
     }
 
-    /// Its state.
+    /// Whether it could be saved now.
     ///
     /// # Errors
-    /// If it has not begun, or has no state that can be written.
-    pub fn save(&mut self) -> Result<Vec<u8>, Failure> {
-        P::save(self.started("save")?)
+    /// Why it could not.
+    pub fn check_save(&mut self) -> Result<(), Failure> {
+        P::check_save(self.armed("save")?)
+    }
+
+    /// Writes its state.
+    ///
+    /// # Errors
+    /// If it is not armed, or has no state that can be written.
+    pub fn save(&mut self, into: &mut dyn Write) -> Result<(), Failure> {
+        P::save(self.armed("save")?, into)
     }
 
     /// Switches or rearms the dirty log.
     ///
     /// # Errors
     /// If it is not configured, or a producer does not confirm.
-    pub fn dirty_log(&mut self, op: DirtyLogOp) -> Result<(), Failure> {
+    pub fn dirty_log(&mut self, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
         let configured = self.configured();
         P::dirty_log(configured.ok_or_else(|| self.unfit("switch the dirty log of"))?, op)
     }
@@ -198,6 +277,9 @@ impl<P: Program> Life<P> {
         match self.configured() {
             Some(configured) => P::inspect(configured, &mut inspect),
             None => inspect.text("state", self.stage.as_str()),
+        }
+        if let Stage::Armed(armed) = &self.stage {
+            P::in_flight(armed).inspect(&mut inspect);
         }
         inspect
     }
@@ -213,14 +295,15 @@ impl<P: Program> Life<P> {
     fn configured(&self) -> Option<Configured<'_, P>> {
         match &self.stage {
             Stage::Ready(ready) => Some(Configured::Ready(ready.as_ref())),
-            Stage::Started(started) => Some(Configured::Started(started.as_ref())),
+            Stage::Loaded(loaded) => Some(Configured::Loaded(loaded.as_ref())),
+            Stage::Armed(armed) => Some(Configured::Armed(armed.as_ref())),
             Stage::Unconfigured(_) | Stage::Spent => None,
         }
     }
 
-    fn started(&self, verb: &str) -> Result<&P::Started, Failure> {
+    fn armed(&self, verb: &str) -> Result<&P::Armed, Failure> {
         match &self.stage {
-            Stage::Started(started) => Ok(started.as_ref()),
+            Stage::Armed(armed) => Ok(armed.as_ref()),
             _ => Err(self.unfit(verb)),
         }
     }
@@ -240,8 +323,9 @@ impl<P: Program> Stage<P> {
     const fn as_str(&self) -> &'static str {
         match self {
             Self::Unconfigured(_) => "unconfigured",
-            Self::Ready(_) => "configured and not started",
-            Self::Started(_) => "started already",
+            Self::Ready(_) => "configured and not loaded",
+            Self::Loaded(_) => "loaded and not armed",
+            Self::Armed(_) => "armed already",
             Self::Spent => "spent: a step failed half-way",
         }
     }

@@ -39,6 +39,8 @@ pub enum Step {
 /// What the thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
+    /// Answers, and has not begun to work: so it is started.
+    Parked,
     /// Answers and works.
     Running,
     /// Answers only.
@@ -98,7 +100,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RingThread {
-    /// Starts the thread, running. An order may take `span`; `on_violation` is called on the thread, last, if the ring had to be
+    /// Starts the thread, parked. An order may take `span`; `on_violation` is called on the thread, last, if the ring had to be
     /// closed.
     ///
     /// # Errors
@@ -109,7 +111,7 @@ impl RingThread {
         span: Duration,
         on_violation: impl FnOnce(&Violation) + Send + 'static,
     ) -> io::Result<Self> {
-        let orders = Orders { wanted: Mode::Running, given: 0, followed: 0, ended: false, violation: None };
+        let orders = Orders { wanted: Mode::Parked, given: 0, followed: 0, ended: false, violation: None };
         let shared = Arc::new(Shared {
             orders: Mutex::new(orders),
             progress: Condvar::new(),
@@ -128,6 +130,14 @@ impl RingThread {
     /// Where other threads leave notes.
     pub fn notes(&self) -> Notes {
         Notes(Arc::clone(&self.shared))
+    }
+
+    /// Lets it begin, or go on. Waits for nothing.
+    pub fn go(&self) {
+        let mut orders = lock(&self.shared.orders);
+        orders.wanted = Mode::Running;
+        orders.given += 1;
+        self.shared.interrupt.raise();
     }
 
     /// Orders a mode and waits until the thread has followed: also if it is in that mode already, so that what
@@ -207,9 +217,9 @@ impl Shared {
             };
             match wanted {
                 Mode::Ended => return Ok(()),
-                Mode::Running => {
+                Mode::Parked | Mode::Running => {
                     self.follow(order);
-                    self.answer(device, responder, Mode::Running, &mut notes)?;
+                    self.answer(device, responder, wanted, &mut notes)?;
                 }
                 Mode::Paused => {
                     // Another order may come before the ring is empty, from who has given this one up.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The vCPU process as the coordinator sees it: control requests onto a [`Guest`].
 //!
-//! `Configure` opens what the fds hold and checks that they fit; the machine itself is made at `Start` (from
-//! reset) or at `Restore`. What is shared with a device is taken out of the inherited table by the device's name in the
+//! `Configure` opens what the fds hold and checks that they fit; `Load` makes the machine, at reset or as it was saved; `Arm`
+//! starts its threads, which `Go` lets run. What is shared with a device is taken out of the inherited table by the device's name in the
 //! configuration: one that is not there, or named twice, is refused.
 
 use super::engine::{Engine, EngineParts};
@@ -17,7 +17,9 @@ use super::remote::{self, RemoteDevice};
 use super::saved::SavedMachine;
 use super::windows::Windows;
 use ipc::hello::Role;
-use ipc::protocol::control::{DirtyLogOp, Failure, RoleConfig};
+use ipc::protocol::control::{
+    DirtyLogOp, DirtyLogState, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
+};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vcpu::VcpuConfig;
 use ipc::shm::dirty_log::DirtyLog;
@@ -26,44 +28,30 @@ use ipc::shm::msi_board::{BOARD_LEN, MsiBoard};
 use ipc::shm::region::Region;
 use ipc::slot::{Slot, SlotKind};
 use machine::layout::{MACHINE_NAME, SPI_BASE, SPI_COUNT, VCPU_COUNT_MAX};
-use process::{Configured, Context, Program};
+use process::{Configured, Context, Program, Source, read_units};
 use sandbox::Inherited;
+use std::io::Write;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// What `start` or `restore` makes the machine of, or has made.
-pub enum Ready<E: Engine> {
-    /// What it is made of.
-    Parts {
-        /// Opened and checked.
-        parts: Parts<E>,
-        /// Where CPU 0 starts.
-        entry: u64,
-        /// Where the device tree lies.
-        fdt: u64,
-    },
-    /// As it was saved, threads parked.
-    Restored(Running<E>),
+/// What the machine is made of, opened and checked.
+pub struct Ready<E: Engine> {
+    parts: Parts<E>,
+    /// Where CPU 0 starts.
+    entry: u64,
+    /// Where the device tree lies.
+    fdt: u64,
 }
 
 /// The machine and its threads, which end with it.
-pub struct Running<E: Engine>(Guest<E>);
+pub struct Armed<E: Engine>(Guest<E>);
 
 /// A vCPU program.
 pub struct VcpuProgram<E>(PhantomData<E>);
 
-impl<E: Engine> Drop for Running<E> {
+impl<E: Engine> Drop for Armed<E> {
     fn drop(&mut self) {
         self.0.quit();
-    }
-}
-
-impl<E: Engine> Running<E> {
-    /// Makes the machine, threads parked.
-    fn build(guest: Guest<E>, context: &Context) -> Result<Self, Failure> {
-        let launched = guest.launch(&context.events);
-        launched.map_err(|error| Failure::new("start the machine's threads", error))?;
-        Ok(Self(guest))
     }
 }
 
@@ -73,7 +61,8 @@ impl<E: Engine> Program for VcpuProgram<E> {
     type Given = Inherited;
     type Config = VcpuConfig;
     type Ready = Ready<E>;
-    type Started = Running<E>;
+    type Loaded = Guest<E>;
+    type Armed = Armed<E>;
 
     fn accept(config: RoleConfig) -> Result<VcpuConfig, Failure> {
         let RoleConfig::Vcpu(config) = config else {
@@ -84,71 +73,84 @@ impl<E: Engine> Program for VcpuProgram<E> {
 
     fn configure(config: VcpuConfig, mut given: Inherited, context: &Context) -> Result<Ready<E>, Failure> {
         let parts = open_parts(&config, &mut given, context)?;
-        Ok(Ready::Parts { parts, entry: config.entry.0, fdt: config.fdt.0 })
+        Ok(Ready { parts, entry: config.entry.0, fdt: config.fdt.0 })
     }
 
-    fn restore(ready: Ready<E>, stream: &[u8], context: &Context) -> Result<Ready<E>, Failure> {
-        let Ready::Parts { parts, .. } = ready else {
-            return Err(Failure::new("restore the machine", "it is restored already"));
-        };
-        let saved = SavedMachine::decode(stream, parts.engine.vcpu_count)
-            .map_err(|error| Failure::new("read the machine's state", error))?;
-        Ok(Ready::Restored(Running::build(Guest::new(parts, Some(&saved))?, context)?))
-    }
-
-    fn start(ready: Ready<E>, context: &Context) -> Result<Running<E>, Failure> {
-        let running = match ready {
-            Ready::Restored(running) => running,
-            Ready::Parts { parts, entry, fdt } => {
+    fn load(ready: Ready<E>, source: Source, _context: &Context) -> Result<Guest<E>, Failure> {
+        let Ready { parts, entry, fdt } = ready;
+        match source {
+            Source::Reset => {
                 let guest = Guest::new(parts, None)?;
                 guest.power_on(entry, fdt)?;
-                Running::build(guest, context)?
+                Ok(guest)
             }
-        };
-        running.0.resume()?;
-        Ok(running)
-    }
-
-    fn pause(started: &Running<E>) -> Result<(), Failure> {
-        started.0.pause()
-    }
-
-    fn resume(started: &Running<E>) -> Result<(), Failure> {
-        started.0.resume()
-    }
-
-    fn save(started: &Running<E>) -> Result<Vec<u8>, Failure> {
-        started.0.save()?.encode().map_err(|error| Failure::new("write the machine's state", error))
-    }
-
-    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<(), Failure> {
-        match (configured, op) {
-            (
-                Configured::Started(Running(guest)) | Configured::Ready(Ready::Restored(Running(guest))),
-                op,
-            ) => match op {
-                DirtyLogOp::Enable => guest.set_dirty_log(true),
-                DirtyLogOp::Disable => guest.set_dirty_log(false),
-                DirtyLogOp::Rearm => guest.rearm_dirty_log(),
-            },
-            (Configured::Ready(Ready::Parts { parts, .. }), op) => {
-                match op {
-                    DirtyLogOp::Enable => parts.engine.dirty.set_enabled(true),
-                    DirtyLogOp::Disable => parts.engine.dirty.set_enabled(false),
-                    // Nothing has written yet, so there is nothing to forget.
-                    DirtyLogOp::Rearm => {}
-                }
-                Ok(())
+            Source::Units(stream) => {
+                let saved = SavedMachine::decode(&read_units(stream)?, parts.engine.vcpu_count)
+                    .map_err(|error| Failure::new("read the machine's state", error))?;
+                Guest::new(parts, Some(&saved))
             }
         }
     }
 
+    fn arm(guest: Guest<E>, context: &Context) -> Result<Armed<E>, Failure> {
+        let launched = guest.launch(&context.events);
+        launched.map_err(|error| Failure::new("start the machine's threads", error))?;
+        Ok(Armed(guest))
+    }
+
+    fn replay(_armed: &Armed<E>) -> Result<Option<Vec<StreamReplay>>, Failure> {
+        Ok(None)
+    }
+
+    fn go(armed: &Armed<E>, context: &Context) {
+        if let Err(failure) = armed.0.resume() {
+            context.events.fatal(format!("{}: {}", failure.what, failure.why));
+        }
+    }
+
+    fn pause(armed: &Armed<E>) -> Result<(), Failure> {
+        armed.0.pause()
+    }
+
+    fn resume(armed: &Armed<E>) -> Result<(), Failure> {
+        armed.0.resume()
+    }
+
+    fn in_flight(_armed: &Armed<E>) -> Quiescence {
+        Quiescence::NONE
+    }
+
+    fn check_save(_armed: &Armed<E>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn save(armed: &Armed<E>, into: &mut dyn Write) -> Result<(), Failure> {
+        let fail = |why: &dyn ToString| Failure::new("write the machine's state", why.to_string());
+        let units = armed.0.save()?.encode().map_err(|error| fail(&error))?;
+        into.write_all(&units).map_err(|error| fail(&error))
+    }
+
+    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
+        match configured {
+            Configured::Loaded(guest) | Configured::Armed(Armed(guest)) => match op {
+                DirtyLogOp::Enable { .. } => guest.set_dirty_log(true)?,
+                DirtyLogOp::Disable => guest.set_dirty_log(false)?,
+                DirtyLogOp::Rearm => guest.rearm_dirty_log()?,
+            },
+            Configured::Ready(Ready { parts, .. }) => match op {
+                DirtyLogOp::Enable { .. } => parts.engine.dirty.set_enabled(true),
+                DirtyLogOp::Disable => parts.engine.dirty.set_enabled(false),
+                // Nothing has written yet, so there is nothing to forget.
+                DirtyLogOp::Rearm => {}
+            },
+        }
+        Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
+    }
+
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
         match configured {
-            Configured::Started(Running(guest)) | Configured::Ready(Ready::Restored(Running(guest))) => {
-                guest.inspect(inspect);
-            }
-            Configured::Ready(Ready::Parts { .. }) => {}
+            Configured::Loaded(guest) | Configured::Armed(Armed(guest)) => guest.inspect(inspect),
+            Configured::Ready(_) => {}
         }
     }
 }

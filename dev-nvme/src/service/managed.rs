@@ -5,17 +5,20 @@
 //! pause or to save.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 
 use ipc::hello::Role;
-use ipc::protocol::control::{DirtyLogOp, Failure, RoleConfig};
+use ipc::protocol::control::{
+    DirtyLogOp, DirtyLogState, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
+};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::saved::Writer;
 use ipc::slot::SlotKind;
-use process::{Configured, Context, Program, StartError};
+use process::{Configured, Context, Program, Source, StartError};
 use sandbox::{Inherited, InheritedError, profiles};
 
 use crate::device::Device;
@@ -62,7 +65,8 @@ impl Program for NvmeProgram {
     type Given = Given;
     type Config = NvmeConfig;
     type Ready = Ready;
-    type Started = Serving;
+    type Loaded = Ready;
+    type Armed = Serving;
 
     fn accept(config: RoleConfig) -> Result<NvmeConfig, Failure> {
         let RoleConfig::Nvme(config) = config else {
@@ -81,12 +85,12 @@ impl Program for NvmeProgram {
     }
 
     /// The client carries the device's state.
-    fn restore(ready: Ready, _stream: &[u8], _context: &Context) -> Result<Ready, Failure> {
+    fn load(ready: Ready, _source: Source, _context: &Context) -> Result<Ready, Failure> {
         Ok(ready)
     }
 
-    fn start(ready: Ready, _context: &Context) -> Result<Serving, Failure> {
-        let Ready { client, device } = ready;
+    fn arm(loaded: Ready, _context: &Context) -> Result<Serving, Failure> {
+        let Ready { client, device } = loaded;
         let fail = |error: &dyn ToString| Failure::new("start the NVMe controller", error.to_string());
         super::start_workers(&device).map_err(|error| fail(&error))?;
         let session = move || match super::serve_client(&device, client) {
@@ -97,27 +101,42 @@ impl Program for NvmeProgram {
         Ok(Serving)
     }
 
-    fn pause(_started: &Serving) -> Result<(), Failure> {
+    fn replay(_armed: &Serving) -> Result<Option<Vec<StreamReplay>>, Failure> {
+        Ok(None)
+    }
+
+    /// The client lets the device run.
+    fn go(_armed: &Serving, _context: &Context) {}
+
+    fn pause(_armed: &Serving) -> Result<(), Failure> {
         Ok(())
     }
 
-    fn resume(_started: &Serving) -> Result<(), Failure> {
+    fn resume(_armed: &Serving) -> Result<(), Failure> {
         Ok(())
     }
 
-    fn save(_started: &Serving) -> Result<Vec<u8>, Failure> {
-        Ok(Writer::new().finish())
+    fn in_flight(_armed: &Serving) -> Quiescence {
+        Quiescence::NONE
     }
 
-    fn dirty_log(_configured: Configured<'_, Self>, _op: DirtyLogOp) -> Result<(), Failure> {
+    fn check_save(_armed: &Serving) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn save(_armed: &Serving, into: &mut dyn Write) -> Result<(), Failure> {
+        into.write_all(&Writer::new().finish()).map_err(|error| Failure::new("write an empty state", error))
+    }
+
+    fn dirty_log(_configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
         // It reaches the guest's memory through the device process only, which logs.
-        Ok(())
+        Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
     }
 
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
         let state = match configured {
-            Configured::Ready(_) => "ready",
-            Configured::Started(_) => "serving",
+            Configured::Ready(_) | Configured::Loaded(_) => "ready",
+            Configured::Armed(_) => "serving",
         };
         inspect.text("state", state);
     }

@@ -57,7 +57,7 @@ fn start(vm: &Vm) -> (Life<SmmuProgram>, Device, Guest) {
     let mut process = vm.process(1);
     let device = SmmuDevice { peer: VFIO0, stream: STREAM };
     process.configure(vm.config(|config| config.devices = vec![device])).unwrap();
-    process.start().unwrap();
+    process.boot().unwrap();
     let device = Device { channel: Channel::from_fd(ours, Hello::new(Role::Vfio, 1)) };
     device.channel.hello(Role::Smmu, soon()).unwrap();
     let guest = vm.guest();

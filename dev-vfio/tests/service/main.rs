@@ -199,7 +199,7 @@ impl<S> Vm<S> {
             model: Model::default(),
         };
         process.configure(RoleConfig::Vfio(config)).unwrap();
-        process.start().unwrap();
+        process.boot().unwrap();
         let smmu = Channel::from_fd(smmu, Hello::new(Role::Smmu, 1));
         let ring = Requester::attach(&ring_memory, Duration::ZERO).unwrap();
         let board = MsiBoard::attach(&board_memory).unwrap();

@@ -58,10 +58,10 @@ fn guest_ram_is_given_to_a_server_only_in_bypass_and_only_if_that_was_chosen() {
 #[test]
 fn all_ram_is_dirty_at_every_step_while_a_server_has_it() {
     let mut vm = Vm::start_with(Server::good(), true);
-    vm.process.dirty_log(DirtyLogOp::Enable).unwrap();
+    vm.process.dirty_log(DirtyLogOp::Enable { epoch: 1 }).unwrap();
     assert_eq!(vm.dirty(), 0);
     vm.attach(Attachment::Bypass);
-    for step in [DirtyLogOp::Enable, DirtyLogOp::Rearm] {
+    for step in [DirtyLogOp::Enable { epoch: 1 }, DirtyLogOp::Rearm] {
         vm.process.dirty_log(step).unwrap();
         assert_eq!(vm.dirty(), ALL_PAGES, "{step:?}");
     }
@@ -94,7 +94,7 @@ fn a_server_that_does_not_take_ram_goes_on_and_one_that_keeps_it_has_failed() {
     assert_eq!(vm.failure(), None);
     vm.attach(Attachment::Abort);
     vm.assert_failed("DMA windows cannot be exchanged");
-    vm.process.dirty_log(DirtyLogOp::Enable).unwrap();
+    vm.process.dirty_log(DirtyLogOp::Enable { epoch: 1 }).unwrap();
     assert_eq!(vm.dirty(), ALL_PAGES, "it may write on");
 }
 

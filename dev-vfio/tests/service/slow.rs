@@ -36,7 +36,7 @@ fn a_silent_server_holds_up_no_request_and_its_device_is_told_lost() {
     // Nothing has been answered yet.
     assert_eq!(state(&vm.process.inspect()), "opening");
     assert!(vm.process.pause().unwrap_err().why.contains("being opened"));
-    vm.process.dirty_log(DirtyLogOp::Enable).unwrap();
+    vm.process.dirty_log(DirtyLogOp::Enable { epoch: 1 }).unwrap();
     let Event::DeviceFailed(reason) = vm.event() else { panic!("the device is open") };
     assert!(reason.contains("in time"), "{reason}");
     vm.smmu.hello(Role::Vfio, soon()).unwrap();
@@ -88,7 +88,7 @@ fn a_server_that_fails_later_is_told_once_with_the_reason() {
 fn a_server_that_is_slow_with_its_memory_holds_up_neither_inspection_nor_the_dirty_log() {
     let (bend, release) = holds_back(Command::DMA_UNMAP);
     let mut vm = Vm::start_with(Server::start(bend), true);
-    vm.process.dirty_log(DirtyLogOp::Enable).unwrap();
+    vm.process.dirty_log(DirtyLogOp::Enable { epoch: 1 }).unwrap();
     vm.sequence += 1;
     let orders = vec![Order::Attach { stream: STREAM, to: Attachment::Bypass }];
     let notice = Notice::Orders { sequence: vm.sequence, orders };

@@ -134,7 +134,7 @@ impl Service {
     }
 
     pub(crate) fn trip(&self) {
-        let answer = self.channel.request(&Request::Start, &NO_FDS, late());
+        let answer = self.channel.request(&Request::Go, &NO_FDS, late());
         assert!(answer.is_ok(), "the service answers: {answer:?}");
     }
 

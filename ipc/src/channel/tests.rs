@@ -80,7 +80,7 @@ fn event_frame() -> Vec<u8> {
 }
 
 fn request_frame() -> Vec<u8> {
-    frame(Kind::Request, 1, &Request::Start)
+    frame(Kind::Request, 1, &Request::Go)
 }
 
 /// Sends bytes as they are.

@@ -69,14 +69,18 @@ const BUILD: Duration = Duration::from_secs(5);
 pub const fn waits(role: Role, request: &Request) -> Duration {
     match (role, request) {
         (_, Request::Configure(_)) => BUILD,
-        (_, Request::Save | Request::Restore { .. }) => STATE_UNITS,
+        (_, Request::Save | Request::Load(_)) => STATE_UNITS,
         (Role::Vcpu, Request::Pause) => vcpu::PARK,
-        (Role::Smmu, Request::Start | Request::Pause | Request::Resume) => smmu::ORDER,
+        (Role::Smmu, Request::Replay | Request::Pause | Request::Resume) => smmu::ORDER,
         (Role::Vfio, Request::Pause) => sum(&[vfio::DRAIN, vfio::STATE, vfio::GATE]),
-        (Role::Vfio, Request::Resume) => vfio::STATE,
+        (Role::Vfio, Request::Go | Request::Resume) => vfio::STATE,
+        (Role::Vfio, Request::CheckSave) => vfio::ANSWER,
         (
             _,
-            Request::Start
+            Request::Arm
+            | Request::Replay
+            | Request::Go
+            | Request::CheckSave
             | Request::Pause
             | Request::Resume
             | Request::Quit

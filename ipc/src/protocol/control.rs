@@ -11,10 +11,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::addr::StreamId;
 use crate::protocol::inspect::Inspect;
 use crate::protocol::nvme::NvmeConfig;
 use crate::protocol::probe::{Probe, ProbeOutcome};
 use crate::protocol::smmu::SmmuConfig;
+use crate::protocol::stage1::Attachment;
 use crate::protocol::vcpu::VcpuConfig;
 use crate::protocol::vfio::VfioConfig;
 use crate::protocol::{Message, Protocol};
@@ -26,7 +28,7 @@ pub enum Control {}
 impl Protocol for Control {
     const NAME: &'static str = "control";
     const ID: u16 = 1;
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     type Request = Request;
     type Reply = Reply;
     type Event = Event;
@@ -38,16 +40,26 @@ pub enum Request {
     /// Tells the process what it is. Once, before anything else. Reply `Done`. No fds: the process got them at exec. Not idempotent: a second one is `Failed`.
     /// Death: start another process and configure that.
     Configure(RoleConfig),
-    /// Begins, from reset or from what was restored. Reply `Done` once the process serves; the process of an
-    /// assigned device answers at once, and tells by an event what became of its device ([`Event::DeviceOpened`],
-    /// [`Event::DeviceFailed`]). No fds. Idempotent. Death: a device is started anew and rebuilds itself; a vCPU
-    /// process ends the VM.
-    Start,
+    /// Tells it where what it remembers comes from; everything untrusted in it is validated here. Reply `Done`. One fd with
+    /// [`LoadFrom::Units`]: a memory object sealed against change. Not idempotent: a failed load leaves a process that can only
+    /// quit. Death: another process is started, or the old life goes on.
+    Load(LoadFrom),
+    /// Everything else that can fail: opens its device, greets its peers, starts its threads, parked. Reply `Done`; the process of
+    /// an assigned device answers at once, is armed when it tells by an event what became of its device ([`Event::DeviceOpened`],
+    /// [`Event::DeviceFailed`]). After it nothing moves: no DMA, no CPU, no interrupt towards the guest. No fds. Not
+    /// idempotent: a failed one leaves a process that can only quit. Death: as for `Load`.
+    Arm,
+    /// Puts into force, outside of the process, what it remembers: a vSMMU attaches every stream from the guest's own
+    /// tables in RAM. Reply `Replayed` of a vSMMU, `Done` of any other process. No fds. Idempotent. Death: as for `Load`.
+    Replay,
+    /// Lets it begin: opens gates. Reply `Done`; it cannot fail, and a process that cannot go on then says so as in a running
+    /// VM. No fds. Idempotent. Death: as in a running VM.
+    Go,
     /// Stops making work: CPUs stop between instructions, devices finish or hold what they have begun, and
-    /// answer what still arrives in their rings. Reply `Done` once nothing of the guest changes any more
-    /// because of this process. No fds. Idempotent. Death: as for `Start`.
+    /// answer what still arrives in their rings. Reply `Paused` once nothing of the guest changes any more
+    /// because of this process. No fds. Idempotent. Death: a device is lost; a vCPU process ends the VM.
     Pause,
-    /// Goes on after `Pause`. Reply `Done`. No fds. Idempotent. Death: as for `Start`.
+    /// Goes on after `Pause`. Reply `Done`. No fds. Idempotent. Death: as for `Pause`.
     Resume,
     /// Ends. Reply `Done`, then the process exits with status 0. No fds. Idempotent. Death: fulfils it.
     Quit,
@@ -55,15 +67,11 @@ pub enum Request {
     /// Reply `Saved`. One fd: a memory object without seals, which the process grows up to
     /// [`SAVED_LEN_MAX`]. Idempotent: it changes nothing in the process. Death: the save failed.
     Save,
-    /// Takes the state of `len` bytes from the start of the given memory object. Only configured and not
-    /// started. Reply `Done`. One fd: a memory object sealed against change. Not idempotent: a failed
-    /// restore leaves a process that can only quit. Death: the restore failed.
-    Restore {
-        /// How many bytes of state units the object holds.
-        len: u64,
-    },
-    /// Switches the dirty log, or makes its producer forget what it need not mark again. Reply `Done`
-    /// once every later write is marked. No fds. Idempotent. Death: the log itself survives, in shared memory.
+    /// Could it be saved, now? Reply `Done`, or `Failed` with the reason. Changes nothing. Running or paused. No fds. Idempotent.
+    /// Death: as for `Pause`.
+    CheckSave,
+    /// Switches the dirty log, or makes its producer forget what it need not mark again. Reply
+    /// `DirtyLog` once every later write is marked. What was switched on before `Arm` stays on through `Arm` and `Go`. No fds. Idempotent. Death: the log itself survives, in shared memory.
     DirtyLog(DirtyLogOp),
     /// Asks for counters and states. Reply `Inspect`; the process waits for no peer to give it. A late answer is
     /// no loss of the process. No fds. Idempotent. Death: no answer.
@@ -82,11 +90,13 @@ impl Request {
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {
         match self {
-            Self::Configure(_) | Self::Restore { .. } | Self::Probe(_) => false,
-            Self::Start
+            Self::Configure(_) | Self::Load(_) | Self::Arm | Self::Probe(_) => false,
+            Self::Replay
+            | Self::Go
             | Self::Pause
             | Self::Resume
             | Self::Quit
+            | Self::CheckSave
             | Self::Save
             | Self::DirtyLog(_)
             | Self::Inspect => true,
@@ -109,11 +119,26 @@ pub enum RoleConfig {
     Nothing,
 }
 
+/// Where what a process remembers comes from. Append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LoadFrom {
+    /// Nowhere: it begins out of reset.
+    Reset,
+    /// State units, from the start of the memory object that comes along.
+    Units {
+        /// How many bytes of them the object holds.
+        len: u64,
+    },
+}
+
 /// What to do with the dirty log. Append only. The order of a harvest stands in [`crate::shm::dirty_log`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DirtyLogOp {
-    /// Mark every write from now on.
-    Enable,
+    /// Mark every write from now on, in the name of this epoch, which the coordinator never uses twice.
+    Enable {
+        /// Stands in the log's header.
+        epoch: u64,
+    },
     /// Stop marking.
     Disable,
     /// After a harvest took bits: drop every note of "this page is marked already" (a CPU's write TLB), so that
@@ -137,6 +162,72 @@ pub enum Reply {
     Probe(ProbeOutcome),
     /// It is not so, and the process is as it was before, unless the request says otherwise.
     Failed(Failure),
+    /// To `Pause`: it holds still, and so much is in flight.
+    Paused(Quiescence),
+    /// To `Replay`, from a vSMMU: what came of each stream behind it, in the order of its configuration.
+    Replayed(Vec<StreamReplay>),
+    /// To `DirtyLog`.
+    DirtyLog(DirtyLogState),
+}
+
+/// What of a process was begun and not finished. All are zero in a process that holds still as it should: what cannot be is
+/// in its state units. Append only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quiescence {
+    /// Accesses in its rings that were not answered.
+    pub ring: u64,
+    /// Posted writes that were not carried out.
+    pub posts: u64,
+    /// Interrupts by message that were not delivered: on boards, in eventfds, in a thread's hands.
+    pub vectors: u64,
+    /// Changes of wires and pins that were not passed on.
+    pub pins: u64,
+    /// Faults of translation that the guest was not told of.
+    pub faults: u64,
+    /// Orders on stage-1 channels that were not answered.
+    pub orders: u64,
+    /// Transfers from and to guest RAM.
+    pub transfers: u64,
+}
+
+/// What became of a stream at `Replay`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamReplay {
+    /// Which.
+    pub stream: StreamId,
+    /// What the guest's own configuration says of it.
+    pub attachment: Attachment,
+    /// Whether its device follows that.
+    pub outcome: ReplayOutcome,
+}
+
+/// Whether a device follows what the guest's configuration says. Append only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplayOutcome {
+    /// It does.
+    Attached,
+    /// All its DMA is aborted instead, for this reason.
+    Aborted(String),
+}
+
+/// How a process logs what it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirtyLogState {
+    /// In whose name: that of the last `Enable`, 0 before the first.
+    pub epoch: u64,
+    /// How much of what it writes the log has.
+    pub exact: Exactness,
+}
+
+/// How much of what a process writes is in its log. Append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exactness {
+    /// Every page.
+    Exact,
+    /// This round counts as all of RAM: a log has failed, or has a gap.
+    Everything,
+    /// Something writes that nobody sees until it is stopped: nothing per round, all of RAM once it is.
+    Unseen,
 }
 
 /// Why a request was not fulfilled: for people and logs, never decided upon.
@@ -167,9 +258,9 @@ pub enum Event {
         /// What it did not do.
         why: String,
     },
-    /// After `Start`, from the process of an assigned device: the device is there, and the guest may begin.
+    /// After `Arm`, from the process of an assigned device: the device is there, and the process is armed.
     DeviceOpened,
-    /// The assigned device is lost, at `Start` instead of [`Event::DeviceOpened`] or later, once; its reason. The
+    /// The assigned device is lost, at `Arm` instead of [`Event::DeviceOpened`] or later, once; its reason. The
     /// process lives: its function is absent, or reads as all ones.
     DeviceFailed(String),
 }
@@ -177,12 +268,16 @@ pub enum Event {
 impl Message for Request {
     fn fd_count(&self) -> u8 {
         match self {
-            Self::Save | Self::Restore { .. } => 1,
+            Self::Save | Self::Load(LoadFrom::Units { .. }) => 1,
             Self::Configure(_)
-            | Self::Start
+            | Self::Load(LoadFrom::Reset)
+            | Self::Arm
+            | Self::Replay
+            | Self::Go
             | Self::Pause
             | Self::Resume
             | Self::Quit
+            | Self::CheckSave
             | Self::DirtyLog(_)
             | Self::Inspect
             | Self::Probe(_) => 0,
@@ -199,6 +294,58 @@ impl Message for Reply {
 impl Message for Event {
     fn fd_count(&self) -> u8 {
         0
+    }
+}
+
+impl DirtyLogOp {
+    /// In whose name it is, if it is that of a log.
+    #[must_use]
+    pub const fn epoch(self) -> u64 {
+        match self {
+            Self::Enable { epoch } => epoch,
+            Self::Disable | Self::Rearm => 0,
+        }
+    }
+}
+
+impl Quiescence {
+    /// Nothing is in flight.
+    pub const NONE: Self =
+        Self { ring: 0, posts: 0, vectors: 0, pins: 0, faults: 0, orders: 0, transfers: 0 };
+
+    /// Each count, by its name.
+    pub fn each(&self, mut show: impl FnMut(&'static str, u64)) {
+        let Self { ring, posts, vectors, pins, faults, orders, transfers } = *self;
+        show("ring", ring);
+        show("posts", posts);
+        show("vectors", vectors);
+        show("pins", pins);
+        show("faults", faults);
+        show("orders", orders);
+        show("transfers", transfers);
+    }
+
+    /// Whether nothing is in flight.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        *self == Self::NONE
+    }
+
+    /// Shows the counts.
+    pub fn inspect(&self, inspect: &mut Inspect) {
+        self.each(|name, count| inspect.counter(format!("in_flight.{name}"), count));
+    }
+}
+
+impl core::fmt::Display for Quiescence {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let mut parts = Vec::new();
+        self.each(|name, count| {
+            if count != 0 {
+                parts.push(format!("{count} of {name}"));
+            }
+        });
+        if parts.is_empty() { f.write_str("nothing") } else { f.write_str(&parts.join(", ")) }
     }
 }
 

@@ -2,14 +2,16 @@
 //! The life of every process under the coordinator, as one pure function that both ends use.
 //!
 //! ```text
-//!   Unconfigured --Configure--> Configured --Start--> Running <--Resume-- Paused
-//!                                  |  ^                  '-----Pause-----> ^ |
-//!                                  '--' Restore (once)                     '-' Save
+//!   Unconfigured --Configure--> Configured --Load--> Loaded --Arm--> Armed --Replay--> Replayed --Go--> Running
+//!
+//!   Running --Pause--> Paused --Resume--> Running        Paused --Save--> Paused
 //!   any --Quit--> Ended
 //! ```
 //!
-//! `Inspect`, `Probe` and `DirtyLog` change no state; the dirty log needs a configured process. A request
-//! the function refuses is answered with `Failed`; the asker, who uses the same function, should not have asked.
+//! One way in, whether a process begins out of reset or from state units. Up to `Go` it may fail at any step, and then
+//! can only quit; nothing that the guest could notice has happened by then. `Inspect`, `Probe`, `DirtyLog` and
+//! `CheckSave` change no state; the dirty log needs a configured process. A request the function refuses is answered
+//! with `Failed`; the asker, who uses the same function, should not have asked.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +24,12 @@ pub enum State {
     Unconfigured,
     /// Knows what it is; reset state.
     Configured,
-    /// Has taken a saved state and not begun yet.
-    Restored,
+    /// Has what it remembers, from reset or from state units.
+    Loaded,
+    /// Everything that can fail has been done; nothing moves.
+    Armed,
+    /// What it remembers is in force outside of it as well.
+    Replayed,
     /// Serves the guest.
     Running,
     /// Holds still, answers what arrives.
@@ -44,16 +50,25 @@ impl State {
             (Self::Unconfigured, Request::Configure(_)) => Some(Self::Configured),
             (Self::Unconfigured, _) | (_, Request::Configure(_)) => None,
             (_, Request::DirtyLog(_)) => Some(self),
-            (Self::Configured, Request::Restore { .. }) => Some(Self::Restored),
-            (_, Request::Restore { .. }) => None,
-            (Self::Configured | Self::Restored | Self::Running, Request::Start) => Some(Self::Running),
-            (Self::Paused, Request::Start) => None,
+            (Self::Configured, Request::Load(_)) => Some(Self::Loaded),
+            (Self::Loaded, Request::Arm) => Some(Self::Armed),
+            (Self::Armed | Self::Replayed, Request::Replay) => Some(Self::Replayed),
+            (Self::Replayed | Self::Running, Request::Go) => Some(Self::Running),
             (Self::Running | Self::Paused, Request::Pause) => Some(Self::Paused),
-            (Self::Configured | Self::Restored, Request::Pause) => None,
             (Self::Paused | Self::Running, Request::Resume) => Some(Self::Running),
-            (Self::Configured | Self::Restored, Request::Resume) => None,
+            (Self::Running | Self::Paused, Request::CheckSave) => Some(self),
             (Self::Paused, Request::Save) => Some(Self::Paused),
-            (Self::Configured | Self::Restored | Self::Running, Request::Save) => None,
+            (
+                _,
+                Request::Load(_)
+                | Request::Arm
+                | Request::Replay
+                | Request::Go
+                | Request::Pause
+                | Request::Resume
+                | Request::CheckSave
+                | Request::Save,
+            ) => None,
         }
     }
 }

@@ -66,7 +66,9 @@ impl Rig {
         let (tell, violations) = mpsc::channel();
         let on_violation = move |violation: &Violation| tell.send(violation.to_string()).unwrap();
         let thread = RingThread::start(Arc::clone(&device), responder, Duration::from_secs(20), on_violation);
-        Rig { device, thread: thread.unwrap(), guest, violations }
+        let rig = Rig { device, thread: thread.unwrap(), guest, violations };
+        rig.thread.go();
+        rig
     }
 
     fn write(&self, offset: u64) {
@@ -80,6 +82,24 @@ impl Rig {
     fn done(&self) -> u32 {
         self.device.done.load(Ordering::SeqCst)
     }
+}
+
+#[test]
+fn parked_thread_answers_and_begins_no_work_before_it_goes() {
+    let ring = ring::create("ring").unwrap();
+    let guest = Requester::attach(&ring, Duration::ZERO).unwrap();
+    let responder = Responder::attach(&ring, 1, Duration::ZERO).unwrap();
+    let device = Arc::<Counters>::default();
+    let thread = RingThread::start(Arc::clone(&device), responder, Duration::from_secs(20), |_| {}).unwrap();
+    // The second write is answered behind the first one, and behind what the thread did in between.
+    for _ in 0..2 {
+        guest.write(0, 8, 4, 0, &Interrupt::new(), soon()).unwrap();
+        thread.notes().wake();
+    }
+    assert_eq!((device.accesses.load(Ordering::SeqCst), device.done.load(Ordering::SeqCst)), (2, 0));
+    thread.go();
+    thread.order(Mode::Paused).unwrap();
+    assert_eq!(device.done.load(Ordering::SeqCst), 6);
 }
 
 #[test]

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -6,7 +7,9 @@ use ipc::addr::Gpa;
 use ipc::channel;
 use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
-use ipc::protocol::control::{DirtyLogOp, RoleConfig};
+use ipc::protocol::control::{
+    DirtyLogOp, DirtyLogState, Exactness, Quiescence, RoleConfig, SAVED_LEN_MAX, StreamReplay,
+};
 use ipc::protocol::inspect::{Inspect, Value};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{Model, SmmuConfig};
@@ -37,7 +40,8 @@ impl Program for Notebook {
     type Given = Pages;
     type Config = SmmuConfig;
     type Ready = Pages;
-    type Started = Pages;
+    type Loaded = Pages;
+    type Armed = Pages;
 
     fn accept(config: RoleConfig) -> Result<SmmuConfig, Failure> {
         let RoleConfig::Smmu(config) = config else { return Err(Failure::new("configure", "no notebook")) };
@@ -47,29 +51,44 @@ impl Program for Notebook {
         given.note("configure");
         if config.region == u16::MAX { Err(Failure::new("configure", "no paper")) } else { Ok(given) }
     }
-    fn restore(ready: Pages, stream: &[u8], _context: &Context) -> Result<Pages, Failure> {
-        let text = String::from_utf8(stream.to_vec()).map_err(|error| Failure::new("restore", error))?;
+    fn load(ready: Pages, source: Source, _context: &Context) -> Result<Pages, Failure> {
+        let Source::Units(mut stream) = source else { return Ok(ready) };
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(|error| Failure::new("restore", error))?;
         Ok(Pages { text, ..ready })
     }
-    fn start(ready: Pages, _context: &Context) -> Result<Pages, Failure> {
-        ready.note("start");
-        Ok(ready)
+    fn arm(loaded: Pages, _context: &Context) -> Result<Pages, Failure> {
+        loaded.note("arm");
+        Ok(loaded)
     }
-    fn pause(started: &Pages) -> Result<(), Failure> {
-        started.note("pause");
+    fn replay(armed: &Pages) -> Result<Option<Vec<StreamReplay>>, Failure> {
+        armed.note("replay");
+        Ok(Some(Vec::new()))
+    }
+    fn go(armed: &Pages, _context: &Context) {
+        armed.note("go");
+    }
+    fn pause(armed: &Pages) -> Result<(), Failure> {
+        armed.note("pause");
         Ok(())
     }
-    fn resume(_started: &Pages) -> Result<(), Failure> {
+    fn resume(_armed: &Pages) -> Result<(), Failure> {
         Err(Failure::new("resume", "the notebook is full"))
     }
-    fn save(started: &Pages) -> Result<Vec<u8>, Failure> {
-        Ok(started.text.clone().into_bytes())
+    fn in_flight(_armed: &Pages) -> Quiescence {
+        Quiescence { posts: 2, ..Quiescence::NONE }
     }
-    fn dirty_log(_configured: Configured<'_, Self>, _op: DirtyLogOp) -> Result<(), Failure> {
-        Ok(())
+    fn check_save(armed: &Pages) -> Result<(), Failure> {
+        if armed.text == "secret" { Err(Failure::new("save", "it is secret")) } else { Ok(()) }
+    }
+    fn save(armed: &Pages, into: &mut dyn Write) -> Result<(), Failure> {
+        into.write_all(armed.text.as_bytes()).map_err(|error| Failure::new("save", error))
+    }
+    fn dirty_log(_configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
+        Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
     }
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
-        let (Configured::Ready(pages) | Configured::Started(pages)) = configured;
+        let (Configured::Ready(pages) | Configured::Loaded(pages) | Configured::Armed(pages)) = configured;
         inspect.text("text", pages.text.clone());
     }
 }
@@ -119,6 +138,15 @@ fn ask(channel: &Channel, request: &Request) -> Reply {
     channel.request::<OwnedFd>(request, &[], soon()).unwrap().0
 }
 
+/// The whole way in, out of reset.
+fn boot(channel: &Channel) {
+    for request in [Request::Configure(config()), Request::Load(LoadFrom::Reset), Request::Arm] {
+        assert_eq!(ask(channel, &request), Reply::Done, "{request:?}");
+    }
+    assert_eq!(ask(channel, &Request::Replay), Reply::Replayed(vec![]));
+    assert_eq!(ask(channel, &Request::Go), Reply::Done);
+}
+
 fn memory() -> OwnedFd {
     rustix::fs::memfd_create(c"state", MemfdFlags::CLOEXEC).unwrap()
 }
@@ -126,18 +154,19 @@ fn memory() -> OwnedFd {
 #[test]
 fn serve_requests_in_order_reach_the_process_and_quit_ends_it() {
     let (channel, thread) = served("");
-    for request in [Request::Configure(config()), Request::Start, Request::Pause, Request::Quit] {
-        assert_eq!(ask(&channel, &request), Reply::Done, "{request:?}");
-    }
-    let (calls, _, end) = thread.join().unwrap();
+    boot(&channel);
+    assert_eq!(ask(&channel, &Request::Pause), Reply::Paused(Quiescence { posts: 2, ..Quiescence::NONE }));
+    assert_eq!(ask(&channel, &Request::Quit), Reply::Done);
+    let (calls, notebook, end) = thread.join().unwrap();
     end.unwrap();
-    assert_eq!(calls, ["configure", "start", "pause"]);
+    assert_eq!(calls, ["configure", "arm", "replay", "go", "pause"]);
+    assert_eq!(notebook.inspect().get("in_flight.posts"), Some(&Value::Counter(2)));
 }
 
 #[test]
 fn serve_request_out_of_order_is_refused_and_the_process_lives_on() {
     let (channel, thread) = served("");
-    let Reply::Failed(failure) = ask(&channel, &Request::Start) else { panic!("started") };
+    let Reply::Failed(failure) = ask(&channel, &Request::Go) else { panic!("gone") };
     assert!(failure.why.contains("Unconfigured"), "{failure:?}");
     assert_eq!(ask(&channel, &Request::Configure(config())), Reply::Done);
     assert_eq!(ask(&channel, &Request::Quit), Reply::Done);
@@ -147,9 +176,8 @@ fn serve_request_out_of_order_is_refused_and_the_process_lives_on() {
 #[test]
 fn serve_failed_request_does_not_change_the_state() {
     let (channel, thread) = served("");
-    for request in [Request::Configure(config()), Request::Start, Request::Pause] {
-        assert_eq!(ask(&channel, &request), Reply::Done);
-    }
+    boot(&channel);
+    ask(&channel, &Request::Pause);
     let Reply::Failed(failure) = ask(&channel, &Request::Resume) else { panic!("resumed") };
     assert_eq!(failure.why, "the notebook is full");
     // Still paused: it can be saved.
@@ -160,11 +188,10 @@ fn serve_failed_request_does_not_change_the_state() {
 }
 
 #[test]
-fn save_then_restore_in_another_process_carries_the_state() {
+fn save_then_load_in_another_process_carries_the_state() {
     let (channel, thread) = served("remember the milk");
-    for request in [Request::Configure(config()), Request::Start, Request::Pause] {
-        ask(&channel, &request);
-    }
+    boot(&channel);
+    ask(&channel, &Request::Pause);
     let object = memory();
     let saved = channel.request(&Request::Save, &[&object], soon()).unwrap().0;
     assert_eq!(saved, Reply::Saved { len: 17 });
@@ -173,19 +200,19 @@ fn save_then_restore_in_another_process_carries_the_state() {
 
     let (channel, thread) = served("");
     ask(&channel, &Request::Configure(config()));
-    let restored = channel.request(&Request::Restore { len: 17 }, &[&object], soon()).unwrap().0;
-    assert_eq!(restored, Reply::Done);
+    let units = Request::Load(LoadFrom::Units { len: 17 });
+    assert_eq!(channel.request(&units, &[&object], soon()).unwrap().0, Reply::Done);
     ask(&channel, &Request::Quit);
     let inspect = thread.join().unwrap().1.inspect();
     assert_eq!(inspect.get("text"), Some(&Value::Text("remember the milk".into())));
 }
 
 #[test]
-fn restore_with_a_length_that_lies_is_refused() {
+fn load_with_a_length_that_lies_is_refused() {
     let (channel, thread) = served("");
     ask(&channel, &Request::Configure(config()));
     for len in [1, SAVED_LEN_MAX, u64::MAX] {
-        let reply = channel.request(&Request::Restore { len }, &[memory()], soon()).unwrap().0;
+        let reply = channel.request(&Request::Load(LoadFrom::Units { len }), &[memory()], soon()).unwrap().0;
         assert!(matches!(reply, Reply::Failed(_)), "{len:#x}: {reply:?}");
     }
     ask(&channel, &Request::Quit);
@@ -211,7 +238,8 @@ fn life_step_that_fails_half_way_leaves_only_the_end() {
         (failure.what.as_str(), failure.why.as_str()),
         ("configure the notebook", "it is spent: a step failed half-way",)
     );
-    for failure in [notebook.start(), notebook.pause(), notebook.dirty_log(DirtyLogOp::Enable)] {
+    let (armed, paused) = (notebook.arm(), notebook.pause().map(drop));
+    for failure in [armed, paused, notebook.dirty_log(DirtyLogOp::Rearm).map(drop)] {
         assert!(failure.unwrap_err().why.contains("spent"));
     }
 }
@@ -220,8 +248,8 @@ fn life_step_that_fails_half_way_leaves_only_the_end() {
 fn life_request_that_has_no_place_changes_nothing() {
     let pages = Pages::default();
     let mut notebook = life(&pages);
-    assert_eq!(notebook.start().unwrap_err().why, "it is unconfigured");
-    assert_eq!(notebook.save().unwrap_err().why, "it is unconfigured");
+    assert_eq!(notebook.arm().unwrap_err().why, "it is unconfigured");
+    assert_eq!(notebook.save(&mut Vec::new()).unwrap_err().why, "it is unconfigured");
     let nvme = ipc::protocol::nvme::NvmeConfig {
         id: InstanceId::new(Role::Nvme, 0),
         serial: None,
@@ -231,10 +259,38 @@ fn life_request_that_has_no_place_changes_nothing() {
     };
     assert_eq!(notebook.configure(RoleConfig::Nvme(nvme)).unwrap_err().why, "no notebook");
     notebook.configure(config()).unwrap();
-    assert_eq!(notebook.configure(config()).unwrap_err().why, "it is configured and not started");
-    notebook.start().unwrap();
-    assert_eq!(notebook.restore(b"x").unwrap_err().why, "it is started already");
-    assert_eq!(notebook.start().unwrap_err().why, "the notebook is full", "one that has begun goes on");
+    assert_eq!(notebook.configure(config()).unwrap_err().why, "it is configured and not loaded");
+    assert_eq!(notebook.arm().unwrap_err().why, "it is configured and not loaded");
+    notebook.load(Source::Reset).unwrap();
+    assert_eq!(notebook.go().unwrap_err().why, "it is loaded and not armed");
+    notebook.arm().unwrap();
+    assert_eq!(notebook.load(Source::Reset).unwrap_err().why, "it is armed already");
+    assert_eq!(notebook.arm().unwrap_err().why, "it is armed already");
     notebook.pause().unwrap();
-    assert_eq!(*pages.calls.lock().unwrap(), ["configure", "start", "pause"]);
+    assert_eq!(*pages.calls.lock().unwrap(), ["configure", "arm", "pause"]);
+}
+
+#[test]
+fn save_that_is_longer_than_a_state_may_be_fails() {
+    let mut writer = StateWriter::new(memory());
+    let piece = vec![0; 1 << 20];
+    let pieces = SAVED_LEN_MAX >> 20;
+    for _ in 0..pieces {
+        writer.write_all(&piece).unwrap();
+    }
+    assert_eq!(writer.len(), SAVED_LEN_MAX);
+    writer.write_all(&[0]).unwrap_err();
+    assert_eq!(writer.len(), SAVED_LEN_MAX);
+}
+
+#[test]
+fn check_save_says_why_not_and_the_process_goes_on() {
+    let (channel, thread) = served("secret");
+    boot(&channel);
+    let Reply::Failed(failure) = ask(&channel, &Request::CheckSave) else { panic!("it could") };
+    assert_eq!(failure.why, "it is secret");
+    ask(&channel, &Request::Quit);
+    let (calls, _, end) = thread.join().unwrap();
+    end.unwrap();
+    assert_eq!(calls.last(), Some(&"go"), "nothing was asked of it");
 }

@@ -18,7 +18,7 @@ use ipc::channel::{Channel, Incoming, LATE_MAX};
 use ipc::deadline::Deadline;
 use ipc::doorbell::Ringer;
 use ipc::hello::{Hello, Role};
-use ipc::protocol::control::{Control, Event, Reply, Request};
+use ipc::protocol::control::{Control, Event, Quiescence, Reply, Request};
 use ipc::protocol::function_link::{FunctionLink, FunctionRequest};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::{Fault, Notice, Stage1};
@@ -88,10 +88,11 @@ pub fn main(name: &str, generation: u32, slots: &[String]) {
     {
         let answer = match body {
             Request::Inspect => Reply::Inspect(Inspect::new()),
+            Request::Pause => Reply::Paused(Quiescence::NONE),
             _ => Reply::Done,
         };
         channel.reply::<OwnedFd>(request_id, &answer, &[], soon()).unwrap();
-        if matches!(body, Request::Start)
+        if matches!(body, Request::Arm)
             && let Some(given) = given.take()
         {
             tell(Event::DeviceOpened);

@@ -53,7 +53,7 @@ fn events_that_come_before_an_answer_are_kept_in_order() {
             serving.event(&Event::GuestPoweredOff, &NO_FDS, late()).unwrap();
             serving.reply(request_id, &Reply::Done, &NO_FDS, late()).unwrap();
         });
-        assert_eq!(asking.request(&Request::Start, &NO_FDS, late()).unwrap().0, Reply::Done);
+        assert_eq!(asking.request(&Request::Go, &NO_FDS, late()).unwrap().0, Reply::Done);
     });
     for expected in [Event::GuestReset, Event::GuestPoweredOff] {
         let Incoming::Event { body, .. } = asking.recv(late()).unwrap() else { panic!("no event") };
@@ -64,7 +64,7 @@ fn events_that_come_before_an_answer_are_kept_in_order() {
 #[test]
 fn answer_that_comes_late_is_dropped_and_the_next_request_gets_its_own() {
     let (asking, serving) = ends();
-    let timed_out = asking.request(&Request::Start, &NO_FDS, soon());
+    let timed_out = asking.request(&Request::Go, &NO_FDS, soon());
     assert!(matches!(timed_out, Err(Error::Timeout { .. })), "{timed_out:?}");
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -112,7 +112,7 @@ fn dead_peer_is_gone_with_its_generation_for_every_call() {
     drop(serving);
     for error in [
         asking.recv(late()).unwrap_err(),
-        asking.request(&Request::Start, &NO_FDS, late()).unwrap_err(),
+        asking.request(&Request::Go, &NO_FDS, late()).unwrap_err(),
         asking.event(&Event::GuestReset, &NO_FDS, late()).unwrap_err(),
     ] {
         assert!(matches!(error, Error::PeerGone { generation: super::GENERATION }), "{error}");
@@ -188,7 +188,7 @@ fn message_that_breaks_its_own_contract_is_not_sent() {
     let (asking, serving) = ends();
     let (_reader, writer) = pipe();
     assert!(matches!(asking.request(&Request::Save, &NO_FDS, late()), Err(Error::Refused(_))));
-    assert!(matches!(asking.request(&Request::Start, &[writer], late()), Err(Error::Refused(_))));
+    assert!(matches!(asking.request(&Request::Go, &[writer], late()), Err(Error::Refused(_))));
     let failure = Failure::new("save", "x".repeat(BODY_LEN_MAX as usize));
     assert!(matches!(asking.reply(1, &Reply::Failed(failure), &NO_FDS, late()), Err(Error::Refused(_))));
     assert!(matches!(serving.recv(soon()), Err(Error::Timeout { .. })), "nothing arrived");
@@ -216,7 +216,7 @@ fn flood_of_events_before_an_answer_is_a_violation() {
     for _ in 0..=EVENTS_MAX {
         super::send_raw(serving.as_fd(), &super::event_frame(), &[]);
     }
-    match asking.request(&Request::Start, &NO_FDS, late()) {
+    match asking.request(&Request::Go, &NO_FDS, late()) {
         Err(Error::Violation(violation)) => assert_eq!(violation.breach, Breach::Flood { max: EVENTS_MAX }),
         other => panic!("{other:?}"),
     }

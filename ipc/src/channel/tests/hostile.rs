@@ -40,7 +40,7 @@ fn malformed_headers_are_named() {
     assert_eq!(breach_of(&good[..HEADER_LEN - 1], &[]), Breach::HeaderShort { len: 31 });
     assert_eq!(breach_of(&changed(good.clone(), 0, b'X'), &[]), Breach::Magic { magic: 0x4448_4b58 });
     assert_eq!(breach_of(&changed(good.clone(), 4, 9), &[]), Breach::Protocol { found: 9, expected: 1 });
-    assert_eq!(breach_of(&changed(good.clone(), 6, 9), &[]), Breach::Version { found: 9, expected: 1 });
+    assert_eq!(breach_of(&changed(good.clone(), 6, 9), &[]), Breach::Version { found: 9, expected: 2 });
     assert_eq!(breach_of(&changed(good.clone(), 16, 6), &[]), Breach::Generation { found: 6, expected: 7 });
     assert_eq!(breach_of(&changed(good.clone(), 20, 5), &[]), Breach::UnknownKind { kind: 5 });
     assert_eq!(breach_of(&changed(good.clone(), 22, 1), &[]), Breach::Reserved { value: 1 });
@@ -63,7 +63,7 @@ fn bodies_that_are_not_exactly_a_message_are_refused() {
     let with_body = |body: &[u8]| [&header(Kind::Request, 1, body).to_bytes()[..], body].concat();
     assert_eq!(breach_of(&with_body(&[]), &[]), Breach::Body);
     assert_eq!(breach_of(&with_body(&[0xff; 40]), &[]), Breach::Body);
-    let mut start = postcard::to_stdvec(&Request::Start).unwrap();
+    let mut start = postcard::to_stdvec(&Request::Go).unwrap();
     start.extend([0, 0, 0]);
     assert_eq!(breach_of(&with_body(&start), &[]), Breach::TrailingBytes { len: 3 });
 }
@@ -103,7 +103,7 @@ fn answer_to_another_request_than_the_open_one_is_refused() {
     let (socket, peer) = pair().unwrap();
     let channel = Channel::<Control>::from_fd(socket, vcpu());
     send_raw(&peer, &reply_frame(99), &[]);
-    match channel.request::<OwnedFd>(&Request::Start, &[], late()) {
+    match channel.request::<OwnedFd>(&Request::Go, &[], late()) {
         Err(Error::Violation(v)) => assert_eq!(v.breach, Breach::UnknownRequest { request_id: 99 }),
         other => panic!("{other:?}"),
     }
@@ -115,7 +115,7 @@ fn answer_given_twice_is_refused() {
     let channel = Channel::<Control>::from_fd(socket, vcpu());
     send_raw(&peer, &reply_frame(1), &[]);
     send_raw(&peer, &reply_frame(1), &[]);
-    channel.request::<OwnedFd>(&Request::Start, &[], late()).unwrap();
+    channel.request::<OwnedFd>(&Request::Go, &[], late()).unwrap();
     match channel.recv(late()) {
         Err(Error::Violation(v)) => assert_eq!(v.breach, Breach::UnknownRequest { request_id: 1 }),
         other => panic!("{other:?}"),

@@ -12,7 +12,7 @@ use crate::deadline::Deadline;
 use crate::error::{Breach, Error};
 use crate::frame::Kind;
 use crate::hello::Role;
-use crate::protocol::control::{Control, Event, Reply, Request};
+use crate::protocol::control::{Control, Event, LoadFrom, Reply, Request};
 
 const NO_FDS: [OwnedFd; 0] = [];
 
@@ -57,7 +57,7 @@ fn answers_out_of_order_reach_who_asked() {
         })
         .await;
         let (first, second) = tokio::join!(
-            channel.request(&Request::Start, &[], late()),
+            channel.request(&Request::Go, &[], late()),
             channel.request(&Request::Pause, &[], late()),
         );
         assert_eq!(first.unwrap().0, Reply::Saved { len: 1 });
@@ -90,7 +90,7 @@ fn peer_that_dies_fails_every_open_request() {
         })
         .await;
         let (first, second) = tokio::join!(
-            channel.request(&Request::Start, &[], late()),
+            channel.request(&Request::Go, &[], late()),
             channel.request(&Request::Pause, &[], late()),
         );
         for result in [first, second, channel.request(&Request::Quit, &[], late()).await] {
@@ -104,11 +104,11 @@ fn peer_that_dies_fails_every_open_request() {
 fn answer_that_comes_late_is_dropped_and_the_next_request_gets_its_own() {
     run(async {
         let (channel, peer) = against_raw().await;
-        let timed_out = channel.request(&Request::Start, &[], soon()).await;
+        let timed_out = channel.request(&Request::Go, &[], soon()).await;
         assert!(matches!(timed_out, Err(Error::Timeout { .. })), "{timed_out:?}");
         // Given up by its caller, in another way.
         let dropped =
-            tokio::time::timeout(Duration::from_millis(20), channel.request(&Request::Start, &[], late()));
+            tokio::time::timeout(Duration::from_millis(20), channel.request(&Request::Go, &[], late()));
         assert!(dropped.await.is_err());
         for id in [1, 2, 3] {
             send_raw(&peer, &reply_frame(id), &[]);
@@ -126,10 +126,10 @@ fn forged_frames_end_the_channel_and_say_why_to_everyone() {
             (vec![1, 2, 3], Breach::HeaderShort { len: 3 }),
         ] {
             let (channel, peer) = against_raw().await;
-            let (asked, _) = tokio::join!(channel.request(&Request::Start, &[], late()), async {
+            let (asked, _) = tokio::join!(channel.request(&Request::Go, &[], late()), async {
                 send_raw(&peer, &bytes, &[]);
             });
-            let later = channel.request(&Request::Start, &[], late()).await;
+            let later = channel.request(&Request::Go, &[], late()).await;
             for result in [asked.map(drop), later.map(drop), channel.next_event().await.map(drop)] {
                 match result {
                     Err(Error::Violation(violation)) => assert_eq!(violation.breach, expected),
@@ -144,7 +144,7 @@ fn forged_frames_end_the_channel_and_say_why_to_everyone() {
 fn answer_given_twice_ends_the_channel() {
     run(async {
         let (channel, peer) = against_raw().await;
-        let (asked, ()) = tokio::join!(channel.request(&Request::Start, &[], late()), async {
+        let (asked, ()) = tokio::join!(channel.request(&Request::Go, &[], late()), async {
             send_raw(&peer, &reply_frame(1), &[]);
         });
         asked.unwrap();
@@ -163,7 +163,7 @@ fn events_that_nobody_reads_end_the_channel_once_there_are_too_many() {
         for _ in 0..=EVENTS_MAX {
             send_raw(&peer, &event_frame(), &[]);
         }
-        let asked = channel.request(&Request::Start, &[], late()).await;
+        let asked = channel.request(&Request::Go, &[], late()).await;
         match asked {
             Err(Error::Violation(violation)) => {
                 assert_eq!(violation.breach, Breach::Flood { max: EVENTS_MAX })
@@ -198,7 +198,7 @@ fn stranger_or_silent_peer_is_not_connected_to() {
 fn fds_travel_with_a_request() {
     run(async {
         let (channel, peer) = against(|peer| match peer.recv(late()).unwrap() {
-            Incoming::Request { request_id, body: Request::Restore { len: 3 }, fds } => {
+            Incoming::Request { request_id, body: Request::Load(LoadFrom::Units { len: 3 }), fds } => {
                 assert_eq!(fds.len(), 1);
                 peer.reply(request_id, &Reply::Done, &NO_FDS, late()).unwrap();
             }
@@ -207,7 +207,8 @@ fn fds_travel_with_a_request() {
         .await;
         let (_reader, writer) = super::pipe();
         let deadline = Deadline::after(Duration::from_secs(20));
-        let (reply, fds) = channel.request(&Request::Restore { len: 3 }, &[writer], deadline).await.unwrap();
+        let (reply, fds) =
+            channel.request(&Request::Load(LoadFrom::Units { len: 3 }), &[writer], deadline).await.unwrap();
         assert_eq!((reply, fds.len()), (Reply::Done, 0));
         peer.join().unwrap();
     });

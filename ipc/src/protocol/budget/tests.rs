@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::instance::InstanceId;
-use crate::protocol::control::{DirtyLogOp, RoleConfig};
+use crate::protocol::control::{DirtyLogOp, LoadFrom, RoleConfig};
 use crate::protocol::nvme::NvmeConfig;
 use crate::protocol::probe::Probe;
 
@@ -19,12 +19,16 @@ fn requests() -> Vec<Request> {
     };
     vec![
         Request::Configure(RoleConfig::Nvme(config)),
-        Request::Start,
+        Request::Load(LoadFrom::Reset),
+        Request::Load(LoadFrom::Units { len: 1 }),
+        Request::Arm,
+        Request::Replay,
+        Request::Go,
         Request::Pause,
         Request::Resume,
         Request::Quit,
         Request::Save,
-        Request::Restore { len: 1 },
+        Request::CheckSave,
         Request::DirtyLog(DirtyLogOp::Rearm),
         Request::Inspect,
         Request::Probe(Probe::Open),
@@ -42,6 +46,7 @@ fn deadline_of_every_request_covers_its_waits_and_a_busy_host() {
     let pause = deadline(Role::Vfio, &Request::Pause);
     assert!(pause > vfio::DRAIN + vfio::STATE + vfio::GATE, "{pause:?}");
     assert!(deadline(Role::Vfio, &Request::Resume) > vfio::STATE);
+    assert!(deadline(Role::Smmu, &Request::Replay) > smmu::ORDER);
 }
 
 #[test]

@@ -2,17 +2,25 @@
 //! The life of a process, state by state.
 
 use super::State;
-use crate::protocol::control::{DirtyLogOp, Request};
+use crate::protocol::control::{DirtyLogOp, LoadFrom, Request};
 
-const STATES: [State; 6] =
-    [State::Unconfigured, State::Configured, State::Restored, State::Running, State::Paused, State::Ended];
+const STATES: [State; 8] = [
+    State::Unconfigured,
+    State::Configured,
+    State::Loaded,
+    State::Armed,
+    State::Replayed,
+    State::Running,
+    State::Paused,
+    State::Ended,
+];
 
 #[test]
 fn quit_is_taken_in_every_state_and_nothing_follows_it() {
     for state in STATES {
         assert_eq!(state.after(&Request::Quit), Some(State::Ended), "{state:?}");
     }
-    for request in [Request::Start, Request::Inspect, Request::Resume, Request::Save] {
+    for request in [Request::Go, Request::Inspect, Request::Resume, Request::CheckSave, Request::Save] {
         assert_eq!(State::Ended.after(&request), None, "{request:?}");
     }
 }
@@ -26,19 +34,41 @@ fn save_is_taken_when_paused_only() {
 }
 
 #[test]
-fn restore_is_taken_once_and_only_before_start() {
-    for state in STATES {
-        let expected = (state == State::Configured).then_some(State::Restored);
-        assert_eq!(state.after(&Request::Restore { len: 1 }), expected, "{state:?}");
+fn way_in_has_one_order_and_is_gone_once() {
+    let steps = [
+        (State::Configured, Request::Load(LoadFrom::Units { len: 1 }), State::Loaded),
+        (State::Configured, Request::Load(LoadFrom::Reset), State::Loaded),
+        (State::Loaded, Request::Arm, State::Armed),
+        (State::Armed, Request::Replay, State::Replayed),
+        (State::Replayed, Request::Go, State::Running),
+    ];
+    for (from, request, to) in steps {
+        for state in STATES {
+            let again = request.is_idempotent() && state == to;
+            let expected = (state == from || again).then_some(to);
+            assert_eq!(state.after(&request), expected, "{request:?} after {state:?}");
+        }
     }
-    assert_eq!(State::Restored.after(&Request::Start), Some(State::Running));
+}
+
+#[test]
+fn process_that_has_not_begun_cannot_be_paused_or_saved() {
+    for state in STATES {
+        let begun = matches!(state, State::Running | State::Paused);
+        for request in [Request::Pause, Request::Resume, Request::CheckSave] {
+            let quits = state == State::Ended;
+            assert_eq!(state.after(&request).is_some(), begun && !quits, "{request:?} after {state:?}");
+        }
+    }
 }
 
 #[test]
 fn idempotent_requests_are_taken_twice() {
     for state in STATES {
         for request in [
-            Request::Start,
+            Request::Replay,
+            Request::Go,
+            Request::CheckSave,
             Request::Pause,
             Request::Resume,
             Request::Quit,
@@ -56,6 +86,7 @@ fn idempotent_requests_are_taken_twice() {
 
 #[test]
 fn unconfigured_process_keeps_no_dirty_log() {
-    assert_eq!(State::Unconfigured.after(&Request::DirtyLog(DirtyLogOp::Enable)), None);
-    assert_eq!(State::Configured.after(&Request::DirtyLog(DirtyLogOp::Enable)), Some(State::Configured));
+    let enable = Request::DirtyLog(DirtyLogOp::Enable { epoch: 1 });
+    assert_eq!(State::Unconfigured.after(&enable), None);
+    assert_eq!(State::Configured.after(&enable), Some(State::Configured));
 }

@@ -3,9 +3,13 @@
 //!
 //! Beyond not panicking: what is accepted means only one thing, so encoding it again gives the same bytes.
 
+use ipc::addr::StreamId;
 use ipc::frame::{Header, Kind, decode, decode_body};
-use ipc::protocol::control::{Event, Reply, Request};
+use ipc::protocol::control::{
+    DirtyLogOp, Event, LoadFrom, Quiescence, ReplayOutcome, Reply, Request, StreamReplay,
+};
 use ipc::protocol::function_link::{DeviceWindow, FunctionReply, FunctionRequest};
+use ipc::protocol::stage1::Attachment;
 
 pub fn run(message: &[u8]) {
     let Ok((header, body)) = decode(message) else { return };
@@ -33,10 +37,23 @@ where
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {
-    let requests =
-        [Request::Start, Request::Pause, Request::Save, Request::Restore { len: 300 }, Request::Inspect];
+    let requests = [
+        Request::Load(LoadFrom::Units { len: 300 }),
+        Request::Go,
+        Request::Pause,
+        Request::Save,
+        Request::DirtyLog(DirtyLogOp::Enable { epoch: 300 }),
+        Request::Inspect,
+    ];
     let mut seeds: Vec<Vec<u8>> = requests.iter().map(|request| framed(Kind::Request, request)).collect();
     seeds.push(framed(Kind::Reply, &Reply::Done));
+    seeds.push(framed(Kind::Reply, &Reply::Paused(Quiescence { vectors: 3, ..Quiescence::NONE })));
+    let replayed = StreamReplay {
+        stream: StreamId(8),
+        attachment: Attachment::Bypass,
+        outcome: ReplayOutcome::Aborted("no answer".to_owned()),
+    };
+    seeds.push(framed(Kind::Reply, &Reply::Replayed(vec![replayed])));
     seeds.push(framed(Kind::Event, &Event::GuestPoweredOff));
     seeds.push(framed(Kind::Event, &Event::DeviceOpened));
     seeds.push(framed(Kind::Event, &Event::DeviceFailed("its server is silent".to_owned())));

@@ -14,7 +14,7 @@ use ipc::deadline::Deadline;
 use ipc::error::Error as ChannelError;
 use ipc::hello::{Hello, Role};
 use ipc::protocol::budget;
-use ipc::protocol::control::{Event, Reply, Request};
+use ipc::protocol::control::{Event, LoadFrom, Reply, Request};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{timeout, timeout_at};
@@ -216,7 +216,7 @@ impl Conversation<'_> {
                 self.life.instance.to_string(),
                 "look at the log for more",
             )),
-            Ok(reply) if fits(name, &reply) => TaskEvent::Answered(reply),
+            Ok(reply) if fits(self.life.instance.role, name, &reply) => TaskEvent::Answered(reply),
             Ok(other) => return Err(format!("asked to {name}: it answers {other:?}")),
             Err(error) => match error.unsent() {
                 // It knows nothing of the request, and is as it was.
@@ -267,30 +267,41 @@ impl Conversation<'_> {
     }
 }
 
-/// Whether this is an answer to that request.
-fn fits(name: &str, reply: &Reply) -> bool {
+/// Whether a process of this role may answer that request so.
+fn fits(role: Role, name: &str, reply: &Reply) -> bool {
+    let is_replay = name == REPLAY && role == Role::Smmu;
     match reply {
-        Reply::Done => name != SAVE && name != PROBE,
+        Reply::Done => ![SAVE, PROBE, PAUSE, DIRTY_LOG].contains(&name) && !is_replay,
         Reply::Saved { .. } => name == SAVE,
         Reply::Probe(_) => name == PROBE,
+        Reply::Paused(_) => name == PAUSE,
+        Reply::Replayed(_) => is_replay,
+        Reply::DirtyLog(_) => name == DIRTY_LOG,
         Reply::Inspect(_) | Reply::Failed(_) => false,
     }
 }
 
 const SAVE: &str = "save its state";
 const PROBE: &str = "probe its sandbox";
+const PAUSE: &str = "pause";
+const REPLAY: &str = "replay its state";
+const DIRTY_LOG: &str = "switch its dirty log";
 
 /// The request's name in a sentence.
 const fn name(request: &Request) -> &'static str {
     match request {
         Request::Configure(_) => "configure itself",
-        Request::Start => "start",
-        Request::Pause => "pause",
+        Request::Load(LoadFrom::Reset) => "begin out of reset",
+        Request::Load(LoadFrom::Units { .. }) => "load a state",
+        Request::Arm => "arm itself",
+        Request::Replay => REPLAY,
+        Request::Go => "go",
+        Request::Pause => PAUSE,
         Request::Resume => "resume",
         Request::Quit => "quit",
+        Request::CheckSave => "say whether it can be saved",
         Request::Save => SAVE,
-        Request::Restore { .. } => "restore a state",
-        Request::DirtyLog(_) => "switch its dirty log",
+        Request::DirtyLog(_) => DIRTY_LOG,
         Request::Inspect => "be inspected",
         Request::Probe(_) => PROBE,
     }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use ipc::instance::InstanceId;
-use ipc::protocol::control::Request;
+use ipc::protocol::control::{LoadFrom, Request};
 use ipc::protocol::lifecycle::State;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 
@@ -51,18 +51,33 @@ pub enum Action {
 pub enum Order {
     /// To become what the table says.
     Configure,
+    /// To take what it remembers: nothing, out of reset, or the state that the same instance wrote.
+    Load(Memory),
+    /// To do everything else that can fail.
+    Arm,
+    /// To put into force what it remembers.
+    Replay,
     /// To begin.
-    Start,
+    Go,
     /// To stop making work.
     Pause,
     /// To go on.
     Resume,
+    /// To say whether it could be saved.
+    CheckSave,
     /// To write its state.
     Save,
-    /// To take the state that the same instance wrote.
-    Restore,
     /// To attempt what its sandbox refuses.
     Probe(Probe),
+}
+
+/// Where what a process remembers comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// It begins out of reset.
+    Reset,
+    /// The same instance has written it.
+    Saved,
 }
 
 /// How a process is ended.
@@ -109,11 +124,14 @@ impl Order {
         match self {
             // What the message says makes no difference to it.
             Self::Configure => (state == State::Unconfigured).then_some(State::Configured),
-            Self::Start => state.after(&Request::Start),
+            Self::Load(_) => state.after(&Request::Load(LoadFrom::Reset)),
+            Self::Arm => state.after(&Request::Arm),
+            Self::Replay => state.after(&Request::Replay),
+            Self::Go => state.after(&Request::Go),
             Self::Pause => state.after(&Request::Pause),
             Self::Resume => state.after(&Request::Resume),
+            Self::CheckSave => state.after(&Request::CheckSave),
             Self::Save => state.after(&Request::Save),
-            Self::Restore => state.after(&Request::Restore { len: 0 }),
             Self::Probe(probe) => state.after(&Request::Probe(probe)),
         }
     }

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipc::instance::InstanceId;
-use ipc::protocol::control::{Reply, Request};
+use ipc::protocol::control::{LoadFrom, Reply, Request};
 use ipc::shm::guest_memory;
 use machine::{MachineConfig, boot};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::action::{Action, Ending, Notice, Order, Success};
+use super::action::{Action, Ending, Memory, Notice, Order, Success};
 use super::driver::{Reconnected, Shared, Vm, Waiting, millis, refused};
 use super::event::{self, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer};
 use super::picture;
@@ -141,19 +141,24 @@ impl Vm {
                 let current = self.current.as_ref().ok_or_else(|| bug("there is no configuration"))?;
                 (Request::Configure(current.configs.of(life.instance)?), vec![])
             }
-            Order::Start => (Request::Start, vec![]),
+            Order::Load(Memory::Reset) => (Request::Load(LoadFrom::Reset), vec![]),
+            Order::Load(Memory::Saved) => {
+                let state = self.saved.get(&life.instance);
+                let state =
+                    state.ok_or_else(|| bug(format!("there is no saved state for {}", life.instance)))?;
+                let from = LoadFrom::Units { len: state.len };
+                (Request::Load(from), vec![state.memory_for(life.instance)?])
+            }
+            Order::Arm => (Request::Arm, vec![]),
+            Order::Replay => (Request::Replay, vec![]),
+            Order::Go => (Request::Go, vec![]),
             Order::Pause => (Request::Pause, vec![]),
             Order::Resume => (Request::Resume, vec![]),
+            Order::CheckSave => (Request::CheckSave, vec![]),
             Order::Save => {
                 let (state, theirs) = SavedState::new(life.instance)?;
                 self.saved.insert(life.instance, state);
                 (Request::Save, vec![theirs])
-            }
-            Order::Restore => {
-                let state = self.saved.get(&life.instance);
-                let state =
-                    state.ok_or_else(|| bug(format!("there is no saved state for {}", life.instance)))?;
-                (Request::Restore { len: state.len }, vec![state.memory_for(life.instance)?])
             }
             Order::Probe(probe) => (Request::Probe(probe), vec![]),
         };
@@ -182,8 +187,10 @@ impl Vm {
                 None => return None,
             },
             Reply::Probe(outcome) => Outcome::Probed(outcome),
+            Reply::Paused(in_flight) => Outcome::Paused(in_flight),
+            Reply::Replayed(streams) => Outcome::Replayed(streams),
             // Its task passes on what answers the request.
-            Reply::Done | Reply::Inspect(_) | Reply::Failed(_) => Outcome::Done,
+            Reply::Done | Reply::Inspect(_) | Reply::DirtyLog(_) | Reply::Failed(_) => Outcome::Done,
         };
         Some(ProcessEvent::Answered(outcome))
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use ipc::instance::InstanceId;
-use ipc::protocol::control;
+use ipc::protocol::control::{self, Quiescence, StreamReplay};
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 
 use crate::lifecycle::Why;
@@ -71,6 +71,10 @@ pub enum Outcome {
     Done,
     /// So many bytes of state were saved.
     Saved(u64),
+    /// It holds still, and so much is in flight.
+    Paused(Quiescence),
+    /// What became of each stream behind it.
+    Replayed(Vec<StreamReplay>),
     /// What a probe found.
     Probed(ProbeOutcome),
 }

@@ -18,6 +18,7 @@ mod save_restore;
 #[cfg(test)]
 mod tests;
 mod transit;
+mod way_in;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

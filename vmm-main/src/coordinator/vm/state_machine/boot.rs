@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A boot: load the guest, start and configure every process, then let them begin, devices before CPUs.
+//! A boot: load the guest, start and configure every process, then the way in, out of reset ([`super::way_in`]).
 //!
 //! A process that cannot be started, or refuses its configuration, ends the VM: no guest runs to find it missing. One
 //! that is lost costs what its failure policy says, from its first message on. A device that cannot be opened costs
@@ -7,21 +7,16 @@
 
 use std::time::Duration;
 
-use ipc::protocol::budget;
 use ipc::protocol::lifecycle::State;
 
-use super::lives::Life;
 use super::{Operation, Progress, StateMachine, Step};
-use crate::coordinator::vm::action::{Action, Notice, Order};
+use crate::coordinator::vm::action::{Action, Memory, Notice, Order};
 use crate::coordinator::vm::event::{LifeId, Timer};
 use crate::lifecycle;
 use crate::problem::Problem;
 
 /// A guest that resets at once again and again must not turn the host into a process starter.
 const BOOT_SPAN_MIN: Duration = Duration::from_secs(1);
-/// From the order to start to the word about the device: opening it, one answer of the vCPU process beyond that, and
-/// a busy host.
-const OUTCOME_DEADLINE: Duration = budget::sum(&[budget::vfio::OPENING, budget::vfio::GATE, budget::SLACK]);
 
 /// How far a boot is.
 #[derive(Debug)]
@@ -30,8 +25,14 @@ pub(super) enum BootStep {
     Load,
     /// Processes are started and configured, one after the other; the next is this one of the plan.
     Populate(usize),
+    /// They take the state of reset.
+    LoadReset,
+    /// Everything else that can fail is done.
+    Arm,
+    /// The state of reset is put into force.
+    Replay,
     /// They begin.
-    Begin,
+    Go,
 }
 
 impl StateMachine {
@@ -74,10 +75,13 @@ impl StateMachine {
                 Progress::Waiting => Step::Break(Operation::Boot(BootStep::Populate(next))),
                 Progress::Done => {
                     self.actions.push(Action::CloseConnections(self.generation));
-                    Step::Continue(Operation::Boot(BootStep::Begin))
+                    Step::Continue(Operation::Boot(BootStep::LoadReset))
                 }
             },
-            BootStep::Begin => match self.begin(self.generation) {
+            BootStep::LoadReset => Self::next(self.load(self.generation, Memory::Reset), step, BootStep::Arm),
+            BootStep::Arm => Self::next(self.arm(self.generation), step, BootStep::Replay),
+            BootStep::Replay => Self::next(self.replay(self.generation), step, BootStep::Go),
+            BootStep::Go => match self.go(self.generation) {
                 Progress::Waiting => Step::Break(Operation::Boot(step)),
                 Progress::Done => match self.phase.after(lifecycle::Step::Start) {
                     Ok(after) => {
@@ -88,6 +92,14 @@ impl StateMachine {
                     Err(problem) => Step::Continue(self.ending_failed(problem)),
                 },
             },
+        }
+    }
+
+    /// What follows a step of the way in.
+    fn next(progress: Progress, step: BootStep, next: BootStep) -> Step {
+        match progress {
+            Progress::Waiting => Step::Break(Operation::Boot(step)),
+            Progress::Done => Step::Continue(Operation::Boot(next)),
         }
     }
 
@@ -108,30 +120,5 @@ impl StateMachine {
             *next = next.saturating_add(1);
             self.start(LifeId { generation, instance: member.instance }, &member);
         }
-    }
-
-    /// Lets the processes of a set begin, those that pause last first. A tier is through when all of it has begun and
-    /// every device in it has come to something.
-    pub(super) fn begin(&mut self, generation: u32) -> Progress {
-        for tier in (0..self.plan.tier_count()).rev() {
-            let is_new = |life: &Life| matches!(life.state, State::Configured | State::Restored);
-            for id in self.tier(generation, tier) {
-                let is_due = self.lives.get(id).is_some_and(|life| !life.is_busy() && is_new(life));
-                if is_due
-                    && self.ask(id, Order::Start)
-                    && self.lives.get(id).is_some_and(|life| life.opens_device)
-                {
-                    self.actions.push(Action::Arm(Timer::DeviceOutcome(id), OUTCOME_DEADLINE));
-                }
-            }
-            let waits = |id: LifeId| {
-                let undecided = self.failing_devices.contains_key(&id);
-                undecided || self.lives.get(id).is_some_and(|life| life.is_busy() || life.is_opening())
-            };
-            if self.tier(generation, tier).into_iter().any(waits) {
-                return Progress::Waiting;
-            }
-        }
-        Progress::Done
     }
 }

@@ -58,7 +58,7 @@ impl StateMachine {
             ));
         }
         self.check_whole()?;
-        self.actions.push(Action::Prepare);
+        self.forget_saves();
         let new = self.next_generation();
         Ok(Operation::SaveRestore(SaveRestore::new(ticket, self.generation, new)))
     }

@@ -28,6 +28,8 @@ pub(super) struct Life {
     pub device: Option<DeviceOutcome>,
     /// It is the process of a device.
     pub opens_device: bool,
+    /// It has said that it could be saved.
+    pub can_be_saved: bool,
     /// Bytes of state that it has saved.
     pub saved_len: Option<u64>,
     /// It was told to end, or is being ended.
@@ -50,6 +52,7 @@ impl Life {
             refused: false,
             device: None,
             opens_device: member.opens_device,
+            can_be_saved: false,
             saved_len: None,
             ending: None,
         }
@@ -59,9 +62,9 @@ impl Life {
         self.ending.is_some()
     }
 
-    /// It was started and has not said what became of its device.
+    /// It was armed and has not said what became of its device.
     pub fn is_opening(&self) -> bool {
-        self.opens_device && self.device.is_none() && self.state == State::Running
+        self.opens_device && self.device.is_none() && self.state == State::Armed
     }
 
     /// Nothing can be asked of it now: it has not greeted, has something to do, or is being ended.
@@ -157,6 +160,26 @@ impl StateMachine {
             }
         }
         Progress::Done
+    }
+
+    /// Asks `order` of everyone in a set of whom `is_due` says so, all at once. Done when nobody is busy any more.
+    pub(super) fn ask_all(
+        &mut self,
+        generation: u32,
+        order: Order,
+        is_due: impl Fn(&Life) -> bool,
+    ) -> Progress {
+        let ids: Vec<LifeId> = self.lives.of(generation).map(|(id, _)| id).collect();
+        let mut progress = Progress::Done;
+        for id in ids {
+            if self.lives.get(id).is_some_and(|life| !life.is_busy() && is_due(life)) {
+                self.ask(id, order);
+            }
+            if self.lives.get(id).is_some_and(Life::is_busy) {
+                progress = Progress::Waiting;
+            }
+        }
+        progress
     }
 
     /// Ends every process: first those that run the guest, then all others. Done once they are gone.

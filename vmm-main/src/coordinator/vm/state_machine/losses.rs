@@ -22,8 +22,13 @@ impl StateMachine {
             self.guest_request = None;
         }
         self.failing_devices.remove(&id);
-        if !departure.reaped && matches!(self.operation, Operation::Ending(_) | Operation::Reset(_)) {
-            self.hanging.push(id.instance);
+        if !departure.reaped {
+            let counts = matches!(self.operation, Operation::Ending(_) | Operation::Reset(_));
+            if counts || self.is_past_commit() && id.generation < self.generation {
+                self.hanging.push(id.instance);
+            } else {
+                self.tell(Notice::Hanging(vec![id.instance]));
+            }
         }
         match life.ending {
             Some(Ending::Quit | Ending::Discard) => {}
@@ -38,7 +43,7 @@ impl StateMachine {
             Operation::Ending(_) | Operation::Over | Operation::Reset(_) => return,
             // The set that the guest lives in is whole.
             Operation::SaveRestore(_) if self.is_moving_to(id) => {
-                return self.give_up_move(departure.problem);
+                return self.give_up_move(Some(id.instance), departure.problem);
             }
             _ => {}
         }
@@ -75,11 +80,8 @@ impl StateMachine {
             self.tell(Notice::DeviceLost(device, reason.clone()));
             self.lost_devices.insert(device, reason);
         }
-        self.give_up_move(Problem::new(
-            Class::State,
-            "the VM was not saved: a device was lost meanwhile",
-            "save",
-            "see the log",
-        ));
+        let problem =
+            Problem::new(Class::State, "the guest has lost this device meanwhile", "save", "see the log");
+        self.give_up_move(Some(device), problem);
     }
 }

@@ -28,15 +28,16 @@ impl StateMachine {
             ProcessEvent::Gone(departure) => self.gone(id, departure),
             ProcessEvent::NotStarted(problem) => {
                 self.lives.remove(id);
-                self.refused(id, problem);
+                self.refused(id, None, problem);
             }
             // It is being ended: nothing that it says changes that.
             _ if life.is_ending() => {}
             ProcessEvent::Started => life.started = true,
             ProcessEvent::Answered(outcome) => self.answered(id, outcome),
             ProcessEvent::Refused(problem) => {
-                life.refused = matches!(life.open.take(), Some(Order::Pause | Order::Resume));
-                self.refused(id, problem);
+                let order = life.open.take();
+                life.refused = matches!(order, Some(Order::Pause | Order::Resume));
+                self.refused(id, order, problem);
             }
             ProcessEvent::Reported(report) => self.reported(id, report),
         }
@@ -47,23 +48,32 @@ impl StateMachine {
         let Some(order) = life.open.take() else { return };
         life.state = order.state_after(life.state).unwrap_or(life.state);
         life.refused = false;
+        life.can_be_saved |= order == Order::CheckSave;
         match outcome {
             Outcome::Done => {}
+            Outcome::Paused(in_flight) => self.paused_with(id, in_flight),
+            Outcome::Replayed(streams) => self.replayed(id, &streams),
             Outcome::Saved(len) => life.saved_len = Some(len),
             Outcome::Probed(outcome) => self.probed(id, outcome),
         }
     }
 
     /// A process cannot do what it was asked, or could not even be started.
-    fn refused(&mut self, id: LifeId, problem: Problem) {
+    fn refused(&mut self, id: LifeId, order: Option<Order>, problem: Problem) {
+        if order == Some(Order::Go) {
+            // It cannot fail: the process has broken the contract, and costs what it costs in a running VM.
+            return self.fail(id, format!("it refuses to go: {}", problem.what));
+        }
         match &mut self.operation {
             Operation::Boot(_) => self.end_failed(problem, Vec::new()),
             Operation::Transit(transit) => {
-                if !Self::turn_back(&mut transit.goal, &mut transit.failed, problem.clone()) {
+                // Others may still refuse what was asked before the way back.
+                let on_the_way = order == Some(transit.goal.order());
+                if on_the_way && !Self::turn_back(&mut transit.goal, &mut transit.failed, problem.clone()) {
                     self.refused_way_back(id, &problem);
                 }
             }
-            Operation::SaveRestore(_) => self.refused_to_move(id, problem),
+            Operation::SaveRestore(_) => self.refused_to_move(id, order, problem),
             Operation::Probe { .. } => self.answer_probe(id, Err(problem)),
             Operation::Idle | Operation::Reset(_) | Operation::Ending(_) | Operation::Over => {}
         }
@@ -88,7 +98,7 @@ impl StateMachine {
     /// The guest asks to be switched off, which is done at once, or reset. In a life of its CPUs that is just
     /// beginning, both wait until that is through.
     fn guest_asks(&mut self, id: LifeId, request: GuestRequest) {
-        let begins = matches!(self.operation, Operation::Boot(_)) || self.is_moving_to(id);
+        let begins = matches!(self.operation, Operation::Boot(_)) || self.is_past_commit();
         if request == GuestRequest::PowerOff && !begins {
             self.tell(Notice::GuestPoweredOff);
             self.end(Why::GuestPoweredOff);
@@ -99,8 +109,8 @@ impl StateMachine {
 
     fn device_opened(&mut self, id: LifeId) {
         let Some(life) = self.lives.get_mut(id) else { return };
-        let begun = life.state == State::Running || life.open == Some(Order::Start);
-        if life.opens_device && life.device.is_none() && begun {
+        let is_arming = life.state == State::Armed || life.open == Some(Order::Arm);
+        if life.opens_device && life.device.is_none() && is_arming {
             life.device = Some(DeviceOutcome::Opened);
         } else {
             self.fail(id, "it says a second time that its device is open".to_owned());

@@ -2,23 +2,24 @@
 //! Save and restore inside one VM: the guest moves into a new set of processes, its RAM stays where it is.
 //!
 //! ```text
-//! prepare, start a new set ─► pause ─► save (a memory file per process) ─► restore ─► begin the new set ─► end the
-//! old one
-//!                               └──── any failure from here on: the old set is still paused and whole ────┘
+//! can everyone be saved? ─► start and configure a new set ─► pause ─► save ─► load, arm, replay ─► COMMIT: end the
+//! old set ─► go
+//!                           └──────── any failure from here on: the new set is ended, the old one goes on ┘
 //! ```
 //!
-//! This is a migration without a wire: the same requests, the same state units, the same order (CPUs stop first;
-//! devices are restored and begin before CPUs). The two sets never run at the same time, and the old one is ended
-//! only after the new one runs. What takes longest comes first, while the guest still runs. A loss in the new set is
-//! a refusal.
+//! This is a migration without a wire: the same requests, the same state units, the same order. Nothing is touched
+//! before every process has said that it can be saved. What takes longest comes first, while the guest still runs. Up
+//! to the commit whatever fails or dies of the new set costs the move, and the guest goes on where it was; the commit
+//! ends the old set, and only when all of it is reaped does the new one begin: no two sets ever run, not even for a
+//! moment. From the commit on a loss is one as in a running VM.
 
 use ipc::instance::InstanceId;
-use ipc::protocol::lifecycle::State;
+use ipc::protocol::control::{Quiescence, ReplayOutcome, StreamReplay};
 
-use super::lives::Life;
 use super::transit::Goal;
-use super::{Operation, Progress, StateMachine, Step, bug};
-use crate::coordinator::vm::action::{Action, Ending, Order, Success};
+use super::{Operation, Progress, StateMachine, Step, bug, cannot_be_killed};
+use crate::coordinator::logs;
+use crate::coordinator::vm::action::{Action, Ending, Memory, Order, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::problem::{Class, Problem};
 
@@ -34,50 +35,65 @@ pub(super) struct SaveRestore {
     /// The next process of the plan to be started.
     next: usize,
     units: Vec<(InstanceId, u64)>,
-    /// Where the old set is brought while it pauses, or if that failed.
-    goal: Goal,
     /// Why it is given up.
     failed: Option<Problem>,
 }
 
 /// How far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
+    /// Every process of the old set says whether it can be saved.
+    Check,
     Prepare,
     Populate,
     Pause,
     Save,
-    Restore,
-    Begin,
-    /// The old set is ended.
+    Load,
+    Arm,
+    Replay,
+    /// The commit: the old set is ended.
     Retire,
-    /// The new set is ended, and the old one goes on if it was not paused as a whole.
+    Go,
+    /// The new set is ended, then the old one goes on.
     GiveUp,
+}
+
+impl Stage {
+    /// What users are told of it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Prepare => "prepare",
+            Self::Populate => "start new processes",
+            Self::Pause => "pause",
+            Self::Save => "save",
+            Self::Load => "load",
+            Self::Arm => "arm",
+            Self::Replay => "replay",
+            Self::Retire => "end old processes",
+            Self::Go => "go",
+            Self::GiveUp => "give up",
+        }
+    }
 }
 
 impl SaveRestore {
     /// From the processes of generation `old` into those of `new`.
     pub fn new(ticket: Ticket, old: u32, new: u32) -> Self {
-        Self {
-            ticket,
-            old,
-            new,
-            stage: Stage::Prepare,
-            next: 0,
-            units: Vec::new(),
-            goal: Goal::Paused,
-            failed: None,
-        }
+        Self { ticket, old, new, stage: Stage::Check, next: 0, units: Vec::new(), failed: None }
     }
 
-    /// Gives the move up, if that is still possible.
-    fn give_up(&mut self, problem: Problem) {
-        let goal = match self.stage {
-            Stage::Prepare | Stage::Populate | Stage::Pause => Goal::Running,
-            Stage::Save | Stage::Restore | Stage::Begin => Goal::Paused,
-            Stage::Retire | Stage::GiveUp => return,
+    /// Gives the move up, if that is still possible. `culprit` is who failed.
+    fn give_up(&mut self, culprit: Option<InstanceId>, problem: Problem) {
+        if matches!(self.stage, Stage::Retire | Stage::Go | Stage::GiveUp) {
+            return;
+        }
+        let step = self.stage.as_str();
+        let what = match culprit {
+            Some(instance) => format!("{step} of {instance}: {}", problem.what),
+            None => format!("{step}: {}", problem.what),
         };
-        (self.stage, self.goal, self.failed) = (Stage::GiveUp, goal, Some(problem));
+        (self.stage, self.failed) = (Stage::GiveUp, Some(Problem { what, ..problem }));
     }
 }
 
@@ -102,78 +118,87 @@ impl StateMachine {
         match result {
             Ok(()) if moving.stage == Stage::Prepare => moving.stage = Stage::Populate,
             Ok(()) => {}
-            Err(problem) => moving.give_up(problem),
+            Err(problem) => moving.give_up(None, problem),
         }
     }
 
     pub(super) fn save_restore(&mut self, mut moving: SaveRestore) -> Step {
         let (old, new) = (moving.old, moving.new);
-        let (progress, lap, next) = match moving.stage {
+        let (progress, next) = match moving.stage {
+            Stage::Check => (self.ask_all(old, Order::CheckSave, |life| !life.can_be_saved), Stage::Prepare),
             Stage::Prepare => return Step::Break(Operation::SaveRestore(moving)),
-            Stage::Populate => (self.populate(new, &mut moving.next), "start new processes", Stage::Pause),
-            Stage::Pause => (self.bring(old, Goal::Paused), "pause", Stage::Save),
-            Stage::Save => (self.save(old), "save", Stage::Restore),
-            Stage::Restore => (self.restore(new), "restore", Stage::Begin),
-            Stage::Begin => (self.begin(new), "resume", Stage::Retire),
-            Stage::Retire => return self.retire(moving),
+            Stage::Populate => (self.populate(new, &mut moving.next), Stage::Pause),
+            Stage::Pause => (self.bring(old, Goal::Paused), Stage::Save),
+            Stage::Save => (self.ask_all(old, Order::Save, |life| life.saved_len.is_none()), Stage::Load),
+            Stage::Load => (self.load(new, Memory::Saved), Stage::Arm),
+            Stage::Arm => (self.arm(new), Stage::Replay),
+            Stage::Replay => (self.replay(new), Stage::Retire),
+            Stage::Retire => (self.discard(old), Stage::Go),
+            Stage::Go => (self.go(new), Stage::Go),
             Stage::GiveUp => return self.go_back(moving),
         };
         if progress == Progress::Waiting {
             return Step::Break(Operation::SaveRestore(moving));
         }
-        self.actions.push(Action::Lap(lap));
-        moving.stage = next;
-        match next {
-            Stage::Pause => self.actions.push(Action::CloseConnections(new)),
-            Stage::Restore => {
+        if moving.stage != Stage::Check {
+            self.actions.push(Action::Lap(moving.stage.as_str()));
+        }
+        match (moving.stage, next) {
+            (_, Stage::Prepare) => self.actions.push(Action::Prepare),
+            (_, Stage::Pause) => self.actions.push(Action::CloseConnections(new)),
+            (_, Stage::Load) => {
                 let lens = self.lives.of(old).map(|(id, life)| (id.instance, life.saved_len.unwrap_or(0)));
                 moving.units = lens.collect();
             }
-            Stage::Retire => {
+            (_, Stage::Retire) => {
                 self.generation = new;
                 self.actions.push(Action::Commit);
+            }
+            (Stage::Retire, _) if !self.hanging.is_empty() => {
+                // It holds what the new set would go on with.
+                self.operation = Operation::SaveRestore(moving);
+                let problem = cannot_be_killed(&self.hanging, Stage::Retire.as_str());
+                return Step::Continue(self.ending_failed(problem));
+            }
+            (Stage::Go, _) => {
+                self.actions.push(Action::Answer(moving.ticket, Ok(Success::Moved(new, moving.units))));
+                return Step::Continue(Operation::Idle);
             }
             _ => {}
         }
         // The guest's last word before the pause is in no saved state.
-        if matches!(next, Stage::Pause | Stage::Save) && self.guest_request.is_some() {
-            moving.give_up(Problem::new(
-                Class::State,
-                "the guest has just asked to be switched off or reset",
-                "save",
-                "ask again when that is done",
-            ));
+        if matches!(next, Stage::Prepare | Stage::Pause | Stage::Save) && self.guest_request.is_some() {
+            moving.give_up(
+                None,
+                Problem::new(
+                    Class::State,
+                    "the guest has just asked to be switched off or reset",
+                    "save",
+                    "ask again when that is done",
+                ),
+            );
+        } else {
+            moving.stage = next;
         }
         Step::Continue(Operation::SaveRestore(moving))
     }
 
-    /// Lets every paused process write its state.
-    fn save(&mut self, old: u32) -> Progress {
-        self.ask_by_tiers(old, 0..self.plan.tier_count(), Order::Save, |life| life.saved_len.is_none())
-    }
-
-    /// Gives every configured process its state, devices before CPUs.
-    fn restore(&mut self, new: u32) -> Progress {
-        let is_due = |life: &Life| life.state == State::Configured;
-        self.ask_by_tiers(new, (0..self.plan.tier_count()).rev(), Order::Restore, is_due)
-    }
-
-    /// Ends the old set, whose guest lives in the new one.
-    fn retire(&mut self, moving: SaveRestore) -> Step {
-        if self.discard(moving.old) == Progress::Waiting {
-            return Step::Break(Operation::SaveRestore(moving));
+    /// Nothing of an earlier attempt is relied on.
+    pub(super) fn forget_saves(&mut self) {
+        for id in self.lives.ids() {
+            if let Some(life) = self.lives.get_mut(id) {
+                (life.can_be_saved, life.saved_len) = (false, None);
+            }
         }
-        self.actions.push(Action::Answer(moving.ticket, Ok(Success::Moved(moving.new, moving.units))));
-        Step::Continue(Operation::Idle)
     }
 
-    /// Ends the new set, and leaves the old one running or paused.
+    /// Ends the new set, then lets the old one go on.
     fn go_back(&mut self, moving: SaveRestore) -> Step {
-        let gone = self.discard(moving.new);
-        if self.bring(moving.old, moving.goal) == Progress::Waiting || gone == Progress::Waiting {
+        if self.discard(moving.new) == Progress::Waiting
+            || self.bring(moving.old, Goal::Running) == Progress::Waiting
+        {
             return Step::Break(Operation::SaveRestore(moving));
         }
-        self.phase = moving.goal.phase();
         self.actions.push(Action::Abandon);
         let problem = moving.failed.unwrap_or_else(|| bug("a move was given up for no reason"));
         let advice = format!("{}; the guest is {}", problem.advice, self.phase);
@@ -181,7 +206,7 @@ impl StateMachine {
         Step::Continue(Operation::Idle)
     }
 
-    /// Ends a set at once.
+    /// Ends a set at once. Done when all of it is gone.
     fn discard(&mut self, generation: u32) -> Progress {
         let ids: Vec<LifeId> = self.lives.of(generation).map(|(id, _)| id).collect();
         ids.iter().for_each(|id| self.end_life(*id, Ending::Discard));
@@ -193,30 +218,72 @@ impl StateMachine {
         matches!(self.operation, Operation::SaveRestore(_)) && id.generation > self.generation
     }
 
-    /// Gives the move up that is under way, if there is one.
-    pub(super) fn give_up_move(&mut self, problem: Problem) {
+    /// Whether the set that the guest lives in is just beginning, after a commit.
+    pub(super) const fn is_past_commit(&self) -> bool {
+        matches!(&self.operation, Operation::SaveRestore(moving) if moving.new == self.generation)
+    }
+
+    /// Gives the move up that is under way, if there is one and it can be.
+    pub(super) fn give_up_move(&mut self, culprit: Option<InstanceId>, problem: Problem) {
         if let Operation::SaveRestore(moving) = &mut self.operation {
-            moving.give_up(problem);
+            moving.give_up(culprit, problem);
         }
     }
 
     /// A device of the new set has failed.
     pub(super) fn not_coming_along(&mut self, id: LifeId, reason: &str) {
-        self.give_up_move(Problem::new(
+        let problem = Problem::new(
             Class::State,
-            format!("the device {} does not come along: {reason}", id.instance),
-            "restore",
-            "the guest is where it was",
-        ));
+            format!("its device does not come along: {reason}"),
+            id.instance.to_string(),
+            "look at its server",
+        );
+        self.give_up_move(Some(id.instance), problem);
+    }
+
+    /// A process has paused, with so much in flight.
+    pub(super) fn paused_with(&mut self, id: LifeId, in_flight: Quiescence) {
+        if !in_flight.is_quiet() {
+            let problem = Problem::new(
+                Class::State,
+                format!("it is paused, and in flight are {in_flight}: they would be lost"),
+                id.instance.to_string(),
+                "ask again",
+            );
+            self.give_up_move(Some(id.instance), problem);
+        }
+    }
+
+    /// A vSMMU has attached its streams anew, or not.
+    pub(super) fn replayed(&mut self, id: LifeId, streams: &[StreamReplay]) {
+        let aborted = streams.iter().find_map(|replay| match &replay.outcome {
+            ReplayOutcome::Attached => None,
+            ReplayOutcome::Aborted(why) => Some((replay.stream, logs::printable(why.as_bytes()))),
+        });
+        if let Some((stream, why)) = aborted {
+            let problem = Problem::new(
+                Class::State,
+                format!(
+                    "DMA of stream {:#x} would end in abort, and its guest says otherwise: {why}",
+                    stream.0
+                ),
+                id.instance.to_string(),
+                "look at the process of the device behind it",
+            );
+            self.give_up_move(Some(id.instance), problem);
+        }
     }
 
     /// A process of either set has refused its part of the move.
-    pub(super) fn refused_to_move(&mut self, id: LifeId, problem: Problem) {
+    pub(super) fn refused_to_move(&mut self, id: LifeId, order: Option<Order>, problem: Problem) {
         let Operation::SaveRestore(moving) = &mut self.operation else { return };
-        if moving.stage == Stage::GiveUp && id.generation == moving.old {
-            self.refused_way_back(id, &problem);
+        if moving.stage == Stage::GiveUp {
+            // Others may still refuse what was asked before it was given up.
+            if id.generation == moving.old && order == Some(Order::Resume) {
+                self.refused_way_back(id, &problem);
+            }
         } else {
-            moving.give_up(problem);
+            moving.give_up(Some(id.instance), problem);
         }
     }
 }

@@ -40,6 +40,13 @@ impl Goal {
         }
     }
 
+    pub const fn order(self) -> Order {
+        match self {
+            Self::Paused => Order::Pause,
+            Self::Running => Order::Resume,
+        }
+    }
+
     pub const fn phase(self) -> Phase {
         match self {
             Self::Paused => Phase::Paused,
@@ -75,11 +82,11 @@ impl StateMachine {
         match goal {
             Goal::Paused => {
                 let is_due = |life: &Life| life.state == State::Running || life.refused;
-                self.ask_by_tiers(generation, tiers, Order::Pause, is_due)
+                self.ask_by_tiers(generation, tiers, goal.order(), is_due)
             }
             Goal::Running => {
                 let is_due = |life: &Life| life.state == State::Paused || life.refused;
-                self.ask_by_tiers(generation, tiers.rev(), Order::Resume, is_due)
+                self.ask_by_tiers(generation, tiers.rev(), goal.order(), is_due)
             }
         }
     }

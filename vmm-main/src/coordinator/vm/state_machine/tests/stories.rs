@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Single stories: what is ordered, in which order, and what users are told.
 
-use ipc::protocol::control::Event as Report;
+use ipc::addr::StreamId;
+use ipc::protocol::control::{Event as Report, Quiescence, ReplayOutcome, StreamReplay};
 use ipc::protocol::lifecycle::State;
+use ipc::protocol::stage1::Attachment;
 
 use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World};
-use crate::coordinator::vm::action::{Ending, Notice, Order, Success};
-use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent, Timer};
+use crate::coordinator::vm::action::{Ending, Memory, Notice, Order, Success};
+use crate::coordinator::vm::event::{Command, Event, LifeId, Outcome, ProcessEvent, Timer};
 use crate::lifecycle::{Phase, Why};
 
 fn running(required: bool) -> World {
@@ -22,6 +24,14 @@ fn asked(world: &World, order: Order) -> Vec<ipc::instance::InstanceId> {
     world.orders.iter().filter(|(_, given)| *given == order).map(|(life, _)| life.instance).collect()
 }
 
+/// Everyone takes what it was told to load, which they are at once.
+fn load_all(world: &mut World) {
+    assert_eq!(asked(world, Order::Load(Memory::Reset)).len(), 5);
+    for instance in [VCPU, VFIO0, VFIO1, NVME0, SMMU0] {
+        world.fulfil(world.life(instance));
+    }
+}
+
 #[test]
 fn boot_begins_the_cpus_last_and_only_when_every_device_has_come_to_something() {
     let mut world = World::new(false);
@@ -34,17 +44,22 @@ fn boot_begins_the_cpus_last_and_only_when_every_device_has_come_to_something() 
         world.fulfil(life.unwrap());
         world.fulfil(life.unwrap());
     }
+    load_all(&mut world);
     for instance in [SMMU0, NVME0, VFIO0, VFIO1] {
         world.fulfil(world.life(instance));
     }
-    assert_eq!(asked(&world, Order::Start), [SMMU0, NVME0, VFIO0, VFIO1]);
+    assert_eq!(asked(&world, Order::Arm), [SMMU0, NVME0, VFIO0, VFIO1]);
     world.tell_of_device(world.life(VFIO0), false);
-    assert!(!asked(&world, Order::Start).contains(&VCPU), "a device is being opened");
+    assert!(!asked(&world, Order::Arm).contains(&VCPU), "a device is being opened");
     world.run_out(Timer::DeviceOutcome(world.life(VFIO1)));
     let said = &world.processes[&world.life(VFIO1)].ending;
     assert_eq!(*said, Some(Ending::Failed("it does not say what became of its device".into())));
     world.depart(world.life(VFIO1), true);
     world.fulfil(world.life(VCPU));
+    assert_eq!(asked(&world, Order::Replay).len(), 4);
+    assert!(asked(&world, Order::Go).is_empty(), "nobody begins before everyone can");
+    world.settle();
+    assert_eq!(asked(&world, Order::Go), [SMMU0, NVME0, VFIO0, VCPU]);
     assert_eq!(world.machine.phase(), &Phase::Running);
     assert!(world.notices.iter().any(|notice| matches!(notice, Notice::DeviceLost(VFIO1, _))));
 }
@@ -57,13 +72,14 @@ fn boot_without_a_required_device_begins_no_cpu() {
         world.fulfil(world.life(instance));
         world.fulfil(world.life(instance));
     }
+    load_all(&mut world);
     for instance in [SMMU0, NVME0, VFIO0, VFIO1] {
         world.fulfil(world.life(instance));
     }
     world.tell_of_device(world.life(VFIO0), false);
     world.tell_of_device(world.life(VFIO1), true);
     world.settle();
-    assert!(asked(&world, Order::Start).iter().all(|instance| *instance != VCPU));
+    assert!(asked(&world, Order::Go).is_empty());
     let Phase::Stopped { why: Why::Failed { problem, .. } } = world.machine.phase() else { panic!() };
     assert!(problem.what.starts_with("the device vfio1 is lost: "), "{problem}");
 }
@@ -151,49 +167,205 @@ fn servers_own_end_is_told_instead_of_its_clients_word() {
 }
 
 #[test]
-fn save_restore_begins_the_new_set_only_when_the_old_one_is_paused_and_ends_the_old_one_after() {
+fn save_restore_ends_the_old_set_before_the_new_one_begins() {
     let mut world = running(false);
     let ticket = world.command(Command::SaveRestore);
     world.settle();
     let Ok(Success::Moved(2, units)) = &world.answers[&ticket] else { panic!("{:?}", world.answers) };
     assert_eq!(units.len(), 5);
-    let first = |order: Order, generation: u32| {
-        world
-            .orders
-            .iter()
-            .position(|(life, given)| *given == order && life.generation == generation)
-            .unwrap()
+    let at = |order: Order, generation: u32| {
+        let given = world.orders.iter().enumerate();
+        let places = given.filter(|(_, (life, given))| *given == order && life.generation == generation);
+        let places: Vec<usize> = places.map(|(place, _)| place).collect();
+        assert_eq!(places.len(), 5, "{order:?}");
+        (places[0], places[4])
     };
-    assert!(first(Order::Configure, 2) < first(Order::Pause, 1));
-    assert!(
-        first(Order::Pause, 1) < first(Order::Save, 1) && first(Order::Save, 1) < first(Order::Restore, 2)
-    );
-    assert!(first(Order::Restore, 2) < first(Order::Start, 2));
+    let steps = [
+        at(Order::CheckSave, 1),
+        at(Order::Configure, 2),
+        at(Order::Pause, 1),
+        at(Order::Save, 1),
+        at(Order::Load(Memory::Saved), 2),
+        at(Order::Arm, 2),
+        at(Order::Replay, 2),
+        at(Order::Go, 2),
+    ];
+    assert!(steps.windows(2).all(|pair| pair[0].1 < pair[1].0), "{steps:?}");
+    assert_eq!(asked(&world, Order::Go), [SMMU0, NVME0, VFIO0, VFIO1, VCPU]);
     assert_eq!((world.machine.generation(), world.processes.len()), (2, 5));
 }
 
 #[test]
-fn save_restore_whose_new_process_dies_leaves_the_guest_where_it_was() {
-    for (deaths_after, phase) in [(3, Phase::Running), (30, Phase::Paused)] {
+fn save_restore_that_one_process_cannot_be_part_of_touches_nothing() {
+    for refusing in [&[VFIO1][..], &[VFIO1, VFIO0, SMMU0]] {
         let mut world = running(false);
         let ticket = world.command(Command::SaveRestore);
-        world.serve();
-        for _ in 0..deaths_after {
-            let next = world.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
-            let Some(life) = next.map(|(life, _)| *life) else { break };
-            if world.orders.last().is_some_and(|(_, order)| *order == Order::Restore) {
-                break;
-            }
-            world.fulfil(life);
+        for instance in refusing {
+            world.refuse(world.life(*instance));
         }
-        let new = world.processes.keys().copied().find(|life| life.generation == 2).unwrap();
-        world.depart(new, true);
         world.settle();
         let problem = world.answers[&ticket].as_ref().unwrap_err();
-        assert_eq!((world.machine.phase(), world.machine.generation()), (&phase, 1), "{problem}");
-        assert!(problem.advice.ends_with(&format!("; the guest is {phase}")), "{problem}");
-        assert!(world.processes.keys().all(|life| life.generation == 1) && world.processes.len() == 5);
+        assert_eq!(
+            (problem.what.as_str(), world.machine.phase()),
+            ("check of vfio1: refused", &Phase::Running)
+        );
+        assert!(world.orders.iter().all(|(_, order)| *order == Order::CheckSave), "{:?}", world.orders);
+        assert!(world.lives().all(|life| life.generation == 1), "no process was started");
+        assert_eq!(world.processes.len(), 5, "nobody is ended for it");
     }
+}
+
+/// A save/restore up to the moment in which the new set was asked for this, before it has answered.
+fn moving_up_to(world: &mut World, order: Order) {
+    for _ in 0..200 {
+        let is_there = |(life, given): &(LifeId, Order)| life.generation == 2 && *given == order;
+        if world.orders.iter().any(is_there) {
+            return;
+        }
+        world.serve();
+        let ended = world.processes.iter().find(|(_, it)| it.ending.is_some()).map(|(life, _)| *life);
+        ended.into_iter().for_each(|life| world.depart(life, true));
+        let next = world.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
+        if let Some(life) = next.map(|(life, _)| *life) {
+            world.fulfil(life);
+            world.tell_of_device(life, false);
+        }
+    }
+    panic!("it never comes to {order:?}: {:?}", world.machine);
+}
+
+#[test]
+fn save_restore_that_fails_before_its_commit_lets_the_old_set_go_on_and_says_who_and_where() {
+    for (order, step) in [
+        (Order::Configure, "start new processes"),
+        (Order::Load(Memory::Saved), "load"),
+        (Order::Arm, "arm"),
+        (Order::Replay, "replay"),
+    ] {
+        for dies in [true, false] {
+            let mut world = running(false);
+            let ticket = world.command(Command::SaveRestore);
+            moving_up_to(&mut world, order);
+            let asked =
+                world.processes.iter().find(|(life, it)| life.generation == 2 && it.open == Some(order));
+            let life = *asked.unwrap().0;
+            if dies {
+                world.depart(life, true);
+            } else {
+                world.refuse(life);
+            }
+            world.settle();
+            let problem = world.answers[&ticket].as_ref().unwrap_err();
+            let why = if dies { "it died" } else { "refused" };
+            assert_eq!(problem.what, format!("{step} of {}: {why}", life.instance));
+            assert!(problem.advice.ends_with("; the guest is running"), "{problem}");
+            assert_eq!((world.machine.phase(), world.machine.generation()), (&Phase::Running, 1));
+            assert!(world.processes.keys().all(|life| life.generation == 1) && world.processes.len() == 5);
+            // Nothing of the first attempt is relied on by the next one.
+            world.orders.clear();
+            let again = world.command(Command::SaveRestore);
+            world.settle();
+            assert!(matches!(world.answers[&again], Ok(Success::Moved(3, _))), "{:?}", world.answers[&again]);
+            assert_eq!((asked_all(&world, Order::CheckSave), asked_all(&world, Order::Save)), (5, 5));
+        }
+    }
+}
+
+fn asked_all(world: &World, order: Order) -> usize {
+    asked(world, order).len()
+}
+
+#[test]
+fn save_restore_whose_process_is_not_quiet_or_whose_stream_aborts_is_given_up() {
+    let mut world = running(false);
+    let ticket = world.command(Command::SaveRestore);
+    for _ in 0..200 {
+        if world.processes.iter().any(|(life, it)| life.instance == VFIO1 && it.open == Some(Order::Pause)) {
+            break;
+        }
+        world.serve();
+        let next = world.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
+        next.map(|(life, _)| *life).into_iter().for_each(|life| world.fulfil(life));
+    }
+    world.answer(world.life(VFIO1), Outcome::Paused(Quiescence { posts: 2, ..Quiescence::NONE }));
+    world.settle();
+    let problem = world.answers[&ticket].as_ref().unwrap_err();
+    assert!(problem.what.starts_with("pause of vfio1: ") && problem.what.contains("2 of posts"), "{problem}");
+    assert_eq!(world.machine.phase(), &Phase::Running);
+
+    let ticket = world.command(Command::SaveRestore);
+    for _ in 0..300 {
+        if world.processes.iter().any(|(life, it)| life.generation == 3 && it.open == Some(Order::Replay)) {
+            break;
+        }
+        world.serve();
+        for life in world.processes.keys().copied().collect::<Vec<_>>() {
+            if world.processes.get(&life).is_some_and(|it| it.open != Some(Order::Replay)) {
+                world.fulfil(life);
+                world.tell_of_device(life, false);
+            }
+        }
+    }
+    let outcome = ReplayOutcome::Aborted("no answer".into());
+    let replay = StreamReplay { stream: StreamId(8), attachment: Attachment::Bypass, outcome };
+    world.answer(LifeId { generation: 3, instance: SMMU0 }, Outcome::Replayed(vec![replay]));
+    world.settle();
+    let problem = world.answers[&ticket].as_ref().unwrap_err();
+    assert!(problem.what.starts_with("replay of smmu0: ") && problem.what.contains("0x8"), "{problem}");
+    assert_eq!((world.machine.phase(), world.machine.generation()), (&Phase::Running, 1));
+}
+
+#[test]
+fn save_restore_with_an_old_process_that_cannot_be_killed_begins_no_second_life() {
+    let mut world = running(false);
+    let ticket = world.command(Command::SaveRestore);
+    for _ in 0..400 {
+        if world.processes.iter().any(|(life, it)| life.generation == 1 && it.ending.is_some()) {
+            break;
+        }
+        world.serve();
+        for life in world.processes.keys().copied().collect::<Vec<_>>() {
+            world.fulfil(life);
+            world.tell_of_device(life, false);
+        }
+    }
+    let old: Vec<LifeId> = world.processes.keys().copied().filter(|life| life.generation == 1).collect();
+    for life in old {
+        world.depart(life, life.instance != NVME0);
+    }
+    world.settle();
+    assert!(asked(&world, Order::Go).is_empty());
+    assert_eq!((world.machine.phase().as_str(), world.machine.hanging()), ("stopped", &[NVME0][..]));
+    assert!(world.answers[&ticket].as_ref().unwrap_err().what.starts_with("nvme0 cannot be killed"));
+}
+
+#[test]
+fn process_that_dies_at_go_is_a_loss_as_in_a_running_vm() {
+    let mut world = running(false);
+    let ticket = world.command(Command::SaveRestore);
+    moving_up_to(&mut world, Order::Go);
+    world.fulfil(world.life(SMMU0));
+    world.fulfil(world.life(NVME0));
+    // One dies, the other one breaks the contract.
+    world.depart(world.life(VFIO0), true);
+    world.refuse(world.life(VFIO1));
+    world.settle();
+    assert!(matches!(world.answers[&ticket], Ok(Success::Moved(2, _))), "{:?}", world.answers[&ticket]);
+    assert_eq!(world.machine.lost_devices().len(), 2);
+    assert_eq!((world.machine.phase(), world.processes.len()), (&Phase::Running, 3));
+}
+
+#[test]
+fn processes_that_refuse_a_pause_together_are_not_ended_for_it() {
+    let mut world = running(false);
+    let ticket = world.command(Command::Pause);
+    world.fulfil(world.life(VCPU));
+    world.refuse(world.life(VFIO0));
+    world.refuse(world.life(VFIO1));
+    world.settle();
+    assert!(world.answers[&ticket].is_err());
+    assert_eq!((world.machine.phase(), world.processes.len()), (&Phase::Running, 5));
+    assert!(world.machine.lost_devices().is_empty());
 }
 
 #[test]

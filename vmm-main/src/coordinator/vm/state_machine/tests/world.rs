@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
+use ipc::protocol::control::Quiescence;
 use ipc::protocol::lifecycle::State;
 use ipc::protocol::probe::ProbeOutcome;
 
@@ -57,6 +58,8 @@ pub struct Process {
     pub ending: Option<Ending>,
     /// It was let begin or go on, and has not paused since: perhaps it works.
     pub may_run: bool,
+    /// It has said that it could be saved, since the last save/restore was asked for.
+    pub checked: bool,
     /// The machine was told that it is lost, or ordered its end.
     pub told_of_device: bool,
 }
@@ -67,6 +70,8 @@ pub struct World {
     pub processes: BTreeMap<LifeId, Process>,
     /// Every life that there ever was.
     lives: BTreeSet<LifeId>,
+    /// Those that were killed and are not gone.
+    hung: BTreeSet<LifeId>,
     pub timers: BTreeSet<Timer>,
     pub loads: usize,
     pub prepares: usize,
@@ -87,6 +92,7 @@ impl World {
             machine: StateMachine::new(plan(required), BTreeMap::new()),
             processes: BTreeMap::new(),
             lives: BTreeSet::new(),
+            hung: BTreeSet::new(),
             timers: BTreeSet::new(),
             loads: 0,
             prepares: 0,
@@ -118,7 +124,10 @@ impl World {
         assert!(!self.released || is_answer, "ordered after the end: {action:?}");
         match action {
             Action::Load => self.loads += 1,
-            Action::Prepare => self.prepares += 1,
+            Action::Prepare => {
+                assert!(self.processes.values().all(|process| process.checked), "everyone is asked first");
+                self.prepares += 1;
+            }
             Action::Reconnect => {
                 assert!(self.processes.is_empty(), "the old connections are closed first");
                 self.reconnects += 1;
@@ -137,7 +146,8 @@ impl World {
             }
             Action::Tell(notice) => self.notices.push(notice),
             Action::Release => self.released = true,
-            Action::Commit | Action::Abandon | Action::Lap(_) | Action::CloseConnections(_) => {}
+            Action::Commit => self.check_commit(),
+            Action::Abandon | Action::Lap(_) | Action::CloseConnections(_) => {}
         }
     }
 
@@ -158,17 +168,27 @@ impl World {
             open: None,
             ending: None,
             may_run: false,
+            checked: false,
             told_of_device: false,
         };
         self.processes.insert(life, process);
     }
 
+    /// All that can fail has not, and nothing runs.
+    fn check_commit(&self) {
+        let new = self.machine.generation();
+        for (life, process) in self.processes.iter().filter(|(_, process)| process.ending.is_none()) {
+            let expected = if life.generation == new { State::Replayed } else { State::Paused };
+            assert_eq!((process.state, &process.open, process.may_run), (expected, &None, false), "{life:?}");
+        }
+    }
+
     fn ask(&mut self, life: LifeId, order: Order) {
-        if matches!(order, Order::Start | Order::Resume) {
-            let other = self.processes.iter().find(|(other, process)| {
-                other.instance == life.instance && other.generation != life.generation && process.may_run
-            });
-            assert!(other.is_none(), "{order:?} of {life:?} while {other:?} may run");
+        if matches!(order, Order::Go | Order::Resume) {
+            let there = self.processes.keys();
+            let hung = self.hung.iter().filter(|hung| hung.generation < life.generation);
+            let other = there.filter(|other| other.generation != life.generation).chain(hung).next();
+            assert!(other.is_none(), "{order:?} of {life:?} while there is {other:?}");
         }
         let process = self.processes.get_mut(&life).expect("only a process that there is can be asked");
         assert!(process.greeted && process.ending.is_none(), "{life:?} cannot hear {order:?}");
@@ -178,7 +198,7 @@ impl World {
             process.state
         );
         assert!(process.open.replace(order).is_none(), "{life:?} is asked one thing at a time");
-        process.may_run |= matches!(order, Order::Start | Order::Resume);
+        process.may_run |= matches!(order, Order::Go | Order::Resume);
         self.orders.push((life, order));
     }
 
@@ -223,11 +243,28 @@ impl World {
         let Some(order) = process.open.take() else { return };
         process.state = order.state_after(process.state).unwrap();
         process.may_run &= process.state != State::Paused;
+        process.checked |= order == Order::CheckSave;
         let outcome = match order {
             Order::Save => Outcome::Saved(7),
+            Order::Pause => Outcome::Paused(Quiescence::NONE),
+            Order::Replay if life.instance == SMMU0 => Outcome::Replayed(vec![]),
             Order::Probe(_) => Outcome::Probed(ProbeOutcome::Allowed),
             _ => Outcome::Done,
         };
+        self.process(life, ProcessEvent::Answered(outcome));
+    }
+
+    /// Every life that there ever was.
+    pub fn lives(&self) -> impl Iterator<Item = &LifeId> {
+        self.lives.iter()
+    }
+
+    /// A process does what it was asked, with this outcome.
+    pub fn answer(&mut self, life: LifeId, outcome: Outcome) {
+        let process = self.processes.get_mut(&life).unwrap();
+        let order = process.open.take().unwrap();
+        process.state = order.state_after(process.state).unwrap();
+        process.may_run &= process.state != State::Paused;
         self.process(life, ProcessEvent::Answered(outcome));
     }
 
@@ -235,7 +272,7 @@ impl World {
     pub fn tell_of_device(&mut self, life: LifeId, failed: bool) {
         use ipc::protocol::control::Event as Report;
         let Some(process) = self.processes.get_mut(&life) else { return };
-        if life.instance.role == Role::Vfio && process.state == State::Running && !process.told_of_device {
+        if life.instance.role == Role::Vfio && process.state == State::Armed && !process.told_of_device {
             process.told_of_device = true;
             let report = if failed { Report::DeviceFailed("test".into()) } else { Report::DeviceOpened };
             self.process(life, ProcessEvent::Reported(report));
@@ -253,6 +290,9 @@ impl World {
     /// A process is gone: as it was ordered, or by itself.
     pub fn depart(&mut self, life: LifeId, reaped: bool) {
         if self.processes.remove(&life).is_some() {
+            if !reaped {
+                self.hung.insert(life);
+            }
             let departure = Departure { reaped, problem: problem("it died"), last_lines: vec![] };
             self.process(life, ProcessEvent::Gone(departure));
         }
@@ -264,6 +304,9 @@ impl World {
 
     pub fn command(&mut self, command: Command) -> Ticket {
         self.tickets += 1;
+        if matches!(command, Command::SaveRestore) && self.machine.is_idle() {
+            self.processes.values_mut().for_each(|process| process.checked = false);
+        }
         self.asked.insert(self.tickets);
         self.happen(Event::Command(self.tickets, command));
         self.tickets

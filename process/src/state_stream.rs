@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The memory object that a state is written into or read from, as a stream: a program holds as much of it as it works on.
+//!
+//! An object's length is looked at once, when reading begins: what comes is sealed against change. Neither end goes
+//! beyond [`SAVED_LEN_MAX`].
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use ipc::protocol::control::SAVED_LEN_MAX;
+
+/// Reads a state from the start of a memory object.
+#[derive(Debug)]
+pub(crate) struct StateReader {
+    memory: OwnedFd,
+    len: u64,
+    done: u64,
+}
+
+/// Writes a state from the start of a memory object.
+#[derive(Debug)]
+pub(crate) struct StateWriter {
+    memory: OwnedFd,
+    len: u64,
+}
+
+impl StateReader {
+    /// A state of `len` bytes.
+    ///
+    /// # Errors
+    /// If the object is shorter, or `len` above the cap.
+    pub(crate) fn new(memory: OwnedFd, len: u64) -> io::Result<Self> {
+        let held = u64::try_from(rustix::fs::fstat(memory.as_fd())?.st_size).unwrap_or(0);
+        if len > held || len > SAVED_LEN_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "its length is not what was said"));
+        }
+        Ok(Self { memory, len, done: 0 })
+    }
+}
+
+impl Read for StateReader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.len - self.done).unwrap_or(usize::MAX);
+        let count = into.len().min(left);
+        let Some(into) = into.get_mut(..count).filter(|into| !into.is_empty()) else { return Ok(0) };
+        let count = rustix::io::pread(&self.memory, into, self.done)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.done += count as u64;
+        Ok(count)
+    }
+}
+
+impl StateWriter {
+    /// Into this object.
+    pub(crate) const fn new(memory: OwnedFd) -> Self {
+        Self { memory, len: 0 }
+    }
+
+    /// Bytes that were written.
+    pub(crate) const fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl Write for StateWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = usize::try_from(SAVED_LEN_MAX - self.len).unwrap_or(usize::MAX);
+        if bytes.len() > room {
+            let why = format!("a state is at most {SAVED_LEN_MAX:#x} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
+        let count = rustix::io::pwrite(&self.memory, bytes, self.len)?;
+        self.len += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

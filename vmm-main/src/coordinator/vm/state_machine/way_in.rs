@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The one way into a life, of a boot as of a save/restore: `Load`, `Arm`, `Replay`, `Go`, after the processes of a set were
+//! started and configured.
+//!
+//! Everything that can fail does so before `Go`, and nothing moves before. `Load` is each process's own affair: all take
+//! it at once. `Arm` goes tier by tier, those that pause last first, for it greets peers; a process of a device has armed
+//! when it has said what became of its device. `Replay` reaches the devices of a vSMMU, so all are armed. `Go` lets the
+//! CPUs begin last.
+
+use std::time::Duration;
+
+use ipc::protocol::budget;
+use ipc::protocol::lifecycle::State;
+
+use super::lives::Life;
+use super::{Progress, StateMachine};
+use crate::coordinator::vm::action::{Action, Memory, Order};
+use crate::coordinator::vm::event::{LifeId, Timer};
+
+/// From the order to arm to the word about the device: opening it, one answer of the vCPU process beyond that, and
+/// a busy host.
+const OUTCOME_DEADLINE: Duration = budget::sum(&[budget::vfio::OPENING, budget::vfio::GATE, budget::SLACK]);
+
+impl StateMachine {
+    /// Gives every configured process of a set what it remembers.
+    pub(super) fn load(&mut self, generation: u32, memory: Memory) -> Progress {
+        self.ask_all(generation, Order::Load(memory), |life| life.state == State::Configured)
+    }
+
+    /// Arms the processes of a set. A tier is through when all of it is armed and every device in it has come to something.
+    pub(super) fn arm(&mut self, generation: u32) -> Progress {
+        for tier in (0..self.plan.tier_count()).rev() {
+            for id in self.tier(generation, tier) {
+                let life = self.lives.get(id).filter(|life| !life.is_busy() && life.state == State::Loaded);
+                let Some(opens_device) = life.map(|life| life.opens_device) else { continue };
+                if self.ask(id, Order::Arm) && opens_device {
+                    self.actions.push(Action::Arm(Timer::DeviceOutcome(id), OUTCOME_DEADLINE));
+                }
+            }
+            let waits = |id: LifeId| {
+                let undecided = self.failing_devices.contains_key(&id);
+                undecided || self.lives.get(id).is_some_and(|life| life.is_busy() || life.is_opening())
+            };
+            if self.tier(generation, tier).into_iter().any(waits) {
+                return Progress::Waiting;
+            }
+        }
+        Progress::Done
+    }
+
+    /// Puts into force what the processes of a set remember.
+    pub(super) fn replay(&mut self, generation: u32) -> Progress {
+        self.ask_all(generation, Order::Replay, |life: &Life| life.state == State::Armed)
+    }
+
+    /// Lets the processes of a set begin, devices before CPUs.
+    pub(super) fn go(&mut self, generation: u32) -> Progress {
+        let tiers = (0..self.plan.tier_count()).rev();
+        self.ask_by_tiers(generation, tiers, Order::Go, |life| life.state == State::Replayed)
+    }
+}
