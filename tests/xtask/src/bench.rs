@@ -3,6 +3,7 @@
 //! the same run and printed as a ratio.
 
 mod boot;
+mod footprint;
 mod nvme;
 mod smp;
 
@@ -26,6 +27,8 @@ pub struct Options {
 enum Bench {
     /// From start to shell prompt: wall time and instructions, beside QEMU's emulation
     Boot(boot::Options),
+    /// Memory of each process of an idle guest
+    Footprint(footprint::Options),
     /// Round trips between processes through the MMIO ring, beside the bare limits
     Mmio,
     /// The NVMe controller: alone, beside its image file; and in a guest, behind the vSMMU
@@ -40,6 +43,7 @@ enum Bench {
 pub fn run(options: &Options) -> Result<ExitCode> {
     match &options.bench {
         Bench::Boot(options) => boot::run(options),
+        Bench::Footprint(options) => footprint::run(options),
         Bench::Mmio => of_package("ipc", "mmio", &[]),
         Bench::Nvme(options) => nvme::run(options),
         Bench::Smp(options) => smp::run(options),
