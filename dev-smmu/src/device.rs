@@ -13,13 +13,14 @@ use crate::host::{GuestRam, Wires};
 use crate::publish::Publisher;
 use crate::smmu::Smmu;
 use crate::stream::Stage1Sink;
+use ipc::protocol::control::StreamReplay;
 use ipc::protocol::stage1::Fault;
 use ipc::shm::register_page::RegisterPage;
 use ipc::shm::ring::{Access, Op};
 use smmu_arch::StreamId;
 use smmu_arch::command::StreamRange;
 use smmu_arch::spec::events::{EventRecord, EventType};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Commands consumed before the ring is looked at again. A CMD_SYNC of Linux's largest batch (64) is then
 /// never more than one step away, and a flood of commands delays an access by tens of microseconds.
@@ -35,7 +36,20 @@ pub struct Device {
     wires: Wires,
     region: u16,
     devices: Devices,
+    /// Not begun, or paused: nothing is begun, and nothing of the guest's memory is written, whatever devices tell.
+    frozen: bool,
+    /// It was saved, and has not begun yet.
+    is_loaded: bool,
     foreign_requests: u64,
+}
+
+/// What is on its way between the devices and the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// Orders that a device has not answered, and Updates that are not acknowledged for it.
+    pub orders: u64,
+    /// Faults that a device has told and that are not in the Event queue.
+    pub faults: u64,
 }
 
 /// Faults recorded before the ring is looked at again: a device that faults without end delays no access.
@@ -43,8 +57,9 @@ const FAULT_BUDGET: u32 = 256;
 /// How long a step waits for the devices before the ring is looked at again: a device answers within tens of
 /// microseconds, and a wait is cheaper than a switch to the thread that reads its channel.
 const ANSWER_SPAN: Duration = Duration::from_micros(500);
-/// How long a register write that changes what streams are attached to waits for it to be so.
-const ATTACH_SPAN: Duration = Duration::from_secs(1);
+/// How many answers of the devices a pause waits for in turn: a CMD_SYNC that ends may let more commands through, which are at most
+/// what the Command queue holds, 64 to a batch.
+const SETTLE_TURNS: usize = 256;
 
 impl Device {
     /// Surrounds a device, and publishes all of its registers: no vCPU may be running.
@@ -57,7 +72,18 @@ impl Device {
         devices: Devices,
     ) -> Device {
         let publisher = Publisher::publish_all(&smmu, &mut page);
-        Device { smmu, publisher, page, ram, wires, region, devices, foreign_requests: 0 }
+        Device {
+            smmu,
+            publisher,
+            page,
+            ram,
+            wires,
+            region,
+            devices,
+            frozen: true,
+            is_loaded: false,
+            foreign_requests: 0,
+        }
     }
 
     /// The model.
@@ -65,11 +91,39 @@ impl Device {
         &self.smmu
     }
 
-    /// Puts another model in place of the one that is there, registers published.
-    pub fn replace(&mut self, smmu: Smmu) {
+    /// Puts another model in place of the one that is there, registers published, and with it the faults that were on their way.
+    pub fn replace(&mut self, smmu: Smmu, faults: Vec<(StreamId, Fault)>) {
         self.publisher = Publisher::publish_all(&smmu, &mut self.page);
         self.smmu = smmu;
+        self.devices.restore_faults(faults);
+        self.is_loaded = true;
         self.devices.reevaluate(StreamRange::ALL);
+    }
+
+    /// Whether commands and faults wait from now on.
+    pub fn freeze(&mut self, frozen: bool) {
+        self.frozen = frozen;
+    }
+
+    /// Faults that devices have told and that are not in the Event queue yet.
+    pub fn faults(&self) -> Vec<(StreamId, Fault)> {
+        self.devices.faults()
+    }
+
+    /// Attaches every stream anew, as the guest's tables say by the registers that are loaded, and waits for the devices. Called
+    /// before the guest runs.
+    pub fn replay(&mut self, span: Duration) -> Vec<StreamReplay> {
+        let (smmu, ram) = (&self.smmu, &self.ram);
+        self.devices.replay(Instant::now() + span, |stream| smmu.attachment(ram, stream))
+    }
+
+    /// Commands and faults wait no longer. Of a device that was loaded the wires are pulsed for all that its guest may not have been told:
+    /// an edge that it has not taken yet is the same one; one that it has is a look at a queue in vain.
+    pub fn begin(&mut self) {
+        self.frozen = false;
+        if std::mem::take(&mut self.is_loaded) {
+            self.wires.pulse(&self.smmu.announcements());
+        }
     }
 
     /// Handles one request of the ring and returns what a read of it is answered with.
@@ -82,10 +136,11 @@ impl Device {
             Op::Read => self.smmu.read(access.offset, access.size),
             Op::Write(value) | Op::Post(value) => {
                 self.smmu.write(access.offset, access.size, value, &mut self.devices);
-                if self.devices.is_stale() {
-                    // What acknowledges the write (CR0ACK) is seen when the streams have followed.
+                if self.smmu.is_updating() {
+                    // Acknowledged (CR0ACK) when the streams have followed: now if that is at once, else by a later step.
                     self.resolve();
-                    self.devices.wait_settled(ATTACH_SPAN);
+                    self.devices.wait_answered(ANSWER_SPAN);
+                    self.smmu.complete_updates(&mut self.devices);
                 }
                 self.publisher.publish(&self.smmu, &mut self.page);
                 0
@@ -95,9 +150,12 @@ impl Device {
 
     /// Consumes some commands, if any are ready.
     pub fn step(&mut self) -> Step {
+        if self.frozen {
+            return Step::Idle;
+        }
         let mut step = self.step_once();
         if step == Step::AwaitSync {
-            self.devices.wait_settled(ANSWER_SPAN);
+            self.devices.wait_answered(ANSWER_SPAN);
             step = self.step_once();
         }
         step
@@ -105,19 +163,49 @@ impl Device {
 
     fn step_once(&mut self) -> Step {
         self.record_faults();
-        if !self.smmu.has_commands() {
-            // A device may have come up since.
-            self.resolve();
-            return Step::Idle;
-        }
+        // A device may have come up since, or have followed.
+        self.resolve();
         let mut effects = Effects::default();
         let step = self.smmu.step(&self.ram, &mut self.devices, &mut effects, STEP_BUDGET);
         self.resolve();
+        self.smmu.complete_updates(&mut self.devices);
         // What a device told before it answered is in the queue before the CMD_SYNC is seen to be complete.
         self.record_faults();
         self.publisher.publish(&self.smmu, &mut self.page);
         self.wires.pulse(&effects);
         step
+    }
+
+    /// Has all that is on its way arrive: every device tells its faults and answers, they are recorded, and the commands and
+    /// acknowledgements that waited for it complete. What is left after `span` is what [`Device::in_flight`] says.
+    pub fn settle(&mut self, span: Duration) {
+        let until = Instant::now() + span;
+        self.devices.ask_all();
+        for _ in 0..SETTLE_TURNS {
+            self.devices.wait_answered(until.saturating_duration_since(Instant::now()));
+            while self.step_once() == Step::More && Instant::now() < until {}
+            let is_still = self.devices.unanswered() == 0 && self.devices.fault_count() == 0;
+            if is_still || Instant::now() >= until {
+                return;
+            }
+        }
+    }
+
+    /// Waits until every device has told what it has to tell, and answered; nothing is recorded.
+    pub fn await_answers(&mut self, span: Duration) {
+        self.devices.ask_all();
+        self.devices.wait_answered(span);
+    }
+
+    /// Whether a step would find faults to record.
+    pub fn has_work(&self) -> bool {
+        !self.frozen && self.devices.fault_count() > 0
+    }
+
+    /// What has not arrived yet.
+    pub fn in_flight(&self) -> InFlight {
+        let orders = self.devices.unanswered().max(u64::from(self.smmu.is_updating()));
+        InFlight { orders, faults: u64::try_from(self.devices.fault_count()).unwrap_or(u64::MAX) }
     }
 
     fn resolve(&mut self) {

@@ -43,6 +43,24 @@ impl Smmu {
         recorded
     }
 
+    /// The interrupts of all that software may not have been told: records that wait, errors that are active, and CMD_SYNCs.
+    pub fn announcements(&self) -> Effects {
+        let mut effects = Effects::default();
+        let (queue, prod, cons) = self.registers.event_queue();
+        let enabled = self.registers.irq_ctrl();
+        if enabled.eventq_irqen() && !queue.is_empty(prod, cons) {
+            effects.raise(Interrupt::EventQueue);
+        }
+        if enabled.gerror_irqen() && self.registers.active_errors().into_bits() != 0 {
+            effects.raise(Interrupt::GlobalError);
+        }
+        // Which CMD_SYNC asked for one is not known any more.
+        if self.registers.cr0().cmdqen() {
+            effects.raise(Interrupt::CommandSync);
+        }
+        effects
+    }
+
     fn try_record(
         &mut self,
         record: &EventRecord,

@@ -17,6 +17,7 @@ pub mod eventq;
 pub mod gerror;
 pub mod host;
 pub mod inspect;
+pub mod link;
 pub mod memory;
 pub mod mmio;
 mod patience;

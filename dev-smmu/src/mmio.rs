@@ -5,11 +5,12 @@
 //! register; any other is ignored. Reads have no side effect and are reads of memory (the guest reads a
 //! page, see `publish`), so any aligned width returns the bytes that lie there. Undefined locations of
 //! page 1, and the places of page 0 where page 1 registers would be, are RAZ/WI.
-//! An Update (CR0, IRQ_CTRL, GBPA) completes within the write: software that polls finds it done.
+//! An Update of SMMUEN or GBPA is acknowledged once every device behind has followed ([`Smmu::complete_updates`]): within the
+//! write where that is at once, else later, and software that polls waits for it. All else completes within the write.
 
 use crate::regfile::low32;
 use crate::smmu::Smmu;
-use crate::stream::Stage1Sink;
+use crate::stream::{Stage1Sink, SyncState};
 use smmu_arch::command::StreamRange;
 use smmu_arch::spec::control::Gbpa;
 use smmu_arch::spec::registers::Register;
@@ -77,26 +78,42 @@ impl Smmu {
     }
 
     /// §6.3.9. Command processing stops between commands, and events are written where they arise, so
-    /// the queues' updates are complete here; a sink that must still detach its streams answers in `sync`.
+    /// the queues' updates are complete here; that of SMMUEN is when no stream is treated as before.
     fn write_cr0(&mut self, value: u64, sink: &mut impl Stage1Sink) {
         let was_enabled = self.registers.cr0().smmuen();
         self.store(Register::CR0, value);
-        self.registers.put(Register::CR0ACK, self.registers.get(Register::CR0));
+        self.registers.acknowledge_queues();
         if was_enabled != self.registers.cr0().smmuen() {
             sink.reevaluate(StreamRange::ALL);
         }
+        self.complete_updates(sink);
     }
 
-    /// §6.3.14.1: a write without Update is ignored; with it, it takes effect at once.
+    /// §6.3.14.1: a write without Update is ignored, and so is one while an earlier update has not completed.
     fn write_gbpa(&mut self, value: u64, sink: &mut impl Stage1Sink) {
-        if !Gbpa::from_bits(low32(value)).update() {
+        if !Gbpa::from_bits(low32(value)).update() || self.registers.gbpa_is_updating() {
             self.counters.mmio_ignored += 1;
             return;
         }
         let before = self.registers.gbpa();
         self.store(Register::GBPA, value);
+        // With SMMUEN set it decides about nothing.
         if before != self.registers.gbpa() && !self.registers.cr0().smmuen() {
+            self.registers.begin_gbpa_update();
             sink.reevaluate(StreamRange::ALL);
+            self.complete_updates(sink);
+        }
+    }
+
+    /// Whether an Update of CR0 or GBPA is not acknowledged yet.
+    pub fn is_updating(&self) -> bool {
+        self.registers.is_updating()
+    }
+
+    /// Acknowledges Updates, if nothing that was in force before is in use any more.
+    pub fn complete_updates(&mut self, sink: &mut impl Stage1Sink) {
+        if self.registers.is_updating() && sink.sync() == SyncState::Done {
+            self.registers.acknowledge_updates();
         }
     }
 

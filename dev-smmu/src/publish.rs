@@ -30,7 +30,6 @@ pub const GUEST_OWNED: [Register; 2] = [Register::CMDQ_PROD, Register::EVENTQ_CO
 const ORDER: [Register; 17] = [
     Register::CR1,
     Register::CR2,
-    Register::GBPA,
     Register::STRTAB_BASE,
     Register::STRTAB_BASE_CFG,
     Register::CMDQ_BASE,
@@ -41,6 +40,7 @@ const ORDER: [Register; 17] = [
     Register::GERROR,
     Register::CR0,
     Register::IRQ_CTRL,
+    Register::GBPA,
     Register::CR0ACK,
     Register::IRQ_CTRLACK,
     Register::CMDQ_PROD,

@@ -28,6 +28,8 @@ pub struct RegisterFile {
     cr1: Cr1,
     cr2: Cr2,
     gbpa: Gbpa,
+    /// GBPA.Update: a device may still treat its stream as the value before said.
+    gbpa_is_updating: bool,
     irq_ctrl: IrqCtrl,
     irq_ctrlack: IrqCtrl,
     gerror: Gerror,
@@ -53,6 +55,7 @@ impl RegisterFile {
             cr1: Cr1::new(),
             cr2: Cr2::new(),
             gbpa: Gbpa::new().with_shcfg(1),
+            gbpa_is_updating: false,
             irq_ctrl: IrqCtrl::new(),
             irq_ctrlack: IrqCtrl::new(),
             gerror: Gerror::new(),
@@ -86,7 +89,7 @@ impl RegisterFile {
             Register::CR0ACK => self.cr0ack.into_bits().into(),
             Register::CR1 => self.cr1.into_bits().into(),
             Register::CR2 => self.cr2.into_bits().into(),
-            Register::GBPA => self.gbpa.into_bits().into(),
+            Register::GBPA => self.gbpa.with_update(self.gbpa_is_updating).into_bits().into(),
             Register::IRQ_CTRL => self.irq_ctrl.into_bits().into(),
             Register::IRQ_CTRLACK => self.irq_ctrlack.into_bits().into(),
             Register::GERROR => self.gerror.into_bits().into(),
@@ -165,7 +168,6 @@ impl RegisterFile {
         let eventq_off = !cr0.eventqen() && !ack.eventqen();
         let when = |condition: bool| if condition { existing } else { 0 };
         match register {
-            // GBPA.Update never reads 1: an update completes before the write does.
             Register::CR0 | Register::IRQ_CTRL | Register::GERRORN | Register::GBPA => existing,
             Register::CMDQ_PROD | Register::EVENTQ_CONS => existing,
             Register::CR1 => {
@@ -193,6 +195,33 @@ impl RegisterFile {
             strtab_base: self.strtab_base,
             strtab_base_cfg: self.strtab_base_cfg,
         }
+    }
+
+    /// Whether an Update of SMMUEN or of GBPA is not acknowledged yet.
+    pub fn is_updating(&self) -> bool {
+        self.cr0 != self.cr0ack || self.gbpa_is_updating
+    }
+
+    /// Whether GBPA.Update reads as 1.
+    pub fn gbpa_is_updating(&self) -> bool {
+        self.gbpa_is_updating
+    }
+
+    /// Sets GBPA.Update.
+    pub(crate) fn begin_gbpa_update(&mut self) {
+        self.gbpa_is_updating = true;
+    }
+
+    /// CR0ACK follows CR0, but for SMMUEN.
+    pub(crate) fn acknowledge_queues(&mut self) {
+        let acknowledged = self.cr0.with_smmuen(self.cr0ack.smmuen());
+        self.put(Register::CR0ACK, acknowledged.into_bits().into());
+    }
+
+    /// CR0ACK follows CR0, and GBPA.Update is cleared.
+    pub(crate) fn acknowledge_updates(&mut self) {
+        self.put(Register::CR0ACK, self.cr0.into_bits().into());
+        self.gbpa_is_updating = false;
     }
 
     /// CR0.

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The device's state as it travels: a frozen struct of plain integers, made and taken apart in full.
 //!
-//! `SmmuV1` is never edited once released: a change is a `SmmuV2` and a conversion. It shares no type with
+//! `SmmuV1` and `SmmuV2` are never edited once released: a change is a `SmmuV3` and a conversion. It shares no type with
 //! the running device. What is advertised travels as the very register values the guest has read, and
 //! must equal what the destination's own profile advertises: it is compared, never adopted. A blob is
 //! untrusted: every value passes the same `put` as a live write. Error bits survive, so a command that
 //! failed before the save still stops the queue after the restore.
 
 use crate::inspect::Counters;
+use crate::link::FAULTS_MAX;
 use crate::regfile::{RegisterFile, low32};
 use crate::smmu::Smmu;
+use ipc::protocol::stage1::Fault;
+use ipc::saved::{Reader, SavedError, SavedState, UnitKind};
 use serde::{Deserialize, Serialize};
-use smmu_arch::Model;
 use smmu_arch::spec::registers::Register;
+use smmu_arch::{Model, StreamId};
 use thiserror::Error;
 
 /// Version 1: every register that holds state, and every identification register.
@@ -46,6 +49,87 @@ pub struct SmmuV1 {
     pub eventq_cons: u32,
 }
 
+/// Version 2: the registers, and what devices had told that was not in the Event queue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SmmuV2 {
+    /// The registers.
+    pub registers: SmmuV1,
+    /// Faults that are not recorded yet, oldest first for each stream.
+    pub faults: Vec<FaultV2>,
+}
+
+/// A terminated transaction.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FaultV2 {
+    /// The StreamID.
+    pub stream: u32,
+    /// The event record, as four words; none where looking the stream's entry up again says what it is.
+    pub record: Option<[u64; 4]>,
+}
+
+impl From<SmmuV1> for SmmuV2 {
+    fn from(registers: SmmuV1) -> Self {
+        Self { registers, faults: Vec::new() }
+    }
+}
+
+impl SavedState for SmmuV1 {
+    const KIND: UnitKind = UnitKind::new("smmu");
+    const VERSION: u16 = 1;
+}
+
+impl SavedState for SmmuV2 {
+    const KIND: UnitKind = SmmuV1::KIND;
+    const VERSION: u16 = 2;
+}
+
+impl SmmuV2 {
+    /// Of these registers and faults.
+    pub fn new(registers: SmmuV1, faults: Vec<(StreamId, Fault)>) -> Self {
+        let fault = |(stream, fault): (StreamId, Fault)| FaultV2 {
+            stream: stream.0,
+            record: match fault {
+                Fault::Record(words) => Some(words),
+                Fault::Aborted { .. } => None,
+            },
+        };
+        Self { registers, faults: faults.into_iter().map(fault).collect() }
+    }
+
+    /// Takes the unit out of a stream, as this version or the one before.
+    ///
+    /// # Errors
+    /// If it is missing, or of another version.
+    pub fn take(reader: &mut Reader<'_>) -> Result<Self, SavedError> {
+        let unit = reader.take_unit(Self::KIND).ok_or(SavedError::Missing { kind: Self::KIND })?;
+        match unit.version {
+            SmmuV1::VERSION => unit.decode::<SmmuV1>().map(Self::from),
+            _ => unit.decode(),
+        }
+    }
+
+    /// The faults, if they are of streams that there are, and not more than can have been waiting.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn faults(&self, streams: &[StreamId]) -> Result<Vec<(StreamId, Fault)>, RestoreError> {
+        let max = FAULTS_MAX.saturating_mul(streams.len());
+        if self.faults.len() > max {
+            return Err(RestoreError::FaultCount { count: self.faults.len(), max });
+        }
+        let fault = |fault: &FaultV2| {
+            let FaultV2 { stream, record } = *fault;
+            let known = streams.iter().copied().find(|known| known.0 == stream);
+            let stream = known.ok_or(RestoreError::FaultStream { stream })?;
+            Ok((
+                stream,
+                record.map_or(Fault::Aborted { stream: ipc::addr::StreamId(stream.0) }, Fault::Record),
+            ))
+        };
+        self.faults.iter().map(fault).collect()
+    }
+}
+
 /// Why a saved device cannot live here.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum RestoreError {
@@ -58,6 +142,20 @@ pub enum RestoreError {
         saved: u32,
         /// What this device would say.
         ours: u32,
+    },
+    /// More faults than can have been waiting.
+    #[error("{count} saved faults wait for the SMMU's Event queue, at most {max} can")]
+    FaultCount {
+        /// How many.
+        count: usize,
+        /// How many can.
+        max: usize,
+    },
+    /// A fault of no stream.
+    #[error("a saved fault is of stream {stream:#x}, behind which no device is")]
+    FaultStream {
+        /// The StreamID.
+        stream: u32,
     },
     /// A register has bits that a device of this model cannot have.
     #[error("saved SMMU register {register:?} has the impossible value {value:#x}")]
@@ -175,7 +273,7 @@ impl Smmu {
                 return Err(RestoreError::Register { register, value });
             }
         }
-        // An Update completes within its write: a register and its acknowledgement are equal at rest.
+        // A device is saved when all Updates have completed: a register and its acknowledgement are equal at rest.
         if cr0 != cr0ack {
             return Err(RestoreError::Register { register: Register::CR0ACK, value: cr0ack.into() });
         }

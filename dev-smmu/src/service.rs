@@ -7,10 +7,11 @@
 //! and from then on the device belongs to both the control thread and the ring's.
 
 use crate::cmdq;
-use crate::device::Device;
-use crate::devices::{Devices, Link};
+use crate::device::{Device, InFlight};
+use crate::devices::Devices;
 use crate::host::{GuestRam, Wires};
-use crate::saved::SmmuV1;
+use crate::link::Link;
+use crate::saved::SmmuV2;
 use crate::smmu::Smmu;
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
@@ -20,14 +21,14 @@ use ipc::protocol::control::{
 };
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice};
-use ipc::saved::{Reader, SavedState, UnitKind, Writer};
+use ipc::saved::{Reader, Writer};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::RegisterPage;
 use ipc::shm::ring::{self, Access, Responder};
 use ipc::slot::{IrqLine, SlotKind};
-use process::ring_thread::{Mode, RingDevice, RingThread, Step};
+use process::ring_thread::{Mode, Notes, RingDevice, RingThread, Step};
 use process::{Configured, Context, Program, Source, read_units};
 use sandbox::{Inherited, InheritedError};
 use smmu_arch::Model;
@@ -35,17 +36,14 @@ use smmu_arch::spec::registers::REGISTER_FILE_LEN;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// How long a pause may take: a full queue of commands (4096) at a generous microsecond each, and devices that are slow
 /// to take theirs.
 const ORDER_SPAN: Duration = budget::smmu::ORDER;
-
-impl SavedState for SmmuV1 {
-    const KIND: UnitKind = UnitKind::new("smmu");
-    const VERSION: u16 = 1;
-}
+/// How long a pause, a save and a replay wait for the devices.
+const ANSWER_SPAN: Duration = budget::smmu::ANSWERS;
 
 /// What the process was given at exec, besides channel, crash page and log.
 #[derive(Debug)]
@@ -100,12 +98,17 @@ pub struct Ready {
 /// The threads at work.
 pub struct Serving {
     log: Arc<DirtyLog>,
+    links: Vec<Arc<Link>>,
     device: Arc<SharedDevice>,
     ring: RingThread,
 }
 
 /// The device, which the control thread and the ring's share.
-struct SharedDevice(Mutex<Device>);
+struct SharedDevice {
+    device: Mutex<Device>,
+    /// The ring thread's, to have itself look again.
+    notes: OnceLock<Notes>,
+}
 
 /// The vSMMU's program.
 pub struct SmmuProgram;
@@ -113,7 +116,7 @@ pub struct SmmuProgram;
 impl SharedDevice {
     /// The device, between two requests. A holder never panics while it holds it.
     fn lock(&self) -> MutexGuard<'_, Device> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -123,7 +126,15 @@ impl RingDevice for SharedDevice {
     }
 
     fn step(&self) -> Step {
-        match self.lock().step() {
+        let mut device = self.lock();
+        let step = device.step();
+        if device.has_work()
+            && let Some(notes) = self.notes.get()
+        {
+            // Faults are never a reason not to follow an order.
+            notes.wake();
+        }
+        match step {
             cmdq::Step::More => Step::More,
             // A CMD_SYNC that waits for devices is looked at again when one of them wakes the thread.
             cmdq::Step::Idle | cmdq::Step::AwaitSync => Step::Idle,
@@ -184,7 +195,7 @@ impl Program for SmmuProgram {
         for SmmuDevice { peer, stream } in &config.devices {
             let none = || fail("find a stage 1 channel", &format!("none to {peer} was given"));
             let channel = stage1.remove(peer).ok_or_else(none)?;
-            links.push(Arc::new(Link::new(peer.to_string(), *stream, channel, context.generation)));
+            links.push(Arc::new(Link::new(*peer, *stream, channel, context.generation)));
         }
         let devices = Devices::new(&links);
         let device = Device::new(Smmu::new(config.model), page, ram, wires, config.region, devices);
@@ -196,16 +207,18 @@ impl Program for SmmuProgram {
         let what = "restore the SMMU";
         let units = read_units(stream)?;
         let mut reader = Reader::new(&units).map_err(|error| Failure::new(what, error))?;
-        let saved: SmmuV1 = reader.take().map_err(|error| Failure::new(what, error))?;
+        let saved = SmmuV2::take(&mut reader).map_err(|error| Failure::new(what, error))?;
         reader.finish().map_err(|error| Failure::new(what, error))?;
-        let smmu = Smmu::restore(ready.model, &saved).map_err(|error| Failure::new(what, error))?;
-        ready.device.replace(smmu);
+        let streams: Vec<_> = ready.links.iter().map(|link| link.stream).collect();
+        let faults = saved.faults(&streams).map_err(|error| Failure::new(what, error))?;
+        let smmu = Smmu::restore(ready.model, &saved.registers).map_err(|error| Failure::new(what, error))?;
+        ready.device.replace(smmu, faults);
         Ok(ready)
     }
 
     fn arm(ready: Ready, context: &Context) -> Result<Serving, Failure> {
         let Ready { model: _, log, device, responder, links } = ready;
-        let device = Arc::new(SharedDevice(Mutex::new(device)));
+        let device = Arc::new(SharedDevice { device: Mutex::new(device), notes: OnceLock::new() });
         let fatal = context.events.clone();
         let on_violation = move |violation: &_| {
             // The guest's only way to the device is closed.
@@ -214,33 +227,43 @@ impl Program for SmmuProgram {
         let fail = |error| Failure::new("start the SMMU's threads", error);
         let ring =
             RingThread::start(Arc::clone(&device), responder, ORDER_SPAN, on_violation).map_err(fail)?;
-        for link in links {
+        let _ = device.notes.set(ring.notes());
+        for link in links.iter().cloned() {
             let (notes, events) = (ring.notes(), context.events.clone());
             let failed = move |name: &str, why| events.tell(Event::PeerFailed { name: name.to_owned(), why });
             let thread = std::thread::Builder::new().name(link.name.clone());
             thread.spawn(move || link.listen(|| notes.wake(), failed)).map_err(fail)?;
         }
-        Ok(Serving { log, device, ring })
+        Ok(Serving { log, links, device, ring })
     }
 
-    fn replay(_armed: &Serving) -> Result<Option<Vec<StreamReplay>>, Failure> {
-        Ok(Some(Vec::new()))
+    fn replay(armed: &Serving) -> Result<Option<Vec<StreamReplay>>, Failure> {
+        Ok(Some(armed.device.lock().replay(ANSWER_SPAN)))
     }
 
     fn go(armed: &Serving, _context: &Context) {
+        armed.device.lock().begin();
         armed.ring.go();
     }
 
     fn pause(armed: &Serving) -> Result<(), Failure> {
-        armed.ring.order(Mode::Paused).map_err(|error| Failure::new("pause the SMMU", error))
+        armed.device.lock().freeze(false);
+        armed.ring.order(Mode::Paused).map_err(|error| Failure::new("pause the SMMU", error))?;
+        let mut device = armed.device.lock();
+        device.settle(ANSWER_SPAN);
+        device.freeze(true);
+        Ok(())
     }
 
     fn resume(armed: &Serving) -> Result<(), Failure> {
+        armed.device.lock().freeze(false);
         armed.ring.order(Mode::Running).map_err(|error| Failure::new("resume the SMMU", error))
     }
 
-    fn in_flight(_armed: &Serving) -> Quiescence {
-        Quiescence::NONE
+    fn in_flight(armed: &Serving) -> Quiescence {
+        // Faults that wait while it holds still are in its state unit.
+        let InFlight { orders, faults: _ } = armed.device.lock().in_flight();
+        Quiescence { orders, ..Quiescence::NONE }
     }
 
     fn check_save(_armed: &Serving) -> Result<(), Failure> {
@@ -248,9 +271,17 @@ impl Program for SmmuProgram {
     }
 
     fn save(armed: &Serving, into: &mut dyn Write) -> Result<(), Failure> {
-        let saved = armed.device.lock().smmu().save();
+        let what = "save the SMMU";
+        let mut device = armed.device.lock();
+        // What devices have told since the pause is on its way through their channels.
+        device.await_answers(ANSWER_SPAN);
+        let InFlight { orders, faults: _ } = device.in_flight();
+        if orders != 0 {
+            return Err(Failure::new(what, format!("devices have not answered {orders} of its orders")));
+        }
+        let saved = SmmuV2::new(device.smmu().save(), device.faults());
         let mut writer = Writer::new();
-        writer.append(&saved).map_err(|error| Failure::new("save the SMMU", error))?;
+        writer.append(&saved).map_err(|error| Failure::new(what, error))?;
         into.write_all(&writer.finish()).map_err(|error| Failure::new("write the SMMU's state", error))
     }
 
@@ -266,6 +297,22 @@ impl Program for SmmuProgram {
             DirtyLogOp::Rearm => {}
         }
         Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
+    }
+
+    fn dma_ended(configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {
+        let (links, ring) = match configured {
+            Configured::Ready(ready) | Configured::Loaded(ready) => (&ready.links, None),
+            Configured::Armed(serving) => (&serving.links, Some(&serving.ring)),
+        };
+        let Some(link) = links.iter().find(|link| link.peer == device) else {
+            return process::no_device_behind(device);
+        };
+        link.end_dma();
+        if let Some(ring) = ring {
+            // What waited for it can complete.
+            ring.notes().wake();
+        }
+        Ok(())
     }
 
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {

@@ -5,7 +5,7 @@
 //! invalidation, SMMUEN, GBPA, the stream table, reset) and passes cached-translation invalidations on;
 //! the sink re-evaluates each stream it knows and attaches abort, bypass or stage 1. A lookup that fails
 //! attaches abort: it never leaves the old attachment. CMD_SYNC is consumed only after `sync` said `Done`:
-//! then every invalidation before it has been answered by every device, or the device is known dead.
+//! then every invalidation before it has been answered by every device, or the device's DMA is known to have ended.
 //! Calls come in command order, from the thread that steps the queue.
 
 use crate::memory::GuestMemory;

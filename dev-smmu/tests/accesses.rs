@@ -121,3 +121,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn updates_that_change_attachments_are_acknowledged_once_the_devices_have_followed() {
+    let mut rig = Rig::new();
+    rig.devices.busy = true;
+    rig.w32(Register::GBPA, 1 << 31 | 1 << 20);
+    assert_eq!(rig.r32(Register::GBPA), 1 << 31 | 1 << 20);
+    rig.w32(Register::GBPA, 1 << 31);
+    assert_eq!(rig.r32(Register::GBPA), 1 << 31 | 1 << 20, "ignored while an update is under way");
+    // Both queues at once; the stream table's registers are not to be written yet.
+    rig.w32(Register::CR0, 0b1101);
+    assert_eq!((rig.r32(Register::CR0), rig.r32(Register::CR0ACK)), (0b1101, 0b1100));
+    rig.w32(Register::CR0, 0b1100);
+    rig.w32(Register::CR0, 0b1101);
+    assert!(rig.smmu.is_updating());
+    rig.devices.busy = false;
+    rig.smmu.complete_updates(&mut rig.devices);
+    rig.publisher.publish(&rig.smmu, &mut rig.page);
+    assert_eq!((rig.r32(Register::CR0ACK), rig.r32(Register::GBPA)), (0b1101, 1 << 20));
+    // With SMMUEN, GBPA decides about nothing: it is done at once, whatever devices do.
+    rig.devices.busy = true;
+    rig.w32(Register::GBPA, 1 << 31);
+    assert_eq!(rig.r32(Register::GBPA), 0);
+}

@@ -6,12 +6,15 @@
 mod rig;
 
 use dev_smmu::Smmu;
-use dev_smmu::saved::{RestoreError, SmmuV1};
+use dev_smmu::link::FAULTS_MAX;
+use dev_smmu::saved::{RestoreError, SmmuV1, SmmuV2};
+use ipc::protocol::stage1::Fault;
+use ipc::saved::{Reader, SavedState, Writer};
 use rig::{Rig, command, sync};
 use smmu_arch::spec::commands::{ComplSignal, Opcode};
 use smmu_arch::spec::registers::Register;
 use smmu_arch::spec::tables::{CmdqCons, CommandError};
-use smmu_arch::{Model, Options};
+use smmu_arch::{Model, Options, StreamId};
 
 fn model() -> Model {
     Model::new(smmu_arch::model::MODEL_NAME, Options { ssidsize: 0, oas: 44, ..Options::default() }).unwrap()
@@ -100,4 +103,48 @@ fn version_1_has_these_bytes() {
     let bytes = postcard::to_stdvec(&saved).unwrap();
     assert_eq!(bytes, golden, "now {bytes:02x?}");
     assert_eq!(postcard::from_bytes::<SmmuV1>(golden).unwrap(), saved);
+}
+
+/// The state of `golden/smmu_v1.bin`.
+fn golden_v1() -> SmmuV1 {
+    postcard::from_bytes(include_bytes!("golden/smmu_v1.bin")).unwrap()
+}
+
+fn faults() -> Vec<(StreamId, Fault)> {
+    let (stream, other) = (StreamId(8), StreamId(0x10));
+    let record = Fault::Record([0x8_0000_0010, 1 << 35, 0xf000, 0]);
+    vec![(stream, record), (stream, Fault::Aborted { stream }), (other, Fault::Aborted { stream: other })]
+}
+
+/// A unit as it stands in a stream.
+fn stream_of(unit: &impl SavedState) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.append(unit).unwrap();
+    writer.finish()
+}
+
+/// The bytes of version 2, for ever.
+#[test]
+fn version_2_has_these_bytes_and_version_1_loads_without_faults() {
+    let golden = include_bytes!("golden/smmu_v2.bin");
+    let saved = SmmuV2::new(golden_v1(), faults());
+    let bytes = stream_of(&saved);
+    assert_eq!(bytes, golden, "now {bytes:02x?}");
+    let taken = SmmuV2::take(&mut Reader::new(golden).unwrap()).unwrap();
+    assert_eq!(taken, saved);
+    assert_eq!(taken.faults(&[StreamId(0x10), StreamId(8)]).unwrap(), faults());
+
+    let before = SmmuV2::take(&mut Reader::new(&stream_of(&golden_v1())).unwrap()).unwrap();
+    assert_eq!((&before.registers, before.faults.len()), (&saved.registers, 0));
+    Smmu::restore(model(), &before.registers).unwrap();
+}
+
+#[test]
+fn faults_of_no_stream_or_too_many_of_them_are_refused() {
+    let saved = SmmuV2::new(golden_v1(), faults());
+    assert_eq!(saved.faults(&[StreamId(8)]), Err(RestoreError::FaultStream { stream: 0x10 }));
+    let stream = StreamId(8);
+    let many = SmmuV2::new(golden_v1(), vec![(stream, Fault::Aborted { stream }); FAULTS_MAX + 1]);
+    let error = RestoreError::FaultCount { count: FAULTS_MAX + 1, max: FAULTS_MAX };
+    assert_eq!(many.faults(&[stream]), Err(error));
 }

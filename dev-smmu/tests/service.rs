@@ -175,6 +175,15 @@ impl Guest {
         assert_eq!(self.read(Register::CR0ACK), 0b1000);
     }
 
+    /// Polls a register as a driver does.
+    fn await_value(&self, register: Register, value: u32) {
+        let deadline = soon();
+        while self.read(register) != value {
+            assert!(!deadline.has_passed(), "{register:?} stays at {:#x}", self.read(register));
+            std::thread::yield_now();
+        }
+    }
+
     /// Polls CONS as a driver does.
     fn await_cons(&self, cons: u32) {
         let deadline = soon();

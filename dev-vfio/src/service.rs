@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use ipc::doorbell::{Doorbell, Ringer};
 use ipc::hello::Role;
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{
     DirtyLogOp, DirtyLogState, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
 };
@@ -251,6 +252,10 @@ impl<B: Backend> Program for VfioProgram<B> {
             function.gather_dirty(log);
         }
         Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
+    }
+
+    fn dma_ended(_configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {
+        process::no_device_behind(device)
     }
 
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {

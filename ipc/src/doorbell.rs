@@ -12,6 +12,7 @@
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
 
@@ -51,6 +52,12 @@ impl Ringer {
 }
 
 impl Doorbell {
+    /// Whether it has rung, and still does. Never waits.
+    #[must_use]
+    pub fn is_rung(&self) -> bool {
+        is_readable(&self.0)
+    }
+
     /// Silences it, and says whether it has rung. Never waits.
     #[must_use]
     pub fn take(&self) -> bool {
@@ -64,6 +71,14 @@ impl Doorbell {
         }
         rung
     }
+}
+
+/// Whether a read of it would find something: a ring of a doorbell, the count of an eventfd. Never waits.
+#[must_use]
+pub fn is_readable(fd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Takes the count of an eventfd, and says whether there was one. Never waits, whatever flags the file has by now: another

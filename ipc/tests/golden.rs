@@ -187,6 +187,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::DirtyLog(DirtyLogOp::Disable),
         Request::DirtyLog(DirtyLogOp::Rearm),
         Request::Inspect,
+        Request::DmaEnded { device: InstanceId::new(Role::Vfio, 2) },
         Request::Probe(Probe::Open),
     ];
     let name = |request: &Request| match request {
@@ -209,6 +210,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::DirtyLog(DirtyLogOp::Disable) => "request-dirty-log-disable",
         Request::DirtyLog(DirtyLogOp::Rearm) => "request-dirty-log-rearm",
         Request::Inspect => "request-inspect",
+        Request::DmaEnded { .. } => "request-dma-ended",
         Request::Probe(_) => "request-probe",
     };
     all.into_iter().map(|request| (name(&request), request)).collect()

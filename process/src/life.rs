@@ -13,6 +13,7 @@
 use std::io::{Read, Write};
 
 use ipc::hello::Role;
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{
     DirtyLogOp, DirtyLogState, Failure, Quiescence, RoleConfig, SAVED_LEN_MAX, StreamReplay,
 };
@@ -95,6 +96,11 @@ pub trait Program: Sized {
     /// # Errors
     /// If a producer did not confirm in time.
     fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure>;
+    /// The DMA of this device has ended for good: its process is gone, and nothing of the host's does it instead.
+    ///
+    /// # Errors
+    /// If no such device is behind it.
+    fn dma_ended(configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure>;
     /// Counters and states. Waits for no peer.
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect);
 }
@@ -119,6 +125,14 @@ pub fn read_units(stream: impl Read) -> Result<Vec<u8>, Failure> {
         return Err(fail(&format_args!("it is longer than {SAVED_LEN_MAX:#x} bytes")));
     }
     Ok(units)
+}
+
+/// What a program answers to the end of a device's DMA that has no devices behind it.
+///
+/// # Errors
+/// Always.
+pub fn no_device_behind(device: InstanceId) -> Result<(), Failure> {
+    Err(Failure::new(format!("take note of the end of the DMA of {device}"), "it is not behind this process"))
 }
 
 /// A program that is configured.
@@ -269,6 +283,15 @@ impl<P: Program> Life<P> {
     pub fn dirty_log(&mut self, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
         let configured = self.configured();
         P::dirty_log(configured.ok_or_else(|| self.unfit("switch the dirty log of"))?, op)
+    }
+
+    /// The DMA of this device has ended.
+    ///
+    /// # Errors
+    /// If it is not configured, or no such device is behind it.
+    pub fn dma_ended(&mut self, device: InstanceId) -> Result<(), Failure> {
+        let configured = self.configured();
+        P::dma_ended(configured.ok_or_else(|| self.unfit("tell of a device"))?, device)
     }
 
     /// Counters and states.

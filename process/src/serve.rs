@@ -74,6 +74,7 @@ fn answer<P: Program>(life: &mut Life<P>, request: Request, fds: Vec<OwnedFd>) -
             life.save(&mut stream)?;
             return Ok(Reply::Saved { len: stream.len() });
         }
+        Request::DmaEnded { device } => life.dma_ended(device)?,
         Request::DirtyLog(op) => return life.dirty_log(op).map(Reply::DirtyLog),
         Request::Inspect => return Ok(Reply::Inspect(life.inspect())),
         Request::Probe(probe) => return life.probe(probe).map(Reply::Probe),

@@ -102,7 +102,7 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// Every vCPU's thread is parked: guest time stops, and what the guest wrote is in the dirty log.
     fn pause(&self) -> Result<(), Failure>;
 
-    /// All state. Writes no guest memory: that was harvested and copied already.
+    /// All state, what vectors have signalled meanwhile included. Writes no guest memory: that was harvested and copied already.
     fn save(&self) -> Result<Self::Saved, Failure>;
 
     /// Switches the dirty log, also while vCPUs run; after switching on, the next store to any page is marked.
@@ -110,6 +110,9 @@ pub trait Engine: Sized + Send + Sync + 'static {
 
     /// Makes the next store to every page mark it anew, also while vCPUs run.
     fn rearm_dirty_log(&self) -> Result<(), Failure>;
+
+    /// Signals of vectors that its controller listens to by itself and has not seen: while the guest is paused they wait.
+    fn waiting_vectors(&self) -> u64;
 
     /// Counters for people and tests.
     fn inspect(&self, inspect: &mut Inspect);

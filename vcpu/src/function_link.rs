@@ -57,7 +57,7 @@ impl FunctionLink {
         });
         let Err(error): Result<(), _> = end else { return };
         // No other process will hide its memory. What the host refuses here stays as it is until the VM ends.
-        let _ = self.windows.show(false);
+        let _ = self.windows.close();
         self.health.fail(match error {
             Error::PeerGone { .. } => "its end of the function link is closed".to_owned(),
             error => format!("function link closed: {error}"),

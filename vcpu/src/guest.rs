@@ -11,6 +11,7 @@ use super::engine::{Engine, EngineParts};
 use super::gate::Gate;
 use super::interrupts::board::Board;
 use super::interrupts::controller::{InterruptController, Spi};
+use super::interrupts::intx::Pins;
 use super::interrupts::thread::{InterruptThread, Wire};
 use super::remote::RemoteDevice;
 use super::rtc::Rtc;
@@ -24,7 +25,7 @@ use process::Events;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -56,6 +57,9 @@ pub struct Guest<E> {
     console: Arc<Console>,
     console_socket: Arc<OwnedFd>,
     interrupts: Arc<InterruptThread>,
+    pins: Arc<Pins>,
+    /// It was saved, and has not gone on yet.
+    is_loaded: AtomicBool,
 }
 
 /// For the guest's last output to find a reader; less than the coordinator waits for this process to end.
@@ -83,7 +87,7 @@ impl<E: Engine> Guest<E> {
         };
         let alarm = Spi::new(Arc::clone(&devices), SPI_BASE + spi::RTC);
         let rtc = Rtc::new(alarm, saved.map(|saved| &saved.rtc));
-        let interrupts = Arc::new(InterruptThread::new(devices, wires, boards, pins)?);
+        let interrupts = Arc::new(InterruptThread::new(devices, wires, boards, Arc::clone(&pins))?);
         let bus = Arc::new(Bus {
             uart: Arc::new(uart),
             rtc,
@@ -99,6 +103,8 @@ impl<E: Engine> Guest<E> {
             console,
             console_socket: Arc::new(socket),
             interrupts,
+            pins,
+            is_loaded: AtomicBool::new(saved.is_some()),
         })
     }
 
@@ -140,6 +146,10 @@ impl<E: Engine> Guest<E> {
     pub fn resume(&self) -> Result<(), Failure> {
         if !self.gate.is_running() {
             self.engine.resume()?;
+            self.interrupts.drain();
+            if self.is_loaded.swap(false, Ordering::Relaxed) {
+                self.pins.ask_all();
+            }
             self.gate.run();
         }
         Ok(())
@@ -158,6 +168,8 @@ impl<E: Engine> Guest<E> {
             self.gate.run();
             return Err(Failure::new("pause the machine", error));
         }
+        // What was rung for before the threads stood still has not been looked at by the one that does.
+        self.interrupts.drain();
         self.engine.pause().or_else(|failure| {
             // What the engine has stopped goes on first; if it does not, neither does the guest.
             self.engine.resume()?;
@@ -176,7 +188,7 @@ impl<E: Engine> Guest<E> {
     /// All state of a paused machine.
     pub fn save(&self) -> Result<SavedMachine<E::Saved>, Failure> {
         // Devices were paused after the CPUs: what they signalled in between is state of the guest.
-        self.interrupts.deliver_boards();
+        self.interrupts.drain();
         Ok(SavedMachine { uart: self.bus.uart.save(), rtc: self.bus.rtc.save(), engine: self.engine.save()? })
     }
 
@@ -199,6 +211,7 @@ impl<E: Engine> Guest<E> {
             inspect.counter(format!("mmio.{name}"), counter.load(Ordering::Relaxed));
         }
         self.interrupts.inspect(inspect);
+        inspect.counter("vectors.waiting", self.engine.waiting_vectors());
         for device in &self.bus.remotes {
             device.inspect(inspect);
         }

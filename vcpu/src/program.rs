@@ -17,6 +17,7 @@ use super::remote::{self, RemoteDevice};
 use super::saved::SavedMachine;
 use super::windows::Windows;
 use ipc::hello::Role;
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{
     DirtyLogOp, DirtyLogState, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
 };
@@ -116,6 +117,7 @@ impl<E: Engine> Program for VcpuProgram<E> {
         armed.0.resume()
     }
 
+    /// Devices pause after the CPUs: what they signal until then, and have not been answered, is saved or theirs to finish.
     fn in_flight(_armed: &Armed<E>) -> Quiescence {
         Quiescence::NONE
     }
@@ -145,6 +147,10 @@ impl<E: Engine> Program for VcpuProgram<E> {
             },
         }
         Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
+    }
+
+    fn dma_ended(_configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {
+        process::no_device_behind(device)
     }
 
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {

@@ -246,6 +246,10 @@ impl RemoteDevice {
         for (what, counter) in [("reads", reads), ("writes", writes), ("posts", posts)] {
             inspect.counter(format!("{name}.{what}"), counter.load(Ordering::Relaxed));
         }
+        // What it has broken, or will not answer any more, is its own affair.
+        let unanswered = self.requester.outstanding().unwrap_or(0);
+        let unanswered = if self.health.failure().is_some() { 0 } else { unanswered };
+        inspect.counter(format!("{name}.unanswered"), unanswered);
         if let Some(why) = self.health.failure() {
             inspect.text(format!("{name}.failure"), why);
         }

@@ -112,3 +112,6 @@ impl<U: Units> SavedMachine<U> {
         Ok(machine)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 //! Windows: parts of a PCI function's BARs that are memory, which the guest reaches without asking the function's process.
 //!
 //! That process names them, and says when the guest reaches them: while memory space is enabled. They are added hidden,
-//! and never taken away. Where a hypervisor runs the CPUs a window is a memory slot while it is shown ([`Mapper`]). Others are
+//! and taken away only when that process ends. Where a hypervisor runs the CPUs a window is a memory slot while it is shown ([`Mapper`]). Others are
 //! looked up at an access ([`Windows::read`]), on the path of device accesses: no TLB holds them, no code runs from them, no
 //! store to them is in a dirty log. A BAR of the physical device is a slot or nothing: a touch of ours could fault.
 
@@ -137,6 +137,24 @@ impl Windows {
             return Ok(());
         }
         self.unmap(&mut table, |_| true).map(drop)
+    }
+
+    /// The function's process is gone: the guest reaches none any more, and nothing of them stays mapped here. A physical device's
+    /// file is in use for as long as any of its memory is mapped.
+    ///
+    /// # Errors
+    /// If the hypervisor does not let go of one; that one stays.
+    pub fn close(&self) -> Result<(), String> {
+        let hidden = self.show(false);
+        // Unmapped outside of the lock, as it was mapped.
+        let mut closed = Vec::new();
+        let mut table = self.table_mut();
+        for window in std::mem::take(&mut table.windows) {
+            if window.slot.is_some() { table.windows.push(window) } else { closed.push(window) }
+        }
+        drop(table);
+        drop(closed);
+        hidden
     }
 
     /// Makes slots of those that can be one. The others are reached on the path of device accesses.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 
 use ipc::hello::Role;
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{
     DirtyLogOp, DirtyLogState, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
 };
@@ -131,6 +132,10 @@ impl Program for NvmeProgram {
     fn dirty_log(_configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
         // It reaches the guest's memory through the device process only, which logs.
         Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
+    }
+
+    fn dma_ended(_configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {
+        process::no_device_behind(device)
     }
 
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {

@@ -39,6 +39,8 @@ pub mod smmu {
 
     /// For its ring thread to follow an order: a full Command queue, and devices that are slow to take orders.
     pub const ORDER: Duration = Duration::from_secs(10);
+    /// For all devices to tell what is on its way and to answer: at a pause, a save and a replay.
+    pub const ANSWERS: Duration = Duration::from_secs(5);
 }
 
 /// Waits of the process of an assigned device.
@@ -69,9 +71,12 @@ const BUILD: Duration = Duration::from_secs(5);
 pub const fn waits(role: Role, request: &Request) -> Duration {
     match (role, request) {
         (_, Request::Configure(_)) => BUILD,
+        (Role::Smmu, Request::Save) => sum(&[smmu::ANSWERS, STATE_UNITS]),
         (_, Request::Save | Request::Load(_)) => STATE_UNITS,
         (Role::Vcpu, Request::Pause) => vcpu::PARK,
-        (Role::Smmu, Request::Replay | Request::Pause | Request::Resume) => smmu::ORDER,
+        (Role::Smmu, Request::Replay) => smmu::ANSWERS,
+        (Role::Smmu, Request::Pause) => sum(&[smmu::ORDER, smmu::ANSWERS]),
+        (Role::Smmu, Request::Resume) => smmu::ORDER,
         (Role::Vfio, Request::Pause) => sum(&[vfio::DRAIN, vfio::STATE, vfio::GATE]),
         (Role::Vfio, Request::Go | Request::Resume) => vfio::STATE,
         (Role::Vfio, Request::CheckSave) => vfio::ANSWER,
@@ -86,6 +91,7 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
             | Request::Quit
             | Request::DirtyLog(_)
             | Request::Inspect
+            | Request::DmaEnded { .. }
             | Request::Probe(_),
         ) => Duration::ZERO,
     }

@@ -12,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::addr::StreamId;
+use crate::instance::InstanceId;
 use crate::protocol::inspect::Inspect;
 use crate::protocol::nvme::NvmeConfig;
 use crate::protocol::probe::{Probe, ProbeOutcome};
@@ -79,6 +80,14 @@ pub enum Request {
     /// Debug builds only: attempt something the sandbox must refuse. Reply `Probe`. No fds. Not idempotent.
     /// Death: often the expected outcome; the crash page says why.
     Probe(Probe),
+    /// To a vSMMU: the DMA of this device has ended for good. Its process was reaped, and the coordinator has let go of the host's files by
+    /// which a physical device goes on without its process. What was in force before an order of the guest's is not in use there any
+    /// more, whatever that process has answered; nothing else proves it of a device that does not answer. Reply `Done`, or `Failed` if no
+    /// such device is behind it. No fds. Idempotent. Death: as for `Pause`.
+    DmaEnded {
+        /// The device's process.
+        device: InstanceId,
+    },
 }
 
 /// The largest state one process may save, in bytes. The largest today is a vCPU process with 64 CPUs and
@@ -99,6 +108,7 @@ impl Request {
             | Self::CheckSave
             | Self::Save
             | Self::DirtyLog(_)
+            | Self::DmaEnded { .. }
             | Self::Inspect => true,
         }
     }
@@ -280,6 +290,7 @@ impl Message for Request {
             | Self::CheckSave
             | Self::DirtyLog(_)
             | Self::Inspect
+            | Self::DmaEnded { .. }
             | Self::Probe(_) => 0,
         }
     }

@@ -49,7 +49,7 @@ impl State {
             (_, Request::Inspect | Request::Probe(_)) => Some(self),
             (Self::Unconfigured, Request::Configure(_)) => Some(Self::Configured),
             (Self::Unconfigured, _) | (_, Request::Configure(_)) => None,
-            (_, Request::DirtyLog(_)) => Some(self),
+            (_, Request::DirtyLog(_) | Request::DmaEnded { .. }) => Some(self),
             (Self::Configured, Request::Load(_)) => Some(Self::Loaded),
             (Self::Loaded, Request::Arm) => Some(Self::Armed),
             (Self::Armed | Self::Replayed, Request::Replay) => Some(Self::Replayed),

@@ -4,10 +4,10 @@
 //! One channel per device. The vSMMU gives orders in the order of the guest's commands; the device carries them out
 //! in that order and says how far it is. Neither end waits for the other while it holds anything: all messages are
 //! events, and the sequence numbers tell what has been answered. A CMD_SYNC completes when the `Done` of the
-//! last order before it has come, or the device is known dead. The device end may be a translation engine in
+//! last order before it has come, or the coordinator has said that the device's DMA has ended. The device end may be a translation engine in
 //! software or a host SMMU that nests; the orders are those that both understand.
 //!
-//! If the device dies its DMA has ended with it; if the vSMMU dies the device keeps what it is attached to.
+//! The end of the channel, or of the device's process, proves no end of its DMA; if the vSMMU dies the device keeps what it is attached to.
 
 use serde::{Deserialize, Serialize};
 pub use smmu_arch::Attachment;
@@ -40,7 +40,7 @@ pub enum Never {}
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
     /// vSMMU to device: carry these out, in order. Answered by [`Notice::Done`] with the same sequence number.
-    /// At most [`ORDERS_MAX`]. Idempotent: attaching again, and invalidating again, change nothing.
+    /// At most [`ORDERS_MAX`]; none only asks how far it is. Idempotent: attaching again, and invalidating again, change nothing.
     Orders {
         /// One higher than the last, from 1.
         sequence: u64,

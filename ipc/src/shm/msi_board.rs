@@ -75,6 +75,13 @@ impl MsiBoard {
         }
     }
 
+    /// How many events are pending. None is taken.
+    #[must_use]
+    pub fn pending(&self) -> u32 {
+        let words = self.words.get(..WORDS).unwrap_or_default();
+        words.iter().map(|word| word.load(Relaxed).count_ones()).fold(0, u32::saturating_add)
+    }
+
     fn word(&self, index: u32) -> Option<&AtomicU64> {
         self.words.get(..WORDS)?.get(usize::try_from(index).ok()?)
     }

@@ -87,6 +87,11 @@ impl Program for Notebook {
     fn dirty_log(_configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
         Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
     }
+    fn dma_ended(configured: Configured<'_, Self>, _device: InstanceId) -> Result<(), Failure> {
+        let (Configured::Ready(pages) | Configured::Loaded(pages) | Configured::Armed(pages)) = configured;
+        pages.note("dma ended");
+        Ok(())
+    }
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
         let (Configured::Ready(pages) | Configured::Loaded(pages) | Configured::Armed(pages)) = configured;
         inspect.text("text", pages.text.clone());

@@ -41,6 +41,8 @@ pub fn rules() -> Vec<Rule> {
     when.extend(of_others.map(|request| vec![Check::int(1, *request, KNOWN)]));
     union(&[
         &vcpu_soft::rules(),
+        // What a vector has signalled while the guest was paused goes with its state.
+        &common::shared_eventfds(),
         &[
             Rule { syscall: "ioctl", when },
             // The end of the handler of a kick.

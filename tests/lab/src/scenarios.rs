@@ -206,6 +206,14 @@ pub const ALL: &[Scenario] = &[
         run: guest::kvm_moved,
     },
     Scenario {
+        name: "kvm-moved-often",
+        about: "the same a hundred times: what one move of many loses would show",
+        server: Server::Nesting,
+        by_default: false,
+        limit: Duration::from_secs(1800),
+        run: guest::kvm_moved_often,
+    },
+    Scenario {
         name: "arm-suite",
         about: "a public suite of guests on KVM with 1, 2 and 4 CPUs, from images built outside the tree",
         server: Server::Nesting,

@@ -3,11 +3,16 @@
 
 use ipc::channel;
 use ipc::doorbell;
+use ipc::shm::memory_file;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 
 use super::*;
 use crate::interrupts::intx::Pin;
 use crate::windows::tests::{AREA, memory, window, windows};
+
+/// Of no other memory in this process.
+const MEMORY_NAME: &str = "memory-behind-a-function-link";
 
 #[test]
 fn function_link_answers_its_function_and_the_device_ends_with_it() {
@@ -31,7 +36,10 @@ fn function_link_answers_its_function_and_the_device_ends_with_it() {
     let channel = Channel::<protocol::FunctionLink>::from_fd(device, Hello::new(Role::Vfio, 3));
     channel.hello(Role::Vcpu, soon()).unwrap();
     let add = FunctionRequest::AddWindow(window(0, 0x1000));
-    assert_eq!(channel.request(&add, &[memory(0x1000)], soon()).unwrap().0, FunctionReply::Done);
+    let named = memory_file::create(MEMORY_NAME).unwrap();
+    ftruncate(&named, 0x1000).unwrap();
+    fcntl_add_seals(&named, SealFlags::SHRINK).unwrap();
+    assert_eq!(channel.request(&add, &[named], soon()).unwrap().0, FunctionReply::Done);
     let (again, _) = channel.request(&add, &[memory(0x1000)], soon()).unwrap();
     assert!(matches!(again, FunctionReply::Refused(why) if why.contains("overlaps")));
     let show = FunctionRequest::ShowWindows { shown: true };
@@ -49,6 +57,10 @@ fn function_link_answers_its_function_and_the_device_ends_with_it() {
     assert!(matches!(other, FunctionReply::Refused(why) if why.contains("no vector 3")));
     let listed: Vec<_> = vectors.list().iter().map(|vector| (vector.device_id, vector.event)).collect();
     assert_eq!(listed, [(8, Some(0x30))], "the function does not say the device's number");
+    let mapped = || std::fs::read_to_string("/proc/self/maps").unwrap().matches(MEMORY_NAME).count();
+    assert_eq!(mapped(), 1);
     drop(channel);
     thread.join().unwrap();
+    assert_eq!(windows.read(AREA, 8), None);
+    assert_eq!(mapped(), 0, "its file is not held any longer");
 }

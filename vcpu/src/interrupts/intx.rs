@@ -78,6 +78,12 @@ impl Pins {
         self.ended(intid);
     }
 
+    /// Every function is to raise its pin anew, if it is asserted: the lines are those of an interrupt controller that was just
+    /// loaded.
+    pub fn ask_all(&self) {
+        self.pins.iter().for_each(|pin| pin.ended.ring());
+    }
+
     /// The line fell.
     pub fn ended(&self, intid: u32) {
         for pin in self.pins.iter().filter(|pin| pin.intid == intid) {

@@ -67,9 +67,32 @@ impl InterruptThread {
         Ok(Self { controller, wires, boards, pins, waker, counters: Counters::default() })
     }
 
-    /// Brings what devices have signalled to the interrupt controller: before a paused machine is saved.
-    pub fn deliver_boards(&self) {
-        self.boards.iter().for_each(|board| board.deliver(&*self.controller));
+    /// Brings everything that devices have signalled to the interrupt controller, rung for or not, while the thread is parked:
+    /// before a paused machine is saved, so that it is in the controller's state and nowhere else, and before the guest goes on.
+    pub fn drain(&self) {
+        for wire in self.wires.iter().filter(|wire| wire.doorbell.take()) {
+            self.controller.pulse(wire.intid);
+        }
+        for board in &self.boards {
+            let _ = board.doorbell.take();
+            board.deliver(&*self.controller);
+        }
+        for pin in self.pins.iter().filter(|pin| pin.raised.take()) {
+            count(&self.counters.rose);
+            self.pins.raise(pin);
+        }
+    }
+
+    /// Messages on boards that were not looked at.
+    pub fn waiting_messages(&self) -> u64 {
+        self.boards.iter().map(|board| u64::from(board.board.pending())).sum()
+    }
+
+    /// Wires and pins that were signalled and not looked at.
+    pub fn waiting_wires(&self) -> u64 {
+        let wires = self.wires.iter().map(|wire| &wire.doorbell);
+        let all = wires.chain(self.pins.iter().map(|pin| &pin.raised));
+        all.map(|doorbell| u64::from(doorbell.is_rung())).sum()
     }
 
     /// Counters for people and tests.
@@ -78,6 +101,8 @@ impl InterruptThread {
         for (name, counter) in [("rose", rose), ("fell", fell), ("end-kicks", end_kicks)] {
             inspect.counter(format!("intx.{name}"), counter.load(Ordering::Relaxed));
         }
+        inspect.counter("messages.waiting", self.waiting_messages());
+        inspect.counter("wires.waiting", self.waiting_wires());
         if !self.controller.resampled().is_empty() {
             inspect
                 .text("intx.ends", if self.controller.loses_ends() { "lost by KVM" } else { "told by KVM" });
@@ -152,3 +177,6 @@ impl InterruptThread {
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,6 +93,10 @@ impl Engine for Kvm {
         self.vm.harvest()
     }
 
+    fn waiting_vectors(&self) -> u64 {
+        self.vm.waiting_vectors()
+    }
+
     fn inspect(&self, inspect: &mut Inspect) {
         self.vm.inspect(inspect);
     }

@@ -18,7 +18,9 @@ use crate::interrupts::controller::{InterruptController, ResampledLine};
 use crate::interrupts::intx::Pins;
 use crate::interrupts::vectors::{Vector, Vectors};
 use ipc::addr::Gpa;
+use ipc::doorbell;
 use ipc::protocol::control::Failure;
+use ipc::protocol::function_link::VECTORS_MAX;
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
 use kvm_bindings::{
@@ -26,7 +28,7 @@ use kvm_bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MSI_VALID_DEVID, kvm_enable_cap, kvm_msi,
 };
 use kvm_ioctls::VmFd;
-use machine::layout::{GITS_TRANSLATER, IPA_BITS, SPI_BASE};
+use machine::layout::{GITS_TRANSLATER, IPA_BITS, PCI_SLOT_COUNT, SPI_BASE};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,8 +36,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno::Error as Errno;
 
-/// Messages kept aside at most: as many as the boards of all devices hold.
-const LATE_MESSAGES_MAX: usize = 16 * 1024;
+/// Messages of one device that are kept aside at most: several times as many as it may have vectors. What a wrong one sends beyond
+/// that is lost to itself.
+const LATE_MESSAGES_OF_DEVICE: usize = 8 * VECTORS_MAX as usize;
+/// Those of all devices.
+const LATE_MESSAGES_MAX: usize = LATE_MESSAGES_OF_DEVICE * PCI_SLOT_COUNT as usize;
 
 /// The VM.
 pub struct Vm {
@@ -73,6 +78,22 @@ struct State {
     routes: Routes,
     /// How many vectors are on an irqfd.
     connected: u64,
+}
+
+impl State {
+    /// Keeps a message aside until the guest goes on. One that is pending already says nothing new: an LPI has one pending bit.
+    fn keep(&mut self, message: KvmMessageV1) {
+        let of_device = self.late.iter().filter(|late| late.device_id == message.device_id);
+        if of_device.count() < LATE_MESSAGES_OF_DEVICE && !self.late.contains(&message) {
+            self.late.push(message);
+        }
+    }
+}
+
+/// The vectors whose signal means something and waits, with what it means.
+fn signalled(vectors: &[Vector]) -> impl Iterator<Item = (&Vector, u32)> {
+    let routed = vectors.iter().filter_map(|vector| Some((vector, vector.event?)));
+    routed.filter(|(vector, _)| doorbell::is_readable(&vector.eventfd))
 }
 
 fn fail(what: &'static str) -> impl FnOnce(Errno) -> Failure {
@@ -173,9 +194,17 @@ impl Vm {
         Ok(())
     }
 
-    /// All state of the paused VM.
+    /// All state of the paused VM, with what vectors have signalled since it is: nobody but this process will read their eventfds.
     pub fn save(&self) -> Result<SavedKvm, Failure> {
-        let state = self.state();
+        let vectors = self.vectors.list();
+        let mut state = self.state();
+        if !state.running {
+            for (vector, event_id) in signalled(&vectors) {
+                if doorbell::take_eventfd(&vector.eventfd) {
+                    state.keep(KvmMessageV1 { device_id: vector.device_id, event_id });
+                }
+            }
+        }
         Ok(SavedKvm {
             clock: state.clock.clone(),
             vcpus: self.cpus.iter().map(Cpu::save).collect::<Result<_, _>>()?,
@@ -241,7 +270,7 @@ impl Vm {
     /// One that no table of the ITS maps is ignored, as an ITS does.
     fn signal(&self, message: KvmMessageV1) {
         let KvmMessageV1 { device_id, event_id } = message;
-        let [low, high] = doorbell();
+        let [low, high] = translater();
         self.messages.fetch_add(1, Ordering::Relaxed);
         let _ = self.fd.signal_msi(kvm_msi {
             address_lo: low,
@@ -292,6 +321,14 @@ impl Vm {
         Ok(())
     }
 
+    /// Signals of vectors that wait in their eventfds.
+    pub fn waiting_vectors(&self) -> u64 {
+        let vectors = self.vectors.list();
+        let running = self.state().running;
+        // What runs is listened to by KVM.
+        if running { 0 } else { signalled(&vectors).map(|_| 1).sum() }
+    }
+
     /// Counters for people and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
         cpu::inspect_counters(&self.cpus, inspect);
@@ -323,9 +360,8 @@ impl InterruptController for Vm {
         if state.running {
             drop(state);
             self.signal(message);
-        } else if state.late.len() < LATE_MESSAGES_MAX && !state.late.contains(&message) {
-            // A message that is pending already says nothing new.
-            state.late.push(message);
+        } else {
+            state.keep(message);
         }
     }
 
@@ -344,7 +380,7 @@ impl InterruptController for Vm {
 }
 
 /// The halves of the address that makes a write a message: GITS_TRANSLATER.
-fn doorbell() -> [u32; 2] {
+fn translater() -> [u32; 2] {
     [GITS_TRANSLATER & 0xffff_ffff, GITS_TRANSLATER >> 32].map(|half| u32::try_from(half).unwrap_or(0))
 }
 

@@ -195,6 +195,10 @@ impl Engine for Soft {
         Ok(())
     }
 
+    fn waiting_vectors(&self) -> u64 {
+        0
+    }
+
     fn inspect(&self, inspect: &mut Inspect) {
         for (index, slot) in self.slots.iter().enumerate() {
             inspect.counter(format!("vcpu{index}.instructions"), slot.retired());

@@ -46,3 +46,6 @@ impl Units for SavedSoft {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

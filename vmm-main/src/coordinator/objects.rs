@@ -147,6 +147,11 @@ impl Objects {
         rustix::fs::fstat(file).map(|stat| stat.st_rdev).map_err(|error| refused("a device", &error))
     }
 
+    /// Lets go of the host's files of a physical device, which was lost. False: the host refuses what is needed for it.
+    pub fn let_go_of(&mut self, device: InstanceId) -> bool {
+        let_go_of(&mut self.held, device, |(object, _)| *object)
+    }
+
     /// Closes both ends of every connection between two processes, which have their own by now: the death of one must be
     /// the other's end of file.
     pub fn close_connections(&mut self) {
@@ -185,6 +190,23 @@ impl Objects {
     pub const fn ram(&self) -> &Region {
         &self.ram
     }
+}
+
+/// Puts in place of the host's files of a physical device what is none: the device is found to be gone by whoever is given it. False:
+/// the host refuses what is put there.
+pub fn let_go_of<K: Ord>(
+    held: &mut BTreeMap<K, OwnedFd>,
+    device: InstanceId,
+    object_of: impl Fn(&K) -> ObjectId,
+) -> bool {
+    for (key, fd) in held.iter_mut() {
+        let ObjectId { kind, owner, .. } = object_of(key);
+        if owner == device && matches!(kind, EdgeKind::PhysicalDevice | EdgeKind::Iommufd) {
+            let Ok((nothing, _)) = UnixStream::pair() else { return false };
+            *fd = nothing.into();
+        }
+    }
+    true
 }
 
 fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Problem> {

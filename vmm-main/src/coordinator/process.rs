@@ -20,17 +20,20 @@ use super::vm::action::Ending;
 use super::vm::event::{Departure, LifeId};
 use crate::api::types;
 use crate::problem::Problem;
+use crate::system::DEVICES_MAX;
 
 pub use launch::{Launched, launch};
 
-/// Orders that may wait for a process's task: a request, and to end.
-const ORDER_QUEUE_LEN: usize = 4;
+/// Orders that may wait for a process's task: a request, to end, and a word about each device, twice.
+const ORDER_QUEUE_LEN: usize = 4 + 2 * DEVICES_MAX;
 
 /// What a process's task is ordered to do.
 #[derive(Debug)]
 pub enum Order {
     /// Ask the process for something. One request is open at a time.
     Ask(Request, Vec<OwnedFd>),
+    /// Tell it something that no operation waits for. What it answers is in the log, if it is a complaint.
+    Tell(Request),
     /// End it.
     End(Ending),
 }

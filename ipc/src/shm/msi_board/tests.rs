@@ -19,8 +19,10 @@ fn posted_events_are_taken_once_in_order() {
     for event in [65535, 0, 63, 64, 4096, 64] {
         assert!(board.post(event));
     }
+    assert_eq!(board.pending(), 5, "the one that was posted twice is one");
     assert_eq!(taken(&board), [0, 63, 64, 4096, 65535]);
     assert!(taken(&board).is_empty());
+    assert_eq!(board.pending(), 0);
 }
 
 #[test]

@@ -70,13 +70,24 @@ pub fn kvm_two(report: &mut Report<'_>) -> Result<Verdict> {
 
 /// On KVM with two CPUs at work, moved into new processes again and again: nothing is lost, and time goes on.
 pub fn kvm_moved(report: &mut Report<'_>) -> Result<Verdict> {
+    moved(report, 5)
+}
+
+/// The same, so often that what is lost in one move of many shows.
+pub fn kvm_moved_often(report: &mut Report<'_>) -> Result<Verdict> {
+    moved(report, 100)
+}
+
+fn moved(report: &mut Report<'_>, moves: u64) -> Result<Verdict> {
+    // Twice for each move, and further.
+    let counts = 3 * moves;
     let mut vm = boot(report, "kvm-moved", &["--cpu", "kvm", "--vcpus", "2"])?;
     // A CPU that never sleeps beside one that counts, checks a hash over its memory, and compares clocks.
     vm.console.run("(while :; do :; done) & spin=$!", COMMAND)?;
-    vm.console.send(&format!("continuity {COUNTS} 0.1\n"))?;
+    vm.console.send(&format!("continuity {counts} 0.1\n"))?;
     vm.console.wait_for("continuity 1 ok", BOOT)?;
     let mut downtimes = Vec::new();
-    for turn in 1..=MOVES {
+    for turn in 1..=moves {
         let moved: Value = serde_json::from_str(&vm.control_json("save-restore")?).context("not JSON")?;
         let number =
             |name: &str| moved.get(name).and_then(Value::as_u64).with_context(|| format!("no {name}"));
@@ -86,19 +97,14 @@ pub fn kvm_moved(report: &mut Report<'_>) -> Result<Verdict> {
     }
     vm.control_json("pause")?;
     vm.control_json("resume")?;
-    vm.console.wait_for(&format!("continuity {COUNTS} ok"), BOOT)?;
+    vm.console.wait_for(&format!("continuity {counts} ok"), BOOT)?;
     ensure!(!vm.console.transcript().contains("FAILED"), "the guest noticed: {}", vm.console.transcript());
     report.evidence(format!(
-        "{MOVES} moves under load, guest counts to {COUNTS}; downtimes in ms {downtimes:?}"
+        "{moves} moves under load, guest counts to {counts}; downtimes in ms {downtimes:?}"
     ))?;
     vm.console.run("kill $spin", COMMAND)?;
     end(&mut vm)
 }
-
-/// How often the guest is moved.
-const MOVES: u64 = 5;
-/// How far it counts meanwhile.
-const COUNTS: u64 = 15;
 
 /// A guest at its shell, sealed processes below it.
 fn boot(report: &mut Report<'_>, name: &str, flags: &[&str]) -> Result<Vm> {

@@ -155,6 +155,32 @@ fn vm_kicked_while_it_spins_leaves_and_its_state_survives_a_move() {
 }
 
 #[test]
+fn vm_saves_what_routed_vectors_signalled_while_it_was_paused_and_leaves_the_others() {
+    let Some((mut rig, kvm)) = Rig::new(&[SPIN], &[]) else { return };
+    rig.parts.vectors = Arc::new(Vectors::new(true));
+    let vm = rig.vm(kvm);
+    let vector = |index, event| {
+        let eventfd = new_eventfd("create a vector").unwrap();
+        rig.parts.vectors.add(8, index, eventfd.try_clone().unwrap()).unwrap();
+        rig.parts.vectors.route(8, index, event).unwrap();
+        rustix::io::write(&eventfd, &1_u64.to_ne_bytes()).unwrap();
+        eventfd
+    };
+    let (_routed, masked) = (vector(0, Some(3)), vector(1, None));
+    assert_eq!(vm.waiting_vectors(), 1);
+    let saved = vm.save().unwrap();
+    assert_eq!(saved.its.late_messages, [KvmMessageV1 { device_id: 8, event_id: 3 }]);
+    assert_eq!(vm.waiting_vectors(), 0);
+    assert_eq!(vm.save().unwrap().its, saved.its, "who goes on after all has it as well");
+    assert!(doorbell::take_eventfd(&masked), "what is masked is its function's to remember");
+    // One device's flood does not keep another's message out.
+    (0..=u32::from(VECTORS_MAX) * 16).for_each(|event| vm.signal_msi(16, event));
+    vm.signal_msi(24, 9);
+    let late = vm.save().unwrap().its.late_messages;
+    assert_eq!(late.last(), Some(&KvmMessageV1 { device_id: 24, event_id: 9 }));
+}
+
+#[test]
 fn vm_access_that_no_syndrome_describes_is_an_abort_for_the_guest() {
     // VBAR_EL1 = RAM + 0x800; LDP from the UART; never past it.
     assert_eq!(UART.base, 0x0900_0000);

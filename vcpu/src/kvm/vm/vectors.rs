@@ -5,7 +5,7 @@
 //! on again, KVM looks at it and brings what waits there. A route that changes under a live irqfd changes for the next
 //! signal. Linux, virt/kvm/eventfd.c, is where both can be read.
 
-use super::{State, Vm, doorbell, fail};
+use super::{State, Vm, fail, translater};
 use crate::interrupts::vectors::{Listener, Vector};
 use crate::kvm::routes::{Route, Routes};
 use crate::kvm::sys;
@@ -93,7 +93,7 @@ fn entry(gsi: u32, route: Route) -> kvm_irq_routing_entry {
             (KVM_IRQ_ROUTING_IRQCHIP, 0, kvm_irq_routing_entry__bindgen_ty_1 { irqchip })
         }
         Route::Message { device_id, event_id } => {
-            let [address_lo, address_hi] = doorbell();
+            let [address_lo, address_hi] = translater();
             let msi = kvm_irq_routing_msi {
                 address_lo,
                 address_hi,

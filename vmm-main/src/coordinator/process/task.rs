@@ -82,7 +82,7 @@ async fn ordered_end(orders: &mut mpsc::Receiver<Order>) -> Ending {
     loop {
         match orders.recv().await {
             Some(Order::End(ending)) => return ending,
-            Some(Order::Ask(..)) => {}
+            Some(Order::Ask(..) | Order::Tell(_)) => {}
             None => return Ending::Discard,
         }
     }
@@ -118,6 +118,8 @@ impl Greeting {
 enum Finished {
     /// The request, by its name.
     Request(&'static str, Result<Reply, ChannelError>),
+    /// Something that it was told.
+    Word(Result<Reply, ChannelError>),
     /// A question: whoever asked has the answer.
     Question,
 }
@@ -132,7 +134,7 @@ struct Conversation<'a> {
     limit: LogLimit,
     /// The name of the open request.
     asked: Option<&'static str>,
-    /// The open request and the open question: one each at most.
+    /// The open request and the open question, one each at most, and what it is told.
     work: JoinSet<Finished>,
 }
 
@@ -160,10 +162,22 @@ impl Conversation<'_> {
                         self.ask(request, fds);
                         Ok(())
                     }
+                    Some(Order::Tell(request)) => {
+                        self.say(request);
+                        Ok(())
+                    }
                     None => return Ending::Discard,
                 },
                 Some(finished) = self.work.join_next() => match finished {
                     Ok(Finished::Request(name, reply)) => self.answered(name, reply).await,
+                    Ok(Finished::Word(Ok(Reply::Failed(failure)))) => {
+                        let why = logs::printable(format!("{}: {}", failure.what, failure.why).as_bytes());
+                        tracing::warn!(process = %self.life.instance, "{why}");
+                        Ok(())
+                    }
+                    Ok(Finished::Word(Ok(Reply::Done))) => Ok(()),
+                    Ok(Finished::Word(Ok(other))) => Err(format!("told something: it answers {other:?}")),
+                    Ok(Finished::Word(Err(error))) => Err(self.lost(&error)),
                     Ok(Finished::Question) | Err(_) => {
                         asking = false;
                         Ok(())
@@ -188,6 +202,16 @@ impl Conversation<'_> {
         self.work.spawn(async move {
             let reply = channel.request(&request, &fds, deadline).await;
             Finished::Request(name, reply.map(|(reply, _)| reply))
+        });
+    }
+
+    /// Tells it something, beside the request that is open.
+    fn say(&mut self, request: Request) {
+        let channel = Arc::clone(&self.channel);
+        let deadline = Deadline::after(budget::deadline(self.life.instance.role, &request));
+        self.work.spawn(async move {
+            let reply = channel.request(&request, &[], deadline).await;
+            Finished::Word(reply.map(|(reply, _)| reply))
         });
     }
 
@@ -303,6 +327,7 @@ const fn name(request: &Request) -> &'static str {
         Request::Save => SAVE,
         Request::DirtyLog(_) => DIRTY_LOG,
         Request::Inspect => "be inspected",
+        Request::DmaEnded { .. } => "take note of the end of a device's DMA",
         Request::Probe(_) => PROBE,
     }
 }

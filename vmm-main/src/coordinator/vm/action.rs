@@ -34,6 +34,13 @@ pub enum Action {
     Ask(LifeId, Order),
     /// End a process. Answered by `Gone`.
     End(LifeId, Ending),
+    /// Tell a vSMMU that the DMA of a device's process, which was reaped, has ended: also what the host would do instead of it.
+    DmaEnded {
+        /// The vSMMU.
+        smmu: LifeId,
+        /// The device's process.
+        device: InstanceId,
+    },
     /// Start a timer.
     Arm(Timer, Duration),
     /// Answer a client.

@@ -20,7 +20,7 @@ use super::saved_state::{NotKept, SavedState};
 use super::state_machine::{bug, names};
 use crate::api::command::Command;
 use crate::api::types::{ProbeRequest, SaveRestored, Stage, Status, UnitLen};
-use crate::coordinator::objects::Objects;
+use crate::coordinator::objects::{self, Objects};
 use crate::coordinator::probe;
 use crate::coordinator::process::{self, Handle};
 use crate::coordinator::roles::Configs;
@@ -75,6 +75,13 @@ impl Vm {
                 }
             }
             Action::End(life, ending) => self.end(life, ending),
+            Action::DmaEnded { smmu, device } => {
+                if !self.let_go_of(device) {
+                    tracing::error!(%device, "the host refuses to let go of {device}: its DMA may go on, and the guest's SMMU waits for it");
+                } else if let Some(process) = self.processes.get(&smmu) {
+                    process.order(process::Order::Tell(Request::DmaEnded { device }));
+                }
+            }
             Action::Arm(timer, span) => self.arm(timer, span),
             Action::Answer(ticket, result) => self.answer(ticket, result),
             Action::Lap(stage) => self.clock.lap(stage),
@@ -166,6 +173,14 @@ impl Vm {
             process.order(process::Order::Ask(request, fds));
         }
         Ok(())
+    }
+
+    /// The host does DMA for a physical device as long as anybody holds its file.
+    fn let_go_of(&mut self, device: InstanceId) -> bool {
+        let shared = self.current.iter_mut().map(|shared| &mut shared.objects);
+        let mut sets = shared.chain(&mut self.next);
+        sets.all(|objects| objects.let_go_of(device))
+            && objects::let_go_of(&mut self.given.objects, device, |object| *object)
     }
 
     fn end(&self, life: LifeId, ending: Ending) {

@@ -20,7 +20,7 @@ mod tests;
 mod transit;
 mod way_in;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use ipc::instance::InstanceId;
@@ -95,6 +95,8 @@ pub struct StateMachine {
     guest_request: Option<(LifeId, GuestRequest)>,
     /// Devices that the guest has lost since it booted, or did not find, and why.
     lost_devices: BTreeMap<InstanceId, String>,
+    /// Processes of devices that were reaped, and with them the device's DMA.
+    dma_ended: BTreeSet<LifeId>,
     /// Devices that have failed, whose server may be ending: its own report would say more than theirs.
     failing_devices: BTreeMap<LifeId, String>,
     /// Devices whose servers were not reached at the last attempt, and why.
@@ -119,6 +121,7 @@ impl StateMachine {
             reset_count: 0,
             guest_request: None,
             lost_devices: BTreeMap::new(),
+            dma_ended: BTreeSet::new(),
             failing_devices: BTreeMap::new(),
             unreachable,
             hanging: Vec::new(),

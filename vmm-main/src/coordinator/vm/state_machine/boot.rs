@@ -48,6 +48,7 @@ impl StateMachine {
         self.boot_count = self.boot_count.saturating_add(1);
         self.next_boot_due = false;
         self.lost_devices.clear();
+        self.dma_ended.clear();
         self.failing_devices.clear();
         self.guest_request = None;
         self.actions.push(Action::Arm(Timer::NextBoot(self.boot_count), BOOT_SPAN_MIN));

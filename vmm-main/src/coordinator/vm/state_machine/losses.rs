@@ -4,11 +4,13 @@
 //! A process that is lost costs what its failure policy says, in the middle of whatever is under way. A device that is
 //! lost costs the guest that device, is told once as a warning with the reason, and ends the VM only if it is required.
 
+use ipc::hello::Role;
 use ipc::instance::InstanceId;
+use ipc::protocol::lifecycle::State;
 
 use super::{Operation, StateMachine};
 use crate::coordinator::logs;
-use crate::coordinator::vm::action::{Ending, Notice};
+use crate::coordinator::vm::action::{Action, Ending, Notice};
 use crate::coordinator::vm::event::{Departure, LifeId};
 use crate::coordinator::vm::plan::FailurePolicy;
 use crate::problem::{Class, Problem};
@@ -57,10 +59,29 @@ impl StateMachine {
             "check the host's limits",
         );
         self.answer_probe(id, Err(refused));
+        if device == id.instance {
+            if !departure.reaped {
+                return self.end_failed(still_does_dma(device, &departure.problem), departure.last_lines);
+            }
+            self.dma_ended.insert(id);
+            self.tell_dma_ended();
+        }
         // Its own end says more than the closed connection that its client has seen.
         self.lost_devices.remove(&device);
         self.failing_devices.retain(|failing, _| failing.instance != device);
         self.lose_device(device, &departure.problem.what, departure.last_lines);
+    }
+
+    /// Tells every vSMMU which of the devices behind it do no DMA any more: until then it takes what was in force before an order to
+    /// them as still in use, and the guest's commands wait. It can hear that once it is configured; to say it again changes nothing.
+    pub(super) fn tell_dma_ended(&mut self) {
+        for id in &self.dma_ended {
+            let smmus = self.lives.of(id.generation).filter(|(smmu, life)| {
+                smmu.instance.role == Role::Smmu && life.state != State::Unconfigured && !life.is_ending()
+            });
+            let tell = smmus.map(|(smmu, _)| Action::DmaEnded { smmu, device: id.instance });
+            self.actions.extend(tell);
+        }
     }
 
     /// The guest is without this device from now on.
@@ -84,4 +105,18 @@ impl StateMachine {
             Problem::new(Class::State, "the guest has lost this device meanwhile", "save", "see the log");
         self.give_up_move(Some(device), problem);
     }
+}
+
+/// A device's process that does not even obey a kill. Its device may go on with DMA by what the guest's SMMU said last, so that the
+/// guest's commands to that could never complete.
+fn still_does_dma(device: InstanceId, problem: &Problem) -> Problem {
+    Problem::new(
+        Class::Died,
+        format!(
+            "the process of the device {device} was killed and is not gone, so its DMA has not ended: {}",
+            problem.what
+        ),
+        device.to_string(),
+        "see in the host's kernel log what it waits for",
+    )
 }

@@ -56,6 +56,10 @@ impl StateMachine {
             Outcome::Saved(len) => life.saved_len = Some(len),
             Outcome::Probed(outcome) => self.probed(id, outcome),
         }
+        if order == Order::Configure {
+            // A vSMMU is told of devices that died before it could be.
+            self.tell_dma_ended();
+        }
     }
 
     /// A process cannot do what it was asked, or could not even be started.

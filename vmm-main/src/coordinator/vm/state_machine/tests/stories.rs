@@ -149,6 +149,50 @@ fn device_process_that_dies_during_a_pause_is_told_at_once_and_the_pause_goes_on
 }
 
 #[test]
+fn vsmmu_is_told_of_the_end_of_a_devices_dma_once_its_process_is_reaped_and_not_before() {
+    let mut world = running(false);
+    let smmu = world.life(SMMU0);
+    // Its device has failed, and its process lives.
+    world.process(world.life(VFIO0), ProcessEvent::Reported(Report::DeviceFailed("test".into())));
+    // The server of a device does no DMA by itself.
+    world.depart(world.life(NVME0), true);
+    assert_eq!(world.dma_ended, []);
+    world.depart(world.life(VFIO1), true);
+    assert_eq!(world.dma_ended, [(smmu, VFIO1)]);
+    assert!(!matches!(world.machine.phase().as_str(), "stopping" | "stopped"));
+}
+
+#[test]
+fn device_process_that_cannot_be_killed_ends_the_vm_for_its_dma_goes_on() {
+    let mut world = running(false);
+    world.depart(world.life(VFIO1), false);
+    assert_eq!(world.dma_ended, []);
+    world.settle();
+    let Phase::Stopped { why } = world.machine.phase() else { panic!("{}", world.machine.phase()) };
+    assert!(why.problem().unwrap().what.contains("its DMA has not ended"), "{why:?}");
+}
+
+#[test]
+fn vsmmu_is_told_of_devices_that_died_before_it_could_hear_it() {
+    let mut world = World::new(false);
+    world.serve();
+    // Each greets and is configured before the next is started.
+    while world.processes.len() < 5 {
+        let unconfigured = |life: &LifeId| world.processes[life].state == State::Unconfigured;
+        let life = world.processes.keys().copied().find(unconfigured).unwrap();
+        world.fulfil(life);
+        if world.processes.keys().any(|life| life.instance == VFIO1) && life.instance == VFIO1 {
+            break;
+        }
+    }
+    world.depart(world.life(VFIO1), true);
+    world.settle();
+    assert_eq!(world.machine.phase(), &Phase::Running);
+    let smmu = world.life(SMMU0);
+    assert!(!world.dma_ended.is_empty() && world.dma_ended.iter().all(|told| *told == (smmu, VFIO1)));
+}
+
+#[test]
 fn servers_own_end_is_told_instead_of_its_clients_word() {
     let mut world = running(false);
     let failed = |world: &mut World| {

@@ -82,6 +82,8 @@ pub struct World {
     pub answers: BTreeMap<Ticket, Result<Success, Problem>>,
     pub notices: Vec<Notice>,
     pub orders: Vec<(LifeId, Order)>,
+    /// Which vSMMU was told of the end of which device's DMA.
+    pub dma_ended: Vec<(LifeId, InstanceId)>,
     /// How many events there were.
     events: usize,
 }
@@ -103,6 +105,7 @@ impl World {
             answers: BTreeMap::new(),
             notices: Vec::new(),
             orders: Vec::new(),
+            dma_ended: Vec::new(),
             events: 0,
         };
         world.happen(Event::Boot);
@@ -147,6 +150,17 @@ impl World {
             Action::Tell(notice) => self.notices.push(notice),
             Action::Release => self.released = true,
             Action::Commit => self.check_commit(),
+            Action::DmaEnded { smmu, device } => {
+                assert!(!self.processes.contains_key(&LifeId { instance: device, ..smmu }), "{device} lives");
+                let hung = self
+                    .hung
+                    .iter()
+                    .any(|hung| (hung.generation, hung.instance) == (smmu.generation, device));
+                assert!(!hung, "{device} is not reaped");
+                let hears = &self.processes[&smmu];
+                assert!(hears.greeted && hears.state != State::Unconfigured && hears.ending.is_none());
+                self.dma_ended.push((smmu, device));
+            }
             Action::Abandon | Action::Lap(_) | Action::CloseConnections(_) => {}
         }
     }
