@@ -16,6 +16,7 @@ mod interop;
 mod lab;
 mod product;
 mod progress;
+mod role;
 mod stages;
 mod syscalls;
 mod system;
@@ -51,6 +52,8 @@ enum Task {
     Lab(lab::Options),
     /// Run both ends of vfio-user against ends that nobody here wrote
     Interop(interop::Options),
+    /// Add a role to a copy of the tree, and see that nothing but template, profile and program is needed
+    Role,
     /// Print the system table of a VM: its processes, what connects them, and what each is given; and draw it
     System(system::Options),
     /// Trace the sealed programs, and write down which system calls each makes beside those that it may
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Task::Lab(options) => lab::run(&options),
         Task::Interop(options) => interop::run(&options),
         Task::Syscalls(options) => syscalls::run(&options),
+        Task::Role => role::run(),
         Task::System(options) => system::run(&options),
         Task::Guest(options) => guest::run(&options),
         Task::Userland(options) => userland::run(&options),
