@@ -19,7 +19,7 @@ use crate::instance::InstanceId;
 pub enum SlotKind {
     /// The channel to whoever started the process.
     Control,
-    /// Where it leaves word of its own death.
+    /// Where it records why it died.
     CrashPage,
     /// Where its log lines go.
     Log,

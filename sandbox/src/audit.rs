@@ -3,7 +3,7 @@
 //!
 //! [`observe`] reads /proc/PID and believes nothing the process says. A fact that cannot be read is an [`Unreadable`]
 //! with the reason, never a silent pass: [`compare`] reports it. Sealed processes are not dumpable, so
-//! the descriptor table of one can be listed by root only. Used by `bulkhead audit` and the tests of the system table.
+//! the descriptor table of one can be listed by root only. Used by `bulkhead ps` and the tests of the system table.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Child half: verify what `spawn` prepared, close the last doors, and prove it with a [`Locked`].
+//! Child half: verify what `spawn` prepared, install Landlock and the filters, and prove it with a [`Locked`].
 //!
 //! A service loop takes a `Locked`, and only [`seal`] makes one, so a process that is not sealed cannot serve.
 //! Call it first thing in `main`: one thread, and only the descriptors given at exec. The order matters: what

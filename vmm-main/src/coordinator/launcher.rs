@@ -15,7 +15,7 @@ use ipc::instance::InstanceId;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use crate::lifeline::Up;
+use crate::launcher_channel::Up;
 use crate::system::{EdgeKind, Make, ObjectId, System};
 
 /// More than the launcher tries for.

@@ -38,8 +38,8 @@ use tokio::time::timeout;
 use crate::api::command::{Answer, COMMAND_QUEUE_LEN, Handle, StopOrder};
 use crate::api::server::Server;
 use crate::api::types::Status;
+use crate::launcher_channel::{CoordinatorEnd, Down, Up};
 use crate::lifecycle::Why;
-use crate::lifeline::{CoordinatorEnd, Down, Up};
 use crate::problem::Problem;
 use crate::system::{self, DEVICES_MAX, Rights, System};
 
@@ -86,7 +86,7 @@ fn start() -> Result<(), Problem> {
     let handover = Handover::read(handover).map_err(|error| failed("read the configuration", &error))?;
     logging::start(handover.json_log).map_err(|error| failed("start the log", &error))?;
     let system = System::new(&handover.shape());
-    let lifeline = take(&SlotKind::Control.into())?;
+    let channel = take(&SlotKind::Control.into())?;
     let kernel = File::from(take(&SlotKind::Kernel.into())?);
     let initramfs = SlotKind::Initramfs.into();
     let initramfs = handover.initramfs.then(|| take(&initramfs)).transpose()?.map(File::from);
@@ -105,13 +105,17 @@ fn start() -> Result<(), Problem> {
         .enable_all()
         .build()
         .map_err(|error| failed("start the runtime", &error))?;
-    runtime.block_on(serve(given, lifeline, &locked))
+    runtime.block_on(serve(given, channel, &locked))
 }
 
 /// Boots the VM and serves it until it has ended.
-async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), Problem> {
-    let lifeline = CoordinatorEnd::new(lifeline).map_err(|error| {
-        Problem::host(format!("watch the lifeline: {error}"), "coordinator start", "report this as a bug")
+async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Problem> {
+    let channel = CoordinatorEnd::new(channel).map_err(|error| {
+        Problem::host(
+            format!("watch the channel to the launcher: {error}"),
+            "coordinator start",
+            "report this as a bug",
+        )
     })?;
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
     let (stops, mut stop_orders) = mpsc::channel(COMMAND_QUEUE_LEN);
@@ -122,7 +126,7 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
     let mut vm = Vm::new(given, locked, launcher, words.clone())?;
     let server = Server::new(Handle { commands, stops: stops.clone(), picture: vm.picture() });
     // Clients are served while the VM boots, or while it works on somebody else's command.
-    let carrier = tokio::spawn(carry(lifeline, server.clone(), stops, reports, found, free));
+    let carrier = tokio::spawn(carry(channel, server.clone(), stops, reports, found, free));
 
     let counted = tokio::spawn(logging::tell_of_dropped_lines());
     let mut waiting: Vec<Answer<Status>> = vm.live(&mut queue, &mut stop_orders).await;
@@ -163,7 +167,7 @@ async fn serve(given: Given, lifeline: OwnedFd, locked: &Locked) -> Result<(), P
 
 /// Carries messages between the launcher and the VM's task, and clients to the server, until the VM's name is free.
 async fn carry(
-    lifeline: CoordinatorEnd,
+    channel: CoordinatorEnd,
     server: Server,
     stops: mpsc::Sender<StopOrder>,
     mut reports: mpsc::Receiver<Up>,
@@ -177,10 +181,10 @@ async fn carry(
         // Cancel-safe: a queue and a receive that takes nothing before it wins.
         tokio::select! {
             report = reports.recv(), if telling => match report {
-                Some(report) => telling = lifeline.send(&report).await.is_ok(),
+                Some(report) => telling = channel.send(&report).await.is_ok(),
                 None => telling = false,
             },
-            message = lifeline.recv(), if listening => match message {
+            message = channel.recv(), if listening => match message {
                 Ok(Some(Down::Connection(client))) => {
                     match UnixStream::from_std(client.into()) {
                         Ok(stream) => server.serve(stream),

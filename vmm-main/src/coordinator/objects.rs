@@ -7,7 +7,7 @@
 //! [`Objects::for_generation`] as well: new processes get new ones, so that a save/restore that fails half-way has not
 //! touched what the old, paused processes still use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ impl Objects {
             held: BTreeMap::new(),
         };
         let stays = |edge: &&Edge| edge.life() != Life::Process;
-        let staying: Vec<ObjectId> = self
+        let staying: BTreeSet<ObjectId> = self
             .system
             .edges()
             .iter()
@@ -157,7 +157,7 @@ impl Objects {
     pub fn close_connections(&mut self) {
         let between = |make: Make| matches!(make, Make::Channel | Make::Stream);
         let objects = self.system.edges().iter().flat_map(Edge::objects);
-        let connections: Vec<ObjectId> =
+        let connections: BTreeSet<ObjectId> =
             objects.filter_map(|(object, make)| between(make).then_some(object)).collect();
         self.held.retain(|(object, _), _| !connections.contains(object));
     }

@@ -54,8 +54,8 @@ use self::terminal::{GivenBack, Input, Terminal};
 use self::watch::User;
 use crate::config::{ConsoleMode, DeviceConfig, VmConfig, check};
 use crate::coordinator::handover::Handover;
+use crate::launcher_channel;
 use crate::lifecycle::Why;
-use crate::lifeline;
 use crate::printable;
 use crate::problem::Problem;
 use crate::system::{COORDINATOR_ID, DeviceKind, EdgeKind, Instance, ObjectId, Shape, Size, System, VCPU};
@@ -96,7 +96,8 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
 
     let host = |step: &'static str| move |error: io::Error| refused(step, &error);
     let crash = CrashPage::create().map_err(host("make the crash page"))?;
-    let (lifeline, lifeline_theirs) = lifeline::pair().map_err(host("make the lifeline"))?;
+    let (channel, coordinators) =
+        launcher_channel::pair().map_err(host("make the channel to the coordinator"))?;
     let screen = Arc::new(Screen::default());
     let log_output = LogOutput::open(&config, &runtime_dir, &screen)?;
     let console_file = config.console_file.as_deref().map(open_console_file).transpose()?;
@@ -111,7 +112,7 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let of_vcpu = |kind| ObjectId { kind, owner: VCPU, index: 0 };
     let crash_theirs = crash.as_fd().try_clone_to_owned().map_err(host("share the crash page"))?;
     objects.extend([
-        (own(EdgeKind::Control), lifeline_theirs),
+        (own(EdgeKind::Control), coordinators),
         (own(EdgeKind::CrashPage), crash_theirs),
         (own(EdgeKind::Log), log_theirs.into()),
         (own(EdgeKind::Handover), handover.into()),
@@ -150,7 +151,7 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let servers = devices::servers(&config.devices);
     let given = terminal.as_ref().map(|GivenBack(terminal)| terminal);
     let user = User { socket: &mut socket, quits, terminal: given, log: &own_log };
-    let why = watch::until_end(child, crash, lifeline, user, &servers);
+    let why = watch::until_end(child, crash, channel, user, &servers);
     let output = output.finish(OUTPUT_PATIENCE);
     if shown && stdout.is_terminal() && screen.is_mid_line() {
         // What is said next is not the guest's.

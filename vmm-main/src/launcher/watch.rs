@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The launcher's loop while the VM lives: signals, clients, the coordinator's word, the coordinator's death.
+//! The launcher's loop while the VM lives: signals, clients, the coordinator's messages, its end.
 //!
 //! A signal that would end the launcher is an orderly stop with a deadline; a second one, or the deadline, is SIGKILL to the coordinator,
 //! whose namespace goes with it. Clients are checked here and not in the coordinator: in its user namespace
@@ -33,8 +33,8 @@ use super::terminal::Terminal;
 use super::{devices, refused};
 use crate::coordinator::FAREWELL_SPAN;
 use crate::coordinator::spans::STOP_SPAN;
+use crate::launcher_channel::{LauncherEnd, Up};
 use crate::lifecycle::Why;
-use crate::lifeline::{LauncherEnd, Up};
 use crate::printable;
 use crate::problem::{Class, Problem};
 use crate::readiness;
@@ -47,7 +47,7 @@ const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
 /// For handing a client to it: then it is the client that has to go. Signals wait behind it.
 const CLIENT_DEADLINE: Duration = Duration::from_millis(200);
 
-/// Where the user is heard and told.
+/// Where clients, keys and signals come from, and where messages for the user go.
 pub struct User<'a> {
     /// Where clients arrive.
     pub socket: &'a mut ControlSocket,
@@ -63,7 +63,7 @@ pub struct User<'a> {
 pub fn until_end(
     child: Child,
     crash: CrashPage,
-    lifeline: OwnedFd,
+    channel: OwnedFd,
     user: User<'_>,
     servers: &[Option<PathBuf>],
 ) -> Result<Why, Problem> {
@@ -71,7 +71,7 @@ pub fn until_end(
         .enable_all()
         .build()
         .map_err(|error| refused("start the launcher's runtime", &error))?;
-    let reported = runtime.block_on(serve(&child, lifeline, user, servers));
+    let reported = runtime.block_on(serve(&child, channel, user, servers));
     // Whatever ended the loop, nothing may live on: a coordinator that is dead already is not hurt.
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
     let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
@@ -83,7 +83,7 @@ pub fn until_end(
 
 async fn serve(
     child: &Child,
-    lifeline: OwnedFd,
+    channel: OwnedFd,
     user: User<'_>,
     servers: &[Option<PathBuf>],
 ) -> Result<Option<Why>, Problem> {
@@ -91,7 +91,7 @@ async fn serve(
     let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
     let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
-    let lifeline = Rc::new(LauncherEnd::new(lifeline).map_err(host("watch the lifeline"))?);
+    let channel = Rc::new(LauncherEnd::new(channel).map_err(host("watch the channel to the coordinator"))?);
     // One for each device at most: a coordinator that wants more is not asking because of a reset.
     let mut reopening: BTreeMap<u8, Reopening> = BTreeMap::new();
     let listener =
@@ -105,19 +105,19 @@ async fn serve(
         // Every arm is cancel-safe: each waits for readiness and takes nothing before it wins.
         tokio::select! {
             _ = pidfd.readable() => break,
-            message = lifeline.recv() => match message {
+            message = channel.recv() => match message {
                 Ok(Some(Up::Running)) => {}
                 Ok(Some(Up::Reopen { index })) => {
                     let socket = servers.get(usize::from(index)).cloned().flatten();
                     let Some(socket) = socket.filter(|_| !reopening.contains_key(&index)) else { break };
-                    reopening.insert(index, Box::pin(reopen(Rc::clone(&lifeline), index, socket, Arc::clone(log))));
+                    reopening.insert(index, Box::pin(reopen(Rc::clone(&channel), index, socket, Arc::clone(log))));
                 }
                 Ok(Some(Up::Ended(why))) => {
                     ended = Some(why);
                     // Before whoever asked for the end is answered: the next VM may have the name at once.
                     socket.release();
                     // A coordinator that does not read is killed below.
-                    let _ = timeout(HAND_OVER_DEADLINE, lifeline.released()).await;
+                    let _ = timeout(HAND_OVER_DEADLINE, channel.released()).await;
                 }
                 // Nothing more will be said; the pidfd tells the rest. A coordinator that talks nonsense is killed.
                 Ok(None) => { wait_gone(&pidfd).await; break }
@@ -125,19 +125,19 @@ async fn serve(
             },
             index = any_of(&mut reopening) => drop(reopening.remove(&index)),
             client = listener.accept() => match client {
-                Ok((client, _)) => hand_over(&lifeline, client).await,
+                Ok((client, _)) => hand_over(&channel, client).await,
                 // Out of descriptors: they come back when clients go.
                 Err(_) => sleep(Duration::from_millis(100)).await,
             },
             quit = quits.recv(), if quits_open => {
                 quits_open = quit.is_some();
                 if quit.is_some() {
-                    stop(&lifeline, &mut stopping, deadline.as_mut()).await;
+                    stop(&channel, &mut stopping, deadline.as_mut()).await;
                 }
             }
             asked = signals.next() => match asked {
                 Asked::End if stopping => break,
-                Asked::End => stop(&lifeline, &mut stopping, deadline.as_mut()).await,
+                Asked::End => stop(&channel, &mut stopping, deadline.as_mut()).await,
                 Asked::Stop => stop_job(terminal),
                 Asked::Continued => drop(terminal.map(Terminal::enter_in_foreground)),
             },
@@ -150,9 +150,9 @@ async fn serve(
             }
         }
     }
-    // The last word may have arrived together with the death.
+    // Its last message may have arrived together with its end.
     while ended.is_none() {
-        match timeout(Duration::from_secs(1), lifeline.recv()).await {
+        match timeout(Duration::from_secs(1), channel.recv()).await {
             Ok(Ok(Some(Up::Ended(why)))) => ended = Some(why),
             Ok(Ok(Some(Up::Running | Up::Reopen { .. }))) => {}
             Ok(Ok(None) | Err(_)) | Err(_) => break,
@@ -167,7 +167,7 @@ async fn serve(
 type Reopening = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Connects to a device's server anew, and hands the connection over.
-async fn reopen(lifeline: Rc<LauncherEnd>, index: u8, socket: PathBuf, log: Arc<OwnLog>) {
+async fn reopen(channel: Rc<LauncherEnd>, index: u8, socket: PathBuf, log: Arc<OwnLog>) {
     let server = devices::reopen(&socket).await;
     if let Err(error) = &server {
         // What it costs is the coordinator's to say; it does not know the path.
@@ -176,9 +176,9 @@ async fn reopen(lifeline: Rc<LauncherEnd>, index: u8, socket: PathBuf, log: Arc<
         log.say(Level::Info, &what);
     }
     // A coordinator that does not read is noticed elsewhere; a descriptor that cannot be sent is as good as none.
-    let handed = timeout(HAND_OVER_DEADLINE, lifeline.device(index, &server)).await;
+    let handed = timeout(HAND_OVER_DEADLINE, channel.device(index, &server)).await;
     if let Ok(Err(error)) = handed {
-        let _ = timeout(HAND_OVER_DEADLINE, lifeline.device(index, &Err(error))).await;
+        let _ = timeout(HAND_OVER_DEADLINE, channel.device(index, &Err(error))).await;
     }
 }
 
@@ -210,26 +210,26 @@ fn stop_job(terminal: Option<&Terminal>) {
     }
 }
 
-async fn stop(lifeline: &LauncherEnd, stopping: &mut bool, deadline: std::pin::Pin<&mut Sleep>) {
+async fn stop(channel: &LauncherEnd, stopping: &mut bool, deadline: std::pin::Pin<&mut Sleep>) {
     if !std::mem::replace(stopping, true) {
         deadline.reset(tokio::time::Instant::now() + STOP_DEADLINE);
         // A coordinator that cannot be told is one that the deadline takes care of.
-        let _ = timeout(HAND_OVER_DEADLINE, lifeline.stop()).await;
+        let _ = timeout(HAND_OVER_DEADLINE, channel.stop()).await;
     }
 }
 
 /// Passes a client on, if it is this user or root; closes it otherwise.
-async fn hand_over(lifeline: &LauncherEnd, client: UnixStream) {
+async fn hand_over(channel: &LauncherEnd, client: UnixStream) {
     let own = rustix::process::geteuid();
     let allowed = rustix::net::sockopt::socket_peercred(client.as_fd())
         .is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
     if allowed {
         // If it cannot be handed over in time the client sees its connection closed.
-        let _ = timeout(CLIENT_DEADLINE, lifeline.connection(client.as_fd())).await;
+        let _ = timeout(CLIENT_DEADLINE, channel.connection(client.as_fd())).await;
     }
 }
 
-/// What is known about a coordinator that died without a last word.
+/// What is known about a coordinator that died without saying why.
 fn death(crash: &CrashPage, status: Option<rustix::process::WaitIdStatus>) -> Problem {
     let what = match report::read(crash, &COORDINATOR.profile()) {
         Some(death) => death.to_string(),

@@ -66,7 +66,7 @@ pub enum Make {
 pub enum EdgeKind {
     /// Orders, answers and events: the channel to whoever started the process.
     Control,
-    /// Where the process leaves word of its own death.
+    /// Where the process records why it died.
     CrashPage,
     /// Where its log lines go.
     Log,

@@ -24,7 +24,7 @@ use crate::coordinator::objects::{self, Objects};
 use crate::coordinator::probe;
 use crate::coordinator::process::{self, Handle};
 use crate::coordinator::roles::Configs;
-use crate::lifeline::Up;
+use crate::launcher_channel::Up;
 use crate::problem::Problem;
 use crate::system::COORDINATOR_ID;
 

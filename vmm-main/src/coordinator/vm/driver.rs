@@ -31,8 +31,8 @@ use crate::coordinator::launcher::Launcher;
 use crate::coordinator::objects::Objects;
 use crate::coordinator::process::{Handle, TaskEvent};
 use crate::coordinator::roles::{self, Configs};
+use crate::launcher_channel::Up;
 use crate::lifecycle::{Phase, Why};
-use crate::lifeline::Up;
 use crate::problem::Problem;
 use crate::system::{ObjectId, Size, System};
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The thread between launcher and coordinator: a seqpacket pair, one small message at a time.
+//! The channel between launcher and coordinator: a seqpacket pair, one small message at a time.
 //!
 //! Down go control connections that the launcher has accepted and checked (one descriptor each), and the request to
 //! end. Up come "it runs", "connect to that device's server anew" and "it ended, because". Either end's death is the other's end of file: a VM

@@ -12,7 +12,7 @@ fn ends() -> (LauncherEnd, CoordinatorEnd) {
 }
 
 #[tokio::test]
-async fn lifeline_messages_arrive_in_order_with_their_descriptor() {
+async fn launcher_channel_messages_arrive_in_order_with_their_descriptor() {
     let (launcher, coordinator) = ends();
     let (mut near, far) = UnixStream::pair().unwrap();
     launcher.connection(far.as_fd()).await.unwrap();
@@ -31,7 +31,7 @@ async fn lifeline_messages_arrive_in_order_with_their_descriptor() {
 }
 
 #[tokio::test]
-async fn lifeline_death_of_either_end_is_seen_by_the_other() {
+async fn launcher_channel_death_of_either_end_is_seen_by_the_other() {
     let (launcher, coordinator) = ends();
     drop(launcher);
     assert!(matches!(coordinator.recv().await, Ok(None)));
@@ -47,7 +47,7 @@ async fn lifeline_death_of_either_end_is_seen_by_the_other() {
 }
 
 #[tokio::test]
-async fn lifeline_death_of_an_end_that_has_not_read_all_is_a_death_behind_its_last_word() {
+async fn launcher_channel_death_of_an_end_that_has_not_read_all_is_a_death_behind_its_last_word() {
     let (launcher, coordinator) = ends();
     let (_near, far) = UnixStream::pair().unwrap();
     launcher.released().await.unwrap();
@@ -66,7 +66,7 @@ async fn lifeline_death_of_an_end_that_has_not_read_all_is_a_death_behind_its_la
 }
 
 #[tokio::test]
-async fn lifeline_overlong_end_keeps_its_reason() {
+async fn launcher_channel_overlong_end_keeps_its_reason() {
     let (launcher, coordinator) = ends();
     let problem = Problem::host("a", "b", "c");
     let why = Why::Failed { problem: problem.clone(), last_lines: vec!["x".repeat(MESSAGE_LEN_MAX)] };
@@ -76,7 +76,7 @@ async fn lifeline_overlong_end_keeps_its_reason() {
 }
 
 #[tokio::test]
-async fn lifeline_garbage_is_an_error_at_either_end() {
+async fn launcher_channel_garbage_is_an_error_at_either_end() {
     for garbage in [&b"{}"[..], b"\xff\xff\xff", b"\"Running\""] {
         let (theirs, ours) = pair().unwrap();
         send(theirs.as_fd(), garbage, &[]).unwrap();
@@ -91,7 +91,7 @@ async fn lifeline_garbage_is_an_error_at_either_end() {
 }
 
 #[tokio::test]
-async fn lifeline_reopened_device_comes_with_its_descriptor_or_none() {
+async fn launcher_channel_reopened_device_comes_with_its_descriptor_or_none() {
     let (launcher, coordinator) = ends();
     coordinator.send(&Up::Reopen { index: 3 }).await.unwrap();
     assert_eq!(launcher.recv().await.unwrap(), Some(Up::Reopen { index: 3 }));
