@@ -119,6 +119,16 @@ fn attacked(uid: u32, name: &str, attack: &str) -> String {
     line.unwrap_or_else(|| panic!("no attack: {text}{}", String::from_utf8_lossy(&stderr)))
 }
 
+/// What `ps`, asked by this user, says of the user of each process.
+fn told_users(lab: &Lab, uid: u32) -> Vec<String> {
+    let output = lab.command(&["ps", "--json"]).uid(uid).gid(uid).output().unwrap();
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = all.as_object().unwrap().values().flat_map(|rows| rows.as_array().unwrap());
+    let facts = rows.flat_map(|row| row["observed"]["facts"].as_array().unwrap());
+    let users = facts.filter_map(|fact| fact.as_str().unwrap().strip_prefix("uid "));
+    users.map(str::to_owned).collect()
+}
+
 fn uid_of(vm: &Vm<'_>, name: &str) -> u32 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", vm.pid(name))).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
@@ -139,6 +149,7 @@ fn vms_with_ids_of_their_own_are_parted_from_each_other() {
     second.await_running();
     let (ours, theirs) = (uid_of(&first, "vcpu"), uid_of(&second, "vcpu"));
     assert_ne!(ours, theirs);
+    assert_eq!(told_users(&one, 0), vec![ours.to_string(); 3]);
     for name in ["coordinator", "vcpu", "smmu0"] {
         assert_eq!(uid_of(&first, name), ours, "{name}");
         let seen = first.process(name);
@@ -231,7 +242,26 @@ fn ordinary_users_vm_is_not_parted_from_that_user() {
     assert_eq!(attacked(ORDINARY, NAME, &format!("take {pid}")), "Ok(())");
     assert_eq!(attacked(ORDINARY, NAME, &format!("signal {pid}")), "Ok(())");
     assert!(attacked(SHARED, NAME, &format!("take {pid}")).starts_with("Err"));
+    let told = format!("{ORDINARY} (your own: your other processes can reach into it)");
+    assert_eq!(told_users(&lab, ORDINARY), vec![told; 3]);
     rustix::process::kill_process(Pid::from_child(&vm.child), Signal::TERM).unwrap();
+    assert_eq!(vm.end().0.code(), Some(0));
+}
+
+#[test]
+fn vm_of_root_without_an_id_of_its_own_is_told_as_shared() {
+    if attack() || !is_root() {
+        return;
+    }
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let mut vm = lab.start(&kernel, &["--ids", "shared"]);
+    vm.await_running();
+    assert_eq!(uid_of(&vm, "vcpu"), SHARED);
+    let told = told_users(&lab, 0);
+    let shared = |user: &String| user.starts_with(&format!("{SHARED} (shared with other VMs"));
+    assert!(told.len() == 3 && told.iter().all(shared), "{told:?}");
+    assert!(lab.bulkhead(&["stop"]).status.success());
     assert_eq!(vm.end().0.code(), Some(0));
 }
 

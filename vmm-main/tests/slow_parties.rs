@@ -12,7 +12,8 @@
 mod server;
 mod support;
 
-use std::os::unix::net::UnixListener;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::thread::{self, sleep};
@@ -322,6 +323,29 @@ fn name_and_disk_are_free_when_stop_has_answered() {
         drop(disk);
         assert_eq!(vm.end().0.code(), Some(0));
     }
+}
+
+#[test]
+fn stop_is_no_success_while_a_stopped_launcher_keeps_the_name() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let mut vm = lab.start(&kernel, &["--name", "web"]);
+    vm.await_running();
+    // Handed over before who comes later is answered.
+    let mut client = UnixStream::connect(lab.path("run/bulkhead/web.sock")).unwrap();
+    assert!(lab.bulkhead(&["status"]).status.success());
+    let launcher = vm.child.id().try_into().unwrap();
+    signal(launcher, "STOP");
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"POST /v1/stop HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("does not give up its name"), "{answer}");
+    assert!(lab.path("run/bulkhead/web.sock").exists());
+    signal(launcher, "CONT");
+    let (status, _, log) = vm.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
 }
 
 #[test]

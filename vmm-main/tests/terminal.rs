@@ -196,24 +196,51 @@ fn await_that(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
+/// A shell with jobs on this terminal, with these words; `None`, with the reason printed, where there is none.
+fn shell(terminal: &Terminal, lab: &Lab, words: &[&str]) -> Option<Child> {
+    if Command::new("bash").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: there is no bash(1) to have jobs in");
+        return None;
+    }
+    let side = || Stdio::from(terminal.program.try_clone().unwrap());
+    let mut shell = Command::new("setsid");
+    shell.args(["--ctty", "bash", "--norc", "--noprofile"]).args(words).env("PS1", "ready> ");
+    shell.env("XDG_RUNTIME_DIR", lab.path("run")).stdin(side()).stdout(side()).stderr(side());
+    Some(shell.spawn().unwrap())
+}
+
+#[test]
+fn terminal_of_a_stopped_launcher_is_as_it_was_though_its_shell_sees_to_nothing() {
+    let Some(lab) = lab_with_setsid() else { return };
+    let mut terminal = Terminal::new();
+    let before = terminal.modes();
+    let kernel = lab.file("Image", &guest::echoes());
+    // One that is not interactive leaves a terminal's modes to its jobs.
+    let script = "\"$0\" run --memory 16M --kernel \"$1\"; echo stopped-$?; read; fg; echo ended-$?";
+    let (program, kernel) = (lab.path("bulkhead"), kernel.to_str().unwrap().to_owned());
+    let Some(mut shell) = shell(&terminal, &lab, &["-m", "-c", script, program.to_str().unwrap(), &kernel])
+    else {
+        return;
+    };
+    let runs = || String::from_utf8_lossy(&lab.bulkhead(&["status"]).stdout).contains("running");
+    await_that("a VM in the foreground", || terminal.is_raw() && runs());
+    signal(lab.launcher_pid().unwrap(), "TSTP");
+    // 128 and the number of the signal.
+    terminal.await_text(b"stopped-148");
+    assert_eq!(terminal.modes(), before);
+    terminal.user.write_all(b"\n").unwrap();
+    await_that("raw after fg", || terminal.is_raw());
+    terminal.user.write_all(b"<1>\x01x").unwrap();
+    terminal.await_text(b"ended-0");
+    assert_eq!(terminal.modes(), before);
+    shell.wait().unwrap();
+}
+
 #[test]
 fn launcher_is_a_job_like_any_other() {
     let Some(lab) = lab_with_setsid() else { return };
-    if Command::new("bash").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: there is no bash(1) to have jobs in");
-        return;
-    }
     let mut terminal = Terminal::new();
-    let side = || Stdio::from(terminal.program.try_clone().unwrap());
-    let mut shell = Command::new("setsid")
-        .args(["--ctty", "bash", "--norc", "--noprofile", "--noediting", "-i"])
-        .env("XDG_RUNTIME_DIR", lab.path("run"))
-        .env("PS1", "ready> ")
-        .stdin(side())
-        .stdout(side())
-        .stderr(side())
-        .spawn()
-        .unwrap();
+    let Some(mut shell) = shell(&terminal, &lab, &["--noediting", "-i"]) else { return };
     terminal.await_text(b"ready> ");
     let kernel = lab.file("Image", &guest::echoes());
     let line =
