@@ -10,7 +10,6 @@ mod interrupts;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
 
 use ipc::addr::{Gpa, GpaRange};
 use ipc::doorbell::Ringer;
@@ -78,8 +77,6 @@ pub struct Function<B: Backend> {
     messages: AtomicU64,
     /// How often the pin was asserted.
     pin_raised: AtomicU64,
-    /// When it was asserted last, if that is not long ago.
-    pin_busy: Mutex<Option<Instant>>,
     failed: OnceLock<String>,
     /// Where the device's failure is told.
     events: Events,
@@ -147,7 +144,6 @@ impl<B: Backend> Function<B> {
             msi,
             messages,
             pin_raised,
-            pin_busy: Mutex::new(None),
             failed,
             events,
         }
@@ -234,11 +230,9 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Windows are there for the guest while its accesses reach the device, the device works, and its pin is quiet.
+    /// Windows are there for the guest while its accesses reach the device and the device works.
     pub fn show_windows(&self) {
-        self.show_windows_if(|| {
-            self.working().is_some_and(|device| lock(&device.space).memory_answers()) && self.pin_is_quiet()
-        });
+        self.show_windows_if(|| self.working().is_some_and(|device| lock(&device.space).memory_answers()));
     }
 
     fn show_windows_if(&self, wanted: impl FnOnce() -> bool) {

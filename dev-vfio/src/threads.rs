@@ -79,9 +79,6 @@ fn watch<B: Backend>(function: &Function<B>, sources: &InterruptSources, ring: &
         if poll(&mut fds, Some(&LOOK_TIMESPEC)).is_err_and(|errno| errno != Errno::INTR) {
             return;
         }
-        if function.pin_rests() {
-            ring.leave(note::PIN_RESTS);
-        }
         let ready: Vec<bool> = fds.iter().map(|fd| fd.revents().contains(PollFlags::IN)).collect();
         let is_ready = |index: usize| ready.get(index) == Some(&true);
         for (at, (index, vector)) in ours.iter().enumerate() {
@@ -105,8 +102,6 @@ fn watch<B: Backend>(function: &Function<B>, sources: &InterruptSources, ring: &
 mod note {
     /// The guest has ended an interrupt on the pin's line.
     pub const INTX_ENDED: u32 = 1;
-    /// The pin has been quiet for a while.
-    pub const PIN_RESTS: u32 = 2;
 }
 
 impl<B: Backend> RingDevice for Function<B> {
@@ -123,9 +118,6 @@ impl<B: Backend> RingDevice for Function<B> {
         self.flush_posts();
         if notes & note::INTX_ENDED != 0 {
             self.intx_ended();
-        }
-        if notes & note::PIN_RESTS != 0 {
-            self.show_windows();
         }
     }
 }

@@ -6,15 +6,11 @@
 //! whose edges go both ways.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
 
 use super::{Device, Function, lock};
 use crate::backend::{Arrival, Backend};
 use crate::pci::intx;
 use crate::pci::msix::{CONTROL_ENABLE, Message};
-
-/// How long a pin is not asserted before it is taken as quiet: a device that is at work interrupts more often.
-const PIN_SPAN: Duration = Duration::from_secs(1);
 
 impl<B: Backend> Function<B> {
     /// After anything that may have changed what the guest's MSI-X lets through: what vectors mean is told, and a device that
@@ -54,25 +50,9 @@ impl<B: Backend> Function<B> {
     /// The device signals INTx.
     pub fn signal_intx(&self) {
         let Some(device) = &self.device else { return };
-        *lock(&self.pin_busy) = Some(Instant::now());
-        self.show_windows();
         let _open = self.gate.enter();
         let effect = lock(&device.space).intx.as_mut().map_or(intx::Effect::Nothing, intx::Intx::signal);
         self.apply(device, effect);
-    }
-
-    /// Whether the pin was not asserted for a while. Until then the function's windows are hidden: KVM (Linux 7.3 does) may hear of
-    /// the end of an interrupt only if the vCPU has left the guest since it took it, and brings it again until then. A driver
-    /// that deals with an interrupt looks at its device, and leaves the guest where the device's memory is not mapped.
-    pub(super) fn pin_is_quiet(&self) -> bool {
-        lock(&self.pin_busy).is_none()
-    }
-
-    /// Whether the pin has just become quiet: true once. Then the windows are to be shown, by the thread of the guest's accesses:
-    /// one that is hidden because the guest is resetting the device must not come back in the middle of that.
-    pub fn pin_rests(&self) -> bool {
-        let rested = |since: &mut Instant| since.elapsed() >= PIN_SPAN;
-        lock(&self.pin_busy).take_if(rested).is_some()
     }
 
     /// The line of the pin fell.

@@ -34,6 +34,8 @@ mod engine;
 #[cfg(target_arch = "aarch64")]
 mod gic;
 #[cfg(target_arch = "aarch64")]
+mod level_ends;
+#[cfg(target_arch = "aarch64")]
 mod sys;
 #[cfg(target_arch = "aarch64")]
 mod vm;

@@ -6,6 +6,7 @@
 
 use super::cpu::{self, Cpu};
 use super::gic::Gic;
+use super::level_ends;
 use super::memslots::{self, Kind, Slot};
 use super::needs;
 use super::registers::VIRTUAL_COUNTER;
@@ -57,6 +58,8 @@ pub struct Vm {
     /// The pins of PCI functions, and their lines.
     pins: Arc<Pins>,
     lines: Vec<ResampledLine>,
+    /// KVM may lose the end of an interrupt on them.
+    loses_ends: bool,
     /// One for each line, never signalled: KVM takes a resamplefd only along with an eventfd that could raise the line.
     unused: Vec<OwnedFd>,
     /// The vectors of physical devices. Locked before the state.
@@ -110,6 +113,18 @@ impl Vm {
             lines.push(ResampledLine { fell: new_eventfd("create the eventfds of an INTx line")?, intid });
             unused.push(new_eventfd("create the eventfds of an INTx line")?);
         }
+        // Before this VM has its descriptors: those of the probe's are closed again by then.
+        let loses_ends = match (lines.first(), unused.first()) {
+            (Some(line), Some(unused)) => {
+                level_ends::are_lost(&kvm, line, unused, page_len).unwrap_or_else(|failure| {
+                    // Kicks that are not needed cost time and harm nothing.
+                    let Failure { what, why } = failure;
+                    ipc::log::warn!("ends of level interrupts are taken as lost: cannot {what}: {why}");
+                    true
+                })
+            }
+            _ => false,
+        };
         let fd = kvm
             .create_vm_with_ipa_size(IPA_BITS)
             .map_err(fail("create a VM with 40-bit guest addresses (KVM_CREATE_VM)"))?;
@@ -157,6 +172,7 @@ impl Vm {
             page_len,
             pins,
             lines,
+            loses_ends,
             unused,
             vectors,
             messages,
@@ -370,8 +386,7 @@ impl InterruptController for Vm {
     }
 
     fn loses_ends(&self) -> bool {
-        // That of Linux 7.3 does; a kick that another does not need costs time and harms nothing.
-        true
+        self.loses_ends
     }
 
     fn kick_vcpus(&self) {
