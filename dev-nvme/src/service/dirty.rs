@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which pages the device wrote, by IOVA: `DMA_LOGGING_*`.
 //!
-//! A page is logged before it is written, so that a report which misses it also missed its change. Only what is in a
+//! A page is logged after it is written, and before the device's access is over: logged first, a report could take it, and the
+//! client copy the page, before the write. A report that comes between write and mark misses the page, and the next has
+//! it; so has one that comes when the device is stopped, or the window gone. Only what is in a
 //! window gets here, but a client may declare windows of any size and have any page of them written: the log
 //! has bitmaps for so many stretches of memory as it needs, up to a bound. Beyond it everything counts as written once, until
 //! a report has said so.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Mutex, PoisonError};
 
 use ipc::vfio_user::PAGE_LEN;
@@ -73,8 +75,11 @@ impl DirtyLog {
         self.enabled.load(Ordering::SeqCst)
     }
 
-    /// Bytes of a window are about to be written.
+    /// Bytes of a window were written.
     pub fn mark(&self, iova: u64, len: usize) {
+        // Between the write and the look at the switch: a write that finds the log off is in memory by then for whoever
+        // copies it after switching it on.
+        fence(Ordering::SeqCst);
         if len == 0 || !self.is_on() {
             return;
         }

@@ -53,8 +53,8 @@ impl Window {
         drop(self.lent.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Calls `access` if the memory of these is mapped and in this window, which begins at `start`; if it is going to be
-    /// written, that is logged first.
+    /// Calls `access` if the memory of these is mapped and in this window, which begins at `start`; if it was written, that
+    /// is logged before this returns.
     fn access(
         &self,
         start: u64,
@@ -69,19 +69,15 @@ impl Window {
             let offset = usize::try_from(segment.iova.checked_sub(start)?).ok()?;
             memory.get_slice(offset, segment.len).ok()
         };
-        let before = || {
-            if written {
-                segments.iter().for_each(|segment| log.mark(segment.iova, segment.len));
-            }
-        };
         if let [only] = segments {
             let Some(slice) = slice(only) else { return false };
-            before();
             access(&[slice]);
         } else {
             let Some(slices) = segments.iter().map(slice).collect::<Option<Vec<_>>>() else { return false };
-            before();
             access(&slices);
+        }
+        if written {
+            segments.iter().for_each(|segment| log.mark(segment.iova, segment.len));
         }
         true
     }
@@ -255,14 +251,15 @@ impl Windows {
         if !(if written { window.writable } else { window.readable }) {
             return Found::Nothing;
         }
+        let Some(memory) = &window.memory else { return Found::ByMessage };
+        let found = match usize::try_from(iova - start) {
+            Ok(offset) if copy(memory, offset) => Found::Done(()),
+            _ => Found::Nothing,
+        };
         if written {
             self.log.mark(iova, len);
         }
-        let Some(memory) = &window.memory else { return Found::ByMessage };
-        match usize::try_from(iova - start) {
-            Ok(offset) if copy(memory, offset) => Found::Done(()),
-            _ => Found::Nothing,
-        }
+        found
     }
 }
 
