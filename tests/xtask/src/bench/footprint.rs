@@ -41,6 +41,9 @@ const DISK_MIB: u64 = 64;
 #[derive(Args, Debug)]
 #[group(id = "bench-footprint-options")]
 pub struct Options {
+    /// Programs that are built already, instead of those of the tree
+    #[arg(long, value_name = "FOLDER")]
+    programs: Option<PathBuf>,
     /// Programs of another build, measured in the same run
     #[arg(long, value_name = "FOLDER")]
     against: Option<PathBuf>,
@@ -58,7 +61,7 @@ struct Footprint {
 /// The task.
 pub fn run(options: &Options) -> Result<ExitCode> {
     ensure!(fs::read("/proc/1/smaps").is_ok(), "only root may see the memory of sealed processes");
-    let programs = product::build(Profile::Release)?;
+    let programs = product::given_or_built(options.programs.as_deref(), Profile::Release)?;
     let files = guest::obtain(&options.guest)?;
     let ours = measured(&programs, &files)?;
     let theirs = options.against.as_deref().map(|folder| measured(folder, &files)).transpose()?;
