@@ -181,8 +181,6 @@ impl Program for SmmuProgram {
         let log = Region::from_fd(dirty_log, DirtyLog::region_len(&config.ram))
             .and_then(|region| DirtyLog::attach(&region, &config.ram))
             .map_err(|error| fail("map the dirty log", &error))?;
-        // An earlier life of this process may have died in the middle of a write.
-        log.adopt();
         let page = Region::from_fd(register_page, REGISTER_FILE_LEN)
             .and_then(|region| RegisterPage::attach(&region))
             .map_err(|error| fail("map the register page", &error))?;
@@ -291,12 +289,12 @@ impl Program for SmmuProgram {
             Configured::Armed(serving) => &serving.log,
         };
         match op {
-            DirtyLogOp::Enable { .. } => log.set_enabled(true),
-            DirtyLogOp::Disable => log.set_enabled(false),
+            DirtyLogOp::Enable { epoch } => log.enable(epoch),
+            DirtyLogOp::Disable => log.disable(),
             // Every write is marked as it happens: there is no note of a page marked already.
-            DirtyLogOp::Rearm => {}
+            DirtyLogOp::Rearm => log.flip(),
         }
-        Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
+        Ok(log.state(Exactness::Exact))
     }
 
     fn dma_ended(configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {

@@ -18,7 +18,7 @@ use ipc::protocol::control::{DirtyLogOp, Event, RoleConfig};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{Model, Options, SmmuConfig};
-use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
+use ipc::shm::dirty_log::{self, DirtyLog, OwedMap};
 use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
 use ipc::shm::register_page::{GuestOwned, RegisterPage};
@@ -361,17 +361,17 @@ fn writes_of_the_device_are_marked_dirty_and_reads_are_not() {
     guest.command(0, sync(ComplSignal::None));
     guest.write(Register::CMDQ_PROD, 1);
     guest.await_cons(1);
-    let mut pages = DirtyPages::none(&vm.layout);
+    let mut pages = OwedMap::new(&vm.layout);
     let log = DirtyLog::attach(&vm.dirty_log, &vm.layout).unwrap();
-    log.harvest(&mut pages);
+    dirty_log::rearm_and_harvest(&log, &mut pages);
     assert!(pages.is_empty(), "fetching commands writes nothing");
 
-    log.set_enabled(true);
+    log.enable(1);
     let ram = guest_memory::map(&vm.ram, &vm.layout).unwrap();
     let ram = GuestRam(GuestMemory::new(Arc::new(ram), Arc::new(log)));
     assert_eq!(dev_smmu::memory::GuestMemory::write(&ram, RAM + RAM_LEN - 8, &[1; 16]), Err(Abort));
     dev_smmu::memory::GuestMemory::write(&ram, RAM + 0x1ff0, &[1; 32]).unwrap();
-    ram.0.log().harvest(&mut pages);
+    dirty_log::rearm_and_harvest(ram.0.log(), &mut pages);
     assert_eq!(pages.count(), 2, "the record lies across two pages");
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use ipc::addr::Gpa;
 use ipc::deadline::Deadline;
-use ipc::protocol::control::Failure;
+use ipc::protocol::control::{Exactness, Failure};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::Order;
 use ipc::protocol::vfio::VfioConfig;
@@ -195,9 +195,12 @@ pub trait Backend: Interrupts {
     /// Sends the message that the guest gave for a vector, and says where it went.
     fn send(iommu: &mut Self::Iommu, message: Message, doorbell: Gpa) -> Arrival;
 
-    /// Marks in the log what was written and is not marked there yet: at every step of the log, and after the device
-    /// was stopped. `device` is absent if it could not be opened.
-    fn gather_dirty(device: Option<&Self>, iommu: &mut Self::Iommu, log: &DirtyLog);
+    /// Switches what logs the device's writes elsewhere than in the process's own log. At any time, opened or not.
+    fn set_dirty_tracking(iommu: &mut Self::Iommu, enabled: bool);
+
+    /// Marks in the log what was written and is not marked there yet, before it is flipped; says what it is worth then.
+    /// `device` is absent if it could not be opened, or is not yet.
+    fn gather_dirty(device: Option<&Self>, iommu: &mut Self::Iommu, log: &DirtyLog) -> Exactness;
 
     /// Counters and states of its translation, for people and tests.
     fn inspect_iommu(iommu: &Self::Iommu, inspect: &mut Inspect);

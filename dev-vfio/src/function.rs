@@ -9,7 +9,7 @@
 mod interrupts;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ipc::addr::{Gpa, GpaRange};
 use ipc::doorbell::Ringer;
@@ -17,7 +17,6 @@ use ipc::error::Error;
 use ipc::protocol::control::Event;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vfio::{BarAreas, CONFIG_REGION};
-use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::ring::{Access, Op};
 use ipc::vfio_user::device::PCI_CONFIG_REGION;
@@ -62,7 +61,7 @@ pub struct Function<B: Backend> {
     /// The device; absent if it could not be opened.
     device: Option<Device<B>>,
     /// Its translation.
-    pub iommu: Mutex<B::Iommu>,
+    pub iommu: Arc<Mutex<B::Iommu>>,
     /// Whether the function may make transactions; changed and looked at with the IOMMU locked.
     bus_master: AtomicBool,
     /// Its vSMMU.
@@ -115,7 +114,7 @@ impl<B: Backend> Function<B> {
     pub fn new(
         name: String,
         opened: Result<(B, ConfigSpace), String>,
-        iommu: B::Iommu,
+        iommu: Arc<Mutex<B::Iommu>>,
         links: Links,
         areas: BarAreas,
         msi: InterruptTarget,
@@ -129,7 +128,6 @@ impl<B: Backend> Function<B> {
             }
         };
         let Links { stage1, vcpu: link, events } = links;
-        let iommu = Mutex::new(iommu);
         let gate = Gate::default();
         let [messages, pin_raised] = [const { AtomicU64::new(0) }; 2];
         Function {
@@ -285,10 +283,9 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Marks in the log what was written and is not marked there yet.
-    pub fn gather_dirty(&self, log: &DirtyLog) {
-        let device = self.device.as_ref().map(|device| &device.end);
-        B::gather_dirty(device, &mut self.iommu(), log);
+    /// The back end's device, also when it has failed.
+    pub(crate) fn opened(&self) -> Option<&B> {
+        self.device.as_ref().map(|device| &device.end)
     }
 
     /// From the return on the device's DMA is as the command register says: none is under way that has not seen it.

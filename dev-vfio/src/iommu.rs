@@ -3,7 +3,7 @@
 //!
 //! The nesting parent, guest RAM at its guest physical addresses, is what an implementation is made over. On top of
 //! it a stream is attached to abort, bypass or the guest's stage 1; cached translations are dropped by the
-//! guest's own commands; faults are queued; written pages are logged by GPA. [`software`] does it by walking
+//! guest's own commands; faults are queued. How written pages are logged is each back end's own. [`software`] does it by walking
 //! the guest's tables, [`crate::physical::nested`] by ioctls, with the same rules, errors included.
 
 pub mod fault_queue;
@@ -11,7 +11,6 @@ pub mod software;
 
 use ipc::addr::StreamId;
 use ipc::protocol::stage1::Attachment;
-use ipc::shm::dirty_log::DirtyPages;
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -61,8 +60,4 @@ pub trait HostIommu {
     fn invalidate(&mut self, commands: &[[u64; 2]]) -> Invalidated;
     /// The next entry of the fault queue.
     fn next_fault(&mut self) -> Option<Entry>;
-    /// Switches the log of written pages.
-    fn set_dirty_tracking(&mut self, enabled: bool);
-    /// Takes the log: pages are added to `pages` and forgotten here.
-    fn read_dirty(&mut self, pages: &mut DirtyPages);
 }

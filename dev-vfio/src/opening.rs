@@ -6,7 +6,7 @@
 //! accesses are answered from then on: by the device, or as those of an empty slot.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
 use ipc::deadline::Deadline;
@@ -29,7 +29,7 @@ use crate::threads::{self, InterruptSources};
 /// What opening needs.
 pub struct Ready<B: Backend> {
     pub config: VfioConfig,
-    pub iommu: B::Iommu,
+    pub iommu: Arc<Mutex<B::Iommu>>,
     pub unopened: B::Unopened,
     pub links: Links,
     pub msi: InterruptTarget,

@@ -25,17 +25,16 @@ use std::sync::{Arc, Mutex};
 
 use ipc::addr::Gpa;
 use ipc::deadline::Deadline;
-use ipc::protocol::control::Failure;
+use ipc::protocol::control::{Exactness, Failure};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::Order;
 use ipc::protocol::vfio::VfioConfig;
-use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
+use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::region::Region;
 
 use crate::backend::{Arrival, Backend, DeviceEnd, DeviceError, Eventfds, Interrupts, Opened};
 use crate::function::Function;
 use crate::function_link::FunctionLink;
-use crate::iommu::HostIommu;
 use crate::pci::msix::Message;
 use device::PhysicalDevice;
 use error::KernelError;
@@ -134,9 +133,11 @@ impl Backend for PhysicalDevice {
     fn configure(
         Given { cdev, iommu }: Given,
         ram: &Region,
-        _log: &Arc<DirtyLog>,
+        log: &Arc<DirtyLog>,
         config: &VfioConfig,
     ) -> Result<(NestedIommu, (PhysicalDevice, Opened)), Failure> {
+        // The kernel sees what the device writes, and keeps it to itself until it is asked.
+        log.set_unmarked_writes(true);
         let configured = || {
             let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
             let id = device::bind(cdev.as_fd(), &objects)?;
@@ -173,13 +174,13 @@ impl Backend for PhysicalDevice {
         Arrival::Doorbell
     }
 
+    fn set_dirty_tracking(iommu: &mut NestedIommu, enabled: bool) {
+        iommu.set_dirty_tracking(enabled);
+    }
+
     /// The kernel's log is moved into ours.
-    fn gather_dirty(_device: Option<&PhysicalDevice>, iommu: &mut NestedIommu, log: &DirtyLog) {
-        let mut pages = DirtyPages::none(log.layout());
-        iommu.read_dirty(&mut pages);
-        for range in pages.ranges() {
-            log.mark(range.start(), range.len());
-        }
+    fn gather_dirty(_device: Option<&PhysicalDevice>, iommu: &mut NestedIommu, log: &DirtyLog) -> Exactness {
+        iommu.read_dirty(log)
     }
 
     fn inspect_iommu(iommu: &NestedIommu, inspect: &mut Inspect) {

@@ -9,7 +9,7 @@
 use std::io::Write;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ipc::doorbell::{Doorbell, Ringer};
 use ipc::hello::Role;
@@ -31,7 +31,6 @@ use sandbox::{Inherited, InheritedError};
 use crate::backend::Backend;
 use crate::function::{Function, InterruptTarget, Links};
 use crate::function_link::FunctionLink;
-use crate::iommu::HostIommu;
 use crate::opening::{Opening, Ready, Serving};
 use crate::stage1_link::Stage1Link;
 
@@ -90,6 +89,8 @@ pub struct Configuration<B: Backend> {
 /// Begun: the device is being opened, or was.
 pub struct Begun<B: Backend> {
     log: Arc<DirtyLog>,
+    /// Which the function has, too.
+    iommu: Arc<Mutex<B::Iommu>>,
     opening: Opening<B>,
 }
 
@@ -147,8 +148,6 @@ impl<B: Backend> Program for VfioProgram<B> {
         let log = Region::from_fd(dirty_log, DirtyLog::region_len(&config.ram))
             .and_then(|region| DirtyLog::attach(&region, &config.ram))
             .map_err(|error| fail("map the DMA's dirty log", &error))?;
-        // An earlier life of this process may have died in the middle of a write.
-        log.adopt();
         let responder = Region::from_fd(ring, ring::RING_LEN)
             .and_then(|region| Responder::attach(&region, context.generation, context.spin))
             .map_err(|error| fail("map the function's MMIO ring", &error))?;
@@ -163,6 +162,7 @@ impl<B: Backend> Program for VfioProgram<B> {
             events: context.events.clone(),
         };
         let msi = InterruptTarget { doorbell: config.doorbell, board, ringer: msi_doorbell, pin: intx };
+        let iommu = Arc::new(Mutex::new(iommu));
         let ready = Ready { config, iommu, unopened, links, msi, intx_end, responder };
         Ok(Configuration { log, ready })
     }
@@ -183,9 +183,10 @@ impl<B: Backend> Program for VfioProgram<B> {
     /// How long the device's server takes is no matter of this answer: what became of it is an event.
     fn arm(loaded: Configuration<B>, _context: &Context) -> Result<Begun<B>, Failure> {
         let Configuration { log, ready } = loaded;
+        let iommu = Arc::clone(&ready.iommu);
         let opening = Opening::begin(ready);
         let opening = opening.map_err(|error| Failure::new("start the device's first thread", error))?;
-        Ok(Begun { log, opening })
+        Ok(Begun { log, iommu, opening })
     }
 
     fn replay(_armed: &Begun<B>) -> Result<Option<Vec<StreamReplay>>, Failure> {
@@ -202,7 +203,6 @@ impl<B: Backend> Program for VfioProgram<B> {
         // Then the device, with the gate open for what it still has to read and write.
         function.set_running(false);
         function.gate.close();
-        function.gather_dirty(&armed.log);
         Ok(())
     }
 
@@ -227,31 +227,33 @@ impl<B: Backend> Program for VfioProgram<B> {
     }
 
     fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
-        let (log, function) = match configured {
-            Configured::Ready(ready) | Configured::Loaded(ready) => (&ready.log, None),
-            Configured::Armed(begun) => (&begun.log, begun.function()),
-        };
-        let track = |enabled| {
-            if let Some(function) = function {
-                function.iommu().set_dirty_tracking(enabled);
+        let (log, iommu, device) = match configured {
+            Configured::Ready(Configuration { log, ready })
+            | Configured::Loaded(Configuration { log, ready }) => (log, &ready.iommu, None),
+            Configured::Armed(begun) => {
+                (&begun.log, &begun.iommu, begun.function().and_then(Function::opened))
             }
         };
-        match op {
-            DirtyLogOp::Enable { .. } => {
-                log.set_enabled(true);
-                track(true);
+        // Nobody waits for a peer while it is locked, and it is there whether the device is open or not.
+        let mut iommu = iommu.lock().unwrap_or_else(PoisonError::into_inner);
+        let exact = match op {
+            DirtyLogOp::Enable { epoch } => {
+                log.enable(epoch);
+                B::set_dirty_tracking(&mut iommu, true);
+                Exactness::Exact
             }
             DirtyLogOp::Disable => {
-                track(false);
-                log.set_enabled(false);
+                B::set_dirty_tracking(&mut iommu, false);
+                log.disable();
+                Exactness::Exact
             }
-            DirtyLogOp::Rearm => {}
-        }
-        // In time for the next harvest; and once more when the device is paused.
-        if let Some(function) = function {
-            function.gather_dirty(log);
-        }
-        Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
+            DirtyLogOp::Rearm => {
+                let exact = B::gather_dirty(device, &mut iommu, log);
+                log.flip();
+                exact
+            }
+        };
+        Ok(log.state(exact))
     }
 
     fn dma_ended(_configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {

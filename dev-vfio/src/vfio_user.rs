@@ -3,7 +3,7 @@
 //!
 //! `client` speaks to the server, `dma` answers it, `direct` is guest RAM at servers that are trusted with it. Posted
 //! writes are collected here while more requests are in the ring, and sent in batches. Every write of the device's is
-//! marked in the dirty log as it happens; what a server with guest RAM writes is unseen, so that all RAM is marked.
+//! marked in the dirty log as it happens; what a server with guest RAM writes is unseen, and the log's answers say so.
 
 pub mod client;
 pub mod direct;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc::addr::{Gpa, Iova};
 use ipc::deadline::Deadline;
-use ipc::protocol::control::Failure;
+use ipc::protocol::control::{Exactness, Failure};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::{Attachment, Order};
 use ipc::protocol::vfio::VfioConfig;
@@ -195,11 +195,12 @@ impl Backend for VfioUserDevice {
         }
     }
 
+    /// There is no other log than the process's own.
+    fn set_dirty_tracking(_iommu: &mut SoftIommu, _enabled: bool) {}
+
     /// Writes by message are in the log already.
-    fn gather_dirty(device: Option<&VfioUserDevice>, _iommu: &mut SoftIommu, _log: &DirtyLog) {
-        if let Some(direct) = device.and_then(|device| device.direct.as_ref()) {
-            direct.mark_all();
-        }
+    fn gather_dirty(device: Option<&VfioUserDevice>, _iommu: &mut SoftIommu, _log: &DirtyLog) -> Exactness {
+        device.and_then(|device| device.direct.as_ref()).map_or(Exactness::Exact, Direct::exactness)
     }
 
     fn inspect_iommu(iommu: &SoftIommu, inspect: &mut Inspect) {

@@ -18,7 +18,7 @@ use dev_vfio::iommu::software::Terminated;
 use dev_vfio::iommu::{AttachError, HostIommu, Invalidated};
 use ipc::addr::{Gpa, Iova, StreamId};
 use ipc::protocol::stage1::{Attachment, Fault};
-use ipc::shm::dirty_log::DirtyPages;
+use ipc::shm::dirty_log::{self, OwedMap};
 use proptest::prelude::*;
 use rig::{ASID, PAGES, RAM, Rig, STREAM, cfgi_cd_all, command, tlbi_asid, tlbi_va};
 use smmu_arch::spec::commands::Opcode;
@@ -160,10 +160,10 @@ fn tables_in_a_loop_end_at_the_last_level() {
     assert_eq!(kinds(&mut rig), [(0x12, 0)], "F_ACCESS");
     // With it, it is a page like any other: the guest has given its own table to the device, which is logged.
     rig.loop_tables(1 << 6 | 1 << 10 | 1 << 11);
-    rig.iommu.set_dirty_tracking(true);
+    rig.ram.log().enable(1);
     rig.iommu.write(Iova(0), &[0; 8]).unwrap();
-    let mut pages = DirtyPages::none(&rig.layout);
-    rig.iommu.read_dirty(&mut pages);
+    let mut pages = OwedMap::new(&rig.layout);
+    dirty_log::rearm_and_harvest(rig.ram.log(), &mut pages);
     assert!(pages.contains(Gpa(RAM + rig.root_page() * 4096)));
     rig.iommu.invalidate(&[tlbi_asid(ASID)]);
     assert_eq!(rig.iommu.write(Iova(0), &[1; 8]), Err(Terminated));
@@ -202,7 +202,7 @@ proptest! {
     fn dma_follows_the_tables_and_the_log_follows_the_writes(acts in acts()) {
         let mut rig = Rig::new();
         rig.attach_stage1();
-        rig.iommu.set_dirty_tracking(true);
+        rig.ram.log().enable(1);
         let mut mapped = vec![None; PAGES as usize + 4];
         let mut written = BTreeSet::new();
         for (number, act) in acts.into_iter().enumerate() {
@@ -238,8 +238,8 @@ proptest! {
                 }
             }
         }
-        let mut pages = DirtyPages::none(&rig.layout);
-        rig.iommu.read_dirty(&mut pages);
+        let mut pages = OwedMap::new(&rig.layout);
+        dirty_log::rearm_and_harvest(rig.ram.log(), &mut pages);
         let logged: BTreeSet<u64> = (0..PAGES).filter(|page| pages.contains(Gpa(RAM + page * 4096))).collect();
         prop_assert_eq!(logged, written);
     }
@@ -255,7 +255,7 @@ fn concurrent_harvests_lose_no_write() {
     for page in 0..PAGES {
         rig.map(page, (page * 7) % PAGES, true);
     }
-    rig.iommu.set_dirty_tracking(true);
+    rig.ram.log().enable(1);
     let layout = rig.layout.clone();
     let (ram, log) = (rig.ram.clone(), Arc::clone(rig.ram.log()));
     let copy = Arc::new(Mutex::new(vec![0u8; rig::RAM_LEN as usize]));
@@ -264,11 +264,12 @@ fn concurrent_harvests_lose_no_write() {
         let (ram, copy, stop, layout) = (ram.clone(), Arc::clone(&copy), Arc::clone(&stop), layout.clone());
         let log = Arc::clone(&log);
         std::thread::spawn(move || {
+            let mut pages = OwedMap::new(&layout);
             let mut rounds = 0u32;
             loop {
                 let last = stop.load(Ordering::Acquire);
-                let mut pages = DirtyPages::none(&layout);
-                log.harvest(&mut pages);
+                pages.clear_all();
+                dirty_log::rearm_and_harvest(&log, &mut pages);
                 for range in pages.ranges() {
                     let start = (range.start().0 - RAM) as usize;
                     let bytes = &mut copy.lock().unwrap()[start..start + range.len() as usize];
@@ -306,17 +307,18 @@ fn concurrent_harvests_have_exactly_the_pages_written_through_remapped_iovas() {
     const ROUNDS: u64 = 6_000;
     let mut rig = Rig::new();
     rig.attach_stage1();
-    rig.iommu.set_dirty_tracking(true);
+    rig.ram.log().enable(1);
     let (layout, log) = (rig.layout.clone(), Arc::clone(rig.ram.log()));
     let stop = Arc::new(AtomicBool::new(false));
     let harvester = {
         let stop = Arc::clone(&stop);
         std::thread::spawn(move || {
+            let mut pages = OwedMap::new(&layout);
             let (mut all, mut rounds) = (BTreeSet::new(), 0u32);
             loop {
                 let last = stop.load(Ordering::Acquire);
-                let mut pages = DirtyPages::none(&layout);
-                log.harvest(&mut pages);
+                pages.clear_all();
+                dirty_log::rearm_and_harvest(&log, &mut pages);
                 all.extend((0..PAGES).filter(|page| pages.contains(Gpa(RAM + page * 4096))));
                 rounds += 1;
                 if last {

@@ -11,7 +11,7 @@ use super::interrupts::intx::Pins;
 use super::interrupts::vectors::Vectors;
 use super::saved::Units;
 use super::window_memory::Mapper;
-use ipc::protocol::control::Failure;
+use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure};
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
 use sandbox::Inherited;
@@ -105,11 +105,9 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// All state, what vectors have signalled meanwhile included. Writes no guest memory: that was harvested and copied already.
     fn save(&self) -> Result<Self::Saved, Failure>;
 
-    /// Switches the dirty log, also while vCPUs run; after switching on, the next store to any page is marked.
-    fn set_dirty_log(&self, enabled: bool) -> Result<(), Failure>;
-
-    /// Makes the next store to every page mark it anew, also while vCPUs run.
-    fn rearm_dirty_log(&self) -> Result<(), Failure>;
+    /// A step of the dirty log, also while vCPUs run. After switching it on, and after flipping it, the next store to any page is
+    /// marked anew.
+    fn dirty_log(&self, op: DirtyLogOp) -> Result<DirtyLogState, Failure>;
 
     /// Signals of vectors that its controller listens to by itself and has not seen: while the guest is paused they wait.
     fn waiting_vectors(&self) -> u64;

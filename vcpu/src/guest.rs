@@ -18,7 +18,7 @@ use super::rtc::Rtc;
 use super::saved::SavedMachine;
 use super::uart::Uart;
 use ipc::protocol::budget;
-use ipc::protocol::control::Failure;
+use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure};
 use ipc::protocol::inspect::Inspect;
 use machine::layout::{SPI_BASE, spi};
 use process::Events;
@@ -192,14 +192,9 @@ impl<E: Engine> Guest<E> {
         Ok(SavedMachine { uart: self.bus.uart.save(), rtc: self.bus.rtc.save(), engine: self.engine.save()? })
     }
 
-    /// Switches the dirty log; after switching on, the next store to any page is marked.
-    pub fn set_dirty_log(&self, enabled: bool) -> Result<(), Failure> {
-        self.engine.set_dirty_log(enabled)
-    }
-
-    /// Makes every vCPU mark the pages it writes anew.
-    pub fn rearm_dirty_log(&self) -> Result<(), Failure> {
-        self.engine.rearm_dirty_log()
+    /// A step of the dirty log.
+    pub fn dirty_log(&self, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
+        self.engine.dirty_log(op)
     }
 
     /// Counters for people and tests.

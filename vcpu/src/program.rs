@@ -133,20 +133,17 @@ impl<E: Engine> Program for VcpuProgram<E> {
     }
 
     fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
-        match configured {
-            Configured::Loaded(guest) | Configured::Armed(Armed(guest)) => match op {
-                DirtyLogOp::Enable { .. } => guest.set_dirty_log(true)?,
-                DirtyLogOp::Disable => guest.set_dirty_log(false)?,
-                DirtyLogOp::Rearm => guest.rearm_dirty_log()?,
-            },
-            Configured::Ready(Ready { parts, .. }) => match op {
-                DirtyLogOp::Enable { .. } => parts.engine.dirty.set_enabled(true),
-                DirtyLogOp::Disable => parts.engine.dirty.set_enabled(false),
-                // Nothing has written yet, so there is nothing to forget.
-                DirtyLogOp::Rearm => {}
-            },
+        let log = match configured {
+            Configured::Loaded(guest) | Configured::Armed(Armed(guest)) => return guest.dirty_log(op),
+            Configured::Ready(Ready { parts, .. }) => &parts.engine.dirty,
+        };
+        // Nothing is made yet that writes: what is made later finds the log as it is.
+        match op {
+            DirtyLogOp::Enable { epoch } => log.enable(epoch),
+            DirtyLogOp::Disable => log.disable(),
+            DirtyLogOp::Rearm => log.flip(),
         }
-        Ok(DirtyLogState { epoch: op.epoch(), exact: Exactness::Exact })
+        Ok(log.state(Exactness::Exact))
     }
 
     fn dma_ended(_configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {

@@ -9,7 +9,6 @@
 
 use ipc::addr::{Gpa, Iova, StreamId};
 use ipc::protocol::stage1::{Attachment, Fault};
-use ipc::shm::dirty_log::DirtyPages;
 use ipc::shm::guest_memory::GuestMemory;
 use smmu_arch::Model;
 use smmu_arch::engine::Engine;
@@ -238,14 +237,6 @@ impl HostIommu for SoftIommu {
 
     fn next_fault(&mut self) -> Option<Entry> {
         self.faults.pop()
-    }
-
-    fn set_dirty_tracking(&mut self, enabled: bool) {
-        self.ram.0.log().set_enabled(enabled);
-    }
-
-    fn read_dirty(&mut self, pages: &mut DirtyPages) {
-        self.ram.0.log().harvest(pages);
     }
 }
 

@@ -3,14 +3,16 @@
 //!
 //! (c) The nesting parent logs by guest physical page: exact. (b) The device logs by its own addresses: exact as long as those
 //! are guest physical ones (the stream is in bypass); behind the guest's stage 1 they could be any page, since a page
-//! table may have changed by the time its log is read. (a) Every page may have been written. What is not known is
-//! always taken as written: an error of a log, an attachment in between, a log that was never begun.
+//! table may have changed by the time its log is read. (a) Every page may have been written. What is not known
+//! is said to be so ([`Exactness`]): of one round, where a log failed or there was an attachment in between, or until the
+//! device is stopped, where nothing tells.
 
 use std::os::fd::BorrowedFd;
 
 use ipc::addr::{Gpa, PAGE_LEN};
+use ipc::protocol::control::Exactness;
 use ipc::protocol::ram::{RamLayout, RamRegion};
-use ipc::shm::dirty_log::DirtyPages;
+use ipc::shm::dirty_log::DirtyLog;
 use ipc::vfio_user::feature::DMA_LOGGING_START;
 use rustix::io::Errno;
 
@@ -46,6 +48,8 @@ pub struct DirtyTracking {
     parent: Option<ObjectId>,
     layout: RamLayout,
     enabled: bool,
+    /// Whether what logs was switched on, if anything does.
+    logs: bool,
     /// Whether what the log says since it was last read can be believed.
     exact: bool,
     bypass: bool,
@@ -68,6 +72,7 @@ impl DirtyTracking {
             parent,
             layout,
             enabled: false,
+            logs: false,
             exact: false,
             bypass: false,
             page_len: PAGE_LEN,
@@ -102,7 +107,8 @@ impl DirtyTracking {
             );
         }
         self.enabled = enabled;
-        self.exact = enabled && result.is_ok() && self.can_be_exact();
+        self.logs = enabled && result.is_ok();
+        self.exact = self.can_be_exact();
     }
 
     /// All of RAM in one range: of addresses that are not RAM the guest has nothing to migrate.
@@ -115,16 +121,19 @@ impl DirtyTracking {
         Ok(())
     }
 
-    /// Adds what was written since the log was begun or last read.
-    pub fn read(&mut self, cdev: BorrowedFd<'_>, iommu: BorrowedFd<'_>, pages: &mut DirtyPages) {
+    /// Marks what was written since the log was begun or last read, and says what that is worth.
+    pub fn read(&mut self, cdev: BorrowedFd<'_>, iommu: BorrowedFd<'_>, log: &DirtyLog) -> Exactness {
         if !self.enabled {
-            return;
+            return Exactness::Exact;
+        }
+        if !self.can_be_exact() {
+            return Exactness::Unseen;
         }
         let read = match (self.method, self.parent) {
-            (Method::Stage2, Some(parent)) => self.for_each_run(PAGE_LEN, pages, |start, len, bitmap| {
+            (Method::Stage2, Some(parent)) => self.for_each_run(PAGE_LEN, log, |start, len, bitmap| {
                 iommufd::get_dirty_bitmap(iommu, parent, start, len, bitmap)
             }),
-            (Method::DeviceLog, _) => self.for_each_run(self.page_len, pages, |start, len, bitmap| {
+            (Method::DeviceLog, _) => self.for_each_run(self.page_len, log, |start, len, bitmap| {
                 cdev::dma_logging_report(cdev, start, len, self.page_len, bitmap)
             }),
             _ => Ok(()),
@@ -134,18 +143,16 @@ impl DirtyTracking {
                 "vfio: the log of written pages cannot be read, all of RAM counts as written: {errno}"
             );
         }
-        if !self.exact || read.is_err() {
-            pages.unite(&DirtyPages::all(&self.layout));
-        }
-        // Read and cleared: from here on it can be believed again, if it can be at all.
-        self.exact = self.can_be_exact();
+        // Read and cleared: from here on it can be believed again.
+        let was_exact = std::mem::replace(&mut self.exact, true);
+        if was_exact && read.is_ok() { Exactness::Exact } else { Exactness::Everything }
     }
 
     /// Whether what is written from now on can be known exactly, while the attachment stays.
     fn can_be_exact(&self) -> bool {
         match self.method {
-            Method::Stage2 => true,
-            Method::DeviceLog => self.bypass,
+            Method::Stage2 => self.logs,
+            Method::DeviceLog => self.logs && self.bypass,
             Method::Everything => false,
         }
     }
@@ -154,7 +161,7 @@ impl DirtyTracking {
     fn for_each_run(
         &self,
         page_len: u64,
-        pages: &mut DirtyPages,
+        log: &DirtyLog,
         mut ask: impl FnMut(u64, u64, &mut [u64]) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let words_max = u64::try_from(BITMAP_WORDS_MAX).unwrap_or(1);
@@ -167,7 +174,7 @@ impl DirtyTracking {
                 let mut bitmap = vec![0; usize::try_from(words).unwrap_or(0)];
                 let start = gpa.0.saturating_add(done);
                 ask(start, run, &mut bitmap)?;
-                mark(start, page_len, &bitmap, pages);
+                mark(start, page_len, &bitmap, log);
                 done += run;
             }
         }
@@ -176,12 +183,12 @@ impl DirtyTracking {
 }
 
 /// Marks the pages whose bits are set.
-fn mark(start: u64, page_len: u64, bitmap: &[u64], pages: &mut DirtyPages) {
+fn mark(start: u64, page_len: u64, bitmap: &[u64], log: &DirtyLog) {
     let mut at = start;
     for word in bitmap {
         for bit in 0..64 {
             if word >> bit & 1 != 0 {
-                pages.mark(Gpa(at), page_len);
+                log.mark(Gpa(at), page_len);
             }
             at = at.saturating_add(page_len);
         }

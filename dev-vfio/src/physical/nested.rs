@@ -11,10 +11,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ipc::addr::StreamId;
+use ipc::protocol::control::Exactness;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::ram::RamLayout;
 use ipc::protocol::stage1::Attachment;
-use ipc::shm::dirty_log::DirtyPages;
+use ipc::shm::dirty_log::DirtyLog;
 use rustix::io::Errno;
 use smmu_arch::Model;
 use smmu_arch::spec::commands::Opcode;
@@ -129,6 +130,16 @@ impl NestedIommu {
     /// How written pages are found.
     pub fn dirty_method(&self) -> Method {
         self.dirty.method()
+    }
+
+    /// Switches the log of written pages.
+    pub fn set_dirty_tracking(&mut self, enabled: bool) {
+        self.dirty.set_enabled(self.cdev.as_fd(), self.objects.as_fd(), enabled);
+    }
+
+    /// Moves what was written since the last time into `log`, and says what that is worth.
+    pub fn read_dirty(&mut self, log: &DirtyLog) -> Exactness {
+        self.dirty.read(self.cdev.as_fd(), self.objects.as_fd(), log)
     }
 
     /// Counters and states, for people and tests.
@@ -248,14 +259,6 @@ impl HostIommu for NestedIommu {
 
     fn next_fault(&mut self) -> Option<Entry> {
         self.events.take()
-    }
-
-    fn set_dirty_tracking(&mut self, enabled: bool) {
-        self.dirty.set_enabled(self.cdev.as_fd(), self.objects.as_fd(), enabled);
-    }
-
-    fn read_dirty(&mut self, pages: &mut DirtyPages) {
-        self.dirty.read(self.cdev.as_fd(), self.objects.as_fd(), pages);
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Instant;
 use ipc::addr::StreamId;
 use ipc::channel;
 use ipc::protocol::stage1::{Attachment, Fault};
-use ipc::shm::dirty_log::DirtyPages;
 
 use super::*;
 use crate::iommu::Invalidated;
@@ -30,10 +29,6 @@ impl HostIommu for Faulty {
         // From the number after the last one down to none: each seems to follow the loss of all others.
         Some(Entry { sequence, fault })
     }
-
-    fn set_dirty_tracking(&mut self, _enabled: bool) {}
-
-    fn read_dirty(&mut self, _pages: &mut DirtyPages) {}
 }
 
 #[test]

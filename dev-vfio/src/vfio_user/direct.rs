@@ -3,14 +3,15 @@
 //!
 //! Out of bypass the server has windows without memory over all addresses, and its DMA comes as messages. In bypass
 //! it is given RAM by fd, and windows without memory around it. The exchange out of bypass is complete before
-//! the attachment is answered. While RAM is mapped nobody sees what the server writes: all of it is dirty, anew at
-//! every step of the dirty log. A server that has had the fd can keep it, whatever it answers: to give it is to trust
+//! the attachment is answered. While RAM is mapped nobody sees what the server writes: the dirty log's answers say that, so
+//! that all of RAM is sent once, when the device has stopped; when RAM is taken back all of it is marked. A server that has had the fd can keep it, whatever it answers: to give it is to trust
 //! it with the guest (`sandbox/THREAT_MODEL.md`).
 
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ipc::protocol::control::Exactness;
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::dirty_log::DirtyLog;
 
@@ -59,6 +60,7 @@ impl Direct {
         }
         // Before the server has the first of it: nothing that it writes is missed by the dirty log.
         *self.state() = State::Mapped;
+        self.log.set_unmarked_writes(true);
         client.withdraw()?;
         match client.declare(&self.windows()) {
             Ok(()) => {}
@@ -66,7 +68,7 @@ impl Direct {
                 client.withdraw()?;
                 client.declare(&[DmaWindow::EVERYWHERE])?;
                 ipc::log::warn!("vfio: the server does not take guest RAM, its DMA stays messages: {error}");
-                self.mark();
+                self.mark_all();
                 *self.state() = State::Refused;
             }
             Err(error) => return Err(error),
@@ -83,25 +85,25 @@ impl Direct {
         if *self.state() != State::Mapped {
             return Ok(());
         }
-        // Out of the way first: whatever follows, the last writes are marked.
-        let outcome = client.withdraw();
-        self.mark();
-        outcome?;
+        // A server that does not give it back may write still: the state stays as it is.
+        client.withdraw()?;
+        self.mark_all();
         *self.state() = State::Messages;
         client.declare(&[DmaWindow::EVERYWHERE])
     }
 
-    /// A step of the dirty log, or a pause: what the server may have written until now is marked.
-    pub fn mark_all(&self) {
-        if *self.state() == State::Mapped {
-            self.mark();
+    /// What the dirty log is worth now.
+    pub fn exactness(&self) -> Exactness {
+        match *self.state() {
+            State::Mapped => Exactness::Unseen,
+            State::Messages | State::Refused => Exactness::Exact,
         }
     }
 
-    fn mark(&self) {
-        for region in self.layout.regions() {
-            self.log.mark(region.gpa, region.len);
-        }
+    /// The server has said that it has no RAM any more: what it may have written is marked.
+    fn mark_all(&self) {
+        self.log.mark_all();
+        self.log.set_unmarked_writes(false);
     }
 
     /// What it is, for people.

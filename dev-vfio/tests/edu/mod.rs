@@ -15,7 +15,7 @@ use dev_vfio::physical::objects::Objects;
 use ipc::addr::{Gpa, StreamId};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::stage1::Attachment;
-use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
+use ipc::shm::dirty_log::{self, DirtyLog, OwedMap};
 use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
 use smmu_arch::spec::commands::Opcode;
@@ -166,12 +166,19 @@ impl Guest {
         self.ram.write(Gpa(gpa), bytes).unwrap();
     }
 
-    pub fn no_pages(&self) -> DirtyPages {
-        DirtyPages::none(&self.layout)
+    /// A log of its RAM that is on.
+    pub fn log(&self) -> DirtyLog {
+        let log = DirtyLog::create("dirty", &self.layout).unwrap();
+        let log = DirtyLog::attach(&log, &self.layout).unwrap();
+        log.enable(1);
+        log
     }
 
-    pub fn all_pages(&self) -> DirtyPages {
-        DirtyPages::all(&self.layout)
+    /// What is in a log.
+    pub fn pages(&self, log: &DirtyLog) -> OwedMap {
+        let mut pages = OwedMap::new(&self.layout);
+        dirty_log::rearm_and_harvest(log, &mut pages);
+        pages
     }
 
     fn load(&self, gpa: u64) -> u64 {

@@ -6,7 +6,8 @@ use std::fs::File;
 use dev_vfio::physical::dirty::{DirtyTracking, Method};
 use dev_vfio::physical::nested;
 use dev_vfio::physical::sys::iommufd::{self, ObjectId};
-use ipc::shm::dirty_log::DirtyPages;
+use ipc::protocol::control::Exactness;
+use ipc::shm::dirty_log::{self, DirtyLog, OwedMap};
 use std::os::fd::AsFd;
 
 use super::*;
@@ -19,6 +20,11 @@ struct Log {
     parent: ObjectId,
     tracking: DirtyTracking,
     no_device: File,
+    log: DirtyLog,
+}
+
+fn no_pages() -> OwedMap {
+    OwedMap::new(&layout())
 }
 
 impl Log {
@@ -27,7 +33,10 @@ impl Log {
         ioctl::attach(mock.fd(), mock.device, parent).unwrap();
         let no_device = File::open("/dev/null").unwrap();
         let tracking = DirtyTracking::choose(no_device.as_fd(), logs.then_some(parent), &layout());
-        let mut log = Log { parent, tracking, no_device };
+        let dirty = DirtyLog::create("dirty", &layout()).unwrap();
+        let dirty = DirtyLog::attach(&dirty, &layout()).unwrap();
+        dirty.enable(1);
+        let mut log = Log { parent, tracking, no_device, log: dirty };
         log.switch(mock, true);
         log
     }
@@ -36,15 +45,21 @@ impl Log {
         self.tracking.set_enabled(self.no_device.as_fd(), mock.fd(), enabled);
     }
 
-    fn read(&mut self, mock: &Mock) -> DirtyPages {
-        let mut pages = DirtyPages::none(&layout());
-        self.tracking.read(self.no_device.as_fd(), mock.fd(), &mut pages);
+    /// What is exactly known.
+    fn read(&mut self, mock: &Mock) -> OwedMap {
+        assert_eq!(self.exactness(mock), Exactness::Exact);
+        let mut pages = no_pages();
+        dirty_log::rearm_and_harvest(&self.log, &mut pages);
         pages
+    }
+
+    fn exactness(&mut self, mock: &Mock) -> Exactness {
+        self.tracking.read(self.no_device.as_fd(), mock.fd(), &self.log)
     }
 
     /// The device writes these pages, each at its beginning or in the middle (the mock's own pages have 2 KiB), and they are
     /// marked in `expected`.
-    fn write(&self, mock: &Mock, pages: &[u64], expected: &mut DirtyPages) {
+    fn write(&self, mock: &Mock, pages: &[u64], expected: &mut OwedMap) {
         for (index, page) in pages.iter().enumerate() {
             const HALF: u64 = PAGE / 2;
             let at = page + HALF * (index as u64 % 2);
@@ -86,7 +101,7 @@ fn stage_2_log_tells_the_pages_that_were_written_and_no_others() {
             written.clear();
         }
         written.extend((0..round).map(|_| page(random(&mut state) % (FIRST_PAGES + SECOND_PAGES))));
-        let mut expected = DirtyPages::none(&layout());
+        let mut expected = no_pages();
         log.write(&mock, &written, &mut expected);
         assert_eq!(log.read(&mock), expected, "round {round}");
         assert_eq!(log.read(&mock).count(), 0, "what was told is forgotten");
@@ -99,7 +114,7 @@ fn stage_2_log_tells_the_pages_that_were_written_and_no_others() {
 fn stage_2_log_begins_anew_when_it_is_switched_on_and_says_nothing_while_it_is_off() {
     let Some(mut mock) = Mock::new(true) else { return };
     let mut log = Log::new(&mut mock);
-    let mut expected = DirtyPages::none(&layout());
+    let mut expected = no_pages();
     log.write(&mock, &[page(3), page(310)], &mut expected);
     log.switch(&mock, false);
     assert_eq!(log.read(&mock).count(), 0);
@@ -107,7 +122,7 @@ fn stage_2_log_begins_anew_when_it_is_switched_on_and_says_nothing_while_it_is_o
     assert_eq!(log.read(&mock).count(), 0, "what was written before belongs to nobody");
     // An attachment of the stream does not matter to a log of stage 2.
     log.tracking.attached(false);
-    expected = DirtyPages::none(&layout());
+    expected = no_pages();
     log.write(&mock, &[page(4)], &mut expected);
     assert_eq!(log.read(&mock), expected);
 }
@@ -117,25 +132,25 @@ fn stage_2_log_of_pages_that_may_be_mapped_together_misses_none() {
     let Some(iommu) = iommu() else { return };
     let Some(mut mock) = Mock::over(iommu, true, false) else { return };
     let mut log = Log::new(&mut mock);
-    let mut written = DirtyPages::none(&layout());
+    let mut written = no_pages();
     log.write(&mock, &[page(0), page(77), page(420)], &mut written);
     let told = log.read(&mock);
     for range in written.ranges() {
         assert!(told.contains(range.start()), "{:#x}", range.start().0);
     }
     println!("3 pages written, {} told where the kernel may map several with one entry", told.count());
-    assert!(told.count() < DirtyPages::all(&layout()).count(), "nothing is known then");
+    assert!(told.count() < FIRST_PAGES + SECOND_PAGES, "nothing is known then");
 }
 
 #[test]
-fn iommu_without_a_log_nests_and_all_of_ram_counts_as_written() {
+fn iommu_without_a_log_nests_and_what_it_writes_is_unseen() {
     let Some(mut mock) = Mock::new(false) else { return };
     assert!(!iommufd::get_hw_info(mock.fd(), mock.device.bound).unwrap().dirty_tracking);
     let refused = iommufd::hwpt_alloc_parent(mock.fd(), mock.device.bound, mock.ioas, true);
     assert_eq!(refused, Err(Errno::OPNOTSUPP));
     let mut log = Log::new(&mut mock);
     assert_eq!(log.tracking.method(), Method::Everything);
-    assert_eq!(log.read(&mock), DirtyPages::all(&layout()));
+    assert_eq!(log.exactness(&mock), Exactness::Unseen);
 }
 
 #[test]
@@ -145,5 +160,5 @@ fn stage_2_log_that_has_gone_is_all_of_ram() {
     // Its RAM is taken out from under it: the kernel has nothing to tell of these addresses.
     iommufd::destroy(mock.fd(), mock.device.itself).unwrap();
     mock.objects.destroy(log.parent);
-    assert_eq!(log.read(&mock), DirtyPages::all(&layout()));
+    assert_eq!(log.exactness(&mock), Exactness::Everything);
 }

@@ -57,10 +57,13 @@ impl Rig {
 
     /// Writes a word as the guest's CPU does: past the device's log.
     fn word(&self, address: u64, value: u64) {
-        let enabled = self.ram.log().is_enabled();
-        self.ram.log().set_enabled(false);
+        let log = self.ram.log();
+        let enabled = log.is_enabled();
+        log.disable();
         self.ram.write(Gpa(address), &value.to_le_bytes()).unwrap();
-        self.ram.log().set_enabled(enabled);
+        if enabled {
+            log.enable(log.epoch());
+        }
     }
 
     pub fn stage1(&self) -> Attachment {

@@ -32,14 +32,14 @@ use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Doorbell, Ringer};
 use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
-use ipc::protocol::control::{DirtyLogOp, Event, RoleConfig};
+use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Event, Exactness, RoleConfig};
 use ipc::protocol::function_link::{DeviceWindow, FunctionLink, FunctionReply, FunctionRequest};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::Model;
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
 use ipc::protocol::vfio::{AREA32_REGION, BarAreas, CONFIG_REGION, VfioConfig};
-use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
+use ipc::shm::dirty_log::{self, DirtyLog, OwedMap};
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use ipc::shm::ring::{self, Interrupt, Requester};
@@ -304,8 +304,8 @@ impl<S> Vm<S> {
 
     /// How many pages are in the dirty log; they are taken out.
     fn dirty(&self) -> u64 {
-        let mut pages = DirtyPages::none(&self.layout);
-        self.log.harvest(&mut pages);
+        let mut pages = OwedMap::new(&self.layout);
+        dirty_log::rearm_and_harvest(&self.log, &mut pages);
         pages.count()
     }
 

@@ -229,14 +229,15 @@ pub struct DirtyLogState {
     pub exact: Exactness,
 }
 
-/// How much of what a process writes is in its log. Append only.
+/// How much of what a process wrote since its last answer is in its log. Append only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exactness {
     /// Every page.
     Exact,
-    /// This round counts as all of RAM: a log has failed, or has a gap.
+    /// This round counts as all of RAM: a log has failed, or has a gap. It may be exact from now on.
     Everything,
-    /// Something writes that nobody sees until it is stopped: nothing per round, all of RAM once it is.
+    /// Something writes that nobody sees until it is stopped (a server that has guest RAM, a device without a log): nothing per
+    /// round, all of RAM once it is.
     Unseen,
 }
 

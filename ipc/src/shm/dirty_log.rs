@@ -1,82 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Which pages of guest RAM a process has written: a bitmap in shared memory, one bit per 4 KiB page by GPA.
+//! Which pages of guest RAM a process has written: bitmaps in shared memory, one bit per 4 KiB page by GPA.
 //!
-//! One log per process that writes guest RAM. The coordinator makes it and harvests it, by swapping words to
-//! zero: a bit is never read first and cleared later. The producer only ever sets bits. The log outlives its
-//! producer: a crash loses no bit, not even that of a write in progress (see [`DirtyLog::writing`]).
+//! One log per process that writes guest RAM. The coordinator makes the object; it has two bitmaps, of which the producer writes
+//! one. `Rearm` flips them: from then on the other is written, and the coordinator takes the closed one by plain reads and
+//! writes ([`harvest`]) into its [`OwedMap`]. A page written is marked *after* the write: a mark that came first could be
+//! harvested, and its page copied, before the write. A mark that was under way while the log was flipped is made in both.
+//! The log outlives its producer: a range that is being written stands in the header ([`DirtyLog::writing`]), so that a process
+//! that dies loses no page.
 //!
-//! The order of a harvest while the guest runs: harvest; ask the producer to `Rearm` and wait for the answer (it may
-//! remember pages as marked already); copy the pages. The order of the last one: stop all producers; harvest; copy;
-//! save. Bits harvested by an attempt that failed are given back. A page written is marked *after* the write: a mark
-//! that came first could be harvested, and its page copied, before the write.
+//! A round while the guest runs: `Rearm` every producer and wait for the answers (each may remember pages as marked already);
+//! harvest; copy the pages. The last: stop all producers; `Rearm`; harvest; copy; save. What a producer or its header says is
+//! believed as far as a lie costs surplus: a garbled header means all of RAM.
 
+mod harvest;
+mod object;
+mod order;
+mod owed;
 mod pages;
 
-pub use pages::DirtyPages;
+pub use harvest::{Answer, Harvest, Harvester, Moment, harvest, rearm_and_harvest};
+pub use object::WRITES_MAX;
+pub use order::Order;
+#[cfg(loom)]
+pub use order::weakened;
+pub use owed::OwedMap;
 
 use crate::addr::{Gpa, GpaRange, PAGE_LEN};
 #[cfg(not(loom))]
-use crate::error::{Breach, Error, Violation};
+use crate::error::Error;
+use crate::protocol::control::{DirtyLogState, Exactness};
 use crate::protocol::ram::RamLayout;
 #[cfg(not(loom))]
 use crate::shm::region::Region;
-use crate::shm::region::View;
-use crate::shm::sync::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use crate::shm::sync::{AtomicBool, AtomicU64, fence};
+use crate::shm::sync::Ordering::{AcqRel, Relaxed};
+use crate::shm::sync::{AtomicBool, AtomicU64};
+use object::{Field, Object};
+use order::fence;
 
-/// How many writes can be in progress at once in one process without waiting for each other; devices have one
-/// or two threads that write guest RAM this way.
-#[cfg(not(loom))]
-pub const WRITES_MAX: usize = 16;
-/// Small enough for the model to fill.
-#[cfg(loom)]
-pub const WRITES_MAX: usize = 1;
-
-#[cfg(not(loom))]
-const MAGIC: u64 = u64::from_le_bytes(*b"BKHDIRTY");
-
-/// Words before the bitmap: identity, then the writes in progress.
-#[cfg(not(loom))]
-const HEADER_WORDS: usize = 64;
-
-#[cfg(not(loom))]
-const _: () = assert!(WRITES_MAX < HEADER_WORDS);
-
-type Words = View<[AtomicU64]>;
-
-/// The shared log: a producer's or the coordinator's end.
+/// The producer's end of a log.
 pub struct DirtyLog {
-    layout: RamLayout,
-    /// The bitmap.
-    words: Words,
-    /// Ranges being written, see [`Self::writing`].
-    in_progress: Words,
+    object: Object,
     /// Of this end only: whether [`Self::mark`] marks.
     enabled: AtomicBool,
-}
-
-/// Who can say which pages were written: one per kind of writer (a process' shared log, a kernel's log).
-pub trait DirtySource {
-    /// Why it could not.
-    type Error;
-
-    /// Logs every write from now on. What was written before is not known.
-    ///
-    /// # Errors
-    /// If the log cannot be kept: the caller must not believe in later harvests.
-    fn enable(&mut self) -> Result<(), Self::Error>;
-
-    /// Adds every page written since the last harvest to `pages`, and forgets it.
-    ///
-    /// # Errors
-    /// If the log cannot be read: the caller must take every page as written.
-    fn harvest(&mut self, pages: &mut DirtyPages) -> Result<(), Self::Error>;
-
-    /// Stops logging.
-    ///
-    /// # Errors
-    /// If the host refuses.
-    fn disable(&mut self) -> Result<(), Self::Error>;
 }
 
 impl DirtyLog {
@@ -86,77 +51,75 @@ impl DirtyLog {
     /// If the kernel has no memory object to give.
     #[cfg(not(loom))]
     pub fn create(name: &str, layout: &RamLayout) -> Result<Region, Error> {
-        let region = Region::create(name, Self::region_len(layout))?;
-        let header: Words = region.view_slice(0, 1)?;
-        if let Some(magic) = header.first() {
-            magic.store(MAGIC, Release);
-        }
-        Ok(region)
+        Object::create(name, layout)
     }
 
     /// The size of the memory object for this much RAM.
     #[cfg(not(loom))]
     #[must_use]
     pub fn region_len(layout: &RamLayout) -> u64 {
-        let words = HEADER_WORDS.saturating_add(pages::word_count(layout));
-        u64::try_from(words).unwrap_or(u64::MAX).saturating_mul(8).next_multiple_of(PAGE_LEN)
+        Object::region_len(layout)
     }
 
-    /// Views a memory object as the log of this RAM, switched off.
+    /// Views a memory object as the log of this RAM, switched off. What an earlier life of this process was writing when
+    /// it died counts as written.
     ///
     /// # Errors
     /// A violation if it is none.
     #[cfg(not(loom))]
     pub fn attach(region: &Region, layout: &RamLayout) -> Result<Self, Error> {
-        let bad =
-            |field, found| Error::Violation(Violation::new("dirty log", Breach::Layout { field, found }));
-        if region.len() != Self::region_len(layout) {
-            return Err(bad("length", region.len()));
-        }
-        let header: Words = region.view_slice(0, HEADER_WORDS)?;
-        let magic = header.first().map_or(0, |magic| magic.load(Acquire));
-        if magic != MAGIC {
-            return Err(bad("magic", magic));
-        }
-        let words = region.view_slice(HEADER_WORDS * 8, pages::word_count(layout))?;
-        let in_progress = region.view_slice(8, WRITES_MAX)?;
-        Ok(Self { layout: layout.clone(), words, in_progress, enabled: AtomicBool::new(false) })
+        let log = Self::over(Object::attach(region, layout)?);
+        log.adopt();
+        Ok(log)
     }
 
-    /// The model checker's log, with two ends: the same fields, on the heap.
+    /// The model checker's log: the same fields, on the heap.
     #[cfg(loom)]
     #[must_use]
-    pub fn model(layout: &RamLayout) -> (Self, Self) {
-        let zeros = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
-        let words: Words = zeros(pages::word_count(layout));
-        let in_progress: Words = zeros(WRITES_MAX);
-        let end = || Self {
-            layout: layout.clone(),
-            words: words.clone(),
-            in_progress: in_progress.clone(),
-            enabled: AtomicBool::new(false),
-        };
-        (end(), end())
+    pub fn model(layout: &RamLayout) -> Self {
+        Self::over(Object::model(layout))
     }
 
-    /// Writes as a process does that dies before it marks.
+    /// The next life of a process of the model checker's.
     #[cfg(loom)]
-    pub fn die_writing(&self, gpa: Gpa, len: u64, write: impl FnOnce()) {
+    #[must_use]
+    pub fn next_life(&self) -> Self {
+        let log = Self::over(self.object.clone());
+        log.adopt();
+        log
+    }
+
+    /// Writes as a process does that dies before it marks, or in the middle of that.
+    #[cfg(loom)]
+    pub fn die_writing(&self, gpa: Gpa, len: u64, marks: bool, write: impl FnOnce()) {
         let _ = self.note(gpa, len);
         write();
+        if let Some(range) = GpaRange::new(gpa, len).filter(|_| marks) {
+            fence(Order::WriteBeforeSwitch);
+            self.set_in(self.object.load(Field::Flips), range);
+        }
+    }
+
+    fn over(object: Object) -> Self {
+        Self { object, enabled: AtomicBool::default() }
     }
 
     /// The RAM that this log is of.
     #[must_use]
     pub const fn layout(&self) -> &RamLayout {
-        &self.layout
+        &self.object.layout
     }
 
-    /// Switches marking on or off, for this end.
-    pub fn set_enabled(&self, enabled: bool) {
-        self.enabled.store(enabled, Relaxed);
-        // Pairs with the one in `mark`.
-        fence(SeqCst);
+    /// Marks every write from now on, in the name of `epoch`.
+    pub fn enable(&self, epoch: u64) {
+        self.object.store(Field::Epoch, epoch);
+        self.enabled.store(true, Relaxed);
+        fence(Order::SwitchBeforeCopy);
+    }
+
+    /// Marks no more.
+    pub fn disable(&self) {
+        self.enabled.store(false, Relaxed);
     }
 
     /// Whether this end marks.
@@ -165,78 +128,98 @@ impl DirtyLog {
         self.enabled.load(Relaxed)
     }
 
+    /// The epoch in whose name it was enabled last.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.object.load(Field::Epoch)
+    }
+
+    /// How it logs, for the answer to a request; `exact` is of the time since the last.
+    #[must_use]
+    pub fn state(&self, exact: Exactness) -> DirtyLogState {
+        // A life that was not told to log answers for no epoch, whatever an earlier one has left in the header.
+        DirtyLogState { epoch: if self.is_enabled() { self.epoch() } else { 0 }, exact }
+    }
+
+    /// Says in the header whether there are writes that are not marked here as they happen: those that the kernel logs, or nobody.
+    /// If the process dies then, what they were is not known.
+    pub fn set_unmarked_writes(&self, there_are: bool) {
+        self.object.store(Field::UnmarkedWrites, there_are.into());
+    }
+
+    /// Flips the bitmaps: the one that was written is the coordinator's from now on. Called by one thread at a time.
+    ///
+    /// A mark that is under way may still set bits in the closed one, which may be lost to the harvest; it has them in
+    /// the other too then.
+    pub fn flip(&self) {
+        let flips = self.object.load(Field::Flips);
+        self.object.store(Field::Flips, flips.wrapping_add(1));
+        fence(Order::FlipBeforeHarvest);
+    }
+
     /// Marks the pages of `len` bytes from `gpa`, which were just written. Bytes outside RAM have no page.
     pub fn mark(&self, gpa: Gpa, len: u64) {
         // The switch is looked at after the write, with a fence between: a write that finds the log off is seen
         // by whoever copies its page after switching it on.
-        fence(SeqCst);
+        fence(Order::WriteBeforeSwitch);
         if self.is_enabled() {
             self.set(gpa, len);
         }
     }
 
+    /// Marks all of RAM.
+    pub fn mark_all(&self) {
+        for region in self.layout().regions() {
+            self.mark(region.gpa, region.len);
+        }
+    }
+
     fn set(&self, gpa: Gpa, len: u64) {
         let Some(range) = GpaRange::new(gpa, len) else { return };
-        pages::for_each_word(&self.layout, range, |index, bits| {
-            if let Some(word) = self.words.get(index) {
-                // Release: who takes the bit sees the bytes whose page it stands for.
-                word.fetch_or(bits, Release);
+        let mut flips = self.object.load(Field::Flips);
+        loop {
+            self.set_in(flips, range);
+            // Either this sees that the log was flipped, or whoever takes the closed bitmap sees the bits.
+            fence(Order::BitsBeforeLook);
+            let now = self.object.load(Field::Flips);
+            if now == flips {
+                return;
+            }
+            // Once more for each flip in between, and those are steps of the coordinator's.
+            flips = now;
+        }
+    }
+
+    fn set_in(&self, flips: u64, range: GpaRange) {
+        let bitmap = self.object.bitmap(flips);
+        pages::for_each_word(self.layout(), range, |index, bits| {
+            if let Some(word) = bitmap.get(index) {
+                word.fetch_or(bits, Relaxed);
             }
         });
     }
 
     /// Writes guest RAM by `write` and marks it, such that the pages are in a later harvest even if this process
-    /// dies at any point in between: while the write is in progress, every harvest has them too.
+    /// dies at any point in between.
     pub fn writing<T>(&self, gpa: Gpa, len: u64, write: impl FnOnce() -> T) -> T {
         // Noted also while the log is off: it may be switched on in the middle of this.
         let note = self.note(gpa, len);
         let result = write();
         self.mark(gpa, len);
         if let Some(note) = note {
-            // Release: who sees the note gone sees the bits.
-            note.store(0, Release);
+            // A process that dies has executed all up to some instruction: what is not noted any more was marked.
+            note.store(0, crate::shm::sync::Ordering::Release);
         }
         result
     }
 
-    /// Adopts the log of an earlier life of this process: what it was writing when it died counts as written.
-    pub fn adopt(&self) {
-        for note in self.in_progress.iter() {
-            if let Some((gpa, len)) = Note(note.load(Acquire)).range() {
+    /// Takes over the log of an earlier life of this process.
+    fn adopt(&self) {
+        for note in self.object.notes() {
+            if let Some((gpa, len)) = Note(note.load(Relaxed)).range() {
                 self.set(gpa, len);
             }
-            note.store(0, Release);
-        }
-    }
-
-    /// Takes all bits set since the last harvest, and adds them to `pages`, which is of the same RAM.
-    ///
-    /// # Panics
-    /// Never; pages of another layout take what they have room for.
-    pub fn harvest(&self, pages: &mut DirtyPages) {
-        for (index, word) in self.words.iter().enumerate() {
-            // Most words are zero most of the time; a look is cheaper than a swap. A bit that comes behind the
-            // look is in the next harvest, as one that comes behind the swap is.
-            if word.load(Relaxed) != 0 {
-                pages.add(index, word.swap(0, AcqRel));
-            }
-        }
-        // The notes after the bits: a write that ends in between has set its bits, and they stay for the next harvest.
-        fence(SeqCst);
-        for note in self.in_progress.iter() {
-            if let Some((gpa, len)) = Note(note.load(Acquire)).range() {
-                pages.mark(gpa, len);
-            }
-        }
-    }
-
-    /// Gives back bits that were harvested by an attempt that failed, for the next attempt to find.
-    pub fn give_back(&self, pages: &DirtyPages) {
-        for (index, (word, bits)) in self.words.iter().zip(pages.words()).enumerate() {
-            debug_assert!(index < self.words.len(), "zip ends with the shorter");
-            if *bits != 0 {
-                word.fetch_or(*bits, Release);
-            }
+            note.store(0, crate::shm::sync::Ordering::Release);
         }
     }
 
@@ -244,10 +227,9 @@ impl DirtyLog {
     fn note(&self, gpa: Gpa, len: u64) -> Option<&AtomicU64> {
         let wanted = Note::new(gpa, len)?.0;
         loop {
-            for note in self.in_progress.iter() {
+            for note in self.object.notes() {
+                // Acquire: the write is behind it, whatever the compiler does.
                 if note.compare_exchange(0, wanted, AcqRel, Relaxed).is_ok() {
-                    // The note before the write, for whoever harvests after seeing any of the write.
-                    fence(SeqCst);
                     return Some(note);
                 }
             }

@@ -29,6 +29,8 @@ enum Bench {
     Boot(boot::Options),
     /// Memory of each process of an idle guest
     Footprint(footprint::Options),
+    /// A harvest of dirty logs into the owed map, beside memcpy of as many bytes
+    Merge,
     /// Round trips between processes through the MMIO ring, beside the bare limits
     Mmio,
     /// The NVMe controller: alone, beside its image file; and in a guest, behind the vSMMU
@@ -44,6 +46,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     match &options.bench {
         Bench::Boot(options) => boot::run(options),
         Bench::Footprint(options) => footprint::run(options),
+        Bench::Merge => of_package("ipc", "merge", &[]),
         Bench::Mmio => of_package("ipc", "mmio", &[]),
         Bench::Nvme(options) => nvme::run(options),
         Bench::Smp(options) => smp::run(options),

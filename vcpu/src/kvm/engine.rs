@@ -7,7 +7,7 @@ use super::vm::Vm;
 use crate::bus::Bus;
 use crate::engine::{Engine, EngineParts, Exit};
 use crate::window_memory::Mapper;
-use ipc::protocol::control::Failure;
+use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure};
 use ipc::protocol::inspect::Inspect;
 use ipc::slot::SlotKind;
 use sandbox::Inherited;
@@ -85,12 +85,8 @@ impl Engine for Kvm {
         self.vm.save()
     }
 
-    fn set_dirty_log(&self, enabled: bool) -> Result<(), Failure> {
-        self.vm.set_dirty_log(enabled)
-    }
-
-    fn rearm_dirty_log(&self) -> Result<(), Failure> {
-        self.vm.harvest()
+    fn dirty_log(&self, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
+        self.vm.dirty_log(op)
     }
 
     fn waiting_vectors(&self) -> u64 {

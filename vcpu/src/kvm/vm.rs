@@ -20,7 +20,7 @@ use crate::interrupts::intx::Pins;
 use crate::interrupts::vectors::{Vector, Vectors};
 use ipc::addr::Gpa;
 use ipc::doorbell;
-use ipc::protocol::control::Failure;
+use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Exactness, Failure};
 use ipc::protocol::function_link::VECTORS_MAX;
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
@@ -158,6 +158,8 @@ impl Vm {
             connected: 0,
         };
         let (dirty, pins) = (Arc::clone(&parts.dirty), Arc::clone(&parts.pins));
+        // KVM keeps what vCPUs write to itself until it is asked.
+        dirty.set_unmarked_writes(true);
         let (vectors, messages, state) = (Arc::clone(&parts.vectors), AtomicU64::new(0), Mutex::new(state));
         let fd = Arc::new(fd);
         let first_free = slots.iter().map(|(slot, _)| slot.number + 1).max().unwrap_or(0);
@@ -298,18 +300,28 @@ impl Vm {
         });
     }
 
-    /// Switches the log of what vCPUs write.
-    pub fn set_dirty_log(&self, enabled: bool) -> Result<(), Failure> {
-        if enabled {
-            self.dirty.set_enabled(true);
-        } else {
-            self.harvest()?;
+    /// A step of the log of what vCPUs write. KVM's own is emptied into the shared one before that is flipped.
+    pub fn dirty_log(&self, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
+        match op {
+            DirtyLogOp::Enable { epoch } => {
+                self.dirty.enable(epoch);
+                self.log_slots(true)?;
+            }
+            DirtyLogOp::Disable => {
+                self.log_slots(false)?;
+                self.dirty.disable();
+            }
+            DirtyLogOp::Rearm => {
+                self.harvest()?;
+                self.dirty.flip();
+            }
         }
+        Ok(self.dirty.state(Exactness::Exact))
+    }
+
+    fn log_slots(&self, log: bool) -> Result<(), Failure> {
         for (slot, memory) in self.ram() {
-            sys::set_memory(&self.fd, slot, memory, enabled).map_err(fail("switch the dirty log"))?;
-        }
-        if !enabled {
-            self.dirty.set_enabled(false);
+            sys::set_memory(&self.fd, slot, memory, log).map_err(fail("switch the dirty log"))?;
         }
         Ok(())
     }
@@ -421,7 +433,8 @@ fn add_memory(
         .map_err(|error| Failure::new("plan the memory slots", error))?;
     let mut slots = Vec::new();
     for (slot, (.., memory)) in plan.into_iter().zip(regions) {
-        sys::set_memory(fd, &slot, &memory, false)
+        // It may have been switched on before there was a VM.
+        sys::set_memory(fd, &slot, &memory, parts.dirty.is_enabled())
             .map_err(fail("add a memory slot (KVM_SET_USER_MEMORY_REGION)"))?;
         slots.push((slot, memory));
     }

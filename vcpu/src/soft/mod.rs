@@ -14,7 +14,7 @@ use super::bus::Bus;
 use super::engine::{Engine, EngineParts, Exit};
 use super::interrupts::controller::{InterruptController, ResampledLine};
 use super::window_memory::Mapper;
-use ipc::protocol::control::Failure;
+use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Exactness, Failure};
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory::GuestMemory;
@@ -185,14 +185,15 @@ impl Engine for Soft {
         })
     }
 
-    fn set_dirty_log(&self, enabled: bool) -> Result<(), Failure> {
-        self.dirty.set_enabled(enabled);
-        self.rearm_dirty_log()
-    }
-
-    fn rearm_dirty_log(&self) -> Result<(), Failure> {
+    fn dirty_log(&self, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
+        match op {
+            DirtyLogOp::Enable { epoch } => self.dirty.enable(epoch),
+            DirtyLogOp::Disable => self.dirty.disable(),
+            DirtyLogOp::Rearm => self.dirty.flip(),
+        }
+        // What is in a write TLB was marked before, or while the log was off.
         self.slots.iter().for_each(|slot| slot.handle.flush_write_tlb());
-        Ok(())
+        Ok(self.dirty.state(Exactness::Exact))
     }
 
     fn waiting_vectors(&self) -> u64 {

@@ -18,8 +18,9 @@ use sandbox::Profile;
 
 use super::{DeviceKind, EdgeKind, Instance, ObjectId, Rights, Shape, System};
 
-/// A dirty log has a bit for each page of 4 KiB.
-const RAM_PER_LOG: u64 = 8 * 4096;
+/// A dirty log has two bits for each page of 4 KiB, the owed map one.
+const RAM_PER_LOG: u64 = 4 * 4096;
+const RAM_PER_MAP: u64 = 8 * 4096;
 /// Sets of processes that live at once: while a guest moves into new ones.
 const GENERATIONS: u64 = 2;
 /// What the coordinator holds of each process beside what they share: its pidfd, twice; its channel, its crash page, its log,
@@ -77,7 +78,13 @@ impl System {
         let nproc = nproc.saturating_mul(GENERATIONS);
         let nofile = nofile.max(most(|limits| limits.nofile_count));
         let file_len = most(|limits| limits.fsize_len).max(size.memory_len);
-        profile.sized(most(|limits| limits.address_len), file_len).with_more(nofile, nproc)
+        // It takes all logs into one map, and those of both sets while a guest moves.
+        let logs = u64::try_from(self.edges_of(EdgeKind::DirtyLog).count()).unwrap_or(u64::MAX);
+        let logs = (size.memory_len / RAM_PER_LOG).saturating_mul(logs).saturating_mul(GENERATIONS);
+        let address_len = most(|limits| limits.address_len)
+            .saturating_add(logs)
+            .saturating_add(size.memory_len / RAM_PER_MAP);
+        profile.sized(address_len, file_len).with_more(nofile, nproc)
     }
 
     /// Bytes of RAM, its log, and of devices that a process may map.

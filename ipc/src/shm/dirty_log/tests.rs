@@ -2,6 +2,7 @@
 //! The dirty log with real threads and two mappings. Single interleavings are the model's: `tests/loom_dirty_log.rs`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::thread;
@@ -9,17 +10,23 @@ use std::thread;
 use proptest::prelude::{any, proptest};
 use proptest::{prop_assert, prop_assert_eq};
 
-use super::{DirtyLog, DirtyPages, Note, WRITES_MAX};
+use super::{Answer, DirtyLog, Harvest, Harvester, Moment, Note, OwedMap, WRITES_MAX, harvest};
 use crate::addr::{Gpa, GpaRange, PAGE_LEN};
 use crate::error::Error;
+use crate::protocol::control::{DirtyLogState, Exactness};
 use crate::protocol::ram::{RamLayout, RamRegion};
 use crate::shm::region::Region;
+
+mod hostile;
+mod owed;
 
 const LOW: u64 = 0x4000_0000;
 const HIGH: u64 = 0x8000_0000;
 /// Neither is a whole number of words.
 const LOW_PAGES: u64 = 100;
 const HIGH_PAGES: u64 = 70;
+const ALL_PAGES: u64 = LOW_PAGES + HIGH_PAGES;
+const EPOCH: u64 = 7;
 
 fn layout() -> RamLayout {
     let region =
@@ -27,32 +34,65 @@ fn layout() -> RamLayout {
     RamLayout::new(vec![region(LOW, LOW_PAGES, 0), region(HIGH, HIGH_PAGES, LOW_PAGES)]).unwrap()
 }
 
-fn ends() -> (Region, DirtyLog, DirtyLog) {
-    let region = DirtyLog::create("dirty", &layout()).unwrap();
-    let producer = DirtyLog::attach(&region, &layout()).unwrap();
-    producer.set_enabled(true);
-    let coordinator = DirtyLog::attach(&region, &layout()).unwrap();
-    (region, producer, coordinator)
+/// A log with both its ends.
+struct Ends {
+    region: Region,
+    producer: Arc<DirtyLog>,
+    coordinator: Harvester,
 }
 
-fn harvest(log: &DirtyLog) -> DirtyPages {
-    let mut pages = DirtyPages::none(&layout());
-    log.harvest(&mut pages);
-    pages
+impl Ends {
+    fn new() -> Ends {
+        let region = DirtyLog::create("dirty", &layout()).unwrap();
+        let producer = Arc::new(DirtyLog::attach(&region, &layout()).unwrap());
+        let mut coordinator = Harvester::attach(&region, &layout()).unwrap();
+        coordinator.begin(EPOCH);
+        producer.enable(EPOCH);
+        Ends { region, producer, coordinator }
+    }
+
+    /// A round while the guest runs.
+    fn round(&mut self) -> OwedMap {
+        self.producer.flip();
+        let (owed, exactness) = self.take(rearmed(Exactness::Exact), Moment::Running);
+        assert_eq!(exactness, Exactness::Exact);
+        owed
+    }
+
+    fn take(&mut self, answer: Answer, moment: Moment) -> (OwedMap, Exactness) {
+        let mut owed = no_pages();
+        let log = &mut self.coordinator;
+        let judged = harvest(&mut [Harvest { log, answer }], moment, &mut owed);
+        (owed, judged[0])
+    }
 }
 
-fn ranges(pages: &DirtyPages) -> Vec<(u64, u64)> {
+fn rearmed(exact: Exactness) -> Answer {
+    Answer::Rearmed(DirtyLogState { epoch: EPOCH, exact })
+}
+
+fn no_pages() -> OwedMap {
+    OwedMap::new(&layout())
+}
+
+fn all_pages() -> OwedMap {
+    let mut all = no_pages();
+    all.mark_all();
+    all
+}
+
+fn ranges(pages: &OwedMap) -> Vec<(u64, u64)> {
     pages.ranges().map(|range| (range.start().0, range.len() / PAGE_LEN)).collect()
 }
 
 #[test]
 fn marks_are_harvested_once_as_joined_ranges() {
-    let (_region, producer, coordinator) = ends();
-    producer.mark(Gpa(LOW), 1);
-    producer.mark(Gpa(LOW + 0x1fff), 2);
-    producer.mark(Gpa(LOW + 60 * PAGE_LEN), 10 * PAGE_LEN);
-    producer.mark(Gpa(HIGH + 69 * PAGE_LEN), PAGE_LEN);
-    let pages = harvest(&coordinator);
+    let mut ends = Ends::new();
+    ends.producer.mark(Gpa(LOW), 1);
+    ends.producer.mark(Gpa(LOW + 0x1fff), 2);
+    ends.producer.mark(Gpa(LOW + 60 * PAGE_LEN), 10 * PAGE_LEN);
+    ends.producer.mark(Gpa(HIGH + 69 * PAGE_LEN), PAGE_LEN);
+    let pages = ends.round();
     assert_eq!(
         ranges(&pages),
         [(LOW, 3), (LOW + 60 * PAGE_LEN, 10), (HIGH + 69 * PAGE_LEN, 1)],
@@ -60,67 +100,159 @@ fn marks_are_harvested_once_as_joined_ranges() {
     );
     assert_eq!(pages.count(), 14);
     assert!(pages.contains(Gpa(LOW + 0x2fff)) && !pages.contains(Gpa(LOW + 0x3000)));
-    assert!(harvest(&coordinator).is_empty());
+    assert!(ends.round().is_empty());
 }
 
 #[test]
 fn marks_outside_ram_are_nothing_and_across_its_edges_are_cut() {
-    let (_region, producer, coordinator) = ends();
+    let mut ends = Ends::new();
     for (gpa, len) in [(0, 4), (LOW - 1, 1), (LOW + LOW_PAGES * PAGE_LEN, 9), (u64::MAX, 9), (LOW, 0)] {
-        producer.mark(Gpa(gpa), len);
+        ends.producer.mark(Gpa(gpa), len);
     }
-    assert!(harvest(&coordinator).is_empty());
-    producer.mark(Gpa(LOW - PAGE_LEN), HIGH);
-    let all = harvest(&coordinator);
+    assert!(ends.round().is_empty());
+    ends.producer.mark(Gpa(LOW - PAGE_LEN), HIGH);
+    let all = ends.round();
     assert_eq!(ranges(&all), [(LOW, LOW_PAGES), (HIGH, HIGH_PAGES)]);
-    assert_eq!(all, DirtyPages::all(&layout()));
+    assert_eq!(all, all_pages());
 }
 
 #[test]
 fn log_that_is_off_marks_nothing() {
-    let (_region, producer, coordinator) = ends();
-    producer.set_enabled(false);
-    producer.mark(Gpa(LOW), 1);
-    assert_eq!(producer.writing(Gpa(LOW), 1, || 5), 5);
-    assert!(harvest(&coordinator).is_empty());
+    let mut ends = Ends::new();
+    ends.producer.disable();
+    ends.producer.mark(Gpa(LOW), 1);
+    assert_eq!(ends.producer.writing(Gpa(LOW), 1, || 5), 5);
+    assert!(ends.round().is_empty());
 }
 
 #[test]
-fn bits_given_back_are_harvested_again_with_the_new_ones() {
-    let (_region, producer, coordinator) = ends();
-    producer.mark(Gpa(LOW), 1);
-    let failed = harvest(&coordinator);
-    producer.mark(Gpa(HIGH), 1);
-    coordinator.give_back(&failed);
-    assert_eq!(ranges(&harvest(&coordinator)), [(LOW, 1), (HIGH, 1)]);
-}
-
-#[test]
-fn write_in_progress_is_in_every_harvest_until_it_ends_or_is_adopted() {
-    let (region, producer, coordinator) = ends();
+fn write_in_progress_is_in_every_harvest_until_it_ends() {
+    let mut ends = Ends::new();
+    let producer = Arc::clone(&ends.producer);
     producer.writing(Gpa(HIGH + 5), 4, || {
-        assert_eq!(ranges(&harvest(&coordinator)), [(HIGH, 1)]);
-        assert_eq!(ranges(&harvest(&coordinator)), [(HIGH, 1)]);
+        assert_eq!(ranges(&ends.round()), [(HIGH, 1)]);
+        assert_eq!(ranges(&ends.round()), [(HIGH, 1)]);
     });
-    assert_eq!(ranges(&harvest(&coordinator)), [(HIGH, 1)], "its mark, after it ended");
-    assert!(harvest(&coordinator).is_empty());
+    assert_eq!(ranges(&ends.round()), [(HIGH, 1)], "its mark, after it ended");
+    assert!(ends.round().is_empty());
+}
 
-    // Dies in the middle.
-    assert!(producer.note(Gpa(LOW + 0x1000), 1).is_some());
-    drop(producer);
-    assert_eq!(ranges(&harvest(&coordinator)), [(LOW + 0x1000, 1)]);
-    let next_life = DirtyLog::attach(&region, &layout()).unwrap();
-    next_life.adopt();
-    assert_eq!(ranges(&harvest(&coordinator)), [(LOW + 0x1000, 1)]);
-    assert!(harvest(&coordinator).is_empty());
+#[test]
+fn life_that_ends_owes_what_it_marked_and_what_it_was_writing() {
+    let mut ends = Ends::new();
+    ends.producer.mark(Gpa(LOW), 1);
+    // It has flipped, and nobody heard of it; then it dies in the middle of a write.
+    ends.producer.flip();
+    ends.producer.mark(Gpa(LOW + 2 * PAGE_LEN), 1);
+    assert!(ends.producer.note(Gpa(HIGH), 1).is_some());
+    let (owed, exactness) = ends.take(Answer::Ended, Moment::Running);
+    assert_eq!(exactness, Exactness::Exact);
+    assert_eq!(ranges(&owed), [(LOW, 1), (LOW + 2 * PAGE_LEN, 1), (HIGH, 1)]);
+    // The next life has the notes, and goes on in the same epoch.
+    ends.producer = Arc::new(DirtyLog::attach(&ends.region, &layout()).unwrap());
+    assert!(!ends.producer.is_enabled());
+    ends.producer.enable(EPOCH);
+    ends.producer.mark(Gpa(LOW + 4 * PAGE_LEN), 1);
+    assert_eq!(ranges(&ends.round()), [(LOW + 4 * PAGE_LEN, 1), (HIGH, 1)]);
+    assert!(ends.round().is_empty());
+}
+
+#[test]
+fn log_is_believed_for_one_flip_in_its_epoch_and_no_other() {
+    let exactness = |flips: u32, answer, moment| {
+        let mut ends = Ends::new();
+        (0..flips).for_each(|_| ends.producer.flip());
+        let (owed, exactness) = ends.take(answer, moment);
+        let expected = if exactness == Exactness::Everything { all_pages() } else { no_pages() };
+        assert_eq!(owed, expected);
+        exactness
+    };
+    let (exact, all, unseen) = (Exactness::Exact, Exactness::Everything, Exactness::Unseen);
+    for moment in [Moment::Running, Moment::Stopped] {
+        assert_eq!(exactness(1, rearmed(exact), moment), exact);
+        assert_eq!(exactness(0, rearmed(exact), moment), all);
+        assert_eq!(exactness(2, rearmed(exact), moment), all);
+        assert_eq!(exactness(1, rearmed(all), moment), all);
+        assert_eq!(exactness(1, Answer::Failed, moment), all);
+        assert_eq!(exactness(0, Answer::Failed, moment), all);
+        assert_eq!(exactness(0, Answer::Ended, moment), exact);
+        assert_eq!(exactness(1, Answer::Ended, moment), exact);
+        assert_eq!(exactness(2, Answer::Ended, moment), all);
+        let other = Answer::Rearmed(DirtyLogState { epoch: EPOCH + 1, exact });
+        assert_eq!(exactness(1, other, moment), all);
+    }
+    // What nobody sees is sent once, at the end.
+    assert_eq!(exactness(1, rearmed(unseen), Moment::Running), unseen);
+    assert_eq!(exactness(1, rearmed(unseen), Moment::Stopped), all);
+}
+
+#[test]
+fn life_that_ends_with_writes_that_it_did_not_mark_owes_all_of_ram_when_all_have_stopped() {
+    let mut ends = Ends::new();
+    ends.producer.set_unmarked_writes(true);
+    assert_eq!(ends.take(Answer::Ended, Moment::Running).1, Exactness::Unseen);
+    assert_eq!(ends.take(Answer::Ended, Moment::Running).1, Exactness::Unseen);
+    let (owed, exactness) = ends.take(Answer::Ended, Moment::Stopped);
+    assert_eq!((owed, exactness), (all_pages(), Exactness::Everything));
+}
+
+#[test]
+fn round_that_failed_leaves_nothing_out_of_the_next() {
+    let mut ends = Ends::new();
+    ends.producer.mark(Gpa(LOW), 1);
+    // It flips after it was given up: what it marked is in a bitmap that is closed now, and in the map.
+    assert_eq!(ends.take(Answer::Failed, Moment::Running).0, all_pages());
+    ends.producer.flip();
+    ends.producer.mark(Gpa(HIGH), 1);
+    ends.producer.flip();
+    assert_eq!(ends.take(rearmed(Exactness::Exact), Moment::Running).0, all_pages(), "two flips");
+    ends.producer.mark(Gpa(LOW + PAGE_LEN), 1);
+    let owed = ends.round();
+    assert!(owed.contains(Gpa(LOW + PAGE_LEN)));
+    assert!(owed.count() <= 2, "{owed:?}");
+}
+
+#[test]
+fn logs_are_united_in_one_map_that_keeps_what_it_has() {
+    let mut all: Vec<_> = (0..4).map(|_| Ends::new()).collect();
+    let mut owed = no_pages();
+    owed.mark(Gpa(HIGH + 8 * PAGE_LEN), 1);
+    for (number, ends) in (0..).zip(&all) {
+        ends.producer.mark(Gpa(LOW + number * 20 * PAGE_LEN), 1);
+        ends.producer.mark(Gpa(HIGH), 1);
+        ends.producer.flip();
+    }
+    let answer = rearmed(Exactness::Exact);
+    let mut logs: Vec<_> =
+        all.iter_mut().map(|ends| Harvest { log: &mut ends.coordinator, answer }).collect();
+    assert_eq!(harvest(&mut logs, Moment::Running, &mut owed), [Exactness::Exact; 4]);
+    let low = (0..4).map(|number| (LOW + number * 20 * PAGE_LEN, 1));
+    assert_eq!(ranges(&owed), low.chain([(HIGH, 1), (HIGH + 8 * PAGE_LEN, 1)]).collect::<Vec<_>>());
+    for ends in &mut all {
+        assert!(ends.round().is_empty(), "taken");
+    }
+}
+
+#[test]
+fn log_begins_empty_and_forgets_an_attempt_before() {
+    let mut ends = Ends::new();
+    ends.producer.mark(Gpa(LOW), PAGE_LEN);
+    ends.producer.flip();
+    ends.producer.mark(Gpa(HIGH), PAGE_LEN);
+    ends.producer.disable();
+    ends.coordinator.begin(EPOCH + 1);
+    ends.producer.enable(EPOCH + 1);
+    ends.producer.flip();
+    let answer = Answer::Rearmed(DirtyLogState { epoch: EPOCH + 1, exact: Exactness::Exact });
+    assert_eq!(ends.take(answer, Moment::Running), (no_pages(), Exactness::Exact));
 }
 
 #[test]
 fn more_writes_at_once_than_places_wait_for_each_other() {
-    let (_region, producer, coordinator) = ends();
+    let mut ends = Ends::new();
     thread::scope(|scope| {
         for thread in 0..2 * WRITES_MAX as u64 {
-            let producer = &producer;
+            let producer = &ends.producer;
             scope.spawn(move || {
                 producer.writing(Gpa(LOW + thread * PAGE_LEN), 1, || {
                     thread::sleep(std::time::Duration::from_millis(2));
@@ -128,20 +260,7 @@ fn more_writes_at_once_than_places_wait_for_each_other() {
             });
         }
     });
-    assert_eq!(harvest(&coordinator).count(), 2 * WRITES_MAX as u64);
-}
-
-#[test]
-fn bits_and_notes_that_stand_for_no_page_are_not_heard() {
-    let (_region, producer, coordinator) = ends();
-    for word in producer.words.iter() {
-        word.store(u64::MAX, Relaxed);
-    }
-    producer.in_progress[0].store(u64::MAX, Relaxed);
-    producer.in_progress[1].store(1, Relaxed);
-    let pages = harvest(&coordinator);
-    assert_eq!(pages, DirtyPages::all(&layout()));
-    assert_eq!(pages.count(), LOW_PAGES + HIGH_PAGES);
+    assert_eq!(ends.round().count(), 2 * WRITES_MAX as u64);
 }
 
 #[test]
@@ -157,7 +276,8 @@ fn memory_that_is_no_log_of_this_ram_is_refused() {
 #[test]
 fn marks_beside_harvests_are_all_found() {
     const ROUNDS: u64 = 3000;
-    let (_region, producer, coordinator) = ends();
+    let mut ends = Ends::new();
+    let producer = Arc::clone(&ends.producer);
     let done = AtomicBool::new(false);
     // Each thread owns a page and counts in it, as a guest writes; the harvester copies what it finds dirty.
     let counters: Vec<_> = (0..4).map(|_| std::sync::atomic::AtomicU64::new(0)).collect();
@@ -184,7 +304,7 @@ fn marks_beside_harvests_are_all_found() {
         let harvester = scope.spawn(|| {
             loop {
                 let last = done.load(SeqCst);
-                let pages = harvest(&coordinator);
+                let pages = ends.round();
                 for (thread, counter) in counters.iter().enumerate() {
                     if pages.contains(page(thread)) {
                         copies[thread] = counter.load(Relaxed);
@@ -209,11 +329,11 @@ proptest! {
     fn marks_are_exactly_the_pages_touched(
         marks in proptest::collection::vec((0_usize..3, 0..120 * PAGE_LEN, 0..5 * PAGE_LEN), 0..12),
     ) {
-        let (_region, producer, coordinator) = ends();
+        let mut ends = Ends::new();
         let mut expected = BTreeSet::new();
         for (base, offset, len) in marks {
             let gpa = [LOW, HIGH, 0][base] + offset;
-            producer.mark(Gpa(gpa), len);
+            ends.producer.mark(Gpa(gpa), len);
             for byte in (gpa..gpa + len).step_by(64).chain((len > 0).then(|| gpa + len - 1)) {
                 let in_low = (LOW..LOW + LOW_PAGES * PAGE_LEN).contains(&byte);
                 let in_high = (HIGH..HIGH + HIGH_PAGES * PAGE_LEN).contains(&byte);
@@ -222,7 +342,7 @@ proptest! {
                 }
             }
         }
-        let pages = harvest(&coordinator);
+        let pages = ends.round();
         let found: BTreeSet<_> = pages
             .ranges()
             .flat_map(|range| range.start().0 / PAGE_LEN..range.end().0 / PAGE_LEN)
@@ -237,7 +357,7 @@ proptest! {
             let (first, pages_len) = note.range().unwrap();
             prop_assert!(first.0 <= gpa && first.0 + pages_len >= range.end().0);
         }
-        let mut pages = DirtyPages::none(&layout());
+        let mut pages = no_pages();
         if let Some((gpa, len)) = Note(raw).range() {
             pages.mark(gpa, len);
         }

@@ -10,7 +10,7 @@ use super::{GuestMemory, map};
 use crate::addr::{Gpa, GpaRange};
 use crate::error::Error;
 use crate::protocol::ram::{RamLayout, RamRegion};
-use crate::shm::dirty_log::{DirtyLog, DirtyPages};
+use crate::shm::dirty_log::{self, DirtyLog, OwedMap};
 use crate::shm::region::Region;
 
 const LOW: u64 = 0x4000_0000;
@@ -25,14 +25,14 @@ fn memory() -> (Region, GuestMemory, DirtyLog) {
     let ram = Region::create("ram", layout().file_len()).unwrap();
     let log = DirtyLog::create("dirty", &layout()).unwrap();
     let producer = DirtyLog::attach(&log, &layout()).unwrap();
-    producer.set_enabled(true);
+    producer.enable(1);
     let memory = GuestMemory::new(Arc::new(map(&ram, &layout()).unwrap()), Arc::new(producer));
     (ram, memory, DirtyLog::attach(&log, &layout()).unwrap())
 }
 
 fn harvest(log: &DirtyLog) -> Vec<GpaRange> {
-    let mut pages = DirtyPages::none(&layout());
-    log.harvest(&mut pages);
+    let mut pages = OwedMap::new(&layout());
+    dirty_log::rearm_and_harvest(log, &mut pages);
     pages.ranges().collect()
 }
 

@@ -19,7 +19,7 @@ mod guest;
 mod server;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipc::addr::{Gpa, GpaRange};
@@ -104,7 +104,7 @@ fn open(socket: OwnedFd, guest: &Guest, conversation: Option<Duration>) -> Optio
     let links = Links { stage1: Stage1Link::new(stage1, 1), vcpu: FunctionLink::new(link, 1), events };
     let board = MsiBoard::attach(&MsiBoard::create("board").unwrap()).unwrap();
     let msi = InterruptTarget { doorbell: DOORBELL, board, ringer: new_ringer(), pin: new_ringer() };
-    Some(Function::new("fuzz".to_owned(), opened, guest.iommu(), links, areas(), msi))
+    Some(Function::new("fuzz".to_owned(), opened, Arc::new(Mutex::new(guest.iommu())), links, areas(), msi))
 }
 
 fn new_ringer() -> Ringer {

@@ -12,7 +12,7 @@ use crate::kvm::saved::KvmRegisterV1;
 use crate::rtc::Rtc;
 use crate::uart::Uart;
 use ipc::protocol::ram::{RamLayout, RamRegion};
-use ipc::shm::dirty_log::DirtyPages;
+use ipc::shm::dirty_log::{Answer, Harvest, Harvester, Moment, OwedMap, harvest};
 use ipc::shm::guest_memory;
 use ipc::shm::region::Region;
 use machine::layout::{RAM_BASE, UART, spi};
@@ -64,9 +64,13 @@ impl Rig {
         Arc::new(vm)
     }
 
-    fn dirty_pages(&self) -> Vec<u64> {
-        let mut pages = DirtyPages::none(&self.layout);
-        self.parts.dirty.harvest(&mut pages);
+    /// A round of harvesting.
+    fn dirty_pages(&self, vm: &Vm) -> Vec<u64> {
+        let mut pages = OwedMap::new(&self.layout);
+        let mut end = Harvester::of(&self.parts.dirty);
+        let answer = Answer::Rearmed(vm.dirty_log(DirtyLogOp::Rearm).unwrap());
+        let judged = harvest(&mut [Harvest { log: &mut end, answer }], Moment::Running, &mut pages);
+        assert_eq!(judged, [Exactness::Exact]);
         let all = (0..RAM_LEN / PAGE_LEN).map(|page| RAM_BASE + page * PAGE_LEN);
         all.filter(|gpa| pages.contains(Gpa(*gpa))).map(|gpa| (gpa - RAM_BASE) / PAGE_LEN).collect()
     }
@@ -97,22 +101,32 @@ fn vm_dirty_log_has_the_pages_the_guest_writes_and_no_other() {
     let Some((rig, kvm)) = Rig::new(&code, &[]) else { return };
     let vm = rig.vm(kvm);
     let bus = bus(&vm);
-    vm.set_dirty_log(true).unwrap();
+    vm.dirty_log(DirtyLogOp::Enable { epoch: 1 }).unwrap();
     vm.resume().unwrap();
     assert_eq!(vm.cpus[0].run(&bus), Exit::PowerOff);
-    assert_eq!(rig.dirty_pages(), [0; 0], "KVM's log is its own until it is harvested");
     vm.pause().unwrap();
-    assert_eq!(rig.dirty_pages(), [256, 259]);
+    assert_eq!(rig.dirty_pages(&vm), [256, 259]);
     // The same once more: pages that were noted are noted again. PSCI has stopped the vCPU.
     let runnable = kvm_bindings::kvm_mp_state { mp_state: kvm_bindings::KVM_MP_STATE_RUNNABLE };
     vm.cpus[0].fd().set_mp_state(runnable).unwrap();
     vm.cpus[0].start_at(RAM_BASE, 0).unwrap();
     vm.resume().unwrap();
     assert_eq!(vm.cpus[0].run(&bus), Exit::PowerOff);
-    vm.harvest().unwrap();
-    assert_eq!(rig.dirty_pages(), [256, 259]);
-    vm.set_dirty_log(false).unwrap();
-    assert_eq!(rig.dirty_pages(), [0; 0]);
+    assert_eq!(rig.dirty_pages(&vm), [256, 259]);
+    assert_eq!(rig.dirty_pages(&vm), [0; 0]);
+    vm.dirty_log(DirtyLogOp::Disable).unwrap();
+}
+
+#[test]
+fn vm_that_is_made_after_its_dirty_log_was_switched_on_is_logged() {
+    let code = [&[0xd2a8_0201, 0xf900_0021], &POWER_OFF[..]].concat();
+    let Some((rig, kvm)) = Rig::new(&code, &[]) else { return };
+    rig.parts.dirty.enable(1);
+    let vm = rig.vm(kvm);
+    vm.resume().unwrap();
+    assert_eq!(vm.cpus[0].run(&bus(&vm)), Exit::PowerOff);
+    vm.pause().unwrap();
+    assert_eq!(rig.dirty_pages(&vm), [256]);
 }
 
 #[test]

@@ -21,7 +21,8 @@ fn size_of_each_process_is_its_own_and_what_it_is_given() {
         let own = system.get(id).unwrap().template.profile().limits.address_len;
         limits(&system, id).address_len - own
     };
-    let log = SIZE.memory_len / 32768;
+    // Two bitmaps.
+    let log = SIZE.memory_len / 16384;
     assert_eq!(more(SMMU0), SIZE.memory_len + log);
     assert_eq!(more(device(0)), SIZE.memory_len + log);
     assert_eq!(more(device(1)), log, "RAM is not mapped beside a physical device");

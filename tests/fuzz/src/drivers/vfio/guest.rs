@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ipc::addr::{Gpa, StreamId};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::stage1::Attachment;
-use ipc::shm::dirty_log::{DirtyLog, DirtyPages};
+use ipc::shm::dirty_log::{self, DirtyLog, OwedMap};
 use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
 use smmu_arch::{Model, Options};
@@ -36,13 +36,12 @@ const TABLES: [u64; 3] = [17, 18, 19];
 
 /// The memory, and what it is known to hold.
 pub struct Guest {
-    layout: RamLayout,
     object: Region,
     ram: GuestMemory,
     /// The whole object as it was when it was last looked at, with what the guest itself has written since.
     known: Vec<u8>,
     /// Pages that the log has had since then.
-    logged: DirtyPages,
+    logged: OwedMap,
 }
 
 impl Guest {
@@ -60,9 +59,9 @@ impl Guest {
         object.file().write_all_at(&known, 0).unwrap();
         let log = DirtyLog::attach(&DirtyLog::create("fuzz-log", &layout).unwrap(), &layout).unwrap();
         let ram = GuestMemory::new(Arc::new(guest_memory::map(&object, &layout).unwrap()), Arc::new(log));
-        ram.log().set_enabled(true);
-        let logged = DirtyPages::none(&layout);
-        let mut guest = Guest { layout, object, ram, known, logged };
+        ram.log().enable(1);
+        let logged = OwedMap::new(&layout);
+        let mut guest = Guest { object, ram, known, logged };
         guest.lay_out();
         guest
     }
@@ -121,9 +120,15 @@ impl Guest {
         self.known[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
 
+    /// The device's log misses what is written from now on.
+    #[cfg(test)]
+    pub fn log_off(&self) {
+        self.ram.log().disable();
+    }
+
     /// Takes what the device's log has, as a round of a migration does.
     pub fn harvest(&mut self) {
-        self.ram.log().harvest(&mut self.logged);
+        dirty_log::rearm_and_harvest(self.ram.log(), &mut self.logged);
     }
 
     /// Asserts that what has changed since the last time is in the log, and that nothing but RAM has.
@@ -138,7 +143,7 @@ impl Guest {
             }
         }
         self.known = now;
-        self.logged = DirtyPages::none(&self.layout);
+        self.logged.clear_all();
     }
 
     /// Asserts that bytes the device has read are all out of RAM.

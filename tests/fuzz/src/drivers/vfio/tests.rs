@@ -43,7 +43,7 @@ fn a_write_that_is_not_logged_is_found() {
     let mut guest = Guest::new();
     let mut iommu = guest.iommu();
     iommu.attach(STREAM, Guest::good_stage1()).unwrap();
-    iommu.set_dirty_tracking(false);
+    guest.log_off();
     iommu.write(Iova(0x3000), &[1]).unwrap();
     guest.check();
 }
