@@ -212,3 +212,6 @@ impl<E: Engine> Guest<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,12 +15,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipc::shm::memory_file;
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 use server::{BAR_LEN, Device, Server};
-use support::{Lab, Vm, guest};
+use support::{Lab, Vm, guest, signal};
 
 /// A socket that `bulkhead run` connects to.
 struct Listening {
@@ -81,6 +81,32 @@ fn guest_reaches_the_memory_of_a_device_without_asking_and_only_while_it_is_enab
     assert!(status.success(), "{log}");
     assert_eq!(rest, b"Z");
     assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn vsmmu_is_told_when_the_dma_of_a_killed_device_process_has_ended_and_the_guest_goes_on() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let kernel = lab.file("Image", &guest::spins());
+    let mut vm = lab.start(&kernel, &listening.words());
+    let _server = listening.serve(Device::default());
+    vm.await_running();
+    let told = |vm: &Vm<'_>| counter(vm, "smmu0", "vfio0.dma_ended");
+    assert_eq!(told(&vm), 0);
+    assert_eq!(
+        counter(&vm, "smmu0", "vfio0.orders_answered"),
+        1,
+        "its stream was attached before the guest ran"
+    );
+    signal(vm.pid("vfio0"), "KILL");
+    let until = Instant::now() + Duration::from_secs(60);
+    while told(&vm) == 0 {
+        assert!(Instant::now() < until, "a CMD_SYNC of the guest's would wait for ever");
+    }
+    assert_eq!(counter(&vm, "smmu0", "in_flight.orders"), 0);
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    let (status, _, log) = vm.end();
+    assert!(status.success() && log.contains("vfio0 is lost"), "{log}");
 }
 
 #[test]

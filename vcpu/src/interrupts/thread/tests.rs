@@ -89,6 +89,15 @@ impl Rig {
     }
 }
 
+/// Ends the thread that a test has started.
+struct QuitAtEnd<'a>(&'a Gate);
+
+impl Drop for QuitAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.quit();
+    }
+}
+
 #[test]
 fn signals_that_wait_are_brought_to_the_controller_once_whether_they_were_rung_for_or_not() {
     let rig = Rig::new();
@@ -125,6 +134,8 @@ fn signals_of_a_paused_guest_are_left_by_the_thread_until_it_runs() {
     gate.register();
     std::thread::scope(|scope| {
         scope.spawn(|| thread.serve(&gate));
+        // Also when the test fails.
+        let _end = QuitAtEnd(&gate);
         gate.run();
         rig.wire.ring();
         while rig.controller.0.lock().unwrap().is_empty() {
@@ -145,6 +156,5 @@ fn signals_of_a_paused_guest_are_left_by_the_thread_until_it_runs() {
         thread.wake();
         gate.wait_parked(std::time::Duration::from_secs(30)).unwrap();
         assert_eq!(rig.controller.take(), [Signal::Pulse(WIRE), Signal::Message(DEVICE, 1)]);
-        gate.quit();
     });
 }
