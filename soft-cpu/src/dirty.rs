@@ -2,7 +2,7 @@
 //! The seam to the dirty log.
 //!
 //! A page is marked when a CPU may start to write it: when it enters the write side of a TLB. Later stores hit
-//! the TLB and are not marked again, so whoever harvests the log must, in this order: take the bits, call
+//! the TLB and are not marked again, so whoever harvests the log must, in this order: take or close the bits, call
 //! `VcpuHandle::flush_write_tlb` on every vCPU, and only then read the pages.
 
 /// Takes note of pages that are about to be written.
