@@ -167,6 +167,10 @@ pub fn boot_with(
 /// written and read back.
 fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<String> {
     let mut output = |command: &str| run(vm, command);
+    // Its driver looks at it while user space starts.
+    output(
+        "n=0; until [ -b /dev/nvme0n1 ]; do n=$((n+1)); [ $n -lt 200 ] || break; sleep 0.2; done; [ -b /dev/nvme0n1 ]",
+    )?;
     let serial = output("cat /sys/class/nvme/nvme0/serial")?;
     ensure!(serial.starts_with("lab"), "the guest's NVMe has serial {serial:?}");
     let group = "/sys/class/nvme/nvme0/device/iommu_group";
@@ -208,11 +212,19 @@ fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<St
     }
     let mut output = |command: &str| run(vm, command);
     let busy = "dd if=/dev/urandom of=/mnt/more bs=64k count=128 conv=fsync 2>/dev/null";
-    output(&format!("({busy} &); echo 1 >/sys/class/nvme/nvme0/reset_controller && sleep 1 && sync"))?;
+    // Every write of it comes to a good end, those included that the reset has met.
+    output(&format!(
+        "{busy} & work=$!; echo 1 >/sys/class/nvme/nvme0/reset_controller && wait $work && sync"
+    ))?;
     ensure!(output("cat /sys/class/nvme/nvme0/state")? == "live", "the controller did not come back");
     output("umount /mnt && echo 1 >/sys/class/nvme/nvme0/device/reset")?;
     output("mount -t ext4 /dev/nvme0n1 /mnt")?;
-    ensure!(output("sha256sum </mnt/data")? == read, "after a reset of the function the file is another");
+    let found = output("sha256sum </mnt/data || ls -lai /mnt")?;
+    ensure!(
+        found == read,
+        "after a reset of the function the file is another: {found}; {}",
+        output("dmesg | tail -n 20")?
+    );
     report.evidence("the controller reset under writes, then the function: the file is as it was")?;
     println!("{}", output("dmesg | grep nvme")?);
     output("umount /mnt")?;
