@@ -5,7 +5,10 @@
 //! and a postcard body. A stream is units one behind the other. The stream is untrusted (it comes from
 //! another host, or a file): lengths and the checksum are checked before a body is decoded, a body must be
 //! consumed to its last byte, and a stream to its last unit: what nobody asked for is an error.
-//! [`Reader::new`] is pure and the entry point of the fuzz target.
+//! [`Reader::new`] is pure and the entry point of the fuzz target. A stream of any size is written and read unit by unit
+//! ([`stream`]), with the same checks.
+
+pub mod stream;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -221,6 +224,47 @@ struct Envelope {
 
 const _: () = assert!(size_of::<Envelope>() == ENVELOPE_LEN);
 
+impl Envelope {
+    fn around(kind: UnitKind, version: u16, body: &[u8]) -> Result<Self, SavedError> {
+        let len = u32::try_from(body.len()).ok().filter(|len| *len <= BODY_LEN_MAX);
+        Ok(Self {
+            magic: MAGIC.into(),
+            format: FORMAT.into(),
+            version: version.into(),
+            kind: kind.0,
+            len: len.ok_or(SavedError::Unwritable { kind, why: "it is too long" })?.into(),
+            crc32: crc32fast::hash(body).into(),
+            reserved: 0.into(),
+        })
+    }
+
+    /// The kind, and how long the body is, of which the stream has at most `room` bytes.
+    fn check(&self, at: usize, room: usize) -> Result<(UnitKind, usize), SavedError> {
+        if self.magic != MAGIC {
+            return Err(SavedError::Magic { at, magic: self.magic.get() });
+        }
+        if self.format != FORMAT || self.reserved != 0 {
+            return Err(SavedError::Format { at, format: self.format.get() });
+        }
+        let kind = UnitKind::from_wire(self.kind).ok_or(SavedError::KindName { at })?;
+        let len = self.len.get();
+        if len > BODY_LEN_MAX {
+            return Err(SavedError::BodyLong {
+                kind,
+                len,
+                room: usize::try_from(BODY_LEN_MAX).unwrap_or(room),
+            });
+        }
+        let fits = usize::try_from(len).ok().filter(|len| *len <= room);
+        Ok((kind, fits.ok_or(SavedError::BodyLong { kind, len, room })?))
+    }
+
+    fn check_body(&self, kind: UnitKind, body: &[u8]) -> Result<(), SavedError> {
+        let (found, expected) = (crc32fast::hash(body), self.crc32.get());
+        if found == expected { Ok(()) } else { Err(SavedError::Checksum { kind, found, expected }) }
+    }
+}
+
 /// Writes a stream.
 #[derive(Debug, Default)]
 pub struct Writer {
@@ -242,20 +286,10 @@ impl Writer {
     pub fn append<T: SavedState>(&mut self, state: &T) -> Result<(), SavedError> {
         let refuse = |why| SavedError::Unwritable { kind: T::KIND, why };
         let body = postcard::to_stdvec(state).map_err(|_| refuse("it does not encode"))?;
-        let len = u32::try_from(body.len()).ok().filter(|len| *len <= BODY_LEN_MAX);
-        let len = len.ok_or(refuse("it is too long"))?;
         if self.count >= UNITS_MAX {
             return Err(refuse("the stream is full"));
         }
-        let envelope = Envelope {
-            magic: MAGIC.into(),
-            format: FORMAT.into(),
-            version: T::VERSION.into(),
-            kind: T::KIND.0,
-            len: len.into(),
-            crc32: crc32fast::hash(&body).into(),
-            reserved: 0.into(),
-        };
+        let envelope = Envelope::around(T::KIND, T::VERSION, &body)?;
         self.bytes.extend_from_slice(envelope.as_bytes());
         self.bytes.extend_from_slice(&body);
         self.count += 1;
@@ -368,24 +402,10 @@ impl<'a> Reader<'a> {
 fn split_unit(bytes: &[u8], at: usize) -> Result<(Unit<'_>, &[u8]), SavedError> {
     let (envelope, rest) =
         Envelope::ref_from_prefix(bytes).map_err(|_| SavedError::EnvelopeShort { at, len: bytes.len() })?;
-    if envelope.magic != MAGIC {
-        return Err(SavedError::Magic { at, magic: envelope.magic.get() });
-    }
-    if envelope.format != FORMAT || envelope.reserved != 0 {
-        return Err(SavedError::Format { at, format: envelope.format.get() });
-    }
-    let kind = UnitKind::from_wire(envelope.kind).ok_or(SavedError::KindName { at })?;
-    let len = envelope.len.get();
-    let long = |room| SavedError::BodyLong { kind, len, room };
-    if len > BODY_LEN_MAX {
-        return Err(long(usize::try_from(BODY_LEN_MAX).unwrap_or(usize::MAX)));
-    }
-    let split = usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len));
-    let (body, behind) = split.ok_or(long(rest.len()))?;
-    let (found, expected) = (crc32fast::hash(body), envelope.crc32.get());
-    if found != expected {
-        return Err(SavedError::Checksum { kind, found, expected });
-    }
+    let (kind, len) = envelope.check(at, rest.len())?;
+    let long = SavedError::BodyLong { kind, len: envelope.len.get(), room: rest.len() };
+    let (body, behind) = rest.split_at_checked(len).ok_or(long)?;
+    envelope.check_body(kind, body)?;
     Ok((Unit { kind, version: envelope.version.get(), body }, behind))
 }
 

@@ -119,6 +119,41 @@ pub struct Connection {
     state: Mutex<State>,
     changed: Condvar,
     sending: Mutex<()>,
+    reading: Reading,
+}
+
+/// What a connection that is left to another process has in flight: nothing, in one that can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    /// Commands of the peer that were not answered.
+    pub commands: usize,
+    /// Requests of ours whose answer has not come.
+    pub requests: usize,
+    /// Whether a part of a message was read.
+    pub torn: bool,
+}
+
+impl InFlight {
+    /// Whether nothing is.
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.commands == 0 && self.requests == 0 && !self.torn
+    }
+}
+
+/// Who reads the socket: a thread of this process, or none because another process does.
+#[derive(Debug, Default)]
+struct Reading {
+    /// Held for a read, which never waits.
+    turn: Mutex<Turn>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Turn {
+    parked: bool,
+    /// What was read ends in the middle of a message.
+    torn: bool,
 }
 
 impl Connection {
@@ -126,7 +161,28 @@ impl Connection {
     #[must_use]
     pub fn new(socket: OwnedFd) -> Self {
         let state = Mutex::new(State::new());
-        Self { socket, state, changed: Condvar::new(), sending: Mutex::new(()) }
+        let (sending, reading) = (Mutex::new(()), Reading::default());
+        Self { socket, state, changed: Condvar::new(), sending, reading }
+    }
+
+    /// Leaves the socket to another process that has it too: from the return on nothing is read from it here, and whoever
+    /// waits for something waits on. Says what is in flight: what was read here is lost to the other process.
+    pub fn park(&self) -> InFlight {
+        self.reading.turn().parked = true;
+        self.in_flight()
+    }
+
+    /// What is in flight.
+    pub fn in_flight(&self) -> InFlight {
+        let torn = self.reading.turn().torn;
+        let (commands, requests) = self.lock().in_flight();
+        InFlight { commands, requests, torn }
+    }
+
+    /// Takes the socket back. The other process has gone, or has left it as it was.
+    pub fn unpark(&self) {
+        self.reading.turn().parked = false;
+        self.reading.changed.notify_all();
     }
 
     /// Asks, and waits for the answer. `parts` are put one behind the other as the body.
@@ -213,10 +269,13 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<(), ConnectionError> {
-        if !to.wants_reply() {
-            return Ok(());
-        }
-        self.send(to.header.id, to.header.command, Kind::Reply, parts, fds, deadline)
+        let sent = if to.wants_reply() {
+            self.send(to.header.id, to.header.command, Kind::Reply, parts, fds, deadline)
+        } else {
+            Ok(())
+        };
+        self.lock().end_command();
+        sent
     }
 
     /// Answers that a command failed, unless the peer wants no answer.
@@ -229,11 +288,14 @@ impl Connection {
         errno: rustix::io::Errno,
         deadline: Deadline,
     ) -> Result<(), ConnectionError> {
-        if !to.wants_reply() {
-            return Ok(());
-        }
         let kind = Kind::Failure(errno.raw_os_error().cast_unsigned());
-        self.send(to.header.id, to.header.command, kind, &[], &[], deadline)
+        let sent = if to.wants_reply() {
+            self.send(to.header.id, to.header.command, kind, &[], &[], deadline)
+        } else {
+            Ok(())
+        };
+        self.lock().end_command();
+        sent
     }
 
     /// Ends the connection: every waiting and later call, at both ends, fails.
@@ -309,9 +371,8 @@ impl Connection {
                 continue;
             };
             drop(state);
-            let received = socket::receive(self.socket.as_fd(), &mut reader, deadline);
+            let routed = self.read(&mut reader, deadline);
             state = self.lock();
-            let routed = received.and_then(|()| state.route(&mut reader.reassembly));
             state.end_reading(reader);
             let failed = match routed {
                 // Only a wait that took too long: everybody looks at their own deadline.
@@ -328,9 +389,46 @@ impl Connection {
         }
     }
 
+    /// Reads a piece of the stream and hands on what is whole.
+    fn read(&self, reader: &mut socket::Reader, deadline: Deadline) -> Result<(), ConnectionError> {
+        loop {
+            {
+                let mut turn = self.reading.unparked(deadline)?;
+                if socket::receive(self.socket.as_fd(), reader)? {
+                    let routed = self.lock().route(&mut reader.reassembly);
+                    turn.torn = !reader.reassembly.is_empty();
+                    return routed;
+                }
+            }
+            socket::wait_readable(self.socket.as_fd(), deadline)?;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panicking thread leaves the tables whole: every change to them is one call.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reading {
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        // Two flags, each whole at any time.
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to read once, when it is this process that reads.
+    fn unparked(&self, deadline: Deadline) -> Result<MutexGuard<'_, Turn>, ConnectionError> {
+        let mut turn = self.turn();
+        while turn.parked {
+            if deadline.has_passed() {
+                return Err(ConnectionError::Timeout {
+                    waiting_to: "read: the connection is left to another process",
+                });
+            }
+            let waited = self.changed.wait_timeout(turn, deadline.remaining());
+            turn = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(turn)
     }
 }
 

@@ -55,6 +55,12 @@ impl Reassembly {
         Ok(())
     }
 
+    /// Whether nothing is left of what was pushed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.taken == self.bytes.len()
+    }
+
     /// Takes out the next message, if all of it is there.
     ///
     /// # Errors

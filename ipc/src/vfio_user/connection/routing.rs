@@ -36,6 +36,8 @@ pub struct State {
     next_id: u16,
     commands: VecDeque<Incoming>,
     commands_len: usize,
+    /// Commands that were taken, and are not dealt with yet.
+    taken: usize,
     fate: Option<ConnectionError>,
     /// Threads that wait for another to read.
     pub waiting: usize,
@@ -49,6 +51,7 @@ impl State {
             next_id: 1,
             commands: VecDeque::new(),
             commands_len: 0,
+            taken: 0,
             fate: None,
             waiting: 0,
         }
@@ -110,7 +113,19 @@ impl State {
     pub fn take_command(&mut self) -> Option<Incoming> {
         let command = self.commands.pop_front()?;
         self.commands_len -= command.body.len();
+        self.taken += 1;
         Some(command)
+    }
+
+    /// One that was taken was answered, or is not to be.
+    pub fn end_command(&mut self) {
+        self.taken = self.taken.saturating_sub(1);
+    }
+
+    /// Commands of the peer and requests of ours that have no answer yet.
+    pub fn in_flight(&self) -> (usize, usize) {
+        let waits = |slot: &&Slot| !matches!(slot, Slot::Answered(_));
+        (self.commands.len().saturating_add(self.taken), self.open.values().filter(waits).count())
     }
 
     /// Makes the caller the reader, if nobody is.

@@ -79,12 +79,8 @@ pub fn send(
     Ok(())
 }
 
-/// Waits for a piece of the stream and appends it.
-pub fn receive(
-    socket: BorrowedFd<'_>,
-    reader: &mut Reader,
-    deadline: Deadline,
-) -> Result<(), ConnectionError> {
+/// Appends a piece of the stream, if one is there.
+pub fn receive(socket: BorrowedFd<'_>, reader: &mut Reader) -> Result<bool, ConnectionError> {
     let Reader { reassembly, piece } = reader;
     loop {
         // Room for one fd more than any message has: a surplus is seen, and closed with the vector.
@@ -102,18 +98,24 @@ pub fn receive(
                     return Err(malformed.into());
                 }
                 let bytes = piece.get(..received.bytes).unwrap_or_default();
-                return Ok(reassembly.push(bytes, fds)?);
+                reassembly.push(bytes, fds)?;
+                return Ok(true);
             }
             Err(Errno::INTR) => {}
-            // Who only looks need not be told once more that there is nothing.
-            Err(Errno::AGAIN) if deadline.has_passed() => {
-                return Err(ConnectionError::Timeout { waiting_to: "receive" });
-            }
-            Err(Errno::AGAIN) => wait(socket, PollFlags::IN, deadline, "receive")?,
+            Err(Errno::AGAIN) => return Ok(false),
             Err(Errno::CONNRESET | Errno::NOTCONN) => return Err(ConnectionError::Closed),
             Err(errno) => return Err(ConnectionError::Io { call: "recvmsg", errno }),
         }
     }
+}
+
+/// Waits until there is a piece of the stream.
+pub fn wait_readable(socket: BorrowedFd<'_>, deadline: Deadline) -> Result<(), ConnectionError> {
+    // Who only looks need not be told once more that there is nothing.
+    if deadline.has_passed() {
+        return Err(ConnectionError::Timeout { waiting_to: "receive" });
+    }
+    wait(socket, PollFlags::IN, deadline, "receive")
 }
 
 fn owned(ancillary: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use crate::deadline::Deadline;
-use crate::vfio_user::connection::{Connection, ConnectionError, Incoming};
+use crate::vfio_user::connection::{Connection, ConnectionError, InFlight, Incoming};
 use crate::vfio_user::header::Command;
 use crate::vfio_user::{DATA_LEN_MAX, FDS_MAX};
 
@@ -152,4 +152,50 @@ fn end_of_one_side_wakes_everybody_on_the_other() {
     for thread in waiting {
         assert!(matches!(thread.join().unwrap(), Err(ConnectionError::Closed)));
     }
+}
+
+#[test]
+fn a_parked_end_leaves_the_stream_to_another_and_takes_it_back() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let first = Arc::new(Connection::new(ours.try_clone().unwrap().into()));
+    let next = Connection::new(ours.into());
+    let server = Arc::new(Connection::new(theirs.into()));
+    // A thread waits for commands all the time, as a device's does.
+    let waiting = Arc::clone(&first);
+    let waiter = thread::spawn(move || waiting.receive(soon()).unwrap().body);
+    let (ask, answers) = (Arc::clone(&server), Arc::clone(&server));
+    let serving = thread::spawn(move || {
+        for _ in 0..300 {
+            let incoming = answers.receive(soon()).unwrap();
+            answers.reply(&incoming, &[&incoming.body], &[], soon()).unwrap();
+        }
+    });
+    for round in 0..100u8 {
+        let asked = |end: &Connection| end.request(Command::REGION_READ, &[&[round]], &[], soon()).unwrap();
+        assert_eq!(asked(&first).body, [round]);
+        assert!(first.park().is_none());
+        assert_eq!(asked(&next).body, [round]);
+        assert_eq!(next.park(), InFlight::default());
+        first.unpark();
+        assert_eq!(asked(&first).body, [round]);
+        next.unpark();
+    }
+    serving.join().unwrap();
+    let command = ask.begin(Command::DMA_READ, &[b"for the first"], &[], soon()).unwrap();
+    assert_eq!(waiter.join().unwrap(), b"for the first");
+    // What is not answered, and what is not read whole, does not come along.
+    assert_eq!(first.park(), InFlight { commands: 1, requests: 0, torn: false });
+    first.unpark();
+    drop(command);
+}
+
+#[test]
+fn a_parked_end_says_what_it_holds_of_a_message() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let end = Connection::new(ours.into());
+    std::io::Write::write_all(&mut &theirs, &[1, 0, 11]).unwrap();
+    let moment = || Deadline::after(Duration::from_millis(20));
+    assert!(matches!(end.receive(moment()), Err(ConnectionError::Timeout { .. })));
+    assert_eq!(end.park(), InFlight { commands: 0, requests: 0, torn: true });
+    assert!(matches!(end.receive(moment()), Err(ConnectionError::Timeout { .. })), "parked");
 }
