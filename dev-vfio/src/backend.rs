@@ -7,16 +7,17 @@
 //! generic over them is compiled once per program: neither program has code for the other's devices.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
 use ipc::addr::Gpa;
 use ipc::deadline::Deadline;
-use ipc::protocol::control::{Exactness, Failure};
+use ipc::protocol::control::{Exactness, Failure, Quiescence};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::Order;
 use ipc::protocol::vfio::VfioConfig;
+use ipc::saved::stream::{UnitReader, UnitWriter};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::region::Region;
 
@@ -57,6 +58,9 @@ pub struct Eventfds {
     /// Of its pin, if it has one.
     pub intx: Option<Arc<OwnedFd>>,
 }
+
+/// The units of a saved state that come behind the function's own: they are read while the device is opened.
+pub type Units = UnitReader<Box<dyn Read + Send>>;
 
 /// Where a message of the device's has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +117,9 @@ pub trait DeviceEnd: fmt::Debug + Send + Sync + Sized + 'static {
     /// That the device is lost, or cannot.
     fn set_running(&self, running: bool) -> Result<(), Self::Error>;
 
+    /// What it has begun, or was asked, and is not finished. Waits for nobody.
+    fn in_flight(&self) -> Quiescence;
+
     /// Nothing more will be asked of it.
     fn close(&self);
 }
@@ -130,6 +137,9 @@ pub trait Interrupts: DeviceEnd {
         link: &FunctionLink,
         name: &str,
     ) -> Result<Option<Self::Error>, Self::Error>;
+
+    /// Takes the eventfds of a device that is restored, and connects none yet; the end of opening it.
+    fn adopt_interrupts(&mut self, eventfds: &Eventfds);
 
     /// Connects the vectors (`msix`), or the pin. True: something was connected that was not.
     ///
@@ -151,8 +161,10 @@ pub trait Interrupts: DeviceEnd {
 pub trait Backend: Interrupts {
     /// What its program is given for it at exec.
     type Given: fmt::Debug + Send;
-    /// The device between `Configure` and `Start`.
+    /// The device between `Configure` and `Arm`.
     type Unopened: Send + 'static;
+    /// What `Load` has taken for it.
+    type Saved: Send + 'static;
     /// What translates its DMA. It outlives a device that fails: the vSMMU's orders are still obeyed.
     type Iommu: HostIommu + fmt::Debug + Send;
 
@@ -168,11 +180,41 @@ pub trait Backend: Interrupts {
         config: &VfioConfig,
     ) -> Result<(Self::Iommu, Self::Unopened), Failure>;
 
-    /// Opens the device: asks what it is, and resets it. All of it, with the interrupts that follow, within `until`.
+    /// Opens the device: asks what it is, and resets it, or gives it the state that was `saved`; then it is stopped. All of
+    /// it, with the interrupts that follow, within `until`.
     ///
     /// # Errors
     /// Why it cannot be used.
-    fn open(unopened: Self::Unopened, until: Deadline) -> Result<(Self, Opened), Self::Error>;
+    fn open(
+        unopened: Self::Unopened,
+        saved: Option<Self::Saved>,
+        until: Deadline,
+    ) -> Result<(Self, Opened), Self::Error>;
+
+    /// Takes what a state has of the back end's own.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn load(unopened: &Self::Unopened, units: Units) -> Result<Self::Saved, Failure>;
+
+    /// Whether the device could be saved now. Waits for no peer.
+    ///
+    /// # Errors
+    /// Why it could not.
+    fn check_save(&self) -> Result<(), String>;
+
+    /// Writes the back end's own state. The device was stopped, and is after it; a next life may have it until
+    /// [`Self::take_back`].
+    ///
+    /// # Errors
+    /// Why it cannot be saved.
+    fn save(&self, units: &mut UnitWriter<&mut dyn Write>) -> Result<(), Self::Error>;
+
+    /// Has the device back, if a next life may have had it: stopped, with its interrupts connected as they were.
+    ///
+    /// # Errors
+    /// That the device is lost.
+    fn take_back(&self) -> Result<(), Self::Error>;
 
     /// Starts the thread that waits for what comes from behind the device: a server's DMA, the kernel's faults.
     ///

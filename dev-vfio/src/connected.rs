@@ -52,6 +52,11 @@ impl Connected {
         }
     }
 
+    /// Takes the eventfds, and connects none.
+    pub fn adopt(&mut self, eventfds: &Eventfds) {
+        self.eventfds = eventfds.clone();
+    }
+
     /// Connects the vectors, or the pin, whichever of them there are. True: that was a change.
     ///
     /// # Errors
@@ -81,6 +86,21 @@ impl Connected {
         }
         *kind = wanted;
         Ok(true)
+    }
+
+    /// Connects again what is connected: another process may have connected its own meanwhile, of either kind.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn reconnect<E>(&self, set: impl Fn(u32, &[&OwnedFd]) -> Result<(), E>) -> Result<(), E> {
+        let kind = self.kind();
+        set(PCI_INTX_IRQ, &[])?;
+        set(PCI_MSIX_IRQ, &[])?;
+        match *kind {
+            Kind::Nothing => Ok(()),
+            Kind::Intx => set(PCI_INTX_IRQ, self.eventfds.intx.as_deref().as_slice()),
+            Kind::Msix => set(PCI_MSIX_IRQ, &self.eventfds.vectors.iter().collect::<Vec<_>>()),
+        }
     }
 
     /// Whether it is the pin. One that is not connected is not masked.

@@ -7,6 +7,7 @@
 //! guest. A device that fails is gone for good: it is not asked any more, reads are all ones, and the guest goes on.
 
 mod interrupts;
+mod life;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -70,6 +71,8 @@ pub struct Function<B: Backend> {
     pub link: FunctionLink,
     /// Closed while the guest is paused.
     pub gate: Gate,
+    /// The device is being stopped, or was: it is not asked for what it would have to signal.
+    stopped: AtomicBool,
     areas: BarAreas,
     msi: InterruptTarget,
     /// Messages that were brought from here.
@@ -138,6 +141,7 @@ impl<B: Backend> Function<B> {
             stage1,
             link,
             gate,
+            stopped: AtomicBool::new(false),
             areas,
             msi,
             messages,
@@ -283,6 +287,11 @@ impl<B: Backend> Function<B> {
         }
     }
 
+    /// Tells the vSMMU of the faults that it was not told of.
+    pub fn tell_faults(&self) {
+        self.stage1.tell_faults(&self.iommu, &self.gate);
+    }
+
     /// The back end's device, also when it has failed.
     pub(crate) fn opened(&self) -> Option<&B> {
         self.device.as_ref().map(|device| &device.end)
@@ -304,20 +313,6 @@ impl<B: Backend> Function<B> {
                 self.fail(&error.to_string());
                 None
             }
-        }
-    }
-
-    /// Stops the device, or lets it go on. One without such states is kept from the guest by the gate alone; one that
-    /// cannot do what it offered has failed.
-    pub fn set_running(&self, running: bool) {
-        let Some(device) = self.working() else { return };
-        if let Err(error) = device.end.set_running(running) {
-            self.fail(&format!("it cannot be stopped and started: {error}"));
-            return;
-        }
-        let is_quiet = || lock(&device.space).intx.is_some_and(|intx| !intx.is_pending());
-        if running && B::LOSES_UNMASK && is_quiet() {
-            self.settle(device.end.unmask_intx());
         }
     }
 

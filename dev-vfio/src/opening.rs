@@ -3,10 +3,11 @@
 //!
 //! The whole conversation has one deadline ([`budget::vfio::OPENING`]), each answer its own. The outcome is told once, as
 //! [`Event::DeviceOpened`] or [`Event::DeviceFailed`]; the coordinator lets no guest begin before. Either way the guest's
-//! accesses are answered from then on: by the device, or as those of an empty slot.
+//! accesses are answered from then on: by the device, or as those of an empty slot. Nothing moves before `Go`: the gate is
+//! closed, and a device with a saved state stopped.
 
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use ipc::deadline::Deadline;
@@ -24,7 +25,8 @@ use crate::function::{Function, InterruptTarget, Links};
 use crate::function_link::FunctionLink;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::windows;
-use crate::threads::{self, InterruptSources};
+use crate::saved::FunctionV1;
+use crate::threads::{self, InterruptSources, Signals};
 
 /// What opening needs.
 pub struct Ready<B: Backend> {
@@ -35,16 +37,41 @@ pub struct Ready<B: Backend> {
     pub msi: InterruptTarget,
     pub intx_end: Doorbell,
     pub responder: Responder,
+    /// What the function remembers.
+    pub saved: Option<Saved<B>>,
+}
+
+/// The state that a function is restored from.
+pub struct Saved<B: Backend> {
+    pub function: FunctionV1,
+    pub device: B::Saved,
 }
 
 /// The function, with or without a device behind it, and the thread that answers the guest.
 pub struct Serving<B: Backend> {
     pub function: Arc<Function<B>>,
     pub ring: RingThread,
+    /// What the function's interrupts come from, if it has a device.
+    pub signals: Option<Arc<Signals>>,
 }
 
 /// A device that is being opened, or was.
-pub struct Opening<B: Backend>(Arc<OnceLock<Serving<B>>>);
+pub struct Opening<B: Backend>(Arc<Slot<B>>);
+
+struct Slot<B: Backend> {
+    serving: OnceLock<Serving<B>>,
+    /// The device has a saved state, and is stopped.
+    restored: bool,
+    /// It may begin.
+    begun: Mutex<bool>,
+}
+
+impl<B: Backend> Slot<B> {
+    fn begun(&self) -> MutexGuard<'_, bool> {
+        // One word: it is whole at any time.
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl<B: Backend> Opening<B> {
     /// Begins.
@@ -52,9 +79,11 @@ impl<B: Backend> Opening<B> {
     /// # Errors
     /// If the kernel gives no thread.
     pub fn begin(ready: Ready<B>) -> io::Result<Opening<B>> {
-        let slot = Arc::<OnceLock<Serving<B>>>::default();
+        let restored = ready.saved.is_some();
+        let slot = Arc::new(Slot { serving: OnceLock::new(), restored, begun: Mutex::new(false) });
         let theirs = Arc::clone(&slot);
-        let until = Deadline::after(budget::vfio::OPENING);
+        let span = if restored { budget::vfio::RESTORING } else { budget::vfio::OPENING };
+        let until = Deadline::after(span);
         let events = ready.links.events.clone();
         thread::Builder::new().name("open".to_owned()).spawn(move || {
             if let Err(error) = open(ready, until, &theirs) {
@@ -67,14 +96,32 @@ impl<B: Backend> Opening<B> {
 
     /// What serves the guest; none while the outcome is open.
     pub fn serving(&self) -> Option<&Serving<B>> {
-        self.0.get()
+        self.0.serving.get()
+    }
+
+    /// Lets the function begin: now, or as soon as the device is open.
+    pub fn go(&self) {
+        let mut begun = self.0.begun();
+        if std::mem::replace(&mut *begun, true) {
+            return;
+        }
+        if let Some(serving) = self.serving() {
+            serving.go(self.0.restored);
+        }
+    }
+}
+
+impl<B: Backend> Serving<B> {
+    fn go(&self, restored: bool) {
+        self.ring.go();
+        self.function.begin(restored);
     }
 }
 
 /// Opens the device, lets the function answer, and says what became of it.
-fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &OnceLock<Serving<B>>) -> io::Result<()> {
-    let Ready { config, iommu, unopened, links, msi, intx_end, responder } = ready;
-    let opened = open_device::<B>(unopened, &config, &links.vcpu, intx_end, until);
+fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Result<()> {
+    let Ready { config, iommu, unopened, links, msi, intx_end, responder, saved } = ready;
+    let opened = open_device::<B>(unopened, saved, &config, &links.vcpu, intx_end, until);
     let (opened, sources, outcome) = match opened {
         Ok((opened, sources)) => (Ok(opened), Some(sources), Event::DeviceOpened),
         Err(reason) => (Err(reason.clone()), None, Event::DeviceFailed(reason)),
@@ -82,32 +129,53 @@ fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &OnceLock<Serving<B>
     let areas = config.areas;
     let events = links.events.clone();
     let function = Arc::new(Function::new(config.id.to_string(), opened, iommu, links, areas, msi));
+    function.gate.close();
     let fatal = events.clone();
     let on_violation = move |violation: &Violation| {
         // The guest's only way to the device is closed.
         let what = "vfio: the vCPU process broke the contract of the function's ring";
         fatal.fatal(format!("{what}: {violation}"));
     };
+    if slot.restored {
+        function.arm();
+    }
+    let is_armed = function.failure().is_none() || matches!(outcome, Event::DeviceFailed(_));
     let ring = RingThread::start(Arc::clone(&function), responder, budget::vfio::DRAIN, on_violation)?;
-    let serving = slot.get_or_init(|| Serving { function, ring });
-    // Before any thread may find that the device is lost again: the first event is about its beginning.
-    events.tell(outcome);
-    threads::start_helpers(&serving.function, sources, &serving.ring)
+    let signals = sources.map(Signals::new).map(Arc::new);
+    // Held until all of it is there: it begins once.
+    let begun = slot.begun();
+    let serving = slot.serving.get_or_init(|| Serving { function, ring, signals });
+    // Before any thread may find that the device is lost again: the first event is about its beginning. One that was lost
+    // while it was armed has told so.
+    if is_armed {
+        events.tell(outcome);
+    }
+    threads::start_helpers(&serving.function, serving.signals.as_ref(), &serving.ring)?;
+    if *begun {
+        serving.go(slot.restored);
+    }
+    Ok(())
 }
 
 /// Greets the vCPU process, opens the device and connects its interrupts. What is wrong is a reason, and no failure of ours.
 fn open_device<B: Backend>(
     unopened: B::Unopened,
+    saved: Option<Saved<B>>,
     config: &VfioConfig,
     link: &FunctionLink,
     intx_end: Doorbell,
     until: Deadline,
 ) -> Result<((B, ConfigSpace), InterruptSources), String> {
     link.greet(until).map_err(|error| format!("the vCPU process was not greeted: {error}"))?;
-    let (mut device, opened) = B::open(unopened, until).map_err(|error| error.to_string())?;
+    let (state, saved) = saved.map(|Saved { function, device }| (function, device)).unzip();
+    let (mut device, opened) = B::open(unopened, saved, until).map_err(|error| error.to_string())?;
     let space = ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, &config.areas)
         .map_err(|error| error.to_string())?;
-    let (space, eventfds) = connect::interrupts(&mut device, space, &opened, link, &config.id.to_string())?;
+    let (mut space, eventfds) =
+        connect::interrupts(&mut device, space, &opened, link, &config.id.to_string(), state.as_ref())?;
+    if let Some(state) = &state {
+        space.restore(state).map_err(|error| error.to_string())?;
+    }
     for (offered, file) in &opened.mappables {
         for window in windows::cut(&space, offered, config.areas.memory()) {
             if until.has_passed() {

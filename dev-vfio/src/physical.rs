@@ -19,20 +19,22 @@ pub mod nested;
 pub mod objects;
 pub mod sys;
 
-use std::io;
+use std::convert::Infallible;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use ipc::addr::Gpa;
 use ipc::deadline::Deadline;
-use ipc::protocol::control::{Exactness, Failure};
+use ipc::protocol::control::{Exactness, Failure, Quiescence};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::Order;
 use ipc::protocol::vfio::VfioConfig;
+use ipc::saved::stream::UnitWriter;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::region::Region;
 
-use crate::backend::{Arrival, Backend, DeviceEnd, DeviceError, Eventfds, Interrupts, Opened};
+use crate::backend::{Arrival, Backend, DeviceEnd, DeviceError, Eventfds, Interrupts, Opened, Units};
 use crate::function::Function;
 use crate::function_link::FunctionLink;
 use crate::pci::msix::Message;
@@ -89,6 +91,11 @@ impl DeviceEnd for PhysicalDevice {
         self.set_running(running)
     }
 
+    /// What is under way in the kernel nobody is told.
+    fn in_flight(&self) -> Quiescence {
+        Quiescence::NONE
+    }
+
     /// The kernel has nothing to be told; the stream stays attached, and the vSMMU's orders are still obeyed.
     fn close(&self) {}
 }
@@ -111,6 +118,9 @@ impl Interrupts for PhysicalDevice {
         Ok(refused)
     }
 
+    /// None is restored.
+    fn adopt_interrupts(&mut self, _eventfds: &Eventfds) {}
+
     fn switch_interrupts(&self, msix: bool) -> Result<bool, KernelError> {
         self.interrupts().switch(msix)
     }
@@ -124,10 +134,16 @@ impl Interrupts for PhysicalDevice {
     }
 }
 
+/// Why.
+const NOT_SAVED: &str =
+    "it is a physical device of this host: its own state and its DMA cannot be taken to other processes";
+
 impl Backend for PhysicalDevice {
     type Given = Given;
     type Unopened = (PhysicalDevice, Opened);
     type Iommu = NestedIommu;
+    /// None can be saved.
+    type Saved = Infallible;
 
     /// Binds the device, too. The file of the RAM is not kept.
     fn configure(
@@ -151,9 +167,27 @@ impl Backend for PhysicalDevice {
 
     fn open(
         unopened: (PhysicalDevice, Opened),
+        _saved: Option<Infallible>,
         _until: Deadline,
     ) -> Result<(PhysicalDevice, Opened), KernelError> {
         Ok(unopened)
+    }
+
+    fn load(_unopened: &(PhysicalDevice, Opened), _units: Units) -> Result<Infallible, Failure> {
+        Err(Failure::new("restore the device", NOT_SAVED))
+    }
+
+    fn check_save(&self) -> Result<(), String> {
+        Err(NOT_SAVED.to_owned())
+    }
+
+    fn save(&self, _units: &mut UnitWriter<&mut dyn Write>) -> Result<(), KernelError> {
+        Err(KernelError::NotSaved)
+    }
+
+    /// Nobody has had it.
+    fn take_back(&self) -> Result<(), KernelError> {
+        Ok(())
     }
 
     fn start_thread(function: &Arc<Function<PhysicalDevice>>) -> io::Result<()> {

@@ -4,7 +4,8 @@
 //! `Configure` opens what the descriptors hold; `Arm` begins to open the device, on a thread of its own
 //! ([`crate::opening`]), and is answered at once. A device that cannot be opened is one that has failed: the process
 //! serves on, the guest finds an empty slot, and the reason is an event and in `Inspect`. No request waits for the
-//! device's server but `Pause` and `Resume`, which stop the device and let it go on; `Inspect` never blocks on a peer.
+//! device's server but `Pause`, `Save`, `Resume` and `Go`, which stop the device, take its state out, and let it go on;
+//! `Inspect` never blocks on a peer.
 
 use std::io::Write;
 use std::marker::PhantomData;
@@ -28,10 +29,10 @@ use process::ring_thread::Mode;
 use process::{Configured, Context, Program, Source};
 use sandbox::{Inherited, InheritedError};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Units};
 use crate::function::{Function, InterruptTarget, Links};
 use crate::function_link::FunctionLink;
-use crate::opening::{Opening, Ready, Serving};
+use crate::opening::{Opening, Ready, Saved, Serving};
 use crate::stage1_link::Stage1Link;
 
 /// What the process was given at exec, besides channel, crash page and log.
@@ -80,13 +81,13 @@ impl<B: Backend> Descriptors<B> {
     }
 }
 
-/// Configured, and not begun.
+/// Configured, and not armed.
 pub struct Configuration<B: Backend> {
     log: Arc<DirtyLog>,
     ready: Ready<B>,
 }
 
-/// Begun: the device is being opened, or was.
+/// Armed: the device is being opened, or was.
 pub struct Begun<B: Backend> {
     log: Arc<DirtyLog>,
     /// Which the function has, too.
@@ -163,21 +164,27 @@ impl<B: Backend> Program for VfioProgram<B> {
         };
         let msi = InterruptTarget { doorbell: config.doorbell, board, ringer: msi_doorbell, pin: intx };
         let iommu = Arc::new(Mutex::new(iommu));
-        let ready = Ready { config, iommu, unopened, links, msi, intx_end, responder };
+        let ready = Ready { config, iommu, unopened, links, msi, intx_end, responder, saved: None };
         Ok(Configuration { log, ready })
     }
 
+    /// What its server calls its state comes last in the stream, and is read when there is somebody to take it.
     fn load(
         ready: Configuration<B>,
         source: Source,
         _context: &Context,
     ) -> Result<Configuration<B>, Failure> {
-        match source {
-            Source::Reset => Ok(ready),
-            Source::Units(_) => {
-                Err(Failure::new("restore the device", "assigned devices cannot be restored yet"))
+        let Configuration { log, ready } = ready;
+        let saved = match source {
+            Source::Reset => None,
+            Source::Units(stream) => {
+                let mut units = Units::new(stream);
+                let function = units.next_of();
+                let function = function.map_err(|error| Failure::new("read the function's state", error))?;
+                Some(Saved { function, device: B::load(&ready.unopened, units)? })
             }
-        }
+        };
+        Ok(Configuration { log, ready: Ready { saved, ..ready } })
     }
 
     /// How long the device's server takes is no matter of this answer: what became of it is an event.
@@ -194,36 +201,52 @@ impl<B: Backend> Program for VfioProgram<B> {
     }
 
     /// Its ring is answered from `arm` on, and nothing else of it moves before the guest does.
-    fn go(_armed: &Begun<B>, _context: &Context) {}
+    fn go(armed: &Begun<B>, _context: &Context) {
+        armed.opening.go();
+    }
 
     fn pause(armed: &Begun<B>) -> Result<(), Failure> {
-        let Serving { function, ring } = armed.serving("pause the device")?;
+        let Serving { function, ring, signals } = armed.serving("pause the device")?;
         // Accesses first: they may wait for the device, and the device for the gate.
         ring.order(Mode::Paused).map_err(|error| Failure::new("pause the device", error))?;
         // Then the device, with the gate open for what it still has to read and write.
-        function.set_running(false);
+        function.stop().map_err(|why| Failure::new("stop the device", why))?;
+        // What it has signalled is the guest's, or in the function's state; so is what its thread has left to the ring's.
+        if let Some(signals) = signals {
+            signals.park(function);
+        }
+        ring.order(Mode::Paused).map_err(|error| Failure::new("pause the device", error))?;
         function.gate.close();
+        function.tell_faults();
         Ok(())
     }
 
     fn resume(armed: &Begun<B>) -> Result<(), Failure> {
         // Its ring is answered while it is paused, and makes nothing ready: it needs no order to go on.
-        let Serving { function, .. } = armed.serving("resume the device")?;
-        function.gate.open();
-        function.set_running(true);
+        let Serving { function, signals, .. } = armed.serving("resume the device")?;
+        function.go_on();
+        if let Some(signals) = signals {
+            signals.unpark();
+        }
         Ok(())
     }
 
-    fn in_flight(_armed: &Begun<B>) -> Quiescence {
-        Quiescence::NONE
+    fn in_flight(armed: &Begun<B>) -> Quiescence {
+        let Some(Serving { function, signals, .. }) = armed.opening.serving() else {
+            return Quiescence::NONE;
+        };
+        let (vectors, pins) = signals.as_ref().map_or((0, 0), |signals| signals.waiting(function));
+        Quiescence { vectors, pins, ..function.in_flight() }
     }
 
-    fn check_save(_armed: &Begun<B>) -> Result<(), Failure> {
-        Err(Failure::new("save the device", "assigned devices cannot be saved yet"))
+    fn check_save(armed: &Begun<B>) -> Result<(), Failure> {
+        let what = "save the device";
+        armed.serving(what)?.function.check_save().map_err(|why| Failure::new(what, why))
     }
 
-    fn save(armed: &Begun<B>, _into: &mut dyn Write) -> Result<(), Failure> {
-        Self::check_save(armed)
+    fn save(armed: &Begun<B>, into: &mut dyn Write) -> Result<(), Failure> {
+        let what = "save the device";
+        armed.serving(what)?.function.save(into).map_err(|why| Failure::new(what, why))
     }
 
     fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {

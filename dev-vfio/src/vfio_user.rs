@@ -8,23 +8,26 @@
 pub mod client;
 pub mod direct;
 mod dma;
+mod saved;
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc::addr::{Gpa, Iova};
 use ipc::deadline::Deadline;
-use ipc::protocol::control::{Exactness, Failure};
+use ipc::protocol::control::{Exactness, Failure, Quiescence};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::{Attachment, Order};
 use ipc::protocol::vfio::VfioConfig;
+use ipc::saved::stream::UnitWriter;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
 use ipc::vfio_user::region::SmallWrite;
 
-use crate::backend::{Arrival, Backend, DeviceEnd, DeviceError, Eventfds, Interrupts, Opened};
+use crate::backend::{Arrival, Backend, DeviceEnd, DeviceError, Eventfds, Interrupts, Opened, Units};
 use crate::function::Function;
 use crate::function_link::FunctionLink;
 use crate::iommu::software::{Counters, SoftIommu};
@@ -40,6 +43,10 @@ pub struct VfioUserDevice {
     direct: Option<Direct>,
     /// Posted writes that are not sent yet: only while more requests are in the ring, and never behind another access.
     posts: Mutex<Vec<SmallWrite>>,
+    /// A next life finds this server at this connection.
+    keeps_server: bool,
+    /// The connection is left to a next life.
+    parked: AtomicBool,
 }
 
 /// The connection to a server that was not greeted yet.
@@ -47,12 +54,14 @@ pub struct VfioUserDevice {
 pub struct Unopened {
     socket: OwnedFd,
     direct: Option<Direct>,
+    keeps_server: bool,
 }
 
 impl VfioUserDevice {
     /// Over a client that has opened its device.
-    pub fn new(client: Client, direct: Option<Direct>) -> VfioUserDevice {
-        VfioUserDevice { client, direct, posts: Mutex::default() }
+    pub fn new(client: Client, direct: Option<Direct>, keeps_server: bool) -> VfioUserDevice {
+        let (posts, parked) = (Mutex::default(), AtomicBool::new(false));
+        VfioUserDevice { client, direct, posts, keeps_server, parked }
     }
 
     fn posts(&self) -> MutexGuard<'_, Vec<SmallWrite>> {
@@ -103,6 +112,12 @@ impl DeviceEnd for VfioUserDevice {
         self.client.set_running(running)
     }
 
+    fn in_flight(&self) -> Quiescence {
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let transfers = number(self.client.in_flight().commands);
+        Quiescence { posts: number(self.posts().len()), transfers, ..Quiescence::NONE }
+    }
+
     fn close(&self) {
         self.client.close();
     }
@@ -117,8 +132,13 @@ impl Interrupts for VfioUserDevice {
         _name: &str,
     ) -> Result<Option<ClientError>, ClientError> {
         let refused = self.client.offer_interrupts(eventfds)?;
-        self.client.end_opening();
+        self.client.end_conversation();
         Ok(refused)
+    }
+
+    fn adopt_interrupts(&mut self, eventfds: &Eventfds) {
+        self.client.adopt_interrupts(eventfds);
+        self.client.end_conversation();
     }
 
     fn switch_interrupts(&self, msix: bool) -> Result<bool, ClientError> {
@@ -140,6 +160,7 @@ impl Backend for VfioUserDevice {
     type Given = OwnedFd;
     type Unopened = Unopened;
     type Iommu = SoftIommu;
+    type Saved = saved::Saved;
 
     fn configure(
         socket: OwnedFd,
@@ -150,18 +171,39 @@ impl Backend for VfioUserDevice {
         let direct = config
             .direct_dma
             .then(|| Direct::new(Arc::clone(ram.file()), config.ram.clone(), Arc::clone(log)));
+        let keeps_server = config.keeps_server;
         let ram = guest_memory::map(ram, &config.ram)
             .map_err(|error| Failure::new("map the RAM that DMA reaches", error))?;
         let ram = GuestMemory::new(Arc::new(ram), Arc::clone(log));
-        Ok((SoftIommu::new(config.model, ram, config.stream), Unopened { socket, direct }))
+        Ok((SoftIommu::new(config.model, ram, config.stream), Unopened { socket, direct, keeps_server }))
     }
 
     fn open(
-        Unopened { socket, direct }: Unopened,
+        Unopened { socket, direct, keeps_server }: Unopened,
+        saved: Option<saved::Saved>,
         until: Deadline,
     ) -> Result<(VfioUserDevice, Opened), ClientError> {
-        let (client, opened) = Client::open(socket, until)?;
-        Ok((VfioUserDevice::new(client, direct), opened))
+        let (client, opened) = match saved {
+            None => Client::open(socket, until)?,
+            Some(saved) => saved.open(socket, until)?,
+        };
+        Ok((VfioUserDevice::new(client, direct, keeps_server), opened))
+    }
+
+    fn load(unopened: &Unopened, units: Units) -> Result<saved::Saved, Failure> {
+        saved::Saved::load(units, unopened.keeps_server)
+    }
+
+    fn check_save(&self) -> Result<(), String> {
+        saved::check(self)
+    }
+
+    fn save(&self, units: &mut UnitWriter<&mut dyn Write>) -> Result<(), ClientError> {
+        saved::save(self, units)
+    }
+
+    fn take_back(&self) -> Result<(), ClientError> {
+        saved::take_back(self)
     }
 
     fn start_thread(function: &Arc<Function<VfioUserDevice>>) -> io::Result<()> {

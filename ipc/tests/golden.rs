@@ -95,6 +95,7 @@ fn vfio_config() -> VfioConfig {
         doorbell: Gpa(0x0821_0040),
         ram: ram(),
         direct_dma: true,
+        keeps_server: true,
         model: Model::default(),
     }
 }

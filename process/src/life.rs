@@ -15,7 +15,7 @@ use std::io::{Read, Write};
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{
-    DirtyLogOp, DirtyLogState, Failure, Quiescence, RoleConfig, SAVED_LEN_MAX, StreamReplay,
+    DirtyLogOp, DirtyLogState, Failure, Quiescence, RoleConfig, SAVED_UNITS_LEN_MAX, StreamReplay,
 };
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
@@ -120,9 +120,9 @@ pub enum Source {
 pub fn read_units(stream: impl Read) -> Result<Vec<u8>, Failure> {
     let fail = |why: &dyn ToString| Failure::new("read the saved state", why.to_string());
     let mut units = Vec::new();
-    stream.take(SAVED_LEN_MAX + 1).read_to_end(&mut units).map_err(|error| fail(&error))?;
-    if units.len() as u64 > SAVED_LEN_MAX {
-        return Err(fail(&format_args!("it is longer than {SAVED_LEN_MAX:#x} bytes")));
+    stream.take(SAVED_UNITS_LEN_MAX + 1).read_to_end(&mut units).map_err(|error| fail(&error))?;
+    if units.len() as u64 > SAVED_UNITS_LEN_MAX {
+        return Err(fail(&format_args!("it is longer than {SAVED_UNITS_LEN_MAX:#x} bytes")));
     }
     Ok(units)
 }

@@ -58,6 +58,12 @@ impl StateWriter {
         Self { memory, len: 0 }
     }
 
+    /// As if so many bytes were written.
+    #[cfg(test)]
+    pub(crate) const fn skip(&mut self, len: u64) {
+        self.len += len;
+    }
+
     /// Bytes that were written.
     pub(crate) const fn len(&self) -> u64 {
         self.len

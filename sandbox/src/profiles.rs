@@ -24,6 +24,9 @@ const LANDLOCK_ABI_MIN: u32 = 2;
 /// keeps a taken-over process from filling the host's memory by `write`.
 const SAVED_LEN_MAX: u64 = 64 << 20;
 
+/// The same with a device's own state: as much as the coordinator takes.
+const DEVICE_SAVED_LEN_MAX: u64 = 16 << 30;
+
 /// What a process maps beside memory of its own and the machine's: its program, rings, pages of registers.
 const SHARED_LEN: u64 = 256 << 20;
 

@@ -227,3 +227,96 @@ fn guest_finds_sixteen_disks_and_reads_each() {
     vm.power_off(COMMAND).unwrap();
     assert_eq!(vm.left_over(), [""; 0]);
 }
+
+/// A program of the guest's that writes a mebibyte to the disk, reads it back from there, and notes whether it is the same, over
+/// and over, each time elsewhere.
+const WRITES_AND_READS: &str = "\
+    dd if=/dev/urandom of=/tmp/mib bs=64k count=16 2>/dev/null; sum=$(md5sum < /tmp/mib); \
+    (i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); at=$((i%16*16)); \
+    dd if=/tmp/mib of=/dev/nvme0n1 bs=64k seek=$at conv=fsync 2>/dev/null || echo write FAILED; \
+    echo 3 > /proc/sys/vm/drop_caches; \
+    [ \"$(dd if=/dev/nvme0n1 bs=64k skip=$at count=16 2>/dev/null | md5sum)\" = \"$sum\" ] || echo read FAILED; \
+    echo $i; done >/tmp/rounds 2>&1 &) 2>/dev/null";
+
+/// How often the disk has been written and read.
+fn rounds(vm: &mut Vm) -> u64 {
+    output(vm, "tail -n 1 /tmp/rounds").parse().unwrap_or(0)
+}
+
+fn await_rounds(vm: &mut Vm, wanted: u64) -> u64 {
+    let until = Instant::now() + COMMAND;
+    loop {
+        let seen = rounds(vm);
+        if seen >= wanted {
+            return seen;
+        }
+        assert!(Instant::now() < until, "the disk stands still at round {seen}");
+    }
+}
+
+/// Has the guest work on its disk, and moves it `turns` times into new processes meanwhile.
+fn works_through_moves(mut vm: Vm, turns: u32, folder: &Path, image: &Path) {
+    output(&mut vm, WRITES_AND_READS);
+    await_rounds(&mut vm, 1);
+    for turn in 1..=turns {
+        let answer = vm.control_json("save-restore").unwrap();
+        assert!(answer.contains(&format!("\"generation\": {}", turn + 1)), "{answer}");
+        let seen = rounds(&mut vm);
+        await_rounds(&mut vm, seen + 1);
+    }
+    output(&mut vm, "touch /tmp/stop; sleep 1");
+    assert_eq!(output(&mut vm, "grep -c FAILED /tmp/rounds || true"), "0");
+    assert_eq!(complaints(&mut vm), "");
+    let sum = output(&mut vm, "md5sum < /tmp/mib");
+    vm.power_off(COMMAND).unwrap();
+    assert_eq!(vm.left_over(), [""; 0]);
+    let written = std::fs::read(image).unwrap();
+    let mib = folder.join("mib");
+    std::fs::write(&mib, written.get(1 << 20..2 << 20).unwrap()).unwrap();
+    let file = std::fs::File::open(mib).unwrap();
+    let outside = std::process::Command::new("md5sum").stdin(file).output().unwrap();
+    assert_eq!(String::from_utf8(outside.stdout).unwrap().trim(), sum, "as the host sees it");
+}
+
+#[test]
+fn nvme_at_work_is_saved_and_restored_with_its_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = disk::image(&folder, SHORT_MIB).unwrap();
+    let strict = "iommu.passthrough=0 iommu.strict=1";
+    let Some(vm) = launch(GuestFiles::cached(), "nvmemoves", strict, &image) else { return };
+    works_through_moves(vm, 30, folder.path(), &image);
+}
+
+#[test]
+fn nvme_of_a_server_that_stays_goes_on_through_save_and_restore() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = disk::image(&folder, SHORT_MIB).unwrap();
+    let Some(programs) = support::programs() else { return };
+    starved::watch();
+    let socket = folder.path().join("nvme.sock");
+    let mut command = std::process::Command::new(programs.join("bulkhead-nvme"));
+    command.arg("--image").arg(&image).arg("--socket-path").arg(&socket);
+    let server = Ended(command.spawn().unwrap());
+    let until = Instant::now() + COMMAND;
+    while !socket.exists() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let vm = launch_as(GuestFiles::cached(), "nvmestays", |options| {
+        options.extra = "iommu.passthrough=0 iommu.strict=1".into();
+        options.vfio_user = vec![socket];
+    });
+    let Some(mut vm) = vm else { return };
+    vm.console.shell(BOOT).unwrap();
+    works_through_moves(vm, 10, folder.path(), &image);
+    drop(server);
+}
+
+/// A process that is ended with its test.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

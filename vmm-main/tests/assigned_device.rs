@@ -18,6 +18,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use ipc::shm::memory_file;
+use ipc::vfio_user::header::Command;
 use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 use server::{BAR_LEN, Device, Server};
 use support::{Lab, Vm, guest, signal};
@@ -243,6 +244,65 @@ fn direct_dma_gives_the_server_guest_ram_and_is_seen_from_outside() {
     assert!(said.contains("vfio0: direct-dma"), "{said}");
     let said = String::from_utf8(lab.bulkhead(&["inspect"]).stdout).unwrap();
     assert!(said.contains("guest RAM is mapped at the server"), "{said}");
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+}
+
+#[test]
+fn device_stays_in_its_server_while_its_guest_is_saved_and_restored() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let kernel = lab.file("Image", &guest::takes_intx());
+    let mut vm = lab.start(&kernel, &listening.words());
+    let device = Device {
+        registers: Mutex::new(vec![0; 64]),
+        intx: Some(Mutex::default()),
+        migration: Some(server::migration::Migration::new(0)),
+        ..Device::default()
+    };
+    let server = listening.serve(device);
+    vm.await_running();
+    assert_eq!(vm.output_of(1), b"r");
+    server.device.set_intx(true);
+    // The first time the guest does nothing about it: it comes again.
+    assert_eq!(vm.output_of(2), b"II");
+    for _ in 0..5 {
+        let moved = lab.bulkhead(&["save-restore"]);
+        assert!(moved.status.success(), "{moved:?}");
+        server.device.set_intx(true);
+        assert_eq!(vm.output_of(1), b"I");
+    }
+    // Asserted before the move, taken behind it.
+    assert!(lab.bulkhead(&["pause"]).status.success());
+    server.device.set_intx(true);
+    assert!(lab.bulkhead(&["resume"]).status.success());
+    assert!(lab.bulkhead(&["save-restore"]).status.success());
+    assert_eq!(vm.output_of(1), b"I");
+    let count = |wanted| server.device.commands.lock().unwrap().iter().filter(|one| **one == wanted).count();
+    assert_eq!([count(Command::VERSION), count(Command::DEVICE_RESET)], [1, 1], "one session, one reset");
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn device_that_cannot_be_stopped_is_named_before_anything_is_touched() {
+    let Some(lab) = Lab::new() else { return };
+    let listening = Listening::new(&lab);
+    let kernel = lab.file("Image", &guest::takes_intx());
+    let mut vm = lab.start(&kernel, &listening.words());
+    let registers = Mutex::new(vec![0; 64]);
+    let server = listening.serve(Device { registers, intx: Some(Mutex::default()), ..Device::default() });
+    vm.await_running();
+    assert_eq!(vm.output_of(1), b"r");
+    let before = server.device.commands.lock().unwrap().len();
+    let refused = lab.bulkhead(&["save-restore"]);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    assert!(why.contains("vfio0") && why.contains("no migration states"), "{why}");
+    assert_eq!(server.device.commands.lock().unwrap().len(), before, "the server was asked nothing");
+    server.device.set_intx(true);
+    assert_eq!(vm.output_of(2), b"II", "the guest runs on");
     assert!(lab.bulkhead(&["stop"]).status.success());
     assert_eq!(vm.end().0.code(), Some(0));
 }

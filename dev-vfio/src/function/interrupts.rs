@@ -69,6 +69,8 @@ impl<B: Backend> Function<B> {
                 self.pin_raised.fetch_add(1, Relaxed);
                 self.msi.pin.ring();
             }
+            // When it goes on it is unmasked, if its pin is quiet. Now it would signal behind our back, or pass the order over.
+            intx::Effect::Unmask if B::LOSES_UNMASK && self.stopped.load(Relaxed) => {}
             intx::Effect::Unmask => drop(self.settle(device.end.unmask_intx())),
             intx::Effect::Lower => {
                 if let Err(error) = self.link.lower_intx()

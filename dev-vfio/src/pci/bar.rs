@@ -9,6 +9,8 @@ use ipc::addr::{Gpa, GpaRange};
 use ipc::protocol::vfio::BarAreas;
 use thiserror::Error;
 
+use crate::saved::{BarV1, StateError};
+
 /// BAR registers of a type 0 header.
 pub const BAR_COUNT: usize = 6;
 
@@ -70,6 +72,14 @@ impl Placed {
     /// Whether it is I/O, not memory.
     pub const fn is_io(&self) -> bool {
         self.kind & IO != 0
+    }
+
+    fn save(&self) -> BarV1 {
+        // What the register holds follows from where it is.
+        let Placed { index, range, region_len, kind, bus_address: _ } = *self;
+        // Below six.
+        let index = u8::try_from(index).unwrap_or(u8::MAX);
+        BarV1 { index, kind, start: range.start().0, len: range.len(), region_len }
     }
 }
 
@@ -156,6 +166,30 @@ impl Bars {
     /// Nobody is asking for a size.
     pub fn reset(&mut self) {
         self.sizing = [false; BAR_COUNT];
+    }
+
+    /// Where they are, and which registers read as their size.
+    pub fn save(&self) -> (Vec<BarV1>, u8) {
+        let Bars { placed, sizing } = self;
+        let mut bars: Vec<BarV1> = placed.iter().map(Placed::save).collect();
+        bars.sort_by_key(|bar| bar.index);
+        let bits = (0..).zip(sizing).filter(|(_, sizing)| **sizing);
+        (bars, bits.fold(0, |all, (bit, _): (u8, _)| all | 1 << bit))
+    }
+
+    /// Takes a state of BARs that are where these are.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn restore(&mut self, bars: &[BarV1], sizing: u8) -> Result<(), StateError> {
+        StateError::unless_equal("its BARs", &bars, &self.save().0.as_slice())?;
+        if sizing >> BAR_COUNT != 0 {
+            return Err(StateError::Impossible { what: "BAR registers of bits", found: sizing.into() });
+        }
+        for (bit, register) in (0..).zip(&mut self.sizing) {
+            *register = sizing >> bit & 1 != 0;
+        }
+        Ok(())
     }
 
     /// The BAR that all of an access is in, and the offset into it.

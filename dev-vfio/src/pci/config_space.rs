@@ -7,6 +7,8 @@
 //! management and PCI Express registers are passed on. A device's list of capabilities is followed for as many
 //! steps as fit into 256 bytes, so a loop in it ends.
 
+mod state;
+
 use ipc::protocol::vfio::BarAreas;
 use thiserror::Error;
 
@@ -45,6 +47,8 @@ const STATUS_INTX: u8 = 1 << 3;
 /// INTA: what a device with one function has.
 const PIN_INTA: u8 = 1;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
+/// What of the status register says how the function is made: 66 MHz, fast back-to-back, DEVSEL timing. All else happens to it.
+const STATUS_MADE: u16 = 1 << 5 | 1 << 7 | 0b11 << 9;
 
 const CAP_POWER: u8 = 0x01;
 const CAP_EXPRESS: u8 = 0x10;
@@ -159,7 +163,9 @@ impl ConfigSpace {
         for at in [offset::HEADER_TYPE, offset::BIST, offset::INTERRUPT_LINE, offset::INTERRUPT_PIN] {
             put8(&mut image, at, 0);
         }
-        let status = word16(device, offset::STATUS) & !STATUS_CAPABILITIES;
+        // As they are out of reset: a device that is taken over has been used.
+        zero(&mut image, offset::CACHE_LINE..offset::LATENCY + 1);
+        let status = word16(device, offset::STATUS) & STATUS_MADE;
         put16(&mut image, offset::STATUS, status);
         let mut space = ConfigSpace {
             image,

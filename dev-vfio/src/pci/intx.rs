@@ -9,6 +9,8 @@
 //! what it signalled while the pin was disabled is asserted when it is enabled. At worst the guest is interrupted once for
 //! nothing. PCI 3.0 sections 2.2.6 and 6.2.2 (command bit 10, status bit 3).
 
+use crate::saved::{IntxV1, StateError};
+
 /// What a change asks the caller to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effect {
@@ -101,6 +103,35 @@ impl Intx {
     /// The device's interrupt was disconnected: what it wants is not known, and it is unmasked when it is connected again.
     pub fn disconnected(&mut self) {
         self.pending = false;
+    }
+
+    /// Its state.
+    pub const fn save(&self) -> IntxV1 {
+        // Whether it is enabled follows from the command register and MSI-X.
+        let Intx { pin: Pin { automasked }, pending, raised, again, enabled: _ } = *self;
+        IntxV1 { automasked, pending, raised, again }
+    }
+
+    /// Takes the state of a pin that is enabled as this one is.
+    ///
+    /// # Errors
+    /// If it is of another kind of pin, or none has ever been so.
+    pub fn restore(&mut self, state: IntxV1) -> Result<(), StateError> {
+        let IntxV1 { automasked, pending, raised, again } = state;
+        StateError::unless_equal("its pin's masking itself", &automasked, &self.pin.automasked)?;
+        if raised && !self.enabled {
+            return Err(StateError::Impossible { what: "a pin asserted while it is disabled", found: 1 });
+        }
+        if again && (!raised || automasked) {
+            return Err(StateError::Impossible { what: "a second interrupt of a pin", found: 1 });
+        }
+        (self.pending, self.raised, self.again) = (pending, raised, again);
+        Ok(())
+    }
+
+    /// Whether the pin is asserted.
+    pub const fn is_raised(&self) -> bool {
+        self.raised
     }
 
     /// The function was reset: the device wants nothing, and has to be unmasked if it was masked.

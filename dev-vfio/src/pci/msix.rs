@@ -5,6 +5,8 @@
 //! that becomes one when vector and function are unmasked. Where somebody else listens to the eventfd, only what a
 //! signal means is decided here, and what waits in the eventfd is the pending bit. PCI 3.0 section 6.8.2.
 
+use crate::saved::{MsixV1, StateError, VectorV1};
+
 /// Bytes of a table entry.
 pub const ENTRY_LEN: u64 = 16;
 /// The most vectors we emulate. Each costs an eventfd here and at the device.
@@ -160,6 +162,39 @@ impl Msix {
             Message { address: vector.address, data: vector.data }
         })
         .collect()
+    }
+
+    /// Its state.
+    pub fn save(&self) -> MsixV1 {
+        // Whether it is held follows from the command register.
+        let Msix { vectors, enabled, masked, held: _ } = self;
+        let vectors = vectors.iter().map(|vector| {
+            let Vector { address, data, control, pending } = *vector;
+            VectorV1 { address, data, control, pending }
+        });
+        MsixV1 { enabled: *enabled, masked: *masked, vectors: vectors.collect() }
+    }
+
+    /// Takes a state, through the checks of a guest's writes. Call [`Msix::hold`] next.
+    ///
+    /// # Errors
+    /// If it is of a table of another size.
+    pub fn restore(&mut self, state: &MsixV1) -> Result<(), StateError> {
+        let MsixV1 { enabled, masked, vectors } = state;
+        StateError::unless_equal("its number of MSI-X vectors", &vectors.len(), &self.vectors.len())?;
+        for ((at, saved), vector) in (0..).step_by(16).zip(vectors).zip(0..self.vectors.len()) {
+            let VectorV1 { address, data, control, pending } = *saved;
+            let [low, high] = halves(address);
+            for (offset, value) in (at..).step_by(4).zip([low, high, data, control]) {
+                self.write_table(offset, value);
+            }
+            if let Some(vector) = self.vectors.get_mut(vector) {
+                // Without MSI-X there is none.
+                vector.pending = pending && *enabled;
+            }
+        }
+        (self.enabled, self.masked) = (*enabled, *masked);
+        Ok(())
     }
 
     fn locate(&self, offset: u64) -> Option<(&Vector, u64)> {

@@ -34,6 +34,9 @@ pub enum KernelError {
     /// The device is bound to an iommufd that is not the one we were given.
     #[error("the device is in use already: another process has bound it")]
     InUse,
+    /// Its state cannot be taken out.
+    #[error("a physical device cannot be saved")]
+    NotSaved,
 }
 
 fn list(lacking: &[Lacking]) -> String {

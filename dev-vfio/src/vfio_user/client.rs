@@ -10,17 +10,18 @@
 
 pub mod dma_windows;
 mod error;
+mod migration;
 mod opening;
+mod session;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipc::deadline::Deadline;
-use ipc::protocol::budget;
 use ipc::vfio_user::connection::{Connection, ConnectionError, Incoming};
 use ipc::vfio_user::device::{IrqSet, PCI_INTX_IRQ};
 use ipc::vfio_user::dma::{DmaMap, DmaUnmap};
-use ipc::vfio_user::feature::{FeatureHeader, FeatureOp, MIG_DEVICE_STATE, MigDeviceState, MigState};
+use ipc::vfio_user::feature::{FeatureHeader, FeatureOp};
 use ipc::vfio_user::header::Command;
 use ipc::vfio_user::region::{RegionAccess, SmallWrite, encode_multi};
 use zerocopy::IntoBytes;
@@ -31,6 +32,7 @@ use crate::connected::Connected;
 use dma_windows::{DmaWindow, Windows};
 pub use error::ClientError;
 use opening::answer_by;
+pub use session::Session;
 
 /// The most posted writes in one message: far below what any server takes, and a small wait for the first of them.
 pub const BATCH_MAX: usize = 32;
@@ -49,26 +51,35 @@ pub struct Client {
     connection: Connection,
     /// The socket of the server's commands, if they have one of their own.
     twin: Option<Connection>,
+    /// What was agreed with the server.
+    session: Session,
     regions: Vec<Region>,
-    fds_max: usize,
     interrupts: Connected,
     windows: Mutex<Windows>,
-    /// How many posted writes one message may have; 1 where the server takes no batches.
-    batch_max: usize,
     resettable: bool,
     stoppable: bool,
-    /// While the device is being opened: when all of it has to be done.
-    opening: Option<Deadline>,
+    /// While the device is opened, or taken back: when all of it has to be done.
+    conversation: Mutex<Option<Deadline>>,
 }
 
 impl Client {
-    /// The device is open: from now on every request has its own time.
-    pub fn end_opening(&mut self) {
-        self.opening = None;
+    /// All that is asked from now on has to be answered by then, however many answers it is.
+    pub fn begin_conversation(&self, until: Deadline) {
+        *self.conversation() = Some(until);
+    }
+
+    /// The device is open, or had back: from now on every request has its own time.
+    pub fn end_conversation(&self) {
+        *self.conversation() = None;
     }
 
     fn soon(&self) -> Deadline {
-        answer_by(self.opening)
+        answer_by(*self.conversation())
+    }
+
+    fn conversation(&self) -> MutexGuard<'_, Option<Deadline>> {
+        // One word: it is whole at any time.
+        self.conversation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads up to 8 bytes of a region. `None`: nothing is there.
@@ -106,7 +117,7 @@ impl Client {
 
     /// How many writes [`Client::post`] puts into one message.
     pub fn batch_max(&self) -> usize {
-        self.batch_max
+        self.session.batch_max()
     }
 
     /// Sends writes that nobody waits for, in order. They are on their way when this returns: what is asked later finds
@@ -115,7 +126,7 @@ impl Client {
     /// # Errors
     /// The connection's.
     pub fn post(&self, writes: &[SmallWrite]) -> Result<(), ClientError> {
-        for batch in writes.chunks(self.batch_max) {
+        for batch in writes.chunks(self.batch_max()) {
             match batch {
                 [write] => {
                     let parts = [write.access.as_bytes(), write.bytes()];
@@ -146,12 +157,25 @@ impl Client {
         }
     }
 
+    /// Takes eventfds of which none is connected.
+    pub fn adopt_interrupts(&mut self, eventfds: &Eventfds) {
+        self.interrupts.adopt(eventfds);
+    }
+
     /// Connects the vectors, or the pin. True: that was a change.
     ///
     /// # Errors
     /// The connection's, or that the server refuses.
     pub fn switch_interrupts(&self, msix: bool) -> Result<bool, ClientError> {
         self.interrupts.switch(msix, |index, fds| self.set_eventfds(index, fds))
+    }
+
+    /// Connects again what is connected. Where nothing is, nothing of another process's is either.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn reconnect_interrupts(&self) -> Result<(), ClientError> {
+        self.interrupts.reconnect(|index, fds| self.set_eventfds(index, fds))
     }
 
     fn set_eventfds(&self, index: u32, eventfds: &[&OwnedFd]) -> Result<(), ClientError> {
@@ -165,7 +189,7 @@ impl Client {
                 .or_else(|error| if error.is_refusal() { Ok(()) } else { Err(error) });
         }
         let mut start = 0;
-        for chunk in eventfds.chunks(self.fds_max.max(1)) {
+        for chunk in eventfds.chunks(self.session.msg_fds.max(1)) {
             let count = u32::try_from(chunk.len()).unwrap_or(0);
             let flags = IrqSet::DATA_EVENTFD | IrqSet::ACTION_TRIGGER;
             let set = IrqSet::new(index, flags, start, count);
@@ -195,13 +219,39 @@ impl Client {
     /// # Errors
     /// The connection's, or that the server refuses.
     pub fn declare(&self, windows: &[DmaWindow<'_>]) -> Result<(), ClientError> {
-        self.windows().declare(windows, |DmaWindow { start, len, memory }| {
-            let offset = memory.map_or(0, |(_, offset)| offset);
-            let window = DmaMap::new(start, len, offset, DmaMap::READ | DmaMap::WRITE);
-            let fds: Vec<_> = memory.into_iter().map(|(file, _)| file).collect();
-            self.connection.request(Command::DMA_MAP, &[window.as_bytes()], &fds, self.soon())?;
-            Ok(())
-        })
+        self.windows().declare(windows, |window| self.map(window))
+    }
+
+    /// Declares DMA windows anew that the server may or may not have: whoever else used this connection has left them as they
+    /// were, or half exchanged.
+    ///
+    /// # Errors
+    /// The connection's, or that the server refuses.
+    pub fn declare_anew(&self) -> Result<(), ClientError> {
+        let mut windows = self.windows();
+        let all = windows.declared();
+        windows.withdraw(|start, len| match self.unmap(start, len) {
+            Err(error) if error.is_refusal() => Ok(()),
+            done => done,
+        })?;
+        for (start, len) in all {
+            windows.declare(&[DmaWindow { start, len, memory: None }], |window| self.map(window))?;
+        }
+        Ok(())
+    }
+
+    fn map(&self, DmaWindow { start, len, memory }: DmaWindow<'_>) -> Result<(), ClientError> {
+        let offset = memory.map_or(0, |(_, offset)| offset);
+        let window = DmaMap::new(start, len, offset, DmaMap::READ | DmaMap::WRITE);
+        let fds: Vec<_> = memory.into_iter().map(|(file, _)| file).collect();
+        self.connection.request(Command::DMA_MAP, &[window.as_bytes()], &fds, self.soon())?;
+        Ok(())
+    }
+
+    fn unmap(&self, start: u64, len: u64) -> Result<(), ClientError> {
+        let window = DmaUnmap::new(start, len);
+        self.connection.request(Command::DMA_UNMAP, &[window.as_bytes()], &[], self.soon())?;
+        Ok(())
     }
 
     /// Takes all DMA windows back. When this returns the server has said that it uses none any more.
@@ -209,11 +259,7 @@ impl Client {
     /// # Errors
     /// The connection's, or that the server refuses.
     pub fn withdraw(&self) -> Result<(), ClientError> {
-        self.windows().withdraw(|start, len| {
-            let window = DmaUnmap::new(start, len);
-            self.connection.request(Command::DMA_UNMAP, &[window.as_bytes()], &[], self.soon())?;
-            Ok(())
-        })
+        self.windows().withdraw(|start, len| self.unmap(start, len))
     }
 
     fn windows(&self) -> MutexGuard<'_, Windows> {
@@ -228,26 +274,6 @@ impl Client {
     pub fn reset(&self) -> Result<(), ClientError> {
         if self.resettable {
             self.connection.request(Command::DEVICE_RESET, &[], &[], self.soon())?;
-        }
-        Ok(())
-    }
-
-    /// Stops the device, or lets it go on, if it has such states: stopped, it does no DMA and holds what it has begun.
-    ///
-    /// # Errors
-    /// The connection's, or that the device cannot.
-    pub fn set_running(&self, running: bool) -> Result<(), ClientError> {
-        if self.stoppable {
-            let state = MigDeviceState::new(if running { MigState::Running } else { MigState::Stop });
-            let head = feature(MIG_DEVICE_STATE, FeatureOp::Set, size_of::<MigDeviceState>());
-            let parts = [head.as_bytes(), state.as_bytes()];
-            // What is in flight is waited for: as long as a pause may take.
-            self.connection.request(
-                Command::DEVICE_FEATURE,
-                &parts,
-                &[],
-                Deadline::after(budget::vfio::STATE),
-            )?;
         }
         Ok(())
     }

@@ -92,6 +92,15 @@ impl Direct {
         client.declare(&[DmaWindow::EVERYWHERE])
     }
 
+    /// The server's windows were declared anew, without memory.
+    pub fn withdrawn(&self) {
+        let _alone = lock(&self.exchange);
+        if *self.state() == State::Mapped {
+            self.mark_all();
+            *self.state() = State::Messages;
+        }
+    }
+
     /// What the dirty log is worth now.
     pub fn exactness(&self) -> Exactness {
         match *self.state() {

@@ -2,6 +2,7 @@
 //! A vfio-user server to be driven by the client under test: well-behaved, with one answer bent at a time.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod migration;
 pub mod reference;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,8 @@ pub struct Device {
     pub io: bool,
     /// Its pin, if it has one.
     pub intx: Option<Mutex<Pin>>,
+    /// Its migration states, if it has some.
+    pub migration: Option<migration::Migration>,
 }
 
 /// An INTx pin that masks itself when it is signalled.
@@ -96,7 +99,14 @@ impl Server {
         Server::of(Device { memory: Some(memory), intx, ..Device::default() }, Box::new(|_, _| None))
     }
 
-    fn of(device: Device, bend: Bend) -> Server {
+    /// One with migration states, whose own state has its registers and so many bytes behind them.
+    pub fn with_migration(behind_len: u64, bend: Bend) -> Server {
+        let migration = Some(migration::Migration::new(behind_len));
+        let registers = Mutex::new(vec![0; 64]);
+        Server::of(Device { registers, migration, ..Device::default() }, bend)
+    }
+
+    pub fn of(device: Device, bend: Bend) -> Server {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut server = Server::on(ours.into(), device, bend);
         server.client = Some(theirs.into());
@@ -305,8 +315,16 @@ impl Device {
                 windows.remove(&unmap.address.get()).filter(|_| known).ok_or(Errno::NOENT)?;
                 Ok(body.to_vec())
             }
-            Command::DEVICE_RESET => Ok(Vec::new()),
-            _ => Err(Errno::NOTSUP),
+            Command::DEVICE_RESET => {
+                if let Some(migration) = &self.migration {
+                    migration.reset();
+                }
+                Ok(Vec::new())
+            }
+            _ => match &self.migration {
+                Some(migration) => migration.answer(command, body, &self.registers),
+                None => Err(Errno::NOTSUP),
+            },
         }
     }
 }

@@ -10,6 +10,7 @@
 mod function;
 mod hostile;
 mod memory;
+mod moves;
 mod pin;
 mod posts;
 mod reference;
@@ -155,6 +156,20 @@ impl<S> Vm<S> {
     }
 
     fn begin_with(server: S, client: OwnedFd, direct_dma: bool, layout: RamLayout, ram_len: u64) -> Vm<S> {
+        let ram = Region::create("ram", ram_len).unwrap();
+        let mut vm = Vm::configured(server, client, layout, ram, |config| config.direct_dma = direct_dma);
+        vm.process.boot().unwrap();
+        vm
+    }
+
+    /// Configured and not loaded.
+    fn configured(
+        server: S,
+        client: OwnedFd,
+        layout: RamLayout,
+        ram: Region,
+        change: impl FnOnce(&mut VfioConfig),
+    ) -> Vm<S> {
         let log_memory = DirtyLog::create("log", &layout).unwrap();
         let log = DirtyLog::attach(&log_memory, &layout).unwrap();
         let ring_memory = ring::create("ring").unwrap();
@@ -165,7 +180,6 @@ impl<S> Vm<S> {
         let (vcpu, link) = channel::pair().unwrap();
         let asked = answer_link(vcpu);
         let clone = |fd: &dyn AsFd| fd.as_fd().try_clone_to_owned().unwrap();
-        let ram = Region::create("ram", ram_len).unwrap();
         let descriptors = Descriptors {
             ram: clone(&ram),
             dirty_log: clone(&log_memory),
@@ -183,7 +197,7 @@ impl<S> Vm<S> {
         let told = Events::new(move |event| drop(tell.send(event)));
         let mut process =
             Life::new(descriptors, Context { generation: 1, spin: Duration::ZERO, events: told });
-        let config = VfioConfig {
+        let mut config = VfioConfig {
             id: InstanceId::new(Role::Vfio, 0),
             bdf: Bdf(8),
             stream: STREAM,
@@ -195,11 +209,12 @@ impl<S> Vm<S> {
             },
             doorbell: DOORBELL,
             ram: layout.clone(),
-            direct_dma,
+            direct_dma: false,
+            keeps_server: true,
             model: Model::default(),
         };
+        change(&mut config);
         process.configure(RoleConfig::Vfio(config)).unwrap();
-        process.boot().unwrap();
         let smmu = Channel::from_fd(smmu, Hello::new(Role::Smmu, 1));
         let ring = Requester::attach(&ring_memory, Duration::ZERO).unwrap();
         let board = MsiBoard::attach(&board_memory).unwrap();

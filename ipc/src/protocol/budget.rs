@@ -56,6 +56,10 @@ pub mod vfio {
     pub const DRAIN: Duration = Duration::from_secs(10);
     /// For the device to stop, or to go on: its disk finishes what it has begun.
     pub const STATE: Duration = Duration::from_secs(15);
+    /// The same with a saved state.
+    pub const RESTORING: Duration = super::sum(&[OPENING, DATA]);
+    /// For a device's own state to go out of its server, or into another one: 8 GiB at the pace of a slow one.
+    pub const DATA: Duration = Duration::from_secs(60);
     /// For the last transfer or interrupt to leave the gate: it may be telling the vCPU process, or the server.
     pub const GATE: Duration = Duration::from_secs(10);
 }
@@ -72,13 +76,19 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
     match (role, request) {
         (_, Request::Configure(_)) => BUILD,
         (Role::Smmu, Request::Save) => sum(&[smmu::ANSWERS, STATE_UNITS]),
+        (Role::Vfio, Request::Save) => sum(&[vfio::STATE, vfio::DATA, vfio::STATE]),
         (_, Request::Save | Request::Load(_)) => STATE_UNITS,
         (Role::Vcpu, Request::Pause) => vcpu::PARK,
         (Role::Smmu, Request::Replay) => smmu::ANSWERS,
         (Role::Smmu, Request::Pause) => sum(&[smmu::ORDER, smmu::ANSWERS]),
         (Role::Smmu, Request::Resume) => smmu::ORDER,
-        (Role::Vfio, Request::Pause) => sum(&[vfio::DRAIN, vfio::STATE, vfio::GATE]),
-        (Role::Vfio, Request::Go | Request::Resume) => vfio::STATE,
+        // It may refuse to stop, and is to go on then; the ring is drained once more when it has stopped.
+        (Role::Vfio, Request::Pause) => {
+            sum(&[vfio::DRAIN, vfio::STATE, vfio::STATE, vfio::DRAIN, vfio::GATE])
+        }
+        (Role::Vfio, Request::Go) => vfio::STATE,
+        // A connection that another life may have used is had back, and the device goes on.
+        (Role::Vfio, Request::Resume) => sum(&[vfio::OPENING, vfio::STATE]),
         (Role::Vfio, Request::CheckSave) => vfio::ANSWER,
         (
             _,

@@ -90,9 +90,13 @@ pub enum Request {
     },
 }
 
-/// The largest state one process may save, in bytes. The largest today is a vCPU process with 64 CPUs and
-/// an ITS, below 1 MiB; a device that keeps its own internal state (NVMe) may need some.
-pub const SAVED_LEN_MAX: u64 = 64 << 20;
+/// The largest state one process may save, in bytes: that of a device with memory of its own (an accelerator's may have some
+/// GiB), which goes from its server into the memory object in pieces.
+pub const SAVED_LEN_MAX: u64 = 16 << 30;
+
+/// The largest state that a process may have in private memory. The largest today is a vCPU process with 64 CPUs and an ITS,
+/// below 1 MiB.
+pub const SAVED_UNITS_LEN_MAX: u64 = 64 << 20;
 
 impl Request {
     /// Whether it may be asked again after `PeerGone` or a timeout, without harm.

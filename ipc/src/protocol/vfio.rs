@@ -41,6 +41,8 @@ pub struct VfioConfig {
     pub direct_dma: bool,
     /// What the vSMMU before it advertises.
     pub model: Model,
+    /// The device's server outlives this process: a next life finds it at the same connection.
+    pub keeps_server: bool,
 }
 
 /// What of the guest's address space is there for a function's BARs.

@@ -17,7 +17,7 @@ pub fn profile(arch: Arch) -> Profile {
         limits: Limits {
             nofile_count: 112,
             nproc_count: 16,
-            fsize_len: super::SAVED_LEN_MAX,
+            fsize_len: super::DEVICE_SAVED_LEN_MAX,
             data_len: 192 << 20,
             address_len: (192 << 20) + super::SHARED_LEN,
             locked_len: Some(0),

@@ -79,8 +79,7 @@ fn live(mut vm: Vm, with_disk: bool) -> Result<()> {
         vm.console
             .run(&format!("mount /dev/{DISK} /mnt && rm /mnt/data && fstrim /mnt; umount /mnt"), STEP)?;
     }
-    let moved = if with_disk { None } else { Some("save-restore") };
-    for task in ["ps", "inspect", "pause", "inspect", "resume"].into_iter().chain(moved).chain(["status"]) {
+    for task in ["ps", "inspect", "pause", "inspect", "resume", "save-restore", "status"] {
         let answer = vm.control::<&str>(task, &[])?;
         ensure!(answer.status.success(), "{task}: {}", String::from_utf8_lossy(&answer.stderr));
     }

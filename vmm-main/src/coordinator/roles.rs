@@ -78,7 +78,7 @@ impl PciSlot {
         }
     }
 
-    fn vfio(&self, id: InstanceId, ram: RamLayout, direct_dma: bool, model: Model) -> VfioConfig {
+    fn vfio(&self, id: InstanceId, ram: RamLayout, device: &HandedDevice, model: Model) -> VfioConfig {
         VfioConfig {
             id,
             bdf: self.bdf,
@@ -86,8 +86,10 @@ impl PciSlot {
             areas: self.areas,
             doorbell: Gpa(layout::GITS_TRANSLATER),
             ram,
-            direct_dma,
+            direct_dma: device.direct_dma,
             model,
+            // Somebody else started it, and it has one connection.
+            keeps_server: device.kind == DeviceKind::VfioUser,
         }
     }
 }
@@ -128,7 +130,7 @@ impl Configs {
                 Told::Function => {
                     let device = device_of(id)?;
                     let slot = PciSlot::new(device.slot)?;
-                    RoleConfig::Vfio(slot.vfio(id, ram.clone(), device.direct_dma, handover.smmu))
+                    RoleConfig::Vfio(slot.vfio(id, ram.clone(), device, handover.smmu))
                 }
                 Told::Nvme => RoleConfig::Nvme(nvme(id, device_of(id)?)),
                 Told::Nothing => RoleConfig::Nothing,
@@ -267,6 +269,7 @@ mod tests {
         assert_eq!(last.windows[0].range.start(), Gpa(0x300f_8000));
         assert_eq!(vfio[1].stream, StreamId(0xf8));
         assert_eq!([vfio[0].direct_dma, vfio[1].direct_dma], [false, true]);
+        assert!(vfio[0].keeps_server, "who started it is not of this VM");
         assert_eq!(vfio[1].areas.memory64.end(), Gpa(1 << 40));
         assert_eq!(vfio[1].areas.io.end(), Gpa(0x0f10_0000));
         assert_eq!(last.host_device, None);

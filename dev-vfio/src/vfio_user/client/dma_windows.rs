@@ -58,6 +58,16 @@ impl Windows {
         Windows { declared: Vec::new(), count_max, piece_len: IOVA_SPACE_LEN }
     }
 
+    /// Those that a server is said to have.
+    pub const fn restored(declared: Vec<(u64, u64)>, count_max: usize) -> Windows {
+        Windows { declared, count_max, piece_len: IOVA_SPACE_LEN }
+    }
+
+    /// Beginning and length of each that is declared.
+    pub fn declared(&self) -> Vec<(u64, u64)> {
+        self.declared.clone()
+    }
+
     /// Declares `windows` by `map`, piece by piece. What was declared before an error stays, for [`Windows::withdraw`].
     ///
     /// # Errors

@@ -4,9 +4,12 @@
 //! A refusal is the server's answer, and the next request may be made; everything else ends the connection, and with it
 //! the device.
 
+use ipc::saved::stream::StreamError;
 use ipc::vfio_user::Malformed;
-use ipc::vfio_user::connection::ConnectionError;
+use ipc::vfio_user::connection::{ConnectionError, InFlight};
 use thiserror::Error;
+
+use crate::saved::StateError;
 
 /// Why the server is not asked any more, or has refused.
 #[derive(Clone, Debug, Error)]
@@ -27,6 +30,44 @@ pub enum ClientError {
         /// How long they are.
         len: u64,
     },
+    /// A step of the device's states.
+    #[error("its server, asked for {step}: {source}")]
+    Step {
+        /// What was asked.
+        step: &'static str,
+        /// What came of it.
+        source: Box<ClientError>,
+    },
+    /// Its state has no end.
+    #[error("its server's state has more than {len_max:#x} bytes")]
+    StateLong {
+        /// The most that is taken.
+        len_max: u64,
+    },
+    /// Its state takes too long.
+    #[error("its server's state took longer than it may")]
+    StateSlow,
+    /// It has no migration v2.
+    #[error("its server has no migration states: it cannot take the device's state")]
+    NoMigration,
+    /// What it asked is not answered, and would be lost.
+    #[error(
+        "its server goes on although its device is stopped: {} commands, {} requests, half a message: {}",
+        .0.commands, .0.requests, .0.torn
+    )]
+    NotStill(InFlight),
+    /// The state is not one of this device.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The stream of the state.
+    #[error("the saved state: {0}")]
+    Stream(String),
+}
+
+impl From<StreamError> for ClientError {
+    fn from(error: StreamError) -> Self {
+        Self::Stream(error.to_string())
+    }
 }
 
 impl From<Malformed> for ClientError {
@@ -38,10 +79,33 @@ impl From<Malformed> for ClientError {
 impl ClientError {
     /// Whether the server only refused one request, and may be asked for the next.
     pub fn is_refusal(&self) -> bool {
-        matches!(
-            self,
-            Self::Connection(ConnectionError::Remote { .. } | ConnectionError::Refused(_))
-                | Self::DmaWindows { .. }
-        )
+        match self {
+            Self::Connection(error) => {
+                matches!(error, ConnectionError::Remote { .. } | ConnectionError::Refused(_))
+            }
+            Self::Step { source, .. } => source.is_refusal(),
+            Self::DmaWindows { .. } => true,
+            Self::Unusable(_)
+            | Self::StateLong { .. }
+            | Self::StateSlow
+            | Self::NoMigration
+            | Self::NotStill(_)
+            | Self::State(_)
+            | Self::Stream(_) => false,
+        }
+    }
+
+    /// Whether the connection can be used after this.
+    pub fn leaves_connection(&self) -> bool {
+        match self {
+            Self::Connection(_) => self.is_refusal(),
+            Self::Step { source, .. } => source.leaves_connection(),
+            _ => true,
+        }
+    }
+
+    /// The same, with what the server was asked for.
+    pub(super) fn at(self, step: &'static str) -> Self {
+        Self::Step { step, source: Box::new(self) }
     }
 }

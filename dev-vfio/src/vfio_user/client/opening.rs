@@ -17,17 +17,18 @@ use ipc::vfio_user::device::{
 };
 use ipc::vfio_user::feature::{FeatureOp, MIGRATION, MigrationFlags};
 use ipc::vfio_user::header::Command;
-use ipc::vfio_user::region::SmallWrite;
 use ipc::vfio_user::version::Version;
 use zerocopy::IntoBytes;
 
 use super::dma_windows::{DmaWindow, Windows};
-use super::{BATCH_MAX, Client, ClientError, Region, feature};
+use super::session::{self, Session};
+use super::{Client, ClientError, Region, feature};
 use crate::backend::Opened;
 use crate::connected::Connected;
 use crate::pci::config_space::CONFIG_LEN;
 use crate::pci::intx::Pin;
 use crate::pci::windows::Mappable;
+use crate::saved::SessionV1;
 
 /// What may be mapped of a region, and the file that it is in.
 type Offered = (Mappable, Arc<OwnedFd>);
@@ -40,67 +41,100 @@ pub(super) fn answer_by(conversation: Option<Deadline>) -> Deadline {
 
 impl Client {
     /// Agrees on a version and asks what the device is. It is reset, if it can be. All that is asked from now until
-    /// [`Client::end_opening`] has to be answered by `until`, however many answers it is.
+    /// [`Client::end_conversation`] has to be answered by `until`, however many answers it is.
     ///
     /// # Errors
     /// If the server is late or breaks the protocol, or the device is none we can use.
     pub fn open(socket: OwnedFd, until: Deadline) -> Result<(Client, Opened), ClientError> {
-        let opening = Some(until);
-        let soon = || answer_by(opening);
         let connection = Connection::new(socket);
         let proposal = Version::proposal().encode();
-        let Answer { body, fds } = connection.request(Command::VERSION, &[&proposal], &[], soon())?;
+        let answer = connection.request(Command::VERSION, &[&proposal], &[], answer_by(Some(until)))?;
+        let Answer { body, fds } = answer;
         let version = Version::decode(&body).map_err(|error| connection.violated(error))?;
         version.accept().map_err(|error| connection.violated(error))?;
         let twin = version.take_twin_socket(fds).map_err(|error| connection.violated(error))?;
-        let twin = twin.map(Connection::new);
-
-        let answer =
-            connection.request(Command::DEVICE_GET_INFO, &[DeviceInfo::request().as_bytes()], &[], soon())?;
-        let info = DeviceInfo::decode_pci(&answer.body).map_err(|error| connection.violated(error))?;
-        let resettable = info.flags.get() & DeviceInfo::RESET != 0;
-        if resettable {
-            connection.request(Command::DEVICE_RESET, &[], &[], soon())?;
-        }
-        let mut regions = Vec::new();
-        let mut mappables = Vec::new();
-        for index in 0..=PCI_CONFIG_REGION {
-            let (region, mappable) = region(&connection, index, soon())?;
-            regions.push(region);
-            mappables.extend(mappable);
-        }
-        let (vectors, _) = irqs(&connection, PCI_MSIX_IRQ, soon())?;
-        let (pins, flags) = irqs(&connection, PCI_INTX_IRQ, soon())?;
-        let intx = (pins > 0).then_some(Pin { automasked: flags & IrqInfo::AUTOMASKED != 0 });
-
-        // Features came after protocol 0.0: a server of that version may lose its place in the stream over one.
-        let stoppable = version.minor > 0 && has_migration(&connection, soon())?;
-        let fds_max = version.capabilities.msg_fds();
-        let room = version.capabilities.data_len().saturating_sub(size_of::<u64>()) / size_of::<SmallWrite>();
-        let batched = version.capabilities.write_multiple == Some(true);
-        let batch_max = if batched { room.clamp(1, BATCH_MAX) } else { 1 };
-        let windows = Mutex::new(Windows::new(version.capabilities.dma_maps()));
-        let interrupts = Connected::default();
-        let client = Client {
-            connection,
-            twin,
-            regions,
-            fds_max,
-            interrupts,
-            windows,
-            batch_max,
-            resettable,
-            stoppable,
-            opening,
-        };
-        let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);
-        let config = client.read_bytes(PCI_CONFIG_REGION, 0, config_len)?;
+        let session = Session::of(&version);
+        let windows = Windows::new(session.dma_maps);
+        let (client, opened) = describe(connection, twin, session, windows, Found::Reset, until)?;
         client.declare(&[DmaWindow::EVERYWHERE])?;
-        let mut lens = client.regions.iter().map(|region| region.len);
-        let bar_lens = core::array::from_fn(|_| lens.next().unwrap_or(0));
-        let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
-        Ok((client, Opened { config, bar_lens, vectors, intx, mappables }))
+        Ok((client, opened))
     }
+
+    /// The same over a connection that another process has used, and has left with the device stopped: nothing is agreed
+    /// on again, and the device is what it was.
+    ///
+    /// # Errors
+    /// As before, or that the state cannot be one of a connection.
+    pub fn take_over(
+        socket: OwnedFd,
+        state: &SessionV1,
+        until: Deadline,
+    ) -> Result<(Client, Opened), ClientError> {
+        let session = Session::restore(state)?;
+        let windows = session::windows(state, &session);
+        let (client, opened) =
+            describe(Connection::new(socket), None, session, windows, Found::AsItIs, until)?;
+        client.declare_anew()?;
+        client.reconnect_interrupts()?;
+        Ok((client, opened))
+    }
+}
+
+/// Whether a device is reset before it is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Reset,
+    AsItIs,
+}
+
+/// Asks what the device is.
+fn describe(
+    connection: Connection,
+    twin: Option<OwnedFd>,
+    session: Session,
+    windows: Windows,
+    found: Found,
+    until: Deadline,
+) -> Result<(Client, Opened), ClientError> {
+    let opening = Some(until);
+    let soon = || answer_by(opening);
+    let answer =
+        connection.request(Command::DEVICE_GET_INFO, &[DeviceInfo::request().as_bytes()], &[], soon())?;
+    let info = DeviceInfo::decode_pci(&answer.body).map_err(|error| connection.violated(error))?;
+    let resettable = info.flags.get() & DeviceInfo::RESET != 0;
+    if resettable && found == Found::Reset {
+        connection.request(Command::DEVICE_RESET, &[], &[], soon())?;
+    }
+    let mut regions = Vec::new();
+    let mut mappables = Vec::new();
+    for index in 0..=PCI_CONFIG_REGION {
+        let (region, mappable) = region(&connection, index, soon())?;
+        regions.push(region);
+        mappables.extend(mappable);
+    }
+    let (vectors, _) = irqs(&connection, PCI_MSIX_IRQ, soon())?;
+    let (pins, flags) = irqs(&connection, PCI_INTX_IRQ, soon())?;
+    let intx = (pins > 0).then_some(Pin { automasked: flags & IrqInfo::AUTOMASKED != 0 });
+
+    // Features came after protocol 0.0: a server of that version may lose its place in the stream over one.
+    let stoppable = session.minor > 0 && has_migration(&connection, soon())?;
+    let client = Client {
+        connection,
+        twin: twin.map(Connection::new),
+        session,
+        regions,
+        interrupts: Connected::default(),
+        windows: Mutex::new(windows),
+        resettable,
+        stoppable,
+        conversation: Mutex::new(opening),
+    };
+    let config_len = u32::try_from(CONFIG_LEN).unwrap_or(0);
+    let config = client.read_bytes(PCI_CONFIG_REGION, 0, config_len)?;
+    let mut lens = client.regions.iter().map(|region| region.len);
+    let bar_lens = core::array::from_fn(|_| lens.next().unwrap_or(0));
+    let vectors = u16::try_from(vectors).unwrap_or(u16::MAX);
+    Ok((client, Opened { config, bar_lens, vectors, intx, mappables }))
 }
 
 /// How many interrupts of a kind the device can signal, and how.

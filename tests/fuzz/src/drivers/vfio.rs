@@ -90,9 +90,9 @@ fn open(socket: OwnedFd, guest: &Guest, conversation: Option<Duration>) -> Optio
             }
         }
         if conversation.is_none() {
-            client.end_opening();
+            client.end_conversation();
         }
-        Ok((VfioUserDevice::new(client, None), space))
+        Ok((VfioUserDevice::new(client, None, true), space))
     });
     if let Err(reason) = &opened {
         assert!(!reason.is_empty(), "there is a reason");

@@ -19,7 +19,7 @@ use crate::coordinator::vm::event::{LifeId, Timer};
 
 /// From the order to arm to the word about the device: opening it, one answer of the vCPU process beyond that, and
 /// a busy host.
-const OUTCOME_DEADLINE: Duration = budget::sum(&[budget::vfio::OPENING, budget::vfio::GATE, budget::SLACK]);
+const OUTCOME_DEADLINE: Duration = budget::sum(&[budget::vfio::RESTORING, budget::vfio::GATE, budget::SLACK]);
 
 impl StateMachine {
     /// Gives every configured process of a set what it remembers.

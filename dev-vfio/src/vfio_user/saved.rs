@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A server's device from one life of this process to the next: where it is, and what of it travels.
+//!
+//! A server of the VM's own ends with the processes beside it: the next life has another one, which is given the device's state
+//! by migration v2. One that somebody else started has one connection, which the next life takes over: there the device
+//! stays where it is, stopped, and nothing of it can be lost. What must not be is that the server goes on by itself: without
+//! migration states it cannot be stopped, and such a device is not saved. `DESIGN.md` says why so.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
+
+use ipc::deadline::Deadline;
+use ipc::protocol::budget;
+use ipc::protocol::control::{Failure, SAVED_LEN_MAX};
+use ipc::saved::SavedState;
+use ipc::saved::stream::{StreamError, UnitWriter};
+
+use super::VfioUserDevice;
+use super::client::{Client, ClientError, Session};
+use crate::backend::{Opened, Units};
+use crate::saved::{DATA, DATA_PIECE_MAX, DATA_VERSION, DataEndV1, ServerV1, SessionV1, out_of_place};
+
+/// What a life that is loaded begins with.
+pub enum Saved {
+    /// The device is in the server at the other end, stopped.
+    Kept(SessionV1),
+    /// Its state comes next in the stream.
+    Anew(Units),
+}
+
+impl Saved {
+    /// Takes what comes behind the function.
+    pub(super) fn load(mut units: Units, keeps_server: bool) -> Result<Saved, Failure> {
+        let fail =
+            |why: &dyn ToString| Failure::new("read the state of the device's server", why.to_string());
+        let server: ServerV1 = units.next_of().map_err(|error| fail(&error))?;
+        match (server, keeps_server) {
+            (ServerV1::Anew, false) => Ok(Saved::Anew(units)),
+            (ServerV1::Kept(session), true) => {
+                Session::restore(&session).map_err(|error| fail(&error))?;
+                match units.next_unit().map_err(|error| fail(&error))? {
+                    None => Ok(Saved::Kept(session)),
+                    Some(unit) => Err(fail(&out_of_place(unit.kind))),
+                }
+            }
+            (ServerV1::Anew, true) => Err(fail(&"it is for a server out of reset, and this one is not")),
+            (ServerV1::Kept(_), false) => Err(fail(&"it stayed in a server that is not at hand here")),
+        }
+    }
+
+    /// Opens the device behind `socket` in this state, stopped.
+    pub(super) fn open(self, socket: OwnedFd, until: Deadline) -> Result<(Client, Opened), ClientError> {
+        match self {
+            Saved::Kept(session) => Client::take_over(socket, &session, until),
+            Saved::Anew(mut units) => {
+                let (client, opened) = Client::open(socket, until)?;
+                let mut len: u64 = 0;
+                client.give_state(|| {
+                    let piece = next_piece(&mut units, len)?;
+                    len = len.saturating_add(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+                    Ok(piece)
+                })?;
+                Ok((client, opened))
+            }
+        }
+    }
+}
+
+/// The next piece of the device's state. Its end says how long it was.
+fn next_piece(units: &mut Units, so_far: u64) -> Result<Option<Vec<u8>>, ClientError> {
+    let Some(unit) = units.next_unit()? else {
+        return Err(StreamError::from(ipc::saved::SavedError::Missing { kind: DataEndV1::KIND }).into());
+    };
+    if unit.kind == DATA && unit.version == DATA_VERSION && unit.body().len() <= DATA_PIECE_MAX {
+        return Ok(Some(unit.body().to_vec()));
+    }
+    let DataEndV1 { len } = unit.decode().map_err(StreamError::from)?;
+    if len != so_far {
+        let why = format!("the device's state says that it has {len:#x} bytes, and has {so_far:#x}");
+        return Err(ClientError::Stream(why));
+    }
+    match units.next_unit()? {
+        None => Ok(None),
+        Some(unit) => Err(out_of_place(unit.kind).into()),
+    }
+}
+
+/// Whether the device could be saved now.
+pub(super) fn check(device: &VfioUserDevice) -> Result<(), String> {
+    if !device.client.has_migration() {
+        return Err(
+            "its server has no migration states: the device cannot be stopped, and would go on".to_owned()
+        );
+    }
+    if device.keeps_server && device.client.has_twin() {
+        let why = "its server's commands come over a second socket, which no other process can be given";
+        return Err(why.to_owned());
+    }
+    Ok(())
+}
+
+/// Writes what the next life has to know of the server, and the device's state if it is for another one. The device is stopped
+/// before and after it.
+pub(super) fn save(
+    device: &VfioUserDevice,
+    units: &mut UnitWriter<&mut dyn Write>,
+) -> Result<(), ClientError> {
+    let VfioUserDevice { client, keeps_server, parked, .. } = device;
+    if *keeps_server {
+        let in_flight = client.park();
+        parked.store(true, Relaxed);
+        if !in_flight.is_none() {
+            return Err(ClientError::NotStill(in_flight));
+        }
+        return Ok(units.append(&ServerV1::Kept(client.save_session()))?);
+    }
+    units.append(&ServerV1::Anew)?;
+    let len =
+        client.take_state(SAVED_LEN_MAX, |piece| Ok(units.append_bytes(DATA, DATA_VERSION, piece)?))?;
+    Ok(units.append(&DataEndV1 { len })?)
+}
+
+/// The next life did not come to be: the connection is this one's again, as it was.
+pub(super) fn take_back(device: &VfioUserDevice) -> Result<(), ClientError> {
+    let VfioUserDevice { client, direct, parked, .. } = device;
+    if !parked.swap(false, Relaxed) {
+        return Ok(());
+    }
+    client.unpark();
+    client.begin_conversation(Deadline::after(budget::vfio::OPENING));
+    let declared = client.declare_anew();
+    if let Some(direct) = direct {
+        direct.withdrawn();
+    }
+    let done = declared.and_then(|()| client.reconnect_interrupts());
+    client.end_conversation();
+    done
+}
