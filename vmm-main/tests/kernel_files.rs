@@ -58,6 +58,29 @@ fn packed_kernels_start_as_the_plain_one_does_and_start_again() {
 }
 
 #[test]
+fn stop_is_obeyed_while_a_kernel_is_being_unpacked() {
+    let Some(lab) = Lab::new() else { return };
+    // As large as an Image may be: seconds of unpacking, and no process is started before.
+    let mut plain = guest::spins();
+    plain.resize(500 << 20, 0);
+    let kernel = lab.file("Image.gz", &gzip(&plain));
+    drop(plain);
+    let vm = lab.start(&kernel, &["--memory", "600M"]);
+    let status = loop {
+        let output = lab.bulkhead(&["status", "--json"]);
+        if output.status.success() {
+            break serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+        }
+    };
+    assert_eq!(status["phase"], "created", "{status}");
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    let (status, _, log) = vm.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(!log.contains("sealed"), "the kernel was unpacked first: {log}");
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[test]
 fn reset_ends_the_vm_where_the_configuration_says_so() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::prints_and_resets());

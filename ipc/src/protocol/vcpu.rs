@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How the vCPU process is told what machine it runs: the guest's RAM, its CPUs, where each remote device is.
 //!
-//! Data only. Sent once, in `Request::Configure`, before `Start` or `Restore`. Each device is named by its process, and so
+//! Data only. Sent once, in `Request::Configure`, before `Load`. Each device is named by its process, and so
 //! are the descriptors for it that the vCPU process was given at exec ([`crate::slot`]).
 
 use serde::{Deserialize, Serialize};

@@ -2,13 +2,13 @@
 //! The life of a VM: who may move it from where to where, what may fail on the way, and what becomes of it then.
 //!
 //! ```text
-//!             every process is started and configured,            pause: CPUs, devices, vSMMU
-//!             then begins: vSMMU, devices, CPUs                  ┌────────────────────────────┐
+//!             every process is started and configured, then the    pause: CPUs, devices, vSMMU
+//!             way in: load, arm, replay, go                       ┌────────────────────────────┐
 //!   Created ────────────────────────────────────────► Running ──┤                            ├─► Paused
 //!      ▲                                               │ │  ▲    └────────────────────────────┘     │
 //!      │  guest resets: every process ends,            │ │  └── resume: vSMMU, devices, CPUs ◄──────┘
 //!      └───────── servers are connected to anew ◄──────┘ │
-//!                                                        └─► save/restore: stays Running; Paused if it fails late
+//!                                                        └─► save/restore: stays Running
 //!   from everywhere:  stop, power-off, launcher gone, a loss that ends the VM
 //!                     ─► Stopping: CPUs' process ends, then all others ─► Stopped, which is final
 //! ```
@@ -25,18 +25,20 @@
 //!   failure policy decides at once ([`plan::FailurePolicy`]): the VM ends, or goes on without the device.
 //! - *A pause or a resume* that a process refuses is undone: the phase stays what it was, and is true. A process that refuses this
 //!   too is lost.
-//! - *A save/restore*: the new processes are discarded. The guest runs on if it was not paused yet, else it stays paused.
+//! - *A save/restore*, up to its commit, which ends the old processes: the new ones are discarded, and the guest goes on
+//!   where it was. From the commit on a loss is one as in a running VM.
 //! - *The end.* A process that a kill does not end is named in the answer to `stop`.
 //!
 //! **Lives.** A process belongs to an instance of the system table and to a generation; both are in its
 //! [`event::LifeId`], and what an older life still says is not heard. Two lives of an instance exist only in a
-//! save/restore, and only one of them runs. Generations are the VM's own count today; that one instance begins a new
+//! save/restore, and the new one begins when the old one is reaped. Generations are the VM's own count today; that one instance begins a new
 //! life alone is a transition of its life, not of the VM's phase.
 
 pub mod action;
 mod carry_out;
 pub mod driver;
 pub mod event;
+mod loading;
 mod picture;
 mod plan;
 mod saved_state;

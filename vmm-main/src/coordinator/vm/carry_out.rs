@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Carries out what the state machine orders. Nothing here waits for a process or a client: that goes to a task, and
-//! what comes of it is an event; what is done at once has its event in `results`. The longest of these is loading the guest:
-//! an order to stop is obeyed behind it.
+//! what comes of it is an event; what is done at once has its event in `results`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{LoadFrom, Reply, Request};
-use ipc::shm::guest_memory;
-use machine::{MachineConfig, boot};
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::action::{Action, Ending, Memory, Notice, Order, Success};
-use super::driver::{Reconnected, Shared, Vm, Waiting, millis, refused};
+use super::driver::{Reconnected, Vm, Waiting, millis, refused};
 use super::event::{self, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer};
+use super::loading::BootClock;
 use super::picture;
 use super::saved_state::{NotKept, SavedState};
 use super::state_machine::{bug, names};
@@ -23,7 +20,6 @@ use crate::api::types::{ProbeRequest, SaveRestored, Stage, Status, UnitLen};
 use crate::coordinator::objects::{self, Objects};
 use crate::coordinator::probe;
 use crate::coordinator::process::{self, Handle};
-use crate::coordinator::roles::Configs;
 use crate::launcher_channel::Up;
 use crate::problem::Problem;
 use crate::system::COORDINATOR_ID;
@@ -31,8 +27,7 @@ use crate::system::COORDINATOR_ID;
 /// What is measured for people: stages of a boot, and of a save/restore.
 #[derive(Debug)]
 pub(super) struct Stopwatch {
-    boot_begun: Instant,
-    loaded: Duration,
+    boot: BootClock,
     last: Instant,
     stages: Vec<Stage>,
 }
@@ -41,8 +36,9 @@ impl Vm {
     pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Load => {
-                let loaded = self.load();
-                self.results.push_back(Event::Loaded(loaded));
+                if let Err(problem) = self.load() {
+                    self.results.push_back(Event::Loaded(Err(problem)));
+                }
             }
             Action::Prepare => {
                 let prepared = self.prepare();
@@ -88,33 +84,6 @@ impl Vm {
             Action::Tell(notice) => self.notice(notice),
             Action::Release => self.release(),
         }
-    }
-
-    /// Makes a boot's shared objects, and puts kernel, initramfs and device tree into fresh RAM.
-    fn load(&mut self) -> Result<(), Problem> {
-        self.clock.boot_begun = Instant::now();
-        let handover = &self.given.handover;
-        let objects = Objects::for_boot(&handover.name, &self.given.objects, &self.system, &self.layout)?;
-        let memory = guest_memory::map(objects.ram(), &self.layout)
-            .map_err(|error| refused("map guest RAM", &error))?;
-        let mut rng_seed = [0; 64];
-        getrandom(&mut rng_seed, GetRandomFlags::empty())
-            .map_err(|error| refused("give random bytes", &error))?;
-        let config = MachineConfig {
-            ram_len: handover.memory_len,
-            vcpu_count: handover.vcpu_count.into(),
-            cmdline: handover.cmdline.clone(),
-            rng_seed,
-            pmu: handover.pmu,
-            nested_slots: handover.nested_slots(),
-        };
-        let boot = boot::load(&memory, &self.given.kernel, self.given.initramfs.as_ref(), &config)
-            .map_err(|error| handover.not_loaded(&error))?;
-        let configs =
-            Configs::new(&self.system, handover, &self.layout, boot, |id| objects.device_number(id))?;
-        self.current = Some(Shared { objects, configs });
-        self.clock.loaded = self.clock.boot_begun.elapsed();
-        Ok(())
     }
 
     /// Makes the shared objects of the next set of processes.
@@ -289,12 +258,12 @@ impl Vm {
     fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::GuestRuns => {
-                let Stopwatch { boot_begun, loaded, .. } = self.clock;
+                let (load, start) = self.clock.boot.spans();
                 tracing::info!(
                     vm = %self.given.handover.name,
                     generation = self.machine.generation(),
-                    load_ms = millis(loaded),
-                    start_ms = millis(boot_begun.elapsed().saturating_sub(loaded)),
+                    load_ms = millis(load),
+                    start_ms = millis(start),
                     "guest runs"
                 );
                 // It is the first word of all: there is room for it, unless the launcher is gone.
@@ -316,6 +285,7 @@ impl Vm {
     /// Closes everything: images and connections are free for the next VM.
     fn release(&mut self) {
         self.reconnecting.abort_all();
+        self.loading.abort_all();
         self.given.objects.clear();
         (self.current, self.next) = (None, None);
         self.saved.clear();
@@ -328,7 +298,17 @@ fn failure(result: Result<Success, Problem>) -> Problem {
 
 impl Stopwatch {
     pub fn new(now: Instant) -> Self {
-        Self { boot_begun: now, loaded: Duration::ZERO, last: now, stages: Vec::new() }
+        Self { boot: BootClock::new(now), last: now, stages: Vec::new() }
+    }
+
+    /// A boot begins.
+    pub fn begin_boot(&mut self) {
+        self.boot.begin();
+    }
+
+    /// Its guest is loaded.
+    pub fn loaded(&mut self) {
+        self.boot.loaded();
     }
 
     /// A save/restore begins.

@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use ipc::instance::InstanceId;
 use ipc::protocol::ram::RamLayout;
 use sandbox::Locked;
+use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::carry_out::Stopwatch;
 use super::event::{Event, LifeId, ProcessEvent, Ticket, Timer};
+use super::loading::Loaded;
 use super::picture;
 use super::plan::Plan;
 use super::saved_state::SavedState;
@@ -74,6 +76,8 @@ pub struct Vm {
     /// The launcher, except while a task asks it for connections.
     pub(super) launcher: Option<Launcher>,
     pub(super) reconnecting: JoinSet<Reconnected>,
+    /// The thread that loads the guest, if there is one.
+    pub(super) loading: JoinSet<Result<Loaded, RecvError>>,
     pub(super) saved: BTreeMap<InstanceId, SavedState>,
     /// Clients that wait.
     tickets: Ticket,
@@ -146,6 +150,7 @@ impl Vm {
             timers: JoinSet::new(),
             launcher: Some(launcher),
             reconnecting: JoinSet::new(),
+            loading: JoinSet::new(),
             saved: BTreeMap::new(),
             tickets: 0,
             waiting: BTreeMap::new(),
@@ -192,6 +197,7 @@ impl Vm {
                 Some(ended) = self.tasks.join_next() => self.task_ended(ended),
                 Some(Ok(timer)) = self.timers.join_next() => Some(Event::Timeout(timer)),
                 Some(Ok(reconnected)) = self.reconnecting.join_next() => Some(self.reconnected(reconnected)),
+                Some(Ok(loaded)) = self.loading.join_next() => Some(self.loaded(loaded)),
                 Some(command) = commands.recv(), if self.machine.is_idle() => self.command(command),
             };
             if let Some(event) = event {

@@ -45,7 +45,8 @@ impl StateMachine {
             Operation::Ending(_) | Operation::Over | Operation::Reset(_) => return,
             // The set that the guest lives in is whole.
             Operation::SaveRestore(_) if self.is_moving_to(id) => {
-                return self.give_up_move(Some(id.instance), departure.problem);
+                let advice = "look at the log for its last words".to_owned();
+                return self.give_up_move(Some(id.instance), Problem { advice, ..departure.problem });
             }
             _ => {}
         }

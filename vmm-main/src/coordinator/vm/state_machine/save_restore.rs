@@ -64,7 +64,7 @@ impl Stage {
         match self {
             Self::Check => "check",
             Self::Prepare => "prepare",
-            Self::Populate => "start new processes",
+            Self::Populate => "configure",
             Self::Pause => "pause",
             Self::Save => "save",
             Self::Load => "load",

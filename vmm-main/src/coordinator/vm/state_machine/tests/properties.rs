@@ -3,10 +3,12 @@
 //! and every command is answered once.
 
 use ipc::protocol::control::Event as Report;
+use ipc::protocol::lifecycle::State;
 use ipc::protocol::probe::Probe;
 use proptest::prelude::*;
 
 use super::world::{NVME0, SMMU0, VCPU, VFIO0, World, problem};
+use crate::coordinator::vm::action::Order;
 use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent, Timer};
 use crate::coordinator::vm::state_machine::Operation;
 use crate::lifecycle::{Phase, Why};
@@ -191,6 +193,50 @@ proptest! {
         if let Some(life) = current.filter(|life| world.processes[life].ending.is_none()) {
             world.depart(life, true);
             prop_assert!(decided(&world, life), "{:?} of {:?}", life, world.machine);
+        }
+    }
+
+    /// The rules of [`super::world`] hold meanwhile: no life of one set is let go while there is one of the other, and the commit
+    /// comes when all of the old set is paused and all of the new one can begin.
+    #[test]
+    fn machine_whose_new_set_fails_before_the_commit_goes_on_as_it_was(
+        chances in prop::collection::vec((0usize..16, 0u8..24), 0..160),
+    ) {
+        let mut world = World::new(false);
+        world.settle();
+        let ticket = world.command(Command::SaveRestore);
+        for (index, choice) in chances {
+            let is_moving = matches!(world.machine.operation, Operation::SaveRestore(_));
+            if !is_moving || world.machine.generation() != 1 {
+                break;
+            }
+            let lives: Vec<LifeId> = world.processes.keys().copied().collect();
+            let life = lives[index % lives.len()];
+            let is_new = life.generation == 2;
+            match choice {
+                0 if is_new => world.depart(life, true),
+                1 if is_new => world.refuse(life),
+                2 if is_new => world.tell_of_device(life, true),
+                // One of the old set may refuse, and lives.
+                3 if !is_new && world.processes[&life].open != Some(Order::Resume) => world.refuse(life),
+                4 if is_new && world.processes[&life].greeted => {
+                    world.process(life, ProcessEvent::Reported(Report::Fatal("test".into())));
+                }
+                5..10 => world.serve(),
+                10..14 => world.tell_of_device(life, false),
+                _ if world.processes[&life].ending.is_some() => world.depart(life, true),
+                _ => world.fulfil(life),
+            }
+        }
+        world.settle();
+        let generation = if world.answers[&ticket].is_ok() { 2 } else { 1 };
+        prop_assert_eq!((world.machine.phase(), world.machine.generation()), (&Phase::Running, generation));
+        prop_assert!(world.machine.lost_devices().is_empty(), "{:?}", world.machine.lost_devices());
+        let all = world.processes.iter();
+        let whole = all.filter(|(life, it)| life.generation == generation && it.state == State::Running);
+        prop_assert_eq!((whole.count(), world.processes.len()), (5, 5), "all of the other set is reaped");
+        if let Err(problem) = &world.answers[&ticket] {
+            prop_assert!(problem.what.contains(" of "), "it names the step and the process: {}", problem);
         }
     }
 }

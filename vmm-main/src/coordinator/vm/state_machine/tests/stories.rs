@@ -281,7 +281,7 @@ fn moving_up_to(world: &mut World, order: Order) {
 #[test]
 fn save_restore_that_fails_before_its_commit_lets_the_old_set_go_on_and_says_who_and_where() {
     for (order, step) in [
-        (Order::Configure, "start new processes"),
+        (Order::Configure, "configure"),
         (Order::Load(Memory::Saved), "load"),
         (Order::Arm, "arm"),
         (Order::Replay, "replay"),

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A program that takes part in save/restores as it is ordered to: the shipped one, but for one step of one attempt, at which it
+//! refuses or dies.
+//!
+//! Attempt `k` moves the guest from generation 1 to `k + 1`, and all before it have failed: so a process of the old set knows
+//! the attempt by how often it was asked whether it can be saved, and one of the new set by its generation.
+
+use std::io::Write;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ipc::hello::Role;
+use ipc::instance::InstanceId;
+use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure, Quiescence, RoleConfig, StreamReplay};
+use ipc::protocol::inspect::Inspect;
+use process::{Configured, Context, Program, Source};
+
+/// Where it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Check,
+    Pause,
+    Save,
+    Configure,
+    Load,
+    Arm,
+    Replay,
+}
+
+/// How.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    Refuses,
+    Dies,
+}
+
+/// What fails in each attempt, the first one first. The death of an old process is one in a running VM, and tested as that.
+pub const FAULTS: [(Step, How); 11] = [
+    (Step::Check, How::Refuses),
+    (Step::Pause, How::Refuses),
+    (Step::Save, How::Refuses),
+    (Step::Configure, How::Refuses),
+    (Step::Configure, How::Dies),
+    (Step::Load, How::Refuses),
+    (Step::Load, How::Dies),
+    (Step::Arm, How::Refuses),
+    (Step::Arm, How::Dies),
+    (Step::Replay, How::Refuses),
+    (Step::Replay, How::Dies),
+];
+
+/// What a process that dies by order ends with.
+pub const STATUS: i32 = 77;
+
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+static CHECKS: AtomicU32 = AtomicU32::new(0);
+
+impl Step {
+    /// What users are told of it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Pause => "pause",
+            Self::Save => "save",
+            Self::Configure => "configure",
+            Self::Load => "load",
+            Self::Arm => "arm",
+            Self::Replay => "replay",
+        }
+    }
+
+    /// Refuses, dies, or does neither.
+    fn pass(self) -> Result<(), Failure> {
+        let (generation, checks) = (GENERATION.load(Ordering::Relaxed), CHECKS.load(Ordering::Relaxed));
+        let is_old = matches!(self, Self::Check | Self::Pause | Self::Save);
+        let attempt = match (is_old, generation) {
+            (true, 1) => checks,
+            (true, _) => return Ok(()),
+            (false, _) => generation.saturating_sub(1),
+        };
+        let fault = usize::try_from(attempt).ok().and_then(|attempt| FAULTS.get(attempt.checked_sub(1)?));
+        match fault {
+            Some((step, How::Refuses)) if *step == self => Err(Failure::new(self.as_str(), "by order")),
+            Some((step, How::Dies)) if *step == self => std::process::exit(STATUS),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The program.
+pub struct Faulty<P>(PhantomData<P>);
+
+fn inner<P: Program>(configured: Configured<'_, Faulty<P>>) -> Configured<'_, P> {
+    match configured {
+        Configured::Ready(ready) => Configured::Ready(ready),
+        Configured::Loaded(loaded) => Configured::Loaded(loaded),
+        Configured::Armed(armed) => Configured::Armed(armed),
+    }
+}
+
+impl<P: Program> Program for Faulty<P> {
+    const ROLE: Role = P::ROLE;
+    const WHAT: &'static str = P::WHAT;
+    type Given = P::Given;
+    type Config = P::Config;
+    type Ready = P::Ready;
+    type Loaded = P::Loaded;
+    type Armed = P::Armed;
+
+    fn accept(config: RoleConfig) -> Result<P::Config, Failure> {
+        P::accept(config)
+    }
+    fn configure(config: P::Config, given: P::Given, context: &Context) -> Result<P::Ready, Failure> {
+        GENERATION.store(context.generation, Ordering::Relaxed);
+        Step::Configure.pass()?;
+        P::configure(config, given, context)
+    }
+    fn load(ready: P::Ready, source: Source, context: &Context) -> Result<P::Loaded, Failure> {
+        Step::Load.pass()?;
+        P::load(ready, source, context)
+    }
+    fn arm(loaded: P::Loaded, context: &Context) -> Result<P::Armed, Failure> {
+        // The worst moment: everything is up.
+        let armed = P::arm(loaded, context)?;
+        Step::Arm.pass()?;
+        Ok(armed)
+    }
+    fn replay(armed: &P::Armed) -> Result<Option<Vec<StreamReplay>>, Failure> {
+        let replayed = P::replay(armed)?;
+        Step::Replay.pass()?;
+        Ok(replayed)
+    }
+    fn go(armed: &P::Armed, context: &Context) {
+        P::go(armed, context);
+    }
+    fn pause(armed: &P::Armed) -> Result<(), Failure> {
+        Step::Pause.pass()?;
+        P::pause(armed)
+    }
+    fn resume(armed: &P::Armed) -> Result<(), Failure> {
+        P::resume(armed)
+    }
+    fn in_flight(armed: &P::Armed) -> Quiescence {
+        P::in_flight(armed)
+    }
+    fn check_save(armed: &P::Armed) -> Result<(), Failure> {
+        CHECKS.fetch_add(1, Ordering::Relaxed);
+        Step::Check.pass()?;
+        P::check_save(armed)
+    }
+    fn save(armed: &P::Armed, into: &mut dyn Write) -> Result<(), Failure> {
+        Step::Save.pass()?;
+        P::save(armed, into)
+    }
+    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
+        P::dirty_log(inner(configured), op)
+    }
+    fn dma_ended(configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {
+        P::dma_ended(inner(configured), device)
+    }
+    fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
+        P::inspect(inner(configured), inspect);
+    }
+}
