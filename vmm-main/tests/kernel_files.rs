@@ -11,9 +11,10 @@
 mod support;
 
 use std::io::Write;
+use std::process::Stdio;
 use std::time::Instant;
 
-use support::{Lab, PATIENCE, guest};
+use support::{Lab, PATIENCE, finish, guest};
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -67,7 +68,18 @@ fn stop_is_obeyed_while_a_kernel_is_being_unpacked() {
     let zeros = vec![0; 1 << 20];
     (0..500).for_each(|_| packer.write_all(&zeros).unwrap());
     let kernel = lab.file("Image.gz", &packer.finish().unwrap());
-    let vm = lab.start(&kernel, &["--memory", "600M"]);
+    let words = [
+        "run",
+        "--console",
+        "none",
+        "--memory",
+        "600M",
+        "--log-file",
+        "-",
+        "--kernel",
+        kernel.to_str().unwrap(),
+    ];
+    let run = lab.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let begun = Instant::now();
     let status = loop {
         let output = lab.bulkhead(&["status", "--json"]);
@@ -78,9 +90,13 @@ fn stop_is_obeyed_while_a_kernel_is_being_unpacked() {
     };
     assert_eq!(status["phase"], "created", "{status}");
     assert!(lab.bulkhead(&["stop"]).status.success());
-    let (status, _, log) = vm.end();
-    assert_eq!(status.code(), Some(0), "{log}");
-    assert!(!log.contains("sealed"), "the kernel was unpacked first: {log}");
+    let ended = finish(run);
+    let log = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(0), "{log}");
+    assert!(
+        log.contains("stopped on request") && !log.contains("sealed"),
+        "the kernel was unpacked first: {log}"
+    );
     assert_eq!(lab.left_behind(), Vec::<String>::new());
 }
 
