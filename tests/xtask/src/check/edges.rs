@@ -27,7 +27,10 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("vmm-main", &["ipc", "machine", "sandbox"]),
     // Suites and tools stand outside of the product: they may look at all of it.
     ("fuzz", &["ipc", "process", "smmu-arch", "soft-cpu", "dev-smmu", "dev-vfio", "dev-nvme"]),
-    ("tests", &["ipc", "process", "sandbox", "smmu-arch", "soft-cpu", "dev-smmu", "dev-vfio", "vmm-main"]),
+    (
+        "tests",
+        &["ipc", "process", "sandbox", "smmu-arch", "soft-cpu", "dev-smmu", "dev-vfio", "vcpu", "vmm-main"],
+    ),
     ("lab", &["tests"]),
     ("xtask", &["ipc", "lab", "sandbox", "tests", "vmm-main"]),
 ];
