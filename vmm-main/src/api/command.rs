@@ -2,11 +2,11 @@
 //! How the API speaks to the task that owns the VM: a bounded queue of commands, each with its way back, one of orders to
 //! stop, which wait for no command, and a published picture for reading and for asking the processes about themselves.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::types::{Inspected, ProbeAnswer, ProbeRequest, Process, SaveRestored, Status};
+use super::types::{DirtyRate, Inspected, ProbeAnswer, ProbeRequest, Process, SaveRestored, Status};
 use crate::coordinator::inspector::{self, Inspector};
 use crate::lifecycle::Why;
 use crate::problem::{Class, Problem};
@@ -26,6 +26,8 @@ pub enum Command {
     Resume(Answer<Status>),
     /// Save every process, start new ones, restore, resume.
     SaveRestore(Answer<SaveRestored>),
+    /// Measure for so long how fast the guest dirties its memory.
+    DirtyRate(Duration, Answer<DirtyRate>),
     /// Make a process attempt something.
     Probe(ProbeRequest, Answer<ProbeAnswer>),
 }

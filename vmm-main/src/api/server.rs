@@ -17,12 +17,15 @@ use axum::{Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use ipc::protocol::budget;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::command::{Command, Handle};
-use super::types::{Inspected, Process, SaveRestored, Status};
+use super::types::{
+    DIRTY_RATE_MS_MAX, DirtyRate, DirtyRateRequest, Inspected, Process, SaveRestored, Status,
+};
 use crate::coordinator::spans;
 use crate::problem::{Class, Problem};
 
@@ -112,7 +115,8 @@ fn routes(handle: Handle) -> Router {
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .route("/v1/stop", post(stop))
-        .route("/v1/save-restore", post(save_restore));
+        .route("/v1/save-restore", post(save_restore))
+        .route("/v1/dirty-rate", post(dirty_rate));
     #[cfg(debug_assertions)]
     let router = router.route("/v1/probe", post(probe));
     router
@@ -138,7 +142,7 @@ fn no_such(kind: &'static str) -> Problem {
     Problem::usage(
         format!("the control API has no such {kind}"),
         "request line",
-        "use one of GET /v1/status, GET /v1/processes, GET /v1/inspect, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore",
+        "use one of GET /v1/status, GET /v1/processes, GET /v1/inspect, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore, /v1/dirty-rate",
     )
 }
 
@@ -186,19 +190,29 @@ async fn save_restore(State(handle): State<Handle>) -> Answered<SaveRestored> {
     handle.ask(Command::SaveRestore).await.map(Json).map_err(Refusal)
 }
 
-#[cfg(debug_assertions)]
-async fn probe(
-    State(handle): State<Handle>,
-    body: Result<axum::body::Bytes, axum::extract::rejection::BytesRejection>,
-) -> Answered<super::types::ProbeAnswer> {
-    let refuse = |what: String| {
-        Refusal(Problem::usage(
-            what,
-            "request body",
-            "send {\"process\": \"smmu0\", \"attempt\": \"open\"} in at most 4 KiB",
-        ))
-    };
+async fn dirty_rate(State(handle): State<Handle>, body: Body) -> Answered<DirtyRate> {
+    let advice = "send {\"span_ms\": 1000}, from 1 to 10000";
+    let DirtyRateRequest { span_ms } = parsed(body, advice)?;
+    if !(1..=DIRTY_RATE_MS_MAX).contains(&span_ms) {
+        let what = format!("nothing can be measured in {span_ms} ms");
+        return Err(Refusal(Problem::usage(what, "request body", advice)));
+    }
+    let span = Duration::from_millis(span_ms);
+    handle.ask(|answer| Command::DirtyRate(span, answer)).await.map(Json).map_err(Refusal)
+}
+
+/// The body of a request, if it could be read.
+type Body = Result<axum::body::Bytes, axum::extract::rejection::BytesRejection>;
+
+/// The request in a body.
+fn parsed<T: DeserializeOwned>(body: Body, advice: &'static str) -> Result<T, Refusal> {
+    let refuse = |what: String| Refusal(Problem::usage(what, "request body", advice));
     let body = body.map_err(|rejection| refuse(rejection.body_text()))?;
-    let request = serde_json::from_slice(&body).map_err(|error| refuse(error.to_string()))?;
+    serde_json::from_slice(&body).map_err(|error| refuse(error.to_string()))
+}
+
+#[cfg(debug_assertions)]
+async fn probe(State(handle): State<Handle>, body: Body) -> Answered<super::types::ProbeAnswer> {
+    let request = parsed(body, "send {\"process\": \"smmu0\", \"attempt\": \"open\"} in at most 4 KiB")?;
     handle.ask(|answer| Command::Probe(request, answer)).await.map(Json).map_err(Refusal)
 }

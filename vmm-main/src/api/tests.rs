@@ -64,6 +64,10 @@ fn server(deaf: bool) -> Server {
                         answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
                         continue;
                     }
+                    Command::DirtyRate(_, answer) => {
+                        answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
+                        continue;
+                    }
                     Command::Probe(request, answer) => {
                         let outcome = format!("{} {}", request.process, request.attempt);
                         answer.send(Ok(super::types::ProbeAnswer { outcome })).unwrap();

@@ -141,6 +141,44 @@ pub struct SaveRestored {
     pub downtime_us: u64,
 }
 
+/// Body of `POST /v1/dirty-rate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirtyRateRequest {
+    /// For how long to measure, in milliseconds: 1 to [`DIRTY_RATE_MS_MAX`].
+    pub span_ms: u64,
+}
+
+/// The longest measurement, in milliseconds: no other command is carried out meanwhile.
+pub const DIRTY_RATE_MS_MAX: u64 = 10_000;
+
+/// Answer of `POST /v1/dirty-rate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirtyRate {
+    /// How long was measured, in microseconds.
+    pub span_us: u64,
+    /// Bytes in a page.
+    pub page_len: u64,
+    /// Pages that were written, by whomever: each counts once.
+    pub page_count: u64,
+    /// The same in bytes for a second.
+    pub bytes_per_second: u64,
+    /// Who has written.
+    pub processes: Vec<DirtyPages>,
+}
+
+/// What one process has written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirtyPages {
+    /// The process.
+    pub process: String,
+    /// Pages.
+    pub page_count: u64,
+    /// `exact`; `everything`: all of RAM, since its log is not complete; `unseen`: it also writes what nobody sees until it is
+    /// stopped.
+    pub seen: String,
+}
+
 /// One stage of a longer operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stage {

@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Args;
 use comfy_table::Table;
@@ -17,7 +18,10 @@ use serde::de::DeserializeOwned;
 
 use super::{Form, host_pids};
 use crate::api::client::{COMMAND_DEADLINE, Client, INSPECT_DEADLINE, PICTURE_DEADLINE, STOP_DEADLINE};
-use crate::api::types::{Inspected, Limits, Observed, Process, SaveRestored, Status};
+use crate::api::types::{
+    DIRTY_RATE_MS_MAX, DirtyPages, DirtyRate, DirtyRateRequest, Inspected, Limits, Observed, Process,
+    SaveRestored, Status,
+};
 use crate::config::{check, size};
 use crate::launcher::cgroup;
 use crate::launcher::runtime_dir::RuntimeDir;
@@ -32,6 +36,16 @@ pub struct Target {
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// How long to measure.
+#[derive(Debug, Args)]
+pub struct DirtyRateFlags {
+    /// For how many seconds, up to 10; no other command is carried out meanwhile
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    #[command(flatten)]
+    target: Target,
 }
 
 /// What to attempt, and in which process.
@@ -167,6 +181,35 @@ pub fn save_restore(target: &Target) -> Result<(), Problem> {
         text.push_str(&format!("{}: {} bytes of state\n", unit.process, unit.len));
     }
     print(&text)
+}
+
+/// `bulkhead dirty-rate`.
+pub fn dirty_rate(flags: &DirtyRateFlags) -> Result<(), Problem> {
+    let span = Duration::try_from_secs_f64(flags.seconds).ok().map(|span| span.as_millis());
+    let span_ms =
+        span.and_then(|span| u64::try_from(span).ok()).filter(|span| (1..=DIRTY_RATE_MS_MAX).contains(span));
+    let span_ms = span_ms.ok_or_else(|| {
+        Problem::usage(
+            format!("nothing can be measured in {} seconds", flags.seconds),
+            "--seconds",
+            "give a number from 0.001 to 10",
+        )
+    })?;
+    let body = serde_json::to_vec(&DirtyRateRequest { span_ms }).map_err(|error| cannot_show(&error))?;
+    let measured: DirtyRate = ask(&flags.target, Method::POST, "/v1/dirty-rate", body)?;
+    if flags.target.json {
+        return show_json(&measured);
+    }
+    let mut table = new_table(&["PROCESS", "PAGES", "SEEN"]);
+    for DirtyPages { process, page_count, seen } in &measured.processes {
+        table.add_row(vec![process.clone(), page_count.to_string(), seen.clone()]);
+    }
+    print(&format!(
+        "{} pages in {} ms: {} a second\n{table}\n",
+        measured.page_count,
+        measured.span_us / 1000,
+        size::display(measured.bytes_per_second),
+    ))
 }
 
 /// `bulkhead probe`.

@@ -36,6 +36,7 @@
 
 pub mod action;
 mod carry_out;
+mod dirty_rate;
 pub mod driver;
 pub mod event;
 mod loading;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use ipc::instance::InstanceId;
-use ipc::protocol::control::{LoadFrom, Request};
+use ipc::protocol::control::{DirtyLogOp, LoadFrom, Request};
 use ipc::protocol::lifecycle::State;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 
@@ -41,6 +41,10 @@ pub enum Action {
         /// The device's process.
         device: InstanceId,
     },
+    /// Map the dirty logs of all processes, emptied in the name of this epoch. Answered by `DirtyLogsOpened`.
+    OpenDirtyLogs(u64),
+    /// Take what the dirty logs have.
+    Harvest,
     /// Start a timer.
     Arm(Timer, Duration),
     /// Answer a client.
@@ -74,6 +78,8 @@ pub enum Order {
     CheckSave,
     /// To write its state.
     Save,
+    /// To do this with its dirty log.
+    DirtyLog(DirtyLogOp),
     /// To attempt what its sandbox refuses.
     Probe(Probe),
 }
@@ -105,6 +111,8 @@ pub enum Success {
     In(Phase),
     /// The guest lives in the processes of this generation, with so many bytes of state each.
     Moved(u32, Vec<(InstanceId, u64)>),
+    /// The logs were harvested.
+    DirtyRateMeasured,
     /// What the probe found.
     Probed(ProbeOutcome),
 }
@@ -139,6 +147,7 @@ impl Order {
             Self::Resume => state.after(&Request::Resume),
             Self::CheckSave => state.after(&Request::CheckSave),
             Self::Save => state.after(&Request::Save),
+            Self::DirtyLog(op) => state.after(&Request::DirtyLog(op)),
             Self::Probe(probe) => state.after(&Request::Probe(probe)),
         }
     }

@@ -9,6 +9,7 @@ use ipc::instance::InstanceId;
 use ipc::protocol::control::{LoadFrom, Reply, Request};
 
 use super::action::{Action, Ending, Memory, Notice, Order, Success};
+use super::dirty_rate::Measurement;
 use super::driver::{Reconnected, Vm, Waiting, millis, refused};
 use super::event::{self, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer};
 use super::loading::BootClock;
@@ -78,6 +79,11 @@ impl Vm {
                     process.order(process::Order::Tell(Request::DmaEnded { device }));
                 }
             }
+            Action::OpenDirtyLogs(epoch) => {
+                let opened = self.open_dirty_logs(epoch);
+                self.results.push_back(Event::DirtyLogsOpened(opened));
+            }
+            Action::Harvest => self.harvest(),
             Action::Arm(timer, span) => self.arm(timer, span),
             Action::Answer(ticket, result) => self.answer(ticket, result),
             Action::Lap(stage) => self.clock.lap(stage),
@@ -92,6 +98,19 @@ impl Vm {
         let current = self.current.as_ref().ok_or_else(|| bug("the VM has no processes"))?;
         self.next = Some(current.objects.for_generation()?);
         Ok(())
+    }
+
+    fn open_dirty_logs(&mut self, epoch: u64) -> Result<(), Problem> {
+        let current = self.current.as_ref().ok_or_else(|| bug("the VM has no processes"))?;
+        self.measurement = Some(Measurement::open(&current.objects, &self.layout, epoch)?);
+        Ok(())
+    }
+
+    fn harvest(&mut self) {
+        let generation = self.machine.generation();
+        if let Some(measurement) = &mut self.measurement {
+            measurement.harvest(|instance| self.processes.contains_key(&LifeId { generation, instance }));
+        }
     }
 
     fn objects_of(&mut self, generation: u32) -> Option<&mut Objects> {
@@ -136,6 +155,10 @@ impl Vm {
                 self.saved.insert(life.instance, state);
                 (Request::Save, vec![theirs])
             }
+            Order::DirtyLog(op) => {
+                self.measurement.iter_mut().for_each(|measurement| measurement.ordered(life.instance));
+                (Request::DirtyLog(op), vec![])
+            }
             Order::Probe(probe) => (Request::Probe(probe), vec![]),
         };
         if let Some(process) = self.processes.get(&life) {
@@ -173,13 +196,20 @@ impl Vm {
             Reply::Probe(outcome) => Outcome::Probed(outcome),
             Reply::Paused(in_flight) => Outcome::Paused(in_flight),
             Reply::Replayed(streams) => Outcome::Replayed(streams),
+            Reply::DirtyLog(state) => {
+                self.measurement.iter_mut().for_each(|measurement| measurement.said(life.instance, state));
+                Outcome::Done
+            }
             // Its task passes on what answers the request.
-            Reply::Done | Reply::Inspect(_) | Reply::DirtyLog(_) | Reply::Failed(_) => Outcome::Done,
+            Reply::Done | Reply::Inspect(_) | Reply::Failed(_) => Outcome::Done,
         };
         Some(ProcessEvent::Answered(outcome))
     }
 
     fn arm(&mut self, timer: Timer, span: Duration) {
+        if let (Timer::DirtyRate(_), Some(measurement)) = (timer, &mut self.measurement) {
+            measurement.begin();
+        }
         self.timers.spawn(async move {
             tokio::time::sleep(span).await;
             timer
@@ -213,6 +243,7 @@ impl Vm {
             Command::Pause(answer) => (Waiting::Phase(answer), event::Command::Pause),
             Command::Resume(answer) => (Waiting::Phase(answer), event::Command::Resume),
             Command::SaveRestore(answer) => (Waiting::SaveRestore(answer), event::Command::SaveRestore),
+            Command::DirtyRate(span, answer) => (Waiting::DirtyRate(answer), event::Command::DirtyRate(span)),
             Command::Probe(ProbeRequest { process, attempt }, answer) => {
                 let made = probe::by_name(&attempt);
                 if process == COORDINATOR_ID.to_string() {
@@ -245,11 +276,19 @@ impl Vm {
                 let (stages, downtime_us) = self.clock.end();
                 drop(answer.send(Ok(SaveRestored { generation, stages, units, downtime_us })));
             }
+            (Some(Waiting::DirtyRate(answer)), Ok(Success::DirtyRateMeasured)) => {
+                let measured = self.measurement.take().and_then(Measurement::measured);
+                drop(answer.send(measured.ok_or_else(|| bug("nothing was measured"))));
+            }
             (Some(Waiting::Probe(answer)), Ok(Success::Probed(outcome))) => {
                 drop(answer.send(Ok(probe::outcome(&outcome))));
             }
             (Some(Waiting::Phase(answer)), result) => drop(answer.send(Err(failure(result)))),
             (Some(Waiting::SaveRestore(answer)), result) => drop(answer.send(Err(failure(result)))),
+            (Some(Waiting::DirtyRate(answer)), result) => {
+                self.measurement = None;
+                drop(answer.send(Err(failure(result))));
+            }
             (Some(Waiting::Probe(answer)), result) => drop(answer.send(Err(failure(result)))),
             (None, _) => {}
         }

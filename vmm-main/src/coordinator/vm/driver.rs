@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::carry_out::Stopwatch;
+use super::dirty_rate::Measurement;
 use super::event::{Event, LifeId, ProcessEvent, Ticket, Timer};
 use super::loading::Loaded;
 use super::picture;
@@ -27,7 +28,7 @@ use super::plan::Plan;
 use super::saved_state::SavedState;
 use super::state_machine::{StateMachine, bug, cannot_be_killed};
 use crate::api::command::{Answer, Command, Picture, StopOrder};
-use crate::api::types::{Limits, ProbeAnswer, SaveRestored, Status};
+use crate::api::types::{DirtyRate, Limits, ProbeAnswer, SaveRestored, Status};
 use crate::coordinator::handover::Handover;
 use crate::coordinator::launcher::Launcher;
 use crate::coordinator::objects::Objects;
@@ -79,6 +80,8 @@ pub struct Vm {
     /// The thread that loads the guest, if there is one.
     pub(super) loading: JoinSet<Result<Loaded, RecvError>>,
     pub(super) saved: BTreeMap<InstanceId, SavedState>,
+    /// The dirty logs, while they are being looked at.
+    pub(super) measurement: Option<Measurement>,
     /// Clients that wait.
     tickets: Ticket,
     pub(super) waiting: BTreeMap<Ticket, Waiting>,
@@ -104,6 +107,7 @@ pub(super) struct Shared {
 pub(super) enum Waiting {
     Phase(Answer<Status>),
     SaveRestore(Answer<SaveRestored>),
+    DirtyRate(Answer<DirtyRate>),
     Probe(Answer<ProbeAnswer>),
 }
 
@@ -152,6 +156,7 @@ impl Vm {
             reconnecting: JoinSet::new(),
             loading: JoinSet::new(),
             saved: BTreeMap::new(),
+            measurement: None,
             tickets: 0,
             waiting: BTreeMap::new(),
             stopping: Vec::new(),

@@ -5,6 +5,7 @@
 //! Deadlines are events too: the machine orders a timer and has no clock.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{self, Quiescence, StreamReplay};
@@ -37,6 +38,8 @@ pub enum Event {
     /// The servers of devices were connected to anew: those that were not reached, and why. An error of the host's
     /// ends the VM.
     Reconnected(Result<BTreeMap<InstanceId, String>, Problem>),
+    /// The dirty logs are mapped, or why not.
+    DirtyLogsOpened(Result<(), Problem>),
     /// A process did something, or something became of it.
     Process(LifeId, ProcessEvent),
     /// A client asks for something.
@@ -99,6 +102,8 @@ pub enum Command {
     Resume,
     /// Move it into new processes.
     SaveRestore,
+    /// Measure for so long how fast it dirties its memory.
+    DirtyRate(Duration),
     /// Have the process of this name attempt what its sandbox refuses.
     Probe(String, Probe),
 }
@@ -112,6 +117,8 @@ pub enum Timer {
     ServerEnd(LifeId),
     /// The boot with this number was long enough ago for another one.
     NextBoot(u32),
+    /// The measurement with this epoch has lasted long enough.
+    DirtyRate(u64),
     /// Every process must be gone.
     Stop,
 }

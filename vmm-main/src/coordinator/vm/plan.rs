@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
+use ipc::slot::SlotKind;
 
 use crate::config::OnReset;
 use crate::coordinator::handover::Handover;
@@ -30,6 +31,8 @@ pub struct Member {
     pub runs_guest: bool,
     /// After its start it says what became of its device.
     pub opens_device: bool,
+    /// It writes guest RAM, and has a log of that.
+    pub has_dirty_log: bool,
     /// The process that serves its device, if that is one of ours.
     pub server: Option<InstanceId>,
     /// What its loss costs.
@@ -61,6 +64,7 @@ impl Plan {
                 tier: instance.template.tier.into(),
                 runs_guest: id.role == Role::Vcpu,
                 opens_device: id.role == Role::Vfio,
+                has_dirty_log: instance.number(&SlotKind::DirtyLog.into()).is_some(),
                 server: system.server_of(id),
                 policy,
                 required: handover.requires(id),

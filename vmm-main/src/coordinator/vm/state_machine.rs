@@ -9,6 +9,7 @@
 
 mod boot;
 mod commands;
+mod dirty_rate;
 mod ending;
 mod lives;
 mod losses;
@@ -26,6 +27,7 @@ use std::ops::ControlFlow;
 use ipc::instance::InstanceId;
 
 use self::boot::BootStep;
+use self::dirty_rate::DirtyRate;
 use self::lives::{Life, Lives};
 use self::reset::ResetStep;
 pub(super) use self::reset::{cannot_be_killed, names};
@@ -48,6 +50,8 @@ enum Operation {
     Transit(Transit),
     /// The guest moves into new processes.
     SaveRestore(SaveRestore),
+    /// How fast the guest dirties its memory is measured.
+    DirtyRate(DirtyRate),
     /// One process attempts something.
     Probe { ticket: Ticket, life: LifeId },
     /// The guest's last life ends, and the next begins.
@@ -87,6 +91,8 @@ pub struct StateMachine {
     /// The latest number that a set of processes was given. None is used again: not that of a set whose move was
     /// given up either.
     last_generation: u32,
+    /// The epoch of the latest measurement.
+    epoch: u64,
     boot_count: u32,
     /// The latest boot was long enough ago for another one.
     next_boot_due: bool,
@@ -116,6 +122,7 @@ impl StateMachine {
             lives: Lives::default(),
             generation: 0,
             last_generation: 0,
+            epoch: 0,
             boot_count: 0,
             next_boot_due: false,
             reset_count: 0,
@@ -136,6 +143,7 @@ impl StateMachine {
             Event::Loaded(result) => self.loaded(result),
             Event::Prepared(result) => self.prepared(result),
             Event::Reconnected(result) => self.reconnected(result),
+            Event::DirtyLogsOpened(result) => self.dirty_logs_opened(result),
             Event::Process(life, event) => self.process(life, event),
             Event::Command(ticket, command) => self.command(ticket, command),
             Event::Stop(why) => self.end(why),
@@ -189,6 +197,7 @@ impl StateMachine {
                 Operation::Boot(step) => self.boot(step),
                 Operation::Transit(transit) => self.transit(transit),
                 Operation::SaveRestore(moving) => self.save_restore(moving),
+                Operation::DirtyRate(measuring) => self.dirty_rate(measuring),
                 Operation::Reset(step) => self.reset(step),
                 Operation::Ending(why) => self.ending(why),
                 other @ (Operation::Probe { .. } | Operation::Over) => Step::Break(other),
@@ -226,6 +235,7 @@ impl StateMachine {
                 }
             }
             Timer::NextBoot(boot) => self.next_boot_due |= boot == self.boot_count,
+            Timer::DirtyRate(epoch) => self.dirty_rate_over(epoch),
             Timer::Stop => self.give_up_on_processes(),
             // It has said so meanwhile, or is gone.
             Timer::DeviceOutcome(_) => {}

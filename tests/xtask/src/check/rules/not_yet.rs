@@ -24,12 +24,7 @@ enum Still {
     Without { folder: &'static str, text: &'static str },
 }
 
-const GAPS: [Gap; 11] = [
-    Gap {
-        file: "README.md",
-        text: "no harvest yet",
-        still: Still::Without { folder: "vmm-main/src/", text: "DirtyLogOp::Rearm" },
-    },
+const GAPS: [Gap; 10] = [
     Gap {
         file: "README.md",
         text: "no restart yet",

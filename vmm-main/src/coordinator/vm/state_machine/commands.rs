@@ -43,6 +43,7 @@ impl StateMachine {
                 Ok(Operation::Transit(Transit { ticket, goal: Goal::Running, failed: None }))
             }
             Command::SaveRestore => self.begin_save_restore(ticket),
+            Command::DirtyRate(span) => self.begin_dirty_rate(ticket, span),
             Command::Probe(name, probe) => self.begin_probe(ticket, &name, probe),
         }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use ipc::protocol::control::DirtyLogOp;
 use ipc::protocol::lifecycle::State;
 
 use super::{Progress, StateMachine};
@@ -28,6 +29,10 @@ pub(super) struct Life {
     pub device: Option<DeviceOutcome>,
     /// It is the process of a device.
     pub opens_device: bool,
+    /// It writes guest RAM, and has a log of that.
+    pub has_dirty_log: bool,
+    /// What it was last to do with that.
+    pub dirty_log: Option<DirtyLogOp>,
     /// It has said that it could be saved.
     pub can_be_saved: bool,
     /// Bytes of state that it has saved.
@@ -52,6 +57,8 @@ impl Life {
             refused: false,
             device: None,
             opens_device: member.opens_device,
+            has_dirty_log: member.has_dirty_log,
+            dirty_log: None,
             can_be_saved: false,
             saved_len: None,
             ending: None,

@@ -49,6 +49,9 @@ impl StateMachine {
         life.state = order.state_after(life.state).unwrap_or(life.state);
         life.refused = false;
         life.can_be_saved |= order == Order::CheckSave;
+        if let Order::DirtyLog(op) = order {
+            life.dirty_log = Some(op);
+        }
         match outcome {
             Outcome::Done => {}
             Outcome::Paused(in_flight) => self.paused_with(id, in_flight),
@@ -78,6 +81,7 @@ impl StateMachine {
                 }
             }
             Operation::SaveRestore(_) => self.refused_to_move(id, order, problem),
+            Operation::DirtyRate(_) => self.refused_to_log(id, order, problem),
             Operation::Probe { .. } => self.answer_probe(id, Err(problem)),
             Operation::Idle | Operation::Reset(_) | Operation::Ending(_) | Operation::Over => {}
         }

@@ -6,6 +6,7 @@ use ipc::protocol::control::Event as Report;
 use ipc::protocol::lifecycle::State;
 use ipc::protocol::probe::Probe;
 use proptest::prelude::*;
+use std::time::Duration;
 
 use super::world::{NVME0, SMMU0, VCPU, VFIO0, World, problem};
 use crate::coordinator::vm::action::Order;
@@ -67,10 +68,11 @@ fn report(choice: u8) -> Report {
 }
 
 fn command(choice: u8) -> Command {
-    match choice % 6 {
+    match choice % 7 {
         0 | 1 => Command::Pause,
         2 | 3 => Command::Resume,
         4 => Command::SaveRestore,
+        5 => Command::DirtyRate(Duration::from_secs(1)),
         _ => Command::Probe("smmu0".to_owned(), Probe::Open),
     }
 }
@@ -119,6 +121,9 @@ fn step(world: &mut World, chance: Chance) {
             if world.prepares > 0 {
                 world.prepares -= 1;
                 world.happen(Event::Prepared(Err(problem("not prepared"))));
+            } else if world.logs > 0 {
+                world.logs -= 1;
+                world.happen(Event::DirtyLogsOpened(Err(problem("not mapped"))));
             }
         }
         Chance::Timer(index) => {

@@ -11,7 +11,7 @@ use crate::coordinator::vm::action::{Ending, Memory, Notice, Order, Success};
 use crate::coordinator::vm::event::{Command, Event, LifeId, Outcome, ProcessEvent, Timer};
 use crate::lifecycle::{Phase, Why};
 
-fn running(required: bool) -> World {
+pub fn running(required: bool) -> World {
     let mut world = World::new(required);
     world.settle();
     assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Running, true));
@@ -20,7 +20,7 @@ fn running(required: bool) -> World {
 }
 
 /// Who was asked for this, in order.
-fn asked(world: &World, order: Order) -> Vec<ipc::instance::InstanceId> {
+pub fn asked(world: &World, order: Order) -> Vec<ipc::instance::InstanceId> {
     world.orders.iter().filter(|(_, given)| *given == order).map(|(life, _)| life.instance).collect()
 }
 

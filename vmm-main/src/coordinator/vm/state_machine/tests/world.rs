@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
-use ipc::protocol::control::Quiescence;
+use ipc::protocol::control::{DirtyLogOp, Quiescence};
 use ipc::protocol::lifecycle::State;
 use ipc::protocol::probe::ProbeOutcome;
 
@@ -31,6 +31,7 @@ pub fn plan(required: bool) -> Plan {
         tier,
         runs_guest: instance == VCPU,
         opens_device: instance.role == Role::Vfio,
+        has_dirty_log: instance != NVME0,
         server: (instance == VFIO0).then_some(NVME0),
         policy,
         required: required && instance == VFIO1,
@@ -56,6 +57,8 @@ pub struct Process {
     pub greeted: bool,
     pub open: Option<Order>,
     pub ending: Option<Ending>,
+    /// What it was last told about its dirty log, and has done.
+    pub logging: Option<DirtyLogOp>,
     /// It was let begin or go on, and has not paused since: perhaps it works.
     pub may_run: bool,
     /// It has said that it could be saved, since the last save/restore was asked for.
@@ -76,6 +79,9 @@ pub struct World {
     pub loads: usize,
     pub prepares: usize,
     pub reconnects: usize,
+    /// Dirty logs that were to be mapped and are not yet.
+    pub logs: usize,
+    pub harvests: usize,
     pub released: bool,
     tickets: Ticket,
     pub asked: BTreeSet<Ticket>,
@@ -99,6 +105,8 @@ impl World {
             loads: 0,
             prepares: 0,
             reconnects: 0,
+            logs: 0,
+            harvests: 0,
             released: false,
             tickets: 0,
             asked: BTreeSet::new(),
@@ -135,6 +143,8 @@ impl World {
                 assert!(self.processes.is_empty(), "the old connections are closed first");
                 self.reconnects += 1;
             }
+            Action::OpenDirtyLogs(_) => self.logs += 1,
+            Action::Harvest => self.check_harvest(),
             Action::Start(life) => self.start(life),
             Action::Ask(life, order) => self.ask(life, order),
             Action::End(life, ending) => {
@@ -181,11 +191,21 @@ impl World {
             greeted: false,
             open: None,
             ending: None,
+            logging: None,
             may_run: false,
             checked: false,
             told_of_device: false,
         };
         self.processes.insert(life, process);
+    }
+
+    /// Everyone who logs has flipped its log.
+    fn check_harvest(&mut self) {
+        self.harvests += 1;
+        for (life, process) in self.processes.iter().filter(|(_, process)| process.ending.is_none()) {
+            let flipped = process.logging == Some(DirtyLogOp::Rearm);
+            assert!(flipped || life.instance == NVME0, "{life:?} has last done {:?}", process.logging);
+        }
     }
 
     /// All that can fail has not, and nothing runs.
@@ -233,6 +253,9 @@ impl World {
         if !self.machine.is_idle() {
             return;
         }
+        for (life, process) in self.processes.iter().filter(|(_, process)| process.ending.is_none()) {
+            assert!(matches!(process.logging, None | Some(DirtyLogOp::Disable)), "{life:?} logs for nobody");
+        }
         // What users are told of a VM that is doing nothing is so.
         let expected = match after {
             Phase::Running => State::Running,
@@ -258,6 +281,9 @@ impl World {
         process.state = order.state_after(process.state).unwrap();
         process.may_run &= process.state != State::Paused;
         process.checked |= order == Order::CheckSave;
+        if let Order::DirtyLog(op) = order {
+            process.logging = Some(op);
+        }
         let outcome = match order {
             Order::Save => Outcome::Saved(7),
             Order::Pause => Outcome::Paused(Quiescence::NONE),
@@ -296,7 +322,14 @@ impl World {
     /// A process refuses what it was asked.
     pub fn refuse(&mut self, life: LifeId) {
         let process = self.processes.get_mut(&life).filter(|process| process.ending.is_none());
-        if process.is_some_and(|process| process.open.take().is_some()) {
+        let order = process.and_then(|process| {
+            let order = process.open.take()?;
+            if matches!(order, Order::DirtyLog(_)) {
+                process.logging = None;
+            }
+            Some(order)
+        });
+        if order.is_some() {
             self.process(life, ProcessEvent::Refused(problem("refused")));
         }
     }
@@ -340,6 +373,9 @@ impl World {
         } else if self.prepares > 0 {
             self.prepares -= 1;
             self.happen(Event::Prepared(Ok(())));
+        } else if self.logs > 0 {
+            self.logs -= 1;
+            self.happen(Event::DirtyLogsOpened(Ok(())));
         } else if self.reconnects > 0 {
             self.reconnects -= 1;
             self.happen(Event::Reconnected(Ok(BTreeMap::new())));
