@@ -100,6 +100,8 @@ impl Link {
     pub fn listen(&self, heard: impl Fn(), failed: impl Fn(&str, String)) {
         let greeted = self.channel.hello(Role::Vfio, Deadline::after(HELLO_SPAN));
         self.progress().up = greeted.is_ok();
+        // Who waits for the greeting ([`Self::wait_up`]), and the thread that serves the guest.
+        self.changed.notify_all();
         heard();
         let mut patience = Patience::new(Instant::now());
         let end = greeted.and_then(|()| self.read(&mut patience, &heard, &failed));

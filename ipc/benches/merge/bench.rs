@@ -1,14 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a harvest costs: the dirty logs of four processes of a guest of 1 TiB, taken into one owed map, beside the bare
-//! `memcpy` of as many bytes from memory to memory.
-//!
-//! Both are measured in turn in one run, with none, 1 %, half and all of the pages marked, each page independently of its
-//! neighbours: a guest's are clustered, which is cheaper. The ratio is the bytes of bitmaps taken in the time that `memcpy` copies as many.
-//! A harvest reads every word; where bits are set it writes zero back and adds to the map, so that `memcpy` does about what
-//! it does with many bits, and more than it does with none.
-//!
-//! `cargo bench -p ipc --bench merge`; run by `cargo xtask bench merge`.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench stops at the first surprise")]
+//! The measurement: logs that are marked anew before each harvest, and as many bytes for `memcpy`.
 
 use std::hint::black_box;
 use std::os::unix::fs::FileExt as _;
@@ -94,7 +85,8 @@ fn bitmap(density: &Density, seed: u64) -> Vec<u64> {
     words
 }
 
-fn main() -> ExitCode {
+/// Measures, prints, and says whether the goals were met.
+pub fn run() -> ExitCode {
     if std::env::args().any(|argument| argument == "--list") {
         // A test runner looking for tests: there are none here.
         return ExitCode::SUCCESS;
