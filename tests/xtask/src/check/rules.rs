@@ -6,6 +6,7 @@
 
 mod addresses;
 mod circles;
+mod columns;
 mod heads;
 mod ignores;
 mod manifests;
@@ -22,9 +23,10 @@ use super::tree::Tree;
 pub type Rule = fn(&Tree) -> Vec<String>;
 
 /// Every rule with the name that it is reported under.
-pub const ALL: [(&str, Rule); 11] = [
+pub const ALL: [(&str, Rule); 12] = [
     ("licence and head of every source file", heads::check),
     ("length of files", sizes::check),
+    ("lines of documents within 120 columns", columns::check),
     ("unsafe code only behind its walls", walls::check),
     ("every error text is unique", messages::check),
     ("no printing that panics", prints::check),

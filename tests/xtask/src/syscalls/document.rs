@@ -74,13 +74,14 @@ fn beyond(name: &str, near: &str) -> String {
 const HEAD: &str = "\
 # System calls of each sealed process
 
-Written by `cargo xtask syscalls`, which runs the programs under `strace` (x86-64): Linux boots, fills a disk and reads it back, is paused,
-resumed and inspected, saved and restored, and ended. The heads of the columns say how many of the allowed calls were seen. Arguments are
-in the profiles (`src/profiles/`), for many calls are allowed with certain ones only. `coordinator` holds what a process does until
-it has sealed itself too, for that happens under its filter.
+Written by `cargo xtask syscalls`, which runs the programs under `strace` (x86-64): Linux boots, fills a disk and reads
+it back, is paused, resumed and inspected, saved and restored, and ended. The heads of the columns say how many of the
+allowed calls were seen. Arguments are in the profiles (`src/profiles/`), for many calls are allowed with certain ones
+only. `coordinator` holds what a process does until it has sealed itself too, for that happens under its filter.
 
-`vcpu-kvm` and `vfio-kernel` have no column: they run where an arm64 host has KVM and an SMMU that nests, which is the Arm lab's emulated
-server and not the machine that writes this table, and its image has no tracer. What is not allowed ends them, which is proved there
-(`cargo xtask lab sealed isolation isolation-vfio`). What of the rest they do not need is not measured, only reviewed in their profiles.
+`vcpu-kvm` and `vfio-kernel` have no column: they run where an arm64 host has KVM and an SMMU that nests, which is the
+Arm lab's emulated server and not the machine that writes this table, and its image has no tracer. What is not allowed
+ends them, which is proved there (`cargo xtask lab sealed isolation isolation-vfio`). What of the rest they do not need
+is not measured, only reviewed in their profiles.
 
 ";

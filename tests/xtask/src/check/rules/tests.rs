@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Each rule holds on a good tree and breaks on a tree with one thing wrong.
 
-use super::{addresses, circles, heads, ignores, manifests, messages, prints, sizes, walls, words};
+use super::{addresses, circles, columns, heads, ignores, manifests, messages, prints, sizes, walls, words};
 use crate::check::tree::Tree;
 
 const LICENCE: &str = "// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause\n";
@@ -22,6 +22,16 @@ fn heads_are_demanded_of_sources_only() {
 fn sizes_above_the_limit_fail() {
     assert!(sizes::check(&Tree::of(&[("a.rs", &"x\n".repeat(900))])).is_empty());
     assert_eq!(sizes::check(&Tree::of(&[("a.rs", &"x\n".repeat(901))])).len(), 1);
+}
+
+#[test]
+fn prose_above_120_columns_is_found_and_tables_and_code_are_not() {
+    let (fits, long) = ("x".repeat(120), "ä".repeat(121));
+    for good in [fits, format!("| {long} |"), format!("    {long}"), format!("```text\n{long}\n```\n")] {
+        assert!(columns::check(&Tree::of(&[("a.md", &good)])).is_empty(), "{good}");
+    }
+    let found = columns::check(&Tree::of(&[("a.md", &format!("x\n{long}\n")), ("a.rs", &long)]));
+    assert_eq!(found, ["a.md:2: 121 columns, at most 120"]);
 }
 
 #[test]
