@@ -16,13 +16,14 @@ use ipc::deadline::Deadline;
 use ipc::error::Error;
 use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
+use ipc::protocol::budget;
 use ipc::protocol::stage1::{Fault, Notice, Order, Stage1};
 use smmu_arch::StreamId;
 
 use crate::patience::{DEBT_MAX, Patience, TURN_SPAN};
 
-/// The device is started beside us; its end of the channel is there from the beginning.
-const HELLO_SPAN: Duration = Duration::from_secs(30);
+/// The device's process is armed beside us, and greets once its device is open, or has its state.
+const HELLO_SPAN: Duration = budget::sum(&[budget::vfio::RESTORING, budget::SLACK]);
 /// Faults of one device that may wait to be recorded: a full Event queue of them.
 pub const FAULTS_MAX: usize = 4096;
 
@@ -258,6 +259,13 @@ impl Link {
             progress = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         progress.refused
+    }
+
+    /// Gives the device up if it has not greeted and still could. True: it is to be named.
+    pub fn give_up_ungreeted(&self) -> bool {
+        let mut progress = self.progress();
+        let is_overdue = !progress.up && !progress.closed && !progress.dma_ended;
+        is_overdue && !std::mem::replace(&mut progress.given_up, true)
     }
 
     /// Waits until the device has greeted, or cannot any more.

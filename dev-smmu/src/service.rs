@@ -29,7 +29,7 @@ use ipc::shm::register_page::RegisterPage;
 use ipc::shm::ring::{self, Access, Responder};
 use ipc::slot::{IrqLine, SlotKind};
 use process::ring_thread::{Mode, Notes, RingDevice, RingThread, Step};
-use process::{Configured, Context, Program, Source, read_units};
+use process::{Configured, Context, Events, Program, Source, read_units};
 use sandbox::{Inherited, InheritedError};
 use smmu_arch::Model;
 use smmu_arch::spec::registers::REGISTER_FILE_LEN;
@@ -101,6 +101,7 @@ pub struct Serving {
     links: Vec<Arc<Link>>,
     device: Arc<SharedDevice>,
     ring: RingThread,
+    events: Events,
 }
 
 /// The device, which the control thread and the ring's share.
@@ -232,11 +233,17 @@ impl Program for SmmuProgram {
             let thread = std::thread::Builder::new().name(link.name.clone());
             thread.spawn(move || link.listen(|| notes.wake(), failed)).map_err(fail)?;
         }
-        Ok(Serving { log, links, device, ring })
+        Ok(Serving { log, links, device, ring, events: context.events.clone() })
     }
 
+    /// Every device is armed by now. One that has not greeted does not do its part: it is named, so that no guest waits for it.
     fn replay(armed: &Serving) -> Result<Option<Vec<StreamReplay>>, Failure> {
-        Ok(Some(armed.device.lock().replay(ANSWER_SPAN)))
+        let streams = armed.device.lock().replay(ANSWER_SPAN);
+        for link in armed.links.iter().filter(|link| link.give_up_ungreeted()) {
+            let why = "it has not greeted the SMMU".to_owned();
+            armed.events.tell(Event::PeerFailed { name: link.name.clone(), why });
+        }
+        Ok(Some(streams))
     }
 
     fn go(armed: &Serving, _context: &Context) {

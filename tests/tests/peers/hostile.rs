@@ -35,7 +35,7 @@ const MARK: &[u8; 23] = b"HOSTILE-PEER-OF-OTHERS-";
 /// What it does, by the last byte of the mark, and what is said when its device is lost.
 pub const SCRIPTS: [(u8, &str); 6] = [
     // Greets nobody but the coordinator.
-    (b'0', "has not answered within 10 s"),
+    (b'0', "it has not greeted the SMMU"),
     // Greets everybody, and then reads and says nothing.
     (b'1', "CMD_SYNC waiting"),
     // Does what the vSMMU orders, and rings every doorbell and posts every message, without end.
