@@ -80,7 +80,7 @@ impl StateMachine {
                 }
             },
             BootStep::LoadReset => Self::next(self.load(self.generation, Memory::Reset), step, BootStep::Arm),
-            BootStep::Arm => Self::next(self.arm(self.generation), step, BootStep::Replay),
+            BootStep::Arm => Self::next(self.arm(self.generation, &Memory::Reset), step, BootStep::Replay),
             BootStep::Replay => Self::next(self.replay(self.generation), step, BootStep::Go),
             BootStep::Go => match self.go(self.generation) {
                 Progress::Waiting => Step::Break(Operation::Boot(step)),

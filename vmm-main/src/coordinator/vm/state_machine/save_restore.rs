@@ -131,7 +131,7 @@ impl StateMachine {
             Stage::Pause => (self.bring(old, Goal::Paused), Stage::Save),
             Stage::Save => (self.ask_all(old, Order::Save, |life| life.saved_len.is_none()), Stage::Load),
             Stage::Load => (self.load(new, Memory::Saved), Stage::Arm),
-            Stage::Arm => (self.arm(new), Stage::Replay),
+            Stage::Arm => (self.arm(new, &Memory::Saved), Stage::Replay),
             Stage::Replay => (self.replay(new), Stage::Retire),
             Stage::Retire => (self.discard(old), Stage::Go),
             Stage::Go => (self.go(new), Stage::Go),

@@ -17,9 +17,15 @@ use super::{Progress, StateMachine};
 use crate::coordinator::vm::action::{Action, Memory, Order};
 use crate::coordinator::vm::event::{LifeId, Timer};
 
-/// From the order to arm to the word about the device: opening it, one answer of the vCPU process beyond that, and
-/// a busy host.
-const OUTCOME_DEADLINE: Duration = budget::sum(&[budget::vfio::RESTORING, budget::vfio::GATE, budget::SLACK]);
+/// From the order to arm to the word about the device: opening it, with its saved state where it has one, one answer of
+/// the vCPU process beyond that, and a busy host.
+pub(super) const fn outcome_deadline(memory: &Memory) -> Duration {
+    let opening = match memory {
+        Memory::Reset => budget::vfio::OPENING,
+        Memory::Saved => budget::vfio::RESTORING,
+    };
+    budget::sum(&[opening, budget::vfio::GATE, budget::SLACK])
+}
 
 impl StateMachine {
     /// Gives every configured process of a set what it remembers.
@@ -28,13 +34,13 @@ impl StateMachine {
     }
 
     /// Arms the processes of a set. A tier is through when all of it is armed and every device in it has come to something.
-    pub(super) fn arm(&mut self, generation: u32) -> Progress {
+    pub(super) fn arm(&mut self, generation: u32, memory: &Memory) -> Progress {
         for tier in (0..self.plan.tier_count()).rev() {
             for id in self.tier(generation, tier) {
                 let life = self.lives.get(id).filter(|life| !life.is_busy() && life.state == State::Loaded);
                 let Some(opens_device) = life.map(|life| life.opens_device) else { continue };
                 if self.ask(id, Order::Arm) && opens_device {
-                    self.actions.push(Action::Arm(Timer::DeviceOutcome(id), OUTCOME_DEADLINE));
+                    self.actions.push(Action::Arm(Timer::DeviceOutcome(id), outcome_deadline(memory)));
                 }
             }
             let waits = |id: LifeId| {

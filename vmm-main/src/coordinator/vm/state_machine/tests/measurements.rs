@@ -14,7 +14,7 @@ use crate::coordinator::vm::event::{Command, ProcessEvent, Timer};
 fn measuring(world: &mut World) -> (u64, Timer) {
     let ticket = world.command(Command::DirtyRate(Duration::from_secs(1)));
     world.settle();
-    let timer = world.timers.iter().copied().find(|timer| matches!(timer, Timer::DirtyRate(_)));
+    let timer = world.timers.keys().copied().find(|timer| matches!(timer, Timer::DirtyRate(_)));
     (ticket, timer.expect("it waits"))
 }
 

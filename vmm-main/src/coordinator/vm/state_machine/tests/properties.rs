@@ -127,7 +127,7 @@ fn step(world: &mut World, chance: Chance) {
             }
         }
         Chance::Timer(index) => {
-            let timers: Vec<Timer> = world.timers.iter().copied().collect();
+            let timers: Vec<Timer> = world.timers.keys().copied().collect();
             timers.get(index).into_iter().for_each(|timer| world.run_out(*timer));
         }
         Chance::Command(choice) => drop(world.command(command(choice))),

@@ -9,6 +9,7 @@ use ipc::protocol::stage1::Attachment;
 use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World};
 use crate::coordinator::vm::action::{Ending, Memory, Notice, Order, Success};
 use crate::coordinator::vm::event::{Command, Event, LifeId, Outcome, ProcessEvent, Timer};
+use crate::coordinator::vm::state_machine::way_in::outcome_deadline;
 use crate::lifecycle::{Phase, Why};
 
 pub fn running(required: bool) -> World {
@@ -51,7 +52,9 @@ fn boot_begins_the_cpus_last_and_only_when_every_device_has_come_to_something() 
     assert_eq!(asked(&world, Order::Arm), [SMMU0, NVME0, VFIO0, VFIO1]);
     world.tell_of_device(world.life(VFIO0), false);
     assert!(!asked(&world, Order::Arm).contains(&VCPU), "a device is being opened");
-    world.run_out(Timer::DeviceOutcome(world.life(VFIO1)));
+    let outcome = Timer::DeviceOutcome(world.life(VFIO1));
+    assert_eq!(world.timers[&outcome], outcome_deadline(&Memory::Reset));
+    world.run_out(outcome);
     let said = &world.processes[&world.life(VFIO1)].ending;
     assert_eq!(*said, Some(Ending::Failed("it does not say what became of its device".into())));
     world.depart(world.life(VFIO1), true);
@@ -237,6 +240,8 @@ fn save_restore_ends_the_old_set_before_the_new_one_begins() {
     assert!(steps.windows(2).all(|pair| pair[0].1 < pair[1].0), "{steps:?}");
     assert_eq!(asked(&world, Order::Go), [SMMU0, NVME0, VFIO0, VFIO1, VCPU]);
     assert_eq!((world.machine.generation(), world.processes.len()), (2, 5));
+    let outcome = Timer::DeviceOutcome(world.life(VFIO1));
+    assert_eq!(world.timers[&outcome], outcome_deadline(&Memory::Saved));
 }
 
 #[test]

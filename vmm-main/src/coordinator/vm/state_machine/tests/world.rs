@@ -2,6 +2,7 @@
 //! A world for the state machine: processes that obey or not, timers, clients. It holds every action against the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
@@ -75,7 +76,7 @@ pub struct World {
     lives: BTreeSet<LifeId>,
     /// Those that were killed and are not gone.
     hung: BTreeSet<LifeId>,
-    pub timers: BTreeSet<Timer>,
+    pub timers: BTreeMap<Timer, Duration>,
     pub loads: usize,
     pub prepares: usize,
     pub reconnects: usize,
@@ -101,7 +102,7 @@ impl World {
             processes: BTreeMap::new(),
             lives: BTreeSet::new(),
             hung: BTreeSet::new(),
-            timers: BTreeSet::new(),
+            timers: BTreeMap::new(),
             loads: 0,
             prepares: 0,
             reconnects: 0,
@@ -152,7 +153,7 @@ impl World {
                     self.processes.get_mut(&life).expect("only a process that there is can be ended");
                 assert!(process.ending.replace(ending).is_none(), "{life:?} is ended once");
             }
-            Action::Arm(timer, _) => drop(self.timers.insert(timer)),
+            Action::Arm(timer, span) => drop(self.timers.insert(timer, span)),
             Action::Answer(ticket, result) => {
                 assert!(self.asked.contains(&ticket), "nobody asked");
                 assert!(self.answers.insert(ticket, result).is_none(), "{ticket} is answered once");
@@ -360,7 +361,7 @@ impl World {
     }
 
     pub fn run_out(&mut self, timer: Timer) {
-        if self.timers.remove(&timer) {
+        if self.timers.remove(&timer).is_some() {
             self.happen(Event::Timeout(timer));
         }
     }
@@ -395,7 +396,7 @@ impl World {
                 self.tell_of_device(life, false);
             }
             let boots: Vec<Timer> =
-                self.timers.iter().copied().filter(|timer| matches!(timer, Timer::NextBoot(_))).collect();
+                self.timers.keys().copied().filter(|timer| matches!(timer, Timer::NextBoot(_))).collect();
             boots.into_iter().for_each(|timer| self.run_out(timer));
             if self.events == before {
                 return;
