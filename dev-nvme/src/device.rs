@@ -20,7 +20,7 @@ use crate::media::Media;
 use crate::pci::config::{CONFIG_LEN, ConfigEffect, ConfigSpace};
 use crate::pci::msix::MsixTable;
 use crate::pci::{BAR0_LEN, MSIX_PBA, MSIX_TABLE};
-use crate::saved::{self, StateError};
+use crate::saved::{NvmeV1, NvmeV2, StateError};
 
 /// How long what is in flight may take once its client has gone: a disk that does not answer for so long will not.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -274,7 +274,7 @@ impl Device {
 
     fn restore(&self, stream: &[u8]) -> Result<(), DeviceError> {
         let mut reader = Reader::new(stream).map_err(StateError::from)?;
-        let state = saved::take(&mut reader)?;
+        let state: NvmeV2 = reader.take_or_previous::<_, NvmeV1>().map_err(StateError::from)?;
         reader.finish().map_err(StateError::from)?;
         let restored = Controller::restore(self.identity.clone(), &state)?;
         let vectors = restored.vectors_to_repeat();

@@ -5,7 +5,7 @@
 //! memory, completions that found no room are here. The blocks are not: both ends have the image. A change
 //! is a new struct with a higher version. What comes in is untrusted and goes through `controller::state`'s checks.
 
-use ipc::saved::{Reader, SavedError, SavedState, UnitKind};
+use ipc::saved::{SavedError, SavedState, UnitKind};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -136,18 +136,6 @@ impl SavedState for NvmeV1 {
 impl SavedState for NvmeV2 {
     const KIND: UnitKind = NvmeV1::KIND;
     const VERSION: u16 = 2;
-}
-
-/// Takes the state out of a stream, of this version or of the one before.
-///
-/// # Errors
-/// If there is none, or of another version, or it is broken.
-pub fn take(reader: &mut Reader<'_>) -> Result<NvmeV2, StateError> {
-    let unit = reader.take_unit(NvmeV2::KIND).ok_or(SavedError::Missing { kind: NvmeV2::KIND })?;
-    if unit.version == NvmeV1::VERSION {
-        return Ok(unit.decode::<NvmeV1>()?.into());
-    }
-    Ok(unit.decode()?)
 }
 
 /// Why a state does not fit this controller.

@@ -12,7 +12,7 @@ use crate::link::FAULTS_MAX;
 use crate::regfile::{RegisterFile, low32};
 use crate::smmu::Smmu;
 use ipc::protocol::stage1::Fault;
-use ipc::saved::{Reader, SavedError, SavedState, UnitKind};
+use ipc::saved::{SavedState, UnitKind};
 use serde::{Deserialize, Serialize};
 use smmu_arch::spec::registers::Register;
 use smmu_arch::{Model, StreamId};
@@ -94,18 +94,6 @@ impl SmmuV2 {
             },
         };
         Self { registers, faults: faults.into_iter().map(fault).collect() }
-    }
-
-    /// Takes the unit out of a stream, as this version or the one before.
-    ///
-    /// # Errors
-    /// If it is missing, or of another version.
-    pub fn take(reader: &mut Reader<'_>) -> Result<Self, SavedError> {
-        let unit = reader.take_unit(Self::KIND).ok_or(SavedError::Missing { kind: Self::KIND })?;
-        match unit.version {
-            SmmuV1::VERSION => unit.decode::<SmmuV1>().map(Self::from),
-            _ => unit.decode(),
-        }
     }
 
     /// The faults, if they are of streams that there are, and not more than can have been waiting.

@@ -123,6 +123,11 @@ fn stream_of(unit: &impl SavedState) -> Vec<u8> {
     writer.finish()
 }
 
+/// The state in a stream, of either version.
+fn state_in(stream: &[u8]) -> SmmuV2 {
+    Reader::new(stream).unwrap().take_or_previous::<SmmuV2, SmmuV1>().unwrap()
+}
+
 /// The bytes of version 2, for ever.
 #[test]
 fn version_2_has_these_bytes_and_version_1_loads_without_faults() {
@@ -130,11 +135,11 @@ fn version_2_has_these_bytes_and_version_1_loads_without_faults() {
     let saved = SmmuV2::new(golden_v1(), faults());
     let bytes = stream_of(&saved);
     assert_eq!(bytes, golden, "now {bytes:02x?}");
-    let taken = SmmuV2::take(&mut Reader::new(golden).unwrap()).unwrap();
+    let taken = state_in(golden);
     assert_eq!(taken, saved);
     assert_eq!(taken.faults(&[StreamId(0x10), StreamId(8)]).unwrap(), faults());
 
-    let before = SmmuV2::take(&mut Reader::new(&stream_of(&golden_v1())).unwrap()).unwrap();
+    let before = state_in(&stream_of(&golden_v1()));
     assert_eq!((&before.registers, before.faults.len()), (&saved.registers, 0));
     Smmu::restore(model(), &before.registers).unwrap();
 }

@@ -387,6 +387,15 @@ impl<'a> Reader<'a> {
         self.take_unit(T::KIND).ok_or(SavedError::Missing { kind: T::KIND })?.decode()
     }
 
+    /// The same of a state that may have been saved by the version before, `P`.
+    ///
+    /// # Errors
+    /// If there is none, or of another version, or it is malformed.
+    pub fn take_or_previous<T: SavedState + From<P>, P: SavedState>(&mut self) -> Result<T, SavedError> {
+        let unit = self.take_unit(T::KIND).ok_or(SavedError::Missing { kind: T::KIND })?;
+        if unit.version == P::VERSION { Ok(unit.decode::<P>()?.into()) } else { unit.decode() }
+    }
+
     /// Ends the reading.
     ///
     /// # Errors
