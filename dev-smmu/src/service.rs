@@ -11,7 +11,7 @@ use crate::device::{Device, InFlight};
 use crate::devices::Devices;
 use crate::host::{GuestRam, Wires};
 use crate::link::Link;
-use crate::saved::SmmuV2;
+use crate::saved::{SmmuV1, SmmuV2};
 use crate::smmu::Smmu;
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
@@ -206,7 +206,7 @@ impl Program for SmmuProgram {
         let what = "restore the SMMU";
         let units = read_units(stream)?;
         let mut reader = Reader::new(&units).map_err(|error| Failure::new(what, error))?;
-        let saved = SmmuV2::take(&mut reader).map_err(|error| Failure::new(what, error))?;
+        let saved = reader.take_or_previous::<SmmuV2, SmmuV1>().map_err(|error| Failure::new(what, error))?;
         reader.finish().map_err(|error| Failure::new(what, error))?;
         let streams: Vec<_> = ready.links.iter().map(|link| link.stream).collect();
         let faults = saved.faults(&streams).map_err(|error| Failure::new(what, error))?;
@@ -295,12 +295,8 @@ impl Program for SmmuProgram {
             Configured::Ready(ready) | Configured::Loaded(ready) => &ready.log,
             Configured::Armed(serving) => &serving.log,
         };
-        match op {
-            DirtyLogOp::Enable { epoch } => log.enable(epoch),
-            DirtyLogOp::Disable => log.disable(),
-            // Every write is marked as it happens: there is no note of a page marked already.
-            DirtyLogOp::Rearm => log.flip(),
-        }
+        // Every write is marked as it happens: there is no note of a page marked already.
+        log.follow(op);
         Ok(log.state(Exactness::Exact))
     }
 

@@ -138,11 +138,7 @@ impl<E: Engine> Program for VcpuProgram<E> {
             Configured::Ready(Ready { parts, .. }) => &parts.engine.dirty,
         };
         // Nothing is made yet that writes: what is made later finds the log as it is.
-        match op {
-            DirtyLogOp::Enable { epoch } => log.enable(epoch),
-            DirtyLogOp::Disable => log.disable(),
-            DirtyLogOp::Rearm => log.flip(),
-        }
+        log.follow(op);
         Ok(log.state(Exactness::Exact))
     }
 

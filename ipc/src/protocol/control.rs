@@ -313,17 +313,6 @@ impl Message for Event {
     }
 }
 
-impl DirtyLogOp {
-    /// In whose name it is, if it is that of a log.
-    #[must_use]
-    pub const fn epoch(self) -> u64 {
-        match self {
-            Self::Enable { epoch } => epoch,
-            Self::Disable | Self::Rearm => 0,
-        }
-    }
-}
-
 impl Quiescence {
     /// Nothing is in flight.
     pub const NONE: Self =

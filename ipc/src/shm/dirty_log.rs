@@ -28,7 +28,7 @@ pub use owed::OwedMap;
 use crate::addr::{Gpa, GpaRange, PAGE_LEN};
 #[cfg(not(loom))]
 use crate::error::Error;
-use crate::protocol::control::{DirtyLogState, Exactness};
+use crate::protocol::control::{DirtyLogOp, DirtyLogState, Exactness};
 use crate::protocol::ram::RamLayout;
 #[cfg(not(loom))]
 use crate::shm::region::Region;
@@ -120,6 +120,15 @@ impl DirtyLog {
     /// Marks no more.
     pub fn disable(&self) {
         self.enabled.store(false, Relaxed);
+    }
+
+    /// Does a step of the log. The caller has seen to what it remembers as marked, and to logs of others.
+    pub fn follow(&self, op: DirtyLogOp) {
+        match op {
+            DirtyLogOp::Enable { epoch } => self.enable(epoch),
+            DirtyLogOp::Disable => self.disable(),
+            DirtyLogOp::Rearm => self.flip(),
+        }
     }
 
     /// Whether this end marks.

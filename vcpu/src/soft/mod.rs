@@ -186,11 +186,7 @@ impl Engine for Soft {
     }
 
     fn dirty_log(&self, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
-        match op {
-            DirtyLogOp::Enable { epoch } => self.dirty.enable(epoch),
-            DirtyLogOp::Disable => self.dirty.disable(),
-            DirtyLogOp::Rearm => self.dirty.flip(),
-        }
+        self.dirty.follow(op);
         // What is in a write TLB was marked before, or while the log was off.
         self.slots.iter().for_each(|slot| slot.handle.flush_write_tlb());
         Ok(self.dirty.state(Exactness::Exact))
