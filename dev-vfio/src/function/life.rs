@@ -20,7 +20,7 @@ impl<B: Backend> Function<B> {
     pub fn begin(&self, restored: bool) {
         self.gate.open();
         if restored {
-            self.set_running(true);
+            self.run();
             self.repeat_interrupts();
         }
     }
@@ -48,22 +48,22 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Stops the device, or lets it go on. One without such states is kept from the guest by the gate alone; one that
-    /// cannot do what it offered has failed.
-    pub fn set_running(&self, running: bool) {
+    /// Lets the device go on. One that cannot has failed.
+    pub fn run(&self) {
         let Some(device) = self.working() else { return };
-        self.stopped.store(!running, Relaxed);
-        if let Err(error) = device.end.set_running(running) {
+        self.stopped.store(false, Relaxed);
+        if let Err(error) = device.end.set_running(true) {
             self.fail(&error.to_string());
             return;
         }
         let is_quiet = || lock(&device.space).intx.is_some_and(|intx| !intx.is_pending());
-        if running && B::LOSES_UNMASK && is_quiet() {
+        if B::LOSES_UNMASK && is_quiet() {
             self.settle(device.end.unmask_intx());
         }
     }
 
-    /// Stops the device. A refusal is no loss of one that runs on.
+    /// Stops the device; one without such states is kept from the guest by the gate alone. A refusal is no loss of one that
+    /// runs on.
     ///
     /// # Errors
     /// That it has refused, and runs on.
@@ -73,7 +73,7 @@ impl<B: Backend> Function<B> {
         self.stopped.store(true, Relaxed);
         match device.end.set_running(false) {
             Err(error) if error.is_refusal() => {
-                self.set_running(true);
+                self.run();
                 Err(error.to_string())
             }
             Err(error) => {
@@ -93,7 +93,7 @@ impl<B: Backend> Function<B> {
             }
         }
         self.gate.open();
-        self.set_running(true);
+        self.run();
     }
 
     /// Whether it could be saved now.

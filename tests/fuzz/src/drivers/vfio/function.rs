@@ -137,8 +137,11 @@ fn operate(program: &mut Program<'_>, function: &Function, guest: &mut Guest) ->
             0
         }
         _ => {
-            let running = program.byte().is_multiple_of(2);
-            function.set_running(running);
+            if program.byte().is_multiple_of(2) {
+                function.run();
+            } else {
+                let _ = function.stop();
+            }
             guest.harvest();
             2
         }
