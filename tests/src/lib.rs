@@ -13,6 +13,7 @@ pub mod foreign;
 pub mod guest;
 pub mod leftovers;
 pub mod places;
+pub mod runner;
 pub mod starved;
 pub mod tools;
 pub mod vm;

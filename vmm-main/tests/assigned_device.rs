@@ -151,16 +151,22 @@ fn guest_reaches_an_io_bar_by_message_and_waits_for_its_writes() {
     assert_eq!(rest, b"Z");
 }
 
+/// A device with a pin, perhaps with migration states, and a guest that is ready for its interrupts.
+fn with_pin(lab: &Lab, migration: Option<server::migration::Migration>) -> (Listening, Vm<'_>, Server) {
+    let listening = Listening::new(lab);
+    let kernel = lab.file("Image", &guest::takes_intx());
+    let mut vm = lab.start(&kernel, &listening.words());
+    let (registers, intx) = (Mutex::new(vec![0; 64]), Some(Mutex::default()));
+    let server = listening.serve(Device { registers, intx, migration, ..Device::default() });
+    vm.await_running();
+    assert_eq!(vm.output_of(1), b"r");
+    (listening, vm, server)
+}
+
 #[test]
 fn guest_takes_the_pin_of_a_device_as_often_as_it_is_asserted() {
     let Some(lab) = Lab::new() else { return };
-    let listening = Listening::new(&lab);
-    let kernel = lab.file("Image", &guest::takes_intx());
-    let mut vm = lab.start(&kernel, &listening.words());
-    let registers = Mutex::new(vec![0; 64]);
-    let server = listening.serve(Device { registers, intx: Some(Mutex::default()), ..Device::default() });
-    vm.await_running();
-    assert_eq!(vm.output_of(1), b"r");
+    let (_listening, vm, server) = with_pin(&lab, None);
     server.device.set_intx(true);
     // The first time the guest does nothing about it: it comes again.
     assert_eq!(vm.output_of(2), b"II");
@@ -251,18 +257,7 @@ fn direct_dma_gives_the_server_guest_ram_and_is_seen_from_outside() {
 #[test]
 fn device_stays_in_its_server_while_its_guest_is_saved_and_restored() {
     let Some(lab) = Lab::new() else { return };
-    let listening = Listening::new(&lab);
-    let kernel = lab.file("Image", &guest::takes_intx());
-    let mut vm = lab.start(&kernel, &listening.words());
-    let device = Device {
-        registers: Mutex::new(vec![0; 64]),
-        intx: Some(Mutex::default()),
-        migration: Some(server::migration::Migration::new(0)),
-        ..Device::default()
-    };
-    let server = listening.serve(device);
-    vm.await_running();
-    assert_eq!(vm.output_of(1), b"r");
+    let (_listening, vm, server) = with_pin(&lab, Some(server::migration::Migration::new(0)));
     server.device.set_intx(true);
     // The first time the guest does nothing about it: it comes again.
     assert_eq!(vm.output_of(2), b"II");
@@ -288,13 +283,7 @@ fn device_stays_in_its_server_while_its_guest_is_saved_and_restored() {
 #[test]
 fn device_that_cannot_be_stopped_is_named_before_anything_is_touched() {
     let Some(lab) = Lab::new() else { return };
-    let listening = Listening::new(&lab);
-    let kernel = lab.file("Image", &guest::takes_intx());
-    let mut vm = lab.start(&kernel, &listening.words());
-    let registers = Mutex::new(vec![0; 64]);
-    let server = listening.serve(Device { registers, intx: Some(Mutex::default()), ..Device::default() });
-    vm.await_running();
-    assert_eq!(vm.output_of(1), b"r");
+    let (_listening, vm, server) = with_pin(&lab, None);
     let before = server.device.commands.lock().unwrap().len();
     let refused = lab.bulkhead(&["save-restore"]);
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();

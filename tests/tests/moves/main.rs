@@ -62,23 +62,7 @@ fn main() {
         }
         _ => {}
     }
-    // The protocol of test runners: list, or run.
-    if words.iter().any(|word| word == "--list") {
-        if !words.iter().any(|word| word == "--ignored") {
-            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
-        }
-        return;
-    }
-    let exact = words.iter().any(|word| word == "--exact");
-    let wanted: Vec<&String> = words.iter().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let is_wanted = |name: &str| {
-        wanted.is_empty()
-            || wanted.iter().any(|word| if exact { *word == name } else { name.contains(&**word) })
-    };
-    for (name, test) in TESTS.iter().filter(|(name, _)| is_wanted(name)) {
-        test();
-        println!("test {name} ... ok");
-    }
+    tests::runner::run(&words, &TESTS);
 }
 
 /// How often the guest moves, unless `BULKHEAD_MOVES` says how often.
