@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The seam to what is behind a function: a vfio-user server ([`crate::vfio_user`]) or a physical device ([`crate::physical`]).
 //!
-//! A back end owns its device end, its translation ([`Backend::Iommu`]), the path of its messages and the way its
-//! writes reach the dirty log. Three traits, each with one reason: [`DeviceEnd`] is the device's registers and life,
-//! [`Interrupts`] its signals, [`Backend`] how both come to be and what they have to do with the guest's memory. Everything
-//! generic over them is compiled once per program: neither program has code for the other's devices.
+//! A back end owns its device, its translation ([`Backend::Iommu`]), the path of its MSIs and how its writes reach
+//! the dirty log. Three traits: [`DeviceEnd`] is register access, reset and run state, [`Interrupts`] the eventfds,
+//! [`Backend`] opening, saving and access to guest memory. Everything generic over them is compiled once per program:
+//! neither program has code for the other's devices.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -29,13 +29,13 @@ use crate::pci::intx::Pin;
 use crate::pci::msix::Message;
 use crate::pci::windows::Mappable;
 
-/// Why the device is not asked any more, or has refused.
+/// Why a request failed: the device is lost, or it refused this one.
 pub trait DeviceError: fmt::Display {
-    /// Whether only one request was refused, and the next may be asked.
+    /// Whether only this request was refused and the device can still be used.
     fn is_refusal(&self) -> bool;
 }
 
-/// What a device said when it was opened.
+/// What a device reported when it was opened.
 #[derive(Debug)]
 pub struct Opened {
     /// Its configuration space, 256 bytes.
@@ -46,88 +46,89 @@ pub struct Opened {
     pub vectors: u16,
     /// Its INTx pin, if it has one.
     pub intx: Option<Pin>,
-    /// What of its BARs can be mapped, and the file to map.
+    /// The parts of its BARs that can be mapped, and the file to map them from.
     pub mappables: Vec<(Mappable, Arc<OwnedFd>)>,
 }
 
-/// The eventfds that a device signals.
+/// The eventfds that a device signals on interrupts.
 #[derive(Clone, Debug, Default)]
 pub struct Eventfds {
-    /// Of its MSI-X vectors.
+    /// One per MSI-X vector.
     pub vectors: Arc<[OwnedFd]>,
-    /// Of its pin, if it has one.
+    /// For its INTx pin, if it has one.
     pub intx: Option<Arc<OwnedFd>>,
 }
 
-/// The units of a saved state that come behind the function's own: they are read while the device is opened.
+/// The state units that follow the function's own: they are read while the device is opened.
 pub type Units = UnitReader<Box<dyn Read + Send>>;
 
-/// Where a message of the device's has gone.
+/// Where an MSI of the device was delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// To the interrupt controller: it is an interrupt.
     Doorbell,
     /// To RAM, as any write.
     Memory,
-    /// Nowhere: it met a fault.
+    /// Nowhere: its address did not translate.
     Nowhere,
 }
 
-/// The device's registers, and its life. Regions are numbered as VFIO numbers them.
+/// The device's registers, reset and run state. Regions have VFIO's indices.
 pub trait DeviceEnd: fmt::Debug + Send + Sync + Sized + 'static {
     /// Why a request failed.
     type Error: DeviceError;
 
-    /// Reads up to 8 bytes of a region. `None`: nothing is there.
+    /// Reads up to 8 bytes of a region. `None`: the region does not have these bytes.
     ///
     /// # Errors
-    /// That the device is lost, or refuses.
+    /// If the device is lost, or refuses the request.
     fn read(&self, index: u32, offset: u64, size: u8) -> Result<Option<u64>, Self::Error>;
 
     /// Writes up to 8 bytes of a region, if it is there, and waits until it is done.
     ///
     /// # Errors
-    /// That the device is lost, or refuses.
+    /// If the device is lost, or refuses the request.
     fn write(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<(), Self::Error>;
 
-    /// Writes, and waits for nothing: it may be held until [`Self::flush_posts`].
+    /// Posts a write: it may be held back until [`Self::flush_posts`].
     ///
     /// # Errors
-    /// That the device is lost.
+    /// If the device is lost.
     fn post(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<(), Self::Error>;
 
-    /// Sends what was posted: before any other access, and when the ring is empty.
+    /// Sends posted writes: called before any other access, and when the ring is empty.
     ///
     /// # Errors
-    /// That the device is lost.
+    /// If the device is lost.
     fn flush_posts(&self) -> Result<(), Self::Error>;
 
     /// Resets the device, if it can be. Its interrupts stay connected.
     ///
     /// # Errors
-    /// That the device is lost, or refuses.
+    /// If the device is lost, or refuses the request.
     fn reset(&self) -> Result<(), Self::Error>;
 
-    /// Whether an order to unmask the pin may be lost while the device is stopped.
+    /// Whether a request to unmask INTx may be lost while the device is stopped.
     const LOSES_UNMASK: bool;
 
-    /// Stops the device, or lets it go on, if it has such states: stopped, it does no DMA and holds what it has begun.
+    /// Stops or resumes the device, if it has migration states: stopped, it does no DMA and keeps requests in
+    /// progress.
     ///
     /// # Errors
-    /// That the device is lost, or cannot.
+    /// If the device is lost, or cannot do it.
     fn set_running(&self, running: bool) -> Result<(), Self::Error>;
 
-    /// What it has begun, or was asked, and is not finished. Waits for nobody.
+    /// Requests in flight, for `inspect`. Never blocks.
     fn in_flight(&self) -> Quiescence;
 
-    /// Nothing more will be asked of it.
+    /// The device has failed: no further request is sent to it.
     fn close(&self);
 }
 
-/// The device's signals. One kind is connected at a time, MSI-X or INTx, as the guest enables them.
+/// The device's interrupts. One kind is connected at a time, MSI-X or INTx, whichever the guest has enabled.
 pub trait Interrupts: DeviceEnd {
-    /// Takes the eventfds, tries both kinds, and offers to the vCPU process what the kernel can carry to the guest; the
-    /// end of opening the device. Comes back with why there is no INTx, if it was wanted.
+    /// Takes the eventfds, tries both kinds, and offers the vCPU process those vectors that KVM can inject by irqfd;
+    /// the last step of opening the device. Returns why there is no INTx, if the device has a pin.
     ///
     /// # Errors
     /// If the vectors cannot be connected, or there would be no interrupt at all.
@@ -138,41 +139,41 @@ pub trait Interrupts: DeviceEnd {
         name: &str,
     ) -> Result<Option<Self::Error>, Self::Error>;
 
-    /// Takes the eventfds of a device that is restored, and connects none yet; the end of opening it.
+    /// Takes the eventfds of a restored device and connects none yet; the last step of opening it.
     fn adopt_interrupts(&mut self, eventfds: &Eventfds);
 
     /// Connects the vectors (`msix`), or the pin. True: something was connected that was not.
     ///
     /// # Errors
-    /// That the device is lost, or refuses.
+    /// If the device is lost, or refuses the request.
     fn switch_interrupts(&self, msix: bool) -> Result<bool, Self::Error>;
 
-    /// Lets the pin signal again, which has masked itself when it signalled. One that is not connected is not masked.
+    /// Unmasks INTx, which masked itself when it signalled. Does nothing while INTx is not connected.
     ///
     /// # Errors
-    /// That the device is lost, or refuses.
+    /// If the device is lost, or refuses the request.
     fn unmask_intx(&self) -> Result<(), Self::Error>;
 
-    /// Whether a signal of the vector waits in its eventfd for its message to be let through.
+    /// Whether the vector has a signal pending in its eventfd.
     fn is_pending(&self, vector: usize) -> bool;
 }
 
 /// What is behind a function.
 pub trait Backend: Interrupts {
-    /// What its program is given for it at exec.
+    /// The descriptors that its program inherits for it.
     type Given: fmt::Debug + Send;
-    /// The device between `Configure` and `Arm`.
+    /// The device as configured, before `Arm` opens it.
     type Unopened: Send + 'static;
-    /// What `Load` has taken for it.
+    /// What `Load` read for it from the saved state.
     type Saved: Send + 'static;
-    /// What translates its DMA. It outlives a device that fails: the vSMMU's orders are still obeyed.
+    /// What translates its DMA. It outlives a device that fails: the vSMMU's requests are still carried out.
     type Iommu: HostIommu + fmt::Debug + Send;
 
-    /// Gives the device's DMA the guest's RAM, attached to abort. What the host lacks is found out here: no guest is
-    /// started to find it missing. Waits for no peer.
+    /// Makes guest RAM the stage 2 of the device's DMA, with the stream attached to abort. A feature that the host
+    /// lacks fails here, before a guest is started. Waits for no peer.
     ///
     /// # Errors
-    /// What cannot be had, and why.
+    /// If the host cannot provide something; the error names it.
     fn configure(
         given: Self::Given,
         ram: &Region,
@@ -180,8 +181,8 @@ pub trait Backend: Interrupts {
         config: &VfioConfig,
     ) -> Result<(Self::Iommu, Self::Unopened), Failure>;
 
-    /// Opens the device: asks what it is, and resets it, or gives it the state that was `saved`; then it is stopped. All of
-    /// it, with the interrupts that follow, within `until`.
+    /// Opens the device: reads its description and resets it, or restores the state in `saved`, which leaves it
+    /// stopped. All of it, connecting the interrupts included, ends by `until`.
     ///
     /// # Errors
     /// Why it cannot be used.
@@ -191,7 +192,7 @@ pub trait Backend: Interrupts {
         until: Deadline,
     ) -> Result<(Self, Opened), Self::Error>;
 
-    /// Takes what a state has of the back end's own.
+    /// Reads the back end's own part of a saved state.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -203,50 +204,53 @@ pub trait Backend: Interrupts {
     /// Why it could not.
     fn check_save(&self) -> Result<(), String>;
 
-    /// Writes the back end's own state. The device was stopped, and is after it; a next life may have it until
+    /// Writes the back end's own state. The device is stopped before and after; the next process may use it until
     /// [`Self::take_back`].
     ///
     /// # Errors
     /// Why it cannot be saved.
     fn save(&self, units: &mut UnitWriter<&mut dyn Write>) -> Result<(), Self::Error>;
 
-    /// Has the device back, if a next life may have had it: stopped, with its interrupts connected as they were.
+    /// Takes the device back after a failed move, if the next process may have used it: stopped, with its interrupts
+    /// connected as before.
     ///
     /// # Errors
-    /// That the device is lost.
+    /// If the device is lost.
     fn take_back(&self) -> Result<(), Self::Error>;
 
-    /// Starts the thread that waits for what comes from behind the device: a server's DMA, the kernel's faults.
+    /// Starts the thread that serves what the back end sends by itself: a server's DMA requests, or the kernel's
+    /// fault queue.
     ///
     /// # Errors
-    /// If the kernel gives no thread.
+    /// If the thread cannot be started.
     fn start_thread(function: &Arc<Function<Self>>) -> io::Result<()>;
 
-    /// The vSMMU's orders are about to be carried out. No lock is held.
+    /// Called before the vSMMU's requests are carried out. No lock is held.
     ///
     /// # Errors
-    /// That the device has to be failed.
+    /// If the device has to be marked failed.
     fn before_orders(&self, orders: &[Order]) -> Result<(), Self::Error>;
 
-    /// They were carried out, and are not answered yet. No lock is held.
+    /// Called after they were carried out and before they are answered. No lock is held.
     ///
     /// # Errors
-    /// That the device has to be failed.
+    /// If the device has to be marked failed.
     fn after_orders(&self, iommu: &Mutex<Self::Iommu>) -> Result<(), Self::Error>;
 
-    /// Sends the message that the guest gave for a vector, and says where it went.
+    /// Delivers a vector's MSI as the guest programmed it, and returns where it went.
     fn send(iommu: &mut Self::Iommu, message: Message, doorbell: Gpa) -> Arrival;
 
-    /// Switches what logs the device's writes elsewhere than in the process's own log. At any time, opened or not.
+    /// Switches dirty logging outside of this process (IOMMU, device). Called at any time, whether the device is open
+    /// or not.
     fn set_dirty_tracking(iommu: &mut Self::Iommu, enabled: bool);
 
-    /// Marks in the log what was written and is not marked there yet, before it is flipped; says what it is worth then.
-    /// `device` is absent if it could not be opened, or is not yet.
+    /// Merges pages that were logged elsewhere into the process's log before it is flipped, and returns how exact the
+    /// log is then. `device` is absent while it is not open.
     fn gather_dirty(device: Option<&Self>, iommu: &mut Self::Iommu, log: &DirtyLog) -> Exactness;
 
-    /// Counters and states of its translation, for people and tests.
+    /// Counters and states of its translation, for `inspect` and tests.
     fn inspect_iommu(iommu: &Self::Iommu, inspect: &mut Inspect);
 
-    /// The same of the device. Never blocks on a peer.
+    /// Counters and states of the device. Never blocks on a peer.
     fn inspect(&self, inspect: &mut Inspect);
 }

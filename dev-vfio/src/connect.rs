@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Connecting a device's interrupts, when it is opened: eventfds for what it has, and who listens to them.
+//! Connecting a device's interrupts when it is opened: an eventfd for each vector and the pin, and who polls it.
 //!
-//! They are connected as the guest enables them ([`crate::connected`]). Called once, before any thread runs. A restored device
-//! has been tried before; what it signals as soon as it is connected must not be lost in another try.
+//! They are connected as the guest enables them ([`crate::connected`]). Called once, before any thread runs. A
+//! restored device is not tried with both kinds again: it may signal as soon as it is connected, and that must not be
+//! lost.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::function_link::FunctionLink;
 use crate::pci::config_space::ConfigSpace;
 use crate::saved::FunctionV1;
 
-/// Connects them, and shows the guest the pin if there is one. What the error says is why the device cannot be used.
+/// Connects them, and shows the guest the pin if there is one. The error is the reason why the device cannot be used.
 pub fn interrupts(
     device: &mut impl Interrupts,
     space: ConfigSpace,
@@ -32,14 +33,16 @@ pub fn interrupts(
         None
     } else {
         let offered = device.offer_interrupts(&eventfds, link, name);
-        offered.map_err(|error| format!("its interrupts cannot be connected: {error}"))?
+        offered.map_err(|error| format!("connecting its interrupts failed: {error}"))?
     };
     if let Some(why) = refused {
         eventfds.intx = None;
-        ipc::log::warn!("{name}: it has no INTx beside MSI-X: {why}");
+        ipc::log::warn!("{name}: the device's INTx is not usable, MSI-X only: {why}");
     }
     if eventfds.vectors.is_empty() && eventfds.intx.is_none() {
-        ipc::log::warn!("{name}: it has neither MSI-X nor a pin: it has no interrupt");
+        ipc::log::warn!(
+            "{name}: the device has neither MSI-X nor INTx: the guest gets no interrupts from it"
+        );
     }
     let space = match opened.intx.filter(|_| eventfds.intx.is_some()) {
         Some(pin) => space.with_intx(pin, &opened.config),
@@ -50,5 +53,5 @@ pub fn interrupts(
 
 fn new_eventfd() -> Result<OwnedFd, String> {
     let made = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-    made.map_err(|errno| format!("no eventfd for an interrupt: {errno}"))
+    made.map_err(|errno| format!("eventfd for an interrupt: {errno}"))
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which of a device's interrupts are connected: its MSI-X vectors or its INTx, one kind at a time.
 //!
-//! The kernel connects one kind at a time, and so does every server built on libvfio-user: there the kinds share one table of
-//! eventfds, and the kind that is connected last takes the other's place without a word. Connected is what the
-//! guest has enabled. The eventfds are made once and stay what they are, connected or not, so that whoever listens to one
-//! has to be told nothing. What a vector has signalled and nobody has taken when MSI-X is disabled is gone, as PCI has it.
+//! The kernel connects one kind at a time, and so does every server built on libvfio-user: there the kinds share one
+//! table of eventfds, and the kind that is connected last silently replaces the other. Connected is what the guest
+//! has enabled. The eventfds are made once and stay what they are, connected or not, so that a poller of one need not
+//! be told of a change. A signal that is unread when MSI-X is disabled is dropped, as PCI specifies.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,9 +30,9 @@ pub struct Connected {
 }
 
 impl Connected {
-    /// Takes the eventfds, and tries both kinds, so that a device that refuses one is found out before a guest needs it. Out of
-    /// reset INTx is enabled. Comes back with why there is no INTx, if it was wanted. `set` connects the interrupts of an index
-    /// to eventfds, or disconnects them if there are none.
+    /// Takes the eventfds and tries both kinds, so that a device that refuses one is detected before a guest needs
+    /// it. Out of reset INTx is enabled. Returns why there is no INTx, if the device has a pin. `set` connects the
+    /// interrupts of an index to eventfds, or disconnects them if there are none.
     ///
     /// # Errors
     /// If the vectors cannot be connected, or there would be no interrupt at all.
@@ -52,12 +52,12 @@ impl Connected {
         }
     }
 
-    /// Takes the eventfds, and connects none.
+    /// Takes the eventfds without connecting any.
     pub fn adopt(&mut self, eventfds: &Eventfds) {
         self.eventfds = eventfds.clone();
     }
 
-    /// Connects the vectors, or the pin, whichever of them there are. True: that was a change.
+    /// Connects the vectors or the pin, as far as the device has them. Returns whether that changed anything.
     ///
     /// # Errors
     /// Why it is refused; then nothing is connected.
@@ -88,7 +88,8 @@ impl Connected {
         Ok(true)
     }
 
-    /// Connects again what is connected: another process may have connected its own meanwhile, of either kind.
+    /// Connects the current kind once more: another process may have connected its own eventfds, of either kind,
+    /// meanwhile.
     ///
     /// # Errors
     /// Why it is refused.
@@ -103,7 +104,7 @@ impl Connected {
         }
     }
 
-    /// Whether it is the pin. One that is not connected is not masked.
+    /// Whether INTx is the connected kind. While it is not, it is never masked.
     pub fn is_intx(&self) -> bool {
         *self.kind() == Kind::Intx
     }
@@ -121,7 +122,7 @@ impl Connected {
     }
 
     fn kind(&self) -> MutexGuard<'_, Kind> {
-        // True at any time, whatever panics: it is set after the fact.
+        // Set only after the kernel or server has confirmed, so it is right even if the holder panicked.
         self.kind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The function as a whole, over either back end: the guest's accesses, the vSMMU's orders, interrupts, each as one call of
-//! one thread.
+//! The PCI function over either back end: the guest's accesses, the vSMMU's requests and interrupts, each one call on
+//! its own thread.
 //!
-//! Lock order: function link, then gate, then configuration space, then IOMMU; none is held while the device is asked,
-//! because its server may need us to answer first. The gate is what pause closes: while it is, nothing here changes the
-//! guest. A device that fails is gone for good: it is not asked any more, reads are all ones, and the guest goes on.
+//! Lock order: function link, then gate, then configuration space, then IOMMU; none is held across a request to the
+//! device, because its server may wait for an answer of ours first. A pause closes the gate: while it is closed,
+//! nothing here changes guest state. A device that fails stays failed: it gets no further request, reads return all
+//! ones, and the guest goes on.
 
 mod interrupts;
 mod life;
@@ -37,13 +38,13 @@ pub struct InterruptTarget {
     pub doorbell: Gpa,
     /// Pending events for the vCPU process.
     pub board: MsiBoard,
-    /// Tells it to look.
+    /// Tells the vCPU process to read the board.
     pub ringer: Ringer,
-    /// Tells it that the INTx pin is asserted.
+    /// Tells the vCPU process that the INTx pin is asserted.
     pub pin: Ringer,
 }
 
-/// The processes beside the device's.
+/// Channels to the other processes.
 #[derive(Debug)]
 pub struct Links {
     /// The vSMMU.
@@ -57,13 +58,13 @@ pub struct Links {
 /// A device that the guest uses.
 #[derive(Debug)]
 pub struct Function<B: Backend> {
-    /// For people.
+    /// For logs.
     pub name: String,
     /// The device; absent if it could not be opened.
     device: Option<Device<B>>,
     /// Its translation.
     pub iommu: Arc<Mutex<B::Iommu>>,
-    /// Whether the function may make transactions; changed and looked at with the IOMMU locked.
+    /// Bus Master Enable; read and written with the IOMMU locked.
     bus_master: AtomicBool,
     /// Its vSMMU.
     pub stage1: Stage1Link,
@@ -71,16 +72,16 @@ pub struct Function<B: Backend> {
     pub link: FunctionLink,
     /// Closed while the guest is paused.
     pub gate: Gate,
-    /// The device is being stopped, or was: it is not asked for what it would have to signal.
+    /// The device is stopped or being stopped: it is not unmasked, since the request could be lost.
     stopped: AtomicBool,
     areas: BarAreas,
     msi: InterruptTarget,
-    /// Messages that were brought from here.
+    /// MSIs that this process delivered.
     messages: AtomicU64,
     /// How often the pin was asserted.
     pin_raised: AtomicU64,
     failed: OnceLock<String>,
-    /// Where the device's failure is told.
+    /// Where the device's failure is reported.
     events: Events,
 }
 
@@ -90,30 +91,30 @@ struct Device<B> {
     space: Mutex<ConfigSpace>,
 }
 
-/// What an access to a BAR is for.
+/// What an access to a BAR hits.
 enum BarTarget {
     /// No BAR is there, or it does not answer.
     Unclaimed,
     /// A read of the MSI-X structures.
     Value(u64),
-    /// A write of them, and the messages that it lets through.
+    /// A write of them, and the pending MSIs that it releases.
     Released(Vec<Message>),
     /// The device.
     Region { index: u32, offset: u64 },
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // All that these guard is whole between any two calls.
+    // Each guarded value is consistent between calls, so a poisoned lock is harmless.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a read of nothing returns.
+/// What a read returns that no device answers.
 pub fn ones(size: u8) -> u64 {
     if size >= 8 { u64::MAX } else { (1 << (8 * u32::from(size))) - 1 }
 }
 
 impl<B: Backend> Function<B> {
-    /// A function in front of a device, or of none, if opening it failed: that is told by whoever opened it.
+    /// A function over a device, or over none if opening it failed, which the caller reports.
     pub fn new(
         name: String,
         opened: Result<(B, ConfigSpace), String>,
@@ -151,22 +152,22 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Why the device is gone, if it is.
+    /// Why the device has failed, if it has.
     pub fn failure(&self) -> Option<&str> {
         self.failed.get().map(String::as_str)
     }
 
-    /// Its translation, alone with it.
+    /// Its translation, locked.
     pub fn iommu(&self) -> MutexGuard<'_, B::Iommu> {
         lock(&self.iommu)
     }
 
-    /// The back end's device, while it works.
+    /// The back end's device, unless it has failed.
     pub(crate) fn device(&self) -> Option<&B> {
         self.working().map(|device| &device.end)
     }
 
-    /// Whether the function may make transactions. Looked at with the IOMMU locked.
+    /// Bus Master Enable. To be read with the IOMMU locked.
     pub(crate) fn is_bus_master(&self) -> bool {
         self.bus_master.load(Relaxed)
     }
@@ -188,7 +189,7 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Sends what is posted: before any other access, and when the ring is empty.
+    /// Sends posted writes: before any other access, and when the ring is empty.
     pub fn flush_posts(&self) {
         if let Some(device) = self.device() {
             self.settle(device.flush_posts());
@@ -210,14 +211,14 @@ impl<B: Backend> Function<B> {
                 };
                 self.follow_bus_master(device);
                 if effects.reset || !lock(&device.space).memory_answers() {
-                    // Before the device knows: its memory may not be touched from then on.
+                    // Before the device sees the write: from then on its memory may not be accessed.
                     self.show_windows_if(|| false);
                 }
                 if effects.reset {
                     self.settle(device.end.reset());
                     let pin = lock(&device.space).reset();
                     self.follow_bus_master(device);
-                    // Before what follows from the pin's reset: it is connected by then.
+                    // Before the effect of the pin's reset, which needs it connected.
                     self.follow(device);
                     pin.into_iter().for_each(|effect| self.apply(device, effect));
                 } else if effects.forward {
@@ -232,14 +233,14 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Windows are there for the guest while its accesses reach the device and the device works.
+    /// Windows are shown while memory space is enabled and the device works.
     pub fn show_windows(&self) {
         self.show_windows_if(|| self.working().is_some_and(|device| lock(&device.space).memory_answers()));
     }
 
     fn show_windows_if(&self, wanted: impl FnOnce() -> bool) {
         if let Err(error) = self.link.show(wanted) {
-            ipc::log::warn!("{}: the vCPU process was not told of its memory: {error}", self.name);
+            ipc::log::warn!("{}: updating its windows over the function link failed: {error}", self.name);
         }
     }
 
@@ -271,10 +272,10 @@ impl<B: Backend> Function<B> {
         self.settle(device.end.read(index, offset, size)).flatten().unwrap_or(ones(size))
     }
 
-    /// Waits for the next orders of the vSMMU, and carries them out.
+    /// Waits for the vSMMU's next requests and carries them out.
     ///
     /// # Errors
-    /// The channel's.
+    /// If the channel fails.
     pub fn serve_stage1(&self) -> Result<(), Error> {
         let before = |orders: &[_]| self.settle_orders(|device| device.before_orders(orders));
         let after = || self.settle_orders(|device| device.after_orders(&self.iommu));
@@ -283,11 +284,11 @@ impl<B: Backend> Function<B> {
 
     fn settle_orders(&self, prepare: impl FnOnce(&B) -> Result<(), B::Error>) {
         if let Some(Err(error)) = self.device().map(prepare) {
-            self.fail(&format!("its DMA windows cannot be exchanged: {error}"));
+            self.fail(&format!("its DMA windows cannot be exchanged with the server: {error}"));
         }
     }
 
-    /// Tells the vSMMU of the faults that it was not told of.
+    /// Sends queued faults to the vSMMU.
     pub fn tell_faults(&self) {
         self.stage1.tell_faults(&self.iommu, &self.gate);
     }
@@ -297,14 +298,14 @@ impl<B: Backend> Function<B> {
         self.device.as_ref().map(|device| &device.end)
     }
 
-    /// From the return on the device's DMA is as the command register says: none is under way that has not seen it.
+    /// When this returns, Bus Master Enable is in force: no DMA is in progress that began under its old value.
     fn follow_bus_master(&self, device: &Device<B>) {
         let master = lock(&device.space).bus_master();
         let _transfers = lock(&self.iommu);
         self.bus_master.store(master, Relaxed);
     }
 
-    /// Takes a result apart: a refusal is the device's answer, anything else is its end.
+    /// Maps a result: a refusal is the device's answer, any other error fails the device.
     pub(crate) fn settle<T>(&self, result: Result<T, B::Error>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -316,7 +317,7 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Counters for people and tests.
+    /// Counters for `inspect` and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
         inspect.text("state", if self.failure().is_some() { "failed" } else { "works" });
         if let Some(reason) = self.failure() {
@@ -331,7 +332,7 @@ impl<B: Backend> Function<B> {
         inspect.counter("intx.raised", self.pin_raised.load(Relaxed));
     }
 
-    /// The device is gone.
+    /// Marks the device failed; only the first reason is kept.
     pub fn fail(&self, reason: &str) {
         if self.failed.set(reason.to_owned()).is_ok() {
             if let Some(device) = &self.device {
@@ -344,7 +345,7 @@ impl<B: Backend> Function<B> {
     }
 }
 
-/// Finds out what a BAR access is for, and does what the MSI-X structures can do alone.
+/// Decodes a BAR access, and handles it here if it hits the MSI-X structures.
 fn target_of<B: Backend>(device: &Device<B>, gpa: Gpa, size: u8, op: Op) -> BarTarget {
     let space = &mut *lock(&device.space);
     let Some((bar, offset)) = space.bars.find(gpa, size.into()) else { return BarTarget::Unclaimed };

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The function's end of the function link: tells the vCPU process which parts of the BARs are memory, and when; and what the
-//! signals of its vectors mean.
+//! The function's end of the function link: windows (which parts of the BARs the guest reaches as memory, and when)
+//! and routes of MSI-X vectors, as the vCPU process is to set them up.
 //!
-//! Windows are shown while memory space is enabled and the device works; a vector means something while the guest's MSI-X
-//! lets its message through. What is wanted is found out under the lock that
-//! orders the telling, so that the last word is about the last state, whichever threads speak. A window that the
-//! vCPU process refuses is no loss but of speed: its accesses come through the ring. So it is with a vector: its messages
-//! are brought from here.
+//! Windows are shown while memory space is enabled and the device works; a vector has a route while MSI-X is enabled
+//! and the vector unmasked. The wanted state is read under the lock that orders the requests, so that the last
+//! request carries the latest state, whichever threads make them. A window that the vCPU process refuses costs speed
+//! only: its accesses come through the ring. Likewise a vector: its MSIs are delivered from here.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,20 +19,21 @@ use ipc::protocol::budget;
 use ipc::protocol::function_link::{self as protocol, DeviceWindow, FunctionReply, FunctionRequest};
 use ipc::protocol::inspect::Inspect;
 
-/// The vCPU process answers without waiting for another. A request made inside the gate holds that up for so long at most.
+/// The vCPU process answers without waiting for another process. A request made inside the gate blocks a pause for
+/// this long at most.
 const ANSWER_SPAN: Duration = budget::vfio::GATE;
 
 /// The link.
 #[derive(Debug)]
 pub struct FunctionLink {
     channel: Channel<protocol::FunctionLink>,
-    /// Held while the vCPU process is asked.
+    /// Held for the length of a request.
     state: Mutex<State>,
     /// What [`Self::inspect`] shows: not held during a request.
     seen: Mutex<Seen>,
 }
 
-/// What people and tests see of a [`State`].
+/// A copy of [`State`] for `inspect` and tests.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     count: u64,
@@ -46,17 +46,17 @@ struct Seen {
 struct State {
     count: u64,
     shown: bool,
-    /// Why the last one was refused that was.
+    /// Why the most recent refusal.
     refused: Option<String>,
-    /// The vectors that were offered, in their order.
+    /// The vectors that were offered, by index.
     vectors: Vec<Vector>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Vector {
-    /// The vCPU process listens to it.
+    /// The vCPU process took its eventfd (irqfd).
     taken: bool,
-    /// What it was told that a signal means.
+    /// Its route, as last sent.
     told: Option<u32>,
 }
 
@@ -70,7 +70,7 @@ impl FunctionLink {
     /// Greets the vCPU process, which is configured before any device is started. To be called first.
     ///
     /// # Errors
-    /// The channel's.
+    /// If the channel fails.
     pub fn greet(&self, until: Deadline) -> Result<(), Error> {
         self.channel.hello(Role::Vcpu, until)
     }
@@ -90,10 +90,10 @@ impl FunctionLink {
         added
     }
 
-    /// Shows or hides all windows, as `wanted` says, if that is a change. When this returns it is so.
+    /// Shows or hides all windows as `wanted` says. In force when this returns.
     ///
     /// # Errors
-    /// If the vCPU process does not answer: whether the guest reaches them is not known.
+    /// If the vCPU process does not answer: the windows' state is unknown then.
     pub fn show(&self, wanted: impl FnOnce() -> bool) -> Result<(), String> {
         let mut state = self.state();
         let shown = wanted();
@@ -109,26 +109,27 @@ impl FunctionLink {
     /// Offers the next vector's eventfd, routed nowhere.
     ///
     /// # Errors
-    /// Why its messages are to be brought from here.
+    /// If the vCPU process does not take it: its MSIs are delivered from here then.
     pub fn add_vector(&self, eventfd: &OwnedFd) -> Result<(), String> {
         let mut state = self.state();
-        let index = u16::try_from(state.vectors.len()).map_err(|_| "there are too many".to_owned())?;
+        let index = u16::try_from(state.vectors.len()).map_err(|_| "too many vectors".to_owned())?;
         let taken = self.ask(&FunctionRequest::AddVector { index }, &[eventfd]);
         state.vectors.push(Vector { taken: taken.is_ok(), told: None });
         self.show_state(&state);
         taken
     }
 
-    /// Whether the vCPU process listens to a vector by itself.
+    /// Whether the vCPU process takes this vector's signals by itself (irqfd).
     pub fn takes(&self, vector: usize) -> bool {
         self.state().vectors.get(vector).is_some_and(|vector| vector.taken)
     }
 
-    /// Tells what the vectors mean that the vCPU process listens to, as `wanted` says by their order, where that is a change.
-    /// When this returns it is so. One wait at most: a process that has left one question unanswered is asked no other.
+    /// Updates the routes of the vectors that the vCPU process listens to, as `wanted` gives them by index, where
+    /// they changed. In force when this returns. Times out once at most: after one unanswered request no other is
+    /// sent.
     ///
     /// # Errors
-    /// Why some have to be brought from here from now on.
+    /// If some vectors' MSIs have to be delivered from here from now on.
     pub fn route(&self, wanted: impl FnOnce() -> Vec<Option<u32>>) -> Result<(), String> {
         let mut state = self.state();
         if !state.vectors.iter().any(|vector| vector.taken) {
@@ -162,7 +163,7 @@ impl FunctionLink {
         all
     }
 
-    /// The pin fell without the guest having ended the interrupt.
+    /// The pin was deasserted without the guest ending the interrupt.
     ///
     /// # Errors
     /// If the vCPU process does not answer.
@@ -174,7 +175,7 @@ impl FunctionLink {
         self.try_ask(request, fds).unwrap_or_else(|error| Err(error.to_string()))
     }
 
-    /// A refusal is an answer.
+    /// A refusal is an answer, not a channel error.
     fn try_ask(&self, request: &FunctionRequest, fds: &[&OwnedFd]) -> Result<Result<(), String>, Error> {
         let (reply, _) = self.channel.request(request, fds, Deadline::after(ANSWER_SPAN))?;
         Ok(match reply {
@@ -183,7 +184,7 @@ impl FunctionLink {
         })
     }
 
-    /// For people and tests. Never blocks on the vCPU process.
+    /// For `inspect` and tests. Never blocks on the vCPU process.
     pub fn inspect(&self, inspect: &mut Inspect) {
         let seen = self.seen().clone();
         inspect.counter("windows", seen.count);

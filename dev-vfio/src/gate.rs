@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Who may change the guest, and when: DMA and interrupts come in here, pause shuts them out, orders go first.
+//! Admission of DMA and interrupts: a pause shuts them out, the vSMMU's requests go before them.
 //!
-//! A lock that is free for a moment only, again and again, can pass by a thread that sleeps for it: a stream of DMA
-//! would hold up the vSMMU's orders, and with them a guest's CMD_SYNC, for seconds. So whoever has orders says so,
-//! and the next transfer waits for it, not the other way round.
+//! A mutex is not fair: a stream of DMA that takes and releases it could starve the vSMMU's requests, and with them a
+//! guest's CMD_SYNC, for seconds. So a thread with requests announces itself, and the next transfer waits for it.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,12 +13,12 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 pub struct Gate {
     /// Held for the length of a transfer.
     closed: Mutex<bool>,
-    /// Threads that wait for, or have, what a transfer would take.
+    /// Threads with priority that wait for the lock or hold it.
     urgent: AtomicUsize,
     changed: Condvar,
 }
 
-/// The right to change the guest for as long as this lives.
+/// Permission to change guest state, for as long as this lives.
 #[derive(Debug)]
 pub struct Open<'a> {
     _closed: MutexGuard<'a, bool>,
@@ -39,9 +38,9 @@ impl Gate {
         Open { _closed: closed.unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// Goes first, open or closed: a transfer that is under way is waited for, and no other.
+    /// Takes priority, whether open or closed: waits for the transfer in progress and for no other.
     pub fn go_first(&self) -> Urgent<'_> {
-        // Before the lock: whoever takes it next sees this, and steps back.
+        // Before the lock: the next transfer to take it sees this and yields.
         self.urgent.fetch_add(1, Relaxed);
         drop(self.closed());
         Urgent { gate: self }
@@ -66,7 +65,7 @@ impl Gate {
 impl Drop for Urgent<'_> {
     fn drop(&mut self) {
         self.gate.urgent.fetch_sub(1, Relaxed);
-        // With the lock held: a thread that has looked is asleep by then, and woken.
+        // With the lock held: a thread that has checked the condition is asleep by then, and is woken.
         drop(self.gate.closed());
         self.gate.changed.notify_all();
     }

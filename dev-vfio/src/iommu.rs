@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The seam to whatever translates the device's DMA: the verbs of a host IOMMU that nests (iommufd's).
+//! The interface to whatever translates the device's DMA: the operations of a host IOMMU with nested translation
+//! (iommufd's).
 //!
-//! The nesting parent, guest RAM at its guest physical addresses, is what an implementation is made over. On top of
-//! it a stream is attached to abort, bypass or the guest's stage 1; cached translations are dropped by the
-//! guest's own commands; faults are queued. How written pages are logged is each back end's own. [`software`] does it by walking
-//! the guest's tables, [`crate::physical::nested`] by ioctls, with the same rules, errors included.
+//! An implementation is made over the nesting parent, which is guest RAM at its guest physical addresses. On top of
+//! it a stream is attached to abort, bypass or the guest's stage 1; cached translations are dropped by the guest's
+//! own commands; faults are queued. Dirty logging is each back end's own. [`software`] does it by walking the guest's
+//! tables, [`crate::physical::nested`] by ioctls, with the same rules, errors included.
 
 pub mod fault_queue;
 pub mod software;
@@ -21,7 +22,7 @@ pub const STE_WORD0_ALLOWED: u64 = 1 | 0b111 << 1 | 0b11 << 4 | 0x000f_ffff_ffff
 /// Of word 1: S1DSS, S1CIR, S1COR, S1CSH, S1STALLD, EATS.
 pub const STE_WORD1_ALLOWED: u64 = 0xff | 1 << 27 | 0b11 << 28;
 
-/// Why an attachment was refused; what the kernel's error numbers mean here.
+/// Why an attachment was refused; in terms of the kernel's error numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AttachError {
     /// `EIO`: the words have bits that may not be set, or ask for something other than stage 1.
@@ -30,26 +31,26 @@ pub enum AttachError {
     /// `ENOENT`: the stream is not this device's.
     #[error("ENOENT: stream {:#x} is not this device's", .0.0)]
     Stream(StreamId),
-    /// The host's kernel has another reason.
-    #[error("{call} fails on the host: {errno}")]
+    /// The host's kernel failed the call.
+    #[error("{call} failed on the host: {errno}")]
     Host {
         /// The call's name in its headers.
         call: &'static str,
-        /// Its reason.
+        /// The error.
         errno: Errno,
     },
 }
 
-/// How far a batch of invalidations came.
+/// How much of a batch of invalidations was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Invalidated {
     /// How many commands, from the first on, have taken effect.
     pub done: usize,
-    /// Whether the one after them was refused (`EIO`), and the rest not looked at.
+    /// Whether the next one was refused (`EIO`) and the rest skipped.
     pub refused: bool,
 }
 
-/// A host IOMMU, as one device uses it. When a call has returned, no DMA uses what was in force before it.
+/// A host IOMMU, as one device uses it. When a call has returned, no DMA uses the previous configuration.
 pub trait HostIommu {
     /// Attaches a stream. On an error it stays attached to what it was.
     ///

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Opening the device behind a function, on a thread of its own: its server may take its time, and no other thread waits for it.
+//! Opening the device behind a function, on a thread of its own: a slow server blocks no other thread.
 //!
-//! The whole conversation has one deadline ([`budget::vfio::OPENING`]), each answer its own. The outcome is told once, as
-//! [`Event::DeviceOpened`] or [`Event::DeviceFailed`]; the coordinator lets no guest begin before. Either way the guest's
-//! accesses are answered from then on: by the device, or as those of an empty slot. Nothing moves before `Go`: the gate is
-//! closed, and a device with a saved state stopped.
+//! Opening as a whole has one deadline ([`budget::vfio::OPENING`]), each answer its own. The outcome is reported
+//! once, as [`Event::DeviceOpened`] or [`Event::DeviceFailed`]; the coordinator starts no guest before. Either way
+//! the guest's accesses are answered from then on: by the device, or as those of an empty slot. Before `Go` the gate
+//! is closed, and a restored device is stopped.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -37,7 +37,7 @@ pub struct Ready<B: Backend> {
     pub msi: InterruptTarget,
     pub intx_end: Doorbell,
     pub responder: Responder,
-    /// What the function remembers.
+    /// The saved state, or none for a function out of reset.
     pub saved: Option<Saved<B>>,
 }
 
@@ -51,24 +51,24 @@ pub struct Saved<B: Backend> {
 pub struct Serving<B: Backend> {
     pub function: Arc<Function<B>>,
     pub ring: RingThread,
-    /// What the function's interrupts come from, if it has a device.
+    /// The device's eventfds, if it has a device.
     pub signals: Option<Arc<Signals>>,
 }
 
-/// A device that is being opened, or was.
+/// A device while it is opened, and after.
 pub struct Opening<B: Backend>(Arc<Slot<B>>);
 
 struct Slot<B: Backend> {
     serving: OnceLock<Serving<B>>,
-    /// The device has a saved state, and is stopped.
+    /// The device was restored, and is stopped.
     restored: bool,
-    /// It may begin.
+    /// `Go` was received.
     begun: Mutex<bool>,
 }
 
 impl<B: Backend> Slot<B> {
     fn begun(&self) -> MutexGuard<'_, bool> {
-        // One word: it is whole at any time.
+        // A single word: a poisoned lock is harmless.
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -77,7 +77,7 @@ impl<B: Backend> Opening<B> {
     /// Begins.
     ///
     /// # Errors
-    /// If the kernel gives no thread.
+    /// If the thread cannot be started.
     pub fn begin(ready: Ready<B>) -> io::Result<Opening<B>> {
         let restored = ready.saved.is_some();
         let slot = Arc::new(Slot { serving: OnceLock::new(), restored, begun: Mutex::new(false) });
@@ -87,7 +87,7 @@ impl<B: Backend> Opening<B> {
         let events = ready.links.events.clone();
         thread::Builder::new().name("open".to_owned()).spawn(move || {
             if let Err(error) = open(ready, until, &theirs) {
-                // The guest's accesses would wait for ever.
+                // Without the threads the guest's accesses would time out.
                 events.fatal(format!("vfio: the device's threads cannot be started: {error}"));
             }
         })?;
@@ -99,7 +99,7 @@ impl<B: Backend> Opening<B> {
         self.0.serving.get()
     }
 
-    /// Lets the function begin: now, or as soon as the device is open.
+    /// Starts the function: now, or as soon as the device is open.
     pub fn go(&self) {
         let mut begun = self.0.begun();
         if std::mem::replace(&mut *begun, true) {
@@ -118,7 +118,7 @@ impl<B: Backend> Serving<B> {
     }
 }
 
-/// Opens the device, lets the function answer, and says what became of it.
+/// Opens the device, has the function answer the guest, and reports the outcome.
 fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Result<()> {
     let Ready { config, iommu, unopened, links, msi, intx_end, responder, saved } = ready;
     let opened = open_device::<B>(unopened, saved, &config, &links.vcpu, intx_end, until);
@@ -132,7 +132,7 @@ fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Res
     function.gate.close();
     let fatal = events.clone();
     let on_violation = move |violation: &Violation| {
-        // The guest's only way to the device is closed.
+        // The guest's only path to the device is closed.
         let what = "vfio: the vCPU process broke the contract of the function's ring";
         fatal.fatal(format!("{what}: {violation}"));
     };
@@ -142,11 +142,11 @@ fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Res
     let is_armed = function.failure().is_none() || matches!(outcome, Event::DeviceFailed(_));
     let ring = RingThread::start(Arc::clone(&function), responder, budget::vfio::DRAIN, on_violation)?;
     let signals = sources.map(Signals::new).map(Arc::new);
-    // Held until all of it is there: it begins once.
+    // Held until all threads are started, so that it starts once.
     let begun = slot.begun();
     let serving = slot.serving.get_or_init(|| Serving { function, ring, signals });
-    // Before any thread may find that the device is lost again: the first event is about its beginning. One that was lost
-    // while it was armed has told so.
+    // Before any thread can report the device failed: the first event is the outcome of opening. A device that failed
+    // while being armed has been reported already.
     if is_armed {
         events.tell(outcome);
     }
@@ -157,7 +157,8 @@ fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Res
     Ok(())
 }
 
-/// Greets the vCPU process, opens the device and connects its interrupts. What is wrong is a reason, and no failure of ours.
+/// Says hello to the vCPU process, opens the device and connects its interrupts. An error is the reason why the
+/// device cannot be used; the process goes on.
 fn open_device<B: Backend>(
     unopened: B::Unopened,
     saved: Option<Saved<B>>,
@@ -166,7 +167,7 @@ fn open_device<B: Backend>(
     intx_end: Doorbell,
     until: Deadline,
 ) -> Result<((B, ConfigSpace), InterruptSources), String> {
-    link.greet(until).map_err(|error| format!("the vCPU process was not greeted: {error}"))?;
+    link.greet(until).map_err(|error| format!("hello on the function link failed: {error}"))?;
     let (state, saved) = saved.map(|Saved { function, device }| (function, device)).unzip();
     let (mut device, opened) = B::open(unopened, saved, until).map_err(|error| error.to_string())?;
     let space = ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, &config.areas)
@@ -179,9 +180,9 @@ fn open_device<B: Backend>(
     for (offered, file) in &opened.mappables {
         for window in windows::cut(&space, offered, config.areas.memory()) {
             if until.has_passed() {
-                return Err("the vCPU process takes too long to map its memory".to_owned());
+                return Err("the vCPU process did not map its windows in time".to_owned());
             }
-            // The guest's accesses come as messages then: slower, and right.
+            // Its accesses come through the ring then: slower, but correct.
             if let Err(why) = link.add_window(window, file) {
                 ipc::log::info!("{}: BAR {} is not mapped into the guest: {why}", config.id, offered.bar);
             }

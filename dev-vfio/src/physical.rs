@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The physical back end: a PCI device of the host, by VFIO's character device, its DMA translated by the host's SMMU.
 //!
-//! `device` is its end and `interrupts` its signals; `nested` is its translation by iommufd, `objects` what is made there,
-//! `events` the guest's faults, `dirty` how written pages are found; `compat` holds the host's SMMU against what the guest
-//! was promised, `error` says what a refusal means; `sys` is the kernel's interface, one function per ioctl, and the only
-//! unsafe code. All over descriptors that the launcher opened: nothing here opens a path, except `host_check`, which is a
-//! program of its own and not sealed.
+//! `device` is its end and `interrupts` its signals; `nested` is its translation by iommufd, `objects` what is made
+//! there, `events` the guest's faults, `dirty` how written pages are found; `compat` compares the host's SMMU with
+//! the guest's vSMMU model, `error` explains the kernel's errors; `sys` is the kernel's interface, one function per
+//! ioctl, and the only unsafe code. All over descriptors that the launcher opened: nothing here opens a path, except
+//! `host_check`, which is a program of its own and not sealed.
 
 pub mod compat;
 pub mod device;
@@ -43,7 +43,7 @@ use error::KernelError;
 use nested::NestedIommu;
 use objects::Objects;
 
-/// What the program of a physical device is given for it.
+/// The descriptors that a physical device's program inherits for it.
 #[derive(Debug)]
 pub struct Given {
     /// The device's character device.
@@ -53,7 +53,7 @@ pub struct Given {
 }
 
 impl DeviceError for KernelError {
-    /// What the kernel refuses of an access is the device's answer, and no error; what is left is.
+    /// An access that the kernel refuses counts as the device's answer; every other failure is an error.
     fn is_refusal(&self) -> bool {
         false
     }
@@ -71,7 +71,7 @@ impl DeviceEnd for PhysicalDevice {
         Ok(())
     }
 
-    /// The kernel's write is one call, and waits for no answer of the device's.
+    /// A write is one system call that does not wait for the device.
     fn post(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<(), KernelError> {
         self.write(index, offset, size, value);
         Ok(())
@@ -91,17 +91,17 @@ impl DeviceEnd for PhysicalDevice {
         self.set_running(running)
     }
 
-    /// What is under way in the kernel nobody is told.
+    /// The kernel does not report what is in flight.
     fn in_flight(&self) -> Quiescence {
         Quiescence::NONE
     }
 
-    /// The kernel has nothing to be told; the stream stays attached, and the vSMMU's orders are still obeyed.
+    /// The kernel need not be told; the stream stays attached, and the vSMMU's requests are still carried out.
     fn close(&self) {}
 }
 
 impl Interrupts for PhysicalDevice {
-    /// The vCPU process may be able to let the kernel carry the vectors; if it refuses one it has a reason to refuse all.
+    /// The vCPU process may put the vectors on irqfds; if it refuses one, the reason holds for all.
     fn offer_interrupts(
         &mut self,
         eventfds: &Eventfds,
@@ -111,14 +111,14 @@ impl Interrupts for PhysicalDevice {
         let refused = self.interrupts_mut().offer(eventfds)?;
         for eventfd in eventfds.vectors.iter() {
             if let Err(why) = link.add_vector(eventfd) {
-                ipc::log::info!("{name}: its MSI-X messages are sent by its own process: {why}");
+                ipc::log::info!("{name}: its MSIs are delivered by its own process, not by irqfd: {why}");
                 break;
             }
         }
         Ok(refused)
     }
 
-    /// None is restored.
+    /// Restoring is not supported.
     fn adopt_interrupts(&mut self, _eventfds: &Eventfds) {}
 
     fn switch_interrupts(&self, msix: bool) -> Result<bool, KernelError> {
@@ -142,17 +142,17 @@ impl Backend for PhysicalDevice {
     type Given = Given;
     type Unopened = (PhysicalDevice, Opened);
     type Iommu = NestedIommu;
-    /// None can be saved.
+    /// Saving is not supported.
     type Saved = Infallible;
 
-    /// Binds the device, too. The file of the RAM is not kept.
+    /// Binds the device as well. The RAM's file is closed afterwards.
     fn configure(
         Given { cdev, iommu }: Given,
         ram: &Region,
         log: &Arc<DirtyLog>,
         config: &VfioConfig,
     ) -> Result<(NestedIommu, (PhysicalDevice, Opened)), Failure> {
-        // The kernel sees what the device writes, and keeps it to itself until it is asked.
+        // The kernel or the device logs what the device writes, until it is read.
         log.set_unmarked_writes(true);
         let configured = || {
             let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
@@ -185,7 +185,7 @@ impl Backend for PhysicalDevice {
         Err(KernelError::NotSaved)
     }
 
-    /// Nobody has had it.
+    /// A physical device is never moved, so there is nothing to take back.
     fn take_back(&self) -> Result<(), KernelError> {
         Ok(())
     }
@@ -202,8 +202,8 @@ impl Backend for PhysicalDevice {
         Ok(())
     }
 
-    /// The message has arrived already: it went by the host's MSI window, which the guest's stage 1 maps flat, and came out as
-    /// the eventfd. The address that the guest wrote into its table was never the device's.
+    /// The device's own MSI went through the host's MSI window, which the guest's stage 1 maps 1:1, and arrived as
+    /// the eventfd's signal. The address in the guest's table never reached the device.
     fn send(_iommu: &mut NestedIommu, _message: Message, _doorbell: Gpa) -> Arrival {
         Arrival::Doorbell
     }
@@ -212,7 +212,7 @@ impl Backend for PhysicalDevice {
         iommu.set_dirty_tracking(enabled);
     }
 
-    /// The kernel's log is moved into ours.
+    /// Merges the kernel's log into this process's.
     fn gather_dirty(_device: Option<&PhysicalDevice>, iommu: &mut NestedIommu, log: &DirtyLog) -> Exactness {
         iommu.read_dirty(log)
     }

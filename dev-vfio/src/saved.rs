@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A function's state units: structs of plain integers, frozen once released; [`crate::pci`] converts from and to them.
 //!
-//! A stream is one `vfio-function`, what the guest sees of the function and has made of it; one `vfio-user`, what there is
-//! between us and the server; and, if the device's own state travels, `vfio-data` units with a server's bytes just as they came,
-//! and one `vfio-data-end` that says how many they are. All of it is untrusted: it is held against the device that the new life has
-//! opened. What follows from these is not in them: what windows are shown (command register), whether the function is
-//! bus master (command register), what vectors mean (the table), what the stream is attached to (the vSMMU's, at `Replay`).
+//! A stream is one `vfio-function`, the guest-visible state of the function; one `vfio-user`, the session with the
+//! server; and, if the device's own state is moved, `vfio-data` units with the server's bytes unchanged, and one
+//! `vfio-data-end` with their total length. All of it is untrusted: it is checked against the device that the new
+//! life has opened. Derived state is left out: shown windows and Bus Master Enable (command register), routes of
+//! vectors (MSI-X table), the stream's attachment (from the vSMMU, at `Replay`).
 
 use ipc::saved::stream::StreamError;
 use ipc::saved::{SavedError, SavedState, UnitKind};
@@ -14,7 +14,7 @@ use thiserror::Error;
 
 /// The bytes of a device's state, in pieces.
 pub const DATA: UnitKind = UnitKind::new("vfio-data");
-/// Their version: the bytes are the server's own.
+/// Their version: the bytes are opaque.
 pub const DATA_VERSION: u16 = 1;
 /// The most bytes of one piece.
 pub const DATA_PIECE_MAX: usize = ipc::vfio_user::DATA_LEN_MAX;
@@ -36,7 +36,7 @@ pub struct FunctionV1 {
     pub intx: Option<IntxV1>,
 }
 
-/// A BAR: it has to be the same where the function is restored.
+/// A BAR: must be equal where the function is restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BarV1 {
     /// The register of its low half.
@@ -88,12 +88,12 @@ pub struct IntxV1 {
     pub again: bool,
 }
 
-/// What there is between us and the device's server.
+/// The session with the device's server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServerV1 {
-    /// The next life finds another server, which is given the device's state: it follows.
+    /// The next life connects to another server and restores the device's state into it: it follows in the stream.
     Anew,
-    /// The next life finds the same server at the same connection, and in it the device, stopped.
+    /// The next life takes over the same connection to the same server, which keeps the device, stopped.
     Kept(SessionV1),
 }
 
@@ -150,7 +150,7 @@ pub enum StateError {
         expected: String,
     },
     /// A value that no function ever has.
-    #[error("saved state of a function: {what} {found:#x} cannot be")]
+    #[error("saved state of a function: invalid value {found:#x}: {what}")]
     Impossible {
         /// What.
         what: &'static str,
@@ -160,7 +160,7 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// The state is of another device, if these two differ.
+    /// Refuses the state as another device's, if these two differ.
     pub(crate) fn unless_equal<T: PartialEq + std::fmt::Debug>(
         what: &'static str,
         found: &T,
@@ -177,7 +177,7 @@ impl StateError {
     }
 }
 
-/// What stands in a stream where something else was to come.
+/// The error for a unit of the wrong kind in a stream.
 pub(crate) fn out_of_place(kind: UnitKind) -> StreamError {
     SavedError::UnitsLeftOver { count: 1, kind }.into()
 }

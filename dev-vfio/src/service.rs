@@ -2,10 +2,10 @@
 //! The process: control requests of the coordinator onto a [`Function`] and its threads.
 //!
 //! `Configure` opens what the descriptors hold; `Arm` begins to open the device, on a thread of its own
-//! ([`crate::opening`]), and is answered at once. A device that cannot be opened is one that has failed: the process
-//! serves on, the guest finds an empty slot, and the reason is an event and in `Inspect`. No request waits for the
-//! device's server but `Pause`, `Save`, `Resume` and `Go`, which stop the device, take its state out, and let it go on;
-//! `Inspect` never blocks on a peer.
+//! ([`crate::opening`]), and is answered at once. A device that cannot be opened has failed: the process goes on, the
+//! guest finds an empty slot, and the reason is in an event and in `Inspect`. Only `Pause`, `Save`, `Resume` and
+//! `Go`, which stop the device, save its state and resume it, wait for the device's server; `Inspect` never blocks on
+//! a peer.
 
 use std::io::Write;
 use std::marker::PhantomData;
@@ -35,7 +35,7 @@ use crate::function_link::FunctionLink;
 use crate::opening::{Opening, Ready, Saved, Serving};
 use crate::stage1_link::Stage1Link;
 
-/// What the process was given at exec, besides channel, crash page and log.
+/// The descriptors inherited at exec, besides channel, crash page and log.
 #[derive(Debug)]
 pub struct Descriptors<B: Backend> {
     /// Guest RAM.
@@ -50,18 +50,18 @@ pub struct Descriptors<B: Backend> {
     pub given: B::Given,
     /// The board of pending MSIs.
     pub msi_board: OwnedFd,
-    /// Says to look at it.
+    /// Doorbell of the board.
     pub msi_doorbell: Ringer,
     /// The function link to the vCPU process.
     pub link: OwnedFd,
-    /// Says that the INTx pin is asserted.
+    /// Doorbell: the INTx pin is asserted.
     pub intx: Ringer,
-    /// Tells that the guest has ended that interrupt.
+    /// Doorbell: the guest has ended the INTx interrupt.
     pub intx_end: Doorbell,
 }
 
 impl<B: Backend> Descriptors<B> {
-    /// Takes what both programs have in common; what the back end is given is each program's own.
+    /// Takes the descriptors common to both programs; those of the back end differ.
     ///
     /// # Errors
     /// If one is not there.
@@ -87,7 +87,7 @@ pub struct Configuration<B: Backend> {
     ready: Ready<B>,
 }
 
-/// Armed: the device is being opened, or was.
+/// Armed: the device is being opened, or has been.
 pub struct Begun<B: Backend> {
     log: Arc<DirtyLog>,
     /// Which the function has, too.
@@ -168,7 +168,7 @@ impl<B: Backend> Program for VfioProgram<B> {
         Ok(Configuration { log, ready })
     }
 
-    /// What its server calls its state comes last in the stream, and is read when there is somebody to take it.
+    /// The server's state comes last in the stream, and is read once the server can take it.
     fn load(
         ready: Configuration<B>,
         source: Source,
@@ -187,7 +187,7 @@ impl<B: Backend> Program for VfioProgram<B> {
         Ok(Configuration { log, ready: Ready { saved, ..ready } })
     }
 
-    /// How long the device's server takes is no matter of this answer: what became of it is an event.
+    /// Does not wait for the device's server: the outcome is reported as an event.
     fn arm(loaded: Configuration<B>, _context: &Context) -> Result<Begun<B>, Failure> {
         let Configuration { log, ready } = loaded;
         let iommu = Arc::clone(&ready.iommu);
@@ -200,7 +200,7 @@ impl<B: Backend> Program for VfioProgram<B> {
         Ok(None)
     }
 
-    /// Its ring is answered from `arm` on, and nothing else of it moves before the guest does.
+    /// Its ring is answered from `arm` on; everything else waits for `go`.
     fn go(armed: &Begun<B>, _context: &Context) {
         armed.opening.go();
     }
@@ -209,9 +209,10 @@ impl<B: Backend> Program for VfioProgram<B> {
         let Serving { function, ring, signals } = armed.serving("pause the device")?;
         // Accesses first: they may wait for the device, and the device for the gate.
         ring.order(Mode::Paused).map_err(|error| Failure::new("pause the device", error))?;
-        // Then the device, with the gate open for what it still has to read and write.
+        // Then the device, with the gate open for the DMA that it still has to finish.
         function.stop().map_err(|why| Failure::new("stop the device", why))?;
-        // What it has signalled is the guest's, or in the function's state; so is what its thread has left to the ring's.
+        // Pending signals go to the guest or into the function's state, as do notes that the interrupt thread left
+        // for the ring's.
         if let Some(signals) = signals {
             signals.park(function);
         }
@@ -222,7 +223,7 @@ impl<B: Backend> Program for VfioProgram<B> {
     }
 
     fn resume(armed: &Begun<B>) -> Result<(), Failure> {
-        // Its ring is answered while it is paused, and makes nothing ready: it needs no order to go on.
+        // Its ring is answered also while paused and queues no work, so it needs no resume.
         let Serving { function, signals, .. } = armed.serving("resume the device")?;
         function.go_on();
         if let Some(signals) = signals {
@@ -257,7 +258,7 @@ impl<B: Backend> Program for VfioProgram<B> {
                 (&begun.log, &begun.iommu, begun.function().and_then(Function::opened))
             }
         };
-        // Nobody waits for a peer while it is locked, and it is there whether the device is open or not.
+        // The lock is never held while waiting for a peer; available whether the device is open or not.
         let mut iommu = iommu.lock().unwrap_or_else(PoisonError::into_inner);
         let exact = match op {
             DirtyLogOp::Enable { epoch } => {

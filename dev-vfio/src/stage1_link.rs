@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The device's end of the stage 1 channel: orders in, answers and faults out.
+//! The device's end of the stage 1 channel: requests in, answers and faults out.
 //!
-//! Faults leave in the order of the queue, whoever sends them; those of transactions before an order leave before
-//! its `Done`. A vSMMU that does not read loses faults, counted, and delays nothing else: what is told at once has one moment to be
-//! told in, however much it is, since the lock that keeps the order is held for as long.
+//! Faults are sent in queue order by whichever thread; those of transactions before a request are sent before its
+//! `Done`. A vSMMU that does not read loses faults (counted) and delays nothing else: each batch of faults has one
+//! short timeout, since the lock that keeps the order is held for as long.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
@@ -21,12 +21,12 @@ use crate::iommu::{AttachError, HostIommu};
 
 /// The vSMMU is started beside us; its end of the channel is there from the beginning.
 const HELLO_SPAN: Duration = Duration::from_secs(30);
-/// How long faults may wait for room in the channel: all that are told at once.
+/// How long a batch of faults may wait for room in the channel.
 const FAULT_SPAN: Duration = Duration::from_millis(10);
-/// How many faults are told at once: a device that faults without end must not keep an order from its answer. What
-/// stays in the queue is told next time.
+/// Faults per batch: a device that faults without end must not delay the answer to a request. The rest stays queued
+/// for the next batch.
 const FAULTS_PER_TURN: usize = 4096;
-/// How long an answer may: a vSMMU that leaves answers unread waits for none.
+/// How long an answer may wait for room: a vSMMU that leaves answers unread is not waiting for one.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
 /// The link.
@@ -49,18 +49,18 @@ impl Stage1Link {
         Stage1Link { channel, faults: Mutex::default() }
     }
 
-    /// Greets the vSMMU. To be called first.
+    /// Exchanges hello with the vSMMU. To be called first.
     ///
     /// # Errors
-    /// The channel's.
+    /// If the channel fails.
     pub fn greet(&self) -> Result<(), Error> {
         self.channel.hello(Role::Smmu, Deadline::after(HELLO_SPAN))
     }
 
-    /// Waits for the next orders, and carries them out between `before` and `after`, which hold no lock; then answers.
+    /// Waits for the next requests, carries them out between `before` and `after`, which hold no lock, and answers.
     ///
     /// # Errors
-    /// The channel's: the vSMMU is gone, or broke the contract.
+    /// If the vSMMU is gone or breaks the contract.
     pub fn serve<I: HostIommu>(
         &self,
         iommu: &Mutex<I>,
@@ -73,7 +73,7 @@ impl Stage1Link {
             incoming => incoming?,
         };
         let Incoming::Event { body: Notice::Orders { sequence, orders }, .. } = incoming else {
-            return Err(Error::Refused("a notice that only devices send"));
+            return Err(Error::Refused("a message that only devices send"));
         };
         before(&orders);
         let refused = {
@@ -86,10 +86,11 @@ impl Stage1Link {
         self.channel.event::<OwnedFd>(&done, &[], Deadline::after(ANSWER_SPAN))
     }
 
-    /// Tells the vSMMU what is in the fault queue. Not to be called from within a transfer.
+    /// Sends the fault queue's entries to the vSMMU. Not to be called from within a transfer.
     pub fn tell_faults<I: HostIommu>(&self, iommu: &Mutex<I>, gate: &Gate) {
         let mut faults = lock(&self.faults);
-        // Taken out ahead of the next transfer, since an answer to orders waits for this; told while DMA goes on.
+        // Dequeued with priority over the next transfer, since answers to requests wait for this; sent while DMA goes
+        // on.
         let entries: Vec<Entry> = {
             let _first = gate.go_first();
             let mut iommu = lock(iommu);
@@ -115,7 +116,7 @@ impl Stage1Link {
     }
 }
 
-/// Carries out orders one by one; runs of invalidations go down together. Returns how many were refused.
+/// Carries out requests one by one; consecutive invalidations go down in one batch. Returns how many were refused.
 pub fn carry_out(iommu: &mut impl HostIommu, orders: &[Order]) -> u32 {
     let mut refused = 0;
     let mut batch = Vec::new();
@@ -127,7 +128,7 @@ pub fn carry_out(iommu: &mut impl HostIommu, orders: &[Order]) -> u32 {
                 if let Err(error) = iommu.attach(*stream, *to) {
                     refused += 1;
                     ipc::log::warn!("vfio: attaching {to:?} failed: {error}");
-                    // What cannot be attached must not go on as it was.
+                    // A stream that cannot be attached must not keep its old attachment.
                     if !matches!(error, AttachError::Stream(_)) {
                         let _ = iommu.attach(*stream, ipc::protocol::stage1::Attachment::Abort);
                     }
@@ -138,7 +139,7 @@ pub fn carry_out(iommu: &mut impl HostIommu, orders: &[Order]) -> u32 {
     refused + flush(iommu, &mut batch)
 }
 
-/// Sends a batch down, past the commands that are refused.
+/// Applies a batch, and skips the commands that are refused.
 fn flush(iommu: &mut impl HostIommu, batch: &mut Vec<[u64; 2]>) -> u32 {
     let mut refused = 0;
     let mut rest = batch.as_slice();
@@ -153,7 +154,7 @@ fn flush(iommu: &mut impl HostIommu, batch: &mut Vec<[u64; 2]>) -> u32 {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Whatever panicked, a half-done order is repeated by nobody: the state is what the last whole call left.
+    // A request that panicked half-way is not repeated: the state is that of the last completed call.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The threads of a device process, each blocking on one peer: the guest, the device, its interrupts, the vSMMU.
 //!
-//! They end with the process. None waits for another but through the locks of [`Function`], which are never held
-//! while a peer is waited for. A vCPU process that breaks the ring's rules ends the process; a vSMMU
-//! that goes away leaves the stream attached to what it was and is no reason to stop.
+//! They end with the process. They block each other only by the locks of [`Function`], which are never held while
+//! waiting for a peer. A vCPU process that breaks the ring's rules ends the process; if the vSMMU goes away the
+//! stream stays attached as it is and the threads go on.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -20,29 +20,29 @@ use rustix::io::Errno;
 use crate::backend::{Backend, Eventfds};
 use crate::function::Function;
 
-/// How long the helpers sleep at most: they look whether the device has failed.
+/// Poll timeout of the helper threads, to check whether the device has failed.
 pub const LOOK_SPAN: Duration = Duration::from_millis(500);
 pub const LOOK_TIMESPEC: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
 /// What the interrupt thread waits for.
 #[derive(Debug)]
 pub struct InterruptSources {
-    /// The device's signals; a vector is listened to here where the vCPU process does not.
+    /// The device's eventfds; a vector is polled here unless it has an irqfd in the vCPU process.
     pub eventfds: Eventfds,
-    /// The guest has ended an interrupt on the pin's line.
+    /// The guest ended an interrupt on the pin's line.
     pub intx_end: Doorbell,
 }
 
-/// The sources, and whether the thread may take from them.
+/// The sources, and whether the thread may read them.
 #[derive(Debug)]
 pub struct Signals {
     sources: InterruptSources,
-    /// True: what comes stays where it is. Held while what came is dealt with.
+    /// True: signals stay unread. Held while signals are handled.
     parked: Mutex<bool>,
     changed: Condvar,
 }
 
-/// The sources at which something waits.
+/// The sources that are readable.
 #[derive(Debug, Default)]
 struct Waiting {
     vectors: Vec<usize>,
@@ -53,7 +53,7 @@ struct Waiting {
 /// Starts the back end's own thread, one for the device's interrupts if it could be opened, and one for the vSMMU.
 ///
 /// # Errors
-/// If the kernel gives no thread.
+/// If the thread cannot be started.
 pub fn start_helpers<B: Backend>(
     function: &Arc<Function<B>>,
     signals: Option<&Arc<Signals>>,
@@ -77,18 +77,19 @@ pub fn start_helpers<B: Backend>(
     })
 }
 
-/// Starts a thread of the process's.
+/// Starts a thread of the process.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
 }
 
-/// Turns eventfds and the doorbell into signals, but while the function holds still.
+/// Turns eventfds and the doorbell into interrupts, except while parked.
 fn watch<B: Backend>(function: &Function<B>, signals: &Signals, ring: &Notes) {
     while function.failure().is_none() {
         let Ok(waiting) = signals.look(function, &LOOK_TIMESPEC) else { return };
         let Some(_turn) = signals.turn() else { continue };
-        // The end of an interrupt goes behind what the guest has posted before: a write that tells the device that its
-        // interrupt was dealt with is in the ring by now, and without it the device would signal once more for nothing.
+        // The end of an interrupt is handled after the guest's earlier posted writes: the write that acknowledges the
+        // interrupt at the device is in the ring by now, and unmasking before it would make the device signal once
+        // more.
         signals.take(function, &waiting, || ring.leave(note::INTX_ENDED));
     }
 }
@@ -99,8 +100,8 @@ impl Signals {
         Signals { sources, parked: Mutex::new(false), changed: Condvar::new() }
     }
 
-    /// The device is stopped, and the guest: deals with what waits, so that it is in the function's state, and takes nothing
-    /// more. The ring is empty, and the gate still open.
+    /// Device and guest are stopped: handles pending signals, so that they are in the function's state, and reads
+    /// none from then on. The ring is empty, and the gate still open.
     pub fn park<B: Backend>(&self, function: &Function<B>) {
         let mut parked = self.parked();
         if let Ok(waiting) = self.look(function, &Timespec { tv_sec: 0, tv_nsec: 0 }) {
@@ -109,20 +110,20 @@ impl Signals {
         *parked = true;
     }
 
-    /// Has the thread go on.
+    /// Unparks the thread.
     pub fn unpark(&self) {
         *self.parked() = false;
         self.changed.notify_all();
     }
 
-    /// How many vectors have a signal that nobody has taken, and how many changes of the pin there are.
+    /// How many vectors have an unread signal, and how many unread changes of the pin there are.
     pub fn waiting<B: Backend>(&self, function: &Function<B>) -> (u64, u64) {
         let waiting = self.look(function, &Timespec { tv_sec: 0, tv_nsec: 0 }).unwrap_or_default();
         let vectors = u64::try_from(waiting.vectors.len()).unwrap_or(u64::MAX);
         (vectors, u64::from(waiting.intx) + u64::from(waiting.intx_end))
     }
 
-    /// The right to take what came. None: the function holds still.
+    /// Permission to read signals. None while parked.
     fn turn(&self) -> Option<MutexGuard<'_, bool>> {
         let waited = self.changed.wait_timeout_while(self.parked(), LOOK_SPAN, |parked| *parked);
         let parked = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -130,14 +131,14 @@ impl Signals {
     }
 
     fn parked(&self) -> MutexGuard<'_, bool> {
-        // One word: it is whole at any time.
+        // A single word: a poisoned lock is harmless.
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a source at most so long.
+    /// Polls the sources, at most for this long.
     fn look<B: Backend>(&self, function: &Function<B>, span: &Timespec) -> Result<Waiting, Errno> {
         let InterruptSources { eventfds: Eventfds { vectors, intx }, intx_end } = &self.sources;
-        // One that the vCPU process gives up comes back here, at the next turn.
+        // A vector that the vCPU process gives up is polled here from the next turn on.
         let ours: Vec<_> =
             vectors.iter().enumerate().filter(|(index, _)| !function.link.takes(*index)).collect();
         let all = ours.iter().map(|(_, vector)| vector.as_fd()).chain([intx_end.as_fd()]);
@@ -157,8 +158,8 @@ impl Signals {
         })
     }
 
-    /// Deals with what came. The device's server holds the eventfds too, and can do with them what it likes: they are read
-    /// without waiting.
+    /// Handles readable sources. The device's server holds the eventfds too and may have drained them: they are read
+    /// without blocking.
     fn take<B: Backend>(&self, function: &Function<B>, waiting: &Waiting, ended: impl FnOnce()) {
         let InterruptSources { eventfds: Eventfds { vectors, intx }, intx_end } = &self.sources;
         for index in &waiting.vectors {
@@ -166,7 +167,7 @@ impl Signals {
                 function.signal(*index);
             }
         }
-        // The end first: what the device says after it was unmasked is a new interrupt.
+        // The end first: a signal after unmasking is a new interrupt.
         if waiting.intx_end && intx_end.take() {
             ended();
         }
@@ -176,9 +177,9 @@ impl Signals {
     }
 }
 
-/// Bits of the notes to the ring's thread.
+/// Note bits for the ring's thread.
 mod note {
-    /// The guest has ended an interrupt on the pin's line.
+    /// The guest ended an interrupt on the pin's line.
     pub const INTX_ENDED: u32 = 1;
 }
 
@@ -187,7 +188,7 @@ impl<B: Backend> RingDevice for Function<B> {
         Function::access(self, access)
     }
 
-    /// What accesses make ready is done with them, or by the device.
+    /// Accesses leave no work behind: they are done at once, or by the device.
     fn step(&self) -> Step {
         Step::Idle
     }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The vfio-user back end: a device in a server of its own, whose DMA comes as messages and is translated in software.
 //!
-//! `client` speaks to the server, `dma` answers it, `direct` is guest RAM at servers that are trusted with it. Posted
-//! writes are collected here while more requests are in the ring, and sent in batches. Every write of the device's is
-//! marked in the dirty log as it happens; what a server with guest RAM writes is unseen, and the log's answers say so.
+//! `client` sends requests to the server, `dma` answers the server's, `direct` maps guest RAM at servers that are
+//! trusted with it. Posted writes are collected here while more requests are in the ring, and sent in batches. Every
+//! DMA write by message is marked in the dirty log as it is made; writes of a server that has guest RAM mapped cannot
+//! be logged, and the log's answers say so.
 
 pub mod client;
 pub mod direct;
@@ -41,15 +42,15 @@ pub struct VfioUserDevice {
     client: Client,
     /// Guest RAM for the server while the stream is in bypass, if the configuration says so.
     direct: Option<Direct>,
-    /// Posted writes that are not sent yet: only while more requests are in the ring, and never behind another access.
+    /// Posted writes not sent yet: only while more requests are in the ring, and always sent before another access.
     posts: Mutex<Vec<SmallWrite>>,
-    /// A next life finds this server at this connection.
+    /// The server stays: a next life takes over this connection.
     keeps_server: bool,
-    /// The connection is left to a next life.
+    /// The connection was handed to a next life.
     parked: AtomicBool,
 }
 
-/// The connection to a server that was not greeted yet.
+/// The connection to a server, before version negotiation.
 #[derive(Debug)]
 pub struct Unopened {
     socket: OwnedFd,
@@ -58,14 +59,14 @@ pub struct Unopened {
 }
 
 impl VfioUserDevice {
-    /// Over a client that has opened its device.
+    /// Over a client with an open device.
     pub fn new(client: Client, direct: Option<Direct>, keeps_server: bool) -> VfioUserDevice {
         let (posts, parked) = (Mutex::default(), AtomicBool::new(false));
         VfioUserDevice { client, direct, posts, keeps_server, parked }
     }
 
     fn posts(&self) -> MutexGuard<'_, Vec<SmallWrite>> {
-        // Whole between any two calls.
+        // Consistent between calls, so a poisoned lock is harmless.
         self.posts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -124,7 +125,7 @@ impl DeviceEnd for VfioUserDevice {
 }
 
 impl Interrupts for VfioUserDevice {
-    /// Its vectors stay here: the address of a message is translated at every signal, and a route could be stale.
+    /// Its vectors get no irqfd: an MSI's address is translated at every signal, and a route could be stale.
     fn offer_interrupts(
         &mut self,
         eventfds: &Eventfds,
@@ -149,7 +150,7 @@ impl Interrupts for VfioUserDevice {
         self.client.unmask_intx()
     }
 
-    /// Signals are taken at once, and noted with the vector.
+    /// Signals are read at once and kept as the vector's pending bit.
     fn is_pending(&self, _vector: usize) -> bool {
         false
     }
@@ -227,7 +228,7 @@ impl Backend for VfioUserDevice {
         if is_bypassed { direct.give(&self.client) } else { Ok(()) }
     }
 
-    /// A message is a write of the device, translated like any other.
+    /// An MSI is a write of the device, translated like any other.
     fn send(iommu: &mut SoftIommu, Message { address, data }: Message, doorbell: Gpa) -> Arrival {
         let address = Iova(address);
         match iommu.write_target(address) {
@@ -237,7 +238,7 @@ impl Backend for VfioUserDevice {
         }
     }
 
-    /// There is no other log than the process's own.
+    /// The process's own log is the only one.
     fn set_dirty_tracking(_iommu: &mut SoftIommu, _enabled: bool) {}
 
     /// Writes by message are in the log already.

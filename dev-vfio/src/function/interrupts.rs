@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The function's interrupts: from the device's eventfds to the guest.
 //!
-//! Three ways. A vector that the vCPU process listens to by itself is none of ours but for being told, at each change,
-//! what its signal means ([`Function::follow`]). Every other vector's signal becomes a message here. The pin is a level
-//! whose edges go both ways.
+//! Three paths. For a vector with an irqfd in the vCPU process only its route is updated from here, at each change
+//! ([`Function::follow`]). A signal of any other vector becomes an MSI here. The pin is a level, whose changes go to
+//! the vCPU process and come back at the end of the interrupt.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -13,10 +13,11 @@ use crate::pci::intx;
 use crate::pci::msix::{CONTROL_ENABLE, Message};
 
 impl<B: Backend> Function<B> {
-    /// After anything that may have changed what the guest's MSI-X lets through: what vectors mean is told, and a device that
-    /// has one kind of interrupt at a time has the one that is enabled.
+    /// Called after anything that may have changed MSI-X state: updates the routes of the vectors, and connects the
+    /// kind of interrupt that is enabled.
     pub(super) fn follow(&self, device: &Device<B>) {
-        // Before the device can signal what is now enabled, and before what was disabled is forgotten.
+        // Before the device can signal the kind that is enabled now, and before pending signals of the other are
+        // dropped.
         self.route_vectors();
         let msix = lock(&device.space).msix.control() & CONTROL_ENABLE != 0;
         if self.settle(device.end.switch_interrupts(msix)) == Some(true)
@@ -27,7 +28,8 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Tells the vCPU process what the vectors mean that it listens to: nothing, once the device has failed.
+    /// Updates the routes of the vectors that the vCPU process listens to; all are cleared once the device has
+    /// failed.
     pub(super) fn route_vectors(&self) {
         let wanted = || {
             let device = self.working();
@@ -36,7 +38,10 @@ impl<B: Backend> Function<B> {
             messages.map(|message| message.map(|message| message.data)).collect()
         };
         if let Err(error) = self.link.route(wanted) {
-            ipc::log::warn!("{}: vectors are brought by its own process from now on: {error}", self.name);
+            ipc::log::warn!(
+                "{}: MSIs are delivered through the device's process from now on (slower): {error}",
+                self.name
+            );
         }
     }
 
@@ -55,7 +60,7 @@ impl<B: Backend> Function<B> {
         self.apply(device, effect);
     }
 
-    /// The line of the pin fell.
+    /// The interrupt line was deasserted at the end of an interrupt.
     pub fn intx_ended(&self) {
         let Some(device) = self.working() else { return };
         let effect = lock(&device.space).intx.as_mut().map_or(intx::Effect::Nothing, intx::Intx::ended);
@@ -69,20 +74,24 @@ impl<B: Backend> Function<B> {
                 self.pin_raised.fetch_add(1, Relaxed);
                 self.msi.pin.ring();
             }
-            // When it goes on it is unmasked, if its pin is quiet. Now it would signal behind our back, or pass the order over.
+            // It is unmasked at resume instead, if its pin is deasserted: a stopped device could signal unseen, or
+            // ignore the request.
             intx::Effect::Unmask if B::LOSES_UNMASK && self.stopped.load(Relaxed) => {}
             intx::Effect::Unmask => drop(self.settle(device.end.unmask_intx())),
             intx::Effect::Lower => {
                 if let Err(error) = self.link.lower_intx()
                     && self.events.has_listener()
                 {
-                    ipc::log::warn!("{}: its interrupt line may stay high: {error}", self.name);
+                    ipc::log::warn!(
+                        "{}: deasserting INTx over the function link failed, the line may stay high: {error}",
+                        self.name
+                    );
                 }
             }
         }
     }
 
-    /// Sends messages, by the back end's path.
+    /// Delivers MSIs by the back end's path.
     pub(super) fn send_all(&self, messages: &[Message]) {
         for message in messages.iter().copied() {
             let arrived = {
@@ -99,7 +108,7 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// An event beyond the interrupt controller's is ignored there too; it is no fault of the translation.
+    /// The ITS ignores an EventID out of range; that is no translation fault.
     fn raise(&self, event: u32) {
         self.messages.fetch_add(1, Relaxed);
         if self.msi.board.post(event) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The function from one life of its process to the next: holding still, being saved, being armed with what was saved, going on.
+//! The function's life cycle: stop, save, restore, resume.
 //!
-//! The order in which a restored function comes to be: its MSI-X table and pin before the device may signal, routes before
-//! windows are shown, all of it before the gate opens. What the guest is owed (a pending message whose vector is not masked,
-//! a pin that is asserted) it gets when the gate opens.
+//! Order of a restore: MSI-X table and pin before the device may signal, routes before windows are shown, all of it
+//! before the gate opens. Interrupts that were pending (an unmasked pending vector, an asserted pin) are delivered
+//! when the gate opens.
 
 use std::io::Write;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,7 +16,7 @@ use crate::backend::{Backend, DeviceEnd, DeviceError};
 use crate::pci::intx;
 
 impl<B: Backend> Function<B> {
-    /// Lets it begin. `restored`: the device is stopped, and the guest may be owed interrupts.
+    /// Opens the gate for the first time. `restored`: the device is stopped, and interrupts may be pending.
     pub fn begin(&self, restored: bool) {
         self.gate.open();
         if restored {
@@ -25,8 +25,8 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Puts into force what was restored: who is bus master, which interrupts are connected and what they mean, which windows
-    /// are shown. Nothing moves: the device is stopped and the gate closed. A device that fails here has failed.
+    /// Applies restored state to the back end and the vCPU process: bus master, connected interrupts, routes,
+    /// windows. The device is stopped and the gate closed meanwhile. An error here fails the device.
     pub fn arm(&self) {
         let Some(device) = self.working() else { return };
         self.stopped.store(true, Relaxed);
@@ -35,7 +35,7 @@ impl<B: Backend> Function<B> {
         self.show_windows();
     }
 
-    /// What was let through and not brought before it was saved.
+    /// Delivers MSIs that were released but not delivered before the save.
     fn repeat_interrupts(&self) {
         let Some(device) = self.working() else { return };
         let (released, raised) = {
@@ -48,7 +48,7 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Lets the device go on. One that cannot has failed.
+    /// Resumes the device. An error fails it.
     pub fn run(&self) {
         let Some(device) = self.working() else { return };
         self.stopped.store(false, Relaxed);
@@ -62,14 +62,14 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Stops the device; one without such states is kept from the guest by the gate alone. A refusal is no loss of one that
-    /// runs on.
+    /// Stops the device; one without migration states is held by the gate alone. If it refuses, it goes on running
+    /// and is not failed.
     ///
     /// # Errors
-    /// That it has refused, and runs on.
+    /// If the device refuses; it still runs then.
     pub fn stop(&self) -> Result<(), String> {
         let Some(device) = self.working() else { return Ok(()) };
-        // Before it is asked: what its pin is owed from here on it gets when it goes on.
+        // Set before the request: a pending unmask of INTx is made up for at resume.
         self.stopped.store(true, Relaxed);
         match device.end.set_running(false) {
             Err(error) if error.is_refusal() => {
@@ -84,12 +84,12 @@ impl<B: Backend> Function<B> {
         }
     }
 
-    /// Has the device back from a next life that did not come to be, and lets it go on.
+    /// Takes the device back after a failed move, and resumes it.
     pub fn go_on(&self) {
         if let Some(device) = self.working() {
             match device.end.take_back() {
                 Ok(()) => self.settle_orders(|device| device.after_orders(&self.iommu)),
-                Err(error) => self.fail(&format!("not taken back after a save: {error}")),
+                Err(error) => self.fail(&format!("taking it back after a failed move: {error}")),
             }
         }
         self.gate.open();
@@ -107,7 +107,7 @@ impl<B: Backend> Function<B> {
         self.working().map_or(Ok(()), |device| device.end.check_save())
     }
 
-    /// Writes its state. It holds still, and goes on holding still.
+    /// Writes its state. It is stopped before and after.
     ///
     /// # Errors
     /// Why it cannot be saved.
@@ -120,7 +120,7 @@ impl<B: Backend> Function<B> {
         device.end.save(&mut units).map_err(|error| error.to_string())
     }
 
-    /// What of the device is in flight.
+    /// The device's requests in flight.
     pub fn in_flight(&self) -> Quiescence {
         self.device().map(DeviceEnd::in_flight).unwrap_or_default()
     }

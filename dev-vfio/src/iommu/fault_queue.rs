@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Faults on their way to the guest, bounded and counted as the kernel's vEVENTQ does it.
 //!
-//! Every fault takes a sequence number, 0 to `i32::MAX` and then 0 again; a gap of `g` between two numbers says
-//! that `g - 1` were lost. A queue that is full loses what comes and shows that by a marker at its end, which has a
-//! number and no record.
+//! Every fault takes a sequence number, 0 to `i32::MAX` and then 0 again; a gap of `g` between two numbers says that
+//! `g - 1` were lost. A full queue drops new faults and marks that by an entry at its end with a number and no
+//! record.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ pub const SEQUENCES: u32 = 1 << 31;
 pub struct Entry {
     /// The number of the fault, or of the last lost one.
     pub sequence: u32,
-    /// The fault; `None` is the marker of lost ones.
+    /// The fault; `None` is the marker of lost faults.
     pub fault: Option<Fault>,
 }
 
@@ -27,7 +27,7 @@ pub struct FaultQueue {
     depth: usize,
     entries: VecDeque<(u32, Fault)>,
     next: u32,
-    /// The number of the last fault that found no room since the queue had room.
+    /// The number of the last fault dropped since the queue was full.
     lost: Option<u32>,
 }
 

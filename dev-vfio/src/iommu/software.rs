@@ -2,10 +2,10 @@
 //! The host IOMMU in software: the guest's stage 1 walked by `smmu-arch`, over guest RAM as stage 2.
 //!
 //! For devices whose DMA comes as messages. A transfer is done in pieces that translate alike, each translated and
-//! copied within one call, so that whoever holds the lock around this value knows: when an invalidation has
-//! returned, nothing is read or written through what it removed. Writes mark the process's dirty log page by page,
-//! by GPA. What the guest's tables say wrong becomes an event record; an address without RAM behind it
-//! ends the transfer and is no event, as on a bus.
+//! copied within one call, so that whoever holds the lock around this value knows: when an invalidation has returned,
+//! nothing is read or written through what it removed. Writes mark the process's dirty log page by page, by GPA. An
+//! error in the guest's tables becomes an event record; an output address without RAM aborts the transfer without an
+//! event, as a bus error does.
 
 use ipc::addr::{Gpa, Iova, StreamId};
 use ipc::protocol::stage1::{Attachment, Fault};
@@ -30,7 +30,7 @@ const FAULTS_MAX: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terminated;
 
-/// What happened, for people and tests.
+/// Counters for `inspect` and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Bytes that the device read.
@@ -123,7 +123,7 @@ impl SoftIommu {
         Ok(())
     }
 
-    /// Where a write of 32 bits ends up: for an MSI, which is one.
+    /// Translates the address of a 32-bit write, which an MSI is.
     ///
     /// # Errors
     /// If it may not be written.
@@ -131,7 +131,7 @@ impl SoftIommu {
         self.piece(iova, size_of::<u32>(), false).map(|(gpa, _)| gpa)
     }
 
-    /// What happened so far.
+    /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
@@ -146,7 +146,7 @@ impl SoftIommu {
         self.attached == Attached::Bypass
     }
 
-    /// What the stream is attached to, for people.
+    /// What the stream is attached to, for `inspect`.
     pub fn attached(&self) -> &'static str {
         match self.attached {
             Attached::Abort => "abort",
@@ -155,7 +155,7 @@ impl SoftIommu {
         }
     }
 
-    /// The GPA of an address, and how many bytes from there on go along with it: at most `len`, at least one.
+    /// The GPA of an address, and how many bytes from there on translate contiguously: at most `len`, at least one.
     fn piece(&mut self, iova: Iova, len: usize, read: bool) -> Result<(Gpa, usize), Terminated> {
         let Translation { address, span } = self.translate(iova, read).map_err(|fault| {
             let record = fault.map(|record: EventRecord| Fault::Record(transmute!(record)));
@@ -204,7 +204,7 @@ impl SoftIommu {
             | Opcode::TlbiNhVa
             | Opcode::TlbiNhVaa => self.engine.apply(&command),
             Opcode::CfgiCd | Opcode::CfgiCdAll if ours => self.engine.apply(&command),
-            // Taken, and without effect: a device without ATS caches no translations.
+            // Accepted without effect: a device without ATS caches no translations.
             Opcode::AtcInv if ours => {}
             _ => return false,
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! BARs that are placed before the guest starts and stay: sizes can be asked for, addresses cannot be changed.
+//! BARs with addresses fixed before the guest starts: the guest can size them, but not move them.
 //!
 //! 64-bit prefetchable BARs go to one area of the guest's address space, all other memory to another, I/O to a third, because
 //! the host bridge's windows are made so. An I/O BAR holds an address of the bus: the guest sees it where the host
@@ -14,7 +14,8 @@ use crate::saved::{BarV1, StateError};
 /// BAR registers of a type 0 header.
 pub const BAR_COUNT: usize = 6;
 
-/// Each memory BAR is alone on its pages: a guest may map it to somebody else.
+/// Each memory BAR has its pages to itself: a guest may map it into one of its processes, or assign it to a nested
+/// guest.
 const ALIGN_MIN: u64 = 4096;
 /// The smallest I/O BAR that a register can describe.
 const IO_ALIGN_MIN: u64 = 4;
@@ -26,10 +27,10 @@ const PREFETCHABLE: u32 = 1 << 3;
 const KIND_BITS: u32 = 0xf;
 const IO_KIND_BITS: u32 = 0x3;
 
-/// What the device says about a BAR.
+/// A BAR as the device describes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offered {
-    /// The register as the device has it: its low bits say what kind it is.
+    /// The device's register; its low bits are the kind (I/O, 64-bit, prefetchable).
     pub register: u32,
     /// The region's length; 0 if there is none.
     pub len: u64,
@@ -38,7 +39,7 @@ pub struct Offered {
 /// Why a device's BARs cannot be shown to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BarError {
-    /// It does not fit what is left of its area.
+    /// It does not fit into the rest of its area.
     #[error("BAR {index} of {len:#x} bytes does not fit the slot's area")]
     NoRoom {
         /// Which.
@@ -59,12 +60,12 @@ pub enum BarError {
 pub struct Placed {
     /// The region behind it, and the register that its low half is in.
     pub index: usize,
-    /// Where; a power of two long.
+    /// Its range; the length is a power of two.
     pub range: GpaRange,
-    /// How many bytes the region behind it has: less, if its length is no power of two.
+    /// Bytes of the region behind it: fewer, if the region's length is no power of two.
     pub region_len: u64,
     kind: u32,
-    /// What the register holds, less its low bits.
+    /// The register's value without its low bits.
     bus_address: u64,
 }
 
@@ -87,12 +88,12 @@ impl Placed {
 #[derive(Clone, Debug)]
 pub struct Bars {
     placed: Vec<Placed>,
-    /// Registers that a guest has written with ones last: they read as their size.
+    /// Registers that the guest last wrote with all ones: they read as their size mask.
     sizing: [bool; BAR_COUNT],
 }
 
 impl Bars {
-    /// Places what the device offers, in order of size so that nothing is lost to alignment.
+    /// Places the device's BARs, in order of size so that no space is lost to alignment.
     ///
     /// # Errors
     /// If something does not fit.
@@ -156,19 +157,20 @@ impl Bars {
         }
     }
 
-    /// A guest writes register `index`: all ones ask for the size, anything else gives the address back.
+    /// The guest writes register `index`: after all ones it reads as its size mask, after anything else as its
+    /// address.
     pub fn write(&mut self, index: usize, value: u32) {
         if let Some(sizing) = self.sizing.get_mut(index) {
             *sizing = value | KIND_BITS == u32::MAX;
         }
     }
 
-    /// Nobody is asking for a size.
+    /// Ends sizing: every register reads as its address.
     pub fn reset(&mut self) {
         self.sizing = [false; BAR_COUNT];
     }
 
-    /// Where they are, and which registers read as their size.
+    /// The BARs, and which registers read as their size mask.
     pub fn save(&self) -> (Vec<BarV1>, u8) {
         let Bars { placed, sizing } = self;
         let mut bars: Vec<BarV1> = placed.iter().map(Placed::save).collect();
@@ -177,14 +179,17 @@ impl Bars {
         (bars, bits.fold(0, |all, (bit, _): (u8, _)| all | 1 << bit))
     }
 
-    /// Takes a state of BARs that are where these are.
+    /// Restores the state of BARs, which must have the same placement as these.
     ///
     /// # Errors
-    /// If they are not.
+    /// If they have another placement.
     pub fn restore(&mut self, bars: &[BarV1], sizing: u8) -> Result<(), StateError> {
         StateError::unless_equal("its BARs", &bars, &self.save().0.as_slice())?;
         if sizing >> BAR_COUNT != 0 {
-            return Err(StateError::Impossible { what: "BAR registers of bits", found: sizing.into() });
+            return Err(StateError::Impossible {
+                what: "BAR registers that read as their size",
+                found: sizing.into(),
+            });
         }
         for (bit, register) in (0..).zip(&mut self.sizing) {
             *register = sizing >> bit & 1 != 0;

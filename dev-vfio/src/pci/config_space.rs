@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A type 0 configuration space: what the device says, reduced to what we understand.
+//! A type 0 configuration space: the device's, reduced to the capabilities that are emulated here.
 //!
 //! Header and capabilities are copied once, when the device is opened. Of the capabilities those of a known kind are
-//! shown, relinked; the others, and the extended ones, do not exist for the guest: ATS, PASID and SR-IOV would
-//! promise what the machine does not have. BARs, command, interrupt pin and line, and MSI-X control are our own; power
-//! management and PCI Express registers are passed on. A device's list of capabilities is followed for as many
-//! steps as fit into 256 bytes, so a loop in it ends.
+//! shown, relinked; the others, and the extended ones, are hidden: the machine has no ATS, PASID or SR-IOV. BARs,
+//! command, interrupt pin and line, and MSI-X control are emulated; power management and PCI Express registers are
+//! passed through. A device's list of capabilities is followed for as many steps as fit into 256 bytes, so a loop in
+//! it ends.
 
 mod state;
 
@@ -16,7 +16,7 @@ use super::bar::{BAR_COUNT, BarError, Bars, Offered, Placed};
 use super::intx::{self, Intx, Pin};
 use super::msix::{CONTROL_ENABLE, CONTROL_MASK, Msix, VECTORS_MAX};
 
-/// Bytes of it that exist; reads behind are zero, which says "no extended capabilities".
+/// Bytes that exist; reads beyond return zero, which means "no extended capabilities".
 pub const CONFIG_LEN: usize = 256;
 
 mod offset {
@@ -44,17 +44,17 @@ const COMMAND_MASTER: u16 = 1 << 2;
 const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 /// Interrupt Status.
 const STATUS_INTX: u8 = 1 << 3;
-/// INTA: what a device with one function has.
+/// INTA, the pin of a single-function device.
 const PIN_INTA: u8 = 1;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
-/// What of the status register says how the function is made: 66 MHz, fast back-to-back, DEVSEL timing. All else happens to it.
+/// The static bits of the status register: 66 MHz, fast back-to-back, DEVSEL timing. All others are events.
 const STATUS_MADE: u16 = 1 << 5 | 1 << 7 | 0b11 << 9;
 
 const CAP_POWER: u8 = 0x01;
 const CAP_EXPRESS: u8 = 0x10;
 const CAP_MSIX: u8 = 0x11;
 
-/// Lengths, as the guest may touch them: PCI PM 1.2 section 3.2; PCI Express section 7.5.3; PCI 3.0 section 6.8.2.
+/// Lengths of the capabilities: PCI PM 1.2 section 3.2; PCI Express section 7.5.3; PCI 3.0 section 6.8.2.
 const CAP_POWER_LEN: usize = 8;
 const CAP_EXPRESS_LEN: usize = 0x3c;
 const CAP_MSIX_LEN: usize = 12;
@@ -68,7 +68,7 @@ pub enum ConfigError {
     /// Not an endpoint.
     #[error("the header type is {0:#x}, only endpoints (0) can be assigned")]
     HeaderType(u8),
-    /// No device answers.
+    /// No device responds.
     #[error("the vendor id is {0:#x}: no device is there")]
     Vendor(u16),
     /// Its BARs do not fit.
@@ -81,27 +81,27 @@ pub enum ConfigError {
 pub struct Place {
     /// Which BAR.
     pub bar: usize,
-    /// Offset into it.
+    /// Offset into that BAR.
     pub offset: u64,
     /// In bytes.
     pub len: u64,
 }
 
 impl Place {
-    /// The offset into this place, if an access begins in it.
+    /// The offset into this structure, if an access begins in it.
     pub fn offset_of(&self, bar: usize, offset: u64) -> Option<u64> {
         offset.checked_sub(self.offset).filter(|offset| bar == self.bar && *offset < self.len)
     }
 }
 
-/// What a write asks the caller to do.
+/// What the caller has to do after a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteEffects {
     /// Pass the write on to the device.
     pub forward: bool,
     /// The guest resets the function.
     pub reset: bool,
-    /// What becomes of the pin.
+    /// The effect on the pin.
     pub intx: intx::Effect,
 }
 
@@ -128,10 +128,10 @@ pub struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// Copies what the device says. `vectors` is how many interrupts it can signal.
+    /// Copies the device's header and capabilities. `vectors` is the number of MSI-X vectors that it can signal.
     ///
     /// # Errors
-    /// If the guest cannot be shown such a device.
+    /// If such a device cannot be assigned.
     pub fn new(
         device: &[u8],
         lens: [u64; BAR_COUNT],
@@ -159,11 +159,11 @@ impl ConfigSpace {
         zero(&mut image, offset::COMMAND..offset::COMMAND + 2);
         zero(&mut image, offset::BAR0..offset::BAR_END);
         zero(&mut image, offset::ROM..offset::INTERRUPT_LINE);
-        // One function; no self test; the pin is ours.
+        // Single function; no self test; the pin is emulated.
         for at in [offset::HEADER_TYPE, offset::BIST, offset::INTERRUPT_LINE, offset::INTERRUPT_PIN] {
             put8(&mut image, at, 0);
         }
-        // As they are out of reset: a device that is taken over has been used.
+        // Reset values: a device that is taken over has been in use.
         zero(&mut image, offset::CACHE_LINE..offset::LATENCY + 1);
         let status = word16(device, offset::STATUS) & STATUS_MADE;
         put16(&mut image, offset::STATUS, status);
@@ -187,7 +187,7 @@ impl ConfigSpace {
         Ok(space)
     }
 
-    /// Gives the function its pin: INTA, if the device says that it uses one.
+    /// Gives the function its pin: INTA, if the device uses one.
     pub fn with_intx(mut self, pin: Pin, device: &[u8]) -> ConfigSpace {
         if device.get(offset::INTERRUPT_PIN).is_some_and(|pin| (1..=4).contains(pin)) {
             put8(&mut self.image, offset::INTERRUPT_PIN, PIN_INTA);
@@ -205,7 +205,7 @@ impl ConfigSpace {
         self.intx.as_mut().map_or(intx::Effect::Nothing, |intx| intx.set_enabled(enabled))
     }
 
-    /// Shows the capabilities we know, at the offsets they have, linked past those we do not.
+    /// Copies the capabilities of known kinds at their offsets, and links them past the others.
     fn copy_capabilities(&mut self, device: &[u8; CONFIG_LEN], vectors: u16) {
         if word16(device, offset::STATUS) & STATUS_CAPABILITIES == 0 {
             return;
@@ -228,7 +228,7 @@ impl ConfigSpace {
             };
             if let Some(range) = shown {
                 if kind == CAP_POWER {
-                    // Control and status; the link before it is ours.
+                    // Control and status; the next pointer before it is emulated.
                     self.passed.push(at + 4..range.end);
                     self.power_at = Some(at);
                 }
@@ -245,7 +245,7 @@ impl ConfigSpace {
 
     fn show(&mut self, device: &[u8; CONFIG_LEN], at: usize, len: usize) -> Option<core::ops::Range<usize>> {
         let range = at..at.checked_add(len)?;
-        // One that overlaps what is shown already, or does not fit, is not shown.
+        // One that overlaps another, or does not fit, is hidden.
         let taken = self.image.get(range.clone())?.iter().any(|byte| *byte != 0);
         if taken {
             return None;
@@ -297,13 +297,13 @@ impl ConfigSpace {
         Some(range)
     }
 
-    /// Whether memory BARs answer: memory space is enabled, and the function is not in D3hot, where it has configuration space
-    /// only (PCI Power Management 1.2 section 5.4.1).
+    /// Whether memory BARs respond: memory space is enabled, and the function is not in D3hot, where it has
+    /// configuration space only (PCI Power Management 1.2 section 5.4.1).
     pub fn memory_answers(&self) -> bool {
         self.is_enabled(COMMAND_MEMORY)
     }
 
-    /// Whether a BAR answers: the same, for its space.
+    /// Whether a BAR responds: the same, for its kind of space.
     pub fn answers(&self, bar: &Placed) -> bool {
         self.is_enabled(if bar.is_io() { COMMAND_IO } else { COMMAND_MEMORY })
     }
@@ -327,7 +327,7 @@ impl ConfigSpace {
         self.pending
     }
 
-    /// What a guest reads. `None`: the device is to be asked.
+    /// A read by the guest. `None`: to be forwarded to the device.
     pub fn read(&self, at: u64, size: u8) -> Option<u64> {
         let start = usize::try_from(at).unwrap_or(usize::MAX);
         let end = start.saturating_add(size.into());
@@ -355,7 +355,7 @@ impl ConfigSpace {
         }
     }
 
-    /// A guest writes `size` bytes; what is read-only stays.
+    /// A write of `size` bytes by the guest; read-only bits keep their value.
     pub fn write(&mut self, at: u64, size: u8, value: u64) -> WriteEffects {
         let start = usize::try_from(at).unwrap_or(usize::MAX);
         let end = start.saturating_add(size.into()).min(CONFIG_LEN);
@@ -366,7 +366,7 @@ impl ConfigSpace {
             self.note_power(start, end, value);
             return effects;
         }
-        // One register after the other, each with the bytes that the write has of it.
+        // Register by register, each with the bytes of the write that fall into it.
         let mut at = start;
         while at < end {
             let word_end = (at / 4 * 4 + 4).min(end);
@@ -411,7 +411,7 @@ impl ConfigSpace {
                 let io = if self.bars.iter().any(Placed::is_io) { COMMAND_IO } else { 0 };
                 put16(&mut self.image, at, u16::from_le_bytes([a, b]) & (COMMAND_WRITABLE | io));
                 self.msix.hold(!self.bus_master());
-                // Whether it may be master of the bus, the device must know too.
+                // Bus Master Enable goes to the device as well.
                 effects.forward = true;
             }
             offset::CACHE_LINE => {
@@ -428,7 +428,7 @@ impl ConfigSpace {
         }
     }
 
-    /// The function was reset. Returns what becomes of the pin.
+    /// The function was reset. Returns the effect on the pin.
     pub fn reset(&mut self) -> [intx::Effect; 2] {
         self.image = self.reset;
         self.sleeps = false;

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The INTx pin of a function, over a device whose signals are edges.
+//! The INTx pin of a function: a level, made from the edges (eventfd signals) that a device sends.
 //!
-//! A device that masks itself (VFIO's automasked INTx) signals once and is silent until it is unmasked; if it still wants
-//! something then, it signals again. The guest's line falls when the guest ends the interrupt, and is raised by the next
-//! signal: so unmasking at the end makes a level of it. While the guest has INTx disabled, or uses MSI-X, the pin is not
-//! asserted; what the device wanted meanwhile it says again when it is unmasked. One that does not mask itself (all servers
-//! built on libvfio-user) says nothing twice: what it signals while the pin is asserted is an interrupt of its own, and
-//! what it signalled while the pin was disabled is asserted when it is enabled. At worst the guest is interrupted once for
-//! nothing. PCI 3.0 sections 2.2.6 and 6.2.2 (command bit 10, status bit 3).
+//! Automasked INTx (`VFIO_IRQ_INFO_AUTOMASKED`) signals once and stays masked until it is unmasked; if it is still
+//! asserted at the device, it signals again. The line is deasserted when the guest ends the interrupt, and asserted
+//! by the next signal: so unmasking at the end emulates a level. While INTx is disabled or MSI-X is used the pin is
+//! not asserted; a device that is still asserted signals again when it is unmasked. INTx without automasking (all
+//! servers built on libvfio-user) signals each interrupt once: a signal while the pin is asserted is one more
+//! interrupt, and one that came while the pin was disabled is asserted when it is enabled. At worst the guest sees
+//! one spurious interrupt. PCI 3.0 sections 2.2.6 and 6.2.2 (command bit 10, status bit 3).
 
 use crate::saved::{IntxV1, StateError};
 
-/// What a change asks the caller to do.
+/// What the caller has to do after a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing.
@@ -19,16 +19,16 @@ pub enum Effect {
     Nothing,
     /// Assert the pin at the interrupt controller.
     Raise,
-    /// The pin fell without the guest ending the interrupt.
+    /// Deassert the pin: the guest did not end the interrupt.
     Lower,
     /// Unmask the device.
     Unmask,
 }
 
-/// What kind of pin the device has.
+/// The kind of INTx the device has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin {
-    /// It masks itself when it signals.
+    /// It masks itself when it signals (automasked).
     pub automasked: bool,
 }
 
@@ -36,7 +36,7 @@ pub struct Pin {
 #[derive(Clone, Copy, Debug)]
 pub struct Intx {
     pin: Pin,
-    /// The device has signalled; it is masked since, if it masks itself.
+    /// The device has signalled; automasked INTx is masked since.
     pending: bool,
     /// The pin is asserted.
     raised: bool,
@@ -51,7 +51,7 @@ impl Intx {
         Intx { pin, pending: false, raised: false, again: false, enabled: false }
     }
 
-    /// The device signals: it has masked itself.
+    /// The device signals; automasked INTx is masked now.
     pub fn signal(&mut self) -> Effect {
         self.pending = true;
         if !self.enabled {
@@ -64,7 +64,7 @@ impl Intx {
         Effect::Raise
     }
 
-    /// The line fell: at the end of an interrupt, ours or that of another function on the line.
+    /// The line was deasserted at the end of an interrupt, of this function or of another on the line.
     pub fn ended(&mut self) -> Effect {
         if !self.raised {
             return Effect::Nothing;
@@ -77,7 +77,7 @@ impl Intx {
         if std::mem::take(&mut self.pending) { Effect::Unmask } else { Effect::Nothing }
     }
 
-    /// The guest has changed the command register or MSI-X: whether the function may assert its pin.
+    /// The guest has changed Interrupt Disable or MSI-X Enable: whether the function may assert its pin.
     pub fn set_enabled(&mut self, enabled: bool) -> Effect {
         self.enabled = enabled;
         if !enabled && std::mem::take(&mut self.raised) {
@@ -95,12 +95,12 @@ impl Intx {
         Effect::Nothing
     }
 
-    /// Status bit 3: the device wants something, whether the pin may say so or not.
+    /// Interrupt Status (bit 3): an interrupt is pending at the device, whether the pin is enabled or not.
     pub const fn is_pending(&self) -> bool {
         self.pending
     }
 
-    /// The device's interrupt was disconnected: what it wants is not known, and it is unmasked when it is connected again.
+    /// The device's interrupt was disconnected: its state is unknown, and connecting it again unmasks it.
     pub fn disconnected(&mut self) {
         self.pending = false;
     }
@@ -112,13 +112,13 @@ impl Intx {
         IntxV1 { automasked, pending, raised, again }
     }
 
-    /// Takes the state of a pin that is enabled as this one is.
+    /// Restores the state of a pin. It must be enabled as this one is.
     ///
     /// # Errors
-    /// If it is of another kind of pin, or none has ever been so.
+    /// If it is of another kind of pin, or inconsistent.
     pub fn restore(&mut self, state: IntxV1) -> Result<(), StateError> {
         let IntxV1 { automasked, pending, raised, again } = state;
-        StateError::unless_equal("its pin's masking itself", &automasked, &self.pin.automasked)?;
+        StateError::unless_equal("automasked INTx", &automasked, &self.pin.automasked)?;
         if raised && !self.enabled {
             return Err(StateError::Impossible { what: "a pin asserted while it is disabled", found: 1 });
         }
@@ -134,7 +134,7 @@ impl Intx {
         self.raised
     }
 
-    /// The function was reset: the device wants nothing, and has to be unmasked if it was masked.
+    /// The function was reset: nothing is pending, and the device has to be unmasked if it was masked.
     pub fn reset(&mut self) -> [Effect; 2] {
         let Self { pin, pending, raised, .. } = *self;
         *self = Self::new(pin);

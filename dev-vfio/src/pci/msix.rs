@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The MSI-X table and pending bits, emulated: the device never sees the guest's addresses and data.
 //!
-//! The device signals an eventfd per vector; here is decided whether that becomes a message now, or a pending bit
-//! that becomes one when vector and function are unmasked. Where somebody else listens to the eventfd, only what a
-//! signal means is decided here, and what waits in the eventfd is the pending bit. PCI 3.0 section 6.8.2.
+//! The device signals an eventfd per vector; a signal becomes a message at once, or a pending bit until vector and
+//! function are unmasked. Where the vCPU process takes the eventfd (irqfd), only the vector's route is decided here,
+//! and a signal waiting in the eventfd is the pending bit. PCI 3.0 section 6.8.2.
 
 use crate::saved::{MsixV1, StateError, VectorV1};
 
 /// Bytes of a table entry.
 pub const ENTRY_LEN: u64 = 16;
-/// The most vectors we emulate. Each costs an eventfd here and at the device.
+/// The most vectors emulated. Each costs an eventfd here and at the device.
 pub use ipc::protocol::function_link::VECTORS_MAX;
 
 /// Message control: the function is enabled for MSI-X.
@@ -22,7 +22,7 @@ const VECTOR_MASKED: u32 = 1;
 /// A message to be sent: a 32-bit write of `data` at `address`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// An IOVA.
+    /// Message Address, an IOVA.
     pub address: u64,
     /// The data.
     pub data: u32,
@@ -47,7 +47,7 @@ pub struct Msix {
     vectors: Vec<Vector>,
     enabled: bool,
     masked: bool,
-    /// The function may not be master of the bus, and a message is a write.
+    /// Bus Master Enable is clear: a message is a memory write, so it is held.
     held: bool,
 }
 
@@ -86,7 +86,7 @@ impl Msix {
         self.masked = control & CONTROL_MASK != 0;
     }
 
-    /// Holds messages back, as long as the function may not be master of the bus. Call [`Msix::released`] next.
+    /// Holds messages back while Bus Master Enable is clear. Call [`Msix::released`] next.
     pub fn hold(&mut self, held: bool) {
         self.held = held;
     }
@@ -109,7 +109,7 @@ impl Msix {
         let Some(vector) = self.vectors.get_mut(index) else { return };
         let [low, high] = halves(vector.address);
         match field {
-            // Bits 1:0 are zero: a message is a word.
+            // Bits 1:0 are zero: the address is DWORD-aligned.
             0 => vector.address = whole([value & !3, high]),
             1 => vector.address = whole([low, value]),
             2 => vector.data = value,
@@ -117,8 +117,8 @@ impl Msix {
         }
     }
 
-    /// A read of the pending bits, 32 of them. `waits` says whether a vector's signal waits in its eventfd; it is asked of
-    /// those only whose messages must wait.
+    /// A read of 32 pending bits. `waits` says whether a vector has a signal in its eventfd; it is called for masked
+    /// vectors only.
     pub fn read_pending(&self, offset: u64, waits: impl Fn(usize) -> bool) -> u32 {
         let first = usize::try_from(offset / 4).unwrap_or(usize::MAX).saturating_mul(32);
         let bits = self.vectors.iter().enumerate().skip(first).take(32);
@@ -129,7 +129,7 @@ impl Msix {
         })
     }
 
-    /// What a signal of each vector means now: the message to send, or nothing yet.
+    /// The route of each vector: the message that its signal sends, or none while it is masked.
     pub fn messages(&self) -> impl Iterator<Item = Option<Message>> {
         self.vectors.iter().map(|vector| self.message(vector))
     }
@@ -139,19 +139,20 @@ impl Msix {
         open.then_some(Message { address: vector.address, data: vector.data })
     }
 
-    /// The device signals a vector: a message to send now, unless it has to wait, or nobody wants it.
+    /// The device signals a vector. Returns the message to send now; none if it becomes pending, or MSI-X is
+    /// disabled.
     pub fn signal(&mut self, index: usize) -> Option<Message> {
         let message = self.message(self.vectors.get(index)?);
         if message.is_some() {
             return message;
         }
         let vector = self.vectors.get_mut(index)?;
-        // With MSI-X disabled there is no interrupt to be late.
+        // With MSI-X disabled nothing becomes pending.
         vector.pending = self.enabled;
         None
     }
 
-    /// What was pending and is neither masked nor held back any more.
+    /// The pending messages that are neither masked nor held any more.
     pub fn released(&mut self) -> Vec<Message> {
         if !self.enabled || self.masked || self.held {
             return Vec::new();
@@ -166,7 +167,7 @@ impl Msix {
 
     /// Its state.
     pub fn save(&self) -> MsixV1 {
-        // Whether it is held follows from the command register.
+        // `held` follows from the command register.
         let Msix { vectors, enabled, masked, held: _ } = self;
         let vectors = vectors.iter().map(|vector| {
             let Vector { address, data, control, pending } = *vector;
@@ -175,13 +176,13 @@ impl Msix {
         MsixV1 { enabled: *enabled, masked: *masked, vectors: vectors.collect() }
     }
 
-    /// Takes a state, through the checks of a guest's writes. Call [`Msix::hold`] next.
+    /// Restores a state, through the checks of guest writes. Call [`Msix::hold`] next.
     ///
     /// # Errors
-    /// If it is of a table of another size.
+    /// If the table has another size.
     pub fn restore(&mut self, state: &MsixV1) -> Result<(), StateError> {
         let MsixV1 { enabled, masked, vectors } = state;
-        StateError::unless_equal("its number of MSI-X vectors", &vectors.len(), &self.vectors.len())?;
+        StateError::unless_equal("number of MSI-X vectors", &vectors.len(), &self.vectors.len())?;
         for ((at, saved), vector) in (0..).step_by(16).zip(vectors).zip(0..self.vectors.len()) {
             let VectorV1 { address, data, control, pending } = *saved;
             let [low, high] = halves(address);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Which parts of a function's BARs the guest may reach as memory: what the device offers, less what is emulated here.
+//! Which parts of a function's BARs may be mapped into the guest: the areas that the device allows to map, less what
+//! is emulated here.
 //!
-//! The device says which areas of a region can be mapped. Of these only whole pages inside the BAR are taken, and no page
-//! that has a byte of the MSI-X table or of the pending bits: a guest that wrote there past us would have its
-//! messages sent untranslated. BARs stay where they are, so that a window never moves.
+//! Only whole pages inside the BAR are taken, and no page that has a byte of the MSI-X table or PBA: a guest that
+//! wrote there directly would have its MSIs sent untranslated. BARs stay where they are, so that a window never
+//! moves.
 
 use ipc::addr::GpaRange;
 use ipc::protocol::function_link::{DeviceWindow, WINDOW_ALIGN, WINDOWS_MAX};
@@ -12,7 +13,7 @@ use ipc::vfio_user::device::{RegionDescription, RegionInfo};
 use super::bar::BAR_COUNT;
 use super::config_space::{ConfigSpace, Place};
 
-/// What a device offers of one region.
+/// The mappable areas of one region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mappable {
     /// Which BAR.
@@ -21,14 +22,14 @@ pub struct Mappable {
     pub areas: Vec<(u64, u64)>,
     /// Where the region's first byte is in its file.
     pub file_offset: u64,
-    /// Whether it takes writes.
+    /// Whether it may be mapped writable.
     pub writable: bool,
     /// The most bytes of it that are mapped.
     pub len_max: u64,
 }
 
 impl Mappable {
-    /// What the description of a region offers, if the region is a BAR that can be mapped.
+    /// The mappable areas in a region's description, if the region is a BAR that can be mapped.
     pub fn of(index: u32, region: &RegionDescription, len_max: u64) -> Option<Mappable> {
         let (len, flags) = (region.info.size.get(), region.info.flags.get());
         let wanted = RegionInfo::MMAP | RegionInfo::READ;
@@ -64,7 +65,7 @@ pub fn cut(space: &ConfigSpace, offered: &Mappable, areas: [(u16, GpaRange); 2])
     let mut windows: Vec<DeviceWindow> = Vec::new();
     let (mut free, mut room) = (0, offered.len_max);
     for (start, end) in pieces {
-        // Areas that overlap are one device's oddity; a page is mapped once.
+        // A device may describe overlapping areas; each page is mapped once.
         let start = start.max(free);
         let len = end.saturating_sub(start);
         let file_offset = offered.file_offset.checked_add(start);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whether a host's SMMU can carry the stage 1 that a guest was promised.
+//! Whether the host's SMMU supports the stage 1 features of the guest's vSMMU model.
 //!
-//! What a guest reads in its identification registers is fixed before boot and never derived from a host, so a host that has
-//! less cannot run it with this device. Compared are the fields that `IOMMU_GET_HW_INFO` lets be used for that, and the
-//! output address size; a stream table is walked by the vSMMU alone, so that the host's own limits on it do not matter.
+//! What a guest reads in its identification registers is fixed before boot and never derived from a host, so a host
+//! that has less cannot run it with this device. Compared are the fields that `IOMMU_GET_HW_INFO` documents for that,
+//! and the output address size; the stream table is walked by the vSMMU alone, so the host's limits on it do not
+//! matter.
 
 use core::fmt;
 
@@ -12,7 +13,7 @@ use smmu_arch::spec::id::{Idr0, Idr1, Idr3, Idr5, TableEndianness, TranslationTa
 
 use super::sys::iommufd::SmmuInfo;
 
-/// A field in which the host has less than the guest was promised.
+/// A field in which the host has less than the guest's model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lacking {
     /// As the manual names it: `IDR1.SSIDSIZE`.
@@ -33,7 +34,7 @@ impl fmt::Display for Lacking {
     }
 }
 
-/// Every field in which `host` falls short of `model`; none: the guest can run with it.
+/// Every field in which `host` falls short of `model`; empty if the guest can use this host.
 pub fn lacking(model: &Model, host: &SmmuInfo) -> Vec<Lacking> {
     let [idr0, idr1, _, idr3, _, idr5] = host.idr;
     let (host0, guest0) = (Idr0::from_bits(idr0), model.idr0());

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A physical device by its VFIO character device: regions by reading and writing the file, interrupts, reset, stopping.
 //!
-//! The same verbs as [`Client`](crate::vfio_user::client::Client) has for a vfio-user server. An access that the kernel refuses (the
-//! device is in reset, or gone from its slot) is the device's answer, and reads as all ones; it is no reason to give the
-//! device up, because the guest's own driver has to find out, as on hardware.
+//! The same verbs as [`Client`](crate::vfio_user::client::Client) has for a vfio-user server. An access that the
+//! kernel refuses (the device is in reset, or gone from its slot) reads as all ones, as on hardware; it does not fail
+//! the device, because the guest's driver handles it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::pci::bar::BAR_COUNT;
 use crate::pci::config_space::CONFIG_LEN;
 use crate::pci::windows::Mappable;
 
-/// Where in the file a region lies.
+/// A region's offset in the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Region {
     file_offset: u64,
@@ -41,13 +41,13 @@ pub struct PhysicalDevice {
     stoppable: bool,
 }
 
-/// Binds a device to an iommufd context, or takes over the binding that an earlier life of this process made.
+/// Binds a device to an iommufd context, or takes over the binding made by an earlier life of this process.
 ///
 /// # Errors
-/// If somebody else uses the device, or one of the files is none of VFIO's or iommufd's.
+/// If another process uses the device, or a file is not of VFIO or iommufd.
 pub fn bind(cdev: BorrowedFd<'_>, objects: &Objects) -> Result<ObjectId, KernelError> {
     match cdev::bind(cdev, objects.as_fd()) {
-        // Bound already: through this very file, which the coordinator has kept open; or through somebody else's.
+        // Bound already: through this open file, which the coordinator has kept, or through another process's.
         Err(Errno::INVAL) => {
             cdev::detach(cdev).map_err(|_| KernelError::InUse)?;
             objects.adopt().ok_or(KernelError::InUse)
@@ -57,10 +57,10 @@ pub fn bind(cdev: BorrowedFd<'_>, objects: &Objects) -> Result<ObjectId, KernelE
 }
 
 impl PhysicalDevice {
-    /// Asks a bound device what it is, and resets it if it can be.
+    /// Reads a bound device's description, and resets it if it supports that.
     ///
     /// # Errors
-    /// The kernel's, or that it is no PCI device.
+    /// If the kernel refuses a call, or it is no PCI device.
     pub fn open(cdev: Arc<OwnedFd>) -> Result<(PhysicalDevice, Opened), KernelError> {
         let fd = cdev.as_fd();
         let info = cdev::device_info(fd).map_err(refused("VFIO_DEVICE_GET_INFO", plain))?;
@@ -73,7 +73,7 @@ impl PhysicalDevice {
         for index in 0..=PCI_CONFIG_REGION {
             let described = describe(fd, index)?;
             regions.push(described.as_ref().map(Region::of).unwrap_or_default());
-            // Device memory: mapping it charges no process.
+            // Device memory: mapping it is charged to no process.
             let mappable = described.and_then(|described| Mappable::of(index, &described, u64::MAX));
             mappables.extend(mappable.map(|mappable| (mappable, Arc::clone(&cdev))));
         }
@@ -82,7 +82,7 @@ impl PhysicalDevice {
         let stoppable = cdev::migration_flags(fd).is_ok_and(|flags| flags & MigrationFlags::STOP_COPY != 0);
         let device = PhysicalDevice { cdev, interrupts, regions, resettable, stoppable };
         let mut config = vec![0; CONFIG_LEN];
-        // Devices in software have been seen with a few bytes less: what is not there is zero.
+        // Some software devices have a few bytes less: the rest is zero.
         let len = device.region(PCI_CONFIG_REGION).map_or(0, |region| region.len);
         let there = usize::try_from(len).unwrap_or(CONFIG_LEN).min(CONFIG_LEN);
         device
@@ -94,7 +94,7 @@ impl PhysicalDevice {
         Ok((device, Opened { config, bar_lens, vectors, intx, mappables }))
     }
 
-    /// Reads up to 8 bytes of a region. `None`: nothing is there, or the kernel refuses.
+    /// Reads up to 8 bytes of a region. `None`: the region does not have them, or the kernel refuses.
     pub fn read(&self, index: u32, offset: u64, size: u8) -> Option<u64> {
         self.region(index).filter(|region| region.readable)?;
         let mut bytes = [0; 8];
@@ -109,7 +109,7 @@ impl PhysicalDevice {
         let bytes = value.to_le_bytes();
         let Some(bytes) = bytes.get(..size.into()) else { return };
         if let Some(at) = place(region, offset, bytes.len()) {
-            // Refused: as on a bus, where a posted write that no device claims is lost.
+            // Refused: dropped, like a posted write that no device claims.
             let _ = rustix::io::pwrite(&self.cdev, bytes, at);
         }
     }
@@ -119,7 +119,7 @@ impl PhysicalDevice {
         &self.interrupts
     }
 
-    /// Its interrupts, to give them their eventfds.
+    /// Its interrupts, to set their eventfds.
     pub fn interrupts_mut(&mut self) -> &mut Interrupts {
         &mut self.interrupts
     }
@@ -127,7 +127,7 @@ impl PhysicalDevice {
     /// Resets the device, if it can be: a function level reset where it has one. Its interrupts stay connected.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the kernel refuses the call.
     pub fn reset(&self) -> Result<(), KernelError> {
         if self.resettable {
             cdev::reset(self.cdev.as_fd()).map_err(refused("VFIO_DEVICE_RESET", plain))?;
@@ -135,11 +135,11 @@ impl PhysicalDevice {
         Ok(())
     }
 
-    /// Stops the device, or lets it go on, if it has such states. One without them goes on: its DMA cannot be stopped
-    /// without losing what is in flight.
+    /// Stops or resumes the device, if it has migration states. One without them keeps running: its DMA cannot be
+    /// stopped without losing requests in flight.
     ///
     /// # Errors
-    /// The device's.
+    /// If the device refuses.
     pub fn set_running(&self, running: bool) -> Result<(), KernelError> {
         if self.stoppable {
             let state = if running { MigState::Running } else { MigState::Stop };
@@ -168,13 +168,13 @@ impl PhysicalDevice {
     }
 }
 
-/// The place in the file of an access, if all of it is in the region.
+/// The file offset of an access, if all of it is inside the region.
 fn place(region: &Region, offset: u64, len: usize) -> Option<u64> {
     let end = offset.checked_add(u64::try_from(len).ok()?)?;
     (end <= region.len).then(|| region.file_offset.checked_add(offset)).flatten()
 }
 
-/// What the kernel says of a region; nothing of one that this device has not (VGA, and others).
+/// The kernel's description of a region; `None` for one that this device does not have (VGA and others).
 fn describe(fd: BorrowedFd<'_>, index: u32) -> Result<Option<RegionDescription>, KernelError> {
     match cdev::region_info(fd, index) {
         Err(Errno::INVAL) => Ok(None),

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Which pages a physical device has written: the most exact method that the host has, chosen once and shown by `inspect`.
+//! Dirty tracking of a physical device's DMA: the most exact method that the host has, chosen once and shown by
+//! `inspect`.
 //!
-//! (c) The nesting parent logs by guest physical page: exact. (b) The device logs by its own addresses: exact as long as those
-//! are guest physical ones (the stream is in bypass); behind the guest's stage 1 they could be any page, since a page
-//! table may have changed by the time its log is read. (a) Every page may have been written. What is not known
-//! is said to be so ([`Exactness`]): of one round, where a log failed or there was an attachment in between, or until the
-//! device is stopped, where nothing tells.
+//! (c) The nesting parent logs by guest physical page: exact. (b) The device logs by IOVA: exact while IOVAs are
+//! guest physical addresses (the stream is in bypass); behind the guest's stage 1 they could be any page, since page
+//! tables may have changed by the time the log is read. (a) No log: every page may have been written. Inexactness is
+//! reported ([`Exactness`]): for one round, if a log failed or the attachment changed during it; with (a) until the
+//! device is stopped.
 
 use std::os::fd::BorrowedFd;
 
@@ -19,19 +20,19 @@ use rustix::io::Errno;
 use super::sys::cdev;
 use super::sys::iommufd::{self, BITMAP_WORDS_MAX, ObjectId};
 
-/// How written pages are found.
+/// The method of dirty tracking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// (c) The IOMMU's stage 2 says.
+    /// (c) Dirty bits of the IOMMU's stage 2.
     Stage2,
-    /// (b) The device says, by its own addresses.
+    /// (b) The device's log (`DMA_LOGGING`), by IOVA.
     DeviceLog,
-    /// (a) Nothing says: all of RAM, until the device is stopped.
+    /// (a) No log: all of RAM counts as written until the device is stopped.
     Everything,
 }
 
 impl Method {
-    /// For people.
+    /// For `inspect`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stage2 => "stage 2 (exact)",
@@ -48,9 +49,9 @@ pub struct DirtyTracking {
     parent: Option<ObjectId>,
     layout: RamLayout,
     enabled: bool,
-    /// Whether what logs was switched on, if anything does.
+    /// Whether the kernel's or device's log was switched on.
     logs: bool,
-    /// Whether what the log says since it was last read can be believed.
+    /// Whether the log has been complete since it was last read.
     exact: bool,
     bypass: bool,
     /// The device's granule.
@@ -58,7 +59,7 @@ pub struct DirtyTracking {
 }
 
 impl DirtyTracking {
-    /// The best method there is. `parent` is the nesting parent, if it was made with a log.
+    /// Takes the best available method. `parent` is the nesting parent, if it was made with a log.
     pub fn choose(cdev: BorrowedFd<'_>, parent: Option<ObjectId>, layout: &RamLayout) -> DirtyTracking {
         let device_logs = cdev::probe_feature(cdev, DMA_LOGGING_START, false).is_ok();
         let method = match (parent, device_logs) {
@@ -79,7 +80,7 @@ impl DirtyTracking {
         }
     }
 
-    /// How written pages are found.
+    /// The method of dirty tracking.
     pub fn method(&self) -> Method {
         self.method
     }
@@ -102,16 +103,14 @@ impl DirtyTracking {
             _ => Ok(()),
         };
         if let Err(errno) = &result {
-            ipc::log::warn!(
-                "vfio: the log of written pages cannot be switched, all of RAM counts as written: {errno}"
-            );
+            ipc::log::warn!("vfio: switching the dirty log failed, all of RAM counts as written: {errno}");
         }
         self.enabled = enabled;
         self.logs = enabled && result.is_ok();
         self.exact = self.can_be_exact();
     }
 
-    /// All of RAM in one range: of addresses that are not RAM the guest has nothing to migrate.
+    /// All of RAM in one range; addresses in it that are not RAM are not migrated.
     fn start(&mut self, cdev: BorrowedFd<'_>) -> Result<(), Errno> {
         let regions = self.layout.regions();
         let (Some(first), Some(last)) = (regions.first(), regions.last()) else { return Ok(()) };
@@ -121,7 +120,7 @@ impl DirtyTracking {
         Ok(())
     }
 
-    /// Marks what was written since the log was begun or last read, and says what that is worth.
+    /// Marks the pages written since the log was started or last read, and returns how exact that is.
     pub fn read(&mut self, cdev: BorrowedFd<'_>, iommu: BorrowedFd<'_>, log: &DirtyLog) -> Exactness {
         if !self.enabled {
             return Exactness::Exact;
@@ -139,16 +138,14 @@ impl DirtyTracking {
             _ => Ok(()),
         };
         if let Err(errno) = &read {
-            ipc::log::warn!(
-                "vfio: the log of written pages cannot be read, all of RAM counts as written: {errno}"
-            );
+            ipc::log::warn!("vfio: reading the dirty log failed, all of RAM counts as written: {errno}");
         }
-        // Read and cleared: from here on it can be believed again.
+        // Read and cleared: complete again from here on.
         let was_exact = std::mem::replace(&mut self.exact, true);
         if was_exact && read.is_ok() { Exactness::Exact } else { Exactness::Everything }
     }
 
-    /// Whether what is written from now on can be known exactly, while the attachment stays.
+    /// Whether writes from now on are logged exactly, while the attachment stays.
     fn can_be_exact(&self) -> bool {
         match self.method {
             Method::Stage2 => self.logs,
@@ -157,7 +154,7 @@ impl DirtyTracking {
         }
     }
 
-    /// Asks for the bitmap of each part of RAM that is short enough for one call, and marks its pages.
+    /// Reads the bitmap of RAM in parts that are short enough for one call, and marks the pages.
     fn for_each_run(
         &self,
         page_len: u64,

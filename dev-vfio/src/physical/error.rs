@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Why a host cannot carry an assigned device: which step, what the kernel said, what that means, what to do.
+//! Why a physical device cannot be assigned on this host: the call, its errno, what that means, what to do.
 
 use ipc::vfio_user::Malformed;
 use rustix::io::Errno;
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::compat::Lacking;
 
-/// Why a step towards a working device failed.
+/// Why setting up the device failed.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum KernelError {
     /// The kernel refuses a call.
@@ -15,26 +15,26 @@ pub enum KernelError {
     Refused {
         /// The call's name in the kernel's headers.
         call: &'static str,
-        /// What it said.
+        /// The error.
         errno: Errno,
-        /// What that means here, and what to do; absent if the number says it all.
+        /// What that means here, and what to do; absent if the errno is clear by itself.
         meaning: Option<&'static str>,
     },
-    /// An answer of the kernel's is not understood.
+    /// The kernel's answer is malformed.
     #[error("the kernel's description of the device is not understood: {0}")]
     Malformed(#[from] Malformed),
-    /// The IOMMU is of another kind.
+    /// The IOMMU is not an SMMUv3.
     #[error(
-        "the device is not behind an SMMUv3 that the kernel tells of: guests with a vSMMUv3 cannot have it"
+        "the device is not behind an SMMUv3 that IOMMU_GET_HW_INFO describes: a guest with a vSMMUv3 cannot use it"
     )]
     NotSmmu,
-    /// The guest was promised more than the host has.
-    #[error("the host's SMMU has less than the guest's vSMMU promises: {}", list(.0))]
+    /// The guest's model has features that the host lacks.
+    #[error("the host's SMMU lacks features of the guest's vSMMU: {}", list(.0))]
     Lacking(Vec<Lacking>),
-    /// The device is bound to an iommufd that is not the one we were given.
+    /// The device is bound to another iommufd.
     #[error("the device is in use already: another process has bound it")]
     InUse,
-    /// Its state cannot be taken out.
+    /// Its state cannot be saved.
     #[error("a physical device cannot be saved")]
     NotSaved,
 }
@@ -43,7 +43,7 @@ fn list(lacking: &[Lacking]) -> String {
     lacking.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Gives a call's error its name and meaning.
+/// Adds the call's name and the errno's meaning to an error.
 pub fn refused(
     call: &'static str,
     meaning: impl FnOnce(Errno) -> Option<&'static str>,
@@ -64,7 +64,7 @@ pub fn of_map_file(errno: Errno) -> Option<&'static str> {
             "the limit on locked memory is too low: every device pins all of the guest's RAM; raise it (ulimit -l)",
         ),
         Errno::INVAL | Errno::ADDRINUSE => {
-            Some("the host keeps these addresses for itself, or they are beyond what its SMMU can translate")
+            Some("the host reserves these addresses, or they are beyond its SMMU's input size")
         }
         _ => None,
     }
@@ -103,7 +103,7 @@ pub fn of_bind(errno: Errno) -> Option<&'static str> {
         Errno::PERM | Errno::BUSY => {
             Some("another process uses the device, or its IOMMU group in the old way")
         }
-        Errno::NOTTY | Errno::BADF => Some("what was given is no VFIO device, or no iommufd"),
+        Errno::NOTTY | Errno::BADF => Some("the descriptor is not of a VFIO device, or not of an iommufd"),
         _ => None,
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The kernel's queue of events (vEVENTQ) of one vIOMMU, as entries of our fault queue.
 //!
-//! The file gives whole records: 8 bytes of head (flags, sequence number), then, unless the head marks a loss, an event: of an
-//! SMMUv3 32 bytes with the guest's StreamID in them. The sequence numbers are those of [`fault_queue`](crate::iommu::fault_queue),
-//! which copies the kernel's. A read never waits: an empty queue is 0 bytes.
+//! Reads return whole records: an 8-byte header (flags, sequence number) and, unless it marks lost events, an event:
+//! for an SMMUv3 32 bytes with the guest's StreamID in them. The sequence numbers are those of
+//! [`fault_queue`](crate::iommu::fault_queue), which copies the kernel's. A read never waits: an empty queue is 0
+//! bytes.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,16 +15,16 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::iommu::fault_queue::{Entry, SEQUENCES};
 
-/// How many events the kernel keeps for us before it loses some: as many as the software engine.
+/// Events that the kernel queues before it drops some: as many as the software IOMMU does.
 pub const DEPTH: u32 = 4096;
 
 /// Bytes of one read: about a hundred events.
 const READ_LEN: usize = 4096;
 
-/// The head marks that events were lost, and no event follows.
+/// The header marks lost events, and no event follows.
 const LOST_EVENTS: u32 = 1 << 0;
 
-/// Takes an event from the front of what was read; and what follows it.
+/// Parses the event at the front of the bytes read, and returns the rest.
 pub type Decode = fn(&[u8]) -> Option<(Fault, &[u8])>;
 
 #[derive(FromBytes, KnownLayout, Immutable, Clone, Copy)]
@@ -41,7 +42,7 @@ pub struct Events {
     read: VecDeque<Entry>,
     /// Events that came in all.
     pub count: u64,
-    /// Bytes that are no record: the kernel's layout is not the one we know.
+    /// Bytes that are not a record: the kernel's layout is unknown.
     pub misread: u64,
 }
 
@@ -70,8 +71,9 @@ impl Events {
             Ok(len) => len,
             Err(Errno::AGAIN | Errno::INTR) => 0,
             Err(errno) => {
-                // Never seen; the guest then misses events, which is told by their numbers once it works again.
-                ipc::log::warn!("vfio: the queue of events cannot be read: {errno}");
+                // Never seen in practice. The guest misses events then; the sequence numbers show the gap once reads
+                // succeed again.
+                ipc::log::warn!("vfio: reading the vEVENTQ failed: {errno}");
                 0
             }
         };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Faults that the host's SMMU has found, on their way to the vSMMU.
 //!
-//! One thread waits for the kernel's event queue. It looks now and then whether the device has failed.
+//! One thread polls the kernel's event queue, with a timeout to check whether the device has failed.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,7 +26,7 @@ fn tell(function: &Function<PhysicalDevice>, file: &OwnedFd) {
         match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&LOOK_TIMESPEC)) {
             Ok(_) | Err(Errno::INTR) => function.stage1.tell_faults(&function.iommu, &function.gate),
             Err(errno) => {
-                ipc::log::warn!("{}: polling the SMMU's event queue failed: {errno}", function.name);
+                ipc::log::warn!("{}: polling the vEVENTQ failed: {errno}", function.name);
                 return;
             }
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a host offers for physical devices, tried out call by call: a line for each, and what to do where it is missing.
 //!
-//! With a device, everything is done that a VM would do with it, on a scrap of memory; it is left as it was. Run by a person
-//! (`bulkhead host-check`), in no sandbox.
+//! With a device, every step of assigning it is done on a small piece of memory, and undone. Run by hand (`bulkhead
+//! host-check`), without a sandbox.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -28,7 +28,7 @@ const SCRAP_LEN: u64 = 2 << 20;
 const SCRAP_IOVA: u64 = 0x4000_0000;
 const STREAM: u32 = 8;
 
-/// What was found out.
+/// The result of one check.
 #[derive(Debug, Default)]
 pub struct Findings {
     lines: Vec<(String, Verdict, String)>,
@@ -38,7 +38,7 @@ pub struct Findings {
 enum Verdict {
     Has,
     Lacks,
-    /// It is not there, and a VM runs without.
+    /// Missing, and not needed.
     Without,
 }
 
@@ -60,7 +60,7 @@ impl Findings {
         }
     }
 
-    /// Whether nothing that a VM needs is missing.
+    /// Whether everything that a VM needs is there.
     pub fn is_well(&self) -> bool {
         self.lines.iter().all(|(_, verdict, _)| *verdict != Verdict::Lacks)
     }
@@ -75,14 +75,14 @@ impl Findings {
                 Verdict::Lacks => "NO",
                 Verdict::Without => "-",
             };
-            // A String takes everything.
+            // Writing to a String cannot fail.
             let _ = writeln!(table, "{what:width$}  {word:3}  {detail}");
         }
         table
     }
 }
 
-/// Looks at the host, and tries the device with this PCI address.
+/// Checks the host, and the device with this PCI address.
 pub fn run(address: Option<&str>) -> Findings {
     let mut findings = Findings::default();
     let iommu = open(Path::new("/dev/iommu"));
@@ -144,7 +144,7 @@ fn check_device(findings: &mut Findings, cdev: OwnedFd, iommu: OwnedFd) {
     check_migration(findings, &cdev);
 }
 
-/// Whether every guest could run here, or only one with a smaller model.
+/// Whether the default vSMMU model fits this host, or only a smaller one.
 fn check_smmu(findings: &mut Findings, objects: &Objects, id: ObjectId) {
     let info = iommufd::get_hw_info(objects.as_fd(), id).map_err(refused("IOMMU_GET_HW_INFO", plain));
     let Some(info) = findings.has("the IOMMU tells of itself", info) else { return };
@@ -153,7 +153,7 @@ fn check_smmu(findings: &mut Findings, objects: &Objects, id: ObjectId) {
     };
     let mut registers = String::new();
     for (index, value) in smmu.idr.iter().enumerate() {
-        // A String takes everything.
+        // Writing to a String cannot fail.
         let _ = write!(registers, "IDR{index}={value:#010x} ");
     }
     findings.add("an SMMUv3", Verdict::Has, registers.trim_end());

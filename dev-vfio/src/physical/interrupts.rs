@@ -22,7 +22,7 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// None yet. An earlier life of this process may have left some connected, to eventfds that are gone.
+    /// With none connected. An earlier life of this process may have left some on eventfds that are gone.
     pub fn none(cdev: Arc<OwnedFd>) -> Interrupts {
         for index in [PCI_INTX_IRQ, PCI_MSIX_IRQ] {
             // Refused for a kind that is not connected.
@@ -31,7 +31,7 @@ impl Interrupts {
         Interrupts { cdev, connected: Connected::default() }
     }
 
-    /// How many vectors the device has, and its pin if that masks itself.
+    /// How many vectors the device has, and its INTx if that is automasked.
     pub fn count(cdev: &OwnedFd) -> (u32, Option<Pin>) {
         let info = |index| cdev::irq_info(cdev.as_fd(), index).ok();
         let flags = IrqInfo::EVENTFD | IrqInfo::MASKABLE | IrqInfo::AUTOMASKED;
@@ -40,8 +40,8 @@ impl Interrupts {
         (info(PCI_MSIX_IRQ).map_or(0, |info| info.count.get()), pin)
     }
 
-    /// Takes the eventfds, and tries both kinds, so that a host that has no room is found out before a guest needs it. Comes back
-    /// with why there is no INTx, if it was wanted.
+    /// Takes the eventfds and tries both kinds, so that a host without enough vectors is detected before a guest
+    /// needs them. Returns why there is no INTx, if the device has a pin.
     ///
     /// # Errors
     /// If the vectors cannot be connected, or there would be no interrupt at all.
@@ -50,18 +50,18 @@ impl Interrupts {
         self.connected.offer(eventfds, |index, eventfds| set(cdev, index, eventfds))
     }
 
-    /// Connects the vectors, or the pin, whichever of them there are. True: that was a change.
+    /// Connects the vectors or the pin, as far as the device has them. Returns whether that changed anything.
     ///
     /// # Errors
-    /// The kernel's; then nothing is connected.
+    /// If the kernel refuses; then nothing is connected.
     pub fn switch(&self, msix: bool) -> Result<bool, KernelError> {
         self.connected.switch(msix, |index, eventfds| set(&self.cdev, index, eventfds))
     }
 
-    /// Lets the pin speak again. One that is not connected is not masked.
+    /// Unmasks INTx. While it is not connected it is not masked.
     ///
     /// # Errors
-    /// The kernel's.
+    /// If the kernel refuses the call.
     pub fn unmask_intx(&self) -> Result<(), KernelError> {
         if !self.connected.is_intx() {
             return Ok(());
@@ -69,7 +69,7 @@ impl Interrupts {
         cdev::unmask_irq(self.cdev.as_fd(), PCI_INTX_IRQ).map_err(refused(CALL, plain))
     }
 
-    /// Whether a signal of the vector waits in its eventfd. Polls, and takes nothing.
+    /// Whether the vector's eventfd has a signal pending. Polls without reading it.
     pub fn is_pending(&self, index: usize) -> bool {
         const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         self.connected.vector(index).is_some_and(|eventfd| {

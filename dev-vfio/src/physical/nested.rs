@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The host IOMMU by iommufd: guest RAM as stage 2, the guest's own tables as stage 1, walked by the host's SMMU.
 //!
-//! One context per device: its own stage 2, so that whoever takes this process over reaches what the device reaches and no
-//! more. Made once, bottom up (address space, nesting parent, vIOMMU, vDEVICE, event queue, abort, bypass); after that the
-//! only object that comes and goes is the stage 1 page table of the guest's current stream table entry. A device is never
-//! detached in between: one page table replaces the other at once, and "abort" is a page table too.
+//! One context per device, with its own stage 2: an attacker in this process reaches what the device reaches and no
+//! more. Made once, bottom up (address space, nesting parent, vIOMMU, vDEVICE, event queue, abort, bypass); after
+//! that the only object that comes and goes is the stage 1 page table of the guest's current stream table entry. A
+//! device is never detached in between: one page table replaces the other at once, and "abort" is a page table too.
 //! The process never maps guest RAM: the file goes to the kernel and is closed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,7 +35,7 @@ use crate::iommu::{AttachError, HostIommu, Invalidated};
 const STE_ABORT: u64 = 0b0001;
 const STE_BYPASS: u64 = 0b1001;
 
-/// What happened, for people and tests.
+/// Counters for `inspect` and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counters {
     attached: u64,
@@ -43,7 +43,7 @@ struct Counters {
     refused: u64,
 }
 
-/// A guest's stage 2 for one device, and the stage 1 of its stream.
+/// One device's stage 2, and the stage 1 of its stream.
 #[derive(Debug)]
 pub struct NestedIommu {
     cdev: Arc<OwnedFd>,
@@ -73,7 +73,7 @@ impl NestedIommu {
     /// `stream`; attached to abort. `ram` is not needed any more when this returns.
     ///
     /// # Errors
-    /// What the host lacks.
+    /// If the host lacks something; the error names it.
     pub fn new(
         cdev: Arc<OwnedFd>,
         mut objects: Objects,
@@ -122,27 +122,27 @@ impl NestedIommu {
         })
     }
 
-    /// The file to wait for: readable when there are faults.
+    /// The descriptor to poll: readable when there are faults.
     pub fn events(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 
-    /// How written pages are found.
+    /// The method of dirty tracking.
     pub fn dirty_method(&self) -> Method {
         self.dirty.method()
     }
 
-    /// Switches the log of written pages.
+    /// Switches dirty tracking.
     pub fn set_dirty_tracking(&mut self, enabled: bool) {
         self.dirty.set_enabled(self.cdev.as_fd(), self.objects.as_fd(), enabled);
     }
 
-    /// Moves what was written since the last time into `log`, and says what that is worth.
+    /// Moves the pages written since the last time into `log`, and returns how exact that is.
     pub fn read_dirty(&mut self, log: &DirtyLog) -> Exactness {
         self.dirty.read(self.cdev.as_fd(), self.objects.as_fd(), log)
     }
 
-    /// Counters and states, for people and tests.
+    /// Counters and states for `inspect` and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
         let Counters { attached, invalidated, refused } = self.counters;
         inspect.text("iommu", "iommufd, nested");
@@ -169,8 +169,8 @@ impl NestedIommu {
         }
     }
 
-    /// Makes the page table of a stream table entry's first words, and lets the device go by it. What it went by before is
-    /// destroyed after that, if it was the guest's.
+    /// Allocates the HWPT for a stream table entry's first words and attaches the device to it; the previous HWPT is
+    /// destroyed after that, if it was a guest's stage 1.
     fn attach_stage1(&mut self, words: [u64; 2]) -> Result<(), AttachError> {
         let made = stage1(&mut self.objects, self.device, self.viommu, words);
         let table = made.map_err(|errno| match errno {
@@ -190,8 +190,8 @@ impl NestedIommu {
         Ok(())
     }
 
-    /// Drops what the SMMU has cached for the stream: an attachment promises that, and the kernel does it only for what it
-    /// has changed itself (an entry that is attached again as it was, with another context behind it, is not).
+    /// Invalidates all that the SMMU has cached for the stream, as an attachment has to. The kernel does that only
+    /// for entries that it changed itself, not for an unchanged entry whose context descriptor changed.
     fn flush(&mut self) {
         let stream = u64::from(self.stream.0);
         let commands =
@@ -199,7 +199,7 @@ impl NestedIommu {
         let (done, result) = self.command(&commands);
         if let Err(errno) = result {
             ipc::log::warn!(
-                "vfio: what was cached for the stream cannot be dropped ({done} of 2 done): {errno}"
+                "vfio: IOMMU_HWPT_INVALIDATE at an attachment failed after {done} of 2 commands: {errno}"
             );
         }
     }
@@ -210,7 +210,7 @@ impl NestedIommu {
     }
 }
 
-/// The page table of a stream table entry's first two words.
+/// The HWPT of a stream table entry's first two words.
 fn stage1(
     objects: &mut Objects,
     device: ObjectId,
@@ -230,7 +230,7 @@ impl HostIommu for NestedIommu {
         match to {
             Attachment::Abort => self.replace(self.abort, Attached::Abort),
             Attachment::Bypass => self.replace(self.bypass, Attached::Bypass),
-            // An entry with V=0 is abort, and no page table of its own.
+            // An entry with V=0 is abort, which has an HWPT already.
             Attachment::Stage1([word0, _]) if !SteQw0::from_bits(word0).v() => {
                 self.replace(self.abort, Attached::Abort)
             }
@@ -264,19 +264,19 @@ impl HostIommu for NestedIommu {
 
 impl Drop for NestedIommu {
     fn drop(&mut self) {
-        // Blocks all DMA; the objects go in their own order after it. A device that is gone already has none to block.
+        // Blocks all DMA; the objects go in their own order after it. A device that is gone has no DMA to block.
         let _ = cdev::detach(self.cdev.as_fd());
     }
 }
 
-/// Whether the device is behind an SMMU that has what the guest was promised.
+/// Whether the device is behind an SMMU with all features of the guest's model.
 fn check(objects: &Objects, device: ObjectId, model: &Model) -> Result<HwInfo, KernelError> {
     let hw = iommufd::get_hw_info(objects.as_fd(), device).map_err(refused("IOMMU_GET_HW_INFO", plain))?;
     let lacking = compat::lacking(model, &hw.smmu.ok_or(KernelError::NotSmmu)?);
     if lacking.is_empty() { Ok(hw) } else { Err(KernelError::Lacking(lacking)) }
 }
 
-/// The nesting parent: with a log of written pages, if the kernel has that; and whether it has.
+/// Allocates the nesting parent, with dirty tracking if the kernel has it; and returns whether it has.
 ///
 /// # Errors
 /// If the IOMMU does not nest.

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The vfio-user client: what a device is asked when it is opened (`opening`), and while the guest uses it.
+//! The vfio-user client: requests that open a device (`opening`), and those made while the guest uses it.
 //!
-//! The server is another process, perhaps of somebody else, and never trusted: the codec in `ipc::vfio_user` checks
-//! every body, here the answers are held against what was asked and against bounds of our own. Behind a
-//! vSMMU the server gets no memory (but see [`super::direct`]): DMA windows without an fd cover all addresses, so
-//! that its DMA comes as messages and is translated. A server that breaks the protocol, or does not answer in time, is
-//! not asked again: each answer has a deadline, and so has opening as a whole.
-//! Its commands come over a socket of their own where it has that (`twin_socket`).
+//! The server is another process, perhaps another user's, and never trusted: the codec in `ipc::vfio_user` checks
+//! every body, and answers are checked here against the request and against limits of our own. Behind a vSMMU the
+//! server gets no memory (but see [`super::direct`]): DMA windows without an fd cover all addresses, so that its DMA
+//! comes as messages and is translated. A server that breaks the protocol, or does not answer in time, gets no
+//! further request: each answer has a deadline, and so has opening as a whole. Its commands come over a second socket
+//! where it supports that (`twin_socket`).
 
 pub mod dma_windows;
 mod error;
@@ -49,26 +49,26 @@ struct Region {
 #[derive(Debug)]
 pub struct Client {
     connection: Connection,
-    /// The socket of the server's commands, if they have one of their own.
+    /// The second socket, for the server's commands, if it has one.
     twin: Option<Connection>,
-    /// What was agreed with the server.
+    /// The negotiated session.
     session: Session,
     regions: Vec<Region>,
     interrupts: Connected,
     windows: Mutex<Windows>,
     resettable: bool,
     stoppable: bool,
-    /// While the device is opened, or taken back: when all of it has to be done.
+    /// While the device is opened or taken back: the deadline for all of it.
     conversation: Mutex<Option<Deadline>>,
 }
 
 impl Client {
-    /// All that is asked from now on has to be answered by then, however many answers it is.
+    /// Sets one deadline for all requests from now on.
     pub fn begin_conversation(&self, until: Deadline) {
         *self.conversation() = Some(until);
     }
 
-    /// The device is open, or had back: from now on every request has its own time.
+    /// The device is open, or taken back: from now on every request has its own deadline.
     pub fn end_conversation(&self) {
         *self.conversation() = None;
     }
@@ -78,14 +78,14 @@ impl Client {
     }
 
     fn conversation(&self) -> MutexGuard<'_, Option<Deadline>> {
-        // One word: it is whole at any time.
+        // A single word: a poisoned lock is harmless.
         self.conversation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads up to 8 bytes of a region. `None`: nothing is there.
+    /// Reads up to 8 bytes of a region. `None`: the region does not have these bytes.
     ///
     /// # Errors
-    /// The connection's, or that the server refuses.
+    /// If the connection fails, or the server refuses.
     pub fn read(&self, index: u32, offset: u64, size: u8) -> Result<Option<u64>, ClientError> {
         if !self.covers(index, offset, size, |region| region.readable) {
             return Ok(None);
@@ -97,7 +97,7 @@ impl Client {
     /// Writes up to 8 bytes of a region, if it is there, and waits until it is done.
     ///
     /// # Errors
-    /// The connection's, or that the server refuses.
+    /// If the connection fails, or the server refuses.
     pub fn write(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<(), ClientError> {
         if !self.covers(index, offset, size, |region| region.writable) {
             return Ok(());
@@ -120,11 +120,11 @@ impl Client {
         self.session.batch_max()
     }
 
-    /// Sends writes that nobody waits for, in order. They are on their way when this returns: what is asked later finds
+    /// Posts writes, in order, without waiting for answers. They are sent when this returns, so later requests see
     /// them done.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub fn post(&self, writes: &[SmallWrite]) -> Result<(), ClientError> {
         for batch in writes.chunks(self.batch_max()) {
             match batch {
@@ -141,39 +141,39 @@ impl Client {
         Ok(())
     }
 
-    /// Gives the device its eventfds: MSI-X or INTx, as the guest enables them. Comes back with why there is no INTx, if it
-    /// was wanted.
+    /// Sets the device's eventfds: MSI-X or INTx, whichever the guest has enabled. Returns why there is no INTx, if
+    /// the device has a pin.
     ///
     /// # Errors
-    /// The connection's, or that the server refuses.
+    /// If the connection fails, or the server refuses.
     pub fn offer_interrupts(&mut self, eventfds: &Eventfds) -> Result<Option<ClientError>, ClientError> {
         let mut interrupts = std::mem::take(&mut self.interrupts);
         let offered = interrupts.offer(eventfds, |index, fds| self.set_eventfds(index, fds));
         self.interrupts = interrupts;
         match offered {
-            // Only a refusal: anything else is the connection's end.
+            // Only a refusal: any other error ends the connection.
             Ok(Some(error)) if !error.is_refusal() => Err(error),
             offered => offered,
         }
     }
 
-    /// Takes eventfds of which none is connected.
+    /// Takes the eventfds without connecting any.
     pub fn adopt_interrupts(&mut self, eventfds: &Eventfds) {
         self.interrupts.adopt(eventfds);
     }
 
-    /// Connects the vectors, or the pin. True: that was a change.
+    /// Connects the vectors or the pin. Returns whether that changed anything.
     ///
     /// # Errors
-    /// The connection's, or that the server refuses.
+    /// If the connection fails, or the server refuses.
     pub fn switch_interrupts(&self, msix: bool) -> Result<bool, ClientError> {
         self.interrupts.switch(msix, |index, fds| self.set_eventfds(index, fds))
     }
 
-    /// Connects again what is connected. Where nothing is, nothing of another process's is either.
+    /// Connects the current kind once more. If none is connected, whatever another process connected is disconnected.
     ///
     /// # Errors
-    /// The connection's, or that the server refuses.
+    /// If the connection fails, or the server refuses.
     pub fn reconnect_interrupts(&self) -> Result<(), ClientError> {
         self.interrupts.reconnect(|index, fds| self.set_eventfds(index, fds))
     }
@@ -182,7 +182,7 @@ impl Client {
         if eventfds.is_empty() {
             let set = IrqSet::new(index, IrqSet::DATA_NONE | IrqSet::ACTION_TRIGGER, 0, 0);
             let done = self.connection.request(Command::DEVICE_SET_IRQS, &[set.as_bytes()], &[], self.soon());
-            // A server that knows of no disconnecting has nothing in the way of the other kind.
+            // A server that cannot disconnect one kind does not need that before the other is connected.
             return done
                 .map(drop)
                 .map_err(ClientError::from)
@@ -200,11 +200,11 @@ impl Client {
         Ok(())
     }
 
-    /// Unmasks INTx: if the device still wants something, it signals again. Not waited for: a server that is waiting for
-    /// us, because its DMA has met a paused guest, will do it later.
+    /// Unmasks INTx: if it is still asserted, the device signals again. Posted: a server that waits for us, because
+    /// its DMA hit a paused guest, will process it later.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub fn unmask_intx(&self) -> Result<(), ClientError> {
         if !self.interrupts.is_intx() {
             return Ok(());
@@ -214,19 +214,19 @@ impl Client {
         Ok(())
     }
 
-    /// Gives the server DMA windows, beside those that it has.
+    /// Declares further DMA windows to the server.
     ///
     /// # Errors
-    /// The connection's, or that the server refuses.
+    /// If the connection fails, or the server refuses.
     pub fn declare(&self, windows: &[DmaWindow<'_>]) -> Result<(), ClientError> {
         self.windows().declare(windows, |window| self.map(window))
     }
 
-    /// Declares DMA windows anew that the server may or may not have: whoever else used this connection has left them as they
-    /// were, or half exchanged.
+    /// Declares DMA windows again that the server may have or not: another process that used this connection may have
+    /// left them half exchanged.
     ///
     /// # Errors
-    /// The connection's, or that the server refuses.
+    /// If the connection fails, or the server refuses.
     pub fn declare_anew(&self) -> Result<(), ClientError> {
         let mut windows = self.windows();
         let all = windows.declared();
@@ -254,23 +254,23 @@ impl Client {
         Ok(())
     }
 
-    /// Takes all DMA windows back. When this returns the server has said that it uses none any more.
+    /// Removes all DMA windows. When this returns the server has confirmed that it uses none any more.
     ///
     /// # Errors
-    /// The connection's, or that the server refuses.
+    /// If the connection fails, or the server refuses.
     pub fn withdraw(&self) -> Result<(), ClientError> {
         self.windows().withdraw(|start, len| self.unmap(start, len))
     }
 
     fn windows(&self) -> MutexGuard<'_, Windows> {
-        // What is declared is in it as soon as it is.
+        // A window is recorded as soon as it is declared.
         self.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resets the device, if it can be.
+    /// Resets the device, if it supports that.
     ///
     /// # Errors
-    /// The connection's, or that the server refuses.
+    /// If the connection fails, or the server refuses.
     pub fn reset(&self) -> Result<(), ClientError> {
         if self.resettable {
             self.connection.request(Command::DEVICE_RESET, &[], &[], self.soon())?;
@@ -278,10 +278,10 @@ impl Client {
         Ok(())
     }
 
-    /// The next thing the server asks.
+    /// The server's next command.
     ///
     /// # Errors
-    /// The connection's; a deadline that passed is `None`.
+    /// If the connection fails. A timeout is `None`.
     pub fn receive(&self, deadline: Deadline) -> Result<Option<Incoming>, ClientError> {
         match self.commands().receive(deadline) {
             Ok(incoming) => Ok(Some(incoming)),
@@ -293,15 +293,15 @@ impl Client {
     /// Answers the server.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub fn reply(&self, to: &Incoming, parts: &[&[u8]]) -> Result<(), ClientError> {
         Ok(self.commands().reply(to, parts, &[], self.soon())?)
     }
 
-    /// Answers the server that it cannot have that.
+    /// Answers a command of the server with an error.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub fn refuse(&self, to: &Incoming, errno: rustix::io::Errno) -> Result<(), ClientError> {
         Ok(self.commands().fail(to, errno, self.soon())?)
     }
@@ -312,7 +312,7 @@ impl Client {
         self.commands().close();
     }
 
-    /// Where the server's commands come from.
+    /// The socket that carries the server's commands.
     fn commands(&self) -> &Connection {
         self.twin.as_ref().unwrap_or(&self.connection)
     }

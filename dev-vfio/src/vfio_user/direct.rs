@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Guest RAM mapped at the device's server while its stream is in bypass: for servers that are told so in the configuration.
+//! Guest RAM mapped at the device's server while its stream is in bypass: for servers with `direct-dma` in the
+//! configuration.
 //!
 //! Out of bypass the server has windows without memory over all addresses, and its DMA comes as messages. In bypass
-//! it is given RAM by fd, and windows without memory around it. The exchange out of bypass is complete before
-//! the attachment is answered. While RAM is mapped nobody sees what the server writes: the dirty log's answers say that, so
-//! that all of RAM is sent once, when the device has stopped; when RAM is taken back all of it is marked. A server that has had the fd can keep it, whatever it answers: to give it is to trust
-//! it with the guest (`sandbox/THREAT_MODEL.md`).
+//! it gets RAM by fd, and windows without memory around it. When the stream leaves bypass, the windows are exchanged
+//! before the attachment is answered. While RAM is mapped the server's writes are not logged: the dirty log's answers
+//! say that, so that all of RAM is sent once, after the device has stopped; when RAM is taken back all of it is
+//! marked. A server may keep the fd, whatever it answers: passing it means trusting the server with the guest
+//! (`sandbox/THREAT_MODEL.md`).
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -18,29 +20,29 @@ use ipc::shm::dirty_log::DirtyLog;
 use super::client::dma_windows::{DmaWindow, IOVA_SPACE_LEN};
 use super::client::{Client, ClientError};
 
-/// RAM to be given.
+/// Guest RAM for a server.
 #[derive(Debug)]
 pub struct Direct {
     file: Arc<File>,
     layout: RamLayout,
     log: Arc<DirtyLog>,
-    /// Held for the length of an exchange with the server. Nobody else waits for it.
+    /// Held while windows are exchanged with the server; only this thread takes it.
     exchange: Mutex<()>,
-    /// For a look at any time.
+    /// A copy that can be read at any time.
     state: Mutex<State>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Messages,
-    /// Or about to be, or just taken back: the server may have RAM.
+    /// RAM is mapped, or may be: set before the exchange begins and cleared after it ends.
     Mapped,
-    /// The server does not take RAM: it is not asked again.
+    /// The server refused RAM: it is not offered again.
     Refused,
 }
 
 impl Direct {
-    /// RAM in `file`, which is not given yet.
+    /// RAM in `file`, not mapped at the server yet.
     pub fn new(file: Arc<File>, layout: RamLayout, log: Arc<DirtyLog>) -> Direct {
         Direct { file, layout, log, exchange: Mutex::default(), state: Mutex::new(State::Messages) }
     }
@@ -49,16 +51,16 @@ impl Direct {
         lock(&self.state)
     }
 
-    /// The stream is in bypass: gives RAM. A server that refuses it goes on with messages.
+    /// The stream entered bypass: maps RAM at the server. If it refuses, its DMA goes on by messages.
     ///
     /// # Errors
-    /// The client's: the server is gone, or broke the protocol, or does not take back what it had.
+    /// If the server is gone, breaks the protocol, or does not accept its previous windows again.
     pub fn give(&self, client: &Client) -> Result<(), ClientError> {
         let _alone = lock(&self.exchange);
         if *self.state() != State::Messages {
             return Ok(());
         }
-        // Before the server has the first of it: nothing that it writes is missed by the dirty log.
+        // Set before the server has any of it, so that the dirty log misses no write.
         *self.state() = State::Mapped;
         self.log.set_unmarked_writes(true);
         client.withdraw()?;
@@ -67,7 +69,9 @@ impl Direct {
             Err(error) if error.is_refusal() => {
                 client.withdraw()?;
                 client.declare(&[DmaWindow::EVERYWHERE])?;
-                ipc::log::warn!("vfio: the server does not take guest RAM, its DMA stays messages: {error}");
+                ipc::log::warn!(
+                    "vfio: the server refused to map guest RAM, its DMA goes on by messages: {error}"
+                );
                 self.mark_all();
                 *self.state() = State::Refused;
             }
@@ -76,23 +80,23 @@ impl Direct {
         Ok(())
     }
 
-    /// The stream leaves bypass: takes RAM back. When this returns the server has said that it has none.
+    /// The stream leaves bypass: takes RAM back. When this returns the server has confirmed that it has unmapped it.
     ///
     /// # Errors
-    /// The client's. The server may have RAM still: the device is to be failed.
+    /// If the server fails. It may still have RAM: the device is to be failed.
     pub fn take_back(&self, client: &Client) -> Result<(), ClientError> {
         let _alone = lock(&self.exchange);
         if *self.state() != State::Mapped {
             return Ok(());
         }
-        // A server that does not give it back may write still: the state stays as it is.
+        // A server that does not unmap it may still write: the state stays as it is.
         client.withdraw()?;
         self.mark_all();
         *self.state() = State::Messages;
         client.declare(&[DmaWindow::EVERYWHERE])
     }
 
-    /// The server's windows were declared anew, without memory.
+    /// The server's windows were declared again, without memory.
     pub fn withdrawn(&self) {
         let _alone = lock(&self.exchange);
         if *self.state() == State::Mapped {
@@ -101,7 +105,7 @@ impl Direct {
         }
     }
 
-    /// What the dirty log is worth now.
+    /// How exact the dirty log is now.
     pub fn exactness(&self) -> Exactness {
         match *self.state() {
             State::Mapped => Exactness::Unseen,
@@ -109,13 +113,13 @@ impl Direct {
         }
     }
 
-    /// The server has said that it has no RAM any more: what it may have written is marked.
+    /// The server has confirmed that it has no RAM any more: marks all that it may have written.
     fn mark_all(&self) {
         self.log.mark_all();
         self.log.set_unmarked_writes(false);
     }
 
-    /// What it is, for people.
+    /// The state, for `inspect`.
     pub fn as_str(&self) -> &'static str {
         match *self.state() {
             State::Messages => "not now",
@@ -147,6 +151,6 @@ impl Direct {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // One word or none: it is whole at any time.
+    // A single word: a poisoned lock is harmless.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a server asks of us: its DMA, message by message, as the guest's SMMU and the function's command register let it.
+//! DMA requests of a server, translated by the vSMMU's stage 1 and admitted by Bus Master Enable.
 //!
-//! One thread waits for the server and answers it. A transfer goes through the function's gate, so that pause and the
-//! vSMMU's orders find none under way; what may not be is refused, and the guest told of it by a fault.
+//! One thread reads and answers the server's commands. A transfer goes through the function's gate, so that none is
+//! in progress during a pause or a request of the vSMMU; one that does not translate is refused and reported to the
+//! guest as a fault.
 
 use std::io;
 use std::sync::Arc;
@@ -21,14 +22,14 @@ use crate::function::Function;
 use crate::iommu::software::SoftIommu;
 use crate::threads::{LOOK_SPAN, spawn};
 
-/// Starts the thread that answers the server, until it asks nothing more.
+/// Starts the thread that answers the server until the connection ends.
 pub fn start_thread(function: &Arc<Function<VfioUserDevice>>) -> io::Result<()> {
     let theirs = Arc::clone(function);
     spawn("dma", move || while theirs.serve_dma(Deadline::after(LOOK_SPAN)) {})
 }
 
 impl Function<VfioUserDevice> {
-    /// Waits for the next thing that the server asks, and answers it. False: it will ask nothing more.
+    /// Waits for the server's next command and answers it. False: the connection has ended.
     pub fn serve_dma(&self, deadline: Deadline) -> bool {
         let Some(client) = self.device().map(|device| &device.client) else { return false };
         if let Some(Some(incoming)) = self.settle(client.receive(deadline)) {
@@ -70,7 +71,7 @@ impl Function<VfioUserDevice> {
         let is_done = {
             let _open = self.gate.enter();
             let mut iommu = self.iommu();
-            // What may not reach the bus is not translated either: no fault is recorded.
+            // Without Bus Master Enable a transaction is not translated either: no fault is recorded.
             self.is_bus_master() && transfer(&mut iommu)
         };
         if !is_done {

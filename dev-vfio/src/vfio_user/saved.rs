@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A server's device from one life of this process to the next: where it is, and what of it travels.
+//! A server's device across lives of this process: where its state stays, and what is moved.
 //!
-//! A server of the VM's own ends with the processes beside it: the next life has another one, which is given the device's state
-//! by migration v2. One that somebody else started has one connection, which the next life takes over: there the device
-//! stays where it is, stopped, and nothing of it can be lost. What must not be is that the server goes on by itself: without
-//! migration states it cannot be stopped, and such a device is not saved. `DESIGN.md` says why so.
+//! A server of the VM's own ends with the processes beside it: the next life starts another one and restores the
+//! device's state into it by migration v2. An external server has one connection, which the next life takes over: the
+//! device stays in the server, stopped, and nothing of it is lost. A device without migration states cannot be
+//! stopped, so it is not saved. `DESIGN.md` has the reasons.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -21,16 +21,16 @@ use super::client::{Client, ClientError, Session};
 use crate::backend::{Opened, Units};
 use crate::saved::{DATA, DATA_PIECE_MAX, DATA_VERSION, DataEndV1, ServerV1, SessionV1, out_of_place};
 
-/// What a life that is loaded begins with.
+/// Where a restored device comes from.
 pub enum Saved {
     /// The device is in the server at the other end, stopped.
     Kept(SessionV1),
-    /// Its state comes next in the stream.
+    /// Its state follows in the stream.
     Anew(Units),
 }
 
 impl Saved {
-    /// Takes what comes behind the function.
+    /// Reads the units after the function's.
     pub(super) fn load(mut units: Units, keeps_server: bool) -> Result<Saved, Failure> {
         let fail =
             |why: &dyn ToString| Failure::new("read the state of the device's server", why.to_string());
@@ -44,8 +44,12 @@ impl Saved {
                     Some(unit) => Err(fail(&out_of_place(unit.kind))),
                 }
             }
-            (ServerV1::Anew, true) => Err(fail(&"it is for a server out of reset, and this one is not")),
-            (ServerV1::Kept(_), false) => Err(fail(&"it stayed in a server that is not at hand here")),
+            (ServerV1::Anew, true) => {
+                Err(fail(&"it is for a new server, but the configured one is external"))
+            }
+            (ServerV1::Kept(_), false) => {
+                Err(fail(&"the device stayed in an external server, but this one was started by the VM"))
+            }
         }
     }
 
@@ -67,7 +71,7 @@ impl Saved {
     }
 }
 
-/// The next piece of the device's state. Its end says how long it was.
+/// The next piece of the device's state. The end unit has its total length.
 fn next_piece(units: &mut Units, so_far: u64) -> Result<Option<Vec<u8>>, ClientError> {
     let Some(unit) = units.next_unit()? else {
         return Err(StreamError::from(ipc::saved::SavedError::Missing { kind: DataEndV1::KIND }).into());
@@ -77,7 +81,7 @@ fn next_piece(units: &mut Units, so_far: u64) -> Result<Option<Vec<u8>>, ClientE
     }
     let DataEndV1 { len } = unit.decode().map_err(StreamError::from)?;
     if len != so_far {
-        let why = format!("the device's state says that it has {len:#x} bytes, and has {so_far:#x}");
+        let why = format!("the end of the device's state says {len:#x} bytes, but there were {so_far:#x}");
         return Err(ClientError::Stream(why));
     }
     match units.next_unit()? {
@@ -100,8 +104,8 @@ pub(super) fn check(device: &VfioUserDevice) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes what the next life has to know of the server, and the device's state if it is for another one. The device is stopped
-/// before and after it.
+/// Writes the session with the server, and the device's state if the next life has another server. The device is
+/// stopped before and after it.
 pub(super) fn save(
     device: &VfioUserDevice,
     units: &mut UnitWriter<&mut dyn Write>,
@@ -121,7 +125,7 @@ pub(super) fn save(
     Ok(units.append(&DataEndV1 { len })?)
 }
 
-/// The next life did not come to be: the connection is this one's again, as it was.
+/// The move failed: this process takes the connection back.
 pub(super) fn take_back(device: &VfioUserDevice) -> Result<(), ClientError> {
     let VfioUserDevice { client, direct, parked, .. } = device;
     if !parked.swap(false, Relaxed) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! VFIO's ioctls, on an open `/dev/vfio/devices/vfioN` (`linux/vfio.h`).
 //!
-//! The structures of devices, regions, interrupts and features are those that vfio-user borrowed from the kernel: the types
-//! of `ipc::vfio_user` serve here too, their checks included. A kernel is trusted more than a peer, but a check that is
-//! there costs nothing.
+//! The structures of devices, regions, interrupts and features are those that vfio-user borrowed from the kernel: the
+//! types of `ipc::vfio_user` serve here too, their checks included. The kernel is trusted more than a peer, but the
+//! checks exist and cost nothing.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -31,7 +31,7 @@ const DEVICE_BIND_IOMMUFD: Opcode = vfio(118);
 const DEVICE_ATTACH_IOMMUFD_PT: Opcode = vfio(119);
 const DEVICE_DETACH_IOMMUFD_PT: Opcode = vfio(120);
 
-/// Every number that this file calls: what a sandbox must let through, and no more.
+/// Every ioctl number in this file: exactly those that the sandbox profile has to allow.
 pub const REQUESTS: [Opcode; 9] = [
     DEVICE_GET_INFO,
     DEVICE_GET_REGION_INFO,
@@ -44,7 +44,7 @@ pub const REQUESTS: [Opcode; 9] = [
     DEVICE_DETACH_IOMMUFD_PT,
 ];
 
-/// Interrupts that one call connects at most: an MSI-X table's.
+/// Interrupts that one call sets at most: an MSI-X table's.
 const IRQS_MAX: usize = 2048;
 
 /// `VFIO_DEVICE_BIND_IOMMUFD`: the device's number in that iommufd. Before it, the device answers nothing else.
@@ -64,7 +64,7 @@ pub fn bind(device: BorrowedFd<'_>, iommu: BorrowedFd<'_>) -> Result<ObjectId, E
     Ok(ObjectId(argument.out_devid))
 }
 
-/// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`: the device's DMA goes by this page table; one that it had is replaced at once.
+/// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`: attaches the device to this HWPT, in place of the previous one, atomically.
 ///
 /// # Errors
 /// `ENOENT` if that needs a vDEVICE; `EBUSY` during a reset.
@@ -81,7 +81,7 @@ pub fn attach(device: BorrowedFd<'_>, page_table: ObjectId) -> Result<(), Errno>
 /// `VFIO_DEVICE_DETACH_IOMMUFD_PT`: the device's DMA is blocked.
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel refuses the call.
 pub fn detach(device: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut argument = abi::vfio_device_detach_iommufd_pt {
         argsz: u32::try_from(core::mem::offset_of!(abi::vfio_device_detach_iommufd_pt, pasid)).unwrap_or(0),
@@ -94,7 +94,7 @@ pub fn detach(device: BorrowedFd<'_>) -> Result<(), Errno> {
 /// `VFIO_DEVICE_GET_INFO`.
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel refuses the call.
 pub fn device_info(device: BorrowedFd<'_>) -> Result<DeviceInfo, Errno> {
     let mut argument = DeviceInfo::request();
     // SAFETY: number and structure belong together; no addresses in it.
@@ -150,7 +150,7 @@ pub fn set_irqs(
     unsafe { update(device, DEVICE_SET_IRQS, argument.as_mut_slice()) }
 }
 
-/// `VFIO_DEVICE_SET_IRQS`: lets the only interrupt of an index speak again, which has masked itself when it signalled.
+/// `VFIO_DEVICE_SET_IRQS`: unmasks the only interrupt of an index, which masked itself when it signalled.
 ///
 /// # Errors
 /// `EINVAL` if it is not connected.
@@ -163,7 +163,7 @@ pub fn unmask_irq(device: BorrowedFd<'_>, index: u32) -> Result<(), Errno> {
 /// `VFIO_DEVICE_RESET`.
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel refuses the call.
 pub fn reset(device: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: the call takes no argument; the kernel looks at none.
     unsafe { update(device, DEVICE_RESET, &mut ()) }
@@ -197,11 +197,11 @@ pub fn migration_state(device: BorrowedFd<'_>) -> Result<Option<MigState>, Errno
     Ok(MigState::from_number(state.device_state.get()))
 }
 
-/// Brings the device to `state`, by as many steps as that takes. Comes back with the file that its state is read from or
-/// written to, if the last steps opened one.
+/// Moves the device to `state`, by as many transitions as that takes. Returns the file for reading or writing its
+/// state, if the last transition opened one.
 ///
 /// # Errors
-/// The device's. Which state it is in then, [`migration_state`] tells; from `ERROR` only a reset leads.
+/// If the device fails. [`migration_state`] returns its state then; only a reset leaves `ERROR`.
 pub fn set_migration_state(device: BorrowedFd<'_>, state: MigState) -> Result<Option<OwnedFd>, Errno> {
     let mut wanted = MigDeviceState::new(state);
     feature(device, MIG_DEVICE_STATE, FeatureOp::Set, &mut wanted)?;
@@ -226,12 +226,12 @@ pub fn dma_logging_start(device: BorrowedFd<'_>, iova: u64, len: u64, page_len: 
 /// The feature `DMA_LOGGING_STOP`.
 ///
 /// # Errors
-/// The device's.
+/// If the device refuses.
 pub fn dma_logging_stop(device: BorrowedFd<'_>) -> Result<(), Errno> {
     feature(device, DMA_LOGGING_STOP, FeatureOp::Set, &mut ())
 }
 
-/// The feature `DMA_LOGGING_REPORT`: sets a bit for each page of the range that was written, and forgets it.
+/// The feature `DMA_LOGGING_REPORT`: sets a bit for each page of the range that was written, and clears the log.
 ///
 /// # Errors
 /// `EINVAL` if the bitmap is too short; the device's. Then every page must be taken as written.

@@ -14,7 +14,7 @@ use super::{TYPE, address_of, address_of_mut, count_of, len_of, update};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObjectId(pub u32);
 
-/// `IOMMU_HWPT_INVALIDATE`, which is counted apart.
+/// `IOMMU_HWPT_INVALIDATE`, which is counted separately.
 pub(super) const HWPT_INVALIDATE: Opcode = number(abi::IOMMUFD_CMD_HWPT_INVALIDATE);
 const DESTROY: Opcode = number(abi::IOMMUFD_CMD_DESTROY);
 const IOAS_ALLOC: Opcode = number(abi::IOMMUFD_CMD_IOAS_ALLOC);
@@ -27,7 +27,7 @@ const VIOMMU_ALLOC: Opcode = number(abi::IOMMUFD_CMD_VIOMMU_ALLOC);
 const VDEVICE_ALLOC: Opcode = number(abi::IOMMUFD_CMD_VDEVICE_ALLOC);
 const VEVENTQ_ALLOC: Opcode = number(abi::IOMMUFD_CMD_VEVENTQ_ALLOC);
 
-/// Every number that this file calls: what a sandbox must let through, and no more.
+/// Every ioctl number in this file: exactly those that the sandbox profile has to allow.
 pub const REQUESTS: [Opcode; 11] = [
     DESTROY,
     IOAS_ALLOC,
@@ -53,24 +53,24 @@ const fn number(command: u32) -> Opcode {
     opcode::none(TYPE, command as u8)
 }
 
-/// What the device's IOMMU is.
+/// The device's IOMMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HwInfo {
     /// Its registers, if it is an SMMUv3.
     pub smmu: Option<SmmuInfo>,
-    /// Whether it can tell which pages were written (`IOMMU_HW_CAP_DIRTY_TRACKING`); says nothing of nesting.
+    /// Whether it has dirty tracking (`IOMMU_HW_CAP_DIRTY_TRACKING`); independent of nesting.
     pub dirty_tracking: bool,
 }
 
-/// The kernel's numbers for one kind of IOMMU whose stage 1 a guest has to itself. What is handed over under them is never an
-/// address of this process.
+/// The kernel's type numbers for one kind of IOMMU with user-managed stage 1. The data passed under them never
+/// contains an address of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Types {
     /// Of the vIOMMU.
     pub viommu: u32,
-    /// Of its queue of events.
+    /// Of its vEVENTQ.
     pub veventq: u32,
-    /// Of what describes a nested page table.
+    /// Of the data of a nested HWPT.
     pub nested: u32,
     /// Of the entries of an invalidation.
     pub invalidation: u32,
@@ -109,7 +109,7 @@ pub fn destroy(iommu: BorrowedFd<'_>, id: ObjectId) -> Result<(), Errno> {
 /// `IOMMU_IOAS_ALLOC`: an empty address space.
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel refuses the call.
 pub fn ioas_alloc(iommu: BorrowedFd<'_>) -> Result<ObjectId, Errno> {
     let mut argument =
         abi::iommu_ioas_alloc { size: len_of::<abi::iommu_ioas_alloc>(), ..Default::default() };
@@ -224,7 +224,7 @@ pub fn get_hw_info(iommu: BorrowedFd<'_>, device: ObjectId) -> Result<HwInfo, Er
     })
 }
 
-/// `IOMMU_HWPT_SET_DIRTY_TRACKING`. Switching it on forgets what was logged.
+/// `IOMMU_HWPT_SET_DIRTY_TRACKING`. Switching it on clears the log.
 ///
 /// # Errors
 /// `EOPNOTSUPP` if the page table was not made for it.
@@ -240,7 +240,7 @@ pub fn set_dirty_tracking(iommu: BorrowedFd<'_>, hwpt: ObjectId, enabled: bool) 
 }
 
 /// `IOMMU_HWPT_GET_DIRTY_BITMAP`: sets a bit in `bitmap` for each 4 KiB page, from `iova` on, that was written, and
-/// forgets it.
+/// clears the log.
 ///
 /// # Errors
 /// `EINVAL` if `len` or `iova` are no whole pages or the bitmap is too short; the kernel's others.
@@ -293,7 +293,7 @@ pub fn viommu_alloc(
     Ok(ObjectId(argument.out_viommu_id))
 }
 
-/// `IOMMU_VDEVICE_ALLOC`: the vIOMMU's guest knows the device as `stream`.
+/// `IOMMU_VDEVICE_ALLOC`: gives the device the vSID `stream` in the vIOMMU.
 ///
 /// # Errors
 /// `EEXIST` if the device or the number is taken.

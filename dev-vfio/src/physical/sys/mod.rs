@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The ioctls of VFIO (`cdev`) and iommufd (`iommufd`), each as one safe function, and nothing else.
 //!
-//! Layouts and numbers are the kernel's `linux/vfio.h` and `linux/iommufd.h`. Every address that a structure holds is made
-//! here, from a slice that outlives the call. An error is the kernel's number, unexplained: its meaning depends on what was
-//! asked, and stands with the callers. Every call is counted, so that "one batch, one ioctl" can be seen from outside.
+//! Layouts and numbers are the kernel's `linux/vfio.h` and `linux/iommufd.h`. Every address that a structure holds is
+//! made here, from a slice that outlives the call. An error is the errno alone: its meaning depends on the call, and
+//! callers add it. Every call is counted, so that tests can check "one batch, one ioctl".
 // UNSAFETY: an ioctl is an untyped call with an untyped address; that number, structure and what the kernel does with
 // both agree can only be read in the kernel's headers. Each function below is one number with its structure.
 #![expect(unsafe_code, reason = "ioctls have no safe form; the wall of this crate")]
@@ -18,13 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 
-/// The letter of both interfaces' numbers.
+/// The ioctl type of both interfaces (';').
 const TYPE: u8 = b';';
 
-/// How many ioctls this process has made, by kind: for `inspect`, and for tests that hold batches to their promise.
+/// How many ioctls this process has made, by kind: for `inspect`, and for tests of batching.
 static CALLS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
-/// What a call is counted as.
+/// The counter that a call increments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `IOMMU_HWPT_INVALIDATE`.
@@ -46,7 +46,7 @@ fn counter(kind: Kind) -> &'static AtomicU64 {
     }
 }
 
-/// The number of VFIO's ioctl `nr`: none of them says its direction or size.
+/// The number of VFIO's ioctl `nr`: all are `_IO`, without direction or size.
 const fn vfio(nr: u8) -> Opcode {
     opcode::none(TYPE, nr)
 }
@@ -75,8 +75,8 @@ unsafe impl Ioctl for Update {
     }
 }
 
-/// Makes one call. `argument` is read, and written also if the call fails. A value other than 0 is no success: the only
-/// call that has one tells so how many interrupts there is room for.
+/// Makes one call. `argument` is read, and written also if the call fails. A positive result is not success: the only
+/// call with one returns the number of interrupts that are available.
 ///
 /// # Safety
 /// `T` must be what the kernel takes for `request` on this kind of file (at least as long as it reads and writes), and

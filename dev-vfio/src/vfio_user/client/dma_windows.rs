@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The DMA windows that a server has, in pieces that it takes.
+//! The DMA windows declared to a server, in pieces that it accepts.
 //!
 //! A server may take no window above some length (libvfio-user: 8 TiB) and no more than some number of them
-//! (`max_dma_maps`). The first is found out by asking: a piece that is refused for what it is (`ENOSPC`, `EINVAL`) is
-//! halved, and no later one is longer. All addresses that a stage 1 of ours translates are declared, or the device cannot be
-//! used: one that reaches some of its memory would fail where nobody looks for the reason.
+//! (`max_dma_maps`). The first limit is found by trying: a piece refused with `ENOSPC` or `EINVAL` is halved, and no
+//! later one is longer. All addresses that the vSMMU's stage 1 translates are declared, or the device is not used:
+//! one that reaches only part of its memory would fail in ways that are hard to trace.
 
 use std::os::fd::BorrowedFd;
 
@@ -13,11 +13,11 @@ use rustix::io::Errno;
 
 use super::ClientError;
 
-/// Addresses that a stage 1 of ours translates: 48 bits, the architecture's without `SMMU_IDR5.VAX`. The upper half of a
-/// 64-bit input space (TTB1) is not declared: no server is known that could be told of it.
+/// Addresses that the vSMMU's stage 1 translates: 48 bits, the architecture's without `SMMU_IDR5.VAX`. The upper half
+/// of the 64-bit input space (TTB1) is not declared: no known server accepts it.
 pub const IOVA_SPACE_LEN: u64 = 1 << 48;
 
-/// The shortest piece that is tried: with as many as a connection may have it is more than enough for all addresses.
+/// The shortest piece that is tried: the maximum number of these is more than enough for all addresses.
 const PIECE_LEN_MIN: u64 = 1 << 30;
 
 /// A DMA window.
@@ -42,13 +42,13 @@ impl DmaWindow<'_> {
     }
 }
 
-/// What a server has, and what it takes.
+/// The windows a server has, and its limits.
 #[derive(Debug)]
 pub struct Windows {
     /// Beginning and length of each.
     declared: Vec<(u64, u64)>,
     count_max: usize,
-    /// No longer piece was taken, or tried.
+    /// The longest piece that may still be tried.
     piece_len: u64,
 }
 
@@ -58,7 +58,7 @@ impl Windows {
         Windows { declared: Vec::new(), count_max, piece_len: IOVA_SPACE_LEN }
     }
 
-    /// Those that a server is said to have.
+    /// Those that a saved state lists.
     pub const fn restored(declared: Vec<(u64, u64)>, count_max: usize) -> Windows {
         Windows { declared, count_max, piece_len: IOVA_SPACE_LEN }
     }
@@ -68,10 +68,10 @@ impl Windows {
         self.declared.clone()
     }
 
-    /// Declares `windows` by `map`, piece by piece. What was declared before an error stays, for [`Windows::withdraw`].
+    /// Declares `windows` by `map`, piece by piece. Pieces declared before an error stay, for [`Windows::withdraw`].
     ///
     /// # Errors
-    /// The server's, or that it does not take so many.
+    /// If the server fails, or does not accept so many windows.
     pub fn declare(
         &mut self,
         windows: &[DmaWindow<'_>],
@@ -96,7 +96,7 @@ impl Windows {
                     Err(error) if is_about_the_window(&error) && len > taken && len > PIECE_LEN_MIN => {
                         self.piece_len = len.next_power_of_two() / 2;
                     }
-                    // As long a one was taken before: it is one too many.
+                    // One of this length was accepted before: the number is the limit.
                     Err(error) if is_about_the_window(&error) && !self.declared.is_empty() => {
                         return Err(self.too_many());
                     }
@@ -107,10 +107,10 @@ impl Windows {
         Ok(())
     }
 
-    /// Takes all back, by `unmap`.
+    /// Removes all, by `unmap`.
     ///
     /// # Errors
-    /// The server's: what it has is not known then.
+    /// If the server fails: its windows are unknown then.
     pub fn withdraw(
         &mut self,
         unmap: impl Fn(u64, u64) -> Result<(), ClientError>,
@@ -123,7 +123,7 @@ impl Windows {
     }
 }
 
-/// Whether the server would perhaps take a shorter window.
+/// Whether the server may accept a shorter window.
 fn is_about_the_window(error: &ClientError) -> bool {
     let ClientError::Connection(ConnectionError::Remote { errno, .. }) = error else { return false };
     [Errno::NOSPC, Errno::INVAL].iter().any(|known| known.raw_os_error().cast_unsigned() == *errno)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Why a vfio-user server is not asked any more, or has refused one request.
+//! Errors of a vfio-user server: a refused request, or the end of the connection.
 //!
 //! A refusal is the server's answer, and the next request may be made; everything else ends the connection, and with it
 //! the device.
@@ -11,37 +11,37 @@ use thiserror::Error;
 
 use crate::saved::StateError;
 
-/// Why the server is not asked any more, or has refused.
+/// Why a request failed.
 #[derive(Clone, Debug, Error)]
 pub enum ClientError {
-    /// The connection is over, or the server said no.
+    /// The connection failed, or the server refused.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    /// The device is not one we can use.
+    /// The device is not supported.
     #[error("the device has {0}")]
     Unusable(&'static str),
-    /// Its DMA could not reach all that the guest may map for it.
+    /// Its DMA could not reach all addresses that the guest may map for it.
     #[error(
         "the server takes no more than {count} DMA windows of {len:#x} bytes: not all addresses of the guest's SMMU"
     )]
     DmaWindows {
-        /// How many it took.
+        /// How many it accepted.
         count: usize,
         /// How long they are.
         len: u64,
     },
-    /// A step of the device's states.
-    #[error("its server, asked for {step}: {source}")]
+    /// A transition of the migration state failed.
+    #[error("its server failed {step}: {source}")]
     Step {
-        /// What was asked.
+        /// The request.
         step: &'static str,
-        /// What came of it.
+        /// Its error.
         source: Box<ClientError>,
     },
-    /// Its state has no end.
+    /// Its state is too long.
     #[error("its server's state has more than {len_max:#x} bytes")]
     StateLong {
-        /// The most that is taken.
+        /// The limit.
         len_max: u64,
     },
     /// Its state takes too long.
@@ -50,9 +50,9 @@ pub enum ClientError {
     /// It has no migration v2.
     #[error("its server has no migration states: it cannot take the device's state")]
     NoMigration,
-    /// What it asked is not answered, and would be lost.
+    /// Requests are in flight although it is stopped, and would be lost.
     #[error(
-        "its server goes on although its device is stopped: {} commands, {} requests, half a message: {}",
+        "its server is active although its device is stopped: {} commands, {} requests in flight, partial message: {}",
         .0.commands, .0.requests, .0.torn
     )]
     NotStill(InFlight),
@@ -77,7 +77,7 @@ impl From<Malformed> for ClientError {
 }
 
 impl ClientError {
-    /// Whether the server only refused one request, and may be asked for the next.
+    /// Whether only this request was refused and the next may be made.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Connection(error) => {
@@ -104,7 +104,7 @@ impl ClientError {
         }
     }
 
-    /// The same, with what the server was asked for.
+    /// Adds the request to the error.
     pub(super) fn at(self, step: &'static str) -> Self {
         Self::Step { step, source: Box::new(self) }
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A device's states by migration v2: stopping it, and its own state in pieces, none of which is kept here.
+//! VFIO migration v2 of a server's device: stopping it, and streaming its state in pieces without buffering it.
 //!
-//! STOP does no DMA; STOP_COPY and RESUMING are entered from there and left for it. What the bytes are is the server's business:
-//! they are neither looked at nor trusted, only counted. Every answer has a deadline, the whole of a state too: a server
-//! that sends without end, or a byte a second, ends nothing but this attempt. Each error says which step it was.
+//! STOP does no DMA; STOP_COPY and RESUMING are entered from there and left for it. The bytes are opaque: neither
+//! parsed nor trusted, only counted. Every answer has a deadline, and so has the whole state: a server that sends
+//! without end, or a byte a second, fails only this attempt. Each error names the step.
 
 use ipc::deadline::Deadline;
 use ipc::protocol::budget;
@@ -17,15 +17,16 @@ use super::{Client, ClientError, feature};
 use crate::saved::DATA_PIECE_MAX;
 
 impl Client {
-    /// Whether the device can be stopped, and its state be taken out and in.
+    /// Whether the device can be stopped, and its state saved and restored.
     pub fn has_migration(&self) -> bool {
         self.stoppable
     }
 
-    /// Stops the device, or lets it go on, if it has such states: stopped, it does no DMA and holds what it has begun.
+    /// Stops or resumes the device, if it has migration states: stopped, it does no DMA and keeps requests in
+    /// progress.
     ///
     /// # Errors
-    /// The connection's, or that the device cannot.
+    /// If the connection fails, or the device refuses.
     pub fn set_running(&self, running: bool) -> Result<(), ClientError> {
         if self.stoppable {
             self.set_state(if running { MigState::Running } else { MigState::Stop })?;
@@ -33,7 +34,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads no more from the connection, and says what is in flight on that of a stopped device.
+    /// Stops reading from the connection, and returns what is in flight on it while the device is stopped.
     pub fn park(&self) -> InFlight {
         self.connection.park();
         self.twin.iter().for_each(|twin| _ = twin.park());
@@ -51,7 +52,7 @@ impl Client {
         }
     }
 
-    /// Reads from the connection again.
+    /// Resumes reading from the connection.
     pub fn unpark(&self) {
         self.connection.unpark();
         self.twin.iter().for_each(Connection::unpark);
@@ -62,10 +63,10 @@ impl Client {
         self.twin.is_some()
     }
 
-    /// Takes the state of a stopped device out, piece by piece, and leaves the device stopped.
+    /// Saves the state of a stopped device, piece by piece, and leaves the device stopped.
     ///
     /// # Errors
-    /// The connection's, that the device refuses a step, `sink`'s, or that the state does not end.
+    /// If the connection or `sink` fails, the device refuses a transition, or the state is too long.
     pub fn take_state(
         &self,
         len_max: u64,
@@ -83,7 +84,7 @@ impl Client {
                     if len > len_max {
                         break Err(ClientError::StateLong { len_max });
                     }
-                    // None, or a short one, is the last.
+                    // An empty or short piece is the last.
                     if count > 0
                         && let Err(error) = sink(&piece)
                     {
@@ -96,7 +97,7 @@ impl Client {
                 Err(error) => break Err(error.at("MIG_DATA_READ in STOP_COPY")),
             }
         };
-        // A failed attempt leaves it stopped too, if it can.
+        // A failed attempt leaves it stopped too, if possible.
         let back = match &outcome {
             Err(error) if !error.leaves_connection() => Ok(()),
             _ => self.set_state(MigState::Stop),
@@ -104,11 +105,11 @@ impl Client {
         outcome.and_then(|len| back.map(|()| len))
     }
 
-    /// Gives the state to a device out of reset, piece by piece, and leaves the device stopped. `next` is the next piece;
-    /// none is the end.
+    /// Restores the state into a device out of reset, piece by piece, and leaves the device stopped. `next` returns
+    /// the next piece; `None` is the end.
     ///
     /// # Errors
-    /// The connection's, that the device refuses a step or the state, or `next`'s.
+    /// If the connection or `next` fails, or the device refuses a transition or the state.
     pub fn give_state(
         &self,
         mut next: impl FnMut() -> Result<Option<Vec<u8>>, ClientError>,
@@ -127,7 +128,7 @@ impl Client {
                 sent.map_err(|error| ClientError::from(error).at("MIG_DATA_WRITE in RESUMING"))?;
             }
         }
-        // The device looks at the whole of it here.
+        // The device validates the state at this transition.
         self.set_state(MigState::Stop)
     }
 
@@ -148,14 +149,14 @@ impl Client {
         let data = MigDeviceState::new(state);
         let head = feature(MIG_DEVICE_STATE, FeatureOp::Set, size_of::<MigDeviceState>());
         let parts = [head.as_bytes(), data.as_bytes()];
-        // What is in flight is waited for: as long as a pause may take.
+        // The device drains requests in flight: as long as a pause may take.
         let by = Deadline::after(budget::vfio::STATE);
         let done = self.connection.request(Command::DEVICE_FEATURE, &parts, &[], by);
         done.map(drop).map_err(|error| ClientError::from(error).at(step(state)))
     }
 }
 
-/// What is asked of the server, in a message.
+/// The name of a request, for error messages.
 const fn step(state: MigState) -> &'static str {
     match state {
         MigState::Error => "MIG_DEVICE_STATE ERROR",

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Opening a server's device: the version, what the device is, its regions, interrupts and features.
+//! Opening a server's device: version, device info, regions, interrupts and features.
 //!
-//! The whole conversation has one deadline, each answer its own. What is answered is held against what was asked by the
-//! codec; what is left to check here is whether the device is one that we can use.
+//! Opening has one deadline, each answer its own. The codec checks answers against requests; here is checked whether
+//! the device is supported.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
@@ -30,21 +30,21 @@ use crate::pci::intx::Pin;
 use crate::pci::windows::Mappable;
 use crate::saved::SessionV1;
 
-/// What may be mapped of a region, and the file that it is in.
+/// The mappable areas of a region, and the file to map.
 type Offered = (Mappable, Arc<OwnedFd>);
 
-/// For the next answer, and not beyond the end of the conversation that it is part of.
+/// The deadline of the next answer, within that of the opening.
 pub(super) fn answer_by(conversation: Option<Deadline>) -> Deadline {
     let soon = Deadline::after(budget::vfio::ANSWER);
     conversation.map_or(soon, |end| end.min(soon))
 }
 
 impl Client {
-    /// Agrees on a version and asks what the device is. It is reset, if it can be. All that is asked from now until
-    /// [`Client::end_conversation`] has to be answered by `until`, however many answers it is.
+    /// Negotiates the version, reads the device's description, and resets it if it supports that. All requests until
+    /// [`Client::end_conversation`] share the deadline `until`.
     ///
     /// # Errors
-    /// If the server is late or breaks the protocol, or the device is none we can use.
+    /// If the server is late or breaks the protocol, or the device is not supported.
     pub fn open(socket: OwnedFd, until: Deadline) -> Result<(Client, Opened), ClientError> {
         let connection = Connection::new(socket);
         let proposal = Version::proposal().encode();
@@ -60,11 +60,11 @@ impl Client {
         Ok((client, opened))
     }
 
-    /// The same over a connection that another process has used, and has left with the device stopped: nothing is agreed
-    /// on again, and the device is what it was.
+    /// The same over a connection taken over from another process, which left the device stopped: no version is
+    /// negotiated, and the device is not reset.
     ///
     /// # Errors
-    /// As before, or that the state cannot be one of a connection.
+    /// As [`Client::open`], or if the saved session is invalid.
     pub fn take_over(
         socket: OwnedFd,
         state: &SessionV1,
@@ -80,14 +80,14 @@ impl Client {
     }
 }
 
-/// Whether a device is reset before it is looked at.
+/// Whether a device is reset before its description is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     Reset,
     AsItIs,
 }
 
-/// Asks what the device is.
+/// Reads the device's description.
 fn describe(
     connection: Connection,
     twin: Option<OwnedFd>,
@@ -116,7 +116,7 @@ fn describe(
     let (pins, flags) = irqs(&connection, PCI_INTX_IRQ, soon())?;
     let intx = (pins > 0).then_some(Pin { automasked: flags & IrqInfo::AUTOMASKED != 0 });
 
-    // Features came after protocol 0.0: a server of that version may lose its place in the stream over one.
+    // Features came after protocol 0.0: a server of that version may lose synchronisation at such a command.
     let stoppable = session.minor > 0 && has_migration(&connection, soon())?;
     let client = Client {
         connection,
@@ -137,7 +137,7 @@ fn describe(
     Ok((client, Opened { config, bar_lens, vectors, intx, mappables }))
 }
 
-/// How many interrupts of a kind the device can signal, and how.
+/// Number and flags of the device's interrupts of one kind.
 fn irqs(connection: &Connection, index: u32, deadline: Deadline) -> Result<(u32, u32), ClientError> {
     let request = IrqInfo::new(index, 0, 0);
     let answer = connection.request(Command::DEVICE_GET_IRQ_INFO, &[request.as_bytes()], &[], deadline)?;
@@ -146,7 +146,7 @@ fn irqs(connection: &Connection, index: u32, deadline: Deadline) -> Result<(u32,
     Ok((if flags & IrqInfo::EVENTFD != 0 { info.count.get() } else { 0 }, flags))
 }
 
-/// Whether the device can be stopped. One that does not know of features cannot.
+/// Whether the device can be stopped. One without features cannot.
 fn has_migration(connection: &Connection, deadline: Deadline) -> Result<bool, ClientError> {
     let request = feature(MIGRATION, FeatureOp::Get, size_of::<MigrationFlags>());
     match connection.request(Command::DEVICE_FEATURE, &[request.as_bytes()], &[], deadline) {
@@ -173,7 +173,7 @@ fn region(
     };
     let request = RegionInfo::request(index);
     let (mut described, mut fds) = describe(request)?;
-    // Its capabilities did not fit: they come if there is room for them.
+    // Its capabilities did not fit: asked again with room for them.
     let needed = described.info.argsz.get();
     if (request.argsz.get() + 1..=REGION_INFO_LEN_MAX).contains(&needed) {
         (described, fds) = describe(RegionInfo::request_with_room(index, needed))?;
@@ -184,7 +184,7 @@ fn region(
     if config_short {
         return Err(ClientError::Unusable("no configuration space of 256 bytes"));
     }
-    // One file for the region, or none: with more it is not said which area is in which.
+    // One file for the region, or none: the protocol does not say which area is in which of several.
     let file = <[OwnedFd; 1]>::try_from(fds).ok();
     let mappable = Mappable::of(index, &described, WINDOWS_LEN_MAX).zip(file);
     let mappable = mappable.map(|(mappable, [file])| (mappable, Arc::new(file)));

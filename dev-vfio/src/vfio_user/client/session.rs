@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What was agreed with a server when its connection began: settled once, for as long as the connection lives.
+//! The version and limits negotiated with a server when its connection began, valid for the connection's lifetime.
 //!
-//! A connection may outlive the process that made it: the next one cannot ask again, and takes it from the saved state.
+//! A connection may outlive the process that made it: the next one cannot negotiate again, and reads them from the
+//! saved state.
 
 use ipc::vfio_user::region::SmallWrite;
 use ipc::vfio_user::version::{Capabilities, Version};
@@ -11,7 +12,7 @@ use super::dma_windows::Windows;
 use super::{BATCH_MAX, Client};
 use crate::saved::{SessionV1, StateError};
 
-/// The agreement.
+/// The negotiated session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
     /// The protocol's minor version.
@@ -45,10 +46,10 @@ impl Session {
         if self.write_multiple { room.clamp(1, BATCH_MAX) } else { 1 }
     }
 
-    /// The agreement of a saved state, no larger than we would have made it.
+    /// The session of a saved state, with limits no larger than this build would negotiate.
     ///
     /// # Errors
-    /// If none was ever so.
+    /// If no negotiation could have had that result.
     pub fn restore(state: &SessionV1) -> Result<Session, StateError> {
         let SessionV1 { minor, msg_fds, data_len, dma_maps, write_multiple, windows } = state;
         let most = Capabilities::ours();
@@ -71,7 +72,7 @@ impl Session {
 }
 
 impl Client {
-    /// What a next process has to know to use this connection.
+    /// What the next process needs to use this connection.
     pub fn save_session(&self) -> SessionV1 {
         let Session { minor, msg_fds, data_len, dma_maps, write_multiple } = self.session;
         let number = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
@@ -86,7 +87,7 @@ impl Client {
     }
 }
 
-/// The windows that a saved state says are declared.
+/// The declared windows of a saved state.
 pub(super) fn windows(state: &SessionV1, session: &Session) -> Windows {
     Windows::restored(state.windows.clone(), session.dma_maps)
 }
