@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Routes a guest access outside RAM to the device that owns the address.
 //!
-//! Devices in this process answer at once; those in others through their ring ([`super::remote`]). An address
-//! that no device claims reads as zero and ignores writes, and is counted: that is the guest's affair.
-//! The interrupt controller is not here: it belongs to the engine, which knows its accesses first.
+//! Devices in this process answer at once; those in others through their ring ([`super::remote`]). An address that no
+//! device claims reads as zero and ignores writes (RAZ/WI), and is counted. The interrupt controller is not here: it
+//! belongs to the engine, which decodes its accesses first.
 
 use super::gate::Gate;
 use super::pci_host;
@@ -15,7 +15,7 @@ use machine::layout::{PCI_ECAM, PCI_IO, PCI_MMIO32, PCI_MMIO64, RTC, UART, Windo
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Everything the guest can reach that is neither memory nor interrupt controller.
+/// All MMIO devices but the interrupt controller.
 pub struct Bus {
     /// Serial port.
     pub uart: Arc<Uart>,
@@ -23,9 +23,9 @@ pub struct Bus {
     pub rtc: Rtc,
     /// Devices in other processes.
     pub remotes: Vec<RemoteDevice>,
-    /// The machine's switch: a wait for a device ends when the machine does.
+    /// The run gate: a wait for a device ends when the machine quits.
     pub gate: Arc<Gate>,
-    /// What was accessed.
+    /// Counters of accesses.
     pub counters: Counters,
 }
 
@@ -40,7 +40,7 @@ pub struct Counters {
     pub unassigned: AtomicU64,
 }
 
-/// Who owns an address.
+/// The device that owns an address.
 enum Target<'a> {
     Uart(u64),
     Rtc(u64),
@@ -49,12 +49,12 @@ enum Target<'a> {
     Unclaimed,
 }
 
-/// Makes a target of an offset into its window.
+/// Makes a target from an offset into its range.
 type Route = fn(u64) -> Target<'static>;
 
 impl Bus {
     fn target(&self, gpa: u64) -> Target<'_> {
-        // First: what is a function's is a part of the host bridge's windows.
+        // Before the host bridge: a function's ranges are inside the bridge's windows.
         for remote in &self.remotes {
             if let Some(place) = remote.place_of(gpa) {
                 count(&self.counters.remote);
@@ -79,15 +79,16 @@ impl Bus {
         Target::Unclaimed
     }
 
-    /// How often memory of devices was taken out of the guest.
+    /// How often windows were removed from the guest.
     pub fn withdrawals(&self) -> u64 {
         self.remotes.iter().filter_map(RemoteDevice::memory).map(Windows::withdrawals).sum()
     }
 
-    /// The guest's touch of some memory has failed since `withdrawals` was read. If it can have been that of a host's device, that is
-    /// taken out of the guest, and the access is to be tried again. False: it was other memory.
+    /// KVM_RUN failed on a guest access to memory (EFAULT), after `withdrawals` was read. If it may have been to a
+    /// physical device's BAR, its windows are removed from the guest and the access is to be retried. False: it was
+    /// other memory.
     pub fn withdraw(&self, withdrawals: u64) -> bool {
-        // All of them: the host does not say which it was.
+        // All of them: the host does not report the address.
         let withdrawn =
             self.remotes.iter().filter_map(RemoteDevice::memory).filter(|memory| memory.withdraw()).count();
         withdrawn != 0 || self.withdrawals() != withdrawals

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The vCPU process's end of the guest console: a stream socket to the coordinator.
 //!
-//! Output: vCPU threads put bytes into a bounded buffer, one thread writes it out; a guest that prints faster
-//! than its reader waits on the buffer, so no byte is lost and no memory grows. Input: bytes are taken from
-//! the socket only as the UART's FIFO has room. Nothing moves while the machine is paused, so that what is
-//! saved is all there is: undelivered output travels with the UART's state.
+//! Output: vCPU threads put bytes into a bounded buffer, one thread writes it out; a guest that prints faster than
+//! its reader blocks on the buffer, so no byte is lost and memory is bounded. Input: bytes are read from the socket
+//! only as the UART's FIFO has room. While the machine is paused no byte is moved, so that the saved state is
+//! complete: undelivered output is saved with the UART.
 
 use super::gate::Gate;
 use super::uart::Uart;
@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 /// Bytes of output that may wait for the coordinator: a screenful of kernel log, no more.
 pub const OUTPUT_LEN_MAX: usize = 64 * 1024;
-/// How long the thread sleeps at most: it must notice pause and quit without being woken.
+/// Poll timeout: the thread must notice pause and quit without being woken.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// After writing, more is let gather this long: one wake-up for a line, not one for each character.
+/// Delay after a write, to batch output: one wake-up per line, not per character.
 const GATHER_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The buffer between the UART and the console thread.
@@ -29,12 +29,12 @@ const GATHER_INTERVAL: Duration = Duration::from_millis(1);
 pub struct Console {
     output: Mutex<VecDeque<u8>>,
     drained: Condvar,
-    /// Told when output starts to wait or input room appears.
+    /// Wakes the console thread when output is queued or input room appears.
     wake: Waker,
 }
 
 impl Console {
-    /// A console with nothing to say; fails only where the host has no eventfd left.
+    /// An empty console. Fails only if the host has no eventfd left.
     pub fn new() -> Result<Arc<Self>, Errno> {
         Ok(Arc::new(Self { output: Mutex::default(), drained: Condvar::new(), wake: Waker::new()? }))
     }
@@ -43,8 +43,8 @@ impl Console {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues guest output. Waits while the buffer is full and the machine runs; a paused machine's last
-    /// byte is taken over the bound instead, so that pausing never waits for a reader.
+    /// Queues guest output. Blocks while the buffer is full and the machine runs; during a pause bytes exceed the
+    /// bound instead, so that a pause never waits for a reader.
     pub fn push(&self, bytes: &[u8], gate: &Gate) {
         let mut output = self.output();
         while output.len() >= OUTPUT_LEN_MAX && gate.is_running() {
@@ -59,12 +59,12 @@ impl Console {
         }
     }
 
-    /// Makes the console thread look again: output waits, or the UART has room for input.
+    /// Wakes the console thread: output is queued, or the UART has room for input.
     pub fn wake(&self) {
         self.wake.wake();
     }
 
-    /// Output that no one has read yet, for the saved state.
+    /// Undelivered output, for the saved state.
     pub fn undelivered(&self) -> Vec<u8> {
         self.output().iter().copied().collect()
     }
@@ -86,7 +86,7 @@ impl Console {
             interest.set(PollFlags::OUT, has_output);
             interest.set(PollFlags::IN, uart.input_room() > 0);
             let timeout = if gather { GATHER_INTERVAL } else { POLL_INTERVAL };
-            // While output gathers, a wake-up would only say what is known.
+            // While output is batched, wake-ups carry no news.
             let wake_interest = if gather { PollFlags::empty() } else { PollFlags::IN };
             let mut fds = [PollFd::new(socket, interest), PollFd::new(&self.wake, wake_interest)];
             let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
@@ -121,8 +121,8 @@ impl Console {
         sent > 0
     }
 
-    /// Delivers the guest's last output: writes until nothing is left, the reader is gone, or `limit` is over.
-    /// For a machine that ends; what a saved one has not delivered travels with its state.
+    /// Flushes the guest's last output: writes until the buffer is empty, the reader is gone, or `limit` has passed.
+    /// For a machine that ends; undelivered output of a saved one is in its state.
     pub fn flush(&self, socket: &OwnedFd, limit: Duration) {
         let begun = Instant::now();
         while !self.output().is_empty() && begun.elapsed() < limit {
@@ -139,7 +139,7 @@ impl Console {
         }
     }
 
-    /// Moves what the UART has room for; false at end of stream.
+    /// Moves as much input as the UART has room for; false at end of stream.
     fn receive(&self, socket: &OwnedFd, uart: &Uart) -> bool {
         let mut bytes = [0; 64];
         let (room, _) = bytes.split_at_mut(uart.input_room().min(64));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The thread of one vCPU: guest code whenever the gate is open.
+//! The thread of one vCPU: runs guest code while the gate is open.
 
 use super::engine::{Engine, Exit};
 use super::gate::Gate;
@@ -13,9 +13,9 @@ pub fn serve<E: Engine>(engine: &E, index: usize, gate: &Gate, events: &Events) 
             Exit::Kicked => continue,
             Exit::PowerOff => Event::GuestPoweredOff,
             Exit::Reset => Event::GuestReset,
-            Exit::Fatal(why) => Event::Fatal(format!("vCPU {index} cannot go on: {why}")),
+            Exit::Fatal(why) => Event::Fatal(format!("vCPU {index} stopped: {why}")),
         };
-        // The machine stands still before anyone is told, so that nothing happens after its end.
+        // The machine is stopped before the event is sent, so that no guest code runs after it.
         gate.request_pause();
         engine.kick();
         events.tell(event);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The seam between what executes guest code and the machine around it.
+//! The interface between what executes guest code and the machine around it.
 //!
-//! An [`Engine`] is the guest's CPUs with their timers and its interrupt controller: software ones
-//! ([`super::soft`]) or those of the host by KVM (`super::kvm`). Everything else is the same under both. Threads
-//! call [`Engine::run`]; all other calls come from the control thread, while no vCPU runs unless said otherwise.
+//! An [`Engine`] is the guest's CPUs with their timers and its interrupt controller: software ones ([`super::soft`])
+//! or those of the host by KVM (`super::kvm`). Everything else is the same under both. vCPU threads call
+//! [`Engine::run`]; all other calls come from the control thread, and while no vCPU runs unless noted.
 
 use super::bus::Bus;
 use super::interrupts::controller::InterruptController;
@@ -26,13 +26,13 @@ pub struct EngineParts {
     pub pmu: bool,
     /// Guest RAM.
     pub ram: Arc<GuestMemoryMmap>,
-    /// Register pages that the guest reads without leaving, and cannot write.
+    /// Register pages that the guest reads without an exit and cannot write.
     pub register_pages: Option<Arc<GuestMemoryMmap>>,
     /// This process' dirty log.
     pub dirty: Arc<DirtyLog>,
-    /// The pins of PCI functions, to be told when the guest ends their interrupt.
+    /// The INTx pins of PCI functions, to be notified at the end of their interrupts.
     pub pins: Arc<Pins>,
-    /// The vectors of physical devices, for a controller that listens to them by itself.
+    /// The MSI-X vectors of physical devices, for a controller with irqfds.
     pub vectors: Arc<Vectors>,
 }
 
@@ -45,25 +45,25 @@ pub enum Exit {
     PowerOff,
     /// The guest asked for a reset of the machine.
     Reset,
-    /// The host cannot go on with this vCPU; why.
+    /// The vCPU cannot be run any more; why.
     Fatal(String),
 }
 
 /// CPUs and interrupt controller of one machine.
 pub trait Engine: Sized + Send + Sync + 'static {
-    /// What it needs of the host besides memory.
+    /// Host resources it needs besides memory.
     type Host: Send;
-    /// Its interrupt controller: made first, for devices are wired to it and CPUs reach devices.
+    /// Its interrupt controller: made first, because devices are wired to it, and CPUs to devices.
     type Controller: InterruptController;
     /// Its state.
     type Saved: Units;
 
-    /// Whether it makes memory slots of windows: then [`Engine::mapper`] has who does.
+    /// Whether windows become memory slots: then [`Engine::mapper`] returns a mapper.
     const MAPS_WINDOWS: bool;
-    /// Whether its controller listens to vectors of physical devices by itself.
+    /// Whether its controller takes vectors of physical devices by irqfd.
     const LISTENS_TO_VECTORS: bool;
 
-    /// Takes what it needs of the host out of the inherited table.
+    /// Takes its host resources from the inherited descriptors.
     fn take_host(fds: &mut Inherited) -> Result<Self::Host, Failure>;
 
     /// The interrupt controller, at reset or as it was saved.
@@ -81,7 +81,7 @@ pub trait Engine: Sized + Send + Sync + 'static {
         saved: Option<&Self::Saved>,
     ) -> Result<Self, Failure>;
 
-    /// Who makes memory slots of windows.
+    /// What makes memory slots of windows.
     fn mapper(controller: &Arc<Self::Controller>) -> Option<Arc<dyn Mapper>>;
 
     /// How many vCPUs there are.
@@ -90,28 +90,28 @@ pub trait Engine: Sized + Send + Sync + 'static {
     /// Switches the boot vCPU on, at `entry` with `fdt` in x0.
     fn power_on(&self, entry: u64, fdt: u64) -> Result<(), Failure>;
 
-    /// Runs guest code of vCPU `index` on the calling thread until there is a reason to stop.
+    /// Runs guest code of vCPU `index` on the calling thread until it exits for one of the reasons of [`Exit`].
     fn run(&self, index: usize) -> Exit;
 
     /// Makes every vCPU leave guest code, or not enter it. From any thread; may be repeated.
     fn kick(&self);
 
-    /// The guest is about to run: its time goes on from where it stopped.
+    /// Called before the guest runs: guest time continues from where it stopped.
     fn resume(&self) -> Result<(), Failure>;
 
-    /// Every vCPU's thread is parked: guest time stops, and what the guest wrote is in the dirty log.
+    /// Called when every vCPU thread is parked: stops guest time, and merges the guest's writes into the dirty log.
     fn pause(&self) -> Result<(), Failure>;
 
-    /// All state, what vectors have signalled meanwhile included. Writes no guest memory: that was harvested and copied already.
+    /// All state, including signals of vectors during the pause. Writes no guest memory, whose last harvest is over.
     fn save(&self) -> Result<Self::Saved, Failure>;
 
-    /// A step of the dirty log, also while vCPUs run. After switching it on, and after flipping it, the next store to any page is
-    /// marked anew.
+    /// A dirty-log operation; vCPUs may run. After switching it on, and after flipping it, the next store to any page
+    /// is marked again.
     fn dirty_log(&self, op: DirtyLogOp) -> Result<DirtyLogState, Failure>;
 
-    /// Signals of vectors that its controller listens to by itself and has not seen: while the guest is paused they wait.
+    /// Signals pending in eventfds of vectors with an irqfd: they wait there while the guest is paused.
     fn waiting_vectors(&self) -> u64;
 
-    /// Counters for people and tests.
+    /// Counters for `inspect` and tests.
     fn inspect(&self, inspect: &mut Inspect);
 }

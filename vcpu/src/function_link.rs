@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The function link, served: what the process of a PCI function asks of the guest's address space and interrupts.
+//! The server of a function link: requests of a PCI function's process about windows, vectors and the pin.
 //!
-//! One channel and one thread per function, so that no function's process can ask for another's, or hold it up. It asks only
-//! on behalf of what the guest did before, so it is served whether the guest runs or not. What it says is refused or
-//! done here; what breaks the contract, or the end of the channel, is the end of the device.
+//! One channel and one thread per function, so that no function's process can affect another function or block it.
+//! Requests follow from earlier guest accesses, so they are served whether the guest runs or not. An invalid request
+//! is refused; a breach of the protocol, or the end of the channel, fails the device.
 
 use super::health::Health;
 use super::interrupts::intx::Pins;
@@ -18,15 +18,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long an answer may wait for room in the channel; a process that leaves answers unread is waited for no longer.
+/// How long an answer may wait for room in the channel: longer means that the process does not read answers.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
-/// What one function's process may change.
+/// The objects that one function's process may change.
 #[derive(Debug)]
 pub struct FunctionLink {
-    /// The function's memory.
+    /// The function's windows.
     pub windows: Arc<Windows>,
-    /// The function's health: it fails with the link.
+    /// The function's health: it is marked failed when the link ends.
     pub health: Arc<Health>,
     /// The pins of all functions.
     pub pins: Arc<Pins>,
@@ -39,7 +39,7 @@ pub struct FunctionLink {
 }
 
 impl FunctionLink {
-    /// Serves the function's process until its end of the channel closes, or it breaks the contract.
+    /// Serves the function's process until the channel closes or the process breaks the protocol.
     pub fn serve(&self, channel: OwnedFd, generation: u32) {
         let channel = Channel::<protocol::FunctionLink>::from_fd(channel, Hello::new(Role::Vcpu, generation));
         let end = channel.hello(Role::Vfio, Deadline::after(Deadline::SPAN_MAX)).and_then(|()| {
@@ -56,7 +56,7 @@ impl FunctionLink {
             }
         });
         let Err(error): Result<(), _> = end else { return };
-        // No other process will hide its memory. What the host refuses here stays as it is until the VM ends.
+        // No other process can hide its windows. One that the host refuses to unmap stays until the VM ends.
         let _ = self.windows.close();
         self.health.fail(match error {
             Error::PeerGone { .. } => "its end of the function link is closed".to_owned(),
@@ -68,15 +68,15 @@ impl FunctionLink {
         let Self { windows, health: _, pins, vectors, device_id, intid } = self;
         let done = match (request, fds.into_iter().next()) {
             (FunctionRequest::AddWindow(window), Some(file)) => windows.add(&window, file),
-            // The channel holds the number of fds against the message; this is for completeness.
-            (FunctionRequest::AddWindow(_), None) => Err("it came without its memory".to_owned()),
+            // The channel has checked the number of fds already; these arms only make the match complete.
+            (FunctionRequest::AddWindow(_), None) => Err("the request has no memory descriptor".to_owned()),
             (FunctionRequest::ShowWindows { shown }, _) => windows.show(shown),
             (FunctionRequest::LowerIntx, _) => {
                 pins.lower(*intid);
                 Ok(())
             }
             (FunctionRequest::AddVector { index }, Some(eventfd)) => vectors.add(*device_id, index, eventfd),
-            (FunctionRequest::AddVector { .. }, None) => Err("it came without its eventfd".to_owned()),
+            (FunctionRequest::AddVector { .. }, None) => Err("the request has no eventfd".to_owned()),
             (FunctionRequest::RouteVector { index, event }, _) => vectors.route(*device_id, index, event),
         };
         done.map_or_else(FunctionReply::Refused, |()| FunctionReply::Done)

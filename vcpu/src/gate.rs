@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whether the machine runs: the one switch that every thread of the vCPU process obeys.
+//! The run gate: running, paused or quitting, as every thread of the vCPU process obeys it.
 //!
-//! Threads register as they start. `pause` returns only when each of them has parked, so that whoever paused
-//! the machine holds all of its state still. Quit is final.
+//! Threads register as they start. A pause is complete only when each of them has parked, so that all state is
+//! quiescent then. Quit is final.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What the machine is told to do.
+/// The requested state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Target {
@@ -20,18 +20,18 @@ enum Target {
 #[derive(Debug)]
 struct State {
     target: Target,
-    /// When the machine was told to pause, while it is.
+    /// When the current pause was requested.
     pausing: Option<Instant>,
     threads: usize,
     parked: usize,
 }
 
-/// The switch.
+/// The gate.
 #[derive(Debug)]
 pub struct Gate {
     state: Mutex<State>,
     changed: Condvar,
-    /// `state.target`, for a look without the lock.
+    /// A copy of `state.target`, to be read without the lock.
     target: AtomicU8,
 }
 
@@ -39,7 +39,7 @@ pub struct Gate {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{running} of {threads} threads did not stop within {waited_ms} ms")]
 pub struct PauseTimeout {
-    /// Threads that still run.
+    /// Threads still running.
     pub running: usize,
     /// Threads in all.
     pub threads: usize,
@@ -79,18 +79,18 @@ impl Gate {
         self.state().threads += 1;
     }
 
-    /// A thread's last word: it will not come back.
+    /// Unregisters a thread that ends.
     pub fn leave(&self) {
         self.state().threads -= 1;
         self.changed.notify_all();
     }
 
-    /// Lets all threads go.
+    /// Lets all threads run.
     pub fn run(&self) {
         self.set(Target::Running);
     }
 
-    /// Tells all threads to park; those that sit in a guest must be kicked by the caller.
+    /// Requests all threads to park; those in guest code must be kicked by the caller.
     pub fn request_pause(&self) {
         self.set(Target::Paused);
     }
@@ -105,7 +105,7 @@ impl Gate {
         self.target.load(Ordering::Acquire) == Target::Running as u8
     }
 
-    /// For how long the machine has been told to pause; zero if it is not.
+    /// Time since the pause was requested; zero if there is none.
     pub fn pausing(&self) -> Duration {
         if self.is_running() {
             return Duration::ZERO;
@@ -113,7 +113,7 @@ impl Gate {
         self.state().pausing.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Whether the machine has ended.
+    /// Whether the machine has quit.
     pub fn is_ended(&self) -> bool {
         self.target.load(Ordering::Acquire) == Target::Quit as u8
     }

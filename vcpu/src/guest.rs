@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The whole of what runs the guest: an engine (CPUs and interrupt controller), devices, and the threads that move them.
+//! All that runs the guest: an engine (CPUs and interrupt controller), devices, and their threads.
 //!
-//! Built at reset or from saved state by the same steps; nothing runs before [`Guest::launch`]. While the
-//! gate is shut everything here stands still, which is what makes [`Guest::save`] a snapshot.
+//! Built at reset or from saved state by the same steps; nothing runs before [`Guest::launch`]. While the gate is
+//! closed no state here changes, which makes [`Guest::save`] a consistent snapshot.
 
 use super::bus::{Bus, Counters};
 use super::console::Console;
@@ -29,15 +29,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// How long vCPUs and helpers may take to stand still: a vCPU stops within a slice of guest code, unless it waits for a device,
-/// which has failed after [`ipc::shm::ring::ANSWER_SPAN`]; and what a loaded host adds.
+/// How long vCPUs and helper threads may take to park: a vCPU stops within a slice of guest code, unless it waits for
+/// a device, which fails after [`ipc::shm::ring::ANSWER_SPAN`]; plus slack for a loaded host.
 pub const PARK_DEADLINE: Duration = budget::vcpu::PARK;
 
-/// What a machine is made from: everything that outlives a reset.
+/// What a machine is made from: all that outlives a reset.
 pub struct Parts<E: Engine> {
-    /// What the engine is made from.
+    /// Inputs of the engine.
     pub engine: EngineParts,
-    /// What else it needs of the host.
+    /// The engine's host resources.
     pub host: E::Host,
     /// The console's socket.
     pub console: OwnedFd,
@@ -45,7 +45,7 @@ pub struct Parts<E: Engine> {
     pub remotes: Vec<RemoteDevice>,
     /// Their interrupts.
     pub wires: Vec<Wire>,
-    /// The boards of their messages.
+    /// The boards of their MSIs.
     pub boards: Vec<Board>,
 }
 
@@ -58,11 +58,11 @@ pub struct Guest<E> {
     console_socket: Arc<OwnedFd>,
     interrupts: Arc<InterruptThread>,
     pins: Arc<Pins>,
-    /// It was saved, and has not gone on yet.
+    /// It was saved and not resumed since.
     is_loaded: AtomicBool,
 }
 
-/// For the guest's last output to find a reader; less than the coordinator waits for this process to end.
+/// Limit for flushing the guest's last output; less than the coordinator waits for this process to end.
 const FLUSH_DEADLINE: Duration = budget::vcpu::FLUSH;
 
 impl<E: Engine> Guest<E> {
@@ -142,7 +142,7 @@ impl<E: Engine> Guest<E> {
         self.engine.power_on(entry, fdt)
     }
 
-    /// Lets the guest run.
+    /// Opens the gate.
     pub fn resume(&self) -> Result<(), Failure> {
         if !self.gate.is_running() {
             self.engine.resume()?;
@@ -155,8 +155,8 @@ impl<E: Engine> Guest<E> {
         Ok(())
     }
 
-    /// Stops the guest; once this returns nothing of it moves, its clock included. A failure leaves it running, or says why
-    /// it cannot go on.
+    /// Stops the guest; once this returns no guest state changes, its clock included. After an error it still runs,
+    /// or the error says why it cannot.
     pub fn pause(&self) -> Result<(), Failure> {
         self.gate.request_pause();
         self.engine.kick();
@@ -164,21 +164,21 @@ impl<E: Engine> Guest<E> {
         self.bus.rtc.wake();
         self.interrupts.wake();
         if let Err(error) = self.gate.wait_parked(PARK_DEADLINE) {
-            // Whoever did stop goes on: the guest runs as before, and its clock has not stopped.
+            // Threads that have parked are released: the guest runs as before, and its clock was not stopped.
             self.gate.run();
             return Err(Failure::new("pause the machine", error));
         }
-        // What was rung for before the threads stood still has not been looked at by the one that does.
+        // Doorbells rung before the threads parked may not have been handled by the interrupt thread.
         self.interrupts.drain();
         self.engine.pause().or_else(|failure| {
-            // What the engine has stopped goes on first; if it does not, neither does the guest.
+            // First the engine is resumed; if that fails the guest stays stopped.
             self.engine.resume()?;
             self.gate.run();
             Err(failure)
         })
     }
 
-    /// Ends all threads; they are not waited for. What the guest has printed is delivered first.
+    /// Flushes the guest's output, then ends all threads without waiting for them.
     pub fn quit(&self) {
         self.gate.quit();
         self.engine.kick();
@@ -187,17 +187,17 @@ impl<E: Engine> Guest<E> {
 
     /// All state of a paused machine.
     pub fn save(&self) -> Result<SavedMachine<E::Saved>, Failure> {
-        // Devices were paused after the CPUs: what they signalled in between is state of the guest.
+        // Devices pause after the CPUs: signals in between belong to the saved state.
         self.interrupts.drain();
         Ok(SavedMachine { uart: self.bus.uart.save(), rtc: self.bus.rtc.save(), engine: self.engine.save()? })
     }
 
-    /// A step of the dirty log.
+    /// A dirty-log operation.
     pub fn dirty_log(&self, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
         self.engine.dirty_log(op)
     }
 
-    /// Counters for people and tests.
+    /// Counters for `inspect` and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
         inspect.text("state", if self.gate.is_running() { "running" } else { "paused" });
         self.engine.inspect(inspect);

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whether a device in another process can still be used.
+//! Whether a device in another process still works.
 //!
-//! One that does not answer within the contract's time, breaks the contract, or has gone has failed for good: it reads as all
-//! ones from then on, without a wait. The coordinator is told, which ends its process: what has
-//! failed for the guest's CPUs may make no DMA either.
+//! A device that does not answer in time, breaks the protocol, or is gone has failed for good: it reads as all ones
+//! from then on, without a wait. The coordinator is notified and ends its process, so that a device that failed for
+//! the CPUs makes no DMA either.
 
 use ipc::protocol::control::Event;
 use process::Events;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-/// The health of one device. Shared by all who reach it.
+/// The health of one device, shared by all threads that access it.
 #[derive(Default)]
 pub struct Health {
     /// For logs, counters and the coordinator.
@@ -34,7 +34,7 @@ impl Health {
         Arc::new(Self { name: name.to_owned(), ..Self::default() })
     }
 
-    /// From now on the coordinator is told; of what has happened before too.
+    /// Reports failures to the coordinator from now on, earlier ones included.
     pub fn connect(&self, coordinator: &Events) {
         if self.coordinator.set(coordinator.clone()).is_ok() {
             self.tell();
@@ -58,7 +58,7 @@ impl Health {
         self.failure.get().map(String::as_str)
     }
 
-    /// The device has failed. Only the first reason counts.
+    /// Marks the device failed. Only the first reason is kept.
     pub fn fail(&self, why: String) {
         if self.failure.set(why.clone()).is_ok() {
             ipc::log::error!(

@@ -9,9 +9,9 @@
 //!   function links   a function's memory and its vectors      -> function_link.rs
 //! ```
 //!
-//! All but the main thread and those of function links obey one switch, the [`gate`]. What executes guest code is an [`engine`]:
-//! software CPUs ([`soft`]) in one program, those of the host in another. Control requests, bus, devices and their state
-//! units are the same under both.
+//! All but the main thread and those of function links park at one [`gate`]. What executes guest code is an
+//! [`engine`]: software CPUs ([`soft`]) in one program, those of the host in another. Control requests, bus, devices
+//! and their state units are the same under both.
 
 mod bus;
 mod console;

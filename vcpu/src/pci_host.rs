@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The PCI host bridge's configuration space (ECAM, PCI Express Base §7.2.2).
 //!
-//! Functions in other processes answer for their own part of it (`super::bus`). What is left has no function: it
-//! reads as all ones, which tells the guest so, and writes go nowhere.
+//! Functions in other processes answer their own part of it (`super::bus`). The rest has no function: it reads as all
+//! ones, and writes are ignored.
 
 /// Guest read of `size` bytes anywhere in the ECAM window.
 pub fn read(size: u8) -> u64 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The vCPU process as the coordinator sees it: control requests onto a [`Guest`].
 //!
-//! `Configure` opens what the fds hold and checks that they fit; `Load` makes the machine, at reset or as it was saved; `Arm`
-//! starts its threads, which `Go` lets run. What is shared with a device is taken out of the inherited table by the device's name in the
-//! configuration: one that is not there, or named twice, is refused.
+//! `Configure` maps and checks the inherited descriptors; `Load` makes the machine, at reset or from saved state;
+//! `Arm` starts its threads, parked, and `Go` opens the gate. Objects shared with a device are found by its name in
+//! the configuration: one that is missing, or named twice, is refused.
 
 use super::engine::{Engine, EngineParts};
 use super::function_link::FunctionLink;
@@ -35,7 +35,7 @@ use std::io::Write;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// What the machine is made of, opened and checked.
+/// The machine's parts, opened and checked.
 pub struct Ready<E: Engine> {
     parts: Parts<E>,
     /// Where CPU 0 starts.
@@ -117,7 +117,8 @@ impl<E: Engine> Program for VcpuProgram<E> {
         armed.0.resume()
     }
 
-    /// Devices pause after the CPUs: what they signal until then, and have not been answered, is saved or theirs to finish.
+    /// Devices pause after the CPUs: signals until then are saved here, and requests in flight are the devices' to
+    /// finish.
     fn in_flight(_armed: &Armed<E>) -> Quiescence {
         Quiescence::NONE
     }
@@ -137,7 +138,7 @@ impl<E: Engine> Program for VcpuProgram<E> {
             Configured::Loaded(guest) | Configured::Armed(Armed(guest)) => return guest.dirty_log(op),
             Configured::Ready(Ready { parts, .. }) => &parts.engine.dirty,
         };
-        // Nothing is made yet that writes: what is made later finds the log as it is.
+        // Nothing writes guest memory yet; producers made later read the log's state.
         log.follow(op);
         Ok(log.state(Exactness::Exact))
     }
@@ -176,7 +177,7 @@ fn open_parts<E: Engine>(
     }
     let vcpu_count = usize::try_from(config.vcpu_count).unwrap_or(1);
     let host = E::take_host(fds)?;
-    let mut take = |slot: Slot| fds.take(slot).map_err(|error| fail("open what was given", &error));
+    let mut take = |slot: Slot| fds.take(slot).map_err(|error| fail("take an inherited descriptor", &error));
     let ram = Region::from_fd(take(SlotKind::Ram.into())?, config.ram.file_len())
         .and_then(|region| guest_memory::map(&region, &config.ram))
         .map_err(|error| fail("map guest RAM", &error))?;

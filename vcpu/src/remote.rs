@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A device in another process, as the guest's accesses reach it.
+//! Accesses of the guest to a device in another process.
 //!
-//! Reads of a device with a register page never come here: the page is mapped for the CPU. A register that only
-//! the guest writes is stored in the page first and its write posted, so the guest reads its own write back;
-//! every other write waits for the device's answer. A device that does not answer in time, or is gone, has failed
-//! ([`super::health`]): the CPU that asked goes on with all ones, and a pause waits for no device longer than that. What of
-//! a PCI function is memory never goes through the ring while it is shown; and while any is, no write of that function is
-//! posted, because an access to its memory would overtake it. A device without a register page costs an access no lock.
+//! Reads of a device with a register page never come here: the page is mapped into the guest. A write to a register
+//! that only the guest changes is stored in the page and posted, so the guest reads its own write back; every other
+//! write waits for the device's answer. A device that does not answer in time, or is gone, has failed
+//! ([`super::health`]): the vCPU reads all ones, and a pause waits for no device longer than that. Accesses to a
+//! shown window do not go through the ring; while a function has any shown, none of its writes is posted, because an
+//! access to the window would overtake it. An access to a device without a register page takes no lock.
 
 use super::gate::Gate;
 use super::health::Health;
@@ -30,11 +30,11 @@ use std::time::{Duration, Instant};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
-/// How long one wait lasts before the machine is looked at again: quit must get through.
+/// How long one wait lasts before the gate is checked again, for quit.
 const WAIT_SLICE: Duration = Duration::from_millis(100);
 
-/// What of one wait counts at most. A machine that stood still as a whole (suspended, or stopped by its shell) has not been
-/// waiting: the device stood still as well.
+/// How much of one wait counts towards the timeout. While the whole VM was stopped (host suspend, SIGSTOP) the device
+/// was stopped as well.
 const WAIT_COUNTED_MAX: Duration = Duration::from_millis(200);
 
 /// The device.
@@ -43,15 +43,16 @@ pub struct RemoteDevice {
     health: Arc<Health>,
     windows: Vec<Window>,
     requester: Requester,
-    /// Of a device with a register page. Locked from the store to the post: page and ring see two CPUs' writes in one order.
+    /// For a device with a register page. Locked from the store to the post, so that page and ring have two vCPUs'
+    /// writes in the same order.
     guest_owned: Option<Mutex<GuestOwned>>,
     posted: Vec<u64>,
-    /// Which parts of a PCI function are memory.
+    /// A PCI function's windows.
     memory: Option<Arc<Windows>>,
     counters: Counters,
 }
 
-/// One piece of the guest's address space that the device answers for.
+/// One range of guest addresses that belongs to the device.
 #[derive(Debug)]
 struct Window {
     region: u16,
@@ -61,7 +62,7 @@ struct Window {
     posted: bool,
 }
 
-/// Where an access meets the device.
+/// What an access to the device hits.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     gpa: u64,
@@ -78,7 +79,7 @@ struct Counters {
 }
 
 impl RemoteDevice {
-    /// Opens ring and page; the page's region is for the CPU's memory map.
+    /// Opens ring and page; the page's region goes into the guest's memory map.
     pub fn open(
         config: &RemoteMmio,
         ring: OwnedFd,
@@ -113,7 +114,7 @@ impl RemoteDevice {
             region: *region,
             base: range.start().0,
             len: range.len(),
-            // Writes to configuration and I/O space are done when they are answered, on any bus.
+            // Writes to configuration and I/O space are non-posted.
             posted: matches!(*region, AREA32_REGION | AREA64_REGION),
         };
         let windows = config.windows.iter().map(window).collect();
@@ -142,7 +143,7 @@ impl RemoteDevice {
         })
     }
 
-    /// From now on `mapper` makes memory slots of what is memory.
+    /// From now on `mapper` makes memory slots of its windows.
     pub fn connect(&self, mapper: &Arc<dyn Mapper>) {
         if let Some(memory) = &self.memory {
             memory.connect(Arc::clone(mapper));
@@ -154,12 +155,12 @@ impl RemoteDevice {
         &self.health
     }
 
-    /// Which parts of it are memory, if it is a PCI function.
+    /// Its windows, if it is a PCI function.
     pub fn memory(&self) -> Option<&Windows> {
         self.memory.as_deref()
     }
 
-    /// Where `gpa` meets the device, if it is the device's.
+    /// What `gpa` hits, if it belongs to the device.
     pub fn place_of(&self, gpa: u64) -> Option<Place> {
         self.windows.iter().find_map(|window| {
             let offset = gpa.checked_sub(window.base).filter(|offset| *offset < window.len)?;
@@ -167,7 +168,7 @@ impl RemoteDevice {
         })
     }
 
-    /// A guest read that has to ask the device.
+    /// A guest read that the device has to answer.
     pub fn read(&self, place: Place, size: u8, gate: &Gate) -> u64 {
         let Place { gpa, region, offset, .. } = place;
         if let Some(value) = self.memory.as_ref().and_then(|memory| memory.read(gpa, size)) {
@@ -204,8 +205,8 @@ impl RemoteDevice {
         self.finish(gate, write);
     }
 
-    /// Asks and waits on, until the device has answered, or has failed: which is `None`. A request that is in the ring is
-    /// never sent twice; one that found no room is.
+    /// Sends a request and waits until the device has answered. `None`: the device has failed. Retries only while the
+    /// ring is full, so no request is sent twice.
     fn finish(&self, gate: &Gate, ask: impl Fn() -> Result<u64, RingError>) -> Option<u64> {
         if self.health.failure().is_some() {
             return None;
@@ -223,7 +224,7 @@ impl RemoteDevice {
                 Err(unfinished) => unfinished,
             };
             waited = waited.saturating_add(begun.elapsed().min(WAIT_COUNTED_MAX));
-            // Other accesses may have waited before while the same pause was waiting for all of them.
+            // Earlier accesses may have used up part of the time that the same pause allows for all of them.
             if waited.max(gate.pausing()) >= ANSWER_SPAN {
                 self.health.fail(format!("it has not answered within {} s", ANSWER_SPAN.as_secs()));
             }
@@ -240,13 +241,13 @@ impl RemoteDevice {
         }
     }
 
-    /// What was asked of the device.
+    /// The access as sent to the device.
     pub fn inspect(&self, inspect: &mut Inspect) {
         let (name, Counters { reads, writes, posts }) = (self.health.name(), &self.counters);
         for (what, counter) in [("reads", reads), ("writes", writes), ("posts", posts)] {
             inspect.counter(format!("{name}.{what}"), counter.load(Ordering::Relaxed));
         }
-        // What it has broken, or will not answer any more, is its own affair.
+        // After a protocol error or timeout the device fails; the machine goes on.
         let unanswered = self.requester.outstanding().unwrap_or(0);
         let unanswered = if self.health.failure().is_some() { 0 } else { unanswered };
         inspect.counter(format!("{name}.unanswered"), unanswered);
@@ -267,8 +268,8 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// The page's mapping at the guest address where the CPU reads it. Read-only: the vCPU process' few stores go
-/// through [`GuestOwned`].
+/// The page's mapping at the guest address where the CPU reads it. Read-only: the vCPU process stores through
+/// [`GuestOwned`] only.
 fn map_for_guest(page: &Region, base: u64) -> Result<GuestRegionMmap, String> {
     const PROT_READ: i32 = 1;
     const MAP_SHARED: i32 = 1;
@@ -279,7 +280,8 @@ fn map_for_guest(page: &Region, base: u64) -> Result<GuestRegionMmap, String> {
         .with_file_offset(FileOffset::from_arc(Arc::clone(page.file()), 0))
         .build()
         .map_err(|error| error.to_string())?;
-    GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or_else(|| "its address overflows".into())
+    GuestRegionMmap::new(mapping, GuestAddress(base))
+        .ok_or_else(|| "the register page's address overflows".into())
 }
 
 /// All register pages as one memory map, or none.

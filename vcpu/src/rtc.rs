@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The real-time clock of the machine: a PL031 over the host's time of day, its interrupt line, and the thread that waits
+//! The machine's real-time clock: a PL031 over the host's wall clock, its interrupt line, and the thread that waits
 //! for its alarm.
 //!
-//! A saved guest wakes to the right date because only its distance from the host's time is saved. An alarm that fell due
-//! while the guest stood still is raised when it goes on.
+//! Only the offset from the host's wall clock is saved, so a restored guest has the right date. An alarm that came
+//! due during a pause is raised at resume.
 
 mod pl031;
 
@@ -14,14 +14,14 @@ use pl031::Pl031;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The longest sleep before the host's time is looked at anew: somebody may set it.
+/// The longest sleep before the host's time is read again: it may be set.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
 /// The clock as the MMIO router holds it.
 #[derive(Debug)]
 pub struct Rtc {
     state: Mutex<State>,
-    /// The alarm has another time, or the machine is to pause.
+    /// Signalled when the alarm changes or the machine is to pause.
     changed: Condvar,
     irq: Spi,
 }
@@ -29,7 +29,7 @@ pub struct Rtc {
 #[derive(Debug)]
 struct State {
     model: Pl031,
-    /// The level that the interrupt controller was told; unknown to a controller that was just made.
+    /// The level last sent to the interrupt controller; none for a new controller.
     line: Option<bool>,
 }
 
@@ -49,7 +49,7 @@ impl Rtc {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Raises an alarm that is due, and tells the interrupt controller where the line has changed.
+    /// Raises an alarm that is due, and updates the interrupt line if it changed.
     fn update(&self, state: &mut State) {
         state.model.tick(now());
         let line = state.model.line();
@@ -80,7 +80,7 @@ impl Rtc {
             let mut state = self.state();
             self.update(&mut state);
             let left = state.model.until_alarm(now()).map_or(SLEEP_MAX, |left| left.min(SLEEP_MAX));
-            // A pause that comes before this look is seen here; one that comes after wakes the sleeper.
+            // A pause before this check is seen here; a later one ends the wait.
             if gate.is_running() {
                 drop(self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner));
             }
@@ -94,7 +94,7 @@ impl Rtc {
     }
 }
 
-/// The host's time of day since 1970. A host before that has its clock wrong, and so will the guest.
+/// The host's time of day since 1970. Zero if the host's clock is before that.
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

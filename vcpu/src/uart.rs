@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The 16550 serial port: `vm-superio`'s model behind a lock, its output into the [`Console`].
 //!
-//! The model signals events, not levels, so its interrupt is described to the guest as an edge.
+//! The model signals events, not levels, so the device tree describes its interrupt as edge-triggered.
 
 use super::console::Console;
 use super::gate::Gate;
@@ -21,7 +21,7 @@ impl Trigger for Spi {
     }
 }
 
-/// Tells the console thread when the guest has emptied its FIFO.
+/// Wakes the console thread when the guest has emptied the receive FIFO.
 #[derive(Debug)]
 struct InputRoom(Arc<Console>);
 

@@ -6,25 +6,25 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What one thread polls for reading and any thread wakes it by.
+/// An eventfd that one thread polls, and that any thread writes to wake it.
 #[derive(Debug)]
 pub struct Waker(OwnedFd);
 
 impl Waker {
-    /// One that was not woken yet; fails only where the host has no eventfd left.
+    /// A new waker. Fails only if the host has no eventfd left.
     pub fn new() -> Result<Self, Errno> {
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Self)
     }
 
-    /// Makes the next, or the present, `poll` return.
+    /// Makes the current or next `poll` return.
     pub fn wake(&self) {
-        // A full counter means that it wakes already.
+        // A full counter means a wake-up is pending already.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 
-    /// Lets the next `poll` wait again.
+    /// Clears it, so that the next `poll` waits again.
     pub fn clear(&self) {
-        // Nothing to read means that no thread woke it.
+        // Nothing to read: no wake-up was pending.
         let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a window's bytes are, and who can put them into the guest's address space.
+//! A window's memory, and the interface that maps it into the guest.
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
@@ -11,25 +11,26 @@ use ipc::shm::device_memory::DeviceMemory;
 use ipc::shm::host_bar::HostBar;
 use vm_memory::{GuestMemoryRegion, MemoryRegionAddress};
 
-/// A hypervisor, as far as windows go. Both calls are for any thread, also while vCPUs run.
+/// Maps windows as memory slots. Both calls are for any thread, also while vCPUs run.
 pub trait Mapper: Debug + Send + Sync {
-    /// Whether the guest sees in such memory what its other users do.
+    /// Whether the guest's accesses to such memory are coherent with its other users.
     fn can_map(&self, memory: &WindowMemory) -> bool;
 
-    /// Makes a memory slot of it, which is kept mapped here for as long. From the return on accesses to it do not leave the guest.
+    /// Makes a memory slot of it; the memory stays mapped here as long as the slot. When this returns, accesses no
+    /// longer exit.
     ///
     /// # Errors
-    /// The host's reason.
+    /// If the host refuses.
     fn map(&self, memory: &Arc<WindowMemory>) -> Result<u32, String>;
 
-    /// Takes the slot away: from the return on accesses leave the guest.
+    /// Removes the slot. When this returns, accesses exit again.
     ///
     /// # Errors
-    /// The host's reason.
+    /// If the host refuses.
     fn unmap(&self, slot: u32) -> Result<(), String>;
 }
 
-/// Mapped memory of a device, and where the guest sees it.
+/// Mapped memory of a device, and its guest address.
 #[derive(Debug)]
 pub struct WindowMemory {
     place: GpaRange,
@@ -38,9 +39,9 @@ pub struct WindowMemory {
 
 #[derive(Debug)]
 enum Bytes {
-    /// A server's, which is safe to touch.
+    /// A server's memory, which can be accessed here without a fault.
     Sealed(DeviceMemory),
-    /// The physical device's, which only the guest may touch.
+    /// A physical device's BAR, which only the guest may access.
     HostBar(HostBar),
 }
 
@@ -48,7 +49,7 @@ impl WindowMemory {
     /// Maps a server's memory, or a part of a BAR of the `host_device` with this number.
     ///
     /// # Errors
-    /// If it is not safe to map, another file, or the host does not map it.
+    /// If it is not safe to map, is another file, or cannot be mapped.
     pub fn new(
         file: OwnedFd,
         window: &DeviceWindow,
@@ -68,7 +69,7 @@ impl WindowMemory {
         Ok(Self { place, bytes })
     }
 
-    /// Whether it may be touched here: then its other users reach it through their caches.
+    /// Whether it may be accessed here; such memory is cached by its other users.
     pub const fn is_sealed(&self) -> bool {
         matches!(self.bytes, Bytes::Sealed(_))
     }
@@ -88,7 +89,7 @@ impl WindowMemory {
         }
     }
 
-    /// Whether it takes writes.
+    /// Whether it is writable.
     pub const fn is_writable(&self) -> bool {
         match &self.bytes {
             Bytes::Sealed(memory) => memory.is_writable(),
@@ -96,7 +97,7 @@ impl WindowMemory {
         }
     }
 
-    /// Reads 1, 2, 4 or 8 bytes. `None`: not all of them are here, or they may not be touched.
+    /// Reads 1, 2, 4 or 8 bytes. `None`: it does not have all of them, or may not be accessed here.
     pub fn read(&self, gpa: u64, size: u8) -> Option<u64> {
         match &self.bytes {
             Bytes::Sealed(memory) => memory.read(gpa, size),
@@ -104,7 +105,7 @@ impl WindowMemory {
         }
     }
 
-    /// Writes 1, 2, 4 or 8 bytes. False: not all of them are here, or they may not be touched.
+    /// Writes 1, 2, 4 or 8 bytes. False: it does not have all of them, or may not be accessed here.
     pub fn write(&self, gpa: u64, size: u8, value: u64) -> bool {
         match &self.bytes {
             Bytes::Sealed(memory) => memory.write(gpa, size, value),

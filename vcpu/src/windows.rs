@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Windows: parts of a PCI function's BARs that are memory, which the guest reaches without asking the function's process.
+//! Windows: parts of a PCI function's BARs that the guest reaches as memory, without its process.
 //!
-//! That process names them, and says when the guest reaches them: while memory space is enabled. They are added hidden,
-//! and taken away only when that process ends. Where a hypervisor runs the CPUs a window is a memory slot while it is shown ([`Mapper`]). Others are
-//! looked up at an access ([`Windows::read`]), on the path of device accesses: no TLB holds them, no code runs from them, no
-//! store to them is in a dirty log. A BAR of the physical device is a slot or nothing: a touch of ours could fault.
+//! That process adds them, hidden, and shows them while memory space is enabled; they are removed only when it ends.
+//! On KVM a shown window is a memory slot ([`Mapper`]). Others are looked up at each MMIO access ([`Windows::read`]):
+//! they are in no TLB, hold no code, and stores to them are in no dirty log. A BAR of a physical device is a slot or
+//! nothing: an access from here could fault.
 
 use super::window_memory::{Mapper, WindowMemory};
 use std::os::fd::OwnedFd;
@@ -22,15 +22,15 @@ use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
 pub struct Windows {
     /// For logs and counters.
     name: String,
-    /// What of the address space is the function's.
+    /// The function's address ranges.
     areas: Vec<FunctionWindow>,
-    /// The physical device whose memory they are, by the number of its file.
+    /// The physical device that they belong to, by the inode of its file.
     host_device: Option<u64>,
-    /// Whether a hypervisor will map them.
+    /// Whether a [`Mapper`] will be connected.
     has_mapper: bool,
     table: RwLock<Table>,
     accesses: AtomicU64,
-    /// How often slots were taken out of the guest.
+    /// How often slots were removed from the guest.
     withdrawals: AtomicU64,
 }
 
@@ -44,7 +44,7 @@ struct Table {
 #[derive(Debug)]
 struct Window {
     memory: Arc<WindowMemory>,
-    /// The memory slot that it is now.
+    /// Its memory slot, if it has one now.
     slot: Option<u32>,
 }
 
@@ -63,7 +63,7 @@ impl Windows {
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Table> {
-        // Each change is one assignment or one push: all of it is whole at any time.
+        // Each change is one assignment or one push, so a poisoned lock is harmless.
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -71,15 +71,15 @@ impl Windows {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds one, hidden. The error is for whoever asked.
+    /// Adds one, hidden. The error is the answer to the function's process.
     pub fn add(&self, window: &DeviceWindow, file: OwnedFd) -> Result<(), String> {
-        let place = self.place(window).ok_or("it is not inside the function's memory areas")?;
+        let place = self.place(window).ok_or("the window is not inside the function's memory areas")?;
         if self.host_device.is_some() && !self.has_mapper {
-            return Err("the CPUs are software, and may not touch a host device's memory".to_owned());
+            return Err("software CPUs cannot access a physical device's memory".to_owned());
         }
         self.check(&self.table(), place)?;
-        // Not under the lock that the guest's accesses take: of a file of the server's own making, even its close may wait for
-        // the server.
+        // Not under the lock that the guest's accesses take: even closing a file that the server made (FUSE) may
+        // block on it.
         let memory = WindowMemory::new(file, window, place, self.host_device)?;
         self.insert(Arc::new(memory))
     }
@@ -102,12 +102,12 @@ impl Windows {
             return Err(format!("the function's windows would be more than {WINDOWS_LEN_MAX:#x} bytes"));
         }
         if places().any(|other| place.start() < other.end() && other.start() < place.end()) {
-            return Err("it overlaps another window".to_owned());
+            return Err("the window overlaps another one".to_owned());
         }
         Ok(())
     }
 
-    /// Where the guest sees a window. Configuration and I/O space are no memory.
+    /// Where the guest sees a window. Configuration and I/O space have none.
     fn place(&self, window: &DeviceWindow) -> Option<GpaRange> {
         let area = self.areas.iter().find(|area| area.region == window.region)?;
         let start = area.range.start().0.checked_add(window.offset)?;
@@ -125,10 +125,10 @@ impl Windows {
         }
     }
 
-    /// From the return on the guest reaches all of them, or none.
+    /// Shows or hides all of them. In force when this returns.
     ///
     /// # Errors
-    /// If the hypervisor does not let go of one.
+    /// If a slot cannot be removed.
     pub fn show(&self, shown: bool) -> Result<(), String> {
         let mut table = self.table_mut();
         table.shown = shown;
@@ -139,14 +139,14 @@ impl Windows {
         self.unmap(&mut table, |_| true).map(drop)
     }
 
-    /// The function's process is gone: the guest reaches none any more, and nothing of them stays mapped here. A physical device's
-    /// file is in use for as long as any of its memory is mapped.
+    /// The function's process is gone: removes all windows and unmaps them here. A physical device's file is in use
+    /// for as long as any of its memory is mapped.
     ///
     /// # Errors
-    /// If the hypervisor does not let go of one; that one stays.
+    /// If a slot cannot be removed; that one stays.
     pub fn close(&self) -> Result<(), String> {
         let hidden = self.show(false);
-        // Unmapped outside of the lock, as it was mapped.
+        // Unmapped outside of the lock, for the same reason as above.
         let mut closed = Vec::new();
         let mut table = self.table_mut();
         for window in std::mem::take(&mut table.windows) {
@@ -157,7 +157,7 @@ impl Windows {
         hidden
     }
 
-    /// Makes slots of those that can be one. The others are reached on the path of device accesses.
+    /// Makes slots of those that can be one. The others are accessed as MMIO.
     fn map(&self, table: &mut Table) {
         let Some(mapper) = &table.mapper else { return };
         let hidden = table.windows.iter_mut().filter(|window| window.slot.is_none());
@@ -173,7 +173,7 @@ impl Windows {
         }
     }
 
-    /// How many slots were taken out of the guest.
+    /// How many slots were removed from the guest.
     fn unmap(&self, table: &mut Table, which: impl Fn(&WindowMemory) -> bool) -> Result<usize, String> {
         let Some(mapper) = &table.mapper else { return Ok(0) };
         let mut count = 0;
@@ -188,33 +188,33 @@ impl Windows {
         Ok(count)
     }
 
-    /// Takes a host device's memory out of the guest until it is shown anew, because a touch of it has failed: the device is
-    /// in reset or switched off, whatever its function's process knows of it. Its accesses go to that process now, where they read as all
-    /// ones. False: there was none in the guest.
+    /// Removes a physical device's slots until its windows are shown again, because a guest access failed: the device
+    /// is in reset or powered down, perhaps unknown to its process. Accesses go to that process now, and read as all
+    /// ones. False: there was no slot.
     pub fn withdraw(&self) -> bool {
         let withdrawn = self.unmap(&mut self.table_mut(), |memory| !memory.is_sealed());
         let any = withdrawn.is_ok_and(|count| count != 0);
         if any {
             ipc::log::warn!(
-                "{}: its memory does not answer: accesses go to its process until memory space is enabled anew",
+                "{}: access to its memory failed: accesses go to its process until memory space is enabled again",
                 self.name
             );
         }
         any
     }
 
-    /// How often slots were taken out of the guest: a touch of one that failed meanwhile can be tried again.
+    /// How often slots were removed from the guest: an access to one that failed meanwhile is to be retried.
     pub fn withdrawals(&self) -> u64 {
         self.withdrawals.load(Ordering::SeqCst)
     }
 
-    /// Whether the guest reaches any.
+    /// Whether any is shown.
     pub fn any_shown(&self) -> bool {
         let table = self.table();
         table.shown && !table.windows.is_empty()
     }
 
-    /// A guest's read that has left the guest, if it is in a window that may be touched here.
+    /// A guest read that exited, if it hits a window that may be accessed here.
     pub fn read(&self, gpa: u64, size: u8) -> Option<u64> {
         let table = self.table();
         let mut shown = table.windows.iter().filter(|_| table.shown);
@@ -223,7 +223,7 @@ impl Windows {
         Some(value)
     }
 
-    /// A guest's write. False: it is in no window, or in one that takes none here.
+    /// A guest write that exited. False: it hits no window, or one that is not writable here.
     pub fn write(&self, gpa: u64, size: u8, value: u64) -> bool {
         let table = self.table();
         let mut shown = table.windows.iter().filter(|_| table.shown);
@@ -234,7 +234,7 @@ impl Windows {
         written
     }
 
-    /// Counters for people and tests.
+    /// Counters for `inspect` and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
         let table = self.table();
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The seam to the interrupt controller: what devices ask of it, whichever it is.
+//! The interface of an interrupt controller towards devices.
 //!
 //! Two are behind it, KVM's GIC (`crate::kvm`) and the software one (`crate::soft`). Any thread may call; none of the calls
 //! waits for a device or for another process.
@@ -15,10 +15,11 @@ pub trait InterruptController: Send + Sync + 'static {
     /// Raises the wire of a level-triggered shared peripheral interrupt, or lowers it.
     fn set_level(&self, intid: u32, high: bool);
 
-    /// Signals an MSI of the device to the ITS. One that no table maps is ignored, as an ITS does.
+    /// Signals an MSI of the device to the ITS, which ignores one that no table maps.
     fn signal_msi(&self, device_id: u32, event_id: u32);
 
-    /// The lines whose interrupt's end it tells by an eventfd. None: it calls [`super::intx::Pins::ended`] itself.
+    /// Lines whose end of interrupt is signalled by an eventfd. Empty if it calls [`super::intx::Pins::ended`]
+    /// itself.
     fn resampled(&self) -> &[ResampledLine];
 
     /// Whether the end of an interrupt on such a line may be lost unless the vCPU leaves the guest before it.
@@ -28,10 +29,11 @@ pub trait InterruptController: Send + Sync + 'static {
     fn kick_vcpus(&self);
 }
 
-/// A level-triggered line whose interrupt's end the host tells by an eventfd, as a resamplefd of KVM does.
+/// A level-triggered line with an eventfd for the end of its interrupt (KVM's resamplefd).
 #[derive(Debug)]
 pub struct ResampledLine {
-    /// Signalled when the guest has ended the interrupt and the line fell; non-blocking, and of this process alone.
+    /// Signalled when the guest ended the interrupt and the line was deasserted; non-blocking, and not shared with
+    /// other processes.
     pub fell: OwnedFd,
     /// INTID of a shared peripheral interrupt.
     pub intid: u32,
@@ -56,12 +58,12 @@ impl Spi {
         Self { controller, intid }
     }
 
-    /// Makes it pending once: for one that is edge-triggered.
+    /// Makes it pending once, if it is edge-triggered.
     pub fn pulse(&self) {
         self.controller.pulse(self.intid);
     }
 
-    /// Raises its wire, or lowers it: for one that is level-triggered.
+    /// Raises or lowers its wire, if it is level-triggered.
     pub fn set_level(&self, high: bool) {
         self.controller.set_level(self.intid, high);
     }

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! When to kick vCPUs for a controller that loses the end of a level interrupt.
 //!
-//! KVM (of Linux 7.3) misses the end unless the vCPU left the guest between acknowledging and ending the interrupt; the line
-//! then stays high, and the guest is interrupted again without a cause until it disables the line. So vCPUs are kicked out of
-//! the guest while a line is high: one of the first kicks falls into the guest's handler. Bounded: a guest that has the
-//! interrupt masked ends it in its own time.
+//! KVM (of Linux 7.3) misses the end unless the vCPU left the guest between acknowledging and ending the interrupt;
+//! the line then stays high, and the guest gets spurious interrupts until it disables the line. So vCPUs are kicked
+//! out of the guest while a line is high: one of the first kicks falls into the guest's handler. The number of kicks
+//! is bounded, since a guest may keep the interrupt masked.
 
 use std::time::{Duration, Instant};
 
-/// How long until vCPUs are kicked again.
+/// Interval between kicks.
 const KICK_AFTER: Duration = Duration::from_micros(50);
 
-/// How often they are kicked for one interrupt.
+/// Kicks per interrupt.
 const KICKS_MAX: u32 = 200;
 
-/// Lines that are high, and how many kicks each has left.
+/// Lines that are high, with the kicks left for each.
 #[derive(Debug, Default)]
 pub struct EndKicks {
     /// INTIDs, and the kicks that are left.
@@ -28,13 +28,13 @@ impl EndKicks {
         self.high.is_empty()
     }
 
-    /// The line has risen, or is high for one more reason.
+    /// The line was raised, or is held high by one more function.
     pub fn begin(&mut self, intid: u32) {
         self.end(intid);
         self.high.push((intid, KICKS_MAX));
     }
 
-    /// The line fell.
+    /// The line was lowered.
     pub fn end(&mut self, intid: u32) {
         self.high.retain(|(high, _)| *high != intid);
     }

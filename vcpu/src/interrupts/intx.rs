@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! INTx: the pins of PCI functions on the interrupt lines that they share.
 //!
-//! As a KVM irqfd with a resample fd: a function's doorbell raises its line; when the guest ends the interrupt the line
-//! falls, and every function on it is told, so that those which still want something raise it again. So the line needs
-//! no memory of who holds it up, and a function that a wrong peer keeps raising costs the guest what a wrong
-//! device costs it. A function whose pin falls without the guest's doing asks for the same fall.
+//! Works like a KVM irqfd with a resamplefd: a function's doorbell raises its line; at the end of the interrupt the
+//! line is lowered, and every function on it is notified, so that those still asserting their pin raise it again. So
+//! the line does not track which functions hold it, and a faulty function that keeps raising it has the effect of
+//! faulty hardware. A function whose pin is deasserted without an end of interrupt requests the same lowering.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -15,15 +15,15 @@ use super::controller::InterruptController;
 /// A function's pin.
 #[derive(Debug)]
 pub struct Pin {
-    /// Says that the pin is asserted.
+    /// Doorbell: the pin is asserted.
     pub raised: Doorbell,
-    /// Tells the function that the line fell.
+    /// Doorbell to the function: the line was lowered.
     pub ended: Ringer,
     /// The INTID of its line.
     pub intid: u32,
 }
 
-/// All pins. Made before the interrupt controller is.
+/// All pins. Made before the interrupt controller.
 #[derive(Default)]
 pub struct Pins {
     controller: OnceLock<Weak<dyn InterruptController>>,
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Pins {
 }
 
 impl Pins {
-    /// These, on no interrupt controller yet.
+    /// These pins, with no interrupt controller yet.
     pub const fn new(pins: Vec<Pin>) -> Self {
         Self { controller: OnceLock::new(), pins }
     }
@@ -47,7 +47,7 @@ impl Pins {
         self.pins.iter()
     }
 
-    /// The lines that there are pins on.
+    /// The lines with pins on them.
     pub fn intids(&self) -> Vec<u32> {
         let mut intids: Vec<u32> = self.pins.iter().map(|pin| pin.intid).collect();
         intids.sort_unstable();
@@ -61,7 +61,7 @@ impl Pins {
     }
 
     fn set_level(&self, intid: u32, high: bool) {
-        // Without an interrupt controller nothing has been raised.
+        // Without an interrupt controller no line is raised.
         if let Some(controller) = self.controller.get().and_then(Weak::upgrade) {
             controller.set_level(intid, high);
         }
@@ -72,19 +72,18 @@ impl Pins {
         self.set_level(pin.intid, true);
     }
 
-    /// A pin is not asserted any more: its line falls, and whoever still holds it up says so.
+    /// A pin was deasserted: lowers its line, and has its functions raise it again if they still assert.
     pub fn lower(&self, intid: u32) {
         self.set_level(intid, false);
         self.ended(intid);
     }
 
-    /// Every function is to raise its pin anew, if it is asserted: the lines are those of an interrupt controller that was just
-    /// loaded.
+    /// Has every function raise its line again if its pin is asserted: the interrupt controller was just restored.
     pub fn ask_all(&self) {
         self.pins.iter().for_each(|pin| pin.ended.ring());
     }
 
-    /// The line fell.
+    /// The line was lowered.
     pub fn ended(&self, intid: u32) {
         for pin in self.pins.iter().filter(|pin| pin.intid == intid) {
             pin.ended.ring();

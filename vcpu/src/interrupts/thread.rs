@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The interrupt thread: it polls the doorbells of all devices in other processes, and the ends of level interrupts.
+//! The interrupt thread: polls the doorbells of all devices in other processes, and the eventfds for ends of level
+//! interrupts.
 //!
-//! Nothing that it does may wait for a device: neither end of a doorbell can make the other wait, and each turn looks at every
-//! one once, however often it rings.
+//! It never waits for a device: neither end of a doorbell can block the other, and each turn polls every doorbell
+//! once, however often it rings.
 
 use super::board::Board;
 use super::controller::InterruptController;
@@ -19,22 +20,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// How long the thread sleeps at most; the waker ends it earlier.
+/// Poll timeout; the waker ends it earlier.
 const POLL_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// And while vCPUs are to be kicked.
+/// Poll timeout while vCPUs are to be kicked.
 const KICK_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000 };
 
 /// A device's doorbell and the interrupt it stands for.
 #[derive(Debug)]
 pub struct Wire {
-    /// The device rings it.
+    /// Rung by the device.
     pub doorbell: Doorbell,
     /// INTID of a shared peripheral interrupt.
     pub intid: u32,
 }
 
-/// All interrupts from other processes, and what ends the wait for them.
+/// All interrupt sources in other processes, and the waker of the thread.
 pub struct InterruptThread {
     controller: Arc<dyn InterruptController>,
     wires: Vec<Wire>,
@@ -48,9 +49,9 @@ pub struct InterruptThread {
 struct Counters {
     /// Pins that were asserted.
     rose: AtomicU64,
-    /// Lines that fell because the guest ended an interrupt.
+    /// Ends of level interrupts.
     fell: AtomicU64,
-    /// Kicks of all vCPUs because a line had not.
+    /// Kicks of all vCPUs for a line that stayed high.
     end_kicks: AtomicU64,
 }
 
@@ -63,12 +64,13 @@ impl InterruptThread {
         pins: Arc<Pins>,
     ) -> Result<Self, Failure> {
         let waker =
-            Waker::new().map_err(|errno| Failure::new("make what wakes the interrupt thread", errno))?;
+            Waker::new().map_err(|errno| Failure::new("create the interrupt thread's waker", errno))?;
         Ok(Self { controller, wires, boards, pins, waker, counters: Counters::default() })
     }
 
-    /// Brings everything that devices have signalled to the interrupt controller, rung for or not, while the thread is parked:
-    /// before a paused machine is saved, so that it is in the controller's state and nowhere else, and before the guest goes on.
+    /// Signals everything pending from devices at the interrupt controller, whether its doorbell was rung or not,
+    /// while the thread is parked: before a paused machine is saved, so that all of it is in the controller's state,
+    /// and before the guest resumes.
     pub fn drain(&self) {
         for wire in self.wires.iter().filter(|wire| wire.doorbell.take()) {
             self.controller.pulse(wire.intid);
@@ -83,19 +85,19 @@ impl InterruptThread {
         }
     }
 
-    /// Messages on boards that were not looked at.
+    /// Pending MSIs on the boards.
     pub fn waiting_messages(&self) -> u64 {
         self.boards.iter().map(|board| u64::from(board.board.pending())).sum()
     }
 
-    /// Wires and pins that were signalled and not looked at.
+    /// Unread doorbells of wires and pins.
     pub fn waiting_wires(&self) -> u64 {
         let wires = self.wires.iter().map(|wire| &wire.doorbell);
         let all = wires.chain(self.pins.iter().map(|pin| &pin.raised));
         all.map(|doorbell| u64::from(doorbell.is_rung())).sum()
     }
 
-    /// Counters for people and tests.
+    /// Counters for `inspect` and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
         let Counters { rose, fell, end_kicks } = &self.counters;
         for (name, counter) in [("rose", rose), ("fell", fell), ("end-kicks", end_kicks)] {
@@ -109,12 +111,12 @@ impl InterruptThread {
         }
     }
 
-    /// Makes the thread look at the gate.
+    /// Wakes the thread to check the gate.
     pub fn wake(&self) {
         self.waker.wake();
     }
 
-    /// Lines that fell: functions that still assert their pins are asked to say so again.
+    /// Ends of level interrupts: lowers the lines and has functions that still assert their pins raise them again.
     fn take_falls(&self, kicks: &mut EndKicks) {
         for line in self.controller.resampled() {
             if rustix::io::read(&line.fell, &mut [0; 8]).is_ok() {
@@ -125,8 +127,8 @@ impl InterruptThread {
         }
     }
 
-    /// Brings what the doorbells say to the controller. While the guest is paused they are left alone, so that a signal
-    /// waits for whoever runs the guest next.
+    /// Handles doorbells. While the guest is paused they stay unread, so that a signal waits for the process that
+    /// runs the guest next.
     pub fn serve(&self, gate: &Gate) {
         let lines = self.controller.resampled();
         let loses_ends = self.controller.loses_ends();
@@ -156,7 +158,7 @@ impl InterruptThread {
             let pins = fds.iter().skip(self.wires.len() + self.boards.len());
             for (pin, fd) in self.pins.iter().zip(pins) {
                 if fd.revents().contains(PollFlags::IN) && pin.raised.take() {
-                    // A fall from before must not be taken for one of the line as it rises now.
+                    // Drained first: an old end of interrupt must not lower the line that is raised now.
                     self.take_falls(&mut kicks);
                     count(&self.counters.rose);
                     self.pins.raise(pin);

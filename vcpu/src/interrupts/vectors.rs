@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! MSI-X vectors of physical devices: the eventfds that the host signals, for an interrupt controller that listens by itself.
+//! MSI-X vectors of physical devices: the eventfds that VFIO signals, for an interrupt controller with irqfds.
 //!
-//! A function's process hands each over once, and says what its signal means whenever that changes. What it may say is
-//! which event of its own function it is: the device's number comes from the system table. A vector without a meaning is not
-//! listened to, and a signal waits in its eventfd; so it is, too, while the machine is paused. With a controller that
-//! cannot listen none is taken, and the function's process brings the messages itself, over its board.
+//! A function's process hands each eventfd over once, and sets its route (an EventID) whenever that changes; the
+//! DeviceID comes from the system table. A vector without a route is off its irqfd, so that a signal waits in the
+//! eventfd; so are all while the machine is paused. A controller without irqfds takes none, and the function's
+//! process delivers the MSIs over its board.
 
 use ipc::protocol::control::Failure;
 use ipc::protocol::function_link::VECTORS_MAX;
@@ -14,29 +14,29 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 /// One vector.
 #[derive(Debug)]
 pub struct Vector {
-    /// Counts the device's signals. Whose file it is only the host finds out.
+    /// The eventfd. Whether it is one the host checks at KVM_IRQFD.
     pub eventfd: OwnedFd,
-    /// What its messages are signalled with.
+    /// The DeviceID of its messages.
     pub device_id: u32,
-    /// Its number among those of its function.
+    /// Its index in the function's MSI-X table.
     index: u16,
-    /// What a signal means now.
+    /// Its route: the EventID, or none.
     pub event: Option<u32>,
 }
 
-/// An interrupt controller that listens to vectors by itself.
+/// An interrupt controller with irqfds.
 pub trait Listener: Send + Sync {
-    /// What the vector at `place` of the list means has changed; `before` is what it was.
+    /// The route of the vector at `place` of the list has changed; `before` is the old one.
     fn route(&self, vectors: &[Vector], place: usize, before: Option<u32>) -> Result<(), Failure>;
 }
 
 /// All vectors. Made before the interrupt controller is.
 #[derive(Default)]
 pub struct Vectors {
-    /// Whether the controller that will be made listens.
+    /// Whether the controller that will be made has irqfds.
     listens: bool,
     listener: OnceLock<Weak<dyn Listener>>,
-    /// In the order in which they came; none is ever taken away, so that a place stands for one vector.
+    /// In order of arrival; none is ever removed, so that an index identifies a vector.
     list: Mutex<Vec<Vector>>,
 }
 
@@ -50,26 +50,26 @@ impl std::fmt::Debug for Vectors {
 }
 
 impl Vectors {
-    /// None yet; `listens` says whether the controller can take any.
+    /// None yet; `listens` says whether the controller has irqfds.
     pub fn new(listens: bool) -> Self {
         Self { listens, ..Self::default() }
     }
 
-    /// All of them. To be locked before the listener's own state, never after.
+    /// All vectors. To be locked before the controller's own state, never after.
     pub fn list(&self) -> MutexGuard<'_, Vec<Vector>> {
-        // Whole at any time: each change is one push or one assignment.
+        // Each change is one push or one assignment, so a poisoned lock is harmless.
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wires them up, once.
+    /// Connects the controller, once.
     pub fn connect(&self, listener: Weak<dyn Listener>) {
         let _ = self.listener.set(listener);
     }
 
-    /// Adds one, which means nothing yet. The error is for whoever asked.
+    /// Adds one without a route. The error is the answer to the function's process.
     pub fn add(&self, device_id: u32, index: u16, eventfd: OwnedFd) -> Result<(), String> {
         if !self.listens {
-            return Err("software CPUs do not listen to eventfds".to_owned());
+            return Err("software CPUs have no irqfds".to_owned());
         }
         if index >= VECTORS_MAX {
             return Err(format!("vector {index}: a function has {VECTORS_MAX} of them"));
@@ -82,7 +82,7 @@ impl Vectors {
         Ok(())
     }
 
-    /// Changes what a signal means. After an error it means nothing.
+    /// Changes a vector's route. After an error it has none.
     pub fn route(&self, device_id: u32, index: u16, event: Option<u32>) -> Result<(), String> {
         let mut list = self.list();
         let mut all = list.iter_mut().enumerate();

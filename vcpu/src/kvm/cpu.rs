@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One vCPU of the host: the loop around KVM_RUN, and its registers as state.
 //!
-//! Its thread holds it while guest code runs; whoever paused the machine may take it meanwhile. A kick sets a flag and
-//! then signals: the thread looks at the flag after it has made itself interruptible, so no kick is lost.
+//! Its thread holds the lock while guest code runs; while it is parked others may take it. A kick sets a flag and
+//! then signals: the thread reads the flag after it has made itself interruptible, so no kick is lost.
 
 use super::registers::{self, COUNTERS, core};
 use super::saved::{KvmRegisterV1, KvmVcpuV1};
@@ -29,12 +29,12 @@ pub struct Cpu {
     /// The thread that runs it; 0 before there is one.
     thread: AtomicI32,
     kicked: AtomicBool,
-    /// The kernel's own count, or why it cannot be had.
+    /// The kernel's exit statistics, or why they are not available.
     stats: Result<Stats, String>,
     counters: Counters,
 }
 
-/// What the kernel does not tell: which way accesses to devices went, and how often the vCPU was called out.
+/// Counters that the kernel does not have: direction of MMIO accesses, and kicks.
 #[derive(Debug, Default)]
 struct Counters {
     mmio_reads: AtomicU64,
@@ -42,13 +42,13 @@ struct Counters {
     kicks: AtomicU64,
 }
 
-/// What an exit asks of the loop.
+/// What the loop does after an exit.
 enum Next {
-    /// Run on; an access to a device completes when the guest is entered again.
+    /// Enter again; an MMIO access completes at that KVM_RUN.
     Run {
         completes: bool,
     },
-    /// An access that no syndrome describes: the guest's fault, and it hears of it.
+    /// An access without a valid syndrome (ISV=0): injected as an external abort.
     Abort,
     Leave(Exit),
 }
@@ -79,13 +79,13 @@ impl Cpu {
         })
     }
 
-    /// Gives its performance monitors their interrupt. The interrupt controller is set up already.
+    /// Sets the PMU's interrupt. The interrupt controller is initialised already.
     pub fn set_up_pmu(&self) -> Result<(), Failure> {
         let intid = i32::try_from(PPI_BASE + ppi::PMU).unwrap_or_default();
         sys::set_up_pmu(&self.fd(), intid).map_err(self.fail("set up the performance monitors of"))
     }
 
-    /// The vCPU itself; waits for its thread to leave guest code.
+    /// Locks the vCPU; waits for its thread to leave guest code.
     pub fn fd(&self) -> MutexGuard<'_, VcpuFd> {
         self.fd.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,7 +95,7 @@ impl Cpu {
         move |errno| Failure::new(what, errno)
     }
 
-    /// Where it starts, with `x0`.
+    /// Sets its entry point, and `x0`.
     pub fn start_at(&self, pc: u64, x0: u64) -> Result<(), Failure> {
         let fd = self.fd();
         for (id, value) in [(core::PC, pc), (core::X0, x0)] {
@@ -113,7 +113,7 @@ impl Cpu {
         }
     }
 
-    /// Runs guest code on the calling thread until there is a reason to stop.
+    /// Runs guest code on the calling thread until an exit that the machine has to handle.
     pub fn run(&self, bus: &Bus) -> Exit {
         self.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::SeqCst);
         let mut fd = self.fd();
@@ -123,7 +123,8 @@ impl Cpu {
             running.set_immediate_exit(false);
             if self.kicked.swap(false, Ordering::SeqCst) {
                 if incomplete {
-                    // The access's result is still KVM's to put into the guest's register: state must have it.
+                    // KVM has yet to write the access's result into the guest's register: saved state must include
+                    // it.
                     running.set_immediate_exit(true);
                     let _ = running.vcpu().run();
                 }
@@ -146,7 +147,7 @@ impl Cpu {
         }
     }
 
-    /// One entry into the guest, and what its exit asks for.
+    /// One KVM_RUN, and what to do after its exit.
     fn step(&self, vcpu: &mut VcpuFd, bus: &Bus) -> Next {
         let withdrawals = bus.withdrawals();
         match vcpu.run() {
@@ -173,7 +174,8 @@ impl Cpu {
             Err(errno) if [libc::EINTR, libc::EAGAIN].contains(&errno.errno()) => {
                 Next::Run { completes: false }
             }
-            // Memory of a device that is in reset, or that the guest has switched off: a bus would answer with all ones.
+            // EFAULT on the BAR of a device that is in reset or has memory space disabled: reads as all ones, as on a
+            // bus.
             Err(errno) if errno.errno() == libc::EFAULT && bus.withdraw(withdrawals) => {
                 Next::Run { completes: false }
             }
@@ -189,7 +191,7 @@ impl Cpu {
         Ok(u64::from_le_bytes(value))
     }
 
-    /// All its state; it must not run.
+    /// All its state; it must not be running.
     pub fn save(&self) -> Result<KvmVcpuV1, Failure> {
         let fd = self.fd();
         let mut registers = Vec::new();
@@ -211,7 +213,7 @@ impl Cpu {
         })
     }
 
-    /// Takes on saved state. Registers that hold the value already are left alone: some are the host's to say.
+    /// Restores saved state. Registers that have the value already are not written: some are read-only on this host.
     pub fn restore(&self, saved: &KvmVcpuV1) -> Result<(), Failure> {
         let KvmVcpuV1 { registers, mp_state, serror_pending, serror_syndrome } = saved;
         let fd = self.fd();
@@ -245,17 +247,17 @@ impl Cpu {
         Ok(())
     }
 
-    /// What the kernel has counted of it.
+    /// The kernel's statistics of it.
     pub fn inspect(&self, inspect: &mut Inspect) {
         let prefix = format!("vcpu{}.kvm", self.index);
         match &self.stats {
             Ok(stats) => stats.inspect(&prefix, inspect),
-            Err(why) => inspect.text(prefix, format!("no statistics: {why}")),
+            Err(why) => inspect.text(prefix, format!("KVM_GET_STATS_FD: {why}")),
         }
     }
 }
 
-/// The counters of all vCPUs, as sums: a list has no room for those of 64.
+/// The sums of all vCPUs' counters: `inspect` has no room for those of 64.
 pub fn inspect_counters(cpus: &[Cpu], inspect: &mut Inspect) {
     let sum = |counter: fn(&Counters) -> &AtomicU64| {
         cpus.iter().map(|cpu| counter(&cpu.counters).load(Ordering::Relaxed)).sum()

@@ -44,7 +44,7 @@ impl Engine for Kvm {
         bus: Arc<Bus>,
         _saved: Option<&SavedKvm>,
     ) -> Result<Self, Failure> {
-        // The VM has taken on its parts and its state as a whole: KVM's controller is not without its vCPUs.
+        // The VM was built and restored as a whole, since KVM's controller needs its vCPUs.
         Ok(Self { vm: controller, bus })
     }
 

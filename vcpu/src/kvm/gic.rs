@@ -59,7 +59,7 @@ impl Gic {
         Ok(Self { vcpu_count, gic, its })
     }
 
-    /// Makes KVM write what has no register into guest RAM. No vCPU may run.
+    /// Makes KVM write pending LPIs and the ITS's tables into guest RAM. No vCPU may run.
     pub fn write_tables(&self) -> Result<(), Failure> {
         for (device, command) in
             [(&self.its, KVM_DEV_ARM_ITS_SAVE_TABLES), (&self.gic, KVM_DEV_ARM_VGIC_SAVE_PENDING_TABLES)]
@@ -109,7 +109,7 @@ impl Gic {
         Ok(registers::cpu_interface(priority_bits(self.icc(vcpu, ICC_CTLR_EL1)?)))
     }
 
-    /// Takes on saved registers; vCPUs have theirs already.
+    /// Restores saved registers; those of the vCPUs are restored already.
     pub fn restore(&self, saved: &KvmGicV1) -> Result<(), Failure> {
         let KvmGicV1 { distributor, levels, redistributors, cpu_interfaces } = saved;
         let set = |group, attr: u64, value: u32| {
@@ -121,7 +121,7 @@ impl Gic {
         if redistributors.len() != count || cpu_interfaces.len() != count {
             return Err(refuse("restore the interrupt controller", "it was saved for other vCPUs"));
         }
-        // The distributor before all else: what becomes pending while it is off is forgotten, not kept for later.
+        // The distributor first: KVM drops interrupts that become pending while it is disabled.
         for (offset, value) in same_length(registers::distributor(), distributor)? {
             set(KVM_DEV_ARM_VGIC_GRP_DIST_REGS, offset.into(), value)?;
         }
@@ -133,8 +133,8 @@ impl Gic {
             for (offset, value) in same_length(registers::redistributor(), registers)? {
                 set(KVM_DEV_ARM_VGIC_GRP_REDIST_REGS, affinity(vcpu) | u64::from(offset), value)?;
             }
-            // After the enables: a wire that is high before its interrupt is enabled is not looked at again, and as it
-            // is high already the timer behind it cannot raise it.
+            // After the enables: KVM does not re-evaluate a wire that is high before its interrupt is enabled, and
+            // since it is high already the timer behind it causes no edge.
             set(KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, affinity(vcpu), *levels)?;
         }
         for (vcpu, values) in (0..).zip(cpu_interfaces) {
@@ -158,8 +158,8 @@ impl Gic {
             .map_err(|errno| refuse(&format!("read ITS register {offset:#x}"), errno))
     }
 
-    /// Takes on saved registers, and the tables that guest RAM holds. What has its value already is left alone: KVM sets
-    /// bits at a write that reset leaves clear.
+    /// Restores saved registers, and the tables from guest RAM. A register that has its value already is not written:
+    /// KVM sets bits at a write that are clear after reset.
     pub fn restore_its(&self, saved: &[u64]) -> Result<(), Failure> {
         for (offset, value) in same_length(registers::its().collect(), saved)? {
             if offset == GITS_CTLR {
@@ -177,7 +177,7 @@ impl Gic {
     }
 }
 
-/// Names with their saved values, of which there must be as many.
+/// Pairs register names with saved values; the counts must be equal.
 fn same_length<N, V: Copy>(names: Vec<N>, values: &[V]) -> Result<impl Iterator<Item = (N, V)>, Failure> {
     if names.len() != values.len() {
         let why = format!("{} registers were saved, this host has {}", values.len(), names.len());

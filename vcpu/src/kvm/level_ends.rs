@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whether this host's KVM tells of every end of a level interrupt: found out with a guest of a few instructions.
+//! Whether this host's KVM signals every end of a level interrupt: probed with a guest of a few instructions.
 //!
-//! A VM of its own takes one level-triggered interrupt, ends it at once, and switches itself off. A KVM that tells of an
-//! interrupt's end (by a resamplefd) has done so by then. That of Linux 7.3 has not: it looks for the end only of
-//! interrupts that it has seen active, when the vCPU left the guest. No capability tells which of the two a host has.
+//! A VM of its own takes one level-triggered interrupt, ends it at once, and switches itself off. A KVM without the
+//! defect has signalled the resamplefd by then. That of Linux 7.3 has not: it detects the end only of interrupts that
+//! were active at an earlier exit of the vCPU. No capability distinguishes the two.
 
 use super::cpu::Cpu;
 use super::gic::Gic;
@@ -24,13 +24,13 @@ const RAM_LEN: u64 = 0x1_0000;
 /// Where the vector of an IRQ from the current exception level lies: VBAR_EL1 is RAM_BASE + 0x800.
 const IRQ_VECTOR: u64 = 0x800 + 0x280;
 
-/// The interrupt: the first shared one, whose number for an irqfd is 0.
+/// The interrupt: the first SPI, whose GSI is 0.
 const INTID: u32 = SPI_BASE;
 
-/// Where the handler leaves what it has acknowledged. (KVM counts registers in words of 32 bits.)
+/// The register with the acknowledged INTID. (KVM's ids count core registers in words of 32 bits.)
 const X5: u64 = core::X0 + 5 * 2;
 
-/// Enables the interrupt and waits for it, a million turns at most; then switches the VM off (PSCI).
+/// Enables the interrupt and spins until it comes, a million iterations at most; then switches the VM off (PSCI).
 const CODE: [u32; 21] = [
     0xd2a1_0201, // mov   x1, #GICD
     0x5280_0242, // mov   w2, #(ARE | EnableGrp1)
@@ -65,7 +65,7 @@ const HANDLER: [u32; 6] = [
     0xd400_0002, // hvc   #0
 ];
 
-// The addresses in the code are those of this machine.
+// The addresses in the code are of this machine's map.
 const _: () = assert!(GIC_DISTRIBUTOR.base == 0x0810_0000 && RAM_BASE == 0x4000_0000);
 
 /// Whether the end of a level interrupt may be lost. `line` and `unused` are eventfds of the caller's, not on any irqfd.
@@ -84,7 +84,7 @@ pub fn are_lost(kvm: &Kvm, line: &ResampledLine, unused: &OwnedFd, page_len: u64
         ram.write_slice(&bytes, GuestAddress(RAM_BASE + offset))
             .map_err(|error| Failure::new("write the probe's code", error))?;
     }
-    // Declared after its memory, and so closed before it.
+    // Declared after its memory, and so dropped before it.
     let vm = kvm.create_vm_with_ipa_size(IPA_BITS).map_err(fail("create the probe's VM"))?;
     let slot = Slot { number: 0, gpa: RAM_BASE, len, kind: Kind::Ram };
     sys::set_memory(&vm, &slot, &ram, false).map_err(fail("add the probe's memory slot"))?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Which memory the guest sees where, as KVM's numbered slots: planned as data, checked before KVM is asked.
+//! The guest's memory map as KVM memory slots: planned as data, and checked before any ioctl.
 //!
-//! RAM is logged when asked. A register page is read-only: reads cost no exit, a write is an access to the device.
+//! RAM has dirty logging on request. A register page is read-only: reads cause no exit, a write is an MMIO exit.
 //! Windows of devices' memory come after these, while the guest runs: [`super::window_slots`].
 
 use machine::layout::IPA_BITS;
@@ -11,7 +11,7 @@ use machine::layout::IPA_BITS;
 pub enum Kind {
     /// Guest RAM.
     Ram,
-    /// A device's registers as an image: the guest's stores leave the guest.
+    /// A device's register page: the guest's stores are MMIO exits.
     ReadOnly,
 }
 
@@ -31,7 +31,7 @@ pub struct Slot {
 /// Why regions cannot be the guest's memory.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemslotError {
-    /// The host cannot map parts of its pages.
+    /// Not aligned to the host's pages.
     #[error("memory of {len:#x} bytes at {gpa:#x} is not made of the host's pages of {page_len:#x} bytes")]
     Alignment {
         /// First guest physical address.
@@ -41,7 +41,7 @@ pub enum MemslotError {
         /// The host's page size in bytes.
         page_len: u64,
     },
-    /// Two regions, one address.
+    /// Two regions overlap.
     #[error("memory at {second:#x} overlaps that at {first:#x}")]
     Overlap {
         /// Where one begins.

@@ -11,8 +11,8 @@
 //!                                                                         stats.rs      the kernel's count of exits
 //! ```
 //!
-//! KVM answers only the address space that made the VM, so that this process makes it: sealed, from the opened device
-//! it was given. What is pure is compiled and tested on every host.
+//! KVM accepts ioctls only from the address space that made the VM, so this process makes it: after sealing, from the
+//! inherited descriptor of /dev/kvm. Pure modules are compiled and tested on every host.
 
 #[cfg(any(target_arch = "aarch64", test))]
 mod memslots;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the host's KVM must be able to do, and the refusal that names what it cannot.
+//! Required KVM capabilities, and the error that names a missing one.
 
 use ipc::protocol::control::Failure;
 
 use machine::layout::IPA_BITS;
 
-/// A capability by KVM's number and name, the least answer that will do, and what it is needed for.
+/// A capability by number and name, the least value required, and what it is needed for.
 type Need = (u32, &'static str, i32, &'static str);
 
 /// Numbers are those of Linux, include/uapi/linux/kvm.h.
@@ -25,10 +25,10 @@ const NEEDS: [Need; 13] = [
     (227, "KVM_CAP_COUNTER_OFFSET", 1, "guest time that goes on where it stopped (Linux 6.4)"),
 ];
 
-/// What a guest with performance monitors needs besides.
+/// Required as well for a guest with performance monitors.
 const PMU: Need = (126, "KVM_CAP_ARM_PMU_V3", 1, "performance monitors (`pmu = true`)");
 
-/// Asks `extension` for every need; the error names the first that is missing.
+/// Checks every capability by `extension`; the error names the first that is missing.
 pub fn check(pmu: bool, extension: impl Fn(u32) -> i32) -> Result<(), Failure> {
     match NEEDS.iter().chain(pmu.then_some(&PMU)).find(|(number, _, least, _)| extension(*number) < *least) {
         None => Ok(()),

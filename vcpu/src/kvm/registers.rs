@@ -2,8 +2,8 @@
 //! Which registers make up the state of KVM's GICv3 and ITS, in the order of saving and restoring.
 //!
 //! The orders are part of the saved state's version 1 and never change. Restoring in this order lets KVM accept each
-//! write (Linux, Documentation/virt/kvm/devices/arm-vgic-v3.rst and arm-vgic-its.rst): what is looked at when an
-//! interrupt becomes enabled or pending comes before that; the distributor is on before anything is pending.
+//! write (Linux, Documentation/virt/kvm/devices/arm-vgic-v3.rst and arm-vgic-its.rst): registers that KVM reads when
+//! an interrupt becomes enabled or pending come before that; the distributor is enabled before anything is pending.
 
 use machine::layout::{SPI_BASE, SPI_COUNT};
 
@@ -21,7 +21,8 @@ pub fn distributor() -> Vec<u32> {
     const GICD_CTLR: u32 = 0x0000;
     const GICD_IIDR: u32 = 0x0008;
     let spis = |base, bits| bank(base, bits, SPI_BASE, INTIDS_END);
-    // Which of KVM's own revisions the other registers are of; then on, for KVM queues no interrupt while it is off.
+    // GICD_IIDR selects KVM's revision of the other registers; then GICD_CTLR, since KVM queues no interrupt while
+    // the distributor is disabled.
     let mut offsets = vec![GICD_IIDR, GICD_CTLR];
     offsets.extend(spis(GICD_IGROUPR, 1));
     offsets.extend((SPI_BASE..INTIDS_END).flat_map(|intid| [0x6000 + 8 * intid, 0x6004 + 8 * intid]));
@@ -61,7 +62,7 @@ pub fn redistributor() -> Vec<u32> {
     offsets.extend(private(GICD_ISENABLER, 1));
     offsets.extend(private(GICD_ISPENDR, 1));
     offsets.extend(private(GICD_ISACTIVER, 1));
-    // With EnableLPIs set the tables' places can no longer be written.
+    // With EnableLPIs set the tables' addresses are read-only.
     offsets.push(GICR_CTLR);
     offsets
 }
@@ -100,13 +101,13 @@ pub fn cpu_interface(priority_bits: u32) -> Vec<u64> {
 /// ICC_CTLR_EL1, as KVM encodes its name.
 pub const ICC_CTLR_EL1: u64 = 3 << 14 | 12 << 7 | 12 << 3 | 4;
 
-/// Priority bits that ICC_CTLR_EL1 tells of (PRIbits, one less than their number).
+/// Number of priority bits in ICC_CTLR_EL1 (PRIbits + 1).
 pub fn priority_bits(icc_ctlr: u64) -> u32 {
     u32::try_from(icc_ctlr >> 8 & 7).unwrap_or(0) + 1
 }
 
-/// Offsets of the ITS's registers (GICv3 §12.18): which of KVM's table formats; the queue, whose base sets both of its
-/// ends to zero when it is written; the tables' places; after the tables are read back, the control.
+/// Offsets of the ITS's registers (GICv3 §12.18): GITS_IIDR (KVM's table format); the command queue, where a write of
+/// CBASER clears CREADR and CWRITER; the tables' addresses; and GITS_CTLR after the tables are restored.
 pub fn its() -> impl Iterator<Item = u64> {
     const GITS_IIDR: u64 = 0x4;
     const GITS_CBASER: u64 = 0x80;

@@ -1,47 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! KVM's table of interrupt routes: what each number that an irqfd may name (a GSI) is at the interrupt controller.
+//! KVM's interrupt routing table: what each GSI that an irqfd names is at the interrupt controller.
 //!
-//! KVM makes a table of the wired interrupts by itself, and a table that it is given replaces it: so the wires stand in
-//! ours as well, each under its own number, and behind them one message for each vector that has ever meant something.
-//! (Linux, Documentation/virt/kvm/api.rst, KVM_SET_GSI_ROUTING.)
+//! KVM's default table has the SPIs, and KVM_SET_GSI_ROUTING replaces it: so our table has the SPIs as well, each
+//! under its own GSI, followed by one MSI for each vector that ever had a route. (Linux,
+//! Documentation/virt/kvm/api.rst, KVM_SET_GSI_ROUTING.)
 
 use ipc::protocol::function_link::VECTORS_MAX;
 use machine::layout::{PCI_SLOT_COUNT, SPI_COUNT};
 
-/// The most routes that KVM takes (KVM_MAX_IRQ_ROUTES of Linux on arm64).
+/// The most routes that KVM accepts (KVM_MAX_IRQ_ROUTES of Linux on arm64).
 const ROUTES_MAX: usize = 4096;
 
 // As many functions as the bus has slots, each with all the vectors it may have.
 const _: () = assert!(SPI_COUNT as usize + PCI_SLOT_COUNT as usize * VECTORS_MAX as usize <= ROUTES_MAX);
 
-/// What one number is.
+/// The target of one GSI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// A shared peripheral interrupt, by the number it has behind the private ones.
+    /// An SPI, as INTID - 32.
     Wire(u32),
     /// A message to the ITS.
     Message {
-        /// Whose.
+        /// DeviceID.
         device_id: u32,
-        /// Which.
+        /// EventID.
         event_id: u32,
     },
 }
 
-/// The table as KVM has it.
+/// The table as last set in KVM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes {
-    /// By the vector's place.
+    /// By the vector's index.
     messages: Vec<Option<Route>>,
 }
 
 impl Routes {
-    /// The number of the vector at `place`.
+    /// The GSI of the vector at `place`.
     pub fn gsi(place: usize) -> u32 {
         u32::try_from(place).unwrap_or(u32::MAX).saturating_add(SPI_COUNT)
     }
 
-    /// Notes what a vector is to be. True: KVM has to be given the table.
+    /// Records a vector's route. True: the table in KVM has to be set.
     pub fn set(&mut self, place: usize, device_id: u32, event_id: u32) -> bool {
         if self.messages.len() <= place {
             self.messages.resize(place.saturating_add(1), None);
@@ -51,14 +51,14 @@ impl Routes {
         std::mem::replace(noted, wanted) != wanted
     }
 
-    /// KVM has not taken what was noted last for this vector.
+    /// KVM refused the route recorded last for this vector.
     pub fn forget(&mut self, place: usize) {
         if let Some(noted) = self.messages.get_mut(place) {
             *noted = None;
         }
     }
 
-    /// Every route with its number.
+    /// Every route with its GSI.
     pub fn all(&self) -> impl Iterator<Item = (u32, Route)> {
         let wires = (0..SPI_COUNT).map(|spi| (spi, Route::Wire(spi)));
         let message = |(place, route): (usize, &Option<Route>)| Some((Self::gsi(place), (*route)?));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! State units of the host's CPUs and of KVM's interrupt controller: frozen structs of plain integers.
 //!
-//! KVM's state is not that of the software engine and has kinds of its own. Values stand in the orders that
-//! [`super::registers`] fixes for version 1. What a saved state says is a claim: each value is handed to KVM, which
-//! judges it as it judges any register write, and lists of another length are refused.
+//! KVM's state is not that of the software engine and has kinds of its own. Values are in the orders that
+//! [`super::registers`] fixes for version 1. Saved state is untrusted: KVM validates each value as any register
+//! write, and lists of another length are refused.
 
 use crate::saved::{Units, unit};
 use ipc::saved::{Reader, SavedError, Writer};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct KvmClockV1 {
     /// CNTVCT_EL0 when it was stopped, in ticks of the host's counter.
     pub ticks: u64,
-    /// CNTFRQ_EL0 of that host: a guest asks once, and counts in it ever after.
+    /// CNTFRQ_EL0 of that host, which a guest reads only once.
     pub hz: u64,
 }
 
@@ -27,7 +27,7 @@ pub struct KvmVcpuV1 {
     pub mp_state: u32,
     /// A virtual SError is pending.
     pub serror_pending: bool,
-    /// With this syndrome, if it has one.
+    /// Its syndrome (ESR), if it has one.
     pub serror_syndrome: Option<u64>,
 }
 
@@ -45,7 +45,7 @@ pub struct KvmRegisterV1 {
 pub struct KvmGicV1 {
     /// Words of the distributor.
     pub distributor: Vec<u32>,
-    /// Input wires of the shared peripheral interrupts, 32 to a word.
+    /// Input levels of the SPIs, 32 to a word.
     pub levels: Vec<u32>,
     /// By vCPU.
     pub redistributors: Vec<KvmRedistributorV1>,
@@ -58,7 +58,7 @@ pub struct KvmGicV1 {
 pub struct KvmRedistributorV1 {
     /// Its words.
     pub registers: Vec<u32>,
-    /// Input wires of its private interrupts.
+    /// Input levels of its PPIs.
     pub levels: u32,
 }
 
@@ -74,9 +74,9 @@ pub struct KvmItsV1 {
 /// An MSI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvmMessageV1 {
-    /// Whose.
+    /// DeviceID.
     pub device_id: u32,
-    /// Which.
+    /// EventID.
     pub event_id: u32,
 }
 

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The kernel's own count of a vCPU's exits: also of those that it handled itself, which no exit to user space shows.
+//! The kernel's exit statistics of a vCPU, including exits that it handled itself.
 //!
-//! A vCPU's statistics are a file that says itself what is in it (Linux, Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD):
-//! a header, a descriptor with a name for each statistic, and the values. Where the wanted ones are is found once; after that
-//! each is a read of 8 bytes, which does not wait for the vCPU. They are for people only: where they cannot be had, `inspect`
-//! says why, and the machine runs without.
+//! A vCPU's statistics are a self-describing file (Linux, Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD): a
+//! header, a descriptor with a name for each statistic, and the values. The offsets of the wanted ones are looked up
+//! once; after that each is a read of 8 bytes, which does not wait for the vCPU. They are only for `inspect`: where
+//! they are not available it says why, and the machine runs without.
 
 use std::os::fd::OwnedFd;
 
 use ipc::protocol::inspect::Inspect;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// All exits; accesses to devices that user space, and that the kernel answered.
+/// All exits; MMIO exits to user space, and those that the kernel handled.
 const WANTED: [&str; 3] = ["exits", "mmio_exit_user", "mmio_exit_kernel"];
 
 /// Bounds: today's kernels have some 30 statistics with names of 48 bytes.
 const COUNT_MAX: u32 = 1024;
 const NAME_LEN_MAX: u32 = 256;
 
-/// What the file must say of a wanted statistic in the lowest four bits of its flags: it only ever rises.
+/// Required type in the lowest four bits of a statistic's flags: cumulative.
 const TYPE_MASK: u32 = 0xf;
 const CUMULATIVE: u32 = 0;
 
@@ -46,7 +46,7 @@ struct Descriptor {
     bucket_size: u32,
 }
 
-/// One vCPU's file, and where in it the wanted values are.
+/// One vCPU's file, and the offsets of the wanted values.
 #[derive(Debug)]
 pub struct Stats {
     file: OwnedFd,
@@ -54,10 +54,10 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Finds the values in the file.
+    /// Looks the values up in the file.
     ///
     /// # Errors
-    /// What of it is not understood, for people.
+    /// What is wrong with the file, as text for `inspect`.
     pub fn of(file: OwnedFd) -> Result<Self, String> {
         let header: Header = read(&file, 0)?;
         let Header { name_size, num_desc, .. } = header;

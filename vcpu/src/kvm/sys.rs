@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The only unsafe code of this crate: KVM ioctls that name memory, and the way out of guest code.
+//! The only unsafe code of this crate: KVM ioctls that take addresses, and kicks out of guest code.
 //!
-//! A vCPU's thread is called back by a signal (Linux, Documentation/virt/kvm/api.rst, KVM_RUN and `immediate_exit`).
-//! Its handler writes one byte of the thread's own `kvm_run`: in guest code the signal itself ends KVM_RUN, and just
-//! before it the byte does. So no call can fall between a look at the kick flag and the entry.
+//! A vCPU's thread is kicked by a signal (Linux, Documentation/virt/kvm/api.rst, KVM_RUN and `immediate_exit`). Its
+//! handler sets one byte of the thread's own `kvm_run`: in guest code the signal itself ends KVM_RUN, and just before
+//! entry the byte does. So no kick is lost between the check of the kick flag and the entry.
 // UNSAFETY: the kernel is handed addresses of guest memory and of buffers, which no type can follow; a signal handler
 // writes into a mapping that the kernel reads. Each is wrapped here, alone and small.
 #![expect(unsafe_code, reason = "ioctls that take addresses, and one signal handler; the wall of this crate")]
@@ -32,12 +32,12 @@ ioctl_iow_nr!(KVM_ARM_SET_COUNTER_OFFSET, KVMIO, 0xb5, kvm_arm_counter_offset);
 ioctl_io_nr!(KVM_GET_STATS_FD, KVMIO, 0xce);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 
-/// The signal that calls a vCPU's thread out of guest code; the sandbox profile lets exactly this one pass.
+/// The signal that kicks a vCPU's thread out of guest code; the sandbox profile allows exactly this one.
 const KICK: c_int = libc::SIGUSR1;
 
-/// The host's KVM by its opened device.
+/// KVM, by a descriptor of /dev/kvm.
 pub fn kvm(device: OwnedFd) -> Kvm {
-    // SAFETY: the descriptor is owned here and given away; whether it is KVM's the first ioctl finds out.
+    // SAFETY: the descriptor is owned here and passed on; if it is not KVM's, the first ioctl fails.
     unsafe { Kvm::from_raw_fd(device.into_raw_fd()) }
 }
 
@@ -106,7 +106,7 @@ pub fn command(device: &DeviceFd, group: u32, attr: u64) -> Result<()> {
     device.set_device_attr(&kvm_device_attr { flags: 0, group, attr, addr: 0 })
 }
 
-/// Gives a vCPU's performance monitors their interrupt and makes them work.
+/// Sets the interrupt of a vCPU's PMU and initialises it.
 pub fn set_up_pmu(vcpu: &VcpuFd, intid: i32) -> Result<()> {
     let (group, addr) = (KVM_ARM_VCPU_PMU_V3_CTRL, &raw const intid as u64);
     vcpu.set_device_attr(&kvm_device_attr { flags: 0, group, attr: KVM_ARM_VCPU_PMU_V3_IRQ.into(), addr })?;
@@ -172,7 +172,7 @@ pub fn page_len() -> u64 {
     u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0x1000)
 }
 
-/// Makes the pages whose bits are set be noticed again when the guest writes them. The bitmap is of the whole slot.
+/// Write-protects the pages whose bits are set again (KVM_CLEAR_DIRTY_LOG). The bitmap is of the whole slot.
 pub fn clear_dirty(vm: &VmFd, slot: &Slot, page_len: u64, bitmap: &mut [u64]) -> Result<()> {
     let pages = slot.len / page_len;
     if (bitmap.len() as u64).saturating_mul(64) < pages {
@@ -190,15 +190,15 @@ pub fn clear_dirty(vm: &VmFd, slot: &Slot, page_len: u64, bitmap: &mut [u64]) ->
     check(unsafe { ioctl_with_mut_ref(vm, KVM_CLEAR_DIRTY_LOG(), &mut request) })
 }
 
-/// Sets what the guest's counters, virtual and physical, lag behind the host's.
+/// Sets the offset of the guest's counters, virtual and physical, from the host's.
 pub fn set_counter_offset(vm: &VmFd, ticks: u64) -> Result<()> {
     let offset = kvm_arm_counter_offset { counter_offset: ticks, reserved: 0 };
     // SAFETY: the kernel reads one structure of this type.
     check(unsafe { ioctl_with_ref(vm, KVM_ARM_SET_COUNTER_OFFSET(), &offset) })
 }
 
-/// Lets the kernel make an interrupt of every signal on `eventfd`, or stop that. With `ended` the interrupt is a level
-/// that falls when the guest ends it, of which `ended` is told then.
+/// Assigns or deassigns an irqfd on `eventfd`. With `ended` the interrupt is a level that is lowered when the guest
+/// ends it, and `ended` is the resamplefd, signalled then.
 pub fn irqfd(
     vm: &VmFd,
     eventfd: BorrowedFd<'_>,
@@ -242,7 +242,7 @@ pub fn install_kick_handler() -> std::io::Result<()> {
     vmm_sys_util::signal::register_signal_handler(KICK, on_kick).map_err(Into::into)
 }
 
-/// Kicks a thread of this process by its id; one that has ended is not there to hear it.
+/// Kicks a thread of this process by its id; does nothing if it has ended.
 pub fn kick(thread: i32) {
     let process = rustix::process::getpid().as_raw_nonzero().get();
     // SAFETY: sends a signal whose handler is installed and touches nothing but the thread's own vCPU.

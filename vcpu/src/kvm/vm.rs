@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The VM: memory, vCPUs and interrupt controller in KVM, and the ways into them for the rest of the machine.
+//! The VM in KVM: memory, vCPUs and interrupt controller, and the interrupt inputs for the rest of the machine.
 //!
-//! While the machine is paused nothing enters: vectors are taken off the controller, so that a signal waits in its
-//! eventfd for whoever runs the guest next, and messages are kept aside, for the ITS's tables are written by then.
+//! While the machine is paused no interrupt is injected: irqfds are deassigned, so that a signal waits in its eventfd
+//! for the process that runs the guest next, and MSIs are queued here, since the ITS's tables are in guest memory
+//! already.
 
 use super::cpu::{self, Cpu};
 use super::gic::Gic;
@@ -37,54 +38,54 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno::Error as Errno;
 
-/// Messages of one device that are kept aside at most: several times as many as it may have vectors. What a wrong one sends beyond
-/// that is lost to itself.
+/// Queued MSIs of one device at most: several times its number of vectors. Only a faulty device exceeds that, and
+/// loses its own.
 const LATE_MESSAGES_OF_DEVICE: usize = 8 * VECTORS_MAX as usize;
-/// Those of all devices.
+/// Queued MSIs of all devices at most.
 const LATE_MESSAGES_MAX: usize = LATE_MESSAGES_OF_DEVICE * PCI_SLOT_COUNT as usize;
 
 /// The VM.
 pub struct Vm {
     /// The vCPUs, in order.
     pub cpus: Vec<Cpu>,
-    /// Where devices' memory goes.
+    /// Memory slots of windows.
     pub window_slots: Arc<WindowSlots>,
     gic: Gic,
     fd: Arc<VmFd>,
-    /// Each slot with the memory behind it, which stays mapped as long as the VM.
+    /// Each memory slot with its memory, which stays mapped as long as the VM.
     slots: Vec<(Slot, Arc<GuestMemoryMmap>)>,
     dirty: Arc<DirtyLog>,
     page_len: u64,
     /// The pins of PCI functions, and their lines.
     pins: Arc<Pins>,
     lines: Vec<ResampledLine>,
-    /// KVM may lose the end of an interrupt on them.
+    /// KVM may lose the end of a level interrupt on them.
     loses_ends: bool,
-    /// One for each line, never signalled: KVM takes a resamplefd only along with an eventfd that could raise the line.
+    /// One for each line, never signalled: KVM accepts a resamplefd only together with an irqfd's eventfd.
     unused: Vec<OwnedFd>,
     /// The vectors of physical devices. Locked before the state.
     vectors: Arc<Vectors>,
-    /// Messages that came from other processes, and so took a way through this one.
+    /// MSIs that came through this process (not by irqfd).
     messages: AtomicU64,
     state: Mutex<State>,
 }
 
 struct State {
     running: bool,
-    /// What the guest's counter lags behind the host's, in ticks.
+    /// Offset of the guest's counter from the host's, in ticks.
     counter_offset: u64,
-    /// The guest's counter while it stands still.
+    /// The guest's counter while guest time is stopped.
     clock: KvmClockV1,
-    /// Messages that came while it did not.
+    /// MSIs that came during the pause.
     late: Vec<KvmMessageV1>,
-    /// What KVM was told that vectors are.
+    /// The interrupt routes in KVM.
     routes: Routes,
     /// How many vectors are on an irqfd.
     connected: u64,
 }
 
 impl State {
-    /// Keeps a message aside until the guest goes on. One that is pending already says nothing new: an LPI has one pending bit.
+    /// Queues an MSI until the guest resumes. One that is queued already is dropped: an LPI has one pending bit.
     fn keep(&mut self, message: KvmMessageV1) {
         let of_device = self.late.iter().filter(|late| late.device_id == message.device_id);
         if of_device.count() < LATE_MESSAGES_OF_DEVICE && !self.late.contains(&message) {
@@ -93,7 +94,7 @@ impl State {
     }
 }
 
-/// The vectors whose signal means something and waits, with what it means.
+/// The vectors with a route and a signal in their eventfd, and their routes.
 fn signalled(vectors: &[Vector]) -> impl Iterator<Item = (&Vector, u32)> {
     let routed = vectors.iter().filter_map(|vector| Some((vector, vector.event?)));
     routed.filter(|(vector, _)| doorbell::is_readable(&vector.eventfd))
@@ -113,13 +114,13 @@ impl Vm {
             lines.push(ResampledLine { fell: new_eventfd("create the eventfds of an INTx line")?, intid });
             unused.push(new_eventfd("create the eventfds of an INTx line")?);
         }
-        // Before this VM has its descriptors: those of the probe's are closed again by then.
+        // Before this VM has its descriptors: those of the probe are closed again by then.
         let loses_ends = match (lines.first(), unused.first()) {
             (Some(line), Some(unused)) => {
                 level_ends::are_lost(&kvm, line, unused, page_len).unwrap_or_else(|failure| {
-                    // Kicks that are not needed cost time and harm nothing.
+                    // If in doubt, kick: unnecessary kicks only cost time.
                     let Failure { what, why } = failure;
-                    ipc::log::warn!("ends of level interrupts are taken as lost: cannot {what}: {why}");
+                    ipc::log::warn!("probing ends of level interrupts failed, vCPUs are kicked for them: cannot {what}: {why}");
                     true
                 })
             }
@@ -146,7 +147,7 @@ impl Vm {
         if parts.pmu {
             cpus.iter().try_for_each(Cpu::set_up_pmu)?;
         }
-        // From now on the guest's counter is what we say, and a read of it tells the host's.
+        // With a known offset a read of the guest's counter gives the host's.
         sys::set_counter_offset(&fd, 0)
             .map_err(fail("set the counter offset (KVM_ARM_SET_COUNTER_OFFSET)"))?;
         let state = State {
@@ -158,7 +159,7 @@ impl Vm {
             connected: 0,
         };
         let (dirty, pins) = (Arc::clone(&parts.dirty), Arc::clone(&parts.pins));
-        // KVM keeps what vCPUs write to itself until it is asked.
+        // vCPUs' writes are in KVM's dirty log until it is read.
         dirty.set_unmarked_writes(true);
         let (vectors, messages, state) = (Arc::clone(&parts.vectors), AtomicU64::new(0), Mutex::new(state));
         let fd = Arc::new(fd);
@@ -212,7 +213,8 @@ impl Vm {
         Ok(())
     }
 
-    /// All state of the paused VM, with what vectors have signalled since it is: nobody but this process will read their eventfds.
+    /// All state of the paused VM, including signals of vectors during the pause: no other process reads their
+    /// eventfds.
     pub fn save(&self) -> Result<SavedKvm, Failure> {
         let vectors = self.vectors.list();
         let mut state = self.state();
@@ -231,13 +233,13 @@ impl Vm {
         })
     }
 
-    /// The guest's counter as KVM shows it now.
+    /// The guest's counter as KVM returns it now.
     fn ticks(&self) -> Result<u64, Failure> {
         let boot = self.cpus.first().ok_or_else(|| Failure::new("read the guest's counter", "no vCPU"))?;
         boot.register(VIRTUAL_COUNTER)
     }
 
-    /// Lets guest time go on from where it stopped, and interrupts in.
+    /// Resumes guest time where it stopped, and assigns irqfds.
     pub fn resume(&self) -> Result<(), Failure> {
         let vectors = self.vectors.list();
         let mut state = self.state();
@@ -253,8 +255,8 @@ impl Vm {
         Ok(())
     }
 
-    /// Stops guest time and keeps interrupts out; no vCPU runs any more. What KVM keeps in its own memory of the guest's
-    /// tables, and of the pages it has written, is put where it belongs.
+    /// Stops guest time and deassigns irqfds; no vCPU runs any more. The ITS's tables are written to guest memory,
+    /// and KVM's dirty log is merged into the shared one.
     pub fn pause(&self) -> Result<(), Failure> {
         let vectors = self.vectors.list();
         let mut state = self.state();
@@ -269,23 +271,23 @@ impl Vm {
         self.harvest()
     }
 
-    /// Puts every line and vector on the controller, or takes it off.
+    /// Assigns or deassigns the irqfds of all lines and vectors.
     fn connect(&self, state: &mut State, vectors: &[Vector], assign: bool) -> Result<(), Failure> {
         self.connect_vectors(state, vectors, assign)?;
         for (line, unused) in self.lines.iter().zip(&self.unused) {
-            // KVM numbers wired interrupts from the first shared one.
+            // KVM's GSIs of wired interrupts begin at the first SPI.
             let (gsi, fell) = (line.intid.saturating_sub(SPI_BASE), Some(line.fell.as_fd()));
             sys::irqfd(&self.fd, unused.as_fd(), fell, gsi, assign)
                 .map_err(fail("assign the irqfd of an INTx line"))?;
             if assign {
-                // Taking a line off lowers it: whoever still holds it up says so again.
+                // Deassigning lowers a line: functions that still assert it raise it again.
                 self.pins.ended(line.intid);
             }
         }
         Ok(())
     }
 
-    /// One that no table of the ITS maps is ignored, as an ITS does.
+    /// KVM's ITS ignores one that no table maps.
     fn signal(&self, message: KvmMessageV1) {
         let KvmMessageV1 { device_id, event_id } = message;
         let [low, high] = translater();
@@ -300,7 +302,7 @@ impl Vm {
         });
     }
 
-    /// A step of the log of what vCPUs write. KVM's own is emptied into the shared one before that is flipped.
+    /// A dirty-log operation for vCPUs' writes. KVM's log is merged into the shared one before that is flipped.
     pub fn dirty_log(&self, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
         match op {
             DirtyLogOp::Enable { epoch } => {
@@ -326,10 +328,11 @@ impl Vm {
         Ok(())
     }
 
-    /// Moves what KVM has noted since the last time into the shared log; the next write to any page is noted anew.
+    /// Moves the pages that KVM logged since the last time into the shared log; the next write to any page is logged
+    /// again.
     ///
-    /// A page is noted before the write that does it, and write-protected again here: a write that had not happened by
-    /// then is noted once more.
+    /// KVM logs a page before the write, and it is write-protected again here: a write that had not happened by then
+    /// is logged once more.
     pub fn harvest(&self) -> Result<(), Failure> {
         if !self.dirty.is_enabled() {
             return Ok(());
@@ -349,15 +352,15 @@ impl Vm {
         Ok(())
     }
 
-    /// Signals of vectors that wait in their eventfds.
+    /// Signals pending in vectors' eventfds.
     pub fn waiting_vectors(&self) -> u64 {
         let vectors = self.vectors.list();
         let running = self.state().running;
-        // What runs is listened to by KVM.
+        // While the VM runs, KVM reads the eventfds.
         if running { 0 } else { signalled(&vectors).map(|_| 1).sum() }
     }
 
-    /// Counters for people and tests.
+    /// Counters for `inspect` and tests.
     pub fn inspect(&self, inspect: &mut Inspect) {
         cpu::inspect_counters(&self.cpus, inspect);
         self.cpus.iter().for_each(|cpu| cpu.inspect(inspect));
@@ -372,13 +375,13 @@ impl Vm {
 
 impl InterruptController for Vm {
     fn pulse(&self, intid: u32) {
-        // An edge: the rise is what makes it pending.
+        // Edge-triggered: the rising edge makes it pending.
         self.set_level(intid, true);
         self.set_level(intid, false);
     }
 
     fn set_level(&self, intid: u32, high: bool) {
-        // A line of this machine exists: KVM has no reason to refuse.
+        // The line is one of this machine's, so KVM does not refuse it.
         let _ = self.fd.set_irq_line(KVM_ARM_IRQ_TYPE_SPI << KVM_ARM_IRQ_TYPE_SHIFT | intid, high);
     }
 
@@ -406,7 +409,7 @@ impl InterruptController for Vm {
     }
 }
 
-/// The halves of the address that makes a write a message: GITS_TRANSLATER.
+/// The halves of the doorbell address, GITS_TRANSLATER.
 fn translater() -> [u32; 2] {
     [GITS_TRANSLATER & 0xffff_ffff, GITS_TRANSLATER >> 32].map(|half| u32::try_from(half).unwrap_or(0))
 }
@@ -415,7 +418,7 @@ fn new_eventfd(what: &'static str) -> Result<OwnedFd, Failure> {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|errno| Failure::new(what, errno))
 }
 
-/// Puts RAM and register pages into the guest.
+/// Makes memory slots of RAM and register pages.
 fn add_memory(
     fd: &VmFd,
     parts: &EngineParts,
@@ -433,7 +436,7 @@ fn add_memory(
         .map_err(|error| Failure::new("plan the memory slots", error))?;
     let mut slots = Vec::new();
     for (slot, (.., memory)) in plan.into_iter().zip(regions) {
-        // It may have been switched on before there was a VM.
+        // Logging may have been switched on before there was a VM.
         sys::set_memory(fd, &slot, &memory, parts.dirty.is_enabled())
             .map_err(fail("add a memory slot (KVM_SET_USER_MEMORY_REGION)"))?;
         slots.push((slot, memory));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The PL031's registers (Arm DDI 0224): a pure model, told the host's time at each call.
+//! The PL031's registers (Arm DDI 0224): a pure model that gets the host's time with each call.
 //!
-//! The count is 32 bits of a 64-bit guest time, so that an alarm whose second went by unseen is still known to be due.
-//! The clock always runs: RTCCR reads as one.
+//! The count is 32 bits of a 64-bit guest time, so that an alarm is detected even if no call came in its second. The
+//! clock always runs: RTCCR reads as one.
 
 use crate::saved::RtcV1;
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Pl031 {
         Self { offset, load: lr, compare: mr, enabled: imsc & 1 == 1, raised: ris & 1 == 1, alarm }
     }
 
-    /// What a later clock needs.
+    /// Its state, for saving.
     pub fn save(&self) -> RtcV1 {
         let Self { offset, load, compare, enabled, raised, alarm } = *self;
         RtcV1 { lr: load, offset, mr: compare, imsc: enabled.into(), ris: raised.into(), alarm }
@@ -77,7 +77,7 @@ impl Pl031 {
     pub fn tick(&mut self, now: Duration) {
         if self.time(now) >= self.alarm {
             self.raised = true;
-            // The count has gone past, however far: it comes by again in 2^32 seconds.
+            // The count has passed RTCMR; the next match is in 2^32 seconds.
             self.set_alarm(now.saturating_add(Duration::from_secs(1)));
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Who writes guest RAM in this process, and how the dirty log hears of it.
+//! Dirty logging of this process's writes to guest RAM: vCPUs and GIC.
 //!
 //! vCPUs mark a page when it enters their write TLB, the GIC when it writes its tables. While the log is off
 //! nothing is marked; switching it on flushes the write TLBs, so that no page is being written unmarked.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a software CPU finds outside of memory: its interrupt controller, and the machine's bus.
+//! MMIO of a software CPU: its interrupt controller, and the machine's bus.
 
 use crate::bus::Bus;
 use machine::layout::{GIC_DISTRIBUTOR, GIC_ITS, GIC_REDISTRIBUTORS};

@@ -187,7 +187,7 @@ impl Engine for Soft {
 
     fn dirty_log(&self, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
         self.dirty.follow(op);
-        // What is in a write TLB was marked before, or while the log was off.
+        // Pages in a write TLB were marked when they entered it, or while the log was off.
         self.slots.iter().for_each(|slot| slot.handle.flush_write_tlb());
         Ok(self.dirty.state(Exactness::Exact))
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Vectors of physical devices on irqfds: the host's signal becomes the guest's message inside the kernel.
+//! Vectors of physical devices on irqfds: KVM turns VFIO's signal into the guest's MSI.
 //!
-//! A vector is on its irqfd while it means something and the machine runs. Taken off, a signal stays in the eventfd; put
-//! on again, KVM looks at it and brings what waits there. A route that changes under a live irqfd changes for the next
-//! signal. Linux, virt/kvm/eventfd.c, is where both can be read.
+//! A vector's irqfd is assigned while it has a route and the machine runs. While deassigned, a signal stays in the
+//! eventfd; when assigned, KVM polls it and injects what is pending. A route that changes under an assigned irqfd
+//! applies to the next signal (Linux, virt/kvm/eventfd.c).
 
 use super::{State, Vm, fail, translater};
 use crate::interrupts::vectors::{Listener, Vector};
@@ -21,7 +21,7 @@ impl Listener for Vm {
     fn route(&self, vectors: &[Vector], place: usize, before: Option<u32>) -> Result<(), Failure> {
         let mut state = self.state();
         let Some(vector) = vectors.get(place).filter(|_| state.running) else {
-            // Routed, and put on, when the machine goes on.
+            // Routed and assigned at resume.
             return Ok(());
         };
         let done = match vector.event {
@@ -37,7 +37,7 @@ impl Listener for Vm {
 }
 
 impl Vm {
-    /// Puts every vector that means something on its irqfd, or takes it off.
+    /// Assigns or deassigns the irqfd of every vector that has a route.
     pub(super) fn connect_vectors(
         &self,
         state: &mut State,
@@ -62,7 +62,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Makes KVM's table say what the vector's signal is.
+    /// Sets the vector's route in KVM's table.
     fn route_to(
         &self,
         routes: &mut Routes,
