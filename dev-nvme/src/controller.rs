@@ -5,10 +5,10 @@
 //!   register write --> Controller --next_job--> Job --(DMA, media: engine.rs)--> fetched, complete, finish
 //! ```
 //!
-//! Whoever executes jobs takes one with [`Controller::next_job`], does its I/O without holding the controller, and brings
-//! results back. A job belongs to an *epoch*: a reset begins a new one, and what belongs to an old one changes nothing
-//! any more. A reset, a pause and a deletion are complete only when no job is left that could still do DMA.
-//! NVMe 1.4 sections 3 (registers), 4.1 (queues), 7.6 (initialisation, shutdown).
+//! The engine takes a job with [`Controller::next_job`], does its I/O without the controller's lock, and returns the
+//! result. A job belongs to an *epoch*: a reset begins a new one, and results of an old one are dropped. A reset, a
+//! pause and a queue deletion are complete only when no job is left that could still do DMA. NVMe 1.4 sections 3
+//! (registers), 4.1 (queues), 7.6 (initialisation, shutdown).
 
 mod admin;
 mod events;
@@ -44,14 +44,14 @@ pub struct Moved {
     pub written: u32,
 }
 
-/// How a command went.
+/// The result of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// What the host is told.
+    /// Its status.
     pub status: Status,
-    /// What the command returns.
+    /// Dword 0 of the completion.
     pub dw0: u32,
-    /// What it moved.
+    /// Blocks transferred.
     pub moved: Moved,
     /// The namespace it was for, for the error log.
     pub nsid: u32,
@@ -60,14 +60,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// A command that has no more to say.
+    /// A completion without data or counters.
     #[must_use]
     pub const fn of(status: Status) -> Self {
         Self { status, dw0: 0, moved: Moved { read: 0, written: 0 }, nsid: 0, lba: 0 }
     }
 }
 
-/// The registers a host can write.
+/// The writable registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Registers {
     /// `CC`.
@@ -96,17 +96,17 @@ pub struct Controller {
     events: Events,
     counters: Counters,
     errors: ErrorLog,
-    /// Doorbells in the host's memory, where it keeps them there.
+    /// Shadow doorbells, if the host uses them.
     shadow: Option<Shadow>,
     shadow_offered: bool,
     epoch: u64,
-    /// Jobs that were taken and not finished, of whatever epoch.
+    /// Jobs taken and not finished, of any epoch.
     in_flight: u32,
-    /// A reset waits for them.
+    /// A reset is waiting for them.
     resetting: bool,
-    /// The whole device is reset, not the controller only.
+    /// The reset is of the whole device, not only a controller reset.
     full_reset: bool,
-    /// `CC.SHN` was written and the medium is to be flushed.
+    /// `CC.SHN` was written, and the medium has to be flushed.
     shutdown_wanted: bool,
     paused: bool,
     /// The Submission Queue that was served last.
@@ -144,12 +144,12 @@ impl Controller {
         &self.identity
     }
 
-    /// The controller cannot go on: the host sees `CSTS.CFS` and resets it.
+    /// Fatal error: the host sees `CSTS.CFS` and has to reset the controller.
     fn fail(&mut self) {
         self.registers.csts.set_cfs(true);
     }
 
-    /// Begins a reset: at once if nothing is in flight, otherwise when the last job is finished. `full` resets
+    /// Requests a reset: done at once if nothing is in flight, otherwise when the last job is finished. `full` resets
     /// the whole device, features and admin queue registers included.
     pub fn begin_reset(&mut self, full: bool) {
         self.epoch += 1;
@@ -178,31 +178,31 @@ impl Controller {
         }
         self.features = Features::default();
         if self.registers.cc.en() {
-            // Enabled again before the reset was over.
+            // `CC.EN` was set again before the reset was complete.
             self.enable();
         }
     }
 
-    /// Whether no job is out, and no reset is going on.
+    /// Whether no job is in flight and no reset is pending.
     #[must_use]
     pub const fn is_idle(&self) -> bool {
         self.in_flight == 0 && !self.resetting
     }
 
-    /// Stops or goes on making jobs. Stopped for good once [`Controller::is_idle`].
+    /// Stops or resumes making jobs. The stop is complete once [`Controller::is_idle`].
     pub fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
     }
 
-    /// Interrupt vectors of queues whose host has something to look at: raised again after a restore, since nobody
-    /// knows whether the other end's got through.
+    /// Interrupt vectors of Completion Queues with entries that the host has not consumed: raised again after a
+    /// restore, since the source's interrupts may have been lost.
     #[must_use]
     pub fn vectors_to_repeat(&self) -> Vec<u16> {
         let waiting = self.completion.iter().flatten().filter(|queue| !queue.is_empty());
         waiting.filter_map(|queue| queue.vector).collect()
     }
 
-    /// Completes an admin command that no job is executing.
+    /// Completes an admin command outside of a job.
     fn hold_admin(&mut self, cid: u16, status: Status, dw0: u32) {
         if let Some(cq) = get_mut(&mut self.completion, 0) {
             cq.held.push_back(Completed { dw0, sqid: 0, cid, status });

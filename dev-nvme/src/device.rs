@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The PCI device: BAR 0 and configuration space onto the controller, resets, and migration states.
 //!
-//! No sockets: the server calls this with what a client asks, a test with what it likes. Resets and migration states
-//! wait until nothing is in flight, so that the answer to a client means what it says: after a reset, or in a
-//! state that stops, no DMA is done any more. The transitions are VFIO's, [`MigState::next`].
+//! No sockets: the server calls this for a client's requests, tests call it directly. Resets and migration states
+//! wait until nothing is in flight, so that after the answer to a reset, or to a transition to a stopped state, no
+//! DMA is done any more. The transitions are VFIO's, [`MigState::next`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,14 +22,15 @@ use crate::pci::msix::MsixTable;
 use crate::pci::{BAR0_LEN, MSIX_PBA, MSIX_TABLE};
 use crate::saved::{NvmeV1, NvmeV2, StateError};
 
-/// How long what is in flight may take once its client has gone: a disk that does not answer for so long will not.
+/// How long requests in flight may take once their client has gone: a disk that does not answer by then is considered
+/// dead.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
-/// The same while a client waits for a reset: it is told that it has failed, before it takes the server for silent.
+/// The same while a client waits for a reset: short enough for an error answer before the client's own timeout.
 pub const RESET_DRAIN: Duration = budget::vfio::ANSWER.saturating_sub(Duration::from_secs(1));
-/// The same while a client waits for the device to stop; what was written goes to the disk after it.
+/// The same while a client waits for the device to stop; the flush comes after it.
 pub const STOP_DRAIN: Duration = budget::vfio::STATE.saturating_sub(Duration::from_secs(5));
 
-/// The largest state that is taken: far above any of ours, with a full log and every queue holding back.
+/// The largest state accepted: far above any possible one, with a full log and every queue holding back completions.
 const STATE_LEN_MAX: usize = 4 << 20;
 
 /// A part of the device that can be read and written.
@@ -58,27 +59,27 @@ impl Region {
     }
 }
 
-/// Why the device did not do what it was asked.
+/// Why a request to the device failed.
 #[derive(Debug, Error)]
 pub enum DeviceError {
-    /// Something in flight did not end.
+    /// I/O in flight did not end in time.
     #[error("I/O in flight did not end in {} s", .0.as_secs())]
     NotIdle(Duration),
-    /// There is no way from one state to the other.
-    #[error("no way leads from migration state {from:?} to {to:?}")]
+    /// No transition leads from one state to the other.
+    #[error("no transition from migration state {from:?} to {to:?}")]
     NoWay {
         /// Where it is.
         from: MigState,
         /// Where it was to go.
         to: MigState,
     },
-    /// The data of another state.
-    #[error("migration data has no place in state {0:?}")]
+    /// Migration data in a state that has none.
+    #[error("migration data in state {0:?}, which transfers none")]
     NoData(MigState),
-    /// More than any state has.
+    /// Longer than any state.
     #[error("migration data is longer than any state: {STATE_LEN_MAX:#x} bytes")]
     DataLong,
-    /// The state does not fit.
+    /// The state is not valid for this device.
     #[error(transparent)]
     State(#[from] StateError),
     /// The image could not be flushed.
@@ -102,7 +103,7 @@ struct Function {
 
 struct Migration {
     state: MigState,
-    /// To be read, or written so far.
+    /// State to be read, or as written so far.
     data: Vec<u8>,
     read: usize,
 }
@@ -116,7 +117,7 @@ impl Device {
         Self { engine, identity, function: Mutex::new(Function::default()), migration }
     }
 
-    /// What executes its jobs: to be worked for by some threads.
+    /// The engine that executes its jobs; worker threads call it.
     #[must_use]
     pub const fn engine(&self) -> &Arc<Engine> {
         &self.engine
@@ -142,7 +143,7 @@ impl Device {
     /// Writes a range of a region that is inside it.
     ///
     /// # Errors
-    /// `NotIdle` if it asks for a reset that does not come to an end.
+    /// `NotIdle` if the write requests a reset that does not complete.
     pub fn write(&self, region: Region, offset: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         match region {
             Region::Config => {
@@ -168,12 +169,12 @@ impl Device {
     /// Resets everything, the migration state too. No DMA is done any more when this returns.
     ///
     /// # Errors
-    /// `NotIdle`: the device is of no use until what is in flight has ended.
+    /// `NotIdle`: the device is unusable until requests in flight have ended.
     pub fn reset(&self) -> Result<(), DeviceError> {
         self.reset_within(RESET_DRAIN)
     }
 
-    /// The same at the end of a session, when nobody waits for it.
+    /// The same at the end of a session, when no client waits for it.
     ///
     /// # Errors
     /// `NotIdle`, as before.
@@ -208,17 +209,17 @@ impl Device {
         self.migration().state
     }
 
-    /// Goes to a migration state, step by step.
+    /// Moves to a migration state, transition by transition.
     ///
     /// # Errors
-    /// If no way leads there, or a step fails: the device is then in the last state it reached, or in ERROR.
+    /// If no transition leads there, or one fails: the device is then in the last state it reached, or in ERROR.
     pub fn set_migration_state(&self, to: MigState) -> Result<(), DeviceError> {
         let mut migration = self.migration();
         while migration.state != to {
             let from = migration.state;
             let next = from.next(to).ok_or(DeviceError::NoWay { from, to })?;
             if let Err(error) = self.step(&mut migration, next) {
-                // A half restored or half drained device has no state but this one.
+                // A partly restored or partly drained device is in ERROR.
                 migration.state = MigState::Error;
                 return Err(error);
             }
@@ -229,7 +230,7 @@ impl Device {
 
     fn step(&self, migration: &mut Migration, to: MigState) -> Result<(), DeviceError> {
         match (migration.state, to) {
-            // The state is small: nothing of it is sent ahead.
+            // The state is small: PRE_COPY sends nothing.
             (MigState::Running | MigState::RunningP2p, MigState::PreCopy | MigState::PreCopyP2p)
             | (MigState::PreCopy, MigState::Running)
             | (MigState::PreCopyP2p, MigState::RunningP2p)
@@ -244,7 +245,7 @@ impl Device {
             (MigState::Stop | MigState::PreCopyP2p, MigState::StopCopy) => migration.take(self.save()?),
             (_, MigState::Resuming) => migration.take(Vec::new()),
             (_, MigState::Stop) => {
-                // What the guest was told is written is in the file, wherever it is opened next.
+                // Completed writes are on disk, wherever the image is opened next.
                 self.engine.flush().map_err(DeviceError::Flush)?;
                 migration.take(Vec::new());
             }

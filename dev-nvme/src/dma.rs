@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The host's memory as the controller reaches it: by IOVA.
+//! The controller's access to host memory, by IOVA.
 //!
-//! The seam between the model and its surroundings: mapped windows, messages to a vfio-user client, or a test's
-//! vector. What is read is a private copy, so that a host that changes its memory meanwhile changes nothing here; data
-//! that nobody looks at may go between medium and memory without one ([`HostMemory::lend`]).
+//! The interface that the model uses; behind it are mapped windows, messages to a vfio-user client, or a test's
+//! vector. Reads return a private copy, so that a host that changes its memory meanwhile has no effect here; data
+//! that is not interpreted may go between medium and memory without a copy ([`HostMemory::lend`]).
 
 use thiserror::Error;
 use vm_memory::VolatileSlice;
@@ -11,24 +11,24 @@ use vm_memory::VolatileSlice;
 use crate::prp::Segment;
 use crate::spec::completion::COMPLETION_LEN;
 
-/// An access that the host's memory did not answer.
+/// A failed access to host memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("DMA {} of {len:#x} bytes at {iova:#x} failed", if *.write { "write" } else { "read" })]
 pub struct DmaError {
-    /// Where.
+    /// Its IOVA.
     pub iova: u64,
-    /// How many bytes.
+    /// Its length in bytes.
     pub len: usize,
-    /// Which way.
+    /// Whether it was a write.
     pub write: bool,
 }
 
-/// What memory is lent for.
+/// The purpose of a loan of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loan {
-    /// It is written, not read.
+    /// The memory is written, not read.
     pub written: bool,
-    /// The access may wait for a disk. One that does not may keep others from the table of what is mapped.
+    /// The access may wait for a disk. One that does not may hold the table of windows meanwhile.
     pub waits: bool,
 }
 
@@ -46,25 +46,25 @@ pub trait HostMemory: Send + Sync {
     /// If not all of it can be written.
     fn write(&self, iova: u64, bytes: &[u8]) -> Result<(), DmaError>;
 
-    /// Writes entries, one behind the other, such that the last dword of each is seen last: a host polls it.
+    /// Writes consecutive entries such that the last dword of each becomes visible last: a host polls it.
     ///
     /// # Errors
     /// If not all of them can be written.
     fn publish(&self, iova: u64, entries: &[[u8; COMPLETION_LEN]]) -> Result<(), DmaError>;
 
-    /// Reads an aligned dword at once, before anything that is read afterwards.
+    /// Reads an aligned dword atomically, with acquire ordering.
     ///
     /// # Errors
     /// If it cannot be read.
     fn load(&self, iova: u64) -> Result<u32, DmaError>;
 
-    /// Writes an aligned dword at once, after anything that was written before.
+    /// Writes an aligned dword atomically, with release ordering.
     ///
     /// # Errors
     /// If it cannot be written.
     fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError>;
 
-    /// Lends memory itself where it can be had; returns whether it could. The host gets it back for good, should it want
-    /// it, only when `access` has returned.
+    /// Lends the mapped memory itself if it can; returns whether it did. A removal of the window waits until `access`
+    /// has returned.
     fn lend(&self, segments: &[Segment], loan: Loan, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool;
 }

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Executes the controller's jobs: DMA and the medium, on as many threads as call [`Engine::work`].
 //!
-//! The controller is held for its own short calls only, never while memory or the medium is waited for: a host whose
-//! DMA is answered by messages can always read a register meanwhile. [`Engine::with`] is how everybody else reaches
-//! the controller; it wakes a worker if there is something to do afterwards. Tests call [`Engine::step`].
+//! The controller is locked for its own short calls only, never while waiting for memory or the medium: a host that
+//! answers DMA by messages can always read a register meanwhile. All other code reaches the controller by
+//! [`Engine::with`], which wakes a worker if there is a job afterwards. Tests call [`Engine::step`].
 //!
-//! While the medium answers at once (from the page cache), waking a worker costs more than the work. So a thread that
-//! brings doorbells may offer to do it itself ([`Engine::set_helped`]): it fetches, executes what needs no waiting, and
-//! defers the rest to the workers, a command each, so that a disk is asked for all of them at once. What a read needs, the kernel
-//! tells; a write goes to the page cache, and hardly ever waits: the first that did is the last for a while (`pace`).
+//! While the medium does not block (page cache), waking a worker costs more than the work. So the connection's
+//! thread, which receives doorbell writes, may do it itself ([`Engine::set_helped`]): it fetches, executes commands
+//! that do not block, and defers the others to workers, one command each, so that the disk has all of them in its
+//! queue. Whether a read blocks the kernel reports (`RWF_NOWAIT`); a write goes to the page cache and rarely blocks:
+//! after one that did, writes are deferred for a while (`pace`).
 
+mod adaptive_poll;
 mod batch;
 mod host;
 mod pace;
-mod patience;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
@@ -24,9 +25,9 @@ use zerocopy::FromBytes;
 
 pub use host::{Host, Interrupts};
 
+use adaptive_poll::{AdaptivePoll, Next};
 use batch::Batch;
 use pace::Pace;
-use patience::{Next, Patience};
 
 use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket, Watched};
 use crate::dma::{DmaError, HostMemory};
@@ -38,30 +39,30 @@ use crate::queue::Posting;
 use crate::spec::command::{COMMAND_LEN, Command};
 use crate::spec::status::Status;
 
-/// A controller, its medium, its host, and the threads that work for it.
+/// A controller, its medium, its host, and its worker threads.
 pub struct Engine {
     identity: Identity,
     media: Box<dyn Media>,
     shared: Mutex<Shared>,
-    /// There is a job, or the end.
+    /// Signalled when there is a job, or at the end.
     work: Condvar,
-    /// A job is over.
+    /// A job has ended.
     over: Condvar,
     host: RwLock<Host>,
-    /// A thread calls [`Engine::help`] whenever it has nothing better to do.
+    /// A thread calls [`Engine::help`] whenever it is idle.
     helped: AtomicBool,
-    /// While nobody helps: goes up with quick commands, and down faster with slow ones.
+    /// Used without a helping thread: rises with quick commands, and falls faster with slow ones.
     quick: AtomicU32,
 }
 
-/// A command that has to be waited for; a job of its own.
+/// A command that blocks; a job of its own.
 struct Deferred {
     ticket: Ticket,
     command: Command,
     write_cache: bool,
 }
 
-/// The most commands that are deferred before fetching stops: far more than there are workers.
+/// Deferred commands at which fetching stops: far more than there are workers.
 const DEFERRED_MAX: usize = 128;
 
 struct Shared {
@@ -69,28 +70,28 @@ struct Shared {
     deferred: VecDeque<Deferred>,
     /// Workers that wait for a job.
     sleeping: u32,
-    /// One of them was woken and has not come yet: it wakes the next one if there is work for two.
+    /// One of them was woken and does not run yet: it will wake the next one if there is work for two.
     waking: bool,
-    /// Threads that wait for the last job to be over. Waking nobody costs a system call too.
+    /// Threads that wait for idle. Notifying without a waiter costs a system call too.
     draining: u32,
     ending: bool,
     pace: Pace,
-    patience: Patience,
+    poll: AdaptivePoll,
 }
 
-/// The commands of one job, in bytes.
+/// The raw commands of one job.
 const BATCH_LEN_MAX: usize = BATCH_MAX as usize * COMMAND_LEN;
 
-/// A command that takes longer than this has waited for a disk, or its thread for a processor.
+/// A command that takes longer than this has waited for a disk, or its thread was preempted.
 const QUICK: Duration = Duration::from_micros(100);
 /// From this score on the next command is expected to be quick.
 const QUICK_FROM: u32 = 64;
 /// The highest score.
 const QUICK_MAX: u32 = 128;
-/// What a slow command costs: a thread that lost its processor once changes nothing, a disk does after three.
+/// What a slow command subtracts: one preemption changes nothing, three waits for a disk do.
 const SLOW_COST: u32 = 32;
 
-/// How long one job looks at doorbells: short, so that the connection is looked at in between.
+/// How long one job polls doorbells: short, so that the connection is served in between.
 const LOOK_FOR: Duration = Duration::from_micros(10);
 
 impl Engine {
@@ -109,7 +110,7 @@ impl Engine {
                 draining: 0,
                 ending: false,
                 pace: Pace::default(),
-                patience: Patience::default(),
+                poll: AdaptivePoll::default(),
             }),
             work: Condvar::new(),
             over: Condvar::new(),
@@ -119,12 +120,12 @@ impl Engine {
         }
     }
 
-    /// Connects another host. Only while the controller is idle does no job still use the one before.
+    /// Connects another host. Only for an idle controller, so that no job uses the previous one.
     pub fn connect(&self, host: Host) {
         *self.host.write().unwrap_or_else(PoisonError::into_inner) = host;
     }
 
-    /// Uses the controller, and wakes a worker if there is something to do afterwards.
+    /// Runs `f` with the controller locked, and wakes a worker if there is a job afterwards.
     pub fn with<T>(&self, use_it: impl FnOnce(&mut Controller) -> T) -> T {
         let mut shared = self.lock();
         let result = use_it(&mut shared.controller);
@@ -132,7 +133,7 @@ impl Engine {
         result
     }
 
-    /// Waits until no job is out. Returns whether that came before the deadline.
+    /// Waits until no job is in flight. Returns whether that was before the deadline.
     pub fn wait_idle(&self, deadline: Instant) -> bool {
         let mut shared = self.lock();
         while !shared.controller.is_idle() {
@@ -144,15 +145,15 @@ impl Engine {
         true
     }
 
-    /// Puts everything written so far on the medium.
+    /// Flushes everything written so far to the medium.
     ///
     /// # Errors
-    /// The host's.
+    /// If the I/O on the image fails.
     pub fn flush(&self) -> std::io::Result<()> {
         self.media.flush()
     }
 
-    /// Raises a vector that no completion raises.
+    /// Raises a vector outside of a completion.
     pub fn raise(&self, vector: u16) {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
         host.interrupts.raise(vector);
@@ -179,7 +180,7 @@ impl Engine {
                 shared.waking = false;
                 continue;
             };
-            // What is left is for another thread, so that a slow medium is asked for several things at once.
+            // Remaining commands go to another thread, so that a slow medium has several requests queued.
             self.unlock(shared);
             let ticket = self.execute(job, &mut buffer, false);
             shared = self.lock();
@@ -187,8 +188,8 @@ impl Engine {
         }
     }
 
-    /// Says whether the caller will call [`Engine::help`] whenever it has nothing better to do. Not for a thread whose
-    /// host is reached by messages that the thread itself has to answer.
+    /// Sets whether the caller will call [`Engine::help`] whenever it is idle. Not for a thread that itself receives
+    /// the answers to DMA messages.
     pub fn set_helped(&self, helped: bool) {
         self.helped.store(helped, Ordering::SeqCst);
         if !helped {
@@ -196,15 +197,15 @@ impl Engine {
         }
     }
 
-    /// Executes a job in place of a worker, if there is one, without waiting for the medium. Returns whether it did.
+    /// Executes a job instead of a worker, if there is one, without waiting for the medium. Returns whether it did.
     pub fn help(&self, buffer: &mut Buffer) -> bool {
         let mut shared = self.lock();
         if !self.is_helped() {
-            // Whoever looked just before that ended has woken nobody.
+            // A thread that checked just before has woken no worker, counting on the helper.
             self.unlock(shared);
             return false;
         }
-        // The workers fetch what is left, when they have done what they have.
+        // Workers fetch the rest, when they have done their deferred commands.
         if shared.deferred.len() >= DEFERRED_MAX {
             return false;
         }
@@ -222,7 +223,7 @@ impl Engine {
         self.helped.load(Ordering::SeqCst)
     }
 
-    /// How many commands one thread takes: one that may wait for a disk leaves the others to other threads.
+    /// How many commands one thread takes: just one if it may block, so that other threads execute the others.
     fn batch(&self, shared: &Shared) -> u32 {
         match self.is_helped() {
             true => shared.pace.batch(),
@@ -231,7 +232,7 @@ impl Engine {
         }
     }
 
-    /// Keeps count of quick commands.
+    /// Updates the score of quick commands.
     fn took(&self, duration: Duration) {
         let quick = self.quick.load(Ordering::Relaxed);
         if duration <= QUICK {
@@ -264,7 +265,7 @@ impl Engine {
         self.work.notify_all();
     }
 
-    /// `helps`: by the thread that helps, which will soon be back for more.
+    /// `helps`: called by the helping thread, which will soon call again.
     fn execute(&self, job: Job, buffer: &mut Buffer, helps: bool) -> Ticket {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
         match job {
@@ -288,7 +289,7 @@ impl Engine {
         }
     }
 
-    /// A job is over.
+    /// A job has ended.
     fn finish(&self, shared: &mut Shared, ticket: Ticket) {
         shared.controller.finish(ticket);
         if shared.draining > 0 {
@@ -307,7 +308,7 @@ impl Engine {
                 return;
             }
             let (write_cache, may_write) = (shared.controller.write_cache(), shared.pace.may_write(since));
-            // Now another thread may fetch what is behind.
+            // Now another thread may fetch the entries after them.
             self.unlock(shared);
             Batch::new(self, host, ticket, write_cache, may_write, since)
         };
@@ -321,20 +322,20 @@ impl Engine {
         self.lock().pace.took(span, count);
     }
 
-    /// Looks at doorbells in the host's memory until one changes, for a moment; and if nothing came for longer, has the
-    /// host write the register.
+    /// Polls shadow doorbells for a moment, or until one changes; after a longer time without change, arms them, so
+    /// that the host writes the register.
     fn look(&self, host: &Host, ticket: Ticket, mut watched: Vec<Watched>, helps: bool) {
         let mut found = look_once(&*host.memory, &mut watched);
         let mut asleep_since = None;
         if found == Ok(false) {
             let since = Instant::now();
-            // Nobody but a helping thread comes back by itself.
-            let next = if helps { self.lock().patience.nothing(since) } else { Next::Sleep };
+            // Only a helping thread polls again by itself.
+            let next = if helps { self.lock().poll.idle(since) } else { Next::Sleep };
             while found == Ok(false) && next != Next::Sleep && since.elapsed() < LOOK_FOR {
                 match next {
                     Next::Yield => std::thread::yield_now(),
-                    // Giving the processor away may cost a busy machine's whole turn.
-                    Next::Look | Next::Sleep => std::hint::spin_loop(),
+                    // On a busy host a yield may cost a whole time slice.
+                    Next::Spin | Next::Sleep => std::hint::spin_loop(),
                 }
                 found = look_once(&*host.memory, &mut watched);
             }
@@ -344,17 +345,17 @@ impl Engine {
             }
         }
         if found == Ok(true) && helps {
-            found = hush(&*host.memory, &watched).map(|()| true);
+            found = suppress_register_writes(&*host.memory, &watched).map(|()| true);
         }
         let mut shared = self.lock();
         match (found, asleep_since) {
             (Ok(false), Some(since)) => {
-                shared.patience.sleep(since);
+                shared.poll.sleep(since);
                 shared.controller.looked(ticket, &watched, true);
             }
             (Ok(changed), _) => {
                 if changed {
-                    shared.patience.news();
+                    shared.poll.found();
                 }
                 shared.controller.looked(ticket, &watched, false);
             }
@@ -391,7 +392,7 @@ impl Engine {
         self.announce(&host, vector);
     }
 
-    /// Executes a command, however long that takes.
+    /// Executes a command; may block.
     fn io(&self, host: &Host, deferred: &Deferred, buffer: &mut Buffer) -> Option<u16> {
         let Deferred { ticket, command, write_cache } = *deferred;
         let (identity, media, memory) = (&self.identity, &*self.media, &*host.memory);
@@ -401,7 +402,7 @@ impl Engine {
         self.post(host, ticket, &self.complete(ticket, [(command.cid.get(), executed)]))
     }
 
-    /// Gives completions their places; those without one are held back.
+    /// Assigns Completion Queue slots; completions without one are held back.
     fn complete(&self, ticket: Ticket, done: impl IntoIterator<Item = (u16, Executed)>) -> Vec<Posting> {
         let controller = &mut self.lock().controller;
         let complete = |(cid, executed): (u16, Executed)| {
@@ -413,7 +414,7 @@ impl Engine {
         done.into_iter().filter_map(complete).collect()
     }
 
-    /// Writes completions that are one behind the other; returns the vector to raise, which is that of their queue.
+    /// Writes consecutive completions; returns the vector to raise, which is that of their queue.
     fn post(&self, host: &Host, ticket: Ticket, postings: &[Posting]) -> Option<u16> {
         let Posting { iova, vector, .. } = *postings.first()?;
         if host.memory.publish(iova, &batch::entries(postings)).is_err() {
@@ -429,8 +430,8 @@ impl Engine {
         }
     }
 
-    /// Lets go of the controller, and wakes a worker if there is something to do: one at a time, and with free hands, since
-    /// each that finds nothing, or the door shut, costs as much as one that works.
+    /// Unlocks the controller, and wakes a worker if there is a job: one at a time and after unlocking, since a
+    /// worker that finds no job, or blocks on the lock, costs as much as one that works.
     fn unlock(&self, mut shared: MutexGuard<'_, Shared>) {
         let wakes = shared.sleeping > 0 && !shared.waking && self.wants_worker(&shared);
         shared.waking |= wakes;
@@ -440,7 +441,7 @@ impl Engine {
         }
     }
 
-    /// Whether there is work for a worker: all of it, or what a helping thread leaves.
+    /// Whether there is work for a worker: any job, or with a helping thread only what that defers.
     fn wants_worker(&self, shared: &Shared) -> bool {
         let Shared { controller, deferred, .. } = shared;
         !deferred.is_empty() || !self.is_helped() && controller.has_job()
@@ -451,7 +452,7 @@ impl Engine {
     }
 }
 
-/// Puts what doorbells hold into `seen`. Returns whether one has changed.
+/// Reads the shadow doorbells into `seen`. Returns whether one has changed.
 fn look_once(memory: &dyn HostMemory, watched: &mut [Watched]) -> Result<bool, DmaError> {
     let mut changed = false;
     for Watched { at, seen, news, .. } in watched {
@@ -463,14 +464,15 @@ fn look_once(memory: &dyn HostMemory, watched: &mut [Watched]) -> Result<bool, D
     Ok(changed)
 }
 
-/// Asks for no register write while somebody looks: a host whose doorbell never passes the event index makes none. An index
-/// that is left where it is would be passed with each turn of the queue.
-fn hush(memory: &dyn HostMemory, watched: &[Watched]) -> Result<(), DmaError> {
+/// Moves each EventIdx just behind its doorbell, so that the host makes no register write while we poll. An EventIdx
+/// left in place would be passed once per round of the queue.
+fn suppress_register_writes(memory: &dyn HostMemory, watched: &[Watched]) -> Result<(), DmaError> {
     let mut heard = watched.iter().filter(|watched| watched.news);
     heard.try_for_each(|watched| memory.store(watched.event_index, watched.unreached()))
 }
 
-/// Asks for a register write with the next change. Whoever changes a doorbell before it sees this is found by another look.
+/// Sets each EventIdx to its doorbell, so that the host writes the register at the next change. A change before the
+/// host sees this is found by one more poll.
 fn arm(memory: &dyn HostMemory, watched: &[Watched]) -> Result<(), DmaError> {
     for Watched { event_index, seen, .. } in watched {
         memory.store(*event_index, *seen)?;
@@ -479,7 +481,7 @@ fn arm(memory: &dyn HostMemory, watched: &[Watched]) -> Result<(), DmaError> {
     Ok(())
 }
 
-/// Moves an admin command's data to the host.
+/// Copies an admin command's data to host memory.
 fn to_host(memory: &dyn HostMemory, command: &Command, data: &[u8]) -> Result<(), Status> {
     let mut rest = data;
     for segment in &*prp::segments(memory, command.prp1.get(), command.prp2.get(), data.len())? {

@@ -6,13 +6,13 @@ use thiserror::Error;
 /// Why an image cannot be a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum IdentityError {
-    /// No such block length is offered.
-    #[error("blocks of {0} bytes are not offered: 512 or 4096")]
+    /// The block length is not supported.
+    #[error("blocks of {0} bytes are not supported: 512 or 4096")]
     BlockLen(u32),
     /// Not a single block.
     #[error("an image of {0:#x} bytes holds no block")]
     Empty(u64),
-    /// Part of a block would be lost.
+    /// The last block is incomplete.
     #[error("an image of {len:#x} bytes is not a whole number of blocks of {block_len} bytes")]
     Ragged {
         /// The image's length.
@@ -33,7 +33,7 @@ pub struct Identity {
     pub blocks: u64,
     /// The namespace's UUID, from which its other names are made.
     pub uuid: [u8; 16],
-    /// It takes no writes.
+    /// It is read-only.
     pub read_only: bool,
 }
 
@@ -58,7 +58,7 @@ impl Identity {
         Ok(Self { serial: serial.to_owned(), block_shift, blocks, uuid: name_uuid(serial), read_only: false })
     }
 
-    /// The same of an image that is not to be written.
+    /// The same for a read-only image.
     #[must_use]
     pub fn read_only(self, read_only: bool) -> Self {
         Self { read_only, ..self }
@@ -71,19 +71,19 @@ impl Identity {
     }
 }
 
-/// A serial number made of numbers that only one image has.
+/// A serial number derived from numbers that identify one image.
 #[must_use]
 pub fn serial_number(words: [u64; 2]) -> String {
     format!("BH{:016X}", hash(words.iter().flat_map(|word| word.to_le_bytes()), 0xcbf2_9ce4_8422_2325))
 }
 
-/// FNV-1a from a beginning: names are not secrets, and whoever could make two alike is their owner.
+/// FNV-1a from an initial value: names are not secret, and only the image's owner could construct a collision.
 fn hash(bytes: impl Iterator<Item = u8>, basis: u64) -> u64 {
     bytes.fold(basis, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
-/// A UUID of version 8 (made by its owner's own rule) out of a name: the same name gives the same UUID, so that
-/// a guest finds its disk again.
+/// A UUID of version 8 (vendor-specific) derived from a name: the same name gives the same UUID, so that a guest
+/// finds its disk again.
 fn name_uuid(name: &str) -> [u8; 16] {
     let (high, low) = (hash(name.bytes(), 0xcbf2_9ce4_8422_2325), hash(name.bytes(), 0x6c62_272e_07bb_0142));
     let bits = u128::from(high) << 64 | u128::from(low);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! NVM commands, NVMe 1.4 section 6: checked against the namespace, then moved between host and medium.
 //!
-//! Runs without holding the controller, on any thread. The length of everything is known and bounded (`MDTS`, or 256
+//! Runs without the controller's lock, on any thread. The length of everything is known and bounded (`MDTS`, or 256
 //! ranges) before the first byte moves.
 
 mod buffer;
@@ -21,7 +21,7 @@ use crate::spec::status::Status;
 /// The longest transfer in bytes.
 pub const TRANSFER_LEN_MAX: u64 = PAGE_LEN << MDTS;
 
-/// How much is read at once. Below a core's second-level cache.
+/// Bytes per read of the image: below the size of an L2 cache.
 const PIECE_LEN: usize = 128 << 10;
 
 /// The only namespace.
@@ -37,11 +37,11 @@ pub struct Io<'a> {
     pub memory: &'a dyn HostMemory,
     /// Whether a write may complete before it is on the medium.
     pub write_cache: bool,
-    /// For the data of one command.
+    /// Buffer for the data of one command.
     pub buffer: &'a mut Buffer,
 }
 
-/// How the medium failed, as a host is told.
+/// The status for a failure of the medium.
 enum Failed {
     Refused(Status),
     Media(Status),
@@ -57,7 +57,7 @@ impl From<Status> for Failed {
 pub struct Executed {
     /// For the completion.
     pub outcome: Outcome,
-    /// The image failed, whatever the host is told.
+    /// The image failed, whatever the status says.
     pub media_failed: bool,
 }
 
@@ -68,8 +68,8 @@ impl Io<'_> {
         executed(command, result)
     }
 
-    /// Executes a read whose data is at hand. `None`: it, or another command, has to be waited for, and nothing was done
-    /// that does harm if it is done again.
+    /// Executes a read that does not block. `None`: it would block, or is another command; nothing was done that must
+    /// not be repeated.
     pub fn execute_at_once(&mut self, command: &Command) -> Option<Executed> {
         if command.opcode != io::READ || command.nsid.get() != NSID || command.uses_what_is_not_offered() {
             return None;
@@ -79,7 +79,7 @@ impl Io<'_> {
         let mut read = Ok(false);
         let loan = Loan { written: true, waits: false };
         self.memory.lend(&segments, loan, &mut |memory| read = self.media.read_at_once(offset, memory));
-        // What failed at once fails with patience too, and is told then.
+        // An error here will recur when a worker repeats it, and is reported then.
         let moved = Moved { read: command.block_count(), written: 0 };
         read.is_ok_and(|read| read).then(|| executed(command, Ok(moved)))
     }
@@ -123,7 +123,7 @@ impl Io<'_> {
         }
         let mut offset = offset;
         for segment in &*segments {
-            // In pieces that are still in the cache when they are copied on.
+            // In pieces that are still in the cache when they are copied.
             let mut at = segment.iova;
             let mut left = segment.len;
             while left > 0 {
@@ -175,15 +175,15 @@ impl Io<'_> {
         Ok(Moved { read: 0, written: command.block_count() })
     }
 
-    /// Section 6.7. Deallocation is a hint, and followed where the image's file system can; other hints are not. Of 256
-    /// ranges each may be the whole namespace, so that none is written.
+    /// Section 6.7. Deallocation is a hint, followed if the image's file system supports it; other hints are ignored.
+    /// Each of 256 ranges may be the whole namespace, so none is zeroed by writing.
     fn dataset_management(&mut self, command: &Command) -> Result<Moved, Failed> {
         let count = usize::try_from(command.cdw10.get() & 0xff).unwrap_or(0) + 1;
         let len = count * size_of::<DatasetRange>();
         self.gather_all(command, len)?;
         let bytes = self.buffer.first(len);
         let ranges = <[DatasetRange]>::ref_from_bytes(bytes).map_err(|_| Status::INTERNAL_ERROR)?.to_vec();
-        // All of them are checked before the first one is done.
+        // All are checked before the first is deallocated.
         for range in ranges.iter().filter(|range| range.block_count.get() > 0) {
             self.check_range(range.slba.get(), range.block_count.get().into())?;
         }
@@ -232,7 +232,7 @@ impl Io<'_> {
         Ok(())
     }
 
-    /// Whether a command is a write that is done once the host's kernel has the data.
+    /// Whether a command is a write that completes once the data is in the page cache.
     pub fn is_cached_write(&self, command: &Command) -> bool {
         command.opcode == io::WRITE && self.is_cached(command)
     }
@@ -241,7 +241,7 @@ impl Io<'_> {
         self.write_cache && !command.force_unit_access()
     }
 
-    /// Puts a write on the medium where the host wants it there.
+    /// Flushes after a write with FUA, or without a volatile write cache.
     fn settle(&self, command: &Command) -> Result<(), Failed> {
         if self.is_cached(command) {
             return Ok(());
@@ -250,7 +250,7 @@ impl Io<'_> {
     }
 }
 
-/// What the host is told.
+/// The status of a command.
 fn executed(command: &Command, result: Result<Moved, Failed>) -> Executed {
     let media_failed = matches!(result, Err(Failed::Media(_)));
     let (status, moved) = match result {

@@ -5,9 +5,9 @@
 //!   spec  <-  queue, prp, controller (pure)  <-  io, engine (DMA and medium through traits)  <-  device  <-  service
 //! ```
 //!
-//! The host on the other side of the client is not trusted, nor is the client: registers, queues and every byte of
-//! memory hold what they like, and the worst that comes of it is an NVMe status, a fatal controller status that a
-//! reset ends, or the end of the connection. Specification: NVM Express Base, revision 1.4.
+//! Neither the client nor the host behind it is trusted: whatever registers, queues and memory contain, the worst
+//! result is an NVMe error status, a fatal controller status until the next reset, or the end of the connection.
+//! Specification: NVM Express Base, revision 1.4.
 #![forbid(unsafe_code)]
 
 pub mod controller;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `bulkhead-nvme`: by hand it launches, sealed it serves. See `service::launch`.
+//! `bulkhead-nvme`: started by hand it is the launcher, started by that it seals itself and serves. See
+//! `service::launch`.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
         Err(error) => {
-            // A standard error that takes nothing is no reason to panic.
+            // A failed write to standard error must not panic.
             let _ =
                 std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("bulkhead-nvme: {error:#}\n"));
             ExitCode::FAILURE

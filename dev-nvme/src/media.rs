@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What holds the blocks: a raw image file, or whatever else a test puts in its place.
+//! The storage of blocks: a raw image file, or a test's.
 //!
 //! Calls come from several threads at once; ranges were checked against the namespace before. A failure here is the
-//! host's, and a guest is told a media status, never an error number.
+//! host's, and reaches the guest as a media status, never as an errno.
 
 use std::fs::File;
 use std::io;
@@ -18,49 +18,49 @@ pub trait Media: Send + Sync {
     /// Fills all of `bytes`.
     ///
     /// # Errors
-    /// The host's.
+    /// If the I/O on the image fails.
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
 
     /// Writes all of `bytes`; they may be in a volatile cache afterwards.
     ///
     /// # Errors
-    /// The host's.
+    /// If the I/O on the image fails.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
     /// Fills all of the host's memory, as [`Media::read_at`].
     ///
     /// # Errors
-    /// The host's.
+    /// If the I/O on the image fails.
     fn read_to(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()>;
 
-    /// Fills all of the host's memory if that needs no waiting. Returns whether it did; a part may have been filled.
+    /// Fills all of the host's memory if that does not block. Returns whether it did; a part may have been filled.
     ///
     /// # Errors
-    /// The host's.
+    /// If the I/O on the image fails.
     fn read_at_once(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<bool>;
 
     /// Writes all of the host's memory, as [`Media::write_at`].
     ///
     /// # Errors
-    /// The host's.
+    /// If the I/O on the image fails.
     fn write_from(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<()>;
 
-    /// Puts everything written so far on the medium.
+    /// Flushes everything written so far to the medium.
     ///
     /// # Errors
-    /// The host's: what was written may be lost.
+    /// If the I/O on the image fails: what was written may be lost.
     fn flush(&self) -> io::Result<()>;
 
-    /// Makes a range read as zeros; `release` lets go of its space.
+    /// Zeroes a range; `release` deallocates its space.
     ///
     /// # Errors
-    /// The host's.
+    /// If the I/O on the image fails.
     fn zero(&self, offset: u64, len: u64, release: bool) -> io::Result<()>;
 
-    /// Lets go of a range's space if that needs no writing; it reads as zeros then, and as before otherwise.
+    /// Deallocates a range if that needs no writing; it reads as zeros then, otherwise it is unchanged.
     ///
     /// # Errors
-    /// The host's.
+    /// If the I/O on the image fails.
     fn release(&self, offset: u64, len: u64) -> io::Result<()>;
 }
 
@@ -139,7 +139,7 @@ impl Media for Image {
 
     fn release(&self, offset: u64, len: u64) -> io::Result<()> {
         match self.allocate(FallocateFlags::PUNCH_HOLE, offset, len) {
-            // A hint that this file system cannot follow. Writing zeros instead would cost what it was to save.
+            // The file system does not support it; it is only a hint, and writing zeros would defeat it.
             Err(Errno::OPNOTSUPP) => Ok(()),
             done => Ok(done?),
         }

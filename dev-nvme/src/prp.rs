@@ -2,8 +2,8 @@
 //! Physical Region Pages: where a command's data is, NVMe 1.4 section 4.3.
 //!
 //! Pages are 4 KiB, the only size `CAP` offers. A list's pages are read one by one, each of them once; the walk is
-//! bounded by the data's length, because every list page but the first holds at least one entry of data, whatever the
-//! host writes there.
+//! bounded by the data's length, because every list page but the first has at least one data entry, whatever the host
+//! writes there.
 
 use core::ops::Deref;
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Submission and Completion Queues: indices, and what must not overtake what. NVMe 1.4 section 4.1.
+//! Submission and Completion Queues: indices and ordering. NVMe 1.4 section 4.1.
 //!
-//! A Submission Queue is fetched by one job at a time, and its head moves only once the entries have been read: the
-//! head is told to the host, which then overwrites them. A Completion Queue that is full holds completions back;
-//! its Submission Queues are not fetched from until it has room, so what is held is bounded by what is in flight.
+//! A Submission Queue is fetched by one job at a time, and its head moves only once the entries have been read:
+//! completions report the head to the host, which then reuses the entries. A full Completion Queue holds completions
+//! back; its Submission Queues are not fetched from until it has room, so the number held is bounded by the commands
+//! in flight.
 
 use std::collections::VecDeque;
 
@@ -16,26 +17,26 @@ pub const ENTRIES_MAX: u32 = 1024;
 /// The largest identifier of an I/O queue.
 pub const QUEUES_MAX: u16 = 16;
 
-/// Commands flow in.
+/// A Submission Queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubmissionQueue {
-    /// Where it is.
+    /// Base address.
     pub base: u64,
-    /// Entries.
+    /// Number of entries.
     pub size: u32,
     /// The next entry to fetch.
     pub head: u32,
-    /// One behind the last entry that the host has put in.
+    /// The tail: one past the last entry submitted by the host.
     pub tail: u32,
-    /// The tail as it was last seen in the host's memory, where the host keeps it there.
+    /// The last value of the tail's shadow doorbell, if the host uses it.
     pub seen: u32,
-    /// Where completions go.
+    /// Its Completion Queue.
     pub cqid: u16,
     /// A job is reading entries.
     pub fetching: bool,
-    /// Jobs that have commands of it.
+    /// Jobs in flight with commands of this queue.
     pub jobs: u32,
-    /// It is being deleted by the admin command of this identifier.
+    /// Command identifier of a pending Delete command.
     pub deletion: Option<u16>,
 }
 
@@ -52,7 +53,7 @@ impl SubmissionQueue {
         if self.tail >= self.head { self.tail - self.head } else { self.tail + self.size - self.head }
     }
 
-    /// Entries that can be fetched at once: those up to the tail or the end of the queue.
+    /// Consecutive entries that can be fetched: up to the tail or the end of the queue.
     #[must_use]
     pub fn contiguous(&self) -> u32 {
         self.waiting().min(self.size - self.head)
@@ -64,48 +65,48 @@ impl SubmissionQueue {
     }
 }
 
-/// A completion that has no place yet.
+/// A completion without a slot yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Completed {
-    /// What the command returns.
+    /// Dword 0.
     pub dw0: u32,
-    /// Which Submission Queue it came from.
+    /// Submission Queue identifier.
     pub sqid: u16,
-    /// Which command.
+    /// Command identifier.
     pub cid: u16,
-    /// How it went.
+    /// Status.
     pub status: Status,
 }
 
-/// Completions flow out.
+/// A Completion Queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompletionQueue {
-    /// Where it is.
+    /// Base address.
     pub base: u64,
-    /// Entries.
+    /// Number of entries.
     pub size: u32,
-    /// The next entry that the host looks at.
+    /// The head: the next entry that the host consumes.
     pub head: u32,
-    /// The head as it was last seen in the host's memory, where the host keeps it there.
+    /// The last value of the head's shadow doorbell, if the host uses it.
     pub seen: u32,
     /// The next entry to write.
     pub tail: u32,
-    /// The phase tag of the entries of this round.
+    /// The current phase tag.
     pub phase: bool,
-    /// Which interrupt, if any.
+    /// The interrupt vector, if interrupts are enabled.
     pub vector: Option<u16>,
     /// Completions held back because the queue is full.
     pub held: VecDeque<Completed>,
 }
 
-/// A completion with its place: to be written, then announced.
+/// A completion with its slot: to be written before its interrupt is raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Posting {
-    /// Where it goes.
+    /// Address of the slot.
     pub iova: u64,
     /// The entry.
     pub entry: [u8; COMPLETION_LEN],
-    /// What to raise afterwards.
+    /// The vector to raise afterwards.
     pub vector: Option<u16>,
 }
 
@@ -116,19 +117,19 @@ impl CompletionQueue {
         Self { base, size, head: 0, seen: 0, tail: 0, phase: true, vector, held: VecDeque::new() }
     }
 
-    /// Whether not one more entry fits.
+    /// Whether it is full.
     #[must_use]
     pub const fn is_full(&self) -> bool {
         (self.tail + 1) % self.size == self.head
     }
 
-    /// Whether the host has yet to look at an entry.
+    /// Whether it has entries that the host has not consumed.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.tail == self.head
     }
 
-    /// Gives a completion its place, or holds it back. Those held back come first.
+    /// Assigns a completion its slot, or holds it back. Those held back come first.
     pub fn place(&mut self, completed: Completed, sq_head: u32) -> Option<Posting> {
         if self.is_full() || !self.held.is_empty() {
             self.held.push_back(completed);
@@ -137,7 +138,7 @@ impl CompletionQueue {
         Some(self.put(completed, sq_head))
     }
 
-    /// Gives the first completion that was held back its place, if there is room.
+    /// Assigns the first completion that was held back its slot, if there is room.
     pub fn release(&mut self, sq_head: impl Fn(u16) -> u32) -> Option<Posting> {
         if self.is_full() {
             return None;
@@ -166,8 +167,8 @@ impl CompletionQueue {
     }
 }
 
-/// Where entry `index` of a queue is. The host chose the base: a sum that wraps is an address like any other, which the
-/// bus refuses or not.
+/// Where entry `index` of a queue is. The host chose the base, so the sum may wrap: the DMA then succeeds or fails as
+/// at any address.
 #[must_use]
 pub fn entry_address(base: u64, index: u32, entry_len: usize) -> u64 {
     base.wrapping_add(u64::from(index) * entry_len as u64)

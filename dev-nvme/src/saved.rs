@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The controller's saved state: frozen structs of plain integers, no runtime type among them.
 //!
-//! Saved when nothing is in flight, so there is none of that in it: commands that were not fetched are in the guest's
-//! memory, completions that found no room are here. The blocks are not: both ends have the image. A change
-//! is a new struct with a higher version. What comes in is untrusted and goes through `controller::state`'s checks.
+//! Saved while idle, so no commands in flight are in it: commands not fetched are in guest memory, completions held
+//! back are here. The blocks are not: both ends have the image. A change is a new struct with a higher version. What
+//! comes in is untrusted and goes through `controller::state`'s checks.
 
 use ipc::saved::{SavedError, SavedState, UnitKind};
 use serde::{Deserialize, Serialize};
@@ -90,7 +90,7 @@ pub struct CompletionQueueV1 {
     pub held: Vec<CompletedV1>,
 }
 
-/// A completion that found no room.
+/// A completion held back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of the runtime types")]
 pub struct CompletedV1 {
@@ -115,7 +115,7 @@ pub struct FeaturesV1 {
     pub event_configuration: u32,
 }
 
-/// What SMART counts.
+/// The SMART counters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of the runtime types")]
 pub struct CountersV1 {
@@ -144,7 +144,7 @@ pub enum StateError {
     /// The stream is broken.
     #[error(transparent)]
     Stream(#[from] SavedError),
-    /// Another disk.
+    /// It is of another disk.
     #[error("the state is of {found}, this controller is {expected}")]
     OtherNamespace {
         /// In the state.
@@ -152,8 +152,8 @@ pub enum StateError {
         /// Here.
         expected: String,
     },
-    /// A value that no controller of this version ever has.
-    #[error("saved NVMe state: {what} {found:#x} cannot be")]
+    /// A value that no controller can have.
+    #[error("saved NVMe state: invalid value {found:#x}: {what}")]
     Impossible {
         /// What.
         what: &'static str,

@@ -2,8 +2,8 @@
 //! NVM Express as its specification has it: registers, commands, completions, data structures. Types only.
 //!
 //! Names and values are those of the NVM Express Base Specification, revision 1.4; each file names its sections.
-//! Everything in memory is little-endian. What a host chooses is kept as it came (plain integers) and given a
-//! meaning where it is used; what the controller says is built here.
+//! Everything in memory is little-endian. Values chosen by a host are plain integers, decoded where they are used;
+//! structures that the controller returns are built here.
 
 pub mod command;
 pub mod completion;

@@ -24,7 +24,7 @@ pub struct Windows {
     name: String,
     /// The function's address ranges.
     areas: Vec<FunctionWindow>,
-    /// The physical device that they belong to, by the inode of its file.
+    /// The physical device that they belong to, by the device number (`st_rdev`) of its file.
     host_device: Option<u64>,
     /// Whether a [`Mapper`] will be connected.
     has_mapper: bool,

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Admin commands, NVMe 1.4 section 5. None needs data of the host, so each is decided here at once; what it returns
-//! is moved to the host afterwards, without holding the controller.
+//! Admin commands, NVMe 1.4 section 5. None reads host memory, so each is executed here at once; returned data is
+//! transferred afterwards, without the controller's lock.
 
 use super::{Controller, Outcome, get, set};
 use crate::queue::{CompletionQueue, ENTRIES_MAX, QUEUES_MAX, SubmissionQueue};
 use crate::spec::command::{Command, admin};
 use crate::spec::status::Status;
 
-/// What becomes of an admin command.
+/// The outcome of an admin command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminOutcome {
-    /// It is done.
+    /// Complete.
     Done(Outcome),
-    /// It succeeds once this data is at the host.
+    /// Complete once this data is in the host's memory.
     Data(Vec<u8>),
-    /// It completes later, by itself.
+    /// Completes later.
     Held,
 }
 
 impl AdminOutcome {
-    /// Done, with nothing to return.
+    /// Success, with dword 0 zero.
     #[must_use]
     pub const fn status(status: Status) -> Self {
         Self::Done(Outcome::of(status))
     }
 
-    /// Done, returning `dw0`.
+    /// Success, with dword 0 `dw0`.
     #[must_use]
     pub const fn value(dw0: u32) -> Self {
         Self::Done(Outcome { dw0, ..Outcome::of(Status::SUCCESS) })
@@ -51,7 +51,7 @@ pub(super) fn low(value: u32) -> u16 {
 }
 
 impl Controller {
-    /// Decides an admin command.
+    /// Executes an admin command.
     pub fn admin(&mut self, command: &Command) -> AdminOutcome {
         if command.uses_what_is_not_offered() {
             return AdminOutcome::status(Status::INVALID_FIELD);
@@ -134,8 +134,8 @@ impl Controller {
         Ok(())
     }
 
-    /// Section 5.6. Completes when the last command that was fetched from the queue has; those that were not are
-    /// forgotten with it, which the host knows.
+    /// Section 5.6. Completes when the last command fetched from the queue has; commands not fetched are dropped with
+    /// the queue, as the host has to expect.
     fn delete_io_sq(&mut self, command: &Command) -> AdminOutcome {
         let id = QueueShape::of(command).id;
         let invalid = AdminOutcome::status(Status::INVALID_QUEUE_ID);
@@ -156,8 +156,8 @@ impl Controller {
         }
     }
 
-    /// Section 5.1. A command that was fetched is about to be done, and one that was not cannot be named: only
-    /// waiting Asynchronous Event Requests are ever aborted.
+    /// Section 5.1. Fetched commands are about to complete, and unfetched ones are not searched: only outstanding
+    /// Asynchronous Event Requests are ever aborted.
     fn abort(&mut self, command: &Command) -> AdminOutcome {
         const NOT_ABORTED: u32 = 1;
         let (sqid, cid) = (low(command.cdw10.get()), low(command.cdw10.get() >> 16));

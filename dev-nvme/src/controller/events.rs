@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Asynchronous events, NVMe 1.4 section 5.2: told when the host asks, each type masked until its log was read.
+//! Asynchronous events, NVMe 1.4 section 5.2: each completes an Asynchronous Event Request, and masks its type until
+//! the log page is read.
 
 use super::{Controller, admin::AdminOutcome};
 use crate::spec::log::page;
@@ -8,7 +9,7 @@ use crate::spec::status::Status;
 /// The most Asynchronous Event Requests that may wait: `AERL` + 1.
 pub const REQUESTS_MAX: usize = 4;
 
-/// The most events kept for a host that asks for none: one of each, and no more can be told apart.
+/// Events kept while no request is outstanding: one of each kind.
 const EVENTS_MAX: usize = 16;
 
 /// An event: type, information and log page, as dword 0 of a completion.
@@ -18,9 +19,9 @@ pub struct AsyncEvent(pub u32);
 impl AsyncEvent {
     /// A doorbell of a queue that does not exist was written.
     pub const INVALID_DOORBELL_REGISTER: Self = Self::new(0, 0, page::ERROR);
-    /// A doorbell was written with an index that cannot be.
+    /// A doorbell was written with an invalid index.
     pub const INVALID_DOORBELL_VALUE: Self = Self::new(0, 1, page::ERROR);
-    /// A temperature is beyond its threshold.
+    /// A temperature threshold was crossed.
     pub const TEMPERATURE: Self = Self::new(1, 1, page::SMART);
 
     const fn new(kind: u32, information: u32, log: u8) -> Self {
@@ -32,14 +33,14 @@ impl AsyncEvent {
     }
 }
 
-/// What is to be told, and who asked.
+/// Pending events and outstanding requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Events {
-    /// Identifiers of the waiting requests.
+    /// Command identifiers of the outstanding requests.
     pub requests: Vec<u16>,
-    /// Not yet told.
+    /// Not reported yet.
     pub pending: Vec<AsyncEvent>,
-    /// Types that were told and whose log was not read since, a bit each.
+    /// Masked types, a bit each: reported, and the log page not read since.
     pub masked: u8,
 }
 
@@ -49,7 +50,7 @@ impl Events {
         *self = Self::default();
     }
 
-    /// The host has read the log page: events of its type are told again.
+    /// The host has read the log page: unmasks its type.
     pub fn log_was_read(&mut self, log: u8) {
         for kind in 0..8 {
             let of_this_log = match kind {
@@ -63,7 +64,7 @@ impl Events {
         }
     }
 
-    /// An event and the request that is answered with it.
+    /// An event and the request that it completes.
     fn next(&mut self) -> Option<(u16, AsyncEvent)> {
         let masked = self.masked;
         let at = self.pending.iter().position(|event| masked & 1 << event.kind() == 0)?;
@@ -75,7 +76,7 @@ impl Events {
 }
 
 impl Controller {
-    /// Something happened that the host may want to know.
+    /// Records an event, if the host has enabled it.
     pub(super) fn raise_event(&mut self, event: AsyncEvent) {
         if self.events.pending.len() < EVENTS_MAX && !self.events.pending.contains(&event) {
             self.events.pending.push(event);

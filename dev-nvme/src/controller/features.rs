@@ -21,13 +21,13 @@ mod id {
     pub const ASYNC_EVENT_CONFIGURATION: u8 = 0x0b;
 }
 
-/// The temperature that is reported, in kelvins: 37 degrees Celsius, for ever.
+/// The reported temperature in kelvins: always 37 degrees Celsius.
 pub const TEMPERATURE_K: u16 = 310;
 
 /// Values that the host can set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// Dword 11 as it was set; arbitration is round robin whatever it says.
+    /// Dword 11 as it was set; arbitration is always round robin.
     pub arbitration: u32,
     /// In kelvins.
     pub temperature_over: u16,
@@ -37,13 +37,13 @@ pub struct Features {
     pub error_recovery: u32,
     /// Whether a write may complete before it is on the medium.
     pub write_cache: bool,
-    /// Dword 11 as it was set; interrupts are not held back whatever it says.
+    /// Dword 11 as it was set; interrupts are never coalesced.
     pub coalescing: u32,
     /// Vectors that coalescing is switched off for, a bit each.
     pub coalescing_disabled: u32,
     /// Dword 11 as it was set.
     pub write_atomicity: u32,
-    /// Which events the host wants.
+    /// Which asynchronous events are enabled.
     pub event_configuration: u32,
 }
 
@@ -67,7 +67,7 @@ impl Default for Features {
 pub const WARNING_TEMPERATURE_K: u16 = 343;
 
 impl Features {
-    /// Whether a temperature is beyond its threshold: the host may set one for that very purpose.
+    /// Whether a temperature threshold is crossed: a host may set one to provoke the event.
     #[must_use]
     pub const fn temperature_alarm(&self) -> bool {
         TEMPERATURE_K >= self.temperature_over || TEMPERATURE_K <= self.temperature_under
@@ -155,7 +155,7 @@ impl Controller {
         AdminOutcome::status(Status::SUCCESS)
     }
 
-    /// Only before the first I/O queue exists; the host gets what there is, however many it asks for.
+    /// Only before the first I/O queue exists; the number of queues is fixed, whatever the host requests.
     fn set_number_of_queues(&self, cdw11: u32) -> AdminOutcome {
         if low(cdw11) == u16::MAX || low(cdw11 >> 16) == u16::MAX {
             return AdminOutcome::status(Status::INVALID_FIELD);

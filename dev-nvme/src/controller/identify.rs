@@ -16,7 +16,7 @@ use crate::spec::status::Status;
 /// The only namespace.
 pub const NSID: u32 = 1;
 
-/// What the controller calls its firmware: the version of this build.
+/// The firmware revision: the version of this build.
 pub const FIRMWARE: &str = env!("CARGO_PKG_VERSION");
 
 impl Controller {
@@ -97,7 +97,7 @@ fn controller(identity: &Identity) -> identify::Controller {
     }
     page.subnqn = name;
     let [power, ..] = &mut page.psd;
-    // Ten watts: some number has to be there.
+    // Ten watts: an arbitrary value.
     power.mp = 1000.into();
     page
 }

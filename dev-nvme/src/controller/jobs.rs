@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Jobs: what there is to do now, and what becomes of the controller when it was done.
+//! Jobs: the units of work for the engine, and the controller's state changes when one is done.
 //!
-//! Held-back completions go first, then commands of the admin queue, then those of the others in turn, and a
-//! shutdown when nothing is out any more. A result of an old epoch is dropped; only its end is counted.
+//! Held-back completions go first, then commands of the admin queue, then those of the others in turn, and a shutdown
+//! when no job is in flight any more. A result of an old epoch is dropped; only the count of jobs in flight changes.
 
 use super::{Controller, Outcome, Watched, get, get_mut, set};
 use crate::queue::{Completed, Posting, QUEUES_MAX, SubmissionQueue, entry_address};
@@ -10,10 +10,10 @@ use crate::spec::command::COMMAND_LEN;
 use crate::spec::registers::SHST_COMPLETE;
 use crate::spec::status::Status;
 
-/// The most commands that one job fetches: enough to spread its own cost.
+/// The most commands that one job fetches: enough to amortise its overhead.
 pub const BATCH_MAX: u32 = 16;
 
-/// What a job belongs to.
+/// Identifies the epoch and queue of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// The Submission Queue.
@@ -21,12 +21,12 @@ pub struct Ticket {
     pub(super) epoch: u64,
 }
 
-/// Something to be done with DMA or the medium.
+/// Work that needs DMA or the medium.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Job {
     /// Read `count` commands at `iova`, call [`Controller::fetched`], execute them.
     Fetch {
-        /// To be given back.
+        /// To be passed to the completing call.
         ticket: Ticket,
         /// Where the commands are.
         iova: u64,
@@ -35,21 +35,21 @@ pub enum Job {
     },
     /// Write a completion that was held back.
     Post {
-        /// To be given back.
+        /// To be passed to the completing call.
         ticket: Ticket,
         /// The completion.
         posting: Posting,
     },
-    /// Look at doorbells in the host's memory, then call [`Controller::looked`].
+    /// Poll shadow doorbells, then call [`Controller::looked`].
     Look {
-        /// To be given back.
+        /// To be passed to the completing call.
         ticket: Ticket,
-        /// What to look at.
+        /// The doorbells to poll.
         watched: Vec<Watched>,
     },
     /// Flush the medium, then call [`Controller::shut_down`].
     Shutdown {
-        /// To be given back.
+        /// To be passed to the completing call.
         ticket: Ticket,
     },
 }
@@ -78,7 +78,7 @@ impl Controller {
         room && !sq.fetching && sq.deletion.is_none() && sq.waiting() > 0 && self.registers.cc.shn() == 0
     }
 
-    /// Takes something to do: at most `batch` commands, one after the other.
+    /// Takes the next job: at most `batch` consecutive commands.
     pub fn next_job(&mut self, batch: u32) -> Option<Job> {
         if !self.can_work() {
             return None;
@@ -115,7 +115,7 @@ impl Controller {
     }
 
     fn shutdown_job(&mut self) -> Option<Job> {
-        // What the host has asked for before is done before.
+        // A shutdown comes after all commands submitted before it.
         if !self.shutdown_wanted || self.in_flight > 0 {
             return None;
         }
@@ -123,7 +123,7 @@ impl Controller {
         Some(Job::Shutdown { ticket: Ticket { sqid: NO_QUEUE, epoch: self.epoch } })
     }
 
-    /// The commands of a fetch were read, or could not be. Returns whether they are to be executed.
+    /// The entries of a fetch were read, or could not be. Returns whether the commands are to be executed.
     pub fn fetched(&mut self, ticket: Ticket, count: u32, readable: bool) -> bool {
         if ticket.epoch != self.epoch {
             return false;
@@ -138,7 +138,7 @@ impl Controller {
         true
     }
 
-    /// A command is done. Returns what to write, if there is room for it now.
+    /// A command is done. Returns the completion to write, if the queue has room now.
     pub fn complete(&mut self, ticket: Ticket, cid: u16, outcome: &Outcome) -> Option<Posting> {
         if ticket.epoch != self.epoch {
             return None;
@@ -153,7 +153,7 @@ impl Controller {
         get_mut(&mut self.completion, cqid)?.place(completed, head)
     }
 
-    /// A command of this job becomes a job of its own, to be finished by itself.
+    /// Splits a command off as a job of its own, to be finished separately.
     pub fn split(&mut self, ticket: Ticket) {
         self.in_flight += 1;
         if ticket.epoch == self.epoch
@@ -182,7 +182,7 @@ impl Controller {
         }
     }
 
-    /// A job is over: nothing is done for it any more.
+    /// A job has ended: it does no DMA any more.
     pub fn finish(&mut self, ticket: Ticket) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if ticket.epoch == self.epoch {

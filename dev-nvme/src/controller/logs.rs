@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Log pages, NVMe 1.4 section 5.14, and what they are made of.
+//! Log pages, NVMe 1.4 section 5.14, and the counters behind them.
 
 use std::collections::VecDeque;
 
@@ -19,10 +19,10 @@ use crate::spec::status::Status;
 /// Entries of the error log: `ELPE` + 1.
 pub const ERRORS_MAX: usize = 16;
 
-/// The longest piece of a log that is returned at once: no page is longer.
+/// The longest transfer of Get Log Page: no page is longer.
 const PIECE_MAX: usize = 4096;
 
-/// What SMART counts.
+/// The SMART counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the log page's")]
 pub struct Counters {
@@ -52,7 +52,7 @@ impl Counters {
 /// The last errors, the newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ErrorLog {
-    /// How many there ever were.
+    /// Errors ever recorded.
     pub count: u64,
     /// The last of them, each as its entry's bytes.
     pub entries: VecDeque<[u8; 64]>,
@@ -101,7 +101,7 @@ impl Controller {
             self.events.log_was_read(log);
             self.tell_events();
         }
-        // What a host asks for beyond the page's end is not defined: it gets zeros, up to the longest page.
+        // Data beyond the page's end is undefined: zeros, up to the longest page.
         let len = usize::try_from(dwords.saturating_mul(4)).unwrap_or(usize::MAX).min(PIECE_MAX);
         let mut piece = rest.to_vec();
         piece.resize(len, 0);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Registers and doorbells: what a host reads of the controller, and what its writes set off.
+//! Registers and doorbells: reads, and the effects of writes.
 //!
-//! NVMe 1.4 sections 3.1 (registers), 7.6.1 (initialisation), 7.6.2 (shutdown). A write that makes no sense changes
-//! nothing, raises an event (doorbells), or is fatal until the next reset (enabling what is not offered).
+//! NVMe 1.4 sections 3.1 (registers), 7.6.1 (initialisation), 7.6.2 (shutdown). An invalid write is ignored, raises
+//! an event (doorbells), or is fatal until the next reset (enabling with unsupported settings).
 
 use super::{AsyncEvent, Controller, Registers, get_mut, set};
 use crate::queue::{CompletionQueue, ENTRIES_MAX, SubmissionQueue};
 use crate::spec::registers::{Aqa, Cap, Cc, Doorbell, Half, Register, SHST_OCCURRING, VERSION};
 
 impl Controller {
-    /// Reads a register; what does not exist, or is read with another width than 4 or 8, reads as 0.
+    /// Reads a register; one that does not exist, or a width other than 4 or 8, reads as 0.
     #[must_use]
     pub fn read_register(&self, offset: u64, len: usize) -> u64 {
         let dword = |offset| {
@@ -35,7 +35,7 @@ impl Controller {
         }
     }
 
-    /// Writes a register or a doorbell; what does not exist or cannot be written is passed over.
+    /// Writes a register or a doorbell; one that does not exist or is read-only ignores it.
     pub fn write_register(&mut self, offset: u64, len: usize, value: u64) {
         let (low, high) = split(value);
         match len {
@@ -111,7 +111,7 @@ impl Controller {
         let Some(cq) = get_mut(&mut self.completion, queue) else {
             return self.raise_event(AsyncEvent::INVALID_DOORBELL_REGISTER);
         };
-        // Only entries that were written can have been looked at.
+        // The host cannot consume entries that were not written.
         let ahead = |to: u32| (to + cq.size - cq.head) % cq.size;
         if value >= cq.size || ahead(value) > ahead(cq.tail) {
             return self.raise_event(AsyncEvent::INVALID_DOORBELL_VALUE);
@@ -126,7 +126,7 @@ fn capabilities() -> Cap {
     Cap::new().with_mqes(entries).with_cqr(true).with_to(20).with_css(1)
 }
 
-/// Keeps of `CC` what is defined. Values that are not offered stay: enabling then fails.
+/// Keeps the defined bits of `CC`, unsupported values included: enabling with those fails.
 pub(super) fn sanitise_cc(cc: Cc) -> Cc {
     Cc::from(u32::from(cc) & 0x00ff_fff1)
 }

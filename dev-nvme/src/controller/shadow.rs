@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Doorbells in the host's memory: Doorbell Buffer Config, NVMe 1.4 sections 5.7 and 7.13.
+//! Shadow doorbells: Doorbell Buffer Config, NVMe 1.4 sections 5.7 and 7.13.
 //!
-//! The host keeps its doorbells in a page of its own and writes the register only when the new value passes the *event
-//! index* that we left in a second page. While there is work we look at the first page between jobs, and keep the event
-//! index behind what we have seen, where nothing passes it; before we stop looking we *arm*: store as event index what
-//! we have seen, and look once more.
+//! The host keeps doorbell values in a page and writes the register only when the new value passes the *EventIdx*
+//! that the controller stores in a second page. While there is work the first page is polled between jobs, with each
+//! EventIdx kept just behind the last value seen, so that no register write is needed; before polling stops it is
+//! *armed*: EventIdx is set to the last value seen, and the page polled once more.
 //!
-//! A register write of such a queue says only that there is something to look at: its value may be older than what was
-//! seen in memory since. Looking is a job like any other, so that it holds nothing, and ends before a reset, a
-//! pause or a save is over. I/O queues only; the admin queue's doorbells stay registers, as drivers have it.
+//! A register write of such a queue is only a hint to poll: its value may be older than the one in memory. Polling is
+//! a job like any other, so that it holds no lock, and ends before a reset, a pause or a save is complete. I/O queues
+//! only; the admin queue's doorbells stay registers, as in Linux.
 
 use super::jobs::NO_QUEUE;
 use super::{Controller, Job, Ticket, admin::AdminOutcome, get_mut};
@@ -17,27 +17,27 @@ use crate::spec::command::Command;
 use crate::spec::registers::Doorbell;
 use crate::spec::status::Status;
 
-/// The two pages, and whether to look.
+/// The two pages, and whether to poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shadow {
     /// The page that the host writes.
     pub doorbells: u64,
     /// The page that we write.
     pub event_indices: u64,
-    /// There may be something to see.
+    /// A doorbell may have changed.
     pub due: bool,
-    /// A job is looking.
+    /// A polling job is in flight.
     pub looking: bool,
 }
 
-/// One doorbell to look at, and its value when it was looked at last.
+/// One shadow doorbell, and its last value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watched {
     /// Which.
     pub doorbell: Doorbell,
-    /// Where its value is.
+    /// Address of its value.
     pub at: u64,
-    /// Where its event index goes.
+    /// Address of its EventIdx.
     pub event_index: u64,
     /// Its last value.
     pub seen: u32,
@@ -46,7 +46,7 @@ pub struct Watched {
 }
 
 impl Shadow {
-    /// Two pages that were not looked at yet.
+    /// Two pages, not polled yet.
     #[must_use]
     pub const fn new(doorbells: u64, event_indices: u64) -> Self {
         Self { doorbells, event_indices, due: true, looking: false }
@@ -66,7 +66,7 @@ impl Shadow {
 }
 
 impl Watched {
-    /// An event index that the doorbell does not pass before it has gone all around the queue: just behind what was seen.
+    /// An EventIdx that the doorbell does not pass within one round of the queue: just behind the last value.
     #[must_use]
     pub const fn unreached(&self) -> u32 {
         // Hosts compare 16 bits.
@@ -75,12 +75,12 @@ impl Watched {
 }
 
 impl Controller {
-    /// Whether a host is told that it may keep its doorbells in memory: only where a look at that costs no message.
+    /// Whether shadow doorbells are offered: only if host memory is mapped, so that polling needs no messages.
     pub const fn offer_shadow_doorbells(&mut self, offered: bool) {
         self.shadow_offered = offered;
     }
 
-    /// Section 5.7. What is in the pages is looked at from now on.
+    /// Section 5.7. The pages are polled from now on.
     pub(super) fn configure_shadow(&mut self, command: &Command) -> AdminOutcome {
         if !self.shadow_offered {
             return AdminOutcome::status(Status::INVALID_OPCODE);
@@ -94,14 +94,14 @@ impl Controller {
         AdminOutcome::status(Status::SUCCESS)
     }
 
-    /// Begins to look at two pages. Queues stand where their registers say.
+    /// Begins to use two pages. Queues keep the values of their registers.
     pub(super) fn watch(&mut self, shadow: Shadow) {
         self.submission.iter_mut().flatten().for_each(|sq| sq.seen = sq.tail);
         self.completion.iter_mut().flatten().for_each(|cq| cq.seen = cq.head);
         self.shadow = Some(shadow);
     }
 
-    /// Whether this register is only a hint. Says that there is something to look at if it is.
+    /// Whether a write of this register is only a hint; if so, has the doorbells polled.
     pub(super) fn kicked(&mut self, doorbell: Doorbell) -> bool {
         let exists = match doorbell {
             Doorbell::SubmissionTail(queue) => queue > 0 && get_mut(&mut self.submission, queue).is_some(),
@@ -111,14 +111,14 @@ impl Controller {
         shadow.map(|shadow| shadow.due = true).is_some()
     }
 
-    /// There is a new queue, whose event indices are whatever was left there.
+    /// A queue was created: its EventIdx in memory is stale.
     pub(super) fn look_again(&mut self) {
         if let Some(shadow) = &mut self.shadow {
             shadow.due = true;
         }
     }
 
-    /// Whether there is something to look at, and nobody looks.
+    /// Whether a polling job is due.
     pub(super) fn can_look(&self) -> bool {
         self.shadow.as_ref().is_some_and(|shadow| shadow.due && !shadow.looking)
     }
@@ -138,8 +138,8 @@ impl Controller {
         Some(Job::Look { ticket: Ticket { sqid: NO_QUEUE, epoch: self.epoch }, watched })
     }
 
-    /// What a look found: each doorbell with its value in `seen`. If any changed there may soon be more. `armed`: the host
-    /// writes the register with the next change, and until then nobody has to look.
+    /// The result of a poll: each doorbell with its value in `seen`. If any changed, polling goes on. `armed`: the
+    /// host will write the register at the next change, and no polling is needed until then.
     pub fn looked(&mut self, ticket: Ticket, watched: &[Watched], armed: bool) {
         if ticket.epoch != self.epoch {
             return;
@@ -150,7 +150,7 @@ impl Controller {
                 Doorbell::SubmissionTail(id) => get_mut(&mut self.submission, *id).map(|sq| &mut sq.seen),
                 Doorbell::CompletionHead(id) => get_mut(&mut self.completion, *id).map(|cq| &mut cq.seen),
             };
-            // A queue may have been deleted meanwhile. A value that cannot be is complained about once.
+            // A queue may have been deleted meanwhile. An invalid value is reported once.
             let Some(seen) = seen.filter(|seen| **seen != *value) else { continue };
             *seen = *value;
             changed = true;
@@ -165,7 +165,7 @@ impl Controller {
         }
     }
 
-    /// The pages could not be reached.
+    /// The pages could not be accessed.
     pub fn look_failed(&mut self, ticket: Ticket) {
         if ticket.epoch == self.epoch {
             self.shadow = None;

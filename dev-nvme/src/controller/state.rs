@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Between the controller and its saved state. Both directions name every field: what is left out says why.
+//! Between the controller and its saved state. Both directions destructure every field; each one left out says why.
 
 use super::events::{AsyncEvent, Events, REQUESTS_MAX};
 use super::logs::ERRORS_MAX;
@@ -14,7 +14,7 @@ use crate::saved::{
 use crate::spec::registers::{Aqa, Cc, Csts};
 use crate::spec::status::Status;
 
-/// Completions held back by one queue: what all threads together can have had in flight, and events.
+/// Completions held back by one queue: all commands that can have been in flight, and events.
 const HELD_MAX: usize = 4096;
 
 impl Controller {
@@ -34,15 +34,15 @@ impl Controller {
             shadow,
             // The session's.
             shadow_offered: _,
-            // Counts from the process's start; nothing of an old epoch is left when idle.
+            // Counted from the process's start; no job of an old epoch is left when idle.
             epoch: _,
             // Nothing, when idle.
             in_flight: _,
             resetting: _,
             full_reset: _,
-            // The migration state says it.
+            // Follows from the migration state.
             paused: _,
-            // Which queue is served next is nobody's business.
+            // The round-robin position is not guest-visible.
             last_served: _,
         } = self;
         let v1 = NvmeV1 {
@@ -65,17 +65,17 @@ impl Controller {
             error_count: *count,
             errors: entries.iter().map(|entry| entry.to_vec()).collect(),
         };
-        // A restored controller looks, whether this one would have or not.
+        // A restored controller polls in any case.
         let shadow = shadow.as_ref().map(|Shadow { doorbells, event_indices, due: _, looking: _ }| {
             ShadowV2 { doorbells: *doorbells, event_indices: *event_indices }
         });
         NvmeV2 { v1, shadow }
     }
 
-    /// A controller with this state; paused, and idle. The configuration space and MSI-X table are the caller's.
+    /// A controller with this state, paused and idle. The caller restores configuration space and MSI-X table.
     ///
     /// # Errors
-    /// If it is another disk's, or could not have been saved.
+    /// If it is of another disk, or invalid.
     pub fn restore(identity: Identity, state: &NvmeV2) -> Result<Self, StateError> {
         let NvmeV2 { v1, shadow } = state;
         let NvmeV1 {
@@ -145,7 +145,7 @@ impl Controller {
         Ok(restored)
     }
 
-    /// Takes the place of another controller whose jobs may still bring results: they will be of an old epoch.
+    /// Replaces another controller whose jobs may still return results: they will be of an old epoch.
     pub fn succeed(mut self, before: &Self) -> Self {
         self.epoch = before.epoch + 1;
         self.shadow_offered = before.shadow_offered;
@@ -163,8 +163,7 @@ fn check(what: &'static str, found: usize, max: usize) -> Result<(), StateError>
 }
 
 fn save_namespace(identity: &Identity) -> NamespaceV1 {
-    // The UUID follows from the serial number.
-    // Whether it takes writes is said anew where it is restored.
+    // The UUID follows from the serial number. Whether it is read-only is configured where it is restored.
     let Identity { serial, block_shift, blocks, uuid: _, read_only: _ } = identity;
     NamespaceV1 { serial: serial.clone(), block_shift: *block_shift, blocks: *blocks }
 }
@@ -180,8 +179,8 @@ fn restore_shadow(shadow: &ShadowV2) -> Result<Shadow, StateError> {
 }
 
 fn save_submission(id: u16, queue: &SubmissionQueue) -> SubmissionQueueV1 {
-    // No job is out when idle, and with none there is no deletion that waits for it.
-    // What was seen of doorbells in memory is seen again.
+    // No job is in flight when idle, so no deletion is pending either. Last values of shadow doorbells are read
+    // again.
     let SubmissionQueue { base, size, head, tail, seen: _, cqid, fetching: _, jobs: _, deletion: _ } = *queue;
     SubmissionQueueV1 { id, base, size, head, tail, cqid }
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The commands of one job, in order: executed here, or left to the workers; completions of quick ones are told together.
+//! The commands of one job, in order: executed here or deferred to workers; completions of quick ones are posted in
+//! batches.
 //!
-//! Telling one costs the controller, a look at what is mapped, and a cache line that the host polls and takes away each
-//! time. And a host that is told of several at once brings as many new ones at once, which saves the same again; told one
-//! by one it brings them one by one, and a quick device then waits for its host between them. So a completion may wait for
-//! [`TOLD_TOGETHER`] short reads from the page cache, or for writes as long as [`TELL_AFTER`].
+//! Posting costs the controller's lock, a lookup of windows, and a cache line that bounces to the polling host. And a
+//! host that sees several completions at once submits as many commands at once, which saves the same again; seeing
+//! them one by one it submits one by one, and a quick device waits for its host in between. So a completion may wait
+//! for [`POSTED_TOGETHER`] short reads from the page cache, or for writes as long as [`POST_AFTER`].
 
 use std::time::{Duration, Instant};
 
@@ -17,35 +18,35 @@ use crate::queue::Posting;
 use crate::spec::command::Command;
 use crate::spec::completion::COMPLETION_LEN;
 
-/// The most completions that are told together: half a job, so that the host has something to do meanwhile.
-const TOLD_TOGETHER: usize = 8;
+/// The most completions posted together: half a job, so that the host has work meanwhile.
+const POSTED_TOGETHER: usize = 8;
 
-/// A completion of more than this waits for no other command.
+/// A completion of a longer command is posted at once.
 const SHORT_LEN: u64 = 16 << 10;
 
-/// How long the completions of writes may wait for the next one, which may take long.
-const TELL_AFTER: Duration = Duration::from_micros(10);
+/// How long completions may wait for a write, which may take long.
+const POST_AFTER: Duration = Duration::from_micros(10);
 
-/// A completion waits at most this long for those behind it before it is announced: the time that announcing one takes.
-const ANNOUNCE_AFTER: Duration = Duration::from_micros(20);
+/// Delay of an interrupt to cover further completions: the time that raising one takes.
+const RAISE_AFTER: Duration = Duration::from_micros(20);
 
 pub(super) struct Batch<'a> {
     engine: &'a Engine,
     host: &'a Host,
     ticket: Ticket,
     write_cache: bool,
-    /// Writes that are expected not to wait are made here.
+    /// Writes that are expected not to block are made here.
     may_write: bool,
-    /// How often this thread had waited before its first write.
+    /// This thread's voluntary context switches before its first write.
     waits: Option<u64>,
-    /// When the clock was looked at last.
+    /// When the clock was read last.
     now: Instant,
-    /// Executed and not told.
+    /// Executed and not posted.
     done: Vec<(u16, Executed)>,
-    /// When all was told that was to tell.
-    told_at: Instant,
-    /// Told and not announced: the vector, and since when.
-    unannounced: Option<u16>,
+    /// When the last completion was posted.
+    posted_at: Instant,
+    /// Posted and no interrupt raised: the vector, and since when.
+    unraised: Option<u16>,
     since: Instant,
 }
 
@@ -58,25 +59,25 @@ impl<'a> Batch<'a> {
         may_write: bool,
         now: Instant,
     ) -> Self {
-        let (waits, unannounced, done) = (None, None, Vec::new());
-        let (told_at, since) = (now, now);
-        Self { engine, host, ticket, write_cache, may_write, waits, now, done, told_at, unannounced, since }
+        let (waits, unraised, done) = (None, None, Vec::new());
+        let (posted_at, since) = (now, now);
+        Self { engine, host, ticket, write_cache, may_write, waits, now, done, posted_at, unraised, since }
     }
 
     pub fn admin(&mut self, command: &Command) {
         let vector = self.engine.admin(self.host, self.ticket, command);
-        self.told(vector);
+        self.posted(vector);
     }
 
-    /// Executes a command, or leaves it to a worker if it has to be waited for and this thread may have better to do.
+    /// Executes a command, or defers it to a worker if it blocks and this thread is the helping one.
     pub fn io(&mut self, command: &Command, buffer: &mut Buffer) {
         let Self { engine, host, ticket, write_cache, .. } = *self;
         let deferred = Deferred { ticket, command: *command, write_cache };
         if !engine.is_helped() {
             let vector = engine.io(host, &deferred, buffer);
-            self.told(vector);
+            self.posted(vector);
             self.now = Instant::now();
-            return self.announce_late();
+            return self.raise_late();
         }
         let (identity, media, memory) = (&engine.identity, &*engine.media, &*host.memory);
         let mut io = Io { identity, media, memory, write_cache, buffer };
@@ -84,8 +85,8 @@ impl<'a> Batch<'a> {
         let executed = if writes {
             if self.waits.is_none() {
                 self.waits = file_io::waits().ok();
-                // Reads do not wait for a write.
-                self.tell();
+                // Reads are not held up behind a write.
+                self.post();
             }
             Some(io.execute(command))
         } else {
@@ -98,16 +99,16 @@ impl<'a> Batch<'a> {
         if writes {
             self.look_whether_it_waited(len);
         }
-        let is_long = len > SHORT_LEN || self.now.saturating_duration_since(self.told_at) > TELL_AFTER;
-        if is_long || self.done.len() >= TOLD_TOGETHER {
-            self.tell();
+        let is_long = len > SHORT_LEN || self.now.saturating_duration_since(self.posted_at) > POST_AFTER;
+        if is_long || self.done.len() >= POSTED_TOGETHER {
+            self.post();
             self.now = Instant::now();
-            self.told_at = self.now;
-            self.announce_late();
+            self.posted_at = self.now;
+            self.raise_late();
         }
     }
 
-    /// Whoever has waited for a write leaves the next ones to others.
+    /// A thread that blocked on a write defers the next ones.
     fn look_whether_it_waited(&mut self, len: u64) {
         let now = Instant::now();
         let span = now.saturating_duration_since(std::mem::replace(&mut self.now, now));
@@ -121,8 +122,8 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// The completions of what is done.
-    fn tell(&mut self) {
+    /// The completions of executed commands.
+    fn post(&mut self) {
         if self.done.is_empty() {
             return;
         }
@@ -133,33 +134,33 @@ impl<'a> Batch<'a> {
             let count = rest.iter().zip(places).take_while(|(posting, place)| posting.iova == *place).count();
             let (run, behind) = rest.split_at(count);
             let vector = self.engine.post(self.host, self.ticket, run);
-            self.told(vector);
+            self.posted(vector);
             rest = behind;
         }
     }
 
-    fn told(&mut self, vector: Option<u16>) {
-        if self.unannounced != vector {
-            self.announce();
-            self.unannounced = vector;
+    fn posted(&mut self, vector: Option<u16>) {
+        if self.unraised != vector {
+            self.raise();
+            self.unraised = vector;
         }
     }
 
-    fn announce_late(&mut self) {
-        if self.unannounced.is_some() && self.now.saturating_duration_since(self.since) > ANNOUNCE_AFTER {
-            self.announce();
+    fn raise_late(&mut self) {
+        if self.unraised.is_some() && self.now.saturating_duration_since(self.since) > RAISE_AFTER {
+            self.raise();
         }
     }
 
-    fn announce(&mut self) {
-        self.engine.announce(self.host, self.unannounced.take());
+    fn raise(&mut self) {
+        self.engine.announce(self.host, self.unraised.take());
         self.since = self.now;
     }
 
-    /// Tells and announces the rest. Returns when that was.
+    /// Posts the rest and raises the interrupt. Returns when that was.
     pub fn end(mut self) -> Instant {
-        self.tell();
-        self.announce();
+        self.post();
+        self.raise();
         Instant::now()
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The other side of a controller: a host's memory and interrupts, or none.
+//! The host of a controller: its memory and interrupts, or none.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::dma::{DmaError, HostMemory, Loan};
 use crate::prp::Segment;
 use crate::spec::completion::COMPLETION_LEN;
 
-/// Announces completions.
+/// Raises interrupts.
 pub trait Interrupts: Send + Sync {
     /// Raises a vector.
     fn raise(&self, vector: u16);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The data of one command on its way, in memory of our own: grown once, kept, and page-aligned.
+//! A bounce buffer for the data of one command: grown once, kept, and page-aligned.
 //!
 //! Aligned because processors copy strings of bytes several times more slowly to some offsets in a page; the offset at
 //! which the C library's allocator puts a large block is one of them.
@@ -13,7 +13,7 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// The first `len` bytes, with whatever they held before, or zeros.
+    /// The first `len` bytes, with old contents or zeros.
     pub fn first(&mut self, len: usize) -> &mut [u8] {
         if self.bytes.len() < len.saturating_add(ALIGN) {
             self.bytes.resize(len.saturating_add(ALIGN), 0);

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Configuration space: a type 0 header, class 01 08 02, with the PM, MSI-X and PCI Express capabilities.
 //!
-//! What is read back and what can be written are two tables of bytes; a write is their combination, and the one effect a
-//! write can have (a function level reset) is returned to the caller. Beyond 256 bytes all is zero: no extended
-//! capability. The client may keep a configuration space of its own and show the guest that: nothing in the
-//! controller depends on what is written here. PCI Local Bus 3.0 section 6; PCI Express 3.0 section 7.8; NVMe 1.4 section 2.
+//! Two tables of bytes hold the contents and the write mask; the one side effect that a write can have (a function
+//! level reset) is returned to the caller. Beyond 256 bytes all is zero: no extended capability. The client may keep
+//! a configuration space of its own and show the guest that: nothing in the controller depends on what is written
+//! here. PCI Local Bus 3.0 section 6; PCI Express 3.0 section 7.8; NVMe 1.4 section 2.
 
 use crate::pci::{BAR0_LEN, MSIX_PBA, MSIX_TABLE, VECTORS};
 
-/// Nobody's: so that no guest applies another controller's quirks.
+/// An unassigned vendor ID, so that no guest applies another controller's quirks.
 pub const VENDOR_ID: u16 = 0xf1b7;
-/// Ours within that.
+/// The device ID.
 pub const DEVICE_ID: u16 = 0x0001;
 
-/// The whole of it.
+/// Length of the whole.
 pub const CONFIG_LEN: u64 = 4096;
-/// The part that is not always zero.
+/// Length of the part that is not always zero.
 const USED_LEN: usize = 256;
 
 const STATUS: usize = 0x06;
@@ -28,7 +28,7 @@ const DEVICE_CONTROL: usize = EXPRESS + 8;
 /// In the upper byte of Device Control: Initiate Function Level Reset, reads as 0.
 const INITIATE_FLR: u8 = 0x80;
 
-/// What a write asks for beyond its bytes.
+/// The side effect of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigEffect {
     /// Nothing.
@@ -127,7 +127,7 @@ impl ConfigSpace {
         }
     }
 
-    /// Reads any range; what is beyond the used part is zero.
+    /// Reads any range; zero beyond the used part.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) {
         bytes.fill(0);
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -136,7 +136,7 @@ impl ConfigSpace {
         }
     }
 
-    /// Writes any range, as far as it can be written.
+    /// Writes the writable bits of any range.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> ConfigEffect {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let cells = self.bytes.iter_mut().zip(&self.writable).enumerate().skip(start);
@@ -151,13 +151,13 @@ impl ConfigSpace {
         effect
     }
 
-    /// What a saved state keeps: the bytes.
+    /// The bytes, for saving.
     #[must_use]
     pub fn save(&self) -> Vec<u8> {
         self.bytes.to_vec()
     }
 
-    /// Takes saved bytes: only what can be written is taken.
+    /// Restores the writable bits of saved bytes.
     pub fn restore(&mut self, bytes: &[u8]) {
         *self = Self::new();
         let _ = self.write(0, bytes);

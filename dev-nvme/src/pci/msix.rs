@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The MSI-X table, PCI Local Bus 3.0 section 6.8.2: kept for who reads it, with no effect here.
+//! The MSI-X table, PCI Local Bus 3.0 section 6.8.2: storage only, without effect here.
 //!
-//! A vfio-user client connects an eventfd per vector and decides itself what to do when one is signalled, masks and
-//! pending bits included, as a VFIO client does. So a vector's mask bit holds nothing back on this side, and the
-//! Pending Bit Array always reads as zero.
+//! A vfio-user client sets an eventfd per vector and emulates masking and pending bits itself, as a VFIO client does.
+//! So a vector's mask bit has no effect on this side, and the Pending Bit Array always reads as zero.
 
 use crate::pci::VECTORS;
 
@@ -58,13 +57,13 @@ impl MsixTable {
         }
     }
 
-    /// What a saved state keeps.
+    /// The bytes, for saving.
     #[must_use]
     pub fn save(&self) -> Vec<u8> {
         self.bytes.to_vec()
     }
 
-    /// Takes saved bytes.
+    /// Restores saved bytes.
     pub fn restore(&mut self, bytes: &[u8]) {
         *self = Self::new();
         self.write(0, bytes);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A client's memory: mapped windows directly, others by `DMA_READ` and `DMA_WRITE`.
 //!
-//! Workers call this and wait for the client's answers; whichever thread reads the connection hands them over. An access
-//! that spans windows is made in pieces: a client behind an IOMMU of its own has a window for every page. When the
-//! session ends every waiting access fails.
+//! Workers call this and wait for the client's answers, which the thread that reads the connection passes on. An
+//! access that spans windows is made in pieces: a client behind an IOMMU of its own has a window for every page. When
+//! the session ends every waiting access fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,8 @@ use crate::prp::Segment;
 use crate::service::windows::{Found, Windows};
 use crate::spec::completion::COMPLETION_LEN;
 
-/// How long a client may take to serve its memory. Shorter than a drain, so that a reset outlasts a silent client.
+/// How long a client may take to answer a DMA message. Shorter than a drain, so that a reset outlasts a silent
+/// client.
 const DMA_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The memory of one session.
@@ -33,14 +34,14 @@ pub struct ClientMemory {
 }
 
 impl ClientMemory {
-    /// Over a connection whose version is settled.
+    /// Over a connection after version negotiation.
     #[must_use]
     pub fn new(connection: Arc<Connection>, transfer_len_max: usize) -> Self {
         let windows = Windows::default();
         Self { windows, connection, transfer_len_max: transfer_len_max.max(COMPLETION_LEN) }
     }
 
-    /// An access in the windows that it spans, if there are several and they leave nothing out.
+    /// Splits an access by the windows that it spans, if there are several without gaps.
     fn pieces(&self, iova: u64, len: usize) -> Option<Vec<(u64, usize)>> {
         let (mut at, mut left, mut pieces) = (iova, len, Vec::new());
         while left > 0 {
@@ -74,7 +75,7 @@ impl ClientMemory {
             let parts = [access.as_bytes(), piece];
             let answer =
                 self.connection.request(Command::DMA_WRITE, &parts, &[], Deadline::after(DMA_DEADLINE));
-            // Whatever became of it: the client may have written some of it.
+            // On failure too: the client may have written some of it.
             self.windows.log.mark(at, piece.len());
             access.check_write_reply(&answer?.body).map_err(|bad| self.connection.violated(bad))?;
             at = at.wrapping_add(piece.len() as u64);
@@ -89,7 +90,7 @@ impl ClientMemory {
         let access = DmaAccess::new(iova, body.len());
         let parts = [access.as_bytes(), body];
         self.connection.post(Command::DMA_WRITE, &parts, &[], Deadline::after(DMA_DEADLINE))?;
-        // The log hears of it with the second, which is in the same page.
+        // Logged with the second, which is in the same page.
         self.ask_to_write(iova.wrapping_add(body.len() as u64), last)
     }
 }

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which pages the device wrote, by IOVA: `DMA_LOGGING_*`.
 //!
-//! A page is logged after it is written, and before the device's access is over: logged first, a report could take it, and the
-//! client copy the page, before the write. A report that comes between write and mark misses the page, and the next has
-//! it; so has one that comes when the device is stopped, or the window gone. Only what is in a
-//! window gets here, but a client may declare windows of any size and have any page of them written: the log
-//! has bitmaps for so many stretches of memory as it needs, up to a bound. Beyond it everything counts as written once, until
-//! a report has said so.
+//! A page is logged after the write and before the access completes: logged earlier, a report could return it, and
+//! the client copy the page, before the write. A report between write and mark misses the page, and the next one has
+//! it; so has one after the device was stopped or the window removed. Only what is in a window gets here, but a
+//! client may declare windows of any size and have any page of them written: the log allocates bitmaps for stretches
+//! of memory as needed, up to a limit. Beyond it all pages count as written, until a report has returned them once.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -22,7 +21,7 @@ const STRETCH_WORDS: usize = 64;
 /// The most stretches with a bitmap: 128 GiB of memory, in 4 MiB.
 const STRETCHES_MAX: usize = 8192;
 
-/// The most pieces that what counts as written may be in: who takes reports in order makes one.
+/// The most ranges that unknown pages may be split into: a client that reads reports in order makes one.
 const UNKNOWN_MAX: usize = 256;
 
 /// First and last of some bytes or pages.
@@ -40,7 +39,7 @@ struct Inner {
     /// What is logged, in order and apart; none at all is everything.
     ranges: Vec<Span>,
     stretches: BTreeMap<u64, Box<[u64; STRETCH_WORDS]>>,
-    /// Pages of which nothing is known, since there was no room: they count as written.
+    /// Unknown pages, for which there was no bitmap: they count as written.
     unknown: Vec<Span>,
 }
 
@@ -62,14 +61,14 @@ impl DirtyLog {
         true
     }
 
-    /// Ends logging and forgets the log.
+    /// Ends logging and discards the log.
     pub fn stop(&self) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         self.enabled.store(false, Ordering::SeqCst);
         *inner = Inner::default();
     }
 
-    /// Whether it logs.
+    /// Whether logging is on.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.enabled.load(Ordering::SeqCst)
@@ -77,8 +76,8 @@ impl DirtyLog {
 
     /// Bytes of a window were written.
     pub fn mark(&self, iova: u64, len: usize) {
-        // Between the write and the look at the switch: a write that finds the log off is in memory by then for whoever
-        // copies it after switching it on.
+        // Between the write and the check whether logging is on: a write that finds it off is visible to a client
+        // that copies memory after switching it on.
         fence(Ordering::SeqCst);
         if len == 0 || !self.is_on() {
             return;
@@ -90,7 +89,7 @@ impl DirtyLog {
         }
     }
 
-    /// Takes the pages of a range out of the log, as a bitmap of `len` bytes with a bit per `page_len`.
+    /// Reads and clears a range of the log, as a bitmap of `len` bytes with a bit per `page_len`.
     #[must_use]
     pub fn harvest(&self, iova: u64, length: u64, page_len: u64, len: usize) -> Vec<u8> {
         let mut bitmap = Bitmap { bytes: vec![0; len], iova, page_len };
@@ -157,14 +156,14 @@ impl Inner {
             logged.iter().filter_map(|logged| common(&span, logged)).for_each(|span| bitmap.set(&span));
         }
         let rest: Vec<_> = self.unknown.iter().flat_map(|span| without(span, wanted)).collect();
-        // Said too often does no harm.
+        // Reporting a page twice does no harm.
         if rest.len() <= UNKNOWN_MAX {
             self.unknown = rest;
         }
     }
 }
 
-/// A report that is being made.
+/// A report under construction.
 struct Bitmap {
     bytes: Vec<u8>,
     iova: u64,
@@ -172,7 +171,7 @@ struct Bitmap {
 }
 
 impl Bitmap {
-    /// Sets what stands for these pages, which begin at or behind the report's own beginning.
+    /// Sets the bits of these pages, which begin at or after the report's start.
     fn set(&mut self, pages: &Span) {
         let bit = |page: u64| (page * PAGE_LEN).saturating_sub(self.iova) / self.page_len;
         for bit in bit(*pages.start())..=bit(*pages.end()) {
@@ -193,14 +192,14 @@ fn common(one: &Span, other: &Span) -> Option<Span> {
     (!span.is_empty()).then_some(span)
 }
 
-/// What of a span is before and behind another.
+/// The parts of a span before and after another.
 fn without(span: &Span, taken: &Span) -> impl Iterator<Item = Span> {
     let before = taken.start().checked_sub(1).map(|last| *span.start()..=last.min(*span.end()));
     let behind = taken.end().checked_add(1).map(|first| first.max(*span.start())..=*span.end());
     before.into_iter().chain(behind).filter(|rest| !rest.is_empty())
 }
 
-/// The same in order, those that meet made one.
+/// Sorts spans and merges those that touch.
 fn apart(mut ranges: Vec<Span>) -> Vec<Span> {
     ranges.sort_unstable_by_key(|range| *range.start());
     let mut apart: Vec<Span> = Vec::new();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The image as this process serves it: what a guest knows its disk by, and what the host's log says when the image fails.
+//! The image as this process serves it: the disk's identity, and log lines about failures.
 //!
-//! A guest is told a media status and no more. Its owner is told which file it was, where, and why: a full file system, a limit
-//! on file sizes, a file that was cut short. Who only has the descriptor cannot know the name, and is told it.
+//! The guest gets a media status only. The log names the file, the offset and the reason: a full file system, a limit
+//! on file sizes, a truncated file. A process with only the descriptor does not know the name, so it is passed along.
 
 use core::fmt::{self, Display, Formatter};
 use std::fs::File;
@@ -17,22 +17,22 @@ use crate::identity::{Identity, IdentityError, serial_number};
 use crate::media::{Image, Media};
 use crate::service::log::IMAGE;
 
-/// How a controller shows its image.
+/// How a controller presents its image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presented {
     /// 512 or 4096.
     pub block_len: u32,
     /// Up to 20 characters; `None`: it follows from the file, and so do the namespace's other names.
     pub serial: Option<String>,
-    /// It takes no writes.
+    /// It is read-only.
     pub readonly: bool,
 }
 
 /// Why an image is not served.
 #[derive(Debug, Error)]
 pub enum ImageError {
-    /// The kernel does not say what it is.
-    #[error("the image cannot be looked at: {0}")]
+    /// fstat or an ioctl failed.
+    #[error("the image cannot be examined: {0}")]
     Host(#[from] Errno),
     /// It cannot be a namespace.
     #[error(transparent)]
@@ -55,7 +55,7 @@ pub fn present(
     };
     let identity = Identity::new(&serial, len, presented.block_len)?.read_only(presented.readonly);
     if let Some(format) = format_of(&file) {
-        IMAGE.say(&format_args!(
+        IMAGE.warn(&format_args!(
             "image {name} begins like a {format} file and is served as raw blocks, so that the guest sees that \
              file and not the disk in it: convert it first (qemu-img convert -O raw)"
         ));
@@ -63,17 +63,17 @@ pub fn present(
     Ok((identity, Box::new(Reported { image: Image::new(file), name })))
 }
 
-/// The same for the same file, whatever it is called and in whichever slot it is; other files have other ones.
+/// Equal for the same file, whatever its name and slot, and different for other files.
 fn serial_of(file: &File) -> Result<String, Errno> {
     let stat = rustix::fs::fstat(file)?;
     Ok(match FileType::from_raw_mode(stat.st_mode) {
         FileType::BlockDevice => serial_number([0, stat.st_rdev]),
-        // Where the kernel makes it of the file system's UUID it outlives a restart of the host too.
+        // If the file system's id derives from its UUID, this survives a reboot of the host.
         _ => serial_number([rustix::fs::fstatvfs(file)?.f_fsid, stat.st_ino]),
     })
 }
 
-/// Formats that are no raw images: where their mark is, and what it is.
+/// Image formats other than raw: offset and value of their magic.
 const FORMATS: [(&str, usize, &[u8]); 5] = [
     ("qcow2", 0, b"QFI\xfb"),
     ("VMDK", 0, b"KDMV"),
@@ -91,7 +91,7 @@ fn format_of(file: &File) -> Option<&'static str> {
     found.map(|(format, ..)| *format)
 }
 
-/// An image whose failures are said in the log.
+/// An image whose failures are logged.
 struct Reported {
     image: Image,
     name: String,
@@ -100,7 +100,7 @@ struct Reported {
 impl Reported {
     fn report<T>(&self, done: io::Result<T>, what: impl Display) -> io::Result<T> {
         done.inspect_err(|error| {
-            IMAGE.say(&format_args!("image {}: {what} failed: {}", self.name, Reason(error)));
+            IMAGE.warn(&format_args!("image {}: {what} failed: {}", self.name, Reason(error)));
         })
     }
 
@@ -111,7 +111,7 @@ impl Reported {
         offset: u64,
         memory: &[VolatileSlice<'_>],
     ) -> io::Result<()> {
-        // A client's own memory that cannot be reached (EFAULT) is no failure of the image.
+        // EFAULT is about the client's memory, not the image.
         match done {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::FAULT) => Err(error),
             done => self.report(done, Piece::of_memory(what, offset, memory)),
@@ -119,7 +119,7 @@ impl Reported {
     }
 }
 
-/// A piece of an image that something was done with.
+/// An operation on a range of the image.
 struct Piece(&'static str, u64, u64);
 
 impl Piece {
@@ -135,7 +135,7 @@ impl Display for Piece {
     }
 }
 
-/// Why it failed, for who can do something about it.
+/// The reason of a failure, with a hint if there is one.
 struct Reason<'a>(&'a io::Error);
 
 impl Display for Reason<'_> {
@@ -169,7 +169,7 @@ impl Media for Reported {
     }
 
     fn read_at_once(&self, offset: u64, memory: &[VolatileSlice<'_>]) -> io::Result<bool> {
-        // What fails here is tried again with patience.
+        // A worker repeats a failed attempt, and reports it.
         self.image.read_at_once(offset, memory)
     }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The program used by itself: opens image and socket, and hands them to a sealed process that serves.
 //!
-//! Two lives of one program. The launcher has the user's rights, opens what the command line names, and execs itself
-//! through `sandbox`; the sealed process gets exactly these descriptors, and Landlock, namespaces and filter keep it
-//! from any other. The launcher then prints the log, waits, says how it ended, and removes the socket: also when a
-//! signal asks it to end. The sealed process dies with the launcher.
+//! One program, two processes. The launcher has the user's rights, opens what the command line names, and execs
+//! itself through `sandbox`; the sealed process gets exactly these descriptors, and Landlock, namespaces and seccomp
+//! keep it from opening any other. The launcher then prints the log, waits for the end, reports it, and removes the
+//! socket, also on SIGINT or SIGTERM. The sealed process is killed when the launcher ends.
 
 mod options;
 mod output;
@@ -33,13 +33,13 @@ pub use options::Options;
 use output::{Output, say};
 use sealed::{Orders, REPLACE_ME};
 
-/// The signals that ask for an end in good order.
+/// The signals that request an orderly end.
 const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
 
-/// The most of its client's memory that the sealed process can have mapped: more than a guest of any machine of ours has.
+/// The most client memory that the sealed process can have mapped: more than the RAM of any guest of Bulkhead.
 pub const CLIENT_MEMORY_LEN: u64 = 1 << 40;
 
-/// The socket's mode, of which the user's umask takes away: who may write to it may connect.
+/// The socket's mode before the umask: write permission allows connecting.
 const SOCKET_MODE: u32 = 0o777;
 
 /// Opens everything, starts the sealed process and stays until it ends, or a signal asks for an end.
@@ -47,7 +47,7 @@ const SOCKET_MODE: u32 = 0o777;
 /// # Errors
 /// What could not be opened or started, or how the sealed process died.
 pub fn launch(options: &Options) -> Result<()> {
-    // First of all: whoever ends this early has no socket left behind.
+    // First, so that an early signal leaves no socket behind.
     let asked = signals_asked()?;
     signals::keep_exit_statuses().context("the default action for SIGCHLD")?;
     let image = open_image(options)?;
@@ -64,7 +64,8 @@ pub fn launch(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The end at which the signals arrive that ask for an end. Those that the parent wants to be ignored stay so.
+/// A socket that becomes readable when a signal requests the end. Signals that the parent set to be ignored stay
+/// ignored.
 fn signals_asked() -> Result<UnixStream> {
     let (arrivals, writer) = UnixStream::pair().context("a socket pair for signals")?;
     for signal in ENDING.into_iter().filter(|signal| !signals::is_ignored(*signal)) {
@@ -76,7 +77,7 @@ fn signals_asked() -> Result<UnixStream> {
 
 fn open_image(options: &Options) -> Result<File> {
     let name = format!("the image {:?}", options.image);
-    // A FIFO or a terminal must not hold it up.
+    // Opening a FIFO or a terminal must not block.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let image =
         OpenOptions::new().read(true).write(!options.readonly).custom_flags(flags).open(&options.image);
@@ -93,7 +94,7 @@ fn open_image(options: &Options) -> Result<File> {
         };
         rustix::fs::flock(&image, lock).with_context(|| format!("{name} is in use (see --shared-image)"))?;
     }
-    // Said here, where the user sees which file it is about.
+    // Checked here, where the user sees which file it is about.
     let len = rustix::fs::seek(&image, SeekFrom::End(0)).with_context(|| format!("the length of {name}"))?;
     Identity::new("", len, options.block_len).with_context(|| name)?;
     Ok(image)
@@ -102,9 +103,9 @@ fn open_image(options: &Options) -> Result<File> {
 /// How the sealed process ended, if not badly.
 #[derive(Debug, PartialEq, Eq)]
 enum Ended {
-    /// As it was asked to.
+    /// As requested.
     InGoodOrder,
-    /// It is of no more use, and says so.
+    /// Its last client blocks it: a new process has to take over.
     ToBeReplaced,
 }
 
@@ -147,14 +148,14 @@ fn run_sealed(orders: &Orders, image: &File, listener: &UnixListener, asked: &Un
     }
 }
 
-/// Prints what the sealed process says, until it ends, and ends it if that is asked for. Returns whether it was.
+/// Prints the sealed process's log until it ends, and kills it on a signal. Returns whether a signal came.
 fn follow(child: &Child, mut log: std::io::PipeReader, asked: &UnixStream) -> Result<bool> {
     let mut output = Output::new(Instant::now());
     let mut bytes = [0; 4096];
     let mut stopped = false;
     loop {
         let mut polled = [PollFd::new(&log, PollFlags::IN), PollFd::new(asked, PollFlags::IN)];
-        // A signal that was asked for once is not looked at again.
+        // After the first signal further ones are ignored.
         let count = if stopped { 1 } else { 2 };
         match poll(polled.get_mut(..count).unwrap_or_default(), None) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -162,7 +163,7 @@ fn follow(child: &Child, mut log: std::io::PipeReader, asked: &UnixStream) -> Re
         }
         let [from_log, from_signals] = polled.map(|fd| fd.revents());
         if !stopped && from_signals.contains(PollFlags::IN) {
-            // Its memory is the client's, and what it was told to write is in the page cache.
+            // SIGKILL loses nothing: completed writes are in the page cache.
             child.kill().context("cannot end the sealed process")?;
             stopped = true;
         }

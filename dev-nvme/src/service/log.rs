@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Lines of the log that somebody else can cause: some at once, and then one in a while, for the life of the process.
+//! Rate-limited log lines, for events that a client or guest can cause: a burst, then one per interval, for the life
+//! of the process.
 //!
-//! A client that reconnects, or a guest whose disk is full, must not be able to fill the host's disk with what is said
-//! about it. What is about one thing has a limit of its own, so that a noisy client hides no failing image.
+//! A client that reconnects, or a guest whose disk is full, must not fill the host's disk with log lines. Each
+//! subject has a limit of its own, so that a noisy client does not hide a failing image.
 
 use core::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What clients did: many different things perhaps, and 20 KiB a day at the most.
+/// About clients: 20 KiB a day at the most.
 pub static CLIENTS: Limit = Limit::new(16, Duration::from_secs(300));
-/// What the image did: mostly the same again and again, since who is told of an error tries once more.
+/// About the image: mostly repetitions, since guests retry after an error.
 pub static IMAGE: Limit = Limit::new(4, Duration::from_secs(60));
 
 /// A limit on lines.
 #[derive(Debug)]
 pub struct Limit {
-    /// Lines at once.
+    /// Length of a burst.
     burst: u32,
-    /// After these, one line in so long.
+    /// Interval between lines after a burst.
     pause: Duration,
     spent: Mutex<Spent>,
 }
@@ -26,7 +27,7 @@ pub struct Limit {
 #[derive(Debug)]
 struct Spent {
     lines: u32,
-    /// Since when there is one line less spent.
+    /// When the last line was credited back.
     since: Option<Instant>,
     left_out: u64,
 }
@@ -36,8 +37,8 @@ impl Limit {
         Self { burst, pause, spent: Mutex::new(Spent { lines: 0, since: None, left_out: 0 }) }
     }
 
-    /// Says it in the log, if it is not too much.
-    pub fn say(&self, line: &dyn Display) {
+    /// Logs the line, if the limit allows.
+    pub fn warn(&self, line: &dyn Display) {
         if let Some(left_out) = self.allows(Instant::now()) {
             match left_out {
                 0 => ipc::log::warn!("nvme: {line}"),
@@ -46,7 +47,7 @@ impl Limit {
         }
     }
 
-    /// Whether there is room for a line, and how many had none before it.
+    /// Whether the limit allows a line, and how many were suppressed before it.
     fn allows(&self, now: Instant) -> Option<u64> {
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *spent.since.get_or_insert(now);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process as a part of a VM: started and configured by the coordinator, serving the VM's own device process.
 //!
-//! The client stops and starts the device, and carries its state, through the vfio-user protocol: so there is nothing here to
-//! pause or to save.
+//! The client stops, resumes, saves and restores the device through the vfio-user protocol, so the control requests
+//! for that do nothing here.
 
 use std::fs::File;
 use std::io::Write;
@@ -28,7 +28,7 @@ use crate::service::image::{self, Presented};
 /// Whether the coordinator started this process, which then serves: its first argument is a name, not an option.
 ///
 /// # Errors
-/// Why it could not be sealed, or what became of the channel.
+/// If it could not be sealed, or the channel failed.
 pub fn serve_if_managed() -> Result<bool, StartError> {
     let first = std::env::args_os().nth(1);
     if first.is_none_or(|name| name.as_encoded_bytes().starts_with(b"-")) {
@@ -38,7 +38,7 @@ pub fn serve_if_managed() -> Result<bool, StartError> {
     Ok(true)
 }
 
-/// What the process was given at exec, besides channel, crash page and log.
+/// The descriptors inherited at exec, besides channel, crash page and log.
 struct Given {
     client: OwnedFd,
     image: File,
@@ -55,7 +55,7 @@ struct Ready {
     device: Arc<Device>,
 }
 
-/// The controller has begun; its threads have all that it is made of.
+/// The controller was started; its threads own all of it.
 struct Serving;
 
 struct NvmeProgram;
@@ -85,7 +85,7 @@ impl Program for NvmeProgram {
         Ok(Ready { client: given.client, device: Arc::new(Device::new(identity, media)) })
     }
 
-    /// The client carries the device's state.
+    /// The client moves the device's state.
     fn load(ready: Ready, _source: Source, _context: &Context) -> Result<Ready, Failure> {
         Ok(ready)
     }
@@ -106,7 +106,7 @@ impl Program for NvmeProgram {
         Ok(None)
     }
 
-    /// The client lets the device run.
+    /// The client resumes the device.
     fn go(_armed: &Serving, _context: &Context) {}
 
     fn pause(_armed: &Serving) -> Result<(), Failure> {
@@ -130,7 +130,7 @@ impl Program for NvmeProgram {
     }
 
     fn dirty_log(_configured: Configured<'_, Self>, _op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
-        // It reaches the guest's memory through the device process only, which logs.
+        // It writes guest memory through the device's process only, which logs.
         Ok(DirtyLogState { epoch: 0, exact: Exactness::Exact })
     }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The memory objects that windows are in: one descriptor for each, however many windows there are.
+//! The memory objects behind DMA windows: one descriptor each, however many windows there are.
 //!
-//! A client behind an IOMMU of its own declares a window for every page that its guest maps, and passes a descriptor with
-//! each. All of them are of the few objects that the guest's memory consists of; keeping every one would use up what a
-//! process may have open, and with it the session. An object is forgotten with its last window.
+//! A client behind an IOMMU of its own declares a window for every page that its guest maps, and passes a descriptor
+//! with each. All refer to the few objects that make up guest memory; keeping every descriptor would exhaust
+//! RLIMIT_NOFILE and end the session. An object is closed with its last window.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,20 +16,20 @@ use rustix::io::Errno;
 /// The most objects at once: a guest's memory is one or a few. Windows in others are reached by messages.
 pub const OBJECTS_MAX: usize = 64;
 
-/// What tells objects apart: device, inode, and how they were opened.
+/// The identity of an object: device, inode, and access mode.
 type Key = (u64, u64, u32);
 
-/// Those that windows are in.
+/// The objects in use.
 #[derive(Debug, Default)]
 pub struct Objects {
     known: BTreeMap<Key, Weak<File>>,
 }
 
 impl Objects {
-    /// The object behind a descriptor: by the descriptor it was known by before, if it was. `None`: there are too many.
+    /// The object behind a descriptor, by its first descriptor if it is known already. `None`: there are too many.
     ///
     /// # Errors
-    /// The kernel's, about the descriptor.
+    /// If the descriptor cannot be examined.
     pub fn share(&mut self, fd: OwnedFd) -> Result<Option<Arc<File>>, Errno> {
         let stat = fstat(&fd)?;
         let mode = fcntl_getfl(&fd)? & OFlags::RWMODE;

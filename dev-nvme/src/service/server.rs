@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A client's session: its commands in order, each answered, none of them trusted.
+//! A client's session: executes and answers its commands in order. The client is not trusted.
 //!
-//! A command that breaks a rule is answered with an error number and changes nothing; the session goes on. Only a
-//! connection that ends, or cannot be followed, ends it. The first command must be VERSION, and comes once.
+//! An invalid command is answered with an errno and changes nothing; the session goes on. It ends only with the
+//! connection, or when framing is lost. The first command must be VERSION, and comes once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,15 +39,15 @@ use crate::service::vectors::Vectors;
 /// How long a client may take to read an answer.
 const REPLY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long the connection's thread works before it looks for commands again: a client's register access may have to
-/// wait for so long, which a look per job would cost many times over.
+/// How long the connection's thread works before it polls for commands: the delay that a register access may see.
+/// Polling after every job would cost far more.
 const HELP_FOR: Duration = Duration::from_micros(50);
 
-/// The most commands that are answered one after the other before there is work done again.
+/// The most commands answered in a row before the thread works again.
 const COMMANDS_AT_ONCE: u32 = 64;
 
-/// The longest piece in which a client of protocol 0.0 is asked for its memory. QEMU 11.1 loses the rest of a reply that its
-/// socket does not take at once, and Linux takes a message whole, or not at all, only up to this length.
+/// The longest DMA message to a client of protocol 0.0. QEMU 11.1 loses the rest of a reply that its socket does not
+/// accept at once, and Linux accepts a message as a whole, or not at all, only up to this length.
 const PIECE_LEN_MAX_V0: usize = 32 << 10;
 
 /// Why a command is answered with an error.
@@ -56,9 +56,9 @@ enum Refusal {
     Malformed(Malformed),
     /// The device, or the host.
     Errno(Errno),
-    /// The device refused; the reason goes to the log.
+    /// The device refused; the reason is logged.
     Device(DeviceError),
-    /// A descriptor is not what the message says.
+    /// A descriptor is of the wrong kind.
     NoEventfd,
 }
 
@@ -83,14 +83,14 @@ impl From<DeviceError> for Refusal {
 /// The body of an answer.
 type Body = Result<Vec<u8>, Refusal>;
 
-/// A session before its end.
+/// An open session.
 pub struct Session {
     device: Arc<Device>,
     connection: Arc<Connection>,
     vectors: Arc<Vectors>,
-    /// Once the version is settled.
+    /// After version negotiation.
     memory: Option<Arc<ClientMemory>>,
-    /// Some of the client's memory is reached by messages.
+    /// Some of the client's memory needs DMA messages.
     by_message: bool,
 }
 
@@ -101,14 +101,14 @@ impl Session {
         Self { device, connection, vectors, memory: None, by_message: false }
     }
 
-    /// Serves until the connection ends, and says why it did.
+    /// Serves until the connection ends, and returns why.
     #[must_use]
     pub fn run(mut self) -> ConnectionError {
         let mut buffer = Buffer::default();
         let (mut helped, mut taken) = (false, 0);
         let end = loop {
-            // Commands come first, all that are there: one by one they would come faster than they are taken. Then
-            // this thread helps with the work, as long as that is quick.
+            // First all commands that have arrived: one per turn they could arrive faster than they are answered.
+            // Then this thread helps with jobs, as long as they are quick.
             let deadline = if helped { Deadline::now() } else { Deadline::after(Deadline::SPAN_MAX) };
             match self.connection.receive(deadline) {
                 Err(ConnectionError::Timeout { .. }) => {}
@@ -139,19 +139,19 @@ impl Session {
         let errno = match body {
             Ok(body) => return self.connection.reply(incoming, &[&body], &[], deadline),
             Err(Refusal::Malformed(malformed)) => {
-                CLIENTS.say(&format_args!("client: {malformed}"));
+                CLIENTS.warn(&format_args!("client: {malformed}"));
                 Errno::INVAL
             }
             Err(Refusal::NoEventfd) => {
-                CLIENTS.say(&"client: DEVICE_SET_IRQS: a descriptor is not an eventfd, or a full one");
+                CLIENTS.warn(&"client: DEVICE_SET_IRQS: a descriptor is not an eventfd, or a full one");
                 Errno::INVAL
             }
             Err(Refusal::Device(error)) => {
-                CLIENTS.say(&format_args!("client: {error}"));
+                CLIENTS.warn(&format_args!("client: {error}"));
                 Errno::IO
             }
             Err(Refusal::Errno(errno)) => {
-                CLIENTS.say(&format_args!("client: {:?} refused: {errno}", incoming.command()));
+                CLIENTS.warn(&format_args!("client: {:?} refused: {errno}", incoming.command()));
                 errno
             }
         };
@@ -170,7 +170,7 @@ impl Session {
                 let map = DmaMap::decode(body, incoming.fds.len())?;
                 let mapped = memory.windows.add(&map, incoming.fds.pop())?;
                 self.by_message |= !mapped;
-                // This thread must be free to read the client's answers, and the client free to give them.
+                // This thread must be free to read the client's answers, and the client free to send them.
                 self.device.engine().set_helped(!self.by_message);
                 self.offer_shadow_doorbells(!self.by_message);
                 Ok(Vec::new())
@@ -220,7 +220,7 @@ impl Session {
         Ok(answer.encode())
     }
 
-    /// Doorbells in memory that is reached by messages would cost more messages than they save.
+    /// Shadow doorbells in memory that needs DMA messages would cost more messages than they save.
     fn offer_shadow_doorbells(&self, offered: bool) {
         self.device.engine().with(|controller| controller.offer_shadow_doorbells(offered));
     }
@@ -269,7 +269,7 @@ impl Session {
                 let mut eventfds = eventfds.ok_or(Refusal::NoEventfd)?.into_iter();
                 vectors.each(start, count, |_, vector| vector.connect(eventfds.next()))?;
             }
-            // Nobody is told when a vector is masked.
+            // VFIO has no notification of masking by the device.
             (IrqData::Eventfd, IrqAction::Mask | IrqAction::Unmask) => return Err(Errno::NOTSUP.into()),
             (data, action) => vectors.each(start, count, |number, vector| {
                 let wanted = match data {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-use super::{END_DEADLINE, ServiceError, see_out, vectors::Vectors};
+use super::{END_DEADLINE, ServiceError, await_end, vectors::Vectors};
 use ipc::protocol::budget;
 
 use crate::device::{DRAIN_DEADLINE, RESET_DRAIN, STOP_DRAIN};
@@ -14,9 +14,9 @@ use crate::device::{DRAIN_DEADLINE, RESET_DRAIN, STOP_DRAIN};
 fn session_that_does_not_end_is_given_up_in_time() {
     let (_ended, end) = sync_channel(1);
     let since = Instant::now();
-    let patience = Duration::from_millis(100);
-    assert!(matches!(see_out(&end, &Vectors::default(), patience), Err(ServiceError::Stuck)));
-    assert!(since.elapsed() >= patience);
+    let deadline = Duration::from_millis(100);
+    assert!(matches!(await_end(&end, &Vectors::default(), deadline), Err(ServiceError::Stuck)));
+    assert!(since.elapsed() >= deadline);
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn session_that_ends_late_is_waited_for_and_its_word_counts() {
         std::thread::sleep(Duration::from_millis(100));
         ended.send(Err(ServiceError::Accept(rustix::io::Errno::MFILE))).unwrap();
     });
-    let said = see_out(&end, &Arc::<Vectors>::default(), END_DEADLINE);
+    let said = await_end(&end, &Arc::<Vectors>::default(), END_DEADLINE);
     assert!(matches!(said, Err(ServiceError::Accept(_))), "{said:?}");
     late.join().unwrap();
 }
@@ -36,7 +36,7 @@ fn session_whose_thread_died_is_given_up_at_once() {
     let (ended, end) = sync_channel::<Result<(), ServiceError>>(1);
     drop(ended);
     let since = Instant::now();
-    assert!(matches!(see_out(&end, &Vectors::default(), END_DEADLINE), Err(ServiceError::Stuck)));
+    assert!(matches!(await_end(&end, &Vectors::default(), END_DEADLINE), Err(ServiceError::Stuck)));
     assert!(since.elapsed() < END_DEADLINE / 2);
 }
 

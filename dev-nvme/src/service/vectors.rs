@@ -2,8 +2,8 @@
 //! Interrupt vectors: an eventfd each, when the client has connected one.
 //!
 //! A vector that is raised while no eventfd is connected, or while it is masked, stays pending and is signalled when
-//! that changes: an interrupt may come twice, never not at all. A client can fill the counter of its eventfd, and so hold up
-//! who signals it: that is a thread that works for this client, and [`Vectors::drain`] gets it going again.
+//! that changes: an interrupt may come twice, never not at all. A client can fill the counter of its eventfd, and so
+//! block the thread that signals it: only threads of its own session, and [`Vectors::drain`] unblocks them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,7 +32,7 @@ impl Vector {
 #[derive(Debug)]
 pub struct Vectors {
     vectors: Vec<Mutex<Vector>>,
-    /// The same eventfds, to be had while a vector is held by a thread that waits.
+    /// The same eventfds, accessible while a blocked thread holds a vector's lock.
     eventfds: Mutex<Vec<Option<Arc<PeerEventfd>>>>,
 }
 
@@ -46,7 +46,7 @@ impl Default for Vectors {
 }
 
 impl Vectors {
-    /// Does something with each vector of a range; the number is counted from the range's beginning.
+    /// Calls `f` for each vector of a range, with its index in the range.
     ///
     /// # Errors
     /// `EINVAL` if the range has vectors that do not exist; nothing is done then.
@@ -66,15 +66,15 @@ impl Vectors {
         Ok(())
     }
 
-    /// Lets a signal through that waits for room in the counter of its eventfd. Never waits. For the end of a session: the
-    /// client finds no count of what came before.
+    /// Drains the eventfds, which unblocks threads waiting to signal. Never blocks. For the end of a session: the
+    /// client loses the counts.
     pub fn drain(&self) {
         let eventfds = self.eventfds.lock().unwrap_or_else(PoisonError::into_inner).clone();
         eventfds.iter().flatten().for_each(|eventfd| eventfd.drain());
     }
 }
 
-/// A vector, held.
+/// A vector, locked.
 pub struct VectorRef<'a> {
     vector: &'a mut Vector,
     vectors: &'a Vectors,

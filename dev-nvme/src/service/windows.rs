@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! DMA windows: which IOVAs the client has declared, and the memory behind those that are mapped.
 //!
-//! A window is mapped only if no touch of its memory object can fault ([`peer_file`]): a client that cut a mapped file short,
-//! or had no huge page for a hole in it, would end this process. Any other window is reached by messages, which is slower
-//! and right. Lookups
-//! hold the table for reading while they copy, and a removal takes it for writing; a window that is lent for an access that
-//! may wait for a disk is held by itself, and a removal of it waits. So once a removal has returned, nothing of the window is
-//! touched any more.
+//! A window is mapped only if no access to its memory object can fault ([`peer_file`]): a client that truncated a
+//! mapped file, or had no huge page for a hole in it, would kill this process by SIGBUS. Any other window is accessed
+//! by messages, which is slower but correct. Lookups hold the table's read lock while they copy, and a removal takes
+//! the write lock; a window lent for an access that may wait for a disk has its own lock, which a removal waits for.
+//! So once a removal has returned, no thread accesses the window any more.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,14 +26,14 @@ use crate::service::dirty::DirtyLog;
 use crate::service::objects::Objects;
 use crate::spec::completion::COMPLETION_LEN;
 
-/// What a lookup finds.
+/// The result of a lookup.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found<T> {
-    /// It was done here.
+    /// The access was done here.
     Done(T),
-    /// The client is to be asked.
+    /// The access needs a message to the client.
     ByMessage,
-    /// The client has declared nothing there, or not for this direction.
+    /// No window there, or not for this direction.
     Nothing,
 }
 
@@ -43,18 +42,18 @@ struct Window {
     readable: bool,
     writable: bool,
     memory: Option<MmapRegion>,
-    /// Held for reading while it is lent.
+    /// Read-locked while it is lent.
     lent: RwLock<()>,
 }
 
 impl Window {
-    /// Waits until nothing of it is lent. It was taken out of the table before.
+    /// Waits until it is not lent. It was removed from the table before.
     fn retire(&self) {
         drop(self.lent.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Calls `access` if the memory of these is mapped and in this window, which begins at `start`; if it was written, that
-    /// is logged before this returns.
+    /// Calls `access` if these ranges are mapped and inside this window, which begins at `start`; a write is logged
+    /// before this returns.
     fn access(
         &self,
         start: u64,
@@ -87,14 +86,14 @@ impl Window {
 #[derive(Default)]
 pub struct Windows {
     by_start: RwLock<BTreeMap<u64, Arc<Window>>>,
-    /// What their memory is in.
+    /// Their memory objects.
     objects: Mutex<Objects>,
-    /// What was written in them.
+    /// The log of writes to them.
     pub log: DirtyLog,
 }
 
 impl Windows {
-    /// Adds a window, mapped if its memory can be relied on. Returns whether it is mapped.
+    /// Adds a window, mapped if its memory cannot fault. Returns whether it is mapped.
     ///
     /// # Errors
     /// `EEXIST` if it meets another, `ENOSPC` if there are too many, or the kernel's reason not to map it.
@@ -124,8 +123,8 @@ impl Windows {
         Ok(mapped)
     }
 
-    /// Removes the window that is this range, or all that it consists of: a client that has an IOMMU says of a whole
-    /// range that nothing of it is mapped any more.
+    /// Removes the window with this range, or all windows that make it up: a client with an IOMMU may unmap a whole
+    /// range at once.
     ///
     /// # Errors
     /// `ENOENT` if there is none, or one is only partly in the range.
@@ -140,13 +139,13 @@ impl Windows {
             return Err(Errno::NOENT);
         }
         let removed: Vec<_> = inside.iter().filter_map(|first| windows.remove(first)).collect();
-        // Others are used meanwhile.
+        // Other windows can be used meanwhile.
         drop(windows);
         removed.iter().for_each(|window| window.retire());
         Ok(())
     }
 
-    /// How many bytes the window at `iova` has from there on.
+    /// Bytes from `iova` to the end of its window.
     pub fn reach(&self, iova: u64) -> Option<usize> {
         let windows = self.by_start.read().unwrap_or_else(PoisonError::into_inner);
         let (_, window) = windows.range(..=iova).next_back()?;
@@ -212,7 +211,7 @@ impl Windows {
         })
     }
 
-    /// Lends the memory of these, if all of it is mapped and in one window. Returns whether it did.
+    /// Lends the memory of these ranges, if all of it is mapped and in one window. Returns whether it did.
     pub fn lend(
         &self,
         segments: &[Segment],
@@ -226,7 +225,7 @@ impl Windows {
             return window.access(*start, segments, loan.written, &self.log, access);
         }
         let (start, window) = (*start, Arc::clone(window));
-        // Taken while the table is held: a removal finds the window either there, or lent.
+        // Locked while the table is locked: a removal finds the window either in the table, or lent.
         let lent = window.lent.read().unwrap_or_else(PoisonError::into_inner);
         drop(windows);
         let accessed = window.access(start, segments, loan.written, &self.log, access);

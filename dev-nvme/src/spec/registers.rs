@@ -80,7 +80,7 @@ impl Doorbell {
     }
 }
 
-/// `CAP`: what the controller can do.
+/// `CAP`: controller capabilities.
 #[bitfield(u64)]
 #[derive(PartialEq, Eq)]
 pub struct Cap {
@@ -108,7 +108,7 @@ pub struct Cap {
 /// `VS`: 1.4.0.
 pub const VERSION: u32 = 0x0001_0400;
 
-/// `CC`: what the host wants.
+/// `CC`: controller configuration.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct Cc {
@@ -130,7 +130,7 @@ pub struct Cc {
     __: u8,
 }
 
-/// `CSTS`: how the controller is.
+/// `CSTS`: controller status.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct Csts {

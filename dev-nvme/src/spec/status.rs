@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Status of a command, NVMe 1.4 section 4.6.1: what a host is told, and all that it is told.
+//! Status of a command, NVMe 1.4 section 4.6.1.
 
 /// A status: Status Code Type and Status Code, with the `DNR` bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

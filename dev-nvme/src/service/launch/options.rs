@@ -24,7 +24,7 @@ pub struct Options {
     /// Only read the image: the guest sees a write-protected disk
     #[arg(long)]
     pub readonly: bool,
-    /// Do not insist on being the only user of the image: for a migration's other end
+    /// Do not lock the image for exclusive use: for the other end of a migration
     #[arg(long = "shared-image")]
     pub shared: bool,
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the sealed process says, printed line by line.
+//! The sealed process's log, printed line by line.
 //!
-//! Its text may be a guest's, and it may have been taken over: a line is cut, what a terminal would obey is escaped, and only
-//! so many are printed in a while. A standard error that is closed or full is nobody's to complain to.
+//! Its text may be a guest's, and the process may be compromised: lines are truncated, control characters escaped,
+//! and the rate limited. Errors of writing to standard error are ignored.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// The longest line that is printed whole.
 const LINE_LEN_MAX: usize = 1024;
-/// Lines printed at once, and then one in every [`PAUSE`]: a healthy process says a few in its life.
+/// Lines printed in a burst, and then one every [`PAUSE`]: a healthy process logs a few in its life.
 const BURST: u32 = 100;
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -18,7 +18,7 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The stream of what it says.
+/// Its log stream.
 pub struct Output {
     line: Vec<u8>,
     spent: u32,
@@ -30,7 +30,7 @@ impl Output {
         Self { line: Vec::new(), spent: 0, since: now }
     }
 
-    /// Takes bytes as they come and hands whole lines to `print`.
+    /// Collects bytes and passes whole lines to `print`.
     pub fn feed(&mut self, bytes: &[u8], now: Instant, mut print: impl FnMut(&str)) {
         for byte in bytes {
             if *byte == b'\n' {
@@ -50,13 +50,13 @@ impl Output {
         }
         if self.spent < BURST {
             self.spent += 1;
-            // The level is for a coordinator; who reads this sees what it is about.
+            // The level is for a coordinator, and not shown here.
             print(&printable(ipc::log::split(&line).1));
         }
     }
 }
 
-/// The bytes as one line that a terminal shows and does not obey.
+/// The bytes as one line without control characters.
 fn printable(line: &[u8]) -> String {
     let mut shown = String::new();
     for c in String::from_utf8_lossy(line).trim_end().chars() {

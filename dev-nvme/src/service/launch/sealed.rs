@@ -25,13 +25,13 @@ pub const LISTENER: &str = "listener";
 /// The name of what it finds as standard input: nothing to read.
 pub const NOTHING: &str = "nothing";
 
-/// How it ends if its last client holds it up: a new process has to take its place.
+/// Exit code if its last client blocks it: a new process has to take over.
 pub const REPLACE_ME: u8 = 75;
 
-/// What the launcher tells it.
+/// The launcher's arguments to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orders {
-    /// How the controller shows the image.
+    /// How the controller presents the image.
     pub presented: Presented,
     /// The image's name, for the log.
     pub image_name: String,
@@ -41,7 +41,7 @@ impl Orders {
     /// The arguments behind the program's name.
     ///
     /// # Errors
-    /// If a text has a zero in it.
+    /// If a text contains a NUL.
     pub fn to_args(&self) -> Result<Vec<CString>, NulError> {
         let Presented { block_len, serial, readonly } = &self.presented;
         let words = [
@@ -62,7 +62,7 @@ impl Orders {
         if args.next().as_deref() != Some(SEALED) {
             return Ok(None);
         }
-        let mut next = || args.next().context("the launcher said too little");
+        let mut next = || args.next().context("an argument of the launcher is missing");
         let block_len = next()?.parse().context("the block size")?;
         let readonly = next()?.parse().context("whether the image is to be written")?;
         let serial = Some(next()?).filter(|serial| !serial.is_empty());
