@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The model with everything it acts on, as one value that is handled by one thread at a time.
+//! The model with its surroundings (memory, register page, wires, devices), used by one thread at a time.
 //!
-//! Each call leaves the device at a request boundary: the model is changed, the register page shows it, and
-//! the interrupts it asked for are raised, in this order (see `publish`). A request that a dead process left
-//! in the ring is handled again by the next one: a register write is the same twice, and commands are
-//! consumed by CONS, which the register page and the saved state carry.
+//! Each call leaves the device at a request boundary: the model is changed, the register page shows it, and the
+//! interrupts it asked for are raised, in this order (see `publish`). A request that a process left in the ring when
+//! it died is handled again by the next one: register writes are idempotent, and consumption of commands is recorded
+//! in CONS, which is in the register page and the saved state.
 
 use crate::cmdq::Step;
 use crate::devices::Devices;
@@ -22,8 +22,8 @@ use smmu_arch::command::StreamRange;
 use smmu_arch::spec::events::{EventRecord, EventType};
 use std::time::{Duration, Instant};
 
-/// Commands consumed before the ring is looked at again. A CMD_SYNC of Linux's largest batch (64) is then
-/// never more than one step away, and a flood of commands delays an access by tens of microseconds.
+/// Commands consumed before the ring is polled again. A CMD_SYNC of Linux's largest batch (64) is then never more
+/// than one step away, and a flood of commands delays an access by tens of microseconds.
 const STEP_BUDGET: u32 = 64;
 
 /// The device and its surroundings.
@@ -36,33 +36,33 @@ pub struct Device {
     wires: Wires,
     region: u16,
     devices: Devices,
-    /// Not begun, or paused: nothing is begun, and nothing of the guest's memory is written, whatever devices tell.
+    /// Not started, or paused: no command is begun, and no guest memory is written, whatever devices report.
     frozen: bool,
-    /// It was saved, and has not begun yet.
+    /// It was restored, and not started yet.
     is_loaded: bool,
     foreign_requests: u64,
 }
 
-/// What is on its way between the devices and the guest.
+/// Work in flight between the devices and the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InFlight {
-    /// Orders that a device has not answered, and Updates that are not acknowledged for it.
+    /// Requests that a device has not answered, and Updates whose acknowledgement waits for it.
     pub orders: u64,
-    /// Faults that a device has told and that are not in the Event queue.
+    /// Faults that a device has reported and that are not in the Event queue.
     pub faults: u64,
 }
 
-/// Faults recorded before the ring is looked at again: a device that faults without end delays no access.
+/// Faults recorded before the ring is polled again: a device that faults without end delays no access.
 const FAULT_BUDGET: u32 = 256;
-/// How long a step waits for the devices before the ring is looked at again: a device answers within tens of
-/// microseconds, and a wait is cheaper than a switch to the thread that reads its channel.
+/// How long a step waits for the devices before the ring is polled again: a device answers within tens of
+/// microseconds, and waiting for that is cheaper than a switch to the thread that reads its channel.
 const ANSWER_SPAN: Duration = Duration::from_micros(500);
-/// How many answers of the devices a pause waits for in turn: a CMD_SYNC that ends may let more commands through, which are at most
-/// what the Command queue holds, 64 to a batch.
+/// Rounds of answers that a pause waits for: a CMD_SYNC that completes may let further commands be consumed, at most
+/// a full Command queue in batches of 64.
 const SETTLE_TURNS: usize = 256;
 
 impl Device {
-    /// Surrounds a device, and publishes all of its registers: no vCPU may be running.
+    /// Connects the model to its surroundings, and publishes all of its registers: no vCPU may be running.
     pub fn new(
         smmu: Smmu,
         mut page: RegisterPage,
@@ -91,7 +91,7 @@ impl Device {
         &self.smmu
     }
 
-    /// Puts another model in place of the one that is there, registers published, and with it the faults that were on their way.
+    /// Replaces the model by a restored one with its unrecorded faults, and publishes the registers.
     pub fn replace(&mut self, smmu: Smmu, faults: Vec<(StreamId, Fault)>) {
         self.publisher = Publisher::publish_all(&smmu, &mut self.page);
         self.smmu = smmu;
@@ -100,25 +100,25 @@ impl Device {
         self.devices.reevaluate(StreamRange::ALL);
     }
 
-    /// Whether commands and faults wait from now on.
+    /// Sets whether commands and faults are held from now on.
     pub fn freeze(&mut self, frozen: bool) {
         self.frozen = frozen;
     }
 
-    /// Faults that devices have told and that are not in the Event queue yet.
+    /// Faults that devices have reported and that are not in the Event queue yet.
     pub fn faults(&self) -> Vec<(StreamId, Fault)> {
         self.devices.faults()
     }
 
-    /// Attaches every stream anew, as the guest's tables say by the registers that are loaded, and waits for the devices. Called
+    /// Attaches every stream as the guest's tables and the restored registers say, and waits for the devices. Called
     /// before the guest runs.
     pub fn replay(&mut self, span: Duration) -> Vec<StreamReplay> {
         let (smmu, ram) = (&self.smmu, &self.ram);
         self.devices.replay(Instant::now() + span, |stream| smmu.attachment(ram, stream))
     }
 
-    /// Commands and faults wait no longer. Of a device that was loaded the wires are pulsed for all that its guest may not have been told:
-    /// an edge that it has not taken yet is the same one; one that it has is a look at a queue in vain.
+    /// Commands and faults are no longer held. After a restore the wires are pulsed for every interrupt that may have
+    /// been lost: one still pending merges with it, one already taken makes the guest check a queue once more.
     pub fn begin(&mut self) {
         self.frozen = false;
         if std::mem::take(&mut self.is_loaded) {
@@ -137,7 +137,8 @@ impl Device {
             Op::Write(value) | Op::Post(value) => {
                 self.smmu.write(access.offset, access.size, value, &mut self.devices);
                 if self.smmu.is_updating() {
-                    // Acknowledged (CR0ACK) when the streams have followed: now if that is at once, else by a later step.
+                    // Acknowledged (CR0ACK) when every stream is attached accordingly: now if possible, else by a
+                    // later step.
                     self.resolve();
                     self.devices.wait_answered(ANSWER_SPAN);
                     self.smmu.complete_updates(&mut self.devices);
@@ -163,21 +164,21 @@ impl Device {
 
     fn step_once(&mut self) -> Step {
         self.record_faults();
-        // A device may have come up since, or have followed.
+        // A device may have said hello or answered since.
         self.resolve();
         let mut effects = Effects::default();
         let step = self.smmu.step(&self.ram, &mut self.devices, &mut effects, STEP_BUDGET);
         self.resolve();
         self.smmu.complete_updates(&mut self.devices);
-        // What a device told before it answered is in the queue before the CMD_SYNC is seen to be complete.
+        // Faults reported before an answer are in the Event queue before the CMD_SYNC becomes visible as complete.
         self.record_faults();
         self.publisher.publish(&self.smmu, &mut self.page);
         self.wires.pulse(&effects);
         step
     }
 
-    /// Has all that is on its way arrive: every device tells its faults and answers, they are recorded, and the commands and
-    /// acknowledgements that waited for it complete. What is left after `span` is what [`Device::in_flight`] says.
+    /// Drains work in flight: every device reports its faults and answers, faults are recorded, and waiting commands
+    /// and acknowledgements complete. [`Device::in_flight`] returns what is left after `span`.
     pub fn settle(&mut self, span: Duration) {
         let until = Instant::now() + span;
         self.devices.ask_all();
@@ -191,7 +192,7 @@ impl Device {
         }
     }
 
-    /// Waits until every device has told what it has to tell, and answered; nothing is recorded.
+    /// Waits until every device has reported its faults and answered; does not record them.
     pub fn await_answers(&mut self, span: Duration) {
         self.devices.ask_all();
         self.devices.wait_answered(span);
@@ -202,7 +203,7 @@ impl Device {
         !self.frozen && self.devices.fault_count() > 0
     }
 
-    /// What has not arrived yet.
+    /// What is still in flight.
     pub fn in_flight(&self) -> InFlight {
         let orders = self.devices.unanswered().max(u64::from(self.smmu.is_updating()));
         InFlight { orders, faults: u64::try_from(self.devices.fault_count()).unwrap_or(u64::MAX) }
@@ -213,7 +214,7 @@ impl Device {
         self.devices.resolve(|stream| smmu.attachment(ram, stream));
     }
 
-    /// Records what the devices have told. Each told it before it answered the orders that came after it.
+    /// Records reported faults. A device reports each before it answers later requests.
     fn record_faults(&mut self) {
         for _ in 0..FAULT_BUDGET {
             let Some((stream, fault)) = self.devices.next_fault() else { return };
@@ -233,7 +234,7 @@ impl Device {
         self.wires.pulse(&effects);
     }
 
-    /// What the devices behind have done.
+    /// Applies the devices' answers.
     pub fn each_device(&self, show: impl FnMut(String, u64)) {
         self.devices.each(show);
     }

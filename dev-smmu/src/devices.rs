@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The devices behind this SMMU, each at the other end of a stage 1 channel.
 //!
-//! Orders are collected while commands are consumed and sent in one message when a CMD_SYNC asks, or a batch is full.
-//! Which stream has to be attached anew is noted first and looked up when the model can be asked
-//! ([`Devices::resolve`]); a device drops all it has cached when it is attached, so the order of the two does
-//! not matter, only that both are answered before the CMD_SYNC is. A device holds a CMD_SYNC, or the acknowledgement of a
-//! register, up until it has answered or its DMA is known to have ended ([`crate::link`]); so does one before its greeting: an
-//! earlier life of this process may have attached it. The thread that serves the guest waits for no device but by the
-//! clock of its caller, and never for room in a channel: orders that a full one does not take are replaced by attaching
-//! the stream anew, which says them all.
+//! Requests are collected while commands are consumed, and sent in one message at a CMD_SYNC or when a batch is full.
+//! Streams to be attached again are recorded first and looked up when the model is accessible ([`Devices::resolve`]);
+//! a device drops all it has cached when it is attached, so the order of the two does not matter, only that both are
+//! answered before the CMD_SYNC is. A CMD_SYNC, or the acknowledgement of a register, waits for a device until it has
+//! answered or its DMA is known to have ended ([`crate::link`]); also for one that has not said hello: an earlier
+//! life of this process may have attached it. The thread that serves the guest waits for devices only within its
+//! caller's deadline, and never for room in a channel: requests that do not fit are replaced by attaching the stream
+//! again, which implies them all.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use smmu_arch::{Attachment, StreamId};
 use crate::link::{Link, Progress};
 use crate::stream::{Stage1Sink, SyncState};
 
-/// Orders for one device that are not sent, as the thread that steps the Command queue collects them.
+/// Unsent requests for one device, collected by the thread that steps the Command queue.
 #[derive(Debug)]
 struct DeviceQueue {
     link: Arc<Link>,
@@ -43,18 +43,19 @@ impl DeviceQueue {
         if self.orders.is_empty() {
             return;
         }
-        // Not up, it is attached anew when it is; full, it drops what it has cached when it is attached anew: which says it all.
+        // Before hello, or with the channel full, the requests are dropped: the stream is attached again later, which
+        // implies them all.
         self.stale |= !self.link.send(&self.orders);
         self.orders.clear();
     }
 
-    /// Whether nothing older than what was ordered is in use any more.
+    /// Whether all requests have taken effect.
     fn is_settled(&self) -> bool {
         let told = !self.stale && self.orders.is_empty();
         self.link.progress().dma_ended || told && self.link.is_answered()
     }
 
-    /// Orders that are not answered, or not even said.
+    /// Requests not answered, or not sent yet.
     fn unanswered(&self) -> u64 {
         let progress = self.link.progress();
         let unsaid = u64::from(self.stale || !self.orders.is_empty());
@@ -67,24 +68,25 @@ impl DeviceQueue {
 #[derive(Debug, Default)]
 pub struct Devices {
     queues: Vec<DeviceQueue>,
-    /// Faults that an earlier life of this process was told of, and had not recorded when it was saved. Recorded first.
+    /// Faults from the saved state: reported to the earlier life of this process and not recorded. Recorded first.
     saved: VecDeque<(StreamId, Fault)>,
-    /// Whose fault was recorded last: a device that faults without end does not keep the others' out.
+    /// The device whose fault was recorded last, for round robin: a device that faults without end does not starve
+    /// the others.
     turn: usize,
 }
 
 impl Devices {
-    /// Nothing is attached yet.
+    /// No stream is attached yet.
     pub fn new(links: &[Arc<Link>]) -> Devices {
         let queue =
             |link: &Arc<Link>| DeviceQueue { link: Arc::clone(link), orders: Vec::new(), stale: true };
         Devices { queues: links.iter().map(queue).collect(), saved: VecDeque::new(), turn: 0 }
     }
 
-    /// Attaches what may have to be attached anew, as `attachment` says.
+    /// Attaches the streams that may have changed, as `attachment` says.
     pub fn resolve(&mut self, attachment: impl Fn(StreamId) -> Attachment) {
         for queue in &mut self.queues {
-            // To a device that has not greeted nothing can be sent yet; until then it is attached to abort.
+            // A device that has not said hello cannot be sent anything; until then it is attached to abort.
             if !queue.stale || !queue.link.can_be_told() {
                 continue;
             }
@@ -95,7 +97,7 @@ impl Devices {
         }
     }
 
-    /// The oldest fault that was told and not recorded yet, and whose it is; devices take turns.
+    /// The oldest unrecorded fault and its device; devices take turns.
     pub fn next_fault(&mut self) -> Option<(StreamId, Fault)> {
         if let Some(fault) = self.saved.pop_front() {
             return Some(fault);
@@ -113,7 +115,7 @@ impl Devices {
         None
     }
 
-    /// Faults that were told and not recorded yet, oldest first for each device.
+    /// Unrecorded faults, oldest first for each device.
     pub fn faults(&self) -> Vec<(StreamId, Fault)> {
         let told = self.queues.iter().flat_map(|queue| {
             let faults: Vec<Fault> = queue.link.progress().faults.iter().copied().collect();
@@ -128,28 +130,28 @@ impl Devices {
         told.fold(self.saved.len(), usize::saturating_add)
     }
 
-    /// Puts faults in front that an earlier life had not recorded.
+    /// Adds a saved state's faults in front.
     pub fn restore_faults(&mut self, faults: Vec<(StreamId, Fault)>) {
         self.saved = faults.into();
     }
 
-    /// Orders that the devices have not answered, or were not even told.
+    /// Requests that the devices have not answered, or that were not sent yet.
     pub fn unanswered(&self) -> u64 {
         self.queues.iter().map(DeviceQueue::unanswered).fold(0, u64::saturating_add)
     }
 
-    /// Asks every device how far it is, by orders that are none: it tells all its faults before it answers.
+    /// Sends every device an empty request: it reports all its faults before it answers.
     pub fn ask_all(&mut self) {
         for queue in &mut self.queues {
             queue.flush();
             if !queue.stale && queue.link.can_be_told() {
-                // No room: it is asked again by whoever finds that it has not answered.
+                // No room: sent again when its answer is found missing.
                 queue.stale |= !queue.link.send(&[]);
             }
         }
     }
 
-    /// Waits until everything sent is answered, but not for long.
+    /// Waits a short time until everything sent is answered.
     pub fn wait_answered(&self, span: Duration) {
         let until = Instant::now() + span;
         for queue in &self.queues {
@@ -157,8 +159,9 @@ impl Devices {
         }
     }
 
-    /// Attaches every stream anew, as `attachment` says, and waits for the answers; what came of each. One that ends in abort though
-    /// its entry says otherwise would lose the guest's DMA after a move that was called a success: it is named.
+    /// Attaches every stream as `attachment` says, waits for the answers, and returns the result of each. A stream
+    /// that ends in abort against its entry is named, since its DMA would fail after a move that was reported as a
+    /// success.
     pub fn replay(
         &mut self,
         until: Instant,
@@ -181,7 +184,7 @@ impl Devices {
             } else if now_refused != refused && attachment != Attachment::Abort {
                 ReplayOutcome::Aborted("its device cannot be attached so".to_owned())
             } else {
-                // Also of a device that is lost: it does no DMA at all.
+                // Holds for a lost device too: it does no DMA at all.
                 ReplayOutcome::Attached
             };
             StreamReplay { stream, attachment, outcome }
@@ -189,7 +192,7 @@ impl Devices {
         answers.map(outcome).collect()
     }
 
-    /// Counters for people and tests.
+    /// Counters for `inspect` and tests.
     pub fn each(&self, mut show: impl FnMut(String, u64)) {
         for queue in &self.queues {
             let progress = queue.link.progress();

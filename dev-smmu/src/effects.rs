@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the model wants done outside itself: interrupts to pulse, and whether commands wait.
+//! Side effects that the model requests: interrupts to pulse, and whether commands are pending.
 //!
 //! Collected while a request is handled, acted upon after the changed registers are published: a guest
 //! that takes an interrupt must find the registers it announces (IHI 0070 §3.18). Interrupts are edges,

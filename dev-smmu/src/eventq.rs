@@ -13,7 +13,7 @@ use smmu_arch::spec::events::EventRecord;
 use smmu_arch::spec::registers::Register;
 use zerocopy::IntoBytes;
 
-/// What became of a record.
+/// The result of recording an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Recorded {
     /// It is in the queue.
@@ -43,7 +43,7 @@ impl Smmu {
         recorded
     }
 
-    /// The interrupts of all that software may not have been told: records that wait, errors that are active, and CMD_SYNCs.
+    /// Every interrupt that software may have missed: for records in the queue, active errors, and CMD_SYNCs.
     pub fn announcements(&self) -> Effects {
         let mut effects = Effects::default();
         let (queue, prod, cons) = self.registers.event_queue();
@@ -54,7 +54,7 @@ impl Smmu {
         if enabled.gerror_irqen() && self.registers.active_errors().into_bits() != 0 {
             effects.raise(Interrupt::GlobalError);
         }
-        // Which CMD_SYNC asked for one is not known any more.
+        // Which CMD_SYNC requested one is not saved.
         if self.registers.cr0().cmdqen() {
             effects.raise(Interrupt::CommandSync);
         }

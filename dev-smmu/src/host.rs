@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The model's seams on the real thing: guest RAM with its dirty log, the register page, doorbells.
+//! The model's interfaces implemented on the host: guest RAM with its dirty log, the register page, doorbells.
 
 use crate::effects::{Effects, Interrupt};
 use crate::memory::GuestMemory;
@@ -49,7 +49,7 @@ pub struct Wires {
 }
 
 impl Wires {
-    /// Pulses what is wished for.
+    /// Pulses the requested interrupts.
     pub fn pulse(&self, effects: &Effects) {
         for interrupt in effects.interrupts() {
             let wire = match interrupt {

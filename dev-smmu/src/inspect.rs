@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the device counts, and what it shows of itself to whoever inspects it.
+//! The device's counters, and the registers that `inspect` shows.
 //!
 //! Counters belong to the process, not to the guest: they are neither saved nor restored.
 
 use crate::smmu::Smmu;
 use smmu_arch::spec::registers::Register;
 
-/// Counted since the process began.
+/// Counters since the process started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     /// Register writes handled.

@@ -4,7 +4,7 @@
 //! What was in force before an order is over when the device has answered it, or when the coordinator has said that the
 //! device's DMA has ended ([`Link::end_dma`]). Nothing else proves it: a channel that closes says that its process is gone, or
 //! has been taken over, or has cut us off, and a physical device goes on without its process. One that does not do its part is
-//! named to the coordinator ([`crate::patience`]), which ends it, and says so when it has.
+//! named to the coordinator ([`crate::response_budget`]), which ends it, and says so when it has.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -20,7 +20,7 @@ use ipc::protocol::budget;
 use ipc::protocol::stage1::{Fault, Notice, Order, Stage1};
 use smmu_arch::StreamId;
 
-use crate::patience::{DEBT_MAX, Patience, TURN_SPAN};
+use crate::response_budget::{DEBT_MAX, ResponseBudget, TURN_SPAN};
 
 /// The device's process is armed beside us, and greets once its device is open, or has its state.
 const HELLO_SPAN: Duration = budget::sum(&[budget::vfio::RESTORING, budget::SLACK]);
@@ -104,8 +104,8 @@ impl Link {
         // Who waits for the greeting ([`Self::wait_up`]), and the thread that serves the guest.
         self.changed.notify_all();
         heard();
-        let mut patience = Patience::new(Instant::now());
-        let end = greeted.and_then(|()| self.read(&mut patience, &heard, &failed));
+        let mut response_budget = ResponseBudget::new(Instant::now());
+        let end = greeted.and_then(|()| self.read(&mut response_budget, &heard, &failed));
         let Err(error): Result<(), Error> = end else { return };
         let wrong = !matches!(error, Error::PeerGone { .. });
         {
@@ -122,12 +122,12 @@ impl Link {
             failed(&self.name, error.to_string());
         }
         heard();
-        self.await_end(&mut patience, &failed);
+        self.await_end(&mut response_budget, &failed);
         heard();
     }
 
     /// Nobody is at the other end any more; whether the device still does DMA is the coordinator's to say.
-    fn await_end(&self, patience: &mut Patience, failed: &impl Fn(&str, String)) {
+    fn await_end(&self, response_budget: &mut ResponseBudget, failed: &impl Fn(&str, String)) {
         loop {
             let progress = self.progress();
             if progress.dma_ended {
@@ -135,15 +135,15 @@ impl Link {
             }
             let waited = self.changed.wait_timeout(progress, TURN_SPAN);
             drop(waited.unwrap_or_else(PoisonError::into_inner));
-            self.look(patience, failed);
+            self.look(response_budget, failed);
         }
     }
 
     /// Gives the device up once it has kept the guest waiting for too long. Whether its channel was full.
-    fn look(&self, patience: &mut Patience, failed: &impl Fn(&str, String)) -> bool {
+    fn look(&self, response_budget: &mut ResponseBudget, failed: &impl Fn(&str, String)) -> bool {
         let (full, given_up) = {
             let mut progress = self.progress();
-            let over = patience.is_over(Instant::now(), progress.waits_since);
+            let over = response_budget.is_exhausted(Instant::now(), progress.waits_since);
             let given_up = over && !progress.given_up;
             progress.given_up |= over;
             (progress.full, given_up)
@@ -157,13 +157,13 @@ impl Link {
 
     fn read(
         &self,
-        patience: &mut Patience,
+        response_budget: &mut ResponseBudget,
         heard: &impl Fn(),
         failed: &impl Fn(&str, String),
     ) -> Result<(), Error> {
         loop {
             let incoming = self.channel.recv(Deadline::after(TURN_SPAN));
-            let full = self.look(patience, failed);
+            let full = self.look(response_budget, failed);
             let incoming = match incoming {
                 Err(Error::Timeout { .. }) => {
                     if full {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Register accesses: offset -> register -> handler. IHI 0070 §6.2 and §6.3.
 //!
-//! Writes are 32 bits wide, to a register or to either half of a 64-bit one, or 64 bits wide to a 64-bit
-//! register; any other is ignored. Reads have no side effect and are reads of memory (the guest reads a
-//! page, see `publish`), so any aligned width returns the bytes that lie there. Undefined locations of
-//! page 1, and the places of page 0 where page 1 registers would be, are RAZ/WI.
-//! An Update of SMMUEN or GBPA is acknowledged once every device behind has followed ([`Smmu::complete_updates`]): within the
-//! write where that is at once, else later, and software that polls waits for it. All else completes within the write.
+//! Writes are 32 bits wide, to a register or to either half of a 64-bit one, or 64 bits wide to a 64-bit register;
+//! any other is ignored. Reads have no side effect and are reads of memory (the guest reads a page, see `publish`),
+//! so any aligned width returns the bytes that lie there. Undefined locations of page 1, and the places of page 0
+//! where page 1 registers would be, are RAZ/WI. An Update of SMMUEN or GBPA is acknowledged once every device behind
+//! the SMMU has applied it ([`Smmu::complete_updates`]): within the write if possible, else later, and software polls
+//! for it. All else completes within the write.
 
 use crate::regfile::low32;
 use crate::smmu::Smmu;
@@ -97,7 +97,7 @@ impl Smmu {
         }
         let before = self.registers.gbpa();
         self.store(Register::GBPA, value);
-        // With SMMUEN set it decides about nothing.
+        // With SMMUEN set GBPA has no effect.
         if before != self.registers.gbpa() && !self.registers.cr0().smmuen() {
             self.registers.begin_gbpa_update();
             sink.reevaluate(StreamRange::ALL);
@@ -110,7 +110,7 @@ impl Smmu {
         self.registers.is_updating()
     }
 
-    /// Acknowledges Updates, if nothing that was in force before is in use any more.
+    /// Acknowledges Updates, if the old values are not in use any more.
     pub fn complete_updates(&mut self, sink: &mut impl Stage1Sink) {
         if self.registers.is_updating() && sink.sync() == SyncState::Done {
             self.registers.acknowledge_updates();

@@ -28,7 +28,7 @@ pub struct RegisterFile {
     cr1: Cr1,
     cr2: Cr2,
     gbpa: Gbpa,
-    /// GBPA.Update: a device may still treat its stream as the value before said.
+    /// GBPA.Update: a device may still use the old value.
     gbpa_is_updating: bool,
     irq_ctrl: IrqCtrl,
     irq_ctrlack: IrqCtrl,
@@ -177,7 +177,7 @@ impl RegisterFile {
             }
             Register::CR2 | Register::STRTAB_BASE | Register::STRTAB_BASE_CFG => when(disabled),
             Register::CMDQ_BASE => when(cmdq_off),
-            // ERR takes no written value (§6.3.28 permits it): an error code is the SMMU's word.
+            // ERR takes no written value (§6.3.28 permits it): only the SMMU sets an error code.
             Register::CMDQ_CONS => {
                 when(cmdq_off) & u64::from(CmdqCons::new().with_rd(u32::MAX >> 12).into_bits())
             }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The device's state as it travels: a frozen struct of plain integers, made and taken apart in full.
+//! The device's saved state: a frozen struct of plain integers, written and read with full destructuring.
 //!
-//! `SmmuV1` and `SmmuV2` are never edited once released: a change is a `SmmuV3` and a conversion. It shares no type with
-//! the running device. What is advertised travels as the very register values the guest has read, and
-//! must equal what the destination's own profile advertises: it is compared, never adopted. A blob is
-//! untrusted: every value passes the same `put` as a live write. Error bits survive, so a command that
-//! failed before the save still stops the queue after the restore.
+//! `SmmuV1` and `SmmuV2` are never edited once released: a change is a `SmmuV3` and a conversion. It shares no type
+//! with the running device. Identification registers are saved as the guest has read them, and compared with the
+//! destination's model, never adopted. A blob is untrusted: every value passes the same `put` as a live write. Error
+//! bits survive, so a command that failed before the save still stops the queue after the restore.
 
 use crate::inspect::Counters;
 use crate::link::FAULTS_MAX;
@@ -49,7 +48,7 @@ pub struct SmmuV1 {
     pub eventq_cons: u32,
 }
 
-/// Version 2: the registers, and what devices had told that was not in the Event queue.
+/// Version 2: the registers, and faults that devices had reported that were not in the Event queue.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SmmuV2 {
     /// The registers.
@@ -118,7 +117,7 @@ impl SmmuV2 {
     }
 }
 
-/// Why a saved device cannot live here.
+/// Why a saved state cannot be restored.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum RestoreError {
     /// The guest has read another value of an identification register than this device advertises.
@@ -128,7 +127,7 @@ pub enum RestoreError {
         register: &'static str,
         /// What the guest has read.
         saved: u32,
-        /// What this device would say.
+        /// This device's value.
         ours: u32,
     },
     /// More faults than can have been waiting.
@@ -136,7 +135,7 @@ pub enum RestoreError {
     FaultCount {
         /// How many.
         count: usize,
-        /// How many can.
+        /// The limit.
         max: usize,
     },
     /// A fault of no stream.
@@ -191,7 +190,7 @@ impl Smmu {
         }
     }
 
-    /// A device that goes on where the saved one stopped. Its streams must be evaluated anew.
+    /// Restores a device. Its streams have to be looked up again.
     pub fn restore(model: Model, saved: &SmmuV1) -> Result<Smmu, RestoreError> {
         let SmmuV1 {
             idr0,
@@ -256,7 +255,7 @@ impl Smmu {
             (Register::EVENTQ_CONS, eventq_cons.into()),
         ] {
             registers.put(register, value);
-            // The source's device passed the same sieve: a bit that does not survive it was never there.
+            // The source's registers passed the same masks: a bit that does not survive cannot have been set.
             if registers.get(register) != value {
                 return Err(RestoreError::Register { register, value });
             }

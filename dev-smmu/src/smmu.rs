@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The device: a register file, and what it counts. Everything it does is a method in a neighbour.
+//! The device: a register file and counters. Its methods are in the other files of this folder.
 //!
-//! `mmio` handles accesses, `cmdq` steps the Command queue, `eventq` records events, `gerror` keeps the
-//! error handshake, `saved` takes it apart and puts it together again. The device has no state outside
-//! its registers: caches of configuration and translations belong to the devices behind it, so a new
-//! process resumes from the register file and the guest's memory alone.
+//! `mmio` handles accesses, `cmdq` steps the Command queue, `eventq` records events, `gerror` keeps the error
+//! handshake, `saved` saves and restores it. The device has no state outside its registers: caches of configuration
+//! and translations belong to the devices behind it, so a new process resumes from the register file and the guest's
+//! memory alone.
 
 use crate::inspect::Counters;
 use crate::regfile::RegisterFile;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The seam to the devices behind this SMMU: which streams to look at again, what to invalidate.
+//! The model's interface to the devices behind this SMMU: streams whose configuration may have changed, and
+//! invalidations.
 //!
 //! The model never holds an attachment. It says which StreamIDs may have changed (a configuration
 //! invalidation, SMMUEN, GBPA, the stream table, reset) and passes cached-translation invalidations on;
@@ -67,12 +68,12 @@ fn nested_words(ste: &Ste, stage1: &Stage1Stream) -> [u64; 2] {
     [qw0.into_bits(), qw1.into_bits()]
 }
 
-/// Whether everything asked of the devices before has been answered.
+/// Whether all earlier requests have been answered by the devices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SyncState {
-    /// It has: the CMD_SYNC may be consumed.
+    /// Yes: the CMD_SYNC may be consumed.
     Done,
-    /// Not yet: ask again when an answer came.
+    /// Not yet: to be called again after the next answer.
     Pending,
 }
 

@@ -100,7 +100,7 @@ pub enum Breach {
     Protocol {
         /// The number found.
         found: u16,
-        /// The channel's.
+        /// If the channel fails.
         expected: u16,
     },
     /// Another version of the protocol.
@@ -108,7 +108,7 @@ pub enum Breach {
     Version {
         /// The version found.
         found: u16,
-        /// The channel's.
+        /// If the channel fails.
         expected: u16,
     },
     /// A kind of frame that does not exist.
@@ -134,7 +134,7 @@ pub enum Breach {
     Generation {
         /// The generation found.
         found: u32,
-        /// The channel's.
+        /// If the channel fails.
         expected: u32,
     },
     /// A body above the cap.

@@ -69,7 +69,7 @@ pub fn write_at(file: BorrowedFd<'_>, memory: &[VolatileSlice<'_>], offset: u64)
 /// otherwise only lost its processor.
 ///
 /// # Errors
-/// The kernel's.
+/// If the kernel refuses the call.
 pub fn waits() -> Result<u64, Errno> {
     let mut usage = MaybeUninit::uninit();
     // SAFETY: the kernel fills the structure that it is given.

@@ -239,7 +239,7 @@ impl Connection {
     /// Tells, and wants no answer.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub fn post(
         &self,
         command: Command,
@@ -253,7 +253,7 @@ impl Connection {
     /// The next command of the peer.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub fn receive(&self, deadline: Deadline) -> Result<Incoming, ConnectionError> {
         self.wait(deadline, "have a command", State::take_command)
     }
@@ -261,7 +261,7 @@ impl Connection {
     /// Answers a command, unless the peer wants no answer.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub fn reply(
         &self,
         to: &Incoming,
@@ -281,7 +281,7 @@ impl Connection {
     /// Answers that a command failed, unless the peer wants no answer.
     ///
     /// # Errors
-    /// The connection's.
+    /// If the connection fails.
     pub fn fail(
         &self,
         to: &Incoming,
