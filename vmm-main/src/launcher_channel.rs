@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The channel between launcher and coordinator: a seqpacket pair, one small message at a time.
 //!
-//! Down go control connections that the launcher has accepted and checked (one descriptor each), and the request to
-//! end. Up come "it runs", "connect to that device's server anew" and "it ended, because". Either end's death is the other's end of file: a VM
-//! never outlives its launcher, and a launcher never waits for a dead coordinator.
+//! The launcher sends control connections that it has accepted and checked (one descriptor each), and the request to
+//! stop. The coordinator reports that the guest runs, requests reconnections to devices' servers, and reports the end
+//! with its reason. Either end's death is end of file for the other: a VM never outlives its launcher, and a launcher
+//! never waits for a dead coordinator.
 //!
-//! The coordinator is sealed and may have been reached by a guest: the launcher bounds and checks what it says.
+//! The coordinator is sealed and may have been reached by a guest: the launcher bounds and validates its messages.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -23,40 +24,41 @@ use tokio::io::unix::AsyncFd;
 use crate::lifecycle::Why;
 use crate::readiness;
 
-/// Longest message: an end with the last lines of a log in it.
+/// Longest message: an `Ended` with the last lines of a log.
 pub const MESSAGE_LEN_MAX: usize = 32 * 1024;
 
-/// What the launcher says.
+/// Messages of the launcher.
 #[derive(Debug)]
-pub enum Down {
-    /// A client is here; its credentials are good.
+pub enum FromLauncher {
+    /// A client's connection; its credentials were checked.
     Connection(OwnedFd),
-    /// End in good order.
+    /// Requests an orderly end.
     Stop,
-    /// The answer to [`Up::Reopen`]: a new connection, or why there is none.
+    /// The answer to [`FromCoordinator::Reopen`]: a new connection, or why there is none.
     Device {
-        /// Which of the VM's devices.
+        /// Index of the device.
         index: u8,
-        /// Its server.
+        /// The connection to its server.
         server: io::Result<OwnedFd>,
     },
-    /// The answer to [`Up::Ended`]: the VM's name is free.
+    /// The answer to [`FromCoordinator::Ended`]: the VM's name is free.
     Released,
 }
 
-/// What the coordinator says.
+/// Messages of the coordinator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Up {
+pub enum FromCoordinator {
     /// The guest runs.
     Running,
-    /// The guest was reset, and the old connection to the server of this device is closed: connect anew. The path is the
-    /// launcher's own, from the configuration.
+    /// The guest was reset, and the old connection to this device's server is closed: requests a new one. The path is
+    /// the launcher's own, from the configuration.
     Reopen {
-        /// Which of the VM's devices.
+        /// Index of the device.
         index: u8,
     },
-    /// It is over; the last message. Processes are gone and disks are free: the name is to be freed too.
+    /// The VM has ended; the last message. Its processes are gone and its disks unlocked: the launcher now frees the
+    /// name.
     Ended(Why),
 }
 
@@ -66,8 +68,8 @@ const DEVICE: u8 = b'D';
 const NO_DEVICE: u8 = b'N';
 const RELEASED: u8 = b'R';
 
-/// Bytes of the longest message of the launcher: a device's number, and an error number.
-const DOWN_LEN_MAX: usize = 6;
+/// Bytes of the longest message of the launcher: a device's index and an errno.
+const FROM_LAUNCHER_LEN_MAX: usize = 6;
 
 /// A new pair: the launcher's end, and the one for the coordinator.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -85,12 +87,12 @@ impl LauncherEnd {
         readiness::watch(socket, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
 
-    /// Hands a client over. Not cancel-safe in effect: it may or may not have been sent.
+    /// Passes a client's connection on. Not cancel-safe: it may or may not have been sent.
     pub async fn connection(&self, client: BorrowedFd<'_>) -> io::Result<()> {
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &[CONNECTION], &[client])).await
     }
 
-    /// Hands over a new connection to a device's server, or says why there is none. As [`Self::connection`].
+    /// Passes on a new connection to a device's server, or the error. As [`Self::connection`].
     pub async fn device(&self, index: u8, server: &io::Result<OwnedFd>) -> io::Result<()> {
         let (message, fd) = match server {
             Ok(server) => (vec![DEVICE, index], Some(server.as_fd())),
@@ -102,18 +104,18 @@ impl LauncherEnd {
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
     }
 
-    /// Says that the VM's name is free. As [`Self::connection`].
+    /// Reports that the VM's name is free. As [`Self::connection`].
     pub async fn released(&self) -> io::Result<()> {
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &[RELEASED], &[])).await
     }
 
-    /// Asks for an orderly end. As cancel-safe as asking twice is harmless.
+    /// Requests an orderly end. Cancel-safe, because it may be repeated.
     pub async fn stop(&self) -> io::Result<()> {
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &[STOP], &[])).await
     }
 
     /// The next message; `None` when the coordinator is gone. Cancel-safe.
-    pub async fn recv(&self) -> io::Result<Option<Up>> {
+    pub async fn recv(&self) -> io::Result<Option<FromCoordinator>> {
         let mut buffer = vec![0; MESSAGE_LEN_MAX];
         let len =
             self.0.async_io(Interest::READABLE, |socket| recv(socket.as_fd(), &mut buffer, None)).await?;
@@ -137,9 +139,9 @@ impl CoordinatorEnd {
     }
 
     /// The next message; `None` when the launcher is gone. Cancel-safe.
-    pub async fn recv(&self) -> io::Result<Option<Down>> {
+    pub async fn recv(&self) -> io::Result<Option<FromLauncher>> {
         // A byte more than the longest.
-        let mut buffer = [0; DOWN_LEN_MAX + 1];
+        let mut buffer = [0; FROM_LAUNCHER_LEN_MAX + 1];
         let mut client = None;
         let len = self
             .0
@@ -147,26 +149,28 @@ impl CoordinatorEnd {
             .await?;
         match (buffer.get(..len), client) {
             (None | Some([]), _) => Ok(None),
-            (Some(&[CONNECTION]), Some(client)) => Ok(Some(Down::Connection(client))),
-            (Some(&[STOP]), None) => Ok(Some(Down::Stop)),
-            (Some(&[DEVICE, index]), Some(server)) => Ok(Some(Down::Device { index, server: Ok(server) })),
+            (Some(&[CONNECTION]), Some(client)) => Ok(Some(FromLauncher::Connection(client))),
+            (Some(&[STOP]), None) => Ok(Some(FromLauncher::Stop)),
+            (Some(&[DEVICE, index]), Some(server)) => {
+                Ok(Some(FromLauncher::Device { index, server: Ok(server) }))
+            }
             (Some(&[NO_DEVICE, index, ref errno @ ..]), None) => {
                 let errno = errno.try_into().map_err(|_| garbled("a message of the launcher"))?;
                 let server = Err(io::Error::from_raw_os_error(i32::from_le_bytes(errno)));
-                Ok(Some(Down::Device { index, server }))
+                Ok(Some(FromLauncher::Device { index, server }))
             }
-            (Some(&[RELEASED]), None) => Ok(Some(Down::Released)),
+            (Some(&[RELEASED]), None) => Ok(Some(FromLauncher::Released)),
             (Some(_), _) => Err(garbled("a message of the launcher")),
         }
     }
 
-    /// Tells the launcher; what is too long for one message is cut down to its reason.
-    pub async fn send(&self, message: &Up) -> io::Result<()> {
+    /// Sends a message; one that is too long is cut down to its reason.
+    pub async fn send(&self, message: &FromCoordinator) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(message)?;
         if bytes.len() > MESSAGE_LEN_MAX {
             let shorter = match message {
-                Up::Ended(Why::Failed { problem, .. }) => {
-                    Up::Ended(Why::Failed { problem: problem.clone(), last_lines: vec![] })
+                FromCoordinator::Ended(Why::Failed { problem, .. }) => {
+                    FromCoordinator::Ended(Why::Failed { problem: problem.clone(), last_lines: vec![] })
                 }
                 other => other.clone(),
             };

@@ -27,19 +27,18 @@ use crate::problem::{Class, Problem};
 pub const ANSWER_LEN_MAX: usize = 256 * 1024;
 /// For a command: a little more than the server allows itself, so that its own error arrives first.
 pub const COMMAND_DEADLINE: Duration = budget::sum(&[server::CONNECTION_DEADLINE, budget::SLACK]);
-/// For what is answered from the published picture, without asking any process: only the coordinator's thread
-/// has to get to run.
-pub const PICTURE_DEADLINE: Duration = Duration::from_secs(5);
-/// For the counters of all processes, which are waited for a moment together.
-pub const INSPECT_DEADLINE: Duration = budget::sum(&[budget::INSPECT, PICTURE_DEADLINE]);
-/// For an order to stop, which waits for no other command.
-pub const STOP_DEADLINE: Duration = budget::sum(&[STOP_SPAN, PICTURE_DEADLINE]);
-/// For a connection to be taken.
+/// For answers from the published snapshot, which need no other process: only the coordinator's thread has to run.
+pub const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(5);
+/// For the counters of all processes, which are collected concurrently.
+pub const INSPECT_DEADLINE: Duration = budget::sum(&[budget::INSPECT, SNAPSHOT_DEADLINE]);
+/// For a request to stop, which waits for no other command.
+pub const STOP_DEADLINE: Duration = budget::sum(&[STOP_SPAN, SNAPSHOT_DEADLINE]);
+/// For a connection to be accepted.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// Between two attempts while the launcher's queue of connections is full: the kernel tells nobody when it empties.
+/// Between two attempts while the listener's backlog is full: there is no notification when it empties.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Why the socket at `path` takes no connection, in terms of the VM that it would be.
+/// The problem to report if connecting to the socket at `path` failed.
 fn not_connected(error: &io::Error, path: &Path, place: String) -> Problem {
     let name = path.file_stem().map(|name| printable::path(Path::new(name))).unwrap_or_default();
     let (what, advice) = match error.kind() {
@@ -84,7 +83,7 @@ impl Client {
         }
     }
 
-    /// Whether somebody listens on the socket at `path`. One that hangs does.
+    /// Whether a process listens on the socket at `path`, even if it hangs.
     pub async fn is_listening(path: &Path) -> bool {
         match timeout(CONNECT_DEADLINE, taken(path)).await {
             Ok(connected) => connected.is_ok(),
@@ -148,18 +147,18 @@ impl Client {
     }
 }
 
-/// A connection, as soon as the listener's queue has room. Cancel-safe.
+/// Connects as soon as the listener's backlog has room. Cancel-safe.
 async fn taken(path: &Path) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(path).await {
-            // Full: its owner accepts nobody at the moment.
+            // Full: its owner does not accept at the moment.
             Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(CONNECT_INTERVAL).await,
             connected => return connected,
         }
     }
 }
 
-/// A VM that took the connection and says nothing.
+/// The problem to report if the VM accepted the connection and does not answer.
 fn silent(launcher: Option<i32>, place: String, deadline: Duration) -> Problem {
     let seconds = deadline.as_secs();
     match launcher {

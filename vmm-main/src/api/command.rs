@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How the API speaks to the task that owns the VM: a bounded queue of commands, each with its way back, one of orders to
-//! stop, which wait for no command, and a published picture for reading and for asking the processes about themselves.
+//! How the API reaches the task that owns the VM: a bounded queue of commands, each with a reply channel; one of
+//! requests to stop, which wait for no command; and a published snapshot of the status, with handles for inspecting
+//! the processes.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,13 @@ use crate::coordinator::inspector::{self, Inspector};
 use crate::lifecycle::Why;
 use crate::problem::{Class, Problem};
 
-/// Commands that may wait for the VM; it takes one at a time.
+/// Queued commands; the VM executes one at a time.
 pub const COMMAND_QUEUE_LEN: usize = 16;
 
 /// Where the answer to a command goes.
 pub type Answer<T> = oneshot::Sender<Result<T, Problem>>;
 
-/// Something a client asks of the VM.
+/// A client's command to the VM.
 #[derive(Debug)]
 pub enum Command {
     /// Pause the guest: its vCPUs and devices.
@@ -26,36 +27,36 @@ pub enum Command {
     Resume(Answer<Status>),
     /// Save every process, start new ones, restore, resume.
     SaveRestore(Answer<SaveRestored>),
-    /// Measure for so long how fast the guest dirties its memory.
+    /// Measure the guest's dirty rate for this long.
     DirtyRate(Duration, Answer<DirtyRate>),
-    /// Make a process attempt something.
+    /// Make a process attempt something that its sandbox forbids.
     Probe(ProbeRequest, Answer<ProbeAnswer>),
 }
 
-/// An order to end in good order. It waits for no command, and is answered when the VM is gone: its processes have ended, and
-/// its name and its disks are free.
+/// A request for an orderly end. It waits for no command, and is answered when the VM is gone: its processes have
+/// ended, and its name and disks are free.
 #[derive(Debug)]
 pub struct StopOrder {
-    /// Who wants it.
+    /// The cause.
     pub why: Why,
-    /// Where the answer goes, if anybody waits for one.
+    /// The reply channel, if a client waits.
     pub answer: Option<Answer<Status>>,
 }
 
-/// What readers see: replaced as a whole after every change.
+/// The status as readers see it: replaced as a whole after every change.
 #[derive(Debug, Clone)]
-pub struct Picture {
-    /// The VM; its uptime is filled in when somebody asks.
+pub struct Snapshot {
+    /// The VM; its uptime is filled in by [`Self::status_now`].
     pub status: Status,
     /// When its coordinator started.
     pub started: Instant,
     /// Its processes, the coordinator first.
     pub processes: Vec<Process>,
-    /// What asks each of them about itself.
+    /// The handle for inspecting each of them.
     pub inspectors: Vec<Inspector>,
 }
 
-impl Picture {
+impl Snapshot {
     /// The status as of now.
     pub fn status_now(&self) -> Status {
         let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -68,15 +69,15 @@ impl Picture {
 pub struct Handle {
     /// The queue to the VM's task.
     pub commands: mpsc::Sender<Command>,
-    /// The orders to stop.
+    /// The queue of requests to stop.
     pub stops: mpsc::Sender<StopOrder>,
-    /// The picture it last published.
-    pub picture: watch::Receiver<Picture>,
+    /// The snapshot it last published.
+    pub snapshot: watch::Receiver<Snapshot>,
 }
 
 impl Handle {
-    /// Sends the command that `make` builds around its answer's channel, and waits for the answer.
-    /// Cancel-safe: a caller that goes away only loses the answer.
+    /// Sends the command that `make` builds around its reply channel, and waits for the answer. Cancel-safe: a
+    /// dropped call only loses the answer.
     pub async fn ask<T>(&self, make: impl FnOnce(Answer<T>) -> Command) -> Result<T, Problem> {
         let (answer, wait) = oneshot::channel();
         queue(&self.commands, make(answer))?;
@@ -90,9 +91,9 @@ impl Handle {
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// What every process tells about itself, whatever the VM is doing. One that does not answer soon is listed as such.
+    /// `Inspect` of every process, whatever the VM is doing. One that does not answer in time is listed as such.
     pub async fn inspect(&self) -> Vec<Inspected> {
-        let inspectors = self.picture.borrow().inspectors.clone();
+        let inspectors = self.snapshot.borrow().inspectors.clone();
         inspector::inspect_all(inspectors).await
     }
 }

@@ -35,7 +35,7 @@ pub const CONNECTION_COUNT_MAX: usize = 16;
 pub const WAITING_COUNT_MAX: usize = 100;
 /// How long one waits: every place is free again after a head that never ends.
 pub const PLACE_DEADLINE: Duration = Duration::from_secs(10);
-/// No request of this API has a larger body.
+/// The largest body of any request.
 pub const BODY_LEN_MAX: usize = 4096;
 /// Request line and headers together; hyper takes no less than 8 KiB.
 pub const HEAD_LEN_MAX: usize = 8192;
@@ -58,7 +58,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server that asks `handle`.
+    /// A server over `handle`.
     pub fn new(handle: Handle) -> Self {
         Self {
             routes: routes(handle),
@@ -86,8 +86,8 @@ impl Server {
                 .max_buf_size(HEAD_LEN_MAX)
                 .max_headers(HEADER_COUNT_MAX)
                 .keep_alive(false)
-                // A client that has said all (`nc -N`, socat) closes its sending side and still wants its answer. One that is
-                // gone altogether looks the same: its command is carried out, and the answer has no reader.
+                // A client may close its sending side after the request (`nc -N`, socat) and still wait for the
+                // answer. One that is gone looks the same: its command is carried out, and the answer is not read.
                 .half_close(true)
                 .serve_connection(TokioIo::new(stream), service);
             match timeout(CONNECTION_DEADLINE, connection).await {
@@ -99,11 +99,11 @@ impl Server {
         });
     }
 
-    /// Waits until no connection is open, or `patience` is over: the last answers get out before the end.
-    pub async fn drain(&self, patience: Duration) {
+    /// Waits until no connection is open, at most `span`, so that the last answers are sent before the end.
+    pub async fn drain(&self, span: Duration) {
         let every = u32::try_from(CONNECTION_COUNT_MAX + WAITING_COUNT_MAX).unwrap_or(u32::MAX);
-        // Either way the caller ends next; a client that does not read its answer has had its time.
-        let _ = timeout(patience, self.room.acquire_many(every)).await;
+        // After a timeout too the caller ends: a client that does not read its answer was given enough time.
+        let _ = timeout(span, self.room.acquire_many(every)).await;
     }
 }
 
@@ -163,11 +163,11 @@ impl IntoResponse for Refusal {
 type Answered<T> = Result<Json<T>, Refusal>;
 
 async fn status(State(handle): State<Handle>) -> Json<Status> {
-    Json(handle.picture.borrow().status_now())
+    Json(handle.snapshot.borrow().status_now())
 }
 
 async fn processes(State(handle): State<Handle>) -> Json<Vec<Process>> {
-    Json(handle.picture.borrow().processes.clone())
+    Json(handle.snapshot.borrow().processes.clone())
 }
 
 async fn inspect(State(handle): State<Handle>) -> Json<Vec<Inspected>> {

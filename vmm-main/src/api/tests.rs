@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use super::client::{COMMAND_DEADLINE, Client, PICTURE_DEADLINE};
-use super::command::{COMMAND_QUEUE_LEN, Command, Handle, Picture, StopOrder};
+use super::client::{COMMAND_DEADLINE, Client, SNAPSHOT_DEADLINE};
+use super::command::{COMMAND_QUEUE_LEN, Command, Handle, Snapshot, StopOrder};
 use super::server::{
     BODY_LEN_MAX, CONNECTION_COUNT_MAX, CONNECTION_DEADLINE, HEAD_DEADLINE, PLACE_DEADLINE, REQUEST_DEADLINE,
     Server, WAITING_COUNT_MAX,
@@ -37,8 +37,8 @@ fn status(phase: Phase) -> Status {
     }
 }
 
-fn showing(phase: Phase) -> Picture {
-    Picture {
+fn showing(phase: Phase) -> Snapshot {
+    Snapshot {
         status: status(phase),
         started: std::time::Instant::now(),
         processes: vec![],
@@ -50,7 +50,7 @@ fn showing(phase: Phase) -> Picture {
 fn server(deaf: bool) -> Server {
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
     let (stops, mut stop_orders) = mpsc::channel::<StopOrder>(COMMAND_QUEUE_LEN);
-    let (publish, picture) = watch::channel(showing(Phase::Running));
+    let (publish, snapshot) = watch::channel(showing(Phase::Running));
     tokio::spawn(async move {
         let mut phase = Phase::Running;
         loop {
@@ -85,7 +85,7 @@ fn server(deaf: bool) -> Server {
             let _ = answer.send(result);
         }
     });
-    Server::new(Handle { commands, stops, picture })
+    Server::new(Handle { commands, stops, snapshot })
 }
 
 fn connect(server: &Server) -> UnixStream {
@@ -318,9 +318,9 @@ async fn api_client_gives_up_in_time_on_a_socket_that_is_never_served() {
     let begun = tokio::time::Instant::now();
     let client = Client::connect(&path).await.unwrap();
     let problem =
-        client.call::<Status>(Method::GET, "/v1/status", vec![], PICTURE_DEADLINE).await.unwrap_err();
+        client.call::<Status>(Method::GET, "/v1/status", vec![], SNAPSHOT_DEADLINE).await.unwrap_err();
     assert_eq!((problem.class, problem.what.as_str()), (Class::Unreachable, "no answer within 5 s"));
-    assert!(begun.elapsed() < PICTURE_DEADLINE * 2);
+    assert!(begun.elapsed() < SNAPSHOT_DEADLINE * 2);
 
     // Its queue is full as well.
     rustix::net::listen(&listener, 0).unwrap();

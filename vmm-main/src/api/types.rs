@@ -37,7 +37,7 @@ pub struct Status {
     /// Processes of the assigned devices whose servers are given guest RAM while their stream is in bypass.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub direct_dma: Vec<String>,
-    /// Assigned devices that the guest has lost, or never found, by their process, and why.
+    /// Assigned devices that have failed, before or after the start, by their process, with the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lost_devices: BTreeMap<String, String>,
 }
@@ -64,7 +64,7 @@ pub struct Process {
     pub profile: String,
     /// What happens when it dies.
     pub restart: String,
-    /// What it says it has enforced on itself.
+    /// Its own report of what it has enforced.
     pub enforced: Vec<String>,
     /// Its limits that depend on the VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,18 +112,18 @@ pub struct Observed {
     pub facts: Vec<String>,
     /// What differs from the profile; empty is good.
     pub drift: Vec<String>,
-    /// What this user may not look at.
+    /// What this user may not read.
     pub unread: Vec<String>,
 }
 
-/// One process of `GET /v1/inspect`: what it tells about itself.
+/// One process of `GET /v1/inspect`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspected {
     /// The process.
     pub process: String,
     /// Counters and states by name; a register is a hexadecimal string.
     pub values: BTreeMap<String, serde_json::Value>,
-    /// Why there are none, if the process did not answer in time. It lives.
+    /// Why there are none, if the process did not answer in time. It is still running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unanswered: Option<String>,
 }
@@ -159,11 +159,11 @@ pub struct DirtyRate {
     pub span_us: u64,
     /// Bytes in a page.
     pub page_len: u64,
-    /// Pages that were written, by whomever: each counts once.
+    /// Pages that were written by any process: each counts once.
     pub page_count: u64,
-    /// The same in bytes for a second.
+    /// The same in bytes per second.
     pub bytes_per_second: u64,
-    /// Who has written.
+    /// By process.
     pub processes: Vec<DirtyPages>,
 }
 
@@ -174,8 +174,8 @@ pub struct DirtyPages {
     pub process: String,
     /// Pages.
     pub page_count: u64,
-    /// `exact`; `everything`: all of RAM, since its log is not complete; `unseen`: it also writes what nobody sees until it is
-    /// stopped.
+    /// `exact`; `everything`: all of RAM, since its log is not complete; `unseen`: it also makes writes that are not
+    /// logged, until it is stopped.
     pub seen: String,
 }
 
@@ -207,7 +207,7 @@ pub struct ProbeRequest {
     pub attempt: String,
 }
 
-/// Answer of `POST /v1/probe`: only if the process lived to tell.
+/// Answer of `POST /v1/probe`: only if the process survived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeAnswer {
     /// What came of it.

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Form, host_pids};
-use crate::api::client::{COMMAND_DEADLINE, Client, INSPECT_DEADLINE, PICTURE_DEADLINE, STOP_DEADLINE};
+use crate::api::client::{COMMAND_DEADLINE, Client, INSPECT_DEADLINE, SNAPSHOT_DEADLINE, STOP_DEADLINE};
 use crate::api::types::{
     DIRTY_RATE_MS_MAX, DirtyPages, DirtyRate, DirtyRateRequest, Inspected, Limits, Observed, Process,
     SaveRestored, Status,
@@ -243,7 +243,7 @@ where
 async fn processes(socket: &Path) -> Result<(Option<i32>, Vec<Process>), Problem> {
     let client = Client::connect(socket).await?;
     let launcher = client.launcher_pid();
-    let rows = client.call(Method::GET, "/v1/processes", Vec::new(), PICTURE_DEADLINE).await?;
+    let rows = client.call(Method::GET, "/v1/processes", Vec::new(), SNAPSHOT_DEADLINE).await?;
     Ok((launcher, rows))
 }
 
@@ -360,7 +360,7 @@ fn ask<T: DeserializeOwned>(
         None => the_only_one(runtime.block_on(alive(&runtime_dir))?)?,
     };
     let deadline = match path {
-        "/v1/status" => PICTURE_DEADLINE,
+        "/v1/status" => SNAPSHOT_DEADLINE,
         "/v1/inspect" => INSPECT_DEADLINE,
         "/v1/stop" => STOP_DEADLINE,
         _ => COMMAND_DEADLINE,

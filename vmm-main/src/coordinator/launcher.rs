@@ -15,7 +15,7 @@ use ipc::instance::InstanceId;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use crate::launcher_channel::Up;
+use crate::launcher_channel::FromCoordinator;
 use crate::system::{EdgeKind, Make, ObjectId, System};
 
 /// More than the launcher tries for.
@@ -27,7 +27,7 @@ pub type Reopened = (u8, io::Result<OwnedFd>);
 /// The launcher.
 #[derive(Debug)]
 pub struct Launcher {
-    words: mpsc::Sender<Up>,
+    words: mpsc::Sender<FromCoordinator>,
     reopened: mpsc::Receiver<Reopened>,
     /// The devices whose servers could not be reached at the last attempt, and why.
     unreachable: BTreeMap<InstanceId, String>,
@@ -36,7 +36,7 @@ pub struct Launcher {
 impl Launcher {
     /// Asks by `words`, and hears by `reopened`. It could not reach the servers of some devices to begin with.
     pub const fn new(
-        words: mpsc::Sender<Up>,
+        words: mpsc::Sender<FromCoordinator>,
         reopened: mpsc::Receiver<Reopened>,
         unreachable: BTreeMap<InstanceId, String>,
     ) -> Self {
@@ -44,7 +44,7 @@ impl Launcher {
     }
 
     /// Tells it something.
-    pub async fn tell(&self, word: Up) {
+    pub async fn tell(&self, word: FromCoordinator) {
         // A launcher that does not listen is gone, and that is noticed elsewhere.
         let _ = self.words.send(word).await;
     }
@@ -57,7 +57,7 @@ impl Launcher {
     /// A new connection to the server of device `index`.
     async fn reopen(&mut self, index: u8) -> io::Result<OwnedFd> {
         let deadline = Instant::now() + ANSWER_SPAN;
-        self.tell(Up::Reopen { index }).await;
+        self.tell(FromCoordinator::Reopen { index }).await;
         loop {
             let answer = timeout_at(deadline, self.reopened.recv()).await;
             let (answered, server) = answer.ok().flatten().ok_or(io::ErrorKind::TimedOut)?;

@@ -38,7 +38,7 @@ use tokio::time::timeout;
 use crate::api::command::{Answer, COMMAND_QUEUE_LEN, Handle, StopOrder};
 use crate::api::server::Server;
 use crate::api::types::Status;
-use crate::launcher_channel::{CoordinatorEnd, Down, Up};
+use crate::launcher_channel::{CoordinatorEnd, FromCoordinator, FromLauncher};
 use crate::lifecycle::Why;
 use crate::problem::Problem;
 use crate::system::{self, DEVICES_MAX, Rights, System};
@@ -124,7 +124,7 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
     let (free, freed) = oneshot::channel();
     let launcher = Launcher::new(words.clone(), reopened, given.handover.unreachable());
     let mut vm = Vm::new(given, locked, launcher, words.clone())?;
-    let server = Server::new(Handle { commands, stops: stops.clone(), picture: vm.picture() });
+    let server = Server::new(Handle { commands, stops: stops.clone(), snapshot: vm.snapshot() });
     // Clients are served while the VM boots, or while it works on somebody else's command.
     let carrier = tokio::spawn(carry(channel, server.clone(), stops, reports, found, free));
 
@@ -137,7 +137,7 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
         if why.problem().is_none() {
             tracing::info!("vm ended: {}", why.sentence());
         }
-        let _ = words.send(Up::Ended(why.clone())).await;
+        let _ = words.send(FromCoordinator::Ended(why.clone())).await;
     }
     counted.abort();
     // Whoever asked for the end is answered when the name is free too, and the disks are.
@@ -170,7 +170,7 @@ async fn carry(
     channel: CoordinatorEnd,
     server: Server,
     stops: mpsc::Sender<StopOrder>,
-    mut reports: mpsc::Receiver<Up>,
+    mut reports: mpsc::Receiver<FromCoordinator>,
     found: mpsc::Sender<Reopened>,
     free: oneshot::Sender<()>,
 ) {
@@ -185,16 +185,16 @@ async fn carry(
                 None => telling = false,
             },
             message = channel.recv(), if listening => match message {
-                Ok(Some(Down::Connection(client))) => {
+                Ok(Some(FromLauncher::Connection(client))) => {
                     match UnixStream::from_std(client.into()) {
                         Ok(stream) => server.serve(stream),
                         Err(error) => tracing::warn!(%error, "control connection cannot be served"),
                     }
                 }
                 // A full queue is one whose answers nobody has asked for.
-                Ok(Some(Down::Device { index, server })) => drop(found.try_send((index, server))),
-                Ok(Some(Down::Stop)) => stop(Why::Asked),
-                Ok(Some(Down::Released)) => break,
+                Ok(Some(FromLauncher::Device { index, server })) => drop(found.try_send((index, server))),
+                Ok(Some(FromLauncher::Stop)) => stop(Why::Asked),
+                Ok(Some(FromLauncher::Released)) => break,
                 Ok(None) | Err(_) => {
                     listening = false;
                     stop(Why::LauncherGone);

@@ -40,9 +40,9 @@ mod dirty_rate;
 pub mod driver;
 pub mod event;
 mod loading;
-mod picture;
 mod plan;
 mod saved_state;
+mod snapshot;
 mod state_machine;
 
 pub use driver::{Given, Vm};

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A control group (cgroup v2) for one VM: what all of its processes together may have of memory, tasks and CPU.
+//! A control group (cgroup v2) for one VM: limits on memory, tasks and CPU of all of its processes together.
 //!
 //! Limits of a process hold without it (`system/size.rs`); this bounds their sum, what the kernel holds for them, and
-//! their time. It is made where the user says, or inside the launcher's own group if that was delegated to it and nobody
-//! else is in it; the coordinator enters it before its first instruction, and all that it starts is born there. A group that
-//! was asked for and cannot be had ends the start; one that was not is left out, and `bulkhead ps` says so.
+//! their time. It is made where the user says, or inside the launcher's own group if that was delegated and has no
+//! other process; the coordinator enters it before its first instruction, and its children inherit it. If the user
+//! configured a group and it cannot be made, the start fails; otherwise the VM runs without one, and `bulkhead ps`
+//! says so.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,13 +18,13 @@ use crate::config::VmConfig;
 use crate::problem::Problem;
 use crate::system::{Size, System};
 
-/// What a VM's group needs to have switched on in the group above it.
+/// Controllers that must be enabled in the parent group.
 const CONTROLLERS: &str = "+memory +pids +cpu";
-/// How often it is tried to take away the group of a VM that has just ended: the kernel needs a moment for the last process.
+/// Attempts to remove the group of a VM that has just ended: the kernel needs a moment to release the last process.
 const REMOVALS: u32 = 50;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
-/// The VM's group; taken away with this.
+/// The VM's group; removed on drop.
 #[derive(Debug)]
 pub struct Cgroup {
     folder: PathBuf,
@@ -73,7 +74,7 @@ pub fn make(config: &VmConfig, system: &System, size: Size) -> Result<Option<Cgr
 /// Files of the group, and what is written there.
 fn limits(config: &VmConfig, system: &System, size: Size) -> Vec<(&'static str, u64)> {
     let coordinator = system.profile_of(system.coordinator(), size).limits;
-    // What each may have of its own, and what is mapped beside: guest RAM once, and memory of devices.
+    // Private memory of each process, plus shared memory: guest RAM once, and memory of devices.
     let processes = system.processes().iter();
     let own = processes
         .clone()
@@ -82,7 +83,7 @@ fn limits(config: &VmConfig, system: &System, size: Size) -> Vec<(&'static str, 
     let shared = processes.map(|process| system.mapped_len(process, size.memory_len)).max().unwrap_or(0);
     let mut all = vec![
         ("memory.max", own.saturating_add(shared)),
-        // Half a VM is none.
+        // A VM without one of its processes is useless: on OOM kill all.
         ("memory.oom.group", 1),
         ("pids.max", coordinator.nproc_count),
     ];
@@ -93,14 +94,14 @@ fn limits(config: &VmConfig, system: &System, size: Size) -> Vec<(&'static str, 
 /// Makes the group of the VM called `name` inside of the one at `above`.
 fn within(above: &Path, name: &str, limits: Vec<(&'static str, u64)>) -> io::Result<Cgroup> {
     let write = |path: PathBuf, text: &str| {
-        // Never made: a folder without such a file is no group.
+        // Never created here: without such a file the folder is not a cgroup.
         let file = OpenOptions::new().write(true).open(&path);
         file.and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     };
     write(above.join("cgroup.subtree_control"), CONTROLLERS)?;
     let folder = above.join(format!("bulkhead-{name}"));
-    // One that a killed launcher left; a group with somebody in it stays, and is found to be there.
+    // A killed launcher may have left one; a group with processes in it is not removed, and creating it fails.
     let _ = fs::remove_dir(&folder);
     fs::create_dir(&folder)?;
     let made = || {

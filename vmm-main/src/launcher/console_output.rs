@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Where the guest's console output goes: standard output, a file of bounded size, both, or nowhere.
 //!
-//! Nothing a guest prints is held back or thinned out: what limits it is who reads it. A place that fails is tried
-//! again with the next bytes (a full disk may be emptied), what it did not take is counted, and that is told: once in the log, and
-//! at the end.
+//! Output is neither delayed nor dropped by rate: the reader's speed limits it. A destination that fails is tried
+//! again with the next bytes (a full disk may get room); lost bytes are counted and reported once in the log, and at
+//! the end.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -23,17 +23,17 @@ use super::screen::Screen;
 pub struct ConsoleOutput {
     /// Standard output, if the console is shown there.
     pub stdout: Option<File>,
-    /// The file that keeps it.
+    /// The console file.
     pub file: Option<RotatedFile>,
-    /// What is known of standard output.
+    /// The state of standard output.
     pub screen: Arc<Screen>,
-    /// For what is lost. Not held: the log ends when nobody has it any more.
+    /// For reporting losses. Weak: the log ends when its last owner is gone.
     pub log: Weak<OwnLog>,
     /// What was lost.
     pub lost: Lost,
 }
 
-/// Bytes that were not taken, and the first reason.
+/// Lost bytes, and the first reason.
 #[derive(Debug, Default)]
 pub struct Lost {
     /// How many.
@@ -48,7 +48,7 @@ impl Sink for ConsoleOutput {
         let shown = stdout.as_mut().map_or(Ok(()), |stdout| screen.guest(bytes, || put(stdout, bytes)));
         let kept = file.as_mut().map_or(Ok(()), |file| put(file, bytes));
         match shown {
-            // Whoever read it has gone: that is how `| head` says that it has seen enough.
+            // The reader closed its end, as `| head` does: not an error.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => self.stdout = None,
             shown => self.count(bytes, "standard output", shown),
         }
@@ -70,7 +70,7 @@ impl ConsoleOutput {
     }
 }
 
-/// Writes all of `bytes`, also to a descriptor that somebody who shares it has made non-blocking.
+/// Writes all of `bytes`, also to a descriptor that another process has made non-blocking.
 pub fn put(sink: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match sink.write(bytes) {

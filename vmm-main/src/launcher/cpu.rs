@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What executes guest code on this host: asked for, or found out. `/dev/kvm` is opened with the user's rights.
+//! What executes guest code on this host: as configured, or detected. `/dev/kvm` is opened with the user's rights.
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -14,11 +14,11 @@ const KVM: &str = "/dev/kvm";
 pub struct Chosen {
     /// The kind.
     pub kind: CpuKind,
-    /// KVM, where the kind is that.
+    /// The descriptor of `/dev/kvm`, if the kind is KVM.
     pub kvm: Option<OwnedFd>,
 }
 
-/// Chooses: what was asked for, or KVM where it can be had. What was asked for and cannot be had is refused.
+/// Chooses the configured kind, or else KVM if it is available. A configured kind that is not available is an error.
 pub fn choose(asked: Option<CpuKind>) -> Result<Chosen, Problem> {
     let soft = Chosen { kind: CpuKind::Soft, kvm: None };
     match asked {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What is behind assigned devices, opened with the user's rights: images, connections to servers, and devices of the host.
 //!
-//! Nothing is read from them here.
+//! No data is read from them here.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -24,9 +24,9 @@ use crate::system::{self, EdgeKind, ObjectId};
 /// What was opened.
 #[derive(Debug, Default)]
 pub struct Opened {
-    /// What is given for the devices.
+    /// The descriptors for the devices.
     pub objects: Vec<(ObjectId, OwnedFd)>,
-    /// The devices whose servers could not be reached, and why: the VM is to start without them.
+    /// Devices whose servers could not be reached, with the reason: the VM starts without them.
     pub unreachable: BTreeMap<InstanceId, String>,
 }
 
@@ -73,14 +73,14 @@ pub fn servers(devices: &[DeviceConfig]) -> Vec<Option<PathBuf>> {
     devices.iter().map(server).collect()
 }
 
-/// Connects anew: a server may need a moment to see that its last client is gone, and to listen again.
+/// Reconnects: a server may need a moment to notice that its last client is gone, and to accept again.
 pub async fn reopen(socket: &Path) -> io::Result<OwnedFd> {
-    let until = tokio::time::Instant::now() + REOPEN_PATIENCE;
+    let until = tokio::time::Instant::now() + REOPEN_SPAN;
     loop {
         match tokio::net::UnixStream::connect(socket).await {
             Ok(connection) => {
                 let connection = connection.into_std()?;
-                // The other end blocks on it, as on the first one.
+                // Blocking, like the first connection.
                 connection.set_nonblocking(false)?;
                 return Ok(connection.into());
             }
@@ -90,8 +90,8 @@ pub async fn reopen(socket: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-/// How long a server has to take its next client.
-const REOPEN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take to accept its next client.
+const REOPEN_SPAN: Duration = Duration::from_secs(5);
 const REOPEN_PAUSE: Duration = Duration::from_millis(50);
 
 fn connect(socket: &Path) -> Result<OwnedFd, Problem> {

@@ -10,14 +10,14 @@ pub const PREFIX: u8 = 0x01;
 /// What `Ctrl-A h` prints.
 pub const HELP: &str = "Ctrl-A x: stop the VM, Ctrl-A Ctrl-A: send Ctrl-A, Ctrl-A h: this help";
 
-/// What one chunk of input asks for.
+/// The result of one chunk of input.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// Bytes for the guest; those behind a quit are not among them.
     pub bytes: Vec<u8>,
     /// The user wants the VM to end.
     pub quit: bool,
-    /// The user wants to know the keys.
+    /// The user asked for help.
     pub help: bool,
 }
 
@@ -28,7 +28,7 @@ pub struct Escape {
 }
 
 impl Escape {
-    /// Takes the next chunk of input apart.
+    /// Parses the next chunk of input.
     pub fn feed(&mut self, input: &[u8]) -> Parsed {
         let mut parsed = Parsed::default();
         for &byte in input {
@@ -39,7 +39,7 @@ impl Escape {
                     parsed.quit = true;
                     return parsed;
                 }
-                // An unknown key is answered as a cry for help, and not sent: it was not meant for the guest.
+                // An unknown key shows the help and is not sent: it was not meant for the guest.
                 (true, _) => parsed.help = true,
             }
         }

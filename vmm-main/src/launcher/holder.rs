@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Who has a file: for the message that it is in use. Read from `/proc` with the user's rights; what these do not show is
-//! not told, and nothing is decided by it.
+//! Which process uses a file: for the message that it is in use. Read from `/proc` with the user's rights, so it may
+//! be unknown; only messages depend on it.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -14,12 +14,13 @@ use crate::printable;
 /// Characters of a command line that are shown.
 const COMMAND_LEN_MAX: usize = 80;
 
-/// The process that holds a lock (flock) on `file`, in words.
+/// Describes the process that holds a lock (flock) on `file`.
 pub fn of_lock(file: &File) -> Option<String> {
     pid_of_lock(file).map(describe)
 }
 
-/// Whether the process that took the lock on `file` is there. The lock may outlive it, with processes that it handed the file.
+/// Whether the process that took the lock on `file` still exists. The lock may outlive it in processes that inherited
+/// the file.
 pub fn of_lock_lives(file: &File) -> bool {
     pid_of_lock(file).is_some_and(|pid| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -34,7 +35,7 @@ fn pid_of_lock(file: &File) -> Option<i32> {
     locks.lines().find_map(|line| lock_holder(line, &metadata))
 }
 
-/// A process that has the file at `path` open, in words.
+/// Describes a process that has the file at `path` open.
 pub fn of_open_file(path: &Path) -> Option<String> {
     let metadata = fs::metadata(path).ok()?;
     let own = rustix::process::getpid().as_raw_nonzero().get();
@@ -43,8 +44,8 @@ pub fn of_open_file(path: &Path) -> Option<String> {
     pids.find(|pid| *pid != own && has_open(*pid, &metadata)).map(describe)
 }
 
-/// The holder in a line of `/proc/locks`, such as `1: FLOCK  ADVISORY  WRITE 1234 08:01:131090 0 EOF`, if it is about the
-/// file. A line with an arrow is somebody who waits.
+/// The holder in a line of `/proc/locks`, such as `1: FLOCK  ADVISORY  WRITE 1234 08:01:131090 0 EOF`, if it is about
+/// the file. A line with an arrow is a waiter.
 fn lock_holder(line: &str, metadata: &Metadata) -> Option<i32> {
     let mut words = line.split_whitespace().skip(1);
     if words.next() != Some("FLOCK") {

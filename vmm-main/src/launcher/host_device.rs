@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The host's physical PCI devices, opened with the user's rights: VFIO's character device, and an iommufd for each.
 //!
-//! Nothing is asked of them here. What is missing on the host is told by name, with what to do: the device, its driver, the
-//! character device, iommufd, the right to open them, the limit on locked memory.
+//! No ioctl is made here. What the host lacks is reported by name, with what to do: the device, its driver, the
+//! character device, iommufd, the permission to open them, the limit on locked memory.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -15,7 +15,7 @@ use crate::config::size;
 use crate::printable;
 use crate::problem::Problem;
 
-/// Where the host's kernel shows PCI devices, their VFIO files, and iommufd.
+/// The host's paths of PCI devices, their VFIO files, and iommufd.
 #[derive(Debug)]
 pub struct Places {
     /// `/sys/bus/pci/devices`.
@@ -96,7 +96,7 @@ fn open(path: &Path, what: &str) -> Result<File, Problem> {
 
 /// Raises the limit on locked memory as far as this user may: every device pins all of guest RAM.
 pub fn allow_pinning(memory_len: u64, devices: usize) -> Result<(), Problem> {
-    // The kernel's own pages of page tables and queues do not count; room for them costs nothing.
+    // Page tables and queues of the kernel are not charged to the limit; the slack costs nothing.
     const SPARE_LEN: u64 = 64 << 20;
     let needed =
         memory_len.saturating_mul(u64::try_from(devices).unwrap_or(u64::MAX)).saturating_add(SPARE_LEN);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Raw disk images, opened with the user's rights for one VM alone.
+//! Raw disk images, opened with the user's rights and locked for one VM.
 //!
-//! What cannot be a disk is refused here, where the user sees which file it is about: the sealed controller knows no name.
+//! Invalid images are refused here, where the message can name the file: the sealed controller knows no path.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -20,11 +20,11 @@ use crate::coordinator::spans::STOP_SPAN;
 use crate::printable;
 use crate::problem::Problem;
 
-/// For a VM that was told to end, or is ending: its processes are there for moments.
+/// For a VM that is ending: its processes exist for a moment longer.
 const ENDING_SPAN: Duration = Duration::from_secs(1);
-/// For one whose launcher was killed: what its coordinator gives its processes, and a busy host.
+/// For one whose launcher was killed: the time its coordinator gives its processes, with slack for a busy host.
 const ORPHANED_SPAN: Duration = budget::sum(&[STOP_SPAN, budget::SLACK]);
-/// Nobody tells when a lock is free.
+/// Poll interval: flock has no timeout.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Opens an image for this VM alone: two guests that write one file system destroy it. One that is only read may be shared with
@@ -46,7 +46,7 @@ pub fn open(image: &Path, readonly: bool) -> Result<File, Problem> {
         Problem::usage(format!("the image cannot be opened for {access}: {error}"), &place, advice)
             .because_of(&error)
     };
-    // Before it is opened: to open a device can set something off.
+    // Before it is opened: opening a device may have side effects.
     check_kind(&fs::metadata(image).map_err(refused)?, &place)?;
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file =

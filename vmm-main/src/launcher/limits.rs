@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What this user may have, against what a VM needs: found out before anything is started, so that a VM with many devices does not
-//! end half-way with an error that names no limit.
+//! Checks this user's limits against the VM's needs before anything is started, so that a VM with many devices does
+//! not fail half-way with an error that names no limit.
 
 use rustix::process::{Resource, getrlimit};
 
 use crate::problem::Problem;
 
-/// That the coordinator, which keeps every object of the VM, may open as many descriptors as that. The limit that counts is the
-/// hard one: it is raised to that when the coordinator is started.
+/// Checks that the coordinator, which keeps every object of the VM, may open this many descriptors. The hard limit
+/// counts: the soft one is raised to it when the coordinator is started.
 pub fn allow_descriptors(needed: u64) -> Result<(), Problem> {
     check(needed, getrlimit(Resource::Nofile).maximum)
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The VM's log on its last hop: from the pipe of the coordinator to where the user looks for it, apart from the guest's
-//! console.
+//! The VM's log: from the coordinator's pipe to standard error or a file, separate from the guest's console.
 //!
-//! Standard error, if it is not where the console goes. Where both are one terminal, a file beside the control socket, and on the
-//! terminal only warnings that come before the guest's first byte. Where both are one pipe or file (a service manager's), whole
-//! lines between the guest's. A file that the user names is always taken. Files have a bounded size; lines have, and
-//! nothing in them is obeyed by a terminal: the coordinator may have been reached by a guest.
+//! Standard error, if it is not where the console goes. Where both are one terminal, a file beside the control
+//! socket, and on the terminal only warnings that come before the guest's first byte. Where both are one pipe or file
+//! (a service manager's), whole lines between the guest's. A file that the user names takes precedence. Files and
+//! lines have a bounded size, and control characters are escaped: the coordinator may be compromised by a guest.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, PipeWriter, Write};
@@ -24,21 +23,21 @@ use crate::config::{ConsoleMode, STDERR_NAME, VmConfig};
 use crate::printable;
 use crate::problem::Problem;
 
-/// A log of one run is a page or two; this is room for one that is flooded for days.
+/// A run logs a page or two; this is enough for one that is flooded for days.
 const FILE_LEN_MAX: u64 = 1 << 20;
-/// What such a file begins with, as text and as JSON: it tells ours from others.
+/// First line of a log file, as text and as JSON: identifies files of ours.
 const HEADS: [&str; 2] = ["bulkhead log\n", "{\"message\":\"bulkhead log\"}\n"];
-/// What a coordinator writes in one piece, and room.
+/// Longest write of a coordinator, with room.
 const LINE_LEN_MAX: usize = 8192;
 
 /// Where lines go.
 #[derive(Debug)]
 enum Route {
-    /// Standard error, which is somewhere else than the console.
+    /// Standard error, which is not where the console goes.
     Apart(File),
-    /// Standard error, which is where the console goes.
+    /// Standard error, which is also where the console goes.
     Between(File, Arc<Screen>),
-    /// A file, and what matters also the terminal while the guest has not begun.
+    /// A file; warnings also go to the terminal until the guest's first output.
     Kept(RotatedFile, Option<(File, Arc<Screen>)>),
 }
 
@@ -48,12 +47,12 @@ pub struct LogOutput {
     route: Route,
     json: bool,
     line: Vec<u8>,
-    /// Warnings and errors that only the file has.
+    /// Warnings and errors that went to the file only.
     unseen_count: u64,
 }
 
 impl LogOutput {
-    /// Finds out where the log of this VM goes; the console's output is shown on `screen`.
+    /// Chooses where the log of this VM goes; the console's output is shown on `screen`.
     pub fn open(config: &VmConfig, runtime_dir: &RuntimeDir, screen: &Arc<Screen>) -> Result<Self, Problem> {
         let refused = |path: &Path, error: &io::Error| {
             Problem::host(
@@ -86,7 +85,7 @@ impl LogOutput {
         Ok(Self { route, json: config.json_log, line: Vec::new(), unseen_count: 0 })
     }
 
-    /// Says what the user may have missed.
+    /// Reports how many warnings and errors went to the file only.
     pub fn tell_unseen(&self) {
         if let (Route::Kept(file, Some(_)), 1..) = (&self.route, self.unseen_count) {
             let lines = if self.unseen_count == 1 { "warning or error is" } else { "warnings or errors are" };
@@ -102,7 +101,7 @@ impl LogOutput {
         let (level, text) = log::split(&line);
         let mut text = if self.json { without_controls(text) } else { printable::line(text) };
         text.push('\n');
-        // A log that takes nothing has no reader to be told.
+        // An error of writing the log cannot be reported anywhere.
         let _ = match &mut self.route {
             Route::Apart(stderr) => put(stderr, text.as_bytes()),
             Route::Between(stderr, screen) => screen.product(|in_a_line| {
@@ -142,7 +141,7 @@ impl Sink for LogOutput {
     }
 }
 
-/// The launcher's own lines: they take the same way, and never wait.
+/// The launcher's own lines: written to the same pipe, without blocking.
 #[derive(Debug)]
 pub struct OwnLog {
     pipe: PipeWriter,
@@ -150,7 +149,7 @@ pub struct OwnLog {
 }
 
 impl OwnLog {
-    /// Writes into `pipe`, which is not waited for from now on.
+    /// Writes into `pipe`, which becomes non-blocking.
     pub fn new(pipe: PipeWriter, json: bool) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
         Ok(Self { pipe, json })
@@ -168,14 +167,14 @@ impl OwnLog {
         } else {
             format!("{word} {}", printable::line(text.as_bytes()))
         };
-        // A full pipe has no reader: the line is lost with those that fill it.
+        // The pipe is full, so its reader hangs: the line is dropped.
         let _ = (&self.pipe).write_all(format!("{}{line}\n", level.mark()).as_bytes());
     }
 }
 
-/// A word to the user from the launcher itself, outside of the log.
+/// Prints a message of the launcher to the user, outside of the log.
 pub fn tell(text: &str) {
-    // With standard error closed there is nobody to tell.
+    // Ignored: standard error may be closed.
     let _ = writeln!(io::stderr(), "bulkhead: {text}");
 }
 
@@ -190,7 +189,7 @@ pub fn own_copy(fd: BorrowedFd<'_>) -> Result<File, Problem> {
     fd.try_clone_to_owned().map(File::from).map_err(|error| super::refused("share an output", &error))
 }
 
-/// JSON has its own escapes: what is left of controls in it is no JSON, and no terminal's either.
+/// JSON escapes control characters itself: any that are left are replaced.
 fn without_controls(text: &[u8]) -> String {
     String::from_utf8_lossy(text).replace(char::is_control, "\u{fffd}")
 }

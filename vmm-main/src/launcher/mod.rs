@@ -2,9 +2,9 @@
 //! `bulkhead run`: everything that needs the user's own rights, done before the sealed coordinator exists.
 //!
 //! Order: check the configuration against the host, open every file, bind the control socket, make the shared
-//! objects, spawn the coordinator with exactly the descriptors that the system table gives it, then carry bytes
-//! and connections for it until it ends. Its child's kernel-guaranteed end ends the whole tree: the coordinator
-//! is pid 1 of a pid namespace. The launcher reads nothing that a guest wrote, it only copies it.
+//! objects, spawn the coordinator with exactly the descriptors that the system table gives it, then carry bytes and
+//! connections for it until it ends. Its child's kernel-guaranteed end ends the whole tree: the coordinator is pid 1
+//! of a pid namespace. The launcher does not parse anything that a guest wrote, it only copies it.
 
 pub mod cgroup;
 pub mod console_output;
@@ -61,11 +61,11 @@ use crate::problem::Problem;
 use crate::system::{COORDINATOR_ID, DeviceKind, EdgeKind, Instance, ObjectId, Shape, Size, System, VCPU};
 
 /// How long the guest's last output may take to reach a slow terminal.
-const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
-/// When the console's file is begun anew: a guest's boot is a tenth of a MiB.
+const OUTPUT_SPAN: Duration = Duration::from_secs(10);
+/// Size at which the console's file is rotated: a guest's boot is a tenth of a MiB.
 const CONSOLE_FILE_LEN_MAX: u64 = 16 << 20;
 
-/// As the Rust runtime has it.
+/// The same as the Rust runtime's on panic.
 const PANIC_EXIT_CODE: i32 = 101;
 
 /// Runs the VM that `config` describes until it ends, and says why it did.
@@ -130,7 +130,7 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let own_id_number = own_id.as_ref().map(|own| own.id);
     let child =
         spawn(&own_program, system.coordinator(), &objects, &profile, own_id_number, cgroup.as_ref())?;
-    // From here on the coordinator alone holds its ends: their end of file means that it is gone.
+    // From here on only the coordinator holds its ends: end of file means that it is gone.
     drop(objects);
 
     let (quit, quits) = mpsc::channel(1);
@@ -144,7 +144,7 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
         log: Arc::downgrade(&own_log),
         lost: Lost::default(),
     };
-    // Emptied in any case: a UART nobody listens to must not hold up its guest.
+    // Drained in any case: an unread UART must not block its guest.
     let source = console.try_clone().map_err(host("share the console"))?;
     let output = Relay::start("console-out", source, output).map_err(host("start a thread"))?;
     let terminal = if shown { start_input(console, quit)? } else { None };
@@ -152,14 +152,14 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let given = terminal.as_ref().map(|GivenBack(terminal)| terminal);
     let user = User { socket: &mut socket, quits, terminal: given, log: &own_log };
     let why = watch::until_end(child, crash, channel, user, &servers);
-    let output = output.finish(OUTPUT_PATIENCE);
+    let output = output.finish(OUTPUT_SPAN);
     if shown && stdout.is_terminal() && screen.is_mid_line() {
-        // What is said next is not the guest's.
+        // The messages that follow are not the guest's.
         let _ = writeln!(io::stdout());
     }
     drop(terminal);
     drop(own_log);
-    let log = log.finish(OUTPUT_PATIENCE);
+    let log = log.finish(OUTPUT_SPAN);
     if let Some(Lost { len: len @ 1.., why: Some(why) }) = output.map(|output| output.lost) {
         log::tell(&format!("{len} bytes of the guest's console are lost: {why}"));
     }
@@ -169,7 +169,7 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     why
 }
 
-/// A launcher with a thread less serves nobody well: it ends, and the VM with it. On the main thread unwinding does that.
+/// A panic in any thread ends the launcher, and the VM with it. On the main thread unwinding does that.
 fn end_on_panic() {
     let told = panic::take_hook();
     panic::set_hook(Box::new(move |what| {
@@ -238,7 +238,7 @@ fn open_console_file(path: &Path) -> Result<RotatedFile, Problem> {
     })
 }
 
-/// Connects what the user types to the guest's console; if that is a terminal, it is raw while the answer lives.
+/// Connects standard input to the guest's console; a terminal is in raw mode as long as the result lives.
 fn start_input(console: UnixStream, quit: mpsc::Sender<()>) -> Result<Option<GivenBack>, Problem> {
     let stdin = io::stdin();
     let kind = Input::of(&stdin)?;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The programs of a VM, found next to the running one and opened before anything is sealed.
 //!
-//! The coordinator executes them by descriptor: it has no path to look at any more. They are opened for
-//! reading because the spawner looks at the ELF header to refuse what cannot run in an empty root.
+//! The coordinator executes them by descriptor, since it can open no path. They are opened for reading because the
+//! spawner looks at the ELF header to refuse what cannot run in an empty root.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;

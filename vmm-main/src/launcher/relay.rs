@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Threads that carry bytes between the user's descriptors and the VM's: they may block, nobody else has to.
+//! Threads that copy bytes between the user's descriptors and the VM's, so that only they may block.
 //!
-//! The guest's console is a stream socket whose other end the vCPU process holds. A terminal that does not read
-//! fills the socket, and the guest's UART waits: nothing is lost and nothing grows. At the end the output
-//! relays run until end of file, so the guest's last words reach the user.
+//! The guest's console is a stream socket whose other end the vCPU process holds. A terminal that does not read fills
+//! the socket, and the guest's UART waits: nothing is lost and nothing grows. At the end the output relays run until
+//! end of file, so the guest's last output reaches the user.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -18,21 +18,20 @@ use super::escape::{Escape, HELP};
 use super::terminal::{Input, Place, Terminal};
 
 const CHUNK_LEN: usize = 4096;
-/// Chunks of typed input that wait for the guest; a person who types more gets a bell.
+/// Chunks of typed input queued for the guest; beyond that the user gets a bell.
 const INPUT_CHUNKS_MAX: usize = 64;
-/// How often a terminal of another job is looked at: nobody is told when it becomes ours. A person does not notice.
+/// Poll interval while the terminal belongs to another job: there is no notification when that changes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Where the bytes of a relay go. What goes wrong there is its own business: whoever writes into the relay must not be held up
-/// by a closed terminal or a full disk.
+/// The destination of a relay. It handles its own errors: a closed terminal or a full disk must not block the writer.
 pub trait Sink: Send + 'static {
     /// Takes the next bytes.
     fn take(&mut self, bytes: &[u8]);
-    /// There are no more.
+    /// End of the stream.
     fn finish(&mut self) {}
 }
 
-/// A relay that ends by itself when its source does.
+/// A running relay; it ends with its source.
 #[derive(Debug)]
 pub struct Relay<S> {
     ended: Receiver<S>,
@@ -53,21 +52,21 @@ impl<S: Sink> Relay<S> {
                 }
             }
             sink.finish();
-            // The receiver is gone when nobody waits any more.
+            // The receiver is gone after a timeout.
             let _ = tell.send(sink);
         })?;
         Ok(Self { ended })
     }
 
-    /// Waits for the relay's end, at most `patience`; its sink, if it came.
-    pub fn finish(self, patience: Duration) -> Option<S> {
-        // Both an end and a timeout mean that there is nothing more to wait for.
-        self.ended.recv_timeout(patience).ok()
+    /// Waits for the relay's end, at most `span`; returns its sink, if it ended.
+    pub fn finish(self, span: Duration) -> Option<S> {
+        // After an error or a timeout there is no sink to return.
+        self.ended.recv_timeout(span).ok()
     }
 }
 
-/// Starts the console's input: `source` to `console`. `quit` is told when the user types the escape for it,
-/// which works even while the guest reads nothing.
+/// Starts the console's input: `source` to `console`. `quit` is notified when the user types its escape, which works
+/// even while the guest reads no input.
 pub fn start_input(
     mut source: impl Read + Send + 'static,
     kind: Input,
@@ -76,7 +75,7 @@ pub fn start_input(
 ) -> io::Result<()> {
     let (chunks, queue) = sync_channel::<Vec<u8>>(INPUT_CHUNKS_MAX);
     thread::Builder::new().name("console-in".to_owned()).spawn(move || {
-        // A console that is gone takes no input; the VM's end is noticed elsewhere.
+        // The console is closed; the VM's end is noticed elsewhere.
         while let Ok(chunk) = queue.recv() {
             if console.write_all(&chunk).is_err() {
                 return;
@@ -90,7 +89,7 @@ pub fn start_input(
     Ok(())
 }
 
-/// Sends a stream to the guest as it is, to its end.
+/// Copies a stream to the guest unchanged, to its end.
 fn pass_on(source: &mut impl Read, chunks: &SyncSender<Vec<u8>>) {
     let mut buffer = [0; CHUNK_LEN];
     loop {
@@ -102,7 +101,7 @@ fn pass_on(source: &mut impl Read, chunks: &SyncSender<Vec<u8>>) {
                 }
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Whoever shares the descriptor has made it so.
+            // Another process that shares the descriptor made it non-blocking.
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(LOOK_INTERVAL),
             Err(_) => return,
         }
@@ -117,7 +116,7 @@ fn take_keys(
     chunks: &SyncSender<Vec<u8>>,
     quit: &mpsc::Sender<()>,
 ) {
-    // A read in the background fails then, instead of stopping the VM's whole job.
+    // A read in the background fails then with EIO, instead of stopping the whole job.
     sandbox::signals::block_in_thread(Signal::TTIN);
     let mut buffer = [0; CHUNK_LEN];
     let mut escape = Escape::default();
@@ -134,20 +133,20 @@ fn take_keys(
                 }
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Another job's terminal, or a descriptor that somebody has made non-blocking.
+            // The terminal is another job's, or the descriptor was made non-blocking.
             Err(_) => thread::sleep(LOOK_INTERVAL),
         }
     }
 }
 
-/// Handles typed bytes; false when nobody listens any more.
+/// Handles typed bytes; false when the receiver is gone.
 fn typed(escape: &mut Escape, bytes: &[u8], chunks: &SyncSender<Vec<u8>>, quit: &mpsc::Sender<()>) -> bool {
     let parsed = escape.feed(bytes);
     if parsed.help {
         notice(&format!("\n{HELP}\n"));
     }
     if parsed.quit {
-        // Full means that it has been said already.
+        // Full: a request is pending already.
         let _ = quit.try_send(());
     }
     if parsed.bytes.is_empty() {
@@ -163,7 +162,7 @@ fn typed(escape: &mut Escape, bytes: &[u8], chunks: &SyncSender<Vec<u8>>, quit: 
     }
 }
 
-/// A word to the person at the terminal; if it cannot be written, there is no such person.
+/// Prints a message on the terminal; errors are ignored.
 fn notice(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

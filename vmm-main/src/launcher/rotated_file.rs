@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A file that is written for ever and never grows beyond a bound: at its limit it becomes `NAME.1`, and a new one is begun.
+//! A file of bounded size: at its limit it is renamed to `NAME.1`, and a new one is begun.
 //!
-//! What is newest is kept, between one and two limits of it, and the writer is never slowed down. Only a file of ours is
-//! ever replaced: `NAME.1` if this run made it or if it was there beside `NAME` at the start, as an earlier run leaves the two; at a path
-//! that nobody chose, if it begins as ours do.
+//! The newest output is kept, between one and two limits of it, and the writer is never blocked. Only files of ours
+//! are replaced: `NAME.1` if this run made it or if it was there beside `NAME` at the start, as an earlier run leaves
+//! the two; at a default path, if it begins with one of our heads.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -25,10 +25,10 @@ pub struct RotatedFile {
 }
 
 impl RotatedFile {
-    /// Goes on with the file at `path`, a user's choice: whatever is there is kept for one rotation at least.
+    /// Appends to the file at `path`, which the user chose: its contents are kept for one rotation at least.
     ///
     /// # Errors
-    /// If it is no regular file, is written by another process, or `NAME.1` is not an earlier run's.
+    /// If it is not a regular file, is written by another process, or `NAME.1` is not of an earlier run.
     pub fn append(path: &Path, len_max: u64) -> io::Result<Self> {
         let older = older(path);
         let is_new = is_missing(path)?;
@@ -43,8 +43,8 @@ impl RotatedFile {
         Ok(Self { path: path.to_owned(), older, file, len, len_max, head: String::new() })
     }
 
-    /// Begins a new file with the line `head`; the last run's becomes `NAME.1`. For a path that nobody chose: what does not begin
-    /// with one of `heads` is not ours, and is not moved.
+    /// Begins a new file with the line `head`; the last run's becomes `NAME.1`. For a default path: a file that does
+    /// not begin with one of `heads` is not ours, and is not moved.
     ///
     /// # Errors
     /// If one of the two is not ours, or the host refuses.
@@ -100,7 +100,7 @@ impl Write for RotatedFile {
     }
 }
 
-/// Opens a regular file that nobody else writes. A FIFO would be waited for, and a link may lead anywhere.
+/// Opens a regular file and locks it for writing. Opening a FIFO would block, and a symbolic link may lead anywhere.
 fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits()).unwrap_or(0);
     let file = options.mode(0o600).custom_flags(flags).open(path)?;

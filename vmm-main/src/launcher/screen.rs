@@ -9,7 +9,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a log line waits for the guest's line to end: what prints a line does so at once.
-const LINE_PATIENCE: Duration = Duration::from_millis(500);
+const LINE_SPAN: Duration = Duration::from_millis(500);
 
 /// What is known of the place.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ impl Screen {
     /// Lets `write` write a whole line of ours, behind a line end of ours if it is told that there has to be one.
     pub fn product<T>(&self, write: impl FnOnce(bool) -> T) -> T {
         let mid_line = self.mid_line.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.line_ended.wait_timeout_while(mid_line, LINE_PATIENCE, |mid_line| *mid_line);
+        let waited = self.line_ended.wait_timeout_while(mid_line, LINE_SPAN, |mid_line| *mid_line);
         let (mut mid_line, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let written = write(*mid_line);
         *mid_line = false;

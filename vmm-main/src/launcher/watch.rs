@@ -33,7 +33,7 @@ use super::terminal::Terminal;
 use super::{devices, refused};
 use crate::coordinator::FAREWELL_SPAN;
 use crate::coordinator::spans::STOP_SPAN;
-use crate::launcher_channel::{LauncherEnd, Up};
+use crate::launcher_channel::{FromCoordinator, LauncherEnd};
 use crate::lifecycle::Why;
 use crate::printable;
 use crate::problem::{Class, Problem};
@@ -106,13 +106,13 @@ async fn serve(
         tokio::select! {
             _ = pidfd.readable() => break,
             message = channel.recv() => match message {
-                Ok(Some(Up::Running)) => {}
-                Ok(Some(Up::Reopen { index })) => {
+                Ok(Some(FromCoordinator::Running)) => {}
+                Ok(Some(FromCoordinator::Reopen { index })) => {
                     let socket = servers.get(usize::from(index)).cloned().flatten();
                     let Some(socket) = socket.filter(|_| !reopening.contains_key(&index)) else { break };
                     reopening.insert(index, Box::pin(reopen(Rc::clone(&channel), index, socket, Arc::clone(log))));
                 }
-                Ok(Some(Up::Ended(why))) => {
+                Ok(Some(FromCoordinator::Ended(why))) => {
                     ended = Some(why);
                     // Before whoever asked for the end is answered: the next VM may have the name at once.
                     socket.release();
@@ -153,8 +153,8 @@ async fn serve(
     // Its last message may have arrived together with its end.
     while ended.is_none() {
         match timeout(Duration::from_secs(1), channel.recv()).await {
-            Ok(Ok(Some(Up::Ended(why)))) => ended = Some(why),
-            Ok(Ok(Some(Up::Running | Up::Reopen { .. }))) => {}
+            Ok(Ok(Some(FromCoordinator::Ended(why)))) => ended = Some(why),
+            Ok(Ok(Some(FromCoordinator::Running | FromCoordinator::Reopen { .. }))) => {}
             Ok(Ok(None) | Err(_)) | Err(_) => break,
         }
     }

@@ -17,17 +17,19 @@ async fn launcher_channel_messages_arrive_in_order_with_their_descriptor() {
     let (mut near, far) = UnixStream::pair().unwrap();
     launcher.connection(far.as_fd()).await.unwrap();
     launcher.stop().await.unwrap();
-    let Some(Down::Connection(fd)) = coordinator.recv().await.unwrap() else { panic!("no connection") };
+    let Some(FromLauncher::Connection(fd)) = coordinator.recv().await.unwrap() else {
+        panic!("no connection")
+    };
     drop(far);
     std::io::Write::write_all(&mut UnixStream::from(fd), b"x").unwrap();
     let mut byte = [0];
     std::io::Read::read_exact(&mut near, &mut byte).unwrap();
     assert_eq!(&byte, b"x");
-    assert!(matches!(coordinator.recv().await.unwrap(), Some(Down::Stop)));
-    coordinator.send(&Up::Running).await.unwrap();
-    coordinator.send(&Up::Ended(Why::GuestPoweredOff)).await.unwrap();
-    assert_eq!(launcher.recv().await.unwrap(), Some(Up::Running));
-    assert_eq!(launcher.recv().await.unwrap(), Some(Up::Ended(Why::GuestPoweredOff)));
+    assert!(matches!(coordinator.recv().await.unwrap(), Some(FromLauncher::Stop)));
+    coordinator.send(&FromCoordinator::Running).await.unwrap();
+    coordinator.send(&FromCoordinator::Ended(Why::GuestPoweredOff)).await.unwrap();
+    assert_eq!(launcher.recv().await.unwrap(), Some(FromCoordinator::Running));
+    assert_eq!(launcher.recv().await.unwrap(), Some(FromCoordinator::Ended(Why::GuestPoweredOff)));
 }
 
 #[tokio::test]
@@ -36,11 +38,11 @@ async fn launcher_channel_death_of_either_end_is_seen_by_the_other() {
     drop(launcher);
     assert!(matches!(coordinator.recv().await, Ok(None)));
     let (launcher, coordinator) = ends();
-    coordinator.send(&Up::Ended(Why::Asked)).await.unwrap();
+    coordinator.send(&FromCoordinator::Ended(Why::Asked)).await.unwrap();
     drop(coordinator);
     assert_eq!(
         launcher.recv().await.unwrap(),
-        Some(Up::Ended(Why::Asked)),
+        Some(FromCoordinator::Ended(Why::Asked)),
         "the last word outlives its speaker"
     );
     assert_eq!(launcher.recv().await.unwrap(), None);
@@ -52,16 +54,16 @@ async fn launcher_channel_death_of_an_end_that_has_not_read_all_is_a_death_behin
     let (_near, far) = UnixStream::pair().unwrap();
     launcher.released().await.unwrap();
     launcher.connection(far.as_fd()).await.unwrap();
-    assert!(matches!(coordinator.recv().await.unwrap(), Some(Down::Released)));
-    coordinator.send(&Up::Ended(Why::Asked)).await.unwrap();
+    assert!(matches!(coordinator.recv().await.unwrap(), Some(FromLauncher::Released)));
+    coordinator.send(&FromCoordinator::Ended(Why::Asked)).await.unwrap();
     drop(coordinator);
-    assert_eq!(launcher.recv().await.unwrap(), Some(Up::Ended(Why::Asked)));
+    assert_eq!(launcher.recv().await.unwrap(), Some(FromCoordinator::Ended(Why::Asked)));
     assert_eq!(launcher.recv().await.unwrap(), None);
     let (launcher, coordinator) = ends();
-    coordinator.send(&Up::Running).await.unwrap();
+    coordinator.send(&FromCoordinator::Running).await.unwrap();
     launcher.stop().await.unwrap();
     drop(launcher);
-    assert!(matches!(coordinator.recv().await, Ok(Some(Down::Stop))));
+    assert!(matches!(coordinator.recv().await, Ok(Some(FromLauncher::Stop))));
     assert!(matches!(coordinator.recv().await, Ok(None)));
 }
 
@@ -70,8 +72,8 @@ async fn launcher_channel_overlong_end_keeps_its_reason() {
     let (launcher, coordinator) = ends();
     let problem = Problem::host("a", "b", "c");
     let why = Why::Failed { problem: problem.clone(), last_lines: vec!["x".repeat(MESSAGE_LEN_MAX)] };
-    coordinator.send(&Up::Ended(why)).await.unwrap();
-    let expected = Up::Ended(Why::Failed { problem, last_lines: vec![] });
+    coordinator.send(&FromCoordinator::Ended(why)).await.unwrap();
+    let expected = FromCoordinator::Ended(Why::Failed { problem, last_lines: vec![] });
     assert_eq!(launcher.recv().await.unwrap(), Some(expected));
 }
 
@@ -93,19 +95,19 @@ async fn launcher_channel_garbage_is_an_error_at_either_end() {
 #[tokio::test]
 async fn launcher_channel_reopened_device_comes_with_its_descriptor_or_none() {
     let (launcher, coordinator) = ends();
-    coordinator.send(&Up::Reopen { index: 3 }).await.unwrap();
-    assert_eq!(launcher.recv().await.unwrap(), Some(Up::Reopen { index: 3 }));
+    coordinator.send(&FromCoordinator::Reopen { index: 3 }).await.unwrap();
+    assert_eq!(launcher.recv().await.unwrap(), Some(FromCoordinator::Reopen { index: 3 }));
     let (_near, far) = UnixStream::pair().unwrap();
     launcher.device(3, &Ok(far.into())).await.unwrap();
     let gone = std::io::ErrorKind::ConnectionRefused;
     launcher.device(1, &Err(rustix::io::Errno::CONNREFUSED.into())).await.unwrap();
     launcher.released().await.unwrap();
-    let Some(Down::Device { index: 3, server: Ok(_) }) = coordinator.recv().await.unwrap() else {
+    let Some(FromLauncher::Device { index: 3, server: Ok(_) }) = coordinator.recv().await.unwrap() else {
         panic!("no device")
     };
-    let Some(Down::Device { index: 1, server: Err(why) }) = coordinator.recv().await.unwrap() else {
+    let Some(FromLauncher::Device { index: 1, server: Err(why) }) = coordinator.recv().await.unwrap() else {
         panic!("a device")
     };
     assert_eq!(why.kind(), gone, "the reason comes along");
-    assert!(matches!(coordinator.recv().await.unwrap(), Some(Down::Released)));
+    assert!(matches!(coordinator.recv().await.unwrap(), Some(FromLauncher::Released)));
 }

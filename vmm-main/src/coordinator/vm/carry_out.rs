@@ -13,15 +13,15 @@ use super::dirty_rate::Measurement;
 use super::driver::{Reconnected, Vm, Waiting, millis, refused};
 use super::event::{self, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer};
 use super::loading::BootClock;
-use super::picture;
 use super::saved_state::{NotKept, SavedState};
+use super::snapshot;
 use super::state_machine::{bug, names};
 use crate::api::command::Command;
 use crate::api::types::{ProbeRequest, SaveRestored, Stage, Status, UnitLen};
 use crate::coordinator::objects::{self, Objects};
 use crate::coordinator::probe;
 use crate::coordinator::process::{self, Handle};
-use crate::launcher_channel::Up;
+use crate::launcher_channel::FromCoordinator;
 use crate::problem::Problem;
 use crate::system::COORDINATOR_ID;
 
@@ -230,7 +230,7 @@ impl Vm {
 
     pub(super) fn reconnected(&mut self, reconnected: Reconnected) -> Event {
         let Reconnected { launcher, objects, result } = reconnected;
-        let unreachable = picture::unreachable(&self.system, &launcher);
+        let unreachable = snapshot::unreachable(&self.system, &launcher);
         self.launcher = Some(launcher);
         self.given.objects = objects;
         let result = result.map_err(|error| refused("connect to the server of a device", &error));
@@ -307,7 +307,7 @@ impl Vm {
                 );
                 // It is the first word of all: there is room for it, unless the launcher is gone.
                 if let Some(words) = self.words.take() {
-                    let _ = words.try_send(Up::Running);
+                    let _ = words.try_send(FromCoordinator::Running);
                 }
             }
             Notice::GuestPoweredOff => tracing::info!("guest switched itself off"),

@@ -23,18 +23,18 @@ use super::carry_out::Stopwatch;
 use super::dirty_rate::Measurement;
 use super::event::{Event, LifeId, ProcessEvent, Ticket, Timer};
 use super::loading::Loaded;
-use super::picture;
 use super::plan::Plan;
 use super::saved_state::SavedState;
+use super::snapshot;
 use super::state_machine::{StateMachine, bug, cannot_be_killed};
-use crate::api::command::{Answer, Command, Picture, StopOrder};
+use crate::api::command::{Answer, Command, Snapshot, StopOrder};
 use crate::api::types::{DirtyRate, Limits, ProbeAnswer, SaveRestored, Status};
 use crate::coordinator::handover::Handover;
 use crate::coordinator::launcher::Launcher;
 use crate::coordinator::objects::Objects;
 use crate::coordinator::process::{Handle, TaskEvent};
 use crate::coordinator::roles::{self, Configs};
-use crate::launcher_channel::Up;
+use crate::launcher_channel::FromCoordinator;
 use crate::lifecycle::{Phase, Why};
 use crate::problem::Problem;
 use crate::system::{ObjectId, Size, System};
@@ -90,9 +90,9 @@ pub struct Vm {
     /// What actions came to that were carried out at once.
     pub(super) results: VecDeque<Event>,
     pub(super) clock: Stopwatch,
-    pub(super) picture: watch::Sender<Picture>,
+    pub(super) snapshot: watch::Sender<Snapshot>,
     /// To tell the launcher, once, that the guest runs.
-    pub(super) words: Option<mpsc::Sender<Up>>,
+    pub(super) words: Option<mpsc::Sender<FromCoordinator>>,
 }
 
 /// What the processes of one generation share.
@@ -125,7 +125,7 @@ impl Vm {
         given: Given,
         locked: &Locked,
         launcher: Launcher,
-        words: mpsc::Sender<Up>,
+        words: mpsc::Sender<FromCoordinator>,
     ) -> Result<Self, Problem> {
         let layout = roles::ram_layout(given.handover.memory_len)?;
         let system = Arc::new(System::new(&given.handover.shape()));
@@ -136,7 +136,7 @@ impl Vm {
         let (event_sender, events) = mpsc::channel(EVENT_QUEUE_LEN);
         let started = Instant::now();
         let machine =
-            StateMachine::new(Plan::of(&system, &given.handover), picture::unreachable(&system, &launcher));
+            StateMachine::new(Plan::of(&system, &given.handover), snapshot::unreachable(&system, &launcher));
         let mut vm = Self {
             given,
             system,
@@ -162,7 +162,7 @@ impl Vm {
             stopping: Vec::new(),
             results: VecDeque::new(),
             clock: Stopwatch::new(started),
-            picture: watch::channel(picture::empty(started)).0,
+            snapshot: watch::channel(snapshot::empty(started)).0,
             words: Some(words),
         };
         vm.publish();
@@ -170,8 +170,8 @@ impl Vm {
     }
 
     /// Where readers look.
-    pub fn picture(&self) -> watch::Receiver<Picture> {
-        self.picture.subscribe()
+    pub fn snapshot(&self) -> watch::Receiver<Snapshot> {
+        self.snapshot.subscribe()
     }
 
     /// The reason for the end, once there is one.

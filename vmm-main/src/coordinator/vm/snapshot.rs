@@ -10,7 +10,7 @@ use machine::layout;
 
 use super::driver::{Vm, millis};
 use super::event::LifeId;
-use crate::api::command::Picture;
+use crate::api::command::Snapshot;
 use crate::api::types::{Process, Status};
 use crate::coordinator::launcher::Launcher;
 use crate::coordinator::logs::DROPPED;
@@ -44,7 +44,7 @@ impl Vm {
             inspectors.push(handle.inspector.clone());
         }
         let (status, started) = (self.status(), self.started);
-        self.picture.send_replace(Picture { status, started, processes, inspectors });
+        self.snapshot.send_replace(Snapshot { status, started, processes, inspectors });
     }
 
     /// What `status` answers.
@@ -107,8 +107,8 @@ pub(super) fn unreachable(system: &System, launcher: &Launcher) -> BTreeMap<Inst
 }
 
 /// What readers see of a VM that nothing is known of yet.
-pub(super) fn empty(started: Instant) -> Picture {
-    Picture { status: nothing(), started, processes: Vec::new(), inspectors: Vec::new() }
+pub(super) fn empty(started: Instant) -> Snapshot {
+    Snapshot { status: nothing(), started, processes: Vec::new(), inspectors: Vec::new() }
 }
 
 fn nothing() -> Status {
