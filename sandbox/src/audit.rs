@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A live process as the kernel shows it from outside, held against its profile.
+//! A live process as /proc shows it, compared with its profile.
 //!
-//! [`observe`] reads /proc/PID and believes nothing the process says. A fact that cannot be read is an [`Unreadable`]
-//! with the reason, never a silent pass: [`compare`] reports it. Sealed processes are not dumpable, so
+//! [`observe`] reads /proc/PID and nothing that the process reports itself. A fact that cannot be read is an
+//! [`Unreadable`] with the reason, never a silent pass: [`compare`] reports it. Sealed processes are not dumpable, so
 //! the descriptor table of one can be listed by root only. Used by `bulkhead ps` and the tests of the system table.
 
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ pub struct Capabilities {
     pub ambient: u64,
 }
 
-/// What /proc/PID/status says that matters here.
+/// The relevant fields of /proc/PID/status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// The command name, made printable.
@@ -112,12 +112,12 @@ pub struct Observed {
     pub limits: Fact<BTreeMap<String, Limit>>,
 }
 
-/// A way in which a process is not what its profile says.
+/// A difference between a process and its profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
-    /// What about it.
+    /// The property.
     pub what: &'static str,
-    /// What is expected, and what is.
+    /// What is expected, and what was found.
     pub detail: String,
     /// Whether this is only a fact that could not be read.
     pub unread: bool,
@@ -129,7 +129,7 @@ impl fmt::Display for Drift {
     }
 }
 
-/// Every way in which `observed` is not what `profile` says; empty when all is right and all could be read.
+/// Every difference between `observed` and `profile`; empty when all is right and all could be read.
 pub fn compare(observed: &Observed, profile: &Profile) -> Vec<Drift> {
     let mut drifts = Drifts(Vec::new());
     if let Some(status) = drifts.known("status", &observed.status) {

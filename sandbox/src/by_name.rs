@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Attempts on the sandbox by their names, for whoever knows only names: the control channel's probes.
+//! Attempts on the sandbox by name, for the control channel's probes.
 //!
 //! Besides those of `probe` there are two that concern the supervisor and not the filter: `panic` and `hang`.
 //! A release build attempts nothing.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Is this program a static executable for this machine? Asked before clone, to be able to say so in words.
+//! Checks that a program is a static executable for this machine: before clone, for a clear error message.
 //!
 //! In an empty root a dynamic program would fail in exec with "no such file", meaning its loader. Only the fields
 //! needed are read (System V ABI, ELF64 header and program headers); the file is the operator's, not the guest's,

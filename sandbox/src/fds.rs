@@ -12,7 +12,7 @@ use crate::sys;
 /// vCPU process with a device in every slot of its bus is given some two hundred.
 pub const FDS_MAX: usize = 256;
 
-/// A table that was found good: sources in target order.
+/// A checked table: sources in target order.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
     sources: [RawFd; FDS_MAX],

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The descriptors that a process was given at exec, as owned values, each by its name.
 //!
-//! A number means nothing until somebody owns it: the whole table is taken once, at the start of `main`, and each
-//! entry is then taken out by who needs it. What is not there was not given: nobody guesses how many there are.
+//! The whole table is taken once, at the start of `main`, and each entry is then taken by its owner. A name that is
+//! not in it was not passed: no code guesses how many descriptors there are.
 
 use std::fmt::Display;
 use std::os::fd::OwnedFd;
@@ -13,13 +13,13 @@ use crate::sys;
 
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Why the table, or an entry of it, could not be had.
+/// Why the table, or an entry of it, could not be taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InheritedError {
     /// Two owners of one descriptor would close it twice.
     #[error("the inherited descriptors were taken already")]
     TakenTwice,
-    /// The program was not started as it should be.
+    /// The program was not started by its parent's `spawn`.
     #[error(
         "descriptor {number}, `{name}`, was not inherited; this program is started by `bulkhead run`, not by hand"
     )]
@@ -29,18 +29,18 @@ pub enum InheritedError {
         /// Its number.
         number: u32,
     },
-    /// The names say nothing.
+    /// The names are invalid.
     #[error("the names of the inherited descriptors: {0}")]
     Names(#[from] NamesError),
-    /// Never given.
+    /// Not passed by the parent.
     #[error("this process was given no descriptor `{0}`")]
     NotGiven(String),
-    /// Asked for twice.
+    /// Taken twice.
     #[error("descriptor `{0}` was taken already")]
     Taken(String),
 }
 
-/// The descriptors, each to be taken once; what nobody takes is closed with the table.
+/// The descriptors, each to be taken once; the rest is closed with the table.
 #[derive(Debug)]
 pub struct Inherited {
     names: Names,
@@ -64,7 +64,7 @@ impl Inherited {
         if TAKEN.swap(true, Ordering::SeqCst) {
             return Err(InheritedError::TakenTwice);
         }
-        // The standard library writes to the log; nobody owns it, and it stays open.
+        // The standard library writes to the log: it has no owner here, and stays open.
         let own = |(at, number)| (at != STDERR).then(|| sys::own(number));
         let fds = numbers().enumerate().map(own).collect();
         Ok(Inherited { names, fds })

@@ -3,8 +3,8 @@
 //! signals to others, abstract Unix sockets.
 //!
 //! The profile names the ABI below which the process does not start. All of the kernel's ABI, up to the newest that
-//! we have tried, is demanded of it. For what an older one cannot deny, [`gaps`] names the wall that stands there,
-//! and sealing checks it. Called by `locked::seal` with one thread running: Landlock binds the calling
+//! we have tried, is demanded of it. For what an older one cannot deny, [`gaps`] names the other mechanism that
+//! denies it, and sealing checks that. Called by `locked::seal` with one thread running: Landlock binds the calling
 //! thread and what it starts from then on.
 //!
 //! One exception: executing opens the file anew, so a process that spawns others is allowed to execute (and to that
@@ -19,7 +19,7 @@ use landlock::{
 
 use crate::profile::Profile;
 
-/// Why Landlock does not hold.
+/// Why Landlock cannot be enforced.
 #[derive(Debug, thiserror::Error)]
 pub enum LandlockError {
     /// The kernel has no Landlock, or it is switched off.
@@ -70,16 +70,16 @@ pub struct InForce {
     pub kernel: u32,
 }
 
-/// Something that Landlock denies from some ABI on only, and what stands there without it.
+/// Something that Landlock denies only from some ABI on, and what denies it otherwise.
 #[derive(Debug)]
 pub struct Gap {
     /// The first ABI that denies it.
     pub abi: u32,
     /// What.
     pub what: &'static str,
-    /// The other wall.
+    /// The other mechanism.
     pub wall: &'static str,
-    /// Calls that may be in no profile, or (`ioctl`) only with listed arguments, for the wall to stand.
+    /// Calls that may be in no profile, or (`ioctl`) only with listed arguments, for that mechanism to hold.
     calls: &'static [&'static str],
 }
 
@@ -125,7 +125,7 @@ pub fn gaps(enforced: u32) -> impl Iterator<Item = &'static Gap> {
 }
 
 impl Gap {
-    /// A call through which the other wall stands open in `profile`.
+    /// A call that `profile` allows and that defeats the other mechanism.
     pub fn open_call(&self, profile: &Profile) -> Option<&'static str> {
         let open =
             |call: &str| profile.rule(call).is_some_and(|rule| call != "ioctl" || rule.when.is_empty());

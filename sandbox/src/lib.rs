@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Locking a process down, proving that it is, and saying what it tried when it dies of it.
+//! Locking a process down, proof that it is locked down, and the report of what it tried when it dies of it.
 //!
 //! Order of use. A parent makes a [`report::CrashPage`], then [`spawn::Spawn`] execs a static program into new
-//! namespaces with exactly the given descriptors. The program calls [`locked::seal`] before anything else
-//! and enters its service loop with the [`Locked`] it gets. When it dies the parent asks [`report::read`] why.
-//! From outside, [`audit::observe`] and [`audit::compare`] hold a live process against its [`Profile`].
+//! namespaces with exactly the given descriptors. The program calls [`locked::seal`] before anything else and enters
+//! its service loop with the [`Locked`] it gets. When it dies the parent asks [`report::read`] why. From outside,
+//! [`audit::observe`] and [`audit::compare`] compare a live process with its [`Profile`].
 //!
 //! Nothing here is best effort: a step that fails ends the attempt with the step's name. `unsafe` lives in
 //! `sys` alone. This crate depends on no other crate of the workspace.

@@ -21,7 +21,7 @@ use crate::seccomp::{self, CompileError};
 use crate::sys::{self, Page};
 use crate::{fds, landlock, limits, report, root};
 
-/// Proof that this process is sealed, and what that means here.
+/// Proof that this process is sealed, and what is enforced.
 #[derive(Debug)]
 pub struct Locked {
     enforced: Enforced,
@@ -34,7 +34,7 @@ impl Locked {
     }
 }
 
-/// What is in force in a sealed process, as it found out itself.
+/// What is in force in a sealed process, as it verified itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enforced {
     /// The profile.

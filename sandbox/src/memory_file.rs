@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Memory files, and whether they can ever be executed: one of the two things in which kernels that we run on differ.
+//! Memory files, and whether they can ever be executed: one of two differences between the supported kernels.
 //!
 //! Linux 6.3 brought MFD_NOEXEC_SEAL: a file made with it is never executable, and the coordinator's profile lets no
-//! other be made. On an older kernel the profile has another variant ([`MemoryFiles::Executable`]), chosen here by asking
-//! the kernel before sealing, and said aloud by [`crate::Enforced`]. `THREAT_MODEL.md` says what it costs.
+//! other be made. On an older kernel the profile has another variant ([`MemoryFiles::Executable`]), chosen here by a
+//! probe before sealing, and reported by [`crate::Enforced`]. `THREAT_MODEL.md` has the consequences.
 
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 /// The flags of every memory file of ours on any kernel.
 pub(crate) const OLD_FLAGS: MemfdFlags = MemfdFlags::CLOEXEC.union(MemfdFlags::ALLOW_SEALING);
 
-/// What can be said of the memory files that a process may make.
+/// Whether memory files that a process makes can be executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryFiles {
     /// They are never executable: MFD_NOEXEC_SEAL is demanded of each.

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The names of the descriptors that a process is given, in the order of their numbers.
 //!
-//! Who starts a process gives the names with the descriptors (`spawn`), which puts them behind the arguments; the process
-//! takes them from there. To this crate a name is a text: what stands before a `:` is its kind, what stands behind
-//! says which of several it is. Rules of a profile are about names as well, and have no number until this table
-//! gives it.
+//! The parent passes names with the descriptors to `spawn`, which appends them to the arguments; the process reads
+//! them from there. To this crate a name is a text: before a `:` is its kind, after it which of several it is. Rules
+//! of a profile use names as well; this table gives their numbers.
 
 use std::ffi::{CString, NulError};
 use std::fmt::Display;
 
 use crate::fds::FDS_MAX;
 
-/// Where the standard library writes to: the log is always this one.
+/// Standard error, which is always the log.
 pub(crate) const STDERR: usize = 2;
 /// Its name.
 const LOG: &str = "log";
@@ -20,13 +19,13 @@ const LOG: &str = "log";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names(Vec<String>);
 
-/// What is wrong with a list of names.
+/// Why a list of names is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NamesError {
-    /// Nobody could say which of the two is meant.
+    /// A name occurs twice.
     #[error("two descriptors are called `{0}`")]
     Doubled(String),
-    /// A name that is nothing, or not a word.
+    /// A name is empty, or not a word.
     #[error("{0:?} cannot be the name of a descriptor")]
     NoName(String),
     /// The log is where the standard library looks for it.

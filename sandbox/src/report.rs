@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Why a process died: the crash page it shares with its parent, and the page in words.
+//! Why a process died: the crash page it shares with its parent, and its rendering as text.
 //!
-//! The parent makes the page, hands it over at exec, keeps its own descriptor and reads it once the process has ended.
-//! What stands in it comes from a process that may have been taken over: it is copied once, checked, bounded, and
-//! made printable. It can lie about its own death, and about nothing else.
+//! The parent makes the page, hands it over at exec, keeps its own descriptor and reads it once the process has
+//! ended. Its contents come from a process that may be compromised: it is copied once, checked, bounded, and made
+//! printable. It can lie about its own death, and about nothing else.
 
 use std::fmt;
 use std::io;
@@ -50,7 +50,7 @@ impl CrashPage {
         Ok(CrashPage { file: self.file.try_clone()? })
     }
 
-    /// The page as words, read once.
+    /// The page's 64-bit words, read once.
     fn copy(&self) -> io::Result<[u64; PAGE_WORDS]> {
         let mut bytes = [0u8; PAGE_LEN];
         let mut done = 0;
@@ -76,7 +76,7 @@ impl AsFd for CrashPage {
     }
 }
 
-/// What a process left behind about its end.
+/// A process's record of its own death.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Death {
     /// It made a system call that its profile refuses.
@@ -111,7 +111,7 @@ pub enum Death {
         /// The thread, as numbered inside.
         thread: u32,
     },
-    /// It panicked, and said so. Not always the end: a panic can be caught.
+    /// It panicked. Not always the end: a panic can be caught.
     Panic {
         /// The role.
         profile: &'static str,
@@ -120,7 +120,7 @@ pub enum Death {
     },
 }
 
-/// What `page` says about the end of a process of this profile; None when it says nothing that makes sense.
+/// Decodes `page` for a process of this profile; `None` if it has no valid record.
 pub fn read(page: &CrashPage, profile: &Profile) -> Option<Death> {
     let words = page.copy().ok()?;
     fatal(&words, profile).or_else(|| panicked(&words, profile))

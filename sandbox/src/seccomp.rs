@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A profile's rules as seccomp programs, and in words.
+//! A profile's rules as seccomp programs, and as explanations of a refusal.
 //!
 //! Two programs are stacked: the rules (default: trap, so that the process can say what it tried), and the calls
 //! that answer ENOSYS. The kernel takes the stricter of the two answers, and a trap is stricter than an
@@ -127,7 +127,7 @@ pub fn explain(profile: &Profile, number: u32, args: &[u64; 6]) -> Option<String
     if rule.when.is_empty() {
         return None;
     }
-    // The alternative that came nearest says most: of those with the fewest failed checks, the first.
+    // The nearest alternative explains most: the first of those with the fewest failed checks.
     let mut nearest: Option<Vec<&Check>> = None;
     for checks in &rule.when {
         let failed: Vec<&Check> = checks.iter().filter(|check| !check.passes(args)).collect();

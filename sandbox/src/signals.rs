@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a program on a terminal needs to know and do about signals, and no safe wrapper offers: for the launcher, which is
-//! not sealed. No handler can be installed from here.
+//! Signal handling that a terminal program needs and no safe wrapper offers: for the launcher, which is not sealed.
+//! Installs no handler.
 
 use std::io;
 
@@ -24,8 +24,8 @@ pub fn act_by_default(signal: Signal) -> io::Result<()> {
     sys::act_by_default(signal.as_raw())
 }
 
-/// Makes the ends of children waitable even if the parent of this process ignores SIGCHLD: that would be passed on to it, and the
-/// kernel would throw away how a child ended.
+/// Makes children waitable even if this process inherited SIG_IGN for SIGCHLD, with which the kernel discards their
+/// exit statuses.
 ///
 /// # Errors
 /// None that a kernel is known to give.
@@ -33,8 +33,8 @@ pub fn keep_exit_statuses() -> io::Result<()> {
     sys::set_default(Signal::CHILD.as_raw())
 }
 
-/// Keeps `signal` from the calling thread. For SIGTTIN and SIGTTOU the kernel then fails the read, or allows the write or the
-/// change of modes, instead of stopping the whole process group.
+/// Blocks `signal` in the calling thread. For SIGTTIN and SIGTTOU the kernel then fails the read, or allows the write
+/// or the change of modes, instead of stopping the whole process group.
 pub fn block_in_thread(signal: Signal) {
     sys::block_in_thread(signal.as_raw());
 }

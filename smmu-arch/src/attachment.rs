@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a stream's DMA is subject to, as the vSMMU tells the devices behind it.
+//! How a stream's DMA is translated, as the vSMMU sends it to the device's process.
 //!
-//! The same three choices, with the same words of the stream table entry, that a host's kernel takes for a nested page
-//! table (`iommu_hwpt_arm_smmuv3`), so that a device end in software and one in hardware are told the same. IHI 0070 §5.2.
+//! The same three choices, with the same words of the stream table entry, that a host's kernel takes for a nested
+//! page table (`iommu_hwpt_arm_smmuv3`), so that software and hardware translation take the same message. IHI 0070
+//! §5.2.
 
 use serde::{Deserialize, Serialize};
 

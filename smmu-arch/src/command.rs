@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a command asks for: decoded against a model, or found illegal. IHI 0070 chapter 4.
+//! Decoding of commands against a model, which finds illegal ones. IHI 0070 chapter 4.
 //!
-//! The one reading of a raw command, used by the queue that consumes it and by whoever applies it to
-//! caches, so both agree. Reserved fields are ignored (§4.1.5); an out-of-range StreamID, SubstreamID or
-//! address has no effect of its own (§4.1.7). Hints that narrow an invalidation (Leaf, TTL) are kept, for
-//! a cache to use or to ignore: invalidating more is always allowed.
+//! The one decoder of raw commands, used by the queue that consumes them and by the caches they apply to, so both
+//! agree. Reserved fields are ignored (§4.1.5); an out-of-range StreamID, SubstreamID or address has no effect of its
+//! own (§4.1.7). Hints that narrow an invalidation (Leaf, TTL) are kept, for a cache to use or to ignore:
+//! invalidating more is always allowed.
 
 use crate::addr::{StreamId, SubstreamId};
 use crate::model::{Granule, Model};
@@ -15,7 +15,7 @@ use crate::spec::id::StallModel;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Illegal;
 
-/// What a legal command asks for.
+/// A legal command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
     /// A hint that nothing needs to follow (CMD_PREFETCH_*).
@@ -50,18 +50,18 @@ pub enum TranslationInvalidation {
     Addresses(AddressRange, Option<u16>),
 }
 
-/// Which addresses an invalidation is about, and what it says of the entries it wants gone.
+/// The addresses of an invalidation, and its hints about the entries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AddressRange {
     /// The lowest VA.
     pub first: u64,
     /// The highest VA: a range does not wrap.
     pub last: u64,
-    /// Only entries of tables of this granule need go.
+    /// Only entries of tables with this granule have to be invalidated.
     pub granule: Option<Granule>,
-    /// Only entries found at this level need go.
+    /// Only entries of this level have to be invalidated.
     pub level: Option<u8>,
-    /// Only last-level entries need go.
+    /// Only last-level entries have to be invalidated.
     pub leaf: bool,
 }
 

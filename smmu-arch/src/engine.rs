@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Translation with caches: what a device behind the SMMU asks, kept honest by the guest's commands.
+//! Cached translation for a device behind the SMMU, invalidated by the guest's commands.
 //!
-//! Stream table entries and context descriptors are cached by who they are for, translations in the
-//! IOTLB. Nothing invalid is ever cached (IHI 0070 §3.21.3 allows it, but then a guest must invalidate
-//! what it makes valid; not caching it is also allowed and forgives). The owner applies every CMD_CFGI_*
-//! and CMD_TLBI_* it is sent, in order, and calls `flush` when it can no longer tell.
-//! The caches are bounded; a configuration cache that is full is emptied.
+//! Stream table entries and context descriptors are cached by stream and substream, translations in the IOTLB.
+//! Invalid entries are never cached (IHI 0070 §3.21.3 allows it, but then a guest has to invalidate entries that it
+//! makes valid). The owner applies every CMD_CFGI_* and CMD_TLBI_* in order, and calls `flush` when it may have
+//! missed some. The caches are bounded; a configuration cache that is full is emptied.
 
 use crate::addr::StreamId;
 use crate::command::{self, Action, ConfigurationInvalidation};
@@ -41,7 +40,7 @@ impl Engine {
         Engine { model, streams: HashMap::new(), contexts: HashMap::new(), iotlb: Iotlb::new(IOTLB_CAPACITY) }
     }
 
-    /// What an SMMU of this model and in this state does with a transaction.
+    /// Translates a transaction as an SMMU of this model and state does.
     pub fn translate(
         &mut self,
         registers: &Registers,
@@ -75,8 +74,7 @@ impl Engine {
         self.translate_stage1(&stream, memory, who, access)
     }
 
-    /// As `translate`, for a stream that is known to be translated by `stream`: whoever looks stream table
-    /// entries up elsewhere says what it found.
+    /// As `translate`, with the checked stream table entry given: for callers that look it up elsewhere.
     pub fn translate_stage1(
         &mut self,
         stream: &Stage1Stream,
@@ -156,7 +154,7 @@ impl Engine {
         }
     }
 
-    /// Forgets everything.
+    /// Empties all caches.
     pub fn flush(&mut self) {
         self.streams.clear();
         self.contexts.clear();

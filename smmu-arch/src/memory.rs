@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The one way this crate sees memory: a copy in, or an abort.
+//! The memory interface of this crate: a read returns a copy, or aborts.
 //!
 //! The walks read stream tables, context descriptors and translation tables through this trait. The
 //! memory belongs to a running guest and changes under the reader, so a structure is copied once and
@@ -8,7 +8,7 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
-/// The read or write met no memory: an external abort (IHI 0070 §3.12).
+/// No memory at the address: an external abort (IHI 0070 §3.12).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Abort;
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Arithmetic of the circular queues: index, wrap, empty, full, advance. Pure, on plain numbers.
 //!
-//! A pointer register holds an index in its low `log2_size` bits and a wrap flag in the next one. The two
-//! pointers are equal when the queue is empty; they differ in the wrap flag alone when it is full
-//! (IHI 0070 §3.5.1). Pointers come from the guest, so a pair may also describe more entries than the
-//! queue has (§3.21.2 forbids it): `len` then says `None`, and whoever asks decides what to do.
+//! A pointer register holds an index in its low `log2_size` bits and a wrap flag in the next one. The two pointers
+//! are equal when the queue is empty; they differ in the wrap flag alone when it is full (IHI 0070 §3.5.1). Pointers
+//! come from the guest, so a pair may also describe more entries than the queue has (§3.21.2 forbids it): `len` then
+//! returns `None`, and the caller decides what to do.
 
 use crate::spec::tables::QUEUE_LOG2_SIZE_MAX;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Layouts, named as in the manual: types only, no algorithm. Read with IHI 0070 in the other hand.
+//! Layouts, named as in the manual: types only, no algorithm (IHI 0070).
 //!
 //! Registers and memory structures are bitfields over `u32` and `u64`; reserved bits have no accessor.
 //! A field whose value a guest chooses is an open enum (`open_enum!`): an unknown encoding stays

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How many operations a CPU may run before it looks around: counted down by the CPU, cut short by other threads.
+//! How many operations a CPU may run before it checks for requests: counted down by the CPU, cut short by other
+//! threads.
 //!
 //! The CPU counts without an atomic read-modify-write, so a cut can get lost between its load and its store; that costs
 //! a slice of latency and nothing else. A cut that is not lost keeps what was left in its low bits, so that the number

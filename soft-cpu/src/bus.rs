@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The seam to everything in the physical address space that is not RAM.
+//! The interface to the physical address space outside RAM.
 //!
-//! The CPU calls it on its own thread, at most once per access, and stays interruptible for nobody meanwhile:
-//! an implementation that may wait for another process must return early when its vCPU is kicked.
+//! The CPU calls it on its own thread, at most once per access, and handles no request meanwhile: an implementation
+//! that may wait for another process must return early when its vCPU is kicked.
 
 /// Device memory as the CPU sees it.
 pub trait Mmio: Send + Sync {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The seam to the dirty log.
+//! The interface to the dirty log.
 //!
-//! A page is marked when a CPU may start to write it: when it enters the write side of a TLB. Later stores hit
-//! the TLB and are not marked again, so whoever harvests the log must, in this order: take or close the bits, call
+//! A page is marked when a CPU may start to write it: when it enters the write side of a TLB. Later stores hit the
+//! TLB and are not marked again, so a harvest of the log must, in this order: take or close the bits, call
 //! `VcpuHandle::flush_write_tlb` on every vCPU, and only then read the pages.
 
 /// Takes note of pages that are about to be written.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The seam to the interrupt controller: what a CPU asks of its GIC CPU interface and redistributor.
+//! The interface to the interrupt controller: a CPU's accesses to its GIC CPU interface and redistributor.
 //!
 //! System registers are named by `op0<<14|op1<<11|crn<<7|crm<<3|op2`.
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Maintenance across CPUs: applying it here, asking it of others, and waiting for them.
+//! TLB and instruction cache maintenance across CPUs: applying it here, requesting it from others, and waiting for
+//! them.
 //!
 //! `cluster.rs` has the protocol; this is the CPU's side of it.
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The exclusive monitor (Arm ARM B2.9).
 //!
-//! A load-exclusive remembers the address, size and value it saw; the store-exclusive is a host compare-and-swap
-//! against that value. A store by anyone between the two makes it fail if it changed the value. Writing the same
-//! value back in between goes unnoticed, which the architecture does not allow for but which no lock, counter
-//! or list built from these instructions can tell, except one that counts on the failure alone.
+//! A load-exclusive records the address, size and value; the store-exclusive is a host compare-and-swap against that
+//! value. A store by anyone between the two makes it fail if it changed the value. Writing the same value back in
+//! between goes unnoticed, which the architecture does not allow for but which no lock, counter or list built from
+//! these instructions can tell, except one that counts on the failure alone.
 
 /// The local monitor of one CPU.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

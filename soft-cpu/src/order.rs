@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The order of guest accesses, kept by fences of the host (Arm ARM B2.3).
+//! The order of guest accesses, enforced by host fences (Arm ARM B2.3).
 //!
-//! Guest accesses are relaxed atomics of the host; a read-modify-write is sequentially consistent there. What the guest
-//! orders becomes a fence, and each fence has a name here, so that the tests can take one away and see that it is missed:
-//! `order/tests.rs` holds this translation against the architecture's axiomatic model, on hosts of both kinds.
-//! Dependencies of the guest are dependencies of the host: a value goes from one handler to the next through registers
-//! in memory, which both kinds of hosts order.
+//! Guest accesses are relaxed atomics of the host; a read-modify-write is sequentially consistent there. Guest
+//! barriers and ordered accesses become fences, and each fence has a name here, so that the tests can remove one and
+//! see it missed: `order/tests.rs` holds this translation against the architecture's axiomatic model, on hosts of
+//! both kinds. Dependencies of the guest are dependencies of the host: a value goes from one handler to the next
+//! through registers in memory, which both kinds of hosts order.
 //!
 //! A load-acquire must not pass an earlier store-release, which acquire and release alone do not give: the store
 //! leaves `release_pending`, and the next acquire pays for the full fence.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The performance monitors, PMUv3 (Arm ARM D8): a cycle counter, six event counters, and their overflow interrupt.
 //!
-//! An instruction takes one cycle, so cycles and retired instructions are read off the run loop's own count, whenever
-//! somebody looks and whenever the exception level changes. Memory accesses are counted by running one instruction at a
-//! time while a counter asks for them. All other counting is free until a counter is enabled. Waiting is no time: the
-//! cycle counter stands in WFI and WFE.
+//! An instruction takes one cycle, so cycles and retired instructions follow from the run loop's count, taken when a
+//! counter is read and when the exception level changes. Memory accesses are counted by running one instruction at a
+//! time while a counter asks for them. All other counting is free until a counter is enabled. The cycle counter stops
+//! in WFI and WFE.
 //!
 //! Events: SW_INCR, INST_RETIRED, CPU_CYCLES, MEM_ACCESS (one for each load or store instruction), CHAIN. Filters by
 //! exception level are PMEVTYPER.P and U; there are no others without EL2, EL3.

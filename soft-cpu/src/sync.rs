@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What threads of vCPUs share state with: the host's own, or the model checker's (`--cfg loom`).
+//! Synchronisation primitives of vCPU threads: the host's, or the model checker's (`--cfg loom`).
 //!
 //! Used by what the models of `model/` run: the cluster and the order of guest accesses. Guest memory itself is not
 //! here: the models stand atomics of their own in its place.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Translation look-aside buffers: from a virtual page to host memory in one compare.
 //!
-//! There are eight banks, each for one ASID, so a context switch changes bank instead of flushing. A bank has,
-//! for EL0 and EL1 each, a direct-mapped table of data pages and one of code pages, in units of 4 KiB. A data
-//! entry has separate tags for reading and writing: the write tag is set by the first store, which is when the
-//! dirty log is told. The compare includes the low address bits, so only aligned accesses hit; the others take
-//! the slow path of `access.rs`. Flushing more than asked is always allowed, and is done where it is cheaper.
+//! There are eight banks, each for one ASID, so a context switch changes bank instead of flushing. A bank has, for
+//! EL0 and EL1 each, a direct-mapped table of data pages and one of code pages, in units of 4 KiB. A data entry has
+//! separate tags for reading and writing: the write tag is set by the first store, which marks the page in the dirty
+//! log. The compare includes the low address bits, so only aligned accesses hit; the others take the slow path of
+//! `access.rs`. Flushing more than asked is always allowed, and is done where it is cheaper.
 
 #![expect(unsafe_code, reason = "entries are host pointers into guest memory")]
 // UNSAFETY: partner of `ram.rs`. Invariant: an entry's tag is valid only if `host + page` is the start of a page

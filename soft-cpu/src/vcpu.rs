@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The run loop of one vCPU: slices of guest code, and between them a look at everything else.
+//! The run loop of one vCPU: slices of guest code, with a check for requests and interrupts between them.
 //!
 //! A slice runs operations until its budget is used up, or an operation or another thread took the budget away.
 //! Inside it the loop touches the page of operations, the program counter and the budget, and nothing else.

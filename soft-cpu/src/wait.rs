@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Waits: WFI, and WFE with its event register, its event stream and the exclusive monitor (Arm ARM D1.16, D11.2.4).
 //!
-//! Both sleep on the host. An interrupt and SEV wake the sleeper. That another CPU wrote the location which the
-//! exclusive monitor holds is an event too, and nobody says so: to tell would cost every store of every CPU a look at who
-//! waits. So a waiting CPU looks at the location itself, in naps that grow to [`NAP_MAX`]. Any wait for an event ends after
-//! [`EVENT_WAIT_MAX`] at the latest, which the architecture allows: a guest looks again for what it waits for.
+//! Both sleep on the host. An interrupt and SEV wake the CPU. Another CPU's write to the location of the exclusive
+//! monitor is an event too, but is not signalled: that would cost every store of every CPU a check for waiters. So a
+//! waiting CPU polls the location itself, with sleeps that grow to [`NAP_MAX`]. Any wait for an event ends after
+//! [`EVENT_WAIT_MAX`] at the latest, which the architecture allows: a guest checks its condition again.
 
 use std::time::Duration;
 

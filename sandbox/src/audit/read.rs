@@ -87,10 +87,10 @@ pub(super) fn status(text: &str) -> Option<Status> {
     })
 }
 
-/// The kernel gives the files of a process that is not dumpable to root, and those of any other to its own user. A process
-/// of root's cannot be told apart: for us that is drift enough.
+/// The /proc files of a process that is not dumpable belong to root, those of any other to its own user. A process of
+/// root cannot be distinguished, which counts as a difference.
 fn dumpable(file: &Path, one_id: bool) -> Fact<bool> {
-    // In a namespace without the host's root its files are nobody's.
+    // In a namespace without the host's root its files belong to the overflow id.
     let root = if one_id { UNPRIVILEGED_ID } else { 0 };
     fs::metadata(file).map(|facts| facts.uid() != root).map_err(|error| unreadable(file, error))
 }

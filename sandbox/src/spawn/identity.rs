@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Who the new process is: the ids of its user namespace, written by the parent through /proc.
+//! User and group of the new process: the id maps of its user namespace, written by the parent through /proc.
 //!
 //! Root becomes an unprivileged id: one of the process's own, if the caller has one for it, else 65534. An ordinary user
 //! stays who it is, or takes a subordinate id of its own, which a set-id program of the host maps (newuidmap). In all

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The handlers that record why a sealed process dies, and then end it for sure; and masks and actions of signals.
+//! The handlers that record why a sealed process dies and then end it; and masks and actions of signals.
 //!
 //! SIGSYS: a call the filter refused. SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT: a fault of its own. They are installed
 //! before sealing; afterwards the filter refuses to change them. A handler only loads and stores atomics and
@@ -127,7 +127,7 @@ pub(crate) fn set_default(signal: c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps `signal` from the calling thread.
+/// Blocks `signal` in the calling thread.
 pub(crate) fn block_in_thread(signal: c_int) {
     let mut set = SignalMask::empty();
     // SAFETY: the set is live; a number that is no signal is refused.

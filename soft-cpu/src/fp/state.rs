@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a SIMD&FP instruction needs from the CPU, and how it becomes a handler of the CPU's.
 //!
-//! [`Machine`] is the seam: the CPU core implements it (`wire`), and so does the small stand-in of the tests, so that
-//! every instruction can be run without an MMU or an exception model.
+//! [`Machine`] is the interface: the CPU core implements it (`wire`), and so does a small machine in the tests, so
+//! that every instruction can be run without an MMU or an exception model.
 
 use super::float::Env;
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Everything behind the lock, and the rule that keeps IRQ lines true.
+//! The state behind the lock, and the rule that keeps IRQ lines up to date.
 //!
 //! Each change marks the vCPUs that it may concern in `touched`; before the lock is released,
 //! `publish` computes the best interrupt of each marked vCPU anew and stores its line. So what an

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What CPUs ask of each other: invalidations that nobody misses, and wake-ups that nobody loses.
+//! Requests between CPUs: no invalidation is missed, and no wake-up is lost.
 //!
-//! The guest takes a page away from the other CPU and, once its DSB is over, reuses it: neither may the other CPU still use
-//! the old translation, nor may a store that it made by it come later.
+//! The guest unmaps a page and, once its DSB is complete, reuses it: the other CPU may neither use the old
+//! translation any more, nor may an earlier store through it become visible later.
 
 use std::sync::Arc;
 

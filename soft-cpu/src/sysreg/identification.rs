@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the CPU says it is: the values of the identification registers.
+//! The values of the identification registers.
 //!
 //! This is the model that a guest sees and that a migration keeps, so it never depends on the host. A feature is
 //! named here exactly when it is implemented.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A direct-mapped cache of translations, so that a message needs no table read once it was seen.
 //!
-//! Holds only what the tables said; any command or register write that can change a mapping clears it. It is
-//! not saved: after a restore the tables in guest memory fill it again.
+//! Holds only valid table entries; any command or register write that can change a mapping clears it. It is not
+//! saved: after a restore the tables in guest memory fill it again.
 
 use super::Route;
 use crate::gic::spec::command::Event;
