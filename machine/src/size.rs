@@ -85,7 +85,7 @@ pub fn display(bytes: u64) -> String {
     counted(bytes)
 }
 
-/// `bytes` for people: in the largest unit that it reaches, to a tenth. Not exact, so never as an advice.
+/// `bytes` for display: in the largest unit that it reaches, to a tenth. Not exact, so not for advice.
 pub fn about(bytes: u64) -> String {
     for (shift, unit) in UNITS {
         if bytes >> shift != 0 {

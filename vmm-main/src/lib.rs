@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The coordinator of a VM, and its command line.
 //!
-//! Three parties meet here. The *launcher* (`bulkhead run`) is an ordinary program: it reads the
-//! configuration, opens files, owns the terminal and the control socket. The *coordinator* is sealed before
-//! it looks at anything a user or guest wrote: it owns every shared object and every process of the VM. The
-//! *client* commands (`ps`, `status`, ...) speak to the coordinator through the socket. `DESIGN.md` says why.
+//! There are three parties. The *launcher* (`bulkhead run`) is an ordinary program: it reads the configuration, opens
+//! files, owns the terminal and the control socket. The *coordinator* is sealed before it reads anything a user or
+//! guest wrote: it owns every shared object and every process of the VM. The *client* commands (`ps`, `status`, ...)
+//! speak to the coordinator through the socket. `DESIGN.md` says why.
 
 pub mod api;
 pub mod cli;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The states a VM can be in, and the only ways from one to another.
+//! The states of a VM, and the transitions between them.
 //!
 //! ```text
 //!            Start           Pause
@@ -9,8 +9,8 @@
 //!     └───────────► Stopping ◄───────────┘        End: from everywhere ─► Stopped, which is final
 //! ```
 //!
-//! Names are the API's and the log's. [`Phase::after`] has all transitions: the coordinator asks it before it touches a
-//! process, so an illegal request changes nothing.
+//! Names are the API's and the log's. [`Phase::after`] has all transitions: the coordinator checks it before it acts
+//! on a process, so an illegal request changes nothing.
 
 use std::fmt;
 
@@ -45,7 +45,7 @@ pub enum Why {
     GuestPoweredOff,
     /// The guest reset itself, and the configuration has that end the VM.
     GuestReset,
-    /// Somebody asked for it: the API, a signal, the console escape.
+    /// Requested: by the API, a signal, or the console escape.
     Asked,
     /// `bulkhead run` is gone: a VM does not outlive its terminal and socket.
     LauncherGone,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Text from outside as a terminal may show it: what would be obeyed or would mislead is escaped.
+//! Text from outside, safe for a terminal: control characters and direction overrides are escaped.
 //!
 //! File names hold any byte but a slash, and log lines whatever a process wrote: a line end, a colour, or a direction
 //! override in them must not look like a line of ours.

@@ -53,7 +53,7 @@ impl Class {
     }
 }
 
-/// A failure told to a person: what happened, where, and what to do.
+/// A failure as reported to the user: what happened, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Decides the exit code.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The commands that ask a running VM: one request each, shown as a table or as JSON.
+//! The commands for a running VM: one request each, shown as a table or as JSON.
 //!
-//! What the coordinator says about confinement is its own word; `ps` adds what the kernel shows from outside and
-//! how that differs from the profile.
+//! The coordinator's report on confinement is not verified; `ps` adds what the kernel shows from outside and how that
+//! differs from the profile.
 
 use std::future::Future;
 use std::io::{ErrorKind, Write};
@@ -60,15 +60,15 @@ pub struct ProbeFlags {
     target: Target,
 }
 
-/// VMs that are asked at the same time: each costs a descriptor.
+/// VMs queried concurrently: each takes a descriptor.
 const ASKED_COUNT_MAX: usize = 64;
 
-/// `bulkhead ps`: what answers is shown, what does not is told in a line of its own and by the exit code.
+/// `bulkhead ps`: VMs that answer are shown, each of the others gets a line of its own and sets the exit code.
 pub fn ps(target: &Target) -> Result<(), Problem> {
     let mut all = Vec::new();
     let mut silent = Vec::new();
     match (RuntimeDir::find(), &target.name) {
-        // No folder, no VM: an empty table is the whole truth.
+        // No folder, no VM: an empty table is correct.
         (Err(problem), None) if problem.class == Class::Unreachable => {}
         (Err(problem), _) => return Err(problem),
         (Ok(runtime_dir), name) => {
@@ -90,7 +90,7 @@ pub fn ps(target: &Target) -> Result<(), Problem> {
         }
     }
     show_processes(target, &all)?;
-    // The last one is the command's own problem and is told by whoever called.
+    // The last one is the command's own problem and is printed by the caller.
     let last = silent.pop();
     for problem in &silent {
         super::tell(problem, if target.json { Form::Answer } else { Form::Line });
@@ -232,14 +232,14 @@ where
     for some in names.chunks(ASKED_COUNT_MAX) {
         let started: Vec<_> = some.iter().map(|name| tokio::spawn(work(name.clone()))).collect();
         for task in started {
-            // A task ends without an outcome only if it panics, and that has been told.
+            // A task ends without an outcome only if it panics, which has been reported.
             done.extend(task.await);
         }
     }
     done
 }
 
-/// The processes of the VM at `socket` as it tells of them, and its launcher.
+/// The processes of the VM at `socket` as it reports them, and its launcher.
 async fn processes(socket: &Path) -> Result<(Option<i32>, Vec<Process>), Problem> {
     let client = Client::connect(socket).await?;
     let launcher = client.launcher_pid();
@@ -257,22 +257,22 @@ fn observed((launcher, mut rows): (Option<i32>, Vec<Process>)) -> Vec<Process> {
     rows
 }
 
-/// A user id, and who else has it.
+/// A user id, and which processes share it.
 fn user(uid: u32) -> String {
     if uid == sandbox::spawn::UNPRIVILEGED_ID {
         return format!("{uid} (shared with other VMs and with nobody's processes: see --ids)");
     }
     if uid == rustix::process::geteuid().as_raw() {
-        // Whoever owns the namespaces has every right in them.
+        // The owner of the namespaces has every capability in them.
         return format!("{uid} (your own: your other processes can reach into it)");
     }
     uid.to_string()
 }
 
-/// What the kernel shows of process `pid`, held against the profile of that name.
+/// What the kernel shows of process `pid`, compared with the profile of that name.
 fn observe(pid: i32, profile: &str, limits: Option<Limits>) -> Option<Observed> {
     let mut profile = system::profile(profile)?;
-    // Those that depend on the VM's size are as the coordinator says.
+    // Limits that depend on the VM's size are as the coordinator reports them.
     if let Some(limits) = limits {
         profile.limits.address_len = limits.address_len;
         profile.limits.fsize_len = limits.file_len;
@@ -371,7 +371,7 @@ fn ask<T: DeserializeOwned>(
     })
 }
 
-/// The names of VMs whose sockets somebody listens on.
+/// The names of VMs whose sockets have a listener.
 async fn alive(runtime_dir: &RuntimeDir) -> Result<Vec<String>, Problem> {
     let listening = |name: String| {
         let socket = runtime_dir.socket_path(&name);
@@ -397,7 +397,7 @@ fn the_only_one(names: Vec<String>) -> Result<String, Problem> {
     }
 }
 
-/// A name becomes part of a path: only what could be a VM's is let through.
+/// A name becomes part of a path: only valid VM names are accepted.
 fn checked(name: &str) -> Result<String, Problem> {
     check::name(name).map(|()| name.to_owned())
 }
@@ -424,7 +424,7 @@ fn show_json<T: Serialize>(value: &T) -> Result<(), Problem> {
     print(&format!("{text}\n"))
 }
 
-/// Shows an answer. A reader that has seen enough (`| head`) is no failure.
+/// Shows an answer. A closed pipe (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Problem> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From the coordinator's process numbers to the host's.
 //!
-//! The coordinator lives in a pid namespace and knows only that one's numbers. The kernel gives both: a process's
-//! `NSpid` line lists its number in every namespace from the reader's own downwards. The search is
-//! limited to descendants of the launcher, whose number comes from the control socket's peer credentials, so a
-//! process of another VM with the same inner number is never taken for ours.
+//! The coordinator is in a pid namespace and knows only that one's numbers. The kernel gives both: a process's
+//! `NSpid` line lists its number in every namespace from the reader's own downwards. The search is limited to
+//! descendants of the launcher, whose number comes from the control socket's peer credentials, so a process of
+//! another VM with the same inner number is never taken for ours.
 
 use std::collections::BTreeMap;
 

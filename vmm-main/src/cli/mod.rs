@@ -75,8 +75,8 @@ struct HostCheckFlags {
 
 /// The program `bulkhead`.
 pub fn main() -> ExitCode {
-    // The coordinator finds no environment, no terminal and no more descriptors than its own: it must not pass
-    // through anything that looks for them.
+    // The coordinator has no environment, no terminal and only its own descriptors: its path must not need any of
+    // them.
     if std::env::args_os().nth(1).is_some_and(|word| word == "coordinator") {
         return crate::coordinator::main();
     }
@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
 /// How a failure is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// A line for people.
+    /// A line of text.
     Line,
     /// The answer of a command with `--json`.
     Answer,
@@ -105,7 +105,7 @@ enum Form {
 }
 
 impl Form {
-    /// By the words of the command line: they may be wrong in any other way.
+    /// From the raw arguments, which may be invalid otherwise.
     fn asked_for(words: impl Iterator<Item = OsString>) -> Self {
         let mut form = Self::Line;
         for word in words {
@@ -157,12 +157,12 @@ fn run(flags: RunFlags) -> Result<(), Failure> {
     let form = Some(if config.json_log { Form::LogLine } else { Form::Line });
     match launcher::run(config) {
         Ok(Why::GuestPoweredOff | Why::GuestReset | Why::Asked | Why::LauncherGone) => Ok(()),
-        // The last lines of the process that broke are in the log already.
+        // The last lines of the process that failed are in the log already.
         Ok(Why::Failed { problem, last_lines: _ }) | Err(problem) => Err(Failure { problem, form }),
     }
 }
 
-/// Lets the program that knows VFIO look at the host.
+/// Runs the program of physical devices to check the host.
 fn host_check(device: Option<&str>) -> Result<(), Problem> {
     let program = launcher::programs::path(system::roles::VFIO_KERNEL_PROGRAM)?;
     let place = printable::path(&program);

@@ -166,7 +166,7 @@ pub fn mem_total_len(meminfo: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Opens the kernel and checks what can be seen from outside; its format is the sealed coordinator's business.
+/// Opens the kernel and checks what can be seen from outside; its format is parsed by the sealed coordinator.
 pub fn open_kernel(path: &Path, memory_len: u64) -> Result<File, Problem> {
     let (file, len) = open_boot_file("kernel", path)?;
     let place = printable::path(path);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The assigned devices of a VM: what is behind each, and where the guest finds it.
 //!
-//! Every device is a PCI function on the guest's bus 0, behind the vSMMUv3. One that names no slot gets the lowest free
-//! one, in the order of the configuration, so that a guest finds its devices where it left them.
+//! Every device is a PCI function on the guest's bus 0, behind the vSMMUv3. One that names no slot gets the lowest
+//! free one, in the order of the configuration, so that a guest's devices keep their addresses.
 
 use std::path::PathBuf;
 
@@ -40,7 +40,7 @@ impl From<PathBuf> for Disk {
     }
 }
 
-/// A device as it is written down.
+/// A device as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceSettings {
     /// What is behind it.
@@ -49,8 +49,8 @@ pub struct DeviceSettings {
     pub slot: Option<u64>,
     /// Whether its server is given guest RAM while its stream is in bypass.
     pub direct_dma: bool,
-    /// Whether the VM is not to run without it. Left out: it runs without, but a server that is not there at all when the VM
-    /// is started is taken for a mistake in its path.
+    /// Whether the VM must not run without it. Default: it runs without, but a server whose socket does not exist at
+    /// the start is reported as a mistake in the path.
     pub required: Option<bool>,
 }
 
@@ -63,8 +63,8 @@ pub struct DeviceConfig {
     pub slot: u8,
     /// Whether its server is given guest RAM while its stream is in bypass.
     pub direct_dma: bool,
-    /// Whether the VM is not to run without it. Left out: it runs without, but a server that is not there at all when the VM
-    /// is started is taken for a mistake in its path.
+    /// Whether the VM must not run without it. Default: it runs without, but a server whose socket does not exist at
+    /// the start is reported as a mistake in the path.
     pub required: Option<bool>,
 }
 

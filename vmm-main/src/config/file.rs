@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The TOML configuration file: read by hand from the parsed tree, so that every complaint names its line and
-//! an unknown key is answered with the nearest known one.
+//! The TOML configuration file: read from the parsed tree without serde, so that every error names its line and, for
+//! an unknown key, the nearest known one.
 //!
 //! Called by the launcher only, before anything is started. Paths in the file are relative to the file.
 
@@ -94,7 +94,7 @@ pub fn load(path: &Path) -> Result<Settings, Problem> {
     Ok(settings)
 }
 
-/// Parses `text`; `place` is how complaints name the file.
+/// Parses `text`; `place` is the file's name in errors.
 pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
     let source = Source { text, place };
     let root = DeTable::parse(text).map_err(|error| {
@@ -102,7 +102,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
         Problem::usage(
             format!("the configuration is not valid TOML: {}", error.message()),
             source.at(&span),
-            "mend the line",
+            "correct the line",
         )
     })?;
     let mut settings = Settings::default();
@@ -172,7 +172,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
             "vfio-user" => found.push(Behind::VfioUser(PathBuf::from(source.string(value)?))),
             "nvme" => found.push(Behind::Nvme(PathBuf::from(source.string(value)?).into())),
             "vfio" => found.push(Behind::Physical(source.string(value)?)),
-            // Said or not: there is one vSMMU, and every device is behind it.
+            // Given or not: there is one vSMMU, and every device is behind it.
             "behind" if source.string(value)? == SMMU0.to_string() => {}
             "behind" => {
                 return Err(Problem::usage(
@@ -221,7 +221,7 @@ const INTEGER: &str = "a whole number";
 const STRINGS: &str = "a list of strings";
 const DEVICE_TABLES: &str = "a list of tables, [[device]],";
 
-/// The text being read and its name: what a complaint needs.
+/// The text being read and its name, for errors.
 struct Source<'a> {
     text: &'a str,
     place: &'a str,

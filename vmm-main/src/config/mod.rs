@@ -22,9 +22,9 @@ use crate::launcher::ids::Ids;
 use crate::problem::Problem;
 use crate::system::CpuKind;
 
-/// Memory of a VM whose configuration does not say.
+/// Default memory of a VM.
 pub const MEMORY_LEN_DEFAULT: u64 = 512 << 20;
-/// Name of a VM whose configuration does not say.
+/// Default name of a VM.
 pub const NAME_DEFAULT: &str = "vm";
 /// A quiet, correct start for a Linux guest on this machine's UART.
 pub const CMDLINE_DEFAULT: &str = "console=ttyS0 earlycon=uart8250,mmio,0x9000000";
@@ -70,7 +70,7 @@ pub struct Settings {
     pub vcpu_count: Option<u64>,
     /// What executes guest code.
     pub cpu: Option<CpuKind>,
-    /// Whether the guest is told of performance monitors.
+    /// Whether the guest has performance monitors.
     pub pmu: Option<bool>,
     /// Where the console goes.
     pub console: Option<ConsoleMode>,
@@ -119,7 +119,7 @@ impl Settings {
         }
     }
 
-    /// Fills in the defaults and checks every rule that needs no look at the host.
+    /// Fills in the defaults and checks every rule that does not depend on the host.
     pub fn resolve(self) -> Result<VmConfig, Problem> {
         let config = VmConfig {
             name: self.name.unwrap_or_else(|| NAME_DEFAULT.to_owned()),
@@ -171,7 +171,7 @@ pub struct VmConfig {
     pub vcpu_count: u16,
     /// What executes guest code; open, the host decides.
     pub cpu: Option<CpuKind>,
-    /// Whether the guest is told of performance monitors; open, software CPUs have them and KVM's do not.
+    /// Whether the guest has performance monitors; open, software CPUs have them and KVM's do not.
     pub pmu: Option<bool>,
     /// Where the console goes.
     pub console: ConsoleMode,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The options of the vSMMUv3 model: what its ID registers will advertise to the guest.
 //!
-//! Fixed before boot and saved with the guest, never derived from the host (architecture, section 5). The
-//! limits here are those of the model; the SMMU process checks them again, it trusts nobody's configuration.
+//! Fixed before boot and saved with the guest, never derived from the host (architecture, section 5). The limits here
+//! are those of the model; the SMMU process checks them again, since it does not trust its configuration.
 
 use ipc::protocol::smmu::{Granules, Model, ModelError, Options};
 
@@ -38,7 +38,7 @@ impl SmmuSettings {
         }
     }
 
-    /// The model these settings describe, defaults where they are silent.
+    /// The model of these settings, with defaults for the rest.
     pub fn resolve(self) -> Result<Model, Problem> {
         let Options { sidsize, ssidsize, oas, granules, ril, stream_table_levels } = Options::default();
         let options = Options {

@@ -2,8 +2,8 @@
 //! The folder of control sockets: `$XDG_RUNTIME_DIR/bulkhead`, or `/run/bulkhead` for root, or
 //! `/tmp/bulkhead-UID`. Mode 0700 and ours, or it is not used: what is in it commands VMs.
 //!
-//! A VM is its socket: `NAME.sock`. One that nobody listens on is replaced, anything else is left alone, and at its end a
-//! VM takes away its own socket only ([`ipc::socket_file`]).
+//! A VM is represented by its socket, `NAME.sock`. A socket without a listener is replaced, anything else is left
+//! alone, and at its end a VM removes its own socket only ([`ipc::socket_file`]).
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
@@ -18,7 +18,7 @@ use crate::problem::{Class, Problem};
 
 /// `sun_path` has 108 bytes, the last one zero.
 const SOCKET_PATH_LEN_MAX: usize = 107;
-/// Whoever may connect commands the VM.
+/// Mode of the socket: a process that may connect controls the VM.
 const SOCKET_MODE: u32 = 0o600;
 
 /// An existing, private folder for sockets.
@@ -34,7 +34,7 @@ impl RuntimeDir {
         Self::at(path_for(uid), uid)
     }
 
-    /// The folder as a client finds it: nothing is made, and root may look into anybody's.
+    /// The folder as a client finds it: nothing is created, and root may use any user's.
     pub fn find() -> Result<Self, Problem> {
         let uid = rustix::process::geteuid().as_raw();
         let path = path_for(uid);
@@ -54,7 +54,7 @@ impl RuntimeDir {
         }
     }
 
-    /// Takes the folder at `path`, which must belong to `uid` alone.
+    /// Opens the folder at `path`, which must be owned by and private to `uid`.
     pub fn at(path: PathBuf, uid: u32) -> Result<Self, Problem> {
         let place = printable::path(&path);
         let refused = |error: std::io::Error| {
@@ -70,7 +70,7 @@ impl RuntimeDir {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(refused(error)),
         }
-        // Not following links: in /tmp somebody else may have put one here.
+        // Not following links: in /tmp another user may have created one.
         let metadata = fs::symlink_metadata(&path).map_err(refused)?;
         if !metadata.is_dir() || metadata.uid() != uid || metadata.mode() & 0o077 != 0 {
             return Err(Problem::host(
@@ -167,7 +167,7 @@ fn path_for(uid: u32) -> PathBuf {
 /// The bound socket; its file goes with it.
 #[derive(Debug)]
 pub struct ControlSocket {
-    /// Where clients arrive.
+    /// The listener for clients.
     pub listener: UnixListener,
     path: PathBuf,
     file: Option<SocketFile>,
@@ -179,7 +179,7 @@ impl ControlSocket {
         &self.path
     }
 
-    /// Gives up the name: from now on the next VM can have it. Who is connected stays so.
+    /// Frees the name for the next VM. Open connections stay.
     pub fn release(&mut self) {
         self.file = None;
     }

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! One place that shows the guest's console and the product's log: a line of ours is never put into one of the guest's.
+//! A terminal or file that shows both the guest's console and our log: a log line is never inserted into a line of
+//! the guest.
 //!
-//! Whoever writes holds the screen for that long. A log line waits for the guest's line to end; a guest that has stopped in the
-//! middle of one (a prompt) is not waited for long, its line is ended for it.
+//! A writer holds the lock while it writes. A log line waits a short time for the guest's line to end (it may be a
+//! prompt), then a line end is inserted.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long a log line waits for the guest's line to end: what prints a line does so at once.
+/// How long a log line waits for the guest's line to end: usually a line is printed at once.
 const LINE_SPAN: Duration = Duration::from_millis(500);
 
-/// What is known of the place.
+/// The state of the output.
 #[derive(Debug, Default)]
 pub struct Screen {
     mid_line: Mutex<bool>,
@@ -20,7 +21,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Lets `write` write `bytes` of the guest's.
+    /// Calls `write` for `bytes` of the guest.
     pub fn guest<T>(&self, bytes: &[u8], write: impl FnOnce() -> T) -> T {
         let mut mid_line = self.mid_line.lock().unwrap_or_else(PoisonError::into_inner);
         self.begun.store(true, Ordering::Relaxed);
@@ -34,7 +35,7 @@ impl Screen {
         written
     }
 
-    /// Lets `write` write a whole line of ours, behind a line end of ours if it is told that there has to be one.
+    /// Calls `write` for a whole line of ours; its argument says whether it has to begin with a line end.
     pub fn product<T>(&self, write: impl FnOnce(bool) -> T) -> T {
         let mid_line = self.mid_line.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.line_ended.wait_timeout_while(mid_line, LINE_SPAN, |mid_line| *mid_line);

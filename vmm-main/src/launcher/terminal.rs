@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The user's terminal: raw while the guest has it, and as it was whenever the launcher does not.
+//! The user's terminal: in raw mode while the guest uses it, and restored at all other times.
 //!
-//! Raw is entered only while the launcher's job is in the foreground, at its start or when it gets there, and left before
-//! the job stops and at its end: by a drop guard, which runs when the launcher panics too. For ends that leave no
-//! time for that there is a process of its own ([`guard`]). Output processing stays on, because log lines may share
-//! the terminal.
+//! Raw mode is entered only while the launcher's job is in the foreground, at its start or when it gets there, and
+//! left before the job stops and at its end: by a drop guard, which runs after a panic too. If the launcher is
+//! killed, a separate process restores the terminal ([`guard`]). Output processing stays on, because log lines may
+//! share the terminal.
 
 pub mod guard;
 
@@ -30,19 +30,19 @@ pub enum Input {
     Stream,
 }
 
-/// Where the launcher's job stands on its terminal.
+/// The launcher's job with respect to its terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// Keys are ours.
+    /// In the foreground: input is ours.
     Foreground,
-    /// They are another job's (`bulkhead run &`): reading would stop us, and the modes are not ours to change.
+    /// In the background (`bulkhead run &`): reading would stop us, and the modes belong to another job.
     Background,
     /// It has hung up.
     Gone,
 }
 
 impl Input {
-    /// Looks at standard input. If it is a terminal and ours to read, it is raw afterwards.
+    /// Examines standard input. A terminal with our job in the foreground is in raw mode afterwards.
     pub fn of(stdin: &Stdin) -> Result<Self, Problem> {
         if !stdin.is_terminal() {
             return Ok(Self::Stream);
@@ -70,15 +70,15 @@ pub struct Terminal(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     file: File,
-    /// What it was like before it was made raw; it is raw while this is here.
+    /// The modes to restore; set while it is in raw mode.
     before: Option<Termios>,
     guard: Option<Guard>,
-    /// It is given back for good.
+    /// It was restored for the last time.
     closed: bool,
 }
 
 impl Terminal {
-    /// The terminal behind `file`, as it is.
+    /// The terminal behind `file`, unchanged.
     pub fn new(file: File) -> Self {
         Self(Arc::new(Mutex::new(State { file, before: None, guard: None, closed: false })))
     }
@@ -88,13 +88,14 @@ impl Terminal {
         self.state().place()
     }
 
-    /// Makes it raw: no echo, no line editing, no signals from keys. Anew, if the shell has changed it meanwhile.
+    /// Sets raw mode: no echo, no line editing, no signals from keys. Again, if the shell has changed the modes
+    /// meanwhile.
     pub fn enter(&self) -> io::Result<()> {
         self.state().enter()
     }
 
-    /// Waits until the job is in the foreground, looking every `interval`, and takes the terminal if it was not ours before.
-    /// Gives the foreground, or that the terminal is gone or was given back for good.
+    /// Waits until the job is in the foreground, polling every `interval`, and sets raw mode if it was not set.
+    /// Returns the foreground, or that the terminal is gone or was restored for the last time.
     pub fn await_foreground(&self, interval: Duration) -> Place {
         let mut came = false;
         loop {
@@ -116,12 +117,12 @@ impl Terminal {
         }
     }
 
-    /// Gives it back as it was, for a while.
+    /// Restores it before a stop.
     pub fn leave(&self) {
         self.state().leave();
     }
 
-    /// Takes it again if the job is in the foreground: after a stop.
+    /// Sets raw mode again after a stop, if the job is in the foreground.
     pub fn enter_in_foreground(&self) {
         let mut state = self.state();
         if state.place() == Place::Foreground {
@@ -130,7 +131,7 @@ impl Terminal {
         }
     }
 
-    /// Gives it back for good.
+    /// Restores it for the last time.
     pub fn close(&self) {
         let mut state = self.state();
         state.leave();
@@ -168,7 +169,7 @@ impl State {
         raw.output_modes |= now.output_modes & (OutputModes::OPOST | OutputModes::ONLCR);
         let is_raw = Modes::of(&now) == Modes::of(&raw);
         let before = match &self.before {
-            // Nobody has touched it since we did.
+            // Unchanged since we set it.
             Some(before) if is_raw => before.clone(),
             _ => now,
         };
@@ -186,7 +187,7 @@ impl State {
 
     fn leave(&mut self) {
         let Some(before) = self.before.take() else { return };
-        // In the background it is somebody else's already, with the modes that they want.
+        // In the background the modes are those of another job.
         if self.place() == Place::Foreground {
             // A terminal that has hung up cannot be restored and need not be.
             let _ = tcsetattr(&self.file, OptionalActions::Now, &before);
@@ -197,7 +198,7 @@ impl State {
     }
 }
 
-/// Gives the terminal back when it is dropped, on whatever way.
+/// Restores the terminal on drop.
 #[derive(Debug)]
 pub struct GivenBack(pub Terminal);
 

@@ -40,26 +40,26 @@ use crate::problem::{Class, Problem};
 use crate::readiness;
 use crate::system::COORDINATOR;
 
-/// For an orderly stop: what the coordinator gives all of its processes together and then its clients, and a busy host.
+/// For an orderly stop: the coordinator's deadlines for its processes and then its clients, plus slack.
 const STOP_DEADLINE: Duration = budget::sum(&[STOP_SPAN, FAREWELL_SPAN, budget::SLACK]);
-/// For telling a coordinator that does not read.
+/// For sending to a coordinator that does not read.
 const HAND_OVER_DEADLINE: Duration = Duration::from_secs(2);
-/// For handing a client to it: then it is the client that has to go. Signals wait behind it.
+/// For passing a client on to it; after that the client is dropped. Signals wait meanwhile.
 const CLIENT_DEADLINE: Duration = Duration::from_millis(200);
 
-/// Where clients, keys and signals come from, and where messages for the user go.
+/// The sources of clients, keys and signals, and the user's log.
 pub struct User<'a> {
-    /// Where clients arrive.
+    /// The listener for clients.
     pub socket: &'a mut ControlSocket,
     /// The escape key.
     pub quits: mpsc::Receiver<()>,
     /// The terminal, if there is one.
     pub terminal: Option<&'a Terminal>,
-    /// For what the launcher has to say itself.
+    /// For the launcher's own messages.
     pub log: &'a Arc<OwnLog>,
 }
 
-/// Serves the coordinator until it has ended; says why the VM did.
+/// Serves the coordinator until it has ended; returns why the VM ended.
 pub fn until_end(
     child: Child,
     crash: CrashPage,
@@ -72,7 +72,7 @@ pub fn until_end(
         .build()
         .map_err(|error| refused("start the launcher's runtime", &error))?;
     let reported = runtime.block_on(serve(&child, channel, user, servers));
-    // Whatever ended the loop, nothing may live on: a coordinator that is dead already is not hurt.
+    // Kills the coordinator however the loop ended; no effect if it is dead already.
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
     let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED);
     match reported? {
@@ -92,7 +92,7 @@ async fn serve(
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
     let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
     let channel = Rc::new(LauncherEnd::new(channel).map_err(host("watch the channel to the coordinator"))?);
-    // One for each device at most: a coordinator that wants more is not asking because of a reset.
+    // One for each device at most: more are not caused by a reset.
     let mut reopening: BTreeMap<u8, Reopening> = BTreeMap::new();
     let listener =
         socket.listener.try_clone().and_then(UnixListener::from_std).map_err(host("watch the socket"))?;
@@ -114,19 +114,20 @@ async fn serve(
                 }
                 Ok(Some(FromCoordinator::Ended(why))) => {
                     ended = Some(why);
-                    // Before whoever asked for the end is answered: the next VM may have the name at once.
+                    // Before the client that requested the end is answered: the next VM can use the name at once.
                     socket.release();
                     // A coordinator that does not read is killed below.
                     let _ = timeout(HAND_OVER_DEADLINE, channel.released()).await;
                 }
-                // Nothing more will be said; the pidfd tells the rest. A coordinator that talks nonsense is killed.
+                // No more messages will come; the pidfd reports the end. A coordinator that sends malformed ones is
+                // killed.
                 Ok(None) => { wait_gone(&pidfd).await; break }
                 Err(_) => break,
             },
             index = any_of(&mut reopening) => drop(reopening.remove(&index)),
             client = listener.accept() => match client {
                 Ok((client, _)) => hand_over(&channel, client).await,
-                // Out of descriptors: they come back when clients go.
+                // Out of descriptors: some are freed when clients disconnect.
                 Err(_) => sleep(Duration::from_millis(100)).await,
             },
             quit = quits.recv(), if quits_open => {
@@ -170,19 +171,19 @@ type Reopening = Pin<Box<dyn Future<Output = ()>>>;
 async fn reopen(channel: Rc<LauncherEnd>, index: u8, socket: PathBuf, log: Arc<OwnLog>) {
     let server = devices::reopen(&socket).await;
     if let Err(error) = &server {
-        // What it costs is the coordinator's to say; it does not know the path.
+        // The coordinator logs the consequence; only the launcher knows the path.
         let socket = printable::path(&socket);
         let what = format!("the server at {socket} cannot be reached again after the guest's reset: {error}");
         log.say(Level::Info, &what);
     }
-    // A coordinator that does not read is noticed elsewhere; a descriptor that cannot be sent is as good as none.
+    // A coordinator that does not read is noticed elsewhere.
     let handed = timeout(HAND_OVER_DEADLINE, channel.device(index, &server)).await;
     if let Ok(Err(error)) = handed {
         let _ = timeout(HAND_OVER_DEADLINE, channel.device(index, &Err(error))).await;
     }
 }
 
-/// Which of them is done; never, if there are none. Cancel-safe: they go on where they were.
+/// The next one that is done; pending forever, if there are none. Cancel-safe: they keep their progress.
 async fn any_of(reopening: &mut BTreeMap<u8, Reopening>) -> u8 {
     poll_fn(|context| {
         let mut all = reopening.iter_mut();
@@ -198,12 +199,12 @@ async fn wait_gone(pidfd: &AsyncFd<OwnedFd>) {
     let _ = timeout(FAREWELL_SPAN, pidfd.readable()).await;
 }
 
-/// Stops as any job does: the shell gets its terminal as it was. The guest goes on meanwhile.
+/// Stops like any job, with the terminal restored for the shell. The guest keeps running meanwhile.
 fn stop_job(terminal: Option<&Terminal>) {
     if let Some(terminal) = terminal {
         terminal.leave();
     }
-    // Where it cannot be stopped it goes on.
+    // If it cannot be stopped it goes on.
     let _ = sandbox::signals::act_by_default(Signal::TSTP);
     if let Some(terminal) = terminal {
         terminal.enter_in_foreground();
@@ -213,7 +214,7 @@ fn stop_job(terminal: Option<&Terminal>) {
 async fn stop(channel: &LauncherEnd, stopping: &mut bool, deadline: std::pin::Pin<&mut Sleep>) {
     if !std::mem::replace(stopping, true) {
         deadline.reset(tokio::time::Instant::now() + STOP_DEADLINE);
-        // A coordinator that cannot be told is one that the deadline takes care of.
+        // If the request cannot be sent, the deadline ends the coordinator.
         let _ = timeout(HAND_OVER_DEADLINE, channel.stop()).await;
     }
 }
@@ -224,12 +225,12 @@ async fn hand_over(channel: &LauncherEnd, client: UnixStream) {
     let allowed = rustix::net::sockopt::socket_peercred(client.as_fd())
         .is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
     if allowed {
-        // If it cannot be handed over in time the client sees its connection closed.
+        // If that does not succeed in time the client's connection is closed.
         let _ = timeout(CLIENT_DEADLINE, channel.connection(client.as_fd())).await;
     }
 }
 
-/// What is known about a coordinator that died without saying why.
+/// The problem to report for a coordinator that died without a message.
 fn death(crash: &CrashPage, status: Option<rustix::process::WaitIdStatus>) -> Problem {
     let what = match report::read(crash, &COORDINATOR.profile()) {
         Some(death) => death.to_string(),
