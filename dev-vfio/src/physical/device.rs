@@ -213,6 +213,6 @@ mod tests {
         assert!(refused.starts_with("VFIO_DEVICE_GET_INFO is refused by the kernel"), "{refused}");
         let objects = Objects::new(null.try_clone().unwrap());
         let refused = bind(null.as_fd(), &objects).unwrap_err().to_string();
-        assert!(refused.contains("no VFIO device"), "{refused}");
+        assert!(refused.contains("not of a VFIO device"), "{refused}");
     }
 }

@@ -45,7 +45,7 @@ impl Saved {
                 }
             }
             (ServerV1::Anew, true) => {
-                Err(fail(&"it is for a new server, but the configured one is external"))
+                Err(fail(&"it is for a server out of reset, and the configured one is external"))
             }
             (ServerV1::Kept(_), false) => {
                 Err(fail(&"the device stayed in an external server, but this one was started by the VM"))
