@@ -17,9 +17,10 @@ fi
 [ "$1" = 0 ] || tail -n 40 /debootstrap/debootstrap.log
 echo "userland: packages configured: $(dpkg-query -f '${db:Status-Abbrev}\n' -W | grep -c '^ii ')"
 dpkg --audit
+# Behind it the kernel speaks too: what stands between the two marks is dpkg's alone.
+echo "userland: second stage ended, exit code $1"
 sync
 mount -o remount,ro /
-echo "userland: second stage ended, exit code $1"
 echo o >/proc/sysrq-trigger
 # The kernel powers off in a thread of its own.
 sleep 60
