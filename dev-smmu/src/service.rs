@@ -247,6 +247,7 @@ impl Program for SmmuProgram {
     }
 
     fn go(armed: &Serving, _context: &Context) {
+        armed.log.adopt();
         armed.device.lock().begin();
         armed.ring.go();
     }

@@ -202,6 +202,7 @@ impl<B: Backend> Program for VfioProgram<B> {
 
     /// Its ring is answered from `arm` on; everything else waits for `go`.
     fn go(armed: &Begun<B>, _context: &Context) {
+        armed.log.adopt();
         armed.opening.go();
     }
 

@@ -40,6 +40,7 @@ struct Life {
 
 fn life(log: &Log, ram: &Region, layout: &RamLayout) -> Life {
     let log = Arc::new(DirtyLog::attach(&log.region, layout).unwrap());
+    log.adopt();
     log.enable(EPOCH);
     let memory = GuestMemory::new(Arc::new(guest_memory::map(ram, layout).unwrap()), Arc::clone(&log));
     Life { log, memory }

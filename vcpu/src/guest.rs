@@ -20,6 +20,7 @@ use super::uart::Uart;
 use ipc::protocol::budget;
 use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure};
 use ipc::protocol::inspect::Inspect;
+use ipc::shm::dirty_log::DirtyLog;
 use machine::layout::{SPI_BASE, spi};
 use process::Events;
 use std::io;
@@ -58,6 +59,7 @@ pub struct Guest<E> {
     console_socket: Arc<OwnedFd>,
     interrupts: Arc<InterruptThread>,
     pins: Arc<Pins>,
+    dirty: Arc<DirtyLog>,
     /// It was saved and not resumed since.
     is_loaded: AtomicBool,
 }
@@ -71,7 +73,7 @@ impl<E: Engine> Guest<E> {
         let fail = |why: &dyn ToString| Failure::new("build the machine", why.to_string());
         let Parts { engine: parts, host, console: socket, remotes, wires, boards } = parts;
         let gate = Arc::new(Gate::default());
-        let pins = Arc::clone(&parts.pins);
+        let (pins, dirty) = (Arc::clone(&parts.pins), Arc::clone(&parts.dirty));
         let controller = E::controller(host, &parts, saved.map(|saved| &saved.engine))?;
         let devices = Arc::clone(&controller) as Arc<dyn InterruptController>;
         pins.connect(&devices);
@@ -104,6 +106,7 @@ impl<E: Engine> Guest<E> {
             console_socket: Arc::new(socket),
             interrupts,
             pins,
+            dirty,
             is_loaded: AtomicBool::new(saved.is_some()),
         })
     }
@@ -140,6 +143,12 @@ impl<E: Engine> Guest<E> {
     /// Switches the boot vCPU on: `entry` and x0 as the boot protocol wants them.
     pub fn power_on(&self, entry: u64, fdt: u64) -> Result<(), Failure> {
         self.engine.power_on(entry, fdt)
+    }
+
+    /// Opens the gate the first time: no earlier life of this process runs any more.
+    pub fn begin(&self) -> Result<(), Failure> {
+        self.dirty.adopt();
+        self.resume()
     }
 
     /// Opens the gate.

@@ -104,7 +104,7 @@ impl<E: Engine> Program for VcpuProgram<E> {
     }
 
     fn go(armed: &Armed<E>, context: &Context) {
-        if let Err(failure) = armed.0.resume() {
+        if let Err(failure) = armed.0.begin() {
             context.events.fatal(format!("{}: {}", failure.what, failure.why));
         }
     }

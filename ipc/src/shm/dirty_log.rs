@@ -61,16 +61,14 @@ impl DirtyLog {
         Object::region_len(layout)
     }
 
-    /// Views a memory object as the log of this RAM, switched off. What an earlier life of this process was writing when
-    /// it died counts as written.
+    /// Views a memory object as the log of this RAM, switched off. An earlier life of this process may be writing still: what it
+    /// has in the object stays as it is, up to [`Self::adopt`].
     ///
     /// # Errors
     /// A violation if it is none.
     #[cfg(not(loom))]
     pub fn attach(region: &Region, layout: &RamLayout) -> Result<Self, Error> {
-        let log = Self::over(Object::attach(region, layout)?);
-        log.adopt();
-        Ok(log)
+        Ok(Self::over(Object::attach(region, layout)?))
     }
 
     /// The model checker's log: the same fields, on the heap.
@@ -222,8 +220,9 @@ impl DirtyLog {
         result
     }
 
-    /// Takes over the log of an earlier life of this process.
-    fn adopt(&self) {
+    /// Takes over the log from an earlier life of this process, which has ended: what it was writing then counts as written, and its
+    /// notes are free. Called once, before this life writes.
+    pub fn adopt(&self) {
         for note in self.object.notes() {
             if let Some((gpa, len)) = Note(note.load(Relaxed)).range() {
                 self.set(gpa, len);

@@ -150,11 +150,26 @@ fn life_that_ends_owes_what_it_marked_and_what_it_was_writing() {
     assert_eq!(ranges(&owed), [(LOW, 1), (LOW + 2 * PAGE_LEN, 1), (HIGH, 1)]);
     // The next life has the notes, and goes on in the same epoch.
     ends.producer = Arc::new(DirtyLog::attach(&ends.region, &layout()).unwrap());
+    ends.producer.adopt();
     assert!(!ends.producer.is_enabled());
     ends.producer.enable(EPOCH);
     ends.producer.mark(Gpa(LOW + 4 * PAGE_LEN), 1);
     assert_eq!(ranges(&ends.round()), [(LOW + 4 * PAGE_LEN, 1), (HIGH, 1)]);
     assert!(ends.round().is_empty());
+}
+
+#[test]
+fn life_that_waits_for_its_turn_leaves_the_notes_of_the_one_that_writes() {
+    let mut ends = Ends::new();
+    let producer = Arc::clone(&ends.producer);
+    producer.writing(Gpa(LOW + 7), 1, || {
+        // A save/restore: the next life is ready while this one writes, and then does not come to be.
+        let next = DirtyLog::attach(&ends.region, &layout()).unwrap();
+        drop(next);
+        assert_eq!(ranges(&ends.round()), [(LOW, 1)], "it may be copied before the write");
+        // This one dies here.
+        assert_eq!(ranges(&ends.take(Answer::Ended, Moment::Stopped).0), [(LOW, 1)]);
+    });
 }
 
 #[test]
