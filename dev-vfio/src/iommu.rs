@@ -61,4 +61,6 @@ pub trait HostIommu {
     fn invalidate(&mut self, commands: &[[u64; 2]]) -> Invalidated;
     /// The next entry of the fault queue.
     fn next_fault(&mut self) -> Option<Entry>;
+    /// How many entries it has, as far as this process can know.
+    fn fault_count(&self) -> u64;
 }

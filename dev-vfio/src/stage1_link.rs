@@ -6,6 +6,8 @@
 //! short timeout, since the lock that keeps the order is held for as long.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -33,20 +35,17 @@ const ANSWER_SPAN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Stage1Link {
     channel: Channel<Stage1>,
-    faults: Mutex<Faults>,
-}
-
-#[derive(Debug, Default)]
-struct Faults {
-    losses: Losses,
-    lost: u64,
+    /// Held by who tells.
+    losses: Mutex<Losses>,
+    /// Faults that found no room, and that the vSMMU was not told of. Changed by who tells.
+    lost: AtomicU64,
 }
 
 impl Stage1Link {
     /// Over the device's end of the channel.
     pub fn new(channel: OwnedFd, generation: u32) -> Stage1Link {
         let channel = Channel::from_fd(channel, Hello::new(Role::Vfio, generation));
-        Stage1Link { channel, faults: Mutex::default() }
+        Stage1Link { channel, losses: Mutex::default(), lost: AtomicU64::new(0) }
     }
 
     /// Exchanges hello with the vSMMU. To be called first.
@@ -86,9 +85,14 @@ impl Stage1Link {
         self.channel.event::<OwnedFd>(&done, &[], Deadline::after(ANSWER_SPAN))
     }
 
+    /// How many faults the vSMMU was not sent: those in the fault queue, and those that found no room in the channel.
+    pub fn untold_faults<I: HostIommu>(&self, iommu: &Mutex<I>) -> u64 {
+        self.lost.load(Relaxed).saturating_add(lock(iommu).fault_count())
+    }
+
     /// Sends the fault queue's entries to the vSMMU. Not to be called from within a transfer.
     pub fn tell_faults<I: HostIommu>(&self, iommu: &Mutex<I>, gate: &Gate) {
-        let mut faults = lock(&self.faults);
+        let mut losses = lock(&self.losses);
         // Dequeued with priority over the next transfer, since answers to requests wait for this; sent while DMA goes
         // on.
         let entries: Vec<Entry> = {
@@ -102,17 +106,23 @@ impl Stage1Link {
             has_room = has_room && self.channel.event::<OwnedFd>(notice, &[], until).is_ok();
             has_room
         };
+        let mut lost = self.lost.load(Relaxed);
         for entry in entries {
-            faults.lost = faults.lost.saturating_add(faults.losses.before(&entry).into());
-            if faults.lost > 0 && tell(&Notice::FaultsLost { count: faults.lost }) {
-                faults.lost = 0;
+            lost = lost.saturating_add(losses.before(&entry).into());
+            if lost > 0 && tell(&Notice::FaultsLost { count: lost }) {
+                lost = 0;
             }
             if let Some(fault) = entry.fault
                 && !tell(&Notice::Fault(fault))
             {
-                faults.lost = faults.lost.saturating_add(1);
+                lost = lost.saturating_add(1);
             }
         }
+        // Also when no fault follows: who is about to be saved may have room now.
+        if lost > 0 && tell(&Notice::FaultsLost { count: lost }) {
+            lost = 0;
+        }
+        self.lost.store(lost, Relaxed);
     }
 }
 

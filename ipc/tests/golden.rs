@@ -231,15 +231,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         Reply::Probe(ProbeOutcome::Denied { errno: 1 }),
         Reply::Probe(ProbeOutcome::Allowed),
         Reply::Failed(Failure::new("save", "it is running")),
-        Reply::Paused(Quiescence {
-            ring: 1,
-            posts: 2,
-            vectors: 3,
-            pins: 4,
-            faults: 5,
-            orders: 6,
-            transfers: 300,
-        }),
+        Reply::Paused(Quiescence { posts: 2, vectors: 3, pins: 4, faults: 5, orders: 6, transfers: 300 }),
         Reply::Replayed(vec![
             StreamReplay {
                 stream: StreamId(8),

@@ -120,8 +120,9 @@ impl<B: Backend> Function<B> {
         device.end.save(&mut units).map_err(|error| error.to_string())
     }
 
-    /// The device's requests in flight.
+    /// What is in flight: the device's requests, and faults that the vSMMU has not been sent.
     pub fn in_flight(&self) -> Quiescence {
-        self.device().map(DeviceEnd::in_flight).unwrap_or_default()
+        let device = self.device().map(DeviceEnd::in_flight).unwrap_or_default();
+        Quiescence { faults: self.stage1.untold_faults(&self.iommu), ..device }
     }
 }

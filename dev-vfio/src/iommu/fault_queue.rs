@@ -57,9 +57,14 @@ impl FaultQueue {
         self.lost.take().map(|sequence| Entry { sequence, fault: None })
     }
 
+    /// How many entries there are to read, the marker included.
+    pub fn len(&self) -> usize {
+        self.entries.len() + usize::from(self.lost.is_some())
+    }
+
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.lost.is_none()
+        self.len() == 0
     }
 }
 

@@ -238,6 +238,10 @@ impl HostIommu for SoftIommu {
     fn next_fault(&mut self) -> Option<Entry> {
         self.faults.pop()
     }
+
+    fn fault_count(&self) -> u64 {
+        u64::try_from(self.faults.len()).unwrap_or(u64::MAX)
+    }
 }
 
 /// The address behind a piece. One that ends with the address space has none: no piece follows it.

@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise, in its helpers too"
 )]
 
+mod faults;
 mod function;
 mod hostile;
 mod memory;
@@ -33,7 +34,7 @@ use ipc::deadline::Deadline;
 use ipc::doorbell::{self, Doorbell, Ringer};
 use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
-use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Event, Exactness, RoleConfig};
+use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Event, Exactness, Quiescence, RoleConfig};
 use ipc::protocol::function_link::{DeviceWindow, FunctionLink, FunctionReply, FunctionRequest};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};

@@ -188,15 +188,13 @@ pub enum Reply {
 /// in its state units. Append only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quiescence {
-    /// Accesses in its rings that were not answered.
-    pub ring: u64,
     /// Posted writes that were not carried out.
     pub posts: u64,
     /// Interrupts by message that were not delivered: on boards, in eventfds, in a thread's hands.
     pub vectors: u64,
     /// Changes of wires and pins that were not passed on.
     pub pins: u64,
-    /// Faults of translation that the guest was not told of.
+    /// Faults of translation that neither the vSMMU nor its state unit has.
     pub faults: u64,
     /// Orders on stage-1 channels that were not answered.
     pub orders: u64,
@@ -315,13 +313,11 @@ impl Message for Event {
 
 impl Quiescence {
     /// Nothing is in flight.
-    pub const NONE: Self =
-        Self { ring: 0, posts: 0, vectors: 0, pins: 0, faults: 0, orders: 0, transfers: 0 };
+    pub const NONE: Self = Self { posts: 0, vectors: 0, pins: 0, faults: 0, orders: 0, transfers: 0 };
 
     /// Each count, by its name.
     pub fn each(&self, mut show: impl FnMut(&'static str, u64)) {
-        let Self { ring, posts, vectors, pins, faults, orders, transfers } = *self;
-        show("ring", ring);
+        let Self { posts, vectors, pins, faults, orders, transfers } = *self;
         show("posts", posts);
         show("vectors", vectors);
         show("pins", pins);

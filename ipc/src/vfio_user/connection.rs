@@ -179,6 +179,18 @@ impl Connection {
         InFlight { commands, requests, torn }
     }
 
+    /// Waits until every command of the peer that came is answered: whether that is so. Whoever was answered may know it
+    /// a moment before this end does.
+    pub fn await_answered(&self, deadline: Deadline) -> bool {
+        let waits = |state: &mut State| state.in_flight().0 != 0 && state.fate().is_none();
+        let mut state = self.lock();
+        state.waiting += 1;
+        let waited = self.changed.wait_timeout_while(state, deadline.remaining(), waits);
+        (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        state.in_flight().0 == 0
+    }
+
     /// Takes the socket back. The other process has gone, or has left it as it was.
     pub fn unpark(&self) {
         self.reading.turn().parked = false;
@@ -274,7 +286,7 @@ impl Connection {
         } else {
             Ok(())
         };
-        self.lock().end_command();
+        self.end_command();
         sent
     }
 
@@ -294,8 +306,16 @@ impl Connection {
         } else {
             Ok(())
         };
-        self.lock().end_command();
+        self.end_command();
         sent
+    }
+
+    fn end_command(&self) {
+        let mut state = self.lock();
+        state.end_command();
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
     }
 
     /// Ends the connection: every waiting and later call, at both ends, fails.
