@@ -39,26 +39,32 @@ pub fn serve_if_managed() -> Result<bool, StartError> {
 }
 
 /// The descriptors inherited at exec, besides channel, crash page and log.
-struct Given {
+pub struct Given {
     client: OwnedFd,
     image: File,
 }
 
 impl Given {
-    fn take(fds: &mut Inherited) -> Result<Self, InheritedError> {
+    /// Takes them by their names.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub fn take(fds: &mut Inherited) -> Result<Self, InheritedError> {
         Ok(Self { client: fds.take(SlotKind::VfioUser)?, image: File::from(fds.take(SlotKind::Image)?) })
     }
 }
 
-struct Ready {
+/// What it is, and who it is for.
+pub struct Ready {
     client: OwnedFd,
     device: Arc<Device>,
 }
 
 /// The controller was started; its threads own all of it.
-struct Serving;
+pub struct Serving;
 
-struct NvmeProgram;
+/// The program of an NVMe controller.
+pub struct NvmeProgram;
 
 impl Program for NvmeProgram {
     const ROLE: Role = Role::Nvme;

@@ -201,6 +201,14 @@ impl Device {
         self.signal_intx(&mut pin);
     }
 
+    /// Asserts the pin: whether it has risen by that.
+    pub fn raise_intx(&self) -> bool {
+        let mut pin = self.intx.as_ref().unwrap().lock().unwrap();
+        let rises = !std::mem::replace(&mut pin.asserted, true);
+        self.signal_intx(&mut pin);
+        rises
+    }
+
     fn signal_intx(&self, pin: &mut Pin) {
         if let Some(eventfd) = &pin.eventfd
             && pin.asserted

@@ -14,6 +14,7 @@
 
 mod host;
 mod linux;
+#[expect(dead_code, reason = "the guest of other suites too, which call code")]
 mod monitor;
 #[expect(dead_code, reason = "the driver of another suite too, which needs more of it")]
 mod nvme;

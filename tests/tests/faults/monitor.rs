@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A guest of sixty instructions that reads and writes its physical memory as its console tells it.
+//! A guest of seventy instructions that reads and writes its physical memory as its console tells it.
 //!
 //! So a test is the guest's driver: every address, table and register is the test's own, no compiler is needed, and
 //! the accesses are those of a real vCPU. Hexadecimal digits make a value; a sign behind it says what to do:
 //! `@` it is the address, `!` and `=` store it (64 and 32 bits), `?` and `%` print what is there; the address moves
-//! on; `.` switches off. Encodings: Arm ARM (DDI 0487) chapter C6.
+//! on; `*` calls the code at the address with the value in x2 and prints its x6; `.` switches off. Code that is called keeps
+//! x1 and x3. Encodings: Arm ARM (DDI 0487) chapter C6.
 
 use std::{
     fmt::Write,
@@ -20,7 +21,7 @@ use tests::{
 use crate::support::{COMMAND, launch_as};
 
 /// x1: the UART. x2: the value. x3: the address. The code behind an Image header.
-const CODE: [u32; 62] = [
+const CODE: [u32; 68] = [
     0x52a1_2001, // mov w1, #0x09000000
     0xd280_0002, // mov x2, #0
     0xd280_0003, // mov x3, #0
@@ -45,7 +46,7 @@ const CODE: [u32; 62] = [
     0x7100_949f, // cmp w4, #'%'
     0x5400_0220, // b.eq load32
     0x7100_b89f, // cmp w4, #'.'
-    0x54ff_fd61, // b.ne next
+    0x5400_04c1, // b.ne more
     0x5280_0100, // mov w0, #8
     0x72b0_8000, // movk w0, #0x8400, lsl #16: PSCI SYSTEM_OFF
     0xd400_0002, // hvc #0
@@ -83,6 +84,12 @@ const CODE: [u32; 62] = [
     0x9100_1063, // add4: add x3, x3, #4
     0xd280_0002, // clear: mov x2, #0
     0x17ff_ffc6, // b next
+    0x7100_a89f, // more: cmp w4, #'*'
+    0x54ff_f881, // b.ne next
+    0xd508_751f, // ic iallu
+    0xd503_3fdf, // isb
+    0xd63f_0060, // blr x3
+    0x17ff_ffe6, // b print
 ];
 
 /// A machine with the monitor in it.
@@ -139,8 +146,18 @@ impl Monitor {
         u32::try_from(self.load(gpa, '%')).unwrap()
     }
 
+    /// Calls the code at `entry`, after all stores before; what it leaves in x6.
+    pub fn call(&mut self, entry: u64, argument: u64) -> u64 {
+        self.ask(&format!("{entry:x}@{argument:x}*"))
+    }
+
     fn load(&mut self, gpa: u64, sign: char) -> u64 {
-        let words = format!("{}{gpa:x}@{sign}", std::mem::take(&mut self.pending));
+        self.ask(&format!("{gpa:x}@{sign}"))
+    }
+
+    /// Has the guest do what was written, and this, and reads what it prints.
+    fn ask(&mut self, words: &str) -> u64 {
+        let words = std::mem::take(&mut self.pending) + words;
         self.vm.console.send(&words).unwrap();
         let line = self.vm.console.wait_for("\n", COMMAND).unwrap();
         u64::from_str_radix(line.trim(), 16).unwrap_or_else(|_| panic!("the monitor says {line:?}"))

@@ -33,6 +33,9 @@ pub const LOST: u32 = u32::MAX;
 /// Entries of each queue.
 const ENTRIES: u32 = 16;
 
+/// Blocks of a page.
+pub const PAGE_BLOCKS: u32 = 8;
+
 /// Status codes (section 4.5.1.2): success, and Data Transfer Error.
 pub const SUCCESS: u32 = 0x00;
 pub const DATA_TRANSFER_ERROR: u32 = 0x04;
@@ -87,6 +90,11 @@ pub fn write_block(data: u64) -> Command {
     Command { opcode: 0x01, namespace: 1, data, dwords: [0, 0, 0] }
 }
 
+/// Write of a page's blocks from `block` on, or a read of them: the device reads or writes the page at `data`.
+pub fn transfer(reads: bool, data: u64, block: u32) -> Command {
+    Command { opcode: 1 + u32::from(reads), namespace: 1, data, dwords: [block, 0, PAGE_BLOCKS - 1] }
+}
+
 impl Nvme {
     /// Finds the controller that is device 1 and lets it do DMA; its queues will be at these places.
     pub fn find(m: &mut Monitor, admin: [Place; 2], io: [Place; 2]) -> Self {
@@ -134,10 +142,11 @@ impl Nvme {
         self.queues[0].submission.iova + u64::from(self.queues[0].tail) * 64
     }
 
-    /// Hands a command over, and no more.
-    pub fn submit(&mut self, m: &mut Monitor, queue: usize, command: Command) {
+    /// Hands a command over, and no more: its identifier.
+    pub fn submit(&mut self, m: &mut Monitor, queue: usize, command: Command) -> u32 {
         let Command { opcode, namespace, data, dwords } = command;
-        self.command_id += 1;
+        // FFFFh is no identifier of a command.
+        self.command_id = (self.command_id + 1) % 0xffff;
         let pair = &mut self.queues[queue];
         let at = pair.submission.gpa + u64::from(pair.tail) * 64;
         let [dword10, dword11, dword12] = dwords.map(u64::from);
@@ -148,6 +157,26 @@ impl Nvme {
         }
         pair.tail = (pair.tail + 1) % ENTRIES;
         m.store32(self.bar + DOORBELLS + 8 * queue as u64, pair.tail);
+        self.command_id
+    }
+
+    /// The commands that are complete by now, with their status codes.
+    pub fn completions(&mut self, m: &mut Monitor, queue: usize) -> Vec<(u32, u32)> {
+        let pair = &mut self.queues[queue];
+        let mut complete = Vec::new();
+        loop {
+            let last = m.load32(pair.completion.gpa + u64::from(pair.head) * 16 + 12);
+            if last >> 16 & 1 != pair.phase {
+                break;
+            }
+            complete.push((last & 0xffff, last >> 17 & 0xff));
+            pair.head = (pair.head + 1) % ENTRIES;
+            pair.phase ^= u32::from(pair.head == 0);
+        }
+        if !complete.is_empty() {
+            m.store32(self.bar + DOORBELLS + 8 * queue as u64 + 4, pair.head);
+        }
+        complete
     }
 
     /// Runs a command to its end and returns its status code.

@@ -32,6 +32,7 @@ mod smmu;
 #[expect(dead_code, reason = "this suite starts machines of its own making only")]
 #[path = "../support/mod.rs"]
 mod support;
+#[expect(dead_code, reason = "another suite counts while its machine lives")]
 mod tracer;
 
 use machine::Machine;

@@ -154,11 +154,11 @@ fn each_point(processes: &[&'static str], check: impl Fn(Machine, &str, Loss, &T
     let mut draw = Draw::new();
     let (mut lives, mut lost) = (0, 0);
     for process in processes {
-        let count = counts[*process];
+        let count = counts[&((*process).to_owned(), 1)];
         for loss in [Loss::Killed, Loss::Stopped] {
             for message in draw.points(count) {
                 println!("{process} {loss:?} at message {message} of {count}");
-                let plan = Plan::Stop { process, message };
+                let plan = Plan::Stop { process, generation: 1, message };
                 let machine = Machine::launch(&format!("{process}-{message}"), None, under).unwrap();
                 let tracer = Tracer::start(machine.launcher_file(), plan);
                 lost += u32::from(check(machine, process, loss, &tracer));

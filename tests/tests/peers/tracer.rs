@@ -10,9 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -38,16 +38,19 @@ const MESSAGES: [libc::c_long; 9] = [
     libc::SYS_futex,
 ];
 
-/// How many messages each process has had, by its name.
-pub type Counts = BTreeMap<String, u64>;
+/// A life of a process: its name and its generation.
+pub type Life = (String, u32);
+
+/// How many messages each has had.
+pub type Counts = BTreeMap<Life, u64>;
 
 /// What is traced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
     /// Every process is counted, none is stopped.
     Count,
-    /// The process is stopped when it has had so many messages.
-    Stop { process: &'static str, message: u64 },
+    /// This life of the process is stopped when it has had so many messages.
+    Stop { process: &'static str, generation: u32, message: u64 },
 }
 
 /// The tracer of one machine: a thread, since it is a thread that the kernel tells.
@@ -55,7 +58,8 @@ pub struct Tracer {
     /// The process, as soon as it is stopped. Closed when there is nothing more to trace.
     pub stopped: Receiver<Pid>,
     given_up: Arc<AtomicBool>,
-    thread: JoinHandle<Counts>,
+    counts: Arc<Mutex<Counts>>,
+    thread: JoinHandle<()>,
 }
 
 /// Words that run a program which waits to be traced and says who it is in `file`.
@@ -67,11 +71,21 @@ pub fn under(file: &Path) -> Vec<String> {
 impl Tracer {
     /// Traces the program that will say who it is in `file`.
     pub fn start(file: PathBuf, plan: Plan) -> Self {
+        Self::trace(file, plan, true)
+    }
+
+    /// The same; nothing is stopped before [`Self::begin`].
+    pub fn start_counting(file: PathBuf, plan: Plan) -> Self {
+        Self::trace(file, plan, false)
+    }
+
+    fn trace(file: PathBuf, plan: Plan, stops: bool) -> Self {
         let (tell, stopped) = channel();
-        let given_up = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&given_up);
-        let thread = thread::spawn(move || Trace::new(launcher(&file), plan, tell, seen).run());
-        Self { stopped, given_up, thread }
+        let given_up = Arc::new(AtomicBool::new(!stops));
+        let counts = Arc::<Mutex<Counts>>::default();
+        let (seen, counted) = (Arc::clone(&given_up), Arc::clone(&counts));
+        let thread = thread::spawn(move || Trace::new(launcher(&file), plan, tell, seen, counted).run());
+        Self { stopped, given_up, counts, thread }
     }
 
     /// Stops nothing from here on. A process that is being stopped at this moment is told of still.
@@ -79,9 +93,21 @@ impl Tracer {
         self.given_up.store(true, Ordering::SeqCst);
     }
 
+    /// Counts anew, and stops from here on.
+    pub fn begin(&self) {
+        self.counts.lock().unwrap().clear();
+        self.given_up.store(false, Ordering::SeqCst);
+    }
+
+    /// The counts so far.
+    pub fn counts(&self) -> Counts {
+        self.counts.lock().unwrap().clone()
+    }
+
     /// Waits until everything traced has ended, and gives the counts.
     pub fn finish(self) -> Counts {
-        self.thread.join().unwrap()
+        self.thread.join().unwrap();
+        self.counts.lock().unwrap().clone()
     }
 }
 
@@ -117,11 +143,12 @@ fn threads_of(process: Pid) -> Vec<Pid> {
     tasks.filter_map(|task| task.file_name().to_str()?.parse().ok().map(Pid::from_raw)).collect()
 }
 
-/// The name of a process of a machine: the word after its program.
-fn name_of(process: Pid) -> String {
+/// The name and generation of a process of a machine: the words after its program. Who has no generation has the first.
+fn life_of(process: Pid) -> Life {
     let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
-    let name = line.split(|byte| *byte == 0).nth(1).unwrap_or_default();
-    String::from_utf8_lossy(name).into_owned()
+    let mut words = line.split(|byte| *byte == 0).skip(1).map(String::from_utf8_lossy);
+    let name = words.next().unwrap_or_default().into_owned();
+    (name, words.next().and_then(|word| word.parse().ok()).unwrap_or(1))
 }
 
 /// The number and the result of the call that a thread has just ended.
@@ -143,11 +170,11 @@ struct Trace {
     plan: Plan,
     tell: Sender<Pid>,
     given_up: Arc<AtomicBool>,
-    /// Names of the processes that are followed call by call.
-    followed: BTreeMap<Pid, String>,
+    /// The processes that are followed call by call.
+    followed: BTreeMap<Pid, Life>,
     /// Threads that are inside of a call.
     inside: BTreeMap<Pid, bool>,
-    counts: Counts,
+    counts: Arc<Mutex<Counts>>,
     /// The process that is being stopped.
     stopping: Option<Pid>,
     /// Processes that have started what is followed: a tracer hides the end of its tracees from their parents for a moment.
@@ -155,13 +182,19 @@ struct Trace {
 }
 
 impl Trace {
-    fn new(launcher: Pid, plan: Plan, tell: Sender<Pid>, given_up: Arc<AtomicBool>) -> Self {
+    fn new(
+        launcher: Pid,
+        plan: Plan,
+        tell: Sender<Pid>,
+        given_up: Arc<AtomicBool>,
+        counts: Arc<Mutex<Counts>>,
+    ) -> Self {
         let (followed, inside, released) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let (counts, stopping) = (Counts::new(), None);
+        let stopping = None;
         Self { launcher, plan, tell, given_up, followed, inside, counts, stopping, released }
     }
 
-    fn run(mut self) -> Counts {
+    fn run(mut self) {
         let options = Options::PTRACE_O_EXITKILL
             | Options::PTRACE_O_TRACESYSGOOD
             | Options::PTRACE_O_TRACEEXEC
@@ -178,7 +211,7 @@ impl Trace {
                     Ok(()) | Err(Errno::ESRCH) => {}
                     Err(error) => panic!("{status:?}: {error}"),
                 },
-                Err(Errno::ECHILD) => return self.counts,
+                Err(Errno::ECHILD) => return,
                 Err(Errno::EINTR) => {}
                 Err(error) => panic!("{error}"),
             }
@@ -203,10 +236,10 @@ impl Trace {
         }
         if event == libc::PTRACE_EVENT_EXEC {
             let process = process_of(thread).ok_or(Errno::ESRCH)?;
-            let name = name_of(process);
-            let is_coordinator = name == "coordinator";
-            if self.is_wanted(&name) {
-                self.followed.insert(process, name);
+            let life = life_of(process);
+            let is_coordinator = life.0 == "coordinator";
+            if self.is_wanted(&life) {
+                self.followed.insert(process, life);
                 // It is inside of `execve`.
                 self.inside.insert(thread, true);
             }
@@ -231,10 +264,10 @@ impl Trace {
         }
     }
 
-    fn is_wanted(&self, name: &str) -> bool {
+    fn is_wanted(&self, (name, its): &Life) -> bool {
         match &self.plan {
             Plan::Count => name != "run",
-            Plan::Stop { process, .. } => *process == name,
+            Plan::Stop { process, generation, .. } => process == name && generation == its,
         }
     }
 
@@ -257,13 +290,16 @@ impl Trace {
             return self.go_on(thread, None);
         }
         let (number, result) = ended_call(thread)?;
-        if let Some(name) = self.followed.get(&process)
+        if let Some(life) = self.followed.get(&process)
             && MESSAGES.contains(&number)
             && result >= 0
         {
-            let count = self.counts.entry(name.clone()).or_default();
-            *count += 1;
-            let at = *count;
+            let at = {
+                let mut counts = self.counts.lock().unwrap();
+                let count = counts.entry(life.clone()).or_default();
+                *count += 1;
+                *count
+            };
             if let Plan::Stop { message, .. } = self.plan
                 && message == at
                 && !self.given_up.load(Ordering::SeqCst)

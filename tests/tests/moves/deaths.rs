@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Every process of either set, killed at any of its messages of a save/restore.
+//!
+//! A move is counted first: what each process of the old set has while it lasts, and each of the new set from its start on. Then it
+//! is done again, and one of them dies at one of these. Before the commit the death of a new process costs the move, and that of
+//! an old one what it costs elsewhere; behind it they have changed places. A device's process costs its device, another one
+//! the machine, and nothing is left behind.
+//!
+//! A few moments are drawn each time, by a seed that is printed; `BULKHEAD_SEED` sets it. The full run draws more.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use tests::{FULL_RUN, SEEN};
+
+use crate::disk_guest::DiskGuest;
+use crate::held::Held;
+use crate::monitor::Monitor;
+use crate::support::{COMMAND, programs};
+use crate::tracer::{Counts, Plan, Tracer, under};
+
+/// The processes, and those that serve a device.
+const PROCESSES: [&str; 4] = ["vcpu", "smmu0", "vfio0", "nvme0"];
+const OF_A_DEVICE: [&str; 2] = ["vfio0", "nvme0"];
+/// Generations of the old set and of the new one.
+const OLD: u32 = 1;
+const NEW: u32 = 2;
+/// Moments for each process of each set.
+const DRAWN: u64 = 1;
+const DRAWN_IN_FULL: u64 = 5;
+
+/// A machine that is traced.
+struct Traced {
+    m: Monitor,
+    guest: DiskGuest,
+    tracer: Tracer,
+    programs: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Traced {
+    fn start(name: &str, built: &Path, plan: Plan) -> Option<Self> {
+        let folder = tempfile::Builder::new().prefix("bulkhead-moves-").tempdir().unwrap();
+        let (image, launcher) = (folder.path().join("disk.img"), folder.path().join("launcher"));
+        fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).unwrap();
+        let mut m = Monitor::launch(folder.path(), name, |options| {
+            options.programs = built.into();
+            options.nvme = vec![image];
+            options.arguments = ["--cpu", "soft", "--vcpus", "2"].map(Into::into).to_vec();
+            options.under = under(&launcher);
+        })?;
+        let tracer = Tracer::start_counting(launcher, plan);
+        m.vm.wait_running(COMMAND).unwrap();
+        let mut guest = DiskGuest::start(&mut m);
+        guest.works(&mut m);
+        Some(Self { m, guest, tracer, programs: built.into(), _folder: folder })
+    }
+
+    /// Moves it, and kills the process that is stopped meanwhile: what the command says, and whether there was one.
+    fn moves(&self) -> (Output, bool) {
+        self.tracer.begin();
+        let mut command = self.m.vm.controller().command::<&str>("save-restore", &[]);
+        let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut waiting = Some(running);
+        let mut killed = false;
+        loop {
+            match self.tracer.stopped.recv_timeout(Duration::from_millis(20)) {
+                Ok(process) => {
+                    kill(process, Signal::SIGKILL).unwrap();
+                    killed = true;
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let Some(running) = &mut waiting else { break };
+                    if running.try_wait().unwrap().is_some() {
+                        // One that is being stopped at this moment is told of still.
+                        self.tracer.give_up();
+                        let late = self.tracer.stopped.recv_timeout(Duration::from_millis(500));
+                        killed = late.map(|process| kill(process, Signal::SIGKILL)).is_ok();
+                        break;
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.tracer.give_up();
+        let output = waiting.take().unwrap().wait_with_output().unwrap();
+        (output, killed)
+    }
+
+    /// Switches it off, and sees that nothing is left.
+    fn end(mut self) {
+        self.m.vm.console.send(".").unwrap();
+        assert!(self.m.vm.console.wait_exit(COMMAND).unwrap().success(), "{}", self.m.vm.console.errors());
+        assert_eq!(self.m.vm.left_over(), [""; 0]);
+        self.tracer.finish();
+    }
+}
+
+/// Each process of each set, at moments that are drawn.
+pub fn any_message() {
+    let Some(built) = programs() else { return };
+    let Some(counts) = count(&built) else { return };
+    let mut draw = Draw::new();
+    let count = if env::var_os(FULL_RUN).is_some() { DRAWN_IN_FULL } else { DRAWN };
+    let (mut lives, mut lost) = (0, 0);
+    for process in PROCESSES {
+        for generation in [OLD, NEW] {
+            let messages = counts[&(process.to_owned(), generation)];
+            for _ in 0..count {
+                // The last ones are often not come to: when threads sleep and wake each other differs from move to move.
+                let message = 1 + draw.next() % (messages * 3 / 4);
+                lives += 1;
+                lost += u32::from(one(&built, process, generation, message, messages));
+            }
+        }
+    }
+    println!("{SEEN}{lost} of {lives} moves lost a process at a message; a whole one has {counts:?}");
+    assert!(lost > 0, "no move came to its point");
+}
+
+/// What each process has in a move.
+fn count(built: &Path) -> Option<Counts> {
+    let mut traced = Traced::start("moves-counted", built, Plan::Count)?;
+    let (output, _) = traced.moves();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let counts = traced.tracer.counts();
+    traced.guest.works(&mut traced.m);
+    traced.end();
+    Some(counts)
+}
+
+/// One death: whether it was come to.
+fn one(built: &Path, process: &'static str, generation: u32, message: u64, of: u64) -> bool {
+    let name = format!("moves-{process}-{generation}-{message}");
+    let plan = Plan::Stop { process, generation, message };
+    let mut traced = Traced::start(&name, built, plan).unwrap();
+    let held = Held::by_machine(&traced.programs);
+    let (output, killed) = traced.moves();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let has_moved = output.status.success();
+    let first = said.lines().next().unwrap_or("it has moved");
+    println!("{process} of generation {generation} at message {message} of {of}, killed: {killed}; {first}");
+    let Traced { m, guest, .. } = &mut traced;
+    if !killed {
+        assert!(has_moved, "{said}");
+        guest.works(m);
+        traced.end();
+        return false;
+    }
+    // An old process that dies behind the commit is missed by nobody, and neither is a new one before it.
+    let is_past_commit = has_moved || generation == NEW && !said.contains("the guest is running");
+    let was_needed = is_past_commit == (generation == NEW);
+    if !was_needed {
+        guest.works(m);
+        if !has_moved {
+            // A server's end may be heard of from its client first.
+            let names: &[&str] = if process == "nvme0" { &["nvme0", "vfio0"] } else { &[process] };
+            assert!(names.iter().any(|name| said.contains(&format!(" of {name}: "))), "{said}");
+            held.is_again(&traced.programs);
+            let again = traced.m.vm.control_json("save-restore");
+            assert!(again.is_ok(), "the next move: {again:?}");
+            traced.guest.works(&mut traced.m);
+        }
+        traced.end();
+    } else if OF_A_DEVICE.contains(&process) {
+        guest.loses_its_disk(m);
+        traced.end();
+    } else {
+        let code = traced.m.vm.console.wait_exit(COMMAND).unwrap().code();
+        let report = traced.m.vm.console.errors();
+        assert!(code == Some(3) && report.contains(process), "{code:?}: {report}");
+        assert_eq!(traced.m.vm.left_over(), [""; 0]);
+        traced.tracer.finish();
+    }
+    true
+}
+
+/// Moments.
+struct Draw(u64);
+
+impl Draw {
+    fn new() -> Self {
+        let given = env::var("BULKHEAD_SEED").ok().and_then(|text| text.parse().ok());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seed = given.unwrap_or(now.as_secs());
+        println!("BULKHEAD_SEED={seed}");
+        Self(seed)
+    }
+
+    /// SplitMix64.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let once = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let twice = (once ^ (once >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        twice ^ (twice >> 31)
+    }
+}

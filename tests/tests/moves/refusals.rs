@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Save/restores in which one process refuses or dies, at each step that can fail in turn.
+//!
+//! After each attempt the user is told the process and the step, the guest's memory, registers and disk are as before, and the
+//! machine has the processes, the descriptors and the memory objects that it had: nothing leaks. At last a save/restore without
+//! a fault succeeds.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use tests::SEEN;
+
+use crate::disk_guest::DiskGuest;
+use crate::faulty::{FAULTS, How};
+use crate::held::Held;
+use crate::monitor::Monitor;
+use crate::support::{COMMAND, programs};
+
+const PROGRAMS: [&str; 6] =
+    ["bulkhead", "bulkhead-vcpu-soft", "bulkhead-vcpu", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
+
+/// Makes `folder/programs`, of those in `built` but for one, which is this program. And an image of a disk.
+fn prepare(folder: &Path, built: &Path, faulty: &str) -> (PathBuf, PathBuf) {
+    let (own, image) = (folder.join("programs"), folder.join("disk.img"));
+    fs::create_dir(&own).unwrap();
+    for name in PROGRAMS {
+        let from = if name == faulty { PathBuf::from("/proc/self/exe") } else { built.join(name) };
+        let from = from.canonicalize().unwrap();
+        let to = own.join(name);
+        fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).unwrap();
+    }
+    fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).unwrap();
+    (own, image)
+}
+
+/// The faults of one process, all in one machine.
+pub fn each(program: &str, process: &str) {
+    let Some(built) = programs() else { return };
+    let folder = tempfile::Builder::new().prefix("bulkhead-moves-").tempdir().unwrap();
+    let (own, image) = prepare(folder.path(), &built, program);
+    let set = |options: &mut tests::vm::Options| {
+        options.programs.clone_from(&own);
+        options.nvme = vec![image];
+        options.arguments = ["--cpu", "soft", "--vcpus", "2"].map(Into::into).to_vec();
+    };
+    let Some(mut m) = Monitor::start(folder.path(), &format!("moves-{process}"), set) else { return };
+    let mut guest = DiskGuest::start(&mut m);
+    guest.works(&mut m);
+    let before = Held::by_machine(&own);
+    let mut table = Vec::new();
+    for (step, how) in FAULTS {
+        let begun = Instant::now();
+        let output = m.vm.control::<&str>("save-restore", &[]).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{process} {step:?} {how:?} and the guest moved");
+        let named = format!("{} of {process}: ", step.as_str());
+        let why = if how == How::Dies { "77" } else { "by order" };
+        assert!(said.contains(&named) && said.contains(why), "{step:?} {how:?}: {said}");
+        assert!(said.contains("the guest is running"), "{said}");
+        guest.works(&mut m);
+        let status: serde_json::Value = serde_json::from_str(&m.vm.control_json("status").unwrap()).unwrap();
+        assert_eq!((&status["phase"], &status["generation"]), (&"running".into(), &1.into()), "{status}");
+        before.is_again(&own);
+        let first = said.lines().next().unwrap_or_default();
+        table.push(format!("{step:?} {how:?}, {} ms: {first}", begun.elapsed().as_millis()));
+    }
+    let output = m.vm.control::<&str>("save-restore", &[]).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    guest.works(&mut m);
+    before.is_again(&own);
+    println!(
+        "{SEEN}{process}: {} of {} faults left the guest where it was, and the next move succeeds",
+        table.len(),
+        FAULTS.len()
+    );
+    for row in table {
+        println!("{SEEN}  {row}");
+    }
+    m.vm.console.send(".").unwrap();
+    assert!(m.vm.console.wait_exit(COMMAND).unwrap().success(), "{}", m.vm.console.errors());
+    assert_eq!(m.vm.left_over(), [""; 0]);
+}
