@@ -44,8 +44,9 @@ const UNIT_WORDS: usize = FIELDS + WRITES_MAX;
 
 const _: () = assert!(FIELDS + WRITES_MAX <= UNIT_WORDS);
 
-/// Words that are taken at once: few enough to stay in the nearest cache, with those of the owed map.
-pub(super) const PIECE_WORDS: usize = 512;
+/// Words that are copied at once: few enough to stay in the nearest cache, with those of the owed map. A quarter of a page of
+/// each log in turn was measured faster than whole pages (`bench merge` at 1 %: 0.85 x memcpy against 0.72 x).
+pub(super) const PIECE_WORDS: usize = 128;
 
 /// A private copy of words of a bitmap.
 pub(super) struct Piece(pub(super) [u64; PIECE_WORDS]);
