@@ -30,7 +30,8 @@ const STEP_BUDGET: u32 = 64;
 #[derive(Debug)]
 pub struct Device {
     smmu: Smmu,
-    publisher: Publisher,
+    /// None before the guest is to see anything: the page may still be that of an earlier life.
+    publisher: Option<Publisher>,
     page: RegisterPage,
     ram: GuestRam,
     wires: Wires,
@@ -62,19 +63,19 @@ const ANSWER_SPAN: Duration = Duration::from_micros(500);
 const SETTLE_TURNS: usize = 256;
 
 impl Device {
-    /// Connects the model to its surroundings, and publishes all of its registers: no vCPU may be running.
+    /// Connects the model to its surroundings. Nothing is published before the first access or `begin`: a failed way in leaves
+    /// the page as an earlier life left it.
     pub fn new(
         smmu: Smmu,
-        mut page: RegisterPage,
+        page: RegisterPage,
         ram: GuestRam,
         wires: Wires,
         region: u16,
         devices: Devices,
     ) -> Device {
-        let publisher = Publisher::publish_all(&smmu, &mut page);
         Device {
             smmu,
-            publisher,
+            publisher: None,
             page,
             ram,
             wires,
@@ -91,9 +92,9 @@ impl Device {
         &self.smmu
     }
 
-    /// Replaces the model by a restored one with its unrecorded faults, and publishes the registers.
+    /// Replaces the model by a restored one with its unrecorded faults.
     pub fn replace(&mut self, smmu: Smmu, faults: Vec<(StreamId, Fault)>) {
-        self.publisher = Publisher::publish_all(&smmu, &mut self.page);
+        self.publisher = None;
         self.smmu = smmu;
         self.devices.restore_faults(faults);
         self.is_loaded = true;
@@ -117,9 +118,19 @@ impl Device {
         self.devices.replay(Instant::now() + span, |stream| smmu.attachment(ram, stream))
     }
 
-    /// Commands and faults are no longer held. After a restore the wires are pulsed for every interrupt that may have
-    /// been lost: one still pending merges with it, one already taken makes the guest check a queue once more.
+    /// Stores the registers that changed; all of them the first time.
+    fn publish(&mut self) {
+        match &mut self.publisher {
+            Some(publisher) => publisher.publish(&self.smmu, &mut self.page),
+            none => *none = Some(Publisher::publish_all(&self.smmu, &mut self.page)),
+        }
+    }
+
+    /// The registers are published, and commands and faults are no longer held. After a restore the wires are pulsed for every
+    /// interrupt that may have been lost: one still pending merges with it, one already taken makes the guest check a queue
+    /// once more.
     pub fn begin(&mut self) {
+        self.publish();
         self.frozen = false;
         if std::mem::take(&mut self.is_loaded) {
             self.wires.pulse(&self.smmu.announcements());
@@ -143,7 +154,7 @@ impl Device {
                     self.devices.wait_answered(ANSWER_SPAN);
                     self.smmu.complete_updates(&mut self.devices);
                 }
-                self.publisher.publish(&self.smmu, &mut self.page);
+                self.publish();
                 0
             }
         }
@@ -172,7 +183,7 @@ impl Device {
         self.smmu.complete_updates(&mut self.devices);
         // Faults reported before an answer are in the Event queue before the CMD_SYNC becomes visible as complete.
         self.record_faults();
-        self.publisher.publish(&self.smmu, &mut self.page);
+        self.publish();
         self.wires.pulse(&effects);
         step
     }
@@ -230,7 +241,7 @@ impl Device {
         let Some(record) = record else { return };
         let mut effects = Effects::default();
         self.smmu.record(&record, &self.ram, &mut effects);
-        self.publisher.publish(&self.smmu, &mut self.page);
+        self.publish();
         self.wires.pulse(&effects);
     }
 

@@ -28,7 +28,7 @@ use crate::function_link::FunctionLink;
 use crate::gate::Gate;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::msix::Message;
-use crate::stage1_link::Stage1Link;
+use crate::stage1_link::{Stage1Channel, Stage1Link};
 use process::Events;
 
 /// Where the interrupts of the function go.
@@ -272,14 +272,14 @@ impl<B: Backend> Function<B> {
         self.settle(device.end.read(index, offset, size)).flatten().unwrap_or(ones(size))
     }
 
-    /// Waits for the vSMMU's next requests and carries them out.
+    /// Waits for the vSMMU's next requests on this channel and carries them out.
     ///
     /// # Errors
     /// If the channel fails.
-    pub fn serve_stage1(&self) -> Result<(), Error> {
+    pub fn serve_stage1(&self, channel: &Stage1Channel) -> Result<(), Error> {
         let before = |orders: &[_]| self.settle_orders(|device| device.before_orders(orders));
         let after = || self.settle_orders(|device| device.after_orders(&self.iommu));
-        self.stage1.serve(&self.iommu, &self.gate, before, after)
+        self.stage1.serve(channel, &self.iommu, &self.gate, before, after)
     }
 
     fn settle_orders(&self, prepare: impl FnOnce(&B) -> Result<(), B::Error>) {

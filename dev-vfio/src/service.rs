@@ -34,6 +34,7 @@ use crate::function::{Function, InterruptTarget, Links};
 use crate::function_link::FunctionLink;
 use crate::opening::{Opening, Ready, Saved, Serving};
 use crate::stage1_link::Stage1Link;
+use crate::threads;
 
 /// The descriptors inherited at exec, besides channel, crash page and log.
 #[derive(Debug)]
@@ -283,6 +284,18 @@ impl<B: Backend> Program for VfioProgram<B> {
 
     fn dma_ended(_configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {
         process::no_device_behind(device)
+    }
+
+    /// Of the channels that it has, the one with the vSMMU can be exchanged.
+    fn rewire(armed: &Begun<B>, peer: InstanceId, epoch: u32, channel: OwnedFd) -> Result<(), Failure> {
+        let what = || format!("take a new channel to {peer}");
+        if peer.role != Role::Smmu {
+            return Err(Failure::new(what(), "only the one to its vSMMU can be exchanged"));
+        }
+        let Serving { function, .. } = armed.serving("take a new channel")?;
+        let channel = function.stage1.exchange(channel, epoch);
+        let channel = channel.map_err(|why| Failure::new(what(), why))?;
+        threads::follow(function, channel).map_err(|error| Failure::new(what(), error))
     }
 
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {

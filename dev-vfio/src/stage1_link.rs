@@ -4,11 +4,15 @@
 //! Faults are sent in queue order by whichever thread; those of transactions before a request are sent before its
 //! `Done`. A vSMMU that does not read loses faults (counted) and delays nothing else: each batch of faults has one
 //! short timeout, since the lock that keeps the order is held for as long.
+//!
+//! A vSMMU that is restarted comes by a channel of its own ([`Stage1Link::exchange`]), with a number of its own in every
+//! message, and is the one that is followed once it has greeted. The channel of the life before is kept until that is over: a next life
+//! that does not come to be leaves it as it was. Until then what comes from there is held up, and is late if the next one stays.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipc::channel::{Channel, Incoming};
@@ -31,49 +35,117 @@ const FAULTS_PER_TURN: usize = 4096;
 /// How long an answer may wait for room: a vSMMU that leaves answers unread is not waiting for one.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
+/// How long orders of a life may be held up behind one that has followed it: from its end to when that is noticed here.
+const SUPERSEDED_SPAN: Duration = Duration::from_secs(1);
+/// How many lives of the vSMMU are listened to at once: one, its next, and ends that were not noticed yet.
+const LISTENERS_MAX: usize = 4;
+
+/// The end of one life's channel.
+pub type Stage1Channel = Arc<Channel<Stage1>>;
+
 /// The link.
 #[derive(Debug)]
 pub struct Stage1Link {
-    channel: Channel<Stage1>,
+    channels: Mutex<Channels>,
+    /// A channel was opened or closed.
+    changed: Condvar,
     /// Held by who tells.
     losses: Mutex<Losses>,
     /// Faults that found no room, and that the vSMMU was not told of. Changed by who tells.
     lost: AtomicU64,
 }
 
+/// The channels of the lives of the vSMMU.
+#[derive(Debug, Default)]
+struct Channels {
+    /// Those that are open, oldest first: the last one is followed.
+    open: Vec<Stage1Channel>,
+    /// Threads that listen, or are about to.
+    listeners: usize,
+}
+
 impl Stage1Link {
     /// Over the device's end of the channel.
     pub fn new(channel: OwnedFd, generation: u32) -> Stage1Link {
-        let channel = Channel::from_fd(channel, Hello::new(Role::Vfio, generation));
-        Stage1Link { channel, losses: Mutex::default(), lost: AtomicU64::new(0) }
+        let open = vec![end(channel, generation)];
+        let channels = Mutex::new(Channels { open, listeners: 1 });
+        Stage1Link { channels, changed: Condvar::new(), losses: Mutex::default(), lost: AtomicU64::new(0) }
     }
 
-    /// Exchanges hello with the vSMMU. To be called first.
+    /// The channel that is followed now; none if there is no vSMMU any more.
+    pub fn current(&self) -> Option<Stage1Channel> {
+        lock(&self.channels).open.last().cloned()
+    }
+
+    /// The channel of the vSMMU's next life, whose messages carry `epoch`. To be greeted by a thread that listens to it; until
+    /// then the one before is followed.
     ///
     /// # Errors
-    /// If the channel fails.
-    pub fn greet(&self) -> Result<(), Error> {
-        self.channel.hello(Role::Smmu, Deadline::after(HELLO_SPAN))
+    /// If too many lives are listened to already.
+    pub fn exchange(&self, channel: OwnedFd, epoch: u32) -> Result<Stage1Channel, String> {
+        let mut channels = lock(&self.channels);
+        if channels.listeners >= LISTENERS_MAX {
+            return Err(format!("{LISTENERS_MAX} lives of the vSMMU are listened to already"));
+        }
+        channels.listeners += 1;
+        Ok(end(channel, epoch))
     }
 
-    /// Waits for the next requests, carries them out between `before` and `after`, which hold no lock, and answers.
+    /// Exchanges hello with the vSMMU's life at the other end of `channel`, which is followed from then on. To be called first.
+    ///
+    /// # Errors
+    /// The channel's.
+    pub fn greet(&self, channel: &Stage1Channel) -> Result<(), Error> {
+        channel.hello(Role::Smmu, Deadline::after(HELLO_SPAN))?;
+        let mut channels = lock(&self.channels);
+        if !channels.open.iter().any(|open| Arc::ptr_eq(open, channel)) {
+            channels.open.push(Arc::clone(channel));
+        }
+        Ok(())
+    }
+
+    /// Nobody listens to `channel` any more. Whether there is another one.
+    pub fn close(&self, channel: &Stage1Channel) -> bool {
+        let mut channels = lock(&self.channels);
+        channels.open.retain(|open| !Arc::ptr_eq(open, channel));
+        channels.listeners = channels.listeners.saturating_sub(1);
+        self.changed.notify_all();
+        !channels.open.is_empty()
+    }
+
+    /// Waits until `channel` is the one that is followed.
+    fn await_turn(&self, channel: &Stage1Channel) -> Result<(), Error> {
+        let is_followed =
+            |channels: &Channels| channels.open.last().is_some_and(|followed| Arc::ptr_eq(followed, channel));
+        let channels = lock(&self.channels);
+        let waited = self.changed.wait_timeout_while(channels, SUPERSEDED_SPAN, |all| !is_followed(all));
+        let channels: MutexGuard<'_, Channels> = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if is_followed(&channels) {
+            return Ok(());
+        }
+        Err(Error::Refused("orders of a life of the vSMMU that another one has followed"))
+    }
+
+    /// Waits for the next requests on `channel`, carries them out between `before` and `after`, which hold no lock, and answers.
     ///
     /// # Errors
     /// If the vSMMU is gone or breaks the contract.
     pub fn serve<I: HostIommu>(
         &self,
+        channel: &Stage1Channel,
         iommu: &Mutex<I>,
         gate: &Gate,
         before: impl FnOnce(&[Order]),
         after: impl FnOnce(),
     ) -> Result<(), Error> {
-        let incoming = match self.channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
+        let incoming = match channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
             Err(Error::Timeout { .. }) => return Ok(()),
             incoming => incoming?,
         };
         let Incoming::Event { body: Notice::Orders { sequence, orders }, .. } = incoming else {
             return Err(Error::Refused("a message that only devices send"));
         };
+        self.await_turn(channel)?;
         before(&orders);
         let refused = {
             let _first = gate.go_first();
@@ -82,7 +154,7 @@ impl Stage1Link {
         after();
         self.tell_faults(iommu, gate);
         let done = Notice::Done { sequence, refused };
-        self.channel.event::<OwnedFd>(&done, &[], Deadline::after(ANSWER_SPAN))
+        channel.event::<OwnedFd>(&done, &[], Deadline::after(ANSWER_SPAN))
     }
 
     /// How many faults the vSMMU was not sent: those in the fault queue, and those that found no room in the channel.
@@ -101,9 +173,11 @@ impl Stage1Link {
             std::iter::from_fn(|| iommu.next_fault()).take(FAULTS_PER_TURN).collect()
         };
         let until = Deadline::after(FAULT_SPAN);
+        let channel = self.current();
         let mut has_room = true;
         let mut tell = |notice: &Notice| {
-            has_room = has_room && self.channel.event::<OwnedFd>(notice, &[], until).is_ok();
+            let told = |channel: &Stage1Channel| channel.event::<OwnedFd>(notice, &[], until).is_ok();
+            has_room = has_room && channel.as_ref().is_some_and(told);
             has_room
         };
         let mut lost = self.lost.load(Relaxed);
@@ -124,6 +198,11 @@ impl Stage1Link {
         }
         self.lost.store(lost, Relaxed);
     }
+}
+
+/// Our end of a channel to a life of the vSMMU.
+fn end(channel: OwnedFd, epoch: u32) -> Stage1Channel {
+    Arc::new(Channel::from_fd(channel, Hello::new(Role::Vfio, epoch)))
 }
 
 /// Carries out requests one by one; consecutive invalidations go down in one batch. Returns how many were refused.

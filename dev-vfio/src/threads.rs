@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::backend::{Backend, Eventfds};
 use crate::function::Function;
+use crate::stage1_link::Stage1Channel;
 
 /// Poll timeout of the helper threads, to check whether the device has failed.
 pub const LOOK_SPAN: Duration = Duration::from_millis(500);
@@ -64,17 +65,33 @@ pub fn start_helpers<B: Backend>(
         let (theirs, signals, ring) = (Arc::clone(function), Arc::clone(signals), ring.notes());
         spawn("irq", move || watch(&theirs, &signals, &ring))?;
     }
-    let theirs = Arc::clone(function);
-    spawn("stage1", move || {
-        let end = theirs.stage1.greet();
-        let end = end.and_then(|()| {
+    function.stage1.current().map_or(Ok(()), |channel| follow(function, channel))
+}
+
+/// Starts the thread that listens to one life of the vSMMU, until that is over.
+///
+/// # Errors
+/// If the kernel gives no thread: then nobody listens.
+pub fn follow<B: Backend>(function: &Arc<Function<B>>, channel: Stage1Channel) -> io::Result<()> {
+    let (theirs, listened) = (Arc::clone(function), Arc::clone(&channel));
+    let spawned = spawn("stage1", move || {
+        let end = theirs.stage1.greet(&listened).and_then(|()| {
             loop {
-                theirs.serve_stage1()?;
+                theirs.serve_stage1(&listened)?;
             }
         });
         let Err(error): Result<(), _> = end else { return };
-        ipc::log::warn!("{}: stage-1 channel closed by the vSMMU process: {error}", theirs.name);
-    })
+        let what = "stage-1 channel closed by the vSMMU process";
+        if theirs.stage1.close(&listened) {
+            ipc::log::info!("{}: {what}, of which there is another life: {error}", theirs.name);
+        } else {
+            ipc::log::warn!("{}: {what}: {error}", theirs.name);
+        }
+    });
+    if spawned.is_err() {
+        function.stage1.close(&channel);
+    }
+    spawned
 }
 
 /// Starts a thread of the process.

@@ -189,6 +189,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::DirtyLog(DirtyLogOp::Rearm),
         Request::Inspect,
         Request::DmaEnded { device: InstanceId::new(Role::Vfio, 2) },
+        Request::Rewire { peer: InstanceId::new(Role::Smmu, 0), epoch: 0x0102_0304 },
         Request::Probe(Probe::Open),
     ];
     let name = |request: &Request| match request {
@@ -212,6 +213,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::DirtyLog(DirtyLogOp::Rearm) => "request-dirty-log-rearm",
         Request::Inspect => "request-inspect",
         Request::DmaEnded { .. } => "request-dma-ended",
+        Request::Rewire { .. } => "request-rewire",
         Request::Probe(_) => "request-probe",
     };
     all.into_iter().map(|request| (name(&request), request)).collect()

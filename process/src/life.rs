@@ -11,6 +11,7 @@
 //! place at all is `ipc`'s [`State`](ipc::protocol::lifecycle::State), which the service loop asks before.
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
@@ -101,6 +102,14 @@ pub trait Program: Sized {
     /// # Errors
     /// If no such device is behind it.
     fn dma_ended(configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure>;
+    /// Takes a new end of its channel with `peer`, whose next life is at the other end. A program has no channel that can be
+    /// exchanged unless it says so.
+    ///
+    /// # Errors
+    /// If there is no such channel.
+    fn rewire(_armed: &Self::Armed, peer: InstanceId, _epoch: u32, _channel: OwnedFd) -> Result<(), Failure> {
+        Err(Failure::new(format!("take a new channel to {peer}"), "it has none that can be exchanged"))
+    }
     /// Counters and states. Waits for no peer.
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect);
 }
@@ -292,6 +301,14 @@ impl<P: Program> Life<P> {
     pub fn dma_ended(&mut self, device: InstanceId) -> Result<(), Failure> {
         let configured = self.configured();
         P::dma_ended(configured.ok_or_else(|| self.unfit("tell of a device"))?, device)
+    }
+
+    /// Takes a new end of its channel with `peer`.
+    ///
+    /// # Errors
+    /// If it is not armed, or has no such channel.
+    pub fn rewire(&mut self, peer: InstanceId, epoch: u32, channel: OwnedFd) -> Result<(), Failure> {
+        P::rewire(self.armed("rewire")?, peer, epoch, channel)
     }
 
     /// Counters and states.

@@ -48,8 +48,8 @@ pub(crate) fn serve<P: Program>(channel: &Channel, life: &mut Life<P>) -> Result
 
 fn answer<P: Program>(life: &mut Life<P>, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, Failure> {
     // As many fds as the request's contract says: the channel has checked.
-    let memory = fds.into_iter().next();
-    let given = |why| memory.ok_or_else(|| Failure::new(why, "no memory object came along"));
+    let given = fds.into_iter().next();
+    let given = |why| given.ok_or_else(|| Failure::new(why, "no descriptor came along"));
     match request {
         Request::Configure(config) => life.configure(config)?,
         Request::Load(LoadFrom::Reset) => life.load(Source::Reset)?,
@@ -75,6 +75,7 @@ fn answer<P: Program>(life: &mut Life<P>, request: Request, fds: Vec<OwnedFd>) -
             return Ok(Reply::Saved { len: stream.len() });
         }
         Request::DmaEnded { device } => life.dma_ended(device)?,
+        Request::Rewire { peer, epoch } => life.rewire(peer, epoch, given("take a new channel")?)?,
         Request::DirtyLog(op) => return life.dirty_log(op).map(Reply::DirtyLog),
         Request::Inspect => return Ok(Reply::Inspect(life.inspect())),
         Request::Probe(probe) => return life.probe(probe).map(Reply::Probe),

@@ -24,7 +24,11 @@ pub fn start_thread(function: &Arc<Function<PhysicalDevice>>) -> io::Result<()> 
 fn tell(function: &Function<PhysicalDevice>, file: &OwnedFd) {
     while function.failure().is_none() {
         match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&LOOK_TIMESPEC)) {
-            Ok(_) | Err(Errno::INTR) => function.stage1.tell_faults(&function.iommu, &function.gate),
+            Ok(_) | Err(Errno::INTR) => {
+                // While the function holds still they wait: what is told after a pause to a vSMMU that is just being saved is lost.
+                drop(function.gate.enter());
+                function.tell_faults();
+            }
             Err(errno) => {
                 ipc::log::warn!("{}: polling the vEVENTQ failed: {errno}", function.name);
                 return;

@@ -39,11 +39,12 @@ impl HostIommu for Faulty {
 fn faults_that_nobody_reads_wait_one_moment_in_all_and_are_counted() {
     let (ours, theirs) = channel::pair().unwrap();
     let link = Stage1Link::new(ours, 1);
+    let channel = link.current().unwrap();
     let smmu = Channel::<Stage1>::from_fd(theirs, Hello::new(Role::Smmu, 1));
     let many = u32::try_from(FAULTS_PER_TURN).unwrap();
     let (iommu, gate) = (Mutex::new(Faulty(0)), Gate::default());
     std::thread::scope(|scope| {
-        let greeting = scope.spawn(|| link.greet().unwrap());
+        let greeting = scope.spawn(|| link.greet(&channel).unwrap());
         smmu.hello(Role::Vfio, Deadline::after(HELLO_SPAN)).unwrap();
         greeting.join().unwrap();
     });
@@ -64,4 +65,84 @@ fn faults_that_nobody_reads_wait_one_moment_in_all_and_are_counted() {
         matches!(told, Incoming::Event { body: Notice::FaultsLost { count }, .. } if count > u64::from(many))
     );
     assert_eq!(link.untold_faults(&iommu), 0);
+}
+
+/// A vSMMU's life at the other end of `theirs`, and the channel of ours to it, greeted.
+fn greeted(
+    link: &Stage1Link,
+    channel: Stage1Channel,
+    theirs: OwnedFd,
+    epoch: u32,
+) -> (Stage1Channel, Channel<Stage1>) {
+    let smmu = Channel::<Stage1>::from_fd(theirs, Hello::new(Role::Smmu, epoch));
+    std::thread::scope(|scope| {
+        let greeting = scope.spawn(|| link.greet(&channel).unwrap());
+        smmu.hello(Role::Vfio, Deadline::after(HELLO_SPAN)).unwrap();
+        greeting.join().unwrap();
+    });
+    (channel, smmu)
+}
+
+fn order(smmu: &Channel<Stage1>) {
+    let orders = Notice::Orders { sequence: 1, orders: vec![] };
+    smmu.event::<OwnedFd>(&orders, &[], Deadline::after(HELLO_SPAN)).unwrap();
+}
+
+#[test]
+fn orders_of_an_earlier_life_are_late_while_the_next_one_is_there_and_good_when_it_is_gone() {
+    let (ours, theirs) = channel::pair().unwrap();
+    let link = Stage1Link::new(ours, 1);
+    let first = link.current().unwrap();
+    let (first, old) = greeted(&link, first, theirs, 1);
+    let (iommu, gate) = (Mutex::new(Faulty(0)), Gate::default());
+    let serve = |channel: &Stage1Channel| link.serve(channel, &iommu, &gate, |_| {}, || {});
+    let next_life = |epoch| {
+        let (ours, theirs) = channel::pair().unwrap();
+        let channel = link.exchange(ours, epoch).unwrap();
+        assert!(!Arc::ptr_eq(&link.current().unwrap(), &channel), "it is followed when it has greeted");
+        greeted(&link, channel, theirs, epoch)
+    };
+    let (second, new) = next_life(2);
+    order(&new);
+    serve(&second).unwrap();
+    order(&old);
+    assert!(matches!(serve(&first), Err(Error::Refused(_))), "it is late");
+    // The next life ends, and the orders of the one before are followed again.
+    assert!(link.close(&second), "there is another one");
+    order(&old);
+    serve(&first).unwrap();
+    // Held up, if the end of the next life is noticed a moment later.
+    let (third, _new) = next_life(3);
+    order(&old);
+    std::thread::scope(|scope| {
+        let served = scope.spawn(|| serve(&first));
+        link.close(&third);
+        served.join().unwrap().unwrap();
+    });
+    assert!(!link.close(&first), "there is none");
+    assert!(link.current().is_none());
+}
+
+#[test]
+fn channel_of_another_epoch_is_not_greeted() {
+    let (ours, theirs) = channel::pair().unwrap();
+    let (first, _kept) = channel::pair().unwrap();
+    let link = Stage1Link::new(first, 1);
+    let channel = link.exchange(ours, 3).unwrap();
+    let late = Channel::<Stage1>::from_fd(theirs, Hello::new(Role::Smmu, 2));
+    std::thread::scope(|scope| {
+        scope.spawn(|| late.hello(Role::Vfio, Deadline::after(HELLO_SPAN)));
+        assert!(matches!(link.greet(&channel), Err(Error::Violation(_))));
+    });
+    assert!(!Arc::ptr_eq(&link.current().unwrap(), &channel));
+}
+
+#[test]
+fn lives_without_end_are_not_listened_to() {
+    let pair = || channel::pair().unwrap().0;
+    let link = Stage1Link::new(pair(), 1);
+    let mut others: Vec<_> = (1..LISTENERS_MAX).map(|_| link.exchange(pair(), 2).unwrap()).collect();
+    assert!(link.exchange(pair(), 2).is_err());
+    link.close(&others.pop().unwrap());
+    link.exchange(pair(), 2).unwrap();
 }

@@ -102,6 +102,7 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
             | Request::DirtyLog(_)
             | Request::Inspect
             | Request::DmaEnded { .. }
+            | Request::Rewire { .. }
             | Request::Probe(_),
         ) => Duration::ZERO,
     }

@@ -88,6 +88,17 @@ pub enum Request {
         /// The device's process.
         device: InstanceId,
     },
+    /// Gives it a new end of the channel that it has with `peer`: the next life of that process has the other one. It greets
+    /// there, and speaks there from now on. The channel that it had is kept until its other end is closed, and what comes from there is
+    /// not followed as long as the new one is open; if the next life does not come to be, the old channel is the one again.
+    /// Reply `Done` once it listens, or `Failed` if it has no such channel that can be exchanged. Running or paused. One fd: the
+    /// channel's end. Not idempotent. Death: as for `Pause`.
+    Rewire {
+        /// The process whose next life it is.
+        peer: InstanceId,
+        /// The number that every message of that channel carries: the generation of the next life.
+        epoch: u32,
+    },
 }
 
 /// The largest state one process may save, in bytes: that of a device with memory of its own (an accelerator's may have some
@@ -103,7 +114,7 @@ impl Request {
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {
         match self {
-            Self::Configure(_) | Self::Load(_) | Self::Arm | Self::Probe(_) => false,
+            Self::Configure(_) | Self::Load(_) | Self::Arm | Self::Probe(_) | Self::Rewire { .. } => false,
             Self::Replay
             | Self::Go
             | Self::Pause
@@ -281,7 +292,7 @@ pub enum Event {
 impl Message for Request {
     fn fd_count(&self) -> u8 {
         match self {
-            Self::Save | Self::Load(LoadFrom::Units { .. }) => 1,
+            Self::Save | Self::Load(LoadFrom::Units { .. }) | Self::Rewire { .. } => 1,
             Self::Configure(_)
             | Self::Load(LoadFrom::Reset)
             | Self::Arm

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! One way in, whether a process begins out of reset or from state units. Up to `Go` it may fail at any step, and then
-//! can only quit; nothing that the guest could notice has happened by then. `Inspect`, `Probe`, `DirtyLog` and
-//! `CheckSave` change no state; the dirty log needs a configured process. A request the function refuses is answered
+//! can only quit; nothing that the guest could notice has happened by then. `Inspect`, `Probe`, `DirtyLog`,
+//! `CheckSave` and `Rewire` change no state; the dirty log needs a configured process. A request the function refuses is answered
 //! with `Failed`; the asker, who uses the same function, should not have asked.
 
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ impl State {
             (Self::Replayed | Self::Running, Request::Go) => Some(Self::Running),
             (Self::Running | Self::Paused, Request::Pause) => Some(Self::Paused),
             (Self::Paused | Self::Running, Request::Resume) => Some(Self::Running),
-            (Self::Running | Self::Paused, Request::CheckSave) => Some(self),
+            (Self::Running | Self::Paused, Request::CheckSave | Request::Rewire { .. }) => Some(self),
             (Self::Paused, Request::Save) => Some(Self::Paused),
             (
                 _,
@@ -67,7 +67,8 @@ impl State {
                 | Request::Pause
                 | Request::Resume
                 | Request::CheckSave
-                | Request::Save,
+                | Request::Save
+                | Request::Rewire { .. },
             ) => None,
         }
     }

@@ -7,6 +7,9 @@
 //! last order before it has come, or the coordinator has said that the device's DMA has ended. The device end may be a translation engine in
 //! software or a host SMMU that nests; the orders are those that both understand.
 //!
+//! Each life of a vSMMU has a channel of its own to each device ([`Rewire`](crate::protocol::control::Request::Rewire)); what the one
+//! before it still says is not followed once the next has greeted.
+//!
 //! The end of the channel, or of the device's process, proves no end of its DMA; if the vSMMU dies the device keeps what it is attached to.
 
 use serde::{Deserialize, Serialize};

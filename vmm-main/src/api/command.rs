@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::types::{DirtyRate, Inspected, ProbeAnswer, ProbeRequest, Process, SaveRestored, Status};
+use super::types::{
+    DirtyRate, Inspected, ProbeAnswer, ProbeRequest, Process, RestartRequest, Restarted, SaveRestored, Status,
+};
 use crate::coordinator::inspector::{self, Inspector};
 use crate::lifecycle::Why;
 use crate::problem::{Class, Problem};
@@ -27,6 +29,8 @@ pub enum Command {
     Resume(Answer<Status>),
     /// Save every process, start new ones, restore, resume.
     SaveRestore(Answer<SaveRestored>),
+    /// Start one process anew under the running guest.
+    Restart(RestartRequest, Answer<Restarted>),
     /// Measure the guest's dirty rate for this long.
     DirtyRate(Duration, Answer<DirtyRate>),
     /// Make a process attempt something that its sandbox forbids.

@@ -5,7 +5,7 @@
 //! GET  /v1/status        where the VM is in its life          POST /v1/pause         idempotent
 //! GET  /v1/processes     every process and its confinement    POST /v1/resume        idempotent
 //! POST /v1/stop          orderly end                          POST /v1/save-restore  new processes, same guest
-//! POST /v1/dirty-rate    how fast the guest writes
+//! POST /v1/dirty-rate    how fast the guest writes            POST /v1/restart       one new process, same guest
 //! POST /v1/probe         debug builds: try something forbidden
 //! ```
 //!

@@ -24,7 +24,8 @@ use tokio::time::timeout;
 
 use super::command::{Command, Handle};
 use super::types::{
-    DIRTY_RATE_MS_MAX, DirtyRate, DirtyRateRequest, Inspected, Process, SaveRestored, Status,
+    DIRTY_RATE_MS_MAX, DirtyRate, DirtyRateRequest, Inspected, Process, RestartRequest, Restarted,
+    SaveRestored, Status,
 };
 use crate::coordinator::spans;
 use crate::problem::{Class, Problem};
@@ -116,6 +117,7 @@ fn routes(handle: Handle) -> Router {
         .route("/v1/resume", post(resume))
         .route("/v1/stop", post(stop))
         .route("/v1/save-restore", post(save_restore))
+        .route("/v1/restart", post(restart))
         .route("/v1/dirty-rate", post(dirty_rate));
     #[cfg(debug_assertions)]
     let router = router.route("/v1/probe", post(probe));
@@ -142,7 +144,7 @@ fn no_such(kind: &'static str) -> Problem {
     Problem::usage(
         format!("the control API has no such {kind}"),
         "request line",
-        "use one of GET /v1/status, GET /v1/processes, GET /v1/inspect, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore, /v1/dirty-rate",
+        "use one of GET /v1/status, GET /v1/processes, GET /v1/inspect, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore, /v1/restart, /v1/dirty-rate",
     )
 }
 
@@ -188,6 +190,11 @@ async fn stop(State(handle): State<Handle>) -> Answered<Status> {
 
 async fn save_restore(State(handle): State<Handle>) -> Answered<SaveRestored> {
     handle.ask(Command::SaveRestore).await.map(Json).map_err(Refusal)
+}
+
+async fn restart(State(handle): State<Handle>, body: Body) -> Answered<Restarted> {
+    let request: RestartRequest = parsed(body, "send {\"process\": \"smmu0\"}")?;
+    handle.ask(|answer| Command::Restart(request, answer)).await.map(Json).map_err(Refusal)
 }
 
 async fn dirty_rate(State(handle): State<Handle>, body: Body) -> Answered<DirtyRate> {

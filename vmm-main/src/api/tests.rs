@@ -64,6 +64,10 @@ fn server(deaf: bool) -> Server {
                         answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
                         continue;
                     }
+                    Command::Restart(_, answer) => {
+                        answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
+                        continue;
+                    }
                     Command::DirtyRate(_, answer) => {
                         answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
                         continue;

@@ -20,7 +20,7 @@ pub struct Status {
     pub build: String,
     /// The machine model the guest sees.
     pub machine: String,
-    /// Counts the process sets this VM has had: a reset or a save/restore starts the next.
+    /// The process set that runs now; counts up with each, and with each restart of a process.
     pub generation: u32,
     /// Resets the guest has asked for.
     pub reset_count: u32,
@@ -137,6 +137,29 @@ pub struct SaveRestored {
     pub stages: Vec<Stage>,
     /// Length of each process's saved state.
     pub units: Vec<UnitLen>,
+    /// Downtime in microseconds: from pausing the guest to resuming it.
+    pub downtime_us: u64,
+}
+
+/// Body of `POST /v1/restart`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestartRequest {
+    /// The process to start anew, such as `smmu0`.
+    pub process: String,
+}
+
+/// Answer of `POST /v1/restart`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// The process.
+    pub process: String,
+    /// Which life of it runs now.
+    pub generation: u32,
+    /// Each stage in order.
+    pub stages: Vec<Stage>,
+    /// Bytes of state that it was given.
+    pub state_len: u64,
     /// Downtime in microseconds: from pausing the guest to resuming it.
     pub downtime_us: u64,
 }

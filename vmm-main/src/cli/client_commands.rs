@@ -20,7 +20,7 @@ use super::{Form, host_pids};
 use crate::api::client::{COMMAND_DEADLINE, Client, INSPECT_DEADLINE, SNAPSHOT_DEADLINE, STOP_DEADLINE};
 use crate::api::types::{
     DIRTY_RATE_MS_MAX, DirtyPages, DirtyRate, DirtyRateRequest, Inspected, Limits, Observed, Process,
-    SaveRestored, Status,
+    RestartRequest, Restarted, SaveRestored, Stage, Status,
 };
 use crate::config::{check, size};
 use crate::launcher::cgroup;
@@ -36,6 +36,15 @@ pub struct Target {
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Which process of which VM.
+#[derive(Debug, Args)]
+pub struct RestartFlags {
+    /// Name of the process, as `ps` shows it
+    process: String,
+    #[command(flatten)]
+    target: Target,
 }
 
 /// How long to measure.
@@ -171,16 +180,35 @@ pub fn save_restore(target: &Target) -> Result<(), Problem> {
     if target.json {
         return show_json(&done);
     }
-    let mut table = new_table(&["STAGE", "TIME"]);
-    for stage in &done.stages {
-        table.add_row(vec![stage.name.clone(), format!("{} us", stage.took_us)]);
-    }
-    table.add_row(vec!["downtime".to_owned(), format!("{} us", done.downtime_us)]);
+    let table = stages(&done.stages, done.downtime_us);
     let mut text = format!("generation {} runs\n{table}\n", done.generation);
     for unit in &done.units {
         text.push_str(&format!("{}: {} bytes of state\n", unit.process, unit.len));
     }
     print(&text)
+}
+
+/// `bulkhead restart`.
+pub fn restart(flags: &RestartFlags) -> Result<(), Problem> {
+    let request = RestartRequest { process: flags.process.clone() };
+    let body = serde_json::to_vec(&request).map_err(|error| cannot_show(&error))?;
+    let done: Restarted = ask(&flags.target, Method::POST, "/v1/restart", body)?;
+    if flags.target.json {
+        return show_json(&done);
+    }
+    let table = stages(&done.stages, done.downtime_us);
+    let Restarted { process, generation, state_len, .. } = done;
+    print(&format!("{process}: generation {generation} runs, with {state_len} bytes of state\n{table}\n"))
+}
+
+/// How long each stage took, and the guest stood still.
+fn stages(stages: &[Stage], downtime_us: u64) -> Table {
+    let mut table = new_table(&["STAGE", "TIME"]);
+    for stage in stages {
+        table.add_row(vec![stage.name.clone(), format!("{} us", stage.took_us)]);
+    }
+    table.add_row(vec!["downtime".to_owned(), format!("{downtime_us} us")]);
+    table
 }
 
 /// `bulkhead dirty-rate`.

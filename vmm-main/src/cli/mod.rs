@@ -53,6 +53,8 @@ enum CliCommand {
     Stop(Target),
     /// Save every process of a running VM, start new ones, restore, and resume the guest
     SaveRestore(Target),
+    /// Start one process of a running VM anew, with all that it remembers, and resume the guest
+    Restart(client_commands::RestartFlags),
     /// Measure how fast a guest dirties its memory, and which of its processes do
     DirtyRate(client_commands::DirtyRateFlags),
     /// Check what this host offers for physical PCI devices, and what is missing
@@ -141,6 +143,7 @@ fn dispatch(command: CliCommand) -> Result<(), Failure> {
         CliCommand::Resume(target) => client_commands::change(&target, "/v1/resume"),
         CliCommand::Stop(target) => client_commands::change(&target, "/v1/stop"),
         CliCommand::HostCheck(flags) => host_check(flags.device.as_deref()),
+        CliCommand::Restart(flags) => client_commands::restart(&flags),
         CliCommand::DirtyRate(flags) => client_commands::dirty_rate(&flags),
         CliCommand::SaveRestore(target) => client_commands::save_restore(&target),
         #[cfg(debug_assertions)]

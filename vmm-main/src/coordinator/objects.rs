@@ -22,7 +22,7 @@ use ipc::shm::ring;
 use ipc::{channel, doorbell};
 
 use crate::problem::Problem;
-use crate::system::{Descriptor, Edge, EdgeKind, Life, Make, ObjectId, Rights, Side, Size, System};
+use crate::system::{Descriptor, Edge, EdgeKind, Life, Make, ObjectId, Renewal, Rights, Side, Size, System};
 
 /// The objects that processes are given, by what they are.
 #[derive(Debug)]
@@ -84,6 +84,44 @@ impl Objects {
         }
         next.make_all(Life::Process)?;
         Ok(next)
+    }
+
+    /// The same objects for the next life of one process: what it has in common with the one that there is, and new ones in place of
+    /// what is exchanged.
+    pub fn for_restart(&self, instance: InstanceId) -> Result<Self, Problem> {
+        let mut next = Self {
+            name: self.name.clone(),
+            system: Arc::clone(&self.system),
+            layout: self.layout.clone(),
+            ram: self.ram.clone(),
+            held: BTreeMap::new(),
+        };
+        for (held, fd) in &self.held {
+            next.held.insert(*held, duplicate(fd.as_fd())?);
+        }
+        let system = Arc::clone(&self.system);
+        let is_exchanged = |edge: &&Edge| match edge.side_of(instance) {
+            Some(side) => edge.kind.renewal(side) == Renewal::Rewired,
+            None => false,
+        };
+        for edge in system.edges().iter().filter(is_exchanged) {
+            for (object, make) in edge.objects() {
+                next.make(object, make)?;
+            }
+        }
+        Ok(next)
+    }
+
+    /// Takes the end that `holder` is to have of what is exchanged between it and `peer`.
+    pub fn take_end(&mut self, holder: InstanceId, peer: InstanceId) -> Option<OwnedFd> {
+        let system = Arc::clone(&self.system);
+        let edge = system.edges().iter().find(|edge| {
+            let side = edge.side_of(peer);
+            edge.side_of(holder).is_some()
+                && side.is_some_and(|side| edge.kind.renewal(side) == Renewal::Rewired)
+        })?;
+        let side = edge.side_of(holder)?;
+        edge.objects().find_map(|(object, _)| self.held.remove(&(object, side)))
     }
 
     /// Makes every object of such a life that is made here.

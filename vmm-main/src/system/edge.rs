@@ -21,6 +21,17 @@ pub enum Life {
     Process,
 }
 
+/// What becomes of an edge's objects when the process at one end is started anew under a running guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// The next life has the same ones, or makes its own: nobody else notices.
+    Kept,
+    /// They are made anew, and the process at the other end is sent its own.
+    Rewired,
+    /// The process at the other end has no way to go on with another life.
+    Impossible,
+}
+
 /// What a process does with an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
@@ -342,6 +353,41 @@ impl EdgeKind {
                     ]
                 },
             ),
+        }
+    }
+
+    /// What becomes of it when the process on this side is started anew under a running guest.
+    pub const fn renewal(self, side: Side) -> Renewal {
+        match (self, side) {
+            // Who starts a process makes these, or hands them on again.
+            (
+                Self::Control
+                | Self::CrashPage
+                | Self::Log
+                | Self::Handover
+                | Self::Kernel
+                | Self::Initramfs
+                | Self::Program
+                | Self::Ram
+                | Self::PinnedRam
+                | Self::DirtyLog,
+                _,
+            ) => Renewal::Kept,
+            // Memory and doorbells: who answers a ring finds in it how far it is.
+            (Self::Ring | Self::RegisterPage | Self::Irq(_) | Self::Vectors | Self::Pin, Side::Owner) => {
+                Renewal::Kept
+            }
+            // A device is attached anew by the next life, as its guest's tables say.
+            (Self::Stage1, Side::Peer) => Renewal::Rewired,
+            // How far whoever asks is stands in that process alone, and so does what a vSMMU has ordered.
+            (Self::Ring | Self::RegisterPage | Self::Irq(_) | Self::Vectors | Self::Pin, Side::Peer)
+            | (Self::Stage1, Side::Owner)
+            // What a function has shown and routed stands at both ends.
+            | (Self::FunctionLink, _)
+            // A connection to a server is a device's session, and what the host holds ends with who holds it.
+            | (Self::VfioUser | Self::Image | Self::PhysicalDevice | Self::Iommufd, _)
+            // The guest's CPUs.
+            | (Self::Console | Self::Kvm, _) => Renewal::Impossible,
         }
     }
 

@@ -18,7 +18,7 @@ pub mod roles;
 mod shape;
 mod size;
 
-pub use edge::{EdgeKind, IrqLine, Life, Make, ObjectId, Rights, Side};
+pub use edge::{EdgeKind, IrqLine, Life, Make, ObjectId, Renewal, Rights, Side};
 use edge::{EdgeSpec, End};
 use roles::Peer;
 pub use roles::{COORDINATOR, Restart, TEMPLATES, Template, Told};
@@ -179,6 +179,26 @@ impl System {
         (device.role == Role::Vfio && self.get(server).is_some()).then_some(server)
     }
 
+    /// The processes that have to be rewired when the process `id` is started anew under a running guest.
+    ///
+    /// # Errors
+    /// What it has that no next life can be given.
+    pub fn rewired_by(&self, id: InstanceId) -> Result<Vec<InstanceId>, &'static str> {
+        let mut rewired = Vec::new();
+        for edge in &self.edges {
+            let Some(side) = edge.side_of(id) else { continue };
+            let other = if side == Side::Owner { edge.peer } else { Party::Instance(edge.owner) };
+            match (edge.kind.renewal(side), other) {
+                (Renewal::Kept, _) => {}
+                (Renewal::Rewired, Party::Instance(other)) => rewired.push(other),
+                (Renewal::Rewired, Party::Launcher) | (Renewal::Impossible, _) => {
+                    return Err(edge.kind.spec().name);
+                }
+            }
+        }
+        Ok(rewired)
+    }
+
     /// What the coordinator executes to start this program.
     pub fn program(&self, program: &str) -> Option<ObjectId> {
         let runs = |held: &&Descriptor| matches!(&held.slot, Slot::Program(name) if name == program);
@@ -210,6 +230,15 @@ fn peer(owner: InstanceId, peer: Peer, has: impl Fn(InstanceId) -> bool) -> Part
 }
 
 impl Edge {
+    /// On which side of it the process `id` is, if on any.
+    pub fn side_of(&self, id: InstanceId) -> Option<Side> {
+        match self.peer {
+            _ if self.owner == id => Some(Side::Owner),
+            Party::Instance(peer) if peer == id => Some(Side::Peer),
+            Party::Instance(_) | Party::Launcher => None,
+        }
+    }
+
     /// Its objects: which, and how each comes to be.
     pub fn objects(&self) -> impl Iterator<Item = (ObjectId, Make)> + use<> {
         let Self { kind, owner, peer } = *self;

@@ -282,3 +282,17 @@ fn process_of_a_physical_device_may_map_three_shared_objects_and_never_guest_ram
     let called = descriptors_in_rules(&template.profile(), "ioctl", 0);
     assert_eq!(called, numbers(&[SlotKind::VfioDevice, SlotKind::Iommufd]));
 }
+
+#[test]
+fn vsmmu_can_be_restarted_and_rewires_each_device_behind_it_and_only_those() {
+    use DeviceKind::{Nvme, Physical, VfioUser};
+    let system = System::new(&Shape::new(CpuKind::Kvm).with_devices([Nvme, VfioUser, Physical]));
+    assert_eq!(system.rewired_by(SMMU0), Ok(vec![device(0), device(1), device(2)]));
+    for process in system.processes().iter().filter(|process| process.id != SMMU0) {
+        assert!(
+            system.rewired_by(process.id).is_err(),
+            "{}: what is between two lives is not made yet",
+            process.id
+        );
+    }
+}

@@ -2,6 +2,8 @@
 //! The life of a process, state by state.
 
 use super::State;
+use crate::hello::Role;
+use crate::instance::InstanceId;
 use crate::protocol::control::{DirtyLogOp, LoadFrom, Request};
 
 const STATES: [State; 8] = [
@@ -55,7 +57,8 @@ fn way_in_has_one_order_and_is_gone_once() {
 fn process_that_has_not_begun_cannot_be_paused_or_saved() {
     for state in STATES {
         let begun = matches!(state, State::Running | State::Paused);
-        for request in [Request::Pause, Request::Resume, Request::CheckSave] {
+        let rewire = Request::Rewire { peer: InstanceId::new(Role::Smmu, 0), epoch: 2 };
+        for request in [Request::Pause, Request::Resume, Request::CheckSave, rewire] {
             let quits = state == State::Ended;
             assert_eq!(state.after(&request).is_some(), begun && !quits, "{request:?} after {state:?}");
         }

@@ -5,6 +5,8 @@
 
 use ipc::addr::StreamId;
 use ipc::frame::{Header, Kind, decode, decode_body};
+use ipc::hello::Role;
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{
     DirtyLogOp, Event, LoadFrom, Quiescence, ReplayOutcome, Reply, Request, StreamReplay,
 };
@@ -44,6 +46,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Request::Save,
         Request::DirtyLog(DirtyLogOp::Enable { epoch: 300 }),
         Request::Inspect,
+        Request::Rewire { peer: InstanceId::new(Role::Smmu, 0), epoch: 300 },
     ];
     let mut seeds: Vec<Vec<u8>> = requests.iter().map(|request| framed(Kind::Request, request)).collect();
     seeds.push(framed(Kind::Reply, &Reply::Done));

@@ -325,6 +325,7 @@ const fn name(request: &Request) -> &'static str {
         Request::Quit => "quit",
         Request::CheckSave => "say whether it can be saved",
         Request::Save => SAVE,
+        Request::Rewire { .. } => "take a new channel",
         Request::DirtyLog(_) => DIRTY_LOG,
         Request::Inspect => "be inspected",
         Request::DmaEnded { .. } => "take note of the end of a device's DMA",

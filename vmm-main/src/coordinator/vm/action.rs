@@ -20,9 +20,11 @@ pub enum Action {
     Load,
     /// Make the shared objects of the next set of processes. Answered by `Prepared`.
     Prepare,
-    /// The next set is the one that runs now.
+    /// Make what the next life of one process does not have in common with the one that there is. Answered by `Prepared`.
+    PrepareRestart(InstanceId),
+    /// The next set, or the next life, is the one that runs now.
     Commit,
-    /// There will be no next set.
+    /// There will be none.
     Abandon,
     /// Connect to the servers of devices anew. Answered by `Reconnected`.
     Reconnect,
@@ -78,6 +80,8 @@ pub enum Order {
     CheckSave,
     /// To write its state.
     Save,
+    /// To take a new end of the channel that it has with the process whose next life this is.
+    Rewire(LifeId),
     /// To do this with its dirty log.
     DirtyLog(DirtyLogOp),
     /// To attempt what its sandbox refuses.
@@ -111,6 +115,8 @@ pub enum Success {
     In(Phase),
     /// The guest lives in the processes of this generation, with so many bytes of state each.
     Moved(u32, Vec<(InstanceId, u64)>),
+    /// This life goes on where the one before it was, with so many bytes of state.
+    Restarted(LifeId, u64),
     /// The logs were harvested.
     DirtyRateMeasured,
     /// What the probe found.
@@ -147,6 +153,9 @@ impl Order {
             Self::Resume => state.after(&Request::Resume),
             Self::CheckSave => state.after(&Request::CheckSave),
             Self::Save => state.after(&Request::Save),
+            Self::Rewire(life) => {
+                state.after(&Request::Rewire { peer: life.instance, epoch: life.generation })
+            }
             Self::DirtyLog(op) => state.after(&Request::DirtyLog(op)),
             Self::Probe(probe) => state.after(&Request::Probe(probe)),
         }

@@ -17,7 +17,7 @@ use super::saved_state::{NotKept, SavedState};
 use super::snapshot;
 use super::state_machine::{bug, names};
 use crate::api::command::Command;
-use crate::api::types::{ProbeRequest, SaveRestored, Stage, Status, UnitLen};
+use crate::api::types::{ProbeRequest, RestartRequest, Restarted, SaveRestored, Stage, Status, UnitLen};
 use crate::coordinator::objects::{self, Objects};
 use crate::coordinator::probe;
 use crate::coordinator::process::{self, Handle};
@@ -43,6 +43,10 @@ impl Vm {
             }
             Action::Prepare => {
                 let prepared = self.prepare();
+                self.results.push_back(Event::Prepared(prepared));
+            }
+            Action::PrepareRestart(instance) => {
+                let prepared = self.prepare_restart(instance);
                 self.results.push_back(Event::Prepared(prepared));
             }
             Action::Commit => {
@@ -100,6 +104,14 @@ impl Vm {
         Ok(())
     }
 
+    /// Makes what the next life of a process does not have in common with the one that there is.
+    fn prepare_restart(&mut self, instance: InstanceId) -> Result<(), Problem> {
+        self.clock.begin();
+        let current = self.current.as_ref().ok_or_else(|| bug("the VM has no processes"))?;
+        self.next = Some(current.objects.for_restart(instance)?);
+        Ok(())
+    }
+
     fn open_dirty_logs(&mut self, epoch: u64) -> Result<(), Problem> {
         let current = self.current.as_ref().ok_or_else(|| bug("the VM has no processes"))?;
         self.measurement = Some(Measurement::open(&current.objects, &self.layout, epoch)?);
@@ -107,9 +119,10 @@ impl Vm {
     }
 
     fn harvest(&mut self) {
-        let generation = self.machine.generation();
         if let Some(measurement) = &mut self.measurement {
-            measurement.harvest(|instance| self.processes.contains_key(&LifeId { generation, instance }));
+            let machine = &self.machine;
+            let lives = |life: LifeId| self.processes.contains_key(&life);
+            measurement.harvest(|instance| machine.life_of(instance).is_some_and(lives));
         }
     }
 
@@ -154,6 +167,12 @@ impl Vm {
                 let (state, theirs) = SavedState::new(life.instance)?;
                 self.saved.insert(life.instance, state);
                 (Request::Save, vec![theirs])
+            }
+            Order::Rewire(next) => {
+                let objects = self.next.as_mut().ok_or_else(|| bug("there is no new channel"))?;
+                let end = objects.take_end(life.instance, next.instance);
+                let end = end.ok_or_else(|| bug(format!("{} has no new channel", life.instance)))?;
+                (Request::Rewire { peer: next.instance, epoch: next.generation }, vec![end])
             }
             Order::DirtyLog(op) => {
                 self.measurement.iter_mut().for_each(|measurement| measurement.ordered(life.instance));
@@ -243,6 +262,9 @@ impl Vm {
             Command::Pause(answer) => (Waiting::Phase(answer), event::Command::Pause),
             Command::Resume(answer) => (Waiting::Phase(answer), event::Command::Resume),
             Command::SaveRestore(answer) => (Waiting::SaveRestore(answer), event::Command::SaveRestore),
+            Command::Restart(RestartRequest { process }, answer) => {
+                (Waiting::Restart(answer), event::Command::Restart(process))
+            }
             Command::DirtyRate(span, answer) => (Waiting::DirtyRate(answer), event::Command::DirtyRate(span)),
             Command::Probe(ProbeRequest { process, attempt }, answer) => {
                 let made = probe::by_name(&attempt);
@@ -276,6 +298,16 @@ impl Vm {
                 let (stages, downtime_us) = self.clock.end();
                 drop(answer.send(Ok(SaveRestored { generation, stages, units, downtime_us })));
             }
+            (Some(Waiting::Restart(answer)), Ok(Success::Restarted(life, state_len))) => {
+                let (stages, _) = self.clock.end();
+                let LifeId { generation, instance } = life;
+                // Up to the start of the next life the guest runs.
+                let paused = stages.iter().skip_while(|stage| stage.name != "pause");
+                let downtime_us = paused.map(|stage| stage.took_us).sum();
+                tracing::info!(process = %instance, generation, downtime_us, "{instance} was restarted");
+                let process = instance.to_string();
+                drop(answer.send(Ok(Restarted { process, generation, stages, state_len, downtime_us })));
+            }
             (Some(Waiting::DirtyRate(answer)), Ok(Success::DirtyRateMeasured)) => {
                 let measured = self.measurement.take().and_then(Measurement::measured);
                 drop(answer.send(measured.ok_or_else(|| bug("nothing was measured"))));
@@ -285,6 +317,7 @@ impl Vm {
             }
             (Some(Waiting::Phase(answer)), result) => drop(answer.send(Err(failure(result)))),
             (Some(Waiting::SaveRestore(answer)), result) => drop(answer.send(Err(failure(result)))),
+            (Some(Waiting::Restart(answer)), result) => drop(answer.send(Err(failure(result)))),
             (Some(Waiting::DirtyRate(answer)), result) => {
                 self.measurement = None;
                 drop(answer.send(Err(failure(result))));

@@ -28,7 +28,7 @@ use super::saved_state::SavedState;
 use super::snapshot;
 use super::state_machine::{StateMachine, bug, cannot_be_killed};
 use crate::api::command::{Answer, Command, Snapshot, StopOrder};
-use crate::api::types::{DirtyRate, Limits, ProbeAnswer, SaveRestored, Status};
+use crate::api::types::{DirtyRate, Limits, ProbeAnswer, Restarted, SaveRestored, Status};
 use crate::coordinator::handover::Handover;
 use crate::coordinator::launcher::Launcher;
 use crate::coordinator::objects::Objects;
@@ -107,6 +107,7 @@ pub(super) struct Shared {
 pub(super) enum Waiting {
     Phase(Answer<Status>),
     SaveRestore(Answer<SaveRestored>),
+    Restart(Answer<Restarted>),
     DirtyRate(Answer<DirtyRate>),
     Probe(Answer<ProbeAnswer>),
 }

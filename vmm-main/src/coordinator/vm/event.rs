@@ -17,7 +17,7 @@ use crate::problem::Problem;
 /// One life of an instance: a process from its start until it is reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LifeId {
-    /// Which set of processes it belongs to. Counts up with every boot and every save/restore.
+    /// Counts up with every boot, save/restore and restart; processes that were started together have the same.
     pub generation: u32,
     /// Whose life it is.
     pub instance: InstanceId,
@@ -33,7 +33,7 @@ pub enum Event {
     Boot,
     /// The shared objects of a boot are there and the guest is loaded, or why not.
     Loaded(Result<(), Problem>),
-    /// The shared objects for the next set of processes are there, or why not.
+    /// The shared objects for the next set of processes, or the next life of one, are there, or why not.
     Prepared(Result<(), Problem>),
     /// The servers of devices were connected to anew: those that were not reached, and why. An error of the host's
     /// ends the VM.
@@ -102,6 +102,8 @@ pub enum Command {
     Resume,
     /// Move it into new processes.
     SaveRestore,
+    /// Start the process of this name anew, with all that it remembers.
+    Restart(String),
     /// Measure for so long how fast it dirties its memory.
     DirtyRate(Duration),
     /// Have the process of this name attempt what its sandbox refuses.

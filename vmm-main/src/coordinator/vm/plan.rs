@@ -39,6 +39,8 @@ pub struct Member {
     pub policy: FailurePolicy,
     /// The VM is not to run without its device.
     pub required: bool,
+    /// Who has to be rewired when it is started anew under the guest, or what it has that no next life can be given.
+    pub restart: Result<Vec<InstanceId>, &'static str>,
 }
 
 /// All instances of a VM, those that pause first in front.
@@ -68,6 +70,7 @@ impl Plan {
                 server: system.server_of(id),
                 policy,
                 required: handover.requires(id),
+                restart: system.rewired_by(id),
             }
         };
         let members = system.processes().iter().map(member).collect();

@@ -9,7 +9,6 @@ use ipc::instance::InstanceId;
 use machine::layout;
 
 use super::driver::{Vm, millis};
-use super::event::LifeId;
 use crate::api::command::Snapshot;
 use crate::api::types::{Process, Status};
 use crate::coordinator::launcher::Launcher;
@@ -25,7 +24,7 @@ impl Vm {
         let mut inspectors = Vec::new();
         // In the table's order.
         for instance in self.system.processes() {
-            let life = LifeId { generation: self.machine.generation(), instance: instance.id };
+            let Some(life) = self.machine.life_of(instance.id) else { continue };
             // One that has not greeted yet is not there.
             let Some((handle, enforced)) =
                 self.processes.get(&life).and_then(|handle| Some((handle, handle.enforced.as_ref()?)))

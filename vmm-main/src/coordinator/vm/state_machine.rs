@@ -15,6 +15,7 @@ mod lives;
 mod losses;
 mod reports;
 mod reset;
+mod restart;
 mod save_restore;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use self::dirty_rate::DirtyRate;
 use self::lives::{Life, Lives};
 use self::reset::ResetStep;
 pub(super) use self::reset::{cannot_be_killed, names};
+use self::restart::Restart;
 use self::save_restore::SaveRestore;
 use self::transit::Transit;
 use super::action::{Action, Notice};
@@ -50,6 +52,8 @@ enum Operation {
     Transit(Transit),
     /// The guest moves into new processes.
     SaveRestore(SaveRestore),
+    /// One process is started anew under the guest.
+    Restart(Restart),
     /// How fast the guest dirties its memory is measured.
     DirtyRate(DirtyRate),
     /// One process attempts something.
@@ -88,8 +92,8 @@ pub struct StateMachine {
     lives: Lives,
     /// The set of processes that the guest lives in.
     generation: u32,
-    /// The latest number that a set of processes was given. None is used again: not that of a set whose move was
-    /// given up either.
+    /// The latest number that a set of processes, or a life beside them, was given. None is used again: not that of a set whose
+    /// move was given up either.
     last_generation: u32,
     /// The epoch of the latest measurement.
     epoch: u64,
@@ -101,8 +105,8 @@ pub struct StateMachine {
     guest_request: Option<(LifeId, GuestRequest)>,
     /// Devices that the guest has lost since it booted, or did not find, and why.
     lost_devices: BTreeMap<InstanceId, String>,
-    /// Processes of devices that were reaped, and with them the device's DMA.
-    dma_ended: BTreeSet<LifeId>,
+    /// Processes of devices that were reaped, and with them the device's DMA; by the set that they were of.
+    dma_ended: BTreeSet<(u32, InstanceId)>,
     /// Devices that have failed, whose server may be ending: its own report would say more than theirs.
     failing_devices: BTreeMap<LifeId, String>,
     /// Devices whose servers were not reached at the last attempt, and why.
@@ -168,6 +172,11 @@ impl StateMachine {
         self.generation
     }
 
+    /// The life of an instance that the guest lives with.
+    pub fn life_of(&self, instance: InstanceId) -> Option<LifeId> {
+        self.lives.of_instance(self.generation, instance)
+    }
+
     /// Resets that the guest has asked for.
     pub const fn reset_count(&self) -> u32 {
         self.reset_count
@@ -197,6 +206,7 @@ impl StateMachine {
                 Operation::Boot(step) => self.boot(step),
                 Operation::Transit(transit) => self.transit(transit),
                 Operation::SaveRestore(moving) => self.save_restore(moving),
+                Operation::Restart(restart) => self.restart(restart),
                 Operation::DirtyRate(measuring) => self.dirty_rate(measuring),
                 Operation::Reset(step) => self.reset(step),
                 Operation::Ending(why) => self.ending(why),

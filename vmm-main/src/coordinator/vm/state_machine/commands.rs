@@ -4,6 +4,7 @@
 
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 
+use super::restart::Restart;
 use super::save_restore::SaveRestore;
 use super::transit::{Goal, Transit};
 use super::{Operation, StateMachine, has_ended};
@@ -43,6 +44,7 @@ impl StateMachine {
                 Ok(Operation::Transit(Transit { ticket, goal: Goal::Running, failed: None }))
             }
             Command::SaveRestore => self.begin_save_restore(ticket),
+            Command::Restart(name) => self.begin_restart(ticket, &name),
             Command::DirtyRate(span) => self.begin_dirty_rate(ticket, span),
             Command::Probe(name, probe) => self.begin_probe(ticket, &name, probe),
         }
@@ -64,20 +66,47 @@ impl StateMachine {
         Ok(Operation::SaveRestore(SaveRestore::new(ticket, self.generation, new)))
     }
 
-    fn begin_probe(&mut self, ticket: Ticket, name: &str, probe: Probe) -> Result<Operation, Problem> {
-        let unknown = || {
-            Problem::usage(
-                format!("there is no process called {:?}", logs::printable(name.as_bytes())),
-                "process",
-                "`bulkhead ps` lists them",
-            )
+    /// The life that the guest lives with of the process of this name.
+    fn life_called(&self, name: &str) -> Result<LifeId, Problem> {
+        let life = name.parse().ok().and_then(|instance| self.life_of(instance));
+        life.ok_or_else(|| unknown(name))
+    }
+
+    fn begin_restart(&mut self, ticket: Ticket, name: &str) -> Result<Operation, Problem> {
+        let old = self.life_called(name)?;
+        if self.phase != Phase::Running {
+            return Err(Problem::new(
+                Class::State,
+                format!("{old} of a VM that is {} cannot be restarted", self.phase, old = old.instance),
+                "life cycle",
+                "let it run first",
+            ));
+        }
+        let rewired = match self.plan.member(old.instance).map(|member| &member.restart) {
+            Some(Ok(rewired)) => rewired.clone(),
+            Some(Err(edge)) => {
+                return Err(Problem::usage(
+                    format!(
+                        "{} cannot be restarted: its {edge} cannot be given to a next life",
+                        old.instance
+                    ),
+                    old.instance.to_string(),
+                    "`bulkhead save-restore` starts all processes anew",
+                ));
+            }
+            None => return Err(unknown(name)),
         };
-        let instance = name.parse().map_err(|_| unknown())?;
-        let life = LifeId { generation: self.generation, instance };
+        self.forget_saves();
+        let new = LifeId { generation: self.next_generation(), ..old };
+        Ok(Operation::Restart(Restart::new(ticket, old, new, rewired)))
+    }
+
+    fn begin_probe(&mut self, ticket: Ticket, name: &str, probe: Probe) -> Result<Operation, Problem> {
+        let life = self.life_called(name)?;
         if self.ask(life, Order::Probe(probe)) {
             Ok(Operation::Probe { ticket, life })
         } else {
-            Err(unknown())
+            Err(unknown(name))
         }
     }
 
@@ -95,4 +124,12 @@ impl StateMachine {
             self.operation = Operation::Idle;
         }
     }
+}
+
+fn unknown(name: &str) -> Problem {
+    Problem::usage(
+        format!("there is no process called {:?}", logs::printable(name.as_bytes())),
+        "process",
+        "`bulkhead ps` lists them",
+    )
 }

@@ -49,6 +49,7 @@ impl StateMachine {
         match &self.operation {
             Operation::Transit(transit) => Some(transit.ticket),
             Operation::SaveRestore(moving) => Some(moving.ticket),
+            Operation::Restart(restart) => Some(restart.ticket),
             Operation::DirtyRate(measuring) => Some(measuring.ticket),
             Operation::Probe { ticket, .. } => Some(*ticket),
             Operation::Idle

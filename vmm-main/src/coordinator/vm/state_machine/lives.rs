@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use ipc::instance::InstanceId;
 use ipc::protocol::control::DirtyLogOp;
 use ipc::protocol::lifecycle::State;
 
@@ -17,6 +18,8 @@ use crate::coordinator::vm::plan::Member;
 /// One process.
 #[derive(Debug)]
 pub(super) struct Life {
+    /// The set of processes that it belongs to. None: it has left, for its next life.
+    pub set: Option<u32>,
     /// Where it stands by the contract.
     pub state: State,
     /// It is sealed and has greeted.
@@ -49,8 +52,9 @@ pub(super) enum DeviceOutcome {
 }
 
 impl Life {
-    fn new(member: &Member) -> Self {
+    fn new(set: u32, member: &Member) -> Self {
         Self {
+            set: Some(set),
             state: State::Unconfigured,
             started: false,
             open: None,
@@ -102,15 +106,25 @@ impl Lives {
     }
 
     /// All of one set of processes.
-    pub fn of(&self, generation: u32) -> impl Iterator<Item = (LifeId, &Life)> {
-        self.0.iter().filter(move |(id, _)| id.generation == generation).map(|(id, life)| (*id, life))
+    pub fn of(&self, set: u32) -> impl Iterator<Item = (LifeId, &Life)> {
+        self.0.iter().filter(move |(_, life)| life.set == Some(set)).map(|(id, life)| (*id, life))
+    }
+
+    /// The life of this instance in a set.
+    pub fn of_instance(&self, set: u32, instance: InstanceId) -> Option<LifeId> {
+        self.of(set).map(|(id, _)| id).find(|id| id.instance == instance)
+    }
+
+    /// The life of this instance that goes with `life`.
+    pub fn beside(&self, life: LifeId, instance: InstanceId) -> Option<LifeId> {
+        self.of_instance(self.get(life)?.set?, instance)
     }
 }
 
 impl StateMachine {
-    /// Starts a process.
+    /// Starts a process, in the set of its generation.
     pub(super) fn start(&mut self, id: LifeId, member: &Member) {
-        self.lives.0.insert(id, Life::new(member));
+        self.lives.0.insert(id, Life::new(id.generation, member));
         self.actions.push(Action::Start(id));
     }
 
@@ -140,8 +154,7 @@ impl StateMachine {
     /// The lives of a tier in one set of processes.
     pub(super) fn tier(&self, generation: u32, tier: usize) -> Vec<LifeId> {
         let members = self.plan.members.iter().filter(|member| member.tier == tier);
-        let ids = members.map(|member| LifeId { generation, instance: member.instance });
-        ids.filter(|id| self.lives.get(*id).is_some()).collect()
+        members.filter_map(|member| self.lives.of_instance(generation, member.instance)).collect()
     }
 
     /// Asks `order` of everyone in a set of whom `is_due` says so, tier by tier; the next tier's turn comes when

@@ -26,7 +26,8 @@ impl StateMachine {
         self.failing_devices.remove(&id);
         if !departure.reaped {
             let counts = matches!(self.operation, Operation::Ending(_) | Operation::Reset(_));
-            if counts || self.is_past_commit() && id.generation < self.generation {
+            let is_left = self.is_past_commit() && id.generation < self.generation;
+            if counts || is_left || self.is_retired(id) {
                 self.hanging.push(id.instance);
             } else {
                 self.tell(Notice::Hanging(vec![id.instance]));
@@ -34,17 +35,17 @@ impl StateMachine {
         }
         match life.ending {
             Some(Ending::Quit | Ending::Discard) => {}
-            Some(Ending::Failed(_)) | None => self.lost(id, departure),
+            Some(Ending::Failed(_)) | None => self.lost(id, life.set, departure),
         }
     }
 
     /// A process was lost that was not supposed to end.
-    fn lost(&mut self, id: LifeId, departure: Departure) {
+    fn lost(&mut self, id: LifeId, set: Option<u32>, departure: Departure) {
         match &self.operation {
             // They are all being ended.
             Operation::Ending(_) | Operation::Over | Operation::Reset(_) => return,
             // The set that the guest lives in is whole.
-            Operation::SaveRestore(_) if self.is_moving_to(id) => {
+            Operation::SaveRestore(_) | Operation::Restart(_) if self.is_moving_to(id) => {
                 let advice = "look at the log for its last words".to_owned();
                 return self.give_up_move(Some(id.instance), Problem { advice, ..departure.problem });
             }
@@ -64,7 +65,7 @@ impl StateMachine {
             if !departure.reaped {
                 return self.end_failed(still_does_dma(device, &departure.problem), departure.last_lines);
             }
-            self.dma_ended.insert(id);
+            self.dma_ended.extend(set.map(|set| (set, device)));
             self.tell_dma_ended();
         }
         // Its own end says more than the closed connection that its client has seen.
@@ -76,11 +77,18 @@ impl StateMachine {
     /// Tells every vSMMU which of the devices behind it do no DMA any more: until then it takes what was in force before an order to
     /// them as still in use, and the guest's commands wait. It can hear that once it is configured; to say it again changes nothing.
     pub(super) fn tell_dma_ended(&mut self) {
-        for id in &self.dma_ended {
-            let smmus = self.lives.of(id.generation).filter(|(smmu, life)| {
+        // A vSMMU that is to go on in place of one of a set has the devices of that set behind it.
+        let next = match &self.operation {
+            Operation::Restart(restart) => restart.next().filter(|next| next.instance.role == Role::Smmu),
+            _ => None,
+        };
+        for (set, device) in &self.dma_ended {
+            let next = next.filter(|_| *set == self.generation);
+            let next = next.and_then(|next| Some((next, self.lives.get(next)?)));
+            let smmus = self.lives.of(*set).chain(next).filter(|(smmu, life)| {
                 smmu.instance.role == Role::Smmu && life.state != State::Unconfigured && !life.is_ending()
             });
-            let tell = smmus.map(|(smmu, _)| Action::DmaEnded { smmu, device: id.instance });
+            let tell = smmus.map(|(smmu, _)| Action::DmaEnded { smmu, device: *device });
             self.actions.extend(tell);
         }
     }

@@ -49,6 +49,10 @@ impl StateMachine {
         life.state = order.state_after(life.state).unwrap_or(life.state);
         life.refused = false;
         life.can_be_saved |= order == Order::CheckSave;
+        if let Order::Rewire(next) = order {
+            self.rewired(id.instance, next);
+            return;
+        }
         if let Order::DirtyLog(op) = order {
             life.dirty_log = Some(op);
         }
@@ -81,6 +85,7 @@ impl StateMachine {
                 }
             }
             Operation::SaveRestore(_) => self.refused_to_move(id, order, problem),
+            Operation::Restart(_) => self.refused_restart(id, order, problem),
             Operation::DirtyRate(_) => self.refused_to_log(id, order, problem),
             Operation::Probe { .. } => self.answer_probe(id, Err(problem)),
             Operation::Idle | Operation::Reset(_) | Operation::Ending(_) | Operation::Over => {}
@@ -136,8 +141,7 @@ impl StateMachine {
             return self.not_coming_along(id, &reason);
         }
         let server = self.plan.member(id.instance).and_then(|member| member.server);
-        let server = server.map(|instance| LifeId { instance, ..id });
-        if server.is_some_and(|server| self.lives.get(server).is_some()) {
+        if server.is_some_and(|server| self.lives.beside(id, server).is_some()) {
             self.failing_devices.insert(id, reason);
             self.actions.push(Action::Arm(Timer::ServerEnd(id), SERVER_END_SPAN));
         } else {
@@ -147,8 +151,8 @@ impl StateMachine {
 
     /// A process says that another one does not do its part. One that is gone already has been decided about.
     fn peer_failed(&mut self, id: LifeId, name: &str, why: &str) {
-        if let Ok(instance) = name.parse() {
-            self.fail(LifeId { instance, ..id }, logs::printable(why.as_bytes()));
+        if let Some(peer) = name.parse().ok().and_then(|instance| self.lives.beside(id, instance)) {
+            self.fail(peer, logs::printable(why.as_bytes()));
         }
     }
 }

@@ -100,7 +100,7 @@ impl SaveRestore {
 impl StateMachine {
     /// A set of processes that lacks one cannot be saved.
     pub(super) fn check_whole(&self) -> Result<(), Problem> {
-        let there = |instance| self.lives.get(LifeId { generation: self.generation, instance }).is_some();
+        let there = |instance| self.life_of(instance).is_some();
         let Some(missing) = self.plan.members.iter().map(|member| member.instance).find(|id| !there(*id))
         else {
             return Ok(());
@@ -114,11 +114,13 @@ impl StateMachine {
     }
 
     pub(super) fn prepared(&mut self, result: Result<(), Problem>) {
-        let Operation::SaveRestore(moving) = &mut self.operation else { return };
-        match result {
-            Ok(()) if moving.stage == Stage::Prepare => moving.stage = Stage::Populate,
-            Ok(()) => {}
-            Err(problem) => moving.give_up(None, problem),
+        match (&mut self.operation, result) {
+            (Operation::SaveRestore(moving), Ok(())) if moving.stage == Stage::Prepare => {
+                moving.stage = Stage::Populate;
+            }
+            (Operation::Restart(restart), Ok(())) => restart.prepared(),
+            (_, Ok(())) => {}
+            (_, Err(problem)) => self.give_up_move(None, problem),
         }
     }
 
@@ -207,15 +209,19 @@ impl StateMachine {
     }
 
     /// Ends a set at once. Done when all of it is gone.
-    fn discard(&mut self, generation: u32) -> Progress {
+    pub(super) fn discard(&mut self, generation: u32) -> Progress {
         let ids: Vec<LifeId> = self.lives.of(generation).map(|(id, _)| id).collect();
         ids.iter().for_each(|id| self.end_life(*id, Ending::Discard));
         if ids.is_empty() { Progress::Done } else { Progress::Waiting }
     }
 
-    /// Whether this is a life of the set that the guest is to move into.
-    pub(super) const fn is_moving_to(&self, id: LifeId) -> bool {
-        matches!(self.operation, Operation::SaveRestore(_)) && id.generation > self.generation
+    /// Whether this is a life that the guest is to go on with, and does not yet.
+    pub(super) fn is_moving_to(&self, id: LifeId) -> bool {
+        match &self.operation {
+            Operation::SaveRestore(_) => id.generation > self.generation,
+            Operation::Restart(restart) => restart.is_next(id),
+            _ => false,
+        }
     }
 
     /// Whether the set that the guest lives in is just beginning, after a commit.
@@ -223,10 +229,12 @@ impl StateMachine {
         matches!(&self.operation, Operation::SaveRestore(moving) if moving.new == self.generation)
     }
 
-    /// Gives the move up that is under way, if there is one and it can be.
+    /// Gives the move or the restart up that is under way, if there is one and it can be.
     pub(super) fn give_up_move(&mut self, culprit: Option<InstanceId>, problem: Problem) {
-        if let Operation::SaveRestore(moving) = &mut self.operation {
-            moving.give_up(culprit, problem);
+        match &mut self.operation {
+            Operation::SaveRestore(moving) => moving.give_up(culprit, problem),
+            Operation::Restart(restart) => restart.give_up(culprit, problem),
+            _ => {}
         }
     }
 
@@ -243,7 +251,9 @@ impl StateMachine {
 
     /// A process has paused, with so much in flight.
     pub(super) fn paused_with(&mut self, id: LifeId, in_flight: Quiescence) {
-        if !in_flight.is_quiet() {
+        // Of a restart the others stay, with all that they have begun.
+        let stays = matches!(&self.operation, Operation::Restart(restart) if !restart.is_leaving(id));
+        if !in_flight.is_quiet() && !stays {
             let problem = Problem::new(
                 Class::State,
                 format!("it is paused, and in flight are {in_flight}: they would be lost"),

@@ -3,5 +3,6 @@
 
 mod measurements;
 mod properties;
+mod restarts;
 mod stories;
 mod world;

@@ -68,11 +68,12 @@ fn report(choice: u8) -> Report {
 }
 
 fn command(choice: u8) -> Command {
-    match choice % 7 {
+    match choice % 9 {
         0 | 1 => Command::Pause,
         2 | 3 => Command::Resume,
         4 => Command::SaveRestore,
         5 => Command::DirtyRate(Duration::from_secs(1)),
+        6 | 7 => Command::Restart("smmu0".to_owned()),
         _ => Command::Probe("smmu0".to_owned(), Probe::Open),
     }
 }
@@ -194,7 +195,7 @@ proptest! {
         }
         let lives: Vec<LifeId> = world.processes.keys().copied().collect();
         let chosen = lives.get(victim % lives.len().max(1)).copied();
-        let current = chosen.filter(|life| life.generation == world.machine.generation());
+        let current = chosen.filter(|life| world.machine.life_of(life.instance) == Some(*life));
         if let Some(life) = current.filter(|life| world.processes[life].ending.is_none()) {
             world.depart(life, true);
             prop_assert!(decided(&world, life), "{:?} of {:?}", life, world.machine);
@@ -240,6 +241,48 @@ proptest! {
         let all = world.processes.iter();
         let whole = all.filter(|(life, it)| life.generation == generation && it.state == State::Running);
         prop_assert_eq!((whole.count(), world.processes.len()), (5, 5), "all of the other set is reaped");
+        if let Err(problem) = &world.answers[&ticket] {
+            prop_assert!(problem.what.contains(" of "), "it names the step and the process: {}", problem);
+        }
+    }
+
+    /// The same of one process: whatever becomes of its next life before the commit, and whoever refuses, the guest is with one of
+    /// the two at the end, and with everyone else as before.
+    #[test]
+    fn machine_whose_next_life_fails_before_the_commit_goes_on_with_the_old_one(
+        chances in prop::collection::vec((0usize..16, 0u8..24), 0..120),
+    ) {
+        let mut world = World::new(false);
+        world.settle();
+        let old = world.life(SMMU0);
+        let ticket = world.command(Command::Restart("smmu0".to_owned()));
+        for (index, choice) in chances {
+            let is_under_way = matches!(world.machine.operation, Operation::Restart(_));
+            if !is_under_way || world.machine.life_of(SMMU0) != Some(old) {
+                break;
+            }
+            let lives: Vec<LifeId> = world.processes.keys().copied().collect();
+            let life = lives[index % lives.len()];
+            let is_new = life.generation == 2;
+            match choice {
+                0 if is_new => world.depart(life, true),
+                1 if is_new => world.refuse(life),
+                2 if !is_new && world.processes[&life].open != Some(Order::Resume) => world.refuse(life),
+                3 if is_new && world.processes[&life].greeted => {
+                    world.process(life, ProcessEvent::Reported(Report::Fatal("test".into())));
+                }
+                4..9 => world.serve(),
+                _ if world.processes[&life].ending.is_some() => world.depart(life, true),
+                _ => world.fulfil(life),
+            }
+        }
+        world.settle();
+        let expected = if world.answers[&ticket].is_ok() { 2 } else { 1 };
+        prop_assert_eq!(world.life(SMMU0).generation, expected);
+        prop_assert_eq!((world.machine.phase(), world.machine.generation()), (&Phase::Running, 1));
+        prop_assert!(world.machine.lost_devices().is_empty(), "{:?}", world.machine.lost_devices());
+        let running = world.processes.values().filter(|it| it.state == State::Running);
+        prop_assert_eq!((running.count(), world.processes.len()), (5, 5), "the other life is reaped");
         if let Err(problem) = &world.answers[&ticket] {
             prop_assert!(problem.what.contains(" of "), "it names the step and the process: {}", problem);
         }

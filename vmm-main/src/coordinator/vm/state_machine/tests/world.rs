@@ -36,6 +36,7 @@ pub fn plan(required: bool) -> Plan {
         server: (instance == VFIO0).then_some(NVME0),
         policy,
         required: required && instance == VFIO1,
+        restart: if instance == SMMU0 { Ok(vec![VFIO0, VFIO1]) } else { Err("function link") },
     };
     let members = vec![
         member(VCPU, 0, FailurePolicy::EndsVm),
@@ -140,6 +141,10 @@ impl World {
                 assert!(self.processes.values().all(|process| process.checked), "everyone is asked first");
                 self.prepares += 1;
             }
+            Action::PrepareRestart(instance) => {
+                assert!(self.processes[&self.life(instance)].checked, "it is asked first");
+                self.prepares += 1;
+            }
             Action::Reconnect => {
                 assert!(self.processes.is_empty(), "the old connections are closed first");
                 self.reconnects += 1;
@@ -163,6 +168,9 @@ impl World {
             Action::Commit => self.check_commit(),
             Action::DmaEnded { smmu, device } => {
                 assert!(!self.processes.contains_key(&LifeId { instance: device, ..smmu }), "{device} lives");
+                if self.machine.life_of(smmu.instance) == Some(smmu) {
+                    assert!(!self.processes.contains_key(&self.life(device)), "{device} lives");
+                }
                 let hung = self
                     .hung
                     .iter()
@@ -183,8 +191,8 @@ impl World {
         for other in others {
             assert!(other.generation < life.generation, "{other:?} lives");
             assert_eq!(
-                (other.generation, self.machine.phase()),
-                (self.machine.generation(), &Phase::Running)
+                (self.machine.life_of(other.instance), self.machine.phase()),
+                (Some(*other), &Phase::Running)
             );
         }
         let process = Process {
@@ -211,18 +219,23 @@ impl World {
 
     /// All that can fail has not, and nothing runs.
     fn check_commit(&self) {
-        let new = self.machine.generation();
+        let new = self.processes.keys().map(|life| life.generation).max();
         for (life, process) in self.processes.iter().filter(|(_, process)| process.ending.is_none()) {
-            let expected = if life.generation == new { State::Replayed } else { State::Paused };
+            let expected = if Some(life.generation) == new { State::Replayed } else { State::Paused };
             assert_eq!((process.state, &process.open, process.may_run), (expected, &None, false), "{life:?}");
         }
     }
 
     fn ask(&mut self, life: LifeId, order: Order) {
         if matches!(order, Order::Go | Order::Resume) {
-            let there = self.processes.keys();
-            let hung = self.hung.iter().filter(|hung| hung.generation < life.generation);
-            let other = there.filter(|other| other.generation != life.generation).chain(hung).next();
+            // The one that took its place, or whose place it took, and all of another set.
+            let set = |life: &LifeId| self.machine.lives.get(*life).and_then(|life| life.set);
+            let there = self.processes.keys().filter(|other| set(other) != set(&life));
+            let hung = self.hung.iter().filter(|hung| {
+                let is_before = hung.instance == life.instance && hung.generation < life.generation;
+                is_before || hung.generation < self.machine.generation()
+            });
+            let other = there.chain(hung).next();
             assert!(other.is_none(), "{order:?} of {life:?} while there is {other:?}");
         }
         let process = self.processes.get_mut(&life).expect("only a process that there is can be asked");
@@ -265,7 +278,7 @@ impl World {
         };
         for (life, process) in self.processes.iter().filter(|(_, process)| process.ending.is_none()) {
             assert_eq!((process.state, &process.open), (expected, &None), "{life:?} of a VM that is {after}");
-            assert_eq!(life.generation, self.machine.generation());
+            assert_eq!(self.machine.life_of(life.instance), Some(*life));
         }
     }
 
@@ -352,7 +365,7 @@ impl World {
 
     pub fn command(&mut self, command: Command) -> Ticket {
         self.tickets += 1;
-        if matches!(command, Command::SaveRestore) && self.machine.is_idle() {
+        if matches!(command, Command::SaveRestore | Command::Restart(_)) && self.machine.is_idle() {
             self.processes.values_mut().for_each(|process| process.checked = false);
         }
         self.asked.insert(self.tickets);
@@ -407,6 +420,7 @@ impl World {
 
     /// The life of an instance that the guest lives with.
     pub fn life(&self, instance: InstanceId) -> LifeId {
-        LifeId { generation: self.machine.generation(), instance }
+        let gone = LifeId { generation: self.machine.generation(), instance };
+        self.machine.life_of(instance).unwrap_or(gone)
     }
 }

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Single stories of a process that is started anew under the guest.
+
+use ipc::protocol::control::{Event as Report, Quiescence};
+
+use super::stories::{asked, running};
+use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World};
+use crate::coordinator::vm::action::{Memory, Order, Success};
+use crate::coordinator::vm::event::{Command, LifeId, Outcome, ProcessEvent};
+use crate::lifecycle::Phase;
+use crate::problem::Class;
+
+const NEXT: LifeId = LifeId { generation: 2, instance: SMMU0 };
+
+fn restart(world: &mut World) -> u64 {
+    world.command(Command::Restart("smmu0".to_owned()))
+}
+
+/// Everyone obeys until `order` is open somewhere, and whose it is.
+fn until(world: &mut World, order: Order) -> LifeId {
+    for _ in 0..200 {
+        let found = world.processes.iter().find(|(_, process)| process.open == Some(order));
+        if let Some((life, _)) = found {
+            return *life;
+        }
+        world.serve();
+        let next = world.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
+        if let Some(life) = next.map(|(life, _)| *life) {
+            world.fulfil(life);
+        }
+    }
+    panic!("nobody is asked for {order:?}: {:?}", world.machine);
+}
+
+#[test]
+fn restart_looks_at_what_the_old_life_has_when_all_hold_still_and_ends_it_before_the_next_goes() {
+    let mut world = running(false);
+    let ticket = restart(&mut world);
+    let old = world.life(SMMU0);
+    assert_eq!(until(&mut world, Order::Pause), world.life(VCPU), "the next life is there before the pause");
+    assert_eq!(until(&mut world, Order::Configure), NEXT);
+    let others =
+        [VCPU, VFIO0, VFIO1, NVME0, SMMU0].map(|instance| world.processes[&world.life(instance)].may_run);
+    assert_eq!(others, [false; 5]);
+    world.settle();
+    assert_eq!(world.answers[&ticket], Ok(Success::Restarted(NEXT, 7)));
+    assert_eq!((world.life(SMMU0), world.machine.generation()), (NEXT, 1));
+    assert!(!world.processes.contains_key(&old));
+    assert_eq!(asked(&world, Order::Save), [SMMU0]);
+    assert_eq!(asked(&world, Order::Rewire(NEXT)), [VFIO0, VFIO1]);
+    assert_eq!(asked(&world, Order::Load(Memory::Saved)), [SMMU0]);
+    assert_eq!(asked(&world, Order::Go), [SMMU0]);
+    assert_eq!(asked(&world, Order::Resume), [NVME0, VFIO0, VFIO1, VCPU]);
+    // It is paused, saved and restarted like any other from then on.
+    let again = restart(&mut world);
+    world.settle();
+    assert_eq!(world.answers[&again], Ok(Success::Restarted(LifeId { generation: 3, ..NEXT }, 7)));
+    let moved = world.command(Command::SaveRestore);
+    world.settle();
+    assert!(matches!(world.answers[&moved], Ok(Success::Moved(4, _))), "{:?}", world.answers[&moved]);
+    assert_eq!(world.processes.keys().map(|life| life.generation).collect::<Vec<_>>(), [4; 5]);
+}
+
+#[test]
+fn restart_of_a_process_that_has_what_no_next_life_can_be_given_is_refused_before_anything_is_asked() {
+    let mut world = running(false);
+    for (name, class) in
+        [("vcpu", Class::Usage), ("vfio0", Class::Usage), ("smmu7", Class::Usage), ("x", Class::Usage)]
+    {
+        let ticket = world.command(Command::Restart(name.to_owned()));
+        assert_eq!(world.answers[&ticket].as_ref().unwrap_err().class, class, "{name}");
+    }
+    world.command(Command::Pause);
+    world.settle();
+    world.orders.clear();
+    let ticket = restart(&mut world);
+    assert_eq!(world.answers[&ticket].as_ref().unwrap_err().class, Class::State);
+    assert_eq!(world.orders, []);
+}
+
+#[test]
+fn restart_that_a_peer_refuses_leaves_the_old_life_and_names_step_and_process() {
+    let mut world = running(false);
+    let ticket = restart(&mut world);
+    until(&mut world, Order::Rewire(NEXT));
+    world.fulfil(world.life(VFIO0));
+    world.refuse(world.life(VFIO1));
+    world.settle();
+    let problem = world.answers[&ticket].as_ref().unwrap_err();
+    assert!(problem.what.starts_with("rewire of vfio1: "), "{problem}");
+    assert!(!world.processes.contains_key(&NEXT));
+    assert_eq!((world.life(SMMU0).generation, world.machine.phase()), (1, &Phase::Running));
+}
+
+#[test]
+fn restart_goes_on_with_what_others_have_in_flight_and_not_with_what_the_old_life_has() {
+    for (instance, goes_on) in [(VFIO0, true), (SMMU0, false)] {
+        let mut world = running(false);
+        let ticket = restart(&mut world);
+        loop {
+            let life = until(&mut world, Order::Pause);
+            if life.instance == instance {
+                break;
+            }
+            world.fulfil(life);
+        }
+        let in_flight = Quiescence { orders: 1, ..Quiescence::NONE };
+        world.answer(world.life(instance), Outcome::Paused(in_flight));
+        world.settle();
+        assert_eq!(world.answers[&ticket].is_ok(), goes_on, "{:?}", world.answers[&ticket]);
+    }
+}
+
+#[test]
+fn next_life_of_a_vsmmu_is_told_of_devices_whose_dma_has_ended_before() {
+    let mut world = running(false);
+    world.depart(world.life(VFIO1), true);
+    world.dma_ended.clear();
+    let ticket = restart(&mut world);
+    world.settle();
+    assert!(world.answers[&ticket].is_ok());
+    assert!(world.dma_ended.contains(&(NEXT, VFIO1)), "{:?}", world.dma_ended);
+    assert_eq!(asked(&world, Order::Rewire(NEXT)), [VFIO0], "nobody is there to be rewired");
+}
+
+#[test]
+fn device_process_that_dies_during_a_restart_costs_the_restart_and_its_device() {
+    let mut world = running(false);
+    let ticket = restart(&mut world);
+    until(&mut world, Order::Save);
+    world.depart(world.life(VFIO1), true);
+    world.settle();
+    assert!(world.answers[&ticket].is_err());
+    assert_eq!((world.life(SMMU0).generation, world.machine.phase()), (1, &Phase::Running));
+    assert!(world.machine.lost_devices().contains_key(&VFIO1));
+}
+
+#[test]
+fn old_life_that_cannot_be_killed_ends_the_vm_for_it_holds_what_the_next_one_has() {
+    let mut world = running(false);
+    restart(&mut world);
+    let old = world.life(SMMU0);
+    until(&mut world, Order::Replay);
+    world.fulfil(NEXT);
+    assert_eq!(world.machine.life_of(SMMU0), Some(NEXT), "the commit");
+    world.depart(old, false);
+    world.settle();
+    assert_eq!(world.machine.phase().as_str(), "stopped");
+    assert_eq!(asked(&world, Order::Go), []);
+}
+
+#[test]
+fn word_about_a_process_that_was_restarted_is_about_its_next_life() {
+    let mut world = running(false);
+    restart(&mut world);
+    world.settle();
+    let report = Report::PeerFailed { name: "vfio0".to_owned(), why: "test".to_owned() };
+    world.process(NEXT, ProcessEvent::Reported(report));
+    assert!(world.processes[&world.life(VFIO0)].ending.is_some(), "of another generation, and beside it");
+}
