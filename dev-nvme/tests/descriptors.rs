@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Clients that pass descriptors which are not what the message calls them, or hold up who uses them: the next client is
-//! served as ever.
+//! Clients that pass descriptors which are not what the message calls them, or hold up who uses them: the next client
+//! is served as ever.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A client that sends each request as an ioctl would pass it: structure and room for the answer in one, every message with
-//! the same number. So does the vfio-user initiator of SPDK; the bytes here are what it sends, up to its admin queue.
+//! A client that sends each request as an ioctl would pass it: structure and room for the answer in one, every message
+//! with the same number. So does the vfio-user initiator of SPDK; the bytes here are what it sends, up to its admin
+//! queue.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Doorbells in the host's memory: no command is lost or done twice, whatever is told by which way, and who may have them.
+//! Doorbells in the host's memory: no command is lost or done twice, whatever is told by which way, and who may have
+//! them.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -63,8 +63,8 @@ const ANSWER_SPAN: Duration = Duration::from_micros(500);
 const SETTLE_TURNS: usize = 256;
 
 impl Device {
-    /// Connects the model to its surroundings. Nothing is published before the first access or `begin`: a failed way in leaves
-    /// the page as an earlier life left it.
+    /// Connects the model to its surroundings. Nothing is published before the first access or `begin`: a failed way in
+    /// leaves the page as an earlier life left it.
     pub fn new(
         smmu: Smmu,
         page: RegisterPage,
@@ -126,9 +126,9 @@ impl Device {
         }
     }
 
-    /// The registers are published, and commands and faults are no longer held. After a restore the wires are pulsed for every
-    /// interrupt that may have been lost: one still pending merges with it, one already taken makes the guest check a queue
-    /// once more.
+    /// The registers are published, and commands and faults are no longer held. After a restore the wires are pulsed
+    /// for every interrupt that may have been lost: one still pending merges with it, one already taken makes the guest
+    /// check a queue once more.
     pub fn begin(&mut self) {
         self.publish();
         self.frozen = false;

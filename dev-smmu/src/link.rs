@@ -2,9 +2,9 @@
 //! The channel to one device behind this SMMU: orders out, answers and faults in, by a thread of its own.
 //!
 //! What was in force before an order is over when the device has answered it, or when the coordinator has said that the
-//! device's DMA has ended ([`Link::end_dma`]). Nothing else proves it: a channel that closes says that its process is gone, or
-//! has been taken over, or has cut us off, and a physical device goes on without its process. One that does not do its part is
-//! named to the coordinator ([`crate::response_budget`]), which ends it, and says so when it has.
+//! device's DMA has ended ([`Link::end_dma`]). Nothing else proves it: a channel that closes says that its process is
+//! gone, or has been taken over, or has cut us off, and a physical device goes on without its process. One that does
+//! not do its part is named to the coordinator ([`crate::response_budget`]), which ends it, and says so when it has.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -96,8 +96,8 @@ impl Link {
         self.changed.notify_all();
     }
 
-    /// Greets the device and listens to it until its DMA is over: a thread's whole life. `failed` is called once if it lives and does
-    /// not do its part.
+    /// Greets the device and listens to it until its DMA is over: a thread's whole life. `failed` is called once if it
+    /// lives and does not do its part.
     pub fn listen(&self, heard: impl Fn(), failed: impl Fn(&str, String)) {
         let greeted = self.channel.hello(Role::Vfio, Deadline::after(HELLO_SPAN));
         self.progress().up = greeted.is_ok();
@@ -201,8 +201,8 @@ impl Link {
         }
     }
 
-    /// Sends orders. False: they could not be said, and what the device has cached is no longer what the guest ordered. To be
-    /// repeated as an attachment, if ever there is somebody to hear it.
+    /// Sends orders. False: they could not be said, and what the device has cached is no longer what the guest ordered.
+    /// To be repeated as an attachment, if ever there is somebody to hear it.
     pub(crate) fn send(&self, orders: &[Order]) -> bool {
         // Held until they are sent, which waits for nothing: an answer does not overtake its count.
         let mut progress = self.progress();
@@ -246,8 +246,8 @@ impl Link {
         self.progress().is_answered()
     }
 
-    /// Waits until all that was sent is answered, or no answer can come any more. How many invalidations and attachments the
-    /// device has refused since it greeted.
+    /// Waits until all that was sent is answered, or no answer can come any more. How many invalidations and
+    /// attachments the device has refused since it greeted.
     pub(crate) fn wait_answered(&self, until: Instant) -> u64 {
         let mut progress = self.progress();
         while progress.hears() && !progress.is_answered() {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How much waiting for one device's answers is tolerated before the device is given up.
 //!
-//! A CMD_SYNC waits for every device, so a slow one slows all others. What counts is therefore not a single answer but the
-//! share of time that is spent waiting for this device: waiting adds to a debt, which is paid off slowly at other times. While
-//! the whole VM was stopped (host suspend, SIGSTOP) the device was too: one check adds at most one check interval.
+//! A CMD_SYNC waits for every device, so a slow one slows all others. What counts is therefore not a single answer but
+//! the share of time that is spent waiting for this device: waiting adds to a debt, which is paid off slowly at other
+//! times. While the whole VM was stopped (host suspend, SIGSTOP) the device was too: one check adds at most one check
+//! interval.
 
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,8 @@ impl ResponseBudget {
         Self { debt: Duration::ZERO, looked: now }
     }
 
-    /// Whether the debt has reached its limit. `waits_since` is when the oldest request was sent that is unanswered, or was until
-    /// now.
+    /// Whether the debt has reached its limit. `waits_since` is when the oldest request was sent that is unanswered, or
+    /// was until now.
     pub fn is_exhausted(&mut self, now: Instant, waits_since: Option<Instant>) -> bool {
         let span = now.saturating_duration_since(self.looked).min(TURN_SPAN);
         self.looked = now;
@@ -48,7 +49,8 @@ impl ResponseBudget {
 mod tests {
     use super::*;
 
-    /// How many rounds of this length pass until it is exhausted, if ever; each begins with a request and ends with a check.
+    /// How many rounds of this length pass until it is exhausted, if ever; each begins with a request and ends with a
+    /// check.
     fn turns(span: Duration, answered: bool) -> Option<u32> {
         let start = Instant::now();
         let mut budget = ResponseBudget::new(start);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process: control requests of the coordinator onto the device and its ring thread.
 //!
-//! Blocking threads, one for each peer: this one on the control channel, one on the MMIO ring, one on the stage-1 channel of
-//! each device behind. The life of the process is `process`'s; here is what each step of it does to an SMMU. `configure`
-//! opens what the descriptors hold and makes a device out of reset, `load` perhaps replaces it, `arm` starts the threads,
-//! and from then on the device belongs to both the control thread and the ring's.
+//! Blocking threads, one for each peer: this one on the control channel, one on the MMIO ring, one on the stage-1
+//! channel of each device behind. The life of the process is `process`'s; here is what each step of it does to an SMMU.
+//! `configure` opens what the descriptors hold and makes a device out of reset, `load` perhaps replaces it, `arm`
+//! starts the threads, and from then on the device belongs to both the control thread and the ring's.
 
 use crate::cmdq;
 use crate::device::{Device, InFlight};
@@ -236,7 +236,8 @@ impl Program for SmmuProgram {
         Ok(Serving { log, links, device, ring, events: context.events.clone() })
     }
 
-    /// Every device is armed by now. One that has not greeted does not do its part: it is named, so that no guest waits for it.
+    /// Every device is armed by now. One that has not greeted does not do its part: it is named, so that no guest waits
+    /// for it.
     fn replay(armed: &Serving) -> Result<Option<Vec<StreamReplay>>, Failure> {
         let streams = armed.device.lock().replay(ANSWER_SPAN);
         for link in armed.links.iter().filter(|link| link.give_up_ungreeted()) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The seam to what is behind a function: a vfio-user server ([`crate::vfio_user`]) or a physical device ([`crate::physical`]).
+//! The seam to what is behind a function: a vfio-user server ([`crate::vfio_user`]) or a physical device
+//! ([`crate::physical`]).
 //!
 //! A back end owns its device, its translation ([`Backend::Iommu`]), the path of its MSIs and how its writes reach
 //! the dirty log. Three traits: [`DeviceEnd`] is register access, reset and run state, [`Interrupts`] the eventfds,

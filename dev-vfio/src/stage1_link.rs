@@ -5,9 +5,10 @@
 //! `Done`. A vSMMU that does not read loses faults (counted) and delays nothing else: each batch of faults has one
 //! short timeout, since the lock that keeps the order is held for as long.
 //!
-//! A vSMMU that is restarted comes by a channel of its own ([`Stage1Link::exchange`]), with a number of its own in every
-//! message, and is the one that is followed once it has greeted. The channel of the life before is kept until that is over: a next life
-//! that does not come to be leaves it as it was. Until then what comes from there is held up, and is late if the next one stays.
+//! A vSMMU that is restarted comes by a channel of its own ([`Stage1Link::exchange`]), with a number of its own in
+//! every message, and is the one that is followed once it has greeted. The channel of the life before is kept until
+//! that is over: a next life that does not come to be leaves it as it was. Until then what comes from there is held up,
+//! and is late if the next one stays.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
@@ -77,8 +78,8 @@ impl Stage1Link {
         lock(&self.channels).open.last().cloned()
     }
 
-    /// The channel of the vSMMU's next life, whose messages carry `epoch`. To be greeted by a thread that listens to it; until
-    /// then the one before is followed.
+    /// The channel of the vSMMU's next life, whose messages carry `epoch`. To be greeted by a thread that listens to
+    /// it; until then the one before is followed.
     ///
     /// # Errors
     /// If too many lives are listened to already.
@@ -91,7 +92,8 @@ impl Stage1Link {
         Ok(end(channel, epoch))
     }
 
-    /// Exchanges hello with the vSMMU's life at the other end of `channel`, which is followed from then on. To be called first.
+    /// Exchanges hello with the vSMMU's life at the other end of `channel`, which is followed from then on. To be
+    /// called first.
     ///
     /// # Errors
     /// The channel's.
@@ -126,7 +128,8 @@ impl Stage1Link {
         Err(Error::Refused("orders of a life of the vSMMU that another one has followed"))
     }
 
-    /// Waits for the next requests on `channel`, carries them out between `before` and `after`, which hold no lock, and answers.
+    /// Waits for the next requests on `channel`, carries them out between `before` and `after`, which hold no lock, and
+    /// answers.
     ///
     /// # Errors
     /// If the vSMMU is gone or breaks the contract.

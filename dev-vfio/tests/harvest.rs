@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The truth about dirty logs: several producers over one RAM, each with a log of its own, write at random while it is harvested,
-//! die in between and come back; what was copied in all rounds together is what RAM holds in the end.
+//! The truth about dirty logs: several producers over one RAM, each with a log of its own, write at random while it is
+//! harvested, die in between and come back; what was copied in all rounds together is what RAM holds in the end.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod rig;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! VFIO's migration states, with the kernel's sample device that has them all: `mtty`, two serial ports in software.
 //!
-//! Without the sample every test here says that it is skipped; the Arm lab has it. What one port's registers hold must be
-//! found in another device after its state was carried over, and every way between two states must lead where
+//! Without the sample every test here says that it is skipped; the Arm lab has it. What one port's registers hold must
+//! be found in another device after its state was carried over, and every way between two states must lead where
 //! `MigState::next` says that it does.
 #![allow(
     clippy::unwrap_used,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The host's IOMMU by iommufd, with a device whose DMA a test can steer: QEMU's `edu`, bound to vfio-pci.
 //!
-//! Without such a device every test here says that it is skipped; the Arm lab has one. The guest is the test itself: it lays out tables in RAM, gives the vSMMU's orders, and looks at what arrived.
+//! Without such a device every test here says that it is skipped; the Arm lab has one. The guest is the test itself: it
+//! lays out tables in RAM, gives the vSMMU's orders, and looks at what arrived.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

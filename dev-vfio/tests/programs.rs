@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What each program links: the code for its own devices, and none for the other's.
 //!
-//! A process that was taken over finds only its own kind's code: the server's program has no call of iommufd, the physical
-//! device's none of the vfio-user client's. Looked up in the programs' symbol tables with `nm`.
+//! A process that was taken over finds only its own kind's code: the server's program has no call of iommufd, the
+//! physical device's none of the vfio-user client's. Looked up in the programs' symbol tables with `nm`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 use std::process::Command;

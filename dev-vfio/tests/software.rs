@@ -245,8 +245,8 @@ proptest! {
     }
 }
 
-/// A thread harvests all the time, as a coordinator does; the pages it copied, in the order of its harvests, must be the
-/// guest's memory in the end.
+/// A thread harvests all the time, as a coordinator does; the pages it copied, in the order of its harvests, must be
+/// the guest's memory in the end.
 #[test]
 fn concurrent_harvests_lose_no_write() {
     const WRITES: u64 = 40_000;

@@ -29,8 +29,8 @@ pub const LATE_MAX: usize = 64;
 /// has sent this many is flooding.
 pub const EVENTS_MAX: usize = 64;
 
-/// The two ends of a new channel, close-on-exec and non-blocking: an event loop may watch them. No call on them depends on it,
-/// each says for itself that it does not wait.
+/// The two ends of a new channel, close-on-exec and non-blocking: an event loop may watch them. No call on them depends
+/// on it, each says for itself that it does not wait.
 ///
 /// # Errors
 /// If the kernel has no socket pair to give.

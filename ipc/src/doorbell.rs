@@ -18,8 +18,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, So
 
 use crate::error::Error;
 
-/// How many rings one look takes: more than the kernel queues unless an administrator has raised `net.unix.max_dgram_qlen`.
-/// What is left makes the next `poll` return at once.
+/// How many rings one look takes: more than the kernel queues unless an administrator has raised
+/// `net.unix.max_dgram_qlen`. What is left makes the next `poll` return at once.
 const RINGS_MAX: usize = 32;
 
 /// The end that rings.
@@ -44,8 +44,8 @@ pub fn pair() -> Result<(Ringer, Doorbell), Error> {
 }
 
 impl Ringer {
-    /// Makes the other end's next, or present, `poll` return. Never waits: a queue that is full rings already, and an end
-    /// that is gone has nobody to hear it.
+    /// Makes the other end's next, or present, `poll` return. Never waits: a queue that is full rings already, and an
+    /// end that is gone has nobody to hear it.
     pub fn ring(&self) {
         let _ = rustix::net::send(&self.0, &[], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
@@ -81,8 +81,8 @@ pub fn is_readable(fd: impl AsFd) -> bool {
     rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-/// Takes the count of an eventfd, and says whether there was one. Never waits, whatever flags the file has by now: another
-/// holder of it can change them at any time.
+/// Takes the count of an eventfd, and says whether there was one. Never waits, whatever flags the file has by now:
+/// another holder of it can change them at any time.
 #[must_use]
 pub fn take_eventfd(eventfd: impl AsFd) -> bool {
     let mut count = [0; 8];

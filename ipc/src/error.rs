@@ -46,8 +46,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// The host's reason why a message was not sent, if that is what failed: the peer knows nothing of it, and the channel is as
-    /// it was. The kernel counts descriptors in flight by user, so another process of that user can be the cause.
+    /// The host's reason why a message was not sent, if that is what failed: the peer knows nothing of it, and the
+    /// channel is as it was. The kernel counts descriptors in flight by user, so another process of that user can be
+    /// the cause.
     pub fn unsent(&self) -> Option<&std::io::Error> {
         match self {
             Self::Io { call: SEND, source } => Some(source),

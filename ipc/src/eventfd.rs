@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Eventfds of peers that are not ours: proved to be eventfds before anything is written to them.
 //!
-//! A peer may pass anything under that name. A write to a pipe or a socket can wait for ever, one to a file or a device does
-//! what the peer likes with our rights. To a real eventfd a write waits only while its counter is full, which it is after
-//! nearly 2^64 signals, or at once if a holder of it fills it: [`PeerEventfd::drain`] ends that. Processes of one VM have
-//! doorbells instead ([`crate::doorbell`]).
+//! A peer may pass anything under that name. A write to a pipe or a socket can wait for ever, one to a file or a device
+//! does what the peer likes with our rights. To a real eventfd a write waits only while its counter is full, which it
+//! is after nearly 2^64 signals, or at once if a holder of it fills it: [`PeerEventfd::drain`] ends that. Processes of
+//! one VM have doorbells instead ([`crate::doorbell`]).
 
 use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
@@ -20,8 +20,8 @@ use crate::doorbell::take_eventfd;
 pub struct PeerEventfd(OwnedFd);
 
 impl PeerEventfd {
-    /// Takes the descriptor if it is an eventfd that can be signalled; nothing is read from it or written to it. `None`: it
-    /// is something else, or full.
+    /// Takes the descriptor if it is an eventfd that can be signalled; nothing is read from it or written to it.
+    /// `None`: it is something else, or full.
     #[must_use]
     pub fn prove(fd: OwnedFd) -> Option<Self> {
         is_eventfd(&fd).then_some(Self(fd))

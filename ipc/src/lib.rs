@@ -16,7 +16,8 @@
 //!   each writer --dirty log (shm)--------> coordinator      sets bits; the coordinator takes them
 //! ```
 //!
-//! Nobody else talks to anybody; `cargo xtask system` prints the same of a VM of any shape. The coordinator makes every channel and memory object and hands them over at exec.
+//! Nobody else talks to anybody; `cargo xtask system` prints the same of a VM of any shape. The coordinator makes every
+//! channel and memory object and hands them over at exec.
 //!
 //! # Order
 //!
@@ -26,11 +27,11 @@
 //!
 //! # What a dead peer means
 //!
-//! The process of a device takes its device with it, any other the VM; a life of its own with the same fds (its *generation*
-//! goes up) comes with a restore. On a channel the asker gets [`error::Error::PeerGone`]; its request was
+//! The process of a device takes its device with it, any other the VM; a life of its own with the same fds (its
+//! *generation* goes up) comes with a restore. On a channel the asker gets [`error::Error::PeerGone`]; its request was
 //! executed or was not, which is why every request says whether it is idempotent. In a ring the asker waits for
-//! [`shm::ring::ANSWER_SPAN`]: until then a next life finds the request and executes it, perhaps for the second time. The dirty log and the register page
-//! are memory and do not die.
+//! [`shm::ring::ANSWER_SPAN`]: until then a next life finds the request and executes it, perhaps for the second time.
+//! The dirty log and the register page are memory and do not die.
 //!
 //! # What a hostile peer means
 //!

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A process's log: one line at a time on descriptor 2, each with its level in front, `<4>text`.
 //!
-//! The marks are those that system loggers read from standard error (sd-daemon(3)). The parent reads the pipe, bounds and
-//! escapes what comes, and passes it on at that level; a line without a mark is nothing that was planned (a panic, a
-//! message of the C library) and counts as a warning. A log that cannot be written must not end a process: nothing
+//! The marks are those that system loggers read from standard error (sd-daemon(3)). The parent reads the pipe, bounds
+//! and escapes what comes, and passes it on at that level; a line without a mark is nothing that was planned (a panic,
+//! a message of the C library) and counts as a warning. A log that cannot be written must not end a process: nothing
 //! here fails or panics, which `eprintln!` does.
 
 use std::fmt::Arguments;

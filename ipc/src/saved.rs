@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Saved state: an envelope that can be read before anything is decoded, around one frozen struct.
 //!
-//! A *state unit* is 36 bytes of envelope (magic, format, kind, version, length, checksum; little-endian)
-//! and a postcard body. A stream is units one behind the other. The stream is untrusted (it comes from
-//! another host, or a file): lengths and the checksum are checked before a body is decoded, a body must be
-//! consumed to its last byte, and a stream to its last unit: what nobody asked for is an error.
-//! [`Reader::new`] is pure and the entry point of the fuzz target. A stream of any size is written and read unit by unit
-//! ([`stream`]), with the same checks.
+//! A *state unit* is 36 bytes of envelope (magic, format, kind, version, length, checksum; little-endian) and a
+//! postcard body. A stream is units one behind the other. The stream is untrusted (it comes from another host, or a
+//! file): lengths and the checksum are checked before a body is decoded, a body must be consumed to its last byte, and
+//! a stream to its last unit: what nobody asked for is an error. [`Reader::new`] is pure and the entry point of the
+//! fuzz target. A stream of any size is written and read unit by unit ([`stream`]), with the same checks.
 
 pub mod stream;
 

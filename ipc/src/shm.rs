@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Memory that two processes share: the only place of this crate with `unsafe`.
 //!
-//! [`region`] makes and maps sealed memory objects; it, [`file_io`] and [`host_bar`] are where the unsafe code is; everything else sees
-//! shared memory as atomics behind a checked view. A peer may write anything at any time: every field is read
-//! once into a private copy, checked, and only then used. Under `cfg(loom)` the atomics and the futex are the
-//! model checker's, and views are plain heap objects: `tests/loom_*.rs` then try every interleaving.
+//! [`region`] makes and maps sealed memory objects; it, [`file_io`] and [`host_bar`] are where the unsafe code is;
+//! everything else sees shared memory as atomics behind a checked view. A peer may write anything at any time: every
+//! field is read once into a private copy, checked, and only then used. Under `cfg(loom)` the atomics and the futex are
+//! the model checker's, and views are plain heap objects: `tests/loom_*.rs` then try every interleaving.
 
 #[cfg(not(loom))]
 mod coherency;

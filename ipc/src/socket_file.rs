@@ -3,8 +3,8 @@
 //!
 //! A path that a user gave, or that an earlier run left behind, may hold anything by now. Nothing is ever removed but a
 //! socket, and only the very one that was meant: a dead one that still refuses connections at that moment, or the
-//! caller's own. To make that hold at the moment of removal and not a moment before, the file is moved aside
-//! first, looked at under a name that nobody else uses, and put back if it is another. Used by whatever binds a path: the
+//! caller's own. To make that hold at the moment of removal and not a moment before, the file is moved aside first,
+//! looked at under a name that nobody else uses, and put back if it is another. Used by whatever binds a path: the
 //! launcher, and programs that serve by themselves.
 
 use std::fs::{self, Metadata};
@@ -93,7 +93,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens on `path`, whose file gets `mode` without the bits of the umask. A socket that nobody listens on is replaced.
+/// Listens on `path`, whose file gets `mode` without the bits of the umask. A socket that nobody listens on is
+/// replaced.
 ///
 /// # Errors
 /// If somebody listens on it, something else has the path, or the host refuses.
@@ -143,7 +144,8 @@ fn is_dead(path: &Path) -> bool {
     connect(socket.as_fd(), &address) == Err(Errno::CONNREFUSED)
 }
 
-/// Removes the socket at `path` if it is the one called `id` and `still` holds for it. Anything else stays, and is no error.
+/// Removes the socket at `path` if it is the one called `id` and `still` holds for it. Anything else stays, and is no
+/// error.
 fn remove(path: &Path, id: FileId, still: impl Fn(&Path) -> bool) -> io::Result<()> {
     let is_meant = |path: &Path| {
         let found = fs::symlink_metadata(path);

@@ -2,8 +2,8 @@
 //! Every interleaving of writers, flips and harvests of a dirty log, by the model checker: no write is lost.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p ipc --test loom_dirty_log --target-dir target/loom`. In all models
-//! `page` stands for the bytes of a page: written relaxed, as a guest's memory is, and copied after a harvest. The last test
-//! takes the protocol's orders away one at a time: a model fails for each.
+//! `page` stands for the bytes of a page: written relaxed, as a guest's memory is, and copied after a harvest. The last
+//! test takes the protocol's orders away one at a time: a model fails for each.
 
 #![cfg(loom)]
 #![cfg_attr(loom, expect(clippy::unwrap_used, reason = "helpers of tests may stop at the first surprise"))]

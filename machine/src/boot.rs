@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Puts kernel, device tree and initramfs into guest RAM (Linux arm64 boot protocol).
 //!
-//! From the bottom of RAM: kernel, the device tree on the next 2 MiB boundary, the initramfs behind it.
-//! Run by the sealed coordinator before any vCPU exists, at each boot. Files are taken as they come: a kernel that is packed is
+//! From the bottom of RAM: kernel, the device tree on the next 2 MiB boundary, the initramfs behind it. Run by the
+//! sealed coordinator before any vCPU exists, at each boot. Files are taken as they come: a kernel that is packed is
 //! unpacked into RAM, which bounds it; a failure names the file, the size and the room.
 
 use std::fs::File;

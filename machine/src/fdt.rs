@@ -260,7 +260,8 @@ fn pci(fdt: &mut FdtWriter, nested_slots: &[u8]) -> Result<(), Error> {
     fdt.end_node(node)
 }
 
-/// Bus address, CPU address and length of each window. Memory has the same address on both sides, I/O begins at 0 on the bus.
+/// Bus address, CPU address and length of each window. Memory has the same address on both sides, I/O begins at 0 on
+/// the bus.
 fn pci_ranges() -> Vec<u32> {
     let spaces = [
         (PCI_SPACE_IO, 0, PCI_IO),
@@ -275,9 +276,10 @@ fn pci_ranges() -> Vec<u32> {
     spaces.into_iter().flat_map(of).collect()
 }
 
-/// The host programs a nested device's messages with addresses in a window of its own, untranslated by us: the guest's stage
-/// 1 must map that window flat. A reserved region whose `iommu-addresses` are its own says so; Linux then lists it as
-/// `direct` among the group's reserved regions. In it an address has the three cells of the PCI bus, a size has two.
+/// The host programs a nested device's messages with addresses in a window of its own, untranslated by us: the guest's
+/// stage 1 must map that window flat. A reserved region whose `iommu-addresses` are its own says so; Linux then lists
+/// it as `direct` among the group's reserved regions. In it an address has the three cells of the PCI bus, a size has
+/// two.
 fn msi_window(fdt: &mut FdtWriter, nested_slots: &[u8]) -> Result<(), Error> {
     let reserved = fdt.begin_node("reserved-memory")?;
     fdt.property_u32("#address-cells", 2)?;

@@ -2,8 +2,8 @@
 //! What a kernel file is, by its first bytes: as distributions ship it, or as people give it by mistake.
 //!
 //! An Image is taken as it is, and unpacked where it is packed with gzip or zstd, alone or in an EFI zboot program
-//! (Linux, drivers/firmware/efi/libstub/zboot-header.S): Debian ships the Image, Ubuntu, Fedora and others these. Everything else
-//! is named, with how to get an Image out of it.
+//! (Linux, drivers/firmware/efi/libstub/zboot-header.S): Debian ships the Image, Ubuntu, Fedora and others these.
+//! Everything else is named, with how to get an Image out of it.
 
 use std::ops::Range;
 

@@ -66,7 +66,8 @@ impl Events {
         }
     }
 
-    /// Says that the program cannot go on, and why, and ends the process: the supervisor decides what becomes of the VM.
+    /// Says that the program cannot go on, and why, and ends the process: the supervisor decides what becomes of the
+    /// VM.
     pub fn fatal(&self, reason: String) {
         if self.is_exiting {
             ipc::log::error!("{reason}");

@@ -6,8 +6,8 @@
 //!   [start]                                              [life], moved by the requests of [serve]
 //! ```
 //!
-//! A program is a [`Program`]: its role, what it takes, and what each request does to it. Its `main` is one call of [`run`]
-//! with its profile. Nothing else makes a [`life::Life`] that serves, and that only with a `Locked`.
+//! A program is a [`Program`]: its role, what it takes, and what each request does to it. Its `main` is one call of
+//! [`run`] with its profile. Nothing else makes a [`life::Life`] that serves, and that only with a `Locked`.
 #![forbid(unsafe_code)]
 
 pub mod context;

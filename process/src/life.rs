@@ -6,9 +6,10 @@
 //!                                                                      replay, go; pause, resume, save
 //! ```
 //!
-//! Given, Ready, Loaded and Armed are the program's own types: what a stage does not have cannot be asked for. A step takes what
-//! a stage holds along, so one that fails half-way leaves [`Stage::Spent`]: only `Quit` comes then. Whether a request has a
-//! place at all is `ipc`'s [`State`](ipc::protocol::lifecycle::State), which the service loop asks before.
+//! Given, Ready, Loaded and Armed are the program's own types: what a stage does not have cannot be asked for. A step
+//! takes what a stage holds along, so one that fails half-way leaves [`Stage::Spent`]: only `Quit` comes then. Whether
+//! a request has a place at all is `ipc`'s [`State`](ipc::protocol::lifecycle::State), which the service loop asks
+//! before.
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -67,8 +68,8 @@ pub trait Program: Sized {
     /// # Errors
     /// If it cannot say what came of it.
     fn replay(armed: &Self::Armed) -> Result<Option<Vec<StreamReplay>>, Failure>;
-    /// Opens gates. What goes wrong now goes wrong in a running VM: a device is lost, or the process cannot go on and says so
-    /// ([`Events::fatal`](crate::Events::fatal)).
+    /// Opens gates. What goes wrong now goes wrong in a running VM: a device is lost, or the process cannot go on and
+    /// says so ([`Events::fatal`](crate::Events::fatal)).
     fn go(armed: &Self::Armed, context: &Context);
     /// Stops making work; returns once nothing of the guest changes any more because of this process.
     ///
@@ -102,8 +103,8 @@ pub trait Program: Sized {
     /// # Errors
     /// If no such device is behind it.
     fn dma_ended(configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure>;
-    /// Takes a new end of its channel with `peer`, whose next life is at the other end. A program has no channel that can be
-    /// exchanged unless it says so.
+    /// Takes a new end of its channel with `peer`, whose next life is at the other end. A program has no channel that
+    /// can be exchanged unless it says so.
     ///
     /// # Errors
     /// If there is no such channel.

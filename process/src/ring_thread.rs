@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread that answers the guest: accesses from an MMIO ring, in their order, and the work that they make ready.
 //!
-//! The control thread gives it orders ([`RingThread::order`]) and waits until one is followed. To follow a pause it has emptied
-//! the ring and finished or stopped the work, and goes on answering what still arrives without beginning any: nothing of
-//! the guest's memory changes any more because of it. Other threads leave it notes, which are dealt with when every
-//! access that the guest had made before has been. A vCPU process that breaks the ring's rules ends the thread; the reason
-//! is handed to `on_violation` and to the control thread's next order.
+//! The control thread gives it orders ([`RingThread::order`]) and waits until one is followed. To follow a pause it has
+//! emptied the ring and finished or stopped the work, and goes on answering what still arrives without beginning any:
+//! nothing of the guest's memory changes any more because of it. Other threads leave it notes, which are dealt with
+//! when every access that the guest had made before has been. A vCPU process that breaks the ring's rules ends the
+//! thread; the reason is handed to `on_violation` and to the control thread's next order.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +21,8 @@ use ipc::shm::ring::{Access, Interrupt, Responder, ResponderError};
 pub trait RingDevice: Send + Sync + 'static {
     /// Carries out an access; the value that a read returns.
     fn access(&self, access: Access) -> u64;
-    /// Does a step of the work that accesses have made ready. Not called while paused, but to finish before the pause is followed.
+    /// Does a step of the work that accesses have made ready. Not called while paused, but to finish before the pause
+    /// is followed.
     fn step(&self) -> Step;
     /// The ring has been empty since `notes` were left: bits of [`Notes::leave`], 0 if there are none.
     fn emptied(&self, notes: u32);
@@ -100,8 +101,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RingThread {
-    /// Starts the thread, parked. An order may take `span`; `on_violation` is called on the thread, last, if the ring had to be
-    /// closed.
+    /// Starts the thread, parked. An order may take `span`; `on_violation` is called on the thread, last, if the ring
+    /// had to be closed.
     ///
     /// # Errors
     /// If the kernel gives no thread.
@@ -239,8 +240,8 @@ impl Shared {
         self.progress.notify_all();
     }
 
-    /// Answers what is in the ring. The vCPUs are paused: there is an end. Says whether it got there: a vCPU process that goes
-    /// on asking is waited for only until the control thread gives up.
+    /// Answers what is in the ring. The vCPUs are paused: there is an end. Says whether it got there: a vCPU process
+    /// that goes on asking is waited for only until the control thread gives up.
     fn empty(&self, device: &impl RingDevice, responder: &mut Responder) -> Result<bool, Violation> {
         while answer_one(device, responder)? {
             if self.interrupt.is_raised() {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! From the first instruction of a program to its service loop, and to its end.
 //!
-//! Arguments: the process's name, its generation, and the names of its descriptors in the order of their numbers. There is
-//! no environment. Run by hand a program ends with a line that says who starts it: without arguments it has no
-//! generation, and with made-up ones it has neither these descriptors nor the namespaces it verifies before it
-//! serves; nothing is opened, created or changed.
+//! Arguments: the process's name, its generation, and the names of its descriptors in the order of their numbers. There
+//! is no environment. Run by hand a program ends with a line that says who starts it: without arguments it has no
+//! generation, and with made-up ones it has neither these descriptors nor the namespaces it verifies before it serves;
+//! nothing is opened, created or changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,8 +77,8 @@ impl Arguments {
     }
 }
 
-/// Takes the descriptors of this process, `take` those that are the program's own; seals it with `profile`, and serves until
-/// the coordinator tells it to quit.
+/// Takes the descriptors of this process, `take` those that are the program's own; seals it with `profile`, and serves
+/// until the coordinator tells it to quit.
 ///
 /// # Errors
 /// Why it could not begin, or what ended it.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The memory object that a state is written into or read from, as a stream: a program holds as much of it as it works on.
+//! The memory object that a state is written into or read from, as a stream: a program holds as much of it as it works
+//! on.
 //!
 //! An object's length is looked at once, when reading begins: what comes is sealed against change. Neither end goes
 //! beyond [`SAVED_LEN_MAX`].

@@ -78,7 +78,8 @@ pub struct Namespace {
 pub struct Descriptor {
     /// Its number.
     pub fd: i32,
-    /// What it is, as the kernel prints it, made printable: `socket:[123]`, `/memfd:ram (deleted)`, `anon_inode:[eventfd]`.
+    /// What it is, as the kernel prints it, made printable: `socket:[123]`, `/memfd:ram (deleted)`,
+    /// `anon_inode:[eventfd]`.
     pub target: String,
 }
 

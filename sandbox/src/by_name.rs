@@ -4,8 +4,8 @@
 //! Besides those of `probe` there are two that concern the supervisor and not the filter: `panic` and `hang`.
 //! A release build attempts nothing.
 
-/// Makes the attempt called `name`: `Err` is the error number it was refused with, `Ok` a hole. Does not return from one
-/// that ends the process. `None` if nothing is called so.
+/// Makes the attempt called `name`: `Err` is the error number it was refused with, `Ok` a hole. Does not return from
+/// one that ends the process. `None` if nothing is called so.
 #[cfg(debug_assertions)]
 #[expect(clippy::panic, reason = "asked for, to see that a panic is reported")]
 pub fn attempt(name: &str) -> Option<Result<(), i32>> {

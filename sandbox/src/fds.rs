@@ -8,8 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use crate::sys;
 
-/// The most descriptors a process may be given: a table has its place on the stack of a new process, which may not allocate. A
-/// vCPU process with a device in every slot of its bus is given some two hundred.
+/// The most descriptors a process may be given: a table has its place on the stack of a new process, which may not
+/// allocate. A vCPU process with a device in every slot of its bus is given some two hundred.
 pub const FDS_MAX: usize = 256;
 
 /// A checked table: sources in target order.

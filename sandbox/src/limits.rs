@@ -33,7 +33,8 @@ pub fn set(limits: &Limits) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Those that grow with the machine, which a process does not know when it is sealed: it only verifies that they are there.
+/// Those that grow with the machine, which a process does not know when it is sealed: it only verifies that they are
+/// there.
 const OF_MACHINE: [Resource; 4] = [Resource::As, Resource::Fsize, Resource::Nofile, Resource::Nproc];
 
 /// What the machine's own limits came to: bytes of address space and of the largest file, descriptors, threads.

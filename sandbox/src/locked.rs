@@ -147,9 +147,9 @@ pub enum SealError {
     Seccomp(#[from] seccompiler::Error),
 }
 
-/// Seals this process, which was given descriptors of these names at exec, numbered in their order, and no other. `page` is the
-/// crash page among them; its descriptor stays open, because the process's memory map and not the number is what counts.
-/// Rules about descriptors get their numbers here, where the profile has none yet.
+/// Seals this process, which was given descriptors of these names at exec, numbered in their order, and no other.
+/// `page` is the crash page among them; its descriptor stays open, because the process's memory map and not the number
+/// is what counts. Rules about descriptors get their numbers here, where the profile has none yet.
 ///
 /// After this no thread may ask for the number of CPUs (`available_parallelism` opens files), no path exists, and any
 /// call outside the profile ends the process with a report.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Attempts on the sandbox, made from inside a sealed process on request. Debug builds only.
 //!
-//! Each attempt is one thing a taken-over process would try. It is either refused with an errno or ends the process with
-//! a report; `Outcome::Succeeded` is a hole. Used by the isolation tests through the control channel.
+//! Each attempt is one thing a taken-over process would try. It is either refused with an errno or ends the process
+//! with a report; `Outcome::Succeeded` is a hole. Used by the isolation tests through the control channel.
 
 use std::fmt;
 

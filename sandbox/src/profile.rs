@@ -137,7 +137,8 @@ impl Rule {
         Rule { syscall, when: slots.iter().map(of).collect() }
     }
 
-    /// The alternatives with every descriptor's number in place. A name that has several numbers makes several alternatives.
+    /// The alternatives with every descriptor's number in place. A name that has several numbers makes several
+    /// alternatives.
     fn with_numbers(mut self, numbers: &impl Fn(&str) -> Vec<u32>) -> Rule {
         let mut when = Vec::new();
         let mut left: Vec<Vec<Check>> = self.when.into_iter().rev().collect();
@@ -178,7 +179,8 @@ pub struct Limits {
     pub nofile_count: u64,
     /// RLIMIT_NPROC: threads of this process and of all below it, beside those for the machine's devices.
     pub nproc_count: u64,
-    /// RLIMIT_FSIZE, bytes: the largest file the process may write, beside one that the machine gives it ([`Profile::sized`]).
+    /// RLIMIT_FSIZE, bytes: the largest file the process may write, beside one that the machine gives it
+    /// ([`Profile::sized`]).
     pub fsize_len: u64,
     /// RLIMIT_DATA, bytes: writable memory of its own, thread stacks included. Does not grow with the guest.
     pub data_len: u64,
@@ -218,9 +220,9 @@ impl Profile {
         self.rules.iter().find(|rule| rule.syscall == syscall)
     }
 
-    /// The same rights for a machine of some size: `mapped_len` bytes more may be mapped, of guest RAM and devices, and a file
-    /// that the process was given to write has `file_len` bytes. A process verifies of these two limits only that they are
-    /// there when it is sealed: it does not know the machine then.
+    /// The same rights for a machine of some size: `mapped_len` bytes more may be mapped, of guest RAM and devices, and
+    /// a file that the process was given to write has `file_len` bytes. A process verifies of these two limits only
+    /// that they are there when it is sealed: it does not know the machine then.
     #[must_use]
     pub fn sized(mut self, mapped_len: u64, file_len: u64) -> Profile {
         self.limits.address_len = self.limits.address_len.saturating_add(mapped_len);
@@ -228,8 +230,9 @@ impl Profile {
         self
     }
 
-    /// The same rights with room for so many descriptors and threads more: for what a process is given, and for each device that
-    /// it works with. Like [`Self::sized`] a matter of the machine's, which the process does not know when it is sealed.
+    /// The same rights with room for so many descriptors and threads more: for what a process is given, and for each
+    /// device that it works with. Like [`Self::sized`] a matter of the machine's, which the process does not know when
+    /// it is sealed.
     #[must_use]
     pub fn with_more(mut self, nofile_count: u64, nproc_count: u64) -> Profile {
         self.limits.nofile_count = self.limits.nofile_count.saturating_add(nofile_count);
@@ -237,8 +240,8 @@ impl Profile {
         self
     }
 
-    /// The same rights where the descriptors that rules name have these numbers. A name that has none stays, and a profile
-    /// with such a name cannot be sealed with: what is missing is never let through.
+    /// The same rights where the descriptors that rules name have these numbers. A name that has none stays, and a
+    /// profile with such a name cannot be sealed with: what is missing is never let through.
     #[must_use]
     pub fn with_numbers(mut self, numbers: impl Fn(&str) -> Vec<u32>) -> Profile {
         self.rules = self.rules.into_iter().map(|rule| rule.with_numbers(&numbers)).collect();

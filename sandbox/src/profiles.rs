@@ -16,8 +16,8 @@ mod vfio_kernel;
 use crate::memory_file::MemoryFiles;
 use crate::profile::{Arch, Profile};
 
-/// What Linux 5.19 and 6.1 have: every path right but truncating. Whatever the kernel can deny beyond that is denied, and
-/// for what it cannot another wall must stand (`landlock::Gap`).
+/// What Linux 5.19 and 6.1 have: every path right but truncating. Whatever the kernel can deny beyond that is denied,
+/// and for what it cannot another wall must stand (`landlock::Gap`).
 const LANDLOCK_ABI_MIN: u32 = 2;
 
 /// State units are written into a memory file that the coordinator hands over: 64 MiB is far above any of ours, and
@@ -30,8 +30,8 @@ const DEVICE_SAVED_LEN_MAX: u64 = 16 << 30;
 /// What a process maps beside memory of its own and the machine's: its program, rings, pages of registers.
 const SHARED_LEN: u64 = 256 << 20;
 
-/// Calls that a trace of a machine's life does not show in every role that may make them, and why they are allowed all the
-/// same. `cargo xtask syscalls` insists on a reason for each.
+/// Calls that a trace of a machine's life does not show in every role that may make them, and why they are allowed all
+/// the same. `cargo xtask syscalls` insists on a reason for each.
 pub const UNSEEN: &[(&str, &str)] = &[
     ("brk", "the C library's allocator"),
     ("capget", "verified before sealing, by the C library's number of it where there is one"),

@@ -15,8 +15,8 @@ pub fn is_ignored(signal: Signal) -> bool {
 }
 
 /// Does what `signal` does to a process that does not handle it, and returns if and when the process goes on. For a
-/// stop signal that was handled to tidy up first: only the kernel's own action leaves a process group that nobody could continue
-/// alone. Call it from the one place that handles `signal`.
+/// stop signal that was handled to tidy up first: only the kernel's own action leaves a process group that nobody could
+/// continue alone. Call it from the one place that handles `signal`.
 ///
 /// # Errors
 /// If `signal` cannot be handled at all.

@@ -41,8 +41,8 @@ pub struct Spawn<'a> {
     pub fds: &'a [(String, BorrowedFd<'a>)],
     /// Its rights.
     pub profile: &'a Profile,
-    /// A user and group id of the host for it and what it starts, if there is one. Only where the caller may map it: for a
-    /// profile with a root of its own.
+    /// A user and group id of the host for it and what it starts, if there is one. Only where the caller may map it:
+    /// for a profile with a root of its own.
     pub own_id: Option<u32>,
     /// The file `cgroup.procs` of a control group that it is to be in before it does anything.
     pub cgroup: Option<BorrowedFd<'a>>,

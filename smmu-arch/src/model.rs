@@ -27,8 +27,8 @@ const ARCH_MINOR_REV: u8 = 1;
 /// StreamIDs from here on require 2-level tables (§6.3.2, SIDSIZE).
 const SIDSIZE_LINEAR_MAX: u8 = 6;
 
-/// The choices `bulkhead-smmu-1` leaves open. Each has this one name from the configuration file to here: the manual's field,
-/// where its value is the field's; `stream_table_levels` counts levels, which IDR0.ST_LEVEL encodes as one less.
+/// The choices `bulkhead-smmu-1` leaves open. Each has this one name from the configuration file to here: the manual's
+/// field, where its value is the field's; `stream_table_levels` counts levels, which IDR0.ST_LEVEL encodes as one less.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Options {
     /// IDR1.SIDSIZE: bits of a StreamID, 1 to 32.

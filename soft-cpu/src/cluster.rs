@@ -222,8 +222,8 @@ impl Shared {
         self.done.store(ticket, Ordering::Release);
     }
 
-    /// The CPU itself sleeps until it is woken, or for `timeout`; not at all if something waits for it already, which may be
-    /// an event. May return early.
+    /// The CPU itself sleeps until it is woken, or for `timeout`; not at all if something waits for it already, which
+    /// may be an event. May return early.
     pub(crate) fn park(&self, for_event: bool, timeout: Option<Duration>) {
         let mut inbox = self.inbox();
         if self.attention.load(Ordering::Acquire) || (for_event && self.has_event()) {

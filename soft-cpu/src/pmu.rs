@@ -171,8 +171,8 @@ const fn accesses_memory(word: u32) -> bool {
 }
 
 impl Cpu {
-    /// Counts what ran at a level that is about to change. Nothing while all counters are off: whoever switches one on counts
-    /// from there.
+    /// Counts what ran at a level that is about to change. Nothing while all counters are off: whoever switches one on
+    /// counts from there.
     pub(crate) fn count_before_level_changes(&mut self) {
         if self.pmu.is_on() {
             self.count_instructions();

@@ -75,8 +75,8 @@ impl Cpu {
         }
     }
 
-    /// Sleeps until there may be something to look at: a request of another thread, an interrupt, an event, or, in a CPU that
-    /// is on, the time of a timer or of its wait.
+    /// Sleeps until there may be something to look at: a request of another thread, an interrupt, an event, or, in a
+    /// CPU that is on, the time of a timer or of its wait.
     pub(crate) fn sleep(&mut self) {
         let timer = self.next_deadline().filter(|_| self.powered).map(|ticks| self.clock.until(ticks));
         let limit = match &mut self.wait {

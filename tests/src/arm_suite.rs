@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A public suite of guests for arm64 KVM (kvm-unit-tests), run on our machine: which cases, how, and what came of them.
+//! A public suite of guests for arm64 KVM (kvm-unit-tests), run on our machine: which cases, how, and what came of
+//! them.
 //!
 //! The suite's guests are flat images that somebody has built outside the tree; nothing of them is part of the project.
 //! Here is what they are called with, how an image becomes a kernel ([`image`]), the machine it runs on ([`run`])

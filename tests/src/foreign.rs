@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! vfio-user servers that nobody here wrote: the example of the `vfio_user` crate, a GPIO card, and a sample of the reference
-//! library libvfio-user, the same card with an I/O BAR.
+//! vfio-user servers that nobody here wrote: the example of the `vfio_user` crate, a GPIO card, and a sample of the
+//! reference library libvfio-user, the same card with an I/O BAR.
 //!
-//! `cargo xtask interop --fetch` builds the first from the crate registry into the cache. It serves one client, writes what it is
-//! asked to its log, and ends with exit code 0 when the client has gone. The sample is in no registry: [`SERVERS`] says
-//! where it was built. It waits for the next client.
+//! `cargo xtask interop --fetch` builds the first from the crate registry into the cache. It serves one client, writes
+//! what it is asked to its log, and ends with exit code 0 when the client has gone. The sample is in no registry:
+//! [`SERVERS`] says where it was built. It waits for the next client.
 
 use std::{
     fs::File,

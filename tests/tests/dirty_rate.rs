@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How fast a guest dirties its memory, as `bulkhead dirty-rate` tells it: one that writes nothing, and one that writes pages
-//! which the test knows.
+//! How fast a guest dirties its memory, as `bulkhead dirty-rate` tells it: one that writes nothing, and one that writes
+//! pages which the test knows.
 
 #![allow(
     clippy::unwrap_used,

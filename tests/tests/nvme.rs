@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A stock arm64 Linux on an NVMe controller that is passed through behind the vSMMUv3: its own driver, its own stage 1.
+//! A stock arm64 Linux on an NVMe controller that is passed through behind the vSMMUv3: its own driver, its own stage
+//! 1.
 //!
 //! What the guest wrote is looked at from outside afterwards, by other programs than wrote it.
 
@@ -228,8 +229,8 @@ fn guest_finds_sixteen_disks_and_reads_each() {
     assert_eq!(vm.left_over(), [""; 0]);
 }
 
-/// A program of the guest's that writes a mebibyte to the disk, reads it back from there, and notes whether it is the same, over
-/// and over, each time elsewhere.
+/// A program of the guest's that writes a mebibyte to the disk, reads it back from there, and notes whether it is the
+/// same, over and over, each time elsewhere.
 const WRITES_AND_READS: &str = "\
     dd if=/dev/urandom of=/tmp/mib bs=64k count=16 2>/dev/null; sum=$(md5sum < /tmp/mib); \
     (i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); at=$((i%16*16)); \

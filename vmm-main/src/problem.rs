@@ -88,7 +88,8 @@ impl Problem {
         Self::new(Class::Host, what, place, advice)
     }
 
-    /// The same after `error`: where its number has one cause whatever was tried, that is the host's, and the advice is about it.
+    /// The same after `error`: where its number has one cause whatever was tried, that is the host's, and the advice is
+    /// about it.
     pub fn because_of(self, error: &io::Error) -> Self {
         self.because_of_number(error.raw_os_error().unwrap_or_default())
     }

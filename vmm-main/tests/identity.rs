@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whose processes a VM's are, and from whom that parts them: from other VMs if each has an id of its own, never from the
-//! ordinary user who started it. Both are acted out, by processes that become who they attack as.
+//! Whose processes a VM's are, and from whom that parts them: from other VMs if each has an id of its own, never from
+//! the ordinary user who started it. Both are acted out, by processes that become who they attack as.
 //!
-//! A test calls this very program again as the attacker: one test of it, by its exact name, with what to do in `ATTACK`.
+//! A test calls this very program again as the attacker: one test of it, by its exact name, with what to do in
+//! `ATTACK`.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -190,7 +191,8 @@ fn descriptors_in_flight_are_counted_for_each_id() {
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(flood.stdout.take().unwrap()));
     let told = lines.by_ref().map(Result::unwrap).find(|line| line.contains("flooded: ")).unwrap();
     assert!(told.contains("TOOMANYREFS") || told.contains("code: 109"), "{told}");
-    // A VM with the flooded id cannot hand a descriptor on, which it does to save itself; one with its own does not notice.
+    // A VM with the flooded id cannot hand a descriptor on, which it does to save itself; one with its own does not
+    // notice.
     let mut vm = lab.start(&kernel, &["--ids", &format!("{FLOODED}:1")]);
     vm.await_running();
     let answer = lab.bulkhead(&["save-restore"]);

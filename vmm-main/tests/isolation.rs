@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Every role of a running VM, attacked from inside (debug builds).
 //!
-//! Each process attempts what a taken-over one would; it is refused, or dies and the report names process, call and arguments.
+//! Each process attempts what a taken-over one would; it is refused, or dies and the report names process, call and
+//! arguments.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Kernels as distributions ship them, started by the real programs: packed with gzip, zstd or in EFI zboot, at the first boot and
-//! at every reset, where that does not end the VM; and the refusals of those that are not unpacked here.
+//! Kernels as distributions ship them, started by the real programs: packed with gzip, zstd or in EFI zboot, at the
+//! first boot and at every reset, where that does not end the VM; and the refusals of those that are not unpacked here.
 
 #![allow(
     clippy::unwrap_used,

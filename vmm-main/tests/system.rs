@@ -159,8 +159,8 @@ const fn is_socket(make: Make) -> bool {
     matches!(make, Make::Channel | Make::Stream | Make::Doorbell)
 }
 
-/// A connection between two processes is theirs alone; a doorbell is kept by the coordinator for the next life of a process;
-/// no two processes hold the same end.
+/// A connection between two processes is theirs alone; a doorbell is kept by the coordinator for the next life of a
+/// process; no two processes hold the same end.
 fn assert_sockets(system: &System, open: &Open) {
     let mut holders: BTreeMap<&str, BTreeSet<InstanceId>> = BTreeMap::new();
     for (id, links) in open {

@@ -5,9 +5,9 @@
 //! The program is the sealed one, as shipped. Its client is in `nvme/program.rs`.
 //!
 //! Two yardsticks, in `nvme/file.rs`, both blocking reads and writes of the same file, at the same places, from as much
-//! memory: as many threads as the depth, which is all that the machine can do with the file, and one thread, which is all
-//! that one processor can. All three take turns and the median of each counts, so that a busy spell of the machine hits
-//! all of them. The file is in the page cache, where what is measured is the way and not the disk; or, "cold", it
+//! memory: as many threads as the depth, which is all that the machine can do with the file, and one thread, which is
+//! all that one processor can. All three take turns and the median of each counts, so that a busy spell of the machine
+//! hits all of them. The file is in the page cache, where what is measured is the way and not the disk; or, "cold", it
 //! is not. The processor time of an access is printed too: the program's without its client's, beside the threads'.
 #![expect(
     clippy::unwrap_used,

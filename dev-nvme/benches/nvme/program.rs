@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The program over an image of its own, and a client that keeps it busy.
 //!
-//! The client is a host of the simplest kind: one thread, memory that the program has mapped, one queue, doorbells kept in
-//! memory, one for all the commands that it has at a time, and an interrupt when there was nothing to take for a moment.
+//! The client is a host of the simplest kind: one thread, memory that the program has mapped, one queue, doorbells kept
+//! in memory, one for all the commands that it has at a time, and an interrupt when there was nothing to take for a
+//! moment.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;

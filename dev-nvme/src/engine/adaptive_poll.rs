@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Adaptive polling: how long to poll shadow doorbells before sleeping until a register write.
 //!
-//! If two sides both poll for a shorter time than the other takes to wake up, every exchange puts both to sleep, for as long
-//! as they have work. The wake-up latency depends on the host: so the polling span grows when a change came just after
-//! polling had ended, and shrinks when it came much later. Beyond the shortest span the processor is yielded between two
-//! polls: the other side may be waiting for it.
+//! If two sides both poll for a shorter time than the other takes to wake up, every exchange puts both to sleep, for as
+//! long as they have work. The wake-up latency depends on the host: so the polling span grows when a change came just
+//! after polling had ended, and shrinks when it came much later. Beyond the shortest span the processor is yielded
+//! between two polls: the other side may be waiting for it.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A host: memory, and a small NVMe driver that does what the specification says a driver does.
 //!
-//! The driver reaches the controller through [`Wire`]: the device in this process, or a vfio-user connection to another.
+//! The driver reaches the controller through [`Wire`]: the device in this process, or a vfio-user connection to
+//! another.
 #![allow(dead_code, reason = "each test program uses a part of the host")]
 #![allow(
     clippy::unwrap_used,

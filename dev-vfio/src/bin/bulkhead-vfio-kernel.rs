@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The process of a physical device: descriptors -> seal -> serve. Started by the coordinator.
 //!
-//! Or, as `bulkhead host-check` starts it, `host-check [ADDRESS]`: what this host offers for such devices, as a table; status
-//! 1 if something is missing that a VM needs.
+//! Or, as `bulkhead host-check` starts it, `host-check [ADDRESS]`: what this host offers for such devices, as a table;
+//! status 1 if something is missing that a VM needs.
 #![forbid(unsafe_code)]
 
 use std::io::Write;

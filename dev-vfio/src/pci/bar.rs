@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! BARs with addresses fixed before the guest starts: the guest can size them, but not move them.
 //!
-//! 64-bit prefetchable BARs go to one area of the guest's address space, all other memory to another, I/O to a third, because
-//! the host bridge's windows are made so. An I/O BAR holds an address of the bus: the guest sees it where the host
-//! bridge has that. PCI 3.0 section 6.2.5.1.
+//! 64-bit prefetchable BARs go to one area of the guest's address space, all other memory to another, I/O to a third,
+//! because the host bridge's windows are made so. An I/O BAR holds an address of the bus: the guest sees it where the
+//! host bridge has that. PCI 3.0 section 6.2.5.1.
 
 use ipc::addr::{Gpa, GpaRange};
 use ipc::protocol::vfio::BarAreas;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A physical device by its VFIO character device: regions by reading and writing the file, interrupts, reset, stopping.
+//! A physical device by its VFIO character device: regions by reading and writing the file, interrupts, reset,
+//! stopping.
 //!
 //! The same verbs as [`Client`](crate::vfio_user::client::Client) has for a vfio-user server. An access that the
 //! kernel refuses (the device is in reset, or gone from its slot) reads as all ones, as on hardware; it does not fail

@@ -25,7 +25,8 @@ fn tell(function: &Function<PhysicalDevice>, file: &OwnedFd) {
     while function.failure().is_none() {
         match poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&LOOK_TIMESPEC)) {
             Ok(_) | Err(Errno::INTR) => {
-                // While the function holds still they wait: what is told after a pause to a vSMMU that is just being saved is lost.
+                // While the function holds still they wait: what is told after a pause to a vSMMU that is just being
+                // saved is lost.
                 drop(function.gate.enter());
                 function.tell_faults();
             }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a host offers for physical devices, tried out call by call: a line for each, and what to do where it is missing.
+//! What a host offers for physical devices, tried out call by call: a line for each, and what to do where it is
+//! missing.
 //!
 //! With a device, every step of assigning it is done on a small piece of memory, and undone. Run by hand (`bulkhead
 //! host-check`), without a sandbox.

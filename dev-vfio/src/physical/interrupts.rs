@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The interrupts of a physical device: MSI-X or INTx by [`Connected`], with the kernel's calls. Its INTx masks itself when it
-//! signals.
+//! The interrupts of a physical device: MSI-X or INTx by [`Connected`], with the kernel's calls. Its INTx masks itself
+//! when it signals.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

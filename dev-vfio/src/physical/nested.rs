@@ -69,8 +69,8 @@ enum Attached {
 }
 
 impl NestedIommu {
-    /// Over a device that is bound to `objects` as `device`, for the guest whose RAM is in `ram` and that knows the device as
-    /// `stream`; attached to abort. `ram` is not needed any more when this returns.
+    /// Over a device that is bound to `objects` as `device`, for the guest whose RAM is in `ram` and that knows the
+    /// device as `stream`; attached to abort. `ram` is not needed any more when this returns.
     ///
     /// # Errors
     /// If the host lacks something; the error names it.

@@ -57,8 +57,8 @@ impl Log {
         self.tracking.read(self.no_device.as_fd(), mock.fd(), &self.log)
     }
 
-    /// The device writes these pages, each at its beginning or in the middle (the mock's own pages have 2 KiB), and they are
-    /// marked in `expected`.
+    /// The device writes these pages, each at its beginning or in the middle (the mock's own pages have 2 KiB), and
+    /// they are marked in `expected`.
     fn write(&self, mock: &Mock, pages: &[u64], expected: &mut OwedMap) {
         for (index, page) in pages.iter().enumerate() {
             const HALF: u64 = PAGE / 2;

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The ioctl by which the kernel's mock of an IOMMU is told what to do (`CONFIG_IOMMUFD_TEST`), one function per operation.
+//! The ioctl by which the kernel's mock of an IOMMU is told what to do (`CONFIG_IOMMUFD_TEST`), one function per
+//! operation.
 //!
-//! It is no stable interface: number and layout are those of Linux 7.2 and 7.3 (`drivers/iommu/iommufd/iommufd_test.h`). A
-//! command is a head of four words, a body that depends on the operation, and a last word.
-// UNSAFETY: an ioctl is an untyped call with an untyped address, and this one is for tests alone: the product's own calls
-// (`dev-vfio/src/kernel/sys`) must not have it. Each function below makes its body from values and slices of its own.
+//! It is no stable interface: number and layout are those of Linux 7.2 and 7.3
+//! (`drivers/iommu/iommufd/iommufd_test.h`). A command is a head of four words, a body that depends on the operation,
+//! and a last word.
+// UNSAFETY: an ioctl is an untyped call with an untyped address, and this one is for tests alone: the product's own
+// calls (`dev-vfio/src/kernel/sys`) must not have it. Each function below makes its body from values and slices of its
+// own.
 #![expect(unsafe_code, reason = "ioctls have no safe form")]
 
 use core::ffi::c_void;
@@ -48,8 +51,8 @@ struct Command {
 
 const _: () = assert!(size_of::<Command>() == 72);
 
-/// A device of the mock's own bus, attached to a page table that the kernel makes over `ioas`. It can tell what was written
-/// only if `logs`.
+/// A device of the mock's own bus, attached to a page table that the kernel makes over `ioas`. It can tell what was
+/// written only if `logs`.
 pub fn device(iommu: BorrowedFd<'_>, ioas: ObjectId, logs: bool) -> Result<MockDevice, Errno> {
     const NO_DIRTY: u64 = 1 << 0;
     let flags = if logs { 0 } else { NO_DIRTY };
@@ -64,7 +67,8 @@ pub fn attach(iommu: BorrowedFd<'_>, device: MockDevice, table: ObjectId) -> Res
     unsafe { test(iommu, MOCK_DOMAIN_REPLACE, device.itself, [table.0.into(), 0, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// As if a device had written: at `iova`, once in each unit of `unit` bytes whose bit is set. Returns how many these were.
+/// As if a device had written: at `iova`, once in each unit of `unit` bytes whose bit is set. Returns how many these
+/// were.
 pub fn write_pages(
     iommu: BorrowedFd<'_>,
     table: ObjectId,

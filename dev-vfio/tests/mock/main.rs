@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! iommufd with the kernel's own mock of an IOMMU (`CONFIG_IOMMUFD_TEST`): what no SMMU that can be emulated has, a nesting
-//! parent that logs writes, and what comes rarely with a real one, exactly countable.
+//! iommufd with the kernel's own mock of an IOMMU (`CONFIG_IOMMUFD_TEST`): what no SMMU that can be emulated has, a
+//! nesting parent that logs writes, and what comes rarely with a real one, exactly countable.
 //!
-//! Everything but the mock's own commands goes through the product's code. Without the mock every test here says that it
-//! is skipped; the Arm lab has it.
+//! Everything but the mock's own commands goes through the product's code. Without the mock every test here says that
+//! it is skipped; the Arm lab has it.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -6,8 +6,8 @@ use dev_vfio::physical::nested;
 use super::nested::MOCK;
 use super::*;
 
-/// Whether nothing is left. The numbers of objects are given out from 1, the lowest free one first: more than any test here makes
-/// must come without a gap.
+/// Whether nothing is left. The numbers of objects are given out from 1, the lowest free one first: more than any test
+/// here makes must come without a gap.
 fn is_empty(iommu: BorrowedFd<'_>) -> bool {
     const MORE: u32 = 32;
     let made: Vec<ObjectId> = (0..MORE).map(|_| iommufd::ioas_alloc(iommu).unwrap()).collect();

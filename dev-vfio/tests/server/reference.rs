@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A server with the limits of the reference library (libvfio-user), as they were found with its sample programs.
 //!
-//! One thread. No window above 8 TiB, and some number of them; no message above 1 MiB and its header; 8 fds in a message; `VERSION`
-//! first, and without fds; all kinds of interrupts in one table of eventfds, none of which masks itself; nothing but accesses
-//! and features while it is stopped. While it waits for the answer to a command of its own, what comes next on that socket
-//! *is* the answer, or the connection is over.
+//! One thread. No window above 8 TiB, and some number of them; no message above 1 MiB and its header; 8 fds in a
+//! message; `VERSION` first, and without fds; all kinds of interrupts in one table of eventfds, none of which masks
+//! itself; nothing but accesses and features while it is stopped. While it waits for the answer to a command of its
+//! own, what comes next on that socket *is* the answer, or the connection is over.
 //!
 //! Its device copies: 4 KiB from one IOVA to another, in messages, then interrupts.
 
@@ -40,7 +40,8 @@ const BAR_LEN: u64 = 0x2000;
 const TABLE: u32 = 0x1000;
 const PENDING: u32 = 0x1800;
 
-/// Registers of BAR 0, which is I/O, 8 bytes each: from, to, and how the copy went: 1 done, 2 failed. A write to the last starts it.
+/// Registers of BAR 0, which is I/O, 8 bytes each: from, to, and how the copy went: 1 done, 2 failed. A write to the
+/// last starts it.
 pub const FROM: u64 = 0;
 pub const TO: u64 = 8;
 pub const STATE: u64 = 16;

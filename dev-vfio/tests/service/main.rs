@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The process without its sandbox: real ring, channels and memory, between a guest, a vSMMU and a server of the test's.
+//! The process without its sandbox: real ring, channels and memory, between a guest, a vSMMU and a server of the
+//! test's.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

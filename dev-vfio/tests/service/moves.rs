@@ -206,7 +206,8 @@ fn an_asserted_pin_is_asserted_after_it_too() {
         old.attach(Attachment::Bypass);
         old.server.device.set_intx(true);
         assert!(old.intx_within(LONG));
-        // Ended, and the device wants more: whoever hears of it, before the move or behind it, the pin is asserted again.
+        // Ended, and the device wants more: whoever hears of it, before the move or behind it, the pin is asserted
+        // again.
         old.end_intx();
         let stream = save(&mut old);
         let new = if keeps_server {

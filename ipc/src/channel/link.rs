@@ -140,8 +140,8 @@ impl<P: Protocol> Link<P> {
         Ok(Outgoing(frame))
     }
 
-    /// Sends one frame, if the socket takes it now. One without descriptors goes by a call that could not carry any: a process
-    /// that has none to send need not be allowed the other.
+    /// Sends one frame, if the socket takes it now. One without descriptors goes by a call that could not carry any: a
+    /// process that has none to send need not be allowed the other.
     pub(super) fn send(
         &self,
         socket: BorrowedFd<'_>,
@@ -193,7 +193,8 @@ impl<P: Protocol> Link<P> {
                     }
                     break message;
                 }
-                // A peer that ends with messages unread is told of as a reset, once, and before the last that it has said.
+                // A peer that ends with messages unread is told of as a reset, once, and before the last that it has
+                // said.
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Ok(Attempt::WouldBlock),
                 Err(Errno::NOTCONN) => return Err(self.gone()),

@@ -51,8 +51,8 @@ struct Books<P: Protocol> {
 }
 
 impl<P: Protocol> AsyncChannel<P> {
-    /// Greets over `socket`, an end made by [`super::pair`], as `local`, checks that the peer is a `peer` of the same build and generation,
-    /// and starts to read. To be called within a runtime.
+    /// Greets over `socket`, an end made by [`super::pair`], as `local`, checks that the peer is a `peer` of the same
+    /// build and generation, and starts to read. To be called within a runtime.
     ///
     /// # Errors
     /// A violation if the peer is someone else; a timeout if it says nothing.

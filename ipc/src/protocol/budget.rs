@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How long a process may wait inside a request, and from that how long the coordinator waits for its answer.
 //!
-//! A deadline shorter than the waits inside it takes a slow peer of a process for the death of the process. So both ends
-//! take their spans from here: a process those of its own waits, the coordinator their sum and [`SLACK`]. A wait that is
-//! added to a request is added to [`waits`]. What has no place here does not happen inside a request: a device is opened
-//! by a thread of its own ([`vfio::OPENING`]), and its outcome is an event.
+//! A deadline shorter than the waits inside it takes a slow peer of a process for the death of the process. So both
+//! ends take their spans from here: a process those of its own waits, the coordinator their sum and [`SLACK`]. A wait
+//! that is added to a request is added to [`waits`]. What has no place here does not happen inside a request: a device
+//! is opened by a thread of its own ([`vfio::OPENING`]), and its outcome is an event.
 
 use core::time::Duration;
 
@@ -17,7 +17,8 @@ pub const SLACK: Duration = Duration::from_secs(5);
 /// For an `Inspect`. Not in [`deadline`]: a process that is late with it is reported as such, and lives.
 pub const INSPECT: Duration = Duration::from_secs(2);
 
-/// From `Quit` to the end of the process, which is killed then. A vCPU process delivers its guest's last output meanwhile.
+/// From `Quit` to the end of the process, which is killed then. A vCPU process delivers its guest's last output
+/// meanwhile.
 pub const QUIT: Duration = sum(&[vcpu::FLUSH, Duration::from_millis(1500)]);
 
 /// Waits of a vCPU process.

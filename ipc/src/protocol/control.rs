@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The control interface: what the coordinator asks of every process it started, and what it is told.
 //!
-//! One channel per process, the coordinator always asks, the process always answers, in order, one request
-//! at a time. A request that does not fit the process' state (see [`crate::protocol::lifecycle`]) or that
-//! the process cannot fulfil is answered with [`Reply::Failed`]: that is no violation, the channel lives on.
-//! Every body is at most [`BODY_LEN_MAX`](crate::frame::BODY_LEN_MAX) bytes; deadlines are in [`crate::protocol::budget`].
+//! One channel per process, the coordinator always asks, the process always answers, in order, one request at a time. A
+//! request that does not fit the process' state (see [`crate::protocol::lifecycle`]) or that the process cannot fulfil
+//! is answered with [`Reply::Failed`]: that is no violation, the channel lives on. Every body is at most
+//! [`BODY_LEN_MAX`](crate::frame::BODY_LEN_MAX) bytes; deadlines are in [`crate::protocol::budget`].
 //!
 //! If the process dies with a request open, the asker gets `PeerGone`. Each request says what that means.
 //! If the coordinator dies the kernel ends the process too: the coordinator is its namespace's pid 1.
@@ -38,23 +38,24 @@ impl Protocol for Control {
 /// What the coordinator asks. Append only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Tells the process what it is. Once, before anything else. Reply `Done`. No fds: the process got them at exec. Not idempotent: a second one is `Failed`.
-    /// Death: start another process and configure that.
+    /// Tells the process what it is. Once, before anything else. Reply `Done`. No fds: the process got them at exec.
+    /// Not idempotent: a second one is `Failed`. Death: start another process and configure that.
     Configure(RoleConfig),
-    /// Tells it where what it remembers comes from; everything untrusted in it is validated here. Reply `Done`. One fd with
-    /// [`LoadFrom::Units`]: a memory object sealed against change. Not idempotent: a failed load leaves a process that can only
-    /// quit. Death: another process is started, or the old life goes on.
+    /// Tells it where what it remembers comes from; everything untrusted in it is validated here. Reply `Done`. One fd
+    /// with [`LoadFrom::Units`]: a memory object sealed against change. Not idempotent: a failed load leaves a process
+    /// that can only quit. Death: another process is started, or the old life goes on.
     Load(LoadFrom),
-    /// Everything else that can fail: opens its device, greets its peers, starts its threads, parked. Reply `Done`; the process of
-    /// an assigned device answers at once, is armed when it tells by an event what became of its device ([`Event::DeviceOpened`],
-    /// [`Event::DeviceFailed`]). After it nothing moves: no DMA, no CPU, no interrupt towards the guest. No fds. Not
-    /// idempotent: a failed one leaves a process that can only quit. Death: as for `Load`.
+    /// Everything else that can fail: opens its device, greets its peers, starts its threads, parked. Reply `Done`; the
+    /// process of an assigned device answers at once, is armed when it tells by an event what became of its device
+    /// ([`Event::DeviceOpened`], [`Event::DeviceFailed`]). After it nothing moves: no DMA, no CPU, no interrupt towards
+    /// the guest. No fds. Not idempotent: a failed one leaves a process that can only quit. Death: as for `Load`.
     Arm,
     /// Puts into force, outside of the process, what it remembers: a vSMMU attaches every stream from the guest's own
-    /// tables in RAM. Reply `Replayed` of a vSMMU, `Done` of any other process. No fds. Idempotent. Death: as for `Load`.
+    /// tables in RAM. Reply `Replayed` of a vSMMU, `Done` of any other process. No fds. Idempotent. Death: as for
+    /// `Load`.
     Replay,
-    /// Lets it begin: opens gates. Reply `Done`; it cannot fail, and a process that cannot go on then says so as in a running
-    /// VM. No fds. Idempotent. Death: as in a running VM.
+    /// Lets it begin: opens gates. Reply `Done`; it cannot fail, and a process that cannot go on then says so as in a
+    /// running VM. No fds. Idempotent. Death: as in a running VM.
     Go,
     /// Stops making work: CPUs stop between instructions, devices finish or hold what they have begun, and
     /// answer what still arrives in their rings. Reply `Paused` once nothing of the guest changes any more
@@ -68,11 +69,12 @@ pub enum Request {
     /// Reply `Saved`. One fd: a memory object without seals, which the process grows up to
     /// [`SAVED_LEN_MAX`]. Idempotent: it changes nothing in the process. Death: the save failed.
     Save,
-    /// Could it be saved, now? Reply `Done`, or `Failed` with the reason. Changes nothing. Running or paused. No fds. Idempotent.
-    /// Death: as for `Pause`.
+    /// Could it be saved, now? Reply `Done`, or `Failed` with the reason. Changes nothing. Running or paused. No fds.
+    /// Idempotent. Death: as for `Pause`.
     CheckSave,
-    /// Switches the dirty log, or makes its producer forget what it need not mark again. Reply
-    /// `DirtyLog` once every later write is marked. What was switched on before `Arm` stays on through `Arm` and `Go`. No fds. Idempotent. Death: the log itself survives, in shared memory.
+    /// Switches the dirty log, or makes its producer forget what it need not mark again. Reply `DirtyLog` once every
+    /// later write is marked. What was switched on before `Arm` stays on through `Arm` and `Go`. No fds. Idempotent.
+    /// Death: the log itself survives, in shared memory.
     DirtyLog(DirtyLogOp),
     /// Asks for counters and states. Reply `Inspect`; the process waits for no peer to give it. A late answer is
     /// no loss of the process. No fds. Idempotent. Death: no answer.
@@ -80,19 +82,20 @@ pub enum Request {
     /// Debug builds only: attempt something the sandbox must refuse. Reply `Probe`. No fds. Not idempotent.
     /// Death: often the expected outcome; the crash page says why.
     Probe(Probe),
-    /// To a vSMMU: the DMA of this device has ended for good. Its process was reaped, and the coordinator has let go of the host's files by
-    /// which a physical device goes on without its process. What was in force before an order of the guest's is not in use there any
-    /// more, whatever that process has answered; nothing else proves it of a device that does not answer. Reply `Done`, or `Failed` if no
-    /// such device is behind it. No fds. Idempotent. Death: as for `Pause`.
+    /// To a vSMMU: the DMA of this device has ended for good. Its process was reaped, and the coordinator has let go of
+    /// the host's files by which a physical device goes on without its process. What was in force before an order of
+    /// the guest's is not in use there any more, whatever that process has answered; nothing else proves it of a device
+    /// that does not answer. Reply `Done`, or `Failed` if no such device is behind it. No fds. Idempotent. Death: as
+    /// for `Pause`.
     DmaEnded {
         /// The device's process.
         device: InstanceId,
     },
-    /// Gives it a new end of the channel that it has with `peer`: the next life of that process has the other one. It greets
-    /// there, and speaks there from now on. The channel that it had is kept until its other end is closed, and what comes from there is
-    /// not followed as long as the new one is open; if the next life does not come to be, the old channel is the one again.
-    /// Reply `Done` once it listens, or `Failed` if it has no such channel that can be exchanged. Running or paused. One fd: the
-    /// channel's end. Not idempotent. Death: as for `Pause`.
+    /// Gives it a new end of the channel that it has with `peer`: the next life of that process has the other one. It
+    /// greets there, and speaks there from now on. The channel that it had is kept until its other end is closed, and
+    /// what comes from there is not followed as long as the new one is open; if the next life does not come to be, the
+    /// old channel is the one again. Reply `Done` once it listens, or `Failed` if it has no such channel that can be
+    /// exchanged. Running or paused. One fd: the channel's end. Not idempotent. Death: as for `Pause`.
     Rewire {
         /// The process whose next life it is.
         peer: InstanceId,
@@ -101,12 +104,12 @@ pub enum Request {
     },
 }
 
-/// The largest state one process may save, in bytes: that of a device with memory of its own (an accelerator's may have some
-/// GiB), which goes from its server into the memory object in pieces.
+/// The largest state one process may save, in bytes: that of a device with memory of its own (an accelerator's may have
+/// some GiB), which goes from its server into the memory object in pieces.
 pub const SAVED_LEN_MAX: u64 = 16 << 30;
 
-/// The largest state that a process may have in private memory. The largest today is a vCPU process with 64 CPUs and an ITS,
-/// below 1 MiB.
+/// The largest state that a process may have in private memory. The largest today is a vCPU process with 64 CPUs and an
+/// ITS, below 1 MiB.
 pub const SAVED_UNITS_LEN_MAX: u64 = 64 << 20;
 
 impl Request {
@@ -195,8 +198,8 @@ pub enum Reply {
     DirtyLog(DirtyLogState),
 }
 
-/// What of a process was begun and not finished. All are zero in a process that holds still as it should: what cannot be is
-/// in its state units. Append only.
+/// What of a process was begun and not finished. All are zero in a process that holds still as it should: what cannot
+/// be is in its state units. Append only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quiescence {
     /// Posted writes that were not carried out.
@@ -249,8 +252,8 @@ pub enum Exactness {
     Exact,
     /// This round counts as all of RAM: a log has failed, or has a gap. It may be exact from now on.
     Everything,
-    /// Something writes that nobody sees until it is stopped (a server that has guest RAM, a device without a log): nothing per
-    /// round, all of RAM once it is.
+    /// Something writes that nobody sees until it is stopped (a server that has guest RAM, a device without a log):
+    /// nothing per round, all of RAM once it is.
     Unseen,
 }
 
@@ -274,8 +277,8 @@ pub enum Event {
     Sealed(Vec<String>),
     /// The process cannot go on and will exit; its reason.
     Fatal(String),
-    /// Another process, one that it works with, does not do its part: it does not answer in the time that their interface gives
-    /// it, or breaks the contract. Who is told ends that process, as the system table says.
+    /// Another process, one that it works with, does not do its part: it does not answer in the time that their
+    /// interface gives it, or breaks the contract. Who is told ends that process, as the system table says.
     PeerFailed {
         /// The other process, as the configuration calls it.
         name: String,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a process tells about itself when asked: a bounded list of named values.
 //!
-//! Filled by every model, read by the coordinator for `status` and by tests. Names are dotted paths
-//! (`cmdq.commands`), values are numbers or short text. The bounds keep the reply below the frame's cap, and leave room for
-//! what a vCPU process tells of a device in every slot of its bus.
+//! Filled by every model, read by the coordinator for `status` and by tests. Names are dotted paths (`cmdq.commands`),
+//! values are numbers or short text. The bounds keep the reply below the frame's cap, and leave room for what a vCPU
+//! process tells of a device in every slot of its bus.
 
 use serde::{Deserialize, Serialize};
 

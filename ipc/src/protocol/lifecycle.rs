@@ -9,8 +9,8 @@
 //! ```
 //!
 //! One way in, whether a process begins out of reset or from state units. Up to `Go` it may fail at any step, and then
-//! can only quit; nothing that the guest could notice has happened by then. `Inspect`, `Probe`, `DirtyLog`,
-//! `CheckSave` and `Rewire` change no state; the dirty log needs a configured process. A request the function refuses is answered
+//! can only quit; nothing that the guest could notice has happened by then. `Inspect`, `Probe`, `DirtyLog`, `CheckSave`
+//! and `Rewire` change no state; the dirty log needs a configured process. A request the function refuses is answered
 //! with `Failed`; the asker, who uses the same function, should not have asked.
 
 use serde::{Deserialize, Serialize};

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Stage 1: what a vSMMU tells the devices behind it, and what they tell it.
 //!
-//! One channel per device. The vSMMU gives orders in the order of the guest's commands; the device carries them out
-//! in that order and says how far it is. Neither end waits for the other while it holds anything: all messages are
-//! events, and the sequence numbers tell what has been answered. A CMD_SYNC completes when the `Done` of the
-//! last order before it has come, or the coordinator has said that the device's DMA has ended. The device end may be a translation engine in
-//! software or a host SMMU that nests; the orders are those that both understand.
+//! One channel per device. The vSMMU gives orders in the order of the guest's commands; the device carries them out in
+//! that order and says how far it is. Neither end waits for the other while it holds anything: all messages are events,
+//! and the sequence numbers tell what has been answered. A CMD_SYNC completes when the `Done` of the last order before
+//! it has come, or the coordinator has said that the device's DMA has ended. The device end may be a translation engine
+//! in software or a host SMMU that nests; the orders are those that both understand.
 //!
-//! Each life of a vSMMU has a channel of its own to each device ([`Rewire`](crate::protocol::control::Request::Rewire)); what the one
-//! before it still says is not followed once the next has greeted.
+//! Each life of a vSMMU has a channel of its own to each device
+//! ([`Rewire`](crate::protocol::control::Request::Rewire)); what the one before it still says is not followed once the
+//! next has greeted.
 //!
-//! The end of the channel, or of the device's process, proves no end of its DMA; if the vSMMU dies the device keeps what it is attached to.
+//! The end of the channel, or of the device's process, proves no end of its DMA; if the vSMMU dies the device keeps
+//! what it is attached to.
 
 use serde::{Deserialize, Serialize};
 pub use smmu_arch::Attachment;
@@ -42,8 +44,9 @@ pub enum Never {}
 /// What travels. Append only. No fds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
-    /// vSMMU to device: carry these out, in order. Answered by [`Notice::Done`] with the same sequence number.
-    /// At most [`ORDERS_MAX`]; none only asks how far it is. Idempotent: attaching again, and invalidating again, change nothing.
+    /// vSMMU to device: carry these out, in order. Answered by [`Notice::Done`] with the same sequence number. At most
+    /// [`ORDERS_MAX`]; none only asks how far it is. Idempotent: attaching again, and invalidating again, change
+    /// nothing.
     Orders {
         /// One higher than the last, from 1.
         sequence: u64,

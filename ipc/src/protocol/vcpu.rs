@@ -72,10 +72,10 @@ pub struct RemoteIrq {
     pub spi: u32,
 }
 
-/// A PCI function in another process: the windows of one ring (`ring:PEER`), and its interrupts. Of the peer are as well
-/// `msi-board`, the board of its pending MSIs, and `msi-doorbell`, which says to look at it; `function-link`, over which it tells
-/// which parts of its windows are memory; `intx`, which says that it asserts its pin, and `intx-end`, by which it is told that the
-/// guest has ended that interrupt and the line fell.
+/// A PCI function in another process: the windows of one ring (`ring:PEER`), and its interrupts. Of the peer are as
+/// well `msi-board`, the board of its pending MSIs, and `msi-doorbell`, which says to look at it; `function-link`, over
+/// which it tells which parts of its windows are memory; `intx`, which says that it asserts its pin, and `intx-end`, by
+/// which it is told that the guest has ended that interrupt and the line fell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteFunction {
     /// Its process.
@@ -84,11 +84,11 @@ pub struct RemoteFunction {
     pub bdf: Bdf,
     /// What of the guest's address space is the function's: its configuration space, and where its BARs are.
     pub windows: Vec<FunctionWindow>,
-    /// Where its INTx pin, a level shared with others, ends: the shared peripheral interrupt's number, without the 32 that
-    /// make it an INTID.
+    /// Where its INTx pin, a level shared with others, ends: the shared peripheral interrupt's number, without the 32
+    /// that make it an INTID.
     pub intx_spi: u32,
-    /// The number (`st_rdev`) of the character device of the physical device behind it: only the memory of that file may be
-    /// its windows then. `None`: a server is behind it, whose memory has to be sealed.
+    /// The number (`st_rdev`) of the character device of the physical device behind it: only the memory of that file
+    /// may be its windows then. `None`: a server is behind it, whose memory has to be sealed.
     pub host_device: Option<u64>,
 }
 

@@ -54,8 +54,8 @@ pub struct BarAreas {
     pub memory64: GpaRange,
     /// Where its I/O BARs may lie.
     pub io: GpaRange,
-    /// Where the host bridge has I/O address 0: what a memory BAR holds is where the guest sees it, what an I/O BAR holds
-    /// is counted from here.
+    /// Where the host bridge has I/O address 0: what a memory BAR holds is where the guest sees it, what an I/O BAR
+    /// holds is counted from here.
     pub io_base: Gpa,
 }
 

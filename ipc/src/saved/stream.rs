@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! State units one by one, in and out of a memory object: a device's own state may be larger than any process should be.
+//! State units one by one, in and out of a memory object: a device's own state may be larger than any process should
+//! be.
 //!
-//! The envelopes are those of [`super`], checked alike; no more than one unit is in private memory at a time. Bytes that are
-//! not ours (what a device's server calls its state) are units whose body is just these bytes. How many units there are is
-//! bounded by the length of the object.
+//! The envelopes are those of [`super`], checked alike; no more than one unit is in private memory at a time. Bytes
+//! that are not ours (what a device's server calls its state) are units whose body is just these bytes. How many units
+//! there are is bounded by the length of the object.
 
 use std::io::{self, Read, Write};
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Memory of a device's server, checked before a process of ours maps it, and reached by copies and atomics only.
 //!
-//! The server keeps the file and may do with it what the kernel lets it; [`peer_file`] has the rules by which no touch of
-//! ours can fault. What the bytes say is between the guest and the device: nothing here looks at them.
+//! The server keeps the file and may do with it what the kernel lets it; [`peer_file`] has the rules by which no touch
+//! of ours can fault. What the bytes say is between the guest and the device: nothing here looks at them.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

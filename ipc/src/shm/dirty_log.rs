@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which pages of guest RAM a process has written: bitmaps in shared memory, one bit per 4 KiB page by GPA.
 //!
-//! One log per process that writes guest RAM. The coordinator makes the object; it has two bitmaps, of which the producer writes
-//! one. `Rearm` flips them: from then on the other is written, and the coordinator takes the closed one by plain reads and
-//! writes ([`harvest`]) into its [`OwedMap`]. A page written is marked *after* the write: a mark that came first could be
-//! harvested, and its page copied, before the write. A mark that was under way while the log was flipped is made in both.
-//! The log outlives its producer: a range that is being written stands in the header ([`DirtyLog::writing`]), so that a process
-//! that dies loses no page.
+//! One log per process that writes guest RAM. The coordinator makes the object; it has two bitmaps, of which the
+//! producer writes one. `Rearm` flips them: from then on the other is written, and the coordinator takes the closed one
+//! by plain reads and writes ([`harvest`]) into its [`OwedMap`]. A page written is marked *after* the write: a mark
+//! that came first could be harvested, and its page copied, before the write. A mark that was under way while the log
+//! was flipped is made in both. The log outlives its producer: a range that is being written stands in the header
+//! ([`DirtyLog::writing`]), so that a process that dies loses no page.
 //!
-//! A round while the guest runs: `Rearm` every producer and wait for the answers (each may remember pages as marked already);
-//! harvest; copy the pages. The last: stop all producers; `Rearm`; harvest; copy; save. What a producer or its header says is
-//! believed as far as a lie costs surplus: a garbled header means all of RAM.
+//! A round while the guest runs: `Rearm` every producer and wait for the answers (each may remember pages as marked
+//! already); harvest; copy the pages. The last: stop all producers; `Rearm`; harvest; copy; save. What a producer or
+//! its header says is believed as far as a lie costs surplus: a garbled header means all of RAM.
 
 mod harvest;
 mod object;
@@ -61,8 +61,8 @@ impl DirtyLog {
         Object::region_len(layout)
     }
 
-    /// Views a memory object as the log of this RAM, switched off. An earlier life of this process may be writing still: what it
-    /// has in the object stays as it is, up to [`Self::adopt`].
+    /// Views a memory object as the log of this RAM, switched off. An earlier life of this process may be writing
+    /// still: what it has in the object stays as it is, up to [`Self::adopt`].
     ///
     /// # Errors
     /// A violation if it is none.
@@ -148,8 +148,8 @@ impl DirtyLog {
         DirtyLogState { epoch: if self.is_enabled() { self.epoch() } else { 0 }, exact }
     }
 
-    /// Says in the header whether there are writes that are not marked here as they happen: those that the kernel logs, or nobody.
-    /// If the process dies then, what they were is not known.
+    /// Says in the header whether there are writes that are not marked here as they happen: those that the kernel logs,
+    /// or nobody. If the process dies then, what they were is not known.
     pub fn set_unmarked_writes(&self, there_are: bool) {
         self.object.store(Field::UnmarkedWrites, there_are.into());
     }
@@ -220,8 +220,8 @@ impl DirtyLog {
         result
     }
 
-    /// Takes over the log from an earlier life of this process, which has ended: what it was writing then counts as written, and its
-    /// notes are free. Called once, before this life writes.
+    /// Takes over the log from an earlier life of this process, which has ended: what it was writing then counts as
+    /// written, and its notes are free. Called once, before this life writes.
     pub fn adopt(&self) {
         for note in self.object.notes() {
             if let Some((gpa, len)) = Note(note.load(Relaxed)).range() {

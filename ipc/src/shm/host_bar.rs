@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A part of a BAR of the physical device, mapped so that a hypervisor can put it into a guest.
 //!
-//! The mapping is of VFIO's character device: its pages are the device's registers, and a touch of ours would be an access to the
-//! device, or end the process while the device has its memory switched off. So nothing here reads or writes it; what it has is
-//! an address. The file comes from the function's process, and must be the one device that the coordinator has named.
-// UNSAFETY: maps a file at an address that the kernel chooses, and unmaps just that; no type of the standard library or of
-// vm-memory's owns a mapping that is never touched, and lets go of its file.
+//! The mapping is of VFIO's character device: its pages are the device's registers, and a touch of ours would be an
+//! access to the device, or end the process while the device has its memory switched off. So nothing here reads or
+//! writes it; what it has is an address. The file comes from the function's process, and must be the one device that
+//! the coordinator has named.
+// UNSAFETY: maps a file at an address that the kernel chooses, and unmaps just that; no type of the standard library or
+// of vm-memory's owns a mapping that is never touched, and lets go of its file.
 #![expect(unsafe_code, reason = "mmap and munmap of memory that is never touched")]
 
 use std::os::fd::OwnedFd;
@@ -39,8 +40,8 @@ pub struct HostBar {
 }
 
 impl HostBar {
-    /// Maps the window, if `file` is the character device numbered `device` (`st_rdev`). The file itself is closed: the mapping
-    /// keeps the device.
+    /// Maps the window, if `file` is the character device numbered `device` (`st_rdev`). The file itself is closed: the
+    /// mapping keeps the device.
     ///
     /// # Errors
     /// If it is another file, or the host does not map it.
@@ -81,8 +82,8 @@ impl HostBar {
 
 impl Drop for HostBar {
     fn drop(&mut self) {
-        // SAFETY: exactly the mapping that was made in `map`, which nothing refers to: it is never touched here, and whoever gave its
-        // address to a hypervisor has kept this value until it was taken back.
+        // SAFETY: exactly the mapping that was made in `map`, which nothing refers to: it is never touched here, and
+        // whoever gave its address to a hypervisor has kept this value until it was taken back.
         let _ = unsafe { munmap(std::ptr::with_exposed_provenance_mut(self.address), self.len) };
     }
 }

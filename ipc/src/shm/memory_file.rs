@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! New memory files: sealable, closed at exec, and never executable where the kernel can promise that.
 //!
-//! Linux 6.3 brought MFD_NOEXEC_SEAL; before it a file is made without. Which of the two a process may do is not decided
-//! here: its seccomp filter allows the second on such a kernel only. Called by `region`, and for files whose
+//! Linux 6.3 brought MFD_NOEXEC_SEAL; before it a file is made without. Which of the two a process may do is not
+//! decided here: its seccomp filter allows the second on such a kernel only. Called by `region`, and for files whose
 //! size is not fixed yet by the launcher and the coordinator.
 
 use std::os::fd::OwnedFd;

@@ -2,9 +2,10 @@
 //! Memory files of peers: which of them can be mapped so that no touch of ours faults.
 //!
 //! The peer keeps the file and may do with it what the kernel lets it: it must be sealed against shrinking, and lie in
-//! ordinary memory. In huge pages a hole that the peer punches, or one that was there from the beginning, could find the
-//! pool empty at our next touch; files of a file system of the peer's own (FUSE) could hold a touch up for
-//! ever, but those cannot be sealed. A hole in ordinary memory reads as zeros. Used for servers' BARs and clients' DMA windows.
+//! ordinary memory. In huge pages a hole that the peer punches, or one that was there from the beginning, could find
+//! the pool empty at our next touch; files of a file system of the peer's own (FUSE) could hold a touch up for ever,
+//! but those cannot be sealed. A hole in ordinary memory reads as zeros. Used for servers' BARs and clients' DMA
+//! windows.
 
 use std::os::fd::AsFd;
 

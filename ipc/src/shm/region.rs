@@ -143,11 +143,11 @@ impl<T: ?Sized> core::ops::Deref for View<T> {
 
 #[cfg(not(loom))]
 impl View<[core::sync::atomic::AtomicU64]> {
-    /// The same bytes for copies in bulk. These are not atomic: of what a peer stores beside one, any part may be seen or
-    /// overwritten.
+    /// The same bytes for copies in bulk. These are not atomic: of what a peer stores beside one, any part may be seen
+    /// or overwritten.
     pub(crate) fn bytes(&self) -> VolatileSlice<'_> {
-        // SAFETY: 1. the mapping has these bytes, readable and writable, for as long as the view is borrowed; 2. no reference
-        // to them exists but to atomics; 3. the copies go through raw pointers.
+        // SAFETY: 1. the mapping has these bytes, readable and writable, for as long as the view is borrowed; 2. no
+        // reference to them exists but to atomics; 3. the copies go through raw pointers.
         unsafe { VolatileSlice::new(self.target.as_ptr().cast(), size_of_val(&**self)) }
     }
 }
@@ -220,7 +220,8 @@ unsafe impl Sync for Mapping {}
 #[cfg(not(loom))]
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: start and length are those of one whole mapping of ours, and no view is left: each holds an `Arc` of this.
+        // SAFETY: start and length are those of one whole mapping of ours, and no view is left: each holds an `Arc` of
+        // this.
         let unmapped = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok(), "a mapping of ours can be unmapped");
     }

@@ -56,8 +56,8 @@ pub fn spin_for_host() -> Duration {
     }
 }
 
-/// How long a device may take over one access, whatever it waits for itself: who serves a ring keeps the sum of its own waits
-/// below this. One that takes longer has failed, and its accesses read as all ones.
+/// How long a device may take over one access, whatever it waits for itself: who serves a ring keeps the sum of its own
+/// waits below this. One that takes longer has failed, and its accesses read as all ones.
 pub const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
 /// An access, as it stands in the ring. `offset` is within `region`; `size` is 1, 2, 4 or 8.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is at the path is replaced only if it is a socket that nobody listens on; what was bound is removed only if it is
-//! still the same.
+//! What is at the path is replaced only if it is a socket that nobody listens on; what was bound is removed only if it
+//! is still the same.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};

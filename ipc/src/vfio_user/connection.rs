@@ -165,8 +165,8 @@ impl Connection {
         Self { socket, state, changed: Condvar::new(), sending, reading }
     }
 
-    /// Leaves the socket to another process that has it too: from the return on nothing is read from it here, and whoever
-    /// waits for something waits on. Says what is in flight: what was read here is lost to the other process.
+    /// Leaves the socket to another process that has it too: from the return on nothing is read from it here, and
+    /// whoever waits for something waits on. Says what is in flight: what was read here is lost to the other process.
     pub fn park(&self) -> InFlight {
         self.reading.turn().parked = true;
         self.in_flight()
@@ -179,8 +179,8 @@ impl Connection {
         InFlight { commands, requests, torn }
     }
 
-    /// Waits until every command of the peer that came is answered: whether that is so. Whoever was answered may know it
-    /// a moment before this end does.
+    /// Waits until every command of the peer that came is answered: whether that is so. Whoever was answered may know
+    /// it a moment before this end does.
     pub fn await_answered(&self, deadline: Deadline) -> bool {
         let waits = |state: &mut State| state.in_flight().0 != 0 && state.fate().is_none();
         let mut state = self.lock();

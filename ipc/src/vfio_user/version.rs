@@ -56,8 +56,8 @@ pub struct Capabilities {
     pub write_multiple: Option<bool>,
     /// `migration.pgsize`: page size of dirty bitmaps.
     pub migration_page_len: Option<u64>,
-    /// `twin_socket`: a second socket for the server's commands, so that the two ends' commands never meet in one stream. One
-    /// known library takes whatever comes next for the answer to its own command.
+    /// `twin_socket`: a second socket for the server's commands, so that the two ends' commands never meet in one
+    /// stream. One known library takes whatever comes next for the answer to its own command.
     pub twin_socket: Option<TwinSocket>,
 }
 

@@ -33,8 +33,8 @@ where
 /// The most bytes behind the structure of a request with an `argsz`.
 pub const ROOM_LEN_MAX: usize = 64 << 10;
 
-/// The structure that the body of a request with an `argsz` begins with. Some clients send the room for the answer too, as
-/// an ioctl would pass it: SPDK's initiator does, and the reference library takes it. What is in it has no meaning.
+/// The structure that the body of a request with an `argsz` begins with. Some clients send the room for the answer too,
+/// as an ioctl would pass it: SPDK's initiator does, and the reference library takes it. What is in it has no meaning.
 pub fn with_room<T>(message: &'static str, body: &[u8]) -> Result<T, Malformed>
 where
     T: FromBytes + KnownLayout + Immutable + Unaligned + Copy + 'static,

@@ -55,9 +55,9 @@ pub fn memory() -> Vec<Rule> {
 
 /// Memory of the process's own, and files shared with others: the descriptors of these names only, if there are any.
 ///
-/// Private memory is what RLIMIT_DATA counts. That of no file but shared would be neither that nor a memory file's, and no
-/// limit but the address space's would hold it. Nothing is mapped below what is there (GROWSDOWN), pinned (LOCKED), filled
-/// at once (POPULATE), or in huge pages of a pool (HUGETLB).
+/// Private memory is what RLIMIT_DATA counts. That of no file but shared would be neither that nor a memory file's, and
+/// no limit but the address space's would hold it. Nothing is mapped below what is there (GROWSDOWN), pinned (LOCKED),
+/// filled at once (POPULATE), or in huge pages of a pool (HUGETLB).
 pub fn map(files: &[&'static str]) -> Rule {
     let own = [
         data_only(),
@@ -122,8 +122,9 @@ pub fn threads() -> Vec<Rule> {
     ]
 }
 
-/// Waiting for a word of memory and waking who waits, within the process and over shared memory, with either clock. None that
-/// lends priority, moves waiters or operates on words: those are the futex code's rarer half, and no library of ours uses them.
+/// Waiting for a word of memory and waking who waits, within the process and over shared memory, with either clock.
+/// None that lends priority, moves waiters or operates on words: those are the futex code's rarer half, and no library
+/// of ours uses them.
 fn waiting_on_memory() -> Rule {
     let operation = |op: i32| {
         let mask = u64::from((!(libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME)).cast_unsigned());

@@ -18,9 +18,9 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
         name: "coordinator",
         arch,
         root: RootKind::NewEmpty,
-        // Its runtime, and clients of the API. What it holds for a machine's processes, and their threads, which the kernel counts
-        // against its NPROC too, are added for the machine. A process cannot have more memory than the one that started it:
-        // these are the largest of any.
+        // Its runtime, and clients of the API. What it holds for a machine's processes, and their threads, which the
+        // kernel counts against its NPROC too, are added for the machine. A process cannot have more memory than the
+        // one that started it: these are the largest of any.
         limits: Limits {
             nofile_count: 256,
             nproc_count: 16,
@@ -61,8 +61,8 @@ fn own(arch: Arch) -> Vec<Rule> {
         Rule::any("pipe2"),
         Rule::any("ftruncate"),
         Rule::any("lseek"),
-        // The libraries ask of a descriptor what it is. Neither call can be held to that: a path beside the descriptor is in
-        // memory, where no filter looks. It would be looked up in the empty root.
+        // The libraries ask of a descriptor what it is. Neither call can be held to that: a path beside the descriptor
+        // is in memory, where no filter looks. It would be looked up in the empty root.
         Rule::when("newfstatat", &[Check::with_bits(3, AT_EMPTY_PATH, BY_DESCRIPTOR)]),
         Rule::when("statx", &[Check::with_bits(2, AT_EMPTY_PATH, BY_DESCRIPTOR)]),
         // F_SETFL: of the ends of pipes and of its own log, which it watches; no guest reaches this process.
@@ -138,8 +138,8 @@ fn spawn_child_half() -> Vec<Rule> {
             ],
             "only giving up rights is needed",
         ),
-        // As above, a path beside the descriptor would be looked up in the empty root; whatever is found, Landlock lets the
-        // given programs alone be executed.
+        // As above, a path beside the descriptor would be looked up in the empty root; whatever is found, Landlock lets
+        // the given programs alone be executed.
         Rule::when("execveat", &[Check::int(4, AT_EMPTY_PATH, "only an open descriptor is executed")]),
     ]
 }

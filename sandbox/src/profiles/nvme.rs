@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The NVMe controller process: its image file, a vfio-user socket, and the memory its client hands over.
 //!
-//! It needs memory, a few threads and the descriptors it was given; beyond the common groups it moves data between its image
-//! and its client's memory, and flushes, zeroes and punches holes into its image. No ioctl, no path. Two forms: spawned by
-//! the sealed coordinator, or by its own launcher when it is used without a VM of ours, which accepts clients on a listening
-//! socket as well.
+//! It needs memory, a few threads and the descriptors it was given; beyond the common groups it moves data between its
+//! image and its client's memory, and flushes, zeroes and punches holes into its image. No ioctl, no path. Two forms:
+//! spawned by the sealed coordinator, or by its own launcher when it is used without a VM of ours, which accepts
+//! clients on a listening socket as well.
 
 use crate::profile::{Arch, Limits, Profile, RootKind, Rule, union};
 use crate::profiles::common;
@@ -53,7 +53,8 @@ pub fn rules() -> Vec<Rule> {
             Rule::any("fstatfs"),
             // Between the image and the client's memory, piece by piece.
             Rule::any("preadv"),
-            // Asking what is in the page cache. Its flags do no harm, and the kernel need not run a filter for each read.
+            // Asking what is in the page cache. Its flags do no harm, and the kernel need not run a filter for each
+            // read.
             Rule::any("preadv2"),
             Rule::any("pwritev"),
             Rule::any("fdatasync"),

@@ -43,8 +43,8 @@ fn allowed(profile: &Profile, name: &str, args: [u64; 6]) -> bool {
 fn each_profile_compiles_for_both_architectures() {
     for profile in every() {
         let programs = compile(&profile).unwrap_or_else(|error| panic!("{error}"));
-        // The kernel takes at most 4096 instructions; ours stay far below, for they are run at every call. The coordinator's
-        // are everybody's together, and it makes few calls.
+        // The kernel takes at most 4096 instructions; ours stay far below, for they are run at every call. The
+        // coordinator's are everybody's together, and it makes few calls.
         let most = if profile.name == "coordinator" { 1536 } else { 1024 };
         assert!(programs.rules.len() < most, "{} {}: {}", profile.name, profile.arch, programs.rules.len());
     }
@@ -236,8 +236,8 @@ fn only_the_coordinator_starts_processes_and_only_in_namespaces() {
 
 #[test]
 fn ioctls_are_listed_one_by_one() {
-    // Those that take no structure: KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE; KVM_CHECK_EXTENSION, KVM_CREATE_VCPU, KVM_RUN,
-    // KVM_GET_STATS_FD.
+    // Those that take no structure: KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE; KVM_CHECK_EXTENSION, KVM_CREATE_VCPU,
+    // KVM_RUN, KVM_GET_STATS_FD.
     const KVM: [u64; 2] = [0xae01, 0xae04];
     const VM: [u64; 4] = [0xae03, 0xae41, 0xae80, 0xaece];
     for profile in every() {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The process of a physical device: what the one behind vfio-user has, with VFIO's and iommufd's ioctls by number, each on
-//! its own descriptor; and without the right to map guest RAM.
+//! The process of a physical device: what the one behind vfio-user has, with VFIO's and iommufd's ioctls by number,
+//! each on its own descriptor; and without the right to map guest RAM.
 //!
-//! The file of guest RAM is given only to be handed to the kernel when the process is configured, and is closed then, before
-//! the first word of a guest or a device is read. So that it cannot be mapped before, a mapping is of one of the three
-//! shared objects that the process needs, or of no file at all.
-//! Spawned by the sealed coordinator, so every rule here is also the coordinator's.
+//! The file of guest RAM is given only to be handed to the kernel when the process is configured, and is closed then,
+//! before the first word of a guest or a device is read. So that it cannot be mapped before, a mapping is of one of the
+//! three shared objects that the process needs, or of no file at all. Spawned by the sealed coordinator, so every rule
+//! here is also the coordinator's.
 
 use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
 use crate::profiles::{common, vfio};
@@ -15,7 +15,8 @@ pub fn profile(arch: Arch) -> Profile {
         name: "vfio-kernel",
         arch,
         root: RootKind::Inherited,
-        // 64 interrupt vectors and the queue of faults, beside what it is given. Guest RAM is pinned in this process's name.
+        // 64 interrupt vectors and the queue of faults, beside what it is given. Guest RAM is pinned in this process's
+        // name.
         limits: Limits {
             nofile_count: 112,
             nproc_count: 16,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! User and group of the new process: the id maps of its user namespace, written by the parent through /proc.
 //!
-//! Root becomes an unprivileged id: one of the process's own, if the caller has one for it, else 65534. An ordinary user
-//! stays who it is, or takes a subordinate id of its own, which a set-id program of the host maps (newuidmap). In all
-//! cases one id is mapped and nothing else, so no id of the host but that one can be taken. Root of a namespace that maps
-//! one id is an ordinary user outside, and is treated as one. From inside the coordinator there is no /proc: the namespace
-//! gets no map at all, and the process is nobody in it. user_namespaces(7).
+//! Root becomes an unprivileged id: one of the process's own, if the caller has one for it, else 65534. An ordinary
+//! user stays who it is, or takes a subordinate id of its own, which a set-id program of the host maps (newuidmap). In
+//! all cases one id is mapped and nothing else, so no id of the host but that one can be taken. Root of a namespace
+//! that maps one id is an ordinary user outside, and is treated as one. From inside the coordinator there is no /proc:
+//! the namespace gets no map at all, and the process is nobody in it. user_namespaces(7).
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
@@ -100,7 +100,8 @@ impl Identity {
     }
 }
 
-/// The kernel lets no ordinary user map an id but its own. The host's program looks the range up in /etc/subuid or subgid.
+/// The kernel lets no ordinary user map an id but its own. The host's program looks the range up in /etc/subuid or
+/// subgid.
 fn map_by_program(program: &str, pid: i32, id: u32) -> io::Result<()> {
     let words = [pid.to_string(), id.to_string(), id.to_string(), "1".to_owned()];
     let told = |why: String| io::Error::other(format!("{program} of the package `uidmap`: {why}"));

@@ -29,14 +29,14 @@ struct SigsysInfo {
     arch: u32,
 }
 
-/// From now on a refused call of this process is told through `pipe` (`spawn::record`) and not in the crash page. For the
-/// process between clone and exec.
+/// From now on a refused call of this process is told through `pipe` (`spawn::record`) and not in the crash page. For
+/// the process between clone and exec.
 pub(crate) fn report_to_pipe(pipe: RawFd) {
     SPAWN_PIPE.store(pipe, Ordering::Relaxed);
 }
 
-/// Installs the handlers, and ignores the signal that a write beyond the largest file brings: the write fails, which whoever
-/// writes is told.
+/// Installs the handlers, and ignores the signal that a write beyond the largest file brings: the write fails, which
+/// whoever writes is told.
 pub(crate) fn install_handlers() -> io::Result<()> {
     for signal in [libc::SIGSYS, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
         let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
@@ -98,8 +98,8 @@ pub(crate) fn is_ignored(signal: c_int) -> bool {
     asked == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
-/// Lets the kernel do to this process what `signal` does where there is no handler; returns when the process goes on, with
-/// the handler in place again.
+/// Lets the kernel do to this process what `signal` does where there is no handler; returns when the process goes on,
+/// with the handler in place again.
 pub(crate) fn act_by_default(signal: c_int) -> io::Result<()> {
     // SAFETY: an all-zero sigaction is a valid value of this plain C structure: the default action, an empty mask.
     let default: libc::sigaction = unsafe { std::mem::zeroed() };

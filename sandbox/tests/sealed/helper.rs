@@ -21,7 +21,8 @@ struct ForChild {
     page: CrashPage,
 }
 
-/// Seals and serves; the role is the first argument, a fault to commit the second, then come the names of its descriptors.
+/// Seals and serves; the role is the first argument, a fault to commit the second, then come the names of its
+/// descriptors.
 pub fn main() {
     let args: Vec<String> = std::env::args().collect();
     let (role, fault) = (args[1].as_str(), args[2].as_str());
@@ -183,7 +184,8 @@ fn memory() -> String {
     format!("done {}", usize::from(large.len() == 1 << 20 && map.len() == 10_000))
 }
 
-/// Takes memory in blocks until there is no more: an allocation that fails is an error to its caller, and all of it comes back.
+/// Takes memory in blocks until there is no more: an allocation that fails is an error to its caller, and all of it
+/// comes back.
 fn too_much_memory() -> String {
     const BLOCK_LEN: usize = 16 << 20;
     let limit = 1 << 30;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The test's end of a sealed process: start it, talk to it line by line, see how it ended.
 //!
-//! Descriptors of a helper: control (a stream socket), crash page, log; for the coordinator also the program that it starts
-//! its child from, and that child's crash page. A vCPU or vSMMU process is started as in the
-//! product: by a sealed coordinator, which passes commands on. Every wait of the test has a deadline.
+//! Descriptors of a helper: control (a stream socket), crash page, log; for the coordinator also the program that it
+//! starts its child from, and that child's crash page. A vCPU or vSMMU process is started as in the product: by a
+//! sealed coordinator, which passes commands on. Every wait of the test has a deadline.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -52,7 +52,8 @@ impl Role {
     }
 }
 
-/// The profile of this name. No process here has the descriptors that some rules are about: theirs is a number far above.
+/// The profile of this name. No process here has the descriptors that some rules are about: theirs is a number far
+/// above.
 pub fn profile_named(name: &str) -> Profile {
     let all = sandbox::profiles::all(sandbox::Arch::host());
     all.into_iter().find(|profile| profile.name == name).unwrap().with_numbers(|_| vec![250])

@@ -2,8 +2,9 @@
 //! The cryptographic instructions (C4.1: "Cryptographic AES", "Cryptographic three-register SHA", "Cryptographic
 //! two-register SHA") and the 64-bit polynomial product: FEAT_AES, FEAT_PMULL, FEAT_SHA1, FEAT_SHA256.
 //!
-//! The transformations are those of FIPS 197 and FIPS 180-4; a vector holds an AES state column by column, or four words
-//! with the first in its low end. Time depends on no data but through the tables' cache lines, as on any table-driven AES.
+//! The transformations are those of FIPS 197 and FIPS 180-4; a vector holds an AES state column by column, or four
+//! words with the first in its low end. Time depends on no data but through the tables' cache lines, as on any
+//! table-driven AES.
 
 use super::data::{Fields, with_operands};
 use super::state::{Execute, Machine, handler};

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Decode of the data-processing half of SIMD&FP (C4.1: "Data Processing -- Scalar Floating-Point and Advanced SIMD") and
-//! the helpers that its classes share.
+//! Decode of the data-processing half of SIMD&FP (C4.1: "Data Processing -- Scalar Floating-Point and Advanced SIMD")
+//! and the helpers that its classes share.
 //!
 //! [`decode`] answers the function that executes an encoding, or `None` for an unallocated one. It is asked once per
 //! instruction when the CPU fills its cache of decoded operations; the function then takes its fields from the word.
-//! Half-precision arithmetic, complex numbers and rounding doubling accumulate are not reported in the ID registers, and
-//! their encodings are unallocated here.
+//! Half-precision arithmetic, complex numbers and rounding doubling accumulate are not reported in the ID registers,
+//! and their encodings are unallocated here.
 
 use super::float::{Env, Format};
 use super::lanes::{Shape, Size};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Elements of vector registers: element sizes, shapes, and the loops over lanes that every SIMD class shares.
 //!
-//! A register is a `u128`, lane 0 in the low bits. A lane value travels as a `u64`, zero-extended. Lanes outside a shape
-//! are neither computed (they must not set flags) nor kept (the result is zero there), which is exactly how a write of a
-//! 64-bit or scalar result clears the rest of the register.
+//! A register is a `u128`, lane 0 in the low bits. A lane value travels as a `u64`, zero-extended. Lanes outside a
+//! shape are neither computed (they must not set flags) nor kept (the result is zero there), which is exactly how a
+//! write of a 64-bit or scalar result clears the rest of the register.
 
 /// Width of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

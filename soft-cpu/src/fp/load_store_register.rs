@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Loads and stores of one or two SIMD&FP registers: literal, unscaled, pre- and post-indexed, register offset, unsigned
-//! offset, and pairs with and without the non-temporal hint (C4.1.66 ff., the encodings with `V` set).
+//! Loads and stores of one or two SIMD&FP registers: literal, unscaled, pre- and post-indexed, register offset,
+//! unsigned offset, and pairs with and without the non-temporal hint (C4.1.66 ff., the encodings with `V` set).
 //!
 //! Nothing is written, neither registers nor the base, unless every access of the instruction succeeded.
 

@@ -2,10 +2,10 @@
 //! SIMD and floating point of Armv8.0, cryptography, dot product: decode, execution, arithmetic.
 //!
 //! `wire` ties this to the CPU; nothing else here knows it. One file per encoding class of the manual (DDI 0487, C4.1):
-//! `load_store_*` for the memory accesses, `data` for the dispatch of data processing to its classes. A class decodes an
-//! instruction word to a handler, or to `None` if the encoding is unallocated, and the handler takes its operands from
-//! the word. `lanes` and `integer` hold what lanes have in common, `float` the arithmetic on bit patterns, exact in every
-//! rounding mode and with every flag.
+//! `load_store_*` for the memory accesses, `data` for the dispatch of data processing to its classes. A class decodes
+//! an instruction word to a handler, or to `None` if the encoding is unallocated, and the handler takes its operands
+//! from the word. `lanes` and `integer` hold what lanes have in common, `float` the arithmetic on bit patterns, exact
+//! in every rounding mode and with every flag.
 
 mod across_lanes;
 mod copy;

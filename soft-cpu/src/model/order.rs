@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Message passing, store buffering and IRIW over the fences of `order.rs`, and each of these again without one of them.
+//! Message passing, store buffering and IRIW over the fences of `order.rs`, and each of these again without one of
+//! them.
 //!
-//! The checker knows the language's memory model, under which IRIW is forbidden with full fences only; with load-acquires it
-//! is the hosts' multi-copy atomicity that forbids it. And it makes loads in program order, so it cannot show load buffering.
-//! Both are judged by `order/tests.rs`.
+//! The checker knows the language's memory model, under which IRIW is forbidden with full fences only; with
+//! load-acquires it is the hosts' multi-copy atomicity that forbids it. And it makes loads in program order, so it
+//! cannot show load buffering. Both are judged by `order/tests.rs`.
 
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;

@@ -3,8 +3,8 @@
 //!
 //! A program is a handful of instructions for two to four CPUs. Every candidate execution (who reads from whom, which
 //! store comes last) that a host would allow to the translated program must be one that the architecture allows to the
-//! guest's. The programs hold message passing, load and store buffering, R, S, 2+2W and IRIW with every kind of access and
-//! barrier, and every fence of the translation is taken away once: then some program must be executed wrongly.
+//! guest's. The programs hold message passing, load and store buffering, R, S, 2+2W and IRIW with every kind of access
+//! and barrier, and every fence of the translation is taken away once: then some program must be executed wrongly.
 
 mod program;
 

@@ -10,7 +10,8 @@ use crate::fp;
 
 /// Armv8.0 plus what ISAR0, ISAR1 and PFR0 say. No implementer owns the number; no erratum of a real core applies.
 const MIDR: u64 = 0x000f_0bd0;
-/// EL0 and EL1 in AArch64, GIC system registers, RAS (ESB, and no error record); not speculating, so neither Spectre v2 nor Meltdown (CSV2, CSV3).
+/// EL0 and EL1 in AArch64, GIC system registers, RAS (ESB, and no error record); not speculating, so neither Spectre v2
+/// nor Meltdown (CSV2, CSV3).
 const PFR0: u64 = 0x1100_0000_1100_0011;
 const PFR0_NO_FP: u64 = 0x00ff_0000;
 /// Armv8 debug (version 6) with the breakpoints and watchpoints of `debug.rs`, PMUv3 (1).

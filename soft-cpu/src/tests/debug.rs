@@ -184,7 +184,8 @@ fn every_kind_of_access_meets_the_watchpoint() {
         ("ldtr x0, [x1]", 0xf840_0820, DATA + 8, 0),
     ] {
         let levels = EL1 | EL0;
-        // Some need normal memory, and all is device memory while translation is off; EL0 may reach none while it is on.
+        // Some need normal memory, and all is device memory while translation is off; EL0 may reach none while it is
+        // on.
         let guest = if text.starts_with("ldtr") { Guest::new() } else { Guest::translated() };
         let mut guest = armed_in(guest, &watchpoint(ENABLED | levels | LOADS | STORES | ALL_BYTES, watched));
         guest.set_x(1, x1);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The dirty log of several CPUs that write some pages together while it is harvested, as a migration harvests it: what was
-//! copied in all rounds together is what memory holds in the end.
+//! The dirty log of several CPUs that write some pages together while it is harvested, as a migration harvests it: what
+//! was copied in all rounds together is what memory holds in the end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ const WRITER: [u32; 9] = [
 
 /// Offsets that are multiples of eight: a power of two of bytes.
 const OFFSETS: u64 = 0x3_fff8;
-/// How far behind the one before it a CPU's window begins: half of it is its neighbour's too, and the first and the last CPU
-/// have pages that nobody else marks.
+/// How far behind the one before it a CPU's window begins: half of it is its neighbour's too, and the first and the
+/// last CPU have pages that nobody else marks.
 const STRIDE: u64 = 0x2_0000;
 const VCPU_COUNT_MAX: u64 = 4;
 const LEN: u64 = (VCPU_COUNT_MAX - 1) * STRIDE + OFFSETS + 8;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Two CPUs on two threads, a million rounds each in the full run: what the architecture forbids is never seen, and what it allows shows
-//! that the rounds are tight enough to see it.
+//! Two CPUs on two threads, a million rounds each in the full run: what the architecture forbids is never seen, and
+//! what it allows shows that the rounds are tight enough to see it.
 //!
 //! In each round both CPUs meet, do their two accesses, and meet again; then CPU 0 counts the outcome and clears the
 //! locations. The shapes that no x86-64 host can show are `order/tests.rs`'s and the models'.

@@ -25,8 +25,8 @@ impl<'a> Program<'a> {
         (0..count).fold(0, |number, _| number << 8 | u64::from(self.byte()))
     }
 
-    /// A number of up to 8 bytes. The first byte says how many follow, and half of the time means few: small numbers are
-    /// those that mean something.
+    /// A number of up to 8 bytes. The first byte says how many follow, and half of the time means few: small numbers
+    /// are those that mean something.
     pub fn number(&mut self) -> u64 {
         let len = self.byte() % 16;
         self.fixed(if len > 8 { len % 4 } else { len })

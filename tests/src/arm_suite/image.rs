@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A flat image as an arm64 `Image`: the header of Linux' boot protocol, and the program 64 KiB behind it.
 //!
-//! The program finds its own address and wants it aligned to its largest page, so the header takes a whole one. Its first
-//! word branches to the program; registers stay as the boot protocol has them. Source: Documentation/arch/arm64/booting.
+//! The program finds its own address and wants it aligned to its largest page, so the header takes a whole one. Its
+//! first word branches to the program; registers stay as the boot protocol has them. Source:
+//! Documentation/arch/arm64/booting.
 
 /// Where the program lies: the largest granule.
 const PROGRAM_OFFSET: usize = 0x1_0000;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The same with a physical device of the host: its DMA is translated by the host's SMMU, through the guest's tables and the
-//! kernel, and the faults come back to the guest by the kernel's queue of events.
+//! The same with a physical device of the host: its DMA is translated by the host's SMMU, through the guest's tables
+//! and the kernel, and the faults come back to the guest by the kernel's queue of events.
 //!
-//! The device is QEMU's `edu`, bound to vfio-pci, on a host with KVM: the Arm lab has both (`cargo xtask lab vfio-faults`).
-//! An entry with V=0, and any other that ends in abort, is not among the cases: of those the kernel reports nothing. Neither
-//! does it of DMA that only stage 2 forbids: that is in the host's log.
+//! The device is QEMU's `edu`, bound to vfio-pci, on a host with KVM: the Arm lab has both (`cargo xtask lab
+//! vfio-faults`). An entry with V=0, and any other that ends in abort, is not among the cases: of those the kernel
+//! reports nothing. Neither does it of DMA that only stage 2 forbids: that is in the host's log.
 
 use std::{fs, path::Path};
 
@@ -186,7 +186,8 @@ fn host_device_under_a_bad_context_descriptor_is_told_and_mended() {
 fn host_device_beyond_guest_memory_is_held_back_and_no_event_of_the_guests() {
     let Some(mut rig) = Rig::start("host-beyond", Granule::K4) else { return };
     let iova = place(Granule::K4, VICTIM).iova;
-    // The guest's own table allows it, and stage 2 has nothing there. (The first address that no RAM has, and a high one.)
+    // The guest's own table allows it, and stage 2 has nothing there. (The first address that no RAM has, and a high
+    // one.)
     for gpa in [RAM_END, NOWHERE] {
         rig.smmu.map(&mut rig.m, iova, gpa | READ_WRITE);
         for read in [false, true] {

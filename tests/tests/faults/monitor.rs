@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A guest of seventy instructions that reads and writes its physical memory as its console tells it.
 //!
-//! So a test is the guest's driver: every address, table and register is the test's own, no compiler is needed, and
-//! the accesses are those of a real vCPU. Hexadecimal digits make a value; a sign behind it says what to do:
-//! `@` it is the address, `!` and `=` store it (64 and 32 bits), `?` and `%` print what is there; the address moves
-//! on; `*` calls the code at the address with the value in x2 and prints its x6; `.` switches off. Code that is called keeps
-//! x1 and x3. Encodings: Arm ARM (DDI 0487) chapter C6.
+//! So a test is the guest's driver: every address, table and register is the test's own, no compiler is needed, and the
+//! accesses are those of a real vCPU. Hexadecimal digits make a value; a sign behind it says what to do: `@` it is the
+//! address, `!` and `=` store it (64 and 32 bits), `?` and `%` print what is there; the address moves on; `*` calls the
+//! code at the address with the value in x2 and prints its x6; `.` switches off. Code that is called keeps x1 and x3.
+//! Encodings: Arm ARM (DDI 0487) chapter C6.
 
 use std::{
     fmt::Write,
@@ -101,7 +101,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Starts one with the devices that `set` gives it; its files are kept in `folder`. Nothing, where a suite has to skip.
+    /// Starts one with the devices that `set` gives it; its files are kept in `folder`. Nothing, where a suite has to
+    /// skip.
     pub fn start(folder: &Path, name: &str, set: impl FnOnce(&mut Options)) -> Option<Self> {
         let mut monitor = Self::launch(folder, name, set)?;
         monitor.vm.wait_running(COMMAND).unwrap();
@@ -176,8 +177,8 @@ impl Monitor {
         }
     }
 
-    /// The machine is as it was: every process runs, `count` of them, and is confined as its profile says. Switches it off,
-    /// and sees that nothing of it is left.
+    /// The machine is as it was: every process runs, `count` of them, and is confined as its profile says. Switches it
+    /// off, and sees that nothing of it is left.
     pub fn end(mut self, count: usize) {
         let seen: serde_json::Value = serde_json::from_str(&self.vm.control_json("ps").unwrap()).unwrap();
         let rows: Vec<&serde_json::Value> =

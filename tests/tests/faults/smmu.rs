@@ -42,8 +42,8 @@ const STREAMS_LOG2: u32 = 5;
 const COMMANDS_LOG2: u32 = 8;
 const EVENTS_LOG2: u32 = 7;
 
-/// Bits of an input address: three levels at most, and a first table within 4 KiB in all granules. (QEMU 10's SMMU aligns the
-/// first table once more after stage 2 has moved it: a larger one is not where it is looked for.)
+/// Bits of an input address: three levels at most, and a first table within 4 KiB in all granules. (QEMU 10's SMMU
+/// aligns the first table once more after stage 2 has moved it: a larger one is not where it is looked for.)
 const INPUT_BITS: u32 = 38;
 const ASID: u64 = 0x5a;
 

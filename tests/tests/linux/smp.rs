@@ -125,8 +125,8 @@ fn cpus_that_are_unplugged_come_back_and_work() {
     vm.power_off(COMMAND).unwrap();
 }
 
-/// Enough for every CPU: hashes, pages that are written and given back, and two programs that wake each other, which takes
-/// interrupts between CPUs. Until `end_load`.
+/// Enough for every CPU: hashes, pages that are written and given back, and two programs that wake each other, which
+/// takes interrupts between CPUs. Until `end_load`.
 fn begin_mixed_load(vm: &mut Vm, vcpu_count: u32) {
     let jobs = vcpu_count / 2;
     begin_load(vm, jobs);

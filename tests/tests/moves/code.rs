@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the monitor's guest is given to do by itself: code that the test stores in its memory.
 //!
-//! Interrupts are taken by system registers, pages are filled and summed where a word at a time over the console would take
-//! minutes, and CPU 1 works without end. The value that is handed over is in x2, the answer in x6 (see the monitor).
-//! Encodings: Arm ARM (DDI 0487) chapter C6; registers of the interrupt controller: IHI 0069 section 12.2.
+//! Interrupts are taken by system registers, pages are filled and summed where a word at a time over the console would
+//! take minutes, and CPU 1 works without end. The value that is handed over is in x2, the answer in x6 (see the
+//! monitor). Encodings: Arm ARM (DDI 0487) chapter C6; registers of the interrupt controller: IHI 0069 section 12.2.
 
 use std::time::Instant;
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Every process of either set, killed at any of its messages of a save/restore.
 //!
-//! A move is counted first: what each process of the old set has while it lasts, and each of the new set from its start on. Then it
-//! is done again, and one of them dies at one of these. Before the commit the death of a new process costs the move, and that of
-//! an old one what it costs elsewhere; behind it they have changed places. A device's process costs its device, another one
-//! the machine, and nothing is left behind.
+//! A move is counted first: what each process of the old set has while it lasts, and each of the new set from its start
+//! on. Then it is done again, and one of them dies at one of these. Before the commit the death of a new process costs
+//! the move, and that of an old one what it costs elsewhere; behind it they have changed places. A device's process
+//! costs its device, another one the machine, and nothing is left behind.
 //!
 //! A few moments are drawn each time, by a seed that is printed; `BULKHEAD_SEED` sets it. The full run draws more.
 
@@ -113,7 +113,8 @@ pub fn any_message() {
         for generation in [OLD, NEW] {
             let messages = counts[&(process.to_owned(), generation)];
             for _ in 0..count {
-                // The last ones are often not come to: when threads sleep and wake each other differs from move to move.
+                // The last ones are often not come to: when threads sleep and wake each other differs from move to
+                // move.
                 let message = 1 + draw.next() % (messages * 3 / 4);
                 lives += 1;
                 lost += u32::from(one(&built, process, generation, message, messages));

@@ -50,8 +50,8 @@ impl DiskGuest {
         assert_eq!(m.load64(WORD), self.last);
     }
 
-    /// The same, and its disk has what was written the last time, and takes something new; a page is mapped anew, which waits for
-    /// the device.
+    /// The same, and its disk has what was written the last time, and takes something new; a page is mapped anew, which
+    /// waits for the device.
     pub fn works(&mut self, m: &mut Monitor) {
         let (written, read) = (place(WRITTEN), place(READ));
         self.smmu.map(m, read.iova, read.gpa | READ_WRITE);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A program that takes part in save/restores as it is ordered to: the shipped one, but for one step of one attempt, at which it
-//! refuses or dies.
+//! A program that takes part in save/restores as it is ordered to: the shipped one, but for one step of one attempt, at
+//! which it refuses or dies.
 //!
-//! Attempt `k` moves the guest from generation 1 to `k + 1`, and all before it have failed: so a process of the old set knows
-//! the attempt by how often it was asked whether it can be saved, and one of the new set by its generation.
+//! Attempt `k` moves the guest from generation 1 to `k + 1`, and all before it have failed: so a process of the old set
+//! knows the attempt by how often it was asked whether it can be saved, and one of the new set by its generation.
 
 use std::io::Write;
 use std::marker::PhantomData;
@@ -34,7 +34,8 @@ pub enum How {
     Dies,
 }
 
-/// What fails in each attempt, the first one first. The death of an old process is one in a running VM, and tested as that.
+/// What fails in each attempt, the first one first. The death of an old process is one in a running VM, and tested as
+/// that.
 pub const FAULTS: [(Step, How); 11] = [
     (Step::Check, How::Refuses),
     (Step::Pause, How::Refuses),

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The guest's driver of its interrupt controller: lines of INTx, and messages through the ITS, all taken by CPU 0.
 //!
-//! Nobody is interrupted: the guest asks what is pending, so that the test counts every interrupt, one at a time. Written from
-//! the manual (IHI 0069; section numbers beside the values), apart from the product's own types.
+//! Nobody is interrupted: the guest asks what is pending, so that the test counts every interrupt, one at a time.
+//! Written from the manual (IHI 0069; section numbers beside the values), apart from the product's own types.
 
 use crate::code::{ACKNOWLEDGE, END, SET_UP};
 use crate::monitor::Monitor;

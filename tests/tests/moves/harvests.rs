@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The truth of the dirty logs, over moves: what `bulkhead dirty-rate` counts is what was written, page for page.
 //!
-//! In each round both CPUs and a device write, into a pool of pages that each draws from anew. The test knows every page, so it
-//! holds each process's count, and that of all together, against the sets and their union. Then the guest moves, and the
-//! logs are those of other processes.
+//! In each round both CPUs and a device write, into a pool of pages that each draws from anew. The test knows every
+//! page, so it holds each process's count, and that of all together, against the sets and their union. Then the guest
+//! moves, and the logs are those of other processes.
 
 use std::collections::BTreeSet;
 use std::process::Stdio;

@@ -52,7 +52,8 @@ pub fn signals_of_the_pause() {
         traffic.assert_quiet();
         traffic.m.vm.control_json("resume").unwrap();
         traffic.settle();
-        // The same, and the other side is another set of processes. The guest waits for its console meanwhile: CPU 1 alone works.
+        // The same, and the other side is another set of processes. The guest waits for its console meanwhile: CPU 1
+        // alone works.
         let moved = traffic.m.vm.control_json("save-restore").unwrap();
         assert!(moved.contains(&format!("\"generation\": {}", turn + 1)), "{moved}");
         assert_eq!(traffic.stops(), [2 * turn; 2]);

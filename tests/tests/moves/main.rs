@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Save/restores of real machines: those that succeed, with everything in flight that can be, and those that fail.
 //!
-//! - [`loops`]: again and again, and what is signalled between the pause and the save: nothing is lost, nothing comes twice.
-//! - [`refusals`]: at every step that can fail, one process after the other refuses or dies by order; [`deaths`]: at any message.
-//!   The guest goes on where it was, the user is told process and step, and nothing leaks.
+//! - [`loops`]: again and again, and what is signalled between the pause and the save: nothing is lost, nothing comes
+//!   twice.
+//! - [`refusals`]: at every step that can fail, one process after the other refuses or dies by order; [`deaths`]: at
+//!   any message. The guest goes on where it was, the user is told process and step, and nothing leaks.
 //! - [`harvests`]: what the dirty logs have is what was written.
 //!
 //! As the hostile processes of `peers`, the faulty ones are this program itself, under another name ([`faulty`]).

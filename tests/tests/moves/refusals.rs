@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Save/restores in which one process refuses or dies, at each step that can fail in turn.
 //!
-//! After each attempt the user is told the process and the step, the guest's memory, registers and disk are as before, and the
-//! machine has the processes, the descriptors and the memory objects that it had: nothing leaks. At last a save/restore without
-//! a fault succeeds.
+//! After each attempt the user is told the process and the step, the guest's memory, registers and disk are as before,
+//! and the machine has the processes, the descriptors and the memory objects that it had: nothing leaks. At last a
+//! save/restore without a fault succeeds.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A device that signals at the worst moment: when it is told to stop, between the pause of the CPUs and the save.
 //!
-//! It is in a vfio-user server of this process, which stays through every move. Told to stop, it writes to memory, reads where
-//! nothing is mapped, sends a message, and asserts its pin, each before it answers. It knows how often it did what, and that
-//! every write that was posted to it came once and in order.
+//! It is in a vfio-user server of this process, which stays through every move. Told to stop, it writes to memory,
+//! reads where nothing is mapped, sends a message, and asserts its pin, each before it answers. It knows how often it
+//! did what, and that every write that was posted to it came once and in order.
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A guest with everything in flight, each of which is counted.
 //!
-//! CPU 1 adds to its pages and posts numbers to a device without end. CPU 0 is the test's: its NVMe writes pages, reads them
-//! back, and meets an address without a mapping; two more devices send messages and assert a pin when they like, and when they
-//! are told to stop ([`crate::signaller`]). Nothing may be lost, and nothing may come twice.
+//! CPU 1 adds to its pages and posts numbers to a device without end. CPU 0 is the test's: its NVMe writes pages, reads
+//! them back, and meets an address without a mapping; two more devices send messages and assert a pin when they like,
+//! and when they are told to stop ([`crate::signaller`]). Nothing may be lost, and nothing may come twice.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,7 +28,8 @@ const CONFIG: u64 = 0x3000_0000;
 const MSIX: u64 = 0x40;
 const MSIX_TABLE: u64 = 0x2000;
 
-/// Pages by number: the NVMe's queues, what it writes to its disk, where it reads that to, and what the other device writes.
+/// Pages by number: the NVMe's queues, what it writes to its disk, where it reads that to, and what the other device
+/// writes.
 const QUEUES: u64 = 0;
 const WRITTEN: u64 = 4;
 const READ: u64 = WRITTEN + BUFFERS;

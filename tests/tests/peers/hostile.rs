@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The hostile process of a device: it keeps the coordinator's contract and breaks all others.
 //!
-//! Under the name of the first device it is the real program, sealed as that is; under any other it does what its script says
-//! with every object that it shares.
+//! Under the name of the first device it is the real program, sealed as that is; under any other it does what its
+//! script says with every object that it shares.
 
 use std::fs;
 use std::hint::black_box;
@@ -131,8 +131,8 @@ fn misbehave(script: u8, generation: u32, given: Descriptors<VfioUserDevice>) {
     match script {
         b'2' => flood_interrupts(msi_board, msi_doorbell, intx),
         b'4' => forever(move || {
-            // An end that remembers so many unanswered requests asks no more: the next one does, and takes the answer to an
-            // earlier one for a breach.
+            // An end that remembers so many unanswered requests asks no more: the next one does, and takes the answer
+            // to an earlier one for a breach.
             let link = Channel::<FunctionLink>::from_fd(asking.try_clone().unwrap(), hello.clone());
             for _ in 0..LATE_MAX {
                 let _ = link.request::<OwnedFd>(&FunctionRequest::LowerIntx, &[], Deadline::now());

@@ -53,8 +53,8 @@ struct Guest {
 }
 
 impl Machine {
-    /// Starts one, and its guest's drivers; its second device has a hostile process, if there is a script for one. Nothing,
-    /// where a suite has to skip.
+    /// Starts one, and its guest's drivers; its second device has a hostile process, if there is a script for one.
+    /// Nothing, where a suite has to skip.
     pub fn start(name: &str, script: Option<u8>) -> Option<Self> {
         let mut machine = Self::launch(name, script, |_| Vec::new())?;
         machine.boot();

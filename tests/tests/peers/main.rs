@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Peers that stop, slow down, or flood: what one process does or leaves undone costs its own device and nobody else.
 //!
-//! A machine with two NVMe devices. The first is the neighbour: the guest here, a monitor that the test drives, maps pages for
-//! it, waits for the SMMU, and has it read and write. The processes of the second are stopped, slowed, or another
-//! program that floods whatever it shares with others. Each time the neighbour's I/O goes on, the machine can be
-//! inspected, paused, resumed and stopped, and the device that fails is named with a reason. In `messages.rs` the moment is
-//! any message of any process.
+//! A machine with two NVMe devices. The first is the neighbour: the guest here, a monitor that the test drives, maps
+//! pages for it, waits for the SMMU, and has it read and write. The processes of the second are stopped, slowed, or
+//! another program that floods whatever it shares with others. Each time the neighbour's I/O goes on, the machine can
+//! be inspected, paused, resumed and stopped, and the device that fails is named with a reason. In `messages.rs` the
+//! moment is any message of any process.
 //!
-//! The hostile program has to be a static program in the place of `bulkhead-vfio`, so this one plays both parts, as the hostile
-//! device of the coordinator's tests does: what it does is a byte in the copy that the test makes of itself.
+//! The hostile program has to be a static program in the place of `bulkhead-vfio`, so this one plays both parts, as the
+//! hostile device of the coordinator's tests does: what it does is a byte in the copy that the test makes of itself.
 
 #![allow(
     clippy::unwrap_used,

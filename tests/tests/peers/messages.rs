@@ -2,8 +2,9 @@
 //! Every process of a machine, stopped or killed at any of its messages, from the first of its start on.
 //!
 //! A whole life is counted first: boot, I/O of both devices, inspect, pause, resume. Then it is lived again with one
-//! process that is stopped, or killed, when it has had so many messages. What its row promises must come true: the process of a
-//! device costs that device, another one ends the machine with a report, and an order to stop is obeyed whichever it is.
+//! process that is stopped, or killed, when it has had so many messages. What its row promises must come true: the
+//! process of a device costs that device, another one ends the machine with a report, and an order to stop is obeyed
+//! whichever it is.
 //!
 //! A few moments are drawn each time, by a seed that is printed; `BULKHEAD_SEED` sets it. The full run draws more, and
 //! `BULKHEAD_EVERY_MESSAGE=K` takes every K-th of them, which takes hours for 1.
@@ -114,8 +115,8 @@ fn live(machine: &mut Machine) {
     machine.neighbour_works();
 }
 
-/// Waits until the process is stopped at its message, and kills it if it is to be. None: it did not come that far, and is
-/// not stopped any more.
+/// Waits until the process is stopped at its message, and kills it if it is to be. None: it did not come that far, and
+/// is not stopped any more.
 fn lose(tracer: &Tracer, loss: Loss, is_over: impl Fn() -> bool) -> Option<Pid> {
     let mut is_last = false;
     loop {

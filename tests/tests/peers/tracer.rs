@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Stops a process of a machine at one of its messages, and not a moment earlier or later.
 //!
-//! A message is a system call that has moved something to or from another process: a datagram or a part of a stream, the
-//! count of an eventfd, a wake or a wait at a shared word. The launcher starts under `ptrace`; of what it starts, and that
-//! starts, only the processes that are counted stay traced call by call. At its message the process is stopped
-//! by SIGSTOP and let go of, so that what happens to it next is between it and the machine. Linux documents all of this in
-//! ptrace(2).
+//! A message is a system call that has moved something to or from another process: a datagram or a part of a stream,
+//! the count of an eventfd, a wake or a wait at a shared word. The launcher starts under `ptrace`; of what it starts,
+//! and that starts, only the processes that are counted stay traced call by call. At its message the process is stopped
+//! by SIGSTOP and let go of, so that what happens to it next is between it and the machine. Linux documents all of this
+//! in ptrace(2).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -177,7 +177,8 @@ struct Trace {
     counts: Arc<Mutex<Counts>>,
     /// The process that is being stopped.
     stopping: Option<Pid>,
-    /// Processes that have started what is followed: a tracer hides the end of its tracees from their parents for a moment.
+    /// Processes that have started what is followed: a tracer hides the end of its tracees from their parents for a
+    /// moment.
     released: BTreeSet<Pid>,
 }
 

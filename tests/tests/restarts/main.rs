@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! One process of a running VM is started anew, as `bulkhead restart` does it, while a stock Linux works on its disk through the
-//! vSMMU: every block that it reads is the one that it wrote, and its drivers notice nothing.
+//! One process of a running VM is started anew, as `bulkhead restart` does it, while a stock Linux works on its disk
+//! through the vSMMU: every block that it reads is the one that it wrote, and its drivers notice nothing.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,8 +37,9 @@ fn main() {
 const RESTARTS: u32 = 20;
 const MIB: u64 = 32;
 
-/// A program of the guest's: writes a mebibyte to the disk, drops its caches, reads it back from there, and notes whether it is the same,
-/// over and over, each time elsewhere. Under strict translation each transfer is mapped, invalidated and synchronised.
+/// A program of the guest's: writes a mebibyte to the disk, drops its caches, reads it back from there, and notes
+/// whether it is the same, over and over, each time elsewhere. Under strict translation each transfer is mapped,
+/// invalidated and synchronised.
 const WORK: &str = "\
     dd if=/dev/urandom of=/tmp/mib bs=64k count=16 2>/dev/null; sum=$(md5sum < /tmp/mib); \
     (i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); at=$((i%16*16)); \

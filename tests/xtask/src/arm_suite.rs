@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask arm-suite`: the guests of kvm-unit-tests on this machine, as a table of pass, skip with reason, fail.
 //!
-//! The images are built outside the tree, from the suite's own sources, configured for kvmtool's kind of machine and our
-//! serial port: `./configure --arch=arm64 --target=kvmtool --earlycon=uart,mmio,0x09000000` and `make`; its folder `arm`
-//! has them. Without the images there is nothing to run, which is an error. In the Arm lab the same cases run on KVM
-//! (`cargo xtask lab --arm-suite FOLDER arm-suite`).
+//! The images are built outside the tree, from the suite's own sources, configured for kvmtool's kind of machine and
+//! our serial port: `./configure --arch=arm64 --target=kvmtool --earlycon=uart,mmio,0x09000000` and `make`; its folder
+//! `arm` has them. Without the images there is nothing to run, which is an error. In the Arm lab the same cases run on
+//! KVM (`cargo xtask lab --arm-suite FOLDER arm-suite`).
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! An ext4 image out of a folder, by `mke2fs`: without root and without mounting.
 //!
-//! Files keep the owner that they have in the folder, so what an ordinary user unpacked is that user's on the image too.
-//! Callers: the lab server's disk, the userland's.
+//! Files keep the owner that they have in the folder, so what an ordinary user unpacked is that user's on the image
+//! too. Callers: the lab server's disk, the userland's.
 
 use std::{
     fs,
@@ -16,7 +16,8 @@ use anyhow::{Context, Result};
 /// Places of mke2fs that ordinary users do not have on their PATH.
 const SYSTEM_FOLDERS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// Writes the file system with the contents of `root`, and `room` bytes beyond them, to `image`; `options` go to mke2fs.
+/// Writes the file system with the contents of `root`, and `room` bytes beyond them, to `image`; `options` go to
+/// mke2fs.
 pub fn write(root: &Path, image: &Path, room: u64, options: &[&str]) -> Result<()> {
     let system = SYSTEM_FOLDERS.iter().map(|folder| Path::new(folder).join("mke2fs"));
     let program = find("mke2fs")

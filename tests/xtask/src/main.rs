@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The workspace's tasks, started as `cargo xtask TASK`.
 //!
-//! `demo` and `test` are the README's two commands; `check` is what continuous integration runs besides the
-//! tests; `guest`, `interop`, `bench` and `fuzz` are their parts, to be run alone; `lab` is an arm64 server. Every task ends with exit code 0 only
-//! if all it set out to do was done; what it left out, and why, is printed and counted.
+//! `demo` and `test` are the README's two commands; `check` is what continuous integration runs besides the tests;
+//! `guest`, `interop`, `bench` and `fuzz` are their parts, to be run alone; `lab` is an arm64 server. Every task ends
+//! with exit code 0 only if all it set out to do was done; what it left out, and why, is printed and counted.
 
 mod arm_suite;
 mod bench;

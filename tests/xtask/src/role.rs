@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask role`: what a new role costs, shown by adding one.
 //!
-//! `role/sample.patch` adds a role that does nothing: a line in the list of roles, a profile, a template, a program. The task puts it
-//! onto a copy of the tree, builds that, and starts a VM: the process is to be started, sealed, wired, audited, paused, saved
-//! into a next life and ended by what is there already. A test fails where the patch does not fit the tree any more.
+//! `role/sample.patch` adds a role that does nothing: a line in the list of roles, a profile, a template, a program.
+//! The task puts it onto a copy of the tree, builds that, and starts a VM: the process is to be started, sealed, wired,
+//! audited, paused, saved into a next life and ended by what is there already. A test fails where the patch does not
+//! fit the tree any more.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -110,7 +111,8 @@ fn audited(vm: &Vm, state: &str) -> Result<String> {
     Ok(format!("generation {}, {} facts, no drift", row.generation, observed.facts.len()))
 }
 
-/// Makes the files of `to` those of `from` that git does not ignore; one that is the same already is not touched. How many.
+/// Makes the files of `to` those of `from` that git does not ignore; one that is the same already is not touched. How
+/// many.
 fn copy(from: &Path, to: &Path) -> Result<usize> {
     fs::create_dir_all(to).with_context(|| to.display().to_string())?;
     let wanted = files(from)?;
@@ -128,7 +130,8 @@ fn copy(from: &Path, to: &Path) -> Result<usize> {
     Ok(wanted.len())
 }
 
-/// The files below `folder` that git does not ignore, by their paths from there, whether or not it lies in a repository.
+/// The files below `folder` that git does not ignore, by their paths from there, whether or not it lies in a
+/// repository.
 fn files(folder: &Path) -> Result<BTreeSet<String>> {
     let mut command = outside(folder);
     let is_repository = folder.join(".git").exists();

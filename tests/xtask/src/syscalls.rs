@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask syscalls`: which system calls each sealed process makes, beside those that its profile allows.
 //!
-//! The programs that ship boot Linux under `strace`, twice: with an NVMe disk that is filled and read back, and without one,
-//! to be saved and restored. Both are paused, resumed and inspected in between. What each process calls after it has sealed
-//! itself goes into a table, `sandbox/SYSCALLS.md`; a call that is allowed and was not seen needs a reason there
-//! (`sandbox::profiles::UNSEEN`), or the task fails. Needs root: a sealed process's memory is nobody else's to read.
+//! The programs that ship boot Linux under `strace`, twice: with an NVMe disk that is filled and read back, and without
+//! one, to be saved and restored. Both are paused, resumed and inspected in between. What each process calls after it
+//! has sealed itself goes into a table, `sandbox/SYSCALLS.md`; a call that is allowed and was not seen needs a reason
+//! there (`sandbox::profiles::UNSEEN`), or the task fails. Needs root: a sealed process's memory is nobody else's to
+//! read.
 
 mod document;
 mod trace;

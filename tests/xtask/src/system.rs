@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask system`: the system table of a VM, as text and as a picture.
 //!
-//! Both are made of what `vmm_main::system` says and of nothing else, and are the same on every run. The README shows the
-//! picture of the default shape, the file [`PICTURE`]; a test fails where that is not what this prints.
+//! Both are made of what `vmm_main::system` says and of nothing else, and are the same on every run. The README shows
+//! the picture of the default shape, the file [`PICTURE`]; a test fails where that is not what this prints.
 
 mod svg;
 mod text;

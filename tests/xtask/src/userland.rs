@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask userland`: a Debian is installed by the guest itself on an NVMe disk, then systemd brings it up.
 //!
-//! The disk holds what debootstrap's first stage leaves ([`image`]); the second stage, dpkg's and every package's scripts,
-//! is hundreds of programs and some 10,000 small files on the software machine. The same disk and kernel run on QEMU's
-//! emulation, once with one CPU, as the reference for both time and outcome. A task for a person: it takes some minutes a
-//! machine.
+//! The disk holds what debootstrap's first stage leaves ([`image`]); the second stage, dpkg's and every package's
+//! scripts, is hundreds of programs and some 10,000 small files on the software machine. The same disk and kernel run
+//! on QEMU's emulation, once with one CPU, as the reference for both time and outcome. A task for a person: it takes
+//! some minutes a machine.
 
 mod image;
 mod machine;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The interface of an interrupt controller towards devices.
 //!
-//! Two are behind it, KVM's GIC (`crate::kvm`) and the software one (`crate::soft`). Any thread may call; none of the calls
-//! waits for a device or for another process.
+//! Two are behind it, KVM's GIC (`crate::kvm`) and the software one (`crate::soft`). Any thread may call; none of the
+//! calls waits for a device or for another process.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

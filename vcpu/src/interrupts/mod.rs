@@ -10,8 +10,8 @@
 //!   thread       one thread polls the doorbells of all devices in other processes
 //! ```
 //!
-//! Each file uses only those above it, and nothing else of this crate but `gate` and `waker`: controllers, devices and the
-//! function link use these, and these use none of them. `cargo xtask check` looks that no file here is in a circle.
+//! Each file uses only those above it, and nothing else of this crate but `gate` and `waker`: controllers, devices and
+//! the function link use these, and these use none of them. `cargo xtask check` looks that no file here is in a circle.
 
 pub mod board;
 pub mod controller;

@@ -68,7 +68,8 @@ const HANDLER: [u32; 6] = [
 // The addresses in the code are of this machine's map.
 const _: () = assert!(GIC_DISTRIBUTOR.base == 0x0810_0000 && RAM_BASE == 0x4000_0000);
 
-/// Whether the end of a level interrupt may be lost. `line` and `unused` are eventfds of the caller's, not on any irqfd.
+/// Whether the end of a level interrupt may be lost. `line` and `unused` are eventfds of the caller's, not on any
+/// irqfd.
 pub fn are_lost(kvm: &Kvm, line: &ResampledLine, unused: &OwnedFd, page_len: u64) -> Result<bool, Failure> {
     let fail = |step: &'static str| move |errno: Errno| Failure::new(step, errno);
     let len = RAM_LEN.next_multiple_of(page_len);

@@ -73,8 +73,8 @@ pub fn set_window(vm: &VmFd, number: u32, memory: &WindowMemory) -> Result<()> {
         memory_size: place.len(),
         userspace_addr: memory.host_address().ok_or(Errno::new(libc::EFAULT))? as u64,
     };
-    // SAFETY: the range is one whole mapping of device memory, which Rust code here reaches through atomics and volatile
-    // copies or not at all; it stays mapped as long as the slot, by this function's contract with its callers.
+    // SAFETY: the range is one whole mapping of device memory, which Rust code here reaches through atomics and
+    // volatile copies or not at all; it stays mapped as long as the slot, by this function's contract with its callers.
     unsafe { vm.set_user_memory_region(region) }
 }
 

@@ -48,8 +48,8 @@ pub struct RunFlags {
     /// Keep what the console prints in FILE, at most 16 MiB of it; older output goes to FILE.1
     #[arg(long, value_name = "FILE")]
     console_file: Option<PathBuf>,
-    /// Log to FILE, at most 1 MiB, older lines to FILE.1; `-` is standard error [default: standard error, but NAME.log beside
-    /// the control socket while the console has the same terminal]
+    /// Log to FILE, at most 1 MiB, older lines to FILE.1; `-` is standard error [default: standard error, but NAME.log
+    /// beside the control socket while the console has the same terminal]
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
     /// Log as JSON lines
@@ -62,8 +62,8 @@ pub struct RunFlags {
     /// root, the range of `bulkhead` in /etc/subuid if there is one; else shared]
     #[arg(long, value_name = "RANGE", value_parser = ids::parse, help_heading = "Bounds")]
     ids: Option<Ids>,
-    /// Control group (v2) of this user's in which the VM gets one of its own [default: a delegated one that `bulkhead run`
-    /// is alone in]
+    /// Control group (v2) of this user's in which the VM gets one of its own [default: a delegated one that `bulkhead
+    /// run` is alone in]
     #[arg(long, value_name = "PATH", help_heading = "Bounds")]
     cgroup: Option<PathBuf>,
     /// The VM's share of the CPUs where it has a control group; 100 is usual

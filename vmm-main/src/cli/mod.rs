@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The command line: `bulkhead run` and the commands that speak to a running VM.
 //!
-//! Exit codes: 0 done (for `run`: the guest switched itself off, was stopped on request, or reset itself where that ends it); 1 the host refused
-//! something; 2 wrong command line, configuration or image; 3 a process of the VM died; 4 no such VM, or it
-//! does not answer; 5 not possible in the VM's state. An error is one line on standard error.
+//! Exit codes: 0 done (for `run`: the guest switched itself off, was stopped on request, or reset itself where that
+//! ends it); 1 the host refused something; 2 wrong command line, configuration or image; 3 a process of the VM died; 4
+//! no such VM, or it does not answer; 5 not possible in the VM's state. An error is one line on standard error.
 
 mod client_commands;
 mod flags;

@@ -96,7 +96,8 @@ pub fn memory_len(len: u64) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Software vCPUs at most: what the litmus tests and guests were run with. A thread each, so a host has few cores for more.
+/// Software vCPUs at most: what the litmus tests and guests were run with. A thread each, so a host has few cores for
+/// more.
 pub const SOFT_VCPU_COUNT_MAX: u32 = 8;
 
 /// A size of memory as whoever chose it wrote it, where that was in units.

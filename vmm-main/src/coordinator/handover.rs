@@ -120,7 +120,8 @@ impl Handover {
         physical.map(|device| device.slot).collect()
     }
 
-    /// What the coordinator needs of `config`, on a host that has such CPUs and could not reach the servers of these devices.
+    /// What the coordinator needs of `config`, on a host that has such CPUs and could not reach the servers of these
+    /// devices.
     pub fn new(config: &VmConfig, cpu: CpuKind, unreachable: &BTreeMap<InstanceId, String>) -> Self {
         Self {
             name: config.name.clone(),

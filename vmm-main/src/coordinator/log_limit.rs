@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How much one source may log: a burst, and little for ever.
 //!
-//! A source is a process's name or a place in the coordinator's own code, and its allowance outlives connections, resets
-//! and generations of processes: whoever can bring them about must not get a new one with each. With a line of a KiB every
-//! [`REFILL`] a source that never stops writes 14 MiB a day.
+//! A source is a process's name or a place in the coordinator's own code, and its allowance outlives connections,
+//! resets and generations of processes: whoever can bring them about must not get a new one with each. With a line of a
+//! KiB every [`REFILL`] a source that never stops writes 14 MiB a day.
 
 use std::time::{Duration, Instant};
 

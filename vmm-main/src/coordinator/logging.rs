@@ -2,10 +2,10 @@
 //! The coordinator's own log: text or JSON lines to descriptor 2, a pipe that the launcher carries to its
 //! standard error.
 //!
-//! The coordinator has one thread and must never wait for a terminal: the pipe is non-blocking, and a line that
-//! does not fit is dropped and counted. A line up to `PIPE_BUF` goes through whole or not at all. Each begins with the mark of
-//! its level, as every process's line does ([`ipc::log`]). What others can make the coordinator say (by its API, by resets) is
-//! limited for each place in the code, and how much was left out is said once a minute.
+//! The coordinator has one thread and must never wait for a terminal: the pipe is non-blocking, and a line that does
+//! not fit is dropped and counted. A line up to `PIPE_BUF` goes through whole or not at all. Each begins with the mark
+//! of its level, as every process's line does ([`ipc::log`]). What others can make the coordinator say (by its API, by
+//! resets) is limited for each place in the code, and how much was left out is said once a minute.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write};

@@ -26,7 +26,8 @@ pub const LINE_LEN_MAX: usize = 1024;
 pub const TAIL_LINE_COUNT: usize = 12;
 /// Lines that one process may write at once; a healthy one writes a handful in its life.
 const BURST: u32 = 100;
-/// For the rest of a dead process's lines to arrive: a descendant that still holds the pipe is no reason to wait for long.
+/// For the rest of a dead process's lines to arrive: a descendant that still holds the pipe is no reason to wait for
+/// long.
 pub const LAST_LINES_DEADLINE: Duration = Duration::from_millis(200);
 
 /// The target of the events that are a process's lines: they have been counted already.

@@ -49,7 +49,8 @@ use self::vm::{Given, Vm};
 
 /// For clients to read their last answers before the sockets close.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// The most that the coordinator goes on after the VM has ended: for its name to be free, for the answers, for its last word.
+/// The most that the coordinator goes on after the VM has ended: for its name to be free, for the answers, for its last
+/// word.
 pub const FAREWELL_SPAN: Duration = budget::sum(&[FAREWELL, FAREWELL, FAREWELL]);
 
 /// The program `bulkhead coordinator`: not for people, only the launcher can start it in a way that works.

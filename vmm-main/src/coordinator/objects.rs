@@ -2,10 +2,10 @@
 //! Every shared object of a VM, owned by the coordinator for as long as the object lives: it outlives each process that
 //! uses it.
 //!
-//! Which objects there are, how each is made and how long it lives is the system table's. What the launcher gave stays for
-//! ever. What lives as long as a boot of the guest is made by [`Objects::for_boot`]; what lives as long as processes by
-//! [`Objects::for_generation`] as well: new processes get new ones, so that a save/restore that fails half-way has not
-//! touched what the old, paused processes still use.
+//! Which objects there are, how each is made and how long it lives is the system table's. What the launcher gave stays
+//! for ever. What lives as long as a boot of the guest is made by [`Objects::for_boot`]; what lives as long as
+//! processes by [`Objects::for_generation`] as well: new processes get new ones, so that a save/restore that fails
+//! half-way has not touched what the old, paused processes still use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -86,8 +86,8 @@ impl Objects {
         Ok(next)
     }
 
-    /// The same objects for the next life of one process: what it has in common with the one that there is, and new ones in place of
-    /// what is exchanged.
+    /// The same objects for the next life of one process: what it has in common with the one that there is, and new
+    /// ones in place of what is exchanged.
     pub fn for_restart(&self, instance: InstanceId) -> Result<Self, Problem> {
         let mut next = Self {
             name: self.name.clone(),
@@ -190,8 +190,8 @@ impl Objects {
         let_go_of(&mut self.held, device, |(object, _)| *object)
     }
 
-    /// Closes both ends of every connection between two processes, which have their own by now: the death of one must be
-    /// the other's end of file.
+    /// Closes both ends of every connection between two processes, which have their own by now: the death of one must
+    /// be the other's end of file.
     pub fn close_connections(&mut self) {
         let between = |make: Make| matches!(make, Make::Channel | Make::Stream);
         let objects = self.system.edges().iter().flat_map(Edge::objects);
@@ -230,8 +230,8 @@ impl Objects {
     }
 }
 
-/// Puts in place of the host's files of a physical device what is none: the device is found to be gone by whoever is given it. False:
-/// the host refuses what is put there.
+/// Puts in place of the host's files of a physical device what is none: the device is found to be gone by whoever is
+/// given it. False: the host refuses what is put there.
 pub fn let_go_of<K: Ord>(
     held: &mut BTreeMap<K, OwnedFd>,
     device: InstanceId,

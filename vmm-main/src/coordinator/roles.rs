@@ -101,8 +101,8 @@ pub fn ram_layout(memory_len: u64) -> Result<RamLayout, Problem> {
 }
 
 impl Configs {
-    /// The messages for the processes of `system` in a machine with this RAM that starts at `boot`. `host_device` knows the number of
-    /// the character device behind the process of a physical device.
+    /// The messages for the processes of `system` in a machine with this RAM that starts at `boot`. `host_device` knows
+    /// the number of the character device behind the process of a physical device.
     pub fn new(
         system: &System,
         handover: &Handover,

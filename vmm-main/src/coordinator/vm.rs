@@ -19,20 +19,22 @@
 //! another one; and an order to stop waits for nobody.
 //!
 //! **What may fail.**
-//! - *A boot.* The guest does not load, or a process cannot be started or configured: the VM ends, before a guest has run.
+//! - *A boot.* The guest does not load, or a process cannot be started or configured: the VM ends, before a guest has
+//!   run.
 //! - *A device*, at its start or later: the guest goes on without it; if the device is required, the VM ends.
-//! - *A process*: it dies, is silent past a deadline, breaks the contract, or another process names it. Whatever is under way, its
-//!   failure policy decides at once ([`plan::FailurePolicy`]): the VM ends, or goes on without the device.
-//! - *A pause or a resume* that a process refuses is undone: the phase stays what it was, and is true. A process that refuses this
-//!   too is lost.
-//! - *A save/restore*, up to its commit, which ends the old processes: the new ones are discarded, and the guest goes on
-//!   where it was. From the commit on a loss is one as in a running VM.
+//! - *A process*: it dies, is silent past a deadline, breaks the contract, or another process names it. Whatever is
+//!   under way, its failure policy decides at once ([`plan::FailurePolicy`]): the VM ends, or goes on without the
+//!   device.
+//! - *A pause or a resume* that a process refuses is undone: the phase stays what it was, and is true. A process that
+//!   refuses this too is lost.
+//! - *A save/restore*, up to its commit, which ends the old processes: the new ones are discarded, and the guest goes
+//!   on where it was. From the commit on a loss is one as in a running VM.
 //! - *The end.* A process that a kill does not end is named in the answer to `stop`.
 //!
 //! **Lives.** A process belongs to an instance of the system table and to a generation; both are in its
 //! [`event::LifeId`], and what an older life still says is not heard. Two lives of an instance exist only in a
-//! save/restore, and the new one begins when the old one is reaped. Generations are the VM's own count today; that one instance begins a new
-//! life alone is a transition of its life, not of the VM's phase.
+//! save/restore, and the new one begins when the old one is reaped. Generations are the VM's own count today; that one
+//! instance begins a new life alone is a transition of its life, not of the VM's phase.
 
 pub mod action;
 mod carry_out;

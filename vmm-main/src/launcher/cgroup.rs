@@ -119,8 +119,8 @@ fn within(above: &Path, name: &str, limits: Vec<(&'static str, u64)>) -> io::Res
     }
 }
 
-/// The launcher's own group, if systemd says that it was delegated, with the launcher moved into a group of its own in it:
-/// the kernel has controllers only for groups inside of one that holds no process.
+/// The launcher's own group, if systemd says that it was delegated, with the launcher moved into a group of its own in
+/// it: the kernel has controllers only for groups inside of one that holds no process.
 fn delegated() -> Result<PathBuf, String> {
     let own = own_group().ok_or("this host has no cgroup v2")?;
     let marked = ["user.delegate", "trusted.delegate"].into_iter().any(|name| {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What is behind assigned devices, opened with the user's rights: images, connections to servers, and devices of the host.
+//! What is behind assigned devices, opened with the user's rights: images, connections to servers, and devices of the
+//! host.
 //!
 //! No data is read from them here.
 

@@ -2,8 +2,8 @@
 //! A user id of the host for one VM alone: out of a range that the user names, or that `/etc/subuid` gives.
 //!
 //! Processes of different ids cannot signal each other, and what the kernel counts by user (processes, descriptors in
-//! messages that nobody has read, locked memory) it counts for each VM. An id is taken by locking a file of its number, for
-//! as long as the launcher lives. Nothing here parts a VM from the ordinary user who starts it: whoever owns a user
+//! messages that nobody has read, locked memory) it counts for each VM. An id is taken by locking a file of its number,
+//! for as long as the launcher lives. Nothing here parts a VM from the ordinary user who starts it: whoever owns a user
 //! namespace has every capability in it (`sandbox/THREAT_MODEL.md`).
 
 use std::fmt;
@@ -81,7 +81,8 @@ pub struct OwnId {
     _lock: File,
 }
 
-/// Takes an id as `wanted` says. Not said: root takes from `/etc/subuid` if that has a range for VMs, all else is shared.
+/// Takes an id as `wanted` says. Not said: root takes from `/etc/subuid` if that has a range for VMs, all else is
+/// shared.
 pub fn take(wanted: Option<Ids>, locks_of_user: &Path) -> Result<Option<OwnId>, Problem> {
     let uid = rustix::process::geteuid();
     let table = || fs::read_to_string(TABLE).unwrap_or_default();

@@ -27,8 +27,8 @@ const ORPHANED_SPAN: Duration = budget::sum(&[STOP_SPAN, budget::SLACK]);
 /// Poll interval: flock has no timeout.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Opens an image for this VM alone: two guests that write one file system destroy it. One that is only read may be shared with
-/// others that only read it.
+/// Opens an image for this VM alone: two guests that write one file system destroy it. One that is only read may be
+/// shared with others that only read it.
 pub fn open(image: &Path, readonly: bool) -> Result<File, Problem> {
     let place = printable::path(image);
     let access = if readonly { "reading" } else { "reading and writing" };
@@ -63,8 +63,8 @@ pub fn open(image: &Path, readonly: bool) -> Result<File, Problem> {
     Ok(file)
 }
 
-/// Locks the image. A VM that is just ending is waited for: also one whose launcher was killed, and whose processes are still
-/// there for a moment.
+/// Locks the image. A VM that is just ending is waited for: also one whose launcher was killed, and whose processes are
+/// still there for a moment.
 fn lock(file: &File, kind: FlockOperation, place: &str) -> Result<(), Problem> {
     let begun = Instant::now();
     let mut told = false;

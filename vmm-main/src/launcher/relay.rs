@@ -108,8 +108,8 @@ fn pass_on(source: &mut impl Read, chunks: &SyncSender<Vec<u8>>) {
     }
 }
 
-/// Reads keys while the launcher's job has the terminal, and waits while another has it: a job that was started with `&`
-/// takes input after `fg`.
+/// Reads keys while the launcher's job has the terminal, and waits while another has it: a job that was started with
+/// `&` takes input after `fg`.
 fn take_keys(
     source: &mut impl Read,
     terminal: &Terminal,

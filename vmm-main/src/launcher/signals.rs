@@ -2,9 +2,9 @@
 //! The signals that the launcher handles: those that would end it are a request to stop in good order, and those of job
 //! control take the terminal's modes along.
 //!
-//! A signal that the parent has set to be ignored stays ignored: that is how `nohup`, and `&` in a shell without job control,
-//! ask a program to live on. What cannot be handled in time (SIGKILL, a fault, an abort) is the
-//! business of the terminal's guard.
+//! A signal that the parent has set to be ignored stays ignored: that is how `nohup`, and `&` in a shell without job
+//! control, ask a program to live on. What cannot be handled in time (SIGKILL, a fault, an abort) is the business of
+//! the terminal's guard.
 
 use std::future::poll_fn;
 use std::io;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The launcher's loop while the VM lives: signals, clients, the coordinator's messages, its end.
 //!
-//! A signal that would end the launcher is an orderly stop with a deadline; a second one, or the deadline, is SIGKILL to the coordinator,
-//! whose namespace goes with it. Clients are checked here and not in the coordinator: in its user namespace
-//! every foreign user id looks the same.
+//! A signal that would end the launcher is an orderly stop with a deadline; a second one, or the deadline, is SIGKILL
+//! to the coordinator, whose namespace goes with it. Clients are checked here and not in the coordinator: in its user
+//! namespace every foreign user id looks the same.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;

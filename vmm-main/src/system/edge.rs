@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What connects two processes, as data: which objects an edge is made of, how long they live, and which end each side holds.
+//! What connects two processes, as data: which objects an edge is made of, how long they live, and which end each side
+//! holds.
 //!
-//! An edge belongs to the instance whose template declares it (`roles.rs`): the *owner*. At its other end is the *peer*.
-//! An object has a descriptor at each end, or at one only where the other side makes its own while it runs.
+//! An edge belongs to the instance whose template declares it (`roles.rs`): the *owner*. At its other end is the
+//! *peer*. An object has a descriptor at each end, or at one only where the other side makes its own while it runs.
 
 use ipc::instance::InstanceId;
 pub use ipc::slot::IrqLine;
@@ -391,7 +392,8 @@ impl EdgeKind {
         }
     }
 
-    /// Whether every process has such an edge to whoever started it: left out of the map, which would show nothing else.
+    /// Whether every process has such an edge to whoever started it: left out of the map, which would show nothing
+    /// else.
     pub const fn is_common(self) -> bool {
         matches!(self, Self::Control | Self::CrashPage | Self::Log | Self::Program)
     }

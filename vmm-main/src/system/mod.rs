@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The system as one table: which processes a VM has, and what connects them.
 //!
-//! A role is a template ([`roles`]), a process an instance of it, and what connects two processes is an edge ([`edge`]).
-//! [`System::new`] yields the instances and edges of a VM of some shape, and nothing that it does not have. All else follows
-//! from them: what is made and for how long it lives, what each process is given and under which name, what it may have, who
-//! is paused before whom, what `bulkhead ps` holds the running processes against, and the map in the documentation.
-//! A descriptor's number is its place in its instance's list, and nobody writes one down.
+//! A role is a template ([`roles`]), a process an instance of it, and what connects two processes is an edge
+//! ([`edge`]). [`System::new`] yields the instances and edges of a VM of some shape, and nothing that it does not have.
+//! All else follows from them: what is made and for how long it lives, what each process is given and under which name,
+//! what it may have, who is paused before whom, what `bulkhead ps` holds the running processes against, and the map in
+//! the documentation. A descriptor's number is its place in its instance's list, and nobody writes one down.
 
 use std::sync::Arc;
 

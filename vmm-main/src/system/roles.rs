@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Every role of a VM, once: what it runs, how it is confined, when it exists, what it is connected to, what its death costs.
+//! Every role of a VM, once: what it runs, how it is confined, when it exists, what it is connected to, what its death
+//! costs.
 //!
-//! A new role is an entry in [`TEMPLATES`]. It stands in the order of pausing: the CPUs first, so that devices see no new
-//! work, and every device before what it needs, its server and the vSMMU that records its faults. Resuming goes the other
-//! way round. Templates of one `tier` are asked together.
+//! A new role is an entry in [`TEMPLATES`]. It stands in the order of pausing: the CPUs first, so that devices see no
+//! new work, and every device before what it needs, its server and the vSMMU that records its faults. Resuming goes the
+//! other way round. Templates of one `tier` are asked together.
 
 use std::collections::BTreeSet;
 
@@ -107,8 +108,8 @@ impl Template {
         COMMON.iter().chain(self.links.iter().copied().flatten())
     }
 
-    /// Its sandbox profile, as it is for the smallest VM, with the numbers of the descriptors that its rules are about. The
-    /// coordinator's filter is over those of all that it starts: there the numbers are theirs.
+    /// Its sandbox profile, as it is for the smallest VM, with the numbers of the descriptors that its rules are about.
+    /// The coordinator's filter is over those of all that it starts: there the numbers are theirs.
     pub fn profile(&self) -> Profile {
         let holders =
             if self.role == Role::Coordinator { &TEMPLATES[..] } else { std::slice::from_ref(self) };
@@ -118,7 +119,8 @@ impl Template {
         })
     }
 
-    /// The number, in every instance, of a descriptor that it has of itself: those that others share with it come behind.
+    /// The number, in every instance, of a descriptor that it has of itself: those that others share with it come
+    /// behind.
     pub fn number(&self, slot: &str) -> Option<u32> {
         let objects = self.links().flat_map(|link| link.kind.spec().objects);
         let place = objects.filter_map(|object| object.owner).position(|end| end.slot.as_str() == slot);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! How much each process may have: what its profile's limits grow by with the machine and with its number of devices.
 //!
-//! A profile states what a role needs for itself. Beside that a process maps guest RAM if it maps RAM at all, its dirty log,
-//! and, in the vCPU process, memory of devices; it writes an image, if it was given one; it holds what it is given, and for
-//! each device that it works with what that brings. The coordinator needs room for all of them at once, twice: a
-//! guest moves into new processes while the old ones live. Called by the launcher for the coordinator and by the
-//! coordinator for all others; `bulkhead ps` holds the running processes against the same.
+//! A profile states what a role needs for itself. Beside that a process maps guest RAM if it maps RAM at all, its dirty
+//! log, and, in the vCPU process, memory of devices; it writes an image, if it was given one; it holds what it is
+//! given, and for each device that it works with what that brings. The coordinator needs room for all of them at once,
+//! twice: a guest moves into new processes while the old ones live. Called by the launcher for the coordinator and by
+//! the coordinator for all others; `bulkhead ps` holds the running processes against the same.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -23,8 +23,8 @@ const RAM_PER_LOG: u64 = 4 * 4096;
 const RAM_PER_MAP: u64 = 8 * 4096;
 /// Sets of processes that live at once: while a guest moves into new ones.
 const GENERATIONS: u64 = 2;
-/// What the coordinator holds of each process beside what they share: its pidfd, twice; its channel, its crash page, its log,
-/// its state while it is saved and restored, and one spare.
+/// What the coordinator holds of each process beside what they share: its pidfd, twice; its channel, its crash page,
+/// its log, its state while it is saved and restored, and one spare.
 const PER_PROCESS: u64 = 8;
 
 /// What a VM's processes are given of it.

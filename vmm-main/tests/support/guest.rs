@@ -165,8 +165,8 @@ fn store(register: u32, base: u32, offset: u32) -> u32 {
     0xb900_0000 | (offset / 4) << 10 | base << 5 | register
 }
 
-/// Takes the INTx of the function in slot 1 by polling the interrupt controller: prints `r` when it is ready, and `I` for
-/// every interrupt, whose number from 1 on it tells the device in the byte at 32 of BAR 0.
+/// Takes the INTx of the function in slot 1 by polling the interrupt controller: prints `r` when it is ready, and `I`
+/// for every interrupt, whose number from 1 on it tells the device in the byte at 32 of BAR 0.
 pub fn takes_intx() -> Vec<u8> {
     const GIC_DISTRIBUTOR: u32 = 0x0810_0000;
     const GIC_REDISTRIBUTOR: u32 = 0x0840_0000;

@@ -22,7 +22,8 @@ fn doorbell_passes_the_unreached_index_only_after_a_whole_turn() {
                 // The queue is full one entry short of a turn.
                 for moved in (0..size - step).step_by(step as usize) {
                     let (old, new) = ((seen + moved) % size, (seen + moved + step) % size);
-                    // Behind index 0 is none that the doorbell could have: it counts as passed at the turn of the queue.
+                    // Behind index 0 is none that the doorbell could have: it counts as passed at the turn of the
+                    // queue.
                     let turned = seen == 0 && new < old;
                     assert!(turned || !passes(index, old, new), "size {size} seen {seen}: {old} to {new}");
                 }

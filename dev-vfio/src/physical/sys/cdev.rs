@@ -260,8 +260,8 @@ fn feature<T: IntoBytes + FromBytes + ?Sized>(
     let len = size_of::<FeatureHeader>().saturating_add(size_of_val(data));
     let header = FeatureHeader::request(number, op, u32::try_from(len).map_err(|_| Errno::INVAL)?);
     let mut argument = [header.as_bytes(), data.as_mut_bytes()].concat();
-    // SAFETY: `argsz`, at the beginning, is the slice's length, and the kernel writes no more; the addresses in the data of
-    // the two features that have one were made by their functions above, from slices as long as they say.
+    // SAFETY: `argsz`, at the beginning, is the slice's length, and the kernel writes no more; the addresses in the
+    // data of the two features that have one were made by their functions above, from slices as long as they say.
     unsafe { update(device, DEVICE_FEATURE, argument.as_mut_slice()) }?;
     if let Some(answer) = argument.get(size_of::<FeatureHeader>()..) {
         data.as_mut_bytes().copy_from_slice(answer);

@@ -76,8 +76,8 @@ pub struct Types {
     pub invalidation: u32,
 }
 
-/// SMMUv3: a nested page table is the first two words of a stream table entry, an invalidation the guest's commands, all of
-/// them little-endian.
+/// SMMUv3: a nested page table is the first two words of a stream table entry, an invalidation the guest's commands,
+/// all of them little-endian.
 pub const ARM_SMMUV3: Types = Types {
     viommu: abi::iommu_viommu_type_IOMMU_VIOMMU_TYPE_ARM_SMMUV3,
     veventq: abi::iommu_veventq_type_IOMMU_VEVENTQ_TYPE_ARM_SMMUV3,
@@ -118,8 +118,8 @@ pub fn ioas_alloc(iommu: BorrowedFd<'_>) -> Result<ObjectId, Errno> {
     Ok(ObjectId(argument.out_ioas_id))
 }
 
-/// `IOMMU_IOAS_MAP_FILE`: `len` bytes of a memory file, from `start`, appear at `iova`, readable and writable. The pages
-/// are pinned until they are unmapped; this process needs no mapping of its own.
+/// `IOMMU_IOAS_MAP_FILE`: `len` bytes of a memory file, from `start`, appear at `iova`, readable and writable. The
+/// pages are pinned until they are unmapped; this process needs no mapping of its own.
 ///
 /// # Errors
 /// `ENOTTY` before Linux 6.13; `ENOMEM` beyond `RLIMIT_MEMLOCK`.
@@ -188,8 +188,8 @@ pub fn hwpt_alloc_nested<T: IntoBytes + Immutable>(
 
 fn hwpt_alloc(iommu: BorrowedFd<'_>, mut argument: abi::iommu_hwpt_alloc) -> Result<ObjectId, Errno> {
     argument.size = len_of::<abi::iommu_hwpt_alloc>();
-    // SAFETY: number and structure belong together; the data, if there is any, is the caller's, of the length given, and
-    // the kernel reads it only.
+    // SAFETY: number and structure belong together; the data, if there is any, is the caller's, of the length given,
+    // and the kernel reads it only.
     unsafe { update(iommu, HWPT_ALLOC, &mut argument) }?;
     Ok(ObjectId(argument.out_hwpt_id))
 }
@@ -273,8 +273,8 @@ pub fn get_dirty_bitmap(
 /// `IOMMU_VIOMMU_ALLOC` on a nesting parent.
 ///
 /// # Errors
-/// `EOPNOTSUPP` if the host's SMMU cannot keep a guest from non-coherent access (neither FWB nor CANWBS), or the kernel has
-/// no such driver.
+/// `EOPNOTSUPP` if the host's SMMU cannot keep a guest from non-coherent access (neither FWB nor CANWBS), or the kernel
+/// has no such driver.
 pub fn viommu_alloc(
     iommu: BorrowedFd<'_>,
     types: &Types,
@@ -340,8 +340,8 @@ pub fn veventq_alloc(
     Ok((ObjectId(argument.out_veventq_id), fd))
 }
 
-/// `IOMMU_HWPT_INVALIDATE` on a vIOMMU: all entries in one call. Returns how many, from the first on, have taken effect, and
-/// why the next one has not.
+/// `IOMMU_HWPT_INVALIDATE` on a vIOMMU: all entries in one call. Returns how many, from the first on, have taken
+/// effect, and why the next one has not.
 pub fn invalidate<T: IntoBytes + Immutable>(
     iommu: BorrowedFd<'_>,
     types: &Types,
@@ -361,8 +361,8 @@ pub fn invalidate<T: IntoBytes + Immutable>(
         entry_num,
         __reserved: 0,
     };
-    // SAFETY: number and structure belong together; `entry_num` entries of `entry_len` bytes are what the slice has, and the
-    // kernel reads them only.
+    // SAFETY: number and structure belong together; `entry_num` entries of `entry_len` bytes are what the slice has,
+    // and the kernel reads them only.
     let result = unsafe { update(iommu, HWPT_INVALIDATE, &mut argument) };
     // Written back on success and on failure; a call that failed before it looked at the entries leaves what we gave.
     let said = usize::try_from(argument.entry_num).unwrap_or(0).min(entries.len());

@@ -36,7 +36,8 @@ impl Client {
         if self.stoppable {
             self.set_state(if running { MigState::Running } else { MigState::Stop })?;
             if !running {
-                // Its last transfers are answered, and whoever answers them has a moment to say so. What is not is in flight.
+                // Its last transfers are answered, and whoever answers them has a moment to say so. What is not is in
+                // flight.
                 let until = Deadline::after(ANSWERED_SPAN);
                 let _ = self.connection.await_answered(until);
                 self.twin.iter().for_each(|twin| _ = twin.await_answered(until));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The coordinator's end: takes what producers have marked into the owed map.
 //!
-//! All logs are taken together, a piece of each at a time, so that the piece of the owed map stays in the cache. What is
-//! believed of a log is decided here, from its header and what its process answered: anything else than one flip since the last
-//! time, in the epoch that was asked for, means all of RAM. Reads of a log are bounded and cannot fault.
+//! All logs are taken together, a piece of each at a time, so that the piece of the owed map stays in the cache. What
+//! is believed of a log is decided here, from its header and what its process answered: anything else than one flip
+//! since the last time, in the epoch that was asked for, means all of RAM. Reads of a log are bounded and cannot fault.
 
 #[cfg(not(loom))]
 use crate::error::Error;
@@ -75,7 +75,8 @@ impl Harvester {
         Self { object, epoch, flips }
     }
 
-    /// Empties the log before its producer is told to enable it in the name of `epoch`; all of RAM is owed after that answer.
+    /// Empties the log before its producer is told to enable it in the name of `epoch`; all of RAM is owed after that
+    /// answer.
     pub fn begin(&mut self, epoch: u64) {
         for flips in [0, 1] {
             for word in self.object.bitmap(flips) {
@@ -112,9 +113,9 @@ impl Harvester {
     }
 }
 
-/// Takes every log's closed bitmap, and both of one whose process has ended, into `owed`, with the ranges that are being
-/// written. A log belongs to every harvest up to the last, also when its process has ended. Comes back with what each
-/// amounted to: `Everything` has put all of RAM into the map; `Unseen` does so in the last harvest.
+/// Takes every log's closed bitmap, and both of one whose process has ended, into `owed`, with the ranges that are
+/// being written. A log belongs to every harvest up to the last, also when its process has ended. Comes back with what
+/// each amounted to: `Everything` has put all of RAM into the map; `Unseen` does so in the last harvest.
 pub fn harvest(logs: &mut [Harvest<'_>], moment: Moment, owed: &mut OwedMap) -> Vec<Exactness> {
     let judged: Vec<_> = logs.iter_mut().map(|Harvest { log, answer }| log.judge(*answer, moment)).collect();
     let mut piece = Piece([0; PIECE_WORDS]);

@@ -44,8 +44,8 @@ const UNIT_WORDS: usize = FIELDS + WRITES_MAX;
 
 const _: () = assert!(FIELDS + WRITES_MAX <= UNIT_WORDS);
 
-/// Words that are copied at once: few enough to stay in the nearest cache, with those of the owed map. A quarter of a page of
-/// each log in turn was measured faster than whole pages (`bench merge` at 1 %: 0.85 x memcpy against 0.72 x).
+/// Words that are copied at once: few enough to stay in the nearest cache, with those of the owed map. A quarter of a
+/// page of each log in turn was measured faster than whole pages (`bench merge` at 1 %: 0.85 x memcpy against 0.72 x).
 pub(super) const PIECE_WORDS: usize = 128;
 
 /// A private copy of words of a bitmap.
@@ -140,8 +140,8 @@ impl Object {
         UNIT_WORDS + number * self.word_count.next_multiple_of(UNIT_WORDS)
     }
 
-    /// Takes words of a bitmap, from `first` on, and leaves zero there. A bit that is set in between may be seen, or overwritten.
-    /// None is left if there was no bit at all.
+    /// Takes words of a bitmap, from `first` on, and leaves zero there. A bit that is set in between may be seen, or
+    /// overwritten. None is left if there was no bit at all.
     #[cfg(not(loom))]
     pub(super) fn take(&self, flips: u64, first: usize, piece: &mut Piece) -> Option<()> {
         let count = self.word_count.checked_sub(first)?.min(PIECE_WORDS);

@@ -2,8 +2,8 @@
 //! The orders that the log stands on, by name: each is a fence, and all accesses beside them are relaxed.
 //!
 //! The model checker takes them away one at a time (`tests/loom_dirty_log.rs`): a model fails for each, or it would not
-//! be here. Who takes a bit needs none for the copy of its page: a write that the flip's fence did not come behind is marked
-//! in the other bitmap too.
+//! be here. Who takes a bit needs none for the copy of its page: a write that the flip's fence did not come behind is
+//! marked in the other bitmap too.
 
 use crate::shm::sync::Ordering::SeqCst;
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The owed map: the pages of a guest that whoever receives it does not have as they are now.
 //!
-//! The coordinator's own, and laid out like a log's bitmaps. Harvests add to it, whoever sends takes from it:
-//! a range is cleared *before* its pages are read, so that a write behind the clearing puts them in again with a later
-//! harvest. It outlives producers and senders: what a failed attempt has harvested is still owed, and nothing is given back.
+//! The coordinator's own, and laid out like a log's bitmaps. Harvests add to it, whoever sends takes from it: a range
+//! is cleared *before* its pages are read, so that a write behind the clearing puts them in again with a later harvest.
+//! It outlives producers and senders: what a failed attempt has harvested is still owed, and nothing is given back.
 //! Nobody else can touch its memory: it is plain words, and changed by plain operations.
 
 use crate::addr::{Gpa, GpaRange, PAGE_LEN};

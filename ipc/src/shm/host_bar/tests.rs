@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Only the named character device is mapped. `/dev/zero` stands for a VFIO device: a character device that can be mapped.
+//! Only the named character device is mapped. `/dev/zero` stands for a VFIO device: a character device that can be
+//! mapped.
 
 use std::fs::File;
 

@@ -50,7 +50,8 @@ impl WaitSlot {
             Self::Responder | Self::Lane(_) => _ = word.swap(0, Relaxed),
             Self::Freed => word.bump(),
         }
-        // Also if the word says that nobody sleeps: it is the peer's to write as well, and a kick must not depend on it.
+        // Also if the word says that nobody sleeps: it is the peer's to write as well, and a kick must not depend on
+        // it.
         word.wake_all();
     }
 }

@@ -110,7 +110,8 @@ pub fn from_fixed(env: &mut Env, format: Format, value: u64, integer: Integer, f
     round(env, format, Exact { negative, significand: magnitude, exponent, sticky: false })
 }
 
-/// FRINT*: to an integral value in the same format, in the rounding mode in force. `exact` also raises inexact (FRINTX).
+/// FRINT*: to an integral value in the same format, in the rounding mode in force. `exact` also raises inexact
+/// (FRINTX).
 pub fn round_to_integral(env: &mut Env, format: Format, bits: u64, exact_wanted: bool) -> u64 {
     let x = unpack(env, format, bits);
     match x.class {

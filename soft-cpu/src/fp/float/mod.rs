@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Floating-point arithmetic as the architecture defines it, on bit patterns and in integers only.
 //!
-//! Every operation takes and returns raw encodings (`u64`, the upper bits zero) plus an [`Env`] that holds the control bits of
-//! FPCR and gathers the cumulative flags of FPSR. Nothing here depends on the host's floating-point state; `host` is a
-//! short cut that is taken only where its result and its flags provably equal those of the integer path.
+//! Every operation takes and returns raw encodings (`u64`, the upper bits zero) plus an [`Env`] that holds the control
+//! bits of FPCR and gathers the cumulative flags of FPSR. Nothing here depends on the host's floating-point state;
+//! `host` is a short cut that is taken only where its result and its flags provably equal those of the integer path.
 //!
 //! Reference: Arm ARM (DDI 0487), A1.5 and the shared pseudocode functions FPUnpack, FPProcessNaNs, FPRound.
 
@@ -278,7 +278,8 @@ pub fn propagate_nan(env: &mut Env, format: Format, class: Class, bits: u64) -> 
     if env.default_nan { format.default_nan() } else { bits | format.quiet_bit() }
 }
 
-/// If any operand is a NaN, the result that it forces: signalling ones first, each kind in operand order (FPProcessNaNs).
+/// If any operand is a NaN, the result that it forces: signalling ones first, each kind in operand order
+/// (FPProcessNaNs).
 pub fn propagate_nans(env: &mut Env, format: Format, operands: &[(Unpacked, u64)]) -> Option<u64> {
     [Class::SignallingNan, Class::QuietNan].into_iter().find_map(|class| {
         let found = operands.iter().find(|(operand, _)| operand.class == class)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The cryptographic instructions as programs use them, against the examples of FIPS 197 and FIPS 180-4; products and dot
-//! products against their definitions.
+//! The cryptographic instructions as programs use them, against the examples of FIPS 197 and FIPS 180-4; products and
+//! dot products against their definitions.
 
 use super::cases::Random;
 use super::machine::TestMachine;

@@ -62,7 +62,8 @@ fn data_case(random: &mut Random) -> (u32, TestMachine) {
                 }
             }
         }
-        // Beyond data processing "anything" also reaches encodings that are not ours, and the oracle's CPU has no dot product.
+        // Beyond data processing "anything" also reaches encodings that are not ours, and the oracle's CPU has no dot
+        // product.
         let ours = word >> 25 & 7 == 7 && !is_dot_product(word);
         // Most unallocated encodings are drawn again, or they would be two thirds of the cases.
         let wanted = random.below(8) == 0 || crate::fp::handler::<TestMachine>(word).is_some();

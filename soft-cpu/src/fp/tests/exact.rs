@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Exact numbers for the tests: wide fixed point, and rounding by its definition.
 //!
-//! A magnitude is an integer of enough bits for every product of two doubles, in units of 2^-2200. Rounding searches the
-//! encodings, which are ordered like the numbers they stand for, and compares distances: slow and obvious.
+//! A magnitude is an integer of enough bits for every product of two doubles, in units of 2^-2200. Rounding searches
+//! the encodings, which are ordered like the numbers they stand for, and compares distances: slow and obvious.
 
 use std::cmp::Ordering;
 

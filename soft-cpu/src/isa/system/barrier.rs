@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! CLREX, DSB, DMB, ISB.
 //!
-//! A DSB also waits for the maintenance that this CPU asked of others. System register writes take effect at once, so ISB
-//! orders loads after branches and no more.
+//! A DSB also waits for the maintenance that this CPU asked of others. System register writes take effect at once, so
+//! ISB orders loads after branches and no more.
 
 use crate::cpu::Cpu;
 use crate::op::{Op, bits};

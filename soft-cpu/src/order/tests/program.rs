@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Executions of small parallel programs, and which of them a memory model allows.
 //!
-//! Accesses are numbered through all threads, fences are not, so the guest's program and the host's have the same numbers.
-//! A relation is a row of bits for each access. Of the architecture's dependencies only those that a program here can
-//! express are known.
+//! Accesses are numbered through all threads, fences are not, so the guest's program and the host's have the same
+//! numbers. A relation is a row of bits for each access. Of the architecture's dependencies only those that a program
+//! here can express are known.
 
 /// What an event is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -53,10 +53,11 @@ impl Mmio for Silent {
     fn write(&self, _vcpu: usize, _gpa: u64, _size: u8, _value: u64) {}
 }
 
-/// Runs the bytes as a guest of two CPUs: 32 of them set up registers, the rest is code, executed from the start of RAM.
+/// Runs the bytes as a guest of two CPUs: 32 of them set up registers, the rest is code, executed from the start of
+/// RAM.
 ///
-/// Register values are mostly addresses in RAM, so that loads, stores and table walks find something. The CPUs take turns
-/// on this thread, so equal bytes give equal runs: what is between them is their memory, maintenance and events.
+/// Register values are mostly addresses in RAM, so that loads, stores and table walks find something. The CPUs take
+/// turns on this thread, so equal bytes give equal runs: what is between them is their memory, maintenance and events.
 pub fn run(bytes: &[u8]) {
     let (setup, code) = bytes.split_at(bytes.len().min(32));
     let Some(parts) = parts(code) else { return };

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Drives the NVMe controller with arbitrary bytes.
 //!
-//! [`client`] is a client of its server, with descriptors; [`run`] a host at the device itself. There the bytes are a program of
-//! register accesses, memory writes, steps, resets and migrations. Memory is small and holds queues, lists and data on top of
-//! each other, as a hostile guest may arrange them. Nothing may panic, and the medium is never touched beyond its end.
+//! [`client`] is a client of its server, with descriptors; [`run`] a host at the device itself. There the bytes are a
+//! program of register accesses, memory writes, steps, resets and migrations. Memory is small and holds queues, lists
+//! and data on top of each other, as a hostile guest may arrange them. Nothing may panic, and the medium is never
+//! touched beyond its end.
 
 mod client;
 

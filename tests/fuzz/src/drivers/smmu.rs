@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Drives the model of the vSMMU with arbitrary bytes.
 //!
-//! The bytes are a program of register accesses, memory writes, steps, events, save/restore turns, and of how late the devices
-//! behind it answer. The invariants that hold whatever the guest does are asserted at the end of every operation; a step's
-//! budget bounds the work.
+//! The bytes are a program of register accesses, memory writes, steps, events, save/restore turns, and of how late the
+//! devices behind it answer. The invariants that hold whatever the guest does are asserted at the end of every
+//! operation; a step's budget bounds the work.
 
 use dev_smmu::cmdq::Step;
 use dev_smmu::effects::Effects;

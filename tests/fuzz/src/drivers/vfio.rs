@@ -66,9 +66,9 @@ fn areas() -> BarAreas {
     BarAreas { memory32: area(AREA32), memory64: area(AREA64), io: area(IO), io_base: Gpa(IO_BASE) }
 }
 
-/// Opens the device behind `socket` as the process does, but for its interrupts, which nobody waits for. `None`:
-/// it cannot be used, for a reason. With a `conversation` that is the time for all of the server's answers, for as long as the
-/// device is used.
+/// Opens the device behind `socket` as the process does, but for its interrupts, which nobody waits for. `None`: it
+/// cannot be used, for a reason. With a `conversation` that is the time for all of the server's answers, for as long as
+/// the device is used.
 fn open(socket: OwnedFd, guest: &Guest, conversation: Option<Duration>) -> Option<Function> {
     let opened = Client::open(socket, Deadline::after(conversation.unwrap_or(budget::vfio::OPENING)));
     let opened = opened.map_err(|error| error.to_string()).and_then(|(mut client, opened)| {

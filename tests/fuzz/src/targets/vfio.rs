@@ -55,8 +55,8 @@ pub fn function() -> Vec<Vec<u8>> {
     // The first BAR's memory as each kind of descriptor.
     let region = |kind: u8| [&[1][..], &bend(2, DESCRIPTORS, u32::from(kind)), &program].concat();
     seeds.extend((0..crate::descriptors::KINDS).map(region));
-    // Answers late by 12 ms, whole or in two pieces, where all together have 4, 24 or 64 ms: while the device is opened, and
-    // later.
+    // Answers late by 12 ms, whole or in two pieces, where all together have 4, 24 or 64 ms: while the device is
+    // opened, and later.
     const LATE: u8 = 15;
     for (message, span) in [(3, 3), (3, 23), (14, 23), (40, 63), (44, 63)] {
         for piece in [0, 5, 20] {

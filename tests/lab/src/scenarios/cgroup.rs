@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A machine in a control group of its own: what bounds all of its processes together, on a kernel with the controllers.
+//! A machine in a control group of its own: what bounds all of its processes together, on a kernel with the
+//! controllers.
 
 use std::{
     fs,
@@ -22,7 +23,8 @@ const SOON: Duration = Duration::from_secs(60);
 const NAME: &str = "bounded";
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
-/// Every process is in the group, its limits are the group's, the group goes with the machine, and its memory limit holds.
+/// Every process is in the group, its limits are the group's, the group goes with the machine, and its memory limit
+/// holds.
 pub fn bounded(report: &mut Report<'_>) -> Result<Verdict> {
     let Some(above) = place()? else {
         return Ok(Verdict::Skipped("this kernel has no controllers of memory, pids and CPU".into()));

@@ -139,8 +139,8 @@ fn exits(vm: &mut Vm, report: &mut Report<'_>) -> Result<()> {
     let register = base + SMMU_GERRORN;
     let value = vm.console.run(&format!("devmem {register:#x} 32"), COMMAND)?;
     ensure!(value.code == 0, "the guest's devmem does not work: {}", value.output);
-    // The console's own accesses are in all counts, so a loop that touches nothing is the zero of the scale. The numbers of
-    // commands go over it too: from here on they all have two digits.
+    // The console's own accesses are in all counts, so a loop that touches nothing is the zero of the scale. The
+    // numbers of commands go over it too: from here on they all have two digits.
     for _ in 0..10 {
         vm.console.run("true", COMMAND)?;
     }

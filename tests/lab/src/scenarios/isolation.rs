@@ -68,7 +68,8 @@ pub fn real_device(report: &mut Report<'_>) -> Result<Verdict> {
     Ok(Verdict::Shown)
 }
 
-/// Whether the process lives on after an attempt that was refused; its death must be a report, and costs the machine its device alone.
+/// Whether the process lives on after an attempt that was refused; its death must be a report, and costs the machine
+/// its device alone.
 fn survives(device: &Function, attempt: &str) -> Result<bool> {
     let mut options =
         Options::new(places::PROGRAMS.into(), GuestFiles::in_cache(Path::new(places::GUEST)), "attacked");

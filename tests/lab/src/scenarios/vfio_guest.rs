@@ -27,7 +27,8 @@ const BOOT: Duration = Duration::from_secs(90);
 /// How long a command in the guest may take.
 pub const COMMAND: Duration = Duration::from_secs(60);
 
-/// The guest makes a file system on the server's NVMe and reads back what it wrote; the server finds it there afterwards.
+/// The guest makes a file system on the server's NVMe and reads back what it wrote; the server finds it there
+/// afterwards.
 pub fn nvme(report: &mut Report<'_>) -> Result<Verdict> {
     disk(report, Signals::Messages)
 }
@@ -163,8 +164,8 @@ pub fn boot_with(
     Ok(vm)
 }
 
-/// In the guest: the disk is the server's, in a group of its own with the window mapped flat; returns the sum of what was
-/// written and read back.
+/// In the guest: the disk is the server's, in a group of its own with the window mapped flat; returns the sum of what
+/// was written and read back.
 fn use_disk(report: &mut Report<'_>, vm: &mut Vm, signals: Signals) -> Result<String> {
     let mut output = |command: &str| run(vm, command);
     // Its driver looks at it while user space starts.
@@ -244,7 +245,8 @@ fn reboot(report: &mut Report<'_>, vm: &mut Vm, sum: &str) -> Result<()> {
     report.evidence("the guest rebooted, and has its disk again in new processes")
 }
 
-/// While memory space is disabled, or the function is in D3hot, its registers read as all ones; afterwards they are there again.
+/// While memory space is disabled, or the function is in D3hot, its registers read as all ones; afterwards they are
+/// there again.
 fn switched_off(report: &mut Report<'_>, vm: &mut Vm, device: &Function) -> Result<()> {
     const COMMAND_REGISTER: u64 = 4;
     let power = device.capability(POWER_MANAGEMENT)?.context("it has no power management")? + 4;

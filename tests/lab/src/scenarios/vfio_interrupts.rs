@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How a device of the server's interrupts its guest: masked, paused, by a pin that it shares, and with CPUs in software.
+//! How a device of the server's interrupts its guest: masked, paused, by a pin that it shares, and with CPUs in
+//! software.
 
 use std::fs;
 use std::path::Path;

@@ -2,9 +2,9 @@
 //! `cargo xtask bench footprint`: what memory the processes of an idle guest have, by the kernel's own count.
 //!
 //! A guest with one NVMe disk boots to its prompt and is left alone; then `smaps` of each process is read. *Private*
-//! are pages that no other process has mapped: what the process costs. *Proportional* adds its share of programs that several run.
-//! Shared memory files (guest RAM, dirty logs, rings) are left out: they are the guest's size, and the same whoever maps them.
-//! A sealed process shows its maps to root alone.
+//! are pages that no other process has mapped: what the process costs. *Proportional* adds its share of programs that
+//! several run. Shared memory files (guest RAM, dirty logs, rings) are left out: they are the guest's size, and the
+//! same whoever maps them. A sealed process shows its maps to root alone.
 
 use std::{
     collections::BTreeMap,
@@ -89,7 +89,8 @@ fn measured(programs: &Path, files: &GuestFiles) -> Result<BTreeMap<String, Foot
     Ok(seen)
 }
 
-/// Every process that runs a program of this folder. Machines of the same build that run beside this one are counted too.
+/// Every process that runs a program of this folder. Machines of the same build that run beside this one are counted
+/// too.
 fn processes(programs: &Path) -> Result<BTreeMap<String, Footprint>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc").context("/proc")?.flatten() {

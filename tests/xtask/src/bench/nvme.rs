@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask bench nvme`: the NVMe controller, alone and in a guest.
 //!
-//! Alone: `dev-nvme`'s own bench, whose client maps its memory to the sealed program, beside the image file itself. In a
-//! guest: Linux's driver behind the vSMMU, by the guest's own clock; there every access of the device is a message
+//! Alone: `dev-nvme`'s own bench, whose client maps its memory to the sealed program, beside the image file itself. In
+//! a guest: Linux's driver behind the vSMMU, by the guest's own clock; there every access of the device is a message
 //! that is translated, and the CPU is software, so the numbers are not of the controller but of the whole.
 
 use std::{fs::File, process::ExitCode, time::Duration};

@@ -2,8 +2,8 @@
 //! `cargo xtask bench smp`: what a second software CPU gives to a load that can be shared.
 //!
 //! One guest of two CPUs hashes the same data again and again: with one process, and with two at once. Both are timed
-//! inside one boot, turns alternating, so that the ratio says what the CPUs share and not how fast the machine is. The guest's
-//! own clock counts, which is the host's.
+//! inside one boot, turns alternating, so that the ratio says what the CPUs share and not how fast the machine is. The
+//! guest's own clock counts, which is the host's.
 
 use std::{process::ExitCode, time::Duration};
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What no program that a guest can reach may link: HTTP, the command line's parser, an asynchronous runtime.
 //!
-//! Such a program is sealed before it serves, and everything in it is what an attacker of it may use. Asked of cargo for each
-//! package alone: a build of the whole workspace compiles shared crates once, with the features of all who use them.
+//! Such a program is sealed before it serves, and everything in it is what an attacker of it may use. Asked of cargo
+//! for each package alone: a build of the whole workspace compiles shared crates once, with the features of all who use
+//! them.
 
 use ::tests::command::capture;
 use anyhow::Result;

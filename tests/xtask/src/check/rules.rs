@@ -26,7 +26,7 @@ pub type Rule = fn(&Tree) -> Vec<String>;
 pub const ALL: [(&str, Rule); 12] = [
     ("licence and head of every source file", heads::check),
     ("length of files", sizes::check),
-    ("lines of documents within 120 columns", columns::check),
+    ("lines of documents and comments within 120 columns", columns::check),
     ("unsafe code only behind its walls", walls::check),
     ("every error text is unique", messages::check),
     ("no printing that panics", prints::check),

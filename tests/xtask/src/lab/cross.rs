@@ -84,8 +84,8 @@ pub fn library() -> Result<()> {
     Ok(())
 }
 
-/// Builds all programs and suites, in one go: cargo would choose the features of shared crates anew for each of several.
-/// Unit tests can only be asked for apart.
+/// Builds all programs and suites, in one go: cargo would choose the features of shared crates anew for each of
+/// several. Unit tests can only be asked for apart.
 pub fn build(linker: &Ready) -> Result<Everything> {
     let mut all = command(linker, "build")?;
     let packages: BTreeSet<&str> = PACKAGES.into_iter().chain(SUITES.map(|(package, _)| package)).collect();

@@ -2,7 +2,8 @@
 //! `strace`'s files, one for each thread, read as: which sealed process made which calls.
 //!
 //! A process is known by what it executes; its threads by the call that made them. Calls count once the process has
-//! installed both of its filters. What a child does before that is done under the coordinator's filter, and counts there.
+//! installed both of its filters. What a child does before that is done under the coordinator's filter, and counts
+//! there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -16,8 +16,8 @@ const REQUIRED: [&str; 2] = ["?essential", "?priority(required)"];
 /// A file system whose `/bin` is `/usr/bin` already needs no program to get there. Not in every release.
 const MERGED: &str = "usr-is-merged";
 
-/// Enough for systemd to bring up a machine with devices and a login, and programs that use a CPU in their own ways: Perl
-/// for the interpreter, OpenSSL for the instructions of cryptography.
+/// Enough for systemd to bring up a machine with devices and a login, and programs that use a CPU in their own ways:
+/// Perl for the interpreter, OpenSSL for the instructions of cryptography.
 const MORE: [&str; 10] =
     ["apt", "systemd", "systemd-sysv", "dbus", "udev", "kmod", "procps", "iproute2", "openssl", "perl"];
 

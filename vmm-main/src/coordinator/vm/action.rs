@@ -20,7 +20,8 @@ pub enum Action {
     Load,
     /// Make the shared objects of the next set of processes. Answered by `Prepared`.
     Prepare,
-    /// Make what the next life of one process does not have in common with the one that there is. Answered by `Prepared`.
+    /// Make what the next life of one process does not have in common with the one that there is. Answered by
+    /// `Prepared`.
     PrepareRestart(InstanceId),
     /// The next set, or the next life, is the one that runs now.
     Commit,
@@ -36,7 +37,8 @@ pub enum Action {
     Ask(LifeId, Order),
     /// End a process. Answered by `Gone`.
     End(LifeId, Ending),
-    /// Tell a vSMMU that the DMA of a device's process, which was reaped, has ended: also what the host would do instead of it.
+    /// Tell a vSMMU that the DMA of a device's process, which was reaped, has ended: also what the host would do
+    /// instead of it.
     DmaEnded {
         /// The vSMMU.
         smmu: LifeId,

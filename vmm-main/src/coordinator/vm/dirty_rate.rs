@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The coordinator's end of the dirty logs while it measures how fast a guest dirties its memory.
 //!
-//! Each process's log is harvested by itself, so that it can be said who writes how much; a page that several have written
-//! counts once in the sum. What a log is believed is the harvest's business: a process that answers nonsense, or dies, costs a
-//! wrong figure, and no more.
+//! Each process's log is harvested by itself, so that it can be said who writes how much; a page that several have
+//! written counts once in the sum. What a log is believed is the harvest's business: a process that answers nonsense,
+//! or dies, costs a wrong figure, and no more.
 
 use std::time::{Duration, Instant};
 

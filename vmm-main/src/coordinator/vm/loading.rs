@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Loading the guest: a boot's shared objects, made at once, and kernel, initramfs and device tree into fresh RAM, by a thread.
+//! Loading the guest: a boot's shared objects, made at once, and kernel, initramfs and device tree into fresh RAM, by a
+//! thread.
 //!
 //! Unpacking a kernel takes as long as it takes, and is the only thing that the coordinator computes. The thread has
 //! nothing but the files and the RAM; an order to stop does not wait for it, and the end of the coordinator is its end.

@@ -92,8 +92,8 @@ pub struct StateMachine {
     lives: Lives,
     /// The set of processes that the guest lives in.
     generation: u32,
-    /// The latest number that a set of processes, or a life beside them, was given. None is used again: not that of a set whose
-    /// move was given up either.
+    /// The latest number that a set of processes, or a life beside them, was given. None is used again: not that of a
+    /// set whose move was given up either.
     last_generation: u32,
     /// The epoch of the latest measurement.
     epoch: u64,

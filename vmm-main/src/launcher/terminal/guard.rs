@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A process that outlives the launcher by a moment, to give the terminal back when the launcher could not: killed, out of
-//! memory, aborted.
+//! A process that outlives the launcher by a moment, to give the terminal back when the launcher could not: killed, out
+//! of memory, aborted.
 //!
-//! It holds the terminal and the read end of a pipe, whose end of file is the launcher's end. It restores the modes only if
-//! they are still those that the launcher had set: a shell that has taken its terminal back meanwhile is left alone. It is in
-//! a process group of its own, so that no key and no job control reaches it.
+//! It holds the terminal and the read end of a pipe, whose end of file is the launcher's end. It restores the modes
+//! only if they are still those that the launcher had set: a shell that has taken its terminal back meanwhile is left
+//! alone. It is in a process group of its own, so that no key and no job control reaches it.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, PipeWriter, Write};

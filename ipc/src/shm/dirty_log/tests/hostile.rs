@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A producer that writes what it likes into its log, at any time: it costs pages that were not written, and nothing else.
+//! A producer that writes what it likes into its log, at any time: it costs pages that were not written, and nothing
+//! else.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};

@@ -2,8 +2,8 @@
 //! A client of the NVMe controller's server, with descriptors of every kind.
 //!
 //! The bytes are a program of messages and of what the client does to what it has passed: files are cut short, holes
-//! punched, counters filled, commands put into shared memory. It waits for no answer, and goes. Then its session must end,
-//! at once: whatever a client leaves behind, the next one is served.
+//! punched, counters filled, commands put into shared memory. It waits for no answer, and goes. Then its session must
+//! end, at once: whatever a client leaves behind, the next one is served.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;

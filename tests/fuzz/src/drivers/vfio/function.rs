@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A guest that does anything to the function, before a server that answers anything.
 //!
-//! An input is a list of bends for the server, then the guest's program. Where a bend is a delay all answers together have
-//! milliseconds: some come in time and some do not.
+//! An input is a list of bends for the server, then the guest's program. Where a bend is a delay all answers together
+//! have milliseconds: some come in time and some do not.
 
 use std::time::{Duration, Instant};
 
@@ -21,11 +21,11 @@ use dev_vfio::iommu::HostIommu;
 use dev_vfio::pci::msix::VECTORS_MAX;
 use dev_vfio::stage1_link;
 
-/// Requests with which a device is opened, at most: each region asked about twice, DMA windows in pieces, as many as a few
-/// refusals make of them, vectors one by one.
+/// Requests with which a device is opened, at most: each region asked about twice, DMA windows in pieces, as many as a
+/// few refusals make of them, vectors one by one.
 const OPENING_MAX: u64 = 24 + 8 + 64 + SWITCH_MAX;
-/// Requests that connect the other kind of interrupts: what a server says of its vectors, and of the fds in a message, may be
-/// bent.
+/// Requests that connect the other kind of interrupts: what a server says of its vectors, and of the fds in a message,
+/// may be bent.
 const SWITCH_MAX: u64 = 1 + VECTORS_MAX as u64;
 
 /// How long anything here may take beyond the time that the server has, on a busy machine.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A vfio-user server on a thread, with answers bent here and there.
 //!
-//! A good answer is made for every request, and bent if the list says so for its number. A bend after which the
-//! client would wait for bytes that never come ends the connection too: silence costs time and shows nothing. What silence
+//! A good answer is made for every request, and bent if the list says so for its number. A bend after which the client
+//! would wait for bytes that never come ends the connection too: silence costs time and shows nothing. What silence
 //! does is found by delays: an answer comes late, in one piece or in two, and the client has milliseconds for all.
 
 use std::io::{IoSlice, Read, Write};
@@ -43,7 +43,8 @@ const BENDS_MAX: usize = 16;
 
 /// The kind of bend that is a delay.
 const LATE: u8 = 15;
-/// The longest delay of one answer, and the longest time for the whole conversation where there is one, in milliseconds.
+/// The longest delay of one answer, and the longest time for the whole conversation where there is one, in
+/// milliseconds.
 const DELAY_MS_MAX: u64 = 16;
 const CONVERSATION_MS_MAX: u64 = 64;
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! In the rooms named here no file uses itself by way of others: each can be read with what stands above it.
 //!
-//! Read off `use` lines with paths from the crate's root or from the parent. Tests may use anything, and so do a module's
-//! own parts, which are one with it.
+//! Read off `use` lines with paths from the crate's root or from the parent. Tests may use anything, and so do a
+//! module's own parts, which are one with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,9 +2,9 @@
 //! What is said to be missing is still missing: documents that say "not yet" are held against the tree.
 //!
 //! Read are the sentences of documents, of module heads and of messages (a `//!` block, a string outside of tests). One
-//! that says "yet" behind a negation has to match an entry of [`GAPS`], which names what is missing and how that is seen
-//! in the tree; it is found when it matches none, when its thing has come, and an entry is found that matches nothing.
-//! Comments on code are left alone: there "not yet" is a state of the program as it runs.
+//! that says "yet" behind a negation has to match an entry of [`GAPS`], which names what is missing and how that is
+//! seen in the tree; it is found when it matches none, when its thing has come, and an entry is found that matches
+//! nothing. Comments on code are left alone: there "not yet" is a state of the program as it runs.
 
 use crate::check::tree::Tree;
 

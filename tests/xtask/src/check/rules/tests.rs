@@ -32,6 +32,9 @@ fn prose_above_120_columns_is_found_and_tables_and_code_are_not() {
     }
     let found = columns::check(&Tree::of(&[("a.md", &format!("x\n{long}\n")), ("a.rs", &long)]));
     assert_eq!(found, ["a.md:2: 121 columns, at most 120"]);
+    let comment = format!("//! ```text\n//! {long}\n//! ```\nlet x = \"{long}\";\n    /// {long}\n");
+    let found = columns::check(&Tree::of(&[("a.rs", &comment)]));
+    assert_eq!(found, ["a.rs:5: 129 columns, at most 120"]);
 }
 
 #[test]

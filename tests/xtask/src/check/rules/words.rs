@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Words that no one in the field would search for are not used: each with what the field says.
 //!
-//! The test of a word: could a stranger who knows KVM, VFIO and the Arm manual search for it and find its meaning there?
-//! `nobody` as a pronoun is English and stays; as an identifier it is the host's user of that name, or nothing.
+//! The test of a word: could a stranger who knows KVM, VFIO and the Arm manual search for it and find its meaning
+//! there? `nobody` as a pronoun is English and stays; as an identifier it is the host's user of that name, or nothing.
 
 use crate::check::tree::Tree;
 

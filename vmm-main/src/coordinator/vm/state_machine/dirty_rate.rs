@@ -5,9 +5,9 @@
 //! open the logs ─► enable ─► wait ─► rearm ─► harvest ─► disable ─► answer
 //! ```
 //!
-//! This is one round of a precopy: the same orders in the same order, and the same harvest. The guest runs all the time. A
-//! process that refuses an order ends the measurement, and logs nothing when it has ended; one that dies costs what its failure
-//! policy says, and its log is harvested all the same.
+//! This is one round of a precopy: the same orders in the same order, and the same harvest. The guest runs all the
+//! time. A process that refuses an order ends the measurement, and logs nothing when it has ended; one that dies costs
+//! what its failure policy says, and its log is harvested all the same.
 
 use std::time::Duration;
 

@@ -74,8 +74,9 @@ impl StateMachine {
         self.lose_device(device, &departure.problem.what, departure.last_lines);
     }
 
-    /// Tells every vSMMU which of the devices behind it do no DMA any more: until then it takes what was in force before an order to
-    /// them as still in use, and the guest's commands wait. It can hear that once it is configured; to say it again changes nothing.
+    /// Tells every vSMMU which of the devices behind it do no DMA any more: until then it takes what was in force
+    /// before an order to them as still in use, and the guest's commands wait. It can hear that once it is configured;
+    /// to say it again changes nothing.
     pub(super) fn tell_dma_ended(&mut self) {
         // A vSMMU that is to go on in place of one of a set has the devices of that set behind it.
         let next = match &self.operation {
@@ -116,8 +117,8 @@ impl StateMachine {
     }
 }
 
-/// A device's process that does not even obey a kill. Its device may go on with DMA by what the guest's SMMU said last, so that the
-/// guest's commands to that could never complete.
+/// A device's process that does not even obey a kill. Its device may go on with DMA by what the guest's SMMU said last,
+/// so that the guest's commands to that could never complete.
 fn still_does_dma(device: InstanceId, problem: &Problem) -> Problem {
     Problem::new(
         Class::Died,

@@ -2,15 +2,15 @@
 //! A planned restart: one process is started anew under a running guest, with all that it remembers; all others stay.
 //!
 //! ```text
-//! can it be saved? ─► start its next life ─► pause ─► save it ─► configure, load the next ─► rewire its peers ─► arm, replay
-//!     ─► COMMIT: end the old life ─► go ─► resume
+//! can it be saved? ─► start its next life ─► pause ─► save it ─► configure, load the next ─► rewire its peers
+//!     ─► arm, replay ─► COMMIT: end the old life ─► go ─► resume
 //!          └──────── any failure from the start on: the next life is ended, the old one goes on ┘
 //! ```
 //!
-//! What the two lives have in common (rings, register pages, doorbells) is looked at by the next one only when the old one holds
-//! still, and written only when it goes: so one that fails has touched nothing. Channels are made anew, and their peers keep the old
-//! ones until the old life is over. The next life is a set of processes of its own until the commit, which takes it into the set that
-//! the guest lives in. From the commit on a loss is one as in a running VM.
+//! What the two lives have in common (rings, register pages, doorbells) is looked at by the next one only when the old
+//! one holds still, and written only when it goes: so one that fails has touched nothing. Channels are made anew, and
+//! their peers keep the old ones until the old life is over. The next life is a set of processes of its own until the
+//! commit, which takes it into the set that the guest lives in. From the commit on a loss is one as in a running VM.
 
 use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The one way into a life, of a boot as of a save/restore: `Load`, `Arm`, `Replay`, `Go`, after the processes of a set were
-//! started and configured.
+//! The one way into a life, of a boot as of a save/restore: `Load`, `Arm`, `Replay`, `Go`, after the processes of a set
+//! were started and configured.
 //!
-//! Everything that can fail does so before `Go`, and nothing moves before. `Load` is each process's own affair: all take
-//! it at once. `Arm` goes tier by tier, those that pause last first, for it greets peers; a process of a device has armed
-//! when it has said what became of its device. `Replay` reaches the devices of a vSMMU, so all are armed. `Go` lets the
-//! CPUs begin last.
+//! Everything that can fail does so before `Go`, and nothing moves before. `Load` is each process's own affair: all
+//! take it at once. `Arm` goes tier by tier, those that pause last first, for it greets peers; a process of a device
+//! has armed when it has said what became of its device. `Replay` reaches the devices of a vSMMU, so all are armed.
+//! `Go` lets the CPUs begin last.
 
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ impl StateMachine {
         self.ask_all(generation, Order::Load(memory), |life| life.state == State::Configured)
     }
 
-    /// Arms the processes of a set. A tier is through when all of it is armed and every device in it has come to something.
+    /// Arms the processes of a set. A tier is through when all of it is armed and every device in it has come to
+    /// something.
     pub(super) fn arm(&mut self, generation: u32, memory: &Memory) -> Progress {
         for tier in (0..self.plan.tier_count()).rev() {
             for id in self.tier(generation, tier) {

@@ -202,8 +202,8 @@ proptest! {
         }
     }
 
-    /// The rules of [`super::world`] hold meanwhile: no life of one set is let go while there is one of the other, and the commit
-    /// comes when all of the old set is paused and all of the new one can begin.
+    /// The rules of [`super::world`] hold meanwhile: no life of one set is let go while there is one of the other, and
+    /// the commit comes when all of the old set is paused and all of the new one can begin.
     #[test]
     fn machine_whose_new_set_fails_before_the_commit_goes_on_as_it_was(
         chances in prop::collection::vec((0usize..16, 0u8..24), 0..160),
@@ -246,8 +246,8 @@ proptest! {
         }
     }
 
-    /// The same of one process: whatever becomes of its next life before the commit, and whoever refuses, the guest is with one of
-    /// the two at the end, and with everyone else as before.
+    /// The same of one process: whatever becomes of its next life before the commit, and whoever refuses, the guest is
+    /// with one of the two at the end, and with everyone else as before.
     #[test]
     fn machine_whose_next_life_fails_before_the_commit_goes_on_with_the_old_one(
         chances in prop::collection::vec((0usize..16, 0u8..24), 0..120),
