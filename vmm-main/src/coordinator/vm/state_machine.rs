@@ -268,6 +268,15 @@ pub(super) fn bug(what: impl Into<String>) -> Problem {
     Problem::host(what, "coordinator", "report this as a bug")
 }
 
+/// What failed, and at which step of what was ordered, and of whom.
+fn at_step(step: &str, culprit: Option<InstanceId>, problem: Problem) -> Problem {
+    let what = match culprit {
+        Some(instance) => format!("{step} of {instance}: {}", problem.what),
+        None => format!("{step}: {}", problem.what),
+    };
+    Problem { what, ..problem }
+}
+
 /// The answer to a command that the end of the VM came before.
 fn has_ended() -> Problem {
     Problem::new(Class::State, "the VM has ended", "control API", "start it again with `bulkhead run`")

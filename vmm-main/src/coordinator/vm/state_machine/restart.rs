@@ -16,7 +16,7 @@ use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
 use super::transit::Goal;
-use super::{Operation, Progress, StateMachine, Step, bug, cannot_be_killed};
+use super::{Operation, Progress, StateMachine, Step, at_step, bug, cannot_be_killed};
 use crate::coordinator::vm::action::{Action, Ending, Memory, Order, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::problem::Problem;
@@ -97,12 +97,8 @@ impl Restart {
         if self.stage.is_past_commit() || self.stage == Stage::GiveUp {
             return;
         }
-        let step = self.stage.as_str();
-        let what = match culprit {
-            Some(instance) => format!("{step} of {instance}: {}", problem.what),
-            None => format!("{step}: {}", problem.what),
-        };
-        (self.stage, self.failed) = (Stage::GiveUp, Some(Problem { what, ..problem }));
+        self.failed = Some(at_step(self.stage.as_str(), culprit, problem));
+        self.stage = Stage::GiveUp;
     }
 
     /// What the next life needs is there.

@@ -17,7 +17,7 @@ use ipc::instance::InstanceId;
 use ipc::protocol::control::{Quiescence, ReplayOutcome, StreamReplay};
 
 use super::transit::Goal;
-use super::{Operation, Progress, StateMachine, Step, bug, cannot_be_killed};
+use super::{Operation, Progress, StateMachine, Step, at_step, bug, cannot_be_killed};
 use crate::coordinator::logs;
 use crate::coordinator::vm::action::{Action, Ending, Memory, Order, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
@@ -88,12 +88,8 @@ impl SaveRestore {
         if matches!(self.stage, Stage::Retire | Stage::Go | Stage::GiveUp) {
             return;
         }
-        let step = self.stage.as_str();
-        let what = match culprit {
-            Some(instance) => format!("{step} of {instance}: {}", problem.what),
-            None => format!("{step}: {}", problem.what),
-        };
-        (self.stage, self.failed) = (Stage::GiveUp, Some(Problem { what, ..problem }));
+        self.failed = Some(at_step(self.stage.as_str(), culprit, problem));
+        self.stage = Stage::GiveUp;
     }
 }
 
