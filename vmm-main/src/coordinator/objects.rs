@@ -22,7 +22,7 @@ use ipc::shm::ring;
 use ipc::{channel, doorbell};
 
 use crate::problem::Problem;
-use crate::system::{Descriptor, Edge, EdgeKind, Life, Make, ObjectId, Renewal, Rights, Side, Size, System};
+use crate::system::{Descriptor, Edge, EdgeKind, Life, Make, ObjectId, Rights, Side, Size, System};
 
 /// The objects that processes are given, by what they are.
 #[derive(Debug)]
@@ -63,13 +63,6 @@ impl Objects {
 
     /// The same boot's objects for its next generation of processes.
     pub fn for_generation(&self) -> Result<Self, Problem> {
-        let mut next = Self {
-            name: self.name.clone(),
-            system: Arc::clone(&self.system),
-            layout: self.layout.clone(),
-            ram: self.ram.clone(),
-            held: BTreeMap::new(),
-        };
         let stays = |edge: &&Edge| edge.life() != Life::Process;
         let staying: BTreeSet<ObjectId> = self
             .system
@@ -79,9 +72,7 @@ impl Objects {
             .flat_map(Edge::objects)
             .map(|(object, _)| object)
             .collect();
-        for ((object, side), fd) in self.held.iter().filter(|((object, _), _)| staying.contains(object)) {
-            next.held.insert((*object, *side), duplicate(fd.as_fd())?);
-        }
+        let mut next = self.keeping(|object| staying.contains(object))?;
         next.make_all(Life::Process)?;
         Ok(next)
     }
@@ -89,45 +80,42 @@ impl Objects {
     /// The same objects for the next life of one process: what it has in common with the one that there is, and new
     /// ones in place of what is exchanged.
     pub fn for_restart(&self, instance: InstanceId) -> Result<Self, Problem> {
-        let mut next = Self {
-            name: self.name.clone(),
-            system: Arc::clone(&self.system),
-            layout: self.layout.clone(),
-            ram: self.ram.clone(),
-            held: BTreeMap::new(),
-        };
-        for (held, fd) in &self.held {
-            next.held.insert(*held, duplicate(fd.as_fd())?);
-        }
-        let system = Arc::clone(&self.system);
-        let is_exchanged = |edge: &&Edge| match edge.side_of(instance) {
-            Some(side) => edge.kind.renewal(side) == Renewal::Rewired,
-            None => false,
-        };
-        for edge in system.edges().iter().filter(is_exchanged) {
-            for (object, make) in edge.objects() {
-                next.make(object, make)?;
-            }
-        }
+        let mut next = self.keeping(|_| true)?;
+        next.make_of(|edge| edge.is_rewired_by(instance))?;
         Ok(next)
     }
 
     /// Takes the end that `holder` is to have of what is exchanged between it and `peer`.
     pub fn take_end(&mut self, holder: InstanceId, peer: InstanceId) -> Option<OwnedFd> {
-        let system = Arc::clone(&self.system);
-        let edge = system.edges().iter().find(|edge| {
-            let side = edge.side_of(peer);
-            edge.side_of(holder).is_some()
-                && side.is_some_and(|side| edge.kind.renewal(side) == Renewal::Rewired)
-        })?;
-        let side = edge.side_of(holder)?;
+        let mut edges = self.system.edges().iter().filter(|edge| edge.is_rewired_by(peer));
+        let (edge, side) = edges.find_map(|edge| Some((edge, edge.side_of(holder)?)))?;
         edge.objects().find_map(|(object, _)| self.held.remove(&(object, side)))
+    }
+
+    /// The same boot's, with descriptors of their own of those that `keeps` names.
+    fn keeping(&self, keeps: impl Fn(&ObjectId) -> bool) -> Result<Self, Problem> {
+        let mut held = BTreeMap::new();
+        for ((object, side), fd) in self.held.iter().filter(|((object, _), _)| keeps(object)) {
+            held.insert((*object, *side), duplicate(fd.as_fd())?);
+        }
+        Ok(Self {
+            name: self.name.clone(),
+            system: Arc::clone(&self.system),
+            layout: self.layout.clone(),
+            ram: self.ram.clone(),
+            held,
+        })
     }
 
     /// Makes every object of such a life that is made here.
     fn make_all(&mut self, life: Life) -> Result<(), Problem> {
+        self.make_of(|edge| edge.life() == life)
+    }
+
+    /// Makes the objects of these edges that are made here.
+    fn make_of(&mut self, is_meant: impl Fn(&Edge) -> bool) -> Result<(), Problem> {
         let system = Arc::clone(&self.system);
-        for edge in system.edges().iter().filter(|edge| edge.life() == life) {
+        for edge in system.edges().iter().filter(|edge| is_meant(edge)) {
             for (object, make) in edge.objects() {
                 self.make(object, make)?;
             }

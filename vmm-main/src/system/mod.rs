@@ -239,6 +239,12 @@ impl Edge {
         }
     }
 
+    /// Whether its objects are exchanged when the process `id`, at one end of it, is started anew under a running
+    /// guest.
+    pub fn is_rewired_by(&self, id: InstanceId) -> bool {
+        self.side_of(id).is_some_and(|side| self.kind.renewal(side) == Renewal::Rewired)
+    }
+
     /// Its objects: which, and how each comes to be.
     pub fn objects(&self) -> impl Iterator<Item = (ObjectId, Make)> + use<> {
         let Self { kind, owner, peer } = *self;

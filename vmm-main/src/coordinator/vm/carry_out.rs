@@ -42,11 +42,11 @@ impl Vm {
                 }
             }
             Action::Prepare => {
-                let prepared = self.prepare();
+                let prepared = self.prepare(Objects::for_generation);
                 self.results.push_back(Event::Prepared(prepared));
             }
             Action::PrepareRestart(instance) => {
-                let prepared = self.prepare_restart(instance);
+                let prepared = self.prepare(|objects| objects.for_restart(instance));
                 self.results.push_back(Event::Prepared(prepared));
             }
             Action::Commit => {
@@ -96,19 +96,11 @@ impl Vm {
         }
     }
 
-    /// Makes the shared objects of the next set of processes.
-    fn prepare(&mut self) -> Result<(), Problem> {
+    /// Makes the shared objects of the next set of processes, or of the next life of one, out of today's.
+    fn prepare(&mut self, make: impl FnOnce(&Objects) -> Result<Objects, Problem>) -> Result<(), Problem> {
         self.clock.begin();
         let current = self.current.as_ref().ok_or_else(|| bug("the VM has no processes"))?;
-        self.next = Some(current.objects.for_generation()?);
-        Ok(())
-    }
-
-    /// Makes what the next life of a process does not have in common with the one that there is.
-    fn prepare_restart(&mut self, instance: InstanceId) -> Result<(), Problem> {
-        self.clock.begin();
-        let current = self.current.as_ref().ok_or_else(|| bug("the VM has no processes"))?;
-        self.next = Some(current.objects.for_restart(instance)?);
+        self.next = Some(make(&current.objects)?);
         Ok(())
     }
 
@@ -299,11 +291,8 @@ impl Vm {
                 drop(answer.send(Ok(SaveRestored { generation, stages, units, downtime_us })));
             }
             (Some(Waiting::Restart(answer)), Ok(Success::Restarted(life, state_len))) => {
-                let (stages, _) = self.clock.end();
+                let (stages, downtime_us) = self.clock.end();
                 let LifeId { generation, instance } = life;
-                // Up to the start of the next life the guest runs.
-                let paused = stages.iter().skip_while(|stage| stage.name != "pause");
-                let downtime_us = paused.map(|stage| stage.took_us).sum();
                 tracing::info!(process = %instance, generation, downtime_us, "{instance} was restarted");
                 let process = instance.to_string();
                 drop(answer.send(Ok(Restarted { process, generation, stages, state_len, downtime_us })));

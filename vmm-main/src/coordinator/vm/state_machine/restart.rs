@@ -16,7 +16,7 @@ use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
 use super::transit::Goal;
-use super::{Operation, Progress, StateMachine, Step, at_step, bug, cannot_be_killed};
+use super::{Operation, Progress, StateMachine, Step, at_step, cannot_be_killed};
 use crate::coordinator::vm::action::{Action, Ending, Memory, Order, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::problem::Problem;
@@ -141,7 +141,12 @@ impl StateMachine {
             Stage::Retire => (self.retire(old), Stage::Go),
             Stage::Go => (self.go(self.generation), Stage::Resume),
             Stage::Resume => (self.bring(self.generation, Goal::Running), Stage::Resume),
-            Stage::GiveUp => return self.restart_not(restart),
+            Stage::GiveUp => {
+                return match self.go_back(new.generation, restart.ticket, restart.failed.as_ref()) {
+                    Progress::Waiting => Step::Break(Operation::Restart(restart)),
+                    Progress::Done => Step::Continue(Operation::Idle),
+                };
+            }
         };
         if progress == Progress::Waiting {
             return Step::Break(Operation::Restart(restart));
@@ -245,20 +250,6 @@ impl StateMachine {
     fn retire(&mut self, old: LifeId) -> Progress {
         self.end_life(old, Ending::Discard);
         if self.lives.get(old).is_none() { Progress::Done } else { Progress::Waiting }
-    }
-
-    /// Ends the next life, then lets the old one go on, and everyone else.
-    fn restart_not(&mut self, restart: Restart) -> Step {
-        if self.discard(restart.new.generation) == Progress::Waiting
-            || self.bring(self.generation, Goal::Running) == Progress::Waiting
-        {
-            return Step::Break(Operation::Restart(restart));
-        }
-        self.actions.push(Action::Abandon);
-        let problem = restart.failed.unwrap_or_else(|| bug("a restart was given up for no reason"));
-        let advice = format!("{}; the guest is {}", problem.advice, self.phase);
-        self.actions.push(Action::Answer(restart.ticket, Err(Problem { advice, ..problem })));
-        Step::Continue(Operation::Idle)
     }
 
     /// Whether this is a life that was ended for its next one.

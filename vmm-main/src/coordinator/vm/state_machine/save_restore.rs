@@ -133,7 +133,12 @@ impl StateMachine {
             Stage::Replay => (self.replay(new), Stage::Retire),
             Stage::Retire => (self.discard(old), Stage::Go),
             Stage::Go => (self.go(new), Stage::Go),
-            Stage::GiveUp => return self.go_back(moving),
+            Stage::GiveUp => {
+                return match self.go_back(new, moving.ticket, moving.failed.as_ref()) {
+                    Progress::Waiting => Step::Break(Operation::SaveRestore(moving)),
+                    Progress::Done => Step::Continue(Operation::Idle),
+                };
+            }
         };
         if progress == Progress::Waiting {
             return Step::Break(Operation::SaveRestore(moving));
@@ -190,18 +195,18 @@ impl StateMachine {
         }
     }
 
-    /// Ends the new set, then lets the old one go on.
-    fn go_back(&mut self, moving: SaveRestore) -> Step {
-        if self.discard(moving.new) == Progress::Waiting
-            || self.bring(moving.old, Goal::Running) == Progress::Waiting
+    /// Ends the set `new`, then lets the guest go on where it is, and says why to whoever asked.
+    pub(super) fn go_back(&mut self, new: u32, ticket: Ticket, failed: Option<&Problem>) -> Progress {
+        if self.discard(new) == Progress::Waiting
+            || self.bring(self.generation, Goal::Running) == Progress::Waiting
         {
-            return Step::Break(Operation::SaveRestore(moving));
+            return Progress::Waiting;
         }
         self.actions.push(Action::Abandon);
-        let problem = moving.failed.unwrap_or_else(|| bug("a move was given up for no reason"));
+        let problem = failed.cloned().unwrap_or_else(|| bug("a move was given up for no reason"));
         let advice = format!("{}; the guest is {}", problem.advice, self.phase);
-        self.actions.push(Action::Answer(moving.ticket, Err(Problem { advice, ..problem })));
-        Step::Continue(Operation::Idle)
+        self.actions.push(Action::Answer(ticket, Err(Problem { advice, ..problem })));
+        Progress::Done
     }
 
     /// Ends a set at once. Done when all of it is gone.
