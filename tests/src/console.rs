@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use self::plain::Plain;
 use crate::guest;
@@ -152,6 +152,13 @@ impl Console {
         let code =
             code.parse().with_context(|| format!("exit code of `{command}` in the guest is {code:?}"))?;
         Ok(Answer { output: output.trim_end_matches('\n').to_string(), code })
+    }
+
+    /// What the guest prints for a command that ends well.
+    pub fn output(&mut self, command: &str, limit: Duration) -> Result<String> {
+        let Answer { output, code } = self.run(command, limit)?;
+        ensure!(code == 0, "`{command}` ended with code {code} in the guest: {output}");
+        Ok(output)
     }
 
     /// Whether the program has written its last: it has ended, and so have those that it gave its output to.

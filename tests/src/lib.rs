@@ -9,6 +9,7 @@ pub mod arm_suite;
 pub mod command;
 pub mod console;
 pub mod disk;
+pub mod draw;
 pub mod foreign;
 pub mod guest;
 pub mod leftovers;

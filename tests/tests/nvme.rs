@@ -14,7 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tests::{FULL_RUN, SKIPPED, disk, guest::GuestFiles, starved, vm::Vm};
+use tests::{
+    FULL_RUN, SKIPPED,
+    disk::{self, work},
+    guest::GuestFiles,
+    starved,
+    vm::Vm,
+};
 
 use self::support::{BOOT, COMMAND, launch_as, launch_with};
 
@@ -52,9 +58,7 @@ fn launch_with_granule(
 
 /// What the guest answers to a command that must end well.
 fn output(vm: &mut Vm, command: &str) -> String {
-    let answer = vm.console.run(command, COMMAND).unwrap();
-    assert_eq!(answer.code, 0, "{command}: {}", answer.output);
-    answer.output.trim().to_owned()
+    vm.console.output(command, COMMAND).unwrap().trim().to_owned()
 }
 
 fn domain(vm: &mut Vm) -> String {
@@ -63,8 +67,7 @@ fn domain(vm: &mut Vm) -> String {
 
 /// What the drivers of SMMU and disk complain about. That a CMD_SYNC took a second counts on a host that lets us run.
 fn complaints(vm: &mut Vm) -> String {
-    let noise = "dmesg | grep -E 'arm-smmu-v3|nvme' | grep -iE 'error|timeout| fault|event 0x'";
-    let noise = output(vm, &format!("{noise} || true"));
+    let noise = work::complaints(&mut vm.console, COMMAND).unwrap().trim().to_owned();
     let Some(worst) = starved::worst() else { return noise };
     let (late, rest): (Vec<&str>, Vec<&str>) =
         noise.lines().partition(|line| line.contains("CMD_SYNC timeout"));
@@ -229,44 +232,15 @@ fn guest_finds_sixteen_disks_and_reads_each() {
     assert_eq!(vm.left_over(), [""; 0]);
 }
 
-/// A program of the guest's that writes a mebibyte to the disk, reads it back from there, and notes whether it is the
-/// same, over and over, each time elsewhere.
-const WRITES_AND_READS: &str = "\
-    dd if=/dev/urandom of=/tmp/mib bs=64k count=16 2>/dev/null; sum=$(md5sum < /tmp/mib); \
-    (i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); at=$((i%16*16)); \
-    dd if=/tmp/mib of=/dev/nvme0n1 bs=64k seek=$at conv=fsync 2>/dev/null || echo write FAILED; \
-    echo 3 > /proc/sys/vm/drop_caches; \
-    [ \"$(dd if=/dev/nvme0n1 bs=64k skip=$at count=16 2>/dev/null | md5sum)\" = \"$sum\" ] || echo read FAILED; \
-    echo $i; done >/tmp/rounds 2>&1 &) 2>/dev/null";
-
-/// How often the disk has been written and read.
-fn rounds(vm: &mut Vm) -> u64 {
-    output(vm, "tail -n 1 /tmp/rounds").parse().unwrap_or(0)
-}
-
-fn await_rounds(vm: &mut Vm, wanted: u64) -> u64 {
-    let until = Instant::now() + COMMAND;
-    loop {
-        let seen = rounds(vm);
-        if seen >= wanted {
-            return seen;
-        }
-        assert!(Instant::now() < until, "the disk stands still at round {seen}");
-    }
-}
-
 /// Has the guest work on its disk, and moves it `turns` times into new processes meanwhile.
 fn works_through_moves(mut vm: Vm, turns: u32, folder: &Path, image: &Path) {
-    output(&mut vm, WRITES_AND_READS);
-    await_rounds(&mut vm, 1);
+    work::begin(&mut vm.console, COMMAND).unwrap();
     for turn in 1..=turns {
         let answer = vm.control_json("save-restore").unwrap();
         assert!(answer.contains(&format!("\"generation\": {}", turn + 1)), "{answer}");
-        let seen = rounds(&mut vm);
-        await_rounds(&mut vm, seen + 1);
+        work::another_round(&mut vm.console, COMMAND).unwrap();
     }
-    output(&mut vm, "touch /tmp/stop; sleep 1");
-    assert_eq!(output(&mut vm, "grep -c FAILED /tmp/rounds || true"), "0");
+    work::end(&mut vm.console, COMMAND).unwrap();
     assert_eq!(complaints(&mut vm), "");
     let sum = output(&mut vm, "md5sum < /tmp/mib");
     vm.power_off(COMMAND).unwrap();

@@ -13,10 +13,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use tests::{FULL_RUN, SEEN};
+use tests::{FULL_RUN, SEEN, draw::Draw};
 
 use crate::disk_guest::DiskGuest;
 use crate::held::Held;
@@ -106,16 +106,14 @@ impl Traced {
 pub fn any_message() {
     let Some(built) = programs() else { return };
     let Some(counts) = count(&built) else { return };
-    let mut draw = Draw::new();
+    let mut draw = Draw::by_seed();
     let count = if env::var_os(FULL_RUN).is_some() { DRAWN_IN_FULL } else { DRAWN };
     let (mut lives, mut lost) = (0, 0);
     for process in PROCESSES {
         for generation in [OLD, NEW] {
             let messages = counts[&(process.to_owned(), generation)];
             for _ in 0..count {
-                // The last ones are often not come to: when threads sleep and wake each other differs from move to
-                // move.
-                let message = 1 + draw.next() % (messages * 3 / 4);
+                let message = draw.message(messages);
                 lives += 1;
                 lost += u32::from(one(&built, process, generation, message, messages));
             }
@@ -180,25 +178,4 @@ fn one(built: &Path, process: &'static str, generation: u32, message: u64, of: u
         traced.tracer.finish();
     }
     true
-}
-
-/// Moments.
-struct Draw(u64);
-
-impl Draw {
-    fn new() -> Self {
-        let given = env::var("BULKHEAD_SEED").ok().and_then(|text| text.parse().ok());
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let seed = given.unwrap_or(now.as_secs());
-        println!("BULKHEAD_SEED={seed}");
-        Self(seed)
-    }
-
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let once = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let twice = (once ^ (once >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        twice ^ (twice >> 31)
-    }
 }

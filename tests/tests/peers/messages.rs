@@ -13,11 +13,11 @@ use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::{FULL_RUN, SEEN, vm::Controller};
+use tests::{FULL_RUN, SEEN, draw::Draw, vm::Controller};
 
 use crate::machine::Machine;
 use crate::tracer::{Counts, Plan, Tracer, under};
@@ -152,12 +152,12 @@ fn answers(controller: &Controller, task: &str, limit: Duration) -> (bool, Strin
 /// Counts a life's messages, and lives it again for each point that is drawn. `check` says whether it was come to.
 fn each_point(processes: &[&'static str], check: impl Fn(Machine, &str, Loss, &Tracer) -> bool) {
     let Some(counts) = count() else { return };
-    let mut draw = Draw::new();
+    let mut draw = Draw::by_seed();
     let (mut lives, mut lost) = (0, 0);
     for process in processes {
         let count = counts[&((*process).to_owned(), 1)];
         for loss in [Loss::Killed, Loss::Stopped] {
-            for message in draw.points(count) {
+            for message in points(&mut draw, count) {
                 println!("{process} {loss:?} at message {message} of {count}");
                 let plan = Plan::Stop { process, generation: 1, message };
                 let machine = Machine::launch(&format!("{process}-{message}"), None, under).unwrap();
@@ -184,37 +184,11 @@ fn count() -> Option<Counts> {
     Some(tracer.finish())
 }
 
-/// Moments, drawn or swept.
-struct Draw {
-    state: u64,
-    every: Option<u64>,
-    count: u64,
-}
-
-impl Draw {
-    fn new() -> Self {
-        let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let seed = number("BULKHEAD_SEED").unwrap_or(now.as_secs());
-        println!("BULKHEAD_SEED={seed}");
-        let count = if env::var_os(FULL_RUN).is_some() { DRAWN_IN_FULL } else { DRAWN };
-        Self { state: seed, every: number("BULKHEAD_EVERY_MESSAGE"), count }
+/// Points of a process that has so many messages: drawn, or swept.
+fn points(draw: &mut Draw, messages: u64) -> Vec<u64> {
+    if let Some(every) = env::var("BULKHEAD_EVERY_MESSAGE").ok().and_then(|text| text.parse().ok()) {
+        return (1..=messages).step_by(every).collect();
     }
-
-    /// Points of a process that has so many messages.
-    fn points(&mut self, messages: u64) -> Vec<u64> {
-        match self.every {
-            Some(every) => (1..=messages).step_by(usize::try_from(every).unwrap()).collect(),
-            // The last ones are often not come to: when threads sleep and wake each other differs from life to life.
-            None => (0..self.count).map(|_| 1 + self.next() % (messages * 3 / 4)).collect(),
-        }
-    }
-
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let once = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let twice = (once ^ (once >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        twice ^ (twice >> 31)
-    }
+    let count = if env::var_os(FULL_RUN).is_some() { DRAWN_IN_FULL } else { DRAWN };
+    (0..count).map(|_| draw.message(messages)).collect()
 }

@@ -10,47 +10,23 @@
 )]
 
 #[expect(dead_code, reason = "this suite starts machines with devices only")]
-#[path = "../support/mod.rs"]
 mod support;
 
 use std::path::Path;
-use std::time::Instant;
 
 use serde_json::Value;
 use support::{BOOT, COMMAND, launch_as};
+use tests::SEEN;
+use tests::disk::{self, work};
 use tests::guest::GuestFiles;
 use tests::vm::Vm;
-use tests::{SEEN, disk, runner, starved};
-
-/// By name, as test runners ask for them.
-const TESTS: [(&str, fn()); 2] = [
-    ("vsmmu_that_is_restarted_under_disk_io_loses_and_doubles_nothing", restarts),
-    ("process_that_cannot_be_restarted_is_refused_and_the_guest_goes_on", refusals),
-];
-
-fn main() {
-    let words: Vec<String> = std::env::args().collect();
-    runner::run(&words, &TESTS);
-}
 
 /// How often the process is restarted, unless `BULKHEAD_RESTARTS` says how often.
 const RESTARTS: u32 = 20;
 const MIB: u64 = 32;
 
-/// A program of the guest's: writes a mebibyte to the disk, drops its caches, reads it back from there, and notes
-/// whether it is the same, over and over, each time elsewhere. Under strict translation each transfer is mapped,
-/// invalidated and synchronised.
-const WORK: &str = "\
-    dd if=/dev/urandom of=/tmp/mib bs=64k count=16 2>/dev/null; sum=$(md5sum < /tmp/mib); \
-    (i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); at=$((i%16*16)); \
-    dd if=/tmp/mib of=/dev/nvme0n1 bs=64k seek=$at conv=fsync 2>/dev/null || echo write FAILED; \
-    echo 3 > /proc/sys/vm/drop_caches; \
-    [ \"$(dd if=/dev/nvme0n1 bs=64k skip=$at count=16 2>/dev/null | md5sum)\" = \"$sum\" ] || echo read FAILED; \
-    echo $i; done >/tmp/rounds 2>&1 &) 2>/dev/null";
-
 /// A guest with a disk behind the vSMMU, at a shell.
 fn machine(name: &str, image: &Path) -> Option<Vm> {
-    starved::watch();
     let mut vm = launch_as(GuestFiles::cached(), name, |options| {
         options.extra = "iommu.passthrough=0 iommu.strict=1".into();
         options.nvme = vec![image.into()];
@@ -59,12 +35,12 @@ fn machine(name: &str, image: &Path) -> Option<Vm> {
     Some(vm)
 }
 
-fn restarts() {
+#[test]
+fn vsmmu_that_is_restarted_under_disk_io_loses_and_doubles_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
     let Some(mut vm) = machine("restarts", &image) else { return };
-    output(&mut vm, WORK);
-    await_round(&mut vm, 1);
+    work::begin(&mut vm.console, COMMAND).unwrap();
     let turns = std::env::var("BULKHEAD_RESTARTS").map_or(RESTARTS, |turns| turns.parse().unwrap());
     let before = processes(&vm);
     let mut downtimes = Vec::new();
@@ -76,8 +52,7 @@ fn restarts() {
         assert_eq!(answer["process"], "smmu0");
         assert_eq!(answer["generation"], turn + 1, "{answer}");
         downtimes.push(answer["downtime_us"].as_u64().unwrap());
-        let seen = last_round(&mut vm);
-        await_round(&mut vm, seen + 1);
+        work::another_round(&mut vm.console, COMMAND).unwrap();
     }
     let after = processes(&vm);
     for (old, new) in before.iter().zip(&after) {
@@ -91,13 +66,9 @@ fn restarts() {
     assert_eq!(before.len(), after.len());
     // What follows the restarts is as what came before: it is saved and restored with all others.
     vm.control_json("save-restore").unwrap();
-    let seen = last_round(&mut vm);
-    await_round(&mut vm, seen + 1);
-    output(&mut vm, "touch /tmp/stop; sleep 1");
-    assert_eq!(output(&mut vm, "grep -c FAILED /tmp/rounds || true"), "0");
-    let complaints = "dmesg | grep -E 'arm-smmu-v3|nvme' | grep -iE 'error|timeout| fault|event 0x' || true";
-    assert_eq!(output(&mut vm, complaints), "");
-    let rounds = last_round(&mut vm);
+    work::another_round(&mut vm.console, COMMAND).unwrap();
+    let rounds = work::end(&mut vm.console, COMMAND).unwrap();
+    assert_eq!(work::complaints(&mut vm.console, COMMAND).unwrap(), "");
     vm.power_off(COMMAND).unwrap();
     assert_eq!(vm.left_over(), [""; 0]);
     downtimes.sort_unstable();
@@ -107,7 +78,8 @@ fn restarts() {
     );
 }
 
-fn refusals() {
+#[test]
+fn process_that_cannot_be_restarted_is_refused_and_the_guest_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
     let Some(mut vm) = machine("refusals", &image) else { return };
@@ -127,7 +99,7 @@ fn refusals() {
     let after = processes(&vm);
     assert_eq!(before.len(), after.len());
     before.iter().zip(&after).for_each(|(old, new)| assert_stays(old, new));
-    output(&mut vm, "dd if=/dev/nvme0n1 of=/dev/null bs=64k count=1");
+    vm.console.output("dd if=/dev/nvme0n1 of=/dev/null bs=64k count=1", COMMAND).unwrap();
     vm.power_off(COMMAND).unwrap();
     assert_eq!(vm.left_over(), [""; 0]);
 }
@@ -168,27 +140,4 @@ fn processes(vm: &Vm) -> Vec<Seen> {
         }
     };
     rows.map(seen).collect()
-}
-
-/// What the guest answers to a command that must end well.
-fn output(vm: &mut Vm, command: &str) -> String {
-    let answer = vm.console.run(command, COMMAND).unwrap();
-    assert_eq!(answer.code, 0, "{command}: {}", answer.output);
-    answer.output.trim().to_owned()
-}
-
-/// How often the disk has been written and read.
-fn last_round(vm: &mut Vm) -> u64 {
-    output(vm, "tail -n 1 /tmp/rounds").parse().unwrap_or(0)
-}
-
-fn await_round(vm: &mut Vm, wanted: u64) {
-    let until = Instant::now() + COMMAND;
-    loop {
-        let seen = last_round(vm);
-        if seen >= wanted {
-            return;
-        }
-        assert!(Instant::now() < until, "the disk stands still at round {seen}");
-    }
 }
