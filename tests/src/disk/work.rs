@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A guest at work on its disk, while something is done to its machine: it writes a mebibyte, drops its caches, reads it
-//! back from there, and notes whether it is the same, over and over, each time elsewhere.
+//! A guest at work on its disk, while something is done to its machine: it writes a mebibyte, drops its caches, reads
+//! it back from there, and notes whether it is the same, over and over, each time elsewhere.
 //!
 //! Under strict translation each transfer is mapped, invalidated and synchronised.
 
