@@ -12,6 +12,7 @@ use ipc::deadline::Deadline;
 use ipc::protocol::budget;
 use ipc::protocol::control::Request;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
 use sandbox::report::{self, CrashPage};
 use sandbox::spawn::{Child, Exit};
 use tokio::io::Interest;
@@ -86,7 +87,7 @@ impl Running {
         // Lines that were written on the way out still reach the log.
         let last_lines = self.log.last_lines().await;
         let problem = self.describe(exit, &why, last_lines.last());
-        Departure { reaped: self.reaped, problem, last_lines }
+        Departure { reaped: self.reaped, by_itself: exit.is_some(), problem, last_lines }
     }
 
     async fn quit(&mut self, channel: Option<&AsyncChannel>) -> Option<Exit> {
@@ -110,8 +111,9 @@ impl Running {
             }
         }
         self.reaped = true;
-        // An error: it was reaped before.
-        self.child.try_wait().ok().flatten().filter(|_| by_itself)
+        // An error: it was reaped before. A process that was exiting already when it was killed keeps its own status.
+        let exit = self.child.try_wait().ok().flatten();
+        exit.filter(|exit| by_itself || *exit != Exit::Signal(Signal::KILL.as_raw()))
     }
 
     /// Everything known about its end.

@@ -87,6 +87,8 @@ pub enum Outcome {
 pub struct Departure {
     /// The process is gone. If not, it hangs in the kernel with all that it holds.
     pub reaped: bool,
+    /// It has ended by itself, or by a signal that was not its parent's.
+    pub by_itself: bool,
     /// What is known about an end that nobody ordered.
     pub problem: Problem,
     /// The last lines that it logged.

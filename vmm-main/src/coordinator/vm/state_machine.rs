@@ -11,6 +11,7 @@ mod boot;
 mod commands;
 mod dirty_rate;
 mod ending;
+mod given_up;
 mod lives;
 mod losses;
 mod reports;

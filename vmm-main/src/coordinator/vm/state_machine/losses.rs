@@ -8,6 +8,7 @@ use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
+use super::given_up::Cause;
 use super::{Operation, StateMachine};
 use crate::coordinator::logs;
 use crate::coordinator::vm::action::{Action, Ending, Notice};
@@ -34,6 +35,9 @@ impl StateMachine {
             }
         }
         match life.ending {
+            Some(Ending::Discard) if departure.by_itself && self.is_moving_to(id) => {
+                self.lost_of_next(id, departure.problem);
+            }
             Some(Ending::Quit | Ending::Discard) => {}
             Some(Ending::Failed(_)) | None => self.lost(id, life.set, departure),
         }
@@ -46,8 +50,7 @@ impl StateMachine {
             Operation::Ending(_) | Operation::Over | Operation::Reset(_) => return,
             // The set that the guest lives in is whole.
             Operation::SaveRestore(_) | Operation::Restart(_) if self.is_moving_to(id) => {
-                let advice = "look at the log for its last words".to_owned();
-                return self.give_up_move(Some(id.instance), Problem { advice, ..departure.problem });
+                return self.lost_of_next(id, departure.problem);
             }
             _ => {}
         }
@@ -72,6 +75,12 @@ impl StateMachine {
         self.lost_devices.remove(&device);
         self.failing_devices.retain(|failing, _| failing.instance != device);
         self.lose_device(device, &departure.problem.what, departure.last_lines);
+    }
+
+    /// A process that the guest was to go on with has died: what others have refused meanwhile came of that.
+    fn lost_of_next(&mut self, id: LifeId, problem: Problem) {
+        let advice = "look at the log for its last words".to_owned();
+        self.give_up_move(Some(id.instance), Problem { advice, ..problem }, Cause::Death);
     }
 
     /// Tells every vSMMU which of the devices behind it do no DMA any more: until then it takes what was in force
@@ -113,7 +122,7 @@ impl StateMachine {
         }
         let problem =
             Problem::new(Class::State, "the guest has lost this device meanwhile", "save", "see the log");
-        self.give_up_move(Some(device), problem);
+        self.give_up_move(Some(device), problem, Cause::Death);
     }
 }
 

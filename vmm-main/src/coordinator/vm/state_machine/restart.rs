@@ -15,8 +15,9 @@
 use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
+use super::given_up::{Cause, GivenUp};
 use super::transit::Goal;
-use super::{Operation, Progress, StateMachine, Step, at_step, cannot_be_killed};
+use super::{Operation, Progress, StateMachine, Step, cannot_be_killed};
 use crate::coordinator::vm::action::{Action, Ending, Memory, Order, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::problem::Problem;
@@ -34,8 +35,8 @@ pub(super) struct Restart {
     stage: Stage,
     /// Bytes of state that the old life has saved.
     saved_len: u64,
-    /// Why it is given up.
-    failed: Option<Problem>,
+    /// It is given up: the next life is ended, then the old one goes on.
+    given_up: Option<GivenUp>,
 }
 
 /// How far it is.
@@ -55,8 +56,6 @@ enum Stage {
     Retire,
     Go,
     Resume,
-    /// The next life is ended, then the old one goes on.
-    GiveUp,
 }
 
 impl Stage {
@@ -76,7 +75,6 @@ impl Stage {
             Self::Retire => "end old process",
             Self::Go => "go",
             Self::Resume => "resume",
-            Self::GiveUp => "give up",
         }
     }
 
@@ -89,16 +87,16 @@ impl Stage {
 impl Restart {
     /// From one life of a process to the next, of which these are told.
     pub fn new(ticket: Ticket, old: LifeId, new: LifeId, to_rewire: Vec<InstanceId>) -> Self {
-        Self { ticket, old, new, to_rewire, stage: Stage::Check, saved_len: 0, failed: None }
+        Self { ticket, old, new, to_rewire, stage: Stage::Check, saved_len: 0, given_up: None }
     }
 
     /// Gives it up, if that is still possible. `culprit` is who failed.
-    pub fn give_up(&mut self, culprit: Option<InstanceId>, problem: Problem) {
-        if self.stage.is_past_commit() || self.stage == Stage::GiveUp {
-            return;
+    pub fn give_up(&mut self, culprit: Option<InstanceId>, problem: Problem, cause: Cause) {
+        match &mut self.given_up {
+            Some(given_up) => given_up.came_of(culprit, problem, cause),
+            None if self.stage.is_past_commit() => {}
+            None => self.given_up = Some(GivenUp::at(self.stage.as_str(), culprit, problem, cause)),
         }
-        self.failed = Some(at_step(self.stage.as_str(), culprit, problem));
-        self.stage = Stage::GiveUp;
     }
 
     /// What the next life needs is there.
@@ -127,6 +125,12 @@ impl Restart {
 impl StateMachine {
     pub(super) fn restart(&mut self, mut restart: Restart) -> Step {
         let (old, new) = (restart.old, restart.new);
+        if let Some(given_up) = &restart.given_up {
+            return match self.go_back(new.generation, restart.ticket, given_up) {
+                Progress::Waiting => Step::Break(Operation::Restart(restart)),
+                Progress::Done => Step::Continue(Operation::Idle),
+            };
+        }
         let (progress, next) = match restart.stage {
             Stage::Check => (self.check_old(old), Stage::Prepare),
             Stage::Prepare => return Step::Break(Operation::Restart(restart)),
@@ -141,12 +145,6 @@ impl StateMachine {
             Stage::Retire => (self.retire(old), Stage::Go),
             Stage::Go => (self.go(self.generation), Stage::Resume),
             Stage::Resume => (self.bring(self.generation, Goal::Running), Stage::Resume),
-            Stage::GiveUp => {
-                return match self.go_back(new.generation, restart.ticket, restart.failed.as_ref()) {
-                    Progress::Waiting => Step::Break(Operation::Restart(restart)),
-                    Progress::Done => Step::Continue(Operation::Idle),
-                };
-            }
         };
         if progress == Progress::Waiting {
             return Step::Break(Operation::Restart(restart));
@@ -260,12 +258,12 @@ impl StateMachine {
     /// A process has refused its part of a restart.
     pub(super) fn refused_restart(&mut self, id: LifeId, order: Option<Order>, problem: Problem) {
         let Operation::Restart(restart) = &mut self.operation else { return };
-        match restart.stage {
+        let is_way_back = restart.given_up.is_some() || restart.stage == Stage::Resume;
+        if is_way_back && order == Some(Order::Resume) {
             // It is neither paused nor does it run.
-            Stage::GiveUp | Stage::Resume if order == Some(Order::Resume) => {
-                self.refused_way_back(id, &problem);
-            }
-            _ => restart.give_up(Some(id.instance), problem),
+            self.refused_way_back(id, &problem);
+        } else {
+            restart.give_up(Some(id.instance), problem, Cause::Refusal);
         }
     }
 }

@@ -16,8 +16,9 @@
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{Quiescence, ReplayOutcome, StreamReplay};
 
+use super::given_up::{Cause, GivenUp};
 use super::transit::Goal;
-use super::{Operation, Progress, StateMachine, Step, at_step, bug, cannot_be_killed};
+use super::{Operation, Progress, StateMachine, Step, cannot_be_killed};
 use crate::coordinator::logs;
 use crate::coordinator::vm::action::{Action, Ending, Memory, Order, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
@@ -35,8 +36,8 @@ pub(super) struct SaveRestore {
     /// The next process of the plan to be started.
     next: usize,
     units: Vec<(InstanceId, u64)>,
-    /// Why it is given up.
-    failed: Option<Problem>,
+    /// It is given up: the new set is ended, then the old one goes on.
+    given_up: Option<GivenUp>,
 }
 
 /// How far it is.
@@ -54,8 +55,6 @@ pub(super) enum Stage {
     /// The commit: the old set is ended.
     Retire,
     Go,
-    /// The new set is ended, then the old one goes on.
-    GiveUp,
 }
 
 impl Stage {
@@ -72,7 +71,6 @@ impl Stage {
             Self::Replay => "replay",
             Self::Retire => "end old processes",
             Self::Go => "go",
-            Self::GiveUp => "give up",
         }
     }
 }
@@ -80,16 +78,16 @@ impl Stage {
 impl SaveRestore {
     /// From the processes of generation `old` into those of `new`.
     pub fn new(ticket: Ticket, old: u32, new: u32) -> Self {
-        Self { ticket, old, new, stage: Stage::Check, next: 0, units: Vec::new(), failed: None }
+        Self { ticket, old, new, stage: Stage::Check, next: 0, units: Vec::new(), given_up: None }
     }
 
     /// Gives the move up, if that is still possible. `culprit` is who failed.
-    fn give_up(&mut self, culprit: Option<InstanceId>, problem: Problem) {
-        if matches!(self.stage, Stage::Retire | Stage::Go | Stage::GiveUp) {
-            return;
+    pub fn give_up(&mut self, culprit: Option<InstanceId>, problem: Problem, cause: Cause) {
+        match &mut self.given_up {
+            Some(given_up) => given_up.came_of(culprit, problem, cause),
+            None if matches!(self.stage, Stage::Retire | Stage::Go) => {}
+            None => self.given_up = Some(GivenUp::at(self.stage.as_str(), culprit, problem, cause)),
         }
-        self.failed = Some(at_step(self.stage.as_str(), culprit, problem));
-        self.stage = Stage::GiveUp;
     }
 }
 
@@ -116,12 +114,18 @@ impl StateMachine {
             }
             (Operation::Restart(restart), Ok(())) => restart.prepared(),
             (_, Ok(())) => {}
-            (_, Err(problem)) => self.give_up_move(None, problem),
+            (_, Err(problem)) => self.give_up_move(None, problem, Cause::Refusal),
         }
     }
 
     pub(super) fn save_restore(&mut self, mut moving: SaveRestore) -> Step {
         let (old, new) = (moving.old, moving.new);
+        if let Some(given_up) = &moving.given_up {
+            return match self.go_back(new, moving.ticket, given_up) {
+                Progress::Waiting => Step::Break(Operation::SaveRestore(moving)),
+                Progress::Done => Step::Continue(Operation::Idle),
+            };
+        }
         let (progress, next) = match moving.stage {
             Stage::Check => (self.ask_all(old, Order::CheckSave, |life| !life.can_be_saved), Stage::Prepare),
             Stage::Prepare => return Step::Break(Operation::SaveRestore(moving)),
@@ -133,12 +137,6 @@ impl StateMachine {
             Stage::Replay => (self.replay(new), Stage::Retire),
             Stage::Retire => (self.discard(old), Stage::Go),
             Stage::Go => (self.go(new), Stage::Go),
-            Stage::GiveUp => {
-                return match self.go_back(new, moving.ticket, moving.failed.as_ref()) {
-                    Progress::Waiting => Step::Break(Operation::SaveRestore(moving)),
-                    Progress::Done => Step::Continue(Operation::Idle),
-                };
-            }
         };
         if progress == Progress::Waiting {
             return Step::Break(Operation::SaveRestore(moving));
@@ -179,6 +177,7 @@ impl StateMachine {
                     "save",
                     "ask again when that is done",
                 ),
+                Cause::Refusal,
             );
         } else {
             moving.stage = next;
@@ -193,20 +192,6 @@ impl StateMachine {
                 (life.can_be_saved, life.saved_len) = (false, None);
             }
         }
-    }
-
-    /// Ends the set `new`, then lets the guest go on where it is, and says why to whoever asked.
-    pub(super) fn go_back(&mut self, new: u32, ticket: Ticket, failed: Option<&Problem>) -> Progress {
-        if self.discard(new) == Progress::Waiting
-            || self.bring(self.generation, Goal::Running) == Progress::Waiting
-        {
-            return Progress::Waiting;
-        }
-        self.actions.push(Action::Abandon);
-        let problem = failed.cloned().unwrap_or_else(|| bug("a move was given up for no reason"));
-        let advice = format!("{}; the guest is {}", problem.advice, self.phase);
-        self.actions.push(Action::Answer(ticket, Err(Problem { advice, ..problem })));
-        Progress::Done
     }
 
     /// Ends a set at once. Done when all of it is gone.
@@ -230,26 +215,6 @@ impl StateMachine {
         matches!(&self.operation, Operation::SaveRestore(moving) if moving.new == self.generation)
     }
 
-    /// Gives the move or the restart up that is under way, if there is one and it can be.
-    pub(super) fn give_up_move(&mut self, culprit: Option<InstanceId>, problem: Problem) {
-        match &mut self.operation {
-            Operation::SaveRestore(moving) => moving.give_up(culprit, problem),
-            Operation::Restart(restart) => restart.give_up(culprit, problem),
-            _ => {}
-        }
-    }
-
-    /// A device of the new set has failed.
-    pub(super) fn not_coming_along(&mut self, id: LifeId, reason: &str) {
-        let problem = Problem::new(
-            Class::State,
-            format!("its device does not come along: {reason}"),
-            id.instance.to_string(),
-            "look at its server",
-        );
-        self.give_up_move(Some(id.instance), problem);
-    }
-
     /// A process has paused, with so much in flight.
     pub(super) fn paused_with(&mut self, id: LifeId, in_flight: Quiescence) {
         // Of a restart the others stay, with all that they have begun.
@@ -261,7 +226,7 @@ impl StateMachine {
                 id.instance.to_string(),
                 "ask again",
             );
-            self.give_up_move(Some(id.instance), problem);
+            self.give_up_move(Some(id.instance), problem, Cause::Refusal);
         }
     }
 
@@ -281,20 +246,20 @@ impl StateMachine {
                 id.instance.to_string(),
                 "look at the process of the device behind it",
             );
-            self.give_up_move(Some(id.instance), problem);
+            self.give_up_move(Some(id.instance), problem, Cause::Refusal);
         }
     }
 
     /// A process of either set has refused its part of the move.
     pub(super) fn refused_to_move(&mut self, id: LifeId, order: Option<Order>, problem: Problem) {
         let Operation::SaveRestore(moving) = &mut self.operation else { return };
-        if moving.stage == Stage::GiveUp {
+        if moving.given_up.is_some() {
             // Others may still refuse what was asked before it was given up.
             if id.generation == moving.old && order == Some(Order::Resume) {
                 self.refused_way_back(id, &problem);
             }
         } else {
-            moving.give_up(Some(id.instance), problem);
+            moving.give_up(Some(id.instance), problem, Cause::Refusal);
         }
     }
 }

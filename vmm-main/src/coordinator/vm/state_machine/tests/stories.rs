@@ -320,6 +320,25 @@ fn save_restore_that_fails_before_its_commit_lets_the_old_set_go_on_and_says_who
     }
 }
 
+#[test]
+fn save_restore_that_is_refused_for_a_death_names_the_process_that_died() {
+    for (order, step) in [(Order::Arm, "arm"), (Order::Replay, "replay")] {
+        let mut world = running(false);
+        let ticket = world.command(Command::SaveRestore);
+        moving_up_to(&mut world, order);
+        let next = |instance| LifeId { generation: 2, instance };
+        // The client of a server that is exiting sees its connection closed first.
+        world.refuse(next(SMMU0));
+        world.depart_as(next(NVME0), true, true);
+        // What comes of being told to end is no cause.
+        world.depart_as(next(VFIO1), true, true);
+        world.settle();
+        let problem = world.answers[&ticket].as_ref().unwrap_err();
+        assert_eq!(problem.what, format!("{step} of nvme0: it died"));
+        assert_eq!((world.machine.phase(), world.machine.generation()), (&Phase::Running, 1));
+    }
+}
+
 fn asked_all(world: &World, order: Order) -> usize {
     asked(world, order).len()
 }

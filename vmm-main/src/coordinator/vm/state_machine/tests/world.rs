@@ -350,11 +350,17 @@ impl World {
 
     /// A process is gone: as it was ordered, or by itself.
     pub fn depart(&mut self, life: LifeId, reaped: bool) {
+        let ordered = self.processes.get(&life).is_some_and(|process| process.ending.is_some());
+        self.depart_as(life, reaped, !ordered);
+    }
+
+    /// A process is gone, by itself or not; it may have been ending before it was told to.
+    pub fn depart_as(&mut self, life: LifeId, reaped: bool, by_itself: bool) {
         if self.processes.remove(&life).is_some() {
             if !reaped {
                 self.hung.insert(life);
             }
-            let departure = Departure { reaped, problem: problem("it died"), last_lines: vec![] };
+            let departure = Departure { reaped, by_itself, problem: problem("it died"), last_lines: vec![] };
             self.process(life, ProcessEvent::Gone(departure));
         }
     }
