@@ -48,7 +48,7 @@ pub struct Device {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InFlight {
     /// Requests that a device has not answered, and Updates whose acknowledgement waits for it.
-    pub orders: u64,
+    pub stage1_requests: u64,
     /// Faults that a device has reported and that are not in the Event queue.
     pub faults: u64,
 }
@@ -216,8 +216,8 @@ impl Device {
 
     /// What is still in flight.
     pub fn in_flight(&self) -> InFlight {
-        let orders = self.devices.unanswered().max(u64::from(self.smmu.is_updating()));
-        InFlight { orders, faults: u64::try_from(self.devices.fault_count()).unwrap_or(u64::MAX) }
+        let stage1_requests = self.devices.unanswered().max(u64::from(self.smmu.is_updating()));
+        InFlight { stage1_requests, faults: u64::try_from(self.devices.fault_count()).unwrap_or(u64::MAX) }
     }
 
     fn resolve(&mut self) {

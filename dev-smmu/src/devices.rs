@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipc::protocol::control::{ReplayOutcome, StreamReplay};
-use ipc::protocol::stage1::{Fault, ORDERS_MAX, Order};
+use ipc::protocol::stage1::{Fault, REQUESTS_MAX, Stage1Request};
 use smmu_arch::command::StreamRange;
 use smmu_arch::spec::commands::{Command, Opcode};
 use smmu_arch::{Attachment, StreamId};
@@ -27,38 +27,38 @@ use crate::stream::{Stage1Sink, SyncState};
 #[derive(Debug)]
 struct DeviceQueue {
     link: Arc<Link>,
-    orders: Vec<Order>,
+    requests: Vec<Stage1Request>,
     stale: bool,
 }
 
 impl DeviceQueue {
-    fn push(&mut self, order: Order) {
-        self.orders.push(order);
-        if self.orders.len() >= ORDERS_MAX {
+    fn push(&mut self, request: Stage1Request) {
+        self.requests.push(request);
+        if self.requests.len() >= REQUESTS_MAX {
             self.flush();
         }
     }
 
     fn flush(&mut self) {
-        if self.orders.is_empty() {
+        if self.requests.is_empty() {
             return;
         }
         // Before hello, or with the channel full, the requests are dropped: the stream is attached again later, which
         // implies them all.
-        self.stale |= !self.link.send(&self.orders);
-        self.orders.clear();
+        self.stale |= !self.link.send(&self.requests);
+        self.requests.clear();
     }
 
     /// Whether all requests have taken effect.
     fn is_settled(&self) -> bool {
-        let told = !self.stale && self.orders.is_empty();
+        let told = !self.stale && self.requests.is_empty();
         self.link.progress().dma_ended || told && self.link.is_answered()
     }
 
     /// Requests not answered, or not sent yet.
     fn unanswered(&self) -> u64 {
         let progress = self.link.progress();
-        let unsaid = u64::from(self.stale || !self.orders.is_empty());
+        let unsaid = u64::from(self.stale || !self.requests.is_empty());
         let sent = progress.sent.saturating_sub(progress.answered);
         if progress.dma_ended { 0 } else { sent.saturating_add(unsaid) }
     }
@@ -79,7 +79,7 @@ impl Devices {
     /// No stream is attached yet.
     pub fn new(links: &[Arc<Link>]) -> Devices {
         let queue =
-            |link: &Arc<Link>| DeviceQueue { link: Arc::clone(link), orders: Vec::new(), stale: true };
+            |link: &Arc<Link>| DeviceQueue { link: Arc::clone(link), requests: Vec::new(), stale: true };
         Devices { queues: links.iter().map(queue).collect(), saved: VecDeque::new(), turn: 0 }
     }
 
@@ -92,7 +92,7 @@ impl Devices {
             }
             queue.stale = false;
             let stream = queue.link.stream;
-            queue.push(Order::Attach { stream, to: attachment(stream) });
+            queue.push(Stage1Request::Attach { stream, to: attachment(stream) });
             queue.flush();
         }
     }
@@ -214,9 +214,9 @@ impl Devices {
             show(format!("{name}.dma_ended"), u64::from(dma_ended));
             show(format!("{name}.given_up"), u64::from(given_up));
             show(format!("{name}.full"), u64::from(full));
-            show(format!("{name}.orders_sent"), sent);
-            show(format!("{name}.orders_answered"), answered);
-            show(format!("{name}.orders_refused"), refused);
+            show(format!("{name}.requests_sent"), sent);
+            show(format!("{name}.requests_answered"), answered);
+            show(format!("{name}.requests_refused"), refused);
             show(format!("{name}.faults_waiting"), u64::try_from(faults.len()).unwrap_or(u64::MAX));
             show(format!("{name}.faults_lost"), faults_lost);
         }
@@ -234,7 +234,7 @@ impl Stage1Sink for Devices {
         let about_stream = matches!(command.opcode(), Opcode::CfgiCd | Opcode::CfgiCdAll | Opcode::AtcInv);
         for queue in &mut self.queues {
             if !about_stream || command.stream_qw0().stream_id() == queue.link.stream.0 {
-                queue.push(Order::Invalidate([command.qw0, command.qw1]));
+                queue.push(Stage1Request::Invalidate([command.qw0, command.qw1]));
             }
         }
     }

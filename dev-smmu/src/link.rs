@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The channel to one device behind this SMMU: orders out, answers and faults in, by a thread of its own.
+//! The channel to one device behind this SMMU: requests out, answers and faults in, by a thread of its own.
 //!
-//! What was in force before an order is over when the device has answered it, or when the coordinator has said that the
-//! device's DMA has ended ([`Link::end_dma`]). Nothing else proves it: a channel that closes says that its process is
-//! gone, or has been taken over, or has cut us off, and a physical device goes on without its process. One that does
+//! What was in force before a request is over when the device has answered it, or when the coordinator has said that
+//! the device's DMA has ended ([`Link::end_dma`]). Nothing else proves it: a channel that closes says that its process
+//! is gone, or has been taken over, or has cut us off, and a physical device goes on without its process. One that does
 //! not do its part is named to the coordinator ([`crate::response_budget`]), which ends it, and says so when it has.
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use ipc::error::Error;
 use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
 use ipc::protocol::budget;
-use ipc::protocol::stage1::{Fault, Notice, Order, Stage1};
+use ipc::protocol::stage1::{Fault, Notice, Stage1, Stage1Request};
 use smmu_arch::StreamId;
 
 use crate::response_budget::{DEBT_MAX, ResponseBudget, TURN_SPAN};
@@ -40,7 +40,7 @@ pub(crate) struct Progress {
     pub given_up: bool,
     /// Its channel took no more when something was last to be said.
     pub full: bool,
-    /// When the oldest order was given that it has not answered, or that could not be said.
+    /// When the oldest request was made that it has not answered, or that could not be sent.
     waits_since: Option<Instant>,
     pub sent: u64,
     pub answered: u64,
@@ -179,7 +179,7 @@ impl Link {
             match body {
                 Notice::Done { sequence, refused } => {
                     if sequence > progress.sent || sequence <= progress.answered {
-                        return Err(Error::Refused("an answer to orders that were not given"));
+                        return Err(Error::Refused("an answer to requests that were not sent"));
                     }
                     progress.answered = sequence;
                     let waits = progress.full || progress.answered < progress.sent;
@@ -194,16 +194,16 @@ impl Link {
                 Notice::FaultsLost { count } => {
                     progress.faults_lost = progress.faults_lost.saturating_add(count);
                 }
-                Notice::Orders { .. } => return Err(Error::Refused("orders from a device")),
+                Notice::Requests { .. } => return Err(Error::Refused("requests from a device")),
             }
             drop(progress);
             heard();
         }
     }
 
-    /// Sends orders. False: they could not be said, and what the device has cached is no longer what the guest ordered.
-    /// To be repeated as an attachment, if ever there is somebody to hear it.
-    pub(crate) fn send(&self, orders: &[Order]) -> bool {
+    /// Sends requests. False: they could not be sent, and the device may have stale translations cached. The stream is
+    /// then attached again once the channel takes it, which implies them.
+    pub(crate) fn send(&self, requests: &[Stage1Request]) -> bool {
         // Held until they are sent, which waits for nothing: an answer does not overtake its count.
         let mut progress = self.progress();
         if progress.dma_ended {
@@ -217,7 +217,7 @@ impl Link {
             return false;
         }
         let sequence = progress.sent.saturating_add(1);
-        let notice = Notice::Orders { sequence, orders: orders.to_vec() };
+        let notice = Notice::Requests { sequence, requests: requests.to_vec() };
         match self.channel.event::<OwnedFd>(&notice, &[], Deadline::now()) {
             Ok(()) => {
                 progress.sent = sequence;

@@ -41,7 +41,7 @@ use std::time::Duration;
 
 /// How long a pause may take: a full queue of commands (4096) at a generous microsecond each, and devices that are slow
 /// to take theirs.
-const ORDER_SPAN: Duration = budget::smmu::ORDER;
+const MODE_SPAN: Duration = budget::smmu::MODE_CHANGE;
 /// How long a pause, a save and a replay wait for the devices.
 const ANSWER_SPAN: Duration = budget::smmu::ANSWERS;
 
@@ -132,7 +132,7 @@ impl RingDevice for SharedDevice {
         if device.has_work()
             && let Some(notes) = self.notes.get()
         {
-            // Faults are never a reason not to follow an order.
+            // Faults are recorded in another turn of the thread, which looks for a change of mode first.
             notes.wake();
         }
         match step {
@@ -225,7 +225,7 @@ impl Program for SmmuProgram {
         };
         let fail = |error| Failure::new("start the SMMU's threads", error);
         let ring =
-            RingThread::start(Arc::clone(&device), responder, ORDER_SPAN, on_violation).map_err(fail)?;
+            RingThread::start(Arc::clone(&device), responder, MODE_SPAN, on_violation).map_err(fail)?;
         let _ = device.notes.set(ring.notes());
         for link in links.iter().cloned() {
             let (notes, events) = (ring.notes(), context.events.clone());
@@ -255,7 +255,7 @@ impl Program for SmmuProgram {
 
     fn pause(armed: &Serving) -> Result<(), Failure> {
         armed.device.lock().freeze(false);
-        armed.ring.order(Mode::Paused).map_err(|error| Failure::new("pause the SMMU", error))?;
+        armed.ring.set_mode(Mode::Paused).map_err(|error| Failure::new("pause the SMMU", error))?;
         let mut device = armed.device.lock();
         device.settle(ANSWER_SPAN);
         device.freeze(true);
@@ -264,13 +264,13 @@ impl Program for SmmuProgram {
 
     fn resume(armed: &Serving) -> Result<(), Failure> {
         armed.device.lock().freeze(false);
-        armed.ring.order(Mode::Running).map_err(|error| Failure::new("resume the SMMU", error))
+        armed.ring.set_mode(Mode::Running).map_err(|error| Failure::new("resume the SMMU", error))
     }
 
     fn in_flight(armed: &Serving) -> Quiescence {
         // Faults that wait while it holds still are in its state unit.
-        let InFlight { orders, faults: _ } = armed.device.lock().in_flight();
-        Quiescence { orders, ..Quiescence::NONE }
+        let InFlight { stage1_requests, faults: _ } = armed.device.lock().in_flight();
+        Quiescence { stage1_requests, ..Quiescence::NONE }
     }
 
     fn check_save(_armed: &Serving) -> Result<(), Failure> {
@@ -282,9 +282,12 @@ impl Program for SmmuProgram {
         let mut device = armed.device.lock();
         // What devices have told since the pause is on its way through their channels.
         device.await_answers(ANSWER_SPAN);
-        let InFlight { orders, faults: _ } = device.in_flight();
-        if orders != 0 {
-            return Err(Failure::new(what, format!("devices have not answered {orders} of its orders")));
+        let InFlight { stage1_requests, faults: _ } = device.in_flight();
+        if stage1_requests != 0 {
+            return Err(Failure::new(
+                what,
+                format!("devices have not answered {stage1_requests} stage-1 requests"),
+            ));
         }
         let saved = SmmuV2::new(device.smmu().save(), device.faults());
         let mut writer = Writer::new();

@@ -20,7 +20,7 @@ use dev_vfio::iommu::HostIommu;
 use dev_vfio::iommu::software::SoftIommu;
 use ipc::addr::{Gpa, Iova, StreamId};
 use ipc::protocol::ram::{RamLayout, RamRegion};
-use ipc::protocol::stage1::{Attachment, ORDERS_MAX};
+use ipc::protocol::stage1::{Attachment, REQUESTS_MAX};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
@@ -42,7 +42,7 @@ const MAPPED: u64 = 1 << 18;
 /// Operations of a kind in one round.
 const COUNT: u64 = 2048;
 /// Commands in a batch: as many as one message of the vSMMU brings.
-const BATCH: usize = ORDERS_MAX;
+const BATCH: usize = REQUESTS_MAX;
 
 const STREAM: StreamId = StreamId(8);
 const ASID: u64 = 5;

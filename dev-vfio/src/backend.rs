@@ -16,7 +16,7 @@ use ipc::addr::Gpa;
 use ipc::deadline::Deadline;
 use ipc::protocol::control::{Exactness, Failure, Quiescence};
 use ipc::protocol::inspect::Inspect;
-use ipc::protocol::stage1::Order;
+use ipc::protocol::stage1::Stage1Request;
 use ipc::protocol::vfio::VfioConfig;
 use ipc::saved::stream::{UnitReader, UnitWriter};
 use ipc::shm::dirty_log::DirtyLog;
@@ -230,13 +230,13 @@ pub trait Backend: Interrupts {
     ///
     /// # Errors
     /// If the device has to be marked failed.
-    fn before_orders(&self, orders: &[Order]) -> Result<(), Self::Error>;
+    fn before_stage1(&self, requests: &[Stage1Request]) -> Result<(), Self::Error>;
 
     /// Called after they were carried out and before they are answered. No lock is held.
     ///
     /// # Errors
     /// If the device has to be marked failed.
-    fn after_orders(&self, iommu: &Mutex<Self::Iommu>) -> Result<(), Self::Error>;
+    fn after_stage1(&self, iommu: &Mutex<Self::Iommu>) -> Result<(), Self::Error>;
 
     /// Delivers a vector's MSI as the guest programmed it, and returns where it went.
     fn send(iommu: &mut Self::Iommu, message: Message, doorbell: Gpa) -> Arrival;

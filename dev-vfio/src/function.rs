@@ -277,12 +277,12 @@ impl<B: Backend> Function<B> {
     /// # Errors
     /// If the channel fails.
     pub fn serve_stage1(&self, channel: &Stage1Channel) -> Result<(), Error> {
-        let before = |orders: &[_]| self.settle_orders(|device| device.before_orders(orders));
-        let after = || self.settle_orders(|device| device.after_orders(&self.iommu));
+        let before = |requests: &[_]| self.settle_stage1(|device| device.before_stage1(requests));
+        let after = || self.settle_stage1(|device| device.after_stage1(&self.iommu));
         self.stage1.serve(channel, &self.iommu, &self.gate, before, after)
     }
 
-    fn settle_orders(&self, prepare: impl FnOnce(&B) -> Result<(), B::Error>) {
+    fn settle_stage1(&self, prepare: impl FnOnce(&B) -> Result<(), B::Error>) {
         if let Some(Err(error)) = self.device().map(prepare) {
             self.fail(&format!("its DMA windows cannot be exchanged with the server: {error}"));
         }

@@ -3,7 +3,7 @@
 //!
 //! `pci` is the function as the guest meets it, `backend` the seam to what is behind it: `vfio_user` (a server) or
 //! `physical` (a device of the host); `iommu` is the seam to what translates its DMA, `stage1_link` the vSMMU's
-//! orders, `function_link` windows and routes for the vCPU process; `function` joins them, `saved` is its saved
+//! requests, `function_link` windows and routes for the vCPU process; `function` joins them, `saved` is its saved
 //! state, `opening` opens it, `threads` and `service` run it, `connect` wires its interrupts. Each program is this
 //! library over one back end. One process per device: a device that breaks its process, or its process that is taken
 //! over, reaches guest RAM as that device may, its own interrupts, and nothing else. Called by the coordinator

@@ -28,7 +28,7 @@ use ipc::addr::Gpa;
 use ipc::deadline::Deadline;
 use ipc::protocol::control::{Exactness, Failure, Quiescence};
 use ipc::protocol::inspect::Inspect;
-use ipc::protocol::stage1::Order;
+use ipc::protocol::stage1::Stage1Request;
 use ipc::protocol::vfio::VfioConfig;
 use ipc::saved::stream::UnitWriter;
 use ipc::shm::dirty_log::DirtyLog;
@@ -194,11 +194,11 @@ impl Backend for PhysicalDevice {
         faults::start_thread(function)
     }
 
-    fn before_orders(&self, _orders: &[Order]) -> Result<(), KernelError> {
+    fn before_stage1(&self, _requests: &[Stage1Request]) -> Result<(), KernelError> {
         Ok(())
     }
 
-    fn after_orders(&self, _iommu: &Mutex<NestedIommu>) -> Result<(), KernelError> {
+    fn after_stage1(&self, _iommu: &Mutex<NestedIommu>) -> Result<(), KernelError> {
         Ok(())
     }
 

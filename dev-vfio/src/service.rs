@@ -210,7 +210,7 @@ impl<B: Backend> Program for VfioProgram<B> {
     fn pause(armed: &Begun<B>) -> Result<(), Failure> {
         let Serving { function, ring, signals } = armed.serving("pause the device")?;
         // Accesses first: they may wait for the device, and the device for the gate.
-        ring.order(Mode::Paused).map_err(|error| Failure::new("pause the device", error))?;
+        ring.set_mode(Mode::Paused).map_err(|error| Failure::new("pause the device", error))?;
         // Then the device, with the gate open for the DMA that it still has to finish.
         function.stop().map_err(|why| Failure::new("stop the device", why))?;
         // Pending signals go to the guest or into the function's state, as do notes that the interrupt thread left
@@ -218,7 +218,7 @@ impl<B: Backend> Program for VfioProgram<B> {
         if let Some(signals) = signals {
             signals.park(function);
         }
-        ring.order(Mode::Paused).map_err(|error| Failure::new("pause the device", error))?;
+        ring.set_mode(Mode::Paused).map_err(|error| Failure::new("pause the device", error))?;
         function.gate.close();
         function.tell_faults();
         Ok(())

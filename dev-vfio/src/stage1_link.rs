@@ -20,7 +20,7 @@ use ipc::channel::{Channel, Incoming};
 use ipc::deadline::Deadline;
 use ipc::error::Error;
 use ipc::hello::{Hello, Role};
-use ipc::protocol::stage1::{Notice, Order, Stage1};
+use ipc::protocol::stage1::{Notice, Stage1, Stage1Request};
 
 use crate::gate::Gate;
 use crate::iommu::fault_queue::{Entry, Losses};
@@ -36,7 +36,8 @@ const FAULTS_PER_TURN: usize = 4096;
 /// How long an answer may wait for room: a vSMMU that leaves answers unread is not waiting for one.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
-/// How long orders of a life may be held up behind one that has followed it: from its end to when that is noticed here.
+/// How long requests of a life are held back while a later one is followed: from the end of that one until it is
+/// noticed here.
 const SUPERSEDED_SPAN: Duration = Duration::from_secs(1);
 /// How many lives of the vSMMU are listened to at once: one, its next, and ends that were not noticed yet.
 const LISTENERS_MAX: usize = 4;
@@ -125,7 +126,7 @@ impl Stage1Link {
         if is_followed(&channels) {
             return Ok(());
         }
-        Err(Error::Refused("orders of a life of the vSMMU that another one has followed"))
+        Err(Error::Refused("requests of a life of the vSMMU that another one has followed"))
     }
 
     /// Waits for the next requests on `channel`, carries them out between `before` and `after`, which hold no lock, and
@@ -138,21 +139,21 @@ impl Stage1Link {
         channel: &Stage1Channel,
         iommu: &Mutex<I>,
         gate: &Gate,
-        before: impl FnOnce(&[Order]),
+        before: impl FnOnce(&[Stage1Request]),
         after: impl FnOnce(),
     ) -> Result<(), Error> {
         let incoming = match channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
             Err(Error::Timeout { .. }) => return Ok(()),
             incoming => incoming?,
         };
-        let Incoming::Event { body: Notice::Orders { sequence, orders }, .. } = incoming else {
+        let Incoming::Event { body: Notice::Requests { sequence, requests }, .. } = incoming else {
             return Err(Error::Refused("a message that only devices send"));
         };
         self.await_turn(channel)?;
-        before(&orders);
+        before(&requests);
         let refused = {
             let _first = gate.go_first();
-            carry_out(&mut *lock(iommu), &orders)
+            carry_out(&mut *lock(iommu), &requests)
         };
         after();
         self.tell_faults(iommu, gate);
@@ -209,13 +210,13 @@ fn end(channel: OwnedFd, epoch: u32) -> Stage1Channel {
 }
 
 /// Carries out requests one by one; consecutive invalidations go down in one batch. Returns how many were refused.
-pub fn carry_out(iommu: &mut impl HostIommu, orders: &[Order]) -> u32 {
+pub fn carry_out(iommu: &mut impl HostIommu, requests: &[Stage1Request]) -> u32 {
     let mut refused = 0;
     let mut batch = Vec::new();
-    for order in orders {
-        match order {
-            Order::Invalidate(command) => batch.push(*command),
-            Order::Attach { stream, to } => {
+    for request in requests {
+        match request {
+            Stage1Request::Invalidate(command) => batch.push(*command),
+            Stage1Request::Attach { stream, to } => {
                 refused += flush(iommu, &mut batch);
                 if let Err(error) = iommu.attach(*stream, *to) {
                     refused += 1;

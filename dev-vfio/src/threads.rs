@@ -107,7 +107,7 @@ fn watch<B: Backend>(function: &Function<B>, signals: &Signals, ring: &Notes) {
         // The end of an interrupt is handled after the guest's earlier posted writes: the write that acknowledges the
         // interrupt at the device is in the ring by now, and unmasking before it would make the device signal once
         // more.
-        signals.take(function, &waiting, || ring.leave(note::INTX_ENDED));
+        signals.take(function, &waiting, || ring.post(note::INTX_ENDED));
     }
 }
 

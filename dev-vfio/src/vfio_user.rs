@@ -20,7 +20,7 @@ use ipc::addr::{Gpa, Iova};
 use ipc::deadline::Deadline;
 use ipc::protocol::control::{Exactness, Failure, Quiescence};
 use ipc::protocol::inspect::Inspect;
-use ipc::protocol::stage1::{Attachment, Order};
+use ipc::protocol::stage1::{Attachment, Stage1Request};
 use ipc::protocol::vfio::VfioConfig;
 use ipc::saved::stream::UnitWriter;
 use ipc::shm::dirty_log::DirtyLog;
@@ -211,18 +211,18 @@ impl Backend for VfioUserDevice {
         dma::start_thread(function)
     }
 
-    fn before_orders(&self, orders: &[Order]) -> Result<(), ClientError> {
-        let leaves = |order: &Order| match order {
-            Order::Attach { to, .. } => *to != Attachment::Bypass,
-            Order::Invalidate(_) => false,
+    fn before_stage1(&self, requests: &[Stage1Request]) -> Result<(), ClientError> {
+        let leaves = |request: &Stage1Request| match request {
+            Stage1Request::Attach { to, .. } => *to != Attachment::Bypass,
+            Stage1Request::Invalidate(_) => false,
         };
         match &self.direct {
-            Some(direct) if orders.iter().any(leaves) => direct.take_back(&self.client),
+            Some(direct) if requests.iter().any(leaves) => direct.take_back(&self.client),
             _ => Ok(()),
         }
     }
 
-    fn after_orders(&self, iommu: &Mutex<SoftIommu>) -> Result<(), ClientError> {
+    fn after_stage1(&self, iommu: &Mutex<SoftIommu>) -> Result<(), ClientError> {
         let Some(direct) = &self.direct else { return Ok(()) };
         let is_bypassed = iommu.lock().unwrap_or_else(PoisonError::into_inner).is_bypassed();
         if is_bypassed { direct.give(&self.client) } else { Ok(()) }

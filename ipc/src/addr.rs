@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Addresses as types: a number of one space never adds to, or compares with, a number of another.
+//! Address newtypes: addresses of different address spaces cannot be added or compared.
 //!
-//! Arithmetic is checked: every number here may have come from a guest or from a peer, and an address
-//! that wraps is how a bounds check is passed by what it should refuse. A [`GpaRange`] cannot exist if its
-//! end overflows, also when it was decoded from a message.
+//! Arithmetic is checked, since any of these numbers may come from a guest or a peer, and an address that wraps around
+//! could pass a bounds check. A [`GpaRange`] whose end overflows cannot be made, nor decoded from a message.
 
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
 pub use smmu_arch::StreamId;
 
-/// The granule of guest memory bookkeeping (dirty log, RAM regions), in bytes.
+/// The granule of the dirty log and of RAM regions, in bytes.
 pub const PAGE_LEN: u64 = 4096;
 
 macro_rules! address {
@@ -21,7 +20,7 @@ macro_rules! address {
         pub struct $name(pub u64);
 
         impl $name {
-            /// This address moved up by `len` bytes, unless that leaves the 64-bit space.
+            /// The address `len` bytes above; `None` if it does not fit in 64 bits.
             #[must_use]
             pub const fn checked_add(self, len: u64) -> Option<Self> {
                 match self.0.checked_add(len) {
@@ -30,7 +29,7 @@ macro_rules! address {
                 }
             }
 
-            /// How many bytes this address lies above `base`, if it does.
+            /// The offset of this address from `base`, in bytes; `None` if it is below.
             #[must_use]
             pub const fn checked_offset_from(self, base: Self) -> Option<u64> {
                 self.0.checked_sub(base.0)
@@ -42,7 +41,7 @@ macro_rules! address {
                 self.0 & alignment.wrapping_sub(1) == 0
             }
 
-            /// The first byte of the page this address lies in.
+            /// The start of the page that contains this address.
             #[must_use]
             pub const fn page(self) -> Self {
                 Self(self.0 & !(PAGE_LEN - 1))
@@ -64,11 +63,11 @@ macro_rules! address {
 }
 
 address! {
-    /// A guest physical address: what the guest believes its memory and devices to be at.
+    /// A guest physical address.
     Gpa
 }
 address! {
-    /// An address as a device behind an SMMU emits it, before stage 1.
+    /// An I/O virtual address: what a device behind an SMMU puts on the bus, before stage 1.
     Iova
 }
 address! {
@@ -77,7 +76,7 @@ address! {
 }
 
 impl From<Ipa> for Gpa {
-    /// The host's stage 2 starts where the guest's stage 1 ends: the two names are one space.
+    /// The output of the guest's stage 1 is the input of the host's stage 2: one address space under two names.
     fn from(ipa: Ipa) -> Self {
         Self(ipa.0)
     }
@@ -129,7 +128,7 @@ pub struct GpaRange {
 }
 
 impl GpaRange {
-    /// `len` bytes from `start`, unless the end leaves the 64-bit space.
+    /// `len` bytes from `start`; `None` if the end does not fit in 64 bits.
     #[must_use]
     pub const fn new(start: Gpa, len: u64) -> Option<Self> {
         match start.0.checked_add(len) {
@@ -144,19 +143,19 @@ impl GpaRange {
         self.start
     }
 
-    /// The number of bytes.
+    /// The length in bytes.
     #[must_use]
     pub const fn len(self) -> u64 {
         self.len
     }
 
-    /// Whether no byte is in the range.
+    /// Whether the range is empty.
     #[must_use]
     pub const fn is_empty(self) -> bool {
         self.len == 0
     }
 
-    /// The first address behind the range; `new` has proved that it exists.
+    /// The first address behind the range; it does not overflow, see `new`.
     #[must_use]
     pub const fn end(self) -> Gpa {
         Gpa(self.start.0.wrapping_add(self.len))
@@ -174,7 +173,7 @@ impl GpaRange {
         other.start.0 >= self.start.0 && other.end().0 <= self.end().0
     }
 
-    /// The bytes that both ranges have, if there are any.
+    /// The bytes that are in both ranges, if any.
     #[must_use]
     pub fn intersection(self, other: Self) -> Option<Self> {
         let start = self.start.max(other.start);
@@ -188,7 +187,7 @@ impl TryFrom<(u64, u64)> for GpaRange {
     type Error = &'static str;
 
     fn try_from((start, len): (u64, u64)) -> Result<Self, Self::Error> {
-        Self::new(Gpa(start), len).ok_or("a guest physical range runs over the end of the address space")
+        Self::new(Gpa(start), len).ok_or("the end of a guest physical range overflows 64 bits")
     }
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Control channels: typed, bounded messages over one seqpacket socket pair.
 //!
-//! [`Channel`] blocks and is for the small processes; [`AsyncChannel`] (feature `tokio`) is the
-//! coordinator's end. Both keep the same rules: greet first; a header is checked before a body is looked at;
-//! a body must decode to its last byte; the number of fds is the message's own. A peer that breaks one is a
-//! [`Violation`](crate::error::Violation): the socket is shut down, and that is what every later call answers.
+//! [`Channel`] blocks and is for processes of a few threads; [`AsyncChannel`] (feature `tokio`) is the coordinator's
+//! end. Both enforce the same rules: each end says hello first; the header is checked before the body is decoded; a
+//! body must decode to its last byte; the number of descriptors is that of the message's type. A peer that breaks a
+//! rule commits a [`Violation`](crate::error::Violation): the socket is shut down, and every later call returns it.
 
 mod blocking;
 mod link;
@@ -21,19 +21,19 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::error::Error;
 
-/// The most requests that may be unanswered after their deadline before nothing more is asked. A peer that
-/// far behind is as good as dead; the bound keeps the books small.
+/// The most requests whose deadline has passed and whose reply may still come. Above it no request is sent: the peer
+/// does not answer, and the table of late requests stays bounded.
 pub const LATE_MAX: usize = 64;
 
-/// The most events that may wait to be read. Events are rare (a guest's reset, a seal report): a peer that
-/// has sent this many is flooding.
+/// The most events that may be queued. Events are rare (a guest's reset, a seal report): a peer that sends more is
+/// flooding, which is a violation.
 pub const EVENTS_MAX: usize = 64;
 
-/// The two ends of a new channel, close-on-exec and non-blocking: an event loop may watch them. No call on them depends
-/// on it, each says for itself that it does not wait.
+/// The two ends of a new channel, close-on-exec, and non-blocking for event loops. Calls on them pass `MSG_DONTWAIT`
+/// and do not rely on the flag, which the peer could clear.
 ///
 /// # Errors
-/// If the kernel has no socket pair to give.
+/// If the socket pair cannot be created.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)

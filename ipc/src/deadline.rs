@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Until when a call may wait. Every wait of this crate takes one: no process waits for ever on another.
+//! Deadlines. Every wait of this crate takes one: no process waits for another without end.
 //!
-//! A point in time, not a span: it can be handed down through several calls and retries without growing.
+//! A point in time and not a span, so that it can be passed down through calls and retries without growing.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use rustix::time::Timespec;
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// The furthest away that a deadline can be: a day. Longer spans are cut, so that no sum overflows.
+    /// The longest span of a deadline, a day. Longer ones are cut, so that no sum overflows.
     pub const SPAN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
     /// `span` from now.
@@ -22,19 +22,19 @@ impl Deadline {
         Self(now.checked_add(span.min(Self::SPAN_MAX)).unwrap_or(now))
     }
 
-    /// Now: look, but do not wait.
+    /// Now: the call does not wait.
     #[must_use]
     pub fn now() -> Self {
         Self(Instant::now())
     }
 
-    /// The point itself.
+    /// The point in time.
     #[must_use]
     pub const fn instant(self) -> Instant {
         self.0
     }
 
-    /// What is left; zero if it has passed.
+    /// The time left; zero if it has passed.
     #[must_use]
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
@@ -46,9 +46,9 @@ impl Deadline {
         self.remaining().is_zero()
     }
 
-    /// What is left, as the kernel takes it.
+    /// The time left, as system calls take it.
     pub(crate) fn timespec(self) -> Timespec {
-        // A span is cut to a day: it always converts.
+        // At most a day: it always converts.
         Timespec::try_from(self.remaining()).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 })
     }
 }

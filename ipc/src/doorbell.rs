@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Doorbells between processes: one end says "look", the other polls for it. Neither can make the other wait.
+//! Doorbells: notifications between processes, by which no end can block the other.
 //!
-//! Not eventfds: whether a call on one blocks is a flag of the open file that both ends share, and its counter can be
-//! filled, so whoever holds one end could make a read or a write of the other last for ever. Here the ends are two
-//! sockets, each call says for itself that it does not wait, and what has been rung is a queue of a few empty
-//! datagrams. Datagrams, because the end of one end is not told to the other: nothing a peer does
-//! leaves a descriptor that is always ready.
+//! Not eventfds: `O_NONBLOCK` is a flag of the open file that both ends share, and the counter can be filled, so that a
+//! hostile peer could make a read or a write of ours block for ever. A doorbell is a pair of datagram sockets: every
+//! call passes `MSG_DONTWAIT`, and a notification is an empty datagram. Datagram sockets, because a peer that closes
+//! its end does not make ours readable for ever, as it would with a stream.
 //!
-//! For an eventfd that a peer holds nevertheless (vfio-user and VFIO signal by them), [`take_eventfd`].
+//! [`take_eventfd`] is for eventfds that a peer holds nevertheless (vfio-user and VFIO signal by them).
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,8 +17,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, So
 
 use crate::error::Error;
 
-/// How many rings one look takes: more than the kernel queues unless an administrator has raised
-/// `net.unix.max_dgram_qlen`. What is left makes the next `poll` return at once.
+/// The most datagrams that one [`Doorbell::take`] removes: more than the kernel queues, unless an administrator has
+/// raised `net.unix.max_dgram_qlen`. If any are left, the next `poll` returns at once.
 const RINGS_MAX: usize = 32;
 
 /// The end that rings.
@@ -33,32 +32,31 @@ pub struct Doorbell(OwnedFd);
 /// The two ends of a new doorbell, close-on-exec.
 ///
 /// # Errors
-/// If the kernel has no socket pair to give.
+/// If the socket pair cannot be created.
 pub fn pair() -> Result<(Ringer, Doorbell), Error> {
     let (ringer, doorbell) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
             .map_err(|errno| Error::io("socketpair", errno))?;
-    // One way: nothing can be sent to the end that nobody reads.
+    // One way: nothing can be sent to the ringing end, which is never read.
     rustix::net::shutdown(&ringer, Shutdown::Read).map_err(|errno| Error::io("shutdown", errno))?;
     Ok((Ringer(ringer), Doorbell(doorbell)))
 }
 
 impl Ringer {
-    /// Makes the other end's next, or present, `poll` return. Never waits: a queue that is full rings already, and an
-    /// end that is gone has nobody to hear it.
+    /// Makes a `poll` of the other end return. Never blocks: if the queue is full, it is rung already.
     pub fn ring(&self) {
         let _ = rustix::net::send(&self.0, &[], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 }
 
 impl Doorbell {
-    /// Whether it has rung, and still does. Never waits.
+    /// Whether it is rung. Never blocks.
     #[must_use]
     pub fn is_rung(&self) -> bool {
         is_readable(&self.0)
     }
 
-    /// Silences it, and says whether it has rung. Never waits.
+    /// Clears it, and returns whether it was rung. Never blocks.
     #[must_use]
     pub fn take(&self) -> bool {
         let mut rung = false;
@@ -73,7 +71,7 @@ impl Doorbell {
     }
 }
 
-/// Whether a read of it would find something: a ring of a doorbell, the count of an eventfd. Never waits.
+/// Whether a doorbell is rung, or the counter of an eventfd is not zero. Never blocks.
 #[must_use]
 pub fn is_readable(fd: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
@@ -81,12 +79,12 @@ pub fn is_readable(fd: impl AsFd) -> bool {
     rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-/// Takes the count of an eventfd, and says whether there was one. Never waits, whatever flags the file has by now:
-/// another holder of it can change them at any time.
+/// Resets the counter of an eventfd, and returns whether it was not zero. Never blocks, whatever the file's flags are,
+/// which any holder can change at any time.
 #[must_use]
 pub fn take_eventfd(eventfd: impl AsFd) -> bool {
     let mut count = [0; 8];
-    // At the file's own position: it has none.
+    // An offset of -1 is the file's own position, which an eventfd does not have.
     rustix::io::preadv2(eventfd, &mut [IoSliceMut::new(&mut count)], u64::MAX, ReadWriteFlags::NOWAIT).is_ok()
 }
 

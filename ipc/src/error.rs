@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What may go wrong between processes, sorted by who is to blame.
+//! Errors between processes, by cause.
 //!
-//! Three fates, never mixed: the host failed us ([`Error::Io`], [`Error::Timeout`]); the peer is gone
-//! ([`Error::PeerGone`], not its fault: the supervisor restarts it); the peer broke the contract
-//! ([`Error::Violation`]): the channel is closed for good, the receiver stays well, the supervisor decides.
-//! What a guest does wrong is none of these: models answer it the way hardware does.
+//! The host failed ([`Error::Io`], [`Error::Timeout`]); the peer is gone ([`Error::PeerGone`]); or the peer broke the
+//! contract ([`Error::Violation`]): the channel is closed, the receiver goes on, the coordinator decides what becomes
+//! of the peer. What a guest does wrong is none of these: device models answer it as hardware does.
 
 use thiserror::Error as ThisError;
 
 use crate::frame::Kind;
 
-/// The call that sends a message, by its name in the manual. It goes whole or not at all.
+/// The call that sends a message, named as in its manual page. A message is sent whole or not at all.
 pub(crate) const SEND: &str = "send";
 
-/// A failed call on a channel or on a piece of shared memory.
+/// Why a call on a channel or on shared memory failed.
 #[derive(Debug, ThisError)]
 pub enum Error {
     /// The kernel refused a call.
     #[error("{call} failed: {source}")]
     Io {
-        /// The call, by its name in the manual.
+        /// The call, named as in its manual page.
         call: &'static str,
         /// Its error number.
         source: std::io::Error,
@@ -30,25 +29,24 @@ pub enum Error {
         /// What was waited for.
         waiting_to: &'static str,
     },
-    /// The peer closed its end or died. A request without an answer may or may not have been executed: whoever
-    /// asks for something that is not idempotent has to decide here.
+    /// The peer closed its end or died. An open request may or may not have been executed: callers of requests that are
+    /// not idempotent must handle both.
     #[error("peer of generation {generation} is gone")]
     PeerGone {
-        /// The generation of the process that was there.
+        /// The generation of the peer.
         generation: u32,
     },
     /// The peer broke the contract; the channel is closed.
     #[error("peer broke the contract: {0}")]
     Violation(#[from] Violation),
-    /// The caller asked for something the contract has no room for: nothing was sent.
-    #[error("refused before sending: {0}")]
+    /// The protocol does not allow the message: it was not sent or, if received, not accepted.
+    #[error("not allowed by the protocol: {0}")]
     Refused(&'static str),
 }
 
 impl Error {
-    /// The host's reason why a message was not sent, if that is what failed: the peer knows nothing of it, and the
-    /// channel is as it was. The kernel counts descriptors in flight by user, so another process of that user can be
-    /// the cause.
+    /// The host's error, if it is that a message could not be sent: the peer has received nothing, and the channel is
+    /// intact. Another process can be the cause: the kernel limits descriptors in flight per user.
     pub fn unsent(&self) -> Option<&std::io::Error> {
         match self {
             Self::Io { call: SEND, source } => Some(source),
@@ -118,8 +116,8 @@ pub enum Breach {
         /// The byte found.
         kind: u8,
     },
-    /// A kind of frame that this end must not receive, or not now.
-    #[error("frame kind {kind:?} has no place here")]
+    /// A kind of frame that this end does not receive, or not at this point.
+    #[error("unexpected frame of kind {kind:?}")]
     UnexpectedKind {
         /// The kind found.
         kind: Kind,
@@ -130,7 +128,7 @@ pub enum Breach {
         /// The value found.
         value: u32,
     },
-    /// A frame from another life of the peer.
+    /// A frame of another generation of the peer.
     #[error("frame of generation {found:#x}, not {expected:#x}")]
     Generation {
         /// The generation found.
@@ -146,8 +144,8 @@ pub enum Breach {
         /// The cap.
         max: u32,
     },
-    /// The header's length is not the length that came.
-    #[error("header promises {claimed:#x} bytes of body, {found:#x} came")]
+    /// The header's length is not the one received.
+    #[error("header announces {claimed:#x} bytes of body, {found:#x} were received")]
     BodyLength {
         /// What the header says.
         claimed: u32,
@@ -157,19 +155,19 @@ pub enum Breach {
     /// The message was longer than any message may be.
     #[error("message was truncated by the kernel")]
     Truncated,
-    /// More fds, or other ancillary data, than any message may carry.
+    /// More descriptors, or other ancillary data, than any message may carry.
     #[error("ancillary data was truncated by the kernel")]
     AncillaryTruncated,
-    /// The number of fds that came is not the one in the header.
-    #[error("header promises {claimed} fds, {found} came")]
+    /// The number of descriptors received is not the one in the header.
+    #[error("header announces {claimed} descriptors, {found} were received")]
     FdCount {
         /// What the header says.
         claimed: u8,
-        /// What came.
+        /// How many were received.
         found: usize,
     },
-    /// The number of fds is not the one this message has.
-    #[error("message carries {found} fds, its contract says {expected}")]
+    /// The number of descriptors is not that of this message's type.
+    #[error("message carries {found} descriptors, its type has {expected}")]
     FdContract {
         /// What the header says.
         found: u8,
@@ -180,7 +178,7 @@ pub enum Breach {
     #[error("body does not decode")]
     Body,
     /// Bytes behind the decoded body.
-    #[error("{len:#x} bytes are left behind the body")]
+    #[error("{len:#x} bytes follow the body")]
     TrailingBytes {
         /// How many.
         len: usize,
@@ -192,12 +190,12 @@ pub enum Breach {
         request_id: u64,
     },
     /// More events or late replies than a well-behaved peer produces.
-    #[error("peer sends faster than it is read: more than {max} messages are waiting")]
+    #[error("peer floods: more than {max} messages are queued")]
     Flood {
         /// The bound.
         max: usize,
     },
-    /// The peer is not who it should be.
+    /// The peer's hello is not the expected one.
     #[error("peer says it is {found}, not {expected}")]
     Hello {
         /// What it says.
@@ -205,7 +203,7 @@ pub enum Breach {
         /// What it should say.
         expected: String,
     },
-    /// A received memory object is not sealed, so that its owner could pull it from under our feet.
+    /// A received memory object is not sealed: its owner could shrink it, and an access of ours would fault.
     #[error("memory object has seals {found:#x}, needs {needed:#x}")]
     Seals {
         /// The seals found.
@@ -229,7 +227,7 @@ pub enum Breach {
         /// Its value.
         found: u64,
     },
-    /// An index in a ring left its range.
+    /// A ring index is out of range.
     #[error("ring index {index:#x} is outside {low:#x}..={high:#x}")]
     RingIndex {
         /// The value found.
@@ -239,8 +237,8 @@ pub enum Breach {
         /// The highest it can be.
         high: u64,
     },
-    /// A ring slot holds a request that cannot be.
-    #[error("ring request with {field} {found:#x}")]
+    /// A ring slot holds an invalid request.
+    #[error("invalid ring request: {field} is {found:#x}")]
     RingRequest {
         /// The field.
         field: &'static str,

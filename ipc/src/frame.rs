@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The fixed header of every control message, and the caps that are checked before anything is decoded.
+//! The fixed header of every channel message, and the limits that are checked before a body is decoded.
 //!
-//! 32 bytes, little-endian, readable whatever the body is. [`decode`] is pure: bytes in, header and body
-//! out, no allocation; it is the entry point of the fuzz target. One seqpacket message is one frame, so the
-//! kernel keeps the boundaries and `body_len` is a check, never a length to read or to allocate by.
+//! 32 bytes, little-endian. [`decode`] is pure, does not allocate, and is the entry point of the fuzz target. A frame
+//! is one seqpacket message, whose boundaries the kernel keeps: `body_len` is only compared, never used to read or to
+//! allocate.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -13,26 +13,26 @@ use crate::error::{Breach, Violation};
 /// "BKHD", as the bytes stand in memory.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"BKHD");
 
-/// The largest body. Bulk data goes by shared memory: the largest message is a configuration or an `Inspect`,
-/// some KiB; 64 KiB leaves room and still fits a default socket buffer several times.
+/// The longest body, in bytes. The largest messages, a configuration and an `Inspect`, have some KiB: bulk data goes by
+/// shared memory. A default socket buffer holds several of 64 KiB.
 pub const BODY_LEN_MAX: u32 = 64 * 1024;
 
 /// The length of a header on the wire.
 pub const HEADER_LEN: usize = 32;
 
-/// The most fds that one message may carry; no message needs more than 2 today.
+/// The most descriptors in one message; no message has more than 1 today.
 pub const FDS_MAX: u8 = 8;
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The first frame in each direction: who is there.
+    /// The first frame in each direction: [`crate::hello::Hello`].
     Hello,
-    /// Asks; carries a fresh request id.
+    /// A request, with a new request id.
     Request,
-    /// Answers; carries the request's id.
+    /// The reply to a request, with its id.
     Reply,
-    /// Tells; request id 0, never answered.
+    /// An event: request id 0, no reply.
     Event,
 }
 
@@ -57,22 +57,22 @@ impl Kind {
     }
 }
 
-/// A header, checked for everything that can be checked without knowing the channel.
+/// A header that passed all checks that do not depend on the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The protocol's number, [`crate::protocol::Protocol::ID`].
     pub protocol: u16,
     /// The protocol's version.
     pub version: u16,
-    /// Chosen by who asks; 0 in a hello and an event.
+    /// Chosen by the requesting end; 0 in a hello and an event.
     pub request_id: u64,
-    /// Which life of the peer process this channel belongs to.
+    /// The generation of the process that this channel belongs to.
     pub generation: u32,
     /// What the frame is for.
     pub kind: Kind,
-    /// How many fds travel with it.
+    /// How many descriptors it carries.
     pub fd_count: u8,
-    /// How many bytes of body follow.
+    /// The length of the body, in bytes.
     pub body_len: u32,
 }
 
@@ -94,7 +94,7 @@ struct Wire {
 const _: () = assert!(size_of::<Wire>() == HEADER_LEN);
 
 impl Header {
-    /// The header as it travels.
+    /// The encoded header.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
         let wire = Wire {
@@ -118,7 +118,7 @@ impl Header {
 /// Splits a message into its header and its body.
 ///
 /// # Errors
-/// The first rule that the bytes break. `body_len` is compared with what is there, never trusted.
+/// The first rule that the bytes break.
 pub fn decode(message: &[u8]) -> Result<(Header, &[u8]), Violation> {
     let breach = |breach| Violation::new("frame", breach);
     let (wire, body) =
@@ -153,7 +153,7 @@ pub fn decode(message: &[u8]) -> Result<(Header, &[u8]), Violation> {
     Ok((header, body))
 }
 
-/// Decodes a body and refuses anything that is left behind it.
+/// Decodes a body, which must have no trailing bytes.
 ///
 /// # Errors
 /// `Body` or `TrailingBytes`, at `place`.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Who is at the other end: the first frame in each direction of every channel.
+//! Hello: the first frame in each direction of every channel, which identifies its sender.
 //!
-//! All processes of one VM are one build. Both ends send a [`Hello`] and compare the peer's with what they
-//! expect: a mismatch is a violation and nothing else is ever read from that channel. The generation counts
-//! the lives of a process under its supervisor; with it a frame from a dead life is known for what it is.
+//! All processes of a VM are of one build. Each end compares the peer's [`Hello`] with the expected one: a mismatch is
+//! a violation, and nothing more is read from that channel. The generation counts the lives of a process; by it frames
+//! of an earlier life are recognised.
 
 use core::fmt;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Breach, Violation};
 
-/// What this build calls itself. A packager may set `BULKHEAD_BUILD` to something finer than the version.
+/// The identity of this build: the version, or what the packager has set `BULKHEAD_BUILD` to.
 pub const BUILD: &str = match option_env!("BULKHEAD_BUILD") {
     Some(build) => build,
     None => env!("CARGO_PKG_VERSION"),
@@ -83,15 +83,15 @@ impl fmt::Display for Role {
     }
 }
 
-/// What each end says first.
+/// The body of a hello.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The sender's role.
     pub role: Role,
     /// The sender's build, [`BUILD`].
     pub build: String,
-    /// The life of the *small* process on this channel: the coordinator names the one it started, the
-    /// process the one it was told.
+    /// The generation of the process that the coordinator started, on its control channel; elsewhere that of the
+    /// channel (see [`Rewire`](crate::protocol::control::Request::Rewire)). Equal at both ends.
     pub generation: u32,
 }
 
@@ -102,10 +102,10 @@ impl Hello {
         Self { role, build: BUILD.to_owned(), generation }
     }
 
-    /// Holds what a peer said against what it should have said.
+    /// Checks a peer's hello.
     ///
     /// # Errors
-    /// `Breach::Hello` with both, if any field differs.
+    /// `Breach::Hello` if any field differs from `expected`.
     pub fn check(&self, expected: &Self) -> Result<(), Violation> {
         if self == expected {
             return Ok(());
@@ -117,7 +117,7 @@ impl Hello {
 
 impl fmt::Display for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The build is the peer's text: cut, and escaped, before it reaches a log.
+        // The build is text of the peer: cut and escaped before it reaches a log.
         let build: String = self.build.chars().take(64).flat_map(char::escape_default).collect();
         write!(f, "{} build {build} generation {}", self.role, self.generation)
     }

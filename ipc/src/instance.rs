@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Which process of a VM: its role, and which of that role it is.
+//! The identity of a process in its VM: its role, and its index in that role.
 //!
-//! The name is the text of it: `vfio0` in the log, in the API, in configuration messages and in the names of
-//! descriptors ([`crate::slot`]). One instance has one name: no leading zeros, and no number where a VM has one only.
+//! Its text is the process's name in logs, the API, configuration messages and names of descriptors ([`crate::slot`]):
+//! `vfio0`. An instance has exactly one name: no leading zeros, and no index where a VM has only one of the role.
 
 use core::fmt;
 use core::str::FromStr;
@@ -14,9 +14,9 @@ use crate::hello::Role;
 /// One process of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InstanceId {
-    /// What it is.
+    /// Its role.
     pub role: Role,
-    /// Which of its role, from 0.
+    /// Its index in the role, from 0.
     pub index: u8,
 }
 
@@ -44,7 +44,7 @@ impl FromStr for InstanceId {
 
     fn from_str(text: &str) -> Result<Self, UnknownInstance> {
         let index = text.trim_start_matches(|c: char| c.is_ascii_lowercase());
-        // Whatever another reading would take as the same instance has another text.
+        // Refuses every other spelling, such as leading zeros.
         let id = Role::ALL.iter().find_map(|&role| {
             let id = Self::new(role, if role.is_single() { 0 } else { index.parse().ok()? });
             (id.to_string() == text).then_some(id)

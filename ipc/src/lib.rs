@@ -1,44 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The contract between the processes of one VM: messages, shared memory, addresses, saved state.
 //!
-//! # Who talks to whom
+//! # Connections
 //!
 //! ```text
-//!   coordinator --control (channel)------> every process    asks; events come back
-//!   vCPU        --ring (shm)-------------> device, vSMMU    asks; answers come back, posts do not
-//!   device      --function link (channel)> vCPU             asks: memory of its BARs, and what its vectors mean
-//!   device      --vectors (shm, doorbell)> vCPU             says that a message is pending, and never waits
-//!   device     <--pin (doorbells)--------> vCPU             asserts its INTx pin; is told of the interrupt's end
-//!   vSMMU      <--stage 1 (channel)------> device           orders about its DMA; answers and faults come back
+//!   coordinator --control (channel)------> every process    requests; replies and events come back
+//!   vCPU        --ring (shm)-------------> device, vSMMU    accesses; answered, but for posted writes
+//!   device      --function link (channel)> vCPU             requests: memory of its BARs, routes of its vectors
+//!   device      --MSIs (shm, doorbell)---> vCPU             pending MSIs; never waits for the vCPU process
+//!   device     <--pin (doorbells)--------> vCPU             INTx asserted; end of interrupt
+//!   vSMMU      <--stage 1 (channel)------> device           requests about its DMA; answers and faults come back
 //!   vSMMU       --irq (doorbell)---------> vCPU             a wired interrupt
-//!   vSMMU       --register page (shm)----> vCPU, its guest  publishes; the guest reads without asking
+//!   vSMMU       --register page (shm)----> vCPU, its guest  registers that the guest reads without an exit
 //!   device     <--vfio-user (socket)-----> its server       the device itself: registers, DMA, interrupts
-//!   each writer --dirty log (shm)--------> coordinator      sets bits; the coordinator takes them
+//!   each writer --dirty log (shm)--------> coordinator      pages written; harvested by the coordinator
 //! ```
 //!
-//! Nobody else talks to anybody; `cargo xtask system` prints the same of a VM of any shape. The coordinator makes every
-//! channel and memory object and hands them over at exec.
+//! There are no other connections; `cargo xtask system` prints those of a VM of any shape. The coordinator makes every
+//! channel and memory object, and passes them at exec.
 //!
 //! # Order
 //!
-//! On one channel messages arrive in the order they were sent. In one ring requests are executed in the order
-//! they were queued, posts among them: a read behind a post sees its effect. Between a channel and a ring, or two
-//! rings, there is no order but the one an answer gives: what was answered has happened.
+//! Messages on one channel arrive in the order in which they were sent. Accesses in one ring, posted writes included,
+//! are executed in the order in which they were queued: a read after a posted write sees its effect. Between two
+//! channels or rings there is no order, except that what was answered has been executed.
 //!
-//! # What a dead peer means
+//! # If a peer dies
 //!
-//! The process of a device takes its device with it, any other the VM; a life of its own with the same fds (its
-//! *generation* goes up) comes with a restore. On a channel the asker gets [`error::Error::PeerGone`]; its request was
-//! executed or was not, which is why every request says whether it is idempotent. In a ring the asker waits for
-//! [`shm::ring::ANSWER_SPAN`]: until then a next life finds the request and executes it, perhaps for the second time.
-//! The dirty log and the register page are memory and do not die.
+//! If a device's process dies the guest loses that device; if any other does, the VM ends. On a channel an open request
+//! fails with [`error::Error::PeerGone`]: it was executed or it was not, so every request says whether it is
+//! idempotent. A vCPU that waits in a ring waits for [`shm::ring::ANSWER_SPAN`]: if a next life of the process attaches
+//! to the ring before, it executes the access, possibly for the second time. Dirty log and register page are memory
+//! that outlives the process.
 //!
-//! # What a hostile peer means
+//! # If a peer is hostile
 //!
-//! Whatever arrives is read once into private memory, checked, and then used. A broken rule is a
-//! [`error::Violation`]: that channel or ring is not used any more, the receiver stays well, the supervisor decides.
-//! A peer that answers late or never costs a timeout: every wait takes a [`deadline::Deadline`]. What a peer could make
-//! last for ever is not called by a thread that serves others: interrupts are [`doorbell`]s, not eventfds.
+//! What a peer sends is read once into private memory, checked, and then used. A broken rule is an
+//! [`error::Violation`]: the channel or ring is closed, the receiver goes on, the coordinator decides. A peer that
+//! answers late or never costs a timeout: every wait takes a [`deadline::Deadline`]. A call that a peer could block for
+//! ever is not made by a thread that serves others: interrupts go by [`doorbell`]s, not eventfds.
 
 pub mod addr;
 pub mod channel;

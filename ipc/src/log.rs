@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A process's log: one line at a time on descriptor 2, each with its level in front, `<4>text`.
+//! The log of a process: lines on descriptor 2, each prefixed by its level as in sd-daemon(3), `<4>text`.
 //!
-//! The marks are those that system loggers read from standard error (sd-daemon(3)). The parent reads the pipe, bounds
-//! and escapes what comes, and passes it on at that level; a line without a mark is nothing that was planned (a panic,
-//! a message of the C library) and counts as a warning. A log that cannot be written must not end a process: nothing
-//! here fails or panics, which `eprintln!` does.
+//! The parent reads the pipe, limits and escapes each line, and logs it at that level. A line without a prefix (a
+//! panic, a message of the C library) counts as a warning. Nothing here fails or panics, as `eprintln!` would: a log
+//! that cannot be written must not end a process.
 
 use std::fmt::Arguments;
 use std::io::Write;
 
-/// How much a line matters.
+/// The level of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Something is lost: a device, the process.
+    /// A device or the process is lost.
     Error,
-    /// Something is less than its owner may think.
+    /// Something does not work as configured; the guest goes on.
     Warn,
-    /// For whoever looks for the course of things.
+    /// Progress.
     Info,
 }
 
 impl Level {
-    /// What a line of this level begins with.
+    /// The prefix of a line of this level.
     #[must_use]
     pub const fn mark(self) -> &'static str {
         match self {
@@ -32,7 +31,7 @@ impl Level {
     }
 }
 
-/// The level of a line that was read, and its text.
+/// Splits a line into its level and its text.
 #[must_use]
 pub fn split(line: &[u8]) -> (Level, &[u8]) {
     let marked = |level: Level| Some((level, line.strip_prefix(level.mark().as_bytes())?));
@@ -42,32 +41,32 @@ pub fn split(line: &[u8]) -> (Level, &[u8]) {
 
 /// Writes one line, whatever is in `text`. Called by the macros.
 pub fn write(level: Level, text: Arguments<'_>) {
-    // Nobody is left to tell of a log that takes nothing.
+    // An error to write the log has nowhere to go.
     let _ = std::io::stderr().write_all(line(level, text).as_bytes());
 }
 
-/// In one piece, so that threads do not write into each other's lines.
+/// The line in one piece, so that lines of several threads do not mix.
 fn line(level: Level, text: Arguments<'_>) -> String {
     let mut line = format!("{}{text}", level.mark()).replace('\n', "; ");
     line.push('\n');
     line
 }
 
-/// Logs that something is lost.
+/// Logs at [`Level::Error`].
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __log_error {
     ($($text:tt)*) => { $crate::log::write($crate::log::Level::Error, ::core::format_args!($($text)*)) };
 }
 
-/// Logs that something is less than its owner may think.
+/// Logs at [`Level::Warn`].
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __log_warn {
     ($($text:tt)*) => { $crate::log::write($crate::log::Level::Warn, ::core::format_args!($($text)*)) };
 }
 
-/// Logs the course of things.
+/// Logs at [`Level::Info`].
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __log_info {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What processes say to each other: data only, one file per interface.
+//! The messages between processes: data only, one file per interface.
 //!
-//! Every enum that travels is append-only: postcard numbers variants by their order, and the golden files in
-//! `tests/golden` fail when a number moves. A protocol names its messages' types and how many fds each
-//! message has; the channels check that number on both ends.
+//! Every enum in a message is append-only: postcard numbers variants by their order, which the golden files in
+//! `tests/golden` pin. The type of a message says how many descriptors it carries; both ends of a channel check that.
 
 use core::fmt::Debug;
 
@@ -25,7 +24,7 @@ pub mod vfio;
 
 /// A body of a frame.
 pub trait Message: Serialize + DeserializeOwned + Debug + Send + 'static {
-    /// How many fds travel with this message: a function of the variant, never of its content.
+    /// How many descriptors this message carries: depends on the variant only.
     fn fd_count(&self) -> u8;
 }
 
@@ -37,10 +36,10 @@ pub trait Protocol: 'static {
     const ID: u16;
     /// Its version in the frame header: one higher with every change of any of its messages.
     const VERSION: u16;
-    /// What the asking end sends.
+    /// Requests.
     type Request: Message;
-    /// What the asked end answers.
+    /// Replies.
     type Reply: Message;
-    /// What either end tells without being asked.
+    /// Events, from either end.
     type Event: Message;
 }

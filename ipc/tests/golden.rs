@@ -25,7 +25,7 @@ use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{Model, SmmuConfig, SmmuDevice};
-use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
+use ipc::protocol::stage1::{Attachment, Fault, Notice, Stage1, Stage1Request};
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
 use ipc::protocol::vfio::{BarAreas, VfioConfig};
 use ipc::protocol::{Message, Protocol};
@@ -113,21 +113,21 @@ fn nvme_config() -> NvmeConfig {
 /// Every notice of the stage 1 channel; as for requests.
 fn notices() -> Vec<(&'static str, Notice)> {
     let stream = StreamId(8);
-    let orders = vec![
-        Order::Attach { stream, to: Attachment::Abort },
-        Order::Attach { stream, to: Attachment::Bypass },
-        Order::Attach { stream, to: Attachment::Stage1([0x4100_000b, 0xd4]) },
-        Order::Invalidate([0x46, 0]),
+    let requests = vec![
+        Stage1Request::Attach { stream, to: Attachment::Abort },
+        Stage1Request::Attach { stream, to: Attachment::Bypass },
+        Stage1Request::Attach { stream, to: Attachment::Stage1([0x4100_000b, 0xd4]) },
+        Stage1Request::Invalidate([0x46, 0]),
     ];
     let all = vec![
-        Notice::Orders { sequence: 300, orders },
+        Notice::Requests { sequence: 300, requests },
         Notice::Done { sequence: 300, refused: 1 },
         Notice::Fault(Fault::Record([0x8_0000_0010, 1 << 35, 0xf000, 0])),
         Notice::Fault(Fault::Aborted { stream }),
         Notice::FaultsLost { count: 3 },
     ];
     let name = |notice: &Notice| match notice {
-        Notice::Orders { .. } => "stage1-orders",
+        Notice::Requests { .. } => "stage1-requests",
         Notice::Done { .. } => "stage1-done",
         Notice::Fault(Fault::Record(_)) => "stage1-fault-record",
         Notice::Fault(Fault::Aborted { .. }) => "stage1-fault-aborted",
@@ -233,7 +233,14 @@ fn replies() -> Vec<(&'static str, Reply)> {
         Reply::Probe(ProbeOutcome::Denied { errno: 1 }),
         Reply::Probe(ProbeOutcome::Allowed),
         Reply::Failed(Failure::new("save", "it is running")),
-        Reply::Paused(Quiescence { posts: 2, vectors: 3, pins: 4, faults: 5, orders: 6, transfers: 300 }),
+        Reply::Paused(Quiescence {
+            posts: 2,
+            vectors: 3,
+            pins: 4,
+            faults: 5,
+            stage1_requests: 6,
+            transfers: 300,
+        }),
         Reply::Replayed(vec![
             StreamReplay {
                 stream: StreamId(8),

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The thread that answers the guest: accesses from an MMIO ring, in their order, and the work that they make ready.
+//! The ring thread: answers the guest's accesses in the order of the MMIO ring, and does the work that they start.
 //!
-//! The control thread gives it orders ([`RingThread::order`]) and waits until one is followed. To follow a pause it has
-//! emptied the ring and finished or stopped the work, and goes on answering what still arrives without beginning any:
-//! nothing of the guest's memory changes any more because of it. Other threads leave it notes, which are dealt with
-//! when every access that the guest had made before has been. A vCPU process that breaks the ring's rules ends the
-//! thread; the reason is handed to `on_violation` and to the control thread's next order.
+//! The control thread sets its mode ([`RingThread::set_mode`]) and waits until it is in force. Before `Paused` is in
+//! force the ring has been drained and the work finished or stopped; from then on accesses are still answered, but
+//! start no work, so that the device writes no more guest memory. Other threads post it notes, which it handles once
+//! it has answered all accesses that were in the ring before. A vCPU process that violates the ring's protocol ends
+//! the thread; `on_violation` is called with the violation, and the next change of mode fails with it.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,16 +19,16 @@ use ipc::shm::ring::{Access, Interrupt, Responder, ResponderError};
 
 /// What is behind the ring. All calls come from the thread.
 pub trait RingDevice: Send + Sync + 'static {
-    /// Carries out an access; the value that a read returns.
+    /// Carries out an access and returns the value of a read.
     fn access(&self, access: Access) -> u64;
-    /// Does a step of the work that accesses have made ready. Not called while paused, but to finish before the pause
-    /// is followed.
+    /// Does one step of the work that accesses have started. Called in mode `Running`, and before `Paused` comes into
+    /// force until it returns [`Step::Idle`].
     fn step(&self) -> Step;
-    /// The ring has been empty since `notes` were left: bits of [`Notes::leave`], 0 if there are none.
+    /// The ring was found empty after these notes were posted: the bits of [`Notes::post`], 0 if there are none.
     fn emptied(&self, notes: u32);
 }
 
-/// What a step left.
+/// What a step leaves to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// There is more work.
@@ -37,34 +37,36 @@ pub enum Step {
     Idle,
 }
 
-/// What the thread does.
+/// The thread's mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Answers, and has not begun to work: so it is started.
+    /// Answers accesses; no work has been done yet. The mode it starts in.
     Parked,
-    /// Answers and works.
+    /// Answers accesses and works.
     Running,
-    /// Answers only.
+    /// Answers accesses only.
     Paused,
-    /// Has ended.
+    /// The thread has ended.
     Ended,
 }
 
-/// Why an order was not followed.
+/// Why a mode did not come into force.
 #[derive(Debug, thiserror::Error)]
-pub enum OrderError {
+pub enum ModeError {
     /// The ring is closed.
     #[error("the MMIO ring is closed: {0}")]
     Violation(Violation),
-    /// The thread is busy with something.
-    #[error("the ring thread did not become {wanted:?} in time")]
+    /// The thread did not get there within its span.
+    #[error("the ring thread did not become {mode:?} within {} s", span.as_secs())]
     Late {
-        /// What was ordered.
-        wanted: Mode,
+        /// The mode.
+        mode: Mode,
+        /// How long it was waited for.
+        span: Duration,
     },
 }
 
-/// A handle on the thread. Dropping it leaves the thread to the end of the process.
+/// A handle to the thread. Dropping it detaches the thread.
 #[derive(Debug)]
 pub struct RingThread {
     shared: Arc<Shared>,
@@ -72,24 +74,24 @@ pub struct RingThread {
     span: Duration,
 }
 
-/// What other threads leave notes with.
+/// Posts notes to the thread from other threads.
 #[derive(Clone, Debug)]
 pub struct Notes(Arc<Shared>);
 
 #[derive(Debug)]
-struct Orders {
-    wanted: Mode,
-    /// Counts orders, so that a repeated one is followed anew.
-    given: u64,
-    /// The last order that was followed.
-    followed: u64,
+struct Requested {
+    mode: Mode,
+    /// Number of the last request, so that one for the mode already in force is waited for as well.
+    number: u64,
+    /// Number of the last request whose mode is in force.
+    in_force: u64,
     ended: bool,
     violation: Option<Violation>,
 }
 
 #[derive(Debug)]
 struct Shared {
-    orders: Mutex<Orders>,
+    requested: Mutex<Requested>,
     progress: Condvar,
     notes: AtomicU32,
     interrupt: Interrupt,
@@ -101,20 +103,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RingThread {
-    /// Starts the thread, parked. An order may take `span`; `on_violation` is called on the thread, last, if the ring
-    /// had to be closed.
+    /// Starts the thread in mode `Parked`. A change of mode may take `span`; `on_violation` is called by the thread
+    /// before it ends, if the ring had to be closed.
     ///
     /// # Errors
-    /// If the kernel gives no thread.
+    /// If the thread cannot be created.
     pub fn start(
         device: Arc<impl RingDevice>,
         responder: Responder,
         span: Duration,
         on_violation: impl FnOnce(&Violation) + Send + 'static,
     ) -> io::Result<Self> {
-        let orders = Orders { wanted: Mode::Parked, given: 0, followed: 0, ended: false, violation: None };
+        let requested =
+            Requested { mode: Mode::Parked, number: 0, in_force: 0, ended: false, violation: None };
         let shared = Arc::new(Shared {
-            orders: Mutex::new(orders),
+            requested: Mutex::new(requested),
             progress: Condvar::new(),
             notes: AtomicU32::new(0),
             interrupt: Interrupt::new(),
@@ -128,54 +131,53 @@ impl RingThread {
         Ok(Self { shared, thread: Some(thread), span })
     }
 
-    /// Where other threads leave notes.
+    /// A handle to post notes with.
     pub fn notes(&self) -> Notes {
         Notes(Arc::clone(&self.shared))
     }
 
-    /// Lets it begin, or go on. Waits for nothing.
+    /// Sets mode `Running` without waiting until it is in force.
     pub fn go(&self) {
-        let mut orders = lock(&self.shared.orders);
-        orders.wanted = Mode::Running;
-        orders.given += 1;
+        let mut requested = lock(&self.shared.requested);
+        requested.mode = Mode::Running;
+        requested.number += 1;
         self.shared.interrupt.raise();
     }
 
-    /// Orders a mode and waits until the thread has followed: also if it is in that mode already, so that what
-    /// arrived meanwhile is dealt with.
+    /// Sets the mode and waits until it is in force. If it is in force already, what has arrived since is handled
+    /// first: a second pause drains the ring again.
     ///
     /// # Errors
-    /// If it has not followed in time, or the ring is closed.
-    pub fn order(&self, mode: Mode) -> Result<(), OrderError> {
+    /// If it is not in force within the span given at the start, or the ring is closed.
+    pub fn set_mode(&self, mode: Mode) -> Result<(), ModeError> {
         let until = Instant::now() + self.span;
-        let mut orders = lock(&self.shared.orders);
-        orders.wanted = mode;
-        orders.given += 1;
-        let order = orders.given;
+        let mut requested = lock(&self.shared.requested);
+        requested.mode = mode;
+        requested.number += 1;
+        let number = requested.number;
         self.shared.interrupt.raise();
-        while orders.followed < order {
-            if orders.ended {
-                return match &orders.violation {
-                    Some(violation) => Err(OrderError::Violation(violation.clone())),
+        while requested.in_force < number {
+            if requested.ended {
+                return match &requested.violation {
+                    Some(violation) => Err(ModeError::Violation(violation.clone())),
                     None => Ok(()),
                 };
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // A pause that came too late would only surprise whoever has given it up.
-                orders.wanted = Mode::Running;
-                return Err(OrderError::Late { wanted: mode });
+                // The caller has given the pause up: it must not come into force later.
+                requested.mode = Mode::Running;
+                return Err(ModeError::Late { mode, span: self.span });
             }
-            let waited = self.shared.progress.wait_timeout(orders, left);
-            orders = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.shared.progress.wait_timeout(requested, left);
+            requested = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
     }
 
-    /// Ends the thread and waits for it; one that is late is left to the end of the process.
+    /// Ends the thread and joins it; a thread that does not end within its span is detached.
     pub fn end(&mut self) {
-        // An ended thread has nothing left to order.
-        if self.order(Mode::Ended).is_ok()
+        if self.set_mode(Mode::Ended).is_ok()
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();
@@ -184,13 +186,13 @@ impl RingThread {
 }
 
 impl Notes {
-    /// Leaves a note, of these bits.
-    pub fn leave(&self, note: u32) {
+    /// Posts these bits of a note.
+    pub fn post(&self, note: u32) {
         self.0.notes.fetch_or(note, Ordering::AcqRel);
         self.0.interrupt.raise();
     }
 
-    /// Has the device look for work.
+    /// Wakes the thread to look for work.
     pub fn wake(&self) {
         self.0.interrupt.raise();
     }
@@ -199,9 +201,9 @@ impl Notes {
 impl Shared {
     fn run(&self, device: &impl RingDevice, mut responder: Responder) -> Result<(), Violation> {
         let end = self.serve(device, &mut responder);
-        let mut orders = lock(&self.orders);
-        orders.ended = true;
-        orders.violation = end.as_ref().err().cloned();
+        let mut requested = lock(&self.requested);
+        requested.ended = true;
+        requested.violation = end.as_ref().err().cloned();
         self.progress.notify_all();
         end
     }
@@ -209,25 +211,25 @@ impl Shared {
     fn serve(&self, device: &impl RingDevice, responder: &mut Responder) -> Result<(), Violation> {
         let mut notes = 0;
         loop {
-            // Taken back before order and notes are read: what comes later raises it again.
+            // Cleared before mode and notes are read: whatever comes after that raises it again.
             self.interrupt.take();
             notes |= self.notes.swap(0, Ordering::AcqRel);
-            let (wanted, order) = {
-                let orders = lock(&self.orders);
-                (orders.wanted, orders.given)
+            let (mode, number) = {
+                let requested = lock(&self.requested);
+                (requested.mode, requested.number)
             };
-            match wanted {
+            match mode {
                 Mode::Ended => return Ok(()),
                 Mode::Parked | Mode::Running => {
-                    self.follow(order);
-                    self.answer(device, responder, wanted, &mut notes)?;
+                    self.set_in_force(number);
+                    self.answer(device, responder, mode, &mut notes)?;
                 }
                 Mode::Paused => {
-                    // Another order may come before the ring is empty, from who has given this one up.
+                    // The caller may give the pause up and set another mode before the ring is empty.
                     if self.empty(device, responder)? {
                         device.emptied(std::mem::take(&mut notes));
                         while device.step() == Step::More {}
-                        self.follow(order);
+                        self.set_in_force(number);
                         self.answer(device, responder, Mode::Paused, &mut notes)?;
                     }
                 }
@@ -235,13 +237,13 @@ impl Shared {
         }
     }
 
-    fn follow(&self, order: u64) {
-        lock(&self.orders).followed = order;
+    fn set_in_force(&self, number: u64) {
+        lock(&self.requested).in_force = number;
         self.progress.notify_all();
     }
 
-    /// Answers what is in the ring. The vCPUs are paused: there is an end. Says whether it got there: a vCPU process
-    /// that goes on asking is waited for only until the control thread gives up.
+    /// Answers what is in the ring until it is empty. False: it was interrupted before, since a vCPU process that goes
+    /// on posting accesses while its vCPUs should be paused would keep it here for ever.
     fn empty(&self, device: &impl RingDevice, responder: &mut Responder) -> Result<bool, Violation> {
         while answer_one(device, responder)? {
             if self.interrupt.is_raised() {
@@ -251,7 +253,7 @@ impl Shared {
         Ok(true)
     }
 
-    /// Answers until there is something new to look at. Work is done between accesses, a step at a time.
+    /// Answers accesses until it is interrupted. Work is done between accesses, a step at a time.
     fn answer(
         &self,
         device: &impl RingDevice,
@@ -283,7 +285,7 @@ impl Shared {
     }
 }
 
-/// Answers the next access if there is one.
+/// Answers the next access, if there is one; whether there was.
 fn answer_one(device: &impl RingDevice, responder: &mut Responder) -> Result<bool, Violation> {
     match responder.try_next() {
         Ok(Some(token)) => {

@@ -95,7 +95,7 @@ fn vsmmu_is_told_when_the_dma_of_a_killed_device_process_has_ended_and_the_guest
     let told = |vm: &Vm<'_>| counter(vm, "smmu0", "vfio0.dma_ended");
     assert_eq!(told(&vm), 0);
     assert_eq!(
-        counter(&vm, "smmu0", "vfio0.orders_answered"),
+        counter(&vm, "smmu0", "vfio0.requests_answered"),
         1,
         "its stream was attached before the guest ran"
     );
@@ -104,7 +104,7 @@ fn vsmmu_is_told_when_the_dma_of_a_killed_device_process_has_ended_and_the_guest
     while told(&vm) == 0 {
         assert!(Instant::now() < until, "a CMD_SYNC of the guest's would wait for ever");
     }
-    assert_eq!(counter(&vm, "smmu0", "in_flight.orders"), 0);
+    assert_eq!(counter(&vm, "smmu0", "in_flight.stage1_requests"), 0);
     assert!(lab.bulkhead(&["stop"]).status.success());
     let (status, _, log) = vm.end();
     assert!(status.success() && log.contains("vfio0 is lost"), "{log}");

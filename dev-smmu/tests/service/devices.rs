@@ -11,7 +11,7 @@ use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{Quiescence, ReplayOutcome, StreamReplay};
 use ipc::protocol::smmu::SmmuDevice;
-use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
+use ipc::protocol::stage1::{Attachment, Fault, Notice, Stage1, Stage1Request};
 use process::{Life, Source};
 use smmu_arch::spec::commands::{Command, ComplSignal, Opcode, StreamQw0};
 use smmu_arch::spec::registers::Register;
@@ -36,19 +36,21 @@ impl Device {
         self.channel.event::<OwnedFd>(notice, &[], soon()).unwrap();
     }
 
-    fn orders(&self, deadline: Deadline) -> Option<(u64, Vec<Order>)> {
+    fn requests(&self, deadline: Deadline) -> Option<(u64, Vec<Stage1Request>)> {
         match self.channel.recv(deadline) {
-            Ok(Incoming::Event { body: Notice::Orders { sequence, orders }, .. }) => Some((sequence, orders)),
+            Ok(Incoming::Event { body: Notice::Requests { sequence, requests }, .. }) => {
+                Some((sequence, requests))
+            }
             Err(ipc::error::Error::Timeout { .. }) => None,
             other => panic!("{other:?}"),
         }
     }
 
-    /// Carries out the next orders, which are returned.
-    fn obey(&self) -> Vec<Order> {
-        let (sequence, orders) = self.orders(soon()).unwrap();
+    /// Carries out the next requests, which are returned.
+    fn obey(&self) -> Vec<Stage1Request> {
+        let (sequence, requests) = self.requests(soon()).unwrap();
         self.tell(&Notice::Done { sequence, refused: 0 });
-        orders
+        requests
     }
 }
 
@@ -95,8 +97,8 @@ fn await_counter(process: &Life<SmmuProgram>, name: &str, value: u64) {
     }
 }
 
-fn attach(to: Attachment) -> Vec<Order> {
-    vec![Order::Attach { stream: STREAM, to }]
+fn attach(to: Attachment) -> Vec<Stage1Request> {
+    vec![Stage1Request::Attach { stream: STREAM, to }]
 }
 
 fn about_stream(opcode: Opcode, stream: u32) -> Command {
@@ -109,9 +111,11 @@ fn enable_translation(device: &Device, guest: &Guest) {
     std::thread::scope(|scope| {
         let obeying = scope.spawn(|| {
             let mut last = Vec::new();
-            while let Some((sequence, orders)) = device.orders(Deadline::after(Duration::from_millis(300))) {
+            while let Some((sequence, requests)) =
+                device.requests(Deadline::after(Duration::from_millis(300)))
+            {
                 device.tell(&Notice::Done { sequence, refused: 0 });
-                last = orders;
+                last = requests;
             }
             last
         });
@@ -140,8 +144,8 @@ fn a_register_write_that_detaches_is_acknowledged_when_the_device_has_followed_a
     let vm = Vm::new();
     let (process, device, guest) = start(&vm);
     guest.write(Register::GBPA, (UPDATE | ABORT).into());
-    let (sequence, orders) = device.orders(soon()).unwrap();
-    assert_eq!(orders, attach(Attachment::Abort));
+    let (sequence, requests) = device.requests(soon()).unwrap();
+    assert_eq!(requests, attach(Attachment::Abort));
     // It is asked to be ended after some seconds, by the clock of the process.
     let (name, _) = vm.given_up.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(name, "vfio0");
@@ -154,7 +158,7 @@ fn a_register_write_that_detaches_is_acknowledged_when_the_device_has_followed_a
     // The same for SMMUEN; the queue's enable bit does not wait.
     guest.write(Register::STRTAB_BASE_CFG, 4);
     guest.write(Register::STRTAB_BASE, STRTAB);
-    let drain = || while device.orders(Deadline::after(A_MOMENT)).is_some() {};
+    let drain = || while device.requests(Deadline::after(A_MOMENT)).is_some() {};
     guest.write(Register::CR0, 0b0001);
     std::thread::sleep(A_MOMENT);
     assert_eq!(guest.read(Register::CR0), 0b0001);
@@ -181,14 +185,17 @@ fn a_sync_waits_for_the_answer_and_of_a_dead_device_for_the_end_of_its_dma() {
     guest.command(2, about_stream(Opcode::CfgiCdAll, STREAM.0 + 1));
     guest.command(3, sync(ComplSignal::None));
     guest.write(Register::CMDQ_PROD, 4);
-    let mut orders = Vec::new();
+    let mut requests = Vec::new();
     let mut last = 0;
-    while orders.len() < 2 {
-        let (sequence, more) = device.orders(soon()).unwrap();
-        (last, orders) = (sequence, [orders, more].concat());
+    while requests.len() < 2 {
+        let (sequence, more) = device.requests(soon()).unwrap();
+        (last, requests) = (sequence, [requests, more].concat());
     }
-    assert!(orders.contains(&attach(Attachment::Stage1([CONTEXT | 0b1011, 0b1101_0100]))[0]), "{orders:?}");
-    assert!(orders.contains(&Order::Invalidate([0x10, 0])), "{orders:?}");
+    assert!(
+        requests.contains(&attach(Attachment::Stage1([CONTEXT | 0b1011, 0b1101_0100]))[0]),
+        "{requests:?}"
+    );
+    assert!(requests.contains(&Stage1Request::Invalidate([0x10, 0])), "{requests:?}");
     std::thread::sleep(A_MOMENT);
     assert_eq!(guest.read(Register::CMDQ_CONS), 3, "the CMD_SYNC waits");
     device.tell(&Notice::Done { sequence: last, refused: 0 });
@@ -197,7 +204,7 @@ fn a_sync_waits_for_the_answer_and_of_a_dead_device_for_the_end_of_its_dma() {
     guest.command(4, Command { qw0: u64::from(Opcode::TlbiNhAll.0), qw1: 0 });
     guest.command(5, sync(ComplSignal::None));
     guest.write(Register::CMDQ_PROD, 6);
-    assert!(device.orders(soon()).is_some());
+    assert!(device.requests(soon()).is_some());
     std::thread::sleep(A_MOMENT);
     assert_eq!(guest.read(Register::CMDQ_CONS), 5);
     drop(device);
@@ -275,7 +282,7 @@ fn a_device_that_answers_what_was_not_asked_is_cut_off() {
     device.tell(&Notice::Done { sequence: 77, refused: 0 });
     await_counter(&process, "vfio0.up", 0);
     let (name, why) = vm.given_up.recv_timeout(Duration::from_secs(60)).unwrap();
-    assert_eq!((&*name, why.contains("not given")), ("vfio0", true), "{why}");
+    assert_eq!((&*name, why.contains("were not sent")), ("vfio0", true), "{why}");
     guest.command(0, Command { qw0: u64::from(Opcode::TlbiNhAll.0), qw1: 0 });
     guest.command(1, sync(ComplSignal::None));
     guest.write(Register::CMDQ_PROD, 2);
@@ -292,7 +299,7 @@ fn a_silent_device_is_given_up_by_name_while_registers_and_inspection_go_on() {
     guest.command(0, Command { qw0: u64::from(Opcode::TlbiNhAll.0), qw1: 0 });
     guest.command(1, sync(ComplSignal::None));
     guest.write(Register::CMDQ_PROD, 2);
-    assert!(device.orders(soon()).is_some(), "which it keeps to itself");
+    assert!(device.requests(soon()).is_some(), "which it keeps to itself");
     let (name, why) = vm.given_up.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(name, "vfio0");
     assert!(why.contains("CMD_SYNC waiting for 5 s"), "{why}");
@@ -329,9 +336,9 @@ fn a_device_that_reads_nothing_keeps_no_thread_waiting_and_is_told_all_when_it_d
     guest.write(Register::CMDQ_PROD, (prod % (2 * ENTRIES)).into());
     assert_eq!(counter(&process, "vfio0.up"), 1, "it lives");
     let mut last = Vec::new();
-    while let Some((sequence, orders)) = device.orders(Deadline::after(Duration::from_secs(3))) {
+    while let Some((sequence, requests)) = device.requests(Deadline::after(Duration::from_secs(3))) {
         device.tell(&Notice::Done { sequence, refused: 0 });
-        last = orders;
+        last = requests;
     }
     assert_eq!(last, attach(Attachment::Bypass), "which drops all that it has cached");
     guest.await_cons(prod % (2 * ENTRIES));
@@ -344,27 +351,28 @@ fn numbers_that_a_device_makes_up_are_counted_without_overflow() {
     guest.command(0, Command { qw0: u64::from(Opcode::TlbiNhAll.0), qw1: 0 });
     guest.command(1, sync(ComplSignal::None));
     guest.write(Register::CMDQ_PROD, 2);
-    let (sequence, _) = device.orders(soon()).unwrap();
+    let (sequence, _) = device.requests(soon()).unwrap();
     // Their sum, if it wrapped, would be 5.
     for count in [u64::MAX, 6] {
         device.tell(&Notice::FaultsLost { count });
     }
     device.tell(&Notice::Done { sequence, refused: u32::MAX });
-    await_counter(&process, "vfio0.orders_answered", sequence);
+    await_counter(&process, "vfio0.requests_answered", sequence);
     assert_eq!(counter(&process, "vfio0.faults_lost"), u64::MAX);
     assert_eq!(counter(&process, "vfio0.up"), 1);
 }
 
-/// What is done while the device answers; the orders that it was given.
-fn obeying<T>(device: &Device, act: impl FnOnce() -> T) -> (T, Vec<Order>) {
+/// What is done while the device answers; the requests that it was given.
+fn obeying<T>(device: &Device, act: impl FnOnce() -> T) -> (T, Vec<Stage1Request>) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let obeys = scope.spawn(|| {
             let mut all = Vec::new();
             while !done.load(Ordering::Relaxed) {
-                if let Some((sequence, orders)) = device.orders(Deadline::after(Duration::from_millis(5))) {
+                if let Some((sequence, requests)) = device.requests(Deadline::after(Duration::from_millis(5)))
+                {
                     device.tell(&Notice::Done { sequence, refused: 0 });
-                    all.extend(orders);
+                    all.extend(requests);
                 }
             }
             all
@@ -372,8 +380,8 @@ fn obeying<T>(device: &Device, act: impl FnOnce() -> T) -> (T, Vec<Order>) {
         // Also when it fails.
         let acted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
         done.store(true, Ordering::Relaxed);
-        let orders = obeys.join().unwrap();
-        (acted.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), orders)
+        let requests = obeys.join().unwrap();
+        (acted.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), requests)
     })
 }
 
@@ -430,9 +438,9 @@ fn saving_while_a_device_has_not_followed_is_refused() {
     let vm = Vm::new();
     let (mut process, device, guest) = start(&vm);
     guest.write(Register::GBPA, 1 << 31 | 1 << 20);
-    assert!(device.orders(soon()).is_some(), "which it keeps to itself");
-    let orders = 2; // That one, and the question how far the device is.
-    assert_eq!(process.pause().unwrap(), Quiescence { orders, ..Quiescence::NONE });
+    assert!(device.requests(soon()).is_some(), "which it keeps to itself");
+    let requests = 2; // That one, and the question how far the device is.
+    assert_eq!(process.pause().unwrap(), Quiescence { stage1_requests: requests, ..Quiescence::NONE });
     let failure = process.save(&mut Vec::new()).unwrap_err();
     assert!(failure.why.contains("have not answered"), "{failure:?}");
     drop(device);
@@ -456,15 +464,15 @@ fn replay_says_of_each_stream_whether_its_device_follows_the_guests_own_tables()
     let aborted = |why: &str| vec![stream(stage1, ReplayOutcome::Aborted(why.to_owned()))];
 
     let (mut process, device) = reborn();
-    let (streams, orders) = obeying(&device, || process.replay().unwrap().unwrap());
-    assert_eq!((streams, orders), (vec![stream(stage1, ReplayOutcome::Attached)], attach(stage1)));
+    let (streams, requests) = obeying(&device, || process.replay().unwrap().unwrap());
+    assert_eq!((streams, requests), (vec![stream(stage1, ReplayOutcome::Attached)], attach(stage1)));
     drop((process, device));
 
     // The host does not take it, and the device is attached to abort.
     let (mut process, device) = reborn();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let (sequence, _) = device.orders(soon()).unwrap();
+            let (sequence, _) = device.requests(soon()).unwrap();
             device.tell(&Notice::Done { sequence, refused: 1 });
         });
         let streams = process.replay().unwrap().unwrap();

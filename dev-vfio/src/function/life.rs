@@ -88,7 +88,7 @@ impl<B: Backend> Function<B> {
     pub fn go_on(&self) {
         if let Some(device) = self.working() {
             match device.end.take_back() {
-                Ok(()) => self.settle_orders(|device| device.after_orders(&self.iommu)),
+                Ok(()) => self.settle_stage1(|device| device.after_stage1(&self.iommu)),
                 Err(error) => self.fail(&format!("taking it back after a failed move: {error}")),
             }
         }

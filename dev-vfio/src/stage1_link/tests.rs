@@ -83,9 +83,9 @@ fn greeted(
     (channel, smmu)
 }
 
-fn order(smmu: &Channel<Stage1>) {
-    let orders = Notice::Orders { sequence: 1, orders: vec![] };
-    smmu.event::<OwnedFd>(&orders, &[], Deadline::after(HELLO_SPAN)).unwrap();
+fn request(smmu: &Channel<Stage1>) {
+    let requests = Notice::Requests { sequence: 1, requests: vec![] };
+    smmu.event::<OwnedFd>(&requests, &[], Deadline::after(HELLO_SPAN)).unwrap();
 }
 
 #[test]
@@ -103,17 +103,17 @@ fn orders_of_an_earlier_life_are_late_while_the_next_one_is_there_and_good_when_
         greeted(&link, channel, theirs, epoch)
     };
     let (second, new) = next_life(2);
-    order(&new);
+    request(&new);
     serve(&second).unwrap();
-    order(&old);
+    request(&old);
     assert!(matches!(serve(&first), Err(Error::Refused(_))), "it is late");
-    // The next life ends, and the orders of the one before are followed again.
+    // The next life ends, and the requests of the one before are followed again.
     assert!(link.close(&second), "there is another one");
-    order(&old);
+    request(&old);
     serve(&first).unwrap();
     // Held up, if the end of the next life is noticed a moment later.
     let (third, _new) = next_life(3);
-    order(&old);
+    request(&old);
     std::thread::scope(|scope| {
         let served = scope.spawn(|| serve(&first));
         link.close(&third);

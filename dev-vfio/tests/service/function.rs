@@ -58,7 +58,8 @@ fn dma_reaches_what_the_stream_is_attached_to_and_faults_are_told_before_the_ans
     for iova in [0, RAM - 1, RAM + RAM_LEN - 3, 1 << 39] {
         assert!(vm.dma_read(iova, 8).is_err(), "{iova:#x}");
     }
-    let (refused, faults) = vm.order(vec![Order::Invalidate([0x30, 0]), Order::Invalidate([0x46, 0])]);
+    let (refused, faults) =
+        vm.request(vec![Stage1Request::Invalidate([0x30, 0]), Stage1Request::Invalidate([0x46, 0])]);
     assert_eq!((refused, faults), (1, vec![]), "CMD_SYNC is not for devices");
 }
 

@@ -40,7 +40,7 @@ use ipc::protocol::function_link::{DeviceWindow, FunctionLink, FunctionReply, Fu
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::Model;
-use ipc::protocol::stage1::{Attachment, Fault, Notice, Order, Stage1};
+use ipc::protocol::stage1::{Attachment, Fault, Notice, Stage1, Stage1Request};
 use ipc::protocol::vfio::{AREA32_REGION, BarAreas, CONFIG_REGION, VfioConfig};
 use ipc::shm::dirty_log::{self, DirtyLog, OwedMap};
 use ipc::shm::msi_board::MsiBoard;
@@ -251,10 +251,10 @@ impl<S> Vm<S> {
         self.ring.write(region, offset, size, value, &Interrupt::new(), soon()).unwrap();
     }
 
-    /// Gives orders and waits for the answer; faults that come before it are returned.
-    fn order(&mut self, orders: Vec<Order>) -> (u32, Vec<Fault>) {
+    /// Sends requests and waits for the answer; faults that come before it are returned.
+    fn request(&mut self, requests: Vec<Stage1Request>) -> (u32, Vec<Fault>) {
         self.sequence += 1;
-        let notice = Notice::Orders { sequence: self.sequence, orders };
+        let notice = Notice::Requests { sequence: self.sequence, requests };
         self.smmu.event::<OwnedFd>(&notice, &[], soon()).unwrap();
         let mut faults = Vec::new();
         loop {
@@ -271,7 +271,7 @@ impl<S> Vm<S> {
     }
 
     fn attach(&mut self, to: Attachment) -> Vec<Fault> {
-        let (refused, faults) = self.order(vec![Order::Attach { stream: STREAM, to }]);
+        let (refused, faults) = self.request(vec![Stage1Request::Attach { stream: STREAM, to }]);
         assert_eq!(refused, 0);
         faults
     }

@@ -90,8 +90,8 @@ fn a_server_that_is_slow_with_its_memory_holds_up_neither_inspection_nor_the_dir
     let mut vm = Vm::start_with(Server::start(bend), true);
     vm.process.dirty_log(DirtyLogOp::Enable { epoch: 1 }).unwrap();
     vm.sequence += 1;
-    let orders = vec![Order::Attach { stream: STREAM, to: Attachment::Bypass }];
-    let notice = Notice::Orders { sequence: vm.sequence, orders };
+    let requests = vec![Stage1Request::Attach { stream: STREAM, to: Attachment::Bypass }];
+    let notice = Notice::Requests { sequence: vm.sequence, requests };
     vm.smmu.event::<OwnedFd>(&notice, &[], soon()).unwrap();
     let until = Instant::now() + LONG;
     let is_asked = |vm: &Vm| vm.server.device.commands.lock().unwrap().contains(&Command::DMA_UNMAP);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The blocking end of a channel, for processes that are a few threads and no runtime.
+//! The blocking end of a channel, for processes without an async runtime.
 //!
-//! Any thread may send; one thread reads (a second one that tries meanwhile is refused, not queued, so that no
-//! deadline is stretched by another's). System calls: `sendmsg`, `recvmsg`, `poll` (`ppoll` on
-//! arm64), and `shutdown` after a violation.
+//! Any thread may send; one thread at a time receives. A second receiver is refused rather than queued, so that its
+//! deadline does not depend on the first one's. System calls: `sendmsg`, `recvmsg`, `poll` (`ppoll` on arm64), and
+//! `shutdown` after a violation.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::collections::{BTreeSet, VecDeque};
@@ -22,23 +22,23 @@ use crate::hello::{Hello, Role};
 use crate::protocol::Protocol;
 use crate::protocol::control::Control;
 
-/// What a peer sends of its own accord.
+/// A message that is no reply.
 #[derive(Debug)]
 pub enum Incoming<P: Protocol = Control> {
-    /// It asks: answer with [`Channel::reply`] and the same id.
+    /// A request: to be answered with [`Channel::reply`] and the same id.
     Request {
         /// The request's id.
         request_id: u64,
-        /// What it asks.
+        /// The request.
         body: P::Request,
-        /// The fds that came with it: as many as the body's `fd_count` says.
+        /// Its descriptors: as many as the body's `fd_count`.
         fds: Vec<OwnedFd>,
     },
-    /// It tells.
+    /// An event.
     Event {
-        /// What it tells.
+        /// The event.
         body: P::Event,
-        /// The fds that came with it: as many as the body's `fd_count` says.
+        /// Its descriptors: as many as the body's `fd_count`.
         fds: Vec<OwnedFd>,
     },
 }
@@ -53,42 +53,42 @@ pub struct Channel<P: Protocol = Control> {
 
 struct Inbox<P: Protocol> {
     buffer: Box<[u8]>,
-    /// What came while a reply was awaited.
+    /// Requests and events received while a reply was awaited.
     waiting: VecDeque<Incoming<P>>,
-    /// Requests whose deadline passed: their replies may still come, and are dropped.
+    /// Requests whose deadline has passed. Their replies are dropped.
     late: BTreeSet<u64>,
 }
 
-/// What one frame turned out to be.
+/// A received frame.
 enum Arrival<P: Protocol> {
     Incoming(Incoming<P>),
     Reply(u64, P::Reply, Vec<OwnedFd>),
 }
 
 impl<P: Protocol> Channel<P> {
-    /// An end over `socket`, which says about itself what `local` says. Greet next: [`Channel::hello`].
+    /// An end over `socket`, which identifies itself as `local`. [`Channel::hello`] must be the first call.
     #[must_use]
     pub fn from_fd(socket: OwnedFd, local: Hello) -> Self {
         let inbox = Inbox { buffer: link::buffer(), waiting: VecDeque::new(), late: BTreeSet::new() };
         Self { socket, link: Link::new(local), request_id: AtomicU64::new(1), inbox: Mutex::new(inbox) }
     }
 
-    /// Says who this is, and checks that the peer is a `peer` of the same build and generation. Both ends call
-    /// this first.
+    /// Exchanges hello, and checks that the peer is a process of role `peer`, of the same build and generation. Both
+    /// ends call this first.
     ///
     /// # Errors
-    /// A violation if the peer is someone else; a timeout if it says nothing.
+    /// A violation if the peer's hello differs; a timeout if none comes.
     pub fn hello(&self, peer: Role, deadline: Deadline) -> Result<(), Error> {
         let mut inbox = self.lock()?;
         self.send(&self.link.encode_hello()?, &[], deadline)?;
-        let received = self.receive(&mut inbox.buffer, deadline, "be greeted")?;
+        let received = self.receive(&mut inbox.buffer, deadline, "receive the peer's hello")?;
         self.link.greet(self.socket(), &received, peer)
     }
 
-    /// Waits for what the peer sends next.
+    /// Waits for the next request or event.
     ///
     /// # Errors
-    /// A timeout if nothing came; otherwise the link is dead, or broken by the peer.
+    /// A timeout if none comes; else the peer is gone or has broken the contract, and the channel is closed.
     pub fn recv(&self, deadline: Deadline) -> Result<Incoming<P>, Error> {
         let mut inbox = self.lock()?;
         if let Some(incoming) = inbox.waiting.pop_front() {
@@ -104,7 +104,7 @@ impl<P: Protocol> Channel<P> {
     /// Answers a request.
     ///
     /// # Errors
-    /// `Refused` if the fds are not those of the message's contract; a timeout if the peer does not read.
+    /// `Refused` if the number of descriptors is not that of the message's type; a timeout if the peer does not read.
     pub fn reply<F: AsFd>(
         &self,
         request_id: u64,
@@ -116,7 +116,7 @@ impl<P: Protocol> Channel<P> {
         self.send(&message, &link::borrow(fds), deadline)
     }
 
-    /// Tells the peer something.
+    /// Sends an event.
     ///
     /// # Errors
     /// As for [`Channel::reply`].
@@ -125,7 +125,7 @@ impl<P: Protocol> Channel<P> {
         self.send(&message, &link::borrow(fds), deadline)
     }
 
-    /// Asks, and waits for the answer. What else comes meanwhile is kept for [`Channel::recv`].
+    /// Sends a request and waits for its reply. Requests and events that come before are kept for [`Channel::recv`].
     ///
     /// # Errors
     /// After a timeout or `PeerGone` the request may have been executed, or not.
@@ -137,7 +137,7 @@ impl<P: Protocol> Channel<P> {
     ) -> Result<(P::Reply, Vec<OwnedFd>), Error> {
         let mut inbox = self.lock()?;
         if inbox.late.len() >= LATE_MAX {
-            return Err(Error::Refused("a request to a peer that left too many unanswered"));
+            return Err(Error::Refused("a request to a peer that has left too many unanswered"));
         }
         let request_id = self.request_id.fetch_add(1, Ordering::Relaxed);
         let message = self.link.encode(Kind::Request, request_id, body, fds.len())?;
@@ -145,7 +145,7 @@ impl<P: Protocol> Channel<P> {
         loop {
             match self.arrival(&mut inbox, Some(request_id), deadline) {
                 Ok(Arrival::Reply(id, reply, fds)) if id == request_id => return Ok((reply, fds)),
-                // A late one, already struck off the list.
+                // Late: already removed from `late`.
                 Ok(Arrival::Reply(..)) => {}
                 Ok(Arrival::Incoming(incoming)) => {
                     if inbox.waiting.len() >= EVENTS_MAX {
@@ -163,13 +163,13 @@ impl<P: Protocol> Channel<P> {
         }
     }
 
-    /// What this end says about itself.
+    /// This end's hello.
     #[must_use]
     pub fn local(&self) -> &Hello {
         self.link.local()
     }
 
-    /// Waits for one frame and sorts it. `open` is the request whose reply is awaited.
+    /// Waits for one frame. `open` is the request whose reply is awaited.
     fn arrival(
         &self,
         inbox: &mut Inbox<P>,

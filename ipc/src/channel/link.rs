@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What both kinds of channel share: one frame out, one frame in, and what has become of the link.
+//! What both kinds of channel share: sending and receiving one frame, and the state of the link.
 //!
-//! Nothing here waits: a full or empty socket is [`Attempt::WouldBlock`], and who calls knows how to wait.
-//! Received bytes go into a buffer of the largest message's size, made once; no length a peer names is ever
-//! used to allocate or to slice. Fds are taken into ownership before anything can fail, so none leaks.
+//! Nothing here blocks: a full or empty socket is [`Attempt::WouldBlock`], and the caller waits. Frames are received
+//! into one buffer of the largest message's size; no length that a peer sends is used to allocate or to slice. Received
+//! descriptors are owned before anything can fail, so none leaks.
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -31,26 +31,26 @@ pub(super) fn buffer() -> Box<[u8]> {
     vec![0; MESSAGE_LEN_MAX].into_boxed_slice()
 }
 
-/// Something that could be done at once, or not.
+/// The outcome of a call that does not block.
 pub(super) enum Attempt<T> {
     Done(T),
     WouldBlock,
 }
 
-/// Why a link will never work again; kept so that every later call can say it.
+/// Why a link has ended; returned by every later call.
 #[derive(Clone, Debug)]
 enum Fate {
     PeerGone,
     Violation(Violation),
 }
 
-/// A message as it came: so many bytes of the buffer, and these fds.
+/// A received message: its length in the buffer, and its descriptors.
 pub(super) struct Raw {
     len: usize,
     fds: Vec<OwnedFd>,
 }
 
-/// A frame that passed every check but its body's.
+/// A frame whose header is checked and whose body is not decoded yet.
 pub(super) struct Received<'a> {
     pub(super) header: Header,
     pub(super) body: &'a [u8],
@@ -64,7 +64,7 @@ pub(super) struct Link<P> {
     protocol: PhantomData<fn() -> P>,
 }
 
-/// An encoded message, ready to be sent once or, after `WouldBlock`, again: header and body in one piece.
+/// An encoded message, header and body in one piece, to be sent again after `WouldBlock`.
 pub(super) struct Outgoing(Vec<u8>);
 
 impl<P: Protocol> Link<P> {
@@ -76,7 +76,7 @@ impl<P: Protocol> Link<P> {
         &self.local
     }
 
-    /// The error that every call answers once the link is dead.
+    /// The error that every call returns once the link has ended.
     pub(super) fn check_alive(&self) -> Result<(), Error> {
         match self.fate.get() {
             None => Ok(()),
@@ -92,7 +92,7 @@ impl<P: Protocol> Link<P> {
 
     fn condemn(&self, socket: BorrowedFd<'_>, violation: Violation) -> Error {
         let _ = self.fate.set(Fate::Violation(violation.clone()));
-        // The peer learns that it is cut off; if the socket is dead already there is nobody to tell.
+        // Tells the peer that the channel is closed; fails only if the socket is closed already.
         let _ = rustix::net::shutdown(socket, Shutdown::Both);
         Error::Violation(violation)
     }
@@ -110,7 +110,7 @@ impl<P: Protocol> Link<P> {
         fds: usize,
     ) -> Result<Outgoing, Error> {
         if fds != usize::from(body.fd_count()) {
-            return Err(Error::Refused("a message with another number of fds than its contract says"));
+            return Err(Error::Refused("the number of descriptors is not that of the message's type"));
         }
         self.encode_body(kind, request_id, body, body.fd_count())
     }
@@ -128,10 +128,10 @@ impl<P: Protocol> Link<P> {
     ) -> Result<Outgoing, Error> {
         self.check_alive()?;
         let mut frame = postcard::to_extend(body, vec![0; HEADER_LEN])
-            .map_err(|_| Error::Refused("a body that does not encode"))?;
+            .map_err(|_| Error::Refused("the message's body cannot be encoded"))?;
         let body_len = frame.len().checked_sub(HEADER_LEN).and_then(|len| u32::try_from(len).ok());
         let body_len = body_len.filter(|len| *len <= BODY_LEN_MAX);
-        let body_len = body_len.ok_or(Error::Refused("a body above the cap"))?;
+        let body_len = body_len.ok_or(Error::Refused("the message's body is longer than BODY_LEN_MAX"))?;
         let (protocol, version, generation) = (P::ID, P::VERSION, self.local.generation);
         let header = Header { protocol, version, request_id, generation, kind, fd_count, body_len };
         if let Some(place) = frame.first_chunk_mut() {
@@ -140,8 +140,8 @@ impl<P: Protocol> Link<P> {
         Ok(Outgoing(frame))
     }
 
-    /// Sends one frame, if the socket takes it now. One without descriptors goes by a call that could not carry any: a
-    /// process that has none to send need not be allowed the other.
+    /// Sends one frame, if the socket takes it now. A frame without descriptors is sent by `send`, which cannot carry
+    /// any, so that the seccomp profile of a process that passes none need not allow `sendmsg`.
     pub(super) fn send(
         &self,
         socket: BorrowedFd<'_>,
@@ -152,7 +152,7 @@ impl<P: Protocol> Link<P> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX as usize))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(Error::Refused("more fds than any message may carry"));
+            return Err(Error::Refused("more descriptors than any message may carry"));
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         loop {
@@ -162,11 +162,11 @@ impl<P: Protocol> Link<P> {
                 rustix::net::sendmsg(socket, &[IoSlice::new(&message.0)], &mut ancillary, flags)
             };
             return match sent {
-                // A seqpacket message goes whole or not at all.
+                // A seqpacket message is sent whole or not at all.
                 Ok(_) => Ok(Attempt::Done(())),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Ok(Attempt::WouldBlock),
-                // What it has sent before may still be here: the end of that is the end of the link.
+                // Messages it sent before may still be unread: the link ends when they have been received.
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {
                     Err(Error::PeerGone { generation: self.local.generation })
                 }
@@ -175,12 +175,12 @@ impl<P: Protocol> Link<P> {
         }
     }
 
-    /// Receives one frame into `buffer`, if one is there. To be followed by [`Link::check`].
+    /// Receives one frame into `buffer`, if there is one. The caller passes it to [`Link::check`].
     pub(super) fn receive(&self, socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Attempt<Raw>, Error> {
         self.check_alive()?;
         let mut fds = Vec::new();
         let message = loop {
-            // Room for one fd more than any message has: a surplus is seen, and closed with the vector.
+            // Room for one descriptor more than any message has, so that a surplus is noticed, and closed.
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX as usize + 1))];
             let mut ancillary = RecvAncillaryBuffer::new(&mut space);
             let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
@@ -193,8 +193,8 @@ impl<P: Protocol> Link<P> {
                     }
                     break message;
                 }
-                // A peer that ends with messages unread is told of as a reset, once, and before the last that it has
-                // said.
+                // ECONNRESET is reported once if the peer closed its end with messages unread, even while messages of
+                // its own are still to be received.
                 Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Ok(Attempt::WouldBlock),
                 Err(Errno::NOTCONN) => return Err(self.gone()),
@@ -213,7 +213,7 @@ impl<P: Protocol> Link<P> {
         Ok(Attempt::Done(Raw { len: message.bytes, fds }))
     }
 
-    /// Checks everything of a frame in `buffer` but its body.
+    /// Checks a frame in `buffer`, but not its body.
     pub(super) fn check<'a>(
         &self,
         socket: BorrowedFd<'_>,
@@ -243,7 +243,7 @@ impl<P: Protocol> Link<P> {
         Err(Violation::new(P::NAME, breach))
     }
 
-    /// Decodes the body of a frame and holds its fds against its contract.
+    /// Decodes the body of a frame and checks its number of descriptors.
     pub(super) fn decode<T: Message>(
         &self,
         socket: BorrowedFd<'_>,
@@ -257,7 +257,7 @@ impl<P: Protocol> Link<P> {
         Ok((body, received.fds))
     }
 
-    /// Holds the peer's first frame against who it should be.
+    /// Checks the peer's first frame, its hello.
     pub(super) fn greet(
         &self,
         socket: BorrowedFd<'_>,
@@ -277,7 +277,7 @@ impl<P: Protocol> Link<P> {
     }
 }
 
-/// Borrows a list of fds in the form the kernel call takes.
+/// Borrows descriptors in the form that the system call takes.
 pub(super) fn borrow<F: AsFd>(fds: &[F]) -> Vec<BorrowedFd<'_>> {
     fds.iter().map(AsFd::as_fd).collect()
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The coordinator's end of a channel: requests and events at once, on a tokio runtime.
+//! The coordinator's end of a channel: concurrent requests and events, on a tokio runtime.
 //!
-//! A task owns the reading half: it hands replies to whoever asked, by request id, and events to a bounded
-//! queue. Every method is cancel-safe: a dropped `request` leaves its id in the book of late ones, so that
-//! its answer is dropped when it comes, and is not mistaken for a forged one. The task ends with the link, or
-//! when the channel is dropped.
+//! A task receives: it passes replies to the requests that wait for them, by request id, and events to a bounded queue.
+//! Every method is cancel-safe: the id of a dropped `request` is kept in the table of late requests, so that its reply
+//! is dropped when it comes, and not taken for a forged one. The task ends with the link, or when the channel is
+//! dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,7 +28,7 @@ use crate::protocol::control::Control;
 type Answer<P> = (<P as Protocol>::Reply, Vec<OwnedFd>);
 type Told<P> = (<P as Protocol>::Event, Vec<OwnedFd>);
 
-/// The asking end of a channel that speaks `P`.
+/// The requesting end of a channel of protocol `P`.
 pub struct AsyncChannel<P: Protocol = Control> {
     shared: Arc<Shared<P>>,
     events: tokio::sync::Mutex<mpsc::Receiver<Told<P>>>,
@@ -36,13 +36,13 @@ pub struct AsyncChannel<P: Protocol = Control> {
 }
 
 struct Shared<P: Protocol> {
-    /// A seqpacket socket: tokio's datagram socket is borrowed for its readiness only, never for its calls.
+    /// A seqpacket socket: tokio's datagram type is used for readiness only, never for its calls.
     socket: UnixDatagram,
     link: Link<P>,
     books: Mutex<Books<P>>,
 }
 
-/// Which requests are open, and which were given up before their answer came.
+/// The open requests, and the late ones: cancelled or timed out before their reply came.
 struct Books<P: Protocol> {
     request_id: u64,
     open: BTreeMap<u64, oneshot::Sender<Answer<P>>>,
@@ -51,11 +51,11 @@ struct Books<P: Protocol> {
 }
 
 impl<P: Protocol> AsyncChannel<P> {
-    /// Greets over `socket`, an end made by [`super::pair`], as `local`, checks that the peer is a `peer` of the same
-    /// build and generation, and starts to read. To be called within a runtime.
+    /// Exchanges hello over `socket`, an end made by [`super::pair`], as `local`; checks that the peer is a process of
+    /// role `peer`, of the same build and generation; and starts to receive. To be called within a runtime.
     ///
     /// # Errors
-    /// A violation if the peer is someone else; a timeout if it says nothing.
+    /// A violation if the peer's hello differs; a timeout if none comes.
     pub async fn connect(
         socket: OwnedFd,
         local: Hello,
@@ -73,14 +73,14 @@ impl<P: Protocol> AsyncChannel<P> {
         };
         match timeout_at(deadline.instant().into(), greeting).await {
             Ok(greeted) => greeted?,
-            Err(_) => return Err(Error::Timeout { waiting_to: "be greeted by a process" }),
+            Err(_) => return Err(Error::Timeout { waiting_to: "receive a process's hello" }),
         }
         let (told, events) = mpsc::channel(EVENTS_MAX);
         let reader = tokio::spawn(read(Arc::clone(&shared), buffer, told)).abort_handle();
         Ok(Self { shared, events: tokio::sync::Mutex::new(events), reader })
     }
 
-    /// Asks, and waits for the answer. Several may be open at once. Cancel-safe.
+    /// Sends a request and waits for its reply. Several requests may be open at once. Cancel-safe.
     ///
     /// # Errors
     /// After a timeout or `PeerGone` the request may have been executed, or not.
@@ -101,15 +101,15 @@ impl<P: Protocol> AsyncChannel<P> {
         };
         match timeout_at(deadline.instant().into(), exchange).await {
             Ok(result) => result,
-            Err(_) => Err(Error::Timeout { waiting_to: "be answered by a process" }),
+            Err(_) => Err(Error::Timeout { waiting_to: "receive a process's reply" }),
         }
     }
 
-    /// Waits for what the peer tells next. Cancel-safe. The caller brings its own deadline, if it wants one:
-    /// this is what a supervisor waits on beside the process' pidfd.
+    /// Waits for the next event, without a deadline: the coordinator waits for the process's pidfd at the same time.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// Once all events were read: why the link ended.
+    /// Why the link ended, once all events have been returned.
     pub async fn next_event(&self) -> Result<(P::Event, Vec<OwnedFd>), Error> {
         match self.events.lock().await.recv().await {
             Some(told) => Ok(told),
@@ -117,7 +117,7 @@ impl<P: Protocol> AsyncChannel<P> {
         }
     }
 
-    /// What this end says about itself.
+    /// This end's hello.
     #[must_use]
     pub fn local(&self) -> &Hello {
         self.shared.link.local()
@@ -147,7 +147,7 @@ impl<P: Protocol> Shared<P> {
             return Err(self.ended());
         }
         if books.late.len() >= LATE_MAX {
-            return Err(Error::Refused("a request to a process that left too many unanswered"));
+            return Err(Error::Refused("a request to a process that has left too many unanswered"));
         }
         let request_id = books.request_id;
         books.request_id = request_id.wrapping_add(1);
@@ -156,7 +156,7 @@ impl<P: Protocol> Shared<P> {
         Ok((request_id, answer))
     }
 
-    /// Why the link ended. The reader records a fate before it closes the books, unless the host failed.
+    /// Why the link ended. The receiving task records the reason before it closes the tables, unless the host failed.
     fn ended(&self) -> Error {
         match self.link.check_alive() {
             Err(error) => error,
@@ -188,7 +188,7 @@ impl<P: Protocol> Shared<P> {
         }
     }
 
-    /// Does something with the socket, and tells the runtime if the socket was not ready after all.
+    /// Makes a call on the socket, and clears tokio's readiness if it would block.
     fn attempt<T>(
         &self,
         interest: Interest,
@@ -210,7 +210,7 @@ impl<P: Protocol> Shared<P> {
         self.link.greet(self.socket.as_fd(), &received, peer)
     }
 
-    /// Receives frames and sorts them until the link ends.
+    /// Receives and dispatches frames until the link ends.
     async fn sort(&self, buffer: &mut [u8], told: &mpsc::Sender<Told<P>>) -> Result<(), Error> {
         loop {
             let received = self.receive(buffer).await?;
@@ -225,7 +225,7 @@ impl<P: Protocol> Shared<P> {
                     }
                     drop(books);
                     let answer = self.link.decode(socket, received)?;
-                    // If nobody waits any more, the answer is dropped, and its fds with it.
+                    // If no one waits any more, the reply is dropped, and its descriptors closed.
                     if let Some(waiting) = waiting {
                         drop(waiting.send(answer));
                     }
@@ -245,14 +245,14 @@ impl<P: Protocol> Shared<P> {
 }
 
 async fn read<P: Protocol>(shared: Arc<Shared<P>>, mut buffer: Box<[u8]>, told: mpsc::Sender<Told<P>>) {
-    // Whatever ended the link is recorded in it, and answered to everyone who asks.
+    // The reason is recorded in the link, and returned by every later call.
     let _ = shared.sort(&mut buffer, &told).await;
     let mut books = shared.books();
     books.closed = true;
     books.open.clear();
 }
 
-/// Takes a request out of the open ones when its caller stops waiting, however that comes about.
+/// Removes a request from the open ones when its caller stops waiting: answered, timed out, or cancelled.
 struct Entry<'a, P: Protocol> {
     shared: &'a Shared<P>,
     request_id: u64,

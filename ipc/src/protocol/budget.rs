@@ -38,8 +38,8 @@ pub mod vcpu {
 pub mod smmu {
     use core::time::Duration;
 
-    /// For its ring thread to follow an order: a full Command queue, and devices that are slow to take orders.
-    pub const ORDER: Duration = Duration::from_secs(10);
+    /// For its ring thread to pause or to go on: a full Command queue, and devices that are slow to take requests.
+    pub const MODE_CHANGE: Duration = Duration::from_secs(10);
     /// For all devices to tell what is on its way and to answer: at a pause, a save and a replay.
     pub const ANSWERS: Duration = Duration::from_secs(5);
 }
@@ -81,8 +81,8 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
         (_, Request::Save | Request::Load(_)) => STATE_UNITS,
         (Role::Vcpu, Request::Pause) => vcpu::PARK,
         (Role::Smmu, Request::Replay) => smmu::ANSWERS,
-        (Role::Smmu, Request::Pause) => sum(&[smmu::ORDER, smmu::ANSWERS]),
-        (Role::Smmu, Request::Resume) => smmu::ORDER,
+        (Role::Smmu, Request::Pause) => sum(&[smmu::MODE_CHANGE, smmu::ANSWERS]),
+        (Role::Smmu, Request::Resume) => smmu::MODE_CHANGE,
         // It may refuse to stop, and is to go on then; the ring is drained once more when it has stopped.
         (Role::Vfio, Request::Pause) => {
             sum(&[vfio::DRAIN, vfio::STATE, vfio::STATE, vfio::DRAIN, vfio::GATE])

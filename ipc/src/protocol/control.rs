@@ -210,8 +210,8 @@ pub struct Quiescence {
     pub pins: u64,
     /// Faults of translation that neither the vSMMU nor its state unit has.
     pub faults: u64,
-    /// Orders on stage-1 channels that were not answered.
-    pub orders: u64,
+    /// Requests on stage-1 channels that were not answered.
+    pub stage1_requests: u64,
     /// Transfers from and to guest RAM.
     pub transfers: u64,
 }
@@ -327,16 +327,17 @@ impl Message for Event {
 
 impl Quiescence {
     /// Nothing is in flight.
-    pub const NONE: Self = Self { posts: 0, vectors: 0, pins: 0, faults: 0, orders: 0, transfers: 0 };
+    pub const NONE: Self =
+        Self { posts: 0, vectors: 0, pins: 0, faults: 0, stage1_requests: 0, transfers: 0 };
 
     /// Each count, by its name.
     pub fn each(&self, mut show: impl FnMut(&'static str, u64)) {
-        let Self { posts, vectors, pins, faults, orders, transfers } = *self;
+        let Self { posts, vectors, pins, faults, stage1_requests, transfers } = *self;
         show("posts", posts);
         show("vectors", vectors);
         show("pins", pins);
         show("faults", faults);
-        show("orders", orders);
+        show("stage1_requests", stage1_requests);
         show("transfers", transfers);
     }
 

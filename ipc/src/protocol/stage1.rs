@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Stage 1: what a vSMMU tells the devices behind it, and what they tell it.
+//! Stage 1: requests of the vSMMU to a device behind it, the device's answers, and its translation faults.
 //!
-//! One channel per device. The vSMMU gives orders in the order of the guest's commands; the device carries them out in
-//! that order and says how far it is. Neither end waits for the other while it holds anything: all messages are events,
-//! and the sequence numbers tell what has been answered. A CMD_SYNC completes when the `Done` of the last order before
-//! it has come, or the coordinator has said that the device's DMA has ended. The device end may be a translation engine
-//! in software or a host SMMU that nests; the orders are those that both understand.
+//! One channel per device. The vSMMU sends requests in the order of the guest's commands; the device carries them out
+//! in that order and answers each message with `Done`. No end waits for the other while it holds a lock, so all
+//! messages are events of the channel, and sequence numbers say which requests a `Done` answers. A CMD_SYNC completes
+//! when the last requests before it are answered, or the coordinator has said that the device's DMA has ended. The
+//! device end may be a translation engine in software or a host SMMU that nests; the requests are those that both
+//! understand.
 //!
-//! Each life of a vSMMU has a channel of its own to each device
-//! ([`Rewire`](crate::protocol::control::Request::Rewire)); what the one before it still says is not followed once the
-//! next has greeted.
+//! Each life of the vSMMU has a channel of its own to each device
+//! ([`Rewire`](crate::protocol::control::Request::Rewire)). Once the next life has said hello, requests of the one
+//! before are no longer carried out.
 //!
-//! The end of the channel, or of the device's process, proves no end of its DMA; if the vSMMU dies the device keeps
-//! what it is attached to.
+//! That the channel or the device's process has ended does not prove that its DMA has. If the vSMMU dies, the device
+//! stays attached as it is.
 
 use serde::{Deserialize, Serialize};
 pub use smmu_arch::Attachment;
@@ -20,11 +21,10 @@ pub use smmu_arch::Attachment;
 use crate::addr::StreamId;
 use crate::protocol::{Message, Protocol};
 
-/// The most orders in one message: what Linux puts into one batch of commands, several times over, and still a
-/// quarter of a frame.
-pub const ORDERS_MAX: usize = 512;
+/// The most requests in one message: several of the command batches that Linux issues, and a quarter of a frame.
+pub const REQUESTS_MAX: usize = 512;
 
-/// The interface's name as a type.
+/// The stage 1 interface.
 #[derive(Debug)]
 pub enum Stage1 {}
 
@@ -37,60 +37,62 @@ impl Protocol for Stage1 {
     type Event = Notice;
 }
 
-/// There are no requests: a frame that claims to be one does not decode.
+/// There are no requests or replies in the sense of [`Protocol`]: such a frame does not decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Never {}
 
-/// What travels. Append only. No fds.
+/// A message of either end. Append only. No descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Notice {
-    /// vSMMU to device: carry these out, in order. Answered by [`Notice::Done`] with the same sequence number. At most
-    /// [`ORDERS_MAX`]; none only asks how far it is. Idempotent: attaching again, and invalidating again, change
-    /// nothing.
-    Orders {
+    /// vSMMU to device: carry these out in order. Answered by [`Notice::Done`] with the same sequence number. At most
+    /// [`REQUESTS_MAX`]; an empty list is a barrier. Idempotent: to attach or invalidate a second time changes nothing.
+    Requests {
         /// One higher than the last, from 1.
         sequence: u64,
-        /// What to do.
-        orders: Vec<Order>,
+        /// The requests.
+        requests: Vec<Stage1Request>,
     },
-    /// Device to vSMMU: all orders up to this number are carried out. No DMA of the device uses anything older.
+    /// Device to vSMMU: all requests up to this sequence number are carried out. No DMA of the device uses an older
+    /// attachment or translation.
     Done {
-        /// The number of the orders.
+        /// That of the last message carried out.
         sequence: u64,
-        /// How many invalidations were refused: commands that a nesting host does not take. None, unless the vSMMU
-        /// sent what it should have handled itself.
+        /// How many of its requests were refused: attachments that failed, and commands that a nesting host does not
+        /// take.
         refused: u32,
     },
     /// Device to vSMMU: a transaction was terminated.
     Fault(Fault),
-    /// Device to vSMMU: so many faults came too fast to be told.
+    /// Device to vSMMU: this many faults were dropped for lack of room.
     FaultsLost {
-        /// How many, if the host said.
+        /// How many, at least: the host does not count all.
         count: u64,
     },
 }
 
-/// One thing to do.
+/// One request to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Order {
-    /// From now on the stream's DMA is treated so. What was cached for what it was attached to is dropped.
+pub enum Stage1Request {
+    /// Attach the stream: its DMA is translated this way from now on. Cached translations of the attachment before are
+    /// dropped.
     Attach {
         /// The guest's StreamID.
         stream: StreamId,
-        /// How.
+        /// To abort, bypass, or stage 1.
         to: Attachment,
     },
-    /// Drop cached contexts or translations, as this command of the guest says: its 16 bytes, as two words.
+    /// Invalidate cached configuration or translations as this command of the guest says (IHI 0070 §4): its 16 bytes,
+    /// as two 64-bit words.
     Invalidate([u64; 2]),
 }
 
 /// A terminated transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
-    /// An event record as the architecture has it, with the guest's StreamID: 32 bytes, as four words.
+    /// An event record (IHI 0070 §7.3) with the guest's StreamID: 32 bytes, as four 64-bit words.
     Record([u64; 4]),
-    /// The stream is attached to abort. Only the vSMMU knows whether an entry says so, or none could be read, and
-    /// which event that is.
+    /// A transaction of a stream that is attached to abort. Only the vSMMU knows whether its STE says so or could not
+    /// be read, and so which event to record.
     Aborted {
         /// The guest's StreamID.
         stream: StreamId,

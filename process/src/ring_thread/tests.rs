@@ -98,7 +98,7 @@ fn parked_thread_answers_and_begins_no_work_before_it_goes() {
     }
     assert_eq!((device.accesses.load(Ordering::SeqCst), device.done.load(Ordering::SeqCst)), (2, 0));
     thread.go();
-    thread.order(Mode::Paused).unwrap();
+    thread.set_mode(Mode::Paused).unwrap();
     assert_eq!(device.done.load(Ordering::SeqCst), 6);
 }
 
@@ -106,15 +106,15 @@ fn parked_thread_answers_and_begins_no_work_before_it_goes() {
 fn pause_empties_the_ring_and_finishes_the_work_and_begins_none() {
     let rig = Rig::new();
     (0..5).for_each(|_| rig.post(8));
-    rig.thread.order(Mode::Paused).unwrap();
+    rig.thread.set_mode(Mode::Paused).unwrap();
     assert_eq!((rig.device.accesses.load(Ordering::SeqCst), rig.done()), (5, 15));
     rig.write(8);
     assert_eq!(rig.done(), 15, "answered, but no work is begun");
-    rig.thread.order(Mode::Paused).unwrap();
+    rig.thread.set_mode(Mode::Paused).unwrap();
     assert_eq!(rig.done(), 18, "a second pause finishes what came since");
     rig.write(8);
-    rig.thread.order(Mode::Running).unwrap();
-    rig.thread.order(Mode::Paused).unwrap();
+    rig.thread.set_mode(Mode::Running).unwrap();
+    rig.thread.set_mode(Mode::Paused).unwrap();
     assert_eq!(rig.done(), 21);
 }
 
@@ -134,9 +134,9 @@ fn notes_are_dealt_with_behind_what_the_guest_did_before() {
     let rig = Rig::new();
     let notes = rig.thread.notes();
     (0..4).for_each(|_| rig.post(0));
-    notes.leave(1);
-    notes.leave(4);
-    rig.thread.order(Mode::Paused).unwrap();
+    notes.post(1);
+    notes.post(4);
+    rig.thread.set_mode(Mode::Paused).unwrap();
     let noted = lock(&rig.device.noted).clone();
     let all = noted.iter().fold(0, |all, (notes, _)| all | notes);
     assert_eq!(all, 5, "{noted:?}");
@@ -157,7 +157,7 @@ fn violation_ends_the_thread_and_is_told_to_the_next_order() {
 
     let rig = Rig::over(ring);
     let told = rig.violations.recv_timeout(Duration::from_secs(20)).unwrap();
-    let Err(OrderError::Violation(violation)) = rig.thread.order(Mode::Paused) else { panic!("paused") };
+    let Err(ModeError::Violation(violation)) = rig.thread.set_mode(Mode::Paused) else { panic!("paused") };
     assert_eq!(violation.to_string(), told);
     assert_eq!(rig.device.accesses.load(Ordering::SeqCst), 0);
 }
@@ -168,5 +168,5 @@ fn end_joins_the_thread_and_order_after_it_is_followed_by_nothing() {
     rig.write(8);
     rig.thread.end();
     assert!(rig.thread.thread.is_none());
-    rig.thread.order(Mode::Running).unwrap();
+    rig.thread.set_mode(Mode::Running).unwrap();
 }

@@ -256,7 +256,7 @@ impl Traffic {
 
     /// Nothing is in flight in any process, as `inspect` has it.
     pub fn assert_quiet(&self) {
-        for what in ["posts", "vectors", "pins", "faults", "orders", "transfers"] {
+        for what in ["posts", "vectors", "pins", "faults", "stage1_requests", "transfers"] {
             let count = self.m.vm.counter(&format!("in_flight.{what}"));
             assert_eq!(count, Some(0), "{what}: {}", self.m.vm.control_json("inspect").unwrap());
         }

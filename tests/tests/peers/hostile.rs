@@ -38,13 +38,13 @@ pub const SCRIPTS: [(u8, &str); 6] = [
     (b'0', "it has not greeted the SMMU"),
     // Greets everybody, and then reads and says nothing.
     (b'1', "CMD_SYNC waiting"),
-    // Does what the vSMMU orders, and rings every doorbell and posts every message, without end.
+    // Does what the vSMMU requests, and rings every doorbell and posts every message, without end.
     (b'2', "has not answered within 10 s"),
     // Tells the vSMMU of faults, without end and in numbers that are not.
     (b'3', "CMD_SYNC waiting"),
-    // Does what the vSMMU orders, asks the vCPU process without end, and closes the channel over the first answer.
+    // Does what the vSMMU requests, asks the vCPU process without end, and closes the channel over the first answer.
     (b'4', "function link is closed"),
-    // Does what the vSMMU orders, and writes nonsense over its ring.
+    // Does what the vSMMU requests, and writes nonsense over its ring.
     (b'5', "has not answered within 10 s"),
 ];
 
@@ -146,7 +146,7 @@ fn misbehave(script: u8, generation: u32, given: Descriptors<VfioUserDevice>) {
     }
     match script {
         b'2' | b'4' | b'5' => forever(move || {
-            if let Ok(Incoming::Event { body: Notice::Orders { sequence, .. }, .. }) = stage1.recv(soon()) {
+            if let Ok(Incoming::Event { body: Notice::Requests { sequence, .. }, .. }) = stage1.recv(soon()) {
                 let _ = stage1.event::<OwnedFd>(&Notice::Done { sequence, refused: 0 }, &[], soon());
             }
         }),

@@ -47,7 +47,7 @@ fn deadline_of_every_request_covers_its_waits_and_a_busy_host() {
     assert!(pause > vfio::DRAIN + vfio::STATE + vfio::GATE, "{pause:?}");
     assert!(deadline(Role::Vfio, &Request::Resume) > vfio::STATE);
     assert!(deadline(Role::Smmu, &Request::Replay) > smmu::ANSWERS);
-    assert!(deadline(Role::Smmu, &Request::Pause) > smmu::ORDER + smmu::ANSWERS);
+    assert!(deadline(Role::Smmu, &Request::Pause) > smmu::MODE_CHANGE + smmu::ANSWERS);
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl GuestMemory for SmallMemory {
     }
 }
 
-/// Devices that answer an order when they have been asked for the answer so often.
+/// Devices that answer a request at the given poll after it.
 #[derive(Default)]
 struct LateDevices {
     delay: u8,

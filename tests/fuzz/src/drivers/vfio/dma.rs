@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ipc::addr::Iova;
 use ipc::deadline::Deadline;
-use ipc::protocol::stage1::{Attachment, Fault, Order};
+use ipc::protocol::stage1::{Attachment, Fault, Stage1Request};
 use ipc::vfio_user::DATA_LEN_MAX;
 use ipc::vfio_user::dma::DmaAccess;
 use ipc::vfio_user::header::{Command, HEADER_LEN, Header, Kind};
@@ -82,8 +82,9 @@ impl Hostile {
                 let _ = self.function.iommu.lock().unwrap().attach(STREAM, attachment);
             }
             4 | 5 => {
-                let orders: Vec<Order> = (0..program.byte() % 8).map(|_| any_order(program)).collect();
-                stage1_link::carry_out(&mut *self.function.iommu.lock().unwrap(), &orders);
+                let requests: Vec<Stage1Request> =
+                    (0..program.byte() % 8).map(|_| any_stage1_request(program)).collect();
+                stage1_link::carry_out(&mut *self.function.iommu.lock().unwrap(), &requests);
             }
             6..=8 => self.transfer(program, Kind::Command),
             9 => self.transfer(program, Kind::Posted),
@@ -285,7 +286,7 @@ fn any_attachment(program: &mut Program<'_>) -> Attachment {
     }
 }
 
-fn any_order(program: &mut Program<'_>) -> Order {
+fn any_stage1_request(program: &mut Program<'_>) -> Stage1Request {
     let opcode = OPCODES[usize::from(program.byte()) % OPCODES.len()];
     let (mut word0, mut word1) = (u64::from(opcode.0), 0);
     match program.byte() % 4 {
@@ -301,7 +302,7 @@ fn any_order(program: &mut Program<'_>) -> Order {
         }
         _ => (word0, word1) = (program.number(), program.number()),
     }
-    Order::Invalidate([word0, word1])
+    Stage1Request::Invalidate([word0, word1])
 }
 
 /// Writes a word that may be read as a descriptor, or a context descriptor, anywhere in RAM.

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use ipc::deadline::Deadline;
-use ipc::protocol::stage1::{Attachment, Order};
+use ipc::protocol::stage1::{Attachment, Stage1Request};
 use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION, CONFIG_REGION, IO_REGION};
 use ipc::shm::ring::{Access, Op};
 
@@ -125,10 +125,10 @@ fn operate(program: &mut Program<'_>, function: &Function, guest: &mut Guest) ->
         }
         9 => {
             let count = usize::from(program.byte() % 16);
-            let orders: Vec<Order> =
-                (0..count).map(|_| Order::Invalidate([program.number(), program.number()])).collect();
-            let refused = stage1_link::carry_out(&mut *lock(function), &orders);
-            assert!(usize::try_from(refused).unwrap() <= orders.len(), "each is refused once at most");
+            let requests: Vec<Stage1Request> =
+                (0..count).map(|_| Stage1Request::Invalidate([program.number(), program.number()])).collect();
+            let refused = stage1_link::carry_out(&mut *lock(function), &requests);
+            assert!(usize::try_from(refused).unwrap() <= requests.len(), "each is refused once at most");
             0
         }
         // What the server asked before one of its answers.

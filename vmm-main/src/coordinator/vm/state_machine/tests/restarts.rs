@@ -104,7 +104,7 @@ fn restart_goes_on_with_what_others_have_in_flight_and_not_with_what_the_old_lif
             }
             world.fulfil(life);
         }
-        let in_flight = Quiescence { orders: 1, ..Quiescence::NONE };
+        let in_flight = Quiescence { stage1_requests: 1, ..Quiescence::NONE };
         world.answer(world.life(instance), Outcome::Paused(in_flight));
         world.settle();
         assert_eq!(world.answers[&ticket].is_ok(), goes_on, "{:?}", world.answers[&ticket]);
