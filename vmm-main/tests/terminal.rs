@@ -51,9 +51,20 @@ impl Terminal {
     /// Starts a VM as the foreground job of this terminal.
     fn start(&self, lab: &Lab, kernel: &[u8]) -> Child {
         let kernel = lab.file("Image", kernel);
-        let words = ["run", "--memory", "16M", "--kernel", kernel.to_str().unwrap()];
+        let child = self.job(lab, &["run", "--memory", "16M", "--kernel", kernel.to_str().unwrap()]);
+        let begun = Instant::now();
+        let runs = || String::from_utf8_lossy(&lab.bulkhead(&["status"]).stdout).contains("running");
+        while !self.is_raw() || !runs() {
+            assert!(begun.elapsed() < support::PATIENCE, "the terminal did not become raw");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child
+    }
+
+    /// Runs `bulkhead` with these words as the foreground job of this terminal.
+    fn job(&self, lab: &Lab, words: &[&str]) -> Child {
         let side = || Stdio::from(self.program.try_clone().unwrap());
-        let child = Command::new("setsid")
+        Command::new("setsid")
             .arg("--ctty")
             .arg(lab.path("bulkhead"))
             .args(words)
@@ -62,14 +73,7 @@ impl Terminal {
             .stdout(side())
             .stderr(side())
             .spawn()
-            .unwrap();
-        let begun = Instant::now();
-        let runs = || String::from_utf8_lossy(&lab.bulkhead(&["status"]).stdout).contains("running");
-        while !self.is_raw() || !runs() {
-            assert!(begun.elapsed() < support::PATIENCE, "the terminal did not become raw");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        child
+            .unwrap()
     }
 
     /// Reads until `text` has been shown; what was.
@@ -106,6 +110,29 @@ fn terminal_escape_stops_the_vm_and_keys_reach_the_guest() {
     terminal.user.write_all(b"\x01x").unwrap();
     assert_eq!(support::finish(child).status.code(), Some(0));
     assert_eq!(terminal.modes(), before);
+}
+
+#[test]
+fn terminal_leaves_an_attached_console_by_its_key_and_the_vm_runs_on() {
+    let Some(lab) = lab_with_setsid() else { return };
+    let kernel = lab.file("Image", &guest::echoes());
+    let mut vm = lab.start(&kernel, &["--console", "socket"]);
+    vm.await_running();
+    let mut terminal = Terminal::new();
+    let before = terminal.modes();
+    let client = terminal.job(&lab, &["console"]);
+    terminal.await_text(b"Ctrl-A d: leave the console");
+    terminal.user.write_all(b"<\x03>").unwrap();
+    terminal.await_text(b"<\x03>");
+    assert!(terminal.is_raw());
+    terminal.user.write_all(b"\x01x").unwrap();
+    terminal.await_text(b"Ctrl-A d: leave the console");
+    terminal.user.write_all(b"\x01d").unwrap();
+    assert_eq!(support::finish(client).status.code(), Some(0));
+    assert_eq!(terminal.modes(), before);
+    assert!(String::from_utf8_lossy(&lab.bulkhead(&["status"]).stdout).contains("running"));
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert!(vm.end().0.success());
 }
 
 #[test]

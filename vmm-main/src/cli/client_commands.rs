@@ -382,21 +382,25 @@ fn ask<T: DeserializeOwned>(
     body: Vec<u8>,
 ) -> Result<T, Problem> {
     let runtime_dir = RuntimeDir::find()?;
-    let runtime = runtime()?;
-    let name = match &target.name {
-        Some(name) => checked(name)?,
-        None => the_only_one(runtime.block_on(alive(&runtime_dir))?)?,
-    };
+    let name = target_name(target.name.as_deref(), &runtime_dir)?;
     let deadline = match path {
         "/v1/status" => SNAPSHOT_DEADLINE,
         "/v1/inspect" => INSPECT_DEADLINE,
         "/v1/stop" => STOP_DEADLINE,
         _ => COMMAND_DEADLINE,
     };
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let client = Client::connect(&runtime_dir.socket_path(&name)).await?;
         client.call(method, path, body, deadline).await
     })
+}
+
+/// The VM that is meant: the one with this name, or the only one that runs.
+pub fn target_name(name: Option<&str>, runtime_dir: &RuntimeDir) -> Result<String, Problem> {
+    match name {
+        Some(name) => checked(name),
+        None => the_only_one(runtime()?.block_on(alive(runtime_dir))?),
+    }
 }
 
 /// The names of VMs whose sockets have a listener.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::{
-    Behind, ConsoleMode, DeviceSettings, OnReset, Settings, SmmuSettings, VmConfig, file, size,
+    Behind, ConsoleMode, DeviceSettings, OnReset, STDERR_NAME, Settings, SmmuSettings, VmConfig, file, size,
 };
 use crate::launcher::ids::{self, Ids};
 use crate::problem::Problem;
@@ -15,6 +15,13 @@ use crate::system::CpuKind;
 /// Flags of `bulkhead run`.
 #[derive(Debug, Default, Args)]
 pub struct RunFlags {
+    /// Return when the guest runs; its launcher lives on without a terminal, and its log is NAME.log beside the control
+    /// socket
+    #[arg(long)]
+    detach: bool,
+    /// (internal) The launcher that lives on
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    detached: bool,
     /// Configuration file (TOML); flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -42,7 +49,7 @@ pub struct RunFlags {
     /// Name of the VM
     #[arg(long)]
     name: Option<String>,
-    /// Where the guest's console goes
+    /// Where the guest's console goes [default: stdio, or socket with --detach]
     #[arg(long, value_enum)]
     console: Option<ConsoleMode>,
     /// Keep what the console prints in FILE, at most 16 MiB of it; older output goes to FILE.1
@@ -98,11 +105,45 @@ pub struct RunFlags {
     smmu_stream_table_levels: Option<u64>,
 }
 
+/// Where the launcher runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In this process, with the user's terminal.
+    Here,
+    /// In a process that this one is to start.
+    Detaching,
+    /// In this process, which lives on without a terminal.
+    Detached,
+}
+
 impl RunFlags {
     /// The configuration that these flags, over their file, describe.
     pub fn resolve(self) -> Result<VmConfig, Problem> {
         let below = self.config.as_deref().map(file::load).transpose()?.unwrap_or_default();
-        self.settings().over(below).resolve()
+        let has_terminal = self.place() == Place::Here;
+        let mut settings = self.settings().over(below);
+        if !has_terminal {
+            let console = settings.console.get_or_insert(ConsoleMode::Socket);
+            let log = settings.log_file.as_deref();
+            let (what, advice) = if *console == ConsoleMode::Stdio {
+                ("its console cannot be the terminal", "use the console \"socket\" or \"none\"")
+            } else if log.is_some_and(|path| path.as_os_str() == STDERR_NAME) {
+                ("its log cannot be standard error", "name a file, or leave --log-file out")
+            } else {
+                return settings.resolve();
+            };
+            return Err(Problem::usage(format!("the VM is to be detached, and {what}"), "--detach", advice));
+        }
+        settings.resolve()
+    }
+
+    /// Where the launcher runs.
+    pub const fn place(&self) -> Place {
+        match (self.detach, self.detached) {
+            (true, _) => Place::Detaching,
+            (false, true) => Place::Detached,
+            (false, false) => Place::Here,
+        }
     }
 
     fn settings(self) -> Settings {

@@ -6,6 +6,7 @@
 //! no such VM, or it does not answer; 5 not possible in the VM's state. An error is one line on standard error.
 
 mod client_commands;
+mod console;
 mod flags;
 mod host_pids;
 
@@ -16,13 +17,14 @@ use std::process::{Command, ExitCode};
 use clap::{Parser, Subcommand};
 
 use crate::launcher;
+use crate::launcher::detach::{self, Detached};
 use crate::lifecycle::Why;
 use crate::printable;
 use crate::problem::Problem;
 use crate::system;
 
 use self::client_commands::Target;
-use self::flags::RunFlags;
+use self::flags::{Place, RunFlags};
 
 /// Runs arm64 guests on isolated, sealed processes.
 #[derive(Debug, Parser)]
@@ -37,7 +39,7 @@ image; 3 a process of the VM died; 4 no such VM, or it does not answer; 5 not po
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
-    /// Start a VM and stay with it until it ends (Ctrl-A x on a terminal stops it, Ctrl-A h shows the keys)
+    /// Start a VM and stay with it until it ends (Ctrl-A x on a terminal stops it, Ctrl-A h shows the keys), or detach
     Run(Box<RunFlags>),
     /// Show the processes of a VM, or of all VMs, and how each is confined
     Ps(Target),
@@ -53,6 +55,8 @@ enum CliCommand {
     Stop(Target),
     /// Save every process of a running VM, start new ones, restore, and resume the guest
     SaveRestore(Target),
+    /// Attach to the console of a VM that has no terminal (Ctrl-A d leaves it)
+    Console(console::ConsoleFlags),
     /// Start one process of a running VM anew, with all that it remembers, and resume the guest
     Restart(client_commands::RestartFlags),
     /// Measure how fast a guest dirties its memory, and which of its processes do
@@ -87,7 +91,7 @@ pub fn main() -> ExitCode {
     }
     let form = Form::asked_for(std::env::args_os());
     match dispatch(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(Failure { problem, form: known }) => {
             tell(&problem, known.unwrap_or(form));
             problem.exit()
@@ -133,7 +137,7 @@ impl From<Problem> for Failure {
     }
 }
 
-fn dispatch(command: CliCommand) -> Result<(), Failure> {
+fn dispatch(command: CliCommand) -> Result<ExitCode, Failure> {
     let done = match command {
         CliCommand::Run(flags) => return run(*flags),
         CliCommand::Ps(target) => client_commands::ps(&target),
@@ -145,6 +149,7 @@ fn dispatch(command: CliCommand) -> Result<(), Failure> {
         CliCommand::HostCheck(flags) => host_check(flags.device.as_deref()),
         CliCommand::Restart(flags) => client_commands::restart(&flags),
         CliCommand::DirtyRate(flags) => client_commands::dirty_rate(&flags),
+        CliCommand::Console(flags) => console::attach(&flags),
         CliCommand::SaveRestore(target) => client_commands::save_restore(&target),
         #[cfg(debug_assertions)]
         CliCommand::Probe(flags) => client_commands::probe(&flags),
@@ -152,14 +157,29 @@ fn dispatch(command: CliCommand) -> Result<(), Failure> {
             Err(Problem::usage("this command is internal", "coordinator", "use `bulkhead run`"))
         }
     };
-    Ok(done?)
+    Ok(done.map(|()| ExitCode::SUCCESS)?)
 }
 
-fn run(flags: RunFlags) -> Result<(), Failure> {
+fn run(flags: RunFlags) -> Result<ExitCode, Failure> {
+    let place = flags.place();
     let config = flags.resolve()?;
     let form = Some(if config.json_log { Form::LogLine } else { Form::Line });
-    match launcher::run(config) {
-        Ok(Why::GuestPoweredOff | Why::GuestReset | Why::Asked | Why::LauncherGone) => Ok(()),
+    if place == Place::Detaching {
+        return Ok(match detach::start()? {
+            Detached::Running(pid) => {
+                // With standard output closed only the exit code is left.
+                let _ = writeln!(
+                    std::io::stdout(),
+                    "{name} runs, its launcher is process {pid}; `bulkhead console {name}` shows its console",
+                    name = config.name
+                );
+                ExitCode::SUCCESS
+            }
+            Detached::Ended(code) => ExitCode::from(code),
+        });
+    }
+    match launcher::run(config, place == Place::Detached) {
+        Ok(Why::GuestPoweredOff | Why::GuestReset | Why::Asked | Why::LauncherGone) => Ok(ExitCode::SUCCESS),
         // The last lines of the process that failed are in the log already.
         Ok(Why::Failed { problem, last_lines: _ }) | Err(problem) => Err(Failure { problem, form }),
     }

@@ -89,3 +89,13 @@ fn cli_bad_words_are_refused() {
         assert!(config(words).is_err(), "{words:?}");
     }
 }
+
+#[test]
+fn unit_of_the_service_manager_starts_a_vm_as_the_command_line_has_it() {
+    let unit = include_str!("../../systemd/bulkhead@.service");
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap().replace("%i", "web");
+    let Ok(Cli { command: CliCommand::Run(flags) }) = Cli::try_parse_from(start.split_whitespace()) else {
+        panic!("{start}")
+    };
+    assert_eq!(flags.place(), Place::Here, "the service manager follows the process that it starts");
+}

@@ -307,11 +307,12 @@ impl Source<'_> {
     fn console(&self, value: &Spanned<DeValue<'_>>) -> Result<ConsoleMode, Problem> {
         match self.string(value)?.as_str() {
             "stdio" => Ok(ConsoleMode::Stdio),
+            "socket" => Ok(ConsoleMode::Socket),
             "none" => Ok(ConsoleMode::None),
             other => Err(Problem::usage(
                 format!("{other:?} is not a kind of console"),
                 self.at(&value.span()),
-                "give \"stdio\" or \"none\"",
+                "give \"stdio\", \"socket\" or \"none\"",
             )),
         }
     }

@@ -38,6 +38,8 @@ pub const STDERR_NAME: &str = "-";
 pub enum ConsoleMode {
     /// To and from the terminal of `bulkhead run`.
     Stdio,
+    /// To and from the client that attaches with `bulkhead console`.
+    Socket,
     /// Output is dropped, there is no input.
     None,
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use ipc::log::Level;
 
+use super::console_socket::Output;
 use super::log::OwnLog;
 use super::relay::Sink;
 use super::rotated_file::RotatedFile;
@@ -23,6 +24,8 @@ use super::screen::Screen;
 pub struct ConsoleOutput {
     /// Standard output, if the console is shown there.
     pub stdout: Option<File>,
+    /// Who attaches, if the console is a socket.
+    pub attached: Option<Output>,
     /// The console file.
     pub file: Option<RotatedFile>,
     /// The state of standard output.
@@ -44,7 +47,10 @@ pub struct Lost {
 
 impl Sink for ConsoleOutput {
     fn take(&mut self, bytes: &[u8]) {
-        let Self { stdout, file, screen, .. } = self;
+        let Self { stdout, attached, file, screen, .. } = self;
+        if let Some(attached) = attached {
+            attached.print(bytes);
+        }
         let shown = stdout.as_mut().map_or(Ok(()), |stdout| screen.guest(bytes, || put(stdout, bytes)));
         let kept = file.as_mut().map_or(Ok(()), |file| put(file, bytes));
         match shown {
@@ -53,6 +59,12 @@ impl Sink for ConsoleOutput {
             shown => self.count(bytes, "standard output", shown),
         }
         self.count(bytes, "the console's file", kept);
+    }
+
+    fn finish(&mut self) {
+        if let Some(attached) = &self.attached {
+            attached.end();
+        }
     }
 }
 
@@ -94,7 +106,14 @@ mod tests {
     use super::*;
 
     fn output(stdout: Option<File>, file: Option<RotatedFile>) -> ConsoleOutput {
-        ConsoleOutput { stdout, file, screen: Arc::default(), log: Weak::new(), lost: Lost::default() }
+        ConsoleOutput {
+            stdout,
+            attached: None,
+            file,
+            screen: Arc::default(),
+            log: Weak::new(),
+            lost: Lost::default(),
+        }
     }
 
     #[test]

@@ -52,8 +52,14 @@ pub struct LogOutput {
 }
 
 impl LogOutput {
-    /// Chooses where the log of this VM goes; the console's output is shown on `screen`.
-    pub fn open(config: &VmConfig, runtime_dir: &RuntimeDir, screen: &Arc<Screen>) -> Result<Self, Problem> {
+    /// Chooses where the log of this VM goes; the console's output is shown on `screen`. A launcher that `is_detached`
+    /// has no standard error.
+    pub fn open(
+        config: &VmConfig,
+        runtime_dir: &RuntimeDir,
+        screen: &Arc<Screen>,
+        is_detached: bool,
+    ) -> Result<Self, Problem> {
         let refused = |path: &Path, error: &io::Error| {
             Problem::host(
                 format!("the log cannot be written: {error}"),
@@ -65,18 +71,22 @@ impl LogOutput {
         let shown = config.console == ConsoleMode::Stdio;
         let together = shown && is_one_place(stdout.as_fd(), stderr.as_fd());
         let errors = || own_copy(stderr.as_fd());
+        let own_file = || {
+            let path = runtime_dir.log_path(&config.name);
+            let head = if config.json_log { HEADS[1] } else { HEADS[0] };
+            RotatedFile::begin(&path, FILE_LEN_MAX, head, &HEADS).map_err(|error| refused(&path, &error))
+        };
         let named = config.log_file.as_deref();
         let route = match named {
             Some(path) if path.as_os_str() != STDERR_NAME => {
                 let file = RotatedFile::append(path, FILE_LEN_MAX);
                 Route::Kept(file.map_err(|error| refused(path, &error))?, None)
             }
+            None if is_detached => Route::Kept(own_file()?, None),
             None if together && stderr.is_terminal() => {
-                let path = runtime_dir.log_path(&config.name);
-                let head = if config.json_log { HEADS[1] } else { HEADS[0] };
-                let file = RotatedFile::begin(&path, FILE_LEN_MAX, head, &HEADS);
-                let file = file.map_err(|error| refused(&path, &error))?;
-                tell(&format!("the log is in {} while the guest has this terminal", printable::path(&path)));
+                let file = own_file()?;
+                let path = printable::path(file.path());
+                tell(&format!("the log is in {path} while the guest has this terminal"));
                 Route::Kept(file, Some((errors()?, Arc::clone(screen))))
             }
             Some(_) | None if together => Route::Between(errors()?, Arc::clone(screen)),

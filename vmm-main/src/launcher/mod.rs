@@ -8,7 +8,9 @@
 
 pub mod cgroup;
 pub mod console_output;
+pub mod console_socket;
 pub mod cpu;
+pub mod detach;
 pub mod devices;
 pub mod escape;
 mod holder;
@@ -23,6 +25,7 @@ pub mod rotated_file;
 pub mod runtime_dir;
 pub mod screen;
 pub mod signals;
+pub mod started;
 pub mod terminal;
 mod watch;
 
@@ -36,6 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{panic, process, thread};
 
+use ipc::log::Level;
 use ipc::shm::memory_file;
 use rustix::fs::{SealFlags, fcntl_add_seals};
 use sandbox::Profile;
@@ -45,11 +49,14 @@ use tokio::sync::mpsc;
 
 use self::cgroup::Cgroup;
 use self::console_output::{ConsoleOutput, Lost};
+use self::console_socket::ConsoleSocket;
+use self::escape::STOP;
 use self::log::{LogOutput, OwnLog};
 use self::relay::Relay;
 use self::rotated_file::RotatedFile;
 use self::runtime_dir::RuntimeDir;
 use self::screen::Screen;
+use self::started::Started;
 use self::terminal::{GivenBack, Input, Terminal};
 use self::watch::User;
 use crate::config::{ConsoleMode, DeviceConfig, VmConfig, check};
@@ -68,8 +75,12 @@ const CONSOLE_FILE_LEN_MAX: u64 = 16 << 20;
 /// The same as the Rust runtime's on panic.
 const PANIC_EXIT_CODE: i32 = 101;
 
-/// Runs the VM that `config` describes until it ends, and says why it did.
-pub fn run(config: VmConfig) -> Result<Why, Problem> {
+/// Runs the VM that `config` describes until it ends, and says why it did. A launcher that `is_detached` has no
+/// terminal: whoever started it is told when the guest runs.
+pub fn run(config: VmConfig, is_detached: bool) -> Result<Why, Problem> {
+    if is_detached {
+        detach::leave_session()?;
+    }
     sandbox::signals::keep_exit_statuses().map_err(|error| refused("wait for children", &error))?;
     end_on_panic();
     check::memory_fits_host(config.memory_len)?;
@@ -99,7 +110,7 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let (channel, coordinators) =
         launcher_channel::pair().map_err(host("make the channel to the coordinator"))?;
     let screen = Arc::new(Screen::default());
-    let log_output = LogOutput::open(&config, &runtime_dir, &screen)?;
+    let log_output = LogOutput::open(&config, &runtime_dir, &screen, is_detached)?;
     let console_file = config.console_file.as_deref().map(open_console_file).transpose()?;
     let (log, log_theirs) = io::pipe().map_err(host("make the log pipe"))?;
     let own_log = log_theirs.try_clone().and_then(|pipe| OwnLog::new(pipe, config.json_log));
@@ -137,7 +148,15 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let log = Relay::start("log", log, log_output).map_err(host("start a thread"))?;
     let stdout = io::stdout();
     let shown = config.console == ConsoleMode::Stdio;
+    let attachable = match config.console {
+        ConsoleMode::Socket => {
+            let input = console.try_clone().map_err(host("share the console"))?;
+            Some(ConsoleSocket::start(&runtime_dir, &config.name, input)?)
+        }
+        ConsoleMode::Stdio | ConsoleMode::None => None,
+    };
     let output = ConsoleOutput {
+        attached: attachable.as_ref().map(ConsoleSocket::output),
         stdout: shown.then(|| log::own_copy(stdout.as_fd())).transpose()?,
         file: console_file,
         screen: Arc::clone(&screen),
@@ -150,7 +169,8 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
     let terminal = if shown { start_input(console, quit)? } else { None };
     let servers = devices::servers(&config.devices);
     let given = terminal.as_ref().map(|GivenBack(terminal)| terminal);
-    let user = User { socket: &mut socket, quits, terminal: given, log: &own_log };
+    let started = Started::new(is_detached);
+    let user = User { socket: &mut socket, quits, terminal: given, log: &own_log, started };
     let why = watch::until_end(child, crash, channel, user, &servers);
     let output = output.finish(OUTPUT_SPAN);
     if shown && stdout.is_terminal() && screen.is_mid_line() {
@@ -158,6 +178,11 @@ pub fn run(config: VmConfig) -> Result<Why, Problem> {
         let _ = writeln!(io::stdout());
     }
     drop(terminal);
+    if let (true, Ok(Why::Failed { problem, .. }) | Err(problem)) = (is_detached, &why) {
+        // Nobody sees what this process would print.
+        own_log.say(Level::Error, &problem.to_string());
+    }
+    drop(attachable);
     drop(own_log);
     let log = log.finish(OUTPUT_SPAN);
     if let Some(Lost { len: len @ 1.., why: Some(why) }) = output.map(|output| output.lost) {
@@ -246,7 +271,8 @@ fn start_input(console: UnixStream, quit: mpsc::Sender<()>) -> Result<Option<Giv
         Input::Terminal(terminal) => Some(GivenBack(Terminal::clone(terminal))),
         Input::Stream => None,
     };
-    relay::start_input(stdin, kind, console, quit).map_err(|error| refused("start a thread", &error))?;
+    relay::start_input(stdin, kind, console, STOP, quit)
+        .map_err(|error| refused("start a thread", &error))?;
     Ok(terminal)
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::sync::mpsc;
 
-use super::escape::{Escape, HELP};
+use super::escape::{Escape, Keys};
 use super::terminal::{Input, Place, Terminal};
 
 const CHUNK_LEN: usize = 4096;
@@ -65,14 +65,25 @@ impl<S: Sink> Relay<S> {
     }
 }
 
-/// Starts the console's input: `source` to `console`. `quit` is notified when the user types its escape, which works
-/// even while the guest reads no input.
+/// Starts the console's input: `source` to `console`. `left` is notified when the user types the key that leaves, which
+/// works even while the guest reads no input.
 pub fn start_input(
     mut source: impl Read + Send + 'static,
     kind: Input,
-    mut console: UnixStream,
-    quit: mpsc::Sender<()>,
+    console: UnixStream,
+    keys: Keys,
+    left: mpsc::Sender<()>,
 ) -> io::Result<()> {
+    let chunks = start_queue(console)?;
+    thread::Builder::new().name("stdin".to_owned()).spawn(move || match kind {
+        Input::Stream => pass_on(&mut source, &chunks),
+        Input::Terminal(terminal) => take_keys(&mut source, &terminal, &chunks, keys, &left),
+    })?;
+    Ok(())
+}
+
+/// Starts the thread that alone waits for a guest which reads no input, and gives the queue in front of it.
+pub fn start_queue(mut console: UnixStream) -> io::Result<SyncSender<Vec<u8>>> {
     let (chunks, queue) = sync_channel::<Vec<u8>>(INPUT_CHUNKS_MAX);
     thread::Builder::new().name("console-in".to_owned()).spawn(move || {
         // The console is closed; the VM's end is noticed elsewhere.
@@ -82,11 +93,7 @@ pub fn start_input(
             }
         }
     })?;
-    thread::Builder::new().name("stdin".to_owned()).spawn(move || match kind {
-        Input::Stream => pass_on(&mut source, &chunks),
-        Input::Terminal(terminal) => take_keys(&mut source, &terminal, &chunks, &quit),
-    })?;
-    Ok(())
+    Ok(chunks)
 }
 
 /// Copies a stream to the guest unchanged, to its end.
@@ -114,12 +121,13 @@ fn take_keys(
     source: &mut impl Read,
     terminal: &Terminal,
     chunks: &SyncSender<Vec<u8>>,
-    quit: &mpsc::Sender<()>,
+    keys: Keys,
+    left: &mpsc::Sender<()>,
 ) {
     // A read in the background fails then with EIO, instead of stopping the whole job.
     sandbox::signals::block_in_thread(Signal::TTIN);
     let mut buffer = [0; CHUNK_LEN];
-    let mut escape = Escape::default();
+    let mut escape = Escape::new(keys);
     loop {
         match terminal.await_foreground(LOOK_INTERVAL) {
             Place::Foreground => {}
@@ -128,7 +136,7 @@ fn take_keys(
         match source.read(&mut buffer) {
             Ok(0) => return,
             Ok(len) => {
-                if !typed(&mut escape, buffer.get(..len).unwrap_or_default(), chunks, quit) {
+                if !typed(&mut escape, buffer.get(..len).unwrap_or_default(), chunks, left) {
                     return;
                 }
             }
@@ -140,14 +148,14 @@ fn take_keys(
 }
 
 /// Handles typed bytes; false when the receiver is gone.
-fn typed(escape: &mut Escape, bytes: &[u8], chunks: &SyncSender<Vec<u8>>, quit: &mpsc::Sender<()>) -> bool {
+fn typed(escape: &mut Escape, bytes: &[u8], chunks: &SyncSender<Vec<u8>>, left: &mpsc::Sender<()>) -> bool {
     let parsed = escape.feed(bytes);
     if parsed.help {
-        notice(&format!("\n{HELP}\n"));
+        notice(&format!("\n{}\n", escape.keys.help));
     }
-    if parsed.quit {
-        // Full: a request is pending already.
-        let _ = quit.try_send(());
+    if parsed.leave {
+        // Full: it was told already.
+        let _ = left.try_send(());
     }
     if parsed.bytes.is_empty() {
         return true;

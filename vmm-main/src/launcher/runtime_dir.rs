@@ -2,11 +2,13 @@
 //! The folder of control sockets: `$XDG_RUNTIME_DIR/bulkhead`, or `/run/bulkhead` for root, or
 //! `/tmp/bulkhead-UID`. Mode 0700 and ours, or it is not used: what is in it commands VMs.
 //!
-//! A VM is represented by its socket, `NAME.sock`. A socket without a listener is replaced, anything else is left
-//! alone, and at its end a VM removes its own socket only ([`ipc::socket_file`]).
+//! A VM is represented by its control socket, `NAME.sock`; one whose console is a socket has `NAME.console` beside it.
+//! A socket without a listener is replaced, anything else is left alone, and at its end a VM removes its own sockets
+//! only ([`ipc::socket_file`]).
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -92,6 +94,11 @@ impl RuntimeDir {
         self.path.join(format!("{name}.log"))
     }
 
+    /// The path of the socket of its console, where it has one.
+    pub fn console_path(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.console"))
+    }
+
     /// Where the ids of VMs are locked (`ids`).
     pub fn locks(&self) -> PathBuf {
         self.path.join("ids")
@@ -115,41 +122,58 @@ impl RuntimeDir {
         Ok(names)
     }
 
-    /// Binds the socket of the VM called `name`: replaces a dead one, refuses if a live VM has it.
+    /// Binds the control socket of the VM called `name`: replaces a dead one, refuses if a live VM has it.
     pub fn bind(&self, name: &str) -> Result<ControlSocket, Problem> {
         let path = self.socket_path(name);
-        let place = printable::path(&path);
-        if path.as_os_str().len() > SOCKET_PATH_LEN_MAX {
-            return Err(Problem::usage(
-                format!("the control socket's path is longer than {SOCKET_PATH_LEN_MAX} bytes"),
-                place,
-                "give a shorter --name, or set XDG_RUNTIME_DIR to a shorter path",
-            ));
-        }
-        let (listener, file) = socket_file::bind(&path, SOCKET_MODE).map_err(|error| match error {
-            BindError::InUse(_) => Problem::new(
-                Class::State,
-                format!("a VM called {name:?} is already running"),
-                place.clone(),
-                "give another --name, or stop it with `bulkhead stop`",
-            ),
-            BindError::NotASocket { kind, .. } => Problem::host(
-                format!("the control socket's path is taken by {kind}"),
-                place.clone(),
-                "move it away, or give another --name",
-            ),
-            BindError::Host { step, source, .. } => cannot_be_made(step, &source, place.clone()),
-        })?;
+        let (listener, file) = listen(&path, name)?;
         listener
             .set_nonblocking(true)
-            .map_err(|error| cannot_be_made("set non-blocking", &error, place.clone()))?;
+            .map_err(|error| cannot_be_made("set non-blocking", &error, printable::path(&path)))?;
         Ok(ControlSocket { listener, path, file: Some(file) })
     }
+
+    /// Binds the socket of the console of the VM called `name`, whose control socket is bound.
+    pub fn bind_console(&self, name: &str) -> Result<(UnixListener, SocketFile), Problem> {
+        listen(&self.console_path(name), name)
+    }
+}
+
+fn listen(path: &Path, name: &str) -> Result<(UnixListener, SocketFile), Problem> {
+    let place = printable::path(path);
+    if path.as_os_str().len() > SOCKET_PATH_LEN_MAX {
+        return Err(Problem::usage(
+            format!("the socket's path is longer than {SOCKET_PATH_LEN_MAX} bytes"),
+            place,
+            "give a shorter --name, or set XDG_RUNTIME_DIR to a shorter path",
+        ));
+    }
+    socket_file::bind(path, SOCKET_MODE).map_err(|error| match error {
+        BindError::InUse(_) => Problem::new(
+            Class::State,
+            format!("a VM called {name:?} is already running"),
+            place.clone(),
+            "give another --name, or stop it with `bulkhead stop`",
+        ),
+        BindError::NotASocket { kind, .. } => Problem::host(
+            format!("the socket's path is taken by {kind}"),
+            place.clone(),
+            "move it away, or give another --name",
+        ),
+        BindError::Host { step, source, .. } => cannot_be_made(step, &source, place.clone()),
+    })
+}
+
+/// The process at the other end of a client's socket, if it is this user's or root's: checked where user ids are the
+/// host's.
+pub fn may_connect(client: BorrowedFd<'_>) -> Option<i32> {
+    let peer = rustix::net::sockopt::socket_peercred(client).ok()?;
+    let allowed = peer.uid == rustix::process::geteuid() || peer.uid.is_root();
+    allowed.then(|| peer.pid.as_raw_nonzero().get())
 }
 
 fn cannot_be_made(step: &str, error: &std::io::Error, place: String) -> Problem {
     Problem::host(
-        format!("the control socket cannot be made: {step}: {error}"),
+        format!("the socket cannot be made: {step}: {error}"),
         place,
         "check the folder's owner and mode, and the space on its file system",
     )

@@ -16,6 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::process::Signal;
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcgetpgrp, tcsetattr};
 
 use self::guard::{Guard, Modes};
@@ -195,6 +196,18 @@ impl State {
         if let Some(guard) = &mut self.guard {
             guard.rest();
         }
+    }
+}
+
+/// Stops like any job, with the terminal restored for the shell. The guest keeps running meanwhile.
+pub fn stop_job(terminal: Option<&Terminal>) {
+    if let Some(terminal) = terminal {
+        terminal.leave();
+    }
+    // If it cannot be stopped it goes on.
+    let _ = sandbox::signals::act_by_default(Signal::TSTP);
+    if let Some(terminal) = terminal {
+        terminal.enter_in_foreground();
     }
 }
 

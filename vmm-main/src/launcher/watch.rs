@@ -27,9 +27,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::log::OwnLog;
-use super::runtime_dir::ControlSocket;
+use super::runtime_dir::{self, ControlSocket};
 use super::signals::{Asked, Signals};
-use super::terminal::Terminal;
+use super::started::Started;
+use super::terminal::{self, Terminal};
 use super::{devices, refused};
 use crate::coordinator::FAREWELL_SPAN;
 use crate::coordinator::spans::STOP_SPAN;
@@ -57,6 +58,8 @@ pub struct User<'a> {
     pub terminal: Option<&'a Terminal>,
     /// For the launcher's own messages.
     pub log: &'a Arc<OwnLog>,
+    /// Who is told that the guest runs.
+    pub started: Started,
 }
 
 /// Serves the coordinator until it has ended; returns why the VM ended.
@@ -87,7 +90,7 @@ async fn serve(
     user: User<'_>,
     servers: &[Option<PathBuf>],
 ) -> Result<Option<Why>, Problem> {
-    let User { socket, mut quits, terminal, log } = user;
+    let User { socket, mut quits, terminal, log, mut started } = user;
     let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
     let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
@@ -106,7 +109,10 @@ async fn serve(
         tokio::select! {
             _ = pidfd.readable() => break,
             message = channel.recv() => match message {
-                Ok(Some(FromCoordinator::Running)) => {}
+                Ok(Some(FromCoordinator::Running)) => if started.tell().is_err() {
+                    // Whoever started it detached is gone, and knows of no VM.
+                    stop(&channel, &mut stopping, deadline.as_mut()).await;
+                },
                 Ok(Some(FromCoordinator::Reopen { index })) => {
                     let socket = servers.get(usize::from(index)).cloned().flatten();
                     let Some(socket) = socket.filter(|_| !reopening.contains_key(&index)) else { break };
@@ -139,7 +145,7 @@ async fn serve(
             asked = signals.next() => match asked {
                 Asked::End if stopping => break,
                 Asked::End => stop(&channel, &mut stopping, deadline.as_mut()).await,
-                Asked::Stop => stop_job(terminal),
+                Asked::Stop => terminal::stop_job(terminal),
                 Asked::Continued => drop(terminal.map(Terminal::enter_in_foreground)),
             },
             () = deadline.as_mut(), if stopping => {
@@ -199,18 +205,6 @@ async fn wait_gone(pidfd: &AsyncFd<OwnedFd>) {
     let _ = timeout(FAREWELL_SPAN, pidfd.readable()).await;
 }
 
-/// Stops like any job, with the terminal restored for the shell. The guest keeps running meanwhile.
-fn stop_job(terminal: Option<&Terminal>) {
-    if let Some(terminal) = terminal {
-        terminal.leave();
-    }
-    // If it cannot be stopped it goes on.
-    let _ = sandbox::signals::act_by_default(Signal::TSTP);
-    if let Some(terminal) = terminal {
-        terminal.enter_in_foreground();
-    }
-}
-
 async fn stop(channel: &LauncherEnd, stopping: &mut bool, deadline: std::pin::Pin<&mut Sleep>) {
     if !std::mem::replace(stopping, true) {
         deadline.reset(tokio::time::Instant::now() + STOP_DEADLINE);
@@ -221,10 +215,7 @@ async fn stop(channel: &LauncherEnd, stopping: &mut bool, deadline: std::pin::Pi
 
 /// Passes a client on, if it is this user or root; closes it otherwise.
 async fn hand_over(channel: &LauncherEnd, client: UnixStream) {
-    let own = rustix::process::geteuid();
-    let allowed = rustix::net::sockopt::socket_peercred(client.as_fd())
-        .is_ok_and(|peer| peer.uid == own || peer.uid.is_root());
-    if allowed {
+    if runtime_dir::may_connect(client.as_fd()).is_some() {
         // If that does not succeed in time the client's connection is closed.
         let _ = timeout(CLIENT_DEADLINE, channel.connection(client.as_fd())).await;
     }

@@ -178,6 +178,20 @@ impl Lab {
         found
     }
 
+    /// The process called `name` of the VM that runs here, as `ps --json` shows it.
+    pub fn process(&self, name: &str) -> serde_json::Value {
+        let output = self.bulkhead(&["ps", "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let rows = all.as_object().unwrap().values().next().unwrap().as_array().unwrap().clone();
+        rows.into_iter().find(|row| row["name"] == name).unwrap()
+    }
+
+    /// The host's number for the process called `name`.
+    pub fn pid(&self, name: &str) -> i32 {
+        i32::try_from(self.process(name)["host_pid"].as_i64().unwrap()).unwrap()
+    }
+
     /// The launcher of a VM of this place.
     pub fn launcher_pid(&self) -> Option<i32> {
         let entries =
@@ -268,16 +282,12 @@ impl Vm<'_> {
 
     /// The process called `name`, as `ps --json` shows it.
     pub fn process(&self, name: &str) -> serde_json::Value {
-        let output = self.lab.bulkhead(&["ps", "--json"]);
-        assert!(output.status.success(), "{output:?}");
-        let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let rows = all.as_object().unwrap().values().next().unwrap().as_array().unwrap().clone();
-        rows.into_iter().find(|row| row["name"] == name).unwrap()
+        self.lab.process(name)
     }
 
     /// The host's number for the process called `name`.
     pub fn pid(&self, name: &str) -> i32 {
-        i32::try_from(self.process(name)["host_pid"].as_i64().unwrap()).unwrap()
+        self.lab.pid(name)
     }
 
     /// Waits for the end: status, the rest of the guest's output, the whole log.

@@ -4,6 +4,7 @@
 use std::io::Cursor;
 
 use super::*;
+use crate::launcher::escape::STOP;
 use crate::launcher::terminal::tests::pty;
 
 #[derive(Default)]
@@ -41,7 +42,7 @@ fn relay_that_does_not_end_is_not_waited_for() {
 fn input_stream_passes_escape_bytes_through() {
     let (near, mut far) = UnixStream::pair().unwrap();
     let (quit, mut quits) = mpsc::channel(1);
-    start_input(Cursor::new(b"a\x01xb".to_vec()), Input::Stream, near, quit).unwrap();
+    start_input(Cursor::new(b"a\x01xb".to_vec()), Input::Stream, near, STOP, quit).unwrap();
     let mut seen = [0; 4];
     far.read_exact(&mut seen).unwrap();
     assert_eq!(&seen, b"a\x01xb");
@@ -57,7 +58,7 @@ fn input_terminal_quits_even_while_the_guest_reads_nothing() {
     typed.extend_from_slice(b"\x01x");
     let (_user, program) = pty();
     let kind = Input::Terminal(Terminal::new(program));
-    start_input(Cursor::new(typed), kind, near, quit).unwrap();
+    start_input(Cursor::new(typed), kind, near, STOP, quit).unwrap();
     assert_eq!(quits.blocking_recv(), Some(()));
     drop(far);
 }
