@@ -2,9 +2,9 @@
 //! Saved state: an envelope that can be read before anything is decoded, around one frozen struct.
 //!
 //! A *state unit* is 36 bytes of envelope (magic, format, kind, version, length, checksum; little-endian) and a
-//! postcard body. A stream is units one behind the other. The stream is untrusted (it comes from another host, or a
-//! file): lengths and the checksum are checked before a body is decoded, a body must be consumed to its last byte, and
-//! a stream to its last unit: what nobody asked for is an error. [`Reader::new`] is pure and the entry point of the
+//! postcard body. A stream is a sequence of units. It is untrusted (it comes from another process, host, or a file):
+//! length and checksum are checked before a body is decoded, a body must be consumed to its last byte, and a stream to
+//! its last unit: a unit that the reader does not know is an error. [`Reader::new`] is pure and the entry point of the
 //! fuzz target. A stream of any size is written and read unit by unit ([`stream`]), with the same checks.
 
 pub mod stream;
@@ -30,7 +30,7 @@ pub const UNITS_MAX: usize = 1024;
 /// The length of an envelope.
 pub const ENVELOPE_LEN: usize = 36;
 
-/// What a unit is of: up to 16 ASCII letters, digits, dots and hyphens, filled up with zeros.
+/// The kind of a unit: a name of up to 16 ASCII letters, digits, dots and hyphens, padded with zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UnitKind([u8; 16]);
 
@@ -66,7 +66,7 @@ impl UnitKind {
         Some(Self(bytes))
     }
 
-    /// The name, without the filling.
+    /// The name, without the padding.
     #[must_use]
     pub fn name(&self) -> &str {
         let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
@@ -76,7 +76,7 @@ impl UnitKind {
     fn from_wire(bytes: [u8; 16]) -> Option<Self> {
         let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
         let kind = Self::parse(bytes.get(..end)?)?;
-        // Nothing may stand behind the first zero: one kind has one spelling.
+        // Only zeros may follow the first one: a kind has one spelling.
         (kind.0 == bytes).then_some(kind)
     }
 }
@@ -95,9 +95,9 @@ const fn panic_name() -> ! {
 /// A struct that is the body of one kind and version of state unit. Frozen once released: a change is a new
 /// struct with a higher `VERSION` and a conversion from this one.
 pub trait SavedState: Serialize + DeserializeOwned {
-    /// What it is the state of.
+    /// Its kind.
     const KIND: UnitKind;
-    /// Which struct this is.
+    /// The version of the struct.
     const VERSION: u16;
 }
 
@@ -121,7 +121,7 @@ pub enum SavedError {
         /// The word found.
         magic: u32,
     },
-    /// An envelope from another time.
+    /// An unknown format of the envelope.
     #[error("state unit at {at:#x}: envelope format {format:#x}")]
     Format {
         /// Offset in the stream.
@@ -129,7 +129,7 @@ pub enum SavedError {
         /// The format found.
         format: u16,
     },
-    /// The kind is no name.
+    /// The kind is not a valid name.
     #[error("state unit at {at:#x}: the kind is not a name")]
     KindName {
         /// Offset in the stream.
@@ -145,7 +145,7 @@ pub enum SavedError {
         /// What the cap or the rest of the stream allows.
         room: usize,
     },
-    /// The body is not what was written.
+    /// The body does not match its checksum.
     #[error("state unit {kind:?}: checksum {found:#x}, envelope says {expected:#x}")]
     Checksum {
         /// The unit.
@@ -167,8 +167,8 @@ pub enum SavedError {
         /// The kind asked for.
         kind: UnitKind,
     },
-    /// A version that this build cannot take.
-    #[error("state unit {kind:?}: version {found}, this build takes {expected}")]
+    /// A version that this build cannot load.
+    #[error("state unit {kind:?}: version {found}, this build loads {expected}")]
     Version {
         /// The unit.
         kind: UnitKind,
@@ -191,7 +191,7 @@ pub enum SavedError {
         /// How many.
         len: usize,
     },
-    /// Units that nobody asked for.
+    /// Units that the reader did not take.
     #[error("{count} state units are left over, the first is {kind:?}")]
     UnitsLeftOver {
         /// How many.
@@ -199,7 +199,7 @@ pub enum SavedError {
         /// The first of them.
         kind: UnitKind,
     },
-    /// A struct of ours does not fit a unit.
+    /// A state that does not fit a unit.
     #[error("state unit {kind:?} cannot be written: {why}")]
     Unwritable {
         /// The unit.
@@ -237,7 +237,7 @@ impl Envelope {
         })
     }
 
-    /// The kind, and how long the body is, of which the stream has at most `room` bytes.
+    /// Checks the envelope, with `room` bytes left in the stream. Returns the kind and the length of the body.
     fn check(&self, at: usize, room: usize) -> Result<(UnitKind, usize), SavedError> {
         if self.magic != MAGIC {
             return Err(SavedError::Magic { at, magic: self.magic.get() });
@@ -305,9 +305,9 @@ impl Writer {
 /// One unit of a stream: envelope read and checked, body not decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit<'a> {
-    /// What it is the state of.
+    /// Its kind.
     pub kind: UnitKind,
-    /// Which struct it holds.
+    /// The version of its struct.
     pub version: u16,
     body: &'a [u8],
 }
@@ -334,14 +334,14 @@ impl<'a> Unit<'a> {
         }
     }
 
-    /// The body as it stands in the stream.
+    /// The encoded body.
     #[must_use]
     pub const fn body(&self) -> &'a [u8] {
         self.body
     }
 }
 
-/// Reads a stream: all envelopes at once, bodies as they are taken.
+/// Reads a stream: checks all envelopes first, and decodes bodies as they are taken.
 #[derive(Debug)]
 pub struct Reader<'a> {
     units: Vec<Unit<'a>>,
@@ -351,7 +351,7 @@ impl<'a> Reader<'a> {
     /// Checks every envelope and checksum of `stream`.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first error in the stream.
     pub fn new(stream: &'a [u8]) -> Result<Self, SavedError> {
         let mut units = Vec::new();
         let mut rest = stream;
@@ -386,7 +386,7 @@ impl<'a> Reader<'a> {
         self.take_unit(T::KIND).ok_or(SavedError::Missing { kind: T::KIND })?.decode()
     }
 
-    /// The same of a state that may have been saved by the version before, `P`.
+    /// The same of a state that may have been saved in the previous version, `P`.
     ///
     /// # Errors
     /// If there is none, or of another version, or it is malformed.
@@ -398,7 +398,7 @@ impl<'a> Reader<'a> {
     /// Ends the reading.
     ///
     /// # Errors
-    /// `UnitsLeftOver` if any unit was not taken: state that nobody knows is state that would be lost.
+    /// `UnitsLeftOver` if any unit was not taken: its state would be lost.
     pub fn finish(self) -> Result<(), SavedError> {
         match self.units.first() {
             None => Ok(()),

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The names of what a process is given at exec.
+//! The names of the descriptors that a process is given at exec.
 //!
-//! A descriptor has a name in the process that holds it: what kind of thing it is and, where there can be several,
-//! which other process it connects to (`ring:vfio0` in the vCPU process; the device's own end is just `ring`). The
-//! parent gives the names with the descriptors, in the order of their numbers, and the child takes each by its name, as
-//! systemd's `LISTEN_FDNAMES` has it: nobody else writes a number. The texts are in argument lists and in profiles.
-//! Callers: who starts processes, and every program at its start.
+//! A descriptor's name is its kind and, where there can be several, the process at the other end (`ring:vfio0` in the
+//! vCPU process; the device's own end is just `ring`). The parent passes the names with the descriptors, in the order
+//! of their numbers, and the child takes each by its name, as with systemd's `LISTEN_FDNAMES`: no code has a number.
+//! The texts are in argument lists and in profiles.
 
 use core::fmt;
 use core::str::FromStr;
@@ -14,14 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::instance::InstanceId;
 
-/// What kind of thing a descriptor is. The text of a kind is the name where a process has one of it only.
+/// The kind of a descriptor; its text is the name where a process has only one of the kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SlotKind {
-    /// The channel to whoever started the process.
+    /// The channel to the parent.
     Control,
-    /// Where it records why it died.
+    /// The crash page, where it records why it died.
     CrashPage,
-    /// Where its log lines go.
+    /// The log.
     Log,
     /// The configuration, from launcher to coordinator.
     Handover,
@@ -45,15 +44,15 @@ pub enum SlotKind {
     Irq(IrqLine),
     /// A stage 1 channel.
     Stage1,
-    /// A function link: the channel on which a device tells what of its BARs is memory, and of its vectors.
+    /// A function link.
     FunctionLink,
     /// A board of pending MSIs.
     MsiBoard,
-    /// The doorbell that says to look at it.
+    /// The doorbell of an MSI board.
     MsiDoorbell,
     /// The doorbell of a function's INTx pin: it is asserted.
     Intx,
-    /// The doorbell that says that the guest has ended that interrupt.
+    /// The doorbell that notifies the end of that interrupt.
     IntxEnd,
     /// A vfio-user connection.
     VfioUser,
@@ -87,7 +86,7 @@ pub enum Slot {
     Program(String),
 }
 
-/// A text that names no descriptor.
+/// A text that is not the name of a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no name of a descriptor; they are like `ram` or `ring:vfio0`")]
 pub struct UnknownSlot(String);
@@ -162,7 +161,7 @@ impl SlotKind {
 }
 
 impl Slot {
-    /// What stands before the name of a program.
+    /// The prefix of a program's name.
     pub const PROGRAM: &'static str = "program";
 }
 
@@ -204,7 +203,7 @@ impl FromStr for Slot {
     }
 }
 
-/// Whether `name` is a file's alone, in no folder, and one that prints as it is.
+/// Whether `name` is a file name without a folder, of printable characters.
 fn is_file_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The path of a listening Unix socket: bound, replaced when nobody listens on it any more, removed by its owner.
+//! The path of a listening Unix socket: bound, replaced if it has no listener any more, removed by its owner.
 //!
-//! A path that a user gave, or that an earlier run left behind, may hold anything by now. Nothing is ever removed but a
-//! socket, and only the very one that was meant: a dead one that still refuses connections at that moment, or the
-//! caller's own. To make that hold at the moment of removal and not a moment before, the file is moved aside first,
-//! looked at under a name that nobody else uses, and put back if it is another. Used by whatever binds a path: the
-//! launcher, and programs that serve by themselves.
+//! A path that a user gave, or that an earlier run left, may hold anything. Only sockets are removed: one that refuses
+//! connections, or the caller's own. So that this holds at the moment of removal, the file is renamed to a name that is
+//! not used otherwise, checked there, and put back if it is another one. Used by the launcher, and by programs that
+//! serve without a VM.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -23,7 +22,7 @@ use rustix::net::{
 };
 use thiserror::Error;
 
-/// How often a path that changes under us is looked at anew.
+/// How often a path that changes meanwhile is checked again.
 const ATTEMPTS: u32 = 8;
 
 /// Clients that may wait to be accepted; the kernel's own limit may be lower.
@@ -32,35 +31,35 @@ const BACKLOG: i32 = 128;
 /// Why a path cannot be bound. Whatever was there is still there.
 #[derive(Debug, Error)]
 pub enum BindError {
-    /// Somebody listens on it, or may.
+    /// It has a listener, or may have one.
     #[error("the socket {0:?} is in use by another process")]
     InUse(PathBuf),
-    /// It holds something else.
+    /// It is not a socket.
     #[error("{path:?} exists and is {kind}, which is not replaced by a socket: give a path that is free")]
     NotASocket {
         /// The path.
         path: PathBuf,
-        /// What is there.
+        /// The type of the file.
         kind: &'static str,
     },
-    /// The host said no.
+    /// The host refused.
     #[error("the socket {path:?} cannot be made: {step}: {source}")]
     Host {
         /// The path.
         path: PathBuf,
-        /// What was tried.
+        /// The step.
         step: &'static str,
         /// The reason.
         source: io::Error,
     },
 }
 
-/// What tells one file from another, also from one that got the same inode number after it.
+/// The identity of a file, which differs from that of a later file with the same inode number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct FileId {
     device: u64,
     inode: u64,
-    /// A socket's data never changes: this is when it was made.
+    /// When it was made: a socket's mtime never changes.
     made: (i64, i64),
 }
 
@@ -88,16 +87,15 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // A file that cannot be removed is found dead by the next who wants the path.
+        // A file that cannot be removed is replaced by the next bind, as one without a listener.
         let _ = remove(&self.path, self.id, |_| true);
     }
 }
 
-/// Listens on `path`, whose file gets `mode` without the bits of the umask. A socket that nobody listens on is
-/// replaced.
+/// Listens on `path`, whose file gets `mode` without the bits of the umask. A socket without a listener is replaced.
 ///
 /// # Errors
-/// If somebody listens on it, something else has the path, or the host refuses.
+/// If it has a listener, the path is not a socket, or the host refuses.
 pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindError> {
     let host = |step| move |source: io::Error| BindError::Host { path: path.to_owned(), step, source };
     for _ in 0..ATTEMPTS {
@@ -128,15 +126,15 @@ pub fn bind(path: &Path, mode: u32) -> Result<(UnixListener, SocketFile), BindEr
 fn listening(path: &Path, mode: u32) -> Result<OwnedFd, Errno> {
     let address = SocketAddrUnix::new(path)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // The file gets the socket's mode: at no time another.
+    // The file has this mode from the beginning.
     fchmod(&socket, Mode::from_raw_mode(mode))?;
     bind_address(&socket, &address)?;
     listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
-/// Whether the socket at `path` refuses to be connected to. What cannot be told is taken for alive: a full backlog, a
-/// socket of another type, one of another user.
+/// Whether the socket at `path` refuses connections. In doubt it is taken for alive: a full backlog, a socket of
+/// another type, one of another user.
 fn is_dead(path: &Path) -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let Ok(address) = SocketAddrUnix::new(path) else { return false };
@@ -151,7 +149,7 @@ fn remove(path: &Path, id: FileId, still: impl Fn(&Path) -> bool) -> io::Result<
         let found = fs::symlink_metadata(path);
         found.is_ok_and(|found| found.file_type().is_socket() && FileId::of(&found) == id)
     };
-    // In most cases that it is another one, it need not be moved to see that.
+    // If it is another one this mostly shows before it is moved.
     if !is_meant(path) {
         return Ok(());
     }
@@ -159,7 +157,7 @@ fn remove(path: &Path, id: FileId, still: impl Fn(&Path) -> bool) -> io::Result<
     match renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
         Ok(()) => {}
         Err(Errno::NOENT) => return Ok(()),
-        // A file system without this kind of rename, NFS for one: between the look and the removal there is a moment.
+        // A file system without this kind of rename, such as NFS: another file may take the path before the removal.
         Err(Errno::INVAL | Errno::NOSYS) => {
             return if still(path) && is_meant(path) { fs::remove_file(path) } else { Ok(()) };
         }
@@ -174,7 +172,7 @@ fn remove(path: &Path, id: FileId, still: impl Fn(&Path) -> bool) -> io::Result<
     })
 }
 
-/// A name in the same folder that nobody else uses, and short: it must not be longer than an address may be.
+/// An unused name in the same folder, short enough for a socket address.
 fn aside(path: &Path) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The vfio-user protocol, 0.1 and 0.2: a PCI device in another process, driven over a Unix stream socket.
 //!
-//! One codec for both ends: the client (`dev-vfio`) and the server (`dev-nvme`) share these types, and either may
-//! meet a peer that nobody here wrote. A peer is never trusted: lengths, counts, offsets and ids are checked
-//! before they are used, bodies by pure functions from bytes to values, the stream by [`connection`].
-//! Two fates for a bad message: one whose *body* is wrong is answered with an error and the connection lives
-//! ([`Malformed`]); one whose *framing* is wrong ends the connection ([`connection::ConnectionError::Violation`]).
-//! Public specification: `docs/interop/vfio-user.rst` of QEMU. The bytes are little-endian on every host we build for.
+//! One codec for both ends: the client (`dev-vfio`) and the server (`dev-nvme`) share these types, and either may have
+//! a foreign peer. A peer is never trusted: lengths, counts, offsets and ids are checked before they are used, bodies
+//! by pure functions from bytes to values, the stream by [`connection`]. Two fates for a bad message: one whose *body*
+//! is wrong is answered with an error and the connection lives ([`Malformed`]); one whose *framing* is wrong ends the
+//! connection ([`connection::ConnectionError::Violation`]). Public specification: `docs/interop/vfio-user.rst` of QEMU.
+//! The bytes are little-endian on every host we build for.
 
 pub mod connection;
 pub mod device;

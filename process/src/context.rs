@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a program knows of itself before it is configured, and how it tells the coordinator something.
+//! The context of a program: its generation, and the sending end for events to the coordinator.
 //!
-//! Any thread may tell. A coordinator that does not read is noticed by the service loop, not here.
+//! Any thread may send events. A coordinator that does not read them is noticed by the service loop.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -12,62 +12,62 @@ use ipc::channel::Channel;
 use ipc::deadline::Deadline;
 use ipc::protocol::control::Event;
 
-/// How long the coordinator may take to read something: it is never busy for so long and lives.
+/// How long an event may wait for room in the channel: a live coordinator is never busy for so long.
 pub(crate) const SEND_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Exit status after [`Events::fatal`]: a peer broke the rules of what the program cannot do without.
+/// Exit status after [`Events::fatal`].
 const EXIT_FATAL: i32 = 3;
 
-/// What every program is given.
+/// The context of a program.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Which life of the process this is.
+    /// The generation of this process.
     pub generation: u32,
-    /// How long to look for a request in a ring before sleeping: 0 where one CPU has to do for both sides.
+    /// How long to poll a ring before sleeping: 0 on a host with one CPU.
     pub spin: Duration,
-    /// Where events go.
+    /// Sends events.
     pub events: Events,
 }
 
-/// Where events go.
+/// Sends events to the coordinator.
 #[derive(Clone)]
 pub struct Events {
     tell: Option<Arc<dyn Fn(Event) + Send + Sync>>,
-    /// Whether the process ends when it cannot go on.
+    /// Whether [`Events::fatal`] ends the process.
     is_exiting: bool,
 }
 
 impl Events {
-    /// To `tell`, which is called from any thread.
+    /// Sends events by calling `tell`, from any thread.
     pub fn new(tell: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self { tell: Some(Arc::new(tell)), is_exiting: false }
     }
 
-    /// To no listener: where a device fails all the time, as when it is fuzzed.
+    /// Drops all events: for fuzzing, where devices fail all the time.
     pub const fn none() -> Self {
         Self { tell: None, is_exiting: false }
     }
 
-    /// To who is at the other end of `channel`. One that does not listen is noticed by the service loop.
+    /// Sends events over `channel`. Errors are noticed by the service loop.
     pub fn over(channel: &Arc<Channel>) -> Self {
         let channel = Arc::clone(channel);
         Self::new(move |event| _ = channel.event::<OwnedFd>(&event, &[], Deadline::after(SEND_DEADLINE)))
     }
 
-    /// The same, of a process that ends when it cannot go on.
+    /// The same, such that [`Events::fatal`] ends the process.
     pub(crate) fn exiting(self) -> Self {
         Self { is_exiting: true, ..self }
     }
 
-    /// Tells it.
+    /// Sends an event.
     pub fn tell(&self, event: Event) {
         if let Some(tell) = &self.tell {
             tell(event);
         }
     }
 
-    /// Says that the program cannot go on, and why, and ends the process: the supervisor decides what becomes of the
-    /// VM.
+    /// Reports that the program cannot go on, with the reason, and ends the process. The coordinator decides what
+    /// becomes of the VM.
     pub fn fatal(&self, reason: String) {
         if self.is_exiting {
             ipc::log::error!("{reason}");
@@ -78,7 +78,7 @@ impl Events {
         }
     }
 
-    /// Whether there is a listener.
+    /// Whether events are sent anywhere.
     pub const fn has_listener(&self) -> bool {
         self.tell.is_some()
     }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What every sealed program of a VM is made of: the way from `main` to a service loop, and the threads that all have.
+//! The frame of every sealed program of a VM: from `main` to the service loop, and the ring thread.
 //!
 //! ```text
 //!   arguments ─► descriptors by name ─► seal ─► hello ─► Unconfigured ─► Ready ─► Loaded ─► Armed ─► the end
 //!   [start]                                              [life], moved by the requests of [serve]
 //! ```
 //!
-//! A program is a [`Program`]: its role, what it takes, and what each request does to it. Its `main` is one call of
-//! [`run`] with its profile. Nothing else makes a [`life::Life`] that serves, and that only with a `Locked`.
+//! A program implements [`Program`]: its role, its descriptors, and what each request does. Its `main` is one call of
+//! [`run`] with its profile. Only [`run`] serves a [`life::Life`], and only with a `Locked`.
 #![forbid(unsafe_code)]
 
 pub mod context;

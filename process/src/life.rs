@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The life of a program: what it holds in each stage, and which request takes it to the next.
+//! The life of a program: its stages, and the requests that lead from one to the next.
 //!
 //! ```text
 //!   Unconfigured(Given) ──configure──► Ready ──load──► Loaded ──arm──► Armed
 //!                                                                      replay, go; pause, resume, save
 //! ```
 //!
-//! Given, Ready, Loaded and Armed are the program's own types: what a stage does not have cannot be asked for. A step
-//! takes what a stage holds along, so one that fails half-way leaves [`Stage::Spent`]: only `Quit` comes then. Whether
-//! a request has a place at all is `ipc`'s [`State`](ipc::protocol::lifecycle::State), which the service loop asks
-//! before.
+//! Given, Ready, Loaded and Armed are types of the program, so that a stage cannot be asked for what it does not have.
+//! A step consumes the value of its stage: if it fails, [`Stage::Spent`] is left, which only `Quit` leaves. Whether a
+//! request is allowed is checked before by the service loop, against [`State`](ipc::protocol::lifecycle::State).
 
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -24,64 +23,64 @@ use ipc::protocol::probe::{Probe, ProbeOutcome};
 
 use crate::context::Context;
 
-/// What a program does when it is asked. Each call comes from one thread, and only in the stage whose type it takes.
+/// A program: one function per request. All are called from one thread, in the stage whose type they take.
 pub trait Program: Sized {
     /// Its role on the control channel.
     const ROLE: Role;
-    /// What it is called in failures: "the SMMU".
+    /// Its name in failures: "the SMMU".
     const WHAT: &'static str;
-    /// What it was given at exec, besides control channel, crash page and log.
+    /// The descriptors that it was given at exec, besides control channel, crash page and log.
     type Given;
-    /// What it is told once.
+    /// Its configuration.
     type Config;
-    /// Configured: it knows what it is.
+    /// Configured.
     type Ready;
-    /// It has what it remembers, and nothing else that can fail is done.
+    /// Its state is loaded.
     type Loaded;
-    /// Everything that can fail is done. It begins with `go`.
+    /// Everything that can fail has been done; it runs from `go` on.
     type Armed;
 
-    /// Its own configuration, if it is that, and of a kind that this program can be.
+    /// Checks that the configuration is for this program.
     ///
     /// # Errors
-    /// Why it cannot. The process stays unconfigured.
+    /// If it is not. The process stays unconfigured.
     fn accept(config: RoleConfig) -> Result<Self::Config, Failure>;
-    /// Becomes what `config` says.
+    /// Configures it.
     ///
     /// # Errors
-    /// If the configuration does not fit what was given, or the host refuses something.
+    /// If the configuration does not fit the descriptors, or the host refuses something.
     fn configure(config: Self::Config, given: Self::Given, context: &Context)
     -> Result<Self::Ready, Failure>;
-    /// Takes what it remembers; everything untrusted in it is validated here.
+    /// Loads its state, which is untrusted and validated here.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the state.
     fn load(ready: Self::Ready, source: Source, context: &Context) -> Result<Self::Loaded, Failure>;
-    /// Does everything else that can fail. Nothing moves before `go`: no DMA, no CPU, no interrupt towards the guest.
+    /// Does everything else that can fail. Until `go` it causes no DMA, runs no CPU and raises no interrupt.
     ///
     /// # Errors
     /// If a thread cannot be started, or a peer does not answer.
     fn arm(loaded: Self::Loaded, context: &Context) -> Result<Self::Armed, Failure>;
-    /// Puts into force, outside of this process, what it remembers: a vSMMU attaches its streams, and says what came of
-    /// each. `None`: it has none.
+    /// Applies the loaded state outside of this process: a vSMMU attaches its streams, and returns the outcome for
+    /// each. `None`: it has no streams.
     ///
     /// # Errors
-    /// If it cannot say what came of it.
+    /// If the outcome is not known.
     fn replay(armed: &Self::Armed) -> Result<Option<Vec<StreamReplay>>, Failure>;
-    /// Opens gates. What goes wrong now goes wrong in a running VM: a device is lost, or the process cannot go on and
-    /// says so ([`Events::fatal`](crate::Events::fatal)).
+    /// Opens gates. A failure from here on is one in a running VM: a device is lost, or the process cannot go on
+    /// ([`Events::fatal`](crate::Events::fatal)).
     fn go(armed: &Self::Armed, context: &Context);
-    /// Stops making work; returns once nothing of the guest changes any more because of this process.
+    /// Quiesces the process: returns once it changes no state that the guest can see.
     ///
     /// # Errors
     /// If something did not stop in time.
     fn pause(armed: &Self::Armed) -> Result<(), Failure>;
-    /// Goes on after `pause`; nothing changes if it was not paused.
+    /// Resumes after `pause`; does nothing if it is not paused.
     ///
     /// # Errors
-    /// If something did not begin in time.
+    /// If something did not resume in time.
     fn resume(armed: &Self::Armed) -> Result<(), Failure>;
-    /// What was begun and is not finished. Waits for no peer.
+    /// The work that was begun and not finished. Waits for no peer.
     fn in_flight(armed: &Self::Armed) -> Quiescence;
     /// Whether it could be saved now. Changes nothing.
     ///
@@ -93,37 +92,40 @@ pub trait Program: Sized {
     /// # Errors
     /// If the state cannot be written.
     fn save(armed: &Self::Armed, into: &mut dyn Write) -> Result<(), Failure>;
-    /// Switches or rearms the dirty log.
+    /// Enables, disables or re-arms the dirty log.
     ///
     /// # Errors
     /// If a producer did not confirm in time.
     fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure>;
-    /// The DMA of this device has ended for good: its process is gone, and nothing of the host's does it instead.
+    /// The DMA of this device has ended for good: its process was reaped, and the host does no DMA for it any more.
     ///
     /// # Errors
     /// If no such device is behind it.
     fn dma_ended(configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure>;
-    /// Takes a new end of its channel with `peer`, whose next life is at the other end. A program has no channel that
-    /// can be exchanged unless it says so.
+    /// Takes its end of a new channel to the next life of `peer`. By default a program has no channel that can be
+    /// replaced.
     ///
     /// # Errors
     /// If there is no such channel.
     fn rewire(_armed: &Self::Armed, peer: InstanceId, _epoch: u32, _channel: OwnedFd) -> Result<(), Failure> {
-        Err(Failure::new(format!("take a new channel to {peer}"), "it has none that can be exchanged"))
+        Err(Failure::new(
+            format!("take a new channel to {peer}"),
+            "it has no channel to that process that can be replaced",
+        ))
     }
     /// Counters and states. Waits for no peer.
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect);
 }
 
-/// Where what a program remembers comes from.
+/// Where a program loads its state from.
 pub enum Source {
-    /// It begins out of reset.
+    /// Its reset state.
     Reset,
     /// A stream of state units, which is untrusted. A program may keep the rest of it until it is armed.
     Units(Box<dyn Read + Send>),
 }
 
-/// Reads a whole stream of state units into private memory, up to the largest that there is.
+/// Reads a whole stream of state units into private memory, up to [`SAVED_UNITS_LEN_MAX`] bytes.
 ///
 /// # Errors
 /// If it cannot be read, or is longer.
@@ -137,21 +139,21 @@ pub fn read_units(stream: impl Read) -> Result<Vec<u8>, Failure> {
     Ok(units)
 }
 
-/// What a program answers to the end of a device's DMA that has no devices behind it.
+/// The answer to [`Program::dma_ended`] of a program without devices behind it.
 ///
 /// # Errors
 /// Always.
 pub fn no_device_behind(device: InstanceId) -> Result<(), Failure> {
-    Err(Failure::new(format!("take note of the end of the DMA of {device}"), "it is not behind this process"))
+    Err(Failure::new(format!("note the end of the DMA of {device}"), "it is not behind this process"))
 }
 
 /// A program that is configured.
 pub enum Configured<'a, P: Program> {
-    /// It remembers nothing.
+    /// Not loaded.
     Ready(&'a P::Ready),
-    /// It is not armed.
+    /// Loaded, not armed.
     Loaded(&'a P::Loaded),
-    /// It is armed, or has begun.
+    /// Armed, or running.
     Armed(&'a P::Armed),
 }
 
@@ -160,31 +162,31 @@ enum Stage<P: Program> {
     Ready(Box<P::Ready>),
     Loaded(Box<P::Loaded>),
     Armed(Box<P::Armed>),
-    /// A step failed half-way: only `Quit` is left.
+    /// A step failed: only `Quit` is allowed.
     Spent,
 }
 
-/// A program, as its coordinator sees it.
+/// A program with its stage.
 pub struct Life<P: Program> {
     context: Context,
     stage: Stage<P>,
 }
 
 impl<P: Program> Life<P> {
-    /// An unconfigured one.
+    /// An unconfigured program.
     pub fn new(given: P::Given, context: Context) -> Self {
         Self { context, stage: Stage::Unconfigured(Box::new(given)) }
     }
 
-    /// What the program knows of itself.
+    /// The program's context.
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// Becomes what `config` says.
+    /// Configures it.
     ///
     /// # Errors
-    /// If it is configured already, or cannot be this.
+    /// If it is configured already, or the configuration is not for this program.
     pub fn configure(&mut self, config: RoleConfig) -> Result<(), Failure> {
         let config = P::accept(config)?;
         match std::mem::replace(&mut self.stage, Stage::Spent) {
@@ -196,10 +198,10 @@ impl<P: Program> Life<P> {
         }
     }
 
-    /// Takes what it remembers.
+    /// Loads its state.
     ///
     /// # Errors
-    /// If the stream is no state of such a program. It can only quit then.
+    /// If the stream is not a valid state of such a program, which can only quit then.
     pub fn load(&mut self, source: Source) -> Result<(), Failure> {
         match std::mem::replace(&mut self.stage, Stage::Spent) {
             Stage::Ready(ready) => {
@@ -213,7 +215,7 @@ impl<P: Program> Life<P> {
     /// Does everything else that can fail.
     ///
     /// # Errors
-    /// If it is not loaded, or the host or a peer refuses something. It can only quit then.
+    /// If it is not loaded, or the host or a peer refuses something; the program can only quit then.
     pub fn arm(&mut self) -> Result<(), Failure> {
         match std::mem::replace(&mut self.stage, Stage::Spent) {
             Stage::Loaded(loaded) => {
@@ -224,24 +226,24 @@ impl<P: Program> Life<P> {
         }
     }
 
-    /// Puts into force what it remembers.
+    /// Applies the loaded state outside of the process.
     ///
     /// # Errors
-    /// If it is not armed, or cannot say what came of it.
+    /// If it is not armed, or the outcome is not known.
     pub fn replay(&mut self) -> Result<Option<Vec<StreamReplay>>, Failure> {
         P::replay(self.armed("replay")?)
     }
 
-    /// Begins.
+    /// Starts running.
     ///
     /// # Errors
     /// If it is not armed.
     pub fn go(&mut self) -> Result<(), Failure> {
-        P::go(self.armed("let go")?, &self.context);
+        P::go(self.armed("start")?, &self.context);
         Ok(())
     }
 
-    /// The whole way in, out of reset: for who drives a program without a coordinator.
+    /// All steps from reset to running: for tests, which have no coordinator.
     ///
     /// # Errors
     /// Of the step that failed.
@@ -252,7 +254,7 @@ impl<P: Program> Life<P> {
         self.go()
     }
 
-    /// Stops making work, and says what is in flight then.
+    /// Quiesces the program, and returns what is still in flight.
     ///
     /// # Errors
     /// If it is not armed, or something does not stop.
@@ -262,10 +264,10 @@ impl<P: Program> Life<P> {
         Ok(P::in_flight(armed))
     }
 
-    /// Goes on.
+    /// Resumes it.
     ///
     /// # Errors
-    /// If it is not armed, or something does not go on.
+    /// If it is not armed, or something does not resume in time.
     pub fn resume(&mut self) -> Result<(), Failure> {
         P::resume(self.armed("resume")?)
     }
@@ -286,7 +288,7 @@ impl<P: Program> Life<P> {
         P::save(self.armed("save")?, into)
     }
 
-    /// Switches or rearms the dirty log.
+    /// Enables, disables or re-arms the dirty log.
     ///
     /// # Errors
     /// If it is not configured, or a producer does not confirm.
@@ -304,7 +306,7 @@ impl<P: Program> Life<P> {
         P::dma_ended(configured.ok_or_else(|| self.unfit("tell of a device"))?, device)
     }
 
-    /// Takes a new end of its channel with `peer`.
+    /// Takes its end of a new channel to the next life of `peer`.
     ///
     /// # Errors
     /// If it is not armed, or has no such channel.
@@ -349,7 +351,7 @@ impl<P: Program> Life<P> {
         }
     }
 
-    /// Puts back what a request found that has no place now.
+    /// Puts the stage back, which does not allow the request.
     fn refuse(&mut self, stage: Stage<P>, verb: &str) -> Result<(), Failure> {
         self.stage = stage;
         Err(self.unfit(verb))
@@ -367,7 +369,7 @@ impl<P: Program> Stage<P> {
             Self::Ready(_) => "configured and not loaded",
             Self::Loaded(_) => "loaded and not armed",
             Self::Armed(_) => "armed already",
-            Self::Spent => "spent: a step failed half-way",
+            Self::Spent => "spent: a step failed, it can only quit",
         }
     }
 }

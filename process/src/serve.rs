@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The control loop of every sealed program: request in, state machine, [`Life`], reply out.
 //!
-//! One place decides what a request may do in which state ([`State`]), streams saved state between
-//! the process and the memory object that came with the request, and turns what went wrong into a
-//! [`Reply::Failed`]. The loop ends with `Quit`, or when the coordinator is gone or broke the contract.
+//! Checks that the state ([`State`]) allows the request, streams saved state between the program and the memory object
+//! of the request, and answers a failure with [`Reply::Failed`]. The loop ends with `Quit`, or when the coordinator is
+//! gone or broke the contract.
 
 use std::os::fd::OwnedFd;
 
@@ -17,7 +17,7 @@ use crate::context::SEND_DEADLINE;
 use crate::life::{Life, Program, Source};
 use crate::state_stream::{StateReader, StateWriter};
 
-/// Serves `life` until it is told to quit.
+/// Serves `life` until `Quit`.
 ///
 /// # Errors
 /// The channel's: the coordinator is gone, or broke the contract.
@@ -28,7 +28,7 @@ pub(crate) fn serve<P: Program>(channel: &Channel, life: &mut Life<P>) -> Result
             Err(Error::Timeout { .. }) => continue,
             incoming => incoming?,
         };
-        // The coordinator has nothing to tell that nobody asked for.
+        // The coordinator sends no events.
         let Incoming::Request { request_id, body, fds } = incoming else { continue };
         let next = state.after(&body);
         let reply = match next {
@@ -49,7 +49,7 @@ pub(crate) fn serve<P: Program>(channel: &Channel, life: &mut Life<P>) -> Result
 fn answer<P: Program>(life: &mut Life<P>, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, Failure> {
     // As many fds as the request's contract says: the channel has checked.
     let given = fds.into_iter().next();
-    let given = |why| given.ok_or_else(|| Failure::new(why, "no descriptor came along"));
+    let given = |why| given.ok_or_else(|| Failure::new(why, "the request carries no descriptor"));
     match request {
         Request::Configure(config) => life.configure(config)?,
         Request::Load(LoadFrom::Reset) => life.load(Source::Reset)?,

@@ -2,9 +2,9 @@
 //! From the first instruction of a program to its service loop, and to its end.
 //!
 //! Arguments: the process's name, its generation, and the names of its descriptors in the order of their numbers. There
-//! is no environment. Run by hand a program ends with a line that says who starts it: without arguments it has no
-//! generation, and with made-up ones it has neither these descriptors nor the namespaces it verifies before it serves;
-//! nothing is opened, created or changed.
+//! is no environment. A program that is run by hand ends with a message that `bulkhead run` starts it, and changes
+//! nothing: without arguments it has no generation, and with made-up ones it has neither the descriptors nor the
+//! namespaces that it verifies.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,36 +22,36 @@ use crate::context::{Context, Events};
 use crate::life::{Life, Program};
 use crate::serve::serve;
 
-/// The coordinator greets at once: it has just started us.
+/// For the coordinator's hello, which it sends at once after starting the process.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why a program could not begin, or what ended it.
+/// Why a program did not start, or what ended it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An argument is not there.
+    /// An argument is missing.
     #[error("no {0} given: this program is started by `bulkhead run`, not by hand")]
     NoArgument(&'static str),
     /// The generation is no number.
     #[error("the generation is not a number: {0:?}")]
     Generation(String),
-    /// The name is no process's.
+    /// The name is not that of a process.
     #[error("this program's name: {0}")]
     Name(#[from] UnknownInstance),
-    /// The name is another program's.
+    /// The name is that of another program's process.
     #[error("{name} is started with the program of a {role}")]
     OtherRole {
         /// The name.
         name: InstanceId,
-        /// What the program is.
+        /// The program's role.
         role: Role,
     },
-    /// A descriptor is not there.
+    /// A descriptor is missing.
     #[error(transparent)]
     Inherited(#[from] InheritedError),
-    /// What is called a crash page is none.
+    /// The crash page is invalid.
     #[error("the crash page: {0}")]
     CrashPage(std::io::Error),
-    /// It is not sealed.
+    /// The process could not be sealed.
     #[error(transparent)]
     Seal(#[from] SealError),
     /// The coordinator is gone, or broke the contract.
@@ -59,7 +59,7 @@ pub enum StartError {
     Channel(#[from] ipc::error::Error),
 }
 
-/// What the parent says at exec.
+/// The arguments of a program.
 struct Arguments {
     name: InstanceId,
     generation: u32,
@@ -68,7 +68,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// Reads them, behind the program's own name.
+    /// Reads the arguments after the program's name.
     fn read(mut words: impl Iterator<Item = String>) -> Result<Self, StartError> {
         let name = words.next().ok_or(StartError::NoArgument("name"))?.parse()?;
         let generation = words.next().ok_or(StartError::NoArgument("generation"))?;
@@ -77,22 +77,22 @@ impl Arguments {
     }
 }
 
-/// Takes the descriptors of this process, `take` those that are the program's own; seals it with `profile`, and serves
-/// until the coordinator tells it to quit.
+/// Takes the descriptors of this process, those of the program itself by `take`; seals it with `profile`; serves until
+/// `Quit`.
 ///
 /// # Errors
-/// Why it could not begin, or what ended it.
+/// Why the program did not start, or what ended it.
 pub fn run<P: Program>(
     profile: &Profile,
     take: impl FnOnce(&mut Inherited) -> Result<P::Given, InheritedError>,
 ) -> Result<(), StartError> {
-    // An argument that is no text is no name of anything.
+    // An argument that is not UTF-8 names nothing.
     let words = std::env::args_os().skip(1).map(|word| word.into_string().unwrap_or_default());
     let Arguments { name, generation, slots } = Arguments::read(words)?;
     if name.role != P::ROLE {
         return Err(StartError::OtherRole { name, role: P::ROLE });
     }
-    // Asks the kernel for files that a sealed process cannot open.
+    // Before sealing, since it opens files.
     let spin = ring::spin_for_host();
     let mut fds = Inherited::take_all(slots)?;
     let control = fds.take(SlotKind::Control)?;
@@ -105,7 +105,7 @@ pub fn run<P: Program>(
     greet_and_serve(&locked, &channel, &mut Life::<P>::new(given, context))
 }
 
-/// Greets the coordinator, says what is enforced, and serves. `locked` is the proof that this process is sealed.
+/// Exchanges hello with the coordinator, reports what is enforced, and serves. `locked` is the proof of being sealed.
 fn greet_and_serve<P: Program>(
     locked: &Locked,
     channel: &Channel,

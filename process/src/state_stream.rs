@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The memory object that a state is written into or read from, as a stream: a program holds as much of it as it works
-//! on.
+//! The memory object of a saved state as a stream, so that a program holds only a part of the state in private memory.
 //!
-//! An object's length is looked at once, when reading begins: what comes is sealed against change. Neither end goes
-//! beyond [`SAVED_LEN_MAX`].
+//! The object's length is checked once, before reading: the object is sealed. Neither end goes beyond
+//! [`SAVED_LEN_MAX`].
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,11 +28,14 @@ impl StateReader {
     /// A state of `len` bytes.
     ///
     /// # Errors
-    /// If the object is shorter, or `len` above the cap.
+    /// If the object is shorter, or `len` above [`SAVED_LEN_MAX`].
     pub(crate) fn new(memory: OwnedFd, len: u64) -> io::Result<Self> {
         let held = u64::try_from(rustix::fs::fstat(memory.as_fd())?.st_size).unwrap_or(0);
         if len > held || len > SAVED_LEN_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "its length is not what was said"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the memory object is shorter than the announced state, or the state is too long",
+            ));
         }
         Ok(Self { memory, len, done: 0 })
     }
@@ -54,12 +56,12 @@ impl Read for StateReader {
 }
 
 impl StateWriter {
-    /// Into this object.
+    /// Writes into this object.
     pub(crate) const fn new(memory: OwnedFd) -> Self {
         Self { memory, len: 0 }
     }
 
-    /// As if so many bytes were written.
+    /// Counts `len` bytes as written.
     #[cfg(test)]
     pub(crate) const fn skip(&mut self, len: u64) {
         self.len += len;

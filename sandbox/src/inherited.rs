@@ -80,7 +80,7 @@ impl Inherited {
         given.ok_or(InheritedError::NotGiven(name))
     }
 
-    /// Takes the one called `name`, if there is such a one.
+    /// Takes the one called `name`, if it was given.
     ///
     /// # Errors
     /// If it was taken.
@@ -93,21 +93,21 @@ impl Inherited {
         }
     }
 
-    /// Takes all of a kind that are still there, each with what stands behind `KIND:` in its name.
+    /// Takes all remaining ones of a kind, each with the part of its name behind `KIND:`.
     pub fn take_each(&mut self, kind: impl Display) -> Vec<(String, OwnedFd)> {
         let kind = format!("{kind}:");
         let all = self.names.iter().zip(&mut self.fds);
         all.filter_map(|(name, fd)| Some((name.strip_prefix(&kind)?.to_owned(), fd.take()?))).collect()
     }
 
-    /// Takes all that are still there, to be taken by name later.
+    /// Takes all remaining ones, to be taken by name later.
     #[must_use]
     pub fn take_rest(&mut self) -> Inherited {
         let fds = self.fds.iter_mut().map(Option::take).collect();
         Inherited { names: self.names.clone(), fds }
     }
 
-    /// The names of all, those that were taken among them.
+    /// The names of all, including those that were taken.
     pub fn names(&self) -> &Names {
         &self.names
     }

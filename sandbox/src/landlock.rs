@@ -2,10 +2,10 @@
 //! Landlock, denying everything the running kernel can deny: paths, and by its ABI network ports, device ioctls,
 //! signals to others, abstract Unix sockets.
 //!
-//! The profile names the ABI below which the process does not start. All of the kernel's ABI, up to the newest that
-//! we have tried, is demanded of it. For what an older one cannot deny, [`gaps`] names the other mechanism that
-//! denies it, and sealing checks that. Called by `locked::seal` with one thread running: Landlock binds the calling
-//! thread and what it starts from then on.
+//! The profile names the lowest ABI with which the process starts. All rights of the kernel's ABI, up to the newest
+//! that was tested, are denied. For what an older ABI cannot deny, [`gaps`] names the other mechanism that denies it,
+//! and sealing checks that. Called by `locked::seal` with one thread running: Landlock binds the calling thread and
+//! what it starts from then on.
 //!
 //! One exception: executing opens the file anew, so a process that spawns others is allowed to execute (and to that
 //! end read) exactly the program files it holds. Their descriptors are the rule; no path is.
@@ -42,7 +42,7 @@ pub enum LandlockError {
     UnknownAbi(u32),
     /// The kernel's ABI does not deny something, and the profile leaves it open as well.
     #[error(
-        "Landlock ABI {enforced} does not deny {what}, and the profile allows {call}: nothing would stand there"
+        "Landlock ABI {enforced} does not deny {what}, and the profile allows {call}: nothing would deny it"
     )]
     Open {
         /// The ABI that would be enforced.
@@ -60,7 +60,7 @@ pub enum LandlockError {
     Partial,
 }
 
-/// The newest ABI whose rights we have seen denied. A newer kernel's further ones are not counted on.
+/// The newest ABI whose rights tests have seen denied. Rights of newer ABIs are not relied on.
 const ABI_MAX: u32 = 7;
 
 /// The ABI in force, and the kernel's own.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Locking a process down, proof that it is locked down, and the report of what it tried when it dies of it.
+//! Confining a process, the proof that it is confined, and the report of a refused system call that it died of.
 //!
 //! Order of use. A parent makes a [`report::CrashPage`], then [`spawn::Spawn`] execs a static program into new
 //! namespaces with exactly the given descriptors. The program calls [`locked::seal`] before anything else and enters

@@ -33,11 +33,11 @@ pub fn set(limits: &Limits) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Those that grow with the machine, which a process does not know when it is sealed: it only verifies that they are
-/// there.
+/// Limits that grow with the VM's size, which a process does not know when it is sealed: it only verifies that they are
+/// set.
 const OF_MACHINE: [Resource; 4] = [Resource::As, Resource::Fsize, Resource::Nofile, Resource::Nproc];
 
-/// What the machine's own limits came to: bytes of address space and of the largest file, descriptors, threads.
+/// The values of these limits: bytes of address space and of the largest file, descriptors, threads.
 pub fn of_machine() -> [Option<u64>; 4] {
     OF_MACHINE.map(|resource| getrlimit(resource).maximum)
 }

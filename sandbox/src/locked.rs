@@ -91,7 +91,7 @@ impl Enforced {
         ));
         let gap = |gap: &landlock::Gap| {
             format!(
-                "Landlock ABI {} does not deny {}; there stand: {}",
+                "Landlock ABI {} does not deny {}; denied instead by: {}",
                 self.landlock_abi, gap.what, gap.wall
             )
         };
@@ -113,7 +113,7 @@ impl Enforced {
 
 /// The step of sealing that failed.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "each says itself in its message")]
+#[expect(missing_docs, reason = "the messages say it")]
 pub enum SealError {
     #[error("sealing, descriptors: {0}")]
     Descriptors(String),
@@ -170,7 +170,7 @@ pub fn seal_to_spawn(
     if profile.arch != crate::profile::Arch::host() {
         return Err(SealError::OtherArch(profile.arch));
     }
-    // Compiled first: it only needs memory, and nothing is half done when it fails.
+    // Compiled first: a failure leaves nothing half done.
     let profile = &profile.clone().with_numbers(|slot| names.number_of(slot).into_iter().collect());
     let filters = seccomp::compile(profile)?;
     let fd_count = names.count();
@@ -189,7 +189,7 @@ pub fn seal_to_spawn(
     root::verify(profile.root).map_err(SealError::Root)?;
 
     let mapped = Page::map(rustix::fd::AsFd::as_fd(&page)).map_err(SealError::CrashPage)?;
-    // The descriptor belongs to the table of the process: it stays open.
+    // The descriptor stays open, since it is part of the process's table.
     std::mem::forget(page);
     sys::install_handlers().map_err(SealError::Handlers)?;
     report::record_panics(mapped);

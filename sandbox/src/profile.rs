@@ -2,7 +2,7 @@
 //! A role's rights, as data: what the profiles in `profiles/` are written in.
 //!
 //! A [`Profile`] says which system calls a sealed process may make and with which arguments, what its root is,
-//! its resource limits and the Landlock ABI it insists on. Parent (`spawn`), child (`locked`), the report
+//! its resource limits and the least Landlock ABI. Parent (`spawn`), child (`locked`), the report
 //! of a death and the audit all read the same value. Rights are required, never best effort.
 
 use std::fmt;
@@ -42,22 +42,22 @@ impl fmt::Display for Arch {
     }
 }
 
-/// What one argument must look like. `int` arguments are compared on their low 32 bits because the kernel reads
-/// no more of them and callers leave rubbish above; `word` arguments on all 64.
+/// A condition on one argument. `int` arguments are compared in their low 32 bits, since the kernel reads no more and
+/// callers may leave anything above; `word` arguments in all 64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Check {
     /// Which argument, 0 to 5.
     pub index: u8,
-    /// Bits that are looked at.
+    /// The bits that are compared.
     pub mask: u64,
-    /// What they must be.
+    /// Their required value.
     pub value: u64,
-    /// Whether only the low 32 bits count.
+    /// Whether only the low 32 bits are compared.
     pub narrow: bool,
-    /// The name of the descriptor whose number the argument must be, as long as that is not known: nothing passes until
-    /// [`Profile::with_numbers`] has put it into `value`.
+    /// The name of the descriptor whose number the argument must be. Until [`Profile::with_numbers`] has put the number
+    /// into `value`, nothing passes.
     pub slot: Option<&'static str>,
-    /// What the check is for, in the words of a report ("mapping executable memory is never allowed").
+    /// The reason, for reports ("mapping executable memory is never allowed").
     pub why: &'static str,
 }
 
@@ -168,23 +168,23 @@ pub enum RootKind {
     /// `spawn` mounts an empty read-only tmpfs and pivots into it; the caller must be free to mount.
     NewEmpty,
     /// The caller's own root, which must already be an empty read-only one: a process under Landlock
-    /// cannot mount, so the sealed coordinator hands its own down.
+    /// cannot mount, so the sealed coordinator's children inherit its root.
     Inherited,
 }
 
 /// Resource limits, soft and hard alike. A lower limit that is already in force stays: it is never weaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// RLIMIT_NOFILE, descriptors, beside what the machine gives the process ([`Profile::with_more`]).
+    /// RLIMIT_NOFILE, descriptors, without those that depend on the VM ([`Profile::with_more`]).
     pub nofile_count: u64,
-    /// RLIMIT_NPROC: threads of this process and of all below it, beside those for the machine's devices.
+    /// RLIMIT_NPROC: threads of this process and of all below it, without those for the VM's devices.
     pub nproc_count: u64,
-    /// RLIMIT_FSIZE, bytes: the largest file the process may write, beside one that the machine gives it
+    /// RLIMIT_FSIZE, bytes: the largest file the process may write, unless the VM gives it a larger one
     /// ([`Profile::sized`]).
     pub fsize_len: u64,
     /// RLIMIT_DATA, bytes: writable memory of its own, thread stacks included. Does not grow with the guest.
     pub data_len: u64,
-    /// RLIMIT_AS, bytes: all that it has mapped, beside what the machine gives it to map ([`Profile::sized`]).
+    /// RLIMIT_AS, bytes: all that it has mapped, without guest RAM and devices ([`Profile::sized`]).
     pub address_len: u64,
     /// RLIMIT_MEMLOCK, bytes: how much memory the process may have pinned. None: as much as the launcher may.
     pub locked_len: Option<u64>,
@@ -220,9 +220,9 @@ impl Profile {
         self.rules.iter().find(|rule| rule.syscall == syscall)
     }
 
-    /// The same rights for a machine of some size: `mapped_len` bytes more may be mapped, of guest RAM and devices, and
-    /// a file that the process was given to write has `file_len` bytes. A process verifies of these two limits only
-    /// that they are there when it is sealed: it does not know the machine then.
+    /// The same rights in a VM of some size: `mapped_len` bytes more may be mapped, of guest RAM and devices, and a
+    /// file that the process writes has `file_len` bytes. When it is sealed, a process only verifies that these two
+    /// limits are set: it does not know the VM's size yet.
     #[must_use]
     pub fn sized(mut self, mapped_len: u64, file_len: u64) -> Profile {
         self.limits.address_len = self.limits.address_len.saturating_add(mapped_len);
@@ -230,9 +230,9 @@ impl Profile {
         self
     }
 
-    /// The same rights with room for so many descriptors and threads more: for what a process is given, and for each
-    /// device that it works with. Like [`Self::sized`] a matter of the machine's, which the process does not know when
-    /// it is sealed.
+    /// The same rights with this many more descriptors and threads: for what a process is given, and for each device
+    /// that it works with. Like [`Self::sized`] they depend on the VM, which the process does not know when it is
+    /// sealed.
     #[must_use]
     pub fn with_more(mut self, nofile_count: u64, nproc_count: u64) -> Profile {
         self.limits.nofile_count = self.limits.nofile_count.saturating_add(nofile_count);
@@ -240,8 +240,8 @@ impl Profile {
         self
     }
 
-    /// The same rights where the descriptors that rules name have these numbers. A name that has none stays, and a
-    /// profile with such a name cannot be sealed with: what is missing is never let through.
+    /// The same rights with the numbers of the descriptors that rules name. A name without a number stays, and a
+    /// process cannot be sealed with such a profile.
     #[must_use]
     pub fn with_numbers(mut self, numbers: impl Fn(&str) -> Vec<u32>) -> Profile {
         self.rules = self.rules.into_iter().map(|rule| rule.with_numbers(&numbers)).collect();

@@ -16,22 +16,22 @@ mod vfio_kernel;
 use crate::memory_file::MemoryFiles;
 use crate::profile::{Arch, Profile};
 
-/// What Linux 5.19 and 6.1 have: every path right but truncating. Whatever the kernel can deny beyond that is denied,
-/// and for what it cannot another wall must stand (`landlock::Gap`).
+/// The ABI of Linux 5.19 and 6.1: every path right but truncating. What the kernel can deny beyond that is denied too;
+/// what it cannot must be denied by another mechanism (`landlock::Gap`).
 const LANDLOCK_ABI_MIN: u32 = 2;
 
-/// State units are written into a memory file that the coordinator hands over: 64 MiB is far above any of ours, and
-/// keeps a taken-over process from filling the host's memory by `write`.
+/// The longest file that a process writes its state units into. 64 MiB is far above the largest, and keeps a
+/// compromised process from filling the host's memory.
 const SAVED_LEN_MAX: u64 = 64 << 20;
 
-/// The same with a device's own state: as much as the coordinator takes.
+/// The same of a process that also saves a device's own state: the most that the coordinator accepts.
 const DEVICE_SAVED_LEN_MAX: u64 = 16 << 30;
 
-/// What a process maps beside memory of its own and the machine's: its program, rings, pages of registers.
+/// What a process maps beside private memory and guest RAM: its program, rings, register pages.
 const SHARED_LEN: u64 = 256 << 20;
 
-/// Calls that a trace of a machine's life does not show in every role that may make them, and why they are allowed all
-/// the same. `cargo xtask syscalls` insists on a reason for each.
+/// Calls that a trace of a running VM does not show in every role that may make them, and why they are allowed
+/// nevertheless. `cargo xtask syscalls` requires a reason for each.
 pub const UNSEEN: &[(&str, &str)] = &[
     ("brk", "the C library's allocator"),
     ("capget", "verified before sealing, by the C library's number of it where there is one"),
@@ -120,7 +120,7 @@ pub fn vfio() -> Profile {
     vfio::profile(Arch::host())
 }
 
-/// The process of a physical device, by the kernel's VFIO.
+/// The process of a physical device, by VFIO.
 pub fn vfio_kernel() -> Profile {
     vfio_kernel::profile(Arch::host())
 }
@@ -147,7 +147,7 @@ fn all_with(arch: Arch, memory_files: MemoryFiles) -> Vec<Profile> {
     all
 }
 
-/// The profiles of what the coordinator starts. Its own filter is over theirs.
+/// The profiles of the processes that the coordinator starts, which also run under its own filter.
 fn of_children(arch: Arch) -> Vec<Profile> {
     let mut all = vec![
         vcpu_soft::profile(arch),

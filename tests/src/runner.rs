@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The protocol of test runners, for suites that are other programs besides: list, or run.
+//! The command line of a libtest program, list and run, for suites whose program is started as something else as well.
 
-/// Does what a runner asks with these words, the program's name first. A test that fails panics.
-pub fn run(words: &[String], tests: &[(&str, fn())]) {
-    if words.iter().any(|word| word == "--list") {
-        if !words.iter().any(|word| word == "--ignored") {
+/// Lists or runs the tests as these arguments say, the program's name first. A test that fails panics.
+pub fn run(args: &[String], tests: &[(&str, fn())]) {
+    if args.iter().any(|arg| arg == "--list") {
+        if !args.iter().any(|arg| arg == "--ignored") {
             tests.iter().for_each(|(name, _)| println!("{name}: test"));
         }
         return;
     }
-    let exact = words.iter().any(|word| word == "--exact");
-    let wanted: Vec<&String> = words.iter().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let exact = args.iter().any(|arg| arg == "--exact");
+    let wanted: Vec<&String> = args.iter().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let is_wanted = |name: &str| {
         wanted.is_empty()
             || wanted.iter().any(|word| if exact { *word == name } else { name.contains(&**word) })

@@ -200,7 +200,7 @@ fn recv(socket: BorrowedFd<'_>, bytes: &mut [u8], fd: Option<&mut Option<OwnedFd
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut receive =
         || recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
-    // A peer that ends with messages unread is told of as a reset, once, and before the last that it has said.
+    // ECONNRESET is reported once if the peer closed its end with messages unread, before its last messages.
     let received = match receive() {
         Err(Errno::CONNRESET) => receive(),
         other => other,

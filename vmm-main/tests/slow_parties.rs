@@ -340,7 +340,7 @@ fn stop_is_no_success_while_a_stopped_launcher_keeps_the_name() {
     client.write_all(b"POST /v1/stop HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n").unwrap();
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("does not give up its name"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("has not freed its name"), "{answer}");
     assert!(lab.path("run/bulkhead/web.sock").exists());
     signal(launcher, "CONT");
     let (status, _, log) = vm.end();

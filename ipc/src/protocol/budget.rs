@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How long a process may wait inside a request, and from that how long the coordinator waits for its answer.
+//! How long a process may wait inside a request, and therefore how long the coordinator waits for its reply.
 //!
-//! A deadline shorter than the waits inside it takes a slow peer of a process for the death of the process. So both
-//! ends take their spans from here: a process those of its own waits, the coordinator their sum and [`SLACK`]. A wait
-//! that is added to a request is added to [`waits`]. What has no place here does not happen inside a request: a device
-//! is opened by a thread of its own ([`vfio::OPENING`]), and its outcome is an event.
+//! With a deadline shorter than the waits inside it, the coordinator would take a process for dead whose peer is slow.
+//! So both ends take their spans from here: the process those of its own waits, the coordinator their sum plus
+//! [`SLACK`]. A wait that is added to a request is added to [`waits`]. Longer work is not done inside a request: a
+//! device is opened by a thread of its own ([`vfio::OPENING`]), and the outcome is an event.
 
 use core::time::Duration;
 
 use crate::hello::Role;
 use crate::protocol::control::Request;
 
-/// What a busy host adds to a request that waits for nobody.
+/// What a busy host may add to any request.
 pub const SLACK: Duration = Duration::from_secs(5);
 
-/// For an `Inspect`. Not in [`deadline`]: a process that is late with it is reported as such, and lives.
+/// For `Inspect`. Not part of [`deadline`]: a process that is late with it is reported as late, and not ended.
 pub const INSPECT: Duration = Duration::from_secs(2);
 
-/// From `Quit` to the end of the process, which is killed then. A vCPU process delivers its guest's last output
-/// meanwhile.
+/// From `Quit` until the process is killed. A vCPU process writes its guest's last output in this time.
 pub const QUIT: Duration = sum(&[vcpu::FLUSH, Duration::from_millis(1500)]);
 
 /// Waits of a vCPU process.
@@ -28,9 +27,9 @@ pub mod vcpu {
     use super::{SLACK, sum};
     use crate::shm::ring;
 
-    /// For its threads to stand still: a vCPU that waits for a device is the slowest of them, and a busy host.
+    /// For its threads to stop: the slowest is a vCPU that waits for a device.
     pub const PARK: Duration = sum(&[ring::ANSWER_SPAN, SLACK]);
-    /// For the guest's last output to find a reader, once it has quit.
+    /// For writing the guest's last output after `Quit`.
     pub const FLUSH: Duration = Duration::from_millis(1500);
 }
 
@@ -40,7 +39,7 @@ pub mod smmu {
 
     /// For its ring thread to pause or to go on: a full Command queue, and devices that are slow to take requests.
     pub const MODE_CHANGE: Duration = Duration::from_secs(10);
-    /// For all devices to tell what is on its way and to answer: at a pause, a save and a replay.
+    /// For all devices to answer, at a pause, a save and a replay.
     pub const ANSWERS: Duration = Duration::from_secs(5);
 }
 
@@ -53,19 +52,19 @@ pub mod vfio {
     /// For the whole conversation until the device can be used, in a thread of its own. Some thirty answers: a server
     /// that takes half a second for each is slow, and still served.
     pub const OPENING: Duration = Duration::from_secs(20);
-    /// For the requests in the ring: one access that asks the server twice.
+    /// For draining the ring: one access that asks the server twice.
     pub const DRAIN: Duration = Duration::from_secs(10);
-    /// For the device to stop, or to go on: its disk finishes what it has begun.
+    /// For the device to stop or to resume: its disk completes the commands it has begun.
     pub const STATE: Duration = Duration::from_secs(15);
-    /// The same with a saved state.
+    /// For opening the device and loading its saved state.
     pub const RESTORING: Duration = super::sum(&[OPENING, DATA]);
-    /// For a device's own state to go out of its server, or into another one: 8 GiB at the pace of a slow one.
+    /// For transferring the device's state out of its server, or into another one: 8 GiB, of a slow server.
     pub const DATA: Duration = Duration::from_secs(60);
-    /// For the last transfer or interrupt to leave the gate: it may be telling the vCPU process, or the server.
+    /// For the last transfer or interrupt to leave the gate: it may wait for the vCPU process, or the server.
     pub const GATE: Duration = Duration::from_secs(10);
 }
 
-/// For writing or reading a saved state: memory, up to the largest that there is.
+/// For writing or reading the state units of a process: memory, up to the largest size allowed.
 const STATE_UNITS: Duration = Duration::from_secs(25);
 
 /// For mapping guest RAM and building the model; for a physical device, for pinning that RAM.
@@ -83,12 +82,12 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
         (Role::Smmu, Request::Replay) => smmu::ANSWERS,
         (Role::Smmu, Request::Pause) => sum(&[smmu::MODE_CHANGE, smmu::ANSWERS]),
         (Role::Smmu, Request::Resume) => smmu::MODE_CHANGE,
-        // It may refuse to stop, and is to go on then; the ring is drained once more when it has stopped.
+        // If the device refuses to stop it is resumed; if it stops the ring is drained a second time.
         (Role::Vfio, Request::Pause) => {
             sum(&[vfio::DRAIN, vfio::STATE, vfio::STATE, vfio::DRAIN, vfio::GATE])
         }
         (Role::Vfio, Request::Go) => vfio::STATE,
-        // A connection that another life may have used is had back, and the device goes on.
+        // The connection is taken back from a next life that may have used it, and the device resumed.
         (Role::Vfio, Request::Resume) => sum(&[vfio::OPENING, vfio::STATE]),
         (Role::Vfio, Request::CheckSave) => vfio::ANSWER,
         (
@@ -115,7 +114,7 @@ pub const fn deadline(role: Role, request: &Request) -> Duration {
     sum(&[waits(role, request), SLACK])
 }
 
-/// The spans one after the other.
+/// The sum of the spans.
 #[must_use]
 pub const fn sum(spans: &[Duration]) -> Duration {
     let (mut total, mut rest) = (Duration::ZERO, spans);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The control interface: what the coordinator asks of every process it started, and what it is told.
+//! The control interface: the coordinator's requests to every process that it started, and events of these processes.
 //!
-//! One channel per process, the coordinator always asks, the process always answers, in order, one request at a time. A
-//! request that does not fit the process' state (see [`crate::protocol::lifecycle`]) or that the process cannot fulfil
-//! is answered with [`Reply::Failed`]: that is no violation, the channel lives on. Every body is at most
-//! [`BODY_LEN_MAX`](crate::frame::BODY_LEN_MAX) bytes; deadlines are in [`crate::protocol::budget`].
+//! One channel per process. The coordinator sends the requests; the process answers them in order, one at a time. A
+//! request that the process's state does not allow (see [`crate::protocol::lifecycle`]), or that fails, is answered
+//! with [`Reply::Failed`], which is no violation. A body has at most [`BODY_LEN_MAX`](crate::frame::BODY_LEN_MAX)
+//! bytes; deadlines are in [`crate::protocol::budget`].
 //!
-//! If the process dies with a request open, the asker gets `PeerGone`. Each request says what that means.
-//! If the coordinator dies the kernel ends the process too: the coordinator is its namespace's pid 1.
+//! If the process dies, an open request fails with `PeerGone`; each request says below what its death means. If the
+//! coordinator dies the kernel kills the process: the coordinator is pid 1 of its namespace.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ use crate::protocol::vcpu::VcpuConfig;
 use crate::protocol::vfio::VfioConfig;
 use crate::protocol::{Message, Protocol};
 
-/// The interface's name as a type.
+/// The control interface.
 #[derive(Debug)]
 pub enum Control {}
 
@@ -35,85 +35,83 @@ impl Protocol for Control {
     type Event = Event;
 }
 
-/// What the coordinator asks. Append only.
+/// A request of the coordinator. Append only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Tells the process what it is. Once, before anything else. Reply `Done`. No fds: the process got them at exec.
-    /// Not idempotent: a second one is `Failed`. Death: start another process and configure that.
+    /// Configures the process. Once, as the first request. Reply `Done`. No descriptors: the process got them at exec.
+    /// Not idempotent: a second one is `Failed`. Death: another process is started.
     Configure(RoleConfig),
-    /// Tells it where what it remembers comes from; everything untrusted in it is validated here. Reply `Done`. One fd
-    /// with [`LoadFrom::Units`]: a memory object sealed against change. Not idempotent: a failed load leaves a process
-    /// that can only quit. Death: another process is started, or the old life goes on.
+    /// Loads the process's state, from reset or from state units, which are untrusted and validated here. Reply `Done`.
+    /// One descriptor with [`LoadFrom::Units`]: a memory object sealed against writes. Not idempotent: after a failed
+    /// load the process can only quit. Death: another process is started, or the old life goes on.
     Load(LoadFrom),
-    /// Everything else that can fail: opens its device, greets its peers, starts its threads, parked. Reply `Done`; the
-    /// process of an assigned device answers at once, is armed when it tells by an event what became of its device
-    /// ([`Event::DeviceOpened`], [`Event::DeviceFailed`]). After it nothing moves: no DMA, no CPU, no interrupt towards
-    /// the guest. No fds. Not idempotent: a failed one leaves a process that can only quit. Death: as for `Load`.
+    /// Does everything else that can fail: opens the device, says hello to peers, starts threads, parked. Reply `Done`.
+    /// The process of an assigned device replies at once, and is armed at [`Event::DeviceOpened`] or
+    /// [`Event::DeviceFailed`]. An armed process causes no DMA, runs no CPU and raises no interrupt yet. No
+    /// descriptors. Not idempotent: after a failure the process can only quit. Death: as for `Load`.
     Arm,
-    /// Puts into force, outside of the process, what it remembers: a vSMMU attaches every stream from the guest's own
-    /// tables in RAM. Reply `Replayed` of a vSMMU, `Done` of any other process. No fds. Idempotent. Death: as for
-    /// `Load`.
+    /// Applies the loaded state outside of the process: a vSMMU attaches every stream as the guest's tables in RAM say.
+    /// Reply `Replayed` of a vSMMU, `Done` of any other process. No descriptors. Idempotent. Death: as for `Load`.
     Replay,
-    /// Lets it begin: opens gates. Reply `Done`; it cannot fail, and a process that cannot go on then says so as in a
-    /// running VM. No fds. Idempotent. Death: as in a running VM.
+    /// Starts running: opens gates. Reply `Done`; it cannot fail: a later failure is an event, as in a running VM. No
+    /// descriptors. Idempotent. Death: as in a running VM.
     Go,
-    /// Stops making work: CPUs stop between instructions, devices finish or hold what they have begun, and
-    /// answer what still arrives in their rings. Reply `Paused` once nothing of the guest changes any more
-    /// because of this process. No fds. Idempotent. Death: a device is lost; a vCPU process ends the VM.
+    /// Quiesces the process: CPUs stop between instructions; devices complete or hold what they have begun, and still
+    /// answer accesses in their rings. Reply `Paused` once the process changes no state that the guest can see. No
+    /// descriptors. Idempotent. Death: a device is lost; a vCPU process ends the VM.
     Pause,
-    /// Goes on after `Pause`. Reply `Done`. No fds. Idempotent. Death: as for `Pause`.
+    /// Resumes after `Pause`. Reply `Done`. No descriptors. Idempotent. Death: as for `Pause`.
     Resume,
-    /// Ends. Reply `Done`, then the process exits with status 0. No fds. Idempotent. Death: fulfils it.
+    /// Ends the process: reply `Done`, then exit with status 0. No descriptors. Idempotent. Death: fulfils it.
     Quit,
-    /// Writes its state, as a stream of state units, from the start of the given memory object. Only paused.
-    /// Reply `Saved`. One fd: a memory object without seals, which the process grows up to
-    /// [`SAVED_LEN_MAX`]. Idempotent: it changes nothing in the process. Death: the save failed.
+    /// Writes the state of a paused process as state units, from the start of the given memory object. Reply `Saved`.
+    /// One descriptor: a memory object without seals, which the process may grow up to [`SAVED_LEN_MAX`] bytes.
+    /// Idempotent: it changes nothing in the process. Death: the save failed.
     Save,
-    /// Could it be saved, now? Reply `Done`, or `Failed` with the reason. Changes nothing. Running or paused. No fds.
-    /// Idempotent. Death: as for `Pause`.
+    /// Asks whether the process could be saved now. Reply `Done`, or `Failed` with the reason. Running or paused.
+    /// Changes nothing. No descriptors. Idempotent. Death: as for `Pause`.
     CheckSave,
-    /// Switches the dirty log, or makes its producer forget what it need not mark again. Reply `DirtyLog` once every
-    /// later write is marked. What was switched on before `Arm` stays on through `Arm` and `Go`. No fds. Idempotent.
-    /// Death: the log itself survives, in shared memory.
+    /// Enables, disables or re-arms the dirty log. Reply `DirtyLog` once every later write is marked as asked. A log
+    /// that was enabled before `Arm` stays enabled through `Arm` and `Go`. No descriptors. Idempotent. Death: the log
+    /// itself survives, in shared memory.
     DirtyLog(DirtyLogOp),
-    /// Asks for counters and states. Reply `Inspect`; the process waits for no peer to give it. A late answer is
-    /// no loss of the process. No fds. Idempotent. Death: no answer.
+    /// Asks for counters and states. Reply `Inspect`, for which the process waits for no peer. A late reply does not
+    /// count as the loss of the process. No descriptors. Idempotent. Death: no reply.
     Inspect,
-    /// Debug builds only: attempt something the sandbox must refuse. Reply `Probe`. No fds. Not idempotent.
-    /// Death: often the expected outcome; the crash page says why.
+    /// Debug builds only: attempts something that the sandbox must refuse. Reply `Probe`. No descriptors. Not
+    /// idempotent. Death: often the expected outcome; the crash page says why.
     Probe(Probe),
-    /// To a vSMMU: the DMA of this device has ended for good. Its process was reaped, and the coordinator has let go of
-    /// the host's files by which a physical device goes on without its process. What was in force before an order of
-    /// the guest's is not in use there any more, whatever that process has answered; nothing else proves it of a device
-    /// that does not answer. Reply `Done`, or `Failed` if no such device is behind it. No fds. Idempotent. Death: as
-    /// for `Pause`.
+    /// To a vSMMU: the DMA of this device has ended for good. Its process was reaped, and the coordinator has closed
+    /// the host's descriptors that would keep a physical device's DMA going without its process. So no attachment or
+    /// translation of the device is in use any more, although it has not answered; nothing else proves that. Reply
+    /// `Done`, or `Failed` if no such device is behind the vSMMU. No descriptors. Idempotent. Death: as for `Pause`.
     DmaEnded {
         /// The device's process.
         device: InstanceId,
     },
-    /// Gives it a new end of the channel that it has with `peer`: the next life of that process has the other one. It
-    /// greets there, and speaks there from now on. The channel that it had is kept until its other end is closed, and
-    /// what comes from there is not followed as long as the new one is open; if the next life does not come to be, the
-    /// old channel is the one again. Reply `Done` once it listens, or `Failed` if it has no such channel that can be
-    /// exchanged. Running or paused. One fd: the channel's end. Not idempotent. Death: as for `Pause`.
+    /// Passes the process its end of a new channel to the next life of `peer`. It says hello there, and uses that
+    /// channel from then on. The old channel is kept until its other end is closed: while the new one is open, messages
+    /// on the old one are not acted upon; if the next life fails, the old one is used again. Reply `Done` once the
+    /// process listens on the new channel, or `Failed` if it has no channel to `peer` that can be replaced. Running or
+    /// paused. One descriptor: the channel's end. Not idempotent. Death: as for `Pause`.
     Rewire {
-        /// The process whose next life it is.
+        /// The process whose next life has the other end.
         peer: InstanceId,
-        /// The number that every message of that channel carries: the generation of the next life.
+        /// The generation in the header of every message on that channel: that of the next life.
         epoch: u32,
     },
 }
 
-/// The largest state one process may save, in bytes: that of a device with memory of its own (an accelerator's may have
-/// some GiB), which goes from its server into the memory object in pieces.
+/// The largest state of one process, in bytes: that of a device with memory of its own (an accelerator's may have some
+/// GiB), which is transferred from its server into the memory object in pieces.
 pub const SAVED_LEN_MAX: u64 = 16 << 30;
 
-/// The largest state that a process may have in private memory. The largest today is a vCPU process with 64 CPUs and an
-/// ITS, below 1 MiB.
+/// The largest state that a process reads into private memory, in bytes. The largest today is a vCPU process's with 64
+/// CPUs and an ITS, below 1 MiB.
 pub const SAVED_UNITS_LEN_MAX: u64 = 64 << 20;
 
 impl Request {
-    /// Whether it may be asked again after `PeerGone` or a timeout, without harm.
+    /// Whether it may be repeated after `PeerGone` or a timeout.
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {
         match self {
@@ -132,7 +130,7 @@ impl Request {
     }
 }
 
-/// What a process is. Append only.
+/// The configuration of a process, by role. Append only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RoleConfig {
     /// The vCPU process.
@@ -143,121 +141,121 @@ pub enum RoleConfig {
     Vfio(VfioConfig),
     /// The process of an NVMe controller.
     Nvme(NvmeConfig),
-    /// A process that knows from its descriptors what it is.
+    /// A process that needs nothing but its descriptors.
     Nothing,
 }
 
-/// Where what a process remembers comes from. Append only.
+/// Where a process loads its state from. Append only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LoadFrom {
-    /// Nowhere: it begins out of reset.
+    /// Its reset state.
     Reset,
-    /// State units, from the start of the memory object that comes along.
+    /// State units, from the start of the attached memory object.
     Units {
-        /// How many bytes of them the object holds.
+        /// Their length in bytes.
         len: u64,
     },
 }
 
-/// What to do with the dirty log. Append only. The order of a harvest stands in [`crate::shm::dirty_log`].
+/// An operation on the dirty log. Append only. [`crate::shm::dirty_log`] describes a harvest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DirtyLogOp {
-    /// Mark every write from now on, in the name of this epoch, which the coordinator never uses twice.
+    /// Mark every write from now on, under this epoch, which the coordinator never uses twice.
     Enable {
-        /// Stands in the log's header.
+        /// Recorded in the log's header.
         epoch: u64,
     },
     /// Stop marking.
     Disable,
-    /// After a harvest took bits: drop every note of "this page is marked already" (a CPU's write TLB), so that
-    /// the next write to any page marks it again. Pages may be copied once this is answered, not before.
+    /// Flip the bitmaps, and drop every cached "this page is marked already" (a CPU's write TLB), so that the next
+    /// write to any page marks it again. The closed bitmap may be harvested, and its pages copied, after the reply.
     Rearm,
 }
 
-/// What a process answers. Append only.
+/// A reply of a process. Append only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// It is so.
+    /// The request was fulfilled.
     Done,
-    /// To `Save`: so many bytes of state units stand in the memory object.
+    /// To `Save`: the state units are in the memory object.
     Saved {
-        /// Bytes from the object's start.
+        /// Their length in bytes, from the object's start.
         len: u64,
     },
     /// To `Inspect`.
     Inspect(Inspect),
     /// To `Probe`.
     Probe(ProbeOutcome),
-    /// It is not so, and the process is as it was before, unless the request says otherwise.
+    /// The request failed, and the process is as it was before, unless the request says otherwise.
     Failed(Failure),
-    /// To `Pause`: it holds still, and so much is in flight.
+    /// To `Pause`: the process is quiesced; what is still in flight.
     Paused(Quiescence),
-    /// To `Replay`, from a vSMMU: what came of each stream behind it, in the order of its configuration.
+    /// To `Replay`, from a vSMMU: the outcome for each stream behind it, in the order of its configuration.
     Replayed(Vec<StreamReplay>),
     /// To `DirtyLog`.
     DirtyLog(DirtyLogState),
 }
 
-/// What of a process was begun and not finished. All are zero in a process that holds still as it should: what cannot
-/// be is in its state units. Append only.
+/// Work that a process has begun and not finished. All counts are zero in a quiesced process; what remains is in its
+/// state units. Append only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quiescence {
-    /// Posted writes that were not carried out.
+    /// Posted writes not carried out.
     pub posts: u64,
-    /// Interrupts by message that were not delivered: on boards, in eventfds, in a thread's hands.
+    /// MSIs not delivered: on boards, in eventfds, or taken by a thread.
     pub vectors: u64,
-    /// Changes of wires and pins that were not passed on.
+    /// Changes of wired interrupts and INTx pins not delivered.
     pub pins: u64,
-    /// Faults of translation that neither the vSMMU nor its state unit has.
+    /// Translation faults not sent to the vSMMU, nor in its state unit.
     pub faults: u64,
-    /// Requests on stage-1 channels that were not answered.
+    /// Requests on stage-1 channels without an answer.
     pub stage1_requests: u64,
     /// Transfers from and to guest RAM.
     pub transfers: u64,
 }
 
-/// What became of a stream at `Replay`.
+/// The outcome of `Replay` for a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamReplay {
-    /// Which.
+    /// The guest's StreamID.
     pub stream: StreamId,
-    /// What the guest's own configuration says of it.
+    /// The attachment that the guest's tables give it.
     pub attachment: Attachment,
-    /// Whether its device follows that.
+    /// Whether the device is attached so.
     pub outcome: ReplayOutcome,
 }
 
-/// Whether a device follows what the guest's configuration says. Append only.
+/// Whether a device was attached as the guest's tables say. Append only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplayOutcome {
-    /// It does.
+    /// It was.
     Attached,
-    /// All its DMA is aborted instead, for this reason.
+    /// It was attached to abort instead, for this reason.
     Aborted(String),
 }
 
-/// How a process logs what it writes.
+/// The state of a process's dirty log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirtyLogState {
-    /// In whose name: that of the last `Enable`, 0 before the first.
+    /// The epoch of the last `Enable`, 0 before the first.
     pub epoch: u64,
-    /// How much of what it writes the log has.
+    /// Whether the log holds every page written.
     pub exact: Exactness,
 }
 
-/// How much of what a process wrote since its last answer is in its log. Append only.
+/// Whether the log holds every page that a process wrote since its last reply. Append only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exactness {
-    /// Every page.
+    /// It does.
     Exact,
-    /// This round counts as all of RAM: a log has failed, or has a gap. It may be exact from now on.
+    /// It may not: a log failed or has a gap, so this round counts as all of RAM. Later rounds may be exact.
     Everything,
-    /// Something writes that nobody sees until it is stopped (a server that has guest RAM, a device without a log):
-    /// nothing per round, all of RAM once it is.
+    /// It cannot, while something writes that is not logged (a server with guest RAM mapped, a device without a log):
+    /// counts as nothing per round, and as all of RAM in the last harvest.
     Unseen,
 }
 
-/// Why a request was not fulfilled: for people and logs, never decided upon.
+/// Why a request failed: text for people and logs; no code depends on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What was attempted.
@@ -266,29 +264,29 @@ pub struct Failure {
     pub why: String,
 }
 
-/// What a process tells without being asked. Append only. No fds travel with events.
+/// An event of a process. Append only. No descriptors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// The guest asked to be switched off.
+    /// The guest has powered off (PSCI SYSTEM_OFF).
     GuestPoweredOff,
-    /// The guest asked to be reset.
+    /// The guest has reset itself (PSCI SYSTEM_RESET).
     GuestReset,
-    /// The process has sealed itself; what is enforced, line by line. The first event of every process.
+    /// The process has sealed itself; what is enforced, a line each. The first event of every process.
     Sealed(Vec<String>),
-    /// The process cannot go on and will exit; its reason.
+    /// The process cannot go on and will exit, for this reason.
     Fatal(String),
-    /// Another process, one that it works with, does not do its part: it does not answer in the time that their
-    /// interface gives it, or breaks the contract. Who is told ends that process, as the system table says.
+    /// A peer of the process does not answer within its deadline, or breaks their contract. The coordinator ends that
+    /// peer, with the consequence that the system table states.
     PeerFailed {
-        /// The other process, as the configuration calls it.
+        /// The peer's name in the configuration.
         name: String,
-        /// What it did not do.
+        /// What it did, or did not do.
         why: String,
     },
-    /// After `Arm`, from the process of an assigned device: the device is there, and the process is armed.
+    /// After `Arm`, from the process of an assigned device: the device was opened, and the process is armed.
     DeviceOpened,
-    /// The assigned device is lost, at `Arm` instead of [`Event::DeviceOpened`] or later, once; its reason. The
-    /// process lives: its function is absent, or reads as all ones.
+    /// The assigned device is lost, for this reason. Sent once, after `Arm` instead of [`Event::DeviceOpened`], or
+    /// later. The process goes on: its function is absent, or reads as all ones.
     DeviceFailed(String),
 }
 
@@ -330,7 +328,7 @@ impl Quiescence {
     pub const NONE: Self =
         Self { posts: 0, vectors: 0, pins: 0, faults: 0, stage1_requests: 0, transfers: 0 };
 
-    /// Each count, by its name.
+    /// Calls `show` with each count and its name.
     pub fn each(&self, mut show: impl FnMut(&'static str, u64)) {
         let Self { posts, vectors, pins, faults, stage1_requests, transfers } = *self;
         show("posts", posts);
@@ -347,7 +345,7 @@ impl Quiescence {
         *self == Self::NONE
     }
 
-    /// Shows the counts.
+    /// Adds the counts to `inspect`.
     pub fn inspect(&self, inspect: &mut Inspect) {
         self.each(|name, count| inspect.counter(format!("in_flight.{name}"), count));
     }
@@ -366,7 +364,7 @@ impl core::fmt::Display for Quiescence {
 }
 
 impl Failure {
-    /// A failure with both texts.
+    /// A failure to do `what`, because of `why`.
     #[must_use]
     pub fn new(what: impl Into<String>, why: impl ToString) -> Self {
         Self { what: what.into(), why: why.to_string() }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a process tells about itself when asked: a bounded list of named values.
+//! The reply to `Inspect`: a bounded list of named values.
 //!
 //! Filled by every model, read by the coordinator for `status` and by tests. Names are dotted paths (`cmdq.commands`),
-//! values are numbers or short text. The bounds keep the reply below the frame's cap, and leave room for what a vCPU
-//! process tells of a device in every slot of its bus.
+//! values are numbers or short text. The bounds keep the reply below the longest frame, and leave room for a vCPU
+//! process's values of a device in every slot of its bus.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::frame::BODY_LEN_MAX;
 /// The most entries.
 pub const ENTRIES_MAX: usize = 1024;
 
-/// The most bytes that all entries together take, encoded: with what is around them they fit in a frame's body.
+/// The most bytes that all entries take, encoded: the rest of a frame's body is for what is around them.
 const LEN_MAX: usize = BODY_LEN_MAX as usize - 1024;
 
 /// The most bytes of an encoded number, and of the numbers that say a text's length and a value's kind.
@@ -24,7 +24,7 @@ pub const TEXT_LEN_MAX: usize = 96;
 /// A value of an entry. Append only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Value {
-    /// Only ever rises.
+    /// Never falls.
     Counter(u64),
     /// Rises and falls.
     Gauge(i64),
@@ -94,7 +94,7 @@ impl Inspect {
         self.entries.iter().find(|entry| entry.name == name).map(|entry| &entry.value)
     }
 
-    /// How many entries found no room. A process whose list is full is a bug of ours that its test notices.
+    /// How many entries were dropped because the list was full. A test of each process checks that there are none.
     #[must_use]
     pub const fn refused(&self) -> u64 {
         self.refused

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The life of every process under the coordinator, as one pure function that both ends use.
+//! The life cycle of every process under the coordinator: one pure function, used by both ends of a control channel.
 //!
 //! ```text
 //!   Unconfigured --Configure--> Configured --Load--> Loaded --Arm--> Armed --Replay--> Replayed --Go--> Running
@@ -8,38 +8,38 @@
 //!   any --Quit--> Ended
 //! ```
 //!
-//! One way in, whether a process begins out of reset or from state units. Up to `Go` it may fail at any step, and then
-//! can only quit; nothing that the guest could notice has happened by then. `Inspect`, `Probe`, `DirtyLog`, `CheckSave`
-//! and `Rewire` change no state; the dirty log needs a configured process. A request the function refuses is answered
-//! with `Failed`; the asker, who uses the same function, should not have asked.
+//! The way to `Running` is the same from reset and from state units. Before `Go` any step may fail, after which the
+//! process can only quit; the guest cannot have noticed anything by then. `Inspect`, `Probe`, `DirtyLog`, `CheckSave`
+//! and `Rewire` do not change the state; the dirty log needs a configured process. A request that the state does not
+//! allow is answered with `Failed`; the coordinator uses the same function, and does not send one.
 
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::control::Request;
 
-/// Where a process stands.
+/// The state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
-    /// Sealed, greeted, knows nothing.
+    /// Sealed; hello exchanged.
     Unconfigured,
-    /// Knows what it is; reset state.
+    /// Configured; without state.
     Configured,
-    /// Has what it remembers, from reset or from state units.
+    /// Its state is loaded, from reset or from state units.
     Loaded,
-    /// Everything that can fail has been done; nothing moves.
+    /// Everything that can fail has been done; nothing runs.
     Armed,
-    /// What it remembers is in force outside of it as well.
+    /// Its state has been applied outside of the process as well.
     Replayed,
     /// Serves the guest.
     Running,
-    /// Holds still, answers what arrives.
+    /// Quiesced; still answers accesses.
     Paused,
-    /// Has answered `Quit`.
+    /// `Quit` was answered.
     Ended,
 }
 
 impl State {
-    /// The state after `request` was answered with success, or `None` if it has no place here.
+    /// The state after `request` has succeeded; `None` if this state does not allow it.
     #[must_use]
     pub const fn after(self, request: &Request) -> Option<Self> {
         match (self, request) {

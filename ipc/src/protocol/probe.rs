@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Attempts that a sealed process makes on request, to show from the inside that it is locked in.
+//! Attempts that a sealed process makes on request, to show from inside that the sandbox holds.
 //!
-//! Answered in debug builds only: a release build answers `Failed`. The sandbox makes the attempts and this crate does
-//! not know it: a probe says the sandbox' name of itself, and the process hands [`Probe::make`] what attempts by name.
-//! An attempt that the sandbox answers by ending the process has no reply: the asker sees `PeerGone`, and the reason
-//! in the crash page.
+//! Debug builds only: a release build answers `Failed`. The crate `sandbox`, which this one does not use, makes the
+//! attempts: a probe has the name of its attempt there, and the process passes [`Probe::make`] a function that makes an
+//! attempt by name. If the sandbox kills the process for the attempt there is no reply: the coordinator sees
+//! `PeerGone`, and the reason in the crash page.
 
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +45,7 @@ pub enum Probe {
     MuchAddressSpace,
 }
 
-/// How it went.
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ProbeOutcome {
     /// Refused with this error number.
@@ -53,12 +53,12 @@ pub enum ProbeOutcome {
         /// The number.
         errno: i32,
     },
-    /// It worked: the wall has a hole.
+    /// It succeeded: the sandbox has a hole.
     Allowed,
 }
 
 impl Probe {
-    /// The sandbox' name of the attempt.
+    /// The name of the attempt in the crate `sandbox`.
     #[must_use]
     pub const fn attempt_name(self) -> &'static str {
         match self {
@@ -80,11 +80,11 @@ impl Probe {
         }
     }
 
-    /// Makes the attempt through `by_name`, which gives `None` for what it does not attempt, and the error number
-    /// of what was refused.
+    /// Makes the attempt by calling `by_name`, which returns the error number if it was refused, and `None` for a name
+    /// that it does not know.
     ///
     /// # Errors
-    /// If `by_name` attempts nothing of this name: a release build attempts nothing at all.
+    /// If `by_name` does not know the name, as in a release build.
     pub fn make(
         self,
         by_name: impl FnOnce(&str) -> Option<Result<(), i32>>,

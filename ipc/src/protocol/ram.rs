@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The guest's RAM: which guest physical ranges are which ranges of the one RAM memfd.
+//! The layout of guest RAM: guest physical ranges, and their offsets in the RAM memory object.
 //!
 //! A [`RamLayout`] is checked when it is made and when it is decoded: regions are page-aligned, not empty,
-//! in rising order of address and do not overlap, neither in the guest's space nor in the file. The order is
-//! part of the contract: the dirty log numbers its words by it.
+//! in ascending order, and do not overlap in guest physical space nor in the file. The order is part of the contract:
+//! it numbers the words of the dirty log.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,11 +22,11 @@ pub struct RamRegion {
     pub gpa: Gpa,
     /// Its size in bytes.
     pub len: u64,
-    /// Where it lies in the RAM memfd.
+    /// Its offset in the RAM memory object.
     pub file_offset: u64,
 }
 
-/// All of a guest's RAM, known to be well-formed.
+/// A checked layout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<RamRegion>", into = "Vec<RamRegion>")]
 pub struct RamLayout {
@@ -73,7 +73,7 @@ impl RamLayout {
         &self.regions
     }
 
-    /// How long the RAM memfd is at least.
+    /// The least length of the RAM memory object, in bytes.
     #[must_use]
     pub fn file_len(&self) -> u64 {
         // `new` proved that the sums do not overflow and rise.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How the vSMMU process is told what SMMU it is.
+//! The configuration of a vSMMU's process.
 //!
 //! What is advertised to the guest (the ID registers) follows from [`Model`] alone: explicit, versioned,
 //! equal at both ends of a migration, never derived from the host. Sent once, in `Request::Configure`.
@@ -11,12 +11,12 @@ use crate::addr::{Gpa, StreamId};
 use crate::instance::InstanceId;
 use crate::protocol::ram::RamLayout;
 
-/// Everything the vSMMU process needs to know.
+/// The configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmmuConfig {
     /// Which process it is, for logs and counters: `smmu0`.
     pub id: InstanceId,
-    /// The number that requests for it carry in the ring.
+    /// The region number of its accesses in the ring.
     pub region: u16,
     /// Where the guest sees it.
     pub base: Gpa,
@@ -24,7 +24,7 @@ pub struct SmmuConfig {
     pub len: u64,
     /// The guest's RAM, where its tables and queues are.
     pub ram: RamLayout,
-    /// What it advertises.
+    /// What its ID registers advertise.
     pub model: Model,
     /// The devices behind it.
     pub devices: Vec<SmmuDevice>,

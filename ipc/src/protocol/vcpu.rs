@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How the vCPU process is told what machine it runs: the guest's RAM, its CPUs, where each remote device is.
+//! The configuration of the vCPU process: guest RAM, CPUs, and the devices in other processes.
 //!
 //! Data only. Sent once, in `Request::Configure`, before `Load`. Each device is named by its process, and so
 //! are the descriptors for it that the vCPU process was given at exec ([`crate::slot`]).
@@ -14,7 +14,7 @@ use crate::slot::IrqLine;
 /// The most vCPUs of one machine: what the software GIC serves, and the memory map has redistributors for.
 pub const VCPUS_MAX: u32 = 64;
 
-/// Everything the vCPU process needs to know.
+/// The configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VcpuConfig {
     /// The machine model, `bulkhead-virt-1`.
@@ -29,9 +29,9 @@ pub struct VcpuConfig {
     pub entry: Gpa,
     /// Where the device tree lies: CPU 0's X0.
     pub fdt: Gpa,
-    /// The devices that other processes are.
+    /// MMIO devices in other processes.
     pub devices: Vec<RemoteMmio>,
-    /// The PCI functions that other processes are.
+    /// PCI functions in other processes.
     pub functions: Vec<RemoteFunction>,
 }
 
@@ -40,7 +40,7 @@ pub struct VcpuConfig {
 pub struct RemoteMmio {
     /// Its process.
     pub peer: InstanceId,
-    /// The number that requests for it carry in the ring.
+    /// The region number of its accesses in the ring.
     pub region: u16,
     /// Where the guest sees it.
     pub base: Gpa,
@@ -58,12 +58,12 @@ pub struct RemotePage {
     /// Offsets of 32-bit registers that only the guest ever writes (an SMMU's `CMDQ_PROD`): the vCPU
     /// process stores these in the page before it posts the write.
     pub guest_owned: Vec<u32>,
-    /// Offsets of registers whose writes the specification lets complete late: their writes are posted, all
-    /// others wait for the device's answer.
+    /// Offsets of registers whose writes the specification allows to complete late: these writes are posted; all others
+    /// wait for the device.
     pub posted: Vec<u32>,
 }
 
-/// An interrupt wire: a device's doorbell (`irq-LINE:PEER`) and where it ends at the GIC.
+/// A wired interrupt: a device's doorbell (`irq-LINE:PEER`) and its interrupt number at the GIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteIrq {
     /// Which of the device's wires.
@@ -72,31 +72,29 @@ pub struct RemoteIrq {
     pub spi: u32,
 }
 
-/// A PCI function in another process: the windows of one ring (`ring:PEER`), and its interrupts. Of the peer are as
-/// well `msi-board`, the board of its pending MSIs, and `msi-doorbell`, which says to look at it; `function-link`, over
-/// which it tells which parts of its windows are memory; `intx`, which says that it asserts its pin, and `intx-end`, by
-/// which it is told that the guest has ended that interrupt and the line fell.
+/// A PCI function in another process: the guest address ranges of its ring (`ring:PEER`), and its interrupts. Its other
+/// descriptors are `msi-board` and `msi-doorbell`, for its MSIs; `function-link`; `intx`, the doorbell of its INTx pin;
+/// and `intx-end`, which notifies it that the guest has ended that interrupt and the line was lowered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteFunction {
     /// Its process.
     pub peer: InstanceId,
-    /// Where it sits on the guest's bus; also the device id that its MSIs carry, whatever the process says.
+    /// Its address on the guest's PCI bus, which is also the DeviceID of its MSIs, whatever the process sends.
     pub bdf: Bdf,
-    /// What of the guest's address space is the function's: its configuration space, and where its BARs are.
+    /// Its ranges of the guest's address space: configuration space and BAR areas.
     pub windows: Vec<FunctionWindow>,
-    /// Where its INTx pin, a level shared with others, ends: the shared peripheral interrupt's number, without the 32
-    /// that make it an INTID.
+    /// The SPI of its INTx pin, level-triggered and shared with other functions; without the 32 that make it an INTID.
     pub intx_spi: u32,
-    /// The number (`st_rdev`) of the character device of the physical device behind it: only the memory of that file
-    /// may be its windows then. `None`: a server is behind it, whose memory has to be sealed.
+    /// Of a physical device, the number (`st_rdev`) of its character device, of which its windows must be. `None`: a
+    /// vfio-user server is behind it, whose memory has to be sealed.
     pub host_device: Option<u64>,
 }
 
 /// One window of a PCI function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionWindow {
-    /// The number that requests for it carry in the ring.
+    /// The region number of its accesses in the ring.
     pub region: u16,
-    /// Where the guest sees it; offsets in requests are from here.
+    /// Where the guest sees it; offsets of accesses are relative to its start.
     pub range: GpaRange,
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How the process of an assigned device is told what device it is, and where the guest sees it.
+//! The configuration of the process of an assigned device.
 //!
-//! The guest physical windows are fixed by the device's slot: its configuration space, and three areas in which the
-//! device places its own BARs, which then stay. Sent once, in `Request::Configure`.
+//! The slot fixes the guest physical ranges of the device: its configuration space, and three areas in which its BARs
+//! are placed, where they stay. Sent once, in `Request::Configure`.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,25 +11,25 @@ use crate::instance::InstanceId;
 use crate::protocol::ram::RamLayout;
 use crate::protocol::smmu::Model;
 
-/// The number that requests for the configuration space carry in the ring.
+/// The region number, in the ring, of accesses to configuration space.
 pub const CONFIG_REGION: u16 = 0;
-/// The number that requests for the 32-bit BAR area carry.
+/// The region number of accesses to the 32-bit BAR area.
 pub const AREA32_REGION: u16 = 1;
-/// The number that requests for the 64-bit BAR area carry.
+/// The region number of accesses to the 64-bit BAR area.
 pub const AREA64_REGION: u16 = 2;
-/// The number that requests for the I/O BAR area carry.
+/// The region number of accesses to the I/O BAR area.
 pub const IO_REGION: u16 = 3;
 /// Bytes of a function's configuration space.
 pub const CONFIG_LEN: u64 = 4096;
 
-/// Everything the process needs to know.
+/// The configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VfioConfig {
     /// Which process it is, for logs and counters: `vfio0`.
     pub id: InstanceId,
-    /// Where it sits on the guest's bus.
+    /// Its address on the guest's PCI bus.
     pub bdf: Bdf,
-    /// By what number its vSMMU knows it.
+    /// Its StreamID at its vSMMU.
     pub stream: StreamId,
     /// Where its BARs may lie.
     pub areas: BarAreas,
@@ -39,13 +39,13 @@ pub struct VfioConfig {
     pub ram: RamLayout,
     /// Whether the device's server is given guest RAM while the stream is in bypass.
     pub direct_dma: bool,
-    /// What the vSMMU before it advertises.
+    /// What its vSMMU advertises.
     pub model: Model,
-    /// The device's server outlives this process: a next life finds it at the same connection.
+    /// Whether the device's server outlives this process: a next life takes over the connection.
     pub keeps_server: bool,
 }
 
-/// What of the guest's address space is there for a function's BARs.
+/// The ranges of the guest's address space for a function's BARs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BarAreas {
     /// Where its 32-bit BARs and those that are not prefetchable may lie.
@@ -54,13 +54,12 @@ pub struct BarAreas {
     pub memory64: GpaRange,
     /// Where its I/O BARs may lie.
     pub io: GpaRange,
-    /// Where the host bridge has I/O address 0: what a memory BAR holds is where the guest sees it, what an I/O BAR
-    /// holds is counted from here.
+    /// Where the host bridge maps I/O address 0. Memory BARs hold guest physical addresses, I/O BARs offsets from here.
     pub io_base: Gpa,
 }
 
 impl BarAreas {
-    /// The area whose requests carry this number.
+    /// The area of this region number.
     #[must_use]
     pub fn of(&self, region: u16) -> Option<GpaRange> {
         match region {
@@ -71,7 +70,7 @@ impl BarAreas {
         }
     }
 
-    /// The areas that may hold memory, with their numbers.
+    /// The areas of memory BARs, with their region numbers.
     #[must_use]
     pub const fn memory(&self) -> [(u16, GpaRange); 2] {
         [(AREA32_REGION, self.memory32), (AREA64_REGION, self.memory64)]

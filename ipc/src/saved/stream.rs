@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! State units one by one, in and out of a memory object: a device's own state may be larger than any process should
-//! be.
+//! State units one at a time, to and from a memory object: a device's own state may be larger than private memory.
 //!
-//! The envelopes are those of [`super`], checked alike; no more than one unit is in private memory at a time. Bytes
-//! that are not ours (what a device's server calls its state) are units whose body is just these bytes. How many units
-//! there are is bounded by the length of the object.
+//! The envelopes are those of [`super`], with the same checks; at most one unit is in private memory at a time. Opaque
+//! bytes (the migration data of a vfio-user server) are units whose body is these bytes. The number of units is bounded
+//! by the length of the object.
 
 use std::io::{self, Read, Write};
 
@@ -16,15 +15,15 @@ use super::{ENVELOPE_LEN, Envelope, SavedError, SavedState, Unit, UnitKind};
 /// Why a stream could not be written, or was refused.
 #[derive(Debug, Error)]
 pub enum StreamError {
-    /// The memory object.
-    #[error("the memory object of the saved state: {0}")]
+    /// The memory object could not be read or written.
+    #[error("the memory object of the saved state cannot be read or written: {0}")]
     Io(#[from] io::Error),
-    /// What stands in it.
+    /// A unit is invalid.
     #[error(transparent)]
     Unit(#[from] SavedError),
 }
 
-/// Writes units, one behind the other.
+/// Writes units in sequence.
 #[derive(Debug)]
 pub struct UnitWriter<W> {
     sink: W,
@@ -32,7 +31,7 @@ pub struct UnitWriter<W> {
 }
 
 impl<W: Write> UnitWriter<W> {
-    /// To the beginning of `sink`.
+    /// Writes to `sink`.
     pub const fn new(sink: W) -> Self {
         Self { sink, len: 0 }
     }
@@ -69,7 +68,7 @@ impl<W: Write> UnitWriter<W> {
     }
 }
 
-/// Reads units, one after the other.
+/// Reads units in sequence.
 #[derive(Debug)]
 pub struct UnitReader<R> {
     source: R,
@@ -78,7 +77,7 @@ pub struct UnitReader<R> {
 }
 
 impl<R: Read> UnitReader<R> {
-    /// From the beginning of `source` to its end.
+    /// Reads `source` to its end.
     pub const fn new(source: R) -> Self {
         Self { source, at: 0, body: Vec::new() }
     }
@@ -86,7 +85,7 @@ impl<R: Read> UnitReader<R> {
     /// The next unit; none at the end.
     ///
     /// # Errors
-    /// If it is not one, or the source ends early.
+    /// If it is invalid, or the source ends early.
     pub fn next_unit(&mut self) -> Result<Option<Unit<'_>>, StreamError> {
         let at = usize::try_from(self.at).unwrap_or(usize::MAX);
         let mut envelope = [0; ENVELOPE_LEN];
@@ -108,7 +107,7 @@ impl<R: Read> UnitReader<R> {
         Ok(Some(Unit { kind, version: envelope.version.get(), body: &self.body }))
     }
 
-    /// The next unit, which is a `T`.
+    /// The next unit, decoded as `T`.
     ///
     /// # Errors
     /// If it is something else, or there is none.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Memory of a device's server, checked before a process of ours maps it, and reached by copies and atomics only.
+//! Memory of a device's server, checked before it is mapped, and accessed by copies and atomics only.
 //!
-//! The server keeps the file and may do with it what the kernel lets it; [`peer_file`] has the rules by which no touch
-//! of ours can fault. What the bytes say is between the guest and the device: nothing here looks at them.
+//! The server keeps the file; [`peer_file`] has the rules by which no access of ours can fault. The content is between
+//! the guest and the device, and is not interpreted here.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -32,7 +32,7 @@ impl DeviceMemory {
     /// Maps the window that the guest sees at `place`.
     ///
     /// # Errors
-    /// If a touch of it could fault, or the host does not map it.
+    /// If an access to it could fault, or the host does not map it.
     pub fn map(file: OwnedFd, window: &DeviceWindow, place: GpaRange) -> Result<Self, Unsafe> {
         let end = window.file_offset.checked_add(window.len).ok_or(Unsafe::Unaligned)?;
         let numbers = [window.file_offset, window.len, place.start().0, place.len()];
@@ -55,7 +55,7 @@ impl DeviceMemory {
         Ok(Self { region, writable: window.writable })
     }
 
-    /// The mapping: what a hypervisor makes a memory slot of.
+    /// The mapping, for a memory slot of a hypervisor.
     #[must_use]
     pub const fn region(&self) -> &GuestRegionMmap {
         &self.region
@@ -67,7 +67,7 @@ impl DeviceMemory {
         self.writable
     }
 
-    /// Reads 1, 2, 4 or 8 bytes, at once if they are aligned. `None`: not all of them are here.
+    /// Reads 1, 2, 4 or 8 bytes, atomically if they are aligned. `None`: not all of them are in the window.
     #[must_use]
     pub fn read(&self, gpa: u64, size: u8) -> Option<u64> {
         let at = self.locate(gpa, size)?;
@@ -86,7 +86,8 @@ impl DeviceMemory {
         value.ok()
     }
 
-    /// Writes 1, 2, 4 or 8 bytes, at once if they are aligned. False: not all of them are here, or none may be written.
+    /// Writes 1, 2, 4 or 8 bytes, atomically if they are aligned. False: not all of them are in the window, or it is
+    /// read-only.
     #[must_use]
     pub fn write(&self, gpa: u64, size: u8, value: u64) -> bool {
         let Some(at) = self.locate(gpa, size).filter(|_| self.writable) else { return false };

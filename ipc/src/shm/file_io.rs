@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Moves bytes between a file and shared memory without a copy in between: the kernel is given the memory's addresses.
 //!
-//! For devices whose data goes from a disk image to a guest and is never looked at on its way. What has to be
-//! looked at is copied first and read from the copy.
+//! For devices whose data goes between a disk image and a guest without being interpreted. Data that is interpreted is
+//! copied first and read from the copy.
 #![expect(
     unsafe_code,
     reason = "the kernel's calls take addresses, and references to shared memory must not exist"
@@ -32,23 +32,23 @@ pub fn read_at(file: BorrowedFd<'_>, memory: &[VolatileSlice<'_>], offset: u64) 
     })
 }
 
-/// Fills all of `memory` if that needs no waiting: from the page cache. Returns whether it did.
+/// Fills all of `memory` if that needs no waiting, from the page cache. Returns whether it did.
 ///
 /// # Errors
 /// The kernel's. A file system that cannot tell is one that would have to wait.
 pub fn read_at_once(file: BorrowedFd<'_>, memory: &[VolatileSlice<'_>], offset: u64) -> Result<bool, Errno> {
     let read = whole(memory, offset, Errno::NODATA, |pieces, count, offset| {
-        // The C library's function is one at which a thread can be cancelled, and the preparations for that are a
-        // part of what a quick read costs. The offset's upper half is in the lower one, where registers are 64 bits.
+        // Not by the C library's function: it is a cancellation point, which adds to the cost of a read from the cache.
+        // On 64-bit machines the whole offset is in the lower half.
         let (fd, none, flags) = (file.as_raw_fd(), 0, libc::RWF_NOWAIT);
-        // SAFETY: as for reading with patience.
+        // SAFETY: as for `read_at`.
         let read = unsafe { libc::syscall(libc::SYS_preadv2, fd, pieces, count, offset, none, flags) };
         // What the kernel was given is below the address space.
         isize::try_from(read).unwrap_or(-1)
     });
     match read {
         Ok(()) => Ok(true),
-        // The rest of a file that ends is no quicker to wait for: who waits will see it.
+        // Also at the end of the file: the caller then reads with waiting, and sees the end.
         Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NODATA) => Ok(false),
         Err(errno) => Err(errno),
     }
@@ -65,8 +65,7 @@ pub fn write_at(file: BorrowedFd<'_>, memory: &[VolatileSlice<'_>], offset: u64)
     })
 }
 
-/// How often this thread has waited for anything: a call that took long has waited if this went up meanwhile, and
-/// otherwise only lost its processor.
+/// How often this thread has blocked: a call during which this rises has waited, and has not only been preempted.
 ///
 /// # Errors
 /// If the kernel refuses the call.
@@ -94,8 +93,8 @@ fn whole(
     call: impl Fn(*const libc::iovec, libc::c_int, libc::off_t) -> isize,
 ) -> Result<(), Errno> {
     let piece = |guard: &PtrGuardMut| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: guard.len() };
-    // Guards keep memory mapped that is mapped on access only. One piece is the most frequent case by far, and the
-    // allocator a good part of what it costs.
+    // Guards keep memory mapped that is mapped on access only. One piece is the most frequent case by far: it must not
+    // allocate.
     if let [slice] = memory {
         let guard = slice.ptr_guard_mut();
         return move_all(&mut [piece(&guard)], offset, nothing, call);

@@ -25,7 +25,7 @@ impl FutexWord {
         self.value.swap(value, order)
     }
 
-    /// Moves the word on, so that who is about to sleep on its old value does not.
+    /// Changes the word, so that a thread that is about to sleep on its old value does not.
     pub(crate) fn bump(&self) {
         self.value.fetch_add(1, Ordering::Release);
     }
@@ -33,10 +33,10 @@ impl FutexWord {
 
 #[cfg(not(loom))]
 impl FutexWord {
-    /// Sleeps while the word is `expected`, until woken, or the deadline. May return early: the caller looks again.
+    /// Sleeps while the word is `expected`, until woken or the deadline. May return early: the caller checks again.
     pub(crate) fn wait(&self, expected: u32, deadline: Deadline) {
         let flags = rustix::thread::futex::Flags::empty();
-        // Every outcome (woken, changed already, signal, timeout) is answered by the caller's next look.
+        // Every outcome (woken, changed already, signal, timeout) is handled by the caller's next check.
         let _ = rustix::thread::futex::wait(&self.value, flags, expected, Some(&deadline.timespec()));
     }
 
@@ -58,7 +58,7 @@ impl FutexWord {
 
     pub(crate) fn wait(&self, expected: u32, _deadline: Deadline) {
         let guard = crate::shm::sync::lock(&self.sleepers.0);
-        // As in the kernel: the look and the falling asleep are one step for whoever wakes.
+        // As in the kernel, the check and the sleep are one step for a waker.
         if self.value.load(Ordering::SeqCst) == expected {
             drop(self.sleepers.1.wait(guard));
         }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Guest RAM, mapped from the memory object that was passed: copies and atomics, never slices.
 //!
-//! [`map`] is for who keeps its own books of what it writes (the software CPU). [`GuestMemory`] is for devices: every
-//! write goes through the dirty log, such that a crash in the middle of it loses no page. A guest may change any
-//! byte while it is read: what is read is a private copy, and is checked after that, not before.
+//! [`map`] is for the software CPU, which tracks its own writes. [`GuestMemory`] is for devices: every write goes
+//! through the dirty log, such that a crash in the middle of it loses no page. A guest may change any byte while it is
+//! read, so data is copied first and checked in the copy.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,15 +20,15 @@ use crate::protocol::ram::RamLayout;
 use crate::shm::dirty_log::DirtyLog;
 use crate::shm::region::Region;
 
-/// An access that guest RAM has no bytes for.
+/// An access that is not to guest RAM, or misaligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ThisError)]
 #[error("{op} of {len:#x} bytes at {gpa} is not all RAM, or misaligned")]
 pub struct GuestMemoryError {
-    /// What was tried.
+    /// The operation.
     pub op: &'static str,
-    /// Where.
+    /// The address.
     pub gpa: Gpa,
-    /// How many bytes.
+    /// The length in bytes.
     pub len: usize,
 }
 
@@ -114,7 +114,7 @@ impl GuestMemory {
         self.log.writing(gpa, len, || self.memory.write_slice(bytes, GuestAddress(gpa.0))).map_err(|_| error)
     }
 
-    /// Reads an aligned integer at once.
+    /// Reads an aligned integer atomically.
     ///
     /// # Errors
     /// If it is not RAM, or misaligned.
@@ -123,7 +123,7 @@ impl GuestMemory {
         loaded.map_err(|_| GuestMemoryError { op: "load", gpa, len: size_of::<T>() })
     }
 
-    /// Writes an aligned integer at once.
+    /// Writes an aligned integer atomically.
     ///
     /// # Errors
     /// If it is not RAM, or misaligned.

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A part of a BAR of the physical device, mapped so that a hypervisor can put it into a guest.
 //!
-//! The mapping is of VFIO's character device: its pages are the device's registers, and a touch of ours would be an
-//! access to the device, or end the process while the device has its memory switched off. So nothing here reads or
-//! writes it; what it has is an address. The file comes from the function's process, and must be the one device that
-//! the coordinator has named.
+//! The mapping is of VFIO's character device: its pages are the device's registers. An access of ours would reach the
+//! device, or be SIGBUS while the device's Memory Space Enable is off, so it is never accessed here: only its address
+//! is used. The file comes from the function's process, and must be the device that the coordinator has named.
 // UNSAFETY: maps a file at an address that the kernel chooses, and unmaps just that; no type of the standard library or
 // of vm-memory's owns a mapping that is never touched, and lets go of its file.
 #![expect(unsafe_code, reason = "mmap and munmap of memory that is never touched")]
@@ -23,10 +22,10 @@ pub enum Unmappable {
     /// The process of the function gave another file.
     #[error("its file is not the host's device that the function has ({0})")]
     Foreign(&'static str),
-    /// Numbers that are no multiples of a page.
-    #[error("a BAR's part is empty, or does not begin and end at pages")]
+    /// Offset or length is not a multiple of a page.
+    #[error("the part of a BAR is empty, or not page-aligned")]
     Unaligned,
-    /// The host said no.
+    /// The host refused.
     #[error("the host does not map a part of its device's BAR: {0}")]
     Host(#[from] rustix::io::Errno),
 }
@@ -67,7 +66,7 @@ impl HostBar {
         Ok(Self { address: mapped?.expose_provenance(), len, writable: window.writable })
     }
 
-    /// Where the mapping is in this process: for a hypervisor, which keeps this value for as long as it uses it.
+    /// The address of the mapping in this process, for a hypervisor, which must keep this value while it uses it.
     #[must_use]
     pub const fn host_address(&self) -> usize {
         self.address

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! New memory files: sealable, closed at exec, and never executable where the kernel can promise that.
 //!
-//! Linux 6.3 brought MFD_NOEXEC_SEAL; before it a file is made without. Which of the two a process may do is not
-//! decided here: its seccomp filter allows the second on such a kernel only. Called by `region`, and for files whose
-//! size is not fixed yet by the launcher and the coordinator.
+//! Linux 6.3 brought MFD_NOEXEC_SEAL; on an older kernel files are made without it, which the seccomp filters allow on
+//! such a kernel only. Called by `region`, and by the launcher and the coordinator for files whose size is not fixed
+//! yet.
 
 use std::os::fd::OwnedFd;
 
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 pub fn create(name: &str) -> rustix::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-        // The flag is not known.
+        // The kernel does not know the flag.
         Err(Errno::INVAL) => memfd_create(name, flags),
         made => made,
     }

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Message-signalled interrupts of one device on their way to the vCPU process: a board of pending event numbers.
+//! The MSI board: pending MSIs of one device, as a bitmap of EventIDs.
 //!
-//! The device process posts an event number and then writes the doorbell eventfd; the vCPU process, woken by it,
-//! takes what is pending and signals each with the device id that the *configuration* gives this board. So a device
-//! process can raise its own device's events and nothing else. The same event posted twice before it is
-//! taken is one interrupt, as for any edge. The board belongs to a boot of the guest, not to a process: what is on
-//! it outlives both ends. Order: the event's bit is set before its summary bit, and taken after it, so that an
-//! event whose doorbell was rung is never overlooked.
+//! The device's process posts an EventID and then rings the doorbell; the vCPU process takes what is pending and raises
+//! each at the ITS with the DeviceID that the *configuration* gives this board. So a process can raise its own device's
+//! events only. An event posted twice before it is taken is one interrupt, as for any edge. The board lives as long as
+//! a boot of the guest: pending events outlive both processes. Order: an event's bit is set before its summary bit, and
+//! taken after it, so that an event whose doorbell was rung is never overlooked.
 
 use crate::error::Error;
 use crate::shm::region::{Region, View};
 use crate::shm::sync::AtomicU64;
 use crate::shm::sync::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-/// Event numbers are 16 bits: what the ITS of our machine has.
+/// EventIDs have 16 bits at the ITS of the machine.
 pub const EVENTS: u32 = 1 << 16;
 
 /// One bit for each event.
@@ -50,7 +49,7 @@ impl MsiBoard {
         Ok(Self { words: region.view_slice(0, TOTAL_WORDS)? })
     }
 
-    /// Makes an event pending: the device's end. False for a number no interrupt controller of ours has.
+    /// Makes an event pending, at the device's end. False for an EventID that the ITS does not have.
     pub fn post(&self, event: u32) -> bool {
         let index = event / u64::BITS;
         let (Some(word), Some(summary)) = (self.word(index), self.summary(index / u64::BITS)) else {
@@ -61,7 +60,7 @@ impl MsiBoard {
         true
     }
 
-    /// Takes everything pending: the vCPU's end. Bounded by the board's size, whatever the device writes.
+    /// Takes all pending events, at the vCPU process's end. Bounded by the board's size, whatever the device writes.
     pub fn take(&self, mut signal: impl FnMut(u32)) {
         for high in 0..(WORDS / 64).try_into().unwrap_or(0) {
             let Some(summary) = self.summary(high).filter(|word| word.load(Relaxed) != 0) else { continue };
@@ -75,7 +74,7 @@ impl MsiBoard {
         }
     }
 
-    /// How many events are pending. None is taken.
+    /// How many events are pending, without taking them.
     #[must_use]
     pub fn pending(&self) -> u32 {
         let words = self.words.get(..WORDS).unwrap_or_default();

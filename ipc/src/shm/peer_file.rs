@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Memory files of peers: which of them can be mapped so that no touch of ours faults.
+//! Memory files of peers: which of them can be mapped so that no access of ours can fault.
 //!
-//! The peer keeps the file and may do with it what the kernel lets it: it must be sealed against shrinking, and lie in
-//! ordinary memory. In huge pages a hole that the peer punches, or one that was there from the beginning, could find
-//! the pool empty at our next touch; files of a file system of the peer's own (FUSE) could hold a touch up for ever,
-//! but those cannot be sealed. A hole in ordinary memory reads as zeros. Used for servers' BARs and clients' DMA
+//! The peer keeps the file, so it must be sealed against shrinking, and be in ordinary pages (tmpfs). With huge pages
+//! an access to a hole faults if the pool is empty; files of a FUSE file system of the peer could block an access for
+//! ever, but those cannot be sealed. A hole in ordinary memory reads as zeros. Used for servers' BARs and clients' DMA
 //! windows.
 
 use std::os::fd::AsFd;
@@ -15,24 +14,24 @@ use thiserror::Error as ThisError;
 /// Why memory of a peer is not mapped.
 #[derive(Debug, ThisError)]
 pub enum Unsafe {
-    /// It could shrink under us, and a touch behind its end would end the process.
+    /// The peer could shrink it, and an access behind its end would be SIGBUS.
     #[error("its file is not sealed against shrinking (F_SEAL_SHRINK): {0}")]
     Unsealed(String),
-    /// It lies in huge pages, or in no memory at all.
+    /// It is in huge pages, or not in memory.
     #[error("its file is on a file system of type {0:#x}, not in ordinary memory")]
     FileSystem(u64),
-    /// There is less of it.
-    #[error("its file has {found:#x} bytes, {end:#x} were promised")]
+    /// It is shorter than announced.
+    #[error("its file has {found:#x} bytes, {end:#x} are needed")]
     Short {
         /// Bytes of the file.
         found: u64,
-        /// What was promised.
+        /// Bytes needed.
         end: u64,
     },
-    /// Numbers that are no multiples of a page.
-    #[error("it is empty, or does not begin and end at pages")]
+    /// Offset or length is not a multiple of a page.
+    #[error("it is empty, or not page-aligned")]
     Unaligned,
-    /// The host said no.
+    /// The host refused.
     #[error("the host does not map it: {0}")]
     Host(String),
 }
@@ -40,7 +39,7 @@ pub enum Unsafe {
 /// `TMPFS_MAGIC` (linux/magic.h): memory files in ordinary pages.
 const TMPFS: u64 = 0x0102_1994;
 
-/// Checks that a touch of the file's first `end` bytes can never fault.
+/// Checks that an access to the file's first `end` bytes can never fault.
 ///
 /// # Errors
 /// The rule that it breaks.
@@ -57,7 +56,7 @@ pub fn check(file: impl AsFd, end: u64) -> Result<(), Unsafe> {
     if kind != TMPFS {
         return Err(Unsafe::FileSystem(kind));
     }
-    // It cannot shrink, so what the kernel says now stays true.
+    // It cannot shrink: the length stays true.
     let stat = rustix::fs::fstat(&file).map_err(host)?;
     let found = u64::try_from(stat.st_size).unwrap_or(0);
     if found < end { Err(Unsafe::Short { found, end }) } else { Ok(()) }

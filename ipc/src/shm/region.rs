@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Sealed memory objects, and typed views of them.
 //!
-//! The coordinator makes every object, of a fixed size, and seals it: nobody can shrink it (a touch behind the
-//! end would be SIGBUS), grow it, or add a seal. Who receives one checks seals and size before mapping it.
-//! A `View` is a reference into a mapping that lives as long as the view; its type says that any bytes are a
-//! value and that all access is atomic, so that a peer's writes are never undefined behaviour here.
+//! The coordinator makes every object, of a fixed size, and seals it: it cannot be shrunk (an access behind the end
+//! would be SIGBUS), grown, or sealed further. A receiver checks seals and size before it maps it. A `View` is a
+//! reference into a mapping that lives as long as the view; its type ensures that any bytes are a valid value and that
+//! all access is atomic, so that a peer's writes are never undefined behaviour here.
 
 #![cfg_attr(
     not(loom),
@@ -50,7 +50,7 @@ impl Region {
         Ok(Self { file: Arc::new(fd.into()), len })
     }
 
-    /// Takes an object from a peer, if it is sealed and has the agreed size.
+    /// Takes an object from a peer, after checking its seals and size.
     ///
     /// # Errors
     /// A violation if it has not; `Io` if it is no memory object at all.
@@ -61,7 +61,7 @@ impl Region {
         if !seals.contains(SEALS) {
             return Err(violation(crate::error::Breach::Seals { found: seals.bits(), needed: SEALS.bits() }));
         }
-        // Sealed, so what the kernel says now stays true.
+        // Sealed: the size stays true.
         let stat = rustix::fs::fstat(&fd).map_err(|errno| Error::io("fstat", errno))?;
         let found = u64::try_from(stat.st_size).unwrap_or(0);
         if found != len {
@@ -82,7 +82,7 @@ impl Region {
         self.len == 0
     }
 
-    /// The object as a file, for who maps it by other means (guest RAM).
+    /// The object as a file, for mapping by other means (guest RAM).
     #[must_use]
     pub const fn file(&self) -> &Arc<File> {
         &self.file
@@ -95,7 +95,7 @@ impl AsFd for Region {
     }
 }
 
-/// Types that shared memory can be seen as.
+/// Types that shared memory can be viewed as.
 ///
 /// # Safety
 /// 1. Every byte pattern is a value of the type.
@@ -200,7 +200,7 @@ impl Region {
     }
 }
 
-/// What the kernel aligns a mapping to, at least.
+/// The least alignment of a mapping.
 #[cfg(not(loom))]
 const MAPPING_ALIGN: usize = 4096;
 

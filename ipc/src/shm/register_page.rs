@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A device's registers as an image in shared memory, for guests to read without asking the device.
+//! The register page: registers of a device in shared memory, which the guest reads without an exit.
 //!
-//! Only registers whose reads have no side effect are in it. The device publishes what it owns; registers that only
-//! the guest ever writes (an SMMU's `CMDQ_PROD` and `EVENTQ_CONS`) are stored by the vCPU side, *before* it posts the
-//! write to the device, so that a guest always reads back what it wrote. The device never publishes those
-//! but in reset and restore, while no vCPU runs. Values in the image are for the guest: neither process
-//! decides anything by what it reads there. Stores are cleaned out of the caches, see [`coherency`].
+//! Only registers whose reads have no side effect are in it. The device publishes the registers that it owns; those
+//! that only the guest writes (an SMMU's `CMDQ_PROD` and `EVENTQ_CONS`) are stored by the vCPU process, *before* it
+//! posts the write to the device, so that a guest always reads back what it wrote. The device publishes those in reset
+//! and restore only, while no vCPU runs. The values are for the guest: neither process decides anything by them. Stores
+//! are cleaned out of the caches, see [`coherency`].
 
 use crate::error::Error;
 use crate::shm::coherency;
@@ -18,7 +18,7 @@ pub const PAGE_LEN: u64 = 128 * 1024;
 
 const WORDS: usize = 128 * 1024 / 8;
 
-/// The image, seen by the device or by the vCPU process.
+/// The page, at the end of the device or of the vCPU process.
 #[derive(Clone)]
 pub struct RegisterPage {
     // 64-bit words also for 32-bit registers: two sizes of atomics never meet on the same bytes.
@@ -46,12 +46,12 @@ impl RegisterPage {
     pub fn store_u32(&self, offset: u64, value: u32) {
         let Some((word, shift)) = self.half(offset) else { return };
         let (mask, bits) = (u64::from(u32::MAX) << shift, u64::from(value) << shift);
-        // The other half may be the other process' register: it is carried over, never written back stale.
+        // The other half may belong to the other process: compare-and-exchange never writes back a stale value of it.
         let _ = word.fetch_update(Release, Relaxed, |old| Some(old & !mask | bits));
         coherency::clean(word);
     }
 
-    /// Publishes a 64-bit register, at once. An offset outside the image, or not of 8 bytes, names no register.
+    /// Publishes a 64-bit register atomically. An offset outside the image, or not of 8 bytes, names no register.
     pub fn store_u64(&self, offset: u64, value: u64) {
         if let Some(word) = self.word(offset).filter(|_| offset.is_multiple_of(8)) {
             word.store(value, Release);
@@ -66,7 +66,7 @@ impl RegisterPage {
         u32::try_from(word.load(Acquire) >> shift & u64::from(u32::MAX)).ok()
     }
 
-    /// Reads a 64-bit register, at once; `None` if the offset names none.
+    /// Reads a 64-bit register atomically; `None` if the offset names none.
     #[must_use]
     pub fn load_u64(&self, offset: u64) -> Option<u64> {
         Some(self.word(offset).filter(|_| offset.is_multiple_of(8))?.load(Acquire))

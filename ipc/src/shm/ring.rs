@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The MMIO ring: a CPU's accesses to a device that is another process.
+//! The MMIO ring: accesses of vCPUs to a device in another process.
 //!
 //! One ring per (vCPU process, device process). Many requester threads, one responder. Requests are a FIFO of
 //! [`SLOTS`] slots, each carrying a sequence number that publishes it; answers go to a *lane*, a cache line per
@@ -10,10 +10,10 @@
 //! idempotent up to their commit point. An interrupted wait leaves the request in the queue; the returned
 //! [`Pending`] can be waited for again, or dropped.
 //!
-//! Who waits spins for a while (see [`SPIN_DEFAULT`]), then says so in a shared word and sleeps on it. Saying so
-//! and looking once more, against publishing and looking for sleepers, each with a `SeqCst` fence between,
-//! is what loses no wake-up; `tests/loom_ring.rs` tries it. Every wait has a deadline, and garbage from the
-//! peer costs a violation or a timeout, never more.
+//! A waiter spins for a while (see [`SPIN_DEFAULT`]), then sets a flag in a shared word and sleeps on it. No wake-up is
+//! lost: the waiter sets the flag and checks once more, the waker publishes and then checks the flag, each with a
+//! `SeqCst` fence between; `tests/loom_ring.rs` checks it. Every wait has a deadline, and garbage from the peer costs a
+//! violation or a timeout, never more.
 
 mod interrupt;
 mod layout;
@@ -32,9 +32,9 @@ use thiserror::Error as ThisError;
 
 use crate::error::Violation;
 
-/// How long a waiter spins before it sleeps. Sleeping and being woken costs about 5 to 10 microseconds (two
-/// system calls and a trip through the scheduler); spinning for twice that is never more than about three
-/// times as dear as the best choice would have been, and a device that is awake answers within it.
+/// How long a waiter spins before it sleeps. To sleep and be woken costs about 5 to 10 microseconds (two system calls
+/// and the scheduler); spinning for twice that costs at most about three times the best choice, and a device that is
+/// awake answers within it.
 pub const SPIN_DEFAULT: Duration = Duration::from_micros(20);
 
 /// Makes a ring's memory object: for the coordinator, who hands it to both processes.
@@ -46,7 +46,7 @@ pub fn create(name: &str) -> Result<crate::shm::region::Region, crate::error::Er
     layout::create(name)
 }
 
-/// The spin budget for this machine: [`SPIN_DEFAULT`], or none where a spinning waiter would only keep the other
+/// The spin budget for this host: [`SPIN_DEFAULT`], or zero on one CPU, where a spinning waiter would keep the other
 /// side from running.
 #[must_use]
 pub fn spin_for_host() -> Duration {
@@ -56,11 +56,11 @@ pub fn spin_for_host() -> Duration {
     }
 }
 
-/// How long a device may take over one access, whatever it waits for itself: who serves a ring keeps the sum of its own
-/// waits below this. One that takes longer has failed, and its accesses read as all ones.
+/// How long a device may take to answer an access, including its own waits, whose sum a device keeps below this. A
+/// device that takes longer has failed, and its accesses read as all ones.
 pub const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
-/// An access, as it stands in the ring. `offset` is within `region`; `size` is 1, 2, 4 or 8.
+/// An access in the ring. `offset` is within `region`; `size` is 1, 2, 4 or 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// Which of the device's regions.
@@ -69,18 +69,18 @@ pub struct Access {
     pub offset: u64,
     /// How many bytes.
     pub size: u8,
-    /// What is done.
+    /// The operation.
     pub op: Op,
 }
 
 /// What an access does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Reads; the answer is the value.
+    /// Read; the answer is the value.
     Read,
-    /// Writes; the answer says that it is done.
+    /// Write; the answer confirms it.
     Write(u64),
-    /// Writes; nobody waits.
+    /// Posted write; no answer.
     Post(u64),
 }
 
@@ -95,7 +95,7 @@ impl Op {
     }
 }
 
-/// Why a wait ended before its end.
+/// Why a wait ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ThisError)]
 pub enum Stop {
     /// The [`Interrupt`] was raised.
@@ -114,16 +114,16 @@ pub enum RingError {
     Unfinished {
         /// What ended the wait.
         why: Stop,
-        /// To wait again with [`Requester::wait`], or to drop.
+        /// For [`Requester::wait`], or to be dropped.
         pending: Pending,
     },
-    /// The ring stayed full: the request is not in it, nothing happened, it may be tried again.
+    /// The ring stayed full: the request was not queued, and may be made again.
     #[error("access is not queued, wait ended: {why}")]
     NotQueued {
         /// What ended the wait.
         why: Stop,
     },
-    /// More threads wait at once than the ring has lanes.
+    /// Every lane is taken: too many threads wait at once.
     #[error("access is not queued: every lane is taken")]
     NoLane,
     /// The size is not 1, 2, 4 or 8.
@@ -140,11 +140,11 @@ pub enum RingError {
 /// Why [`Responder::next`] has no request.
 #[derive(Debug, ThisError)]
 pub enum ResponderError {
-    /// Nothing came until the wait ended.
+    /// No request came before the wait ended.
     #[error("no request: {0}")]
     Stopped(#[from] Stop),
     /// The other process broke the ring's rules; the ring is not used any more.
-    #[error("request cannot be: {0}")]
+    #[error("invalid request in the ring: {0}")]
     Violation(#[from] Violation),
 }
 

@@ -12,7 +12,7 @@ pub(crate) use std::sync::{Arc, Mutex, MutexGuard};
 
 pub(crate) use core::sync::atomic::Ordering;
 
-/// Locks, whatever became of an earlier holder: what these locks guard is valid between any two statements.
+/// Locks, ignoring poison: what these locks guard is valid between any two statements.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! One end of a vfio-user connection, for client and server alike: any thread may ask, answer and receive.
+//! One end of a vfio-user connection, for client and server alike: any thread may send requests, reply and receive.
 //!
-//! Both ends send commands over one stream, so that while a client's request is open the server may ask it for
-//! memory. Whichever thread waits and finds nobody reading becomes the reader, hands what comes to whom it
-//! concerns, and passes the role on: no thread of its own, and a waiting thread never keeps another's answer from
-//! arriving. A receiver of commands that is slow is no obstacle either: they queue, up to a bound.
+//! Both ends send commands over one stream: while a client's request is open the server may send DMA commands. A
+//! waiting thread becomes the reader if there is none, dispatches each message to the thread that waits for it, and
+//! passes the role on. So the connection needs no thread, and no waiting thread delays another's reply. Commands that
+//! are not yet received are queued, up to a bound.
 //!
-//! Every wait has a deadline. A peer that breaks the framing, floods, or answers what was never asked loses the
-//! connection ([`ConnectionError::Violation`]); every open and later call then says so. Who drops an answer it
-//! no longer waits for (deadline passed) is remembered, so that a late answer is not taken for a forged one.
+//! Every wait has a deadline. A peer that breaks the framing, floods, or replies to a request that was never made loses
+//! the connection ([`ConnectionError::Violation`]), which every open and later call returns. Requests whose deadline
+//! has passed are remembered, so that a late reply is not taken for a forged one.
 
 mod reassembly;
 mod routing;
@@ -27,7 +27,7 @@ use crate::vfio_user::{FDS_MAX, Malformed};
 pub use reassembly::{Message, Reassembly};
 use routing::{POSTED_ID, State};
 
-/// The most requests that may be open at once on one end; with those given up on, whose answer may still come.
+/// The most requests that may be open at once at one end, including those whose deadline has passed without a reply.
 pub const OPEN_MAX: usize = 256;
 
 /// Why a call on a connection failed.
@@ -36,13 +36,13 @@ pub enum ConnectionError {
     /// The kernel refused a call; the connection is closed.
     #[error("vfio-user {call} failed: {errno}")]
     Io {
-        /// The call, by its name in the manual.
+        /// The call, named as in its manual page.
         call: &'static str,
         /// Its error number.
         errno: rustix::io::Errno,
     },
     /// The deadline passed. A request may or may not have been executed.
-    #[error("vfio-user peer did not let us {waiting_to} in time")]
+    #[error("vfio-user: deadline passed while waiting to {waiting_to}")]
     Timeout {
         /// What was waited for.
         waiting_to: &'static str,
@@ -61,7 +61,7 @@ pub enum ConnectionError {
         /// Its error number; 0 if it gave none.
         errno: u32,
     },
-    /// Nothing was sent: the caller asked for something no message can be.
+    /// Nothing was sent: the protocol does not allow the message.
     #[error("vfio-user message not sent: {0}")]
     Refused(&'static str),
 }
@@ -76,38 +76,38 @@ impl From<Malformed> for ConnectionError {
 #[derive(Debug)]
 pub struct Incoming {
     header: Header,
-    /// Its body, not yet decoded.
+    /// Its encoded body.
     pub body: Vec<u8>,
-    /// The fds that came with it.
+    /// Its descriptors.
     pub fds: Vec<OwnedFd>,
 }
 
 impl Incoming {
-    /// What is asked.
+    /// The command.
     #[must_use]
     pub const fn command(&self) -> Command {
         self.header.command
     }
 
-    /// Whether the peer waits for an answer.
+    /// Whether the peer waits for a reply.
     #[must_use]
     pub fn wants_reply(&self) -> bool {
         self.header.kind == Kind::Command
     }
 }
 
-/// The answer to a request of ours.
+/// The reply to a request.
 #[derive(Debug)]
 pub struct Answer {
-    /// Its body, not yet decoded.
+    /// Its encoded body.
     pub body: Vec<u8>,
-    /// The fds that came with it.
+    /// Its descriptors.
     pub fds: Vec<OwnedFd>,
 }
 
 /// A request that was sent, to be waited for once.
 #[derive(Debug)]
-#[must_use = "an answer that nobody takes fills the table of open requests"]
+#[must_use = "a reply that is not taken fills the table of open requests"]
 pub struct Pending {
     id: u16,
     command: Command,
@@ -122,14 +122,14 @@ pub struct Connection {
     reading: Reading,
 }
 
-/// What a connection that is left to another process has in flight: nothing, in one that can be.
+/// What a connection has in flight. It can be left to another process only if that is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InFlight {
-    /// Commands of the peer that were not answered.
+    /// Commands of the peer without a reply.
     pub commands: usize,
-    /// Requests of ours whose answer has not come.
+    /// Requests of this end without a reply.
     pub requests: usize,
-    /// Whether a part of a message was read.
+    /// Whether a message was read in part.
     pub torn: bool,
 }
 
@@ -141,10 +141,10 @@ impl InFlight {
     }
 }
 
-/// Who reads the socket: a thread of this process, or none because another process does.
+/// Whether this process reads the socket, or has left it to another process.
 #[derive(Debug, Default)]
 struct Reading {
-    /// Held for a read, which never waits.
+    /// Held for a read, which never blocks.
     turn: Mutex<Turn>,
     changed: Condvar,
 }
@@ -152,7 +152,7 @@ struct Reading {
 #[derive(Debug, Default)]
 struct Turn {
     parked: bool,
-    /// What was read ends in the middle of a message.
+    /// What was read ends within a message.
     torn: bool,
 }
 
@@ -165,8 +165,8 @@ impl Connection {
         Self { socket, state, changed: Condvar::new(), sending, reading }
     }
 
-    /// Leaves the socket to another process that has it too: from the return on nothing is read from it here, and
-    /// whoever waits for something waits on. Says what is in flight: what was read here is lost to the other process.
+    /// Leaves the socket to another process that holds it too: after the return nothing is read from it here, and
+    /// waiting threads go on waiting. Returns what is in flight: what was read here is lost to the other process.
     pub fn park(&self) -> InFlight {
         self.reading.turn().parked = true;
         self.in_flight()
@@ -179,8 +179,8 @@ impl Connection {
         InFlight { commands, requests, torn }
     }
 
-    /// Waits until every command of the peer that came is answered: whether that is so. Whoever was answered may know
-    /// it a moment before this end does.
+    /// Waits until every command received is replied to; returns whether that is so. The peer may see a reply slightly
+    /// before this end counts it.
     pub fn await_answered(&self, deadline: Deadline) -> bool {
         let waits = |state: &mut State| state.in_flight().0 != 0 && state.fate().is_none();
         let mut state = self.lock();
@@ -191,16 +191,16 @@ impl Connection {
         state.in_flight().0 == 0
     }
 
-    /// Takes the socket back. The other process has gone, or has left it as it was.
+    /// Takes the socket back from another process, which has ended, or has not used it.
     pub fn unpark(&self) {
         self.reading.turn().parked = false;
         self.reading.changed.notify_all();
     }
 
-    /// Asks, and waits for the answer. `parts` are put one behind the other as the body.
+    /// Sends a request and waits for its reply. The body is the concatenation of `parts`.
     ///
     /// # Errors
-    /// [`ConnectionError::Remote`] if the peer answers that it failed; otherwise the connection's.
+    /// [`ConnectionError::Remote`] if the peer fails it; otherwise the connection's.
     pub fn request(
         &self,
         command: Command,
@@ -212,7 +212,7 @@ impl Connection {
         self.finish(pending, deadline)
     }
 
-    /// Asks, without waiting: several requests can be under way. The peer executes them in this order.
+    /// Sends a request without waiting for its reply. Several may be open; the peer executes them in order.
     ///
     /// # Errors
     /// The connection's, or `Refused` if too many are open.
@@ -231,13 +231,13 @@ impl Connection {
         sent.map(|()| Pending { id, command })
     }
 
-    /// Waits for the answer to a request.
+    /// Waits for the reply to a request.
     ///
     /// # Errors
     /// As [`Connection::request`].
     pub fn finish(&self, pending: Pending, deadline: Deadline) -> Result<Answer, ConnectionError> {
         let Pending { id, command } = pending;
-        let answered = self.wait(deadline, "have its answer", |state| state.take_answer(id));
+        let answered = self.wait(deadline, "receive its reply", |state| state.take_answer(id));
         match answered {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(errno)) => Err(ConnectionError::Remote { command, errno }),
@@ -248,7 +248,7 @@ impl Connection {
         }
     }
 
-    /// Tells, and wants no answer.
+    /// Sends a command without a reply.
     ///
     /// # Errors
     /// If the connection fails.
@@ -267,10 +267,10 @@ impl Connection {
     /// # Errors
     /// If the connection fails.
     pub fn receive(&self, deadline: Deadline) -> Result<Incoming, ConnectionError> {
-        self.wait(deadline, "have a command", State::take_command)
+        self.wait(deadline, "receive a command", State::take_command)
     }
 
-    /// Answers a command, unless the peer wants no answer.
+    /// Replies to a command, unless the peer wants no reply.
     ///
     /// # Errors
     /// If the connection fails.
@@ -290,7 +290,7 @@ impl Connection {
         sent
     }
 
-    /// Answers that a command failed, unless the peer wants no answer.
+    /// Replies that a command failed, unless the peer wants no reply.
     ///
     /// # Errors
     /// If the connection fails.
@@ -323,14 +323,14 @@ impl Connection {
         self.condemn(ConnectionError::Closed);
     }
 
-    /// Ends the connection because a body shows that the peer does not keep to the protocol.
+    /// Ends the connection because of a body that violates the protocol.
     pub fn violated(&self, malformed: Malformed) -> ConnectionError {
         self.condemn(ConnectionError::Violation(malformed))
     }
 
     fn condemn(&self, error: ConnectionError) -> ConnectionError {
         let fate = self.lock().condemn(error);
-        // The peer learns that it is cut off, and a thread that reads wakes up; a dead socket needs neither.
+        // Tells the peer that the connection is closed, and wakes a reading thread; fails only on a closed socket.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         self.changed.notify_all();
         fate
@@ -351,7 +351,7 @@ impl Connection {
         if fds.len() > FDS_MAX {
             return Err(ConnectionError::Refused("more fds than a message may carry"));
         }
-        // One message at a time: a stream has no boundaries but ours.
+        // One message at a time: a stream has no message boundaries.
         let turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(fate) = self.lock().fate() {
             return Err(fate);
@@ -360,12 +360,12 @@ impl Connection {
         drop(turn);
         sent.map_err(|failed| match failed {
             socket::SendFailed::Untouched(error) => error,
-            // Half a message is out: nothing that follows could be understood.
+            // A part of the message was sent: the peer could not parse what follows.
             socket::SendFailed::Torn(error) => self.condemn(error),
         })
     }
 
-    /// Waits until `take` finds what it looks for, reading for everybody if nobody else does.
+    /// Waits until `take` returns something, as the reader if there is none.
     fn wait<T>(
         &self,
         deadline: Deadline,
@@ -395,7 +395,7 @@ impl Connection {
             state = self.lock();
             state.end_reading(reader);
             let failed = match routed {
-                // Only a wait that took too long: everybody looks at their own deadline.
+                // A timeout only: each waiting thread checks its own deadline.
                 Ok(()) | Err(ConnectionError::Timeout { .. }) => None,
                 Err(error) => Some(error),
             };
@@ -409,7 +409,7 @@ impl Connection {
         }
     }
 
-    /// Reads a piece of the stream and hands on what is whole.
+    /// Reads a piece of the stream and dispatches whole messages.
     fn read(&self, reader: &mut socket::Reader, deadline: Deadline) -> Result<(), ConnectionError> {
         loop {
             {
@@ -436,13 +436,13 @@ impl Reading {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The right to read once, when it is this process that reads.
+    /// The right to read once; waits while the socket is left to another process.
     fn unparked(&self, deadline: Deadline) -> Result<MutexGuard<'_, Turn>, ConnectionError> {
         let mut turn = self.turn();
         while turn.parked {
             if deadline.has_passed() {
                 return Err(ConnectionError::Timeout {
-                    waiting_to: "read: the connection is left to another process",
+                    waiting_to: "read a connection that is left to another process",
                 });
             }
             let waited = self.changed.wait_timeout(turn, deadline.remaining());

@@ -241,7 +241,7 @@ fn life_step_that_fails_half_way_leaves_only_the_end() {
     let failure = notebook.configure(config()).unwrap_err();
     assert_eq!(
         (failure.what.as_str(), failure.why.as_str()),
-        ("configure the notebook", "it is spent: a step failed half-way",)
+        ("configure the notebook", "it is spent: a step failed, it can only quit",)
     );
     let (armed, paused) = (notebook.arm(), notebook.pause().map(drop));
     for failure in [armed, paused, notebook.dirty_log(DirtyLogOp::Rearm).map(drop)] {

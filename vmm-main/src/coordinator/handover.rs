@@ -18,7 +18,7 @@ use crate::system::{self, CpuKind, DeviceKind, Shape};
 /// Longest handover: a command line and a page of numbers.
 const HANDOVER_LEN_MAX: u64 = 64 * 1024;
 
-/// Everything the coordinator needs to know; what it needs to hold comes as descriptors.
+/// The coordinator's configuration; files and connections come as descriptors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Handover {
@@ -32,21 +32,21 @@ pub struct Handover {
     pub vcpu_count: u16,
     /// What executes guest code.
     pub cpu: CpuKind,
-    /// Whether the guest is told of performance monitors.
+    /// Whether the guest has performance monitors.
     pub pmu: bool,
     /// Whether the guest is given one.
     pub initramfs: bool,
     /// Log as JSON lines.
     pub json_log: bool,
-    /// What a reset of the guest's does.
+    /// What a guest reset does.
     pub on_reset: OnReset,
     /// The SMMU model.
     pub smmu: Model,
     /// The assigned devices, in order.
     pub devices: Vec<HandedDevice>,
-    /// What the kernel is called in messages about it.
+    /// The kernel's name in messages.
     pub kernel_name: String,
-    /// What the initramfs is called, if there is one.
+    /// The initramfs's name in messages, if there is one.
     pub initramfs_name: String,
 }
 
@@ -60,9 +60,9 @@ pub struct HandedDevice {
     pub slot: u8,
     /// Whether its server is given guest RAM while its stream is in bypass.
     pub direct_dma: bool,
-    /// Whether the VM is not to run without it.
+    /// Whether the VM ends without it.
     pub required: bool,
-    /// Why its server could not be reached when the VM was started, if that is so and the VM starts without it.
+    /// Why its server could not be reached at the start, if the VM starts without it.
     pub unreachable: Option<String>,
     /// Its disk, if it is a controller of ours.
     pub disk: Option<HandedDisk>,
@@ -72,11 +72,11 @@ pub struct HandedDevice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HandedDisk {
-    /// How the image is called in complaints about it.
+    /// The image's name in messages.
     pub image_name: String,
     /// The guest cannot write to it.
     pub readonly: bool,
-    /// The serial number, if it is not to follow from the image.
+    /// The serial number, if it is not derived from the image.
     pub serial: Option<String>,
 }
 
@@ -88,7 +88,7 @@ impl HandedDisk {
 }
 
 impl Handover {
-    /// What decides which processes there are.
+    /// The shape, which decides the processes of the VM.
     pub fn shape(&self) -> Shape {
         let devices = self.devices.iter().map(|device| device.kind).collect();
         Shape { cpu: self.cpu, initramfs: self.initramfs, devices }
@@ -99,7 +99,7 @@ impl Handover {
         self.named().filter_map(|(id, device)| device.direct_dma.then_some(id))
     }
 
-    /// Whether the VM is not to run without the device of this process.
+    /// Whether the VM ends without the device of this process.
     pub fn requires(&self, id: InstanceId) -> bool {
         self.named().any(|(known, device)| known == id && device.required)
     }
@@ -114,14 +114,14 @@ impl Handover {
         (0..).map(system::device).zip(&self.devices)
     }
 
-    /// The slots of devices whose DMA the host's IOMMU nests.
+    /// The slots of physical devices: the host's SMMU translates their DMA.
     pub fn nested_slots(&self) -> Vec<u8> {
         let physical = self.devices.iter().filter(|device| device.kind == DeviceKind::Physical);
         physical.map(|device| device.slot).collect()
     }
 
-    /// What the coordinator needs of `config`, on a host that has such CPUs and could not reach the servers of these
-    /// devices.
+    /// The handover of `config`, with the kind of CPUs chosen for this host, and the devices whose servers could not be
+    /// reached.
     pub fn new(config: &VmConfig, cpu: CpuKind, unreachable: &BTreeMap<InstanceId, String>) -> Self {
         Self {
             name: config.name.clone(),
@@ -129,7 +129,7 @@ impl Handover {
             memory_len: config.memory_len,
             vcpu_count: config.vcpu_count,
             cpu,
-            // Never the host's choice: a guest finds the same where it is moved to.
+            // Decided here and not by the host the guest runs on: it must find the same after a migration.
             pmu: config.pmu.unwrap_or(cpu == CpuKind::Soft),
             initramfs: config.initramfs.is_some(),
             json_log: config.json_log,
@@ -152,7 +152,7 @@ impl Handover {
         }
     }
 
-    /// The guest could not be loaded: the same in the user's words, about the file that the user knows.
+    /// The problem to report if the guest could not be loaded, with the name of the user's file.
     pub fn not_loaded(&self, error: &BootError) -> Problem {
         let place = match error.file() {
             Some(BootFile::Kernel) => &self.kernel_name,
@@ -171,7 +171,7 @@ impl Handover {
         use std::os::unix::fs::FileExt;
         let len = file.metadata()?.len().min(HANDOVER_LEN_MAX);
         let mut bytes = Vec::new();
-        // The launcher's writing has left the shared position at the end.
+        // The launcher's writes left the file's shared offset at the end.
         Positioned { file: &file, offset: 0 }.take(len).read_to_end(&mut bytes)?;
         return Ok(serde_json::from_slice(&bytes)?);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a process tells about itself, as the API shows it. Its texts are a sealed process's word: made printable.
+//! The reply of a process to `Inspect`, in the form of the API. Its texts are untrusted, and made printable.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use ipc::protocol::inspect::{Inspect, Value};
 use super::logs;
 use crate::api::types::Inspected;
 
-/// The list of the process `id`.
+/// The values of the process `id`.
 pub fn of(id: InstanceId, told: &Inspect) -> Inspected {
     let printable = |text: &str| logs::printable(text.as_bytes());
     let value = |value: &Value| match value {
@@ -22,7 +22,7 @@ pub fn of(id: InstanceId, told: &Inspect) -> Inspected {
     Inspected { process: id.to_string(), values, unanswered: None }
 }
 
-/// The process `id` tells nothing, for a reason.
+/// The process `id` did not answer, for this reason.
 pub fn unanswered(id: InstanceId, why: String) -> Inspected {
     let why = logs::printable(why.as_bytes());
     Inspected { process: id.to_string(), values: BTreeMap::new(), unanswered: Some(why) }

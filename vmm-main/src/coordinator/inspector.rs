@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Asks a process what it tells about itself, by its task, beside whatever else the process is asked at the same time.
+//! Inspects a process through its task, concurrently with other requests to it.
 //!
-//! The answer is waited for a moment only ([`budget::INSPECT`]): a process that is stopped, or busy with an order, is
-//! told to be so, and lives. One question at most is open for each process, so that nobody fills its channel by
-//! asking.
+//! The reply is waited for briefly ([`budget::INSPECT`]): a process that is stopped, or busy with another request, is
+//! listed as not answering, and is not ended for it. At most one `Inspect` is open per process, so that API clients
+//! cannot fill its channel.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use tokio::time::{Instant, timeout_at};
 use super::inspected;
 use crate::api::types::Inspected;
 
-/// A question to a process's task: where the answer goes.
+/// An `Inspect` for a process's task: where its reply goes.
 pub type Question = oneshot::Sender<Result<Reply, ChannelError>>;
 
-/// What asks one process.
+/// Inspects one process.
 #[derive(Debug, Clone)]
 pub struct Inspector {
     instance: InstanceId,
@@ -29,16 +29,16 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// For a process, and where its task finds the questions.
+    /// An inspector of the process, and the queue that its task reads.
     pub fn new(instance: InstanceId) -> (Self, mpsc::Receiver<Question>) {
         let (questions, asked) = mpsc::channel(1);
         (Self { instance, questions }, asked)
     }
 
-    /// What the process tells, or that it does not.
+    /// The values of the process, or why there are none.
     async fn inspect(self, patience: Duration) -> Inspected {
         let id = self.instance;
-        let late = || "it does not answer: it is stopped, or busy with an order".to_owned();
+        let late = || "it does not answer: it is stopped, or busy with another request".to_owned();
         match timeout_at(Instant::now() + patience, self.ask()).await {
             Ok(Ok(Reply::Inspect(told))) => inspected::of(id, &told),
             Ok(Ok(other)) => inspected::unanswered(id, format!("it answers {other:?}")),
@@ -48,7 +48,7 @@ impl Inspector {
     }
 
     async fn ask(&self) -> Result<Reply, String> {
-        let gone = || "it is gone, or is being ended".to_owned();
+        let gone = || "the process has ended, or is being ended".to_owned();
         let (question, answer) = oneshot::channel();
         self.questions.send(question).await.map_err(|_| gone())?;
         let reply = answer.await.map_err(|_| gone())?;
@@ -56,7 +56,7 @@ impl Inspector {
     }
 }
 
-/// What all of these processes tell, asked at once, in their order.
+/// Inspects all of these processes concurrently; results in their order.
 pub async fn inspect_all(inspectors: Vec<Inspector>) -> Vec<Inspected> {
     let mut asked = JoinSet::new();
     for (place, inspector) in inspectors.into_iter().enumerate() {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The launcher as the VM's task asks it: for new connections to the servers of devices, after a reset.
+//! Requests to the launcher for new connections to vfio-user servers, after a guest reset.
 //!
-//! The coordinator can open no path. A server of somebody else serves one client's life: a guest that was reset meets a
-//! device that was, by a connection of its own. The launcher knows the path and is trusted more than the
-//! coordinator; what it answers late is thrown away.
+//! The coordinator cannot open paths. A foreign server ties the state of its device to the connection, so that after a
+//! guest reset each is connected to anew, and the guest finds its devices reset. The launcher knows the paths and is
+//! more trusted than the coordinator; late answers are dropped.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,10 +18,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::launcher_channel::FromCoordinator;
 use crate::system::{EdgeKind, Make, ObjectId, System};
 
-/// More than the launcher tries for.
+/// Longer than the launcher tries to connect.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
-/// An answer: which device, and its server's connection, or why there is none.
+/// An answer: the device's index, and the connection to its server, or why there is none.
 pub type Reopened = (u8, io::Result<OwnedFd>);
 
 /// The launcher.
@@ -34,7 +34,8 @@ pub struct Launcher {
 }
 
 impl Launcher {
-    /// Asks by `words`, and hears by `reopened`. It could not reach the servers of some devices to begin with.
+    /// A launcher that receives messages by `words` and answers by `reopened`, with the servers that it could not reach
+    /// at the start.
     pub const fn new(
         words: mpsc::Sender<FromCoordinator>,
         reopened: mpsc::Receiver<Reopened>,
@@ -43,9 +44,9 @@ impl Launcher {
         Self { words, reopened, unreachable }
     }
 
-    /// Tells it something.
+    /// Sends it a message.
     pub async fn tell(&self, word: FromCoordinator) {
-        // A launcher that does not listen is gone, and that is noticed elsewhere.
+        // Fails only if the launcher is gone, which is noticed elsewhere.
         let _ = self.words.send(word).await;
     }
 
@@ -67,10 +68,10 @@ impl Launcher {
         }
     }
 
-    /// Connects to the servers of somebody else anew. One that cannot be reached costs its device only.
+    /// Connects to all foreign servers anew. If one cannot be reached, its device is lost.
     ///
     /// # Errors
-    /// If the host has no socket left.
+    /// If the host has no sockets left.
     pub async fn reopen_all(
         &mut self,
         system: &System,
@@ -86,7 +87,7 @@ impl Launcher {
                     self.unreachable.remove(&device);
                     server
                 }
-                // The device's process finds a connection that is closed already, and says that the device is lost.
+                // The device's process is given a closed connection, and reports its device lost.
                 Err(error) => {
                     let why = format!("its server takes no new connection after the guest's reset: {error}");
                     self.unreachable.insert(device, why);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How much one source may log: a burst, and little for ever.
+//! Rate limit for the log lines of one source: a burst, and a low sustained rate.
 //!
-//! A source is a process's name or a place in the coordinator's own code, and its allowance outlives connections,
-//! resets and generations of processes: whoever can bring them about must not get a new one with each. With a line of a
-//! KiB every [`REFILL`] a source that never stops writes 14 MiB a day.
+//! A source is a process by name, or a place in the coordinator's code. Its limit outlives connections, guest resets
+//! and generations of processes, since whoever can cause those must not get a new burst by each. A source that never
+//! stops writes 14 MiB a day, at a line of 1 KiB every [`REFILL`].
 
 use std::time::{Duration, Instant};
 
-/// One line more is allowed after so long.
+/// The interval at which the bucket gains a line.
 pub const REFILL: Duration = Duration::from_secs(6);
 
 /// A token bucket of lines.
@@ -15,17 +15,17 @@ pub const REFILL: Duration = Duration::from_secs(6);
 pub struct LogLimit {
     burst: u32,
     left: u32,
-    /// Up to when it has been refilled.
+    /// Until when it has been refilled.
     filled: Option<Instant>,
 }
 
 impl LogLimit {
-    /// Allows `burst` lines at once.
+    /// A full bucket of `burst` lines.
     pub const fn new(burst: u32) -> Self {
         Self { burst, left: burst, filled: None }
     }
 
-    /// Whether a line may be written at `now`.
+    /// Takes a line from the bucket at `now`; false if it is empty.
     pub fn allows(&mut self, now: Instant) -> bool {
         let filled = self.filled.get_or_insert(now);
         let passed = now.saturating_duration_since(*filled);

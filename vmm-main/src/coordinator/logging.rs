@@ -3,9 +3,9 @@
 //! standard error.
 //!
 //! The coordinator has one thread and must never wait for a terminal: the pipe is non-blocking, and a line that does
-//! not fit is dropped and counted. A line up to `PIPE_BUF` goes through whole or not at all. Each begins with the mark
-//! of its level, as every process's line does ([`ipc::log`]). What others can make the coordinator say (by its API, by
-//! resets) is limited for each place in the code, and how much was left out is said once a minute.
+//! not fit is dropped and counted. A line of up to `PIPE_BUF` bytes is written whole or not at all. Each is prefixed by
+//! its level, like the lines of every process ([`ipc::log`]). Lines are limited per place in the code, since API
+//! clients and guests can cause them; the number of dropped lines is logged once a minute.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Write};
@@ -22,11 +22,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::log_limit::LogLimit;
 use super::logs::{self, DROPPED};
 
-/// `PIPE_BUF` of Linux: longer writes could be torn.
+/// `PIPE_BUF` of Linux: longer writes are not atomic.
 const WRITE_LEN_MAX: usize = 4096;
 /// Lines from one place in the code at once.
 const BURST: u32 = 20;
-/// How often dropped lines are told of.
+/// How often the number of dropped lines is logged.
 const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Starts logging.
@@ -43,7 +43,7 @@ pub fn start(json: bool) -> io::Result<()> {
     started.map_err(io::Error::other)
 }
 
-/// Says now and then how many lines were left out, if any were.
+/// Logs how many lines were dropped, once a minute if any were.
 pub async fn tell_of_dropped_lines() {
     let mut told = 0;
     loop {
@@ -51,7 +51,7 @@ pub async fn tell_of_dropped_lines() {
         let dropped = DROPPED.load(Ordering::Relaxed);
         if dropped != told {
             tracing::warn!(
-                "{} lines of the log were left out in the last minute: too many alike, or nobody read them",
+                "{} log lines were dropped in the last minute: over the rate limit, or the launcher did not read them",
                 dropped.saturating_sub(told)
             );
             told = dropped;
@@ -59,14 +59,14 @@ pub async fn tell_of_dropped_lines() {
     }
 }
 
-/// Gives each event the writer that it deserves.
+/// Chooses the writer of an event: the log, or none if its place in the code is over its limit.
 #[derive(Default)]
 struct Lines {
     limits: Mutex<HashMap<Identifier, LogLimit>>,
 }
 
 impl Lines {
-    /// Whether another line from there may be written. There are as many places as the code has.
+    /// Whether another line from this place may be written. The map is bounded by the places in the code.
     fn allow(&self, event: &Metadata<'_>, now: Instant) -> bool {
         if event.target() == logs::TARGET {
             return true;
@@ -111,7 +111,7 @@ impl Write for LogPipe {
                 if error.kind() == ErrorKind::Interrupted {
                     return Err(error);
                 }
-                // Full, or the launcher is gone: either way the line has no reader.
+                // The pipe is full, or the launcher is gone.
                 DROPPED.fetch_add(1, Ordering::Relaxed);
                 Ok(bytes.len())
             }
@@ -123,7 +123,7 @@ impl Write for LogPipe {
     }
 }
 
-/// The line with its mark in front, cut to what goes through whole, its end included.
+/// The line with its level's prefix and its line end, cut to [`WRITE_LEN_MAX`].
 fn marked(level: Level, line: &[u8]) -> Vec<u8> {
     let mut marked = [level.mark().as_bytes(), line].concat();
     if marked.len() > WRITE_LEN_MAX {

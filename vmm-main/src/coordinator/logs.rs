@@ -2,8 +2,8 @@
 //! The log lines of the VM's processes: read from a pipe each, bounded, made printable, passed on with the
 //! process's name, and the last of them kept for the report of its death.
 //!
-//! A process may have been taken over: it can write what it likes as fast as it likes, and it must cost the
-//! coordinator no more than a [`LogLimit`] of lines of [`LINE_LEN_MAX`] bytes, however often it is started again.
+//! A process may be hostile and write anything at any rate: the coordinator passes on no more than its [`LogLimit`] of
+//! lines of [`LINE_LEN_MAX`] bytes, however often the process is restarted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -20,23 +20,22 @@ use tokio::task::JoinHandle;
 use super::log_limit::LogLimit;
 pub use crate::printable::line as printable;
 
-/// Bytes of a line that are kept; the rest of it is dropped.
+/// The longest line, in bytes; the rest is dropped.
 pub const LINE_LEN_MAX: usize = 1024;
 /// Lines kept for a report.
 pub const TAIL_LINE_COUNT: usize = 12;
-/// Lines that one process may write at once; a healthy one writes a handful in its life.
+/// Lines that one process may write at once; a healthy one writes a few in its life.
 const BURST: u32 = 100;
-/// For the rest of a dead process's lines to arrive: a descendant that still holds the pipe is no reason to wait for
-/// long.
+/// For the last lines of a process that has ended. Short, since a child of it may hold the pipe open.
 pub const LAST_LINES_DEADLINE: Duration = Duration::from_millis(200);
 
-/// The target of the events that are a process's lines: they have been counted already.
+/// The tracing target of a process's lines, which are exempt from the limit of [`super::logging`].
 pub const TARGET: &str = "process";
 
-/// Lines dropped in all processes of the VM, the coordinator among them.
+/// Lines dropped of all processes of the VM, including the coordinator.
 pub static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// What each process may still write, by its name: it outlives the process.
+/// The limit of each process by name: it outlives the process.
 static LIMITS: Mutex<BTreeMap<InstanceId, LogLimit>> = Mutex::new(BTreeMap::new());
 
 /// One process's log.
@@ -47,7 +46,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Follows the read end of the pipe of the process `id`.
+    /// Reads the pipe of the process `id` on a task.
     pub fn follow(id: InstanceId, generation: u32, pipe: OwnedFd) -> std::io::Result<Self> {
         let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
         let tail = Arc::new(Mutex::new(VecDeque::new()));
@@ -82,7 +81,7 @@ impl Log {
         Ok(Self { tail, reader })
     }
 
-    /// The last lines, after giving the rest of the pipe a moment to arrive.
+    /// The last lines, after waiting [`LAST_LINES_DEADLINE`] at most for the pipe's end.
     pub async fn last_lines(&mut self) -> Vec<String> {
         if !self.reader.is_finished() {
             let _ = tokio::time::timeout(LAST_LINES_DEADLINE, &mut self.reader).await;
@@ -129,7 +128,7 @@ impl Lines {
         found
     }
 
-    /// What stands before the next line end, if it is anything.
+    /// The bytes after the last line end, if there are any.
     fn finish(&mut self) -> Vec<Vec<u8>> {
         let line = std::mem::take(&mut self.line);
         if line.is_empty() { vec![] } else { vec![line] }

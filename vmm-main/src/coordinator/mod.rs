@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The coordinator: pid 1 of the VM's own pid namespace, owner of every shared object, parent of every process.
 //!
-//! It seals itself before it reads a byte that a user or guest wrote. One thread, one async runtime, one task
-//! that owns the VM ([`vm`]); the API and the launcher reach that task through bounded queues. It parses
-//! nothing that a guest can steer: no device model, no register, only frames of the `ipc` contract.
+//! It seals itself before it reads a byte that a user or guest wrote. One thread, one async runtime, one task that owns
+//! the VM ([`vm`]); the API and the launcher reach that task through bounded queues. It has no device model and parses
+//! no guest data while the guest runs, only frames of the `ipc` contract.
 
 pub mod handover;
 mod inspected;
@@ -49,16 +49,16 @@ use self::vm::{Given, Vm};
 
 /// For clients to read their last answers before the sockets close.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// The most that the coordinator goes on after the VM has ended: for its name to be free, for the answers, for its last
-/// word.
+/// The longest that the coordinator runs after the VM has ended: for the name to be freed, for the answers to clients,
+/// and for its last message to the launcher.
 pub const FAREWELL_SPAN: Duration = budget::sum(&[FAREWELL, FAREWELL, FAREWELL]);
 
-/// The program `bulkhead coordinator`: not for people, only the launcher can start it in a way that works.
+/// The program `bulkhead coordinator`, which only the launcher can start.
 pub fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            // Nobody is left to report to but the log, and perhaps not even that.
+            // Only the log is left to report to.
             let _ = writeln!(std::io::stderr(), "coordinator: {problem}");
             problem.exit()
         }
@@ -69,7 +69,7 @@ fn start() -> Result<(), Problem> {
     let failed = |step: &'static str, error: &dyn std::fmt::Display| {
         Problem::host(format!("{step}: {error}"), "coordinator start", "start VMs with `bulkhead run`")
     };
-    // The arguments behind the word are the names of what is given, in the order of the numbers.
+    // The arguments after `coordinator` are the names of its descriptors, in the order of their numbers.
     let mut inherited = Inherited::take_all(std::env::args().skip(2))
         .map_err(|error| failed("take the descriptors", &error))?;
     let names = inherited.names().clone();
@@ -126,27 +126,27 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
     let launcher = Launcher::new(words.clone(), reopened, given.handover.unreachable());
     let mut vm = Vm::new(given, locked, launcher, words.clone())?;
     let server = Server::new(Handle { commands, stops: stops.clone(), snapshot: vm.snapshot() });
-    // Clients are served while the VM boots, or while it works on somebody else's command.
+    // Clients are served while the VM boots or executes a command of another client.
     let carrier = tokio::spawn(carry(channel, server.clone(), stops, reports, found, free));
 
     let counted = tokio::spawn(logging::tell_of_dropped_lines());
     let mut waiting: Vec<Answer<Status>> = vm.live(&mut queue, &mut stop_orders).await;
-    // Nobody else will be served: whoever waits learns that the VM has ended.
+    // No more clients are served; commands in the queue are answered with the end of the VM.
     drop(queue);
     if let Some(why) = vm.ended() {
-        // A failure is the launcher's to print: once.
+        // A failure is printed by the launcher, once.
         if why.problem().is_none() {
             tracing::info!("vm ended: {}", why.sentence());
         }
         let _ = words.send(FromCoordinator::Ended(why.clone())).await;
     }
     counted.abort();
-    // Whoever asked for the end is answered when the name is free too, and the disks are.
+    // `stop` is answered once name and disks are free.
     let outcome = match timeout(FAREWELL, freed).await {
-        // A launcher that is gone has no name any more.
+        // A launcher that is gone holds no name.
         Ok(_) => vm.outcome(),
         Err(_) => Err(Problem::host(
-            "the VM has ended, but its launcher does not give up its name",
+            "the VM has ended, but its launcher has not freed its name",
             "stop",
             "look at the `bulkhead run` process: it is stopped, or hangs",
         )),
@@ -156,12 +156,12 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
         waiting.extend(answer);
     }
     for answer in waiting {
-        // A client that has gone away does not want its answer.
+        // A client may have disconnected.
         let _ = answer.send(outcome.clone());
     }
     drop(words);
     server.drain(FAREWELL).await;
-    // Its last message is out, or its reader is gone.
+    // The last message was sent, or the launcher is gone.
     let _ = timeout(FAREWELL, carrier).await;
     Ok(())
 }
@@ -175,7 +175,7 @@ async fn carry(
     found: mpsc::Sender<Reopened>,
     free: oneshot::Sender<()>,
 ) {
-    // A full queue holds such orders already.
+    // A full queue already holds requests to stop.
     let stop = |why| drop(stops.try_send(StopOrder { why, answer: None }));
     let (mut listening, mut telling) = (true, true);
     while listening || telling {
@@ -192,7 +192,7 @@ async fn carry(
                         Err(error) => tracing::warn!(%error, "control connection cannot be served"),
                     }
                 }
-                // A full queue is one whose answers nobody has asked for.
+                // A full queue holds answers that were not requested.
                 Ok(Some(FromLauncher::Device { index, server })) => drop(found.try_send((index, server))),
                 Ok(Some(FromLauncher::Stop)) => stop(Why::Asked),
                 Ok(Some(FromLauncher::Released)) => break,
@@ -203,6 +203,6 @@ async fn carry(
             },
         }
     }
-    // Nobody may wait for it any more.
+    // Its receiver may have been dropped.
     let _ = free.send(());
 }

@@ -30,14 +30,14 @@ pub fn by_name(name: &str) -> Result<Probe, Problem> {
     PROBES.iter().find(|(known, _)| *known == name).map(|(_, probe)| *probe).ok_or_else(unknown)
 }
 
-/// Lets the coordinator itself attempt it; returns only if it survives.
+/// Makes the attempt in the coordinator itself; returns only if it survives.
 pub fn attempt_here(name: &str) -> Result<ProbeOutcome, Problem> {
     by_name(name)?
         .make(sandbox::by_name::attempt)
         .map_err(|failure| Problem::usage(failure.why, "attempt", "use a debug build"))
 }
 
-/// What came of a probe that was survived.
+/// The outcome of a probe that the process survived.
 pub fn outcome(outcome: &ProbeOutcome) -> ProbeAnswer {
     let outcome = match outcome {
         ProbeOutcome::Denied { errno } => format!("refused with errno {errno}"),

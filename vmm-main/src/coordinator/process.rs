@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The processes of the VM: a task each, which alone owns the channel to its process.
+//! The processes of the VM: a task each, which owns the control channel to its process.
 //!
-//! Orders go in by a bounded queue, answers and events come out by one queue for all of them, tagged with the life
-//! that they are of. The task watches the process's end beside everything else, reaps it, and its last word is how it
-//! ended. Nothing here decides: that is [`super::vm`]'s.
+//! Each task takes orders from a bounded queue of its own. Replies and events of all tasks go to one queue, tagged with
+//! the life they are of. The task also watches the process's pidfd and reaps it; its last event is how the process
+//! ended. Decisions are made in [`super::vm`] alone.
 
 mod ending;
 mod launch;
@@ -24,51 +24,51 @@ use crate::system::DEVICES_MAX;
 
 pub use launch::{Launched, launch};
 
-/// Orders that may wait for a process's task: a request, to end, and a word about each device, twice.
+/// The most orders queued for a process's task: a request, the end, and a `Tell` for each device, twice.
 const ORDER_QUEUE_LEN: usize = 4 + 2 * DEVICES_MAX;
 
-/// What a process's task is ordered to do.
+/// An order to a process's task.
 #[derive(Debug)]
 pub enum Order {
-    /// Ask the process for something. One request is open at a time.
+    /// Send the process a request. One is open at a time.
     Ask(Request, Vec<OwnedFd>),
-    /// Tell it something that no operation waits for. What it answers is in the log, if it is a complaint.
+    /// Send it a request whose reply no operation waits for; a failure is logged.
     Tell(Request),
-    /// End it.
+    /// End the process.
     End(Ending),
 }
 
-/// What a process's task tells.
+/// An event of a process's task.
 #[derive(Debug)]
 pub enum TaskEvent {
-    /// The process is sealed, has greeted, and takes requests; what it says it has enforced on itself.
+    /// The process has said hello, is sealed, and takes requests; what it reports to have enforced.
     Started(Vec<String>),
-    /// It has answered.
+    /// The request was fulfilled.
     Answered(Reply),
-    /// It answers that it cannot.
+    /// The request failed.
     Refused(Problem),
-    /// It tells something that nobody asked for.
+    /// The process sent an event.
     Reported(Event),
-    /// Its life is over; the last word.
+    /// The process has ended. The last event.
     Gone(Departure),
 }
 
-/// The VM's handle on a process's task.
+/// A handle to a process's task.
 #[derive(Debug)]
 pub struct Handle {
     /// Its process id in the coordinator's namespace.
     pub pid: i32,
-    /// What it was limited to.
+    /// Its resource limits.
     pub limits: types::Limits,
-    /// What it says it has enforced on itself, once it has started.
+    /// What it reports to have enforced, once it has started.
     pub enforced: Option<Vec<String>>,
-    /// What asks it about itself.
+    /// Inspects it.
     pub inspector: Inspector,
     orders: mpsc::Sender<Order>,
 }
 
 impl Handle {
-    /// Follows a process that was launched, by a task among `tasks`.
+    /// Spawns the task of a launched process into `tasks`.
     pub fn follow(
         launched: Launched,
         life: LifeId,
@@ -85,7 +85,7 @@ impl Handle {
         Self { pid, limits, enforced: None, inspector, orders }
     }
 
-    /// Gives an order. A task that has no ear for it any more is about to tell, or has told, how its process ended.
+    /// Gives an order. It is dropped if the task has ended: its `Gone` event has been sent, or is about to be.
     pub fn order(&self, order: Order) {
         let _ = self.orders.try_send(order);
     }

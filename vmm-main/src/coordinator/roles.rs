@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What each process is told about its role: filled from the configuration, the machine's map and the system table.
+//! The configuration message of each process, from the VM's configuration, the machine's address map and the system
+//! table.
 
 use std::collections::BTreeMap;
 
@@ -18,19 +19,19 @@ use super::handover::{HandedDevice, Handover};
 use crate::problem::Problem;
 use crate::system::{DeviceKind, IrqLine, SMMU0, System, Told};
 
-/// The number that requests for the first SMMU carry in its ring.
+/// The region number of accesses to the first SMMU in its ring.
 const SMMU0_REGION: u16 = 0;
 /// `SMMU_CMDQ_PROD` and, in page 1, `SMMU_EVENTQ_CONS` (IHI 0070 section 6.3): the guest alone writes these two.
 const GUEST_OWNED: [u32; 2] = [0x0098, 0x1_00ac];
 
-/// Bytes in a logical block of our own disks: an image is a whole number of them.
+/// Bytes in a logical block of our own NVMe disks; an image is a multiple of it.
 pub const NVME_BLOCK_LEN: u32 = 512;
 
 /// The configuration messages of one generation.
 #[derive(Debug, Clone)]
 pub struct Configs(BTreeMap<InstanceId, RoleConfig>);
 
-/// A device number on the guest's bus 0, and what of the address map comes with it.
+/// A device number on the guest's bus 0, and its part of the address map.
 #[derive(Debug, Clone, Copy)]
 struct PciSlot {
     slot: u8,
@@ -88,7 +89,7 @@ impl PciSlot {
             ram,
             direct_dma: device.direct_dma,
             model,
-            // Somebody else started it, and it has one connection.
+            // A foreign server, with one connection.
             keeps_server: device.kind == DeviceKind::VfioUser,
         }
     }
@@ -101,8 +102,8 @@ pub fn ram_layout(memory_len: u64) -> Result<RamLayout, Problem> {
 }
 
 impl Configs {
-    /// The messages for the processes of `system` in a machine with this RAM that starts at `boot`. `host_device` knows
-    /// the number of the character device behind the process of a physical device.
+    /// The messages for the processes of `system` in a machine with this RAM that starts at `boot`. `host_device`
+    /// returns the number (`st_rdev`) of the character device of a physical device.
     pub fn new(
         system: &System,
         handover: &Handover,

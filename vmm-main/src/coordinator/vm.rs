@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The life of a VM: who may move it from where to where, what may fail on the way, and what becomes of it then.
+//! The life cycle of a VM: its phases, who may change them, what may fail, and the consequence.
 //!
 //! ```text
 //!             every process is started and configured, then the    pause: CPUs, devices, vSMMU
@@ -13,22 +13,21 @@
 //!                     ─► Stopping: CPUs' process ends, then all others ─► Stopped, which is final
 //! ```
 //!
-//! **Three parts.** [`state_machine`] decides, and does nothing else: events in, actions out, no I/O. [`driver`]
-//! carries its actions out and brings it what happens. Each process has a task of its own ([`super::process`]) that
-//! alone owns its channel and sees its end. So nothing that a process does, or fails to do, holds up what is heard of
-//! another one; and an order to stop waits for nobody.
+//! **Three parts.** [`state_machine`] decides: events in, actions out, no I/O. [`driver`] carries out its actions and
+//! passes it events. Each process has a task ([`super::process`]) that owns its channel and notices its end. So no
+//! process, whatever it does, delays the events of another; and a stop waits for nothing.
 //!
 //! **What may fail.**
 //! - *A boot.* The guest does not load, or a process cannot be started or configured: the VM ends, before a guest has
 //!   run.
 //! - *A device*, at its start or later: the guest goes on without it; if the device is required, the VM ends.
 //! - *A process*: it dies, is silent past a deadline, breaks the contract, or another process names it. Whatever is
-//!   under way, its failure policy decides at once ([`plan::FailurePolicy`]): the VM ends, or goes on without the
+//!   under way, its failure policy applies at once ([`plan::FailurePolicy`]): the VM ends, or goes on without the
 //!   device.
-//! - *A pause or a resume* that a process refuses is undone: the phase stays what it was, and is true. A process that
-//!   refuses this too is lost.
+//! - *A pause or a resume* that a process refuses is undone, and the phase stays what it was. A process that refuses
+//!   this too is lost.
 //! - *A save/restore*, up to its commit, which ends the old processes: the new ones are discarded, and the guest goes
-//!   on where it was. From the commit on a loss is one as in a running VM.
+//!   on in the old ones. From the commit on a loss is as in a running VM.
 //! - *The end.* A process that a kill does not end is named in the answer to `stop`.
 //!
 //! **Lives.** A process belongs to an instance of the system table and to a generation; both are in its

@@ -2,10 +2,10 @@
 //! The system as one table: which processes a VM has, and what connects them.
 //!
 //! A role is a template ([`roles`]), a process an instance of it, and what connects two processes is an edge
-//! ([`edge`]). [`System::new`] yields the instances and edges of a VM of some shape, and nothing that it does not have.
-//! All else follows from them: what is made and for how long it lives, what each process is given and under which name,
-//! what it may have, who is paused before whom, what `bulkhead ps` holds the running processes against, and the map in
-//! the documentation. A descriptor's number is its place in its instance's list, and nobody writes one down.
+//! ([`edge`]). [`System::new`] makes the instances and edges of a VM of a given shape. Everything else follows from
+//! them: the shared objects and their lifetimes, the descriptors of each process and their names, its limits, the order
+//! of pausing, what `bulkhead ps` compares the running processes with, and the map in the documentation. A descriptor's
+//! number is its place in its instance's list, and is written down nowhere.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub const fn device(index: u8) -> InstanceId {
     InstanceId::new(Role::Vfio, index)
 }
 
-/// The assigned device that a process is for: the one that it is the process of, or the server of.
+/// The assigned device that a process belongs to, as its function or its server.
 pub const fn device_of(process: InstanceId) -> Option<InstanceId> {
     match process.role {
         Role::Vfio | Role::Nvme => Some(device(process.index)),
@@ -45,7 +45,7 @@ pub const fn device_of(process: InstanceId) -> Option<InstanceId> {
     }
 }
 
-/// The sandbox profile of this name, as it is for the smallest VM, if a role has it.
+/// The sandbox profile of this name, for the smallest VM; `None` if no role has it.
 pub fn profile(name: &str) -> Option<sandbox::Profile> {
     std::iter::once(&COORDINATOR)
         .chain(&TEMPLATES)
@@ -53,23 +53,23 @@ pub fn profile(name: &str) -> Option<sandbox::Profile> {
         .find(|profile| profile.name == name)
 }
 
-/// Who is at one end of an edge.
+/// The party at one end of an edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Party {
     /// `bulkhead run`.
     Launcher,
-    /// A process that it, or the coordinator, starts.
+    /// The coordinator, or a process that it starts.
     Instance(InstanceId),
 }
 
 /// What connects two processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Edge {
-    /// What it is.
+    /// Its kind.
     pub kind: EdgeKind,
-    /// To whom it belongs.
+    /// The instance that it belongs to.
     pub owner: InstanceId,
-    /// Who is at the other end.
+    /// The party at the other end.
     pub peer: Party,
 }
 
@@ -78,24 +78,24 @@ pub struct Edge {
 pub struct Descriptor {
     /// Its name in the process.
     pub slot: Slot,
-    /// What it is.
+    /// The object.
     pub object: ObjectId,
-    /// Which end of it.
+    /// The end of the object.
     pub side: Side,
-    /// What for.
+    /// What the process does with it.
     pub rights: Rights,
 }
 
 /// One process.
 #[derive(Debug)]
 pub struct Instance {
-    /// Which it is: its name.
+    /// Its name.
     pub id: InstanceId,
-    /// What it has in common with others.
+    /// Its template.
     pub template: &'static Template,
-    /// What it is given at its start, in the order of the numbers.
+    /// The descriptors that it is given at exec, in the order of their numbers.
     pub descriptors: Vec<Descriptor>,
-    /// How many edges other processes have with it that its limits grow by.
+    /// The number of edges, to other processes, that its limits grow by.
     growth_count: u64,
 }
 
@@ -109,7 +109,7 @@ pub struct System {
 }
 
 impl System {
-    /// What a VM of this shape has.
+    /// The system of a VM of this shape.
     pub fn new(shape: &Shape) -> Self {
         let mut found: Vec<(InstanceId, &'static Template)> = Vec::new();
         for template in &TEMPLATES {
@@ -138,7 +138,7 @@ impl System {
         }
     }
 
-    /// What decides all of it.
+    /// The shape.
     pub const fn shape(&self) -> &Shape {
         &self.shape
     }
@@ -148,7 +148,7 @@ impl System {
         &self.coordinator
     }
 
-    /// Everything that the coordinator starts, in the order of pausing.
+    /// The processes that the coordinator starts, in the order of pausing.
     pub fn processes(&self) -> &[Arc<Instance>] {
         &self.processes
     }
@@ -158,7 +158,7 @@ impl System {
         std::iter::once(&self.coordinator).chain(&self.processes)
     }
 
-    /// Everything that connects two of them.
+    /// All edges.
     pub fn edges(&self) -> &[Edge] {
         &self.edges
     }
@@ -173,7 +173,7 @@ impl System {
         self.instances().find(|instance| instance.id == id)
     }
 
-    /// The server of ours behind the device process `device`.
+    /// The process that serves the device of process `device`, if it is one of this VM.
     pub fn server_of(&self, device: InstanceId) -> Option<InstanceId> {
         let server = InstanceId::new(Role::Nvme, device.index);
         (device.role == Role::Vfio && self.get(server).is_some()).then_some(server)
@@ -199,13 +199,13 @@ impl System {
         Ok(rewired)
     }
 
-    /// What the coordinator executes to start this program.
+    /// The executable of this program.
     pub fn program(&self, program: &str) -> Option<ObjectId> {
         let runs = |held: &&Descriptor| matches!(&held.slot, Slot::Program(name) if name == program);
         self.coordinator.descriptors.iter().find(runs).map(|held| held.object)
     }
 
-    /// The programs that are executed, once each.
+    /// The programs of all instances, once each.
     pub fn programs(&self) -> Vec<&'static str> {
         let mut programs: Vec<_> = self.processes.iter().map(|process| process.template.program).collect();
         programs.sort_unstable();
@@ -214,7 +214,7 @@ impl System {
     }
 }
 
-/// Who the other end of an edge of `owner` is.
+/// The party at the other end of an edge of `owner`.
 fn peer(owner: InstanceId, peer: Peer, has: impl Fn(InstanceId) -> bool) -> Party {
     match peer {
         Peer::Launcher => Party::Launcher,
@@ -230,7 +230,7 @@ fn peer(owner: InstanceId, peer: Peer, has: impl Fn(InstanceId) -> bool) -> Part
 }
 
 impl Edge {
-    /// On which side of it the process `id` is, if on any.
+    /// The side of the edge that the process `id` is on, if any.
     pub fn side_of(&self, id: InstanceId) -> Option<Side> {
         match self.peer {
             _ if self.owner == id => Some(Side::Owner),
@@ -245,10 +245,10 @@ impl Edge {
         self.side_of(id).is_some_and(|side| self.kind.renewal(side) == Renewal::Rewired)
     }
 
-    /// Its objects: which, and how each comes to be.
+    /// Its objects, and how each is made.
     pub fn objects(&self) -> impl Iterator<Item = (ObjectId, Make)> + use<> {
         let Self { kind, owner, peer } = *self;
-        // Whatever it is, the launcher has made it.
+        // Given by the launcher, whatever its kind.
         let given = peer == Party::Launcher && owner != COORDINATOR_ID;
         (0..).zip(kind.spec().objects).map(move |(index, spec)| {
             let make = if given && spec.make != Make::AtStart { Make::Given } else { spec.make };
@@ -259,7 +259,7 @@ impl Edge {
     /// How long its objects live.
     pub fn life(&self) -> Life {
         match self.kind.spec().life {
-            // The launcher does not come back for a process: what it made lives on from one to the next.
+            // The launcher makes no new object for a new process: what it has given is passed on to the next life.
             Life::Process if self.peer == Party::Launcher && self.owner != COORDINATOR_ID => Life::Boot,
             life => life,
         }
@@ -332,7 +332,7 @@ fn ends(edge: &Edge, side: Side) -> Vec<Descriptor> {
     found
 }
 
-/// The programs as the coordinator holds them: one for all processes that run it.
+/// The coordinator's descriptors of the programs: one for all processes that run it.
 fn programs(all: &[(InstanceId, &'static Template)]) -> impl Iterator<Item = Descriptor> {
     let first = |template: &Template| all.iter().find(|(_, other)| other.program == template.program);
     let runs_first = move |(id, template): &&(InstanceId, &'static Template)| {
@@ -346,7 +346,7 @@ fn programs(all: &[(InstanceId, &'static Template)]) -> impl Iterator<Item = Des
     })
 }
 
-/// What the launcher gives for another process, as the coordinator holds it: only to be handed on.
+/// The coordinator's descriptors of what the launcher gives for other processes: only to be passed on.
 fn handed_on(edge: &Edge) -> Vec<Descriptor> {
     let name = |kind: SlotKind| {
         if edge.owner.role.is_single() { kind.into() } else { kind.of(edge.owner) }

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Every role of a VM, once: what it runs, how it is confined, when it exists, what it is connected to, what its death
-//! costs.
+//! The role templates of a VM: program, confinement, instances, connections, and the consequence of a death.
 //!
-//! A new role is an entry in [`TEMPLATES`]. It stands in the order of pausing: the CPUs first, so that devices see no
-//! new work, and every device before what it needs, its server and the vSMMU that records its faults. Resuming goes the
-//! other way round. Templates of one `tier` are asked together.
+//! A new role is an entry in [`TEMPLATES`], in the order of pausing: the CPUs first, so that devices get no new work;
+//! each device before what it depends on, its server and the vSMMU that records its faults. Resuming is in reverse
+//! order. Templates of one `tier` are paused together.
 
 use std::collections::BTreeSet;
 
@@ -29,21 +28,21 @@ pub struct Template {
     pub program: &'static str,
     /// Makes the sandbox profile.
     profile: fn() -> Profile,
-    /// What happens when a process of it dies.
+    /// The consequence if a process of it dies.
     pub restart: Restart,
     /// Processes of one tier are paused together, lower tiers first.
     pub tier: u8,
-    /// What it is told when it is configured, beside what its descriptors say.
+    /// The kind of its configuration message.
     pub told: Told,
     /// Which instances a VM of this shape has.
     pub indexes: fn(&Shape) -> Vec<u8>,
-    /// What each has, and with whom, in groups that templates share.
+    /// The edges of each, in groups that templates share.
     pub links: &'static [&'static [Link]],
-    /// What its limits grow by, if they do.
+    /// The growth of its limits, if any.
     pub growth: Option<Growth>,
 }
 
-/// What a process is told when it is configured.
+/// The kind of a configuration message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told {
     /// The guest's CPUs, and every device that they may access.
@@ -54,44 +53,45 @@ pub enum Told {
     Function,
     /// An NVMe controller.
     Nvme,
-    /// Nothing: it knows what it is from its descriptors. So is the coordinator, whose configuration is one of them.
+    /// None: its descriptors say all. So it is for the coordinator, whose configuration is one of them.
     Nothing,
 }
 
-/// What the supervisor does when a process dies unexpectedly.
+/// What the coordinator does if a process dies unexpectedly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
     /// The VM ends with a report.
     EndsVm,
-    /// The VM goes on; the device that the process served has failed, and its guest is told by all ones.
+    /// The VM goes on without the device that the process served: its registers read as all ones.
     DeviceFails,
 }
 
 /// An edge that every instance of a template has.
 #[derive(Debug, Clone, Copy)]
 pub struct Link {
-    /// What it is.
+    /// Its kind.
     pub kind: EdgeKind,
-    /// Who is at the other end.
+    /// The other end.
     pub peer: Peer,
 }
 
 /// The other end of an edge, as a template names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// Who started the process: the launcher of the coordinator, the coordinator of all others.
+    /// The parent: of the coordinator the launcher, of all others the coordinator.
     Parent,
-    /// The launcher. What it gives goes through the coordinator.
+    /// The launcher, through the coordinator.
     Launcher,
     /// The vCPU process.
     Vcpu,
     /// The vSMMU that the device is behind.
     Smmu,
-    /// The server of ours behind the device of the same index; the launcher, where somebody else's is.
+    /// The server behind the device of the same index: a process of this VM, or a foreign one, to which the launcher
+    /// connects.
     Server,
 }
 
-/// What limits grow by for each edge of one kind that another process has with this one.
+/// The growth of limits for each edge of one kind that another process has with this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Growth {
     /// The kind.
@@ -103,13 +103,13 @@ pub struct Growth {
 }
 
 impl Template {
-    /// What each instance has, in the order of its descriptors.
+    /// The edges of each instance, in the order of its descriptors.
     pub fn links(&self) -> impl Iterator<Item = &'static Link> {
         COMMON.iter().chain(self.links.iter().copied().flatten())
     }
 
     /// Its sandbox profile, as it is for the smallest VM, with the numbers of the descriptors that its rules are about.
-    /// The coordinator's filter is over those of all that it starts: there the numbers are theirs.
+    /// The coordinator's filter also covers all processes that it starts: there the numbers are theirs.
     pub fn profile(&self) -> Profile {
         let holders =
             if self.role == Role::Coordinator { &TEMPLATES[..] } else { std::slice::from_ref(self) };
@@ -119,8 +119,8 @@ impl Template {
         })
     }
 
-    /// The number, in every instance, of a descriptor that it has of itself: those that others share with it come
-    /// behind.
+    /// The number, in every instance, of a descriptor of one of its own edges; those of other instances' edges come
+    /// after.
     pub fn number(&self, slot: &str) -> Option<u32> {
         let objects = self.links().flat_map(|link| link.kind.spec().objects);
         let place = objects.filter_map(|object| object.owner).position(|end| end.slot.as_str() == slot);
@@ -129,7 +129,7 @@ impl Template {
 }
 
 impl Restart {
-    /// As the API shows it.
+    /// The text in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::EndsVm => "ends the VM",
@@ -142,7 +142,7 @@ const fn to(peer: Peer, kind: EdgeKind) -> Link {
     Link { kind, peer }
 }
 
-/// What every process has.
+/// The edges of every process.
 pub static COMMON: [Link; 4] = [
     to(Peer::Parent, EdgeKind::Control),
     to(Peer::Parent, EdgeKind::CrashPage),
@@ -167,10 +167,10 @@ pub static COORDINATOR: Template = Template {
     growth: None,
 };
 
-/// Guest RAM, which the process maps and writes, and the log of what it wrote.
+/// Guest RAM, which the process maps and writes, and its dirty log.
 const RAM: [Link; 2] = [to(Peer::Parent, EdgeKind::Ram), to(Peer::Parent, EdgeKind::DirtyLog)];
 
-/// A function that runs in a process of its own, whoever does its DMA.
+/// A PCI function, whatever does its DMA.
 const FUNCTION: [Link; 5] = [
     to(Peer::Vcpu, EdgeKind::Ring),
     to(Peer::Smmu, EdgeKind::Stage1),
@@ -179,7 +179,7 @@ const FUNCTION: [Link; 5] = [
     to(Peer::Vcpu, EdgeKind::Pin),
 ];
 
-/// Everything that the coordinator starts, in the order of pausing.
+/// The templates of all processes that the coordinator starts, in the order of pausing.
 pub static TEMPLATES: [Template; 6] = [
     Template {
         role: Role::Vcpu,

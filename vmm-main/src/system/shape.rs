@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What decides which processes a VM has: its CPUs and its devices.
+//! The shape of a VM, which decides its processes: its CPUs and its devices.
 
 use machine::layout;
 
@@ -17,7 +17,7 @@ pub enum CpuKind {
 }
 
 impl CpuKind {
-    /// As configuration and API show it.
+    /// The text in configuration and API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -30,15 +30,15 @@ impl CpuKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceKind {
-    /// A vfio-user server that somebody else started.
+    /// A foreign vfio-user server.
     VfioUser,
     /// An NVMe controller of ours, over an image.
     Nvme,
-    /// A physical device of the host's, by its kernel's VFIO.
+    /// A physical device of the host, by VFIO.
     Physical,
 }
 
-/// What decides which processes a VM has.
+/// The shape of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     /// What executes guest code.

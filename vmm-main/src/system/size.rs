@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How much each process may have: what its profile's limits grow by with the machine and with its number of devices.
+//! The resource limits of each process: those of its profile, grown by the size of the VM and its number of devices.
 //!
-//! A profile states what a role needs for itself. Beside that a process maps guest RAM if it maps RAM at all, its dirty
-//! log, and, in the vCPU process, memory of devices; it writes an image, if it was given one; it holds what it is
-//! given, and for each device that it works with what that brings. The coordinator needs room for all of them at once,
-//! twice: a guest moves into new processes while the old ones live. Called by the launcher for the coordinator and by
-//! the coordinator for all others; `bulkhead ps` holds the running processes against the same.
+//! A profile states what a role needs for itself. Added to that are the mappings of guest RAM, of the dirty log and, in
+//! the vCPU process, of device memory; the length of the image that it may write; the descriptors that it is given, and
+//! those for each device. The coordinator needs room for two sets of processes at once, during a save-restore. Called
+//! by the launcher for the coordinator and by the coordinator for all others; `bulkhead ps` compares the running
+//! processes with the same limits.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -18,16 +18,16 @@ use sandbox::Profile;
 
 use super::{DeviceKind, EdgeKind, Instance, ObjectId, Rights, Shape, System};
 
-/// A dirty log has two bits for each page of 4 KiB, the owed map one.
+/// Bytes of RAM per byte of dirty log: two bits for each page of 4 KiB.
 const RAM_PER_LOG: u64 = 4 * 4096;
 const RAM_PER_MAP: u64 = 8 * 4096;
-/// Sets of processes that live at once: while a guest moves into new ones.
+/// Sets of processes that exist at once, during a save-restore.
 const GENERATIONS: u64 = 2;
-/// What the coordinator holds of each process beside what they share: its pidfd, twice; its channel, its crash page,
-/// its log, its state while it is saved and restored, and one spare.
+/// Descriptors that the coordinator holds for each process beside shared objects: two pidfds, its channel, crash page
+/// and log, its saved state, and spares.
 const PER_PROCESS: u64 = 8;
 
-/// What a VM's processes are given of it.
+/// The size of a VM, as far as limits depend on it.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
     /// Bytes of guest RAM.
@@ -37,7 +37,7 @@ pub struct Size {
 }
 
 impl Size {
-    /// Of a VM with this much RAM, whose objects `held` gives.
+    /// The size of a VM with this much RAM and these images.
     ///
     /// # Errors
     /// If an image does not say how long it is.
@@ -66,7 +66,8 @@ impl System {
         profile.sized(self.mapped_len(instance, size.memory_len), file_len)
     }
 
-    /// The coordinator hands limits down, and has guest RAM mapped while it loads it: that of the greediest is its own.
+    /// Limits are inherited, so the coordinator's are at least the highest of all others; it also maps guest RAM to
+    /// load the guest.
     fn coordinator_profile(&self, profile: Profile, size: Size) -> Profile {
         let all = || self.processes().iter().map(|process| self.profile_of(process, size).limits);
         let most = |of: fn(&sandbox::Limits) -> u64| all().map(|limits| of(&limits)).max().unwrap_or(0);
@@ -78,7 +79,7 @@ impl System {
         let nproc = nproc.saturating_mul(GENERATIONS);
         let nofile = nofile.max(most(|limits| limits.nofile_count));
         let file_len = most(|limits| limits.fsize_len).max(size.memory_len);
-        // It takes all logs into one map, and those of both sets while a guest moves.
+        // It maps the logs of all processes, of both sets during a save-restore.
         let logs = u64::try_from(self.edges_of(EdgeKind::DirtyLog).count()).unwrap_or(u64::MAX);
         let logs = (size.memory_len / RAM_PER_LOG).saturating_mul(logs).saturating_mul(GENERATIONS);
         let address_len = most(|limits| limits.address_len)
@@ -87,9 +88,9 @@ impl System {
         profile.sized(address_len, file_len).with_more(nofile, nproc)
     }
 
-    /// Bytes of RAM, its log, and of devices that a process may map.
+    /// Bytes of guest RAM, dirty log and device memory that a process may map.
     pub fn mapped_len(&self, instance: &Instance, memory_len: u64) -> u64 {
-        // The process of a physical device hands RAM to the kernel, and may not map it.
+        // The process of a physical device passes RAM to the kernel's iommufd, and may not map it.
         let maps =
             |held: &super::Descriptor| held.object.kind == EdgeKind::Ram && held.rights != Rights::HandOn;
         let ram = if instance.descriptors.iter().any(maps) { memory_len } else { 0 };
@@ -100,7 +101,7 @@ impl System {
 }
 
 impl Instance {
-    /// Its profile, with room for what it is given and for the devices that it works with.
+    /// Its profile, with room for the descriptors that it is given, and for its devices.
     pub fn profile(&self) -> Profile {
         let given = u64::try_from(self.descriptors.len()).unwrap_or(u64::MAX);
         let (nofile, nproc) =
@@ -110,7 +111,7 @@ impl Instance {
     }
 }
 
-/// The most memory of devices that the vCPU process maps for the guest.
+/// The most device memory, in bytes, that the vCPU process maps for the guest.
 fn windows_len(shape: &Shape) -> u64 {
     let lens = shape.devices.iter().map(|kind| match kind {
         DeviceKind::VfioUser | DeviceKind::Nvme => WINDOWS_LEN_MAX,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How one thread ends another's wait: a vCPU's kick, a device's call to its control thread.
+//! Interrupting a thread's wait in a ring: the kick of a vCPU, or a notification to a ring thread.
 //!
-//! One [`Interrupt`] per waiting thread, used for any ring it waits on. Raised, it stays raised until the
-//! waiting thread takes it back: a wait that begins later ends at once.
+//! One [`Interrupt`] per waiting thread, used for any ring that it waits on. It stays raised until the waiting thread
+//! takes it: a wait that begins later ends at once.
 
 use super::layout::Shared;
 use crate::shm::futex::FutexWord;
@@ -43,15 +43,14 @@ impl WaitSlot {
         }
     }
 
-    /// Makes a thread that is about to sleep here not do so, and one that sleeps wake.
+    /// Wakes a thread that sleeps here, and keeps one from sleeping that is about to.
     fn rouse(self, shared: &Shared) {
         let Some(word) = self.word(shared) else { return };
         match self {
             Self::Responder | Self::Lane(_) => _ = word.swap(0, Relaxed),
             Self::Freed => word.bump(),
         }
-        // Also if the word says that nobody sleeps: it is the peer's to write as well, and a kick must not depend on
-        // it.
+        // Whatever the word says: the peer can write it as well, and a kick must not depend on it.
         word.wake_all();
     }
 }
@@ -63,7 +62,7 @@ impl Interrupt {
         Self(Arc::new(Inner { raised: AtomicBool::new(false), sleeper: Mutex::new(None) }))
     }
 
-    /// Ends the wait its thread is in, or begins next. From any thread.
+    /// Ends the current or next wait of its thread. From any thread.
     pub fn raise(&self) {
         self.0.raised.store(true, Relaxed);
         fence(SeqCst);
@@ -79,12 +78,12 @@ impl Interrupt {
         self.0.raised.load(Relaxed)
     }
 
-    /// Lowers it, and says whether it was raised. For the waiting thread.
+    /// Lowers it, and returns whether it was raised. For the waiting thread.
     pub fn take(&self) -> bool {
         self.0.raised.swap(false, SeqCst)
     }
 
-    /// Notes where the waiting thread is going to sleep, until it wakes.
+    /// Records the word that the waiting thread is about to sleep on.
     pub(super) fn tuck_in(&self, sleeper: Sleeper) {
         *lock(&self.0.sleeper) = Some(sleeper);
     }

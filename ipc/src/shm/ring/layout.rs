@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The ring as it lies in memory. All fields are atomics; who may write each is said beside it.
+//! The layout of the ring in memory. All fields are atomics; each states which side writes it.
 //!
-//! Everything that one side writes while the other polls stands on cache lines of its own, in pairs: CPUs that
-//! fetch lines two by two would otherwise carry a neighbour's line along.
+//! What one side writes while the other polls has cache lines of its own, in pairs, since some CPUs fetch lines in
+//! pairs.
 
 #![cfg_attr(
     not(loom),
@@ -23,11 +23,11 @@ use crate::shm::region::{Region, Shareable, View};
 use crate::shm::sync::AtomicU64;
 use crate::shm::sync::Ordering::{Acquire, Relaxed, Release};
 
-/// How many requests can be queued. A guest posts a few writes in a row; 64 of them is more than a driver does
-/// before it waits for something. The model checker's ring is small, so that it can be full.
+/// How many requests can be queued. 64 is more than the posted writes that a driver makes before it waits for
+/// something. The model checker's ring is small, so that it can be full.
 #[cfg(not(loom))]
 pub const SLOTS: usize = 64;
-/// How many threads can wait for answers at once: every vCPU has one lane.
+/// How many threads can wait for answers at once; each takes a lane.
 #[cfg(not(loom))]
 pub const LANES: usize = 128;
 
@@ -52,9 +52,9 @@ pub(super) struct Apart<T>(pub(super) T);
 
 #[repr(C)]
 pub(super) struct Shared {
-    /// Written once by who makes the ring.
+    /// Written once, by the maker of the ring.
     pub(super) identity: Apart<Identity>,
-    /// 1 while the responder sleeps; the responder writes 1, who wakes it 0.
+    /// 1 while the responder sleeps; the responder writes 1, its waker 0.
     pub(super) responder_sleeps: Apart<FutexWord>,
     /// Written by the responder.
     pub(super) progress: Apart<Progress>,
@@ -78,7 +78,7 @@ pub(super) struct Progress {
     pub(super) completed: AtomicU64,
     /// Not 0 if some requester waits for a free slot; requesters write 1, the responder 0.
     pub(super) wanted: FutexWord,
-    /// Moves on whenever the responder has seen `wanted`; requesters sleep on it.
+    /// Changes whenever the responder has seen `wanted`; requesters sleep on it.
     pub(super) freed: FutexWord,
 }
 
@@ -98,7 +98,7 @@ pub(super) struct Lane {
     /// The sequence of the request that `value` answers.
     pub(super) answered: AtomicU64,
     pub(super) value: AtomicU64,
-    /// 1 while the requester sleeps; the requester writes 1, who wakes it 0.
+    /// 1 while the requester sleeps; the requester writes 1, its waker 0.
     pub(super) sleeps: FutexWord,
 }
 
@@ -120,7 +120,7 @@ const OP_WRITE: u64 = 2;
 const OP_POST: u64 = 3;
 
 impl Slot {
-    /// Fills the slot and publishes it as the request with this sequence. `lane` is of no meaning to a post.
+    /// Fills the slot and publishes it as the request with this sequence. `lane` has no meaning for a post.
     pub(super) fn publish(&self, sequence: u64, access: Access, lane: u16) {
         let (op, value) = match access.op {
             Op::Read => (OP_READ, 0),
@@ -145,7 +145,7 @@ impl Slot {
         self.sequence.load(Acquire) == sequence
     }
 
-    /// Reads the request, once, and checks that it can be one.
+    /// Reads the request once, and checks it.
     pub(super) fn read(&self) -> Result<(Access, u16), Violation> {
         let bad = |field, found| Violation::new("ring slot", Breach::RingRequest { field, found });
         let what = self.what.load(Relaxed);

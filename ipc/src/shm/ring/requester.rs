@@ -15,7 +15,7 @@ use crate::shm::region::View;
 use crate::shm::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::shm::sync::{Arc, AtomicU64, Mutex, fence, lock};
 
-/// The asking side; one per ring, for as long as the ring exists. Shared by the vCPU threads.
+/// The requesting side; one per ring, for as long as the ring exists. Shared by the vCPU threads.
 pub struct Requester {
     shared: View<Shared>,
     spin: Duration,
@@ -37,7 +37,7 @@ struct Queue {
     violation: Option<Violation>,
 }
 
-/// A request whose answer is still to come. Dropped, the request is executed all the same, its answer unread.
+/// A request without an answer yet. If it is dropped the request is executed nevertheless, and its answer not read.
 #[derive(Debug)]
 pub struct Pending {
     lanes: Arc<Lanes>,
@@ -54,20 +54,20 @@ struct Ticket {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // The lane may be given to another at once: an answer to this request carries this request's sequence,
-        // and comes before the answer to any later one.
+        // The lane may be reused at once: the answer to this request carries its sequence number, and comes before the
+        // answer to any later one.
         self.lanes.release(self.ticket.lane);
     }
 }
 
-/// What came of trying to queue.
+/// The outcome of an attempt to queue.
 enum Queued {
     Yes(Ticket),
     Full,
 }
 
 impl Requester {
-    /// The asking side of the ring in `region`, spinning for `spin` before it sleeps (see
+    /// The requesting side of the ring in `region`, spinning for `spin` before it sleeps (see
     /// [`super::spin_for_host`]).
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl Requester {
     /// Writes `size` bytes and returns once the write is queued. Waits only if the ring is full.
     ///
     /// # Errors
-    /// `NotQueued` if it stayed full: the same post may be tried again.
+    /// `NotQueued` if it stayed full: the post may be made again.
     pub fn post(
         &self,
         region: u16,
@@ -133,7 +133,7 @@ impl Requester {
         self.enqueue(access, interrupt, deadline).map(|_| ())
     }
 
-    /// Waits for the answer to a request whose wait had ended: the value read, or anything for a write.
+    /// Waits again for the answer to a request: the value of a read; of a write it has no meaning.
     ///
     /// # Errors
     /// `Unfinished` once more.
@@ -150,20 +150,20 @@ impl Requester {
     /// How many requests are queued and not known to be completed: for `inspect`, and to see a ring run dry.
     ///
     /// # Errors
-    /// A violation if the peer's count cannot be.
+    /// A violation if the peer's count is out of range.
     pub fn outstanding(&self) -> Result<u64, Violation> {
         let mut queue = lock(&self.queue);
         self.refresh(&mut queue)?;
         Ok(queue.published.saturating_sub(queue.completed))
     }
 
-    /// The generation of the responder that attached last, 0 if none did. It is the peer's word.
+    /// The generation of the responder that attached last, 0 if none did. Written by the peer, not trusted.
     #[must_use]
     pub fn responder_generation(&self) -> u64 {
         self.shared.identity.0.responder_generation.load(Relaxed)
     }
 
-    /// Waits for an answer and gives its lane back, or makes both the caller's business.
+    /// Waits for an answer and frees its lane, or returns both in the error.
     fn finish(&self, ticket: Ticket, interrupt: &Interrupt, deadline: Deadline) -> Result<u64, RingError> {
         match self.await_answer(ticket, interrupt, deadline) {
             Ok(value) => {
@@ -230,7 +230,7 @@ impl Requester {
         Ok(Queued::Yes(Ticket { sequence, lane, size: access.size }))
     }
 
-    /// Takes over the responder's count, if it can be.
+    /// Reads the responder's count, and checks it.
     fn refresh(&self, queue: &mut Queue) -> Result<(), Violation> {
         if let Some(violation) = &queue.violation {
             return Err(violation.clone());

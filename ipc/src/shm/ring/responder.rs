@@ -15,7 +15,7 @@ use crate::shm::region::View;
 use crate::shm::sync::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use crate::shm::sync::fence;
 
-/// The answering side; at most one is alive per ring, which the supervisor sees to.
+/// The answering side; the coordinator ensures that at most one is alive per ring.
 pub struct Responder {
     shared: View<Shared>,
     spin: Duration,
@@ -24,8 +24,8 @@ pub struct Responder {
     violation: Option<Violation>,
 }
 
-/// A request taken from the ring and not completed yet. Dropped without [`Token::complete`] it stays first in the
-/// queue, and is what [`Responder::next`] returns again.
+/// A request taken from the ring and not completed yet. If it is dropped without [`Token::complete`] it stays first in
+/// the queue, and [`Responder::next`] returns it again.
 #[derive(Debug)]
 #[must_use = "a request that is not completed blocks the ring"]
 pub struct Token<'a> {
@@ -35,8 +35,8 @@ pub struct Token<'a> {
 }
 
 impl Responder {
-    /// The answering side of the ring in `region`. What an earlier life of the process left unfinished is what
-    /// [`Responder::next`] returns first.
+    /// The answering side of the ring in `region`. [`Responder::next`] returns first what an earlier life of the
+    /// process left unfinished.
     ///
     /// # Errors
     /// A violation if it is not a ring of this version.
@@ -53,8 +53,8 @@ impl Responder {
         responder
     }
 
-    /// Repeats what the last life may have left out between two steps of a completion: counting a request whose
-    /// answer is out already, and waking who waits.
+    /// Finishes a completion that the last life may have died in: counts a request that was answered already, and wakes
+    /// waiters.
     fn take_over(&mut self) {
         let sequence = self.completed.wrapping_add(1);
         if let Some((access, lane)) = self.look(sequence).and_then(Result::ok)
@@ -64,7 +64,7 @@ impl Responder {
             self.count();
         }
         fence(SeqCst);
-        // Whatever the words say: the last life may have taken "sleeps" back and died before it woke the sleeper.
+        // Whatever the words say: the last life may have cleared the flag and died before it woke the sleeper.
         for Apart(lane) in &self.shared.lanes {
             lane.sleeps.swap(0, Relaxed);
             lane.sleeps.wake_all();
@@ -78,7 +78,7 @@ impl Responder {
     /// Waits for the next request.
     ///
     /// # Errors
-    /// `Stopped` if none came; a violation, now and for ever, if what came cannot be a request.
+    /// `Stopped` if none came; a violation, from then on, if a request is invalid.
     pub fn next(&mut self, interrupt: &Interrupt, deadline: Deadline) -> Result<Token<'_>, ResponderError> {
         self.check()?;
         let sequence = self.completed.wrapping_add(1);
@@ -88,7 +88,7 @@ impl Responder {
         self.token(found)
     }
 
-    /// The next request if it is there already: to drain a ring before a save.
+    /// The next request if there is one, without waiting: to drain a ring before a save.
     ///
     /// # Errors
     /// A violation, as for [`Responder::next`].
@@ -100,7 +100,7 @@ impl Responder {
         }
     }
 
-    /// Answers requests with `handler` until the wait for one ends. For a post the value is of no meaning.
+    /// Answers requests with `handler` until the wait for one ends. For a post the value has no meaning.
     ///
     /// # Errors
     /// A violation, as for [`Responder::next`].
@@ -111,7 +111,7 @@ impl Responder {
         mut handler: impl FnMut(Access) -> u64,
     ) -> Result<Stop, Violation> {
         loop {
-            // A guest that never stops asking must not keep the thread from its other duties.
+            // A guest that makes accesses without end must not keep the thread from its other work.
             if interrupt.is_raised() {
                 return Ok(Stop::Interrupted);
             }
@@ -145,7 +145,7 @@ impl Responder {
         }
     }
 
-    /// Answers, counts, wakes: a life that ends between two of these is what `take_over` is for.
+    /// Answers, counts, wakes: `take_over` handles a death between two of these.
     fn complete(&mut self, access: Access, lane: u16, value: u64) {
         self.answer(access, lane, value);
         self.count();
@@ -161,7 +161,7 @@ impl Responder {
         }
     }
 
-    /// Takes the request out of the queue. Only now: if this process dies before, it is found again.
+    /// Removes the request from the queue. Last: if this process dies before, the request is found again.
     fn count(&mut self) {
         self.completed = self.completed.wrapping_add(1);
         self.shared.progress.0.completed.store(self.completed, Release);
@@ -193,13 +193,13 @@ impl Responder {
 }
 
 impl Token<'_> {
-    /// What is asked.
+    /// The access.
     #[must_use]
     pub const fn access(&self) -> Access {
         self.access
     }
 
-    /// Answers, and takes the request out of the ring. For a write or a post the value is of no meaning.
+    /// Answers, and removes the request from the ring. For a write or a post the value has no meaning.
     pub fn complete(self, value: u64) {
         let Self { responder, access, lane } = self;
         responder.complete(access, lane, value);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Waiting, for all three who wait in a ring: spin for the budget, then sleep, until a look succeeds.
+//! Waiting in a ring, for an answer, a request or a free slot: spin for the budget, then sleep, until a check succeeds.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::shm::region::View;
 use crate::shm::sync::Ordering::{Acquire, Relaxed, SeqCst};
 use crate::shm::sync::fence;
 
-/// How many looks are made between two looks at the clock, which costs about as much as they do.
+/// How many checks are made between two readings of the clock, which costs about as much as they do.
 const LOOKS_PER_CLOCK: u32 = 32;
 
-/// Who waits, for how long, and where it sleeps.
+/// A waiter: for how long, and the word that it sleeps on.
 pub(super) struct Waiter<'a> {
     pub(super) shared: &'a View<Shared>,
     pub(super) slot: WaitSlot,
@@ -26,7 +26,8 @@ pub(super) struct Waiter<'a> {
 impl Waiter<'_> {
     /// Waits until `look` finds something.
     ///
-    /// `look` comes first: what is there already is taken even if the interrupt is raised or the deadline has passed.
+    /// `look` is called first: what is there already is taken even if the interrupt is raised or the deadline has
+    /// passed.
     pub(super) fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> Result<T, Stop> {
         if let Some(found) = look() {
             return Ok(found);
@@ -58,7 +59,7 @@ impl Waiter<'_> {
                 }
                 core::hint::spin_loop();
             }
-            // Not before the first looks: an answer that is on its way comes sooner than the clock.
+            // Not before the first checks: an answer that is about to come is faster than reading the clock.
             let start = *start.get_or_insert_with(Instant::now);
             if start.elapsed() >= self.spin || self.interrupt.is_raised() {
                 return None;
@@ -66,26 +67,26 @@ impl Waiter<'_> {
         }
     }
 
-    /// Says that this thread sleeps, looks once more, and sleeps. Returns what the last looks found.
+    /// Sets the flag, checks once more, and sleeps. Returns what the last checks found.
     fn sleep<T>(&self, look: &mut impl FnMut() -> Option<T>) -> Option<T> {
         let word = self.slot.word(self.shared)?;
         self.interrupt.tuck_in(Sleeper { shared: self.shared.clone(), slot: self.slot });
-        // Swaps, where stores would do: they cost nothing beside the system call to come, and the model checker knows
-        // the order of two threads' writes to one word only if each has read the other's.
+        // Swaps where stores would do: their cost is small beside the system call, and the model checker orders two
+        // threads' writes to one word only if each has read the other's.
         let expected = match self.slot {
             WaitSlot::Responder | WaitSlot::Lane(_) => {
                 word.swap(1, Relaxed);
                 1
             }
-            // Several threads may sleep here: a flag that each sets and the waker clears would be set again by
-            // one who does not sleep after all, over the head of one who is just about to.
+            // Several threads may sleep here, so they sleep on a counter. A flag that the waker has cleared could be
+            // set again by another thread, and one that is about to sleep on it would miss the wake-up.
             WaitSlot::Freed => {
                 let before = word.load(Acquire);
                 self.shared.progress.0.wanted.swap(1, Relaxed);
                 before
             }
         };
-        // Pairs with the fence between publishing and looking for sleepers: one of the two sees the other.
+        // Pairs with the fence between publishing and checking for sleepers: one of the two sees the other.
         fence(SeqCst);
         let mut found = look();
         if found.is_none() && !self.interrupt.is_raised() {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! From pieces of a stream to whole messages, and which fds belong to which message.
+//! Reassembles messages from pieces of a stream, and assigns descriptors to messages.
 //!
-//! Pure: fuzzed and property-tested without a socket. Fds arrive with a piece of the stream; the kernel ends a piece
-//! behind the bytes they were sent with, so they belong to the message that the piece's last byte belongs
-//! to. At most one message's worth of bytes is held before it is complete.
+//! Pure: fuzzed and property-tested without a socket. Descriptors arrive with a piece of the stream, which the kernel
+//! ends behind the bytes that they were sent with: they belong to the message of the piece's last byte. At most the
+//! bytes of one message are held before it is complete.
 
 use std::os::fd::OwnedFd;
 
@@ -17,11 +17,11 @@ pub struct Message {
     pub header: Header,
     /// Its body, of the length that the header says.
     pub body: Vec<u8>,
-    /// What came with it.
+    /// Its descriptors.
     pub fds: Vec<OwnedFd>,
 }
 
-/// The part of a stream that has arrived and was not yet taken out.
+/// The received part of a stream that was not yet taken out.
 #[derive(Debug, Default)]
 pub struct Reassembly {
     bytes: Vec<u8>,
@@ -39,7 +39,7 @@ impl Reassembly {
     /// If one message gathers more fds than any may carry; they are closed with this value.
     pub fn push(&mut self, piece: &[u8], fds: Vec<OwnedFd>) -> Result<(), Malformed> {
         if self.taken > 0 {
-            // What is left is less than a message: taking out stops only there.
+            // Less than a message is left.
             self.bytes.drain(..self.taken);
             self.fds_end = self.fds_end.saturating_sub(self.taken);
             self.taken = 0;
@@ -55,7 +55,7 @@ impl Reassembly {
         Ok(())
     }
 
-    /// Whether nothing is left of what was pushed.
+    /// Whether everything that was pushed has been taken out.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.taken == self.bytes.len()
@@ -64,7 +64,7 @@ impl Reassembly {
     /// Takes out the next message, if all of it is there.
     ///
     /// # Errors
-    /// If its header is none: the stream cannot be followed any further.
+    /// If its header is invalid: the stream cannot be parsed any further.
     pub fn pop(&mut self) -> Result<Option<Message>, Malformed> {
         let rest = self.bytes.get(self.taken..).unwrap_or_default();
         let Some((head, behind)) = rest.split_first_chunk::<HEADER_LEN>() else { return Ok(None) };

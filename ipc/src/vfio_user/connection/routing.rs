@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Which message concerns whom: the table of open requests, and the queue of the peer's commands.
+//! Dispatch of received messages: the table of open requests, and the queue of the peer's commands.
 //!
-//! No id of a peer is an index: ids are looked up, and an answer that fits no open request is a violation.
+//! An id from the peer is looked up and never used as an index; a reply to no open request is a violation.
 
 use std::collections::VecDeque;
 
@@ -16,16 +16,16 @@ const COMMANDS_MAX: usize = 4096;
 /// The most bytes in them: some transfers of the largest size.
 const COMMANDS_LEN_MAX: usize = 16 << 20;
 
-/// What posted commands carry, and no request.
+/// The id of posted commands, which no request has.
 pub const POSTED_ID: u16 = 0;
 
-/// What has become of a request.
+/// The state of a request.
 pub enum Slot {
-    /// No answer yet.
+    /// No reply yet.
     Waiting(Command),
-    /// Nobody waits any more, but the answer may still come.
+    /// No thread waits any more, but the reply may still come.
     Abandoned(Command),
-    /// The answer, or the error number.
+    /// The reply, or the error number.
     Answered(Result<Answer, u32>),
 }
 
@@ -36,10 +36,10 @@ pub struct State {
     next_id: u16,
     commands: VecDeque<Incoming>,
     commands_len: usize,
-    /// Commands that were taken, and are not dealt with yet.
+    /// Commands that were received and not replied to yet.
     taken: usize,
     fate: Option<ConnectionError>,
-    /// Threads that wait for another to read.
+    /// Threads that wait while another reads.
     pub waiting: usize,
 }
 
@@ -57,17 +57,17 @@ impl State {
         }
     }
 
-    /// The error that every call answers once the connection is dead.
+    /// The error that every call returns once the connection has ended.
     pub fn fate(&self) -> Option<ConnectionError> {
         self.fate.clone()
     }
 
-    /// The first reason stays.
+    /// Ends the connection for this reason, unless it has ended already; returns the first reason.
     pub fn condemn(&mut self, error: ConnectionError) -> ConnectionError {
         self.fate.get_or_insert(error).clone()
     }
 
-    /// A fresh id for a request.
+    /// An unused id for a request.
     pub fn open(&mut self, command: Command) -> Result<u16, ConnectionError> {
         if let Some(fate) = self.fate() {
             return Err(fate);
@@ -75,7 +75,7 @@ impl State {
         if self.open.len() >= OPEN_MAX {
             return Err(ConnectionError::Refused("too many open requests"));
         }
-        // Far fewer are open than there are ids: this ends.
+        // Terminates: far fewer requests are open than there are ids.
         while self.next_id == POSTED_ID || self.open.contains_key(&self.next_id) {
             self.next_id = self.next_id.wrapping_add(1);
         }
@@ -90,7 +90,7 @@ impl State {
         self.open.remove(&id);
     }
 
-    /// Nobody waits for the answer any more.
+    /// No thread waits for the reply any more.
     pub fn abandon(&mut self, id: u16) {
         match self.open.remove(&id) {
             Some(Slot::Waiting(command)) => {
@@ -117,18 +117,18 @@ impl State {
         Some(command)
     }
 
-    /// One that was taken was answered, or is not to be.
+    /// A received command was replied to, or needs no reply.
     pub fn end_command(&mut self) {
         self.taken = self.taken.saturating_sub(1);
     }
 
-    /// Commands of the peer and requests of ours that have no answer yet.
+    /// Commands of the peer, and requests of this end, without a reply.
     pub fn in_flight(&self) -> (usize, usize) {
         let waits = |slot: &&Slot| !matches!(slot, Slot::Answered(_));
         (self.commands.len().saturating_add(self.taken), self.open.values().filter(waits).count())
     }
 
-    /// Makes the caller the reader, if nobody is.
+    /// Makes the caller the reader, if there is none.
     pub fn begin_reading(&mut self) -> Option<Box<Reader>> {
         self.reader.take()
     }
@@ -137,7 +137,7 @@ impl State {
         self.reader = Some(reader);
     }
 
-    /// Hands every whole message to whom it concerns.
+    /// Dispatches every whole message.
     pub fn route(&mut self, reassembly: &mut Reassembly) -> Result<(), ConnectionError> {
         while let Some(message) = reassembly.pop()? {
             let (header, body, fds) = (message.header, message.body, message.fds);
@@ -157,7 +157,7 @@ impl State {
                     continue;
                 }
                 Kind::Reply => Ok(Answer { body, fds }),
-                // Nobody is to answer what was posted; one known server says all the same that it failed.
+                // Posted commands have no reply, but one known server replies nevertheless if they fail.
                 Kind::Failure(_) if header.id == POSTED_ID => continue,
                 Kind::Failure(errno) => Err(errno),
             };

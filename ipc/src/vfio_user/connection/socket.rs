@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Bytes and fds through the socket, waiting until a deadline.
 //!
-//! The socket may be blocking: every call asks not to. Received fds are owned before anything can fail.
+//! The socket may be blocking: every call passes `MSG_DONTWAIT`. Received descriptors are owned before anything can
+//! fail.
 
 use core::mem::MaybeUninit;
 use std::io::{IoSlice, IoSliceMut};
@@ -22,7 +23,7 @@ use crate::vfio_user::{FDS_MAX, Malformed};
 /// How much is read at once: many small commands, or a part of a large one.
 const PIECE_LEN: usize = 64 << 10;
 
-/// What the reading thread needs: handed from one to the next, so that its buffer is made once.
+/// The buffers of the reading thread, passed from one to the next.
 pub struct Reader {
     pub reassembly: Reassembly,
     piece: Box<[u8]>,
@@ -34,11 +35,11 @@ impl Reader {
     }
 }
 
-/// Why sending failed, and whether a part of the message is out.
+/// Why sending failed, and whether a part of the message was sent.
 pub enum SendFailed {
     /// Nothing was sent.
     Untouched(ConnectionError),
-    /// The stream ends in the middle of a message.
+    /// A part of the message was sent.
     Torn(ConnectionError),
 }
 
@@ -111,7 +112,7 @@ pub fn receive(socket: BorrowedFd<'_>, reader: &mut Reader) -> Result<bool, Conn
 
 /// Waits until there is a piece of the stream.
 pub fn wait_readable(socket: BorrowedFd<'_>, deadline: Deadline) -> Result<(), ConnectionError> {
-    // Who only looks need not be told once more that there is nothing.
+    // A deadline of now: the socket was found empty before.
     if deadline.has_passed() {
         return Err(ConnectionError::Timeout { waiting_to: "receive" });
     }
@@ -137,7 +138,7 @@ fn wait(
     let mut polled = [PollFd::from_borrowed_fd(socket, flags)];
     match rustix::event::poll(&mut polled, Some(&deadline.timespec())) {
         Ok(0) => Err(ConnectionError::Timeout { waiting_to }),
-        // Ready, or broken, which the next call finds out.
+        // Readable or failed; the next call finds out.
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(ConnectionError::Io { call: "poll", errno }),
     }

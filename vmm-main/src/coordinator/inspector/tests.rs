@@ -38,9 +38,9 @@ async fn inspection_of_a_process_that_goes_or_talks_nonsense_says_so() {
     assert!(asked.await.unwrap().unanswered.is_some_and(|why| why.contains("Done")));
     let asked = tokio::spawn(inspector.clone().inspect(LONG));
     drop(questions.recv().await.unwrap());
-    assert!(asked.await.unwrap().unanswered.is_some_and(|why| why.contains("gone")));
+    assert!(asked.await.unwrap().unanswered.is_some_and(|why| why.contains("has ended")));
     drop(questions);
-    assert!(inspector.inspect(LONG).await.unanswered.is_some_and(|why| why.contains("gone")));
+    assert!(inspector.inspect(LONG).await.unanswered.is_some_and(|why| why.contains("has ended")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,11 +19,11 @@ use crate::system::{EdgeKind, Instance};
 /// A process that was just spawned.
 #[derive(Debug)]
 pub struct Launched {
-    /// What ends it.
+    /// The running process.
     pub(super) running: Running,
-    /// Our end of its control channel: it has not greeted yet.
+    /// Our end of its control channel, before hello.
     pub(super) channel: OwnedFd,
-    /// What it was limited to.
+    /// Its resource limits.
     pub limits: types::Limits,
 }
 
@@ -76,7 +76,7 @@ pub fn launch(instance: &Arc<Instance>, generation: u32, objects: &Objects) -> R
         Spawn { program: file, argv: &argv, fds: &fds, profile: &profile, own_id: None, cgroup: None }
             .spawn()
             .map_err(|error| refuse("spawn", &error))?;
-    // Its ends are its own now: their end of file means that it is gone.
+    // The process holds the only copies of its ends now: end of file means that it is gone.
     drop((theirs, log_theirs));
     let mut running = Running::new(child, Arc::clone(instance), generation, crash, log);
     running.watch().map_err(|error| refuse("watch it", &error))?;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The task of one process: greets it, carries requests and answers, hears its events and its end, all at once.
+//! The task of one process: hello, requests and replies, events, and the process's end, concurrently.
 //!
-//! What a process tells comes before what it answers, as it sent them: a guest's reset is known before the pause that
-//! follows it is. Whatever shows that the process is lost ends the loop, and so does an order to end it; then it is
-//! reaped.
+//! Events that a process sent before a reply are passed on before it, so that a guest reset is known before the pause
+//! after it. The loop ends when the process is lost or is to be ended; then it is reaped.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -28,14 +27,14 @@ use crate::coordinator::vm::action::Ending;
 use crate::coordinator::vm::event::LifeId;
 use crate::problem::Problem;
 
-/// From exec to a sealed, greeted process: milliseconds on an idle host.
+/// From exec to hello and the report of being sealed: milliseconds on an idle host.
 const START_DEADLINE: Duration = Duration::from_secs(10);
-/// For what a dead process has sent to be read: it lies in the socket.
+/// For reading the last events of a process that has ended, which are in the socket.
 const LAST_EVENTS_DEADLINE: Duration = Duration::from_millis(200);
-/// Lines about what is enforced that are kept.
+/// The most lines kept of what a process reports to have enforced.
 const ENFORCED_MAX: usize = 32;
 
-/// Follows a process to the end of its life.
+/// Serves a process until it has ended.
 pub(super) async fn serve(
     launched: Launched,
     life: LifeId,
@@ -45,7 +44,7 @@ pub(super) async fn serve(
 ) {
     let Launched { running, channel, limits: _ } = launched;
     let greeting = Greeting { life, role: life.instance.role };
-    // Greeting is given up for an order to end, and for the process's own end.
+    // The start ends early if the process is to be ended, or ends by itself.
     let greeted = tokio::select! {
         biased;
         ending = ordered_end(&mut orders) => Err(ending),
@@ -77,7 +76,7 @@ pub(super) async fn serve(
     let _ = events.send((life, TaskEvent::Gone(departure))).await;
 }
 
-/// Waits for an order to end. Before a process has greeted there is no other.
+/// Waits for the order to end. Before a process has started there is no other.
 async fn ordered_end(orders: &mut mpsc::Receiver<Order>) -> Ending {
     loop {
         match orders.recv().await {
@@ -88,14 +87,14 @@ async fn ordered_end(orders: &mut mpsc::Receiver<Order>) -> Ending {
     }
 }
 
-/// How a process is met.
+/// The start of a conversation.
 struct Greeting {
     life: LifeId,
     role: Role,
 }
 
 impl Greeting {
-    /// Greets, and waits for the first event: what the process has enforced on itself.
+    /// Exchanges hello, and waits for the first event: what the process has enforced.
     async fn exchange(self, socket: OwnedFd) -> Result<(Arc<AsyncChannel>, Vec<String>), String> {
         let until = Deadline::after(START_DEADLINE);
         let hello = Hello::new(Role::Coordinator, self.life.generation);
@@ -107,39 +106,39 @@ impl Greeting {
                 let lines = lines.iter().take(ENFORCED_MAX).map(|line| logs::printable(line.as_bytes()));
                 Ok((Arc::new(channel), lines.collect()))
             }
-            Ok(Ok((other, _))) => Err(format!("it begins with {other:?} and not with what it has enforced")),
+            Ok(Ok((other, _))) => Err(format!("its first event is {other:?}, not Sealed")),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err("it does not say that it is sealed".to_owned()),
+            Err(_) => Err("it did not report in time that it is sealed".to_owned()),
         }
     }
 }
 
-/// What is being waited for beside events and the end.
+/// A finished request.
 enum Finished {
-    /// The request, by its name.
+    /// The open request, by its name.
     Request(&'static str, Result<Reply, ChannelError>),
-    /// Something that it was told.
+    /// A `Tell`.
     Word(Result<Reply, ChannelError>),
-    /// A question: whoever asked has the answer.
+    /// An `Inspect`, whose reply has been passed on.
     Question,
 }
 
-/// Everything between the coordinator and a process that has greeted.
+/// The requests and events of a process after hello.
 struct Conversation<'a> {
     life: LifeId,
     running: &'a Running,
     channel: Arc<AsyncChannel>,
     events: &'a mpsc::Sender<(LifeId, TaskEvent)>,
-    /// No process has so much to tell: one that floods is not to keep the coordinator busy.
+    /// Limits events: a process that floods must not keep the coordinator busy.
     limit: LogLimit,
     /// The name of the open request.
     asked: Option<&'static str>,
-    /// The open request and the open question, one each at most, and what it is told.
+    /// The open request and the open `Inspect`, at most one each, and all `Tell`s.
     work: JoinSet<Finished>,
 }
 
 impl Conversation<'_> {
-    /// Holds it until the process is to be ended, and says how.
+    /// Serves until the process is lost or is to be ended; returns how to end it.
     async fn hold(
         mut self,
         orders: &mut mpsc::Receiver<Order>,
@@ -176,7 +175,7 @@ impl Conversation<'_> {
                         Ok(())
                     }
                     Ok(Finished::Word(Ok(Reply::Done))) => Ok(()),
-                    Ok(Finished::Word(Ok(other))) => Err(format!("told something: it answers {other:?}")),
+                    Ok(Finished::Word(Ok(other))) => Err(format!("unexpected reply to a notification: {other:?}")),
                     Ok(Finished::Word(Err(error))) => Err(self.lost(&error)),
                     Ok(Finished::Question) | Err(_) => {
                         asking = false;
@@ -205,7 +204,7 @@ impl Conversation<'_> {
         });
     }
 
-    /// Tells it something, beside the request that is open.
+    /// Sends a request whose reply no operation waits for, beside the open one.
     fn say(&mut self, request: Request) {
         let channel = Arc::clone(&self.channel);
         let deadline = Deadline::after(budget::deadline(self.life.instance.role, &request));
@@ -215,8 +214,8 @@ impl Conversation<'_> {
         });
     }
 
-    /// Passes on what somebody wants to know. It stays open until it is answered or the process is gone, also when
-    /// nobody waits any more: so nobody fills the channel by asking.
+    /// Sends an `Inspect`. It stays open until it is answered or the process is gone, even if its caller has stopped
+    /// waiting, so that API clients cannot fill the channel.
     fn question(&mut self, question: Question) {
         let channel = Arc::clone(&self.channel);
         self.work.spawn(async move {
@@ -241,12 +240,12 @@ impl Conversation<'_> {
                 "look at the log for more",
             )),
             Ok(reply) if fits(self.life.instance.role, name, &reply) => TaskEvent::Answered(reply),
-            Ok(other) => return Err(format!("asked to {name}: it answers {other:?}")),
+            Ok(other) => return Err(format!("asked to {name}: unexpected reply {other:?}")),
             Err(error) => match error.unsent() {
-                // It knows nothing of the request, and is as it was.
+                // The request was not sent: the process is as it was.
                 Some(source) => TaskEvent::Refused(
                     Problem::host(
-                        format!("it could not be asked to {name}: {error}"),
+                        format!("the request to {name} could not be sent: {error}"),
                         self.life.instance.to_string(),
                         "look at the log for more",
                     )
@@ -261,12 +260,12 @@ impl Conversation<'_> {
 
     async fn report(&mut self, event: Event) -> Result<(), String> {
         if !self.limit.allows(Instant::now()) {
-            return Err("peer broke the contract: it reports events faster than it is read".to_owned());
+            return Err("peer broke the contract: it floods the coordinator with events".to_owned());
         }
         self.tell(TaskEvent::Reported(event)).await
     }
 
-    /// The process has ended: what it said before comes first.
+    /// The process has ended: passes on the events that it sent before.
     async fn last_events(&mut self) -> String {
         let until = tokio::time::Instant::now() + LAST_EVENTS_DEADLINE;
         let channel = Arc::clone(&self.channel);
@@ -278,7 +277,7 @@ impl Conversation<'_> {
         self.lost(&ChannelError::PeerGone { generation: self.life.generation })
     }
 
-    /// How the loss of the process showed.
+    /// How the loss of the process was noticed.
     fn lost(&self, error: &ChannelError) -> String {
         match self.asked {
             Some(name) => format!("asked to {name}: {error}"),
@@ -291,7 +290,7 @@ impl Conversation<'_> {
     }
 }
 
-/// Whether a process of this role may answer that request so.
+/// Whether a process of this role may answer that request with this reply.
 fn fits(role: Role, name: &str, reply: &Reply) -> bool {
     let is_replay = name == REPLAY && role == Role::Smmu;
     match reply {
@@ -311,13 +310,13 @@ const PAUSE: &str = "pause";
 const REPLAY: &str = "replay its state";
 const DIRTY_LOG: &str = "switch its dirty log";
 
-/// The request's name in a sentence.
+/// The request as a verb phrase, for messages.
 const fn name(request: &Request) -> &'static str {
     match request {
         Request::Configure(_) => "configure itself",
-        Request::Load(LoadFrom::Reset) => "begin out of reset",
-        Request::Load(LoadFrom::Units { .. }) => "load a state",
-        Request::Arm => "arm itself",
+        Request::Load(LoadFrom::Reset) => "load its reset state",
+        Request::Load(LoadFrom::Units { .. }) => "load its saved state",
+        Request::Arm => "arm",
         Request::Replay => REPLAY,
         Request::Go => "go",
         Request::Pause => PAUSE,
@@ -328,7 +327,7 @@ const fn name(request: &Request) -> &'static str {
         Request::Rewire { .. } => "take a new channel",
         Request::DirtyLog(_) => DIRTY_LOG,
         Request::Inspect => "be inspected",
-        Request::DmaEnded { .. } => "take note of the end of a device's DMA",
+        Request::DmaEnded { .. } => "note the end of a device's DMA",
         Request::Probe(_) => PROBE,
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The coordinator's end of the dirty logs while it measures how fast a guest dirties its memory.
 //!
-//! Each process's log is harvested by itself, so that it can be said who writes how much; a page that several have
-//! written counts once in the sum. What a log is believed is the harvest's business: a process that answers nonsense,
-//! or dies, costs a wrong figure, and no more.
+//! The log of each process is harvested on its own, to show how much each process writes; a page that several have
+//! written counts once in the sum. The harvest decides how far a log is trusted: a hostile or dead process makes the
+//! figures wrong, and has no other effect.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::coordinator::objects::Objects;
 use crate::problem::Problem;
 use crate::system::{EdgeKind, ObjectId};
 
-/// The logs, and what they have told.
+/// The logs, and what has been harvested.
 #[derive(Debug)]
 pub(super) struct Measurement {
     layout: RamLayout,
@@ -33,7 +33,7 @@ pub(super) struct Measurement {
 struct Log {
     instance: InstanceId,
     end: Harvester,
-    /// What its process has said to the last order.
+    /// Its process's reply to the last request about the log.
     said: Option<DirtyLogState>,
 }
 
@@ -43,7 +43,7 @@ impl Measurement {
         let mut logs = Vec::new();
         for process in objects.system().processes() {
             let object = ObjectId { kind: EdgeKind::DirtyLog, owner: process.id, index: 0 };
-            // A process that writes no guest RAM has none.
+            // Only processes that write guest RAM have one.
             let Some(memory) = objects.get(object) else { continue };
             let fd = memory.try_clone_to_owned().map_err(|error| refused("open a dirty log", &error))?;
             let mut end = Region::from_fd(fd, DirtyLog::region_len(layout))
@@ -55,19 +55,19 @@ impl Measurement {
         Ok(Self { layout: layout.clone(), logs, begun: Instant::now(), measured: None })
     }
 
-    /// Every process logs from here on.
+    /// From here on every process logs.
     pub fn begin(&mut self) {
         self.begun = Instant::now();
     }
 
-    /// A process is given another order: what it has said was about the one before.
+    /// A process was sent another request: its last reply is out of date.
     pub fn ordered(&mut self, instance: InstanceId) {
         if let Some(log) = self.log(instance) {
             log.said = None;
         }
     }
 
-    /// A process has followed its order.
+    /// A process has replied.
     pub fn said(&mut self, instance: InstanceId, state: DirtyLogState) {
         if let Some(log) = self.log(instance) {
             log.said = Some(state);
@@ -78,7 +78,7 @@ impl Measurement {
         self.logs.iter_mut().find(|log| log.instance == instance)
     }
 
-    /// Harvests every log. `lives` says whether there is a process that may still be writing.
+    /// Harvests every log. `lives` returns whether the process may still be writing.
     pub fn harvest(&mut self, lives: impl Fn(InstanceId) -> bool) {
         let span = self.begun.elapsed();
         let mut sum = OwedMap::new(&self.layout);
@@ -109,13 +109,13 @@ impl Measurement {
         });
     }
 
-    /// What came of it.
+    /// The result.
     pub fn measured(self) -> Option<DirtyRate> {
         self.measured
     }
 }
 
-/// Bytes in pages, for a second.
+/// Bytes per second.
 fn rate(page_count: u64, span: Duration) -> u64 {
     let bytes = u128::from(page_count) * u128::from(PAGE_LEN);
     let rate = bytes.saturating_mul(1_000_000) / span.as_micros().max(1);

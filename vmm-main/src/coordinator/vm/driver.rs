@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The task of the VM: brings its state machine what happens, one event at a time, and has its actions carried out.
+//! The task of the VM: passes events to the state machine one at a time, and carries out its actions.
 //!
-//! It waits for events only, never for an action. Orders to stop come first; then what processes tell, so that a
-//! command is decided about with all that is known. Commands are taken while no other is under way: they wait in
-//! their bounded queue.
+//! It waits for events only, never for an action. Requests to stop come first, then events of processes, so that a
+//! command is decided with all that has happened. A command is taken when no other is under way; others wait in their
+//! bounded queue.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -39,7 +39,7 @@ use crate::lifecycle::{Phase, Why};
 use crate::problem::Problem;
 use crate::system::{ObjectId, Size, System};
 
-/// Events of processes that may wait for the VM's task, which never waits for long.
+/// The length of the queue of events from processes.
 const EVENT_QUEUE_LEN: usize = 64;
 
 /// What the launcher handed over.
@@ -51,7 +51,7 @@ pub struct Given {
     pub kernel: File,
     /// The guest's initramfs.
     pub initramfs: Option<File>,
-    /// What goes on to the processes.
+    /// The objects for the processes.
     pub objects: BTreeMap<ObjectId, OwnedFd>,
 }
 
@@ -63,10 +63,10 @@ pub struct Vm {
     pub(super) machine: StateMachine,
     pub(super) layout: RamLayout,
     pub(super) started: Instant,
-    /// What the coordinator has enforced on itself, and its own limits.
+    /// What the coordinator has enforced on itself.
     pub(super) enforced: Vec<String>,
     pub(super) limits: Limits,
-    /// What the processes share that the guest lives in, and those that it is to move into.
+    /// The shared objects of the running processes, and below of those that the guest is moved into.
     pub(super) current: Option<Shared>,
     pub(super) next: Option<Objects>,
     pub(super) processes: BTreeMap<LifeId, Handle>,
@@ -77,32 +77,32 @@ pub struct Vm {
     /// The launcher, except while a task asks it for connections.
     pub(super) launcher: Option<Launcher>,
     pub(super) reconnecting: JoinSet<Reconnected>,
-    /// The thread that loads the guest, if there is one.
+    /// The thread that loads the guest, while there is one.
     pub(super) loading: JoinSet<Result<Loaded, RecvError>>,
     pub(super) saved: BTreeMap<InstanceId, SavedState>,
-    /// The dirty logs, while they are being looked at.
+    /// The dirty logs, during a measurement.
     pub(super) measurement: Option<Measurement>,
-    /// Clients that wait.
+    /// The number of the next ticket.
     tickets: Ticket,
     pub(super) waiting: BTreeMap<Ticket, Waiting>,
     /// Clients that wait for the end.
     stopping: Vec<Answer<Status>>,
-    /// What actions came to that were carried out at once.
+    /// Events of actions that were carried out at once.
     pub(super) results: VecDeque<Event>,
     pub(super) clock: Stopwatch,
     pub(super) snapshot: watch::Sender<Snapshot>,
-    /// To tell the launcher, once, that the guest runs.
+    /// For the report to the launcher, sent once, that the guest runs.
     pub(super) words: Option<mpsc::Sender<FromCoordinator>>,
 }
 
-/// What the processes of one generation share.
+/// The shared objects of one generation of processes.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub objects: Objects,
     pub configs: Configs,
 }
 
-/// A client that waits for its command.
+/// A client that waits for the outcome of its command.
 #[derive(Debug)]
 pub(super) enum Waiting {
     Phase(Answer<Status>),
@@ -112,7 +112,7 @@ pub(super) enum Waiting {
     Probe(Answer<ProbeAnswer>),
 }
 
-/// The launcher after it was asked for connections, with what goes on to the processes, and what came of it.
+/// The launcher, after it was asked for connections, with the objects for the processes and the outcome.
 #[derive(Debug)]
 pub(super) struct Reconnected {
     pub launcher: Launcher,
@@ -121,7 +121,7 @@ pub(super) struct Reconnected {
 }
 
 impl Vm {
-    /// A VM without processes. The proof of being sealed is demanded before anything of the guest is looked at.
+    /// A VM without processes. Takes the proof of being sealed, which is required before any guest data is read.
     pub fn new(
         given: Given,
         locked: &Locked,
@@ -170,7 +170,7 @@ impl Vm {
         Ok(vm)
     }
 
-    /// Where readers look.
+    /// The published snapshot.
     pub fn snapshot(&self) -> watch::Receiver<Snapshot> {
         self.snapshot.subscribe()
     }
@@ -183,8 +183,8 @@ impl Vm {
         }
     }
 
-    /// Boots, then brings the machine what happens until the VM has ended. Who has asked for the end meanwhile, to be
-    /// answered.
+    /// Boots the VM and passes events to the state machine until the VM has ended. Returns the clients that have
+    /// requested the end, to be answered.
     pub async fn live(
         &mut self,
         commands: &mut mpsc::Receiver<Command>,
@@ -213,7 +213,7 @@ impl Vm {
         std::mem::take(&mut self.stopping)
     }
 
-    /// Tells the machine, and carries out what it orders, and what comes of that at once.
+    /// Passes an event to the state machine, carries out its actions, and does the same with events of these.
     fn happened(&mut self, event: Event) {
         self.results.push_back(event);
         while let Some(event) = self.results.pop_front() {
@@ -224,7 +224,7 @@ impl Vm {
         self.publish();
     }
 
-    /// What the task of a process tells, as the machine knows it.
+    /// The event of a process's task in the state machine's terms.
     fn process_event(&mut self, life: LifeId, event: TaskEvent) -> Option<Event> {
         let event = match event {
             TaskEvent::Started(enforced) => {
@@ -244,10 +244,10 @@ impl Vm {
         Some(Event::Process(life, event))
     }
 
-    /// A task has ended; its last word was heard before.
+    /// A task has ended, after its last event.
     fn task_ended(&mut self, ended: Result<LifeId, JoinError>) -> Option<Event> {
         let Err(error) = ended else { return None };
-        // One that panicked has killed its process on the way, and could not say so.
+        // A task that panicked killed its process when it was dropped, but sent no event.
         let problem = bug(format!("the task of a process failed: {error}"));
         Some(Event::Stop(Why::Failed { problem, last_lines: Vec::new() }))
     }
@@ -259,7 +259,7 @@ impl Vm {
         self.tickets
     }
 
-    /// What whoever asked for the end is answered, once it is there.
+    /// The answer to clients that have requested the end.
     pub fn outcome(&self) -> Result<Status, Problem> {
         match self.machine.hanging() {
             [] => Ok(self.status()),

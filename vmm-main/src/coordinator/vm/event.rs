@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What may happen to a VM: everything that its state machine is told, and nothing else reaches it.
+//! The events of a VM: the only input of its state machine.
 //!
-//! What a process does is tagged with the life that did it, so that a late word of a life that is over changes nothing.
-//! Deadlines are events too: the machine orders a timer and has no clock.
+//! Events of a process are tagged with its life, so that late events of an earlier life are recognised and dropped.
+//! Timeouts are events too: the machine requests timers and has no clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,94 +19,94 @@ use crate::problem::Problem;
 pub struct LifeId {
     /// Counts up with every boot, save/restore and restart; processes that were started together have the same.
     pub generation: u32,
-    /// Whose life it is.
+    /// The instance.
     pub instance: InstanceId,
 }
 
 /// Identifies a client's command until it is answered.
 pub type Ticket = u64;
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// The VM is to begin. Once, first.
+    /// Boot the VM. The first event, once.
     Boot,
-    /// The shared objects of a boot are there and the guest is loaded, or why not.
+    /// The shared objects of a boot were made and the guest was loaded, or why not.
     Loaded(Result<(), Problem>),
-    /// The shared objects for the next set of processes, or the next life of one, are there, or why not.
+    /// The shared objects for the next set of processes, or the next life of one, were made, or why not.
     Prepared(Result<(), Problem>),
-    /// The servers of devices were connected to anew: those that were not reached, and why. An error of the host's
-    /// ends the VM.
+    /// The launcher has connected to the devices' servers again: the devices whose servers could not be reached, and
+    /// why. An error of the host ends the VM.
     Reconnected(Result<BTreeMap<InstanceId, String>, Problem>),
     /// The dirty logs are mapped, or why not.
     DirtyLogsOpened(Result<(), Problem>),
-    /// A process did something, or something became of it.
+    /// An event of a process.
     Process(LifeId, ProcessEvent),
-    /// A client asks for something.
+    /// A client's command.
     Command(Ticket, Command),
     /// The VM is to end.
     Stop(Why),
-    /// A timer that was ordered has run out.
+    /// A timer has expired.
     Timeout(Timer),
 }
 
-/// What one process does, or what becomes of it.
+/// An event of one process.
 #[derive(Debug, Clone)]
 pub enum ProcessEvent {
-    /// It is sealed, has greeted, and takes requests.
+    /// It has said hello, is sealed, and takes requests.
     Started,
-    /// The host could not start it: there is no such process.
+    /// The host could not start it.
     NotStarted(Problem),
-    /// It has done what it was asked.
+    /// It fulfilled the request.
     Answered(Outcome),
-    /// It answers that it cannot, and is as it was.
+    /// It failed the request, and is as it was.
     Refused(Problem),
-    /// It tells something that nobody asked for.
+    /// It sent an event.
     Reported(control::Event),
-    /// Its life is over. The last event of every life.
+    /// It has ended. The last event of every life.
     Gone(Departure),
 }
 
-/// What came of a request that was fulfilled.
+/// The result of a fulfilled request.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// It is done.
+    /// No result.
     Done,
-    /// So many bytes of state were saved.
+    /// This many bytes of state were saved.
     Saved(u64),
-    /// It holds still, and so much is in flight.
+    /// It is quiesced; what is in flight.
     Paused(Quiescence),
-    /// What became of each stream behind it.
+    /// The outcome for each stream behind the vSMMU.
     Replayed(Vec<StreamReplay>),
-    /// What a probe found.
+    /// The outcome of a probe.
     Probed(ProbeOutcome),
 }
 
 /// How a life ended.
 #[derive(Debug, Clone)]
 pub struct Departure {
-    /// The process is gone. If not, it hangs in the kernel with all that it holds.
+    /// The process was reaped. If not, it hangs in the kernel, with everything that it holds.
     pub reaped: bool,
-    /// It has ended by itself, or by a signal that was not its parent's.
+    /// It ended by itself, or by a signal that the coordinator did not send.
     pub by_itself: bool,
-    /// What is known about an end that nobody ordered.
+    /// What is known about an unexpected end.
     pub problem: Problem,
-    /// The last lines that it logged.
+    /// The last lines of its log.
     pub last_lines: Vec<String>,
 }
 
-/// What a client asks of a VM. An order to stop is [`Event::Stop`]: it waits for nothing.
+/// A client's command. A request to stop is [`Event::Stop`], since it waits for no other.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// Pause the guest.
     Pause,
-    /// Let it go on.
+    /// Resume the guest.
     Resume,
     /// Move it into new processes.
     SaveRestore,
-    /// Start the process of this name anew, with all that it remembers.
+    /// Restart the process of this name, with its state.
     Restart(String),
-    /// Measure for so long how fast it dirties its memory.
+    /// Measure the guest's dirty rate for this long.
     DirtyRate(Duration),
     /// Have the process of this name attempt what its sandbox refuses.
     Probe(String, Probe),
@@ -115,14 +115,14 @@ pub enum Command {
 /// What a timer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
-    /// The process was started and has to say what became of its device.
+    /// The process has to report the outcome of opening its device.
     DeviceOutcome(LifeId),
-    /// The device has failed; perhaps because its server is ending, whose own report says more.
+    /// The device has failed: its server may be ending too, and its report says more.
     ServerEnd(LifeId),
-    /// The boot with this number was long enough ago for another one.
+    /// The boot of this number is long enough ago for the next one.
     NextBoot(u32),
-    /// The measurement with this epoch has lasted long enough.
+    /// The measurement of this epoch is over.
     DirtyRate(u64),
-    /// Every process must be gone.
+    /// Every process must have ended.
     Stop,
 }

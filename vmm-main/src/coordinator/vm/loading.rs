@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Loading the guest: a boot's shared objects, made at once, and kernel, initramfs and device tree into fresh RAM, by a
-//! thread.
+//! Loading the guest: makes the shared objects of a boot, and loads kernel, initramfs and device tree into fresh RAM on
+//! a thread.
 //!
-//! Unpacking a kernel takes as long as it takes, and is the only thing that the coordinator computes. The thread has
-//! nothing but the files and the RAM; an order to stop does not wait for it, and the end of the coordinator is its end.
+//! Unpacking a kernel may take long, and must not block the coordinator's one thread. The loading thread uses the files
+//! and the RAM only; a stop does not wait for it, and it ends with the coordinator.
 
 use std::fs::File;
 use std::io;
@@ -23,11 +23,11 @@ use crate::coordinator::objects::Objects;
 use crate::coordinator::roles::Configs;
 use crate::problem::Problem;
 
-/// What a thread has loaded, or why it could not.
+/// The outcome of a loading thread.
 pub(super) type Loaded = (Box<Objects>, Result<BootInfo, BootError>);
 
 impl Vm {
-    /// Makes a boot's shared objects, and has the guest loaded.
+    /// Makes a boot's shared objects and starts loading the guest.
     pub(super) fn load(&mut self) -> Result<(), Problem> {
         self.clock.begin_boot();
         let handover = &self.given.handover;
@@ -53,7 +53,7 @@ impl Vm {
         let (tell, told) = oneshot::channel();
         let loads = move || {
             let boot = boot::load(&memory, &kernel, initramfs.as_ref(), &config);
-            // Nobody waits for it once the VM has ended.
+            // The receiver is dropped once the VM has ended.
             let _ = tell.send((Box::new(objects), boot));
         };
         thread::Builder::new()
@@ -64,7 +64,7 @@ impl Vm {
         Ok(())
     }
 
-    /// The guest is loaded, or not.
+    /// The guest was loaded, or loading failed.
     pub(super) fn loaded(&mut self, loaded: Result<Loaded, oneshot::error::RecvError>) -> Event {
         let take = || {
             let (objects, boot) = loaded.map_err(|_| bug("the thread that loads the guest failed"))?;
@@ -81,7 +81,7 @@ impl Vm {
     }
 }
 
-/// How long a boot takes.
+/// Measures how long a boot takes.
 #[derive(Debug)]
 pub(super) struct BootClock {
     begun: Instant,
@@ -101,7 +101,7 @@ impl BootClock {
         self.loaded = self.begun.elapsed();
     }
 
-    /// How long loading took, and everything since.
+    /// How long loading took, and how long everything since.
     pub fn spans(&self) -> (Duration, Duration) {
         (self.loaded, self.begun.elapsed().saturating_sub(self.loaded))
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the state machine knows of the system table: who pauses with whom, who needs whom, and whose loss costs what.
+//! The state machine's view of the system table: order of pausing, dependencies, and failure policies.
 
 use std::sync::Arc;
 
@@ -11,39 +11,39 @@ use crate::config::OnReset;
 use crate::coordinator::handover::Handover;
 use crate::system::{self, Instance, Restart, System};
 
-/// What the loss of a process costs.
+/// The consequence of the loss of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailurePolicy {
-    /// The VM.
+    /// The VM ends.
     EndsVm,
-    /// This device; the guest goes on without it.
+    /// The guest loses this device and goes on.
     FailsDevice(InstanceId),
 }
 
 /// One instance.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Which.
+    /// Its name.
     pub instance: InstanceId,
-    /// Members of one tier are paused, resumed and begun together: the lowest pauses first and goes on last.
+    /// Members of one tier are paused, resumed and started together: the lowest tier is paused first and resumed last.
     pub tier: usize,
-    /// It runs the guest's CPUs: the only one to speak for the guest, and the first to be ended.
+    /// It runs the guest's CPUs: the only one whose reports of a reset or power-off count, and the first to be ended.
     pub runs_guest: bool,
-    /// After its start it says what became of its device.
+    /// After `Arm` it reports the outcome of opening its device.
     pub opens_device: bool,
-    /// It writes guest RAM, and has a log of that.
+    /// It writes guest RAM and has a dirty log.
     pub has_dirty_log: bool,
     /// The process that serves its device, if that is one of ours.
     pub server: Option<InstanceId>,
-    /// What its loss costs.
+    /// The consequence of its loss.
     pub policy: FailurePolicy,
-    /// The VM is not to run without its device.
+    /// The VM ends if its device is lost.
     pub required: bool,
     /// Who has to be rewired when it is started anew under the guest, or what it has that no next life can be given.
     pub restart: Result<Vec<InstanceId>, &'static str>,
 }
 
-/// All instances of a VM, those that pause first in front.
+/// All instances of a VM, in the order of pausing.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The instances.
@@ -53,7 +53,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// For the VM that was handed over, of which this is the system.
+    /// The plan of the VM that was handed over.
     pub fn of(system: &System, handover: &Handover) -> Self {
         let member = |instance: &Arc<Instance>| {
             let id = instance.id;
@@ -77,17 +77,17 @@ impl Plan {
         Self { members, reset_ends_vm: handover.on_reset == OnReset::Exit }
     }
 
-    /// What is known of an instance.
+    /// The member of this instance.
     pub fn member(&self, instance: InstanceId) -> Option<&Member> {
         self.members.iter().find(|member| member.instance == instance)
     }
 
-    /// How many tiers there are.
+    /// The number of tiers.
     pub fn tier_count(&self) -> usize {
         self.members.last().map_or(0, |member| member.tier.saturating_add(1))
     }
 
-    /// Whether the VM is not to run without this device.
+    /// Whether the VM ends if this device is lost.
     pub fn requires(&self, device: InstanceId) -> bool {
         self.member(device).is_some_and(|member| member.required)
     }

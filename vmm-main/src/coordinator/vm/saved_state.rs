@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a process saves: its state units in a memory file that nobody can change any more once it has answered.
+//! The saved state of a process: its state units in a memory file, sealed against writes once the process has replied.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,17 +20,17 @@ pub struct SavedState {
     pub len: u64,
 }
 
-/// Why a state was not kept.
+/// Why a saved state was not accepted.
 #[derive(Debug)]
 pub enum NotKept {
-    /// The host's limits.
+    /// The host refused.
     Host(Problem),
-    /// What the process claims is not so.
+    /// The process claims more than it wrote, or more than is allowed.
     Claim(String),
 }
 
 impl SavedState {
-    /// An empty one, and what the process writes it by.
+    /// An empty state, and the descriptor by which the process writes it.
     pub fn new(instance: InstanceId) -> Result<(Self, OwnedFd), Problem> {
         let memory =
             memory_file::create(&format!("saved-{instance}")).map_err(|error| not_kept(instance, &error))?;
@@ -38,7 +38,7 @@ impl SavedState {
         Ok((Self { instance, memory, len: 0 }, theirs))
     }
 
-    /// The process says that it has written so many bytes: from here on it cannot change them.
+    /// Accepts the `len` bytes that the process reports to have written, and seals the file.
     pub fn keep(&mut self, len: u64) -> Result<(), NotKept> {
         let host = |error: &dyn std::fmt::Display| NotKept::Host(not_kept(self.instance, error));
         let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
@@ -52,7 +52,7 @@ impl SavedState {
         Ok(())
     }
 
-    /// The memory, for the process that is to take the state.
+    /// The memory file, for the process that loads the state.
     pub fn memory_for(&self, instance: InstanceId) -> Result<OwnedFd, Problem> {
         self.memory.try_clone().map_err(|error| {
             Problem::host(

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What readers may know of a VM, whatever it is doing: the answer to `status` and `ps`, replaced as a whole.
+//! The published snapshot of a VM, from which `status` and `ps` are answered at any time; replaced as a whole.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -18,14 +18,14 @@ use crate::lifecycle::Phase;
 use crate::system::{Instance, System};
 
 impl Vm {
-    /// Replaces what readers see.
+    /// Replaces the snapshot.
     pub(super) fn publish(&mut self) {
         let mut processes = vec![self.own_row()];
         let mut inspectors = Vec::new();
         // In the table's order.
         for instance in self.system.processes() {
             let Some(life) = self.machine.life_of(instance.id) else { continue };
-            // One that has not greeted yet is not there.
+            // A process is listed from hello on.
             let Some((handle, enforced)) =
                 self.processes.get(&life).and_then(|handle| Some((handle, handle.enforced.as_ref()?)))
             else {
@@ -46,7 +46,7 @@ impl Vm {
         self.snapshot.send_replace(Snapshot { status, started, processes, inspectors });
     }
 
-    /// What `status` answers.
+    /// The answer to `status`.
     pub(super) fn status(&self) -> Status {
         let lost = self.machine.lost_devices().iter();
         Status {
@@ -78,7 +78,7 @@ impl Vm {
     }
 }
 
-/// What the table says of a process.
+/// A process's row, as far as the system table determines it.
 fn table_row(instance: &Instance) -> Process {
     Process {
         name: instance.id.to_string(),
@@ -96,7 +96,7 @@ fn table_row(instance: &Instance) -> Process {
     }
 }
 
-/// The devices whose servers the launcher did not reach, and why.
+/// The devices whose servers the launcher could not reach, and why.
 pub(super) fn unreachable(system: &System, launcher: &Launcher) -> BTreeMap<InstanceId, String> {
     system
         .processes()
@@ -105,7 +105,7 @@ pub(super) fn unreachable(system: &System, launcher: &Launcher) -> BTreeMap<Inst
         .collect()
 }
 
-/// What readers see of a VM that nothing is known of yet.
+/// The snapshot before the first event.
 pub(super) fn empty(started: Instant) -> Snapshot {
     Snapshot { status: nothing(), started, processes: Vec::new(), inspectors: Vec::new() }
 }
