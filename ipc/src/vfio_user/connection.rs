@@ -3,8 +3,8 @@
 //!
 //! Both ends send commands over one stream: while a client's request is open the server may send DMA commands. A
 //! waiting thread becomes the reader if there is none, dispatches each message to the thread that waits for it, and
-//! passes the role on. So the connection needs no thread, and no waiting thread delays another's reply. Commands that
-//! are not yet received are queued, up to a bound.
+//! passes the role on. So the connection needs no thread, and no waiting thread delays another's reply. Commands
+//! wait in a bounded queue until they are received.
 //!
 //! Every wait has a deadline. A peer that breaks the framing, floods, or replies to a request that was never made loses
 //! the connection ([`ConnectionError::Violation`]), which every open and later call returns. Requests whose deadline
