@@ -53,7 +53,7 @@ fn await_end(lab: &Lab) {
     let begun = Instant::now();
     loop {
         let mut left = lab.left_behind();
-        left.retain(|what| !what.ends_with("/vm.log"));
+        left.retain(|what| !what.contains("/vm.log"));
         if left.is_empty() {
             return;
         }
@@ -82,6 +82,11 @@ fn detached_vm_is_reached_by_its_console_and_outlives_whoever_attaches() {
     }
     let client = attach(&lab);
     assert!(lab.bulkhead(&["stop"]).status.success());
+    // Its name is free at once.
+    let output = detach(&lab, &guest::echoes(), &["--cpu", "soft"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert!(!lab.path("run/bulkhead/vm.console").exists());
     assert!(support::finish(client).status.success(), "the console ends with the VM");
     await_end(&lab);
     let log = fs::read_to_string(lab.path("run/bulkhead/vm.log")).unwrap();

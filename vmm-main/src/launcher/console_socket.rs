@@ -16,12 +16,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use ipc::socket_file::SocketFile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::relay;
-use super::runtime_dir::{self, RuntimeDir};
-use crate::problem::Problem;
+use super::runtime_dir;
 
 /// Bytes of the latest output that are kept: some screens.
 const KEPT_LEN: usize = 64 << 10;
@@ -33,13 +31,6 @@ const LAST_OUTPUT_SPAN: Duration = Duration::from_secs(2);
 const FULL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// While no client can be accepted, for want of descriptors.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The bound socket; its file goes with it.
-#[derive(Debug)]
-pub struct ConsoleSocket {
-    output: Output,
-    _file: SocketFile,
-}
 
 /// The guest's output, as whoever attaches sees it.
 #[derive(Debug, Clone, Default)]
@@ -80,25 +71,15 @@ struct Chunk {
     bytes: Vec<u8>,
 }
 
-impl ConsoleSocket {
-    /// Binds the socket of this VM, and serves who attaches: `console` is the guest's.
-    pub fn start(runtime_dir: &RuntimeDir, name: &str, console: UnixStream) -> Result<Self, Problem> {
-        let (listener, file) = runtime_dir.bind_console(name)?;
-        let output = Output::default();
-        let refused = |error: io::Error| super::refused("start a thread", &error);
-        let input = relay::start_queue(console).map_err(refused)?;
-        let shown = output.clone();
-        thread::Builder::new()
-            .name("console-socket".to_owned())
-            .spawn(move || accept(&listener, &shown, &input))
-            .map_err(refused)?;
-        Ok(Self { output, _file: file })
-    }
-
-    /// Where the guest's output goes.
-    pub fn output(&self) -> Output {
-        self.output.clone()
-    }
+/// Serves who attaches at `listener`: `console` is the guest's. Where the guest's output goes.
+pub fn start(listener: UnixListener, console: UnixStream) -> io::Result<Output> {
+    let output = Output::default();
+    let input = relay::start_queue(console)?;
+    let shown = output.clone();
+    thread::Builder::new()
+        .name("console-socket".to_owned())
+        .spawn(move || accept(&listener, &shown, &input))?;
+    Ok(output)
 }
 
 impl Output {

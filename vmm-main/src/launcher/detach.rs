@@ -8,6 +8,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use super::refused;
@@ -34,6 +35,7 @@ pub fn start() -> Result<Detached, Problem> {
     let words =
         env::args_os().skip(1).map(|word| if word == DETACH { OsString::from(DETACHED) } else { word });
     let mut launcher = Command::new("/proc/self/exe")
+        .arg0("bulkhead")
         .args(words)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -49,7 +49,6 @@ use tokio::sync::mpsc;
 
 use self::cgroup::Cgroup;
 use self::console_output::{ConsoleOutput, Lost};
-use self::console_socket::ConsoleSocket;
 use self::escape::STOP;
 use self::log::{LogOutput, OwnLog};
 use self::relay::Relay;
@@ -148,15 +147,16 @@ pub fn run(config: VmConfig, is_detached: bool) -> Result<Why, Problem> {
     let log = Relay::start("log", log, log_output).map_err(host("start a thread"))?;
     let stdout = io::stdout();
     let shown = config.console == ConsoleMode::Stdio;
-    let attachable = match config.console {
+    let attached = match config.console {
         ConsoleMode::Socket => {
+            let listener = runtime_dir.bind_console(&config.name, &mut socket)?;
             let input = console.try_clone().map_err(host("share the console"))?;
-            Some(ConsoleSocket::start(&runtime_dir, &config.name, input)?)
+            Some(console_socket::start(listener, input).map_err(host("start a thread"))?)
         }
         ConsoleMode::Stdio | ConsoleMode::None => None,
     };
     let output = ConsoleOutput {
-        attached: attachable.as_ref().map(ConsoleSocket::output),
+        attached,
         stdout: shown.then(|| log::own_copy(stdout.as_fd())).transpose()?,
         file: console_file,
         screen: Arc::clone(&screen),
@@ -182,7 +182,6 @@ pub fn run(config: VmConfig, is_detached: bool) -> Result<Why, Problem> {
         // Nobody sees what this process would print.
         own_log.say(Level::Error, &problem.to_string());
     }
-    drop(attachable);
     drop(own_log);
     let log = log.finish(OUTPUT_SPAN);
     if let Some(Lost { len: len @ 1.., why: Some(why) }) = output.map(|output| output.lost) {

@@ -129,12 +129,14 @@ impl RuntimeDir {
         listener
             .set_nonblocking(true)
             .map_err(|error| cannot_be_made("set non-blocking", &error, printable::path(&path)))?;
-        Ok(ControlSocket { listener, path, file: Some(file) })
+        Ok(ControlSocket { listener, path, files: vec![file] })
     }
 
-    /// Binds the socket of the console of the VM called `name`, whose control socket is bound.
-    pub fn bind_console(&self, name: &str) -> Result<(UnixListener, SocketFile), Problem> {
-        listen(&self.console_path(name), name)
+    /// Binds the socket of the console of the VM called `name`, which has this control socket.
+    pub fn bind_console(&self, name: &str, control: &mut ControlSocket) -> Result<UnixListener, Problem> {
+        let (listener, file) = listen(&self.console_path(name), name)?;
+        control.files.push(file);
+        Ok(listener)
     }
 }
 
@@ -188,13 +190,13 @@ fn path_for(uid: u32) -> PathBuf {
     }
 }
 
-/// The bound socket; its file goes with it.
+/// The bound socket; its file goes with it, and that of the console.
 #[derive(Debug)]
 pub struct ControlSocket {
     /// The listener for clients.
     pub listener: UnixListener,
     path: PathBuf,
-    file: Option<SocketFile>,
+    files: Vec<SocketFile>,
 }
 
 impl ControlSocket {
@@ -205,7 +207,7 @@ impl ControlSocket {
 
     /// Frees the name for the next VM. Open connections stay.
     pub fn release(&mut self) {
-        self.file = None;
+        self.files.clear();
     }
 }
 

@@ -2,16 +2,14 @@
 //! Clients that come late, read slowly, leave or are one too many.
 
 use super::*;
-use crate::launcher::runtime_dir::RuntimeDir;
 
-/// A console's socket, its path, and the guest's end of its input.
-fn console() -> (tempfile::TempDir, ConsoleSocket, std::path::PathBuf, UnixStream) {
+/// A console's output, the path of its socket, and the guest's end of its input.
+fn console() -> (tempfile::TempDir, Output, std::path::PathBuf, UnixStream) {
     let folder = tempfile::tempdir().unwrap();
-    let uid = rustix::process::geteuid().as_raw();
-    let runtime_dir = RuntimeDir::at(folder.path().join("bulkhead"), uid).unwrap();
+    let path = folder.path().join("vm.console");
     let (guest, launcher) = UnixStream::pair().unwrap();
-    let socket = ConsoleSocket::start(&runtime_dir, "vm", launcher).unwrap();
-    (folder, socket, runtime_dir.console_path("vm"), guest)
+    let output = start(UnixListener::bind(&path).unwrap(), launcher).unwrap();
+    (folder, output, path, guest)
 }
 
 fn read(stream: &mut UnixStream, len: usize) -> Vec<u8> {
@@ -22,8 +20,7 @@ fn read(stream: &mut UnixStream, len: usize) -> Vec<u8> {
 
 #[test]
 fn client_sees_the_latest_output_then_what_follows_and_its_input_reaches_the_guest() {
-    let (_folder, socket, path, mut guest) = console();
-    let output = socket.output();
+    let (_folder, output, path, mut guest) = console();
     output.print(b"before ");
     let mut client = UnixStream::connect(&path).unwrap();
     assert_eq!(read(&mut client, 7), b"before ");
@@ -35,14 +32,12 @@ fn client_sees_the_latest_output_then_what_follows_and_its_input_reaches_the_gue
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"");
-    drop(socket);
-    assert!(!path.exists(), "its file goes with it");
 }
 
 #[test]
 fn second_client_is_told_who_is_attached_and_attaches_when_the_first_has_left() {
-    let (_folder, socket, path, _guest) = console();
-    socket.output().print(b"first");
+    let (_folder, output, path, _guest) = console();
+    output.print(b"first");
     let mut first = UnixStream::connect(&path).unwrap();
     assert_eq!(read(&mut first, 5), b"first");
     let mut said = String::new();
@@ -61,8 +56,7 @@ fn second_client_is_told_who_is_attached_and_attaches_when_the_first_has_left() 
 
 #[test]
 fn client_that_does_not_read_holds_nobody_up_and_is_told_what_it_has_missed() {
-    let (_folder, socket, path, _guest) = console();
-    let output = socket.output();
+    let (_folder, output, path, _guest) = console();
     let mut client = UnixStream::connect(&path).unwrap();
     output.print(b"begin");
     assert_eq!(read(&mut client, 5), b"begin");
@@ -87,7 +81,7 @@ fn client_that_does_not_read_holds_nobody_up_and_is_told_what_it_has_missed() {
 
 #[test]
 fn client_whose_input_no_guest_reads_can_leave() {
-    let (_folder, _socket, path, guest) = console();
+    let (_folder, _output, path, guest) = console();
     let mut client = UnixStream::connect(&path).unwrap();
     client.set_nonblocking(true).unwrap();
     // As much as socket, queue and the guest's end hold.
