@@ -24,10 +24,14 @@ fn detach(lab: &Lab, kernel: &[u8], words: &[&str]) -> Output {
     lab.bulkhead(&[&run, words].concat())
 }
 
-/// `bulkhead console`, with pipes.
-fn attach(lab: &Lab) -> Child {
+/// `bulkhead console`, with pipes, once the guest has sent back these keys.
+fn attach(lab: &Lab, keys: &str) -> Child {
     let mut command = lab.command(&["console"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut client = command.spawn().unwrap();
+    client.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
+    await_text(client.stdout.as_mut().unwrap(), keys);
+    client
 }
 
 fn await_text(from: &mut impl Read, text: &str) {
@@ -73,14 +77,11 @@ fn detached_vm_is_reached_by_its_console_and_outlives_whoever_attaches() {
         "{said}{errors}"
     );
     for turn in 0..2 {
-        let mut client = attach(&lab);
-        let keys = format!("<turn {turn}\u{1}x>");
-        client.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
-        await_text(client.stdout.as_mut().unwrap(), &keys);
+        let client = attach(&lab, &format!("<turn {turn}\u{1}x>"));
         signal(client.id().try_into().unwrap(), "TERM");
         assert!(support::finish(client).status.success());
     }
-    let client = attach(&lab);
+    let client = attach(&lab, "<last>");
     assert!(lab.bulkhead(&["stop"]).status.success());
     // Its name is free at once.
     let output = detach(&lab, &guest::echoes(), &["--cpu", "soft"]);

@@ -27,6 +27,8 @@ const KEPT_LEN: usize = 64 << 10;
 const CHUNK_LEN: usize = 4096;
 /// How long the last output may take to reach the client at the end of the VM.
 const LAST_OUTPUT_SPAN: Duration = Duration::from_secs(2);
+/// How long a client waits for the one before it: that it has left may not have been noticed yet.
+const LEAVE_SPAN: Duration = Duration::from_millis(500);
 /// How long a client's input waits for room, before it is seen whether the client is still there.
 const FULL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// While no client can be accepted, for want of descriptors.
@@ -109,7 +111,9 @@ impl Output {
 
     /// Attaches a client, or says which process is attached.
     fn attach(&self, pid: i32) -> Result<Client, i32> {
-        let mut state = self.state();
+        let taken = |state: &mut State| state.client.is_some();
+        let waited = self.0.changed.wait_timeout_while(self.state(), LEAVE_SPAN, taken);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = state.client {
             return Err(other.pid);
         }
