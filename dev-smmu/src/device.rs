@@ -101,6 +101,16 @@ impl Device {
         self.devices.reevaluate(StreamRange::ALL);
     }
 
+    /// The devices behind it.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// The devices behind it.
+    pub fn devices_mut(&mut self) -> &mut Devices {
+        &mut self.devices
+    }
+
     /// Sets whether commands and faults are held from now on.
     pub fn freeze(&mut self, frozen: bool) {
         self.frozen = frozen;

@@ -9,11 +9,17 @@
 //! life of this process may have attached it. The thread that serves the guest waits for devices only within its
 //! caller's deadline, and never for room in a channel: requests that do not fit are replaced by attaching the stream
 //! again, which implies them all.
+//!
+//! A device's process may have a next life, with a link of its own ([`Devices::expect`]). Its stream is attached there
+//! at the replay, while the life before keeps what it has; which of the two is followed from then on is said by which
+//! of them ends ([`Devices::settle_lives`]).
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipc::instance::InstanceId;
 use ipc::protocol::control::{ReplayOutcome, StreamReplay};
 use ipc::protocol::stage1::{Fault, REQUESTS_MAX, Stage1Request};
 use smmu_arch::command::StreamRange;
@@ -32,6 +38,22 @@ struct DeviceQueue {
 }
 
 impl DeviceQueue {
+    fn new(link: &Arc<Link>) -> DeviceQueue {
+        DeviceQueue { link: Arc::clone(link), requests: Vec::new(), stale: true }
+    }
+
+    /// Attaches the stream if that may have changed.
+    fn resolve(&mut self, attachment: impl Fn(StreamId) -> Attachment) {
+        // A device that has not said hello cannot be sent anything; until then it is attached to abort.
+        if !self.stale || !self.link.can_be_told() {
+            return;
+        }
+        self.stale = false;
+        let stream = self.link.stream;
+        self.push(Stage1Request::Attach { stream, to: attachment(stream) });
+        self.flush();
+    }
+
     fn push(&mut self, request: Stage1Request) {
         self.requests.push(request);
         if self.requests.len() >= REQUESTS_MAX {
@@ -68,6 +90,8 @@ impl DeviceQueue {
 #[derive(Debug, Default)]
 pub struct Devices {
     queues: Vec<DeviceQueue>,
+    /// Those of next lives.
+    next: Vec<DeviceQueue>,
     /// Faults from the saved state: reported to the earlier life of this process and not recorded. Recorded first.
     saved: VecDeque<(StreamId, Fault)>,
     /// The device whose fault was recorded last, for round robin: a device that faults without end does not starve
@@ -78,23 +102,71 @@ pub struct Devices {
 impl Devices {
     /// No stream is attached yet.
     pub fn new(links: &[Arc<Link>]) -> Devices {
-        let queue =
-            |link: &Arc<Link>| DeviceQueue { link: Arc::clone(link), requests: Vec::new(), stale: true };
-        Devices { queues: links.iter().map(queue).collect(), saved: VecDeque::new(), turn: 0 }
+        Devices { queues: links.iter().map(DeviceQueue::new).collect(), ..Devices::default() }
+    }
+
+    /// Takes the channel to the next life of a device's process. To be listened to.
+    ///
+    /// # Errors
+    /// If there is no such device, or it has a next life already.
+    pub fn expect(
+        &mut self,
+        peer: InstanceId,
+        channel: OwnedFd,
+        epoch: u32,
+    ) -> Result<Arc<Link>, &'static str> {
+        self.settle_lives();
+        if self.next.iter().any(|next| next.link.peer == peer) {
+            return Err("it has a next life already");
+        }
+        let queue = self.queues.iter().find(|queue| queue.link.peer == peer);
+        let link = &queue.ok_or("it is not behind this SMMU")?.link;
+        let next = Arc::new(link.next(channel, epoch));
+        link.progress().is_leaving = true;
+        self.next.push(DeviceQueue::new(&next));
+        Ok(next)
+    }
+
+    /// Of two lives of a device's process one is followed: the one that is not over. To be called before anything is
+    /// told to devices again.
+    pub fn settle_lives(&mut self) {
+        for mut next in std::mem::take(&mut self.next) {
+            let queue = self.queues.iter_mut().find(|queue| queue.link.peer == next.link.peer);
+            let Some(queue) = queue else { continue };
+            let over = if queue.link.is_left() {
+                next.link.progress().is_next = false;
+                std::mem::swap(queue, &mut next);
+                // Reported by the life before, and recorded before what the next one reports.
+                let faults = std::mem::take(&mut next.link.progress().faults);
+                self.saved.extend(faults.into_iter().map(|fault| (next.link.stream, fault)));
+                next
+            } else if next.link.is_left() {
+                queue.link.progress().is_leaving = false;
+                next
+            } else {
+                self.next.push(next);
+                continue;
+            };
+            // Its process was reaped, or never began: what there is of the device's DMA is the other life's.
+            over.link.end_dma();
+        }
+    }
+
+    /// The DMA of this device has ended. Whether there is such a device.
+    pub fn end_dma(&self, peer: InstanceId) -> bool {
+        let all = self.queues.iter().chain(&self.next).filter(|queue| queue.link.peer == peer);
+        all.map(|queue| queue.link.end_dma()).count() > 0
+    }
+
+    /// Gives those up that have not greeted: their names.
+    pub fn give_up_ungreeted(&self) -> Vec<String> {
+        let all = self.queues.iter().filter(|queue| queue.link.give_up_ungreeted());
+        all.map(|queue| queue.link.name.clone()).collect()
     }
 
     /// Attaches the streams that may have changed, as `attachment` says.
     pub fn resolve(&mut self, attachment: impl Fn(StreamId) -> Attachment) {
-        for queue in &mut self.queues {
-            // A device that has not said hello cannot be sent anything; until then it is attached to abort.
-            if !queue.stale || !queue.link.can_be_told() {
-                continue;
-            }
-            queue.stale = false;
-            let stream = queue.link.stream;
-            queue.push(Stage1Request::Attach { stream, to: attachment(stream) });
-            queue.flush();
-        }
+        self.queues.iter_mut().for_each(|queue| queue.resolve(&attachment));
     }
 
     /// The oldest unrecorded fault and its device; devices take turns.
@@ -159,7 +231,7 @@ impl Devices {
         }
     }
 
-    /// Attaches every stream as `attachment` says, waits for the answers, and returns the result of each. A stream
+    /// Attaches every stream, or those of next lives, as `attachment` says, waits for the answers, and returns the result of each. A stream
     /// that ends in abort against its entry is named, since its DMA would fail after a move that was reported as a
     /// success.
     pub fn replay(
@@ -167,14 +239,16 @@ impl Devices {
         until: Instant,
         attachment: impl Fn(StreamId) -> Attachment,
     ) -> Vec<StreamReplay> {
+        // Next lives are attached beside those before, which keep what they have.
+        let queues = if self.next.is_empty() { &mut self.queues } else { &mut self.next };
         let mut refused = Vec::new();
-        for queue in &mut self.queues {
+        for queue in &mut *queues {
             queue.link.wait_up(until);
             queue.stale = true;
             refused.push(queue.link.progress().refused);
+            queue.resolve(&attachment);
         }
-        self.resolve(&attachment);
-        let answers = self.queues.iter().zip(refused);
+        let answers = queues.iter().zip(refused);
         let outcome = |(queue, refused): (&DeviceQueue, u64)| {
             let (stream, link) = (queue.link.stream, &queue.link);
             let attachment = attachment(stream);
@@ -225,12 +299,14 @@ impl Devices {
 
 impl Stage1Sink for Devices {
     fn reevaluate(&mut self, streams: StreamRange) {
-        for queue in &mut self.queues {
+        for queue in self.queues.iter_mut().chain(&mut self.next) {
             queue.stale |= streams.contains(queue.link.stream);
         }
     }
 
     fn invalidate(&mut self, command: &Command) {
+        // A stream that is attached again has no need of it.
+        self.next.iter_mut().for_each(|next| next.stale = true);
         let about_stream = matches!(command.opcode(), Opcode::CfgiCd | Opcode::CfgiCdAll | Opcode::AtcInv);
         for queue in &mut self.queues {
             if !about_stream || command.stream_qw0().stream_id() == queue.link.stream.0 {

@@ -5,6 +5,9 @@
 //! the device's DMA has ended ([`Link::end_dma`]). Nothing else proves it: a channel that closes says that its process
 //! is gone, or has been taken over, or has cut us off, and a physical device goes on without its process. One that does
 //! not do its part is named to the coordinator ([`crate::response_budget`]), which ends it, and says so when it has.
+//!
+//! Each life of a device's process has a link of its own. A next life is followed when the one before is over; until
+//! then it is not named, whatever it does: by its name the coordinator would end the other one.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -38,6 +41,10 @@ pub(crate) struct Progress {
     pub dma_ended: bool,
     /// The coordinator has been asked to end it.
     pub given_up: bool,
+    /// It is a next life of the device's process, and the one before is not over.
+    pub is_next: bool,
+    /// A next life is there.
+    pub is_leaving: bool,
     /// Its channel took no more when something was last to be said.
     pub full: bool,
     /// When the oldest request was made that it has not answered, or that could not be sent.
@@ -83,6 +90,18 @@ impl Link {
         Link { peer, name, stream, channel, progress: Mutex::default(), changed: Condvar::new() }
     }
 
+    /// To a next life of the device's process: its messages carry this number.
+    pub fn next(&self, channel: OwnedFd, epoch: u32) -> Link {
+        let link = Self::new(self.peer, self.stream, channel, epoch);
+        link.progress().is_next = true;
+        link
+    }
+
+    /// Whether nobody is at the other side of the channel any more.
+    pub(crate) fn is_left(&self) -> bool {
+        self.channel.is_left()
+    }
+
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
         // Plain numbers: whole between any two statements.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
@@ -111,14 +130,19 @@ impl Link {
         {
             let mut progress = self.progress();
             progress.closed = true;
-            progress.given_up |= wrong;
+            progress.given_up |= wrong && !progress.is_next;
             if !progress.is_answered() {
                 progress.waits_since.get_or_insert_with(Instant::now);
             }
+            let what = "stage-1 channel closed by the device process";
+            if progress.is_leaving || progress.is_next {
+                ipc::log::info!("smmu: {}: {what}, of which there is another life: {error}", self.name);
+            } else {
+                ipc::log::warn!("smmu: {}: {what}: {error}", self.name);
+            }
         }
         self.changed.notify_all();
-        ipc::log::warn!("smmu: {}: stage-1 channel closed by the device process: {error}", self.name);
-        if wrong {
+        if self.progress().given_up {
             failed(&self.name, error.to_string());
         }
         heard();
@@ -143,7 +167,8 @@ impl Link {
     fn look(&self, response_budget: &mut ResponseBudget, failed: &impl Fn(&str, String)) -> bool {
         let (full, given_up) = {
             let mut progress = self.progress();
-            let over = response_budget.is_exhausted(Instant::now(), progress.waits_since);
+            let over =
+                response_budget.is_exhausted(Instant::now(), progress.waits_since) && !progress.is_next;
             let given_up = over && !progress.given_up;
             progress.given_up |= over;
             (progress.full, given_up)
@@ -264,7 +289,7 @@ impl Link {
     /// Gives the device up if it has not greeted and still could. True: it is to be named.
     pub fn give_up_ungreeted(&self) -> bool {
         let mut progress = self.progress();
-        let is_overdue = !progress.up && !progress.closed && !progress.dma_ended;
+        let is_overdue = !progress.up && !progress.closed && !progress.dma_ended && !progress.is_next;
         is_overdue && !std::mem::replace(&mut progress.given_up, true)
     }
 

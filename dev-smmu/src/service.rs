@@ -98,7 +98,6 @@ pub struct Ready {
 /// The threads at work.
 pub struct Serving {
     log: Arc<DirtyLog>,
-    links: Vec<Arc<Link>>,
     device: Arc<SharedDevice>,
     ring: RingThread,
     events: Events,
@@ -143,6 +142,16 @@ impl RingDevice for SharedDevice {
     }
 
     fn emptied(&self, _notes: u32) {}
+}
+
+impl Serving {
+    /// Starts the thread that listens to one life of a device's process.
+    fn listen(&self, link: Arc<Link>) -> std::io::Result<()> {
+        let (notes, events) = (self.ring.notes(), self.events.clone());
+        let failed = move |name: &str, why| events.tell(Event::PeerFailed { name: name.to_owned(), why });
+        let thread = std::thread::Builder::new().name(link.name.clone());
+        thread.spawn(move || link.listen(|| notes.wake(), failed)).map(drop)
+    }
 }
 
 impl Drop for Serving {
@@ -227,22 +236,19 @@ impl Program for SmmuProgram {
         let ring =
             RingThread::start(Arc::clone(&device), responder, MODE_SPAN, on_violation).map_err(fail)?;
         let _ = device.notes.set(ring.notes());
-        for link in links.iter().cloned() {
-            let (notes, events) = (ring.notes(), context.events.clone());
-            let failed = move |name: &str, why| events.tell(Event::PeerFailed { name: name.to_owned(), why });
-            let thread = std::thread::Builder::new().name(link.name.clone());
-            thread.spawn(move || link.listen(|| notes.wake(), failed)).map_err(fail)?;
-        }
-        Ok(Serving { log, links, device, ring, events: context.events.clone() })
+        let serving = Serving { log, device, ring, events: context.events.clone() };
+        links.into_iter().try_for_each(|link| serving.listen(link)).map_err(fail)?;
+        Ok(serving)
     }
 
     /// Every device is armed by now. One that has not greeted does not do its part: it is named, so that no guest waits
     /// for it.
     fn replay(armed: &Serving) -> Result<Option<Vec<StreamReplay>>, Failure> {
-        let streams = armed.device.lock().replay(ANSWER_SPAN);
-        for link in armed.links.iter().filter(|link| link.give_up_ungreeted()) {
+        let mut device = armed.device.lock();
+        let streams = device.replay(ANSWER_SPAN);
+        for name in device.devices().give_up_ungreeted() {
             let why = "it has not greeted the SMMU".to_owned();
-            armed.events.tell(Event::PeerFailed { name: link.name.clone(), why });
+            armed.events.tell(Event::PeerFailed { name, why });
         }
         Ok(Some(streams))
     }
@@ -263,7 +269,11 @@ impl Program for SmmuProgram {
     }
 
     fn resume(armed: &Serving) -> Result<(), Failure> {
-        armed.device.lock().freeze(false);
+        {
+            let mut device = armed.device.lock();
+            device.devices_mut().settle_lives();
+            device.freeze(false);
+        }
         armed.ring.set_mode(Mode::Running).map_err(|error| Failure::new("resume the SMMU", error))
     }
 
@@ -306,19 +316,24 @@ impl Program for SmmuProgram {
     }
 
     fn dma_ended(configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {
-        let (links, ring) = match configured {
-            Configured::Ready(ready) | Configured::Loaded(ready) => (&ready.links, None),
-            Configured::Armed(serving) => (&serving.links, Some(&serving.ring)),
+        let is_behind = match configured {
+            Configured::Ready(ready) | Configured::Loaded(ready) => ready.device.devices().end_dma(device),
+            Configured::Armed(serving) => {
+                let is_behind = serving.device.lock().devices().end_dma(device);
+                // What waited for it can complete.
+                serving.ring.notes().wake();
+                is_behind
+            }
         };
-        let Some(link) = links.iter().find(|link| link.peer == device) else {
-            return process::no_device_behind(device);
-        };
-        link.end_dma();
-        if let Some(ring) = ring {
-            // What waited for it can complete.
-            ring.notes().wake();
-        }
-        Ok(())
+        if is_behind { Ok(()) } else { process::no_device_behind(device) }
+    }
+
+    /// Of its channels, those with the processes of devices can be exchanged.
+    fn rewire(armed: &Serving, peer: InstanceId, epoch: u32, channel: OwnedFd) -> Result<(), Failure> {
+        let fail =
+            |why: &dyn ToString| Failure::new(format!("take a new channel to {peer}"), why.to_string());
+        let link = armed.device.lock().devices_mut().expect(peer, channel, epoch);
+        armed.listen(link.map_err(|why| fail(&why))?).map_err(|error| fail(&error))
     }
 
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {

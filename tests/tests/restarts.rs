@@ -37,26 +37,49 @@ fn machine(name: &str, image: &Path) -> Option<Vm> {
 
 #[test]
 fn vsmmu_that_is_restarted_under_disk_io_loses_and_doubles_nothing() {
+    restarted_under_io("smmu0", &["smmu0"]);
+}
+
+#[test]
+fn nvme_controller_that_is_restarted_under_disk_io_loses_and_doubles_nothing() {
+    restarted_under_io("nvme0", &["vfio0", "nvme0"]);
+}
+
+#[test]
+fn device_process_that_is_restarted_under_disk_io_loses_and_doubles_nothing() {
+    restarted_under_io("vfio0", &["vfio0", "nvme0"]);
+}
+
+/// Restarts a process, with what is started anew together with it.
+fn restarted_under_io(process: &str, together: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
-    let Some(mut vm) = machine("restarts", &image) else { return };
+    let Some(mut vm) = machine(&format!("restarts-{process}"), &image) else { return };
     work::begin(&mut vm.console, COMMAND).unwrap();
     let turns = std::env::var("BULKHEAD_RESTARTS").map_or(RESTARTS, |turns| turns.parse().unwrap());
     let before = processes(&vm);
     let mut downtimes = Vec::new();
     for turn in 1..=turns {
         // In the middle of a round: there are commands in flight.
-        let answer = vm.control("restart", &["--json", "smmu0"]).unwrap();
+        let answer = vm.control("restart", &["--json", process]).unwrap();
         assert!(answer.status.success(), "{answer:?}");
         let answer: Value = serde_json::from_slice(&answer.stdout).unwrap();
-        assert_eq!(answer["process"], "smmu0");
+        assert_eq!(answer["process"], process);
         assert_eq!(answer["generation"], turn + 1, "{answer}");
+        let mut saved: Vec<_> = answer["units"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|unit| unit["process"].as_str().unwrap())
+            .collect();
+        saved.sort_by_key(|name| together.iter().position(|member| member == name));
+        assert_eq!(saved, together);
         downtimes.push(answer["downtime_us"].as_u64().unwrap());
         work::another_round(&mut vm.console, COMMAND).unwrap();
     }
     let after = processes(&vm);
     for (old, new) in before.iter().zip(&after) {
-        if new.name == "smmu0" {
+        if together.contains(&new.name.as_str()) {
             assert!(new.pid != old.pid && new.generation == u64::from(turns) + 1, "{after:?}");
             assert_eq!((&new.name, &new.descriptors), (&old.name, &old.descriptors));
         } else {
@@ -74,7 +97,7 @@ fn vsmmu_that_is_restarted_under_disk_io_loses_and_doubles_nothing() {
     downtimes.sort_unstable();
     let (median, most) = (downtimes[downtimes.len() / 2], downtimes[downtimes.len() - 1]);
     println!(
-        "{SEEN}{turns} restarts of smmu0 in {rounds} rounds of disk I/O: paused for {median} us (median), {most} us at most"
+        "{SEEN}{turns} restarts of {process} in {rounds} rounds of disk I/O: paused for {median} us (median), {most} us at most"
     );
 }
 
@@ -84,9 +107,7 @@ fn process_that_cannot_be_restarted_is_refused_and_the_guest_goes_on() {
     let image = disk::image(&folder, MIB).unwrap();
     let Some(mut vm) = machine("refusals", &image) else { return };
     let before = processes(&vm);
-    for (process, word) in
-        [("vcpu", "console"), ("vfio0", "stage 1"), ("nvme0", "vfio-user"), ("tea", "no process")]
-    {
+    for (process, word) in [("vcpu", "console"), ("coordinator", "no process"), ("tea", "no process")] {
         let refused = vm.control("restart", &[process]).unwrap();
         assert_eq!(refused.status.code(), Some(2), "{process}: {refused:?}");
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();

@@ -4,6 +4,10 @@
 //! One channel and one thread per function, so that no function's process can affect another function or block it.
 //! Requests follow from earlier guest accesses, so they are served whether the guest runs or not. An invalid request
 //! is refused; a breach of the protocol, or the end of the channel, fails the device.
+//!
+//! A next life of that process comes by a channel of its own ([`FunctionLink::expect`]), and announces its windows
+//! there while the life before is still the guest's. Which of the two goes on is decided by which of them ends: while
+//! both live nothing of the next one is seen by the guest, and [`FunctionLink::settle`] says so before the guest runs.
 
 use super::health::Health;
 use super::interrupts::intx::Pins;
@@ -13,17 +17,25 @@ use ipc::channel::{Channel, Incoming};
 use ipc::deadline::Deadline;
 use ipc::error::Error;
 use ipc::hello::{Hello, Role};
+use ipc::instance::InstanceId;
 use ipc::protocol::function_link::{self as protocol, FunctionReply, FunctionRequest};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long an answer may wait for room in the channel: longer means that the process does not read answers.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
+/// How many lives of the function's process there are at once: one, and its next.
+const LIVES_MAX: usize = 2;
+
+/// The end of one life's channel.
+pub type FunctionChannel = Arc<Channel<protocol::FunctionLink>>;
 
 /// The objects that one function's process may change.
 #[derive(Debug)]
 pub struct FunctionLink {
+    /// The function's process.
+    pub peer: InstanceId,
     /// The function's windows.
     pub windows: Arc<Windows>,
     /// The function's health: it is marked failed when the link ends.
@@ -36,17 +48,65 @@ pub struct FunctionLink {
     pub device_id: u32,
     /// INTID of the line that the function's pin is on.
     pub intid: u32,
+    /// The lives of its process.
+    pub lives: Lives,
+}
+
+/// The channels of the lives of a function's process that are not over: the first one is the guest's.
+#[derive(Debug, Default)]
+pub struct Lives(Mutex<Vec<FunctionChannel>>);
+
+impl Lives {
+    fn lock(&self) -> MutexGuard<'_, Vec<FunctionChannel>> {
+        // Each change is one call.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place_of(&self, channel: &FunctionChannel) -> Option<usize> {
+        self.lock().iter().position(|open| Arc::ptr_eq(open, channel))
+    }
 }
 
 impl FunctionLink {
-    /// Serves the function's process until the channel closes or the process breaks the protocol.
-    pub fn serve(&self, channel: OwnedFd, generation: u32) {
-        let channel = Channel::<protocol::FunctionLink>::from_fd(channel, Hello::new(Role::Vcpu, generation));
+    /// The process's first life, or its next one, whose messages carry `epoch`, at the other end of `channel`.
+    ///
+    /// # Errors
+    /// If it has a next life already.
+    pub fn expect(&self, channel: OwnedFd, epoch: u32) -> Result<FunctionChannel, String> {
+        self.settle();
+        let mut lives = self.lives.lock();
+        if lives.len() >= LIVES_MAX {
+            return Err("it has a next life already".to_owned());
+        }
+        if !lives.is_empty() {
+            self.windows.expect(epoch);
+        }
+        let channel = Arc::new(Channel::from_fd(channel, Hello::new(Role::Vcpu, epoch)));
+        lives.push(Arc::clone(&channel));
+        Ok(channel)
+    }
+
+    /// Starts the thread that serves this life.
+    ///
+    /// # Errors
+    /// If the kernel gives no thread.
+    pub fn follow(self: &Arc<Self>, channel: FunctionChannel) -> Result<(), String> {
+        let (link, served) = (Arc::clone(self), Arc::clone(&channel));
+        let thread = std::thread::Builder::new().name("function link".to_owned());
+        let started = thread.spawn(move || link.serve(&served));
+        started.map(drop).map_err(|error| {
+            self.end(&channel, "nobody serves it".to_owned());
+            format!("no thread for it: {error}")
+        })
+    }
+
+    /// Serves one life of the function's process until the channel closes or the process breaks the protocol.
+    fn serve(&self, channel: &FunctionChannel) {
         let end = channel.hello(Role::Vfio, Deadline::after(Deadline::SPAN_MAX)).and_then(|()| {
             loop {
                 match channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
                     Ok(Incoming::Request { request_id, body, fds }) => {
-                        let reply = self.carry_out(body, fds);
+                        let reply = self.carry_out(channel, body, fds);
                         channel.reply::<OwnedFd>(request_id, &reply, &[], Deadline::after(ANSWER_SPAN))?;
                     }
                     Ok(Incoming::Event { body, .. }) => match body {},
@@ -56,24 +116,75 @@ impl FunctionLink {
             }
         });
         let Err(error): Result<(), _> = end else { return };
-        // No other process can hide its windows. One that the host refuses to unmap stays until the VM ends.
-        let _ = self.windows.close();
-        self.health.fail(match error {
-            Error::PeerGone { .. } => "its end of the function link is closed".to_owned(),
-            error => format!("function link closed: {error}"),
-        });
+        self.end(
+            channel,
+            match error {
+                Error::PeerGone { .. } => "its end of the function link is closed".to_owned(),
+                error => format!("function link closed: {error}"),
+            },
+        );
     }
 
-    fn carry_out(&self, request: FunctionRequest, fds: Vec<OwnedFd>) -> FunctionReply {
-        let Self { windows, health: _, pins, vectors, device_id, intid } = self;
+    /// Of two lives one goes on: the one that is not over. To be called before the guest runs on.
+    pub fn settle(&self) {
+        let mut lives = self.lives.lock();
+        while let [first, next, ..] = &lives[..] {
+            let (first_is_over, next_is_over) = (first.is_left(), next.is_left());
+            if first_is_over || next_is_over {
+                self.remove(&mut lives, usize::from(!first_is_over));
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// A life is over. If it was the only one, so is the device.
+    fn end(&self, channel: &FunctionChannel, why: String) {
+        let mut lives = self.lives.lock();
+        let Some(place) = lives.iter().position(|open| Arc::ptr_eq(open, channel)) else { return };
+        self.remove(&mut lives, place);
+        if !lives.is_empty() {
+            return;
+        }
+        drop(lives);
+        // No other process can hide its windows. One that the host refuses to unmap stays until the VM ends.
+        let _ = self.windows.close();
+        self.health.fail(why);
+    }
+
+    fn remove(&self, lives: &mut Vec<FunctionChannel>, place: usize) {
+        lives.remove(place);
+        match place {
+            // The same of what it refuses to unmap.
+            0 => drop(self.windows.follow_next()),
+            _ => self.windows.forget_next(),
+        }
+    }
+
+    fn carry_out(
+        &self,
+        channel: &FunctionChannel,
+        request: FunctionRequest,
+        fds: Vec<OwnedFd>,
+    ) -> FunctionReply {
+        let Self { peer: _, windows, health: _, pins, vectors, device_id, intid, lives } = self;
+        let life = channel.local().generation;
+        let place = lives.place_of(channel);
         let done = match (request, fds.into_iter().next()) {
-            (FunctionRequest::AddWindow(window), Some(file)) => windows.add(&window, file),
+            _ if place.is_none() => Err("another life of its process has followed".to_owned()),
+            (FunctionRequest::AddWindow(window), Some(file)) => windows.add(life, &window, file),
             // The channel has checked the number of fds already; these arms only make the match complete.
             (FunctionRequest::AddWindow(_), None) => Err("the request has no memory descriptor".to_owned()),
-            (FunctionRequest::ShowWindows { shown }, _) => windows.show(shown),
+            (FunctionRequest::ShowWindows { shown }, _) => windows.show(life, shown),
+            // Whoever still asserts its pin on that line says so again.
             (FunctionRequest::LowerIntx, _) => {
                 pins.lower(*intid);
                 Ok(())
+            }
+            (FunctionRequest::AddVector { .. } | FunctionRequest::RouteVector { .. }, _)
+                if place != Some(0) =>
+            {
+                Err("its vectors are those of the life before".to_owned())
             }
             (FunctionRequest::AddVector { index }, Some(eventfd)) => vectors.add(*device_id, index, eventfd),
             (FunctionRequest::AddVector { .. }, None) => Err("the request has no eventfd".to_owned()),

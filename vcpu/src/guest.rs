@@ -8,6 +8,7 @@ use super::bus::{Bus, Counters};
 use super::console::Console;
 use super::cpu_thread;
 use super::engine::{Engine, EngineParts};
+use super::function_link::FunctionLink;
 use super::gate::Gate;
 use super::interrupts::board::Board;
 use super::interrupts::controller::{InterruptController, Spi};
@@ -17,6 +18,7 @@ use super::remote::RemoteDevice;
 use super::rtc::Rtc;
 use super::saved::SavedMachine;
 use super::uart::Uart;
+use ipc::instance::InstanceId;
 use ipc::protocol::budget;
 use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure};
 use ipc::protocol::inspect::Inspect;
@@ -48,6 +50,8 @@ pub struct Parts<E: Engine> {
     pub wires: Vec<Wire>,
     /// The boards of their MSIs.
     pub boards: Vec<Board>,
+    /// The links of those that are PCI functions.
+    pub links: Vec<Arc<FunctionLink>>,
 }
 
 /// A guest's machine.
@@ -60,6 +64,7 @@ pub struct Guest<E> {
     interrupts: Arc<InterruptThread>,
     pins: Arc<Pins>,
     dirty: Arc<DirtyLog>,
+    links: Vec<Arc<FunctionLink>>,
     /// It was saved and not resumed since.
     is_loaded: AtomicBool,
 }
@@ -71,7 +76,7 @@ impl<E: Engine> Guest<E> {
     /// A machine at reset, or as it was saved.
     pub fn new(parts: Parts<E>, saved: Option<&SavedMachine<E::Saved>>) -> Result<Self, Failure> {
         let fail = |why: &dyn ToString| Failure::new("build the machine", why.to_string());
-        let Parts { engine: parts, host, console: socket, remotes, wires, boards } = parts;
+        let Parts { engine: parts, host, console: socket, remotes, wires, boards, links } = parts;
         let gate = Arc::new(Gate::default());
         let (pins, dirty) = (Arc::clone(&parts.pins), Arc::clone(&parts.dirty));
         let controller = E::controller(host, &parts, saved.map(|saved| &saved.engine))?;
@@ -107,6 +112,7 @@ impl<E: Engine> Guest<E> {
             interrupts,
             pins,
             dirty,
+            links,
             is_loaded: AtomicBool::new(saved.is_some()),
         })
     }
@@ -154,6 +160,8 @@ impl<E: Engine> Guest<E> {
     /// Opens the gate.
     pub fn resume(&self) -> Result<(), Failure> {
         if !self.gate.is_running() {
+            // A function whose process was restarted is that of its next life before the guest sees it.
+            self.links.iter().for_each(|link| link.settle());
             self.engine.resume()?;
             self.interrupts.drain();
             if self.is_loaded.swap(false, Ordering::Relaxed) {
@@ -199,6 +207,11 @@ impl<E: Engine> Guest<E> {
         // Devices pause after the CPUs: signals in between belong to the saved state.
         self.interrupts.drain();
         Ok(SavedMachine { uart: self.bus.uart.save(), rtc: self.bus.rtc.save(), engine: self.engine.save()? })
+    }
+
+    /// The link of the function that this process is of.
+    pub fn link_of(&self, peer: InstanceId) -> Option<&Arc<FunctionLink>> {
+        self.links.iter().find(|link| link.peer == peer)
     }
 
     /// A dirty-log operation.

@@ -6,7 +6,7 @@
 //! the configuration: one that is missing, or named twice, is refused.
 
 use super::engine::{Engine, EngineParts};
-use super::function_link::FunctionLink;
+use super::function_link::{FunctionLink, Lives};
 use super::guest::{Guest, Parts};
 use super::health::Health;
 use super::interrupts::board::Board;
@@ -33,6 +33,7 @@ use process::{Configured, Context, Program, Source, read_units};
 use sandbox::Inherited;
 use std::io::Write;
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// The machine's parts, opened and checked.
@@ -147,6 +148,15 @@ impl<E: Engine> Program for VcpuProgram<E> {
         process::no_device_behind(device)
     }
 
+    /// Of its channels, those with the processes of functions can be exchanged.
+    fn rewire(armed: &Armed<E>, peer: InstanceId, epoch: u32, channel: OwnedFd) -> Result<(), Failure> {
+        let fail =
+            |why: &dyn ToString| Failure::new(format!("take a new channel to {peer}"), why.to_string());
+        let link = armed.0.link_of(peer).ok_or_else(|| fail(&"it is no function of the guest's"))?;
+        let channel = link.expect(channel, epoch).map_err(|why| fail(&why))?;
+        link.follow(channel).map_err(|why| fail(&why))
+    }
+
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
         match configured {
             Configured::Loaded(guest) | Configured::Armed(Armed(guest)) => guest.inspect(inspect),
@@ -207,7 +217,7 @@ fn open_parts<E: Engine>(
     let (mut boards, mut pins, mut links) = (Vec::new(), Vec::new(), Vec::new());
     for function in &config.functions {
         let ring = take(SlotKind::Ring.of(function.peer))?;
-        let memory = Arc::new(Windows::new(function, E::MAPS_WINDOWS));
+        let memory = Arc::new(Windows::new(function, E::MAPS_WINDOWS, generation));
         let health = Health::new(&function.peer.to_string());
         remotes.push(RemoteDevice::open_function(
             function,
@@ -225,7 +235,7 @@ fn open_parts<E: Engine>(
         let ended = take(SlotKind::IntxEnd.of(function.peer))?.into();
         pins.push(Pin { raised, ended, intid });
         let device_id = function.bdf.0.into();
-        links.push((memory, health, channel, device_id, intid));
+        links.push((function.peer, memory, health, channel, device_id, intid));
         let board = Region::from_fd(take(SlotKind::MsiBoard.of(function.peer))?, BOARD_LEN)
             .and_then(|region| MsiBoard::attach(&region))
             .map_err(|error| fail("map an MSI board", &error))?;
@@ -234,13 +244,14 @@ fn open_parts<E: Engine>(
     }
     let pins = Arc::new(Pins::new(pins));
     let vectors = Arc::new(Vectors::new(E::LISTENS_TO_VECTORS));
-    for (windows, health, channel, device_id, intid) in links {
-        let (pins, vectors) = (Arc::clone(&pins), Arc::clone(&vectors));
-        let link = FunctionLink { windows, health, pins, vectors, device_id, intid };
-        std::thread::Builder::new()
-            .name("function link".to_owned())
-            .spawn(move || link.serve(channel, generation))
-            .map_err(|error| fail("start the thread of a function link", &error))?;
+    let mut serving = Vec::new();
+    for (peer, windows, health, channel, device_id, intid) in links {
+        let (pins, vectors, lives) = (Arc::clone(&pins), Arc::clone(&vectors), Lives::default());
+        let link = FunctionLink { peer, windows, health, pins, vectors, device_id, intid, lives };
+        let link = Arc::new(link);
+        let begun = link.expect(channel, generation).and_then(|channel| link.follow(channel));
+        begun.map_err(|why| fail("begin to serve a function link", &why))?;
+        serving.push(link);
     }
     Ok(Parts {
         engine: EngineParts {
@@ -257,5 +268,6 @@ fn open_parts<E: Engine>(
         remotes,
         wires,
         boards,
+        links: serving,
     })
 }

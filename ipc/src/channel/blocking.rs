@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::link::{self, Attempt, Link, Outgoing, Received};
@@ -161,6 +161,15 @@ impl<P: Protocol> Channel<P> {
                 }
             }
         }
+    }
+
+    /// Whether nobody is at the other side any more: what was sent before may be unread.
+    #[must_use]
+    pub fn is_left(&self) -> bool {
+        let mut polled = [PollFd::new(&self.socket, PollFlags::empty())];
+        let looked = rustix::event::poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        let [polled] = polled;
+        looked.is_ok() && polled.revents().intersects(PollFlags::HUP | PollFlags::ERR)
     }
 
     /// This end's hello.

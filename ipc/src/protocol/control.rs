@@ -89,11 +89,12 @@ pub enum Request {
         /// The device's process.
         device: InstanceId,
     },
-    /// Passes the process its end of a new channel to the next life of `peer`. It says hello there, and uses that
-    /// channel from then on. The old channel is kept until its other end is closed: while the new one is open, messages
-    /// on the old one are not acted upon; if the next life fails, the old one is used again. Reply `Done` once the
-    /// process listens on the new channel, or `Failed` if it has no channel to `peer` that can be replaced. Running or
-    /// paused. One descriptor: the channel's end. Not idempotent. Death: as for `Pause`.
+    /// Passes the process its end of a new channel to the next life of `peer`. It says hello there. The old channel is
+    /// kept until its other end is closed; if the next life fails, the old one is used again. A device uses the new
+    /// channel of its vSMMU from hello on: while it is open, messages on the old one are not acted upon. A vSMMU, and a
+    /// vCPU process, uses the new channel of a device once the old one is closed, and has seen to that when it resumes.
+    /// Reply `Done` once the process listens on the new channel, or `Failed` if it has no channel to `peer` that can be
+    /// replaced. Running or paused. One descriptor: the channel's end. Not idempotent. Death: as for `Pause`.
     Rewire {
         /// The process whose next life has the other end.
         peer: InstanceId,

@@ -4,7 +4,7 @@
 //! ```text
 //!   Unconfigured --Configure--> Configured --Load--> Loaded --Arm--> Armed --Replay--> Replayed --Go--> Running
 //!
-//!   Running --Pause--> Paused --Resume--> Running        Paused --Save--> Paused
+//!   Running --Pause--> Paused --Resume--> Running        Paused --Save, Replay--> Paused
 //!   any --Quit--> Ended
 //! ```
 //!
@@ -57,7 +57,7 @@ impl State {
             (Self::Running | Self::Paused, Request::Pause) => Some(Self::Paused),
             (Self::Paused | Self::Running, Request::Resume) => Some(Self::Running),
             (Self::Running | Self::Paused, Request::CheckSave | Request::Rewire { .. }) => Some(self),
-            (Self::Paused, Request::Save) => Some(Self::Paused),
+            (Self::Paused, Request::Save | Request::Replay) => Some(Self::Paused),
             (
                 _,
                 Request::Load(_)

@@ -9,32 +9,122 @@ use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 
 use super::*;
 use crate::interrupts::intx::Pin;
-use crate::windows::tests::{AREA, memory, window, windows};
+use crate::windows::tests::{AREA, LIFE, memory, window, windows};
 
 /// Of no other memory in this process.
 const MEMORY_NAME: &str = "memory-behind-a-function-link";
 
-#[test]
-fn function_link_answers_its_function_and_the_device_ends_with_it() {
-    let (device, vcpu) = channel::pair().unwrap();
-    let windows = Arc::new(windows());
-    let new_eventfd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+/// A function without windows at a machine with a pin.
+fn link() -> (Arc<FunctionLink>, ipc::doorbell::Doorbell) {
     let ((_, raised), (ended, told)) = (doorbell::pair().unwrap(), doorbell::pair().unwrap());
-    let pins = Arc::new(Pins::new(vec![Pin { raised, ended, intid: 41 }]));
-    let vectors = Arc::new(Vectors::new(true));
-    let health = Health::new("vfio0");
     let link = FunctionLink {
-        windows: Arc::clone(&windows),
-        health: Arc::clone(&health),
-        pins: Arc::clone(&pins),
-        vectors: Arc::clone(&vectors),
+        peer: InstanceId::new(Role::Vfio, 0),
+        windows: Arc::new(windows()),
+        health: Health::new("vfio0"),
+        pins: Arc::new(Pins::new(vec![Pin { raised, ended, intid: 41 }])),
+        vectors: Arc::new(Vectors::new(true)),
         device_id: 8,
         intid: 41,
+        lives: Lives::default(),
     };
-    let thread = std::thread::spawn(move || link.serve(vcpu, 3));
-    let soon = || Deadline::after(Duration::from_secs(10));
-    let channel = Channel::<protocol::FunctionLink>::from_fd(device, Hello::new(Role::Vfio, 3));
+    (Arc::new(link), told)
+}
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(10))
+}
+
+type Device = Channel<protocol::FunctionLink>;
+
+/// A life of the function's process, which has greeted.
+fn life(link: &Arc<FunctionLink>, epoch: u32) -> Device {
+    let (device, vcpu) = channel::pair().unwrap();
+    link.follow(link.expect(vcpu, epoch).unwrap()).unwrap();
+    let channel = Channel::from_fd(device, Hello::new(Role::Vfio, epoch));
     channel.hello(Role::Vcpu, soon()).unwrap();
+    channel
+}
+
+fn ask(device: &Device, request: &FunctionRequest) -> FunctionReply {
+    device.request::<OwnedFd>(request, &[], soon()).unwrap().0
+}
+
+/// Adds and shows a window with this in its first bytes.
+fn show(device: &Device, value: u64) {
+    let file = memory(0x1000);
+    rustix::io::pwrite(&file, &value.to_le_bytes(), 0).unwrap();
+    let add = FunctionRequest::AddWindow(window(0, 0x1000));
+    assert_eq!(device.request(&add, &[file], soon()).unwrap().0, FunctionReply::Done);
+    assert_eq!(ask(device, &FunctionRequest::ShowWindows { shown: true }), FunctionReply::Done);
+}
+
+/// Waits, without an end but the test's own, until the thread of a life has noticed something.
+fn until(noticed: impl Fn() -> bool) {
+    while !noticed() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn windows_of_a_next_life_take_the_place_of_the_others_when_the_life_before_is_over() {
+    let (link, _told) = link();
+    let old = life(&link, LIFE);
+    show(&old, 1);
+    let next = life(&link, LIFE + 2);
+    show(&next, 2);
+    link.settle();
+    assert_eq!(link.windows.read(AREA, 8), Some(1), "both live: the guest has what it had");
+    let vector = FunctionRequest::RouteVector { index: 0, event: None };
+    assert!(matches!(ask(&next, &vector), FunctionReply::Refused(_)));
+    let third = channel::pair().unwrap().0;
+    assert!(link.expect(third, LIFE + 3).unwrap_err().contains("next life already"));
+    drop(old);
+    // Whether its own thread has noticed or not.
+    link.settle();
+    assert_eq!(link.windows.read(AREA, 8), Some(2));
+    assert_eq!(ask(&next, &FunctionRequest::ShowWindows { shown: false }), FunctionReply::Done);
+    assert_eq!((link.windows.read(AREA, 8), link.health.failure()), (None, None));
+    drop(next);
+    until(|| link.health.failure().is_some());
+}
+
+#[test]
+fn next_life_that_does_not_come_to_be_changes_nothing() {
+    let (link, _told) = link();
+    let old = life(&link, LIFE);
+    show(&old, 1);
+    for epoch in 5..30 {
+        let next = life(&link, epoch);
+        show(&next, 2);
+        drop(next);
+        link.settle();
+        assert_eq!((link.windows.read(AREA, 8), link.health.failure()), (Some(1), None));
+    }
+    assert_eq!(ask(&old, &FunctionRequest::ShowWindows { shown: false }), FunctionReply::Done);
+    assert_eq!(link.windows.read(AREA, 8), None, "it is still heard");
+}
+
+#[test]
+fn what_a_life_has_said_that_is_over_is_not_heard() {
+    let (link, _told) = link();
+    let (device, vcpu) = channel::pair().unwrap();
+    let old = link.expect(vcpu, LIFE).unwrap();
+    let next = life(&link, LIFE + 1);
+    show(&next, 2);
+    drop(device);
+    link.settle();
+    // As its thread would find it in the channel.
+    let late = link.carry_out(&old, FunctionRequest::ShowWindows { shown: false }, vec![]);
+    assert!(matches!(late, FunctionReply::Refused(_)));
+    assert_eq!(link.windows.read(AREA, 8), Some(2));
+}
+
+#[test]
+fn function_link_answers_its_function_and_the_device_ends_with_it() {
+    let new_eventfd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    let (link, told) = link();
+    let (windows, vectors) = (Arc::clone(&link.windows), Arc::clone(&link.vectors));
+    let channel = life(&link, LIFE);
     let add = FunctionRequest::AddWindow(window(0, 0x1000));
     let named = memory_file::create(MEMORY_NAME).unwrap();
     ftruncate(&named, 0x1000).unwrap();
@@ -60,7 +150,7 @@ fn function_link_answers_its_function_and_the_device_ends_with_it() {
     let mapped = || std::fs::read_to_string("/proc/self/maps").unwrap().matches(MEMORY_NAME).count();
     assert_eq!(mapped(), 1);
     drop(channel);
-    thread.join().unwrap();
+    until(|| link.health.failure().is_some());
     assert_eq!(windows.read(AREA, 8), None);
     assert_eq!(mapped(), 0, "its file is not held any longer");
 }

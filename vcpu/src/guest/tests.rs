@@ -55,6 +55,7 @@ fn parts() -> (Parts<Soft>, Devices) {
         remotes: vec![],
         wires: vec![Wire { doorbell: wire.1, intid: WIRE }],
         boards,
+        links: vec![],
     };
     (parts, Devices { wire: wire.0, board, messages: messages.0, pin: pin.0, pin_ended: ended.1 })
 }

@@ -33,7 +33,7 @@ fn device() -> (RemoteDevice, Responder) {
     let ring = ring::create("ring").unwrap();
     let responder = Responder::attach(&ring, 1, Duration::ZERO).unwrap();
     let fd = ring.as_fd().try_clone_to_owned().unwrap();
-    let memory = Arc::new(Windows::new(&config, false));
+    let memory = Arc::new(Windows::new(&config, false, 1));
     let health = Health::new(&config.peer.to_string());
     let device = RemoteDevice::open_function(&config, fd, Duration::ZERO, memory, health).unwrap();
     (device, responder)

@@ -13,6 +13,8 @@ use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 
 use super::*;
 
+/// The life of the function's process.
+pub const LIFE: u32 = 3;
 pub const AREA: u64 = 0x1100_0000;
 const AREA_LEN: u64 = 0x100_0000;
 
@@ -30,7 +32,7 @@ fn areas() -> Vec<FunctionWindow> {
 }
 
 pub fn windows() -> Windows {
-    Windows::new(&function(areas(), None), false)
+    Windows::new(&function(areas(), None), false, LIFE)
 }
 
 /// `/dev/zero` stands for VFIO's file: a character device that can be mapped.
@@ -81,22 +83,22 @@ pub fn window(offset: u64, len: u64) -> DeviceWindow {
 #[test]
 fn windows_are_reached_only_while_they_are_shown() {
     let windows = windows();
-    windows.add(&window(0x2000, 0x1000), memory(0x1000)).unwrap();
+    windows.add(LIFE, &window(0x2000, 0x1000), memory(0x1000)).unwrap();
     assert_eq!(windows.read(AREA + 0x2000, 4), None);
     assert!(!windows.write(AREA + 0x2000, 4, 1) && !windows.any_shown());
-    windows.show(true).unwrap();
+    windows.show(LIFE, true).unwrap();
     assert!(windows.write(AREA + 0x2ffc, 4, 0x1234_5678) && windows.any_shown());
     assert_eq!(windows.read(AREA + 0x2ffc, 4), Some(0x1234_5678));
     assert_eq!(windows.read(AREA + 0x2ffc, 8), None, "half of it is not memory");
     assert_eq!(windows.read(AREA + 0x1ff8, 8), None);
-    windows.show(false).unwrap();
+    windows.show(LIFE, false).unwrap();
     assert_eq!(windows.read(AREA + 0x2ffc, 4), None);
 }
 
 #[test]
 fn windows_outside_the_functions_areas_or_on_others_are_refused() {
     let windows = windows();
-    windows.add(&window(0x2000, 0x2000), memory(0x2000)).unwrap();
+    windows.add(LIFE, &window(0x2000, 0x2000), memory(0x2000)).unwrap();
     let elsewhere = |region, offset| DeviceWindow { region, ..window(offset, 0x1000) };
     for (bad, why) in [
         (elsewhere(CONFIG_REGION, 0), "memory areas"),
@@ -111,45 +113,45 @@ fn windows_outside_the_functions_areas_or_on_others_are_refused() {
         (window(0x10_0800, 0x1000), "pages"),
         (window(0x10_0000, 0x4000), "bytes"),
     ] {
-        let said = windows.add(&bad, memory(0x2000)).unwrap_err();
+        let said = windows.add(LIFE, &bad, memory(0x2000)).unwrap_err();
         assert!(said.contains(why), "{bad:?}: {said}");
     }
     let unsealed = memory_file::create("device").unwrap();
     ftruncate(&unsealed, 0x1000).unwrap();
-    assert!(windows.add(&window(0x8000, 0x1000), unsealed).unwrap_err().contains("F_SEAL_SHRINK"));
+    assert!(windows.add(LIFE, &window(0x8000, 0x1000), unsealed).unwrap_err().contains("F_SEAL_SHRINK"));
 }
 
 #[test]
 fn windows_are_bounded_in_number_and_length() {
     let windows = windows();
     for index in 0..8 {
-        windows.add(&window(index * 0x1000, 0x1000), memory(0x1000)).unwrap();
+        windows.add(LIFE, &window(index * 0x1000, 0x1000), memory(0x1000)).unwrap();
     }
-    assert!(windows.add(&window(0x8000, 0x1000), memory(0x1000)).unwrap_err().contains("8 windows"));
+    assert!(windows.add(LIFE, &window(0x8000, 0x1000), memory(0x1000)).unwrap_err().contains("8 windows"));
 
-    let windows = Windows::new(&function(vec![area(2, 1 << 39, 1 << 34)], None), false);
+    let windows = Windows::new(&function(vec![area(2, 1 << 39, 1 << 34)], None), false, LIFE);
     let large = DeviceWindow { region: 2, ..window(0, (1 << 30) + 0x1000) };
-    assert!(windows.add(&large, memory(0x1000)).unwrap_err().contains("more than"));
+    assert!(windows.add(LIFE, &large, memory(0x1000)).unwrap_err().contains("more than"));
 }
 
 #[test]
 fn host_devices_memory_is_in_the_guest_while_it_is_shown_and_never_touched_here() {
     let (file, number) = zero();
-    let windows = Windows::new(&function(areas(), Some(number)), true);
-    windows.add(&window(0x2000, 0x1000), file.try_clone().unwrap()).unwrap();
+    let windows = Windows::new(&function(areas(), Some(number)), true, LIFE);
+    windows.add(LIFE, &window(0x2000, 0x1000), file.try_clone().unwrap()).unwrap();
     // More than a server may have: these pages take no memory.
-    let wide = Windows::new(&function(vec![area(2, 1 << 39, 1 << 34)], Some(number)), true);
-    wide.add(&DeviceWindow { region: 2, ..window(0, 2 << 30) }, file.try_clone().unwrap()).unwrap();
-    windows.show(true).unwrap();
+    let wide = Windows::new(&function(vec![area(2, 1 << 39, 1 << 34)], Some(number)), true, LIFE);
+    wide.add(LIFE, &DeviceWindow { region: 2, ..window(0, 2 << 30) }, file.try_clone().unwrap()).unwrap();
+    windows.show(LIFE, true).unwrap();
     let recorder = Arc::new(Recorder::default());
     windows.connect(Arc::clone(&recorder) as Arc<dyn Mapper>);
     assert_eq!(recorder.places(), [AREA + 0x2000], "what was shown before there was a VM");
     assert_eq!(windows.read(AREA + 0x2000, 4), None);
     assert!(!windows.write(AREA + 0x2000, 4, 1) && windows.any_shown());
-    windows.add(&window(0x4000, 0x1000), file).unwrap();
-    windows.show(true).unwrap();
+    windows.add(LIFE, &window(0x4000, 0x1000), file).unwrap();
+    windows.show(LIFE, true).unwrap();
     assert_eq!(recorder.places(), [AREA + 0x2000, AREA + 0x4000]);
-    windows.show(false).unwrap();
+    windows.show(LIFE, false).unwrap();
     assert_eq!(recorder.places(), [0; 0]);
     assert_eq!(windows.withdrawals(), 1);
 }
@@ -157,28 +159,28 @@ fn host_devices_memory_is_in_the_guest_while_it_is_shown_and_never_touched_here(
 #[test]
 fn host_devices_memory_that_does_not_answer_is_withdrawn_until_it_is_shown_anew() {
     let (file, number) = zero();
-    let windows = Windows::new(&function(areas(), Some(number)), true);
+    let windows = Windows::new(&function(areas(), Some(number)), true, LIFE);
     let recorder = Arc::new(Recorder::default());
     windows.connect(Arc::clone(&recorder) as Arc<dyn Mapper>);
-    windows.add(&window(0, 0x1000), file).unwrap();
-    windows.show(true).unwrap();
+    windows.add(LIFE, &window(0, 0x1000), file).unwrap();
+    windows.show(LIFE, true).unwrap();
     assert_eq!(recorder.places(), [AREA]);
     assert!(windows.withdraw());
     assert!(recorder.places().is_empty() && windows.any_shown(), "accesses go through the ring, in order");
     assert!(!windows.withdraw(), "there is nothing left that a touch could have failed at");
     assert_eq!(windows.withdrawals(), 1);
-    windows.show(false).unwrap();
-    windows.show(true).unwrap();
+    windows.show(LIFE, false).unwrap();
+    windows.show(LIFE, true).unwrap();
     assert_eq!(recorder.places(), [AREA]);
 }
 
 #[test]
 fn servers_memory_is_a_slot_only_where_the_guest_sees_through_caches() {
-    let windows = Windows::new(&function(areas(), None), true);
+    let windows = Windows::new(&function(areas(), None), true, LIFE);
     let recorder = Arc::new(Recorder::default());
     windows.connect(Arc::clone(&recorder) as Arc<dyn Mapper>);
-    windows.add(&window(0, 0x1000), memory(0x1000)).unwrap();
-    windows.show(true).unwrap();
+    windows.add(LIFE, &window(0, 0x1000), memory(0x1000)).unwrap();
+    windows.show(LIFE, true).unwrap();
     assert!(recorder.places().is_empty());
     assert!(windows.write(AREA, 4, 7) && windows.read(AREA, 4) == Some(7), "accesses are made here");
     assert!(!windows.withdraw(), "it cannot fail");
@@ -187,15 +189,15 @@ fn servers_memory_is_a_slot_only_where_the_guest_sees_through_caches() {
 #[test]
 fn host_devices_memory_is_of_that_device_and_for_hypervisors_only() {
     let (file, number) = zero();
-    let software = Windows::new(&function(areas(), Some(number)), false);
-    let refused = software.add(&window(0, 0x1000), file.try_clone().unwrap()).unwrap_err();
+    let software = Windows::new(&function(areas(), Some(number)), false, LIFE);
+    let refused = software.add(LIFE, &window(0, 0x1000), file.try_clone().unwrap()).unwrap_err();
     assert!(refused.contains("software"), "{refused}");
-    let other = Windows::new(&function(areas(), Some(number + 1)), true);
-    let refused = other.add(&window(0, 0x1000), file.try_clone().unwrap()).unwrap_err();
+    let other = Windows::new(&function(areas(), Some(number + 1)), true, LIFE);
+    let refused = other.add(LIFE, &window(0, 0x1000), file.try_clone().unwrap()).unwrap_err();
     assert!(refused.contains("another device"), "{refused}");
-    let refused = other.add(&window(0, 0x1000), memory(0x1000)).unwrap_err();
+    let refused = other.add(LIFE, &window(0, 0x1000), memory(0x1000)).unwrap_err();
     assert!(refused.contains("no character device"), "{refused}");
-    let sealed = Windows::new(&function(areas(), None), true);
-    let refused = sealed.add(&window(0, 0x1000), file).unwrap_err();
+    let sealed = Windows::new(&function(areas(), None), true, LIFE);
+    let refused = sealed.add(LIFE, &window(0, 0x1000), file).unwrap_err();
     assert!(refused.contains("F_SEAL_SHRINK"), "{refused}");
 }

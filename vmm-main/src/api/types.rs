@@ -158,8 +158,8 @@ pub struct Restarted {
     pub generation: u32,
     /// Each stage in order.
     pub stages: Vec<Stage>,
-    /// Bytes of state that it was given.
-    pub state_len: u64,
+    /// Bytes of state that it was given, and those that were started anew with it.
+    pub units: Vec<UnitLen>,
     /// Downtime in microseconds: from pausing the guest to resuming it.
     pub downtime_us: u64,
 }

@@ -20,7 +20,7 @@ use super::{Form, host_pids};
 use crate::api::client::{COMMAND_DEADLINE, Client, INSPECT_DEADLINE, SNAPSHOT_DEADLINE, STOP_DEADLINE};
 use crate::api::types::{
     DIRTY_RATE_MS_MAX, DirtyPages, DirtyRate, DirtyRateRequest, Inspected, Limits, Observed, Process,
-    RestartRequest, Restarted, SaveRestored, Stage, Status,
+    RestartRequest, Restarted, SaveRestored, Stage, Status, UnitLen,
 };
 use crate::config::{check, size};
 use crate::launcher::cgroup;
@@ -180,12 +180,8 @@ pub fn save_restore(target: &Target) -> Result<(), Problem> {
     if target.json {
         return show_json(&done);
     }
-    let table = stages(&done.stages, done.downtime_us);
-    let mut text = format!("generation {} runs\n{table}\n", done.generation);
-    for unit in &done.units {
-        text.push_str(&format!("{}: {} bytes of state\n", unit.process, unit.len));
-    }
-    print(&text)
+    let runs = format!("generation {} runs", done.generation);
+    print(&moved(&runs, &done.stages, done.downtime_us, &done.units))
 }
 
 /// `bulkhead restart`.
@@ -196,9 +192,18 @@ pub fn restart(flags: &RestartFlags) -> Result<(), Problem> {
     if flags.target.json {
         return show_json(&done);
     }
-    let table = stages(&done.stages, done.downtime_us);
-    let Restarted { process, generation, state_len, .. } = done;
-    print(&format!("{process}: generation {generation} runs, with {state_len} bytes of state\n{table}\n"))
+    let Restarted { process, generation, stages, units, downtime_us } = done;
+    print(&moved(&format!("{process}: generation {generation} runs"), &stages, downtime_us, &units))
+}
+
+/// What became of processes that others go on for.
+fn moved(runs: &str, all: &[Stage], downtime_us: u64, units: &[UnitLen]) -> String {
+    let table = stages(all, downtime_us);
+    let mut text = format!("{runs}\n{table}\n");
+    for unit in units {
+        text.push_str(&format!("{}: {} bytes of state\n", unit.process, unit.len));
+    }
+    text
 }
 
 /// How long each stage took, and the guest stood still.

@@ -77,11 +77,11 @@ impl Objects {
         Ok(next)
     }
 
-    /// The same objects for the next life of one process: what it has in common with the one that there is, and new
-    /// ones in place of what is exchanged.
-    pub fn for_restart(&self, instance: InstanceId) -> Result<Self, Problem> {
+    /// The same objects for the next lives of some processes: what they have in common with those that there are, and
+    /// new ones in place of what is exchanged.
+    pub fn for_restart(&self, members: &[InstanceId]) -> Result<Self, Problem> {
         let mut next = self.keeping(|_| true)?;
-        next.make_of(|edge| edge.is_rewired_by(instance))?;
+        next.make_of(|edge| members.iter().any(|member| edge.is_renewed_by(*member)))?;
         Ok(next)
     }
 

@@ -29,6 +29,9 @@ pub enum Renewal {
     Kept,
     /// They are made anew, and the process at the other end is sent its own.
     Rewired,
+    /// They are made anew, and so is the life of the process at the other end, if it is one of the VM's: what is
+    /// somebody else's is kept, and goes on with the next life.
+    Together,
     /// The process at the other end has no way to go on with another life.
     Impossible,
 }
@@ -369,6 +372,7 @@ impl EdgeKind {
                 | Self::Kernel
                 | Self::Initramfs
                 | Self::Program
+                | Self::Image
                 | Self::Ram
                 | Self::PinnedRam
                 | Self::DirtyLog,
@@ -378,16 +382,18 @@ impl EdgeKind {
             (Self::Ring | Self::RegisterPage | Self::Irq(_) | Self::Vectors | Self::Pin, Side::Owner) => {
                 Renewal::Kept
             }
-            // A device is attached anew by the next life, as its guest's tables say.
-            (Self::Stage1, Side::Peer) => Renewal::Rewired,
-            // How far whoever asks is stands in that process alone, and so does what a vSMMU has ordered.
+            // A device is attached anew, as its guest's tables say, whichever of the two is started anew.
+            (Self::Stage1, _)
+            // What a function shows, its next life shows anew.
+            | (Self::FunctionLink, Side::Owner) => Renewal::Rewired,
+            // A connection is a session: its client and its server remember the same one.
+            (Self::VfioUser, _) => Renewal::Together,
+            // How far whoever asks is stands in that process alone.
             (Self::Ring | Self::RegisterPage | Self::Irq(_) | Self::Vectors | Self::Pin, Side::Peer)
-            | (Self::Stage1, Side::Owner)
-            // What a function has shown and routed stands at both ends.
-            | (Self::FunctionLink, _)
-            // A connection to a server is a device's session, and what the host holds ends with who holds it.
-            | (Self::VfioUser | Self::Image | Self::PhysicalDevice | Self::Iommufd, _)
+            // What the host holds ends with who holds it.
+            | (Self::PhysicalDevice | Self::Iommufd, _)
             // The guest's CPUs.
+            | (Self::FunctionLink, Side::Peer)
             | (Self::Console | Self::Kvm, _) => Renewal::Impossible,
         }
     }

@@ -73,6 +73,24 @@ pub struct Edge {
     pub peer: Party,
 }
 
+/// What is started anew when a process is, under a running guest, and who else notices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartGroup {
+    /// The processes that are started anew together: the one that was asked for first.
+    pub members: Vec<InstanceId>,
+    /// Whose channels to them are exchanged.
+    pub rewirings: Vec<Rewiring>,
+}
+
+/// A process is sent its end of a new channel to the next life of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rewiring {
+    /// Who is sent it.
+    pub peer: InstanceId,
+    /// Whose next life is at the other end.
+    pub member: InstanceId,
+}
+
 /// One descriptor of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
@@ -179,24 +197,32 @@ impl System {
         (device.role == Role::Vfio && self.get(server).is_some()).then_some(server)
     }
 
-    /// The processes that have to be rewired when the process `id` is started anew under a running guest.
+    /// What is started anew with the process `id` under a running guest.
     ///
     /// # Errors
-    /// What it has that no next life can be given.
-    pub fn rewired_by(&self, id: InstanceId) -> Result<Vec<InstanceId>, &'static str> {
-        let mut rewired = Vec::new();
-        for edge in &self.edges {
-            let Some(side) = edge.side_of(id) else { continue };
-            let other = if side == Side::Owner { edge.peer } else { Party::Instance(edge.owner) };
-            match (edge.kind.renewal(side), other) {
-                (Renewal::Kept, _) => {}
-                (Renewal::Rewired, Party::Instance(other)) => rewired.push(other),
-                (Renewal::Rewired, Party::Launcher) | (Renewal::Impossible, _) => {
-                    return Err(edge.kind.spec().name);
+    /// What one of them has that no next life can be given.
+    pub fn restart_group(&self, id: InstanceId) -> Result<RestartGroup, &'static str> {
+        let (mut members, mut rewirings) = (vec![id], Vec::new());
+        let mut looked_at = 0;
+        while let Some(member) = members.get(looked_at).copied() {
+            looked_at += 1;
+            for edge in &self.edges {
+                let Some(side) = edge.side_of(member) else { continue };
+                let other = if side == Side::Owner { edge.peer } else { Party::Instance(edge.owner) };
+                match (edge.kind.renewal(side), other) {
+                    (Renewal::Kept, _) | (Renewal::Together, Party::Launcher) => {}
+                    (Renewal::Together, Party::Instance(other)) if members.contains(&other) => {}
+                    (Renewal::Together, Party::Instance(other)) => members.push(other),
+                    (Renewal::Rewired, Party::Instance(peer)) => rewirings.push(Rewiring { peer, member }),
+                    (Renewal::Rewired, Party::Launcher) | (Renewal::Impossible, _) => {
+                        return Err(edge.kind.spec().name);
+                    }
                 }
             }
         }
-        Ok(rewired)
+        // Both ends of a channel between two of them are given to their next lives.
+        rewirings.retain(|rewiring| !members.contains(&rewiring.peer));
+        Ok(RestartGroup { members, rewirings })
     }
 
     /// The executable of this program.
@@ -239,10 +265,19 @@ impl Edge {
         }
     }
 
-    /// Whether its objects are exchanged when the process `id`, at one end of it, is started anew under a running
+    /// Whether the process at its other end is sent a new one when the process `id` is started anew under a running
     /// guest.
     pub fn is_rewired_by(&self, id: InstanceId) -> bool {
         self.side_of(id).is_some_and(|side| self.kind.renewal(side) == Renewal::Rewired)
+    }
+
+    /// Whether its objects are made anew when this process is started anew under a running guest.
+    pub fn is_renewed_by(&self, id: InstanceId) -> bool {
+        self.side_of(id).is_some_and(|side| match self.kind.renewal(side) {
+            Renewal::Rewired => true,
+            Renewal::Together => self.peer != Party::Launcher,
+            Renewal::Kept | Renewal::Impossible => false,
+        })
     }
 
     /// Its objects, and how each is made.

@@ -190,11 +190,12 @@ pub static TEMPLATES: [Template; 6] = [
         told: Told::Cpus,
         indexes: |shape| if shape.cpu == CpuKind::Soft { vec![0] } else { vec![] },
         links: &[&RAM, &[to(Peer::Launcher, EdgeKind::Console)]],
-        // A descriptor for each window; the thread of its link.
+        // For each of two lives of its process a descriptor for each window; the channel to the second; the threads of
+        // both.
         growth: Some(Growth {
             per: EdgeKind::FunctionLink,
-            nofile_count: WINDOWS_MAX as u64,
-            nproc_count: 1,
+            nofile_count: 2 * WINDOWS_MAX as u64 + 1,
+            nproc_count: 2,
         }),
     },
     Template {
@@ -206,11 +207,11 @@ pub static TEMPLATES: [Template; 6] = [
         told: Told::Cpus,
         indexes: |shape| if shape.cpu == CpuKind::Kvm { vec![0] } else { vec![] },
         links: &[&RAM, &[to(Peer::Launcher, EdgeKind::Console), to(Peer::Launcher, EdgeKind::Kvm)]],
-        // A descriptor for each window and each vector; the thread of its link.
+        // The same, and a descriptor for each vector.
         growth: Some(Growth {
             per: EdgeKind::FunctionLink,
-            nofile_count: WINDOWS_MAX as u64 + VECTORS_MAX as u64,
-            nproc_count: 1,
+            nofile_count: 2 * WINDOWS_MAX as u64 + 1 + VECTORS_MAX as u64,
+            nproc_count: 2,
         }),
     },
     Template {
@@ -268,7 +269,7 @@ pub static TEMPLATES: [Template; 6] = [
                 to(Peer::Vcpu, EdgeKind::Irq(IrqLine::CommandSync)),
             ],
         ],
-        // The thread of its channel.
-        growth: Some(Growth { per: EdgeKind::Stage1, nofile_count: 0, nproc_count: 1 }),
+        // For each of two lives of the device's process a thread; the channel to the second.
+        growth: Some(Growth { per: EdgeKind::Stage1, nofile_count: 1, nproc_count: 2 }),
     },
 ];

@@ -284,15 +284,44 @@ fn process_of_a_physical_device_may_map_three_shared_objects_and_never_guest_ram
 }
 
 #[test]
-fn vsmmu_can_be_restarted_and_rewires_each_device_behind_it_and_only_those() {
+fn what_is_restarted_with_a_process_and_who_is_rewired_follows_from_its_edges() {
     use DeviceKind::{Nvme, Physical, VfioUser};
     let system = System::new(&Shape::new(CpuKind::Kvm).with_devices([Nvme, VfioUser, Physical]));
-    assert_eq!(system.rewired_by(SMMU0), Ok(vec![device(0), device(1), device(2)]));
-    for process in system.processes().iter().filter(|process| process.id != SMMU0) {
-        assert!(
-            system.rewired_by(process.id).is_err(),
-            "{}: what is between two lives is not made yet",
-            process.id
-        );
+    let nvme0 = InstanceId::new(Role::Nvme, 0);
+    let group = |members: &[InstanceId], rewirings: &[(InstanceId, InstanceId)]| {
+        let rewirings = rewirings.iter().map(|(peer, member)| Rewiring { peer: *peer, member: *member });
+        Ok(RestartGroup { members: members.to_vec(), rewirings: rewirings.collect() })
+    };
+    let behind = [device(0), device(1), device(2)].map(|device| (device, SMMU0));
+    assert_eq!(system.restart_group(SMMU0), group(&[SMMU0], &behind));
+    // A device of ours and its server, whichever is asked for; of somebody else's server the client alone.
+    let rewired = |device| [(SMMU0, device), (VCPU, device)];
+    assert_eq!(system.restart_group(device(0)), group(&[device(0), nvme0], &rewired(device(0))));
+    assert_eq!(system.restart_group(nvme0), group(&[nvme0, device(0)], &rewired(device(0))));
+    assert_eq!(system.restart_group(device(1)), group(&[device(1)], &rewired(device(1))));
+    assert_eq!(system.restart_group(device(2)), Err("physical device"));
+    assert_eq!(system.restart_group(VCPU), Err("console"));
+}
+
+#[test]
+fn what_a_restart_makes_anew_has_its_ends_given_to_who_begins_and_sent_to_who_stays() {
+    for system in systems() {
+        for process in system.processes() {
+            let Ok(group) = system.restart_group(process.id) else { continue };
+            for edge in system.edges() {
+                let renewed = group.members.iter().any(|member| edge.is_renewed_by(*member));
+                let ends = [Party::Instance(edge.owner), edge.peer];
+                let stays = ends.into_iter().filter(|end| match end {
+                    Party::Instance(id) => !group.members.contains(id),
+                    Party::Launcher => true,
+                });
+                for end in stays.filter(|_| renewed) {
+                    let sent = |rewiring: &&Rewiring| {
+                        Party::Instance(rewiring.peer) == end && edge.is_rewired_by(rewiring.member)
+                    };
+                    assert_eq!(group.rewirings.iter().filter(sent).count(), 1, "{edge:?} of {}", process.id);
+                }
+            }
+        }
     }
 }

@@ -20,9 +20,9 @@ pub enum Action {
     Load,
     /// Make the shared objects of the next set of processes. Answered by `Prepared`.
     Prepare,
-    /// Make what the next life of one process does not have in common with the one that there is. Answered by
+    /// Make what the next lives of these processes do not have in common with those that there are. Answered by
     /// `Prepared`.
-    PrepareRestart(InstanceId),
+    PrepareRestart(Vec<InstanceId>),
     /// The next set, or the next life, is the one that runs now.
     Commit,
     /// There will be none.
@@ -117,8 +117,9 @@ pub enum Success {
     In(Phase),
     /// The guest lives in the processes of this generation, with so many bytes of state each.
     Moved(u32, Vec<(InstanceId, u64)>),
-    /// This life goes on where the one before it was, with so many bytes of state.
-    Restarted(LifeId, u64),
+    /// This life goes on where the one before it was, and so do those that it was started anew with: all of them, with
+    /// so many bytes of state each.
+    Restarted(LifeId, Vec<(InstanceId, u64)>),
     /// The logs were harvested.
     DirtyRateMeasured,
     /// What the probe found.

@@ -45,8 +45,8 @@ impl Vm {
                 let prepared = self.prepare(Objects::for_generation);
                 self.results.push_back(Event::Prepared(prepared));
             }
-            Action::PrepareRestart(instance) => {
-                let prepared = self.prepare(|objects| objects.for_restart(instance));
+            Action::PrepareRestart(members) => {
+                let prepared = self.prepare(|objects| objects.for_restart(&members));
                 self.results.push_back(Event::Prepared(prepared));
             }
             Action::Commit => {
@@ -284,18 +284,17 @@ impl Vm {
                 drop(answer.send(Ok(Status { phase, ..self.status() })));
             }
             (Some(Waiting::SaveRestore(answer)), Ok(Success::Moved(generation, units))) => {
-                let unit =
-                    |(instance, len): (InstanceId, u64)| UnitLen { process: instance.to_string(), len };
-                let units = units.into_iter().map(unit).collect();
+                let units = unit_lens(units);
                 let (stages, downtime_us) = self.clock.end();
                 drop(answer.send(Ok(SaveRestored { generation, stages, units, downtime_us })));
             }
-            (Some(Waiting::Restart(answer)), Ok(Success::Restarted(life, state_len))) => {
+            (Some(Waiting::Restart(answer)), Ok(Success::Restarted(life, units))) => {
                 let (stages, downtime_us) = self.clock.end();
                 let LifeId { generation, instance } = life;
-                tracing::info!(process = %instance, generation, downtime_us, "{instance} was restarted");
-                let process = instance.to_string();
-                drop(answer.send(Ok(Restarted { process, generation, stages, state_len, downtime_us })));
+                let all = names(&units.iter().map(|(member, _)| *member).collect::<Vec<_>>());
+                tracing::info!(processes = %all, generation, downtime_us, "{instance} was restarted");
+                let (process, units) = (instance.to_string(), unit_lens(units));
+                drop(answer.send(Ok(Restarted { process, generation, stages, units, downtime_us })));
             }
             (Some(Waiting::DirtyRate(answer)), Ok(Success::DirtyRateMeasured)) => {
                 let measured = self.measurement.take().and_then(Measurement::measured);
@@ -351,6 +350,10 @@ impl Vm {
         (self.current, self.next) = (None, None);
         self.saved.clear();
     }
+}
+
+fn unit_lens(units: Vec<(InstanceId, u64)>) -> Vec<UnitLen> {
+    units.into_iter().map(|(instance, len)| UnitLen { process: instance.to_string(), len }).collect()
 }
 
 fn failure(result: Result<Success, Problem>) -> Problem {

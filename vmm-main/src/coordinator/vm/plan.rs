@@ -9,7 +9,7 @@ use ipc::slot::SlotKind;
 
 use crate::config::OnReset;
 use crate::coordinator::handover::Handover;
-use crate::system::{self, Instance, Restart, System};
+use crate::system::{self, Instance, Restart, RestartGroup, System};
 
 /// The consequence of the loss of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +39,8 @@ pub struct Member {
     pub policy: FailurePolicy,
     /// The VM ends if its device is lost.
     pub required: bool,
-    /// Who has to be rewired when it is started anew under the guest, or what it has that no next life can be given.
-    pub restart: Result<Vec<InstanceId>, &'static str>,
+    /// What is started anew with it under the guest, or what there is that no next life can be given.
+    pub restart: Result<RestartGroup, &'static str>,
 }
 
 /// All instances of a VM, in the order of pausing.
@@ -70,7 +70,7 @@ impl Plan {
                 server: system.server_of(id),
                 policy,
                 required: handover.requires(id),
-                restart: system.rewired_by(id),
+                restart: system.restart_group(id),
             }
         };
         let members = system.processes().iter().map(member).collect();

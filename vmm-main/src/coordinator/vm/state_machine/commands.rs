@@ -82,8 +82,8 @@ impl StateMachine {
                 "let it run first",
             ));
         }
-        let rewired = match self.plan.member(old.instance).map(|member| &member.restart) {
-            Some(Ok(rewired)) => rewired.clone(),
+        let group = match self.plan.member(old.instance).map(|member| &member.restart) {
+            Some(Ok(group)) => group.clone(),
             Some(Err(edge)) => {
                 return Err(Problem::usage(
                     format!(
@@ -96,9 +96,13 @@ impl StateMachine {
             }
             None => return Err(unknown(name)),
         };
+        let mut leaving = Vec::new();
+        for member in group.members {
+            leaving.push(self.life_of(member).ok_or_else(|| self.is_missing(member))?);
+        }
         self.forget_saves();
-        let new = LifeId { generation: self.next_generation(), ..old };
-        Ok(Operation::Restart(Restart::new(ticket, old, new, rewired)))
+        let new = self.next_generation();
+        Ok(Operation::Restart(Restart::new(ticket, leaving, new, group.rewirings)))
     }
 
     fn begin_probe(&mut self, ticket: Ticket, name: &str, probe: Probe) -> Result<Operation, Problem> {

@@ -4,11 +4,14 @@
 //! A process that is lost costs what its failure policy says, in the middle of whatever is under way. A device that is
 //! lost costs the guest that device, is told once as a warning with the reason, and ends the VM only if it is required.
 
+use std::collections::BTreeSet;
+
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
 use super::given_up::Cause;
+use super::restart::Restart;
 use super::{Operation, StateMachine};
 use crate::coordinator::logs;
 use crate::coordinator::vm::action::{Action, Ending, Notice};
@@ -38,6 +41,8 @@ impl StateMachine {
             Some(Ending::Discard) if departure.by_itself && self.is_moving_to(id) => {
                 self.lost_of_next(id, departure.problem);
             }
+            // Its next life may have been lost before it was gone.
+            Some(Ending::Quit | Ending::Discard) if self.is_retired(id) => self.tell_dma_ended(),
             Some(Ending::Quit | Ending::Discard) => {}
             Some(Ending::Failed(_)) | None => self.lost(id, life.set, departure),
         }
@@ -88,13 +93,18 @@ impl StateMachine {
     /// to say it again changes nothing.
     pub(super) fn tell_dma_ended(&mut self) {
         // A vSMMU that is to go on in place of one of a set has the devices of that set behind it.
-        let next = match &self.operation {
-            Operation::Restart(restart) => restart.next().filter(|next| next.instance.role == Role::Smmu),
+        let restart = match &self.operation {
+            Operation::Restart(restart) => Some(restart),
             _ => None,
         };
-        for (set, device) in &self.dma_ended {
+        let next = restart.and_then(Restart::next);
+        // A device whose old life is not reaped may still do DMA, whatever has become of the next one.
+        let leaves = |id: LifeId| restart.is_some_and(|restart| restart.is_leaving(id));
+        let leaving: BTreeSet<InstanceId> =
+            self.lives.ids().into_iter().filter(|id| leaves(*id)).map(|id| id.instance).collect();
+        for (set, device) in self.dma_ended.iter().filter(|(_, device)| !leaving.contains(device)) {
             let next = next.filter(|_| *set == self.generation);
-            let next = next.and_then(|next| Some((next, self.lives.get(next)?)));
+            let next = next.into_iter().flat_map(|next| self.lives.of(next));
             let smmus = self.lives.of(*set).chain(next).filter(|(smmu, life)| {
                 smmu.instance.role == Role::Smmu && life.state != State::Unconfigured && !life.is_ending()
             });

@@ -53,6 +53,10 @@ impl StateMachine {
             self.rewired(id.instance, next);
             return;
         }
+        if order == Order::Replay {
+            self.peer_replayed(id);
+        }
+        let Some(life) = self.lives.get_mut(id) else { return };
         if let Order::DirtyLog(op) = order {
             life.dirty_log = Some(op);
         }

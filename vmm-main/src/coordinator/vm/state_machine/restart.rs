@@ -1,41 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A planned restart: one process is started anew under a running guest, with all that it remembers; all others stay.
+//! A planned restart: a process is started anew under a running guest, with all that it remembers; all others stay, but
+//! for those that cannot do without the one that leaves ([`RestartGroup`](crate::system::RestartGroup)).
 //!
 //! ```text
-//! can it be saved? ─► start its next life ─► pause ─► save it ─► configure, load the next ─► rewire its peers
-//!     ─► arm, replay ─► COMMIT: end the old life ─► go ─► resume
-//!          └──────── any failure from the start on: the next life is ended, the old one goes on ┘
+//! can they be saved? ─► start their next lives ─► pause ─► save them ─► configure, load the next ─► rewire their peers
+//!     ─► arm, replay ─► COMMIT: end the old lives ─► go ─► resume
+//!          └──────── any failure from the start on: the next lives are ended, the old ones go on ┘
 //! ```
 //!
-//! What the two lives have in common (rings, register pages, doorbells) is looked at by the next one only when the old
-//! one holds still, and written only when it goes: so one that fails has touched nothing. Channels are made anew, and
-//! their peers keep the old ones until the old life is over. The next life is a set of processes of its own until the
-//! commit, which takes it into the set that the guest lives in. From the commit on a loss is one as in a running VM.
+//! What two lives have in common (rings, register pages, doorbells) is looked at by the next one only when the old one
+//! holds still, and written only when it goes: so one that fails has touched nothing. Channels are made anew, and their
+//! peers keep the old ones until the old lives are over. The next lives are a set of processes of their own until the
+//! commit, which takes them into the set that the guest lives in. From the commit on a loss is one as in a running VM.
+
+use std::collections::BTreeSet;
 
 use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
 use super::given_up::{Cause, GivenUp};
+use super::lives::Life;
 use super::transit::Goal;
-use super::{Operation, Progress, StateMachine, Step, cannot_be_killed};
+use super::{Operation, Progress, StateMachine, Step, bug, cannot_be_killed};
 use crate::coordinator::vm::action::{Action, Ending, Memory, Order, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::problem::Problem;
+use crate::system::Rewiring;
 
 /// A restart that is under way.
 #[derive(Debug)]
 pub(super) struct Restart {
     pub ticket: Ticket,
-    /// The life that the process has.
-    old: LifeId,
-    /// The one that is to follow.
-    new: LifeId,
-    /// Whose channels to it are not exchanged yet.
-    to_rewire: Vec<InstanceId>,
+    /// The lives that the processes have: that of the one that was asked for first.
+    old: Vec<LifeId>,
+    /// The set of those that are to follow.
+    new: u32,
+    /// Which channels to them are not exchanged yet.
+    to_rewire: Vec<Rewiring>,
+    /// Who was rewired, and has not put into force yet what its new channels are to know.
+    to_replay: Vec<InstanceId>,
     stage: Stage,
-    /// Bytes of state that the old life has saved.
-    saved_len: u64,
-    /// It is given up: the next life is ended, then the old one goes on.
+    /// Bytes of state that the old lives have saved.
+    units: Vec<(InstanceId, u64)>,
+    /// It is given up: the next lives are ended, then the old ones go on.
     given_up: Option<GivenUp>,
 }
 
@@ -52,7 +59,7 @@ enum Stage {
     Rewire,
     Arm,
     Replay,
-    /// The commit: the old life is ended.
+    /// The commit: the old lives are ended.
     Retire,
     Go,
     Resume,
@@ -72,22 +79,25 @@ impl Stage {
             Self::Rewire => "rewire",
             Self::Arm => "arm",
             Self::Replay => "replay",
-            Self::Retire => "end old process",
+            Self::Retire => "end old processes",
             Self::Go => "go",
             Self::Resume => "resume",
         }
     }
 
-    /// Whether the old life is the guest's no more.
+    /// Whether the old lives are the guest's no more.
     const fn is_past_commit(self) -> bool {
         matches!(self, Self::Retire | Self::Go | Self::Resume)
     }
 }
 
 impl Restart {
-    /// From one life of a process to the next, of which these are told.
-    pub fn new(ticket: Ticket, old: LifeId, new: LifeId, to_rewire: Vec<InstanceId>) -> Self {
-        Self { ticket, old, new, to_rewire, stage: Stage::Check, saved_len: 0, given_up: None }
+    /// From these lives to those of the set `new`, of which others are told.
+    pub fn new(ticket: Ticket, old: Vec<LifeId>, new: u32, to_rewire: Vec<Rewiring>) -> Self {
+        let to_replay: BTreeSet<InstanceId> = to_rewire.iter().map(|rewiring| rewiring.peer).collect();
+        let to_replay = to_replay.into_iter().collect();
+        let stage = Stage::Check;
+        Self { ticket, old, new, to_rewire, to_replay, stage, units: Vec::new(), given_up: None }
     }
 
     /// Gives it up, if that is still possible. `culprit` is who failed.
@@ -99,50 +109,59 @@ impl Restart {
         }
     }
 
-    /// What the next life needs is there.
+    /// What the next lives need is there.
     pub fn prepared(&mut self) {
         if self.stage == Stage::Prepare {
             self.stage = Stage::Start;
         }
     }
 
-    /// The life that is to follow, as long as it does not.
-    pub fn next(&self) -> Option<LifeId> {
+    /// The set of the lives that are to follow, as long as they do not.
+    pub fn next(&self) -> Option<u32> {
         (!self.stage.is_past_commit()).then_some(self.new)
     }
 
-    /// Whether this is the one before.
+    /// Whether this is one of those before.
     pub fn is_leaving(&self, id: LifeId) -> bool {
-        self.old == id
+        self.old.contains(&id)
     }
 
-    /// Whether this is it.
+    /// Whether this is one of those that are to follow.
     pub fn is_next(&self, id: LifeId) -> bool {
-        self.next() == Some(id)
+        self.next() == Some(id.generation)
+    }
+
+    /// The life that follows an old one.
+    fn following(&self, old: LifeId) -> LifeId {
+        LifeId { generation: self.new, ..old }
     }
 }
 
 impl StateMachine {
     pub(super) fn restart(&mut self, mut restart: Restart) -> Step {
-        let (old, new) = (restart.old, restart.new);
+        let new = restart.new;
         if let Some(given_up) = &restart.given_up {
-            return match self.go_back(new.generation, restart.ticket, given_up) {
+            return match self.go_back(new, restart.ticket, given_up) {
                 Progress::Waiting => Step::Break(Operation::Restart(restart)),
                 Progress::Done => Step::Continue(Operation::Idle),
             };
         }
         let (progress, next) = match restart.stage {
-            Stage::Check => (self.check_old(old), Stage::Prepare),
+            Stage::Check => {
+                (self.ask_old(&restart, Order::CheckSave, |life| !life.can_be_saved), Stage::Prepare)
+            }
             Stage::Prepare => return Step::Break(Operation::Restart(restart)),
-            Stage::Start => (self.start_next(new), Stage::Pause),
+            Stage::Start => (self.start_next(&restart), Stage::Pause),
             Stage::Pause => (self.bring(self.generation, Goal::Paused), Stage::Save),
-            Stage::Save => (self.save_old(&mut restart), Stage::Configure),
+            Stage::Save => {
+                (self.ask_old(&restart, Order::Save, |life| life.saved_len.is_none()), Stage::Configure)
+            }
             Stage::Configure => (self.configure_next(new), Stage::Load),
-            Stage::Load => (self.load(new.generation, Memory::Saved), Stage::Rewire),
+            Stage::Load => (self.load(new, Memory::Saved), Stage::Rewire),
             Stage::Rewire => (self.rewire(&mut restart), Stage::Arm),
-            Stage::Arm => (self.arm(new.generation, &Memory::Saved), Stage::Replay),
-            Stage::Replay => (self.replay(new.generation), Stage::Retire),
-            Stage::Retire => (self.retire(old), Stage::Go),
+            Stage::Arm => (self.arm(new, &Memory::Saved), Stage::Replay),
+            Stage::Replay => (self.replay_all(&mut restart), Stage::Retire),
+            Stage::Retire => (self.retire(&restart), Stage::Go),
             Stage::Go => (self.go(self.generation), Stage::Resume),
             Stage::Resume => (self.bring(self.generation, Goal::Running), Stage::Resume),
         };
@@ -153,17 +172,16 @@ impl StateMachine {
             self.actions.push(Action::Lap(restart.stage.as_str()));
         }
         match (restart.stage, next) {
-            (_, Stage::Prepare) => self.actions.push(Action::PrepareRestart(new.instance)),
-            (Stage::Rewire, _) => self.actions.push(Action::CloseConnections(new.generation)),
-            (_, Stage::Retire) => {
-                if let Some(life) = self.lives.get_mut(old) {
-                    life.set = None;
-                }
-                if let Some(life) = self.lives.get_mut(new) {
-                    life.set = Some(self.generation);
-                }
-                self.actions.push(Action::Commit);
+            (_, Stage::Prepare) => {
+                let members = restart.old.iter().map(|old| old.instance).collect();
+                self.actions.push(Action::PrepareRestart(members));
             }
+            (Stage::Save, _) => {
+                let saved = |old: &LifeId| Some((old.instance, self.lives.get(*old)?.saved_len?));
+                restart.units = restart.old.iter().filter_map(saved).collect();
+            }
+            (Stage::Rewire, _) => self.actions.push(Action::CloseConnections(new)),
+            (_, Stage::Retire) => self.follow(&restart),
             (Stage::Retire, _) if !self.hanging.is_empty() => {
                 // It holds what the next life would go on with.
                 self.operation = Operation::Restart(restart);
@@ -171,8 +189,11 @@ impl StateMachine {
                 return Step::Continue(self.ending_failed(problem));
             }
             (Stage::Resume, _) => {
-                let done = Success::Restarted(new, restart.saved_len);
-                self.actions.push(Action::Answer(restart.ticket, Ok(done)));
+                // There is always the one that was asked for.
+                let asked = restart.old.first().map(|old| restart.following(*old));
+                let done = asked.map(|asked| Success::Restarted(asked, restart.units));
+                let done = done.ok_or_else(|| bug("nothing was to be restarted"));
+                self.actions.push(Action::Answer(restart.ticket, done));
                 return Step::Continue(Operation::Idle);
             }
             _ => {}
@@ -181,78 +202,103 @@ impl StateMachine {
         Step::Continue(Operation::Restart(restart))
     }
 
-    /// Has the old life say whether it can be saved.
-    fn check_old(&mut self, old: LifeId) -> Progress {
-        match self.lives.get(old) {
-            Some(life) if life.can_be_saved => Progress::Done,
-            _ => {
-                // Not asked while it is busy; its death ends the restart, one way or the other.
-                self.ask(old, Order::CheckSave);
-                Progress::Waiting
+    /// Asks the old lives, all at once. One that is gone ends the restart, one way or the other.
+    fn ask_old(&mut self, restart: &Restart, order: Order, is_due: impl Fn(&Life) -> bool) -> Progress {
+        let mut progress = Progress::Done;
+        for old in &restart.old {
+            if self.lives.get(*old).is_none_or(&is_due) {
+                // Not asked while it is busy.
+                self.ask(*old, order);
+                progress = Progress::Waiting;
             }
         }
+        progress
     }
 
-    /// Starts the next life, sealed and greeted; what it is it is told when it may look at what the old one has.
-    fn start_next(&mut self, new: LifeId) -> Progress {
-        match self.lives.get(new) {
-            Some(life) if life.started => Progress::Done,
-            Some(_) => Progress::Waiting,
-            None => {
-                if let Some(member) = self.plan.member(new.instance).cloned() {
-                    self.start(new, &member);
-                }
-                Progress::Waiting
+    /// Starts the next lives, sealed and greeted; what they are they are told when they may look at what the old ones
+    /// have.
+    fn start_next(&mut self, restart: &Restart) -> Progress {
+        let mut progress = Progress::Done;
+        for next in restart.old.iter().map(|old| restart.following(*old)) {
+            match (self.lives.get(next), self.plan.member(next.instance).cloned()) {
+                (Some(life), _) if life.started => continue,
+                (None, Some(member)) => self.start(next, &member),
+                _ => {}
             }
+            progress = Progress::Waiting;
         }
+        progress
     }
 
-    fn save_old(&mut self, restart: &mut Restart) -> Progress {
-        match self.lives.get(restart.old).and_then(|life| life.saved_len) {
-            Some(len) => {
-                restart.saved_len = len;
-                Progress::Done
-            }
-            None => {
-                self.ask(restart.old, Order::Save);
-                Progress::Waiting
-            }
-        }
+    fn configure_next(&mut self, new: u32) -> Progress {
+        self.ask_all(new, Order::Configure, |life| life.state == State::Unconfigured)
     }
 
-    fn configure_next(&mut self, new: LifeId) -> Progress {
-        self.ask_all(new.generation, Order::Configure, |life| life.state == State::Unconfigured)
-    }
-
-    /// Exchanges the channels of its peers, all at once. Those that the guest is without have none.
+    /// Exchanges the channels of the peers, all at once. Those that the guest is without have none.
     fn rewire(&mut self, restart: &mut Restart) -> Progress {
-        restart.to_rewire.retain(|peer| self.life_of(*peer).is_some());
-        for peer in &restart.to_rewire {
-            if let Some(life) = self.life_of(*peer) {
-                self.ask(life, Order::Rewire(restart.new));
+        restart.to_rewire.retain(|rewiring| self.life_of(rewiring.peer).is_some());
+        for Rewiring { peer, member } in restart.to_rewire.iter().copied() {
+            if let Some(life) = self.life_of(peer) {
+                self.ask(life, Order::Rewire(LifeId { generation: restart.new, instance: member }));
             }
         }
         if restart.to_rewire.is_empty() { Progress::Done } else { Progress::Waiting }
     }
 
-    /// A peer has its new channel.
+    /// A peer has its new channel to this life.
     pub(super) fn rewired(&mut self, peer: InstanceId, next: LifeId) {
         if let Operation::Restart(restart) = &mut self.operation
-            && restart.new == next
+            && restart.new == next.generation
         {
-            restart.to_rewire.retain(|waiting| *waiting != peer);
+            restart.to_rewire.retain(|waiting| *waiting != Rewiring { peer, member: next.instance });
         }
     }
 
-    /// Ends the old life at once. Done when it is gone.
-    fn retire(&mut self, old: LifeId) -> Progress {
-        self.end_life(old, Ending::Discard);
-        if self.lives.get(old).is_none() { Progress::Done } else { Progress::Waiting }
+    /// Puts into force what the next lives remember, and what those that were rewired have to tell them.
+    fn replay_all(&mut self, restart: &mut Restart) -> Progress {
+        restart.to_replay.retain(|peer| self.life_of(*peer).is_some());
+        for peer in &restart.to_replay {
+            if let Some(life) = self.life_of(*peer) {
+                self.ask(life, Order::Replay);
+            }
+        }
+        match self.replay(restart.new) {
+            Progress::Done if restart.to_replay.is_empty() => Progress::Done,
+            _ => Progress::Waiting,
+        }
+    }
+
+    /// A peer of the next lives has told them what it has to.
+    pub(super) fn peer_replayed(&mut self, id: LifeId) {
+        if let Operation::Restart(restart) = &mut self.operation
+            && !restart.is_next(id)
+        {
+            restart.to_replay.retain(|peer| *peer != id.instance);
+        }
+    }
+
+    /// The commit: the next lives are of the set that the guest lives in, and the old ones of none.
+    fn follow(&mut self, restart: &Restart) {
+        for old in &restart.old {
+            for (id, set) in [(*old, None), (restart.following(*old), Some(self.generation))] {
+                if let Some(life) = self.lives.get_mut(id) {
+                    life.set = set;
+                }
+            }
+        }
+        self.actions.push(Action::Commit);
+    }
+
+    /// Ends the old lives at once. Done when they are gone.
+    fn retire(&mut self, restart: &Restart) -> Progress {
+        restart.old.iter().for_each(|old| self.end_life(*old, Ending::Discard));
+        let are_gone = restart.old.iter().all(|old| self.lives.get(*old).is_none());
+        if are_gone { Progress::Done } else { Progress::Waiting }
     }
 
     /// Whether this is a life that was ended for its next one.
     pub(super) fn is_retired(&self, id: LifeId) -> bool {
-        matches!(&self.operation, Operation::Restart(restart) if restart.old == id && restart.stage == Stage::Retire)
+        matches!(&self.operation, Operation::Restart(restart) if restart.is_leaving(id) && restart.stage == Stage::Retire)
     }
 
     /// A process has refused its part of a restart.

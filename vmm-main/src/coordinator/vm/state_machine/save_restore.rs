@@ -99,12 +99,17 @@ impl StateMachine {
         else {
             return Ok(());
         };
-        Err(Problem::new(
+        Err(self.is_missing(missing))
+    }
+
+    /// What such a process remembered went with it.
+    pub(super) fn is_missing(&self, missing: InstanceId) -> Problem {
+        Problem::new(
             Class::State,
-            format!("process {missing} is lost, and its device with it: the VM cannot be saved"),
+            format!("process {missing} is lost, and its device with it: its state cannot be saved"),
             missing.to_string(),
             format!("start the VM again to have the device back; the guest is {}", self.phase),
-        ))
+        )
     }
 
     pub(super) fn prepared(&mut self, result: Result<(), Problem>) {

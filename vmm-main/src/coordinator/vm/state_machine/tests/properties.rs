@@ -8,7 +8,7 @@ use ipc::protocol::probe::Probe;
 use proptest::prelude::*;
 use std::time::Duration;
 
-use super::world::{NVME0, SMMU0, VCPU, VFIO0, World, problem};
+use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem, restart_group};
 use crate::coordinator::vm::action::Order;
 use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent, Timer};
 use crate::coordinator::vm::state_machine::Operation;
@@ -68,12 +68,15 @@ fn report(choice: u8) -> Report {
 }
 
 fn command(choice: u8) -> Command {
-    match choice % 9 {
+    match choice % 12 {
         0 | 1 => Command::Pause,
         2 | 3 => Command::Resume,
         4 => Command::SaveRestore,
         5 => Command::DirtyRate(Duration::from_secs(1)),
         6 | 7 => Command::Restart("smmu0".to_owned()),
+        8 => Command::Restart("nvme0".to_owned()),
+        9 => Command::Restart("vfio0".to_owned()),
+        10 => Command::Restart("vfio1".to_owned()),
         _ => Command::Probe("smmu0".to_owned(), Probe::Open),
     }
 }
@@ -246,19 +249,63 @@ proptest! {
         }
     }
 
-    /// The same of one process: whatever becomes of its next life before the commit, and whoever refuses, the guest is
-    /// with one of the two at the end, and with everyone else as before.
+    /// A death of any process at any stage of a restart is decided about at once, and what is left is one VM: with the
+    /// next lives, with the old ones, or without the device.
     #[test]
-    fn machine_whose_next_life_fails_before_the_commit_goes_on_with_the_old_one(
+    fn machine_decides_about_a_death_at_any_stage_of_a_restart(
+        asked in prop::sample::select(vec![SMMU0, NVME0, VFIO0, VFIO1]),
+        steps in 0usize..80,
+        victim in 0usize..8,
+        reaped in prop::bool::weighted(0.9),
+    ) {
+        let mut world = World::new(false);
+        world.settle();
+        let ticket = world.command(Command::Restart(asked.to_string()));
+        for index in 0..steps {
+            let lives: Vec<LifeId> = world.processes.keys().copied().collect();
+            let life = lives[index % lives.len()];
+            world.serve();
+            world.tell_of_device(life, false);
+            match world.processes.get(&life) {
+                Some(it) if it.ending.is_some() => world.depart(life, true),
+                _ => world.fulfil(life),
+            }
+        }
+        let lives: Vec<LifeId> = world.processes.keys().copied().collect();
+        let life = lives[victim % lives.len()];
+        let was_ended = world.processes[&life].ending.is_some();
+        let was_followed = world.machine.life_of(life.instance) == Some(life);
+        world.depart(life, reaped || !was_ended);
+        if was_followed && !was_ended {
+            prop_assert!(decided(&world, life), "{:?} of {:?}", life, world.machine);
+        }
+        world.settle();
+        prop_assert!(world.answers.contains_key(&ticket));
+        if world.released {
+            return Ok(());
+        }
+        prop_assert_eq!(world.machine.phase(), &Phase::Running);
+        let members = restart_group(asked).unwrap().members;
+        let generations = members.iter().filter_map(|member| world.machine.life_of(*member));
+        let generations: std::collections::BTreeSet<u32> = generations.map(|life| life.generation).collect();
+        prop_assert!(generations.len() <= 1, "old and next lives at once: {:?}", world.machine);
+    }
+
+    /// The same of single processes and what is started anew with them: whatever becomes of their next lives before the
+    /// commit, and whoever refuses, the guest is with all of the next ones or all of the old ones at the end, and with
+    /// everyone else as before.
+    #[test]
+    fn machine_whose_next_lives_fail_before_the_commit_goes_on_with_the_old_ones(
+        asked in prop::sample::select(vec![SMMU0, NVME0, VFIO0, VFIO1]),
         chances in prop::collection::vec((0usize..16, 0u8..24), 0..120),
     ) {
         let mut world = World::new(false);
         world.settle();
-        let old = world.life(SMMU0);
-        let ticket = world.command(Command::Restart("smmu0".to_owned()));
+        let old = world.life(asked);
+        let ticket = world.command(Command::Restart(asked.to_string()));
         for (index, choice) in chances {
             let is_under_way = matches!(world.machine.operation, Operation::Restart(_));
-            if !is_under_way || world.machine.life_of(SMMU0) != Some(old) {
+            if !is_under_way || world.machine.life_of(asked) != Some(old) {
                 break;
             }
             let lives: Vec<LifeId> = world.processes.keys().copied().collect();
@@ -271,18 +318,23 @@ proptest! {
                 3 if is_new && world.processes[&life].greeted => {
                     world.process(life, ProcessEvent::Reported(Report::Fatal("test".into())));
                 }
-                4..9 => world.serve(),
+                4 if is_new => world.tell_of_device(life, true),
+                5..10 => world.serve(),
+                10..13 => world.tell_of_device(life, false),
                 _ if world.processes[&life].ending.is_some() => world.depart(life, true),
                 _ => world.fulfil(life),
             }
         }
         world.settle();
-        let expected = if world.answers[&ticket].is_ok() { 2 } else { 1 };
-        prop_assert_eq!(world.life(SMMU0).generation, expected);
+        let members = restart_group(asked).unwrap().members;
+        for instance in [VCPU, VFIO0, VFIO1, NVME0, SMMU0] {
+            let is_next = world.answers[&ticket].is_ok() && members.contains(&instance);
+            prop_assert_eq!(world.life(instance).generation, if is_next { 2 } else { 1 });
+        }
         prop_assert_eq!((world.machine.phase(), world.machine.generation()), (&Phase::Running, 1));
         prop_assert!(world.machine.lost_devices().is_empty(), "{:?}", world.machine.lost_devices());
         let running = world.processes.values().filter(|it| it.state == State::Running);
-        prop_assert_eq!((running.count(), world.processes.len()), (5, 5), "the other life is reaped");
+        prop_assert_eq!((running.count(), world.processes.len()), (5, 5), "the other lives are reaped");
         if let Err(problem) = &world.answers[&ticket] {
             prop_assert!(problem.what.contains(" of "), "it names the step and the process: {}", problem);
         }

@@ -27,6 +27,7 @@ fn until(world: &mut World, order: Order) -> LifeId {
         let next = world.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
         if let Some(life) = next.map(|(life, _)| *life) {
             world.fulfil(life);
+            world.tell_of_device(life, false);
         }
     }
     panic!("nobody is asked for {order:?}: {:?}", world.machine);
@@ -43,7 +44,7 @@ fn restart_looks_at_what_the_old_life_has_when_all_hold_still_and_ends_it_before
         [VCPU, VFIO0, VFIO1, NVME0, SMMU0].map(|instance| world.processes[&world.life(instance)].may_run);
     assert_eq!(others, [false; 5]);
     world.settle();
-    assert_eq!(world.answers[&ticket], Ok(Success::Restarted(NEXT, 7)));
+    assert_eq!(world.answers[&ticket], Ok(Success::Restarted(NEXT, vec![(SMMU0, 7)])));
     assert_eq!((world.life(SMMU0), world.machine.generation()), (NEXT, 1));
     assert!(!world.processes.contains_key(&old));
     assert_eq!(asked(&world, Order::Save), [SMMU0]);
@@ -54,7 +55,10 @@ fn restart_looks_at_what_the_old_life_has_when_all_hold_still_and_ends_it_before
     // It is paused, saved and restarted like any other from then on.
     let again = restart(&mut world);
     world.settle();
-    assert_eq!(world.answers[&again], Ok(Success::Restarted(LifeId { generation: 3, ..NEXT }, 7)));
+    assert_eq!(
+        world.answers[&again],
+        Ok(Success::Restarted(LifeId { generation: 3, ..NEXT }, vec![(SMMU0, 7)]))
+    );
     let moved = world.command(Command::SaveRestore);
     world.settle();
     assert!(matches!(world.answers[&moved], Ok(Success::Moved(4, _))), "{:?}", world.answers[&moved]);
@@ -64,9 +68,7 @@ fn restart_looks_at_what_the_old_life_has_when_all_hold_still_and_ends_it_before
 #[test]
 fn restart_of_a_process_that_has_what_no_next_life_can_be_given_is_refused_before_anything_is_asked() {
     let mut world = running(false);
-    for (name, class) in
-        [("vcpu", Class::Usage), ("vfio0", Class::Usage), ("smmu7", Class::Usage), ("x", Class::Usage)]
-    {
+    for (name, class) in [("vcpu", Class::Usage), ("smmu7", Class::Usage), ("x", Class::Usage)] {
         let ticket = world.command(Command::Restart(name.to_owned()));
         assert_eq!(world.answers[&ticket].as_ref().unwrap_err().class, class, "{name}");
     }
@@ -141,7 +143,7 @@ fn old_life_that_cannot_be_killed_ends_the_vm_for_it_holds_what_the_next_one_has
     restart(&mut world);
     let old = world.life(SMMU0);
     until(&mut world, Order::Replay);
-    world.fulfil(NEXT);
+    [NEXT, world.life(VFIO0), world.life(VFIO1)].into_iter().for_each(|life| world.fulfil(life));
     assert_eq!(world.machine.life_of(SMMU0), Some(NEXT), "the commit");
     world.depart(old, false);
     world.settle();
@@ -157,4 +159,78 @@ fn word_about_a_process_that_was_restarted_is_about_its_next_life() {
     let report = Report::PeerFailed { name: "vfio0".to_owned(), why: "test".to_owned() };
     world.process(NEXT, ProcessEvent::Reported(report));
     assert!(world.processes[&world.life(VFIO0)].ending.is_some(), "of another generation, and beside it");
+}
+
+#[test]
+fn device_and_its_server_are_restarted_together_and_cpus_and_vsmmu_are_rewired() {
+    for asked in [NVME0, VFIO0] {
+        let mut world = running(false);
+        let next = |instance| LifeId { generation: 2, instance };
+        let ticket = world.command(Command::Restart(asked.to_string()));
+        world.settle();
+        let other = if asked == NVME0 { VFIO0 } else { NVME0 };
+        let units = vec![(asked, 7), (other, 7)];
+        assert_eq!(world.answers[&ticket], Ok(Success::Restarted(next(asked), units)));
+        assert_eq!([VFIO0, NVME0].map(|instance| world.life(instance)), [next(VFIO0), next(NVME0)]);
+        let stay = [VCPU, VFIO1, SMMU0].map(|instance| world.life(instance).generation);
+        assert_eq!((stay, world.processes.len(), world.machine.generation()), ([1; 3], 5, 1));
+        assert_eq!(asked_of(&world, Order::Rewire(next(VFIO0))), [VCPU, SMMU0].into());
+        assert_eq!(asked_of(&world, Order::Save), [VFIO0, NVME0].into());
+        // The server is armed before its client, which greets it; both before the vSMMU attaches the stream.
+        let place = |wanted| world.orders.iter().position(|order| *order == wanted).unwrap();
+        let smmu_attaches = place((world.life(SMMU0), Order::Replay));
+        assert!(place((next(NVME0), Order::Arm)) < place((next(VFIO0), Order::Arm)));
+        assert!(place((next(VFIO0), Order::Arm)) < smmu_attaches);
+        assert!(smmu_attaches < place((next(VFIO0), Order::Go)), "no DMA before its stream is attached");
+        // It is lost and restarted like any other from then on.
+        world.depart(next(NVME0), true);
+        world.settle();
+        assert!(world.machine.lost_devices().contains_key(&VFIO0));
+        let again = world.command(Command::Restart("vfio0".to_owned()));
+        world.settle();
+        let problem = world.answers[&again].as_ref().unwrap_err();
+        assert_eq!(problem.class, Class::State, "what nvme0 remembered is gone: {problem}");
+    }
+}
+
+/// Who was asked this since the restart began.
+fn asked_of(world: &World, order: Order) -> std::collections::BTreeSet<ipc::instance::InstanceId> {
+    asked(world, order).into_iter().collect()
+}
+
+#[test]
+fn restart_of_a_device_whose_stream_cannot_be_attached_is_given_up() {
+    let mut world = running(false);
+    let ticket = world.command(Command::Restart("nvme0".to_owned()));
+    until(&mut world, Order::Replay);
+    let stream = ipc::protocol::control::StreamReplay {
+        stream: ipc::addr::StreamId(8),
+        attachment: ipc::protocol::stage1::Attachment::Bypass,
+        outcome: ipc::protocol::control::ReplayOutcome::Aborted("test".to_owned()),
+    };
+    world.answer(world.life(SMMU0), Outcome::Replayed(vec![stream]));
+    world.settle();
+    let problem = world.answers[&ticket].as_ref().unwrap_err();
+    assert!(problem.what.starts_with("replay of smmu0: "), "{problem}");
+    assert_eq!([VFIO0, NVME0, VCPU].map(|instance| world.life(instance).generation), [1; 3]);
+    assert!(world.machine.lost_devices().is_empty() && world.machine.phase() == &Phase::Running);
+}
+
+#[test]
+fn dma_of_a_device_has_ended_only_when_its_old_life_is_gone_as_well() {
+    let mut world = running(false);
+    world.command(Command::Restart("vfio1".to_owned()));
+    let old = world.life(VFIO1);
+    let next = LifeId { generation: 2, instance: VFIO1 };
+    while world.machine.life_of(VFIO1) != Some(next) {
+        world.serve();
+        let due = world.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
+        let due = due.map_or(next, |(life, _)| *life);
+        world.fulfil(due);
+        world.tell_of_device(due, false);
+    }
+    world.depart(next, true);
+    assert_eq!(world.dma_ended, [], "the old life was killed, and perhaps goes on");
+    world.depart(old, true);
+    assert_eq!(world.dma_ended, [(world.life(SMMU0), VFIO1)]);
 }

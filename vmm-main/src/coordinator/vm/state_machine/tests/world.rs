@@ -18,6 +18,7 @@ use crate::coordinator::vm::plan::{FailurePolicy, Member, Plan};
 use crate::coordinator::vm::state_machine::StateMachine;
 use crate::lifecycle::Phase;
 use crate::problem::{Class, Problem};
+use crate::system::{CpuKind, DeviceKind, RestartGroup, Shape, System};
 
 pub const VCPU: InstanceId = InstanceId::new(Role::Vcpu, 0);
 pub const VFIO0: InstanceId = InstanceId::new(Role::Vfio, 0);
@@ -36,7 +37,7 @@ pub fn plan(required: bool) -> Plan {
         server: (instance == VFIO0).then_some(NVME0),
         policy,
         required: required && instance == VFIO1,
-        restart: if instance == SMMU0 { Ok(vec![VFIO0, VFIO1]) } else { Err("function link") },
+        restart: restart_group(instance),
     };
     let members = vec![
         member(VCPU, 0, FailurePolicy::EndsVm),
@@ -46,6 +47,12 @@ pub fn plan(required: bool) -> Plan {
         member(SMMU0, 3, FailurePolicy::EndsVm),
     ];
     Plan { members, reset_ends_vm: false }
+}
+
+/// The group of a process in the system that has these.
+pub fn restart_group(instance: InstanceId) -> Result<RestartGroup, &'static str> {
+    let devices = [DeviceKind::Nvme, DeviceKind::VfioUser];
+    System::new(&Shape::new(CpuKind::Soft).with_devices(devices)).restart_group(instance)
 }
 
 pub fn problem(what: &str) -> Problem {
@@ -141,8 +148,10 @@ impl World {
                 assert!(self.processes.values().all(|process| process.checked), "everyone is asked first");
                 self.prepares += 1;
             }
-            Action::PrepareRestart(instance) => {
-                assert!(self.processes[&self.life(instance)].checked, "it is asked first");
+            Action::PrepareRestart(members) => {
+                for member in members {
+                    assert!(self.processes[&self.life(member)].checked, "{member} is asked first");
+                }
                 self.prepares += 1;
             }
             Action::Reconnect => {
