@@ -231,9 +231,9 @@ impl Devices {
         }
     }
 
-    /// Attaches every stream, or those of next lives, as `attachment` says, waits for the answers, and returns the result of each. A stream
-    /// that ends in abort against its entry is named, since its DMA would fail after a move that was reported as a
-    /// success.
+    /// Attaches every stream, or those of next lives, as `attachment` says, waits for the answers, and returns the
+    /// result of each. A stream that ends in abort against its entry is named, since its DMA would fail after a move
+    /// that was reported as a success.
     pub fn replay(
         &mut self,
         until: Instant,

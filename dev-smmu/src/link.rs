@@ -126,11 +126,11 @@ impl Link {
         let mut response_budget = ResponseBudget::new(Instant::now());
         let end = greeted.and_then(|()| self.read(&mut response_budget, &heard, &failed));
         let Err(error): Result<(), Error> = end else { return };
-        let wrong = !matches!(error, Error::PeerGone { .. });
-        {
+        let is_named = {
             let mut progress = self.progress();
             progress.closed = true;
-            progress.given_up |= wrong && !progress.is_next;
+            let is_named = !matches!(error, Error::PeerGone { .. }) && !progress.is_next;
+            progress.given_up |= is_named;
             if !progress.is_answered() {
                 progress.waits_since.get_or_insert_with(Instant::now);
             }
@@ -140,9 +140,10 @@ impl Link {
             } else {
                 ipc::log::warn!("smmu: {}: {what}: {error}", self.name);
             }
-        }
+            is_named
+        };
         self.changed.notify_all();
-        if self.progress().given_up {
+        if is_named {
             failed(&self.name, error.to_string());
         }
         heard();

@@ -51,7 +51,8 @@ pub enum Request {
     /// descriptors. Not idempotent: after a failure the process can only quit. Death: as for `Load`.
     Arm,
     /// Applies the loaded state outside of the process: a vSMMU attaches every stream as the guest's tables in RAM say.
-    /// Reply `Replayed` of a vSMMU, `Done` of any other process. No descriptors. Idempotent. Death: as for `Load`.
+    /// A paused one does so for the next lives of devices that it was rewired to, and for those alone. Reply `Replayed`
+    /// of a vSMMU, `Done` of any other process. No descriptors. Idempotent. Death: as for `Load`, or for `Pause`.
     Replay,
     /// Starts running: opens gates. Reply `Done`; it cannot fail: a later failure is an event, as in a running VM. No
     /// descriptors. Idempotent. Death: as in a running VM.

@@ -110,7 +110,7 @@ fn windows_outside_the_functions_areas_or_on_others_are_refused() {
         (window(0x8000, 0), "empty"),
         (window(0x3000, 0x1000), "overlaps"),
         (window(0x1000, 0x2000), "overlaps"),
-        (window(0x10_0800, 0x1000), "pages"),
+        (window(0x10_0800, 0x1000), "page-aligned"),
         (window(0x10_0000, 0x4000), "bytes"),
     ] {
         let said = windows.add(LIFE, &bad, memory(0x2000)).unwrap_err();

@@ -68,7 +68,7 @@ fn size_of_the_coordinator_leaves_room_for_all_it_starts() {
 
 #[test]
 fn size_of_the_vcpu_process_grows_with_each_device() {
-    for (cpu, per_function) in [(CpuKind::Soft, 8), (CpuKind::Kvm, 8 + 64)] {
+    for (cpu, per_function) in [(CpuKind::Soft, 2 * 8), (CpuKind::Kvm, 2 * 8 + 64)] {
         let limits = |count| {
             let shape = Shape::new(cpu).with_devices(vec![DeviceKind::Physical; count]);
             let system = System::new(&shape);
@@ -77,8 +77,8 @@ fn size_of_the_vcpu_process_grows_with_each_device() {
         };
         let (none, all) = (limits(0), limits(DEVICES_MAX));
         let devices = u64::try_from(DEVICES_MAX).unwrap();
-        // Six descriptors are given for each: ring, board, doorbell, link, pin and its end.
-        assert_eq!(all.0 - none.0, devices * (per_function + 6));
-        assert_eq!(all.1 - none.1, devices);
+        // Six descriptors are given for each: ring, board, doorbell, link, pin and its end; and a second link.
+        assert_eq!(all.0 - none.0, devices * (per_function + 6 + 1));
+        assert_eq!(all.1 - none.1, 2 * devices);
     }
 }
