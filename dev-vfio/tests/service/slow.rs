@@ -38,9 +38,9 @@ fn a_silent_server_holds_up_no_request_and_its_device_is_told_lost() {
     assert!(vm.process.pause().unwrap_err().why.contains("being opened"));
     vm.process.dirty_log(DirtyLogOp::Enable { epoch: 1 }).unwrap();
     let Event::DeviceFailed(reason) = vm.event() else { panic!("the device is open") };
-    assert!(reason.contains("in time"), "{reason}");
+    assert!(reason.contains("deadline passed"), "{reason}");
     vm.smmu.hello(Role::Vfio, soon()).unwrap();
-    vm.assert_failed("in time");
+    vm.assert_failed("deadline passed");
     drop(release);
     assert!(vm.events.try_recv().is_err(), "told once");
 }
@@ -67,7 +67,7 @@ fn a_server_that_makes_slow_progress_has_one_deadline_for_all_of_it() {
     });
     let mut server = Server::start(slow);
     let opened = Client::open(server.client.take().unwrap(), Deadline::after(Duration::from_millis(450)));
-    assert!(opened.unwrap_err().to_string().contains("in time"));
+    assert!(opened.unwrap_err().to_string().contains("deadline passed"));
     let asked = server.device.commands.lock().unwrap().len();
     assert!((2..8).contains(&asked), "{asked} requests were answered, each in its own time");
 }
