@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use zerocopy::IntoBytes;
 
+mod lives;
+
 const STREAM: StreamId = StreamId(8);
 const STRTAB: u64 = RAM + 0x4_0000;
 const CONTEXT: u64 = RAM + 0x5_0000;

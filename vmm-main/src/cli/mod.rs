@@ -57,7 +57,7 @@ enum CliCommand {
     SaveRestore(Target),
     /// Attach to the console of a VM that has no terminal (Ctrl-A d leaves it)
     Console(console::ConsoleFlags),
-    /// Start one process of a running VM anew, with all that it remembers, and resume the guest
+    /// Start one process of a running VM anew, and those it cannot do without, with all that they remember
     Restart(client_commands::RestartFlags),
     /// Measure how fast a guest dirties its memory, and which of its processes do
     DirtyRate(client_commands::DirtyRateFlags),
