@@ -27,3 +27,5 @@ pub const SKIPPED: &str = "SKIPPED: ";
 pub const SEEN: &str = "SEEN: ";
 /// Set by `cargo xtask test` in its full run: what takes minutes and shows little more is left out elsewhere.
 pub const FULL_RUN: &str = "BULKHEAD_FULL_RUN";
+/// Set by `cargo xtask test --long`: what takes many minutes, and is to show in thousands of turns what a few do not.
+pub const LONG_RUN: &str = "BULKHEAD_LONG_RUN";

@@ -4,18 +4,19 @@
 use std::process::Output;
 use std::time::Instant;
 
-use tests::SEEN;
+use tests::{LONG_RUN, SEEN};
 
 use crate::traffic::Traffic;
 
-/// How often the guest moves, unless `BULKHEAD_MOVES` says how often.
+/// How often the guest moves: in the long run, and else.
+const MOVES_IN_LONG: u64 = 1000;
 const MOVES: u64 = 30;
 
 /// Whatever is in flight comes once, however often the guest moves.
 pub fn everything_in_flight() {
     let Some(mut traffic) = Traffic::start("moves-traffic") else { return };
     traffic.round();
-    let count = std::env::var("BULKHEAD_MOVES").ok().map_or(MOVES, |text| text.parse().unwrap());
+    let count = if std::env::var_os(LONG_RUN).is_some() { MOVES_IN_LONG } else { MOVES };
     let (mut spans, mut downtimes) = (Vec::new(), Vec::new());
     for turn in 1..=count {
         let begun = Instant::now();

@@ -22,7 +22,7 @@ use std::{
 use ::lab::{
     places as inside,
     report::{Outcome, Record},
-    scenarios::{self, Scenario},
+    scenarios::{self, Scenario, When},
 };
 use ::tests::{
     SKIPPED,
@@ -49,6 +49,9 @@ pub struct Options {
     /// Scenarios to run; all that are run by default, if none is named
     #[arg(value_name = "SCENARIO", value_parser = known)]
     names: Vec<String>,
+    /// Those too that take many minutes
+    #[arg(long, conflicts_with_all = ["names", "shell"])]
+    long: bool,
     /// List the scenarios
     #[arg(long, conflicts_with_all = ["names", "shell"])]
     list: bool,
@@ -80,7 +83,11 @@ fn known(name: &str) -> Result<String, String> {
 pub fn run(options: &Options) -> Result<ExitCode> {
     if options.list {
         for scenario in scenarios::ALL {
-            let asked = if scenario.by_default { "" } else { " (only by name)" };
+            let asked = match scenario.when {
+                When::Default => "",
+                When::Long => " (with --long, or by name)",
+                When::Named => " (only by name)",
+            };
             println!("{:<16} {}{asked}", scenario.name, scenario.about);
         }
         return Ok(ExitCode::SUCCESS);
@@ -101,7 +108,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let chosen: Vec<&Scenario> = scenarios::ALL
         .iter()
         .filter(|scenario| match options.names.is_empty() {
-            true => scenario.by_default,
+            true => scenario.when == When::Default || options.long && scenario.when == When::Long,
             false => options.names.iter().any(|name| name == scenario.name),
         })
         .collect();

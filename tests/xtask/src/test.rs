@@ -11,7 +11,7 @@ pub mod skips;
 use std::process::{Command, ExitCode};
 
 use ::tests::{
-    FULL_RUN,
+    FULL_RUN, LONG_RUN,
     command::{find, show},
     places,
 };
@@ -32,6 +32,9 @@ pub struct Options {
     /// Only unit and integration tests, without the longest: the quickest answer while writing code
     #[arg(long)]
     quick: bool,
+    /// The loops of the suites as often as they are to be shown at all: a thousand moves of a guest, in half an hour
+    #[arg(long, conflicts_with = "quick")]
+    long: bool,
     /// Passed to the test runner, such as a part of a test's name
     #[arg(last = true)]
     runner: Vec<String>,
@@ -50,7 +53,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         skipped.push(format!("suites that boot a guest: {error:#}"));
     }
     stages.run_shown("tests", || {
-        let said = workspace_tests(&options.runner, !options.quick)?;
+        let said = workspace_tests(options)?;
         skipped.extend(said.skipped);
         counted = said.counted;
         Ok(((), "unit and integration tests passed".into()))
@@ -85,20 +88,25 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// Runs the workspace's tests and returns what they left out, and counted.
-fn workspace_tests(runner: &[String], full: bool) -> Result<Said> {
+fn workspace_tests(Options { quick, long, runner }: &Options) -> Result<Said> {
     let cargo = || {
         let mut command = cargo();
-        if full {
+        if !quick {
             command.env(FULL_RUN, "1");
+        }
+        if *long {
+            command.env(LONG_RUN, "1");
         }
         command
     };
     if find("cargo-nextest").is_some() {
-        let report = places::target().join("nextest/default/junit.xml");
+        // Of `.config/nextest.toml`: which deadlines tests have.
+        let profile = if *long { "long" } else { "default" };
+        let report = places::target().join("nextest").join(profile).join("junit.xml");
         // A report of an earlier run must not speak for this one.
         let _ = std::fs::remove_file(&report);
         let mut command = cargo();
-        command.args(["nextest", "run", "--workspace", "--no-fail-fast"]).args(runner);
+        command.args(["nextest", "run", "--profile", profile, "--workspace", "--no-fail-fast"]).args(runner);
         ensure!(show(&mut command)?, "a test fails");
         return Ok(skips::in_report(&std::fs::read_to_string(&report).unwrap_or_default()));
     }
