@@ -82,7 +82,7 @@ pub struct Function<B: Backend> {
     pin_raised: AtomicU64,
     failed: OnceLock<String>,
     /// Where the device's failure is reported.
-    events: Events,
+    pub(crate) events: Events,
 }
 
 #[derive(Debug)]

@@ -22,7 +22,6 @@ use process::ring_thread::RingThread;
 use crate::backend::Backend;
 use crate::connect;
 use crate::function::{Function, InterruptTarget, Links};
-use crate::function_link::FunctionLink;
 use crate::pci::config_space::ConfigSpace;
 use crate::pci::windows;
 use crate::saved::FunctionV1;
@@ -121,7 +120,7 @@ impl<B: Backend> Serving<B> {
 /// Opens the device, has the function answer the guest, and reports the outcome.
 fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Result<()> {
     let Ready { config, iommu, unopened, links, msi, intx_end, responder, saved } = ready;
-    let opened = open_device::<B>(unopened, saved, &config, &links.vcpu, intx_end, until);
+    let opened = open_device::<B>(unopened, saved, &config, &links, intx_end, until);
     let (opened, sources, outcome) = match opened {
         Ok((opened, sources)) => (Ok(opened), Some(sources), Event::DeviceOpened),
         Err(reason) => (Err(reason.clone()), None, Event::DeviceFailed(reason)),
@@ -163,13 +162,18 @@ fn open_device<B: Backend>(
     unopened: B::Unopened,
     saved: Option<Saved<B>>,
     config: &VfioConfig,
-    link: &FunctionLink,
+    links: &Links,
     intx_end: Doorbell,
     until: Deadline,
 ) -> Result<((B, ConfigSpace), InterruptSources), String> {
-    link.greet(until).map_err(|error| format!("hello on the function link failed: {error}"))?;
+    let Links { vcpu: link, events, stage1: _ } = links;
+    // One answer of the vCPU process, which is there: what is slow is the device.
+    let greeted = link.greet(until.min(Deadline::after(budget::vfio::GATE)));
+    greeted.map_err(|error| format!("hello on the function link failed: {error}"))?;
+    events.progress();
     let (state, saved) = saved.map(|Saved { function, device }| (function, device)).unzip();
     let (mut device, opened) = B::open(unopened, saved, until).map_err(|error| error.to_string())?;
+    events.progress();
     let space = ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, &config.areas)
         .map_err(|error| error.to_string())?;
     let (mut space, eventfds) =
@@ -182,6 +186,7 @@ fn open_device<B: Backend>(
             if until.has_passed() {
                 return Err("the vCPU process did not map its windows in time".to_owned());
             }
+            events.progress();
             // Its accesses come through the ring then: slower, but correct.
             if let Err(why) = link.add_window(window, file) {
                 ipc::log::info!("{}: BAR {} is not mapped into the guest: {why}", config.id, offered.bar);

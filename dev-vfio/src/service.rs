@@ -211,14 +211,17 @@ impl<B: Backend> Program for VfioProgram<B> {
         let Serving { function, ring, signals } = armed.serving("pause the device")?;
         // Accesses first: they may wait for the device, and the device for the gate.
         ring.set_mode(Mode::Paused).map_err(|error| Failure::new("pause the device", error))?;
+        function.events.progress();
         // Then the device, with the gate open for the DMA that it still has to finish.
         function.stop().map_err(|why| Failure::new("stop the device", why))?;
         // Pending signals go to the guest or into the function's state, as do notes that the interrupt thread left
         // for the ring's.
+        function.events.progress();
         if let Some(signals) = signals {
             signals.park(function);
         }
         ring.set_mode(Mode::Paused).map_err(|error| Failure::new("pause the device", error))?;
+        function.events.progress();
         function.gate.close();
         function.tell_faults();
         Ok(())

@@ -279,6 +279,7 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::PeerFailed { name: "vfio0".into(), why: "it does not answer".into() },
         Event::DeviceOpened,
         Event::DeviceFailed("its server is silent".into()),
+        Event::Progress,
     ];
     let name = |event: &Event| match event {
         Event::GuestPoweredOff => "event-guest-powered-off",
@@ -288,6 +289,7 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::PeerFailed { .. } => "event-peer-failed",
         Event::DeviceOpened => "event-device-opened",
         Event::DeviceFailed(_) => "event-device-failed",
+        Event::Progress => "event-progress",
     };
     all.into_iter().map(|event| (name(&event), event)).collect()
 }

@@ -2,14 +2,17 @@
 //! The context of a program: its generation, and the sending end for events to the coordinator.
 //!
 //! Any thread may send events. A coordinator that does not read them is noticed by the service loop.
+//!
+//! A long request has no short deadline, as long as the process reports progress ([`Events::progress`]).
 
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipc::channel::Channel;
 use ipc::deadline::Deadline;
+use ipc::protocol::budget;
 use ipc::protocol::control::Event;
 
 /// How long an event may wait for room in the channel: a live coordinator is never busy for so long.
@@ -35,17 +38,19 @@ pub struct Events {
     tell: Option<Arc<dyn Fn(Event) + Send + Sync>>,
     /// Whether [`Events::fatal`] ends the process.
     is_exiting: bool,
+    /// When the request began that is being carried out, or progress in it was told last.
+    progress: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Events {
     /// Sends events by calling `tell`, from any thread.
     pub fn new(tell: impl Fn(Event) + Send + Sync + 'static) -> Self {
-        Self { tell: Some(Arc::new(tell)), is_exiting: false }
+        Self { tell: Some(Arc::new(tell)), ..Self::none() }
     }
 
     /// Drops all events: for fuzzing, where devices fail all the time.
-    pub const fn none() -> Self {
-        Self { tell: None, is_exiting: false }
+    pub fn none() -> Self {
+        Self { tell: None, is_exiting: false, progress: Arc::default() }
     }
 
     /// Sends events over `channel`. Errors are noticed by the service loop.
@@ -63,6 +68,23 @@ impl Events {
     pub fn tell(&self, event: Event) {
         if let Some(tell) = &self.tell {
             tell(event);
+        }
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(&self) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Reports progress of the request, or of opening the device: to be called after each wait for a peer, and each
+    /// piece of a state. Few of these events are sent ([`budget::PROGRESS_SPAN`]), and none in a short request.
+    pub fn progress(&self) {
+        let mut told = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if now.duration_since(*told.get_or_insert(now)) >= budget::PROGRESS_SPAN {
+            *told = Some(now);
+            drop(told);
+            self.tell(Event::Progress);
         }
     }
 

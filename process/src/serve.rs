@@ -30,6 +30,7 @@ pub(crate) fn serve<P: Program>(channel: &Channel, life: &mut Life<P>) -> Result
         };
         // The coordinator sends no events.
         let Incoming::Request { request_id, body, fds } = incoming else { continue };
+        life.context().events.begin();
         let next = state.after(&body);
         let reply = match next {
             Some(_) => answer(life, body, fds),
@@ -55,7 +56,8 @@ fn answer<P: Program>(life: &mut Life<P>, request: Request, fds: Vec<OwnedFd>) -
         Request::Load(LoadFrom::Reset) => life.load(Source::Reset)?,
         Request::Load(LoadFrom::Units { len }) => {
             let what = "read the saved state";
-            let stream = StateReader::new(given(what)?, len).map_err(|error| Failure::new(what, error))?;
+            let stream = StateReader::new(given(what)?, len, life.context().events.clone());
+            let stream = stream.map_err(|error| Failure::new(what, error))?;
             life.load(Source::Units(Box::new(stream)))?;
         }
         Request::Arm => life.arm()?,
@@ -70,7 +72,7 @@ fn answer<P: Program>(life: &mut Life<P>, request: Request, fds: Vec<OwnedFd>) -
         Request::Quit => {}
         Request::CheckSave => life.check_save()?,
         Request::Save => {
-            let mut stream = StateWriter::new(given("write the saved state")?);
+            let mut stream = StateWriter::new(given("write the saved state")?, life.context().events.clone());
             life.save(&mut stream)?;
             return Ok(Reply::Saved { len: stream.len() });
         }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The memory object of a saved state as a stream, so that a program holds only a part of the state in private memory.
 //!
+//! Each piece read or written is reported as progress of the request.
+//!
 //! The object's length is checked once, before reading: the object is sealed. Neither end goes beyond
 //! [`SAVED_LEN_MAX`].
 
@@ -9,12 +11,15 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use ipc::protocol::control::SAVED_LEN_MAX;
 
+use crate::context::Events;
+
 /// Reads a state from the start of a memory object.
 #[derive(Debug)]
 pub(crate) struct StateReader {
     memory: OwnedFd,
     len: u64,
     done: u64,
+    events: Events,
 }
 
 /// Writes a state from the start of a memory object.
@@ -22,6 +27,7 @@ pub(crate) struct StateReader {
 pub(crate) struct StateWriter {
     memory: OwnedFd,
     len: u64,
+    events: Events,
 }
 
 impl StateReader {
@@ -29,7 +35,7 @@ impl StateReader {
     ///
     /// # Errors
     /// If the object is shorter, or `len` above [`SAVED_LEN_MAX`].
-    pub(crate) fn new(memory: OwnedFd, len: u64) -> io::Result<Self> {
+    pub(crate) fn new(memory: OwnedFd, len: u64, events: Events) -> io::Result<Self> {
         let held = u64::try_from(rustix::fs::fstat(memory.as_fd())?.st_size).unwrap_or(0);
         if len > held || len > SAVED_LEN_MAX {
             return Err(io::Error::new(
@@ -37,7 +43,7 @@ impl StateReader {
                 "the memory object is shorter than the announced state, or the state is too long",
             ));
         }
-        Ok(Self { memory, len, done: 0 })
+        Ok(Self { memory, len, done: 0, events })
     }
 }
 
@@ -51,14 +57,15 @@ impl Read for StateReader {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.done += count as u64;
+        self.events.progress();
         Ok(count)
     }
 }
 
 impl StateWriter {
     /// Writes into this object.
-    pub(crate) const fn new(memory: OwnedFd) -> Self {
-        Self { memory, len: 0 }
+    pub(crate) const fn new(memory: OwnedFd, events: Events) -> Self {
+        Self { memory, len: 0, events }
     }
 
     /// Counts `len` bytes as written.
@@ -82,6 +89,7 @@ impl Write for StateWriter {
         }
         let count = rustix::io::pwrite(&self.memory, bytes, self.len)?;
         self.len += count as u64;
+        self.events.progress();
         Ok(count)
     }
 

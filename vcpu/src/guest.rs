@@ -20,7 +20,7 @@ use super::saved::SavedMachine;
 use super::uart::Uart;
 use ipc::instance::InstanceId;
 use ipc::protocol::budget;
-use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure};
+use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure, Quiescence};
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
 use machine::layout::{SPI_BASE, spi};
@@ -212,6 +212,12 @@ impl<E: Engine> Guest<E> {
     /// The link of the function that this process is of.
     pub fn link_of(&self, peer: InstanceId) -> Option<&Arc<FunctionLink>> {
         self.links.iter().find(|link| link.peer == peer)
+    }
+
+    /// Signals of devices that the interrupt controller does not have yet.
+    pub fn in_flight(&self) -> Quiescence {
+        let vectors = self.interrupts.waiting_messages().saturating_add(self.engine.waiting_vectors());
+        Quiescence { vectors, pins: self.interrupts.waiting_wires(), ..Quiescence::NONE }
     }
 
     /// A dirty-log operation.

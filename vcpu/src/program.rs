@@ -118,10 +118,10 @@ impl<E: Engine> Program for VcpuProgram<E> {
         armed.0.resume()
     }
 
-    /// Devices pause after the CPUs: signals until then are saved here, and requests in flight are the devices' to
-    /// finish.
-    fn in_flight(_armed: &Armed<E>) -> Quiescence {
-        Quiescence::NONE
+    /// Devices pause after the CPUs: what they signal until then waits here, and comes along in the state. Requests in
+    /// flight are the devices' to finish.
+    fn in_flight(armed: &Armed<E>) -> Quiescence {
+        armed.0.in_flight()
     }
 
     fn check_save(_armed: &Armed<E>) -> Result<(), Failure> {

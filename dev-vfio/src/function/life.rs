@@ -73,6 +73,7 @@ impl<B: Backend> Function<B> {
         self.stopped.store(true, Relaxed);
         match device.end.set_running(false) {
             Err(error) if error.is_refusal() => {
+                self.events.progress();
                 self.run();
                 Err(error.to_string())
             }
@@ -92,6 +93,7 @@ impl<B: Backend> Function<B> {
                 Err(error) => self.fail(&format!("taking it back after a failed move: {error}")),
             }
         }
+        self.events.progress();
         self.gate.open();
         self.run();
     }

@@ -62,6 +62,7 @@ impl Log {
         let producer = DirtyLog::attach(&region, layout).unwrap();
         let mut coordinator = Harvester::attach(&region, layout).unwrap();
         coordinator.begin(EPOCH);
+        producer.adopt();
         producer.enable(EPOCH);
         Log { region, producer, coordinator, bits: Vec::new(), flips: 0 }
     }

@@ -5,6 +5,10 @@
 //! So both ends take their spans from here: the process those of its own waits, the coordinator their sum plus
 //! [`SLACK`]. A wait that is added to a request is added to [`waits`]. Longer work is not done inside a request: a
 //! device is opened by a thread of its own ([`vfio::OPENING`]), and the outcome is an event.
+//!
+//! Some of the sums are minutes, for a state of some GiB that comes slowly. A process reports progress
+//! ([`Event::Progress`](crate::protocol::control::Event::Progress)) after each of its waits, so that one that makes
+//! none (it was stopped, or hangs in the kernel) holds up a guest for [`SILENCE`], and not for the sum.
 
 use core::time::Duration;
 
@@ -19,6 +23,16 @@ pub const INSPECT: Duration = Duration::from_secs(2);
 
 /// From `Quit` until the process is killed. A vCPU process writes its guest's last output in this time.
 pub const QUIT: Duration = sum(&[vcpu::FLUSH, Duration::from_millis(1500)]);
+
+/// The longest that a process waits for one thing, inside a request or while it opens its device.
+pub const STEP: Duration = vfio::OPENING;
+
+/// How often at most a process tells that it gets on.
+pub const PROGRESS_SPAN: Duration = Duration::from_secs(3);
+
+/// How long the coordinator waits without a word of progress, where an answer may take longer than this: for the
+/// longest step, behind one that came to its end a moment too early to be told of.
+pub const SILENCE: Duration = sum(&[STEP, PROGRESS_SPAN, SLACK]);
 
 /// Waits of a vCPU process.
 pub mod vcpu {
@@ -60,6 +74,8 @@ pub mod vfio {
     pub const RESTORING: Duration = super::sum(&[OPENING, DATA]);
     /// For transferring the device's state out of its server, or into another one: 8 GiB, of a slow server.
     pub const DATA: Duration = Duration::from_secs(60);
+    /// For the answers to the last transfers of a stopped device, copies of memory: those that are late are in flight.
+    pub const ANSWERED: Duration = Duration::from_millis(200);
     /// For the last transfer or interrupt to leave the gate: it may wait for the vCPU process, or the server.
     pub const GATE: Duration = Duration::from_secs(10);
 }
@@ -84,7 +100,7 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
         (Role::Smmu, Request::Resume) => smmu::MODE_CHANGE,
         // If the device refuses to stop it is resumed; if it stops the ring is drained a second time.
         (Role::Vfio, Request::Pause) => {
-            sum(&[vfio::DRAIN, vfio::STATE, vfio::STATE, vfio::DRAIN, vfio::GATE])
+            sum(&[vfio::DRAIN, vfio::STATE, vfio::ANSWERED, vfio::STATE, vfio::DRAIN, vfio::GATE])
         }
         (Role::Vfio, Request::Go) => vfio::STATE,
         // The connection is taken back from a next life that may have used it, and the device resumed.

@@ -199,7 +199,8 @@ pub enum Reply {
 }
 
 /// Work that a process has begun and not finished. All counts are zero in a quiesced process; what remains is in its
-/// state units. Append only.
+/// state units. In a paused vCPU process they include the signals of devices that were paused after it, which are in
+/// its state. Append only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quiescence {
     /// Posted writes not carried out.
@@ -290,6 +291,10 @@ pub enum Event {
     /// The assigned device is lost, for this reason. Sent once, after `Arm` instead of [`Event::DeviceOpened`], or
     /// later. The process goes on: its function is absent, or reads as all ones.
     DeviceFailed(String),
+    /// What takes long gets on: a request that is open, or the opening of a device. Told behind each wait for a peer
+    /// and each piece of a state, at most once in [`PROGRESS_SPAN`](crate::protocol::budget::PROGRESS_SPAN). Who waits
+    /// for the answer gives up when none has come for [`SILENCE`](crate::protocol::budget::SILENCE).
+    Progress,
 }
 
 impl Message for Request {

@@ -42,6 +42,12 @@ pub struct DirtyLog {
     object: Object,
     /// Of this end only: whether [`Self::mark`] marks.
     enabled: AtomicBool,
+    /// Whether the header is this life's to write. Before that an earlier life may be writing still, or for ever: it
+    /// goes on if the move to this one is given up.
+    adopted: AtomicBool,
+    /// What the header is to have then.
+    epoch: AtomicU64,
+    unmarked_writes: AtomicBool,
 }
 
 impl DirtyLog {
@@ -62,7 +68,7 @@ impl DirtyLog {
     }
 
     /// Views a memory object as the log of this RAM, switched off. An earlier life of this process may be writing
-    /// still: what it has in the object stays as it is, up to [`Self::adopt`].
+    /// still: what it has in the object stays as it is, up to [`Self::adopt`], whatever this end is told before.
     ///
     /// # Errors
     /// A violation if it is none.
@@ -75,7 +81,9 @@ impl DirtyLog {
     #[cfg(loom)]
     #[must_use]
     pub fn model(layout: &RamLayout) -> Self {
-        Self::over(Object::model(layout))
+        let log = Self::over(Object::model(layout));
+        log.adopt();
+        log
     }
 
     /// The next life of a process of the model checker's.
@@ -99,7 +107,13 @@ impl DirtyLog {
     }
 
     fn over(object: Object) -> Self {
-        Self { object, enabled: AtomicBool::default() }
+        Self {
+            object,
+            enabled: AtomicBool::default(),
+            adopted: AtomicBool::default(),
+            epoch: AtomicU64::default(),
+            unmarked_writes: AtomicBool::default(),
+        }
     }
 
     /// The RAM that this log is of.
@@ -110,8 +124,11 @@ impl DirtyLog {
 
     /// Marks every write from now on, in the name of `epoch`.
     pub fn enable(&self, epoch: u64) {
-        self.object.store(Field::Epoch, epoch);
+        self.epoch.store(epoch, Relaxed);
         self.enabled.store(true, Relaxed);
+        if self.is_adopted() {
+            self.object.store(Field::Epoch, epoch);
+        }
         fence(Order::SwitchBeforeCopy);
     }
 
@@ -135,10 +152,14 @@ impl DirtyLog {
         self.enabled.load(Relaxed)
     }
 
-    /// The epoch in whose name it was enabled last.
+    /// The epoch in whose name this end was enabled last, 0 before the first.
     #[must_use]
     pub fn epoch(&self) -> u64 {
-        self.object.load(Field::Epoch)
+        self.epoch.load(Relaxed)
+    }
+
+    fn is_adopted(&self) -> bool {
+        self.adopted.load(Relaxed)
     }
 
     /// How it logs, for the answer to a request; `exact` is of the time since the last.
@@ -151,14 +172,24 @@ impl DirtyLog {
     /// Says in the header whether there are writes that are not marked here as they happen: those that the kernel logs,
     /// or nobody. If the process dies then, what they were is not known.
     pub fn set_unmarked_writes(&self, there_are: bool) {
-        self.object.store(Field::UnmarkedWrites, there_are.into());
+        self.unmarked_writes.store(there_are, Relaxed);
+        if self.is_adopted() {
+            self.object.store(Field::UnmarkedWrites, there_are.into());
+        }
     }
 
-    /// Flips the bitmaps: the one that was written is the coordinator's from now on. Called by one thread at a time.
+    /// Flips the bitmaps: the one that was written is the coordinator's from now on. Called by one thread at a time. A
+    /// life whose turn it is not has written nothing, and flips nothing.
     ///
     /// A mark that is under way may still set bits in the closed one, which may be lost to the harvest; it has them in
     /// the other too then.
     pub fn flip(&self) {
+        if self.is_adopted() {
+            self.flip_now();
+        }
+    }
+
+    fn flip_now(&self) {
         let flips = self.object.load(Field::Flips);
         self.object.store(Field::Flips, flips.wrapping_add(1));
         fence(Order::FlipBeforeHarvest);
@@ -221,8 +252,17 @@ impl DirtyLog {
     }
 
     /// Takes over the log from an earlier life of this process, which has ended: what it was writing then counts as
-    /// written, and its notes are free. Called once, before this life writes.
+    /// written, and its notes are free. What this life was told before is in force from now on. Called once, before
+    /// this life writes; beside no other step of the log.
     pub fn adopt(&self) {
+        self.adopted.store(true, Relaxed);
+        if self.is_enabled() {
+            self.object.store(Field::Epoch, self.epoch());
+        }
+        // What an earlier life wrote unmarked may go on: only who began it says that it has ended.
+        if self.unmarked_writes.load(Relaxed) {
+            self.object.store(Field::UnmarkedWrites, 1);
+        }
         for note in self.object.notes() {
             if let Some((gpa, len)) = Note(note.load(Relaxed)).range() {
                 self.set(gpa, len);

@@ -277,7 +277,7 @@ fn life_request_that_has_no_place_changes_nothing() {
 
 #[test]
 fn save_that_is_longer_than_a_state_may_be_fails() {
-    let mut writer = StateWriter::new(memory());
+    let mut writer = StateWriter::new(memory(), Events::none());
     writer.skip(SAVED_LEN_MAX - 2);
     writer.write_all(&[0; 2]).unwrap();
     assert_eq!(writer.len(), SAVED_LEN_MAX);

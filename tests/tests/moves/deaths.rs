@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Every process of either set, killed at any of its messages of a save/restore.
+//! Every process of either set, killed or stopped at any of its messages of a save/restore.
 //!
 //! A move is counted first: what each process of the old set has while it lasts, and each of the new set from its start
 //! on. Then it is done again, and one of them dies at one of these. Before the commit the death of a new process costs
 //! the move, and that of an old one what it costs elsewhere; behind it they have changed places. A device's process
 //! costs its device, another one the machine, and nothing is left behind.
+//!
+//! A process that is stopped (SIGSTOP) lives, and answers nobody. It costs what its death costs, and the guest is held
+//! up for no longer than a process may be without progress.
 //!
 //! A few moments are drawn each time, by a seed that is printed; `BULKHEAD_SEED` sets it. The full run draws more.
 
@@ -13,8 +16,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ipc::protocol::budget;
 use nix::sys::signal::{Signal, kill};
 use tests::{FULL_RUN, SEEN, draw::Draw};
 
@@ -33,6 +37,17 @@ const NEW: u32 = 2;
 /// Moments for each process of each set.
 const DRAWN: u64 = 1;
 const DRAWN_IN_FULL: u64 = 5;
+
+/// From the stop of a process to the answer: until it is missed, and the others are through with what they have begun
+/// with it.
+const STOPPED_SPAN: Duration = budget::sum(&[budget::SILENCE, budget::STEP, budget::SLACK]);
+
+/// What becomes of a process at its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Killed,
+    Stopped,
+}
 
 /// A machine that is traced.
 struct Traced {
@@ -61,18 +76,24 @@ impl Traced {
         Some(Self { m, guest, tracer, programs: built.into(), _folder: folder })
     }
 
-    /// Moves it, and kills the process that is stopped meanwhile: what the command says, and whether there was one.
-    fn moves(&self) -> (Output, bool) {
+    /// Moves it, and this becomes of the process that comes to its message meanwhile: what the command says, and how
+    /// long after that, if there was one.
+    fn moves(&self, fate: Fate) -> (Output, Option<Duration>) {
+        let mut met = None;
+        let mut meet = |process| {
+            if fate == Fate::Killed {
+                kill(process, Signal::SIGKILL).unwrap();
+            }
+            met = Some(Instant::now());
+        };
         self.tracer.begin();
         let mut command = self.m.vm.controller().command::<&str>("save-restore", &[]);
         let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut waiting = Some(running);
-        let mut killed = false;
         loop {
             match self.tracer.stopped.recv_timeout(Duration::from_millis(20)) {
                 Ok(process) => {
-                    kill(process, Signal::SIGKILL).unwrap();
-                    killed = true;
+                    meet(process);
                     break;
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -81,7 +102,7 @@ impl Traced {
                         // One that is being stopped at this moment is told of still.
                         self.tracer.give_up();
                         let late = self.tracer.stopped.recv_timeout(Duration::from_millis(500));
-                        killed = late.map(|process| kill(process, Signal::SIGKILL)).is_ok();
+                        late.into_iter().for_each(meet);
                         break;
                     }
                 }
@@ -90,7 +111,7 @@ impl Traced {
         }
         self.tracer.give_up();
         let output = waiting.take().unwrap().wait_with_output().unwrap();
-        (output, killed)
+        (output, met.map(|met| met.elapsed()))
     }
 
     /// Switches it off, and sees that nothing is left.
@@ -102,7 +123,7 @@ impl Traced {
     }
 }
 
-/// Each process of each set, at moments that are drawn.
+/// Each process of each set dies, at moments that are drawn.
 pub fn any_message() {
     let Some(built) = programs() else { return };
     let Some(counts) = count(&built) else { return };
@@ -115,7 +136,8 @@ pub fn any_message() {
             for _ in 0..count {
                 let message = draw.message(messages);
                 lives += 1;
-                lost += u32::from(one(&built, process, generation, message, messages));
+                lost +=
+                    u32::from(one(&built, process, generation, message, messages, Fate::Killed).is_some());
             }
         }
     }
@@ -123,10 +145,40 @@ pub fn any_message() {
     assert!(lost > 0, "no move came to its point");
 }
 
+/// A device's process of each set is stopped, the new one in the middle of what it does; in the full run each other one
+/// too, and the new one at any moment.
+pub fn stopped() {
+    let Some(built) = programs() else { return };
+    let Some(counts) = count(&built) else { return };
+    let mut draw = Draw::by_seed();
+    let is_full = env::var_os(FULL_RUN).is_some();
+    let processes = if is_full { &PROCESSES[..] } else { &["vfio0"] };
+    let mut spans = Vec::new();
+    for process in processes {
+        for generation in [OLD, NEW] {
+            let messages = counts[&((*process).to_owned(), generation)];
+            let mut moments = vec![];
+            // While it opens its device, and its server is given the device's state.
+            let is_opening = (*process, generation) == ("vfio0", NEW);
+            moments.extend(is_opening.then(|| messages / 4 * 3 + draw.message(messages / 8)));
+            moments.extend((is_full || !is_opening).then(|| draw.message(messages)));
+            for message in moments {
+                spans.extend(one(&built, process, generation, message, messages, Fate::Stopped));
+            }
+        }
+    }
+    println!(
+        "{SEEN}{} processes stopped in a move, which was answered so long after that: {spans:.1?}",
+        spans.len()
+    );
+    assert!(spans.iter().all(|span| *span < STOPPED_SPAN), "a guest was held up: {spans:?}");
+    assert!(!spans.is_empty(), "no move came to its point");
+}
+
 /// What each process has in a move.
 fn count(built: &Path) -> Option<Counts> {
     let mut traced = Traced::start("moves-counted", built, Plan::Count)?;
-    let (output, _) = traced.moves();
+    let (output, _) = traced.moves(Fate::Killed);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let counts = traced.tracer.counts();
     traced.guest.works(&mut traced.m);
@@ -134,23 +186,32 @@ fn count(built: &Path) -> Option<Counts> {
     Some(counts)
 }
 
-/// One death: whether it was come to.
-fn one(built: &Path, process: &'static str, generation: u32, message: u64, of: u64) -> bool {
+/// One of them: how long after it the move was answered, if it was come to.
+fn one(
+    built: &Path,
+    process: &'static str,
+    generation: u32,
+    message: u64,
+    of: u64,
+    fate: Fate,
+) -> Option<Duration> {
     let name = format!("moves-{process}-{generation}-{message}");
     let plan = Plan::Stop { process, generation, message };
     let mut traced = Traced::start(&name, built, plan).unwrap();
     let held = Held::by_machine(&traced.programs);
-    let (output, killed) = traced.moves();
+    let (output, met) = traced.moves(fate);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let has_moved = output.status.success();
     let first = said.lines().next().unwrap_or("it has moved");
-    println!("{process} of generation {generation} at message {message} of {of}, killed: {killed}; {first}");
+    println!(
+        "{process} of generation {generation} at message {message} of {of}, {fate:?}: {met:.1?}; {first}"
+    );
     let Traced { m, guest, .. } = &mut traced;
-    if !killed {
+    if met.is_none() {
         assert!(has_moved, "{said}");
         guest.works(m);
         traced.end();
-        return false;
+        return None;
     }
     // An old process that dies behind the commit is missed by nobody, and neither is a new one before it.
     let is_past_commit = has_moved || generation == NEW && !said.contains("the guest is running");
@@ -177,5 +238,5 @@ fn one(built: &Path, process: &'static str, generation: u32, message: u64, of: u
         assert_eq!(traced.m.vm.left_over(), [""; 0]);
         traced.tracer.finish();
     }
-    true
+    met
 }

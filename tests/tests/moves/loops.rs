@@ -50,10 +50,12 @@ pub fn signals_of_the_pause() {
     let Some(mut traffic) = Traffic::start("moves-signals") else { return };
     traffic.round();
     for turn in 1..=5 {
-        // A pause alone: what came in it is in nobody's hands.
+        traffic.await_quiet();
+        // A pause alone: what came in it waits for the CPUs, is counted, and is in nobody else's hands.
         traffic.m.vm.control_json("pause").unwrap();
         assert_eq!(traffic.stops(), [2 * turn - 1; 2]);
-        traffic.assert_quiet();
+        let ([vectors, pins], others) = traffic.in_flight();
+        assert!(vectors >= 1 && pins >= 1 && others == 0, "{vectors} vectors, {pins} pins, {others} others");
         traffic.m.vm.control_json("resume").unwrap();
         traffic.settle();
         // The same, and the other side is another set of processes. The guest waits for its console meanwhile: CPU 1
@@ -62,6 +64,7 @@ pub fn signals_of_the_pause() {
         assert!(moved.contains(&format!("\"generation\": {}", turn + 1)), "{moved}");
         assert_eq!(traffic.stops(), [2 * turn; 2]);
         traffic.settle();
+        traffic.await_quiet();
         traffic.round();
     }
     println!("{SEEN}5 pauses and 5 moves; {}", traffic.end());

@@ -55,11 +55,12 @@ use sandbox::profiles;
 use vcpu::{Soft, VcpuProgram};
 
 /// By name, as test runners ask for them.
-const TESTS: [(&str, fn()); 8] = [
+const TESTS: [(&str, fn()); 9] = [
     ("guest_with_everything_in_flight_moves_again_and_again_and_loses_nothing", loops::everything_in_flight),
     ("what_is_signalled_between_pause_and_save_comes_once", loops::signals_of_the_pause),
     ("logs_have_every_page_that_was_written_between_moves", harvests::truth),
     ("process_that_ends_at_any_message_of_a_move_costs_what_it_costs_elsewhere", deaths::any_message),
+    ("process_that_is_stopped_in_a_move_holds_the_guest_up_for_a_short_span", deaths::stopped),
     ("vcpu_process_that_fails_at_any_step_of_a_move_leaves_the_guest_where_it_was", || {
         refusals::each("bulkhead-vcpu-soft", "vcpu");
     }),

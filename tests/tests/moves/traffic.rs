@@ -254,11 +254,20 @@ impl Traffic {
         }
     }
 
-    /// Nothing is in flight in any process, as `inspect` has it.
-    pub fn assert_quiet(&self) {
-        for what in ["posts", "vectors", "pins", "faults", "stage1_requests", "transfers"] {
-            let count = self.m.vm.counter(&format!("in_flight.{what}"));
-            assert_eq!(count, Some(0), "{what}: {}", self.m.vm.control_json("inspect").unwrap());
+    /// What is in flight in all processes, as `inspect` has it: vectors and pins, and all else.
+    pub fn in_flight(&self) -> ([u64; 2], u64) {
+        let count = |what| self.m.vm.counter(&format!("in_flight.{what}")).unwrap();
+        (
+            ["vectors", "pins"].map(count),
+            ["posts", "faults", "stage1_requests", "transfers"].map(count).iter().sum(),
+        )
+    }
+
+    /// Waits until nothing is in flight. (A wire may be rung behind what it is rung for.)
+    pub fn await_quiet(&self) {
+        let until = Instant::now() + COMMAND;
+        while self.in_flight() != ([0, 0], 0) {
+            assert!(Instant::now() < until, "in flight: {}", self.m.vm.control_json("inspect").unwrap());
         }
     }
 
@@ -280,7 +289,7 @@ impl Traffic {
     pub fn end(mut self) -> String {
         let rounds = self.stop_worker();
         self.settle();
-        self.assert_quiet();
+        self.await_quiet();
         self.m.vm.console.send(".").unwrap();
         assert!(self.m.vm.console.wait_exit(COMMAND).unwrap().success(), "{}", self.m.vm.console.errors());
         assert_eq!(self.m.vm.left_over(), [""; 0]);

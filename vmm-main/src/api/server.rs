@@ -44,9 +44,8 @@ pub const HEAD_LEN_MAX: usize = 8192;
 pub const HEADER_COUNT_MAX: usize = 32;
 /// From the first byte to the end of the headers.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
-/// For the body and the work: the longest waits are a pause, or a stop, of processes that are all as late as they may
-/// be.
-pub const REQUEST_DEADLINE: Duration = budget::sum(&[spans::ORDER_SPAN, budget::SLACK]);
+/// For the body and the work: the longest is a save/restore whose processes are all as late as they may be.
+pub const REQUEST_DEADLINE: Duration = budget::sum(&[spans::MOVE_SPAN, budget::SLACK]);
 /// For all of it, with the time a slow reader gets for the answer.
 pub const CONNECTION_DEADLINE: Duration = budget::sum(&[REQUEST_DEADLINE, Duration::from_secs(10)]);
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipc::hello::Role;
 use ipc::protocol::budget;
-use ipc::protocol::control::Request;
+use ipc::protocol::control::{LoadFrom, Request, RoleConfig};
 
 use super::logs::LAST_LINES_DEADLINE;
 
@@ -18,10 +18,43 @@ pub const FINISH_SPAN: Duration = budget::sum(&[budget::QUIT, KILL_DEADLINE, LAS
 /// The longest that ending all processes takes: the vCPU process, then all others together.
 pub const STOP_SPAN: Duration = budget::sum(&[FINISH_SPAN, FINISH_SPAN]);
 
-/// The longest that a pause or a resume takes, if every process is as late as it may be: one tier after the other.
-pub const ORDER_SPAN: Duration = budget::sum(&[
-    budget::deadline(Role::Vcpu, &Request::Pause),
-    budget::deadline(Role::Vfio, &Request::Pause),
-    budget::deadline(Role::Nvme, &Request::Pause),
-    budget::deadline(Role::Smmu, &Request::Pause),
+/// From exec to a sealed, greeted process: milliseconds on an idle host.
+pub const START_DEADLINE: Duration = Duration::from_secs(10);
+
+/// From the order to arm to the word about the device, out of reset: opening it, one answer of the vCPU process beyond
+/// that, and a busy host.
+pub const OPENING_SPAN: Duration = budget::sum(&[budget::vfio::OPENING, budget::vfio::GATE, budget::SLACK]);
+
+/// The same of a device with a saved state.
+pub const RESTORING_SPAN: Duration =
+    budget::sum(&[budget::vfio::RESTORING, budget::vfio::GATE, budget::SLACK]);
+
+/// The most that pausing, or resuming, takes if every process is as late as it may be: one tier after the other.
+pub const ORDER_SPAN: Duration = by_tiers(&Request::Pause);
+
+/// The most that a save/restore takes, up to its answer, and the way back from its last step. Of the processes that are
+/// started one after the other one is as late as it may be; all others are asked together, or tier by tier.
+pub const MOVE_SPAN: Duration = budget::sum(&[
+    budget::deadline(Role::Vfio, &Request::CheckSave),
+    START_DEADLINE,
+    START_DEADLINE,
+    budget::deadline(Role::Vfio, &Request::Configure(RoleConfig::Nothing)),
+    ORDER_SPAN,
+    budget::deadline(Role::Vfio, &Request::Save),
+    budget::deadline(Role::Vfio, &Request::Load(LoadFrom::Reset)),
+    by_tiers(&Request::Arm),
+    RESTORING_SPAN,
+    budget::deadline(Role::Smmu, &Request::Replay),
+    FINISH_SPAN,
+    ORDER_SPAN,
 ]);
+
+/// If every tier is as late with this request as it may be.
+const fn by_tiers(request: &Request) -> Duration {
+    budget::sum(&[
+        budget::deadline(Role::Vcpu, request),
+        budget::deadline(Role::Vfio, request),
+        budget::deadline(Role::Nvme, request),
+        budget::deadline(Role::Smmu, request),
+    ])
+}

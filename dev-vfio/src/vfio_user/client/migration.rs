@@ -5,8 +5,6 @@
 //! parsed nor trusted, only counted. Every answer has a deadline, and so has the whole state: a server that sends
 //! without end, or a byte a second, fails only this attempt. Each error names the step.
 
-use std::time::Duration;
-
 use ipc::deadline::Deadline;
 use ipc::protocol::budget;
 use ipc::vfio_user::connection::{Connection, InFlight};
@@ -17,9 +15,6 @@ use zerocopy::IntoBytes;
 
 use super::{Client, ClientError, feature};
 use crate::saved::DATA_PIECE_MAX;
-
-/// How long transfers of a device that has stopped may take to be answered: they are copies of memory.
-const ANSWERED_SPAN: Duration = Duration::from_millis(200);
 
 impl Client {
     /// Whether the device can be stopped, and its state saved and restored.
@@ -38,7 +33,7 @@ impl Client {
             if !running {
                 // Its last transfers are answered, and whoever answers them has a moment to say so. What is not is in
                 // flight.
-                let until = Deadline::after(ANSWERED_SPAN);
+                let until = Deadline::after(budget::vfio::ANSWERED);
                 let _ = self.connection.await_answered(until);
                 self.twin.iter().for_each(|twin| _ = twin.await_answered(until));
             }

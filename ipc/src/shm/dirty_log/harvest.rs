@@ -145,7 +145,7 @@ pub fn harvest(logs: &mut [Harvest<'_>], moment: Moment, owed: &mut OwedMap) -> 
 /// A harvest in the producer's own process, for who has both ends.
 pub fn rearm_and_harvest(log: &DirtyLog, owed: &mut OwedMap) {
     let mut end = Harvester::of(log);
-    log.flip();
+    log.flip_now();
     let answer = Answer::Rearmed(DirtyLogState { epoch: end.epoch, exact: Exactness::Exact });
     harvest(&mut [Harvest { log: &mut end, answer }], Moment::Running, owed);
 }

@@ -45,6 +45,7 @@ impl Ends {
     fn new() -> Ends {
         let region = DirtyLog::create("dirty", &layout()).unwrap();
         let producer = Arc::new(DirtyLog::attach(&region, &layout()).unwrap());
+        producer.adopt();
         let mut coordinator = Harvester::attach(&region, &layout()).unwrap();
         coordinator.begin(EPOCH);
         producer.enable(EPOCH);
@@ -170,6 +171,31 @@ fn life_that_waits_for_its_turn_leaves_the_notes_of_the_one_that_writes() {
         // This one dies here.
         assert_eq!(ranges(&ends.take(Answer::Ended, Moment::Stopped).0), [(LOW, 1)]);
     });
+}
+
+#[test]
+fn life_that_waits_for_its_turn_changes_nothing_of_the_header_whatever_it_is_told() {
+    let mut ends = Ends::new();
+    ends.producer.mark(Gpa(LOW), 1);
+    let next = DirtyLog::attach(&ends.region, &layout()).unwrap();
+    next.enable(EPOCH + 1);
+    next.set_unmarked_writes(true);
+    next.flip();
+    let state = DirtyLogState { epoch: EPOCH + 1, exact: Exactness::Exact };
+    assert_eq!(next.state(Exactness::Exact), state, "it answers for itself");
+    // The move is given up, and the old life goes on in its own epoch: an exact round, and an exact end.
+    assert_eq!(ranges(&ends.round()), [(LOW, 1)]);
+    ends.producer.mark(Gpa(HIGH), 1);
+    let (owed, exactness) = ends.take(Answer::Ended, Moment::Stopped);
+    assert_eq!((ranges(&owed), exactness), (vec![(HIGH, 1)], Exactness::Exact));
+    // Or it comes to be: what it was told is in the header then, and it writes there.
+    ends.coordinator.begin(EPOCH + 1);
+    next.adopt();
+    next.mark(Gpa(LOW + PAGE_LEN), 1);
+    next.flip();
+    let (owed, exactness) = ends.take(Answer::Rearmed(state), Moment::Running);
+    assert_eq!((ranges(&owed), exactness), (vec![(LOW + PAGE_LEN, 1)], Exactness::Exact));
+    assert_eq!(ends.take(Answer::Ended, Moment::Running).1, Exactness::Unseen);
 }
 
 #[test]

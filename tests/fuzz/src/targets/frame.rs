@@ -60,6 +60,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds.push(framed(Kind::Event, &Event::GuestPoweredOff));
     seeds.push(framed(Kind::Event, &Event::DeviceOpened));
     seeds.push(framed(Kind::Event, &Event::DeviceFailed("its server is silent".to_owned())));
+    seeds.push(framed(Kind::Event, &Event::Progress));
     let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
     seeds.push(framed(Kind::Request, &FunctionRequest::AddWindow(window)));
     seeds.push(framed(Kind::Request, &FunctionRequest::ShowWindows { shown: true }));

@@ -42,6 +42,7 @@ impl Rig {
         let ram = guest_memory::map(&Region::create("ram", RAM_LEN).unwrap(), &layout).unwrap();
         let log = DirtyLog::create("log", &layout).unwrap();
         let dirty = Arc::new(DirtyLog::attach(&log, &layout).unwrap());
+        dirty.adopt();
         for (place, words) in [(0, code), (0x800 + 0x200, vectors)] {
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             ram.write_slice(&bytes, GuestAddress(RAM_BASE + place)).unwrap();

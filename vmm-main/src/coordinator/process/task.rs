@@ -2,7 +2,8 @@
 //! The task of one process: hello, requests and replies, events, and the process's end, concurrently.
 //!
 //! Events that a process sent before a reply are passed on before it, so that a guest reset is known before the pause
-//! after it. The loop ends when the process is lost or is to be ended; then it is reaped.
+//! after it. The loop ends when the process is lost or is to be ended; then it is reaped. A
+//! process that reports no progress in a long request counts as lost ([`budget::SILENCE`]).
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -23,12 +24,11 @@ use super::{Launched, Order, TaskEvent};
 use crate::coordinator::inspector::Question;
 use crate::coordinator::log_limit::LogLimit;
 use crate::coordinator::logs;
+use crate::coordinator::spans::START_DEADLINE;
 use crate::coordinator::vm::action::Ending;
 use crate::coordinator::vm::event::LifeId;
 use crate::problem::Problem;
 
-/// From exec to hello and the report of being sealed: milliseconds on an idle host.
-const START_DEADLINE: Duration = Duration::from_secs(10);
 /// For reading the last events of a process that has ended, which are in the socket.
 const LAST_EVENTS_DEADLINE: Duration = Duration::from_millis(200);
 /// The most lines kept of what a process reports to have enforced.
@@ -66,6 +66,9 @@ pub(super) async fn serve(
                 events: &events,
                 limit: LogLimit::new(u32::try_from(EVENTS_MAX).unwrap_or(u32::MAX)),
                 asked: None,
+                takes_long: false,
+                is_opening: false,
+                silent_after: None,
                 work: JoinSet::new(),
             };
             (conversation.hold(&mut orders, questions).await, Some(channel))
@@ -133,6 +136,12 @@ struct Conversation<'a> {
     limit: LogLimit,
     /// The name of the open request.
     asked: Option<&'static str>,
+    /// Whether its deadline is longer than [`budget::SILENCE`].
+    takes_long: bool,
+    /// Its device is being opened; the outcome is an event.
+    is_opening: bool,
+    /// When it counts as lost unless it reports progress. None while nothing takes long.
+    silent_after: Option<tokio::time::Instant>,
     /// The open request and the open `Inspect`, at most one each, and all `Tell`s.
     work: JoinSet<Finished>,
 }
@@ -155,6 +164,7 @@ impl Conversation<'_> {
                     Err(error) => Err(self.lost(&error)),
                 },
                 () = running.wait() => Err(self.last_events().await),
+                () = passed(self.silent_after) => Err(self.silence()),
                 order = orders.recv() => match order {
                     Some(Order::End(ending)) => return ending,
                     Some(Order::Ask(request, fds)) => {
@@ -196,8 +206,13 @@ impl Conversation<'_> {
 
     fn ask(&mut self, request: Request, fds: Vec<OwnedFd>) {
         let (channel, name) = (Arc::clone(&self.channel), name(&request));
-        let deadline = Deadline::after(budget::deadline(self.life.instance.role, &request));
+        let role = self.life.instance.role;
+        let span = budget::deadline(role, &request);
+        let deadline = Deadline::after(span);
         self.asked = Some(name);
+        self.is_opening |= role == Role::Vfio && matches!(request, Request::Arm);
+        self.takes_long = span > budget::SILENCE;
+        self.hears_progress();
         self.work.spawn(async move {
             let reply = channel.request(&request, &fds, deadline).await;
             Finished::Request(name, reply.map(|(reply, _)| reply))
@@ -254,7 +269,8 @@ impl Conversation<'_> {
                 None => return Err(self.lost(&error)),
             },
         };
-        self.asked = None;
+        (self.asked, self.takes_long) = (None, false);
+        self.hears_progress();
         self.tell(answer).await
     }
 
@@ -262,7 +278,30 @@ impl Conversation<'_> {
         if !self.limit.allows(Instant::now()) {
             return Err("peer broke the contract: it floods the coordinator with events".to_owned());
         }
+        match event {
+            Event::Progress => {
+                self.hears_progress();
+                return Ok(());
+            }
+            Event::DeviceOpened | Event::DeviceFailed(_) => {
+                self.is_opening = false;
+                self.hears_progress();
+            }
+            _ => {}
+        }
         self.tell(TaskEvent::Reported(event)).await
+    }
+
+    /// The process has made progress: the next report is due within [`budget::SILENCE`], if anything takes long.
+    fn hears_progress(&mut self) {
+        let takes_long = self.takes_long || self.is_opening;
+        self.silent_after = takes_long.then(|| tokio::time::Instant::now() + budget::SILENCE);
+    }
+
+    /// Why it counts as lost when no progress was reported.
+    fn silence(&self) -> String {
+        let span = budget::SILENCE.as_secs();
+        format!("asked to {}: it made no progress for {span} s", self.asked.unwrap_or("open its device"))
     }
 
     /// The process has ended: passes on the events that it sent before.
@@ -287,6 +326,14 @@ impl Conversation<'_> {
 
     async fn tell(&self, event: TaskEvent) -> Result<(), String> {
         self.events.send((self.life, event)).await.map_err(|_| "its VM has ended".to_owned())
+    }
+}
+
+/// Waits until this moment; for ever, if there is none.
+async fn passed(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

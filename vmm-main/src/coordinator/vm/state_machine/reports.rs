@@ -109,6 +109,8 @@ impl StateMachine {
             Report::Sealed(_) => self.fail(id, "it says a second time that it is sealed".to_owned()),
             Report::Fatal(reason) => self.fail(id, reason),
             Report::PeerFailed { name, why } => self.peer_failed(id, &name, &why),
+            // Who waits for the answer has heard it.
+            Report::Progress => {}
         }
     }
 

@@ -224,6 +224,9 @@ impl StateMachine {
     pub(super) fn paused_with(&mut self, id: LifeId, in_flight: Quiescence) {
         // Of a restart the others stay, with all that they have begun.
         let stays = matches!(&self.operation, Operation::Restart(restart) if !restart.is_leaving(id));
+        // Signals that wait for the CPUs are in their state: devices pause later, and may signal until then.
+        let has_cpus = self.plan.member(id.instance).is_some_and(|member| member.runs_guest);
+        let in_flight = if has_cpus { Quiescence { vectors: 0, pins: 0, ..in_flight } } else { in_flight };
         if !in_flight.is_quiet() && !stays {
             let problem = Problem::new(
                 Class::State,

@@ -9,22 +9,20 @@
 
 use std::time::Duration;
 
-use ipc::protocol::budget;
 use ipc::protocol::lifecycle::State;
 
 use super::lives::Life;
 use super::{Progress, StateMachine};
+use crate::coordinator::spans;
 use crate::coordinator::vm::action::{Action, Memory, Order};
 use crate::coordinator::vm::event::{LifeId, Timer};
 
-/// From the order to arm to the word about the device: opening it, with its saved state where it has one, one answer of
-/// the vCPU process beyond that, and a busy host.
+/// From the order to arm to the word about the device.
 pub(super) const fn outcome_deadline(memory: &Memory) -> Duration {
-    let opening = match memory {
-        Memory::Reset => budget::vfio::OPENING,
-        Memory::Saved => budget::vfio::RESTORING,
-    };
-    budget::sum(&[opening, budget::vfio::GATE, budget::SLACK])
+    match memory {
+        Memory::Reset => spans::OPENING_SPAN,
+        Memory::Saved => spans::RESTORING_SPAN,
+    }
 }
 
 impl StateMachine {
