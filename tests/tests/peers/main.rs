@@ -65,7 +65,9 @@ fn assert_lost(machine: &mut Machine, reason: &str) {
 }
 
 fn stopped() {
-    for (process, reason) in [("vfio1", "CMD_SYNC waiting"), ("nvme1", "deadline passed while waiting to receive its reply")] {
+    for (process, reason) in
+        [("vfio1", "CMD_SYNC waiting"), ("nvme1", "deadline passed while waiting to receive its reply")]
+    {
         let Some(mut machine) = Machine::start(&format!("stopped-{process}"), None) else { return };
         machine.signal(process, rustix::process::Signal::STOP);
         assert_lost(&mut machine, reason);
