@@ -274,7 +274,7 @@ impl Engine {
                 ticket
             }
             Job::Post { ticket, posting } => {
-                self.announce(&host, self.post(&host, ticket, &[posting]));
+                host.raise_posted(self.post(&host, ticket, &[posting]));
                 ticket
             }
             Job::Look { ticket, watched } => {
@@ -389,7 +389,7 @@ impl Engine {
     fn execute_deferred(&self, deferred: &Deferred, buffer: &mut Buffer) {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
         let vector = self.io(&host, deferred, buffer);
-        self.announce(&host, vector);
+        host.raise_posted(vector);
     }
 
     /// Executes a command; may block.
@@ -422,12 +422,6 @@ impl Engine {
             return None;
         }
         vector
-    }
-
-    fn announce(&self, host: &Host, vector: Option<u16>) {
-        if let Some(vector) = vector {
-            host.interrupts.raise(vector);
-        }
     }
 
     /// Unlocks the controller, and wakes a worker if there is a job: one at a time and after unlocking, since a

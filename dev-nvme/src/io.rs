@@ -19,7 +19,7 @@ use crate::spec::command::{Command, DatasetRange, NSID_ALL, io};
 use crate::spec::status::Status;
 
 /// The longest transfer in bytes.
-pub const TRANSFER_LEN_MAX: u64 = PAGE_LEN << MDTS;
+const TRANSFER_LEN_MAX: u64 = PAGE_LEN << MDTS;
 
 /// Bytes per read of the image: below the size of an L2 cache.
 const PIECE_LEN: usize = 128 << 10;

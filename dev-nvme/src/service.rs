@@ -39,7 +39,7 @@ use vectors::Vectors;
 
 /// Worker threads: as many as a guest's usual queue depth, so that the disk has all commands in its queue. They sleep
 /// while the page cache serves everything; each costs only a stack.
-pub const WORKERS: usize = 32;
+const WORKERS: usize = 32;
 
 /// How long a session may take to end after its client has disconnected: requests in flight may take
 /// [`DRAIN_DEADLINE`], and a reset during that as long again; the rest takes no time.

@@ -212,7 +212,7 @@ pub struct Profile {
 }
 
 /// How many seccomp filters one sealing stacks: the rules, and the calls that answer ENOSYS.
-pub const FILTER_COUNT: u32 = 2;
+const FILTER_COUNT: u32 = 2;
 
 impl Profile {
     /// The rule for the call named `syscall`.

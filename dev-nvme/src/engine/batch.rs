@@ -153,7 +153,7 @@ impl<'a> Batch<'a> {
     }
 
     fn raise(&mut self) {
-        self.engine.announce(self.host, self.unraised.take());
+        self.host.raise_posted(self.unraised.take());
         self.since = self.now;
     }
 

@@ -30,6 +30,13 @@ impl Host {
     pub fn absent() -> Self {
         Self { memory: Arc::new(NoHost), interrupts: Arc::new(NoHost) }
     }
+
+    /// Raises the vector of completions that were posted, if their queue has one.
+    pub(super) fn raise_posted(&self, vector: Option<u16>) {
+        if let Some(vector) = vector {
+            self.interrupts.raise(vector);
+        }
+    }
 }
 
 struct NoHost;

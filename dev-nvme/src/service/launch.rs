@@ -31,7 +31,7 @@ use crate::identity::Identity;
 use crate::service::image::Presented;
 pub use options::Options;
 use output::{Output, say};
-use sealed::{Orders, REPLACE_ME};
+use sealed::{LaunchArgs, REPLACE_ME};
 
 /// The signals that request an orderly end.
 const ENDING: [Signal; 4] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
@@ -57,8 +57,8 @@ pub fn launch(options: &Options) -> Result<()> {
         serial: options.serial.clone(),
         readonly: options.readonly,
     };
-    let orders = Orders { presented, image_name: format!("{:?}", options.image) };
-    while run_sealed(&orders, &image, &listener, &asked)? == Ended::ToBeReplaced {
+    let launch = LaunchArgs { presented, image_name: format!("{:?}", options.image) };
+    while run_sealed(&launch, &image, &listener, &asked)? == Ended::ToBeReplaced {
         say("bulkhead-nvme: a new process serves from now on");
     }
     Ok(())
@@ -109,7 +109,12 @@ enum Ended {
     ToBeReplaced,
 }
 
-fn run_sealed(orders: &Orders, image: &File, listener: &UnixListener, asked: &UnixStream) -> Result<Ended> {
+fn run_sealed(
+    launch: &LaunchArgs,
+    image: &File,
+    listener: &UnixListener,
+    asked: &UnixStream,
+) -> Result<Ended> {
     let program = File::open("/proc/self/exe").context("cannot open this program")?;
     let page = CrashPage::create().context("the crash page")?;
     let (nothing, _nobody) = std::io::pipe().context("a pipe")?;
@@ -124,7 +129,7 @@ fn run_sealed(orders: &Orders, image: &File, listener: &UnixListener, asked: &Un
     ];
     let image_len = rustix::fs::seek(image, SeekFrom::End(0)).context("the image's length")?;
     let profile = profiles::nvme_standalone().sized(CLIENT_MEMORY_LEN, image_len);
-    let args = orders.to_args().context("an argument")?;
+    let args = launch.to_args().context("an argument")?;
     let argv: Vec<_> = std::iter::once(c"bulkhead-nvme").chain(args.iter().map(AsRef::as_ref)).collect();
     let child = Spawn {
         program: program.as_fd(),

@@ -50,8 +50,6 @@ impl Status {
     pub const INVALID_QUEUE_DELETION: Self = Self::specific(0x0c);
     /// The feature cannot be saved.
     pub const FEATURE_NOT_SAVEABLE: Self = Self::specific(0x0d);
-    /// The feature cannot be changed.
-    pub const FEATURE_NOT_CHANGEABLE: Self = Self::specific(0x0e);
 
     /// The image could not be written.
     pub const WRITE_FAULT: Self = Self::media(0x80);

@@ -317,7 +317,7 @@ pub struct IrqInfo {
 const _: () = assert!(size_of::<IrqInfo>() == 16);
 
 /// The most interrupts of one index: an MSI-X table's.
-pub const IRQ_COUNT_MAX: u32 = 2048;
+const IRQ_COUNT_MAX: u32 = 2048;
 
 impl IrqInfo {
     /// Signalled by eventfds.
@@ -326,8 +326,6 @@ impl IrqInfo {
     pub const MASKABLE: u32 = 1 << 1;
     /// Masks itself when signalled.
     pub const AUTOMASKED: u32 = 1 << 2;
-    /// Can only be set as a whole.
-    pub const NORESIZE: u32 = 1 << 3;
 
     /// The request for `index`, or a reply about it.
     #[must_use]

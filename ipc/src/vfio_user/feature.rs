@@ -249,7 +249,7 @@ pub struct LoggingRange {
 }
 
 /// The most ranges in one start: the kernel's own limit is a page of them.
-pub const LOGGING_RANGES_MAX: usize = 256;
+const LOGGING_RANGES_MAX: usize = 256;
 
 impl LoggingStart {
     /// Takes the data apart.

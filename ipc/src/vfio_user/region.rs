@@ -113,7 +113,7 @@ impl SmallWrite {
 }
 
 /// The most writes in one `REGION_WRITE_MULTI`: QEMU sends 200 at most.
-pub const MULTI_MAX: usize = 1024;
+const MULTI_MAX: usize = 1024;
 
 /// The body of a `REGION_WRITE_MULTI`: at most [`MULTI_MAX`] writes, of at most 8 bytes each.
 #[must_use]

@@ -16,12 +16,12 @@ use crate::vfio_user::{DATA_LEN_MAX, FDS_MAX, Malformed, PAGE_LEN, wire};
 const NAME: &str = "VERSION";
 
 /// The only major version there is.
-pub const MAJOR: u16 = 0;
+const MAJOR: u16 = 0;
 /// The newest minor version we speak.
-pub const MINOR: u16 = 2;
+const MINOR: u16 = 2;
 
 /// The longest version data: what any known peer sends is below 300 bytes.
-pub const DATA_MAX: usize = 16 << 10;
+const DATA_MAX: usize = 16 << 10;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy)]
 #[repr(C)]

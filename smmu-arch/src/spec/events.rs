@@ -187,12 +187,6 @@ impl EventRecord {
         EventRecord { qw1: record.qw1.with_class(FaultClass::In), ..record }
     }
 
-    /// §7.3.2: a transaction of a kind the SMMU does not support.
-    pub fn f_uut(who: Requester, access: InputAccess, reason: u16) -> EventRecord {
-        let record = Self::of(EventType::F_UUT, who).with_access(access);
-        EventRecord { qw1: record.qw1.with_stag_or_reason(reason), ..record }
-    }
-
     /// §7.3.3: no STE can be reached for the StreamID.
     pub fn c_bad_streamid(who: Requester) -> EventRecord {
         Self::of(EventType::C_BAD_STREAMID, who)
@@ -212,12 +206,6 @@ impl EventRecord {
     pub fn f_stream_disabled(who: Requester) -> EventRecord {
         // This record has no SSV and no SubstreamID.
         Self::of(EventType::F_STREAM_DISABLED, Requester { substream: None, ..who })
-    }
-
-    /// §7.3.8: translated traffic that the stream may not send.
-    pub fn f_transl_forbidden(who: Requester, access: InputAccess) -> EventRecord {
-        let record = EventRecord::of(EventType::F_TRANSL_FORBIDDEN, Requester { substream: None, ..who });
-        EventRecord { qw1: EventQw1::new().with_rnw(access.read), input_address: access.address, ..record }
     }
 
     /// §7.3.9: the substream does not exist. The record always has a SubstreamID and no SSV.
@@ -260,22 +248,5 @@ impl EventRecord {
     /// §7.3.16: permission fault at stage 1.
     pub fn f_permission(who: Requester, access: InputAccess) -> EventRecord {
         Self::stage1(EventType::F_PERMISSION, who, access)
-    }
-
-    /// §7.3.17: a TLB conflict.
-    pub fn f_tlb_conflict(who: Requester, access: InputAccess, reason: u16) -> EventRecord {
-        let record = Self::of(EventType::F_TLB_CONFLICT, who).with_access(access);
-        EventRecord { qw1: record.qw1.with_stag_or_reason(reason), ..record }
-    }
-
-    /// §7.3.18: a configuration cache conflict.
-    pub fn f_cfg_conflict(who: Requester, reason: u16) -> EventRecord {
-        let record = Self::of(EventType::F_CFG_CONFLICT, who);
-        EventRecord { qw1: record.qw1.with_stag_or_reason(reason), ..record }
-    }
-
-    /// §7.3.20: fetching the VMS aborted.
-    pub fn f_vms_fetch(who: Requester, fetch_address: u64) -> EventRecord {
-        EventRecord { second_address: fetch_address, ..Self::of(EventType::F_VMS_FETCH, who) }
     }
 }

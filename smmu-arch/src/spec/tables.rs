@@ -151,30 +151,3 @@ pub struct EventqCons {
     /// The value of OVFLG that software has seen (§7.4).
     pub ovackflg: bool,
 }
-
-/// GERROR_IRQ_CFG0 (§6.3.21) and its like of the queues: the address of the MSI.
-#[bitfield(u64)]
-#[derive(PartialEq, Eq)]
-pub struct IrqCfg0 {
-    #[bits(2)]
-    __: u8,
-    /// Bits 51:2 of the address; zero means no MSI.
-    #[bits(50)]
-    pub addr_51_2: u64,
-    #[bits(12)]
-    __: u16,
-}
-
-/// GERROR_IRQ_CFG2 (§6.3.23) and its like of the queues: attributes of the MSI write.
-#[bitfield(u32)]
-#[derive(PartialEq, Eq)]
-pub struct IrqCfg2 {
-    /// Memory type.
-    #[bits(4)]
-    pub mem_attr: u8,
-    /// Shareability.
-    #[bits(2)]
-    pub sh: u8,
-    #[bits(26)]
-    __: u32,
-}

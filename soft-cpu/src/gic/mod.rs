@@ -36,15 +36,9 @@ use self::state::State;
 /// Most vCPUs that a machine can have: what one word of [`state::VcpuSet`] holds.
 pub const VCPU_COUNT_MAX: usize = 64;
 /// Most SPIs: INTIDs 32..=1019.
-pub const SPI_COUNT_MAX: u32 = spec::SPI_END - spec::SPI_FIRST;
-/// Bytes of the distributor's region.
-pub const DISTRIBUTOR_LEN: u64 = spec::dist::FRAME_LEN;
+const SPI_COUNT_MAX: u32 = spec::SPI_END - spec::SPI_FIRST;
 /// Bytes of each vCPU's redistributor.
 pub const REDISTRIBUTOR_LEN: u64 = spec::redist::STRIDE;
-/// Bytes of the ITS's region.
-pub const ITS_LEN: u64 = spec::its::LEN;
-/// Where devices write messages, in the ITS's region.
-pub const ITS_TRANSLATER_OFFSET: u64 = spec::its::TRANSLATER;
 
 /// Affinity of a vCPU as Aff3.Aff2.Aff1.Aff0, to be used for MPIDR_EL1 as well.
 ///

@@ -39,9 +39,9 @@ pub const PLACE_DEADLINE: Duration = Duration::from_secs(10);
 /// The largest body of any request.
 pub const BODY_LEN_MAX: usize = 4096;
 /// Request line and headers together; hyper takes no less than 8 KiB.
-pub const HEAD_LEN_MAX: usize = 8192;
+const HEAD_LEN_MAX: usize = 8192;
 /// Headers of a request.
-pub const HEADER_COUNT_MAX: usize = 32;
+const HEADER_COUNT_MAX: usize = 32;
 /// From the first byte to the end of the headers.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// For the body and the work: the longest is a save/restore whose processes are all as late as they may be.

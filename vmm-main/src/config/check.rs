@@ -26,9 +26,9 @@ pub const PAGE_LEN: u64 = 4096;
 /// The boot protocol wants the Image at a 2 MiB boundary and the device tree behind it: less cannot boot.
 pub const MEMORY_LEN_MIN: u64 = 16 << 20;
 /// RAM starts at 1 GiB and must end below the 64-bit PCI window at 512 GiB (`bulkhead-virt-1`).
-pub const MEMORY_LEN_MAX: u64 = (512 << 30) - (1 << 30);
+const MEMORY_LEN_MAX: u64 = (512 << 30) - (1 << 30);
 /// The smallest file that can hold an arm64 Image header.
-pub const KERNEL_LEN_MIN: u64 = 64;
+const KERNEL_LEN_MIN: u64 = 64;
 
 /// A name is a file name, a host name and a word on a command line at once.
 pub fn name(name: &str) -> Result<(), Problem> {
@@ -98,7 +98,7 @@ pub fn memory_len(len: u64) -> Result<(), Problem> {
 
 /// Software vCPUs at most: what the litmus tests and guests were run with. A thread each, so a host has few cores for
 /// more.
-pub const SOFT_VCPU_COUNT_MAX: u32 = 8;
+const SOFT_VCPU_COUNT_MAX: u32 = 8;
 
 /// A size of memory as whoever chose it wrote it, where that was in units.
 fn as_given(len: u64) -> String {

@@ -47,7 +47,7 @@ pub const KEYS: [&str; 18] = [
 pub const SMMU_KEYS: [&str; 6] = ["sidsize", "ssidsize", "oas", "granules", "ril", "stream-table-levels"];
 
 /// Keys of a `[[device]]`.
-pub const DEVICE_KEYS: [&str; 9] =
+const DEVICE_KEYS: [&str; 9] =
     ["vfio-user", "nvme", "vfio", "behind", "slot", "direct-dma", "required", "readonly", "serial"];
 
 /// Reads and parses the configuration at `path`.

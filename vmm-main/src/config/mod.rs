@@ -23,11 +23,11 @@ use crate::problem::Problem;
 use crate::system::CpuKind;
 
 /// Default memory of a VM.
-pub const MEMORY_LEN_DEFAULT: u64 = 512 << 20;
+const MEMORY_LEN_DEFAULT: u64 = 512 << 20;
 /// Default name of a VM.
-pub const NAME_DEFAULT: &str = "vm";
+const NAME_DEFAULT: &str = "vm";
 /// A quiet, correct start for a Linux guest on this machine's UART.
-pub const CMDLINE_DEFAULT: &str = "console=ttyS0 earlycon=uart8250,mmio,0x9000000";
+const CMDLINE_DEFAULT: &str = "console=ttyS0 earlycon=uart8250,mmio,0x9000000";
 
 /// How a log file is called that is standard error.
 pub const STDERR_NAME: &str = "-";

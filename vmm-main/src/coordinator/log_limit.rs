@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 /// The interval at which the bucket gains a line.
-pub const REFILL: Duration = Duration::from_secs(6);
+const REFILL: Duration = Duration::from_secs(6);
 
 /// A token bucket of lines.
 #[derive(Debug, Clone)]

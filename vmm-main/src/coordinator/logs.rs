@@ -23,7 +23,7 @@ pub use crate::printable::line as printable;
 /// The longest line, in bytes; the rest is dropped.
 pub const LINE_LEN_MAX: usize = 1024;
 /// Lines kept for a report.
-pub const TAIL_LINE_COUNT: usize = 12;
+const TAIL_LINE_COUNT: usize = 12;
 /// Lines that one process may write at once; a healthy one writes a few in its life.
 const BURST: u32 = 100;
 /// For the last lines of a process that has ended. Short, since a child of it may hold the pipe open.

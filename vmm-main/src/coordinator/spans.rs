@@ -13,7 +13,7 @@ use super::logs::LAST_LINES_DEADLINE;
 pub const KILL_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The longest that ending a process takes.
-pub const FINISH_SPAN: Duration = budget::sum(&[budget::QUIT, KILL_DEADLINE, LAST_LINES_DEADLINE]);
+const FINISH_SPAN: Duration = budget::sum(&[budget::QUIT, KILL_DEADLINE, LAST_LINES_DEADLINE]);
 
 /// The longest that ending all processes takes: the vCPU process, then all others together.
 pub const STOP_SPAN: Duration = budget::sum(&[FINISH_SPAN, FINISH_SPAN]);

@@ -148,7 +148,7 @@ fn own_group() -> Option<PathBuf> {
 }
 
 /// The group of process `pid` as a folder here.
-pub fn group_of(pid: &str) -> Option<PathBuf> {
+fn group_of(pid: &str) -> Option<PathBuf> {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     folder(&groups, &mounts)

@@ -18,7 +18,7 @@ use crate::problem::Problem;
 /// The user's flag.
 const DETACH: &str = "--detach";
 /// The flag of the process that lives on.
-pub const DETACHED: &str = "--detached";
+const DETACHED: &str = "--detached";
 
 /// How it went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

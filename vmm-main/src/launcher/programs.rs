@@ -46,7 +46,7 @@ pub fn open_own() -> Result<File, Problem> {
 }
 
 /// Opens the program `name` in `folder`.
-pub fn open_in(folder: &Path, name: &str) -> Result<File, Problem> {
+fn open_in(folder: &Path, name: &str) -> Result<File, Problem> {
     let path = folder.join(name);
     let place = printable::path(&path);
     let advice = "install the programs of one build of Bulkhead in one folder";

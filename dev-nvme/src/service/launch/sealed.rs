@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The sealed half of the program used by itself: what it is given by the launcher, how it seals itself, and serves.
+//! The sealed half of the program when it is used without a VM: its arguments and descriptors, sealing, and serving.
 //!
-//! Arguments: a word that marks it, [`Orders`], and the names of its descriptors.
+//! Arguments: [`SEALED`], [`LaunchArgs`], and the names of its descriptors.
 
 use std::ffi::{CString, NulError};
 use std::fs::File;
@@ -22,22 +22,22 @@ const SEALED: &str = "--sealed";
 
 /// Its listening socket's name.
 pub const LISTENER: &str = "listener";
-/// The name of what it finds as standard input: nothing to read.
+/// The name of its standard input, which is empty.
 pub const NOTHING: &str = "nothing";
 
-/// Exit code if its last client blocks it: a new process has to take over.
+/// Exit code if a client blocks it: the launcher starts a new process.
 pub const REPLACE_ME: u8 = 75;
 
-/// The launcher's arguments to it.
+/// The arguments from the launcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Orders {
+pub struct LaunchArgs {
     /// How the controller presents the image.
     pub presented: Presented,
     /// The image's name, for the log.
     pub image_name: String,
 }
 
-impl Orders {
+impl LaunchArgs {
     /// The arguments behind the program's name.
     ///
     /// # Errors
@@ -78,12 +78,12 @@ impl Orders {
 pub fn serve_if_sealed() -> Result<Option<ExitCode>> {
     // An argument that is no text is for the command line to refuse.
     let mut args = std::env::args_os().skip(1).map(|arg| arg.into_string().unwrap_or_default());
-    let Some(orders) = Orders::from_args(&mut args)? else { return Ok(None) };
+    let Some(launch) = LaunchArgs::from_args(&mut args)? else { return Ok(None) };
     let mut fds = Inherited::take_all(args)?;
     let crash_page = CrashPage::from_fd(fds.take(SlotKind::CrashPage)?).context("the crash page")?;
     let (socket, image) = (fds.take(LISTENER)?, File::from(fds.take(SlotKind::Image)?));
     let locked = sandbox::seal(&profiles::nvme_standalone(), fds.names(), crash_page)?;
-    match serve(&locked, orders, socket, image) {
+    match serve(&locked, launch, socket, image) {
         Ok(()) => Ok(Some(ExitCode::SUCCESS)),
         Err(error) if matches!(error.downcast_ref(), Some(ServiceError::Stuck)) => {
             ipc::log::error!("nvme: {error}");
@@ -93,8 +93,8 @@ pub fn serve_if_sealed() -> Result<Option<ExitCode>> {
     }
 }
 
-fn serve(locked: &Locked, orders: Orders, socket: OwnedFd, image: File) -> Result<()> {
-    let (identity, media) = image::present(image, orders.image_name, &orders.presented)?;
+fn serve(locked: &Locked, launch: LaunchArgs, socket: OwnedFd, image: File) -> Result<()> {
+    let (identity, media) = image::present(image, launch.image_name, &launch.presented)?;
     let device = Arc::new(Device::new(identity, media));
     for line in locked.enforced().lines() {
         ipc::log::info!("nvme: sealed: {line}");

@@ -4,7 +4,7 @@
 use clap::Parser;
 
 use super::output::Output;
-use super::sealed::Orders;
+use super::sealed::LaunchArgs;
 use super::*;
 
 fn parse(args: &[&str]) -> Result<Options, clap::Error> {
@@ -35,19 +35,19 @@ fn options_have_defaults_and_limits() {
 }
 
 #[test]
-fn orders_arrive_as_they_were_given() {
+fn arguments_read_back_are_equal() {
     for (serial, readonly) in [(None, true), (Some("S1".to_owned()), false)] {
         let presented = Presented { block_len: 4096, serial, readonly };
-        let orders = Orders { presented, image_name: "\"a \\n b\"".to_owned() };
-        let args = orders.to_args().unwrap().into_iter().map(|arg| arg.into_string().unwrap());
+        let launch = LaunchArgs { presented, image_name: "\"a \\n b\"".to_owned() };
+        let args = launch.to_args().unwrap().into_iter().map(|arg| arg.into_string().unwrap());
         let args: Vec<_> = args.collect();
-        assert_eq!(Orders::from_args(&mut args.iter().cloned()).unwrap(), Some(orders));
+        assert_eq!(LaunchArgs::from_args(&mut args.iter().cloned()).unwrap(), Some(launch));
         for cut in 1..args.len() {
-            assert!(Orders::from_args(&mut args.iter().take(cut).cloned()).is_err(), "{cut} words");
+            assert!(LaunchArgs::from_args(&mut args.iter().take(cut).cloned()).is_err(), "{cut} words");
         }
     }
-    assert_eq!(Orders::from_args(&mut ["--image".to_owned()].into_iter()).unwrap(), None);
-    assert_eq!(Orders::from_args(&mut std::iter::empty()).unwrap(), None);
+    assert_eq!(LaunchArgs::from_args(&mut ["--image".to_owned()].into_iter()).unwrap(), None);
+    assert_eq!(LaunchArgs::from_args(&mut std::iter::empty()).unwrap(), None);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::gic::spec::its::{
 };
 use crate::gic::spec::{LPI_END, LPI_FIRST};
 
-pub fn read_word(memory: &dyn TableMemory, address: u64) -> Option<u64> {
+fn read_word(memory: &dyn TableMemory, address: u64) -> Option<u64> {
     let mut bytes = [0; 8];
     memory.read(address, &mut bytes).then(|| u64::from_le_bytes(bytes))
 }

@@ -4,9 +4,6 @@
 
 use super::{Field, INTID_BITS, SPI_FIRST};
 
-/// Bytes of the distributor frame.
-pub const FRAME_LEN: u64 = 0x1_0000;
-
 /// GICD_CTLR.
 pub const CTLR: u64 = 0x0000;
 /// GICD_CTLR.EnableGrp0.
@@ -54,7 +51,7 @@ pub const CLRSPI_NSR: u64 = 0x0048;
 pub const SPI_NSR_INTID: Field = Field::bits(12, 0);
 
 /// GICD_IROUTER<n>, 64 bits for each INTID from 32.
-pub const IROUTER: u64 = 0x6000;
+const IROUTER: u64 = 0x6000;
 const IROUTER_END: u64 = 0x7fe0;
 /// The affinity fields of IROUTER: Aff3 [39:32], Aff2..Aff0 [23:0]. IRM (bit 31) is RES0, see No1N.
 pub const IROUTER_AFFINITY: u64 = 0x0000_00ff_00ff_ffff;

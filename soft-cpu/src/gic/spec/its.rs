@@ -9,9 +9,6 @@
 
 use super::{Field, INTID_BITS};
 
-/// Bytes of the control frame and of the translation frame together.
-pub const LEN: u64 = 0x2_0000;
-
 /// GITS_CTLR.
 pub const CTLR: u64 = 0x0000;
 /// GITS_CTLR.Enabled.
@@ -101,7 +98,7 @@ impl Cbaser {
 }
 
 /// GITS_CREADR and GITS_CWRITER: the offset field.
-pub const QUEUE_OFFSET: Field = Field::bits(19, 5);
+const QUEUE_OFFSET: Field = Field::bits(19, 5);
 /// GITS_CWRITER.Retry.
 pub const CWRITER_RETRY: Field = Field::bit(0);
 /// GITS_CREADR.Stalled.

@@ -36,7 +36,7 @@ pub const LPI_END: u32 = 1 << INTID_BITS;
 pub const IIDR: u32 = 0x4200_043b;
 
 /// Offset of the identification registers in every 64 KiB control frame.
-pub const ID_FIRST: u64 = 0xffd0;
+const ID_FIRST: u64 = 0xffd0;
 /// Identification registers PIDR4..7, PIDR0..3, CIDR0..3. PIDR2.ArchRev (bits 7:4) is 3: GICv3.
 const ID_VALUES: [u32; 12] = [0x44, 0, 0, 0, 0x92, 0xb4, 0x3b, 0, 0x0d, 0xf0, 0x05, 0xb1];
 
