@@ -2,6 +2,7 @@
 //! A vfio-user server to be driven by the client under test: well-behaved, with one answer bent at a time.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod described;
 pub mod migration;
 pub mod reference;
 
@@ -16,16 +17,17 @@ use ipc::deadline::Deadline;
 use ipc::shm::memory_file;
 use ipc::vfio_user::connection::Connection;
 use ipc::vfio_user::device::{
-    DeviceInfo, IrqAction, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, RegionDescription,
-    RegionInfo, SparseArea,
+    IrqAction, IrqInfo, IrqSet, PCI_CONFIG_REGION, PCI_INTX_IRQ, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
+    SparseArea,
 };
 use ipc::vfio_user::dma::{DmaMap, DmaUnmap};
 use ipc::vfio_user::header::Command;
 use ipc::vfio_user::region::{RegionAccess, decode_multi};
-use ipc::vfio_user::version::Version;
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
+
+use described::Described;
 
 pub const BAR_LEN: u64 = 0x4000;
 pub const VECTORS: u32 = 2;
@@ -169,6 +171,9 @@ impl Server {
     }
 }
 
+/// What the server answers about its device.
+const DESCRIBED: Described = Described { bar_len: BAR_LEN, vectors: VECTORS, config_space };
+
 /// A function with MSI-X table and pending bits in its one BAR.
 pub fn config_space() -> [u8; 256] {
     let mut image = [0; 256];
@@ -250,36 +255,22 @@ impl Device {
 
     pub fn answer(&self, command: Command, body: &[u8]) -> Result<Vec<u8>, Errno> {
         match command {
-            Command::VERSION => Ok(Version::decode(body).unwrap().agree().unwrap().encode()),
-            Command::DEVICE_GET_INFO => Ok(DeviceInfo::pci().as_bytes().to_vec()),
-            Command::DEVICE_GET_REGION_INFO => {
-                let mut info = RegionInfo::decode_request(body).unwrap();
-                let len = match info.index.get() {
-                    0 => BAR_LEN,
-                    PCI_CONFIG_REGION => 256,
-                    _ => 0,
-                };
-                info.size = len.into();
-                info.flags = (RegionInfo::READ | RegionInfo::WRITE).into();
-                let argsz = info.argsz.get();
-                let mut sparse = None;
-                if self.memory.is_some() && info.index == 0 {
-                    info.flags |= RegionInfo::MMAP;
-                    sparse = Some(vec![SparseArea { offset: 0.into(), size: BAR_LEN.into() }]);
-                }
-                Ok(RegionDescription { info, sparse }.encode(argsz))
+            Command::DEVICE_GET_REGION_INFO if self.memory.is_some() && DESCRIBED.region(body).index == 0 => {
+                let mut info = DESCRIBED.region(body);
+                info.flags |= RegionInfo::MMAP;
+                let sparse = Some(vec![SparseArea { offset: 0.into(), size: BAR_LEN.into() }]);
+                Ok(RegionDescription { info, sparse }.encode(info.argsz.get()))
             }
-            Command::DEVICE_GET_IRQ_INFO => {
-                let index = IrqInfo::decode_request(body).unwrap().index.get();
-                let (flags, count) = match (index, &self.intx) {
-                    (PCI_MSIX_IRQ, _) => (IrqInfo::EVENTFD, VECTORS),
-                    (PCI_INTX_IRQ, Some(_)) => {
-                        (IrqInfo::EVENTFD | IrqInfo::MASKABLE | IrqInfo::AUTOMASKED, 1)
-                    }
-                    _ => (IrqInfo::EVENTFD, 0),
-                };
-                Ok(IrqInfo::new(index, flags, count).as_bytes().to_vec())
+            Command::DEVICE_GET_IRQ_INFO
+                if self.intx.is_some() && IrqInfo::decode_request(body).unwrap().index == PCI_INTX_IRQ =>
+            {
+                let flags = IrqInfo::EVENTFD | IrqInfo::MASKABLE | IrqInfo::AUTOMASKED;
+                Ok(IrqInfo::new(PCI_INTX_IRQ, flags, 1).as_bytes().to_vec())
             }
+            Command::VERSION
+            | Command::DEVICE_GET_INFO
+            | Command::DEVICE_GET_REGION_INFO
+            | Command::DEVICE_GET_IRQ_INFO => DESCRIBED.answer(command, body).ok_or(Errno::INVAL),
             Command::REGION_READ => {
                 let (access, count) = RegionAccess::decode_read(body).unwrap();
                 let offset = usize::try_from(access.offset.get()).unwrap();

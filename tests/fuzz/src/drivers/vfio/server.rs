@@ -5,6 +5,10 @@
 //! would wait for bytes that never come ends the connection too: silence costs time and shows nothing. What silence
 //! does is found by delays: an answer comes late, in one piece or in two, and the client has milliseconds for all.
 
+// The servers of dev-vfio's suites answer by it too.
+#[path = "../../../../../dev-vfio/tests/server/described.rs"]
+mod described;
+
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
@@ -14,14 +18,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::descriptors::descriptor;
-use ipc::vfio_user::device::{
-    DeviceInfo, IrqInfo, PCI_CONFIG_REGION, PCI_MSIX_IRQ, RegionDescription, RegionInfo,
-};
+use described::Described;
+use ipc::vfio_user::device::RegionInfo;
 use ipc::vfio_user::dma::DmaAccess;
 use ipc::vfio_user::feature::{FeatureHeader, MigrationFlags};
 use ipc::vfio_user::header::{Command, HEADER_LEN, Header, Kind};
 use ipc::vfio_user::region::RegionAccess;
-use ipc::vfio_user::version::Version;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use zerocopy::IntoBytes;
 
@@ -268,42 +270,16 @@ fn config_space() -> [u8; 256] {
     image
 }
 
-/// What a good server says. `None`: that it knows no such command.
+/// What the server answers about its device.
+const DESCRIBED: Described = Described { bar_len: BAR_LEN, vectors: VECTORS as u32, config_space };
+
+/// The answer of a good server. `None`: it does not know the command.
 fn answer(command: Command, body: &[u8]) -> Option<Vec<u8>> {
     match command {
-        Command::VERSION => Some(Version::decode(body).unwrap().agree().unwrap().encode()),
-        Command::DEVICE_GET_INFO => {
-            let mut info = DeviceInfo::pci();
-            info.flags |= DeviceInfo::RESET;
-            Some(info.as_bytes().to_vec())
-        }
-        Command::DEVICE_GET_REGION_INFO => {
-            let mut info = RegionInfo::decode_request(body).unwrap();
-            let len = match info.index.get() {
-                0 => BAR_LEN,
-                PCI_CONFIG_REGION => 256,
-                _ => 0,
-            };
-            info.size = len.into();
-            info.flags = (RegionInfo::READ | RegionInfo::WRITE).into();
-            let argsz = info.argsz.get();
-            Some(RegionDescription { info, sparse: None }.encode(argsz))
-        }
-        Command::DEVICE_GET_IRQ_INFO => {
-            let index = IrqInfo::decode_request(body).unwrap().index.get();
-            let count = if index == PCI_MSIX_IRQ { VECTORS } else { 0 };
-            Some(IrqInfo::new(index, IrqInfo::EVENTFD, count.into()).as_bytes().to_vec())
-        }
-        Command::REGION_READ => {
+        Command::REGION_READ => DESCRIBED.answer(command, body).or_else(|| {
             let (access, count) = RegionAccess::decode_read(body).unwrap();
-            let offset = usize::try_from(access.offset.get()).unwrap();
-            let data = if access.region.get() == PCI_CONFIG_REGION {
-                config_space()[offset..offset + count].to_vec()
-            } else {
-                vec![0x5a; count]
-            };
-            Some([access.as_bytes(), &data].concat())
-        }
+            Some([access.as_bytes(), &vec![0x5a; count]].concat())
+        }),
         Command::REGION_WRITE => {
             let (access, _) = RegionAccess::decode_write(body).unwrap();
             Some(access.as_bytes().to_vec())
@@ -315,6 +291,6 @@ fn answer(command: Command, body: &[u8]) -> Option<Vec<u8>> {
             Some(if get { [head.as_bytes(), flags.as_bytes()].concat() } else { head.as_bytes().to_vec() })
         }
         Command::DMA_MAP | Command::DEVICE_SET_IRQS | Command::DEVICE_RESET => Some(Vec::new()),
-        _ => None,
+        _ => DESCRIBED.answer(command, body),
     }
 }
