@@ -23,8 +23,8 @@ pub struct Described {
 }
 
 impl Described {
-    /// The answer to a request about the device; `None` if it is about anything else. Panics on a malformed request: the
-    /// client is the one under test.
+    /// The answer to a request about the device; `None` if it is about anything else. Panics on a malformed request:
+    /// the client is the one under test.
     pub fn answer(&self, command: Command, body: &[u8]) -> Option<Vec<u8>> {
         match command {
             Command::VERSION => Some(Version::decode(body).unwrap().agree().unwrap().encode()),
