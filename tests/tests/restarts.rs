@@ -13,13 +13,15 @@
 mod support;
 
 use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{BOOT, COMMAND, launch_as};
 use tests::SEEN;
 use tests::disk::{self, work};
 use tests::guest::GuestFiles;
-use tests::vm::Vm;
+use tests::vm::{Options, Vm};
 
 /// How often the process is restarted, unless `BULKHEAD_RESTARTS` says how often.
 const RESTARTS: u32 = 20;
@@ -27,9 +29,14 @@ const MIB: u64 = 32;
 
 /// A guest with a disk behind the vSMMU, at a shell.
 fn machine(name: &str, image: &Path) -> Option<Vm> {
+    at_shell(name, |options| options.nvme = vec![image.into()])
+}
+
+/// A guest with this disk.
+fn at_shell(name: &str, set: impl FnOnce(&mut Options)) -> Option<Vm> {
     let mut vm = launch_as(GuestFiles::cached(), name, |options| {
         options.extra = "iommu.passthrough=0 iommu.strict=1".into();
-        options.nvme = vec![image.into()];
+        set(options);
     })?;
     vm.console.shell(BOOT).unwrap();
     Some(vm)
@@ -37,24 +44,57 @@ fn machine(name: &str, image: &Path) -> Option<Vm> {
 
 #[test]
 fn vsmmu_that_is_restarted_under_disk_io_loses_and_doubles_nothing() {
-    restarted_under_io("smmu0", &["smmu0"]);
+    restarted_with_disk("smmu0", &["smmu0"]);
 }
 
 #[test]
 fn nvme_controller_that_is_restarted_under_disk_io_loses_and_doubles_nothing() {
-    restarted_under_io("nvme0", &["vfio0", "nvme0"]);
+    restarted_with_disk("nvme0", &["vfio0", "nvme0"]);
 }
 
 #[test]
 fn device_process_that_is_restarted_under_disk_io_loses_and_doubles_nothing() {
-    restarted_under_io("vfio0", &["vfio0", "nvme0"]);
+    restarted_with_disk("vfio0", &["vfio0", "nvme0"]);
+}
+
+#[test]
+fn device_process_whose_server_stays_is_restarted_without_it_and_keeps_its_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = disk::image(&folder, MIB).unwrap();
+    let Some(programs) = support::programs() else { return };
+    let socket = folder.path().join("nvme.sock");
+    let mut command = Command::new(programs.join("bulkhead-nvme"));
+    command.arg("--image").arg(&image).arg("--socket-path").arg(&socket);
+    let mut server = Server(command.spawn().unwrap());
+    let until = Instant::now() + COMMAND;
+    while !socket.exists() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let Some(vm) = at_shell("stays", |options| options.vfio_user = vec![socket]) else { return };
+    restarted_under_io(vm, "vfio0", &["vfio0"]);
+    assert_eq!(server.0.try_wait().unwrap(), None, "it serves the next client");
+}
+
+/// A process that is ended with its test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Restarts a process of a machine with a disk of its own.
+fn restarted_with_disk(process: &str, together: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let image = disk::image(&folder, MIB).unwrap();
+    let Some(vm) = machine(&format!("restarts-{process}"), &image) else { return };
+    restarted_under_io(vm, process, together);
 }
 
 /// Restarts a process, with what is started anew together with it.
-fn restarted_under_io(process: &str, together: &[&str]) {
-    let folder = tempfile::tempdir().unwrap();
-    let image = disk::image(&folder, MIB).unwrap();
-    let Some(mut vm) = machine(&format!("restarts-{process}"), &image) else { return };
+fn restarted_under_io(mut vm: Vm, process: &str, together: &[&str]) {
     work::begin(&mut vm.console, COMMAND).unwrap();
     let turns = std::env::var("BULKHEAD_RESTARTS").map_or(RESTARTS, |turns| turns.parse().unwrap());
     let before = processes(&vm);

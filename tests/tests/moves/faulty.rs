@@ -3,10 +3,13 @@
 //! which it refuses or dies.
 //!
 //! Attempt `k` moves the guest from generation 1 to `k + 1`, and all before it have failed: so a process of the old set
-//! knows the attempt by how often it was asked whether it can be saved, and one of the new set by its generation.
+//! knows the attempt by how often it was asked whether it can be saved, and one of the new set by its generation. A
+//! restart is an attempt like a move. A process that stays knows it by how often it was rewired, and refuses that the
+//! first time, and to replay the second time.
 
 use std::io::Write;
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipc::hello::Role;
@@ -25,6 +28,9 @@ pub enum Step {
     Load,
     Arm,
     Replay,
+    Rewire,
+    /// Of a process that was rewired.
+    ReplayOfPeer,
 }
 
 /// How.
@@ -50,11 +56,15 @@ pub const FAULTS: [(Step, How); 11] = [
     (Step::Replay, How::Dies),
 ];
 
+/// What a process that stays refuses in each attempt to restart one that it has a channel with.
+pub const FAULTS_OF_PEERS: [Step; 2] = [Step::Rewire, Step::ReplayOfPeer];
+
 /// What a process that dies by order ends with.
 pub const STATUS: i32 = 77;
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 static CHECKS: AtomicU32 = AtomicU32::new(0);
+static REWIRINGS: AtomicU32 = AtomicU32::new(0);
 
 impl Step {
     /// What users are told of it.
@@ -66,7 +76,17 @@ impl Step {
             Self::Configure => "configure",
             Self::Load => "load",
             Self::Arm => "arm",
-            Self::Replay => "replay",
+            Self::Replay | Self::ReplayOfPeer => "replay",
+            Self::Rewire => "rewire",
+        }
+    }
+
+    /// Of a process that stays: refuses, or does not.
+    fn pass_of_peer(self) -> Result<(), Failure> {
+        let attempt = usize::try_from(REWIRINGS.load(Ordering::Relaxed)).ok();
+        match attempt.and_then(|attempt| FAULTS_OF_PEERS.get(attempt.checked_sub(1)?)) {
+            Some(step) if *step == self => Err(Failure::new(self.as_str(), "by order")),
+            _ => Ok(()),
         }
     }
 
@@ -129,6 +149,7 @@ impl<P: Program> Program for Faulty<P> {
     fn replay(armed: &P::Armed) -> Result<Option<Vec<StreamReplay>>, Failure> {
         let replayed = P::replay(armed)?;
         Step::Replay.pass()?;
+        Step::ReplayOfPeer.pass_of_peer()?;
         Ok(replayed)
     }
     fn go(armed: &P::Armed, context: &Context) {
@@ -158,6 +179,11 @@ impl<P: Program> Program for Faulty<P> {
     }
     fn dma_ended(configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {
         P::dma_ended(inner(configured), device)
+    }
+    fn rewire(armed: &P::Armed, peer: InstanceId, epoch: u32, channel: OwnedFd) -> Result<(), Failure> {
+        REWIRINGS.fetch_add(1, Ordering::Relaxed);
+        Step::Rewire.pass_of_peer()?;
+        P::rewire(armed, peer, epoch, channel)
     }
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
         P::inspect(inner(configured), inspect);

@@ -55,7 +55,7 @@ use sandbox::profiles;
 use vcpu::{Soft, VcpuProgram};
 
 /// By name, as test runners ask for them.
-const TESTS: [(&str, fn()); 9] = [
+const TESTS: [(&str, fn()); 14] = [
     ("guest_with_everything_in_flight_moves_again_and_again_and_loses_nothing", loops::everything_in_flight),
     ("what_is_signalled_between_pause_and_save_comes_once", loops::signals_of_the_pause),
     ("logs_have_every_page_that_was_written_between_moves", harvests::truth),
@@ -72,6 +72,21 @@ const TESTS: [(&str, fn()); 9] = [
     }),
     ("nvme_process_that_fails_at_any_step_of_a_move_leaves_the_guest_where_it_was", || {
         refusals::each("bulkhead-nvme", "nvme0");
+    }),
+    ("smmu_process_that_fails_at_any_step_of_its_restart_leaves_the_guest_where_it_was", || {
+        refusals::each_of_restart("bulkhead-smmu", "smmu0");
+    }),
+    ("device_process_that_fails_at_any_step_of_its_restart_leaves_the_guest_where_it_was", || {
+        refusals::each_of_restart("bulkhead-vfio", "vfio0");
+    }),
+    ("nvme_process_that_fails_at_any_step_of_its_restart_leaves_the_guest_where_it_was", || {
+        refusals::each_of_restart("bulkhead-nvme", "nvme0");
+    }),
+    ("vcpu_process_that_refuses_its_part_of_a_restart_leaves_the_guest_where_it_was", || {
+        refusals::each_of_peer("bulkhead-vcpu-soft", "vcpu", "nvme0");
+    }),
+    ("smmu_process_that_refuses_its_part_of_a_restart_leaves_the_guest_where_it_was", || {
+        refusals::each_of_peer("bulkhead-smmu", "smmu0", "vfio0");
     }),
 ];
 

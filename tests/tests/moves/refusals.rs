@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Save/restores in which one process refuses or dies, at each step that can fail in turn.
+//! Save/restores, and restarts, in which one process refuses or dies, at each step that can fail in turn.
 //!
 //! After each attempt the user is told the process and the step, the guest's memory, registers and disk are as before,
 //! and the machine has the processes, the descriptors and the memory objects that it had: nothing leaks. At last a
-//! save/restore without a fault succeeds.
+//! attempt without a fault succeeds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::time::Instant;
 use tests::SEEN;
 
 use crate::disk_guest::DiskGuest;
-use crate::faulty::{FAULTS, How};
+use crate::faulty::{FAULTS, FAULTS_OF_PEERS, How, Step};
 use crate::held::Held;
 use crate::monitor::Monitor;
 use crate::support::{COMMAND, programs};
@@ -34,8 +34,23 @@ fn prepare(folder: &Path, built: &Path, faulty: &str) -> (PathBuf, PathBuf) {
     (own, image)
 }
 
-/// The faults of one process, all in one machine.
+/// The faults of one process of a move, all in one machine.
 pub fn each(program: &str, process: &str) {
+    all(program, process, &["save-restore"], &FAULTS);
+}
+
+/// Those of one that is restarted.
+pub fn each_of_restart(program: &str, process: &str) {
+    all(program, process, &["restart", process], &FAULTS);
+}
+
+/// Those of one that stays when `restarted` is.
+pub fn each_of_peer(program: &str, process: &str, restarted: &str) {
+    all(program, process, &["restart", restarted], &FAULTS_OF_PEERS.map(|step| (step, How::Refuses)));
+}
+
+fn all(program: &str, process: &str, command: &[&str], faults: &[(Step, How)]) {
+    let ([verb, words @ ..], [.., object]) = (command, command) else { panic!("no command") };
     let Some(built) = programs() else { return };
     let folder = tempfile::Builder::new().prefix("bulkhead-moves-").tempdir().unwrap();
     let (own, image) = prepare(folder.path(), &built, program);
@@ -44,16 +59,17 @@ pub fn each(program: &str, process: &str) {
         options.nvme = vec![image];
         options.arguments = ["--cpu", "soft", "--vcpus", "2"].map(Into::into).to_vec();
     };
-    let Some(mut m) = Monitor::start(folder.path(), &format!("moves-{process}"), set) else { return };
+    let name = format!("moves-{process}-{object}");
+    let Some(mut m) = Monitor::start(folder.path(), &name, set) else { return };
     let mut guest = DiskGuest::start(&mut m);
     guest.works(&mut m);
     let before = Held::by_machine(&own);
     let mut table = Vec::new();
-    for (step, how) in FAULTS {
+    for (step, how) in faults.iter().copied() {
         let begun = Instant::now();
-        let output = m.vm.control::<&str>("save-restore", &[]).unwrap();
+        let output = m.vm.control(verb, words).unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "{process} {step:?} {how:?} and the guest moved");
+        assert!(!output.status.success(), "{process} {step:?} {how:?} and {verb} succeeded");
         let named = format!("{} of {process}: ", step.as_str());
         let why = if how == How::Dies { "77" } else { "by order" };
         assert!(said.contains(&named) && said.contains(why), "{step:?} {how:?}: {said}");
@@ -65,14 +81,14 @@ pub fn each(program: &str, process: &str) {
         let first = said.lines().next().unwrap_or_default();
         table.push(format!("{step:?} {how:?}, {} ms: {first}", begun.elapsed().as_millis()));
     }
-    let output = m.vm.control::<&str>("save-restore", &[]).unwrap();
+    let output = m.vm.control(verb, words).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     guest.works(&mut m);
     before.is_again(&own);
     println!(
-        "{SEEN}{process}: {} of {} faults left the guest where it was, and the next move succeeds",
+        "{SEEN}{process}: {} of {} faults left the guest where it was, and the next {verb} succeeds",
         table.len(),
-        FAULTS.len()
+        faults.len()
     );
     for row in table {
         println!("{SEEN}  {row}");

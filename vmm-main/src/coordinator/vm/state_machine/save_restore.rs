@@ -209,7 +209,8 @@ impl StateMachine {
     /// Whether this is a life that the guest is to go on with, and does not yet.
     pub(super) fn is_moving_to(&self, id: LifeId) -> bool {
         match &self.operation {
-            Operation::SaveRestore(_) => id.generation > self.generation,
+            // One that was restarted has a later generation than the set that it is of.
+            Operation::SaveRestore(moving) => id.generation == moving.new && self.generation != moving.new,
             Operation::Restart(restart) => restart.is_next(id),
             _ => false,
         }
@@ -263,7 +264,7 @@ impl StateMachine {
         let Operation::SaveRestore(moving) = &mut self.operation else { return };
         if moving.given_up.is_some() {
             // Others may still refuse what was asked before it was given up.
-            if id.generation == moving.old && order == Some(Order::Resume) {
+            if id.generation != moving.new && order == Some(Order::Resume) {
                 self.refused_way_back(id, &problem);
             }
         } else {

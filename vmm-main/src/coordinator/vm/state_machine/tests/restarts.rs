@@ -234,3 +234,45 @@ fn dma_of_a_device_has_ended_only_when_its_old_life_is_gone_as_well() {
     world.depart(old, true);
     assert_eq!(world.dma_ended, [(world.life(SMMU0), VFIO1)]);
 }
+
+#[test]
+fn process_that_was_restarted_is_one_of_the_old_set_in_a_move() {
+    let restarted = || {
+        let mut world = running(false);
+        restart(&mut world);
+        world.settle();
+        let ticket = world.command(Command::SaveRestore);
+        (world, ticket)
+    };
+    let (mut world, _) = restarted();
+    until(&mut world, Order::Pause);
+    world.depart(NEXT, true);
+    assert_eq!(world.machine.phase().as_str(), "stopping", "the guest is without its SMMU");
+    // Its way back is a way back, too.
+    let (mut world, ticket) = restarted();
+    while !world.processes.keys().any(|life| life.generation == 3) {
+        until(&mut world, Order::CheckSave);
+        let lives: Vec<LifeId> = world.processes.keys().copied().collect();
+        lives.into_iter().for_each(|life| world.fulfil(life));
+        world.serve();
+    }
+    until(&mut world, Order::Save);
+    world.refuse(world.life(VCPU));
+    while world.processes[&NEXT].open != Some(Order::Resume) {
+        let ending = world.processes.iter().find(|(_, it)| it.ending.is_some()).map(|(life, _)| *life);
+        match ending {
+            Some(life) => world.depart(life, true),
+            None => {
+                let lives: Vec<LifeId> = world.processes.keys().copied().collect();
+                lives.into_iter().filter(|life| *life != NEXT).for_each(|life| world.fulfil(life));
+                if world.processes[&NEXT].open == Some(Order::Save) {
+                    world.fulfil(NEXT);
+                }
+            }
+        }
+    }
+    world.refuse(NEXT);
+    assert!(world.processes[&NEXT].ending.is_some(), "it is neither paused nor does it run");
+    world.settle();
+    assert!(world.answers[&ticket].is_err());
+}
