@@ -114,6 +114,8 @@ pub struct StateMachine {
     unreachable: BTreeMap<InstanceId, String>,
     /// Processes that hang in the kernel after the end, with all that they hold.
     hanging: Vec<InstanceId>,
+    /// The same of devices that the guest goes on without: no next boot can have what they hold.
+    left_hanging: Vec<InstanceId>,
     actions: Vec<Action>,
 }
 
@@ -137,6 +139,7 @@ impl StateMachine {
             failing_devices: BTreeMap::new(),
             unreachable,
             hanging: Vec::new(),
+            left_hanging: Vec::new(),
             actions: Vec::new(),
         }
     }

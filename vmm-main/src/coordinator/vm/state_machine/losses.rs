@@ -34,6 +34,7 @@ impl StateMachine {
             if counts || is_left || self.is_retired(id) {
                 self.hanging.push(id.instance);
             } else {
+                self.left_hanging.push(id.instance);
                 self.tell(Notice::Hanging(vec![id.instance]));
             }
         }

@@ -46,7 +46,8 @@ impl StateMachine {
     pub(super) fn reset(&mut self, step: ResetStep) -> Step {
         match step {
             ResetStep::End if self.end_everyone() == Progress::Waiting => Step::Break(Operation::Reset(step)),
-            ResetStep::End if !self.hanging.is_empty() => {
+            ResetStep::End if !self.hanging.is_empty() || !self.left_hanging.is_empty() => {
+                self.hanging.append(&mut self.left_hanging);
                 let problem = cannot_be_killed(&self.hanging, "reset");
                 Step::Continue(self.ending_failed(problem))
             }

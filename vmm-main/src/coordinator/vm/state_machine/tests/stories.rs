@@ -485,3 +485,16 @@ fn end_keeps_its_first_reason_and_ends_the_cpus_first() {
     world.settle();
     assert_eq!(world.machine.phase(), &Phase::Stopped { why: Why::LauncherGone });
 }
+
+#[test]
+fn reset_ends_the_vm_while_a_process_of_the_life_before_cannot_be_killed() {
+    let mut world = running(false);
+    let server = world.life(NVME0);
+    world.process(server, ProcessEvent::Reported(Report::Fatal("test".to_owned())));
+    world.depart(server, false);
+    assert_eq!(world.machine.phase(), &Phase::Running, "the guest goes on without the device");
+    world.process(world.life(VCPU), ProcessEvent::Reported(Report::GuestReset));
+    world.settle();
+    assert_eq!(world.machine.phase().as_str(), "stopped", "its image is still in use");
+    assert_eq!(world.machine.hanging(), [NVME0]);
+}
