@@ -2,15 +2,17 @@
 //! The model with its surroundings (memory, register page, wires, devices), used by one thread at a time.
 //!
 //! Each call leaves the device at a request boundary: the model is changed, the register page shows it, and the
-//! interrupts it asked for are raised, in this order (see `publish`). A request that a process left in the ring when
-//! it died is handled again by the next one: register writes are idempotent, and consumption of commands is recorded
-//! in CONS, which is in the register page and the saved state.
+//! interrupts it asked for are raised, in this order (see `publish`); and before any of it is visible, the checkpoint
+//! has it (see `checkpoint`). A request that a process left in the ring when it died is handled again by the next one:
+//! every register is idempotent, for a write stores a value and counts nothing, and consumption of commands is recorded
+//! in CONS.
 
+use crate::checkpoint::{CheckpointError, Keeper};
 use crate::cmdq::Step;
 use crate::devices::Devices;
 use crate::effects::Effects;
 use crate::host::{GuestRam, Wires};
-use crate::publish::Publisher;
+use crate::publish::{Publisher, RegisterSink};
 use crate::smmu::Smmu;
 use crate::stream::Stage1Sink;
 use ipc::protocol::control::StreamReplay;
@@ -32,6 +34,7 @@ pub struct Device {
     smmu: Smmu,
     /// None before the guest is to see anything: the page may still be that of an earlier life.
     publisher: Option<Publisher>,
+    keeper: Keeper,
     page: RegisterPage,
     ram: GuestRam,
     wires: Wires,
@@ -41,6 +44,8 @@ pub struct Device {
     frozen: bool,
     /// It was restored, and not started yet.
     is_loaded: bool,
+    /// The life before died under a running guest.
+    is_revived: bool,
     foreign_requests: u64,
 }
 
@@ -64,9 +69,10 @@ const SETTLE_TURNS: usize = 256;
 
 impl Device {
     /// Connects the model to its surroundings. Nothing is published before the first access or `begin`: a failed way in
-    /// leaves the page as an earlier life left it.
+    /// leaves the page as an earlier life left it, and its checkpoint.
     pub fn new(
         smmu: Smmu,
+        keeper: Keeper,
         page: RegisterPage,
         ram: GuestRam,
         wires: Wires,
@@ -76,6 +82,7 @@ impl Device {
         Device {
             smmu,
             publisher: None,
+            keeper,
             page,
             ram,
             wires,
@@ -83,6 +90,7 @@ impl Device {
             devices,
             frozen: true,
             is_loaded: false,
+            is_revived: false,
             foreign_requests: 0,
         }
     }
@@ -111,6 +119,17 @@ impl Device {
         &mut self.devices
     }
 
+    /// Goes on from what the life before has left, which died under a running guest.
+    ///
+    /// # Errors
+    /// If there is nothing, or it is not a device of this model.
+    pub fn revive(&mut self) -> Result<(), CheckpointError> {
+        let found = self.keeper.found(*self.smmu.registers().model())?;
+        self.replace(found, Vec::new());
+        self.is_revived = true;
+        Ok(())
+    }
+
     /// Sets whether commands and faults are held from now on.
     pub fn freeze(&mut self, frozen: bool) {
         self.frozen = frozen;
@@ -128,12 +147,9 @@ impl Device {
         self.devices.replay(Instant::now() + span, |stream| smmu.attachment(ram, stream))
     }
 
-    /// Stores the registers that changed; all of them the first time.
+    /// Shows the guest the registers that changed.
     fn publish(&mut self) {
-        match &mut self.publisher {
-            Some(publisher) => publisher.publish(&self.smmu, &mut self.page),
-            none => *none = Some(Publisher::publish_all(&self.smmu, &mut self.page)),
-        }
+        show(&mut self.keeper, &mut self.publisher, &self.smmu, &mut self.page, self.is_revived);
     }
 
     /// The registers are published, and commands and faults are no longer held. After a restore the wires are pulsed
@@ -263,6 +279,23 @@ impl Device {
     /// Requests for a region that is not this device's: none, unless the vCPU process is wrong.
     pub fn foreign_requests(&self) -> u64 {
         self.foreign_requests
+    }
+}
+
+/// Stores the registers that changed, all of them the first time; in the checkpoint first: what the guest has seen is
+/// never taken back. Of a guest that runs already, its own registers are left as they are.
+pub fn show(
+    keeper: &mut Keeper,
+    publisher: &mut Option<Publisher>,
+    smmu: &Smmu,
+    page: &mut impl RegisterSink,
+    guest_runs: bool,
+) {
+    keeper.keep(smmu);
+    match publisher {
+        Some(publisher) => publisher.publish(smmu, page),
+        none if guest_runs => *none = Some(Publisher::publish_ours(smmu, page)),
+        none => *none = Some(Publisher::publish_all(smmu, page)),
     }
 }
 

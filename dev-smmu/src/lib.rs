@@ -9,6 +9,7 @@
 //! Manual: Arm IHI 0070, issue H.a.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod cmdq;
 pub mod device;
 pub mod devices;

@@ -6,7 +6,8 @@
 //! EVENTQ_PROD before CMDQ_CONS (a consumed CMD_SYNC makes events visible, §4.7.3), CMDQ_CONS with its ERR
 //! before GERROR (§7.1), everything before the acknowledgements of an Update, and interrupts after all.
 //! CMDQ_PROD and EVENTQ_CONS are the guest's own: the vCPU side stores them before it posts the write, so
-//! they are published only when the device itself sets them: at the start and after a restore.
+//! they are published only when the device itself sets them: at the start and after a restore. Not after a crash: the
+//! guest has run meanwhile.
 
 use crate::regfile::low32;
 use crate::smmu::Smmu;
@@ -54,14 +55,29 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Stores every register there is, the guest's own included. Once, before the device serves.
+    /// Stores every register there is, the guest's own included. Once, before the device serves a guest that holds
+    /// still.
     pub fn publish_all(smmu: &Smmu, sink: &mut impl RegisterSink) -> Publisher {
+        Publisher::publish_first(smmu, sink, |_| true)
+    }
+
+    /// The same in front of a guest that runs: its own registers are in the page, perhaps newer ones than the device
+    /// has been told of.
+    pub fn publish_ours(smmu: &Smmu, sink: &mut impl RegisterSink) -> Publisher {
+        Publisher::publish_first(smmu, sink, |register| !GUEST_OWNED.contains(&register))
+    }
+
+    fn publish_first(
+        smmu: &Smmu,
+        sink: &mut impl RegisterSink,
+        wanted: impl Fn(Register) -> bool,
+    ) -> Publisher {
         let constant = Register::ALL.iter().filter(|register| !ORDER.contains(register));
         for &register in constant {
             store(register, smmu.registers().get(register), sink);
         }
         let mut publisher = Publisher { published: [None; ORDER.len()] };
-        publisher.publish_in_order(smmu, sink, |_| true);
+        publisher.publish_in_order(smmu, sink, wanted);
         publisher
     }
 

@@ -6,6 +6,7 @@
 //! destination's model, never adopted. A blob is untrusted: every value passes the same `put` as a live write. Error
 //! bits survive, so a command that failed before the save still stops the queue after the restore.
 
+use crate::checkpoint::CheckpointV1;
 use crate::inspect::Counters;
 use crate::link::FAULTS_MAX;
 use crate::regfile::{RegisterFile, low32};
@@ -13,6 +14,7 @@ use crate::smmu::Smmu;
 use ipc::protocol::stage1::Fault;
 use ipc::saved::{SavedState, UnitKind};
 use serde::{Deserialize, Serialize};
+use smmu_arch::spec::control::Cr0;
 use smmu_arch::spec::registers::Register;
 use smmu_arch::{Model, StreamId};
 use thiserror::Error;
@@ -190,86 +192,110 @@ impl Smmu {
         }
     }
 
+    /// What a crash may come after at any moment.
+    pub fn checkpoint(&self) -> CheckpointV1 {
+        CheckpointV1 { registers: self.save(), gbpa_is_updating: self.registers.gbpa_is_updating() }
+    }
+
     /// Restores a device. Its streams have to be looked up again.
     pub fn restore(model: Model, saved: &SmmuV1) -> Result<Smmu, RestoreError> {
-        let SmmuV1 {
-            idr0,
-            idr1,
-            idr2,
-            idr3,
-            idr4,
-            idr5,
-            iidr,
-            aidr,
-            cr0,
-            cr0ack,
-            cr1,
-            cr2,
-            gbpa,
-            irq_ctrl,
-            irq_ctrlack,
-            gerror,
-            gerrorn,
-            strtab_base,
-            strtab_base_cfg,
-            cmdq_base,
-            cmdq_prod,
-            cmdq_cons,
-            eventq_base,
-            eventq_prod,
-            eventq_cons,
-        } = *saved;
-        let mut registers = RegisterFile::reset(model);
-        for (name, register, value) in [
-            ("IDR0", Register::IDR0, idr0),
-            ("IDR1", Register::IDR1, idr1),
-            ("IDR2", Register::IDR2, idr2),
-            ("IDR3", Register::IDR3, idr3),
-            ("IDR4", Register::IDR4, idr4),
-            ("IDR5", Register::IDR5, idr5),
-            ("IIDR", Register::IIDR, iidr),
-            ("AIDR", Register::AIDR, aidr),
-        ] {
-            let ours = low32(registers.get(register));
-            if ours != value {
-                return Err(RestoreError::Model { register: name, saved: value, ours });
-            }
-        }
-        for (register, value) in [
-            (Register::CR0, cr0.into()),
-            (Register::CR0ACK, cr0ack.into()),
-            (Register::CR1, cr1.into()),
-            (Register::CR2, cr2.into()),
-            (Register::GBPA, gbpa.into()),
-            (Register::IRQ_CTRL, irq_ctrl.into()),
-            (Register::IRQ_CTRLACK, irq_ctrlack.into()),
-            (Register::GERROR, gerror.into()),
-            (Register::GERRORN, gerrorn.into()),
-            (Register::STRTAB_BASE, strtab_base),
-            (Register::STRTAB_BASE_CFG, strtab_base_cfg.into()),
-            (Register::CMDQ_BASE, cmdq_base),
-            (Register::CMDQ_PROD, cmdq_prod.into()),
-            (Register::CMDQ_CONS, cmdq_cons.into()),
-            (Register::EVENTQ_BASE, eventq_base),
-            (Register::EVENTQ_PROD, eventq_prod.into()),
-            (Register::EVENTQ_CONS, eventq_cons.into()),
-        ] {
-            registers.put(register, value);
-            // The source's registers passed the same masks: a bit that does not survive cannot have been set.
-            if registers.get(register) != value {
-                return Err(RestoreError::Register { register, value });
-            }
-        }
+        let registers = registers(model, saved)?;
         // A device is saved when all Updates have completed: a register and its acknowledgement are equal at rest.
-        if cr0 != cr0ack {
-            return Err(RestoreError::Register { register: Register::CR0ACK, value: cr0ack.into() });
-        }
-        if irq_ctrl != irq_ctrlack {
-            return Err(RestoreError::Register {
-                register: Register::IRQ_CTRLACK,
-                value: irq_ctrlack.into(),
-            });
+        if saved.cr0 != saved.cr0ack {
+            return Err(RestoreError::Register { register: Register::CR0ACK, value: saved.cr0ack.into() });
         }
         Ok(Smmu { registers, counters: Counters::default() })
     }
+
+    /// The device as a checkpoint has it, in the middle of Updates too: they are acknowledged once every stream
+    /// follows. Its streams have to be looked up again.
+    pub fn from_checkpoint(model: Model, found: &CheckpointV1) -> Result<Smmu, RestoreError> {
+        let CheckpointV1 { registers: saved, gbpa_is_updating } = found;
+        let mut registers = registers(model, saved)?;
+        // Only an Update of SMMUEN takes time.
+        let acknowledged = registers.cr0().with_smmuen(Cr0::from_bits(saved.cr0ack).smmuen());
+        if acknowledged.into_bits() != saved.cr0ack {
+            return Err(RestoreError::Register { register: Register::CR0ACK, value: saved.cr0ack.into() });
+        }
+        if *gbpa_is_updating {
+            registers.begin_gbpa_update();
+        }
+        Ok(Smmu { registers, counters: Counters::default() })
+    }
+}
+
+/// The registers of a saved state, if a device of this model can have them.
+fn registers(model: Model, saved: &SmmuV1) -> Result<RegisterFile, RestoreError> {
+    let SmmuV1 {
+        idr0,
+        idr1,
+        idr2,
+        idr3,
+        idr4,
+        idr5,
+        iidr,
+        aidr,
+        cr0,
+        cr0ack,
+        cr1,
+        cr2,
+        gbpa,
+        irq_ctrl,
+        irq_ctrlack,
+        gerror,
+        gerrorn,
+        strtab_base,
+        strtab_base_cfg,
+        cmdq_base,
+        cmdq_prod,
+        cmdq_cons,
+        eventq_base,
+        eventq_prod,
+        eventq_cons,
+    } = *saved;
+    let mut registers = RegisterFile::reset(model);
+    for (name, register, value) in [
+        ("IDR0", Register::IDR0, idr0),
+        ("IDR1", Register::IDR1, idr1),
+        ("IDR2", Register::IDR2, idr2),
+        ("IDR3", Register::IDR3, idr3),
+        ("IDR4", Register::IDR4, idr4),
+        ("IDR5", Register::IDR5, idr5),
+        ("IIDR", Register::IIDR, iidr),
+        ("AIDR", Register::AIDR, aidr),
+    ] {
+        let ours = low32(registers.get(register));
+        if ours != value {
+            return Err(RestoreError::Model { register: name, saved: value, ours });
+        }
+    }
+    for (register, value) in [
+        (Register::CR0, cr0.into()),
+        (Register::CR0ACK, cr0ack.into()),
+        (Register::CR1, cr1.into()),
+        (Register::CR2, cr2.into()),
+        (Register::GBPA, gbpa.into()),
+        (Register::IRQ_CTRL, irq_ctrl.into()),
+        (Register::IRQ_CTRLACK, irq_ctrlack.into()),
+        (Register::GERROR, gerror.into()),
+        (Register::GERRORN, gerrorn.into()),
+        (Register::STRTAB_BASE, strtab_base),
+        (Register::STRTAB_BASE_CFG, strtab_base_cfg.into()),
+        (Register::CMDQ_BASE, cmdq_base),
+        (Register::CMDQ_PROD, cmdq_prod.into()),
+        (Register::CMDQ_CONS, cmdq_cons.into()),
+        (Register::EVENTQ_BASE, eventq_base),
+        (Register::EVENTQ_PROD, eventq_prod.into()),
+        (Register::EVENTQ_CONS, eventq_cons.into()),
+    ] {
+        registers.put(register, value);
+        // The source's registers passed the same masks: a bit that does not survive cannot have been set.
+        if registers.get(register) != value {
+            return Err(RestoreError::Register { register, value });
+        }
+    }
+    if irq_ctrl != irq_ctrlack {
+        return Err(RestoreError::Register { register: Register::IRQ_CTRLACK, value: irq_ctrlack.into() });
+    }
+    Ok(registers)
 }

@@ -6,6 +6,7 @@
 //! `configure` opens what the descriptors hold and makes a device out of reset, `load` perhaps replaces it, `arm`
 //! starts the threads, and from then on the device belongs to both the control thread and the ring's.
 
+use crate::checkpoint::Keeper;
 use crate::cmdq;
 use crate::device::{Device, InFlight};
 use crate::devices::Devices;
@@ -22,6 +23,7 @@ use ipc::protocol::control::{
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice};
 use ipc::saved::{Reader, Writer};
+use ipc::shm::checkpoint::{CHECKPOINT_LEN, Checkpoint};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory;
 use ipc::shm::region::Region;
@@ -52,6 +54,8 @@ pub struct Descriptors {
     pub ram: OwnedFd,
     /// The dirty log of this process.
     pub dirty_log: OwnedFd,
+    /// What its next life finds if it dies, and what it finds of the one before.
+    pub checkpoint: OwnedFd,
     /// The MMIO ring.
     pub ring: OwnedFd,
     /// The register page.
@@ -74,6 +78,7 @@ impl Descriptors {
         Ok(Descriptors {
             ram: fds.take(SlotKind::Ram)?,
             dirty_log: fds.take(SlotKind::DirtyLog)?,
+            checkpoint: fds.take(SlotKind::Checkpoint)?,
             ring: fds.take(SlotKind::Ring)?,
             register_page: fds.take(SlotKind::RegisterPage)?,
             wires: Wires {
@@ -184,13 +189,16 @@ impl Program for SmmuProgram {
     /// Opens everything and makes the device, out of reset.
     fn configure(config: SmmuConfig, given: Descriptors, context: &Context) -> Result<Ready, Failure> {
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
-        let Descriptors { ram, dirty_log, ring, register_page, wires, mut stage1 } = given;
+        let Descriptors { ram, dirty_log, checkpoint, ring, register_page, wires, mut stage1 } = given;
         let ram = Region::from_fd(ram, config.ram.file_len())
             .and_then(|region| guest_memory::map(&region, &config.ram))
             .map_err(|error| fail("map guest RAM", &error))?;
         let log = Region::from_fd(dirty_log, DirtyLog::region_len(&config.ram))
             .and_then(|region| DirtyLog::attach(&region, &config.ram))
             .map_err(|error| fail("map the dirty log", &error))?;
+        let checkpoint = Region::from_fd(checkpoint, CHECKPOINT_LEN)
+            .and_then(|region| Checkpoint::attach(&region))
+            .map_err(|error| fail("map the checkpoint", &error))?;
         let page = Region::from_fd(register_page, REGISTER_FILE_LEN)
             .and_then(|region| RegisterPage::attach(&region))
             .map_err(|error| fail("map the register page", &error))?;
@@ -206,13 +214,21 @@ impl Program for SmmuProgram {
             links.push(Arc::new(Link::new(*peer, *stream, channel, context.generation)));
         }
         let devices = Devices::new(&links);
-        let device = Device::new(Smmu::new(config.model), page, ram, wires, config.region, devices);
+        let (smmu, keeper) = (Smmu::new(config.model), Keeper::new(checkpoint));
+        let device = Device::new(smmu, keeper, page, ram, wires, config.region, devices);
         Ok(Ready { model: config.model, log, device, responder, links })
     }
 
     fn load(mut ready: Ready, source: Source, _context: &Context) -> Result<Ready, Failure> {
-        let Source::Units(stream) = source else { return Ok(ready) };
         let what = "restore the SMMU";
+        let stream = match source {
+            Source::Reset => return Ok(ready),
+            Source::Checkpoint => {
+                ready.device.revive().map_err(|error| Failure::new(what, error))?;
+                return Ok(ready);
+            }
+            Source::Units(stream) => stream,
+        };
         let units = read_units(stream)?;
         let mut reader = Reader::new(&units).map_err(|error| Failure::new(what, error))?;
         let saved = reader.take_or_previous::<SmmuV2, SmmuV1>().map_err(|error| Failure::new(what, error))?;

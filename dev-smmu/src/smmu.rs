@@ -4,12 +4,11 @@
 //! `mmio` handles accesses, `cmdq` steps the Command queue, `eventq` records events, `gerror` keeps the error
 //! handshake, `saved` saves and restores it. The device has no state outside its registers: caches of configuration
 //! and translations belong to the devices behind it, so a new process resumes from the register file and the guest's
-//! memory alone.
+//! memory alone, after a crash too ([`crate::checkpoint`]).
 
 use crate::inspect::Counters;
 use crate::regfile::RegisterFile;
 use smmu_arch::Model;
-use smmu_arch::spec::registers::Register;
 
 /// One SMMUv3 as a guest sees it.
 #[derive(Clone, Debug)]
@@ -32,12 +31,5 @@ impl Smmu {
     /// What has been counted since this process began.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// Takes over the two registers only the guest writes, as a new process finds them in the register
-    /// page: their writes may have been posted and lost with the old process.
-    pub fn adopt_guest_owned(&mut self, cmdq_prod: u32, eventq_cons: u32) {
-        self.registers.put(Register::CMDQ_PROD, cmdq_prod.into());
-        self.registers.put(Register::EVENTQ_CONS, eventq_cons.into());
     }
 }

@@ -18,6 +18,7 @@ use ipc::protocol::control::{DirtyLogOp, Event, RoleConfig};
 use ipc::protocol::inspect::Value;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{Model, Options, SmmuConfig};
+use ipc::shm::checkpoint::Checkpoint;
 use ipc::shm::dirty_log::{self, DirtyLog, OwedMap};
 use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
@@ -36,6 +37,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 use zerocopy::IntoBytes;
 
+#[path = "service/crashes.rs"]
+mod crashes;
 #[path = "service/devices.rs"]
 mod devices;
 
@@ -49,6 +52,7 @@ struct Vm {
     layout: RamLayout,
     ram: Region,
     dirty_log: Region,
+    checkpoint: Region,
     ring: Region,
     page: Region,
     /// The SMMU's wires: event queue, global error, CMD_SYNC.
@@ -70,6 +74,7 @@ impl Vm {
         Vm {
             ram: Region::create("ram", RAM_LEN).unwrap(),
             dirty_log: DirtyLog::create("dirty", &layout).unwrap(),
+            checkpoint: Checkpoint::create("checkpoint").unwrap(),
             ring: ring::create("ring").unwrap(),
             page: RegisterPage::create("page").unwrap(),
             wires: [(); 3].map(|()| doorbell::pair().unwrap()),
@@ -88,6 +93,7 @@ impl Vm {
         let descriptors = Descriptors {
             ram: clone(&self.ram),
             dirty_log: clone(&self.dirty_log),
+            checkpoint: clone(&self.checkpoint),
             ring: clone(&self.ring),
             register_page: clone(&self.page),
             wires: Wires {

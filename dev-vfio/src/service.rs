@@ -178,6 +178,7 @@ impl<B: Backend> Program for VfioProgram<B> {
         let Configuration { log, ready } = ready;
         let saved = match source {
             Source::Reset => None,
+            Source::Checkpoint => return Err(process::no_checkpoint()),
             Source::Units(stream) => {
                 let mut units = Units::new(stream);
                 let function = units.next_of();

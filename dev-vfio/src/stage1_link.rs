@@ -2,7 +2,8 @@
 //! The device's end of the stage 1 channel: requests in, answers and faults out.
 //!
 //! Faults are sent in queue order by whichever thread; those of transactions before a request are sent before its
-//! `Done`. A vSMMU that does not read loses faults (counted) and delays nothing else: each batch of faults has one
+//! `Done`. A vSMMU that is gone loses none but those that were in its channel: they wait for its next life, bounded by
+//! the fault queue. One that does not read loses faults (counted) and delays nothing else: each batch of faults has one
 //! short timeout, since the lock that keeps the order is held for as long.
 //!
 //! A vSMMU that is restarted comes by a channel of its own ([`Stage1Link::exchange`]), with a number of its own in
@@ -10,6 +11,7 @@
 //! that is over: a next life that does not come to be leaves it as it was. Until then what comes from there is held up,
 //! and is late if the next one stays.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -20,7 +22,7 @@ use ipc::channel::{Channel, Incoming};
 use ipc::deadline::Deadline;
 use ipc::error::Error;
 use ipc::hello::{Hello, Role};
-use ipc::protocol::stage1::{Notice, Stage1, Stage1Request};
+use ipc::protocol::stage1::{Fault, Notice, Stage1, Stage1Request};
 
 use crate::gate::Gate;
 use crate::iommu::fault_queue::{Entry, Losses};
@@ -52,9 +54,37 @@ pub struct Stage1Link {
     /// A channel was opened or closed.
     changed: Condvar,
     /// Held by who tells.
-    losses: Mutex<Losses>,
+    outbox: Mutex<Outbox>,
     /// Faults that found no room, and that the vSMMU was not told of. Changed by who tells.
     lost: AtomicU64,
+    /// Faults in the outbox. Changed by who tells.
+    held: AtomicU64,
+}
+
+/// Faults on their way from the fault queue.
+#[derive(Debug, Default)]
+struct Outbox {
+    losses: Losses,
+    /// Those that were taken from the queue when the vSMMU's end was gone: for its next life. At most one batch.
+    held: VecDeque<Untold>,
+}
+
+/// What is to be told of one entry of the fault queue.
+#[derive(Debug)]
+struct Untold {
+    /// How many faults were lost before it.
+    lost: u64,
+    fault: Option<Fault>,
+}
+
+/// What became of a message about faults.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Yes,
+    /// There was no room in time.
+    NoRoom,
+    /// Nobody is at the other end.
+    Gone,
 }
 
 /// The channels of the lives of the vSMMU.
@@ -71,7 +101,13 @@ impl Stage1Link {
     pub fn new(channel: OwnedFd, generation: u32) -> Stage1Link {
         let open = vec![end(channel, generation)];
         let channels = Mutex::new(Channels { open, listeners: 1 });
-        Stage1Link { channels, changed: Condvar::new(), losses: Mutex::default(), lost: AtomicU64::new(0) }
+        Stage1Link {
+            channels,
+            changed: Condvar::new(),
+            outbox: Mutex::default(),
+            lost: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+        }
     }
 
     /// The channel that is followed now; none if there is no vSMMU any more.
@@ -161,46 +197,64 @@ impl Stage1Link {
         channel.event::<OwnedFd>(&done, &[], Deadline::after(ANSWER_SPAN))
     }
 
-    /// How many faults the vSMMU was not sent: those in the fault queue, and those that found no room in the channel.
+    /// How many faults the vSMMU was not sent: those in the fault queue, those held for its next life, and those that
+    /// found no room in the channel.
     pub fn untold_faults<I: HostIommu>(&self, iommu: &Mutex<I>) -> u64 {
-        self.lost.load(Relaxed).saturating_add(lock(iommu).fault_count())
+        let ours = self.lost.load(Relaxed).saturating_add(self.held.load(Relaxed));
+        ours.saturating_add(lock(iommu).fault_count())
     }
 
-    /// Sends the fault queue's entries to the vSMMU. Not to be called from within a transfer.
+    /// Sends the fault queue's entries to the vSMMU; while there is none they wait for its next life. Not to be called
+    /// from within a transfer.
     pub fn tell_faults<I: HostIommu>(&self, iommu: &Mutex<I>, gate: &Gate) {
-        let mut losses = lock(&self.losses);
+        let mut outbox = lock(&self.outbox);
+        let Some(channel) = self.current() else { return };
         // Dequeued with priority over the next transfer, since answers to requests wait for this; sent while DMA goes
         // on.
         let entries: Vec<Entry> = {
             let _first = gate.go_first();
             let mut iommu = lock(iommu);
-            std::iter::from_fn(|| iommu.next_fault()).take(FAULTS_PER_TURN).collect()
+            let room = FAULTS_PER_TURN.saturating_sub(outbox.held.len());
+            std::iter::from_fn(|| iommu.next_fault()).take(room).collect()
         };
+        for entry in entries {
+            let lost = outbox.losses.before(&entry).into();
+            outbox.held.push_back(Untold { lost, fault: entry.fault });
+        }
         let until = Deadline::after(FAULT_SPAN);
-        let channel = self.current();
-        let mut has_room = true;
+        let mut last = Told::Yes;
         let mut tell = |notice: &Notice| {
-            let told = |channel: &Stage1Channel| channel.event::<OwnedFd>(notice, &[], until).is_ok();
-            has_room = has_room && channel.as_ref().is_some_and(told);
-            has_room
+            if last == Told::Yes {
+                last = match channel.event::<OwnedFd>(notice, &[], until) {
+                    Ok(()) => Told::Yes,
+                    Err(Error::PeerGone { .. }) => Told::Gone,
+                    Err(_) => Told::NoRoom,
+                };
+            }
+            last
         };
         let mut lost = self.lost.load(Relaxed);
-        for entry in entries {
-            lost = lost.saturating_add(losses.before(&entry).into());
-            if lost > 0 && tell(&Notice::FaultsLost { count: lost }) {
+        while let Some(mut untold) = outbox.held.pop_front() {
+            lost = lost.saturating_add(std::mem::take(&mut untold.lost));
+            if lost > 0 && tell(&Notice::FaultsLost { count: lost }) == Told::Yes {
                 lost = 0;
             }
-            if let Some(fault) = entry.fault
-                && !tell(&Notice::Fault(fault))
-            {
-                lost = lost.saturating_add(1);
+            let told = untold.fault.map_or(Told::Yes, |fault| tell(&Notice::Fault(fault)));
+            match told {
+                Told::Yes => {}
+                Told::NoRoom => lost = lost.saturating_add(1),
+                Told::Gone => {
+                    outbox.held.push_front(untold);
+                    break;
+                }
             }
         }
         // Also when no fault follows: who is about to be saved may have room now.
-        if lost > 0 && tell(&Notice::FaultsLost { count: lost }) {
+        if lost > 0 && tell(&Notice::FaultsLost { count: lost }) == Told::Yes {
             lost = 0;
         }
         self.lost.store(lost, Relaxed);
+        self.held.store(u64::try_from(outbox.held.len()).unwrap_or(u64::MAX), Relaxed);
     }
 }
 

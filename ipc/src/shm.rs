@@ -7,6 +7,8 @@
 //! the model checker's, and views are plain heap objects: `tests/loom_*.rs` then try every interleaving.
 
 #[cfg(not(loom))]
+pub mod checkpoint;
+#[cfg(not(loom))]
 mod coherency;
 #[cfg(not(loom))]
 pub mod device_memory;

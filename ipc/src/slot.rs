@@ -62,6 +62,8 @@ pub enum SlotKind {
     Iommufd,
     /// The image of a disk.
     Image,
+    /// What the process finds again after a crash of its own.
+    Checkpoint,
 }
 
 /// The wires of an SMMUv3 (IHI 0070 section 3.18).
@@ -93,7 +95,7 @@ pub struct UnknownSlot(String);
 
 impl SlotKind {
     /// Every kind.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Control,
         Self::CrashPage,
         Self::Log,
@@ -119,6 +121,7 @@ impl SlotKind {
         Self::VfioDevice,
         Self::Iommufd,
         Self::Image,
+        Self::Checkpoint,
     ];
 
     /// The one that is shared with, or held for, `peer`.
@@ -156,6 +159,7 @@ impl SlotKind {
             Self::VfioDevice => "vfio-device",
             Self::Iommufd => "iommufd",
             Self::Image => "image",
+            Self::Checkpoint => "checkpoint",
         }
     }
 }

@@ -123,6 +123,9 @@ pub enum Source {
     Reset,
     /// A stream of state units, which is untrusted. A program may keep the rest of it until it is armed.
     Units(Box<dyn Read + Send>),
+    /// The checkpoint of the life before, which died, in the memory object that the program was given for it. The guest
+    /// runs, and may have asked for something that was not answered.
+    Checkpoint,
 }
 
 /// Reads a whole stream of state units into private memory, up to [`SAVED_UNITS_LEN_MAX`] bytes.
@@ -137,6 +140,12 @@ pub fn read_units(stream: impl Read) -> Result<Vec<u8>, Failure> {
         return Err(fail(&format_args!("it is longer than {SAVED_UNITS_LEN_MAX:#x} bytes")));
     }
     Ok(units)
+}
+
+/// The answer to a load from a checkpoint of a program that keeps none.
+#[must_use]
+pub fn no_checkpoint() -> Failure {
+    Failure::new("load the checkpoint of the life before", "it keeps no checkpoint")
 }
 
 /// The answer to [`Program::dma_ended`] of a program without devices behind it.

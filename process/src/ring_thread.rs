@@ -40,7 +40,8 @@ pub enum Step {
 /// The thread's mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Answers accesses; no work has been done yet. The mode it starts in.
+    /// Has not begun: the mode it starts in. Accesses wait: a next life that does not come to be must have answered
+    /// none.
     Parked,
     /// Answers accesses and works.
     Running,
@@ -93,6 +94,8 @@ struct Requested {
 struct Shared {
     requested: Mutex<Requested>,
     progress: Condvar,
+    /// A mode was set: what a parked thread waits for.
+    set: Condvar,
     notes: AtomicU32,
     interrupt: Interrupt,
 }
@@ -119,6 +122,7 @@ impl RingThread {
         let shared = Arc::new(Shared {
             requested: Mutex::new(requested),
             progress: Condvar::new(),
+            set: Condvar::new(),
             notes: AtomicU32::new(0),
             interrupt: Interrupt::new(),
         });
@@ -139,9 +143,7 @@ impl RingThread {
     /// Sets mode `Running` without waiting until it is in force.
     pub fn go(&self) {
         let mut requested = lock(&self.shared.requested);
-        requested.mode = Mode::Running;
-        requested.number += 1;
-        self.shared.interrupt.raise();
+        self.shared.request(&mut requested, Mode::Running);
     }
 
     /// Sets the mode and waits until it is in force. If it is in force already, what has arrived since is handled
@@ -152,10 +154,8 @@ impl RingThread {
     pub fn set_mode(&self, mode: Mode) -> Result<(), ModeError> {
         let until = Instant::now() + self.span;
         let mut requested = lock(&self.shared.requested);
-        requested.mode = mode;
-        requested.number += 1;
+        self.shared.request(&mut requested, mode);
         let number = requested.number;
-        self.shared.interrupt.raise();
         while requested.in_force < number {
             if requested.ended {
                 return match &requested.violation {
@@ -220,7 +220,12 @@ impl Shared {
             };
             match mode {
                 Mode::Ended => return Ok(()),
-                Mode::Parked | Mode::Running => {
+                Mode::Parked => {
+                    let requested = lock(&self.requested);
+                    let waited = self.set.wait_while(requested, |requested| requested.number == number);
+                    drop(waited.unwrap_or_else(PoisonError::into_inner));
+                }
+                Mode::Running => {
                     self.set_in_force(number);
                     self.answer(device, responder, mode, &mut notes)?;
                 }
@@ -235,6 +240,13 @@ impl Shared {
                 }
             }
         }
+    }
+
+    fn request(&self, requested: &mut Requested, mode: Mode) {
+        requested.mode = mode;
+        requested.number += 1;
+        self.interrupt.raise();
+        self.set.notify_all();
     }
 
     fn set_in_force(&self, number: u64) {

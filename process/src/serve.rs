@@ -54,6 +54,7 @@ fn answer<P: Program>(life: &mut Life<P>, request: Request, fds: Vec<OwnedFd>) -
     match request {
         Request::Configure(config) => life.configure(config)?,
         Request::Load(LoadFrom::Reset) => life.load(Source::Reset)?,
+        Request::Load(LoadFrom::Checkpoint) => life.load(Source::Checkpoint)?,
         Request::Load(LoadFrom::Units { len }) => {
             let what = "read the saved state";
             let stream = StateReader::new(given(what)?, len, life.context().events.clone());

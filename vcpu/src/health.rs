@@ -3,12 +3,14 @@
 //!
 //! A device that does not answer in time, breaks the protocol, or is gone has failed for good: it reads as all ones
 //! from then on, without a wait. The coordinator is notified and ends its process, so that a device that failed for
-//! the CPUs makes no DMA either.
+//! the CPUs makes no DMA either. What the machine cannot be without does not fail so ([`Health::complain`],
+//! [`Health::fail_machine`]).
 
 use ipc::protocol::control::Event;
 use process::Events;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The health of one device, shared by all threads that access it.
 #[derive(Default)]
@@ -17,6 +19,8 @@ pub struct Health {
     name: String,
     failure: OnceLock<String>,
     coordinator: OnceLock<Events>,
+    /// When the coordinator was last told that it does not answer.
+    complained: Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for Health {
@@ -45,6 +49,28 @@ impl Health {
         if let (Some(coordinator), Some(why)) = (self.coordinator.get(), self.failure.get()) {
             let failed = Event::PeerFailed { name: self.name.clone(), why: why.clone() };
             coordinator.tell(failed);
+        }
+    }
+
+    /// The device does not answer, and is waited for: the coordinator decides whether its process is started anew. It
+    /// is told once in `span`, whoever waits.
+    pub fn complain(&self, why: String, span: Duration) {
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|last| last.elapsed() >= span) {
+            *complained = Some(Instant::now());
+            ipc::log::warn!("{}: {why}", self.name);
+            if let Some(coordinator) = self.coordinator.get() {
+                coordinator.tell(Event::PeerFailed { name: self.name.clone(), why });
+            }
+        }
+    }
+
+    /// The device can never be reached again, and a guest without it is none: this process cannot go on.
+    pub fn fail_machine(&self, why: String) {
+        if self.failure.set(why.clone()).is_ok()
+            && let Some(coordinator) = self.coordinator.get()
+        {
+            coordinator.fatal(format!("{}: {why}", self.name));
         }
     }
 

@@ -86,6 +86,7 @@ impl<E: Engine> Program for VcpuProgram<E> {
                 guest.power_on(entry, fdt)?;
                 Ok(guest)
             }
+            Source::Checkpoint => Err(process::no_checkpoint()),
             Source::Units(stream) => {
                 let saved = SavedMachine::decode(&read_units(stream)?, parts.engine.vcpu_count)
                     .map_err(|error| Failure::new("read the machine's state", error))?;

@@ -3,8 +3,10 @@
 //!
 //! Reads of a device with a register page never come here: the page is mapped into the guest. A write to a register
 //! that only the guest changes is stored in the page and posted, so the guest reads its own write back; every other
-//! write waits for the device's answer. A device that does not answer in time, or is gone, has failed
-//! ([`super::health`]): the vCPU reads all ones, and a pause waits for no device longer than that. Accesses to a
+//! write waits for the device's answer. A function that does not answer in time, or is gone, has failed
+//! ([`super::health`]): the vCPU reads all ones, and a pause waits for no device longer than that. A device of the
+//! machine itself (the vSMMU) may be started anew by the coordinator: it is waited for, for as long as the guest is not
+//! ended, and the coordinator is told when that takes long. Its ring outlives its process. Accesses to a
 //! shown window do not go through the ring; while a function has any shown, none of its writes is posted, because an
 //! access to the window would overtake it. An access to a device without a register page takes no lock.
 
@@ -47,6 +49,8 @@ pub struct RemoteDevice {
     /// writes in the same order.
     guest_owned: Option<Mutex<GuestOwned>>,
     posted: Vec<u64>,
+    /// It is of the machine itself, and its process may be followed by another life: it is waited for.
+    has_next_life: bool,
     /// A PCI function's windows.
     memory: Option<Arc<Windows>>,
     counters: Counters,
@@ -88,6 +92,7 @@ impl RemoteDevice {
     ) -> Result<(Self, Option<GuestRegionMmap>), Failure> {
         let window = Window { region: config.region, base: config.base.0, len: config.len, posted: false };
         let mut device = Self::attach(Health::new(&config.peer.to_string()), vec![window], ring, spin)?;
+        device.has_next_life = true;
         let (Some(page), Some(rules)) = (page, &config.page) else { return Ok((device, None)) };
         let fail = |why: String| Failure::new(format!("open the register page of {}", config.peer), why);
         if config.len != SMMU0.len {
@@ -138,6 +143,7 @@ impl RemoteDevice {
             requester,
             guest_owned: None,
             posted: Vec::new(),
+            has_next_life: false,
             memory: None,
             counters: Counters::default(),
         })
@@ -205,8 +211,8 @@ impl RemoteDevice {
         self.finish(gate, write);
     }
 
-    /// Sends a request and waits until the device has answered. `None`: the device has failed. Retries only while the
-    /// ring is full, so no request is sent twice.
+    /// Sends a request and waits until the device has answered. `None`: the device has failed, or the guest has ended.
+    /// Retries only while the ring is full, so no request is sent twice.
     fn finish(&self, gate: &Gate, ask: impl Fn() -> Result<u64, RingError>) -> Option<u64> {
         if self.health.failure().is_some() {
             return None;
@@ -218,7 +224,11 @@ impl RemoteDevice {
             let unfinished = match asked {
                 Ok(value) => return Some(value),
                 Err(error @ (RingError::Size { .. } | RingError::Violation(_))) => {
-                    self.health.fail(error.to_string());
+                    if self.has_next_life {
+                        self.health.fail_machine(error.to_string());
+                    } else {
+                        self.health.fail(error.to_string());
+                    }
                     return None;
                 }
                 Err(unfinished) => unfinished,
@@ -226,7 +236,12 @@ impl RemoteDevice {
             waited = waited.saturating_add(begun.elapsed().min(WAIT_COUNTED_MAX));
             // Earlier accesses may have used up part of the time that the same pause allows for all of them.
             if waited.max(gate.pausing()) >= ANSWER_SPAN {
-                self.health.fail(format!("it has not answered within {} s", ANSWER_SPAN.as_secs()));
+                let why = format!("it has not answered within {} s", ANSWER_SPAN.as_secs());
+                if self.has_next_life {
+                    self.health.complain(why, ANSWER_SPAN);
+                } else {
+                    self.health.fail(why);
+                }
             }
             if gate.is_ended() || self.health.failure().is_some() {
                 return None;

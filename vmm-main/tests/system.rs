@@ -127,9 +127,15 @@ fn is_of(vm: &str, system: &System, held: &Descriptor, link: &str) -> bool {
         (EdgeKind::Program, _) => {
             link.ends_with(&format!("/{}", held.slot.to_string().trim_start_matches("program:")))
         }
-        (_, make @ (Make::Ram | Make::DirtyLog | Make::Ring | Make::RegisterPage | Make::MsiBoard)) => {
-            memory(make.memory_name(vm, object.owner))
-        }
+        (
+            _,
+            make @ (Make::Ram
+            | Make::DirtyLog
+            | Make::Checkpoint
+            | Make::Ring
+            | Make::RegisterPage
+            | Make::MsiBoard),
+        ) => memory(make.memory_name(vm, object.owner)),
         (_, make) => is_socket(make) && link.starts_with("socket:["),
     }
 }

@@ -29,7 +29,7 @@ const CONTEXT: u64 = RAM + 0x5_0000;
 const EVENTQ: u64 = RAM + 0x6_0000;
 const A_MOMENT: Duration = Duration::from_millis(50);
 
-struct Device {
+pub struct Device {
     channel: Channel<Stage1>,
 }
 
@@ -60,7 +60,7 @@ const VFIO0: InstanceId = InstanceId::new(Role::Vfio, 0);
 const VFIO1: InstanceId = InstanceId::new(Role::Vfio, 1);
 
 /// A process that serves, and a device behind it that has answered what it was told on the way.
-fn start(vm: &Vm) -> (Life<SmmuProgram>, Device, Guest) {
+pub fn start(vm: &Vm) -> (Life<SmmuProgram>, Device, Guest) {
     let (mut process, device) = armed(vm, Source::Reset);
     assert_eq!(replayed(&mut process, &device), [stream(Attachment::Bypass, ReplayOutcome::Attached)]);
     process.go().unwrap();
@@ -70,7 +70,7 @@ fn start(vm: &Vm) -> (Life<SmmuProgram>, Device, Guest) {
 }
 
 /// A process that is armed, and a device behind it that has greeted.
-fn armed(vm: &Vm, source: Source) -> (Life<SmmuProgram>, Device) {
+pub fn armed(vm: &Vm, source: Source) -> (Life<SmmuProgram>, Device) {
     let (ours, theirs) = channel::pair().unwrap();
     vm.stage1.borrow_mut().insert(VFIO0, theirs);
     let mut process = vm.process(1);
@@ -99,7 +99,7 @@ fn await_counter(process: &Life<SmmuProgram>, name: &str, value: u64) {
     }
 }
 
-fn attach(to: Attachment) -> Vec<Stage1Request> {
+pub fn attach(to: Attachment) -> Vec<Stage1Request> {
     vec![Stage1Request::Attach { stream: STREAM, to }]
 }
 
@@ -108,7 +108,7 @@ fn about_stream(opcode: Opcode, stream: u32) -> Command {
 }
 
 /// Enables translation over a linear table of 16 entries, all of them invalid; the device obeys meanwhile.
-fn enable_translation(device: &Device, guest: &Guest) {
+pub fn enable_translation(device: &Device, guest: &Guest) {
     guest.write(Register::EVENTQ_BASE, EVENTQ | 4);
     std::thread::scope(|scope| {
         let obeying = scope.spawn(|| {
@@ -131,6 +131,13 @@ fn enable_translation(device: &Device, guest: &Guest) {
 
 fn write_ste(guest: &Guest, words: [u64; 2]) {
     guest.ram.write(Gpa(STRTAB + u64::from(STREAM.0) * 64), words.as_bytes()).unwrap();
+}
+
+/// The guest's entry asks for stage 1: what the stream is to be attached to.
+pub fn stage1_entry(guest: &Guest) -> Attachment {
+    let words = [CONTEXT | 0b1011, 0b1101_0100];
+    write_ste(guest, words);
+    Attachment::Stage1(words)
 }
 
 fn event(guest: &Guest, index: u64) -> [u64; 4] {
@@ -365,7 +372,7 @@ fn numbers_that_a_device_makes_up_are_counted_without_overflow() {
 }
 
 /// What is done while the device answers; the requests that it was given.
-fn obeying<T>(device: &Device, act: impl FnOnce() -> T) -> (T, Vec<Stage1Request>) {
+pub fn obeying<T>(device: &Device, act: impl FnOnce() -> T) -> (T, Vec<Stage1Request>) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let obeys = scope.spawn(|| {

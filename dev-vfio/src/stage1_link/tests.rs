@@ -124,6 +124,36 @@ fn orders_of_an_earlier_life_are_late_while_the_next_one_is_there_and_good_when_
 }
 
 #[test]
+fn faults_of_a_time_without_a_vsmmu_are_told_to_its_next_life() {
+    let (ours, theirs) = channel::pair().unwrap();
+    let link = Stage1Link::new(ours, 1);
+    let first = link.current().unwrap();
+    let (first, old) = greeted(&link, first, theirs, 1);
+    let (iommu, gate) = (Mutex::new(Faulty(0)), Gate::default());
+    // It is gone, and that was not noticed yet: what was taken from the queue is kept.
+    drop(old);
+    lock(&iommu).0 = 1;
+    link.tell_faults(&iommu, &gate);
+    assert_eq!(lock(&iommu).0, 0);
+    assert_eq!(link.untold_faults(&iommu), 1);
+    // It was noticed: what is in the queue stays there.
+    assert!(!link.close(&first));
+    lock(&iommu).0 = 1;
+    link.tell_faults(&iommu, &gate);
+    assert_eq!(lock(&iommu).0, 1);
+    assert_eq!(link.untold_faults(&iommu), 2);
+    let (ours, theirs) = channel::pair().unwrap();
+    let second = link.exchange(ours, 2).unwrap();
+    let (_second, new) = greeted(&link, second, theirs, 2);
+    link.tell_faults(&iommu, &gate);
+    let mut faults = 0;
+    while let Ok(Incoming::Event { body, .. }) = new.recv(Deadline::now()) {
+        faults += u32::from(matches!(body, Notice::Fault(_)));
+    }
+    assert_eq!((faults, link.untold_faults(&iommu)), (2, 0));
+}
+
+#[test]
 fn channel_of_another_epoch_is_not_greeted() {
     let (ours, theirs) = channel::pair().unwrap();
     let (first, _kept) = channel::pair().unwrap();

@@ -157,6 +157,9 @@ pub enum LoadFrom {
         /// Their length in bytes.
         len: u64,
     },
+    /// The checkpoint that the life before has left in this process's own memory object, of which it was given a
+    /// descriptor at exec. The guest runs: nothing of it is overwritten that it may have changed meanwhile.
+    Checkpoint,
 }
 
 /// An operation on the dirty log. Append only. [`crate::shm::dirty_log`] describes a harvest.
@@ -302,7 +305,7 @@ impl Message for Request {
         match self {
             Self::Save | Self::Load(LoadFrom::Units { .. }) | Self::Rewire { .. } => 1,
             Self::Configure(_)
-            | Self::Load(LoadFrom::Reset)
+            | Self::Load(LoadFrom::Reset | LoadFrom::Checkpoint)
             | Self::Arm
             | Self::Replay
             | Self::Go

@@ -4,7 +4,7 @@
 use std::sync::mpsc;
 
 use ipc::shm::region::Region;
-use ipc::shm::ring::{self, Requester};
+use ipc::shm::ring::{self, Requester, RingError};
 
 use super::*;
 
@@ -85,21 +85,31 @@ impl Rig {
 }
 
 #[test]
-fn parked_thread_answers_and_begins_no_work_before_it_goes() {
+fn parked_thread_answers_nothing_before_it_goes() {
     let ring = ring::create("ring").unwrap();
     let guest = Requester::attach(&ring, Duration::ZERO).unwrap();
     let responder = Responder::attach(&ring, 1, Duration::ZERO).unwrap();
     let device = Arc::<Counters>::default();
     let thread = RingThread::start(Arc::clone(&device), responder, Duration::from_secs(20), |_| {}).unwrap();
-    // The second write is answered behind the first one, and behind what the thread did in between.
-    for _ in 0..2 {
-        guest.write(0, 8, 4, 0, &Interrupt::new(), soon()).unwrap();
-        thread.notes().wake();
-    }
-    assert_eq!((device.accesses.load(Ordering::SeqCst), device.done.load(Ordering::SeqCst)), (2, 0));
+    guest.post(0, 8, 4, 0, &Interrupt::new(), soon()).unwrap();
+    thread.notes().wake();
+    let unanswered = guest.write(0, 8, 4, 0, &Interrupt::new(), Deadline::after(Duration::from_millis(50)));
+    let Err(RingError::Unfinished { pending, .. }) = unanswered else { panic!("{unanswered:?}") };
+    assert_eq!(device.accesses.load(Ordering::SeqCst), 0);
     thread.go();
+    guest.wait(pending, &Interrupt::new(), soon()).unwrap();
     thread.set_mode(Mode::Paused).unwrap();
-    assert_eq!(device.done.load(Ordering::SeqCst), 6);
+    assert_eq!((device.accesses.load(Ordering::SeqCst), device.done.load(Ordering::SeqCst)), (2, 6));
+}
+
+#[test]
+fn parked_thread_ends_when_it_is_told_to() {
+    let ring = ring::create("ring").unwrap();
+    let responder = Responder::attach(&ring, 1, Duration::ZERO).unwrap();
+    let device = Arc::<Counters>::default();
+    let mut thread = RingThread::start(device, responder, Duration::from_secs(20), |_| {}).unwrap();
+    thread.end();
+    assert!(thread.thread.is_none(), "it is joined");
 }
 
 #[test]

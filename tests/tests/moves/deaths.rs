@@ -4,7 +4,7 @@
 //! A move is counted first: what each process of the old set has while it lasts, and each of the new set from its start
 //! on. Then it is done again, and one of them dies at one of these. Before the commit the death of a new process costs
 //! the move, and that of an old one what it costs elsewhere; behind it they have changed places. A device's process
-//! costs its device, another one the machine, and nothing is left behind.
+//! costs its device, the vSMMU's that serves the guest nothing, another one the machine, and nothing is left behind.
 //!
 //! A process that is stopped (SIGSTOP) lives, and answers nobody. It costs what its death costs, and the guest is held
 //! up for no longer than a process may be without progress.
@@ -227,6 +227,10 @@ fn one(
             assert!(again.is_ok(), "the next move: {again:?}");
             traced.guest.works(&mut traced.m);
         }
+        traced.end();
+    } else if process == "smmu0" && (generation == OLD || has_moved) {
+        // It comes back; one that has not begun when it dies has nothing to come back from.
+        guest.works(m);
         traced.end();
     } else if OF_A_DEVICE.contains(&process) {
         guest.loses_its_disk(m);

@@ -62,10 +62,11 @@ pub fn devices() {
     });
 }
 
-/// Any other process ends the machine.
+/// Any other process ends the machine; but the vSMMU's, which comes back once it has begun.
 pub fn machines() {
     each_point(&["vcpu", "smmu0", "coordinator"], |mut machine, process, loss, tracer| {
         let controller = machine.controller();
+        let mut lives = false;
         let lost = thread::scope(|scope| {
             // The guest's driver stops at the first surprise: here, the end of its machine.
             let life = scope.spawn(|| catch_unwind(AssertUnwindSafe(|| live(&mut machine))));
@@ -82,12 +83,19 @@ pub fn machines() {
                 }
             }
             // Its outcome is how far it came.
-            drop(life.join().unwrap());
+            lives = life.join().unwrap().is_ok();
             lost
         });
         if lost.is_none() {
             machine.end();
             return false;
+        }
+        if process == "smmu0" && loss == Loss::Killed && lives {
+            machine.neighbour_works();
+            machine.await_report("smmu0", "is started anew");
+            machine.can_be_looked_at();
+            machine.end();
+            return true;
         }
         let (code, said) = machine.ended();
         let report = said.lines().last().unwrap_or_default();

@@ -133,3 +133,53 @@ fn failure_from_before_there_was_a_coordinator_to_tell_is_told_it_later() {
         matches!(told, Incoming::Event { body: Event::PeerFailed { why, .. }, .. } if why.contains("function link"))
     );
 }
+
+/// A device of the machine itself.
+fn machine_device() -> (RemoteDevice, ipc::shm::region::Region) {
+    let config = RemoteMmio {
+        peer: InstanceId::new(Role::Smmu, 0),
+        region: 0,
+        base: Gpa(CONFIG),
+        len: 0x1000,
+        page: None,
+        irqs: vec![],
+    };
+    let ring = ring::create("ring").unwrap();
+    let fd = ring.as_fd().try_clone_to_owned().unwrap();
+    let (device, _) = RemoteDevice::open(&config, fd, None, Duration::ZERO).unwrap();
+    (device, ring)
+}
+
+#[test]
+fn access_to_the_machine_waits_for_the_next_life_and_the_coordinator_is_told_once_that_it_takes_long() {
+    let ((device, ring), gate) = (machine_device(), running());
+    let (ours, theirs) = channel::pair().unwrap();
+    device.health().connect(&Events::over(&Arc::new(Channel::from_fd(ours, Hello::new(Role::Vcpu, 1)))));
+    let coordinator = Channel::<Control>::from_fd(theirs, Hello::new(Role::Coordinator, 1));
+    std::thread::scope(|scope| {
+        let vcpus: Vec<_> = (0..2).map(|_| scope.spawn(|| read(&device, &gate))).collect();
+        let told = coordinator.recv(Deadline::after(ANSWER_SPAN * 3)).unwrap();
+        assert!(
+            matches!(told, Incoming::Event { body: Event::PeerFailed { name, .. }, .. } if name == "smmu0")
+        );
+        assert!(coordinator.recv(Deadline::after(WAIT_SLICE * 5)).is_err(), "once, whoever waits");
+        let mut next = Responder::attach(&ring, 2, Duration::ZERO).unwrap();
+        for _ in 0..2 {
+            next.next(&Interrupt::new(), Deadline::after(ANSWER_SPAN)).unwrap().complete(0x1234);
+        }
+        vcpus.into_iter().for_each(|vcpu| assert_eq!(vcpu.join().unwrap(), 0x1234));
+    });
+    assert_eq!(device.health().failure(), None);
+}
+
+#[test]
+fn access_to_the_machine_ends_with_the_guest() {
+    let ((device, _ring), gate) = (machine_device(), running());
+    std::thread::scope(|scope| {
+        let vcpu = scope.spawn(|| read(&device, &gate));
+        std::thread::sleep(WAIT_SLICE);
+        gate.quit();
+        assert_eq!(vcpu.join().unwrap(), 0xffff_ffff);
+    });
+    assert_eq!(device.health().failure(), None);
+}

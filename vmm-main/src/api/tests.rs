@@ -34,6 +34,7 @@ fn status(phase: Phase) -> Status {
         log_lines_dropped: 0,
         direct_dma: Vec::new(),
         lost_devices: std::collections::BTreeMap::new(),
+        deaths: std::collections::BTreeMap::new(),
     }
 }
 

@@ -40,6 +40,18 @@ pub struct Status {
     /// Assigned devices that have failed, before or after the start, by their process, with the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lost_devices: BTreeMap<String, String>,
+    /// Processes that died and were started anew under the guest, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub deaths: BTreeMap<String, Deaths>,
+}
+
+/// The deaths of a process that the guest went on after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deaths {
+    /// How many.
+    pub count: u32,
+    /// How it died last.
+    pub last: String,
 }
 
 /// One row of `GET /v1/processes`.

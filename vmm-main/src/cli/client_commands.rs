@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use super::{Form, host_pids};
 use crate::api::client::{COMMAND_DEADLINE, Client, INSPECT_DEADLINE, SNAPSHOT_DEADLINE, STOP_DEADLINE};
 use crate::api::types::{
-    DIRTY_RATE_MS_MAX, DirtyPages, DirtyRate, DirtyRateRequest, Inspected, Limits, Observed, Process,
+    DIRTY_RATE_MS_MAX, Deaths, DirtyPages, DirtyRate, DirtyRateRequest, Inspected, Limits, Observed, Process,
     RestartRequest, Restarted, SaveRestored, Stage, Status, UnitLen,
 };
 use crate::config::{check, size};
@@ -365,8 +365,16 @@ fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
         .collect();
     let lost: String =
         status.lost_devices.iter().map(|(name, reason)| format!("{name} is lost: {reason}\n")).collect();
+    let deaths: String = status
+        .deaths
+        .iter()
+        .map(|(name, deaths)| {
+            let Deaths { count, last } = deaths;
+            format!("{name} was started anew {count} times; the last time, {last}\n")
+        })
+        .collect();
     print(&format!(
-        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{direct}{lost}",
+        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{direct}{lost}{deaths}",
         status.name,
         status.phase.as_str(),
         size::display(status.memory_len),

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::{
-    Behind, ConsoleMode, DeviceSettings, OnReset, STDERR_NAME, Settings, SmmuSettings, VmConfig, file, size,
+    Behind, ConsoleMode, DeviceSettings, OnReset, RestartPolicy, STDERR_NAME, Settings, SmmuSettings,
+    VmConfig, file, size,
 };
 use crate::launcher::ids::{self, Ids};
 use crate::problem::Problem;
@@ -103,6 +104,12 @@ pub struct RunFlags {
     /// Stream table levels of the vSMMUv3, 1 or 2
     #[arg(long, value_name = "COUNT", help_heading = "vSMMUv3 model")]
     smmu_stream_table_levels: Option<u64>,
+    /// Whether the vSMMUv3's process is started anew under the running guest if it dies [default: always]
+    #[arg(long, value_enum, value_name = "WHEN", help_heading = "Failures")]
+    smmu_restart: Option<RestartPolicy>,
+    /// How often within a minute; if it dies more often the VM ends [default: 5]
+    #[arg(long, value_name = "COUNT", help_heading = "Failures")]
+    smmu_restarts_per_minute: Option<u64>,
 }
 
 /// Where the launcher runs.
@@ -171,6 +178,8 @@ impl RunFlags {
             ids: self.ids,
             cgroup: self.cgroup,
             cpu_weight: self.cpu_weight,
+            smmu_restart: self.smmu_restart,
+            smmu_restarts: self.smmu_restarts_per_minute,
             smmu: SmmuSettings {
                 sidsize: self.smmu_sidsize,
                 ssidsize: self.smmu_ssidsize,

@@ -13,7 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::STDERR_NAME;
-use super::{Behind, ConsoleMode, DeviceSettings, Disk, OnReset, Settings, SmmuSettings, size};
+use super::{Behind, ConsoleMode, DeviceSettings, Disk, OnReset, RestartPolicy, Settings, size};
 use crate::launcher::ids;
 use crate::printable;
 use crate::problem::Problem;
@@ -44,7 +44,16 @@ pub const KEYS: [&str; 18] = [
     "device",
 ];
 /// Keys of `[smmu]`.
-pub const SMMU_KEYS: [&str; 6] = ["sidsize", "ssidsize", "oas", "granules", "ril", "stream-table-levels"];
+pub const SMMU_KEYS: [&str; 8] = [
+    "sidsize",
+    "ssidsize",
+    "oas",
+    "granules",
+    "ril",
+    "stream-table-levels",
+    "restart",
+    "restarts-per-minute",
+];
 
 /// Keys of a `[[device]]`.
 const DEVICE_KEYS: [&str; 9] =
@@ -130,7 +139,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "cpu-weight" => settings.cpu_weight = Some(source.integer(value)?),
             "json-log" => settings.json_log = Some(source.boolean(value)?),
             "on-reset" => settings.on_reset = Some(source.on_reset(value)?),
-            "smmu" => settings.smmu = smmu(&source, value)?,
+            "smmu" => smmu(&source, value, &mut settings)?,
             "device" => settings.devices = devices(&source, value)?,
             unknown => return Err(source.unknown_key(unknown, key.span(), &KEYS, "the top level")),
         }
@@ -138,21 +147,23 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
     Ok(settings)
 }
 
-fn smmu(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<SmmuSettings, Problem> {
+fn smmu(source: &Source<'_>, value: &Spanned<DeValue<'_>>, settings: &mut Settings) -> Result<(), Problem> {
     let table = value.get_ref().as_table().ok_or_else(|| source.wrong_type(value, "a table, [smmu]"))?;
-    let mut settings = SmmuSettings::default();
+    let smmu = &mut settings.smmu;
     for (key, value) in table {
         match key.get_ref().as_ref() {
-            "ssidsize" => settings.ssidsize = Some(source.integer(value)?),
-            "oas" => settings.oas = Some(source.integer(value)?),
-            "granules" => settings.granules = Some(source.strings(value)?),
-            "ril" => settings.ril = Some(source.boolean(value)?),
-            "stream-table-levels" => settings.stream_table_levels = Some(source.integer(value)?),
-            "sidsize" => settings.sidsize = Some(source.integer(value)?),
+            "ssidsize" => smmu.ssidsize = Some(source.integer(value)?),
+            "oas" => smmu.oas = Some(source.integer(value)?),
+            "granules" => smmu.granules = Some(source.strings(value)?),
+            "ril" => smmu.ril = Some(source.boolean(value)?),
+            "stream-table-levels" => smmu.stream_table_levels = Some(source.integer(value)?),
+            "sidsize" => smmu.sidsize = Some(source.integer(value)?),
+            "restart" => settings.smmu_restart = Some(source.restart_policy(value)?),
+            "restarts-per-minute" => settings.smmu_restarts = Some(source.integer(value)?),
             unknown => return Err(source.unknown_key(unknown, key.span(), &SMMU_KEYS, "[smmu]")),
         }
     }
-    Ok(settings)
+    Ok(())
 }
 
 fn devices(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<Vec<DeviceSettings>, Problem> {
@@ -325,6 +336,18 @@ impl Source<'_> {
                 format!("{other:?} is nothing that a reset can do"),
                 self.at(&value.span()),
                 "give \"reboot\" or \"exit\"",
+            )),
+        }
+    }
+
+    fn restart_policy(&self, value: &Spanned<DeValue<'_>>) -> Result<RestartPolicy, Problem> {
+        match self.string(value)?.as_str() {
+            "always" => Ok(RestartPolicy::Always),
+            "never" => Ok(RestartPolicy::Never),
+            other => Err(Problem::usage(
+                format!("{other:?} does not say when a process is to be started anew"),
+                self.at(&value.span()),
+                "give \"always\" or \"never\"",
             )),
         }
     }

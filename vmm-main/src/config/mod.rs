@@ -55,6 +55,21 @@ pub enum OnReset {
     Exit,
 }
 
+/// How many deaths of a process within a minute are survived by default: enough for whoever kills it by hand, and few
+/// enough for one that dies of what it finds in its checkpoint.
+pub const RESTARTS_DEFAULT: u64 = 5;
+
+/// What becomes of a process that died and left a checkpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// It is started anew under the running guest, unless that happens too often.
+    #[default]
+    Always,
+    /// The VM ends.
+    Never,
+}
+
 /// One layer of configuration: what it leaves `None`, the layer below decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -92,6 +107,10 @@ pub struct Settings {
     pub cpu_weight: Option<u64>,
     /// The SMMU model.
     pub smmu: SmmuSettings,
+    /// What the death of its process comes to.
+    pub smmu_restart: Option<RestartPolicy>,
+    /// How many deaths of it within a minute are survived.
+    pub smmu_restarts: Option<u64>,
     /// Assigned devices. A layer that names some replaces those below.
     pub devices: Vec<DeviceSettings>,
 }
@@ -117,6 +136,8 @@ impl Settings {
             cgroup: self.cgroup.or(below.cgroup),
             cpu_weight: self.cpu_weight.or(below.cpu_weight),
             smmu: self.smmu.over(below.smmu),
+            smmu_restart: self.smmu_restart.or(below.smmu_restart),
+            smmu_restarts: self.smmu_restarts.or(below.smmu_restarts),
             devices: if self.devices.is_empty() { below.devices } else { self.devices },
         }
     }
@@ -147,6 +168,8 @@ impl Settings {
             cgroup: self.cgroup,
             cpu_weight: self.cpu_weight.map(check::cpu_weight).transpose()?,
             smmu: self.smmu.resolve()?,
+            smmu_restart: self.smmu_restart.unwrap_or_default(),
+            smmu_restarts: check::restarts(self.smmu_restarts.unwrap_or(RESTARTS_DEFAULT))?,
             devices: device::resolve(self.devices)?,
         };
         check::name(&config.name)?;
@@ -193,6 +216,10 @@ pub struct VmConfig {
     pub cpu_weight: Option<u64>,
     /// The SMMU model.
     pub smmu: Model,
+    /// What the death of its process comes to.
+    pub smmu_restart: RestartPolicy,
+    /// How many deaths of it within a minute are survived.
+    pub smmu_restarts: u32,
     /// Assigned devices.
     pub devices: Vec<DeviceConfig>,
 }

@@ -33,12 +33,15 @@ oas = 44
 granules = ["4k", "64K"]
 ril = false
 stream-table-levels = 2
+restart = "never"
+restarts-per-minute = 7
 "#;
     let config = file::parse(text, "vm.toml").and_then(Settings::resolve).unwrap();
     assert_eq!(config.name, "web-1");
     assert_eq!(config.initramfs.as_deref(), Some(Path::new("initrd")));
     assert_eq!((config.memory_len, config.console, config.json_log), (2 << 30, ConsoleMode::None, true));
     assert_eq!(config.on_reset, OnReset::Exit);
+    assert_eq!((config.smmu_restart, config.smmu_restarts), (RestartPolicy::Never, 7));
     assert_eq!(
         *config.smmu.options(),
         Options {
@@ -63,6 +66,7 @@ fn config_flags_override_file_and_leave_the_rest() {
     let config = flags.over(below).resolve().unwrap();
     assert_eq!((config.memory_len, config.smmu.oas()), (256 << 20, 48));
     assert!(!config.smmu.options().ril);
+    assert_eq!((config.smmu_restart, config.smmu_restarts), (RestartPolicy::Always, 5));
     assert_eq!(config.kernel, Path::new("a"));
 }
 
@@ -95,6 +99,7 @@ fn config_wrong_types_and_syntax_name_their_line() {
         ("kernel = \"a\"\nmemory = -1", "vm.toml, line 2"),
         ("kernel = \"a\"\nconsole = \"vga\"", "vm.toml, line 2"),
         ("kernel = \"a\"\non-reset = \"again\"", "vm.toml, line 2"),
+        ("kernel = \"a\"\n[smmu]\nrestart = \"ask\"", "vm.toml, line 3"),
         ("kernel = \"a\"\n\n= 5", "vm.toml, line 3"),
         ("kernel = \"a\"\nkernel = \"b\"", "vm.toml, line 2"),
         ("kernel = \"a\nmemory = 1", "vm.toml, line 1"),
@@ -248,4 +253,13 @@ fn config_disks_are_read_only_and_named_where_the_file_says_so() {
     }
     let wrong = file::parse("[[device]]\nnvme = \"a.img\"\nreadonly = \"yes\"", "vm.toml");
     assert!(wrong.unwrap_err().place.contains("line 3"));
+}
+
+#[test]
+fn config_limits_of_restarts_that_are_none_are_refused() {
+    for count in [0, 1001, u64::MAX] {
+        let settings = Settings { smmu_restarts: Some(count), ..Settings::default() };
+        let problem = Settings { kernel: Some("a".into()), ..settings }.resolve().unwrap_err();
+        assert_eq!(problem.place, "smmu.restarts-per-minute", "{problem}");
+    }
 }

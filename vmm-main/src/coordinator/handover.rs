@@ -10,10 +10,10 @@ use ipc::protocol::smmu::Model;
 use machine::boot::{BootError, BootFile};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Behind, Disk, OnReset, VmConfig};
+use crate::config::{Behind, Disk, OnReset, RestartPolicy, VmConfig};
 use crate::printable;
 use crate::problem::Problem;
-use crate::system::{self, CpuKind, DeviceKind, Shape};
+use crate::system::{self, CpuKind, DeviceKind, Restart, Shape, Template};
 
 /// Longest handover: a command line and a page of numbers.
 const HANDOVER_LEN_MAX: u64 = 64 * 1024;
@@ -42,6 +42,10 @@ pub struct Handover {
     pub on_reset: OnReset,
     /// The SMMU model.
     pub smmu: Model,
+    /// What the death of its process comes to.
+    pub smmu_restart: RestartPolicy,
+    /// How many deaths of it within a minute are survived.
+    pub smmu_restarts: u32,
     /// The assigned devices, in order.
     pub devices: Vec<HandedDevice>,
     /// The kernel's name in messages.
@@ -94,6 +98,14 @@ impl Handover {
         Shape { cpu: self.cpu, initramfs: self.initramfs, devices }
     }
 
+    /// What the death of a process of this template comes to.
+    pub fn restart_of(&self, template: &Template) -> Restart {
+        match (template.restart, self.smmu_restart) {
+            (Restart::StartsAnew, RestartPolicy::Never) => Restart::EndsVm,
+            (restart, _) => restart,
+        }
+    }
+
     /// The processes of the devices whose servers may be given guest RAM.
     pub fn direct_dma(&self) -> impl Iterator<Item = InstanceId> {
         self.named().filter_map(|(id, device)| device.direct_dma.then_some(id))
@@ -134,6 +146,8 @@ impl Handover {
             initramfs: config.initramfs.is_some(),
             json_log: config.json_log,
             on_reset: config.on_reset,
+            smmu_restart: config.smmu_restart,
+            smmu_restarts: config.smmu_restarts,
             smmu: config.smmu,
             devices: (0..)
                 .map(system::device)

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use ipc::instance::InstanceId;
 use ipc::protocol::ram::RamLayout;
+use ipc::shm::checkpoint::Checkpoint;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
@@ -85,6 +86,12 @@ impl Objects {
         Ok(next)
     }
 
+    /// New ones in place of what is exchanged with the next life of a process that died: nobody uses those that there
+    /// were.
+    pub fn renew(&mut self, instance: InstanceId) -> Result<(), Problem> {
+        self.make_of(|edge| edge.is_rewired_by(instance))
+    }
+
     /// Takes the end that `holder` is to have of what is exchanged between it and `peer`.
     pub fn take_end(&mut self, holder: InstanceId, peer: InstanceId) -> Option<OwnedFd> {
         let mut edges = self.system.edges().iter().filter(|edge| edge.is_rewired_by(peer));
@@ -131,6 +138,7 @@ impl Objects {
             // One for all.
             Make::Ram => Ok(self.ram.clone()),
             Make::DirtyLog => DirtyLog::create(&name, &self.layout),
+            Make::Checkpoint => Checkpoint::create(&name),
             Make::Ring => ring::create(&name),
             Make::RegisterPage => RegisterPage::create(&name),
             Make::MsiBoard => MsiBoard::create(&name),

@@ -231,6 +231,8 @@ mod tests {
             json_log: false,
             on_reset: crate::config::OnReset::Reboot,
             smmu: Model::default(),
+            smmu_restart: crate::config::RestartPolicy::Always,
+            smmu_restarts: 5,
             devices: vec![handed(1), handed(31)],
             kernel_name: "Image".into(),
             initramfs_name: String::new(),

@@ -68,6 +68,8 @@ pub enum Make {
     RegisterPage,
     /// A board of pending MSIs.
     MsiBoard,
+    /// A checkpoint.
+    Checkpoint,
     /// A doorbell: whoever may write it rings, whoever may read it looks.
     Doorbell,
     /// A channel of messages between two processes.
@@ -109,6 +111,8 @@ pub enum EdgeKind {
     PinnedRam,
     /// The pages that the process has written.
     DirtyLog,
+    /// What the next life of the process finds if it dies.
+    Checkpoint,
     /// The guest's accesses to the device.
     Ring,
     /// Registers that the guest reads without an exit.
@@ -193,6 +197,7 @@ impl Make {
             Self::Ring => format!("{vm}-ring-{owner}"),
             Self::RegisterPage => format!("{vm}-registers-{owner}"),
             Self::MsiBoard => format!("{vm}-msi-board-{owner}"),
+            Self::Checkpoint => format!("{vm}-checkpoint-{owner}"),
             Self::AtStart | Self::Given | Self::Doorbell | Self::Channel | Self::Stream => String::new(),
         }
     }
@@ -293,6 +298,12 @@ impl EdgeKind {
                 Life::Boot,
                 &const { [of_owner(Make::DirtyLog, SlotKind::DirtyLog, Write)] },
             ),
+            // Written by one life and read by the next.
+            Self::Checkpoint => spec(
+                "checkpoint",
+                Life::Boot,
+                &const { [of_owner(Make::Checkpoint, SlotKind::Checkpoint, ReadWrite)] },
+            ),
             Self::Ring => spec(
                 "ring",
                 Life::Process,
@@ -375,7 +386,8 @@ impl EdgeKind {
                 | Self::Image
                 | Self::Ram
                 | Self::PinnedRam
-                | Self::DirtyLog,
+                | Self::DirtyLog
+                | Self::Checkpoint,
                 _,
             ) => Renewal::Kept,
             // Memory and doorbells: who answers a ring finds in it how far it is.

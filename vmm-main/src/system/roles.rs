@@ -62,6 +62,8 @@ pub enum Told {
 pub enum Restart {
     /// The VM ends with a report.
     EndsVm,
+    /// Its next life goes on from its checkpoint while the guest runs. The VM ends if it dies too often.
+    StartsAnew,
     /// The VM goes on without the device that the process served: its registers read as all ones.
     DeviceFails,
 }
@@ -133,6 +135,7 @@ impl Restart {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::EndsVm => "ends the VM",
+            Self::StartsAnew => "starts anew",
             Self::DeviceFails => "its device fails",
         }
     }
@@ -255,13 +258,14 @@ pub static TEMPLATES: [Template; 6] = [
         role: Role::Smmu,
         program: "bulkhead-smmu",
         profile: profiles::smmu,
-        restart: Restart::EndsVm,
+        restart: Restart::StartsAnew,
         tier: 3,
         told: Told::Smmu,
         indexes: |_| vec![0],
         links: &[
             &RAM,
             &[
+                to(Peer::Parent, EdgeKind::Checkpoint),
                 to(Peer::Vcpu, EdgeKind::Ring),
                 to(Peer::Vcpu, EdgeKind::RegisterPage),
                 to(Peer::Vcpu, EdgeKind::Irq(IrqLine::EventQueue)),

@@ -21,6 +21,7 @@ fn requests() -> Vec<Request> {
         Request::Configure(RoleConfig::Nvme(config)),
         Request::Load(LoadFrom::Reset),
         Request::Load(LoadFrom::Units { len: 1 }),
+        Request::Load(LoadFrom::Checkpoint),
         Request::Arm,
         Request::Replay,
         Request::Go,

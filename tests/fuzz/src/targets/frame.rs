@@ -41,6 +41,7 @@ where
 pub fn seeds() -> Vec<Vec<u8>> {
     let requests = [
         Request::Load(LoadFrom::Units { len: 300 }),
+        Request::Load(LoadFrom::Checkpoint),
         Request::Go,
         Request::Pause,
         Request::Save,

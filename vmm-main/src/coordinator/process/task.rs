@@ -363,6 +363,7 @@ const fn name(request: &Request) -> &'static str {
         Request::Configure(_) => "configure itself",
         Request::Load(LoadFrom::Reset) => "load its reset state",
         Request::Load(LoadFrom::Units { .. }) => "load its saved state",
+        Request::Load(LoadFrom::Checkpoint) => "load its checkpoint",
         Request::Arm => "arm",
         Request::Replay => REPLAY,
         Request::Go => "go",

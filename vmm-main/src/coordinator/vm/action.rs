@@ -31,6 +31,9 @@ pub enum Action {
     Reconnect,
     /// Start a process. Answered by `Started` or `NotStarted`; its life ends with `Gone` in any case but the latter.
     Start(LifeId),
+    /// Start the next life of a process that died, with the objects that it had and new channels to its peers. Answered
+    /// as `Start` is.
+    Revive(LifeId),
     /// Close the channels between processes of this generation: each has its end by now.
     CloseConnections(u32),
     /// Ask a process for something. Answered by `Answered` or `Refused`, or by `Gone`.
@@ -66,7 +69,7 @@ pub enum Action {
 pub enum Order {
     /// To become what the table says.
     Configure,
-    /// To take what it remembers: nothing, out of reset, or the state that the same instance wrote.
+    /// To take what it remembers: nothing, out of reset, the state that the same instance wrote, or its checkpoint.
     Load(Memory),
     /// To do everything else that can fail.
     Arm,
@@ -97,6 +100,8 @@ pub enum Memory {
     Reset,
     /// The same instance has written it.
     Saved,
+    /// The life before has left it, which died.
+    Checkpoint,
 }
 
 /// How a process is ended.
@@ -137,6 +142,10 @@ pub enum Notice {
     GuestReset,
     /// The guest is without this device from now on, because of this.
     DeviceLost(InstanceId, String),
+    /// This process died, in this way, and is started anew.
+    ProcessDied(InstanceId, String),
+    /// This life goes on where the one that died was.
+    ProcessRevived(LifeId),
     /// These were killed and are not gone.
     Hanging(Vec<InstanceId>),
 }

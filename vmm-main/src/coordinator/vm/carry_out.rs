@@ -65,6 +65,11 @@ impl Vm {
                     self.results.push_back(Event::Process(life, ProcessEvent::NotStarted(problem)));
                 }
             }
+            Action::Revive(life) => {
+                if let Err(problem) = self.revive(life) {
+                    self.results.push_back(Event::Process(life, ProcessEvent::NotStarted(problem)));
+                }
+            }
             Action::CloseConnections(generation) => {
                 if let Some(objects) = self.objects_of(generation) {
                     objects.close_connections();
@@ -119,10 +124,18 @@ impl Vm {
     }
 
     fn objects_of(&mut self, generation: u32) -> Option<&mut Objects> {
-        if generation > self.machine.generation() {
+        let is_revived = self.revived.is_some_and(|(revived, _)| revived == generation);
+        if generation > self.machine.generation() && !is_revived {
             return self.next.as_mut();
         }
         self.current.as_mut().map(|shared| &mut shared.objects)
+    }
+
+    fn revive(&mut self, life: LifeId) -> Result<(), Problem> {
+        self.revived = Some((life.generation, Instant::now()));
+        let objects = self.objects_of(life.generation).ok_or_else(|| bug("a process has no objects"))?;
+        objects.renew(life.instance)?;
+        self.start(life)
     }
 
     fn start(&mut self, life: LifeId) -> Result<(), Problem> {
@@ -142,6 +155,7 @@ impl Vm {
                 (Request::Configure(current.configs.of(life.instance)?), vec![])
             }
             Order::Load(Memory::Reset) => (Request::Load(LoadFrom::Reset), vec![]),
+            Order::Load(Memory::Checkpoint) => (Request::Load(LoadFrom::Checkpoint), vec![]),
             Order::Load(Memory::Saved) => {
                 let state = self.saved.get(&life.instance);
                 let state =
@@ -161,7 +175,8 @@ impl Vm {
                 (Request::Save, vec![theirs])
             }
             Order::Rewire(next) => {
-                let objects = self.next.as_mut().ok_or_else(|| bug("there is no new channel"))?;
+                let objects = self.objects_of(next.generation);
+                let objects = objects.ok_or_else(|| bug("there is no new channel"))?;
                 let end = objects.take_end(life.instance, next.instance);
                 let end = end.ok_or_else(|| bug(format!("{} has no new channel", life.instance)))?;
                 (Request::Rewire { peer: next.instance, epoch: next.generation }, vec![end])
@@ -335,6 +350,13 @@ impl Vm {
             Notice::GuestReset => tracing::info!("guest asked for a reset"),
             Notice::DeviceLost(device, reason) => {
                 tracing::warn!(%device, "{device} is lost: {reason}; the guest goes on without it");
+            }
+            Notice::ProcessDied(process, reason) => {
+                tracing::warn!(%process, "{reason}; it is started anew, and the guest goes on");
+            }
+            Notice::ProcessRevived(LifeId { generation, instance }) => {
+                let took = self.revived.map_or(Duration::ZERO, |(_, since)| since.elapsed());
+                tracing::info!(process = %instance, generation, took_us = micros(took), "{instance} goes on where it died");
             }
             Notice::Hanging(hanging) => {
                 tracing::error!(processes = %names(&hanging), "killed, and not gone: they hang in the kernel");

@@ -69,6 +69,8 @@ pub struct Vm {
     /// The shared objects of the running processes, and below of those that the guest is moved into.
     pub(super) current: Option<Shared>,
     pub(super) next: Option<Objects>,
+    /// The latest life that followed one that died, by its generation, and since when: it has the current objects.
+    pub(super) revived: Option<(u32, Instant)>,
     pub(super) processes: BTreeMap<LifeId, Handle>,
     pub(super) tasks: JoinSet<LifeId>,
     pub(super) event_sender: mpsc::Sender<(LifeId, TaskEvent)>,
@@ -148,6 +150,7 @@ impl Vm {
             limits,
             current: None,
             next: None,
+            revived: None,
             processes: BTreeMap::new(),
             tasks: JoinSet::new(),
             event_sender,

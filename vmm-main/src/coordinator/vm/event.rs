@@ -123,6 +123,8 @@ pub enum Timer {
     NextBoot(u32),
     /// The measurement of this epoch is over.
     DirtyRate(u64),
+    /// The death of this process, with its number, does not count towards the limit any more.
+    DeathForgotten(InstanceId, u32),
     /// Every process must have ended.
     Stop,
 }

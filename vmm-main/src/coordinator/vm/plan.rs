@@ -16,6 +16,8 @@ use crate::system::{self, Instance, Restart, RestartGroup, System};
 pub enum FailurePolicy {
     /// The VM ends.
     EndsVm,
+    /// Its next life goes on from its checkpoint. The VM ends if it dies more often than so many times a minute.
+    StartsAnew(u32),
     /// The guest loses this device and goes on.
     FailsDevice(InstanceId),
 }
@@ -57,8 +59,9 @@ impl Plan {
     pub fn of(system: &System, handover: &Handover) -> Self {
         let member = |instance: &Arc<Instance>| {
             let id = instance.id;
-            let policy = match (instance.template.restart, system::device_of(id)) {
+            let policy = match (handover.restart_of(instance.template), system::device_of(id)) {
                 (Restart::DeviceFails, Some(device)) => FailurePolicy::FailsDevice(device),
+                (Restart::StartsAnew, _) => FailurePolicy::StartsAnew(handover.smmu_restarts),
                 (Restart::DeviceFails | Restart::EndsVm, _) => FailurePolicy::EndsVm,
             };
             Member {

@@ -9,13 +9,14 @@ use ipc::instance::InstanceId;
 use machine::layout;
 
 use super::driver::{Vm, millis};
+use super::state_machine::Deaths;
 use crate::api::command::Snapshot;
-use crate::api::types::{Process, Status};
+use crate::api::types::{self, Process, Status};
 use crate::coordinator::launcher::Launcher;
 use crate::coordinator::logs::DROPPED;
 use crate::lifecycle::Phase;
 
-use crate::system::{Instance, System};
+use crate::system::{Instance, Restart, System};
 
 impl Vm {
     /// Replaces the snapshot.
@@ -38,7 +39,7 @@ impl Vm {
                 state: state.map_or_else(|| "dead".to_owned(), |state| format!("{state:?}").to_lowercase()),
                 enforced: enforced.clone(),
                 limits: Some(handle.limits),
-                ..table_row(instance)
+                ..table_row(instance, self.given.handover.restart_of(instance.template))
             });
             inspectors.push(handle.inspector.clone());
         }
@@ -62,8 +63,17 @@ impl Vm {
             log_lines_dropped: DROPPED.load(Ordering::Relaxed),
             direct_dma: self.given.handover.direct_dma().map(|id| id.to_string()).collect(),
             lost_devices: lost.map(|(device, reason)| (device.to_string(), reason.clone())).collect(),
+            deaths: self.deaths(),
             ..nothing()
         }
+    }
+
+    fn deaths(&self) -> BTreeMap<String, types::Deaths> {
+        let deaths = self.machine.deaths().iter();
+        let shown = deaths.map(|(process, Deaths { count, last, .. })| {
+            (process.to_string(), types::Deaths { count: *count, last: last.clone() })
+        });
+        shown.collect()
     }
 
     fn own_row(&self) -> Process {
@@ -73,13 +83,13 @@ impl Vm {
             state: self.machine.phase().to_string(),
             enforced: self.enforced.clone(),
             limits: Some(self.limits),
-            ..table_row(self.system.coordinator())
+            ..table_row(self.system.coordinator(), self.system.coordinator().template.restart)
         }
     }
 }
 
-/// A process's row, as far as the system table determines it.
-fn table_row(instance: &Instance) -> Process {
+/// A process's row, as far as the system table and the restart policy determine it.
+fn table_row(instance: &Instance, restart: Restart) -> Process {
     Process {
         name: instance.id.to_string(),
         role: instance.id.role.to_string(),
@@ -89,7 +99,7 @@ fn table_row(instance: &Instance) -> Process {
         generation: 0,
         state: String::new(),
         profile: instance.template.profile().name.to_owned(),
-        restart: instance.template.restart.as_str().to_owned(),
+        restart: restart.as_str().to_owned(),
         enforced: Vec::new(),
         limits: None,
         observed: None,
@@ -125,5 +135,6 @@ fn nothing() -> Status {
         log_lines_dropped: 0,
         direct_dma: Vec::new(),
         lost_devices: BTreeMap::new(),
+        deaths: BTreeMap::new(),
     }
 }

@@ -14,6 +14,7 @@ mod ending;
 mod given_up;
 mod lives;
 mod losses;
+mod recovery;
 mod reports;
 mod reset;
 mod restart;
@@ -31,6 +32,8 @@ use ipc::instance::InstanceId;
 use self::boot::BootStep;
 use self::dirty_rate::DirtyRate;
 use self::lives::{Life, Lives};
+pub use self::recovery::Deaths;
+use self::recovery::Recovery;
 use self::reset::ResetStep;
 pub(super) use self::reset::{cannot_be_killed, names};
 use self::restart::Restart;
@@ -90,6 +93,10 @@ pub struct StateMachine {
     plan: Plan,
     phase: Phase,
     operation: Operation,
+    /// What follows a process that died, beside the operation.
+    recovery: Option<Recovery>,
+    /// Deaths that were survived.
+    deaths: BTreeMap<InstanceId, Deaths>,
     lives: Lives,
     /// The set of processes that the guest lives in.
     generation: u32,
@@ -126,6 +133,8 @@ impl StateMachine {
             plan,
             phase: Phase::Created,
             operation: Operation::Idle,
+            recovery: None,
+            deaths: BTreeMap::new(),
             lives: Lives::default(),
             generation: 0,
             last_generation: 0,
@@ -168,7 +177,7 @@ impl StateMachine {
 
     /// Whether a command would be taken now.
     pub const fn is_idle(&self) -> bool {
-        matches!(self.operation, Operation::Idle)
+        matches!(self.operation, Operation::Idle) && self.recovery.is_none()
     }
 
     /// The set of processes that the guest lives in.
@@ -201,8 +210,12 @@ impl StateMachine {
         self.lives.get(life).filter(|life| !life.is_ending()).map(|life| life.state)
     }
 
-    /// Lets the operation go on until it has to wait.
+    /// Lets the operation go on until it has to wait; not while a process is being started anew after its death.
     fn go_on(&mut self) {
+        self.recover();
+        if self.recovery.is_some() {
+            return;
+        }
         loop {
             // No operation looks at this field: `Idle` stands in it only while one of them is looked at.
             let step = match std::mem::replace(&mut self.operation, Operation::Idle) {
@@ -250,6 +263,7 @@ impl StateMachine {
             }
             Timer::NextBoot(boot) => self.next_boot_due |= boot == self.boot_count,
             Timer::DirtyRate(epoch) => self.dirty_rate_over(epoch),
+            Timer::DeathForgotten(instance, _) => self.forget_death(instance),
             Timer::Stop => self.give_up_on_processes(),
             // It has said so meanwhile, or is gone.
             Timer::DeviceOutcome(_) => {}

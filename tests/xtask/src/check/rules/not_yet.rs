@@ -24,12 +24,7 @@ enum Still {
     Without { folder: &'static str, text: &'static str },
 }
 
-const GAPS: [Gap; 10] = [
-    Gap {
-        file: "README.md",
-        text: "no restart yet",
-        still: Still::Without { folder: "ipc/src/", text: "Checkpoint" },
-    },
+const GAPS: [Gap; 9] = [
     Gap {
         file: "README.md",
         text: "no migration yet",

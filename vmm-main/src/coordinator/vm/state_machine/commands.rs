@@ -18,7 +18,7 @@ impl StateMachine {
     /// Begins what a client asks for, or refuses it.
     pub(super) fn command(&mut self, ticket: Ticket, command: Command) {
         let begun = match self.operation {
-            Operation::Idle => self.begin_command(ticket, command),
+            Operation::Idle if self.recovery.is_none() => self.begin_command(ticket, command),
             Operation::Ending(_) | Operation::Over => Err(has_ended()),
             _ => Err(Problem::new(
                 Class::State,

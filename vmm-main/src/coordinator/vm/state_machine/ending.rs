@@ -39,6 +39,7 @@ impl StateMachine {
             self.phase = after;
         }
         self.guest_request = None;
+        self.recovery = None;
         self.failing_devices.clear();
         self.actions.push(Action::Arm(Timer::Stop, STOP_SPAN));
         Operation::Ending(why)

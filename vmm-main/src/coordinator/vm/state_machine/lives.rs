@@ -42,6 +42,8 @@ pub(super) struct Life {
     pub saved_len: Option<u64>,
     /// It was told to end, or is being ended.
     pub ending: Option<Ending>,
+    /// It is ended because it does not answer a peer: as if it had died by itself.
+    pub hangs: bool,
 }
 
 /// What became of a device.
@@ -66,6 +68,7 @@ impl Life {
             can_be_saved: false,
             saved_len: None,
             ending: None,
+            hangs: false,
         }
     }
 
@@ -76,6 +79,11 @@ impl Life {
     /// It was armed and has not said what became of its device.
     pub fn is_opening(&self) -> bool {
         self.opens_device && self.device.is_none() && self.state == State::Armed
+    }
+
+    /// It serves the guest, or did, and ended by itself.
+    pub fn has_died(&self) -> bool {
+        matches!(self.state, State::Running | State::Paused) && (self.ending.is_none() || self.hangs)
     }
 
     /// Nothing can be asked of it now: it has not greeted, has something to do, or is being ended.
@@ -126,6 +134,12 @@ impl StateMachine {
     pub(super) fn start(&mut self, id: LifeId, member: &Member) {
         self.lives.0.insert(id, Life::new(id.generation, member));
         self.actions.push(Action::Start(id));
+    }
+
+    /// Starts the next life of a process that died, as a set of its own.
+    pub(super) fn revive(&mut self, id: LifeId, member: &Member) {
+        self.lives.0.insert(id, Life::new(id.generation, member));
+        self.actions.push(Action::Revive(id));
     }
 
     /// Asks a process for something, if the contract has a place for it. False: it has not, or the process is busy.

@@ -11,6 +11,8 @@ use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
 use super::given_up::Cause;
+use super::lives::Life;
+use super::recovery::Recovery;
 use super::restart::Restart;
 use super::{Operation, StateMachine};
 use crate::coordinator::logs;
@@ -45,12 +47,12 @@ impl StateMachine {
             // Its next life may have been lost before it was gone.
             Some(Ending::Quit | Ending::Discard) if self.is_retired(id) => self.tell_dma_ended(),
             Some(Ending::Quit | Ending::Discard) => {}
-            Some(Ending::Failed(_)) | None => self.lost(id, life.set, departure),
+            Some(Ending::Failed(_)) | None => self.lost(id, &life, departure),
         }
     }
 
     /// A process was lost that was not supposed to end.
-    fn lost(&mut self, id: LifeId, set: Option<u32>, departure: Departure) {
+    fn lost(&mut self, id: LifeId, life: &Life, departure: Departure) {
         match &self.operation {
             // They are all being ended.
             Operation::Ending(_) | Operation::Over | Operation::Reset(_) => return,
@@ -61,8 +63,12 @@ impl StateMachine {
             _ => {}
         }
         let policy = self.plan.member(id.instance).map(|member| member.policy);
-        let Some(FailurePolicy::FailsDevice(device)) = policy else {
-            return self.end_failed(departure.problem, departure.last_lines);
+        let device = match policy {
+            Some(FailurePolicy::FailsDevice(device)) => device,
+            Some(FailurePolicy::StartsAnew(max)) => return self.died(id, life.has_died(), max, departure),
+            Some(FailurePolicy::EndsVm) | None => {
+                return self.end_failed(departure.problem, departure.last_lines);
+            }
         };
         let refused = Problem::host(
             "the host refuses to probe: the process is gone, and with it a device of the guest",
@@ -74,7 +80,7 @@ impl StateMachine {
             if !departure.reaped {
                 return self.end_failed(still_does_dma(device, &departure.problem), departure.last_lines);
             }
-            self.dma_ended.extend(set.map(|set| (set, device)));
+            self.dma_ended.extend(life.set.map(|set| (set, device)));
             self.tell_dma_ended();
         }
         // Its own end says more than the closed connection that its client has seen.
@@ -98,14 +104,15 @@ impl StateMachine {
             Operation::Restart(restart) => Some(restart),
             _ => None,
         };
-        let next = restart.and_then(Restart::next);
+        let revived = self.recovery.as_ref().map(Recovery::set);
+        let next = restart.and_then(Restart::next).into_iter().chain(revived);
         // A device whose old life is not reaped may still do DMA, whatever has become of the next one.
         let leaves = |id: LifeId| restart.is_some_and(|restart| restart.is_leaving(id));
         let leaving: BTreeSet<InstanceId> =
             self.lives.ids().into_iter().filter(|id| leaves(*id)).map(|id| id.instance).collect();
         for (set, device) in self.dma_ended.iter().filter(|(_, device)| !leaving.contains(device)) {
-            let next = next.filter(|_| *set == self.generation);
-            let next = next.into_iter().flat_map(|next| self.lives.of(next));
+            let next = next.clone().filter(|_| *set == self.generation);
+            let next = next.flat_map(|next| self.lives.of(next));
             let smmus = self.lives.of(*set).chain(next).filter(|(smmu, life)| {
                 smmu.instance.role == Role::Smmu && life.state != State::Unconfigured && !life.is_ending()
             });

@@ -51,6 +51,7 @@ impl StateMachine {
         life.can_be_saved |= order == Order::CheckSave;
         if let Order::Rewire(next) = order {
             self.rewired(id.instance, next);
+            self.rewired_revived(id.instance, next);
             return;
         }
         if order == Order::Replay {
@@ -78,6 +79,9 @@ impl StateMachine {
         if order == Some(Order::Go) {
             // It cannot fail: the process has broken the contract, and costs what it costs in a running VM.
             return self.fail(id, format!("it refuses to go: {}", problem.what));
+        }
+        if self.refused_recovery(id, order, &problem) {
+            return;
         }
         match &mut self.operation {
             Operation::Boot(_) => self.end_failed(problem, Vec::new()),
@@ -158,6 +162,9 @@ impl StateMachine {
     /// A process says that another one does not do its part. One that is gone already has been decided about.
     fn peer_failed(&mut self, id: LifeId, name: &str, why: &str) {
         if let Some(peer) = name.parse().ok().and_then(|instance| self.lives.beside(id, instance)) {
+            if let Some(life) = self.lives.get_mut(peer).filter(|life| !life.is_ending()) {
+                life.hangs = true;
+            }
             self.fail(peer, logs::printable(why.as_bytes()));
         }
     }

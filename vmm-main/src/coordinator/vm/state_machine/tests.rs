@@ -3,6 +3,7 @@
 
 mod measurements;
 mod properties;
+mod recoveries;
 mod restarts;
 mod stories;
 mod world;

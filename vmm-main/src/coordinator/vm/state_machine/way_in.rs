@@ -21,7 +21,7 @@ use crate::coordinator::vm::event::{LifeId, Timer};
 pub(super) const fn outcome_deadline(memory: &Memory) -> Duration {
     match memory {
         Memory::Reset => spans::OPENING_SPAN,
-        Memory::Saved => spans::RESTORING_SPAN,
+        Memory::Saved | Memory::Checkpoint => spans::RESTORING_SPAN,
     }
 }
 

@@ -143,6 +143,9 @@ fn step(world: &mut World, chance: Chance) {
 
 /// A loss has been decided about: the VM ends, the device is lost, or all are being ended for a reset.
 fn decided(world: &World, life: LifeId) -> bool {
+    if life.instance == SMMU0 && world.machine.recovery.is_some() {
+        return true;
+    }
     let ends = [VCPU, SMMU0].contains(&life.instance);
     let device = if life.instance == NVME0 { VFIO0 } else { life.instance };
     match world.machine.phase() {

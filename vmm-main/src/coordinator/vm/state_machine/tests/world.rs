@@ -26,6 +26,9 @@ pub const VFIO1: InstanceId = InstanceId::new(Role::Vfio, 1);
 pub const NVME0: InstanceId = InstanceId::new(Role::Nvme, 0);
 pub const SMMU0: InstanceId = InstanceId::new(Role::Smmu, 0);
 
+/// How many deaths of the vSMMU within a minute are survived.
+pub const SMMU_DEATHS_MAX: u32 = 3;
+
 /// A VM with two devices, one of them served by us; perhaps the other one is required.
 pub fn plan(required: bool) -> Plan {
     let member = |instance: InstanceId, tier, policy| Member {
@@ -44,7 +47,7 @@ pub fn plan(required: bool) -> Plan {
         member(VFIO0, 1, FailurePolicy::FailsDevice(VFIO0)),
         member(VFIO1, 1, FailurePolicy::FailsDevice(VFIO1)),
         member(NVME0, 2, FailurePolicy::FailsDevice(VFIO0)),
-        member(SMMU0, 3, FailurePolicy::EndsVm),
+        member(SMMU0, 3, FailurePolicy::StartsAnew(SMMU_DEATHS_MAX)),
     ];
     Plan { members, reset_ends_vm: false }
 }
@@ -84,6 +87,8 @@ pub struct World {
     lives: BTreeSet<LifeId>,
     /// Those that were killed and are not gone.
     hung: BTreeSet<LifeId>,
+    /// Those that were told to go.
+    begun: BTreeSet<LifeId>,
     pub timers: BTreeMap<Timer, Duration>,
     pub loads: usize,
     pub prepares: usize,
@@ -110,6 +115,7 @@ impl World {
             processes: BTreeMap::new(),
             lives: BTreeSet::new(),
             hung: BTreeSet::new(),
+            begun: BTreeSet::new(),
             timers: BTreeMap::new(),
             loads: 0,
             prepares: 0,
@@ -161,6 +167,14 @@ impl World {
             Action::OpenDirtyLogs(_) => self.logs += 1,
             Action::Harvest => self.check_harvest(),
             Action::Start(life) => self.start(life),
+            Action::Revive(life) => {
+                // A next life that was given up before it went has never served the guest.
+                let hung = self.hung.intersection(&self.begun);
+                let mut others = self.processes.keys().chain(hung);
+                let other = others.find(|other| other.instance == life.instance);
+                assert_eq!(other, None, "the life before {life:?} is reaped first");
+                self.start(life);
+            }
             Action::Ask(life, order) => self.ask(life, order),
             Action::End(life, ending) => {
                 let process =
@@ -242,7 +256,7 @@ impl World {
             let there = self.processes.keys().filter(|other| set(other) != set(&life));
             let hung = self.hung.iter().filter(|hung| {
                 let is_before = hung.instance == life.instance && hung.generation < life.generation;
-                is_before || hung.generation < self.machine.generation()
+                is_before && self.begun.contains(hung) || hung.generation < self.machine.generation()
             });
             let other = there.chain(hung).next();
             assert!(other.is_none(), "{order:?} of {life:?} while there is {other:?}");
@@ -256,6 +270,9 @@ impl World {
         );
         assert!(process.open.replace(order).is_none(), "{life:?} is asked one thing at a time");
         process.may_run |= matches!(order, Order::Go | Order::Resume);
+        if order == Order::Go {
+            self.begun.insert(life);
+        }
         self.orders.push((life, order));
     }
 

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A process that dies and comes back: single stories, and any moment of any operation.
+
+use std::time::Duration;
+
+use ipc::protocol::control::{DirtyLogOp, Event as Report};
+use ipc::protocol::lifecycle::State;
+use proptest::prelude::*;
+
+use super::stories::{asked, running};
+use super::world::{NVME0, SMMU_DEATHS_MAX, SMMU0, VCPU, VFIO0, VFIO1, World};
+use crate::coordinator::vm::action::{Memory, Notice, Order, Success};
+use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent, Timer};
+use crate::lifecycle::{Phase, Why};
+
+fn next(generation: u32) -> LifeId {
+    LifeId { generation, instance: SMMU0 }
+}
+
+/// The vSMMU's process dies.
+fn dies(world: &mut World) {
+    world.depart(world.life(SMMU0), true);
+}
+
+/// Everyone obeys until `order` is open somewhere, and whose it is.
+fn until(world: &mut World, order: Order) -> LifeId {
+    for _ in 0..200 {
+        let found = world.processes.iter().find(|(_, process)| process.open == Some(order));
+        if let Some((life, _)) = found {
+            return *life;
+        }
+        world.serve();
+        let ended = world.processes.iter().find(|(_, it)| it.ending.is_some()).map(|(life, _)| *life);
+        ended.into_iter().for_each(|life| world.depart(life, true));
+        let next = world.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
+        if let Some(life) = next.map(|(life, _)| *life) {
+            world.fulfil(life);
+        }
+    }
+    panic!("nobody is asked for {order:?}: {:?}", world.machine);
+}
+
+/// The guest runs, or is paused, with everyone, the vSMMU in this life.
+fn assert_whole(world: &World, phase: &Phase, generation: u32) {
+    let state = if *phase == Phase::Paused { State::Paused } else { State::Running };
+    assert_eq!((world.machine.phase(), world.machine.is_idle()), (phase, true));
+    assert_eq!(world.life(SMMU0), next(generation));
+    assert_eq!(world.processes.len(), 5, "{:?}", world.processes);
+    assert!(world.processes.values().all(|process| process.state == state), "{:?}", world.processes);
+    assert!(world.machine.lost_devices().is_empty());
+}
+
+fn why(world: &World) -> String {
+    let Phase::Stopped { why } = world.machine.phase() else { panic!("{}", world.machine.phase()) };
+    why.problem().unwrap().what.clone()
+}
+
+#[test]
+fn process_that_dies_comes_back_from_its_checkpoint_and_no_other_is_paused_for_it() {
+    let mut world = running(false);
+    dies(&mut world);
+    assert!(!world.machine.is_idle(), "commands wait");
+    assert_eq!(world.machine.phase(), &Phase::Running);
+    world.settle();
+    assert_whole(&world, &Phase::Running, 2);
+    let expected = [
+        (next(2), Order::Configure),
+        (next(2), Order::Load(Memory::Checkpoint)),
+        (LifeId { generation: 1, instance: VFIO0 }, Order::Rewire(next(2))),
+        (LifeId { generation: 1, instance: VFIO1 }, Order::Rewire(next(2))),
+        (next(2), Order::Arm),
+        (next(2), Order::Replay),
+        (next(2), Order::Go),
+    ];
+    assert_eq!(world.orders, expected);
+    let told: Vec<_> = world.notices.iter().skip(1).collect();
+    assert_eq!(told, [&Notice::ProcessDied(SMMU0, "it died".into()), &Notice::ProcessRevived(next(2))]);
+    let deaths = &world.machine.deaths()[&SMMU0];
+    assert_eq!((deaths.count, deaths.last.as_str()), (1, "it died"));
+    // What follows is as what came before.
+    for command in [Command::Restart("smmu0".to_owned()), Command::SaveRestore] {
+        let ticket = world.command(command);
+        world.settle();
+        assert!(world.answers[&ticket].is_ok(), "{:?}", world.answers[&ticket]);
+    }
+}
+
+#[test]
+fn process_that_dies_while_the_guest_is_paused_comes_back_and_holds_still() {
+    let mut world = running(false);
+    world.command(Command::Pause);
+    world.settle();
+    dies(&mut world);
+    world.settle();
+    assert_whole(&world, &Phase::Paused, 2);
+    let ticket = world.command(Command::Resume);
+    world.settle();
+    assert_eq!(world.answers[&ticket], Ok(Success::In(Phase::Running)));
+    assert_whole(&world, &Phase::Running, 2);
+}
+
+#[test]
+fn pause_that_a_cpu_cannot_answer_before_the_dead_process_is_back_goes_on_behind_it() {
+    let mut world = running(false);
+    let ticket = world.command(Command::Pause);
+    dies(&mut world);
+    // The CPUs' process waits for an answer in the ring of the one that died.
+    while world.machine.recovery.is_some() {
+        assert_eq!(world.processes[&world.life(VCPU)].open, Some(Order::Pause));
+        for life in [next(2), world.life(VFIO0), world.life(VFIO1)] {
+            world.fulfil(life);
+        }
+    }
+    world.settle();
+    assert_eq!(world.answers[&ticket], Ok(Success::In(Phase::Paused)));
+    assert_whole(&world, &Phase::Paused, 2);
+}
+
+#[test]
+fn move_that_counts_on_a_life_that_dies_is_given_up_and_its_set_ended_before_the_next_life() {
+    for command in [Command::SaveRestore, Command::Restart("smmu0".to_owned())] {
+        let mut world = running(false);
+        let ticket = world.command(command);
+        until(&mut world, Order::Save);
+        dies(&mut world);
+        let is_new = |life: &LifeId| life.generation == 2;
+        assert!(world.processes.iter().filter(|(life, _)| is_new(life)).all(|(_, it)| it.ending.is_some()));
+        world.settle();
+        let problem = world.answers[&ticket].as_ref().unwrap_err();
+        assert_eq!(problem.what, "save of smmu0: it died");
+        assert_whole(&world, &Phase::Running, 3);
+    }
+}
+
+#[test]
+fn measurement_that_a_process_dies_under_is_given_up_and_nobody_logs_any_more() {
+    let mut world = running(false);
+    let ticket = world.command(Command::DirtyRate(Duration::from_secs(1)));
+    world.settle();
+    dies(&mut world);
+    world.settle();
+    assert!(world.answers[&ticket].is_err());
+    assert_eq!(asked(&world, Order::DirtyLog(DirtyLogOp::Disable)).len(), 4);
+    assert_whole(&world, &Phase::Running, 2);
+}
+
+#[test]
+fn next_life_that_dies_on_its_way_is_followed_by_another_one() {
+    for order in [Order::Configure, Order::Load(Memory::Checkpoint), Order::Replay, Order::Go] {
+        let mut world = running(false);
+        dies(&mut world);
+        let life = until(&mut world, order);
+        assert_eq!(life, next(2), "{order:?}");
+        world.depart(life, true);
+        world.settle();
+        assert_whole(&world, &Phase::Running, 3);
+    }
+    // A peer that was to be rewired to the one that died is rewired to the one that follows it.
+    let mut world = running(false);
+    dies(&mut world);
+    until(&mut world, Order::Rewire(next(2)));
+    world.depart(next(2), true);
+    world.settle();
+    assert_whole(&world, &Phase::Running, 3);
+    assert_eq!(asked(&world, Order::Rewire(next(3))), [VFIO0, VFIO1]);
+}
+
+#[test]
+fn next_life_that_refuses_is_the_end_with_both_reasons() {
+    let mut world = running(false);
+    dies(&mut world);
+    until(&mut world, Order::Load(Memory::Checkpoint));
+    world.refuse(next(2));
+    world.settle();
+    assert_eq!(why(&world), "it died; its next life cannot go on: load of smmu0: refused");
+}
+
+#[test]
+fn device_that_cannot_be_rewired_is_lost_and_the_guest_goes_on() {
+    let mut world = running(false);
+    dies(&mut world);
+    until(&mut world, Order::Rewire(next(2)));
+    world.refuse(world.life(VFIO1));
+    world.settle();
+    assert_eq!((world.machine.phase(), world.life(SMMU0)), (&Phase::Running, next(2)));
+    assert!(world.machine.lost_devices().contains_key(&VFIO1));
+    assert!(world.dma_ended.contains(&(next(2), VFIO1)), "{:?}", world.dma_ended);
+}
+
+#[test]
+fn device_that_dies_meanwhile_is_lost_and_the_next_life_hears_of_it() {
+    for instance in [VFIO1, NVME0] {
+        let mut world = running(false);
+        dies(&mut world);
+        until(&mut world, Order::Rewire(next(2)));
+        world.depart(world.life(instance), true);
+        world.settle();
+        assert_eq!((world.machine.phase(), world.life(SMMU0)), (&Phase::Running, next(2)));
+        assert_eq!(world.machine.lost_devices().len(), 1);
+        assert_eq!(world.dma_ended.contains(&(next(2), VFIO1)), instance == VFIO1);
+    }
+}
+
+#[test]
+fn cpus_that_die_meanwhile_end_the_vm() {
+    let mut world = running(false);
+    dies(&mut world);
+    until(&mut world, Order::Rewire(next(2)));
+    world.depart(world.life(VCPU), true);
+    world.settle();
+    assert_eq!(world.machine.phase().as_str(), "stopped");
+}
+
+#[test]
+fn process_that_keeps_dying_ends_the_vm_and_says_how_often_and_one_that_dies_seldom_does_not() {
+    let mut world = running(false);
+    for _ in 0..SMMU_DEATHS_MAX {
+        dies(&mut world);
+        world.settle();
+    }
+    assert_whole(&world, &Phase::Running, SMMU_DEATHS_MAX + 1);
+    dies(&mut world);
+    world.settle();
+    assert_eq!(why(&world), "it died; it has died 4 times within 60 s");
+
+    let mut world = running(false);
+    for number in 1..=3 * SMMU_DEATHS_MAX {
+        dies(&mut world);
+        world.settle();
+        world.run_out(Timer::DeathForgotten(SMMU0, number));
+    }
+    assert_whole(&world, &Phase::Running, 3 * SMMU_DEATHS_MAX + 1);
+    assert_eq!(world.machine.deaths()[&SMMU0].count, 3 * SMMU_DEATHS_MAX);
+}
+
+#[test]
+fn process_that_was_killed_and_is_not_gone_is_followed_by_none() {
+    let mut world = running(false);
+    world.depart(world.life(SMMU0), false);
+    world.settle();
+    assert!(why(&world).contains("smmu0 cannot be killed"), "{}", why(&world));
+}
+
+#[test]
+fn process_that_does_not_answer_a_peer_is_ended_and_comes_back_and_one_that_breaks_the_contract_does_not() {
+    let mut world = running(false);
+    let report = Report::PeerFailed { name: "smmu0".to_owned(), why: "no answer".to_owned() };
+    world.process(world.life(VCPU), ProcessEvent::Reported(report));
+    world.settle();
+    assert_whole(&world, &Phase::Running, 2);
+    world.process(world.life(SMMU0), ProcessEvent::Reported(Report::GuestPoweredOff));
+    world.settle();
+    assert_eq!(world.machine.phase().as_str(), "stopped");
+}
+
+#[test]
+fn process_that_dies_before_it_has_begun_ends_the_vm() {
+    let mut world = World::new(false);
+    until(&mut world, Order::Load(Memory::Reset));
+    dies(&mut world);
+    world.settle();
+    assert_eq!(why(&world), "it died");
+}
+
+#[test]
+fn guests_reset_waits_for_the_next_life_and_an_order_to_stop_does_not() {
+    let mut world = running(false);
+    dies(&mut world);
+    world.process(world.life(VCPU), ProcessEvent::Reported(Report::GuestReset));
+    world.settle();
+    assert_eq!((world.machine.phase(), world.machine.reset_count()), (&Phase::Running, 1));
+    dies(&mut world);
+    world.happen(Event::Stop(Why::Asked));
+    world.settle();
+    assert_eq!(world.machine.phase(), &Phase::Stopped { why: Why::Asked });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is under way when the process dies, and its next life with it: the guest is whole at the end, each
+    /// command is answered, and the rules of [`super::world`] hold at each step.
+    #[test]
+    fn guest_is_whole_whenever_the_process_dies(
+        command in 0..5_usize,
+        deaths in prop::collection::vec(0..40_usize, 1..=3),
+        picks in prop::collection::vec(0..16_usize, 160),
+    ) {
+        let mut world = running(false);
+        let commands = [
+            Command::Pause,
+            Command::SaveRestore,
+            Command::Restart("smmu0".to_owned()),
+            Command::DirtyRate(Duration::from_secs(1)),
+        ];
+        let ticket = commands.get(command).map(|command| world.command(command.clone()));
+        let mut picks = picks.into_iter().cycle();
+        for moments in deaths {
+            for pick in picks.by_ref().take(moments) {
+                let lives: Vec<LifeId> = world.processes.keys().copied().collect();
+                let life = lives[pick % lives.len()];
+                match pick {
+                    0..3 => world.serve(),
+                    _ if world.processes[&life].ending.is_some() => world.depart(life, true),
+                    _ => {
+                        world.fulfil(life);
+                        world.tell_of_device(life, false);
+                    }
+                }
+            }
+            // One that has not begun yet behind the commit of a move ends the VM, as elsewhere.
+            let life = world.life(SMMU0);
+            let has_begun = world.processes.get(&life).is_some_and(|it| {
+                matches!(it.state, State::Running | State::Paused) && it.ending.is_none()
+            });
+            if has_begun && !world.machine.is_past_commit() {
+                dies(&mut world);
+            }
+        }
+        world.settle();
+        let timers: Vec<Timer> = world.timers.keys().copied().collect();
+        let measuring = timers.into_iter().filter(|timer| matches!(timer, Timer::DirtyRate(_)));
+        measuring.for_each(|timer| world.run_out(timer));
+        world.settle();
+        prop_assert!(world.machine.is_idle(), "{:?}", world.machine);
+        let phase = match ticket.map(|ticket| &world.answers[&ticket]) {
+            Some(Ok(Success::In(phase))) => phase.clone(),
+            _ => Phase::Running,
+        };
+        let generation = world.life(SMMU0).generation;
+        assert_whole(&world, &phase, generation);
+    }
+}
