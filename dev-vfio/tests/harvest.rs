@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The truth about dirty logs: several producers over one RAM, each with a log of its own, write at random while it is
-//! harvested, die in between and come back; what was copied in all rounds together is what RAM holds in the end.
+//! harvested, die in between and come back; what was copied in all rounds together is what RAM holds in the end. The
+//! logs stay enabled through moves: the next lives are made while the old ones write, and so are lives of moves that
+//! are given up.
 #![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise")]
 
 mod rig;
@@ -38,10 +40,10 @@ struct Life {
     memory: GuestMemory,
 }
 
-fn life(log: &Log, ram: &Region, layout: &RamLayout) -> Life {
+/// A life that logs, and whose turn it is once it has adopted the log.
+fn life(log: &Log, epoch: u64, ram: &Region, layout: &RamLayout) -> Life {
     let log = Arc::new(DirtyLog::attach(&log.region, layout).unwrap());
-    log.adopt();
-    log.enable(EPOCH);
+    log.enable(epoch);
     let memory = GuestMemory::new(Arc::new(guest_memory::map(ram, layout).unwrap()), Arc::clone(&log));
     Life { log, memory }
 }
@@ -81,8 +83,13 @@ fn what_all_harvests_copied_is_what_ram_holds() {
     let mut copy = vec![0; usize::try_from(RAM_LEN).unwrap()];
     let (mut harvested, mut rounds) = (0, 0_u64);
     let mut surplus = 0;
+    let make = |logs: &[Log], epoch| -> Vec<Life> {
+        logs.iter().map(|log| life(log, epoch, &ram, &layout)).collect()
+    };
+    let mut next = make(&logs, EPOCH);
     for generation in 0..LIVES {
-        let lives: Vec<Life> = logs.iter().map(|log| life(log, &ram, &layout)).collect();
+        let lives = std::mem::take(&mut next);
+        lives.iter().for_each(|life| life.log.adopt());
         let working = AtomicBool::new(true);
         std::thread::scope(|scope| {
             let writers: Vec<_> = lives
@@ -97,6 +104,12 @@ fn what_all_harvests_copied_is_what_ram_holds() {
                 writers.into_iter().for_each(|writer| writer.join().unwrap());
                 working.store(false, Ordering::SeqCst);
             });
+            // A move that is given up, and one that is carried out when these lives have ended.
+            for given_up in make(&logs, EPOCH + 1 + generation) {
+                given_up.log.set_unmarked_writes(true);
+                given_up.log.flip();
+            }
+            next = make(&logs, EPOCH);
             let mut last = false;
             while !last {
                 last = !working.load(Ordering::SeqCst);
