@@ -20,8 +20,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::SealFlags;
-#[cfg(not(loom))]
-use vm_memory::VolatileSlice;
 
 #[cfg(not(loom))]
 use crate::error::Breach;
@@ -138,17 +136,6 @@ impl<T: ?Sized> core::ops::Deref for View<T> {
         // as this view and its object cannot shrink; 3. they admit `Shareable` types only, for which any bytes
         // are a value and a peer's writes are atomic accesses.
         unsafe { self.target.as_ref() }
-    }
-}
-
-#[cfg(not(loom))]
-impl View<[core::sync::atomic::AtomicU64]> {
-    /// The same bytes for copies in bulk. These are not atomic: of what a peer stores beside one, any part may be seen
-    /// or overwritten.
-    pub(crate) fn bytes(&self) -> VolatileSlice<'_> {
-        // SAFETY: 1. the mapping has these bytes, readable and writable, for as long as the view is borrowed; 2. no
-        // reference to them exists but to atomics; 3. the copies go through raw pointers.
-        unsafe { VolatileSlice::new(self.target.as_ptr().cast(), size_of_val(&**self)) }
     }
 }
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The coordinator's end: takes what producers have marked into the owed map.
 //!
-//! All logs are taken together, a piece of each at a time, so that the piece of the owed map stays in the cache. What
-//! is believed of a log is decided here, from its header and what its process answered: anything else than one flip
-//! since the last time, in the epoch that was asked for, means all of RAM. Reads of a log are bounded and cannot fault.
+//! All logs are taken together, a line of the cache of each at a time: the logs are read side by side, and each line of
+//! the owed map is touched once, if a bit is in any of them. What is believed of a log is decided here, from its header
+//! and what its process answered: anything else than one flip since the last time, in the epoch that was asked for,
+//! means all of RAM. Reads of a log are bounded and cannot fault.
 
 #[cfg(not(loom))]
 use crate::error::Error;
@@ -14,7 +15,7 @@ use crate::protocol::ram::RamLayout;
 use crate::shm::region::Region;
 use crate::shm::sync::Ordering::Relaxed;
 
-use super::object::{Field, Object, PIECE_WORDS, Piece};
+use super::object::{Field, LINE_WORDS, Object};
 use super::{DirtyLog, Note, OwedMap};
 
 /// The coordinator's end of one log.
@@ -118,16 +119,33 @@ impl Harvester {
 /// each amounted to: `Everything` has put all of RAM into the map; `Unseen` does so in the last harvest.
 pub fn harvest(logs: &mut [Harvest<'_>], moment: Moment, owed: &mut OwedMap) -> Vec<Exactness> {
     let judged: Vec<_> = logs.iter_mut().map(|Harvest { log, answer }| log.judge(*answer, moment)).collect();
-    let mut piece = Piece([0; PIECE_WORDS]);
-    for (number, into) in owed.words().chunks_mut(PIECE_WORDS).enumerate() {
-        for Harvest { log, answer } in &*logs {
-            let closed = (*answer != Answer::Failed).then(|| log.flips.wrapping_add(1));
-            let open = (*answer == Answer::Ended).then_some(log.flips);
-            for flips in closed.into_iter().chain(open) {
-                if log.object.take(flips, number * PIECE_WORDS, &mut piece).is_some() {
-                    into.iter_mut().zip(&piece.0).for_each(|(word, bits)| *word |= bits);
-                }
+    let mut bitmaps = Vec::new();
+    for Harvest { log, answer } in &*logs {
+        let closed = (*answer != Answer::Failed).then(|| log.flips.wrapping_add(1));
+        let open = (*answer == Answer::Ended).then_some(log.flips);
+        bitmaps
+            .extend(closed.into_iter().chain(open).map(|flips| log.object.bitmap(flips).chunks(LINE_WORDS)));
+    }
+    for into in owed.words().chunks_mut(LINE_WORDS) {
+        // A bit that is set while its line is taken may be seen, or overwritten: its mark is in the other bitmap too.
+        let mut all = [0_u64; LINE_WORDS];
+        let mut seen = 0;
+        for bitmap in &mut bitmaps {
+            let Some(line) = bitmap.next() else { continue };
+            let mut bits = [0_u64; LINE_WORDS];
+            let mut any = 0;
+            for (bit, word) in bits.iter_mut().zip(line) {
+                *bit = word.load(Relaxed);
+                any |= *bit;
             }
+            if any != 0 {
+                line.iter().for_each(|word| word.store(0, Relaxed));
+                all.iter_mut().zip(bits).for_each(|(all, bits)| *all |= bits);
+                seen |= any;
+            }
+        }
+        if seen != 0 {
+            into.iter_mut().zip(all).for_each(|(word, bits)| *word |= bits);
         }
     }
     owed.cut_tails();

@@ -19,8 +19,6 @@ use crate::shm::region::Region;
 use crate::shm::region::View;
 use crate::shm::sync::AtomicU64;
 use crate::shm::sync::Ordering::Relaxed;
-#[cfg(not(loom))]
-use zerocopy::IntoBytes as _;
 
 use super::pages;
 
@@ -44,15 +42,8 @@ const UNIT_WORDS: usize = FIELDS + WRITES_MAX;
 
 const _: () = assert!(FIELDS + WRITES_MAX <= UNIT_WORDS);
 
-/// Words that are copied at once: few enough to stay in the nearest cache, with those of the owed map. A quarter of a
-/// page of each log in turn is faster than whole pages (`cargo xtask bench merge`).
-pub(super) const PIECE_WORDS: usize = 128;
-
-/// A private copy of words of a bitmap.
-pub(super) struct Piece(pub(super) [u64; PIECE_WORDS]);
-
-#[cfg(not(loom))]
-static ZEROS: [u64; PIECE_WORDS] = [0; PIECE_WORDS];
+/// Words that are taken at once: a line of the cache.
+pub(super) const LINE_WORDS: usize = 8;
 
 /// A word of the header.
 #[derive(Clone, Copy, Debug)]
@@ -138,37 +129,6 @@ impl Object {
     fn bitmap_start(&self, flips: u64) -> usize {
         let number = usize::from(flips & 1 != 0);
         UNIT_WORDS + number * self.word_count.next_multiple_of(UNIT_WORDS)
-    }
-
-    /// Takes words of a bitmap, from `first` on, and leaves zero there. A bit that is set in between may be seen, or
-    /// overwritten. None is left if there was no bit at all.
-    #[cfg(not(loom))]
-    pub(super) fn take(&self, flips: u64, first: usize, piece: &mut Piece) -> Option<()> {
-        let count = self.word_count.checked_sub(first)?.min(PIECE_WORDS);
-        let words = piece.0.get_mut(..count)?;
-        let at = (self.bitmap_start(flips) + first) * 8;
-        let bytes = self.words.bytes().subslice(at, count * 8).ok()?;
-        bytes.copy_to(words.as_mut_bytes());
-        if words.iter().fold(0, |all, word| all | word) == 0 {
-            return None;
-        }
-        bytes.copy_from(ZEROS.get(..count)?.as_bytes());
-        Some(())
-    }
-
-    /// The same, a word at a time.
-    #[cfg(loom)]
-    pub(super) fn take(&self, flips: u64, first: usize, piece: &mut Piece) -> Option<()> {
-        let words = self.bitmap(flips).get(first..)?;
-        let mut any = 0;
-        for (word, into) in words.iter().zip(&mut piece.0) {
-            *into = word.load(Relaxed);
-            if *into != 0 {
-                word.store(0, Relaxed);
-            }
-            any |= *into;
-        }
-        (any != 0).then_some(())
     }
 }
 
