@@ -17,13 +17,12 @@ mod support;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 use support::{BOOT, COMMAND, launch_as};
 use tests::SEEN;
+use tests::crash::{Life, kill_and_await};
 use tests::disk::{self, work};
 use tests::draw::Draw;
 use tests::guest::GuestFiles;
@@ -47,28 +46,6 @@ fn machine(name: &str, image: &Path) -> Option<Vm> {
     Some(vm)
 }
 
-/// The process of this name: its number on this host, and which life it is.
-fn process(vm: &Vm, name: &str) -> Option<(i32, u64)> {
-    let all: Value = serde_json::from_str(&vm.control_json("ps").unwrap()).unwrap();
-    let rows = all.as_object().unwrap().values().flat_map(|rows| rows.as_array().unwrap());
-    let row = rows.into_iter().find(|row| row["name"] == name)?;
-    Some((row["host_pid"].as_i64()?.try_into().unwrap(), row["generation"].as_u64().unwrap()))
-}
-
-/// Kills it, and waits for its next life: how long that took, as seen from here.
-fn kill_and_await(vm: &Vm, name: &str) -> Duration {
-    let (pid, generation) = process(vm, name).unwrap();
-    let begun = Instant::now();
-    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-    loop {
-        let running = process(vm, name).filter(|(_, life)| *life > generation);
-        if running.is_some() {
-            return begun.elapsed();
-        }
-        assert!(begun.elapsed() < COMMAND, "no next life of {name}");
-    }
-}
-
 /// The guest has noticed nothing, and ends in peace.
 fn finish(mut vm: Vm) -> u64 {
     let rounds = work::end(&mut vm.console, COMMAND).unwrap();
@@ -89,7 +66,7 @@ fn vsmmu_that_is_killed_under_disk_io_comes_back_and_nobody_notices() {
     let mut gaps = Vec::new();
     for _ in 0..kills {
         thread::sleep(Duration::from_millis(draw.message(BEFORE_MAX)));
-        gaps.push(kill_and_await(&vm, "smmu0"));
+        gaps.push(kill_and_await(&vm, "smmu0", COMMAND).unwrap());
         work::another_round(&mut vm.console, COMMAND).unwrap();
     }
     let status: Value = serde_json::from_str(&vm.control_json("status").unwrap()).unwrap();
@@ -117,13 +94,13 @@ fn vsmmu_that_is_killed_while_a_user_asks_for_something_comes_back_and_the_guest
             if words == ["resume"] {
                 vm.control_json("pause").unwrap();
             }
-            let (pid, _) = process(&vm, "smmu0").unwrap();
+            let life = Life::of(&vm, "smmu0").unwrap().unwrap();
             let (task, arguments) = words.split_first().unwrap();
             let mut command = vm.controller().command(task, arguments);
             let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             thread::sleep(Duration::from_millis(draw.message(BEFORE_MAX)));
             // Of a move that was faster it is gone already.
-            let killed = kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok();
+            let killed = life.kill();
             let answer = running.wait_with_output().unwrap();
             println!("{words:?}, killed: {killed}: {}", String::from_utf8_lossy(&answer.stderr).trim());
             // Only what relied on that life may fail.

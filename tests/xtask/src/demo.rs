@@ -17,6 +17,7 @@ use std::{
 use ::tests::{
     SKIPPED,
     command::{show, write_whole},
+    crash::kill_and_await,
     disk,
     guest::USER_SPACE_MARK,
     places,
@@ -41,6 +42,10 @@ const NAME: &str = "demo";
 const DISK: &str = "nvme0n1";
 const IMAGE_LEN: u64 = 128 << 20;
 const WRITTEN_MIB: u64 = 32;
+
+/// The process that is killed, and how often: fewer than a minute allows.
+const SMMU: &str = "smmu0";
+const KILLS: usize = 3;
 
 /// What the demo is to show.
 #[derive(Args, Debug)]
@@ -105,6 +110,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         smmu::check(&lines).map(|seen| ((), seen))
     });
     stages.run("NVMe behind the SMMU", || nvme(&mut vm).map(|seen| ((), seen)));
+    stages.run("SMMU process killed", || crash(present(&mut vm)?).map(|seen| ((), seen)));
     let sum = stages.run("file system on it", || {
         let sum = disk::fill(&mut present(&mut vm)?.console, DISK, WRITTEN_MIB, COMMAND)?;
         let seen = format!("{WRITTEN_MIB} MiB written, caches dropped, read back: {sum}");
@@ -159,6 +165,21 @@ fn nvme(vm: &mut Option<Vm>) -> Result<String> {
     let function = answer(vm, &format!("basename $(readlink -f /sys/block/{DISK}/device/device)"))?;
     let interrupts = answer(vm, "grep -c 'ITS-MSI.*nvme' /proc/interrupts")?;
     Ok(format!("{} in a group of type DMA, {} MSI-X vectors", function.trim(), interrupts.trim()))
+}
+
+/// The vSMMU's process is killed while the guest works on its disk through it, and comes back.
+fn crash(vm: &mut Vm) -> Result<String> {
+    disk::work::begin(&mut vm.console, COMMAND)?;
+    let mut gaps = Vec::new();
+    for _ in 0..KILLS {
+        gaps.push(kill_and_await(vm, SMMU, COMMAND)?);
+        disk::work::another_round(&mut vm.console, COMMAND)?;
+    }
+    let rounds = disk::work::end(&mut vm.console, COMMAND)?;
+    let complaints = disk::work::complaints(&mut vm.console, COMMAND)?;
+    ensure!(complaints.is_empty(), "the guest's drivers complain: {complaints}");
+    let gaps: Vec<String> = gaps.iter().map(|gap| format!("{} ms", gap.as_millis())).collect();
+    Ok(format!("its next life was there after {}; {rounds} rounds of disk I/O, none failed", gaps.join(", ")))
 }
 
 /// A stage after the launch runs only if there is a machine: `Stages` sees to that.

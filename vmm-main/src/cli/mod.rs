@@ -9,6 +9,7 @@ mod client_commands;
 mod console;
 mod flags;
 mod host_pids;
+mod observation;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -164,7 +164,7 @@ impl StateMachine {
             let (progress, next) = match recovery.stage {
                 Stage::Clear => (self.end_other_sets(), Stage::Start),
                 Stage::Start => (self.start_anew(new), Stage::Configure),
-                Stage::Configure => (self.configure_revived(new), Stage::Load),
+                Stage::Configure => (self.configure_next(new.generation), Stage::Load),
                 Stage::Load => (self.load(new.generation, Memory::Checkpoint), Stage::Rewire),
                 Stage::Rewire => (self.rewire_revived(&mut recovery), Stage::Arm),
                 Stage::Arm => (self.arm(new.generation, &Memory::Checkpoint), Stage::Replay),
@@ -214,10 +214,6 @@ impl StateMachine {
                 Progress::Waiting
             }
         }
-    }
-
-    fn configure_revived(&mut self, new: LifeId) -> Progress {
-        self.ask_all(new.generation, Order::Configure, |life| life.state == State::Unconfigured)
     }
 
     /// Exchanges the channels of its peers, of each when it is not busy. Those that the guest is without have none.

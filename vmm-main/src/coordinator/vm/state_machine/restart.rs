@@ -230,7 +230,8 @@ impl StateMachine {
         progress
     }
 
-    fn configure_next(&mut self, new: u32) -> Progress {
+    /// Tells next lives what they are.
+    pub(super) fn configure_next(&mut self, new: u32) -> Progress {
         self.ask_all(new, Order::Configure, |life| life.state == State::Unconfigured)
     }
 
