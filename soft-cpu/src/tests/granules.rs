@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 
-use super::machine::{Guest, RAM, RAM_LEN, TABLES, VECTORS};
+use super::machine::{DATA, Guest, RAM, RAM_LEN, TABLES, VECTORS};
 use crate::mmu::{Access, Fault};
 
 const LDR: u32 = 0xf940_0020; // ldr x0, [x1]
@@ -17,7 +17,8 @@ const SHAPES: [(u64, u64, [u32; 4], [bool; 4]); 3] = [
     (1, 3, [55, 42, 29, 16], [false, false, true, false]),
 ];
 
-/// Where tables are made: far enough apart for the largest. What they map is anywhere in RAM.
+/// Where tables are made: far enough apart for the largest. What they map is anywhere in RAM but for the code and the
+/// vectors: a descriptor that makes a table of these would have another one change with every instruction.
 const POOL: u64 = TABLES + 0x1_0000;
 const TABLE_SPACING: u64 = 0x1_0000;
 const TABLE_COUNT: u64 = 14;
@@ -161,7 +162,8 @@ impl World {
             let entry = table + 8 * self.slow(case).index(va, at);
             if at == level || self.made == TABLE_COUNT {
                 // Mostly into RAM and mostly valid; now and then anything.
-                let address = if random & 0x1f00 == 0 { random } else { RAM + random % RAM_LEN };
+                let address =
+                    if random & 0x1f00 == 0 { random } else { DATA + random % (RAM + RAM_LEN - DATA) };
                 let kind = if at == 3 { 3 } else { 1 };
                 let wild = random >> 13 & 0x7 == 0;
                 let bits = if wild { random & 0xfff } else { kind | 1 << 10 | random & 0x2c0 };
