@@ -16,6 +16,10 @@ use std::sync::Arc;
 use support::{Lab, cpus, guest, signal};
 use vmm_main::system::{COORDINATOR_ID, CpuKind, Instance, Shape, System, VCPU};
 
+/// The death of any process without a device ends the VM, with its report.
+#[cfg(debug_assertions)]
+const ENDS_THE_VM: [&str; 2] = ["--smmu-restart", "never"];
+
 /// The processes of a VM without devices on this kind of CPU; those that are the same on all of them, once.
 #[cfg(debug_assertions)]
 fn processes_with(cpu: CpuKind) -> Vec<(CpuKind, Arc<Instance>)> {
@@ -44,7 +48,8 @@ fn attempts_from_inside_are_refused_or_end_in_a_report() {
         for attempt in
             ["open", "execve", "fork", "kill"].into_iter().chain(DEADLY.map(|(attempt, _)| attempt))
         {
-            let mut vm = lab.start(&kernel, &["--name", &name, "--cpu", cpu.as_str()]);
+            let words = ["--name", &name, "--cpu", cpu.as_str()];
+            let mut vm = lab.start(&kernel, &[&words[..], &ENDS_THE_VM].concat());
             vm.await_running();
             let answer = lab.bulkhead(&["probe", &process, attempt]);
             let text = String::from_utf8_lossy(&answer.stdout).into_owned();
@@ -69,6 +74,26 @@ fn attempts_from_inside_are_refused_or_end_in_a_report() {
 
 #[cfg(debug_assertions)]
 #[test]
+fn vsmmu_that_attempts_what_is_refused_is_reported_and_the_guest_goes_on_with_its_next_life() {
+    let Some(lab) = Lab::new() else { return };
+    let kernel = lab.file("Image", &guest::spins());
+    let mut vm = lab.start(&kernel, &["--cpu", "soft"]);
+    vm.await_running();
+    for generation in [2, 3] {
+        let answer = lab.bulkhead(&["probe", "smmu0", "socket"]);
+        assert!(!answer.status.success(), "{answer:?}");
+        let told = vm.await_log("it is started anew");
+        assert!(told.contains("socket(") && told.contains("not in profile `smmu`"), "{told}");
+        vm.await_log("smmu0 goes on where it died");
+        assert_eq!(vm.process("smmu0")["generation"], generation);
+    }
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    assert_eq!(vm.end().0.code(), Some(0));
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
+}
+
+#[cfg(debug_assertions)]
+#[test]
 fn panics_and_hangs_of_a_process_end_in_a_report() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());
@@ -76,7 +101,7 @@ fn panics_and_hangs_of_a_process_end_in_a_report() {
     for (cpu, process) in processes.filter(|(_, process)| process.id != COORDINATOR_ID) {
         let process = process.id.to_string();
         for (attempt, word) in [("panic", "panicked"), ("hang", "deadline passed")] {
-            let mut vm = lab.start(&kernel, &["--cpu", cpu.as_str()]);
+            let mut vm = lab.start(&kernel, &[&["--cpu", cpu.as_str()][..], &ENDS_THE_VM].concat());
             vm.await_running();
             assert_eq!(lab.bulkhead(&["probe", &process, attempt]).status.code(), Some(3));
             let (status, _, log) = vm.end();
