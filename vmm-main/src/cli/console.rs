@@ -54,13 +54,10 @@ pub fn attach(flags: &ConsoleFlags) -> Result<(), Problem> {
     let host = |step: &'static str| move |error: io::Error| refused(step, &error);
     let stdin = io::stdin();
     let kind = Input::of(&stdin)?;
-    let terminal = match &kind {
-        Input::Terminal(terminal) => {
-            log::tell(&format!("the console of {name}; {}", DETACH.help));
-            Some(GivenBack(Terminal::clone(terminal)))
-        }
-        Input::Stream => None,
-    };
+    let terminal = kind.given_back();
+    if terminal.is_some() {
+        log::tell(&format!("the console of {name}; {}", DETACH.help));
+    }
     let (left, mut leaves) = mpsc::channel(1);
     let (ended, mut ends) = mpsc::channel(1);
     let shown = Shown { stdout: log::own_copy(io::stdout().as_fd())?, ended: Some(ended) };

@@ -127,20 +127,9 @@ impl RunFlags {
     /// The configuration that these flags, over their file, describe.
     pub fn resolve(self) -> Result<VmConfig, Problem> {
         let below = self.config.as_deref().map(file::load).transpose()?.unwrap_or_default();
-        let has_terminal = self.place() == Place::Here;
-        let mut settings = self.settings().over(below);
-        if !has_terminal {
-            let console = settings.console.get_or_insert(ConsoleMode::Socket);
-            let log = settings.log_file.as_deref();
-            let (what, advice) = if *console == ConsoleMode::Stdio {
-                ("its console cannot be the terminal", "use the console \"socket\" or \"none\"")
-            } else if log.is_some_and(|path| path.as_os_str() == STDERR_NAME) {
-                ("its log cannot be standard error", "name a file, or leave --log-file out")
-            } else {
-                return settings.resolve();
-            };
-            return Err(Problem::usage(format!("the VM is to be detached, and {what}"), "--detach", advice));
-        }
+        let place = self.place();
+        let settings = self.settings().over(below);
+        let settings = if place == Place::Here { settings } else { without_terminal(settings)? };
         settings.resolve()
     }
 
@@ -190,4 +179,18 @@ impl RunFlags {
             },
         }
     }
+}
+
+/// The settings of a launcher that has no terminal and no standard error.
+fn without_terminal(mut settings: Settings) -> Result<Settings, Problem> {
+    let refused = |what, advice| {
+        Err(Problem::usage(format!("the VM is to be detached, and {what}"), "--detach", advice))
+    };
+    if *settings.console.get_or_insert(ConsoleMode::Socket) == ConsoleMode::Stdio {
+        return refused("its console cannot be the terminal", "use the console \"socket\" or \"none\"");
+    }
+    if settings.log_file.as_deref().is_some_and(|path| path.as_os_str() == STDERR_NAME) {
+        return refused("its log cannot be standard error", "name a file, or leave --log-file out");
+    }
+    Ok(settings)
 }

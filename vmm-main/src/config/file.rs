@@ -9,11 +9,12 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::STDERR_NAME;
-use super::{Behind, ConsoleMode, DeviceSettings, Disk, OnReset, RestartPolicy, Settings, size};
+use super::{Behind, DeviceSettings, Disk, Settings, size};
 use crate::launcher::ids;
 use crate::printable;
 use crate::problem::Problem;
@@ -125,7 +126,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "vcpus" => settings.vcpu_count = Some(source.integer(value)?),
             "cpu" => settings.cpu = Some(source.cpu(value)?),
             "pmu" => settings.pmu = Some(source.boolean(value)?),
-            "console" => settings.console = Some(source.console(value)?),
+            "console" => settings.console = Some(source.choice(value, "is not a kind of console")?),
             "console-file" => settings.console_file = Some(PathBuf::from(source.string(value)?)),
             "log-file" => settings.log_file = Some(PathBuf::from(source.string(value)?)),
             "ids" => {
@@ -138,7 +139,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "cgroup" => settings.cgroup = Some(PathBuf::from(source.string(value)?)),
             "cpu-weight" => settings.cpu_weight = Some(source.integer(value)?),
             "json-log" => settings.json_log = Some(source.boolean(value)?),
-            "on-reset" => settings.on_reset = Some(source.on_reset(value)?),
+            "on-reset" => settings.on_reset = Some(source.choice(value, "is nothing that a reset can do")?),
             "smmu" => smmu(&source, value, &mut settings)?,
             "device" => settings.devices = devices(&source, value)?,
             unknown => return Err(source.unknown_key(unknown, key.span(), &KEYS, "the top level")),
@@ -158,7 +159,10 @@ fn smmu(source: &Source<'_>, value: &Spanned<DeValue<'_>>, settings: &mut Settin
             "ril" => smmu.ril = Some(source.boolean(value)?),
             "stream-table-levels" => smmu.stream_table_levels = Some(source.integer(value)?),
             "sidsize" => smmu.sidsize = Some(source.integer(value)?),
-            "restart" => settings.smmu_restart = Some(source.restart_policy(value)?),
+            "restart" => {
+                let misfit = "does not say when a process is to be started anew";
+                settings.smmu_restart = Some(source.choice(value, misfit)?);
+            }
             "restarts-per-minute" => settings.smmu_restarts = Some(source.integer(value)?),
             unknown => return Err(source.unknown_key(unknown, key.span(), &SMMU_KEYS, "[smmu]")),
         }
@@ -315,53 +319,23 @@ impl Source<'_> {
         })
     }
 
-    fn console(&self, value: &Spanned<DeValue<'_>>) -> Result<ConsoleMode, Problem> {
-        match self.string(value)?.as_str() {
-            "stdio" => Ok(ConsoleMode::Stdio),
-            "socket" => Ok(ConsoleMode::Socket),
-            "none" => Ok(ConsoleMode::None),
-            other => Err(Problem::usage(
-                format!("{other:?} is not a kind of console"),
-                self.at(&value.span()),
-                "give \"stdio\", \"socket\" or \"none\"",
-            )),
-        }
-    }
-
-    fn on_reset(&self, value: &Spanned<DeValue<'_>>) -> Result<OnReset, Problem> {
-        match self.string(value)?.as_str() {
-            "reboot" => Ok(OnReset::Reboot),
-            "exit" => Ok(OnReset::Exit),
-            other => Err(Problem::usage(
-                format!("{other:?} is nothing that a reset can do"),
-                self.at(&value.span()),
-                "give \"reboot\" or \"exit\"",
-            )),
-        }
-    }
-
-    fn restart_policy(&self, value: &Spanned<DeValue<'_>>) -> Result<RestartPolicy, Problem> {
-        match self.string(value)?.as_str() {
-            "always" => Ok(RestartPolicy::Always),
-            "never" => Ok(RestartPolicy::Never),
-            other => Err(Problem::usage(
-                format!("{other:?} does not say when a process is to be started anew"),
-                self.at(&value.span()),
-                "give \"always\" or \"never\"",
-            )),
-        }
+    /// One of the words that the flag of this key takes. `misfit` says what any other word is not.
+    fn choice<T: ValueEnum>(&self, value: &Spanned<DeValue<'_>>, misfit: &str) -> Result<T, Problem> {
+        let found = self.string(value)?;
+        T::from_str(&found, false).map_err(|_| {
+            let words = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+            let words: Vec<String> = words.map(|word| format!("{:?}", word.get_name())).collect();
+            let words = match &words[..] {
+                [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+                words => words.concat(),
+            };
+            Problem::usage(format!("{found:?} {misfit}"), self.at(&value.span()), format!("give {words}"))
+        })
     }
 
     fn cpu(&self, value: &Spanned<DeValue<'_>>) -> Result<CpuKind, Problem> {
-        match self.string(value)?.as_str() {
-            "kvm" => Ok(CpuKind::Kvm),
-            "soft" => Ok(CpuKind::Soft),
-            other => Err(Problem::usage(
-                format!("{other:?} is not a kind of CPU"),
-                self.at(&value.span()),
-                "give \"kvm\" or \"soft\", or leave it out",
-            )),
-        }
+        self.choice(value, "is not a kind of CPU")
+            .map_err(|problem| Problem { advice: format!("{}, or leave it out", problem.advice), ..problem })
     }
 
     fn strings(&self, value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Problem> {

@@ -56,7 +56,7 @@ use self::rotated_file::RotatedFile;
 use self::runtime_dir::RuntimeDir;
 use self::screen::Screen;
 use self::started::Started;
-use self::terminal::{GivenBack, Input, Terminal};
+use self::terminal::{GivenBack, Input};
 use self::watch::User;
 use crate::config::{ConsoleMode, DeviceConfig, VmConfig, check};
 use crate::coordinator::handover::Handover;
@@ -266,10 +266,7 @@ fn open_console_file(path: &Path) -> Result<RotatedFile, Problem> {
 fn start_input(console: UnixStream, quit: mpsc::Sender<()>) -> Result<Option<GivenBack>, Problem> {
     let stdin = io::stdin();
     let kind = Input::of(&stdin)?;
-    let terminal = match &kind {
-        Input::Terminal(terminal) => Some(GivenBack(Terminal::clone(terminal))),
-        Input::Stream => None,
-    };
+    let terminal = kind.given_back();
     relay::start_input(stdin, kind, console, STOP, quit)
         .map_err(|error| refused("start a thread", &error))?;
     Ok(terminal)

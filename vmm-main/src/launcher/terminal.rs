@@ -62,6 +62,14 @@ impl Input {
         }
         Ok(Self::Terminal(terminal))
     }
+
+    /// The terminal, to be restored on drop.
+    pub fn given_back(&self) -> Option<GivenBack> {
+        match self {
+            Self::Terminal(terminal) => Some(GivenBack(terminal.clone())),
+            Self::Stream => None,
+        }
+    }
 }
 
 /// The terminal, shared by whoever changes its modes: input, job control, the end.

@@ -2,8 +2,8 @@
 //! The task of one process: hello, requests and replies, events, and the process's end, concurrently.
 //!
 //! Events that a process sent before a reply are passed on before it, so that a guest reset is known before the pause
-//! after it. The loop ends when the process is lost or is to be ended; then it is reaped. A
-//! process that reports no progress in a long request counts as lost ([`budget::SILENCE`]).
+//! after it. The loop ends when the process is lost or is to be ended; then it is reaped. A process that reports no
+//! progress in a long request counts as lost ([`budget::SILENCE`]).
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -65,6 +65,7 @@ pub struct Vm {
     pub(super) started: Instant,
     /// What the coordinator has enforced on itself.
     pub(super) enforced: Vec<String>,
+    /// Its own limits.
     pub(super) limits: Limits,
     /// The shared objects of the running processes, and below of those that the guest is moved into.
     pub(super) current: Option<Shared>,
@@ -84,7 +85,7 @@ pub struct Vm {
     pub(super) saved: BTreeMap<InstanceId, SavedState>,
     /// The dirty logs, during a measurement.
     pub(super) measurement: Option<Measurement>,
-    /// The number of the next ticket.
+    /// The number of the latest ticket.
     tickets: Ticket,
     pub(super) waiting: BTreeMap<Ticket, Waiting>,
     /// Clients that wait for the end.
