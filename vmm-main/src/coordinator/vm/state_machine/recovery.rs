@@ -26,6 +26,7 @@ use crate::coordinator::vm::action::{Action, Ending, Memory, Notice, Order};
 use crate::coordinator::vm::event::{Departure, LifeId, Timer};
 use crate::lifecycle::Phase;
 use crate::problem::{Class, Problem};
+use crate::system::Rewiring;
 
 /// How long a death counts towards the limit.
 const DEATHS_SPAN: Duration = Duration::from_secs(60);
@@ -34,8 +35,8 @@ const DEATHS_SPAN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Recovery {
     new: LifeId,
-    /// Whose channels to it are not exchanged yet.
-    to_rewire: Vec<InstanceId>,
+    /// Which channels to it are not exchanged yet.
+    to_rewire: Vec<Rewiring>,
     stage: Stage,
 }
 
@@ -87,6 +88,11 @@ impl Recovery {
     pub const fn set(&self) -> u32 {
         self.new.generation
     }
+
+    /// That set, and which channels to it are not exchanged yet.
+    pub const fn rewiring(&mut self) -> (u32, &mut Vec<Rewiring>) {
+        (self.new.generation, &mut self.to_rewire)
+    }
 }
 
 impl StateMachine {
@@ -109,8 +115,7 @@ impl StateMachine {
             let problem = cannot_be_killed(&[id.instance], "restart");
             return self.end_failed(problem, last_lines);
         }
-        let (Some(to_rewire), true) = (self.rewirable_peers(id.instance), self.is_reviving(id) || had_begun)
-        else {
+        let (Some(to_rewire), true) = (self.rewirings(id.instance), self.is_reviving(id) || had_begun) else {
             return self.end_failed(problem, last_lines);
         };
         let deaths = self.deaths.entry(id.instance).or_default();
@@ -128,16 +133,16 @@ impl StateMachine {
         self.recovery = Some(Recovery { new, to_rewire, stage: Stage::Clear });
     }
 
-    /// The peers whose channels are exchanged for a next life of this process alone. None: it cannot have one, or one
-    /// of them has not begun itself, and cannot be rewired.
-    fn rewirable_peers(&self, instance: InstanceId) -> Option<Vec<InstanceId>> {
+    /// The channels that are exchanged for a next life of this process alone. None: it cannot have one, or a peer has
+    /// not begun itself, and cannot be rewired.
+    fn rewirings(&self, instance: InstanceId) -> Option<Vec<Rewiring>> {
         let group = self.plan.member(instance)?.restart.as_ref().ok()?;
-        let peers: Vec<InstanceId> = group.rewirings.iter().map(|rewiring| rewiring.peer).collect();
-        let has_begun = |peer: &InstanceId| {
-            let life = self.life_of(*peer).and_then(|life| self.lives.get(life));
+        let has_begun = |rewiring: &Rewiring| {
+            let life = self.life_of(rewiring.peer).and_then(|life| self.lives.get(life));
             life.is_none_or(|life| matches!(life.state, State::Running | State::Paused))
         };
-        (group.members == [instance] && peers.iter().all(has_begun)).then_some(peers)
+        let is_possible = group.members == [instance] && group.rewirings.iter().all(has_begun);
+        is_possible.then(|| group.rewirings.clone())
     }
 
     /// What counts on a life that is over is given up.
@@ -166,7 +171,7 @@ impl StateMachine {
                 Stage::Start => (self.start_anew(new), Stage::Configure),
                 Stage::Configure => (self.configure_next(new.generation), Stage::Load),
                 Stage::Load => (self.load(new.generation, Memory::Checkpoint), Stage::Rewire),
-                Stage::Rewire => (self.rewire_revived(&mut recovery), Stage::Arm),
+                Stage::Rewire => (self.rewire(&mut recovery.to_rewire, new.generation), Stage::Arm),
                 Stage::Arm => (self.arm(new.generation, &Memory::Checkpoint), Stage::Replay),
                 Stage::Replay => (self.replay(new.generation), Stage::Go),
                 Stage::Go => (self.let_go(new), Stage::Settle),
@@ -216,17 +221,6 @@ impl StateMachine {
         }
     }
 
-    /// Exchanges the channels of its peers, of each when it is not busy. Those that the guest is without have none.
-    fn rewire_revived(&mut self, recovery: &mut Recovery) -> Progress {
-        recovery.to_rewire.retain(|peer| self.life_of(*peer).is_some());
-        for peer in &recovery.to_rewire {
-            if let Some(life) = self.life_of(*peer) {
-                self.ask(life, Order::Rewire(recovery.new));
-            }
-        }
-        if recovery.to_rewire.is_empty() { Progress::Done } else { Progress::Waiting }
-    }
-
     fn let_go(&mut self, new: LifeId) -> Progress {
         match self.lives.get(new) {
             Some(life) if life.state == State::Running && !life.is_busy() => Progress::Done,
@@ -243,13 +237,6 @@ impl StateMachine {
             self.bring(self.generation, Goal::Paused)
         } else {
             Progress::Done
-        }
-    }
-
-    /// A peer has its new channel.
-    pub(super) fn rewired_revived(&mut self, peer: InstanceId, next: LifeId) {
-        if let Some(recovery) = self.recovery.as_mut().filter(|recovery| recovery.new == next) {
-            recovery.to_rewire.retain(|waiting| *waiting != peer);
         }
     }
 

@@ -51,7 +51,6 @@ impl StateMachine {
         life.can_be_saved |= order == Order::CheckSave;
         if let Order::Rewire(next) = order {
             self.rewired(id.instance, next);
-            self.rewired_revived(id.instance, next);
             return;
         }
         if order == Order::Replay {

@@ -20,6 +20,7 @@ use ipc::protocol::lifecycle::State;
 
 use super::given_up::{Cause, GivenUp};
 use super::lives::Life;
+use super::recovery::Recovery;
 use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, Step, bug, cannot_be_killed};
 use crate::coordinator::vm::action::{Action, Ending, Memory, Order, Success};
@@ -158,7 +159,7 @@ impl StateMachine {
             }
             Stage::Configure => (self.configure_next(new), Stage::Load),
             Stage::Load => (self.load(new, Memory::Saved), Stage::Rewire),
-            Stage::Rewire => (self.rewire(&mut restart), Stage::Arm),
+            Stage::Rewire => (self.rewire(&mut restart.to_rewire, new), Stage::Arm),
             Stage::Arm => (self.arm(new, &Memory::Saved), Stage::Replay),
             Stage::Replay => (self.replay_all(&mut restart), Stage::Retire),
             Stage::Retire => (self.retire(&restart), Stage::Go),
@@ -235,23 +236,29 @@ impl StateMachine {
         self.ask_all(new, Order::Configure, |life| life.state == State::Unconfigured)
     }
 
-    /// Exchanges the channels of the peers, all at once. Those that the guest is without have none.
-    fn rewire(&mut self, restart: &mut Restart) -> Progress {
-        restart.to_rewire.retain(|rewiring| self.life_of(rewiring.peer).is_some());
-        for Rewiring { peer, member } in restart.to_rewire.iter().copied() {
+    /// Exchanges the channels of peers to the lives of the set `new`, of each when it is not busy. Those that the guest
+    /// is without have none.
+    pub(super) fn rewire(&mut self, to_rewire: &mut Vec<Rewiring>, new: u32) -> Progress {
+        to_rewire.retain(|rewiring| self.life_of(rewiring.peer).is_some());
+        for Rewiring { peer, member } in to_rewire.iter().copied() {
             if let Some(life) = self.life_of(peer) {
-                self.ask(life, Order::Rewire(LifeId { generation: restart.new, instance: member }));
+                self.ask(life, Order::Rewire(LifeId { generation: new, instance: member }));
             }
         }
-        if restart.to_rewire.is_empty() { Progress::Done } else { Progress::Waiting }
+        if to_rewire.is_empty() { Progress::Done } else { Progress::Waiting }
     }
 
     /// A peer has its new channel to this life.
     pub(super) fn rewired(&mut self, peer: InstanceId, next: LifeId) {
-        if let Operation::Restart(restart) = &mut self.operation
-            && restart.new == next.generation
+        let restarting = match &mut self.operation {
+            Operation::Restart(restart) => Some((restart.new, &mut restart.to_rewire)),
+            _ => None,
+        };
+        let reviving = self.recovery.as_mut().map(Recovery::rewiring);
+        for (_, to_rewire) in
+            restarting.into_iter().chain(reviving).filter(|(new, _)| *new == next.generation)
         {
-            restart.to_rewire.retain(|waiting| *waiting != Rewiring { peer, member: next.instance });
+            to_rewire.retain(|waiting| *waiting != Rewiring { peer, member: next.instance });
         }
     }
 
