@@ -22,24 +22,6 @@ fn dies(world: &mut World) {
     world.depart(world.life(SMMU0), true);
 }
 
-/// Everyone obeys until `order` is open somewhere, and whose it is.
-fn until(world: &mut World, order: Order) -> LifeId {
-    for _ in 0..200 {
-        let found = world.processes.iter().find(|(_, process)| process.open == Some(order));
-        if let Some((life, _)) = found {
-            return *life;
-        }
-        world.serve();
-        let ended = world.processes.iter().find(|(_, it)| it.ending.is_some()).map(|(life, _)| *life);
-        ended.into_iter().for_each(|life| world.depart(life, true));
-        let next = world.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
-        if let Some(life) = next.map(|(life, _)| *life) {
-            world.fulfil(life);
-        }
-    }
-    panic!("nobody is asked for {order:?}: {:?}", world.machine);
-}
-
 /// The guest runs, or is paused, with everyone, the vSMMU in this life.
 fn assert_whole(world: &World, phase: &Phase, generation: u32) {
     let state = if *phase == Phase::Paused { State::Paused } else { State::Running };
@@ -121,7 +103,7 @@ fn move_that_counts_on_a_life_that_dies_is_given_up_and_its_set_ended_before_the
     for command in [Command::SaveRestore, Command::Restart("smmu0".to_owned())] {
         let mut world = running(false);
         let ticket = world.command(command);
-        until(&mut world, Order::Save);
+        world.until_open(Order::Save);
         dies(&mut world);
         let is_new = |life: &LifeId| life.generation == 2;
         assert!(world.processes.iter().filter(|(life, _)| is_new(life)).all(|(_, it)| it.ending.is_some()));
@@ -149,7 +131,7 @@ fn next_life_that_dies_on_its_way_is_followed_by_another_one() {
     for order in [Order::Configure, Order::Load(Memory::Checkpoint), Order::Replay, Order::Go] {
         let mut world = running(false);
         dies(&mut world);
-        let life = until(&mut world, order);
+        let life = world.until_open(order);
         assert_eq!(life, next(2), "{order:?}");
         world.depart(life, true);
         world.settle();
@@ -158,7 +140,7 @@ fn next_life_that_dies_on_its_way_is_followed_by_another_one() {
     // A peer that was to be rewired to the one that died is rewired to the one that follows it.
     let mut world = running(false);
     dies(&mut world);
-    until(&mut world, Order::Rewire(next(2)));
+    world.until_open(Order::Rewire(next(2)));
     world.depart(next(2), true);
     world.settle();
     assert_whole(&world, &Phase::Running, 3);
@@ -169,7 +151,7 @@ fn next_life_that_dies_on_its_way_is_followed_by_another_one() {
 fn next_life_that_refuses_is_the_end_with_both_reasons() {
     let mut world = running(false);
     dies(&mut world);
-    until(&mut world, Order::Load(Memory::Checkpoint));
+    world.until_open(Order::Load(Memory::Checkpoint));
     world.refuse(next(2));
     world.settle();
     assert_eq!(why(&world), "it died; its next life cannot go on: load of smmu0: refused");
@@ -179,7 +161,7 @@ fn next_life_that_refuses_is_the_end_with_both_reasons() {
 fn device_that_cannot_be_rewired_is_lost_and_the_guest_goes_on() {
     let mut world = running(false);
     dies(&mut world);
-    until(&mut world, Order::Rewire(next(2)));
+    world.until_open(Order::Rewire(next(2)));
     world.refuse(world.life(VFIO1));
     world.settle();
     assert_eq!((world.machine.phase(), world.life(SMMU0)), (&Phase::Running, next(2)));
@@ -192,7 +174,7 @@ fn device_that_dies_meanwhile_is_lost_and_the_next_life_hears_of_it() {
     for instance in [VFIO1, NVME0] {
         let mut world = running(false);
         dies(&mut world);
-        until(&mut world, Order::Rewire(next(2)));
+        world.until_open(Order::Rewire(next(2)));
         world.depart(world.life(instance), true);
         world.settle();
         assert_eq!((world.machine.phase(), world.life(SMMU0)), (&Phase::Running, next(2)));
@@ -205,7 +187,7 @@ fn device_that_dies_meanwhile_is_lost_and_the_next_life_hears_of_it() {
 fn cpus_that_die_meanwhile_end_the_vm() {
     let mut world = running(false);
     dies(&mut world);
-    until(&mut world, Order::Rewire(next(2)));
+    world.until_open(Order::Rewire(next(2)));
     world.depart(world.life(VCPU), true);
     world.settle();
     assert_eq!(world.machine.phase().as_str(), "stopped");
@@ -256,7 +238,7 @@ fn process_that_does_not_answer_a_peer_is_ended_and_comes_back_and_one_that_brea
 #[test]
 fn process_that_dies_before_it_has_begun_ends_the_vm() {
     let mut world = World::new(false);
-    until(&mut world, Order::Load(Memory::Reset));
+    world.until_open(Order::Load(Memory::Reset));
     dies(&mut world);
     world.settle();
     assert_eq!(why(&world), "it died");

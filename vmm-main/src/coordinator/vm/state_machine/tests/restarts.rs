@@ -16,30 +16,13 @@ fn restart(world: &mut World) -> u64 {
     world.command(Command::Restart("smmu0".to_owned()))
 }
 
-/// Everyone obeys until `order` is open somewhere, and whose it is.
-fn until(world: &mut World, order: Order) -> LifeId {
-    for _ in 0..200 {
-        let found = world.processes.iter().find(|(_, process)| process.open == Some(order));
-        if let Some((life, _)) = found {
-            return *life;
-        }
-        world.serve();
-        let next = world.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
-        if let Some(life) = next.map(|(life, _)| *life) {
-            world.fulfil(life);
-            world.tell_of_device(life, false);
-        }
-    }
-    panic!("nobody is asked for {order:?}: {:?}", world.machine);
-}
-
 #[test]
 fn restart_looks_at_what_the_old_life_has_when_all_hold_still_and_ends_it_before_the_next_goes() {
     let mut world = running(false);
     let ticket = restart(&mut world);
     let old = world.life(SMMU0);
-    assert_eq!(until(&mut world, Order::Pause), world.life(VCPU), "the next life is there before the pause");
-    assert_eq!(until(&mut world, Order::Configure), NEXT);
+    assert_eq!(world.until_open(Order::Pause), world.life(VCPU), "the next life is there before the pause");
+    assert_eq!(world.until_open(Order::Configure), NEXT);
     let others =
         [VCPU, VFIO0, VFIO1, NVME0, SMMU0].map(|instance| world.processes[&world.life(instance)].may_run);
     assert_eq!(others, [false; 5]);
@@ -84,7 +67,7 @@ fn restart_of_a_process_that_has_what_no_next_life_can_be_given_is_refused_befor
 fn restart_that_a_peer_refuses_leaves_the_old_life_and_names_step_and_process() {
     let mut world = running(false);
     let ticket = restart(&mut world);
-    until(&mut world, Order::Rewire(NEXT));
+    world.until_open(Order::Rewire(NEXT));
     world.fulfil(world.life(VFIO0));
     world.refuse(world.life(VFIO1));
     world.settle();
@@ -100,7 +83,7 @@ fn restart_goes_on_with_what_others_have_in_flight_and_not_with_what_the_old_lif
         let mut world = running(false);
         let ticket = restart(&mut world);
         loop {
-            let life = until(&mut world, Order::Pause);
+            let life = world.until_open(Order::Pause);
             if life.instance == instance {
                 break;
             }
@@ -129,7 +112,7 @@ fn next_life_of_a_vsmmu_is_told_of_devices_whose_dma_has_ended_before() {
 fn device_process_that_dies_during_a_restart_costs_the_restart_and_its_device() {
     let mut world = running(false);
     let ticket = restart(&mut world);
-    until(&mut world, Order::Save);
+    world.until_open(Order::Save);
     world.depart(world.life(VFIO1), true);
     world.settle();
     assert!(world.answers[&ticket].is_err());
@@ -142,7 +125,7 @@ fn old_life_that_cannot_be_killed_ends_the_vm_for_it_holds_what_the_next_one_has
     let mut world = running(false);
     restart(&mut world);
     let old = world.life(SMMU0);
-    until(&mut world, Order::Replay);
+    world.until_open(Order::Replay);
     [NEXT, world.life(VFIO0), world.life(VFIO1)].into_iter().for_each(|life| world.fulfil(life));
     assert_eq!(world.machine.life_of(SMMU0), Some(NEXT), "the commit");
     world.depart(old, false);
@@ -202,7 +185,7 @@ fn asked_of(world: &World, order: Order) -> std::collections::BTreeSet<ipc::inst
 fn restart_of_a_device_whose_stream_cannot_be_attached_is_given_up() {
     let mut world = running(false);
     let ticket = world.command(Command::Restart("nvme0".to_owned()));
-    until(&mut world, Order::Replay);
+    world.until_open(Order::Replay);
     let stream = ipc::protocol::control::StreamReplay {
         stream: ipc::addr::StreamId(8),
         attachment: ipc::protocol::stage1::Attachment::Bypass,
@@ -245,7 +228,7 @@ fn process_that_was_restarted_is_one_of_the_old_set_in_a_move() {
         (world, ticket)
     };
     let (mut world, ticket) = restarted();
-    until(&mut world, Order::Pause);
+    world.until_open(Order::Pause);
     world.depart(NEXT, true);
     assert!(world.machine.deaths().contains_key(&SMMU0), "it is the guest's, and is followed");
     world.settle();
@@ -253,12 +236,12 @@ fn process_that_was_restarted_is_one_of_the_old_set_in_a_move() {
     // Its way back is a way back, too.
     let (mut world, ticket) = restarted();
     while !world.processes.keys().any(|life| life.generation == 3) {
-        until(&mut world, Order::CheckSave);
+        world.until_open(Order::CheckSave);
         let lives: Vec<LifeId> = world.processes.keys().copied().collect();
         lives.into_iter().for_each(|life| world.fulfil(life));
         world.serve();
     }
-    until(&mut world, Order::Save);
+    world.until_open(Order::Save);
     world.refuse(world.life(VCPU));
     while world.processes[&NEXT].open != Some(Order::Resume) {
         let ending = world.processes.iter().find(|(_, it)| it.ending.is_some()).map(|(life, _)| *life);

@@ -266,21 +266,11 @@ fn save_restore_that_one_process_cannot_be_part_of_touches_nothing() {
 
 /// A save/restore up to the moment in which the new set was asked for this, before it has answered.
 fn moving_up_to(world: &mut World, order: Order) {
-    for _ in 0..200 {
-        let is_there = |(life, given): &(LifeId, Order)| life.generation == 2 && *given == order;
-        if world.orders.iter().any(is_there) {
-            return;
-        }
-        world.serve();
-        let ended = world.processes.iter().find(|(_, it)| it.ending.is_some()).map(|(life, _)| *life);
-        ended.into_iter().for_each(|life| world.depart(life, true));
-        let next = world.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
-        if let Some(life) = next.map(|(life, _)| *life) {
-            world.fulfil(life);
-            world.tell_of_device(life, false);
-        }
-    }
-    panic!("it never comes to {order:?}: {:?}", world.machine);
+    let was_asked = |world: &World| {
+        let is_it = |(life, given): &(LifeId, Order)| life.generation == 2 && *given == order;
+        world.orders.iter().any(is_it).then_some(())
+    };
+    world.until(was_asked);
 }
 
 #[test]
