@@ -112,6 +112,16 @@ impl Vm {
         Life::new(descriptors, Context { generation, spin: Duration::ZERO, events })
     }
 
+    /// The first life, begun, and its guest, whose Command queue and interrupts are on.
+    fn running(&self) -> (Life<SmmuProgram>, Guest) {
+        let mut process = self.process(1);
+        process.configure(self.config(|_| {})).unwrap();
+        process.boot().unwrap();
+        let guest = self.guest();
+        guest.enable();
+        (process, guest)
+    }
+
     fn config(&self, change: impl FnOnce(&mut SmmuConfig)) -> RoleConfig {
         let mut config = SmmuConfig {
             id: InstanceId::new(Role::Smmu, 0),
@@ -248,11 +258,7 @@ fn a_guest_enables_the_device_and_its_commands_complete() {
 #[test]
 fn reserved_bits_of_the_guests_own_registers_read_back_but_have_no_effect() {
     let vm = Vm::new();
-    let mut process = vm.process(1);
-    process.configure(vm.config(|_| {})).unwrap();
-    process.boot().unwrap();
-    let guest = vm.guest();
-    guest.enable();
+    let (process, guest) = vm.running();
     guest.command(0, sync(ComplSignal::None));
     guest.write(Register::CMDQ_PROD, 0xfff0_0001);
     guest.await_cons(1);
@@ -263,11 +269,7 @@ fn reserved_bits_of_the_guests_own_registers_read_back_but_have_no_effect() {
 #[test]
 fn a_paused_device_has_emptied_ring_and_queue_and_starts_no_commands() {
     let vm = Vm::new();
-    let mut process = vm.process(1);
-    process.configure(vm.config(|_| {})).unwrap();
-    process.boot().unwrap();
-    let guest = vm.guest();
-    guest.enable();
+    let (mut process, guest) = vm.running();
     (0..16).for_each(|index| guest.command(index, sync(ComplSignal::None)));
     guest.write(Register::CMDQ_PROD, 8);
     process.pause().unwrap();
@@ -286,11 +288,7 @@ fn a_paused_device_has_emptied_ring_and_queue_and_starts_no_commands() {
 #[test]
 fn a_restored_process_goes_on_where_the_saved_one_stopped() {
     let vm = Vm::new();
-    let mut source = vm.process(1);
-    source.configure(vm.config(|_| {})).unwrap();
-    source.boot().unwrap();
-    let guest = vm.guest();
-    guest.enable();
+    let (mut source, guest) = vm.running();
     guest.command(0, Command { qw0: 0xff, qw1: 0 });
     guest.write(Register::CMDQ_PROD, 1);
     source.pause().unwrap();

@@ -19,11 +19,7 @@ fn post(guest: &Guest, prod: u32) {
 #[test]
 fn next_life_goes_on_from_the_checkpoint_and_answers_nothing_before_it_goes() {
     let vm = Vm::new();
-    let mut process = vm.process(1);
-    process.configure(vm.config(|_| {})).unwrap();
-    process.boot().unwrap();
-    let guest = vm.guest();
-    guest.enable();
+    let (process, guest) = vm.running();
     guest.command(0, sync(ComplSignal::None));
     post(&guest, 1);
     guest.await_cons(1);
