@@ -21,15 +21,15 @@ pub struct Life {
 impl Life {
     /// That of the process called `name`; none while there is none, or while the host does not show it.
     pub fn of(vm: &Vm, name: &str) -> Result<Option<Self>> {
-        let all: Value =
-            serde_json::from_str(&vm.control_json("ps")?).context("`bulkhead ps` is not JSON")?;
-        let mut rows =
-            all.as_object().into_iter().flat_map(|vms| vms.values()).filter_map(Value::as_array).flatten();
-        let row = rows.find(|row| row["name"] == name);
-        Ok(row.and_then(|row| {
-            let pid = row["host_pid"].as_i64().and_then(|pid| Pid::from_raw(pid.try_into().ok()?))?;
-            Some(Self { pid, generation: row["generation"].as_u64()? })
-        }))
+        let row = vm.processes()?.into_iter().find(|row| row.get("name").is_some_and(|found| found == name));
+        let life = |row: Value| {
+            let pid = row.get("host_pid")?.as_i64()?;
+            Some(Self {
+                pid: Pid::from_raw(pid.try_into().ok()?)?,
+                generation: row.get("generation")?.as_u64()?,
+            })
+        };
+        Ok(row.and_then(life))
     }
 
     /// Kills it. False: it has ended already.

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::{
     console::Console,
@@ -150,6 +151,15 @@ impl Vm {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The rows of `bulkhead ps`.
+    pub fn processes(&self) -> Result<Vec<Value>> {
+        let all: Value =
+            serde_json::from_str(&self.control_json("ps")?).context("`bulkhead ps` is not JSON")?;
+        // By the name of the machine, of which there is one.
+        let rows = all.as_object().and_then(|all| all.values().next()?.as_array()).context("no processes")?;
+        Ok(rows.clone())
     }
 
     /// Waits until the machine's control socket answers and says that the guest runs.

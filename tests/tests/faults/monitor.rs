@@ -180,10 +180,8 @@ impl Monitor {
     /// The machine is as it was: every process runs, `count` of them, and is confined as its profile says. Switches it
     /// off, and sees that nothing of it is left.
     pub fn end(mut self, count: usize) {
-        let seen: serde_json::Value = serde_json::from_str(&self.vm.control_json("ps").unwrap()).unwrap();
-        let rows: Vec<&serde_json::Value> =
-            seen.as_object().unwrap().values().flat_map(|rows| rows.as_array().unwrap()).collect();
-        assert_eq!(rows.len(), count, "{seen:#}");
+        let rows = self.vm.processes().unwrap();
+        assert_eq!(rows.len(), count, "{rows:#?}");
         for row in rows {
             assert_eq!(row["state"], "running", "{row:#}");
             assert_eq!(row["generation"], 1, "{row:#}");

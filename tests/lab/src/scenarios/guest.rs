@@ -214,10 +214,9 @@ fn exits_of(vm: &mut Vm, command: &str) -> Result<Exits> {
 
 /// Every process is what its profile says: the product's own audit, from outside.
 pub fn confined(vm: &Vm, report: &mut Report<'_>) -> Result<()> {
-    let all: Value = serde_json::from_str(&vm.control_json("ps")?).context("`bulkhead ps` is not JSON")?;
-    let rows = all.as_object().and_then(|all| all.values().next()?.as_array()).context("no processes")?;
+    let rows = vm.processes()?;
     let mut names = Vec::new();
-    for row in rows {
+    for row in &rows {
         let name = row.get("name").and_then(Value::as_str).unwrap_or("?");
         let drift = row.pointer("/observed/drift").and_then(Value::as_array);
         let drift = drift.with_context(|| format!("{name} was not audited"))?;
