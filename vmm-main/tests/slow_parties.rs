@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Parties that are stopped, slow or silent: a server costs its device only, a question is answered without them, and
-//! an order to stop is obeyed whatever they do, and answered when everything is free.
+//! Parties that are stopped, slow or silent: a server costs its device only, a question is answered without them, and a
+//! request to stop is obeyed whatever they do, and answered when everything is free.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

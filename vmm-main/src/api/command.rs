@@ -40,7 +40,7 @@ pub enum Command {
 /// A request for an orderly end. It waits for no command, and is answered when the VM is gone: its processes have
 /// ended, and its name and disks are free.
 #[derive(Debug)]
-pub struct StopOrder {
+pub struct StopRequest {
     /// The cause.
     pub why: Why,
     /// The reply channel, if a client waits.
@@ -74,7 +74,7 @@ pub struct Handle {
     /// The queue to the VM's task.
     pub commands: mpsc::Sender<Command>,
     /// The queue of requests to stop.
-    pub stops: mpsc::Sender<StopOrder>,
+    pub stops: mpsc::Sender<StopRequest>,
     /// The snapshot it last published.
     pub snapshot: watch::Receiver<Snapshot>,
 }
@@ -91,7 +91,7 @@ impl Handle {
     /// Ends the VM, and waits until it is gone. As [`Self::ask`].
     pub async fn stop(&self) -> Result<Status, Problem> {
         let (answer, wait) = oneshot::channel();
-        queue(&self.stops, StopOrder { why: Why::Asked, answer: Some(answer) })?;
+        queue(&self.stops, StopRequest { why: Why::Asked, answer: Some(answer) })?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -102,8 +102,8 @@ impl Handle {
     }
 }
 
-fn queue<T>(orders: &mpsc::Sender<T>, order: T) -> Result<(), Problem> {
-    orders.try_send(order).map_err(|refused| match refused {
+fn queue<T>(queue: &mpsc::Sender<T>, message: T) -> Result<(), Problem> {
+    queue.try_send(message).map_err(|refused| match refused {
         mpsc::error::TrySendError::Full(_) => Problem::new(
             Class::State,
             format!("{COMMAND_QUEUE_LEN} commands are waiting already"),

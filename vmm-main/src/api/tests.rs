@@ -10,7 +10,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
 use super::client::{COMMAND_DEADLINE, Client, SNAPSHOT_DEADLINE};
-use super::command::{COMMAND_QUEUE_LEN, Command, Handle, Snapshot, StopOrder};
+use super::command::{COMMAND_QUEUE_LEN, Command, Handle, Snapshot, StopRequest};
 use super::server::{
     BODY_LEN_MAX, CONNECTION_COUNT_MAX, CONNECTION_DEADLINE, HEAD_DEADLINE, PLACE_DEADLINE, REQUEST_DEADLINE,
     Server, WAITING_COUNT_MAX,
@@ -47,16 +47,16 @@ fn showing(phase: Phase) -> Snapshot {
     }
 }
 
-/// A VM that keeps only its phase; `deaf` ones never take a command. Each obeys an order to stop.
+/// A VM that keeps only its phase; `deaf` ones never take a command. Each obeys a request to stop.
 fn server(deaf: bool) -> Server {
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
-    let (stops, mut stop_orders) = mpsc::channel::<StopOrder>(COMMAND_QUEUE_LEN);
+    let (stops, mut stop_requests) = mpsc::channel::<StopRequest>(COMMAND_QUEUE_LEN);
     let (publish, snapshot) = watch::channel(showing(Phase::Running));
     tokio::spawn(async move {
         let mut phase = Phase::Running;
         loop {
             let (step, answer) = tokio::select! {
-                Some(order) = stop_orders.recv() => (Step::Stop, order.answer.unwrap()),
+                Some(request) = stop_requests.recv() => (Step::Stop, request.answer.unwrap()),
                 // A deaf one keeps the queue open and never looks at it.
                 Some(command) = queue.recv(), if !deaf => match command {
                     Command::Pause(answer) => (Step::Pause, answer),

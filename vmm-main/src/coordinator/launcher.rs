@@ -27,27 +27,27 @@ pub type Reopened = (u8, io::Result<OwnedFd>);
 /// The launcher.
 #[derive(Debug)]
 pub struct Launcher {
-    words: mpsc::Sender<FromCoordinator>,
+    to_launcher: mpsc::Sender<FromCoordinator>,
     reopened: mpsc::Receiver<Reopened>,
     /// The devices whose servers could not be reached at the last attempt, and why.
     unreachable: BTreeMap<InstanceId, String>,
 }
 
 impl Launcher {
-    /// A launcher that receives messages by `words` and answers by `reopened`, with the servers that it could not reach
-    /// at the start.
+    /// A launcher that receives messages by `to_launcher` and answers by `reopened`, with the servers that it could not
+    /// reach at the start.
     pub const fn new(
-        words: mpsc::Sender<FromCoordinator>,
+        to_launcher: mpsc::Sender<FromCoordinator>,
         reopened: mpsc::Receiver<Reopened>,
         unreachable: BTreeMap<InstanceId, String>,
     ) -> Self {
-        Self { words, reopened, unreachable }
+        Self { to_launcher, reopened, unreachable }
     }
 
     /// Sends it a message.
-    pub async fn tell(&self, word: FromCoordinator) {
+    pub async fn tell(&self, message: FromCoordinator) {
         // Fails only if the launcher is gone, which is noticed elsewhere.
-        let _ = self.words.send(word).await;
+        let _ = self.to_launcher.send(message).await;
     }
 
     /// Why the server of the device `id` was not reached, if that was so.

@@ -35,7 +35,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::api::command::{Answer, COMMAND_QUEUE_LEN, Handle, StopOrder};
+use crate::api::command::{Answer, COMMAND_QUEUE_LEN, Handle, StopRequest};
 use crate::api::server::Server;
 use crate::api::types::Status;
 use crate::launcher_channel::{CoordinatorEnd, FromCoordinator, FromLauncher};
@@ -119,18 +119,18 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
         )
     })?;
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
-    let (stops, mut stop_orders) = mpsc::channel(COMMAND_QUEUE_LEN);
-    let (words, reports) = mpsc::channel(4);
+    let (stops, mut stop_requests) = mpsc::channel(COMMAND_QUEUE_LEN);
+    let (to_launcher, reports) = mpsc::channel(4);
     let (found, reopened) = mpsc::channel(DEVICES_MAX);
     let (free, freed) = oneshot::channel();
-    let launcher = Launcher::new(words.clone(), reopened, given.handover.unreachable());
-    let mut vm = Vm::new(given, locked, launcher, words.clone())?;
+    let launcher = Launcher::new(to_launcher.clone(), reopened, given.handover.unreachable());
+    let mut vm = Vm::new(given, locked, launcher, to_launcher.clone())?;
     let server = Server::new(Handle { commands, stops: stops.clone(), snapshot: vm.snapshot() });
     // Clients are served while the VM boots or executes a command of another client.
     let carrier = tokio::spawn(carry(channel, server.clone(), stops, reports, found, free));
 
     let counted = tokio::spawn(logging::tell_of_dropped_lines());
-    let mut waiting: Vec<Answer<Status>> = vm.live(&mut queue, &mut stop_orders).await;
+    let mut waiting: Vec<Answer<Status>> = vm.live(&mut queue, &mut stop_requests).await;
     // No more clients are served; commands in the queue are answered with the end of the VM.
     drop(queue);
     if let Some(why) = vm.ended() {
@@ -138,7 +138,7 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
         if why.problem().is_none() {
             tracing::info!("vm ended: {}", why.sentence());
         }
-        let _ = words.send(FromCoordinator::Ended(why.clone())).await;
+        let _ = to_launcher.send(FromCoordinator::Ended(why.clone())).await;
     }
     counted.abort();
     // `stop` is answered once name and disks are free.
@@ -151,15 +151,15 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
             "look at the `bulkhead run` process: it is stopped, or hangs",
         )),
     };
-    stop_orders.close();
-    while let Some(StopOrder { answer, .. }) = stop_orders.recv().await {
+    stop_requests.close();
+    while let Some(StopRequest { answer, .. }) = stop_requests.recv().await {
         waiting.extend(answer);
     }
     for answer in waiting {
         // A client may have disconnected.
         let _ = answer.send(outcome.clone());
     }
-    drop(words);
+    drop(to_launcher);
     server.drain(FAREWELL).await;
     // The last message was sent, or the launcher is gone.
     let _ = timeout(FAREWELL, carrier).await;
@@ -170,13 +170,13 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
 async fn carry(
     channel: CoordinatorEnd,
     server: Server,
-    stops: mpsc::Sender<StopOrder>,
+    stops: mpsc::Sender<StopRequest>,
     mut reports: mpsc::Receiver<FromCoordinator>,
     found: mpsc::Sender<Reopened>,
     free: oneshot::Sender<()>,
 ) {
     // A full queue already holds requests to stop.
-    let stop = |why| drop(stops.try_send(StopOrder { why, answer: None }));
+    let stop = |why| drop(stops.try_send(StopRequest { why, answer: None }));
     let (mut listening, mut telling) = (true, true);
     while listening || telling {
         // Cancel-safe: a queue and a receive that takes nothing before it wins.

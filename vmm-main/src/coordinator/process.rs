@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The processes of the VM: a task each, which owns the control channel to its process.
 //!
-//! Each task takes orders from a bounded queue of its own. Replies and events of all tasks go to one queue, tagged with
-//! the life they are of. The task also watches the process's pidfd and reaps it; its last event is how the process
+//! Each task takes messages from a bounded queue of its own. Replies and events of all tasks go to one queue, tagged
+//! with the life they are of. The task also watches the process's pidfd and reaps it; its last event is how the process
 //! ended. Decisions are made in [`super::vm`] alone.
 
 mod ending;
@@ -24,16 +24,16 @@ use crate::system::DEVICES_MAX;
 
 pub use launch::{Launched, launch};
 
-/// The most orders queued for a process's task: a request, the end, and a `Tell` for each device, twice.
-const ORDER_QUEUE_LEN: usize = 4 + 2 * DEVICES_MAX;
+/// The most messages queued for a process's task: a request, the end, and a notification for each device, twice.
+const MESSAGE_QUEUE_LEN: usize = 4 + 2 * DEVICES_MAX;
 
-/// An order to a process's task.
+/// What the coordinator's VM task sends to a process's task.
 #[derive(Debug)]
-pub enum Order {
-    /// Send the process a request. One is open at a time.
-    Ask(Request, Vec<OwnedFd>),
+pub enum TaskMessage {
+    /// Send the process this request. One is open at a time; its reply is an event.
+    Request(Request, Vec<OwnedFd>),
     /// Send it a request whose reply no operation waits for; a failure is logged.
-    Tell(Request),
+    Notification(Request),
     /// End the process.
     End(Ending),
 }
@@ -64,7 +64,7 @@ pub struct Handle {
     pub enforced: Option<Vec<String>>,
     /// Inspects it.
     pub inspector: Inspector,
-    orders: mpsc::Sender<Order>,
+    messages: mpsc::Sender<TaskMessage>,
 }
 
 impl Handle {
@@ -75,18 +75,18 @@ impl Handle {
         tasks: &mut JoinSet<LifeId>,
         events: mpsc::Sender<(LifeId, TaskEvent)>,
     ) -> Self {
-        let (orders, ordered) = mpsc::channel(ORDER_QUEUE_LEN);
+        let (messages, received) = mpsc::channel(MESSAGE_QUEUE_LEN);
         let (inspector, questions) = Inspector::new(life.instance);
         let (pid, limits) = (launched.pid(), launched.limits);
         tasks.spawn(async move {
-            task::serve(launched, life, ordered, questions, events).await;
+            task::serve(launched, life, received, questions, events).await;
             life
         });
-        Self { pid, limits, enforced: None, inspector, orders }
+        Self { pid, limits, enforced: None, inspector, messages }
     }
 
-    /// Gives an order. It is dropped if the task has ended: its `Gone` event has been sent, or is about to be.
-    pub fn order(&self, order: Order) {
-        let _ = self.orders.try_send(order);
+    /// Sends a message. It is dropped if the task has ended: its `Gone` event has been sent, or is about to be.
+    pub fn send(&self, message: TaskMessage) {
+        let _ = self.messages.try_send(message);
     }
 }

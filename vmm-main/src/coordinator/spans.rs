@@ -21,8 +21,8 @@ pub const STOP_SPAN: Duration = budget::sum(&[FINISH_SPAN, FINISH_SPAN]);
 /// From exec to a sealed, greeted process: milliseconds on an idle host.
 pub const START_DEADLINE: Duration = Duration::from_secs(10);
 
-/// From the order to arm to the word about the device, out of reset: opening it, one answer of the vCPU process beyond
-/// that, and a busy host.
+/// From the request to arm to the event about the device, out of reset: opening it, one answer of the vCPU process
+/// beyond that, and a busy host.
 pub const OPENING_SPAN: Duration = budget::sum(&[budget::vfio::OPENING, budget::vfio::GATE, budget::SLACK]);
 
 /// The same of a device with a saved state.

@@ -36,10 +36,10 @@
 //! instance begins a new life alone is a transition of its life, not of the VM's phase.
 
 pub mod action;
-mod carry_out;
 mod dirty_rate;
 pub mod driver;
 pub mod event;
+mod execution;
 mod loading;
 mod plan;
 mod saved_state;

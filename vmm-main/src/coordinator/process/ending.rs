@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The end of a process: politely, by force, or as it comes; and what is known about one that nobody ordered.
+//! The end of a process: politely, by force, or as it comes; and what is known about one that was not requested.
 //!
 //! Who holds a [`Running`] holds the process: dropped, it is killed and reaped in place.
 
@@ -77,7 +77,7 @@ impl Running {
         }
     }
 
-    /// Ends it as ordered, within [`crate::coordinator::spans::FINISH_SPAN`], or as it ends by itself.
+    /// Ends it as requested, within [`crate::coordinator::spans::FINISH_SPAN`], or as it ends by itself.
     pub async fn end(mut self, ending: Ending, channel: Option<&AsyncChannel>) -> Departure {
         let (why, exit) = match ending {
             Ending::Quit => ("it was told to quit".to_owned(), self.quit(channel).await),

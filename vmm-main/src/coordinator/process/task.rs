@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{timeout, timeout_at};
 
 use super::ending::Running;
-use super::{Launched, Order, TaskEvent};
+use super::{Launched, TaskEvent, TaskMessage};
 use crate::coordinator::inspector::Question;
 use crate::coordinator::log_limit::LogLimit;
 use crate::coordinator::logs;
@@ -38,7 +38,7 @@ const ENFORCED_MAX: usize = 32;
 pub(super) async fn serve(
     launched: Launched,
     life: LifeId,
-    mut orders: mpsc::Receiver<Order>,
+    mut messages: mpsc::Receiver<TaskMessage>,
     questions: mpsc::Receiver<Question>,
     events: mpsc::Sender<(LifeId, TaskEvent)>,
 ) {
@@ -47,7 +47,7 @@ pub(super) async fn serve(
     // The start ends early if the process is to be ended, or ends by itself.
     let greeted = tokio::select! {
         biased;
-        ending = ordered_end(&mut orders) => Err(ending),
+        ending = end_message(&mut messages) => Err(ending),
         greeted = greeting.exchange(channel) => greeted.map_err(Ending::Failed),
     };
     let (ending, channel) = match greeted {
@@ -71,7 +71,7 @@ pub(super) async fn serve(
                 silent_after: None,
                 work: JoinSet::new(),
             };
-            (conversation.hold(&mut orders, questions).await, Some(channel))
+            (conversation.hold(&mut messages, questions).await, Some(channel))
         }
         Err(ending) => (ending, None),
     };
@@ -79,12 +79,12 @@ pub(super) async fn serve(
     let _ = events.send((life, TaskEvent::Gone(departure))).await;
 }
 
-/// Waits for the order to end. Before a process has started there is no other.
-async fn ordered_end(orders: &mut mpsc::Receiver<Order>) -> Ending {
+/// Waits for the message to end the process. Before it has started, the coordinator sends no other.
+async fn end_message(messages: &mut mpsc::Receiver<TaskMessage>) -> Ending {
     loop {
-        match orders.recv().await {
-            Some(Order::End(ending)) => return ending,
-            Some(Order::Ask(..) | Order::Tell(_)) => {}
+        match messages.recv().await {
+            Some(TaskMessage::End(ending)) => return ending,
+            Some(TaskMessage::Request(..) | TaskMessage::Notification(_)) => {}
             None => return Ending::Discard,
         }
     }
@@ -120,10 +120,10 @@ impl Greeting {
 enum Finished {
     /// The open request, by its name.
     Request(&'static str, Result<Reply, ChannelError>),
-    /// A `Tell`.
-    Word(Result<Reply, ChannelError>),
+    /// A notification.
+    Notification(Result<Reply, ChannelError>),
     /// An `Inspect`, whose reply has been passed on.
-    Question,
+    Inspect,
 }
 
 /// The requests and events of a process after hello.
@@ -142,7 +142,7 @@ struct Conversation<'a> {
     is_opening: bool,
     /// When it counts as lost unless it reports progress. None while nothing takes long.
     silent_after: Option<tokio::time::Instant>,
-    /// The open request and the open `Inspect`, at most one each, and all `Tell`s.
+    /// The open request and the open `Inspect`, at most one each, and all notifications.
     work: JoinSet<Finished>,
 }
 
@@ -150,7 +150,7 @@ impl Conversation<'_> {
     /// Serves until the process is lost or is to be ended; returns how to end it.
     async fn hold(
         mut self,
-        orders: &mut mpsc::Receiver<Order>,
+        messages: &mut mpsc::Receiver<TaskMessage>,
         mut questions: mpsc::Receiver<Question>,
     ) -> Ending {
         let mut asking = false;
@@ -165,13 +165,13 @@ impl Conversation<'_> {
                 },
                 () = running.wait() => Err(self.last_events().await),
                 () = passed(self.silent_after) => Err(self.silence()),
-                order = orders.recv() => match order {
-                    Some(Order::End(ending)) => return ending,
-                    Some(Order::Ask(request, fds)) => {
+                message = messages.recv() => match message {
+                    Some(TaskMessage::End(ending)) => return ending,
+                    Some(TaskMessage::Request(request, fds)) => {
                         self.ask(request, fds);
                         Ok(())
                     }
-                    Some(Order::Tell(request)) => {
+                    Some(TaskMessage::Notification(request)) => {
                         self.say(request);
                         Ok(())
                     }
@@ -179,15 +179,15 @@ impl Conversation<'_> {
                 },
                 Some(finished) = self.work.join_next() => match finished {
                     Ok(Finished::Request(name, reply)) => self.answered(name, reply).await,
-                    Ok(Finished::Word(Ok(Reply::Failed(failure)))) => {
+                    Ok(Finished::Notification(Ok(Reply::Failed(failure)))) => {
                         let why = logs::printable(format!("{}: {}", failure.what, failure.why).as_bytes());
                         tracing::warn!(process = %self.life.instance, "{why}");
                         Ok(())
                     }
-                    Ok(Finished::Word(Ok(Reply::Done))) => Ok(()),
-                    Ok(Finished::Word(Ok(other))) => Err(format!("unexpected reply to a notification: {other:?}")),
-                    Ok(Finished::Word(Err(error))) => Err(self.lost(&error)),
-                    Ok(Finished::Question) | Err(_) => {
+                    Ok(Finished::Notification(Ok(Reply::Done))) => Ok(()),
+                    Ok(Finished::Notification(Ok(other))) => Err(format!("unexpected reply to a notification: {other:?}")),
+                    Ok(Finished::Notification(Err(error))) => Err(self.lost(&error)),
+                    Ok(Finished::Inspect) | Err(_) => {
                         asking = false;
                         Ok(())
                     }
@@ -225,7 +225,7 @@ impl Conversation<'_> {
         let deadline = Deadline::after(budget::deadline(self.life.instance.role, &request));
         self.work.spawn(async move {
             let reply = channel.request(&request, &[], deadline).await;
-            Finished::Word(reply.map(|(reply, _)| reply))
+            Finished::Notification(reply.map(|(reply, _)| reply))
         });
     }
 
@@ -239,7 +239,7 @@ impl Conversation<'_> {
                 let reply = channel.request(&Request::Inspect, &[], until).await;
                 let _ = question.send(reply.map(|(reply, _)| reply));
             }
-            Finished::Question
+            Finished::Inspect
         });
     }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a VM's state machine orders. Carried out by [`super::driver`]; none of it is waited for, what comes of it is
+//! The actions of a VM's state machine. [`super::driver`] executes them and waits for none; the outcome of an action is
 //! an event.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::event::{LifeId, Ticket, Timer};
 use crate::lifecycle::Phase;
 use crate::problem::Problem;
 
-/// Something to be done.
+/// What the driver is to do.
 #[derive(Debug, Clone)]
 pub enum Action {
     /// Make the shared objects of a boot and load the guest. Answered by `Loaded`.
@@ -23,9 +23,9 @@ pub enum Action {
     /// Make what the next lives of these processes do not have in common with those that there are. Answered by
     /// `Prepared`.
     PrepareRestart(Vec<InstanceId>),
-    /// The next set, or the next life, is the one that runs now.
+    /// The next set, or the next life, is the current one from here on.
     Commit,
-    /// There will be none.
+    /// Drop the objects of the next set, or the next life.
     Abandon,
     /// Connect to the servers of devices anew. Answered by `Reconnected`.
     Reconnect,
@@ -36,8 +36,8 @@ pub enum Action {
     Revive(LifeId),
     /// Close the channels between processes of this generation: each has its end by now.
     CloseConnections(u32),
-    /// Ask a process for something. Answered by `Answered` or `Refused`, or by `Gone`.
-    Ask(LifeId, Order),
+    /// Send a process a request. Answered by `Answered` or `Refused`, or by `Gone`.
+    Request(LifeId, RequestKind),
     /// End a process. Answered by `Gone`.
     End(LifeId, Ending),
     /// Tell a vSMMU that the DMA of a device's process, which was reaped, has ended: also what the host would do
@@ -56,51 +56,51 @@ pub enum Action {
     Arm(Timer, Duration),
     /// Answer a client.
     Answer(Ticket, Result<Success, Problem>),
-    /// A stage of save/restore is over.
+    /// Note the end of a stage of save/restore or restart, for its report.
     Lap(&'static str),
-    /// Tell people.
-    Tell(Notice),
+    /// Write a line to the log, or notify the launcher.
+    Notify(Notice),
     /// Every process is gone: close everything that was handed over.
     Release,
 }
 
-/// What a process is asked for.
+/// A request to a process, without what [`super::driver`] adds: configurations, state and descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// To become what the table says.
+pub enum RequestKind {
+    /// Take the configuration that the system table yields.
     Configure,
-    /// To take what it remembers: nothing, out of reset, the state that the same instance wrote, or its checkpoint.
-    Load(Memory),
-    /// To do everything else that can fail.
+    /// Load state from this source.
+    Load(LoadSource),
+    /// Do everything else that can fail: open devices, connect, start threads.
     Arm,
-    /// To put into force what it remembers.
+    /// Put the loaded state into force.
     Replay,
-    /// To begin.
+    /// Begin.
     Go,
-    /// To stop making work.
+    /// Quiesce.
     Pause,
-    /// To go on.
+    /// Leave the pause.
     Resume,
-    /// To say whether it could be saved.
+    /// Answer whether it can be saved.
     CheckSave,
-    /// To write its state.
+    /// Write its state units.
     Save,
-    /// To take a new end of the channel that it has with the process whose next life this is.
+    /// Take a new end of its channel to this process, which was started anew.
     Rewire(LifeId),
-    /// To do this with its dirty log.
+    /// Switch or report its dirty log.
     DirtyLog(DirtyLogOp),
-    /// To attempt what its sandbox refuses.
+    /// Attempt a system call that its sandbox must refuse.
     Probe(Probe),
 }
 
-/// Where what a process remembers comes from.
+/// Where a process's state comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Memory {
-    /// It begins out of reset.
+pub enum LoadSource {
+    /// Nowhere: the reset state.
     Reset,
-    /// The same instance has written it.
+    /// From state units that an earlier life of the same instance wrote.
     Saved,
-    /// The life before has left it, which died.
+    /// From the checkpoint that the previous life left when it died.
     Checkpoint,
 }
 
@@ -131,7 +131,7 @@ pub enum Success {
     Probed(ProbeOutcome),
 }
 
-/// What people are told: lines of the log, and a word to the launcher.
+/// Lines of the log, and a message to the launcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// The guest runs, after a boot.
@@ -140,22 +140,22 @@ pub enum Notice {
     GuestPoweredOff,
     /// The guest asked for a reset.
     GuestReset,
-    /// The guest is without this device from now on, because of this.
+    /// This device is lost for this reason; the guest goes on without it.
     DeviceLost(InstanceId, String),
-    /// This process died, in this way, and is started anew.
+    /// This process died, for this reason, and is started anew.
     ProcessDied(InstanceId, String),
     /// This life goes on where the one that died was.
     ProcessRevived(LifeId),
-    /// These were killed and are not gone.
+    /// These processes were killed and have not ended: they hang in the kernel.
     Hanging(Vec<InstanceId>),
 }
 
-impl Order {
-    /// Where a process that is in `state` stands when it has obeyed; `None` if the contract has no place for the
-    /// order there.
+impl RequestKind {
+    /// The state of a process in `state` after it has fulfilled the request; `None` if the contract does not allow the
+    /// request in that state.
     pub fn state_after(self, state: State) -> Option<State> {
         match self {
-            // What the message says makes no difference to it.
+            // `State::after` does not look at the configuration, which is not at hand here.
             Self::Configure => (state == State::Unconfigured).then_some(State::Configured),
             Self::Load(_) => state.after(&Request::Load(LoadFrom::Reset)),
             Self::Arm => state.after(&Request::Arm),

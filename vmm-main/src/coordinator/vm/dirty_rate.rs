@@ -61,7 +61,7 @@ impl Measurement {
     }
 
     /// A process was sent another request: its last reply is out of date.
-    pub fn ordered(&mut self, instance: InstanceId) {
+    pub fn requested(&mut self, instance: InstanceId) {
         if let Some(log) = self.log(instance) {
             log.said = None;
         }

@@ -19,15 +19,15 @@ use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use super::carry_out::Stopwatch;
 use super::dirty_rate::Measurement;
 use super::event::{Event, LifeId, ProcessEvent, Ticket, Timer};
+use super::execution::Stopwatch;
 use super::loading::Loaded;
 use super::plan::Plan;
 use super::saved_state::SavedState;
 use super::snapshot;
 use super::state_machine::{StateMachine, bug, cannot_be_killed};
-use crate::api::command::{Answer, Command, Snapshot, StopOrder};
+use crate::api::command::{Answer, Command, Snapshot, StopRequest};
 use crate::api::types::{DirtyRate, Limits, ProbeAnswer, Restarted, SaveRestored, Status};
 use crate::coordinator::handover::Handover;
 use crate::coordinator::launcher::Launcher;
@@ -95,7 +95,7 @@ pub struct Vm {
     pub(super) clock: Stopwatch,
     pub(super) snapshot: watch::Sender<Snapshot>,
     /// For the report to the launcher, sent once, that the guest runs.
-    pub(super) words: Option<mpsc::Sender<FromCoordinator>>,
+    pub(super) to_launcher: Option<mpsc::Sender<FromCoordinator>>,
 }
 
 /// The shared objects of one generation of processes.
@@ -129,7 +129,7 @@ impl Vm {
         given: Given,
         locked: &Locked,
         launcher: Launcher,
-        words: mpsc::Sender<FromCoordinator>,
+        to_launcher: mpsc::Sender<FromCoordinator>,
     ) -> Result<Self, Problem> {
         let layout = roles::ram_layout(given.handover.memory_len)?;
         let system = Arc::new(System::new(&given.handover.shape()));
@@ -168,7 +168,7 @@ impl Vm {
             results: VecDeque::new(),
             clock: Stopwatch::new(started),
             snapshot: watch::channel(snapshot::empty(started)).0,
-            words: Some(words),
+            to_launcher: Some(to_launcher),
         };
         vm.publish();
         Ok(vm)
@@ -192,14 +192,14 @@ impl Vm {
     pub async fn live(
         &mut self,
         commands: &mut mpsc::Receiver<Command>,
-        stops: &mut mpsc::Receiver<StopOrder>,
+        stops: &mut mpsc::Receiver<StopRequest>,
     ) -> Vec<Answer<Status>> {
         self.happened(Event::Boot);
         while self.ended().is_none() {
             // Every arm is cancel-safe: queues, and sets of tasks that go on.
             let event = tokio::select! {
                 biased;
-                Some(StopOrder { why, answer }) = stops.recv() => {
+                Some(StopRequest { why, answer }) = stops.recv() => {
                     self.stopping.extend(answer);
                     Some(Event::Stop(why))
                 }
@@ -222,7 +222,7 @@ impl Vm {
         self.results.push_back(event);
         while let Some(event) = self.results.pop_front() {
             for action in self.machine.handle(event) {
-                self.carry_out(action);
+                self.execute(action);
             }
         }
         self.publish();

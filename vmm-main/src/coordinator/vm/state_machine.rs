@@ -3,7 +3,7 @@
 //!
 //! Its state is that of each life ([`lives`]), the phase that users see, and the one operation that is under way. An
 //! event changes the state of a life or the operation; then [`StateMachine::handle`] goes on as far as it can: each
-//! operation looks at the lives there are and orders what is missing, until there is something to wait for. So the
+//! operation looks at the lives there are and requests what is missing, until there is something to wait for. So the
 //! death of a process needs no special path through an operation: a life that is gone is waited for no more, and its
 //! failure policy decides ([`losses`]). Whatever the operation, `Stop` replaces it.
 
@@ -73,7 +73,7 @@ enum Operation {
 /// What an operation came to: it waits (`Break`), or goes over into another one (`Continue`).
 type Step = ControlFlow<Operation, Operation>;
 
-/// Whether everything that was ordered has been done.
+/// Whether everything that was requested has been done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
     Done,
@@ -277,7 +277,7 @@ impl StateMachine {
     }
 
     fn tell(&mut self, notice: Notice) {
-        self.actions.push(Action::Tell(notice));
+        self.actions.push(Action::Notify(notice));
     }
 }
 
@@ -286,7 +286,7 @@ pub(super) fn bug(what: impl Into<String>) -> Problem {
     Problem::host(what, "coordinator", "report this as a bug")
 }
 
-/// What failed, and at which step of what was ordered, and of whom.
+/// What failed, at which step of which operation, and in which process.
 fn at_step(step: &str, culprit: Option<InstanceId>, problem: Problem) -> Problem {
     let what = match culprit {
         Some(instance) => format!("{step} of {instance}: {}", problem.what),

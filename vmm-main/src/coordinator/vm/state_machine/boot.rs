@@ -10,7 +10,7 @@ use std::time::Duration;
 use ipc::protocol::lifecycle::State;
 
 use super::{Operation, Progress, StateMachine, Step};
-use crate::coordinator::vm::action::{Action, Memory, Notice, Order};
+use crate::coordinator::vm::action::{Action, LoadSource, Notice, RequestKind};
 use crate::coordinator::vm::event::{LifeId, Timer};
 use crate::lifecycle;
 use crate::problem::Problem;
@@ -39,12 +39,12 @@ impl StateMachine {
     /// The first boot.
     pub(super) fn begin_boot(&mut self) {
         if self.is_idle() && self.boot_count == 0 {
-            self.operation = self.order_boot();
+            self.operation = self.start_loading();
         }
     }
 
     /// Orders that the guest be loaded.
-    pub(super) fn order_boot(&mut self) -> Operation {
+    pub(super) fn start_loading(&mut self) -> Operation {
         self.boot_count = self.boot_count.saturating_add(1);
         self.next_boot_due = false;
         self.lost_devices.clear();
@@ -79,8 +79,12 @@ impl StateMachine {
                     Step::Continue(Operation::Boot(BootStep::LoadReset))
                 }
             },
-            BootStep::LoadReset => Self::next(self.load(self.generation, Memory::Reset), step, BootStep::Arm),
-            BootStep::Arm => Self::next(self.arm(self.generation, &Memory::Reset), step, BootStep::Replay),
+            BootStep::LoadReset => {
+                Self::next(self.load(self.generation, LoadSource::Reset), step, BootStep::Arm)
+            }
+            BootStep::Arm => {
+                Self::next(self.arm(self.generation, &LoadSource::Reset), step, BootStep::Replay)
+            }
             BootStep::Replay => Self::next(self.replay(self.generation), step, BootStep::Go),
             BootStep::Go => match self.go(self.generation) {
                 Progress::Waiting => Step::Break(Operation::Boot(step)),
@@ -114,7 +118,7 @@ impl StateMachine {
                 .find(|(_, life)| life.is_busy() || life.state == State::Unconfigured);
             if let Some((id, _)) = open {
                 // Not asked while it is busy.
-                self.ask(id, Order::Configure);
+                self.ask(id, RequestKind::Configure);
                 return Progress::Waiting;
             }
             let Some(member) = self.plan.members.get(*next).cloned() else { return Progress::Done };

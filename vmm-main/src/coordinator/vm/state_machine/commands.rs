@@ -9,7 +9,7 @@ use super::save_restore::SaveRestore;
 use super::transit::{Goal, Transit};
 use super::{Operation, StateMachine, has_ended};
 use crate::coordinator::logs;
-use crate::coordinator::vm::action::{Action, Order, Success};
+use crate::coordinator::vm::action::{Action, RequestKind, Success};
 use crate::coordinator::vm::event::{Command, LifeId, Ticket};
 use crate::lifecycle::{self, Phase};
 use crate::problem::{Class, Problem};
@@ -107,7 +107,7 @@ impl StateMachine {
 
     fn begin_probe(&mut self, ticket: Ticket, name: &str, probe: Probe) -> Result<Operation, Problem> {
         let life = self.life_called(name)?;
-        if self.ask(life, Order::Probe(probe)) {
+        if self.ask(life, RequestKind::Probe(probe)) {
             Ok(Operation::Probe { ticket, life })
         } else {
             Err(unknown(name))

@@ -5,8 +5,8 @@
 //! open the logs ─► enable ─► wait ─► rearm ─► harvest ─► disable ─► answer
 //! ```
 //!
-//! This is one round of a precopy: the same orders in the same order, and the same harvest. The guest runs all the
-//! time. A process that refuses an order ends the measurement, and logs nothing when it has ended; one that dies costs
+//! This is one round of a precopy: the same requests in the same order, and the same harvest. The guest runs all the
+//! time. A process that refuses a request ends the measurement, and logs nothing when it has ended; one that dies costs
 //! what its failure policy says, and its log is harvested all the same.
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use ipc::protocol::control::DirtyLogOp;
 
 use super::{Operation, Progress, StateMachine, Step};
-use crate::coordinator::vm::action::{Action, Order, Success};
+use crate::coordinator::vm::action::{Action, RequestKind, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket, Timer};
 use crate::lifecycle::Phase;
 use crate::problem::{Class, Problem};
@@ -72,7 +72,7 @@ impl StateMachine {
 
     pub(super) fn dirty_rate(&mut self, mut measuring: DirtyRate) -> Step {
         let DirtyRate { ticket, epoch, span, stage, .. } = measuring;
-        let order = match stage {
+        let op = match stage {
             Stage::Open => return Step::Break(Operation::DirtyRate(measuring)),
             // What the guest asks for waits for no measurement.
             Stage::Wait if self.guest_request.is_none() => {
@@ -83,7 +83,7 @@ impl StateMachine {
             Stage::Rearm => Some(DirtyLogOp::Rearm),
             Stage::Disable => Some(DirtyLogOp::Disable),
         };
-        if order.is_some_and(|order| self.order_dirty_logs(order) == Progress::Waiting) {
+        if op.is_some_and(|op| self.switch_dirty_logs(op) == Progress::Waiting) {
             return Step::Break(Operation::DirtyRate(measuring));
         }
         measuring.stage = match stage {
@@ -106,9 +106,9 @@ impl StateMachine {
     }
 
     /// Has everyone with a log follow `op`.
-    fn order_dirty_logs(&mut self, op: DirtyLogOp) -> Progress {
+    fn switch_dirty_logs(&mut self, op: DirtyLogOp) -> Progress {
         let is_due = |life: &super::lives::Life| life.has_dirty_log && life.dirty_log != Some(op);
-        self.ask_all(self.generation, Order::DirtyLog(op), is_due)
+        self.ask_all(self.generation, RequestKind::DirtyLog(op), is_due)
     }
 
     /// The time is over.
@@ -122,8 +122,8 @@ impl StateMachine {
     }
 
     /// A process has refused: it is not asked the same again.
-    pub(super) fn refused_to_log(&mut self, id: LifeId, order: Option<Order>, problem: Problem) {
-        if let (Some(life), Some(Order::DirtyLog(op))) = (self.lives.get_mut(id), order) {
+    pub(super) fn refused_to_log(&mut self, id: LifeId, request: Option<RequestKind>, problem: Problem) {
+        if let (Some(life), Some(RequestKind::DirtyLog(op))) = (self.lives.get_mut(id), request) {
             life.dirty_log = Some(op);
         }
         if let Operation::DirtyRate(measuring) = &mut self.operation {

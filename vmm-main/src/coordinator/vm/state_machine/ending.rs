@@ -15,7 +15,7 @@ impl StateMachine {
     /// Ends the VM, unless that has begun.
     pub(super) fn end(&mut self, why: Why) {
         if !matches!(self.operation, Operation::Ending(_) | Operation::Over) {
-            self.operation = self.order_end(why);
+            self.operation = self.start_ending(why);
         }
     }
 
@@ -26,11 +26,11 @@ impl StateMachine {
 
     /// The operation that ends the VM because of `problem`.
     pub(super) fn ending_failed(&mut self, problem: Problem) -> Operation {
-        self.order_end(Why::Failed { problem, last_lines: Vec::new() })
+        self.start_ending(Why::Failed { problem, last_lines: Vec::new() })
     }
 
     /// The operation that ends the VM. Who waits for the one that is under way is answered.
-    pub(super) fn order_end(&mut self, why: Why) -> Operation {
+    pub(super) fn start_ending(&mut self, why: Why) -> Operation {
         if let Some(ticket) = self.open_ticket() {
             let problem = why.problem().cloned().unwrap_or_else(has_ended);
             self.actions.push(Action::Answer(ticket, Err(problem)));

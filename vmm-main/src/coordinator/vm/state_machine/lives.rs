@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The lives there are: where each process stands, what it was asked, whether it is being ended.
 //!
-//! The contract's own life cycle ([`State::after`]) says what may be asked where: an order that has no place is not
-//! given.
+//! The contract's own life cycle ([`State::after`]) says which request is allowed in which state: one that is not is
+//! not given.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use ipc::protocol::control::DirtyLogOp;
 use ipc::protocol::lifecycle::State;
 
 use super::{Progress, StateMachine};
-use crate::coordinator::vm::action::{Action, Ending, Order};
+use crate::coordinator::vm::action::{Action, Ending, RequestKind};
 use crate::coordinator::vm::event::LifeId;
 use crate::coordinator::vm::plan::Member;
 
@@ -25,8 +25,8 @@ pub(super) struct Life {
     /// It is sealed and has greeted.
     pub started: bool,
     /// What it was asked and has not answered.
-    pub open: Option<Order>,
-    /// It refused the last order to pause or to go on: whether it is as it was has to be made sure of.
+    pub open: Option<RequestKind>,
+    /// It refused the last request to pause or to resume, so that its state has to be made sure of.
     pub refused: bool,
     /// What became of its device; none if nothing was said, or if it has none.
     pub device: Option<DeviceOutcome>,
@@ -143,17 +143,17 @@ impl StateMachine {
     }
 
     /// Asks a process for something, if the contract has a place for it. False: it has not, or the process is busy.
-    pub(super) fn ask(&mut self, id: LifeId, order: Order) -> bool {
+    pub(super) fn ask(&mut self, id: LifeId, request: RequestKind) -> bool {
         let Some(life) = self.lives.get_mut(id).filter(|life| !life.is_busy()) else { return false };
-        if order.state_after(life.state).is_none() {
+        if request.state_after(life.state).is_none() {
             return false;
         }
-        life.open = Some(order);
-        self.actions.push(Action::Ask(id, order));
+        life.open = Some(request);
+        self.actions.push(Action::Request(id, request));
         true
     }
 
-    /// Has a process ended, if that was not ordered already.
+    /// Ends a process, unless that was requested already.
     pub(super) fn end_life(&mut self, id: LifeId, ending: Ending) {
         let Some(life) = self.lives.get_mut(id).filter(|life| !life.is_ending()) else { return };
         life.ending = Some(ending.clone());
@@ -171,13 +171,13 @@ impl StateMachine {
         members.filter_map(|member| self.lives.of_instance(generation, member.instance)).collect()
     }
 
-    /// Asks `order` of everyone in a set of whom `is_due` says so, tier by tier; the next tier's turn comes when
-    /// nobody in the one before is busy any more.
+    /// Sends `request` to each process of a set that `is_due` selects, tier by tier; the next tier's turn comes when no
+    /// process of the one before has an open request.
     pub(super) fn ask_by_tiers(
         &mut self,
         generation: u32,
         tiers: impl Iterator<Item = usize>,
-        order: Order,
+        request: RequestKind,
         is_due: impl Fn(&Life) -> bool,
     ) -> Progress {
         for tier in tiers {
@@ -185,7 +185,7 @@ impl StateMachine {
             for id in self.tier(generation, tier) {
                 let due = self.lives.get(id).is_some_and(|life| !life.is_busy() && is_due(life));
                 if due {
-                    self.ask(id, order);
+                    self.ask(id, request);
                 }
                 waiting |= self.lives.get(id).is_some_and(Life::is_busy);
             }
@@ -196,18 +196,18 @@ impl StateMachine {
         Progress::Done
     }
 
-    /// Asks `order` of everyone in a set of whom `is_due` says so, all at once. Done when nobody is busy any more.
+    /// Sends `request` to each process of a set that `is_due` selects, all at once. Done when none has an open request.
     pub(super) fn ask_all(
         &mut self,
         generation: u32,
-        order: Order,
+        request: RequestKind,
         is_due: impl Fn(&Life) -> bool,
     ) -> Progress {
         let ids: Vec<LifeId> = self.lives.of(generation).map(|(id, _)| id).collect();
         let mut progress = Progress::Done;
         for id in ids {
             if self.lives.get(id).is_some_and(|life| !life.is_busy() && is_due(life)) {
-                self.ask(id, order);
+                self.ask(id, request);
             }
             if self.lives.get(id).is_some_and(Life::is_busy) {
                 progress = Progress::Waiting;

@@ -96,7 +96,7 @@ impl StateMachine {
     }
 
     /// Tells every vSMMU which of the devices behind it do no DMA any more: until then it takes what was in force
-    /// before an order to them as still in use, and the guest's commands wait. It can hear that once it is configured;
+    /// before a command to them as still in use, and the guest's commands wait. It can hear that once it is configured;
     /// to say it again changes nothing.
     pub(super) fn tell_dma_ended(&mut self) {
         // A vSMMU that is to go on in place of one of a set has the devices of that set behind it.

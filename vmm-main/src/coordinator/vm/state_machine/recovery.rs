@@ -6,7 +6,7 @@
 //!     ─► arm, replay ─► it is of the guest's set ─► go (─► pause, if the guest is paused)
 //! ```
 //!
-//! It stands beside the operation, and is none: a CPU that waits for the dead process cannot answer an order to pause
+//! It stands beside the operation, and is none: a CPU that waits for the dead process cannot answer a request to pause
 //! that it was given before. Whatever is under way holds still meanwhile, and goes on afterwards: a pause or a resume
 //! as if nothing had happened; a move, a restart or a measurement is given up first, for it relies on the life that is
 //! over. The next life is a set of its own until it goes, as at a planned restart ([`super::restart`]). One that dies
@@ -22,7 +22,7 @@ use super::given_up::Cause;
 use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, at_step, cannot_be_killed};
 use crate::coordinator::logs;
-use crate::coordinator::vm::action::{Action, Ending, Memory, Notice, Order};
+use crate::coordinator::vm::action::{Action, Ending, LoadSource, Notice, RequestKind};
 use crate::coordinator::vm::event::{Departure, LifeId, Timer};
 use crate::lifecycle::Phase;
 use crate::problem::{Class, Problem};
@@ -170,9 +170,9 @@ impl StateMachine {
                 Stage::Clear => (self.end_other_sets(), Stage::Start),
                 Stage::Start => (self.start_anew(new), Stage::Configure),
                 Stage::Configure => (self.configure_next(new.generation), Stage::Load),
-                Stage::Load => (self.load(new.generation, Memory::Checkpoint), Stage::Rewire),
+                Stage::Load => (self.load(new.generation, LoadSource::Checkpoint), Stage::Rewire),
                 Stage::Rewire => (self.rewire(&mut recovery.to_rewire, new.generation), Stage::Arm),
-                Stage::Arm => (self.arm(new.generation, &Memory::Checkpoint), Stage::Replay),
+                Stage::Arm => (self.arm(new.generation, &LoadSource::Checkpoint), Stage::Replay),
                 Stage::Replay => (self.replay(new.generation), Stage::Go),
                 Stage::Go => (self.let_go(new), Stage::Settle),
                 Stage::Settle => (self.settle_revived(), Stage::Settle),
@@ -225,7 +225,7 @@ impl StateMachine {
         match self.lives.get(new) {
             Some(life) if life.state == State::Running && !life.is_busy() => Progress::Done,
             _ => {
-                self.ask(new, Order::Go);
+                self.ask(new, RequestKind::Go);
                 Progress::Waiting
             }
         }
@@ -241,7 +241,12 @@ impl StateMachine {
     }
 
     /// A process has refused its part. Whether there is any.
-    pub(super) fn refused_recovery(&mut self, id: LifeId, order: Option<Order>, problem: &Problem) -> bool {
+    pub(super) fn refused_recovery(
+        &mut self,
+        id: LifeId,
+        request: Option<RequestKind>,
+        problem: &Problem,
+    ) -> bool {
         let Some(recovery) = &self.recovery else { return false };
         if recovery.new == id {
             let what = at_step(recovery.stage.as_str(), Some(id.instance), problem.clone()).what;
@@ -255,8 +260,8 @@ impl StateMachine {
             self.end_failed(problem, Vec::new());
             return true;
         }
-        if order == Some(Order::Rewire(recovery.new)) {
-            // What the guest orders would never reach it.
+        if request == Some(RequestKind::Rewire(recovery.new)) {
+            // The guest's commands would never reach it.
             let why = logs::printable(problem.what.as_bytes());
             self.fail(
                 id,
@@ -265,7 +270,7 @@ impl StateMachine {
             return true;
         }
         // To a life that died on its way, and was followed by this one.
-        matches!(order, Some(Order::Rewire(next)) if next.instance == recovery.new.instance)
+        matches!(request, Some(RequestKind::Rewire(next)) if next.instance == recovery.new.instance)
     }
 }
 

@@ -12,7 +12,7 @@ use ipc::protocol::lifecycle::State;
 use super::lives::DeviceOutcome;
 use super::{GuestRequest, Operation, StateMachine};
 use crate::coordinator::logs;
-use crate::coordinator::vm::action::{Action, Notice, Order};
+use crate::coordinator::vm::action::{Action, Notice, RequestKind};
 use crate::coordinator::vm::event::{LifeId, Outcome, ProcessEvent, Timer};
 use crate::lifecycle::Why;
 use crate::problem::Problem;
@@ -35,9 +35,9 @@ impl StateMachine {
             ProcessEvent::Started => life.started = true,
             ProcessEvent::Answered(outcome) => self.answered(id, outcome),
             ProcessEvent::Refused(problem) => {
-                let order = life.open.take();
-                life.refused = matches!(order, Some(Order::Pause | Order::Resume));
-                self.refused(id, order, problem);
+                let request = life.open.take();
+                life.refused = matches!(request, Some(RequestKind::Pause | RequestKind::Resume));
+                self.refused(id, request, problem);
             }
             ProcessEvent::Reported(report) => self.reported(id, report),
         }
@@ -45,19 +45,19 @@ impl StateMachine {
 
     fn answered(&mut self, id: LifeId, outcome: Outcome) {
         let Some(life) = self.lives.get_mut(id) else { return };
-        let Some(order) = life.open.take() else { return };
-        life.state = order.state_after(life.state).unwrap_or(life.state);
+        let Some(request) = life.open.take() else { return };
+        life.state = request.state_after(life.state).unwrap_or(life.state);
         life.refused = false;
-        life.can_be_saved |= order == Order::CheckSave;
-        if let Order::Rewire(next) = order {
+        life.can_be_saved |= request == RequestKind::CheckSave;
+        if let RequestKind::Rewire(next) = request {
             self.rewired(id.instance, next);
             return;
         }
-        if order == Order::Replay {
+        if request == RequestKind::Replay {
             self.peer_replayed(id);
         }
         let Some(life) = self.lives.get_mut(id) else { return };
-        if let Order::DirtyLog(op) = order {
+        if let RequestKind::DirtyLog(op) = request {
             life.dirty_log = Some(op);
         }
         match outcome {
@@ -67,33 +67,33 @@ impl StateMachine {
             Outcome::Saved(len) => life.saved_len = Some(len),
             Outcome::Probed(outcome) => self.probed(id, outcome),
         }
-        if order == Order::Configure {
+        if request == RequestKind::Configure {
             // A vSMMU is told of devices that died before it could be.
             self.tell_dma_ended();
         }
     }
 
     /// A process cannot do what it was asked, or could not even be started.
-    fn refused(&mut self, id: LifeId, order: Option<Order>, problem: Problem) {
-        if order == Some(Order::Go) {
+    fn refused(&mut self, id: LifeId, request: Option<RequestKind>, problem: Problem) {
+        if request == Some(RequestKind::Go) {
             // It cannot fail: the process has broken the contract, and costs what it costs in a running VM.
             return self.fail(id, format!("it refuses to go: {}", problem.what));
         }
-        if self.refused_recovery(id, order, &problem) {
+        if self.refused_recovery(id, request, &problem) {
             return;
         }
         match &mut self.operation {
             Operation::Boot(_) => self.end_failed(problem, Vec::new()),
             Operation::Transit(transit) => {
                 // Others may still refuse what was asked before the way back.
-                let on_the_way = order == Some(transit.goal.order());
+                let on_the_way = request == Some(transit.goal.request());
                 if on_the_way && !Self::turn_back(&mut transit.goal, &mut transit.failed, problem.clone()) {
                     self.refused_way_back(id, &problem);
                 }
             }
-            Operation::SaveRestore(_) => self.refused_to_move(id, order, problem),
-            Operation::Restart(_) => self.refused_restart(id, order, problem),
-            Operation::DirtyRate(_) => self.refused_to_log(id, order, problem),
+            Operation::SaveRestore(_) => self.refused_to_move(id, request, problem),
+            Operation::Restart(_) => self.refused_restart(id, request, problem),
+            Operation::DirtyRate(_) => self.refused_to_log(id, request, problem),
             Operation::Probe { .. } => self.answer_probe(id, Err(problem)),
             Operation::Idle | Operation::Reset(_) | Operation::Ending(_) | Operation::Over => {}
         }
@@ -131,7 +131,7 @@ impl StateMachine {
 
     fn device_opened(&mut self, id: LifeId) {
         let Some(life) = self.lives.get_mut(id) else { return };
-        let is_arming = life.state == State::Armed || life.open == Some(Order::Arm);
+        let is_arming = life.state == State::Armed || life.open == Some(RequestKind::Arm);
         if life.opens_device && life.device.is_none() && is_arming {
             life.device = Some(DeviceOutcome::Opened);
         } else {

@@ -25,13 +25,13 @@ pub(super) enum ResetStep {
 impl StateMachine {
     pub(super) fn power_off(&mut self) -> Step {
         self.tell(Notice::GuestPoweredOff);
-        Step::Continue(self.order_end(Why::GuestPoweredOff))
+        Step::Continue(self.start_ending(Why::GuestPoweredOff))
     }
 
     pub(super) fn begin_reset(&mut self) -> Step {
         self.tell(Notice::GuestReset);
         if self.plan.reset_ends_vm {
-            return Step::Continue(self.order_end(Why::GuestReset));
+            return Step::Continue(self.start_ending(Why::GuestReset));
         }
         match self.phase.after(lifecycle::Step::Reset) {
             Ok(after) => {
@@ -56,7 +56,7 @@ impl StateMachine {
                 Step::Break(Operation::Reset(ResetStep::Reconnect))
             }
             ResetStep::Wait if self.next_boot_due => {
-                let boot = self.order_boot();
+                let boot = self.start_loading();
                 Step::Break(boot)
             }
             ResetStep::Reconnect | ResetStep::Wait => Step::Break(Operation::Reset(step)),

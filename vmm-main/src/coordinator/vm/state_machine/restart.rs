@@ -23,7 +23,7 @@ use super::lives::Life;
 use super::recovery::Recovery;
 use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, Step, bug, cannot_be_killed};
-use crate::coordinator::vm::action::{Action, Ending, Memory, Order, Success};
+use crate::coordinator::vm::action::{Action, Ending, LoadSource, RequestKind, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::problem::Problem;
 use crate::system::Rewiring;
@@ -149,18 +149,18 @@ impl StateMachine {
         }
         let (progress, next) = match restart.stage {
             Stage::Check => {
-                (self.ask_old(&restart, Order::CheckSave, |life| !life.can_be_saved), Stage::Prepare)
+                (self.ask_old(&restart, RequestKind::CheckSave, |life| !life.can_be_saved), Stage::Prepare)
             }
             Stage::Prepare => return Step::Break(Operation::Restart(restart)),
             Stage::Start => (self.start_next(&restart), Stage::Pause),
             Stage::Pause => (self.bring(self.generation, Goal::Paused), Stage::Save),
             Stage::Save => {
-                (self.ask_old(&restart, Order::Save, |life| life.saved_len.is_none()), Stage::Configure)
+                (self.ask_old(&restart, RequestKind::Save, |life| life.saved_len.is_none()), Stage::Configure)
             }
             Stage::Configure => (self.configure_next(new), Stage::Load),
-            Stage::Load => (self.load(new, Memory::Saved), Stage::Rewire),
+            Stage::Load => (self.load(new, LoadSource::Saved), Stage::Rewire),
             Stage::Rewire => (self.rewire(&mut restart.to_rewire, new), Stage::Arm),
-            Stage::Arm => (self.arm(new, &Memory::Saved), Stage::Replay),
+            Stage::Arm => (self.arm(new, &LoadSource::Saved), Stage::Replay),
             Stage::Replay => (self.replay_all(&mut restart), Stage::Retire),
             Stage::Retire => (self.retire(&restart), Stage::Go),
             Stage::Go => (self.go(self.generation), Stage::Resume),
@@ -204,12 +204,17 @@ impl StateMachine {
     }
 
     /// Asks the old lives, all at once. One that is gone ends the restart, one way or the other.
-    fn ask_old(&mut self, restart: &Restart, order: Order, is_due: impl Fn(&Life) -> bool) -> Progress {
+    fn ask_old(
+        &mut self,
+        restart: &Restart,
+        request: RequestKind,
+        is_due: impl Fn(&Life) -> bool,
+    ) -> Progress {
         let mut progress = Progress::Done;
         for old in &restart.old {
             if self.lives.get(*old).is_none_or(&is_due) {
                 // Not asked while it is busy.
-                self.ask(*old, order);
+                self.ask(*old, request);
                 progress = Progress::Waiting;
             }
         }
@@ -233,7 +238,7 @@ impl StateMachine {
 
     /// Tells next lives what they are.
     pub(super) fn configure_next(&mut self, new: u32) -> Progress {
-        self.ask_all(new, Order::Configure, |life| life.state == State::Unconfigured)
+        self.ask_all(new, RequestKind::Configure, |life| life.state == State::Unconfigured)
     }
 
     /// Exchanges the channels of peers to the lives of the set `new`, of each when it is not busy. Those that the guest
@@ -242,7 +247,7 @@ impl StateMachine {
         to_rewire.retain(|rewiring| self.life_of(rewiring.peer).is_some());
         for Rewiring { peer, member } in to_rewire.iter().copied() {
             if let Some(life) = self.life_of(peer) {
-                self.ask(life, Order::Rewire(LifeId { generation: new, instance: member }));
+                self.ask(life, RequestKind::Rewire(LifeId { generation: new, instance: member }));
             }
         }
         if to_rewire.is_empty() { Progress::Done } else { Progress::Waiting }
@@ -267,7 +272,7 @@ impl StateMachine {
         restart.to_replay.retain(|peer| self.life_of(*peer).is_some());
         for peer in &restart.to_replay {
             if let Some(life) = self.life_of(*peer) {
-                self.ask(life, Order::Replay);
+                self.ask(life, RequestKind::Replay);
             }
         }
         match self.replay(restart.new) {
@@ -310,10 +315,10 @@ impl StateMachine {
     }
 
     /// A process has refused its part of a restart.
-    pub(super) fn refused_restart(&mut self, id: LifeId, order: Option<Order>, problem: Problem) {
+    pub(super) fn refused_restart(&mut self, id: LifeId, request: Option<RequestKind>, problem: Problem) {
         let Operation::Restart(restart) = &mut self.operation else { return };
         let is_way_back = restart.given_up.is_some() || restart.stage == Stage::Resume;
-        if is_way_back && order == Some(Order::Resume) {
+        if is_way_back && request == Some(RequestKind::Resume) {
             // It is neither paused nor does it run.
             self.refused_way_back(id, &problem);
         } else {

@@ -20,7 +20,7 @@ use super::given_up::{Cause, GivenUp};
 use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, Step, cannot_be_killed};
 use crate::coordinator::logs;
-use crate::coordinator::vm::action::{Action, Ending, Memory, Order, Success};
+use crate::coordinator::vm::action::{Action, Ending, LoadSource, RequestKind, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::problem::{Class, Problem};
 
@@ -132,13 +132,17 @@ impl StateMachine {
             };
         }
         let (progress, next) = match moving.stage {
-            Stage::Check => (self.ask_all(old, Order::CheckSave, |life| !life.can_be_saved), Stage::Prepare),
+            Stage::Check => {
+                (self.ask_all(old, RequestKind::CheckSave, |life| !life.can_be_saved), Stage::Prepare)
+            }
             Stage::Prepare => return Step::Break(Operation::SaveRestore(moving)),
             Stage::Populate => (self.populate(new, &mut moving.next), Stage::Pause),
             Stage::Pause => (self.bring(old, Goal::Paused), Stage::Save),
-            Stage::Save => (self.ask_all(old, Order::Save, |life| life.saved_len.is_none()), Stage::Load),
-            Stage::Load => (self.load(new, Memory::Saved), Stage::Arm),
-            Stage::Arm => (self.arm(new, &Memory::Saved), Stage::Replay),
+            Stage::Save => {
+                (self.ask_all(old, RequestKind::Save, |life| life.saved_len.is_none()), Stage::Load)
+            }
+            Stage::Load => (self.load(new, LoadSource::Saved), Stage::Arm),
+            Stage::Arm => (self.arm(new, &LoadSource::Saved), Stage::Replay),
             Stage::Replay => (self.replay(new), Stage::Retire),
             Stage::Retire => (self.discard(old), Stage::Go),
             Stage::Go => (self.go(new), Stage::Go),
@@ -260,11 +264,11 @@ impl StateMachine {
     }
 
     /// A process of either set has refused its part of the move.
-    pub(super) fn refused_to_move(&mut self, id: LifeId, order: Option<Order>, problem: Problem) {
+    pub(super) fn refused_to_move(&mut self, id: LifeId, request: Option<RequestKind>, problem: Problem) {
         let Operation::SaveRestore(moving) = &mut self.operation else { return };
         if moving.given_up.is_some() {
             // Others may still refuse what was asked before it was given up.
-            if id.generation != moving.new && order == Some(Order::Resume) {
+            if id.generation != moving.new && request == Some(RequestKind::Resume) {
                 self.refused_way_back(id, &problem);
             }
         } else {

@@ -11,7 +11,7 @@ use ipc::protocol::lifecycle::State;
 
 use super::lives::Life;
 use super::{Operation, Progress, StateMachine, Step};
-use crate::coordinator::vm::action::{Action, Order, Success};
+use crate::coordinator::vm::action::{Action, RequestKind, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::lifecycle::Phase;
 use crate::problem::Problem;
@@ -40,10 +40,10 @@ impl Goal {
         }
     }
 
-    pub const fn order(self) -> Order {
+    pub const fn request(self) -> RequestKind {
         match self {
-            Self::Paused => Order::Pause,
-            Self::Running => Order::Resume,
+            Self::Paused => RequestKind::Pause,
+            Self::Running => RequestKind::Resume,
         }
     }
 
@@ -82,11 +82,11 @@ impl StateMachine {
         match goal {
             Goal::Paused => {
                 let is_due = |life: &Life| life.state == State::Running || life.refused;
-                self.ask_by_tiers(generation, tiers, goal.order(), is_due)
+                self.ask_by_tiers(generation, tiers, goal.request(), is_due)
             }
             Goal::Running => {
                 let is_due = |life: &Life| life.state == State::Paused || life.refused;
-                self.ask_by_tiers(generation, tiers.rev(), goal.order(), is_due)
+                self.ask_by_tiers(generation, tiers.rev(), goal.request(), is_due)
             }
         }
     }

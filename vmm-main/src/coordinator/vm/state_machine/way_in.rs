@@ -14,31 +14,31 @@ use ipc::protocol::lifecycle::State;
 use super::lives::Life;
 use super::{Progress, StateMachine};
 use crate::coordinator::spans;
-use crate::coordinator::vm::action::{Action, Memory, Order};
+use crate::coordinator::vm::action::{Action, LoadSource, RequestKind};
 use crate::coordinator::vm::event::{LifeId, Timer};
 
-/// From the order to arm to the word about the device.
-pub(super) const fn outcome_deadline(memory: &Memory) -> Duration {
+/// From the request to arm to the event about the device.
+pub(super) const fn outcome_deadline(memory: &LoadSource) -> Duration {
     match memory {
-        Memory::Reset => spans::OPENING_SPAN,
-        Memory::Saved | Memory::Checkpoint => spans::RESTORING_SPAN,
+        LoadSource::Reset => spans::OPENING_SPAN,
+        LoadSource::Saved | LoadSource::Checkpoint => spans::RESTORING_SPAN,
     }
 }
 
 impl StateMachine {
     /// Gives every configured process of a set what it remembers.
-    pub(super) fn load(&mut self, generation: u32, memory: Memory) -> Progress {
-        self.ask_all(generation, Order::Load(memory), |life| life.state == State::Configured)
+    pub(super) fn load(&mut self, generation: u32, memory: LoadSource) -> Progress {
+        self.ask_all(generation, RequestKind::Load(memory), |life| life.state == State::Configured)
     }
 
     /// Arms the processes of a set. A tier is through when all of it is armed and every device in it has come to
     /// something.
-    pub(super) fn arm(&mut self, generation: u32, memory: &Memory) -> Progress {
+    pub(super) fn arm(&mut self, generation: u32, memory: &LoadSource) -> Progress {
         for tier in (0..self.plan.tier_count()).rev() {
             for id in self.tier(generation, tier) {
                 let life = self.lives.get(id).filter(|life| !life.is_busy() && life.state == State::Loaded);
                 let Some(opens_device) = life.map(|life| life.opens_device) else { continue };
-                if self.ask(id, Order::Arm) && opens_device {
+                if self.ask(id, RequestKind::Arm) && opens_device {
                     self.actions.push(Action::Arm(Timer::DeviceOutcome(id), outcome_deadline(memory)));
                 }
             }
@@ -55,12 +55,12 @@ impl StateMachine {
 
     /// Puts into force what the processes of a set remember.
     pub(super) fn replay(&mut self, generation: u32) -> Progress {
-        self.ask_all(generation, Order::Replay, |life: &Life| life.state == State::Armed)
+        self.ask_all(generation, RequestKind::Replay, |life: &Life| life.state == State::Armed)
     }
 
     /// Lets the processes of a set begin, devices before CPUs.
     pub(super) fn go(&mut self, generation: u32) -> Progress {
         let tiers = (0..self.plan.tier_count()).rev();
-        self.ask_by_tiers(generation, tiers, Order::Go, |life| life.state == State::Replayed)
+        self.ask_by_tiers(generation, tiers, RequestKind::Go, |life| life.state == State::Replayed)
     }
 }

@@ -7,7 +7,7 @@ use ipc::protocol::control::{DirtyLogOp, Event as Report};
 
 use super::stories::{asked, running};
 use super::world::{SMMU0, VCPU, VFIO0, VFIO1, World};
-use crate::coordinator::vm::action::{Order, Success};
+use crate::coordinator::vm::action::{RequestKind, Success};
 use crate::coordinator::vm::event::{Command, ProcessEvent, Timer};
 
 /// A measurement that waits for its time to be over.
@@ -23,13 +23,16 @@ fn measurement_enables_rearms_harvests_and_disables_the_logs_of_all_who_write() 
     let mut world = running(false);
     let (ticket, timer) = measuring(&mut world);
     let epoch = 1;
-    assert_eq!(asked(&world, Order::DirtyLog(DirtyLogOp::Enable { epoch })), [VCPU, SMMU0, VFIO0, VFIO1]);
-    assert!(asked(&world, Order::DirtyLog(DirtyLogOp::Rearm)).is_empty() && world.harvests == 0);
+    assert_eq!(
+        asked(&world, RequestKind::DirtyLog(DirtyLogOp::Enable { epoch })),
+        [VCPU, SMMU0, VFIO0, VFIO1]
+    );
+    assert!(asked(&world, RequestKind::DirtyLog(DirtyLogOp::Rearm)).is_empty() && world.harvests == 0);
     world.run_out(timer);
     assert_eq!(world.harvests, 0, "not before everyone has flipped its log");
     world.settle();
     assert_eq!(world.harvests, 1);
-    assert_eq!(asked(&world, Order::DirtyLog(DirtyLogOp::Disable)).len(), 4);
+    assert_eq!(asked(&world, RequestKind::DirtyLog(DirtyLogOp::Disable)).len(), 4);
     assert_eq!(world.answers[&ticket], Ok(Success::DirtyRateMeasured));
     // The next one logs in another name.
     let (_, timer) = measuring(&mut world);
@@ -45,7 +48,7 @@ fn measurement_that_one_process_refuses_is_given_up_and_nobody_logs_any_more() {
     world.settle();
     assert_eq!(world.harvests, 0);
     assert!(world.answers[&ticket].is_err());
-    assert_eq!(asked(&world, Order::DirtyLog(DirtyLogOp::Disable)).len(), 4);
+    assert_eq!(asked(&world, RequestKind::DirtyLog(DirtyLogOp::Disable)).len(), 4);
     assert!(world.machine.is_idle());
 }
 

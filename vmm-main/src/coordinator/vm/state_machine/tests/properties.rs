@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Any order of events: the rules of [`super::world`] hold at each step, an order to stop always ends in `stopped`,
+//! Any order of events: the rules of [`super::world`] hold at each step, a request to stop always ends in `stopped`,
 //! and every command is answered once.
 
 use ipc::protocol::control::Event as Report;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem, restart_group};
-use crate::coordinator::vm::action::Order;
+use crate::coordinator::vm::action::RequestKind;
 use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent, Timer};
 use crate::coordinator::vm::state_machine::Operation;
 use crate::lifecycle::{Phase, Why};
@@ -115,9 +115,9 @@ fn step(world: &mut World, chance: Chance) {
         Chance::Stale(generation, choice) => {
             let life = LifeId { generation, instance: VCPU };
             if !world.processes.contains_key(&life) {
-                let before = (world.machine.phase().clone(), world.orders.len());
+                let before = (world.machine.phase().clone(), world.requests.len());
                 world.process(life, ProcessEvent::Reported(report(choice)));
-                assert_eq!(before, (world.machine.phase().clone(), world.orders.len()), "it is not heard");
+                assert_eq!(before, (world.machine.phase().clone(), world.requests.len()), "it is not heard");
             }
         }
         Chance::Serve => world.serve(),
@@ -164,7 +164,7 @@ proptest! {
         for chance in chances {
             step(&mut world, chance);
         }
-        // An order to stop is obeyed at once, whatever is under way.
+        // A request to stop is obeyed at once, whatever is under way.
         world.happen(Event::Stop(Why::Asked));
         prop_assert!(["stopping", "stopped"].contains(&world.machine.phase().as_str()));
         prop_assert_eq!(world.asked.len(), world.answers.len(), "who waited is answered");
@@ -230,7 +230,7 @@ proptest! {
                 1 if is_new => world.refuse(life),
                 2 if is_new => world.tell_of_device(life, true),
                 // One of the old set may refuse, and lives.
-                3 if !is_new && world.processes[&life].open != Some(Order::Resume) => world.refuse(life),
+                3 if !is_new && world.processes[&life].open != Some(RequestKind::Resume) => world.refuse(life),
                 4 if is_new && world.processes[&life].greeted => {
                     world.process(life, ProcessEvent::Reported(Report::Fatal("test".into())));
                 }
@@ -317,7 +317,7 @@ proptest! {
             match choice {
                 0 if is_new => world.depart(life, true),
                 1 if is_new => world.refuse(life),
-                2 if !is_new && world.processes[&life].open != Some(Order::Resume) => world.refuse(life),
+                2 if !is_new && world.processes[&life].open != Some(RequestKind::Resume) => world.refuse(life),
                 3 if is_new && world.processes[&life].greeted => {
                     world.process(life, ProcessEvent::Reported(Report::Fatal("test".into())));
                 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::stories::{asked, running};
 use super::world::{NVME0, SMMU_DEATHS_MAX, SMMU0, VCPU, VFIO0, VFIO1, World};
-use crate::coordinator::vm::action::{Memory, Notice, Order, Success};
+use crate::coordinator::vm::action::{LoadSource, Notice, RequestKind, Success};
 use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent, Timer};
 use crate::lifecycle::{Phase, Why};
 
@@ -46,15 +46,15 @@ fn process_that_dies_comes_back_from_its_checkpoint_and_no_other_is_paused_for_i
     world.settle();
     assert_whole(&world, &Phase::Running, 2);
     let expected = [
-        (next(2), Order::Configure),
-        (next(2), Order::Load(Memory::Checkpoint)),
-        (LifeId { generation: 1, instance: VFIO0 }, Order::Rewire(next(2))),
-        (LifeId { generation: 1, instance: VFIO1 }, Order::Rewire(next(2))),
-        (next(2), Order::Arm),
-        (next(2), Order::Replay),
-        (next(2), Order::Go),
+        (next(2), RequestKind::Configure),
+        (next(2), RequestKind::Load(LoadSource::Checkpoint)),
+        (LifeId { generation: 1, instance: VFIO0 }, RequestKind::Rewire(next(2))),
+        (LifeId { generation: 1, instance: VFIO1 }, RequestKind::Rewire(next(2))),
+        (next(2), RequestKind::Arm),
+        (next(2), RequestKind::Replay),
+        (next(2), RequestKind::Go),
     ];
-    assert_eq!(world.orders, expected);
+    assert_eq!(world.requests, expected);
     let told: Vec<_> = world.notices.iter().skip(1).collect();
     assert_eq!(told, [&Notice::ProcessDied(SMMU0, "it died".into()), &Notice::ProcessRevived(next(2))]);
     let deaths = &world.machine.deaths()[&SMMU0];
@@ -88,7 +88,7 @@ fn pause_that_a_cpu_cannot_answer_before_the_dead_process_is_back_goes_on_behind
     dies(&mut world);
     // The CPUs' process waits for an answer in the ring of the one that died.
     while world.machine.recovery.is_some() {
-        assert_eq!(world.processes[&world.life(VCPU)].open, Some(Order::Pause));
+        assert_eq!(world.processes[&world.life(VCPU)].open, Some(RequestKind::Pause));
         for life in [next(2), world.life(VFIO0), world.life(VFIO1)] {
             world.fulfil(life);
         }
@@ -103,7 +103,7 @@ fn move_that_counts_on_a_life_that_dies_is_given_up_and_its_set_ended_before_the
     for command in [Command::SaveRestore, Command::Restart("smmu0".to_owned())] {
         let mut world = running(false);
         let ticket = world.command(command);
-        world.until_open(Order::Save);
+        world.until_open(RequestKind::Save);
         dies(&mut world);
         let is_new = |life: &LifeId| life.generation == 2;
         assert!(world.processes.iter().filter(|(life, _)| is_new(life)).all(|(_, it)| it.ending.is_some()));
@@ -122,17 +122,22 @@ fn measurement_that_a_process_dies_under_is_given_up_and_nobody_logs_any_more() 
     dies(&mut world);
     world.settle();
     assert!(world.answers[&ticket].is_err());
-    assert_eq!(asked(&world, Order::DirtyLog(DirtyLogOp::Disable)).len(), 4);
+    assert_eq!(asked(&world, RequestKind::DirtyLog(DirtyLogOp::Disable)).len(), 4);
     assert_whole(&world, &Phase::Running, 2);
 }
 
 #[test]
 fn next_life_that_dies_on_its_way_is_followed_by_another_one() {
-    for order in [Order::Configure, Order::Load(Memory::Checkpoint), Order::Replay, Order::Go] {
+    for request in [
+        RequestKind::Configure,
+        RequestKind::Load(LoadSource::Checkpoint),
+        RequestKind::Replay,
+        RequestKind::Go,
+    ] {
         let mut world = running(false);
         dies(&mut world);
-        let life = world.until_open(order);
-        assert_eq!(life, next(2), "{order:?}");
+        let life = world.until_open(request);
+        assert_eq!(life, next(2), "{request:?}");
         world.depart(life, true);
         world.settle();
         assert_whole(&world, &Phase::Running, 3);
@@ -140,18 +145,18 @@ fn next_life_that_dies_on_its_way_is_followed_by_another_one() {
     // A peer that was to be rewired to the one that died is rewired to the one that follows it.
     let mut world = running(false);
     dies(&mut world);
-    world.until_open(Order::Rewire(next(2)));
+    world.until_open(RequestKind::Rewire(next(2)));
     world.depart(next(2), true);
     world.settle();
     assert_whole(&world, &Phase::Running, 3);
-    assert_eq!(asked(&world, Order::Rewire(next(3))), [VFIO0, VFIO1]);
+    assert_eq!(asked(&world, RequestKind::Rewire(next(3))), [VFIO0, VFIO1]);
 }
 
 #[test]
 fn next_life_that_refuses_is_the_end_with_both_reasons() {
     let mut world = running(false);
     dies(&mut world);
-    world.until_open(Order::Load(Memory::Checkpoint));
+    world.until_open(RequestKind::Load(LoadSource::Checkpoint));
     world.refuse(next(2));
     world.settle();
     assert_eq!(why(&world), "it died; its next life cannot go on: load of smmu0: refused");
@@ -161,7 +166,7 @@ fn next_life_that_refuses_is_the_end_with_both_reasons() {
 fn device_that_cannot_be_rewired_is_lost_and_the_guest_goes_on() {
     let mut world = running(false);
     dies(&mut world);
-    world.until_open(Order::Rewire(next(2)));
+    world.until_open(RequestKind::Rewire(next(2)));
     world.refuse(world.life(VFIO1));
     world.settle();
     assert_eq!((world.machine.phase(), world.life(SMMU0)), (&Phase::Running, next(2)));
@@ -174,7 +179,7 @@ fn device_that_dies_meanwhile_is_lost_and_the_next_life_hears_of_it() {
     for instance in [VFIO1, NVME0] {
         let mut world = running(false);
         dies(&mut world);
-        world.until_open(Order::Rewire(next(2)));
+        world.until_open(RequestKind::Rewire(next(2)));
         world.depart(world.life(instance), true);
         world.settle();
         assert_eq!((world.machine.phase(), world.life(SMMU0)), (&Phase::Running, next(2)));
@@ -187,7 +192,7 @@ fn device_that_dies_meanwhile_is_lost_and_the_next_life_hears_of_it() {
 fn cpus_that_die_meanwhile_end_the_vm() {
     let mut world = running(false);
     dies(&mut world);
-    world.until_open(Order::Rewire(next(2)));
+    world.until_open(RequestKind::Rewire(next(2)));
     world.depart(world.life(VCPU), true);
     world.settle();
     assert_eq!(world.machine.phase().as_str(), "stopped");
@@ -238,7 +243,7 @@ fn process_that_does_not_answer_a_peer_is_ended_and_comes_back_and_one_that_brea
 #[test]
 fn process_that_dies_before_it_has_begun_ends_the_vm() {
     let mut world = World::new(false);
-    world.until_open(Order::Load(Memory::Reset));
+    world.until_open(RequestKind::Load(LoadSource::Reset));
     dies(&mut world);
     world.settle();
     assert_eq!(why(&world), "it died");

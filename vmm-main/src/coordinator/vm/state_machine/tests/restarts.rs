@@ -5,7 +5,7 @@ use ipc::protocol::control::{Event as Report, Quiescence};
 
 use super::stories::{asked, running};
 use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World};
-use crate::coordinator::vm::action::{Memory, Order, Success};
+use crate::coordinator::vm::action::{LoadSource, RequestKind, Success};
 use crate::coordinator::vm::event::{Command, LifeId, Outcome, ProcessEvent};
 use crate::lifecycle::Phase;
 use crate::problem::Class;
@@ -21,8 +21,12 @@ fn restart_looks_at_what_the_old_life_has_when_all_hold_still_and_ends_it_before
     let mut world = running(false);
     let ticket = restart(&mut world);
     let old = world.life(SMMU0);
-    assert_eq!(world.until_open(Order::Pause), world.life(VCPU), "the next life is there before the pause");
-    assert_eq!(world.until_open(Order::Configure), NEXT);
+    assert_eq!(
+        world.until_open(RequestKind::Pause),
+        world.life(VCPU),
+        "the next life is there before the pause"
+    );
+    assert_eq!(world.until_open(RequestKind::Configure), NEXT);
     let others =
         [VCPU, VFIO0, VFIO1, NVME0, SMMU0].map(|instance| world.processes[&world.life(instance)].may_run);
     assert_eq!(others, [false; 5]);
@@ -30,11 +34,11 @@ fn restart_looks_at_what_the_old_life_has_when_all_hold_still_and_ends_it_before
     assert_eq!(world.answers[&ticket], Ok(Success::Restarted(NEXT, vec![(SMMU0, 7)])));
     assert_eq!((world.life(SMMU0), world.machine.generation()), (NEXT, 1));
     assert!(!world.processes.contains_key(&old));
-    assert_eq!(asked(&world, Order::Save), [SMMU0]);
-    assert_eq!(asked(&world, Order::Rewire(NEXT)), [VFIO0, VFIO1]);
-    assert_eq!(asked(&world, Order::Load(Memory::Saved)), [SMMU0]);
-    assert_eq!(asked(&world, Order::Go), [SMMU0]);
-    assert_eq!(asked(&world, Order::Resume), [NVME0, VFIO0, VFIO1, VCPU]);
+    assert_eq!(asked(&world, RequestKind::Save), [SMMU0]);
+    assert_eq!(asked(&world, RequestKind::Rewire(NEXT)), [VFIO0, VFIO1]);
+    assert_eq!(asked(&world, RequestKind::Load(LoadSource::Saved)), [SMMU0]);
+    assert_eq!(asked(&world, RequestKind::Go), [SMMU0]);
+    assert_eq!(asked(&world, RequestKind::Resume), [NVME0, VFIO0, VFIO1, VCPU]);
     // It is paused, saved and restarted like any other from then on.
     let again = restart(&mut world);
     world.settle();
@@ -57,17 +61,17 @@ fn restart_of_a_process_that_has_what_no_next_life_can_be_given_is_refused_befor
     }
     world.command(Command::Pause);
     world.settle();
-    world.orders.clear();
+    world.requests.clear();
     let ticket = restart(&mut world);
     assert_eq!(world.answers[&ticket].as_ref().unwrap_err().class, Class::State);
-    assert_eq!(world.orders, []);
+    assert_eq!(world.requests, []);
 }
 
 #[test]
 fn restart_that_a_peer_refuses_leaves_the_old_life_and_names_step_and_process() {
     let mut world = running(false);
     let ticket = restart(&mut world);
-    world.until_open(Order::Rewire(NEXT));
+    world.until_open(RequestKind::Rewire(NEXT));
     world.fulfil(world.life(VFIO0));
     world.refuse(world.life(VFIO1));
     world.settle();
@@ -83,7 +87,7 @@ fn restart_goes_on_with_what_others_have_in_flight_and_not_with_what_the_old_lif
         let mut world = running(false);
         let ticket = restart(&mut world);
         loop {
-            let life = world.until_open(Order::Pause);
+            let life = world.until_open(RequestKind::Pause);
             if life.instance == instance {
                 break;
             }
@@ -105,14 +109,14 @@ fn next_life_of_a_vsmmu_is_told_of_devices_whose_dma_has_ended_before() {
     world.settle();
     assert!(world.answers[&ticket].is_ok());
     assert!(world.dma_ended.contains(&(NEXT, VFIO1)), "{:?}", world.dma_ended);
-    assert_eq!(asked(&world, Order::Rewire(NEXT)), [VFIO0], "nobody is there to be rewired");
+    assert_eq!(asked(&world, RequestKind::Rewire(NEXT)), [VFIO0], "nobody is there to be rewired");
 }
 
 #[test]
 fn device_process_that_dies_during_a_restart_costs_the_restart_and_its_device() {
     let mut world = running(false);
     let ticket = restart(&mut world);
-    world.until_open(Order::Save);
+    world.until_open(RequestKind::Save);
     world.depart(world.life(VFIO1), true);
     world.settle();
     assert!(world.answers[&ticket].is_err());
@@ -125,13 +129,13 @@ fn old_life_that_cannot_be_killed_ends_the_vm_for_it_holds_what_the_next_one_has
     let mut world = running(false);
     restart(&mut world);
     let old = world.life(SMMU0);
-    world.until_open(Order::Replay);
+    world.until_open(RequestKind::Replay);
     [NEXT, world.life(VFIO0), world.life(VFIO1)].into_iter().for_each(|life| world.fulfil(life));
     assert_eq!(world.machine.life_of(SMMU0), Some(NEXT), "the commit");
     world.depart(old, false);
     world.settle();
     assert_eq!(world.machine.phase().as_str(), "stopped");
-    assert_eq!(asked(&world, Order::Go), []);
+    assert_eq!(asked(&world, RequestKind::Go), []);
 }
 
 #[test]
@@ -157,14 +161,17 @@ fn device_and_its_server_are_restarted_together_and_cpus_and_vsmmu_are_rewired()
         assert_eq!([VFIO0, NVME0].map(|instance| world.life(instance)), [next(VFIO0), next(NVME0)]);
         let stay = [VCPU, VFIO1, SMMU0].map(|instance| world.life(instance).generation);
         assert_eq!((stay, world.processes.len(), world.machine.generation()), ([1; 3], 5, 1));
-        assert_eq!(asked_of(&world, Order::Rewire(next(VFIO0))), [VCPU, SMMU0].into());
-        assert_eq!(asked_of(&world, Order::Save), [VFIO0, NVME0].into());
+        assert_eq!(asked_of(&world, RequestKind::Rewire(next(VFIO0))), [VCPU, SMMU0].into());
+        assert_eq!(asked_of(&world, RequestKind::Save), [VFIO0, NVME0].into());
         // The server is armed before its client, which greets it; both before the vSMMU attaches the stream.
-        let place = |wanted| world.orders.iter().position(|order| *order == wanted).unwrap();
-        let smmu_attaches = place((world.life(SMMU0), Order::Replay));
-        assert!(place((next(NVME0), Order::Arm)) < place((next(VFIO0), Order::Arm)));
-        assert!(place((next(VFIO0), Order::Arm)) < smmu_attaches);
-        assert!(smmu_attaches < place((next(VFIO0), Order::Go)), "no DMA before its stream is attached");
+        let place = |wanted| world.requests.iter().position(|request| *request == wanted).unwrap();
+        let smmu_attaches = place((world.life(SMMU0), RequestKind::Replay));
+        assert!(place((next(NVME0), RequestKind::Arm)) < place((next(VFIO0), RequestKind::Arm)));
+        assert!(place((next(VFIO0), RequestKind::Arm)) < smmu_attaches);
+        assert!(
+            smmu_attaches < place((next(VFIO0), RequestKind::Go)),
+            "no DMA before its stream is attached"
+        );
         // It is lost and restarted like any other from then on.
         world.depart(next(NVME0), true);
         world.settle();
@@ -177,15 +184,15 @@ fn device_and_its_server_are_restarted_together_and_cpus_and_vsmmu_are_rewired()
 }
 
 /// Who was asked this since the restart began.
-fn asked_of(world: &World, order: Order) -> std::collections::BTreeSet<ipc::instance::InstanceId> {
-    asked(world, order).into_iter().collect()
+fn asked_of(world: &World, request: RequestKind) -> std::collections::BTreeSet<ipc::instance::InstanceId> {
+    asked(world, request).into_iter().collect()
 }
 
 #[test]
 fn restart_of_a_device_whose_stream_cannot_be_attached_is_given_up() {
     let mut world = running(false);
     let ticket = world.command(Command::Restart("nvme0".to_owned()));
-    world.until_open(Order::Replay);
+    world.until_open(RequestKind::Replay);
     let stream = ipc::protocol::control::StreamReplay {
         stream: ipc::addr::StreamId(8),
         attachment: ipc::protocol::stage1::Attachment::Bypass,
@@ -228,7 +235,7 @@ fn process_that_was_restarted_is_one_of_the_old_set_in_a_move() {
         (world, ticket)
     };
     let (mut world, ticket) = restarted();
-    world.until_open(Order::Pause);
+    world.until_open(RequestKind::Pause);
     world.depart(NEXT, true);
     assert!(world.machine.deaths().contains_key(&SMMU0), "it is the guest's, and is followed");
     world.settle();
@@ -236,21 +243,21 @@ fn process_that_was_restarted_is_one_of_the_old_set_in_a_move() {
     // Its way back is a way back, too.
     let (mut world, ticket) = restarted();
     while !world.processes.keys().any(|life| life.generation == 3) {
-        world.until_open(Order::CheckSave);
+        world.until_open(RequestKind::CheckSave);
         let lives: Vec<LifeId> = world.processes.keys().copied().collect();
         lives.into_iter().for_each(|life| world.fulfil(life));
         world.serve();
     }
-    world.until_open(Order::Save);
+    world.until_open(RequestKind::Save);
     world.refuse(world.life(VCPU));
-    while world.processes[&NEXT].open != Some(Order::Resume) {
+    while world.processes[&NEXT].open != Some(RequestKind::Resume) {
         let ending = world.processes.iter().find(|(_, it)| it.ending.is_some()).map(|(life, _)| *life);
         match ending {
             Some(life) => world.depart(life, true),
             None => {
                 let lives: Vec<LifeId> = world.processes.keys().copied().collect();
                 lives.into_iter().filter(|life| *life != NEXT).for_each(|life| world.fulfil(life));
-                if world.processes[&NEXT].open == Some(Order::Save) {
+                if world.processes[&NEXT].open == Some(RequestKind::Save) {
                     world.fulfil(NEXT);
                 }
             }

@@ -7,7 +7,7 @@ use ipc::protocol::lifecycle::State;
 use ipc::protocol::stage1::Attachment;
 
 use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World};
-use crate::coordinator::vm::action::{Ending, Memory, Notice, Order, Success};
+use crate::coordinator::vm::action::{Ending, LoadSource, Notice, RequestKind, Success};
 use crate::coordinator::vm::event::{Command, Event, LifeId, Outcome, ProcessEvent, Timer};
 use crate::coordinator::vm::state_machine::way_in::outcome_deadline;
 use crate::lifecycle::{Phase, Why};
@@ -16,18 +16,18 @@ pub fn running(required: bool) -> World {
     let mut world = World::new(required);
     world.settle();
     assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Running, true));
-    world.orders.clear();
+    world.requests.clear();
     world
 }
 
 /// Who was asked for this, in order.
-pub fn asked(world: &World, order: Order) -> Vec<ipc::instance::InstanceId> {
-    world.orders.iter().filter(|(_, given)| *given == order).map(|(life, _)| life.instance).collect()
+pub fn asked(world: &World, request: RequestKind) -> Vec<ipc::instance::InstanceId> {
+    world.requests.iter().filter(|(_, given)| *given == request).map(|(life, _)| life.instance).collect()
 }
 
 /// Everyone takes what it was told to load, which they are at once.
 fn load_all(world: &mut World) {
-    assert_eq!(asked(world, Order::Load(Memory::Reset)).len(), 5);
+    assert_eq!(asked(world, RequestKind::Load(LoadSource::Reset)).len(), 5);
     for instance in [VCPU, VFIO0, VFIO1, NVME0, SMMU0] {
         world.fulfil(world.life(instance));
     }
@@ -49,20 +49,20 @@ fn boot_begins_the_cpus_last_and_only_when_every_device_has_come_to_something() 
     for instance in [SMMU0, NVME0, VFIO0, VFIO1] {
         world.fulfil(world.life(instance));
     }
-    assert_eq!(asked(&world, Order::Arm), [SMMU0, NVME0, VFIO0, VFIO1]);
+    assert_eq!(asked(&world, RequestKind::Arm), [SMMU0, NVME0, VFIO0, VFIO1]);
     world.tell_of_device(world.life(VFIO0), false);
-    assert!(!asked(&world, Order::Arm).contains(&VCPU), "a device is being opened");
+    assert!(!asked(&world, RequestKind::Arm).contains(&VCPU), "a device is being opened");
     let outcome = Timer::DeviceOutcome(world.life(VFIO1));
-    assert_eq!(world.timers[&outcome], outcome_deadline(&Memory::Reset));
+    assert_eq!(world.timers[&outcome], outcome_deadline(&LoadSource::Reset));
     world.run_out(outcome);
     let said = &world.processes[&world.life(VFIO1)].ending;
     assert_eq!(*said, Some(Ending::Failed("it does not say what became of its device".into())));
     world.depart(world.life(VFIO1), true);
     world.fulfil(world.life(VCPU));
-    assert_eq!(asked(&world, Order::Replay).len(), 4);
-    assert!(asked(&world, Order::Go).is_empty(), "nobody begins before everyone can");
+    assert_eq!(asked(&world, RequestKind::Replay).len(), 4);
+    assert!(asked(&world, RequestKind::Go).is_empty(), "nobody begins before everyone can");
     world.settle();
-    assert_eq!(asked(&world, Order::Go), [SMMU0, NVME0, VFIO0, VCPU]);
+    assert_eq!(asked(&world, RequestKind::Go), [SMMU0, NVME0, VFIO0, VCPU]);
     assert_eq!(world.machine.phase(), &Phase::Running);
     assert!(world.notices.iter().any(|notice| matches!(notice, Notice::DeviceLost(VFIO1, _))));
 }
@@ -82,7 +82,7 @@ fn boot_without_a_required_device_begins_no_cpu() {
     world.tell_of_device(world.life(VFIO0), false);
     world.tell_of_device(world.life(VFIO1), true);
     world.settle();
-    assert!(asked(&world, Order::Go).is_empty());
+    assert!(asked(&world, RequestKind::Go).is_empty());
     let Phase::Stopped { why: Why::Failed { problem, .. } } = world.machine.phase() else { panic!() };
     assert!(problem.what.starts_with("the device vfio1 is lost: "), "{problem}");
 }
@@ -92,11 +92,11 @@ fn pause_goes_tier_by_tier_and_resume_the_other_way() {
     let mut world = running(false);
     let paused = world.command(Command::Pause);
     world.settle();
-    assert_eq!(asked(&world, Order::Pause), [VCPU, VFIO0, VFIO1, NVME0, SMMU0]);
+    assert_eq!(asked(&world, RequestKind::Pause), [VCPU, VFIO0, VFIO1, NVME0, SMMU0]);
     assert_eq!(world.answers[&paused], Ok(Success::In(Phase::Paused)));
     world.command(Command::Resume);
     world.settle();
-    assert_eq!(asked(&world, Order::Resume), [SMMU0, NVME0, VFIO0, VFIO1, VCPU]);
+    assert_eq!(asked(&world, RequestKind::Resume), [SMMU0, NVME0, VFIO0, VFIO1, VCPU]);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn pause_that_the_cpus_refuse_is_undone() {
     let ticket = world.command(Command::Pause);
     world.refuse(world.life(VCPU));
     // Its word that it is as it was is not relied on.
-    assert_eq!(world.orders.last(), Some(&(world.life(VCPU), Order::Resume)));
+    assert_eq!(world.requests.last(), Some(&(world.life(VCPU), RequestKind::Resume)));
     assert!(!world.answers.contains_key(&ticket));
     world.settle();
     assert_eq!(world.machine.phase(), &Phase::Running);
@@ -133,7 +133,9 @@ fn resume_that_a_device_refuses_leaves_everyone_paused() {
     world.refuse(world.life(VFIO0));
     world.settle();
     assert_eq!(world.machine.phase(), &Phase::Paused);
-    assert!(world.answers[&ticket].is_err() && asked(&world, Order::Resume).iter().all(|who| *who != VCPU));
+    assert!(
+        world.answers[&ticket].is_err() && asked(&world, RequestKind::Resume).iter().all(|who| *who != VCPU)
+    );
     assert!(world.processes.values().all(|process| process.state == State::Paused));
 }
 
@@ -220,28 +222,28 @@ fn save_restore_ends_the_old_set_before_the_new_one_begins() {
     world.settle();
     let Ok(Success::Moved(2, units)) = &world.answers[&ticket] else { panic!("{:?}", world.answers) };
     assert_eq!(units.len(), 5);
-    let at = |order: Order, generation: u32| {
-        let given = world.orders.iter().enumerate();
-        let places = given.filter(|(_, (life, given))| *given == order && life.generation == generation);
+    let at = |request: RequestKind, generation: u32| {
+        let given = world.requests.iter().enumerate();
+        let places = given.filter(|(_, (life, given))| *given == request && life.generation == generation);
         let places: Vec<usize> = places.map(|(place, _)| place).collect();
-        assert_eq!(places.len(), 5, "{order:?}");
+        assert_eq!(places.len(), 5, "{request:?}");
         (places[0], places[4])
     };
     let steps = [
-        at(Order::CheckSave, 1),
-        at(Order::Configure, 2),
-        at(Order::Pause, 1),
-        at(Order::Save, 1),
-        at(Order::Load(Memory::Saved), 2),
-        at(Order::Arm, 2),
-        at(Order::Replay, 2),
-        at(Order::Go, 2),
+        at(RequestKind::CheckSave, 1),
+        at(RequestKind::Configure, 2),
+        at(RequestKind::Pause, 1),
+        at(RequestKind::Save, 1),
+        at(RequestKind::Load(LoadSource::Saved), 2),
+        at(RequestKind::Arm, 2),
+        at(RequestKind::Replay, 2),
+        at(RequestKind::Go, 2),
     ];
     assert!(steps.windows(2).all(|pair| pair[0].1 < pair[1].0), "{steps:?}");
-    assert_eq!(asked(&world, Order::Go), [SMMU0, NVME0, VFIO0, VFIO1, VCPU]);
+    assert_eq!(asked(&world, RequestKind::Go), [SMMU0, NVME0, VFIO0, VFIO1, VCPU]);
     assert_eq!((world.machine.generation(), world.processes.len()), (2, 5));
     let outcome = Timer::DeviceOutcome(world.life(VFIO1));
-    assert_eq!(world.timers[&outcome], outcome_deadline(&Memory::Saved));
+    assert_eq!(world.timers[&outcome], outcome_deadline(&LoadSource::Saved));
 }
 
 #[test]
@@ -258,35 +260,39 @@ fn save_restore_that_one_process_cannot_be_part_of_touches_nothing() {
             (problem.what.as_str(), world.machine.phase()),
             ("check of vfio1: refused", &Phase::Running)
         );
-        assert!(world.orders.iter().all(|(_, order)| *order == Order::CheckSave), "{:?}", world.orders);
+        assert!(
+            world.requests.iter().all(|(_, request)| *request == RequestKind::CheckSave),
+            "{:?}",
+            world.requests
+        );
         assert!(world.lives().all(|life| life.generation == 1), "no process was started");
         assert_eq!(world.processes.len(), 5, "nobody is ended for it");
     }
 }
 
 /// A save/restore up to the moment in which the new set was asked for this, before it has answered.
-fn moving_up_to(world: &mut World, order: Order) {
+fn moving_up_to(world: &mut World, request: RequestKind) {
     let was_asked = |world: &World| {
-        let is_it = |(life, given): &(LifeId, Order)| life.generation == 2 && *given == order;
-        world.orders.iter().any(is_it).then_some(())
+        let is_it = |(life, given): &(LifeId, RequestKind)| life.generation == 2 && *given == request;
+        world.requests.iter().any(is_it).then_some(())
     };
     world.until(was_asked);
 }
 
 #[test]
 fn save_restore_that_fails_before_its_commit_lets_the_old_set_go_on_and_says_who_and_where() {
-    for (order, step) in [
-        (Order::Configure, "configure"),
-        (Order::Load(Memory::Saved), "load"),
-        (Order::Arm, "arm"),
-        (Order::Replay, "replay"),
+    for (request, step) in [
+        (RequestKind::Configure, "configure"),
+        (RequestKind::Load(LoadSource::Saved), "load"),
+        (RequestKind::Arm, "arm"),
+        (RequestKind::Replay, "replay"),
     ] {
         for dies in [true, false] {
             let mut world = running(false);
             let ticket = world.command(Command::SaveRestore);
-            moving_up_to(&mut world, order);
+            moving_up_to(&mut world, request);
             let asked =
-                world.processes.iter().find(|(life, it)| life.generation == 2 && it.open == Some(order));
+                world.processes.iter().find(|(life, it)| life.generation == 2 && it.open == Some(request));
             let life = *asked.unwrap().0;
             if dies {
                 world.depart(life, true);
@@ -301,21 +307,24 @@ fn save_restore_that_fails_before_its_commit_lets_the_old_set_go_on_and_says_who
             assert_eq!((world.machine.phase(), world.machine.generation()), (&Phase::Running, 1));
             assert!(world.processes.keys().all(|life| life.generation == 1) && world.processes.len() == 5);
             // Nothing of the first attempt is relied on by the next one.
-            world.orders.clear();
+            world.requests.clear();
             let again = world.command(Command::SaveRestore);
             world.settle();
             assert!(matches!(world.answers[&again], Ok(Success::Moved(3, _))), "{:?}", world.answers[&again]);
-            assert_eq!((asked_all(&world, Order::CheckSave), asked_all(&world, Order::Save)), (5, 5));
+            assert_eq!(
+                (asked_all(&world, RequestKind::CheckSave), asked_all(&world, RequestKind::Save)),
+                (5, 5)
+            );
         }
     }
 }
 
 #[test]
 fn save_restore_that_is_refused_for_a_death_names_the_process_that_died() {
-    for (order, step) in [(Order::Arm, "arm"), (Order::Replay, "replay")] {
+    for (request, step) in [(RequestKind::Arm, "arm"), (RequestKind::Replay, "replay")] {
         let mut world = running(false);
         let ticket = world.command(Command::SaveRestore);
-        moving_up_to(&mut world, order);
+        moving_up_to(&mut world, request);
         let next = |instance| LifeId { generation: 2, instance };
         // The client of a server that is exiting sees its connection closed first.
         world.refuse(next(SMMU0));
@@ -329,8 +338,8 @@ fn save_restore_that_is_refused_for_a_death_names_the_process_that_died() {
     }
 }
 
-fn asked_all(world: &World, order: Order) -> usize {
-    asked(world, order).len()
+fn asked_all(world: &World, request: RequestKind) -> usize {
+    asked(world, request).len()
 }
 
 #[test]
@@ -338,7 +347,11 @@ fn save_restore_whose_process_is_not_quiet_or_whose_stream_aborts_is_given_up() 
     let mut world = running(false);
     let ticket = world.command(Command::SaveRestore);
     for _ in 0..200 {
-        if world.processes.iter().any(|(life, it)| life.instance == VFIO1 && it.open == Some(Order::Pause)) {
+        if world
+            .processes
+            .iter()
+            .any(|(life, it)| life.instance == VFIO1 && it.open == Some(RequestKind::Pause))
+        {
             break;
         }
         world.serve();
@@ -353,12 +366,16 @@ fn save_restore_whose_process_is_not_quiet_or_whose_stream_aborts_is_given_up() 
 
     let ticket = world.command(Command::SaveRestore);
     for _ in 0..300 {
-        if world.processes.iter().any(|(life, it)| life.generation == 3 && it.open == Some(Order::Replay)) {
+        if world
+            .processes
+            .iter()
+            .any(|(life, it)| life.generation == 3 && it.open == Some(RequestKind::Replay))
+        {
             break;
         }
         world.serve();
         for life in world.processes.keys().copied().collect::<Vec<_>>() {
-            if world.processes.get(&life).is_some_and(|it| it.open != Some(Order::Replay)) {
+            if world.processes.get(&life).is_some_and(|it| it.open != Some(RequestKind::Replay)) {
                 world.fulfil(life);
                 world.tell_of_device(life, false);
             }
@@ -392,7 +409,7 @@ fn save_restore_with_an_old_process_that_cannot_be_killed_begins_no_second_life(
         world.depart(life, life.instance != NVME0);
     }
     world.settle();
-    assert!(asked(&world, Order::Go).is_empty());
+    assert!(asked(&world, RequestKind::Go).is_empty());
     assert_eq!((world.machine.phase().as_str(), world.machine.hanging()), ("stopped", &[NVME0][..]));
     assert!(world.answers[&ticket].as_ref().unwrap_err().what.starts_with("nvme0 cannot be killed"));
 }
@@ -401,7 +418,7 @@ fn save_restore_with_an_old_process_that_cannot_be_killed_begins_no_second_life(
 fn process_that_dies_at_go_is_a_loss_as_in_a_running_vm() {
     let mut world = running(false);
     let ticket = world.command(Command::SaveRestore);
-    moving_up_to(&mut world, Order::Go);
+    moving_up_to(&mut world, RequestKind::Go);
     world.fulfil(world.life(SMMU0));
     world.fulfil(world.life(NVME0));
     // One dies, the other one breaks the contract.

@@ -10,7 +10,7 @@ use ipc::protocol::control::{DirtyLogOp, Quiescence};
 use ipc::protocol::lifecycle::State;
 use ipc::protocol::probe::ProbeOutcome;
 
-use crate::coordinator::vm::action::{Action, Ending, Notice, Order, Success};
+use crate::coordinator::vm::action::{Action, Ending, Notice, RequestKind, Success};
 use crate::coordinator::vm::event::{
     Command, Departure, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer,
 };
@@ -67,7 +67,7 @@ pub fn problem(what: &str) -> Problem {
 pub struct Process {
     pub state: State,
     pub greeted: bool,
-    pub open: Option<Order>,
+    pub open: Option<RequestKind>,
     pub ending: Option<Ending>,
     /// What it was last told about its dirty log, and has done.
     pub logging: Option<DirtyLogOp>,
@@ -101,7 +101,7 @@ pub struct World {
     pub asked: BTreeSet<Ticket>,
     pub answers: BTreeMap<Ticket, Result<Success, Problem>>,
     pub notices: Vec<Notice>,
-    pub orders: Vec<(LifeId, Order)>,
+    pub requests: Vec<(LifeId, RequestKind)>,
     /// Which vSMMU was told of the end of which device's DMA.
     pub dma_ended: Vec<(LifeId, InstanceId)>,
     /// How many events there were.
@@ -127,7 +127,7 @@ impl World {
             asked: BTreeSet::new(),
             answers: BTreeMap::new(),
             notices: Vec::new(),
-            orders: Vec::new(),
+            requests: Vec::new(),
             dma_ended: Vec::new(),
             events: 0,
         };
@@ -175,7 +175,7 @@ impl World {
                 assert_eq!(other, None, "the life before {life:?} is reaped first");
                 self.start(life);
             }
-            Action::Ask(life, order) => self.ask(life, order),
+            Action::Request(life, request) => self.ask(life, request),
             Action::End(life, ending) => {
                 let process =
                     self.processes.get_mut(&life).expect("only a process that there is can be ended");
@@ -186,7 +186,7 @@ impl World {
                 assert!(self.asked.contains(&ticket), "nobody asked");
                 assert!(self.answers.insert(ticket, result).is_none(), "{ticket} is answered once");
             }
-            Action::Tell(notice) => self.notices.push(notice),
+            Action::Notify(notice) => self.notices.push(notice),
             Action::Release => self.released = true,
             Action::Commit => self.check_commit(),
             Action::DmaEnded { smmu, device } => {
@@ -249,8 +249,8 @@ impl World {
         }
     }
 
-    fn ask(&mut self, life: LifeId, order: Order) {
-        if matches!(order, Order::Go | Order::Resume) {
+    fn ask(&mut self, life: LifeId, request: RequestKind) {
+        if matches!(request, RequestKind::Go | RequestKind::Resume) {
             // The one that took its place, or whose place it took, and all of another set.
             let set = |life: &LifeId| self.machine.lives.get(*life).and_then(|life| life.set);
             let there = self.processes.keys().filter(|other| set(other) != set(&life));
@@ -259,21 +259,21 @@ impl World {
                 is_before && self.begun.contains(hung) || hung.generation < self.machine.generation()
             });
             let other = there.chain(hung).next();
-            assert!(other.is_none(), "{order:?} of {life:?} while there is {other:?}");
+            assert!(other.is_none(), "{request:?} of {life:?} while there is {other:?}");
         }
         let process = self.processes.get_mut(&life).expect("only a process that there is can be asked");
-        assert!(process.greeted && process.ending.is_none(), "{life:?} cannot hear {order:?}");
+        assert!(process.greeted && process.ending.is_none(), "{life:?} cannot hear {request:?}");
         assert!(
-            order.state_after(process.state).is_some(),
-            "{order:?} of a process that is {:?}",
+            request.state_after(process.state).is_some(),
+            "{request:?} of a process that is {:?}",
             process.state
         );
-        assert!(process.open.replace(order).is_none(), "{life:?} is asked one thing at a time");
-        process.may_run |= matches!(order, Order::Go | Order::Resume);
-        if order == Order::Go {
+        assert!(process.open.replace(request).is_none(), "{life:?} is asked one thing at a time");
+        process.may_run |= matches!(request, RequestKind::Go | RequestKind::Resume);
+        if request == RequestKind::Go {
             self.begun.insert(life);
         }
-        self.orders.push((life, order));
+        self.requests.push((life, request));
     }
 
     /// Every way that the phase takes is one of the life cycle's.
@@ -317,18 +317,18 @@ impl World {
             process.greeted = true;
             return self.process(life, ProcessEvent::Started);
         }
-        let Some(order) = process.open.take() else { return };
-        process.state = order.state_after(process.state).unwrap();
+        let Some(request) = process.open.take() else { return };
+        process.state = request.state_after(process.state).unwrap();
         process.may_run &= process.state != State::Paused;
-        process.checked |= order == Order::CheckSave;
-        if let Order::DirtyLog(op) = order {
+        process.checked |= request == RequestKind::CheckSave;
+        if let RequestKind::DirtyLog(op) = request {
             process.logging = Some(op);
         }
-        let outcome = match order {
-            Order::Save => Outcome::Saved(7),
-            Order::Pause => Outcome::Paused(Quiescence::NONE),
-            Order::Replay if life.instance == SMMU0 => Outcome::Replayed(vec![]),
-            Order::Probe(_) => Outcome::Probed(ProbeOutcome::Allowed),
+        let outcome = match request {
+            RequestKind::Save => Outcome::Saved(7),
+            RequestKind::Pause => Outcome::Paused(Quiescence::NONE),
+            RequestKind::Replay if life.instance == SMMU0 => Outcome::Replayed(vec![]),
+            RequestKind::Probe(_) => Outcome::Probed(ProbeOutcome::Allowed),
             _ => Outcome::Done,
         };
         self.process(life, ProcessEvent::Answered(outcome));
@@ -342,8 +342,8 @@ impl World {
     /// A process does what it was asked, with this outcome.
     pub fn answer(&mut self, life: LifeId, outcome: Outcome) {
         let process = self.processes.get_mut(&life).unwrap();
-        let order = process.open.take().unwrap();
-        process.state = order.state_after(process.state).unwrap();
+        let request = process.open.take().unwrap();
+        process.state = request.state_after(process.state).unwrap();
         process.may_run &= process.state != State::Paused;
         self.process(life, ProcessEvent::Answered(outcome));
     }
@@ -362,14 +362,14 @@ impl World {
     /// A process refuses what it was asked.
     pub fn refuse(&mut self, life: LifeId) {
         let process = self.processes.get_mut(&life).filter(|process| process.ending.is_none());
-        let order = process.and_then(|process| {
-            let order = process.open.take()?;
-            if matches!(order, Order::DirtyLog(_)) {
+        let request = process.and_then(|process| {
+            let request = process.open.take()?;
+            if matches!(request, RequestKind::DirtyLog(_)) {
                 process.logging = None;
             }
-            Some(order)
+            Some(request)
         });
-        if order.is_some() {
+        if request.is_some() {
             self.process(life, ProcessEvent::Refused(problem("refused")));
         }
     }
@@ -474,8 +474,8 @@ impl World {
     }
 
     /// Everyone obeys until `order` is open somewhere, and whose it is.
-    pub fn until_open(&mut self, order: Order) -> LifeId {
-        let is_open = |(life, process): (&LifeId, &Process)| (process.open == Some(order)).then_some(*life);
+    pub fn until_open(&mut self, request: RequestKind) -> LifeId {
+        let is_open = |(life, process): (&LifeId, &Process)| (process.open == Some(request)).then_some(*life);
         self.until(|world| world.processes.iter().find_map(is_open))
     }
 

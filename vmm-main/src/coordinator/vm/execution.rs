@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Carries out what the state machine orders. Nothing here waits for a process or a client: that goes to a task, and
+//! Executes the actions of the state machine. Nothing here waits for a process or a client: that goes to a task, and
 //! what comes of it is an event; what is done at once has its event in `results`.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{LoadFrom, Reply, Request};
 
-use super::action::{Action, Ending, Memory, Notice, Order, Success};
+use super::action::{Action, Ending, LoadSource, Notice, RequestKind, Success};
 use super::dirty_rate::Measurement;
 use super::driver::{Reconnected, Vm, Waiting, millis, refused};
 use super::event::{self, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer};
@@ -20,7 +20,7 @@ use crate::api::command::Command;
 use crate::api::types::{ProbeRequest, RestartRequest, Restarted, SaveRestored, Stage, Status, UnitLen};
 use crate::coordinator::objects::{self, Objects};
 use crate::coordinator::probe;
-use crate::coordinator::process::{self, Handle};
+use crate::coordinator::process::{self, Handle, TaskMessage};
 use crate::launcher_channel::FromCoordinator;
 use crate::problem::Problem;
 use crate::system::COORDINATOR_ID;
@@ -34,7 +34,7 @@ pub(super) struct Stopwatch {
 }
 
 impl Vm {
-    pub(super) fn carry_out(&mut self, action: Action) {
+    pub(super) fn execute(&mut self, action: Action) {
         match action {
             Action::Load => {
                 if let Err(problem) = self.load() {
@@ -75,8 +75,8 @@ impl Vm {
                     objects.close_connections();
                 }
             }
-            Action::Ask(life, order) => {
-                if let Err(problem) = self.ask(life, order) {
+            Action::Request(life, request) => {
+                if let Err(problem) = self.ask(life, request) {
                     self.results.push_back(Event::Process(life, ProcessEvent::Refused(problem)));
                 }
             }
@@ -85,7 +85,7 @@ impl Vm {
                 if !self.let_go_of(device) {
                     tracing::error!(%device, "the host refuses to let go of {device}: its DMA may go on, and the guest's SMMU waits for it");
                 } else if let Some(process) = self.processes.get(&smmu) {
-                    process.order(process::Order::Tell(Request::DmaEnded { device }));
+                    process.send(TaskMessage::Notification(Request::DmaEnded { device }));
                 }
             }
             Action::OpenDirtyLogs(epoch) => {
@@ -96,7 +96,7 @@ impl Vm {
             Action::Arm(timer, span) => self.arm(timer, span),
             Action::Answer(ticket, result) => self.answer(ticket, result),
             Action::Lap(stage) => self.clock.lap(stage),
-            Action::Tell(notice) => self.notice(notice),
+            Action::Notify(notice) => self.notice(notice),
             Action::Release => self.release(),
         }
     }
@@ -148,47 +148,47 @@ impl Vm {
         Ok(())
     }
 
-    fn ask(&mut self, life: LifeId, order: Order) -> Result<(), Problem> {
-        let (request, fds) = match order {
-            Order::Configure => {
+    fn ask(&mut self, life: LifeId, request: RequestKind) -> Result<(), Problem> {
+        let (request, fds) = match request {
+            RequestKind::Configure => {
                 let current = self.current.as_ref().ok_or_else(|| bug("there is no configuration"))?;
                 (Request::Configure(current.configs.of(life.instance)?), vec![])
             }
-            Order::Load(Memory::Reset) => (Request::Load(LoadFrom::Reset), vec![]),
-            Order::Load(Memory::Checkpoint) => (Request::Load(LoadFrom::Checkpoint), vec![]),
-            Order::Load(Memory::Saved) => {
+            RequestKind::Load(LoadSource::Reset) => (Request::Load(LoadFrom::Reset), vec![]),
+            RequestKind::Load(LoadSource::Checkpoint) => (Request::Load(LoadFrom::Checkpoint), vec![]),
+            RequestKind::Load(LoadSource::Saved) => {
                 let state = self.saved.get(&life.instance);
                 let state =
                     state.ok_or_else(|| bug(format!("there is no saved state for {}", life.instance)))?;
                 let from = LoadFrom::Units { len: state.len };
                 (Request::Load(from), vec![state.memory_for(life.instance)?])
             }
-            Order::Arm => (Request::Arm, vec![]),
-            Order::Replay => (Request::Replay, vec![]),
-            Order::Go => (Request::Go, vec![]),
-            Order::Pause => (Request::Pause, vec![]),
-            Order::Resume => (Request::Resume, vec![]),
-            Order::CheckSave => (Request::CheckSave, vec![]),
-            Order::Save => {
+            RequestKind::Arm => (Request::Arm, vec![]),
+            RequestKind::Replay => (Request::Replay, vec![]),
+            RequestKind::Go => (Request::Go, vec![]),
+            RequestKind::Pause => (Request::Pause, vec![]),
+            RequestKind::Resume => (Request::Resume, vec![]),
+            RequestKind::CheckSave => (Request::CheckSave, vec![]),
+            RequestKind::Save => {
                 let (state, theirs) = SavedState::new(life.instance)?;
                 self.saved.insert(life.instance, state);
                 (Request::Save, vec![theirs])
             }
-            Order::Rewire(next) => {
+            RequestKind::Rewire(next) => {
                 let objects = self.objects_of(next.generation);
                 let objects = objects.ok_or_else(|| bug("there is no new channel"))?;
                 let end = objects.take_end(life.instance, next.instance);
                 let end = end.ok_or_else(|| bug(format!("{} has no new channel", life.instance)))?;
                 (Request::Rewire { peer: next.instance, epoch: next.generation }, vec![end])
             }
-            Order::DirtyLog(op) => {
-                self.measurement.iter_mut().for_each(|measurement| measurement.ordered(life.instance));
+            RequestKind::DirtyLog(op) => {
+                self.measurement.iter_mut().for_each(|measurement| measurement.requested(life.instance));
                 (Request::DirtyLog(op), vec![])
             }
-            Order::Probe(probe) => (Request::Probe(probe), vec![]),
+            RequestKind::Probe(probe) => (Request::Probe(probe), vec![]),
         };
         if let Some(process) = self.processes.get(&life) {
-            process.order(process::Order::Ask(request, fds));
+            process.send(TaskMessage::Request(request, fds));
         }
         Ok(())
     }
@@ -203,7 +203,7 @@ impl Vm {
 
     fn end(&self, life: LifeId, ending: Ending) {
         if let Some(process) = self.processes.get(&life) {
-            process.order(process::Order::End(ending));
+            process.send(TaskMessage::End(ending));
         }
     }
 
@@ -341,9 +341,9 @@ impl Vm {
                     start_ms = millis(start),
                     "guest runs"
                 );
-                // It is the first word of all: there is room for it, unless the launcher is gone.
-                if let Some(words) = self.words.take() {
-                    let _ = words.try_send(FromCoordinator::Running);
+                // It is the first message: the queue has room, unless the launcher is gone.
+                if let Some(to_launcher) = self.to_launcher.take() {
+                    let _ = to_launcher.try_send(FromCoordinator::Running);
                 }
             }
             Notice::GuestPoweredOff => tracing::info!("guest switched itself off"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What happens in the middle of an order: processes that die or do not stop while others are waited for. Nothing
-//! that an order waits for keeps the coordinator from seeing the rest, and what users are told of the VM stays true.
+//! What happens in the middle of a command: processes that die or do not stop while others are waited for. Nothing that
+//! a command waits for keeps the coordinator from seeing the rest, and what users are told of the VM stays true.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -30,7 +30,7 @@ fn json(lab: &Lab, words: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Orders a pause that waits for the vSMMU's process, which is stopped; does `meanwhile` once the CPUs stand still.
+/// Requests a pause that waits for the vSMMU's process, which is stopped; does `meanwhile` once the CPUs stand still.
 fn while_it_pauses(vm: &mut Vm<'_>, meanwhile: impl FnOnce(&mut Vm<'_>)) -> Output {
     let lab = vm.lab;
     signal(vm.pid("smmu0"), "STOP");
