@@ -160,7 +160,7 @@ impl Cpu {
         }
     }
 
-    /// Makes the one or two pages of an unaligned access present, or takes the exception it deserves.
+    /// Makes the one or two pages of an unaligned access present, or takes the exception that the access causes.
     /// True if all of it is in RAM.
     fn prepare_unaligned(&mut self, table: Table, va: u64, len: u64, access: Access) -> Option<bool> {
         if self.regime.alignment_check() {

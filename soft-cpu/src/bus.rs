@@ -6,8 +6,8 @@
 
 /// Device memory as the CPU sees it.
 pub trait Mmio: Send + Sync {
-    /// Reads `size` (1, 2, 4 or 8) bytes, zero-extended. Addresses nobody answers for read as zero.
+    /// Reads `size` (1, 2, 4 or 8) bytes, zero-extended. Unclaimed addresses read as zero.
     fn read(&self, vcpu: usize, gpa: u64, size: u8) -> u64;
-    /// Writes the low `size` (1, 2, 4 or 8) bytes of `value`. Addresses nobody answers for ignore it.
+    /// Writes the low `size` (1, 2, 4 or 8) bytes of `value`. Unclaimed addresses ignore it.
     fn write(&self, vcpu: usize, gpa: u64, size: u8, value: u64);
 }

@@ -28,7 +28,7 @@ pub(crate) enum Maintenance {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Power {
     Off,
-    /// CPU_ON was called; the CPU takes it up in its run loop.
+    /// CPU_ON was called; the CPU powers up in its run loop.
     Pending {
         entry: u64,
         context: u64,
@@ -41,12 +41,12 @@ pub struct Cluster {
     cpus: Box<[Shared]>,
 }
 
-/// One CPU's part. Aligned so that a remote look at one CPU does not slow the loop of another.
+/// One CPU's part. Aligned to keep the CPUs' fields in separate cache lines.
 #[repr(align(128))]
 pub(crate) struct Shared {
     /// Operations left until the next check.
     pub budget: Budget,
-    /// The inbox has something.
+    /// The inbox is not empty.
     pub attention: AtomicBool,
     executing: AtomicBool,
     asked: AtomicU64,
@@ -54,18 +54,18 @@ pub(crate) struct Shared {
     /// The event register of WFE.
     event: AtomicBool,
     inbox: Mutex<Inbox>,
-    doorbell: Condvar,
+    wakeup: Condvar,
 }
 
 pub(crate) struct Inbox {
     pub kicked: bool,
     pub maintenance: Vec<Maintenance>,
     pub power: Power,
-    /// The CPU waits at the doorbell.
+    /// The CPU sleeps on `wakeup`.
     asleep: bool,
 }
 
-/// Beyond this many queued entries a CPU is told to flush everything instead.
+/// Beyond this many queued entries they are replaced by a flush of everything.
 const MAINTENANCE_MAX: usize = 64;
 
 impl Cluster {
@@ -113,7 +113,7 @@ impl Shared {
                 power: Power::Off,
                 asleep: false,
             }),
-            doorbell: Condvar::new(),
+            wakeup: Condvar::new(),
         }
     }
 
@@ -121,35 +121,35 @@ impl Shared {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the CPU look at its inbox soon.
+    /// Makes the CPU check its inbox soon.
     pub(crate) fn interrupt(&self) {
         self.attention.store(true, Ordering::Release);
-        // Before a look at `executing`: see the head of this file.
+        // Before a load of `executing`: see the head of this file.
         fence(Ordering::SeqCst);
         self.budget.cut();
     }
 
     /// Interrupts the CPU and ends its sleep.
     pub(crate) fn wake(&self) {
-        // The lock orders this after a sleeper's last look and before its wait.
+        // The lock orders this after a sleeper's last check and before its wait.
         let inbox = self.inbox();
         self.interrupt();
-        self.ring(inbox);
+        self.notify(inbox);
     }
 
     /// SEV: sets the event register, and ends a sleep in WFE.
     pub(crate) fn send_event(&self) {
         let inbox = self.inbox();
         self.set_event(true);
-        self.ring(inbox);
+        self.notify(inbox);
     }
 
-    /// Ends a sleep, if there is one: a bell that nobody hears costs a system call too.
-    fn ring(&self, inbox: MutexGuard<'_, Inbox>) {
+    /// Ends a sleep, if there is one: to notify a condition variable without waiters would cost a system call.
+    fn notify(&self, inbox: MutexGuard<'_, Inbox>) {
         let asleep = inbox.asleep;
         drop(inbox);
         if asleep {
-            self.doorbell.notify_all();
+            self.wakeup.notify_all();
         }
     }
 
@@ -161,12 +161,12 @@ impl Shared {
         self.event.store(event, Ordering::Release);
     }
 
-    /// Whether there was an event. It is used up.
+    /// Whether there was an event; clears it.
     pub(crate) fn take_event(&self) -> bool {
         self.has_event() && self.event.swap(false, Ordering::AcqRel)
     }
 
-    /// Queues maintenance; the ticket is for `is_done`.
+    /// Queues maintenance for the CPU to apply; the ticket is for `is_done`.
     pub(crate) fn ask(&self, what: Maintenance) -> u64 {
         let mut inbox = self.inbox();
         if inbox.maintenance.len() >= MAINTENANCE_MAX {
@@ -184,7 +184,7 @@ impl Shared {
         !self.executing.load(Ordering::Acquire) || self.done.load(Ordering::Acquire) >= ticket
     }
 
-    /// The CPU itself executes guest instructions from here on, all that was asked of it applied.
+    /// For the CPU itself: it executes guest instructions from here on, with every queued request applied.
     pub(crate) fn step_inside(&self, apply: impl FnMut(Maintenance)) {
         self.begin_executing();
         if self.attention.load(Ordering::Acquire) {
@@ -192,18 +192,18 @@ impl Shared {
         }
     }
 
-    /// The CPU itself leaves guest execution, for a time that may be long: requests count as served meanwhile.
+    /// For the CPU itself: it leaves guest execution, perhaps for long; requests count as done meanwhile.
     pub(crate) fn step_outside(&self) {
         self.executing.store(false, Ordering::Release);
     }
 
-    /// A look at `attention` must follow.
+    /// The caller must check `attention` afterwards.
     fn begin_executing(&self) {
         self.executing.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// The CPU's look at its inbox between slices. True if it was kicked.
+    /// Applies the CPU's queued requests, between slices. True if it was kicked.
     pub(crate) fn look(&self, apply: impl FnMut(Maintenance)) -> bool {
         if !self.attention.load(Ordering::Acquire) {
             return false;
@@ -222,8 +222,8 @@ impl Shared {
         self.done.store(ticket, Ordering::Release);
     }
 
-    /// The CPU itself sleeps until it is woken, or for `timeout`; not at all if something waits for it already, which
-    /// may be an event. May return early.
+    /// For the CPU itself: sleeps until it is woken, or for `timeout`; not at all if a request is queued already, or
+    /// with `for_event` an event is pending. May return early.
     pub(crate) fn park(&self, for_event: bool, timeout: Option<Duration>) {
         let mut inbox = self.inbox();
         if self.attention.load(Ordering::Acquire) || (for_event && self.has_event()) {
@@ -232,8 +232,8 @@ impl Shared {
         inbox.asleep = true;
         self.step_outside();
         let mut inbox = match timeout {
-            Some(time) => self.doorbell.wait_timeout(inbox, time).unwrap_or_else(PoisonError::into_inner).0,
-            None => self.doorbell.wait(inbox).unwrap_or_else(PoisonError::into_inner),
+            Some(time) => self.wakeup.wait_timeout(inbox, time).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.wakeup.wait(inbox).unwrap_or_else(PoisonError::into_inner),
         };
         inbox.asleep = false;
         drop(inbox);
@@ -241,7 +241,7 @@ impl Shared {
     }
 }
 
-/// Reaches one vCPU from any thread.
+/// A handle to one vCPU, for any thread.
 #[derive(Clone)]
 pub struct VcpuHandle {
     cluster: Arc<Cluster>,
@@ -260,10 +260,10 @@ impl VcpuHandle {
         let mut inbox = shared.inbox();
         inbox.kicked = true;
         shared.interrupt();
-        shared.ring(inbox);
+        shared.notify(inbox);
     }
 
-    /// Tells the CPU that its interrupt line rose: it looks soon, and wakes from WFI.
+    /// Tells the CPU that its interrupt line rose: it checks for interrupts soon, and wakes from WFI.
     pub fn wake(&self) {
         self.cluster.cpu(self.vcpu).wake();
     }

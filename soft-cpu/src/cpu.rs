@@ -246,12 +246,12 @@ impl Cpu {
         self.granted.wrapping_sub(self.unused).wrapping_sub(left as u64)
     }
 
-    /// Files the current stack pointer under its level, before the level or the selection changes.
+    /// Saves the current stack pointer in its bank, before the exception level or SPSel changes.
     pub(crate) fn bank_sp(&mut self) {
         self.sp_el[usize::from(self.sp_select)] = self.regs.get(SP);
     }
 
-    /// Brings the stack pointer of the current level and selection into its slot.
+    /// Loads the stack pointer of the current exception level and SPSel into its slot.
     pub(crate) fn load_sp(&mut self) {
         let value = self.sp_el[usize::from(self.sp_select)];
         self.regs.set(SP, value);

@@ -57,7 +57,7 @@ impl Cpu {
         self.take_synchronous(Class::Unknown, 0, None, pc);
     }
 
-    /// Whether SIMD and floating point may be used now. If not, the trap has been taken.
+    /// Whether SIMD and floating point may be used now (CPACR_EL1.FPEN). If not, the trap has been taken.
     #[inline(always)]
     pub(crate) fn fp_access(&mut self) -> Option<()> {
         if self.sys.fp_enabled(self.el) {
@@ -74,7 +74,7 @@ impl Cpu {
         self.take_synchronous(Class::FpTrap, 1 << 24 | 0xe << 20, None, pc);
     }
 
-    /// A system instruction or register access from EL0 that EL1 asked to see.
+    /// Traps a system instruction or register access from EL0 to EL1.
     #[cold]
     pub(crate) fn system_trap(&mut self, word: u32) {
         let field = |low: u32, width: u32| u64::from(word >> low & ((1 << width) - 1));
@@ -89,7 +89,7 @@ impl Cpu {
         self.take_synchronous(Class::SystemTrap, iss, None, pc);
     }
 
-    /// WFI or WFE from EL0 that EL1 asked to see.
+    /// Traps WFI or WFE from EL0 to EL1 (SCTLR_EL1.nTWI, nTWE).
     #[cold]
     pub(crate) fn wait_trap(&mut self, for_event: bool) {
         let pc = self.this_pc();

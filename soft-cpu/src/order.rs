@@ -46,7 +46,7 @@ impl Barrier {
     }
 }
 
-/// Who makes the fences.
+/// Executes fences: the host, or a test's record of them.
 pub(crate) trait Fences {
     /// Whether a read-modify-write is a full fence already, as it is on x86-64 and is not on every arm64.
     const UPDATE_IS_FENCE: bool;
@@ -54,7 +54,7 @@ pub(crate) trait Fences {
     fn fence(barrier: Barrier);
 }
 
-/// The host.
+/// Fences of the host.
 #[derive(Debug)]
 pub(crate) struct Host;
 
@@ -67,7 +67,7 @@ impl Fences for Host {
     }
 }
 
-/// What one CPU must know to keep its order.
+/// The state of one CPU that its ordering depends on.
 #[derive(Debug)]
 pub(crate) struct Order<F: Fences = Host> {
     /// There was a store-release and no full fence since.
@@ -88,7 +88,7 @@ impl<F: Fences> Order<F> {
         }
     }
 
-    /// To be called after it. It is all that LDAPR wants.
+    /// To be called after the load of LDAR and LDAXR; all that LDAPR needs.
     #[inline(always)]
     pub(crate) fn after_load_acquire(&self) {
         F::fence(Barrier::AfterLoadAcquire);
@@ -100,7 +100,7 @@ impl<F: Fences> Order<F> {
         F::fence(Barrier::BeforeStoreRelease);
     }
 
-    /// To be called after it.
+    /// To be called after the store of STLR.
     #[inline(always)]
     pub(crate) fn after_store_release(&mut self) {
         self.release_pending = true;
@@ -114,7 +114,7 @@ impl<F: Fences> Order<F> {
         }
     }
 
-    /// To be called after it.
+    /// To be called after a read-modify-write.
     #[inline(always)]
     pub(crate) fn after_update(&mut self, acquire: bool, release: bool) {
         if F::UPDATE_IS_FENCE {

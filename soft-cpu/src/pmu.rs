@@ -49,7 +49,7 @@ pub(crate) struct Counter {
     pub kind: u64,
 }
 
-/// The registers, and what is known of the present.
+/// The registers, and how far they are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pmu {
     /// PMCR_EL0: E and DP.
@@ -67,7 +67,7 @@ pub(crate) struct Pmu {
     pub counters: [Counter; COUNTER_COUNT],
     /// The run loop's count of instructions up to which all is counted.
     counted: u64,
-    /// The level of the overflow interrupt that the interrupt controller was last told.
+    /// The level of the overflow interrupt last signalled to the interrupt controller.
     output: bool,
 }
 
@@ -89,7 +89,7 @@ impl Pmu {
         }
     }
 
-    /// Registers as after reset. The level that the interrupt controller knows follows at the next update.
+    /// Registers as after reset. The level at the interrupt controller follows at the next update.
     pub(crate) fn reset(&mut self) {
         *self = Pmu { counted: self.counted, output: self.output, ..Pmu::new() };
     }
@@ -171,15 +171,15 @@ const fn accesses_memory(word: u32) -> bool {
 }
 
 impl Cpu {
-    /// Counts what ran at a level that is about to change. Nothing while all counters are off: whoever switches one on
-    /// counts from there.
+    /// Counts what ran at a level that is about to change. Nothing while all counters are off: a write that
+    /// enables one counts from there.
     pub(crate) fn count_before_level_changes(&mut self) {
         if self.pmu.is_on() {
             self.count_instructions();
         }
     }
 
-    /// Brings the counters up to the present instruction, before anybody looks.
+    /// Brings the counters up to the present instruction, before they are read.
     pub(crate) fn count_instructions(&mut self) {
         let now = self.instructions();
         let count = now.wrapping_sub(self.pmu.counted);
@@ -189,7 +189,7 @@ impl Cpu {
         }
     }
 
-    /// Between slices: counts, and tells the interrupt controller a change of the overflow interrupt's level.
+    /// Between slices: counts, and signals a change of the overflow interrupt's level to the interrupt controller.
     pub(crate) fn update_pmu(&mut self) {
         if !self.pmu.is_on() && !self.pmu.output && self.pmu.overflowed == 0 {
             return;
@@ -200,7 +200,7 @@ impl Cpu {
         }
     }
 
-    /// Tells the interrupt controller the level, whatever it was told before.
+    /// Signals the level to the interrupt controller, changed or not.
     pub(crate) fn announce_pmu(&mut self) {
         self.pmu.output = self.pmu.line();
         self.interrupts.set_ppi_level(self.index, OVERFLOW_INTID, self.pmu.output);

@@ -135,9 +135,9 @@ pub struct PmuV1 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
     /// The saved PSTATE is not one of EL0 or EL1 in AArch64.
-    #[error("saved PSTATE {0:#x} is of no exception level this CPU has")]
+    #[error("saved PSTATE {0:#x} is not of EL0 or EL1 in AArch64 state")]
     Pstate(u64),
-    /// The power state is none there is.
-    #[error("saved power state {0} is unknown")]
+    /// The power state is not 0 (off), 1 (on) or 2 (pending).
+    #[error("saved power state {0} is not 0 (off), 1 (on) or 2 (pending)")]
     Power(u64),
 }

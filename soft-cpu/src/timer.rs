@@ -20,7 +20,7 @@ pub(crate) struct Timer {
     /// CTL.ENABLE and CTL.IMASK.
     control: u64,
     pub compare: u64,
-    /// The level the interrupt controller was last told.
+    /// The level last signalled to the interrupt controller.
     output: bool,
 }
 
@@ -97,7 +97,7 @@ impl Cpu {
         }
     }
 
-    /// Tells the interrupt controller both outputs, whatever it was told before.
+    /// Signals both outputs to the interrupt controller, changed or not.
     pub(crate) fn announce_timers(&mut self) {
         let now = self.clock.ticks();
         for (timer, intid) in

@@ -98,7 +98,7 @@ impl Vcpu {
             }
         };
         shared.step_outside();
-        // Whoever saves the CPU now finds its counters up to date.
+        // A save of the CPU must find its counters up to date.
         self.cpu.count_instructions();
         exit
     }
@@ -147,7 +147,8 @@ impl Vcpu {
                 return;
             }
             let Some(page) = fetch(cpu, code) else {
-                // The exception is paid for like an operation: where vectors fault too, it never ends.
+                // The exception costs budget like an operation: a guest whose vectors fault too would else never leave
+                // the loop.
                 cpu.rest -= 1;
                 continue;
             };
@@ -251,7 +252,7 @@ fn find_code(cpu: &mut Cpu, code: &mut CodeCache) -> Option<u32> {
     Some(page)
 }
 
-/// Looks at what the rest of the world wants, and takes an interrupt or a step exception that is due.
+/// Applies requests of other threads, and takes an interrupt or a step exception that is due.
 fn check(cpu: &mut Cpu, shared: &Shared) -> Option<Exit> {
     if let Some(leaving) = cpu.leaving.take() {
         return Some(match leaving {

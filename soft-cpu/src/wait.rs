@@ -14,13 +14,14 @@ use crate::sync::Ordering;
 
 /// Ticks of the longest wait for an event: 10 ms.
 const EVENT_WAIT_MAX: u64 = COUNTER_HZ / 100;
-/// Between two looks at a location: what a sleep and a wake cost, and what a lock's new owner may wait in vain.
+/// Sleep between two polls of a location: at least what a sleep and a wake-up cost, at most how long a lock's release
+/// may go unnoticed.
 const NAP_MIN: Duration = Duration::from_micros(20);
 const NAP_MAX: Duration = Duration::from_micros(160);
-/// Looks before the first nap: about a microsecond, in which most locks change hands.
+/// Polls before the first sleep: about a microsecond, in which most locks change hands.
 const SPINS: u32 = 32;
 
-/// CNTKCTL_EL1: the event stream is on; it is made by falling edges; of this bit of the counter (four bits).
+/// CNTKCTL_EL1: event stream enable, direction (falling edges), and the counter bit (four bits) whose edges are events.
 const EVNTEN: u64 = 1 << 2;
 const EVNTDIR: u64 = 1 << 3;
 const EVNTI: u32 = 4;
@@ -99,7 +100,7 @@ impl Cpu {
     /// Whether the location that the monitor holds has changed: the monitor is then open, which is an event.
     fn monitor_was_cleared(&mut self) -> bool {
         let Some(held) = self.monitor.held() else { return false };
-        // A page that is in no TLB now may have changed hands.
+        // A page that is in no TLB now may be mapped elsewhere.
         let kept = self.peek(held.va, held.len) == Some(held.value);
         if !kept {
             self.monitor.clear();

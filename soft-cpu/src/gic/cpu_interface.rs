@@ -42,7 +42,7 @@ impl CpuInterface {
         }
     }
 
-    /// Tells the interface what is forwarded to it.
+    /// Sets the interrupt that is forwarded to the interface.
     pub fn forward(&mut self, best: Option<Candidate>) {
         self.best = best.filter(|_| self.group1_enabled);
     }

@@ -181,7 +181,7 @@ impl PendingLpis {
         }
     }
 
-    /// Takes all pending LPIs away.
+    /// Removes and returns all pending LPIs.
     pub fn take_words(&mut self) -> Vec<(usize, u64)> {
         let taken = self.words().collect();
         self.bits.fill(0);

@@ -3,7 +3,7 @@
 //!
 //! vCPU threads and device threads call it at once; nothing here does I/O, waits, or panics, whatever the
 //! guest writes. Guest memory (ITS tables and command queue, LPI configuration and pending tables) is reached
-//! through [`TableMemory`]. The hot question of a vCPU loop, "is my IRQ line high?", is one atomic load from
+//! through [`TableMemory`]. A vCPU's loop reads its IRQ line often: that is one atomic load, from
 //! [`Gic::irq_line`].
 //!
 //! Offered: affinity routing only (ARE = 1), one security state (DS = 1), group 1; five priority bits with
@@ -96,7 +96,7 @@ struct IrqLine(AtomicBool);
 /// The line of a vCPU that does not exist.
 static NO_LINE: AtomicBool = AtomicBool::new(false);
 
-/// What guests made this GIC do since it was made; for `inspect`.
+/// Counters of guest-caused events since this GIC was made; for `inspect`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GicCounters {
     /// Accesses refused for their size or alignment.
@@ -129,8 +129,8 @@ impl Gic {
         Ok(Self { state, lines, memory, on_irq, on_end: Box::new(|_| ()), config })
     }
 
-    /// The same, with wires of these SPIs that fall when the guest ends the interrupt. Several devices may hold such a
-    /// wire up: `on_end` asks them whether they still do.
+    /// The same, with wires of these SPIs that fall when the guest ends the interrupt. Several devices may assert such
+    /// a wire: `on_end` asks them whether they still do.
     #[must_use]
     pub fn with_resampled(mut self, intids: Vec<u32>, on_end: OnEnd) -> Self {
         self.state.get_mut().unwrap_or_else(PoisonError::into_inner).resampled = intids;
@@ -141,7 +141,7 @@ impl Gic {
     /// Runs `change` under the lock, brings the lines up to date, then reports those that rose.
     fn with<R>(&self, change: impl FnOnce(&mut State, &dyn TableMemory) -> R) -> R {
         let (result, rose, ended) = {
-            // The state has no invariant that a panic elsewhere in the thread could have broken half-way.
+            // A poisoned lock is usable: no invariant of the state spans a point where a caller may panic.
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let result = change(&mut state, self.memory.as_ref());
             (result, state.publish(&self.lines), std::mem::take(&mut state.ended))
@@ -242,7 +242,7 @@ impl Gic {
         })
     }
 
-    /// What was counted.
+    /// The counters.
     pub fn counters(&self) -> GicCounters {
         self.with(|state, _| GicCounters {
             refused_accesses: state.refused,

@@ -88,7 +88,7 @@ impl Redistributor {
         self.lpis.invalidate_all(self.config_table(), memory);
     }
 
-    /// Takes all pending LPIs away, to move them to another redistributor.
+    /// Removes and returns all pending LPIs, to move them to another redistributor.
     pub fn take_lpis(&mut self) -> Vec<(usize, u64)> {
         self.lpis.take_words()
     }
@@ -161,7 +161,7 @@ impl Redistributor {
         let (address, table) = (redist::pendbaser_address(self.pendbaser), self.config_table());
         if !enable {
             self.lpis.store(address, table, memory);
-            // The table now holds what was pending: what the guest said of zeros is no longer true.
+            // The table now holds pending LPIs: PTZ, by which the guest said that it is all zeros, no longer holds.
             self.pendbaser = redist::pendbaser_visible(self.pendbaser);
         } else if !redist::pendbaser_is_zeroed(self.pendbaser) {
             self.lpis.load(address, table, memory);

@@ -57,9 +57,10 @@ pub struct State {
     pub its: Option<Its>,
     /// vCPUs whose best interrupt may have changed since the last `publish`.
     pub touched: VcpuSet,
-    /// SPIs whose wire falls when the guest ends them: whoever still holds it up raises it again.
+    /// SPIs whose wire is lowered at end of interrupt, for level-sensitive lines that devices share: a device that
+    /// still asserts the line raises it again.
     pub resampled: Vec<u32>,
-    /// Those that were ended since the lock was taken.
+    /// Resampled SPIs that were deactivated since the lock was taken.
     pub ended: Vec<u32>,
     /// Accesses refused for their size or alignment.
     pub refused: u64,
@@ -104,7 +105,7 @@ impl State {
         rose
     }
 
-    /// Runs a frame's handler, turning a refusal into zero and a count.
+    /// The result of a frame's handler; a refused access reads as zero and is counted.
     fn settle(&mut self, outcome: Result<u64, Refused>) -> u64 {
         outcome.unwrap_or_else(|Refused| {
             self.refused = self.refused.saturating_add(1);

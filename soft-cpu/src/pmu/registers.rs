@@ -189,7 +189,7 @@ impl Cpu {
             PMEVTYPER(n) => pmu.counters.get_mut(n)?.kind = sanitise::kind(value),
             PMCEID0 | PMCEID1 | PMXEVTYPER | PMXEVCNTR => return None,
         }
-        // The interrupt, the length of slices and the way of running may have changed.
+        // The interrupt, the slice length, and whether instructions run one by one may have changed.
         self.attend();
         Some(())
     }

@@ -6,7 +6,7 @@ use super::{Counter, Pmu};
 use crate::saved::PmuV1;
 
 impl Pmu {
-    /// The registers. The counters are up to date: they were counted when the CPU last looked around.
+    /// The registers. The counters are up to date: `Vcpu::run` counts before it returns.
     pub(crate) fn save(&self) -> PmuV1 {
         let Pmu {
             control,

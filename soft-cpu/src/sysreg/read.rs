@@ -137,7 +137,7 @@ impl Cpu {
             // MDSCR_EL1.TDCC.
             name::MDCCSR_EL0 | name::DBGDTR_EL0 | name::DBGDTRRX_EL0 => self.sys.mdscr & 1 << 12 == 0,
             _ => match name::pmu_register(register) {
-                // It is read-only to EL0, and says what else there is.
+                // PMUSERENR_EL0 itself is readable at EL0.
                 Some(PmuRegister::PMUSERENR) => true,
                 Some(register) => self.pmu.user & register.user_permission(write) != 0,
                 None => true,

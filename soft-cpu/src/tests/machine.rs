@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A bare machine for tests: one CPU, a little RAM, and a world that writes down what the CPU did to it.
+//! A bare machine for tests: one CPU, a little RAM, and a recorder of everything that the CPU does outside of RAM.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -4,7 +4,7 @@
 //! Design: a write to GITS_CWRITER (or one that enables the ITS) runs up to [`BUDGET_PER_ACCESS`] units of
 //! work at once, which is all that a guest usually queues. What is left runs when the guest polls GITS_CREADR
 //! (another budget each read) or when the owner calls `Gic::its_step`. So a queue of any length
-//! costs bounded time an access, and a guest that waits as the architecture tells it to always gets on.
+//! costs bounded time an access, and a guest that polls CREADR, as the architecture says, always makes progress.
 //!
 //! An invalid command is counted and skipped (the architecture lets an ITS do so). A slot that cannot be
 //! read from memory stalls the queue: CREADR.Stalled is one until CWRITER.Retry is written.

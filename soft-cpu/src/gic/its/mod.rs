@@ -34,7 +34,7 @@ pub struct Its {
     counters: ItsCounters,
 }
 
-/// What the guest made the ITS do, for `inspect`. Not part of the saved state: it describes this process.
+/// Counters of guest-caused events, for `inspect`. Not part of the saved state: they describe this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ItsCounters {
     /// Commands taken from the queue.
@@ -96,7 +96,7 @@ impl Its {
         }
     }
 
-    /// What was counted since this process began.
+    /// The counters since this process began.
     pub fn counters(&self) -> ItsCounters {
         self.counters
     }
