@@ -58,7 +58,7 @@ pub fn load(
     Ok(BootInfo { entry, fdt: fdt_start })
 }
 
-/// Puts the kernel where its header wants to be: its first byte, and the end of what it needs.
+/// Puts the kernel where its header asks for: the address of its first byte, and of the end of what it needs.
 fn load_kernel(
     memory: &GuestMemoryMmap,
     file: &File,
@@ -178,7 +178,7 @@ fn copy(
     }
 }
 
-/// Fills `buffer` as far as there is anything; `read` is told what is done already.
+/// Fills `buffer` as far as there is anything; `read` is given the count of bytes read before.
 fn read_up_to(
     buffer: &mut [u8],
     mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,

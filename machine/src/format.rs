@@ -46,8 +46,8 @@ pub enum FormatError {
         /// What to do.
         advice: String,
     },
-    /// Nothing that is known.
-    #[error("the kernel is no arm64 Image, and nothing else that is known: its first bytes are {first:02x?}")]
+    /// A file of an unknown kind.
+    #[error("the kernel is no arm64 Image, and of no other known kind: its first bytes are {first:02x?}")]
     Unknown {
         /// The file's first bytes.
         first: Vec<u8>,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The 64-byte header of an arm64 Linux `Image` (Linux, Documentation/arch/arm64/booting.rst).
 //!
-//! The header comes from a file somebody handed to us: each field is checked before it places a byte in
-//! guest RAM. `linux-loader` reads this format only when it is itself compiled for arm64, so on an x86-64
-//! host it cannot serve; the header is small enough to read here.
+//! The file is untrusted: each field is checked before it places a byte in guest RAM. `linux-loader` reads this format
+//! only when it is itself compiled for arm64, so on an x86-64 host it cannot serve; the header is small enough to read
+//! here.
 
 use thiserror::Error;
 use zerocopy::little_endian::{U32, U64};

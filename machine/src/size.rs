@@ -15,7 +15,7 @@ pub enum SizeError {
         unit: String,
     },
     /// The value does not fit 64 bits.
-    #[error("{0:?} is more than any machine has")]
+    #[error("{0:?} is too large for a size: it has more than 64 bits")]
     Overflow(String),
     /// A point without digits behind it, a part of a byte, or more digits than any size needs.
     #[error("{0:?} is not a decimal fraction of a unit, as 1.5G is")]

@@ -2,8 +2,7 @@
 //! The bytes of an Image, unpacked while they are read: nothing of it is held but what the method's window needs.
 //!
 //! Run by the sealed coordinator before there is a guest, on a file of the user's own. The caller bounds what comes
-//! out; what goes in is bounded by the file, and memory by [`ZSTD_WINDOW_LEN_MAX`]. Checksums are held against what
-//! came out.
+//! out; what goes in is bounded by the file, and memory by [`ZSTD_WINDOW_LEN_MAX`]. Checksums are verified.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Take};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Tables that somebody else's builder has made, walked by us: the `aarch64-paging` crate, 4 KiB granule.
+//! Tables built by the `aarch64-paging` crate, walked by ours: 4 KiB granule, blocks and contiguous hints included.
 //!
-//! It shares no line and no idea of ours with the walk or with the reference, blocks and contiguous hints included.
-//! What should come out is known from the list of mappings alone.
+//! The builder shares no code with the walk or with the reference. What should come out is known from the list of
+//! mappings alone.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,

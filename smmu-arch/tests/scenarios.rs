@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Translations as a driver sets them up, told step by step: tables in memory, caches, invalidation.
+//! Translations as a driver sets them up, step by step: tables in memory, caches, invalidation.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may stop at the first surprise")]
 
 use smmu_arch::engine::Engine;
@@ -169,7 +169,7 @@ fn an_unmapped_page_is_gone_once_its_invalidation_is_applied() {
     }
     assert_eq!(system.engine.cached_translations(), 16);
     (0..16).for_each(|index| system.put_page(index, LeafDescriptor::new()));
-    assert_eq!(system.read(0x3000), Ok(0x5000_3000), "a cache may answer until it is told");
+    assert_eq!(system.read(0x3000), Ok(0x5000_3000), "a cache may answer until the invalidation");
     system.engine.apply(&tlbi_va(2, 0x3000));
     assert!(system.read(0x3000).is_ok(), "another address space");
     system.engine.apply(&tlbi_va(1, 0x3000));

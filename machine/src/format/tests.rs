@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Every kind of file is told for what it is, and no bytes of one make the search fail in another way.
+//! Every known kind of file is recognised, and no contents of a file make that fail in another way.
 
 use super::*;
 use crate::unpack::samples;

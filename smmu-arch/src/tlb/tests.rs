@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The IOTLB forgets what it is told to, keeps what it may, and stays within its capacity.
+//! The IOTLB removes what an invalidation names, keeps the rest where it may, and stays within its capacity.
 
 use super::Iotlb;
 use crate::command::{AddressRange, TranslationInvalidation};

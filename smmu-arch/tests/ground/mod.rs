@@ -40,7 +40,7 @@ impl Memory for Ram {
     }
 }
 
-/// The first address of a set's part of the input space. Each set has its own, for global entries are everybody's.
+/// The first address of a set's part of the input space. Each set has its own, since global entries match every ASID.
 pub fn origin(set: usize, high: bool) -> u64 {
     let base = (set as u64 + 1) << 36;
     if high { !0 << SETS[set].1 | base } else { base }

@@ -5,7 +5,7 @@
 
 use smmu_arch::memory::Memory;
 
-/// What the reference is told of the SMMU, as plain numbers.
+/// The SMMU's registers and model, as plain numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Smmu {
     pub ssid_bits: u64,
