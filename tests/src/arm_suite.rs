@@ -3,8 +3,8 @@
 //! them.
 //!
 //! The suite's guests are flat images that somebody has built outside the tree; nothing of them is part of the project.
-//! Here is what they are called with, how an image becomes a kernel ([`image`]), the machine it runs on ([`run`])
-//! and the meaning of what it prints ([`outcome`]). Callers: `cargo xtask arm-suite`, the Arm lab.
+//! Here are their arguments, how an image becomes a kernel ([`image`]), the machine it runs on ([`run`]) and the
+//! meaning of what it prints ([`outcome`]). Callers: `cargo xtask arm-suite`, the Arm lab.
 
 pub mod cases;
 pub mod image;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Running other programs: with a clear error that names the program and shows the end of what it said.
+//! Runs other programs, with errors that name the program and show the end of its output.
 //!
 //! Invariant: no task ignores an exit code. Output is captured unless the caller asks to show it.
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A file system on a guest's disk: made, filled and read back by the guest, then looked at from outside.
 //!
-//! What is read back comes from the device: the guest's caches are dropped, and its kernel's count of sectors
-//! read must grow by the whole file. Sums are MD5: a third of SHA-256's instructions on an interpreted CPU, and
-//! nobody here forges. Callers: the demo, the NVMe suites.
+//! What is read back comes from the device: the guest's caches are dropped, and its kernel's count of sectors read must
+//! grow by the whole file. Sums are MD5: a third of SHA-256's instructions on an interpreted CPU, and no data here is
+//! chosen by an attacker. Callers: the demo, the NVMe suites.
 
 pub mod work;
 
@@ -74,7 +74,7 @@ pub fn seen_from_outside(image: &Path) -> Result<Option<String>> {
     sum(&capture(Command::new("md5sum").arg(&file))?).map(Some)
 }
 
-/// Checks that `image` is seen from outside with this sum; says so where nobody can look.
+/// Checks that the file in `image` has this sum, read from outside; prints a line where the programs are missing.
 pub fn check_from_outside(image: &Path, sum: &str) -> Result<()> {
     match seen_from_outside(image)? {
         Some(outside) => {
@@ -87,7 +87,7 @@ pub fn check_from_outside(image: &Path, sum: &str) -> Result<()> {
 
 /// What to say where [`seen_from_outside`] could not look.
 pub fn not_seen() -> String {
-    format!("{} are not installed: the image is not looked at from outside", CHECKERS.join(" and "))
+    format!("{} are not installed: the image is not verified from outside", CHECKERS.join(" and "))
 }
 
 /// The sum in a line of md5sum.

@@ -18,8 +18,8 @@ impl Draw {
         Self(seed)
     }
 
-    /// One of the messages of a process that has so many. The last ones are often not come to: when threads sleep and
-    /// wake each other differs from life to life.
+    /// One of the messages of a process that has so many. The last ones are often not reached: how often threads sleep
+    /// and wake each other differs from life to life.
     pub fn message(&mut self, count: u64) -> u64 {
         1 + self.next() % (count * 3 / 4)
     }

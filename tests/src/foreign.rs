@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! vfio-user servers that nobody here wrote: the example of the `vfio_user` crate, a GPIO card, and a sample of the
-//! reference library libvfio-user, the same card with an I/O BAR.
+//! Third-party vfio-user servers: the example of the `vfio_user` crate, a GPIO card, and a sample of the reference
+//! library libvfio-user, the same card with an I/O BAR.
 //!
 //! `cargo xtask interop --fetch` builds the first from the crate registry into the cache. It serves one client, writes
 //! what it is asked to its log, and ends with exit code 0 when the client has gone. The sample is in no registry:
@@ -41,7 +41,7 @@ pub fn program() -> Option<PathBuf> {
     Some(root().join("bin").join(EXAMPLE)).filter(|program| program.is_file())
 }
 
-/// What to tell a user who does not have it.
+/// Why it is missing, and what brings it.
 pub fn missing() -> String {
     format!("the example server of {PACKAGE} is not built (`cargo xtask interop --fetch` brings it)")
 }

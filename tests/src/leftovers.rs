@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a run of the product leaves on the machine: processes, sockets, mounts, shared-memory files.
 //!
-//! Taken before and after: whatever is in the second and not in the first is left over. A memfd lives as
-//! long as a process holds it, so those still held are found through the processes' open files. Other
-//! people's virtual machines do not disturb: only what `mine` accepts is looked at.
+//! Taken before and after: whatever is in the second and not in the first is left over. A memfd lives as long as a
+//! process holds it, so those still held are found through the processes' open files. Other virtual machines on the
+//! host are ignored: only what `mine` accepts is listed.
 
 use std::{
     collections::BTreeSet,
@@ -38,7 +38,7 @@ impl Scope {
         Leftovers { things }
     }
 
-    /// What is there beyond `before`. A process that was told to end may take a moment: `limit` is how long.
+    /// What is there beyond `before`. A process that is ending may take up to `limit`.
     pub fn beyond(&self, before: &Leftovers, limit: Duration) -> Vec<String> {
         let deadline = Instant::now() + limit;
         loop {

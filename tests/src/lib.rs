@@ -20,11 +20,11 @@ pub mod starved;
 pub mod tools;
 pub mod vm;
 
-/// Says that a test leaves out what it is for, and why: every suite reports in these words, and
-/// `cargo xtask test` counts the lines that begin with them.
+/// Begins the line by which a test says that it leaves out what it is for, and why; `cargo xtask test` counts these
+/// lines.
 pub const SKIPPED: &str = "SKIPPED: ";
 
-/// Says what a scenario has seen, after it has checked it: a task that shows a table puts it there.
+/// Begins the line by which a test says what it has observed and checked, for the tables of tasks.
 pub const SEEN: &str = "SEEN: ";
 /// Set by `cargo xtask test` in its full run: what takes minutes and shows little more is left out elsewhere.
 pub const FULL_RUN: &str = "BULKHEAD_FULL_RUN";

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Did the host keep this process from running? For guests' own deadlines, which no test may be judged by on such a
-//! host.
+//! Detects that the host kept this process from running: guests' own deadlines (Linux's for a CMD_SYNC) then show
+//! nothing about the product.
 //!
 //! A thread that sleeps for a moment, again and again, notes the longest that it overslept. Linux gives an SMMU one
 //! second for a CMD_SYNC, in which four threads of three processes have to run one after another.

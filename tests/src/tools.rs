@@ -27,7 +27,7 @@ pub struct Tool {
     pub program: &'static str,
     /// The packages that bring it, all of them unpacked into the same folder.
     pub packages: &'static [&'static str],
-    /// Words in the names of packages that come along even where the machine has them: parts of one whole.
+    /// Dependencies whose names contain one of these are unpacked too, even if the machine has them: they must match.
     pub whole: &'static [&'static str],
     /// Its folder in the cache.
     pub folder: &'static str,
@@ -43,7 +43,7 @@ pub struct Tool {
     pub suits: fn(&Ready) -> bool,
 }
 
-/// The machine emulator: the yardstick for speed, and the oracle for what programs compute.
+/// The machine emulator: the reference for speed, and for what programs compute.
 pub const QEMU: Tool = Tool {
     program: "qemu-system-aarch64",
     packages: &["qemu-system-arm"],
@@ -123,7 +123,7 @@ impl Tool {
         ready.version().is_ok() && self.device.is_none_or(has) && (self.suits)(ready)
     }
 
-    /// What to tell a user who does not have it.
+    /// Why it is missing, and what brings it.
     pub fn missing(&self) -> String {
         let with = self.device.map(|device| format!(" with {device}")).unwrap_or_default();
         format!("{}{with} is not installed (`{}` brings it)", self.program, self.task)

@@ -46,7 +46,7 @@ pub struct Options {
     pub vfio_user: Vec<PathBuf>,
     /// Other arguments of `bulkhead run`.
     pub arguments: Vec<String>,
-    /// The words of a program that runs it, such as a tracer.
+    /// Program and arguments that run it, such as a tracer's.
     pub under: Vec<String>,
 }
 
@@ -131,7 +131,7 @@ impl Vm {
         command.output().with_context(|| format!("`bulkhead {task}` did not start"))
     }
 
-    /// What controls this machine while something else has it.
+    /// The control commands of this machine, for use while the machine is borrowed.
     pub fn controller(&self) -> Controller {
         Controller {
             program: self.options.programs.join("bulkhead"),
@@ -181,7 +181,7 @@ impl Vm {
         }
     }
 
-    /// The sum of the counters whose names end in `.NAME`, if the machine tells them (`bulkhead inspect`).
+    /// The sum of the counters whose names end in `.NAME`, if `bulkhead inspect` shows any.
     pub fn counter(&self, name: &str) -> Option<u64> {
         let json = self.control_json("inspect").ok()?;
         let key = format!("{name}\"");
@@ -203,7 +203,7 @@ impl Vm {
         &self.scope.sockets
     }
 
-    /// Tells the guest to power off and waits for `bulkhead run` to end well.
+    /// Has the guest power off, and waits for `bulkhead run` to end with exit code 0.
     pub fn power_off(&mut self, limit: Duration) -> Result<()> {
         self.console.send("poweroff -f\n")?;
         let status = self.console.wait_exit(limit)?;

@@ -56,7 +56,7 @@ fn launch_with_granule(
     Some(vm)
 }
 
-/// What the guest answers to a command that must end well.
+/// The output of a command in the guest, which must end with exit code 0.
 fn output(vm: &mut Vm, command: &str) -> String {
     vm.console.output(command, COMMAND).unwrap().trim().to_owned()
 }

@@ -28,11 +28,11 @@ pub const PORT_RECORDS: &str = "bulkhead.records";
 /// Name of the virtio port that the kernel's log leaves by, at the end.
 pub const PORT_LOG: &str = "bulkhead.log";
 
-/// Word of the kernel's command line before the scenarios to run, separated by commas.
-pub const WORD_RUN: &str = "lab.run=";
+/// Kernel parameter: the scenarios to run, separated by commas.
+pub const PARAMETER_RUN: &str = "lab.run=";
 
-/// Word of the kernel's command line before the name of an ACPI table to send.
-pub const WORD_TABLE: &str = "lab.table=";
+/// Kernel parameter: the ACPI table to send.
+pub const PARAMETER_TABLE: &str = "lab.table=";
 
-/// Word of the kernel's command line that asks for a shell.
-pub const WORD_SHELL: &str = "lab.shell";
+/// Kernel parameter: a shell instead of scenarios.
+pub const PARAMETER_SHELL: &str = "lab.shell";

@@ -1,36 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the runner tells the outside: one JSON object in a line, over a virtio port.
+//! The runner's records for the host: one JSON object a line, over a virtio port.
 
 use std::io::Write;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// What became of a scenario.
+/// The outcome of a scenario.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// All it set out to show was seen.
+    /// Everything that it is to show was observed.
     Ok,
-    /// Something was not as it must be.
+    /// Something else was observed; what.
     Failed(String),
-    /// It could not be tried, and why.
+    /// It could not be tried; why.
     Skipped(String),
 }
 
-/// One line.
+/// One record, a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
     /// A scenario begins.
     Begin(String),
-    /// Something it saw that proves its point, fit for the table.
+    /// An observation, for the scenario's row in the table.
     Evidence(String),
-    /// It ended, after so many milliseconds.
+    /// It ended, and how long it took in milliseconds.
     End(Outcome, u64),
     /// An ACPI table that was asked for, in hexadecimal.
     Table(String),
 }
 
-/// Where a scenario says what it sees.
+/// Where a scenario's records go.
 pub struct Report<'a> {
     to: &'a mut dyn Write,
 }

@@ -39,13 +39,13 @@ pub fn main() -> Result<()> {
     let line = fs::read_to_string("/proc/cmdline").context("the kernel's command line")?;
     let word = |start: &str| line.split_whitespace().find_map(|word| word.strip_prefix(start));
     let mut port = port(places::PORT_RECORDS)?;
-    if let Some(name) = word(places::WORD_TABLE) {
+    if let Some(name) = word(places::PARAMETER_TABLE) {
         let table = fs::read(format!("{TABLES}/{name}")).with_context(|| format!("ACPI table {name}"))?;
         let hex = table.iter().map(|byte| format!("{byte:02x}")).collect();
         return Report::new(&mut port).record(&Record::Table(hex));
     }
     stand_in_for_the_builder()?;
-    for name in word(places::WORD_RUN).unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
+    for name in word(places::PARAMETER_RUN).unwrap_or_default().split(',').filter(|name| !name.is_empty()) {
         let scenario = scenarios::named(name).with_context(|| format!("there is no scenario {name:?}"))?;
         supervise(scenario, &mut port)?;
     }

@@ -16,24 +16,23 @@ use anyhow::Result;
 
 use crate::report::Report;
 
-/// What a scenario comes to when nothing went wrong.
+/// The outcome of a scenario that did not fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// All it set out to show was seen.
+    /// Everything that it is to show was observed.
     Shown,
-    /// It cannot be tried here, and why.
+    /// It cannot be tried here; why.
     Skipped(String),
 }
 
 /// The server that a scenario needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
-    /// With all it can have: the IORT says that device writes snoop as the CPU's attributes ask (CANWBS), so the
-    /// kernel offers nesting.
+    /// The IORT says that device writes snoop as the CPU's attributes ask (CANWBS), so the kernel offers nesting.
     Nesting,
     /// With the firmware's own IORT, which does not say so: the kernel must refuse nesting.
     NoNesting,
-    /// With all of it, but the kernel is told to leave iommufd out.
+    /// As `Nesting`, but the kernel leaves iommufd out (`initcall_blacklist`).
     NoIommufd,
 }
 
@@ -53,7 +52,7 @@ pub enum When {
     Named,
 }
 
-/// Something to show.
+/// One scenario.
 #[derive(Debug)]
 pub struct Scenario {
     /// Its name, for the command line.
@@ -66,7 +65,7 @@ pub struct Scenario {
     pub when: When,
     /// How long it may take on a slow and busy machine.
     pub limit: Duration,
-    /// Shows it, or says what was not as it must be.
+    /// Runs it; an error is what was observed instead.
     pub run: fn(&mut Report<'_>) -> Result<Verdict>,
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Running a test program that was cross-built with its crate, and telling what its tests came to.
+//! Runs a test program that was cross-built with its crate, and reports the results of its tests.
 
 use std::{
     path::Path,

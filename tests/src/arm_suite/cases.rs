@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The cases: images of the suite, the words they are called with, and the numbers of CPUs that make sense.
+//! The cases: images of the suite, their arguments, and the numbers of CPUs that make sense.
 
 use std::time::Duration;
 
@@ -21,16 +21,16 @@ pub struct Case {
     pub name: &'static str,
     /// The image's file name without `.flat`.
     pub image: &'static str,
-    /// What it is called with; `{cpus}` stands for the number of CPUs, `{memory}` for MiB of RAM.
-    pub words: &'static str,
+    /// Its arguments; `{cpus}` stands for the number of CPUs, `{memory}` for MiB of RAM.
+    pub arguments: &'static str,
     /// With how many CPUs.
     pub cpus: Cpus,
     /// How long it may take on a busy machine.
     pub limit: Duration,
 }
 
-const fn case(name: &'static str, image: &'static str, words: &'static str, cpus: Cpus) -> Case {
-    Case { name, image, words, cpus, limit: Duration::from_secs(90) }
+const fn case(name: &'static str, image: &'static str, arguments: &'static str, cpus: Cpus) -> Case {
+    Case { name, image, arguments, cpus, limit: Duration::from_secs(90) }
 }
 
 const fn long(case: Case) -> Case {
@@ -93,7 +93,7 @@ impl Case {
 
     /// The command line of a machine of this size.
     pub fn command_line(&self, cpus: u32, memory_mib: u32) -> String {
-        self.words.replace("{cpus}", &cpus.to_string()).replace("{memory}", &memory_mib.to_string())
+        self.arguments.replace("{cpus}", &cpus.to_string()).replace("{memory}", &memory_mib.to_string())
     }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the suite's guest has said: it prints a line for each check and its exit status at the end.
+//! The outcome of a case, from the guest's output: a line for each check, and its exit status at the end.
 
 /// What a guest prints before its exit status.
 pub const EXIT_MARK: &str = "EXIT: STATUS=";
@@ -8,7 +8,7 @@ pub const EXIT_MARK: &str = "EXIT: STATUS=";
 const CODE_OK: u32 = 0;
 const CODE_SKIPPED: u32 = 77;
 
-/// What became of a case.
+/// The outcome of a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// So many checks passed, or things were measured, and none failed.
@@ -31,7 +31,9 @@ impl Outcome {
         let (passed, skipped) = (lines("PASS: ").count() + measured, lines("SKIP: ").next());
         match (status >> 1, lines("FAIL: ").next(), skipped) {
             (CODE_OK, None, Some(reason)) if passed == 0 => Self::Skip(reason.to_string()),
-            (CODE_OK, None, None) if passed == 0 => Self::Fail("it ended well and checked nothing".into()),
+            (CODE_OK, None, None) if passed == 0 => {
+                Self::Fail("it ended with exit code 0 and checked nothing".into())
+            }
             (CODE_OK, None, _) => Self::Pass(passed),
             (_, Some(failed), _) => Self::Fail(failed.to_string()),
             // The summary of a case that was left out carries its code bare.

@@ -219,7 +219,7 @@ impl Lab {
         }
         let step = Step::begin("lab tables");
         let mut table = None;
-        self.server(None, "", "tables").run(&format!("{}IORT", inside::WORD_TABLE), BOOT, |record| {
+        self.server(None, "", "tables").run(&format!("{}IORT", inside::PARAMETER_TABLE), BOOT, |record| {
             if let Record::Table(hex) = record {
                 table = Some(hex);
             }
@@ -233,7 +233,7 @@ impl Lab {
     fn shell(&self) -> Result<ExitCode> {
         let server = self.server(Some(&self.tables), "", "shell");
         eprintln!("the server's console is yours; `poweroff -f` or Ctrl-A X ends it");
-        let well = show(&mut server.command(inside::WORD_SHELL, true)?)?;
+        let well = show(&mut server.command(inside::PARAMETER_SHELL, true)?)?;
         Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
@@ -253,7 +253,7 @@ impl Lab {
             let limit = BOOT + left.iter().map(|scenario| scenario.limit).sum::<Duration>();
             let server = self.server(tables, words, &format!("{logs}-{boot}"));
             let ended_well =
-                server.run(&format!("{}{}", inside::WORD_RUN, names.join(",")), limit, |record| {
+                server.run(&format!("{}{}", inside::PARAMETER_RUN, names.join(",")), limit, |record| {
                     if let Record::End(..) = &record {
                         left.remove(0);
                     }

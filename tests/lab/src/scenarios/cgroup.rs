@@ -48,7 +48,7 @@ pub fn bounded(report: &mut Report<'_>) -> Result<Verdict> {
     ensure!(held > 1 << 20, "the group holds only {held} bytes: guest RAM is not in it");
     report.evidence(format!("3 processes in one group: {shown}"))?;
     ensure!(vm.control::<&str>("stop", &[])?.status.success(), "the machine cannot be stopped");
-    ensure!(vm.console.wait_exit(SOON)?.success(), "the machine did not end well");
+    ensure!(vm.console.wait_exit(SOON)?.success(), "the machine did not end with exit code 0");
     ensure!(!group.exists(), "the group outlives its machine");
 
     let mut vm = launch(&above)?;
@@ -59,10 +59,14 @@ pub fn bounded(report: &mut Report<'_>) -> Result<Verdict> {
         "without memory the machine ended with {status}: {}",
         vm.console.errors()
     );
-    ensure!(vm.console.errors().contains("signal 9"), "its end is not told: {}", vm.console.errors());
+    ensure!(
+        vm.console.errors().contains("signal 9"),
+        "the log does not report the end by signal 9: {}",
+        vm.console.errors()
+    );
     ensure!(!group.exists(), "the group outlives a machine that was killed");
     report
-        .evidence("with less memory than it uses the whole machine is ended, and its launcher tells of it")?;
+        .evidence("with less memory than it uses the whole machine is ended, and its launcher reports it")?;
     Ok(Verdict::Shown)
 }
 

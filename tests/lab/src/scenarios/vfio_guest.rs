@@ -108,7 +108,7 @@ pub fn modes(report: &mut Report<'_>) -> Result<Verdict> {
     Ok(Verdict::Shown)
 }
 
-/// A guest whose device does what it must not: the guest hears of it, and nobody else does.
+/// A guest whose device does forbidden DMA: the guest gets the events, and the host's log has none of them.
 pub fn told_faults(report: &mut Report<'_>) -> Result<Verdict> {
     if !Path::new("/dev/kvm").exists() {
         return Ok(Verdict::Skipped("this server has no KVM".into()));
@@ -126,7 +126,7 @@ pub fn told_faults(report: &mut Report<'_>) -> Result<Verdict> {
     Ok(Verdict::Shown)
 }
 
-/// What a command in the guest says; it must end well.
+/// The output of a command in the guest, which must end with exit code 0.
 pub fn run(vm: &mut Vm, command: &str) -> Result<String> {
     let start = Instant::now();
     let answer = vm.console.run(command, COMMAND)?;

@@ -37,7 +37,8 @@ pub fn in_report(report: &str) -> Said {
     said
 }
 
-/// Runs `command`, copies its output to `shown`, and returns what is said in it. An error if it does not end well.
+/// Runs `command`, copies its output to `shown`, and returns what is said in it. An error unless it ends with exit code
+/// 0.
 pub fn while_running(command: &mut Command, shown: &mut impl Write) -> Result<Said> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cargo did not start")?;
     let output = child.stdout.take().context("cargo's output")?;
