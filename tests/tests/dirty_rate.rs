@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How fast a guest dirties its memory, as `bulkhead dirty-rate` tells it: one that writes nothing, and one that writes
-//! pages which the test knows.
+//! How fast a guest dirties its memory, as `bulkhead dirty-rate` reports it: one that writes nothing, and one that
+//! writes pages which the test knows.
 
 #![allow(
     clippy::unwrap_used,
@@ -60,7 +60,7 @@ fn measurement_has_the_pages_that_the_guest_writes_and_no_others() {
     assert!(m.vm.console.wait_exit(COMMAND).unwrap().success(), "{}", m.vm.console.errors());
 }
 
-/// What a measurement says during which the guest writes its pages several times over.
+/// The result of a measurement during which the guest writes its pages several times.
 fn measured_while_writing(m: &mut Monitor, salt: u64) -> Value {
     let seconds = SPAN.as_secs().to_string();
     let mut command = m.vm.controller().command("dirty-rate", &["--json", "--seconds", &seconds]);

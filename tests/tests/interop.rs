@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Both ends of vfio-user against ends that nobody here wrote: a foreign server's device behind our vSMMU, and QEMU's
-//! guest on our NVMe controller.
+//! Both ends of vfio-user against third-party ones: a foreign server's device behind our vSMMU, and QEMU's guest on our
+//! NVMe controller.
 //!
 //! Parts that are not on this machine are fetched by `cargo xtask interop --fetch`; without them a scenario is skipped.
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Our vfio-user client, as a library, against a server that nobody here wrote: every register of its device, its
-//! interrupt, its refusals.
+//! Our vfio-user client, as a library, against a third-party server: every register of its device, its interrupt, its
+//! refusals.
 //!
 //! The card counts reads of its one register: every third reads 1 and raises INTx, the others read 0.
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Every process of a machine that runs Linux, from outside: it is confined as its profile says.
 //!
-//! The product's own audit speaks (`bulkhead ps`), and `/proc` is read here once more, without any of the
-//! product's code. What each process attempts from inside is `vmm-main/tests/isolation.rs`.
+//! `bulkhead ps` has the product's own audit; `/proc` is read here once more, without any of the product's code. What
+//! each process attempts from inside is `vmm-main/tests/isolation.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

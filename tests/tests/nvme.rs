@@ -65,7 +65,7 @@ fn domain(vm: &mut Vm) -> String {
     output(vm, &format!("cat /sys/block/{DISK}/device/device/iommu_group/type"))
 }
 
-/// What the drivers of SMMU and disk complain about. That a CMD_SYNC took a second counts on a host that lets us run.
+/// Errors in the logs of the drivers of SMMU and disk. A CMD_SYNC timeout counts only if the host let this process run.
 fn complaints(vm: &mut Vm) -> String {
     let noise = work::complaints(&mut vm.console, COMMAND).unwrap().trim().to_owned();
     let Some(worst) = starved::worst() else { return noise };
@@ -73,7 +73,10 @@ fn complaints(vm: &mut Vm) -> String {
         noise.lines().partition(|line| line.contains("CMD_SYNC timeout"));
     if !late.is_empty() {
         let worst = worst.as_millis();
-        println!("{SKIPPED}{} late CMD_SYNCs on a host that kept us waiting for {worst} ms", late.len());
+        println!(
+            "{SKIPPED}{} late CMD_SYNCs: the host kept this process from running for {worst} ms",
+            late.len()
+        );
     }
     rest.join("\n")
 }

@@ -127,7 +127,7 @@ fn restarted_under_io(mut vm: Vm, process: &str, together: &[&str]) {
         }
     }
     assert_eq!(before.len(), after.len());
-    // What follows the restarts is as what came before: it is saved and restored with all others.
+    // The last life can be saved and restored with all others.
     vm.control_json("save-restore").unwrap();
     work::another_round(&mut vm.console, COMMAND).unwrap();
     let rounds = work::end_unnoticed(&mut vm.console, COMMAND).unwrap();

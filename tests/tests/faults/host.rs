@@ -195,7 +195,7 @@ fn host_device_beyond_guest_memory_is_held_back_and_no_event_of_the_guests() {
         }
         rig.works();
     }
-    println!("{SEEN}4 transfers beyond guest memory: held back, the guest is not told");
+    println!("{SEEN}4 transfers beyond guest memory: held back, without an event for the guest");
     rig.m.end(PROCESSES);
 }
 
@@ -241,7 +241,7 @@ fn linux_logs_a_translation_fault_of_a_host_device_and_goes_on() {
         run(LOG)
     };
     for (read, log) in [(0, dma(BUFFER, UNMAPPED, START | TO_MEMORY)), (1, dma(UNMAPPED, BUFFER, START))] {
-        // The driver's words differ between versions; the record that it prints is the manual's.
+        // The driver's wording differs between versions; the record that it prints is the manual's.
         let word = |value: u64| format!("{value:#018x}");
         for expected in
             [word(F_TRANSLATION | STREAM << 32), word(read << 35 | CLASS_IN << 40), word(UNMAPPED)]

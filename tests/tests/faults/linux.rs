@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A stock Linux told of a fault: its own SMMU driver's words in its log.
+//! A fault under a stock Linux: the line of its SMMU driver in its log.
 //!
 //! The NVMe driver is unbound, which leaves the device in its DMA domain with nothing mapped. Then the controller is
 //! driven from the guest's user space, by its registers, to fetch its first command where no translation is.
@@ -55,7 +55,7 @@ fn linux_logs_a_translation_fault_with_stream_and_address_and_goes_on() {
     run(&store(0x1000, 1)); // the admin Submission Queue has one entry
     run("for i in $(seq 30); do dmesg | grep -q 'event 0x' && break; sleep 1; done; sleep 1");
     let log = run(LOG);
-    // The driver's words differ between versions; the record that it prints is the manual's.
+    // The driver's wording differs between versions; the record that it prints is the manual's.
     let word = |value: u64| format!("{value:#018x}");
     for expected in [word(F_TRANSLATION | STREAM << 32), word(1 << 35 | 2 << 40), word(UNMAPPED)] {
         assert!(log.contains(&expected), "no {expected} in the guest's log:\n{log}");

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! DMA that must not be: each kind gives the guest its architected event, once, with its stream, and the machine goes
-//! on.
+//! Forbidden DMA: each kind gives the guest its architected event, once, with its stream, and the machine goes on.
 //!
-//! The guest here is a monitor that the test drives, so the tables may be as wrong as the test wants. `linux.rs` has a
-//! stock kernel tell the same of one fault in its log. `host.rs` does both with a physical device of the host, whose
-//! DMA the host's SMMU translates.
+//! The guest here is a monitor that the test drives, so the tables may be as wrong as the test wants. `linux.rs` finds
+//! one fault in the log of a stock kernel. `host.rs` does both with a physical device of the host, whose DMA the host's
+//! SMMU translates.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A guest of seventy instructions that reads and writes its physical memory as its console tells it.
+//! A guest of seventy instructions that reads and writes its physical memory as commands on its console say.
 //!
 //! So a test is the guest's driver: every address, table and register is the test's own, no compiler is needed, and the
 //! accesses are those of a real vCPU. Hexadecimal digits make a value; a sign behind it says what to do: `@` it is the
@@ -96,7 +96,7 @@ const CODE: [u32; 68] = [
 pub struct Monitor {
     /// The machine.
     pub vm: Vm,
-    /// What is to be written next, in the monitor's words.
+    /// Commands that are still to be sent.
     pending: String,
 }
 
@@ -156,12 +156,13 @@ impl Monitor {
         self.ask(&format!("{gpa:x}@{sign}"))
     }
 
-    /// Has the guest do what was written, and this, and reads what it prints.
+    /// Sends all commands, and this one, and reads the answer.
     fn ask(&mut self, words: &str) -> u64 {
         let words = std::mem::take(&mut self.pending) + words;
         self.vm.console.send(&words).unwrap();
         let line = self.vm.console.wait_for("\n", COMMAND).unwrap();
-        u64::from_str_radix(line.trim(), 16).unwrap_or_else(|_| panic!("the monitor says {line:?}"))
+        u64::from_str_radix(line.trim(), 16)
+            .unwrap_or_else(|_| panic!("the monitor answers {line:?}, which is no number"))
     }
 
     /// Loads 32 bits until they are as wanted, and returns them.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A stock arm64 Linux on several software CPUs: all work, they go and come, and they are saved together.
+//! A stock arm64 Linux on several software CPUs: all work, are taken offline and online, and are saved together.
 
 use tests::{
     guest::{GuestFiles, USER_SPACE_MARK},

@@ -32,15 +32,15 @@ use sandbox::{Inherited, InheritedError, profiles};
 static SCRIPT: [u8; 23] = *b"HOSTILE-PEER-OF-OTHERS-";
 const MARK: &[u8; 23] = b"HOSTILE-PEER-OF-OTHERS-";
 
-/// What it does, by the last byte of the mark, and what is said when its device is lost.
+/// What it does, by the last byte of the mark, and a part of the reason for which its device is lost.
 pub const SCRIPTS: [(u8, &str); 6] = [
-    // Greets nobody but the coordinator.
+    // Says hello to the coordinator alone.
     (b'0', "it has not greeted the SMMU"),
-    // Greets everybody, and then reads and says nothing.
+    // Says hello to every peer, then neither reads nor sends.
     (b'1', "CMD_SYNC waiting"),
     // Does what the vSMMU requests, and rings every doorbell and posts every message, without end.
     (b'2', "has not answered within 10 s"),
-    // Tells the vSMMU of faults, without end and in numbers that are not.
+    // Reports faults to the vSMMU without end, with sequence numbers that do not exist.
     (b'3', "CMD_SYNC waiting"),
     // Does what the vSMMU requests, asks the vCPU process without end, and closes the channel over the first answer.
     (b'4', "function link is closed"),

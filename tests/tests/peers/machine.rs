@@ -197,7 +197,7 @@ impl Machine {
             .unwrap()
     }
 
-    /// The file that a program around it was told of.
+    /// The file whose path a program around it was given.
     pub fn launcher_file(&self) -> PathBuf {
         self.folder.path().join("launcher")
     }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Every process of a machine, stopped or killed at any of its messages, from the first of its start on.
 //!
-//! A whole life is counted first: boot, I/O of both devices, inspect, pause, resume. Then it is lived again with one
-//! process that is stopped, or killed, when it has had so many messages. What its row promises must come true: the
-//! process of a device costs that device, another one ends the machine with a report, and an order to stop is obeyed
+//! A whole life is counted first: boot, I/O of both devices, inspect, pause, resume. Then it is run again with one
+//! process that is stopped, or killed, at one of its messages. The failure policy of the system table must hold: the
+//! process of a device costs that device, another one ends the machine with a report, and a request to stop is obeyed
 //! whichever it is.
 //!
 //! A few moments are drawn each time, by a seed that is printed; `BULKHEAD_SEED` sets it. The full run draws more, and
@@ -75,7 +75,7 @@ pub fn machines() {
                 answers(&controller, "inspect", AT_ONCE);
                 let (stopped, said) = answers(&controller, "stop", STOP);
                 if process == "coordinator" {
-                    // Whoever would carry the order out is stopped. Its launcher is not.
+                    // The coordinator, which would obey, is stopped. Its launcher is not.
                     assert!(!stopped, "{said}");
                     let advice = said.split("`kill ").nth(1).and_then(|rest| rest.split('`').next());
                     let launcher = advice.unwrap_or_else(|| panic!("{said}")).parse().unwrap();
@@ -101,7 +101,7 @@ pub fn machines() {
         let report = said.lines().last().unwrap_or_default();
         println!("{code:?}: {report}");
         match (loss, code) {
-            // The order to stop came first.
+            // The request to stop came first.
             (Loss::Stopped, Some(0)) if process != "coordinator" => {}
             (Loss::Stopped, _) if process == "coordinator" => {
                 assert!(report.contains("was killed"), "{said}")
@@ -157,7 +157,7 @@ fn answers(controller: &Controller, task: &str, limit: Duration) -> (bool, Strin
     (output.status.success(), said)
 }
 
-/// Counts a life's messages, and lives it again for each point that is drawn. `check` says whether it was come to.
+/// Counts a life's messages, and runs it again for each point that is drawn. `check` says whether it was reached.
 fn each_point(processes: &[&'static str], check: impl Fn(Machine, &str, Loss, &Tracer) -> bool) {
     let Some(counts) = count() else { return };
     let mut draw = Draw::by_seed();
@@ -177,7 +177,7 @@ fn each_point(processes: &[&'static str], check: impl Fn(Machine, &str, Loss, &T
         }
     }
     println!("{SEEN}{lost} of {lives} lives lost a process at a message; a whole one has {counts:?}");
-    assert!(lost > 0, "no life came to its point");
+    assert!(lost > 0, "no life reached its point");
 }
 
 /// How many messages each process has in a whole life. Nothing, where a suite has to skip.

@@ -53,7 +53,7 @@ pub enum Plan {
     Stop { process: &'static str, generation: u32, message: u64 },
 }
 
-/// The tracer of one machine: a thread, since it is a thread that the kernel tells.
+/// The tracer of one machine: a thread, since ptrace reports to the tracing thread alone.
 pub struct Tracer {
     /// The process, as soon as it is stopped. Closed when there is nothing more to trace.
     pub stopped: Receiver<Pid>,
@@ -62,14 +62,14 @@ pub struct Tracer {
     thread: JoinHandle<()>,
 }
 
-/// Words that run a program which waits to be traced and says who it is in `file`.
+/// Program and arguments that run another one which waits to be traced and writes its pid to `file`.
 pub fn under(file: &Path) -> Vec<String> {
     let script = r#"echo $$ >"$0" && kill -STOP $$ && exec "$@""#;
     vec!["sh".into(), "-c".into(), script.into(), file.display().to_string()]
 }
 
 impl Tracer {
-    /// Traces the program that will say who it is in `file`.
+    /// Traces the program that writes its pid to `file`.
     pub fn start(file: PathBuf, plan: Plan) -> Self {
         Self::trace(file, plan, true)
     }
@@ -88,7 +88,7 @@ impl Tracer {
         Self { stopped, given_up, counts, thread }
     }
 
-    /// Stops nothing from here on. A process that is being stopped at this moment is told of still.
+    /// Stops nothing from here on. A process that is being stopped at this moment is still reported.
     pub fn give_up(&self) {
         self.given_up.store(true, Ordering::SeqCst);
     }
@@ -143,7 +143,7 @@ fn threads_of(process: Pid) -> Vec<Pid> {
     tasks.filter_map(|task| task.file_name().to_str()?.parse().ok().map(Pid::from_raw)).collect()
 }
 
-/// The name and generation of a process of a machine: the words after its program. Who has no generation has the first.
+/// The name and generation of a process of a machine: its first two arguments. Without a generation it is the first.
 fn life_of(process: Pid) -> Life {
     let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
     let mut words = line.split(|byte| *byte == 0).skip(1).map(String::from_utf8_lossy);

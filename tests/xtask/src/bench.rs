@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask bench`: numbers that mean something on any machine, because each is taken beside a yardstick in
+//! `cargo xtask bench`: numbers that are comparable between machines, because each is measured beside a reference in
 //! the same run and printed as a ratio.
 
 mod boot;

@@ -28,7 +28,7 @@ pub struct Options {
     quick: bool,
 }
 
-/// What became of one part.
+/// The outcome of one part.
 enum Part {
     Ok,
     Failed(String),

@@ -98,7 +98,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes sure that the guest's files are there, and says where.
+/// Fetches or builds whatever of the guest's files is missing, and returns where they are.
 pub fn obtain(options: &Options) -> Result<GuestFiles> {
     let cache = places::cache();
     let _lock = lock(&cache)?;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `cargo xtask interop`: both ends of vfio-user against ends that nobody here wrote.
+//! `cargo xtask interop`: both ends of vfio-user against third-party implementations.
 //!
 //! The foreign parts are fetched into the cache: QEMU as a package of the newest stable release of the machine's own
 //! distribution, with its libraries, and the example server of a crate from the crate registry. Neither is needed to

@@ -194,14 +194,19 @@ impl Lab {
         self.parts.folder.join("logs")
     }
 
-    fn server<'a>(&'a self, tables: Option<&'a Path>, kernel_words: &'static str, logs: &str) -> Server<'a> {
+    fn server<'a>(
+        &'a self,
+        tables: Option<&'a Path>,
+        kernel_parameters: &'static str,
+        logs: &str,
+    ) -> Server<'a> {
         Server {
             emulator: &self.parts.emulator,
             firmware: &self.parts.firmware,
             kernel: &self.parts.kernel,
             disk: &self.disk,
             tables,
-            kernel_words,
+            kernel_parameters,
             trace: self.trace.as_deref(),
             logs: self.logs().join(logs),
         }

@@ -42,15 +42,15 @@ enum Task {
     Test(test::Options),
     /// Run what continuous integration runs besides the tests: rules, formatting, lints, the arm64 build
     Check(check::Options),
-    /// Measure, beside a yardstick in the same run
+    /// Measure, beside a reference in the same run
     Bench(bench::Options),
     /// Run a public suite of arm64 guests, from images built outside the tree
     ArmSuite(arm_suite::Options),
     /// Run the fuzz targets
     Fuzz(fuzz::Options),
-    /// Bring up the Arm lab, an emulated arm64 server, and run the programs there on the real kernel interfaces
+    /// Boot the Arm lab, an emulated arm64 server, and run the programs there on the real kernel interfaces
     Lab(lab::Options),
-    /// Run both ends of vfio-user against ends that nobody here wrote
+    /// Run both ends of vfio-user against third-party ones
     Interop(interop::Options),
     /// Add a role to a copy of the tree, and see that nothing but template, profile and program is needed
     Role,

@@ -70,7 +70,7 @@ pub fn run() -> Result<ExitCode> {
             vm.wait_running(BOOT)?;
             let inspected: Vec<Inspected> = serde_json::from_str(&vm.control_json("inspect")?)?;
             let own = inspected.into_iter().find(|row| row.process == NAME);
-            let values = own.with_context(|| format!("`inspect` knows no {NAME}"))?.values;
+            let values = own.with_context(|| format!("`bulkhead inspect` has no process {NAME}"))?.values;
             let len = values.get("ram.len").and_then(serde_json::Value::as_u64);
             ensure!(len == Some(MEMORY_LEN), "its RAM is not the guest's: {values:?}");
             Ok((vm, "it has guest RAM and a dirty log, by name".to_owned()))
@@ -103,7 +103,7 @@ fn audited(vm: &Vm, state: &str) -> Result<String> {
     let rows: BTreeMap<String, Vec<Process>> =
         serde_json::from_str(&vm.control_json("ps")?).context("the processes of each VM")?;
     let row = rows.into_values().flatten().find(|row| row.name == NAME);
-    let row = row.with_context(|| format!("`ps` knows no {NAME}"))?;
+    let row = row.with_context(|| format!("`bulkhead ps` has no process {NAME}"))?;
     ensure!(row.state == state, "it is {}, not {state}", row.state);
     let observed = row.observed.context("nothing was observed")?;
     ensure!(observed.drift.is_empty(), "it is not confined as its profile says: {:?}", observed.drift);

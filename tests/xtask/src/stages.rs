@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A row of stages, each `ok` or `FAILED`, and the table that ends a task.
 //!
-//! Where stages build on each other, a failed one ends the row: what comes after it is `not reached`. Both
-//! count as not ok, so exit code 0 means that every announced stage was seen to work.
+//! Where stages build on each other, a failed one ends the row: what comes after it is `not reached`. Both count as not
+//! ok, so exit code 0 means that every stage worked.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::progress::Step;
 /// Characters of a stage's result that go into the table: what a terminal of ordinary width has room for.
 const SEEN_LEN_MAX: usize = 90;
 
-/// What became of a stage.
+/// The outcome of a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
     Ok,

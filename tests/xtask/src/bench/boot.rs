@@ -45,7 +45,7 @@ pub struct Options {
 /// One of our boots.
 struct Boot {
     wall: Duration,
-    /// Instructions that the guest's CPU executed up to the prompt, if the machine tells.
+    /// Instructions that the guest's CPU executed up to the prompt, if `bulkhead inspect` shows them.
     instructions: Option<u64>,
 }
 
@@ -79,7 +79,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
                 count as f64 / 1e9
             );
         }
-        None => println!("{SKIPPED}the number of instructions: the machine does not tell it"),
+        None => println!("{SKIPPED}the number of instructions: `bulkhead inspect` does not show it"),
     }
     let (Some(qemu), Some(their_median)) = (qemu, median(&mut theirs)) else {
         println!("{SKIPPED}the comparison: {}", QEMU.missing());

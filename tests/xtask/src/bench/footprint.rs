@@ -133,7 +133,7 @@ impl Footprint {
             let count = count.with_context(|| format!("no number of KiB: {line:?}"))?;
             *counted += if is_counted { count } else { 0 };
         }
-        ensure!(sum.proportional > 0, "the kernel tells no memory");
+        ensure!(sum.proportional > 0, "`smaps` has no memory counts");
         Ok(sum)
     }
 }

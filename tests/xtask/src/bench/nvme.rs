@@ -28,7 +28,7 @@ const IMAGE_LEN: u64 = 256 << 20;
 /// How long the guest keeps up each pattern, by its own clock.
 const SPAN_MS: u32 = 2000;
 
-/// What the guest does: words of `diskrate`, and the bytes of an access.
+/// What the guest does: arguments of `diskrate`, and the bytes of an access.
 const PATTERNS: [(&str, &str, u64, u32); 4] = [
     ("read", "random", 4096, 32),
     ("write", "random", 4096, 32),

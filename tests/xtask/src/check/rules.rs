@@ -32,7 +32,7 @@ pub const ALL: [(&str, Rule); 12] = [
     ("no printing that panics", prints::check),
     ("no address or path of one machine", addresses::check),
     ("every ignored test says why", ignores::check),
-    ("no circle of files where the order is said", circles::check),
+    ("no dependency cycle of files where an order is documented", circles::check),
     ("manifests and design notes", manifests::check),
     ("what is said to be missing is missing", not_yet::check),
     ("words of the field", words::check),

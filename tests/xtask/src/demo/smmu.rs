@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What Linux says about our SMMU when its driver probes it, against what we advertise.
+//! The features that Linux's driver reports for our SMMU, against those that we advertise.
 //!
 //! The driver prints the features it derived from the ID registers as a bit mask of its own; the bits are
 //! named here after its source (drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.h, unchanged since 5.10 for these).

@@ -55,8 +55,8 @@ pub struct Server<'a> {
     pub disk: &'a Path,
     /// An archive with tables that replace the firmware's.
     pub tables: Option<&'a Path>,
-    /// Words of the kernel's command line that make this kind of server, with a space behind each.
-    pub kernel_words: &'static str,
+    /// Kernel parameters that make this kind of server, with a space behind each.
+    pub kernel_parameters: &'static str,
     /// Events of the emulator to record, as a pattern.
     pub trace: Option<&'a str>,
     /// Where its logs go.
@@ -69,8 +69,8 @@ impl Server<'_> {
         [&HARDWARE[..], &DEVICES[..]].concat().join(" ")
     }
 
-    /// The emulator's command. `words` end the kernel's command line.
-    pub fn command(&self, words: &str, shell: bool) -> Result<Command> {
+    /// The emulator's command. `parameters` end the kernel's command line.
+    pub fn command(&self, parameters: &str, shell: bool) -> Result<Command> {
         fs::create_dir_all(&self.logs)
             .with_context(|| format!("{} could not be made", self.logs.display()))?;
         let mut command = self.emulator.emulator();
@@ -80,10 +80,10 @@ impl Server<'_> {
             command.arg("-initrd").arg(tables);
         }
         let quiet = if shell { "" } else { "quiet " };
-        let own = self.kernel_words;
-        command
-            .arg("-append")
-            .arg(format!("console=ttyAMA0 {quiet}root=/dev/vda rw rootwait init=/sbin/init {own}{words}"));
+        let own = self.kernel_parameters;
+        command.arg("-append").arg(format!(
+            "console=ttyAMA0 {quiet}root=/dev/vda rw rootwait init=/sbin/init {own}{parameters}"
+        ));
         if let Some(events) = self.trace {
             command.args(["-trace", events, "-D"]).arg(self.logs.join("trace.log"));
         }
@@ -119,8 +119,8 @@ impl Server<'_> {
     }
 
     /// Runs the server until it powers off or `limit` has passed; `each` gets every record as it comes.
-    pub fn run(&self, words: &str, limit: Duration, mut each: impl FnMut(Record)) -> Result<()> {
-        let mut command = dying_with_us(self.command(words, false)?);
+    pub fn run(&self, parameters: &str, limit: Duration, mut each: impl FnMut(Record)) -> Result<()> {
+        let mut command = dying_with_us(self.command(parameters, false)?);
         let mut records = Records::of(self.records())?;
         let errors = self.logs.join("emulator.log");
         command.stdin(Stdio::null()).stdout(Stdio::null());

@@ -29,7 +29,7 @@ impl Table {
         self.rows.last().is_some_and(|row| row.end.is_none())
     }
 
-    /// Takes what the server reports; tells of the end of a scenario at once.
+    /// Takes what the server reports; prints the end of a scenario at once.
     pub fn take(&mut self, record: Record) {
         if let Record::Begin(name) = record {
             eprintln!("{name} ...");

@@ -27,7 +27,7 @@ const PROGRAMS: [(&str, &str); 5] = [
 ];
 const COORDINATOR: &str = "coordinator";
 
-/// The words that run a program under `strace`, with its files in `folder`.
+/// Program and arguments that run another under `strace`, with its files in `folder`.
 pub fn command(folder: &Path) -> Vec<String> {
     let files = folder.join("of");
     let words =

@@ -47,7 +47,7 @@ pub struct Machine<'a> {
     pub disk: &'a Path,
 }
 
-/// What came of a boot with systemd.
+/// The outcome of a boot with systemd.
 pub struct Booted {
     pub took: Duration,
     /// What `systemctl is-system-running` says.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! In the rooms named here no file uses itself by way of others: each can be read with what stands above it.
+//! In the folders listed here no file depends on itself through others: each can be read with what stands above it.
 //!
 //! Read off `use` lines with paths from the crate's root or from the parent. Tests may use anything, and so do a
 //! module's own parts, which are one with it.
@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::check::tree::Tree;
 
 /// A crate's source folder, and a folder in it no file of which may be in a circle.
-const ROOMS: [(&str, &str); 1] = [("vcpu/src/", "interrupts")];
+const FOLDERS: [(&str, &str); 1] = [("vcpu/src/", "interrupts")];
 
 pub fn check(tree: &Tree) -> Vec<String> {
-    ROOMS.iter().flat_map(|(root, room)| of_room(tree, root, room)).collect()
+    FOLDERS.iter().flat_map(|(root, room)| of_room(tree, root, room)).collect()
 }
 
 fn of_room(tree: &Tree, root: &str, room: &str) -> Vec<String> {
@@ -26,7 +26,7 @@ fn of_room(tree: &Tree, root: &str, room: &str) -> Vec<String> {
     let of_the_room = modules.keys().filter(|name| name.starts_with(&format!("{room}/")));
     of_the_room
         .filter(|name| reached(name, &uses).contains(name.as_str()))
-        .map(|name| format!("{root}{name}: is in a circle of files that use each other"))
+        .map(|name| format!("{root}{name}: is in a dependency cycle of files: break the cycle, as the folder's head says the order"))
         .collect()
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! No program of the product prints by the macros that panic: with a closed reader or a full disk behind them they end
-//! whoever used them, and a line written so has no level.
+//! the process, and a line written so has no level.
 //!
-//! A process logs by `ipc::log`, the coordinator by `tracing`, and an answer is written by calls whose failure somebody
-//! handles.
+//! A process logs by `ipc::log`, the coordinator by `tracing`, and an answer is written by calls whose failure is
+//! handled.
 
 use crate::check::tree::Tree;
 

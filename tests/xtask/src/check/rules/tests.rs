@@ -119,7 +119,7 @@ fn circle_through_a_file_of_the_room_is_found_and_one_outside_is_not() {
         [("vcpu/src/uart.rs", "use crate::tty::Tty;\n"), ("vcpu/src/tty.rs", "use super::uart::Uart;\n")];
     let good = [&[lines, seam, ("vcpu/src/gate.rs", "")][..], &outside].concat();
     assert!(circles::check(&Tree::of(&good)).is_empty());
-    // By way of a file that is not in the room.
+    // Through a file that is not in the folder.
     let gate = ("vcpu/src/gate.rs", "use crate::windows::Windows;\n");
     let windows = ("vcpu/src/windows.rs", "use crate::interrupts::lines::{Line, Lines};\n");
     assert_eq!(circles::check(&Tree::of(&[lines, seam, gate, windows])).len(), 1);
