@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The state machine against a model of the world, by random orders of events and by single stories.
+//! The state machine against a model of the world, by events in random order and by single stories.
 
 mod measurements;
 mod properties;
 mod recoveries;
 mod restarts;
+mod save_restores;
 mod stories;
 mod world;
