@@ -47,7 +47,7 @@ pub struct Moved {
 /// The result of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Its status.
+    /// Status for the completion queue entry.
     pub status: Status,
     /// Dword 0 of the completion.
     pub dw0: u32,
@@ -85,7 +85,7 @@ pub struct Registers {
 /// Queues by identifier; 0 are the admin queues.
 pub type Queues<T> = [Option<T>; QUEUES_MAX as usize + 1];
 
-/// The controller.
+/// Registers, queues and features of an NVMe controller; makes jobs and does no I/O.
 #[derive(Debug)]
 pub struct Controller {
     identity: Identity,

@@ -87,7 +87,7 @@ pub enum DeviceError {
     Flush(std::io::Error),
 }
 
-/// The device.
+/// An NVMe controller as a PCI function with an image: registers, resets, interrupts, migration.
 pub struct Device {
     engine: Arc<Engine>,
     identity: Identity,

@@ -22,7 +22,7 @@ pub enum IdentityError {
     },
 }
 
-/// The identity.
+/// What the controller says of itself and of its namespace (Identify).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Serial number: up to 20 characters.
@@ -33,7 +33,7 @@ pub struct Identity {
     pub blocks: u64,
     /// The namespace's UUID, from which its other names are made.
     pub uuid: [u8; 16],
-    /// It is read-only.
+    /// The namespace is write-protected.
     pub read_only: bool,
 }
 

@@ -25,7 +25,7 @@ pub struct Segment {
 /// The pieces of one command's data. A single one, which most commands have, needs no memory of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Segments {
-    /// One.
+    /// A contiguous range.
     One(Segment),
     /// Several, or none.
     Several(Vec<Segment>),

@@ -17,7 +17,7 @@ pub const ENTRIES_MAX: u32 = 1024;
 /// The largest identifier of an I/O queue.
 pub const QUEUES_MAX: u16 = 16;
 
-/// A Submission Queue.
+/// A Submission Queue in host memory, and how far it is fetched (NVMe 1.4 §4.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubmissionQueue {
     /// Base address.
@@ -74,11 +74,11 @@ pub struct Completed {
     pub sqid: u16,
     /// Command identifier.
     pub cid: u16,
-    /// Status.
+    /// Status field, without the phase tag.
     pub status: Status,
 }
 
-/// A Completion Queue.
+/// A Completion Queue in host memory, and completions that have no room in it (NVMe 1.4 §4.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompletionQueue {
     /// Base address.
@@ -104,7 +104,7 @@ pub struct CompletionQueue {
 pub struct Posting {
     /// Address of the slot.
     pub iova: u64,
-    /// The entry.
+    /// Its bytes, with the phase tag.
     pub entry: [u8; COMPLETION_LEN],
     /// The vector to raise afterwards.
     pub vector: Option<u16>,

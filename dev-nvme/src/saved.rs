@@ -64,7 +64,7 @@ pub struct NamespaceV1 {
     pub blocks: u64,
 }
 
-/// A Submission Queue.
+/// The saved form of `SubmissionQueue`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of the runtime types")]
 pub struct SubmissionQueueV1 {
@@ -76,7 +76,7 @@ pub struct SubmissionQueueV1 {
     pub cqid: u16,
 }
 
-/// A Completion Queue.
+/// The saved form of `CompletionQueue`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of the runtime types")]
 pub struct CompletionQueueV1 {
@@ -100,7 +100,7 @@ pub struct CompletedV1 {
     pub status: u16,
 }
 
-/// Features.
+/// The saved form of Set Features values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of the runtime types")]
 pub struct FeaturesV1 {
@@ -155,7 +155,7 @@ pub enum StateError {
     /// A value that no controller can have.
     #[error("saved NVMe state: invalid value {found:#x}: {what}")]
     Impossible {
-        /// What.
+        /// Name of the saved field.
         what: &'static str,
         /// Its value.
         found: u64,

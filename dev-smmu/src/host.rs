@@ -40,9 +40,9 @@ impl RegisterSink for RegisterPage {
 /// The three wires. Each is a doorbell that the vCPU process turns into an edge.
 #[derive(Debug)]
 pub struct Wires {
-    /// Event queue.
+    /// For records in the Event queue.
     pub event_queue: Ringer,
-    /// Global error.
+    /// For a change of SMMU_GERROR.
     pub global_error: Ringer,
     /// CMD_SYNC.
     pub command_sync: Ringer,

@@ -75,7 +75,7 @@ pub struct Link {
     pub peer: InstanceId,
     /// For people.
     pub name: String,
-    /// The stream.
+    /// StreamID of its DMA.
     pub stream: StreamId,
     channel: Channel<Stage1>,
     progress: Mutex<Progress>,

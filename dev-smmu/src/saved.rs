@@ -53,7 +53,7 @@ pub struct SmmuV1 {
 /// Version 2: the registers, and faults that devices had reported that were not in the Event queue.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SmmuV2 {
-    /// The registers.
+    /// As in version 1.
     pub registers: SmmuV1,
     /// Faults that are not recorded yet, oldest first for each stream.
     pub faults: Vec<FaultV2>,

@@ -58,7 +58,7 @@ pub struct Descriptors {
     pub checkpoint: OwnedFd,
     /// The MMIO ring.
     pub ring: OwnedFd,
-    /// The register page.
+    /// The page of registers that the guest reads without an exit.
     pub register_page: OwnedFd,
     /// The interrupts.
     pub wires: Wires,

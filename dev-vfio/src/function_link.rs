@@ -23,7 +23,7 @@ use ipc::protocol::inspect::Inspect;
 /// this long at most.
 const ANSWER_SPAN: Duration = budget::vfio::GATE;
 
-/// The link.
+/// The function's end of the channel to the vCPU process.
 #[derive(Debug)]
 pub struct FunctionLink {
     channel: Channel<protocol::FunctionLink>,

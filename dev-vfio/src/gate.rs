@@ -51,7 +51,7 @@ impl Gate {
         *self.closed() = true;
     }
 
-    /// Opens it.
+    /// Lets transfers and interrupts go on.
     pub fn open(&self) {
         *self.closed() = false;
         self.changed.notify_all();

@@ -152,7 +152,7 @@ pub enum StateError {
     /// A value that no function ever has.
     #[error("saved state of a function: invalid value {found:#x}: {what}")]
     Impossible {
-        /// What.
+        /// Name of the saved field.
         what: &'static str,
         /// Its value.
         found: u64,

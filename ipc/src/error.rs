@@ -222,7 +222,7 @@ pub enum Breach {
     /// A shared structure's header is not what was agreed.
     #[error("shared structure's {field} is {found:#x}")]
     Layout {
-        /// The field.
+        /// Name of the header's field.
         field: &'static str,
         /// Its value.
         found: u64,
@@ -240,7 +240,7 @@ pub enum Breach {
     /// A ring slot holds an invalid request.
     #[error("invalid ring request: {field} is {found:#x}")]
     RingRequest {
-        /// The field.
+        /// Name of the slot's field.
         field: &'static str,
         /// Its value.
         found: u64,

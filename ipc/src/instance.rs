@@ -14,7 +14,7 @@ use crate::hello::Role;
 /// One process of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InstanceId {
-    /// Its role.
+    /// What the process is for.
     pub role: Role,
     /// Its index in the role, from 0.
     pub index: u8,

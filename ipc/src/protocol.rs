@@ -36,7 +36,7 @@ pub trait Protocol: 'static {
     const ID: u16;
     /// Its version in the frame header: one higher with every change of any of its messages.
     const VERSION: u16;
-    /// Requests.
+    /// Messages that are answered, from either end.
     type Request: Message;
     /// Replies.
     type Reply: Message;

@@ -95,7 +95,7 @@ const fn panic_name() -> ! {
 /// A struct that is the body of one kind and version of state unit. Frozen once released: a change is a new
 /// struct with a higher `VERSION` and a conversion from this one.
 pub trait SavedState: Serialize + DeserializeOwned {
-    /// Its kind.
+    /// Names the state unit; never reused.
     const KIND: UnitKind;
     /// The version of the struct.
     const VERSION: u16;
@@ -305,7 +305,7 @@ impl Writer {
 /// One unit of a stream: envelope read and checked, body not decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unit<'a> {
-    /// Its kind.
+    /// As the envelope names it.
     pub kind: UnitKind,
     /// The version of its struct.
     pub version: u16,

@@ -20,7 +20,7 @@ pub enum SlotKind {
     Control,
     /// The crash page, where it records why it died.
     CrashPage,
-    /// The log.
+    /// The pipe for log lines: standard error.
     Log,
     /// The configuration, from launcher to coordinator.
     Handover,
@@ -38,13 +38,13 @@ pub enum SlotKind {
     DirtyLog,
     /// An MMIO ring.
     Ring,
-    /// A register page.
+    /// The page of registers that the guest reads without an exit.
     RegisterPage,
     /// A wired interrupt: a doorbell.
     Irq(IrqLine),
     /// A stage 1 channel.
     Stage1,
-    /// A function link.
+    /// The channel between a function's process and the vCPU process.
     FunctionLink,
     /// A board of pending MSIs.
     MsiBoard,

@@ -37,7 +37,7 @@ pub enum BindError {
     /// It is not a socket.
     #[error("{path:?} exists and is {kind}, which is not replaced by a socket: give a path that is free")]
     NotASocket {
-        /// The path.
+        /// Where the socket was to be.
         path: PathBuf,
         /// The type of the file.
         kind: &'static str,
@@ -45,9 +45,9 @@ pub enum BindError {
     /// The host refused.
     #[error("the socket {path:?} cannot be made: {step}: {source}")]
     Host {
-        /// The path.
+        /// Where the socket was to be.
         path: PathBuf,
-        /// The step.
+        /// What failed, as a verb phrase.
         step: &'static str,
         /// The reason.
         source: io::Error,

@@ -41,7 +41,7 @@ pub enum FormatError {
     /// A file of a known kind.
     #[error("the kernel is {what}")]
     Known {
-        /// What it is.
+        /// The kind of file, as the end of a sentence.
         what: String,
         /// What to do.
         advice: String,

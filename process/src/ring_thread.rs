@@ -60,7 +60,7 @@ pub enum ModeError {
     /// The thread did not get there within its span.
     #[error("the ring thread did not become {mode:?} within {} s", span.as_secs())]
     Late {
-        /// The mode.
+        /// What it was to become.
         mode: Mode,
         /// How long it was waited for.
         span: Duration,

@@ -40,7 +40,7 @@ pub enum StartError {
     /// The name is that of another program's process.
     #[error("{name} is started with the program of a {role}")]
     OtherRole {
-        /// The name.
+        /// As given in the arguments.
         name: InstanceId,
         /// The program's role.
         role: Role,

@@ -58,7 +58,7 @@ pub struct Status {
     pub no_new_privs: bool,
     /// The capability sets.
     pub capabilities: Capabilities,
-    /// Threads.
+    /// How many threads it has.
     pub threads: u32,
     /// The process's number in each pid namespace, the observer's first.
     pub ns_pids: Vec<i32>,
@@ -69,7 +69,7 @@ pub struct Status {
 pub struct Namespace {
     /// Of the process.
     pub id: u64,
-    /// Of the observer.
+    /// Inode number of the observer's own namespace of this kind.
     pub observer: u64,
 }
 

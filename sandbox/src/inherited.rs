@@ -24,9 +24,9 @@ pub enum InheritedError {
         "descriptor {number}, `{name}`, was not inherited; this program is started by `bulkhead run`, not by hand"
     )]
     NotOpen {
-        /// Its name.
+        /// As the parent passed it in the arguments.
         name: String,
-        /// Its number.
+        /// The descriptor, by its position in the arguments.
         number: u32,
     },
     /// The names are invalid.

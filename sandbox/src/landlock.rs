@@ -75,7 +75,7 @@ pub struct InForce {
 pub struct Gap {
     /// The first ABI that denies it.
     pub abi: u32,
-    /// What.
+    /// The operation that older kernels do not deny.
     pub what: &'static str,
     /// The other mechanism.
     pub wall: &'static str,

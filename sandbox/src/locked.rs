@@ -37,7 +37,7 @@ impl Locked {
 /// What is in force in a sealed process, as it verified itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enforced {
-    /// The profile.
+    /// Name of the profile.
     pub profile: &'static str,
     /// The ABI all of whose rights are denied: the kernel's own, or the newest we know.
     pub landlock_abi: u32,

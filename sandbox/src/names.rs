@@ -31,7 +31,7 @@ pub enum NamesError {
     /// The log is where the standard library looks for it.
     #[error("descriptor {number} is called `{name}`, but descriptor {STDERR} is the `{LOG}`, and no other")]
     Log {
-        /// A number.
+        /// The descriptor.
         number: usize,
         /// The name that it cannot have.
         name: String,

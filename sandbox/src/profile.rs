@@ -12,7 +12,7 @@ use crate::memory_file::MemoryFiles;
 /// An architecture a profile can be compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arch {
-    /// x86-64.
+    /// 64-bit x86.
     X86_64,
     /// AArch64.
     Aarch64,

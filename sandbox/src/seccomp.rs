@@ -21,7 +21,7 @@ pub enum CompileError {
     /// A rule names a call that the architecture does not have.
     #[error("profile `{profile}` names `{syscall}`, which {arch} does not have")]
     UnknownSyscall {
-        /// The profile.
+        /// Name of the profile.
         profile: &'static str,
         /// The name.
         syscall: &'static str,
@@ -31,7 +31,7 @@ pub enum CompileError {
     /// A call that is to answer ENOSYS is not let through by the rules.
     #[error("profile `{profile}`: `{syscall}` is to answer ENOSYS but its rule would trap first")]
     AbsentTraps {
-        /// The profile.
+        /// Name of the profile.
         profile: &'static str,
         /// The name.
         syscall: &'static str,
@@ -39,7 +39,7 @@ pub enum CompileError {
     /// A rule is about a descriptor that the process was not given.
     #[error("profile `{profile}` has a rule about descriptor `{slot}`, which was not given")]
     UnknownSlot {
-        /// The profile.
+        /// Name of the profile.
         profile: &'static str,
         /// The descriptor's name.
         slot: &'static str,
@@ -47,7 +47,7 @@ pub enum CompileError {
     /// The compiler refused the rules.
     #[error("profile `{profile}`: the filter does not compile: {source}")]
     Backend {
-        /// The profile.
+        /// Name of the profile.
         profile: &'static str,
         /// What the compiler said.
         source: seccompiler::BackendError,

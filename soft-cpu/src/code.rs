@@ -38,7 +38,7 @@ struct Cached {
     ops: Box<CodePage>,
 }
 
-/// The cache.
+/// Decoded pages by physical address.
 pub(crate) struct CodeCache {
     pages: Vec<Cached>,
     by_frame: HashMap<u64, u32>,

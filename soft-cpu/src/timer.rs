@@ -14,7 +14,7 @@ const ENABLE: u64 = 1 << 0;
 const IMASK: u64 = 1 << 1;
 const ISTATUS: u64 = 1 << 2;
 
-/// One timer.
+/// Registers and output of one EL1 timer.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Timer {
     /// CTL.ENABLE and CTL.IMASK.

@@ -67,7 +67,7 @@ impl Server {
         Self::start_with(program, &["--socket-path"], folder)
     }
 
-    /// Starts the sample.
+    /// Starts libvfio-user's sample, verbose, with its socket and log in `folder`.
     pub fn start_sample(program: &Path, folder: &Path) -> Result<Self> {
         Self::start_with(program, &["-v"], folder)
     }

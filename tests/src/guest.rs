@@ -31,7 +31,7 @@ pub fn run_word(program: &str) -> String {
     format!("bulkhead.run={program}")
 }
 
-/// The files of one guest.
+/// Paths of what a guest boots from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestFiles {
     /// An arm64 `Image`.

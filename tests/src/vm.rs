@@ -32,7 +32,7 @@ pub struct Options {
     pub programs: PathBuf,
     /// What it boots.
     pub guest: GuestFiles,
-    /// Its name.
+    /// As `--name` takes it.
     pub name: String,
     /// Guest RAM, as the command line takes it.
     pub memory: String,
@@ -107,7 +107,7 @@ impl Options {
 
 /// A running machine.
 pub struct Vm {
-    /// Its console.
+    /// Standard input and output of `bulkhead run`.
     pub console: Console,
     options: Options,
     runtime: tempfile::TempDir,

@@ -26,7 +26,7 @@ struct State {
     parked: usize,
 }
 
-/// The gate.
+/// Blocks the threads that run guest code during a pause.
 #[derive(Debug)]
 pub struct Gate {
     state: Mutex<State>,

@@ -39,7 +39,7 @@ const WAIT_SLICE: Duration = Duration::from_millis(100);
 /// was stopped as well.
 const WAIT_COUNTED_MAX: Duration = Duration::from_millis(200);
 
-/// The device.
+/// A device in another process, reached through its ring.
 #[derive(Debug)]
 pub struct RemoteDevice {
     health: Arc<Health>,

@@ -18,9 +18,9 @@ pub trait Interrupts: Send + Sync {
 /// What a controller is connected to: a host's memory and its interrupts.
 #[derive(Clone)]
 pub struct Host {
-    /// Its memory.
+    /// Where queues and data are, by IOVA.
     pub memory: Arc<dyn HostMemory>,
-    /// Its interrupts.
+    /// How its vectors are signalled.
     pub interrupts: Arc<dyn Interrupts>,
 }
 

@@ -9,7 +9,7 @@ use crate::pci::VECTORS;
 const ENTRY_LEN: usize = 16;
 const TABLE_LEN: usize = VECTORS as usize * ENTRY_LEN;
 
-/// The table.
+/// The MSI-X table's bytes, which the controller itself does not act upon.
 #[derive(Clone, Debug)]
 pub struct MsixTable {
     bytes: [u8; TABLE_LEN],

@@ -27,7 +27,7 @@ const UNKNOWN_MAX: usize = 256;
 /// First and last of some bytes or pages.
 type Span = RangeInclusive<u64>;
 
-/// The log.
+/// Pages that were written by DMA since the client asked last.
 #[derive(Debug, Default)]
 pub struct DirtyLog {
     enabled: AtomicBool,

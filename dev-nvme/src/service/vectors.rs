@@ -100,7 +100,7 @@ impl VectorRef<'_> {
         self.vector.signal_if_pending();
     }
 
-    /// Raises it.
+    /// Makes the vector pending, and signals it unless it is masked.
     pub fn raise(&mut self) {
         self.vector.pending = true;
         self.vector.signal_if_pending();

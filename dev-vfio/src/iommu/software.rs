@@ -131,7 +131,7 @@ impl SoftIommu {
         self.piece(iova, size_of::<u32>(), false).map(|(gpa, _)| gpa)
     }
 
-    /// The counters.
+    /// Counts of translations and faults, for `inspect`.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }

@@ -14,7 +14,7 @@ use crate::saved::{IntxV1, StateError};
 /// What the caller has to do after a change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing.
+    /// The pin's level is as before.
     #[default]
     Nothing,
     /// Assert the pin at the interrupt controller.

@@ -24,7 +24,7 @@ const VECTOR_MASKED: u32 = 1;
 pub struct Message {
     /// Message Address, an IOVA.
     pub address: u64,
-    /// The data.
+    /// Message Data.
     pub data: u32,
 }
 
@@ -91,7 +91,7 @@ impl Msix {
         self.held = held;
     }
 
-    /// A read of the table.
+    /// The doubleword at `offset` into the table; 0 beyond its end.
     pub fn read_table(&self, offset: u64) -> u32 {
         let Some((vector, field)) = self.locate(offset) else { return 0 };
         let [low, high] = halves(vector.address);

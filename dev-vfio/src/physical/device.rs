@@ -115,7 +115,7 @@ impl PhysicalDevice {
         }
     }
 
-    /// Its interrupts.
+    /// Its eventfds, and the calls that connect them.
     pub fn interrupts(&self) -> &Interrupts {
         &self.interrupts
     }

@@ -14,7 +14,7 @@ use super::device::PhysicalDevice;
 use crate::function::Function;
 use crate::threads::{LOOK_TIMESPEC, spawn};
 
-/// Starts the thread.
+/// Spawns the thread that passes events of the kernel's fault queue on to the vSMMU.
 pub fn start_thread(function: &Arc<Function<PhysicalDevice>>) -> io::Result<()> {
     let file = function.iommu().events().try_clone_to_owned()?;
     let theirs = Arc::clone(function);

@@ -66,7 +66,7 @@ impl Findings {
         self.lines.iter().all(|(_, verdict, _)| *verdict != Verdict::Lacks)
     }
 
-    /// The table.
+    /// One line of text for each check: what, verdict, detail.
     pub fn table(&self) -> String {
         let width = self.lines.iter().map(|(what, ..)| what.chars().count()).max().unwrap_or(0);
         let mut table = String::new();

@@ -34,7 +34,7 @@ pub enum Incoming<P: Protocol = Control> {
         /// Its descriptors: as many as the body's `fd_count`.
         fds: Vec<OwnedFd>,
     },
-    /// An event.
+    /// A message that is not answered.
     Event {
         /// The event.
         body: P::Event,

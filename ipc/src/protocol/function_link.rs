@@ -30,7 +30,7 @@ pub const WINDOW_ALIGN: u64 = 4096;
 /// The most vectors of one function. Each takes a descriptor in both processes, and a route in KVM.
 pub const VECTORS_MAX: u16 = 64;
 
-/// The function link.
+/// The protocol between a function's process and the vCPU process.
 #[derive(Debug)]
 pub enum FunctionLink {}
 

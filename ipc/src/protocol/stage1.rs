@@ -49,7 +49,7 @@ pub enum Notice {
     Requests {
         /// One higher than the last, from 1.
         sequence: u64,
-        /// The requests.
+        /// To be carried out in this order.
         requests: Vec<Stage1Request>,
     },
     /// Device to vSMMU: all requests up to this sequence number are carried out. No DMA of the device uses an older

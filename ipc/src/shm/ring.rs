@@ -101,7 +101,7 @@ pub enum Stop {
     /// The [`Interrupt`] was raised.
     #[error("interrupted")]
     Interrupted,
-    /// The deadline passed.
+    /// Nothing came before the deadline.
     #[error("deadline passed")]
     DeadlinePassed,
 }

@@ -83,7 +83,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// The command.
+    /// Which command its header names.
     #[must_use]
     pub const fn command(&self) -> Command {
         self.header.command

@@ -42,7 +42,7 @@ impl DeviceInfo {
     /// It is a PCI device.
     pub const PCI: u32 = 1 << 1;
 
-    /// The request.
+    /// The body of a client's request: only `argsz` is set.
     #[must_use]
     pub fn request() -> Self {
         Self { argsz: len_of::<Self>(), flags: 0.into(), num_regions: 0.into(), num_irqs: 0.into() }
@@ -392,9 +392,9 @@ pub enum IrqData<'a> {
 /// What `DEVICE_SET_IRQS` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IrqAction {
-    /// Masks.
+    /// Holds the interrupts back.
     Mask,
-    /// Unmasks.
+    /// Lets masked interrupts through again.
     Unmask,
     /// Connects eventfds, or triggers.
     Trigger,
@@ -407,9 +407,9 @@ impl IrqSet {
     pub const DATA_BOOL: u32 = 1 << 1;
     /// Eventfds come along.
     pub const DATA_EVENTFD: u32 = 1 << 2;
-    /// Mask.
+    /// The flag of [`IrqAction::Mask`].
     pub const ACTION_MASK: u32 = 1 << 3;
-    /// Unmask.
+    /// The flag of [`IrqAction::Unmask`].
     pub const ACTION_UNMASK: u32 = 1 << 4;
     /// Trigger, or connect.
     pub const ACTION_TRIGGER: u32 = 1 << 5;

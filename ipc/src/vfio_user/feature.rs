@@ -107,7 +107,7 @@ impl FeatureHeader {
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned, Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct MigrationFlags {
-    /// The flags.
+    /// A sum of the bits above.
     pub flags: U64,
 }
 

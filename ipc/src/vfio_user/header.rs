@@ -58,7 +58,7 @@ commands! {
     DMA_READ = 11;
     /// Writes the client's memory, server to client.
     DMA_WRITE = 12;
-    /// Resets the device.
+    /// Puts the device into its state after power-on.
     DEVICE_RESET = 13;
     /// Dirty page logging of protocol 0.0; replaced by device features.
     DIRTY_PAGES = 14;

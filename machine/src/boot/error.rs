@@ -16,7 +16,7 @@ use crate::size;
 pub enum BootFile {
     /// The kernel image.
     Kernel,
-    /// The initramfs.
+    /// The first file system, unpacked by the kernel.
     Initramfs,
 }
 
@@ -32,7 +32,7 @@ impl std::fmt::Display for BootFile {
 /// What is put into RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// A file.
+    /// Kernel or initramfs.
     File(BootFile),
     /// The description of the machine.
     DeviceTree,
@@ -104,7 +104,7 @@ pub enum BootError {
     Limits {
         /// Name of the setting.
         what: &'static str,
-        /// Its value.
+        /// The value that was given.
         value: u64,
         /// The limit in words.
         limit: &'static str,

@@ -21,7 +21,7 @@ pub(super) enum RecordKind {
     AboutToExec = 3,
 }
 
-/// A record.
+/// What the child sends through the pipe before exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Record {
     pub(super) step: Step,

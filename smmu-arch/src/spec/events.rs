@@ -140,7 +140,7 @@ const _: () = assert!(size_of::<EventRecord>() as u64 == EVENT_LEN);
 /// Who issued the transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Requester {
-    /// The stream.
+    /// StreamID of the device.
     pub stream: StreamId,
     /// The substream, when the transaction carried one.
     pub substream: Option<SubstreamId>,

@@ -11,7 +11,7 @@ open_enum! {
         AArch32 = 1,
         /// VMSAv8-64.
         AArch64 = 2,
-        /// Both.
+        /// VMSAv8-32 LPAE and VMSAv8-64.
         Both = 3,
     }
 }
@@ -137,7 +137,7 @@ pub struct Idr0 {
     pub ttendian: TableEndianness,
     /// Extended recording of ATS errors.
     pub atsrecerr: bool,
-    /// Stall model.
+    /// STALL_MODEL: whether faults may stall transactions.
     #[bits(2)]
     pub stall_model: StallModel,
     /// Terminated transactions always abort.
@@ -262,7 +262,7 @@ pub struct Iidr {
     /// Major revision.
     #[bits(4)]
     pub variant: u8,
-    /// Product.
+    /// ProductID of the implementer.
     #[bits(12)]
     pub product_id: u16,
 }

@@ -50,7 +50,7 @@ pub struct Context {
 pub struct Half {
     /// Address of the first table, aligned to its size.
     pub table: u64,
-    /// Granule.
+    /// TG0 or TG1: the size of pages and tables.
     pub granule: Granule,
     /// Input address bits: 25 to 48.
     pub input_bits: u32,

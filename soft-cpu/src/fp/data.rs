@@ -27,7 +27,7 @@ impl Fields {
         self.0 >> from & ((1 << count) - 1)
     }
 
-    /// One bit.
+    /// Whether bit `at` of the word is set.
     #[inline]
     pub const fn bit(self, at: u32) -> bool {
         self.0 >> at & 1 != 0

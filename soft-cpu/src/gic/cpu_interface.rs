@@ -69,7 +69,7 @@ impl CpuInterface {
         self.active.activate(taken.priority & self.group_mask());
     }
 
-    /// Priority drop.
+    /// End of interrupt: the highest active priority is no longer running.
     pub fn drop_priority(&mut self) {
         self.active.drop_highest();
     }

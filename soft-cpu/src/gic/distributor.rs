@@ -12,7 +12,7 @@ use super::spec::dist::{self, BankRegister};
 use super::spec::{self, SPI_END, SPI_FIRST, bit_of, low32};
 use super::{GicError, affinity_of};
 
-/// The distributor.
+/// State of the SPIs, and which vCPU each is routed to.
 pub struct Distributor {
     group0_enabled: bool,
     group1_enabled: bool,

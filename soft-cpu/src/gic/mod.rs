@@ -242,7 +242,7 @@ impl Gic {
         })
     }
 
-    /// The counters.
+    /// For `inspect`, since this GIC was made.
     pub fn counters(&self) -> GicCounters {
         self.with(|state, _| GicCounters {
             refused_accesses: state.refused,

@@ -15,7 +15,7 @@ use super::spec::dist::{self, BankRegister};
 use super::spec::{self, low32, redist};
 use super::{GicError, TableMemory, affinity_of};
 
-/// One redistributor.
+/// SGIs, PPIs and LPIs of one vCPU.
 pub struct Redistributor {
     number: usize,
     last: bool,

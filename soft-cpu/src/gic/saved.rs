@@ -38,7 +38,7 @@ pub struct IrqBankV1 {
     pub priorities: Vec<u8>,
 }
 
-/// The distributor.
+/// GICD: its control register, SPIs and their routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DistributorV1 {
     /// GICD_CTLR.
@@ -97,7 +97,7 @@ pub struct CpuInterfaceV1 {
 /// Distributor, redistributors and CPU interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GicV1 {
-    /// The distributor.
+    /// GICD.
     pub distributor: DistributorV1,
     /// By vCPU.
     pub redistributors: Vec<RedistributorV1>,

@@ -37,7 +37,7 @@ pub enum Outcome {
         /// Inputs tried.
         count: u64,
     },
-    /// One failed.
+    /// An input made the target panic.
     Failed {
         /// The shortened input.
         input: Vec<u8>,

@@ -10,7 +10,7 @@ mod vfio_user;
 
 use crate::drivers;
 
-/// One target.
+/// A function that must not panic on any bytes, and seeds for it.
 #[derive(Debug)]
 pub struct Target {
     /// Its name on the command line and of its corpus folder.

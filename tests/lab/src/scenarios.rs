@@ -52,7 +52,7 @@ pub enum When {
     Named,
 }
 
-/// One scenario.
+/// A test that runs inside the server, with its row in the table.
 #[derive(Debug)]
 pub struct Scenario {
     /// Its name, for the command line.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `cargo xtask syscalls`: which system calls each sealed process makes, beside those that its profile allows.
 //!
-//! The programs that ship boot Linux under `strace`, twice: with an NVMe disk that is filled and read back, and without
-//! one, to be saved and restored. Both are paused, resumed and inspected in between. What each process calls after it
-//! has sealed itself goes into a table, `sandbox/SYSCALLS.md`; a call that is allowed and was not seen needs a reason
-//! there (`sandbox::profiles::UNSEEN`), or the task fails. Needs root: a sealed process's memory is nobody else's to
-//! read.
+//! The programs that ship boot Linux under `strace`, twice: with an NVMe disk that is filled and read back, whose
+//! processes are restarted and whose SMMU's is killed; and without one. Both are paused, resumed, inspected, and saved
+//! and restored in between. What each process calls after it has sealed itself goes into a table,
+//! `sandbox/SYSCALLS.md`; a call that is allowed and was not seen needs a reason there (`sandbox::profiles::UNSEEN`),
+//! or the task fails. Needs root: a sealed process's memory is nobody else's to read.
 
 mod document;
 mod trace;
@@ -15,7 +15,7 @@ use std::{fs, process::ExitCode, time::Duration};
 use ::tests::{
     SKIPPED,
     command::find,
-    disk, places,
+    crash, disk, places,
     vm::{Options as Machine, Vm},
 };
 use anyhow::{Context, Result, ensure};
@@ -79,6 +79,19 @@ fn live(mut vm: Vm, with_disk: bool) -> Result<()> {
         disk::fill(&mut vm.console, DISK, FILE_MIB, STEP)?;
         vm.console
             .run(&format!("mount /dev/{DISK} /mnt && rm /mnt/data && fstrim /mnt; umount /mnt"), STEP)?;
+    }
+    if with_disk {
+        vm.control_json("dirty-rate")?;
+        for process in ["nvme0", "smmu0"] {
+            let answer = vm.control("restart", &[process])?;
+            ensure!(
+                answer.status.success(),
+                "restart {process}: {}",
+                String::from_utf8_lossy(&answer.stderr)
+            );
+        }
+        crash::kill_and_await(&vm, "smmu0", STEP)?;
+        disk::fill(&mut vm.console, DISK, FILE_MIB, STEP)?;
     }
     for task in ["ps", "inspect", "pause", "inspect", "resume", "save-restore", "status"] {
         let answer = vm.control::<&str>(task, &[])?;

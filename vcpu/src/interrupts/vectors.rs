@@ -11,7 +11,7 @@ use ipc::protocol::function_link::VECTORS_MAX;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-/// One vector.
+/// An MSI-X vector of a physical device, signalled by the kernel.
 #[derive(Debug)]
 pub struct Vector {
     /// The eventfd. Whether it is one the host checks at KVM_IRQFD.

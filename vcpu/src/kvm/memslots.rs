@@ -15,7 +15,7 @@ pub enum Kind {
     ReadOnly,
 }
 
-/// One slot.
+/// A range of guest physical memory that KVM maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
     /// KVM's number for it.

@@ -132,7 +132,7 @@ pub fn size_of_id(id: u64) -> usize {
 
 /// KVM_REG_ARM_TIMER_CNT and KVM_REG_ARM_PTIMER_CNT: the guest's counters, one time for all vCPUs.
 pub const COUNTERS: [u64; 2] = [VIRTUAL_COUNTER, system_register(3, 3, 14, 0, 1)];
-/// The virtual counter.
+/// KVM_REG_ARM_TIMER_CNT.
 pub const VIRTUAL_COUNTER: u64 = system_register(3, 3, 14, 3, 2);
 
 /// KVM's id of a 64-bit system register.
@@ -145,7 +145,7 @@ const ARM64_U64: u64 = 0x6030_0000_0000_0000;
 
 /// KVM's ids of core registers, by their place in `struct kvm_regs`.
 pub mod core {
-    /// X0.
+    /// The first general register.
     pub const X0: u64 = super::ARM64_U64 | 0x0010_0000;
     /// PC.
     pub const PC: u64 = X0 | 0x40;

@@ -31,7 +31,7 @@ pub struct KvmVcpuV1 {
     pub serror_syndrome: Option<u64>,
 }
 
-/// One register.
+/// A register of a vCPU, by KVM's id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvmRegisterV1 {
     /// KVM's id, which has its size in it.

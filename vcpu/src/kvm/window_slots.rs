@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// not report it.
 const CACHEABLE: u32 = 243;
 
-/// The slots.
+/// Memory slots of functions' windows, while they are shown.
 pub struct WindowSlots {
     fd: Arc<VmFd>,
     /// The first free slot number.

@@ -25,7 +25,7 @@ pub type Answer<T> = oneshot::Sender<Result<T, Problem>>;
 pub enum Command {
     /// Pause the guest: its vCPUs and devices.
     Pause(Answer<Status>),
-    /// Resume it.
+    /// Let a paused guest run again.
     Resume(Answer<Status>),
     /// Save every process, start new ones, restore, resume.
     SaveRestore(Answer<SaveRestored>),

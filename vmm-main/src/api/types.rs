@@ -59,9 +59,9 @@ pub struct Deaths {
 pub struct Process {
     /// Its name in the system table, such as `smmu0`.
     pub name: String,
-    /// Its role.
+    /// What it is for, such as `smmu`.
     pub role: String,
-    /// Its program.
+    /// Name of its executable, such as `bulkhead-smmu`.
     pub program: String,
     /// Process id in the coordinator's pid namespace.
     pub pid: i32,
@@ -131,7 +131,7 @@ pub struct Observed {
 /// One process of `GET /v1/inspect`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inspected {
-    /// The process.
+    /// Its name, such as `smmu0`.
     pub process: String,
     /// Counters and states by name; a register is a hexadecimal string.
     pub values: BTreeMap<String, serde_json::Value>,
@@ -164,7 +164,7 @@ pub struct RestartRequest {
 /// Answer of `POST /v1/restart`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restarted {
-    /// The process.
+    /// Its name, such as `smmu0`.
     pub process: String,
     /// Which life of it runs now.
     pub generation: u32,
@@ -205,9 +205,9 @@ pub struct DirtyRate {
 /// What one process has written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirtyPages {
-    /// The process.
+    /// Its name, such as `vfio0`.
     pub process: String,
-    /// Pages.
+    /// How many pages of 4 KiB.
     pub page_count: u64,
     /// `exact`; `everything`: all of RAM, since its log is not complete; `unseen`: it also makes writes that are not
     /// logged, until it is stopped.
@@ -217,7 +217,7 @@ pub struct DirtyPages {
 /// One stage of a longer operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stage {
-    /// Its name.
+    /// What was done, such as `pause`.
     pub name: String,
     /// How long it took, in microseconds.
     pub took_us: u64,
@@ -226,7 +226,7 @@ pub struct Stage {
 /// How much one process saved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitLen {
-    /// The process.
+    /// Its name, such as `smmu0`.
     pub process: String,
     /// Bytes of its state units.
     pub len: u64,

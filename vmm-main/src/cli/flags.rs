@@ -29,7 +29,7 @@ pub struct RunFlags {
     /// Arm64 Linux Image, as it is or packed with gzip, zstd or in EFI zboot
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// Initramfs
+    /// Archive (cpio) of the first file system, plain or compressed
     #[arg(long, value_name = "FILE")]
     initramfs: Option<PathBuf>,
     /// Kernel command line

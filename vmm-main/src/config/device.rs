@@ -26,7 +26,7 @@ pub enum Behind {
 /// A raw image and how a guest sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// The image.
+    /// Path of the file.
     pub image: PathBuf,
     /// The guest cannot write to it.
     pub readonly: bool,

@@ -24,7 +24,7 @@ const ANSWER_SPAN: Duration = Duration::from_secs(10);
 /// An answer: the device's index, and the connection to its server, or why there is none.
 pub type Reopened = (u8, io::Result<OwnedFd>);
 
-/// The launcher.
+/// What the VM's task asks of the launcher: messages, and connections made anew.
 #[derive(Debug)]
 pub struct Launcher {
     to_launcher: mpsc::Sender<FromCoordinator>,

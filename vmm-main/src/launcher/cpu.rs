@@ -12,7 +12,7 @@ const KVM: &str = "/dev/kvm";
 /// The kind of CPU that a VM gets, and what it needs of the host.
 #[derive(Debug)]
 pub struct Chosen {
-    /// The kind.
+    /// By KVM or in software.
     pub kind: CpuKind,
     /// The descriptor of `/dev/kvm`, if the kind is KVM.
     pub kvm: Option<OwnedFd>,

@@ -35,7 +35,7 @@ pub enum Ids {
     Subuid,
     /// One of these.
     Range {
-        /// The first.
+        /// The lowest user id.
         first: u32,
         /// How many.
         count: u32,

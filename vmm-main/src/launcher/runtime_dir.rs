@@ -200,7 +200,7 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Its path.
+    /// Where clients connect.
     pub fn path(&self) -> &Path {
         &self.path
     }

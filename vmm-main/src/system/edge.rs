@@ -64,11 +64,11 @@ pub enum Make {
     DirtyLog,
     /// An MMIO ring.
     Ring,
-    /// A register page.
+    /// Registers that the guest reads without an exit.
     RegisterPage,
     /// A board of pending MSIs.
     MsiBoard,
-    /// A checkpoint.
+    /// What a process's next life starts from if it dies.
     Checkpoint,
     /// A doorbell: whoever may write it rings, whoever may read it looks.
     Doorbell,
@@ -160,7 +160,7 @@ pub struct EdgeSpec {
     pub name: &'static str,
     /// How long its objects live.
     pub life: Life,
-    /// Its objects.
+    /// What is made for each edge of this kind.
     pub objects: &'static [ObjectSpec],
     /// Whether all edges of this kind are about one and the same object, the coordinator's.
     pub is_shared: bool,

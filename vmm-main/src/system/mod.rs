@@ -25,7 +25,7 @@ pub use roles::{COORDINATOR, Restart, TEMPLATES, Template, Told};
 pub use shape::{CpuKind, DEVICES_MAX, DeviceKind, Shape};
 pub use size::Size;
 
-/// The coordinator.
+/// The process that starts all others.
 pub const COORDINATOR_ID: InstanceId = InstanceId::new(Role::Coordinator, 0);
 /// The vCPU process.
 pub const VCPU: InstanceId = InstanceId::new(Role::Vcpu, 0);
@@ -65,7 +65,7 @@ pub enum Party {
 /// What connects two processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Edge {
-    /// Its kind.
+    /// What it is made of, and for how long it lives.
     pub kind: EdgeKind,
     /// The instance that it belongs to.
     pub owner: InstanceId,
@@ -96,7 +96,7 @@ pub struct Rewiring {
 pub struct Descriptor {
     /// Its name in the process.
     pub slot: Slot,
-    /// The object.
+    /// What the descriptor refers to.
     pub object: ObjectId,
     /// The end of the object.
     pub side: Side,
@@ -109,7 +109,7 @@ pub struct Descriptor {
 pub struct Instance {
     /// Its name.
     pub id: InstanceId,
-    /// Its template.
+    /// The role that it is an instance of.
     pub template: &'static Template,
     /// The descriptors that it is given at exec, in the order of their numbers.
     pub descriptors: Vec<Descriptor>,
@@ -156,12 +156,12 @@ impl System {
         }
     }
 
-    /// The shape.
+    /// What the table was made for: CPUs and devices.
     pub const fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// The coordinator.
+    /// The instance that starts all others; it is in no set.
     pub const fn coordinator(&self) -> &Arc<Instance> {
         &self.coordinator
     }

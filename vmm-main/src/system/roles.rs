@@ -71,7 +71,7 @@ pub enum Restart {
 /// An edge that every instance of a template has.
 #[derive(Debug, Clone, Copy)]
 pub struct Link {
-    /// Its kind.
+    /// What connects the two.
     pub kind: EdgeKind,
     /// The other end.
     pub peer: Peer,

@@ -49,7 +49,7 @@ pub enum Moment {
 /// One log of a harvest.
 #[derive(Debug)]
 pub struct Harvest<'a> {
-    /// The log.
+    /// The harvesting end of a process's log.
     pub log: &'a mut Harvester,
     /// What its process said.
     pub answer: Answer,

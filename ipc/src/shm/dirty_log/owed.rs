@@ -11,7 +11,7 @@ use crate::protocol::ram::RamLayout;
 
 use super::pages::{self, Runs};
 
-/// The map.
+/// One bit for each 4 KiB page of guest RAM: it is still to be sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct OwedMap {
     layout: RamLayout,

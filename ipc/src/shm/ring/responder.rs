@@ -193,7 +193,7 @@ impl Responder {
 }
 
 impl Token<'_> {
-    /// The access.
+    /// What was requested, validated.
     #[must_use]
     pub const fn access(&self) -> Access {
         self.access

@@ -193,7 +193,7 @@ pub enum Class {
     Zero,
     /// Any other number.
     Finite,
-    /// Infinity.
+    /// Of either sign.
     Infinity,
     /// A NaN that does not signal.
     QuietNan,
@@ -224,7 +224,7 @@ impl Unpacked {
         matches!(self.class, Class::QuietNan | Class::SignallingNan)
     }
 
-    /// Zero.
+    /// Of either sign, a flushed denormal included.
     pub fn is_zero(&self) -> bool {
         self.class == Class::Zero
     }

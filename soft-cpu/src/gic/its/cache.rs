@@ -10,7 +10,7 @@ use crate::gic::spec::command::Event;
 /// Entries: a few devices with a vector for each queue.
 const ENTRY_COUNT: usize = 256;
 
-/// The cache.
+/// Routes of events by DeviceID and EventID.
 pub struct TranslationCache {
     entries: Vec<Option<(Event, Route)>>,
 }

@@ -48,7 +48,7 @@ pub enum Command {
         /// Address of the ITT.
         itt: u64,
     },
-    /// Unmap a device.
+    /// MAPD with V clear.
     UnmapDevice {
         /// DeviceID.
         device: u32,
@@ -62,7 +62,7 @@ pub enum Command {
     },
     /// Map an event to an LPI and a collection (also MAPI, whose LPI is the EventID).
     Mapti {
-        /// The event.
+        /// DeviceID and EventID.
         event: Event,
         /// The LPI.
         intid: u32,

@@ -7,12 +7,14 @@
 mod addresses;
 mod circles;
 mod columns;
+mod docs;
 mod heads;
 mod ignores;
 mod manifests;
 mod messages;
 mod not_yet;
 mod prints;
+mod references;
 mod sizes;
 mod walls;
 mod words;
@@ -23,7 +25,7 @@ use super::tree::Tree;
 pub type Rule = fn(&Tree) -> Vec<String>;
 
 /// Every rule with the name that it is reported under.
-pub const ALL: [(&str, Rule); 12] = [
+pub const ALL: [(&str, Rule); 14] = [
     ("licence and head of every source file", heads::check),
     ("length of files", sizes::check),
     ("lines of documents and comments within 120 columns", columns::check),
@@ -36,6 +38,8 @@ pub const ALL: [(&str, Rule); 12] = [
     ("manifests and design notes", manifests::check),
     ("what is said to be missing is missing", not_yet::check),
     ("words of the field", words::check),
+    ("documentation says more than a name", docs::check),
+    ("files that are named are there", references::check),
 ];
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The files of the repository as the rules see them: path and text, nothing else.
 
-use std::{fs, process::Command};
+use std::{fs, io::ErrorKind, process::Command};
 
 use ::tests::{command::capture, places};
 use anyhow::{Context, Result};
@@ -18,6 +18,8 @@ pub struct SourceFile {
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
     pub files: Vec<SourceFile>,
+    /// The paths of files that are no text.
+    others: Vec<String>,
 }
 
 impl Tree {
@@ -32,14 +34,21 @@ impl Tree {
             "--exclude-standard",
         ]))
         .context("the rules need the list of files that git has")?;
-        let mut files = Vec::new();
+        let (mut files, mut others) = (Vec::new(), Vec::new());
         for path in list.split('\0').filter(|path| !path.is_empty()) {
             // A file that is deleted but not yet committed is listed and not there.
-            if let Ok(text) = fs::read_to_string(root.join(path)) {
-                files.push(SourceFile { path: path.into(), text });
+            match fs::read_to_string(root.join(path)) {
+                Ok(text) => files.push(SourceFile { path: path.into(), text }),
+                Err(error) if error.kind() == ErrorKind::InvalidData => others.push(path.into()),
+                Err(_) => {}
             }
         }
-        Ok(Self { files })
+        Ok(Self { files, others })
+    }
+
+    /// The paths of all files, those that are no text among them.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.files.iter().map(|file| file.path.as_str()).chain(self.others.iter().map(String::as_str))
     }
 
     /// The files whose path ends so.
@@ -54,6 +63,6 @@ impl Tree {
     pub fn of(files: &[(&str, &str)]) -> Self {
         let files =
             files.iter().map(|(path, text)| SourceFile { path: (*path).into(), text: (*text).into() });
-        Self { files: files.collect() }
+        Self { files: files.collect(), others: vec![] }
     }
 }

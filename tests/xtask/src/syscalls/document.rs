@@ -55,7 +55,16 @@ pub fn render(used: &Used) -> Result<String> {
         text += &beyond(name, near);
     }
     ensure!(unexplained.is_empty(), "allowed, never seen, and without a reason: {}", unexplained.join(", "));
+    let stale = unneeded_reasons();
+    ensure!(stale.is_empty(), "reasons in UNSEEN for calls that no profile allows: {}", stale.join(", "));
     Ok(text)
+}
+
+/// Calls that have a reason in `UNSEEN`, and that no profile of either architecture allows.
+fn unneeded_reasons() -> Vec<&'static str> {
+    let all = [profiles::all(Arch::X86_64), profiles::all(Arch::Aarch64)].concat();
+    let reasons = profiles::UNSEEN.iter().map(|(call, _)| *call);
+    reasons.filter(|call| all.iter().all(|profile| profile.rule(call).is_none())).collect()
 }
 
 /// A line about a profile that is like another one.
@@ -75,7 +84,8 @@ const HEAD: &str = "\
 # System calls of each sealed process
 
 Written by `cargo xtask syscalls`, which runs the programs under `strace` (x86-64): Linux boots, fills a disk and reads
-it back, is paused, resumed and inspected, saved and restored, and ended. The heads of the columns say how many of the
+it back; processes are restarted, and the vSMMU's is killed and comes back; the guest is paused, resumed, saved and
+restored, and ended. The heads of the columns say how many of the
 allowed calls were seen. Arguments are in the profiles (`src/profiles/`), for many calls are allowed with certain ones
 only. `coordinator` holds what a process does until it has sealed itself too, for that happens under its filter.
 
@@ -85,3 +95,6 @@ ends them, which is proved there (`cargo xtask lab sealed isolation isolation-vf
 is not measured, only reviewed in their profiles.
 
 ";
+
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,7 @@ impl Greeting {
 enum Finished {
     /// The open request, by its name.
     Request(&'static str, Result<Reply, ChannelError>),
-    /// A notification.
+    /// A request whose reply no operation waits for.
     Notification(Result<Reply, ChannelError>),
     /// An `Inspect`, whose reply has been passed on.
     Inspect,

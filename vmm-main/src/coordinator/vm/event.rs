@@ -19,14 +19,14 @@ use crate::problem::Problem;
 pub struct LifeId {
     /// Counts up with every boot, save/restore and restart; processes that were started together have the same.
     pub generation: u32,
-    /// The instance.
+    /// Which process it is a life of.
     pub instance: InstanceId,
 }
 
 /// Identifies a client's command until it is answered.
 pub type Ticket = u64;
 
-/// An event.
+/// Input of the state machine: from processes, clients, timers and the driver.
 #[derive(Debug, Clone)]
 pub enum Event {
     /// Boot the VM. The first event, once.
@@ -50,7 +50,7 @@ pub enum Event {
     Timeout(Timer),
 }
 
-/// An event of one process.
+/// What happened to one life of a process.
 #[derive(Debug, Clone)]
 pub enum ProcessEvent {
     /// It has said hello, is sealed, and takes requests.

@@ -387,7 +387,7 @@ impl Stopwatch {
         Self { boot: BootClock::new(now), last: now, stages: Vec::new() }
     }
 
-    /// A boot begins.
+    /// Starts timing the stages of a boot.
     pub fn begin_boot(&mut self) {
         self.boot.begin();
     }

@@ -87,7 +87,7 @@ enum GuestRequest {
     Reset,
 }
 
-/// The state machine.
+/// The life of a VM as a pure function: events in, actions out.
 #[derive(Debug)]
 pub struct StateMachine {
     plan: Plan,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Each rule holds on a good tree and breaks on a tree with one thing wrong.
 
-use super::{addresses, circles, columns, heads, ignores, manifests, messages, prints, sizes, walls, words};
+use super::{
+    addresses, circles, columns, docs, heads, ignores, manifests, messages, prints, references, sizes, walls,
+    words,
+};
 use crate::check::tree::Tree;
 
 const LICENCE: &str = "// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause\n";
@@ -123,4 +126,39 @@ fn circle_through_a_file_of_the_room_is_found_and_one_outside_is_not() {
     let gate = ("vcpu/src/gate.rs", "use crate::windows::Windows;\n");
     let windows = ("vcpu/src/windows.rs", "use crate::interrupts::lines::{Line, Lines};\n");
     assert_eq!(circles::check(&Tree::of(&[lines, seam, gate, windows])).len(), 1);
+}
+
+#[test]
+fn documentation_that_repeats_a_name_is_found() {
+    let find = |text: &str| docs::check(&Tree::of(&[("a/src/b.rs", text)])).len();
+    for planted in [
+        "/// The cache.\nstruct TranslationCache;\n",
+        "    /// Its pages.\n    pub page_count: u64,\n",
+        "/// Start.\n#[must_use]\npub const fn start() {}\n",
+    ] {
+        assert_eq!(find(planted), 1, "{planted}");
+    }
+    for good in [
+        "/// The cache of routes.\nstruct Cache;\n",
+        "/// GICD_CTLR.\npub ctlr: u64,\n",
+        "/// `Cache`.\nstruct Cache;\n",
+        "/// The cache.\n///\n/// By DeviceID.\nstruct Cache;\n",
+    ] {
+        assert_eq!(find(good), 0, "{good}");
+    }
+    assert_eq!(docs::check(&Tree::of(&[("a/tests/b.rs", "/// The cache.\nstruct Cache;\n")])), [""; 0]);
+}
+
+#[test]
+fn named_file_that_is_not_there_is_found() {
+    let find =
+        |path: &str, text: &str| references::check(&Tree::of(&[(path, text), ("a/src/gone/here.rs", "")]));
+    assert_eq!(
+        find("a/DESIGN.md", "(`gone/here.rs`, `gone/away.rs`)"),
+        ["a/DESIGN.md:1: names `gone/away.rs`, and there is no such file"]
+    );
+    assert_eq!(find("a/src/b.rs", "let x = \"`away.rs`\";\n// See `away.md`.\n").len(), 1);
+    for good in ["`ROLE.rs`", "`x.log`", "`a/*.rs`", "`a/src/gone/here.rs`", "here.rs or away.rs"] {
+        assert_eq!(find("README.md", good), [""; 0], "{good}");
+    }
 }
