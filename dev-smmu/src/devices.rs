@@ -127,8 +127,8 @@ impl Devices {
         Ok(next)
     }
 
-    /// Of two lives of a device's process one is followed: the one that is not over. To be called before anything is
-    /// told to devices again.
+    /// Of two lives of a device's process one is followed: the one that is not over. To be called before requests are
+    /// sent to devices again.
     pub fn settle_lives(&mut self) {
         for mut next in std::mem::take(&mut self.next) {
             let queue = self.queues.iter_mut().find(|queue| queue.link.peer == next.link.peer);

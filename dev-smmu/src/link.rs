@@ -35,7 +35,7 @@ pub const FAULTS_MAX: usize = 4096;
 pub(crate) struct Progress {
     /// The device has greeted.
     pub up: bool,
-    /// The channel has ended, or the device has broken the contract: nothing is said or heard any more.
+    /// The channel has ended, or the device has broken the contract: nothing is sent or received any more.
     pub closed: bool,
     /// The coordinator has said that the device does no DMA any more, and never will.
     pub dma_ended: bool,
@@ -262,7 +262,7 @@ impl Link {
         }
     }
 
-    /// Whether the device can be told something.
+    /// Whether a request can be sent to the device.
     pub(crate) fn can_be_told(&self) -> bool {
         self.progress().hears()
     }

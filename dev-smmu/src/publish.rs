@@ -62,7 +62,7 @@ impl Publisher {
     }
 
     /// The same in front of a guest that runs: its own registers are in the page, perhaps newer ones than the device
-    /// has been told of.
+    /// has processed.
     pub fn publish_ours(smmu: &Smmu, sink: &mut impl RegisterSink) -> Publisher {
         Publisher::publish_first(smmu, sink, |register| !GUEST_OWNED.contains(&register))
     }

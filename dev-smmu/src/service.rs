@@ -306,7 +306,7 @@ impl Program for SmmuProgram {
     fn save(armed: &Serving, into: &mut dyn Write) -> Result<(), Failure> {
         let what = "save the SMMU";
         let mut device = armed.device.lock();
-        // What devices have told since the pause is on its way through their channels.
+        // Faults that devices reported since the pause may still be in their channels.
         device.await_answers(ANSWER_SPAN);
         let InFlight { stage1_requests, faults: _ } = device.in_flight();
         if stage1_requests != 0 {

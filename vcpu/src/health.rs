@@ -19,7 +19,7 @@ pub struct Health {
     name: String,
     failure: OnceLock<String>,
     coordinator: OnceLock<Events>,
-    /// When the coordinator was last told that it does not answer.
+    /// When the last report that it does not answer went to the coordinator.
     complained: Mutex<Option<Instant>>,
 }
 
@@ -53,7 +53,7 @@ impl Health {
     }
 
     /// The device does not answer, and is waited for: the coordinator decides whether its process is started anew. It
-    /// is told once in `span`, whoever waits.
+    /// gets one report in `span`, however many vCPUs wait.
     pub fn complain(&self, why: String, span: Duration) {
         let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
         if complained.is_none_or(|last| last.elapsed() >= span) {

@@ -6,9 +6,9 @@
 //! write waits for the device's answer. A function that does not answer in time, or is gone, has failed
 //! ([`super::health`]): the vCPU reads all ones, and a pause waits for no device longer than that. A device of the
 //! machine itself (the vSMMU) may be started anew by the coordinator: it is waited for, for as long as the guest is not
-//! ended, and the coordinator is told when that takes long. Its ring outlives its process. Accesses to a
-//! shown window do not go through the ring; while a function has any shown, none of its writes is posted, because an
-//! access to the window would overtake it. An access to a device without a register page takes no lock.
+//! ended, and a report goes to the coordinator when that takes long. Its ring outlives its process. Accesses to a shown
+//! window do not go through the ring; while a function has any shown, none of its writes is posted, because an access
+//! to the window would overtake it. An access to a device without a register page takes no lock.
 
 use super::gate::Gate;
 use super::health::Health;

@@ -68,7 +68,7 @@ impl DirtyLog {
     }
 
     /// Views a memory object as the log of this RAM, switched off. An earlier life of this process may be writing
-    /// still: what it has in the object stays as it is, up to [`Self::adopt`], whatever this end is told before.
+    /// still: what it has in the object stays as it is, up to [`Self::adopt`], whatever is set on this end before.
     ///
     /// # Errors
     /// A violation if it is none.
@@ -165,7 +165,7 @@ impl DirtyLog {
     /// How it logs, for the answer to a request; `exact` is of the time since the last.
     #[must_use]
     pub fn state(&self, exact: Exactness) -> DirtyLogState {
-        // A life that was not told to log answers for no epoch, whatever an earlier one has left in the header.
+        // A life whose log was never enabled answers for no epoch, whatever an earlier one has left in the header.
         DirtyLogState { epoch: if self.is_enabled() { self.epoch() } else { 0 }, exact }
     }
 
@@ -252,7 +252,7 @@ impl DirtyLog {
     }
 
     /// Takes over the log from an earlier life of this process, which has ended: what it was writing then counts as
-    /// written, and its notes are free. What this life was told before is in force from now on. Called once, before
+    /// written, and its notes are free. What was set on this life before is in force from now on. Called once, before
     /// this life writes; beside no other step of the log.
     pub fn adopt(&self) {
         self.adopted.store(true, Relaxed);

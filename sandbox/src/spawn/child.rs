@@ -2,8 +2,8 @@
 //! Between clone and exec, in the new process: the steps that make the sandbox, in their order.
 //!
 //! Everything here is async-signal-safe: system calls on values prepared before clone, no allocation, no lock, no
-//! panic. The first failure is told through the pipe and ends the process. In a sealed caller all of it
-//! runs under the caller's seccomp filter (`profiles::coordinator`, "spawn_child_half").
+//! panic. The first failure is written to the pipe and ends the process. In a sealed caller all of it runs under the
+//! caller's seccomp filter (`profiles::coordinator`, "spawn_child_half").
 
 use std::convert::Infallible;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};

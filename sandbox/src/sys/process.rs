@@ -154,8 +154,7 @@ fn check(answer: i64) -> Result<(), i32> {
     if answer < 0 { Err(errno()) } else { Ok(()) }
 }
 
-/// Writes a short record to a descriptor of this process; between clone and exec, where nobody can be told of a
-/// failure.
+/// Writes a short record to a descriptor of this process; between clone and exec, where a failure cannot be reported.
 pub(crate) fn write_bytes(fd: RawFd, bytes: &[u8]) {
     // SAFETY: the kernel reads `bytes.len()` bytes of a live slice.
     unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };

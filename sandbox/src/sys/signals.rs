@@ -15,7 +15,7 @@ use super::page::Page;
 use super::process::exit_group;
 use crate::report::layout;
 
-/// Between clone and exec: where a refused call is told instead of the crash page, which is still the parent's.
+/// Between clone and exec: where a refused call is recorded, since the crash page is still the parent's.
 static SPAWN_PIPE: AtomicI32 = AtomicI32::new(-1);
 
 /// Where the kernel puts the call's number and architecture in a SIGSYS's siginfo (asm-generic/siginfo.h).
@@ -29,14 +29,14 @@ struct SigsysInfo {
     arch: u32,
 }
 
-/// From now on a refused call of this process is told through `pipe` (`spawn::record`) and not in the crash page. For
-/// the process between clone and exec.
+/// From now on a refused call of this process is written to `pipe` (`spawn::record`) and not in the crash page. For the
+/// process between clone and exec.
 pub(crate) fn report_to_pipe(pipe: RawFd) {
     SPAWN_PIPE.store(pipe, Ordering::Relaxed);
 }
 
-/// Installs the handlers, and ignores the signal that a write beyond the largest file brings: the write fails, which
-/// whoever writes is told.
+/// Installs the handlers, and ignores the signal that a write beyond the largest file brings: the write fails with
+/// EFBIG instead.
 pub(crate) fn install_handlers() -> io::Result<()> {
     for signal in [libc::SIGSYS, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
         let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! KVM's GICv3 and its ITS: made where the machine has them, saved and restored register by register.
 //!
-//! Pending LPIs and the ITS's tables have no registers: KVM writes them into the guest's own tables in RAM when told to
-//! ([`Gic::write_tables`], at every pause, before the last harvest of the dirty log) and reads them back on restore.
+//! Pending LPIs and the ITS's tables have no registers: KVM writes them into the guest's own tables in RAM when asked
+//! to ([`Gic::write_tables`], at every pause, before the last harvest of the dirty log) and reads them back on restore.
 
 use super::registers::{self, GITS_CTLR, ICC_CTLR_EL1, affinity, level_words, priority_bits};
 use super::saved::{KvmGicV1, KvmRedistributorV1};

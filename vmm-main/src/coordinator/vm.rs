@@ -31,9 +31,9 @@
 //! - *The end.* A process that a kill does not end is named in the answer to `stop`.
 //!
 //! **Lives.** A process belongs to an instance of the system table and to a generation; both are in its
-//! [`event::LifeId`], and what an older life still says is not heard. Two lives of an instance exist only in a
-//! save/restore, and the new one begins when the old one is reaped. Generations are the VM's own count today; that one
-//! instance begins a new life alone is a transition of its life, not of the VM's phase.
+//! [`event::LifeId`], and events of an older life are ignored. Two lives of an instance exist only in a save/restore,
+//! and the new one begins when the old one is reaped. Generations are the VM's own count today; that one instance
+//! begins a new life alone is a transition of its life, not of the VM's phase.
 
 pub mod action;
 mod dirty_rate;

@@ -3,8 +3,8 @@
 //!
 //! The guest never waits for a client: what it prints goes into a buffer that keeps the latest output, and a thread of
 //! the client's sends from there as fast as the client reads. Output that is overwritten before it was sent is left
-//! out, and the client is told how much. A client that attaches is first sent what the buffer holds. Bytes in both
-//! directions are the console's own, without a frame.
+//! out, and a line says how much. A client that attaches is first sent what the buffer holds. Bytes in both directions
+//! are the console's own, without a frame.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `bulkhead run --detach`: the same command in a session of its own, which is waited for until its guest runs.
 //!
-//! The launcher is not forked but started anew, from the same file and the same words: so it has no thread and no
+//! The launcher is not forked but started anew, from the same file with the same arguments: so it has no thread and no
 //! descriptor of this process. Until its guest runs it has this process's standard error, for what goes wrong; then it
 //! lets go of it, and lives on without a terminal.
 

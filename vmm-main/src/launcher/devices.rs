@@ -65,7 +65,7 @@ pub fn open_all(devices: &[DeviceConfig]) -> Result<Opened, Problem> {
     Ok(opened)
 }
 
-/// The sockets of the devices that have a server of somebody else, by device.
+/// The sockets of the devices whose vfio-user server is not one of ours, by device.
 pub fn servers(devices: &[DeviceConfig]) -> Vec<Option<PathBuf>> {
     let server = |device: &DeviceConfig| match &device.behind {
         Behind::VfioUser(socket) => Some(socket.clone()),

@@ -154,7 +154,7 @@ fn typed(escape: &mut Escape, bytes: &[u8], chunks: &SyncSender<Vec<u8>>, left: 
         notice(&format!("\n{}\n", escape.keys.help));
     }
     if parsed.leave {
-        // Full: it was told already.
+        // Full: the request to leave is queued already.
         let _ = left.try_send(());
     }
     if parsed.bytes.is_empty() {

@@ -72,7 +72,7 @@ impl RotatedFile {
     fn rotate(&mut self) -> io::Result<()> {
         match fs::symlink_metadata(&self.path) {
             Ok(found) if is_same(&found, &self.file.metadata()?) => fs::rename(&self.path, &self.older)?,
-            // Somebody else has made a file of that name: it is not ours to move.
+            // Another program has made a file of that name: it is not ours to move.
             Ok(_) => return Err(taken(&self.path)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Who is told, once, that the guest runs: the service manager (`sd_notify`(3)), and the command that detached this
+//! Notifies, once, that the guest runs: the service manager (`sd_notify`(3)), and the command that detached this
 //! launcher and waits for it.
 
 use std::env;
@@ -28,7 +28,7 @@ impl Started {
         Self { is_detached, told: false }
     }
 
-    /// The guest runs; only the first time is told of.
+    /// Notifies that the guest runs, the first time that it is called.
     ///
     /// # Errors
     /// If the command that detached this launcher has ended.
@@ -36,7 +36,7 @@ impl Started {
         if std::mem::replace(&mut self.told, true) {
             return Ok(());
         }
-        // A service manager that cannot be told reports a start that took too long.
+        // A service manager that cannot be notified reports a start that took too long.
         let _ = tell_manager();
         if self.is_detached {
             io::stdout().write_all(RUNNING)?;

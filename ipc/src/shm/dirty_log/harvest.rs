@@ -76,8 +76,7 @@ impl Harvester {
         Self { object, epoch, flips }
     }
 
-    /// Empties the log before its producer is told to enable it in the name of `epoch`; all of RAM is owed after that
-    /// answer.
+    /// Empties the log before its producer is asked to enable it for `epoch`; all of RAM is owed after that answer.
     pub fn begin(&mut self, epoch: u64) {
         for flips in [0, 1] {
             for word in self.object.bitmap(flips) {

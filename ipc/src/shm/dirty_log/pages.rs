@@ -2,7 +2,7 @@
 //! Which bit of which word stands for which page: the same in each bitmap and in the owed map.
 //!
 //! Each RAM region starts a new word, regions in the layout's order, the lowest page in bit 0. Bits behind a region's
-//! last page do not exist: a peer that sets one in its log is not heard.
+//! last page do not exist: such bits in a peer's log are ignored.
 
 use crate::addr::{GpaRange, PAGE_LEN};
 use crate::protocol::ram::{RamLayout, RamRegion};

@@ -123,7 +123,7 @@ impl Running {
             Some(Exit::Signal(signal)) => format!("was killed by signal {signal}"),
             None => "had to be killed".to_owned(),
         };
-        // Its own last word says more than the broken channel that showed its end.
+        // Its crash report, or its last log line, says more than the broken channel that showed its end.
         let why = match (report::read(&self.crash, &self.instance.template.profile()), last_line) {
             (Some(death), _) => death.to_string(),
             (None, Some(line)) => format!("{}; its last line was: {line}", logs::printable(why.as_bytes())),

@@ -116,7 +116,7 @@ pub fn main() -> ExitCode {
     for line in BufReader::new(io::stdin()).lines() {
         match line.map(|line| serde_json::from_str(&line)) {
             Ok(Ok(told)) => last = told,
-            // Half a line: the launcher died while it told.
+            // Half a line: the launcher died while it wrote.
             Ok(Err(_)) | Err(_) => break,
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The end of a VM, which waits for no operation: whatever is under way is given up, and its client answered.
 //!
-//! The first reason for the end is the one that is told. The CPUs' process ends first, then all others at once; a
+//! The first reason for the end is the one that is reported. The CPUs' process ends first, then all others at once; a
 //! process that does not even obey a kill is named, and not waited for.
 
 use super::{Operation, Progress, StateMachine, Step, has_ended};

@@ -16,7 +16,7 @@ use crate::problem::{Class, Problem};
 /// Why it is given up.
 #[derive(Debug)]
 pub(super) struct GivenUp {
-    /// What users are told of the step.
+    /// The step, as messages name it.
     step: &'static str,
     /// Who failed, if it was a process.
     culprit: Option<InstanceId>,
@@ -46,7 +46,7 @@ impl GivenUp {
         }
     }
 
-    /// What whoever asked is told.
+    /// The answer to the command.
     fn problem(&self) -> Problem {
         at_step(self.step, self.culprit, self.problem.clone())
     }

@@ -40,7 +40,7 @@ pub(super) struct Life {
     pub can_be_saved: bool,
     /// Bytes of state that it has saved.
     pub saved_len: Option<u64>,
-    /// It was told to end, or is being ended.
+    /// It was requested to end, or is being ended.
     pub ending: Option<Ending>,
     /// It is ended because it does not answer a peer: as if it had died by itself.
     pub hangs: bool,

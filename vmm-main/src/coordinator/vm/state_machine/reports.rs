@@ -21,7 +21,7 @@ use crate::problem::Problem;
 const SERVER_END_SPAN: Duration = Duration::from_millis(500);
 
 impl StateMachine {
-    /// A process did something, or something became of it. What a life that is over still says is not heard.
+    /// Handles an event of a process. Those of a life that has ended are ignored.
     pub(super) fn process(&mut self, id: LifeId, event: ProcessEvent) {
         let Some(life) = self.lives.get_mut(id) else { return };
         match event {
@@ -68,7 +68,7 @@ impl StateMachine {
             Outcome::Probed(outcome) => self.probed(id, outcome),
         }
         if request == RequestKind::Configure {
-            // A vSMMU is told of devices that died before it could be.
+            // Devices may have died before the vSMMU could take the notification.
             self.tell_dma_ended();
         }
     }
@@ -112,7 +112,7 @@ impl StateMachine {
             Report::Sealed(_) => self.fail(id, "it says a second time that it is sealed".to_owned()),
             Report::Fatal(reason) => self.fail(id, reason),
             Report::PeerFailed { name, why } => self.peer_failed(id, &name, &why),
-            // Who waits for the answer has heard it.
+            // For the process's task, whose deadline it renews.
             Report::Progress => {}
         }
     }

@@ -58,7 +58,7 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// What users are told of it.
+    /// As messages and reports name it.
     const fn as_str(self) -> &'static str {
         match self {
             Self::Check => "check",
@@ -176,7 +176,7 @@ impl StateMachine {
             }
             _ => {}
         }
-        // The guest's last word before the pause is in no saved state.
+        // A reset or power-off that the guest requested before the pause is in no saved state.
         if matches!(next, Stage::Prepare | Stage::Pause | Stage::Save) && self.guest_request.is_some() {
             moving.give_up(
                 None,

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Pausing and going on, tier by tier, and the way back.
 //!
-//! The CPUs pause first, so that devices see no new work, and go on last, so that every device answers before the
-//! guest asks. If a process refuses, the way that was gone is gone back: everyone who has paused goes on, or the
-//! other way round, and the phase stays what it was. So the phase is true whatever happens. Who refused is asked to
-//! go back as well: that it is as it was is its word only. One that refuses the way back is not to be trusted any
-//! more.
+//! The CPUs pause first, so that devices see no new work, and go on last, so that every device answers before the guest
+//! asks. If a process refuses, the way that was gone is gone back: everyone who has paused goes on, or the other way
+//! round, and the phase stays what it was. So the phase is true whatever happens. Who refused is asked to go back as
+//! well: only it says that its state is unchanged. One that refuses the way back is not to be trusted any more.
 
 use ipc::protocol::lifecycle::State;
 
