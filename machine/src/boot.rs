@@ -34,6 +34,9 @@ pub struct BootInfo {
 }
 
 /// Loads all three; `memory` must hold [`MachineConfig::ram_len`] bytes at [`RAM_BASE`].
+///
+/// # Errors
+/// If a file cannot be read, is no kernel that this machine starts, or does not fit.
 pub fn load(
     memory: &GuestMemoryMmap,
     kernel: &File,

@@ -75,6 +75,9 @@ pub struct ImageLayout {
 }
 
 /// Reads the header out of the first bytes of an image.
+///
+/// # Errors
+/// If the header is short, another file's, big-endian, or asks for an impossible offset.
 pub fn parse(first: &[u8]) -> Result<ImageLayout, ImageError> {
     let (header, _) =
         RawHeader::read_from_prefix(first).map_err(|_| ImageError::Truncated { len: first.len() })?;

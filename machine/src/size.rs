@@ -28,6 +28,9 @@ const FRACTION_ALIGN: u64 = 4096;
 const FRACTION_DIGITS_MAX: usize = 12;
 
 /// The number of bytes that `text` names.
+///
+/// # Errors
+/// If it is no decimal number with an optional unit, or more than 64 bits hold.
 pub fn parse(text: &str) -> Result<u64, SizeError> {
     let text = text.trim();
     let (digits, rest) = digits(text);

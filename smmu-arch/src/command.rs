@@ -96,6 +96,9 @@ impl StreamRange {
 }
 
 /// Reads a command of the Non-secure queue of an SMMU of this model.
+///
+/// # Errors
+/// If the command is not one that this model has, or is malformed: CERROR_ILL (§7.1).
 pub fn decode(model: &Model, command: &Command) -> Result<Action, Illegal> {
     let idr0 = model.idr0();
     let stage1 = |action| if idr0.s1p() { Ok(action) } else { Err(Illegal) };

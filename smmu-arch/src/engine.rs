@@ -41,11 +41,14 @@ impl Engine {
     }
 
     /// Translates a transaction as an SMMU of this model and state does.
+    ///
+    /// # Errors
+    /// The event that the transaction raises, or none for a silent abort.
     pub fn translate(
         &mut self,
         registers: &Registers,
         memory: &(impl Memory + ?Sized),
-        who: Requester,
+        requester: Requester,
         access: InputAccess,
     ) -> Result<Translation, Fault> {
         if !registers.cr0.smmuen() {
@@ -55,50 +58,53 @@ impl Engine {
         }
         let model = self.model;
         let bypass = || {
-            let too_large = Fault::recorded(EventRecord::f_addr_size(who, access));
+            let too_large = Fault::recorded(EventRecord::f_addr_size(requester, access));
             untranslated(&model, access.address).ok_or(too_large)
         };
-        let stream = match self.stream(registers, memory, who)? {
+        let stream = match self.stream(registers, memory, requester)? {
             StreamAction::Abort => return Err(Fault::SILENT),
             StreamAction::Bypass => {
-                return match who.substream {
+                return match requester.substream {
                     // A substream needs stage 1 (§7.3.9).
                     Some(substream) => {
-                        Err(Fault::recorded(EventRecord::c_bad_substreamid(who.stream, substream)))
+                        Err(Fault::recorded(EventRecord::c_bad_substreamid(requester.stream, substream)))
                     }
                     None => bypass(),
                 };
             }
             StreamAction::Stage1(stream) => stream,
         };
-        self.translate_stage1(&stream, memory, who, access)
+        self.translate_stage1(&stream, memory, requester, access)
     }
 
     /// As `translate`, with the checked stream table entry given: for callers that look it up elsewhere.
+    ///
+    /// # Errors
+    /// As [`Self::translate`], but for the events of the stream table.
     pub fn translate_stage1(
         &mut self,
         stream: &Stage1Stream,
         memory: &(impl Memory + ?Sized),
-        who: Requester,
+        requester: Requester,
         access: InputAccess,
     ) -> Result<Translation, Fault> {
-        let index = match context::select(stream, who)? {
+        let index = match context::select(stream, requester)? {
             Selection::Bypass => {
-                let too_large = Fault::recorded(EventRecord::f_addr_size(who, access));
+                let too_large = Fault::recorded(EventRecord::f_addr_size(requester, access));
                 return untranslated(&self.model, access.address).ok_or(too_large);
             }
             Selection::Context(index) => index,
         };
-        let context = match self.contexts.get(&(who.stream, index)) {
+        let context = match self.contexts.get(&(requester.stream, index)) {
             Some(context) => *context,
             None => {
-                let cd = context::lookup(&self.model, memory, stream, index, who)?;
-                let context = context::check(&self.model, &cd, who)?;
-                keep(&mut self.contexts, (who.stream, index), context);
+                let cd = context::lookup(&self.model, memory, stream, index, requester)?;
+                let context = context::check(&self.model, &cd, requester)?;
+                keep(&mut self.contexts, (requester.stream, index), context);
                 context
             }
         };
-        let fault = |fault: walk::WalkFault| fault.fault(&context, who, access);
+        let fault = |fault: walk::WalkFault| fault.fault(&context, requester, access);
         let half = walk::half(&context, access.address).map_err(fault)?;
         let leaf = match self.iotlb.lookup(context.asid, access.address) {
             Some(leaf) => *leaf,
@@ -119,13 +125,13 @@ impl Engine {
         &mut self,
         registers: &Registers,
         memory: &(impl Memory + ?Sized),
-        who: Requester,
+        requester: Requester,
     ) -> Result<StreamAction, Fault> {
-        if let Some(action) = self.streams.get(&who.stream) {
+        if let Some(action) = self.streams.get(&requester.stream) {
             return Ok(*action);
         }
-        let action = stream::action(&self.model, registers, memory, who)?;
-        keep(&mut self.streams, who.stream, action);
+        let action = stream::action(&self.model, registers, memory, requester)?;
+        keep(&mut self.streams, requester.stream, action);
         Ok(action)
     }
 

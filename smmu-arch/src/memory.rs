@@ -15,6 +15,9 @@ pub struct Abort;
 /// Memory at output addresses, read by copy.
 pub trait Memory {
     /// Fills `bytes` from `address`, all of it or none of it. 64-bit aligned words are single-copy atomic.
+    ///
+    /// # Errors
+    /// If any byte of the range is not in memory.
     fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), Abort>;
 }
 
@@ -25,6 +28,9 @@ impl<M: Memory + ?Sized> Memory for &M {
 }
 
 /// Copies one structure out of memory.
+///
+/// # Errors
+/// If any byte of it is not in memory.
 pub fn fetch<T: FromBytes + IntoBytes>(memory: &(impl Memory + ?Sized), address: u64) -> Result<T, Abort> {
     let mut value = T::new_zeroed();
     memory.read(address, value.as_mut_bytes())?;

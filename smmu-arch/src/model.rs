@@ -162,6 +162,9 @@ impl Default for Model {
 
 impl Model {
     /// Checks a profile's name and options.
+    ///
+    /// # Errors
+    /// The first option that no SMMU, or none of this profile, has.
     pub fn new(name: &str, options: Options) -> Result<Model, ModelError> {
         if name != MODEL_NAME {
             return Err(ModelError::UnknownName(name.to_owned()));

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Layouts, named as in the manual: types only, no algorithm (IHI 0070).
 //!
-//! Registers and memory structures are bitfields over `u32` and `u64`; reserved bits have no accessor.
-//! A field whose value a guest chooses is an open enum (`open_enum!`): an unknown encoding stays
-//! representable, and whoever reads it decides what it means. No mask or shift belongs outside this
-//! module.
+//! Registers and memory structures are bitfields over `u32` and `u64`; reserved bits have no accessor. A field whose
+//! value a guest chooses is an open enum (`open_enum!`): an unknown encoding stays representable, and the code that
+//! reads it decides what it means. No mask or shift belongs outside this module.
 
 pub mod cd;
 pub mod commands;

@@ -75,6 +75,9 @@ pub(crate) struct Page {
 
 impl GuestRam {
     /// Uses `ram` as RAM, and answers reads of the regions of `read_only`, each at its own address.
+    ///
+    /// # Errors
+    /// If a region is not aligned to pages, or has no mapping in this process.
     pub fn new(
         ram: Arc<GuestMemoryMmap>,
         read_only: Option<Arc<GuestMemoryMmap>>,

@@ -25,6 +25,9 @@ impl Vcpu {
     }
 
     /// A CPU in the saved state. The interrupt controller and the clock in `parts` are restored already.
+    ///
+    /// # Errors
+    /// If PSTATE or the power state is one that no CPU of this crate can have.
     pub fn restore(index: usize, parts: VcpuParts, saved: &VcpuV1) -> Result<Vcpu, RestoreError> {
         let mut vcpu = Vcpu::new(index, parts);
         vcpu.cpu.load_saved(saved)?;

@@ -2,9 +2,9 @@
 //! A public suite of guests for arm64 KVM (kvm-unit-tests), run on our machine: which cases, how, and what came of
 //! them.
 //!
-//! The suite's guests are flat images that somebody has built outside the tree; nothing of them is part of the project.
-//! Here are their arguments, how an image becomes a kernel ([`image`]), the machine it runs on ([`run`]) and the
-//! meaning of what it prints ([`outcome`]). Callers: `cargo xtask arm-suite`, the Arm lab.
+//! The suite's guests are flat images that were built outside the tree; nothing of them is part of the project. Here
+//! are their arguments, how an image becomes a kernel ([`image`]), the machine it runs on ([`run`]) and the meaning of
+//! what it prints ([`outcome`]). Callers: `cargo xtask arm-suite`, the Arm lab.
 
 pub mod cases;
 pub mod image;

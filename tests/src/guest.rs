@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Names and meanings of the guest's files, as `cargo xtask guest` leaves them in the cache.
 //!
-//! Invariant: a file under one of these names is complete (it is renamed into place). The strings are the
-//! contract between the `/init` script of the initramfs and whoever reads the guest's console.
+//! Invariant: a file under one of these names is complete (it is renamed into place). The strings are the contract
+//! between the `/init` script of the initramfs and the readers of the guest's console.
 
 use std::path::{Path, PathBuf};
 

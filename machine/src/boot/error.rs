@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Why a guest could not be put into RAM, and what to do about it: in the words of somebody who gave the files.
+//! Why a guest could not be put into RAM, and what to do about it: in terms of the files that the user gave.
 
 use std::io;
 

@@ -65,7 +65,7 @@ open_enum! {
     }
 }
 
-/// Bits 63:0: who, and what happened.
+/// Bits 63:0: StreamID, SubstreamID, and the type of the event.
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct EventQw0 {
@@ -137,7 +137,7 @@ pub struct EventRecord {
 pub const EVENT_LEN: u64 = 32;
 const _: () = assert!(size_of::<EventRecord>() as u64 == EVENT_LEN);
 
-/// Who issued the transaction.
+/// The stream, and the substream, of the transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Requester {
     /// StreamID of the device.
@@ -167,13 +167,13 @@ impl InputAccess {
 }
 
 impl EventRecord {
-    fn of(event_type: EventType, who: Requester) -> EventRecord {
-        let ssid = who.substream.map_or(0, |substream| substream.0);
+    fn of(event_type: EventType, requester: Requester) -> EventRecord {
+        let ssid = requester.substream.map_or(0, |substream| substream.0);
         let qw0 = EventQw0::new()
             .with_event_type(event_type)
-            .with_ssv(who.substream.is_some())
+            .with_ssv(requester.substream.is_some())
             .with_substream_id(ssid & 0xf_ffff)
-            .with_stream_id(who.stream.0);
+            .with_stream_id(requester.stream.0);
         EventRecord { qw0, ..EventRecord::default() }
     }
 
@@ -182,30 +182,30 @@ impl EventRecord {
     }
 
     /// A stage 1 fault caused by the input address: CLASS is IN, S2 is 0, IPA is not reported.
-    fn stage1(event_type: EventType, who: Requester, access: InputAccess) -> EventRecord {
-        let record = Self::of(event_type, who).with_access(access);
+    fn stage1(event_type: EventType, requester: Requester, access: InputAccess) -> EventRecord {
+        let record = Self::of(event_type, requester).with_access(access);
         EventRecord { qw1: record.qw1.with_class(FaultClass::In), ..record }
     }
 
     /// §7.3.3: no STE can be reached for the StreamID.
-    pub fn c_bad_streamid(who: Requester) -> EventRecord {
-        Self::of(EventType::C_BAD_STREAMID, who)
+    pub fn c_bad_streamid(requester: Requester) -> EventRecord {
+        Self::of(EventType::C_BAD_STREAMID, requester)
     }
 
     /// §7.3.4: fetching the STE, or the L1STD before it, aborted at `fetch_address`.
-    pub fn f_ste_fetch(who: Requester, fetch_address: u64) -> EventRecord {
-        EventRecord { second_address: fetch_address, ..Self::of(EventType::F_STE_FETCH, who) }
+    pub fn f_ste_fetch(requester: Requester, fetch_address: u64) -> EventRecord {
+        EventRecord { second_address: fetch_address, ..Self::of(EventType::F_STE_FETCH, requester) }
     }
 
     /// §7.3.5: the STE is invalid or ILLEGAL.
-    pub fn c_bad_ste(who: Requester) -> EventRecord {
-        Self::of(EventType::C_BAD_STE, who)
+    pub fn c_bad_ste(requester: Requester) -> EventRecord {
+        Self::of(EventType::C_BAD_STE, requester)
     }
 
     /// §7.3.7: the stream does not admit this kind of substream use.
-    pub fn f_stream_disabled(who: Requester) -> EventRecord {
+    pub fn f_stream_disabled(requester: Requester) -> EventRecord {
         // This record has no SSV and no SubstreamID.
-        Self::of(EventType::F_STREAM_DISABLED, Requester { substream: None, ..who })
+        Self::of(EventType::F_STREAM_DISABLED, Requester { substream: None, ..requester })
     }
 
     /// §7.3.9: the substream does not exist. The record always has a SubstreamID and no SSV.
@@ -215,38 +215,38 @@ impl EventRecord {
     }
 
     /// §7.3.10: fetching the CD, or the L1CD before it, aborted at `fetch_address`.
-    pub fn f_cd_fetch(who: Requester, fetch_address: u64) -> EventRecord {
-        EventRecord { second_address: fetch_address, ..Self::of(EventType::F_CD_FETCH, who) }
+    pub fn f_cd_fetch(requester: Requester, fetch_address: u64) -> EventRecord {
+        EventRecord { second_address: fetch_address, ..Self::of(EventType::F_CD_FETCH, requester) }
     }
 
     /// §7.3.11: the CD is invalid or ILLEGAL.
-    pub fn c_bad_cd(who: Requester) -> EventRecord {
-        Self::of(EventType::C_BAD_CD, who)
+    pub fn c_bad_cd(requester: Requester) -> EventRecord {
+        Self::of(EventType::C_BAD_CD, requester)
     }
 
     /// §7.3.12: a stage 1 table walk aborted at `fetch_address`.
-    pub fn f_walk_eabt(who: Requester, access: InputAccess, fetch_address: u64) -> EventRecord {
-        let record = Self::of(EventType::F_WALK_EABT, who).with_access(access);
+    pub fn f_walk_eabt(requester: Requester, access: InputAccess, fetch_address: u64) -> EventRecord {
+        let record = Self::of(EventType::F_WALK_EABT, requester).with_access(access);
         EventRecord { qw1: record.qw1.with_class(FaultClass::Ttd), second_address: fetch_address, ..record }
     }
 
     /// §7.3.13: no translation at stage 1.
-    pub fn f_translation(who: Requester, access: InputAccess) -> EventRecord {
-        Self::stage1(EventType::F_TRANSLATION, who, access)
+    pub fn f_translation(requester: Requester, access: InputAccess) -> EventRecord {
+        Self::stage1(EventType::F_TRANSLATION, requester, access)
     }
 
     /// §7.3.14: an output address too large at stage 1.
-    pub fn f_addr_size(who: Requester, access: InputAccess) -> EventRecord {
-        Self::stage1(EventType::F_ADDR_SIZE, who, access)
+    pub fn f_addr_size(requester: Requester, access: InputAccess) -> EventRecord {
+        Self::stage1(EventType::F_ADDR_SIZE, requester, access)
     }
 
     /// §7.3.15: access flag clear at stage 1.
-    pub fn f_access(who: Requester, access: InputAccess) -> EventRecord {
-        Self::stage1(EventType::F_ACCESS, who, access)
+    pub fn f_access(requester: Requester, access: InputAccess) -> EventRecord {
+        Self::stage1(EventType::F_ACCESS, requester, access)
     }
 
     /// §7.3.16: permission fault at stage 1.
-    pub fn f_permission(who: Requester, access: InputAccess) -> EventRecord {
-        Self::stage1(EventType::F_PERMISSION, who, access)
+    pub fn f_permission(requester: Requester, access: InputAccess) -> EventRecord {
+        Self::stage1(EventType::F_PERMISSION, requester, access)
     }
 }

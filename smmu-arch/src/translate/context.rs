@@ -61,16 +61,19 @@ pub struct Half {
 }
 
 /// Which CD a transaction uses (§5.2, S1CDMax and S1DSS).
-pub fn select(stream: &Stage1Stream, who: Requester) -> Result<Selection, Fault> {
-    let disabled = || Fault::recorded(EventRecord::f_stream_disabled(who));
+///
+/// # Errors
+/// C_BAD_SUBSTREAMID, or F_STREAM_DISABLED as S1DSS says.
+pub fn select(stream: &Stage1Stream, requester: Requester) -> Result<Selection, Fault> {
+    let disabled = || Fault::recorded(EventRecord::f_stream_disabled(requester));
     let enabled = stream.cd_max > 0;
-    match (who.substream, stream.default_substream) {
+    match (requester.substream, stream.default_substream) {
         (None, _) if !enabled => Ok(Selection::Context(0)),
         (None, DefaultSubstream::Bypass) => Ok(Selection::Bypass),
         (None, DefaultSubstream::UseSubstream0) => Ok(Selection::Context(0)),
         (None, _) => Err(disabled()),
         (Some(substream), _) if !enabled || u64::from(substream.0) >= 1 << stream.cd_max => {
-            Err(Fault::recorded(EventRecord::c_bad_substreamid(who.stream, substream)))
+            Err(Fault::recorded(EventRecord::c_bad_substreamid(requester.stream, substream)))
         }
         // CD 0 belongs to transactions without a substream.
         (Some(SubstreamId(0)), DefaultSubstream::UseSubstream0) => Err(disabled()),
@@ -79,14 +82,17 @@ pub fn select(stream: &Stage1Stream, who: Requester) -> Result<Selection, Fault>
 }
 
 /// Fetches the CD at `index`, which `select` found to be in the table.
+///
+/// # Errors
+/// F_CD_FETCH where the table cannot be read, C_BAD_SUBSTREAMID for an L1CD that is not valid.
 pub fn lookup(
     model: &Model,
     memory: &(impl Memory + ?Sized),
     stream: &Stage1Stream,
     index: u32,
-    who: Requester,
+    requester: Requester,
 ) -> Result<Cd, Fault> {
-    let fetch_fault = |address| Fault::recorded(EventRecord::f_cd_fetch(who, model.truncate(address)));
+    let fetch_fault = |address| Fault::recorded(EventRecord::f_cd_fetch(requester, model.truncate(address)));
     let leaf_bits = match stream.format {
         ContextTableFormat::TwoLevel4K if stream.cd_max > 0 => Some(6),
         ContextTableFormat::TwoLevel64K if stream.cd_max > 0 => Some(10),
@@ -98,7 +104,7 @@ pub fn lookup(
         let l1: L1Cd = fetch(memory, l1_address).map_err(|_| fetch_fault(l1_address))?;
         if !l1.v() || !model.in_range(l1.l2ptr()) {
             let substream = SubstreamId(index);
-            return Err(Fault::recorded(EventRecord::c_bad_substreamid(who.stream, substream)));
+            return Err(Fault::recorded(EventRecord::c_bad_substreamid(requester.stream, substream)));
         }
         align_down(l1.l2ptr(), CD_LEN << leaf_bits) + u64::from(index & ((1 << leaf_bits) - 1)) * CD_LEN
     } else {
@@ -108,8 +114,11 @@ pub fn lookup(
 }
 
 /// Reads a CD, or finds it ILLEGAL (§5.4.2).
-pub fn check(model: &Model, cd: &Cd, who: Requester) -> Result<Context, Fault> {
-    legal(model, cd).ok_or(Fault::recorded(EventRecord::c_bad_cd(who)))
+///
+/// # Errors
+/// C_BAD_CD.
+pub fn check(model: &Model, cd: &Cd, requester: Requester) -> Result<Context, Fault> {
+    legal(model, cd).ok_or(Fault::recorded(EventRecord::c_bad_cd(requester)))
 }
 
 fn legal(model: &Model, cd: &Cd) -> Option<Context> {

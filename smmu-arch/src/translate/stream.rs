@@ -41,37 +41,44 @@ pub struct Stage1Stream {
 }
 
 /// Finds the action for a stream: `lookup`, then `check`.
+///
+/// # Errors
+/// As [`lookup`] and [`check`].
 pub fn action(
     model: &Model,
     registers: &Registers,
     memory: &(impl Memory + ?Sized),
-    who: Requester,
+    requester: Requester,
 ) -> Result<StreamAction, Fault> {
-    check(model, &lookup(model, registers, memory, who)?, who)
+    check(model, &lookup(model, registers, memory, requester)?, requester)
 }
 
 /// Fetches the stream table entry of a stream.
+///
+/// # Errors
+/// C_BAD_STREAMID (recorded only with CR2.RECINVSID) for a StreamID beyond the table, F_STE_FETCH where it cannot be
+/// read.
 pub fn lookup(
     model: &Model,
     registers: &Registers,
     memory: &(impl Memory + ?Sized),
-    who: Requester,
+    requester: Requester,
 ) -> Result<Ste, Fault> {
     let (base, config) = (registers.strtab_base, registers.strtab_base_cfg);
     let bad_stream = || {
         let recorded = registers.cr2.recinvsid();
-        Fault { event: recorded.then(|| EventRecord::c_bad_streamid(who)) }
+        Fault { event: recorded.then(|| EventRecord::c_bad_streamid(requester)) }
     };
-    let fetch_fault = |address| Fault::recorded(EventRecord::f_ste_fetch(who, model.truncate(address)));
+    let fetch_fault = |address| Fault::recorded(EventRecord::f_ste_fetch(requester, model.truncate(address)));
 
     let bits = config.log2size().min(model.idr1().sidsize());
-    if u64::from(who.stream.0) >= 1 << bits {
+    if u64::from(requester.stream.0) >= 1 << bits {
         return Err(bad_stream());
     }
     let two_level =
         config.fmt() == StreamTableFormat::TwoLevel && model.idr0().st_level() == StreamTableLevels::TwoLevel;
     let address = if two_level {
-        let (l1_address, index) = l1_position(base, config, who.stream);
+        let (l1_address, index) = l1_position(base, config, requester.stream);
         let l1: L1Std = fetch(memory, l1_address).map_err(|_| fetch_fault(l1_address))?;
         let span = l1.span();
         if span == 0 || span >= SPAN_RESERVED || span > split(config) + 1 || index >> (span - 1) != 0 {
@@ -82,7 +89,7 @@ pub fn lookup(
     } else {
         // The alignment follows LOG2SIZE as written, not as capped.
         let table = STE_LEN.checked_shl(config.log2size().into()).filter(|len| *len != 0);
-        table.map_or(0, |len| align_down(base.addr(), len)) + u64::from(who.stream.0) * STE_LEN
+        table.map_or(0, |len| align_down(base.addr(), len)) + u64::from(requester.stream.0) * STE_LEN
     };
     // §3.4.3, 5: an address beyond the output address size is a fetch fault rather than truncated.
     if !model.in_range(address) {
@@ -114,8 +121,11 @@ pub(super) fn align_down(address: u64, len: u64) -> u64 {
 }
 
 /// Decides what an entry asks for, or finds it ILLEGAL (§5.2.2).
-pub fn check(model: &Model, ste: &Ste, who: Requester) -> Result<StreamAction, Fault> {
-    let illegal = Err(Fault::recorded(EventRecord::c_bad_ste(who)));
+///
+/// # Errors
+/// C_BAD_STE.
+pub fn check(model: &Model, ste: &Ste, requester: Requester) -> Result<StreamAction, Fault> {
+    let illegal = Err(Fault::recorded(EventRecord::c_bad_ste(requester)));
     let idr0 = model.idr0();
     if !ste.qw0.v() {
         return illegal;

@@ -56,15 +56,15 @@ pub enum WalkFault {
 
 impl WalkFault {
     /// What the transaction is terminated with. Only faults of the translation itself obey CD.R.
-    pub fn fault(self, context: &Context, who: Requester, access: InputAccess) -> Fault {
+    pub fn fault(self, context: &Context, requester: Requester, access: InputAccess) -> Fault {
         let event = match self {
             WalkFault::Abort(address) => {
-                return Fault::recorded(EventRecord::f_walk_eabt(who, access, address));
+                return Fault::recorded(EventRecord::f_walk_eabt(requester, access, address));
             }
-            WalkFault::Translation => EventRecord::f_translation(who, access),
-            WalkFault::AddressSize => EventRecord::f_addr_size(who, access),
-            WalkFault::AccessFlag => EventRecord::f_access(who, access),
-            WalkFault::Permission => EventRecord::f_permission(who, access),
+            WalkFault::Translation => EventRecord::f_translation(requester, access),
+            WalkFault::AddressSize => EventRecord::f_addr_size(requester, access),
+            WalkFault::AccessFlag => EventRecord::f_access(requester, access),
+            WalkFault::Permission => EventRecord::f_permission(requester, access),
         };
         Fault { event: context.record.then_some(event) }
     }
@@ -101,6 +101,9 @@ impl Leaf {
 }
 
 /// The half an address belongs to, if it is in the range of an enabled one (§3.4.1).
+///
+/// # Errors
+/// A translation fault if it is in no half, or the half's walks are disabled (EPDx).
 pub fn half(context: &Context, address: u64) -> Result<&Half, WalkFault> {
     let upper = address >> 55 & 1 == 1;
     let [lower_half, upper_half] = &context.halves;
@@ -119,6 +122,9 @@ pub(super) fn first_shift(granule: Granule, input_bits: u32) -> u32 {
 }
 
 /// Walks the tables for an address of `half`. The access flag is checked, permissions are not.
+///
+/// # Errors
+/// The first fault on the way, in the order of the architecture.
 pub fn walk(
     memory: &(impl Memory + ?Sized),
     context: &Context,

@@ -117,6 +117,9 @@ pub struct Gic {
 
 impl Gic {
     /// A GIC at reset.
+    ///
+    /// # Errors
+    /// If there are no vCPUs, or more vCPUs or SPIs than a GIC of this model has.
     pub fn new(config: GicConfig, memory: Arc<dyn TableMemory>, on_irq: OnIrq) -> Result<Self, GicError> {
         if !(1..=VCPU_COUNT_MAX).contains(&config.vcpu_count) {
             return Err(GicError::VcpuCount(config.vcpu_count));
@@ -264,6 +267,9 @@ impl Gic {
     /// A GIC as it was saved. Guest memory must be complete: the configuration of pending LPIs is read from
     /// it. Lines are already up to date when this returns, and `on_irq` has been called for those that are
     /// high.
+    ///
+    /// # Errors
+    /// If the saved state is of a machine with other numbers of vCPUs or SPIs, or with or without an ITS.
     pub fn restore(
         config: GicConfig,
         memory: Arc<dyn TableMemory>,

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The translation of guest order to host fences, held against axiomatic models (Arm ARM B2.3.3; TSO for x86-64).
 //!
-//! A program is a handful of instructions for two to four CPUs. Every candidate execution (who reads from whom, which
-//! store comes last) that a host would allow to the translated program must be one that the architecture allows to the
-//! guest's. The programs hold message passing, load and store buffering, R, S, 2+2W and IRIW with every kind of access
-//! and barrier, and every fence of the translation is taken away once: then some program must be executed wrongly.
+//! A program is a handful of instructions for two to four CPUs. Every candidate execution (which store each load reads,
+//! which store comes last) that a host would allow to the translated program must be one that the architecture allows
+//! to the guest's. The programs hold message passing, load and store buffering, R, S, 2+2W and IRIW with every kind of
+//! access and barrier, and every fence of the translation is taken away once: then some program must be executed
+//! wrongly.
 
 mod program;
 
@@ -273,7 +274,7 @@ fn translation_without_any_one_of_its_fences_is_wrong() {
 #[test]
 fn known_shapes_are_judged_as_the_manual_has_them() {
     // Threads, and whether the outcome that gives the shape its name is allowed; found as an execution in which the
-    // reads and final values are these: (who each read reads from, who writes last), by number of access.
+    // reads and final values are these: (the write that each read reads from, the last write), by number of access.
     let shape = |one: &[(Instruction, usize)],
                  other: &[(Instruction, usize)],
                  reads: &[Option<usize>],

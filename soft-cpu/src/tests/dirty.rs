@@ -30,8 +30,8 @@ const WRITER: [u32; 9] = [
 
 /// Offsets that are multiples of eight: a power of two of bytes.
 const OFFSETS: u64 = 0x3_fff8;
-/// How far behind the one before it a CPU's window begins: half of it is its neighbour's too, and the first and the
-/// last CPU have pages that nobody else marks.
+/// How far behind the one before it a CPU's window begins: half of it is the next CPU's too, and the first and the last
+/// CPU have pages that no other one marks.
 const STRIDE: u64 = 0x2_0000;
 const VCPU_COUNT_MAX: u64 = 4;
 const LEN: u64 = (VCPU_COUNT_MAX - 1) * STRIDE + OFFSETS + 8;

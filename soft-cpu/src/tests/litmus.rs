@@ -71,7 +71,7 @@ const SWPAL_Y: u32 = 0xf8ee_802f;
 const DMB: u32 = 0xd503_3bbf; // dmb ish
 const ZERO: u32 = 0xd280_000a; // mov x10, #0
 
-/// A million, or fewer where nobody wants to wait.
+/// A million in the full run, else fewer.
 fn rounds() -> u64 {
     if std::env::var_os("BULKHEAD_FULL_RUN").is_some() { 1_000_000 } else { 100_000 }
 }

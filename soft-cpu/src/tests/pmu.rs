@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The performance monitors: what counts, what filters, what overflows, and who may look.
+//! The performance monitors: what counts, what filters, what overflows, and what EL0 may access.
 
 use super::machine::{DATA, Guest, NOP, VECTORS};
 use crate::Vcpu;

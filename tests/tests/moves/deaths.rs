@@ -6,7 +6,7 @@
 //! the move, and that of an old one what it costs elsewhere; behind it they have changed places. A device's process
 //! costs its device, the vSMMU's that serves the guest nothing, another one the machine, and nothing is left behind.
 //!
-//! A process that is stopped (SIGSTOP) lives, and answers nobody. It costs what its death costs, and the guest is held
+//! A process that is stopped (SIGSTOP) lives, and answers no peer. It costs what its death costs, and the guest is held
 //! up for no longer than a process may be without progress.
 //!
 //! A few moments are drawn each time, by a seed that is printed; `BULKHEAD_SEED` sets it. The full run draws more.
@@ -142,7 +142,7 @@ pub fn any_message() {
         }
     }
     println!("{SEEN}{lost} of {lives} moves lost a process at a message; a whole one has {counts:?}");
-    assert!(lost > 0, "no move came to its point");
+    assert!(lost > 0, "no move reached its point");
 }
 
 /// A device's process of each set is stopped, the new one in the middle of what it does; in the full run each other one
@@ -172,7 +172,7 @@ pub fn stopped() {
         spans.len()
     );
     assert!(spans.iter().all(|span| *span < STOPPED_SPAN), "a guest was held up: {spans:?}");
-    assert!(!spans.is_empty(), "no move came to its point");
+    assert!(!spans.is_empty(), "no move reached its point");
 }
 
 /// What each process has in a move.
@@ -213,7 +213,7 @@ fn one(
         traced.end();
         return None;
     }
-    // An old process that dies behind the commit is missed by nobody, and neither is a new one before it.
+    // An old process that dies behind the commit is missed by no process, and neither is a new one before it.
     let is_past_commit = has_moved || generation == NEW && !said.contains("the guest is running");
     let was_needed = is_past_commit == (generation == NEW);
     if !was_needed {

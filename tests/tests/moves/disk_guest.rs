@@ -68,7 +68,7 @@ impl DiskGuest {
         assert_eq!(self.smmu.events(m), [[0; 4]; 0]);
     }
 
-    /// Its disk is lost, or will be told to be.
+    /// Its disk is lost, or about to be.
     pub fn loses_its_disk(&mut self, m: &mut Monitor) {
         let until = Instant::now() + COMMAND;
         while self.nvme.version(m) != LOST {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A program that takes part in save/restores as it is ordered to: the shipped one, but for one step of one attempt, at
-//! which it refuses or dies.
+//! A shipped program with a fault injected into save/restores: at one step of one attempt it refuses or dies.
 //!
 //! Attempt `k` moves the guest from generation 1 to `k + 1`, and all before it have failed: so a process of the old set
 //! knows the attempt by how often it was asked whether it can be saved, and one of the new set by its generation. A
@@ -59,7 +58,7 @@ pub const FAULTS: [(Step, How); 11] = [
 /// What a process that stays refuses in each attempt to restart one that it has a channel with.
 pub const FAULTS_OF_PEERS: [Step; 2] = [Step::Rewire, Step::ReplayOfPeer];
 
-/// What a process that dies by order ends with.
+/// The exit code of a process that dies at an injected fault.
 pub const STATUS: i32 = 77;
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
@@ -67,7 +66,7 @@ static CHECKS: AtomicU32 = AtomicU32::new(0);
 static REWIRINGS: AtomicU32 = AtomicU32::new(0);
 
 impl Step {
-    /// What users are told of it.
+    /// The step, as messages name it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Check => "check",
@@ -85,7 +84,7 @@ impl Step {
     fn pass_of_peer(self) -> Result<(), Failure> {
         let attempt = usize::try_from(REWIRINGS.load(Ordering::Relaxed)).ok();
         match attempt.and_then(|attempt| FAULTS_OF_PEERS.get(attempt.checked_sub(1)?)) {
-            Some(step) if *step == self => Err(Failure::new(self.as_str(), "by order")),
+            Some(step) if *step == self => Err(Failure::new(self.as_str(), "injected fault")),
             _ => Ok(()),
         }
     }
@@ -101,7 +100,7 @@ impl Step {
         };
         let fault = usize::try_from(attempt).ok().and_then(|attempt| FAULTS.get(attempt.checked_sub(1)?));
         match fault {
-            Some((step, How::Refuses)) if *step == self => Err(Failure::new(self.as_str(), "by order")),
+            Some((step, How::Refuses)) if *step == self => Err(Failure::new(self.as_str(), "injected fault")),
             Some((step, How::Dies)) if *step == self => std::process::exit(STATUS),
             _ => Ok(()),
         }

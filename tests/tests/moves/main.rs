@@ -3,8 +3,8 @@
 //!
 //! - [`loops`]: again and again, and what is signalled between the pause and the save: nothing is lost, nothing comes
 //!   twice.
-//! - [`refusals`]: at every step that can fail, one process after the other refuses or dies by order; [`deaths`]: at
-//!   any message. The guest goes on where it was, the user is told process and step, and nothing leaks.
+//! - [`refusals`]: at every step that can fail, one process after the other refuses or dies by an injected fault;
+//!   [`deaths`]: at any message. The guest goes on where it was, the user is told process and step, and nothing leaks.
 //! - [`harvests`]: what the dirty logs have is what was written.
 //!
 //! As the hostile processes of `peers`, the faulty ones are this program itself, under another name ([`faulty`]).

@@ -71,7 +71,7 @@ fn all(program: &str, process: &str, command: &[&str], faults: &[(Step, How)]) {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "{process} {step:?} {how:?} and {verb} succeeded");
         let named = format!("{} of {process}: ", step.as_str());
-        let why = if how == How::Dies { "77" } else { "by order" };
+        let why = if how == How::Dies { "77" } else { "injected fault" };
         assert!(said.contains(&named) && said.contains(why), "{step:?} {how:?}: {said}");
         assert!(said.contains("the guest is running"), "{said}");
         guest.works(&mut m);

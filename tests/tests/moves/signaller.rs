@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A device that signals at the worst moment: when it is told to stop, between the pause of the CPUs and the save.
+//! A device that signals at the worst moment: when it is asked to stop, between the pause of the CPUs and the save.
 //!
-//! It is in a vfio-user server of this process, which stays through every move. Told to stop, it writes to memory,
+//! It is in a vfio-user server of this process, which stays through every move. Asked to stop, it writes to memory,
 //! reads where nothing is mapped, sends a message, and asserts its pin, each before it answers. It knows how often it
 //! did what, and that every write that was posted to it came once and in order.
 
@@ -29,10 +29,10 @@ use crate::support::COMMAND;
 pub const POSTED: u64 = 8;
 pub const ASSERTED: u64 = 40;
 pub const DONE: u64 = INTX_DONE as u64;
-/// The vector that is sent when it is told to stop. The other one is the test's.
+/// The vector that is sent when it is asked to stop. The other one is the test's.
 pub const STOP_VECTOR: usize = 1;
 
-/// What it does when it is told to stop.
+/// What it does when it is asked to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtStop {
     /// Writes how often it was stopped to `data`; reads at `nowhere`, a page further each time; sends its vector.
@@ -107,7 +107,7 @@ impl Signaller {
         Self { socket, state }
     }
 
-    /// How often it was told to stop, and has signalled.
+    /// How often it was asked to stop, and has signalled.
     pub fn stops(&self) -> u64 {
         self.state.stops.load(Ordering::SeqCst)
     }

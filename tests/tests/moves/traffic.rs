@@ -3,7 +3,7 @@
 //!
 //! CPU 1 adds to its pages and posts numbers to a device without end. CPU 0 is the test's: its NVMe writes pages, reads
 //! them back, and meets an address without a mapping; two more devices send messages and assert a pin when they like,
-//! and when they are told to stop ([`crate::signaller`]). Nothing may be lost, and nothing may come twice.
+//! and when they are asked to stop ([`crate::signaller`]). Nothing may be lost, and nothing may come twice.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -237,7 +237,7 @@ impl Traffic {
         assert_eq!(self.m.load64(gpa + 8), value);
     }
 
-    /// How often the devices were told to stop, and have signalled then.
+    /// How often the devices were asked to stop, and have signalled then.
     pub fn stops(&self) -> [u64; 2] {
         [self.dma.stops(), self.pin.stops()]
     }

@@ -60,7 +60,7 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The folder that somebody gave, or of a build of today.
+/// The folder that was given, or that of a build made now.
 pub fn given_or_built(given: Option<&Path>, profile: Profile) -> Result<PathBuf> {
     match given {
         Some(folder) => std::path::absolute(folder).context("the folder of the programs"),
@@ -72,7 +72,7 @@ pub fn given_or_built(given: Option<&Path>, profile: Profile) -> Result<PathBuf>
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(places::root());
-    // What cargo told this task about its own package is not meant for the cargo started here.
+    // Variables that cargo set for this task are not meant for the cargo started here.
     for (name, _) in std::env::vars_os() {
         let inherited = name.to_string_lossy();
         if inherited.starts_with("CARGO_PKG_")

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! ITS commands (IHI 0069 §5.3): 32 bytes, four little-endian words.
 //!
-//! Decoding is total: an unknown number stays representable as `Unknown`. Operands are as the guest
-//! wrote them; ranges are checked by whoever executes the command.
+//! Decoding is total: an unknown number stays representable as `Unknown`. Operands are as the guest wrote them; ranges
+//! are checked when the command is executed.
 
 use super::{Field, low32};
 

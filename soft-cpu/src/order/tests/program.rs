@@ -27,7 +27,7 @@ pub struct Event {
     /// LDAPR.
     pub rcpc: bool,
     pub release: bool,
-    /// One half of a read-modify-write; its other half is its neighbour.
+    /// One half of a read-modify-write; its other half is next to it.
     pub update: bool,
 }
 
@@ -65,7 +65,7 @@ pub struct Program {
     location_count: usize,
 }
 
-/// Who reads from whom, and the order of the stores to each location.
+/// Which write each read reads from, and the order of the writes to each location.
 #[derive(Clone, Debug)]
 pub struct Execution {
     /// For each read in order, the write; none for the initial value.
@@ -190,7 +190,7 @@ impl Program {
             }
             let later = &order[place.map_or(0, |place| place + 1)..];
             if self.accesses[*read].1.update && later.first() != Some(&(read + 1)) {
-                // Somebody wrote between the halves.
+                // Another write came between the halves.
                 return false;
             }
             later.iter().filter(|write| **write != read + 1 || !self.accesses[*read].1.update).for_each(

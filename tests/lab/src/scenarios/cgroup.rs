@@ -70,7 +70,7 @@ pub fn bounded(report: &mut Report<'_>) -> Result<Verdict> {
     Ok(Verdict::Shown)
 }
 
-/// A group with the controllers for those inside of it, which nobody is in; none if there are no controllers.
+/// An empty group that delegates its controllers to groups inside of it; none if there are no controllers.
 fn place() -> Result<Option<PathBuf>> {
     let mount = Path::new("/tmp/control-groups");
     fs::create_dir_all(mount)?;

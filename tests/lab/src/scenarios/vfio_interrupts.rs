@@ -43,7 +43,7 @@ pub fn shared(report: &mut Report<'_>) -> Result<Verdict> {
     let all = ["nvme0q0", "nvme0q1", "nvme1q0", "nvme1q1"];
     ensure!(line.lines().count() == 1 && all.iter().all(|name| line.contains(name)), "not one line: {line}");
     let late = run(&mut vm, "dmesg | grep -c 'nvme.*timeout\\|nobody cared' || true")?;
-    ensure!(late == "0", "{late} lines about interrupts that did not come, or came for nobody");
+    ensure!(late == "0", "{late} lines of the log are about lost or unhandled interrupts");
     report.evidence(line.split_whitespace().collect::<Vec<_>>().join(" "))?;
     report.evidence("4 MiB on each of both at the same time, read back the same")?;
     let of = |name: &str| vm.counter(name).with_context(|| format!("no counter {name}"));

@@ -5,7 +5,7 @@
 //! it. It is not the cloud kernel: NVMe and ext4 are modules, so these and what they depend on go into an
 //! initramfs of its own. The cache holds `Image-16k`, `modules-16k/` and `initramfs-16k.cpio`.
 //!
-//! Debian packs none with pages of 64 KiB. The suites boot an `Image-64k` that somebody put into the cache.
+//! Debian packs none with pages of 64 KiB. The suites boot an `Image-64k` that was put into the cache by hand.
 
 use std::{
     fs,
