@@ -171,7 +171,7 @@ impl Cpu {
         for at in [va, last] {
             let present = match access {
                 Access::Write => self.tlb.write::<0>(table, at).is_some(),
-                _ => self.tlb.read::<0>(table, at).is_some(),
+                Access::Read | Access::Execute | Access::Maintain => self.tlb.read::<0>(table, at).is_some(),
             };
             if !present {
                 // The second page is reported at its own start, where the access first touches it.

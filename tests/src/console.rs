@@ -26,7 +26,7 @@ const EXIT_POLL: Duration = Duration::from_millis(10);
 /// A running program and all it has written.
 pub struct Console {
     child: Child,
-    input: Option<ChildStdin>,
+    input: ChildStdin,
     screen: Arc<Screen>,
     /// Where in the text the next wait begins.
     cursor: usize,
@@ -79,7 +79,7 @@ impl Console {
             let screen = Arc::clone(&screen);
             thread::spawn(move || screen.read_errors(errors));
         }
-        let input = child.stdin.take();
+        let input = child.stdin.take().context("the program has no input")?;
         Ok(Self { child, input, screen, cursor: 0, command_count: 0 })
     }
 
@@ -119,13 +119,8 @@ impl Console {
 
     /// Types `text`, as it is.
     pub fn send(&mut self, text: &str) -> Result<()> {
-        let input = self.input.as_mut().context("the program's input is closed")?;
+        let input = &mut self.input;
         input.write_all(text.as_bytes()).and_then(|()| input.flush()).context("the program takes no input")
-    }
-
-    /// Closes the program's input, as Ctrl-D at the start of a line would.
-    pub fn close_input(&mut self) {
-        self.input = None;
     }
 
     /// Waits for the shell's first prompt and keeps kernel messages off the console from there on.

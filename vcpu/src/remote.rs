@@ -231,7 +231,11 @@ impl RemoteDevice {
                     }
                     return None;
                 }
-                Err(unfinished) => unfinished,
+                Err(
+                    unfinished @ (RingError::Unfinished { .. }
+                    | RingError::NotQueued { .. }
+                    | RingError::NoLane),
+                ) => unfinished,
             };
             waited = waited.saturating_add(begun.elapsed().min(WAIT_COUNTED_MAX));
             // Earlier accesses may have used up part of the time that the same pause allows for all of them.

@@ -23,13 +23,6 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use support::{Lab, PATIENCE, Vm, guest, signal};
 
-/// An answer of the control API.
-fn json(lab: &Lab, words: &[&str]) -> Value {
-    let output = lab.bulkhead(words);
-    assert!(output.status.success(), "{words:?}: {output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 /// Requests a pause that waits for the vSMMU's process, which is stopped; does `meanwhile` once the CPUs stand still.
 fn while_it_pauses(vm: &mut Vm<'_>, meanwhile: impl FnOnce(&mut Vm<'_>)) -> Output {
     let lab = vm.lab;
@@ -38,7 +31,7 @@ fn while_it_pauses(vm: &mut Vm<'_>, meanwhile: impl FnOnce(&mut Vm<'_>)) -> Outp
         let paused = scope.spawn(|| lab.bulkhead(&["pause"]));
         let begun = Instant::now();
         loop {
-            let all = json(lab, &["inspect", "--json"]);
+            let all = lab.json(&["inspect", "--json"]);
             let row = all.as_array().unwrap().iter().find(|row| row["process"] == "vcpu");
             if row.is_some_and(|row| row["values"]["state"] == "paused") {
                 break;
@@ -68,14 +61,14 @@ fn device_process_that_dies_during_a_pause_is_told_before_the_pause_is_through()
         signal(vm.pid("vfio0"), "KILL");
         let told = vm.await_log("the guest goes on without it");
         assert!(told.contains("vfio0 is lost") && told.contains("killed by signal 9"), "{told}");
-        let status = json(vm.lab, &["status", "--json"]);
+        let status = vm.lab.json(&["status", "--json"]);
         // The one that the pause waits for has not even been let go on.
         assert_eq!(status["phase"], "running", "{status}");
         assert!(status["lost_devices"]["vfio0"].is_string(), "{status}");
         signal(vm.pid("smmu0"), "CONT");
     });
     assert!(paused.status.success(), "the pause goes on without the device: {paused:?}");
-    assert_eq!(json(&lab, &["status", "--json"])["phase"], "paused");
+    assert_eq!(lab.json(&["status", "--json"])["phase"], "paused");
     vm.drain();
     assert!(lab.bulkhead(&["resume"]).status.success());
     vm.output_of(10);
@@ -166,12 +159,12 @@ fn pause_that_the_cpus_do_not_obey_is_undone_and_the_guest_runs_as_the_phase_say
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("did not stop within"), "{said}");
-    assert_eq!(json(&lab, &["status", "--json"])["phase"], "running");
+    assert_eq!(lab.json(&["status", "--json"])["phase"], "running");
     vm.drain();
     vm.output_of(200);
     // Nothing of it is left: the next pause is one.
     assert!(lab.bulkhead(&["pause"]).status.success());
-    assert_eq!(json(&lab, &["status", "--json"])["phase"], "paused");
+    assert_eq!(lab.json(&["status", "--json"])["phase"], "paused");
     assert!(lab.bulkhead(&["resume"]).status.success());
     vm.output_of(10);
     stop(vm);

@@ -43,15 +43,9 @@ fn serve(listener: &UnixListener, device: Device, bend: Bend) -> Server {
     Server::on(listener.accept().unwrap().0.into(), device, bend)
 }
 
-fn json(lab: &Lab, words: &[&str]) -> Value {
-    let output = lab.bulkhead(words);
-    assert!(output.status.success(), "{words:?}: {output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 /// What `inspect` says of a process.
 fn inspected(lab: &Lab, process: &str) -> Value {
-    let all = json(lab, &["inspect", "--json"]);
+    let all = lab.json(&["inspect", "--json"]);
     let row = all.as_array().unwrap().iter().find(|row| row["process"] == process);
     row.unwrap_or_else(|| panic!("no {process} in {all:#}")).clone()
 }
@@ -87,22 +81,14 @@ fn a_silent_server_costs_its_device_and_nobody_waits_for_it_but_the_guest() {
     await_socket(&lab);
     // While the device is being opened every process answers.
     let begun = Instant::now();
-    while json(&lab, &["ps", "--json"])
-        .as_object()
-        .unwrap()
-        .values()
-        .next()
-        .unwrap()
-        .as_array()
-        .unwrap()
-        .len()
+    while lab.json(&["ps", "--json"]).as_object().unwrap().values().next().unwrap().as_array().unwrap().len()
         < 4
     {
         assert!(begun.elapsed() < PATIENCE, "the processes are not there");
     }
     let row = inspected(&lab, "vfio0");
     assert_eq!((&row["values"]["state"], &row["unanswered"]), (&"opening".into(), &Value::Null), "{row}");
-    assert_eq!(json(&lab, &["status", "--json"])["phase"], "created");
+    assert_eq!(lab.json(&["status", "--json"])["phase"], "created");
     // The guest finds an empty slot.
     vm.await_running();
     assert_eq!(vm.output_of(3), [0xff; 3]);
@@ -203,7 +189,7 @@ fn a_server_that_is_silent_after_a_guests_reset_costs_its_device() {
     // The guest resets itself again and again, and each boot begins with no device lost.
     let begun = Instant::now();
     loop {
-        let status = json(&lab, &["status", "--json"]);
+        let status = lab.json(&["status", "--json"]);
         if status["lost_devices"]["vfio0"].as_str().is_some_and(|why| why.contains("deadline passed")) {
             break;
         }

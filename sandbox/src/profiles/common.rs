@@ -93,7 +93,7 @@ const FIXED: u32 = libc::MAP_FIXED.cast_unsigned();
 const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
 
-/// Starting, parking, naming and ending threads; locks; sleeping; the clock when the vDSO cannot answer.
+/// Starting, parking, naming and ending threads; locks; the clock when the vDSO cannot answer.
 pub fn threads() -> Vec<Rule> {
     vec![
         Rule::when("clone", &[Check::word(0, THREAD_FLAGS, "only a thread of this process may be started")]),
@@ -105,7 +105,6 @@ pub fn threads() -> Vec<Rule> {
         Rule::any("sched_yield"),
         Rule::any("sched_getaffinity"),
         Rule::any("gettid"),
-        Rule::any("clock_nanosleep"),
         // Where the vDSO has no clock to read.
         Rule::any("clock_gettime"),
         Rule::any("getrandom"),
@@ -155,8 +154,16 @@ pub fn ending() -> Vec<Rule> {
     ]
 }
 
-/// Reading, writing and waiting on descriptors the process already has; saving into and restoring from a memory file.
+/// What [`channels`] has, and doorbells and streams without descriptors, which are read by `recvfrom`.
 pub fn descriptors() -> Vec<Rule> {
+    let mut rules = channels();
+    rules.push(Rule::any("recvfrom"));
+    rules
+}
+
+/// Reading, writing and waiting on descriptors the process already has, channels of messages among them; saving into
+/// and restoring from a memory file.
+pub fn channels() -> Vec<Rule> {
     vec![
         Rule::any("read"),
         Rule::any("write"),
@@ -173,8 +180,6 @@ pub fn descriptors() -> Vec<Rule> {
         ),
         Rule::any("ppoll"),
         Rule::any("recvmsg"),
-        // Doorbells, and a stream that carries no descriptors.
-        Rule::any("recvfrom"),
         // Without descriptors: what may send those has `sendmsg` as well.
         connected_send(),
         Rule::any("shutdown"),

@@ -44,7 +44,7 @@ pub fn rules() -> Vec<Rule> {
         &common::memory(),
         &common::threads(),
         &common::ending(),
-        &common::descriptors(),
+        &common::channels(),
         &[
             // Data goes to the client in messages of several pieces.
             Rule::any("sendmsg"),

@@ -29,5 +29,5 @@ pub fn profile(arch: Arch) -> Profile {
 }
 
 pub fn rules() -> Vec<Rule> {
-    union(&[&common::memory(), &common::threads(), &common::ending(), &common::descriptors()])
+    union(&[&common::memory(), &common::threads(), &common::ending(), &common::channels()])
 }

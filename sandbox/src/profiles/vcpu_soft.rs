@@ -37,6 +37,8 @@ pub fn rules() -> Vec<Rule> {
         &common::descriptors(),
         &[
             Rule::any("eventfd2"),
+            // Between two looks at whether a CPU that was kicked has left guest code.
+            Rule::any("clock_nanosleep"),
             // Whether the memory that a device offers lies in ordinary pages, which cannot fault once mapped.
             Rule::any("fstatfs"),
         ],

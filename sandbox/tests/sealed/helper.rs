@@ -155,7 +155,6 @@ fn threads() -> String {
                 }
                 drop(ready);
                 let blocks: Vec<Vec<u8>> = (0..200).map(|len| vec![1; len * 97 + number]).collect();
-                std::thread::sleep(Duration::from_millis(1));
                 std::thread::park_timeout(Duration::from_millis(1));
                 sender.send(blocks.iter().map(Vec::len).sum::<usize>()).unwrap();
             };

@@ -94,6 +94,13 @@ impl Lab {
         finish(child)
     }
 
+    /// The JSON that a command prints, which must succeed; `arguments` include `--json`.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.bulkhead(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     /// Starts a VM with this kernel.
     pub fn start(&self, kernel: &Path, words: &[&str]) -> Vm<'_> {
         self.started(self.command(&[]), kernel, words)

@@ -100,7 +100,14 @@ impl ClientError {
         match self {
             Self::Connection(_) => self.is_refusal(),
             Self::Step { source, .. } => source.leaves_connection(),
-            _ => true,
+            Self::Unusable(_)
+            | Self::DmaWindows { .. }
+            | Self::StateLong { .. }
+            | Self::StateSlow
+            | Self::NoMigration
+            | Self::NotStill(_)
+            | Self::State(_)
+            | Self::Stream(_) => true,
         }
     }
 

@@ -7,7 +7,7 @@
 //! "not mapped", because guests hand over zeroed memory. They are part of the frozen machine: tables
 //! travel with guest RAM in a migration.
 
-use super::{Field, INTID_BITS};
+use super::{Field, INTID_BITS, SHAREABILITY, sanitise_shareability};
 
 /// GITS_CTLR.
 pub const CTLR: u64 = 0x0000;
@@ -54,19 +54,8 @@ pub const TYPER_VALUE: u64 = TYPER_PHYSICAL.of(1)
 const VALID: Field = Field::bit(63);
 const INNER_CACHE: Field = Field::bits(61, 59);
 const OUTER_CACHE: Field = Field::bits(55, 53);
-const SHAREABILITY: Field = Field::bits(11, 10);
-const SHAREABILITY_INNER: u64 = 1;
-const SHAREABILITY_RESERVED: u64 = 3;
 const SIZE: Field = Field::bits(7, 0);
 const ATTRIBUTES: u64 = INNER_CACHE.mask() | OUTER_CACHE.mask() | SHAREABILITY.mask();
-
-const fn sanitise_shareability(register: u64) -> u64 {
-    if SHAREABILITY.get(register) == SHAREABILITY_RESERVED {
-        SHAREABILITY.with(register, SHAREABILITY_INNER)
-    } else {
-        register
-    }
-}
 
 /// GITS_CBASER: where the command queue is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

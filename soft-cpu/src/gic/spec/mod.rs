@@ -50,3 +50,17 @@ pub fn id_register(offset: u64) -> Option<u32> {
 pub const fn bit_of(intid: u32) -> u32 {
     1 << (intid % 32)
 }
+
+/// Shareability, which the table registers of redistributors and ITS have at the same place.
+const SHAREABILITY: Field = Field::bits(11, 10);
+const SHAREABILITY_INNER: u64 = 1;
+const SHAREABILITY_RESERVED: u64 = 3;
+
+/// `register` with the reserved shareability kept as inner shareable.
+const fn sanitise_shareability(register: u64) -> u64 {
+    if SHAREABILITY.get(register) == SHAREABILITY_RESERVED {
+        SHAREABILITY.with(register, SHAREABILITY_INNER)
+    } else {
+        register
+    }
+}

@@ -2,7 +2,7 @@
 //! GICR: the redistributor's RD_base and SGI_base frames (IHI 0069 §12.11, §12.12), and the LPI
 //! configuration table entry (§5.1.1).
 
-use super::Field;
+use super::{Field, SHAREABILITY, sanitise_shareability};
 
 /// Bytes of one redistributor: RD_base and SGI_base frames of 64 KiB each (no virtual LPIs).
 pub const STRIDE: u64 = 0x2_0000;
@@ -60,20 +60,7 @@ const PROPBASER_ADDRESS: Field = Field::bits(51, 12);
 const PENDBASER_ADDRESS: Field = Field::bits(51, 16);
 const PENDBASER_PTZ: Field = Field::bit(62);
 const INNER_CACHE: Field = Field::bits(9, 7);
-const SHAREABILITY: Field = Field::bits(11, 10);
 const OUTER_CACHE: Field = Field::bits(58, 56);
-/// The reserved shareability value, which is kept as inner shareable.
-const SHAREABILITY_RESERVED: u64 = 3;
-const SHAREABILITY_INNER: u64 = 1;
-
-const fn sanitise_shareability(register: u64) -> u64 {
-    if SHAREABILITY.get(register) == SHAREABILITY_RESERVED {
-        SHAREABILITY.with(register, SHAREABILITY_INNER)
-    } else {
-        register
-    }
-}
-
 const ATTRIBUTES: u64 = INNER_CACHE.mask() | SHAREABILITY.mask() | OUTER_CACHE.mask();
 
 /// The bits of GICR_PROPBASER that are kept.

@@ -85,9 +85,9 @@ const HEAD: &str = "\
 
 Written by `cargo xtask syscalls`, which runs the programs under `strace` (x86-64): Linux boots, fills a disk and reads
 it back; processes are restarted, and the vSMMU's is killed and comes back; the guest is paused, resumed, saved and
-restored, and ended. The heads of the columns say how many of the
-allowed calls were seen. Arguments are in the profiles (`src/profiles/`), for many calls are allowed with certain ones
-only. `coordinator` holds what a process does until it has sealed itself too, for that happens under its filter.
+restored, and ended. The heads of the columns say how many of the allowed calls were seen. Arguments are in the profiles
+(`src/profiles/`), since many calls are allowed with certain ones only. `coordinator` holds what a process does until it
+has sealed itself too, since that happens under its filter.
 
 `vcpu-kvm` and `vfio-kernel` have no column: they run where an arm64 host has KVM and an SMMU that nests, which is the
 Arm lab's emulated server and not the machine that writes this table, and its image has no tracer. What is not allowed
