@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What one VM is made of: from a TOML file ([`file`]), from equal command-line flags, checked ([`check`]).
+//! What one VM is made of: from a TOML file ([`mod@file`]), from equal command-line flags, checked ([`check`]).
 //!
 //! A configuration is a stack of layers ([`Settings`], all fields open): flags over file over defaults.
 //! [`VmConfig`] is the checked result. Only the launcher parses; the coordinator gets the result by memfd.
