@@ -352,6 +352,10 @@ impl Program for SmmuProgram {
         armed.listen(link.map_err(|why| fail(&why))?).map_err(|error| fail(&error))
     }
 
+    fn turns(armed: &Serving) -> Option<u64> {
+        armed.ring.turns()
+    }
+
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
         let mut show = |device: &Device| {
             device.smmu().counters().each(|name, value| inspect.counter(name, value));

@@ -302,6 +302,10 @@ impl<B: Backend> Program for VfioProgram<B> {
         threads::follow(function, channel).map_err(|error| Failure::new(what(), error))
     }
 
+    fn turns(armed: &Begun<B>) -> Option<u64> {
+        armed.opening.serving().and_then(|serving| serving.ring.turns())
+    }
+
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
         let Configured::Armed(begun) = configured else { return };
         match begun.function() {

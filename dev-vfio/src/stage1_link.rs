@@ -38,9 +38,9 @@ const FAULTS_PER_TURN: usize = 4096;
 /// How long an answer may wait for room: a vSMMU that leaves answers unread is not waiting for one.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
 
-/// How long requests of a life are held back while a later one is followed: from the end of that one until it is
-/// noticed here.
-const SUPERSEDED_SPAN: Duration = Duration::from_secs(1);
+/// How long requests of a life are held back while a later one is followed that is gone: until the thread that listens
+/// to it has noticed.
+const NOTICE_SPAN: Duration = Duration::from_secs(10);
 /// How many lives of the vSMMU are listened to at once: one, its next, and ends that were not noticed yet.
 const LISTENERS_MAX: usize = 4;
 
@@ -152,14 +152,16 @@ impl Stage1Link {
         !channels.open.is_empty()
     }
 
-    /// Waits until `channel` is the one that is followed.
+    /// Whether `channel` is the one that is followed: if a later one is, that is gone, and is not noticed to be, waits
+    /// for that.
     fn await_turn(&self, channel: &Stage1Channel) -> Result<(), Error> {
-        let is_followed =
-            |channels: &Channels| channels.open.last().is_some_and(|followed| Arc::ptr_eq(followed, channel));
-        let channels = lock(&self.channels);
-        let waited = self.changed.wait_timeout_while(channels, SUPERSEDED_SPAN, |all| !is_followed(all));
+        let is_ours = |followed: &&Stage1Channel| Arc::ptr_eq(followed, channel);
+        let is_ending = |all: &mut Channels| {
+            all.open.last().is_some_and(|followed| !is_ours(&followed) && followed.is_left())
+        };
+        let waited = self.changed.wait_timeout_while(lock(&self.channels), NOTICE_SPAN, is_ending);
         let channels: MutexGuard<'_, Channels> = waited.unwrap_or_else(PoisonError::into_inner).0;
-        if is_followed(&channels) {
+        if channels.open.last().filter(is_ours).is_some() {
             return Ok(());
         }
         Err(Error::Refused("requests of a life of the vSMMU that another one has followed"))

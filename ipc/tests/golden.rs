@@ -191,6 +191,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::Inspect,
         Request::DmaEnded { device: InstanceId::new(Role::Vfio, 2) },
         Request::Rewire { peer: InstanceId::new(Role::Smmu, 0), epoch: 0x0102_0304 },
+        Request::Heartbeat,
         Request::Probe(Probe::Open),
     ];
     let name = |request: &Request| match request {
@@ -216,6 +217,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::Inspect => "request-inspect",
         Request::DmaEnded { .. } => "request-dma-ended",
         Request::Rewire { .. } => "request-rewire",
+        Request::Heartbeat => "request-heartbeat",
         Request::Probe(_) => "request-probe",
     };
     all.into_iter().map(|request| (name(&request), request)).collect()
@@ -256,6 +258,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
             },
         ]),
         Reply::DirtyLog(DirtyLogState { epoch: 300, exact: Exactness::Exact }),
+        Reply::Alive { turns: Some(300) },
     ];
     let name = |reply: &Reply| match reply {
         Reply::Done => "reply-done",
@@ -267,6 +270,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
         Reply::Paused(_) => "reply-paused",
         Reply::Replayed(_) => "reply-replayed",
         Reply::DirtyLog(_) => "reply-dirty-log",
+        Reply::Alive { .. } => "reply-alive",
     };
     all.into_iter().map(|reply| (name(&reply), reply)).collect()
 }

@@ -113,6 +113,11 @@ pub trait Program: Sized {
             "it has no channel to that process that can be replaced",
         ))
     }
+    /// How many turns its ring thread has taken ([`RingThread::turns`](crate::ring_thread::RingThread::turns)). By
+    /// default a program serves no ring. Waits for nobody, and takes no lock that is held across work.
+    fn turns(_armed: &Self::Armed) -> Option<u64> {
+        None
+    }
     /// Counters and states. Waits for no peer.
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect);
 }
@@ -321,6 +326,14 @@ impl<P: Program> Life<P> {
     /// If it is not armed, or has no such channel.
     pub fn rewire(&mut self, peer: InstanceId, epoch: u32, channel: OwnedFd) -> Result<(), Failure> {
         P::rewire(self.armed("rewire")?, peer, epoch, channel)
+    }
+
+    /// How many turns its ring thread has taken, if it serves a ring.
+    pub fn turns(&self) -> Option<u64> {
+        match &self.stage {
+            Stage::Armed(armed) => P::turns(armed),
+            _ => None,
+        }
     }
 
     /// Counters and states.

@@ -8,7 +8,7 @@
 //! the thread; `on_violation` is called with the violation, and the next change of mode fails with it.
 
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -97,6 +97,8 @@ struct Shared {
     /// A mode was set: what a parked thread waits for.
     set: Condvar,
     notes: AtomicU32,
+    /// How many turns the thread has taken: each begins with a look for a change of mode and for notes.
+    turns: AtomicU64,
     interrupt: Interrupt,
 }
 
@@ -124,6 +126,7 @@ impl RingThread {
             progress: Condvar::new(),
             set: Condvar::new(),
             notes: AtomicU32::new(0),
+            turns: AtomicU64::new(0),
             interrupt: Interrupt::new(),
         });
         let theirs = Arc::clone(&shared);
@@ -138,6 +141,18 @@ impl RingThread {
     /// A handle to post notes with.
     pub fn notes(&self) -> Notes {
         Notes(Arc::clone(&self.shared))
+    }
+
+    /// How many turns the thread has taken, and has it take another one: if it gets on, it will have taken more by the
+    /// next call. None while it is parked, and once it has ended. Waits for nobody.
+    pub fn turns(&self) -> Option<u64> {
+        let is_serving = {
+            let requested = lock(&self.shared.requested);
+            matches!(requested.mode, Mode::Running | Mode::Paused) && !requested.ended
+        };
+        let turns = is_serving.then(|| self.shared.turns.load(Ordering::Relaxed));
+        self.shared.interrupt.raise();
+        turns
     }
 
     /// Sets mode `Running` without waiting until it is in force.
@@ -213,6 +228,7 @@ impl Shared {
         loop {
             // Cleared before mode and notes are read: whatever comes after that raises it again.
             self.interrupt.take();
+            self.turns.fetch_add(1, Ordering::Relaxed);
             notes |= self.notes.swap(0, Ordering::AcqRel);
             let (mode, number) = {
                 let requested = lock(&self.requested);

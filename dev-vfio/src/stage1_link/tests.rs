@@ -106,13 +106,16 @@ fn orders_of_an_earlier_life_are_late_while_the_next_one_is_there_and_good_when_
     request(&new);
     serve(&second).unwrap();
     request(&old);
+    let begun = Instant::now();
     assert!(matches!(serve(&first), Err(Error::Refused(_))), "it is late");
+    assert!(begun.elapsed() < NOTICE_SPAN, "nothing is waited for while the next life is there");
     // The next life ends, and the requests of the one before are followed again.
     assert!(link.close(&second), "there is another one");
     request(&old);
     serve(&first).unwrap();
     // Held up, if the end of the next life is noticed a moment later.
-    let (third, _new) = next_life(3);
+    let (third, new) = next_life(3);
+    drop(new);
     request(&old);
     std::thread::scope(|scope| {
         let served = scope.spawn(|| serve(&first));

@@ -117,6 +117,7 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
             | Request::Quit
             | Request::DirtyLog(_)
             | Request::Inspect
+            | Request::Heartbeat
             | Request::DmaEnded { .. }
             | Request::Rewire { .. }
             | Request::Probe(_),
@@ -128,6 +129,16 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
 #[must_use]
 pub const fn deadline(role: Role, request: &Request) -> Duration {
     sum(&[waits(role, request), SLACK])
+}
+
+/// How long the ring thread of a process of this role may stay with one access: that of an assigned device waits for
+/// the device's server.
+#[must_use]
+pub const fn turn(role: Role) -> Duration {
+    match role {
+        Role::Vfio => vfio::DRAIN,
+        _ => Duration::ZERO,
+    }
 }
 
 /// The sum of the spans.

@@ -102,6 +102,9 @@ pub enum Request {
         /// The generation in the header of every message on that channel: that of the next life.
         epoch: u32,
     },
+    /// Asks for a sign of life, and wakes the ring thread for one. Reply `Alive`, at once: the process waits for
+    /// nobody and takes no lock that is held across work. No descriptors. Idempotent. Death: as in a running VM.
+    Heartbeat,
 }
 
 /// The largest state of one process, in bytes: that of a device with memory of its own (an accelerator's may have some
@@ -127,6 +130,7 @@ impl Request {
             | Self::Save
             | Self::DirtyLog(_)
             | Self::DmaEnded { .. }
+            | Self::Heartbeat
             | Self::Inspect => true,
         }
     }
@@ -199,6 +203,12 @@ pub enum Reply {
     Replayed(Vec<StreamReplay>),
     /// To `DirtyLog`.
     DirtyLog(DirtyLogState),
+    /// To `Heartbeat`.
+    Alive {
+        /// How many turns the ring thread has taken. It takes one for each `Heartbeat`, so two replies with the same
+        /// number say that it did not get on in between. `None`: no ring is served.
+        turns: Option<u64>,
+    },
 }
 
 /// Work that a process has begun and not finished. All counts are zero in a quiesced process; what remains is in its
@@ -316,6 +326,7 @@ impl Message for Request {
             | Self::DirtyLog(_)
             | Self::Inspect
             | Self::DmaEnded { .. }
+            | Self::Heartbeat
             | Self::Probe(_) => 0,
         }
     }

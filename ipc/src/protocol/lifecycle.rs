@@ -9,9 +9,10 @@
 //! ```
 //!
 //! The way to `Running` is the same from reset and from state units. Before `Go` any step may fail, after which the
-//! process can only quit; the guest cannot have noticed anything by then. `Inspect`, `Probe`, `DirtyLog`, `CheckSave`
-//! and `Rewire` do not change the state; the dirty log needs a configured process. A request that the state does not
-//! allow is answered with `Failed`; the coordinator uses the same function, and does not send one.
+//! process can only quit; the guest cannot have noticed anything by then. `Inspect`, `Heartbeat`, `Probe`,
+//! `DirtyLog`, `CheckSave` and `Rewire` do not change the state; the dirty log needs a configured process. A request
+//! that the state does not allow is answered with `Failed`; the coordinator uses the same function, and does not send
+//! one.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +47,7 @@ impl State {
             (Self::Ended, Request::Quit) => Some(Self::Ended),
             (Self::Ended, _) => None,
             (_, Request::Quit) => Some(Self::Ended),
-            (_, Request::Inspect | Request::Probe(_)) => Some(self),
+            (_, Request::Inspect | Request::Heartbeat | Request::Probe(_)) => Some(self),
             (Self::Unconfigured, Request::Configure(_)) => Some(Self::Configured),
             (Self::Unconfigured, _) | (_, Request::Configure(_)) => None,
             (_, Request::DirtyLog(_) | Request::DmaEnded { .. }) => Some(self),

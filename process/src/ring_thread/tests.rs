@@ -14,6 +14,8 @@ struct Counters {
     accesses: AtomicU32,
     work: AtomicU32,
     done: AtomicU32,
+    /// Held, an access does not end.
+    stuck: Mutex<()>,
     /// Accesses that had come before each note was dealt with.
     noted: Mutex<Vec<(u32, u32)>>,
 }
@@ -21,6 +23,7 @@ struct Counters {
 impl RingDevice for Counters {
     fn access(&self, access: Access) -> u64 {
         self.accesses.fetch_add(1, Ordering::SeqCst);
+        drop(lock(&self.stuck));
         if access.offset == 8 {
             self.work.fetch_add(3, Ordering::SeqCst);
         }
@@ -179,4 +182,54 @@ fn end_joins_the_thread_and_order_after_it_is_followed_by_nothing() {
     rig.thread.end();
     assert!(rig.thread.thread.is_none());
     rig.thread.set_mode(Mode::Running).unwrap();
+}
+
+/// Asks until it has taken more turns than this, or for as long.
+fn takes_more_turns(thread: &RingThread, than: u64, span: Duration) -> bool {
+    let until = Instant::now() + span;
+    loop {
+        if thread.turns().expect("it serves a ring") > than {
+            return true;
+        }
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn thread_takes_a_turn_when_it_is_asked_for_one_unless_it_is_stuck_in_an_access() {
+    let rig = Rig::new();
+    for mode in [Mode::Running, Mode::Paused] {
+        rig.thread.set_mode(mode).unwrap();
+        for _ in 0..10 {
+            let turns = rig.thread.turns().unwrap();
+            assert!(takes_more_turns(&rig.thread, turns, Duration::from_secs(20)), "{mode:?}");
+        }
+    }
+    rig.thread.set_mode(Mode::Running).unwrap();
+    let stuck = lock(&rig.device.stuck);
+    rig.post(0);
+    let until = Instant::now() + Duration::from_secs(20);
+    while rig.device.accesses.load(Ordering::SeqCst) == 0 {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    let turns = rig.thread.turns().unwrap();
+    assert!(!takes_more_turns(&rig.thread, turns, Duration::from_millis(50)), "it is in the access");
+    drop(stuck);
+    assert!(takes_more_turns(&rig.thread, turns, Duration::from_secs(20)), "it goes on");
+}
+
+#[test]
+fn thread_that_is_parked_or_has_ended_takes_no_turns() {
+    let responder = Responder::attach(&ring::create("ring").unwrap(), 1, Duration::ZERO).unwrap();
+    let device = Arc::<Counters>::default();
+    let mut thread = RingThread::start(device, responder, Duration::from_secs(20), |_| {}).unwrap();
+    assert_eq!(thread.turns(), None);
+    thread.go();
+    assert!(thread.turns().is_some());
+    thread.end();
+    assert_eq!(thread.turns(), None);
 }

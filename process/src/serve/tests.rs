@@ -92,6 +92,9 @@ impl Program for Notebook {
         pages.note("dma ended");
         Ok(())
     }
+    fn turns(armed: &Pages) -> Option<u64> {
+        Some(armed.calls.lock().unwrap().len() as u64)
+    }
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
         let (Configured::Ready(pages) | Configured::Loaded(pages) | Configured::Armed(pages)) = configured;
         inspect.text("text", pages.text.clone());
@@ -166,6 +169,25 @@ fn serve_requests_in_order_reach_the_process_and_quit_ends_it() {
     end.unwrap();
     assert_eq!(calls, ["configure", "arm", "replay", "go", "pause"]);
     assert_eq!(notebook.inspect().get("in_flight.posts"), Some(&Value::Counter(2)));
+}
+
+#[test]
+fn heartbeat_is_answered_in_every_state_with_the_turns_of_an_armed_process() {
+    let (channel, thread) = served("");
+    let beat = || ask(&channel, &Request::Heartbeat);
+    assert_eq!(beat(), Reply::Alive { turns: None });
+    ask(&channel, &Request::Configure(config()));
+    assert_eq!(beat(), Reply::Alive { turns: None });
+    for request in [Request::Load(LoadFrom::Reset), Request::Arm] {
+        assert_eq!(ask(&channel, &request), Reply::Done, "{request:?}");
+    }
+    assert_eq!(beat(), Reply::Alive { turns: Some(2) });
+    ask(&channel, &Request::Replay);
+    ask(&channel, &Request::Go);
+    ask(&channel, &Request::Pause);
+    assert_eq!(beat(), Reply::Alive { turns: Some(5) });
+    ask(&channel, &Request::Quit);
+    thread.join().unwrap().2.unwrap();
 }
 
 #[test]

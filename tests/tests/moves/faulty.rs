@@ -184,6 +184,9 @@ impl<P: Program> Program for Faulty<P> {
         Step::Rewire.pass_of_peer()?;
         P::rewire(armed, peer, epoch, channel)
     }
+    fn turns(armed: &P::Armed) -> Option<u64> {
+        P::turns(armed)
+    }
     fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
         P::inspect(inner(configured), inspect);
     }

@@ -89,6 +89,7 @@ pub fn main(name: &str, generation: u32, slots: &[String]) {
         let answer = match body {
             Request::Inspect => Reply::Inspect(Inspect::new()),
             Request::Pause => Reply::Paused(Quiescence::NONE),
+            Request::Heartbeat => Reply::Alive { turns: None },
             _ => Reply::Done,
         };
         channel.reply::<OwnedFd>(request_id, &answer, &[], soon()).unwrap();

@@ -40,6 +40,9 @@ pub struct Status {
     /// Assigned devices that have failed, before or after the start, by their process, with the reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lost_devices: BTreeMap<String, String>,
+    /// After how many seconds a process that makes no progress is killed, as if it had died; 0: never.
+    #[serde(default)]
+    pub hang_deadline_s: u32,
     /// Processes that died and were started anew under the guest, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deaths: BTreeMap<String, Deaths>,

@@ -110,6 +110,9 @@ pub struct RunFlags {
     /// How often within a minute; if it dies more often the VM ends [default: 5]
     #[arg(long, value_name = "COUNT", help_heading = "Failures")]
     smmu_restarts_per_minute: Option<u64>,
+    /// After how many seconds a process that makes no progress is killed, as if it had died; 0: never [default: 10]
+    #[arg(long, value_name = "SECONDS", help_heading = "Failures")]
+    hang_deadline: Option<u64>,
 }
 
 /// Where the launcher runs.
@@ -169,6 +172,7 @@ impl RunFlags {
             cpu_weight: self.cpu_weight,
             smmu_restart: self.smmu_restart,
             smmu_restarts: self.smmu_restarts_per_minute,
+            hang_deadline: self.hang_deadline,
             smmu: SmmuSettings {
                 sidsize: self.smmu_sidsize,
                 ssidsize: self.smmu_ssidsize,

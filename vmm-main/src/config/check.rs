@@ -146,6 +146,23 @@ pub fn restarts(count: u64) -> Result<u32, Problem> {
     })
 }
 
+/// The shortest and the longest time until a process counts as hung: a busy host must not look like one, and a guest
+/// must not wait for an hour.
+const HANG_DEADLINES: std::ops::RangeInclusive<u32> = 2..=3600;
+
+/// The seconds until a process counts as hung, or 0.
+pub fn hang_deadline(seconds: u64) -> Result<u32, Problem> {
+    let fits = |seconds: &u32| *seconds == 0 || HANG_DEADLINES.contains(seconds);
+    u32::try_from(seconds).ok().filter(fits).ok_or_else(|| {
+        let (min, max) = (HANG_DEADLINES.start(), HANG_DEADLINES.end());
+        Problem::usage(
+            format!("a process cannot count as hung after {seconds} s"),
+            "hang-deadline",
+            format!("give {min} to {max} seconds, or 0 for a process that may be stopped, as by a debugger"),
+        )
+    })
+}
+
 /// A share as the kernel counts it: 100 is what a control group has by itself.
 pub fn cpu_weight(weight: u64) -> Result<u64, Problem> {
     if (1..=10_000).contains(&weight) {

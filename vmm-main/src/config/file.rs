@@ -24,7 +24,7 @@ use crate::system::{CpuKind, SMMU0};
 pub const FILE_LEN_MAX: u64 = 64 * 1024;
 
 /// Keys of the top level.
-pub const KEYS: [&str; 18] = [
+pub const KEYS: [&str; 19] = [
     "name",
     "kernel",
     "initramfs",
@@ -41,6 +41,7 @@ pub const KEYS: [&str; 18] = [
     "ids",
     "cgroup",
     "cpu-weight",
+    "hang-deadline",
     "smmu",
     "device",
 ];
@@ -138,6 +139,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             }
             "cgroup" => settings.cgroup = Some(PathBuf::from(source.string(value)?)),
             "cpu-weight" => settings.cpu_weight = Some(source.integer(value)?),
+            "hang-deadline" => settings.hang_deadline = Some(source.integer(value)?),
             "json-log" => settings.json_log = Some(source.boolean(value)?),
             "on-reset" => settings.on_reset = Some(source.choice(value, "is nothing that a reset can do")?),
             "smmu" => smmu(&source, value, &mut settings)?,

@@ -59,6 +59,10 @@ pub enum OnReset {
 /// enough for one that dies of what it finds in its checkpoint.
 pub const RESTARTS_DEFAULT: u64 = 5;
 
+/// After how many seconds a process that does not get on counts as hung by default: more than any of them takes on a
+/// busy host, and less than a guest's driver waits for its disk (Linux: 30 s).
+pub const HANG_DEADLINE_DEFAULT: u64 = 10;
+
 /// What becomes of a process that died and left a checkpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -111,6 +115,8 @@ pub struct Settings {
     pub smmu_restart: Option<RestartPolicy>,
     /// How many deaths of it within a minute are survived.
     pub smmu_restarts: Option<u64>,
+    /// After how many seconds a process that does not get on counts as hung; 0: never.
+    pub hang_deadline: Option<u64>,
     /// Assigned devices. A layer that names some replaces those below.
     pub devices: Vec<DeviceSettings>,
 }
@@ -138,6 +144,7 @@ impl Settings {
             smmu: self.smmu.over(below.smmu),
             smmu_restart: self.smmu_restart.or(below.smmu_restart),
             smmu_restarts: self.smmu_restarts.or(below.smmu_restarts),
+            hang_deadline: self.hang_deadline.or(below.hang_deadline),
             devices: if self.devices.is_empty() { below.devices } else { self.devices },
         }
     }
@@ -170,6 +177,7 @@ impl Settings {
             smmu: self.smmu.resolve()?,
             smmu_restart: self.smmu_restart.unwrap_or_default(),
             smmu_restarts: check::restarts(self.smmu_restarts.unwrap_or(RESTARTS_DEFAULT))?,
+            hang_deadline: check::hang_deadline(self.hang_deadline.unwrap_or(HANG_DEADLINE_DEFAULT))?,
             devices: device::resolve(self.devices)?,
         };
         check::name(&config.name)?;
@@ -220,6 +228,8 @@ pub struct VmConfig {
     pub smmu_restart: RestartPolicy,
     /// How many deaths of it within a minute are survived.
     pub smmu_restarts: u32,
+    /// After how many seconds a process that does not get on counts as hung; 0: never.
+    pub hang_deadline: u32,
     /// Assigned devices.
     pub devices: Vec<DeviceConfig>,
 }

@@ -26,6 +26,7 @@ vcpus = 1
 console = "none"
 json-log = true
 on-reset = "exit"
+hang-deadline = 30
 [smmu]
 sidsize = 16
 ssidsize = 0
@@ -42,6 +43,7 @@ restarts-per-minute = 7
     assert_eq!((config.memory_len, config.console, config.json_log), (2 << 30, ConsoleMode::None, true));
     assert_eq!(config.on_reset, OnReset::Exit);
     assert_eq!((config.smmu_restart, config.smmu_restarts), (RestartPolicy::Never, 7));
+    assert_eq!(config.hang_deadline, 30);
     assert_eq!(
         *config.smmu.options(),
         Options {
@@ -67,6 +69,7 @@ fn config_flags_override_file_and_leave_the_rest() {
     assert_eq!((config.memory_len, config.smmu.oas()), (256 << 20, 48));
     assert!(!config.smmu.options().ril);
     assert_eq!((config.smmu_restart, config.smmu_restarts), (RestartPolicy::Always, 5));
+    assert_eq!(config.hang_deadline, 10);
     assert_eq!(config.kernel, Path::new("a"));
 }
 
@@ -261,5 +264,20 @@ fn config_limits_of_restarts_that_are_none_are_refused() {
         let settings = Settings { smmu_restarts: Some(count), ..Settings::default() };
         let problem = Settings { kernel: Some("a".into()), ..settings }.resolve().unwrap_err();
         assert_eq!(problem.place, "smmu.restarts-per-minute", "{problem}");
+    }
+}
+
+#[test]
+fn config_hang_deadline_that_a_busy_host_would_miss_is_refused_and_none_is_none() {
+    let resolved = |seconds| {
+        let settings = Settings { hang_deadline: Some(seconds), ..Settings::default() };
+        Settings { kernel: Some("a".into()), ..settings }.resolve()
+    };
+    for seconds in [0, 2, 3600] {
+        assert_eq!(u64::from(resolved(seconds).unwrap().hang_deadline), seconds);
+    }
+    for seconds in [1, 3601, u64::MAX] {
+        let problem = resolved(seconds).unwrap_err();
+        assert_eq!(problem.place, "hang-deadline", "{problem}");
     }
 }

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::time::Duration;
 
+use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::smmu::Model;
 use machine::boot::{BootError, BootFile};
@@ -46,6 +48,8 @@ pub struct Handover {
     pub smmu_restart: RestartPolicy,
     /// How many deaths of it within a minute are survived.
     pub smmu_restarts: u32,
+    /// After how many seconds a process that does not get on counts as hung; 0: never.
+    pub hang_deadline: u32,
     /// The assigned devices, in order.
     pub devices: Vec<HandedDevice>,
     /// The kernel's name in messages.
@@ -106,6 +110,13 @@ impl Handover {
         }
     }
 
+    /// Within which time a process of this name has to get on, if anybody looks. Nobody looks after the guest's CPUs:
+    /// the guest would not survive their end, and whoever has stopped them may let them go on.
+    pub fn hang_deadline_of(&self, id: InstanceId) -> Option<Duration> {
+        let deadline = Duration::from_secs(self.hang_deadline.into());
+        (!deadline.is_zero() && id.role != Role::Vcpu).then_some(deadline)
+    }
+
     /// The processes of the devices whose servers may be given guest RAM.
     pub fn direct_dma(&self) -> impl Iterator<Item = InstanceId> {
         self.named().filter_map(|(id, device)| device.direct_dma.then_some(id))
@@ -148,6 +159,7 @@ impl Handover {
             on_reset: config.on_reset,
             smmu_restart: config.smmu_restart,
             smmu_restarts: config.smmu_restarts,
+            hang_deadline: config.hang_deadline,
             smmu: config.smmu,
             devices: (0..)
                 .map(system::device)

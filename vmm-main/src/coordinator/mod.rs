@@ -13,6 +13,7 @@ mod log_limit;
 pub mod logging;
 pub mod logs;
 pub mod objects;
+mod own_time;
 mod probe;
 pub mod process;
 pub mod roles;
@@ -124,6 +125,10 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
     let (found, reopened) = mpsc::channel(DEVICES_MAX);
     let (free, freed) = oneshot::channel();
     let launcher = Launcher::new(to_launcher.clone(), reopened, given.handover.unreachable());
+    match given.handover.hang_deadline {
+        0 => tracing::info!("processes that hang are left as they are"),
+        seconds => tracing::info!("a process that makes no progress for {seconds} s is killed"),
+    }
     let mut vm = Vm::new(given, locked, launcher, to_launcher.clone())?;
     let server = Server::new(Handle { commands, stops: stops.clone(), snapshot: vm.snapshot() });
     // Clients are served while the VM boots or executes a command of another client.

@@ -6,10 +6,12 @@
 //! ended. Decisions are made in [`super::vm`] alone.
 
 mod ending;
+mod heartbeat;
 mod launch;
 mod task;
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use ipc::protocol::control::{Event, Reply, Request};
 use tokio::sync::mpsc;
@@ -68,10 +70,11 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Spawns the task of a launched process into `tasks`.
+    /// Spawns the task of a launched process into `tasks`. It is to get on within `hang_deadline`, if there is one.
     pub fn follow(
         launched: Launched,
         life: LifeId,
+        hang_deadline: Option<Duration>,
         tasks: &mut JoinSet<LifeId>,
         events: mpsc::Sender<(LifeId, TaskEvent)>,
     ) -> Self {
@@ -79,7 +82,7 @@ impl Handle {
         let (inspector, questions) = Inspector::new(life.instance);
         let (pid, limits) = (launched.pid(), launched.limits);
         tasks.spawn(async move {
-            task::serve(launched, life, received, questions, events).await;
+            task::serve(launched, life, hang_deadline, received, questions, events).await;
             life
         });
         Self { pid, limits, enforced: None, inspector, messages }

@@ -233,6 +233,7 @@ mod tests {
             smmu: Model::default(),
             smmu_restart: crate::config::RestartPolicy::Always,
             smmu_restarts: 5,
+            hang_deadline: 10,
             devices: vec![handed(1), handed(31)],
             kernel_name: "Image".into(),
             initramfs_name: String::new(),

@@ -28,6 +28,14 @@ fn quit_is_taken_in_every_state_and_nothing_follows_it() {
 }
 
 #[test]
+fn heartbeat_is_taken_in_every_state_but_the_last_and_changes_none() {
+    for state in STATES {
+        let expected = (state != State::Ended).then_some(state);
+        assert_eq!(state.after(&Request::Heartbeat), expected, "{state:?}");
+    }
+}
+
+#[test]
 fn save_is_taken_when_paused_only() {
     for state in STATES {
         let expected = (state == State::Paused).then_some(State::Paused);

@@ -48,6 +48,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Request::DirtyLog(DirtyLogOp::Enable { epoch: 300 }),
         Request::Inspect,
         Request::Rewire { peer: InstanceId::new(Role::Smmu, 0), epoch: 300 },
+        Request::Heartbeat,
     ];
     let mut seeds: Vec<Vec<u8>> = requests.iter().map(|request| framed(Kind::Request, request)).collect();
     seeds.push(framed(Kind::Reply, &Reply::Done));

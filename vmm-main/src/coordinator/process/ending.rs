@@ -83,6 +83,7 @@ impl Running {
             Ending::Quit => ("it was told to quit".to_owned(), self.quit(channel).await),
             Ending::Discard => ("it was not needed any more".to_owned(), self.end_by(Deadline::now()).await),
             Ending::Failed(why) => (why, self.end_by(Deadline::after(EXIT_DEADLINE)).await),
+            Ending::Hung(why) => (why, self.end_by(Deadline::now()).await),
         };
         // Lines that were written on the way out still reach the log.
         let last_lines = self.log.last_lines().await;

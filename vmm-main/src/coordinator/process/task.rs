@@ -3,11 +3,12 @@
 //!
 //! Events that a process sent before a reply are passed on before it, so that a guest reset is known before the pause
 //! after it. The loop ends when the process is lost or is to be ended; then it is reaped. A process that reports no
-//! progress in a long request counts as lost ([`budget::SILENCE`]).
+//! progress in a long request counts as lost ([`budget::SILENCE`]), as does one that does not get on between requests
+//! ([`Heartbeat`]). All of its deadlines are in the coordinator's own time.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipc::channel::{AsyncChannel, EVENTS_MAX};
 use ipc::deadline::Deadline;
@@ -17,13 +18,15 @@ use ipc::protocol::budget;
 use ipc::protocol::control::{Event, LoadFrom, Reply, Request};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::ending::Running;
+use super::heartbeat::{Beat, Hang, Heartbeat};
 use super::{Launched, TaskEvent, TaskMessage};
 use crate::coordinator::inspector::Question;
 use crate::coordinator::log_limit::LogLimit;
 use crate::coordinator::logs;
+use crate::coordinator::own_time::{Countdown, within};
 use crate::coordinator::spans::START_DEADLINE;
 use crate::coordinator::vm::action::Ending;
 use crate::coordinator::vm::event::LifeId;
@@ -38,6 +41,7 @@ const ENFORCED_MAX: usize = 32;
 pub(super) async fn serve(
     launched: Launched,
     life: LifeId,
+    hang_deadline: Option<Duration>,
     mut messages: mpsc::Receiver<TaskMessage>,
     questions: mpsc::Receiver<Question>,
     events: mpsc::Sender<(LifeId, TaskEvent)>,
@@ -69,6 +73,8 @@ pub(super) async fn serve(
                 takes_long: false,
                 is_opening: false,
                 silent_after: None,
+                heartbeat: hang_deadline
+                    .map(|deadline| Heartbeat::new(life.instance.role, deadline, Instant::now())),
                 work: JoinSet::new(),
             };
             (conversation.hold(&mut messages, questions).await, Some(channel))
@@ -99,12 +105,13 @@ struct Greeting {
 impl Greeting {
     /// Exchanges hello, and waits for the first event: what the process has enforced.
     async fn exchange(self, socket: OwnedFd) -> Result<(Arc<AsyncChannel>, Vec<String>), String> {
-        let until = Deadline::after(START_DEADLINE);
+        let until = Deadline::after(Deadline::SPAN_MAX);
         let hello = Hello::new(Role::Coordinator, self.life.generation);
-        let channel = AsyncChannel::connect(socket, hello, self.role, until)
+        let channel = within(START_DEADLINE, AsyncChannel::connect(socket, hello, self.role, until))
             .await
+            .unwrap_or(Err(ChannelError::Timeout { waiting_to: "receive a process's hello" }))
             .map_err(|error| error.to_string())?;
-        match timeout(START_DEADLINE, channel.next_event()).await {
+        match within(START_DEADLINE, channel.next_event()).await {
             Ok(Ok((Event::Sealed(lines), _))) => {
                 let lines = lines.iter().take(ENFORCED_MAX).map(|line| logs::printable(line.as_bytes()));
                 Ok((Arc::new(channel), lines.collect()))
@@ -124,6 +131,8 @@ enum Finished {
     Notification(Result<Reply, ChannelError>),
     /// An `Inspect`, whose reply has been passed on.
     Inspect,
+    /// A `Heartbeat`.
+    Heartbeat(Result<Reply, ChannelError>),
 }
 
 /// The requests and events of a process after hello.
@@ -141,8 +150,10 @@ struct Conversation<'a> {
     /// Its device is being opened; the outcome is an event.
     is_opening: bool,
     /// When it counts as lost unless it reports progress. None while nothing takes long.
-    silent_after: Option<tokio::time::Instant>,
-    /// The open request and the open `Inspect`, at most one each, and all notifications.
+    silent_after: Option<Countdown>,
+    /// Whether it gets on. None: nobody asks.
+    heartbeat: Option<Heartbeat>,
+    /// The open request, the open `Inspect` and the open `Heartbeat`, at most one each, and all notifications.
     work: JoinSet<Finished>,
 }
 
@@ -164,7 +175,11 @@ impl Conversation<'_> {
                     Err(error) => Err(self.lost(&error)),
                 },
                 () = running.wait() => Err(self.last_events().await),
-                () = passed(self.silent_after) => Err(self.silence()),
+                () = over(&mut self.silent_after) => Err(self.silence()),
+                () = due(self.heartbeat.as_ref()) => match self.beat() {
+                    Ok(()) => Ok(()),
+                    Err(hang) => return Ending::Hung(hang.to_string()),
+                },
                 message = messages.recv() => match message {
                     Some(TaskMessage::End(ending)) => return ending,
                     Some(TaskMessage::Request(request, fds)) => {
@@ -187,6 +202,14 @@ impl Conversation<'_> {
                     Ok(Finished::Notification(Ok(Reply::Done))) => Ok(()),
                     Ok(Finished::Notification(Ok(other))) => Err(format!("unexpected reply to a notification: {other:?}")),
                     Ok(Finished::Notification(Err(error))) => Err(self.lost(&error)),
+                    Ok(Finished::Heartbeat(Ok(Reply::Alive { turns }))) => match self.is_alive(turns) {
+                        Ok(()) => Ok(()),
+                        Err(hang) => return Ending::Hung(hang.to_string()),
+                    },
+                    Ok(Finished::Heartbeat(Ok(other))) => {
+                        Err(format!("unexpected reply to a heartbeat: {other:?}"))
+                    }
+                    Ok(Finished::Heartbeat(Err(error))) => Err(self.lost(&error)),
                     Ok(Finished::Inspect) | Err(_) => {
                         asking = false;
                         Ok(())
@@ -208,25 +231,45 @@ impl Conversation<'_> {
         let (channel, name) = (Arc::clone(&self.channel), name(&request));
         let role = self.life.instance.role;
         let span = budget::deadline(role, &request);
-        let deadline = Deadline::after(span);
         self.asked = Some(name);
         self.is_opening |= role == Role::Vfio && matches!(request, Request::Arm);
         self.takes_long = span > budget::SILENCE;
         self.hears_progress();
         self.work.spawn(async move {
-            let reply = channel.request(&request, &fds, deadline).await;
-            Finished::Request(name, reply.map(|(reply, _)| reply))
+            Finished::Request(name, request_within(&channel, &request, &fds, span).await)
         });
     }
 
     /// Sends a request whose reply no operation waits for, beside the open one.
     fn say(&mut self, request: Request) {
         let channel = Arc::clone(&self.channel);
-        let deadline = Deadline::after(budget::deadline(self.life.instance.role, &request));
+        let span = budget::deadline(self.life.instance.role, &request);
         self.work.spawn(async move {
-            let reply = channel.request(&request, &[], deadline).await;
-            Finished::Notification(reply.map(|(reply, _)| reply))
+            Finished::Notification(request_within(&channel, &request, &[], span).await)
         });
+    }
+
+    /// Asks for a sign of life, if it is time for that.
+    fn beat(&mut self) -> Result<(), Hang> {
+        let Some(heartbeat) = &mut self.heartbeat else { return Ok(()) };
+        match heartbeat.beat(Instant::now(), self.asked.is_some()) {
+            Beat::Hung(hang) => return Err(hang),
+            Beat::Rest => {}
+            Beat::Ask => {
+                let channel = Arc::clone(&self.channel);
+                self.work.spawn(async move {
+                    // Its deadline are the beats.
+                    let until = Deadline::after(Deadline::SPAN_MAX);
+                    let reply = channel.request(&Request::Heartbeat, &[], until).await;
+                    Finished::Heartbeat(reply.map(|(reply, _)| reply))
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_alive(&mut self, turns: Option<u64>) -> Result<(), Hang> {
+        self.heartbeat.as_mut().map_or(Ok(()), |heartbeat| heartbeat.answered(turns))
     }
 
     /// Sends an `Inspect`. It stays open until it is answered or the process is gone, even if its caller has stopped
@@ -275,7 +318,7 @@ impl Conversation<'_> {
     }
 
     async fn report(&mut self, event: Event) -> Result<(), String> {
-        if !self.limit.allows(Instant::now()) {
+        if !self.limit.allows(Instant::now().into_std()) {
             return Err("peer broke the contract: it floods the coordinator with events".to_owned());
         }
         match event {
@@ -295,7 +338,7 @@ impl Conversation<'_> {
     /// The process has made progress: the next report is due within [`budget::SILENCE`], if anything takes long.
     fn hears_progress(&mut self) {
         let takes_long = self.takes_long || self.is_opening;
-        self.silent_after = takes_long.then(|| tokio::time::Instant::now() + budget::SILENCE);
+        self.silent_after = takes_long.then(|| Countdown::new(budget::SILENCE));
     }
 
     /// Why it counts as lost when no progress was reported.
@@ -306,7 +349,7 @@ impl Conversation<'_> {
 
     /// The process has ended: passes on the events that it sent before.
     async fn last_events(&mut self) -> String {
-        let until = tokio::time::Instant::now() + LAST_EVENTS_DEADLINE;
+        let until = Instant::now() + LAST_EVENTS_DEADLINE;
         let channel = Arc::clone(&self.channel);
         while let Ok(Ok((event, _))) = timeout_at(until, channel.next_event()).await {
             if let Err(why) = self.report(event).await {
@@ -329,10 +372,31 @@ impl Conversation<'_> {
     }
 }
 
-/// Waits until this moment; for ever, if there is none.
-async fn passed(moment: Option<tokio::time::Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
+/// Sends a request and waits for its reply, for a span of the coordinator's own time.
+async fn request_within(
+    channel: &AsyncChannel,
+    request: &Request,
+    fds: &[OwnedFd],
+    span: Duration,
+) -> Result<Reply, ChannelError> {
+    let until = Deadline::after(Deadline::SPAN_MAX);
+    let reply = within(span, channel.request(request, fds, until)).await;
+    let reply = reply.unwrap_or(Err(ChannelError::Timeout { waiting_to: "receive a process's reply" }));
+    reply.map(|(reply, _)| reply)
+}
+
+/// Waits until it is over; for ever, if there is none. Cancel-safe.
+async fn over(countdown: &mut Option<Countdown>) {
+    match countdown {
+        Some(countdown) => countdown.over().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the next beat is due; for ever, if there is none. Cancel-safe.
+async fn due(heartbeat: Option<&Heartbeat>) {
+    match heartbeat {
+        Some(heartbeat) => sleep_until(heartbeat.due()).await,
         None => std::future::pending().await,
     }
 }
@@ -347,7 +411,7 @@ fn fits(role: Role, name: &str, reply: &Reply) -> bool {
         Reply::Paused(_) => name == PAUSE,
         Reply::Replayed(_) => is_replay,
         Reply::DirtyLog(_) => name == DIRTY_LOG,
-        Reply::Inspect(_) | Reply::Failed(_) => false,
+        Reply::Inspect(_) | Reply::Alive { .. } | Reply::Failed(_) => false,
     }
 }
 
@@ -375,6 +439,7 @@ const fn name(request: &Request) -> &'static str {
         Request::Rewire { .. } => "take a new channel",
         Request::DirtyLog(_) => DIRTY_LOG,
         Request::Inspect => "be inspected",
+        Request::Heartbeat => "show that it gets on",
         Request::DmaEnded { .. } => "note the end of a device's DMA",
         Request::Probe(_) => PROBE,
     }

@@ -113,6 +113,8 @@ pub enum Ending {
     Discard,
     /// It is not to be trusted any more, for this reason; how it ends is reported.
     Failed(String),
+    /// It hangs, as is said here, and is killed: it would not end by itself.
+    Hung(String),
 }
 
 /// What a fulfilled command came to.

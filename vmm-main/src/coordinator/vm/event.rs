@@ -128,3 +128,13 @@ pub enum Timer {
     /// Every process must have ended.
     Stop,
 }
+
+impl Timer {
+    /// Whether processes have to have done something by then: it runs in the coordinator's own time.
+    pub const fn is_deadline(self) -> bool {
+        match self {
+            Self::DeviceOutcome(_) | Self::Stop => true,
+            Self::ServerEnd(_) | Self::NextBoot(_) | Self::DirtyRate(_) | Self::DeathForgotten(..) => false,
+        }
+    }
+}

@@ -19,6 +19,7 @@ use super::state_machine::{bug, names};
 use crate::api::command::Command;
 use crate::api::types::{ProbeRequest, RestartRequest, Restarted, SaveRestored, Stage, Status, UnitLen};
 use crate::coordinator::objects::{self, Objects};
+use crate::coordinator::own_time::Countdown;
 use crate::coordinator::probe;
 use crate::coordinator::process::{self, Handle, TaskMessage};
 use crate::launcher_channel::FromCoordinator;
@@ -143,7 +144,9 @@ impl Vm {
         let instance = system.get(life.instance).ok_or_else(|| bug("the VM has no such process"))?;
         let objects = self.objects_of(life.generation).ok_or_else(|| bug("a process has no objects"))?;
         let launched = process::launch(instance, life.generation, objects)?;
-        let handle = Handle::follow(launched, life, &mut self.tasks, self.event_sender.clone());
+        let hang_deadline = self.given.handover.hang_deadline_of(life.instance);
+        let events = self.event_sender.clone();
+        let handle = Handle::follow(launched, life, hang_deadline, &mut self.tasks, events);
         self.processes.insert(life, handle);
         Ok(())
     }
@@ -227,7 +230,7 @@ impl Vm {
                 Outcome::Done
             }
             // Its task passes on what answers the request.
-            Reply::Done | Reply::Inspect(_) | Reply::Failed(_) => Outcome::Done,
+            Reply::Done | Reply::Inspect(_) | Reply::Alive { .. } | Reply::Failed(_) => Outcome::Done,
         };
         Some(ProcessEvent::Answered(outcome))
     }
@@ -237,7 +240,11 @@ impl Vm {
             measurement.begin();
         }
         self.timers.spawn(async move {
-            tokio::time::sleep(span).await;
+            if timer.is_deadline() {
+                Countdown::new(span).over().await;
+            } else {
+                tokio::time::sleep(span).await;
+            }
             timer
         });
     }

@@ -63,6 +63,7 @@ impl Vm {
             log_lines_dropped: DROPPED.load(Ordering::Relaxed),
             direct_dma: self.given.handover.direct_dma().map(|id| id.to_string()).collect(),
             lost_devices: lost.map(|(device, reason)| (device.to_string(), reason.clone())).collect(),
+            hang_deadline_s: self.given.handover.hang_deadline,
             deaths: self.deaths(),
             ..nothing()
         }
@@ -135,6 +136,7 @@ fn nothing() -> Status {
         log_lines_dropped: 0,
         direct_dma: Vec::new(),
         lost_devices: BTreeMap::new(),
+        hang_deadline_s: 0,
         deaths: BTreeMap::new(),
     }
 }

@@ -47,7 +47,7 @@ impl StateMachine {
             // Its next life may have been lost before it was gone.
             Some(Ending::Quit | Ending::Discard) if self.is_retired(id) => self.tell_dma_ended(),
             Some(Ending::Quit | Ending::Discard) => {}
-            Some(Ending::Failed(_)) | None => self.lost(id, &life, departure),
+            Some(Ending::Failed(_) | Ending::Hung(_)) | None => self.lost(id, &life, departure),
         }
     }
 
