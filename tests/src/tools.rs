@@ -229,8 +229,9 @@ fn triplet() -> String {
     format!("{}-linux-gnu", env::consts::ARCH)
 }
 
-fn find_file(folder: &Path, start: &str) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(folder).ok()?;
-    let mut files = entries.flatten().map(|entry| entry.path());
-    files.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start)))
+/// The file in `folder` whose name begins with `start`, if there is one.
+pub fn find_file(folder: &Path, start: &str) -> Option<PathBuf> {
+    let files = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    let begins = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start));
+    files.filter(|path| path.is_file()).find(|path| begins(path))
 }

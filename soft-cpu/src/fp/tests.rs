@@ -13,5 +13,6 @@ pub(crate) mod machine;
 mod memory;
 mod moves;
 mod nan;
+pub(crate) mod oracle;
 pub(crate) mod program;
 mod wired;

@@ -4,12 +4,10 @@
 //! Skipped with a printed reason where that program is not installed. `BULKHEAD_ISA_CASES` and
 //! `BULKHEAD_ISA_SEED` make a campaign longer or different.
 
-use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
-
 use super::machine::Guest;
 use crate::cpu::Flags;
 use crate::fp::tests::machine::TestMachine;
+use crate::fp::tests::oracle::{self, setting};
 use crate::fp::tests::program::{self, GENERAL, Layout};
 
 const CASES: u64 = 20_000;
@@ -57,10 +55,6 @@ impl Random {
     }
 }
 
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
 /// A word whose registers are x0 to x25 or 31: the others belong to the harness.
 fn word(random: &mut Random) -> u32 {
     let (fixed, free) = CLASSES[random.next() as usize % CLASSES.len()];
@@ -88,14 +82,7 @@ fn word(random: &mut Random) -> u32 {
 
 #[test]
 fn integer_instructions_agree_with_another_implementation() {
-    let Some(oracle) = std::env::var_os("PATH").and_then(|path| {
-        std::env::split_paths(&path)
-            .flat_map(|folder| ["qemu-aarch64", "qemu-aarch64-static"].map(|name| folder.join(name)))
-            .find(|program| program.is_file())
-    }) else {
-        eprintln!("SKIPPED: no qemu-aarch64 or qemu-aarch64-static in PATH to compare with");
-        return;
-    };
+    let Some(oracle) = oracle::find() else { return };
     let count = setting("BULKHEAD_ISA_CASES", CASES) as usize;
     let mut random = Random(setting("BULKHEAD_ISA_SEED", 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let layout = Layout::new(count, false);
@@ -109,19 +96,8 @@ fn integer_instructions_agree_with_another_implementation() {
             (word(&mut random), state)
         })
         .unzip();
-    let path = std::env::temp_dir().join(format!("bulkhead-isa-{}", std::process::id()));
-    std::fs::write(&path, program::build(&layout, &words, &inputs)).unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
-    let output = Command::new(oracle)
-        .args(["-cpu", "cortex-a57"])
-        .arg(&path)
-        .env_clear()
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    let _ = std::fs::remove_file(&path);
-    assert!(output.status.success(), "the oracle ended with {}", output.status);
-    let records = program::records(&layout, &output.stdout);
+    let output = oracle::run(&oracle, &program::build(&layout, &words, &inputs), "isa");
+    let records = program::records(&layout, &output);
     assert_eq!(records.len(), count);
     let mut guest = Guest::new();
     let mut failures = Vec::new();

@@ -25,7 +25,7 @@ use ::tests::{
     command::write_whole,
     guest::GuestFiles,
     places,
-    tools::{CROSS, QEMU},
+    tools::{CROSS, QEMU, find_file},
 };
 use anyhow::{Context, Result};
 use clap::Args;
@@ -252,13 +252,6 @@ fn unpacked(apt: &Apt, candidate: &apt::Candidate) -> Result<tempfile::TempDir> 
         .context("a folder to unpack a package into")?;
     apt::unpack(&package, folder.path())?;
     Ok(folder)
-}
-
-fn find_file(folder: &Path, start: &str) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder).ok()?;
-    entries.flatten().map(|entry| entry.path()).find(|path| {
-        path.is_file() && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start))
-    })
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {

@@ -4,32 +4,13 @@
 //! Skipped with a printed reason where that program is not installed. `BULKHEAD_FP_CASES` and `BULKHEAD_FP_SEED` make a
 //! campaign longer or different; a failure prints the encoding, the inputs and both results.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-
 use super::cases::{DATA, Kind, MEMORY, Random};
 use super::machine::TestMachine;
+use super::oracle::{self, setting};
 use super::program::{self, GENERAL, Layout, SCRATCH};
 
 /// Cases of a default run: some hundred per encoding class.
 const CASES: usize = 12_000;
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-/// The other implementation, if it is installed.
-fn oracle() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let found = std::env::split_paths(&path)
-        .flat_map(|folder| ["qemu-aarch64", "qemu-aarch64-static"].map(|name| folder.join(name)))
-        .find(|program| program.is_file());
-    if found.is_none() {
-        eprintln!("SKIPPED: no qemu-aarch64 or qemu-aarch64-static in PATH to compare with");
-    }
-    found
-}
 
 /// SDOT and UDOT, which the oracle's CPU does not have: `crypto_and_dot_product` holds them against their definition.
 fn is_dot_product(word: u32) -> bool {
@@ -110,22 +91,6 @@ fn memory_case(random: &mut Random, layout: &Layout, case: usize) -> (u32, TestM
     (word, state)
 }
 
-fn run(oracle: &PathBuf, image: &[u8], name: &str) -> Vec<u8> {
-    let path = std::env::temp_dir().join(format!("bulkhead-fp-{name}-{}", std::process::id()));
-    std::fs::write(&path, image).expect("the program is written");
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).expect("the program is executable");
-    let output = Command::new(oracle)
-        .args(["-cpu", "cortex-a57"])
-        .arg(&path)
-        .env_clear()
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("the oracle runs");
-    let _ = std::fs::remove_file(&path);
-    assert!(output.status.success(), "the oracle ended with {}", output.status);
-    output.stdout
-}
-
 /// Compares one case; the differences in words.
 fn differences(word: u32, input: &TestMachine, ours: &TestMachine, theirs: &TestMachine) -> Vec<String> {
     let mut found = Vec::new();
@@ -164,7 +129,7 @@ fn campaign(
     with_memory: bool,
     mut make: impl FnMut(&mut Random, &Layout, usize) -> (u32, TestMachine),
 ) {
-    let Some(oracle) = oracle() else { return };
+    let Some(oracle) = oracle::find() else { return };
     let count = setting("BULKHEAD_FP_CASES", CASES as u64) as usize;
     // Literal loads reach one megabyte, and the window comes before the code.
     let count = if with_memory { count.min(80_000) } else { count };
@@ -176,7 +141,8 @@ fn campaign(
     if with_memory {
         inputs[0].memory = (0..SCRATCH).map(|_| random.next() as u8).collect();
     }
-    let output = run(&oracle, &program::build(&layout, &words, &inputs), name);
+    let image = program::build(&layout, &words, &inputs);
+    let output = oracle::run(&oracle, &image, &format!("fp-{name}"));
     let records = program::records(&layout, &output);
     assert_eq!(records.len(), count, "one record for each case");
     let mut memory = inputs[0].memory.clone();

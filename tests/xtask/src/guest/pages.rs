@@ -16,13 +16,14 @@ use std::{
 use ::tests::{
     SKIPPED,
     command::{capture, remove_folder, write_whole},
+    tools::find_file,
 };
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     KERNEL_PACKAGE_DEPTH,
     apt::{Apt, Installed, Suites},
-    find_file, format, initramfs, lock,
+    format, initramfs, lock,
     manifest::{FileRecord, Manifest},
     read, unpacked, write_if_other,
 };
