@@ -15,11 +15,12 @@ pub mod events;
 mod faults;
 pub mod host_check;
 pub mod interrupts;
+mod migration;
 pub mod nested;
 pub mod objects;
 pub mod sys;
+pub mod translation;
 
-use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -38,10 +39,11 @@ use crate::backend::{Arrival, Backend, DeviceEnd, DeviceError, Eventfds, Interru
 use crate::function::Function;
 use crate::function_link::FunctionLink;
 use crate::pci::msix::Message;
-use device::PhysicalDevice;
+use device::{Bound, PhysicalDevice};
 use error::KernelError;
 use nested::NestedIommu;
 use objects::Objects;
+use translation::{NoMemory, Translation};
 
 /// The descriptors that a physical device's program inherits for it.
 #[derive(Debug)]
@@ -118,8 +120,9 @@ impl Interrupts for PhysicalDevice {
         Ok(refused)
     }
 
-    /// Restoring is not supported.
-    fn adopt_interrupts(&mut self, _eventfds: &Eventfds) {}
+    fn adopt_interrupts(&mut self, eventfds: &Eventfds) {
+        self.interrupts_mut().adopt(eventfds);
+    }
 
     fn switch_interrupts(&self, msix: bool) -> Result<bool, KernelError> {
         self.interrupts().switch(msix)
@@ -134,60 +137,77 @@ impl Interrupts for PhysicalDevice {
     }
 }
 
-/// Why.
-const NOT_SAVED: &str =
-    "it is a physical device of this host: its own state and its DMA cannot be taken to other processes";
+/// A bound device, before it is opened.
+#[derive(Debug)]
+pub struct Unopened {
+    cdev: Arc<OwnedFd>,
+    bound: Bound,
+}
 
 impl Backend for PhysicalDevice {
     type Given = Given;
-    type Unopened = (PhysicalDevice, Opened);
-    type Iommu = NestedIommu;
-    /// Saving is not supported.
-    type Saved = Infallible;
+    type Unopened = Unopened;
+    type Iommu = Translation;
+    type Saved = migration::Saved;
 
-    /// Binds the device as well. The RAM's file is closed afterwards.
+    /// Binds the device as well, and changes nothing of one that an earlier life still serves. The RAM's file is closed
+    /// afterwards.
     fn configure(
         Given { cdev, iommu }: Given,
         ram: &Region,
         log: &Arc<DirtyLog>,
         config: &VfioConfig,
-    ) -> Result<(NestedIommu, (PhysicalDevice, Opened)), Failure> {
-        // The kernel or the device logs what the device writes, until it is read.
-        log.set_unmarked_writes(true);
+    ) -> Result<(Translation, Unopened), Failure> {
         let configured = || {
             let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
-            let id = device::bind(cdev.as_fd(), &objects)?;
-            let unopened = PhysicalDevice::open(Arc::clone(&cdev))?;
-            let iommu =
-                NestedIommu::new(cdev, objects, id, ram.as_fd(), &config.ram, config.stream, &config.model)?;
+            let bound = device::bind(cdev.as_fd(), &objects)?;
+            device::describe_device(cdev.as_fd())?;
+            let unopened = Unopened { cdev: Arc::clone(&cdev), bound };
+            let (ram, layout, stream, model) = (ram.as_fd(), &config.ram, config.stream, &config.model);
+            let iommu = match bound {
+                Bound::BehindIommu(id) => {
+                    // The kernel or the device logs what the device writes, until it is read.
+                    log.set_unmarked_writes(true);
+                    let nested = NestedIommu::new(cdev, objects, id, ram, layout, stream, model)?;
+                    Translation::Nested(Box::new(nested))
+                }
+                Bound::Software { anew } => {
+                    Translation::Nothing(NoMemory::new(&cdev, objects, stream, anew)?)
+                }
+            };
             Ok((iommu, unopened))
         };
         configured().map_err(|error: KernelError| Failure::new("assign the device", error))
     }
 
     fn open(
-        unopened: (PhysicalDevice, Opened),
-        _saved: Option<Infallible>,
+        Unopened { cdev, bound }: Unopened,
+        saved: Option<migration::Saved>,
         _until: Deadline,
     ) -> Result<(PhysicalDevice, Opened), KernelError> {
-        Ok(unopened)
+        let (device, opened) = PhysicalDevice::open(cdev, bound, saved.is_none())?;
+        match saved {
+            Some(saved) => saved.enter(&device, bound)?,
+            // An earlier life may have left it stopped.
+            None => device.set_running(true)?,
+        }
+        Ok((device, opened))
     }
 
-    fn load(_unopened: &(PhysicalDevice, Opened), _units: Units) -> Result<Infallible, Failure> {
-        Err(Failure::new("restore the device", NOT_SAVED))
+    fn load(_unopened: &Unopened, units: Units) -> Result<migration::Saved, Failure> {
+        migration::Saved::load(units)
     }
 
     fn check_save(&self) -> Result<(), String> {
-        Err(NOT_SAVED.to_owned())
+        migration::check(self)
     }
 
-    fn save(&self, _units: &mut UnitWriter<&mut dyn Write>) -> Result<(), KernelError> {
-        Err(KernelError::NotSaved)
+    fn save(&self, units: &mut UnitWriter<&mut dyn Write>) -> Result<(), KernelError> {
+        migration::save(self, units)
     }
 
-    /// A physical device is never moved, so there is nothing to take back.
     fn take_back(&self) -> Result<(), KernelError> {
-        Ok(())
+        migration::take_back(self)
     }
 
     fn start_thread(function: &Arc<Function<PhysicalDevice>>) -> io::Result<()> {
@@ -198,26 +218,26 @@ impl Backend for PhysicalDevice {
         Ok(())
     }
 
-    fn after_stage1(&self, _iommu: &Mutex<NestedIommu>) -> Result<(), KernelError> {
+    fn after_stage1(&self, _iommu: &Mutex<Translation>) -> Result<(), KernelError> {
         Ok(())
     }
 
     /// The device's own MSI went through the host's MSI window, which the guest's stage 1 maps 1:1, and arrived as
     /// the eventfd's signal. The address in the guest's table never reached the device.
-    fn send(_iommu: &mut NestedIommu, _message: Message, _doorbell: Gpa) -> Arrival {
+    fn send(_iommu: &mut Translation, _message: Message, _doorbell: Gpa) -> Arrival {
         Arrival::Doorbell
     }
 
-    fn set_dirty_tracking(iommu: &mut NestedIommu, enabled: bool) {
+    fn set_dirty_tracking(iommu: &mut Translation, enabled: bool) {
         iommu.set_dirty_tracking(enabled);
     }
 
     /// Merges the kernel's log into this process's.
-    fn gather_dirty(_device: Option<&PhysicalDevice>, iommu: &mut NestedIommu, log: &DirtyLog) -> Exactness {
+    fn gather_dirty(_device: Option<&PhysicalDevice>, iommu: &mut Translation, log: &DirtyLog) -> Exactness {
         iommu.read_dirty(log)
     }
 
-    fn inspect_iommu(iommu: &NestedIommu, inspect: &mut Inspect) {
+    fn inspect_iommu(iommu: &Translation, inspect: &mut Inspect) {
         iommu.inspect(inspect);
     }
 

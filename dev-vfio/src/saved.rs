@@ -2,9 +2,9 @@
 //! A function's state units: structs of plain integers, frozen once released; [`crate::pci`] converts from and to them.
 //!
 //! A stream is one `vfio-function`, the guest-visible state of the function; one `vfio-user`, the session with the
-//! server; and, if the device's own state is moved, `vfio-data` units with the server's bytes unchanged, and one
-//! `vfio-data-end` with their total length. All of it is untrusted: it is checked against the device that the new
-//! life has opened. Derived state is left out: shown windows and Bus Master Enable (command register), routes of
+//! server, or one `vfio-physical`; and, if the device's own state is moved, `vfio-data` units with its bytes unchanged,
+//! and one `vfio-data-end` with their total length. All of it is untrusted: it is checked against the device that the
+//! new life has opened. Derived state is left out: shown windows and Bus Master Enable (command register), routes of
 //! vectors (MSI-X table), the stream's attachment (from the vSMMU, at `Replay`).
 
 use ipc::saved::stream::StreamError;
@@ -114,6 +114,14 @@ pub struct SessionV1 {
     pub windows: Vec<(u64, u64)>,
 }
 
+/// A physical device of the host, whose own state follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhysicalV1 {
+    /// The number of its character device on that host (`st_rdev`): a next life that was handed the very device finds
+    /// the state in it.
+    pub device: u64,
+}
+
 /// The end of the device's own state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataEndV1 {
@@ -128,6 +136,11 @@ impl SavedState for FunctionV1 {
 
 impl SavedState for ServerV1 {
     const KIND: UnitKind = UnitKind::new("vfio-user");
+    const VERSION: u16 = 1;
+}
+
+impl SavedState for PhysicalV1 {
+    const KIND: UnitKind = UnitKind::new("vfio-physical");
     const VERSION: u16 = 1;
 }
 

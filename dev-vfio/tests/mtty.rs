@@ -12,12 +12,15 @@
     reason = "a test stops at the first surprise, in its helpers too"
 )]
 
+#[path = "mtty/moves.rs"]
+mod moves;
+
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dev_vfio::physical::device::{self, PhysicalDevice};
+use dev_vfio::physical::device::{self, Bound, PhysicalDevice};
 use dev_vfio::physical::objects::Objects;
 use dev_vfio::physical::sys::{cdev, iommufd};
 use ipc::vfio_user::feature::{DMA_LOGGING_START, MigState, MigrationFlags};
@@ -28,31 +31,62 @@ const TYPE: &str = "/sys/class/mdev_bus/mtty/mdev_supported_types/mtty-2";
 const SCRATCH: u64 = 7;
 
 /// An instance of the sample device; it is gone when this is dropped.
-struct Mtty {
-    device: Option<PhysicalDevice>,
-    cdev: Arc<OwnedFd>,
-    objects: Option<Objects>,
+struct Instance {
     folder: PathBuf,
 }
 
-impl Mtty {
-    fn new(index: u32) -> Option<Mtty> {
+/// Its open files.
+struct Files {
+    cdev: OwnedFd,
+    iommu: OwnedFd,
+}
+
+impl Instance {
+    fn new(index: u32) -> Option<Instance> {
         if !Path::new(TYPE).exists() {
             println!("SKIPPED: the kernel has no mtty sample device (`cargo xtask lab mtty` has one)");
             return None;
         }
         let uuid = format!("83b8f4f2-509f-382f-3c1e-e6bfe0fa{index:04}");
         fs::write(Path::new(TYPE).join("create"), &uuid).unwrap();
-        let folder = Path::new("/sys/bus/mdev/devices").join(&uuid);
-        let name = fs::read_dir(folder.join("vfio-dev")).unwrap().next().unwrap().unwrap().file_name();
+        Some(Instance { folder: Path::new("/sys/bus/mdev/devices").join(&uuid) })
+    }
+
+    fn open(&self) -> Files {
+        let name = fs::read_dir(self.folder.join("vfio-dev")).unwrap().next().unwrap().unwrap().file_name();
         let open = |path: &Path| OwnedFd::from(File::options().read(true).write(true).open(path).unwrap());
-        let cdev = Arc::new(open(&Path::new("/dev/vfio/devices").join(name)));
-        let mut objects = Objects::new(open(Path::new("/dev/iommu")));
-        device::bind(cdev.as_fd(), &objects).unwrap();
+        let cdev = open(&Path::new("/dev/vfio/devices").join(name));
+        Files { cdev, iommu: open(Path::new("/dev/iommu")) }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // The kernel waits until the file is closed.
+        let _ = fs::write(self.folder.join("remove"), "1");
+    }
+}
+
+/// An instance that is bound and open.
+struct Mtty {
+    device: Option<PhysicalDevice>,
+    cdev: Arc<OwnedFd>,
+    objects: Option<Objects>,
+    /// Dropped last.
+    _instance: Instance,
+}
+
+impl Mtty {
+    fn new(index: u32) -> Option<Mtty> {
+        let instance = Instance::new(index)?;
+        let Files { cdev, iommu } = instance.open();
+        let (cdev, mut objects) = (Arc::new(cdev), Objects::new(iommu));
+        let bound = device::bind(cdev.as_fd(), &objects).unwrap();
+        assert_eq!(bound, Bound::Software { anew: true });
         let ioas = iommufd::ioas_alloc(objects.as_fd());
         cdev::attach(cdev.as_fd(), objects.keep(ioas).unwrap()).unwrap();
-        let (device, _) = PhysicalDevice::open(Arc::clone(&cdev)).unwrap();
-        Some(Mtty { device: Some(device), cdev, objects: Some(objects), folder })
+        let (device, _) = PhysicalDevice::open(Arc::clone(&cdev), bound, true).unwrap();
+        Some(Mtty { device: Some(device), cdev, objects: Some(objects), _instance: instance })
     }
 
     fn device(&self) -> &PhysicalDevice {
@@ -95,9 +129,7 @@ impl Drop for Mtty {
         let _ = cdev::detach(self.cdev.as_fd());
         self.device = None;
         self.objects = None;
-        // The kernel waits until the file is closed.
         self.cdev = Arc::new(File::open("/dev/null").unwrap().into());
-        let _ = fs::write(self.folder.join("remove"), "1");
     }
 }
 

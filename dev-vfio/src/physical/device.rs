@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A physical device by its VFIO character device: regions by reading and writing the file, interrupts, reset,
-//! stopping.
+//! stopping; its state is in [`super::migration`].
 //!
 //! The same verbs as [`Client`](crate::vfio_user::client::Client) has for a vfio-user server. An access that the
 //! kernel refuses (the device is in reset, or gone from its slot) reads as all ones, as on hardware; it does not fail
@@ -8,6 +8,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ipc::vfio_user::device::{DeviceInfo, PCI_CONFIG_REGION, RegionDescription, RegionInfo};
 use ipc::vfio_user::feature::{MigState, MigrationFlags};
@@ -40,34 +41,57 @@ pub struct PhysicalDevice {
     regions: Vec<Region>,
     resettable: bool,
     stoppable: bool,
+    /// Its DMA goes through no IOMMU of the host's.
+    is_software: bool,
+    /// A next life may have used it.
+    pub(super) lent: AtomicBool,
+}
+
+/// What a device is bound as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// A device behind an IOMMU, by its number in the context.
+    BehindIommu(ObjectId),
+    /// A device in software (an mdev), which the kernel gives no IOMMU. `anew`: by this life of the process.
+    Software {
+        /// Bound by this life of the process, and not by an earlier one.
+        anew: bool,
+    },
 }
 
 /// Binds a device to an iommufd context, or takes over the binding made by an earlier life of this process.
 ///
 /// # Errors
 /// If another process uses the device, or a file is not of VFIO or iommufd.
-pub fn bind(cdev: BorrowedFd<'_>, objects: &Objects) -> Result<ObjectId, KernelError> {
+pub fn bind(cdev: BorrowedFd<'_>, objects: &Objects) -> Result<Bound, KernelError> {
     match cdev::bind(cdev, objects.as_fd()) {
         // Bound already: through this open file, which the coordinator has kept, or through another process's.
-        Err(Errno::INVAL) => {
+        Err(Errno::INVAL) if objects.has_device() => {
             cdev::detach(cdev).map_err(|_| KernelError::InUse)?;
-            objects.adopt().ok_or(KernelError::InUse)
+            objects.adopt().map(Bound::BehindIommu).ok_or(KernelError::InUse)
         }
-        bound => bound.map_err(refused("VFIO_DEVICE_BIND_IOMMUFD", of_bind)),
+        // Only a device with migration states is moved, and no other in software has an earlier life.
+        Err(Errno::INVAL) if cdev::migration_flags(cdev).is_ok() => Ok(Bound::Software { anew: false }),
+        Err(Errno::INVAL) => Err(KernelError::InUse),
+        Ok(id) if objects.is_device(id) => Ok(Bound::BehindIommu(id)),
+        Ok(_) => Ok(Bound::Software { anew: true }),
+        Err(errno) => Err(refused("VFIO_DEVICE_BIND_IOMMUFD", of_bind)(errno)),
     }
 }
 
 impl PhysicalDevice {
-    /// Reads a bound device's description, and resets it if it supports that.
+    /// Reads a bound device's description, and resets it if it supports that and is to be.
     ///
     /// # Errors
     /// If the kernel refuses a call, or it is no PCI device.
-    pub fn open(cdev: Arc<OwnedFd>) -> Result<(PhysicalDevice, Opened), KernelError> {
+    pub fn open(
+        cdev: Arc<OwnedFd>,
+        bound: Bound,
+        reset: bool,
+    ) -> Result<(PhysicalDevice, Opened), KernelError> {
         let fd = cdev.as_fd();
-        let info = cdev::device_info(fd).map_err(refused("VFIO_DEVICE_GET_INFO", plain))?;
-        DeviceInfo::decode_pci(zerocopy::IntoBytes::as_bytes(&info))?;
-        let resettable = info.flags.get() & DeviceInfo::RESET != 0;
-        if resettable {
+        let resettable = describe_device(fd)?.flags.get() & DeviceInfo::RESET != 0;
+        if resettable && reset {
             cdev::reset(fd).map_err(refused("VFIO_DEVICE_RESET", plain))?;
         }
         let (mut regions, mut mappables) = (Vec::new(), Vec::new());
@@ -81,7 +105,9 @@ impl PhysicalDevice {
         let (vectors, intx) = Interrupts::count(&cdev);
         let interrupts = Interrupts::none(Arc::clone(&cdev));
         let stoppable = cdev::migration_flags(fd).is_ok_and(|flags| flags & MigrationFlags::STOP_COPY != 0);
-        let device = PhysicalDevice { cdev, interrupts, regions, resettable, stoppable };
+        let is_software = matches!(bound, Bound::Software { .. });
+        let lent = AtomicBool::new(false);
+        let device = PhysicalDevice { cdev, interrupts, regions, resettable, stoppable, is_software, lent };
         let mut config = vec![0; CONFIG_LEN];
         // Some software devices have a few bytes less: the rest is zero.
         let len = device.region(PCI_CONFIG_REGION).map_or(0, |region| region.len);
@@ -155,6 +181,16 @@ impl PhysicalDevice {
         self.stoppable
     }
 
+    /// Whether its DMA goes through no IOMMU of the host's.
+    pub fn is_software(&self) -> bool {
+        self.is_software
+    }
+
+    /// Its file.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.cdev.as_fd()
+    }
+
     fn region(&self, index: u32) -> Option<&Region> {
         self.regions.get(usize::try_from(index).ok()?)
     }
@@ -173,6 +209,16 @@ impl PhysicalDevice {
 fn place(region: &Region, offset: u64, len: usize) -> Option<u64> {
     let end = offset.checked_add(u64::try_from(len).ok()?)?;
     (end <= region.len).then(|| region.file_offset.checked_add(offset)).flatten()
+}
+
+/// The kernel's description of a device, which must be a PCI device.
+///
+/// # Errors
+/// If the kernel refuses the call, or it is none.
+pub fn describe_device(fd: BorrowedFd<'_>) -> Result<DeviceInfo, KernelError> {
+    let info = cdev::device_info(fd).map_err(refused("VFIO_DEVICE_GET_INFO", plain))?;
+    DeviceInfo::decode_pci(zerocopy::IntoBytes::as_bytes(&info))?;
+    Ok(info)
 }
 
 /// The kernel's description of a region; `None` for one that this device does not have (VGA and others).
@@ -210,7 +256,8 @@ mod tests {
     #[test]
     fn device_that_is_none_is_refused_by_the_call_that_finds_out() {
         let null = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
-        let refused = PhysicalDevice::open(Arc::clone(&null)).unwrap_err().to_string();
+        let bound = Bound::Software { anew: true };
+        let refused = PhysicalDevice::open(Arc::clone(&null), bound, true).unwrap_err().to_string();
         assert!(refused.starts_with("VFIO_DEVICE_GET_INFO is refused by the kernel"), "{refused}");
         let objects = Objects::new(null.try_clone().unwrap());
         let refused = bind(null.as_fd(), &objects).unwrap_err().to_string();

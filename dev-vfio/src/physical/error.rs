@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Why a physical device cannot be assigned on this host: the call, its errno, what that means, what to do.
 
+use ipc::protocol::budget;
+use ipc::protocol::control::SAVED_LEN_MAX;
+use ipc::saved::stream::StreamError;
 use ipc::vfio_user::Malformed;
+use ipc::vfio_user::feature::MigState;
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -37,6 +41,35 @@ pub enum KernelError {
     /// Its state cannot be saved.
     #[error("a physical device cannot be saved")]
     NotSaved,
+    /// There is no file to read or write its state.
+    #[error("the kernel gives no file for the device's state, or takes no more of it")]
+    NoStateFile,
+    /// The state takes too long.
+    #[error("the device's state is not transferred within {} s", budget::vfio::DATA.as_secs())]
+    StateSlow,
+    /// The state is too long.
+    #[error("the device's state is longer than {SAVED_LEN_MAX:#x} bytes")]
+    StateLong,
+    /// The state in the stream has another length than its end says.
+    #[error("the end of the physical device's state says {stated:#x} bytes, but there were {found:#x}")]
+    StateLen {
+        /// As its end says.
+        stated: u64,
+        /// As it came.
+        found: u64,
+    },
+    /// The stream of state units fails.
+    #[error("the physical device's state: {0}")]
+    Stream(String),
+    /// A next life has left the device in a state that this one cannot go on from.
+    #[error("the next process has left the device in the migration state {0:?}, not STOP")]
+    NotStopped(Option<MigState>),
+}
+
+impl From<StreamError> for KernelError {
+    fn from(error: StreamError) -> Self {
+        Self::Stream(error.to_string())
+    }
 }
 
 fn list(lacking: &[Lacking]) -> String {

@@ -16,7 +16,10 @@ use crate::threads::{LOOK_TIMESPEC, spawn};
 
 /// Spawns the thread that passes events of the kernel's fault queue on to the vSMMU.
 pub fn start_thread(function: &Arc<Function<PhysicalDevice>>) -> io::Result<()> {
-    let file = function.iommu().events().try_clone_to_owned()?;
+    let file = match function.iommu().nested() {
+        Some(iommu) => iommu.events().try_clone_to_owned()?,
+        None => return Ok(()),
+    };
     let theirs = Arc::clone(function);
     spawn("faults", move || tell(&theirs, &file))
 }

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use smmu_arch::{Model, Options};
 
 use super::compat;
-use super::device;
+use super::device::{self, Bound};
 use super::error::{KernelError, of_events, of_map_file, of_parent, of_viommu, plain, refused};
 use super::objects::Objects;
 use super::sys::cdev;
@@ -137,7 +137,11 @@ fn find(address: &str) -> Result<std::path::PathBuf, String> {
 
 fn check_device(findings: &mut Findings, cdev: OwnedFd, iommu: OwnedFd) {
     let (cdev, mut objects) = (Arc::new(cdev), Objects::new(iommu));
-    let Some(id) = findings.has("bound to an iommufd", device::bind(cdev.as_fd(), &objects)) else { return };
+    let id = device::bind(cdev.as_fd(), &objects).and_then(|bound| match bound {
+        Bound::BehindIommu(id) => Ok(id),
+        Bound::Software { .. } => Err(KernelError::NotSmmu),
+    });
+    let Some(id) = findings.has("bound to an iommufd, behind an IOMMU", id) else { return };
     check_smmu(findings, &objects, id);
     if let Some(ioas) = check_mapping(findings, &mut objects) {
         check_nesting(findings, &mut objects, id, ioas);

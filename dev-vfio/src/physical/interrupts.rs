@@ -50,6 +50,24 @@ impl Interrupts {
         self.connected.offer(eventfds, |index, eventfds| set(cdev, index, eventfds))
     }
 
+    /// Takes the eventfds of a restored device, and connects none yet.
+    pub fn adopt(&mut self, eventfds: &Eventfds) {
+        self.connected.adopt(eventfds);
+    }
+
+    /// Connects what was connected once more: a next life may have connected its own eventfds meanwhile.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn reconnect(&self) -> Result<(), KernelError> {
+        // Refused for a kind that is not connected.
+        let set_or_not = |index, eventfds: &[&OwnedFd]| match set(&self.cdev, index, eventfds) {
+            Err(_) if eventfds.is_empty() => Ok(()),
+            other => other,
+        };
+        self.connected.reconnect(set_or_not)
+    }
+
     /// Connects the vectors or the pin, as far as the device has them. Returns whether that changed anything.
     ///
     /// # Errors

@@ -59,7 +59,13 @@ impl Objects {
         (1..IDS_MAX).map(ObjectId).find(|id| self.is_device(*id))
     }
 
-    fn is_device(&self, id: ObjectId) -> bool {
+    /// Whether a device behind an IOMMU is bound in it.
+    pub fn has_device(&self) -> bool {
+        (1..IDS_MAX).map(ObjectId).any(|id| self.is_device(id))
+    }
+
+    /// Whether this is a device behind an IOMMU.
+    pub fn is_device(&self, id: ObjectId) -> bool {
         !matches!(iommufd::get_hw_info(self.as_fd(), id), Err(Errno::NOENT | Errno::INVAL | Errno::NOTTY))
     }
 }

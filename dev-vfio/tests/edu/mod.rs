@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dev_vfio::physical::device::{self, PhysicalDevice};
+use dev_vfio::physical::device::{self, Bound, PhysicalDevice};
 use dev_vfio::physical::error::KernelError;
 use dev_vfio::physical::interrupts::Interrupts;
 use dev_vfio::physical::nested::NestedIommu;
@@ -74,8 +74,9 @@ impl Vm {
     pub fn over(cdev: OwnedFd, iommu: OwnedFd, guest: Guest, options: Options) -> Result<Vm, KernelError> {
         let iommu_file = iommu.try_clone().unwrap();
         let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
-        let id = device::bind(cdev.as_fd(), &objects)?;
-        let (device, _) = PhysicalDevice::open(Arc::clone(&cdev))?;
+        let bound = device::bind(cdev.as_fd(), &objects)?;
+        let (device, _) = PhysicalDevice::open(Arc::clone(&cdev), bound, true)?;
+        let Bound::BehindIommu(id) = bound else { panic!("the device is behind no IOMMU") };
         let model = Model::new(smmu_arch::model::MODEL_NAME, options).unwrap();
         let ram = guest.region.as_fd();
         let iommu = NestedIommu::new(Arc::clone(&cdev), objects, id, ram, &guest.layout, STREAM, &model)?;

@@ -121,11 +121,19 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "mtty",
-        about: "a device with VFIO's migration states through all of them, and its state into another",
+        about: "a device with VFIO's migration states through all of them, and its process moved, to another device too",
         server: Server::Nesting,
         when: When::Default,
-        limit: Duration::from_secs(60),
+        limit: Duration::from_secs(90),
         run: nested::migration,
+    },
+    Scenario {
+        name: "mtty-moved-often",
+        about: "the process of such a device moved a hundred times, with characters in its FIFO",
+        server: Server::Nesting,
+        when: When::Long,
+        limit: Duration::from_secs(600),
+        run: nested::moved_often,
     },
     Scenario {
         name: "vfio-guest",
