@@ -67,6 +67,8 @@ roles! {
     Nvme = "nvme", Many;
     /// A vhost-user back end.
     Virtio = "virtio", Many;
+    /// Carries RAM, state and messages of a migration.
+    Mover = "mover", One;
 }
 
 impl Role {

@@ -50,6 +50,7 @@ pub mod frame;
 pub mod hello;
 pub mod instance;
 pub mod log;
+pub mod migration;
 pub mod protocol;
 pub mod saved;
 pub mod shm;

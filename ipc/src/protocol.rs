@@ -14,6 +14,7 @@ pub mod control;
 pub mod function_link;
 pub mod inspect;
 pub mod lifecycle;
+pub mod mover;
 pub mod nvme;
 pub mod probe;
 pub mod ram;

@@ -64,6 +64,8 @@ pub enum SlotKind {
     Image,
     /// What the process finds again after a crash of its own.
     Checkpoint,
+    /// The pages that the other host of a migration has not got.
+    OwedMap,
 }
 
 /// The wires of an SMMUv3 (IHI 0070 section 3.18).
@@ -95,7 +97,7 @@ pub struct UnknownSlot(String);
 
 impl SlotKind {
     /// Every kind.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Control,
         Self::CrashPage,
         Self::Log,
@@ -122,6 +124,7 @@ impl SlotKind {
         Self::Iommufd,
         Self::Image,
         Self::Checkpoint,
+        Self::OwedMap,
     ];
 
     /// The one that is shared with, or held for, `peer`.
@@ -160,6 +163,7 @@ impl SlotKind {
             Self::Iommufd => "iommufd",
             Self::Image => "image",
             Self::Checkpoint => "checkpoint",
+            Self::OwedMap => "owed-map",
         }
     }
 }

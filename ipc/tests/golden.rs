@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The bytes of every message, of the hello and of the state unit's envelope, pinned in `tests/golden`.
+//! The bytes of every message, of the hello, of the state unit's envelope and of every frame of a migration stream,
+//! pinned in `tests/golden`.
 //!
 //! postcard numbers variants and fields by their order, so an innocent edit changes what travels. A change of these
 //! files is a change of the protocol: raise its `VERSION` (or the saved struct's), then run once with
@@ -15,12 +16,16 @@ use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::frame::{self, Header, Kind};
 use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
+use ipc::migration::frame::MigrationId;
 use ipc::protocol::control::{
     Control, DirtyLogOp, DirtyLogState, Event, Exactness, Failure, LoadFrom, Quiescence, ReplayOutcome,
     Reply, Request, RoleConfig, StreamReplay,
 };
 use ipc::protocol::function_link::{DeviceWindow, FunctionLink, FunctionReply, FunctionRequest};
 use ipc::protocol::inspect::Inspect;
+use ipc::protocol::mover::{
+    IdentityFile, MoverConfig, MoverNotice, MoverRequest, RoundReport, Security, Side,
+};
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::protocol::ram::{RamLayout, RamRegion};
@@ -110,6 +115,16 @@ fn nvme_config() -> NvmeConfig {
     }
 }
 
+const MIGRATION: MigrationId = MigrationId(*b"migration number");
+
+fn mover_config() -> MoverConfig {
+    MoverConfig {
+        side: Side::Source { migration: MIGRATION, lane_count: 4 },
+        ram: ram(),
+        security: Security::Tls { peer: "host-b".into() },
+    }
+}
+
 /// Every notice of the stage 1 channel; as for requests.
 fn notices() -> Vec<(&'static str, Notice)> {
     let stream = StreamId(8);
@@ -193,6 +208,14 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::Rewire { peer: InstanceId::new(Role::Smmu, 0), epoch: 0x0102_0304 },
         Request::Heartbeat,
         Request::Probe(Probe::Open),
+        Request::Configure(RoleConfig::Mover(mover_config())),
+        Request::Carry(MoverRequest::TakeIdentity(IdentityFile::Key)),
+        Request::Carry(MoverRequest::TakeLane { index: 3 }),
+        Request::Carry(MoverRequest::SendRound { round: 300 }),
+        Request::Carry(MoverRequest::SendState { instance: InstanceId::new(Role::Smmu, 0), len: 300 }),
+        Request::Carry(MoverRequest::TakeState { instance: InstanceId::new(Role::Smmu, 0) }),
+        Request::Carry(MoverRequest::Say(vec![1, 2, 3])),
+        Request::Carry(MoverRequest::Close),
     ];
     let name = |request: &Request| match request {
         Request::Configure(RoleConfig::Vcpu(_)) => "request-configure-vcpu",
@@ -219,6 +242,14 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::Rewire { .. } => "request-rewire",
         Request::Heartbeat => "request-heartbeat",
         Request::Probe(_) => "request-probe",
+        Request::Configure(RoleConfig::Mover(_)) => "request-configure-mover",
+        Request::Carry(MoverRequest::TakeIdentity(_)) => "request-carry-take-identity",
+        Request::Carry(MoverRequest::TakeLane { .. }) => "request-carry-take-lane",
+        Request::Carry(MoverRequest::SendRound { .. }) => "request-carry-send-round",
+        Request::Carry(MoverRequest::SendState { .. }) => "request-carry-send-state",
+        Request::Carry(MoverRequest::TakeState { .. }) => "request-carry-take-state",
+        Request::Carry(MoverRequest::Say(_)) => "request-carry-say",
+        Request::Carry(MoverRequest::Close) => "request-carry-close",
     };
     all.into_iter().map(|request| (name(&request), request)).collect()
 }
@@ -277,6 +308,7 @@ fn replies() -> Vec<(&'static str, Reply)> {
 
 /// Every event; as for requests.
 fn events() -> Vec<(&'static str, Event)> {
+    let round = RoundReport { round: 1, page_count: 300, zero_count: 2, sent_len: 1_234_567, took_us: 4321 };
     let all = vec![
         Event::GuestPoweredOff,
         Event::GuestReset,
@@ -286,6 +318,11 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::DeviceOpened,
         Event::DeviceFailed("its server is silent".into()),
         Event::Progress,
+        Event::Carried(MoverNotice::Connected { migration: MIGRATION, lane_count: 4 }),
+        Event::Carried(MoverNotice::RoundSent(round)),
+        Event::Carried(MoverNotice::Heard(vec![1, 2, 3])),
+        Event::Carried(MoverNotice::LinkLost("it stands still".into())),
+        Event::Carried(MoverNotice::Closed),
     ];
     let name = |event: &Event| match event {
         Event::GuestPoweredOff => "event-guest-powered-off",
@@ -296,6 +333,11 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::DeviceOpened => "event-device-opened",
         Event::DeviceFailed(_) => "event-device-failed",
         Event::Progress => "event-progress",
+        Event::Carried(MoverNotice::Connected { .. }) => "event-carried-connected",
+        Event::Carried(MoverNotice::RoundSent(_)) => "event-carried-round-sent",
+        Event::Carried(MoverNotice::Heard(_)) => "event-carried-heard",
+        Event::Carried(MoverNotice::LinkLost(_)) => "event-carried-link-lost",
+        Event::Carried(MoverNotice::Closed) => "event-carried-closed",
     };
     all.into_iter().map(|event| (name(&event), event)).collect()
 }
@@ -318,6 +360,46 @@ fn numbers() -> Vec<u8> {
         Probe::Hang,
     ];
     [roles, probes.map(to_vec).concat()].concat()
+}
+
+/// Every frame of a migration stream, as it is between releases too: the match makes a new kind stop the build here.
+fn stream() -> Vec<(&'static str, Vec<u8>)> {
+    use ipc::migration::frame::{EndOfRound, Header, Hello, Kind};
+    use ipc::migration::pages::{PagesHead, Stretch, ZeroPages};
+    use ipc::migration::unit::PieceHead;
+    let stretch = Stretch { word: 0x1_0203, pages: 0b101 };
+    let mut zero = ZeroPages::default();
+    zero.push(stretch);
+    zero.push(Stretch { word: 7, pages: u64::MAX });
+    let piece = PieceHead { instance: InstanceId::new(Role::Vfio, 30), offset: 0x1_0000_0000, is_last: true };
+    // Bytes of pages are the guest's: one of each is enough to see where they stand.
+    let pages = [&PagesHead { stretch }.to_bytes()[..], &[0xa5; 4096], &[0x5a; 4096]].concat();
+    let all = [
+        (Kind::Hello, Hello { migration: MIGRATION, lane: 3, lane_count: 4 }.to_bytes().to_vec()),
+        (Kind::Message, b"sealed".to_vec()),
+        (Kind::Pages, pages),
+        (Kind::ZeroPages, zero.as_bytes().to_vec()),
+        (Kind::Unit, [&piece.to_bytes()[..], b"state"].concat()),
+        (Kind::EndOfRound, EndOfRound { round: 300, page_count: 0x1_0000_0001 }.to_bytes().to_vec()),
+        (Kind::Alive, Vec::new()),
+    ];
+    let name = |kind: Kind| match kind {
+        Kind::Hello => "stream-hello",
+        Kind::Message => "stream-message",
+        Kind::Pages => "stream-pages",
+        Kind::ZeroPages => "stream-zero-pages",
+        Kind::Unit => "stream-unit",
+        Kind::EndOfRound => "stream-end-of-round",
+        Kind::Alive => "stream-alive",
+    };
+    let frame = |(kind, body): (Kind, Vec<u8>)| {
+        let header = Header::of(kind, 0x0102_0304, &[&body]).to_bytes();
+        let found = Header::decode(&header, 0x0102_0304).unwrap();
+        found.check(&body).unwrap();
+        // The bytes of a page as far as its first line.
+        (name(kind), [&header[..], body.get(..64).unwrap_or(&body)].concat())
+    };
+    all.into_iter().map(frame).collect()
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -373,6 +455,7 @@ fn samples() -> BTreeMap<&'static str, Vec<u8>> {
     add(messages::<Stage1, _>(Kind::Event, 0, notices()));
     add(messages::<FunctionLink, _>(Kind::Request, 7, function_link_requests()));
     add(messages::<FunctionLink, _>(Kind::Reply, 7, function_link_replies()));
+    add(stream());
     let hello = Hello { role: Role::Vcpu, build: "1.2.3".into(), generation: 3 };
     add(vec![("hello", framed::<Control>(Kind::Hello, 0, 0, &to_vec(hello))), ("numbers", numbers())]);
     let mut writer = Writer::new();

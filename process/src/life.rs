@@ -19,6 +19,7 @@ use ipc::protocol::control::{
     DirtyLogOp, DirtyLogState, Failure, Quiescence, RoleConfig, SAVED_UNITS_LEN_MAX, StreamReplay,
 };
 use ipc::protocol::inspect::Inspect;
+use ipc::protocol::mover::MoverRequest;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 
 use crate::context::Context;
@@ -112,6 +113,17 @@ pub trait Program: Sized {
             format!("take a new channel to {peer}"),
             "it has no channel to that process that can be replaced",
         ))
+    }
+    /// Carries for the coordinator, as a mover does, and comes back at once. No other program does.
+    ///
+    /// # Errors
+    /// If the request has no place.
+    fn carry(
+        _configured: Configured<'_, Self>,
+        _request: MoverRequest,
+        _descriptor: Option<OwnedFd>,
+    ) -> Result<(), Failure> {
+        Err(Failure::new("carry", "it is no mover"))
     }
     /// How many turns its ring thread has taken ([`RingThread::turns`](crate::ring_thread::RingThread::turns)). By
     /// default a program serves no ring. Waits for nobody, and takes no lock that is held across work.
@@ -347,6 +359,17 @@ impl<P: Program> Life<P> {
             P::in_flight(armed).inspect(&mut inspect);
         }
         inspect
+    }
+
+    /// Carries for the coordinator.
+    ///
+    /// # Errors
+    /// If it is not configured, or no mover, or the request has no place.
+    pub fn carry(&mut self, request: MoverRequest, descriptor: Option<OwnedFd>) -> Result<(), Failure> {
+        match self.configured() {
+            Some(configured) => P::carry(configured, request, descriptor),
+            None => Err(self.unfit("carry by")),
+        }
     }
 
     /// Attempts what the sandbox must refuse.

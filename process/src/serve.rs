@@ -79,6 +79,7 @@ fn answer<P: Program>(life: &mut Life<P>, request: Request, fds: Vec<OwnedFd>) -
         }
         Request::DmaEnded { device } => life.dma_ended(device)?,
         Request::Rewire { peer, epoch } => life.rewire(peer, epoch, given("take a new channel")?)?,
+        Request::Carry(request) => life.carry(request, given("carry").ok())?,
         Request::DirtyLog(op) => return life.dirty_log(op).map(Reply::DirtyLog),
         Request::Heartbeat => return Ok(Reply::Alive { turns: life.turns() }),
         Request::Inspect => return Ok(Reply::Inspect(life.inspect())),

@@ -6,6 +6,7 @@
 
 mod common;
 mod coordinator;
+mod mover;
 mod nvme;
 mod smmu;
 mod vcpu_kvm;
@@ -135,6 +136,11 @@ pub fn nvme_standalone() -> Profile {
     nvme::standalone(Arch::host())
 }
 
+/// The mover's process.
+pub fn mover() -> Profile {
+    mover::profile(Arch::host())
+}
+
 /// Every profile as it is on `arch`, and on the running kernel.
 pub fn all(arch: Arch) -> Vec<Profile> {
     all_with(arch, MemoryFiles::of_kernel())
@@ -155,6 +161,7 @@ fn of_children(arch: Arch) -> Vec<Profile> {
         vfio::profile(arch),
         vfio_kernel::profile(arch),
         nvme::profile(arch),
+        mover::profile(arch),
     ];
     // KVM runs guests of the host's own architecture only, and they are arm64.
     if arch == Arch::Aarch64 {

@@ -2,9 +2,9 @@
 //! The channel between launcher and coordinator: a seqpacket pair, one small message at a time.
 //!
 //! The launcher sends control connections that it has accepted and checked (one descriptor each), and the request to
-//! stop. The coordinator reports that the guest runs, requests reconnections to devices' servers, and reports the end
-//! with its reason. Either end's death is end of file for the other: a VM never outlives its launcher, and a launcher
-//! never waits for a dead coordinator.
+//! stop. The coordinator reports that the guest runs, requests reconnections to devices' servers and connections to
+//! another host, and reports the end with its reason. Either end's death is end of file for the other: a VM never
+//! outlives its launcher, and a launcher never waits for a dead coordinator.
 //!
 //! The coordinator is sealed and may have been reached by a guest: the launcher bounds and validates its messages.
 
@@ -41,6 +41,14 @@ pub enum FromLauncher {
         /// The connection to its server.
         server: io::Result<OwnedFd>,
     },
+    /// A connection to another host, for a migration: in answer to [`FromCoordinator::Dial`] with the index that it has
+    /// there, or the reason why there is none, after which none comes; where a guest is waited for, as it was accepted.
+    Lane {
+        /// Which one it is.
+        index: u8,
+        /// The connection, non-blocking.
+        socket: io::Result<OwnedFd>,
+    },
     /// The answer to [`FromCoordinator::Ended`]: the VM's name is free.
     Released,
 }
@@ -57,6 +65,13 @@ pub enum FromCoordinator {
         /// Index of the device.
         index: u8,
     },
+    /// Requests connections to a host that receives a guest. One request is open at a time.
+    Dial {
+        /// Its address: `unix:PATH` or `HOST:PORT`.
+        to: String,
+        /// How many.
+        lane_count: u8,
+    },
     /// The VM has ended; the last message. Its processes are gone and its disks unlocked: the launcher now frees the
     /// name.
     Ended(Why),
@@ -66,10 +81,13 @@ const CONNECTION: u8 = b'C';
 const STOP: u8 = b'S';
 const DEVICE: u8 = b'D';
 const NO_DEVICE: u8 = b'N';
+const LANE: u8 = b'L';
+const NO_LANE: u8 = b'M';
 const RELEASED: u8 = b'R';
 
-/// Bytes of the longest message of the launcher: a device's index and an errno.
-const FROM_LAUNCHER_LEN_MAX: usize = 6;
+/// Bytes of the longest message of the launcher: why a connection does not come about.
+const FROM_LAUNCHER_LEN_MAX: usize = 2 + REASON_LEN_MAX;
+const REASON_LEN_MAX: usize = 254;
 
 /// A new pair: the launcher's end, and the one for the coordinator.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -99,6 +117,19 @@ impl LauncherEnd {
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(0).to_le_bytes();
                 ([&[NO_DEVICE, index][..], &errno].concat(), None)
+            }
+        };
+        self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
+    }
+
+    /// Passes on a connection to another host, or why there is none. As [`Self::connection`].
+    pub async fn lane(&self, index: u8, socket: &io::Result<OwnedFd>) -> io::Result<()> {
+        let (message, fd) = match socket {
+            Ok(socket) => (vec![LANE, index], Some(socket.as_fd())),
+            Err(error) => {
+                let reason = error.to_string().into_bytes();
+                let reason = reason.get(..REASON_LEN_MAX).unwrap_or(&reason);
+                ([&[NO_LANE, index], reason].concat(), None)
             }
         };
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
@@ -158,6 +189,13 @@ impl CoordinatorEnd {
                 let errno = errno.try_into().map_err(|_| garbled("a message of the launcher"))?;
                 let server = Err(io::Error::from_raw_os_error(i32::from_le_bytes(errno)));
                 Ok(Some(FromLauncher::Device { index, server }))
+            }
+            (Some(&[LANE, index]), Some(socket)) => {
+                Ok(Some(FromLauncher::Lane { index, socket: Ok(socket) }))
+            }
+            (Some(&[NO_LANE, index, ref reason @ ..]), None) => {
+                let reason = io::Error::other(String::from_utf8_lossy(reason));
+                Ok(Some(FromLauncher::Lane { index, socket: Err(reason) }))
             }
             (Some(&[RELEASED]), None) => Ok(Some(FromLauncher::Released)),
             (Some(_), _) => Err(garbled("a message of the launcher")),

@@ -80,6 +80,20 @@ pub mod vfio {
     pub const GATE: Duration = Duration::from_secs(10);
 }
 
+/// Waits of a mover, none of them inside a request.
+pub mod mover {
+    use core::time::Duration;
+
+    /// For whoever has connected to say who it is, TLS included.
+    pub const GREETING: Duration = Duration::from_secs(10);
+    /// How long the other host may neither take nor give a byte, and how long a lane may stay behind the others.
+    pub const STALL: Duration = Duration::from_secs(30);
+    /// How often each end says that it is there, while it has nothing else to say.
+    pub const ALIVE: Duration = Duration::from_secs(5);
+    /// For sending the last messages, and for the other host to close its end.
+    pub const CLOSING: Duration = Duration::from_secs(5);
+}
+
 /// For writing or reading the state units of a process: memory, up to the largest size allowed.
 const STATE_UNITS: Duration = Duration::from_secs(25);
 
@@ -120,6 +134,7 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
             | Request::Heartbeat
             | Request::DmaEnded { .. }
             | Request::Rewire { .. }
+            | Request::Carry(_)
             | Request::Probe(_),
         ) => Duration::ZERO,
     }

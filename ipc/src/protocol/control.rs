@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::addr::StreamId;
 use crate::instance::InstanceId;
 use crate::protocol::inspect::Inspect;
+use crate::protocol::mover::{MoverConfig, MoverNotice, MoverRequest};
 use crate::protocol::nvme::NvmeConfig;
 use crate::protocol::probe::{Probe, ProbeOutcome};
 use crate::protocol::smmu::SmmuConfig;
@@ -105,6 +106,8 @@ pub enum Request {
     /// Asks for a sign of life, and wakes the ring thread for one. Reply `Alive`, at once: the process waits for
     /// nobody and takes no lock that is held across work. No descriptors. Idempotent. Death: as in a running VM.
     Heartbeat,
+    /// To a mover, once it is configured. Reply `Done` or `Failed`, at once. As many descriptors as the request has.
+    Carry(MoverRequest),
 }
 
 /// The largest state of one process, in bytes: that of a device with memory of its own (an accelerator's may have some
@@ -120,7 +123,12 @@ impl Request {
     #[must_use]
     pub const fn is_idempotent(&self) -> bool {
         match self {
-            Self::Configure(_) | Self::Load(_) | Self::Arm | Self::Probe(_) | Self::Rewire { .. } => false,
+            Self::Configure(_)
+            | Self::Load(_)
+            | Self::Arm
+            | Self::Probe(_)
+            | Self::Rewire { .. }
+            | Self::Carry(_) => false,
             Self::Replay
             | Self::Go
             | Self::Pause
@@ -149,6 +157,8 @@ pub enum RoleConfig {
     Nvme(NvmeConfig),
     /// A process that needs nothing but its descriptors.
     Nothing,
+    /// The process that carries a migration.
+    Mover(MoverConfig),
 }
 
 /// Where a process loads its state from. Append only.
@@ -308,6 +318,8 @@ pub enum Event {
     /// and each piece of a state, at most once in [`PROGRESS_SPAN`](crate::protocol::budget::PROGRESS_SPAN). Who waits
     /// for the answer gives up when none has come for [`SILENCE`](crate::protocol::budget::SILENCE).
     Progress,
+    /// From a mover.
+    Carried(MoverNotice),
 }
 
 impl Message for Request {
@@ -328,6 +340,7 @@ impl Message for Request {
             | Self::DmaEnded { .. }
             | Self::Heartbeat
             | Self::Probe(_) => 0,
+            Self::Carry(request) => request.fd_count(),
         }
     }
 }

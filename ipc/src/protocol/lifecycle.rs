@@ -10,7 +10,8 @@
 //!
 //! The way to `Running` is the same from reset and from state units. Before `Go` any step may fail, after which the
 //! process can only quit; the guest cannot have noticed anything by then. `Inspect`, `Heartbeat`, `Probe`,
-//! `DirtyLog`, `CheckSave` and `Rewire` do not change the state; the dirty log needs a configured process. A request
+//! `DirtyLog`, `CheckSave` and `Rewire` do not change the state; the dirty log needs a configured process. A mover
+//! stays configured. A request
 //! that the state does not allow is answered with `Failed`; the coordinator uses the same function, and does not send
 //! one.
 
@@ -52,6 +53,7 @@ impl State {
             (Self::Unconfigured, _) | (_, Request::Configure(_)) => None,
             (_, Request::DirtyLog(_) | Request::DmaEnded { .. }) => Some(self),
             (Self::Configured, Request::Load(_)) => Some(Self::Loaded),
+            (Self::Configured, Request::Carry(_)) => Some(self),
             (Self::Loaded, Request::Arm) => Some(Self::Armed),
             (Self::Armed | Self::Replayed, Request::Replay) => Some(Self::Replayed),
             (Self::Replayed | Self::Running, Request::Go) => Some(Self::Running),
@@ -69,7 +71,8 @@ impl State {
                 | Request::Resume
                 | Request::CheckSave
                 | Request::Save
-                | Request::Rewire { .. },
+                | Request::Rewire { .. }
+                | Request::Carry(_),
             ) => None,
         }
     }

@@ -17,6 +17,8 @@ mod object;
 mod order;
 mod owed;
 mod pages;
+#[cfg(not(loom))]
+mod shared_owed;
 
 pub use harvest::{Answer, Harvest, Harvester, Moment, harvest, rearm_and_harvest};
 pub use object::WRITES_MAX;
@@ -24,6 +26,8 @@ pub use order::Order;
 #[cfg(loom)]
 pub use order::weakened;
 pub use owed::OwedMap;
+#[cfg(not(loom))]
+pub use shared_owed::SharedOwed;
 
 use crate::addr::{Gpa, GpaRange, PAGE_LEN};
 #[cfg(not(loom))]

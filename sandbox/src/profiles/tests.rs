@@ -30,6 +30,7 @@ fn numbers(slot: &str) -> Vec<u32> {
         "vfio-device" => DEVICE_FD,
         "msi-board" => 8,
         "iommufd" => IOMMU_FD,
+        "owed-map" => 4,
         _ => panic!("a rule about `{slot}`"),
     };
     vec![u32::try_from(number).unwrap()]
@@ -140,13 +141,18 @@ fn futexes_only_wait_and_wake() {
 }
 
 #[test]
-fn socket_pairs_are_of_listed_types_and_the_coordinators_alone() {
+fn socket_pairs_are_of_listed_types_and_of_who_has_a_runtime() {
     for profile in every() {
         let made: Vec<(u64, u64)> = (0..48)
             .flat_map(|domain| (0..16).map(move |kind| (domain, kind)))
             .filter(|(domain, kind)| allowed(&profile, "socketpair", [*domain, kind | 0x8_0800, 0, 0, 0, 0]))
             .collect();
-        let expected = if profile.name == "coordinator" { vec![(1, 1), (1, 2), (1, 5)] } else { vec![] };
+        let expected = match profile.name {
+            "coordinator" => vec![(1, 1), (1, 2), (1, 5)],
+            // Its runtime's own.
+            "mover" => vec![(1, 1)],
+            _ => vec![],
+        };
         assert_eq!(made, expected, "{}", profile.name);
         assert!(!allowed(&profile, "socketpair", [1, 1, 1, 0, 0, 0]), "only the default protocol");
     }

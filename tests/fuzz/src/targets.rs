@@ -2,6 +2,7 @@
 //! The table of targets: a name, what it takes, the function, and seeds that are valid input.
 
 mod frame;
+mod migration;
 mod nvme;
 mod programs;
 mod saved;
@@ -24,7 +25,7 @@ pub struct Target {
 }
 
 /// Every target.
-pub const ALL: [Target; 11] = [
+pub const ALL: [Target; 12] = [
     Target {
         name: "frame",
         takes: "a message on a control channel, from a peer process",
@@ -36,6 +37,12 @@ pub const ALL: [Target; 11] = [
         takes: "a stream of saved state, from a file or another host",
         run: saved::run,
         seeds: saved::seeds,
+    },
+    Target {
+        name: "migration",
+        takes: "a migration stream, from another host",
+        run: migration::run,
+        seeds: migration::seeds,
     },
     Target {
         name: "smmu",

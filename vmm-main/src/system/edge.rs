@@ -70,6 +70,8 @@ pub enum Make {
     MsiBoard,
     /// What a process's next life starts from if it dies.
     Checkpoint,
+    /// The owed map that a coordinator shares with its mover.
+    OwedMap,
     /// A doorbell: whoever may write it rings, whoever may read it looks.
     Doorbell,
     /// A channel of messages between two processes.
@@ -109,6 +111,10 @@ pub enum EdgeKind {
     Ram,
     /// Guest RAM, given to the host's IOMMU and never mapped.
     PinnedRam,
+    /// Guest RAM, read and written as a file and never mapped.
+    CarriedRam,
+    /// The pages that the other host of a migration has not got.
+    OwedMap,
     /// The pages that the process has written.
     DirtyLog,
     /// What the next life of the process finds if it dies.
@@ -198,6 +204,7 @@ impl Make {
             Self::RegisterPage => format!("{vm}-registers-{owner}"),
             Self::MsiBoard => format!("{vm}-msi-board-{owner}"),
             Self::Checkpoint => format!("{vm}-checkpoint-{owner}"),
+            Self::OwedMap => format!("{vm}-owed-map"),
             Self::AtStart | Self::Given | Self::Doorbell | Self::Channel | Self::Stream => String::new(),
         }
     }
@@ -293,6 +300,16 @@ impl EdgeKind {
                 is_shared: true,
                 ..spec("pinned RAM", Life::Boot, &const { [of_owner(Make::Ram, SlotKind::Ram, HandOn)] })
             },
+            Self::CarriedRam => EdgeSpec {
+                is_shared: true,
+                ..spec("carried RAM", Life::Boot, &const { [of_owner(Make::Ram, SlotKind::Ram, ReadWrite)] })
+            },
+            // What a mover has not sent is nothing to the next one, whose destination begins with nothing.
+            Self::OwedMap => spec(
+                "owed map",
+                Life::Process,
+                &const { [of_owner(Make::OwedMap, SlotKind::OwedMap, ReadWrite)] },
+            ),
             Self::DirtyLog => spec(
                 "dirty log",
                 Life::Boot,
@@ -386,6 +403,7 @@ impl EdgeKind {
                 | Self::Image
                 | Self::Ram
                 | Self::PinnedRam
+                | Self::CarriedRam
                 | Self::DirtyLog
                 | Self::Checkpoint,
                 _,
@@ -404,6 +422,8 @@ impl EdgeKind {
             (Self::Ring | Self::RegisterPage | Self::Irq(_) | Self::Vectors | Self::Pin, Side::Peer)
             // What the host holds ends with who holds it.
             | (Self::PhysicalDevice | Self::Iommufd, _)
+            // A migration ends with its mover.
+            | (Self::OwedMap, _)
             // The guest's CPUs.
             | (Self::FunctionLink, Side::Peer)
             | (Self::Console | Self::Kvm, _) => Renewal::Impossible,

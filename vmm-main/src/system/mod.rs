@@ -21,7 +21,7 @@ mod size;
 pub use edge::{EdgeKind, IrqLine, Life, Make, ObjectId, Renewal, Rights, Side};
 use edge::{EdgeSpec, End};
 use roles::Peer;
-pub use roles::{COORDINATOR, Restart, TEMPLATES, Template, Told};
+pub use roles::{COORDINATOR, Restart, TEMPLATES, Template, Told, children};
 pub use shape::{CpuKind, DEVICES_MAX, DeviceKind, Shape};
 pub use size::Size;
 
@@ -31,6 +31,9 @@ pub const COORDINATOR_ID: InstanceId = InstanceId::new(Role::Coordinator, 0);
 pub const VCPU: InstanceId = InstanceId::new(Role::Vcpu, 0);
 /// The first vSMMU.
 pub const SMMU0: InstanceId = InstanceId::new(Role::Smmu, 0);
+
+/// The mover, while there is one.
+pub const MOVER: InstanceId = InstanceId::new(Role::Mover, 0);
 
 /// The process of the assigned device `index`.
 pub const fn device(index: u8) -> InstanceId {
@@ -48,7 +51,7 @@ pub const fn device_of(process: InstanceId) -> Option<InstanceId> {
 /// The sandbox profile of this name, for the smallest VM; `None` if no role has it.
 pub fn profile(name: &str) -> Option<sandbox::Profile> {
     std::iter::once(&COORDINATOR)
-        .chain(&TEMPLATES)
+        .chain(children())
         .map(Template::profile)
         .find(|profile| profile.name == name)
 }
@@ -123,6 +126,7 @@ pub struct System {
     shape: Shape,
     coordinator: Arc<Instance>,
     processes: Vec<Arc<Instance>>,
+    mover: Arc<Instance>,
     edges: Vec<Edge>,
 }
 
@@ -137,7 +141,8 @@ impl System {
         }
         found.sort_by_key(|(id, template)| (template.tier, *id));
         let has = |id| found.iter().any(|(found, _)| *found == id);
-        let all = || std::iter::once((COORDINATOR_ID, &COORDINATOR)).chain(found.iter().copied());
+        let started = || found.iter().copied().chain([(MOVER, &roles::MOVER)]);
+        let all = || std::iter::once((COORDINATOR_ID, &COORDINATOR)).chain(started());
         let mut edges = Vec::new();
         for (owner, template) in all() {
             for link in template.links() {
@@ -147,11 +152,13 @@ impl System {
                 edges.push(Edge { kind: link.kind, owner, peer: peer(owner, link.peer, has) });
             }
         }
-        let instance = |(id, template)| Arc::new(Instance::new(id, template, &edges, &found));
+        let started: Vec<_> = started().collect();
+        let instance = |(id, template)| Arc::new(Instance::new(id, template, &edges, &started));
         Self {
             shape: shape.clone(),
             coordinator: instance((COORDINATOR_ID, &COORDINATOR)),
             processes: found.iter().copied().map(instance).collect(),
+            mover: instance((MOVER, &roles::MOVER)),
             edges,
         }
     }
@@ -166,12 +173,17 @@ impl System {
         &self.coordinator
     }
 
-    /// The processes that the coordinator starts, in the order of pausing.
+    /// The processes that the coordinator starts for the guest, in the order of pausing.
     pub fn processes(&self) -> &[Arc<Instance>] {
         &self.processes
     }
 
-    /// Every process but the launcher, the coordinator first.
+    /// The mover, which the coordinator starts for a migration.
+    pub const fn mover(&self) -> &Arc<Instance> {
+        &self.mover
+    }
+
+    /// Every process of a running guest but the launcher, the coordinator first.
     pub fn instances(&self) -> impl Iterator<Item = &Arc<Instance>> {
         std::iter::once(&self.coordinator).chain(&self.processes)
     }
@@ -188,7 +200,7 @@ impl System {
 
     /// The process `id`, if the VM has it.
     pub fn get(&self, id: InstanceId) -> Option<&Arc<Instance>> {
-        self.instances().find(|instance| instance.id == id)
+        self.instances().chain([&self.mover]).find(|instance| instance.id == id)
     }
 
     /// The process that serves the device of process `device`, if it is one of this VM.
@@ -231,9 +243,10 @@ impl System {
         self.coordinator.descriptors.iter().find(runs).map(|held| held.object)
     }
 
-    /// The programs of all instances, once each.
+    /// The programs of all processes that the coordinator may start, once each.
     pub fn programs(&self) -> Vec<&'static str> {
-        let mut programs: Vec<_> = self.processes.iter().map(|process| process.template.program).collect();
+        let processes = self.processes.iter().chain([&self.mover]);
+        let mut programs: Vec<_> = processes.map(|process| process.template.program).collect();
         programs.sort_unstable();
         programs.dedup();
         programs

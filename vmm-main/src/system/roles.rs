@@ -53,6 +53,8 @@ pub enum Told {
     Function,
     /// An NVMe controller.
     Nvme,
+    /// One end of a migration, which the coordinator makes for each.
+    Migration,
     /// None: its descriptors say all. So it is for the coordinator, whose configuration is one of them.
     Nothing,
 }
@@ -66,6 +68,8 @@ pub enum Restart {
     StartsAnew,
     /// The VM goes on without the device that the process served: its registers read as all ones.
     DeviceFails,
+    /// The migration that it was started for is over; what becomes of the VM is as with any lost connection.
+    MigrationFails,
 }
 
 /// An edge that every instance of a template has.
@@ -113,10 +117,10 @@ impl Template {
     /// Its sandbox profile, as it is for the smallest VM, with the numbers of the descriptors that its rules are about.
     /// The coordinator's filter also covers all processes that it starts: there the numbers are theirs.
     pub fn profile(&self) -> Profile {
-        let holders =
-            if self.role == Role::Coordinator { &TEMPLATES[..] } else { std::slice::from_ref(self) };
+        let holders = if self.role == Role::Coordinator { children().collect() } else { vec![self] };
         (self.profile)().with_numbers(|slot| {
-            let numbers: BTreeSet<u32> = holders.iter().filter_map(|holder| holder.number(slot)).collect();
+            let numbers: BTreeSet<u32> =
+                holders.iter().copied().filter_map(|holder| holder.number(slot)).collect();
             numbers.into_iter().collect()
         })
     }
@@ -137,6 +141,7 @@ impl Restart {
             Self::EndsVm => "ends the VM",
             Self::StartsAnew => "starts anew",
             Self::DeviceFails => "its device fails",
+            Self::MigrationFails => "its migration fails",
         }
     }
 }
@@ -169,6 +174,24 @@ pub static COORDINATOR: Template = Template {
     ]],
     growth: None,
 };
+
+/// The mover: started for a migration, and ended after it; no part of a guest that runs.
+pub static MOVER: Template = Template {
+    role: Role::Mover,
+    program: "bulkhead-mover",
+    profile: profiles::mover,
+    restart: Restart::MigrationFails,
+    tier: 0,
+    told: Told::Migration,
+    indexes: |_| vec![],
+    links: &[&[to(Peer::Parent, EdgeKind::CarriedRam), to(Peer::Parent, EdgeKind::OwedMap)]],
+    growth: None,
+};
+
+/// The templates of all processes that the coordinator may start.
+pub fn children() -> impl Iterator<Item = &'static Template> {
+    TEMPLATES.iter().chain([&MOVER])
+}
 
 /// Guest RAM, which the process maps and writes, and its dirty log.
 const RAM: [Link; 2] = [to(Peer::Parent, EdgeKind::Ram), to(Peer::Parent, EdgeKind::DirtyLog)];

@@ -38,6 +38,17 @@ pub enum DeviceKind {
     Physical,
 }
 
+impl DeviceKind {
+    /// The text in an offer.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::VfioUser => "vfio-user",
+            Self::Nvme => "nvme",
+            Self::Physical => "physical",
+        }
+    }
+}
+
 /// The shape of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {

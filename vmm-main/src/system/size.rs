@@ -63,17 +63,21 @@ impl System {
             return self.coordinator_profile(profile, size);
         }
         let file_len = if instance.holds(EdgeKind::Image) { size.image_len } else { 0 };
+        // It writes guest RAM as a file.
+        let file_len = if instance.id == super::MOVER { size.memory_len } else { file_len };
         profile.sized(self.mapped_len(instance, size.memory_len), file_len)
     }
 
     /// Limits are inherited, so the coordinator's are at least the highest of all others; it also maps guest RAM to
     /// load the guest.
     fn coordinator_profile(&self, profile: Profile, size: Size) -> Profile {
-        let all = || self.processes().iter().map(|process| self.profile_of(process, size).limits);
+        let processes = || self.processes().iter().chain([self.mover()]);
+        let all = || processes().map(|process| self.profile_of(process, size).limits);
         let most = |of: fn(&sandbox::Limits) -> u64| all().map(|limits| of(&limits)).max().unwrap_or(0);
-        let held: usize = self.instances().map(|instance| instance.descriptors.len()).sum();
+        let held = self.coordinator().descriptors.len();
+        let held = processes().fold(held, |held, process| held + process.descriptors.len());
         let ends = u64::try_from(held).unwrap_or(u64::MAX);
-        let processes = u64::try_from(self.processes().len()).unwrap_or(u64::MAX);
+        let processes = u64::try_from(processes().count()).unwrap_or(u64::MAX);
         let nofile = ends.saturating_add(processes.saturating_mul(PER_PROCESS)).saturating_mul(GENERATIONS);
         let nproc: u64 = all().map(|limits| limits.nproc_count).fold(0, u64::saturating_add);
         let nproc = nproc.saturating_mul(GENERATIONS);
@@ -91,12 +95,15 @@ impl System {
     /// Bytes of guest RAM, dirty log and device memory that a process may map.
     pub fn mapped_len(&self, instance: &Instance, memory_len: u64) -> u64 {
         // The process of a physical device passes RAM to the kernel's iommufd, and may not map it.
-        let maps =
-            |held: &super::Descriptor| held.object.kind == EdgeKind::Ram && held.rights != Rights::HandOn;
+        // The mover reads and writes it, and maps what is owed.
+        let maps = |held: &super::Descriptor| {
+            held.object.kind == EdgeKind::Ram && held.rights != Rights::HandOn && instance.id != super::MOVER
+        };
         let ram = if instance.descriptors.iter().any(maps) { memory_len } else { 0 };
         let log = if instance.holds(EdgeKind::DirtyLog) { memory_len / RAM_PER_LOG } else { 0 };
         let windows = if instance.id.role == Role::Vcpu { windows_len(self.shape()) } else { 0 };
-        [log, windows].into_iter().fold(ram, u64::saturating_add)
+        let owed = if instance.holds(EdgeKind::OwedMap) { memory_len / RAM_PER_MAP } else { 0 };
+        [log, windows, owed].into_iter().fold(ram, u64::saturating_add)
     }
 }
 

@@ -25,7 +25,7 @@ fn systems() -> impl Iterator<Item = System> {
 /// Who holds each object, and what for.
 fn holders(system: &System) -> BTreeMap<(ObjectId, Side), Vec<(InstanceId, Rights)>> {
     let mut holders: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for instance in system.instances() {
+    for instance in system.instances().chain([system.mover()]) {
         for held in &instance.descriptors {
             holders.entry((held.object, held.side)).or_default().push((instance.id, held.rights));
         }
@@ -54,8 +54,8 @@ fn system_programs_and_profiles_are_those_of_the_kinds() {
     let program = |id| system.get(id).unwrap().template.program;
     assert_eq!(program(VCPU), "bulkhead-vcpu");
     assert_eq!([program(device(0)), program(device(1))], ["bulkhead-vfio-kernel", "bulkhead-vfio"]);
-    let profiles: BTreeSet<_> = TEMPLATES.iter().map(|template| template.profile().name).collect();
-    assert_eq!(profiles.len(), TEMPLATES.len(), "each kind of process has rights of its own");
+    let profiles: BTreeSet<_> = children().map(|template| template.profile().name).collect();
+    assert_eq!(profiles.len(), children().count(), "each kind of process has rights of its own");
     assert!(profiles.iter().all(|name| profile(name).is_some()) && profile("nobody").is_none());
 }
 
@@ -175,6 +175,22 @@ fn guest_ram_is_the_cpus_the_smmus_and_the_dma_processes() {
 }
 
 #[test]
+fn a_mover_is_no_part_of_a_guest_and_has_its_ram_and_what_is_owed_of_it() {
+    for system in systems() {
+        assert!(system.instances().all(|instance| instance.id != MOVER));
+        let mover = system.get(MOVER).unwrap();
+        let held: Vec<_> = mover.descriptors.iter().skip(3).map(|held| held.slot.to_string()).collect();
+        assert_eq!(held, ["ram", "owed-map"]);
+        let maps = descriptors_in_rules(&mover.profile(), "mmap", 4);
+        assert_eq!(maps, BTreeSet::from([4]), "of its files the owed map alone");
+        let size = Size { memory_len: 1 << 40, image_len: 1 << 50 };
+        let limits = system.profile_of(mover, size).limits;
+        assert_eq!(limits.fsize_len, 1 << 40, "it writes guest RAM, and no image");
+        assert!(limits.address_len < 1 << 34, "it maps no guest RAM");
+    }
+}
+
+#[test]
 fn what_is_behind_a_device_is_held_by_its_process_and_handed_on_by_the_coordinator() {
     use EdgeKind::{Console, Image, Iommufd, Kvm, PhysicalDevice};
     for system in systems() {
@@ -263,7 +279,7 @@ fn rules_are_about_descriptors_that_the_process_has_under_that_number() {
             cfg!(target_arch = "aarch64") || template.program != roles::VCPU_KVM_PROGRAM
         };
         let calls_devices = |template: &&Template| template.profile().rule("ioctl").is_some();
-        let of_children = TEMPLATES.iter().filter(is_here).filter(calls_devices);
+        let of_children = children().filter(is_here).filter(calls_devices);
         let of_children: BTreeSet<u64> =
             of_children.flat_map(|template| descriptors_in_rules(&template.profile(), "ioctl", 0)).collect();
         assert_eq!(descriptors_in_rules(&COORDINATOR.profile(), "ioctl", 0), of_children);

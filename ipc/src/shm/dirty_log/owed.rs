@@ -3,6 +3,7 @@
 //!
 //! The coordinator's own, and laid out like a log's bitmaps. Harvests add to it, whoever sends takes from it: a range
 //! is cleared *before* its pages are read, so that a write behind the clearing puts them in again with a later harvest.
+//! A mover is given what is in it through a [`SharedOwed`](super::SharedOwed).
 //! It outlives producers and senders: what a failed attempt has harvested is still owed, and nothing is given back.
 //! Nobody else can touch its memory: it is plain words, and changed by plain operations.
 
@@ -88,6 +89,12 @@ impl OwedMap {
     /// The pages as ranges, in rising order, neighbours joined within a region.
     pub fn ranges(&self) -> impl Iterator<Item = GpaRange> + '_ {
         Runs::of_all(&self.layout, &self.words).flatten()
+    }
+
+    /// 64 pages each, to be copied.
+    #[cfg(not(loom))]
+    pub(super) fn as_words(&self) -> &[u64] {
+        &self.words
     }
 
     /// The words, to be added to.

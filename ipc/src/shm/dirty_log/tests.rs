@@ -19,6 +19,7 @@ use crate::shm::region::Region;
 
 mod hostile;
 mod owed;
+mod shared_owed;
 
 const LOW: u64 = 0x4000_0000;
 const HIGH: u64 = 0x8000_0000;
