@@ -2,7 +2,7 @@
 //! Moments that a test draws at random, by a seed that is printed: `BULKHEAD_SEED` sets it.
 
 use std::env;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// A sequence that looks random (SplitMix64).
 #[derive(Debug)]
@@ -22,6 +22,12 @@ impl Draw {
     /// and wake each other differs from life to life.
     pub fn message(&mut self, count: u64) -> u64 {
         1 + self.next() % (count * 3 / 4)
+    }
+
+    /// A moment before the end of this span.
+    pub fn moment(&mut self, span: Duration) -> Duration {
+        let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(self.next() % micros.max(1))
     }
 
     fn next(&mut self) -> u64 {

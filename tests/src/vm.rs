@@ -46,6 +46,8 @@ pub struct Options {
     pub vfio_user: Vec<PathBuf>,
     /// Other arguments of `bulkhead run`.
     pub arguments: Vec<String>,
+    /// The socket at which its guest is waited for (`bulkhead receive`), instead of being booted.
+    pub listen: Option<PathBuf>,
     /// Program and arguments that run it, such as a tracer's.
     pub under: Vec<String>,
 }
@@ -63,6 +65,7 @@ impl Options {
             nvme: Vec::new(),
             vfio_user: Vec::new(),
             arguments: Vec::new(),
+            listen: None,
             under: Vec::new(),
         }
     }
@@ -84,7 +87,11 @@ impl Options {
             }
             None => Command::new(program),
         };
-        command.env("XDG_RUNTIME_DIR", runtime).arg("run");
+        command.env("XDG_RUNTIME_DIR", runtime);
+        match &self.listen {
+            None => command.arg("run"),
+            Some(socket) => command.args(["receive", "--listen"]).arg(address(socket)),
+        };
         command.arg("--kernel").arg(&self.guest.kernel);
         let first_words = if self.bare {
             ""
@@ -103,6 +110,11 @@ impl Options {
         command.arg("--cmdline").arg(format!("{first_words} {}", self.extra).trim());
         command
     }
+}
+
+/// The address of a host that waits for a guest at this socket.
+pub fn address(socket: &Path) -> String {
+    format!("unix:{}", socket.display())
 }
 
 /// A running machine.
@@ -196,6 +208,41 @@ impl Vm {
             }
         }
         values.into_iter().fold(None, |sum, value| Some(sum.unwrap_or(0) + value))
+    }
+
+    /// A machine of the same kind on another host, with a runtime folder of its own: its guest is to come from this
+    /// one. Returns when that can connect.
+    pub fn other_host(&self, limit: Duration) -> Result<Self> {
+        self.other_host_with(limit, |_| ())
+    }
+
+    /// The same, with whatever else `set` sets.
+    pub fn other_host_with(&self, limit: Duration, set: impl FnOnce(&mut Options)) -> Result<Self> {
+        // This machine's folder is there for as long as the other one needs the socket.
+        let socket = self.runtime.path().join("next.sock");
+        let mut options = Options { listen: Some(socket.clone()), ..self.options.clone() };
+        set(&mut options);
+        let other = Self::launch(options)?;
+        let until = Instant::now() + limit;
+        while !socket.exists() {
+            if other.console.has_ended() || Instant::now() >= until {
+                bail!("nobody waits for the guest: {}", other.console.errors().trim());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(other)
+    }
+
+    /// Runs `bulkhead migrate` from this machine to the other.
+    pub fn migrate_to(&self, other: &Self, arguments: &[&str]) -> Result<Output> {
+        self.migration_to(other, arguments)?.output().context("`bulkhead migrate` did not start")
+    }
+
+    /// `bulkhead migrate` from this machine to the other.
+    pub fn migration_to(&self, other: &Self, arguments: &[&str]) -> Result<Command> {
+        let socket = other.options.listen.as_deref().context("it does not wait for a guest")?;
+        let to = address(socket);
+        Ok(self.controller().command("migrate", &[&["--to", to.as_str()], arguments].concat()))
     }
 
     /// The folder of this machine's control socket.

@@ -13,6 +13,7 @@ pub mod coordinator;
 pub mod launcher;
 pub mod launcher_channel;
 pub mod lifecycle;
+pub mod migration;
 pub mod printable;
 pub mod problem;
 mod readiness;

@@ -49,6 +49,11 @@ pub enum Why {
     Asked,
     /// `bulkhead run` is gone: a VM does not outlive its terminal and socket.
     LauncherGone,
+    /// The guest has moved to another host.
+    Moved {
+        /// Where to, as the user has named it.
+        to: String,
+    },
     /// Something broke.
     Failed {
         /// What, where, and what to do.
@@ -142,7 +147,11 @@ impl Why {
     pub const fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Failed { problem, .. } => Some(problem),
-            Self::GuestPoweredOff | Self::GuestReset | Self::Asked | Self::LauncherGone => None,
+            Self::GuestPoweredOff
+            | Self::GuestReset
+            | Self::Asked
+            | Self::LauncherGone
+            | Self::Moved { .. } => None,
         }
     }
 
@@ -153,6 +162,7 @@ impl Why {
             Self::GuestReset => "the guest reset itself".to_owned(),
             Self::Asked => "stopped on request".to_owned(),
             Self::LauncherGone => "its launcher is gone".to_owned(),
+            Self::Moved { to } => format!("the guest has moved to {to}"),
             Self::Failed { problem, .. } => problem.to_string(),
         }
     }

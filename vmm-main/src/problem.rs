@@ -94,9 +94,10 @@ impl Problem {
         self.because_of_number(error.raw_os_error().unwrap_or_default())
     }
 
-    /// The same for an error number; there is none that is zero.
+    /// The same for an error number; 0: there is none.
     pub fn because_of_number(self, number: i32) -> Self {
-        match advice_for(number) {
+        // Zero, of an error that is not the kernel's, is no number to the library.
+        match Some(number).filter(|number| *number > 0).and_then(advice_for) {
             Some(advice) => Self { class: Class::Host, advice, ..self },
             None => self,
         }

@@ -132,6 +132,7 @@ fn is_of(vm: &str, system: &System, held: &Descriptor, link: &str) -> bool {
             make @ (Make::Ram
             | Make::DirtyLog
             | Make::Checkpoint
+            | Make::OwedMap
             | Make::Ring
             | Make::RegisterPage
             | Make::MsiBoard),

@@ -17,8 +17,15 @@ use crate::held::Held;
 use crate::monitor::Monitor;
 use crate::support::{COMMAND, programs};
 
-const PROGRAMS: [&str; 6] =
-    ["bulkhead", "bulkhead-vcpu-soft", "bulkhead-vcpu", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
+const PROGRAMS: [&str; 7] = [
+    "bulkhead",
+    "bulkhead-vcpu-soft",
+    "bulkhead-vcpu",
+    "bulkhead-smmu",
+    "bulkhead-vfio",
+    "bulkhead-nvme",
+    "bulkhead-mover",
+];
 
 /// Makes `folder/programs`, of those in `built` but for one, which is this program. And an image of a disk.
 fn prepare(folder: &Path, built: &Path, faulty: &str) -> (PathBuf, PathBuf) {

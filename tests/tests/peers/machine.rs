@@ -23,8 +23,15 @@ const VICTIM: u64 = 2;
 const VICTIM_CONFIG: u64 = 0x3000_0000 + (VICTIM << 15);
 const VICTIM_STREAM: u64 = VICTIM << 3;
 
-const PROGRAMS: [&str; 6] =
-    ["bulkhead", "bulkhead-vcpu-soft", "bulkhead-vcpu", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
+const PROGRAMS: [&str; 7] = [
+    "bulkhead",
+    "bulkhead-vcpu-soft",
+    "bulkhead-vcpu",
+    "bulkhead-smmu",
+    "bulkhead-vfio",
+    "bulkhead-nvme",
+    "bulkhead-mover",
+];
 
 /// Pages of the neighbour: its queues, and the one that it moves; and the same of the victim.
 const PAGE_COUNT: u64 = 10;

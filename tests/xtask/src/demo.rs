@@ -111,6 +111,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     });
     stages.run("NVMe behind the SMMU", || nvme(&mut vm).map(|seen| ((), seen)));
     stages.run("SMMU process killed", || crash(present(&mut vm)?).map(|seen| ((), seen)));
+    stages.run("moved to another coordinator", || migrate(&mut vm).map(|seen| ((), seen)));
     let sum = stages.run("file system on it", || {
         let sum = disk::fill(&mut present(&mut vm)?.console, DISK, WRITTEN_MIB, COMMAND)?;
         let seen = format!("{WRITTEN_MIB} MiB written, caches dropped, read back: {sum}");
@@ -137,6 +138,34 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         keep_transcript(vm)?;
     }
     Ok(stages.finish("demo"))
+}
+
+/// The guest moves to a second coordinator with processes of its own while it works on its disk, and goes on there.
+fn migrate(vm: &mut Option<Vm>) -> Result<String> {
+    let here = present(vm)?;
+    here.console.output("rm -f /tmp/stop", COMMAND)?;
+    disk::work::begin(&mut here.console, COMMAND)?;
+    let mut there = here.other_host(COMMAND)?;
+    let answer = here.migrate_to(&there, &["--json"])?;
+    ensure!(
+        answer.status.success(),
+        "`bulkhead migrate`: {}",
+        String::from_utf8_lossy(&answer.stderr).trim()
+    );
+    let report: serde_json::Value =
+        serde_json::from_slice(&answer.stdout).context("its answer is not JSON")?;
+    let status = here.console.wait_exit(COMMAND)?;
+    ensure!(status.success(), "the machine that the guest has left ended with {status}");
+    disk::work::another_round(&mut there.console, COMMAND)?;
+    let work = disk::work::end_unnoticed(&mut there.console, COMMAND)?;
+    *vm = Some(there);
+    let number = |field: &str| report.get(field).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    let rounds = report.get("rounds").and_then(serde_json::Value::as_array).map_or(0, Vec::len);
+    Ok(format!(
+        "{} MiB in {rounds} rounds, stood still for {} ms; {work} rounds of disk I/O, none failed",
+        number("sent_len") >> 20,
+        number("downtime_us") / 1000
+    ))
 }
 
 fn launch(options: Option<vm::Options>) -> Result<(Vm, String)> {

@@ -10,11 +10,11 @@ use ::tests::{command::show, places};
 use anyhow::{Context, Result, bail, ensure};
 
 /// The packages that hold the programs of a virtual machine.
-const PACKAGES: [&str; 5] = ["vmm-main", "vcpu", "dev-smmu", "dev-vfio", "dev-nvme"];
+const PACKAGES: [&str; 6] = ["vmm-main", "vcpu", "dev-smmu", "dev-vfio", "dev-nvme", "mover"];
 
 /// The programs that one build must give.
-const PROGRAMS: [&str; 5] =
-    ["bulkhead", "bulkhead-vcpu-soft", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
+const PROGRAMS: [&str; 6] =
+    ["bulkhead", "bulkhead-vcpu-soft", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme", "bulkhead-mover"];
 
 /// Which of cargo's profiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

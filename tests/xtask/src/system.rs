@@ -88,7 +88,7 @@ mod tests {
         for devices in [vec![], vec![VfioUser, Physical, Nvme], vec![Nvme; DEVICES_MAX]] {
             let system = System::new(&default_shape().with_devices(devices));
             let (text, picture) = (text::render(&system), svg::render(&system));
-            for instance in system.instances() {
+            for instance in system.instances().chain([system.mover()]) {
                 let name = instance.id.to_string();
                 assert!(text.contains(&name) && picture.contains(&format!(">{name}<")), "{name}");
                 for slot in instance.slots() {

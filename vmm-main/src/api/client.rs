@@ -27,6 +27,8 @@ use crate::problem::{Class, Problem};
 pub const ANSWER_LEN_MAX: usize = 256 * 1024;
 /// For a command: a little more than the server allows itself, so that its own error arrives first.
 pub const COMMAND_DEADLINE: Duration = budget::sum(&[server::CONNECTION_DEADLINE, budget::SLACK]);
+/// For a migration, which takes as long as it takes.
+pub const MIGRATION_DEADLINE: Duration = budget::sum(&[server::MIGRATION_DEADLINE, COMMAND_DEADLINE]);
 /// For answers from the published snapshot, which need no other process: only the coordinator's thread has to run.
 pub const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(5);
 /// For the counters of all processes, which are collected concurrently.

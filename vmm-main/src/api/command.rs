@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::types::{
-    DirtyRate, Inspected, ProbeAnswer, ProbeRequest, Process, RestartRequest, Restarted, SaveRestored, Status,
+    DirtyRate, Inspected, MigrateRequest, Migrated, ProbeAnswer, ProbeRequest, Process, RestartRequest,
+    Restarted, SaveRestored, Status,
 };
 use crate::coordinator::inspector::{self, Inspector};
 use crate::lifecycle::Why;
@@ -31,6 +32,8 @@ pub enum Command {
     SaveRestore(Answer<SaveRestored>),
     /// Start one process anew under the running guest.
     Restart(RestartRequest, Answer<Restarted>),
+    /// Move the guest to another host.
+    Migrate(MigrateRequest, Answer<Migrated>),
     /// Measure the guest's dirty rate for this long.
     DirtyRate(Duration, Answer<DirtyRate>),
     /// Make a process attempt something that its sandbox forbids.
@@ -45,6 +48,15 @@ pub struct StopRequest {
     pub why: Why,
     /// The reply channel, if a client waits.
     pub answer: Option<Answer<Status>>,
+}
+
+/// What a client wants of a migration that is under way. It waits for no command.
+#[derive(Debug)]
+pub enum MigrationOrder {
+    /// Stop it; the guest goes on here.
+    Cancel(Answer<Status>),
+    /// It is known where the guest is to go on: here, or there.
+    Resolve(bool, Answer<Status>),
 }
 
 /// The status as readers see it: replaced as a whole after every change.
@@ -75,6 +87,8 @@ pub struct Handle {
     pub commands: mpsc::Sender<Command>,
     /// The queue of requests to stop.
     pub stops: mpsc::Sender<StopRequest>,
+    /// The queue of what is wanted of a migration.
+    pub migrations: mpsc::Sender<MigrationOrder>,
     /// The snapshot it last published.
     pub snapshot: watch::Receiver<Snapshot>,
 }
@@ -85,6 +99,16 @@ impl Handle {
     pub async fn ask<T>(&self, make: impl FnOnce(Answer<T>) -> Command) -> Result<T, Problem> {
         let (answer, wait) = oneshot::channel();
         queue(&self.commands, make(answer))?;
+        wait.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Sends what is wanted of a migration, as [`Self::ask`].
+    pub async fn order(
+        &self,
+        make: impl FnOnce(Answer<Status>) -> MigrationOrder,
+    ) -> Result<Status, Problem> {
+        let (answer, wait) = oneshot::channel();
+        queue(&self.migrations, make(answer))?;
         wait.await.unwrap_or_else(|_| Err(gone()))
     }
 

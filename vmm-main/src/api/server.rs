@@ -5,7 +5,9 @@
 //! for at most [`CONNECTION_DEADLINE`], and nothing else. One request per connection keeps that rule simple.
 //! Connections come from the launcher, which has checked the peer's credentials in its own user namespace.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -13,19 +15,20 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ipc::migration::LANES_MAX;
 use ipc::protocol::budget;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::command::{Command, Handle};
+use super::command::{Command, Handle, MigrationOrder};
 use super::types::{
-    DIRTY_RATE_MS_MAX, DirtyRate, DirtyRateRequest, Inspected, Process, RestartRequest, Restarted,
-    SaveRestored, Status,
+    DIRTY_RATE_MS_MAX, DirtyRate, DirtyRateRequest, Inspected, MigrateRequest, Migrated, Process,
+    ResolveRequest, RestartRequest, Restarted, SaveRestored, Status,
 };
 use crate::coordinator::spans;
 use crate::problem::{Class, Problem};
@@ -48,6 +51,12 @@ pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 pub const REQUEST_DEADLINE: Duration = budget::sum(&[spans::MOVE_SPAN, budget::SLACK]);
 /// For all of it, with the time a slow reader gets for the answer.
 pub const CONNECTION_DEADLINE: Duration = budget::sum(&[REQUEST_DEADLINE, Duration::from_secs(10)]);
+/// For a migration, whose rounds take as long as RAM and network have it: each step in it has a deadline of its own.
+pub const MIGRATION_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The longest that one connection is open: as a request that takes long has it.
+#[derive(Clone, Default)]
+struct Patience(Arc<AtomicBool>);
 
 /// Serves connections, at most [`CONNECTION_COUNT_MAX`] at once.
 #[derive(Clone)]
@@ -75,7 +84,8 @@ impl Server {
             return;
         };
         let places = Arc::clone(&self.places);
-        let service = TowerToHyperService::new(self.routes.clone());
+        let patience = Patience::default();
+        let service = TowerToHyperService::new(self.routes.clone().layer(Extension(patience.clone())));
         tokio::spawn(async move {
             let Ok(Ok(place)) = timeout(PLACE_DEADLINE, places.acquire_owned()).await else {
                 tracing::warn!(places = CONNECTION_COUNT_MAX, "control connection refused: no place in time");
@@ -91,7 +101,12 @@ impl Server {
                 // answer. One that is gone looks the same: its command is carried out, and the answer is not read.
                 .half_close(true)
                 .serve_connection(TokioIo::new(stream), service);
-            match timeout(CONNECTION_DEADLINE, connection).await {
+            let mut connection = pin!(connection);
+            let served = match timeout(CONNECTION_DEADLINE, connection.as_mut()).await {
+                Err(_) if patience.0.load(Ordering::Relaxed) => timeout(MIGRATION_DEADLINE, connection).await,
+                served => served,
+            };
+            match served {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "control connection ended early"),
                 Err(_) => tracing::debug!("control connection cut off at its deadline"),
@@ -118,6 +133,8 @@ fn routes(handle: Handle) -> Router {
         .route("/v1/stop", post(stop))
         .route("/v1/save-restore", post(save_restore))
         .route("/v1/restart", post(restart))
+        .route("/v1/migrate/cancel", post(cancel))
+        .route("/v1/migrate/resolve", post(resolve))
         .route("/v1/dirty-rate", post(dirty_rate));
     #[cfg(debug_assertions)]
     let router = router.route("/v1/probe", post(probe));
@@ -125,6 +142,7 @@ fn routes(handle: Handle) -> Router {
         .fallback(async || (StatusCode::NOT_FOUND, Json(no_such("path"))))
         .method_not_allowed_fallback(async || (StatusCode::METHOD_NOT_ALLOWED, Json(no_such("method"))))
         .layer(from_fn(deadline))
+        .route("/v1/migrate", post(migrate))
         .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
         .with_state(handle)
 }
@@ -144,7 +162,7 @@ fn no_such(kind: &'static str) -> Problem {
     Problem::usage(
         format!("the control API has no such {kind}"),
         "request line",
-        "use one of GET /v1/status, GET /v1/processes, GET /v1/inspect, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore, /v1/restart, /v1/dirty-rate",
+        "use one of GET /v1/status, GET /v1/processes, GET /v1/inspect, POST /v1/pause, /v1/resume, /v1/stop, /v1/save-restore, /v1/restart, /v1/migrate, /v1/migrate/cancel, /v1/migrate/resolve, /v1/dirty-rate",
     )
 }
 
@@ -195,6 +213,30 @@ async fn save_restore(State(handle): State<Handle>) -> Answered<SaveRestored> {
 async fn restart(State(handle): State<Handle>, body: Body) -> Answered<Restarted> {
     let request: RestartRequest = parsed(body, "send {\"process\": \"smmu0\"}")?;
     handle.ask(|answer| Command::Restart(request, answer)).await.map(Json).map_err(Refusal)
+}
+
+async fn migrate(
+    State(handle): State<Handle>,
+    Extension(patience): Extension<Patience>,
+    body: Body,
+) -> Answered<Migrated> {
+    let request: MigrateRequest = parsed(body, "send {\"to\": \"unix:/path\"}, and what else it takes")?;
+    if !(1..=LANES_MAX).contains(&request.lane_count) {
+        let what = format!("{} connections are not possible", request.lane_count);
+        let advice = "send a \"lane_count\" from 1 to 16";
+        return Err(Refusal(Problem::usage(what, "request body", advice)));
+    }
+    patience.0.store(true, Ordering::Relaxed);
+    handle.ask(|answer| Command::Migrate(request, answer)).await.map(Json).map_err(Refusal)
+}
+
+async fn cancel(State(handle): State<Handle>) -> Answered<Status> {
+    handle.order(MigrationOrder::Cancel).await.map(Json).map_err(Refusal)
+}
+
+async fn resolve(State(handle): State<Handle>, body: Body) -> Answered<Status> {
+    let ResolveRequest { resume } = parsed(body, "send {\"resume\": true} or false")?;
+    handle.order(|answer| MigrationOrder::Resolve(resume, answer)).await.map(Json).map_err(Refusal)
 }
 
 async fn dirty_rate(State(handle): State<Handle>, body: Body) -> Answered<DirtyRate> {

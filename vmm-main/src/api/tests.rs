@@ -36,6 +36,7 @@ fn status(phase: Phase) -> Status {
         hang_deadline_s: 10,
         lost_devices: std::collections::BTreeMap::new(),
         deaths: std::collections::BTreeMap::new(),
+        migration: None,
     }
 }
 
@@ -52,6 +53,7 @@ fn showing(phase: Phase) -> Snapshot {
 fn server(deaf: bool) -> Server {
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
     let (stops, mut stop_requests) = mpsc::channel::<StopRequest>(COMMAND_QUEUE_LEN);
+    let (migrations, _) = mpsc::channel(COMMAND_QUEUE_LEN);
     let (publish, snapshot) = watch::channel(showing(Phase::Running));
     tokio::spawn(async move {
         let mut phase = Phase::Running;
@@ -67,6 +69,10 @@ fn server(deaf: bool) -> Server {
                         continue;
                     }
                     Command::Restart(_, answer) => {
+                        answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
+                        continue;
+                    }
+                    Command::Migrate(_, answer) => {
                         answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
                         continue;
                     }
@@ -91,7 +97,7 @@ fn server(deaf: bool) -> Server {
             let _ = answer.send(result);
         }
     });
-    Server::new(Handle { commands, stops, snapshot })
+    Server::new(Handle { commands, stops, migrations, snapshot })
 }
 
 fn connect(server: &Server) -> UnixStream {

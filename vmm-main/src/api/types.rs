@@ -46,6 +46,9 @@ pub struct Status {
     /// Processes that died and were started anew under the guest, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deaths: BTreeMap<String, Deaths>,
+    /// The migration that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationProgress>,
 }
 
 /// The deaths of a process that the guest went on after.
@@ -177,6 +180,116 @@ pub struct Restarted {
     pub units: Vec<UnitLen>,
     /// Downtime in microseconds: from pausing the guest to resuming it.
     pub downtime_us: u64,
+}
+
+/// Body of `POST /v1/migrate`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrateRequest {
+    /// Where `bulkhead receive` listens: `unix:PATH` or `HOST:PORT`.
+    pub to: String,
+    /// What both coordinators know, and nobody else: it authenticates what they say to each other.
+    #[serde(default)]
+    pub secret: String,
+    /// How long the guest may stand still, in milliseconds.
+    #[serde(default = "downtime_limit_ms")]
+    pub downtime_limit_ms: u64,
+    /// Rounds of pages that are sent while it runs, at most.
+    #[serde(default = "round_count_max")]
+    pub round_count_max: u32,
+    /// Give up after them, if it would stand still for longer.
+    #[serde(default)]
+    pub gives_up: bool,
+    /// Connections: 1 to 16.
+    #[serde(default = "lane_count")]
+    pub lane_count: u8,
+}
+
+/// By default a guest stands still for as long as a client's TCP does not notice.
+pub const fn downtime_limit_ms() -> u64 {
+    300
+}
+
+/// By default: enough for a guest whose writes are slower than the network.
+pub const fn round_count_max() -> u32 {
+    30
+}
+
+/// By default.
+pub const fn lane_count() -> u8 {
+    2
+}
+
+impl std::fmt::Debug for MigrateRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { to, secret: _, downtime_limit_ms, round_count_max, gives_up, lane_count } = self;
+        f.debug_struct("MigrateRequest")
+            .field("to", to)
+            .field("downtime_limit_ms", downtime_limit_ms)
+            .field("round_count_max", round_count_max)
+            .field("gives_up", gives_up)
+            .field("lane_count", lane_count)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Answer of `POST /v1/migrate`: the guest runs at the other host, and this VM is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migrated {
+    /// Where it runs.
+    pub to: String,
+    /// Each stage in order.
+    pub stages: Vec<Stage>,
+    /// Each round in order; the last one was sent while the guest stood still.
+    pub rounds: Vec<MigrationRound>,
+    /// Bytes of all rounds.
+    pub sent_len: u64,
+    /// Length of each process's saved state.
+    pub units: Vec<UnitLen>,
+    /// How long the guest stood still, in microseconds; 0 if it was paused.
+    pub downtime_us: u64,
+    /// How long all of it took, in microseconds.
+    pub took_us: u64,
+}
+
+/// A round of pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationRound {
+    /// Pages that were sent with their bytes.
+    pub page_count: u64,
+    /// Pages that were told to be zero.
+    pub zero_page_count: u64,
+    /// Bytes that travelled.
+    pub sent_len: u64,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+}
+
+/// A migration that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigrationProgress {
+    /// `source` or `destination`.
+    pub side: String,
+    /// Where it stands, such as `precopy`.
+    pub state: String,
+    /// Where the guest moves to; empty at the destination.
+    pub to: String,
+    /// Rounds that were sent.
+    pub round_count: u32,
+    /// Bytes of these.
+    pub sent_len: u64,
+    /// Pages that are to be sent, as far as is known.
+    pub owed_page_count: u64,
+    /// Microseconds since it began.
+    pub took_us: u64,
+}
+
+/// Body of `POST /v1/migrate/resolve`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveRequest {
+    /// The guest goes on here; otherwise it runs at the other host, and this VM ends.
+    pub resume: bool,
 }
 
 /// Body of `POST /v1/dirty-rate`.

@@ -13,9 +13,11 @@ use hyper::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Form;
 use super::observation::{confinement, observed};
-use crate::api::client::{COMMAND_DEADLINE, Client, INSPECT_DEADLINE, SNAPSHOT_DEADLINE, STOP_DEADLINE};
+use super::{Form, migration};
+use crate::api::client::{
+    COMMAND_DEADLINE, Client, INSPECT_DEADLINE, MIGRATION_DEADLINE, SNAPSHOT_DEADLINE, STOP_DEADLINE,
+};
 use crate::api::types::{
     DIRTY_RATE_MS_MAX, Deaths, DirtyPages, DirtyRate, DirtyRateRequest, Inspected, Process, RestartRequest,
     Restarted, SaveRestored, Stage, Status, UnitLen,
@@ -32,7 +34,7 @@ pub struct Target {
     name: Option<String>,
     /// Print the answer as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Which process of which VM.
@@ -204,7 +206,7 @@ fn moved(runs: &str, all: &[Stage], downtime_us: u64, units: &[UnitLen]) -> Stri
 }
 
 /// How long each stage took, and the guest stood still.
-fn stages(stages: &[Stage], downtime_us: u64) -> Table {
+pub(super) fn stages(stages: &[Stage], downtime_us: u64) -> Table {
     let mut table = new_table(&["STAGE", "TIME"]);
     for stage in stages {
         table.add_row(vec![stage.name.clone(), format!("{} us", stage.took_us)]);
@@ -277,7 +279,7 @@ async fn processes(socket: &Path) -> Result<(Option<i32>, Vec<Process>), Problem
     Ok((launcher, rows))
 }
 
-fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
+pub(super) fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
     if target.json {
         return show_json(status);
     }
@@ -296,8 +298,11 @@ fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
             format!("{name} was started anew {count} times; the last time, {last}\n")
         })
         .collect();
+    let migration = status.migration.as_ref();
+    let migration: String =
+        migration.map(|progress| format!("{}\n", migration::line(progress))).unwrap_or_default();
     print(&format!(
-        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{direct}{lost}{deaths}",
+        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{migration}{direct}{lost}{deaths}",
         status.name,
         status.phase.as_str(),
         size::display(status.memory_len),
@@ -311,7 +316,7 @@ fn show_status(target: &Target, status: &Status) -> Result<(), Problem> {
     ))
 }
 
-fn ask<T: DeserializeOwned>(
+pub(super) fn ask<T: DeserializeOwned>(
     target: &Target,
     method: Method,
     path: &'static str,
@@ -323,6 +328,7 @@ fn ask<T: DeserializeOwned>(
         "/v1/status" => SNAPSHOT_DEADLINE,
         "/v1/inspect" => INSPECT_DEADLINE,
         "/v1/stop" => STOP_DEADLINE,
+        "/v1/migrate" => MIGRATION_DEADLINE,
         _ => COMMAND_DEADLINE,
     };
     runtime()?.block_on(async {
@@ -381,19 +387,19 @@ fn runtime() -> Result<tokio::runtime::Runtime, Problem> {
     })
 }
 
-fn new_table(header: &[&str]) -> Table {
+pub(super) fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec());
     table
 }
 
-fn show_json<T: Serialize>(value: &T) -> Result<(), Problem> {
+pub(super) fn show_json<T: Serialize>(value: &T) -> Result<(), Problem> {
     let text = serde_json::to_string_pretty(value).map_err(|error| cannot_show(&error))?;
     print(&format!("{text}\n"))
 }
 
 /// Shows an answer. A closed pipe (`| head`) is no failure.
-fn print(text: &str) -> Result<(), Problem> {
+pub(super) fn print(text: &str) -> Result<(), Problem> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -401,7 +407,7 @@ fn print(text: &str) -> Result<(), Problem> {
     }
 }
 
-fn cannot_show(error: &dyn std::fmt::Display) -> Problem {
+pub(super) fn cannot_show(error: &dyn std::fmt::Display) -> Problem {
     Problem::host(format!("the answer cannot be shown: {error}"), "standard output", "check where it goes")
 }
 

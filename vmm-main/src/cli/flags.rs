@@ -136,6 +136,11 @@ impl RunFlags {
         settings.resolve()
     }
 
+    /// The same with this name, if there is one.
+    pub fn named(self, name: Option<String>) -> Self {
+        Self { name: name.or(self.name), ..self }
+    }
+
     /// Where the launcher runs.
     pub const fn place(&self) -> Place {
         match (self.detach, self.detached) {

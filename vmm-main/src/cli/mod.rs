@@ -9,6 +9,7 @@ mod client_commands;
 mod console;
 mod flags;
 mod host_pids;
+mod migration;
 mod observation;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 
+use crate::config::VmConfig;
 use crate::launcher;
 use crate::launcher::detach::{self, Detached};
 use crate::lifecycle::Why;
@@ -56,6 +58,10 @@ enum CliCommand {
     Stop(Target),
     /// Save every process of a running VM, start new ones, restore, and resume the guest
     SaveRestore(Target),
+    /// Wait for a guest that `migrate` moves here, and stay with it as `run` does
+    Receive(Box<migration::ReceiveFlags>),
+    /// Move a guest to a host where `receive` waits for it
+    Migrate(migration::MigrateFlags),
     /// Attach to the console of a VM that has no terminal (Ctrl-A d leaves it)
     Console(console::ConsoleFlags),
     /// Start one process of a running VM anew, and those it cannot do without, with all that they remember
@@ -140,7 +146,15 @@ impl From<Problem> for Failure {
 
 fn dispatch(command: CliCommand) -> Result<ExitCode, Failure> {
     let done = match command {
-        CliCommand::Run(flags) => return run(*flags),
+        CliCommand::Run(flags) => {
+            let place = flags.place();
+            return run(flags.resolve()?, place);
+        }
+        CliCommand::Receive(flags) => {
+            let place = flags.place();
+            return run(flags.resolve()?, place);
+        }
+        CliCommand::Migrate(flags) => migration::migrate(&flags),
         CliCommand::Ps(target) => client_commands::ps(&target),
         CliCommand::Status(target) => client_commands::status(&target),
         CliCommand::Inspect(target) => client_commands::inspect(&target),
@@ -161,9 +175,7 @@ fn dispatch(command: CliCommand) -> Result<ExitCode, Failure> {
     Ok(done.map(|()| ExitCode::SUCCESS)?)
 }
 
-fn run(flags: RunFlags) -> Result<ExitCode, Failure> {
-    let place = flags.place();
-    let config = flags.resolve()?;
+fn run(config: VmConfig, place: Place) -> Result<ExitCode, Failure> {
     let form = Some(if config.json_log { Form::LogLine } else { Form::Line });
     if place == Place::Detaching {
         return Ok(match detach::start()? {
@@ -180,7 +192,9 @@ fn run(flags: RunFlags) -> Result<ExitCode, Failure> {
         });
     }
     match launcher::run(config, place == Place::Detached) {
-        Ok(Why::GuestPoweredOff | Why::GuestReset | Why::Asked | Why::LauncherGone) => Ok(ExitCode::SUCCESS),
+        Ok(Why::GuestPoweredOff | Why::GuestReset | Why::Asked | Why::LauncherGone | Why::Moved { .. }) => {
+            Ok(ExitCode::SUCCESS)
+        }
         // The last lines of the process that failed are in the log already.
         Ok(Why::Failed { problem, last_lines: _ }) | Err(problem) => Err(Failure { problem, form }),
     }

@@ -9,6 +9,7 @@ pub mod device;
 pub mod file;
 pub mod smmu;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use ipc::protocol::smmu::Model;
@@ -19,6 +20,7 @@ pub use device::{Behind, DeviceConfig, DeviceSettings, Disk};
 pub use smmu::SmmuSettings;
 
 use crate::launcher::ids::Ids;
+use crate::launcher::other_host::Address;
 use crate::problem::Problem;
 use crate::system::CpuKind;
 
@@ -179,6 +181,7 @@ impl Settings {
             smmu_restarts: check::restarts(self.smmu_restarts.unwrap_or(RESTARTS_DEFAULT))?,
             hang_deadline: check::hang_deadline(self.hang_deadline.unwrap_or(HANG_DEADLINE_DEFAULT))?,
             devices: device::resolve(self.devices)?,
+            receive: None,
         };
         check::name(&config.name)?;
         check::cmdline(&config.cmdline)?;
@@ -232,6 +235,24 @@ pub struct VmConfig {
     pub hang_deadline: u32,
     /// Assigned devices.
     pub devices: Vec<DeviceConfig>,
+    /// The guest is not booted, but comes from another host.
+    pub receive: Option<Receive>,
+}
+
+/// How a guest comes from another host.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receive {
+    /// Where to listen.
+    pub listen: Address,
+    /// What both coordinators know, and nobody else.
+    pub secret: Vec<u8>,
+}
+
+impl fmt::Debug for Receive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { listen, secret: _ } = self;
+        f.debug_struct("Receive").field("listen", listen).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! What the launcher tells the coordinator: the checked configuration without the paths, in a sealed memory file.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::time::Duration;
@@ -56,6 +57,23 @@ pub struct Handover {
     pub kernel_name: String,
     /// The initramfs's name in messages, if there is one.
     pub initramfs_name: String,
+    /// The guest is not booted, but comes from another host.
+    pub receive: Option<HandedReceive>,
+}
+
+/// How a guest comes.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandedReceive {
+    /// What both coordinators know, and nobody else.
+    pub secret: Vec<u8>,
+}
+
+impl fmt::Debug for HandedReceive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { secret: _ } = self;
+        f.debug_struct("HandedReceive").finish_non_exhaustive()
+    }
 }
 
 /// An assigned device; what is behind it comes as a descriptor.
@@ -175,6 +193,7 @@ impl Handover {
                 .collect(),
             kernel_name: printable::path(&config.kernel),
             initramfs_name: config.initramfs.as_deref().map(printable::path).unwrap_or_default(),
+            receive: config.receive.as_ref().map(|receive| HandedReceive { secret: receive.secret.clone() }),
         }
     }
 

@@ -27,6 +27,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use ipc::migration::LANES_MAX;
 use ipc::protocol::budget;
 use ipc::slot::{Slot, SlotKind};
 use sandbox::locked::seal_to_spawn;
@@ -46,7 +47,7 @@ use crate::system::{self, DEVICES_MAX, Rights, System};
 
 use self::handover::Handover;
 use self::launcher::{Launcher, Reopened};
-use self::vm::{Given, Vm};
+use self::vm::{Given, Lane, Moved, Vm};
 
 /// For clients to read their last answers before the sockets close.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -121,6 +122,8 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
     })?;
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
     let (stops, mut stop_requests) = mpsc::channel(COMMAND_QUEUE_LEN);
+    let (migrations, mut migration_orders) = mpsc::channel(COMMAND_QUEUE_LEN);
+    let (connected, lanes) = mpsc::channel(LANES_MAX.into());
     let (to_launcher, reports) = mpsc::channel(4);
     let (found, reopened) = mpsc::channel(DEVICES_MAX);
     let (free, freed) = oneshot::channel();
@@ -129,15 +132,17 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
         0 => tracing::info!("processes that hang are left as they are"),
         seconds => tracing::info!("a process that makes no progress for {seconds} s is killed"),
     }
-    let mut vm = Vm::new(given, locked, launcher, to_launcher.clone())?;
-    let server = Server::new(Handle { commands, stops: stops.clone(), snapshot: vm.snapshot() });
+    let mut vm = Vm::new(given, locked, launcher, to_launcher.clone(), lanes)?;
+    let server = Server::new(Handle { commands, stops: stops.clone(), migrations, snapshot: vm.snapshot() });
     // Clients are served while the VM boots or executes a command of another client.
-    let carrier = tokio::spawn(carry(channel, server.clone(), stops, reports, found, free));
+    let answers = Answers { found, connected };
+    let carrier = tokio::spawn(carry(channel, server.clone(), stops, reports, answers, free));
 
     let counted = tokio::spawn(logging::tell_of_dropped_lines());
-    let mut waiting: Vec<Answer<Status>> = vm.live(&mut queue, &mut stop_requests).await;
-    // No more clients are served; commands in the queue are answered with the end of the VM.
-    drop(queue);
+    let mut waiting: Vec<Answer<Status>> =
+        vm.live(&mut queue, &mut stop_requests, &mut migration_orders).await;
+    // No more clients are served; commands in the queues are answered with the end of the VM.
+    drop((queue, migration_orders));
     if let Some(why) = vm.ended() {
         // A failure is printed by the launcher, once.
         if why.problem().is_none() {
@@ -164,11 +169,22 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
         // A client may have disconnected.
         let _ = answer.send(outcome.clone());
     }
+    if let Some(Moved { answer, migrated }) = vm.moved() {
+        let _ = answer.send(outcome.map(|_| migrated));
+    }
     drop(to_launcher);
     server.drain(FAREWELL).await;
     // The last message was sent, or the launcher is gone.
     let _ = timeout(FAREWELL, carrier).await;
     Ok(())
+}
+
+/// Where what the launcher answers goes.
+struct Answers {
+    /// New connections to the servers of devices.
+    found: mpsc::Sender<Reopened>,
+    /// Connections of a migration.
+    connected: mpsc::Sender<Lane>,
 }
 
 /// Carries messages between the launcher and the VM's task, and clients to the server, until the VM's name is free.
@@ -177,7 +193,7 @@ async fn carry(
     server: Server,
     stops: mpsc::Sender<StopRequest>,
     mut reports: mpsc::Receiver<FromCoordinator>,
-    found: mpsc::Sender<Reopened>,
+    answers: Answers,
     free: oneshot::Sender<()>,
 ) {
     // A full queue already holds requests to stop.
@@ -198,7 +214,8 @@ async fn carry(
                     }
                 }
                 // A full queue holds answers that were not requested.
-                Ok(Some(FromLauncher::Device { index, server })) => drop(found.try_send((index, server))),
+                Ok(Some(FromLauncher::Device { index, server })) => drop(answers.found.try_send((index, server))),
+                Ok(Some(FromLauncher::Lane { index, socket })) => drop(answers.connected.try_send((index, socket))),
                 Ok(Some(FromLauncher::Stop)) => stop(Why::Asked),
                 Ok(Some(FromLauncher::Released)) => break,
                 Ok(None) | Err(_) => {

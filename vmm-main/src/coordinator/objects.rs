@@ -15,7 +15,7 @@ use std::sync::Arc;
 use ipc::instance::InstanceId;
 use ipc::protocol::ram::RamLayout;
 use ipc::shm::checkpoint::Checkpoint;
-use ipc::shm::dirty_log::DirtyLog;
+use ipc::shm::dirty_log::{DirtyLog, SharedOwed};
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::RegisterPage;
@@ -23,7 +23,7 @@ use ipc::shm::ring;
 use ipc::{channel, doorbell};
 
 use crate::problem::Problem;
-use crate::system::{Descriptor, Edge, EdgeKind, Life, Make, ObjectId, Rights, Side, Size, System};
+use crate::system::{Descriptor, Edge, EdgeKind, Life, MOVER, Make, ObjectId, Rights, Side, Size, System};
 
 /// The objects that processes are given, by what they are.
 #[derive(Debug)]
@@ -99,6 +99,13 @@ impl Objects {
         edge.objects().find_map(|(object, _)| self.held.remove(&(object, side)))
     }
 
+    /// The same for a migration's mover, with an owed map of its own.
+    pub fn for_mover(&self) -> Result<Self, Problem> {
+        let mut next = self.keeping(|_| true)?;
+        next.make_of(|edge| edge.owner == MOVER)?;
+        Ok(next)
+    }
+
     /// The same boot's, with descriptors of their own of those that `keeps` names.
     fn keeping(&self, keeps: impl Fn(&ObjectId) -> bool) -> Result<Self, Problem> {
         let mut held = BTreeMap::new();
@@ -116,7 +123,8 @@ impl Objects {
 
     /// Makes every object of such a life that is made here.
     fn make_all(&mut self, life: Life) -> Result<(), Problem> {
-        self.make_of(|edge| edge.life() == life)
+        // A migration's are made with its mover.
+        self.make_of(|edge| edge.life() == life && edge.owner != MOVER)
     }
 
     /// Makes the objects of these edges that are made here.
@@ -139,6 +147,7 @@ impl Objects {
             Make::Ram => Ok(self.ram.clone()),
             Make::DirtyLog => DirtyLog::create(&name, &self.layout),
             Make::Checkpoint => Checkpoint::create(&name),
+            Make::OwedMap => SharedOwed::create(&name, &self.layout),
             Make::Ring => ring::create(&name),
             Make::RegisterPage => RegisterPage::create(&name),
             Make::MsiBoard => MsiBoard::create(&name),

@@ -135,6 +135,7 @@ impl Configs {
                 }
                 Told::Nvme => RoleConfig::Nvme(nvme(id, device_of(id)?)),
                 Told::Nothing => RoleConfig::Nothing,
+                Told::Migration => return Err(bug(format!("process {id} is configured for each migration"))),
             })
         };
         let all = system
@@ -237,6 +238,7 @@ mod tests {
             devices: vec![handed(1), handed(31)],
             kernel_name: "Image".into(),
             initramfs_name: String::new(),
+            receive: None,
         };
         let system = System::new(&handover.shape());
         let configs = Configs::new(&system, &handover, &ram, boot, number).unwrap();

@@ -36,14 +36,17 @@
 //! begins a new life alone is a transition of its life, not of the VM's phase.
 
 pub mod action;
+mod dirty_logs;
 mod dirty_rate;
 pub mod driver;
 pub mod event;
 mod execution;
 mod loading;
+mod migration;
 mod plan;
 mod saved_state;
 mod snapshot;
 mod state_machine;
 
-pub use driver::{Given, Vm};
+pub use driver::{Given, Moved, Vm};
+pub use migration::Lane;

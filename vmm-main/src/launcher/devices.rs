@@ -5,6 +5,7 @@
 //! No data is read from them here.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
@@ -16,7 +17,6 @@ use ipc::hello::Role;
 use ipc::instance::InstanceId;
 
 use super::host_device::Places;
-use super::image;
 use crate::config::{Behind, DeviceConfig};
 use crate::printable;
 use crate::problem::Problem;
@@ -31,8 +31,11 @@ pub struct Opened {
     pub unreachable: BTreeMap<InstanceId, String>,
 }
 
-/// Opens what is behind each device.
-pub fn open_all(devices: &[DeviceConfig]) -> Result<Opened, Problem> {
+/// Opens what is behind each device. The images of a guest that is yet to come are another VM's until then.
+pub fn open_all(
+    devices: &[DeviceConfig],
+    image: fn(&Path, bool) -> Result<File, Problem>,
+) -> Result<Opened, Problem> {
     let mut opened = Opened::default();
     for (index, device) in (0..).zip(devices) {
         let id = system::device(index);
@@ -50,7 +53,7 @@ pub fn open_all(devices: &[DeviceConfig]) -> Result<Opened, Problem> {
                 opened.objects.push((of(EdgeKind::VfioUser, id), server));
             }
             Behind::Nvme(disk) => {
-                let image = image::open(&disk.image, disk.readonly)?;
+                let image = image(&disk.image, disk.readonly)?;
                 let server = InstanceId::new(Role::Nvme, index);
                 opened.objects.push((of(EdgeKind::Image, server), image.into()));
             }

@@ -30,6 +30,17 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 /// Opens an image for this VM alone: two guests that write one file system destroy it. One that is only read may be
 /// shared with others that only read it.
 pub fn open(image: &Path, readonly: bool) -> Result<File, Problem> {
+    let file = open_unlocked(image, readonly)?;
+    let kind = match readonly {
+        true => FlockOperation::NonBlockingLockShared,
+        false => FlockOperation::NonBlockingLockExclusive,
+    };
+    lock(&file, kind, &printable::path(image))?;
+    Ok(file)
+}
+
+/// Opens an image that is still in use by the host that its guest comes from: it is locked when that has let go of it.
+pub fn open_unlocked(image: &Path, readonly: bool) -> Result<File, Problem> {
     let place = printable::path(image);
     let access = if readonly { "reading" } else { "reading and writing" };
     let refused = |error: io::Error| {
@@ -55,11 +66,6 @@ pub fn open(image: &Path, readonly: bool) -> Result<File, Problem> {
     // The length of a block device is where its end is.
     let len = seek(&file, SeekFrom::End(0)).map_err(|errno| refused(errno.into()))?;
     check_len(len, &place)?;
-    let kind = match readonly {
-        true => FlockOperation::NonBlockingLockShared,
-        false => FlockOperation::NonBlockingLockExclusive,
-    };
-    lock(&file, kind, &place)?;
     Ok(file)
 }
 

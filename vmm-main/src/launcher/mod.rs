@@ -19,6 +19,7 @@ pub mod ids;
 mod image;
 mod limits;
 pub mod log;
+pub mod other_host;
 pub mod programs;
 pub mod relay;
 pub mod rotated_file;
@@ -51,6 +52,7 @@ use self::cgroup::Cgroup;
 use self::console_output::{ConsoleOutput, Lost};
 use self::escape::STOP;
 use self::log::{LogOutput, OwnLog};
+use self::other_host::Listener;
 use self::relay::Relay;
 use self::rotated_file::RotatedFile;
 use self::runtime_dir::RuntimeDir;
@@ -97,12 +99,15 @@ pub fn run(config: VmConfig, is_detached: bool) -> Result<Why, Problem> {
         let file = programs::open(program)?;
         objects.extend(system.program(program).map(|object| (object, file.into())));
     }
-    let devices = devices::open_all(&config.devices)?;
+    let open_image = if config.receive.is_some() { image::open_unlocked } else { image::open };
+    let devices = devices::open_all(&config.devices, open_image)?;
     objects.extend(devices.objects);
     let physical = shape.indexes(|kind| kind == DeviceKind::Physical).len();
     host_device::allow_pinning(config.memory_len, physical)?;
     let runtime_dir = RuntimeDir::open()?;
     let mut socket = runtime_dir.bind(&config.name)?;
+    let guest_listener =
+        config.receive.as_ref().map(|receive| Listener::bind(&receive.listen)).transpose()?;
 
     let host = |step: &'static str| move |error: io::Error| refused(step, &error);
     let crash = CrashPage::create().map_err(host("make the crash page"))?;
@@ -170,7 +175,10 @@ pub fn run(config: VmConfig, is_detached: bool) -> Result<Why, Problem> {
     let servers = devices::servers(&config.devices);
     let given = terminal.as_ref().map(|GivenBack(terminal)| terminal);
     let started = Started::new(is_detached);
-    let user = User { socket: &mut socket, quits, terminal: given, log: &own_log, started };
+    if let Some(listener) = &guest_listener {
+        own_log.say(Level::Info, &format!("waits for a guest at {}", listener.address));
+    }
+    let user = User { socket: &mut socket, quits, terminal: given, log: &own_log, started, guest_listener };
     let why = watch::until_end(child, crash, channel, user, &servers);
     let output = output.finish(OUTPUT_SPAN);
     if shown && stdout.is_terminal() && screen.is_mid_line() {

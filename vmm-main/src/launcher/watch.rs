@@ -6,7 +6,7 @@
 //! namespace every foreign user id looks the same.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
@@ -16,6 +16,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ipc::log::Level;
+use ipc::migration::LANES_MAX;
 use ipc::protocol::budget;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use sandbox::report::{self, CrashPage};
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::log::OwnLog;
+use super::other_host::{self, Accepting, Address, Listener};
 use super::runtime_dir::{self, ControlSocket};
 use super::signals::{Asked, Signals};
 use super::started::Started;
@@ -60,7 +62,14 @@ pub struct User<'a> {
     pub log: &'a Arc<OwnLog>,
     /// Who is told that the guest runs.
     pub started: Started,
+    /// Where a guest is waited for, until it runs.
+    pub guest_listener: Option<Listener>,
 }
+
+/// Connections of other hosts that are handed over as they come: more than one source makes. Whoever connects on and on
+/// is let in slowly.
+const LANES_AT_ONCE: u32 = 4 * LANES_MAX as u32;
+const LANE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Serves the coordinator until it has ended; returns why the VM ended.
 pub fn until_end(
@@ -90,7 +99,7 @@ async fn serve(
     user: User<'_>,
     servers: &[Option<PathBuf>],
 ) -> Result<Option<Why>, Problem> {
-    let User { socket, mut quits, terminal, log, mut started } = user;
+    let User { socket, mut quits, terminal, log, mut started, mut guest_listener } = user;
     let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
     let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
@@ -99,6 +108,10 @@ async fn serve(
     let mut reopening: BTreeMap<u8, Reopening> = BTreeMap::new();
     let listener =
         socket.listener.try_clone().and_then(UnixListener::from_std).map_err(host("watch the socket"))?;
+    let accepting = guest_listener.as_ref().map(Listener::accepting).transpose();
+    let mut accepting = accepting.map_err(host("wait for a guest"))?;
+    let mut accepted = 0_u32;
+    let mut dialling: Option<Dialling> = None;
     let mut signals = Signals::new().map_err(host("handle signals"))?;
     let mut deadline = pin!(sleep(Duration::MAX));
     let mut stopping = false;
@@ -109,10 +122,21 @@ async fn serve(
         tokio::select! {
             _ = pidfd.readable() => break,
             message = channel.recv() => match message {
-                Ok(Some(FromCoordinator::Running)) => if started.tell().is_err() {
-                    // Whoever started it detached is gone, and knows of no VM.
-                    stop(&channel, &mut stopping, deadline.as_mut()).await;
-                },
+                Ok(Some(FromCoordinator::Running)) => {
+                    // A guest that was waited for has come.
+                    accepting = None;
+                    drop(guest_listener.take());
+                    if started.tell().is_err() {
+                        // Whoever started it detached is gone, and knows of no VM.
+                        stop(&channel, &mut stopping, deadline.as_mut()).await;
+                    }
+                }
+                Ok(Some(FromCoordinator::Dial { to, lane_count })) => {
+                    if dialling.is_some() || !(1..=LANES_MAX).contains(&lane_count) {
+                        break;
+                    }
+                    dialling = Some(Box::pin(dial(Rc::clone(&channel), to, lane_count)));
+                }
                 Ok(Some(FromCoordinator::Reopen { index })) => {
                     let socket = servers.get(usize::from(index)).cloned().flatten();
                     let Some(socket) = socket.filter(|_| !reopening.contains_key(&index)) else { break };
@@ -131,6 +155,20 @@ async fn serve(
                 Err(_) => break,
             },
             index = any_of(&mut reopening) => drop(reopening.remove(&index)),
+            () = done(&mut dialling) => dialling = None,
+            lane = next_lane(accepting.as_ref()) => match lane {
+                Ok(lane) => {
+                    let [index, ..] = accepted.to_le_bytes();
+                    // If that does not succeed in time the connection is closed.
+                    let _ = timeout(CLIENT_DEADLINE, channel.lane(index, &Ok(lane))).await;
+                    accepted = accepted.saturating_add(1);
+                    if accepted > LANES_AT_ONCE {
+                        sleep(LANE_INTERVAL).await;
+                    }
+                }
+                // Whoever connected may not, or is gone; or the host is out of descriptors.
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            },
             client = listener.accept() => match client {
                 Ok((client, _)) => hand_over(&channel, client).await,
                 // Out of descriptors: some are freed when clients disconnect.
@@ -161,7 +199,9 @@ async fn serve(
     while ended.is_none() {
         match timeout(Duration::from_secs(1), channel.recv()).await {
             Ok(Ok(Some(FromCoordinator::Ended(why)))) => ended = Some(why),
-            Ok(Ok(Some(FromCoordinator::Running | FromCoordinator::Reopen { .. }))) => {}
+            Ok(Ok(Some(
+                FromCoordinator::Running | FromCoordinator::Reopen { .. } | FromCoordinator::Dial { .. },
+            ))) => {}
             Ok(Ok(None) | Err(_)) | Err(_) => break,
         }
     }
@@ -172,6 +212,39 @@ async fn serve(
 }
 
 type Reopening = Pin<Box<dyn Future<Output = ()>>>;
+type Dialling = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Connects to a host that receives a guest, so often, and hands the connections over; or the first reason why not.
+async fn dial(channel: Rc<LauncherEnd>, to: String, lane_count: u8) {
+    for index in 0..lane_count {
+        let lane = match to.parse::<Address>() {
+            Ok(to) => other_host::dial(&to).await,
+            Err(error) => Err(std::io::Error::other(error)),
+        };
+        let is_none = lane.is_err();
+        // A coordinator that does not read is noticed elsewhere.
+        let handed = timeout(HAND_OVER_DEADLINE, channel.lane(index, &lane)).await;
+        if is_none || !matches!(handed, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// Waits for the end of the dialling; pending forever, if there is none. Cancel-safe: it keeps its progress.
+async fn done(dialling: &mut Option<Dialling>) {
+    match dialling {
+        Some(dialling) => dialling.await,
+        None => pending().await,
+    }
+}
+
+/// The next connection of another host; pending forever, if none is waited for. Cancel-safe.
+async fn next_lane(accepting: Option<&Accepting>) -> std::io::Result<OwnedFd> {
+    match accepting {
+        Some(accepting) => accepting.next().await,
+        None => pending().await,
+    }
+}
 
 /// Connects to a device's server anew, and hands the connection over.
 async fn reopen(channel: Rc<LauncherEnd>, index: u8, socket: PathBuf, log: Arc<OwnLog>) {

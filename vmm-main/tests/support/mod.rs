@@ -29,8 +29,14 @@ use vmm_main::system::CpuKind;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The programs a VM needs, beside the built `bulkhead`.
-const PROGRAMS: [&str; 5] =
-    ["bulkhead-vcpu-soft", "bulkhead-vcpu", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme"];
+const PROGRAMS: [&str; 6] = [
+    "bulkhead-vcpu-soft",
+    "bulkhead-vcpu",
+    "bulkhead-smmu",
+    "bulkhead-vfio",
+    "bulkhead-nvme",
+    "bulkhead-mover",
+];
 
 /// The kinds of CPU that this host has.
 pub fn cpus() -> Vec<CpuKind> {

@@ -11,12 +11,19 @@ use ::tests::{command::capture, places};
 use crate::product::cargo;
 
 const TARGET: &str = "aarch64-unknown-linux-gnu";
+/// Found by its name, as cargo's build scripts find it.
+const C_COMPILER: &str = "aarch64-linux-gnu-gcc";
 const DEBIAN_COMPILER: &str = "/usr/bin/rustc";
 
 /// The command that checks every target of the workspace for arm64, or why there is none.
 pub fn check_command() -> Result<Command, String> {
     if env::consts::ARCH == "aarch64" {
         return Err("this machine is arm64: the ordinary build is the check".into());
+    }
+    if capture(Command::new(C_COMPILER).arg("--version")).is_err() {
+        return Err(format!(
+            "no `{C_COMPILER}` for a library's C and assembly (package gcc-aarch64-linux-gnu)"
+        ));
     }
     let own = Command::new("rustc");
     let compiler = if has_library(own) {

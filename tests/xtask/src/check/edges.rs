@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::product::cargo;
 
 /// Every crate with the crates of the workspace that it may use, tests included.
-const ALLOWED: [(&str, &[&str]); 16] = [
+const ALLOWED: [(&str, &[&str]); 17] = [
     ("smmu-arch", &[]),
     ("soft-cpu", &[]),
     // Its pure types, so that a StreamId and an attachment exist once.
@@ -24,9 +24,10 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("dev-vfio", &["ipc", "process", "sandbox", "smmu-arch"]),
     ("dev-nvme", &["ipc", "process", "sandbox"]),
     ("dev-virtio", &["ipc", "process", "sandbox"]),
+    ("mover", &["ipc", "process", "sandbox"]),
     ("vmm-main", &["ipc", "machine", "sandbox"]),
     // Suites and tools stand outside of the product: they may look at all of it.
-    ("fuzz", &["ipc", "process", "smmu-arch", "soft-cpu", "dev-smmu", "dev-vfio", "dev-nvme"]),
+    ("fuzz", &["ipc", "process", "smmu-arch", "soft-cpu", "dev-smmu", "dev-vfio", "dev-nvme", "mover"]),
     (
         "tests",
         &[

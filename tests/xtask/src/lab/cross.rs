@@ -26,7 +26,7 @@ use crate::{check::arm64, product::cargo};
 const TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// The packages whose programs ship, and the lab's runner.
-const PACKAGES: [&str; 6] = ["vmm-main", "vcpu", "dev-smmu", "dev-vfio", "dev-nvme", "lab"];
+const PACKAGES: [&str; 7] = ["vmm-main", "vcpu", "dev-smmu", "dev-vfio", "dev-nvme", "mover", "lab"];
 
 /// With debug assertions, and so with the attempts that only a debug build can be asked for; but a CPU in software
 /// runs unoptimised code many times slower, and debug information would be stripped anyway.
@@ -174,6 +174,8 @@ fn command(linker: &Ready, task: &str) -> Result<Command> {
     let mut command = cargo();
     command.args([task, "--target", TARGET, "--message-format", "json-render-diagnostics"]);
     command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", &script);
+    // A library's own C and assembly (ciphers).
+    command.env("CC_aarch64_unknown_linux_gnu", &script);
     command.envs(PROFILE);
     Ok(command)
 }

@@ -51,7 +51,9 @@ pub fn render(used: &Used) -> Result<String> {
         text += &format!(" {} |\n", reason.filter(|_| unseen).unwrap_or_default());
     }
     text += "\nNot traced here, and what they have beyond the nearest of these:\n\n";
-    for (name, near) in [("nvme-standalone", "nvme"), ("vfio-kernel", "vfio"), ("vcpu-kvm", "vcpu-soft")] {
+    for (name, near) in
+        [("nvme-standalone", "nvme"), ("vfio-kernel", "vfio"), ("vcpu-kvm", "vcpu-soft"), ("mover", "vfio")]
+    {
         text += &beyond(name, near);
     }
     ensure!(unexplained.is_empty(), "allowed, never seen, and without a reason: {}", unexplained.join(", "));

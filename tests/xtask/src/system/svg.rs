@@ -6,6 +6,7 @@
 //!   ┌──────── vcpu ────────┐
 //!   │    vfio0 ── nvme0   vfio1   edges up to the vCPU process, down to the vSMMU, and to the side to a server
 //!   └──────── smmu0 ───────┘
+//!   mover                         only while the guest moves to another host, or comes from one
 //! ```
 //!
 //! Nothing crosses, however many devices there are. Colours are for light and dark backgrounds alike.
@@ -14,7 +15,7 @@ use std::fmt::Write;
 
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
-use vmm_main::system::{COORDINATOR_ID, Instance, Party, SMMU0, System, VCPU, device};
+use vmm_main::system::{COORDINATOR_ID, Instance, MOVER, Party, SMMU0, System, VCPU, device};
 
 /// Of the whole picture, around everything.
 const MARGIN: u32 = 16;
@@ -32,10 +33,10 @@ const PADDING: u32 = 10;
 
 const STYLE: &str = "\
 .box{fill:#f6f8fa;stroke:#57606a}.kvm{fill:#ddf4ff;stroke:#0969da}.smmu{fill:#fff8c5;stroke:#9a6700}\
-.device{fill:#dafbe1;stroke:#1a7f37}text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#1f2328}\
+.device{fill:#dafbe1;stroke:#1a7f37}.mover{fill:#f6f8fa;stroke:#57606a;stroke-dasharray:5 4}text{font:12px ui-sans-serif,system-ui,sans-serif;fill:#1f2328}\
 .name{font-weight:600;font-size:14px}.small{fill:#57606a}.middle{text-anchor:middle}.edge{stroke:#57606a;stroke-width:1.5;fill:none}\
 @media(prefers-color-scheme:dark){.box{fill:#161b22;stroke:#8b949e}.kvm{fill:#0c2d4d;stroke:#58a6ff}\
-.smmu{fill:#3a2d0a;stroke:#d29922}.device{fill:#0f2f1a;stroke:#3fb950}text{fill:#e6edf3}.small{fill:#9ea7b3}\
+.smmu{fill:#3a2d0a;stroke:#d29922}.device{fill:#0f2f1a;stroke:#3fb950}.mover{fill:#161b22;stroke:#8b949e}text{fill:#e6edf3}.small{fill:#9ea7b3}\
 .edge{stroke:#8b949e}}";
 
 /// A place in the picture.
@@ -121,7 +122,14 @@ pub fn render(system: &System) -> String {
         draw_text(&mut body, "small middle", place.right() + SERVER_GAP / 2, y - 6, &label);
     }
 
-    let height = smmu.bottom() + MARGIN;
+    let mut lines = box_lines(system, system.get(MOVER));
+    lines.push(
+        "only while the guest moves to another host, or comes from one: connections to that host".to_owned(),
+    );
+    let mover = bar(smmu.bottom() + 2 * LINE_HEIGHT, &lines);
+    draw_box(&mut body, mover, "box mover", &lines);
+
+    let height = mover.bottom() + MARGIN;
     let width = width + 2 * MARGIN;
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \

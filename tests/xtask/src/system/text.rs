@@ -7,9 +7,11 @@ use vmm_main::system::{Edge, Instance, Life, Party, Rights, System};
 
 /// The whole table.
 pub fn render(system: &System) -> String {
-    let mut text = String::from("PROCESSES, in the order of pausing\n\n");
+    let mut text = String::from(
+        "PROCESSES, in the order of pausing; the mover only while the guest moves between hosts\n\n",
+    );
     line(&mut text, &["name", "program", "profile", "tier", "when it dies"]);
-    for instance in system.instances() {
+    for instance in system.instances().chain([system.mover()]) {
         let template = instance.template;
         let cells = [
             &instance.id.to_string(),
@@ -27,7 +29,7 @@ pub fn render(system: &System) -> String {
         line(&mut text, &cells);
     }
     text.push_str("\nDESCRIPTORS\n");
-    for instance in system.instances() {
+    for instance in system.instances().chain([system.mover()]) {
         descriptors(&mut text, instance);
     }
     text

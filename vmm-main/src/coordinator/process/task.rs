@@ -441,6 +441,7 @@ const fn name(request: &Request) -> &'static str {
         Request::Inspect => "be inspected",
         Request::Heartbeat => "show that it gets on",
         Request::DmaEnded { .. } => "note the end of a device's DMA",
+        Request::Carry(_) => "carry",
         Request::Probe(_) => PROBE,
     }
 }

@@ -8,9 +8,11 @@ use ipc::instance::InstanceId;
 use ipc::protocol::control::{DirtyLogOp, LoadFrom, Request};
 use ipc::protocol::lifecycle::State;
 use ipc::protocol::probe::{Probe, ProbeOutcome};
+use ipc::shm::dirty_log::Moment;
 
 use super::event::{LifeId, Ticket, Timer};
 use crate::lifecycle::Phase;
+use crate::migration::message::Message;
 use crate::problem::Problem;
 
 /// What the driver is to do.
@@ -52,6 +54,8 @@ pub enum Action {
     OpenDirtyLogs(u64),
     /// Take what the dirty logs have.
     Harvest,
+    /// A part of a migration.
+    Migration(MigrationAction),
     /// Start a timer.
     Arm(Timer, Duration),
     /// Answer a client.
@@ -62,6 +66,45 @@ pub enum Action {
     Notify(Notice),
     /// Every process is gone: close everything that was handed over.
     Release,
+}
+
+/// A part of a migration that is not a process's.
+#[derive(Debug, Clone)]
+pub enum MigrationAction {
+    /// Describe what is to move, that runs or not. Answered by `Offered`.
+    Describe(bool),
+    /// Have the launcher connect to the other host. Answered by `Dialled`.
+    Dial,
+    /// Make the shared objects of a guest that is to come. Answered by `Opened`.
+    Open,
+    /// Give the mover its connections, those that there are and those that come. Answered by `Connected` or `LinkLost`.
+    TakeLanes,
+    /// All of RAM is owed.
+    OweAll,
+    /// Take what the dirty logs have into the owed map. Answered by `Harvested`.
+    Harvest(Moment),
+    /// Send what is owed, as this round. Answered by `RoundSent` or `LinkLost`.
+    SendRound(u32),
+    /// Send what the processes have saved. Answered by `StatesQueued`.
+    SendStates,
+    /// Say this to the other coordinator.
+    Say(Message),
+    /// Let another host have the disks. Answered by `DisksReleased`.
+    ReleaseDisks,
+    /// Have them alone. Answered by `DisksLocked`.
+    LockDisks,
+    /// Compare this offer with this host's machine. Answered by `Compared`.
+    Compare(Vec<u8>),
+    /// Decide how the processes of the guest that was offered are configured. Answered by `Prepared`.
+    Prepare,
+    /// Give the mover memory for the states of all processes.
+    TakeStates,
+    /// Check the states that have come against this. Answered by `Checked`.
+    Check(Message),
+    /// Close the connections. Answered by `Closed`.
+    Close,
+    /// It is over: forget what was only its own.
+    Forget,
 }
 
 /// A request to a process, without what [`super::driver`] adds: configurations, state and descriptors.
@@ -127,6 +170,8 @@ pub enum Success {
     /// This life goes on where the one before it was, and so do those that it was started anew with: all of them, with
     /// so many bytes of state each.
     Restarted(LifeId, Vec<(InstanceId, u64)>),
+    /// The guest runs at the other host.
+    Migrated,
     /// The logs were harvested.
     DirtyRateMeasured,
     /// What the probe found.
@@ -138,6 +183,10 @@ pub enum Success {
 pub enum Notice {
     /// The guest runs, after a boot.
     GuestRuns,
+    /// The guest has come from another host, and is in this phase.
+    GuestArrived(Phase),
+    /// It is not known where the guest runs.
+    Ambiguous,
     /// The guest switched itself off.
     GuestPoweredOff,
     /// The guest asked for a reset.

@@ -1,57 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The coordinator's end of the dirty logs while it measures how fast a guest dirties its memory.
+//! How fast a guest dirties its memory, as the dirty logs of its processes show.
 //!
 //! The log of each process is harvested on its own, to show how much each process writes; a page that several have
-//! written counts once in the sum. The harvest decides how far a log is trusted: a hostile or dead process makes the
-//! figures wrong, and has no other effect.
+//! written counts once in the sum.
 
 use std::time::{Duration, Instant};
 
 use ipc::addr::PAGE_LEN;
 use ipc::instance::InstanceId;
-use ipc::protocol::control::{DirtyLogState, Exactness};
+use ipc::protocol::control::Exactness;
 use ipc::protocol::ram::RamLayout;
-use ipc::shm::dirty_log::{self, Answer, DirtyLog, Harvest, Harvester, Moment, OwedMap};
-use ipc::shm::region::Region;
+use ipc::shm::dirty_log::OwedMap;
 
-use super::driver::refused;
+use super::dirty_logs::DirtyLogs;
 use crate::api::types::{DirtyPages, DirtyRate};
 use crate::coordinator::objects::Objects;
 use crate::problem::Problem;
-use crate::system::{EdgeKind, ObjectId};
 
 /// The logs, and what has been harvested.
 #[derive(Debug)]
 pub(super) struct Measurement {
     layout: RamLayout,
-    logs: Vec<Log>,
+    pub logs: DirtyLogs,
     begun: Instant,
     measured: Option<DirtyRate>,
-}
-
-#[derive(Debug)]
-struct Log {
-    instance: InstanceId,
-    end: Harvester,
-    /// Its process's reply to the last request about the log.
-    said: Option<DirtyLogState>,
 }
 
 impl Measurement {
     /// Maps and empties the logs of all processes.
     pub fn open(objects: &Objects, layout: &RamLayout, epoch: u64) -> Result<Self, Problem> {
-        let mut logs = Vec::new();
-        for process in objects.system().processes() {
-            let object = ObjectId { kind: EdgeKind::DirtyLog, owner: process.id, index: 0 };
-            // Only processes that write guest RAM have one.
-            let Some(memory) = objects.get(object) else { continue };
-            let fd = memory.try_clone_to_owned().map_err(|error| refused("open a dirty log", &error))?;
-            let mut end = Region::from_fd(fd, DirtyLog::region_len(layout))
-                .and_then(|region| Harvester::attach(&region, layout))
-                .map_err(|error| refused("map a dirty log", &error))?;
-            end.begin(epoch);
-            logs.push(Log { instance: process.id, end, said: None });
-        }
+        let logs = DirtyLogs::open(objects, layout, epoch)?;
         Ok(Self { layout: layout.clone(), logs, begun: Instant::now(), measured: None })
     }
 
@@ -60,43 +38,19 @@ impl Measurement {
         self.begun = Instant::now();
     }
 
-    /// A process was sent another request: its last reply is out of date.
-    pub fn requested(&mut self, instance: InstanceId) {
-        if let Some(log) = self.log(instance) {
-            log.said = None;
-        }
-    }
-
-    /// A process has replied.
-    pub fn said(&mut self, instance: InstanceId, state: DirtyLogState) {
-        if let Some(log) = self.log(instance) {
-            log.said = Some(state);
-        }
-    }
-
-    fn log(&mut self, instance: InstanceId) -> Option<&mut Log> {
-        self.logs.iter_mut().find(|log| log.instance == instance)
-    }
-
     /// Harvests every log. `lives` returns whether the process may still be writing.
     pub fn harvest(&mut self, lives: impl Fn(InstanceId) -> bool) {
         let span = self.begun.elapsed();
         let mut sum = OwedMap::new(&self.layout);
         let mut processes = Vec::new();
-        for Log { instance, end, said } in &mut self.logs {
-            let answer = match said {
-                Some(state) => Answer::Rearmed(*state),
-                None if lives(*instance) => Answer::Failed,
-                None => Answer::Ended,
-            };
+        for log in self.logs.iter_mut() {
             let mut own = OwedMap::new(&self.layout);
-            let judged = dirty_log::harvest(&mut [Harvest { log: end, answer }], Moment::Running, &mut own);
+            let judged = log.harvest(&lives, &mut own);
             own.ranges().for_each(|range| sum.mark(range.start(), range.len()));
-            let seen = judged.first().map_or("everything", |exactness| as_str(*exactness));
             processes.push(DirtyPages {
-                process: instance.to_string(),
+                process: log.instance.to_string(),
                 page_count: own.count(),
-                seen: seen.to_owned(),
+                seen: judged.map_or("everything", as_str).to_owned(),
             });
         }
         let page_count = sum.count();

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipc::instance::InstanceId;
+use ipc::protocol::control::{Event as Report, Reply};
 use ipc::protocol::ram::RamLayout;
 use sandbox::Locked;
 use tokio::sync::oneshot::error::RecvError;
@@ -20,15 +21,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::dirty_rate::Measurement;
-use super::event::{Event, LifeId, ProcessEvent, Ticket, Timer};
+use super::event::{Event, LifeId, MigrationEvent, ProcessEvent, Ticket, Timer};
 use super::execution::Stopwatch;
 use super::loading::Loaded;
+use super::migration::{Lane, Migration};
 use super::plan::Plan;
 use super::saved_state::SavedState;
 use super::snapshot;
 use super::state_machine::{StateMachine, bug, cannot_be_killed};
-use crate::api::command::{Answer, Command, Snapshot, StopRequest};
-use crate::api::types::{DirtyRate, Limits, ProbeAnswer, Restarted, SaveRestored, Status};
+use crate::api::command::{Answer, Command, MigrationOrder, Snapshot, StopRequest};
+use crate::api::types::{DirtyRate, Limits, Migrated, ProbeAnswer, Restarted, SaveRestored, Status};
 use crate::coordinator::handover::Handover;
 use crate::coordinator::launcher::Launcher;
 use crate::coordinator::objects::Objects;
@@ -37,7 +39,7 @@ use crate::coordinator::roles::{self, Configs};
 use crate::launcher_channel::FromCoordinator;
 use crate::lifecycle::{Phase, Why};
 use crate::problem::Problem;
-use crate::system::{ObjectId, Size, System};
+use crate::system::{MOVER, ObjectId, Size, System};
 
 /// The length of the queue of events from processes.
 const EVENT_QUEUE_LEN: usize = 64;
@@ -85,6 +87,16 @@ pub struct Vm {
     pub(super) saved: BTreeMap<InstanceId, SavedState>,
     /// The dirty logs, during a measurement.
     pub(super) measurement: Option<Measurement>,
+    /// The guest moves, or has not come yet.
+    pub(super) migration: Option<Migration>,
+    /// Threads that do what takes long for it.
+    pub(super) work: JoinSet<MigrationEvent>,
+    /// Connections for it, from the launcher.
+    lanes: mpsc::Receiver<Lane>,
+    /// For asking the launcher for them.
+    pub(super) dialer: mpsc::Sender<FromCoordinator>,
+    /// Who is told that the guest has moved, when the VM is gone.
+    pub(super) moved: Option<Moved>,
     /// The number of the latest ticket.
     tickets: Ticket,
     pub(super) waiting: BTreeMap<Ticket, Waiting>,
@@ -111,8 +123,18 @@ pub(super) enum Waiting {
     Phase(Answer<Status>),
     SaveRestore(Answer<SaveRestored>),
     Restart(Answer<Restarted>),
+    Migration(Answer<Migrated>),
     DirtyRate(Answer<DirtyRate>),
     Probe(Answer<ProbeAnswer>),
+}
+
+/// A client whose guest has moved, and what that came to.
+#[derive(Debug)]
+pub struct Moved {
+    /// The client.
+    pub answer: Answer<Migrated>,
+    /// Its answer.
+    pub migrated: Migrated,
 }
 
 /// The launcher, after it was asked for connections, with the objects for the processes and the outcome.
@@ -130,6 +152,7 @@ impl Vm {
         locked: &Locked,
         launcher: Launcher,
         to_launcher: mpsc::Sender<FromCoordinator>,
+        lanes: mpsc::Receiver<Lane>,
     ) -> Result<Self, Problem> {
         let layout = roles::ram_layout(given.handover.memory_len)?;
         let system = Arc::new(System::new(&given.handover.shape()));
@@ -162,6 +185,11 @@ impl Vm {
             loading: JoinSet::new(),
             saved: BTreeMap::new(),
             measurement: None,
+            migration: None,
+            work: JoinSet::new(),
+            lanes,
+            dialer: to_launcher.clone(),
+            moved: None,
             tickets: 0,
             waiting: BTreeMap::new(),
             stopping: Vec::new(),
@@ -187,14 +215,16 @@ impl Vm {
         }
     }
 
-    /// Boots the VM and passes events to the state machine until the VM has ended. Returns the clients that have
-    /// requested the end, to be answered.
+    /// Boots the VM, or receives its guest, and passes events to the state machine until the VM has ended. Returns the
+    /// clients that have requested the end, to be answered.
     pub async fn live(
         &mut self,
         commands: &mut mpsc::Receiver<Command>,
         stops: &mut mpsc::Receiver<StopRequest>,
+        migrations: &mut mpsc::Receiver<MigrationOrder>,
     ) -> Vec<Answer<Status>> {
-        self.happened(Event::Boot);
+        let begins = self.begin();
+        self.happened(begins);
         while self.ended().is_none() {
             // Every arm is cancel-safe: queues, and sets of tasks that go on.
             let event = tokio::select! {
@@ -208,7 +238,10 @@ impl Vm {
                 Some(Ok(timer)) = self.timers.join_next() => Some(Event::Timeout(timer)),
                 Some(Ok(reconnected)) = self.reconnecting.join_next() => Some(self.reconnected(reconnected)),
                 Some(Ok(loaded)) = self.loading.join_next() => Some(self.loaded(loaded)),
-                Some(command) = commands.recv(), if self.machine.is_idle() => self.command(command),
+                Some(Ok(event)) = self.work.join_next() => Some(Event::Migration(event)),
+                Some(lane) = self.lanes.recv() => self.lane_arrived(lane),
+                Some(order) = migrations.recv() => Some(self.migration_order(order)),
+                Some(command) = commands.recv(), if self.machine.answers_commands() => self.command(command),
             };
             if let Some(event) = event {
                 self.happened(event);
@@ -237,6 +270,11 @@ impl Vm {
                 }
                 ProcessEvent::Started
             }
+            TaskEvent::Answered(Reply::Done) if self.is_asked_to_carry(life) => return self.carried(Ok(())),
+            TaskEvent::Refused(problem) if self.is_asked_to_carry(life) => return self.carried(Err(problem)),
+            TaskEvent::Reported(Report::Carried(notice)) if life.instance == MOVER => {
+                return self.noticed(notice);
+            }
             TaskEvent::Answered(reply) => self.answered(life, reply)?,
             TaskEvent::Refused(problem) => ProcessEvent::Refused(problem),
             TaskEvent::Reported(event) => ProcessEvent::Reported(event),
@@ -261,6 +299,11 @@ impl Vm {
         self.tickets = self.tickets.wrapping_add(1);
         self.waiting.insert(self.tickets, waiting);
         self.tickets
+    }
+
+    /// Who waits to be told that the guest has moved.
+    pub const fn moved(&mut self) -> Option<Moved> {
+        self.moved.take()
     }
 
     /// The answer to clients that have requested the end.

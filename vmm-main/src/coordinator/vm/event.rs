@@ -12,6 +12,8 @@ use ipc::protocol::control::{self, Quiescence, StreamReplay};
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 
 use crate::lifecycle::Why;
+use crate::migration::convergence::Limits;
+use crate::migration::message::Message;
 use crate::problem::Problem;
 
 /// One life of an instance: a process from its start until it is reaped.
@@ -31,6 +33,8 @@ pub type Ticket = u64;
 pub enum Event {
     /// Boot the VM. The first event, once.
     Boot,
+    /// Wait for a guest from another host. The first event, once, instead of `Boot`.
+    Receive,
     /// The shared objects of a boot were made and the guest was loaded, or why not.
     Loaded(Result<(), Problem>),
     /// The shared objects for the next set of processes, or the next life of one, were made, or why not.
@@ -42,12 +46,56 @@ pub enum Event {
     DirtyLogsOpened(Result<(), Problem>),
     /// An event of a process.
     Process(LifeId, ProcessEvent),
+    /// Something of a migration.
+    Migration(MigrationEvent),
     /// A client's command.
     Command(Ticket, Command),
     /// The VM is to end.
     Stop(Why),
     /// A timer has expired.
     Timeout(Timer),
+}
+
+/// An event of a migration: of the host, of its mover, or of the other host.
+#[derive(Debug, Clone)]
+pub enum MigrationEvent {
+    /// What is to move is described, or why not.
+    Offered(Result<Vec<u8>, Problem>),
+    /// The launcher has connected to the other host, or why not.
+    Dialled(Result<(), Problem>),
+    /// The shared objects of a guest that is to come are made, or why not.
+    Opened(Result<(), Problem>),
+    /// All connections are there, and the other host has greeted in each.
+    Connected,
+    /// The other coordinator says this.
+    Heard(Message),
+    /// A round is sent: so many bytes, in so long.
+    RoundSent {
+        /// Bytes that travelled.
+        sent_len: u64,
+        /// How long it took.
+        took: Duration,
+    },
+    /// The dirty logs are harvested: bytes of pages that are owed now.
+    Harvested(u64),
+    /// All states are on their way: what the destination is told of them. Or why not.
+    StatesQueued(Result<Message, Problem>),
+    /// How the offer differs from this host's machine, and whether its guest runs; or why that cannot be told.
+    Compared(Result<(Vec<String>, bool), Problem>),
+    /// All states have come as the source says, or why not.
+    Checked(Result<(), Problem>),
+    /// The disks are no longer this VM's alone, or why they still are.
+    DisksReleased(Result<(), Problem>),
+    /// They are, or whose they are.
+    DisksLocked(Result<(), Problem>),
+    /// The connection to the other host is lost.
+    LinkLost(String),
+    /// The connections are closed, as was ordered.
+    Closed,
+    /// A client wants it stopped.
+    Cancel(Ticket),
+    /// A person has decided where the guest goes on whose `Commit` was not answered: here, or there.
+    Resolve(Ticket, bool),
 }
 
 /// What happened to one life of a process.
@@ -106,6 +154,8 @@ pub enum Command {
     SaveRestore,
     /// Restart the process of this name, with its state.
     Restart(String),
+    /// Move it to the host at this address.
+    Migrate(String, Limits),
     /// Measure the guest's dirty rate for this long.
     DirtyRate(Duration),
     /// Have the process of this name attempt what its sandbox refuses.
@@ -125,6 +175,8 @@ pub enum Timer {
     DirtyRate(u64),
     /// The death of this process, with its number, does not count towards the limit any more.
     DeathForgotten(InstanceId, u32),
+    /// The other host of the migration of this epoch has not done what the wait of this number is for.
+    Migration(u64, u32),
     /// Every process must have ended.
     Stop,
 }
@@ -133,7 +185,7 @@ impl Timer {
     /// Whether processes have to have done something by then: it runs in the coordinator's own time.
     pub const fn is_deadline(self) -> bool {
         match self {
-            Self::DeviceOutcome(_) | Self::Stop => true,
+            Self::DeviceOutcome(_) | Self::Migration(..) | Self::Stop => true,
             Self::ServerEnd(_) | Self::NextBoot(_) | Self::DirtyRate(_) | Self::DeathForgotten(..) => false,
         }
     }

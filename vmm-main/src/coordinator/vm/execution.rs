@@ -9,8 +9,9 @@ use ipc::instance::InstanceId;
 use ipc::protocol::control::{LoadFrom, Reply, Request};
 
 use super::action::{Action, Ending, LoadSource, Notice, RequestKind, Success};
+use super::dirty_logs::DirtyLogs;
 use super::dirty_rate::Measurement;
-use super::driver::{Reconnected, Vm, Waiting, millis, refused};
+use super::driver::{Moved, Reconnected, Vm, Waiting, millis, refused};
 use super::event::{self, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer};
 use super::loading::BootClock;
 use super::saved_state::{NotKept, SavedState};
@@ -24,7 +25,7 @@ use crate::coordinator::probe;
 use crate::coordinator::process::{self, Handle, TaskMessage};
 use crate::launcher_channel::FromCoordinator;
 use crate::problem::Problem;
-use crate::system::COORDINATOR_ID;
+use crate::system::{COORDINATOR_ID, MOVER};
 
 /// What is measured for people: stages of a boot, and of a save/restore.
 #[derive(Debug)]
@@ -94,9 +95,13 @@ impl Vm {
                 self.results.push_back(Event::DirtyLogsOpened(opened));
             }
             Action::Harvest => self.harvest(),
+            Action::Migration(action) => self.migrate(action),
             Action::Arm(timer, span) => self.arm(timer, span),
             Action::Answer(ticket, result) => self.answer(ticket, result),
-            Action::Lap(stage) => self.clock.lap(stage),
+            Action::Lap(stage) => {
+                self.clock.lap(stage);
+                self.lap_of_migration(stage);
+            }
             Action::Notify(notice) => self.notice(notice),
             Action::Release => self.release(),
         }
@@ -112,7 +117,10 @@ impl Vm {
 
     fn open_dirty_logs(&mut self, epoch: u64) -> Result<(), Problem> {
         let current = self.current.as_ref().ok_or_else(|| bug("the VM has no processes"))?;
-        self.measurement = Some(Measurement::open(&current.objects, &self.layout, epoch)?);
+        match &mut self.migration {
+            Some(migration) => migration.logs = Some(DirtyLogs::open(&current.objects, &self.layout, epoch)?),
+            None => self.measurement = Some(Measurement::open(&current.objects, &self.layout, epoch)?),
+        }
         Ok(())
     }
 
@@ -122,6 +130,12 @@ impl Vm {
             let lives = |life: LifeId| self.processes.contains_key(&life);
             measurement.harvest(|instance| machine.life_of(instance).is_some_and(lives));
         }
+    }
+
+    /// Whoever looks at what the processes log.
+    fn dirty_logs(&mut self) -> Option<&mut DirtyLogs> {
+        let migration = self.migration.as_mut().and_then(|migration| migration.logs.as_mut());
+        migration.or(self.measurement.as_mut().map(|measurement| &mut measurement.logs))
     }
 
     fn objects_of(&mut self, generation: u32) -> Option<&mut Objects> {
@@ -142,8 +156,12 @@ impl Vm {
     fn start(&mut self, life: LifeId) -> Result<(), Problem> {
         let system = Arc::clone(&self.system);
         let instance = system.get(life.instance).ok_or_else(|| bug("the VM has no such process"))?;
-        let objects = self.objects_of(life.generation).ok_or_else(|| bug("a process has no objects"))?;
-        let launched = process::launch(instance, life.generation, objects)?;
+        let launched = if life.instance == MOVER {
+            process::launch(instance, life.generation, self.mover_objects(life)?)?
+        } else {
+            let objects = self.objects_of(life.generation).ok_or_else(|| bug("a process has no objects"))?;
+            process::launch(instance, life.generation, objects)?
+        };
         let hang_deadline = self.given.handover.hang_deadline_of(life.instance);
         let events = self.event_sender.clone();
         let handle = Handle::follow(launched, life, hang_deadline, &mut self.tasks, events);
@@ -153,6 +171,10 @@ impl Vm {
 
     fn ask(&mut self, life: LifeId, request: RequestKind) -> Result<(), Problem> {
         let (request, fds) = match request {
+            RequestKind::Configure if life.instance == MOVER => {
+                let migration = self.migration.as_ref().ok_or_else(|| bug("there is no migration"))?;
+                (Request::Configure(migration.config(self.layout.clone())?), vec![])
+            }
             RequestKind::Configure => {
                 let current = self.current.as_ref().ok_or_else(|| bug("there is no configuration"))?;
                 (Request::Configure(current.configs.of(life.instance)?), vec![])
@@ -185,7 +207,9 @@ impl Vm {
                 (Request::Rewire { peer: next.instance, epoch: next.generation }, vec![end])
             }
             RequestKind::DirtyLog(op) => {
-                self.measurement.iter_mut().for_each(|measurement| measurement.requested(life.instance));
+                if let Some(logs) = self.dirty_logs() {
+                    logs.requested(life.instance);
+                }
                 (Request::DirtyLog(op), vec![])
             }
             RequestKind::Probe(probe) => (Request::Probe(probe), vec![]),
@@ -226,7 +250,9 @@ impl Vm {
             Reply::Paused(in_flight) => Outcome::Paused(in_flight),
             Reply::Replayed(streams) => Outcome::Replayed(streams),
             Reply::DirtyLog(state) => {
-                self.measurement.iter_mut().for_each(|measurement| measurement.said(life.instance, state));
+                if let Some(logs) = self.dirty_logs() {
+                    logs.said(life.instance, state);
+                }
                 Outcome::Done
             }
             // Its task passes on what answers the request.
@@ -279,6 +305,7 @@ impl Vm {
             Command::Restart(RestartRequest { process }, answer) => {
                 (Waiting::Restart(answer), event::Command::Restart(process))
             }
+            Command::Migrate(request, answer) => return self.begin_migration(request, answer),
             Command::DirtyRate(span, answer) => (Waiting::DirtyRate(answer), event::Command::DirtyRate(span)),
             Command::Probe(ProbeRequest { process, attempt }, answer) => {
                 let made = probe::by_name(&attempt);
@@ -318,6 +345,12 @@ impl Vm {
                 let (process, units) = (instance.to_string(), unit_lens(units));
                 drop(answer.send(Ok(Restarted { process, generation, stages, units, downtime_us })));
             }
+            (Some(Waiting::Migration(answer)), Ok(Success::Migrated)) => {
+                let units = self.saved.iter().map(|(instance, state)| (*instance, state.len)).collect();
+                let migrated = self.migration.as_ref().map(|migration| migration.migrated(units));
+                // Answered when the VM is gone, as `stop` is.
+                self.moved = migrated.map(|migrated| Moved { answer, migrated });
+            }
             (Some(Waiting::DirtyRate(answer)), Ok(Success::DirtyRateMeasured)) => {
                 let measured = self.measurement.take().and_then(Measurement::measured);
                 drop(answer.send(measured.ok_or_else(|| bug("nothing was measured"))));
@@ -328,6 +361,12 @@ impl Vm {
             (Some(Waiting::Phase(answer)), result) => drop(answer.send(Err(failure(result)))),
             (Some(Waiting::SaveRestore(answer)), result) => drop(answer.send(Err(failure(result)))),
             (Some(Waiting::Restart(answer)), result) => drop(answer.send(Err(failure(result)))),
+            (Some(Waiting::Migration(answer)), result) => {
+                if self.machine.migration_state().is_none() {
+                    self.migration = None;
+                }
+                drop(answer.send(Err(failure(result))));
+            }
             (Some(Waiting::DirtyRate(answer)), result) => {
                 self.measurement = None;
                 drop(answer.send(Err(failure(result))));
@@ -353,6 +392,21 @@ impl Vm {
                     let _ = to_launcher.try_send(FromCoordinator::Running);
                 }
             }
+            Notice::GuestArrived(phase) => {
+                tracing::info!(
+                    vm = %self.given.handover.name,
+                    generation = self.machine.generation(),
+                    "guest has come from another host, and is {phase}"
+                );
+                if let Some(to_launcher) = self.to_launcher.take() {
+                    let _ = to_launcher.try_send(FromCoordinator::Running);
+                }
+            }
+            Notice::Ambiguous => {
+                tracing::error!(
+                    "guest is paused, and may run on the other host: see there, then `bulkhead migrate --resolve`"
+                );
+            }
             Notice::GuestPoweredOff => tracing::info!("guest switched itself off"),
             Notice::GuestReset => tracing::info!("guest asked for a reset"),
             Notice::DeviceLost(device, reason) => {
@@ -376,7 +430,8 @@ impl Vm {
         self.reconnecting.abort_all();
         self.loading.abort_all();
         self.given.objects.clear();
-        (self.current, self.next) = (None, None);
+        (self.current, self.next, self.migration) = (None, None, None);
+        self.work.abort_all();
         self.saved.clear();
     }
 }
@@ -404,8 +459,8 @@ impl Stopwatch {
         self.boot.loaded();
     }
 
-    /// A save/restore begins.
-    fn begin(&mut self) {
+    /// A save/restore begins, or a migration.
+    pub fn begin(&mut self) {
         self.last = Instant::now();
         self.stages.clear();
     }

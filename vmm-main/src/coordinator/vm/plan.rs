@@ -62,7 +62,9 @@ impl Plan {
             let policy = match (handover.restart_of(instance.template), system::device_of(id)) {
                 (Restart::DeviceFails, Some(device)) => FailurePolicy::FailsDevice(device),
                 (Restart::StartsAnew, _) => FailurePolicy::StartsAnew(handover.smmu_restarts),
-                (Restart::DeviceFails | Restart::EndsVm, _) => FailurePolicy::EndsVm,
+                (Restart::DeviceFails | Restart::EndsVm | Restart::MigrationFails, _) => {
+                    FailurePolicy::EndsVm
+                }
             };
             Member {
                 instance: id,

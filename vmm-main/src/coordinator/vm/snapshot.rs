@@ -11,7 +11,7 @@ use machine::layout;
 use super::driver::{Vm, millis};
 use super::state_machine::Deaths;
 use crate::api::command::Snapshot;
-use crate::api::types::{self, Process, Status};
+use crate::api::types::{self, MigrationProgress, Process, Status};
 use crate::coordinator::launcher::Launcher;
 use crate::coordinator::logs::DROPPED;
 use crate::lifecycle::Phase;
@@ -24,8 +24,9 @@ impl Vm {
         let mut processes = vec![self.own_row()];
         let mut inspectors = Vec::new();
         // In the table's order.
-        for instance in self.system.processes() {
-            let Some(life) = self.machine.life_of(instance.id) else { continue };
+        let lives = self.system.processes().iter().map(|process| (process, self.machine.life_of(process.id)));
+        for (instance, life) in lives.chain([(self.system.mover(), self.machine.mover())]) {
+            let Some(life) = life else { continue };
             // A process is listed from hello on.
             let Some((handle, enforced)) =
                 self.processes.get(&life).and_then(|handle| Some((handle, handle.enforced.as_ref()?)))
@@ -65,6 +66,7 @@ impl Vm {
             lost_devices: lost.map(|(device, reason)| (device.to_string(), reason.clone())).collect(),
             hang_deadline_s: self.given.handover.hang_deadline,
             deaths: self.deaths(),
+            migration: self.migration_progress(),
             ..nothing()
         }
     }
@@ -75,6 +77,11 @@ impl Vm {
             (process.to_string(), types::Deaths { count: *count, last: last.clone() })
         });
         shown.collect()
+    }
+
+    fn migration_progress(&self) -> Option<MigrationProgress> {
+        let state = self.machine.migration_state()?;
+        self.migration.as_ref().map(|migration| migration.progress(state))
     }
 
     fn own_row(&self) -> Process {
@@ -138,5 +145,6 @@ fn nothing() -> Status {
         lost_devices: BTreeMap::new(),
         hang_deadline_s: 0,
         deaths: BTreeMap::new(),
+        migration: None,
     }
 }

@@ -12,8 +12,11 @@ mod commands;
 mod dirty_rate;
 mod ending;
 mod given_up;
+mod incoming;
 mod lives;
 mod losses;
+mod mover;
+mod outgoing;
 mod recovery;
 mod reports;
 mod reset;
@@ -31,7 +34,9 @@ use ipc::instance::InstanceId;
 
 use self::boot::BootStep;
 use self::dirty_rate::DirtyRate;
+use self::incoming::Incoming;
 use self::lives::{Life, Lives};
+use self::outgoing::Outgoing;
 pub use self::recovery::Deaths;
 use self::recovery::Recovery;
 use self::reset::ResetStep;
@@ -40,7 +45,7 @@ use self::restart::Restart;
 use self::save_restore::SaveRestore;
 use self::transit::Transit;
 use super::action::{Action, Notice};
-use super::event::{Event, LifeId, Ticket, Timer};
+use super::event::{Event, LifeId, MigrationEvent, Ticket, Timer};
 use super::plan::Plan;
 use crate::lifecycle::{Phase, Why};
 use crate::problem::{Class, Problem};
@@ -58,6 +63,10 @@ enum Operation {
     SaveRestore(SaveRestore),
     /// One process is started anew under the guest.
     Restart(Restart),
+    /// The guest moves to another host.
+    Outgoing(Box<Outgoing>),
+    /// It comes from another host.
+    Incoming(Box<Incoming>),
     /// How fast the guest dirties its memory is measured.
     DirtyRate(DirtyRate),
     /// One process attempts something.
@@ -95,6 +104,8 @@ pub struct StateMachine {
     operation: Operation,
     /// What follows a process that died, beside the operation.
     recovery: Option<Recovery>,
+    /// Who has the mover attempt what its sandbox refuses, beside the migration.
+    mover_probe: Option<(Ticket, LifeId)>,
     /// Deaths that were survived.
     deaths: BTreeMap<InstanceId, Deaths>,
     lives: Lives,
@@ -134,6 +145,7 @@ impl StateMachine {
             phase: Phase::Created,
             operation: Operation::Idle,
             recovery: None,
+            mover_probe: None,
             deaths: BTreeMap::new(),
             lives: Lives::default(),
             generation: 0,
@@ -157,6 +169,8 @@ impl StateMachine {
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         match event {
             Event::Boot => self.begin_boot(),
+            Event::Receive => self.begin_receive(),
+            Event::Migration(event) => self.migration(event),
             Event::Loaded(result) => self.loaded(result),
             Event::Prepared(result) => self.prepared(result),
             Event::Reconnected(result) => self.reconnected(result),
@@ -178,6 +192,21 @@ impl StateMachine {
     /// Whether a command would be taken now.
     pub const fn is_idle(&self) -> bool {
         matches!(self.operation, Operation::Idle) && self.recovery.is_none()
+    }
+
+    /// Whether a command would be answered now: it begins, or is refused for a migration that may take long.
+    pub const fn answers_commands(&self) -> bool {
+        let migrates = matches!(self.operation, Operation::Outgoing(_) | Operation::Incoming(_));
+        self.is_idle() || migrates && self.recovery.is_none()
+    }
+
+    /// How far a migration is, in the words of its states.
+    pub const fn migration_state(&self) -> Option<&'static str> {
+        match &self.operation {
+            Operation::Outgoing(leaving) => Some(leaving.as_str()),
+            Operation::Incoming(coming) => Some(coming.as_str()),
+            _ => None,
+        }
     }
 
     /// The set of processes that the guest lives in.
@@ -224,6 +253,8 @@ impl StateMachine {
                 Operation::Transit(transit) => self.transit(transit),
                 Operation::SaveRestore(moving) => self.save_restore(moving),
                 Operation::Restart(restart) => self.restart(restart),
+                Operation::Outgoing(leaving) => self.outgoing(leaving),
+                Operation::Incoming(coming) => self.incoming(coming),
                 Operation::DirtyRate(measuring) => self.dirty_rate(measuring),
                 Operation::Reset(step) => self.reset(step),
                 Operation::Ending(why) => self.ending(why),
@@ -263,10 +294,25 @@ impl StateMachine {
             }
             Timer::NextBoot(boot) => self.next_boot_due |= boot == self.boot_count,
             Timer::DirtyRate(epoch) => self.dirty_rate_over(epoch),
+            Timer::Migration(epoch, wait) => {
+                self.outgoing_over_time(epoch, wait);
+                self.incoming_over_time(epoch, wait);
+            }
             Timer::DeathForgotten(instance, _) => self.forget_death(instance),
             Timer::Stop => self.give_up_on_processes(),
             // It has said so meanwhile, or is gone.
             Timer::DeviceOutcome(_) => {}
+        }
+    }
+
+    /// Something of a migration.
+    fn migration(&mut self, event: MigrationEvent) {
+        match (event, &self.operation) {
+            (MigrationEvent::Cancel(ticket), _) => self.cancel_migration(ticket),
+            (MigrationEvent::Resolve(ticket, here), _) => self.resolve_migration(ticket, here),
+            (event, Operation::Outgoing(_)) => self.outgoing_event(event),
+            (event, Operation::Incoming(_)) => self.incoming_event(event),
+            _ => {}
         }
     }
 

@@ -13,13 +13,31 @@ use crate::coordinator::vm::action::{Action, RequestKind, Success};
 use crate::coordinator::vm::event::{Command, LifeId, Ticket};
 use crate::lifecycle::{self, Phase};
 use crate::problem::{Class, Problem};
+use crate::system::MOVER;
 
 impl StateMachine {
     /// Begins what a client asks for, or refuses it.
     pub(super) fn command(&mut self, ticket: Ticket, command: Command) {
+        if let (Command::Probe(name, probe), Some(mover)) = (&command, self.mover())
+            && name.parse() == Ok(MOVER)
+        {
+            return self.probe_mover(ticket, mover, *probe);
+        }
         let begun = match self.operation {
             Operation::Idle if self.recovery.is_none() => self.begin_command(ticket, command),
             Operation::Ending(_) | Operation::Over => Err(has_ended()),
+            Operation::Outgoing(_) if self.is_ambiguous() => Err(Problem::new(
+                Class::State,
+                "it is not known whether the guest runs on the other host",
+                "control API",
+                "see there, then `bulkhead migrate NAME --resolve resume` or `--resolve discard`",
+            )),
+            Operation::Outgoing(_) | Operation::Incoming(_) => Err(Problem::new(
+                Class::State,
+                "the guest is being migrated",
+                "control API",
+                "ask again when that is done, or stop it with `bulkhead migrate NAME --cancel`",
+            )),
             _ => Err(Problem::new(
                 Class::State,
                 "the VM is working on another command",
@@ -45,6 +63,7 @@ impl StateMachine {
             }
             Command::SaveRestore => self.begin_save_restore(ticket),
             Command::Restart(name) => self.begin_restart(ticket, &name),
+            Command::Migrate(to, limits) => self.begin_migrate(ticket, to, limits),
             Command::DirtyRate(span) => self.begin_dirty_rate(ticket, span),
             Command::Probe(name, probe) => self.begin_probe(ticket, &name, probe),
         }
@@ -114,6 +133,16 @@ impl StateMachine {
         }
     }
 
+    /// A mover lives in the middle of a migration only: it is asked beside that.
+    fn probe_mover(&mut self, ticket: Ticket, mover: LifeId, probe: Probe) {
+        if self.mover_probe.is_none() && self.ask(mover, RequestKind::Probe(probe)) {
+            self.mover_probe = Some((ticket, mover));
+        } else {
+            let problem = Problem::new(Class::State, "the mover is busy", "control API", "ask again");
+            self.actions.push(Action::Answer(ticket, Err(problem)));
+        }
+    }
+
     /// The process that attempts something has lived to tell.
     pub(super) fn probed(&mut self, id: LifeId, outcome: ProbeOutcome) {
         self.answer_probe(id, Ok(Success::Probed(outcome)));
@@ -121,7 +150,9 @@ impl StateMachine {
 
     /// Answers who wanted this process to attempt something, if that is what is under way.
     pub(super) fn answer_probe(&mut self, id: LifeId, result: Result<Success, Problem>) {
-        if let Operation::Probe { ticket, life } = self.operation
+        if let Some((ticket, _)) = self.mover_probe.take_if(|(_, life)| *life == id) {
+            self.actions.push(Action::Answer(ticket, result));
+        } else if let Operation::Probe { ticket, life } = self.operation
             && life == id
         {
             self.actions.push(Action::Answer(ticket, result));

@@ -59,7 +59,9 @@ impl StateMachine {
 
     /// The logs are mapped and empty, or not.
     pub(super) fn dirty_logs_opened(&mut self, result: Result<(), Problem>) {
-        let Operation::DirtyRate(measuring) = &mut self.operation else { return };
+        let Operation::DirtyRate(measuring) = &mut self.operation else {
+            return self.outgoing_logs_opened(result);
+        };
         match result {
             Ok(()) => measuring.stage = Stage::Enable,
             Err(problem) => {
@@ -106,7 +108,7 @@ impl StateMachine {
     }
 
     /// Has everyone with a log follow `op`.
-    fn switch_dirty_logs(&mut self, op: DirtyLogOp) -> Progress {
+    pub(super) fn switch_dirty_logs(&mut self, op: DirtyLogOp) -> Progress {
         let is_due = |life: &super::lives::Life| life.has_dirty_log && life.dirty_log != Some(op);
         self.ask_all(self.generation, RequestKind::DirtyLog(op), is_due)
     }

@@ -31,7 +31,8 @@ impl StateMachine {
 
     /// The operation that ends the VM. Who waits for the one that is under way is answered.
     pub(super) fn start_ending(&mut self, why: Why) -> Operation {
-        if let Some(ticket) = self.open_ticket() {
+        let probing = self.mover_probe.take().map(|(ticket, _)| ticket);
+        for ticket in self.open_ticket().into_iter().chain(probing) {
             let problem = why.problem().cloned().unwrap_or_else(has_ended);
             self.actions.push(Action::Answer(ticket, Err(problem)));
         }
@@ -53,7 +54,9 @@ impl StateMachine {
             Operation::Restart(restart) => Some(restart.ticket),
             Operation::DirtyRate(measuring) => Some(measuring.ticket),
             Operation::Probe { ticket, .. } => Some(*ticket),
+            Operation::Outgoing(leaving) => leaving.ticket,
             Operation::Idle
+            | Operation::Incoming(_)
             | Operation::Boot(_)
             | Operation::Reset(_)
             | Operation::Ending(_)

@@ -58,6 +58,8 @@ impl StateMachine {
         match &mut self.operation {
             Operation::SaveRestore(moving) => moving.give_up(culprit, problem, cause),
             Operation::Restart(restart) => restart.give_up(culprit, problem, cause),
+            Operation::Outgoing(leaving) => leaving.fail(problem, &mut self.actions),
+            Operation::Incoming(coming) => coming.fail(problem, &mut self.actions),
             _ => {}
         }
     }

@@ -12,6 +12,7 @@ use ipc::protocol::lifecycle::State;
 
 use super::given_up::Cause;
 use super::lives::Life;
+use super::mover::is_mover;
 use super::recovery::Recovery;
 use super::restart::Restart;
 use super::{Operation, StateMachine};
@@ -57,10 +58,15 @@ impl StateMachine {
             // They are all being ended.
             Operation::Ending(_) | Operation::Over | Operation::Reset(_) => return,
             // The set that the guest lives in is whole.
-            Operation::SaveRestore(_) | Operation::Restart(_) if self.is_moving_to(id) => {
+            Operation::SaveRestore(_) | Operation::Restart(_) | Operation::Incoming(_)
+                if self.is_moving_to(id) =>
+            {
                 return self.lost_of_next(id, departure.problem);
             }
             _ => {}
+        }
+        if is_mover(id.instance) {
+            return self.mover_lost(id, departure.problem);
         }
         let policy = self.plan.member(id.instance).map(|member| member.policy);
         let device = match policy {

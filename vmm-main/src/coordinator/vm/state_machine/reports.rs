@@ -93,6 +93,8 @@ impl StateMachine {
             }
             Operation::SaveRestore(_) => self.refused_to_move(id, request, problem),
             Operation::Restart(_) => self.refused_restart(id, request, problem),
+            Operation::Outgoing(_) => self.refused_to_leave(id, request, problem),
+            Operation::Incoming(_) => self.refused_to_come(id, problem),
             Operation::DirtyRate(_) => self.refused_to_log(id, request, problem),
             Operation::Probe { .. } => self.answer_probe(id, Err(problem)),
             Operation::Idle | Operation::Reset(_) | Operation::Ending(_) | Operation::Over => {}
@@ -112,6 +114,7 @@ impl StateMachine {
             Report::Sealed(_) => self.fail(id, "it says a second time that it is sealed".to_owned()),
             Report::Fatal(reason) => self.fail(id, reason),
             Report::PeerFailed { name, why } => self.peer_failed(id, &name, &why),
+            Report::Carried(_) => self.fail(id, "it carries, and is no mover".to_owned()),
             // For the process's task, whose deadline it renews.
             Report::Progress => {}
         }

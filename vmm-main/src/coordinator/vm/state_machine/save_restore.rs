@@ -114,6 +114,7 @@ impl StateMachine {
 
     pub(super) fn prepared(&mut self, result: Result<(), Problem>) {
         match (&mut self.operation, result) {
+            (Operation::Incoming(_), result) => self.incoming_prepared(result),
             (Operation::SaveRestore(moving), Ok(())) if moving.stage == Stage::Prepare => {
                 moving.stage = Stage::Populate;
             }
@@ -216,6 +217,7 @@ impl StateMachine {
             // One that was restarted has a later generation than the set that it is of.
             Operation::SaveRestore(moving) => id.generation == moving.new && self.generation != moving.new,
             Operation::Restart(restart) => restart.is_next(id),
+            Operation::Incoming(coming) => coming.is_next(id),
             _ => false,
         }
     }

@@ -2,9 +2,12 @@
 //! The state machine against a model of the world, by events in random order and by single stories.
 
 mod measurements;
+mod migrating;
+mod migrations;
 mod properties;
 mod recoveries;
 mod restarts;
 mod save_restores;
 mod stories;
+mod turns;
 mod world;

@@ -8,11 +8,14 @@ use ipc::protocol::probe::Probe;
 use proptest::prelude::*;
 use std::time::Duration;
 
+use super::migrations::migrate;
 use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem, restart_group};
 use crate::coordinator::vm::action::RequestKind;
 use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent, Timer};
 use crate::coordinator::vm::state_machine::Operation;
 use crate::lifecycle::{Phase, Why};
+use crate::migration::message::Message;
+use crate::system::MOVER;
 
 /// What may happen next; the number chooses among what there is.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +32,8 @@ enum Chance {
     ServeBadly,
     Timer(usize),
     Command(u8),
+    /// The other host, the link, or a person does something.
+    Migration(u8),
     Stop,
     Settle,
 }
@@ -47,6 +52,7 @@ fn chance() -> impl Strategy<Value = Chance> {
         1 => Just(Chance::ServeBadly),
         2 => (0usize..8).prop_map(Chance::Timer),
         6 => any::<u8>().prop_map(Chance::Command),
+        2 => any::<u8>().prop_map(Chance::Migration),
         1 => Just(Chance::Stop),
         8 => Just(Chance::Settle),
     ]
@@ -68,7 +74,7 @@ fn report(choice: u8) -> Report {
 }
 
 fn command(choice: u8) -> Command {
-    match choice % 12 {
+    match choice % 14 {
         0 | 1 => Command::Pause,
         2 | 3 => Command::Resume,
         4 => Command::SaveRestore,
@@ -77,6 +83,7 @@ fn command(choice: u8) -> Command {
         8 => Command::Restart("nvme0".to_owned()),
         9 => Command::Restart("vfio0".to_owned()),
         10 => Command::Restart("vfio1".to_owned()),
+        11 | 12 => migrate(),
         _ => Command::Probe("smmu0".to_owned(), Probe::Open),
     }
 }
@@ -135,14 +142,40 @@ fn step(world: &mut World, chance: Chance) {
             timers.get(index).into_iter().for_each(|timer| world.run_out(*timer));
         }
         Chance::Command(choice) => drop(world.command(command(choice))),
+        Chance::Migration(choice) => migration(world, choice),
         Chance::Stop => world.happen(Event::Stop(Why::Asked)),
         Chance::Settle if !world.released => world.settle(),
         Chance::Settle => {}
     }
 }
 
+/// The other host may say anything, at any time; only `Commit` is a destination's to hear.
+fn migration(world: &mut World, choice: u8) {
+    match choice % 8 {
+        0 => world.lose_link(),
+        1 => world.hear(Message::Failed("no".to_owned())),
+        2 => world.hear(Message::Running),
+        3 => world.hear(Message::Ready),
+        4 => world.hear(Message::Offer(vec![])),
+        5 => world.hear(Message::Last { units: vec![], digest: [0; 32] }),
+        6 => {
+            world.cancel_migration();
+        }
+        _ => {
+            world.resolve_migration(choice % 16 < 8);
+        }
+    }
+}
+
 /// A loss has been decided about: the VM ends, the device is lost, or all are being ended for a reset.
 fn decided(world: &World, life: LifeId) -> bool {
+    if life.instance == MOVER {
+        return true;
+    }
+    // Of a guest that has not come there is nothing to lose yet.
+    if matches!(world.machine.operation, Operation::Incoming(_)) {
+        return true;
+    }
     if life.instance == SMMU0 && world.machine.recovery.is_some() {
         return true;
     }
@@ -175,6 +208,20 @@ proptest! {
         prop_assert!(world.released && named, "who is left is named");
         let late = world.command(Command::Pause);
         prop_assert!(world.answers[&late].is_err());
+    }
+
+    /// The rules of [`super::migrating`] hold meanwhile: nothing works for the guest before `Commit`.
+    #[test]
+    fn machine_that_receives_obeys_its_rules_in_any_order_of_events(chances in prop::collection::vec(chance(), 0..120)) {
+        let mut world = World::receiving();
+        for chance in chances {
+            step(&mut world, chance);
+        }
+        if !world.released {
+            world.happen(Event::Stop(Why::Asked));
+            world.settle();
+        }
+        prop_assert_eq!(world.asked.len(), world.answers.len(), "who waited is answered");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use ipc::protocol::control::{DirtyLogOp, Quiescence};
 use ipc::protocol::lifecycle::State;
 use ipc::protocol::probe::ProbeOutcome;
 
+use super::migrating::Migration;
 use crate::coordinator::vm::action::{Action, Ending, Notice, RequestKind, Success};
 use crate::coordinator::vm::event::{
     Command, Departure, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer,
@@ -18,7 +19,7 @@ use crate::coordinator::vm::plan::{FailurePolicy, Member, Plan};
 use crate::coordinator::vm::state_machine::StateMachine;
 use crate::lifecycle::Phase;
 use crate::problem::{Class, Problem};
-use crate::system::{CpuKind, DeviceKind, RestartGroup, Shape, System};
+use crate::system::{CpuKind, DeviceKind, MOVER, RestartGroup, Shape, System};
 
 pub const VCPU: InstanceId = InstanceId::new(Role::Vcpu, 0);
 pub const VFIO0: InstanceId = InstanceId::new(Role::Vfio, 0);
@@ -96,8 +97,10 @@ pub struct World {
     /// Dirty logs that were to be mapped and are not yet.
     pub logs: usize,
     pub harvests: usize,
+    /// The migration, as the driver and the other host have it.
+    pub migration: Migration,
     pub released: bool,
-    tickets: Ticket,
+    pub tickets: Ticket,
     pub asked: BTreeSet<Ticket>,
     pub answers: BTreeMap<Ticket, Result<Success, Problem>>,
     pub notices: Vec<Notice>,
@@ -110,6 +113,11 @@ pub struct World {
 
 impl World {
     pub fn new(required: bool) -> Self {
+        Self::beginning_with(required, Event::Boot)
+    }
+
+    /// A VM that begins with this event.
+    pub fn beginning_with(required: bool, begins: Event) -> Self {
         let mut world = Self {
             machine: StateMachine::new(plan(required), BTreeMap::new()),
             processes: BTreeMap::new(),
@@ -122,6 +130,7 @@ impl World {
             reconnects: 0,
             logs: 0,
             harvests: 0,
+            migration: Migration::default(),
             released: false,
             tickets: 0,
             asked: BTreeSet::new(),
@@ -131,7 +140,7 @@ impl World {
             dma_ended: Vec::new(),
             events: 0,
         };
-        world.happen(Event::Boot);
+        world.happen(begins);
         world
     }
 
@@ -166,6 +175,7 @@ impl World {
             }
             Action::OpenDirtyLogs(_) => self.logs += 1,
             Action::Harvest => self.check_harvest(),
+            Action::Migration(action) => self.migrate(action),
             Action::Start(life) => self.start(life),
             Action::Revive(life) => {
                 // A next life that was given up before it went has never served the guest.
@@ -232,11 +242,15 @@ impl World {
     }
 
     /// Everyone who logs has flipped its log.
-    fn check_harvest(&mut self) {
+    pub fn check_harvest(&mut self) {
         self.harvests += 1;
         for (life, process) in self.processes.iter().filter(|(_, process)| process.ending.is_none()) {
             let flipped = process.logging == Some(DirtyLogOp::Rearm);
-            assert!(flipped || life.instance == NVME0, "{life:?} has last done {:?}", process.logging);
+            assert!(
+                flipped || [NVME0, MOVER].contains(&life.instance),
+                "{life:?} has last done {:?}",
+                process.logging
+            );
         }
     }
 
@@ -251,9 +265,11 @@ impl World {
 
     fn ask(&mut self, life: LifeId, request: RequestKind) {
         if matches!(request, RequestKind::Go | RequestKind::Resume) {
+            self.migration.check_may_run(life);
             // The one that took its place, or whose place it took, and all of another set.
             let set = |life: &LifeId| self.machine.lives.get(*life).and_then(|life| life.set);
-            let there = self.processes.keys().filter(|other| set(other) != set(&life));
+            let there =
+                self.processes.keys().filter(|other| set(other) != set(&life) && other.instance != MOVER);
             let hung = self.hung.iter().filter(|hung| {
                 let is_before = hung.instance == life.instance && hung.generation < life.generation;
                 is_before && self.begun.contains(hung) || hung.generation < self.machine.generation()
@@ -396,13 +412,12 @@ impl World {
     }
 
     pub fn command(&mut self, command: Command) -> Ticket {
-        self.tickets += 1;
         if matches!(command, Command::SaveRestore | Command::Restart(_)) && self.machine.is_idle() {
             self.processes.values_mut().for_each(|process| process.checked = false);
         }
-        self.asked.insert(self.tickets);
-        self.happen(Event::Command(self.tickets, command));
-        self.tickets
+        let ticket = self.ticket();
+        self.happen(Event::Command(ticket, command));
+        ticket
     }
 
     pub fn run_out(&mut self, timer: Timer) {
@@ -413,6 +428,11 @@ impl World {
 
     /// Whatever the machine waits for outside of processes comes about.
     pub fn serve(&mut self) {
+        while let Some(action) = self.migration.actions.pop_front() {
+            if self.serve_migration(action) {
+                return;
+            }
+        }
         if self.loads > 0 {
             self.loads -= 1;
             self.happen(Event::Loaded(Ok(())));
@@ -448,40 +468,5 @@ impl World {
             }
         }
         panic!("it never comes to rest: {:?}", self.machine);
-    }
-
-    /// One of those that have something to do does it, and whoever was told to end is gone.
-    fn turn(&mut self) {
-        self.serve();
-        let ended = self.processes.iter().find(|(_, it)| it.ending.is_some()).map(|(life, _)| *life);
-        ended.into_iter().for_each(|life| self.depart(life, true));
-        let next = self.processes.iter().find(|(_, it)| !it.greeted || it.open.is_some());
-        if let Some(life) = next.map(|(life, _)| *life) {
-            self.fulfil(life);
-            self.tell_of_device(life, false);
-        }
-    }
-
-    /// Everyone obeys, one after the other, until `found` finds something.
-    pub fn until<T>(&mut self, found: impl Fn(&Self) -> Option<T>) -> T {
-        for _ in 0..200 {
-            if let Some(found) = found(self) {
-                return found;
-            }
-            self.turn();
-        }
-        panic!("it never comes to that: {:?}", self.machine);
-    }
-
-    /// Everyone obeys until `order` is open somewhere, and whose it is.
-    pub fn until_open(&mut self, request: RequestKind) -> LifeId {
-        let is_open = |(life, process): (&LifeId, &Process)| (process.open == Some(request)).then_some(*life);
-        self.until(|world| world.processes.iter().find_map(is_open))
-    }
-
-    /// The life of an instance that the guest lives with.
-    pub fn life(&self, instance: InstanceId) -> LifeId {
-        let gone = LifeId { generation: self.machine.generation(), instance };
-        self.machine.life_of(instance).unwrap_or(gone)
     }
 }

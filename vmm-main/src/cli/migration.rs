@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `bulkhead receive` and `bulkhead migrate`: a guest moves from the one host to the other.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf, absolute};
+
+use clap::{Args, ValueEnum};
+use hyper::Method;
+
+use super::client_commands::{Target, ask, cannot_show, new_table, print, show_json, show_status, stages};
+use super::flags::{Place, RunFlags};
+use crate::api::types::{
+    MigrateRequest, Migrated, MigrationProgress, MigrationRound, ResolveRequest, Status, downtime_limit_ms,
+    lane_count, round_count_max,
+};
+use crate::config::{Receive, VmConfig, size};
+use crate::launcher::other_host::{Address, NoAddress};
+use crate::printable;
+use crate::problem::Problem;
+
+/// The shortest and longest secret, in bytes.
+const SECRET_LENS: std::ops::RangeInclusive<usize> = 16..=512;
+
+/// Flags of `bulkhead receive`: those of `run`, and where to wait.
+#[derive(Debug, Args)]
+pub struct ReceiveFlags {
+    /// Name of the VM here
+    #[arg(value_name = "NAME")]
+    vm: Option<String>,
+    /// Where to wait for the guest: unix:PATH, or HOST:PORT
+    #[arg(long, value_name = "ADDRESS", help_heading = "Migration")]
+    listen: String,
+    /// File with a secret that both hosts have, and nobody else: it authenticates every decision
+    #[arg(long, value_name = "FILE", help_heading = "Migration")]
+    secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    run: RunFlags,
+}
+
+impl ReceiveFlags {
+    /// Where the launcher runs.
+    pub const fn place(&self) -> Place {
+        self.run.place()
+    }
+
+    /// The configuration that these flags describe.
+    pub fn resolve(self) -> Result<VmConfig, Problem> {
+        let listen = address(&self.listen, "--listen")?;
+        let secret = secret(self.secret_file.as_deref(), &listen)?.into_bytes();
+        let config = self.run.named(self.vm).resolve()?;
+        Ok(VmConfig { receive: Some(Receive { listen, secret }), ..config })
+    }
+}
+
+/// What becomes of a guest of which it is not known where it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Resolution {
+    /// It does not run on the other host and never will: it goes on here
+    Resume,
+    /// It runs on the other host: this VM ends
+    Discard,
+}
+
+/// Flags of `bulkhead migrate`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["to", "status", "cancel", "resolve"])))]
+pub struct MigrateFlags {
+    #[command(flatten)]
+    target: Target,
+    /// Where `bulkhead receive` waits: unix:PATH, or HOST:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    to: Option<String>,
+    /// File with a secret that both hosts have, and nobody else: it authenticates every decision
+    #[arg(long, value_name = "FILE", requires = "to")]
+    secret_file: Option<PathBuf>,
+    /// How long the guest may stand still, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = downtime_limit_ms())]
+    downtime_limit: u64,
+    /// Rounds of pages that are sent while it runs, at most; the first is all of its memory
+    #[arg(long, value_name = "COUNT", default_value_t = round_count_max())]
+    max_rounds: u32,
+    /// After them, leave the guest here rather than let it stand still for longer
+    #[arg(long)]
+    give_up: bool,
+    /// Connections, 1 to 16
+    #[arg(long, value_name = "COUNT", default_value_t = lane_count())]
+    lanes: u8,
+    /// Show how far the migration is that is under way
+    #[arg(long)]
+    status: bool,
+    /// Stop it: the guest goes on here
+    #[arg(long)]
+    cancel: bool,
+    /// Say where the guest goes on, if the connection was lost just when it was handed over
+    #[arg(long, value_name = "WHERE")]
+    resolve: Option<Resolution>,
+}
+
+/// `bulkhead migrate`.
+pub fn migrate(flags: &MigrateFlags) -> Result<(), Problem> {
+    if let Some(to) = &flags.to {
+        return begin(flags, to);
+    }
+    let target = &flags.target;
+    if let Some(resolution) = flags.resolve {
+        let request = ResolveRequest { resume: resolution == Resolution::Resume };
+        let body = serde_json::to_vec(&request).map_err(|error| cannot_show(&error))?;
+        let status: Status = ask(target, Method::POST, "/v1/migrate/resolve", body)?;
+        return show_status(target, &status);
+    }
+    if flags.cancel {
+        let status: Status = ask(target, Method::POST, "/v1/migrate/cancel", Vec::new())?;
+        return show_status(target, &status);
+    }
+    let status: Status = ask(target, Method::GET, "/v1/status", Vec::new())?;
+    if target.json {
+        return show_json(&status.migration);
+    }
+    match &status.migration {
+        None => print(&format!("{}: no migration is under way\n", status.name)),
+        Some(progress) => print(&format!("{}: {}\n", status.name, line(progress))),
+    }
+}
+
+fn begin(flags: &MigrateFlags, to: &str) -> Result<(), Problem> {
+    let to = address(to, "--to")?;
+    let secret = secret(flags.secret_file.as_deref(), &to)?;
+    let request = MigrateRequest {
+        to: to.to_string(),
+        secret,
+        downtime_limit_ms: flags.downtime_limit,
+        round_count_max: flags.max_rounds,
+        gives_up: flags.give_up,
+        lane_count: flags.lanes,
+    };
+    let body = serde_json::to_vec(&request).map_err(|error| cannot_show(&error))?;
+    let migrated: Migrated = ask(&flags.target, Method::POST, "/v1/migrate", body)?;
+    if flags.target.json { show_json(&migrated) } else { print(&report(&migrated)) }
+}
+
+/// A migration that is under way, in a line.
+pub(super) fn line(progress: &MigrationProgress) -> String {
+    let MigrationProgress { side, state, to, round_count, sent_len, owed_page_count, took_us } = progress;
+    let to = if to.is_empty() { String::new() } else { format!(" to {to}") };
+    format!(
+        "migration{to} ({side}): {state} for {} ms, {round_count} rounds, {} sent, {owed_page_count} pages to be sent",
+        took_us / 1000,
+        size::display(*sent_len),
+    )
+}
+
+fn report(migrated: &Migrated) -> String {
+    let mut rounds = new_table(&["ROUND", "PAGES", "ZERO", "BYTES", "TIME"]);
+    for (number, round) in migrated.rounds.iter().enumerate() {
+        let MigrationRound { page_count, zero_page_count, sent_len, took_us } = round;
+        rounds.add_row(vec![
+            number.to_string(),
+            page_count.to_string(),
+            zero_page_count.to_string(),
+            sent_len.to_string(),
+            format!("{took_us} us"),
+        ]);
+    }
+    format!(
+        "the guest runs at {}\n{rounds}\n{}\n",
+        migrated.to,
+        stages(&migrated.stages, migrated.downtime_us)
+    )
+}
+
+/// The address, with the path of a socket made absolute: the VM's launcher is in another folder.
+fn address(text: &str, flag: &'static str) -> Result<Address, Problem> {
+    let wrong = |what: String| Problem::usage(what, flag, "give unix:PATH, or HOST:PORT");
+    match text.parse().map_err(|error: NoAddress| wrong(error.to_string()))? {
+        Address::Unix(path) => {
+            let path = absolute(path).map_err(|error| wrong(format!("the path of the socket: {error}")))?;
+            Ok(Address::Unix(path))
+        }
+        tcp @ Address::Tcp(_) => Ok(tcp),
+    }
+}
+
+/// The secret in the file. On a Unix socket it may be left out: who may open that is the file system's to say.
+fn secret(file: Option<&Path>, address: &Address) -> Result<String, Problem> {
+    let Some(path) = file else {
+        if matches!(address, Address::Unix(_)) {
+            return Ok(String::new());
+        }
+        return Err(Problem::usage(
+            "over a network both hosts have to know a secret",
+            "--secret-file",
+            "make one with `openssl rand -hex 32`, and give both hosts the file",
+        ));
+    };
+    let place = printable::path(path);
+    let wrong = |what: String| {
+        Problem::usage(
+            what,
+            &*place,
+            "give a file with 16 to 512 characters, such as of `openssl rand -hex 32`",
+        )
+    };
+    let mut text = String::new();
+    let limit = u64::try_from(SECRET_LENS.end() + 2).unwrap_or(u64::MAX);
+    File::open(path)
+        .and_then(|file| file.take(limit).read_to_string(&mut text))
+        .map_err(|error| wrong(format!("the secret cannot be read: {error}")).because_of(&error))?;
+    let text = text.trim_end();
+    if !SECRET_LENS.contains(&text.len()) {
+        return Err(wrong(format!("the secret has {} bytes", text.len())));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_is_a_socket_with_its_whole_path_or_a_host_with_its_port() {
+        assert_eq!(address("unix:/run/x", "--to").unwrap().to_string(), "unix:/run/x");
+        assert!(address("unix:x", "--to").unwrap().to_string().starts_with("unix:/"));
+        assert_eq!(address("[::1]:7000", "--to").unwrap().to_string(), "[::1]:7000");
+        for wrong in ["", "unix:", "host", "host:", ":7000", "host:70000"] {
+            assert!(address(wrong, "--to").unwrap_err().advice.contains("unix:PATH"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn secret_is_demanded_over_a_network_and_read_without_its_line_end() {
+        assert_eq!(secret(None, &Address::Unix("/x".into())).unwrap(), "");
+        let network = Address::Tcp("host:1".to_owned());
+        assert!(secret(None, &network).unwrap_err().advice.contains("openssl"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "0123456789abcdef\n").unwrap();
+        assert_eq!(secret(Some(file.path()), &network).unwrap(), "0123456789abcdef");
+        std::fs::write(file.path(), "short\n").unwrap();
+        assert!(secret(Some(file.path()), &network).unwrap_err().what.contains("5 bytes"));
+        std::fs::write(file.path(), "x".repeat(600)).unwrap();
+        assert!(secret(Some(file.path()), &network).is_err());
+    }
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the coordinator and its mover say to each other: the queue of requests, of which one is open at a time, and the
+//! notices, of which each is an event; messages of the coordinators are sealed and opened here.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use ipc::protocol::control::Request;
+use ipc::protocol::mover::{MoverNotice, MoverRequest, RoundReport};
+use ipc::shm::dirty_log::SharedOwed;
+use ipc::shm::region::Region;
+
+use super::super::driver::{Vm, refused};
+use super::super::event::{Event, LifeId, MigrationEvent};
+use super::super::state_machine::bug;
+use super::{Lane, lost};
+use crate::coordinator::objects::Objects;
+use crate::coordinator::process::TaskMessage;
+use crate::launcher_channel::FromCoordinator;
+use crate::migration::message::{Message, Side};
+use crate::problem::Problem;
+use crate::system::{EdgeKind, MOVER, ObjectId};
+
+impl Vm {
+    /// Asks the launcher for connections.
+    pub(super) fn dial(&mut self) -> Result<(), Problem> {
+        let Some(migration) = &self.migration else { return Err(bug("there is no migration")) };
+        let dial = FromCoordinator::Dial { to: migration.to.clone(), lane_count: migration.lane_count };
+        self.dialer.try_send(dial).map_err(|error| refused("reach the launcher", &error))
+    }
+
+    /// A connection has come, or none will.
+    pub(in crate::coordinator::vm) fn lane_arrived(&mut self, (index, socket): Lane) -> Option<Event> {
+        let migration = self.migration.as_mut()?;
+        match socket {
+            Ok(socket) => migration.lanes.push((index, socket)),
+            Err(error) => {
+                let advice = "see that `bulkhead receive` waits there";
+                let what = format!("the other host cannot be reached: {error}");
+                let problem = Problem::host(what, &*migration.to, advice);
+                return Some(Event::Migration(MigrationEvent::Dialled(Err(problem))));
+            }
+        }
+        if migration.takes_lanes {
+            self.take_lanes();
+            return None;
+        }
+        let is_whole =
+            migration.lane_count != 0 && migration.lanes.len() == usize::from(migration.lane_count);
+        is_whole.then_some(Event::Migration(MigrationEvent::Dialled(Ok(()))))
+    }
+
+    /// Gives the mover the connections that there are.
+    pub(super) fn take_lanes(&mut self) {
+        let Some(migration) = &mut self.migration else { return };
+        migration.takes_lanes = true;
+        for (index, socket) in std::mem::take(&mut migration.lanes) {
+            self.carry(MoverRequest::TakeLane { index }, vec![socket]);
+        }
+    }
+
+    /// The objects of the mover, whose life this is.
+    pub(in crate::coordinator::vm) fn mover_objects(&mut self, life: LifeId) -> Result<&Objects, Problem> {
+        let guest = self.migration.as_ref().and_then(|migration| migration.guest.as_ref());
+        let guest = guest.or(self.current.as_ref().map(|shared| &shared.objects));
+        let objects = guest.ok_or_else(|| bug("there is no guest to be carried"))?.for_mover()?;
+        let owed = ObjectId { kind: EdgeKind::OwedMap, owner: MOVER, index: 0 };
+        let map = || {
+            let memory = objects.get(owed).ok_or_else(|| bug("a mover has no owed map"))?;
+            let memory = memory.try_clone_to_owned().map_err(|error| refused("open an owed map", &error))?;
+            Region::from_fd(memory, SharedOwed::region_len(&self.layout))
+                .and_then(|region| SharedOwed::attach(&region, &self.layout))
+                .map_err(|error| refused("map an owed map", &error))
+        };
+        let owed = map()?;
+        let Some(migration) = &mut self.migration else { return Err(bug("there is no migration")) };
+        (migration.owed, migration.mover) = (Some(owed), Some(life));
+        Ok(migration.objects.insert(objects))
+    }
+
+    /// Has the mover do something, once it has done what it was asked before.
+    pub(super) fn carry(&mut self, request: MoverRequest, fds: Vec<OwnedFd>) {
+        if let Some(migration) = &mut self.migration {
+            migration.queue.push_back((request, fds));
+        }
+        self.ask_mover();
+    }
+
+    fn ask_mover(&mut self) {
+        let Some(migration) = self.migration.as_mut().filter(|migration| !migration.is_asked) else { return };
+        let Some(process) = migration.mover.and_then(|life| self.processes.get(&life)) else { return };
+        if let Some((request, fds)) = migration.queue.pop_front() {
+            migration.is_asked = true;
+            process.send(TaskMessage::Request(Request::Carry(request), fds));
+        }
+    }
+
+    /// Whether the answer that this process gives is the mover's to a request in the queue.
+    pub(in crate::coordinator::vm) fn is_asked_to_carry(&self, life: LifeId) -> bool {
+        let migration = self.migration.as_ref();
+        migration.is_some_and(|migration| migration.mover == Some(life) && migration.is_asked)
+    }
+
+    /// The mover has answered the request before.
+    pub(in crate::coordinator::vm) fn carried(&mut self, result: Result<(), Problem>) -> Option<Event> {
+        if let Some(migration) = &mut self.migration {
+            migration.is_asked = false;
+        }
+        self.ask_mover();
+        result.err().map(|problem| Event::Migration(lost(problem)))
+    }
+
+    /// The mover has something to say.
+    pub(in crate::coordinator::vm) fn noticed(&mut self, notice: MoverNotice) -> Option<Event> {
+        let migration = self.migration.as_mut()?;
+        let event = match notice {
+            MoverNotice::Connected { migration: id, lane_count: _ } => match migration.side {
+                Side::Source => MigrationEvent::Connected,
+                Side::Destination => match migration.identify(id) {
+                    Ok(()) => MigrationEvent::Connected,
+                    Err(problem) => lost(problem),
+                },
+            },
+            MoverNotice::RoundSent(report) => {
+                migration.report.sent(report);
+                let RoundReport { sent_len, took_us, .. } = report;
+                MigrationEvent::RoundSent { sent_len, took: Duration::from_micros(took_us) }
+            }
+            MoverNotice::Heard(sealed) => {
+                let opened = migration.theirs.as_mut().map(|theirs| theirs.open(&sealed));
+                match opened {
+                    Some(Ok(message)) => {
+                        if message == Message::Running {
+                            migration.report.runs_there();
+                        }
+                        MigrationEvent::Heard(message)
+                    }
+                    Some(Err(error)) => MigrationEvent::LinkLost(error.to_string()),
+                    None => {
+                        MigrationEvent::LinkLost("the other host speaks before it has greeted".to_owned())
+                    }
+                }
+            }
+            MoverNotice::LinkLost(why) => {
+                MigrationEvent::LinkLost(crate::coordinator::logs::printable(why.as_bytes()))
+            }
+            MoverNotice::Closed => MigrationEvent::Closed,
+        };
+        Some(Event::Migration(event))
+    }
+
+    pub(super) fn say(&mut self, message: &Message) {
+        let Some(migration) = &mut self.migration else { return };
+        // Nobody has connected: nobody hears it.
+        let Some(ours) = &mut migration.ours else { return };
+        if let Ok(sealed) = ours.seal(message) {
+            self.carry(MoverRequest::Say(sealed), vec![]);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a migration has done so far, and what it came to: rounds, bytes, and how long the guest stood still.
+
+use std::time::{Duration, Instant};
+
+use ipc::addr::PAGE_LEN;
+use ipc::instance::InstanceId;
+use ipc::protocol::mover::RoundReport;
+
+use crate::api::types::{Migrated, MigrationProgress, MigrationRound, Stage, UnitLen};
+use crate::migration::message::Side;
+
+/// For who watches, and for who asked.
+#[derive(Debug)]
+pub struct Report {
+    begun: Instant,
+    /// When the stage began that is under way.
+    last: Instant,
+    stages: Vec<Stage>,
+    rounds: Vec<MigrationRound>,
+    owed_len: u64,
+    /// Since when the guest stands still.
+    stands_since: Option<Instant>,
+    stood: Duration,
+}
+
+/// The stage after which the guest stands still.
+const PRECOPY: &str = "precopy";
+
+impl Report {
+    pub fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            begun: now,
+            last: now,
+            stages: Vec::new(),
+            rounds: Vec::new(),
+            owed_len: 0,
+            stands_since: None,
+            stood: Duration::ZERO,
+        }
+    }
+
+    /// A stage is over.
+    pub fn lap(&mut self, name: &str, now: Instant) {
+        let took_us = micros(now.saturating_duration_since(self.last));
+        self.stages.push(Stage { name: name.to_owned(), took_us });
+        self.last = now;
+        if name == PRECOPY {
+            self.stands_since = Some(now);
+        }
+    }
+
+    /// A round was sent.
+    pub fn sent(&mut self, report: RoundReport) {
+        let RoundReport { round: _, page_count, zero_count, sent_len, took_us } = report;
+        self.rounds.push(MigrationRound { page_count, zero_page_count: zero_count, sent_len, took_us });
+    }
+
+    /// So many bytes of pages are owed.
+    pub const fn owed(&mut self, owed_len: u64) {
+        self.owed_len = owed_len;
+    }
+
+    /// The guest goes on, at the other host.
+    pub fn runs_there(&mut self) {
+        let now = Instant::now();
+        self.lap("commit", now);
+        self.stood = self.stands_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+    }
+
+    fn sent_len(&self) -> u64 {
+        self.rounds.iter().map(|round| round.sent_len).fold(0, u64::saturating_add)
+    }
+
+    /// How far it is.
+    pub fn progress(&self, side: Side, to: &str, state: &'static str) -> MigrationProgress {
+        MigrationProgress {
+            side: match side {
+                Side::Source => "source",
+                Side::Destination => "destination",
+            }
+            .to_owned(),
+            state: state.to_owned(),
+            to: to.to_owned(),
+            round_count: u32::try_from(self.rounds.len()).unwrap_or(u32::MAX),
+            sent_len: self.sent_len(),
+            owed_page_count: self.owed_len / PAGE_LEN,
+            took_us: micros(self.begun.elapsed()),
+        }
+    }
+
+    /// What it came to.
+    pub fn migrated(&self, to: &str, units: Vec<(InstanceId, u64)>) -> Migrated {
+        let units = units.into_iter().map(|(instance, len)| UnitLen { process: instance.to_string(), len });
+        Migrated {
+            to: to.to_owned(),
+            stages: self.stages.clone(),
+            rounds: self.rounds.clone(),
+            sent_len: self.sent_len(),
+            units: units.collect(),
+            downtime_us: micros(self.stood),
+            took_us: micros(self.begun.elapsed()),
+        }
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
