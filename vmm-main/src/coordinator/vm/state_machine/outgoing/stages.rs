@@ -67,6 +67,9 @@ impl StateMachine {
         if leaving.stage == Stage::End {
             return self.gone_or_back(leaving);
         }
+        if matches!(leaving.stage, Stage::Rearm | Stage::LastRearm) {
+            self.forget_rearmed();
+        }
         let actions = &mut self.actions;
         match leaving.stage {
             Stage::Check => {
@@ -106,9 +109,6 @@ impl StateMachine {
                 leaving.close(actions);
             }
             _ => {}
-        }
-        if matches!(leaving.stage, Stage::Rearm | Stage::LastRearm) {
-            self.forget_rearmed();
         }
         Step::Continue(Operation::Outgoing(leaving))
     }

@@ -28,6 +28,8 @@ pub struct Migration {
     pub is_elsewhere: bool,
     /// The other host does not answer.
     pub is_deaf: bool,
+    /// What each harvest finds.
+    pub owed_len: u64,
 }
 
 impl Migration {
@@ -97,7 +99,7 @@ impl World {
             MigrationAction::Dial => MigrationEvent::Dialled(Ok(())),
             MigrationAction::Open => MigrationEvent::Opened(Ok(())),
             MigrationAction::TakeLanes => MigrationEvent::Connected,
-            MigrationAction::Harvest(_) => MigrationEvent::Harvested(0),
+            MigrationAction::Harvest(_) => MigrationEvent::Harvested(self.migration.owed_len),
             MigrationAction::SendRound(_) => {
                 MigrationEvent::RoundSent { sent_len: 1 << 20, took: Duration::from_millis(1) }
             }

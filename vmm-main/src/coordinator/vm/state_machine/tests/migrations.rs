@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use ipc::protocol::control::DirtyLogOp;
+
 use super::world::{SMMU0, VCPU, VFIO1, World, problem};
 use crate::coordinator::vm::action::{MigrationAction, RequestKind, Success};
 use crate::coordinator::vm::event::{Command, Event, LifeId, MigrationEvent, Ticket, Timer};
@@ -45,6 +47,18 @@ fn guest_that_moves_ends_here_when_it_runs_there() {
     assert_eq!(world.answers[&ticket], Ok(Success::Migrated));
     assert!(is_moved(&world) && world.processes.is_empty());
     assert!(matches!(&world.migration.said[..], [Message::Offer(_), Message::Last { .. }, Message::Commit]));
+}
+
+#[test]
+fn logs_are_rearmed_before_every_harvest_of_a_guest_that_goes_on_writing() {
+    let (mut world, ticket) = leaving();
+    world.migration.owed_len = 1 << 30;
+    world.settle();
+    assert_eq!(world.answers[&ticket], Ok(Success::Migrated));
+    let rearm = RequestKind::DirtyLog(DirtyLogOp::Rearm);
+    let rearms = world.requests.iter().filter(|(life, request)| life.instance == VCPU && *request == rearm);
+    // Three rounds, and the last.
+    assert_eq!((world.harvests, rearms.count()), (4, 4));
 }
 
 #[test]
