@@ -17,11 +17,12 @@ mod identify;
 mod jobs;
 mod logs;
 mod registers;
+mod revival;
 mod shadow;
 mod state;
 
 use crate::identity::Identity;
-use crate::queue::{Completed, CompletionQueue, QUEUES_MAX, SubmissionQueue};
+use crate::queue::{Completed, CompletionQueue, Posting, QUEUES_MAX, SubmissionQueue};
 use crate::spec::registers::{Aqa, Cc, Csts, SHST_COMPLETE};
 use crate::spec::status::Status;
 
@@ -30,6 +31,7 @@ pub use events::{AsyncEvent, Events};
 pub use features::Features;
 pub use jobs::{BATCH_MAX, Job, Ticket};
 pub use logs::{Counters, ErrorLog};
+pub use revival::{Begun, Unkept};
 pub use shadow::{Shadow, Watched};
 
 /// The largest transfer, as a power of two of pages: `MDTS`. 1 MiB.
@@ -111,6 +113,12 @@ pub struct Controller {
     paused: bool,
     /// The Submission Queue that was served last.
     last_served: u16,
+    /// Completions of the admin queue that were assigned an entry and perhaps not written yet.
+    unposted: Vec<Posting>,
+    /// What has changed since it was last taken.
+    unkept: Unkept,
+    /// The life before has died, and the device does not run yet.
+    is_revived: bool,
 }
 
 impl Controller {
@@ -135,6 +143,9 @@ impl Controller {
             shutdown_wanted: false,
             paused: false,
             last_served: 0,
+            unposted: Vec::new(),
+            unkept: Unkept::default(),
+            is_revived: false,
         }
     }
 
@@ -147,6 +158,7 @@ impl Controller {
     /// Fatal error: the host sees `CSTS.CFS` and has to reset the controller.
     fn fail(&mut self) {
         self.registers.csts.set_cfs(true);
+        self.unkept.control = true;
     }
 
     /// Requests a reset: done at once if nothing is in flight, otherwise when the last job is finished. `full` resets
@@ -154,6 +166,7 @@ impl Controller {
     pub fn begin_reset(&mut self, full: bool) {
         self.epoch += 1;
         self.resetting = true;
+        self.unkept.control = true;
         self.full_reset |= full;
         let csts = self.registers.csts;
         if full && csts.rdy() && csts.shst() != SHST_COMPLETE {
@@ -168,6 +181,8 @@ impl Controller {
             return;
         }
         self.resetting = false;
+        self.unkept = Unkept { control: true, is_reset: true, ..Unkept::default() };
+        self.unposted.clear();
         self.submission = Queues::default();
         self.completion = Queues::default();
         self.shadow = None;
@@ -205,7 +220,8 @@ impl Controller {
     /// Completes an admin command outside of a job.
     fn hold_admin(&mut self, cid: u16, status: Status, dw0: u32) {
         if let Some(cq) = get_mut(&mut self.completion, 0) {
-            cq.held.push_back(Completed { dw0, sqid: 0, cid, status });
+            cq.held.push_back(Completed { dw0, sqid: 0, cid, status, slot: None });
+            self.unkept.control = true;
         }
     }
 }

@@ -13,9 +13,11 @@ use ipc::saved::{Reader, Writer};
 use ipc::vfio_user::feature::MigState;
 use thiserror::Error;
 
+use crate::checkpoint::CheckpointError;
 use crate::controller::Controller;
 use crate::engine::{Engine, Host};
 use crate::identity::Identity;
+use crate::journal::Journal;
 use crate::media::Media;
 use crate::pci::config::{CONFIG_LEN, ConfigEffect, ConfigSpace};
 use crate::pci::msix::MsixTable;
@@ -117,6 +119,48 @@ impl Device {
         Self { engine, identity, function: Mutex::new(Function::default()), migration }
     }
 
+    /// Keeps what a next life needs in `journal`, from [`Self::begin`] on.
+    pub fn keep_in(&self, journal: Journal) {
+        self.engine.keep_in(journal, Vec::new());
+        self.keep_function();
+    }
+
+    /// Becomes what the life before has left in `journal`, stopped: what that had begun goes on when it runs.
+    ///
+    /// # Errors
+    /// If there is nothing, or it cannot be a state of this device.
+    pub fn revive(&self, mut journal: Journal) -> Result<(), CheckpointError> {
+        let (controller, begun) = journal.revive(self.identity.clone())?;
+        let (config, msix) = journal.function();
+        {
+            let mut function = self.function();
+            function.config.restore(config);
+            function.msix.restore(msix);
+        }
+        self.engine.with(|ours| *ours = controller);
+        self.engine.keep_in(journal, begun);
+        self.migration().state = MigState::Stop;
+        Ok(())
+    }
+
+    /// No life before goes on: from now on the journal is written.
+    pub fn begin(&self) {
+        self.engine.begin_journal();
+    }
+
+    /// The host has gone, and comes back with a next life of this process: the journal stays as it is.
+    pub fn freeze(&self) {
+        self.engine.freeze_journal();
+    }
+
+    fn keep_function(&self) {
+        let (config, msix) = {
+            let function = self.function();
+            (function.config.save(), function.msix.save())
+        };
+        self.engine.keep_function(config, msix);
+    }
+
     /// The engine that executes its jobs; worker threads call it.
     #[must_use]
     pub const fn engine(&self) -> &Arc<Engine> {
@@ -148,12 +192,16 @@ impl Device {
         match region {
             Region::Config => {
                 let effect = self.function().config.write(offset, bytes);
+                self.keep_function();
                 if effect == ConfigEffect::Reset {
                     return self.reset();
                 }
             }
             Region::Bar0 if offset >= MSIX_PBA => {}
-            Region::Bar0 if offset >= MSIX_TABLE => self.function().msix.write(offset - MSIX_TABLE, bytes),
+            Region::Bar0 if offset >= MSIX_TABLE => {
+                self.function().msix.write(offset - MSIX_TABLE, bytes);
+                self.keep_function();
+            }
             Region::Bar0 => {
                 let mut value = [0; 8];
                 for (cell, byte) in value.iter_mut().zip(bytes) {
@@ -184,11 +232,10 @@ impl Device {
 
     fn reset_within(&self, span: Duration) -> Result<(), DeviceError> {
         let mut migration = self.migration();
-        self.engine.with(|controller| {
-            controller.set_paused(false);
-            controller.begin_reset(true);
-        });
+        self.engine.go_on();
+        self.engine.with(|controller| controller.begin_reset(true));
         *self.function() = Function::default();
+        self.keep_function();
         self.drain(span)?;
         *migration = Migration::running();
         Ok(())
@@ -249,9 +296,7 @@ impl Device {
                 self.engine.flush().map_err(DeviceError::Flush)?;
                 migration.take(Vec::new());
             }
-            (from, _) if !runs(from) && runs(to) => {
-                self.engine.with(|controller| controller.set_paused(false))
-            }
+            (from, _) if !runs(from) && runs(to) => self.go_on(),
             (from, _) if runs(from) && !runs(to) => {
                 self.engine.with(|controller| controller.set_paused(true));
                 self.drain(STOP_DRAIN)?;
@@ -259,6 +304,18 @@ impl Device {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Runs. If a life before has died, the host's interrupts may have been lost with it.
+    fn go_on(&self) {
+        let vectors = self.engine.with(|controller| {
+            let has_died = controller.take_revived();
+            if has_died { controller.vectors_to_repeat() } else { Vec::new() }
+        });
+        self.engine.go_on();
+        for vector in vectors {
+            self.engine.raise(vector);
+        }
     }
 
     fn save(&self) -> Result<Vec<u8>, DeviceError> {
@@ -284,6 +341,7 @@ impl Device {
         function.config.restore(&state.v1.config);
         function.msix.restore(&state.v1.msix);
         drop(function);
+        self.keep_function();
         for vector in vectors {
             self.engine.raise(vector);
         }

@@ -64,6 +64,9 @@ pub trait HostMemory: Send + Sync {
     /// If it cannot be written.
     fn store(&self, iova: u64, dword: u32) -> Result<(), DmaError>;
 
+    /// Whether the host is still there. Accesses to one that is gone fail, and that says nothing about them.
+    fn is_connected(&self) -> bool;
+
     /// Lends the mapped memory itself if it can; returns whether it did. A removal of the window waits until `access`
     /// has returned.
     fn lend(&self, segments: &[Segment], loan: Loan, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool;

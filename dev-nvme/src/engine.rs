@@ -10,6 +10,8 @@
 //! that do not block, and defers the others to workers, one command each, so that the disk has all of them in its
 //! queue. Whether a read blocks the kernel reports (`RWF_NOWAIT`); a write goes to the page cache and rarely blocks:
 //! after one that did, writes are deferred for a while (`pace`).
+//!
+//! With a journal ([`crate::journal`]) every change of the controller is in it before the lock is given back.
 
 mod adaptive_poll;
 mod batch;
@@ -29,10 +31,11 @@ use adaptive_poll::{AdaptivePoll, Next};
 use batch::Batch;
 use pace::Pace;
 
-use crate::controller::{AdminOutcome, BATCH_MAX, Controller, Job, Outcome, Ticket, Watched};
+use crate::controller::{AdminOutcome, BATCH_MAX, Begun, Controller, Job, Outcome, Ticket, Watched};
 use crate::dma::{DmaError, HostMemory};
 use crate::identity::Identity;
 use crate::io::{Buffer, Executed, Io};
+use crate::journal::{Journal, Slot};
 use crate::media::Media;
 use crate::prp;
 use crate::queue::Posting;
@@ -56,10 +59,19 @@ pub struct Engine {
 }
 
 /// A command that blocks; a job of its own.
+#[derive(Clone, Copy)]
 struct Deferred {
     ticket: Ticket,
     command: Command,
+    slot: Option<Slot>,
     write_cache: bool,
+}
+
+/// What is deferred.
+enum Task {
+    Command(Deferred),
+    /// A completion that the life before has left.
+    Post(Ticket, Posting),
 }
 
 /// Deferred commands at which fetching stops: far more than there are workers.
@@ -67,7 +79,10 @@ const DEFERRED_MAX: usize = 128;
 
 struct Shared {
     controller: Controller,
-    deferred: VecDeque<Deferred>,
+    journal: Option<Journal>,
+    /// What the life before had begun, until the device runs.
+    begun: Vec<Begun>,
+    deferred: VecDeque<Task>,
     /// Workers that wait for a job.
     sleeping: u32,
     /// One of them was woken and does not run yet: it will wake the next one if there is work for two.
@@ -104,6 +119,8 @@ impl Engine {
             media,
             shared: Mutex::new(Shared {
                 controller,
+                journal: None,
+                begun: Vec::new(),
                 deferred: VecDeque::new(),
                 sleeping: 0,
                 waking: false,
@@ -131,6 +148,55 @@ impl Engine {
         let result = use_it(&mut shared.controller);
         self.unlock(shared);
         result
+    }
+
+    /// Keeps what the next life needs in `journal` from now on; `begun` is what the life before has left, whose
+    /// controller this one is.
+    pub fn keep_in(&self, journal: Journal, begun: Vec<Begun>) {
+        let mut shared = self.lock();
+        shared.journal = Some(journal);
+        shared.begun = begun;
+    }
+
+    /// No life before goes on: from now on the journal is written.
+    pub fn begin_journal(&self) {
+        let mut shared = self.lock();
+        let Shared { controller, journal, .. } = &mut *shared;
+        journal.iter_mut().for_each(|journal| journal.begin(controller));
+    }
+
+    /// The journal stays as it is: what fails from now on fails because the host is gone.
+    pub fn freeze_journal(&self) {
+        self.lock().journal.iter_mut().for_each(Journal::freeze);
+    }
+
+    /// Configuration space or MSI-X table have changed.
+    pub fn keep_function(&self, config: Vec<u8>, msix: Vec<u8>) {
+        let mut shared = self.lock();
+        if let Some(journal) = &mut shared.journal {
+            journal.set_function(config, msix);
+            shared.controller.touch();
+        }
+        self.unlock(shared);
+    }
+
+    /// Begins to work, with what the life before had begun.
+    pub fn go_on(&self) {
+        let mut shared = self.lock();
+        shared.controller.set_paused(false);
+        let write_cache = shared.controller.write_cache();
+        let begun = std::mem::take(&mut shared.begun);
+        let is_revived = !begun.is_empty();
+        shared.deferred.extend(begun.into_iter().map(|begun| match begun {
+            Begun::Command { ticket, slot, command } => {
+                Task::Command(Deferred { ticket, command, slot: Some(slot), write_cache })
+            }
+            Begun::Posting { ticket, posting } => Task::Post(ticket, posting),
+        }));
+        self.unlock(shared);
+        if is_revived {
+            self.work.notify_all();
+        }
     }
 
     /// Waits until no job is in flight. Returns whether that was before the deadline.
@@ -164,16 +230,14 @@ impl Engine {
         let mut buffer = Buffer::default();
         let mut shared = self.lock();
         while !shared.ending {
-            if let Some(deferred) = shared.deferred.pop_front() {
+            if let Some(task) = shared.deferred.pop_front() {
                 self.unlock(shared);
-                let ticket = deferred.ticket;
-                self.execute_deferred(&deferred, &mut buffer);
+                let ticket = self.execute_deferred(&task, &mut buffer);
                 shared = self.lock();
                 self.finish(&mut shared, ticket);
                 continue;
             }
-            let batch = self.batch(&shared);
-            let Some(job) = shared.controller.next_job(batch) else {
+            let Some(job) = self.next_job(&mut shared) else {
                 shared.sleeping += 1;
                 shared = self.work.wait(shared).unwrap_or_else(PoisonError::into_inner);
                 shared.sleeping -= 1;
@@ -209,8 +273,7 @@ impl Engine {
         if shared.deferred.len() >= DEFERRED_MAX {
             return false;
         }
-        let batch = self.batch(&shared);
-        let Some(job) = shared.controller.next_job(batch) else { return false };
+        let Some(job) = self.next_job(&mut shared) else { return false };
         self.unlock(shared);
         let ticket = self.execute(job, buffer, true);
         let mut shared = self.lock();
@@ -246,11 +309,17 @@ impl Engine {
 
     /// Executes one job, if there is one.
     pub fn step(&self) -> bool {
-        let job = {
+        let mut shared = self.lock();
+        if let Some(task) = shared.deferred.pop_front() {
+            drop(shared);
+            let ticket = self.execute_deferred(&task, &mut Buffer::default());
             let mut shared = self.lock();
-            let batch = self.batch(&shared);
-            shared.controller.next_job(batch)
-        };
+            self.finish(&mut shared, ticket);
+            self.unlock(shared);
+            return true;
+        }
+        let job = self.next_job(&mut shared);
+        self.unlock(shared);
         let Some(job) = job else { return false };
         let ticket = self.execute(job, &mut Buffer::default(), false);
         let mut shared = self.lock();
@@ -269,6 +338,10 @@ impl Engine {
     fn execute(&self, job: Job, buffer: &mut Buffer, helps: bool) -> Ticket {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
         match job {
+            Job::Fetch { ticket, iova, count: _ } if ticket.sqid == 0 => {
+                host.raise_posted(self.fetch_admin(&host, ticket, iova));
+                ticket
+            }
             Job::Fetch { ticket, iova, count } => {
                 self.fetch(&host, ticket, iova, count, buffer);
                 ticket
@@ -283,7 +356,7 @@ impl Engine {
             }
             Job::Shutdown { ticket } => {
                 let flushed = self.media.flush().is_ok();
-                self.lock().controller.shut_down(ticket, flushed);
+                self.with(|controller| controller.shut_down(ticket, flushed));
                 ticket
             }
         }
@@ -292,6 +365,7 @@ impl Engine {
     /// A job has ended.
     fn finish(&self, shared: &mut Shared, ticket: Ticket) {
         shared.controller.finish(ticket);
+        shared.keep();
         if shared.draining > 0 {
             self.over.notify_all();
         }
@@ -302,21 +376,25 @@ impl Engine {
         let bytes = bytes.get_mut(..usize::try_from(count).unwrap_or(0) * COMMAND_LEN).unwrap_or_default();
         let readable = host.memory.read(iova, bytes).is_ok();
         let since = Instant::now();
-        let mut batch = {
+        let commands = <[Command]>::ref_from_bytes(bytes).unwrap_or_default();
+        let (mut batch, slots) = {
             let mut shared = self.lock();
-            if !shared.controller.fetched(ticket, count, readable) {
+            if !readable && shared.has_lost(host) {
                 return;
+            }
+            let first = shared.controller.fetched_count(ticket.sqid);
+            let is_ours = shared.controller.fetched(ticket, count, readable);
+            let slots = if is_ours { shared.add(ticket.sqid, first, commands) } else { Vec::new() };
+            if !is_ours {
+                return self.unlock(shared);
             }
             let (write_cache, may_write) = (shared.controller.write_cache(), shared.pace.may_write(since));
             // Now another thread may fetch the entries after them.
             self.unlock(shared);
-            Batch::new(self, host, ticket, write_cache, may_write, since)
+            (Batch::new(self, host, ticket, write_cache, may_write, since), slots)
         };
-        for command in <[Command]>::ref_from_bytes(bytes).unwrap_or_default() {
-            match ticket.sqid {
-                0 => batch.admin(command),
-                _ => batch.io(command, buffer),
-            }
+        for (command, slot) in commands.iter().zip(slots) {
+            batch.io(command, slot, buffer);
         }
         let span = batch.end().saturating_duration_since(since);
         self.lock().pace.took(span, count);
@@ -359,74 +437,140 @@ impl Engine {
                 }
                 shared.controller.looked(ticket, &watched, false);
             }
+            (Err(_), _) if shared.has_lost(host) => {}
             (Err(_), _) => shared.controller.look_failed(ticket),
         }
+        self.unlock(shared);
     }
 
-    /// Returns the vector to raise.
-    fn admin(&self, host: &Host, ticket: Ticket, command: &Command) -> Option<u16> {
-        let outcome = self.with(|controller| controller.admin(command));
-        let outcome = match outcome {
-            AdminOutcome::Held => return None,
+    /// Reads a command of the admin queue and executes it in one step: what it changes, that it is fetched and its
+    /// completion are kept together. Returns the vector to raise.
+    fn fetch_admin(&self, host: &Host, ticket: Ticket, iova: u64) -> Option<u16> {
+        let mut bytes = [0; COMMAND_LEN];
+        let readable = host.memory.read(iova, &mut bytes).is_ok();
+        let command: Command = zerocopy::transmute!(bytes);
+        let mut shared = self.lock();
+        if !shared.controller.is_current(ticket) || !readable && shared.has_lost(host) {
+            return None;
+        }
+        if !readable {
+            shared.controller.fetched(ticket, 1, false);
+            self.unlock(shared);
+            return None;
+        }
+        let outcome = match shared.controller.admin(&command) {
+            AdminOutcome::Held => {
+                shared.controller.take_admin(ticket);
+                self.unlock(shared);
+                return None;
+            }
             AdminOutcome::Done(outcome) => outcome,
             AdminOutcome::Data(data) => {
-                let moved = to_host(&*host.memory, command, &data);
+                self.unlock(shared);
+                let moved = to_host(&*host.memory, &command, &data);
+                shared = self.lock();
+                if moved.is_err() && shared.has_lost(host) {
+                    return None;
+                }
                 Outcome::of(moved.err().unwrap_or(Status::SUCCESS))
             }
         };
+        if !shared.controller.take_admin(ticket) {
+            return None;
+        }
         let outcome = Outcome { nsid: command.nsid.get(), ..outcome };
-        let posting = self.lock().controller.complete(ticket, command.cid.get(), &outcome);
+        let posting = shared.controller.complete(ticket, command.cid.get(), &outcome, None);
+        self.unlock(shared);
         self.post(host, ticket, posting.as_slice())
     }
 
     fn defer(&self, deferred: Deferred) {
         let mut shared = self.lock();
         shared.controller.split(deferred.ticket);
-        shared.deferred.push_back(deferred);
+        shared.deferred.push_back(Task::Command(deferred));
         self.unlock(shared);
     }
 
-    fn execute_deferred(&self, deferred: &Deferred, buffer: &mut Buffer) {
+    fn execute_deferred(&self, task: &Task, buffer: &mut Buffer) -> Ticket {
         let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let vector = self.io(&host, deferred, buffer);
+        let (ticket, vector) = match task {
+            Task::Command(deferred) => (deferred.ticket, self.io(&host, deferred, buffer)),
+            Task::Post(ticket, posting) => (*ticket, self.post(&host, *ticket, &[*posting])),
+        };
         host.raise_posted(vector);
+        ticket
     }
 
     /// Executes a command; may block.
     fn io(&self, host: &Host, deferred: &Deferred, buffer: &mut Buffer) -> Option<u16> {
-        let Deferred { ticket, command, write_cache } = *deferred;
+        let Deferred { ticket, command, slot, write_cache } = *deferred;
         let (identity, media, memory) = (&self.identity, &*self.media, &*host.memory);
         let since = Instant::now();
         let executed = Io { identity, media, memory, write_cache, buffer }.execute(&command);
         self.took(since.elapsed());
-        self.post(host, ticket, &self.complete(ticket, [(command.cid.get(), executed)]))
+        let done = Done { cid: command.cid.get(), slot, executed };
+        self.post(host, ticket, &self.complete(host, ticket, [done]))
     }
 
     /// Assigns Completion Queue slots; completions without one are held back.
-    fn complete(&self, ticket: Ticket, done: impl IntoIterator<Item = (u16, Executed)>) -> Vec<Posting> {
-        let controller = &mut self.lock().controller;
-        let complete = |(cid, executed): (u16, Executed)| {
-            if executed.media_failed {
+    fn complete(&self, host: &Host, ticket: Ticket, done: impl IntoIterator<Item = Done>) -> Vec<Posting> {
+        let mut shared = self.lock();
+        let mut postings = Vec::new();
+        for Done { cid, slot, executed: Executed { outcome, media_failed } } in done {
+            if !outcome.status.is_success() && shared.has_lost(host) {
+                // It did not fail: its next life executes it again.
+                continue;
+            }
+            let Shared { controller, journal, .. } = &mut *shared;
+            if media_failed {
                 controller.count_media_error();
             }
-            controller.complete(ticket, cid, &executed.outcome)
-        };
-        done.into_iter().filter_map(complete).collect()
+            let posting = controller.complete(ticket, cid, &outcome, slot);
+            if let (Some(posting), Some(journal)) = (&posting, journal) {
+                journal.assign(posting, controller);
+            }
+            postings.extend(posting);
+        }
+        shared.keep();
+        postings
     }
 
     /// Writes consecutive completions; returns the vector to raise, which is that of their queue.
     fn post(&self, host: &Host, ticket: Ticket, postings: &[Posting]) -> Option<u16> {
         let Posting { iova, vector, .. } = *postings.first()?;
-        if host.memory.publish(iova, &batch::entries(postings)).is_err() {
-            self.lock().controller.post_failed(ticket);
-            return None;
+        let published = host.memory.publish(iova, &batch::entries(postings));
+        let mut shared = self.lock();
+        if published.is_err() && !shared.has_lost(host) {
+            shared.controller.post_failed(ticket);
         }
-        vector
+        if published.is_ok() {
+            for posting in postings {
+                shared.controller.posted(posting);
+                let slot = posting.slot;
+                shared.journal.iter_mut().for_each(|journal| journal.free(slot));
+            }
+        }
+        self.unlock(shared);
+        published.ok().and(vector)
+    }
+
+    /// The next job, kept.
+    fn next_job(&self, shared: &mut Shared) -> Option<Job> {
+        let room = shared.journal.as_ref().map_or(BATCH_MAX, Journal::room);
+        let batch = self.batch(shared).min(room);
+        let job = shared.controller.next_job(batch);
+        let Shared { controller, journal, .. } = shared;
+        if let (Some(Job::Post { posting, .. }), Some(journal)) = (&job, journal) {
+            journal.assign(posting, controller);
+        }
+        shared.keep();
+        job
     }
 
     /// Unlocks the controller, and wakes a worker if there is a job: one at a time and after unlocking, since a
     /// worker that finds no job, or blocks on the lock, costs as much as one that works.
     fn unlock(&self, mut shared: MutexGuard<'_, Shared>) {
+        shared.keep();
         let wakes = shared.sleeping > 0 && !shared.waking && self.wants_worker(&shared);
         shared.waking |= wakes;
         drop(shared);
@@ -443,6 +587,41 @@ impl Engine {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An executed command.
+struct Done {
+    cid: u16,
+    slot: Option<Slot>,
+    executed: Executed,
+}
+
+impl Shared {
+    /// Keeps what has changed. Before the lock is given back, and so before anybody sees it.
+    fn keep(&mut self) {
+        let unkept = self.controller.take_unkept();
+        if let Some(journal) = self.journal.as_mut().filter(|_| !unkept.is_none()) {
+            journal.keep(&self.controller, unkept);
+        }
+    }
+
+    /// Commands were fetched, from this number on.
+    fn add(&mut self, sqid: u16, first: u64, commands: &[Command]) -> Vec<Option<Slot>> {
+        let Some(journal) = &mut self.journal else { return vec![None; commands.len()] };
+        let slots = journal.add(sqid, first, commands);
+        journal.keep_fetched(sqid, self.controller.fetched_count(sqid));
+        slots
+    }
+
+    /// Whether an access failed because the host is gone, which another life of this process will find again. The
+    /// journal stays as it is then.
+    fn has_lost(&mut self, host: &Host) -> bool {
+        let Some(journal) = self.journal.as_mut().filter(|_| !host.memory.is_connected()) else {
+            return false;
+        };
+        journal.freeze();
+        true
     }
 }
 

@@ -10,12 +10,14 @@
 //! Specification: NVM Express Base, revision 1.4.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod controller;
 pub mod device;
 pub mod dma;
 pub mod engine;
 pub mod identity;
 pub mod io;
+pub mod journal;
 pub mod media;
 pub mod pci;
 pub mod prp;

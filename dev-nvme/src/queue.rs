@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use crate::journal::Slot;
 use crate::spec::completion::{COMPLETION_LEN, Completion};
 use crate::spec::status::Status;
 
@@ -26,6 +27,8 @@ pub struct SubmissionQueue {
     pub size: u32,
     /// The next entry to fetch.
     pub head: u32,
+    /// How many entries were fetched: the head, with the rounds before.
+    pub fetched: u64,
     /// The tail: one past the last entry submitted by the host.
     pub tail: u32,
     /// The last value of the tail's shadow doorbell, if the host uses it.
@@ -44,7 +47,18 @@ impl SubmissionQueue {
     /// An empty one.
     #[must_use]
     pub const fn new(base: u64, size: u32, cqid: u16) -> Self {
-        Self { base, size, head: 0, tail: 0, seen: 0, cqid, fetching: false, jobs: 0, deletion: None }
+        Self {
+            base,
+            size,
+            head: 0,
+            fetched: 0,
+            tail: 0,
+            seen: 0,
+            cqid,
+            fetching: false,
+            jobs: 0,
+            deletion: None,
+        }
     }
 
     /// Entries to fetch.
@@ -62,6 +76,7 @@ impl SubmissionQueue {
     /// Moves the head over entries that were read.
     pub const fn advance(&mut self, count: u32) {
         self.head = (self.head + count) % self.size;
+        self.fetched += count as u64;
     }
 }
 
@@ -76,6 +91,8 @@ pub struct Completed {
     pub cid: u16,
     /// Status field, without the phase tag.
     pub status: Status,
+    /// Where the command stands in the journal, if it does.
+    pub slot: Option<Slot>,
 }
 
 /// A Completion Queue in host memory, and completions that have no room in it (NVMe 1.4 §4.1).
@@ -91,6 +108,8 @@ pub struct CompletionQueue {
     pub seen: u32,
     /// The next entry to write.
     pub tail: u32,
+    /// How many entries were assigned: the tail, with the rounds before, as the phase tag tells even from odd ones.
+    pub placed: u64,
     /// The current phase tag.
     pub phase: bool,
     /// The interrupt vector, if interrupts are enabled.
@@ -108,13 +127,19 @@ pub struct Posting {
     pub entry: [u8; COMPLETION_LEN],
     /// The vector to raise afterwards.
     pub vector: Option<u16>,
+    /// The number of the entry, as [`CompletionQueue::placed`] counts them.
+    pub place: u64,
+    /// Of which Submission Queue the command is.
+    pub sqid: u16,
+    /// Where the command stands in the journal, if it does.
+    pub slot: Option<Slot>,
 }
 
 impl CompletionQueue {
     /// An empty one.
     #[must_use]
     pub const fn new(base: u64, size: u32, vector: Option<u16>) -> Self {
-        Self { base, size, head: 0, seen: 0, tail: 0, phase: true, vector, held: VecDeque::new() }
+        Self { base, size, head: 0, seen: 0, tail: 0, placed: 0, phase: true, vector, held: VecDeque::new() }
     }
 
     /// Whether it is full.
@@ -148,7 +173,7 @@ impl CompletionQueue {
     }
 
     fn put(&mut self, completed: Completed, sq_head: u32) -> Posting {
-        let Completed { dw0, sqid, cid, status } = completed;
+        let Completed { dw0, sqid, cid, status, slot } = completed;
         let entry = Completion {
             dw0: dw0.into(),
             dw1: 0.into(),
@@ -159,11 +184,29 @@ impl CompletionQueue {
             status: status.with_phase(self.phase).into(),
         };
         let iova = entry_address(self.base, self.tail, COMPLETION_LEN);
+        let place = self.placed;
+        self.placed += 1;
         self.tail = (self.tail + 1) % self.size;
         if self.tail == 0 {
             self.phase = !self.phase;
         }
-        Posting { iova, entry: entry.to_bytes(), vector: self.vector }
+        Posting { iova, entry: entry.to_bytes(), vector: self.vector, place, sqid, slot }
+    }
+
+    /// The entries that were assigned and that the host has not consumed, as far as is known.
+    #[must_use]
+    pub fn unconsumed(&self) -> core::ops::Range<u64> {
+        let count = (self.tail + self.size - self.head) % self.size;
+        self.placed.saturating_sub(count.into())..self.placed
+    }
+
+    /// Makes this the next entry to be assigned.
+    pub fn place_next(&mut self, placed: u64) {
+        self.placed = placed;
+        let size = u64::from(self.size);
+        // Less than the size.
+        self.tail = u32::try_from(placed % size).unwrap_or(0);
+        self.phase = (placed / size).is_multiple_of(2);
     }
 }
 

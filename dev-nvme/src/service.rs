@@ -121,6 +121,7 @@ fn serve_session(device: &Arc<Device>, stream: OwnedFd, vectors: Arc<Vectors>) -
     let connection = Arc::new(Connection::new(stream));
     let session = Session::new(Arc::clone(device), Arc::clone(&connection), vectors);
     let end = session.run();
+    device.freeze();
     // Workers waiting for answers of this client get an error at once.
     connection.close();
     match end {

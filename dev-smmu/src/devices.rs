@@ -122,8 +122,16 @@ impl Devices {
         let queue = self.queues.iter().find(|queue| queue.link.peer == peer);
         let link = &queue.ok_or("it is not behind this SMMU")?.link;
         let next = Arc::new(link.next(channel, epoch));
-        link.progress().is_leaving = true;
+        let is_over = {
+            let mut progress = link.progress();
+            progress.is_leaving = true;
+            progress.dma_ended
+        };
         self.next.push(DeviceQueue::new(&next));
+        if is_over {
+            // It has died, and was reaped: the guest's orders wait for the next one from now on.
+            self.settle_lives();
+        }
         Ok(next)
     }
 
@@ -133,7 +141,8 @@ impl Devices {
         for mut next in std::mem::take(&mut self.next) {
             let queue = self.queues.iter_mut().find(|queue| queue.link.peer == next.link.peer);
             let Some(queue) = queue else { continue };
-            let over = if queue.link.is_left() {
+            let is_over = queue.link.is_left() || queue.link.progress().dma_ended;
+            let over = if is_over {
                 next.link.progress().is_next = false;
                 std::mem::swap(queue, &mut next);
                 // Reported by the life before, and recorded before what the next one reports.

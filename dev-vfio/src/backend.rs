@@ -25,10 +25,12 @@ use ipc::shm::region::Region;
 use crate::function::Function;
 use crate::function_link::FunctionLink;
 use crate::iommu::HostIommu;
+use crate::keeper::Keeper;
 use crate::pci::bar::BAR_COUNT;
 use crate::pci::intx::Pin;
 use crate::pci::msix::Message;
 use crate::pci::windows::Mappable;
+use crate::saved::FunctionV1;
 
 /// Why a request failed: the device is lost, or it refused this one.
 pub trait DeviceError: fmt::Display {
@@ -198,6 +200,18 @@ pub trait Backend: Interrupts {
     /// # Errors
     /// What is wrong with it.
     fn load(unopened: &Self::Unopened, units: Units) -> Result<Self::Saved, Failure>;
+
+    /// What the life before has left, which died, in the memory object that it was given for that.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be gone on from.
+    fn revive(unopened: &Self::Unopened) -> Result<(FunctionV1, Self::Saved), Failure>;
+
+    /// Where the next life finds the function, if there may be one.
+    fn keeper(&self) -> Option<&Keeper>;
+
+    /// Whether this error means that the device's server is gone, and comes back with a next life of this process.
+    fn comes_back(&self, error: &Self::Error) -> bool;
 
     /// Whether the device could be saved now. Waits for no peer.
     ///

@@ -12,6 +12,7 @@ mod life;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipc::addr::{Gpa, GpaRange};
 use ipc::doorbell::Ringer;
@@ -108,6 +109,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How long the end of this process may be on its way when that of its server was seen.
+const END_SPAN: Duration = Duration::from_secs(10);
+
 /// What a read returns that no device answers.
 pub fn ones(size: u8) -> u64 {
     if size >= 8 { u64::MAX } else { (1 << (8 * u32::from(size))) - 1 }
@@ -184,9 +188,37 @@ impl<B: Backend> Function<B> {
             self.flush_posts();
         }
         match access.region {
-            CONFIG_REGION => self.access_config(device, access),
+            CONFIG_REGION => {
+                let value = self.access_config(device, access);
+                if access.op != Op::Read {
+                    self.keep();
+                }
+                value
+            }
             region => self.areas.of(region).map_or(ones(size), |area| self.access_bar(device, access, area)),
         }
+    }
+
+    /// Keeps the function's state for the next life of the process, before what follows from it is seen.
+    pub(crate) fn keep(&self) {
+        let Some(device) = &self.device else { return };
+        if let Some(keeper) = device.end.keeper() {
+            let space = lock(&device.space);
+            keeper.keep(&space.save());
+        }
+    }
+
+    /// From now on it is kept: no life before goes on.
+    pub(crate) fn begin_keeping(&self) {
+        let Some(device) = &self.device else { return };
+        if let Some(keeper) = device.end.keeper() {
+            keeper.begin(&lock(&device.space).save());
+        }
+    }
+
+    /// The life before has died, perhaps between a message on the board and its doorbell.
+    pub(crate) fn ring_board(&self) {
+        self.msi.ringer.ring();
     }
 
     /// Sends posted writes: before any other access, and when the ring is empty.
@@ -254,6 +286,7 @@ impl<B: Backend> Function<B> {
             (BarTarget::Released(messages), _) => {
                 self.route_vectors();
                 self.send_all(&messages);
+                self.keep();
                 0
             }
             (BarTarget::Region { index, offset }, Op::Read) => self.read_device(device, index, offset, size),
@@ -311,7 +344,7 @@ impl<B: Backend> Function<B> {
             Ok(value) => Some(value),
             Err(error) if error.is_refusal() => None,
             Err(error) => {
-                self.fail(&error.to_string());
+                self.fail_by(&error);
                 None
             }
         }
@@ -330,6 +363,18 @@ impl<B: Backend> Function<B> {
         self.link.inspect(inspect);
         inspect.counter("messages.hopped", self.messages.load(Relaxed));
         inspect.counter("intx.raised", self.pin_raised.load(Relaxed));
+    }
+
+    /// The device has failed. If its server is gone and comes back with a next life of this process, the guest is not
+    /// told: this life ends any moment.
+    pub(crate) fn fail_by(&self, error: &B::Error) {
+        if self.device.as_ref().is_some_and(|device| device.end.comes_back(error)) {
+            let until = Instant::now() + END_SPAN;
+            while let Some(left) = until.checked_duration_since(Instant::now()) {
+                std::thread::park_timeout(left);
+            }
+        }
+        self.fail(&error.to_string());
     }
 
     /// Marks the device failed; only the first reason is kept.

@@ -7,8 +7,9 @@
 //! request carries the latest state, whichever threads make them. A window that the vCPU process refuses costs speed
 //! only: its accesses come through the ring. Likewise a vector: its MSIs are delivered from here.
 
+use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipc::channel::Channel;
@@ -26,11 +27,33 @@ const ANSWER_SPAN: Duration = budget::vfio::GATE;
 /// The function's end of the channel to the vCPU process.
 #[derive(Debug)]
 pub struct FunctionLink {
-    channel: Channel<protocol::FunctionLink>,
+    channel: Arc<Channel<protocol::FunctionLink>>,
+    /// The vCPU process has greeted.
+    greeted: Arc<Greeted>,
     /// Held for the length of a request.
     state: Mutex<State>,
     /// What [`Self::inspect`] shows: not held during a request.
     seen: Mutex<Seen>,
+}
+
+/// Whether the peer has greeted.
+#[derive(Debug, Default)]
+struct Greeted {
+    is_so: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Greeted {
+    fn set(&self) {
+        *self.is_so.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn wait(&self, span: Duration) -> bool {
+        let is_so = self.is_so.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(is_so, span, |is_so| !*is_so);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
 }
 
 /// A copy of [`State`] for `inspect` and tests.
@@ -63,8 +86,8 @@ struct Vector {
 impl FunctionLink {
     /// Over the function's end of the channel.
     pub fn new(channel: OwnedFd, generation: u32) -> FunctionLink {
-        let channel = Channel::from_fd(channel, Hello::new(Role::Vfio, generation));
-        FunctionLink { channel, state: Mutex::default(), seen: Mutex::default() }
+        let channel = Arc::new(Channel::from_fd(channel, Hello::new(Role::Vfio, generation)));
+        FunctionLink { channel, greeted: Arc::default(), state: Mutex::default(), seen: Mutex::default() }
     }
 
     /// Greets the vCPU process, which is configured before any device is started. To be called first.
@@ -72,7 +95,23 @@ impl FunctionLink {
     /// # Errors
     /// If the channel fails.
     pub fn greet(&self, until: Deadline) -> Result<(), Error> {
-        self.channel.hello(Role::Vcpu, until)
+        self.channel.hello(Role::Vcpu, until)?;
+        self.greeted.set();
+        Ok(())
+    }
+
+    /// The same on a thread of its own: the vCPU process takes the channel when it can. Requests wait for that.
+    ///
+    /// # Errors
+    /// If the kernel gives no thread.
+    pub fn greet_later(&self) -> io::Result<()> {
+        let (channel, greeted) = (Arc::clone(&self.channel), Arc::clone(&self.greeted));
+        crate::threads::spawn("link", move || {
+            match channel.hello(Role::Vcpu, Deadline::after(Deadline::SPAN_MAX)) {
+                Ok(()) => greeted.set(),
+                Err(error) => ipc::log::warn!("vfio: hello on the function link failed: {error}"),
+            }
+        })
     }
 
     /// Adds a window, hidden.
@@ -177,6 +216,9 @@ impl FunctionLink {
 
     /// A refusal is an answer, not a channel error.
     fn try_ask(&self, request: &FunctionRequest, fds: &[&OwnedFd]) -> Result<Result<(), String>, Error> {
+        if !self.greeted.wait(ANSWER_SPAN) {
+            return Err(Error::Refused("a request before the hello"));
+        }
         let (reply, _) = self.channel.request(request, fds, Deadline::after(ANSWER_SPAN))?;
         Ok(match reply {
             FunctionReply::Done => Ok(()),

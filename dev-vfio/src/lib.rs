@@ -17,6 +17,7 @@ pub mod function;
 pub mod function_link;
 pub mod gate;
 pub mod iommu;
+pub mod keeper;
 mod opening;
 pub mod pci;
 pub mod physical;

@@ -3,14 +3,13 @@
 #![forbid(unsafe_code)]
 
 use dev_vfio::service::{Descriptors, VfioProgram};
-use dev_vfio::vfio_user::VfioUserDevice;
-use ipc::slot::SlotKind;
+use dev_vfio::vfio_user::{Given, VfioUserDevice};
 use sandbox::profiles;
 
 fn main() -> anyhow::Result<()> {
     process::run::<VfioProgram<VfioUserDevice>>(&profiles::vfio(), |fds| {
-        let server = fds.take(SlotKind::VfioUser)?;
-        Descriptors::take(fds, server)
+        let given = Given::take(fds)?;
+        Descriptors::take(fds, given)
     })?;
     Ok(())
 }

@@ -38,6 +38,8 @@ pub struct Ready<B: Backend> {
     pub responder: Responder,
     /// The saved state, or none for a function out of reset.
     pub saved: Option<Saved<B>>,
+    /// It is what the life before has left, which died: the guest runs.
+    pub is_revived: bool,
 }
 
 /// The state that a function is restored from.
@@ -119,8 +121,12 @@ impl<B: Backend> Serving<B> {
 
 /// Opens the device, has the function answer the guest, and reports the outcome.
 fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Result<()> {
-    let Ready { config, iommu, unopened, links, msi, intx_end, responder, saved } = ready;
-    let opened = open_device::<B>(unopened, saved, &config, &links, intx_end, until);
+    let Ready { config, iommu, unopened, links, msi, intx_end, responder, saved, is_revived } = ready;
+    if is_revived {
+        // The CPUs may wait for this function, and their process for them.
+        links.vcpu.greet_later()?;
+    }
+    let opened = open_device::<B>(unopened, saved, &config, &links, intx_end, is_revived, until);
     let (opened, sources, outcome) = match opened {
         Ok((opened, sources)) => (Ok(opened), Some(sources), Event::DeviceOpened),
         Err(reason) => (Err(reason.clone()), None, Event::DeviceFailed(reason)),
@@ -137,6 +143,11 @@ fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Res
     };
     if slot.restored {
         function.arm();
+    }
+    if is_revived {
+        // The guest's accesses are answered from here on.
+        function.begin_keeping();
+        function.ring_board();
     }
     let is_armed = function.failure().is_none() || matches!(outcome, Event::DeviceFailed(_));
     let ring = RingThread::start(Arc::clone(&function), responder, budget::vfio::DRAIN, on_violation)?;
@@ -164,12 +175,15 @@ fn open_device<B: Backend>(
     config: &VfioConfig,
     links: &Links,
     intx_end: Doorbell,
+    is_revived: bool,
     until: Deadline,
 ) -> Result<((B, ConfigSpace), InterruptSources), String> {
     let Links { vcpu: link, events, stage1: _ } = links;
     // One answer of the vCPU process, which is there: what is slow is the device.
-    let greeted = link.greet(until.min(Deadline::after(budget::vfio::GATE)));
-    greeted.map_err(|error| format!("hello on the function link failed: {error}"))?;
+    if !is_revived {
+        let greeted = link.greet(until.min(Deadline::after(budget::vfio::GATE)));
+        greeted.map_err(|error| format!("hello on the function link failed: {error}"))?;
+    }
     events.progress();
     let (state, saved) = saved.map(|Saved { function, device }| (function, device)).unzip();
     let (mut device, opened) = B::open(unopened, saved, until).map_err(|error| error.to_string())?;

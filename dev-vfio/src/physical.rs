@@ -38,7 +38,9 @@ use ipc::shm::region::Region;
 use crate::backend::{Arrival, Backend, DeviceEnd, DeviceError, Eventfds, Interrupts, Opened, Units};
 use crate::function::Function;
 use crate::function_link::FunctionLink;
+use crate::keeper::Keeper;
 use crate::pci::msix::Message;
+use crate::saved::FunctionV1;
 use device::{Bound, PhysicalDevice};
 use error::KernelError;
 use nested::NestedIommu;
@@ -196,6 +198,19 @@ impl Backend for PhysicalDevice {
 
     fn load(_unopened: &Unopened, units: Units) -> Result<migration::Saved, Failure> {
         migration::Saved::load(units)
+    }
+
+    /// Its device's objects end with it.
+    fn revive(_unopened: &Self::Unopened) -> Result<(FunctionV1, Self::Saved), Failure> {
+        Err(process::no_checkpoint())
+    }
+
+    fn keeper(&self) -> Option<&Keeper> {
+        None
+    }
+
+    fn comes_back(&self, _error: &Self::Error) -> bool {
+        false
     }
 
     fn check_save(&self) -> Result<(), String> {

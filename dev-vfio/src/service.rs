@@ -165,7 +165,17 @@ impl<B: Backend> Program for VfioProgram<B> {
         };
         let msi = InterruptTarget { doorbell: config.doorbell, board, ringer: msi_doorbell, pin: intx };
         let iommu = Arc::new(Mutex::new(iommu));
-        let ready = Ready { config, iommu, unopened, links, msi, intx_end, responder, saved: None };
+        let ready = Ready {
+            config,
+            iommu,
+            unopened,
+            links,
+            msi,
+            intx_end,
+            responder,
+            saved: None,
+            is_revived: false,
+        };
         Ok(Configuration { log, ready })
     }
 
@@ -176,9 +186,13 @@ impl<B: Backend> Program for VfioProgram<B> {
         _context: &Context,
     ) -> Result<Configuration<B>, Failure> {
         let Configuration { log, ready } = ready;
+        let is_revived = matches!(source, Source::Checkpoint);
         let saved = match source {
             Source::Reset => None,
-            Source::Checkpoint => return Err(process::no_checkpoint()),
+            Source::Checkpoint => {
+                let (function, device) = B::revive(&ready.unopened)?;
+                Some(Saved { function, device })
+            }
             Source::Units(stream) => {
                 let mut units = Units::new(stream);
                 let function = units.next_of();
@@ -186,7 +200,7 @@ impl<B: Backend> Program for VfioProgram<B> {
                 Some(Saved { function, device: B::load(&ready.unopened, units)? })
             }
         };
-        Ok(Configuration { log, ready: Ready { saved, ..ready } })
+        Ok(Configuration { log, ready: Ready { saved, is_revived, ..ready } })
     }
 
     /// Does not wait for the device's server: the outcome is reported as an event.

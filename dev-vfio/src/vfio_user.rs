@@ -23,16 +23,22 @@ use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::{Attachment, Stage1Request};
 use ipc::protocol::vfio::VfioConfig;
 use ipc::saved::stream::UnitWriter;
+use ipc::shm::checkpoint::CHECKPOINT_LEN;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
+use ipc::slot::SlotKind;
+use ipc::vfio_user::device::PCI_CONFIG_REGION;
 use ipc::vfio_user::region::SmallWrite;
+use sandbox::{Inherited, InheritedError};
 
 use crate::backend::{Arrival, Backend, DeviceEnd, DeviceError, Eventfds, Interrupts, Opened, Units};
 use crate::function::Function;
 use crate::function_link::FunctionLink;
 use crate::iommu::software::{Counters, SoftIommu};
+use crate::keeper::Keeper;
 use crate::pci::msix::Message;
+use crate::saved::FunctionV1;
 use client::{Client, ClientError};
 use direct::Direct;
 
@@ -48,6 +54,27 @@ pub struct VfioUserDevice {
     keeps_server: bool,
     /// The connection was handed to a next life.
     parked: AtomicBool,
+    /// What a next life needs, if there may be one.
+    keeper: Option<Arc<Keeper>>,
+}
+
+/// What the program inherits for its device.
+#[derive(Debug)]
+pub struct Given {
+    /// The connection to the server.
+    pub server: OwnedFd,
+    /// What its next life finds if it dies, and what it finds of the one before.
+    pub checkpoint: OwnedFd,
+}
+
+impl Given {
+    /// Takes them by their names.
+    ///
+    /// # Errors
+    /// If one is not there.
+    pub fn take(fds: &mut Inherited) -> Result<Self, InheritedError> {
+        Ok(Self { server: fds.take(SlotKind::VfioUser)?, checkpoint: fds.take(SlotKind::Checkpoint)? })
+    }
 }
 
 /// The connection to a server, before version negotiation.
@@ -56,13 +83,41 @@ pub struct Unopened {
     socket: OwnedFd,
     direct: Option<Direct>,
     keeps_server: bool,
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl VfioUserDevice {
     /// Over a client with an open device.
-    pub fn new(client: Client, direct: Option<Direct>, keeps_server: bool) -> VfioUserDevice {
+    pub fn new(
+        client: Client,
+        direct: Option<Direct>,
+        keeps_server: bool,
+        keeper: Option<Arc<Keeper>>,
+    ) -> VfioUserDevice {
         let (posts, parked) = (Mutex::default(), AtomicBool::new(false));
-        VfioUserDevice { client, direct, posts, keeps_server, parked }
+        VfioUserDevice { client, direct, posts, keeps_server, parked, keeper }
+    }
+
+    /// Before a write that is not to be followed by what was posted before it: the device has seen that, and it is kept
+    /// no more.
+    fn settle_posts(&self) -> Result<(), ClientError> {
+        if let Some(keeper) = self.keeper.as_ref().filter(|keeper| keeper.has_posts()) {
+            self.flush_posts()?;
+            self.client.read(PCI_CONFIG_REGION, 0, 4)?;
+            keeper.forget_posts();
+        }
+        Ok(())
+    }
+
+    /// Keeps a write for the next life, if it is one to a doorbell. True: it may be posted.
+    fn keep_write(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<bool, ClientError> {
+        let Some(keeper) = &self.keeper else { return Ok(true) };
+        let is_doorbell = keeper.is_doorbell(index, offset);
+        if is_doorbell && keeper.post(offset, size, value) {
+            return Ok(true);
+        }
+        self.settle_posts()?;
+        Ok(is_doorbell && keeper.post(offset, size, value))
     }
 
     fn posts(&self) -> MutexGuard<'_, Vec<SmallWrite>> {
@@ -85,11 +140,16 @@ impl DeviceEnd for VfioUserDevice {
     }
 
     fn write(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<(), ClientError> {
+        self.keep_write(index, offset, size, value)?;
         self.client.write(index, offset, size, value)
     }
 
     fn post(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<(), ClientError> {
         let Some(write) = self.client.posted(index, offset, size, value) else { return Ok(()) };
+        if !self.keep_write(index, offset, size, value)? {
+            // In the ring until it is done.
+            return self.client.write(index, offset, size, value);
+        }
         let is_full = {
             let mut posts = self.posts();
             posts.push(write);
@@ -104,6 +164,7 @@ impl DeviceEnd for VfioUserDevice {
     }
 
     fn reset(&self) -> Result<(), ClientError> {
+        self.settle_posts()?;
         self.client.reset()
     }
 
@@ -157,14 +218,13 @@ impl Interrupts for VfioUserDevice {
 }
 
 impl Backend for VfioUserDevice {
-    /// The connection to the server.
-    type Given = OwnedFd;
+    type Given = Given;
     type Unopened = Unopened;
     type Iommu = SoftIommu;
     type Saved = saved::Saved;
 
     fn configure(
-        socket: OwnedFd,
+        Given { server: socket, checkpoint }: Given,
         ram: &Region,
         log: &Arc<DirtyLog>,
         config: &VfioConfig,
@@ -173,14 +233,22 @@ impl Backend for VfioUserDevice {
             .direct_dma
             .then(|| Direct::new(Arc::clone(ram.file()), config.ram.clone(), Arc::clone(log)));
         let keeps_server = config.keeps_server;
+        let keeper = config.next_life.clone().map(|registers| {
+            let keeper = Region::from_fd(checkpoint, CHECKPOINT_LEN)
+                .and_then(|region| Keeper::new(&region, registers))
+                .map_err(|error| Failure::new("map the function's checkpoint", error))?;
+            Ok(Arc::new(keeper))
+        });
+        let keeper = keeper.transpose()?;
         let ram = guest_memory::map(ram, &config.ram)
             .map_err(|error| Failure::new("map the RAM that DMA reaches", error))?;
         let ram = GuestMemory::new(Arc::new(ram), Arc::clone(log));
-        Ok((SoftIommu::new(config.model, ram, config.stream), Unopened { socket, direct, keeps_server }))
+        let unopened = Unopened { socket, direct, keeps_server, keeper };
+        Ok((SoftIommu::new(config.model, ram, config.stream), unopened))
     }
 
     fn open(
-        Unopened { socket, direct, keeps_server }: Unopened,
+        Unopened { socket, direct, keeps_server, keeper }: Unopened,
         saved: Option<saved::Saved>,
         until: Deadline,
     ) -> Result<(VfioUserDevice, Opened), ClientError> {
@@ -188,11 +256,29 @@ impl Backend for VfioUserDevice {
             None => Client::open(socket, until)?,
             Some(saved) => saved.open(socket, until)?,
         };
-        Ok((VfioUserDevice::new(client, direct, keeps_server), opened))
+        // All that the life before has posted.
+        let posts = keeper.as_ref().map(|keeper| keeper.posts()).unwrap_or_default();
+        client.post(&posts)?;
+        Ok((VfioUserDevice::new(client, direct, keeps_server, keeper), opened))
     }
 
     fn load(unopened: &Unopened, units: Units) -> Result<saved::Saved, Failure> {
         saved::Saved::load(units, unopened.keeps_server)
+    }
+
+    fn revive(unopened: &Unopened) -> Result<(FunctionV1, saved::Saved), Failure> {
+        let Some(keeper) = &unopened.keeper else { return Err(process::no_checkpoint()) };
+        let function = keeper.revive();
+        let function = function.map_err(|why| Failure::new("revive the function", why))?;
+        Ok((function, saved::Saved::Revived))
+    }
+
+    fn keeper(&self) -> Option<&Keeper> {
+        self.keeper.as_deref()
+    }
+
+    fn comes_back(&self, error: &ClientError) -> bool {
+        self.keeper.is_some() && error.is_of_the_end()
     }
 
     fn check_save(&self) -> Result<(), String> {

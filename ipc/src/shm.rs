@@ -20,6 +20,8 @@ mod futex;
 pub mod guest_memory;
 #[cfg(not(loom))]
 pub mod host_bar;
+#[cfg(not(loom))]
+pub mod journal;
 pub mod memory_file;
 #[cfg(not(loom))]
 pub mod msi_board;

@@ -32,7 +32,7 @@ use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{Model, SmmuConfig, SmmuDevice};
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Stage1, Stage1Request};
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
-use ipc::protocol::vfio::{BarAreas, VfioConfig};
+use ipc::protocol::vfio::{BarAreas, IdempotentRegisters, VfioConfig};
 use ipc::protocol::{Message, Protocol};
 use ipc::saved::{Reader, SavedState, UnitKind, Writer};
 use ipc::slot::IrqLine;
@@ -61,6 +61,7 @@ fn vcpu_config() -> VcpuConfig {
         windows: vec![FunctionWindow { region: 0, range: config }],
         intx_spi: 9,
         host_device: Some(0xff_0001),
+        has_next_life: true,
     };
     VcpuConfig {
         machine: "bulkhead-virt-1".into(),
@@ -101,6 +102,7 @@ fn vfio_config() -> VfioConfig {
         ram: ram(),
         direct_dma: true,
         keeps_server: true,
+        next_life: Some(IdempotentRegisters::nvme()),
         model: Model::default(),
     }
 }

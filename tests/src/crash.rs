@@ -40,13 +40,19 @@ impl Life {
 
 /// Kills the process called `name`, and waits for its next life: how long that took, as `bulkhead ps` shows it.
 pub fn kill_and_await(vm: &Vm, name: &str, limit: Duration) -> Result<Duration> {
-    let life = Life::of(vm, name)?.with_context(|| format!("there is no process {name}"))?;
+    kill_and_await_all(vm, &[name], limit)
+}
+
+/// Kills these processes at once, and waits for their next lives.
+pub fn kill_and_await_all(vm: &Vm, names: &[&str], limit: Duration) -> Result<Duration> {
+    let life = |name: &&str| Life::of(vm, name)?.with_context(|| format!("there is no process {name}"));
+    let lives = names.iter().map(life).collect::<Result<Vec<_>>>()?;
     let begun = Instant::now();
-    life.kill();
-    loop {
-        if Life::of(vm, name)?.is_some_and(|next| next.generation > life.generation) {
-            return Ok(begun.elapsed());
+    lives.iter().for_each(|life| _ = life.kill());
+    for (name, life) in names.iter().zip(lives) {
+        while Life::of(vm, name)?.is_none_or(|next| next.generation <= life.generation) {
+            ensure!(begun.elapsed() < limit, "no next life of {name} within {} s", limit.as_secs());
         }
-        ensure!(begun.elapsed() < limit, "no next life of {name} within {} s", limit.as_secs());
     }
+    Ok(begun.elapsed())
 }

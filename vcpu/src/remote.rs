@@ -5,10 +5,11 @@
 //! that only the guest changes is stored in the page and posted, so the guest reads its own write back; every other
 //! write waits for the device's answer. A function that does not answer in time, or is gone, has failed
 //! ([`super::health`]): the vCPU reads all ones, and a pause waits for no device longer than that. A device of the
-//! machine itself (the vSMMU) may be started anew by the coordinator: it is waited for, for as long as the guest is not
-//! ended, and a report goes to the coordinator when that takes long. Its ring outlives its process. Accesses to a shown
-//! window do not go through the ring; while a function has any shown, none of its writes is posted, because an access
-//! to the window would overtake it. An access to a device without a register page takes no lock.
+//! machine itself (the vSMMU), or a function that the configuration says so of, may be started anew by the coordinator:
+//! it is waited for, for as long as the guest is not ended, and a report goes to the coordinator when that takes long.
+//! Its ring outlives its process. Accesses to a shown window do not go through the ring; while a function has any
+//! shown, none of its writes is posted, because an access to the window would overtake it. An access to a device
+//! without a register page takes no lock.
 
 use super::gate::Gate;
 use super::health::Health;
@@ -49,8 +50,10 @@ pub struct RemoteDevice {
     /// writes in the same order.
     guest_owned: Option<Mutex<GuestOwned>>,
     posted: Vec<u64>,
-    /// It is of the machine itself, and its process may be followed by another life: it is waited for.
+    /// Its process may be followed by another life: it is waited for.
     has_next_life: bool,
+    /// The machine is none without it.
+    is_of_machine: bool,
     /// A PCI function's windows.
     memory: Option<Arc<Windows>>,
     counters: Counters,
@@ -92,7 +95,7 @@ impl RemoteDevice {
     ) -> Result<(Self, Option<GuestRegionMmap>), Failure> {
         let window = Window { region: config.region, base: config.base.0, len: config.len, posted: false };
         let mut device = Self::attach(Health::new(&config.peer.to_string()), vec![window], ring, spin)?;
-        device.has_next_life = true;
+        (device.has_next_life, device.is_of_machine) = (true, true);
         let (Some(page), Some(rules)) = (page, &config.page) else { return Ok((device, None)) };
         let fail = |why: String| Failure::new(format!("open the register page of {}", config.peer), why);
         if config.len != SMMU0.len {
@@ -124,6 +127,7 @@ impl RemoteDevice {
         };
         let windows = config.windows.iter().map(window).collect();
         let mut device = Self::attach(health, windows, ring, spin)?;
+        device.has_next_life = config.has_next_life;
         device.memory = Some(memory);
         Ok(device)
     }
@@ -144,6 +148,7 @@ impl RemoteDevice {
             guest_owned: None,
             posted: Vec::new(),
             has_next_life: false,
+            is_of_machine: false,
             memory: None,
             counters: Counters::default(),
         })
@@ -224,7 +229,7 @@ impl RemoteDevice {
             let unfinished = match asked {
                 Ok(value) => return Some(value),
                 Err(error @ (RingError::Size { .. } | RingError::Violation(_))) => {
-                    if self.has_next_life {
+                    if self.is_of_machine {
                         self.health.fail_machine(error.to_string());
                     } else {
                         self.health.fail(error.to_string());

@@ -55,7 +55,8 @@ fn device_process_that_dies_during_a_pause_is_told_before_the_pause_is_through()
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::counts_for_ever());
     let image = lab.file("disk.img", &[0; 1 << 20]);
-    let mut vm = lab.start(&kernel, &["--nvme", image.to_str().unwrap()]);
+    let words = ["--nvme", image.to_str().unwrap(), "--device-restart", "never"];
+    let mut vm = lab.start(&kernel, &words);
     vm.await_running();
     let paused = while_it_pauses(&mut vm, |vm| {
         signal(vm.pid("vfio0"), "KILL");

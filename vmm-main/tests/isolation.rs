@@ -124,7 +124,7 @@ fn processes_of_a_device_are_refused_too_and_its_server_costs_the_device_only() 
         ["open", "socket", "execve", "ptrace", "foreign-ioctl", "mmap-exec", "fork", "kill", "mount"]
     {
         for name in ["vfio0", "nvme0"] {
-            let mut vm = lab.start(&kernel, &["--nvme", image]);
+            let mut vm = lab.start(&kernel, &["--nvme", image, "--device-restart", "never"]);
             vm.await_running();
             let answer = lab.bulkhead(&["probe", name, attempt]);
             let text = String::from_utf8_lossy(&answer.stdout).into_owned();
@@ -161,8 +161,8 @@ fn processes_of_a_device_are_refused_too_and_its_server_costs_the_device_only() 
     assert_eq!(std::fs::metadata(image).unwrap().len(), 1 << 20);
     assert!(lab.bulkhead(&["stop"]).status.success());
     assert_eq!(vm.end().0.code(), Some(0));
-    // A server that dies by itself takes its device along, and nothing else.
-    let mut vm = lab.start(&kernel, &["--nvme", image]);
+    // A server that dies by itself, and is not to come back, takes its device along, and nothing else.
+    let mut vm = lab.start(&kernel, &["--nvme", image, "--device-restart", "never"]);
     vm.await_running();
     signal(vm.pid("nvme0"), "KILL");
     let told = vm.await_log("the guest goes on without it");

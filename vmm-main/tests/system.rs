@@ -167,7 +167,7 @@ const fn is_socket(make: Make) -> bool {
 }
 
 /// A connection between two processes is theirs alone; a doorbell is kept by the coordinator for the next life of a
-/// process; no two processes hold the same end.
+/// process, and so is the end of a function link whose process may have one; no two processes hold the same end.
 fn assert_sockets(system: &System, open: &Open) {
     let mut holders: BTreeMap<&str, BTreeSet<InstanceId>> = BTreeMap::new();
     for (id, links) in open {
@@ -181,6 +181,9 @@ fn assert_sockets(system: &System, open: &Open) {
             let Some(link) = open[&process.id].get(&number).filter(|_| is_socket(make)) else { continue };
             let expected = match make {
                 Make::Doorbell => BTreeSet::from([COORDINATOR_ID, process.id]),
+                _ if held.object.kind == EdgeKind::FunctionLink && system.server_of(process.id).is_some() => {
+                    BTreeSet::from([COORDINATOR_ID, process.id])
+                }
                 _ => BTreeSet::from([process.id]),
             };
             assert_eq!(holders[link.as_str()], expected, "{} of {}: {link}", held.slot, process.id);

@@ -53,6 +53,7 @@ pub(super) fn low(value: u32) -> u16 {
 impl Controller {
     /// Executes an admin command.
     pub fn admin(&mut self, command: &Command) -> AdminOutcome {
+        self.unkept.control = true;
         if command.uses_what_is_not_offered() {
             return AdminOutcome::status(Status::INVALID_FIELD);
         }
@@ -116,6 +117,7 @@ impl Controller {
             return Err(Status::COMPLETION_QUEUE_INVALID);
         }
         let queue = SubmissionQueue::new(command.prp1.get(), shape.size, cqid);
+        self.unkept.made |= 1 << shape.id;
         set(&mut self.submission, shape.id, Some(queue));
         self.look_again();
         Ok(())

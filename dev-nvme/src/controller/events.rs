@@ -81,6 +81,7 @@ impl Controller {
         if self.events.pending.len() < EVENTS_MAX && !self.events.pending.contains(&event) {
             self.events.pending.push(event);
         }
+        self.unkept.control = true;
         self.tell_events();
     }
 

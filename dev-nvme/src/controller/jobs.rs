@@ -5,6 +5,7 @@
 //! when no job is in flight any more. A result of an old epoch is dropped; only the count of jobs in flight changes.
 
 use super::{Controller, Outcome, Watched, get, get_mut, set};
+use crate::journal::Slot;
 use crate::queue::{Completed, Posting, QUEUES_MAX, SubmissionQueue, entry_address};
 use crate::spec::command::COMMAND_LEN;
 use crate::spec::registers::SHST_COMPLETE;
@@ -78,7 +79,7 @@ impl Controller {
         room && !sq.fetching && sq.deletion.is_none() && sq.waiting() > 0 && self.registers.cc.shn() == 0
     }
 
-    /// Takes the next job: at most `batch` consecutive commands.
+    /// Takes the next job: at most `batch` consecutive commands, or none of the I/O queues.
     pub fn next_job(&mut self, batch: u32) -> Option<Job> {
         if !self.can_work() {
             return None;
@@ -93,6 +94,7 @@ impl Controller {
         let (submission, epoch) = (&self.submission, self.epoch);
         let head = |sqid| get(submission, sqid).map_or(0, |sq| sq.head);
         let posting = self.completion.iter_mut().flatten().find_map(|cq| cq.release(head))?;
+        self.assigned(&posting);
         Some(Job::Post { ticket: Ticket { sqid: NO_QUEUE, epoch }, posting })
     }
 
@@ -100,10 +102,15 @@ impl Controller {
     fn fetch_job(&mut self, batch: u32) -> Option<Job> {
         let first = self.last_served % QUEUES_MAX;
         let turn = (0..QUEUES_MAX).map(|step| (first + step) % QUEUES_MAX + 1);
-        let ready = |sqid: &u16| get(&self.submission, *sqid).is_some_and(|sq| self.can_fetch(sq));
+        let ready = |sqid: &u16| {
+            let has_room = *sqid == 0 || batch > 0;
+            has_room && get(&self.submission, *sqid).is_some_and(|sq| self.can_fetch(sq))
+        };
         let sqid = core::iter::once(0).chain(turn).find(ready)?;
         let epoch = self.epoch;
         let sq = get_mut(&mut self.submission, sqid)?;
+        // Each command of the admin queue is a step of its own for the next life.
+        let batch = if sqid == 0 { 1 } else { batch };
         let count = sq.contiguous().min(batch.clamp(1, BATCH_MAX));
         sq.fetching = true;
         sq.jobs += 1;
@@ -120,10 +127,12 @@ impl Controller {
             return None;
         }
         self.shutdown_wanted = false;
+        self.unkept.control = true;
         Some(Job::Shutdown { ticket: Ticket { sqid: NO_QUEUE, epoch: self.epoch } })
     }
 
-    /// The entries of a fetch were read, or could not be. Returns whether the commands are to be executed.
+    /// The entries of a fetch were read, or could not be. Returns whether the commands are to be executed. Those of the
+    /// admin queue have been, by [`Controller::take_admin`].
     pub fn fetched(&mut self, ticket: Ticket, count: u32, readable: bool) -> bool {
         if ticket.epoch != self.epoch {
             return false;
@@ -138,19 +147,34 @@ impl Controller {
         true
     }
 
+    /// The command of the admin queue that was read has been executed: it is fetched. False: there was a reset.
+    pub fn take_admin(&mut self, ticket: Ticket) -> bool {
+        self.unkept.control = true;
+        self.fetched(ticket, 1, true)
+    }
+
     /// A command is done. Returns the completion to write, if the queue has room now.
-    pub fn complete(&mut self, ticket: Ticket, cid: u16, outcome: &Outcome) -> Option<Posting> {
+    pub fn complete(
+        &mut self,
+        ticket: Ticket,
+        cid: u16,
+        outcome: &Outcome,
+        slot: Option<Slot>,
+    ) -> Option<Posting> {
         if ticket.epoch != self.epoch {
             return None;
         }
         self.counters.moved(outcome.moved, self.identity.block_shift);
         if !outcome.status.is_success() {
             self.errors.add(ticket.sqid, cid, outcome);
+            self.unkept.control = true;
         }
-        let completed = Completed { dw0: outcome.dw0, sqid: ticket.sqid, cid, status: outcome.status };
+        let completed = Completed { dw0: outcome.dw0, sqid: ticket.sqid, cid, status: outcome.status, slot };
         let sq = get(&self.submission, ticket.sqid)?;
         let (cqid, head) = (sq.cqid, sq.head);
-        get_mut(&mut self.completion, cqid)?.place(completed, head)
+        let posting = get_mut(&mut self.completion, cqid)?.place(completed, head);
+        posting.iter().for_each(|posting| self.assigned(posting));
+        posting
     }
 
     /// Splits a command off as a job of its own, to be finished separately.
@@ -175,6 +199,7 @@ impl Controller {
         if ticket.epoch != self.epoch {
             return;
         }
+        self.unkept.control = true;
         if flushed {
             self.registers.csts.set_shst(SHST_COMPLETE);
         } else {
@@ -198,7 +223,7 @@ impl Controller {
         self.end_reset_if_idle();
     }
 
-    fn delete_submission_queue(&mut self, sqid: u16, cid: u16) {
+    pub(super) fn delete_submission_queue(&mut self, sqid: u16, cid: u16) {
         set(&mut self.submission, sqid, None);
         self.hold_admin(cid, Status::SUCCESS, 0);
     }

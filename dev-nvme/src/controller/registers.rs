@@ -55,6 +55,7 @@ impl Controller {
             Some(Doorbell::CompletionHead(queue)) => return self.ring_head(queue, value),
             None => {}
         }
+        self.unkept.control = true;
         let replace = |old: u64, half: Half| match half {
             Half::Low => old & !u64::from(u32::MAX) | u64::from(value),
             Half::High => old & u64::from(u32::MAX) | u64::from(value) << 32,
@@ -105,6 +106,7 @@ impl Controller {
             return self.raise_event(AsyncEvent::INVALID_DOORBELL_VALUE);
         }
         sq.tail = value;
+        self.unkept.tails |= 1 << queue;
     }
 
     pub(super) fn ring_head(&mut self, queue: u16, value: u32) {
@@ -117,6 +119,7 @@ impl Controller {
             return self.raise_event(AsyncEvent::INVALID_DOORBELL_VALUE);
         }
         cq.head = value;
+        self.unkept.heads |= 1 << queue;
     }
 }
 

@@ -4,7 +4,7 @@
 use super::events::{AsyncEvent, Events, REQUESTS_MAX};
 use super::logs::ERRORS_MAX;
 use super::registers::{sanitise_aqa, sanitise_cc};
-use super::{Controller, Counters, ErrorLog, Features, Queues, Registers, Shadow, get, set};
+use super::{Controller, Counters, ErrorLog, Features, Queues, Registers, Shadow, Unkept, get, set};
 use crate::identity::Identity;
 use crate::queue::{Completed, CompletionQueue, ENTRIES_MAX, QUEUES_MAX, SubmissionQueue};
 use crate::saved::{
@@ -44,6 +44,12 @@ impl Controller {
             paused: _,
             // The round-robin position is not guest-visible.
             last_served: _,
+            // Written, when idle.
+            unposted: _,
+            // What a checkpoint is for.
+            unkept: _,
+            // Not after it has run.
+            is_revived: _,
         } = self;
         let v1 = NvmeV1 {
             namespace: save_namespace(identity),
@@ -137,6 +143,7 @@ impl Controller {
             errors: ErrorLog { count: *error_count, entries },
             shutdown_wanted: *shutdown_wanted,
             paused: true,
+            unkept: Unkept { control: true, is_reset: true, ..Unkept::default() },
             ..Self::new(identity)
         };
         if let Some(shadow) = shadow {
@@ -181,14 +188,28 @@ fn restore_shadow(shadow: &ShadowV2) -> Result<Shadow, StateError> {
 fn save_submission(id: u16, queue: &SubmissionQueue) -> SubmissionQueueV1 {
     // No job is in flight when idle, so no deletion is pending either. Last values of shadow doorbells are read
     // again.
-    let SubmissionQueue { base, size, head, tail, seen: _, cqid, fetching: _, jobs: _, deletion: _ } = *queue;
+    let SubmissionQueue {
+        base,
+        size,
+        head,
+        // Counted from any multiple of the size.
+        fetched: _,
+        tail,
+        seen: _,
+        cqid,
+        fetching: _,
+        jobs: _,
+        deletion: _,
+    } = *queue;
     SubmissionQueueV1 { id, base, size, head, tail, cqid }
 }
 
 fn save_completion(id: u16, queue: &CompletionQueue) -> CompletionQueueV1 {
-    let CompletionQueue { base, size, head, seen: _, tail, phase, vector, held } = queue;
+    // `placed` follows from tail and phase.
+    let CompletionQueue { base, size, head, seen: _, tail, placed: _, phase, vector, held } = queue;
     let held = held.iter().map(|completed| {
-        let Completed { dw0, sqid, cid, status } = *completed;
+        // No command is in a journal when idle.
+        let Completed { dw0, sqid, cid, status, slot: _ } = *completed;
         CompletedV1 { dw0, sqid, cid, status: status.bits() }
     });
     let held = held.collect();
@@ -232,15 +253,13 @@ fn restore_completion(saved: &[CompletionQueueV1]) -> Result<Queues<CompletionQu
         check("an interrupt vector", vector.unwrap_or(0).into(), QUEUES_MAX.into())?;
         let held = held.iter().map(|completed| {
             let CompletedV1 { dw0, sqid, cid, status } = *completed;
-            Completed { dw0, sqid, cid, status: Status::from_bits(status) }
+            Completed { dw0, sqid, cid, status: Status::from_bits(status), slot: None }
         });
         let held = held.collect();
         let (base, size, head, tail, phase, vector) = (*base, *size, *head, *tail, *phase, *vector);
-        set(
-            &mut queues,
-            *id,
-            Some(CompletionQueue { base, size, head, seen: head, tail, phase, vector, held }),
-        );
+        let placed = u64::from(tail) + if phase { 0 } else { u64::from(size) };
+        let queue = CompletionQueue { base, size, head, seen: head, tail, placed, phase, vector, held };
+        set(&mut queues, *id, Some(queue));
     }
     Ok(queues)
 }
@@ -259,7 +278,8 @@ fn restore_submission(
                 found: cqid.into(),
             });
         }
-        let queue = SubmissionQueue { head, tail, ..SubmissionQueue::new(base, size, cqid) };
+        let fetched = head.into();
+        let queue = SubmissionQueue { head, fetched, tail, ..SubmissionQueue::new(base, size, cqid) };
         set(&mut queues, id, Some(queue));
     }
     Ok(queues)

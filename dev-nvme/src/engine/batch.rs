@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use ipc::shm::file_io;
 
-use super::{Deferred, Engine, Host, pace};
+use super::{Deferred, Done, Engine, Host, pace};
 use crate::controller::{Moved, Ticket};
-use crate::io::{Buffer, Executed, Io};
+use crate::io::{Buffer, Io};
+use crate::journal::Slot;
 use crate::queue::Posting;
 use crate::spec::command::Command;
 use crate::spec::completion::COMPLETION_LEN;
@@ -42,7 +43,7 @@ pub(super) struct Batch<'a> {
     /// When the clock was read last.
     now: Instant,
     /// Executed and not posted.
-    done: Vec<(u16, Executed)>,
+    done: Vec<Done>,
     /// When the last completion was posted.
     posted_at: Instant,
     /// Posted and no interrupt raised: the vector, and since when.
@@ -64,15 +65,10 @@ impl<'a> Batch<'a> {
         Self { engine, host, ticket, write_cache, may_write, waits, now, done, posted_at, unraised, since }
     }
 
-    pub fn admin(&mut self, command: &Command) {
-        let vector = self.engine.admin(self.host, self.ticket, command);
-        self.posted(vector);
-    }
-
     /// Executes a command, or defers it to a worker if it blocks and this thread is the helping one.
-    pub fn io(&mut self, command: &Command, buffer: &mut Buffer) {
+    pub fn io(&mut self, command: &Command, slot: Option<Slot>, buffer: &mut Buffer) {
         let Self { engine, host, ticket, write_cache, .. } = *self;
-        let deferred = Deferred { ticket, command: *command, write_cache };
+        let deferred = Deferred { ticket, command: *command, slot, write_cache };
         if !engine.is_helped() {
             let vector = engine.io(host, &deferred, buffer);
             self.posted(vector);
@@ -95,7 +91,7 @@ impl<'a> Batch<'a> {
         let Some(executed) = executed else { return engine.defer(deferred) };
         let Moved { read, written } = executed.outcome.moved;
         let len = identity.bytes(read.max(written).into());
-        self.done.push((command.cid.get(), executed));
+        self.done.push(Done { cid: command.cid.get(), slot, executed });
         if writes {
             self.look_whether_it_waited(len);
         }
@@ -127,7 +123,7 @@ impl<'a> Batch<'a> {
         if self.done.is_empty() {
             return;
         }
-        let postings = self.engine.complete(self.ticket, self.done.drain(..));
+        let postings = self.engine.complete(self.host, self.ticket, self.done.drain(..));
         let mut rest = &postings[..];
         while let Some(first) = rest.first() {
             let places = (0..).step_by(COMPLETION_LEN).map(|offset| first.iova.wrapping_add(offset));

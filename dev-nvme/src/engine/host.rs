@@ -62,6 +62,10 @@ impl HostMemory for NoHost {
         self.write(iova, &dword.to_le_bytes())
     }
 
+    fn is_connected(&self) -> bool {
+        false
+    }
+
     fn lend(&self, _: &[Segment], _: Loan, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
         false
     }

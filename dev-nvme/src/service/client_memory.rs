@@ -163,6 +163,10 @@ impl HostMemory for ClientMemory {
         }
     }
 
+    fn is_connected(&self) -> bool {
+        !self.connection.has_ended()
+    }
+
     fn lend(&self, segments: &[Segment], loan: Loan, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
         self.windows.lend(segments, loan, access)
     }

@@ -18,11 +18,14 @@ use ipc::protocol::control::{
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::saved::Writer;
+use ipc::shm::checkpoint::CHECKPOINT_LEN;
+use ipc::shm::region::Region;
 use ipc::slot::SlotKind;
 use process::{Configured, Context, Program, Source, StartError};
 use sandbox::{Inherited, InheritedError, profiles};
 
 use crate::device::Device;
+use crate::journal::Journal;
 use crate::service::image::{self, Presented};
 
 /// Whether the coordinator started this process, which then serves: its first argument is a name, not an option.
@@ -42,6 +45,8 @@ pub fn serve_if_managed() -> Result<bool, StartError> {
 pub struct Given {
     client: OwnedFd,
     image: File,
+    /// What its next life finds if it dies, and what it finds of the one before.
+    checkpoint: OwnedFd,
 }
 
 impl Given {
@@ -50,7 +55,11 @@ impl Given {
     /// # Errors
     /// If one is not there.
     pub fn take(fds: &mut Inherited) -> Result<Self, InheritedError> {
-        Ok(Self { client: fds.take(SlotKind::VfioUser)?, image: File::from(fds.take(SlotKind::Image)?) })
+        Ok(Self {
+            client: fds.take(SlotKind::VfioUser)?,
+            image: File::from(fds.take(SlotKind::Image)?),
+            checkpoint: fds.take(SlotKind::Checkpoint)?,
+        })
     }
 }
 
@@ -58,10 +67,21 @@ impl Given {
 pub struct Ready {
     client: OwnedFd,
     device: Arc<Device>,
+    journal: Journal,
 }
 
-/// The controller was started; its threads own all of it.
-pub struct Serving;
+/// The same with its state.
+pub struct Loaded {
+    client: OwnedFd,
+    device: Arc<Device>,
+    /// The life before has died: this one is its author from `arm` on.
+    is_revived: bool,
+}
+
+/// The controller was started; its threads have it too.
+pub struct Serving {
+    device: Arc<Device>,
+}
 
 /// The program of an NVMe controller.
 pub struct NvmeProgram;
@@ -72,7 +92,7 @@ impl Program for NvmeProgram {
     type Given = Given;
     type Config = NvmeConfig;
     type Ready = Ready;
-    type Loaded = Ready;
+    type Loaded = Loaded;
     type Armed = Serving;
 
     fn accept(config: RoleConfig) -> Result<NvmeConfig, Failure> {
@@ -88,16 +108,31 @@ impl Program for NvmeProgram {
         let presented = Presented { block_len, serial, readonly };
         let (identity, media) = image::present(given.image, image, &presented)
             .map_err(|error| Failure::new("configure the NVMe controller", error))?;
-        Ok(Ready { client: given.client, device: Arc::new(Device::new(identity, media)) })
+        let journal = Region::from_fd(given.checkpoint, CHECKPOINT_LEN)
+            .and_then(|region| Journal::attach(&region))
+            .map_err(|error| Failure::new("map the controller's checkpoint", error))?;
+        Ok(Ready { client: given.client, device: Arc::new(Device::new(identity, media)), journal })
     }
 
-    /// The client moves the device's state.
-    fn load(ready: Ready, _source: Source, _context: &Context) -> Result<Ready, Failure> {
-        Ok(ready)
+    /// The client moves the device's state, but for that of a life that has died.
+    fn load(ready: Ready, source: Source, _context: &Context) -> Result<Loaded, Failure> {
+        let Ready { client, device, journal } = ready;
+        let is_revived = matches!(source, Source::Checkpoint);
+        if is_revived {
+            device.revive(journal).map_err(|error| Failure::new("revive the NVMe controller", error))?;
+        } else {
+            device.keep_in(journal);
+        }
+        Ok(Loaded { client, device, is_revived })
     }
 
-    fn arm(loaded: Ready, _context: &Context) -> Result<Serving, Failure> {
-        let Ready { client, device } = loaded;
+    fn arm(loaded: Loaded, _context: &Context) -> Result<Serving, Failure> {
+        let Loaded { client, device, is_revived } = loaded;
+        if is_revived {
+            // The guest runs, and reaches it before `go`.
+            device.begin();
+        }
+        let serving = Serving { device: Arc::clone(&device) };
         let fail = |error: &dyn ToString| Failure::new("start the NVMe controller", error.to_string());
         super::start_workers(&device).map_err(|error| fail(&error))?;
         let session = move || match super::serve_client(&device, client) {
@@ -105,7 +140,7 @@ impl Program for NvmeProgram {
             Err(error) => ipc::log::warn!("nvme: no longer served: {error}"),
         };
         thread::Builder::new().name("session".to_owned()).spawn(session).map_err(|error| fail(&error))?;
-        Ok(Serving)
+        Ok(serving)
     }
 
     fn replay(_armed: &Serving) -> Result<Option<Vec<StreamReplay>>, Failure> {
@@ -113,7 +148,9 @@ impl Program for NvmeProgram {
     }
 
     /// The client resumes the device.
-    fn go(_armed: &Serving, _context: &Context) {}
+    fn go(armed: &Serving, _context: &Context) {
+        armed.device.begin();
+    }
 
     fn pause(_armed: &Serving) -> Result<(), Failure> {
         Ok(())

@@ -98,6 +98,10 @@ impl HostMemory for Ram {
         HostMemory::write(self, iova, &dword.to_le_bytes())
     }
 
+    fn is_connected(&self) -> bool {
+        true
+    }
+
     fn lend(&self, segments: &[Segment], _: Loan, access: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
         let slice = |segment: &Segment| self.map.get_slice(GuestAddress(segment.iova), segment.len);
         let slices: Result<Vec<_>, _> = segments.iter().map(slice).collect();

@@ -49,6 +49,9 @@ impl<B: Backend> Function<B> {
     pub fn signal(&self, vector: usize) {
         let Some(device) = &self.device else { return };
         let message = lock(&device.space).msix.signal(vector);
+        if message.is_none() {
+            self.keep();
+        }
         self.send_all(message.as_slice());
     }
 
@@ -57,6 +60,7 @@ impl<B: Backend> Function<B> {
         let Some(device) = &self.device else { return };
         let _open = self.gate.enter();
         let effect = lock(&device.space).intx.as_mut().map_or(intx::Effect::Nothing, intx::Intx::signal);
+        self.keep();
         self.apply(device, effect);
     }
 
@@ -64,6 +68,7 @@ impl<B: Backend> Function<B> {
     pub fn intx_ended(&self) {
         let Some(device) = self.working() else { return };
         let effect = lock(&device.space).intx.as_mut().map_or(intx::Effect::Nothing, intx::Intx::ended);
+        self.keep();
         self.apply(device, effect);
     }
 

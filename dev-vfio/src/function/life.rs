@@ -18,6 +18,7 @@ use crate::pci::intx;
 impl<B: Backend> Function<B> {
     /// Opens the gate for the first time. `restored`: the device is stopped, and interrupts may be pending.
     pub fn begin(&self, restored: bool) {
+        self.begin_keeping();
         self.gate.open();
         if restored {
             self.run();
@@ -53,7 +54,7 @@ impl<B: Backend> Function<B> {
         let Some(device) = self.working() else { return };
         self.stopped.store(false, Relaxed);
         if let Err(error) = device.end.set_running(true) {
-            self.fail(&error.to_string());
+            self.fail_by(&error);
             return;
         }
         let is_quiet = || lock(&device.space).intx.is_some_and(|intx| !intx.is_pending());
@@ -78,7 +79,7 @@ impl<B: Backend> Function<B> {
                 Err(error.to_string())
             }
             Err(error) => {
-                self.fail(&error.to_string());
+                self.fail_by(&error);
                 Ok(())
             }
             Ok(()) => Ok(()),

@@ -27,6 +27,8 @@ pub enum Saved {
     Kept(SessionV1),
     /// Its state follows in the stream.
     Anew(Units),
+    /// Its server has it from its own checkpoint, stopped.
+    Revived,
 }
 
 impl Saved {
@@ -56,6 +58,7 @@ impl Saved {
     /// Opens the device behind `socket` in this state, stopped.
     pub(super) fn open(self, socket: OwnedFd, until: Deadline) -> Result<(Client, Opened), ClientError> {
         match self {
+            Saved::Revived => Client::open_as_it_is(socket, until),
             Saved::Kept(session) => Client::take_over(socket, &session, until),
             Saved::Anew(mut units) => {
                 let (client, opened) = Client::open(socket, until)?;

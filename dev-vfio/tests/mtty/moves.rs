@@ -101,6 +101,7 @@ impl Side {
             ram: layout,
             direct_dma: false,
             keeps_server: true,
+            next_life: None,
             model: Model::default(),
         };
         process.configure(RoleConfig::Vfio(config)).unwrap();

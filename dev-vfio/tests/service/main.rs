@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dev_vfio::service::{Descriptors, VfioProgram};
-use dev_vfio::vfio_user::VfioUserDevice;
+use dev_vfio::vfio_user::{Given, VfioUserDevice};
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::channel::{self, Channel, Incoming};
 use ipc::deadline::Deadline;
@@ -42,6 +42,7 @@ use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::Model;
 use ipc::protocol::stage1::{Attachment, Fault, Notice, Stage1, Stage1Request};
 use ipc::protocol::vfio::{AREA32_REGION, BarAreas, CONFIG_REGION, VfioConfig};
+use ipc::shm::checkpoint::Checkpoint;
 use ipc::shm::dirty_log::{self, DirtyLog, OwedMap};
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
@@ -187,7 +188,7 @@ impl<S> Vm<S> {
             dirty_log: clone(&log_memory),
             ring: clone(&ring_memory),
             stage1: device,
-            given: client,
+            given: Given { server: client, checkpoint: clone(&Checkpoint::create("checkpoint").unwrap()) },
             msi_board: clone(&board_memory),
             msi_doorbell,
             link,
@@ -218,6 +219,7 @@ impl<S> Vm<S> {
             ram: layout.clone(),
             direct_dma: false,
             keeps_server: true,
+            next_life: None,
             model: Model::default(),
         };
         change(&mut config);

@@ -4,16 +4,15 @@
 //! ```text
 //!   Unconfigured --Configure--> Configured --Load--> Loaded --Arm--> Armed --Replay--> Replayed --Go--> Running
 //!
-//!   Running --Pause--> Paused --Resume--> Running        Paused --Save, Replay--> Paused
+//!   Running --Pause--> Paused --Resume--> Running        Paused --Save--> Paused
 //!   any --Quit--> Ended
 //! ```
 //!
 //! The way to `Running` is the same from reset and from state units. Before `Go` any step may fail, after which the
-//! process can only quit; the guest cannot have noticed anything by then. `Inspect`, `Heartbeat`, `Probe`,
-//! `DirtyLog`, `CheckSave` and `Rewire` do not change the state; the dirty log needs a configured process. A mover
-//! stays configured. A request
-//! that the state does not allow is answered with `Failed`; the coordinator uses the same function, and does not send
-//! one.
+//! process can only quit; the guest cannot have noticed anything by then. `Inspect`, `Heartbeat`, `Probe`, `DirtyLog`,
+//! `CheckSave` and `Rewire` do not change the state, nor does `Replay` once the process runs (for peers that were
+//! rewired); the dirty log needs a configured process. A mover stays configured. A request that the state does not
+//! allow is answered with `Failed`; the coordinator uses the same function, and does not send one.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,8 +58,10 @@ impl State {
             (Self::Replayed | Self::Running, Request::Go) => Some(Self::Running),
             (Self::Running | Self::Paused, Request::Pause) => Some(Self::Paused),
             (Self::Paused | Self::Running, Request::Resume) => Some(Self::Running),
-            (Self::Running | Self::Paused, Request::CheckSave | Request::Rewire { .. }) => Some(self),
-            (Self::Paused, Request::Save | Request::Replay) => Some(Self::Paused),
+            (Self::Running | Self::Paused, Request::CheckSave | Request::Rewire { .. } | Request::Replay) => {
+                Some(self)
+            }
+            (Self::Paused, Request::Save) => Some(Self::Paused),
             (
                 _,
                 Request::Load(_)

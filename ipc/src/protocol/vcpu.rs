@@ -88,6 +88,9 @@ pub struct RemoteFunction {
     /// Of a physical device, the number (`st_rdev`) of its character device, of which its windows must be. `None`: a
     /// vfio-user server is behind it, whose memory has to be sealed.
     pub host_device: Option<u64>,
+    /// Its process may be followed by another life if it dies: it is waited for, and is lost when its function link
+    /// closes, of which the coordinator keeps an end.
+    pub has_next_life: bool,
 }
 
 /// One window of a PCI function.

@@ -4,6 +4,8 @@
 //! The slot fixes the guest physical ranges of the device: its configuration space, and three areas in which its BARs
 //! are placed, where they stay. Sent once, in `Request::Configure`.
 
+use core::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::addr::{Bdf, Gpa, GpaRange, StreamId};
@@ -43,6 +45,31 @@ pub struct VfioConfig {
     pub model: Model,
     /// Whether the device's server outlives this process: a next life takes over the connection.
     pub keeps_server: bool,
+    /// If this process or the device's server dies, the next lives of both go on from their checkpoints: what of the
+    /// device's registers may be accessed twice. `None`: there is no next life.
+    pub next_life: Option<IdempotentRegisters>,
+}
+
+/// Registers of a device's model that may be accessed twice: a death between an access and its answer leaves open
+/// whether it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdempotentRegisters {
+    /// The region, by its index in VFIO. Reads of it have no effect, and a write that is made twice in succession has
+    /// that of the first.
+    pub region: u32,
+    /// Offsets of its registers of which only the latest value counts: they may be written again later.
+    pub doorbells: Range<u64>,
+}
+
+impl IdempotentRegisters {
+    /// Of an NVMe controller, NVMe 1.4 section 3.1: all of BAR 0. CAP, VS and CSTS are read-only; INTMS and INTMC are
+    /// not there with MSI-X; AQA, ASQ and ACQ hold what is written; CC acts when EN or SHN changes, and a second write
+    /// of the same value changes neither. The doorbells hold positions in rings, the same one as often as it is
+    /// written.
+    #[must_use]
+    pub const fn nvme() -> Self {
+        Self { region: 0, doorbells: 0x1000..0x1000 + 17 * 2 * 4 }
+    }
 }
 
 /// The ranges of the guest's address space for a function's BARs.

@@ -10,22 +10,27 @@
 //! starts after it was reaped, and any part of a write that is missing makes the checksum wrong.
 
 use crate::error::Error;
+use crate::shm::journal::JOURNAL_LEN;
 use crate::shm::region::{Region, View};
 use crate::shm::sync::AtomicU64;
 use crate::shm::sync::Ordering::{Relaxed, Release};
 
-/// The most bytes of one checkpoint: the registers of an SMMU are some 250.
+/// The most bytes of one checkpoint: the registers of an SMMU are some 250, an NVMe controller with a full error log
+/// and all of its queues some 4000.
 pub const BYTES_MAX: usize = DATA_WORDS * 8;
 
-/// The size of the object, in whole pages: a slot each.
-pub const CHECKPOINT_LEN: u64 = 2 * 4096;
+/// The size of the object: two slots, and a journal behind them ([`crate::shm::journal`]).
+pub const CHECKPOINT_LEN: u64 = JOURNAL_START + JOURNAL_LEN;
 
-const SLOT_WORDS: usize = 512;
+/// Where the journal begins.
+pub(super) const JOURNAL_START: u64 = 2 * SLOT_WORDS as u64 * 8;
+
+const SLOT_WORDS: usize = 2048;
 /// Its sequence number, and its length above its checksum.
 const HEADER_WORDS: usize = 2;
 const DATA_WORDS: usize = SLOT_WORDS - HEADER_WORDS;
 
-const _: () = assert!(CHECKPOINT_LEN == 2 * SLOT_WORDS as u64 * 8);
+const _: () = assert!(CHECKPOINT_LEN.is_multiple_of(4096));
 
 /// The object, seen by its author or by the author's next life.
 #[derive(Clone)]

@@ -172,6 +172,11 @@ impl Connection {
         self.in_flight()
     }
 
+    /// Whether it has ended, for whatever reason.
+    pub fn has_ended(&self) -> bool {
+        self.lock().fate().is_some()
+    }
+
     /// What is in flight.
     pub fn in_flight(&self) -> InFlight {
         let torn = self.reading.turn().torn;

@@ -66,7 +66,9 @@ impl Traced {
         let mut m = Monitor::launch(folder.path(), name, |options| {
             options.programs = built.into();
             options.nvme = vec![image];
-            options.arguments = ["--cpu", "soft", "--vcpus", "2"].map(Into::into).to_vec();
+            // What is lost in a move is seen if it does not come back.
+            let words = ["--cpu", "soft", "--vcpus", "2", "--device-restart", "never"];
+            options.arguments = words.map(Into::into).to_vec();
             options.under = under(&launcher);
         })?;
         let tracer = Tracer::start_counting(launcher, plan);

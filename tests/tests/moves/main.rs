@@ -48,9 +48,8 @@ mod traffic;
 use dev_nvme::service::managed::{Given, NvmeProgram};
 use dev_smmu::service::{Descriptors as SmmuDescriptors, SmmuProgram};
 use dev_vfio::service::{Descriptors, VfioProgram};
-use dev_vfio::vfio_user::VfioUserDevice;
+use dev_vfio::vfio_user::{self, VfioUserDevice};
 use faulty::Faulty;
-use ipc::slot::SlotKind;
 use sandbox::profiles;
 use vcpu::{Soft, VcpuProgram};
 
@@ -103,8 +102,8 @@ fn main() {
         }
         Some("bulkhead-vfio") => {
             return drop(process::run::<Faulty<VfioProgram<VfioUserDevice>>>(&profiles::vfio(), |fds| {
-                let server = fds.take(SlotKind::VfioUser)?;
-                Descriptors::take(fds, server)
+                let given = vfio_user::Given::take(fds)?;
+                Descriptors::take(fds, given)
             }));
         }
         Some("bulkhead-nvme") => {

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dev_vfio::service::{Descriptors, VfioProgram};
-use dev_vfio::vfio_user::VfioUserDevice;
+use dev_vfio::vfio_user::{Given, VfioUserDevice};
 use ipc::channel::{Channel, Incoming, LATE_MAX};
 use ipc::deadline::Deadline;
 use ipc::doorbell::Ringer;
@@ -63,8 +63,8 @@ pub fn write(to: &Path, script: u8) {
 }
 
 fn take(fds: &mut Inherited) -> Result<Descriptors<VfioUserDevice>, InheritedError> {
-    let server = fds.take(SlotKind::VfioUser)?;
-    Descriptors::take(fds, server)
+    let given = Given::take(fds)?;
+    Descriptors::take(fds, given)
 }
 
 /// The process called `name`, with descriptors of these names.

@@ -86,6 +86,8 @@ impl Machine {
         let m = Monitor::launch(folder.path(), name, |options| {
             options.programs = own;
             options.nvme = images.to_vec();
+            // What it does costs its device: no next life does it again.
+            options.arguments = ["--device-restart", "never"].map(Into::into).to_vec();
             options.under = under;
         })?;
         Some(Self { m, guest: None, slowed: Vec::new(), folder })

@@ -29,6 +29,7 @@ fn device() -> (RemoteDevice, Responder) {
         windows,
         intx_spi: 9,
         host_device: None,
+        has_next_life: false,
     };
     let ring = ring::create("ring").unwrap();
     let responder = Responder::attach(&ring, 1, Duration::ZERO).unwrap();

@@ -23,7 +23,8 @@ fn area(region: u16, start: u64, len: u64) -> FunctionWindow {
 }
 
 fn function(windows: Vec<FunctionWindow>, host_device: Option<u64>) -> RemoteFunction {
-    RemoteFunction { peer: InstanceId::new(Role::Vfio, 0), bdf: Bdf(8), windows, intx_spi: 0, host_device }
+    let peer = InstanceId::new(Role::Vfio, 0);
+    RemoteFunction { peer, bdf: Bdf(8), windows, intx_spi: 0, host_device, has_next_life: false }
 }
 
 fn areas() -> Vec<FunctionWindow> {

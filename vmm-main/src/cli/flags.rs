@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::{
-    Behind, ConsoleMode, DeviceSettings, OnReset, RestartPolicy, STDERR_NAME, Settings, SmmuSettings,
-    VmConfig, file, size,
+    Behind, ConsoleMode, DeviceSettings, OnReset, RestartPolicy, Restarts, STDERR_NAME, Settings,
+    SmmuSettings, VmConfig, file, size,
 };
 use crate::launcher::ids::{self, Ids};
 use crate::problem::Problem;
@@ -113,6 +113,13 @@ pub struct RunFlags {
     /// After how many seconds a process that makes no progress is killed, as if it had died; 0: never [default: 10]
     #[arg(long, value_name = "SECONDS", help_heading = "Failures")]
     hang_deadline: Option<u64>,
+    /// Whether the processes of an NVMe disk are started anew if one dies, where the disk does not say [default:
+    /// always]
+    #[arg(long, value_enum, value_name = "WHEN", help_heading = "Failures")]
+    device_restart: Option<RestartPolicy>,
+    /// How often within a minute; if one dies more often the device has failed [default: 5]
+    #[arg(long, value_name = "COUNT", help_heading = "Failures")]
+    device_restarts_per_minute: Option<u64>,
 }
 
 /// Where the launcher runs.
@@ -157,7 +164,13 @@ impl RunFlags {
             .chain(self.vfio.into_iter().map(Behind::Physical));
         Settings {
             devices: behind
-                .map(|behind| DeviceSettings { behind, slot: None, direct_dma: false, required: None })
+                .map(|behind| DeviceSettings {
+                    behind,
+                    slot: None,
+                    direct_dma: false,
+                    required: None,
+                    restart: Restarts::default(),
+                })
                 .collect(),
             name: self.name,
             kernel: self.kernel,
@@ -178,6 +191,10 @@ impl RunFlags {
             smmu_restart: self.smmu_restart,
             smmu_restarts: self.smmu_restarts_per_minute,
             hang_deadline: self.hang_deadline,
+            device_restart: Restarts {
+                policy: self.device_restart,
+                per_minute: self.device_restarts_per_minute,
+            },
             smmu: SmmuSettings {
                 sidsize: self.smmu_sidsize,
                 ssidsize: self.smmu_ssidsize,

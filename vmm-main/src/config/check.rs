@@ -136,11 +136,12 @@ pub fn vcpu_count(count: u64, cpu: Option<CpuKind>) -> Result<u16, Problem> {
 const RESTARTS_MAX: u32 = 1000;
 
 /// A limit of deaths: none at all is what `never` is for, and thousands in a minute are no limit.
-pub fn restarts(count: u64) -> Result<u32, Problem> {
+/// `table` is where it is given.
+pub fn restarts(count: u64, table: &str) -> Result<u32, Problem> {
     u32::try_from(count).ok().filter(|count| (1..=RESTARTS_MAX).contains(count)).ok_or_else(|| {
         Problem::usage(
             format!("{count} restarts of a process within a minute cannot be allowed"),
-            "smmu.restarts-per-minute",
+            format!("{table}.restarts-per-minute"),
             format!("give 1 to {RESTARTS_MAX}, or `restart = \"never\"`"),
         )
     })

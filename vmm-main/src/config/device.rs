@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use machine::layout::PCI_SLOT_COUNT;
 use serde::{Deserialize, Serialize};
 
+use super::{RESTARTS_DEFAULT, RestartPolicy, check};
 use crate::problem::Problem;
 use crate::system::{DEVICES_MAX, DeviceKind};
 
@@ -52,6 +53,25 @@ pub struct DeviceSettings {
     /// Whether the VM must not run without it. Default: it runs without, but a server whose socket does not exist at
     /// the start is reported as a mistake in the path.
     pub required: Option<bool>,
+    /// What the death of its processes comes to; left open: what the VM's other settings say.
+    pub restart: Restarts,
+}
+
+/// What the death of a device's processes comes to, with each choice left open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Restarts {
+    /// Whether they are started anew.
+    pub policy: Option<RestartPolicy>,
+    /// How many deaths of one of them within a minute are survived.
+    pub per_minute: Option<u64>,
+}
+
+impl Restarts {
+    /// Takes from `below` what this leaves open.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self { policy: self.policy.or(below.policy), per_minute: self.per_minute.or(below.per_minute) }
+    }
 }
 
 /// A device with its place.
@@ -66,6 +86,10 @@ pub struct DeviceConfig {
     /// Whether the VM must not run without it. Default: it runs without, but a server whose socket does not exist at
     /// the start is reported as a mistake in the path.
     pub required: Option<bool>,
+    /// What the death of its processes comes to.
+    pub restart: RestartPolicy,
+    /// How many deaths of one of them within a minute are survived.
+    pub restarts: u32,
 }
 
 impl DeviceConfig {
@@ -89,8 +113,8 @@ impl Behind {
     }
 }
 
-/// Gives every device a slot of its own.
-pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Problem> {
+/// Gives every device a slot of its own. `below` is what devices do not say of their processes' deaths.
+pub fn resolve(devices: Vec<DeviceSettings>, below: Restarts) -> Result<Vec<DeviceConfig>, Problem> {
     let refuse = |what: String, advice: String| Err(Problem::usage(what, "device", advice));
     let most = DEVICES_MAX;
     if devices.len() > most {
@@ -101,7 +125,14 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
     }
     let mut taken: Vec<u64> = devices.iter().filter_map(|device| device.slot).collect();
     let mut placed = Vec::new();
-    for DeviceSettings { behind, slot, direct_dma, required } in devices {
+    for DeviceSettings { behind, slot, direct_dma, required, restart } in devices {
+        if restart.policy == Some(RestartPolicy::Always) && !matches!(behind, Behind::Nvme(_)) {
+            return refuse(
+                "only the processes of an `nvme` device leave what they can be started anew from".to_owned(),
+                "leave `restart` out, or give \"never\"".to_owned(),
+            );
+        }
+        let restart = restart.over(below);
         if direct_dma && !matches!(behind, Behind::VfioUser(_)) {
             return refuse(
                 "only the server of a `vfio-user` device can be given guest memory".to_owned(),
@@ -139,7 +170,9 @@ pub fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Proble
                 "give each a slot of its own".to_owned(),
             );
         }
-        placed.push(DeviceConfig { behind, slot, direct_dma, required });
+        let restarts = check::restarts(restart.per_minute.unwrap_or(RESTARTS_DEFAULT), "device")?;
+        let restart = restart.policy.unwrap_or_default();
+        placed.push(DeviceConfig { behind, slot, direct_dma, required, restart, restarts });
     }
     Ok(placed)
 }
@@ -185,7 +218,12 @@ mod tests {
 
     fn device(slot: Option<u64>) -> DeviceSettings {
         let disk = Disk::from(PathBuf::from("disk.img"));
-        DeviceSettings { behind: Behind::Nvme(disk), slot, direct_dma: false, required: None }
+        let restart = Restarts::default();
+        DeviceSettings { behind: Behind::Nvme(disk), slot, direct_dma: false, required: None, restart }
+    }
+
+    fn resolve(devices: Vec<DeviceSettings>) -> Result<Vec<DeviceConfig>, Problem> {
+        super::resolve(devices, Restarts::default())
     }
 
     #[test]
@@ -199,7 +237,7 @@ mod tests {
     fn host_devices_are_named_in_full_and_once() {
         let real = |address: &str| {
             let behind = Behind::Physical(address.into());
-            DeviceSettings { behind, slot: None, direct_dma: false, required: None }
+            DeviceSettings { behind, ..device(None) }
         };
         assert_eq!(resolve(vec![real("0000:0a:1f.7")]).unwrap()[0].kind(), DeviceKind::Physical);
         for bad in
@@ -209,6 +247,23 @@ mod tests {
         }
         let twice = resolve(vec![real("0000:01:00.0"), real("0000:01:00.0")]).unwrap_err();
         assert!(twice.what.contains("assigned twice"), "{twice}");
+    }
+
+    #[test]
+    fn processes_of_devices_come_back_as_the_device_says_or_else_the_vm() {
+        let below = Restarts { policy: Some(RestartPolicy::Never), per_minute: Some(9) };
+        let said = Restarts { policy: Some(RestartPolicy::Always), per_minute: None };
+        let devices = vec![DeviceSettings { restart: said, ..device(None) }, device(None)];
+        let placed = super::resolve(devices, below).unwrap();
+        let restarts: Vec<_> = placed.iter().map(|device| (device.restart, device.restarts)).collect();
+        assert_eq!(restarts, [(RestartPolicy::Always, 9), (RestartPolicy::Never, 9)]);
+        let placed = resolve(vec![device(None)]).unwrap();
+        assert_eq!((placed[0].restart, placed[0].restarts), (RestartPolicy::Always, 5));
+        let foreign =
+            DeviceSettings { behind: Behind::VfioUser("sock".into()), restart: said, ..device(None) };
+        assert!(resolve(vec![foreign]).unwrap_err().what.contains("only the processes of an `nvme` device"));
+        let often = Restarts { policy: None, per_minute: Some(u64::MAX) };
+        assert!(resolve(vec![DeviceSettings { restart: often, ..device(None) }]).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::STDERR_NAME;
-use super::{Behind, DeviceSettings, Disk, Settings, size};
+use super::{Behind, DeviceSettings, Disk, Restarts, Settings, size};
 use crate::launcher::ids;
 use crate::printable;
 use crate::problem::Problem;
@@ -58,8 +58,19 @@ pub const SMMU_KEYS: [&str; 8] = [
 ];
 
 /// Keys of a `[[device]]`.
-const DEVICE_KEYS: [&str; 9] =
-    ["vfio-user", "nvme", "vfio", "behind", "slot", "direct-dma", "required", "readonly", "serial"];
+const DEVICE_KEYS: [&str; 11] = [
+    "vfio-user",
+    "nvme",
+    "vfio",
+    "behind",
+    "slot",
+    "direct-dma",
+    "required",
+    "readonly",
+    "serial",
+    "restart",
+    "restarts-per-minute",
+];
 
 /// Reads and parses the configuration at `path`.
 pub fn load(path: &Path) -> Result<Settings, Problem> {
@@ -161,10 +172,7 @@ fn smmu(source: &Source<'_>, value: &Spanned<DeValue<'_>>, settings: &mut Settin
             "ril" => smmu.ril = Some(source.boolean(value)?),
             "stream-table-levels" => smmu.stream_table_levels = Some(source.integer(value)?),
             "sidsize" => smmu.sidsize = Some(source.integer(value)?),
-            "restart" => {
-                let misfit = "does not say when a process is to be started anew";
-                settings.smmu_restart = Some(source.choice(value, misfit)?);
-            }
+            "restart" => settings.smmu_restart = Some(source.choice(value, RESTART_MISFIT)?),
             "restarts-per-minute" => settings.smmu_restarts = Some(source.integer(value)?),
             unknown => return Err(source.unknown_key(unknown, key.span(), &SMMU_KEYS, "[smmu]")),
         }
@@ -184,6 +192,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
     let mut direct_dma = false;
     let mut required = None;
     let (mut readonly, mut serial) = (None, None);
+    let mut restart = Restarts::default();
     for (key, value) in table {
         match key.get_ref().as_ref() {
             "vfio-user" => found.push(Behind::VfioUser(PathBuf::from(source.string(value)?))),
@@ -203,6 +212,8 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
             "required" => required = Some(source.boolean(value)?),
             "readonly" => readonly = Some((source.boolean(value)?, value.span())),
             "serial" => serial = Some((source.string(value)?, value.span())),
+            "restart" => restart.policy = Some(source.choice(value, RESTART_MISFIT)?),
+            "restarts-per-minute" => restart.per_minute = Some(source.integer(value)?),
             unknown => return Err(source.unknown_key(unknown, key.span(), &DEVICE_KEYS, "[[device]]")),
         }
     }
@@ -210,10 +221,10 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
         Ok([Behind::Nvme(disk)]) => {
             let readonly = readonly.is_some_and(|(readonly, _)| readonly);
             let disk = Disk { readonly, serial: serial.map(|(serial, _)| serial), ..disk };
-            Ok(DeviceSettings { behind: Behind::Nvme(disk), slot, direct_dma, required })
+            Ok(DeviceSettings { behind: Behind::Nvme(disk), slot, direct_dma, required, restart })
         }
         Ok([behind]) => match readonly.map(|(_, span)| span).or(serial.map(|(_, span)| span)) {
-            None => Ok(DeviceSettings { behind, slot, direct_dma, required }),
+            None => Ok(DeviceSettings { behind, slot, direct_dma, required, restart }),
             Some(span) => Err(Problem::usage(
                 "only an `nvme` device has an image that could be read-only or have a serial number",
                 source.at(&span),
@@ -232,6 +243,7 @@ fn device(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<DeviceSet
     }
 }
 
+const RESTART_MISFIT: &str = "does not say when a process is to be started anew";
 const STRING: &str = "a string";
 const BOOLEAN: &str = "true or false";
 const INTEGER: &str = "a whole number";

@@ -16,7 +16,7 @@ use ipc::protocol::smmu::Model;
 pub use machine::size;
 use serde::{Deserialize, Serialize};
 
-pub use device::{Behind, DeviceConfig, DeviceSettings, Disk};
+pub use device::{Behind, DeviceConfig, DeviceSettings, Disk, Restarts};
 pub use smmu::SmmuSettings;
 
 use crate::launcher::ids::Ids;
@@ -72,7 +72,7 @@ pub enum RestartPolicy {
     /// It is started anew under the running guest, unless that happens too often.
     #[default]
     Always,
-    /// The VM ends.
+    /// The VM ends, or the device has failed.
     Never,
 }
 
@@ -119,6 +119,8 @@ pub struct Settings {
     pub smmu_restarts: Option<u64>,
     /// After how many seconds a process that does not get on counts as hung; 0: never.
     pub hang_deadline: Option<u64>,
+    /// What the death of devices' processes comes to, where a device does not say.
+    pub device_restart: Restarts,
     /// Assigned devices. A layer that names some replaces those below.
     pub devices: Vec<DeviceSettings>,
 }
@@ -147,6 +149,7 @@ impl Settings {
             smmu_restart: self.smmu_restart.or(below.smmu_restart),
             smmu_restarts: self.smmu_restarts.or(below.smmu_restarts),
             hang_deadline: self.hang_deadline.or(below.hang_deadline),
+            device_restart: self.device_restart.over(below.device_restart),
             devices: if self.devices.is_empty() { below.devices } else { self.devices },
         }
     }
@@ -178,9 +181,9 @@ impl Settings {
             cpu_weight: self.cpu_weight.map(check::cpu_weight).transpose()?,
             smmu: self.smmu.resolve()?,
             smmu_restart: self.smmu_restart.unwrap_or_default(),
-            smmu_restarts: check::restarts(self.smmu_restarts.unwrap_or(RESTARTS_DEFAULT))?,
+            smmu_restarts: check::restarts(self.smmu_restarts.unwrap_or(RESTARTS_DEFAULT), "smmu")?,
             hang_deadline: check::hang_deadline(self.hang_deadline.unwrap_or(HANG_DEADLINE_DEFAULT))?,
-            devices: device::resolve(self.devices)?,
+            devices: device::resolve(self.devices, self.device_restart)?,
             receive: None,
         };
         check::name(&config.name)?;

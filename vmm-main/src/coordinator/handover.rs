@@ -92,6 +92,17 @@ pub struct HandedDevice {
     pub unreachable: Option<String>,
     /// Its disk, if it is a controller of ours.
     pub disk: Option<HandedDisk>,
+    /// What the death of its processes comes to, if they leave what they can be started anew from.
+    pub restart: RestartPolicy,
+    /// How many deaths of one of them within a minute are survived.
+    pub restarts: u32,
+}
+
+impl HandedDevice {
+    /// Whether its processes are started anew if one dies.
+    pub fn comes_back(&self) -> bool {
+        self.kind == DeviceKind::Nvme && self.restart == RestartPolicy::Always
+    }
 }
 
 /// A disk; its image comes as a descriptor.
@@ -120,10 +131,11 @@ impl Handover {
         Shape { cpu: self.cpu, initramfs: self.initramfs, devices }
     }
 
-    /// What the death of a process of this template comes to.
-    pub fn restart_of(&self, template: &Template) -> Restart {
+    /// What the death of this process comes to, which is of this template.
+    pub fn restart_of(&self, id: InstanceId, template: &Template) -> Restart {
         match (template.restart, self.smmu_restart) {
             (Restart::StartsAnew, RestartPolicy::Never) => Restart::EndsVm,
+            (Restart::DeviceFails, _) if self.restarts_of(id).is_some() => Restart::StartsAnew,
             (restart, _) => restart,
         }
     }
@@ -133,6 +145,20 @@ impl Handover {
     pub fn hang_deadline_of(&self, id: InstanceId) -> Option<Duration> {
         let deadline = Duration::from_secs(self.hang_deadline.into());
         (!deadline.is_zero() && id.role != Role::Vcpu).then_some(deadline)
+    }
+
+    /// How many deaths of this process within a minute are survived by another life of it; `None`: there is none.
+    pub fn restarts_of(&self, id: InstanceId) -> Option<u32> {
+        match system::device_of(id) {
+            Some(device) => {
+                let mut found = self.named().filter(|(known, _)| *known == device);
+                found.find_map(|(_, device)| device.comes_back().then_some(device.restarts))
+            }
+            None if id.role == Role::Smmu && self.smmu_restart == RestartPolicy::Always => {
+                Some(self.smmu_restarts)
+            }
+            None => None,
+        }
     }
 
     /// The processes of the devices whose servers may be given guest RAM.
@@ -188,6 +214,8 @@ impl Handover {
                     direct_dma: device.direct_dma,
                     disk: HandedDisk::of(&device.behind),
                     required: device.required == Some(true),
+                    restart: device.restart,
+                    restarts: device.restarts,
                     unreachable: unreachable.get(&id).cloned(),
                 })
                 .collect(),

@@ -34,6 +34,8 @@ pub struct Objects {
     layout: RamLayout,
     ram: Region,
     held: BTreeMap<(ObjectId, Side), OwnedFd>,
+    /// Ends of the function links of processes that may have a next life: their closing would be the device's end.
+    links: BTreeMap<InstanceId, OwnedFd>,
 }
 
 impl Objects {
@@ -53,6 +55,7 @@ impl Objects {
             layout: layout.clone(),
             ram,
             held: BTreeMap::new(),
+            links: BTreeMap::new(),
         };
         for (object, fd) in given {
             objects.held.insert((*object, Side::Owner), duplicate(fd.as_fd())?);
@@ -82,14 +85,17 @@ impl Objects {
     /// new ones in place of what is exchanged.
     pub fn for_restart(&self, members: &[InstanceId]) -> Result<Self, Problem> {
         let mut next = self.keeping(|_| true)?;
+        for (function, end) in &self.links {
+            next.links.insert(*function, duplicate(end.as_fd())?);
+        }
         next.make_of(|edge| members.iter().any(|member| edge.is_renewed_by(*member)))?;
         Ok(next)
     }
 
-    /// New ones in place of what is exchanged with the next life of a process that died: nobody uses those that there
-    /// were.
-    pub fn renew(&mut self, instance: InstanceId) -> Result<(), Problem> {
-        self.make_of(|edge| edge.is_rewired_by(instance))
+    /// New ones in place of what is exchanged with the next lives of processes that died, or were ended with one that
+    /// did: nobody uses those that there were.
+    pub fn renew(&mut self, members: &[InstanceId]) -> Result<(), Problem> {
+        self.make_of(|edge| members.iter().any(|member| edge.is_renewed_by(*member)))
     }
 
     /// Takes the end that `holder` is to have of what is exchanged between it and `peer`.
@@ -118,6 +124,7 @@ impl Objects {
             layout: self.layout.clone(),
             ram: self.ram.clone(),
             held,
+            links: BTreeMap::new(),
         })
     }
 
@@ -196,13 +203,27 @@ impl Objects {
     }
 
     /// Closes both ends of every connection between two processes, which have their own by now: the death of one must
-    /// be the other's end of file.
-    pub fn close_connections(&mut self) {
+    /// be the other's end of file; but for those function links that a next life may follow at.
+    pub fn close_connections(&mut self, has_next_life: impl Fn(InstanceId) -> bool) {
+        let is_link =
+            |object: &ObjectId| object.kind == EdgeKind::FunctionLink && has_next_life(object.owner);
+        let ends = self.held.keys().filter(|(object, side)| *side == Side::Owner && is_link(object));
+        for key in ends.copied().collect::<Vec<_>>() {
+            if let Some(end) = self.held.remove(&key) {
+                self.links.insert(key.0.owner, end);
+            }
+        }
+
         let between = |make: Make| matches!(make, Make::Channel | Make::Stream);
         let objects = self.system.edges().iter().flat_map(Edge::objects);
         let connections: BTreeSet<ObjectId> =
             objects.filter_map(|(object, make)| between(make).then_some(object)).collect();
         self.held.retain(|(object, _), _| !connections.contains(object));
+    }
+
+    /// No life follows at this function's link: whoever is at the other end sees that it is over.
+    pub fn close_link(&mut self, function: InstanceId) {
+        self.links.remove(&function);
     }
 
     /// What a process is given as this descriptor. Memory, and what the launcher gave, is the same at both ends.

@@ -11,7 +11,7 @@ use ipc::protocol::nvme::NvmeConfig;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::{Model, SmmuConfig, SmmuDevice};
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteIrq, RemoteMmio, RemotePage, VcpuConfig};
-use ipc::protocol::vfio::{self, BarAreas, VfioConfig};
+use ipc::protocol::vfio::{self, BarAreas, IdempotentRegisters, VfioConfig};
 use machine::boot::BootInfo;
 use machine::layout;
 
@@ -64,7 +64,7 @@ impl PciSlot {
         StreamId(self.bdf.0.into())
     }
 
-    fn function(&self, peer: InstanceId, host_device: Option<u64>) -> RemoteFunction {
+    fn function(&self, peer: InstanceId, host_device: Option<u64>, has_next_life: bool) -> RemoteFunction {
         RemoteFunction {
             peer,
             bdf: self.bdf,
@@ -76,6 +76,7 @@ impl PciSlot {
             ],
             intx_spi: layout::spi::pci_inta(self.slot),
             host_device,
+            has_next_life,
         }
     }
 
@@ -91,6 +92,7 @@ impl PciSlot {
             model,
             // A foreign server, with one connection.
             keeps_server: device.kind == DeviceKind::VfioUser,
+            next_life: device.comes_back().then(IdempotentRegisters::nvme),
         }
     }
 }
@@ -117,7 +119,7 @@ impl Configs {
             let slot = PciSlot::new(device.slot)?;
             let physical = device.kind == DeviceKind::Physical;
             let host_device = physical.then(|| host_device(id)).transpose()?;
-            functions.push(slot.function(id, host_device));
+            functions.push(slot.function(id, host_device, device.comes_back()));
             behind_smmu0.push(SmmuDevice { peer: id, stream: slot.stream() });
         }
         let device_of = |id: InstanceId| {
@@ -219,6 +221,8 @@ mod tests {
             required: false,
             unreachable: None,
             disk: None,
+            restart: crate::config::RestartPolicy::Always,
+            restarts: 5,
         };
         let number = |id: InstanceId| if id == device(1) { Ok(0x1234) } else { Err(bug(id.to_string())) };
         let handover = Handover {

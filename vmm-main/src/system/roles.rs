@@ -248,7 +248,11 @@ pub static TEMPLATES: [Template; 6] = [
         tier: 1,
         told: Told::Function,
         indexes: |shape| shape.indexes(|kind| kind != DeviceKind::Physical),
-        links: &[&RAM, &FUNCTION, &[to(Peer::Server, EdgeKind::VfioUser)]],
+        links: &[
+            &RAM,
+            &FUNCTION,
+            &[to(Peer::Parent, EdgeKind::Checkpoint), to(Peer::Server, EdgeKind::VfioUser)],
+        ],
         growth: None,
     },
     Template {
@@ -274,7 +278,7 @@ pub static TEMPLATES: [Template; 6] = [
         tier: 2,
         told: Told::Nvme,
         indexes: |shape| shape.indexes(|kind| kind == DeviceKind::Nvme),
-        links: &[&[to(Peer::Launcher, EdgeKind::Image)]],
+        links: &[&[to(Peer::Launcher, EdgeKind::Image), to(Peer::Parent, EdgeKind::Checkpoint)]],
         growth: None,
     },
     Template {

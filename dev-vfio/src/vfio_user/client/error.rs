@@ -111,6 +111,17 @@ impl ClientError {
         }
     }
 
+    /// Whether the server has closed the connection: it is gone.
+    pub fn is_of_the_end(&self) -> bool {
+        match self {
+            Self::Connection(error) => {
+                matches!(error, ConnectionError::Closed | ConnectionError::Io { .. })
+            }
+            Self::Step { source, .. } => source.is_of_the_end(),
+            _ => false,
+        }
+    }
+
     /// Adds the request to the error.
     pub(super) fn at(self, step: &'static str) -> Self {
         Self::Step { step, source: Box::new(self) }

@@ -46,6 +46,18 @@ impl Client {
     /// # Errors
     /// If the server is late or breaks the protocol, or the device is not supported.
     pub fn open(socket: OwnedFd, until: Deadline) -> Result<(Client, Opened), ClientError> {
+        Self::open_found(socket, Found::Reset, until)
+    }
+
+    /// The same of a server that has the device's state already, which stays as it is.
+    ///
+    /// # Errors
+    /// As [`Client::open`].
+    pub fn open_as_it_is(socket: OwnedFd, until: Deadline) -> Result<(Client, Opened), ClientError> {
+        Self::open_found(socket, Found::AsItIs, until)
+    }
+
+    fn open_found(socket: OwnedFd, found: Found, until: Deadline) -> Result<(Client, Opened), ClientError> {
         let connection = Connection::new(socket);
         let proposal = Version::proposal().encode();
         let answer = connection.request(Command::VERSION, &[&proposal], &[], answer_by(Some(until)))?;
@@ -55,7 +67,7 @@ impl Client {
         let twin = version.take_twin_socket(fds).map_err(|error| connection.violated(error))?;
         let session = Session::of(&version);
         let windows = Windows::new(session.dma_maps);
-        let (client, opened) = describe(connection, twin, session, windows, Found::Reset, until)?;
+        let (client, opened) = describe(connection, twin, session, windows, found, until)?;
         client.declare(&[DmaWindow::EVERYWHERE])?;
         Ok((client, opened))
     }

@@ -73,6 +73,10 @@ impl HostMemory for Memory {
         self.write(iova, &dword.to_le_bytes())
     }
 
+    fn is_connected(&self) -> bool {
+        true
+    }
+
     fn lend(&self, _: &[Segment], _: Loan, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
         false
     }

@@ -92,7 +92,7 @@ fn open(socket: OwnedFd, guest: &Guest, conversation: Option<Duration>) -> Optio
         if conversation.is_none() {
             client.end_conversation();
         }
-        Ok((VfioUserDevice::new(client, None, true), space))
+        Ok((VfioUserDevice::new(client, None, true, None), space))
     });
     if let Err(reason) = &opened {
         assert!(!reason.is_empty(), "there is a reason");

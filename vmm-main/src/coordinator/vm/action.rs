@@ -33,9 +33,11 @@ pub enum Action {
     Reconnect,
     /// Start a process. Answered by `Started` or `NotStarted`; its life ends with `Gone` in any case but the latter.
     Start(LifeId),
-    /// Start the next life of a process that died, with the objects that it had and new channels to its peers. Answered
-    /// as `Start` is.
-    Revive(LifeId),
+    /// The next lives of these processes, of this generation, go on with the objects that the lives before had, and
+    /// with new channels. Answered by `Prepared` if that cannot be.
+    Renew(u32, Vec<InstanceId>),
+    /// No life of this device's process follows any more: the CPUs wait for it no longer.
+    CloseLink(InstanceId),
     /// Close the channels between processes of this generation: each has its end by now.
     CloseConnections(u32),
     /// Send a process a request. Answered by `Answered` or `Refused`, or by `Gone`.

@@ -2,6 +2,7 @@
 //! Executes the actions of the state machine. Nothing here waits for a process or a client: that goes to a task, and
 //! what comes of it is an event; what is done at once has its event in `results`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,14 +68,24 @@ impl Vm {
                     self.results.push_back(Event::Process(life, ProcessEvent::NotStarted(problem)));
                 }
             }
-            Action::Revive(life) => {
-                if let Err(problem) = self.revive(life) {
-                    self.results.push_back(Event::Process(life, ProcessEvent::NotStarted(problem)));
+            Action::Renew(generation, members) => {
+                self.revived = Some((generation, Instant::now()));
+                let renewed = self.objects_of(generation).ok_or_else(|| bug("a process has no objects"));
+                let renewed = renewed.and_then(|objects| objects.renew(&members));
+                if let Err(problem) = renewed {
+                    self.results.push_back(Event::Prepared(Err(problem)));
                 }
             }
+            Action::CloseLink(function) => {
+                let sets = self.current.iter_mut().map(|shared| &mut shared.objects).chain(&mut self.next);
+                sets.for_each(|objects| objects.close_link(function));
+            }
             Action::CloseConnections(generation) => {
+                let named = self.given.handover.named();
+                let come_back = named.filter_map(|(id, device)| device.comes_back().then_some(id));
+                let come_back: BTreeSet<InstanceId> = come_back.collect();
                 if let Some(objects) = self.objects_of(generation) {
-                    objects.close_connections();
+                    objects.close_connections(|id| come_back.contains(&id));
                 }
             }
             Action::Request(life, request) => {
@@ -144,13 +155,6 @@ impl Vm {
             return self.next.as_mut();
         }
         self.current.as_mut().map(|shared| &mut shared.objects)
-    }
-
-    fn revive(&mut self, life: LifeId) -> Result<(), Problem> {
-        self.revived = Some((life.generation, Instant::now()));
-        let objects = self.objects_of(life.generation).ok_or_else(|| bug("a process has no objects"))?;
-        objects.renew(life.instance)?;
-        self.start(life)
     }
 
     fn start(&mut self, life: LifeId) -> Result<(), Problem> {

@@ -16,8 +16,6 @@ use crate::system::{self, Instance, Restart, RestartGroup, System};
 pub enum FailurePolicy {
     /// The VM ends.
     EndsVm,
-    /// Its next life goes on from its checkpoint. The VM ends if it dies more often than so many times a minute.
-    StartsAnew(u32),
     /// The guest loses this device and goes on.
     FailsDevice(InstanceId),
 }
@@ -39,6 +37,9 @@ pub struct Member {
     pub server: Option<InstanceId>,
     /// The consequence of its loss.
     pub policy: FailurePolicy,
+    /// It is not lost when it dies, up to so many times a minute: its next life goes on from its checkpoint. None:
+    /// never.
+    pub restarts: Option<u32>,
     /// The VM ends if its device is lost.
     pub required: bool,
     /// What is started anew with it under the guest, or what there is that no next life can be given.
@@ -59,12 +60,12 @@ impl Plan {
     pub fn of(system: &System, handover: &Handover) -> Self {
         let member = |instance: &Arc<Instance>| {
             let id = instance.id;
-            let policy = match (handover.restart_of(instance.template), system::device_of(id)) {
+            let policy = match (instance.template.restart, system::device_of(id)) {
                 (Restart::DeviceFails, Some(device)) => FailurePolicy::FailsDevice(device),
-                (Restart::StartsAnew, _) => FailurePolicy::StartsAnew(handover.smmu_restarts),
-                (Restart::DeviceFails | Restart::EndsVm | Restart::MigrationFails, _) => {
-                    FailurePolicy::EndsVm
-                }
+                (
+                    Restart::DeviceFails | Restart::StartsAnew | Restart::EndsVm | Restart::MigrationFails,
+                    _,
+                ) => FailurePolicy::EndsVm,
             };
             Member {
                 instance: id,
@@ -74,6 +75,7 @@ impl Plan {
                 has_dirty_log: instance.number(&SlotKind::DirtyLog.into()).is_some(),
                 server: system.server_of(id),
                 policy,
+                restarts: handover.restarts_of(id),
                 required: handover.requires(id),
                 restart: system.restart_group(id),
             }

@@ -40,7 +40,7 @@ impl Vm {
                 state: state.map_or_else(|| "dead".to_owned(), |state| format!("{state:?}").to_lowercase()),
                 enforced: enforced.clone(),
                 limits: Some(handle.limits),
-                ..table_row(instance, self.given.handover.restart_of(instance.template))
+                ..table_row(instance, self.given.handover.restart_of(instance.id, instance.template))
             });
             inspectors.push(handle.inspector.clone());
         }

@@ -136,12 +136,6 @@ impl StateMachine {
         self.actions.push(Action::Start(id));
     }
 
-    /// Starts the next life of a process that died, as a set of its own.
-    pub(super) fn revive(&mut self, id: LifeId, member: &Member) {
-        self.lives.0.insert(id, Life::new(id.generation, member));
-        self.actions.push(Action::Revive(id));
-    }
-
     /// Asks a process for something, if the contract has a place for it. False: it has not, or the process is busy.
     pub(super) fn ask(&mut self, id: LifeId, request: RequestKind) -> bool {
         let Some(life) = self.lives.get_mut(id).filter(|life| !life.is_busy()) else { return false };

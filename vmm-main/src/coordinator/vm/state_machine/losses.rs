@@ -47,6 +47,9 @@ impl StateMachine {
             }
             // Its next life may have been lost before it was gone.
             Some(Ending::Quit | Ending::Discard) if self.is_retired(id) => self.tell_dma_ended(),
+            Some(Ending::Discard) if self.lost_devices.contains_key(&id.instance) => {
+                self.lost_is_gone(id, &departure)
+            }
             Some(Ending::Quit | Ending::Discard) => {}
             Some(Ending::Failed(_) | Ending::Hung(_)) | None => self.lost(id, &life, departure),
         }
@@ -68,10 +71,17 @@ impl StateMachine {
         if is_mover(id.instance) {
             return self.mover_lost(id, departure.problem);
         }
-        let policy = self.plan.member(id.instance).map(|member| member.policy);
+        let member = self.plan.member(id.instance).map(|member| (member.policy, member.restarts));
+        let (policy, restarts) = member.unzip();
+        let departure = match restarts.flatten() {
+            Some(max) => match self.died(id, life.has_died(), max, departure) {
+                Ok(()) => return,
+                Err(departure) => departure,
+            },
+            None => departure,
+        };
         let device = match policy {
             Some(FailurePolicy::FailsDevice(device)) => device,
-            Some(FailurePolicy::StartsAnew(max)) => return self.died(id, life.has_died(), max, departure),
             Some(FailurePolicy::EndsVm) | None => {
                 return self.end_failed(departure.problem, departure.last_lines);
             }
@@ -93,6 +103,15 @@ impl StateMachine {
         self.lost_devices.remove(&device);
         self.failing_devices.retain(|failing, _| failing.instance != device);
         self.lose_device(device, &departure.problem.what, departure.last_lines);
+    }
+
+    /// The process of a device that is lost was ended with another one of it.
+    fn lost_is_gone(&mut self, id: LifeId, departure: &Departure) {
+        if !departure.reaped {
+            return self.end_failed(still_does_dma(id.instance, &departure.problem), Vec::new());
+        }
+        self.dma_ended.insert((self.generation, id.instance));
+        self.tell_dma_ended();
     }
 
     /// A process that the guest was to go on with has died: what others have refused meanwhile came of that.
@@ -147,6 +166,9 @@ impl StateMachine {
         let problem =
             Problem::new(Class::State, "the guest has lost this device meanwhile", "save", "see the log");
         self.give_up_move(Some(device), problem, Cause::Death);
+        if self.plan.member(device).is_some_and(|member| member.restarts.is_some()) {
+            self.end_device(device);
+        }
     }
 }
 

@@ -30,6 +30,7 @@ fn member() -> Member {
         has_dirty_log: false,
         server: None,
         policy: FailurePolicy::EndsVm,
+        restarts: None,
         required: false,
         restart: Err("migration"),
     }

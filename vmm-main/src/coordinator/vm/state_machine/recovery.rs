@@ -1,24 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A process that died is started anew under the guest, which runs on, from the checkpoint that it left.
+//! A process that died is started anew under the guest, which runs on, from the checkpoint that it left; and with it
+//! those that cannot do without it ([`RestartGroup`](crate::system::RestartGroup)), each from its own.
 //!
 //! ```text
-//! reaped ─► end what a move had begun ─► start its next life ─► configure, load the checkpoint ─► rewire its peers
-//!     ─► arm, replay ─► it is of the guest's set ─► go (─► pause, if the guest is paused)
+//! reaped ─► end the others of the group, and what a move had begun ─► start the next lives ─► configure, load the
+//!     checkpoints ─► rewire their peers ─► arm, replay ─► they are of the guest's set ─► go ─► rewire the CPUs
+//!     (─► pause, if the guest is paused)
 //! ```
 //!
-//! It stands beside the operation, and is none: a CPU that waits for the dead process cannot answer a request to pause
-//! that it was given before. Whatever is under way holds still meanwhile, and goes on afterwards: a pause or a resume
-//! as if nothing had happened; a move, a restart or a measurement is given up first, for it relies on the life that is
-//! over. The next life is a set of its own until it goes, as at a planned restart ([`super::restart`]). One that dies
-//! on its way is followed by another, and one that refuses ends the VM, as does a process that dies too often.
+//! It stands beside the operation, and is none: a CPU that waits for the dead process cannot answer an order to pause
+//! that it was given before, and so its process is rewired when nobody waits any more. Whatever is under way holds
+//! still meanwhile, and goes on afterwards: a pause or a resume as if nothing had happened; a move, a restart or a
+//! measurement is given up first, for it relies on the life that is over. The next lives are a set of their own until
+//! they go, as at a planned restart ([`super::restart`]). If one dies on its way, or another process does meanwhile,
+//! all of them are begun once more, with that one. One that refuses, or dies too often, costs what its death would
+//! otherwise.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
 use super::given_up::Cause;
+use super::lives::Life;
 use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, at_step, cannot_be_killed};
 use crate::coordinator::logs;
@@ -26,24 +32,31 @@ use crate::coordinator::vm::action::{Action, Ending, LoadSource, Notice, Request
 use crate::coordinator::vm::event::{Departure, LifeId, Timer};
 use crate::lifecycle::Phase;
 use crate::problem::{Class, Problem};
-use crate::system::Rewiring;
+use crate::system::{self, RestartGroup, Rewiring};
 
 /// How long a death counts towards the limit.
 const DEATHS_SPAN: Duration = Duration::from_secs(60);
 
-/// A next life on its way.
+/// Next lives on their way.
 #[derive(Debug)]
 pub(super) struct Recovery {
-    new: LifeId,
-    /// Which channels to it are not exchanged yet.
+    /// Whose.
+    members: Vec<InstanceId>,
+    /// The set that they are alone in until they go.
+    new: u32,
+    /// Which channels to them are not exchanged yet.
     to_rewire: Vec<Rewiring>,
+    /// The same of those to the CPUs, which may wait for one of them.
+    to_rewire_last: Vec<Rewiring>,
+    /// Who was rewired, and has not put into force yet what its new channels are to know.
+    to_replay: Vec<InstanceId>,
     stage: Stage,
 }
 
-/// How far it is.
+/// How far they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The processes of another set are ended.
+    /// The processes of another set are ended, and those that are to be started anew.
     Clear,
     Start,
     Configure,
@@ -52,7 +65,8 @@ enum Stage {
     Arm,
     Replay,
     Go,
-    /// It holds still, if the guest is paused.
+    RewireLast,
+    /// They hold still, if the guest is paused.
     Settle,
 }
 
@@ -74,7 +88,7 @@ impl Stage {
             Self::Clear | Self::Start => "start",
             Self::Configure => "configure",
             Self::Load => "load",
-            Self::Rewire => "rewire",
+            Self::Rewire | Self::RewireLast => "rewire",
             Self::Arm => "arm",
             Self::Replay => "replay",
             Self::Go => "go",
@@ -84,14 +98,27 @@ impl Stage {
 }
 
 impl Recovery {
-    /// The set that the next life is alone in until it goes.
+    /// The set that the next lives are alone in until they go.
     pub const fn set(&self) -> u32 {
-        self.new.generation
+        self.new
     }
 
-    /// That set, and which channels to it are not exchanged yet.
-    pub const fn rewiring(&mut self) -> (u32, &mut Vec<Rewiring>) {
-        (self.new.generation, &mut self.to_rewire)
+    /// A peer has its new channel to this life.
+    pub fn rewired(&mut self, peer: InstanceId, next: LifeId) {
+        if next.generation == self.new {
+            let is_other = |waiting: &Rewiring| *waiting != Rewiring { peer, member: next.instance };
+            self.to_rewire.retain(is_other);
+            self.to_rewire_last.retain(is_other);
+        }
+    }
+
+    /// Whether this life is one of them.
+    fn is_next(&self, id: LifeId) -> bool {
+        self.new == id.generation && self.members.contains(&id.instance)
+    }
+
+    fn is_member_of(device: InstanceId) -> impl Fn(&InstanceId) -> bool {
+        move |member| system::device_of(*member) == Some(device)
     }
 }
 
@@ -101,48 +128,74 @@ impl StateMachine {
         &self.deaths
     }
 
-    /// Whether this life is to follow one that died.
-    pub(super) fn is_reviving(&self, id: LifeId) -> bool {
-        self.recovery.as_ref().is_some_and(|recovery| recovery.new == id)
-    }
-
     /// A process died that can be followed by another life, `max` times within a minute. `had_begun`: it can have left
     /// a checkpoint.
-    pub(super) fn died(&mut self, id: LifeId, had_begun: bool, max: u32, departure: Departure) {
-        let Departure { reaped, problem, last_lines, .. } = departure;
-        if !reaped {
+    ///
+    /// # Errors
+    /// Its departure, if it is not followed.
+    pub(super) fn died(
+        &mut self,
+        id: LifeId,
+        had_begun: bool,
+        max: u32,
+        departure: Departure,
+    ) -> Result<(), Departure> {
+        if !departure.reaped {
             // It holds what the next life would go on with.
             let problem = cannot_be_killed(&[id.instance], "restart");
-            return self.end_failed(problem, last_lines);
+            self.end_failed(problem, departure.last_lines);
+            return Ok(());
         }
-        let (Some(to_rewire), true) = (self.rewirings(id.instance), self.is_reviving(id) || had_begun) else {
-            return self.end_failed(problem, last_lines);
-        };
+        let is_reviving = self.recovery.as_ref().is_some_and(|recovery| recovery.is_next(id));
+        let group = self.group_with(id.instance).filter(|_| is_reviving || had_begun);
+        let Some(RestartGroup { members, rewirings }) = group else { return Err(departure) };
         let deaths = self.deaths.entry(id.instance).or_default();
         deaths.count = deaths.count.saturating_add(1);
         deaths.recent = deaths.recent.saturating_add(1);
-        deaths.last.clone_from(&problem.what);
+        deaths.last.clone_from(&departure.problem.what);
         let (number, recent) = (deaths.count, deaths.recent);
         if recent > max {
-            return self.end_failed(too_often(recent, problem), last_lines);
+            return Err(Departure { problem: too_often(recent, departure.problem), ..departure });
         }
         self.actions.push(Action::Arm(Timer::DeathForgotten(id.instance, number), DEATHS_SPAN));
-        self.tell(Notice::ProcessDied(id.instance, problem.what.clone()));
-        self.give_up_for(id, problem);
-        let new = LifeId { generation: self.next_generation(), ..id };
-        self.recovery = Some(Recovery { new, to_rewire, stage: Stage::Clear });
+        self.tell(Notice::ProcessDied(id.instance, departure.problem.what.clone()));
+        self.give_up_for(id, departure.problem);
+        let new = self.next_generation();
+        let is_last =
+            |rewiring: &Rewiring| self.plan.member(rewiring.peer).is_some_and(|peer| peer.runs_guest);
+        let (to_rewire_last, to_rewire): (Vec<_>, Vec<_>) = rewirings.into_iter().partition(is_last);
+        let smmus = to_rewire.iter().map(|rewiring| rewiring.peer).filter(|peer| peer.role == Role::Smmu);
+        let to_replay = smmus.collect();
+        let stage = Stage::Clear;
+        self.recovery = Some(Recovery { members, new, to_rewire, to_rewire_last, to_replay, stage });
+        Ok(())
     }
 
-    /// The channels that are exchanged for a next life of this process alone. None: it cannot have one, or a peer has
-    /// not begun itself, and cannot be rewired.
-    fn rewirings(&self, instance: InstanceId) -> Option<Vec<Rewiring>> {
-        let group = self.plan.member(instance)?.restart.as_ref().ok()?;
+    /// Who is started anew when this process is, with those that are being already, and whose channels are exchanged.
+    /// None: it cannot be, or a peer has not begun itself, and cannot be rewired.
+    fn group_with(&self, instance: InstanceId) -> Option<RestartGroup> {
+        let mut all = RestartGroup { members: Vec::new(), rewirings: Vec::new() };
+        let under_way = self.recovery.iter().flat_map(|recovery| &recovery.members);
+        for member in std::iter::once(&instance).chain(under_way) {
+            let group = self.plan.member(*member)?.restart.as_ref().ok()?;
+            for member in &group.members {
+                if !all.members.contains(member) {
+                    all.members.push(*member);
+                }
+            }
+            for rewiring in &group.rewirings {
+                if !all.rewirings.contains(rewiring) {
+                    all.rewirings.push(*rewiring);
+                }
+            }
+        }
+        let members = &all.members;
+        all.rewirings.retain(|rewiring| !members.contains(&rewiring.peer));
         let has_begun = |rewiring: &Rewiring| {
             let life = self.life_of(rewiring.peer).and_then(|life| self.lives.get(life));
             life.is_none_or(|life| matches!(life.state, State::Running | State::Paused))
         };
-        let is_possible = group.members == [instance] && group.rewirings.iter().all(has_begun);
-        is_possible.then(|| group.rewirings.clone())
+        all.rewirings.iter().all(has_begun).then_some(all)
     }
 
     /// What counts on a life that is over is given up.
@@ -167,29 +220,35 @@ impl StateMachine {
         while let Some(mut recovery) = self.recovery.take() {
             let new = recovery.new;
             let (progress, next) = match recovery.stage {
-                Stage::Clear => (self.end_other_sets(), Stage::Start),
-                Stage::Start => (self.start_anew(new), Stage::Configure),
-                Stage::Configure => (self.configure_next(new.generation), Stage::Load),
-                Stage::Load => (self.load(new.generation, LoadSource::Checkpoint), Stage::Rewire),
-                Stage::Rewire => (self.rewire(&mut recovery.to_rewire, new.generation), Stage::Arm),
-                Stage::Arm => (self.arm(new.generation, &LoadSource::Checkpoint), Stage::Replay),
-                Stage::Replay => (self.replay(new.generation), Stage::Go),
-                Stage::Go => (self.let_go(new), Stage::Settle),
+                Stage::Clear => (self.clear_for(&recovery), Stage::Start),
+                Stage::Start => (self.start_anew(&recovery), Stage::Configure),
+                Stage::Configure => (self.configure_next(new), Stage::Load),
+                Stage::Load => (self.load(new, LoadSource::Checkpoint), Stage::Rewire),
+                Stage::Rewire => (self.rewire(&mut recovery.to_rewire, new), Stage::Arm),
+                Stage::Arm => (self.arm(new, &LoadSource::Checkpoint), Stage::Replay),
+                Stage::Replay => (self.replay_revived(&mut recovery), Stage::Go),
+                Stage::Go => (self.let_go(&recovery), Stage::RewireLast),
+                Stage::RewireLast => (self.rewire(&mut recovery.to_rewire_last, new), Stage::Settle),
                 Stage::Settle => (self.settle_revived(), Stage::Settle),
             };
             if progress == Progress::Waiting {
                 self.recovery = Some(recovery);
                 return;
             }
+            let lives: Vec<LifeId> =
+                recovery.members.iter().map(|member| LifeId { generation: new, instance: *member }).collect();
             match recovery.stage {
-                Stage::Rewire => self.actions.push(Action::CloseConnections(new.generation)),
+                Stage::Clear => self.renew_for(&recovery),
+                Stage::RewireLast => self.actions.push(Action::CloseConnections(new)),
                 Stage::Replay => {
-                    if let Some(life) = self.lives.get_mut(new) {
-                        life.set = Some(self.generation);
+                    for id in lives {
+                        if let Some(life) = self.lives.get_mut(id) {
+                            life.set = Some(self.generation);
+                        }
                     }
                 }
                 Stage::Settle => {
-                    self.tell(Notice::ProcessRevived(new));
+                    lives.into_iter().for_each(|life| self.tell(Notice::ProcessRevived(life)));
                     return;
                 }
                 _ => {}
@@ -199,36 +258,88 @@ impl StateMachine {
         }
     }
 
-    /// Those that a move had started are not needed any more, and no two sets ever run.
-    fn end_other_sets(&mut self) -> Progress {
-        let is_other =
-            |id: &LifeId| self.lives.get(*id).is_some_and(|life| life.set != Some(self.generation));
-        let others: Vec<LifeId> = self.lives.ids().into_iter().filter(is_other).collect();
-        others.iter().for_each(|id| self.end_life(*id, Ending::Discard));
-        if others.is_empty() { Progress::Done } else { Progress::Waiting }
+    /// Ends those that a move had started, which are not needed any more, for no two sets ever run; and of those that
+    /// are to be started anew the lives that there are.
+    fn clear_for(&mut self, recovery: &Recovery) -> Progress {
+        let is_due = |id: &LifeId| {
+            let is_other = self.lives.get(*id).is_some_and(|life| life.set != Some(self.generation));
+            is_other || recovery.members.contains(&id.instance)
+        };
+        let due: Vec<LifeId> = self.lives.ids().into_iter().filter(is_due).collect();
+        due.iter().for_each(|id| self.end_life(*id, Ending::Discard));
+        if due.is_empty() { Progress::Done } else { Progress::Waiting }
     }
 
-    fn start_anew(&mut self, new: LifeId) -> Progress {
-        match self.lives.get(new) {
-            Some(life) if life.started => Progress::Done,
-            Some(_) => Progress::Waiting,
-            None => {
-                if let Some(member) = self.plan.member(new.instance).cloned() {
-                    self.revive(new, &member);
+    /// All lives before are reaped: what they had is the next ones'.
+    fn renew_for(&mut self, recovery: &Recovery) {
+        // What waits for the DMA of one of them waits for the next life from now on.
+        let is_running = |id: &LifeId| {
+            let life = self.lives.get(*id);
+            life.is_some_and(|life| matches!(life.state, State::Running | State::Paused) && !life.is_ending())
+        };
+        let smmus = self.lives.of(self.generation).map(|(id, _)| id);
+        let smmus: Vec<LifeId> =
+            smmus.filter(|id| id.instance.role == Role::Smmu).filter(is_running).collect();
+        let devices = recovery.members.iter().filter(|member| system::device_of(**member) == Some(**member));
+        let told = devices.flat_map(|device| smmus.iter().map(|smmu| (*smmu, *device)));
+        let told: Vec<_> = told.map(|(smmu, device)| Action::DmaEnded { smmu, device }).collect();
+        self.actions.extend(told);
+        // Ends of channels to the lives of a move that was given up: their peers are to see that those are over.
+        self.actions.push(Action::Abandon);
+        self.actions.push(Action::Renew(recovery.new, recovery.members.clone()));
+    }
+
+    fn start_anew(&mut self, recovery: &Recovery) -> Progress {
+        let mut progress = Progress::Done;
+        for instance in &recovery.members {
+            let new = LifeId { generation: recovery.new, instance: *instance };
+            match (self.lives.get(new), self.plan.member(*instance).cloned()) {
+                (Some(life), _) if life.started => continue,
+                (None, Some(member)) => self.start(new, &member),
+                _ => {}
+            }
+            progress = Progress::Waiting;
+        }
+        progress
+    }
+
+    /// Puts into force what the next lives remember, and what the vSMMU has to tell those behind it.
+    fn replay_revived(&mut self, recovery: &mut Recovery) -> Progress {
+        recovery.to_replay.retain(|peer| self.life_of(*peer).is_some());
+        for peer in &recovery.to_replay {
+            if let Some(life) = self.life_of(*peer) {
+                self.ask(life, RequestKind::Replay);
+            }
+        }
+        match self.replay(recovery.new) {
+            Progress::Done if recovery.to_replay.is_empty() => Progress::Done,
+            _ => Progress::Waiting,
+        }
+    }
+
+    /// A vSMMU has told the next lives behind it what it has to.
+    pub(super) fn peer_replayed_revived(&mut self, id: LifeId) {
+        if let Some(recovery) = self.recovery.as_mut().filter(|recovery| !recovery.is_next(id)) {
+            recovery.to_replay.retain(|peer| *peer != id.instance);
+        }
+    }
+
+    /// Lets them begin, each behind what it depends on.
+    fn let_go(&mut self, recovery: &Recovery) -> Progress {
+        for tier in (0..self.plan.tier_count()).rev() {
+            let mut progress = Progress::Done;
+            for id in self.tier(self.generation, tier) {
+                let is_through = |life: &Life| life.state == State::Running && !life.is_busy();
+                if recovery.is_next(id) && !self.lives.get(id).is_some_and(is_through) {
+                    self.ask(id, RequestKind::Go);
+                    progress = Progress::Waiting;
                 }
-                Progress::Waiting
+            }
+            if progress == Progress::Waiting {
+                return progress;
             }
         }
-    }
-
-    fn let_go(&mut self, new: LifeId) -> Progress {
-        match self.lives.get(new) {
-            Some(life) if life.state == State::Running && !life.is_busy() => Progress::Done,
-            _ => {
-                self.ask(new, RequestKind::Go);
-                Progress::Waiting
-            }
-        }
+        Progress::Done
     }
 
     /// An operation that is under way brings everyone to where they are to be itself.
@@ -244,33 +355,56 @@ impl StateMachine {
     pub(super) fn refused_recovery(
         &mut self,
         id: LifeId,
-        request: Option<RequestKind>,
+        order: Option<RequestKind>,
         problem: &Problem,
     ) -> bool {
         let Some(recovery) = &self.recovery else { return false };
-        if recovery.new == id {
+        if recovery.is_next(id) {
             let what = at_step(recovery.stage.as_str(), Some(id.instance), problem.clone()).what;
-            let last = self.deaths.get(&id.instance).map_or("", |deaths| &deaths.last);
-            let problem = Problem::new(
-                Class::Died,
-                format!("{last}; its next life cannot go on: {what}"),
-                id.instance.to_string(),
-                problem.advice.clone(),
-            );
-            self.end_failed(problem, Vec::new());
+            let died = recovery.members.iter().find_map(|member| self.deaths.get(member));
+            let last = self.deaths.get(&id.instance).or(died).map_or("", |deaths| &deaths.last);
+            let what = format!("{last}; its next life cannot go on: {what}");
+            match system::device_of(id.instance) {
+                Some(device) => self.lose_device(device, &what, Vec::new()),
+                None => {
+                    let (place, advice) = (id.instance.to_string(), problem.advice.clone());
+                    self.end_failed(Problem::new(Class::Died, what, place, advice), Vec::new());
+                }
+            }
             return true;
         }
-        if request == Some(RequestKind::Rewire(recovery.new)) {
-            // The guest's commands would never reach it.
-            let why = logs::printable(problem.what.as_bytes());
-            self.fail(
-                id,
-                format!("it cannot be reached by the next life of {}: {why}", recovery.new.instance),
-            );
-            return true;
+        let Some(RequestKind::Rewire(next)) = order else { return false };
+        if !recovery.is_next(next) {
+            // To a life that died on its way, and was followed by this one.
+            return recovery.members.contains(&next.instance);
         }
-        // To a life that died on its way, and was followed by this one.
-        matches!(request, Some(RequestKind::Rewire(next)) if next.instance == recovery.new.instance)
+        let why = logs::printable(problem.what.as_bytes());
+        if id.instance.role == Role::Vfio {
+            // What the guest orders would never reach it.
+            self.fail(id, format!("it cannot be reached by the next life of {}: {why}", next.instance));
+        } else if let Some(device) = system::device_of(next.instance) {
+            let reason = format!("its next life cannot be reached by {}: {why}", id.instance);
+            self.lose_device(device, &reason, Vec::new());
+        }
+        true
+    }
+
+    /// No life of this device's processes follows any more: those that there are end, and nobody waits for them.
+    pub(super) fn end_device(&mut self, device: InstanceId) {
+        let is_member = Recovery::is_member_of(device);
+        if let Some(recovery) = &mut self.recovery {
+            recovery.members.retain(|member| !is_member(member));
+            recovery.to_rewire.retain(|rewiring| !is_member(&rewiring.member));
+            recovery.to_rewire_last.retain(|rewiring| !is_member(&rewiring.member));
+            if recovery.members.is_empty() {
+                let new = recovery.new;
+                self.recovery = None;
+                self.actions.push(Action::CloseConnections(new));
+            }
+        }
+        let ids: Vec<LifeId> = self.lives.ids().into_iter().filter(|id| is_member(&id.instance)).collect();
+        ids.into_iter().for_each(|id| self.end_life(id, Ending::Discard));
+        self.actions.push(Action::CloseLink(device));
     }
 }
 
@@ -279,6 +413,6 @@ fn too_often(count: u32, problem: Problem) -> Problem {
         Class::Died,
         format!("{}; it has died {count} times within {} s", problem.what, DEATHS_SPAN.as_secs()),
         problem.place,
-        "the VM has ended with it; report this if it was not killed by hand",
+        "report this if it was not killed by hand",
     )
 }

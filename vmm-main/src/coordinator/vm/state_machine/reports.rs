@@ -55,6 +55,7 @@ impl StateMachine {
         }
         if request == RequestKind::Replay {
             self.peer_replayed(id);
+            self.peer_replayed_revived(id);
         }
         let Some(life) = self.lives.get_mut(id) else { return };
         if let RequestKind::DirtyLog(op) = request {

@@ -20,7 +20,6 @@ use ipc::protocol::lifecycle::State;
 
 use super::given_up::{Cause, GivenUp};
 use super::lives::Life;
-use super::recovery::Recovery;
 use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, Step, bug, cannot_be_killed};
 use crate::coordinator::vm::action::{Action, Ending, LoadSource, RequestKind, Success};
@@ -255,16 +254,12 @@ impl StateMachine {
 
     /// A peer has its new channel to this life.
     pub(super) fn rewired(&mut self, peer: InstanceId, next: LifeId) {
-        let restarting = match &mut self.operation {
-            Operation::Restart(restart) => Some((restart.new, &mut restart.to_rewire)),
-            _ => None,
-        };
-        let reviving = self.recovery.as_mut().map(Recovery::rewiring);
-        for (_, to_rewire) in
-            restarting.into_iter().chain(reviving).filter(|(new, _)| *new == next.generation)
+        if let Operation::Restart(restart) = &mut self.operation
+            && restart.new == next.generation
         {
-            to_rewire.retain(|waiting| *waiting != Rewiring { peer, member: next.instance });
+            restart.to_rewire.retain(|waiting| *waiting != Rewiring { peer, member: next.instance });
         }
+        self.recovery.iter_mut().for_each(|recovery| recovery.rewired(peer, next));
     }
 
     /// Puts into force what the next lives remember, and what those that were rewired have to tell them.

@@ -120,6 +120,7 @@ impl StateMachine {
             }
             (Operation::Restart(restart), Ok(())) => restart.prepared(),
             (_, Ok(())) => {}
+            (_, Err(problem)) if self.recovery.is_some() => self.end_failed(problem, Vec::new()),
             (_, Err(problem)) => self.give_up_move(None, problem, Cause::Refusal),
         }
     }

@@ -46,7 +46,7 @@ impl Migration {
 impl World {
     /// A destination, which waits for a guest.
     pub fn receiving() -> Self {
-        let mut world = Self::beginning_with(false, Event::Receive);
+        let mut world = Self::beginning_with(Event::Receive);
         (world.migration.is_elsewhere, world.migration.disks_are_released) = (true, true);
         world
     }

@@ -28,11 +28,13 @@ pub const NVME0: InstanceId = InstanceId::new(Role::Nvme, 0);
 pub const SMMU0: InstanceId = InstanceId::new(Role::Smmu, 0);
 
 /// How many deaths of the vSMMU within a minute are survived.
-pub const SMMU_DEATHS_MAX: u32 = 3;
+pub const SMMU_DEATHS_MAX: u32 = DEATHS_MAX;
+/// The same of a process that comes back.
+pub const DEATHS_MAX: u32 = 3;
 
 /// A VM with two devices, one of them served by us; perhaps the other one is required.
-pub fn plan(required: bool) -> Plan {
-    let member = |instance: InstanceId, tier, policy| Member {
+pub fn plan(required: bool, restarts: Option<u32>) -> Plan {
+    let member = |instance: InstanceId, tier, policy, restarts| Member {
         instance,
         tier,
         runs_guest: instance == VCPU,
@@ -40,15 +42,16 @@ pub fn plan(required: bool) -> Plan {
         has_dirty_log: instance != NVME0,
         server: (instance == VFIO0).then_some(NVME0),
         policy,
+        restarts,
         required: required && instance == VFIO1,
         restart: restart_group(instance),
     };
     let members = vec![
-        member(VCPU, 0, FailurePolicy::EndsVm),
-        member(VFIO0, 1, FailurePolicy::FailsDevice(VFIO0)),
-        member(VFIO1, 1, FailurePolicy::FailsDevice(VFIO1)),
-        member(NVME0, 2, FailurePolicy::FailsDevice(VFIO0)),
-        member(SMMU0, 3, FailurePolicy::StartsAnew(SMMU_DEATHS_MAX)),
+        member(VCPU, 0, FailurePolicy::EndsVm, None),
+        member(VFIO0, 1, FailurePolicy::FailsDevice(VFIO0), restarts),
+        member(VFIO1, 1, FailurePolicy::FailsDevice(VFIO1), None),
+        member(NVME0, 2, FailurePolicy::FailsDevice(VFIO0), restarts),
+        member(SMMU0, 3, FailurePolicy::EndsVm, Some(SMMU_DEATHS_MAX)),
     ];
     Plan { members, reset_ends_vm: false }
 }
@@ -113,13 +116,22 @@ pub struct World {
 
 impl World {
     pub fn new(required: bool) -> Self {
-        Self::beginning_with(required, Event::Boot)
+        Self::with(plan(required, None), Event::Boot)
+    }
+
+    /// One in which the device that is served by us comes back.
+    pub fn with_restarts() -> Self {
+        Self::with(plan(false, Some(DEATHS_MAX)), Event::Boot)
     }
 
     /// A VM that begins with this event.
-    pub fn beginning_with(required: bool, begins: Event) -> Self {
+    pub fn beginning_with(begins: Event) -> Self {
+        Self::with(plan(false, None), begins)
+    }
+
+    fn with(plan: Plan, begins: Event) -> Self {
         let mut world = Self {
-            machine: StateMachine::new(plan(required), BTreeMap::new()),
+            machine: StateMachine::new(plan, BTreeMap::new()),
             processes: BTreeMap::new(),
             lives: BTreeSet::new(),
             hung: BTreeSet::new(),
@@ -177,13 +189,17 @@ impl World {
             Action::Harvest => self.check_harvest(),
             Action::Migration(action) => self.migrate(action),
             Action::Start(life) => self.start(life),
-            Action::Revive(life) => {
-                // A next life that was given up before it went has never served the guest.
-                let hung = self.hung.intersection(&self.begun);
-                let mut others = self.processes.keys().chain(hung);
-                let other = others.find(|other| other.instance == life.instance);
-                assert_eq!(other, None, "the life before {life:?} is reaped first");
-                self.start(life);
+            Action::Renew(_, members) => {
+                for member in members {
+                    // A next life that was given up before it went has never served the guest.
+                    let hung = self.hung.intersection(&self.begun);
+                    let mut others = self.processes.keys().chain(hung);
+                    let other = others.find(|other| other.instance == member);
+                    assert_eq!(other, None, "the life before of {member} is reaped first");
+                }
+            }
+            Action::CloseLink(device) => {
+                assert!(self.machine.lost_devices().contains_key(&device), "{device} is not lost");
             }
             Action::Request(life, request) => self.ask(life, request),
             Action::End(life, ending) => {
