@@ -143,8 +143,8 @@ impl RingThread {
         Notes(Arc::clone(&self.shared))
     }
 
-    /// How many turns the thread has taken, and has it take another one: if it gets on, it will have taken more by the
-    /// next call. None while it is parked, and once it has ended. Waits for nobody.
+    /// How many turns the thread has taken, and has it take another one: if it makes progress, it will have taken more
+    /// by the next call. None while it is parked, and once it has ended. Waits for nobody.
     pub fn turns(&self) -> Option<u64> {
         let is_serving = {
             let requested = lock(&self.shared.requested);

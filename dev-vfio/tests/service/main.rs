@@ -196,8 +196,8 @@ impl<S> Vm<S> {
             intx_end: told_end,
         };
         let (tell, events) = queue();
-        // A test that is over listens no more.
-        // A slow server's device tells now and then that it gets on, which is not what these tests wait for.
+        // A test that is over listens no more. A slow server's device reports progress now and then, which is not what
+        // these tests wait for.
         let told = Events::new(move |event| {
             if event != Event::Progress {
                 drop(tell.send(event));

@@ -27,7 +27,7 @@ pub const QUIT: Duration = sum(&[vcpu::FLUSH, Duration::from_millis(1500)]);
 /// The longest that a process waits for one thing, inside a request or while it opens its device.
 pub const STEP: Duration = vfio::OPENING;
 
-/// How often at most a process tells that it gets on.
+/// How often at most a process reports progress.
 pub const PROGRESS_SPAN: Duration = Duration::from_secs(3);
 
 /// How long the coordinator waits without a word of progress, where an answer may take longer than this: for the

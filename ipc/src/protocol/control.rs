@@ -216,7 +216,7 @@ pub enum Reply {
     /// To `Heartbeat`.
     Alive {
         /// How many turns the ring thread has taken. It takes one for each `Heartbeat`, so two replies with the same
-        /// number say that it did not get on in between. `None`: no ring is served.
+        /// number say that it made no progress in between. `None`: no ring is served.
         turns: Option<u64>,
     },
 }
@@ -314,9 +314,9 @@ pub enum Event {
     /// The assigned device is lost, for this reason. Sent once, after `Arm` instead of [`Event::DeviceOpened`], or
     /// later. The process goes on: its function is absent, or reads as all ones.
     DeviceFailed(String),
-    /// What takes long gets on: a request that is open, or the opening of a device. Told behind each wait for a peer
-    /// and each piece of a state, at most once in [`PROGRESS_SPAN`](crate::protocol::budget::PROGRESS_SPAN). Who waits
-    /// for the answer gives up when none has come for [`SILENCE`](crate::protocol::budget::SILENCE).
+    /// What takes long makes progress: a request that is open, or the opening of a device. Sent after each wait for a
+    /// peer and each piece of a state, at most once in [`PROGRESS_SPAN`](crate::protocol::budget::PROGRESS_SPAN). Who
+    /// waits for the answer gives up when none has come for [`SILENCE`](crate::protocol::budget::SILENCE).
     Progress,
     /// From a mover.
     Carried(MoverNotice),

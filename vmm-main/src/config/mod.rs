@@ -61,8 +61,8 @@ pub enum OnReset {
 /// enough for one that dies of what it finds in its checkpoint.
 pub const RESTARTS_DEFAULT: u64 = 5;
 
-/// After how many seconds a process that does not get on counts as hung by default: more than any of them takes on a
-/// busy host, and less than a guest's driver waits for its disk (Linux: 30 s).
+/// After how many seconds a process that does not make progress counts as hung by default: more than any of them takes
+/// on a busy host, and less than a guest's driver waits for its disk (Linux: 30 s).
 pub const HANG_DEADLINE_DEFAULT: u64 = 10;
 
 /// What becomes of a process that died and left a checkpoint.
@@ -117,7 +117,7 @@ pub struct Settings {
     pub smmu_restart: Option<RestartPolicy>,
     /// How many deaths of it within a minute are survived.
     pub smmu_restarts: Option<u64>,
-    /// After how many seconds a process that does not get on counts as hung; 0: never.
+    /// After how many seconds a process that does not make progress counts as hung; 0: never.
     pub hang_deadline: Option<u64>,
     /// What the death of devices' processes comes to, where a device does not say.
     pub device_restart: Restarts,
@@ -234,7 +234,7 @@ pub struct VmConfig {
     pub smmu_restart: RestartPolicy,
     /// How many deaths of it within a minute are survived.
     pub smmu_restarts: u32,
-    /// After how many seconds a process that does not get on counts as hung; 0: never.
+    /// After how many seconds a process that does not make progress counts as hung; 0: never.
     pub hang_deadline: u32,
     /// Assigned devices.
     pub devices: Vec<DeviceConfig>,

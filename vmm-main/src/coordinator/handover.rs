@@ -49,7 +49,7 @@ pub struct Handover {
     pub smmu_restart: RestartPolicy,
     /// How many deaths of it within a minute are survived.
     pub smmu_restarts: u32,
-    /// After how many seconds a process that does not get on counts as hung; 0: never.
+    /// After how many seconds a process that does not make progress counts as hung; 0: never.
     pub hang_deadline: u32,
     /// The assigned devices, in order.
     pub devices: Vec<HandedDevice>,
@@ -140,8 +140,8 @@ impl Handover {
         }
     }
 
-    /// Within which time a process of this name has to get on, if anybody looks. Nobody looks after the guest's CPUs:
-    /// the guest would not survive their end, and whoever has stopped them may let them go on.
+    /// Within which time a process of this name has to make progress; none if it is not asked, as the guest's CPUs are
+    /// not: the guest would not survive their end, and they may have been stopped by hand.
     pub fn hang_deadline_of(&self, id: InstanceId) -> Option<Duration> {
         let deadline = Duration::from_secs(self.hang_deadline.into());
         (!deadline.is_zero() && id.role != Role::Vcpu).then_some(deadline)

@@ -70,7 +70,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Spawns the task of a launched process into `tasks`. It is to get on within `hang_deadline`, if there is one.
+    /// Spawns the task of a launched process into `tasks`. It is to make progress within `hang_deadline`, if there is
+    /// one.
     pub fn follow(
         launched: Launched,
         life: LifeId,

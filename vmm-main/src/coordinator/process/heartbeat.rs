@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Whether a process gets on: a question in every beat, and what became of the one before. No I/O and no clock.
+//! Whether a process makes progress: a question in every beat, and what became of the one before. No I/O and no clock.
 //!
 //! The control thread answers ([`Request::Heartbeat`](ipc::protocol::control::Request::Heartbeat)), with the number of
 //! turns that the ring thread has taken, which is woken for another one by each question. So an answer says that the
-//! one thread gets on, and a number that has grown says it of the other: a thread that is stopped, waits for ever or
-//! runs in circles shows, whether the guest waits for it at the moment or not. Questions are not asked while a request
-//! is open: the control thread is at work then, and the request has a deadline of its own.
+//! one thread makes progress, and a number that has grown says it of the other: a thread that is stopped, waits for
+//! ever or runs in circles shows, whether the guest waits for it at the moment or not. Questions are not asked while a
+//! request is open: the control thread is at work then, and the request has a deadline of its own.
 //!
 //! What counts are beats, [`BEATS`] in a deadline, and not time: a beat that comes late says that the coordinator did
 //! not run itself, and everything is counted anew.
@@ -57,13 +57,13 @@ pub enum Hang {
     /// Its control thread does not answer.
     #[error("it hangs: it is stopped or busy, and has answered no heartbeat for {} s", .0.as_secs_f32())]
     Silent(Duration),
-    /// Its ring thread does not get on.
+    /// Its ring thread does not make progress.
     #[error("it hangs: it answers heartbeats, but its ring thread has made no progress for {} s", .0.as_secs_f32())]
     Stalled(Duration),
 }
 
 impl Heartbeat {
-    /// Of a process of this role, which is to get on within `deadline`.
+    /// Of a process of this role, which is to make progress within `deadline`.
     pub fn new(role: Role, deadline: Duration, now: Instant) -> Self {
         let interval = deadline / BEATS;
         let access = budget::turn(role).as_millis().div_ceil(interval.as_millis().max(1));

@@ -3,8 +3,8 @@
 //!
 //! Events that a process sent before a reply are passed on before it, so that a guest reset is known before the pause
 //! after it. The loop ends when the process is lost or is to be ended; then it is reaped. A process that reports no
-//! progress in a long request counts as lost ([`budget::SILENCE`]), as does one that does not get on between requests
-//! ([`Heartbeat`]). All of its deadlines are in the coordinator's own time.
+//! progress in a long request counts as lost ([`budget::SILENCE`]), as does one that does not make progress between
+//! requests ([`Heartbeat`]). All of its deadlines are in the coordinator's own time.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -151,7 +151,7 @@ struct Conversation<'a> {
     is_opening: bool,
     /// When it counts as lost unless it reports progress. None while nothing takes long.
     silent_after: Option<Countdown>,
-    /// Whether it gets on. None: nobody asks.
+    /// Whether it makes progress. None: it is not asked.
     heartbeat: Option<Heartbeat>,
     /// The open request, the open `Inspect` and the open `Heartbeat`, at most one each, and all notifications.
     work: JoinSet<Finished>,
@@ -439,7 +439,7 @@ const fn name(request: &Request) -> &'static str {
         Request::Rewire { .. } => "take a new channel",
         Request::DirtyLog(_) => DIRTY_LOG,
         Request::Inspect => "be inspected",
-        Request::Heartbeat => "show that it gets on",
+        Request::Heartbeat => "answer a heartbeat",
         Request::DmaEnded { .. } => "note the end of a device's DMA",
         Request::Carry(_) => "carry",
         Request::Probe(_) => PROBE,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A process that gets on is never given up, whoever is stopped meanwhile; one that does not always is, in time.
+//! A process that makes progress is never given up, whoever is stopped meanwhile; one that does not always is, in time.
 
 use std::time::Duration;
 
