@@ -16,31 +16,27 @@
 mod adaptive_poll;
 mod batch;
 mod host;
+mod jobs;
 mod pace;
+mod shadow;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use zerocopy::FromBytes;
-
 pub use host::{Host, Interrupts};
 
-use adaptive_poll::{AdaptivePoll, Next};
-use batch::Batch;
+use adaptive_poll::AdaptivePoll;
 use pace::Pace;
 
-use crate::controller::{AdminOutcome, BATCH_MAX, Begun, Controller, Job, Outcome, Ticket, Watched};
-use crate::dma::{DmaError, HostMemory};
+use crate::controller::{BATCH_MAX, Begun, Controller, Job, Ticket};
 use crate::identity::Identity;
-use crate::io::{Buffer, Executed, Io};
+use crate::io::Buffer;
 use crate::journal::{Journal, Slot};
 use crate::media::Media;
-use crate::prp;
 use crate::queue::Posting;
-use crate::spec::command::{COMMAND_LEN, Command};
-use crate::spec::status::Status;
+use crate::spec::command::Command;
 
 /// A controller, its medium, its host, and its worker threads.
 pub struct Engine {
@@ -94,9 +90,6 @@ struct Shared {
     poll: AdaptivePoll,
 }
 
-/// The raw commands of one job.
-const BATCH_LEN_MAX: usize = BATCH_MAX as usize * COMMAND_LEN;
-
 /// A command that takes longer than this has waited for a disk, or its thread was preempted.
 const QUICK: Duration = Duration::from_micros(100);
 /// From this score on the next command is expected to be quick.
@@ -105,9 +98,6 @@ const QUICK_FROM: u32 = 64;
 const QUICK_MAX: u32 = 128;
 /// What a slow command subtracts: one preemption changes nothing, three waits for a disk do.
 const SLOW_COST: u32 = 32;
-
-/// How long one job polls doorbells: short, so that the connection is served in between.
-const LOOK_FOR: Duration = Duration::from_micros(10);
 
 impl Engine {
     /// A controller out of reset, with no host.
@@ -334,34 +324,6 @@ impl Engine {
         self.work.notify_all();
     }
 
-    /// `helps`: called by the helping thread, which will soon call again.
-    fn execute(&self, job: Job, buffer: &mut Buffer, helps: bool) -> Ticket {
-        let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
-        match job {
-            Job::Fetch { ticket, iova, count: _ } if ticket.sqid == 0 => {
-                host.raise_posted(self.fetch_admin(&host, ticket, iova));
-                ticket
-            }
-            Job::Fetch { ticket, iova, count } => {
-                self.fetch(&host, ticket, iova, count, buffer);
-                ticket
-            }
-            Job::Post { ticket, posting } => {
-                host.raise_posted(self.post(&host, ticket, &[posting]));
-                ticket
-            }
-            Job::Look { ticket, watched } => {
-                self.look(&host, ticket, watched, helps);
-                ticket
-            }
-            Job::Shutdown { ticket } => {
-                let flushed = self.media.flush().is_ok();
-                self.with(|controller| controller.shut_down(ticket, flushed));
-                ticket
-            }
-        }
-    }
-
     /// A job has ended.
     fn finish(&self, shared: &mut Shared, ticket: Ticket) {
         shared.controller.finish(ticket);
@@ -369,189 +331,6 @@ impl Engine {
         if shared.draining > 0 {
             self.over.notify_all();
         }
-    }
-
-    fn fetch(&self, host: &Host, ticket: Ticket, iova: u64, count: u32, buffer: &mut Buffer) {
-        let mut bytes = [0; BATCH_LEN_MAX];
-        let bytes = bytes.get_mut(..usize::try_from(count).unwrap_or(0) * COMMAND_LEN).unwrap_or_default();
-        let readable = host.memory.read(iova, bytes).is_ok();
-        let since = Instant::now();
-        let commands = <[Command]>::ref_from_bytes(bytes).unwrap_or_default();
-        let (mut batch, slots) = {
-            let mut shared = self.lock();
-            if !readable && shared.has_lost(host) {
-                return;
-            }
-            let first = shared.controller.fetched_count(ticket.sqid);
-            let is_ours = shared.controller.fetched(ticket, count, readable);
-            let slots = if is_ours { shared.add(ticket.sqid, first, commands) } else { Vec::new() };
-            if !is_ours {
-                return self.unlock(shared);
-            }
-            let (write_cache, may_write) = (shared.controller.write_cache(), shared.pace.may_write(since));
-            // Now another thread may fetch the entries after them.
-            self.unlock(shared);
-            (Batch::new(self, host, ticket, write_cache, may_write, since), slots)
-        };
-        for (command, slot) in commands.iter().zip(slots) {
-            batch.io(command, slot, buffer);
-        }
-        let span = batch.end().saturating_duration_since(since);
-        self.lock().pace.took(span, count);
-    }
-
-    /// Polls shadow doorbells for a moment, or until one changes; after a longer time without change, arms them, so
-    /// that the host writes the register.
-    fn look(&self, host: &Host, ticket: Ticket, mut watched: Vec<Watched>, helps: bool) {
-        let mut found = look_once(&*host.memory, &mut watched);
-        let mut asleep_since = None;
-        if found == Ok(false) {
-            let since = Instant::now();
-            // Only a helping thread polls again by itself.
-            let next = if helps { self.lock().poll.idle(since) } else { Next::Sleep };
-            while found == Ok(false) && next != Next::Sleep && since.elapsed() < LOOK_FOR {
-                match next {
-                    Next::Yield => std::thread::yield_now(),
-                    // On a busy host a yield may cost a whole time slice.
-                    Next::Spin | Next::Sleep => std::hint::spin_loop(),
-                }
-                found = look_once(&*host.memory, &mut watched);
-            }
-            if found == Ok(false) && next == Next::Sleep {
-                found = arm(&*host.memory, &watched).and_then(|()| look_once(&*host.memory, &mut watched));
-                asleep_since = Some(since);
-            }
-        }
-        if found == Ok(true) && helps {
-            found = suppress_register_writes(&*host.memory, &watched).map(|()| true);
-        }
-        let mut shared = self.lock();
-        match (found, asleep_since) {
-            (Ok(false), Some(since)) => {
-                shared.poll.sleep(since);
-                shared.controller.looked(ticket, &watched, true);
-            }
-            (Ok(changed), _) => {
-                if changed {
-                    shared.poll.found();
-                }
-                shared.controller.looked(ticket, &watched, false);
-            }
-            (Err(_), _) if shared.has_lost(host) => {}
-            (Err(_), _) => shared.controller.look_failed(ticket),
-        }
-        self.unlock(shared);
-    }
-
-    /// Reads a command of the admin queue and executes it in one step: what it changes, that it is fetched and its
-    /// completion are kept together. Returns the vector to raise.
-    fn fetch_admin(&self, host: &Host, ticket: Ticket, iova: u64) -> Option<u16> {
-        let mut bytes = [0; COMMAND_LEN];
-        let readable = host.memory.read(iova, &mut bytes).is_ok();
-        let command: Command = zerocopy::transmute!(bytes);
-        let mut shared = self.lock();
-        if !shared.controller.is_current(ticket) || !readable && shared.has_lost(host) {
-            return None;
-        }
-        if !readable {
-            shared.controller.fetched(ticket, 1, false);
-            self.unlock(shared);
-            return None;
-        }
-        let outcome = match shared.controller.admin(&command) {
-            AdminOutcome::Held => {
-                shared.controller.take_admin(ticket);
-                self.unlock(shared);
-                return None;
-            }
-            AdminOutcome::Done(outcome) => outcome,
-            AdminOutcome::Data(data) => {
-                self.unlock(shared);
-                let moved = to_host(&*host.memory, &command, &data);
-                shared = self.lock();
-                if moved.is_err() && shared.has_lost(host) {
-                    return None;
-                }
-                Outcome::of(moved.err().unwrap_or(Status::SUCCESS))
-            }
-        };
-        if !shared.controller.take_admin(ticket) {
-            return None;
-        }
-        let outcome = Outcome { nsid: command.nsid.get(), ..outcome };
-        let posting = shared.controller.complete(ticket, command.cid.get(), &outcome, None);
-        self.unlock(shared);
-        self.post(host, ticket, posting.as_slice())
-    }
-
-    fn defer(&self, deferred: Deferred) {
-        let mut shared = self.lock();
-        shared.controller.split(deferred.ticket);
-        shared.deferred.push_back(Task::Command(deferred));
-        self.unlock(shared);
-    }
-
-    fn execute_deferred(&self, task: &Task, buffer: &mut Buffer) -> Ticket {
-        let host = self.host.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let (ticket, vector) = match task {
-            Task::Command(deferred) => (deferred.ticket, self.io(&host, deferred, buffer)),
-            Task::Post(ticket, posting) => (*ticket, self.post(&host, *ticket, &[*posting])),
-        };
-        host.raise_posted(vector);
-        ticket
-    }
-
-    /// Executes a command; may block.
-    fn io(&self, host: &Host, deferred: &Deferred, buffer: &mut Buffer) -> Option<u16> {
-        let Deferred { ticket, command, slot, write_cache } = *deferred;
-        let (identity, media, memory) = (&self.identity, &*self.media, &*host.memory);
-        let since = Instant::now();
-        let executed = Io { identity, media, memory, write_cache, buffer }.execute(&command);
-        self.took(since.elapsed());
-        let done = Done { cid: command.cid.get(), slot, executed };
-        self.post(host, ticket, &self.complete(host, ticket, [done]))
-    }
-
-    /// Assigns Completion Queue slots; completions without one are held back.
-    fn complete(&self, host: &Host, ticket: Ticket, done: impl IntoIterator<Item = Done>) -> Vec<Posting> {
-        let mut shared = self.lock();
-        let mut postings = Vec::new();
-        for Done { cid, slot, executed: Executed { outcome, media_failed } } in done {
-            if !outcome.status.is_success() && shared.has_lost(host) {
-                // It did not fail: its next life executes it again.
-                continue;
-            }
-            let Shared { controller, journal, .. } = &mut *shared;
-            if media_failed {
-                controller.count_media_error();
-            }
-            let posting = controller.complete(ticket, cid, &outcome, slot);
-            if let (Some(posting), Some(journal)) = (&posting, journal) {
-                journal.assign(posting, controller);
-            }
-            postings.extend(posting);
-        }
-        shared.keep();
-        postings
-    }
-
-    /// Writes consecutive completions; returns the vector to raise, which is that of their queue.
-    fn post(&self, host: &Host, ticket: Ticket, postings: &[Posting]) -> Option<u16> {
-        let Posting { iova, vector, .. } = *postings.first()?;
-        let published = host.memory.publish(iova, &batch::entries(postings));
-        let mut shared = self.lock();
-        if published.is_err() && !shared.has_lost(host) {
-            shared.controller.post_failed(ticket);
-        }
-        if published.is_ok() {
-            for posting in postings {
-                shared.controller.posted(posting);
-                let slot = posting.slot;
-                shared.journal.iter_mut().for_each(|journal| journal.free(slot));
-            }
-        }
-        self.unlock(shared);
-        published.ok().and(vector)
     }
 
     /// The next job, kept.
@@ -590,13 +369,6 @@ impl Engine {
     }
 }
 
-/// An executed command.
-struct Done {
-    cid: u16,
-    slot: Option<Slot>,
-    executed: Executed,
-}
-
 impl Shared {
     /// Keeps what has changed. Before the lock is given back, and so before anybody sees it.
     fn keep(&mut self) {
@@ -623,44 +395,4 @@ impl Shared {
         journal.freeze();
         true
     }
-}
-
-/// Reads the shadow doorbells into `seen`. Returns whether one has changed.
-fn look_once(memory: &dyn HostMemory, watched: &mut [Watched]) -> Result<bool, DmaError> {
-    let mut changed = false;
-    for Watched { at, seen, news, .. } in watched {
-        let value = memory.load(*at)?;
-        *news |= value != *seen;
-        changed |= *news;
-        *seen = value;
-    }
-    Ok(changed)
-}
-
-/// Moves each EventIdx just behind its doorbell, so that the host makes no register write while we poll. An EventIdx
-/// left in place would be passed once per round of the queue.
-fn suppress_register_writes(memory: &dyn HostMemory, watched: &[Watched]) -> Result<(), DmaError> {
-    let mut heard = watched.iter().filter(|watched| watched.news);
-    heard.try_for_each(|watched| memory.store(watched.event_index, watched.unreached()))
-}
-
-/// Sets each EventIdx to its doorbell, so that the host writes the register at the next change. A change before the
-/// host sees this is found by one more poll.
-fn arm(memory: &dyn HostMemory, watched: &[Watched]) -> Result<(), DmaError> {
-    for Watched { event_index, seen, .. } in watched {
-        memory.store(*event_index, *seen)?;
-    }
-    fence(Ordering::SeqCst);
-    Ok(())
-}
-
-/// Copies an admin command's data to host memory.
-fn to_host(memory: &dyn HostMemory, command: &Command, data: &[u8]) -> Result<(), Status> {
-    let mut rest = data;
-    for segment in &*prp::segments(memory, command.prp1.get(), command.prp2.get(), data.len())? {
-        let Some((piece, behind)) = rest.split_at_checked(segment.len) else { break };
-        memory.write(segment.iova, piece).map_err(|_| Status::DATA_TRANSFER_ERROR)?;
-        rest = behind;
-    }
-    Ok(())
 }

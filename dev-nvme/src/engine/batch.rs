@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use ipc::shm::file_io;
 
-use super::{Deferred, Done, Engine, Host, pace};
+use super::jobs::Done;
+use super::{Deferred, Engine, Host, pace};
 use crate::controller::{Moved, Ticket};
 use crate::io::{Buffer, Io};
 use crate::journal::Slot;

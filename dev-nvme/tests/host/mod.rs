@@ -13,6 +13,7 @@
 )]
 
 pub mod client;
+pub mod ending;
 pub mod local;
 pub mod program;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The state machine against a model of the world, by events in random order and by single stories.
 
+mod device_recoveries;
 mod measurements;
 mod migrating;
 mod migrations;

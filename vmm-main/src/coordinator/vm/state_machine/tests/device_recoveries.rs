@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Stories of a device whose processes die: both come back from what they left, or the device is lost.
+
+use std::time::Duration;
+
+use ipc::instance::InstanceId;
+use ipc::protocol::lifecycle::State;
+use proptest::prelude::*;
+
+use super::world::{DEATHS_MAX, NVME0, SMMU0, VCPU, VFIO0, World};
+use crate::coordinator::vm::action::{LoadSource, RequestKind, Success};
+use crate::coordinator::vm::event::{Command, LifeId, Timer};
+use crate::lifecycle::Phase;
+
+/// The guest runs on a device whose processes come back.
+fn running_with_restarts() -> World {
+    let mut world = World::with_restarts();
+    world.settle();
+    world.requests.clear();
+    world
+}
+
+fn at(generation: u32, instance: InstanceId) -> LifeId {
+    LifeId { generation, instance }
+}
+
+/// The guest is in `phase` with everyone, the processes of the device in this life.
+fn assert_device_is_back(world: &World, phase: &Phase, generation: u32) {
+    let state = if *phase == Phase::Paused { State::Paused } else { State::Running };
+    assert_eq!((world.machine.phase(), world.machine.is_idle()), (phase, true));
+    assert_eq!([VFIO0, NVME0].map(|it| world.life(it)), [at(generation, VFIO0), at(generation, NVME0)]);
+    assert_eq!(world.processes.len(), 5, "{:?}", world.processes);
+    assert!(world.processes.values().all(|process| process.state == state), "{:?}", world.processes);
+    assert!(world.machine.lost_devices().is_empty());
+}
+
+#[test]
+fn device_of_which_a_process_dies_comes_back_with_both_of_them_and_the_cpus_are_rewired_last() {
+    for instance in [NVME0, VFIO0] {
+        let mut world = running_with_restarts();
+        world.depart(world.life(instance), true);
+        let other = if instance == NVME0 { VFIO0 } else { NVME0 };
+        assert!(world.processes[&at(1, other)].ending.is_some(), "they share a session");
+        world.settle();
+        assert_device_is_back(&world, &Phase::Running, 2);
+        let orders = |order: RequestKind| {
+            let all = world.requests.iter().enumerate();
+            all.filter(move |(_, (_, asked))| *asked == order).map(|(place, (life, _))| (place, *life))
+        };
+        let place = |order, life| orders(order).find(|(_, asked)| *asked == life).unwrap().0;
+        let smmu_knows = place(RequestKind::Replay, at(1, SMMU0));
+        assert!(
+            place(RequestKind::Rewire(at(2, VFIO0)), at(1, SMMU0)) < place(RequestKind::Arm, at(2, VFIO0))
+        );
+        assert!(
+            place(RequestKind::Arm, at(2, VFIO0)) < smmu_knows,
+            "its stream is attached when it is there"
+        );
+        assert!(smmu_knows < place(RequestKind::Go, at(2, NVME0)), "and before it does any DMA");
+        assert!(place(RequestKind::Go, at(2, NVME0)) < place(RequestKind::Go, at(2, VFIO0)));
+        assert!(place(RequestKind::Go, at(2, VFIO0)) < place(RequestKind::Rewire(at(2, VFIO0)), at(1, VCPU)));
+        assert_eq!(world.dma_ended, [(at(1, SMMU0), VFIO0)], "what waited for the life before waits no more");
+        let deaths = &world.machine.deaths()[&instance];
+        assert_eq!((deaths.count, world.machine.deaths().len()), (1, 1), "one died, the other was ended");
+    }
+}
+
+#[test]
+fn device_that_dies_while_the_guest_is_paused_or_is_to_be_comes_back_and_holds_still() {
+    let mut world = running_with_restarts();
+    world.command(Command::Pause);
+    world.settle();
+    world.depart(world.life(NVME0), true);
+    world.settle();
+    assert_device_is_back(&world, &Phase::Paused, 2);
+    // A CPU waits for the device, and its process cannot answer before that is back.
+    let mut world = running_with_restarts();
+    let ticket = world.command(Command::Pause);
+    world.depart(world.life(VFIO0), true);
+    for _ in 0..40 {
+        assert_eq!(world.processes[&at(1, VCPU)].open, Some(RequestKind::Pause));
+        let all: Vec<LifeId> = world.processes.keys().copied().filter(|life| life.instance != VCPU).collect();
+        for life in all {
+            if world.processes.get(&life).is_some_and(|it| it.ending.is_some()) {
+                world.depart(life, true);
+            }
+            world.fulfil(life);
+            world.tell_of_device(life, false);
+        }
+    }
+    assert_eq!(world.processes[&at(2, VFIO0)].state, State::Running, "the CPU is answered");
+    world.settle();
+    assert_eq!(world.answers[&ticket], Ok(Success::In(Phase::Paused)));
+    assert_device_is_back(&world, &Phase::Paused, 2);
+}
+
+#[test]
+fn vsmmu_and_device_that_die_together_or_one_in_the_gap_of_the_other_come_back_together() {
+    for (first, then) in [(NVME0, SMMU0), (SMMU0, VFIO0), (VFIO0, SMMU0), (NVME0, NVME0)] {
+        for order in [
+            None,
+            Some(RequestKind::Load(LoadSource::Checkpoint)),
+            Some(RequestKind::Arm),
+            Some(RequestKind::Go),
+        ] {
+            let mut world = running_with_restarts();
+            world.depart(world.life(first), true);
+            order.into_iter().for_each(|order| _ = world.until_open(order));
+            let second = world.processes.keys().copied().filter(|life| life.instance == then).max();
+            second.into_iter().for_each(|life| world.depart_as(life, true, true));
+            world.settle();
+            let generation = world.life(if first == SMMU0 { SMMU0 } else { VFIO0 }).generation;
+            assert!((2..=3).contains(&generation), "{first} {then} {order:?}");
+            let all = [VFIO0, NVME0].map(|it| world.life(it).generation);
+            assert_eq!(all[0], all[1], "{first} {then} {order:?}");
+            assert_eq!((world.machine.phase(), world.processes.len()), (&Phase::Running, 5));
+            assert!(
+                world.machine.is_idle() && world.machine.lost_devices().is_empty(),
+                "{first} {then} {order:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn device_that_dies_too_often_or_refuses_to_come_back_is_lost_and_the_guest_goes_on() {
+    let is_lost = |world: &World, why: &str| {
+        assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Running, true));
+        let reason = &world.machine.lost_devices()[&VFIO0];
+        assert!(reason.contains(why), "{reason}");
+        assert_eq!(world.processes.len(), 3, "both of its processes are ended: {:?}", world.processes);
+        let smmu = world.life(SMMU0);
+        assert!(world.dma_ended.contains(&(smmu, VFIO0)), "{:?}", world.dma_ended);
+        assert_eq!(world.machine.lost_devices().len(), 1);
+    };
+    let mut world = running_with_restarts();
+    for _ in 0..=DEATHS_MAX {
+        world.depart(world.life(NVME0), true);
+        world.settle();
+    }
+    is_lost(&world, "it has died 4 times within 60 s");
+    for (instance, order) in [(NVME0, RequestKind::Load(LoadSource::Checkpoint)), (VFIO0, RequestKind::Arm)] {
+        let mut world = running_with_restarts();
+        world.depart(world.life(NVME0), true);
+        world.until(|world| (world.processes.get(&at(2, instance))?.open == Some(order)).then_some(()));
+        world.refuse(at(2, instance));
+        world.settle();
+        is_lost(&world, "its next life cannot go on");
+    }
+    // Its peers cannot reach it, or its device cannot be opened.
+    for peer in [SMMU0, VCPU] {
+        let mut world = running_with_restarts();
+        world.depart(world.life(VFIO0), true);
+        let order = RequestKind::Rewire(at(2, VFIO0));
+        world.until(|world| (world.processes.get(&at(1, peer))?.open == Some(order)).then_some(()));
+        world.refuse(at(1, peer));
+        world.settle();
+        is_lost(&world, "cannot be reached");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Of the vSMMU beside it too.
+    #[test]
+    fn guest_is_whole_whichever_processes_die_and_whenever(
+        command in 0..5_usize,
+        deaths in prop::collection::vec((0..50_usize, prop::sample::select(vec![NVME0, VFIO0, SMMU0])), 1..=3),
+        picks in prop::collection::vec(0..16_usize, 200),
+    ) {
+        let mut world = running_with_restarts();
+        let commands = [
+            Command::Pause,
+            Command::SaveRestore,
+            Command::Restart("nvme0".to_owned()),
+            Command::DirtyRate(Duration::from_secs(1)),
+        ];
+        let ticket = commands.get(command).map(|command| world.command(command.clone()));
+        let mut picks = picks.into_iter().cycle();
+        for (moments, victim) in deaths {
+            for pick in picks.by_ref().take(moments) {
+                let lives: Vec<LifeId> = world.processes.keys().copied().collect();
+                let life = lives[pick % lives.len()];
+                match pick {
+                    0..3 => world.serve(),
+                    _ if world.processes[&life].ending.is_some() => world.depart(life, true),
+                    _ => {
+                        world.fulfil(life);
+                        world.tell_of_device(life, false);
+                    }
+                }
+            }
+            let life = world.life(victim);
+            let has_begun = world.processes.get(&life).is_some_and(|it| {
+                matches!(it.state, State::Running | State::Paused) && it.ending.is_none()
+            });
+            if has_begun && !world.machine.is_past_commit() {
+                world.depart(life, true);
+            }
+        }
+        world.settle();
+        let timers: Vec<Timer> = world.timers.keys().copied().collect();
+        let measuring = timers.into_iter().filter(|timer| matches!(timer, Timer::DirtyRate(_)));
+        measuring.for_each(|timer| world.run_out(timer));
+        world.settle();
+        prop_assert!(world.machine.is_idle(), "{:?}", world.machine);
+        let phase = match ticket.map(|ticket| &world.answers[&ticket]) {
+            Some(Ok(Success::In(phase))) => phase.clone(),
+            _ => Phase::Running,
+        };
+        let generation = world.life(VFIO0).generation;
+        assert_device_is_back(&world, &phase, generation);
+    }
+}
