@@ -76,8 +76,7 @@ fn guest_that_moves_back_and_forth_under_disk_io_loses_nothing() {
     let mut downtimes = Vec::new();
     for _ in 0..moves {
         let report;
-        // It dirties memory faster than a debug build sends it: more rounds are none the better.
-        (vm, report) = moved(vm, &["--max-rounds", "3"]);
+        (vm, report) = moved(vm, &[]);
         let rounds = report["rounds"].as_array().unwrap();
         assert!(rounds.len() > 1, "it runs while its memory is sent: {report}");
         let pages = number(&rounds[0], "page_count") + number(&rounds[0], "zero_page_count");

@@ -40,7 +40,7 @@ use crate::api::types::{MigrateRequest, Migrated, MigrationProgress};
 use crate::coordinator::objects::Objects;
 use crate::coordinator::roles::Configs;
 use crate::migration::convergence::{Limits, Otherwise};
-use crate::migration::message::{Message, Sealer, Side};
+use crate::migration::message::{Message, Session, Side};
 use crate::migration::offer::Offer;
 use crate::problem::Problem;
 
@@ -55,8 +55,7 @@ pub(super) struct Migration {
     to: String,
     secret: Vec<u8>,
     id: Option<MigrationId>,
-    ours: Option<Sealer>,
-    theirs: Option<Sealer>,
+    session: Option<Session>,
     lane_count: u8,
     /// Connections that the mover was not given yet.
     lanes: Vec<(u8, OwnedFd)>,
@@ -79,10 +78,8 @@ pub(super) struct Migration {
 impl Migration {
     /// To another host.
     pub fn to(to: String, secret: Vec<u8>, lane_count: u8) -> Result<Self, Problem> {
-        let mut id = [0; 16];
-        getrandom(&mut id, GetRandomFlags::empty()).map_err(|error| refused("give random bytes", &error))?;
         let mut new = Self::new(Side::Source, to, secret, lane_count);
-        new.identify(MigrationId(id))?;
+        new.identify(MigrationId(random()?))?;
         Ok(new)
     }
 
@@ -97,8 +94,7 @@ impl Migration {
             to,
             secret,
             id: None,
-            ours: None,
-            theirs: None,
+            session: None,
             lane_count,
             lanes: Vec::new(),
             takes_lanes: false,
@@ -115,16 +111,12 @@ impl Migration {
 
     /// Its number is known, and with it the keys.
     fn identify(&mut self, id: MigrationId) -> Result<(), Problem> {
-        let sealer = |side| {
-            let sealer = Sealer::new(&self.secret, id, side);
-            sealer.ok_or_else(|| bug("a secret of any length makes a key"))
+        let session = match self.side {
+            Side::Source => Session::source(&self.secret, id),
+            Side::Destination => Session::destination(&self.secret, id, random()?),
         };
-        let (source, destination) = (sealer(Side::Source)?, sealer(Side::Destination)?);
-        let (ours, theirs) = match self.side {
-            Side::Source => (source, destination),
-            Side::Destination => (destination, source),
-        };
-        (self.id, self.ours, self.theirs) = (Some(id), Some(ours), Some(theirs));
+        let session = session.ok_or_else(|| bug("a secret of any length makes a key"))?;
+        (self.id, self.session) = (Some(id), Some(session));
         Ok(())
     }
 
@@ -414,6 +406,13 @@ impl Vm {
             migration.report.lap(stage, Instant::now());
         }
     }
+}
+
+/// Bytes that nobody can guess.
+fn random<const LEN: usize>() -> Result<[u8; LEN], Problem> {
+    let mut bytes = [0; LEN];
+    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| refused("give random bytes", &error))?;
+    Ok(bytes)
 }
 
 /// A failure of this host that no request waits for: the migration cannot go on.

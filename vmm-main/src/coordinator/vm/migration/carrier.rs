@@ -127,7 +127,7 @@ impl Vm {
                 MigrationEvent::RoundSent { sent_len, took: Duration::from_micros(took_us) }
             }
             MoverNotice::Heard(sealed) => {
-                let opened = migration.theirs.as_mut().map(|theirs| theirs.open(&sealed));
+                let opened = migration.session.as_mut().map(|session| session.open(&sealed));
                 match opened {
                     Some(Ok(message)) => {
                         if message == Message::Running {
@@ -152,8 +152,8 @@ impl Vm {
     pub(super) fn say(&mut self, message: &Message) {
         let Some(migration) = &mut self.migration else { return };
         // Nobody has connected: nobody hears it.
-        let Some(ours) = &mut migration.ours else { return };
-        if let Ok(sealed) = ours.seal(message) {
+        let Some(session) = &mut migration.session else { return };
+        if let Ok(sealed) = session.seal(message) {
             self.carry(MoverRequest::Say(sealed), vec![]);
         }
     }
