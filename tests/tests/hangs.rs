@@ -34,13 +34,14 @@ const MIB: u64 = 32;
 const HANG_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A guest at work on its disk behind the vSMMU.
-fn machine(name: &str, image: &Path) -> Option<Vm> {
+fn machine(name: &str, image: &Path, arguments: &[&str]) -> Option<Vm> {
     let mut vm = launch_as(GuestFiles::cached(), name, |options| {
         // Linux gives an invalidation up after a second, and reuses what a device may still write: no round of its disk
         // may need one while its SMMU hangs.
         options.extra = "iommu.passthrough=1".into();
         options.nvme = vec![image.into()];
         options.arguments = vec!["--hang-deadline".into(), HANG_DEADLINE.as_secs().to_string()];
+        options.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
     })?;
     vm.console.shell(BOOT).unwrap();
     work::begin(&mut vm.console, COMMAND).unwrap();
@@ -69,9 +70,9 @@ fn await_told(vm: &Vm, told: impl Fn(&Value) -> Option<String>) -> (Duration, St
     }
 }
 
-/// How smmu0 died last.
-fn death(status: &Value) -> Option<String> {
-    text(&status["deaths"]["smmu0"]["last"])
+/// How this process died last.
+fn death_of(process: &str) -> impl Fn(&Value) -> Option<String> {
+    move |status| text(&status["deaths"][process]["last"])
 }
 
 /// The guest goes on and ends in peace.
@@ -91,10 +92,10 @@ fn text(value: &Value) -> Option<String> {
 fn vsmmu_that_is_stopped_under_disk_io_is_started_anew_and_the_guest_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
-    let Some(vm) = machine("hangs", &image) else { return };
+    let Some(vm) = machine("hangs", &image, &[]) else { return };
     assert_eq!(status(&vm)["hang_deadline_s"], HANG_DEADLINE.as_secs());
     stop(&vm, "smmu0");
-    let (after, why) = await_told(&vm, death);
+    let (after, why) = await_told(&vm, death_of("smmu0"));
     assert!(why.contains("it hangs: it is stopped or busy") && why.contains("had to be killed"), "{why}");
     finish(vm);
     println!("{SEEN}smmu0 stopped under disk I/O, told as hung after {after:?}, and the guest went on");
@@ -104,7 +105,7 @@ fn vsmmu_that_is_stopped_under_disk_io_is_started_anew_and_the_guest_goes_on() {
 fn vsmmu_whose_ring_thread_alone_is_stuck_is_started_anew_and_the_guest_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
-    let Some(vm) = machine("hangs-ring", &image) else { return };
+    let Some(vm) = machine("hangs-ring", &image, &[]) else { return };
     let process = Life::of(&vm, "smmu0").unwrap().unwrap().pid;
     let thread = thread_of(process, "ring");
     // A signal would stop all of its threads.
@@ -117,7 +118,7 @@ fn vsmmu_whose_ring_thread_alone_is_stuck_is_started_anew_and_the_guest_goes_on(
     let (after, why) = await_told(&vm, |status| {
         // Killed, it is gone once its tracer has heard of that.
         let _ = waitpid(thread, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG));
-        death(status)
+        death_of("smmu0")(status)
     });
     assert!(why.contains("its ring thread has made no progress"), "{why}");
     finish(vm);
@@ -136,10 +137,27 @@ fn thread_of(process: Pid, name: &str) -> nix::unistd::Pid {
 }
 
 #[test]
-fn device_that_is_stopped_is_lost_and_the_guest_goes_on_without_it() {
+fn processes_of_a_device_that_are_stopped_under_disk_io_are_started_anew_and_the_guest_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
-    let Some(mut vm) = machine("hangs-device", &image) else { return };
+    let Some(mut vm) = machine("hangs-anew", &image, &[]) else { return };
+    for process in ["nvme0", "vfio0"] {
+        stop(&vm, process);
+        let (after, why) = await_told(&vm, death_of(process));
+        assert!(why.contains("it hangs") && why.contains("had to be killed"), "{why}");
+        work::another_round(&mut vm.console, COMMAND).unwrap();
+        println!(
+            "{SEEN}{process} stopped under disk I/O, told as hung after {after:?}, and the guest went on"
+        );
+    }
+    finish(vm);
+}
+
+#[test]
+fn device_that_does_not_come_back_is_lost_when_it_is_stopped_and_the_guest_goes_on_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = disk::image(&folder, MIB).unwrap();
+    let Some(mut vm) = machine("hangs-device", &image, &["--device-restart", "never"]) else { return };
     stop(&vm, "vfio0");
     let (after, why) = await_told(&vm, |status| text(&status["lost_devices"]["vfio0"]));
     assert!(why.contains("it hangs"), "{why}");
@@ -155,7 +173,7 @@ fn device_that_is_stopped_is_lost_and_the_guest_goes_on_without_it() {
 fn processes_that_are_stopped_all_together_go_on_where_they_were() {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
-    let Some(mut vm) = machine("hangs-all", &image) else { return };
+    let Some(mut vm) = machine("hangs-all", &image, &[]) else { return };
     // The coordinator last: until then it must not have waited for anybody for long.
     let rows = vm.processes().unwrap();
     let (coordinator, others): (Vec<&Value>, Vec<&Value>) =
