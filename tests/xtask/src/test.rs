@@ -32,7 +32,7 @@ pub struct Options {
     /// Only unit and integration tests, without the longest: the quickest answer while writing code
     #[arg(long)]
     quick: bool,
-    /// The longest loops of the suites: a thousand moves of a guest, in half an hour
+    /// The longest loops of the suites: a thousand moves and a hundred migrations of a guest, in an hour
     #[arg(long, conflicts_with = "quick")]
     long: bool,
     /// Passed to the test runner, such as a part of a test's name
