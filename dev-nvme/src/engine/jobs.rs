@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a job does: fetches commands, executes them, and posts their completions.
 //!
-//! An I/O command that would block is deferred, a job of its own. A command of the admin queue is executed in one step with
-//! its completion. Where the host is gone, nothing fails: the next life executes again what has no completion.
+//! An I/O command that would block is deferred, a job of its own. A command of the admin queue is executed in one step
+//! with its completion. Where the host is gone, nothing fails: the next life executes again what has no completion.
 
 use std::sync::PoisonError;
 use std::time::Instant;

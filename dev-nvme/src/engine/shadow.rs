@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Polls the shadow doorbells of a host (NVM Express 2.0, Doorbell Buffer Config), and arms them when it has none to ring.
+//! Polls the shadow doorbells of a host (NVM Express 2.0, Doorbell Buffer Config), and arms them when it has none to
+//! ring.
 
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};

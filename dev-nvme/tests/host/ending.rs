@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A life that ends at one access to the host's memory or the medium, before it or behind it, and what it leaves to the next.
+//! A life that ends at one access to the host's memory or the medium, before it or behind it, and what it leaves to the
+//! next.
 
 use std::fs::File;
 use std::io;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the two coordinators of a migration say to each other.
 //!
-//! Messages travel through both movers, which own guest RAM and decide nothing: each is sealed by a [`Session`] with a key
-//! that comes of the secret both coordinators hold, of the direction and of the migration's number, and counts up, so that a
-//! mover can neither make, change, repeat nor reorder one; it can only lose it, and the migration with it.
+//! Messages travel through both movers, which own guest RAM and decide nothing: each is sealed by a [`Session`] with a
+//! key that comes of the secret both coordinators hold, of the direction and of the migration's number, and counts up,
+//! so that a mover can neither make, change, repeat nor reorder one; it can only lose it, and the migration with it.
 //!
 //! The number is the source's choice. So that a mover cannot play an earlier migration to a destination once more, the
-//! first message of the destination carries a nonce, drawn by it, and the keys of all that follow in both directions come of
-//! that too. An `Abort` that crosses the first answer is therefore not authentic; the migration is over then as well.
+//! first message of the destination carries a nonce, drawn by it, and the keys of all that follow in both directions
+//! come of that too. An `Abort` that crosses the first answer is therefore not authentic; the migration is over then as
+//! well.
 
 use hmac::{Hmac, KeyInit, Mac};
 use ipc::instance::InstanceId;
