@@ -47,7 +47,10 @@ impl StateMachine {
             }
             // Its next life may have been lost before it was gone.
             Some(Ending::Quit | Ending::Discard) if self.is_retired(id) => self.tell_dma_ended(),
-            Some(Ending::Discard) if self.lost_devices.contains_key(&id.instance) => {
+            // The guest's own process of a lost device, not one of another set.
+            Some(Ending::Discard)
+                if self.lost_devices.contains_key(&id.instance) && self.life_of(id.instance).is_none() =>
+            {
                 self.lost_is_gone(id, &departure)
             }
             Some(Ending::Quit | Ending::Discard) => {}

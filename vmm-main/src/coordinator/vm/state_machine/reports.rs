@@ -149,6 +149,10 @@ impl StateMachine {
             return self.fail(id, "it tells of a device, and has none".to_owned());
         }
         life.device = Some(DeviceOutcome::Failed);
+        // The guest that would be without it ends, perhaps before its server's end could be seen.
+        if matches!(self.operation, Operation::Ending(_) | Operation::Over) {
+            return;
+        }
         if self.is_moving_to(id) {
             let reason = logs::printable(reason.as_bytes());
             return self.not_coming_along(id, &reason);

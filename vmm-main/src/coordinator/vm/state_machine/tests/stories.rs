@@ -288,3 +288,34 @@ fn reset_ends_the_vm_while_a_process_of_the_life_before_cannot_be_killed() {
     assert_eq!(world.machine.phase().as_str(), "stopped", "its image is still in use");
     assert_eq!(world.machine.hanging(), [NVME0]);
 }
+
+fn fails(world: &mut World, instance: ipc::instance::InstanceId) {
+    let report = Report::DeviceFailed("test".to_owned());
+    world.process(world.life(instance), ProcessEvent::Reported(report));
+}
+
+/// [`World`] refuses the end of a device's DMA while its process lives.
+#[test]
+fn dma_of_a_lost_device_does_not_end_with_its_process_of_a_set_that_is_given_up() {
+    let mut world = running(false);
+    fails(&mut world, VFIO1);
+    assert!(world.machine.lost_devices().contains_key(&VFIO1));
+    let ticket = world.command(Command::SaveRestore);
+    world.settle();
+    assert!(world.answers.contains_key(&ticket));
+    assert_eq!(world.dma_ended, [], "its process is there, and its device with it");
+}
+
+#[test]
+fn device_that_fails_while_the_vm_ends_is_no_loss_of_the_guest() {
+    let mut world = running(false);
+    world.happen(Event::Stop(Why::Asked));
+    fails(&mut world, VFIO0);
+    let timers: Vec<Timer> = world.timers.keys().copied().collect();
+    timers.into_iter().for_each(|timer| world.run_out(timer));
+    assert!(
+        !world.notices.iter().any(|notice| matches!(notice, Notice::DeviceLost(..))),
+        "{:?}",
+        world.notices
+    );
+}
