@@ -29,8 +29,8 @@ use crate::{product::cargo, stages::Stages};
 const PATCH: &str = "tests/xtask/src/role/sample.patch";
 /// What it adds.
 const NAME: &str = "sample";
-/// The packages whose programs a VM without devices runs.
-const PACKAGES: [&str; 4] = ["vmm-main", "vcpu", "dev-smmu", "sample"];
+/// The packages whose programs a VM without devices opens.
+const PACKAGES: [&str; 5] = ["vmm-main", "vcpu", "dev-smmu", "mover", "sample"];
 
 const BOOT: Duration = Duration::from_secs(120);
 const MEMORY_LEN: u64 = 512 << 20;
