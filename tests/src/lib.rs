@@ -15,6 +15,7 @@ pub mod foreign;
 pub mod guest;
 pub mod leftovers;
 pub mod places;
+pub mod programs;
 pub mod runner;
 pub mod starved;
 pub mod tools;
@@ -26,6 +27,14 @@ pub const SKIPPED: &str = "SKIPPED: ";
 
 /// Begins the line by which a test says what it has observed and checked, for the tables of tasks.
 pub const SEEN: &str = "SEEN: ";
+
+/// The median and the greatest of what was measured; zero, if that is nothing.
+pub fn median_and_most<T: Ord + Copy + Default>(mut measured: Vec<T>) -> (T, T) {
+    measured.sort_unstable();
+    let median = measured.get(measured.len() / 2).copied().unwrap_or_default();
+    (median, measured.last().copied().unwrap_or_default())
+}
+
 /// Set by `cargo xtask test` in its full run: what takes minutes and shows little more is left out elsewhere.
 pub const FULL_RUN: &str = "BULKHEAD_FULL_RUN";
 /// Set by `cargo xtask test --long`: what takes many minutes, and is to show in thousands of turns what a few do not.

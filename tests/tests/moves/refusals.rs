@@ -2,41 +2,26 @@
 //! Save/restores, and restarts, in which one process refuses or dies, at each step that can fail in turn.
 //!
 //! After each attempt the user is told the process and the step, the guest's memory, registers and disk are as before,
-//! and the machine has the processes, the descriptors and the memory objects that it had: nothing leaks. At last a
+//! and the machine has the processes, the descriptors and the memory objects that it had: nothing leaks. At last an
 //! attempt without a fault succeeds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use tests::SEEN;
+use tests::{SEEN, programs};
 
 use crate::disk_guest::DiskGuest;
 use crate::faulty::{FAULTS, FAULTS_OF_PEERS, How, Step};
 use crate::held::Held;
 use crate::monitor::Monitor;
-use crate::support::{COMMAND, programs};
-
-const PROGRAMS: [&str; 7] = [
-    "bulkhead",
-    "bulkhead-vcpu-soft",
-    "bulkhead-vcpu",
-    "bulkhead-smmu",
-    "bulkhead-vfio",
-    "bulkhead-nvme",
-    "bulkhead-mover",
-];
+use crate::support::{self, COMMAND};
 
 /// Makes `folder/programs`, of those in `built` but for one, which is this program. And an image of a disk.
 fn prepare(folder: &Path, built: &Path, faulty: &str) -> (PathBuf, PathBuf) {
     let (own, image) = (folder.join("programs"), folder.join("disk.img"));
-    fs::create_dir(&own).unwrap();
-    for name in PROGRAMS {
-        let from = if name == faulty { PathBuf::from("/proc/self/exe") } else { built.join(name) };
-        let from = from.canonicalize().unwrap();
-        let to = own.join(name);
-        fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).unwrap();
-    }
+    programs::folder_without(Some(faulty), built, &own).unwrap();
+    programs::put(Path::new("/proc/self/exe"), &own.join(faulty)).unwrap();
     fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).unwrap();
     (own, image)
 }
@@ -58,7 +43,7 @@ pub fn each_of_peer(program: &str, process: &str, restarted: &str) {
 
 fn all(program: &str, process: &str, command: &[&str], faults: &[(Step, How)]) {
     let ([verb, words @ ..], [.., object]) = (command, command) else { panic!("no command") };
-    let Some(built) = programs() else { return };
+    let Some(built) = support::programs() else { return };
     let folder = tempfile::Builder::new().prefix("bulkhead-moves-").tempdir().unwrap();
     let (own, image) = prepare(folder.path(), &built, program);
     let set = |options: &mut tests::vm::Options| {

@@ -10,28 +10,21 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tests::vm::Controller;
+use tests::{programs, vm::Controller};
 
 use crate::hostile;
 use crate::monitor::Monitor;
 use crate::nvme::{LOST, Nvme, Place, STREAM, SUCCESS, identify, write_block};
 use crate::smmu::{Granule, READ_WRITE, Smmu};
-use crate::support::{COMMAND, programs};
+use crate::support::{self, COMMAND};
 
 /// The victim: device 2, its configuration space, and its StreamID.
 const VICTIM: u64 = 2;
 const VICTIM_CONFIG: u64 = 0x3000_0000 + (VICTIM << 15);
 const VICTIM_STREAM: u64 = VICTIM << 3;
 
-const PROGRAMS: [&str; 7] = [
-    "bulkhead",
-    "bulkhead-vcpu-soft",
-    "bulkhead-vcpu",
-    "bulkhead-smmu",
-    "bulkhead-vfio",
-    "bulkhead-nvme",
-    "bulkhead-mover",
-];
+/// The program of the victim's process that is replaced.
+const VFIO: &str = "bulkhead-vfio";
 
 /// Pages of the neighbour: its queues, and the one that it moves; and the same of the victim.
 const PAGE_COUNT: u64 = 10;
@@ -70,16 +63,12 @@ impl Machine {
 
     /// Launches one, under another program whose words `under` makes with a file of the machine's folder.
     pub fn launch(name: &str, script: Option<u8>, under: impl FnOnce(&Path) -> Vec<String>) -> Option<Self> {
-        let built = programs()?;
+        let built = support::programs()?;
         let folder = tempfile::Builder::new().prefix("bulkhead-peers-").tempdir().unwrap();
         let own = folder.path().join("programs");
-        fs::create_dir(&own).unwrap();
-        for program in PROGRAMS {
-            let (from, to) = (built.join(program), own.join(program));
-            match script.filter(|_| program == "bulkhead-vfio") {
-                Some(script) => hostile::write(&to, script),
-                None => fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).unwrap(),
-            }
+        programs::folder_without(script.map(|_| VFIO), &built, &own).unwrap();
+        if let Some(script) = script {
+            hostile::write(&own.join(VFIO), script);
         }
         let images = [0, 1].map(|index| image(&folder.path().join(format!("disk{index}.img"))));
         let under = under(&folder.path().join("launcher"));

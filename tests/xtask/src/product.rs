@@ -6,15 +6,11 @@ use std::{
     process::Command,
 };
 
-use ::tests::{command::show, places};
+use ::tests::{command::show, places, programs};
 use anyhow::{Context, Result, bail, ensure};
 
 /// The packages that hold the programs of a virtual machine.
 const PACKAGES: [&str; 6] = ["vmm-main", "vcpu", "dev-smmu", "dev-vfio", "dev-nvme", "mover"];
-
-/// The programs that one build must give.
-const PROGRAMS: [&str; 6] =
-    ["bulkhead", "bulkhead-vcpu-soft", "bulkhead-smmu", "bulkhead-vfio", "bulkhead-nvme", "bulkhead-mover"];
 
 /// Which of cargo's profiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +48,7 @@ pub fn build(profile: Profile) -> Result<PathBuf> {
     }
     ensure!(show(&mut command)?, "the programs could not be built");
     let folder = places::programs(profile.folder());
-    for program in PROGRAMS {
+    for program in programs::ALL {
         if !folder.join(program).is_file() {
             bail!("the build left no program {program} in {}", folder.display());
         }

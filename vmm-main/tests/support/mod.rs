@@ -14,6 +14,7 @@ pub mod guest;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::iter;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
@@ -23,20 +24,17 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use vmm_main::launcher;
-use vmm_main::system::CpuKind;
+use vmm_main::system::{self, CpuKind};
 
 /// More than any step takes on a busy machine; a test that waits longer hangs.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The programs a VM needs, beside the built `bulkhead`.
-const PROGRAMS: [&str; 6] = [
-    "bulkhead-vcpu-soft",
-    "bulkhead-vcpu",
-    "bulkhead-smmu",
-    "bulkhead-vfio",
-    "bulkhead-nvme",
-    "bulkhead-mover",
-];
+/// The programs that a VM without physical devices may open, beside the built `bulkhead`.
+fn programs() -> impl Iterator<Item = &'static str> {
+    system::children()
+        .map(|role| role.program)
+        .filter(|program| *program != system::roles::VFIO_KERNEL_PROGRAM)
+}
 
 /// The kinds of CPU that this host has.
 pub fn cpus() -> Vec<CpuKind> {
@@ -62,7 +60,7 @@ impl Lab {
     pub fn new() -> Option<Self> {
         let folder = tempfile::Builder::new().prefix("bulkhead-lab-").tempdir().unwrap();
         let built = Path::new(env!("CARGO_BIN_EXE_bulkhead"));
-        for program in ["bulkhead"].iter().chain(&PROGRAMS) {
+        for program in iter::once("bulkhead").chain(programs()) {
             let from = built.with_file_name(program);
             if !from.exists() {
                 eprintln!("SKIPPED: {} is not built; run `cargo build --workspace --bins`", from.display());
