@@ -21,13 +21,12 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{BOOT, COMMAND, launch_as};
-use tests::SEEN;
+use support::{COMMAND, launch_at_shell};
 use tests::crash::{Life, kill_and_await_all};
 use tests::disk::{self, work};
 use tests::draw::Draw;
-use tests::guest::GuestFiles;
 use tests::vm::Vm;
+use tests::{SEEN, median_and_most};
 
 /// How often the process is killed, unless `BULKHEAD_KILLS` says how often.
 const KILLS: u32 = 20;
@@ -37,24 +36,13 @@ const BEFORE_MAX: u64 = 400;
 
 /// A guest with a disk behind the vSMMU, at a shell.
 fn machine(name: &str, image: &Path) -> Option<Vm> {
-    let mut vm = launch_as(GuestFiles::cached(), name, |options| {
-        options.extra = "iommu.passthrough=0 iommu.strict=1".into();
+    launch_at_shell(name, |options| {
         options.nvme = vec![image.into()];
         // It dies more often here than a user would put up with.
         options.arguments = ["--smmu-restarts-per-minute", "1000", "--device-restarts-per-minute", "1000"]
             .map(Into::into)
             .to_vec();
-    })?;
-    vm.console.shell(BOOT).unwrap();
-    Some(vm)
-}
-
-/// The guest has noticed nothing, and ends in peace.
-fn finish(mut vm: Vm) -> u64 {
-    let rounds = work::end_unnoticed(&mut vm.console, COMMAND).unwrap();
-    vm.power_off(COMMAND).unwrap();
-    assert_eq!(vm.left_over(), [""; 0]);
-    rounds
+    })
 }
 
 #[test]
@@ -106,9 +94,8 @@ fn killed_under_disk_io(machine_name: &str, names: &[&str]) {
     }
     // Of two of one group the second may be ended for the first before it is seen that it has died.
     assert!(counted >= u64::from(kills), "{status}");
-    let rounds = finish(vm);
-    gaps.sort_unstable();
-    let (median, most) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
+    let rounds = work::finish_unnoticed(vm, COMMAND).unwrap();
+    let (median, most) = median_and_most(gaps);
     println!(
         "{SEEN}{kills} kills of {expected:?} in {rounds} rounds of disk I/O: back after {median:?} (median), {most:?} at most, as `ps` sees it"
     );
@@ -155,5 +142,5 @@ fn killed_while_a_user_asks(machine_name: &str, names: &[&str]) {
             work::another_round(&mut vm.console, COMMAND).unwrap();
         }
     }
-    finish(vm);
+    work::finish_unnoticed(vm, COMMAND).unwrap();
 }

@@ -22,10 +22,9 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{BOOT, COMMAND, launch_as};
+use support::{COMMAND, launch_at_shell};
 use tests::crash::Life;
 use tests::disk::{self, work};
-use tests::guest::GuestFiles;
 use tests::vm::Vm;
 use tests::{SEEN, SKIPPED};
 
@@ -35,7 +34,7 @@ const HANG_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A guest at work on its disk behind the vSMMU.
 fn machine(name: &str, image: &Path, arguments: &[&str]) -> Option<Vm> {
-    let mut vm = launch_as(GuestFiles::cached(), name, |options| {
+    let mut vm = launch_at_shell(name, |options| {
         // Linux gives an invalidation up after a second, and reuses what a device may still write: no round of its disk
         // may need one while its SMMU hangs.
         options.extra = "iommu.passthrough=1".into();
@@ -43,7 +42,6 @@ fn machine(name: &str, image: &Path, arguments: &[&str]) -> Option<Vm> {
         options.arguments = vec!["--hang-deadline".into(), HANG_DEADLINE.as_secs().to_string()];
         options.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
     })?;
-    vm.console.shell(BOOT).unwrap();
     work::begin(&mut vm.console, COMMAND).unwrap();
     Some(vm)
 }
@@ -193,8 +191,6 @@ fn processes_that_are_stopped_all_together_go_on_where_they_were() {
     let after: Vec<Pid> = vm.processes().unwrap().iter().map(pid).collect();
     assert!(all.iter().all(|pid| after.contains(pid)), "{all:?} were stopped, {after:?} are there");
     assert_eq!(status(&vm)["deaths"], Value::Null);
-    work::end_unnoticed(&mut vm.console, COMMAND).unwrap();
-    vm.power_off(COMMAND).unwrap();
-    assert_eq!(vm.left_over(), [""; 0]);
+    work::finish_unnoticed(vm, COMMAND).unwrap();
     println!("{SEEN}{} processes stopped for {:?}: none was taken for hung", all.len(), 3 * HANG_DEADLINE);
 }

@@ -9,6 +9,7 @@
     reason = "a test stops at the first surprise, in its helpers too"
 )]
 
+#[expect(dead_code, reason = "this suite starts machines without devices only")]
 mod support;
 
 use std::{fs, path::Path};

@@ -18,13 +18,12 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{BOOT, COMMAND, launch_as};
+use support::{COMMAND, launch_at_shell};
 use tests::crash::Life;
 use tests::disk::{self, work};
 use tests::draw::Draw;
-use tests::guest::GuestFiles;
 use tests::vm::Vm;
-use tests::{LONG_RUN, SEEN};
+use tests::{LONG_RUN, SEEN, median_and_most};
 
 /// How often the guest moves, and in a long run.
 const MOVES: usize = 4;
@@ -41,14 +40,11 @@ const DIRTY: &str = "\
 
 /// A guest with two CPUs at a shell, perhaps with a disk.
 fn machine(name: &str, set: impl FnOnce(&mut tests::vm::Options)) -> Option<Vm> {
-    let mut vm = launch_as(GuestFiles::cached(), name, |options| {
-        options.extra = "iommu.passthrough=0 iommu.strict=1".into();
+    launch_at_shell(name, |options| {
         options.memory = "256M".into();
         options.arguments = vec!["--vcpus".into(), "2".into()];
         set(options);
-    })?;
-    vm.console.shell(BOOT).unwrap();
-    Some(vm)
+    })
 }
 
 /// Moves the guest to another host, and returns that, with the report.
@@ -96,8 +92,7 @@ fn guest_that_moves_back_and_forth_under_disk_io_loses_nothing() {
     vm.control_json("save-restore").unwrap();
     vm.power_off(COMMAND).unwrap();
     assert_eq!(vm.left_over(), [""; 0]);
-    downtimes.sort_unstable();
-    let (median, most) = (downtimes[downtimes.len() / 2], downtimes[downtimes.len() - 1]);
+    let (median, most) = median_and_most(downtimes);
     println!(
         "{SEEN}{moves} migrations in {rounds} rounds of disk I/O: stood still for {median} us (median), {most} us at most"
     );

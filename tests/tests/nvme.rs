@@ -22,7 +22,7 @@ use tests::{
     vm::Vm,
 };
 
-use self::support::{BOOT, COMMAND, launch_as, launch_with};
+use self::support::{BOOT, COMMAND, STRICT, launch_as, launch_with};
 
 const DISK: &str = "nvme0n1";
 /// What the everyday runs write: enough for hundreds of commands, done in seconds.
@@ -92,8 +92,7 @@ fn end_and_look(mut vm: Vm, image: &Path, sum: &str) {
 fn nvme_behind_the_smmu_keeps_a_file_system() {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, 4 * SHORT_MIB).unwrap();
-    let strict = "iommu.passthrough=0 iommu.strict=1";
-    let Some(mut vm) = launch(GuestFiles::cached(), "nvme", strict, &image) else { return };
+    let Some(mut vm) = launch(GuestFiles::cached(), "nvme", STRICT, &image) else { return };
     assert_eq!(domain(&mut vm), "DMA");
     assert!(output(&mut vm, "grep nvme0q1 /proc/interrupts").contains("ITS-MSI"));
     let sum = disk::fill(&mut vm.console, DISK, SHORT_MIB, COMMAND).unwrap();
@@ -113,8 +112,7 @@ fn nvme_keeps_a_file_larger_than_the_guest_can_cache() {
     }
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, 2 * LONG_MIB).unwrap();
-    let strict = "iommu.passthrough=0 iommu.strict=1";
-    let Some(mut vm) = launch(GuestFiles::cached(), "nvmelong", strict, &image) else { return };
+    let Some(mut vm) = launch(GuestFiles::cached(), "nvmelong", STRICT, &image) else { return };
     assert_eq!(domain(&mut vm), "DMA");
     let sum = disk::fill(&mut vm.console, DISK, LONG_MIB, LONG).unwrap();
     assert_eq!(complaints(&mut vm), "");
@@ -144,7 +142,7 @@ fn works_with_pages(pages: &str, len_kib: u64, why_not: &str) {
         return;
     };
     for (name, extra, kind) in [
-        ("strict", "iommu.passthrough=0 iommu.strict=1", "DMA"),
+        ("strict", STRICT, "DMA"),
         ("lazy", "iommu.passthrough=0 iommu.strict=0", "DMA-FQ"),
         ("bypass", "iommu.passthrough=1", "identity"),
     ] {
@@ -260,8 +258,7 @@ fn works_through_moves(mut vm: Vm, turns: u32, folder: &Path, image: &Path) {
 fn nvme_at_work_is_saved_and_restored_with_its_guest() {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, SHORT_MIB).unwrap();
-    let strict = "iommu.passthrough=0 iommu.strict=1";
-    let Some(vm) = launch(GuestFiles::cached(), "nvmemoves", strict, &image) else { return };
+    let Some(vm) = launch(GuestFiles::cached(), "nvmemoves", STRICT, &image) else { return };
     works_through_moves(vm, 30, folder.path(), &image);
 }
 
@@ -280,7 +277,7 @@ fn nvme_of_a_server_that_stays_goes_on_through_save_and_restore() {
         std::thread::sleep(Duration::from_millis(5));
     }
     let vm = launch_as(GuestFiles::cached(), "nvmestays", |options| {
-        options.extra = "iommu.passthrough=0 iommu.strict=1".into();
+        options.extra = STRICT.into();
         options.vfio_user = vec![socket];
     });
     let Some(mut vm) = vm else { return };

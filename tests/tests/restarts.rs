@@ -17,11 +17,10 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{BOOT, COMMAND, launch_as};
-use tests::SEEN;
+use support::{COMMAND, launch_at_shell};
 use tests::disk::{self, work};
-use tests::guest::GuestFiles;
-use tests::vm::{Options, Vm};
+use tests::vm::Vm;
+use tests::{SEEN, median_and_most};
 
 /// How often the process is restarted, unless `BULKHEAD_RESTARTS` says how often.
 const RESTARTS: u32 = 20;
@@ -29,17 +28,7 @@ const MIB: u64 = 32;
 
 /// A guest with a disk behind the vSMMU, at a shell.
 fn machine(name: &str, image: &Path) -> Option<Vm> {
-    at_shell(name, |options| options.nvme = vec![image.into()])
-}
-
-/// A guest with this disk.
-fn at_shell(name: &str, set: impl FnOnce(&mut Options)) -> Option<Vm> {
-    let mut vm = launch_as(GuestFiles::cached(), name, |options| {
-        options.extra = "iommu.passthrough=0 iommu.strict=1".into();
-        set(options);
-    })?;
-    vm.console.shell(BOOT).unwrap();
-    Some(vm)
+    launch_at_shell(name, |options| options.nvme = vec![image.into()])
 }
 
 #[test]
@@ -70,7 +59,7 @@ fn device_process_whose_server_stays_is_restarted_without_it_and_keeps_its_conne
     while !socket.exists() && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let Some(vm) = at_shell("stays", |options| options.vfio_user = vec![socket]) else { return };
+    let Some(vm) = launch_at_shell("stays", |options| options.vfio_user = vec![socket]) else { return };
     restarted_under_io(vm, "vfio0", &["vfio0"]);
     assert_eq!(server.0.try_wait().unwrap(), None, "it serves the next client");
 }
@@ -130,11 +119,8 @@ fn restarted_under_io(mut vm: Vm, process: &str, together: &[&str]) {
     // The last life can be saved and restored with all others.
     vm.control_json("save-restore").unwrap();
     work::another_round(&mut vm.console, COMMAND).unwrap();
-    let rounds = work::end_unnoticed(&mut vm.console, COMMAND).unwrap();
-    vm.power_off(COMMAND).unwrap();
-    assert_eq!(vm.left_over(), [""; 0]);
-    downtimes.sort_unstable();
-    let (median, most) = (downtimes[downtimes.len() / 2], downtimes[downtimes.len() - 1]);
+    let rounds = work::finish_unnoticed(vm, COMMAND).unwrap();
+    let (median, most) = median_and_most(downtimes);
     println!(
         "{SEEN}{turns} restarts of {process} in {rounds} rounds of disk I/O: paused for {median} us (median), {most} us at most"
     );

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::console::Console;
+use crate::vm::Vm;
 
 /// The guest's program. Its notes: the number of each round, and what has failed.
 const PROGRAM: &str = "\
@@ -44,6 +45,15 @@ pub fn end_unnoticed(console: &mut Console, limit: Duration) -> Result<u64> {
     let rounds = end(console, limit)?;
     let complaints = complaints(console, limit)?;
     ensure!(complaints.is_empty(), "the guest's drivers complain: {complaints}");
+    Ok(rounds)
+}
+
+/// The same, after which the guest switches itself off, and nothing is left of the machine.
+pub fn finish_unnoticed(mut vm: Vm, limit: Duration) -> Result<u64> {
+    let rounds = end_unnoticed(&mut vm.console, limit)?;
+    vm.power_off(limit)?;
+    let left = vm.left_over();
+    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
     Ok(rounds)
 }
 

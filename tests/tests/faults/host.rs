@@ -17,7 +17,7 @@ use crate::{
         ACCESSED, C_BAD_CD, CLASS_IN, F_ACCESS, F_ADDR_SIZE, F_PERMISSION, F_TRANSLATION, Granule, NOWHERE,
         READ_ONLY, READ_WRITE, Record, Smmu, record,
     },
-    support::{BOOT, COMMAND, launch_as},
+    support::{BOOT, COMMAND, STRICT, launch_as},
 };
 
 /// The device's place in the guest: configuration space (ECAM), StreamID, and its folder in Linux.
@@ -210,7 +210,7 @@ fn linux_logs_a_translation_fault_of_a_host_device_and_goes_on() {
     let Some(with_device) = with_device() else { return };
     let vm = launch_as(GuestFiles::cached(), "host-faultlog", |options| {
         options.memory = "256M".into();
-        options.extra = "quiet iommu.passthrough=0 iommu.strict=1".into();
+        options.extra = format!("quiet {STRICT}");
         with_device(options);
     });
     let Some(mut vm) = vm else { return };

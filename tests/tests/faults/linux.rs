@@ -10,7 +10,7 @@ use crate::{
     image,
     nvme::STREAM,
     smmu::F_TRANSLATION,
-    support::{BOOT, COMMAND, launch_with},
+    support::{BOOT, COMMAND, STRICT, launch_with},
 };
 
 /// The device's folder, and an address within the guest's DMA domain that nothing is mapped at.
@@ -24,9 +24,8 @@ const LOG: &str = "dmesg -c | grep arm-smmu-v3";
 fn linux_logs_a_translation_fault_with_stream_and_address_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let image = image(&folder);
-    let strict = "iommu.passthrough=0 iommu.strict=1";
     let images = std::slice::from_ref(&image);
-    let Some(mut vm) = launch_with(GuestFiles::cached(), "faultlog", strict, images) else { return };
+    let Some(mut vm) = launch_with(GuestFiles::cached(), "faultlog", STRICT, images) else { return };
     vm.console.shell(BOOT).unwrap();
     let mut run = |command: &str| {
         let answer = vm.console.run(command, COMMAND).unwrap();

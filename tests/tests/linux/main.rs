@@ -5,6 +5,7 @@
 
 mod kexec;
 mod smp;
+#[expect(dead_code, reason = "this suite starts machines without devices only")]
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -4,7 +4,7 @@
 use std::process::Output;
 use std::time::Instant;
 
-use tests::{LONG_RUN, SEEN};
+use tests::{LONG_RUN, SEEN, median_and_most};
 
 use crate::traffic::Traffic;
 
@@ -39,8 +39,8 @@ pub fn everything_in_flight() {
     println!(
         "{SEEN}{count} moves; {} us each with the guest's rounds beside it, and the guest stood still for {} us, in the middle of \
          them",
-        median(&mut spans),
-        median(&mut downtimes)
+        median_and_most(spans).0,
+        median_and_most(downtimes).0
     );
     println!("{SEEN}{counted}");
 }
@@ -73,9 +73,4 @@ pub fn signals_of_the_pause() {
 fn answer(output: &Output) -> serde_json::Value {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn median(values: &mut [u64]) -> u64 {
-    values.sort_unstable();
-    values[values.len() / 2]
 }

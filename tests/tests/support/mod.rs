@@ -43,6 +43,19 @@ pub fn launch_as(files: Option<GuestFiles>, name: &str, set: impl FnOnce(&mut Op
     vm.ok()
 }
 
+/// Kernel parameters: every device is translated, and no mapping outlives its invalidation.
+pub const STRICT: &str = "iommu.passthrough=0 iommu.strict=1";
+
+/// A stock Linux at a shell, [`STRICT`] unless `set` says otherwise.
+pub fn launch_at_shell(name: &str, set: impl FnOnce(&mut Options)) -> Option<Vm> {
+    let mut vm = launch_as(GuestFiles::cached(), name, |options| {
+        options.extra = STRICT.into();
+        set(options);
+    })?;
+    vm.console.shell(BOOT).unwrap();
+    Some(vm)
+}
+
 /// The folder of the programs, or nothing, after saying why.
 pub fn programs() -> Option<PathBuf> {
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
