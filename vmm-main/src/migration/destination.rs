@@ -25,7 +25,7 @@ pub enum State {
     Taking,
     /// Everything that can fail is done.
     Ready,
-    /// The guest runs here.
+    /// The guest is let go here, and runs.
     Runs,
     /// It does not and will not.
     Over {
@@ -47,6 +47,8 @@ pub enum Event {
     Prepared,
     /// All units have arrived as the source says, and every process has taken its own; all streams are replayed.
     Taken,
+    /// Every process has gone, and is paused again if the guest was.
+    Arrived,
     /// Something on this host does not do its part.
     Failed(String),
     /// The connection is lost, or the source has been silent for too long.
@@ -64,7 +66,7 @@ pub enum Action {
     Prepare,
     /// Check what has arrived against this; lock the disks; load, arm, replay. Answered by `Taken`.
     Take(Message),
-    /// Drop cached pages of the disks, and let the guest run.
+    /// Drop cached pages of the disks, and let the guest run. Answered by `Arrived`.
     Go,
     /// End everything that was started, and close the connections.
     End,
@@ -106,6 +108,7 @@ impl Destination {
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
         let state = std::mem::replace(&mut self.state, State::Runs);
         let (next, actions) = match (state, event) {
+            (State::Runs, Event::Arrived) => (State::Runs, vec![Action::Send(Message::Running)]),
             // What happens to the link or to the source is nothing to the guest any more.
             (state @ (State::Runs | State::Over { .. }), _) => (state, vec![]),
             (_, Event::LinkLost(reason)) => (State::Over { reason }, vec![Action::End]),
@@ -126,12 +129,12 @@ impl Destination {
                 (State::Taking, vec![Action::Take(last)])
             }
             (State::Taking, Event::Taken) => (State::Ready, vec![Action::Send(Message::Ready)]),
-            (State::Ready, Event::Received(Message::Commit)) => {
-                (State::Runs, vec![Action::Go, Action::Send(Message::Running)])
-            }
+            (State::Ready, Event::Received(Message::Commit)) => (State::Runs, vec![Action::Go]),
             // Out of turn: a source that has lost its way.
             (_, Event::Received(message)) => Self::fail(format!("the source said {message:?} out of turn")),
-            (state, Event::Differs(_) | Event::Fits | Event::Prepared | Event::Taken) => (state, vec![]),
+            (state, Event::Differs(_) | Event::Fits | Event::Prepared | Event::Taken | Event::Arrived) => {
+                (state, vec![])
+            }
         };
         self.state = next;
         actions

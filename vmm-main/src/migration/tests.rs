@@ -24,6 +24,7 @@ enum Job {
     Compare,
     Prepare,
     Take,
+    Go,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -108,7 +109,10 @@ impl World {
                 destination::Action::Compare(_) => drop(self.destination_jobs.insert(Job::Compare)),
                 destination::Action::Prepare => drop(self.destination_jobs.insert(Job::Prepare)),
                 destination::Action::Take(_) => drop(self.destination_jobs.insert(Job::Take)),
-                destination::Action::Go => self.runs_at_destination = true,
+                destination::Action::Go => {
+                    self.runs_at_destination = true;
+                    self.destination_jobs.insert(Job::Go);
+                }
                 destination::Action::End => {
                     self.destination_jobs.clear();
                     self.link_is_up = false;
@@ -145,6 +149,7 @@ impl World {
         self.destination_handles(match (job, succeeds) {
             (Job::Compare, true) => destination::Event::Fits,
             (Job::Compare, false) => destination::Event::Differs(vec!["a difference".to_owned()]),
+            (Job::Go, _) => destination::Event::Arrived,
             (_, false) => destination::Event::Failed("a host's failure".to_owned()),
             (Job::Prepare, true) => destination::Event::Prepared,
             (_, true) => destination::Event::Taken,
@@ -205,7 +210,9 @@ impl Model for Hosts {
         }
         for succeeds in [true, false] {
             steps.extend(world.source_jobs.iter().map(|job| Step::SourceJob(*job, succeeds)));
-            steps.extend(world.destination_jobs.iter().map(|job| Step::DestinationJob(*job, succeeds)));
+            // `Go` cannot fail.
+            let jobs = world.destination_jobs.iter().filter(|job| succeeds || **job != Job::Go);
+            steps.extend(jobs.map(|job| Step::DestinationJob(*job, succeeds)));
         }
         steps.extend(world.source.is_some().then_some(Step::SourceDies));
         steps.extend(world.destination.is_some().then_some(Step::DestinationDies));

@@ -21,7 +21,7 @@ use super::{Operation, Progress, StateMachine, Step};
 use crate::coordinator::spans;
 use crate::coordinator::vm::action::{Action, LoadSource, MigrationAction, Notice};
 use crate::coordinator::vm::event::{LifeId, MigrationEvent, Timer};
-use crate::lifecycle::{self, Phase, Why};
+use crate::lifecycle::{self, Why};
 use crate::migration::destination::{self, Destination, State};
 use crate::problem::{Class, Problem};
 
@@ -286,21 +286,20 @@ impl StateMachine {
 
     /// The guest runs here, or is paused again.
     fn arrived(&mut self, mut coming: Box<Incoming>) -> Step {
-        let phase = match (coming.stage, coming.runs) {
-            (Stage::Go, true) => self.phase.after(lifecycle::Step::Start),
-            (Stage::Go, false) => {
-                coming.enter(Stage::Settle);
-                return Step::Continue(Operation::Incoming(coming));
-            }
-            _ => Ok(Phase::Paused),
-        };
-        match phase {
+        let has_gone = coming.stage == Stage::Go;
+        let step = if has_gone { lifecycle::Step::Start } else { lifecycle::Step::Pause };
+        match self.phase.after(step) {
             Ok(phase) => self.phase = phase,
             Err(problem) => {
                 return Step::Continue(self.start_ending(Why::Failed { problem, last_lines: vec![] }));
             }
         }
+        if has_gone && !coming.runs {
+            coming.enter(Stage::Settle);
+            return Step::Continue(Operation::Incoming(coming));
+        }
         self.tell(Notice::GuestArrived(self.phase.clone()));
+        coming.handle(destination::Event::Arrived, &mut self.actions);
         coming.close(&mut self.actions);
         Step::Continue(Operation::Incoming(coming))
     }

@@ -78,6 +78,20 @@ fn guest_that_comes_is_started_when_its_offer_fits_and_runs_on_commit() {
     assert_eq!(world.answers[&ticket], Ok(Success::Migrated));
 }
 
+/// Its user asks the next host about it as soon as the one before answers.
+#[test]
+fn guest_is_said_to_run_elsewhere_once_it_is_there_running_or_paused() {
+    for (runs, phase) in [(true, Phase::Running), (false, Phase::Paused)] {
+        let mut world = World::receiving();
+        world.settle();
+        world.hear(Message::Offer(vec![]));
+        world.migration.actions.clear();
+        world.happen(Event::Migration(MigrationEvent::Compared(Ok((vec![], runs)))));
+        world.until_said(|message| *message == Message::Running);
+        assert_eq!(world.machine.phase(), &phase);
+    }
+}
+
 #[test]
 fn guest_that_does_not_fit_is_refused_and_nothing_of_it_is_started() {
     let mut world = World::receiving();
