@@ -148,7 +148,8 @@ impl Device {
         self.engine.begin_journal();
     }
 
-    /// The host has gone, and comes back with a next life of this process: the journal stays as it is.
+    /// The host has gone, and comes back with a next life of this process: the journal stays as it is, and what is
+    /// under way is dropped here. Does nothing without a journal.
     pub fn freeze(&self) {
         self.engine.freeze_journal();
     }

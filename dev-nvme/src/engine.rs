@@ -155,9 +155,11 @@ impl Engine {
         journal.iter_mut().for_each(|journal| journal.begin(controller));
     }
 
-    /// The journal stays as it is: what fails from now on fails because the host is gone.
+    /// The journal stays as it is: the host is gone, and what is under way is the next life's.
     pub fn freeze_journal(&self) {
-        self.lock().journal.iter_mut().for_each(Journal::freeze);
+        let mut shared = self.lock();
+        shared.freeze();
+        self.unlock(shared);
     }
 
     /// Configuration space or MSI-X table have changed.
@@ -389,10 +391,19 @@ impl Shared {
     /// Whether an access failed because the host is gone, which another life of this process will find again. The
     /// journal stays as it is then.
     fn has_lost(&mut self, host: &Host) -> bool {
-        let Some(journal) = self.journal.as_mut().filter(|_| !host.memory.is_connected()) else {
-            return false;
-        };
-        journal.freeze();
-        true
+        let has_lost = self.journal.is_some() && !host.memory.is_connected();
+        if has_lost {
+            self.freeze();
+        }
+        has_lost
+    }
+
+    /// Leaves what is under way to the next life. The reset drops it here: the host's memory may still be mapped, and
+    /// a completion that came into it and not into the journal would be the host's twice.
+    fn freeze(&mut self) {
+        if let Some(journal) = self.journal.as_mut().filter(|journal| !journal.is_frozen()) {
+            journal.freeze();
+            self.controller.begin_reset(true);
+        }
     }
 }

@@ -91,7 +91,7 @@ pub struct Journal {
     function: (Vec<u8>, Vec<u8>),
     /// No life before goes on.
     is_begun: bool,
-    /// The host is gone: what fails from now on is not the device's state.
+    /// The host is gone: what comes of that is not the device's state.
     is_frozen: bool,
 }
 
@@ -164,6 +164,12 @@ impl Journal {
     /// The host is gone. What the controller makes of that is not what the next life goes on from.
     pub const fn freeze(&mut self) {
         self.is_frozen = true;
+    }
+
+    /// Whether it stays as it is.
+    #[must_use]
+    pub const fn is_frozen(&self) -> bool {
+        self.is_frozen
     }
 
     const fn writes(&self) -> bool {

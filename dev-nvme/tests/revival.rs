@@ -23,7 +23,7 @@ use dev_nvme::identity::Identity;
 use dev_nvme::journal::Journal;
 use dev_nvme::media::Image;
 use dev_nvme::spec::command::{admin, io as opcode};
-use host::ending::{BLOCK, End, IMAGE_LEN, NEVER, RAM_LEN, begin, copy, identity, next};
+use host::ending::{BLOCK, Dying, End, IMAGE_LEN, NEVER, RAM_LEN, begin, copy, identity, next};
 use host::local::{Local, Raised, image};
 use host::{BASE, Driver, PAGE, Queue, Ram, blank, block_command, pattern, read, status, write};
 use ipc::shm::checkpoint::{CHECKPOINT_LEN, Checkpoint};
@@ -138,10 +138,10 @@ fn each_end(run: impl Fn(End) -> bool) -> u64 {
 
 #[test]
 fn command_of_a_life_that_ends_anywhere_completes_once_with_its_data() {
-    for breaks in [false, true] {
+    for dying in [Dying::Process, Dying::Host, Dying::Connection] {
         let ends = each_end(|end| {
             // What comes before the work ends no life here.
-            let (watched, driver) = begin(NEVER, breaks);
+            let (watched, driver) = begin(NEVER, dying);
             let mut work = Work::submit(&driver, &watched.image());
             watched.ends_at(end);
             while driver.wire.step() {}
@@ -158,9 +158,9 @@ fn command_of_a_life_that_ends_anywhere_completes_once_with_its_data() {
 
 #[test]
 fn admin_command_of_a_life_that_ends_anywhere_is_done_once() {
-    for breaks in [false, true] {
+    for dying in [Dying::Process, Dying::Host, Dying::Connection] {
         let ends = each_end(|end| {
-            let (watched, driver) = begin(end, breaks);
+            let (watched, driver) = begin(end, dying);
             let (sq, cq, page) = (driver.pages(1), driver.pages(1), driver.pages(1));
             let mut expected = Vec::new();
             {
@@ -219,7 +219,7 @@ fn admin_command_of_a_life_that_ends_anywhere_is_done_once() {
 #[test]
 fn life_that_follows_one_that_died_on_its_way_goes_on_from_the_same() {
     let end = End { access: 5, is_behind: true };
-    let (watched, driver) = begin(NEVER, false);
+    let (watched, driver) = begin(NEVER, Dying::Process);
     let mut work = Work::submit(&driver, &watched.image());
     watched.ends_at(end);
     while driver.wire.step() {}
@@ -234,7 +234,7 @@ fn life_that_follows_one_that_died_on_its_way_goes_on_from_the_same() {
 
 #[test]
 fn reset_in_the_next_life_drops_what_the_one_before_had_begun() {
-    let (watched, driver) = begin(NEVER, false);
+    let (watched, driver) = begin(NEVER, Dying::Process);
     let _work = Work::submit(&driver, &watched.image());
     watched.ends_at(End { access: 3, is_behind: true });
     while driver.wire.step() {}
@@ -256,7 +256,7 @@ fn journal_that_nobody_wrote_or_of_another_disk_is_refused_and_any_other_is_harm
         device.revive(Journal::attach(region).unwrap()).map_err(|error| error.to_string())
     };
     assert!(revive(&region, identity()).unwrap_err().contains("no whole checkpoint"));
-    let (watched, driver) = begin(NEVER, false);
+    let (watched, driver) = begin(NEVER, Dying::Process);
     let _work = Work::submit(&driver, &watched.image());
     let region = watched.0.lock().unwrap().journal.clone();
     let other = Identity::new("OTHER", IMAGE_LEN, BLOCK).unwrap();

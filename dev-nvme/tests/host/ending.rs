@@ -45,8 +45,7 @@ impl Left {
         let Some(access) = access else { return self };
         let Self { journal, ram, image } = self;
         let end = End { access, is_behind: false };
-        let world = World { journal, ram, image, accesses: 0, end, left: None, breaks: true };
-        let watched = Watched(Arc::new(Mutex::new(world)));
+        let watched = Watched::new(World { end, ..World::new(journal, ram, image, Dying::Host) });
         let memory = Arc::new(watched.clone());
         device.connect(Host { memory, interrupts: Arc::new(Raised::default()) });
         device.set_migration_state(MigState::Running).unwrap();
@@ -64,6 +63,17 @@ pub struct End {
     pub is_behind: bool,
 }
 
+/// What is over there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dying {
+    /// The process: what it does behind that does not count.
+    Process,
+    /// First its host: accesses to that fail.
+    Host,
+    /// First the host's end of the connection: the host's memory is still mapped.
+    Connection,
+}
+
 /// The world as it is, and as it was at the end.
 pub struct World {
     pub journal: Region,
@@ -72,8 +82,9 @@ pub struct World {
     accesses: u64,
     end: End,
     left: Option<Left>,
-    /// The host is gone after the end: accesses fail.
-    breaks: bool,
+    dying: Dying,
+    /// Whose host it is.
+    device: Option<Arc<Device>>,
 }
 
 #[derive(Clone)]
@@ -86,6 +97,10 @@ pub fn copy(from: &File, to: &File, len: u64) {
 }
 
 impl World {
+    fn new(journal: Region, ram: Ram, image: File, dying: Dying) -> Self {
+        Self { journal, ram, image, accesses: 0, end: NEVER, left: None, dying, device: None }
+    }
+
     fn look(&mut self, is_behind: bool) {
         if self.left.is_none() && self.end == (End { access: self.accesses, is_behind }) {
             let journal = Checkpoint::create("left").unwrap();
@@ -95,18 +110,26 @@ impl World {
             let left = image(IMAGE_LEN);
             copy(&self.image, &left, IMAGE_LEN);
             self.left = Some(Left { journal, ram, image: left });
+            if let Some(device) = self.device.as_ref().filter(|_| self.dying == Dying::Connection) {
+                device.freeze();
+            }
         }
     }
 }
 
 impl Watched {
+    fn new(world: World) -> Self {
+        Self(Arc::new(Mutex::new(world)))
+    }
+
     /// What the life leaves behind; of one whose host went first, with what it has written since.
     pub fn left(&self) -> Option<Left> {
         let mut world = self.0.lock().unwrap();
         let left = world.left.take()?;
-        if world.breaks {
+        if world.dying != Dying::Process {
             copy(world.journal.file(), left.journal.file(), CHECKPOINT_LEN);
             copy(&world.image, &left.image, IMAGE_LEN);
+            left.ram.put(BASE, &world.ram.get(BASE, RAM_LEN as usize));
         }
         Some(left)
     }
@@ -125,7 +148,7 @@ impl Watched {
     fn access<T>(&self, make: impl FnOnce(&World) -> T) -> Option<T> {
         let mut world = self.0.lock().unwrap();
         world.look(false);
-        if world.left.is_some() && world.breaks {
+        if world.left.is_some() && world.dying == Dying::Host {
             return None;
         }
         let made = make(&world);
@@ -170,7 +193,7 @@ impl HostMemory for Watched {
 
     fn is_connected(&self) -> bool {
         let world = self.0.lock().unwrap();
-        world.left.is_none() || !world.breaks
+        world.left.is_none() || world.dying != Dying::Host
     }
 
     fn lend(&self, _: &[Segment], _: Loan, _: &mut dyn FnMut(&[VolatileSlice<'_>])) -> bool {
@@ -251,11 +274,12 @@ fn life(watched: &Watched, is_revived: bool) -> Local {
 }
 
 /// The first life of a controller that dies there.
-pub fn begin(end: End, breaks: bool) -> (Watched, Driver<Local>) {
+pub fn begin(end: End, dying: Dying) -> (Watched, Driver<Local>) {
     let (journal, ram, image) = (Checkpoint::create("journal").unwrap(), Ram::new(RAM_LEN), image(IMAGE_LEN));
-    let world = World { journal, ram: ram.clone(), image, accesses: 0, end: NEVER, left: None, breaks };
-    let watched = Watched(Arc::new(Mutex::new(world)));
-    let driver = Driver::start(life(&watched, false), ram);
+    let watched = Watched::new(World::new(journal, ram.clone(), image, dying));
+    let local = life(&watched, false);
+    watched.0.lock().unwrap().device = Some(Arc::clone(&local.device));
+    let driver = Driver::start(local, ram);
     watched.ends_at(end);
     (watched, driver)
 }
@@ -265,9 +289,7 @@ pub const NEVER: End = End { access: u64::MAX, is_behind: false };
 /// The next life, in the world that the one before left, and a host that goes on there.
 pub fn next(left: Left, before: &Driver<Local>) -> (Watched, Driver<Local>) {
     let Left { journal, ram, image } = left;
-    let world =
-        World { journal, ram: ram.clone(), image, accesses: 0, end: NEVER, left: None, breaks: false };
-    let watched = Watched(Arc::new(Mutex::new(world)));
+    let watched = Watched::new(World::new(journal, ram.clone(), image, Dying::Process));
     let driver = Driver::resume(life(&watched, true), ram, before);
     (watched, driver)
 }
