@@ -23,7 +23,7 @@ use ipc::vfio_user::region::SmallWrite;
 
 use crate::saved::FunctionV1;
 
-/// Doorbells of one device: an NVMe controller of ours has 34.
+/// Doorbells of one device: an NVMe controller of ours has 32.
 const DOORBELLS_MAX: usize = 64;
 /// A doorbell's key and value.
 const DOORBELL_WORDS: usize = 2;

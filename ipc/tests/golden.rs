@@ -105,7 +105,7 @@ fn vfio_config() -> VfioConfig {
         ram: ram(),
         direct_dma: true,
         keeps_server: true,
-        next_life: Some(IdempotentRegisters::nvme()),
+        next_life: Some(IdempotentRegisters { region: 0, doorbells: 0x1000..0x1088 }),
         model: Model::default(),
     }
 }

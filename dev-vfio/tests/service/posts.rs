@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Posted writes.
 
+use dev_vfio::backend::DeviceEnd;
+use dev_vfio::keeper::Keeper;
+use dev_vfio::vfio_user::client::Client;
+use ipc::protocol::vfio::IdempotentRegisters;
+use ipc::vfio_user::region::SmallWrite;
+
 use super::*;
 
 /// A server that answers the read of register 0 only after a while, so that writes queue behind it.
@@ -67,4 +73,30 @@ fn pin_is_unmasked_behind_the_writes_that_were_posted_before_the_interrupt_ended
     vm.await_interrupt_status(0);
     vm.server.device.set_intx(true);
     assert!(vm.intx_within(LONG), "and it is unmasked");
+}
+
+#[test]
+fn doorbell_of_a_queue_that_an_admin_command_may_delete_is_not_posted_again() {
+    // The tails of Submission Queues 0 and 1.
+    const ADMIN: u64 = 0x1000;
+    const IO: u64 = 0x1008;
+    let mut server = Server::of(
+        server::Device { registers: Mutex::new(vec![0; 0x1100]), ..server::Device::default() },
+        Box::new(|_, _| None),
+    );
+    let (client, _) = Client::open(server.client.take().unwrap(), soon()).unwrap();
+    let checkpoint = Checkpoint::create("checkpoint").unwrap();
+    let keeper = Arc::new(Keeper::new(&checkpoint, IdempotentRegisters::nvme()).unwrap());
+    let device = VfioUserDevice::new(client, None, true, Some(Arc::clone(&keeper)));
+    device.post(0, IO, 4, 5).unwrap();
+    assert_eq!(keeper.posts(), [SmallWrite::new(0, IO, 4, 5)]);
+    server.device.commands.lock().unwrap().clear();
+    // A queue made anew behind it has that identifier, and not that tail.
+    device.post(0, ADMIN, 4, 1).unwrap();
+    assert_eq!(keeper.posts(), []);
+    let commands = std::mem::take(&mut *server.device.commands.lock().unwrap());
+    assert_eq!(commands.last(), Some(&Command::REGION_WRITE), "{commands:?}");
+    assert!(commands.contains(&Command::REGION_READ), "the device has seen the doorbell: {commands:?}");
+    let register = |offset: u64| server.device.registers.lock().unwrap()[usize::try_from(offset).unwrap()];
+    assert_eq!((register(IO), register(ADMIN)), (5, 1));
 }

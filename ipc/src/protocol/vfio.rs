@@ -57,7 +57,8 @@ pub struct IdempotentRegisters {
     /// The region, by its index in VFIO. Reads of it have no effect, and a write that is made twice in succession has
     /// that of the first.
     pub region: u32,
-    /// Offsets of its registers of which only the latest value counts: they may be written again later.
+    /// Offsets of its registers of which only the latest value counts: they may be written again later, until any
+    /// other register is written.
     pub doorbells: Range<u64>,
 }
 
@@ -65,10 +66,11 @@ impl IdempotentRegisters {
     /// Of an NVMe controller, NVMe 1.4 section 3.1: all of BAR 0. CAP, VS and CSTS are read-only; INTMS and INTMC are
     /// not there with MSI-X; AQA, ASQ and ACQ hold what is written; CC acts when EN or SHN changes, and a second write
     /// of the same value changes neither. The doorbells hold positions in rings, the same one as often as it is
-    /// written.
+    /// written. Those of the admin queues are no doorbells here: a command that they announce may delete an I/O queue,
+    /// and the next one make another, at which an earlier position would be wrong.
     #[must_use]
     pub const fn nvme() -> Self {
-        Self { region: 0, doorbells: 0x1000..0x1000 + 17 * 2 * 4 }
+        Self { region: 0, doorbells: 0x1008..0x1000 + 17 * 2 * 4 }
     }
 }
 
