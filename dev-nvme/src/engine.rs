@@ -340,9 +340,8 @@ impl Engine {
         let room = shared.journal.as_ref().map_or(BATCH_MAX, Journal::room);
         let batch = self.batch(shared).min(room);
         let job = shared.controller.next_job(batch);
-        let Shared { controller, journal, .. } = shared;
-        if let (Some(Job::Post { posting, .. }), Some(journal)) = (&job, journal) {
-            journal.assign(posting, controller);
+        if let (Some(Job::Post { posting, .. }), Some(journal)) = (&job, &shared.journal) {
+            journal.assign(posting);
         }
         shared.keep();
         job

@@ -213,21 +213,15 @@ impl Journal {
         }
     }
 
-    /// A command was executed, and its completion assigned a place in its Completion Queue.
-    pub fn assign(&self, posting: &Posting, controller: &Controller) {
+    /// A command was executed, and its completion assigned a place in its Completion Queue: to be followed by
+    /// [`Self::keep`].
+    pub fn assign(&self, posting: &Posting) {
         let Some(slot) = posting.slot.filter(|_| self.writes()) else { return };
         let (pieces, _) = posting.entry.as_chunks::<8>();
         for (index, piece) in (ENTRY..).zip(pieces) {
             self.store_slot(slot, index, u64::from_le_bytes(*piece));
         }
         self.store_slot(slot, PLACE, tagged(posting.sqid, posting.place));
-        if let Some((cqid, placed)) = controller.placed_count(posting.sqid) {
-            self.words.store(queue_word(cqid) + 2, placed);
-        }
-        let Counters { bytes_read, bytes_written, reads, writes, .. } = *controller.counters();
-        for (index, value) in (COUNTERS..).zip([bytes_read, bytes_written, reads, writes]) {
-            self.words.store(index, value);
-        }
     }
 
     /// The completion is in the host's memory, or will never be.
@@ -248,7 +242,7 @@ impl Journal {
         if !self.writes() {
             return;
         }
-        let Unkept { control, is_reset, tails, heads, made } = unkept;
+        let Unkept { control, is_reset, tails, heads, placed, made } = unkept;
         if control {
             // Commands of a queue of that identifier that there was before are none of the one that was made.
             self.disown(|sqid| made & 1 << sqid != 0);
@@ -260,19 +254,25 @@ impl Journal {
             }
             return;
         }
-        for (id, position) in controller.positions() {
-            if tails & 1 << id != 0 {
-                self.words.store(queue_word(id) + 1, position.tail);
+        for (id, position) in controller.positions(tails | heads | placed) {
+            let changed = [(tails, position.tail), (placed, position.placed), (heads, position.head)];
+            for (index, (queues, value)) in (queue_word(id) + 1..).zip(changed) {
+                if queues & 1 << id != 0 {
+                    self.words.store(index, value);
+                }
             }
-            if heads & 1 << id != 0 {
-                self.words.store(queue_word(id) + 3, position.head);
+        }
+        if placed != 0 {
+            let Counters { bytes_read, bytes_written, reads, writes, .. } = *controller.counters();
+            for (index, value) in (COUNTERS..).zip([bytes_read, bytes_written, reads, writes]) {
+                self.words.store(index, value);
             }
         }
     }
 
     /// Everything. Positions first: of a queue that the checkpoint before has they are as they were, or newer.
     fn write(&mut self, controller: &Controller) {
-        for (id, Position { fetched, tail, placed, head }) in controller.positions() {
+        for (id, Position { fetched, tail, placed, head }) in controller.positions(u32::MAX) {
             for (index, value) in (queue_word(id)..).zip([fetched, tail, placed, head]) {
                 self.words.store(index, value);
             }

@@ -25,7 +25,7 @@ use dev_nvme::media::Image;
 use dev_nvme::spec::command::{admin, io as opcode};
 use host::ending::{BLOCK, Dying, End, IMAGE_LEN, NEVER, RAM_LEN, begin, copy, identity, next};
 use host::local::{Local, Raised, image};
-use host::{BASE, Driver, PAGE, Queue, Ram, blank, block_command, pattern, read, status, write};
+use host::{BASE, Driver, PAGE, Queue, Ram, Wire, blank, block_command, pattern, read, status, write};
 use ipc::shm::checkpoint::{CHECKPOINT_LEN, Checkpoint};
 use ipc::shm::region::Region;
 use ipc::vfio_user::feature::MigState;
@@ -214,6 +214,29 @@ fn admin_command_of_a_life_that_ends_anywhere_is_done_once() {
         });
         assert!(ends > 10, "{ends} accesses");
     }
+}
+
+#[test]
+fn completion_that_was_held_back_beyond_its_queue_keeps_its_place() {
+    let (watched, driver) = begin(NEVER, Dying::Process);
+    let mut queue = driver.create(1, 4);
+    let page = driver.pages(1);
+    for _ in 0..4 {
+        driver.submit(&mut queue, read(1000, BLOCKS, page, 0));
+        while driver.wire.step() {}
+    }
+    // Three fill the queue. The fourth gets its place when there is no Submission Queue of it any more.
+    driver.replace(&mut queue, 2);
+    for _ in 0..4 {
+        assert_eq!(status(&driver.wait(&mut queue)), 0);
+    }
+    watched.ends_at(End { access: 0, is_behind: false });
+    let cid = driver.enqueue(&mut queue, read(1000, BLOCKS, page, 0));
+    driver.wire.write(0x1010, 4, 1);
+    while driver.wire.step() {}
+    let (_next, driver) = next(watched.left().unwrap(), &driver);
+    let completion = driver.wait(&mut queue);
+    assert_eq!((completion.cid.get(), completion.sqid.get(), status(&completion)), (cid, 2, 0));
 }
 
 #[test]

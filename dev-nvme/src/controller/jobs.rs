@@ -93,8 +93,9 @@ impl Controller {
     fn release_job(&mut self) -> Option<Job> {
         let (submission, epoch) = (&self.submission, self.epoch);
         let head = |sqid| get(submission, sqid).map_or(0, |sq| sq.head);
-        let posting = self.completion.iter_mut().flatten().find_map(|cq| cq.release(head))?;
-        self.assigned(&posting);
+        let mut queues = (0..).zip(&mut self.completion);
+        let (cqid, posting) = queues.find_map(|(cqid, cq)| Some((cqid, cq.as_mut()?.release(head)?)))?;
+        self.assigned(cqid, &posting);
         Some(Job::Post { ticket: Ticket { sqid: NO_QUEUE, epoch }, posting })
     }
 
@@ -173,7 +174,7 @@ impl Controller {
         let sq = get(&self.submission, ticket.sqid)?;
         let (cqid, head) = (sq.cqid, sq.head);
         let posting = get_mut(&mut self.completion, cqid)?.place(completed, head);
-        posting.iter().for_each(|posting| self.assigned(posting));
+        posting.iter().for_each(|posting| self.assigned(cqid, posting));
         posting
     }
 

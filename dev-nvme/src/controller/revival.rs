@@ -23,6 +23,8 @@ pub struct Unkept {
     pub tails: u32,
     /// Completion Queues with a new head.
     pub heads: u32,
+    /// Completion Queues of which entries were assigned.
+    pub placed: u32,
     /// Submission Queues that were made.
     pub made: u32,
 }
@@ -52,8 +54,8 @@ impl Unkept {
     /// Whether nothing is.
     #[must_use]
     pub const fn is_none(&self) -> bool {
-        let Self { control, is_reset: _, tails, heads, made: _ } = *self;
-        !control && tails == 0 && heads == 0
+        let Self { control, is_reset: _, tails, heads, placed, made: _ } = *self;
+        !control && tails | heads | placed == 0
     }
 }
 
@@ -93,12 +95,13 @@ impl Controller {
         core::mem::replace(&mut self.is_revived, false)
     }
 
-    /// A completion was assigned its place.
-    pub(super) fn assigned(&mut self, posting: &Posting) {
-        if posting.sqid == 0 {
+    /// A completion was assigned its place in this queue.
+    pub(super) fn assigned(&mut self, cqid: u16, posting: &Posting) {
+        if cqid == 0 {
             self.unposted.push(*posting);
             self.unkept.control = true;
         }
+        self.unkept.placed |= 1 << cqid;
     }
 
     /// A completion is in the host's memory. That the checkpoint still has it does no harm: no other entry is at its
@@ -121,13 +124,6 @@ impl Controller {
         get(&self.submission, sqid).map_or(0, |sq| sq.fetched)
     }
 
-    /// The Completion Queue of a Submission Queue, and how many entries were assigned there.
-    #[must_use]
-    pub fn placed_count(&self, sqid: u16) -> Option<(u16, u64)> {
-        let cqid = get(&self.submission, sqid)?.cqid;
-        Some((cqid, get(&self.completion, cqid)?.placed))
-    }
-
     /// For the SMART log page.
     #[must_use]
     pub const fn counters(&self) -> &Counters {
@@ -143,9 +139,10 @@ impl Controller {
         ours.writes = ours.writes.max(found.writes);
     }
 
-    /// How far each queue is that there is.
-    pub fn positions(&self) -> impl Iterator<Item = (u16, Position)> {
+    /// How far each queue is that there is, of those with a bit in `among`.
+    pub fn positions(&self, among: u32) -> impl Iterator<Item = (u16, Position)> {
         let queues = (0..).zip(self.submission.iter().zip(&self.completion));
+        let queues = queues.filter(move |(id, _)| among & 1 << id != 0);
         queues.filter(|(_, (sq, cq))| sq.is_some() || cq.is_some()).map(|(id, (sq, cq))| {
             let (fetched, tail) = sq.as_ref().map_or((0, 0), |sq| (sq.fetched, sq.tail));
             let (placed, head) = cq.as_ref().map_or((0, 0), |cq| (cq.placed, cq.head));

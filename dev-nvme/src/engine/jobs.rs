@@ -177,7 +177,7 @@ impl Engine {
             }
             let posting = controller.complete(ticket, cid, &outcome, slot);
             if let (Some(posting), Some(journal)) = (&posting, journal) {
-                journal.assign(posting, controller);
+                journal.assign(posting);
             }
             postings.extend(posting);
         }

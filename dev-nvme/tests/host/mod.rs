@@ -344,6 +344,21 @@ impl<W: Wire> Driver<W> {
         Queue { id, sq, cq, size, tail: 0, head: 0, phase: true }
     }
 
+    /// Another Submission Queue of the same Completion Queue, in place of that of `queue`, which is deleted. Its
+    /// doorbell is not that of `queue`.
+    pub fn replace(&self, queue: &mut Queue, id: u16) {
+        let sq = self.pages((u64::from(queue.size) * 64).div_ceil(PAGE));
+        let mut command = blank(admin::CREATE_IO_SQ);
+        command.prp1 = sq.into();
+        command.cdw10 = ((queue.size - 1) << 16 | u32::from(id)).into();
+        command.cdw11 = (u32::from(queue.id) << 16 | 1).into();
+        assert_eq!(status(&self.admin(command)), 0);
+        let mut command = blank(admin::DELETE_IO_SQ);
+        command.cdw10 = u32::from(queue.id).into();
+        assert_eq!(status(&self.admin(command)), 0);
+        (queue.sq, queue.tail) = (sq, 0);
+    }
+
     pub fn identify(&self, cns: u32, nsid: u32) -> Result<Vec<u8>, u16> {
         let page = self.pages(1);
         let mut command = blank(admin::IDENTIFY);
