@@ -41,16 +41,21 @@ pub enum FromLauncher {
         /// The connection to its server.
         server: io::Result<OwnedFd>,
     },
-    /// A connection to another host, for a migration: in answer to [`FromCoordinator::Dial`] with the index that it has
-    /// there, or the reason why there is none, after which none comes; where a guest is waited for, as it was accepted.
-    Lane {
-        /// Which one it is.
-        index: u8,
-        /// The connection, non-blocking.
-        socket: io::Result<OwnedFd>,
-    },
+    /// A connection to another host.
+    Lane(Lane),
     /// The answer to [`FromCoordinator::Ended`]: the VM's name is free.
     Released,
+}
+
+/// A connection to another host, for a migration, or the reason why there is none, after which none comes.
+#[derive(Debug)]
+pub struct Lane {
+    /// Which [`FromCoordinator::Dial`] it answers; 0 where a guest is waited for.
+    pub dial: u8,
+    /// Which of its connections it is, as it was made or accepted.
+    pub index: u8,
+    /// The connection, non-blocking.
+    pub socket: io::Result<OwnedFd>,
 }
 
 /// Messages of the coordinator.
@@ -65,8 +70,11 @@ pub enum FromCoordinator {
         /// Index of the device.
         index: u8,
     },
-    /// Requests connections to a host that receives a guest. One request is open at a time.
+    /// Requests connections to a host that receives a guest, instead of those that were requested before: who has
+    /// given that migration up may not wait until a host is found not to answer.
     Dial {
+        /// The number of this request.
+        number: u8,
         /// Its address: `unix:PATH` or `HOST:PORT`.
         to: String,
         /// How many.
@@ -86,7 +94,7 @@ const NO_LANE: u8 = b'M';
 const RELEASED: u8 = b'R';
 
 /// Bytes of the longest message of the launcher: why a connection does not come about.
-const FROM_LAUNCHER_LEN_MAX: usize = 2 + REASON_LEN_MAX;
+const FROM_LAUNCHER_LEN_MAX: usize = 3 + REASON_LEN_MAX;
 const REASON_LEN_MAX: usize = 254;
 
 /// A new pair: the launcher's end, and the one for the coordinator.
@@ -123,13 +131,13 @@ impl LauncherEnd {
     }
 
     /// Passes on a connection to another host, or why there is none. As [`Self::connection`].
-    pub async fn lane(&self, index: u8, socket: &io::Result<OwnedFd>) -> io::Result<()> {
+    pub async fn lane(&self, Lane { dial, index, socket }: &Lane) -> io::Result<()> {
         let (message, fd) = match socket {
-            Ok(socket) => (vec![LANE, index], Some(socket.as_fd())),
+            Ok(socket) => (vec![LANE, *dial, *index], Some(socket.as_fd())),
             Err(error) => {
                 let reason = error.to_string().into_bytes();
                 let reason = reason.get(..REASON_LEN_MAX).unwrap_or(&reason);
-                ([&[NO_LANE, index], reason].concat(), None)
+                ([&[NO_LANE, *dial, *index], reason].concat(), None)
             }
         };
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
@@ -190,12 +198,12 @@ impl CoordinatorEnd {
                 let server = Err(io::Error::from_raw_os_error(i32::from_le_bytes(errno)));
                 Ok(Some(FromLauncher::Device { index, server }))
             }
-            (Some(&[LANE, index]), Some(socket)) => {
-                Ok(Some(FromLauncher::Lane { index, socket: Ok(socket) }))
+            (Some(&[LANE, dial, index]), Some(socket)) => {
+                Ok(Some(FromLauncher::Lane(Lane { dial, index, socket: Ok(socket) })))
             }
-            (Some(&[NO_LANE, index, ref reason @ ..]), None) => {
-                let reason = io::Error::other(String::from_utf8_lossy(reason));
-                Ok(Some(FromLauncher::Lane { index, socket: Err(reason) }))
+            (Some(&[NO_LANE, dial, index, ref reason @ ..]), None) => {
+                let socket = Err(io::Error::other(String::from_utf8_lossy(reason)));
+                Ok(Some(FromLauncher::Lane(Lane { dial, index, socket })))
             }
             (Some(&[RELEASED]), None) => Ok(Some(FromLauncher::Released)),
             (Some(_), _) => Err(garbled("a message of the launcher")),

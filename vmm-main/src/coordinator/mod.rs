@@ -40,14 +40,14 @@ use tokio::time::timeout;
 use crate::api::command::{Answer, COMMAND_QUEUE_LEN, Handle, StopRequest};
 use crate::api::server::Server;
 use crate::api::types::Status;
-use crate::launcher_channel::{CoordinatorEnd, FromCoordinator, FromLauncher};
+use crate::launcher_channel::{CoordinatorEnd, FromCoordinator, FromLauncher, Lane};
 use crate::lifecycle::Why;
 use crate::problem::Problem;
 use crate::system::{self, DEVICES_MAX, Rights, System};
 
 use self::handover::Handover;
 use self::launcher::{Launcher, Reopened};
-use self::vm::{Given, Lane, Moved, Vm};
+use self::vm::{Given, Moved, Vm};
 
 /// For clients to read their last answers before the sockets close.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -215,7 +215,7 @@ async fn carry(
                 }
                 // A full queue holds answers that were not requested.
                 Ok(Some(FromLauncher::Device { index, server })) => drop(answers.found.try_send((index, server))),
-                Ok(Some(FromLauncher::Lane { index, socket })) => drop(answers.connected.try_send((index, socket))),
+                Ok(Some(FromLauncher::Lane(lane))) => drop(answers.connected.try_send(lane)),
                 Ok(Some(FromLauncher::Stop)) => stop(Why::Asked),
                 Ok(Some(FromLauncher::Released)) => break,
                 Ok(None) | Err(_) => {

@@ -49,4 +49,3 @@ mod snapshot;
 mod state_machine;
 
 pub use driver::{Given, Moved, Vm};
-pub use migration::Lane;

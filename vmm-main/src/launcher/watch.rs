@@ -36,7 +36,7 @@ use super::terminal::{self, Terminal};
 use super::{devices, refused};
 use crate::coordinator::FAREWELL_SPAN;
 use crate::coordinator::spans::STOP_SPAN;
-use crate::launcher_channel::{FromCoordinator, LauncherEnd};
+use crate::launcher_channel::{FromCoordinator, Lane, LauncherEnd};
 use crate::lifecycle::Why;
 use crate::printable;
 use crate::problem::{Class, Problem};
@@ -131,11 +131,11 @@ async fn serve(
                         stop(&channel, &mut stopping, deadline.as_mut()).await;
                     }
                 }
-                Ok(Some(FromCoordinator::Dial { to, lane_count })) => {
-                    if dialling.is_some() || !(1..=LANES_MAX).contains(&lane_count) {
+                Ok(Some(FromCoordinator::Dial { number, to, lane_count })) => {
+                    if !(1..=LANES_MAX).contains(&lane_count) {
                         break;
                     }
-                    dialling = Some(Box::pin(dial(Rc::clone(&channel), to, lane_count)));
+                    dialling = Some(Box::pin(dial(Rc::clone(&channel), number, to, lane_count)));
                 }
                 Ok(Some(FromCoordinator::Reopen { index })) => {
                     let socket = servers.get(usize::from(index)).cloned().flatten();
@@ -160,7 +160,7 @@ async fn serve(
                 Ok(lane) => {
                     let [index, ..] = accepted.to_le_bytes();
                     // If that does not succeed in time the connection is closed.
-                    let _ = timeout(CLIENT_DEADLINE, channel.lane(index, &Ok(lane))).await;
+                    let _ = timeout(CLIENT_DEADLINE, channel.lane(&Lane { dial: 0, index, socket: Ok(lane) })).await;
                     accepted = accepted.saturating_add(1);
                     if accepted > LANES_AT_ONCE {
                         sleep(LANE_INTERVAL).await;
@@ -215,15 +215,16 @@ type Reopening = Pin<Box<dyn Future<Output = ()>>>;
 type Dialling = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Connects to a host that receives a guest, so often, and hands the connections over; or the first reason why not.
-async fn dial(channel: Rc<LauncherEnd>, to: String, lane_count: u8) {
+async fn dial(channel: Rc<LauncherEnd>, number: u8, to: String, lane_count: u8) {
     for index in 0..lane_count {
-        let lane = match to.parse::<Address>() {
+        let socket = match to.parse::<Address>() {
             Ok(to) => other_host::dial(&to).await,
             Err(error) => Err(std::io::Error::other(error)),
         };
-        let is_none = lane.is_err();
+        let is_none = socket.is_err();
+        let lane = Lane { dial: number, index, socket };
         // A coordinator that does not read is noticed elsewhere.
-        let handed = timeout(HAND_OVER_DEADLINE, channel.lane(index, &lane)).await;
+        let handed = timeout(HAND_OVER_DEADLINE, channel.lane(&lane)).await;
         if is_none || !matches!(handed, Ok(Ok(()))) {
             return;
         }

@@ -80,22 +80,22 @@ async fn launcher_channel_overlong_end_keeps_its_reason() {
 #[tokio::test]
 async fn launcher_channel_connection_to_another_host_comes_with_its_descriptor_or_a_reason() {
     let (launcher, coordinator) = ends();
-    let dial = FromCoordinator::Dial { to: "unix:/x".to_owned(), lane_count: 2 };
+    let dial = FromCoordinator::Dial { number: 7, to: "unix:/x".to_owned(), lane_count: 2 };
     coordinator.send(&dial).await.unwrap();
     assert_eq!(launcher.recv().await.unwrap(), Some(dial));
     let (_near, far) = UnixStream::pair().unwrap();
-    launcher.lane(15, &Ok(far.into())).await.unwrap();
+    launcher.lane(&Lane { dial: 7, index: 15, socket: Ok(far.into()) }).await.unwrap();
     for len in [0, 1, 254, 255, 10_000] {
-        launcher.lane(1, &Err(io::Error::other("é".repeat(len)))).await.unwrap();
+        let socket = Err(io::Error::other("é".repeat(len)));
+        launcher.lane(&Lane { dial: 8, index: 1, socket }).await.unwrap();
     }
     launcher.released().await.unwrap();
     let lane = coordinator.recv().await.unwrap();
-    assert!(matches!(lane, Some(FromLauncher::Lane { index: 15, socket: Ok(_) })), "{lane:?}");
+    let Some(FromLauncher::Lane(lane)) = lane else { panic!("{lane:?}") };
+    assert!(matches!(lane, Lane { dial: 7, index: 15, socket: Ok(_) }), "{lane:?}");
     for len in [0_usize, 1, 254, 255, 10_000] {
-        let Some(FromLauncher::Lane { index: 1, socket: Err(why) }) = coordinator.recv().await.unwrap()
-        else {
-            panic!("a connection")
-        };
+        let Some(FromLauncher::Lane(lane)) = coordinator.recv().await.unwrap() else { panic!("no lane") };
+        let Lane { dial: 8, index: 1, socket: Err(why) } = lane else { panic!("{lane:?}") };
         assert_eq!(why.to_string(), "é".repeat(len.min(REASON_LEN_MAX / 2)), "the reason comes along");
     }
     assert!(matches!(coordinator.recv().await.unwrap(), Some(FromLauncher::Released)));

@@ -24,7 +24,7 @@ use super::dirty_rate::Measurement;
 use super::event::{Event, LifeId, MigrationEvent, ProcessEvent, Ticket, Timer};
 use super::execution::Stopwatch;
 use super::loading::Loaded;
-use super::migration::{Lane, Migration};
+use super::migration::Migration;
 use super::plan::Plan;
 use super::saved_state::SavedState;
 use super::snapshot;
@@ -36,7 +36,7 @@ use crate::coordinator::launcher::Launcher;
 use crate::coordinator::objects::Objects;
 use crate::coordinator::process::{Handle, TaskEvent};
 use crate::coordinator::roles::{self, Configs};
-use crate::launcher_channel::FromCoordinator;
+use crate::launcher_channel::{FromCoordinator, Lane};
 use crate::lifecycle::{Phase, Why};
 use crate::problem::Problem;
 use crate::system::{MOVER, ObjectId, Size, System};
@@ -95,13 +95,15 @@ pub struct Vm {
     lanes: mpsc::Receiver<Lane>,
     /// For asking the launcher for them.
     pub(super) dialer: mpsc::Sender<FromCoordinator>,
+    /// The number of the latest request for them.
+    pub(super) dials: u8,
     /// Who is told that the guest has moved, when the VM is gone.
     pub(super) moved: Option<Moved>,
     /// The number of the latest ticket.
     tickets: Ticket,
     pub(super) waiting: BTreeMap<Ticket, Waiting>,
     /// Clients that wait for the end.
-    stopping: Vec<Answer<Status>>,
+    pub(super) stopping: Vec<Answer<Status>>,
     /// Events of actions that were carried out at once.
     pub(super) results: VecDeque<Event>,
     pub(super) clock: Stopwatch,
@@ -189,6 +191,7 @@ impl Vm {
             work: JoinSet::new(),
             lanes,
             dialer: to_launcher.clone(),
+            dials: 0,
             moved: None,
             tickets: 0,
             waiting: BTreeMap::new(),

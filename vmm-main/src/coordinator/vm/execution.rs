@@ -355,6 +355,8 @@ impl Vm {
                 // Answered when the VM is gone, as `stop` is.
                 self.moved = migrated.map(|migrated| Moved { answer, migrated });
             }
+            // Who has said that the guest runs elsewhere is answered when the VM is gone, too.
+            (Some(Waiting::Phase(answer)), Ok(Success::Migrated)) => self.stopping.push(answer),
             (Some(Waiting::DirtyRate(answer)), Ok(Success::DirtyRateMeasured)) => {
                 let measured = self.measurement.take().and_then(Measurement::measured);
                 drop(answer.send(measured.ok_or_else(|| bug("nothing was measured"))));

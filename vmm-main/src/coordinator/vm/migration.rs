@@ -44,9 +44,6 @@ use crate::migration::message::{Message, Session, Side};
 use crate::migration::offer::Offer;
 use crate::problem::Problem;
 
-/// A connection for a migration: which one of the source's, or why there is none.
-pub type Lane = (u8, std::io::Result<OwnedFd>);
-
 /// One end of a move between hosts, from the command or the offer to the end of the mover.
 #[derive(Debug)]
 pub(super) struct Migration {
@@ -57,6 +54,8 @@ pub(super) struct Migration {
     id: Option<MigrationId>,
     session: Option<Session>,
     lane_count: u8,
+    /// The request for its connections; 0 at the destination.
+    dial: u8,
     /// Connections that the mover was not given yet.
     lanes: Vec<(u8, OwnedFd)>,
     /// Whether it takes them.
@@ -96,6 +95,7 @@ impl Migration {
             id: None,
             session: None,
             lane_count,
+            dial: 0,
             lanes: Vec::new(),
             takes_lanes: false,
             objects: None,

@@ -114,6 +114,8 @@ pub struct StateMachine {
     /// The latest number that a set of processes, or a life beside them, was given. None is used again: not that of a
     /// set whose move was given up either.
     last_generation: u32,
+    /// The guest has stayed, and another host may have its disks: it does not go on before they are locked.
+    disks_are_released: bool,
     /// The epoch of the latest measurement.
     epoch: u64,
     boot_count: u32,
@@ -150,6 +152,7 @@ impl StateMachine {
             lives: Lives::default(),
             generation: 0,
             last_generation: 0,
+            disks_are_released: false,
             epoch: 0,
             boot_count: 0,
             next_boot_due: false,
@@ -191,13 +194,13 @@ impl StateMachine {
 
     /// Whether a command would be taken now.
     pub const fn is_idle(&self) -> bool {
-        matches!(self.operation, Operation::Idle) && self.recovery.is_none()
+        matches!(self.operation, Operation::Idle) && !self.is_recovering()
     }
 
     /// Whether a command would be answered now: it begins, or is refused for a migration that may take long.
     pub const fn answers_commands(&self) -> bool {
         let migrates = matches!(self.operation, Operation::Outgoing(_) | Operation::Incoming(_));
-        self.is_idle() || migrates && self.recovery.is_none()
+        self.is_idle() || migrates && !self.is_recovering()
     }
 
     /// How far a migration is, in the words of its states.
@@ -242,7 +245,7 @@ impl StateMachine {
     /// Lets the operation go on until it has to wait; not while a process is being started anew after its death.
     fn go_on(&mut self) {
         self.recover();
-        if self.recovery.is_some() {
+        if self.is_recovering() {
             return;
         }
         loop {
@@ -312,8 +315,22 @@ impl StateMachine {
             (MigrationEvent::Resolve(ticket, here), _) => self.resolve_migration(ticket, here),
             (event, Operation::Outgoing(_)) => self.outgoing_event(event),
             (event, Operation::Incoming(_)) => self.incoming_event(event),
+            (MigrationEvent::DisksLocked(result), Operation::Transit(_)) => self.disks_locked(result),
             _ => {}
         }
+    }
+
+    /// Whether another host may have the disks: nothing that writes to them is let go.
+    const fn lacks_disks(&self) -> bool {
+        match &self.operation {
+            Operation::Outgoing(leaving) => leaving.disks_are_released,
+            _ => self.disks_are_released,
+        }
+    }
+
+    /// Whether a process is being started anew after its death. While the disks may be another host's it is not yet.
+    const fn is_recovering(&self) -> bool {
+        self.recovery.is_some() && !self.lacks_disks()
     }
 
     /// A number for a new set of processes.

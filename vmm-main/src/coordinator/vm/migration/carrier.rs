@@ -13,10 +13,10 @@ use ipc::shm::region::Region;
 use super::super::driver::{Vm, refused};
 use super::super::event::{Event, LifeId, MigrationEvent};
 use super::super::state_machine::bug;
-use super::{Lane, lost};
+use super::lost;
 use crate::coordinator::objects::Objects;
 use crate::coordinator::process::TaskMessage;
-use crate::launcher_channel::FromCoordinator;
+use crate::launcher_channel::{FromCoordinator, Lane};
 use crate::migration::message::{Message, Side};
 use crate::problem::Problem;
 use crate::system::{EdgeKind, MOVER, ObjectId};
@@ -24,14 +24,19 @@ use crate::system::{EdgeKind, MOVER, ObjectId};
 impl Vm {
     /// Asks the launcher for connections.
     pub(super) fn dial(&mut self) -> Result<(), Problem> {
-        let Some(migration) = &self.migration else { return Err(bug("there is no migration")) };
-        let dial = FromCoordinator::Dial { to: migration.to.clone(), lane_count: migration.lane_count };
+        let Some(migration) = &mut self.migration else { return Err(bug("there is no migration")) };
+        self.dials = self.dials.checked_add(1).unwrap_or(1);
+        let (number, lane_count) = (self.dials, migration.lane_count);
+        migration.dial = number;
+        let dial = FromCoordinator::Dial { number, to: migration.to.clone(), lane_count };
         self.dialer.try_send(dial).map_err(|error| refused("reach the launcher", &error))
     }
 
     /// A connection has come, or none will.
-    pub(in crate::coordinator::vm) fn lane_arrived(&mut self, (index, socket): Lane) -> Option<Event> {
-        let migration = self.migration.as_mut()?;
+    pub(in crate::coordinator::vm) fn lane_arrived(&mut self, lane: Lane) -> Option<Event> {
+        let Lane { dial, index, socket } = lane;
+        // A connection of a migration that was given up is not this one's.
+        let migration = self.migration.as_mut().filter(|migration| migration.dial == dial)?;
         match socket {
             Ok(socket) => migration.lanes.push((index, socket)),
             Err(error) => {

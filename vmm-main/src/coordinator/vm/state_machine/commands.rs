@@ -9,7 +9,7 @@ use super::save_restore::SaveRestore;
 use super::transit::{Goal, Transit};
 use super::{Operation, StateMachine, has_ended};
 use crate::coordinator::logs;
-use crate::coordinator::vm::action::{Action, RequestKind, Success};
+use crate::coordinator::vm::action::{Action, MigrationAction, RequestKind, Success};
 use crate::coordinator::vm::event::{Command, LifeId, Ticket};
 use crate::lifecycle::{self, Phase};
 use crate::problem::{Class, Problem};
@@ -24,7 +24,7 @@ impl StateMachine {
             return self.probe_mover(ticket, mover, *probe);
         }
         let begun = match self.operation {
-            Operation::Idle if self.recovery.is_none() => self.begin_command(ticket, command),
+            Operation::Idle if !self.is_recovering() => self.begin_command(ticket, command),
             Operation::Ending(_) | Operation::Over => Err(has_ended()),
             Operation::Outgoing(_) if self.is_ambiguous() => Err(Problem::new(
                 Class::State,
@@ -59,6 +59,9 @@ impl StateMachine {
             }
             Command::Resume => {
                 self.phase.after(lifecycle::Step::Resume)?;
+                if self.disks_are_released {
+                    self.actions.push(Action::Migration(MigrationAction::LockDisks));
+                }
                 Ok(Operation::Transit(Transit { ticket, goal: Goal::Running, failed: None }))
             }
             Command::SaveRestore => self.begin_save_restore(ticket),

@@ -15,12 +15,13 @@ use super::lives::Life;
 use super::mover::is_mover;
 use super::recovery::Recovery;
 use super::restart::Restart;
-use super::{Operation, StateMachine};
+use super::{Operation, StateMachine, cannot_be_killed};
 use crate::coordinator::logs;
 use crate::coordinator::vm::action::{Action, Ending, Notice};
 use crate::coordinator::vm::event::{Departure, LifeId};
 use crate::coordinator::vm::plan::FailurePolicy;
 use crate::problem::{Class, Problem};
+use crate::system;
 
 impl StateMachine {
     /// A life is over.
@@ -42,6 +43,10 @@ impl StateMachine {
             }
         }
         match life.ending {
+            // Ended with one that died, and it holds what its next life would go on with.
+            Some(Ending::Discard) if !departure.reaped && self.is_to_be_followed(id, &life) => {
+                self.end_failed(cannot_be_killed(&[id.instance], "restart"), departure.last_lines);
+            }
             Some(Ending::Discard) if departure.by_itself && self.is_moving_to(id) => {
                 self.lost_of_next(id, departure.problem);
             }
@@ -76,7 +81,9 @@ impl StateMachine {
         }
         let member = self.plan.member(id.instance).map(|member| (member.policy, member.restarts));
         let (policy, restarts) = member.unzip();
-        let departure = match restarts.flatten() {
+        // Of a device that is lost already no process is followed.
+        let is_lost = system::device_of(id.instance).is_some_and(|it| self.lost_devices.contains_key(&it));
+        let departure = match restarts.flatten().filter(|_| !is_lost) {
             Some(max) => match self.died(id, life.has_died(), max, departure) {
                 Ok(()) => return,
                 Err(departure) => departure,

@@ -55,7 +55,8 @@ pub(super) struct Outgoing {
     /// In whose name the processes log, and timers run.
     epoch: u64,
     logs_are_on: bool,
-    disks_are_released: bool,
+    /// Another host may have the disks.
+    pub disks_are_released: bool,
     is_back: bool,
     /// The next round.
     round: u32,

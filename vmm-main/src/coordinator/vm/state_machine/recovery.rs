@@ -14,7 +14,8 @@
 //! measurement is given up first, for it relies on the life that is over. The next lives are a set of their own until
 //! they go, as at a planned restart ([`super::restart`]). If one dies on its way, or another process does meanwhile,
 //! all of them are begun once more, with that one. One that refuses, or dies too often, costs what its death would
-//! otherwise.
+//! otherwise. While the disks may be another host's, in the middle of a migration, nothing of this is begun: what a
+//! device's next life finds in its checkpoint it would write.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -198,6 +199,12 @@ impl StateMachine {
         all.rewirings.iter().all(has_begun).then_some(all)
     }
 
+    /// Whether this life, which the guest lived with, is to be followed by another.
+    pub(super) fn is_to_be_followed(&self, id: LifeId, life: &Life) -> bool {
+        let is_member = |recovery: &Recovery| recovery.members.contains(&id.instance);
+        life.set == Some(self.generation) && self.recovery.as_ref().is_some_and(is_member)
+    }
+
     /// What counts on a life that is over is given up.
     fn give_up_for(&mut self, id: LifeId, problem: Problem) {
         let problem = Problem { advice: "ask again".to_owned(), ..problem };
@@ -217,6 +224,9 @@ impl StateMachine {
 
     /// Lets it go on until it has to wait, or is done.
     pub(super) fn recover(&mut self) {
+        if self.lacks_disks() {
+            return;
+        }
         while let Some(mut recovery) = self.recovery.take() {
             let new = recovery.new;
             let (progress, next) = match recovery.stage {

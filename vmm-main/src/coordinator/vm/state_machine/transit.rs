@@ -56,13 +56,25 @@ impl Goal {
 
 impl StateMachine {
     pub(super) fn transit(&mut self, transit: Transit) -> Step {
-        if self.bring(self.generation, transit.goal) == Progress::Waiting {
+        if self.disks_are_released || self.bring(self.generation, transit.goal) == Progress::Waiting {
             return Step::Break(Operation::Transit(transit));
         }
         self.phase = transit.goal.phase();
         let result = transit.failed.map_or_else(|| Ok(Success::In(self.phase.clone())), Err);
         self.actions.push(Action::Answer(transit.ticket, result));
         Step::Continue(Operation::Idle)
+    }
+
+    /// A guest that was paused without its disks has them again, or not: then it stays paused.
+    pub(super) fn disks_locked(&mut self, result: Result<(), Problem>) {
+        let Operation::Transit(transit) = &self.operation else { return };
+        match result {
+            Ok(()) => self.disks_are_released = false,
+            Err(problem) => {
+                self.actions.push(Action::Answer(transit.ticket, Err(problem)));
+                self.operation = Operation::Idle;
+            }
+        }
     }
 
     /// A process has refused a step of this way: it is gone back. False: it is the way back.

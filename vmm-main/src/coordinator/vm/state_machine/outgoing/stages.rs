@@ -35,7 +35,9 @@ impl StateMachine {
         self.epoch = self.epoch.saturating_add(1);
         let mover = self.next_mover();
         let ran = self.phase == Phase::Running;
-        Ok(Operation::Outgoing(Box::new(Outgoing::new(ticket, to, limits, ran, mover, self.epoch))))
+        let leaving = Outgoing::new(ticket, to, limits, ran, mover, self.epoch);
+        let disks_are_released = self.disks_are_released;
+        Ok(Operation::Outgoing(Box::new(Outgoing { disks_are_released, ..leaving })))
     }
 
     pub(in crate::coordinator::vm::state_machine) fn outgoing(&mut self, mut leaving: Box<Outgoing>) -> Step {
@@ -132,6 +134,7 @@ impl StateMachine {
             _ => {}
         }
         self.phase = if leaving.ran && leaving.is_back { Phase::Running } else { Phase::Paused };
+        self.disks_are_released = leaving.disks_are_released;
         let problem = leaving.stays();
         let advice = format!("{}; the guest is {}", problem.advice, self.phase);
         let result = if leaving.resolves && leaving.is_back {

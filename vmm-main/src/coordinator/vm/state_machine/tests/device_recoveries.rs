@@ -123,6 +123,31 @@ fn vsmmu_and_device_that_die_together_or_one_in_the_gap_of_the_other_come_back_t
 }
 
 #[test]
+fn process_that_is_ended_with_the_one_that_died_and_cannot_be_killed_ends_the_vm() {
+    for (died, other) in [(NVME0, VFIO0), (VFIO0, NVME0)] {
+        let mut world = running_with_restarts();
+        world.depart(world.life(died), true);
+        world.depart(world.life(other), false);
+        world.settle();
+        let Phase::Stopped { why } = world.machine.phase() else { panic!("{}", world.machine.phase()) };
+        assert!(why.problem().unwrap().what.contains(&format!("{other} cannot be killed")), "{why:?}");
+    }
+}
+
+#[test]
+fn server_of_a_device_that_was_lost_at_the_start_is_followed_by_none() {
+    let mut world = World::with_restarts();
+    world.until(|world| world.processes.get(&at(1, VFIO0)).map(drop));
+    world.depart(at(1, VFIO0), true);
+    world.settle();
+    assert!(world.machine.lost_devices().contains_key(&VFIO0));
+    world.depart(at(1, NVME0), true);
+    world.settle();
+    assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Running, true));
+    assert_eq!(world.processes.keys().filter(|life| life.generation != 1).count(), 0);
+}
+
+#[test]
 fn device_that_dies_too_often_or_refuses_to_come_back_is_lost_and_the_guest_goes_on() {
     let is_lost = |world: &World, why: &str| {
         assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Running, true));

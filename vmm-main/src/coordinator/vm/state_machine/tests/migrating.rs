@@ -9,7 +9,7 @@ use ipc::hello::Role;
 use ipc::protocol::control::DirtyLogOp;
 use ipc::protocol::lifecycle::State;
 
-use super::world::World;
+use super::world::{World, problem};
 use crate::coordinator::vm::action::MigrationAction;
 use crate::coordinator::vm::event::{Event, LifeId, MigrationEvent, Ticket};
 use crate::migration::message::Message;
@@ -24,6 +24,8 @@ pub struct Migration {
     pub said: Vec<Message>,
     /// Another host may have the disks.
     pub disks_are_released: bool,
+    /// The other host does not let go of them.
+    pub keeps_disks: bool,
     /// The other host may run the guest.
     pub is_elsewhere: bool,
     /// The other host does not answer.
@@ -116,6 +118,9 @@ impl World {
             MigrationAction::ReleaseDisks => {
                 self.migration.disks_are_released = true;
                 MigrationEvent::DisksReleased(Ok(()))
+            }
+            MigrationAction::LockDisks if self.migration.keeps_disks => {
+                MigrationEvent::DisksLocked(Err(problem("it is in use")))
             }
             MigrationAction::LockDisks => {
                 self.migration.disks_are_released = false;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipc::protocol::control::DirtyLogOp;
 
-use super::world::{SMMU0, VCPU, VFIO1, World, problem};
+use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem};
 use crate::coordinator::vm::action::{MigrationAction, RequestKind, Success};
 use crate::coordinator::vm::event::{Command, Event, LifeId, MigrationEvent, Ticket, Timer};
 use crate::lifecycle::{Phase, Why};
@@ -120,6 +120,40 @@ fn paused_guest_moves_without_a_log_and_without_a_round_while_it_runs() {
     assert_eq!(world.answers[&ticket], Ok(Success::Migrated));
     assert_eq!((world.logs, world.harvests), (0, 0));
     assert!(!world.requests.iter().any(|(_, request)| matches!(request, RequestKind::DirtyLog(_))));
+}
+
+#[test]
+fn device_that_dies_while_its_disk_may_be_another_hosts_comes_back_only_when_it_is_not() {
+    for instance in [NVME0, VFIO0] {
+        for here in [true, false] {
+            let mut world = World::with_restarts();
+            world.settle();
+            world.command(migrate());
+            world.until_said(|message| *message == Message::Commit);
+            world.lose_link();
+            world.depart(world.life(instance), true);
+            world.settle();
+            let ticket = world.command(Command::Resume);
+            assert!(world.answers[&ticket].as_ref().unwrap_err().what.contains("not known"));
+            let ticket = world.resolve_migration(here);
+            world.settle();
+            assert!(world.answers[&ticket].is_ok());
+            let expected = if here { 5 } else { 0 };
+            assert_eq!((world.processes.len(), is_moved(&world)), (expected, !here));
+        }
+        // Before the other host is told to let the guest run it has the disks already.
+        let mut world = World::with_restarts();
+        world.settle();
+        let ticket = world.command(migrate());
+        world.migration.is_deaf = true;
+        world.until_said(|message| matches!(message, Message::Offer(_)));
+        world.hear(Message::Accept);
+        world.until_said(|message| matches!(message, Message::Last { .. }));
+        world.depart(world.life(instance), true);
+        world.settle();
+        assert!(world.answers[&ticket].is_err());
+        assert_eq!((world.machine.phase(), world.processes.len()), (&Phase::Running, 5));
+    }
 }
 
 /// One step after the other, until the guest is committed: whatever `breaks` does then leaves a guest that runs on
@@ -239,6 +273,25 @@ fn guest_whose_disks_another_host_keeps_stays_paused_with_the_reason() {
     let why = world.answers[&ticket].as_ref().unwrap_err();
     assert!(why.what.contains("it is in use") && why.advice.contains("paused"), "{why}");
     assert_eq!(world.machine.phase(), &Phase::Paused);
+}
+
+#[test]
+fn guest_whose_disks_another_host_keeps_goes_on_when_they_can_be_had() {
+    let (mut world, _) = leaving();
+    world.until_said(|message| matches!(message, Message::Last { .. }));
+    world.migration.keeps_disks = true;
+    world.hear(Message::Failed("no".to_owned()));
+    world.settle();
+    assert_eq!(world.machine.phase(), &Phase::Paused);
+    let ticket = world.command(Command::Resume);
+    world.settle();
+    let why = world.answers[&ticket].as_ref().unwrap_err();
+    assert!(why.what.contains("it is in use"), "{why}");
+    assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Paused, true));
+    world.migration.keeps_disks = false;
+    let ticket = world.command(Command::Resume);
+    world.settle();
+    assert_eq!(world.answers[&ticket], Ok(Success::In(Phase::Running)));
 }
 
 /// A guest that the other host was told to let run, and that does not answer.

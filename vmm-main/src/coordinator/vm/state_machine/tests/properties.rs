@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::migrations::migrate;
 use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem, restart_group};
-use crate::coordinator::vm::action::RequestKind;
-use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent, Timer};
+use crate::coordinator::vm::action::{MigrationAction, RequestKind};
+use crate::coordinator::vm::event::{Command, Event, LifeId, MigrationEvent, ProcessEvent, Timer};
 use crate::coordinator::vm::state_machine::Operation;
 use crate::lifecycle::{Phase, Why};
 use crate::migration::message::Message;
@@ -135,6 +135,9 @@ fn step(world: &mut World, chance: Chance) {
             } else if world.logs > 0 {
                 world.logs -= 1;
                 world.happen(Event::DirtyLogsOpened(Err(problem("not mapped"))));
+            } else if matches!(world.migration.actions.front(), Some(MigrationAction::LockDisks)) {
+                world.migration.actions.pop_front();
+                world.happen(Event::Migration(MigrationEvent::DisksLocked(Err(problem("in use")))));
             }
         }
         Chance::Timer(index) => {
@@ -192,8 +195,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn machine_obeys_its_rules_in_any_order_of_events(required in any::<bool>(), chances in prop::collection::vec(chance(), 0..120)) {
-        let mut world = World::new(required);
+    fn machine_obeys_its_rules_in_any_order_of_events(
+        required in any::<bool>(),
+        restarts in any::<bool>(),
+        chances in prop::collection::vec(chance(), 0..120),
+    ) {
+        let mut world = if restarts { World::with_restarts() } else { World::new(required) };
         for chance in chances {
             step(&mut world, chance);
         }
