@@ -91,6 +91,8 @@ enum Stage {
     Waiting { sockets: Vec<OwnedFd>, orders: mpsc::Receiver<Order> },
     /// Tasks carry. The destination takes connections until one migration is whole.
     Carrying { sockets: Option<mpsc::Sender<OwnedFd>> },
+    /// Its identity cannot be used: there are no tasks and will be none, and it has no other use.
+    Unusable,
     /// It is over.
     Closed,
 }
@@ -136,13 +138,13 @@ impl Ready {
                     return Err(fail(what, why));
                 }
                 sockets.push(socket);
-                front.stage = if sockets.len() < usize::from(lane_count) {
-                    Stage::Waiting { sockets, orders }
-                } else {
-                    // A mover whose identity cannot be used has no other use.
-                    let securing = front.identity.securing(&self.side, &self.security)?;
-                    self.begin(sockets, securing, orders)
-                };
+                if sockets.len() < usize::from(lane_count) {
+                    front.stage = Stage::Waiting { sockets, orders };
+                    return Ok(());
+                }
+                front.stage = Stage::Unusable;
+                let securing = front.identity.securing(&self.side, &self.security)?;
+                front.stage = self.begin(sockets, securing, orders);
                 Ok(())
             }
             Stage::Carrying { sockets: Some(sockets) } => {
@@ -153,6 +155,10 @@ impl Ready {
             stage @ (Stage::Carrying { sockets: None } | Stage::Closed) => {
                 front.stage = stage;
                 Err(fail(what, "it has all its lanes"))
+            }
+            Stage::Unusable => {
+                front.stage = Stage::Unusable;
+                Err(fail(what, "its identity cannot be used"))
             }
         }
     }
@@ -196,9 +202,10 @@ impl Ready {
     fn close(&self) {
         self.work.close();
         let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(std::mem::replace(&mut front.stage, Stage::Closed), Stage::Waiting { .. }) {
+        match std::mem::replace(&mut front.stage, Stage::Closed) {
             // There are no tasks that would say it.
-            self.work.tell(MoverNotice::Closed);
+            Stage::Waiting { .. } | Stage::Unusable => self.work.tell(MoverNotice::Closed),
+            Stage::Carrying { .. } | Stage::Closed => {}
         }
     }
 }

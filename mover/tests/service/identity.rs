@@ -106,4 +106,24 @@ fn identity_is_whole_sealed_and_used_once() {
     assert!(twice.unwrap_err().why.contains("already"));
     let missing = mover.give(MoverRequest::TakeLane { index: 0 }, pair().0).unwrap_err();
     assert!(missing.why.contains("no certificate"), "{missing:?}");
+    let again = mover.give(MoverRequest::TakeLane { index: 0 }, pair().0).unwrap_err();
+    assert!(again.why.contains("cannot be used"), "{again:?}");
+    mover.close();
+}
+
+#[test]
+fn mover_without_a_whole_identity_closes_at_either_end_and_at_any_time() {
+    let security = || Security::Tls { peer: "host-b".to_owned() };
+    for side in [source(2), Side::Destination] {
+        // Before its first connection, and behind the one that it could not use.
+        let mut unconnected = Mover::start(side.clone(), security());
+        unconnected.close();
+        let mut refused = Mover::start(side, security());
+        let taken: Vec<_> =
+            (0..2).map(|index| refused.give(MoverRequest::TakeLane { index }, pair().0).is_ok()).collect();
+        assert!(!taken[1], "{taken:?}");
+        let order = refused.life.carry(MoverRequest::Say(b"a message".to_vec()), None);
+        assert!(order.is_err(), "nobody would send it");
+        refused.close();
+    }
 }
