@@ -71,6 +71,14 @@ pub trait Program: Sized {
     /// Opens gates. A failure from here on is one in a running VM: a device is lost, or the process cannot go on
     /// ([`Events::fatal`](crate::Events::fatal)).
     fn go(armed: &Self::Armed, context: &Context);
+    /// Begins, and is paused from the first moment on: what [`Self::go`] does, but for letting anything move. By default
+    /// a program cannot; one that runs guest code must be able to.
+    ///
+    /// # Errors
+    /// If it cannot.
+    fn hold(_armed: &Self::Armed) -> Result<(), Failure> {
+        Err(Failure::new(format!("begin {} paused", Self::WHAT), "it runs no guest code: let it go, and pause it"))
+    }
     /// Quiesces the process: returns once it changes no state that the guest can see.
     ///
     /// # Errors
@@ -267,6 +275,16 @@ impl<P: Program> Life<P> {
     pub fn go(&mut self) -> Result<(), Failure> {
         P::go(self.armed("start")?, &self.context);
         Ok(())
+    }
+
+    /// Begins paused.
+    ///
+    /// # Errors
+    /// If it is not armed, or cannot.
+    pub fn hold(&mut self) -> Result<Quiescence, Failure> {
+        let armed = self.armed("begin")?;
+        P::hold(armed)?;
+        Ok(P::in_flight(armed))
     }
 
     /// All steps from reset to running: for tests, which have no coordinator.

@@ -33,7 +33,7 @@ pub(crate) fn serve<P: Program>(channel: &Channel, life: &mut Life<P>) -> Result
         life.context().events.begin();
         let next = state.after(&body);
         let reply = match next {
-            Some(_) => answer(life, body, fds),
+            Some(_) => answer(life, state, body, fds),
             None => Err(Failure::new(format!("{body:?}"), format!("a process that is {state:?} cannot"))),
         };
         if let (Ok(_), Some(next)) = (&reply, next) {
@@ -47,7 +47,12 @@ pub(crate) fn serve<P: Program>(channel: &Channel, life: &mut Life<P>) -> Result
     }
 }
 
-fn answer<P: Program>(life: &mut Life<P>, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, Failure> {
+fn answer<P: Program>(
+    life: &mut Life<P>,
+    state: State,
+    request: Request,
+    fds: Vec<OwnedFd>,
+) -> Result<Reply, Failure> {
     // As many fds as the request's contract says: the channel has checked.
     let given = fds.into_iter().next();
     let given = |why| given.ok_or_else(|| Failure::new(why, "the request carries no descriptor"));
@@ -68,6 +73,7 @@ fn answer<P: Program>(life: &mut Life<P>, request: Request, fds: Vec<OwnedFd>) -
             }
         }
         Request::Go => life.go()?,
+        Request::Pause if state == State::Replayed => return life.hold().map(Reply::Paused),
         Request::Pause => return life.pause().map(Reply::Paused),
         Request::Resume => life.resume()?,
         Request::Quit => {}

@@ -106,7 +106,16 @@ fn paused_guest_moves_and_arrives_paused() {
     assert_eq!(report["rounds"].as_array().unwrap().len(), 1, "{report}");
     let status: Value = serde_json::from_str(&vm.control_json("status").unwrap()).unwrap();
     assert_eq!(status["phase"], "paused");
+    let executed = |vm: &Vm| {
+        let each = [0, 1].map(|cpu| vm.counter(&format!("vcpu{cpu}.instructions")));
+        each.into_iter().map(Option::unwrap).sum::<u64>()
+    };
+    assert_eq!(executed(&vm), 0, "it has run where it arrived");
     vm.control_json("resume").unwrap();
+    let until = Instant::now() + COMMAND;
+    while executed(&vm) == 0 {
+        assert!(Instant::now() < until, "it does not run");
+    }
     assert_eq!(vm.console.output("echo still $((6 * 7))", COMMAND).unwrap().trim(), "still 42");
     vm.power_off(COMMAND).unwrap();
 }

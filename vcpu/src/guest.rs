@@ -157,6 +157,13 @@ impl<E: Engine> Guest<E> {
         self.resume()
     }
 
+    /// Begins with the gate closed, as it was since the threads started: no CPU has run, and guest time stands still.
+    pub fn hold(&self) -> Result<(), Failure> {
+        self.dirty.adopt();
+        let parked = self.gate.wait_parked(PARK_DEADLINE);
+        parked.map_err(|error| Failure::new("begin the machine paused", error))
+    }
+
     /// Opens the gate.
     pub fn resume(&self) -> Result<(), Failure> {
         if !self.gate.is_running() {

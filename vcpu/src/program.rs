@@ -111,6 +111,10 @@ impl<E: Engine> Program for VcpuProgram<E> {
         }
     }
 
+    fn hold(armed: &Armed<E>) -> Result<(), Failure> {
+        armed.0.hold()
+    }
+
     fn pause(armed: &Armed<E>) -> Result<(), Failure> {
         armed.0.pause()
     }

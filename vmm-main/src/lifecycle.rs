@@ -9,6 +9,8 @@
 //!     └───────────► Stopping ◄───────────┘        End: from everywhere ─► Stopped, which is final
 //! ```
 //!
+//! A guest that was paused and comes from another host takes Start and Pause in one: it is not Running in between.
+//!
 //! Names are the API's and the log's. [`Phase::after`] has all transitions: the coordinator checks it before it acts
 //! on a process, so an illegal request changes nothing.
 

@@ -5,6 +5,7 @@
 //!   Unconfigured --Configure--> Configured --Load--> Loaded --Arm--> Armed --Replay--> Replayed --Go--> Running
 //!
 //!   Running --Pause--> Paused --Resume--> Running        Paused --Save--> Paused
+//!   Replayed --Pause--> Paused: it begins paused, and moves nothing before Resume; a process of vCPUs only
 //!   any --Quit--> Ended
 //! ```
 //!
@@ -56,7 +57,7 @@ impl State {
             (Self::Loaded, Request::Arm) => Some(Self::Armed),
             (Self::Armed | Self::Replayed, Request::Replay) => Some(Self::Replayed),
             (Self::Replayed | Self::Running, Request::Go) => Some(Self::Running),
-            (Self::Running | Self::Paused, Request::Pause) => Some(Self::Paused),
+            (Self::Replayed | Self::Running | Self::Paused, Request::Pause) => Some(Self::Paused),
             (Self::Paused | Self::Running, Request::Resume) => Some(Self::Running),
             (Self::Running | Self::Paused, Request::CheckSave | Request::Rewire { .. } | Request::Replay) => {
                 Some(self)

@@ -68,6 +68,10 @@ impl Program for Notebook {
     fn go(armed: &Pages, _context: &Context) {
         armed.note("go");
     }
+    fn hold(armed: &Pages) -> Result<(), Failure> {
+        armed.note("hold");
+        Ok(())
+    }
     fn pause(armed: &Pages) -> Result<(), Failure> {
         armed.note("pause");
         Ok(())
@@ -169,6 +173,25 @@ fn serve_requests_in_order_reach_the_process_and_quit_ends_it() {
     end.unwrap();
     assert_eq!(calls, ["configure", "arm", "replay", "go", "pause"]);
     assert_eq!(notebook.inspect().get("in_flight.posts"), Some(&Value::Counter(2)));
+}
+
+#[test]
+fn process_that_is_paused_before_it_goes_begins_paused_and_never_went() {
+    let (channel, thread) = served("");
+    for request in [Request::Configure(config()), Request::Load(LoadFrom::Reset), Request::Arm] {
+        assert_eq!(ask(&channel, &request), Reply::Done, "{request:?}");
+    }
+    let Reply::Failed(early) = ask(&channel, &Request::Pause) else { panic!("paused before its replay") };
+    assert!(early.why.contains("Armed"), "{early:?}");
+    assert_eq!(ask(&channel, &Request::Replay), Reply::Replayed(vec![]));
+    let paused = Reply::Paused(Quiescence { posts: 2, ..Quiescence::NONE });
+    assert_eq!([(); 2].map(|()| ask(&channel, &Request::Pause)), [paused.clone(), paused]);
+    let Reply::Failed(failure) = ask(&channel, &Request::Go) else { panic!("it went, paused") };
+    assert!(failure.why.contains("Paused"), "{failure:?}");
+    ask(&channel, &Request::Quit);
+    let (calls, _, end) = thread.join().unwrap();
+    end.unwrap();
+    assert_eq!(calls, ["configure", "arm", "replay", "hold", "pause"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use ipc::shm::guest_memory;
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
 use machine::layout::RAM_BASE;
+use std::time::Instant;
 
 const RAM_LEN: u64 = 2 << 20;
 /// Not one of this process's own devices.
@@ -124,4 +125,46 @@ fn signals_between_the_pause_and_the_save_are_in_the_state_once_and_wait_nowhere
     assert_eq!(pending(&guest.save().unwrap()), (true, true));
     assert!(!devices.pin_ended.take());
     guest.quit();
+}
+
+/// What the CPUs have executed.
+fn instructions(guest: &Guest<Soft>) -> u64 {
+    let mut inspect = Inspect::new();
+    guest.inspect(&mut inspect);
+    let each = ["vcpu0.instructions", "vcpu1.instructions"].map(|name| match inspect.get(name) {
+        Some(Value::Counter(count)) => *count,
+        other => panic!("{name} is {other:?}"),
+    });
+    each.into_iter().sum()
+}
+
+#[test]
+fn machine_that_begins_paused_executes_nothing_and_keeps_its_state_and_signals_until_it_is_resumed() {
+    let (here, _devices) = parts();
+    let guest = launched(here, None);
+    // RAM is zero: the first instruction is undefined, and so are those of its vector.
+    guest.power_on(RAM_BASE, 0).unwrap();
+    guest.begin().unwrap();
+    guest.pause().unwrap();
+    let saved = guest.save().unwrap();
+    guest.quit();
+
+    let (there, devices) = parts();
+    let next = launched(there, Some(&saved));
+    next.hold().unwrap();
+    devices.wire.ring();
+    assert_eq!((instructions(&next), waiting(&next)), (0, [0, 1]), "nothing has moved");
+    assert!(!devices.pin_ended.take());
+    next.pause().unwrap();
+    assert_eq!(instructions(&next), 0, "a second pause changes nothing");
+    let until = Instant::now() + Duration::from_secs(60);
+    next.resume().unwrap();
+    while instructions(&next) == 0 {
+        assert!(Instant::now() < until, "it does not go on");
+        thread::yield_now();
+    }
+    assert!(devices.pin_ended.take());
+    next.pause().unwrap();
+    assert_eq!(waiting(&next), [0, 0]);
+    next.quit();
 }

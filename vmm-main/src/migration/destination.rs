@@ -47,7 +47,7 @@ pub enum Event {
     Prepared,
     /// All units have arrived as the source says, and every process has taken its own; all streams are replayed.
     Taken,
-    /// Every process has gone, and is paused again if the guest was.
+    /// Every process has begun, and is paused if the guest was.
     Arrived,
     /// Something on this host does not do its part.
     Failed(String),

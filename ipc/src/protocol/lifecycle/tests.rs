@@ -70,7 +70,9 @@ fn process_that_has_not_begun_cannot_be_paused_or_saved() {
     for state in STATES {
         let begun = matches!(state, State::Running | State::Paused);
         let rewire = Request::Rewire { peer: InstanceId::new(Role::Smmu, 0), epoch: 2 };
-        for request in [Request::Pause, Request::Resume, Request::CheckSave, rewire] {
+        let begins_paused = state == State::Replayed;
+        assert_eq!(state.after(&Request::Pause).is_some(), begun || begins_paused, "Pause after {state:?}");
+        for request in [Request::Resume, Request::CheckSave, rewire] {
             let quits = state == State::Ended;
             assert_eq!(state.after(&request).is_some(), begun && !quits, "{request:?} after {state:?}");
         }

@@ -16,7 +16,6 @@ use std::time::Duration;
 use ipc::protocol::budget;
 
 use super::outgoing::CLOSE_SPAN;
-use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, Step};
 use crate::coordinator::spans;
 use crate::coordinator::vm::action::{Action, LoadSource, MigrationAction, Notice};
@@ -67,8 +66,8 @@ enum Stage {
     Arm,
     Replay,
     Go,
-    /// It was paused, and is again.
-    Settle,
+    /// It was paused, and stays so.
+    Hold,
     /// The connections are closed, and the mover is ended.
     Close,
     End,
@@ -243,8 +242,9 @@ impl StateMachine {
             Stage::Load => self.load(new, LoadSource::Saved),
             Stage::Arm => self.arm(new, &LoadSource::Saved),
             Stage::Replay => self.replay(new),
-            Stage::Go => self.go(new),
-            Stage::Settle => self.bring(new, Goal::Paused),
+            Stage::Go if coming.runs => self.go(new),
+            Stage::Go => self.go_without_cpus(new),
+            Stage::Hold => self.hold(new),
             Stage::End => self.end_mover(coming.mover),
             _ => Progress::Waiting,
         };
@@ -270,7 +270,8 @@ impl StateMachine {
                 coming.enter_for(Stage::Await, COMMIT_SPAN, actions);
                 coming.handle(destination::Event::Taken, actions);
             }
-            Stage::Go | Stage::Settle => return self.arrived(coming),
+            Stage::Go if !coming.runs => coming.enter(Stage::Hold),
+            Stage::Go | Stage::Hold => return self.arrived(coming),
             Stage::End if coming.is_committed() => {
                 actions.push(Action::Migration(MigrationAction::Forget));
                 return Step::Continue(Operation::Idle);
@@ -284,19 +285,18 @@ impl StateMachine {
         Step::Continue(Operation::Incoming(coming))
     }
 
-    /// The guest runs here, or is paused again.
+    /// The guest runs here, or is paused here.
     fn arrived(&mut self, mut coming: Box<Incoming>) -> Step {
-        let has_gone = coming.stage == Stage::Go;
-        let step = if has_gone { lifecycle::Step::Start } else { lifecycle::Step::Pause };
-        match self.phase.after(step) {
+        let started = self.phase.after(lifecycle::Step::Start);
+        let arrived = match coming.runs {
+            true => started,
+            false => started.and_then(|phase| phase.after(lifecycle::Step::Pause)),
+        };
+        match arrived {
             Ok(phase) => self.phase = phase,
             Err(problem) => {
                 return Step::Continue(self.start_ending(Why::Failed { problem, last_lines: vec![] }));
             }
-        }
-        if has_gone && !coming.runs {
-            coming.enter(Stage::Settle);
-            return Step::Continue(Operation::Incoming(coming));
         }
         self.tell(Notice::GuestArrived(self.phase.clone()));
         coming.handle(destination::Event::Arrived, &mut self.actions);
@@ -334,6 +334,10 @@ impl StateMachine {
     /// A process of a guest that is coming has refused its part.
     pub(super) fn refused_to_come(&mut self, id: LifeId, problem: Problem) {
         let (Operation::Incoming(coming), actions) = (&mut self.operation, &mut self.actions) else { return };
+        if coming.is_committed() {
+            // The guest is here, and is to be paused: who cannot hold still costs what he would in any VM.
+            return self.fail(id, format!("it does not begin paused: {}", problem.what));
+        }
         let what = format!("{}: {}", id.instance, problem.what);
         coming.fail(Problem { what, ..problem }, actions);
     }

@@ -30,6 +30,8 @@ pub(super) struct Life {
     pub refused: bool,
     /// What became of its device; none if nothing was said, or if it has none.
     pub device: Option<DeviceOutcome>,
+    /// It runs guest code.
+    pub runs_guest: bool,
     /// It is the process of a device.
     pub opens_device: bool,
     /// It writes guest RAM, and has a log of that.
@@ -62,6 +64,7 @@ impl Life {
             open: None,
             refused: false,
             device: None,
+            runs_guest: member.runs_guest,
             opens_device: member.opens_device,
             has_dirty_log: member.has_dirty_log,
             dirty_log: None,

@@ -5,7 +5,8 @@
 //! Everything that can fail does so before `Go`, and nothing moves before. `Load` is each process's own affair: all
 //! take it at once. `Arm` goes tier by tier, those that pause last first, for it greets peers; a process of a device
 //! has armed when it has said what became of its device. `Replay` reaches the devices of a vSMMU, so all are armed.
-//! `Go` lets the CPUs begin last.
+//! `Go` lets the CPUs begin last. Of a guest that was paused they begin paused, and execute nothing before it is
+//! resumed: the other processes go first, and pause behind the CPUs, as ever.
 
 use std::time::Duration;
 
@@ -62,5 +63,19 @@ impl StateMachine {
     pub(super) fn go(&mut self, generation: u32) -> Progress {
         let tiers = (0..self.plan.tier_count()).rev();
         self.ask_by_tiers(generation, tiers, RequestKind::Go, |life| life.state == State::Replayed)
+    }
+
+    /// Lets the processes of a set begin, but for those that run guest code.
+    pub(super) fn go_without_cpus(&mut self, generation: u32) -> Progress {
+        let tiers = (0..self.plan.tier_count()).rev();
+        let is_due = |life: &Life| life.state == State::Replayed && !life.runs_guest;
+        self.ask_by_tiers(generation, tiers, RequestKind::Go, is_due)
+    }
+
+    /// Has those begin paused that have not begun, and pauses all others.
+    pub(super) fn hold(&mut self, generation: u32) -> Progress {
+        let tiers = 0..self.plan.tier_count();
+        let is_due = |life: &Life| matches!(life.state, State::Replayed | State::Running);
+        self.ask_by_tiers(generation, tiers, RequestKind::Pause, is_due)
     }
 }

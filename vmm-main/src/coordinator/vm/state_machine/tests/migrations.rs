@@ -92,6 +92,56 @@ fn guest_is_said_to_run_elsewhere_once_it_is_there_running_or_paused() {
     }
 }
 
+/// A guest that was paused, up to the commit.
+fn coming_paused() -> World {
+    let mut world = World::receiving();
+    world.settle();
+    world.hear(Message::Offer(vec![]));
+    world.migration.actions.clear();
+    world.happen(Event::Migration(MigrationEvent::Compared(Ok((vec![], false)))));
+    world
+}
+
+#[test]
+fn paused_guest_executes_nothing_where_it_arrives_before_it_is_resumed() {
+    let mut world = coming_paused();
+    world.settle();
+    assert_eq!(world.machine.phase(), &Phase::Paused);
+    assert!(world.machine.is_idle());
+    let of_cpus = |world: &World, asked| {
+        world.requests.iter().any(|(life, request)| life.instance == VCPU && *request == asked)
+    };
+    assert!(of_cpus(&world, RequestKind::Pause) && !of_cpus(&world, RequestKind::Go));
+    // A VM like any other paused one: it moves on, or goes on.
+    let ticket = world.command(Command::Resume);
+    world.settle();
+    assert_eq!(world.answers[&ticket], Ok(Success::In(Phase::Running)));
+    assert!(world.processes.values().all(|process| process.may_run));
+    let mut world = coming_paused();
+    world.settle();
+    world.migration.said.clear();
+    let ticket = world.command(migrate());
+    world.settle();
+    assert_eq!(world.answers[&ticket], Ok(Success::Migrated));
+}
+
+#[test]
+fn process_that_cannot_begin_paused_costs_what_it_costs_in_a_running_vm() {
+    for (instance, ends) in [(VCPU, true), (VFIO1, false)] {
+        let mut world = coming_paused();
+        world.until(|world| {
+            let asked = world.requests.last();
+            asked.is_some_and(|(life, request)| life.instance == instance && *request == RequestKind::Pause)
+                .then_some(())
+        });
+        let life = world.life(instance);
+        world.refuse(life);
+        world.settle();
+        assert_eq!(matches!(world.machine.phase(), Phase::Stopped { .. }), ends, "{instance}");
+        assert_eq!(world.machine.lost_devices().contains_key(&VFIO1), !ends, "{instance}");
+    }
+}
+
 #[test]
 fn guest_that_does_not_fit_is_refused_and_nothing_of_it_is_started() {
     let mut world = World::receiving();

@@ -315,6 +315,8 @@ impl World {
             (one, other) if one == other => true,
             // Goes on, and does at once what its guest asked for before.
             ("paused", "created") => true,
+            // A guest that was paused elsewhere arrives so.
+            ("created", "paused") => true,
             ("created", "running") | ("running", "paused" | "created") | ("paused", "running") => true,
             // An end may be seen whole, if nothing was left to end.
             ("created" | "running" | "paused", "stopping" | "stopped") | ("stopping", "stopped") => true,
