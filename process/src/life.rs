@@ -71,13 +71,16 @@ pub trait Program: Sized {
     /// Opens gates. A failure from here on is one in a running VM: a device is lost, or the process cannot go on
     /// ([`Events::fatal`](crate::Events::fatal)).
     fn go(armed: &Self::Armed, context: &Context);
-    /// Begins, and is paused from the first moment on: what [`Self::go`] does, but for letting anything move. By default
-    /// a program cannot; one that runs guest code must be able to.
+    /// Begins, and is paused from the first moment on: what [`Self::go`] does, but for letting anything move. By
+    /// default a program cannot; one that runs guest code must be able to.
     ///
     /// # Errors
     /// If it cannot.
     fn hold(_armed: &Self::Armed) -> Result<(), Failure> {
-        Err(Failure::new(format!("begin {} paused", Self::WHAT), "it runs no guest code: let it go, and pause it"))
+        Err(Failure::new(
+            format!("begin {} paused", Self::WHAT),
+            "it runs no guest code: let it go, and pause it",
+        ))
     }
     /// Quiesces the process: returns once it changes no state that the guest can see.
     ///

@@ -131,7 +131,8 @@ fn process_that_cannot_begin_paused_costs_what_it_costs_in_a_running_vm() {
         let mut world = coming_paused();
         world.until(|world| {
             let asked = world.requests.last();
-            asked.is_some_and(|(life, request)| life.instance == instance && *request == RequestKind::Pause)
+            asked
+                .is_some_and(|(life, request)| life.instance == instance && *request == RequestKind::Pause)
                 .then_some(())
         });
         let life = world.life(instance);
