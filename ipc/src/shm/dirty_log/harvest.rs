@@ -13,6 +13,7 @@ use crate::protocol::control::{DirtyLogState, Exactness};
 use crate::protocol::ram::RamLayout;
 #[cfg(not(loom))]
 use crate::shm::region::Region;
+use crate::shm::sync::AtomicU64;
 use crate::shm::sync::Ordering::Relaxed;
 
 use super::object::{Field, LINE_WORDS, Object};
@@ -122,31 +123,14 @@ pub fn harvest(logs: &mut [Harvest<'_>], moment: Moment, owed: &mut OwedMap) -> 
     for Harvest { log, answer } in &*logs {
         let closed = (*answer != Answer::Failed).then(|| log.flips.wrapping_add(1));
         let open = (*answer == Answer::Ended).then_some(log.flips);
-        bitmaps
-            .extend(closed.into_iter().chain(open).map(|flips| log.object.bitmap(flips).chunks(LINE_WORDS)));
+        bitmaps.extend(closed.into_iter().chain(open).map(|flips| log.object.bitmap(flips).as_chunks()));
     }
-    for into in owed.words().chunks_mut(LINE_WORDS) {
-        // A bit that is set while its line is taken may be seen, or overwritten: its mark is in the other bitmap too.
-        let mut all = [0_u64; LINE_WORDS];
-        let mut seen = 0;
-        for bitmap in &mut bitmaps {
-            let Some(line) = bitmap.next() else { continue };
-            let mut bits = [0_u64; LINE_WORDS];
-            let mut any = 0;
-            for (bit, word) in bits.iter_mut().zip(line) {
-                *bit = word.load(Relaxed);
-                any |= *bit;
-            }
-            if any != 0 {
-                line.iter().for_each(|word| word.store(0, Relaxed));
-                all.iter_mut().zip(bits).for_each(|(all, bits)| *all |= bits);
-                seen |= any;
-            }
-        }
-        if seen != 0 {
-            into.iter_mut().zip(all).for_each(|(word, bits)| *word |= bits);
-        }
-    }
+    let (lines, rest): (Vec<_>, Vec<_>) = bitmaps.into_iter().unzip();
+    let (owed_lines, owed_rest) = owed.words().as_chunks_mut();
+    take::<LINE_WORDS>(&lines, owed_lines);
+    // Behind the last whole line: word by word.
+    let words: Vec<_> = rest.into_iter().map(|rest| rest.as_chunks().0).collect();
+    take::<1>(&words, owed_rest.as_chunks_mut().0);
     owed.cut_tails();
     for note in logs.iter().flat_map(|harvest| harvest.log.object.notes()) {
         if let Some((gpa, len)) = Note(note.load(Relaxed)).range() {
@@ -157,6 +141,32 @@ pub fn harvest(logs: &mut [Harvest<'_>], moment: Moment, owed: &mut OwedMap) -> 
         owed.mark_all();
     }
     judged
+}
+
+/// Moves the bits of all bitmaps to the map, `N` words at a time. Words without a bit are read, and not written.
+fn take<const N: usize>(bitmaps: &[&[[AtomicU64; N]]], owed: &mut [[u64; N]]) {
+    for (index, into) in owed.iter_mut().enumerate() {
+        // A bit that is set while it is taken may be seen, or overwritten: its mark is in the other bitmap too.
+        let mut all = [0; N];
+        let mut seen = 0;
+        for bitmap in bitmaps {
+            let Some(words) = bitmap.get(index) else { continue };
+            let mut bits = [0; N];
+            let mut any = 0;
+            for (bit, word) in bits.iter_mut().zip(words) {
+                *bit = word.load(Relaxed);
+                any |= *bit;
+            }
+            if any != 0 {
+                words.iter().for_each(|word| word.store(0, Relaxed));
+                all.iter_mut().zip(bits).for_each(|(all, bits)| *all |= bits);
+                seen |= any;
+            }
+        }
+        if seen != 0 {
+            into.iter_mut().zip(all).for_each(|(word, bits)| *word |= bits);
+        }
+    }
 }
 
 /// A harvest in the producer's own process, for who has both ends.

@@ -106,6 +106,43 @@ fn marks_are_harvested_once_as_joined_ranges() {
 }
 
 #[test]
+fn union_of_logs_has_what_each_has_in_lines_of_the_cache_and_behind_the_last_whole_one() {
+    const PAGES: u64 = 64 * 19 - 5;
+    const STEPS: [u64; 3] = [3, 67, 130];
+    let region = RamRegion { gpa: Gpa(LOW), len: PAGES * PAGE_LEN, file_offset: 0 };
+    let layout = RamLayout::new(vec![region]).unwrap();
+    let mut ends = STEPS.map(|step| {
+        let region = DirtyLog::create("dirty", &layout).unwrap();
+        let producer = DirtyLog::attach(&region, &layout).unwrap();
+        producer.adopt();
+        let mut coordinator = Harvester::attach(&region, &layout).unwrap();
+        coordinator.begin(EPOCH);
+        producer.enable(EPOCH);
+        (0..PAGES).filter(|page| page % step == 1).for_each(|page| producer.mark(page_at(page), 1));
+        (producer, coordinator)
+    });
+    let mut round = || {
+        let mut owed = OwedMap::new(&layout);
+        let logs = ends.iter_mut().map(|(producer, log)| {
+            producer.flip();
+            Harvest { log, answer: rearmed(Exactness::Exact) }
+        });
+        harvest(&mut logs.collect::<Vec<_>>(), Moment::Running, &mut owed);
+        owed
+    };
+    let owed = round();
+    for page in 0..PAGES {
+        let is_marked = STEPS.iter().any(|step| page % step == 1);
+        assert_eq!(owed.contains(page_at(page)), is_marked, "page {page}");
+    }
+    assert!(round().is_empty(), "it is taken out of the logs");
+}
+
+fn page_at(page: u64) -> Gpa {
+    Gpa(LOW + page * PAGE_LEN)
+}
+
+#[test]
 fn marks_outside_ram_are_nothing_and_across_its_edges_are_cut() {
     let mut ends = Ends::new();
     for (gpa, len) in [(0, 4), (LOW - 1, 1), (LOW + LOW_PAGES * PAGE_LEN, 9), (u64::MAX, 9), (LOW, 0)] {
