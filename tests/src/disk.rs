@@ -5,6 +5,7 @@
 //! grow by the whole file. Sums are MD5: a third of SHA-256's instructions on an interpreted CPU, and no data here is
 //! chosen by an attacker. Callers: the demo, the NVMe suites.
 
+pub mod busy;
 pub mod work;
 
 use std::{

@@ -24,6 +24,12 @@ impl Draw {
         1 + self.next() % (count * 3 / 4)
     }
 
+    /// A number below `count`.
+    pub fn below(&mut self, count: usize) -> usize {
+        let count = u64::try_from(count).unwrap_or(u64::MAX).max(1);
+        usize::try_from(self.next() % count).unwrap_or_default()
+    }
+
     /// A moment before the end of this span.
     pub fn moment(&mut self, span: Duration) -> Duration {
         let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);

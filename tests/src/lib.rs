@@ -21,6 +21,9 @@ pub mod starved;
 pub mod tools;
 pub mod vm;
 
+use std::fmt;
+use std::time::Duration;
+
 /// Begins the line by which a test says that it leaves out what it is for, and why; `cargo xtask test` counts these
 /// lines.
 pub const SKIPPED: &str = "SKIPPED: ";
@@ -35,7 +38,52 @@ pub fn median_and_most<T: Ord + Copy + Default>(mut measured: Vec<T>) -> (T, T) 
     (median, measured.last().copied().unwrap_or_default())
 }
 
+/// How what was measured is spread.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// Half of it is not above this.
+    pub median: Duration,
+    /// Of a hundred one is above this.
+    pub p99: Duration,
+    /// The greatest.
+    pub most: Duration,
+}
+
+impl Spread {
+    /// Of these; zero, if there are none.
+    pub fn of(mut measured: Vec<Duration>) -> Self {
+        measured.sort_unstable();
+        let at = |hundredths: usize| {
+            let index = (measured.len() * hundredths).div_ceil(100).max(1) - 1;
+            measured.get(index).copied().unwrap_or_default()
+        };
+        Self { median: at(50), p99: at(99), most: at(100) }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [median, p99, most] = [self.median, self.p99, self.most].map(|span| span.as_secs_f64() * 1e3);
+        write!(f, "median {median:.1} ms, p99 {p99:.1} ms, most {most:.1} ms")
+    }
+}
+
 /// Set by `cargo xtask test` in its full run: what takes minutes and shows little more is left out elsewhere.
 pub const FULL_RUN: &str = "BULKHEAD_FULL_RUN";
 /// Set by `cargo xtask test --long`: what takes many minutes, and is to show in thousands of turns what a few do not.
 pub const LONG_RUN: &str = "BULKHEAD_LONG_RUN";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Spread;
+
+    #[test]
+    fn spread_is_by_rank() {
+        let spans = (1..=200).rev().map(Duration::from_millis).collect();
+        assert_eq!(Spread::of(spans).to_string(), "median 100.0 ms, p99 198.0 ms, most 200.0 ms");
+        assert_eq!(Spread::of(vec![Duration::from_millis(7)]).p99, Duration::from_millis(7));
+        assert_eq!(Spread::of(Vec::new()), Spread::default());
+    }
+}

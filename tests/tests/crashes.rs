@@ -11,38 +11,49 @@
     reason = "a test stops at the first surprise, in its helpers too"
 )]
 
+#[path = "crashes/points.rs"]
+mod points;
 #[expect(dead_code, reason = "this suite starts machines with devices only")]
 mod support;
 
-use std::collections::BTreeMap;
+use std::env;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use points::{Killed, Point};
 use serde_json::Value;
-use support::{COMMAND, launch_at_shell};
-use tests::crash::{Life, kill_and_await_all};
+use support::{BOOT, COMMAND, STRICT, launch_as};
+use tests::crash::{Kills, Life, await_next, kill_under_work};
+use tests::disk::busy::{self, Gap};
 use tests::disk::{self, work};
 use tests::draw::Draw;
+use tests::guest::GuestFiles;
 use tests::vm::Vm;
-use tests::{SEEN, median_and_most};
+use tests::{LONG_RUN, SEEN, SKIPPED, Spread};
 
-/// How often the process is killed, unless `BULKHEAD_KILLS` says how often.
+/// How often the process is killed, unless `BULKHEAD_KILLS` says how often; and in a long run.
 const KILLS: u32 = 20;
+const KILLS_LONG: u32 = 1000;
+/// The guest works for up to so long before a kill.
+const SPAN: Duration = Duration::from_millis(100);
 const MIB: u64 = 32;
-/// Milliseconds of the guest's work, or of what a user asked for, before a kill.
+/// Milliseconds of what a user asked for before a kill.
 const BEFORE_MAX: u64 = 400;
 
 /// A guest with a disk behind the vSMMU, at a shell.
-fn machine(name: &str, image: &Path) -> Option<Vm> {
-    launch_at_shell(name, |options| {
+fn machine(name: &str, files: Option<GuestFiles>, image: &Path) -> Option<Vm> {
+    let mut vm = launch_as(files, name, |options| {
+        options.extra = STRICT.into();
         options.nvme = vec![image.into()];
         // It dies more often here than a user would put up with.
         options.arguments = ["--smmu-restarts-per-minute", "1000", "--device-restarts-per-minute", "1000"]
             .map(Into::into)
             .to_vec();
-    })
+    })?;
+    vm.console.shell(BOOT).unwrap();
+    Some(vm)
 }
 
 #[test]
@@ -69,36 +80,82 @@ fn any_two_processes_that_are_killed_at_once_under_disk_io_come_back_and_nobody_
 fn killed_under_disk_io(machine_name: &str, names: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
-    let Some(mut vm) = machine(machine_name, &image) else { return };
-    work::begin(&mut vm.console, COMMAND).unwrap();
-    let kills = std::env::var("BULKHEAD_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+    let Some(mut vm) = machine(machine_name, GuestFiles::selftest(), &image) else { return };
+    busy::begin(&mut vm.console, COMMAND).unwrap();
     let mut draw = Draw::by_seed();
-    let mut gaps = Vec::new();
-    let mut expected = BTreeMap::new();
-    for _ in 0..kills {
-        thread::sleep(Duration::from_millis(draw.message(BEFORE_MAX)));
-        let first = usize::try_from(draw.message(1000)).unwrap() % names.len();
-        let together = names.iter().cycle().skip(first).take(names.len().min(2));
-        let together: Vec<&str> = together.copied().collect();
-        gaps.push(kill_and_await_all(&vm, &together, COMMAND).unwrap());
-        together.iter().for_each(|name| *expected.entry(*name).or_insert(0) += 1);
-        work::another_round(&mut vm.console, COMMAND).unwrap();
-    }
+    let kills = kill_under_work(&mut vm, names, kill_count(), SPAN, &mut draw, COMMAND)
+        .unwrap_or_else(|error| panic!("{error:#}: {}", vm.console.errors()));
+    let completed = busy::end_unnoticed(&mut vm.console, COMMAND).unwrap();
+    let Kills { gaps, uncounted, fewest_held } = kills;
     let status: Value = serde_json::from_str(&vm.control_json("status").unwrap()).unwrap();
     let deaths = |name: &str| status["deaths"][name]["count"].as_u64().unwrap_or(0);
     let counted: u64 = names.iter().map(|name| deaths(name)).sum();
+    let all = gaps.len() as u64 + u64::from(uncounted);
     if let [name] = names {
-        assert_eq!(counted, u64::from(kills), "{status}");
+        assert_eq!(counted, all, "{status}");
         let last = status["deaths"][name]["last"].as_str().unwrap();
         assert!(last.contains("killed by signal 9"), "{status}");
     }
     // Of two of one group the second may be ended for the first before it is seen that it has died.
-    assert!(counted >= u64::from(kills), "{status}");
-    let rounds = work::finish_unnoticed(vm, COMMAND).unwrap();
-    let (median, most) = median_and_most(gaps);
+    assert!(counted >= all, "{status}");
+    vm.power_off(COMMAND).unwrap();
+    let left = vm.left_over();
+    assert!(left.is_empty(), "left behind: {left:?}");
+    let (count, spread) = (gaps.len(), Spread::of(gaps));
     println!(
-        "{SEEN}{kills} kills of {expected:?} in {rounds} rounds of disk I/O: back after {median:?} (median), {most:?} at most, as `ps` sees it"
+        "{SEEN}{count} kills of {}, each with {fewest_held} requests under way or more ({uncounted} without do not \
+         count), in {completed}: the guest's longest gap: {spread}",
+        names.join(", ")
     );
+}
+
+/// As often as is asked for.
+fn kill_count() -> u32 {
+    match env::var("BULKHEAD_KILLS") {
+        Ok(kills) => kills.parse().unwrap(),
+        Err(_) if env::var_os(LONG_RUN).is_some() => KILLS_LONG,
+        Err(_) => KILLS,
+    }
+}
+
+#[test]
+fn process_that_is_killed_at_any_point_of_its_work_comes_back_and_nobody_notices() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = disk::image(&folder, MIB).unwrap();
+    let Some(mut vm) = machine("crashes-points", GuestFiles::selftest(), &image) else { return };
+    busy::begin(&mut vm.console, COMMAND).unwrap();
+    let mut draw = Draw::by_seed();
+    for name in ["smmu0", "vfio0", "nvme0"] {
+        let (mut counted, mut number) = (0, 0);
+        while counted < kill_count() {
+            let point = Point::of(name, number, &mut draw);
+            number += 1;
+            let until = Instant::now() + COMMAND;
+            let life = Life::of(&vm, name).unwrap().unwrap();
+            let killed = point.kill(nix::unistd::Pid::from_raw(life.pid.as_raw_nonzero().get()));
+            if killed == Killed::Refused {
+                println!("{SKIPPED}this user may not trace a sealed process: run it as root");
+                return;
+            }
+            let gone = |error: anyhow::Error| -> Gap { panic!("{name} at {point}, {killed:?}: {error:#}") };
+            let Gap { held, .. } = busy::gap(&mut vm.console, COMMAND).unwrap_or_else(gone);
+            await_next(&vm, name, life, until).unwrap();
+            counted += u32::from(held > 0 && killed == Killed::AtPoint);
+            assert!(
+                number < 3 * usize::try_from(kill_count()).unwrap() + 10,
+                "{name} is not killed at its points"
+            );
+        }
+        println!(
+            "{SEEN}{counted} kills of {name} at points of its work, {} elsewhere",
+            number - counted as usize
+        );
+    }
+    let completed = busy::end_unnoticed(&mut vm.console, COMMAND).unwrap();
+    vm.power_off(COMMAND).unwrap();
+    let left = vm.left_over();
+    assert!(left.is_empty(), "left behind: {left:?}");
+    println!("{SEEN}{completed} requests of the guest");
 }
 
 #[test]
@@ -115,7 +172,7 @@ fn device_that_is_killed_while_a_user_asks_for_something_comes_back_and_the_gues
 fn killed_while_a_user_asks(machine_name: &str, names: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
-    let Some(mut vm) = machine(machine_name, &image) else { return };
+    let Some(mut vm) = machine(machine_name, GuestFiles::cached(), &image) else { return };
     work::begin(&mut vm.console, COMMAND).unwrap();
     let mut draw = Draw::by_seed();
     for name in names.iter().cycle().take(2) {

@@ -7,85 +7,14 @@
 // access, up to 1 MiB; DEPTH is how many are under way, up to 64. Every access is checked for its full length. Random places
 // come from a generator that starts the same on every run. Freestanding, as the self-test is, and for the same reason:
 // there is no C library for the guest to fetch.
-#include "../selftest/selftest.h"
+#define PROGRAM "diskrate"
+#include "../aio.h"
 
 #define DEPTH_MAX 64
 #define LENGTH_MAX (1UL << 20)
 
-enum { SYS_io_setup = 0, SYS_io_submit = 2, SYS_io_getevents = 4, SYS_openat = 56, SYS_lseek = 62 };
-enum { AT_FDCWD = -100, O_RDWR = 2, O_DIRECT = 0200000, SEEK_END = 2, IOCB_CMD_PREAD = 0, IOCB_CMD_PWRITE = 1 };
-
-// linux/aio_abi.h
-struct iocb {
-    u64 data;
-    u32 key, rw_flags;
-    u16 opcode;
-    s16 priority;
-    u32 fd;
-    u64 buffer, length;
-    s64 offset;
-    u64 reserved;
-    u32 flags, event_fd;
-};
-struct io_event {
-    u64 data, object;
-    s64 result, result2;
-};
-struct time {
-    s64 seconds, nanoseconds;
-};
-
 static struct iocb requests[DEPTH_MAX];
 static struct io_event events[DEPTH_MAX];
-
-static u64 length_of(const char *text)
-{
-    u64 length = 0;
-    while (text[length])
-        length++;
-    return length;
-}
-
-static void say(const char *text) { syscall3(SYS_write, 1, text, length_of(text)); }
-
-static void say_number(u64 number)
-{
-    char digits[21];
-    u32 at = sizeof digits - 1;
-    digits[at] = 0;
-    do
-        digits[--at] = (char)('0' + number % 10);
-    while (number /= 10);
-    say(digits + at);
-}
-
-void fail(const char *why)
-{
-    say("diskrate: ");
-    say(why);
-    say("\n");
-    leave(1);
-}
-
-static u64 number_of(const char *text)
-{
-    u64 number = 0;
-    if (!*text)
-        fail("a number is missing");
-    for (; *text; text++) {
-        if (*text < '0' || *text > '9' || number > 1UL << 40)
-            fail("a number is none");
-        number = number * 10 + (u64)(*text - '0');
-    }
-    return number;
-}
-
-static int same(const char *one, const char *other)
-{
-    while (*one && *one == *other)
-        one++, other++;
-    return *one == *other;
-}
 
 // True for `yes`, false for `no`.
 static int either(const char *text, const char *yes, const char *no)
@@ -93,13 +22,6 @@ static int either(const char *text, const char *yes, const char *no)
     if (!same(text, yes) && !same(text, no))
         fail("a word is neither of the two that it may be");
     return same(text, yes);
-}
-
-static u64 now(void)
-{
-    struct time time;
-    syscall3(SYS_clock_gettime, 1, &time, 0);
-    return (u64)time.seconds * 1000000 + (u64)time.nanoseconds / 1000;
 }
 
 static u64 place(u64 number, u64 places, int random)

@@ -3,6 +3,7 @@
 //! the same run and printed as a ratio.
 
 mod boot;
+mod crash;
 mod footprint;
 mod nvme;
 mod smp;
@@ -27,6 +28,8 @@ pub struct Options {
 enum Bench {
     /// From start to shell prompt: wall time and instructions, beside QEMU's emulation
     Boot(boot::Options),
+    /// Processes killed under a guest's disk I/O: the gap that the guest sees
+    Crash(crash::Options),
     /// Memory of each process of an idle guest
     Footprint(footprint::Options),
     /// A harvest of dirty logs into the owed map, beside memcpy of as many bytes
@@ -45,6 +48,7 @@ enum Bench {
 pub fn run(options: &Options) -> Result<ExitCode> {
     match &options.bench {
         Bench::Boot(options) => boot::run(options),
+        Bench::Crash(options) => crash::run(options),
         Bench::Footprint(options) => footprint::run(options),
         Bench::Merge => of_package("ipc", "merge", &[]),
         Bench::Mmio => of_package("ipc", "mmio", &[]),

@@ -33,7 +33,7 @@ use clap::Args;
 use self::{
     apt::{Apt, Installed, Suites},
     manifest::{FileRecord, Manifest},
-    programs::{DISKRATE, KEXEC, SELFTEST},
+    programs::{DISKRATE, KEXEC, SELFTEST, WORK},
 };
 use crate::progress::Step;
 
@@ -139,13 +139,13 @@ fn lock(cache: &Path) -> Result<fs::File> {
     Ok(lock)
 }
 
-/// The same guest with our programs in `/bin` (`selftest`, `diskrate`, `kexec`); `None` where there is no compiler for
+/// The same guest with our programs in `/bin` (`selftest`, `diskrate`, `work`, `kexec`); `None` where there is no compiler for
 /// them.
 pub fn with_selftest(options: &Options) -> Result<Option<GuestFiles>> {
     let Some(compiler) = CROSS.installed() else { return Ok(None) };
     let cache = places::cache();
     let kernel = obtain(options)?.kernel;
-    let sources = [SELFTEST, DISKRATE, KEXEC];
+    let sources = [SELFTEST, DISKRATE, WORK, KEXEC];
     let contents =
         sources.iter().map(|program| program.program(&compiler, &cache)).collect::<Result<Vec<_>>>()?;
     let programs: Vec<_> = sources

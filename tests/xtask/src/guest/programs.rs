@@ -59,12 +59,17 @@ pub const SELFTEST: Sources = Sources {
 };
 
 /// What measures a disk, `tests/guest/diskrate`.
-pub const DISKRATE: Sources =
-    Sources { name: "diskrate", sources: &[("main.c", GENERAL)], headers: &["../selftest/selftest.h"] };
+pub const DISKRATE: Sources = Sources { name: "diskrate", sources: &[("main.c", GENERAL)], headers: &AIO };
+
+/// What keeps a disk busy, `tests/guest/work`.
+pub const WORK: Sources = Sources { name: "work", sources: &[("main.c", GENERAL)], headers: &AIO };
 
 /// What starts another kernel, `tests/guest/kexec`.
 pub const KEXEC: Sources =
     Sources { name: "kexec", sources: &[("main.c", GENERAL)], headers: &["../selftest/selftest.h"] };
+
+/// Headers of the programs that drive a disk.
+const AIO: [&str; 2] = ["../aio.h", "../selftest/selftest.h"];
 
 impl Sources {
     /// The compiled program.
