@@ -217,13 +217,16 @@ impl Engine {
         host.interrupts.raise(vector);
     }
 
-    /// Executes jobs until [`Engine::end`].
-    pub fn work(&self) {
+    /// Executes jobs until [`Engine::end`]. Calls `begins` once, with the first one and before it, which may block.
+    pub fn work(&self, begins: impl FnOnce()) {
+        let mut begins = Some(begins);
+        let mut begin = || begins.take().into_iter().for_each(|begins| begins());
         let mut buffer = Buffer::default();
         let mut shared = self.lock();
         while !shared.ending {
             if let Some(task) = shared.deferred.pop_front() {
                 self.unlock(shared);
+                begin();
                 let ticket = self.execute_deferred(&task, &mut buffer);
                 shared = self.lock();
                 self.finish(&mut shared, ticket);
@@ -238,6 +241,7 @@ impl Engine {
             };
             // Remaining commands go to another thread, so that a slow medium has several requests queued.
             self.unlock(shared);
+            begin();
             let ticket = self.execute(job, &mut buffer, false);
             shared = self.lock();
             self.finish(&mut shared, ticket);

@@ -33,12 +33,14 @@ use sandbox::Locked;
 use thiserror::Error;
 
 use crate::device::{DRAIN_DEADLINE, Device, DeviceError};
+use crate::engine::Engine;
 use log::CLIENTS;
 use server::Session;
 use vectors::Vectors;
 
 /// Worker threads: as many as a guest's usual queue depth, so that the disk has all commands in its queue. They sleep
-/// while the page cache serves everything; each costs only a stack.
+/// while the page cache serves everything. To start them all takes longer than all else that the controller does before
+/// it serves, so each is started when the one before has its first job: there is always one more than were needed.
 const WORKERS: usize = 32;
 
 /// How long a session may take to end after its client has disconnected: requests in flight may take
@@ -96,17 +98,31 @@ pub fn serve(_locked: &Locked, device: &Arc<Device>, socket: Socket) -> Result<(
     }
 }
 
-/// Starts the threads that execute commands; they end with the process, or with `Engine::end`.
+/// Starts the first of the threads that execute commands; they end with the process, or with `Engine::end`.
 ///
 /// # Errors
-/// If a thread cannot be started.
+/// If it cannot be started. That a later one cannot is logged: those that there are do its work.
 pub fn start_workers(device: &Device) -> Result<(), ServiceError> {
-    for number in 0..WORKERS {
-        let engine = Arc::clone(device.engine());
-        let worker = thread::Builder::new().name(format!("worker-{number}"));
-        worker.spawn(move || engine.work()).map_err(ServiceError::Thread)?;
-    }
-    Ok(())
+    start_worker(device.engine(), 0)
+}
+
+fn start_worker(engine: &Arc<Engine>, number: usize) -> Result<(), ServiceError> {
+    let engine = Arc::clone(engine);
+    let work = move || {
+        engine.work(|| {
+            let next = number + 1;
+            if next < WORKERS
+                && let Err(error) = start_worker(&engine, next)
+            {
+                ipc::log::warn!("nvme: {next} threads execute commands: {error}");
+            }
+        });
+    };
+    thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(work)
+        .map(drop)
+        .map_err(ServiceError::Thread)
 }
 
 /// Serves one client until it goes, then resets the device.

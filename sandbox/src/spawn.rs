@@ -82,9 +82,35 @@ impl std::fmt::Display for Exit {
     }
 }
 
+/// A process on its way to its program: whether it gets there is only known when it is finished. Dropping it does not
+/// end the process.
+#[derive(Debug)]
+#[must_use]
+pub struct Starting {
+    child: Child,
+    /// What it says until it has executed its program.
+    errors: OwnedFd,
+    profile: &'static str,
+}
+
+impl Starting {
+    /// Waits until the program has been executed, with all of its sandbox in place. On failure no process is left.
+    pub fn finish(self) -> Result<Child, SpawnError> {
+        match outcome(&self.errors, &self.child) {
+            Ok(()) => Ok(self.child),
+            Err((step, cause)) => Err(SpawnError { step, profile: self.profile, cause }),
+        }
+    }
+}
+
 impl Spawn<'_> {
     /// Starts the process. When this returns `Ok` the program has been executed, with all of its sandbox in place.
     pub fn spawn(&self) -> Result<Child, SpawnError> {
+        self.begin()?.finish()
+    }
+
+    /// Starts the process, and does not wait for its steps: several can be on their way at once.
+    pub fn begin(&self) -> Result<Starting, SpawnError> {
         let failed = |step, cause| SpawnError { step, profile: self.profile.name, cause };
         elf::check(self.program).map_err(|why| failed(Step::Program, Cause::Text(why.to_string())))?;
         let plan = |why: String| failed(Step::Plan, Cause::Text(why));
@@ -119,13 +145,17 @@ impl Spawn<'_> {
         let child = Child { pidfd, pid };
         drop((errors_of_child, go_of_child));
 
-        let started = identity
-            .write_maps(child.pid)
+        let goes = identity
+            .write_maps(pid)
             .map_err(|error| (Step::IdMaps, Cause::Os(error)))
-            .and_then(|()| self.enter_cgroup(child.pid).map_err(|errno| (Step::Cgroup, Cause::from(errno))))
-            .and_then(|()| rustix::io::write(&go, &[1]).map_err(|errno| (Step::Go, Cause::from(errno))))
-            .and_then(|_| outcome(errors, &child));
-        started.map(|()| child).map_err(|(step, cause)| failed(step, cause))
+            .and_then(|()| self.enter_cgroup(pid).map_err(|errno| (Step::Cgroup, Cause::from(errno))))
+            .and_then(|()| rustix::io::write(&go, &[1]).map_err(|errno| (Step::Go, Cause::from(errno))));
+        if let Err((step, cause)) = goes {
+            // It waits to go. Each fails only for a process that is gone.
+            let _ = child.kill().and_then(|()| child.wait());
+            return Err(failed(step, cause));
+        }
+        Ok(Starting { child, errors, profile: self.profile.name })
     }
 
     /// Puts the process, which waits, into its control group.
@@ -136,11 +166,11 @@ impl Spawn<'_> {
 }
 
 /// Reads what the child says until it has executed its program. On failure no process is left.
-fn outcome(errors: OwnedFd, child: &Child) -> Result<(), (Step, Cause)> {
+fn outcome(errors: &OwnedFd, child: &Child) -> Result<(), (Step, Cause)> {
     let mut reached_exec = false;
     let failure = loop {
         let mut record = [0u8; RECORD_LEN];
-        let mut polled = [PollFd::new(&errors, PollFlags::IN)];
+        let mut polled = [PollFd::new(errors, PollFlags::IN)];
         match rustix::event::poll(&mut polled, Some(&DEADLINE)) {
             Ok(0) => {
                 break (Step::Unknown, Cause::Text("the new process did not reach exec in 10 s".to_owned()));
@@ -148,7 +178,7 @@ fn outcome(errors: OwnedFd, child: &Child) -> Result<(), (Step, Cause)> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => break (Step::Unknown, Cause::from(errno)),
         }
-        match rustix::io::read(&errors, &mut record) {
+        match rustix::io::read(errors, &mut record) {
             Ok(RECORD_LEN) => match Record::decode(record) {
                 Record { kind: RecordKind::AboutToExec, .. } => reached_exec = true,
                 Record { kind: RecordKind::Denied, step, value } => {

@@ -139,8 +139,8 @@ fn lock(cache: &Path) -> Result<fs::File> {
     Ok(lock)
 }
 
-/// The same guest with our programs in `/bin` (`selftest`, `diskrate`, `work`, `kexec`); `None` where there is no compiler for
-/// them.
+/// The same guest with our programs in `/bin` (`selftest`, `diskrate`, `work`, `kexec`); `None` where there is no
+/// compiler for them.
 pub fn with_selftest(options: &Options) -> Result<Option<GuestFiles>> {
     let Some(compiler) = CROSS.installed() else { return Ok(None) };
     let cache = places::cache();

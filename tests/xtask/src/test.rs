@@ -32,7 +32,7 @@ pub struct Options {
     /// Only unit and integration tests, without the longest: the quickest answer while writing code
     #[arg(long)]
     quick: bool,
-    /// The longest loops of the suites: a thousand moves and a hundred migrations of a guest, in an hour
+    /// The longest loops of the suites: thousands of kills, a thousand moves, a hundred migrations of a guest; hours
     #[arg(long, conflicts_with = "quick")]
     long: bool,
     /// Passed to the test runner, such as a part of a test's name

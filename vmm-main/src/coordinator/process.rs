@@ -24,7 +24,7 @@ use crate::api::types;
 use crate::problem::Problem;
 use crate::system::DEVICES_MAX;
 
-pub use launch::{Launched, launch};
+pub use launch::{Launched, Launching, launch};
 
 /// The most messages queued for a process's task: a request, the end, and a notification for each device, twice.
 const MESSAGE_QUEUE_LEN: usize = 4 + 2 * DEVICES_MAX;

@@ -41,6 +41,7 @@ mod dirty_rate;
 pub mod driver;
 pub mod event;
 mod execution;
+mod launches;
 mod loading;
 mod migration;
 mod plan;

@@ -116,6 +116,8 @@ pub struct Instance {
     pub template: &'static Template,
     /// The descriptors that it is given at exec, in the order of their numbers.
     pub descriptors: Vec<Descriptor>,
+    /// The name of its sandbox profile, which is long to make.
+    pub profile_name: &'static str,
     /// The number of edges, to other processes, that its limits grow by.
     growth_count: u64,
 }
@@ -345,7 +347,8 @@ impl Instance {
             edge.peer == Party::Instance(id) && template.growth.is_some_and(|growth| growth.per == edge.kind)
         };
         let growth_count = u64::try_from(edges.iter().filter(grows).count()).unwrap_or(u64::MAX);
-        Self { id, template, descriptors, growth_count }
+        let profile_name = template.profile().name;
+        Self { id, template, descriptors, profile_name, growth_count }
     }
 
     /// The number of the descriptor called `slot`.

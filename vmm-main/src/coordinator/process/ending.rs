@@ -77,6 +77,12 @@ impl Running {
         }
     }
 
+    /// Whether it has ended.
+    fn has_ended(&self) -> bool {
+        let mut polled = [PollFd::new(&self.child.pidfd, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+    }
+
     /// Ends it as requested, within [`crate::coordinator::spans::FINISH_SPAN`], or as it ends by itself.
     pub async fn end(mut self, ending: Ending, channel: Option<&AsyncChannel>) -> Departure {
         let (why, exit) = match ending {
@@ -103,7 +109,12 @@ impl Running {
 
     /// Waits until then for it to end by itself, then kills it; reaps it either way. How it ended, if by itself.
     async fn end_by(&mut self, until: Deadline) -> Option<Exit> {
-        let by_itself = timeout_at(until.instant().into(), self.wait()).await.is_ok();
+        // A timer ends at a whole millisecond, even one that was due before: a guest may wait for this.
+        let by_itself = if until.has_passed() {
+            self.has_ended()
+        } else {
+            timeout_at(until.instant().into(), self.wait()).await.is_ok()
+        };
         if !by_itself {
             // Fails only for a process that has ended just now.
             let _ = self.child.kill();

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use ipc::channel;
+use ipc::instance::InstanceId;
 use sandbox::report::CrashPage;
-use sandbox::spawn::Spawn;
+use sandbox::spawn::{Spawn, Starting};
 
 use super::ending::Running;
 use crate::api::types;
@@ -15,6 +16,30 @@ use crate::coordinator::logs::Log;
 use crate::coordinator::objects::Objects;
 use crate::problem::Problem;
 use crate::system::{EdgeKind, Instance};
+
+/// A process on its way to its program.
+#[derive(Debug)]
+pub struct Launching {
+    instance: Arc<Instance>,
+    generation: u32,
+    starting: Starting,
+    crash: CrashPage,
+    log: Log,
+    channel: OwnedFd,
+    limits: types::Limits,
+}
+
+impl Launching {
+    /// Waits until it executes its program. To be called within a runtime.
+    pub fn finish(self) -> Result<Launched, Problem> {
+        let Self { instance, generation, starting, crash, log, channel, limits } = self;
+        let id = instance.id;
+        let child = starting.finish().map_err(|error| refused(id, "spawn", &error))?;
+        let mut running = Running::new(child, instance, generation, crash, log);
+        running.watch().map_err(|error| refused(id, "watch it", &error))?;
+        Ok(Launched { running, channel, limits })
+    }
+}
 
 /// A process that was just spawned.
 #[derive(Debug)]
@@ -34,16 +59,10 @@ impl Launched {
     }
 }
 
-/// Spawns a process of the system. To be called within a runtime.
-pub fn launch(instance: &Arc<Instance>, generation: u32, objects: &Objects) -> Result<Launched, Problem> {
+/// Spawns a process of the system, and does not wait for it. To be called within a runtime.
+pub fn launch(instance: &Arc<Instance>, generation: u32, objects: &Objects) -> Result<Launching, Problem> {
     let (id, program) = (instance.id, instance.template.program);
-    let refuse = |step: &'static str, error: &dyn std::fmt::Display| {
-        Problem::host(
-            format!("{id} cannot be started: {step}: {error}"),
-            id.to_string(),
-            "check the host's limits on memory, files and processes",
-        )
-    };
+    let refuse = |step: &'static str, error: &dyn std::fmt::Display| refused(id, step, error);
     let crash = CrashPage::create().map_err(|error| refuse("make the crash page", &error))?;
     let (ours, theirs) = channel::pair().map_err(|error| refuse("make the channel", &error))?;
     let (log, log_theirs) = std::io::pipe().map_err(|error| refuse("make the log pipe", &error))?;
@@ -72,13 +91,20 @@ pub fn launch(instance: &Arc<Instance>, generation: u32, objects: &Objects) -> R
     let size = objects.size().map_err(|error| refuse("measure its image", &error))?;
     let profile = objects.system().profile_of(instance, size);
     let log = Log::follow(id, generation, log.into()).map_err(|error| refuse("follow its log", &error))?;
-    let child =
+    let starting =
         Spawn { program: file, argv: &argv, fds: &fds, profile: &profile, own_id: None, cgroup: None }
-            .spawn()
+            .begin()
             .map_err(|error| refuse("spawn", &error))?;
+    let limits = types::Limits::of(&profile);
     // The process holds the only copies of its ends now: end of file means that it is gone.
     drop((theirs, log_theirs));
-    let mut running = Running::new(child, Arc::clone(instance), generation, crash, log);
-    running.watch().map_err(|error| refuse("watch it", &error))?;
-    Ok(Launched { running, channel: ours, limits: types::Limits::of(&profile) })
+    Ok(Launching { instance: Arc::clone(instance), generation, starting, crash, log, channel: ours, limits })
+}
+
+fn refused(id: InstanceId, step: &'static str, error: &dyn std::fmt::Display) -> Problem {
+    Problem::host(
+        format!("{id} cannot be started: {step}: {error}"),
+        id.to_string(),
+        "check the host's limits on memory, files and processes",
+    )
 }

@@ -34,7 +34,7 @@ use crate::api::types::{DirtyRate, Limits, Migrated, ProbeAnswer, Restarted, Sav
 use crate::coordinator::handover::Handover;
 use crate::coordinator::launcher::Launcher;
 use crate::coordinator::objects::Objects;
-use crate::coordinator::process::{Handle, TaskEvent};
+use crate::coordinator::process::{Handle, Launching, TaskEvent};
 use crate::coordinator::roles::{self, Configs};
 use crate::launcher_channel::{FromCoordinator, Lane};
 use crate::lifecycle::{Phase, Why};
@@ -75,6 +75,8 @@ pub struct Vm {
     /// The latest life that followed one that died, by its generation, and since when: it has the current objects.
     pub(super) revived: Option<(u32, Instant)>,
     pub(super) processes: BTreeMap<LifeId, Handle>,
+    /// Processes on their way to their programs, between actions.
+    pub(super) launching: Vec<(LifeId, Launching)>,
     pub(super) tasks: JoinSet<LifeId>,
     pub(super) event_sender: mpsc::Sender<(LifeId, TaskEvent)>,
     events: mpsc::Receiver<(LifeId, TaskEvent)>,
@@ -178,6 +180,7 @@ impl Vm {
             next: None,
             revived: None,
             processes: BTreeMap::new(),
+            launching: Vec::new(),
             tasks: JoinSet::new(),
             event_sender,
             events,
@@ -260,6 +263,7 @@ impl Vm {
             for action in self.machine.handle(event) {
                 self.execute(action);
             }
+            self.finish_launches();
         }
         self.publish();
     }

@@ -23,7 +23,7 @@ use crate::api::types::{ProbeRequest, RestartRequest, Restarted, SaveRestored, S
 use crate::coordinator::objects::{self, Objects};
 use crate::coordinator::own_time::Countdown;
 use crate::coordinator::probe;
-use crate::coordinator::process::{self, Handle, TaskMessage};
+use crate::coordinator::process::TaskMessage;
 use crate::launcher_channel::FromCoordinator;
 use crate::problem::Problem;
 use crate::system::{COORDINATOR_ID, MOVER};
@@ -38,6 +38,9 @@ pub(super) struct Stopwatch {
 
 impl Vm {
     pub(super) fn execute(&mut self, action: Action) {
+        if !matches!(action, Action::Start(_)) {
+            self.finish_launches();
+        }
         match action {
             Action::Load => {
                 if let Err(problem) = self.load() {
@@ -149,28 +152,12 @@ impl Vm {
         migration.or(self.measurement.as_mut().map(|measurement| &mut measurement.logs))
     }
 
-    fn objects_of(&mut self, generation: u32) -> Option<&mut Objects> {
+    pub(super) fn objects_of(&mut self, generation: u32) -> Option<&mut Objects> {
         let is_revived = self.revived.is_some_and(|(revived, _)| revived == generation);
         if generation > self.machine.generation() && !is_revived {
             return self.next.as_mut();
         }
         self.current.as_mut().map(|shared| &mut shared.objects)
-    }
-
-    fn start(&mut self, life: LifeId) -> Result<(), Problem> {
-        let system = Arc::clone(&self.system);
-        let instance = system.get(life.instance).ok_or_else(|| bug("the VM has no such process"))?;
-        let launched = if life.instance == MOVER {
-            process::launch(instance, life.generation, self.mover_objects(life)?)?
-        } else {
-            let objects = self.objects_of(life.generation).ok_or_else(|| bug("a process has no objects"))?;
-            process::launch(instance, life.generation, objects)?
-        };
-        let hang_deadline = self.given.handover.hang_deadline_of(life.instance);
-        let events = self.event_sender.clone();
-        let handle = Handle::follow(launched, life, hang_deadline, &mut self.tasks, events);
-        self.processes.insert(life, handle);
-        Ok(())
     }
 
     fn ask(&mut self, life: LifeId, request: RequestKind) -> Result<(), Problem> {

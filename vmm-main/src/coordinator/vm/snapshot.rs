@@ -106,7 +106,7 @@ fn table_row(instance: &Instance, restart: Restart) -> Process {
         host_pid: None,
         generation: 0,
         state: String::new(),
-        profile: instance.template.profile().name.to_owned(),
+        profile: instance.profile_name.to_owned(),
         restart: restart.as_str().to_owned(),
         enforced: Vec::new(),
         limits: None,
