@@ -189,7 +189,7 @@ pub fn run(program: &[u8], enabled: bool) {
     let mut client = Client { socket, next_id: 0, kept: Vec::new() };
     let worker = thread::spawn({
         let engine = Arc::clone(device.engine());
-        move || engine.work()
+        move || engine.work(|| ())
     });
     let session = thread::spawn({
         let device = Arc::clone(&device);
