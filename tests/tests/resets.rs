@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use support::{COMMAND, launch_at_shell};
 use tests::SEEN;
-use tests::crash::Life;
+use tests::crash::{Life, await_next};
 use tests::disk::{self, work};
 use tests::draw::Draw;
 use tests::vm::Vm;
@@ -88,7 +88,7 @@ fn disk_is_reset_unbound_and_bound_while_its_processes_are_killed_and_works_agai
         println!("{process} was killed {moment:?} into `{order}`: {killed}, {answer:?}");
         let answer = answer.unwrap();
         assert_eq!((answer.code, answer.output.as_str()), (0, ""), "{}", vm.console.errors());
-        await_next(&vm, process, life);
+        await_next(&vm, process, life, Instant::now() + COMMAND).unwrap();
         read_block(&mut vm, at);
     }
     assert_eq!(work::complaints(&mut vm.console, COMMAND).unwrap(), "");
@@ -128,12 +128,4 @@ fn read_block(vm: &mut Vm, at: u32) {
         dd if=/dev/nvme0n1 bs={BLOCK_LEN} skip={at} count=1 iflag=direct 2>/dev/null | cmp - /tmp/block"
     );
     vm.console.output(&read, COMMAND).unwrap();
-}
-
-/// Waits until the life that was killed is followed.
-fn await_next(vm: &Vm, process: &str, life: Life) {
-    let until = Instant::now() + COMMAND;
-    while Life::of(vm, process).unwrap().is_none_or(|next| next.generation <= life.generation) {
-        assert!(Instant::now() < until, "no next life of {process}: {}", vm.console.errors());
-    }
 }
