@@ -20,6 +20,7 @@
 mod host;
 
 mod file;
+mod journal;
 mod pattern;
 mod program;
 
@@ -74,6 +75,17 @@ fn main() {
         );
         print!("{:>16}{:>7.2}", pattern.show(single.rate), ours.rate / single.rate);
         println!("{:>14.2}{:>8.2}  {verdict}", ours.cost * 1e6, raw.cost * 1e6);
+    }
+    println!("{:<37}{:>14}{:>16}{:>7}", "", "with journal", "without", "ratio");
+    for pattern in PATTERNS.into_iter().filter(|pattern| pattern.name.contains(&wanted) && !pattern.cold) {
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            with.push(journal::run(&program.image(), pattern, true));
+            without.push(journal::run(&program.image(), pattern, false));
+        }
+        let (with, without) = (Measured::median(with).rate, Measured::median(without).rate);
+        let shown = (pattern.show(with), pattern.show(without));
+        println!("{:<37}{:>14}{:>16}{:>7.2}", pattern.name, shown.0, shown.1, with / without);
     }
 }
 

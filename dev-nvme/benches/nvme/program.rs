@@ -61,34 +61,39 @@ impl Program {
     }
 
     pub fn run(&self, pattern: Pattern) -> Measured {
-        let ram = Ram::new(DATA_LEN + REST_LEN);
-        let client = Client::connect(UnixStream::connect(self.directory.join("socket")).unwrap());
-        client.map(&ram, true);
-        let eventfds = client.eventfds(2);
-        let driver = Driver::start(client, ram);
-        let mut host = Host::new(&driver, pattern);
-        let before = cpu_seconds(self.sealed());
-        let since = Instant::now();
-        host.submit((0..pattern.depth as usize).collect());
-        let mut done = 0u64;
-        let mut last = since;
-        while goes_on(pattern, since, done) {
-            let free = host.take();
-            done += free.len() as u64;
-            if !free.is_empty() {
-                host.submit(free);
-                last = Instant::now();
-            } else if last.elapsed() > PATIENCE {
-                wait(&eventfds[1]);
-            } else {
-                std::hint::spin_loop();
-            }
-        }
-        let measured = Measured::new(since.elapsed(), done, cpu_seconds(self.sealed()) - before);
-        driver.disable();
-        driver.wire.connection.close();
-        measured
+        drive(UnixStream::connect(self.directory.join("socket")).unwrap(), pattern, self.sealed())
     }
+}
+
+/// Keeps the controller at the other end busy, whose process is `pid`.
+pub fn drive(stream: UnixStream, pattern: Pattern, pid: u32) -> Measured {
+    let ram = Ram::new(DATA_LEN + REST_LEN);
+    let client = Client::connect(stream);
+    client.map(&ram, true);
+    let eventfds = client.eventfds(2);
+    let driver = Driver::start(client, ram);
+    let mut host = Host::new(&driver, pattern);
+    let before = cpu_seconds(pid);
+    let since = Instant::now();
+    host.submit((0..pattern.depth as usize).collect());
+    let mut done = 0u64;
+    let mut last = since;
+    while goes_on(pattern, since, done) {
+        let free = host.take();
+        done += free.len() as u64;
+        if !free.is_empty() {
+            host.submit(free);
+            last = Instant::now();
+        } else if last.elapsed() > PATIENCE {
+            wait(&eventfds[1]);
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+    let measured = Measured::new(since.elapsed(), done, cpu_seconds(pid) - before);
+    driver.disable();
+    driver.wire.connection.close();
+    measured
 }
 
 impl Drop for Program {
