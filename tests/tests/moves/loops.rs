@@ -21,7 +21,7 @@ pub fn everything_in_flight() {
     for turn in 1..=count {
         let begun = Instant::now();
         let mut ended = begun;
-        let output = traffic.during("save-restore", |traffic| {
+        let output = traffic.during("save-restore", &[], |traffic| {
             traffic.round();
             ended = Instant::now();
         });

@@ -5,7 +5,7 @@
 //!   twice.
 //! - [`refusals`]: at every step that can fail, one process after the other refuses or dies by an injected fault;
 //!   [`deaths`]: at any message. The guest goes on where it was, the user is told process and step, and nothing leaks.
-//! - [`harvests`]: what the dirty logs have is what was written.
+//! - [`harvests`]: what the dirty logs have is what was written; [`contents`]: and nothing else has changed.
 //!
 //! As the hostile processes of `peers`, the faulty ones are this program itself, under another name ([`faulty`]).
 
@@ -16,7 +16,9 @@
     reason = "a test stops at the first surprise, in its helpers too"
 )]
 
+mod another_host;
 mod code;
+mod contents;
 mod deaths;
 mod disk_guest;
 mod faulty;
@@ -54,10 +56,11 @@ use sandbox::profiles;
 use vcpu::{Soft, VcpuProgram};
 
 /// By name, as test runners ask for them.
-const TESTS: [(&str, fn()); 14] = [
+const TESTS: [(&str, fn()); 15] = [
     ("guest_with_everything_in_flight_moves_again_and_again_and_loses_nothing", loops::everything_in_flight),
     ("what_is_signalled_between_pause_and_save_comes_once", loops::signals_of_the_pause),
     ("logs_have_every_page_that_was_written_between_moves", harvests::truth),
+    ("what_all_harvests_had_of_memory_is_what_changed_in_it", contents::truth),
     ("process_that_ends_at_any_message_of_a_move_costs_what_it_costs_elsewhere", deaths::any_message),
     ("process_that_is_stopped_in_a_move_holds_the_guest_up_for_a_short_span", deaths::stopped),
     ("vcpu_process_that_fails_at_any_step_of_a_move_leaves_the_guest_where_it_was", || {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Instant;
 
@@ -69,6 +70,7 @@ pub struct Traffic {
     gic: Gic,
     dma: Signaller,
     pin: Signaller,
+    dma_bar: u64,
     pin_bar: u64,
     round: u64,
     /// Commands that are done.
@@ -81,7 +83,7 @@ pub struct Traffic {
     /// The faults that there must have been, up to a round and a stop.
     faults_due: BTreeMap<Record, u64>,
     stops_due: u64,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Traffic {
@@ -107,9 +109,7 @@ impl Traffic {
         nvme.enable(&mut m);
         let dma_bar = bar(&mut m, DMA_SLOT);
         for vector in 0..2 {
-            let entry = dma_bar + MSIX_TABLE + 16 * vector;
-            m.store64(entry, iova(TRANSLATER) + TRANSLATER_OFFSET);
-            m.store64(entry + 8, vector);
+            set_message(&mut m, dma_bar, vector, iova(TRANSLATER) + TRANSLATER_OFFSET, vector);
         }
         m.store32(CONFIG + (DMA_SLOT << 15) + MSIX, 1 << 31);
         let pin_bar = bar(&mut m, PIN_SLOT);
@@ -122,6 +122,7 @@ impl Traffic {
             gic,
             dma,
             pin,
+            dma_bar,
             pin_bar,
             round: 0,
             commands: 0,
@@ -131,7 +132,7 @@ impl Traffic {
             faults: BTreeMap::new(),
             faults_due: BTreeMap::new(),
             stops_due: 0,
-            _folder: folder,
+            folder,
         })
     }
 
@@ -237,14 +238,39 @@ impl Traffic {
         assert_eq!(self.m.load64(gpa + 8), value);
     }
 
+    /// A device's message writes the page instead of interrupting, behind what a device writes.
+    pub fn write_by_message(&mut self, page: u64, value: u32) {
+        let Place { gpa, iova: at } = Self::pool(page);
+        set_message(&mut self.m, self.dma_bar, 0, at + 16, value.into());
+        // The CPU does not write the page besides: it would be in the log for that.
+        self.dma.send();
+        self.m.poll32(gpa + 16, "what a message writes", |found| found == value);
+        set_message(&mut self.m, self.dma_bar, 0, iova(TRANSLATER) + TRANSLATER_OFFSET, 0);
+    }
+
+    /// The NVMe writes the page: what is on its disk of the last round.
+    pub fn write_by_disk(&mut self, page: u64) {
+        let buffer = page % BUFFERS;
+        let Place { gpa, iova } = Self::pool(page);
+        let read = transfer(true, iova, block(self.round, buffer));
+        assert_eq!(self.nvme.run(&mut self.m, 1, read), SUCCESS);
+        self.commands += 1;
+        assert_eq!(self.m.call(SUM, gpa), code::sum_of(seed(self.round, buffer)));
+    }
+
+    /// Where its files are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// How often the devices were asked to stop, and have signalled then.
     pub fn stops(&self) -> [u64; 2] {
         [self.dma.stops(), self.pin.stops()]
     }
 
-    /// Runs `bulkhead TASK` while `meanwhile` goes on.
-    pub fn during(&mut self, task: &str, mut meanwhile: impl FnMut(&mut Self)) -> Output {
-        let mut command = self.m.vm.controller().command(task, &["--json"]);
+    /// Runs `bulkhead TASK ARGUMENTS...` while `meanwhile` goes on.
+    pub fn during(&mut self, task: &str, arguments: &[&str], mut meanwhile: impl FnMut(&mut Self)) -> Output {
+        let mut command = self.m.vm.controller().command(task, &[&["--json"], arguments].concat());
         let mut running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         loop {
             meanwhile(self);
@@ -329,6 +355,14 @@ fn bar(m: &mut Monitor, slot: u64) -> u64 {
     m.store32(config + 4, 0b110);
     let [low, high] = [0x10, 0x14].map(|offset| m.load32(config + offset));
     u64::from(low & !0xf) | u64::from(high) << 32
+}
+
+/// Has the device's vector write `data` to an address. Returns when the device has it.
+fn set_message(m: &mut Monitor, bar: u64, vector: u64, address: u64, data: u64) {
+    let entry = bar + MSIX_TABLE + 16 * vector;
+    m.store64(entry, address);
+    m.store64(entry + 8, data);
+    assert_eq!(m.load64(entry + 8), data);
 }
 
 /// What a page begins from: never 0.

@@ -68,6 +68,20 @@ fn measurement_waits_for_no_process_that_has_died_and_no_guest_waits_for_it() {
 }
 
 #[test]
+fn guest_is_not_moved_while_its_writes_are_logged() {
+    let mut world = running(false);
+    let (measurement, timer) = measuring(&mut world);
+    let refused = world.command(Command::SaveRestore);
+    assert!(world.answers[&refused].is_err());
+    world.run_out(timer);
+    world.settle();
+    assert_eq!((world.harvests, &world.answers[&measurement]), (1, &Ok(Success::DirtyRateMeasured)));
+    let moved = world.command(Command::SaveRestore);
+    world.settle();
+    assert!(world.answers[&moved].is_ok());
+}
+
+#[test]
 fn paused_guest_is_not_measured() {
     let mut world = running(false);
     world.command(Command::Pause);

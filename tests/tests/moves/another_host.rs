@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Another host, which is this test: it takes every page that a migration sends it, and never takes the guest.
+//!
+//! What the rounds have brought is what the owed map had, and that is what the dirty logs had. When the source says
+//! that nothing more follows, its guest stands still: each page of its RAM is then held against the copy that is here.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+
+use ipc::migration::frame::{HEADER_LEN, Header, Hello, Kind};
+use ipc::migration::pages::{PagesHead, Stretch, zero_pages};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_main::migration::message::{Message, Session};
+
+use crate::support::COMMAND;
+
+/// Why it does not take the guest.
+pub const REASON: &str = "the guest was only looked at";
+
+const PAGE: usize = 4096;
+const ZERO: [u8; PAGE] = [0; PAGE];
+
+/// The host.
+pub struct AnotherHost {
+    is_asked: Arc<AtomicBool>,
+    accept: Sender<()>,
+    thread: JoinHandle<Received>,
+}
+
+/// What has come.
+pub struct Received {
+    /// How many pages each round had; the first has all.
+    pub rounds: Vec<usize>,
+    /// Of those behind the first round, the pages that were as they are in the copy already.
+    pub unchanged: usize,
+    /// Pages of RAM, by number, that are not what has come.
+    pub missing: Vec<usize>,
+}
+
+struct Copy {
+    bytes: Vec<u8>,
+    rounds: Vec<usize>,
+    count: usize,
+    unchanged: usize,
+}
+
+/// Its only connection.
+struct Lane {
+    socket: UnixStream,
+    sent: u64,
+    read: u64,
+}
+
+impl AnotherHost {
+    /// Waits at this socket for the guest whose RAM is in this file.
+    pub fn listen(socket: &Path, ram: File) -> Self {
+        let listener = UnixListener::bind(socket).unwrap();
+        let is_asked = Arc::new(AtomicBool::new(false));
+        let (accept, accepted) = mpsc::channel();
+        let asked = Arc::clone(&is_asked);
+        Self { is_asked, accept, thread: thread::spawn(move || receive(&listener, &ram, &asked, &accepted)) }
+    }
+
+    /// Whether the source waits to hear that this host can take its guest: its writes are logged by then.
+    pub fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::SeqCst)
+    }
+
+    /// Says so.
+    pub fn accept(&self) {
+        self.accept.send(()).unwrap();
+    }
+
+    /// All that has come, once the migration has ended.
+    pub fn received(self) -> Received {
+        self.thread.join().unwrap()
+    }
+}
+
+fn receive(listener: &UnixListener, ram: &File, asked: &AtomicBool, accepted: &Receiver<()>) -> Received {
+    let span = Timespec { tv_sec: COMMAND.as_secs().try_into().unwrap(), tv_nsec: 0 };
+    let came = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&span)).unwrap();
+    assert_eq!(came, 1, "nobody connects");
+    let mut lane = Lane::greet(listener.accept().unwrap().0);
+    let (_, hello) = lane.next();
+    lane.send(Kind::Hello, &hello);
+    let mut session = Session::destination(b"", Hello::decode(&hello).unwrap().migration, [3; 16]).unwrap();
+    let len = ram.metadata().unwrap().len();
+    let mut copy =
+        Copy { bytes: vec![0; usize::try_from(len).unwrap()], rounds: Vec::new(), count: 0, unchanged: 0 };
+    loop {
+        let (kind, body) = lane.next();
+        match kind {
+            Kind::Pages => {
+                let (head, bytes) = PagesHead::decode(&body).unwrap();
+                let pages = bytes.chunks_exact(PAGE);
+                numbers(head.stretch).zip(pages).for_each(|(number, page)| copy.take(number, page));
+            }
+            Kind::ZeroPages => {
+                zero_pages(&body).unwrap().flat_map(numbers).for_each(|number| copy.take(number, &ZERO));
+            }
+            Kind::EndOfRound => {
+                copy.rounds.push(std::mem::take(&mut copy.count));
+                // The source waits for a sign of life for half a minute.
+                lane.send(Kind::Alive, &[]);
+            }
+            Kind::Message => {
+                let answer = match session.open(&body).unwrap() {
+                    Message::Offer(_) => {
+                        asked.store(true, Ordering::SeqCst);
+                        accepted.recv_timeout(COMMAND).unwrap();
+                        Message::Accept
+                    }
+                    Message::Last { .. } => {
+                        let missing = copy.differences(ram);
+                        lane.send(Kind::Message, &session.seal(&Message::Failed(REASON.into())).unwrap());
+                        lane.await_end();
+                        let Copy { rounds, unchanged, .. } = copy;
+                        return Received { rounds, unchanged, missing };
+                    }
+                    other => panic!("{other:?} after rounds of {:?} pages", copy.rounds),
+                };
+                lane.send(Kind::Message, &session.seal(&answer).unwrap());
+            }
+            Kind::Unit | Kind::Alive => {}
+            Kind::Hello => panic!("the source greets twice"),
+        }
+    }
+}
+
+/// The pages, by number: the machine has one piece of RAM.
+fn numbers(stretch: Stretch) -> impl Iterator<Item = usize> {
+    let first = usize::try_from(stretch.word).unwrap() * 64;
+    (0..64).filter(move |bit| stretch.pages >> bit & 1 != 0).map(move |bit| first + bit)
+}
+
+impl Copy {
+    fn take(&mut self, number: usize, page: &[u8]) {
+        let place = &mut self.bytes[number * PAGE..][..PAGE];
+        self.count += 1;
+        self.unchanged += usize::from(!self.rounds.is_empty() && place == page);
+        place.copy_from_slice(page);
+    }
+
+    fn differences(&self, ram: &File) -> Vec<usize> {
+        let mut now = vec![0; self.bytes.len()];
+        ram.read_exact_at(&mut now, 0).unwrap();
+        let pages = now.chunks(PAGE).zip(self.bytes.chunks(PAGE)).enumerate();
+        pages.filter(|(_, (now, copied))| now != copied).map(|(number, _)| number).collect()
+    }
+}
+
+impl Lane {
+    fn greet(mut socket: UnixStream) -> Self {
+        socket.set_read_timeout(Some(COMMAND)).unwrap();
+        socket.set_write_timeout(Some(COMMAND)).unwrap();
+        socket.write_all(&vmm_main::launcher::other_host::GREETING).unwrap();
+        Self { socket, sent: 0, read: 0 }
+    }
+
+    fn send(&mut self, kind: Kind, body: &[u8]) {
+        let header = Header::of(kind, self.sent, &[body]).to_bytes();
+        self.sent += 1;
+        self.socket.write_all(&[&header[..], body].concat()).unwrap();
+    }
+
+    fn next(&mut self) -> (Kind, Vec<u8>) {
+        let mut header = [0; HEADER_LEN];
+        self.socket.read_exact(&mut header).unwrap();
+        let header = Header::decode(&header, self.read).unwrap();
+        self.read += 1;
+        let mut body = vec![0; header.body_len];
+        self.socket.read_exact(&mut body).unwrap();
+        header.check(&body).unwrap();
+        (header.kind, body)
+    }
+
+    /// The source says that it has heard, and closes.
+    fn await_end(mut self) {
+        self.socket.read_to_end(&mut Vec::new()).unwrap();
+    }
+}
