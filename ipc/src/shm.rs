@@ -11,6 +11,8 @@ pub mod checkpoint;
 #[cfg(not(loom))]
 mod coherency;
 #[cfg(not(loom))]
+pub mod command_queue;
+#[cfg(not(loom))]
 pub mod device_memory;
 pub mod dirty_log;
 #[cfg(not(loom))]

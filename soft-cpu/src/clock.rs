@@ -2,7 +2,8 @@
 //! The system counter: 62.5 MHz over the host's monotonic clock (Arm ARM D11, the Generic Timer).
 //!
 //! The counter can be frozen while the guest is paused and restored from a saved value; it then goes on from
-//! where it stopped and never runs backwards. Invariant: it is frozen and thawed only while no vCPU runs.
+//! where it stopped and never runs backwards. Invariant: it is frozen and thawed only while no vCPU runs. It can also
+//! be given a limit, at which it stands until the limit is lifted; vCPUs may run meanwhile.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -21,6 +22,10 @@ pub struct Clock {
     origin: Instant,
     /// Ticks to add to the host's, modulo 2^64.
     offset: AtomicU64,
+    /// The counter stands here.
+    limit: AtomicU64,
+    /// Odd while offset and limit are being changed: they are read together.
+    changes: AtomicU64,
     frozen: AtomicBool,
     frozen_ticks: AtomicU64,
     changing: Mutex<()>,
@@ -40,6 +45,8 @@ impl Clock {
         Clock {
             origin: Instant::now(),
             offset: AtomicU64::new(0),
+            limit: AtomicU64::new(u64::MAX),
+            changes: AtomicU64::new(0),
             frozen: AtomicBool::new(true),
             frozen_ticks: AtomicU64::new(ticks),
             changing: Mutex::new(()),
@@ -56,8 +63,42 @@ impl Clock {
         if self.frozen.load(Ordering::Acquire) {
             self.frozen_ticks.load(Ordering::Acquire)
         } else {
-            self.host_ticks().wrapping_add(self.offset.load(Ordering::Acquire))
+            self.running_ticks()
         }
+    }
+
+    /// The value while it is not frozen.
+    fn running_ticks(&self) -> u64 {
+        loop {
+            let changes = self.changes.load(Ordering::Acquire);
+            let offset = self.offset.load(Ordering::Acquire);
+            let limit = self.limit.load(Ordering::Acquire);
+            // Before the offset is believed: one that is replaced meanwhile would let a reader see beyond the limit.
+            let ticks = self.host_ticks().wrapping_add(offset).min(limit);
+            if changes.is_multiple_of(2) && self.changes.load(Ordering::SeqCst) == changes {
+                return ticks;
+            }
+            // Held only for the two stores.
+            drop(self.changing.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Lets the counter go on for at most `span` from where it is, and stand then; or, without one, lifts the limit:
+    /// the counter goes on from where it stands.
+    pub fn limit(&self, span: Option<Duration>) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let frozen = self.frozen.load(Ordering::Acquire);
+        let now = if frozen { self.frozen_ticks.load(Ordering::Acquire) } else { self.running_ticks() };
+        let ticks =
+            |span: Duration| u64::try_from(span.as_nanos() / u128::from(NS_PER_TICK)).unwrap_or(u64::MAX);
+        let limit = span.map_or(u64::MAX, |span| now.saturating_add(ticks(span)));
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        // The same where it has not reached the limit, but for the time that this takes.
+        if !frozen && now == self.limit.load(Ordering::Acquire) {
+            self.offset.store(now.wrapping_sub(self.host_ticks()), Ordering::SeqCst);
+        }
+        self.limit.store(limit, Ordering::SeqCst);
+        self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Stops the counter. Idempotent.

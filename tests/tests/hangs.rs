@@ -32,12 +32,10 @@ const MIB: u64 = 32;
 /// As configured: the shortest that there is.
 const HANG_DEADLINE: Duration = Duration::from_secs(2);
 
-/// A guest at work on its disk behind the vSMMU.
+/// A guest at work on its disk behind the vSMMU, whose every transfer is mapped and invalidated: a CMD_SYNC that it
+/// gave up, as it does after a second, would be in its log, and what it reads from its disk would be wrong.
 fn machine(name: &str, image: &Path, arguments: &[&str]) -> Option<Vm> {
     let mut vm = launch_at_shell(name, |options| {
-        // Linux gives an invalidation up after a second, and reuses what a device may still write: no round of its disk
-        // may need one while its SMMU hangs.
-        options.extra = "iommu.passthrough=1".into();
         options.nvme = vec![image.into()];
         options.arguments = vec!["--hang-deadline".into(), HANG_DEADLINE.as_secs().to_string()];
         options.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
@@ -73,13 +71,11 @@ fn death_of(process: &str) -> impl Fn(&Value) -> Option<String> {
     move |status| text(&status["deaths"][process]["last"])
 }
 
-/// The guest goes on and ends in peace.
+/// The guest goes on, has noticed nothing, and ends in peace.
 fn finish(mut vm: Vm) {
     work::another_round(&mut vm.console, COMMAND).unwrap();
     work::another_round(&mut vm.console, COMMAND).unwrap();
-    work::end(&mut vm.console, COMMAND).unwrap();
-    vm.power_off(COMMAND).unwrap();
-    assert_eq!(vm.left_over(), [""; 0]);
+    work::finish_unnoticed(vm, COMMAND).unwrap();
 }
 
 fn text(value: &Value) -> Option<String> {

@@ -1,14 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The thread of one vCPU: runs guest code while the gate is open.
 
+use super::command_hold::CommandHold;
 use super::engine::{Engine, Exit};
 use super::gate::Gate;
 use ipc::protocol::control::Event;
 use process::Events;
 
 /// Runs vCPU `index` until the gate says quit.
-pub fn serve<E: Engine>(engine: &E, index: usize, gate: &Gate, events: &Events) {
-    while gate.wait_running() {
+pub fn serve<E: Engine>(
+    engine: &E,
+    index: usize,
+    gate: &Gate,
+    hold: Option<&CommandHold<E>>,
+    events: &Events,
+) {
+    loop {
+        // If this process was stopped, what is overdue by now is seen before any guest code goes on.
+        hold.iter().for_each(|hold| hold.look());
+        if !gate.wait_cpu_running() {
+            return;
+        }
         let event = match engine.run(index) {
             Exit::Kicked => continue,
             Exit::PowerOff => Event::GuestPoweredOff,

@@ -16,6 +16,7 @@ use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
 use sandbox::Inherited;
 use std::sync::Arc;
+use std::time::Duration;
 use vm_memory::GuestMemoryMmap;
 
 /// What an engine is made from.
@@ -101,6 +102,11 @@ pub trait Engine: Sized + Send + Sync + 'static {
 
     /// Called when every vCPU thread is parked: stops guest time, and merges the guest's writes into the dirty log.
     fn pause(&self) -> Result<(), Failure>;
+
+    /// Guest time goes on for at most `span` from now, and stands then; or, without one, goes on from where it stands.
+    /// An engine whose CPUs read the host's counter stops it for a span of zero only, when vCPUs are held and kicked,
+    /// and lets it go on for any other while they are held still.
+    fn limit_time(&self, span: Option<Duration>) -> Result<(), Failure>;
 
     /// All state, including signals of vectors during the pause. Writes no guest memory, whose last harvest is over.
     fn save(&self) -> Result<Self::Saved, Failure>;

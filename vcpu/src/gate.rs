@@ -2,9 +2,10 @@
 //! The run gate: running, paused or quitting, as every thread of the vCPU process obeys it.
 //!
 //! Threads register as they start. A pause is complete only when each of them has parked, so that all state is
-//! quiescent then. Quit is final.
+//! quiescent then. Quit is final. Beside that the vCPU threads alone can be held ([`super::command_hold`]): the machine
+//! is running, and those that are held count as parked if it is to pause.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ enum Target {
 #[derive(Debug)]
 struct State {
     target: Target,
+    /// vCPU threads run no guest code.
+    are_cpus_held: bool,
     /// When the current pause was requested.
     pausing: Option<Instant>,
     threads: usize,
@@ -33,6 +36,8 @@ pub struct Gate {
     changed: Condvar,
     /// A copy of `state.target`, to be read without the lock.
     target: AtomicU8,
+    /// A copy of `state.are_cpus_held`.
+    are_cpus_held: AtomicBool,
 }
 
 /// Threads did not park in time.
@@ -49,11 +54,13 @@ pub struct PauseTimeout {
 
 impl Default for Gate {
     fn default() -> Self {
-        let state = State { target: Target::Paused, pausing: None, threads: 0, parked: 0 };
+        let state =
+            State { target: Target::Paused, are_cpus_held: false, pausing: None, threads: 0, parked: 0 };
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
             target: AtomicU8::new(Target::Paused as u8),
+            are_cpus_held: AtomicBool::new(false),
         }
     }
 }
@@ -120,13 +127,39 @@ impl Gate {
 
     /// Parks the calling thread while the machine is paused; false when it must end.
     pub fn wait_running(&self) -> bool {
-        if self.is_running() {
+        self.wait_while(|state| state.target == Target::Paused)
+    }
+
+    /// The same for the thread of a vCPU, which is parked while vCPUs are held, too.
+    pub fn wait_cpu_running(&self) -> bool {
+        self.wait_while(|state| {
+            state.target == Target::Paused || state.are_cpus_held && state.target == Target::Running
+        })
+    }
+
+    /// Holds the threads of vCPUs, or lets them go on; those in guest code must be kicked by the caller.
+    pub fn hold_cpus(&self, held: bool) {
+        self.state().are_cpus_held = held;
+        self.are_cpus_held.store(held, Ordering::Release);
+        self.changed.notify_all();
+    }
+
+    /// Whether the threads of vCPUs are held.
+    pub fn are_cpus_held(&self) -> bool {
+        self.are_cpus_held.load(Ordering::Acquire)
+    }
+
+    fn wait_while(&self, must_park: impl Fn(&State) -> bool) -> bool {
+        if self.is_running() && !self.are_cpus_held() {
             return true;
         }
         let mut state = self.state();
+        if !must_park(&state) {
+            return state.target == Target::Running;
+        }
         state.parked += 1;
         self.changed.notify_all();
-        while state.target == Target::Paused {
+        while must_park(&state) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.parked -= 1;

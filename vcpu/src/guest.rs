@@ -5,6 +5,7 @@
 //! closed no state here changes, which makes [`Guest::save`] a consistent snapshot.
 
 use super::bus::{Bus, Counters};
+use super::command_hold::CommandHold;
 use super::console::Console;
 use super::cpu_thread;
 use super::engine::{Engine, EngineParts};
@@ -55,7 +56,7 @@ pub struct Parts<E: Engine> {
 }
 
 /// A guest's machine.
-pub struct Guest<E> {
+pub struct Guest<E: Engine> {
     gate: Arc<Gate>,
     engine: Arc<E>,
     bus: Arc<Bus>,
@@ -65,6 +66,8 @@ pub struct Guest<E> {
     pins: Arc<Pins>,
     dirty: Arc<DirtyLog>,
     links: Vec<Arc<FunctionLink>>,
+    /// Of a machine with an SMMU.
+    hold: Option<Arc<CommandHold<E>>>,
     /// It was saved and not resumed since.
     is_loaded: AtomicBool,
 }
@@ -103,9 +106,22 @@ impl<E: Engine> Guest<E> {
             counters: Counters::default(),
         });
         let engine = E::new(parts, controller, Arc::clone(&bus), saved.map(|saved| &saved.engine))?;
+        let engine = Arc::new(engine);
+        let hold = bus.remotes.iter().find_map(|remote| {
+            let queue = remote.commands()?.clone();
+            let hold = Arc::new(CommandHold::new(queue, Arc::clone(&engine), Arc::clone(&gate)));
+            // The bus belongs to the engine, which must not belong to the bus.
+            let told = Arc::downgrade(&hold);
+            remote.on_command(Box::new(move || {
+                if let Some(hold) = told.upgrade() {
+                    hold.written();
+                }
+            }));
+            Some(hold)
+        });
         Ok(Self {
             gate,
-            engine: Arc::new(engine),
+            engine,
             bus,
             console,
             console_socket: Arc::new(socket),
@@ -113,6 +129,7 @@ impl<E: Engine> Guest<E> {
             pins,
             dirty,
             links,
+            hold,
             is_loaded: AtomicBool::new(saved.is_some()),
         })
     }
@@ -122,7 +139,14 @@ impl<E: Engine> Guest<E> {
         self.bus.remotes.iter().for_each(|remote| remote.health().connect(events));
         for index in 0..self.engine.vcpu_count() {
             let (engine, gate, events) = (Arc::clone(&self.engine), Arc::clone(&self.gate), events.clone());
-            self.spawn(format!("vcpu{index}"), move || cpu_thread::serve(&*engine, index, &gate, &events))?;
+            let hold = self.hold.clone();
+            let serve = move || cpu_thread::serve(&*engine, index, &gate, hold.as_deref(), &events);
+            self.spawn(format!("vcpu{index}"), serve)?;
+        }
+        if let Some(hold) = &self.hold {
+            // No pause waits for it: it only reads, and holds.
+            let hold = Arc::clone(hold);
+            thread::Builder::new().name("commands".into()).spawn(move || hold.serve())?;
         }
         let (console, socket) = (Arc::clone(&self.console), Arc::clone(&self.console_socket));
         let (bus, gate) = (Arc::clone(&self.bus), Arc::clone(&self.gate));
@@ -206,6 +230,7 @@ impl<E: Engine> Guest<E> {
     pub fn quit(&self) {
         self.gate.quit();
         self.engine.kick();
+        self.hold.iter().for_each(|hold| hold.end());
         self.console.flush(&self.console_socket, FLUSH_DEADLINE);
     }
 
@@ -241,6 +266,7 @@ impl<E: Engine> Guest<E> {
             inspect.counter(format!("mmio.{name}"), counter.load(Ordering::Relaxed));
         }
         self.interrupts.inspect(inspect);
+        self.hold.iter().for_each(|hold| hold.inspect(inspect));
         inspect.counter("vectors.waiting", self.engine.waiting_vectors());
         for device in &self.bus.remotes {
             device.inspect(inspect);

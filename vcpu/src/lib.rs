@@ -6,14 +6,17 @@
 //!   vCPU threads     guest code; accesses outside RAM         -> cpu_thread.rs, bus.rs, remote.rs
 //!   console thread   UART <-> coordinator                     -> console.rs
 //!   irq thread       doorbells of other processes -> engine   -> interrupts/thread.rs
+//!   commands thread  commands that the SMMU is late with     -> command_hold.rs
 //!   function links   a function's memory and its vectors      -> function_link.rs
 //! ```
 //!
-//! All but the main thread and those of function links park at one [`gate`]. What executes guest code is an
-//! [`engine`]: software CPUs ([`soft`]) in one program, those of the host in another. Control requests, bus, devices
-//! and their state units are the same under both.
+//! All but the main thread, that of commands and those of function links park at one [`gate`]. What executes guest code
+//! is an [`engine`]: software CPUs ([`soft`]) in one program, those of the host in another. Control requests, bus,
+//! devices and their state units are the same under both.
 
 mod bus;
+mod command_hold;
+mod command_wait;
 mod console;
 mod cpu_thread;
 mod engine;

@@ -17,18 +17,21 @@ use super::pci_host;
 use super::window_memory::Mapper;
 use super::windows::Windows;
 use ipc::deadline::Deadline;
+use ipc::hello::Role;
 use ipc::protocol::control::Failure;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vcpu::{FunctionWindow, RemoteFunction, RemoteMmio};
 use ipc::protocol::vfio::{AREA32_REGION, AREA64_REGION};
+use ipc::shm::command_queue::CommandQueue;
 use ipc::shm::region::Region;
 use ipc::shm::register_page::{self, GuestOwned, RegisterPage};
 use ipc::shm::ring;
 use ipc::shm::ring::{ANSWER_SPAN, Interrupt, Requester, RingError};
 use machine::layout::SMMU0;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
@@ -40,8 +43,10 @@ const WAIT_SLICE: Duration = Duration::from_millis(100);
 /// was stopped as well.
 const WAIT_COUNTED_MAX: Duration = Duration::from_millis(200);
 
+/// Is told that the guest has added commands.
+pub type OnCommand = Box<dyn Fn() + Send + Sync>;
+
 /// A device in another process, reached through its ring.
-#[derive(Debug)]
 pub struct RemoteDevice {
     health: Arc<Health>,
     windows: Vec<Window>,
@@ -50,6 +55,10 @@ pub struct RemoteDevice {
     /// writes in the same order.
     guest_owned: Option<Mutex<GuestOwned>>,
     posted: Vec<u64>,
+    /// Of an SMMU, its Command queue.
+    commands: Option<CommandQueue>,
+    /// Told of each command that the guest adds to that.
+    on_command: OnceLock<OnCommand>,
     /// Its process may be followed by another life: it is waited for.
     has_next_life: bool,
     /// The machine is none without it.
@@ -85,6 +94,12 @@ struct Counters {
     posts: AtomicU64,
 }
 
+impl fmt::Debug for RemoteDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteDevice").field("health", &self.health).finish_non_exhaustive()
+    }
+}
+
 impl RemoteDevice {
     /// Opens ring and page; the page's region goes into the guest's memory map.
     pub fn open(
@@ -103,6 +118,7 @@ impl RemoteDevice {
         }
         let page = Region::from_fd(page, register_page::PAGE_LEN).map_err(|error| fail(error.to_string()))?;
         let image = RegisterPage::attach(&page).map_err(|error| fail(error.to_string()))?;
+        device.commands = (config.peer.role == Role::Smmu).then(|| CommandQueue::new(image.clone()));
         let owned = GuestOwned::new(image, rules.guest_owned.iter().copied());
         device.guest_owned = Some(Mutex::new(owned));
         device.posted = rules.posted.iter().copied().map(u64::from).collect();
@@ -147,6 +163,8 @@ impl RemoteDevice {
             requester,
             guest_owned: None,
             posted: Vec::new(),
+            commands: None,
+            on_command: OnceLock::new(),
             has_next_life: false,
             is_of_machine: false,
             memory: None,
@@ -159,6 +177,16 @@ impl RemoteDevice {
         if let Some(memory) = &self.memory {
             memory.connect(Arc::clone(mapper));
         }
+    }
+
+    /// The Command queue of an SMMU.
+    pub const fn commands(&self) -> Option<&CommandQueue> {
+        self.commands.as_ref()
+    }
+
+    /// From now on `told` hears of each write of CMDQ_PROD, when the page shows it and nothing was posted.
+    pub fn on_command(&self, told: OnCommand) {
+        let _ = self.on_command.set(told);
     }
 
     /// Whether it works.
@@ -205,6 +233,13 @@ impl RemoteDevice {
         let [a, b, c, d, ..] = value.to_le_bytes();
         let stored = size == 4
             && owned.as_ref().is_some_and(|page| page.store_u32(offset, u32::from_le_bytes([a, b, c, d])));
+        if stored
+            && self.commands.is_some()
+            && CommandQueue::is_prod(offset)
+            && let Some(told) = self.on_command.get()
+        {
+            told();
+        }
         if posted || stored || self.posted.contains(&offset) {
             count(&self.counters.posts);
             self.finish(gate, post);

@@ -4,8 +4,8 @@
 //! Only registers whose reads have no side effect are in it. The device publishes the registers that it owns; those
 //! that only the guest writes (an SMMU's `CMDQ_PROD` and `EVENTQ_CONS`) are stored by the vCPU process, *before* it
 //! posts the write to the device, so that a guest always reads back what it wrote. The device publishes those in reset
-//! and restore only, while no vCPU runs. The values are for the guest: neither process decides anything by them. Stores
-//! are cleaned out of the caches, see [`coherency`].
+//! and restore only, while no vCPU runs. The values are for the guest; the one thing that is decided by them is whether
+//! it waits for commands ([`super::command_queue`]). Stores are cleaned out of the caches, see [`coherency`].
 
 use crate::error::Error;
 use crate::shm::coherency;

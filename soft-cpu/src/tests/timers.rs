@@ -65,3 +65,52 @@ fn physical_timer_counts_down_from_its_value() {
     guest.step(0xd53b_e200); // mrs x0, cntp_tval_el0
     assert_eq!(guest.x(0), u64::from(-5i32 as u32));
 }
+
+#[test]
+fn counter_stands_at_its_limit_and_goes_on_from_there() {
+    let clock = Clock::restore(&ClockV1 { ticks: 1000 });
+    // Frozen, it has a limit from where it stands.
+    clock.limit(Some(Duration::from_micros(16)));
+    clock.resume();
+    std::thread::sleep(Duration::from_millis(2));
+    assert_eq!(clock.ticks(), 1000 + 1000);
+    clock.pause();
+    clock.resume();
+    std::thread::sleep(Duration::from_millis(2));
+    assert_eq!(clock.ticks(), 2000, "a pause does not lift it");
+    clock.limit(Some(Duration::from_micros(16)));
+    std::thread::sleep(Duration::from_millis(2));
+    assert_eq!(clock.ticks(), 3000, "it goes on for as long again");
+    clock.limit(None);
+    assert!(clock.ticks() - 3000 < 62_500_000, "the stand does not count");
+    std::thread::sleep(Duration::from_millis(2));
+    assert!(clock.ticks() >= 3000 + 125_000);
+}
+
+#[test]
+fn counter_whose_limit_changes_under_its_readers_never_goes_back() {
+    let clock = Clock::new();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let readers = [(); 2].map(|()| {
+            scope.spawn(|| {
+                let mut last = clock.ticks();
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let now = clock.ticks();
+                    assert!(now >= last, "from {last} back to {now}");
+                    last = now;
+                }
+            })
+        });
+        for round in 0..20_000 {
+            clock.limit(Some(Duration::from_micros(round % 3)));
+            let stands = clock.ticks();
+            if round % 2 == 0 {
+                clock.limit(None);
+            }
+            assert!(clock.ticks() >= stands);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+    });
+}

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A machine that is saved while its devices signal, and the one that goes on: each signal is in one of them, once.
+//! And one whose SMMU is late: it is held, and its time with it.
+
+mod late_smmu;
 
 use super::*;
 use crate::interrupts::intx::Pin;

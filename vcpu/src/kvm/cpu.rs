@@ -170,10 +170,10 @@ impl Cpu {
                 Next::Leave(Exit::Fatal("the guest reported a crash (KVM_SYSTEM_EVENT_CRASH)".into()))
             }
             Ok(VcpuExit::Unsupported(KVM_EXIT_ARM_NISV)) => Next::Abort,
-            Ok(VcpuExit::Intr) => Next::Run { completes: false },
-            Err(errno) if [libc::EINTR, libc::EAGAIN].contains(&errno.errno()) => {
-                Next::Run { completes: false }
-            }
+            // A kick, or this process was stopped and goes on: what was to happen meanwhile is looked at.
+            Ok(VcpuExit::Intr) => Next::Leave(Exit::Kicked),
+            Err(errno) if errno.errno() == libc::EINTR => Next::Leave(Exit::Kicked),
+            Err(errno) if errno.errno() == libc::EAGAIN => Next::Run { completes: false },
             // EFAULT on the BAR of a device that is in reset or has memory space disabled: reads as all ones, as on a
             // bus.
             Err(errno) if errno.errno() == libc::EFAULT && bus.withdraw(withdrawals) => {

@@ -13,6 +13,7 @@ use ipc::slot::SlotKind;
 use sandbox::Inherited;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The host's CPUs.
 pub struct Kvm {
@@ -79,6 +80,14 @@ impl Engine for Kvm {
 
     fn pause(&self) -> Result<(), Failure> {
         self.vm.pause()
+    }
+
+    fn limit_time(&self, span: Option<Duration>) -> Result<(), Failure> {
+        if span == Some(Duration::ZERO) {
+            self.vm.hold_time();
+            return Ok(());
+        }
+        self.vm.release_time()
     }
 
     fn save(&self) -> Result<SavedKvm, Failure> {

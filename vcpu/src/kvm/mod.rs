@@ -9,11 +9,14 @@
 //!             windows of devices' memory, while the guest runs            window_slots.rs
 //!                                                                         saved.rs      state units
 //!                                                                         stats.rs      the kernel's count of exits
+//!                                                                         held_time.rs  time that vCPUs are held
 //! ```
 //!
 //! KVM accepts ioctls only from the address space that made the VM, so this process makes it: after sealing, from the
 //! inherited descriptor of /dev/kvm. Pure modules are compiled and tested on every host.
 
+#[cfg(any(target_arch = "aarch64", test))]
+mod held_time;
 #[cfg(any(target_arch = "aarch64", test))]
 mod memslots;
 #[cfg(any(target_arch = "aarch64", test))]

@@ -165,6 +165,16 @@ pub fn counter_hz() -> u64 {
     hz
 }
 
+/// The host's counter, in ticks.
+pub fn counter() -> u64 {
+    let ticks: u64;
+    // SAFETY: reads a register that Linux lets processes read (CNTKCTL_EL1). The barrier keeps the read in its place.
+    unsafe {
+        std::arch::asm!("isb", "mrs {ticks}, cntvct_el0", ticks = out(reg) ticks, options(nostack, preserves_flags))
+    };
+    ticks
+}
+
 /// The host's page size in bytes. The C library knows it from the start; others ask the kernel, which a sealed process
 /// must not.
 pub fn page_len() -> u64 {

@@ -7,6 +7,7 @@
 
 use super::cpu::{self, Cpu};
 use super::gic::Gic;
+use super::held_time::HeldTime;
 use super::level_ends;
 use super::memslots::{self, Kind, Slot};
 use super::needs;
@@ -35,6 +36,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno::Error as Errno;
 
@@ -43,6 +45,12 @@ use vmm_sys_util::errno::Error as Errno;
 const LATE_MESSAGES_OF_DEVICE: usize = 8 * VECTORS_MAX as usize;
 /// Queued MSIs of all devices at most.
 const LATE_MESSAGES_MAX: usize = LATE_MESSAGES_OF_DEVICE * PCI_SLOT_COUNT as usize;
+
+/// The part of a second that a kicked vCPU has to leave guest code: the interrupt of another CPU, a hundred times over.
+const LEAVING_PER_S: u64 = 100;
+/// How often KVM may refuse an offset of the counter because a vCPU is in KVM_RUN, and the pause behind each.
+const RELEASE_ATTEMPTS_MAX: u32 = 100;
+const RELEASE_PAUSE: Duration = Duration::from_millis(1);
 
 /// The VM.
 pub struct Vm {
@@ -74,6 +82,8 @@ struct State {
     running: bool,
     /// Offset of the guest's counter from the host's, in ticks.
     counter_offset: u64,
+    /// The machine runs and its vCPUs are held.
+    held: HeldTime,
     /// The guest's counter while guest time is stopped.
     clock: KvmClockV1,
     /// MSIs that came during the pause.
@@ -153,6 +163,7 @@ impl Vm {
         let state = State {
             running: false,
             counter_offset: 0,
+            held: HeldTime::default(),
             clock: KvmClockV1 { ticks: 0, hz: sys::counter_hz() },
             late: Vec::new(),
             routes: Routes::default(),
@@ -247,6 +258,7 @@ impl Vm {
         let offset = host.wrapping_sub(state.clock.ticks);
         sys::set_counter_offset(&self.fd, offset).map_err(fail("set the counter offset at resume"))?;
         state.counter_offset = offset;
+        state.held.begin_anew(sys::counter());
         for message in std::mem::take(&mut state.late) {
             self.signal(message);
         }
@@ -263,12 +275,44 @@ impl Vm {
         if !state.running {
             return Ok(());
         }
-        state.clock.ticks = self.ticks()?;
+        state.clock.ticks = self.ticks()?.wrapping_sub(state.held.ticks(sys::counter()));
         self.connect(&mut state, &vectors, false)?;
         state.running = false;
         drop((state, vectors));
         self.gic.write_tables()?;
         self.harvest()
+    }
+
+    /// Stops guest time of vCPUs that are held and were kicked.
+    pub fn hold_time(&self) {
+        let leaving = sys::counter_hz() / LEAVING_PER_S;
+        self.state().held.begin(sys::counter(), leaving);
+    }
+
+    /// Lets guest time go on; vCPUs are still held. One may be in KVM_RUN for a moment, to complete an access: KVM
+    /// refuses the offset meanwhile.
+    pub fn release_time(&self) -> Result<(), Failure> {
+        for attempt in 1.. {
+            let mut state = self.state();
+            if state.running && state.held.is_held() {
+                let offset = state.counter_offset.wrapping_add(state.held.ticks(sys::counter()));
+                match sys::set_counter_offset(&self.fd, offset) {
+                    Err(errno) if errno.errno() == libc::EBUSY && attempt < RELEASE_ATTEMPTS_MAX => {
+                        drop(state);
+                        std::thread::sleep(RELEASE_PAUSE);
+                        continue;
+                    }
+                    Err(errno) => {
+                        state.held.end();
+                        return Err(Failure::new("set the counter offset behind a hold", errno));
+                    }
+                    Ok(()) => state.counter_offset = offset,
+                }
+            }
+            state.held.end();
+            break;
+        }
+        Ok(())
     }
 
     /// Assigns or deassigns the irqfds of all lines and vectors.

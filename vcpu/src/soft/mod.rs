@@ -27,6 +27,7 @@ use soft_cpu::ram::GuestRam;
 use soft_cpu::saved::ClockV1;
 use soft_cpu::{Vcpu, VcpuParts};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The GIC, and what it shares with the CPUs.
 pub struct SoftController {
@@ -176,6 +177,11 @@ impl Engine for Soft {
         Ok(())
     }
 
+    fn limit_time(&self, span: Option<Duration>) -> Result<(), Failure> {
+        self.controller.clock.limit(span);
+        Ok(())
+    }
+
     fn save(&self) -> Result<SavedSoft, Failure> {
         Ok(SavedSoft {
             clock: self.controller.clock.save(),
@@ -201,6 +207,15 @@ impl Engine for Soft {
             inspect.counter(format!("vcpu{index}.instructions"), slot.retired());
         }
         inspect.counter("mmio.gic", self.mmio.gic_accesses());
+    }
+}
+
+#[cfg(test)]
+impl Soft {
+    /// Guest time, whoever holds the vCPUs.
+    pub fn time(&self) -> Duration {
+        Duration::from_secs(1)
+            .mul_f64(self.controller.clock.ticks() as f64 / soft_cpu::clock::COUNTER_HZ as f64)
     }
 }
 
