@@ -7,7 +7,7 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use crate::saved::ClockV1;
@@ -71,33 +71,38 @@ impl Clock {
     fn running_ticks(&self) -> u64 {
         loop {
             let changes = self.changes.load(Ordering::Acquire);
-            let offset = self.offset.load(Ordering::Acquire);
-            let limit = self.limit.load(Ordering::Acquire);
-            // Before the offset is believed: one that is replaced meanwhile would let a reader see beyond the limit.
-            let ticks = self.host_ticks().wrapping_add(offset).min(limit);
+            let ticks = self.limited_ticks();
+            // The host's time was read before this: it is none of during a change, or after it.
+            fence(Ordering::SeqCst);
             if changes.is_multiple_of(2) && self.changes.load(Ordering::SeqCst) == changes {
                 return ticks;
             }
-            // Held only for the two stores.
+            // Held only for a few stores.
             drop(self.changing.lock().unwrap_or_else(PoisonError::into_inner));
         }
+    }
+
+    /// The value by offset and limit, which may be of two changes.
+    fn limited_ticks(&self) -> u64 {
+        let offset = self.offset.load(Ordering::Acquire);
+        let limit = self.limit.load(Ordering::Acquire);
+        self.host_ticks().wrapping_add(offset).min(limit)
     }
 
     /// Lets the counter go on for at most `span` from where it is, and stand then; or, without one, lifts the limit:
     /// the counter goes on from where it stands.
     pub fn limit(&self, span: Option<Duration>) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let frozen = self.frozen.load(Ordering::Acquire);
-        let now = if frozen { self.frozen_ticks.load(Ordering::Acquire) } else { self.running_ticks() };
-        let ticks =
-            |span: Duration| u64::try_from(span.as_nanos() / u128::from(NS_PER_TICK)).unwrap_or(u64::MAX);
-        let limit = span.map_or(u64::MAX, |span| now.saturating_add(ticks(span)));
         self.changes.fetch_add(1, Ordering::SeqCst);
-        // The same where it has not reached the limit, but for the time that this takes.
+        // Behind the count: whoever has seen a value that is believed has seen none after this one.
+        let frozen = self.frozen.load(Ordering::Acquire);
+        let now = if frozen { self.frozen_ticks.load(Ordering::Acquire) } else { self.limited_ticks() };
         if !frozen && now == self.limit.load(Ordering::Acquire) {
             self.offset.store(now.wrapping_sub(self.host_ticks()), Ordering::SeqCst);
         }
-        self.limit.store(limit, Ordering::SeqCst);
+        let ticks =
+            |span: Duration| u64::try_from(span.as_nanos() / u128::from(NS_PER_TICK)).unwrap_or(u64::MAX);
+        self.limit.store(span.map_or(u64::MAX, |span| now.saturating_add(ticks(span))), Ordering::SeqCst);
         self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
