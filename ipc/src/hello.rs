@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Hello: the first frame in each direction of every channel, which identifies its sender.
 //!
-//! All processes of a VM are of one build. Each end compares the peer's [`Hello`] with the expected one: a mismatch is
-//! a violation, and nothing more is read from that channel. The generation counts the lives of a process; by it frames
-//! of an earlier life are recognised.
+//! All processes of a VM speak one version of the protocol; their builds may differ, where one was started anew from
+//! another program. Each end compares the peer's [`Hello`] with the expected one: a mismatch is a violation, and
+//! nothing more is read from that channel. The generation counts the lives of a process; by it frames of an earlier
+//! life are recognised.
 
 use core::fmt;
 
@@ -15,6 +16,22 @@ use crate::error::{Breach, Violation};
 pub const BUILD: &str = match option_env!("BULKHEAD_BUILD") {
     Some(build) => build,
     None => env!("CARGO_PKG_VERSION"),
+};
+
+/// The version of the contract between the processes of a VM: of messages, of shared memory, of saved states. Raised
+/// with every change of one of them that a process of an earlier build would take for something else.
+pub const PROTOCOL: u32 = 1;
+
+/// What the file of a program of a VM's processes contains, in front of its [`PROTOCOL`]: whoever is to open one for
+/// somebody else knows it by that.
+pub const PROGRAM_MARK_HEAD: [u8; 48] = *b"program of a virtual machine of Bulkhead, speaks";
+/// The same with the protocol.
+pub const PROGRAM_MARK: [u8; 52] = {
+    let mut mark = [0; 52];
+    let (head, protocol) = mark.split_at_mut(PROGRAM_MARK_HEAD.len());
+    head.copy_from_slice(&PROGRAM_MARK_HEAD);
+    protocol.copy_from_slice(&PROTOCOL.to_le_bytes());
+    mark
 };
 
 /// The roles, each with its name and how many of it a VM has: a new one is a line here.
@@ -90,7 +107,9 @@ impl fmt::Display for Role {
 pub struct Hello {
     /// The sender's role.
     pub role: Role,
-    /// The sender's build, [`BUILD`].
+    /// The protocol that it speaks, [`PROTOCOL`].
+    pub protocol: u32,
+    /// The sender's build, [`BUILD`]: for messages only.
     pub build: String,
     /// The generation of the process that the coordinator started, on its control channel; elsewhere that of the
     /// channel (see [`Rewire`](crate::protocol::control::Request::Rewire)). Equal at both ends.
@@ -101,15 +120,16 @@ impl Hello {
     /// A hello from this build.
     #[must_use]
     pub fn new(role: Role, generation: u32) -> Self {
-        Self { role, build: BUILD.to_owned(), generation }
+        Self { role, protocol: PROTOCOL, build: BUILD.to_owned(), generation }
     }
 
     /// Checks a peer's hello.
     ///
     /// # Errors
-    /// `Breach::Hello` if any field differs from `expected`.
+    /// `Breach::Hello` if any field but the build differs from `expected`.
     pub fn check(&self, expected: &Self) -> Result<(), Violation> {
-        if self == expected {
+        let of = |Self { role, protocol, build: _, generation }: &Self| (*role, *protocol, *generation);
+        if of(self) == of(expected) {
             return Ok(());
         }
         let breach = Breach::Hello { found: self.to_string(), expected: expected.to_string() };
@@ -121,6 +141,6 @@ impl fmt::Display for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The build is text of the peer: cut and escaped before it reaches a log.
         let build: String = self.build.chars().take(64).flat_map(char::escape_default).collect();
-        write!(f, "{} build {build} generation {}", self.role, self.generation)
+        write!(f, "{} protocol {} build {build} generation {}", self.role, self.protocol, self.generation)
     }
 }

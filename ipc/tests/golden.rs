@@ -421,7 +421,7 @@ fn samples() -> BTreeMap<&'static str, Vec<u8>> {
     add(messages::<FunctionLink, _>(Kind::Request, 7, function_link_requests()));
     add(messages::<FunctionLink, _>(Kind::Reply, 7, function_link_replies()));
     add(stream::samples());
-    let hello = Hello { role: Role::Vcpu, build: "1.2.3".into(), generation: 3 };
+    let hello = Hello { role: Role::Vcpu, protocol: 7, build: "1.2.3".into(), generation: 3 };
     add(vec![("hello", framed::<Control>(Kind::Hello, 0, 0, &to_vec(hello))), ("numbers", numbers())]);
     let mut writer = Writer::new();
     let state = SampleV1 { ticks: 300, name: "rtc".into() };

@@ -92,6 +92,8 @@ pub fn run<P: Program>(
     if name.role != P::ROLE {
         return Err(StartError::OtherRole { name, role: P::ROLE });
     }
+    // It stays in the program's file.
+    std::hint::black_box(&ipc::hello::PROGRAM_MARK);
     // Before sealing, since it opens files.
     let spin = ring::spin_for_host();
     let mut fds = Inherited::take_all(slots)?;

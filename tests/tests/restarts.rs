@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! One process of a running VM is started anew, as `bulkhead restart` does it, while a stock Linux works on its disk
-//! through the vSMMU: every block that it reads is the one that it wrote, and its drivers notice nothing.
+//! One process of a running VM is started anew, as `bulkhead restart` does it, also into another program, while a stock
+//! Linux works on its disk through the vSMMU: every block that it reads is the one that it wrote, and its drivers
+//! notice nothing.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,15 +13,19 @@
 #[expect(dead_code, reason = "this suite starts machines with devices only")]
 mod support;
 
-use std::path::Path;
+use std::fs::{OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{COMMAND, launch_at_shell};
+use tests::crash::{Life, kill_and_await};
 use tests::disk::{self, work};
 use tests::vm::Vm;
-use tests::{SEEN, median_and_most};
+use tests::{SEEN, SKIPPED, median_and_most};
 
 /// How often the process is restarted, unless `BULKHEAD_RESTARTS` says how often.
 const RESTARTS: u32 = 20;
@@ -124,6 +129,134 @@ fn restarted_under_io(mut vm: Vm, process: &str, together: &[&str]) {
     println!(
         "{SEEN}{turns} restarts of {process} in {rounds} rounds of disk I/O: paused for {median} us (median), {most} us at most"
     );
+}
+
+#[test]
+fn vsmmu_is_upgraded_in_place_under_disk_io() {
+    upgraded_with_disk("smmu0", "bulkhead-smmu");
+}
+
+#[test]
+fn nvme_controller_is_upgraded_in_place_under_disk_io() {
+    upgraded_with_disk("nvme0", "bulkhead-nvme");
+}
+
+#[test]
+fn device_process_is_upgraded_in_place_under_disk_io() {
+    upgraded_with_disk("vfio0", "bulkhead-vfio");
+}
+
+/// Restarts a process into another build of its program, which later lives run too, by order and after a death.
+fn upgraded_with_disk(process: &str, program: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let image = disk::image(&folder, MIB).unwrap();
+    let Some(mut vm) = machine(&format!("upgrades-{process}"), &image) else { return };
+    let (upgrade, len) = other_build(program, &folder);
+    let old_len = executed_len(&vm, process);
+    work::begin(&mut vm.console, COMMAND).unwrap();
+    let status: Value = serde_json::from_str(&vm.control_json("status").unwrap()).unwrap();
+    assert_eq!(status["programs"], Value::Null);
+    let path = upgrade.to_str().unwrap().to_owned();
+    let answer = vm.control("restart", &["--program", &path, process]).unwrap();
+    assert!(answer.status.success(), "{answer:?}");
+    work::another_round(&mut vm.console, COMMAND).unwrap();
+    let assert_runs = |vm: &Vm| {
+        let rows = vm.processes().unwrap();
+        let files =
+            rows.iter().filter_map(|row| Some((row["name"].as_str()?, row["program_file"].as_str()?)));
+        assert_eq!(files.collect::<Vec<_>>(), [(process, path.as_str())]);
+        let status: Value = serde_json::from_str(&vm.control_json("status").unwrap()).unwrap();
+        assert_eq!(status["programs"][process], path, "{status}");
+        match executed_len(vm, process) {
+            Some(executed) => assert!(executed == len && old_len != Some(len), "{executed}, {old_len:?}"),
+            None => println!("{SKIPPED}this user may not see what a sealed process executes"),
+        }
+    };
+    assert_runs(&vm);
+
+    // The file is not needed any more: what runs is a copy.
+    std::fs::remove_file(&upgrade).unwrap();
+    assert!(vm.control("restart", &[process]).unwrap().status.success());
+    work::another_round(&mut vm.console, COMMAND).unwrap();
+    assert_runs(&vm);
+    kill_and_await(&vm, process, COMMAND).unwrap();
+    work::another_round(&mut vm.console, COMMAND).unwrap();
+    assert_runs(&vm);
+    vm.control_json("save-restore").unwrap();
+    work::another_round(&mut vm.console, COMMAND).unwrap();
+    assert_runs(&vm);
+    let last = Life::of(&vm, process).unwrap().unwrap().pid;
+    let rounds = work::finish_unnoticed(vm, COMMAND).unwrap();
+    // What it runs has no path by which it would be found among what is left.
+    assert!(!Path::new(&format!("/proc/{}", last.as_raw_nonzero())).exists());
+    println!("{SEEN}{process} upgraded, restarted, killed and restored in {rounds} rounds of disk I/O");
+}
+
+/// A file that runs as `program` does and is another one, and its length.
+fn other_build(program: &str, folder: &tempfile::TempDir) -> (PathBuf, u64) {
+    let upgrade = folder.path().join(format!("{program}-next"));
+    std::fs::copy(support::programs().unwrap().join(program), &upgrade).unwrap();
+    let mut file = OpenOptions::new().append(true).open(&upgrade).unwrap();
+    file.write_all(b"another build").unwrap();
+    (upgrade, file.metadata().unwrap().len())
+}
+
+/// A controller of another protocol.
+fn other_protocol(folder: &tempfile::TempDir) -> PathBuf {
+    let (path, _) = other_build("bulkhead-nvme", folder);
+    let mut program = std::fs::read(&path).unwrap();
+    let head = ipc::hello::PROGRAM_MARK_HEAD;
+    let marks = program.windows(head.len()).enumerate().filter(|(_, found)| *found == head);
+    let marks: Vec<usize> = marks.map(|(at, _)| at + head.len()).collect();
+    assert!(!marks.is_empty());
+    marks.into_iter().for_each(|at| program[at..at + 4].fill(0xff));
+    std::fs::write(&path, program).unwrap();
+    path
+}
+
+/// How long the file is that a process executes, where this user may see that.
+fn executed_len(vm: &Vm, process: &str) -> Option<u64> {
+    let life = Life::of(vm, process).unwrap().unwrap();
+    let executed = format!("/proc/{}/exe", life.pid.as_raw_nonzero());
+    Some(std::fs::metadata(executed).ok()?.len())
+}
+
+#[test]
+fn program_that_cannot_follow_is_refused_and_the_old_life_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = disk::image(&folder, MIB).unwrap();
+    let Some(mut vm) = machine("downgrades", &image) else { return };
+    work::begin(&mut vm.console, COMMAND).unwrap();
+    let before = processes(&vm);
+    let text = folder.path().join("text");
+    std::fs::write(&text, "no program").unwrap();
+    let script = folder.path().join("script");
+    std::fs::write(&script, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+    let other_protocol = other_protocol(&folder);
+    let other_role = support::programs().unwrap().join("bulkhead-smmu");
+    let missing = folder.path().join("missing");
+    for (program, words) in [
+        (&missing, "no such program"),
+        (&text, "Permission denied"),
+        (&script, "no program of the processes of a VM"),
+        (&other_protocol, "speaks protocol 4294967295, and this VM protocol"),
+        (&other_role, "nvme0"),
+    ] {
+        let refused = vm.control("restart", &["--program", program.to_str().unwrap(), "nvme0"]).unwrap();
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains(words), "{}: {refused:?}", program.display());
+        println!("{}: {}", program.display(), said.trim());
+        work::another_round(&mut vm.console, COMMAND).unwrap();
+    }
+    let after = processes(&vm);
+    before.iter().zip(&after).for_each(|(old, new)| assert_stays(old, new));
+    let status: Value = serde_json::from_str(&vm.control_json("status").unwrap()).unwrap();
+    assert_eq!(status["programs"], Value::Null, "{status}");
+    // The next life runs the program that it had.
+    assert!(vm.control("restart", &["nvme0"]).unwrap().status.success());
+    work::another_round(&mut vm.console, COMMAND).unwrap();
+    work::finish_unnoticed(vm, COMMAND).unwrap();
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //! The channel between launcher and coordinator: a seqpacket pair, one small message at a time.
 //!
 //! The launcher sends control connections that it has accepted and checked (one descriptor each), and the request to
-//! stop. The coordinator reports that the guest runs, requests reconnections to devices' servers and connections to
-//! another host, and reports the end with its reason. Either end's death is end of file for the other: a VM never
-//! outlives its launcher, and a launcher never waits for a dead coordinator.
+//! stop. The coordinator reports that the guest runs, requests reconnections to devices' servers, connections to
+//! another host, and programs, and reports the end with its reason. Either end's death is end of file for the other: a
+//! VM never outlives its launcher, and a launcher never waits for a dead coordinator.
 //!
 //! The coordinator is sealed and may have been reached by a guest: the launcher bounds and validates its messages.
 
@@ -43,6 +43,13 @@ pub enum FromLauncher {
     },
     /// A connection to another host.
     Lane(Lane),
+    /// The answer to [`FromCoordinator::OpenProgram`]: a program, or why there is none.
+    Program {
+        /// Which request it answers.
+        number: u8,
+        /// A memory file that cannot be changed any more.
+        program: io::Result<OwnedFd>,
+    },
     /// The answer to [`FromCoordinator::Ended`]: the VM's name is free.
     Released,
 }
@@ -80,6 +87,13 @@ pub enum FromCoordinator {
         /// How many.
         lane_count: u8,
     },
+    /// Requests a copy of the program at this path, for a process that is started anew.
+    OpenProgram {
+        /// The number of this request.
+        number: u8,
+        /// Where it is: an absolute path.
+        path: String,
+    },
     /// The VM has ended; the last message. Its processes are gone and its disks unlocked: the launcher now frees the
     /// name.
     Ended(Why),
@@ -91,6 +105,8 @@ const DEVICE: u8 = b'D';
 const NO_DEVICE: u8 = b'N';
 const LANE: u8 = b'L';
 const NO_LANE: u8 = b'M';
+const PROGRAM: u8 = b'P';
+const NO_PROGRAM: u8 = b'Q';
 const RELEASED: u8 = b'R';
 
 /// Bytes of the longest message of the launcher: why a connection does not come about.
@@ -138,6 +154,19 @@ impl LauncherEnd {
                 let reason = error.to_string().into_bytes();
                 let reason = reason.get(..REASON_LEN_MAX).unwrap_or(&reason);
                 ([&[NO_LANE, *dial, *index], reason].concat(), None)
+            }
+        };
+        self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
+    }
+
+    /// Passes on a program, or why there is none. As [`Self::connection`].
+    pub async fn program(&self, number: u8, program: &io::Result<OwnedFd>) -> io::Result<()> {
+        let (message, fd) = match program {
+            Ok(program) => (vec![PROGRAM, number], Some(program.as_fd())),
+            Err(error) => {
+                let reason = error.to_string().into_bytes();
+                let reason = reason.get(..REASON_LEN_MAX).unwrap_or(&reason);
+                ([&[NO_PROGRAM, number], reason].concat(), None)
             }
         };
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
@@ -204,6 +233,13 @@ impl CoordinatorEnd {
             (Some(&[NO_LANE, dial, index, ref reason @ ..]), None) => {
                 let socket = Err(io::Error::other(String::from_utf8_lossy(reason)));
                 Ok(Some(FromLauncher::Lane(Lane { dial, index, socket })))
+            }
+            (Some(&[PROGRAM, number]), Some(program)) => {
+                Ok(Some(FromLauncher::Program { number, program: Ok(program) }))
+            }
+            (Some(&[NO_PROGRAM, number, ref reason @ ..]), None) => {
+                let program = Err(io::Error::other(String::from_utf8_lossy(reason)));
+                Ok(Some(FromLauncher::Program { number, program }))
             }
             (Some(&[RELEASED]), None) => Ok(Some(FromLauncher::Released)),
             (Some(_), _) => Err(garbled("a message of the launcher")),

@@ -36,6 +36,7 @@ fn status(phase: Phase) -> Status {
         hang_deadline_s: 10,
         lost_devices: std::collections::BTreeMap::new(),
         deaths: std::collections::BTreeMap::new(),
+        programs: std::collections::BTreeMap::new(),
         migration: None,
     }
 }

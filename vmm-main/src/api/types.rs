@@ -46,6 +46,9 @@ pub struct Status {
     /// Processes that died and were started anew under the guest, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deaths: BTreeMap<String, Deaths>,
+    /// Processes that run another program than they began with, by their names, and where it was.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub programs: BTreeMap<String, String>,
     /// The migration that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<MigrationProgress>,
@@ -69,6 +72,9 @@ pub struct Process {
     pub role: String,
     /// Name of its executable, such as `bulkhead-smmu`.
     pub program: String,
+    /// Where the program was that it was restarted into, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_file: Option<String>,
     /// Process id in the coordinator's pid namespace.
     pub pid: i32,
     /// The same process's id as the caller's `/proc` has it; filled in by the command line.
@@ -165,6 +171,9 @@ pub struct SaveRestored {
 pub struct RestartRequest {
     /// The process to start anew, such as `smmu0`.
     pub process: String,
+    /// The absolute path of the program that its next lives run; left out, they run what it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
 }
 
 /// Answer of `POST /v1/restart`.

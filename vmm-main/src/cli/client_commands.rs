@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -24,6 +24,7 @@ use crate::api::types::{
 };
 use crate::config::{check, size};
 use crate::launcher::runtime_dir::RuntimeDir;
+use crate::printable;
 use crate::problem::{Class, Problem};
 use crate::system::CpuKind;
 
@@ -42,6 +43,9 @@ pub struct Target {
 pub struct RestartFlags {
     /// Name of the process, as `ps` shows it
     process: String,
+    /// The program that it and its next lives run from now on, of the same protocol: an upgrade in place
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
 }
@@ -129,7 +133,10 @@ fn show_processes(target: &Target, all: &[(String, Vec<Process>)]) -> Result<(),
         for row in rows {
             table.add_row(vec![
                 name.clone(),
-                row.name.clone(),
+                match &row.program_file {
+                    Some(file) => format!("{} ({file})", row.name),
+                    None => row.name.clone(),
+                },
                 row.host_pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string()),
                 row.generation.to_string(),
                 row.state.clone(),
@@ -185,7 +192,8 @@ pub fn save_restore(target: &Target) -> Result<(), Problem> {
 
 /// `bulkhead restart`.
 pub fn restart(flags: &RestartFlags) -> Result<(), Problem> {
-    let request = RestartRequest { process: flags.process.clone() };
+    let program = flags.program.as_deref().map(absolute).transpose()?;
+    let request = RestartRequest { process: flags.process.clone(), program };
     let body = serde_json::to_vec(&request).map_err(|error| cannot_show(&error))?;
     let done: Restarted = ask(&flags.target, Method::POST, "/v1/restart", body)?;
     if flags.target.json {
@@ -193,6 +201,16 @@ pub fn restart(flags: &RestartFlags) -> Result<(), Problem> {
     }
     let Restarted { process, generation, stages, units, downtime_us } = done;
     print(&moved(&format!("{process}: generation {generation} runs"), &stages, downtime_us, &units))
+}
+
+/// The path by which the launcher finds what this command means.
+fn absolute(program: &Path) -> Result<String, Problem> {
+    let refuse = |what: String| {
+        Problem::usage(what, printable::path(program), "give a program of Bulkhead for this machine")
+    };
+    let path =
+        program.canonicalize().map_err(|error| refuse(format!("there is no such program: {error}")))?;
+    path.into_os_string().into_string().map_err(|_| refuse("its path is not UTF-8".to_owned()))
 }
 
 /// What became of processes that others go on for.
@@ -298,11 +316,13 @@ pub(super) fn show_status(target: &Target, status: &Status) -> Result<(), Proble
             format!("{name} was started anew {count} times; the last time, {last}\n")
         })
         .collect();
+    let programs: String =
+        status.programs.iter().map(|(name, file)| format!("{name} runs {file}\n")).collect();
     let migration = status.migration.as_ref();
     let migration: String =
         migration.map(|progress| format!("{}\n", migration::line(progress))).unwrap_or_default();
     print(&format!(
-        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{migration}{direct}{lost}{deaths}",
+        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{migration}{direct}{lost}{deaths}{programs}",
         status.name,
         status.phase.as_str(),
         size::display(status.memory_len),

@@ -47,7 +47,7 @@ use crate::system::{self, DEVICES_MAX, Rights, System};
 
 use self::handover::Handover;
 use self::launcher::{Launcher, Reopened};
-use self::vm::{Given, Moved, Vm};
+use self::vm::{Given, Moved, Opened, Vm};
 
 /// For clients to read their last answers before the sockets close.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -126,16 +126,18 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
     let (connected, lanes) = mpsc::channel(LANES_MAX.into());
     let (to_launcher, reports) = mpsc::channel(4);
     let (found, reopened) = mpsc::channel(DEVICES_MAX);
+    // One is asked for at a time.
+    let (programs, opened) = mpsc::channel(1);
     let (free, freed) = oneshot::channel();
     let launcher = Launcher::new(to_launcher.clone(), reopened, given.handover.unreachable());
     match given.handover.hang_deadline {
         0 => tracing::info!("processes that hang are left as they are"),
         seconds => tracing::info!("a process that makes no progress for {seconds} s is killed"),
     }
-    let mut vm = Vm::new(given, locked, launcher, to_launcher.clone(), lanes)?;
+    let mut vm = Vm::new(given, locked, launcher, to_launcher.clone(), lanes, opened)?;
     let server = Server::new(Handle { commands, stops: stops.clone(), migrations, snapshot: vm.snapshot() });
     // Clients are served while the VM boots or executes a command of another client.
-    let answers = Answers { found, connected };
+    let answers = Answers { found, connected, programs };
     let carrier = tokio::spawn(carry(channel, server.clone(), stops, reports, answers, free));
 
     let counted = tokio::spawn(logging::tell_of_dropped_lines());
@@ -185,6 +187,8 @@ struct Answers {
     found: mpsc::Sender<Reopened>,
     /// Connections of a migration.
     connected: mpsc::Sender<Lane>,
+    /// Copies of files that users want processes to be restarted into.
+    programs: mpsc::Sender<Opened>,
 }
 
 /// Carries messages between the launcher and the VM's task, and clients to the server, until the VM's name is free.
@@ -215,6 +219,9 @@ async fn carry(
                 }
                 // A full queue holds answers that were not requested.
                 Ok(Some(FromLauncher::Device { index, server })) => drop(answers.found.try_send((index, server))),
+                Ok(Some(FromLauncher::Program { number, program })) => {
+                    drop(answers.programs.try_send((number, program)));
+                }
                 Ok(Some(FromLauncher::Lane(lane))) => drop(answers.connected.try_send(lane)),
                 Ok(Some(FromLauncher::Stop)) => stop(Why::Asked),
                 Ok(Some(FromLauncher::Released)) => break,

@@ -45,8 +45,10 @@ mod launches;
 mod loading;
 mod migration;
 mod plan;
+mod programs;
 mod saved_state;
 mod snapshot;
 mod state_machine;
 
 pub use driver::{Given, Moved, Vm};
+pub use programs::Opened;

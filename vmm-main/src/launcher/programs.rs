@@ -1,15 +1,88 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The programs of a VM, found next to the running one and opened before anything is sealed.
+//! The programs of a VM, found next to the running one and opened before anything is sealed; and the one that a user
+//! names for a process that is started anew.
 //!
 //! The coordinator executes them by descriptor, since it can open no path. They are opened for reading because the
-//! spawner looks at the ELF header to refuse what cannot run in an empty root.
+//! spawner looks at the ELF header to refuse what cannot run in an empty root. What it may execute was settled when it
+//! was sealed, but for files in memory: so a later program is copied into one, sealed against every change. What runs
+//! is what was read, whatever becomes of the file.
 
 use std::fs::File;
-use std::os::unix::fs::PermissionsExt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use ipc::hello::{PROGRAM_MARK_HEAD, PROTOCOL};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
 
 use crate::printable;
 use crate::problem::Problem;
+
+/// The longest program that is copied: one with all of its debug information has some 100 MiB.
+const COPY_LEN_MAX: u64 = 512 << 20;
+/// `MFD_EXEC`, from Linux 6.3 on.
+const EXEC: MemfdFlags = MemfdFlags::from_bits_retain(0x10);
+
+/// Copies the program at `path`, as the user may read and execute it, into a memory file that cannot be changed.
+///
+/// # Errors
+/// If it is none that this user may execute, or the host has no room for it.
+pub fn copy(path: &Path) -> io::Result<OwnedFd> {
+    if !path.is_absolute() {
+        return Err(io::Error::other("its path is not absolute"));
+    }
+    // A fifo would be waited for; it is refused below.
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    // Whoever asks is not to be given what could only be read.
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK)?;
+    if metadata.len() > COPY_LEN_MAX {
+        return Err(io::Error::other(format!("it has more than {} MiB", COPY_LEN_MAX >> 20)));
+    }
+    let name = path.file_name().map_or_else(|| "program".into(), |name| name.to_string_lossy());
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let copy = match memfd_create(name.as_ref(), flags | EXEC) {
+        // An older kernel: every memory file can be executed.
+        Err(Errno::INVAL) => memfd_create(name.as_ref(), flags),
+        made => made,
+    }?;
+    let mut writer = File::from(copy.try_clone()?);
+    io::copy(&mut io::Read::take(&file, COPY_LEN_MAX), &mut writer)?;
+    drop(writer);
+    fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    let spoken = protocols(&File::from(copy.try_clone()?))?;
+    if spoken.contains(&PROTOCOL) {
+        return Ok(copy);
+    }
+    Err(io::Error::other(match spoken.first() {
+        Some(other) => format!("it speaks protocol {other}, and this VM protocol {PROTOCOL}"),
+        None => "it is no program of the processes of a VM".to_owned(),
+    }))
+}
+
+/// The protocols behind each mark in a program.
+fn protocols(program: &File) -> io::Result<Vec<u32>> {
+    const PIECE_LEN: usize = 1 << 20;
+    let mark_len = PROGRAM_MARK_HEAD.len() + size_of::<u32>();
+    let (mut spoken, mut piece, mut at) = (Vec::new(), vec![0; PIECE_LEN], 0);
+    loop {
+        let len = program.read_at(&mut piece, at)?;
+        let found = piece.get(..len).unwrap_or_default();
+        let marks = found.windows(mark_len).filter_map(|window| window.strip_prefix(&PROGRAM_MARK_HEAD));
+        spoken.extend(marks.filter_map(|protocol| Some(u32::from_le_bytes(protocol.try_into().ok()?))));
+        if len < mark_len {
+            return Ok(spoken);
+        }
+        // A mark may begin at the end of the piece.
+        at += (len + 1).saturating_sub(mark_len) as u64;
+    }
+}
 
 /// Opens `name` in the folder of the running program.
 pub fn open(name: &str) -> Result<File, Problem> {
@@ -67,6 +140,38 @@ fn open_in(folder: &Path, name: &str) -> Result<File, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn copy_of_a_program_cannot_be_changed_and_what_is_none_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = |name: &str, before: usize, protocol: u32| {
+            let path = folder.path().join(name);
+            let mark =
+                [&vec![b'p'; before][..], &PROGRAM_MARK_HEAD, &protocol.to_le_bytes(), b"rest"].concat();
+            std::fs::write(&path, mark).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+            path
+        };
+        // The mark in the middle of a piece, and over the ends of two.
+        for before in [0, 7, (1 << 20) - 51, (1 << 20) - 1, 1 << 20] {
+            let copied = File::from(copy(&program("program", before, PROTOCOL)).unwrap());
+            assert_eq!(copied.metadata().unwrap().len(), before as u64 + 56);
+            assert!(copied.set_len(0).is_err() && io::Write::write(&mut &copied, b"x").is_err());
+        }
+        let other = copy(&program("other", 9, PROTOCOL + 1)).unwrap_err().to_string();
+        assert_eq!(other, format!("it speaks protocol {}, and this VM protocol {PROTOCOL}", PROTOCOL + 1));
+        let cut = program("cut", 9, PROTOCOL);
+        File::options().write(true).open(&cut).unwrap().set_len(9 + 50).unwrap();
+        assert!(copy(&cut).unwrap_err().to_string().contains("no program"));
+        let text = folder.path().join("text");
+        std::fs::write(&text, "x").unwrap();
+        assert_eq!(copy(&text).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert!(copy(folder.path()).unwrap_err().to_string().contains("no file"));
+        assert!(copy(Path::new("bulkhead-nvme")).unwrap_err().to_string().contains("not absolute"));
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o700.into(), 0).unwrap();
+        assert!(copy(&fifo).unwrap_err().to_string().contains("no file"));
+    }
 
     #[test]
     fn program_missing_or_not_executable_is_refused_by_path() {

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::future::{pending, poll_fn};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use sandbox::spawn::Child;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::log::OwnLog;
@@ -33,7 +33,7 @@ use super::runtime_dir::{self, ControlSocket};
 use super::signals::{Asked, Signals};
 use super::started::Started;
 use super::terminal::{self, Terminal};
-use super::{devices, refused};
+use super::{devices, programs, refused};
 use crate::coordinator::FAREWELL_SPAN;
 use crate::coordinator::spans::STOP_SPAN;
 use crate::launcher_channel::{FromCoordinator, Lane, LauncherEnd};
@@ -105,13 +105,14 @@ async fn serve(
     let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
     let channel = Rc::new(LauncherEnd::new(channel).map_err(host("watch the channel to the coordinator"))?);
     // One for each device at most: more are not caused by a reset.
-    let mut reopening: BTreeMap<u8, Reopening> = BTreeMap::new();
+    let mut reopening: BTreeMap<u8, Work> = BTreeMap::new();
     let listener =
         socket.listener.try_clone().and_then(UnixListener::from_std).map_err(host("watch the socket"))?;
     let accepting = guest_listener.as_ref().map(Listener::accepting).transpose();
     let mut accepting = accepting.map_err(host("wait for a guest"))?;
     let mut accepted = 0_u32;
-    let mut dialling: Option<Dialling> = None;
+    let mut dialling: Option<Work> = None;
+    let mut copying: Option<Work> = None;
     let mut signals = Signals::new().map_err(host("handle signals"))?;
     let mut deadline = pin!(sleep(Duration::MAX));
     let mut stopping = false;
@@ -137,6 +138,9 @@ async fn serve(
                     }
                     dialling = Some(Box::pin(dial(Rc::clone(&channel), number, to, lane_count)));
                 }
+                Ok(Some(FromCoordinator::OpenProgram { number, path })) => {
+                    copying = Some(Box::pin(copy_program(Rc::clone(&channel), number, path)));
+                }
                 Ok(Some(FromCoordinator::Reopen { index })) => {
                     let socket = servers.get(usize::from(index)).cloned().flatten();
                     let Some(socket) = socket.filter(|_| !reopening.contains_key(&index)) else { break };
@@ -156,6 +160,7 @@ async fn serve(
             },
             index = any_of(&mut reopening) => drop(reopening.remove(&index)),
             () = done(&mut dialling) => dialling = None,
+            () = done(&mut copying) => copying = None,
             lane = next_lane(accepting.as_ref()) => match lane {
                 Ok(lane) => {
                     let [index, ..] = accepted.to_le_bytes();
@@ -200,7 +205,10 @@ async fn serve(
         match timeout(Duration::from_secs(1), channel.recv()).await {
             Ok(Ok(Some(FromCoordinator::Ended(why)))) => ended = Some(why),
             Ok(Ok(Some(
-                FromCoordinator::Running | FromCoordinator::Reopen { .. } | FromCoordinator::Dial { .. },
+                FromCoordinator::Running
+                | FromCoordinator::Reopen { .. }
+                | FromCoordinator::Dial { .. }
+                | FromCoordinator::OpenProgram { .. },
             ))) => {}
             Ok(Ok(None) | Err(_)) | Err(_) => break,
         }
@@ -211,8 +219,8 @@ async fn serve(
     Ok(ended)
 }
 
-type Reopening = Pin<Box<dyn Future<Output = ()>>>;
-type Dialling = Pin<Box<dyn Future<Output = ()>>>;
+/// What is done beside the loop.
+type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Connects to a host that receives a guest, so often, and hands the connections over; or the first reason why not.
 async fn dial(channel: Rc<LauncherEnd>, number: u8, to: String, lane_count: u8) {
@@ -231,10 +239,25 @@ async fn dial(channel: Rc<LauncherEnd>, number: u8, to: String, lane_count: u8) 
     }
 }
 
-/// Waits for the end of the dialling; pending forever, if there is none. Cancel-safe: it keeps its progress.
-async fn done(dialling: &mut Option<Dialling>) {
-    match dialling {
-        Some(dialling) => dialling.await,
+/// Copies a program on a thread, for its file may be slow, and hands it over.
+async fn copy_program(channel: Rc<LauncherEnd>, number: u8, path: String) {
+    let (tell, told) = oneshot::channel();
+    let copies = move || drop(tell.send(programs::copy(Path::new(&path))));
+    let copied = match std::thread::Builder::new().name("copy".to_owned()).spawn(copies) {
+        Ok(_) => told.await.unwrap_or_else(|_| Err(std::io::Error::other("its copying failed"))),
+        Err(error) => Err(error),
+    };
+    // A coordinator that does not read is noticed elsewhere.
+    let handed = timeout(HAND_OVER_DEADLINE, channel.program(number, &copied)).await;
+    if let Ok(Err(error)) = handed {
+        let _ = timeout(HAND_OVER_DEADLINE, channel.program(number, &Err(error))).await;
+    }
+}
+
+/// Waits for the end of what is under way; pending forever, if there is nothing. Cancel-safe: it keeps its progress.
+async fn done(work: &mut Option<Work>) {
+    match work {
+        Some(work) => work.await,
         None => pending().await,
     }
 }
@@ -264,7 +287,7 @@ async fn reopen(channel: Rc<LauncherEnd>, index: u8, socket: PathBuf, log: Arc<O
 }
 
 /// The next one that is done; pending forever, if there are none. Cancel-safe: they keep their progress.
-async fn any_of(reopening: &mut BTreeMap<u8, Reopening>) -> u8 {
+async fn any_of(reopening: &mut BTreeMap<u8, Work>) -> u8 {
     poll_fn(|context| {
         let mut all = reopening.iter_mut();
         let done = all.find_map(|(index, work)| work.as_mut().poll(context).is_ready().then_some(*index));

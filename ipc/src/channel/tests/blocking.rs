@@ -10,7 +10,7 @@ use super::{coordinator, ends, late, pair, pipe, soon, vcpu};
 use crate::channel::{Channel, EVENTS_MAX, Incoming, LATE_MAX};
 use crate::error::{Breach, Error};
 use crate::frame::BODY_LEN_MAX;
-use crate::hello::{Hello, Role};
+use crate::hello::{Hello, PROTOCOL, Role};
 use crate::protocol::control::{Event, Failure, Reply, Request};
 
 const NO_FDS: [OwnedFd; 0] = [];
@@ -154,8 +154,8 @@ fn last_words_are_received_though_their_speaker_has_not_read_all_and_is_spoken_t
 fn hello_from_someone_else_is_a_violation_at_both_ends() {
     let stale = Hello::new(Role::Vcpu, super::GENERATION - 1);
     let other_role = Hello::new(Role::Smmu, super::GENERATION);
-    let other_build = Hello { build: "\u{1b}[31mother".into(), ..vcpu() };
-    for peer in [stale, other_role, other_build] {
+    let other_protocol = Hello { protocol: PROTOCOL + 1, build: "\u{1b}[31mother".into(), ..vcpu() };
+    for peer in [stale, other_role, other_protocol] {
         let (a, b) = pair().unwrap();
         let (a, b) = (Channel::<crate::protocol::control::Control>::from_fd(a, coordinator()), {
             Channel::<crate::protocol::control::Control>::from_fd(b, peer.clone())

@@ -2,7 +2,7 @@
 //! Launching a process: its channel, crash page and log, exactly its descriptors, its sandbox profile.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ipc::channel;
@@ -59,8 +59,14 @@ impl Launched {
     }
 }
 
-/// Spawns a process of the system, and does not wait for it. To be called within a runtime.
-pub fn launch(instance: &Arc<Instance>, generation: u32, objects: &Objects) -> Result<Launching, Problem> {
+/// Spawns a process of the system, which runs the file `given`, or else the table's program; does not wait for it. To
+/// be called within a runtime.
+pub fn launch(
+    instance: &Arc<Instance>,
+    generation: u32,
+    objects: &Objects,
+    given: Option<BorrowedFd<'_>>,
+) -> Result<Launching, Problem> {
     let (id, program) = (instance.id, instance.template.program);
     let refuse = |step: &'static str, error: &dyn std::fmt::Display| refused(id, step, error);
     let crash = CrashPage::create().map_err(|error| refuse("make the crash page", &error))?;
@@ -80,10 +86,8 @@ pub fn launch(instance: &Arc<Instance>, generation: u32, objects: &Objects) -> R
         };
         fds.push((descriptor.slot.to_string(), source));
     }
-    let file = objects
-        .system()
-        .program(program)
-        .and_then(|object| objects.get(object))
+    let file = given
+        .or_else(|| objects.get(objects.system().program(program)?))
         .ok_or_else(|| refuse("find its program", &program))?;
     let words = [program, &id.to_string(), &generation.to_string()]
         .map(|word| CString::new(word).unwrap_or_default());

@@ -26,6 +26,7 @@ use super::execution::Stopwatch;
 use super::loading::Loaded;
 use super::migration::Migration;
 use super::plan::Plan;
+use super::programs::{Opened, Programs};
 use super::saved_state::SavedState;
 use super::snapshot;
 use super::state_machine::{StateMachine, bug, cannot_be_killed};
@@ -95,7 +96,10 @@ pub struct Vm {
     pub(super) work: JoinSet<MigrationEvent>,
     /// Connections for it, from the launcher.
     lanes: mpsc::Receiver<Lane>,
-    /// For asking the launcher for them.
+    /// Programs that users gave, and what the launcher answers about them.
+    pub(super) programs: Programs,
+    opened: mpsc::Receiver<Opened>,
+    /// For asking the launcher for connections and programs.
     pub(super) dialer: mpsc::Sender<FromCoordinator>,
     /// The number of the latest request for them.
     pub(super) dials: u8,
@@ -157,6 +161,7 @@ impl Vm {
         launcher: Launcher,
         to_launcher: mpsc::Sender<FromCoordinator>,
         lanes: mpsc::Receiver<Lane>,
+        opened: mpsc::Receiver<Opened>,
     ) -> Result<Self, Problem> {
         let layout = roles::ram_layout(given.handover.memory_len)?;
         let system = Arc::new(System::new(&given.handover.shape()));
@@ -193,6 +198,8 @@ impl Vm {
             migration: None,
             work: JoinSet::new(),
             lanes,
+            programs: Programs::default(),
+            opened,
             dialer: to_launcher.clone(),
             dials: 0,
             moved: None,
@@ -246,6 +253,7 @@ impl Vm {
                 Some(Ok(loaded)) = self.loading.join_next() => Some(self.loaded(loaded)),
                 Some(Ok(event)) = self.work.join_next() => Some(Event::Migration(event)),
                 Some(lane) = self.lanes.recv() => self.lane_arrived(lane),
+                Some(opened) = self.opened.recv(), if self.machine.answers_commands() => self.program_opened(opened),
                 Some(order) = migrations.recv() => Some(self.migration_order(order)),
                 Some(command) = commands.recv(), if self.machine.answers_commands() => self.command(command),
             };

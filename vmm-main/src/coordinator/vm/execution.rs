@@ -59,6 +59,7 @@ impl Vm {
                 if let (Some(shared), Some(next)) = (&mut self.current, self.next.take()) {
                     shared.objects = next;
                 }
+                self.programs.commit();
                 self.saved.clear();
             }
             Action::Abandon => {
@@ -293,7 +294,11 @@ impl Vm {
             Command::Pause(answer) => (Waiting::Phase(answer), event::Command::Pause),
             Command::Resume(answer) => (Waiting::Phase(answer), event::Command::Resume),
             Command::SaveRestore(answer) => (Waiting::SaveRestore(answer), event::Command::SaveRestore),
-            Command::Restart(RestartRequest { process }, answer) => {
+            Command::Restart(RestartRequest { process, program: Some(path) }, answer) => {
+                self.want_program(process, path, answer);
+                return None;
+            }
+            Command::Restart(RestartRequest { process, program: None }, answer) => {
                 (Waiting::Restart(answer), event::Command::Restart(process))
             }
             Command::Migrate(request, answer) => return self.begin_migration(request, answer),
@@ -319,6 +324,7 @@ impl Vm {
 
     /// Answers a client. One that has gone away does not want its answer.
     fn answer(&mut self, ticket: Ticket, result: Result<Success, Problem>) {
+        self.programs.answered(ticket);
         match (self.waiting.remove(&ticket), result) {
             (Some(Waiting::Phase(answer)), Ok(Success::In(phase))) => {
                 drop(answer.send(Ok(Status { phase, ..self.status() })));

@@ -2,6 +2,7 @@
 //! The start of processes, for an action of the state machine. Those that are started one behind the other come up side
 //! by side: a guest may wait for the slowest of them, and is not to wait for all.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::driver::Vm;
@@ -16,12 +17,14 @@ impl Vm {
     pub(super) fn start(&mut self, life: LifeId) -> Result<(), Problem> {
         let system = Arc::clone(&self.system);
         let instance = system.get(life.instance).ok_or_else(|| bug("the VM has no such process"))?;
-        let launching = if life.instance == MOVER {
-            process::launch(instance, life.generation, self.mover_objects(life)?)?
+        let program = self.program_of(life)?;
+        let objects = if life.instance == MOVER {
+            self.mover_objects(life)?
         } else {
-            let objects = self.objects_of(life.generation).ok_or_else(|| bug("a process has no objects"))?;
-            process::launch(instance, life.generation, objects)?
+            self.objects_of(life.generation).ok_or_else(|| bug("a process has no objects"))?
         };
+        let program = program.as_ref().map(AsFd::as_fd);
+        let launching = process::launch(instance, life.generation, objects, program)?;
         self.launching.push((life, launching));
         Ok(())
     }

@@ -40,6 +40,7 @@ impl Vm {
                 state: state.map_or_else(|| "dead".to_owned(), |state| format!("{state:?}").to_lowercase()),
                 enforced: enforced.clone(),
                 limits: Some(handle.limits),
+                program_file: self.programs.path_of(life.instance).map(str::to_owned),
                 ..table_row(instance, self.given.handover.restart_of(instance.id, instance.template))
             });
             inspectors.push(handle.inspector.clone());
@@ -66,6 +67,7 @@ impl Vm {
             lost_devices: lost.map(|(device, reason)| (device.to_string(), reason.clone())).collect(),
             hang_deadline_s: self.given.handover.hang_deadline,
             deaths: self.deaths(),
+            programs: self.programs.shown(),
             migration: self.migration_progress(),
             ..nothing()
         }
@@ -110,6 +112,7 @@ fn table_row(instance: &Instance, restart: Restart) -> Process {
         restart: restart.as_str().to_owned(),
         enforced: Vec::new(),
         limits: None,
+        program_file: None,
         observed: None,
     }
 }
@@ -145,6 +148,7 @@ fn nothing() -> Status {
         lost_devices: BTreeMap::new(),
         hang_deadline_s: 0,
         deaths: BTreeMap::new(),
+        programs: BTreeMap::new(),
         migration: None,
     }
 }

@@ -9,7 +9,7 @@ use ipc::instance::InstanceId;
 
 use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, at_step};
-use crate::coordinator::vm::action::Action;
+use crate::coordinator::vm::action::{Action, RequestKind};
 use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::problem::{Class, Problem};
 
@@ -29,8 +29,18 @@ pub(super) struct GivenUp {
 pub(super) enum Cause {
     /// A step was refused, or did not come out as it must.
     Refusal,
-    /// A process died.
+    /// A process died, or could not be started: nothing else came before that.
     Death,
+}
+
+impl Cause {
+    /// Of a process that refuses `request`; none if it could not be started.
+    pub const fn of_refusal(request: Option<RequestKind>) -> Self {
+        match request {
+            Some(_) => Self::Refusal,
+            None => Self::Death,
+        }
+    }
 }
 
 impl GivenUp {

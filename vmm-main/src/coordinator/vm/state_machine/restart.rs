@@ -304,6 +304,11 @@ impl StateMachine {
         if are_gone { Progress::Done } else { Progress::Waiting }
     }
 
+    /// Whether this is the next life of a restart that is under way.
+    pub fn is_restarting_into(&self, id: LifeId) -> bool {
+        matches!(&self.operation, Operation::Restart(restart) if restart.is_next(id))
+    }
+
     /// Whether this is a life that was ended for its next one.
     pub(super) fn is_retired(&self, id: LifeId) -> bool {
         matches!(&self.operation, Operation::Restart(restart) if restart.is_leaving(id) && restart.stage == Stage::Retire)
@@ -317,7 +322,7 @@ impl StateMachine {
             // It is neither paused nor does it run.
             self.refused_way_back(id, &problem);
         } else {
-            restart.give_up(Some(id.instance), problem, Cause::Refusal);
+            restart.give_up(Some(id.instance), problem, Cause::of_refusal(request));
         }
     }
 }

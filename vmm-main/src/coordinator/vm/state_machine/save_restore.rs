@@ -275,7 +275,7 @@ impl StateMachine {
                 self.refused_way_back(id, &problem);
             }
         } else {
-            moving.give_up(Some(id.instance), problem, Cause::Refusal);
+            moving.give_up(Some(id.instance), problem, Cause::of_refusal(request));
         }
     }
 }

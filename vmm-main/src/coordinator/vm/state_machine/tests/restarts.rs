@@ -4,7 +4,7 @@
 use ipc::protocol::control::{Event as Report, Quiescence};
 
 use super::stories::{asked, running};
-use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World};
+use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem};
 use crate::coordinator::vm::action::{LoadSource, RequestKind, Success};
 use crate::coordinator::vm::event::{Command, LifeId, Outcome, ProcessEvent};
 use crate::lifecycle::Phase;
@@ -50,6 +50,28 @@ fn restart_looks_at_what_the_old_life_has_when_all_hold_still_and_ends_it_before
     world.settle();
     assert!(matches!(world.answers[&moved], Ok(Success::Moved(4, _))), "{:?}", world.answers[&moved]);
     assert_eq!(world.processes.keys().map(|life| life.generation).collect::<Vec<_>>(), [4; 5]);
+}
+
+#[test]
+fn process_that_cannot_be_started_is_what_a_restart_failed_of_and_not_those_that_end_with_it() {
+    let mut world = running(false);
+    let ticket = world.command(Command::Restart("nvme0".to_owned()));
+    let next = [NVME0, VFIO0].map(|instance| LifeId { generation: 2, instance });
+    while !next.iter().all(|life| world.processes.contains_key(life)) {
+        world.until_open(RequestKind::CheckSave);
+        for instance in [NVME0, VFIO0] {
+            world.fulfil(world.life(instance));
+        }
+        world.serve();
+    }
+    world.processes.remove(&next[0]);
+    world.process(next[0], ProcessEvent::NotStarted(problem("no program")));
+    // It is being ended, and sees its channel close before it is killed.
+    world.depart_as(next[1], true, true);
+    world.settle();
+    let problem = world.answers[&ticket].as_ref().unwrap_err();
+    assert_eq!(problem.what, "start of nvme0: no program");
+    assert_eq!(world.life(NVME0).generation, 1);
 }
 
 #[test]
