@@ -17,7 +17,7 @@ use ipc::migration::LANES_MAX;
 use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure, Quiescence, RoleConfig, StreamReplay};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::mover::{
-    IdentityFile, MESSAGE_LEN_MAX, MoverConfig, MoverNotice, MoverRequest, Security, Side,
+    IDENTITY_LEN_MAX, IdentityFile, MESSAGE_LEN_MAX, MoverConfig, MoverNotice, MoverRequest, Security, Side,
 };
 use ipc::shm::dirty_log::SharedOwed;
 use ipc::shm::region::Region;
@@ -35,9 +35,6 @@ use crate::source;
 use crate::states::Outgoing;
 use crate::tls::{self, Identity};
 use crate::work::{ORDERS_MAX, Order, Work};
-
-/// The longest file of an identity.
-const IDENTITY_LEN_MAX: u64 = 1 << 20;
 
 /// What the process was given at exec, besides channel, crash page and log.
 #[derive(Debug)]
@@ -112,10 +109,18 @@ impl Ready {
             IdentityFile::Chain => &mut front.identity.chain,
             IdentityFile::Key => &mut front.identity.key,
         };
-        match place.replace(bytes) {
-            None => Ok(()),
-            Some(_) => Err(fail(what, format!("it has {file:?} already"))),
+        if place.is_some() {
+            return Err(fail(what, format!("it has {file:?} already")));
         }
+        *place = Some(bytes);
+        if front.identity.is_whole()
+            && let Err(failure) = front.identity.securing(&self.side, &self.security)
+        {
+            // Its user is to know before anybody has connected.
+            front.stage = Stage::Unusable;
+            return Err(failure);
+        }
+        Ok(())
     }
 
     fn take_lane(&self, index: u8, socket: OwnedFd) -> Result<(), Failure> {
@@ -211,6 +216,10 @@ impl Ready {
 }
 
 impl IdentityFiles {
+    fn is_whole(&self) -> bool {
+        self.authority.is_some() && self.chain.is_some() && self.key.is_some()
+    }
+
     /// How a socket becomes a connection.
     fn securing(&self, side: &Side, security: &Security) -> Result<Securing, Failure> {
         let what = "make an identity of its files";

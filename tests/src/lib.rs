@@ -13,6 +13,7 @@ pub mod disk;
 pub mod draw;
 pub mod foreign;
 pub mod guest;
+pub mod hosts;
 pub mod leftovers;
 pub mod places;
 pub mod programs;

@@ -46,8 +46,8 @@ pub struct Options {
     pub vfio_user: Vec<PathBuf>,
     /// Other arguments of `bulkhead run`.
     pub arguments: Vec<String>,
-    /// The socket at which its guest is waited for (`bulkhead receive`), instead of being booted.
-    pub listen: Option<PathBuf>,
+    /// The address at which its guest is waited for (`bulkhead receive`), instead of being booted.
+    pub listen: Option<String>,
     /// Program and arguments that run it, such as a tracer's.
     pub under: Vec<String>,
 }
@@ -90,7 +90,7 @@ impl Options {
         command.env("XDG_RUNTIME_DIR", runtime);
         match &self.listen {
             None => command.arg("run"),
-            Some(socket) => command.args(["receive", "--listen"]).arg(address(socket)),
+            Some(address) => command.args(["receive", "--listen", address.as_str()]),
         };
         command.arg("--kernel").arg(&self.guest.kernel);
         let first_words = if self.bare {
@@ -220,11 +220,11 @@ impl Vm {
     pub fn other_host_with(&self, limit: Duration, set: impl FnOnce(&mut Options)) -> Result<Self> {
         // This machine's folder is there for as long as the other one needs the socket.
         let socket = self.runtime.path().join("next.sock");
-        let mut options = Options { listen: Some(socket.clone()), ..self.options.clone() };
+        let mut options = Options { listen: Some(address(&socket)), ..self.options.clone() };
         set(&mut options);
         let other = Self::launch(options)?;
         let until = Instant::now() + limit;
-        while !socket.exists() {
+        while !other.console.errors().contains("waits for a guest at") {
             if other.console.has_ended() || Instant::now() >= until {
                 bail!("nobody waits for the guest: {}", other.console.errors().trim());
             }
@@ -240,9 +240,8 @@ impl Vm {
 
     /// `bulkhead migrate` from this machine to the other.
     pub fn migration_to(&self, other: &Self, arguments: &[&str]) -> Result<Command> {
-        let socket = other.options.listen.as_deref().context("it does not wait for a guest")?;
-        let to = address(socket);
-        Ok(self.controller().command("migrate", &[&["--to", to.as_str()], arguments].concat()))
+        let to = other.options.listen.as_deref().context("it does not wait for a guest")?;
+        Ok(self.controller().command("migrate", &[&["--to", to], arguments].concat()))
     }
 
     /// The folder of this machine's control socket.

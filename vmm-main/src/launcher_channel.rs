@@ -12,6 +12,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use ipc::protocol::mover::IdentityFile;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::launcher::other_host::Reach;
 use crate::lifecycle::Why;
 use crate::readiness;
 
@@ -50,6 +52,8 @@ pub enum FromLauncher {
         /// A memory file that cannot be changed any more.
         program: io::Result<OwnedFd>,
     },
+    /// A file by which another host knows this one, where a guest is waited for; before every connection.
+    Identity(IdentityFile, OwnedFd),
     /// The answer to [`FromCoordinator::Ended`]: the VM's name is free.
     Released,
 }
@@ -86,6 +90,8 @@ pub enum FromCoordinator {
         to: String,
         /// How many.
         lane_count: u8,
+        /// How far they may go, for what is spoken on them.
+        reach: Reach,
     },
     /// Requests a copy of the program at this path, for a process that is started anew.
     OpenProgram {
@@ -108,6 +114,7 @@ const NO_LANE: u8 = b'M';
 const PROGRAM: u8 = b'P';
 const NO_PROGRAM: u8 = b'Q';
 const RELEASED: u8 = b'R';
+const IDENTITY: u8 = b'I';
 
 /// Bytes of the longest message of the launcher: why a connection does not come about.
 const FROM_LAUNCHER_LEN_MAX: usize = 3 + REASON_LEN_MAX;
@@ -170,6 +177,13 @@ impl LauncherEnd {
             }
         };
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
+    }
+
+    /// Passes on a file by which another host knows this one. As [`Self::connection`].
+    pub async fn identity(&self, file: IdentityFile, memory: BorrowedFd<'_>) -> io::Result<()> {
+        let number = IdentityFile::ALL.iter().position(|other| *other == file);
+        let message = [IDENTITY, number.and_then(|number| u8::try_from(number).ok()).unwrap_or(u8::MAX)];
+        self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, &[memory])).await
     }
 
     /// Reports that the VM's name is free. As [`Self::connection`].
@@ -241,6 +255,10 @@ impl CoordinatorEnd {
                 let program = Err(io::Error::other(String::from_utf8_lossy(reason)));
                 Ok(Some(FromLauncher::Program { number, program }))
             }
+            (Some(&[IDENTITY, number]), Some(memory)) => match IdentityFile::ALL.get(usize::from(number)) {
+                Some(file) => Ok(Some(FromLauncher::Identity(*file, memory))),
+                None => Err(garbled("a message of the launcher")),
+            },
             (Some(&[RELEASED]), None) => Ok(Some(FromLauncher::Released)),
             (Some(_), _) => Err(garbled("a message of the launcher")),
         }

@@ -23,6 +23,9 @@ pub const MESSAGE_LEN_MAX: usize = BODY_LEN_MAX as usize - 4096;
 /// The most messages of the other host in one migration: it has less than ten to say. Each becomes a notice.
 pub const MESSAGES_MAX: usize = 64;
 
+/// The longest file of an identity.
+pub const IDENTITY_LEN_MAX: u64 = 1 << 20;
+
 /// The configuration. Sent once, in `Request::Configure`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoverConfig {
@@ -71,12 +74,17 @@ pub enum IdentityFile {
     Key,
 }
 
+impl IdentityFile {
+    /// All of an identity.
+    pub const ALL: [Self; 3] = [Self::Authority, Self::Chain, Self::Key];
+}
+
 /// A request of the coordinator to its configured mover. Reply `Done`, at once, or `Failed`. Not idempotent. Death: the
 /// migration fails, or is ambiguous, as the coordinator's state machine says. Append only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MoverRequest {
-    /// Takes a file of [`Security::Tls`]; each once, before any lane. One descriptor: a memory object that is sealed
-    /// against writes, at most 1 MiB.
+    /// Takes a file of [`Security::Tls`]; each once, before any lane. The last one is refused if the three are of no
+    /// use together. One descriptor: a memory object that is sealed against writes, at most [`IDENTITY_LEN_MAX`] bytes.
     TakeIdentity(IdentityFile),
     /// Takes a connection to the other host. The source says hello in each when it has all of its `lane_count`; the
     /// destination takes them in any order, also of others: the first migration that is complete is the one, and what

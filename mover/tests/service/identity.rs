@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use ipc::protocol::mover::{IdentityFile, MoverNotice, MoverRequest, Security, Side};
 use ipc::shm::memory_file;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustix::fs::SealFlags;
 
 use crate::{MIGRATION, Mover, memory, moves, pair};
@@ -29,10 +29,20 @@ fn sealed(text: &str) -> OwnedFd {
 
 /// A mover of a host of this name, which expects a peer of that name.
 fn host(side: Side, authority: &Authority, name: &str, peer: &str) -> Mover {
+    host_with(side, authority, CertificateParams::new(vec![name.to_owned()]).unwrap(), peer)
+}
+
+/// The same with a certificate that has expired.
+fn late_host(side: Side, authority: &Authority, name: &str, peer: &str) -> Mover {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    host_with(side, authority, params, peer)
+}
+
+fn host_with(side: Side, authority: &Authority, params: CertificateParams, peer: &str) -> Mover {
     let mut mover = Mover::start(side, Security::Tls { peer: peer.to_owned() });
     let key = KeyPair::generate().unwrap();
-    let certificate =
-        CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, authority).unwrap();
+    let certificate = params.signed_by(&key, authority).unwrap();
     for (file, text) in [
         (IdentityFile::Authority, authority.pem()),
         (IdentityFile::Chain, certificate.pem()),
@@ -84,13 +94,21 @@ fn host_of_another_name_or_authority_or_without_tls_is_none() {
         let reason = here.lost();
         assert!(reason.contains("certificate"), "{reason}");
     }
-    for mut wrong in [host(source(1), &ours, "host-c", "host-b"), Mover::start(source(1), Security::Plain)] {
+    let late = late_host(source(1), &ours, "host-a", "host-b");
+    for mut wrong in
+        [host(source(1), &ours, "host-c", "host-b"), late, Mover::start(source(1), Security::Plain)]
+    {
         connect(&mut wrong, &mut there, 1);
         let _reason = wrong.lost();
     }
     let mut here = host(source(1), &ours, "host-a", "host-b");
     connect(&mut here, &mut there, 1);
     crate::await_connected(&here, &there, 1);
+    let mut late = late_host(Side::Destination, &ours, "host-b", "host-a");
+    let mut here = host(source(1), &ours, "host-a", "host-b");
+    connect(&mut here, &mut late, 1);
+    let reason = here.lost();
+    assert!(reason.contains("xpired"), "{reason}");
 }
 
 #[test]
@@ -109,6 +127,34 @@ fn identity_is_whole_sealed_and_used_once() {
     let again = mover.give(MoverRequest::TakeLane { index: 0 }, pair().0).unwrap_err();
     assert!(again.why.contains("cannot be used"), "{again:?}");
     mover.close();
+}
+
+#[test]
+fn identity_that_is_of_no_use_is_refused_before_anybody_connects() {
+    let authority = authority();
+    let other = KeyPair::generate().unwrap();
+    let certificate =
+        CertificateParams::new(vec!["host-a".to_owned()]).unwrap().signed_by(&other, &authority);
+    let chain = certificate.unwrap().pem();
+    for side in [source(1), Side::Destination] {
+        for (key, why) in [
+            // Of another certificate.
+            (KeyPair::generate().unwrap().serialize_pem(), "certificate, key and authority"),
+            ("no key at all".to_owned(), "private key is not usable"),
+        ] {
+            let mut mover = Mover::start(side.clone(), Security::Tls { peer: "host-b".to_owned() });
+            for (file, text) in
+                [(IdentityFile::Authority, authority.pem()), (IdentityFile::Chain, chain.clone())]
+            {
+                mover.give(MoverRequest::TakeIdentity(file), sealed(&text)).unwrap();
+            }
+            let refused =
+                mover.give(MoverRequest::TakeIdentity(IdentityFile::Key), sealed(&key)).unwrap_err();
+            assert!(refused.why.contains(why), "{refused:?}");
+            assert!(mover.give(MoverRequest::TakeLane { index: 0 }, pair().0).is_err());
+            mover.close();
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! and what cannot be read as JSON of the right shape is an error, not a crash.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::server;
+use super::{passed, server};
 use crate::coordinator::spans::STOP_SPAN;
 use crate::printable;
 use crate::problem::{Class, Problem};
@@ -97,6 +97,14 @@ impl Client {
     pub fn launcher_pid(&self) -> Option<i32> {
         let credentials = rustix::net::sockopt::socket_peercred(self.stream.as_fd()).ok()?;
         Some(credentials.pid.as_raw_nonzero().get())
+    }
+
+    /// Passes descriptors on, ahead of the request.
+    pub async fn pass(&self, descriptors: &[BorrowedFd<'_>]) -> Result<(), Problem> {
+        passed::pass(&self.stream, descriptors).await.map_err(|error| {
+            let what = format!("the files of the identity cannot be handed over: {error}");
+            Problem::new(Class::Unreachable, what, &*self.place, "look at the log of `bulkhead run`")
+        })
     }
 
     /// Sends `method path` with `body` and decodes the answer, which has to be there whole within `deadline`.

@@ -3,6 +3,7 @@
 //! requests to stop, which wait for no command; and a published snapshot of the status, with handles for inspecting
 //! the processes.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,8 +33,8 @@ pub enum Command {
     SaveRestore(Answer<SaveRestored>),
     /// Start one process anew under the running guest.
     Restart(RestartRequest, Answer<Restarted>),
-    /// Move the guest to another host.
-    Migrate(MigrateRequest, Answer<Migrated>),
+    /// Move the guest to another host; with the files of this host's identity, if TLS is to be spoken.
+    Migrate(MigrateRequest, Vec<OwnedFd>, Answer<Migrated>),
     /// Measure the guest's dirty rate for this long.
     DirtyRate(Duration, Answer<DirtyRate>),
     /// Make a process attempt something that its sandbox forbids.

@@ -23,9 +23,10 @@ use ipc::protocol::budget;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::command::{Command, Handle, MigrationOrder};
+use super::passed::{PASSED_MAX, Passed};
 use super::types::{
     DIRTY_RATE_MS_MAX, DirtyRate, DirtyRateRequest, Inspected, MigrateRequest, Migrated, Process,
     ResolveRequest, RestartRequest, Restarted, SaveRestored, Status,
@@ -47,6 +48,8 @@ const HEAD_LEN_MAX: usize = 8192;
 const HEADER_COUNT_MAX: usize = 32;
 /// From the first byte to the end of the headers.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// Of it, what is left to who was silent: the timer takes no less.
+const HEAD_REST: Duration = Duration::from_millis(1);
 /// For the body and the work: the longest is a save/restore whose processes are all as late as they may be.
 pub const REQUEST_DEADLINE: Duration = budget::sum(&[spans::MOVE_SPAN, budget::SLACK]);
 /// For all of it, with the time a slow reader gets for the answer.
@@ -85,15 +88,18 @@ impl Server {
         };
         let places = Arc::clone(&self.places);
         let patience = Patience::default();
-        let service = TowerToHyperService::new(self.routes.clone().layer(Extension(patience.clone())));
+        let routes = self.routes.clone().layer(Extension(patience.clone()));
         tokio::spawn(async move {
             let Ok(Ok(place)) = timeout(PLACE_DEADLINE, places.acquire_owned()).await else {
                 tracing::warn!(places = CONNECTION_COUNT_MAX, "control connection refused: no place in time");
                 return;
             };
+            let begun = Instant::now();
+            let passed = Passed::of(&stream, HEAD_DEADLINE).await;
+            let service = TowerToHyperService::new(routes.layer(Extension(passed)));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_DEADLINE)
+                .header_read_timeout(HEAD_DEADLINE.saturating_sub(begun.elapsed()).max(HEAD_REST))
                 .max_buf_size(HEAD_LEN_MAX)
                 .max_headers(HEADER_COUNT_MAX)
                 .keep_alive(false)
@@ -218,6 +224,7 @@ async fn restart(State(handle): State<Handle>, body: Body) -> Answered<Restarted
 async fn migrate(
     State(handle): State<Handle>,
     Extension(patience): Extension<Patience>,
+    Extension(passed): Extension<Passed>,
     body: Body,
 ) -> Answered<Migrated> {
     let request: MigrateRequest = parsed(body, "send {\"to\": \"unix:/path\"}, and what else it takes")?;
@@ -226,8 +233,17 @@ async fn migrate(
         let advice = "send a \"lane_count\" from 1 to 16";
         return Err(Refusal(Problem::usage(what, "request body", advice)));
     }
+    let passed = passed.take();
+    let wanted = if request.tls_peer.is_some() { PASSED_MAX } else { 0 };
+    if passed.len() != wanted {
+        let what =
+            format!("{} files of an identity come with the request, and {wanted} are needed", passed.len());
+        let advice =
+            "use `bulkhead migrate`, with all of --tls-ca, --tls-cert, --tls-key and --tls-peer, or none";
+        return Err(Refusal(Problem::usage(what, "request", advice)));
+    }
     patience.0.store(true, Ordering::Relaxed);
-    handle.ask(|answer| Command::Migrate(request, answer)).await.map(Json).map_err(Refusal)
+    handle.ask(|answer| Command::Migrate(request, passed, answer)).await.map(Json).map_err(Refusal)
 }
 
 async fn cancel(State(handle): State<Handle>) -> Answered<Status> {

@@ -73,7 +73,7 @@ fn server(deaf: bool) -> Server {
                         answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
                         continue;
                     }
-                    Command::Migrate(_, answer) => {
+                    Command::Migrate(_, _, answer) => {
                         answer.send(Err(Problem::host("no", "test", "none"))).unwrap();
                         continue;
                     }
@@ -348,4 +348,37 @@ async fn api_client_gives_up_in_time_on_a_socket_that_is_never_served() {
     assert!(Client::is_listening(&path).await, "it hangs, but it is there");
     drop(listener);
     assert!(!Client::is_listening(&path).await);
+}
+
+/// A sealed file's worth of descriptors, and what becomes of a request that they come along with.
+#[tokio::test]
+async fn descriptors_come_along_with_the_request_that_needs_them_and_with_no_other() {
+    use std::os::fd::AsFd;
+    let server = server(false);
+    let files: Vec<_> = (0..4).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+    let body = |tls: bool| {
+        let peer = if tls { r#", "tls_peer": "host-b""# } else { "" };
+        format!(r#"{{"to": "unix:/x"{peer}}}"#)
+    };
+    for (count, tls, is_taken) in
+        [(0, false, true), (3, true, true), (0, true, false), (2, true, false), (3, false, false)]
+    {
+        let (near, far) = tokio::net::UnixStream::pair().unwrap();
+        let passed: Vec<_> = files.iter().take(count).map(AsFd::as_fd).collect();
+        if count != 0 {
+            super::passed::pass(&near, &passed).await.unwrap();
+        }
+        server.serve(far);
+        let body = body(tls);
+        let request =
+            format!("POST /v1/migrate HTTP/1.1\r\nhost: b\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let (mut near, mut answer) = (near, String::new());
+        near.write_all(request.as_bytes()).await.unwrap();
+        near.read_to_string(&mut answer).await.unwrap();
+        let refused = answer.contains("files of an identity");
+        assert_eq!(refused, !is_taken, "{count} descriptors, {tls}: {answer}");
+    }
+    let (near, _far) = tokio::net::UnixStream::pair().unwrap();
+    let all: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    assert!(super::passed::pass(&near, &all).await.is_err(), "no request takes four");
 }

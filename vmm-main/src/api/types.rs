@@ -212,6 +212,13 @@ pub struct MigrateRequest {
     /// Connections: 1 to 16.
     #[serde(default = "lane_count")]
     pub lane_count: u8,
+    /// TLS is spoken, with a host that has this name. The files of this host's identity come along with the request, as
+    /// sealed memory files: the authority's certificate, this host's, its private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_peer: Option<String>,
+    /// In the clear to another host too.
+    #[serde(default)]
+    pub insecure: bool,
 }
 
 /// By default a guest stands still for as long as a client's TCP does not notice.
@@ -231,13 +238,24 @@ pub const fn lane_count() -> u8 {
 
 impl std::fmt::Debug for MigrateRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { to, secret: _, downtime_limit_ms, round_count_max, gives_up, lane_count } = self;
+        let Self {
+            to,
+            secret: _,
+            downtime_limit_ms,
+            round_count_max,
+            gives_up,
+            lane_count,
+            tls_peer,
+            insecure,
+        } = self;
         f.debug_struct("MigrateRequest")
             .field("to", to)
             .field("downtime_limit_ms", downtime_limit_ms)
             .field("round_count_max", round_count_max)
             .field("gives_up", gives_up)
             .field("lane_count", lane_count)
+            .field("tls_peer", tls_peer)
+            .field("insecure", insecure)
             .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::io::{ErrorKind, Write};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -342,6 +343,17 @@ pub(super) fn ask<T: DeserializeOwned>(
     path: &'static str,
     body: Vec<u8>,
 ) -> Result<T, Problem> {
+    ask_with(target, method, path, body, &[])
+}
+
+/// The same with descriptors that come along.
+pub(super) fn ask_with<T: DeserializeOwned>(
+    target: &Target,
+    method: Method,
+    path: &'static str,
+    body: Vec<u8>,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<T, Problem> {
     let runtime_dir = RuntimeDir::find()?;
     let name = target_name(target.name.as_deref(), &runtime_dir)?;
     let deadline = match path {
@@ -353,6 +365,9 @@ pub(super) fn ask<T: DeserializeOwned>(
     };
     runtime()?.block_on(async {
         let client = Client::connect(&runtime_dir.socket_path(&name)).await?;
+        if !descriptors.is_empty() {
+            client.pass(descriptors).await?;
+        }
         client.call(method, path, body, deadline).await
     })
 }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::config::{
     Behind, ConsoleMode, DeviceSettings, OnReset, RestartPolicy, Restarts, STDERR_NAME, Settings,
-    SmmuSettings, VmConfig, file, size,
+    SmmuSettings, VmConfig, file, size, tls::TlsSettings,
 };
 use crate::launcher::ids::{self, Ids};
 use crate::problem::Problem;
@@ -163,6 +163,8 @@ impl RunFlags {
             .chain(self.vfio_user.into_iter().map(Behind::VfioUser))
             .chain(self.vfio.into_iter().map(Behind::Physical));
         Settings {
+            // Flags of `receive` and `migrate` only.
+            tls: TlsSettings::default(),
             devices: behind
                 .map(|behind| DeviceSettings {
                     behind,

@@ -3,18 +3,23 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf, absolute};
 
 use clap::{Args, ValueEnum};
 use hyper::Method;
 
-use super::client_commands::{Target, ask, cannot_show, new_table, print, show_json, show_status, stages};
+use super::client_commands::{
+    Target, ask, ask_with, cannot_show, new_table, print, show_json, show_status, stages,
+};
 use super::flags::{Place, RunFlags};
 use crate::api::types::{
     MigrateRequest, Migrated, MigrationProgress, MigrationRound, ResolveRequest, Status, downtime_limit_ms,
     lane_count, round_count_max,
 };
+use crate::config::tls::TlsSettings;
 use crate::config::{Receive, VmConfig, size};
+use crate::launcher::identity;
 use crate::launcher::other_host::{Address, NoAddress};
 use crate::printable;
 use crate::problem::Problem;
@@ -35,6 +40,11 @@ pub struct ReceiveFlags {
     #[arg(long, value_name = "FILE", help_heading = "Migration")]
     secret_file: Option<PathBuf>,
     #[command(flatten)]
+    tls: TlsSettings,
+    /// Without TLS take a guest from another host too: whoever is on the way can read its memory, and change it
+    #[arg(long, help_heading = "Migration")]
+    insecure: bool,
+    #[command(flatten)]
     run: RunFlags,
 }
 
@@ -48,8 +58,10 @@ impl ReceiveFlags {
     pub fn resolve(self) -> Result<VmConfig, Problem> {
         let listen = address(&self.listen, "--listen")?;
         let secret = secret(self.secret_file.as_deref(), &listen)?.into_bytes();
-        let config = self.run.named(self.vm).resolve()?;
-        Ok(VmConfig { receive: Some(Receive { listen, secret }), ..config })
+        let mut config = self.run.named(self.vm).resolve()?;
+        let tls = self.tls.over(std::mem::take(&mut config.tls)).resolve()?;
+        let receive = Receive { listen, secret, tls, insecure: self.insecure };
+        Ok(VmConfig { receive: Some(receive), ..config })
     }
 }
 
@@ -74,6 +86,11 @@ pub struct MigrateFlags {
     /// File with a secret that both hosts have, and nobody else: it authenticates every decision
     #[arg(long, value_name = "FILE", requires = "to")]
     secret_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsSettings,
+    /// Without TLS move it to another host too: whoever is on the way can read its memory, and change it
+    #[arg(long, requires = "to")]
+    insecure: bool,
     /// How long the guest may stand still, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = downtime_limit_ms())]
     downtime_limit: u64,
@@ -126,6 +143,8 @@ pub fn migrate(flags: &MigrateFlags) -> Result<(), Problem> {
 fn begin(flags: &MigrateFlags, to: &str) -> Result<(), Problem> {
     let to = address(to, "--to")?;
     let secret = secret(flags.secret_file.as_deref(), &to)?;
+    let tls = flags.tls.clone().resolve()?;
+    let identity = tls.as_ref().map(identity::open).transpose()?;
     let request = MigrateRequest {
         to: to.to_string(),
         secret,
@@ -133,9 +152,12 @@ fn begin(flags: &MigrateFlags, to: &str) -> Result<(), Problem> {
         round_count_max: flags.max_rounds,
         gives_up: flags.give_up,
         lane_count: flags.lanes,
+        tls_peer: tls.map(|tls| tls.peer),
+        insecure: flags.insecure,
     };
     let body = serde_json::to_vec(&request).map_err(|error| cannot_show(&error))?;
-    let migrated: Migrated = ask(&flags.target, Method::POST, "/v1/migrate", body)?;
+    let files: Vec<BorrowedFd<'_>> = identity.iter().flatten().map(|(_, memory)| memory.as_fd()).collect();
+    let migrated: Migrated = ask_with(&flags.target, Method::POST, "/v1/migrate", body, &files)?;
     if flags.target.json { show_json(&migrated) } else { print(&report(&migrated)) }
 }
 

@@ -5,7 +5,7 @@ use clap::CommandFactory;
 use ipc::protocol::smmu::Granules;
 
 use super::*;
-use crate::config::file::{KEYS, SMMU_KEYS};
+use crate::config::file::{KEYS, SMMU_KEYS, TLS_KEYS};
 
 fn config(words: &[&str]) -> Result<crate::config::VmConfig, String> {
     let words = ["bulkhead", "run"].iter().chain(words);
@@ -25,11 +25,18 @@ fn cli_has_a_flag_for_every_key_of_the_file() {
     let command = Cli::command();
     let run = command.find_subcommand("run").unwrap();
     let longs: Vec<&str> = run.get_arguments().filter_map(|arg| arg.get_long()).collect();
-    for key in KEYS.iter().filter(|key| !["smmu", "device"].contains(key)) {
+    for key in KEYS.iter().filter(|key| !["smmu", "device", "tls"].contains(key)) {
         assert!(longs.contains(key), "--{key}");
     }
     for key in SMMU_KEYS {
         assert!(longs.contains(&format!("smmu-{key}").as_str()), "--smmu-{key}");
+    }
+    for name in ["receive", "migrate"] {
+        let command = command.find_subcommand(name).unwrap();
+        for key in TLS_KEYS {
+            let flag = format!("tls-{key}");
+            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(&flag)), "{name} --{flag}");
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::STDERR_NAME;
+use super::tls::TlsSettings;
 use super::{Behind, DeviceSettings, Disk, Restarts, Settings, size};
 use crate::launcher::ids;
 use crate::printable;
@@ -24,7 +25,7 @@ use crate::system::{CpuKind, SMMU0};
 pub const FILE_LEN_MAX: u64 = 64 * 1024;
 
 /// Keys of the top level.
-pub const KEYS: [&str; 19] = [
+pub const KEYS: [&str; 20] = [
     "name",
     "kernel",
     "initramfs",
@@ -44,6 +45,7 @@ pub const KEYS: [&str; 19] = [
     "hang-deadline",
     "smmu",
     "device",
+    "tls",
 ];
 /// Keys of `[smmu]`.
 pub const SMMU_KEYS: [&str; 8] = [
@@ -56,6 +58,9 @@ pub const SMMU_KEYS: [&str; 8] = [
     "restart",
     "restarts-per-minute",
 ];
+
+/// Keys of `[tls]`.
+pub const TLS_KEYS: [&str; 4] = ["ca", "cert", "key", "peer"];
 
 /// Keys of a `[[device]]`.
 const DEVICE_KEYS: [&str; 11] = [
@@ -108,6 +113,7 @@ pub fn load(path: &Path) -> Result<Settings, Problem> {
     settings.console_file = settings.console_file.map(|file| base.join(file));
     let is_path = |file: &Path| file.as_os_str() != STDERR_NAME;
     settings.log_file = settings.log_file.map(|file| if is_path(&file) { base.join(file) } else { file });
+    settings.tls = settings.tls.relative_to(base);
     for device in &mut settings.devices {
         if let Some(path) = device.behind.path_mut() {
             *path = base.join(&*path);
@@ -155,6 +161,7 @@ pub fn parse(text: &str, place: &str) -> Result<Settings, Problem> {
             "on-reset" => settings.on_reset = Some(source.choice(value, "is nothing that a reset can do")?),
             "smmu" => smmu(&source, value, &mut settings)?,
             "device" => settings.devices = devices(&source, value)?,
+            "tls" => settings.tls = tls(&source, value)?,
             unknown => return Err(source.unknown_key(unknown, key.span(), &KEYS, "the top level")),
         }
     }
@@ -178,6 +185,21 @@ fn smmu(source: &Source<'_>, value: &Spanned<DeValue<'_>>, settings: &mut Settin
         }
     }
     Ok(())
+}
+
+fn tls(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<TlsSettings, Problem> {
+    let table = value.get_ref().as_table().ok_or_else(|| source.wrong_type(value, "a table, [tls]"))?;
+    let mut tls = TlsSettings::default();
+    for (key, value) in table {
+        match key.get_ref().as_ref() {
+            "ca" => tls.ca = Some(PathBuf::from(source.string(value)?)),
+            "cert" => tls.cert = Some(PathBuf::from(source.string(value)?)),
+            "key" => tls.key = Some(PathBuf::from(source.string(value)?)),
+            "peer" => tls.peer = Some(source.string(value)?),
+            unknown => return Err(source.unknown_key(unknown, key.span(), &TLS_KEYS, "[tls]")),
+        }
+    }
+    Ok(tls)
 }
 
 fn devices(source: &Source<'_>, value: &Spanned<DeValue<'_>>) -> Result<Vec<DeviceSettings>, Problem> {

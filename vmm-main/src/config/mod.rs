@@ -8,6 +8,7 @@ pub mod check;
 pub mod device;
 pub mod file;
 pub mod smmu;
+pub mod tls;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use device::{Behind, DeviceConfig, DeviceSettings, Disk, Restarts};
 pub use smmu::SmmuSettings;
+use tls::{Tls, TlsSettings};
 
 use crate::launcher::ids::Ids;
 use crate::launcher::other_host::Address;
@@ -123,6 +125,8 @@ pub struct Settings {
     pub device_restart: Restarts,
     /// Assigned devices. A layer that names some replaces those below.
     pub devices: Vec<DeviceSettings>,
+    /// By what it is known to a host that its guest comes from.
+    pub tls: TlsSettings,
 }
 
 impl Settings {
@@ -151,6 +155,7 @@ impl Settings {
             hang_deadline: self.hang_deadline.or(below.hang_deadline),
             device_restart: self.device_restart.over(below.device_restart),
             devices: if self.devices.is_empty() { below.devices } else { self.devices },
+            tls: self.tls.over(below.tls),
         }
     }
 
@@ -184,6 +189,7 @@ impl Settings {
             smmu_restarts: check::restarts(self.smmu_restarts.unwrap_or(RESTARTS_DEFAULT), "smmu")?,
             hang_deadline: check::hang_deadline(self.hang_deadline.unwrap_or(HANG_DEADLINE_DEFAULT))?,
             devices: device::resolve(self.devices, self.device_restart)?,
+            tls: self.tls,
             receive: None,
         };
         check::name(&config.name)?;
@@ -238,6 +244,8 @@ pub struct VmConfig {
     pub hang_deadline: u32,
     /// Assigned devices.
     pub devices: Vec<DeviceConfig>,
+    /// By what it is known to a host that its guest comes from, as far as the file says.
+    pub tls: TlsSettings,
     /// The guest is not booted, but comes from another host.
     pub receive: Option<Receive>,
 }
@@ -249,12 +257,20 @@ pub struct Receive {
     pub listen: Address,
     /// What both coordinators know, and nobody else.
     pub secret: Vec<u8>,
+    /// By what the hosts know each other; nothing in the clear.
+    pub tls: Option<Tls>,
+    /// In the clear from another host too.
+    pub insecure: bool,
 }
 
 impl fmt::Debug for Receive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { listen, secret: _ } = self;
-        f.debug_struct("Receive").field("listen", listen).finish_non_exhaustive()
+        let Self { listen, secret: _, tls, insecure } = self;
+        f.debug_struct("Receive")
+            .field("listen", listen)
+            .field("tls", tls)
+            .field("insecure", insecure)
+            .finish_non_exhaustive()
     }
 }
 

@@ -67,12 +67,14 @@ pub struct Handover {
 pub struct HandedReceive {
     /// What both coordinators know, and nobody else.
     pub secret: Vec<u8>,
+    /// TLS is spoken, with a host of this name; the files come as descriptors.
+    pub tls_peer: Option<String>,
 }
 
 impl fmt::Debug for HandedReceive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { secret: _ } = self;
-        f.debug_struct("HandedReceive").finish_non_exhaustive()
+        let Self { secret: _, tls_peer } = self;
+        f.debug_struct("HandedReceive").field("tls_peer", tls_peer).finish_non_exhaustive()
     }
 }
 
@@ -221,7 +223,10 @@ impl Handover {
                 .collect(),
             kernel_name: printable::path(&config.kernel),
             initramfs_name: config.initramfs.as_deref().map(printable::path).unwrap_or_default(),
-            receive: config.receive.as_ref().map(|receive| HandedReceive { secret: receive.secret.clone() }),
+            receive: config.receive.as_ref().map(|receive| HandedReceive {
+                secret: receive.secret.clone(),
+                tls_peer: receive.tls.as_ref().map(|tls| tls.peer.clone()),
+            }),
         }
     }
 

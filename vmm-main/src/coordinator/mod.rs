@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use ipc::migration::LANES_MAX;
 use ipc::protocol::budget;
+use ipc::protocol::mover::IdentityFile;
 use ipc::slot::{Slot, SlotKind};
 use sandbox::locked::seal_to_spawn;
 use sandbox::report::CrashPage;
@@ -123,7 +124,7 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
     let (commands, mut queue) = mpsc::channel(COMMAND_QUEUE_LEN);
     let (stops, mut stop_requests) = mpsc::channel(COMMAND_QUEUE_LEN);
     let (migrations, mut migration_orders) = mpsc::channel(COMMAND_QUEUE_LEN);
-    let (connected, lanes) = mpsc::channel(LANES_MAX.into());
+    let (arrived, arrivals) = mpsc::channel(usize::from(LANES_MAX) + IdentityFile::ALL.len());
     let (to_launcher, reports) = mpsc::channel(4);
     let (found, reopened) = mpsc::channel(DEVICES_MAX);
     // One is asked for at a time.
@@ -134,10 +135,10 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
         0 => tracing::info!("processes that hang are left as they are"),
         seconds => tracing::info!("a process that makes no progress for {seconds} s is killed"),
     }
-    let mut vm = Vm::new(given, locked, launcher, to_launcher.clone(), lanes, opened)?;
+    let mut vm = Vm::new(given, locked, launcher, to_launcher.clone(), arrivals, opened)?;
     let server = Server::new(Handle { commands, stops: stops.clone(), migrations, snapshot: vm.snapshot() });
     // Clients are served while the VM boots or executes a command of another client.
-    let answers = Answers { found, connected, programs };
+    let answers = Answers { found, arrivals: arrived, programs };
     let carrier = tokio::spawn(carry(channel, server.clone(), stops, reports, answers, free));
 
     let counted = tokio::spawn(logging::tell_of_dropped_lines());
@@ -185,10 +186,19 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
 struct Answers {
     /// New connections to the servers of devices.
     found: mpsc::Sender<Reopened>,
-    /// Connections of a migration.
-    connected: mpsc::Sender<Lane>,
     /// Copies of files that users want processes to be restarted into.
     programs: mpsc::Sender<Opened>,
+    /// Connections of a migration, and what is needed to begin them.
+    arrivals: mpsc::Sender<Arrival>,
+}
+
+/// What the launcher hands over for a migration, in this order.
+#[derive(Debug)]
+pub enum Arrival {
+    /// A file by which the other host knows this one.
+    Identity(IdentityFile, OwnedFd),
+    /// A connection, or why there is none.
+    Lane(Lane),
 }
 
 /// Carries messages between the launcher and the VM's task, and clients to the server, until the VM's name is free.
@@ -222,7 +232,10 @@ async fn carry(
                 Ok(Some(FromLauncher::Program { number, program })) => {
                     drop(answers.programs.try_send((number, program)));
                 }
-                Ok(Some(FromLauncher::Lane(lane))) => drop(answers.connected.try_send(lane)),
+                Ok(Some(FromLauncher::Lane(lane))) => drop(answers.arrivals.try_send(Arrival::Lane(lane))),
+                Ok(Some(FromLauncher::Identity(file, memory))) => {
+                    drop(answers.arrivals.try_send(Arrival::Identity(file, memory)));
+                }
                 Ok(Some(FromLauncher::Stop)) => stop(Why::Asked),
                 Ok(Some(FromLauncher::Released)) => break,
                 Ok(None) | Err(_) => {

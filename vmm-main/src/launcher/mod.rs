@@ -15,6 +15,7 @@ pub mod devices;
 pub mod escape;
 mod holder;
 pub mod host_device;
+pub mod identity;
 pub mod ids;
 mod image;
 mod limits;
@@ -52,7 +53,7 @@ use self::cgroup::Cgroup;
 use self::console_output::{ConsoleOutput, Lost};
 use self::escape::STOP;
 use self::log::{LogOutput, OwnLog};
-use self::other_host::Listener;
+use self::other_host::{Listener, Reach};
 use self::relay::Relay;
 use self::rotated_file::RotatedFile;
 use self::runtime_dir::RuntimeDir;
@@ -60,7 +61,7 @@ use self::screen::Screen;
 use self::started::Started;
 use self::terminal::{GivenBack, Input};
 use self::watch::User;
-use crate::config::{ConsoleMode, DeviceConfig, VmConfig, check};
+use crate::config::{ConsoleMode, DeviceConfig, Receive, VmConfig, check};
 use crate::coordinator::handover::Handover;
 use crate::launcher_channel;
 use crate::lifecycle::Why;
@@ -106,8 +107,12 @@ pub fn run(config: VmConfig, is_detached: bool) -> Result<Why, Problem> {
     host_device::allow_pinning(config.memory_len, physical)?;
     let runtime_dir = RuntimeDir::open()?;
     let mut socket = runtime_dir.bind(&config.name)?;
-    let guest_listener =
-        config.receive.as_ref().map(|receive| Listener::bind(&receive.listen)).transpose()?;
+    let listen = |receive: &Receive| {
+        Listener::bind(&receive.listen, Reach::of(receive.tls.is_some(), receive.insecure))
+    };
+    let guest_listener = config.receive.as_ref().map(listen).transpose()?;
+    let tls = config.receive.as_ref().and_then(|receive| receive.tls.as_ref());
+    let identity = tls.map(identity::open).transpose()?;
 
     let host = |step: &'static str| move |error: io::Error| refused(step, &error);
     let crash = CrashPage::create().map_err(host("make the crash page"))?;
@@ -178,7 +183,16 @@ pub fn run(config: VmConfig, is_detached: bool) -> Result<Why, Problem> {
     if let Some(listener) = &guest_listener {
         own_log.say(Level::Info, &format!("waits for a guest at {}", listener.address));
     }
-    let user = User { socket: &mut socket, quits, terminal: given, log: &own_log, started, guest_listener };
+    let log_theirs = &own_log;
+    let user = User {
+        socket: &mut socket,
+        quits,
+        terminal: given,
+        log: log_theirs,
+        started,
+        guest_listener,
+        identity,
+    };
     let why = watch::until_end(child, crash, channel, user, &servers);
     let output = output.finish(OUTPUT_SPAN);
     if shown && stdout.is_terminal() && screen.is_mid_line() {

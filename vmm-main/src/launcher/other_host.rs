@@ -3,8 +3,8 @@
 //!
 //! Whoever accepts says [`GREETING`] first, and whoever dials hands no connection over that does not begin with it: a
 //! coordinator that was taken over can ask for a connection to any address, and is given one to a `bulkhead receive` or
-//! none. More is not read or written here. Connections are not encrypted here; in the clear, over TCP, they stay on
-//! this host.
+//! none. More is not read or written here. Connections are not encrypted here, but by the mover: where it does not, TCP
+//! stays on this host, unless the user says otherwise.
 
 use std::fmt;
 use std::fs;
@@ -29,6 +29,33 @@ use crate::problem::Problem;
 
 /// What the end that accepts says first.
 pub const GREETING: [u8; 20] = *b"bulkhead receives 1\n";
+
+/// How far a TCP connection may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// To addresses of loopback: what travels is in the clear.
+    Loopback,
+    /// Anywhere: TLS is spoken on it, or the user calls the network secure.
+    Anywhere,
+}
+
+impl Reach {
+    /// Of connections with or without TLS.
+    pub const fn of(has_tls: bool, insecure: bool) -> Self {
+        if has_tls || insecure { Self::Anywhere } else { Self::Loopback }
+    }
+
+    /// Refuses an address from which anybody on the way could read guest RAM, and write it.
+    fn check(self, address: SocketAddr) -> io::Result<()> {
+        if self == Self::Anywhere || address.ip().is_loopback() {
+            return Ok(());
+        }
+        let why = "in the clear a guest does not leave this host: give --tls-ca, --tls-cert, --tls-key and --tls-peer \
+                   at both ends, an address of loopback with a tunnel behind it, or --insecure";
+        Err(io::Error::new(ErrorKind::PermissionDenied, why))
+    }
+}
 
 /// For a connection, and the greeting on it.
 const DIAL_SPAN: Duration = Duration::from_secs(10);
@@ -80,12 +107,12 @@ impl fmt::Display for Address {
 ///
 /// # Errors
 /// If nobody is there, or somebody else.
-pub async fn dial(to: &Address) -> io::Result<OwnedFd> {
+pub async fn dial(to: &Address, reach: Reach) -> io::Result<OwnedFd> {
     let late = |_| io::Error::new(ErrorKind::TimedOut, "it does not answer");
-    timeout(DIAL_SPAN, connect(to)).await.map_err(late)?
+    timeout(DIAL_SPAN, connect(to, reach)).await.map_err(late)?
 }
 
-async fn connect(to: &Address) -> io::Result<OwnedFd> {
+async fn connect(to: &Address, reach: Reach) -> io::Result<OwnedFd> {
     let mut greeting = [0; GREETING.len()];
     match to {
         Address::Unix(path) => {
@@ -96,7 +123,7 @@ async fn connect(to: &Address) -> io::Result<OwnedFd> {
         }
         Address::Tcp(address) => {
             let found: Vec<SocketAddr> = lookup_host(address.as_str()).await?.collect();
-            found.iter().try_for_each(|address| stays_here(*address))?;
+            found.iter().try_for_each(|address| reach.check(*address))?;
             let mut connection = TcpStream::connect(&found[..]).await?;
             watch_over(connection.as_fd())?;
             connection.read_exact(&mut greeting).await.map_err(|_| stranger())?;
@@ -112,15 +139,6 @@ fn check(greeting: [u8; GREETING.len()]) -> io::Result<()> {
 
 fn stranger() -> io::Error {
     io::Error::new(ErrorKind::InvalidData, "whoever listens there is no `bulkhead receive` of this release")
-}
-
-/// Refuses an address from which anybody on the way could read guest RAM, and write it.
-fn stays_here(address: SocketAddr) -> io::Result<()> {
-    if address.ip().is_loopback() {
-        return Ok(());
-    }
-    let why = "a connection in the clear does not leave this host: give an address of loopback, and a tunnel behind it";
-    Err(io::Error::new(ErrorKind::PermissionDenied, why))
 }
 
 /// Small frames leave at once, and a host that is gone is noticed.
@@ -148,22 +166,22 @@ enum Socket {
 
 impl Listener {
     /// Binds it. With port 0 the kernel chooses one, which is in the address then.
-    pub fn bind(address: &Address) -> Result<Self, Problem> {
+    pub fn bind(address: &Address, reach: Reach) -> Result<Self, Problem> {
         let refuse = |error: io::Error| {
             let advice = match error.kind() {
                 ErrorKind::AddrInUse => "somebody else listens there: give another address",
                 ErrorKind::PermissionDenied => {
-                    "give an address of loopback, or a path in a folder of this user's"
+                    "give an address that this user may listen on, or a path in a folder of this user's"
                 }
                 _ => "give another address with --listen",
             };
             Problem::usage(format!("no guest can be waited for: {error}"), address.to_string(), advice)
                 .because_of(&error)
         };
-        Self::try_bind(address).map_err(refuse)
+        Self::try_bind(address, reach).map_err(refuse)
     }
 
-    fn try_bind(address: &Address) -> io::Result<Self> {
+    fn try_bind(address: &Address, reach: Reach) -> io::Result<Self> {
         match address {
             Address::Unix(path) => {
                 let listener = bind_unix(path)?;
@@ -175,7 +193,7 @@ impl Listener {
             Address::Tcp(text) => {
                 let listener = std::net::TcpListener::bind(text.as_str())?;
                 let bound = listener.local_addr()?;
-                stays_here(bound)?;
+                reach.check(bound)?;
                 listener.set_nonblocking(true)?;
                 Ok(Self { socket: Socket::Tcp(listener), address: Address::Tcp(bound.to_string()) })
             }

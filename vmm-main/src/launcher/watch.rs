@@ -27,8 +27,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::identity::Identity;
 use super::log::OwnLog;
-use super::other_host::{self, Accepting, Address, Listener};
+use super::other_host::{self, Accepting, Address, Listener, Reach};
 use super::runtime_dir::{self, ControlSocket};
 use super::signals::{Asked, Signals};
 use super::started::Started;
@@ -64,6 +65,8 @@ pub struct User<'a> {
     pub started: Started,
     /// Where a guest is waited for, until it runs.
     pub guest_listener: Option<Listener>,
+    /// By what the host that it comes from knows this one.
+    pub identity: Option<Identity>,
 }
 
 /// Connections of other hosts that are handed over as they come: more than one source makes. Whoever connects on and on
@@ -99,7 +102,7 @@ async fn serve(
     user: User<'_>,
     servers: &[Option<PathBuf>],
 ) -> Result<Option<Why>, Problem> {
-    let User { socket, mut quits, terminal, log, mut started, mut guest_listener } = user;
+    let User { socket, mut quits, terminal, log, mut started, mut guest_listener, identity } = user;
     let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
     let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
@@ -118,6 +121,10 @@ async fn serve(
     let mut stopping = false;
     let mut quits_open = true;
     let mut ended = None;
+    for (file, memory) in identity.into_iter().flatten() {
+        // A coordinator that does not read is noticed below.
+        let _ = timeout(HAND_OVER_DEADLINE, channel.identity(file, memory.as_fd())).await;
+    }
     loop {
         // Every arm is cancel-safe: each waits for readiness and takes nothing before it wins.
         tokio::select! {
@@ -132,11 +139,11 @@ async fn serve(
                         stop(&channel, &mut stopping, deadline.as_mut()).await;
                     }
                 }
-                Ok(Some(FromCoordinator::Dial { number, to, lane_count })) => {
+                Ok(Some(FromCoordinator::Dial { number, to, lane_count, reach })) => {
                     if !(1..=LANES_MAX).contains(&lane_count) {
                         break;
                     }
-                    dialling = Some(Box::pin(dial(Rc::clone(&channel), number, to, lane_count)));
+                    dialling = Some(Box::pin(dial(Rc::clone(&channel), number, to, lane_count, reach)));
                 }
                 Ok(Some(FromCoordinator::OpenProgram { number, path })) => {
                     copying = Some(Box::pin(copy_program(Rc::clone(&channel), number, path)));
@@ -223,10 +230,10 @@ async fn serve(
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Connects to a host that receives a guest, so often, and hands the connections over; or the first reason why not.
-async fn dial(channel: Rc<LauncherEnd>, number: u8, to: String, lane_count: u8) {
+async fn dial(channel: Rc<LauncherEnd>, number: u8, to: String, lane_count: u8, reach: Reach) {
     for index in 0..lane_count {
         let socket = match to.parse::<Address>() {
-            Ok(to) => other_host::dial(&to).await,
+            Ok(to) => other_host::dial(&to, reach).await,
             Err(error) => Err(std::io::Error::other(error)),
         };
         let is_none = socket.is_err();

@@ -80,7 +80,8 @@ async fn launcher_channel_overlong_end_keeps_its_reason() {
 #[tokio::test]
 async fn launcher_channel_connection_to_another_host_comes_with_its_descriptor_or_a_reason() {
     let (launcher, coordinator) = ends();
-    let dial = FromCoordinator::Dial { number: 7, to: "unix:/x".to_owned(), lane_count: 2 };
+    let (to, reach) = ("unix:/x".to_owned(), Reach::Loopback);
+    let dial = FromCoordinator::Dial { number: 7, to, lane_count: 2, reach };
     coordinator.send(&dial).await.unwrap();
     assert_eq!(launcher.recv().await.unwrap(), Some(dial));
     let (_near, far) = UnixStream::pair().unwrap();
@@ -99,6 +100,21 @@ async fn launcher_channel_connection_to_another_host_comes_with_its_descriptor_o
         assert_eq!(why.to_string(), "é".repeat(len.min(REASON_LEN_MAX / 2)), "the reason comes along");
     }
     assert!(matches!(coordinator.recv().await.unwrap(), Some(FromLauncher::Released)));
+}
+
+#[tokio::test]
+async fn launcher_channel_identity_comes_file_by_file() {
+    let (launcher, coordinator) = ends();
+    for file in IdentityFile::ALL {
+        let (near, _far) = UnixStream::pair().unwrap();
+        launcher.identity(file, near.as_fd()).await.unwrap();
+        let came = coordinator.recv().await.unwrap();
+        assert!(matches!(came, Some(FromLauncher::Identity(other, _)) if other == file), "{came:?}");
+    }
+    let (theirs, ours) = pair().unwrap();
+    let (near, _far) = UnixStream::pair().unwrap();
+    send(theirs.as_fd(), &[IDENTITY, 3], &[near.as_fd()]).unwrap();
+    assert!(CoordinatorEnd::new(ours).unwrap().recv().await.is_err(), "there is no fourth file");
 }
 
 #[tokio::test]

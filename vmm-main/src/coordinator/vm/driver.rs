@@ -32,12 +32,13 @@ use super::snapshot;
 use super::state_machine::{StateMachine, bug, cannot_be_killed};
 use crate::api::command::{Answer, Command, MigrationOrder, Snapshot, StopRequest};
 use crate::api::types::{DirtyRate, Limits, Migrated, ProbeAnswer, Restarted, SaveRestored, Status};
+use crate::coordinator::Arrival;
 use crate::coordinator::handover::Handover;
 use crate::coordinator::launcher::Launcher;
 use crate::coordinator::objects::Objects;
 use crate::coordinator::process::{Handle, Launching, TaskEvent};
 use crate::coordinator::roles::{self, Configs};
-use crate::launcher_channel::{FromCoordinator, Lane};
+use crate::launcher_channel::FromCoordinator;
 use crate::lifecycle::{Phase, Why};
 use crate::problem::Problem;
 use crate::system::{MOVER, ObjectId, Size, System};
@@ -95,7 +96,7 @@ pub struct Vm {
     /// Threads that do what takes long for it.
     pub(super) work: JoinSet<MigrationEvent>,
     /// Connections for it, from the launcher.
-    lanes: mpsc::Receiver<Lane>,
+    arrivals: mpsc::Receiver<Arrival>,
     /// Programs that users gave, and what the launcher answers about them.
     pub(super) programs: Programs,
     opened: mpsc::Receiver<Opened>,
@@ -160,7 +161,7 @@ impl Vm {
         locked: &Locked,
         launcher: Launcher,
         to_launcher: mpsc::Sender<FromCoordinator>,
-        lanes: mpsc::Receiver<Lane>,
+        arrivals: mpsc::Receiver<Arrival>,
         opened: mpsc::Receiver<Opened>,
     ) -> Result<Self, Problem> {
         let layout = roles::ram_layout(given.handover.memory_len)?;
@@ -197,7 +198,7 @@ impl Vm {
             measurement: None,
             migration: None,
             work: JoinSet::new(),
-            lanes,
+            arrivals,
             programs: Programs::default(),
             opened,
             dialer: to_launcher.clone(),
@@ -252,8 +253,8 @@ impl Vm {
                 Some(Ok(reconnected)) = self.reconnecting.join_next() => Some(self.reconnected(reconnected)),
                 Some(Ok(loaded)) = self.loading.join_next() => Some(self.loaded(loaded)),
                 Some(Ok(event)) = self.work.join_next() => Some(Event::Migration(event)),
-                Some(lane) = self.lanes.recv() => self.lane_arrived(lane),
                 Some(opened) = self.opened.recv(), if self.machine.answers_commands() => self.program_opened(opened),
+                Some(arrival) = self.arrivals.recv() => self.arrived(arrival),
                 Some(order) = migrations.recv() => Some(self.migration_order(order)),
                 Some(command) = commands.recv(), if self.machine.answers_commands() => self.command(command),
             };

@@ -301,7 +301,9 @@ impl Vm {
             Command::Restart(RestartRequest { process, program: None }, answer) => {
                 (Waiting::Restart(answer), event::Command::Restart(process))
             }
-            Command::Migrate(request, answer) => return self.begin_migration(request, answer),
+            Command::Migrate(request, passed, answer) => {
+                return self.begin_migration(request, passed, answer);
+            }
             Command::DirtyRate(span, answer) => (Waiting::DirtyRate(answer), event::Command::DirtyRate(span)),
             Command::Probe(ProbeRequest { process, attempt }, answer) => {
                 let made = probe::by_name(&attempt);

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use ipc::instance::InstanceId;
 use ipc::migration::frame::MigrationId;
 use ipc::protocol::control::RoleConfig;
-use ipc::protocol::mover::{MoverConfig, MoverRequest, Security};
+use ipc::protocol::mover::{IdentityFile, MoverConfig, MoverRequest, Security};
 use ipc::protocol::{mover, ram::RamLayout};
 use ipc::shm::dirty_log::{Moment, OwedMap, SharedOwed};
 use machine::boot::BootInfo;
@@ -37,6 +37,7 @@ use super::saved_state::{NotKept, SavedState};
 use super::state_machine::bug;
 use crate::api::command::{Answer, MigrationOrder};
 use crate::api::types::{MigrateRequest, Migrated, MigrationProgress};
+use crate::coordinator::handover::HandedReceive;
 use crate::coordinator::objects::Objects;
 use crate::coordinator::roles::Configs;
 use crate::migration::convergence::{Limits, Otherwise};
@@ -56,6 +57,12 @@ pub(super) struct Migration {
     lane_count: u8,
     /// The request for its connections; 0 at the destination.
     dial: u8,
+    /// How the other host is known.
+    security: Security,
+    /// Files for that, which the mover was not given yet.
+    identity: Vec<(IdentityFile, OwnedFd)>,
+    /// In the clear to another host too.
+    insecure: bool,
     /// Connections that the mover was not given yet.
     lanes: Vec<(u8, OwnedFd)>,
     /// Whether it takes them.
@@ -76,15 +83,20 @@ pub(super) struct Migration {
 
 impl Migration {
     /// To another host.
-    pub fn to(to: String, secret: Vec<u8>, lane_count: u8) -> Result<Self, Problem> {
-        let mut new = Self::new(Side::Source, to, secret, lane_count);
+    pub fn to(request: &MigrateRequest, identity: Vec<OwnedFd>) -> Result<Self, Problem> {
+        let secret = request.secret.clone().into_bytes();
+        let mut new = Self::new(Side::Source, request.to.clone(), secret, request.lane_count);
         new.identify(MigrationId(random()?))?;
+        new.security = security(request.tls_peer.clone());
+        new.identity = IdentityFile::ALL.into_iter().zip(identity).collect();
+        new.insecure = request.insecure;
         Ok(new)
     }
 
-    /// From another host.
-    pub fn from_elsewhere(secret: Vec<u8>) -> Self {
-        Self::new(Side::Destination, String::new(), secret, 0)
+    /// From another host; what that knows this one by is still to come.
+    pub fn from_elsewhere(receive: &HandedReceive) -> Self {
+        let new = Self::new(Side::Destination, String::new(), receive.secret.clone(), 0);
+        Self { security: security(receive.tls_peer.clone()), ..new }
     }
 
     fn new(side: Side, to: String, secret: Vec<u8>, lane_count: u8) -> Self {
@@ -96,6 +108,9 @@ impl Migration {
             session: None,
             lane_count,
             dial: 0,
+            security: Security::Plain,
+            identity: Vec::new(),
+            insecure: false,
             lanes: Vec::new(),
             takes_lanes: false,
             objects: None,
@@ -127,7 +142,7 @@ impl Migration {
             (Side::Source, None) => return Err(bug("a migration has no number")),
             (Side::Destination, _) => mover::Side::Destination,
         };
-        Ok(RoleConfig::Mover(MoverConfig { side, ram, security: Security::Plain }))
+        Ok(RoleConfig::Mover(MoverConfig { side, ram, security: self.security.clone() }))
     }
 
     /// How far it is, beside its state.
@@ -359,7 +374,7 @@ impl Vm {
         match &self.given.handover.receive {
             None => Event::Boot,
             Some(receive) => {
-                self.migration = Some(Migration::from_elsewhere(receive.secret.clone()));
+                self.migration = Some(Migration::from_elsewhere(receive));
                 Event::Receive
             }
         }
@@ -369,10 +384,11 @@ impl Vm {
     pub(super) fn begin_migration(
         &mut self,
         request: MigrateRequest,
+        identity: Vec<OwnedFd>,
         answer: Answer<Migrated>,
     ) -> Option<Event> {
         if self.machine.is_idle() {
-            match Migration::to(request.to.clone(), request.secret.clone().into_bytes(), request.lane_count) {
+            match Migration::to(&request, identity) {
                 Ok(migration) => self.migration = Some(migration),
                 Err(problem) => {
                     let _ = answer.send(Err(problem));
@@ -406,6 +422,10 @@ impl Vm {
             migration.report.lap(stage, Instant::now());
         }
     }
+}
+
+fn security(tls_peer: Option<String>) -> Security {
+    tls_peer.map_or(Security::Plain, |peer| Security::Tls { peer })
 }
 
 /// Bytes that nobody can guess.

@@ -12,7 +12,7 @@ fn unix(folder: &Path, name: &str) -> Address {
 /// Dials a listener; both ends of the connection.
 async fn meet(listener: &Listener) -> (OwnedFd, OwnedFd) {
     let accepting = listener.accepting().unwrap();
-    let (dialled, accepted) = tokio::join!(dial(&listener.address), accepting.next());
+    let (dialled, accepted) = tokio::join!(dial(&listener.address, Reach::Loopback), accepting.next());
     (dialled.unwrap(), accepted.unwrap())
 }
 
@@ -20,7 +20,7 @@ async fn meet(listener: &Listener) -> (OwnedFd, OwnedFd) {
 async fn connection_begins_behind_the_greeting_and_does_not_block() {
     let folder = tempfile::tempdir().unwrap();
     for address in [unix(folder.path(), "socket"), Address::Tcp("127.0.0.1:0".to_owned())] {
-        let listener = Listener::bind(&address).unwrap();
+        let listener = Listener::bind(&address, Reach::Loopback).unwrap();
         let (here, there) = meet(&listener).await;
         // Of any family, as the process that gets it has it.
         let (mut here, mut there) = (UnixStream::from(here), UnixStream::from(there));
@@ -45,12 +45,15 @@ async fn whoever_does_not_greet_as_a_receiver_does_is_not_connected_to() {
             let (mut connection, _) = listener.accept().unwrap();
             connection.write_all(words).unwrap();
         });
-        let error = dial(&address).await.unwrap_err();
+        let error = dial(&address, Reach::Loopback).await.unwrap_err();
         assert!(error.to_string().contains("no `bulkhead receive`"), "{words:?}: {error}");
         stranger.join().unwrap();
         fs::remove_file(path).unwrap();
     }
-    assert_eq!(dial(&unix(folder.path(), "nobody")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        dial(&unix(folder.path(), "nobody"), Reach::Loopback).await.unwrap_err().kind(),
+        ErrorKind::NotFound
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,16 +61,21 @@ async fn whoever_says_nothing_is_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("silent");
     let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    assert_eq!(dial(&Address::Unix(path)).await.unwrap_err().kind(), ErrorKind::TimedOut);
+    assert_eq!(dial(&Address::Unix(path), Reach::Loopback).await.unwrap_err().kind(), ErrorKind::TimedOut);
 }
 
 #[tokio::test]
 async fn nothing_is_sent_in_the_clear_to_another_host_or_received_from_one() {
     // An address for documentation: nobody has it.
-    let error = dial(&Address::Tcp("192.0.2.1:1".to_owned())).await.unwrap_err();
+    let error = dial(&Address::Tcp("192.0.2.1:1".to_owned()), Reach::Loopback).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    let problem = Listener::bind(&Address::Tcp("0.0.0.0:0".to_owned())).unwrap_err();
-    assert!(problem.what.contains("loopback") && problem.advice.contains("loopback"), "{problem:?}");
+    let anywhere = Address::Tcp("0.0.0.0:0".to_owned());
+    let problem = Listener::bind(&anywhere, Reach::Loopback).unwrap_err();
+    assert!(problem.what.contains("--tls-ca") && problem.what.contains("--insecure"), "{problem:?}");
+    for (has_tls, insecure) in [(true, false), (false, true)] {
+        assert!(Listener::bind(&anywhere, Reach::of(has_tls, insecure)).is_ok());
+    }
+    assert_eq!(Reach::of(false, false), Reach::Loopback);
 }
 
 #[test]
@@ -77,9 +85,9 @@ fn socket_is_this_users_and_leaves_no_file_and_replaces_one_that_was_left() {
     let Address::Unix(path) = &address else { unreachable!() };
     // As after a kill.
     drop(std::os::unix::net::UnixListener::bind(path).unwrap());
-    let listener = Listener::bind(&address).unwrap();
+    let listener = Listener::bind(&address, Reach::Loopback).unwrap();
     assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
-    let second = Listener::bind(&address).unwrap_err();
+    let second = Listener::bind(&address, Reach::Loopback).unwrap_err();
     assert!(second.advice.contains("somebody else"), "{second:?}");
     assert!(path.exists(), "the first one's is not taken away");
     drop(listener);
@@ -91,7 +99,7 @@ fn file_that_is_no_socket_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
     fs::write(&path, "precious").unwrap();
-    assert!(Listener::bind(&Address::Unix(path.clone())).is_err());
+    assert!(Listener::bind(&Address::Unix(path.clone()), Reach::Loopback).is_err());
     assert_eq!(fs::read(&path).unwrap(), b"precious");
 }
 

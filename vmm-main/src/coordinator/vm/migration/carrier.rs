@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ipc::protocol::control::Request;
-use ipc::protocol::mover::{MoverNotice, MoverRequest, RoundReport};
+use ipc::protocol::mover::{MoverNotice, MoverRequest, RoundReport, Security};
 use ipc::shm::dirty_log::SharedOwed;
 use ipc::shm::region::Region;
 
@@ -14,8 +14,10 @@ use super::super::driver::{Vm, refused};
 use super::super::event::{Event, LifeId, MigrationEvent};
 use super::super::state_machine::bug;
 use super::lost;
+use crate::coordinator::Arrival;
 use crate::coordinator::objects::Objects;
 use crate::coordinator::process::TaskMessage;
+use crate::launcher::other_host::Reach;
 use crate::launcher_channel::{FromCoordinator, Lane};
 use crate::migration::message::{Message, Side};
 use crate::problem::Problem;
@@ -28,12 +30,29 @@ impl Vm {
         self.dials = self.dials.checked_add(1).unwrap_or(1);
         let (number, lane_count) = (self.dials, migration.lane_count);
         migration.dial = number;
-        let dial = FromCoordinator::Dial { number, to: migration.to.clone(), lane_count };
+        let reach = Reach::of(migration.security != Security::Plain, migration.insecure);
+        let dial = FromCoordinator::Dial { number, to: migration.to.clone(), lane_count, reach };
         self.dialer.try_send(dial).map_err(|error| refused("reach the launcher", &error))
     }
 
+    /// The launcher has handed something over.
+    pub(in crate::coordinator::vm) fn arrived(&mut self, arrival: Arrival) -> Option<Event> {
+        match arrival {
+            Arrival::Lane(lane) => self.lane_arrived(lane),
+            Arrival::Identity(file, memory) => {
+                // A source's comes with the request.
+                let migration = self.migration.as_mut().filter(|it| it.side == Side::Destination)?;
+                migration.identity.push((file, memory));
+                if migration.takes_lanes {
+                    self.take_lanes();
+                }
+                None
+            }
+        }
+    }
+
     /// A connection has come, or none will.
-    pub(in crate::coordinator::vm) fn lane_arrived(&mut self, lane: Lane) -> Option<Event> {
+    fn lane_arrived(&mut self, lane: Lane) -> Option<Event> {
         let Lane { dial, index, socket } = lane;
         // A connection of a migration that was given up is not this one's.
         let migration = self.migration.as_mut().filter(|migration| migration.dial == dial)?;
@@ -55,11 +74,15 @@ impl Vm {
         is_whole.then_some(Event::Migration(MigrationEvent::Dialled(Ok(()))))
     }
 
-    /// Gives the mover the connections that there are.
+    /// Gives the mover the connections that there are, behind what it needs for them.
     pub(super) fn take_lanes(&mut self) {
         let Some(migration) = &mut self.migration else { return };
         migration.takes_lanes = true;
-        for (index, socket) in std::mem::take(&mut migration.lanes) {
+        let lanes = std::mem::take(&mut migration.lanes);
+        for (file, memory) in std::mem::take(&mut migration.identity) {
+            self.carry(MoverRequest::TakeIdentity(file), vec![memory]);
+        }
+        for (index, socket) in lanes {
             self.carry(MoverRequest::TakeLane { index }, vec![socket]);
         }
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A stock Linux moves between two coordinators with runtime folders of their own, as `bulkhead migrate` and `bulkhead
 //! receive` do it, while it works on its disk and both CPUs dirty memory: nothing is lost, and its drivers notice
-//! nothing.
+//! nothing. [`network`]: the same between two hosts, over TLS.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +10,9 @@
     reason = "a test stops at the first surprise, in its helpers too"
 )]
 
+mod network;
 #[expect(dead_code, reason = "this suite starts machines with devices only")]
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
