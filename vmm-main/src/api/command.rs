@@ -4,8 +4,10 @@
 //! the processes.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipc::shm::dirty_log::SharedOwed;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::types::{
@@ -71,13 +73,19 @@ pub struct Snapshot {
     pub processes: Vec<Process>,
     /// The handle for inspecting each of them.
     pub inspectors: Vec<Inspector>,
+    /// The pages that a guest that is leaving has to be sent yet; its mover sends on while nothing is published.
+    pub owed: Option<Arc<SharedOwed>>,
 }
 
 impl Snapshot {
     /// The status as of now.
     pub fn status_now(&self) -> Status {
         let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Status { uptime_ms, ..self.status.clone() }
+        let mut status = Status { uptime_ms, ..self.status.clone() };
+        if let Some(owed) = &self.owed {
+            status.migration = status.migration.map(|progress| progress.owing(owed.count()));
+        }
+        status
     }
 }
 

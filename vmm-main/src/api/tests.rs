@@ -47,6 +47,7 @@ fn showing(phase: Phase) -> Snapshot {
         started: std::time::Instant::now(),
         processes: vec![],
         inspectors: vec![],
+        owed: None,
     }
 }
 

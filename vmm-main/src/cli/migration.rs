@@ -13,6 +13,7 @@ use super::client_commands::{
     Target, ask, ask_with, cannot_show, new_table, print, show_json, show_status, stages,
 };
 use super::flags::{Place, RunFlags};
+use super::watch;
 use crate::api::types::{
     MigrateRequest, Migrated, MigrationProgress, MigrationRound, ResolveRequest, Status, downtime_limit_ms,
     lane_count, round_count_max,
@@ -106,6 +107,9 @@ pub struct MigrateFlags {
     /// Show how far the migration is that is under way
     #[arg(long)]
     status: bool,
+    /// Show it over and over, until it is over
+    #[arg(long, requires = "status")]
+    watch: bool,
     /// Stop it: the guest goes on here
     #[arg(long)]
     cancel: bool,
@@ -129,6 +133,9 @@ pub fn migrate(flags: &MigrateFlags) -> Result<(), Problem> {
     if flags.cancel {
         let status: Status = ask(target, Method::POST, "/v1/migrate/cancel", Vec::new())?;
         return show_status(target, &status);
+    }
+    if flags.watch {
+        return watch::until_over(target);
     }
     let status: Status = ask(target, Method::GET, "/v1/status", Vec::new())?;
     if target.json {
@@ -163,7 +170,7 @@ fn begin(flags: &MigrateFlags, to: &str) -> Result<(), Problem> {
 
 /// A migration that is under way, in a line.
 pub(super) fn line(progress: &MigrationProgress) -> String {
-    let MigrationProgress { side, state, to, round_count, sent_len, owed_page_count, took_us } = progress;
+    let MigrationProgress { side, state, to, round_count, sent_len, owed_page_count, took_us, .. } = progress;
     let to = if to.is_empty() { String::new() } else { format!(" to {to}") };
     format!(
         "migration{to} ({side}): {state} for {} ms, {round_count} rounds, {} sent, {owed_page_count} pages to be sent",

@@ -11,6 +11,7 @@ mod flags;
 mod host_pids;
 mod migration;
 mod observation;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -69,7 +69,7 @@ pub(super) struct Migration {
     takes_lanes: bool,
     /// The mover's objects.
     objects: Option<Objects>,
-    owed: Option<SharedOwed>,
+    owed: Option<Arc<SharedOwed>>,
     pub logs: Option<DirtyLogs>,
     mover: Option<LifeId>,
     /// What the mover was not asked yet.
@@ -146,8 +146,13 @@ impl Migration {
     }
 
     /// How far it is, beside its state.
-    pub fn progress(&self, state: &'static str) -> MigrationProgress {
-        self.report.progress(self.side, &self.to, state)
+    pub fn progress(&self, state: &'static str, memory_len: u64) -> MigrationProgress {
+        self.report.progress(self.side, &self.to, state, memory_len)
+    }
+
+    /// The pages that the other host has not got, of a guest that is leaving.
+    pub fn owed(&self) -> Option<Arc<SharedOwed>> {
+        self.owed.clone().filter(|_| self.side == Side::Source)
     }
 
     /// What it came to.

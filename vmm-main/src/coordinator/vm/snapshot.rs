@@ -9,6 +9,7 @@ use ipc::instance::InstanceId;
 use machine::layout;
 
 use super::driver::{Vm, millis};
+use super::migration::Migration;
 use super::state_machine::Deaths;
 use crate::api::command::Snapshot;
 use crate::api::types::{self, MigrationProgress, Process, Status};
@@ -46,7 +47,8 @@ impl Vm {
             inspectors.push(handle.inspector.clone());
         }
         let (status, started) = (self.status(), self.started);
-        self.snapshot.send_replace(Snapshot { status, started, processes, inspectors });
+        let owed = self.migration.as_ref().and_then(Migration::owed);
+        self.snapshot.send_replace(Snapshot { status, started, processes, inspectors, owed });
     }
 
     /// The answer to `status`.
@@ -83,7 +85,8 @@ impl Vm {
 
     fn migration_progress(&self) -> Option<MigrationProgress> {
         let state = self.machine.migration_state()?;
-        self.migration.as_ref().map(|migration| migration.progress(state))
+        let memory_len = self.given.handover.memory_len;
+        self.migration.as_ref().map(|migration| migration.progress(state, memory_len))
     }
 
     fn own_row(&self) -> Process {
@@ -128,7 +131,7 @@ pub(super) fn unreachable(system: &System, launcher: &Launcher) -> BTreeMap<Inst
 
 /// The snapshot before the first event.
 pub(super) fn empty(started: Instant) -> Snapshot {
-    Snapshot { status: nothing(), started, processes: Vec::new(), inspectors: Vec::new() }
+    Snapshot { status: nothing(), started, processes: Vec::new(), inspectors: Vec::new(), owed: None }
 }
 
 fn nothing() -> Status {

@@ -3,6 +3,7 @@
 //! notices, of which each is an event; messages of the coordinators are sealed and opened here.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipc::protocol::control::Request;
@@ -102,7 +103,7 @@ impl Vm {
         };
         let owed = map()?;
         let Some(migration) = &mut self.migration else { return Err(bug("there is no migration")) };
-        (migration.owed, migration.mover) = (Some(owed), Some(life));
+        (migration.owed, migration.mover) = (Some(Arc::new(owed)), Some(life));
         Ok(migration.objects.insert(objects))
     }
 

@@ -74,8 +74,12 @@ impl Report {
     }
 
     /// How far it is.
-    pub fn progress(&self, side: Side, to: &str, state: &'static str) -> MigrationProgress {
-        MigrationProgress {
+    pub fn progress(&self, side: Side, to: &str, state: &'static str, memory_len: u64) -> MigrationProgress {
+        let rate = |round: &MigrationRound| {
+            let per_second = u128::from(round.sent_len) * 1_000_000 / u128::from(round.took_us.max(1));
+            u64::try_from(per_second).unwrap_or(u64::MAX)
+        };
+        let progress = MigrationProgress {
             side: match side {
                 Side::Source => "source",
                 Side::Destination => "destination",
@@ -85,9 +89,13 @@ impl Report {
             to: to.to_owned(),
             round_count: u32::try_from(self.rounds.len()).unwrap_or(u32::MAX),
             sent_len: self.sent_len(),
-            owed_page_count: self.owed_len / PAGE_LEN,
+            owed_page_count: 0,
+            memory_len,
+            bytes_per_second: self.rounds.last().map(rate),
+            downtime_estimate_us: None,
             took_us: micros(self.begun.elapsed()),
-        }
+        };
+        progress.owing(self.owed_len / PAGE_LEN)
     }
 
     /// What it came to.
