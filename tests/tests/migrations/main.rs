@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use network::Network;
 use serde_json::Value;
 use support::{COMMAND, launch_at_shell};
 use tests::crash::Life;
@@ -67,14 +68,23 @@ fn number(report: &Value, field: &str) -> u64 {
 fn guest_that_moves_back_and_forth_under_disk_io_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
-    let Some(mut vm) = machine("migrations", |options| options.nvme = vec![image]) else { return };
+    // Between two hosts, where this machine makes them.
+    let network = Network::make();
+    let start = |options: &mut tests::vm::Options| {
+        options.nvme = vec![image];
+        options.under = network.as_ref().map(|network| network.under(0)).unwrap_or_default();
+    };
+    let Some(mut vm) = machine("migrations", start) else { return };
     work::begin(&mut vm.console, COMMAND).unwrap();
     vm.console.output(DIRTY, COMMAND).unwrap();
     let moves = if std::env::var_os(LONG_RUN).is_some() { MOVES_LONG } else { MOVES };
     let mut downtimes = Vec::new();
-    for _ in 0..moves {
+    for turn in 1..=moves {
         let report;
-        (vm, report) = moved(vm, &[]);
+        (vm, report) = match &network {
+            Some(network) => network.moved(vm, turn % 2, &["--vcpus", "2"]),
+            None => moved(vm, &[]),
+        };
         let rounds = report["rounds"].as_array().unwrap();
         assert!(rounds.len() > 1, "it runs while its memory is sent: {report}");
         let pages = number(&rounds[0], "page_count") + number(&rounds[0], "zero_page_count");
@@ -96,7 +106,8 @@ fn guest_that_moves_back_and_forth_under_disk_io_loses_nothing() {
     assert_eq!(vm.left_over(), [""; 0]);
     let (median, most) = median_and_most(downtimes);
     println!(
-        "{SEEN}{moves} migrations in {rounds} rounds of disk I/O: stood still for {median} us (median), {most} us at most"
+        "{SEEN}{moves} migrations ({}) in {rounds} rounds of disk I/O: stood still for {median} us (median), {most} us at most",
+        if network.is_some() { "TLS between network namespaces" } else { "over a Unix socket" }
     );
 }
 

@@ -84,14 +84,34 @@ impl Files {
     }
 }
 
-/// The namespaces, or nothing, after saying why.
-fn hosts() -> Option<Hosts> {
-    match Hosts::make().unwrap() {
-        Ok(hosts) => Some(hosts),
-        Err(why) => {
-            println!("{SKIPPED}{why}");
-            None
-        }
+/// Two hosts that know each other.
+pub struct Network {
+    hosts: Hosts,
+    files: Files,
+}
+
+impl Network {
+    /// None, if this machine makes no namespaces.
+    pub fn make() -> Option<Self> {
+        Some(Self { hosts: Hosts::make().unwrap().ok()?, files: Files::new() })
+    }
+
+    /// Program and arguments that run another one on this host.
+    pub fn under(&self, host: usize) -> Vec<String> {
+        self.hosts.under(host)
+    }
+
+    /// Moves the guest to this host from the other one over TLS, and returns where it is, with the report.
+    pub fn moved(&self, mut vm: Vm, host: usize, arguments: &[&str]) -> (Vm, serde_json::Value) {
+        let names = ["host-a", "host-b"];
+        let (here, there) = (names[1 - host], names[host]);
+        let receives = self.files.flags("ca", there, here);
+        let arguments = arguments.iter().map(|&argument| argument.to_owned());
+        let next = waiting(&vm, &self.hosts, host, receives.into_iter().chain(arguments).collect());
+        let answer = migrate(&vm, &next, &self.files.flags("ca", here, there));
+        assert!(answer.status.success(), "{answer:?}\n{}", next.console.errors());
+        assert!(vm.console.wait_exit(COMMAND).unwrap().success());
+        (next, serde_json::from_slice(&answer.stdout).unwrap())
     }
 }
 
@@ -123,7 +143,10 @@ fn text(path: &Path) -> String {
 
 #[test]
 fn guest_moves_over_tls_between_two_hosts_and_to_or_from_nobody_else() {
-    let Some(hosts) = hosts() else { return };
+    let hosts = match Hosts::make().unwrap() {
+        Ok(hosts) => hosts,
+        Err(why) => return println!("{SKIPPED}{why}"),
+    };
     let files = Files::new();
     let start = |options: &mut tests::vm::Options| {
         options.memory = "128M".into();
