@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `bulkhead migrate --status --watch`: a bar that fills as the guest's memory arrives, with the rate and what the guest
-//! would stand still for.
+//! `bulkhead migrate --status --watch`: a bar that fills as the guest's memory arrives, with the rate, and for how long
+//! the guest would stand still.
 //!
 //! On a terminal one line is drawn over and over; elsewhere there is a line whenever something has changed.
 
