@@ -123,6 +123,10 @@ pub fn migrate(flags: &MigrateFlags) -> Result<(), Problem> {
     if let Some(to) = &flags.to {
         return begin(flags, to);
     }
+    if flags.tls != TlsSettings::default() {
+        let what = "TLS is spoken when a guest moves, and with no other order";
+        return Err(Problem::usage(what, "--tls-*", "give --to as well, or leave them out"));
+    }
     let target = &flags.target;
     if let Some(resolution) = flags.resolve {
         let request = ResolveRequest { resume: resolution == Resolution::Resume };

@@ -183,12 +183,11 @@ pub fn run(config: VmConfig, is_detached: bool) -> Result<Why, Problem> {
     if let Some(listener) = &guest_listener {
         own_log.say(Level::Info, &format!("waits for a guest at {}", listener.address));
     }
-    let log_theirs = &own_log;
     let user = User {
         socket: &mut socket,
         quits,
         terminal: given,
-        log: log_theirs,
+        log: &own_log,
         started,
         guest_listener,
         identity,
