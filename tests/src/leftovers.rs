@@ -95,10 +95,12 @@ fn is_product(program: &str) -> bool {
     program == "bulkhead" || program.starts_with("bulkhead-")
 }
 
-/// The mounts that this process can see, by mount point.
+/// The mounts that this process can see, by mount point; but for the network namespaces that a suite makes
+/// ([`crate::hosts`]), perhaps another one at the same time.
 fn mounts() -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| format!("mount {point}")).collect()
+    let points = table.lines().filter_map(|line| line.split(' ').nth(4));
+    points.filter(|point| !point.starts_with("/run/netns")).map(|point| format!("mount {point}")).collect()
 }
 
 #[cfg(test)]
