@@ -125,11 +125,12 @@ impl Devices {
         let is_over = {
             let mut progress = link.progress();
             progress.is_leaving = true;
-            progress.dma_ended
+            progress.dma_ended || link.is_left()
         };
         self.next.push(DeviceQueue::new(&next));
         if is_over {
-            // It has died, and was reaped: the guest's orders wait for the next one from now on.
+            // It has died, and was reaped: the guest's orders wait for the next one from now on. Of a physical device
+            // the DMA goes on as that life has left it, until the next one answers.
             self.settle_lives();
         }
         Ok(next)

@@ -142,6 +142,10 @@ pub trait Interrupts: DeviceEnd {
         name: &str,
     ) -> Result<Option<Self::Error>, Self::Error>;
 
+    /// Offers the vCPU process those vectors that KVM can inject by irqfd: also when the life before of this process
+    /// had done so, and died.
+    fn give_vectors(&self, eventfds: &Eventfds, link: &FunctionLink, name: &str);
+
     /// Takes the eventfds of a restored device and connects none yet; the last step of opening it.
     fn adopt_interrupts(&mut self, eventfds: &Eventfds);
 

@@ -104,6 +104,20 @@ impl Connected {
         }
     }
 
+    /// Signals each of the connected kind, as the device would.
+    pub fn signal_all(&self) {
+        let Eventfds { vectors, intx } = &self.eventfds;
+        let (vectors, intx) = match *self.kind() {
+            Kind::Nothing => return,
+            Kind::Intx => (None, intx.as_deref()),
+            Kind::Msix => (Some(vectors.iter()), None),
+        };
+        for eventfd in vectors.into_iter().flatten().chain(intx) {
+            // Full: it is signalled.
+            let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+        }
+    }
+
     /// Whether INTx is the connected kind. While it is not, it is never masked.
     pub fn is_intx(&self) -> bool {
         *self.kind() == Kind::Intx

@@ -114,18 +114,43 @@ impl FunctionLink {
         })
     }
 
+    /// Waits until the vCPU process has greeted. False: not within `span`.
+    pub fn wait_greeted(&self, span: Duration) -> bool {
+        self.greeted.wait(span)
+    }
+
     /// Adds a window, hidden.
     ///
     /// # Errors
     /// Why its accesses go through the ring.
     pub fn add_window(&self, window: DeviceWindow, file: &OwnedFd) -> Result<(), String> {
+        self.add(&mut self.state(), window, file)
+    }
+
+    /// Adds windows, and shows all there are or none, as `wanted` says. Nothing else is asked for meanwhile.
+    ///
+    /// # Errors
+    /// Why accesses of some of them go through the ring.
+    pub fn add_windows<'a>(
+        &self,
+        windows: impl IntoIterator<Item = (DeviceWindow, &'a OwnedFd)>,
+        wanted: impl FnOnce() -> bool,
+    ) -> Result<(), String> {
         let mut state = self.state();
+        let mut all = Ok(());
+        for (window, file) in windows {
+            all = self.add(&mut state, window, file).and(all);
+        }
+        self.show_all(&mut state, wanted()).and(all)
+    }
+
+    fn add(&self, state: &mut State, window: DeviceWindow, file: &OwnedFd) -> Result<(), String> {
         let added = self.ask(&FunctionRequest::AddWindow(window), &[file]);
         match &added {
             Ok(()) => state.count += 1,
             Err(why) => state.refused = Some(why.clone()),
         }
-        self.show_state(&state);
+        self.show_state(state);
         added
     }
 
@@ -136,12 +161,16 @@ impl FunctionLink {
     pub fn show(&self, wanted: impl FnOnce() -> bool) -> Result<(), String> {
         let mut state = self.state();
         let shown = wanted();
+        self.show_all(&mut state, shown)
+    }
+
+    fn show_all(&self, state: &mut State, shown: bool) -> Result<(), String> {
         if state.count == 0 || state.shown == shown {
             return Ok(());
         }
         self.ask(&FunctionRequest::ShowWindows { shown }, &[])?;
         state.shown = shown;
-        self.show_state(&state);
+        self.show_state(state);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! is closed, and a restored device is stopped.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
@@ -15,6 +16,7 @@ use ipc::doorbell::Doorbell;
 use ipc::error::Violation;
 use ipc::protocol::budget;
 use ipc::protocol::control::Event;
+use ipc::protocol::function_link::DeviceWindow;
 use ipc::protocol::vfio::VfioConfig;
 use ipc::shm::ring::Responder;
 use process::ring_thread::RingThread;
@@ -127,8 +129,12 @@ fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Res
         links.vcpu.greet_later()?;
     }
     let opened = open_device::<B>(unopened, saved, &config, &links, intx_end, is_revived, until);
+    let mut later = Vec::new();
     let (opened, sources, outcome) = match opened {
-        Ok((opened, sources)) => (Ok(opened), Some(sources), Event::DeviceOpened),
+        Ok((opened, sources, windows)) => {
+            later = windows;
+            (Ok(opened), Some(sources), Event::DeviceOpened)
+        }
         Err(reason) => (Err(reason.clone()), None, Event::DeviceFailed(reason)),
     };
     let areas = config.areas;
@@ -161,14 +167,20 @@ fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Res
         events.tell(outcome);
     }
     threads::start_helpers(&serving.function, serving.signals.as_ref(), &serving.ring)?;
+    if let Some(signals) = serving.signals.as_ref().filter(|_| is_revived) {
+        threads::introduce(&serving.function, signals, later)?;
+    }
     if *begun {
         serving.go(slot.restored);
     }
     Ok(())
 }
 
-/// Says hello to the vCPU process, opens the device and connects its interrupts. An error is the reason why the
-/// device cannot be used; the process goes on.
+/// Windows, each with the file to map it from.
+pub type Windows = Vec<(DeviceWindow, Arc<OwnedFd>)>;
+
+/// Says hello to the vCPU process, opens the device and connects its interrupts. Returns the windows that the vCPU
+/// process is to be told of later. An error is the reason why the device cannot be used; the process goes on.
 fn open_device<B: Backend>(
     unopened: B::Unopened,
     saved: Option<Saved<B>>,
@@ -177,7 +189,7 @@ fn open_device<B: Backend>(
     intx_end: Doorbell,
     is_revived: bool,
     until: Deadline,
-) -> Result<((B, ConfigSpace), InterruptSources), String> {
+) -> Result<((B, ConfigSpace), InterruptSources, Windows), String> {
     let Links { vcpu: link, events, stage1: _ } = links;
     // One answer of the vCPU process, which is there: what is slow is the device.
     if !is_revived {
@@ -195,17 +207,22 @@ fn open_device<B: Backend>(
     if let Some(state) = &state {
         space.restore(state).map_err(|error| error.to_string())?;
     }
+    let mut later = Windows::new();
     for (offered, file) in &opened.mappables {
         for window in windows::cut(&space, offered, config.areas.memory()) {
             if until.has_passed() {
                 return Err("the vCPU process did not map its windows in time".to_owned());
             }
             events.progress();
+            if is_revived {
+                later.push((window, Arc::clone(file)));
+                continue;
+            }
             // Its accesses come through the ring then: slower, but correct.
             if let Err(why) = link.add_window(window, file) {
                 ipc::log::info!("{}: BAR {} is not mapped into the guest: {why}", config.id, offered.bar);
             }
         }
     }
-    Ok(((device, space), InterruptSources { eventfds, intx_end }))
+    Ok(((device, space), InterruptSources { eventfds, intx_end }, later))
 }

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::backend::{Backend, Eventfds};
 use crate::function::Function;
+use crate::opening::Windows;
 use crate::stage1_link::Stage1Channel;
 
 /// Poll timeout of the helper threads, to check whether the device has failed.
@@ -92,6 +93,27 @@ pub fn follow<B: Backend>(function: &Arc<Function<B>>, channel: Stage1Channel) -
         function.stage1.close(&channel);
     }
     spawned
+}
+
+/// Starts the thread that tells the vCPU process of a revived function's vectors and windows, once that greets: until
+/// then the guest has those of the life before, and signals are brought from here.
+///
+/// # Errors
+/// If the thread cannot be started.
+pub fn introduce<B: Backend>(
+    function: &Arc<Function<B>>,
+    signals: &Arc<Signals>,
+    windows: Windows,
+) -> io::Result<()> {
+    let (function, signals) = (Arc::clone(function), Arc::clone(signals));
+    spawn("introduce", move || {
+        while !function.link.wait_greeted(LOOK_SPAN) {
+            if function.failure().is_some() {
+                return;
+            }
+        }
+        function.introduce(&signals.sources.eventfds, &windows);
+    })
 }
 
 /// Starts a thread of the process.

@@ -198,6 +198,8 @@ impl Interrupts for VfioUserDevice {
         Ok(refused)
     }
 
+    fn give_vectors(&self, _eventfds: &Eventfds, _link: &FunctionLink, _name: &str) {}
+
     fn adopt_interrupts(&mut self, eventfds: &Eventfds) {
         self.client.adopt_interrupts(eventfds);
         self.client.end_conversation();

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dev_vfio::physical::device::{self, Bound, PhysicalDevice};
+use dev_vfio::physical::device::{self, Bound, How, PhysicalDevice};
 use dev_vfio::physical::objects::Objects;
 use dev_vfio::physical::sys::{cdev, iommufd};
 use ipc::vfio_user::feature::{DMA_LOGGING_START, MigState, MigrationFlags};
@@ -85,7 +85,7 @@ impl Mtty {
         assert_eq!(bound, Bound::Software { anew: true });
         let ioas = iommufd::ioas_alloc(objects.as_fd());
         cdev::attach(cdev.as_fd(), objects.keep(ioas).unwrap()).unwrap();
-        let (device, _) = PhysicalDevice::open(Arc::clone(&cdev), bound, true).unwrap();
+        let (device, _) = PhysicalDevice::open(Arc::clone(&cdev), bound, How::Reset).unwrap();
         Some(Mtty { device: Some(device), cdev, objects: Some(objects), _instance: instance })
     }
 

@@ -22,11 +22,13 @@ use dev_vfio::physical::dirty::Method;
 use dev_vfio::physical::error::KernelError;
 use dev_vfio::physical::events::DEPTH;
 use dev_vfio::physical::interrupts::Interrupts;
+use dev_vfio::physical::journal::HostJournal;
 use dev_vfio::physical::sys::{self, cdev};
 use edu::{BASE, Guest, STREAM, Vm, command};
 use ipc::addr::StreamId;
 use ipc::protocol::control::Exactness;
 use ipc::protocol::stage1::{Attachment, Fault};
+use ipc::shm::checkpoint::Checkpoint;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use smmu_arch::Options;
 use smmu_arch::spec::commands::Opcode;
@@ -107,6 +109,42 @@ fn dma_goes_through_both_stages_in_bypass_through_one_and_in_abort_nowhere() {
         vm.edu.write_memory(TARGET_PAGE, 16);
         assert_eq!(vm.guest.read(TARGET_PAGE), [0; 16], "{aborted:?}");
     }
+}
+
+#[test]
+fn next_life_takes_over_what_a_life_that_died_has_made_and_the_dma_goes_on() {
+    let Some(mut vm) = translated() else { return };
+    let journal = HostJournal::new(&Checkpoint::create("host-journal").unwrap()).unwrap();
+    vm.iommu = vm.iommu.kept_in(Some(journal.clone()));
+    vm.iommu.attach(STREAM, Attachment::Bypass).unwrap();
+    vm.iommu.attach(STREAM, vm.guest.stage1()).unwrap();
+    for turn in 0..3 {
+        vm.guest.write(TARGET_PAGE, &[0; 16]);
+        let (next, calls) = vm.die_and_adopt(&journal).unwrap();
+        vm = next;
+        // What the SMMU is, whether the device logs, and a new queue of events for the one that is gone.
+        assert_eq!(calls, 4, "{:?}", sys::made().collect::<Vec<_>>());
+        copy(&vm, SOURCE, TARGET);
+        assert_eq!(&vm.guest.read(TARGET_PAGE), TEXT, "attached as it was, turn {turn}");
+        // As the vSMMU says then: there is nothing to be made.
+        let before = sys::calls(sys::Kind::Other);
+        vm.iommu.attach(STREAM, vm.guest.stage1()).unwrap();
+        assert_eq!(sys::calls(sys::Kind::Other), before);
+        vm.edu.write_memory(TARGET + 0x1000, 16);
+        assert_eq!(faults(&mut vm), [(F_TRANSLATION, 8, TARGET + 0x1000, false)]);
+    }
+    // One that dies while it exchanges the page table: it is attached to either, and the next attachment is made.
+    journal.begin_exchange();
+    vm = vm.die_and_adopt(&journal).unwrap().0;
+    copy(&vm, SOURCE, TARGET);
+    assert_eq!(&vm.guest.read(TARGET_PAGE), TEXT, "no page table is destroyed that is in use");
+    let before = sys::calls(sys::Kind::Other);
+    vm.iommu.attach(STREAM, vm.guest.stage1()).unwrap();
+    assert_eq!(sys::calls(sys::Kind::Other) - before, 3, "made, attached, and the one before destroyed");
+    copy(&vm, SOURCE, TARGET);
+    // One that ends in order leaves nothing to go on with.
+    drop(vm);
+    assert_eq!(journal.left(), None);
 }
 
 #[test]

@@ -20,11 +20,14 @@ use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
 use ipc::protocol::function_link::{self as protocol, FunctionReply, FunctionRequest};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How long an answer may wait for room in the channel: longer means that the process does not read answers.
 const ANSWER_SPAN: Duration = Duration::from_secs(10);
+/// How long a next life's vectors wait for the end of the life before: the coordinator, which has just passed on the
+/// next one's channel, closes the other end of the one before.
+const TURN_SPAN: Duration = Duration::from_secs(2);
 /// How many lives of the function's process there are at once: one, and its next.
 const LIVES_MAX: usize = 2;
 
@@ -54,12 +57,23 @@ pub struct FunctionLink {
 
 /// The channels of the lives of a function's process that are not over: the first one is the guest's.
 #[derive(Debug, Default)]
-pub struct Lives(Mutex<Vec<FunctionChannel>>);
+pub struct Lives {
+    open: Mutex<Vec<FunctionChannel>>,
+    /// One is over.
+    changed: Condvar,
+}
 
 impl Lives {
     fn lock(&self) -> MutexGuard<'_, Vec<FunctionChannel>> {
         // Each change is one call.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits a short time until this life is the guest's.
+    fn await_turn(&self, channel: &FunctionChannel) {
+        let is_next =
+            |open: &mut Vec<FunctionChannel>| open.iter().skip(1).any(|next| Arc::ptr_eq(next, channel));
+        drop(self.changed.wait_timeout_while(self.lock(), TURN_SPAN, is_next));
     }
 
     fn place_of(&self, channel: &FunctionChannel) -> Option<usize> {
@@ -154,6 +168,7 @@ impl FunctionLink {
 
     fn remove(&self, lives: &mut Vec<FunctionChannel>, place: usize) {
         lives.remove(place);
+        self.lives.changed.notify_all();
         match place {
             // The same of what it refuses to unmap.
             0 => drop(self.windows.follow_next()),
@@ -169,6 +184,9 @@ impl FunctionLink {
     ) -> FunctionReply {
         let Self { peer: _, windows, health: _, pins, vectors, device_id, intid, lives } = self;
         let life = channel.local().generation;
+        if matches!(request, FunctionRequest::AddVector { .. }) {
+            lives.await_turn(channel);
+        }
         let place = lives.place_of(channel);
         let done = match (request, fds.into_iter().next()) {
             _ if place.is_none() => Err("another life of its process has followed".to_owned()),
@@ -186,7 +204,9 @@ impl FunctionLink {
             {
                 Err("its vectors are those of the life before".to_owned())
             }
-            (FunctionRequest::AddVector { index }, Some(eventfd)) => vectors.add(*device_id, index, eventfd),
+            (FunctionRequest::AddVector { index }, Some(eventfd)) => {
+                vectors.add(*device_id, index, life, eventfd)
+            }
             (FunctionRequest::AddVector { .. }, None) => Err("the request has no eventfd".to_owned()),
             (FunctionRequest::RouteVector { index, event }, _) => vectors.route(*device_id, index, event),
         };

@@ -111,3 +111,24 @@ fn the_end_of_a_devices_dma_is_that_of_both_its_lives() {
     guest.await_cons(4);
     assert_eq!(counter(&process, "vfio0.dma_ended"), 1);
 }
+
+#[test]
+fn orders_wait_for_the_next_life_of_a_process_that_died_and_whose_devices_dma_goes_on() {
+    let vm = Vm::new();
+    let (mut process, device, guest) = paused_at_stage1(&vm);
+    process.resume().unwrap();
+    // A physical device's, of which nobody says that its DMA has ended.
+    drop(device);
+    await_counter(&process, "vfio0.up", 0);
+    guest.command(2, Command { qw0: u64::from(Opcode::TlbiNhAll.0), qw1: 0 });
+    guest.command(3, sync(ComplSignal::None));
+    guest.write(Register::CMDQ_PROD, 4);
+    guest.await_cons(3);
+    let next = next_life(&mut process, 2);
+    // It may still use what is invalid: only its answer says that it does not.
+    assert_eq!(next.requests(soon()).map(|(_, requests)| requests), Some(attach(Attachment::Stage1(STE))));
+    assert_eq!(guest.read(Register::CMDQ_CONS), 3, "its answer is waited for");
+    next.tell(&Notice::Done { sequence: 1, refused: 0 });
+    guest.await_cons(4);
+    assert!(vm.given_up.try_recv().is_err(), "nobody was named");
+}

@@ -12,7 +12,6 @@ use anyhow::Result;
 use dev_vfio::physical::device::PhysicalDevice;
 use dev_vfio::physical::{Given, host_check};
 use dev_vfio::service::{Descriptors, VfioProgram};
-use ipc::slot::SlotKind;
 use sandbox::profiles;
 
 fn main() -> Result<ExitCode> {
@@ -24,7 +23,7 @@ fn main() -> Result<ExitCode> {
         return Ok(if findings.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     process::run::<VfioProgram<PhysicalDevice>>(&profiles::vfio_kernel(), |fds| {
-        let given = Given { cdev: fds.take(SlotKind::VfioDevice)?, iommu: fds.take(SlotKind::Iommufd)? };
+        let given = Given::take(fds)?;
         Descriptors::take(fds, given)
     })?;
     Ok(ExitCode::SUCCESS)

@@ -12,7 +12,8 @@ use ipc::protocol::control::Quiescence;
 use ipc::saved::stream::UnitWriter;
 
 use super::{Function, lock};
-use crate::backend::{Backend, DeviceEnd, DeviceError};
+use crate::backend::{Backend, DeviceEnd, DeviceError, Eventfds};
+use crate::opening::Windows;
 use crate::pci::intx;
 
 impl<B: Backend> Function<B> {
@@ -34,6 +35,19 @@ impl<B: Backend> Function<B> {
         self.follow_bus_master(device);
         self.follow(device);
         self.show_windows();
+    }
+
+    /// Tells the vCPU process of the vectors and windows of this life, in place of those of the life before.
+    pub fn introduce(&self, eventfds: &Eventfds, windows: &Windows) {
+        let Some(device) = self.working() else { return };
+        device.end.give_vectors(eventfds, &self.link, &self.name);
+        self.route_vectors();
+        let windows = windows.iter().map(|(window, file)| (*window, &**file));
+        let is_shown = || self.working().is_some_and(|device| lock(&device.space).memory_answers());
+        if let Err(why) = self.link.add_windows(windows, is_shown) {
+            // Its accesses come through the ring then: slower, but correct.
+            ipc::log::info!("{}: a part of its BARs is not mapped into the guest: {why}", self.name);
+        }
     }
 
     /// Delivers MSIs that were released but not delivered before the save.

@@ -16,10 +16,12 @@ use rustix::io::Errno;
 
 use super::error::{KernelError, of_bind, plain, refused};
 use super::interrupts::Interrupts;
+use super::journal::HostJournal;
 use super::objects::Objects;
 use super::sys::cdev;
 use super::sys::iommufd::ObjectId;
 use crate::backend::Opened;
+use crate::keeper::Keeper;
 use crate::pci::bar::BAR_COUNT;
 use crate::pci::config_space::CONFIG_LEN;
 use crate::pci::windows::Mappable;
@@ -45,6 +47,28 @@ pub struct PhysicalDevice {
     is_software: bool,
     /// A next life may have used it.
     pub(super) lent: AtomicBool,
+    /// What a next life needs, if this one may die and be followed.
+    pub(super) kept: Option<Kept>,
+}
+
+/// Where a next life finds the function, and what was begun at its device.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The function.
+    pub keeper: Arc<Keeper>,
+    /// The host's objects, and accesses.
+    pub journal: HostJournal,
+}
+
+/// How a device is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Out of reset.
+    Reset,
+    /// As it is, without interrupts: its state is restored.
+    Restore,
+    /// As an earlier life of the process has left it, whose interrupts it signals.
+    Adopt,
 }
 
 /// What a device is bound as.
@@ -84,14 +108,10 @@ impl PhysicalDevice {
     ///
     /// # Errors
     /// If the kernel refuses a call, or it is no PCI device.
-    pub fn open(
-        cdev: Arc<OwnedFd>,
-        bound: Bound,
-        reset: bool,
-    ) -> Result<(PhysicalDevice, Opened), KernelError> {
+    pub fn open(cdev: Arc<OwnedFd>, bound: Bound, how: How) -> Result<(PhysicalDevice, Opened), KernelError> {
         let fd = cdev.as_fd();
         let resettable = describe_device(fd)?.flags.get() & DeviceInfo::RESET != 0;
-        if resettable && reset {
+        if resettable && how == How::Reset {
             cdev::reset(fd).map_err(refused("VFIO_DEVICE_RESET", plain))?;
         }
         let (mut regions, mut mappables) = (Vec::new(), Vec::new());
@@ -103,11 +123,16 @@ impl PhysicalDevice {
             mappables.extend(mappable.map(|mappable| (mappable, Arc::clone(&cdev))));
         }
         let (vectors, intx) = Interrupts::count(&cdev);
-        let interrupts = Interrupts::none(Arc::clone(&cdev));
+        let interrupts = match how {
+            How::Reset | How::Restore => Interrupts::none(Arc::clone(&cdev)),
+            How::Adopt => Interrupts::left(Arc::clone(&cdev)),
+        };
         let stoppable = cdev::migration_flags(fd).is_ok_and(|flags| flags & MigrationFlags::STOP_COPY != 0);
         let is_software = matches!(bound, Bound::Software { .. });
         let lent = AtomicBool::new(false);
-        let device = PhysicalDevice { cdev, interrupts, regions, resettable, stoppable, is_software, lent };
+        let kept = None;
+        let device =
+            PhysicalDevice { cdev, interrupts, regions, resettable, stoppable, is_software, lent, kept };
         let mut config = vec![0; CONFIG_LEN];
         // Some software devices have a few bytes less: the rest is zero.
         let len = device.region(PCI_CONFIG_REGION).map_or(0, |region| region.len);
@@ -126,7 +151,7 @@ impl PhysicalDevice {
         self.region(index).filter(|region| region.readable)?;
         let mut bytes = [0; 8];
         let wanted = bytes.get_mut(..size.into())?;
-        self.read_bytes(index, offset, wanted).ok()?;
+        self.begun(index, offset, || self.read_bytes(index, offset, wanted)).ok()?;
         Some(u64::from_le_bytes(bytes))
     }
 
@@ -137,7 +162,16 @@ impl PhysicalDevice {
         let Some(bytes) = bytes.get(..size.into()) else { return };
         if let Some(at) = place(region, offset, bytes.len()) {
             // Refused: dropped, like a posted write that no device claims.
-            let _ = rustix::io::pwrite(&self.cdev, bytes, at);
+            let _ = self.begun(index, offset, || rustix::io::pwrite(&self.cdev, bytes, at));
+        }
+    }
+
+    /// Does an access. Those to configuration space can be done twice: the kernel answers them, or the device as if
+    /// it had been asked once. What the registers in a BAR do at an access is not known here.
+    fn begun<T>(&self, index: u32, offset: u64, access: impl FnOnce() -> T) -> T {
+        match &self.kept {
+            Some(kept) if index != PCI_CONFIG_REGION => kept.journal.during(index, offset, access),
+            _ => access(),
         }
     }
 
@@ -257,7 +291,7 @@ mod tests {
     fn device_that_is_none_is_refused_by_the_call_that_finds_out() {
         let null = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
         let bound = Bound::Software { anew: true };
-        let refused = PhysicalDevice::open(Arc::clone(&null), bound, true).unwrap_err().to_string();
+        let refused = PhysicalDevice::open(Arc::clone(&null), bound, How::Reset).unwrap_err().to_string();
         assert!(refused.starts_with("VFIO_DEVICE_GET_INFO is refused by the kernel"), "{refused}");
         let objects = Objects::new(null.try_clone().unwrap());
         let refused = bind(null.as_fd(), &objects).unwrap_err().to_string();

@@ -4,6 +4,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use ipc::vfio_user::device::{IrqInfo, PCI_INTX_IRQ, PCI_MSIX_IRQ};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,16 +21,20 @@ use crate::pci::intx::Pin;
 pub struct Interrupts {
     cdev: Arc<OwnedFd>,
     connected: Connected,
+    /// An earlier life's are connected still.
+    are_left: AtomicBool,
 }
 
 impl Interrupts {
     /// With none connected. An earlier life of this process may have left some on eventfds that are gone.
     pub fn none(cdev: Arc<OwnedFd>) -> Interrupts {
-        for index in [PCI_INTX_IRQ, PCI_MSIX_IRQ] {
-            // Refused for a kind that is not connected.
-            let _ = cdev::set_irqs(cdev.as_fd(), index, 0, &[]);
-        }
-        Interrupts { cdev, connected: Connected::default() }
+        disconnect(&cdev);
+        Interrupts { cdev, connected: Connected::default(), are_left: AtomicBool::new(false) }
+    }
+
+    /// With those connected that an earlier life of this process has left, until the first [`Self::switch`].
+    pub fn left(cdev: Arc<OwnedFd>) -> Interrupts {
+        Interrupts { cdev, connected: Connected::default(), are_left: AtomicBool::new(true) }
     }
 
     /// How many vectors the device has, and its INTx if that is automasked.
@@ -73,7 +79,18 @@ impl Interrupts {
     /// # Errors
     /// If the kernel refuses; then nothing is connected.
     pub fn switch(&self, msix: bool) -> Result<bool, KernelError> {
-        self.connected.switch(msix, |index, eventfds| set(&self.cdev, index, eventfds))
+        let switch = || self.connected.switch(msix, |index, eventfds| set(&self.cdev, index, eventfds));
+        if !self.are_left.swap(false, Relaxed) {
+            return switch();
+        }
+        // Those of the same kind go over from the eventfds of the life before to these, and are not disabled.
+        let switched = switch().or_else(|_| {
+            disconnect(&self.cdev);
+            switch()
+        })?;
+        // What was signalled to a life that could not read it any more: once more than is true, for each of them.
+        self.connected.signal_all();
+        Ok(switched)
     }
 
     /// Unmasks INTx. While it is not connected it is not masked.
@@ -94,6 +111,13 @@ impl Interrupts {
             let mut fd = [PollFd::new(eventfd, PollFlags::IN)];
             poll(&mut fd, Some(&NOW)).is_ok_and(|ready| ready > 0)
         })
+    }
+}
+
+fn disconnect(cdev: &OwnedFd) {
+    for index in [PCI_INTX_IRQ, PCI_MSIX_IRQ] {
+        // Refused for a kind that is not connected.
+        let _ = cdev::set_irqs(cdev.as_fd(), index, 0, &[]);
     }
 }
 

@@ -5,7 +5,8 @@
 //! more. Made once, bottom up (address space, nesting parent, vIOMMU, vDEVICE, event queue, abort, bypass); after
 //! that the only object that comes and goes is the stage 1 page table of the guest's current stream table entry. A
 //! device is never detached in between: one page table replaces the other at once, and "abort" is a page table too.
-//! The process never maps guest RAM: the file goes to the kernel and is closed.
+//! The process never maps guest RAM: the file goes to the kernel and is closed. If this process dies all of it goes on,
+//! and the next life takes it over ([`NestedIommu::adopt`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use super::compat;
 use super::dirty::{DirtyTracking, Method};
 use super::error::{KernelError, of_events, of_map_file, of_parent, of_viommu, plain, refused};
 use super::events::{DEPTH, Events};
+use super::journal::{Attached, HostJournal, Made};
 use super::objects::Objects;
 use super::sys::iommufd::{self, ARM_SMMUV3, HwInfo, ObjectId};
 use super::sys::{self, cdev};
@@ -50,22 +52,16 @@ pub struct NestedIommu {
     /// Closed before the objects are destroyed: the queue's file keeps its object alive.
     events: Events,
     objects: Objects,
-    device: ObjectId,
-    viommu: ObjectId,
-    abort: ObjectId,
-    bypass: ObjectId,
+    made: Made,
     stream: StreamId,
     attached: Attached,
+    /// Whether it is known to be attached so: the life before may have died while it exchanged that.
+    is_sure: bool,
+    /// Where the next life finds all this, if there may be one.
+    journal: Option<HostJournal>,
     hw: HwInfo,
     dirty: DirtyTracking,
     counters: Counters,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Attached {
-    Abort,
-    Bypass,
-    Stage1(ObjectId),
 }
 
 impl NestedIommu {
@@ -95,10 +91,8 @@ impl NestedIommu {
         let viommu = iommufd::viommu_alloc(objects.as_fd(), &ARM_SMMUV3, device, parent);
         let viommu = objects.keep(viommu).map_err(refused("IOMMU_VIOMMU_ALLOC", of_viommu))?;
         let vdevice = iommufd::vdevice_alloc(objects.as_fd(), device, viommu, stream.0);
-        objects.keep(vdevice).map_err(refused("IOMMU_VDEVICE_ALLOC", plain))?;
-        let events = iommufd::veventq_alloc(objects.as_fd(), &ARM_SMMUV3, viommu, DEPTH);
-        let (queue, file) = events.map_err(refused("IOMMU_VEVENTQ_ALLOC", of_events))?;
-        objects.keep(Ok(queue)).map_err(refused("IOMMU_VEVENTQ_ALLOC", of_events))?;
+        let vdevice = objects.keep(vdevice).map_err(refused("IOMMU_VDEVICE_ALLOC", plain))?;
+        let (queue, file) = event_queue(&mut objects, viommu)?;
         let nested = |objects: &mut Objects, word0| {
             stage1(objects, device, viommu, [word0, 0]).map_err(refused("IOMMU_HWPT_ALLOC (nested)", plain))
         };
@@ -106,20 +100,100 @@ impl NestedIommu {
         let bypass = nested(&mut objects, STE_BYPASS)?;
         cdev::attach(cdev.as_fd(), abort).map_err(refused("VFIO_DEVICE_ATTACH_IOMMUFD_PT", plain))?;
         let dirty = DirtyTracking::choose(cdev.as_fd(), logs.then_some(parent), layout);
+        let made = Made { device, ioas, parent, parent_logs: logs, viommu, vdevice, queue, abort, bypass };
         Ok(NestedIommu {
             cdev,
             events: Events::new(file),
             objects,
-            device,
-            viommu,
-            abort,
-            bypass,
+            made,
             stream,
             attached: Attached::Abort,
+            is_sure: true,
+            journal: None,
             hw,
             dirty,
             counters: Counters::default(),
         })
+    }
+
+    /// From now on, what a next life needs is kept in `journal`.
+    #[must_use]
+    pub fn kept_in(mut self, journal: Option<HostJournal>) -> NestedIommu {
+        if let Some(journal) = &journal {
+            journal.keep_made(&self.made);
+        }
+        self.journal = journal;
+        self
+    }
+
+    /// Leaves it as a process does that dies: all goes on, and only the file of events, which nobody else has, is
+    /// closed. For tests of [`Self::adopt`] in one process.
+    ///
+    /// # Errors
+    /// If the kernel gives no descriptor.
+    pub fn abandon(mut self) -> std::io::Result<()> {
+        let other = self.objects.as_fd().try_clone_to_owned()?;
+        drop(std::mem::replace(&mut self.events, Events::new(other)));
+        std::mem::forget(self);
+        Ok(())
+    }
+
+    /// Takes over what an earlier life has made and attached the device to. Nothing is detached, and no page table
+    /// destroyed but what a life that died in an exchange has left over. Only the queue of events is made anew: its
+    /// file was that life's, and what was in it is lost.
+    ///
+    /// # Errors
+    /// If the objects are not what the journal says.
+    pub fn adopt(
+        cdev: Arc<OwnedFd>,
+        mut objects: Objects,
+        (mut made, attached): (Made, Option<Attached>),
+        journal: HostJournal,
+        layout: &RamLayout,
+        stream: StreamId,
+        model: &Model,
+    ) -> Result<NestedIommu, KernelError> {
+        let Made { device, ioas, parent, parent_logs, viommu, vdevice, queue, abort, bypass } = made;
+        let hw = check(&objects, device, model)?;
+        let is_sure = attached.is_some();
+        let attached = attached.unwrap_or_else(|| {
+            let found = objects.destroy_others(&[device, ioas, parent, viommu, vdevice, abort, bypass]);
+            found.map_or(Attached::Abort, |table| Attached::Stage1 { table, words: [0; 2] })
+        });
+        journal.begin_exchange();
+        // Gone already, if a life died here.
+        let _ = iommufd::destroy(objects.as_fd(), queue);
+        objects.take_over([ioas, parent, viommu, vdevice]);
+        let (queue, file) = event_queue(&mut objects, viommu)?;
+        made.queue = queue;
+        journal.keep_made(&made);
+        objects.take_over([abort, bypass]);
+        if let Attached::Stage1 { table, .. } = attached {
+            objects.take_over([table]);
+        }
+        if is_sure {
+            journal.keep_attached(attached);
+        }
+        let mut dirty = DirtyTracking::choose(cdev.as_fd(), parent_logs.then_some(parent), layout);
+        dirty.attached(is_sure && attached == Attached::Bypass);
+        let (events, journal) = (Events::new(file), Some(journal));
+        let counters = Counters::default();
+        let adopted = NestedIommu {
+            cdev,
+            events,
+            objects,
+            made,
+            stream,
+            attached,
+            is_sure,
+            journal,
+            hw,
+            dirty,
+            counters,
+        };
+        // That it is the guest's SMMU the kernel says when it is asked to do something; this is always allowed.
+        adopted.command(&adopted.drop_all()).1.map_err(refused("IOMMU_HWPT_INVALIDATE", plain))?;
+        Ok(adopted)
     }
 
     /// The descriptor to poll: readable when there are faults.
@@ -151,7 +225,7 @@ impl NestedIommu {
             match self.attached {
                 Attached::Abort => "abort",
                 Attached::Bypass => "bypass",
-                Attached::Stage1(_) => "stage 1",
+                Attached::Stage1 { .. } => "stage 1",
             },
         );
         inspect.counter("stage1.attachments", attached);
@@ -169,34 +243,57 @@ impl NestedIommu {
         }
     }
 
-    /// Allocates the HWPT for a stream table entry's first words and attaches the device to it; the previous HWPT is
-    /// destroyed after that, if it was a guest's stage 1.
-    fn attach_stage1(&mut self, words: [u64; 2]) -> Result<(), AttachError> {
-        let made = stage1(&mut self.objects, self.device, self.viommu, words);
-        let table = made.map_err(|errno| match errno {
-            Errno::IO => AttachError::Words(words),
-            errno => AttachError::Host { call: "IOMMU_HWPT_ALLOC", errno },
-        })?;
-        self.replace(table, Attached::Stage1(table)).inspect_err(|_| self.objects.destroy(table))
+    /// Attaches the device to what `make` returns; the page table before is destroyed after that, if it was a guest's
+    /// stage 1.
+    fn exchange(
+        &mut self,
+        make: impl FnOnce(&mut Self) -> Result<(ObjectId, Attached), AttachError>,
+    ) -> Result<(), AttachError> {
+        if let Some(journal) = &self.journal {
+            journal.begin_exchange();
+        }
+        let exchanged = make(self).and_then(|(table, now)| self.replace(table, now));
+        if let Some(journal) = self.journal.as_ref().filter(|_| self.is_sure) {
+            journal.keep_attached(self.attached);
+        }
+        exchanged
     }
 
     fn replace(&mut self, table: ObjectId, now: Attached) -> Result<(), AttachError> {
-        cdev::attach(self.cdev.as_fd(), table)
-            .map_err(|errno| AttachError::Host { call: "VFIO_DEVICE_ATTACH_IOMMUFD_PT", errno })?;
+        let attached = cdev::attach(self.cdev.as_fd(), table);
+        if let Err(errno) = attached {
+            if matches!(now, Attached::Stage1 { .. }) {
+                self.objects.destroy(table);
+            }
+            return Err(AttachError::Host { call: "VFIO_DEVICE_ATTACH_IOMMUFD_PT", errno });
+        }
         let before = std::mem::replace(&mut self.attached, now);
-        if let Attached::Stage1(table) = before {
+        self.is_sure = true;
+        if let Attached::Stage1 { table, .. } = before {
             self.objects.destroy(table);
         }
         Ok(())
     }
 
+    /// The page table for a stream table entry's first words.
+    fn make_stage1(&mut self, words: [u64; 2]) -> Result<(ObjectId, Attached), AttachError> {
+        let Made { device, viommu, .. } = self.made;
+        let made = stage1(&mut self.objects, device, viommu, words);
+        let table = made.map_err(|errno| match errno {
+            Errno::IO => AttachError::Words(words),
+            errno => AttachError::Host { call: "IOMMU_HWPT_ALLOC", errno },
+        })?;
+        Ok((table, Attached::Stage1 { table, words }))
+    }
+
+    fn is_attached_to(&self, wanted: [u64; 2]) -> bool {
+        matches!(self.attached, Attached::Stage1 { words, .. } if words == wanted)
+    }
+
     /// Invalidates all that the SMMU has cached for the stream, as an attachment has to. The kernel does that only
     /// for entries that it changed itself, not for an unchanged entry whose context descriptor changed.
     fn flush(&mut self) {
-        let stream = u64::from(self.stream.0);
-        let commands =
-            [[u64::from(Opcode::CfgiCdAll.0) | stream << 32, 0], [u64::from(Opcode::TlbiNhAll.0), 0]];
-        let (done, result) = self.command(&commands);
+        let (done, result) = self.command(&self.drop_all());
         if let Err(errno) = result {
             ipc::log::warn!(
                 "vfio: IOMMU_HWPT_INVALIDATE at an attachment failed after {done} of 2 commands: {errno}"
@@ -204,9 +301,15 @@ impl NestedIommu {
         }
     }
 
+    /// The commands for that.
+    fn drop_all(&self) -> [[u64; 2]; 2] {
+        let stream = u64::from(self.stream.0);
+        [[u64::from(Opcode::CfgiCdAll.0) | stream << 32, 0], [u64::from(Opcode::TlbiNhAll.0), 0]]
+    }
+
     /// Both architectures that this runs on are little-endian, as the commands must be.
     fn command(&self, commands: &[[u64; 2]]) -> (usize, Result<(), Errno>) {
-        iommufd::invalidate(self.objects.as_fd(), &ARM_SMMUV3, self.viommu, commands)
+        iommufd::invalidate(self.objects.as_fd(), &ARM_SMMUV3, self.made.viommu, commands)
     }
 }
 
@@ -227,14 +330,16 @@ impl HostIommu for NestedIommu {
         if stream != self.stream {
             return Err(AttachError::Stream(stream));
         }
+        let Made { abort, bypass, .. } = self.made;
         match to {
-            Attachment::Abort => self.replace(self.abort, Attached::Abort),
-            Attachment::Bypass => self.replace(self.bypass, Attached::Bypass),
+            // Attached so already, as a next life finds it: what follows is done for it all the same.
+            Attachment::Stage1(wanted) if self.is_sure && self.is_attached_to(wanted) => Ok(()),
             // An entry with V=0 is abort, which has an HWPT already.
-            Attachment::Stage1([word0, _]) if !SteQw0::from_bits(word0).v() => {
-                self.replace(self.abort, Attached::Abort)
+            Attachment::Stage1(words) if SteQw0::from_bits(words[0]).v() => {
+                self.exchange(|iommu| iommu.make_stage1(words))
             }
-            Attachment::Stage1(words) => self.attach_stage1(words),
+            Attachment::Bypass => self.exchange(|_| Ok((bypass, Attached::Bypass))),
+            Attachment::Abort | Attachment::Stage1(_) => self.exchange(|_| Ok((abort, Attached::Abort))),
         }?;
         self.dirty.attached(self.attached == Attached::Bypass);
         self.flush();
@@ -269,9 +374,20 @@ impl HostIommu for NestedIommu {
 
 impl Drop for NestedIommu {
     fn drop(&mut self) {
+        if let Some(journal) = &self.journal {
+            journal.forget();
+        }
         // Blocks all DMA; the objects go in their own order after it. A device that is gone has no DMA to block.
         let _ = cdev::detach(self.cdev.as_fd());
     }
+}
+
+/// The queue of a guest's events, and its file.
+fn event_queue(objects: &mut Objects, viommu: ObjectId) -> Result<(ObjectId, OwnedFd), KernelError> {
+    let made = iommufd::veventq_alloc(objects.as_fd(), &ARM_SMMUV3, viommu, DEPTH);
+    let (queue, file) = made.map_err(refused("IOMMU_VEVENTQ_ALLOC", of_events))?;
+    objects.take_over([queue]);
+    Ok((queue, file))
 }
 
 /// Whether the device is behind an SMMU with all features of the guest's model.

@@ -2,8 +2,9 @@
 //! The objects of one iommufd context, undone in the reverse order of their making.
 //!
 //! The kernel refuses to destroy an object that another depends on, and destroys all when the file is closed; but the
-//! coordinator may hold the file too, so that it outlives this process. So objects made here are destroyed here, and
-//! those of an earlier life of the process are destroyed first.
+//! coordinator may hold the file too, so that it outlives this process. So objects made here are destroyed here. Those
+//! of an earlier life of the process are destroyed first, or taken over, if that has left which is which
+//! ([`super::journal`]).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -40,6 +41,22 @@ impl Objects {
         if let Err(errno) = iommufd::destroy(self.as_fd(), id) {
             ipc::log::warn!("vfio: IOMMU_DESTROY of object {} failed: {errno}", id.0);
         }
+    }
+
+    /// Those of an earlier life, in the order of their making: they are this one's from now on.
+    pub fn take_over(&mut self, made: impl IntoIterator<Item = ObjectId>) {
+        self.made.extend(made);
+    }
+
+    /// Destroys all but these, and returns the one that is in use.
+    pub fn destroy_others(&self, known: &[ObjectId]) -> Option<ObjectId> {
+        let mut used = None;
+        for id in (1..IDS_MAX).map(ObjectId).filter(|id| !known.contains(id)) {
+            if iommufd::destroy(self.as_fd(), id) == Err(Errno::BUSY) {
+                used = Some(id);
+            }
+        }
+        used
     }
 
     /// Destroys the objects of an earlier life of this process, and finds the device that it bound. The device must

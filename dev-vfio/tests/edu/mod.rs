@@ -7,11 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dev_vfio::physical::device::{self, Bound, PhysicalDevice};
+use dev_vfio::physical::device::{self, Bound, How, PhysicalDevice};
 use dev_vfio::physical::error::KernelError;
 use dev_vfio::physical::interrupts::Interrupts;
+use dev_vfio::physical::journal::{HostJournal, Left};
 use dev_vfio::physical::nested::NestedIommu;
 use dev_vfio::physical::objects::Objects;
+use dev_vfio::physical::sys::{self, Kind};
 use ipc::addr::{Gpa, StreamId};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::stage1::Attachment;
@@ -75,12 +77,27 @@ impl Vm {
         let iommu_file = iommu.try_clone().unwrap();
         let (cdev, objects) = (Arc::new(cdev), Objects::new(iommu));
         let bound = device::bind(cdev.as_fd(), &objects)?;
-        let (device, _) = PhysicalDevice::open(Arc::clone(&cdev), bound, true)?;
+        let (device, _) = PhysicalDevice::open(Arc::clone(&cdev), bound, How::Reset)?;
         let Bound::BehindIommu(id) = bound else { panic!("the device is behind no IOMMU") };
         let model = Model::new(smmu_arch::model::MODEL_NAME, options).unwrap();
         let ram = guest.region.as_fd();
         let iommu = NestedIommu::new(Arc::clone(&cdev), objects, id, ram, &guest.layout, STREAM, &model)?;
         Ok(Vm { iommu, edu: Edu::new(device), guest, cdev, iommu_file })
+    }
+
+    /// What a next life of the device's process finds in `journal` and the files, and goes on with, after this one has
+    /// died: it undoes nothing. How many calls that took.
+    pub fn die_and_adopt(self, journal: &HostJournal) -> Result<(Vm, u64), KernelError> {
+        let Vm { iommu, edu, guest, cdev, iommu_file } = self;
+        iommu.abandon().unwrap();
+        let Some(Left::Nested { made, attached }) = journal.left() else { panic!("{:?}", journal.left()) };
+        let before = sys::calls(Kind::Other);
+        let model = Model::new(smmu_arch::model::MODEL_NAME, options()).unwrap();
+        let (objects, journal) = (Objects::new(iommu_file.try_clone().unwrap()), journal.clone());
+        let (theirs, found) = (Arc::clone(&cdev), (made, attached));
+        let iommu = NestedIommu::adopt(theirs, objects, found, journal, &guest.layout, STREAM, &model)?;
+        let count = sys::calls(Kind::Other) - before;
+        Ok((Vm { iommu, edu, guest, cdev, iommu_file }, count))
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel as queue};
 use std::time::{Duration, Instant};
 
 use dev_vfio::physical::Given;
+use dev_vfio::physical::journal::HostJournal;
 use dev_vfio::service::{Descriptors, VfioProgram};
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::channel::{self, Channel, Incoming};
@@ -20,7 +21,8 @@ use ipc::protocol::function_link::{FunctionLink, FunctionReply};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::protocol::smmu::Model;
 use ipc::protocol::stage1::Stage1;
-use ipc::protocol::vfio::{BarAreas, CONFIG_REGION, IO_REGION, VfioConfig};
+use ipc::protocol::vfio::{BarAreas, CONFIG_REGION, IO_REGION, IdempotentRegisters, VfioConfig};
+use ipc::shm::checkpoint::Checkpoint;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::msi_board::MsiBoard;
 use ipc::shm::region::Region;
@@ -61,6 +63,11 @@ struct Side {
 impl Side {
     /// Configured, over a device that its coordinator keeps open.
     fn configured(files: &Files) -> Side {
+        Side::configured_with(files, None)
+    }
+
+    /// The same; if there is a checkpoint, a next life goes on from it.
+    fn configured_with(files: &Files, checkpoint: Option<&Region>) -> Side {
         let layout = RamLayout::new(vec![RamRegion { gpa: Gpa(0x4000_0000), len: RAM_LEN, file_offset: 0 }]);
         let layout = layout.unwrap();
         let object = |region: &Region| region.file().try_clone().unwrap().into();
@@ -70,7 +77,14 @@ impl Side {
         let (smmu, stage1) = channel::pair().unwrap();
         let (vcpu, link) = channel::pair().unwrap();
         answer_link(vcpu);
-        let given = Given { cdev: files.cdev.try_clone().unwrap(), iommu: files.iommu.try_clone().unwrap() };
+        let next_life = checkpoint.map(|_| IdempotentRegisters::none());
+        let checkpoint = checkpoint.cloned().unwrap_or_else(|| Checkpoint::create("checkpoint").unwrap());
+        let checkpoint = object(&checkpoint);
+        let given = Given {
+            cdev: files.cdev.try_clone().unwrap(),
+            iommu: files.iommu.try_clone().unwrap(),
+            checkpoint,
+        };
         let descriptors = Descriptors {
             ram: object(&Region::create("ram", RAM_LEN).unwrap()),
             dirty_log: object(&DirtyLog::create("log", &layout).unwrap()),
@@ -101,7 +115,7 @@ impl Side {
             ram: layout,
             direct_dma: false,
             keeps_server: true,
-            next_life: None,
+            next_life,
             model: Model::default(),
         };
         process.configure(RoleConfig::Vfio(config)).unwrap();
@@ -114,16 +128,24 @@ impl Side {
     fn start(files: &Files, state: Option<&[u8]>) -> Side {
         let mut side = Side::configured(files);
         side.arm(state);
-        side.process.replay().unwrap();
-        side.process.go().unwrap();
-        side.port =
-            (side.ring.read(CONFIG_REGION, 0x10, 4, &Interrupt::new(), soon()).unwrap() & !3) - 0x8000;
+        side.go();
         side
+    }
+
+    fn go(&mut self) {
+        self.process.replay().unwrap();
+        self.process.go().unwrap();
+        self.port =
+            (self.ring.read(CONFIG_REGION, 0x10, 4, &Interrupt::new(), soon()).unwrap() & !3) - 0x8000;
     }
 
     fn arm(&mut self, state: Option<&[u8]>) {
         let source =
             state.map_or(Source::Reset, |state| Source::Units(Box::new(Cursor::new(state.to_vec()))));
+        self.arm_from(source);
+    }
+
+    fn arm_from(&mut self, source: Source) {
         self.process.load(source).unwrap();
         self.process.arm().unwrap();
         assert_eq!(self.events.recv_timeout(LONG).unwrap(), Event::DeviceOpened);
@@ -242,6 +264,59 @@ fn characters_in_flight_come_over_in_four_moves() {
 #[test]
 fn characters_in_flight_come_over_in_a_hundred_moves() {
     moves(100, &[9, 10]);
+}
+
+/// As many lives that die with characters in the FIFO, each followed by the next one.
+fn deaths(count: u64, index: u32) {
+    let Some(device) = instance(index) else { return };
+    let files_max = Some(16 * 1024);
+    setrlimit(Resource::Nofile, Rlimit { current: files_max, maximum: files_max }).unwrap();
+    let files = device.open();
+    let checkpoint = Checkpoint::create("checkpoint").unwrap();
+    let mut side = Side::configured_with(&files, Some(&checkpoint));
+    side.arm(None);
+    side.go();
+    side.set_up();
+    side.check(&[]);
+    let mut characters = 0;
+    for turn in 0..count {
+        let sent: Vec<u64> = (0..turn % FIFO_LEN + 1).map(|place| (turn * 31 + place * 7) & 0xff).collect();
+        sent.iter().for_each(|character| side.write(DATA, *character));
+        characters += sent.len();
+        // Killed: nothing of it does anything any more. Its threads wait for what does not come.
+        let mut next = Side::configured_with(&files, Some(&checkpoint));
+        std::mem::forget(std::mem::replace(&mut side, {
+            next.arm_from(Source::Checkpoint);
+            next.go();
+            next
+        }));
+        // It is told of an interrupt that the life before may not have seen.
+        let until = Instant::now() + LONG;
+        while !side.intx.take() {
+            assert!(Instant::now() < until, "no interrupt");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        side.intx_end.ring();
+        side.check(&sent);
+    }
+    // An access that was begun: whether the register was written is not known.
+    let journal = HostJournal::new(&checkpoint).unwrap();
+    journal.during(0, 3, || {
+        let mut next = Side::configured_with(&files, Some(&checkpoint));
+        let refused = next.process.load(Source::Checkpoint).unwrap_err();
+        assert!(refused.why.contains("an access to BAR 0 at 0x3 was begun"), "{refused:?}");
+    });
+    println!("SEEN: {count} deaths with {characters} characters in flight: all were there, in order");
+}
+
+#[test]
+fn characters_in_flight_are_there_after_twenty_deaths_of_the_process() {
+    deaths(20, 14);
+}
+
+#[test]
+fn characters_in_flight_are_there_in_a_hundred_moves_by_death() {
+    deaths(100, 15);
 }
 
 #[test]

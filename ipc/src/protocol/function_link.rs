@@ -6,7 +6,8 @@
 //! function's ring; the requests here are rare: which parts of its BARs the guest may access as memory without an exit,
 //! and when; which eventfds its vectors signal, and where they are routed. All requests are idempotent but
 //! [`FunctionRequest::AddWindow`] and [`FunctionRequest::AddVector`]. If the vCPU process dies the VM ends; if the
-//! function's process dies its windows are hidden, its vectors stay routed, and its accesses read as all ones.
+//! function's process dies its windows are hidden, its vectors stay routed, and its accesses read as all ones. If that
+//! has a next life, windows and vectors stay as they are until those of the next life take their places.
 //!
 //! A window is memory of the *device's server*, which is not trusted: it is mapped only if no access to it can fault
 //! ([`crate::shm::device_memory`] has the rules). Or it is a part of a BAR of the physical device, which only the guest
@@ -72,9 +73,9 @@ pub enum FunctionRequest {
     /// The function has deasserted its INTx pin, without an end of interrupt from the guest. The line is lowered, and
     /// every function on it is notified, and raises it again if it still asserts its pin.
     LowerIntx,
-    /// Adds an MSI-X vector, without a route. One descriptor: the eventfd that its device signals. Refused if KVM
-    /// cannot listen to it, the vector exists, or it is beyond [`VECTORS_MAX`]: the function's process then delivers
-    /// its signals by the MSI board.
+    /// Adds an MSI-X vector, without a route, or puts it in the place of an earlier life's, with the route of that. One
+    /// descriptor: the eventfd that its device signals. Refused if KVM cannot listen to it, this life has added it, or
+    /// it is beyond [`VECTORS_MAX`]: the function's process then delivers its signals by the MSI board.
     AddVector {
         /// The vector's index in the MSI-X table.
         index: u16,

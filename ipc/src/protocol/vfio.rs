@@ -63,6 +63,12 @@ pub struct IdempotentRegisters {
 }
 
 impl IdempotentRegisters {
+    /// Of a device that is not known: none.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { region: u32::MAX, doorbells: 0..0 }
+    }
+
     /// Of an NVMe controller, NVMe 1.4 section 3.1: all of BAR 0. CAP, VS and CSTS are read-only; INTMS and INTMC are
     /// not there with MSI-X; AQA, ASQ and ACQ hold what is written; CC acts when EN or SHN changes, and a second write
     /// of the same value changes neither. The doorbells hold positions in rings, the same one as often as it is

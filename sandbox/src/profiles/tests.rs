@@ -31,6 +31,7 @@ fn numbers(slot: &str) -> Vec<u32> {
         "msi-board" => 8,
         "iommufd" => IOMMU_FD,
         "owed-map" => 4,
+        "checkpoint" => 11,
         _ => panic!("a rule about `{slot}`"),
     };
     vec![u32::try_from(number).unwrap()]
@@ -292,7 +293,7 @@ fn real_devices_process_maps_no_guest_ram_and_calls_each_ioctl_on_its_own_file()
         let profile = vfio_kernel::profile(arch).with_numbers(numbers);
         let mapped: Vec<u64> =
             (0..64).filter(|fd| allowed(&profile, "mmap", [0, 4096, 3, 1, *fd, 0])).collect();
-        assert_eq!(mapped, [4, 5, 8]);
+        assert_eq!(mapped, [4, 5, 8, 11]);
         assert!(!mapped.contains(&RAM_FD));
         let passed = |fd: u64| -> Vec<u64> {
             (0..0x1_0000).filter(|request| allowed(&profile, "ioctl", [fd, *request, 0, 0, 0, 0])).collect()

@@ -4,7 +4,7 @@
 //!
 //! The file of guest RAM is given only to be handed to the kernel when the process is configured, and is closed then,
 //! before the first word of a guest or a device is read. So that it cannot be mapped before, a mapping is of one of the
-//! three shared objects that the process needs, or of no file at all. Spawned by the sealed coordinator, so every rule
+//! four shared objects that the process needs, or of no file at all. Spawned by the sealed coordinator, so every rule
 //! here is also the coordinator's.
 
 use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
@@ -40,7 +40,7 @@ pub fn rules() -> Vec<Rule> {
 }
 
 /// The shared objects that it maps.
-const MAPPED: [&str; 3] = ["dirty-log", "ring", "msi-board"];
+const MAPPED: [&str; 4] = ["dirty-log", "ring", "msi-board", "checkpoint"];
 
 const KNOWN: &str = "only the listed ioctls of VFIO and iommufd are needed";
 const OF_DEVICE: &str = "this ioctl is for the device's own file";

@@ -89,6 +89,26 @@ fn windows_of_a_next_life_take_the_place_of_the_others_when_the_life_before_is_o
 }
 
 #[test]
+fn vectors_of_a_next_life_wait_for_the_end_of_the_life_before_and_take_the_place_of_its() {
+    let new_eventfd = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    let (link, _told) = link();
+    let old = life(&link, LIFE);
+    let add = FunctionRequest::AddVector { index: 0 };
+    assert_eq!(old.request(&add, &[new_eventfd()], soon()).unwrap().0, FunctionReply::Done);
+    let route = FunctionRequest::RouteVector { index: 0, event: Some(3) };
+    assert_eq!(ask(&old, &route), FunctionReply::Done);
+    let next = life(&link, LIFE + 1);
+    let refused = next.request(&add, &[new_eventfd()], soon()).unwrap().0;
+    assert!(matches!(refused, FunctionReply::Refused(_)), "both live: {refused:?}");
+    let given = std::thread::spawn(move || (next.request(&add, &[new_eventfd()], soon()).unwrap().0, next));
+    drop(old);
+    let (reply, _next) = given.join().unwrap();
+    assert_eq!(reply, FunctionReply::Done);
+    let events: Vec<_> = link.vectors.list().iter().map(|vector| vector.event).collect();
+    assert_eq!(events, [Some(3)], "routed as before");
+}
+
+#[test]
 fn next_life_that_does_not_come_to_be_changes_nothing() {
     let (link, _told) = link();
     let old = life(&link, LIFE);

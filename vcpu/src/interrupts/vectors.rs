@@ -2,9 +2,10 @@
 //! MSI-X vectors of physical devices: the eventfds that VFIO signals, for an interrupt controller with irqfds.
 //!
 //! A function's process hands each eventfd over once, and sets its route (an EventID) whenever that changes; the
-//! DeviceID comes from the system table. A vector without a route is off its irqfd, so that a signal waits in the
-//! eventfd; so are all while the machine is paused. A controller without irqfds takes none, and the function's
-//! process delivers the MSIs over its board.
+//! DeviceID comes from the system table. If it dies, its vectors stay as they are, and the eventfds of its next life
+//! take their places one by one: what is signalled meanwhile waits in the new one. A vector without a route is off its
+//! irqfd, so that a signal waits in the eventfd; so are all while the machine is paused. A controller without irqfds
+//! takes none, and the function's process delivers the MSIs over its board.
 
 use ipc::protocol::control::Failure;
 use ipc::protocol::function_link::VECTORS_MAX;
@@ -20,6 +21,8 @@ pub struct Vector {
     pub device_id: u32,
     /// Its index in the function's MSI-X table.
     index: u16,
+    /// The life of the function's process that has handed it over.
+    life: u32,
     /// Its route: the EventID, or none.
     pub event: Option<u32>,
 }
@@ -66,8 +69,9 @@ impl Vectors {
         let _ = self.listener.set(listener);
     }
 
-    /// Adds one without a route. The error is the answer to the function's process.
-    pub fn add(&self, device_id: u32, index: u16, eventfd: OwnedFd) -> Result<(), String> {
+    /// Adds one of this life's without a route, or puts it in the place of an earlier life's, with the route of that.
+    /// The error is the answer to the function's process.
+    pub fn add(&self, device_id: u32, index: u16, life: u32, eventfd: OwnedFd) -> Result<(), String> {
         if !self.listens {
             return Err("software CPUs have no irqfds".to_owned());
         }
@@ -75,31 +79,47 @@ impl Vectors {
             return Err(format!("vector {index}: a function has {VECTORS_MAX} of them"));
         }
         let mut list = self.list();
-        if list.iter().any(|vector| (vector.device_id, vector.index) == (device_id, index)) {
+        let Some(place) = place_of(&list, device_id, index) else {
+            list.push(Vector { eventfd, device_id, index, life, event: None });
+            return Ok(());
+        };
+        let found = list.get(place).map(|vector| (vector.life, vector.event));
+        let Some((_, event)) = found.filter(|(before, _)| *before != life) else {
             return Err(format!("vector {index} is there already"));
+        };
+        // Off its irqfd, which is the other eventfd's, and on again.
+        self.set(&mut list, place, None)?;
+        if let Some(vector) = list.get_mut(place) {
+            (vector.eventfd, vector.life) = (eventfd, life);
         }
-        list.push(Vector { eventfd, device_id, index, event: None });
-        Ok(())
+        self.set(&mut list, place, event)
     }
 
     /// Changes a vector's route. After an error it has none.
     pub fn route(&self, device_id: u32, index: u16, event: Option<u32>) -> Result<(), String> {
         let mut list = self.list();
-        let mut all = list.iter_mut().enumerate();
-        let found = all.find(|(_, vector)| (vector.device_id, vector.index) == (device_id, index));
-        let (place, vector) = found.ok_or_else(|| format!("there is no vector {index}"))?;
+        let place = place_of(&list, device_id, index).ok_or_else(|| format!("there is no vector {index}"))?;
+        self.set(&mut list, place, event)
+    }
+
+    fn set(&self, list: &mut [Vector], place: usize, event: Option<u32>) -> Result<(), String> {
+        let Some(vector) = list.get_mut(place) else { return Ok(()) };
         let before = std::mem::replace(&mut vector.event, event);
         let Some(listener) = self.listener.get().and_then(Weak::upgrade) else { return Ok(()) };
         if before == event {
             return Ok(());
         }
-        listener.route(&list, place, before).map_err(|Failure { what, why }| {
+        listener.route(list, place, before).map_err(|Failure { what, why }| {
             if let Some(vector) = list.get_mut(place) {
                 vector.event = None;
             }
             format!("the host cannot {what}: {why}")
         })
     }
+}
+
+fn place_of(list: &[Vector], device_id: u32, index: u16) -> Option<usize> {
+    list.iter().position(|vector| (vector.device_id, vector.index) == (device_id, index))
 }
 
 #[cfg(test)]

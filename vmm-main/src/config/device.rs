@@ -126,9 +126,10 @@ pub fn resolve(devices: Vec<DeviceSettings>, below: Restarts) -> Result<Vec<Devi
     let mut taken: Vec<u64> = devices.iter().filter_map(|device| device.slot).collect();
     let mut placed = Vec::new();
     for DeviceSettings { behind, slot, direct_dma, required, restart } in devices {
-        if restart.policy == Some(RestartPolicy::Always) && !matches!(behind, Behind::Nvme(_)) {
+        if restart.policy == Some(RestartPolicy::Always) && matches!(behind, Behind::VfioUser(_)) {
             return refuse(
-                "only the processes of an `nvme` device leave what they can be started anew from".to_owned(),
+                "the process of a `vfio-user` device leaves nothing that it can be started anew from"
+                    .to_owned(),
                 "leave `restart` out, or give \"never\"".to_owned(),
             );
         }
@@ -261,7 +262,12 @@ mod tests {
         assert_eq!((placed[0].restart, placed[0].restarts), (RestartPolicy::Always, 5));
         let foreign =
             DeviceSettings { behind: Behind::VfioUser("sock".into()), restart: said, ..device(None) };
-        assert!(resolve(vec![foreign]).unwrap_err().what.contains("only the processes of an `nvme` device"));
+        assert!(
+            resolve(vec![foreign])
+                .unwrap_err()
+                .what
+                .contains("leaves nothing that it can be started anew from")
+        );
         let often = Restarts { policy: None, per_minute: Some(u64::MAX) };
         assert!(resolve(vec![DeviceSettings { restart: often, ..device(None) }]).is_err());
     }

@@ -103,7 +103,7 @@ pub struct HandedDevice {
 impl HandedDevice {
     /// Whether its processes are started anew if one dies.
     pub fn comes_back(&self) -> bool {
-        self.kind == DeviceKind::Nvme && self.restart == RestartPolicy::Always
+        self.kind != DeviceKind::VfioUser && self.restart == RestartPolicy::Always
     }
 }
 

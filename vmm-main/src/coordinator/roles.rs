@@ -92,7 +92,10 @@ impl PciSlot {
             model,
             // A foreign server, with one connection.
             keeps_server: device.kind == DeviceKind::VfioUser,
-            next_life: device.comes_back().then(IdempotentRegisters::nvme),
+            next_life: device.comes_back().then(|| match device.kind {
+                DeviceKind::Nvme => IdempotentRegisters::nvme(),
+                DeviceKind::VfioUser | DeviceKind::Physical => IdempotentRegisters::none(),
+            }),
         }
     }
 }

@@ -401,6 +401,9 @@ impl EdgeKind {
                 | Self::Initramfs
                 | Self::Program
                 | Self::Image
+                // The coordinator holds them too: what the host does for the device goes on.
+                | Self::PhysicalDevice
+                | Self::Iommufd
                 | Self::Ram
                 | Self::PinnedRam
                 | Self::CarriedRam
@@ -420,8 +423,6 @@ impl EdgeKind {
             (Self::VfioUser, _) => Renewal::Together,
             // How far whoever asks is stands in that process alone.
             (Self::Ring | Self::RegisterPage | Self::Irq(_) | Self::Vectors | Self::Pin, Side::Peer)
-            // What the host holds ends with who holds it.
-            | (Self::PhysicalDevice | Self::Iommufd, _)
             // A migration ends with its mover.
             | (Self::OwedMap, _)
             // The guest's CPUs.

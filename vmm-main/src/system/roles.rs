@@ -266,7 +266,11 @@ pub static TEMPLATES: [Template; 6] = [
         links: &[
             &[to(Peer::Parent, EdgeKind::PinnedRam), to(Peer::Parent, EdgeKind::DirtyLog)],
             &FUNCTION,
-            &[to(Peer::Launcher, EdgeKind::PhysicalDevice), to(Peer::Launcher, EdgeKind::Iommufd)],
+            &[
+                to(Peer::Parent, EdgeKind::Checkpoint),
+                to(Peer::Launcher, EdgeKind::PhysicalDevice),
+                to(Peer::Launcher, EdgeKind::Iommufd),
+            ],
         ],
         growth: None,
     },

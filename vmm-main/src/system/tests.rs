@@ -287,13 +287,16 @@ fn rules_are_about_descriptors_that_the_process_has_under_that_number() {
 }
 
 #[test]
-fn process_of_a_physical_device_may_map_three_shared_objects_and_never_guest_ram() {
+fn process_of_a_physical_device_may_map_four_shared_objects_and_never_guest_ram() {
     let template = TEMPLATES.iter().find(|template| template.program == roles::VFIO_KERNEL_PROGRAM).unwrap();
     let numbers = |kinds: &[SlotKind]| -> BTreeSet<u64> {
         kinds.iter().map(|kind| u64::from(template.number(kind.as_str()).unwrap())).collect()
     };
     let mapped = descriptors_in_rules(&template.profile(), "mmap", 4);
-    assert_eq!(mapped, numbers(&[SlotKind::DirtyLog, SlotKind::Ring, SlotKind::MsiBoard]));
+    assert_eq!(
+        mapped,
+        numbers(&[SlotKind::DirtyLog, SlotKind::Ring, SlotKind::MsiBoard, SlotKind::Checkpoint])
+    );
     assert!(mapped.is_disjoint(&numbers(&[SlotKind::Ram])));
     let called = descriptors_in_rules(&template.profile(), "ioctl", 0);
     assert_eq!(called, numbers(&[SlotKind::VfioDevice, SlotKind::Iommufd]));
@@ -315,7 +318,7 @@ fn what_is_restarted_with_a_process_and_who_is_rewired_follows_from_its_edges() 
     assert_eq!(system.restart_group(device(0)), group(&[device(0), nvme0], &rewired(device(0))));
     assert_eq!(system.restart_group(nvme0), group(&[nvme0, device(0)], &rewired(device(0))));
     assert_eq!(system.restart_group(device(1)), group(&[device(1)], &rewired(device(1))));
-    assert_eq!(system.restart_group(device(2)), Err("physical device"));
+    assert_eq!(system.restart_group(device(2)), group(&[device(2)], &rewired(device(2))));
     assert_eq!(system.restart_group(VCPU), Err("console"));
 }
 

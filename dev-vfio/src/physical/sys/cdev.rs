@@ -6,6 +6,7 @@
 //! checks exist and cost nothing.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::Ordering;
 
 use ipc::vfio_user::Malformed;
 use ipc::vfio_user::device::{DeviceInfo, IrqInfo, IrqSet, RegionDescription, RegionInfo};
@@ -19,7 +20,7 @@ use vfio_bindings::bindings::vfio as abi;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::iommufd::ObjectId;
-use super::{address_of, address_of_mut, len_of, update, vfio};
+use super::{DISCONNECTED, address_of, address_of_mut, len_of, update, vfio};
 
 const DEVICE_GET_INFO: Opcode = vfio(107);
 const DEVICE_GET_REGION_INFO: Opcode = vfio(108);
@@ -42,6 +43,19 @@ pub const REQUESTS: [Opcode; 9] = [
     DEVICE_BIND_IOMMUFD,
     DEVICE_ATTACH_IOMMUFD_PT,
     DEVICE_DETACH_IOMMUFD_PT,
+];
+
+/// Their names in the header.
+pub const NAMES: [&str; 9] = [
+    "VFIO_DEVICE_GET_INFO",
+    "VFIO_DEVICE_GET_REGION_INFO",
+    "VFIO_DEVICE_GET_IRQ_INFO",
+    "VFIO_DEVICE_SET_IRQS",
+    "VFIO_DEVICE_RESET",
+    "VFIO_DEVICE_FEATURE",
+    "VFIO_DEVICE_BIND_IOMMUFD",
+    "VFIO_DEVICE_ATTACH_IOMMUFD_PT",
+    "VFIO_DEVICE_DETACH_IOMMUFD_PT",
 ];
 
 /// Interrupts that one call sets at most: an MSI-X table's.
@@ -142,6 +156,7 @@ pub fn set_irqs(
     let count = u32::try_from(eventfds.len()).ok().filter(|_| eventfds.len() <= IRQS_MAX);
     let count = count.ok_or(Errno::INVAL)?;
     let data = if count == 0 { IrqSet::DATA_NONE } else { IrqSet::DATA_EVENTFD };
+    DISCONNECTED.fetch_add(u64::from(count == 0), Ordering::Relaxed);
     let mut set = IrqSet::new(index, data | IrqSet::ACTION_TRIGGER, start, count);
     set.argsz = len_of::<IrqSet>().saturating_add(count.saturating_mul(len_of::<i32>())).into();
     let mut argument = set.as_bytes().to_vec();

@@ -42,6 +42,21 @@ pub const REQUESTS: [Opcode; 11] = [
     VEVENTQ_ALLOC,
 ];
 
+/// Their names in the header.
+pub const NAMES: [&str; 11] = [
+    "IOMMU_DESTROY",
+    "IOMMU_IOAS_ALLOC",
+    "IOMMU_IOAS_MAP_FILE",
+    "IOMMU_HWPT_ALLOC",
+    "IOMMU_GET_HW_INFO",
+    "IOMMU_HWPT_SET_DIRTY_TRACKING",
+    "IOMMU_HWPT_GET_DIRTY_BITMAP",
+    "IOMMU_HWPT_INVALIDATE",
+    "IOMMU_VIOMMU_ALLOC",
+    "IOMMU_VDEVICE_ALLOC",
+    "IOMMU_VEVENTQ_ALLOC",
+];
+
 /// The most bytes of a dirty bitmap that one call asks for: 32 GiB of RAM.
 pub const BITMAP_WORDS_MAX: usize = 128 << 10;
 

@@ -21,10 +21,14 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 /// The ioctl type of both interfaces (';').
 const TYPE: u8 = b';';
 
-/// How many ioctls this process has made, by kind: for `inspect`, and for tests of batching.
-static CALLS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+/// How many ioctls this process has made, by their numbers, which differ in both interfaces: for `inspect`, and for
+/// tests of batching and of what a next life of this process does not do.
+static CALLS: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
 
-/// The counter that a call increments.
+/// How often interrupts were disconnected.
+static DISCONNECTED: AtomicU64 = AtomicU64::new(0);
+
+/// Which calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `IOMMU_HWPT_INVALIDATE`.
@@ -35,15 +39,27 @@ pub enum Kind {
 
 /// How many calls of this kind were made.
 pub fn calls(kind: Kind) -> u64 {
-    counter(kind).load(Ordering::Relaxed)
+    let is_meant = |request: &Opcode| (*request == iommufd::HWPT_INVALIDATE) == (kind == Kind::Invalidate);
+    all().map(|(request, _)| request).filter(is_meant).map(count).sum()
 }
 
-fn counter(kind: Kind) -> &'static AtomicU64 {
-    let [invalidate, other] = &CALLS;
-    match kind {
-        Kind::Invalidate => invalidate,
-        Kind::Other => other,
-    }
+/// All calls that were made, each with its number.
+pub fn made() -> impl Iterator<Item = (&'static str, u64)> {
+    let counted = all().map(|(request, name)| (name, count(request)));
+    let counted = counted.chain([("interrupts_disconnected", DISCONNECTED.load(Ordering::Relaxed))]);
+    counted.filter(|(_, count)| *count > 0)
+}
+
+fn all() -> impl Iterator<Item = (Opcode, &'static str)> {
+    cdev::REQUESTS.into_iter().zip(cdev::NAMES).chain(iommufd::REQUESTS.into_iter().zip(iommufd::NAMES))
+}
+
+fn count(request: Opcode) -> u64 {
+    counter(request).map_or(0, |counter| counter.load(Ordering::Relaxed))
+}
+
+fn counter(request: Opcode) -> Option<&'static AtomicU64> {
+    CALLS.get(usize::try_from(request & 0xff).ok()?)
 }
 
 /// The number of VFIO's ioctl `nr`: all are `_IO`, without direction or size.
@@ -82,8 +98,9 @@ unsafe impl Ioctl for Update {
 /// `T` must be what the kernel takes for `request` on this kind of file (at least as long as it reads and writes), and
 /// every address in it must be valid for what the kernel does there.
 unsafe fn update<T: ?Sized>(fd: BorrowedFd<'_>, request: Opcode, argument: &mut T) -> Result<(), Errno> {
-    let invalidate = request == iommufd::HWPT_INVALIDATE;
-    counter(if invalidate { Kind::Invalidate } else { Kind::Other }).fetch_add(1, Ordering::Relaxed);
+    if let Some(counter) = counter(request) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
     let call = Update { request, argument: core::ptr::from_mut(argument).cast() };
     // SAFETY: as this function's own.
     match unsafe { rustix::ioctl::ioctl(fd, call) }? {

@@ -176,7 +176,7 @@ fn vm_saves_what_routed_vectors_signalled_while_it_was_paused_and_leaves_the_oth
     let vm = rig.vm(kvm);
     let vector = |index, event| {
         let eventfd = new_eventfd("create a vector").unwrap();
-        rig.parts.vectors.add(8, index, eventfd.try_clone().unwrap()).unwrap();
+        rig.parts.vectors.add(8, index, 1, eventfd.try_clone().unwrap()).unwrap();
         rig.parts.vectors.route(8, index, event).unwrap();
         rustix::io::write(&eventfd, &1_u64.to_ne_bytes()).unwrap();
         eventfd
@@ -247,7 +247,7 @@ fn vm_vector_is_on_its_irqfd_while_it_means_something_and_the_machine_runs() {
     let vm = rig.vm(kvm);
     vectors.connect(Arc::<Vm>::downgrade(&vm));
     let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-    vectors.add(8, 0, eventfd.try_clone().unwrap()).unwrap();
+    vectors.add(8, 0, 1, eventfd.try_clone().unwrap()).unwrap();
     // Whether a signal is left for whoever reads the eventfd: KVM takes it in the same step as it comes.
     let waits = || {
         rustix::io::write(&eventfd, &1_u64.to_ne_bytes()).unwrap();
@@ -269,7 +269,7 @@ fn vm_vector_is_on_its_irqfd_while_it_means_something_and_the_machine_runs() {
     }
     vm.resume().unwrap();
     // What is no eventfd KVM refuses; it means nothing then, and the others are as they were.
-    vectors.add(8, 1, std::fs::File::open("/dev/null").unwrap().into()).unwrap();
+    vectors.add(8, 1, 1, std::fs::File::open("/dev/null").unwrap().into()).unwrap();
     assert!(vectors.route(8, 1, Some(5)).unwrap_err().contains("irqfd of a vector"));
     assert!(!waits());
     vm.pause().unwrap();

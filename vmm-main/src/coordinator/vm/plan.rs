@@ -9,7 +9,7 @@ use ipc::slot::SlotKind;
 
 use crate::config::OnReset;
 use crate::coordinator::handover::Handover;
-use crate::system::{self, Instance, Restart, RestartGroup, System};
+use crate::system::{self, EdgeKind, Instance, Restart, RestartGroup, System};
 
 /// The consequence of the loss of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Member {
     /// It is not lost when it dies, up to so many times a minute: its next life goes on from its checkpoint. None:
     /// never.
     pub restarts: Option<u32>,
+    /// The host does its device's DMA, and goes on when it dies.
+    pub dma_is_hosts: bool,
     /// The VM ends if its device is lost.
     pub required: bool,
     /// What is started anew with it under the guest, or what there is that no next life can be given.
@@ -76,6 +78,7 @@ impl Plan {
                 server: system.server_of(id),
                 policy,
                 restarts: handover.restarts_of(id),
+                dma_is_hosts: instance.holds(EdgeKind::PhysicalDevice),
                 required: handover.requires(id),
                 restart: system.restart_group(id),
             }

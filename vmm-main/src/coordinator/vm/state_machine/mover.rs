@@ -31,6 +31,7 @@ fn member() -> Member {
         server: None,
         policy: FailurePolicy::EndsVm,
         restarts: None,
+        dma_is_hosts: false,
         required: false,
         restart: Err("migration"),
     }

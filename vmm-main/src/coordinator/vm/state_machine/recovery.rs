@@ -291,6 +291,8 @@ impl StateMachine {
         let smmus: Vec<LifeId> =
             smmus.filter(|id| id.instance.role == Role::Smmu).filter(is_running).collect();
         let devices = recovery.members.iter().filter(|member| system::device_of(**member) == Some(**member));
+        // But for what the host does for a physical device: that goes on, and is waited for.
+        let devices = devices.filter(|device| !self.dma_is_hosts(**device));
         let told = devices.flat_map(|device| smmus.iter().map(|smmu| (*smmu, *device)));
         let told: Vec<_> = told.map(|(smmu, device)| Action::DmaEnded { smmu, device }).collect();
         self.actions.extend(told);
@@ -413,8 +415,18 @@ impl StateMachine {
             }
         }
         let ids: Vec<LifeId> = self.lives.ids().into_iter().filter(|id| is_member(&id.instance)).collect();
+        let is_reaped = !ids.iter().any(|id| id.instance == device);
         ids.into_iter().for_each(|id| self.end_life(id, Ending::Discard));
         self.actions.push(Action::CloseLink(device));
+        if is_reaped && self.dma_is_hosts(device) {
+            // No end of a process follows at which it would be told.
+            self.dma_ended.insert((self.generation, device));
+            self.tell_dma_ended();
+        }
+    }
+
+    fn dma_is_hosts(&self, device: InstanceId) -> bool {
+        self.plan.member(device).is_some_and(|member| member.dma_is_hosts)
     }
 }
 

@@ -7,9 +7,9 @@ use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 use proptest::prelude::*;
 
-use super::world::{DEATHS_MAX, NVME0, SMMU0, VCPU, VFIO0, World};
+use super::world::{DEATHS_MAX, NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem};
 use crate::coordinator::vm::action::{LoadSource, RequestKind, Success};
-use crate::coordinator::vm::event::{Command, LifeId, Timer};
+use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent, Timer};
 use crate::lifecycle::Phase;
 
 /// The guest runs on a device whose processes come back.
@@ -181,6 +181,49 @@ fn device_that_dies_too_often_or_refuses_to_come_back_is_lost_and_the_guest_goes
         world.refuse(at(1, peer));
         world.settle();
         is_lost(&world, "cannot be reached");
+    }
+}
+
+#[test]
+fn guests_orders_wait_for_a_physical_device_whose_process_died_until_that_is_back_or_the_device_is_lost() {
+    let running = || {
+        let mut world = World::with_physical_device();
+        world.settle();
+        world.requests.clear();
+        world
+    };
+    let mut world = running();
+    for generation in 2..=4 {
+        world.depart(world.life(VFIO1), true);
+        world.settle();
+        assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Running, true));
+        assert_eq!(world.life(VFIO1), at(generation, VFIO1));
+        assert_eq!(world.dma_ended, [], "the host goes on with it");
+    }
+    // Once too often, or one that refuses or cannot be started: then it is over, and the vSMMU is told.
+    world.depart(world.life(VFIO1), true);
+    let mut refuses = running();
+    refuses.depart(refuses.life(VFIO1), true);
+    let order = Some(RequestKind::Load(LoadSource::Checkpoint));
+    refuses.until(|world| (world.processes.get(&at(2, VFIO1))?.open == order).then_some(()));
+    refuses.refuse(at(2, VFIO1));
+    let mut not_started = running();
+    not_started.depart(not_started.life(VFIO1), true);
+    not_started.until(|world| world.processes.get(&at(2, VFIO1)).map(drop));
+    not_started.processes.remove(&at(2, VFIO1));
+    let why = ProcessEvent::NotStarted(problem("no process to be had"));
+    not_started.happen(Event::Process(at(2, VFIO1), why));
+    let mut dies_on_its_way = running();
+    for generation in 1..=4 {
+        assert_eq!(dies_on_its_way.dma_ended, []);
+        dies_on_its_way.until(|world| world.processes.get(&at(generation, VFIO1)).map(drop));
+        dies_on_its_way.depart(at(generation, VFIO1), true);
+    }
+    for mut world in [world, refuses, not_started, dies_on_its_way] {
+        world.settle();
+        assert!(world.machine.lost_devices().contains_key(&VFIO1));
+        assert!(world.dma_ended.contains(&(world.life(SMMU0), VFIO1)), "{:?}", world.dma_ended);
+        assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Running, true));
     }
 }
 

@@ -43,6 +43,7 @@ pub fn plan(required: bool, restarts: Option<u32>) -> Plan {
         server: (instance == VFIO0).then_some(NVME0),
         policy,
         restarts,
+        dma_is_hosts: false,
         required: required && instance == VFIO1,
         restart: restart_group(instance),
     };
@@ -122,6 +123,15 @@ impl World {
     /// One in which the device that is served by us comes back.
     pub fn with_restarts() -> Self {
         Self::with(plan(false, Some(DEATHS_MAX)), Event::Boot)
+    }
+
+    /// One in which the other device is a physical one that comes back.
+    pub fn with_physical_device() -> Self {
+        let mut plan = plan(false, None);
+        for member in plan.members.iter_mut().filter(|member| member.instance == VFIO1) {
+            (member.restarts, member.dma_is_hosts) = (Some(DEATHS_MAX), true);
+        }
+        Self::with(plan, Event::Boot)
     }
 
     /// A VM that begins with this event.
