@@ -9,6 +9,7 @@ pub mod arm_suite;
 pub mod command;
 pub mod console;
 pub mod crash;
+pub mod dirty_rate;
 pub mod disk;
 pub mod draw;
 pub mod foreign;

@@ -15,18 +15,14 @@ mod monitor;
 #[expect(dead_code, reason = "this suite starts machines of its own making only")]
 mod support;
 
-use std::process::Stdio;
-use std::time::{Duration, Instant};
-
 use monitor::Monitor;
 use serde_json::Value;
 use support::{COMMAND, programs};
+use tests::dirty_rate::measured_over_turns;
 
 /// Pages that the guest writes, again and again.
 const PAGE_COUNT: u64 = 8;
 const FIRST: u64 = 0x4200_0000;
-/// A round over all pages takes a small part of this, on any machine.
-const SPAN: Duration = Duration::from_secs(5);
 
 #[test]
 fn measurement_has_the_pages_that_the_guest_writes_and_no_others() {
@@ -62,23 +58,13 @@ fn measurement_has_the_pages_that_the_guest_writes_and_no_others() {
 
 /// The result of a measurement during which the guest writes its pages several times.
 fn measured_while_writing(m: &mut Monitor, salt: u64) -> Value {
-    let seconds = SPAN.as_secs().to_string();
-    let mut command = m.vm.controller().command("dirty-rate", &["--json", "--seconds", &seconds]);
-    let mut measuring = command.stdout(Stdio::piped()).spawn().unwrap();
-    while measuring.try_wait().unwrap().is_none() {
-        let begun = Instant::now();
+    let controller = m.vm.controller();
+    let write = || {
         for page in 0..PAGE_COUNT {
             m.store64(FIRST + page * 0x1000, page + salt);
         }
         // All of it is done.
         assert_eq!(m.load64(FIRST), salt);
-        assert!(
-            begun.elapsed() < SPAN / 2,
-            "the guest is too slow for this test: {:?} a round",
-            begun.elapsed()
-        );
-    }
-    let output = measuring.wait_with_output().unwrap();
-    assert!(output.status.success());
-    serde_json::from_slice(&output.stdout).unwrap()
+    };
+    measured_over_turns(&controller, write).unwrap()
 }

@@ -6,18 +6,15 @@
 //! moves, and the logs are those of other processes.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::SEEN;
+use tests::dirty_rate::measured_over_turns;
 
 use crate::code::worker_pages;
 use crate::traffic::{POOL_COUNT, Traffic};
 
 const ROUNDS: u64 = 5;
-/// How long a round is: its writes are done several times in it.
-const SPAN: Duration = Duration::from_secs(3);
 /// Pages that each of them draws.
 const DRAWN: usize = 16;
 
@@ -56,12 +53,9 @@ pub fn truth() {
 
 /// What is measured while all of it is written several times.
 fn measure(traffic: &mut Traffic, by_cpu: &[u64], by_device: &[u64], round: u64) -> Value {
-    let seconds = SPAN.as_secs().to_string();
-    let mut command = traffic.m.vm.controller().command("dirty-rate", &["--json", "--seconds", &seconds]);
-    let mut measuring = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let controller = traffic.m.vm.controller();
     let mut turn = 0;
-    while measuring.try_wait().unwrap().is_none() {
-        let begun = Instant::now();
+    let write = || {
         turn += 1;
         for page in by_cpu {
             traffic.write_by_cpu(*page, round << 32 | turn);
@@ -69,11 +63,8 @@ fn measure(traffic: &mut Traffic, by_cpu: &[u64], by_device: &[u64], round: u64)
         for page in by_device {
             traffic.write_by_device(*page, round << 32 | turn);
         }
-        assert!(begun.elapsed() < SPAN / 2, "too slow for this test: {:?} a turn", begun.elapsed());
-    }
-    let output = measuring.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    };
+    measured_over_turns(&controller, write).unwrap()
 }
 
 fn row<'a>(measured: &'a Value, process: &str) -> &'a Value {
