@@ -126,14 +126,15 @@ impl NestedIommu {
         self
     }
 
-    /// Leaves it as a process does that dies: all goes on, and only the file of events, which nobody else has, is
-    /// closed. For tests of [`Self::adopt`] in one process.
+    /// Leaves it as a process does that dies: all goes on, and its files of the device and of events are closed; one of
+    /// the context stays open. For tests of [`Self::adopt`] in one process.
     ///
     /// # Errors
     /// If the kernel gives no descriptor.
     pub fn abandon(mut self) -> std::io::Result<()> {
-        let other = self.objects.as_fd().try_clone_to_owned()?;
-        drop(std::mem::replace(&mut self.events, Events::new(other)));
+        let context = || self.objects.as_fd().try_clone_to_owned();
+        let (device, events) = (Arc::new(context()?), Events::new(context()?));
+        (self.cdev, self.events) = (device, events);
         std::mem::forget(self);
         Ok(())
     }
