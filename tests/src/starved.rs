@@ -4,7 +4,7 @@
 //!
 //! A thread that sleeps for a moment, again and again, notes the longest that it overslept. Linux gives an SMMU one
 //! second for a CMD_SYNC, in which four threads of three processes have to run one after another. The guest's time
-//! stands while that is late, but not while the vCPU is that has yet to see that it is done.
+//! stands while that is late; it does not while the vCPU that looks for the end of it waits for a CPU.
 
 use std::{
     sync::{
