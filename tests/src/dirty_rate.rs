@@ -12,8 +12,8 @@ use crate::vm::Controller;
 /// Turns take a small part of the first, on a machine that is not busy.
 const SECONDS: [u64; 4] = [3, 6, 12, 24];
 
-/// What `dirty-rate` says of a time that has at least one whole turn in it, however slow this machine is just now. A turn
-/// that takes half of a measurement leaves that open: then it is made again, over twice the time.
+/// What `dirty-rate` says of a time that has at least one whole turn in it, however slow this machine is just now. A
+/// turn that takes half of a measurement leaves that open: then it is made again, over twice the time.
 pub fn measured_over_turns(controller: &Controller, mut turn: impl FnMut()) -> Result<Value> {
     for seconds in SECONDS {
         let mut command = controller.command("dirty-rate", &["--json", "--seconds", &seconds.to_string()]);

@@ -82,8 +82,8 @@ impl Snapshot {
     pub fn status_now(&self) -> Status {
         let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut status = Status { uptime_ms, ..self.status.clone() };
-        if let Some(owed) = &self.owed {
-            status.migration = status.migration.map(|progress| progress.owing(owed.count()));
+        if let (Some(progress), Some(owed)) = (&mut status.migration, &self.owed) {
+            progress.owed_page_count = owed.count();
         }
         status
     }

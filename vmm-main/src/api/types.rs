@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use ipc::addr::PAGE_LEN;
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::Phase;
@@ -306,29 +305,20 @@ pub struct MigrationProgress {
     pub round_count: u32,
     /// Bytes of these.
     pub sent_len: u64,
-    /// Pages that are to be sent, as far as is known: as of now, also in the middle of a round.
+    /// Pages that are to be sent, as of now, also in the middle of a round. What the guest has written since the
+    /// latest harvest of the dirty logs is not among them.
     pub owed_page_count: u64,
     /// Bytes of guest memory.
     pub memory_len: u64,
     /// Bytes that were sent per second, in the latest round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_per_second: Option<u64>,
-    /// How long the guest would stand still if it were paused now, for the pages alone: those to be sent at that rate.
+    /// How long the guest would have stood still for the pages alone, had it been paused after the latest round: those
+    /// that were to be sent then, at that rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime_estimate_us: Option<u64>,
     /// Microseconds since it began.
     pub took_us: u64,
-}
-
-impl MigrationProgress {
-    /// So many pages are to be sent now, and what follows from that.
-    #[must_use]
-    pub fn owing(self, owed_page_count: u64) -> Self {
-        let owed_len = u128::from(owed_page_count) * u128::from(PAGE_LEN);
-        let micros = |rate: u64| u64::try_from(owed_len * 1_000_000 / u128::from(rate.max(1)));
-        let downtime_estimate_us = self.bytes_per_second.map(|rate| micros(rate).unwrap_or(u64::MAX));
-        Self { owed_page_count, downtime_estimate_us, ..self }
-    }
 }
 
 /// Body of `POST /v1/migrate/resolve`.

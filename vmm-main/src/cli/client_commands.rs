@@ -39,6 +39,21 @@ pub struct Target {
     pub(super) json: bool,
 }
 
+impl Target {
+    /// The same with its name, whatever else runs later.
+    pub(super) fn resolved(&self) -> Result<Self, Problem> {
+        let name = target_name(self.name.as_deref(), &RuntimeDir::find()?)?;
+        Ok(Self { name: Some(name), json: self.json })
+    }
+
+    /// Whether the VM is there, though it may not answer.
+    pub(super) fn is_there(&self) -> Result<bool, Problem> {
+        let runtime_dir = RuntimeDir::find()?;
+        let name = target_name(self.name.as_deref(), &runtime_dir)?;
+        Ok(runtime()?.block_on(Client::is_listening(&runtime_dir.socket_path(&name))))
+    }
+}
+
 /// Which process of which VM.
 #[derive(Debug, Args)]
 pub struct RestartFlags {

@@ -8,6 +8,7 @@ use ipc::instance::InstanceId;
 use ipc::protocol::mover::RoundReport;
 
 use crate::api::types::{Migrated, MigrationProgress, MigrationRound, Stage, UnitLen};
+use crate::migration::convergence::Round;
 use crate::migration::message::Side;
 
 /// For who watches, and for who asked.
@@ -19,6 +20,8 @@ pub struct Report {
     stages: Vec<Stage>,
     rounds: Vec<MigrationRound>,
     owed_len: u64,
+    /// For how long the guest would stand still for these.
+    downtime_estimate: Option<Duration>,
     /// Since when the guest stands still.
     stands_since: Option<Instant>,
     stood: Duration,
@@ -36,6 +39,7 @@ impl Report {
             stages: Vec::new(),
             rounds: Vec::new(),
             owed_len: 0,
+            downtime_estimate: None,
             stands_since: None,
             stood: Duration::ZERO,
         }
@@ -57,9 +61,14 @@ impl Report {
         self.rounds.push(MigrationRound { page_count, zero_page_count: zero_count, sent_len, took_us });
     }
 
-    /// So many bytes of pages are owed.
-    pub const fn owed(&mut self, owed_len: u64) {
+    /// So many bytes of pages are owed, after the latest round.
+    pub fn owed(&mut self, owed_len: u64) {
         self.owed_len = owed_len;
+        self.downtime_estimate = self.rounds.last().map(|round| {
+            let MigrationRound { sent_len, took_us, .. } = *round;
+            let took = Duration::from_micros(took_us);
+            Round { sent_len, took, owed_len, overhead: Duration::ZERO }.downtime()
+        });
     }
 
     /// The guest goes on, at the other host.
@@ -79,7 +88,7 @@ impl Report {
             let per_second = u128::from(round.sent_len) * 1_000_000 / u128::from(round.took_us.max(1));
             u64::try_from(per_second).unwrap_or(u64::MAX)
         };
-        let progress = MigrationProgress {
+        MigrationProgress {
             side: match side {
                 Side::Source => "source",
                 Side::Destination => "destination",
@@ -89,13 +98,12 @@ impl Report {
             to: to.to_owned(),
             round_count: u32::try_from(self.rounds.len()).unwrap_or(u32::MAX),
             sent_len: self.sent_len(),
-            owed_page_count: 0,
+            owed_page_count: self.owed_len / PAGE_LEN,
             memory_len,
             bytes_per_second: self.rounds.last().map(rate),
-            downtime_estimate_us: None,
+            downtime_estimate_us: self.downtime_estimate.map(micros),
             took_us: micros(self.begun.elapsed()),
-        };
-        progress.owing(self.owed_len / PAGE_LEN)
+        }
     }
 
     /// What it came to.
