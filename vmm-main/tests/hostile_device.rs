@@ -35,7 +35,7 @@ const MARK: &[u8; 22] = b"HOSTILE-DEVICE-SCRIPT-";
 /// What the device does, by the last byte of the mark, and what the report must say.
 const SCRIPTS: [(u8, &str); 10] = [
     (b'0', "magic"),
-    (b'1', "not smmu build"),
+    (b'1', "not smmu protocol"),
     (b'2', "ended with exit code 0"),
     (b'3', "not Sealed"),
     (b'4', "peer broke the contract"),

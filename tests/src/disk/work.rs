@@ -12,9 +12,9 @@ use crate::console::Console;
 use crate::vm::Vm;
 use crate::{SKIPPED, starved};
 
-/// The guest's program. Its notes: the number of each round, and what has failed.
+/// The guest's program. Its notes, which are there from the start: the number of each round, and what has failed.
 const PROGRAM: &str = "\
-    dd if=/dev/urandom of=/tmp/mib bs=64k count=16 2>/dev/null; sum=$(md5sum < /tmp/mib); \
+    dd if=/dev/urandom of=/tmp/mib bs=64k count=16 2>/dev/null; sum=$(md5sum < /tmp/mib); : >/tmp/rounds; \
     (i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); at=$((i%16*16)); \
     dd if=/tmp/mib of=/dev/nvme0n1 bs=64k seek=$at conv=fsync 2>/dev/null || echo write FAILED; \
     echo 3 > /proc/sys/vm/drop_caches; \
