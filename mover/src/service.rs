@@ -153,9 +153,22 @@ impl Ready {
                 Ok(())
             }
             Stage::Carrying { sockets: Some(sockets) } => {
-                let taken = sockets.try_send(socket);
+                // Anybody can connect, at any time: who is one too many is closed, and nothing of the guest's fails.
+                match sockets.try_send(socket) {
+                    Ok(()) => {}
+                    Err(mpsc::error::TrySendError::Full(_)) => {
+                        ipc::log::warn!("a connection is closed: too many wait");
+                    }
+                    Err(mpsc::error::TrySendError::Closed(_)) => {
+                        ipc::log::warn!("a connection is closed: a migration is under way");
+                    }
+                }
                 front.stage = Stage::Carrying { sockets: Some(sockets) };
-                taken.map_err(|_| fail(what, "a migration is under way, or too many connections wait"))
+                Ok(())
+            }
+            Stage::Closed if matches!(self.side, Side::Destination) => {
+                ipc::log::warn!("a connection is closed: the migration is over");
+                Ok(())
             }
             stage @ (Stage::Carrying { sockets: None } | Stage::Closed) => {
                 front.stage = stage;

@@ -146,43 +146,39 @@ fn first_whole_migration_is_taken_and_every_other_one_closed() {
     }
     half.assert_closed("its migration is not whole");
     three.assert_closed("nor is his");
-    let (late, far) = pair();
-    let begun = Instant::now();
-    let refused = loop {
-        match there.give(MoverRequest::TakeLane { index: 0 }, far.try_clone().unwrap()) {
-            Err(failure) => break failure,
-            // The tasks may be about to close the door.
-            Ok(()) => assert!(begun.elapsed() < PATIENCE, "nobody says that there is no room"),
-        }
-    };
-    assert!(refused.why.contains("a migration is under way"), "{refused:?}");
-    drop((late, far));
+    for _ in 0..CONNECTIONS {
+        Peer::connect(&mut there).assert_closed("a migration is under way");
+    }
+    first.send(Kind::Message, b"all the same");
+    assert_eq!(there.notice(), MoverNotice::Heard(b"all the same".to_vec()));
+    there.ask(MoverRequest::Close);
+    Peer::connect(&mut there).assert_closed("the migration is over");
+    drop((first, second));
+    assert_eq!(there.notice(), MoverNotice::Closed);
 }
+
+/// More than a destination lets wait, looked at and not.
+const CONNECTIONS: usize = 100;
 
 #[test]
 fn strangers_that_fill_every_place_are_bounded_and_leave_it_free() {
     let mut there = destination();
-    let mut peers = Vec::new();
-    let refused = loop {
-        let (here, far) = pair();
-        peers.push(here);
-        assert!(peers.len() < 200, "as many as like are waited for");
-        match there.give(MoverRequest::TakeLane { index: 0 }, far) {
-            Ok(()) => {}
-            Err(failure) => break failure,
-        }
-    };
-    assert!(refused.why.contains("too many connections wait"), "{refused:?}");
+    let peers: Vec<Peer> = (0..CONNECTIONS).map(|_| Peer::connect(&mut there)).collect();
+    let waiting = peers.iter().filter(|peer| !peer.is_closed()).count();
+    assert!(waiting <= 64, "{waiting} are waited for");
     drop(peers);
-    let mut here = source(1, Security::Plain);
-    let (near, far) = pair();
-    here.give(MoverRequest::TakeLane { index: 0 }, near).unwrap();
     let begun = Instant::now();
-    while there.give(MoverRequest::TakeLane { index: 0 }, far.try_clone().unwrap()).is_err() {
+    let source = loop {
+        let mut peer = Peer::connect(&mut there);
+        peer.send(Kind::Hello, &hello(MIGRATION, 0, 1));
+        if peer.socket.read_exact(&mut [0; 44]).is_ok() {
+            break peer;
+        }
         assert!(begun.elapsed() < PATIENCE, "their places stay taken");
         std::thread::sleep(Duration::from_millis(10));
-    }
-    crate::await_connected(&here, &there, 1);
+    };
+    assert_eq!(there.notice(), MoverNotice::Connected { migration: MIGRATION, lane_count: 1 });
+    drop(source);
 }
 
 #[test]
