@@ -6,6 +6,7 @@
 //! from everywhere. Making a namespace takes root and iproute2.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -17,6 +18,12 @@ pub struct Hosts {
     names: [String; 2],
 }
 
+/// How many pairs this process has made: each has names of its own.
+static MADE: AtomicU32 = AtomicU32::new(0);
+
+/// What the interfaces are called, each in its namespace.
+const INTERFACES: [&str; 2] = ["bulkhead-a", "bulkhead-b"];
+
 /// A network that nobody else on this machine has: each pair is alone in its namespaces.
 pub const ADDRESSES: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
 
@@ -25,39 +32,47 @@ impl Hosts {
     ///
     /// # Errors
     /// If a step fails although it could.
-    pub fn make() -> Result<std::result::Result<Self, &'static str>> {
+    pub fn make() -> Result<std::result::Result<Self, String>> {
+        Self::of_number(MADE.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn of_number(number: u32) -> Result<std::result::Result<Self, String>> {
         if !rustix::process::geteuid().is_root() {
-            return Ok(Err("network namespaces take root"));
+            return Ok(Err("network namespaces take root".to_owned()));
         }
         if find("ip").is_none() || find("nsenter").is_none() {
-            return Ok(Err("`ip` and `nsenter` are not installed"));
+            return Ok(Err("`ip` and `nsenter` are not installed".to_owned()));
         }
         let own = std::process::id();
-        let names = ["a", "b"].map(|side| format!("bulkhead-{own}-{side}"));
-        if !ip(&["netns", "add", &names[0]])? {
-            return Ok(Err("this machine makes no network namespace"));
+        let names = ["a", "b"].map(|side| format!("bulkhead-{own}-{number}-{side}"));
+        for name in &names {
+            // Left by a killed process that had this number, if there is one.
+            let _ = ip(&["netns", "del", name])?;
+        }
+        if let Err(why) = ip(&["netns", "add", &names[0]])? {
+            return Ok(Err(format!("this machine makes no network namespace: {why}")));
         }
         // From here on they are removed with it.
         let hosts = Self { names };
         let [a, b] = hosts.names.each_ref().map(String::as_str);
-        let ends = [format!("bh{own}a"), format!("bh{own}b")];
+        let [here, there] = INTERFACES;
         for arguments in [
             &["netns", "add", b][..],
-            &["-n", a, "link", "add", &ends[0], "type", "veth", "peer", "name", &ends[1], "netns", b],
+            &["-n", a, "link", "add", here, "type", "veth", "peer", "name", there, "netns", b],
         ] {
-            if !ip(arguments)? {
-                return Ok(Err("this machine makes no pair of virtual network interfaces"));
+            if let Err(why) = ip(arguments)? {
+                return Ok(Err(format!("this machine makes no pair of virtual network interfaces: {why}")));
             }
         }
-        for ((name, end), address) in [a, b].iter().zip(&ends).zip(ADDRESSES) {
+        for ((name, end), address) in [a, b].iter().zip(INTERFACES).zip(ADDRESSES) {
             let address = format!("{address}/30");
             for arguments in [
                 &["-n", name, "address", "add", &address, "dev", end][..],
                 &["-n", name, "link", "set", end, "up"],
                 &["-n", name, "link", "set", "lo", "up"],
             ] {
-                if !ip(arguments)? {
-                    bail!("`ip {}` failed", arguments.join(" "));
+                if let Err(why) = ip(arguments)? {
+                    bail!("`ip {}` failed: {why}", arguments.join(" "));
                 }
             }
         }
@@ -80,6 +95,12 @@ impl Drop for Hosts {
     }
 }
 
-fn ip(arguments: &[&str]) -> Result<bool> {
-    Ok(Command::new("ip").args(arguments).output().context("`ip` did not start")?.status.success())
+/// Runs it; what it says if it fails.
+fn ip(arguments: &[&str]) -> Result<std::result::Result<(), String>> {
+    let output = Command::new("ip").args(arguments).output().context("`ip` did not start")?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Ok(if output.status.success() { Ok(()) } else { Err(said) })
 }
+
+#[cfg(test)]
+mod tests;
