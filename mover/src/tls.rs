@@ -21,7 +21,7 @@ use thiserror::Error;
 /// What a host is known by, and whom it believes: PEM texts.
 #[derive(Clone, Copy)]
 pub struct Identity<'a> {
-    /// The authority that has signed both hosts' certificates.
+    /// The authority that has signed both hosts' certificates, or several: each is believed.
     pub authority: &'a [u8],
     /// This host's certificate, and those between it and the authority.
     pub chain: &'a [u8],
@@ -40,7 +40,10 @@ pub enum TlsError {
         /// What the parser found.
         why: pem::Error,
     },
-    /// Certificate, key and authority do not fit each other, or this release.
+    /// The key is another certificate's.
+    #[error("the private key is not that of the certificate")]
+    Key,
+    /// Certificate, key and authority are of no use to this release.
     #[error("certificate, key and authority: {0}")]
     Config(String),
     /// The name of the other host is none that a certificate could have.
@@ -53,14 +56,26 @@ impl Identity<'_> {
         &self,
     ) -> Result<(RootCertStore, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
         let bad = |what| move |why| TlsError::Pem { what, why };
+        let certificates = |bytes, what| {
+            let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+            let read = read.map_err(bad(what))?;
+            if read.is_empty() { Err(bad(what)(pem::Error::NoItemsFound)) } else { Ok(read) }
+        };
         let mut roots = RootCertStore::empty();
-        let authority =
-            CertificateDer::from_pem_slice(self.authority).map_err(bad("authority's certificate"))?;
-        roots.add(authority).map_err(|error| TlsError::Config(error.to_string()))?;
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(self.chain).collect();
-        let chain = chain.map_err(bad("certificate"))?;
+        // An authority whose certificate is renewed has two for a while.
+        for authority in certificates(self.authority, "authority's certificate")? {
+            roots.add(authority).map_err(unfit)?;
+        }
+        let chain = certificates(self.chain, "certificate")?;
         let key = PrivateKeyDer::from_pem_slice(self.key).map_err(bad("private key"))?;
         Ok((roots, chain, key))
+    }
+}
+
+fn unfit(error: impl Into<rustls::Error>) -> TlsError {
+    match error.into() {
+        rustls::Error::InconsistentKeys(_) => TlsError::Key,
+        error => TlsError::Config(error.to_string()),
     }
 }
 
@@ -78,7 +93,7 @@ pub fn connecting(
         .with_protocol_versions(&[&TLS13])
         .map(|builder| builder.with_root_certificates(roots))
         .and_then(|builder| builder.with_client_auth_cert(chain, key))
-        .map_err(|error| TlsError::Config(error.to_string()))?;
+        .map_err(unfit)?;
     Ok((Arc::new(config), name))
 }
 
@@ -97,7 +112,7 @@ pub fn accepting(identity: &Identity<'_>, peer: &str) -> Result<Arc<ServerConfig
         .with_protocol_versions(&[&TLS13])
         .map(|builder| builder.with_client_cert_verifier(Arc::new(Named { inner, name })))
         .and_then(|builder| builder.with_single_cert(chain, key))
-        .map_err(|error| TlsError::Config(error.to_string()))?;
+        .map_err(unfit)?;
     Ok(Arc::new(config))
 }
 

@@ -40,11 +40,22 @@ fn late_host(side: Side, authority: &Authority, name: &str, peer: &str) -> Mover
 }
 
 fn host_with(side: Side, authority: &Authority, params: CertificateParams, peer: &str) -> Mover {
+    host_believing(side, &authority.pem(), authority, params, peer)
+}
+
+/// The same, which believes these authorities.
+fn host_believing(
+    side: Side,
+    believed: &str,
+    authority: &Authority,
+    params: CertificateParams,
+    peer: &str,
+) -> Mover {
     let mut mover = Mover::start(side, Security::Tls { peer: peer.to_owned() });
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, authority).unwrap();
     for (file, text) in [
-        (IdentityFile::Authority, authority.pem()),
+        (IdentityFile::Authority, believed.to_owned()),
         (IdentityFile::Chain, certificate.pem()),
         (IdentityFile::Key, key.serialize_pem()),
     ] {
@@ -112,6 +123,25 @@ fn host_of_another_name_or_authority_or_without_tls_is_none() {
 }
 
 #[test]
+fn each_authority_of_a_file_is_believed() {
+    let (first, second, other) = (authority(), authority(), authority());
+    let both = format!("{}{}", first.pem(), second.pem());
+    let params = |name: &str| CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let source = |of| host_believing(source(1), &both, of, params("host-a"), "host-b");
+    let destination = |of| host_believing(Side::Destination, &both, of, params("host-b"), "host-a");
+    // A peer of each, at either end.
+    for (ours, theirs) in [(&first, &second), (&second, &first)] {
+        let (mut here, mut there) = (source(ours), destination(theirs));
+        connect(&mut here, &mut there, 1);
+        crate::await_connected(&here, &there, 1);
+    }
+    let (mut here, mut there) = (source(&first), destination(&other));
+    connect(&mut here, &mut there, 1);
+    let reason = here.lost();
+    assert!(reason.contains("certificate"), "{reason}");
+}
+
+#[test]
 fn identity_is_whole_sealed_and_used_once() {
     let authority = authority();
     let mut mover = Mover::start(source(1), Security::Tls { peer: "host-b".to_owned() });
@@ -139,7 +169,7 @@ fn identity_that_is_of_no_use_is_refused_before_anybody_connects() {
     for side in [source(1), Side::Destination] {
         for (key, why) in [
             // Of another certificate.
-            (KeyPair::generate().unwrap().serialize_pem(), "certificate, key and authority"),
+            (KeyPair::generate().unwrap().serialize_pem(), "the private key is not that of the certificate"),
             ("no key at all".to_owned(), "private key is not usable"),
         ] {
             let mut mover = Mover::start(side.clone(), Security::Tls { peer: "host-b".to_owned() });
