@@ -13,17 +13,20 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use ipc::migration::frame::{EndOfRound, HEADER_LEN, Header, Hello, Kind, MigrationId};
 use ipc::migration::pages::{PagesHead, Stretch};
+use rcgen::{CertificateParams, KeyPair};
 use support::{Lab, finish, guest};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const HERE: &str = "destination";
+/// What a receiver says to everybody who connects.
+const GREETING: &[u8; 20] = b"bulkhead receives 1\n";
 
 /// A VM that waits for its guest.
 struct Receiver<'a> {
@@ -69,7 +72,7 @@ impl<'a> Receiver<'a> {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut greeting = [0; 20];
         socket.read_exact(&mut greeting).unwrap();
-        assert_eq!(&greeting, b"bulkhead receives 1\n");
+        assert_eq!(&greeting, GREETING);
         Peer { socket, sequence: 0 }
     }
 
@@ -174,6 +177,82 @@ fn strangers_are_closed_and_the_guest_comes_all_the_same() {
     assert!(lab.bulkhead(&["status", HERE]).status.success());
     assert!(lab.bulkhead(&["stop", HERE]).status.success());
     receiver.end(0, "");
+}
+
+/// Who stands between the hosts until the migration is under way: what has been read of the other host.
+fn let_begin(listener: &UnixListener, receiver: &Receiver<'_>) -> [UnixStream; 2] {
+    let (mut source, _) = listener.accept().unwrap();
+    source.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut there = receiver.connect().socket;
+    source.write_all(GREETING).unwrap();
+    let mut hello = [0; HEADER_LEN + 20];
+    source.read_exact(&mut hello).unwrap();
+    there.write_all(&hello).unwrap();
+    there.read_exact(&mut hello).unwrap();
+    source.write_all(&hello).unwrap();
+    [source, there]
+}
+
+#[test]
+fn stranger_who_comes_while_the_guest_does_is_closed_and_the_guest_arrives_all_the_same() {
+    let Some(lab) = Lab::new() else { return };
+    let receiver = Receiver::start(&lab);
+    let kernel = lab.file("Image", &guest::spins());
+    let mut source = lab.start(&kernel, &["--name", "source", "--cpu", "soft", "--console", "none"]);
+    source.await_running();
+    let listener = UnixListener::bind(lab.path("between.sock")).unwrap();
+    let (to, secret) = (format!("unix:{}", lab.path("between.sock").display()), lab.path("secret"));
+    let words = ["migrate", "source", "--to", &to, "--lanes", "1", "--secret-file", secret.to_str().unwrap()];
+    let mut command = lab.command(&words);
+    let migration = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let [here, there] = let_begin(&listener, &receiver);
+    receiver.connect().assert_closed("a migration is under way");
+    receiver.await_log("a connection is closed: a migration is under way");
+    std::thread::scope(|scope| {
+        for (from, to) in [(&here, &there), (&there, &here)] {
+            scope.spawn(move || {
+                let (mut from, mut to) = (from, to);
+                // A host that is through may reset the connection.
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Write);
+            });
+        }
+    });
+    let moved = finish(migration);
+    assert!(moved.status.success(), "{moved:?}\n{}", receiver.text());
+    assert_eq!(source.end().0.code(), Some(0));
+    assert!(lab.bulkhead(&["stop", HERE]).status.success());
+    receiver.end(0, "");
+}
+
+#[test]
+fn key_that_is_not_the_certificates_is_named_before_anybody_has_migrated() {
+    let Some(lab) = Lab::new() else { return };
+    let params = CertificateParams::new(vec!["host-b".to_owned()]).unwrap();
+    let keys = [(); 2].map(|()| KeyPair::generate().unwrap());
+    let certificate = params.self_signed(&keys[0]).unwrap().pem();
+    let files = [("ca", certificate.clone()), ("cert", certificate), ("key", keys[1].serialize_pem())];
+    let kernel = lab.file("Image", &guest::spins());
+    let (secret, listen) =
+        (lab.file("secret", &[b's'; 32]), format!("unix:{}", lab.path("migration.sock").display()));
+    let words = ["receive", HERE, "--listen", &listen, "--secret-file", secret.to_str().unwrap()];
+    let mut command = lab.command(&words);
+    command.args(["--cpu", "soft", "--memory", "16M", "--console", "none", "--tls-peer", "host-a"]);
+    for (name, text) in files {
+        command.arg(format!("--tls-{name}")).arg(lab.file(name, text.as_bytes()));
+    }
+    command.arg("--kernel").arg(kernel).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = finish(command.spawn().unwrap());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    for words in ["the private key is not that of the certificate", "give --tls-ca, --tls-cert and --tls-key"]
+    {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    for words in ["no guest has come", "bulkhead migrate"] {
+        assert!(!said.contains(words), "nobody has migrated: {said}");
+    }
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
 }
 
 #[test]

@@ -88,6 +88,8 @@ pub enum MigrationEvent {
     DisksReleased(Result<(), Problem>),
     /// They are, or whose they are.
     DisksLocked(Result<(), Problem>),
+    /// The files that the user gave for TLS are of no use.
+    Unidentified(Problem),
     /// The connection to the other host is lost.
     LinkLost(String),
     /// The connections are closed, as was ordered.

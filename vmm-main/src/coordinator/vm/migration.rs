@@ -74,11 +74,19 @@ pub(super) struct Migration {
     mover: Option<LifeId>,
     /// What the mover was not asked yet.
     queue: VecDeque<(MoverRequest, Vec<OwnedFd>)>,
-    /// It was asked something.
-    is_asked: bool,
+    /// What it was asked, and has not answered.
+    asked: Option<Asked>,
     /// The objects of a guest that is to come.
     guest: Option<Objects>,
     report: Report,
+}
+
+/// What a refusal of a mover is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// A file that the user gave for TLS.
+    Identity,
+    Other,
 }
 
 impl Migration {
@@ -118,7 +126,7 @@ impl Migration {
             logs: None,
             mover: None,
             queue: VecDeque::new(),
-            is_asked: false,
+            asked: None,
             guest: None,
             report: Report::new(),
         }

@@ -14,7 +14,7 @@ use ipc::shm::region::Region;
 use super::super::driver::{Vm, refused};
 use super::super::event::{Event, LifeId, MigrationEvent};
 use super::super::state_machine::bug;
-use super::lost;
+use super::{Asked, lost};
 use crate::coordinator::Arrival;
 use crate::coordinator::objects::Objects;
 use crate::coordinator::process::TaskMessage;
@@ -116,10 +116,15 @@ impl Vm {
     }
 
     fn ask_mover(&mut self) {
-        let Some(migration) = self.migration.as_mut().filter(|migration| !migration.is_asked) else { return };
+        let Some(migration) = self.migration.as_mut().filter(|migration| migration.asked.is_none()) else {
+            return;
+        };
         let Some(process) = migration.mover.and_then(|life| self.processes.get(&life)) else { return };
         if let Some((request, fds)) = migration.queue.pop_front() {
-            migration.is_asked = true;
+            migration.asked = Some(match request {
+                MoverRequest::TakeIdentity(_) => Asked::Identity,
+                _ => Asked::Other,
+            });
             process.send(TaskMessage::Request(Request::Carry(request), fds));
         }
     }
@@ -127,16 +132,21 @@ impl Vm {
     /// Whether the answer that this process gives is the mover's to a request in the queue.
     pub(in crate::coordinator::vm) fn is_asked_to_carry(&self, life: LifeId) -> bool {
         let migration = self.migration.as_ref();
-        migration.is_some_and(|migration| migration.mover == Some(life) && migration.is_asked)
+        migration.is_some_and(|migration| migration.mover == Some(life) && migration.asked.is_some())
     }
 
     /// The mover has answered the request before.
     pub(in crate::coordinator::vm) fn carried(&mut self, result: Result<(), Problem>) -> Option<Event> {
-        if let Some(migration) = &mut self.migration {
-            migration.is_asked = false;
-        }
+        let asked = self.migration.as_mut().and_then(|migration| migration.asked.take());
         self.ask_mover();
-        result.err().map(|problem| Event::Migration(lost(problem)))
+        let event = result.err().map(|problem| match asked {
+            Some(Asked::Identity) => {
+                let advice = "give --tls-ca, --tls-cert and --tls-key files that belong together";
+                MigrationEvent::Unidentified(Problem::usage(problem.what, "TLS", advice))
+            }
+            Some(Asked::Other) | None => lost(problem),
+        });
+        event.map(Event::Migration)
     }
 
     /// The mover has something to say.

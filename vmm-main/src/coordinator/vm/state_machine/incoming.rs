@@ -178,7 +178,8 @@ impl Incoming {
             (_, MigrationEvent::LinkLost(why)) => self.link_lost(why, actions),
             (
                 _,
-                MigrationEvent::Opened(Err(problem))
+                MigrationEvent::Unidentified(problem)
+                | MigrationEvent::Opened(Err(problem))
                 | MigrationEvent::Compared(Err(problem))
                 | MigrationEvent::Checked(Err(problem))
                 | MigrationEvent::DisksLocked(Err(problem)),

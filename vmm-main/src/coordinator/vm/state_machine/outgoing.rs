@@ -291,7 +291,8 @@ impl Outgoing {
             (Stage::Close, MigrationEvent::Closed) => self.enter(Stage::End),
             (
                 _,
-                MigrationEvent::Offered(Err(problem))
+                MigrationEvent::Unidentified(problem)
+                | MigrationEvent::Offered(Err(problem))
                 | MigrationEvent::Dialled(Err(problem))
                 | MigrationEvent::StatesQueued(Err(problem))
                 | MigrationEvent::DisksReleased(Err(problem)),
