@@ -29,7 +29,9 @@ pub(super) fn until_over(target: &Target) -> Result<(), Problem> {
     loop {
         let status: Result<Status, Problem> = ask(target, Method::GET, "/v1/status", Vec::new());
         let status = match status {
-            Err(problem) if problem.class == Class::Unreachable && !shown.is_empty() && !target.is_there()? => {
+            Err(problem)
+                if problem.class == Class::Unreachable && !shown.is_empty() && !target.is_there()? =>
+            {
                 return end(over_and_over, "the VM has ended here: see what `bulkhead migrate` answers\n");
             }
             status => status?,
