@@ -6,9 +6,9 @@
 //! overloaded: until it has caught up, or its next life has, the guest sees no time pass. Nobody is ended for it here:
 //! that is for those who know whether a process hangs.
 //!
-//! The vCPU that writes CMDQ_PROD begins the count; a thread goes on with it while commands wait. Software CPUs have
-//! their time limited from that write on, however late this thread comes. Guest time of the host's CPUs stands from
-//! the hold on.
+//! The vCPU whose write makes commands wait begins the count, and each one on its way into the guest does if they wait
+//! already; a thread goes on with it while they do. Software CPUs have their time limited from then on, however late
+//! this thread comes. Guest time of the host's CPUs stands from the hold on.
 
 use super::command_wait::{CommandWait, Look, WAIT_MAX};
 use super::engine::Engine;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// Between two looks while commands wait.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// Between two looks while none do: a write of CMDQ_PROD ends it.
+/// Between two looks while none do: whoever sees them begin to wait ends it.
 const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Who holds the CPUs.
@@ -60,12 +60,11 @@ impl<E: Engine> CommandHold<E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// CMDQ_PROD was written: if nothing has waited until now, the time begins.
+    /// Commands may begin to wait, because of a write of the guest: if none has until now, the time begins.
     pub fn written(&self) {
         let mut state = self.state();
         if state.wait.is_idle() {
             self.look_at(&mut state);
-            self.changed.notify_all();
         }
     }
 
@@ -92,18 +91,22 @@ impl<E: Engine> CommandHold<E> {
                 self.engine.kick();
                 self.limit_time(Some(Duration::ZERO));
                 ipc::log::info!(
-                    "commands wait in the queue of smmu0 for {} ms: the guest's CPUs are held until it has caught up",
+                    "commands wait in the queue of smmu0 for {} ms: the guest's CPUs are held until it has consumed them",
                     WAIT_MAX.as_millis()
                 );
             }
             progress @ (Look::Begun | Look::Idle) => {
+                if progress == Look::Begun {
+                    // Whoever has seen it: the thread may still be waiting as it does while nothing waits.
+                    self.changed.notify_all();
+                }
                 self.limit_time((progress == Look::Begun).then_some(WAIT_MAX));
                 if let Some(held) = state.held.take() {
                     self.gate.hold_cpus(false);
                     let held = held.elapsed();
                     state.held_longest = state.held_longest.max(held);
                     ipc::log::info!(
-                        "smmu0 has caught up: the guest's CPUs were held for {} ms",
+                        "smmu0 has consumed what was overdue: the guest's CPUs were held for {} ms",
                         held.as_millis()
                     );
                 }

@@ -16,10 +16,15 @@ pub fn serve<E: Engine>(
     events: &Events,
 ) {
     loop {
-        // If this process was stopped, what is overdue by now is seen before any guest code goes on.
-        hold.iter().for_each(|hold| hold.look());
         if !gate.wait_cpu_running() {
             return;
+        }
+        // Behind the gate, which it may have found closed: commands may have come before a pause was complete, or wait
+        // in what was restored. If this process was stopped, what is overdue by now is seen before any guest code goes
+        // on.
+        hold.iter().for_each(|hold| hold.look());
+        if gate.are_cpus_held() {
+            continue;
         }
         let event = match engine.run(index) {
             Exit::Kicked => continue,

@@ -43,7 +43,7 @@ const WAIT_SLICE: Duration = Duration::from_millis(100);
 /// was stopped as well.
 const WAIT_COUNTED_MAX: Duration = Duration::from_millis(200);
 
-/// Is told that the guest has added commands.
+/// Is told that commands of the guest may have begun to wait.
 pub type OnCommand = Box<dyn Fn() + Send + Sync>;
 
 /// A device in another process, reached through its ring.
@@ -57,7 +57,7 @@ pub struct RemoteDevice {
     posted: Vec<u64>,
     /// Of an SMMU, its Command queue.
     commands: Option<CommandQueue>,
-    /// Told of each command that the guest adds to that.
+    /// Told when commands may have begun to wait in that.
     on_command: OnceLock<OnCommand>,
     /// Its process may be followed by another life: it is waited for.
     has_next_life: bool,
@@ -184,7 +184,8 @@ impl RemoteDevice {
         self.commands.as_ref()
     }
 
-    /// From now on `told` hears of each write of CMDQ_PROD, when the page shows it and nothing was posted.
+    /// From now on `told` hears of each write after which commands may wait: of CMDQ_PROD, when the page shows it and
+    /// nothing was posted; of another register (CR0 enables the queue, GERRORN lets it go on), when it was answered.
     pub fn on_command(&self, told: OnCommand) {
         let _ = self.on_command.set(told);
     }
@@ -233,12 +234,8 @@ impl RemoteDevice {
         let [a, b, c, d, ..] = value.to_le_bytes();
         let stored = size == 4
             && owned.as_ref().is_some_and(|page| page.store_u32(offset, u32::from_le_bytes([a, b, c, d])));
-        if stored
-            && self.commands.is_some()
-            && CommandQueue::is_prod(offset)
-            && let Some(told) = self.on_command.get()
-        {
-            told();
+        if stored && CommandQueue::is_prod(offset) {
+            self.tell_of_commands();
         }
         if posted || stored || self.posted.contains(&offset) {
             count(&self.counters.posts);
@@ -249,6 +246,15 @@ impl RemoteDevice {
         count(&self.counters.writes);
         let write = || self.requester.write(region, offset, size, value, &interrupt, slice()).map(|()| 0);
         self.finish(gate, write);
+        self.tell_of_commands();
+    }
+
+    fn tell_of_commands(&self) {
+        if self.commands.is_some()
+            && let Some(told) = self.on_command.get()
+        {
+            told();
+        }
     }
 
     /// Sends a request and waits until the device has answered. `None`: the device has failed, or the guest has ended.
