@@ -211,6 +211,9 @@ fn guest_whose_smmu_keeps_up_is_never_held() {
     }
     let holds = inspected(&guest, "commands.holds");
     // If this test was late itself, so was its SMMU.
-    assert!(holds == Value::Counter(0) || longest >= WAIT_MAX, "{holds:?} though each took {longest:?} at most");
+    assert!(
+        holds == Value::Counter(0) || longest >= WAIT_MAX,
+        "{holds:?} though each took {longest:?} at most"
+    );
     guest.quit();
 }
