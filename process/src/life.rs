@@ -76,7 +76,7 @@ pub trait Program: Sized {
     ///
     /// # Errors
     /// If it cannot.
-    fn hold(_armed: &Self::Armed) -> Result<(), Failure> {
+    fn begin_paused(_armed: &Self::Armed) -> Result<(), Failure> {
         Err(Failure::new(
             format!("begin {} paused", Self::WHAT),
             "it runs no guest code: let it go, and pause it",
@@ -284,9 +284,9 @@ impl<P: Program> Life<P> {
     ///
     /// # Errors
     /// If it is not armed, or cannot.
-    pub fn hold(&mut self) -> Result<Quiescence, Failure> {
+    pub fn begin_paused(&mut self) -> Result<Quiescence, Failure> {
         let armed = self.armed("begin")?;
-        P::hold(armed)?;
+        P::begin_paused(armed)?;
         Ok(P::in_flight(armed))
     }
 

@@ -73,7 +73,7 @@ fn answer<P: Program>(
             }
         }
         Request::Go => life.go()?,
-        Request::Pause if state == State::Replayed => return life.hold().map(Reply::Paused),
+        Request::Pause if state == State::Replayed => return life.begin_paused().map(Reply::Paused),
         Request::Pause => return life.pause().map(Reply::Paused),
         Request::Resume => life.resume()?,
         Request::Quit => {}

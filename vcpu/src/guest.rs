@@ -182,7 +182,7 @@ impl<E: Engine> Guest<E> {
     }
 
     /// Begins with the gate closed, as it was since the threads started: no CPU has run, and guest time stands still.
-    pub fn hold(&self) -> Result<(), Failure> {
+    pub fn begin_paused(&self) -> Result<(), Failure> {
         self.dirty.adopt();
         let parked = self.gate.wait_parked(PARK_DEADLINE);
         parked.map_err(|error| Failure::new("begin the machine paused", error))

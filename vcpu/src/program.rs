@@ -111,8 +111,8 @@ impl<E: Engine> Program for VcpuProgram<E> {
         }
     }
 
-    fn hold(armed: &Armed<E>) -> Result<(), Failure> {
-        armed.0.hold()
+    fn begin_paused(armed: &Armed<E>) -> Result<(), Failure> {
+        armed.0.begin_paused()
     }
 
     fn pause(armed: &Armed<E>) -> Result<(), Failure> {

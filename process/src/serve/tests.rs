@@ -68,8 +68,8 @@ impl Program for Notebook {
     fn go(armed: &Pages, _context: &Context) {
         armed.note("go");
     }
-    fn hold(armed: &Pages) -> Result<(), Failure> {
-        armed.note("hold");
+    fn begin_paused(armed: &Pages) -> Result<(), Failure> {
+        armed.note("begin paused");
         Ok(())
     }
     fn pause(armed: &Pages) -> Result<(), Failure> {
@@ -191,7 +191,7 @@ fn process_that_is_paused_before_it_goes_begins_paused_and_never_went() {
     ask(&channel, &Request::Quit);
     let (calls, _, end) = thread.join().unwrap();
     end.unwrap();
-    assert_eq!(calls, ["configure", "arm", "replay", "hold", "pause"]);
+    assert_eq!(calls, ["configure", "arm", "replay", "begin paused", "pause"]);
 }
 
 #[test]

@@ -154,7 +154,7 @@ fn machine_that_begins_paused_executes_nothing_and_keeps_its_state_and_signals_u
 
     let (there, devices) = parts();
     let next = launched(there, Some(&saved));
-    next.hold().unwrap();
+    next.begin_paused().unwrap();
     devices.wire.ring();
     assert_eq!((instructions(&next), waiting(&next)), (0, [0, 1]), "nothing has moved");
     assert!(!devices.pin_ended.take());

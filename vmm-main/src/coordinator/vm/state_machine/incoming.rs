@@ -67,7 +67,7 @@ enum Stage {
     Replay,
     Go,
     /// It was paused, and stays so.
-    Hold,
+    BeginPaused,
     /// The connections are closed, and the mover is ended.
     Close,
     End,
@@ -245,7 +245,7 @@ impl StateMachine {
             Stage::Replay => self.replay(new),
             Stage::Go if coming.runs => self.go(new),
             Stage::Go => self.go_without_cpus(new),
-            Stage::Hold => self.hold(new),
+            Stage::BeginPaused => self.begin_paused(new),
             Stage::End => self.end_mover(coming.mover),
             _ => Progress::Waiting,
         };
@@ -271,8 +271,8 @@ impl StateMachine {
                 coming.enter_for(Stage::Await, COMMIT_SPAN, actions);
                 coming.handle(destination::Event::Taken, actions);
             }
-            Stage::Go if !coming.runs => coming.enter(Stage::Hold),
-            Stage::Go | Stage::Hold => return self.arrived(coming),
+            Stage::Go if !coming.runs => coming.enter(Stage::BeginPaused),
+            Stage::Go | Stage::BeginPaused => return self.arrived(coming),
             Stage::End if coming.is_committed() => {
                 actions.push(Action::Migration(MigrationAction::Forget));
                 return Step::Continue(Operation::Idle);

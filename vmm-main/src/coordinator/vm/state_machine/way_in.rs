@@ -73,7 +73,7 @@ impl StateMachine {
     }
 
     /// Has those begin paused that have not begun, and pauses all others.
-    pub(super) fn hold(&mut self, generation: u32) -> Progress {
+    pub(super) fn begin_paused(&mut self, generation: u32) -> Progress {
         let tiers = 0..self.plan.tier_count();
         let is_due = |life: &Life| matches!(life.state, State::Replayed | State::Running);
         self.ask_by_tiers(generation, tiers, RequestKind::Pause, is_due)
