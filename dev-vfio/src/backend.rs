@@ -105,6 +105,9 @@ pub trait DeviceEnd: fmt::Debug + Send + Sync + Sized + 'static {
     /// If the device is lost.
     fn flush_posts(&self) -> Result<(), Self::Error>;
 
+    /// The guest's last access was answered: a next life does not do it again.
+    fn answered(&self);
+
     /// Resets the device, if it can be. Its interrupts stay connected.
     ///
     /// # Errors

@@ -116,6 +116,10 @@ impl DeviceEnd for PhysicalDevice {
         Ok(())
     }
 
+    fn answered(&self) {
+        self.answered();
+    }
+
     fn reset(&self) -> Result<(), KernelError> {
         self.reset()
     }

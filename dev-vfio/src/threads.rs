@@ -227,6 +227,13 @@ impl<B: Backend> RingDevice for Function<B> {
         Function::access(self, access)
     }
 
+    fn answered(&self) {
+        // Also if the device has failed at that access.
+        if let Some(device) = self.opened() {
+            device.answered();
+        }
+    }
+
     /// Accesses leave no work behind: they are done at once, or by the device.
     fn step(&self) -> Step {
         Step::Idle

@@ -163,6 +163,9 @@ impl DeviceEnd for VfioUserDevice {
         if posts.is_empty() { Ok(()) } else { self.client.post(&posts) }
     }
 
+    /// What a next life may do again, the keeper and the device's model say.
+    fn answered(&self) {}
+
     fn reset(&self) -> Result<(), ClientError> {
         self.settle_posts()?;
         self.client.reset()

@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 
 use ipc::deadline::Deadline;
 use ipc::error::Violation;
-use ipc::shm::ring::{Access, Interrupt, Responder, ResponderError};
+use ipc::shm::ring::{Access, Interrupt, Responder, ResponderError, Token};
 
 /// What is behind the ring. All calls come from the thread.
 pub trait RingDevice: Send + Sync + 'static {
     /// Carries out an access and returns the value of a read.
     fn access(&self, access: Access) -> u64;
+    /// That access is out of the ring: if this process dies from now on, its next life does not find it there.
+    fn answered(&self);
     /// Does one step of the work that accesses have started. Called in mode `Running`, and before `Paused` comes into
     /// force until it returns [`Step::Idle`].
     fn step(&self) -> Step;
@@ -301,10 +303,7 @@ impl Shared {
                 Step::Idle => Deadline::after(Deadline::SPAN_MAX),
             };
             match responder.next(&self.interrupt, deadline) {
-                Ok(token) => {
-                    let value = device.access(token.access());
-                    token.complete(value);
-                }
+                Ok(token) => carry_out(device, token),
                 Err(ResponderError::Stopped(_)) => {}
                 Err(ResponderError::Violation(violation)) => return Err(violation),
             }
@@ -317,13 +316,18 @@ impl Shared {
 fn answer_one(device: &impl RingDevice, responder: &mut Responder) -> Result<bool, Violation> {
     match responder.try_next() {
         Ok(Some(token)) => {
-            let value = device.access(token.access());
-            token.complete(value);
+            carry_out(device, token);
             Ok(true)
         }
         Ok(None) | Err(ResponderError::Stopped(_)) => Ok(false),
         Err(ResponderError::Violation(violation)) => Err(violation),
     }
+}
+
+fn carry_out(device: &impl RingDevice, token: Token<'_>) {
+    let value = device.access(token.access());
+    token.complete(value);
+    device.answered();
 }
 
 #[cfg(test)]

@@ -169,9 +169,16 @@ impl PhysicalDevice {
     /// Does an access. Those to configuration space can be done twice: the kernel answers them, or the device as if
     /// it had been asked once. What the registers in a BAR do at an access is not known here.
     fn begun<T>(&self, index: u32, offset: u64, access: impl FnOnce() -> T) -> T {
-        match &self.kept {
-            Some(kept) if index != PCI_CONFIG_REGION => kept.journal.during(index, offset, access),
-            _ => access(),
+        if let Some(kept) = self.kept.as_ref().filter(|_| index != PCI_CONFIG_REGION) {
+            kept.journal.begin_access(index, offset);
+        }
+        access()
+    }
+
+    /// The access that was done last is out of the ring: no next life does it again.
+    pub fn answered(&self) {
+        if let Some(kept) = &self.kept {
+            kept.journal.end_access();
         }
     }
 

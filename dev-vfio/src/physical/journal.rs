@@ -31,7 +31,7 @@ const ATTACHED: usize = FIRST + 6;
 const ENTRY: usize = FIRST + 7;
 /// 1: objects come and go, and what the four words above say is not reliable.
 const EXCHANGE: usize = FIRST + 9;
-/// An access to a BAR that was begun: [`IS_ACCESS`], the region, the offset.
+/// An access to a BAR that was begun and is in the ring: [`IS_ACCESS`], the region, the offset.
 const ACCESS: usize = FIRST + 10;
 
 const IS_ACCESS: u64 = 1 << 63;
@@ -182,16 +182,19 @@ impl HostJournal {
         self.0.store(EXCHANGE, 0);
     }
 
-    /// Does `access`, an access to a BAR: if this process dies meanwhile, it is not known whether it was done.
-    pub fn during<T>(&self, region: u32, offset: u64, access: impl FnOnce() -> T) -> T {
+    /// An access to a BAR follows. If this process dies before [`Self::end_access`], it is not known whether it was
+    /// done, and the ring would have it done again.
+    pub fn begin_access(&self, region: u32, offset: u64) {
         let place = u64::from(region & 0x7f) << REGION_SHIFT | offset & ((1 << REGION_SHIFT) - 1);
         self.0.store(ACCESS, IS_ACCESS | place);
-        let outcome = access();
-        self.0.store(ACCESS, 0);
-        outcome
     }
 
-    /// The region and offset of an access that was begun and perhaps not done.
+    /// It was done, and is out of the ring.
+    pub fn end_access(&self) {
+        self.0.store(ACCESS, 0);
+    }
+
+    /// The region and offset of an access that was begun, and perhaps done, but not answered.
     pub fn begun(&self) -> Option<(u64, u64)> {
         let word = self.0.load(ACCESS);
         let place = word & !IS_ACCESS;

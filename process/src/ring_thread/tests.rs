@@ -16,6 +16,9 @@ struct Counters {
     done: AtomicU32,
     /// Held, an access does not end.
     stuck: Mutex<()>,
+    answered: AtomicU32,
+    /// Held, what follows an answer does not end.
+    stuck_answered: Mutex<()>,
     /// Accesses that had come before each note was dealt with.
     noted: Mutex<Vec<(u32, u32)>>,
 }
@@ -28,6 +31,11 @@ impl RingDevice for Counters {
             self.work.fetch_add(3, Ordering::SeqCst);
         }
         u64::from(self.done.load(Ordering::SeqCst))
+    }
+
+    fn answered(&self) {
+        drop(lock(&self.stuck_answered));
+        self.answered.fetch_add(1, Ordering::SeqCst);
     }
 
     fn step(&self) -> Step {
@@ -129,6 +137,32 @@ fn pause_empties_the_ring_and_finishes_the_work_and_begins_none() {
     rig.thread.set_mode(Mode::Running).unwrap();
     rig.thread.set_mode(Mode::Paused).unwrap();
     assert_eq!(rig.done(), 21);
+}
+
+#[test]
+fn device_hears_of_each_answer_when_the_guest_has_it() {
+    let rig = Rig::new();
+    let answered = || rig.device.answered.load(Ordering::SeqCst);
+    // The thread is waiting, or about to: then it takes accesses that are there already; and those before a pause.
+    let held = lock(&rig.device.stuck_answered);
+    rig.write(0);
+    assert_eq!(answered(), 0, "the guest has its answer, and the device has not heard of it");
+    (0..3).for_each(|_| rig.post(0));
+    drop(held);
+    rig.thread.set_mode(Mode::Paused).unwrap();
+    assert_eq!(answered(), 4);
+    // Before the answer it hears nothing.
+    let stuck = lock(&rig.device.stuck);
+    rig.post(0);
+    let until = Instant::now() + Duration::from_secs(20);
+    while rig.device.accesses.load(Ordering::SeqCst) < 5 {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    assert_eq!(answered(), 4);
+    drop(stuck);
+    rig.thread.set_mode(Mode::Paused).unwrap();
+    assert_eq!(answered(), 5);
 }
 
 #[test]

@@ -43,14 +43,14 @@ fn next_life_finds_ids_and_attachment_and_none_of_an_exchange_that_was_under_way
 }
 
 #[test]
-fn access_that_was_begun_is_found_and_one_that_is_done_is_not() {
+fn access_that_was_begun_is_found_until_it_is_answered() {
     let region = Checkpoint::create("host-journal").unwrap();
     let (journal, next) = (HostJournal::new(&region).unwrap(), HostJournal::new(&region).unwrap());
-    let value = journal.during(5, 0x12_3456, || {
-        assert_eq!(next.begun(), Some((5, 0x12_3456)));
-        7
-    });
-    assert_eq!((value, next.begun()), (7, None));
+    assert_eq!(next.begun(), None);
+    journal.begin_access(5, 0x12_3456);
+    assert_eq!(next.begun(), Some((5, 0x12_3456)));
+    journal.end_access();
+    assert_eq!(next.begun(), None);
 }
 
 #[test]
