@@ -3,9 +3,10 @@
 //!
 //! A function's process hands each eventfd over once, and sets its route (an EventID) whenever that changes; the
 //! DeviceID comes from the system table. If it dies, its vectors stay as they are, and the eventfds of its next life
-//! take their places one by one: what is signalled meanwhile waits in the new one. A vector without a route is off its
-//! irqfd, so that a signal waits in the eventfd; so are all while the machine is paused. A controller without irqfds
-//! takes none, and the function's process delivers the MSIs over its board.
+//! take their places one by one, without a route: which of them have one now only that life knows, for the guest may
+//! have masked some meanwhile. A vector without a route is off its irqfd, so that a signal waits in the eventfd; so are
+//! all while the machine is paused. A controller without irqfds takes none, and the function's process delivers the
+//! MSIs over its board.
 
 use ipc::protocol::control::Failure;
 use ipc::protocol::function_link::VECTORS_MAX;
@@ -69,8 +70,8 @@ impl Vectors {
         let _ = self.listener.set(listener);
     }
 
-    /// Adds one of this life's without a route, or puts it in the place of an earlier life's, with the route of that.
-    /// The error is the answer to the function's process.
+    /// Adds one of this life's, or puts it in the place of an earlier life's; in either case without a route. The error
+    /// is the answer to the function's process.
     pub fn add(&self, device_id: u32, index: u16, life: u32, eventfd: OwnedFd) -> Result<(), String> {
         if !self.listens {
             return Err("software CPUs have no irqfds".to_owned());
@@ -83,16 +84,15 @@ impl Vectors {
             list.push(Vector { eventfd, device_id, index, life, event: None });
             return Ok(());
         };
-        let found = list.get(place).map(|vector| (vector.life, vector.event));
-        let Some((_, event)) = found.filter(|(before, _)| *before != life) else {
+        if list.get(place).is_none_or(|vector| vector.life == life) {
             return Err(format!("vector {index} is there already"));
-        };
-        // Off its irqfd, which is the other eventfd's, and on again.
+        }
+        // Off the irqfd of the eventfd before.
         self.set(&mut list, place, None)?;
         if let Some(vector) = list.get_mut(place) {
             (vector.eventfd, vector.life) = (eventfd, life);
         }
-        self.set(&mut list, place, event)
+        Ok(())
     }
 
     /// Changes a vector's route. After an error it has none.
