@@ -176,6 +176,10 @@ impl NestedIommu {
             journal.keep_attached(attached);
         }
         let mut dirty = DirtyTracking::choose(cdev.as_fd(), parent_logs.then_some(parent), layout);
+        if dirty.method() == Method::DeviceLog {
+            // A log that the life before had begun is on, and would refuse another beginning; mostly there is none.
+            let _ = cdev::dma_logging_stop(cdev.as_fd());
+        }
         dirty.attached(is_sure && attached == Attached::Bypass);
         let (events, journal) = (Events::new(file), Some(journal));
         let counters = Counters::default();
