@@ -92,7 +92,7 @@ pub fn bind(cdev: BorrowedFd<'_>, objects: &Objects) -> Result<Bound, KernelErro
         // Bound already: through this open file, which the coordinator has kept, or through another process's.
         Err(Errno::INVAL) if objects.has_device() => {
             cdev::detach(cdev).map_err(|_| KernelError::InUse)?;
-            objects.adopt().map(Bound::BehindIommu).ok_or(KernelError::InUse)
+            objects.clear_earlier().map(Bound::BehindIommu).ok_or(KernelError::InUse)
         }
         // Only a device with migration states is moved, and no other in software has an earlier life.
         Err(Errno::INVAL) if cdev::migration_flags(cdev).is_ok() => Ok(Bound::Software { anew: false }),

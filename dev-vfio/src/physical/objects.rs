@@ -61,7 +61,7 @@ impl Objects {
 
     /// Destroys the objects of an earlier life of this process, and finds the device that it bound. The device must
     /// be detached.
-    pub fn adopt(&self) -> Option<ObjectId> {
+    pub fn clear_earlier(&self) -> Option<ObjectId> {
         // Dependent objects have higher ids, unless an id was reused: as many rounds as there are levels.
         const LEVELS: usize = 5;
         for _ in 0..LEVELS {

@@ -68,7 +68,7 @@ fn next_life_clears_away_what_it_finds_in_whatever_order_it_was_made() {
     assert_eq!([table, vdevice, viommu, parent], holes);
     // The process has died: its files are open elsewhere, and nothing was undone.
     std::mem::forget(mock);
-    let found = Objects::new(file.try_clone().unwrap()).adopt();
+    let found = Objects::new(file.try_clone().unwrap()).clear_earlier();
     assert_eq!(found, None, "the mock's device is an object too");
     assert!(is_empty(file.as_fd()));
 }

@@ -7,7 +7,8 @@
 //! and when; which eventfds its vectors signal, and where they are routed. All requests are idempotent but
 //! [`FunctionRequest::AddWindow`] and [`FunctionRequest::AddVector`]. If the vCPU process dies the VM ends; if the
 //! function's process dies its windows are hidden, its vectors stay routed, and its accesses read as all ones. If that
-//! has a next life, windows and vectors stay as they are until those of the next life take their places.
+//! has a next life, its accesses wait for that, which adds windows of its own; each vector stays as it is until the
+//! next life adds it again, and has no route then before that gives it one.
 //!
 //! A window is memory of the *device's server*, which is not trusted: it is mapped only if no access to it can fault
 //! ([`crate::shm::device_memory`] has the rules). Or it is a part of a BAR of the physical device, which only the guest
