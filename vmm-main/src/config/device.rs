@@ -126,10 +126,9 @@ pub fn resolve(devices: Vec<DeviceSettings>, below: Restarts) -> Result<Vec<Devi
     let mut taken: Vec<u64> = devices.iter().filter_map(|device| device.slot).collect();
     let mut placed = Vec::new();
     for DeviceSettings { behind, slot, direct_dma, required, restart } in devices {
-        if restart.policy == Some(RestartPolicy::Always) && matches!(behind, Behind::VfioUser(_)) {
+        if restart.policy == Some(RestartPolicy::Always) && !matches!(behind, Behind::Nvme(_)) {
             return refuse(
-                "the process of a `vfio-user` device leaves nothing that it can be started anew from"
-                    .to_owned(),
+                "only the processes of an `nvme` device are started anew if one dies".to_owned(),
                 "leave `restart` out, or give \"never\"".to_owned(),
             );
         }
@@ -260,14 +259,11 @@ mod tests {
         assert_eq!(restarts, [(RestartPolicy::Always, 9), (RestartPolicy::Never, 9)]);
         let placed = resolve(vec![device(None)]).unwrap();
         assert_eq!((placed[0].restart, placed[0].restarts), (RestartPolicy::Always, 5));
-        let foreign =
-            DeviceSettings { behind: Behind::VfioUser("sock".into()), restart: said, ..device(None) };
-        assert!(
-            resolve(vec![foreign])
-                .unwrap_err()
-                .what
-                .contains("leaves nothing that it can be started anew from")
-        );
+        for behind in [Behind::VfioUser("sock".into()), Behind::Physical("0000:01:00.0".into())] {
+            let other = DeviceSettings { behind, restart: said, ..device(None) };
+            let refused = resolve(vec![other]).unwrap_err();
+            assert!(refused.what.contains("only the processes of an `nvme` device"), "{refused}");
+        }
         let often = Restarts { policy: None, per_minute: Some(u64::MAX) };
         assert!(resolve(vec![DeviceSettings { restart: often, ..device(None) }]).is_err());
     }

@@ -101,9 +101,11 @@ pub struct HandedDevice {
 }
 
 impl HandedDevice {
-    /// Whether its processes are started anew if one dies.
+    /// Whether its processes are started anew if one dies. That of a physical device is not, though a next life could
+    /// adopt the device: when no life follows any more, the vSMMU would be told that the device's DMA has ended while
+    /// the vCPU process still maps its BARs, and so keeps its DMA going.
     pub fn comes_back(&self) -> bool {
-        self.kind != DeviceKind::VfioUser && self.restart == RestartPolicy::Always
+        self.kind == DeviceKind::Nvme && self.restart == RestartPolicy::Always
     }
 }
 

@@ -293,5 +293,10 @@ mod tests {
         let RoleConfig::Vcpu(cpus) = configs.of(VCPU).unwrap() else { panic!("another role's") };
         let devices: Vec<_> = cpus.functions.iter().map(|function| function.host_device).collect();
         assert_eq!(devices, [None, Some(0x1234)], "only the file of a physical device may be mapped");
+        let RoleConfig::Vfio(config) = configs.of(device(1)).unwrap() else { panic!("another role's") };
+        assert!(config.next_life.is_none(), "no life follows that of a physical device's process");
+        assert_eq!((handover.restarts_of(device(0)), handover.restarts_of(device(1))), (None, None));
+        let disk = HandedDevice { kind: DeviceKind::Nvme, direct_dma: false, ..handed(1) };
+        assert_eq!(Handover { devices: vec![disk], ..handover }.restarts_of(device(0)), Some(5));
     }
 }
