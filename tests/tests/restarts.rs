@@ -239,9 +239,9 @@ fn program_that_cannot_follow_is_refused_and_the_old_life_goes_on() {
     for (program, words) in [
         (&missing, "no such program"),
         (&text, "Permission denied"),
-        (&script, "no program of the processes of a VM"),
+        (&script, "it has no protocol mark"),
         (&other_protocol, "speaks protocol 4294967295, and this VM protocol"),
-        (&other_role, "nvme0"),
+        (&other_role, "nvme0 is started with the program of a smmu"),
     ] {
         let refused = vm.control("restart", &["--program", program.to_str().unwrap(), "nvme0"]).unwrap();
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();

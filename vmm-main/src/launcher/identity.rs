@@ -2,17 +2,17 @@
 //! The files by which another host knows this one, as sealed memory files: opened with the user's rights, by the
 //! launcher of a VM that receives its guest, or by the client that has one moved.
 //!
-//! What is in them is copied by the kernel: a private key is in the memory of the mover, and of no other process.
+//! What is in them is copied inside the kernel: a private key is in the memory of the mover, and of no other process.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use ipc::protocol::mover::{IDENTITY_LEN_MAX, IdentityFile};
 use ipc::shm::memory_file;
-use rustix::fs::{SealFlags, fcntl_add_seals};
+use rustix::fs::Access;
 
+use super::sealed_copy::sealed_copy;
 use crate::config::tls::Tls;
 use crate::printable;
 use crate::problem::Problem;
@@ -34,30 +34,20 @@ pub fn open(tls: &Tls) -> Result<Identity, Problem> {
 }
 
 fn open_one(path: &Path, flag: &'static str) -> Result<OwnedFd, Problem> {
-    sealed_copy(path).map_err(|error| {
+    copy(path).map_err(|error| {
         let what = format!("the file cannot be used for TLS: {error}");
         Problem::usage(what, printable::path(path), format!("give a readable PEM file with {flag}"))
             .because_of(&error)
     })
 }
 
-fn sealed_copy(path: &Path) -> io::Result<OwnedFd> {
-    let from = File::open(path)?;
-    if !from.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut memory = File::from(memory_file::create("identity")?);
-    // By the kernel, from file to file.
-    let len = io::copy(&mut from.take(IDENTITY_LEN_MAX + 1), &mut memory)?;
-    if !(1..=IDENTITY_LEN_MAX).contains(&len) {
-        return Err(io::Error::other(format!("it has {len} bytes, or more")));
-    }
-    fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-    Ok(memory.into())
+fn copy(path: &Path) -> io::Result<OwnedFd> {
+    sealed_copy(path, Access::READ_OK, memory_file::create("identity")?, IDENTITY_LEN_MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::FileExt;
 
     use super::*;
@@ -85,19 +75,23 @@ mod tests {
     }
 
     #[test]
-    fn file_that_is_missing_empty_too_long_or_a_folder_is_refused_by_its_flag() {
+    fn file_that_is_missing_empty_too_long_or_no_regular_one_is_refused_by_its_flag() {
         let folder = tempfile::tempdir().unwrap();
         let good = written(folder.path(), "good", b"x");
         let long = vec![b'x'; usize::try_from(IDENTITY_LEN_MAX).unwrap() + 1];
-        for key in [
-            folder.path().join("missing"),
-            written(folder.path(), "empty", b""),
-            written(folder.path(), "long", &long),
-            folder.path().to_owned(),
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        for (key, why) in [
+            (folder.path().join("missing"), "No such file"),
+            (written(folder.path(), "empty", b""), "it is empty"),
+            (written(folder.path(), "long", &long), "it is longer than 1 MiB"),
+            (folder.path().to_owned(), "it is not a regular file"),
+            // Nobody writes it: who opens it waits.
+            (fifo, "it is not a regular file"),
         ] {
             let tls = Tls { ca: good.clone(), cert: good.clone(), key, peer: "host-b".to_owned() };
             let problem = open(&tls).unwrap_err();
-            assert!(problem.advice.contains("--tls-key"), "{problem}");
+            assert!(problem.advice.contains("--tls-key") && problem.what.contains(why), "{problem}");
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod relay;
 pub mod rotated_file;
 pub mod runtime_dir;
 pub mod screen;
+mod sealed_copy;
 pub mod signals;
 pub mod started;
 pub mod terminal;
@@ -43,7 +44,6 @@ use std::{panic, process, thread};
 
 use ipc::log::Level;
 use ipc::shm::memory_file;
-use rustix::fs::{SealFlags, fcntl_add_seals};
 use sandbox::Profile;
 use sandbox::report::CrashPage;
 use sandbox::spawn::{Child, Spawn};
@@ -267,8 +267,7 @@ fn spawn(
 fn handover_file(handover: &Handover) -> io::Result<File> {
     let mut file = File::from(memory_file::create("bulkhead-configuration")?);
     file.write_all(&serde_json::to_vec(handover)?)?;
-    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-    fcntl_add_seals(&file, seals)?;
+    memory_file::seal(&file)?;
     Ok(file)
 }
 

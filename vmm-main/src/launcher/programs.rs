@@ -14,16 +14,15 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ipc::hello::{PROGRAM_MARK_HEAD, PROTOCOL};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::Errno;
+use ipc::shm::memory_file;
+use rustix::fs::Access;
 
+use super::sealed_copy::sealed_copy;
 use crate::printable;
 use crate::problem::Problem;
 
 /// The longest program that is copied: one with all of its debug information has some 100 MiB.
 const COPY_LEN_MAX: u64 = 512 << 20;
-/// `MFD_EXEC`, from Linux 6.3 on.
-const EXEC: MemfdFlags = MemfdFlags::from_bits_retain(0x10);
 
 /// Copies the program at `path`, as the user may read and execute it, into a memory file that cannot be changed.
 ///
@@ -33,36 +32,17 @@ pub fn copy(path: &Path) -> io::Result<OwnedFd> {
     if !path.is_absolute() {
         return Err(io::Error::other("its path is not absolute"));
     }
-    // A fifo would be waited for; it is refused below.
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-    let file = File::from(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?);
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
-    // Whoever asks is not to be given what could only be read.
-    rustix::fs::access(path, rustix::fs::Access::EXEC_OK)?;
-    if metadata.len() > COPY_LEN_MAX {
-        return Err(io::Error::other(format!("it has more than {} MiB", COPY_LEN_MAX >> 20)));
-    }
     let name = path.file_name().map_or_else(|| "program".into(), |name| name.to_string_lossy());
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let copy = match memfd_create(name.as_ref(), flags | EXEC) {
-        // An older kernel: every memory file can be executed.
-        Err(Errno::INVAL) => memfd_create(name.as_ref(), flags),
-        made => made,
-    }?;
-    let mut writer = File::from(copy.try_clone()?);
-    io::copy(&mut io::Read::take(&file, COPY_LEN_MAX), &mut writer)?;
-    drop(writer);
-    fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    // Whoever asks is not to be given what could only be read.
+    let wanted = Access::READ_OK | Access::EXEC_OK;
+    let copy = sealed_copy(path, wanted, memory_file::create_executable(&name)?, COPY_LEN_MAX)?;
     let spoken = protocols(&File::from(copy.try_clone()?))?;
     if spoken.contains(&PROTOCOL) {
         return Ok(copy);
     }
     Err(io::Error::other(match spoken.first() {
         Some(other) => format!("it speaks protocol {other}, and this VM protocol {PROTOCOL}"),
-        None => "it is no program of the processes of a VM".to_owned(),
+        None => "it is not a program of Bulkhead's processes (it has no protocol mark)".to_owned(),
     }))
 }
 
@@ -162,15 +142,12 @@ mod tests {
         assert_eq!(other, format!("it speaks protocol {}, and this VM protocol {PROTOCOL}", PROTOCOL + 1));
         let cut = program("cut", 9, PROTOCOL);
         File::options().write(true).open(&cut).unwrap().set_len(9 + 50).unwrap();
-        assert!(copy(&cut).unwrap_err().to_string().contains("no program"));
+        assert!(copy(&cut).unwrap_err().to_string().contains("no protocol mark"));
         let text = folder.path().join("text");
         std::fs::write(&text, "x").unwrap();
         assert_eq!(copy(&text).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
-        assert!(copy(folder.path()).unwrap_err().to_string().contains("no file"));
+        assert_eq!(copy(folder.path()).unwrap_err().to_string(), "it is not a regular file");
         assert!(copy(Path::new("bulkhead-nvme")).unwrap_err().to_string().contains("not absolute"));
-        let fifo = folder.path().join("fifo");
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o700.into(), 0).unwrap();
-        assert!(copy(&fifo).unwrap_err().to_string().contains("no file"));
     }
 
     #[test]

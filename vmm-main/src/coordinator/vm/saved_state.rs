@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use ipc::instance::InstanceId;
 use ipc::protocol::control::SAVED_LEN_MAX;
 use ipc::shm::memory_file;
-use rustix::fs::{SealFlags, fcntl_add_seals};
 
 use crate::problem::Problem;
 
@@ -41,8 +40,7 @@ impl SavedState {
     /// Accepts the `len` bytes that the process reports to have written, and seals the file.
     pub fn keep(&mut self, len: u64) -> Result<(), NotKept> {
         let host = |error: &dyn std::fmt::Display| NotKept::Host(not_kept(self.instance, error));
-        let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&self.memory, seals).map_err(|error| host(&error))?;
+        memory_file::seal(&self.memory).map_err(|error| host(&error))?;
         let file = self.memory.as_fd().try_clone_to_owned().map(File::from);
         let held = file.and_then(|file| file.metadata()).map_err(|error| host(&error))?.len();
         if len > held || len > SAVED_LEN_MAX {
