@@ -50,8 +50,9 @@ const HEADER_COUNT_MAX: usize = 32;
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// Of it, what is left to who was silent: the timer takes no less.
 const HEAD_REST: Duration = Duration::from_millis(1);
-/// For the body and the work: the longest is a save/restore whose processes are all as late as they may be.
-pub const REQUEST_DEADLINE: Duration = budget::sum(&[spans::MOVE_SPAN, budget::SLACK]);
+/// For the body and the work: the longest is a restart into a program that is long in being copied, whose processes are
+/// all as late as they may be: as late as in a save/restore.
+pub const REQUEST_DEADLINE: Duration = budget::sum(&[spans::COPY_DEADLINE, spans::MOVE_SPAN, budget::SLACK]);
 /// For all of it, with the time a slow reader gets for the answer.
 pub const CONNECTION_DEADLINE: Duration = budget::sum(&[REQUEST_DEADLINE, Duration::from_secs(10)]);
 /// For a migration, whose rounds take as long as RAM and network have it: each step in it has a deadline of its own.

@@ -178,7 +178,7 @@ async fn api_orders_to_stop_and_questions_wait_for_no_command() {
 fn api_deadlines_contain_what_they_wait_for() {
     use crate::api::types::DIRTY_RATE_MS_MAX;
     use crate::coordinator::{FAREWELL_SPAN, spans};
-    assert!(REQUEST_DEADLINE > spans::MOVE_SPAN);
+    assert!(REQUEST_DEADLINE > spans::COPY_DEADLINE + spans::MOVE_SPAN);
     assert!(REQUEST_DEADLINE > Duration::from_millis(DIRTY_RATE_MS_MAX) + 2 * spans::ORDER_SPAN);
     assert!(REQUEST_DEADLINE > spans::STOP_SPAN + FAREWELL_SPAN);
     assert!(spans::STOP_SPAN + FAREWELL_SPAN / 3 <= Duration::from_secs(13), "as README.md says");

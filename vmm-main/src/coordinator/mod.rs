@@ -127,8 +127,8 @@ async fn serve(given: Given, channel: OwnedFd, locked: &Locked) -> Result<(), Pr
     let (arrived, arrivals) = mpsc::channel(usize::from(LANES_MAX) + IdentityFile::ALL.len());
     let (to_launcher, reports) = mpsc::channel(4);
     let (found, reopened) = mpsc::channel(DEVICES_MAX);
-    // One is asked for at a time.
-    let (programs, opened) = mpsc::channel(1);
+    // One is asked for at a time; in front of it may be the answer to a request that was given up.
+    let (programs, opened) = mpsc::channel(2);
     let (free, freed) = oneshot::channel();
     let launcher = Launcher::new(to_launcher.clone(), reopened, given.handover.unreachable());
     match given.handover.hang_deadline {

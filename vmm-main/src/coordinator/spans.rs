@@ -49,6 +49,9 @@ pub const MOVE_SPAN: Duration = budget::sum(&[
     ORDER_SPAN,
 ]);
 
+/// For the launcher's copy of a program that a process is to be restarted into: one of the longest, from a slow disk.
+pub const COPY_DEADLINE: Duration = Duration::from_secs(30);
+
 /// If every tier is as late with this request as it may be.
 const fn by_tiers(request: &Request) -> Duration {
     budget::sum(&[

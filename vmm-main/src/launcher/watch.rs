@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::future::{pending, poll_fn};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
@@ -24,7 +25,7 @@ use sandbox::spawn::Child;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::identity::Identity;
@@ -36,7 +37,7 @@ use super::started::Started;
 use super::terminal::{self, Terminal};
 use super::{devices, programs, refused};
 use crate::coordinator::FAREWELL_SPAN;
-use crate::coordinator::spans::STOP_SPAN;
+use crate::coordinator::spans::{COPY_DEADLINE, STOP_SPAN};
 use crate::launcher_channel::{FromCoordinator, Lane, LauncherEnd};
 use crate::lifecycle::Why;
 use crate::printable;
@@ -103,7 +104,7 @@ async fn serve(
     servers: &[Option<PathBuf>],
 ) -> Result<Option<Why>, Problem> {
     let User { socket, mut quits, terminal, log, mut started, mut guest_listener, identity } = user;
-    let host = |step: &'static str| move |error: std::io::Error| refused(step, &error);
+    let host = |step: &'static str| move |error: io::Error| refused(step, &error);
     let pidfd = child.pidfd.try_clone().map_err(host("watch the coordinator"))?;
     let pidfd = readiness::watch(pidfd, Interest::READABLE).map_err(host("watch the coordinator"))?;
     let channel = Rc::new(LauncherEnd::new(channel).map_err(host("watch the channel to the coordinator"))?);
@@ -116,6 +117,7 @@ async fn serve(
     let mut accepted = 0_u32;
     let mut dialling: Option<Work> = None;
     let mut copying: Option<Work> = None;
+    let copies = Arc::new(Semaphore::new(1));
     let mut signals = Signals::new().map_err(host("handle signals"))?;
     let mut deadline = pin!(sleep(Duration::MAX));
     let mut stopping = false;
@@ -146,7 +148,7 @@ async fn serve(
                     dialling = Some(Box::pin(dial(Rc::clone(&channel), number, to, lane_count, reach)));
                 }
                 Ok(Some(FromCoordinator::OpenProgram { number, path })) => {
-                    copying = Some(Box::pin(copy_program(Rc::clone(&channel), number, path)));
+                    copying = Some(Box::pin(copy_program(Rc::clone(&channel), number, path, Arc::clone(&copies))));
                 }
                 Ok(Some(FromCoordinator::Reopen { index })) => {
                     let socket = servers.get(usize::from(index)).cloned().flatten();
@@ -234,7 +236,7 @@ async fn dial(channel: Rc<LauncherEnd>, number: u8, to: String, lane_count: u8, 
     for index in 0..lane_count {
         let socket = match to.parse::<Address>() {
             Ok(to) => other_host::dial(&to, reach).await,
-            Err(error) => Err(std::io::Error::other(error)),
+            Err(error) => Err(io::Error::other(error)),
         };
         let is_none = socket.is_err();
         let lane = Lane { dial: number, index, socket };
@@ -246,18 +248,38 @@ async fn dial(channel: Rc<LauncherEnd>, number: u8, to: String, lane_count: u8, 
     }
 }
 
-/// Copies a program on a thread, for its file may be slow, and hands it over.
-async fn copy_program(channel: Rc<LauncherEnd>, number: u8, path: String) {
-    let (tell, told) = oneshot::channel();
-    let copies = move || drop(tell.send(programs::copy(Path::new(&path))));
-    let copied = match std::thread::Builder::new().name("copy".to_owned()).spawn(copies) {
-        Ok(_) => told.await.unwrap_or_else(|_| Err(std::io::Error::other("its copying failed"))),
-        Err(error) => Err(error),
-    };
+/// Copies a program, and hands it over, or the reason why not.
+async fn copy_program(channel: Rc<LauncherEnd>, number: u8, path: String, copies: Arc<Semaphore>) {
+    let copied = copied(&copies, COPY_DEADLINE, move || programs::copy(Path::new(&path))).await;
     // A coordinator that does not read is noticed elsewhere.
     let handed = timeout(HAND_OVER_DEADLINE, channel.program(number, &copied)).await;
     if let Ok(Err(error)) = handed {
         let _ = timeout(HAND_OVER_DEADLINE, channel.program(number, &Err(error))).await;
+    }
+}
+
+/// What `copy` returns, which runs on a thread, for its file may be slow. A thread that is late cannot be ended: while
+/// it lives it keeps its one of `copies`, so that there are never more.
+async fn copied(
+    copies: &Arc<Semaphore>,
+    span: Duration,
+    copy: impl FnOnce() -> io::Result<OwnedFd> + Send + 'static,
+) -> io::Result<OwnedFd> {
+    let Ok(permit) = Arc::clone(copies).try_acquire_owned() else {
+        return Err(io::Error::other("another program is still being copied"));
+    };
+    let (tell, told) = oneshot::channel();
+    let copies = move || {
+        let copied = copy();
+        // Before it is told of: whoever has the answer may ask for the next.
+        drop(permit);
+        // If nobody waits for it any more it is not kept.
+        drop(tell.send(copied));
+    };
+    std::thread::Builder::new().name("copy".to_owned()).spawn(copies)?;
+    match timeout(span, told).await {
+        Ok(told) => told.unwrap_or_else(|_| Err(io::Error::other("its copying failed"))),
+        Err(_) => Err(io::Error::other(format!("it was not copied within {} s", span.as_secs()))),
     }
 }
 
@@ -270,7 +292,7 @@ async fn done(work: &mut Option<Work>) {
 }
 
 /// The next connection of another host; pending forever, if none is waited for. Cancel-safe.
-async fn next_lane(accepting: Option<&Accepting>) -> std::io::Result<OwnedFd> {
+async fn next_lane(accepting: Option<&Accepting>) -> io::Result<OwnedFd> {
     match accepting {
         Some(accepting) => accepting.next().await,
         None => pending().await,
@@ -342,3 +364,6 @@ fn death(crash: &CrashPage, status: Option<rustix::process::WaitIdStatus>) -> Pr
         "the VM has ended; if it was not killed by hand, report this with the log above",
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use ipc::instance::InstanceId;
+use tokio::sync::mpsc;
 
 use super::driver::{Vm, Waiting, refused};
 use super::event::{self, Event, LifeId, Ticket};
@@ -22,9 +23,6 @@ use crate::problem::{Class, Problem};
 
 /// An answer of the launcher: the number of the request, and a program, or why there is none.
 pub type Opened = (u8, io::Result<OwnedFd>);
-
-/// The longest path that is asked for: the kernel's limit.
-const PATH_LEN_MAX: usize = 4096;
 
 /// What runs in place of the table's programs.
 #[derive(Debug, Default)]
@@ -79,6 +77,54 @@ impl Programs {
         program.map(|program| &program.file)
     }
 
+    /// Asks the launcher for the program at `path`, for a restart of `process`; or answers why not.
+    fn want(
+        &mut self,
+        launcher: &mpsc::Sender<FromCoordinator>,
+        process: String,
+        path: String,
+        answer: Answer<Restarted>,
+    ) {
+        let refuse = |answer: Answer<Restarted>, what, advice| {
+            // A client may have disconnected.
+            drop(answer.send(Err(Problem::new(Class::State, what, "restart", advice))));
+        };
+        // The launcher answers in time (`COPY_DEADLINE`), whether the client still waits or has left, which is not
+        // known before it has the answer. If that is lost, the next one waits for the deadline of the client's request.
+        if self.wanted.as_ref().is_some_and(|wanted| !wanted.answer.is_closed()) {
+            return refuse(answer, "another program is being opened", "ask again when that is done");
+        }
+        self.number = self.number.wrapping_add(1);
+        let number = self.number;
+        if launcher.try_send(FromCoordinator::OpenProgram { number, path: path.clone() }).is_err() {
+            return refuse(answer, "the launcher is busy", "ask again");
+        }
+        self.wanted = Some(Wanted { number, process, path, answer });
+    }
+
+    /// What the launcher has answered, with the process and the client that it is for. None: nobody wants it, or the
+    /// client is told why there is none.
+    fn opened(&mut self, (number, program): Opened) -> Option<(String, Program, Answer<Restarted>)> {
+        let wanted = self.wanted.take_if(|wanted| wanted.number == number)?;
+        let Wanted { number: _, process, path, answer } = wanted;
+        let path = logs::printable(path.as_bytes());
+        match program {
+            Ok(file) => Some((process, Program { path, file }, answer)),
+            Err(error) => {
+                let what =
+                    format!("the program cannot be used: {}", logs::printable(error.to_string().as_bytes()));
+                let advice = "give a program of Bulkhead that this user may read and execute";
+                let _ = answer.send(Err(Problem::usage(what, path, advice)));
+                None
+            }
+        }
+    }
+
+    /// The restart of this ticket is to be one into `program`.
+    fn begin(&mut self, ticket: Ticket, process: &str, program: Program) {
+        self.candidate = process.parse().ok().map(|instance| Candidate { ticket, instance, program });
+    }
+
     /// The next life is the guest's: so is its program.
     pub fn commit(&mut self) {
         if let Some(Candidate { ticket: _, instance, program }) = self.candidate.take() {
@@ -93,55 +139,21 @@ impl Programs {
 }
 
 impl Vm {
-    /// Has the launcher copy the program that a process is to be restarted into.
+    /// Has the launcher copy the program that a process is to be restarted into, if that can be restarted.
     pub(super) fn want_program(&mut self, process: String, path: String, answer: Answer<Restarted>) {
-        // Of a client that is gone nobody waits for the answer.
-        if self.programs.wanted.as_ref().is_some_and(|wanted| !wanted.answer.is_closed()) {
-            let what = "another program is being opened";
-            drop(answer.send(Err(Problem::new(
-                Class::State,
-                what,
-                "restart",
-                "ask again when that is done",
-            ))));
-            return;
+        match self.machine.check_restart(&process) {
+            Ok(()) => self.programs.want(&self.dialer, process, path, answer),
+            // A client may have disconnected.
+            Err(problem) => drop(answer.send(Err(problem))),
         }
-        if path.len() > PATH_LEN_MAX {
-            let what = format!("no program has a path of {} bytes", path.len());
-            drop(answer.send(Err(Problem::usage(what, "restart", "give the path of a program"))));
-            return;
-        }
-        self.programs.number = self.programs.number.wrapping_add(1);
-        let number = self.programs.number;
-        if self.dialer.try_send(FromCoordinator::OpenProgram { number, path: path.clone() }).is_err() {
-            let what = "the launcher is busy";
-            drop(answer.send(Err(Problem::new(Class::State, what, "restart", "ask again"))));
-            return;
-        }
-        self.programs.wanted = Some(Wanted { number, process, path, answer });
     }
 
     /// The launcher has answered: the restart begins.
-    pub(super) fn program_opened(&mut self, (number, program): Opened) -> Option<Event> {
-        let wanted = self.programs.wanted.take_if(|wanted| wanted.number == number)?;
-        let Wanted { number: _, process, path, answer } = wanted;
-        let path = logs::printable(path.as_bytes());
-        match program {
-            Ok(file) => {
-                let ticket = self.issue(Waiting::Restart(answer));
-                let program = Program { path, file };
-                let candidate = process.parse().ok().map(|instance| Candidate { ticket, instance, program });
-                self.programs.candidate = candidate;
-                Some(Event::Command(ticket, event::Command::Restart(process)))
-            }
-            Err(error) => {
-                let what =
-                    format!("the program cannot be used: {}", logs::printable(error.to_string().as_bytes()));
-                let advice = "give a program of Bulkhead that this user may read and execute";
-                let _ = answer.send(Err(Problem::usage(what, path, advice)));
-                None
-            }
-        }
+    pub(super) fn program_opened(&mut self, opened: Opened) -> Option<Event> {
+        let (process, program, answer) = self.programs.opened(opened)?;
+        let ticket = self.issue(Waiting::Restart(answer));
+        self.programs.begin(ticket, &process, program);
+        Some(Event::Command(ticket, event::Command::Restart(process)))
     }
 
     /// The file of the program that this life is to run, if that is not the table's.
@@ -151,3 +163,6 @@ impl Vm {
         program.map_err(|error| refused("duplicate a descriptor", &error))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use crate::coordinator::vm::action::{Action, MigrationAction, RequestKind, Succe
 use crate::coordinator::vm::event::{Command, LifeId, Ticket};
 use crate::lifecycle::{self, Phase};
 use crate::problem::{Class, Problem};
-use crate::system::MOVER;
+use crate::system::{MOVER, Rewiring};
 
 impl StateMachine {
     /// Begins what a client asks for, or refuses it.
@@ -23,8 +23,16 @@ impl StateMachine {
         {
             return self.probe_mover(ticket, mover, *probe);
         }
-        let begun = match self.operation {
-            Operation::Idle if !self.is_recovering() => self.begin_command(ticket, command),
+        match self.check_free().and_then(|()| self.begin_command(ticket, command)) {
+            Ok(operation) => self.operation = operation,
+            Err(problem) => self.actions.push(Action::Answer(ticket, Err(problem))),
+        }
+    }
+
+    /// Whether a command can begin now.
+    fn check_free(&self) -> Result<(), Problem> {
+        match self.operation {
+            Operation::Idle if !self.is_recovering() => Ok(()),
             Operation::Ending(_) | Operation::Over => Err(has_ended()),
             Operation::Outgoing(_) if self.is_ambiguous() => Err(Problem::new(
                 Class::State,
@@ -44,11 +52,16 @@ impl StateMachine {
                 "control API",
                 "ask again when that is done",
             )),
-        };
-        match begun {
-            Ok(operation) => self.operation = operation,
-            Err(problem) => self.actions.push(Action::Answer(ticket, Err(problem))),
         }
+    }
+
+    /// Whether the process of this name could be restarted now: for who has to prepare that.
+    ///
+    /// # Errors
+    /// The answer to the command, if it came now.
+    pub fn check_restart(&self, name: &str) -> Result<(), Problem> {
+        self.check_free()?;
+        self.restart_of(name).map(drop)
     }
 
     fn begin_command(&mut self, ticket: Ticket, command: Command) -> Result<Operation, Problem> {
@@ -95,6 +108,14 @@ impl StateMachine {
     }
 
     fn begin_restart(&mut self, ticket: Ticket, name: &str) -> Result<Operation, Problem> {
+        let (leaving, rewirings) = self.restart_of(name)?;
+        self.forget_saves();
+        let new = self.next_generation();
+        Ok(Operation::Restart(Restart::new(ticket, leaving, new, rewirings)))
+    }
+
+    /// Which lives end with a restart of this process, and which channels are made anew.
+    fn restart_of(&self, name: &str) -> Result<(Vec<LifeId>, Vec<Rewiring>), Problem> {
         let old = self.life_called(name)?;
         if self.phase != Phase::Running {
             return Err(Problem::new(
@@ -122,9 +143,7 @@ impl StateMachine {
         for member in group.members {
             leaving.push(self.life_of(member).ok_or_else(|| self.is_missing(member))?);
         }
-        self.forget_saves();
-        let new = self.next_generation();
-        Ok(Operation::Restart(Restart::new(ticket, leaving, new, group.rewirings)))
+        Ok((leaving, group.rewirings))
     }
 
     fn begin_probe(&mut self, ticket: Ticket, name: &str, probe: Probe) -> Result<Operation, Problem> {

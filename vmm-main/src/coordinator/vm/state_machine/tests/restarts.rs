@@ -80,12 +80,23 @@ fn restart_of_a_process_that_has_what_no_next_life_can_be_given_is_refused_befor
     for (name, class) in [("vcpu", Class::Usage), ("smmu7", Class::Usage), ("x", Class::Usage)] {
         let ticket = world.command(Command::Restart(name.to_owned()));
         assert_eq!(world.answers[&ticket].as_ref().unwrap_err().class, class, "{name}");
+        assert_eq!(
+            &world.machine.check_restart(name).unwrap_err(),
+            world.answers[&ticket].as_ref().unwrap_err()
+        );
     }
+    assert_eq!(world.machine.check_restart("smmu0"), Ok(()), "and nothing begins by that");
     world.command(Command::Pause);
+    let transit = world.machine.check_restart("smmu0").unwrap_err();
+    assert!(transit.what.contains("another command"), "{transit}");
     world.settle();
     world.requests.clear();
     let ticket = restart(&mut world);
     assert_eq!(world.answers[&ticket].as_ref().unwrap_err().class, Class::State);
+    assert_eq!(
+        &world.machine.check_restart("smmu0").unwrap_err(),
+        world.answers[&ticket].as_ref().unwrap_err()
+    );
     assert_eq!(world.requests, []);
 }
 
