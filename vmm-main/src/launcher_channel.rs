@@ -157,11 +157,7 @@ impl LauncherEnd {
     pub async fn lane(&self, Lane { dial, index, socket }: &Lane) -> io::Result<()> {
         let (message, fd) = match socket {
             Ok(socket) => (vec![LANE, *dial, *index], Some(socket.as_fd())),
-            Err(error) => {
-                let reason = error.to_string().into_bytes();
-                let reason = reason.get(..REASON_LEN_MAX).unwrap_or(&reason);
-                ([&[NO_LANE, *dial, *index], reason].concat(), None)
-            }
+            Err(error) => (refusal(&[NO_LANE, *dial, *index], error), None),
         };
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
     }
@@ -170,11 +166,7 @@ impl LauncherEnd {
     pub async fn program(&self, number: u8, program: &io::Result<OwnedFd>) -> io::Result<()> {
         let (message, fd) = match program {
             Ok(program) => (vec![PROGRAM, number], Some(program.as_fd())),
-            Err(error) => {
-                let reason = error.to_string().into_bytes();
-                let reason = reason.get(..REASON_LEN_MAX).unwrap_or(&reason);
-                ([&[NO_PROGRAM, number], reason].concat(), None)
-            }
+            Err(error) => (refusal(&[NO_PROGRAM, number], error), None),
         };
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
     }
@@ -278,6 +270,12 @@ impl CoordinatorEnd {
         }
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &bytes, &[])).await
     }
+}
+
+/// A message with a reason, which is cut down to what one holds.
+fn refusal(head: &[u8], error: &io::Error) -> Vec<u8> {
+    let reason = error.to_string().into_bytes();
+    [head, reason.get(..REASON_LEN_MAX).unwrap_or(&reason)].concat()
 }
 
 fn garbled(what: &'static str) -> io::Error {

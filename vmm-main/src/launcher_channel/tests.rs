@@ -103,6 +103,30 @@ async fn launcher_channel_connection_to_another_host_comes_with_its_descriptor_o
 }
 
 #[tokio::test]
+async fn launcher_channel_program_comes_with_its_descriptor_or_a_reason() {
+    let (launcher, coordinator) = ends();
+    let request = FromCoordinator::OpenProgram { number: 255, path: "/x/\u{e9}".to_owned() };
+    coordinator.send(&request).await.unwrap();
+    assert_eq!(launcher.recv().await.unwrap(), Some(request));
+    let (_near, far) = UnixStream::pair().unwrap();
+    launcher.program(255, &Ok(far.into())).await.unwrap();
+    let came = coordinator.recv().await.unwrap();
+    assert!(matches!(came, Some(FromLauncher::Program { number: 255, program: Ok(_) })), "{came:?}");
+    for len in [0, 1, 254, 255, 10_000] {
+        launcher.program(7, &Err(io::Error::other("x".repeat(len)))).await.unwrap();
+        let came = coordinator.recv().await.unwrap();
+        let Some(FromLauncher::Program { number: 7, program: Err(why) }) = came else { panic!("{came:?}") };
+        assert_eq!(why.to_string(), "x".repeat(len.min(REASON_LEN_MAX)), "the reason comes along");
+    }
+    let (near, _far) = UnixStream::pair().unwrap();
+    for (message, fds) in [(&[PROGRAM, 7][..], &[][..]), (&[NO_PROGRAM, 7], &[near.as_fd()])] {
+        let (theirs, ours) = pair().unwrap();
+        send(theirs.as_fd(), message, fds).unwrap();
+        assert!(CoordinatorEnd::new(ours).unwrap().recv().await.is_err(), "{message:?}");
+    }
+}
+
+#[tokio::test]
 async fn launcher_channel_identity_comes_file_by_file() {
     let (launcher, coordinator) = ends();
     for file in IdentityFile::ALL {
