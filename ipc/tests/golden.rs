@@ -4,7 +4,8 @@
 //!
 //! postcard numbers variants and fields by their order, so an innocent edit changes what travels. A change of these
 //! files is a change of the protocol: raise its `VERSION` (or the saved struct's), then run once with
-//! `BULKHEAD_BLESS=1`, which writes the files and still fails, so that no run that passes has changed them.
+//! `BULKHEAD_BLESS=1`, which writes the files and still fails, so that no run that passes has changed them. All of them
+//! together have a checksum here, beside the number by which two builds know that they speak the same ([`PINNED`]).
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise; its helpers are part of it")]
 
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use ipc::addr::{Bdf, Gpa, GpaRange, StreamId};
 use ipc::frame::{self, Header, Kind};
-use ipc::hello::{Hello, Role};
+use ipc::hello::{Hello, PROTOCOL, Role};
 use ipc::instance::InstanceId;
 use ipc::migration::frame::MigrationId;
 use ipc::protocol::control::{
@@ -41,6 +42,11 @@ use ipc::saved::{Reader, SavedState, UnitKind, Writer};
 use ipc::slot::IrqLine;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+/// The protocol, and the checksum of what it says: the bytes of all samples. Who changes one changes both; or says, by
+/// changing the checksum alone, that a process of an earlier build takes the new bytes for nothing else, as with a new
+/// message that it is never sent.
+const PINNED: (u32, u32) = (1, 0x5263_4bea);
 
 fn ram() -> RamLayout {
     let region = RamRegion { gpa: Gpa(0x4000_0000), len: 0x1000_0000, file_offset: 0 };
@@ -477,4 +483,19 @@ fn messages_have_the_bytes_they_always_had() {
         };
         panic!("{} messages changed:\n{}\n{ending}", changed.len(), changed.join("\n"));
     }
+}
+
+#[test]
+fn protocol_has_a_number_for_the_bytes_that_it_has() {
+    let mut hasher = crc32fast::Hasher::new();
+    for (name, bytes) in samples() {
+        hasher.update(&[name.as_bytes(), &(bytes.len() as u64).to_le_bytes(), &bytes].concat());
+    }
+    let checksum = hasher.finalize();
+    assert_eq!(
+        (PROTOCOL, checksum),
+        PINNED,
+        "messages changed ({checksum:#010x}): raise ipc::hello::PROTOCOL and change PINNED, or two builds greet that do \
+         not understand each other; PINNED says when the checksum alone changes"
+    );
 }
