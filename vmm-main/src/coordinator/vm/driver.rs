@@ -100,8 +100,10 @@ pub struct Vm {
     /// Programs that users gave, and what the launcher answers about them.
     pub(super) programs: Programs,
     opened: mpsc::Receiver<Opened>,
-    /// For asking the launcher for connections and programs.
-    pub(super) dialer: mpsc::Sender<FromCoordinator>,
+    /// For the report that the guest runs, and for asking for connections and programs.
+    pub(super) to_launcher: mpsc::Sender<FromCoordinator>,
+    /// The launcher was told that the guest runs.
+    pub(super) has_reported: bool,
     /// The number of the latest request for them.
     pub(super) dials: u8,
     /// Who is told that the guest has moved, when the VM is gone.
@@ -115,8 +117,6 @@ pub struct Vm {
     pub(super) results: VecDeque<Event>,
     pub(super) clock: Stopwatch,
     pub(super) snapshot: watch::Sender<Snapshot>,
-    /// For the report to the launcher, sent once, that the guest runs.
-    pub(super) to_launcher: Option<mpsc::Sender<FromCoordinator>>,
 }
 
 /// The shared objects of one generation of processes.
@@ -201,7 +201,8 @@ impl Vm {
             arrivals,
             programs: Programs::default(),
             opened,
-            dialer: to_launcher.clone(),
+            to_launcher,
+            has_reported: false,
             dials: 0,
             moved: None,
             tickets: 0,
@@ -210,7 +211,6 @@ impl Vm {
             results: VecDeque::new(),
             clock: Stopwatch::new(started),
             snapshot: watch::channel(snapshot::empty(started)).0,
-            to_launcher: Some(to_launcher),
         };
         vm.publish();
         Ok(vm)

@@ -377,6 +377,14 @@ impl Vm {
         }
     }
 
+    /// Reports to the launcher, once.
+    fn report_that_it_runs(&mut self) {
+        if !std::mem::replace(&mut self.has_reported, true) {
+            // It is the first message: the queue has room, unless the launcher is gone.
+            let _ = self.to_launcher.try_send(FromCoordinator::Running);
+        }
+    }
+
     fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::GuestRuns => {
@@ -388,10 +396,7 @@ impl Vm {
                     start_ms = millis(start),
                     "guest runs"
                 );
-                // It is the first message: the queue has room, unless the launcher is gone.
-                if let Some(to_launcher) = self.to_launcher.take() {
-                    let _ = to_launcher.try_send(FromCoordinator::Running);
-                }
+                self.report_that_it_runs();
             }
             Notice::GuestArrived(phase) => {
                 tracing::info!(
@@ -399,9 +404,7 @@ impl Vm {
                     generation = self.machine.generation(),
                     "guest has come from another host, and is {phase}"
                 );
-                if let Some(to_launcher) = self.to_launcher.take() {
-                    let _ = to_launcher.try_send(FromCoordinator::Running);
-                }
+                self.report_that_it_runs();
             }
             Notice::Ambiguous => {
                 tracing::error!(

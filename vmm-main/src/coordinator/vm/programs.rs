@@ -142,7 +142,7 @@ impl Vm {
     /// Has the launcher copy the program that a process is to be restarted into, if that can be restarted.
     pub(super) fn want_program(&mut self, process: String, path: String, answer: Answer<Restarted>) {
         match self.machine.check_restart(&process) {
-            Ok(()) => self.programs.want(&self.dialer, process, path, answer),
+            Ok(()) => self.programs.want(&self.to_launcher, process, path, answer),
             // A client may have disconnected.
             Err(problem) => drop(answer.send(Err(problem))),
         }

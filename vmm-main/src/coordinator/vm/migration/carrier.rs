@@ -33,7 +33,7 @@ impl Vm {
         migration.dial = number;
         let reach = Reach::of(migration.security != Security::Plain, migration.insecure);
         let dial = FromCoordinator::Dial { number, to: migration.to.clone(), lane_count, reach };
-        self.dialer.try_send(dial).map_err(|error| refused("reach the launcher", &error))
+        self.to_launcher.try_send(dial).map_err(|error| refused("reach the launcher", &error))
     }
 
     /// The launcher has handed something over.

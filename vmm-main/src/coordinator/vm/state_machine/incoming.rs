@@ -7,7 +7,7 @@
 //!     └───────────────────── any failure up to here: everything is ended ─┘
 //! ```
 //!
-//! What is said to the other host, and what follows from its to_launcher, [`Destination`] decides. Nothing of a guest
+//! What is said to the other host, and what follows from its words, [`Destination`] decides. Nothing of a guest
 //! is started before its offer is found to fit. The way in is the one of every life ([`super::way_in`]). A device that
 //! does not come along fails the migration, as whatever else goes wrong: the guest is better off where it is.
 
