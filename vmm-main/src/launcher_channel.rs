@@ -155,18 +155,19 @@ impl LauncherEnd {
 
     /// Passes on a connection to another host, or why there is none. As [`Self::connection`].
     pub async fn lane(&self, Lane { dial, index, socket }: &Lane) -> io::Result<()> {
-        let (message, fd) = match socket {
-            Ok(socket) => (vec![LANE, *dial, *index], Some(socket.as_fd())),
-            Err(error) => (refusal(&[NO_LANE, *dial, *index], error), None),
-        };
-        self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
+        self.outcome(&[LANE, *dial, *index], &[NO_LANE, *dial, *index], socket).await
     }
 
     /// Passes on a program, or why there is none. As [`Self::connection`].
     pub async fn program(&self, number: u8, program: &io::Result<OwnedFd>) -> io::Result<()> {
-        let (message, fd) = match program {
-            Ok(program) => (vec![PROGRAM, number], Some(program.as_fd())),
-            Err(error) => (refusal(&[NO_PROGRAM, number], error), None),
+        self.outcome(&[PROGRAM, number], &[NO_PROGRAM, number], program).await
+    }
+
+    /// Sends a descriptor with the one message, or the reason why there is none behind the other.
+    async fn outcome(&self, with: &[u8], without: &[u8], outcome: &io::Result<OwnedFd>) -> io::Result<()> {
+        let (message, fd) = match outcome {
+            Ok(fd) => (with.to_vec(), Some(fd.as_fd())),
+            Err(error) => (refusal(without, error), None),
         };
         self.0.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &message, fd.as_slice())).await
     }
