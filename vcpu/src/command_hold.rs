@@ -81,8 +81,11 @@ impl<E: Engine> CommandHold<E> {
         if !self.gate.is_running() {
             return;
         }
+        let was_idle = state.wait.is_idle();
         match state.wait.look(self.queue.waiting(), elapsed) {
             Look::Waiting => {}
+            // As before: guest time has no limit.
+            Look::Idle if was_idle => {}
             Look::Overdue if state.held.is_some() => {}
             Look::Overdue => {
                 state.held = Some(now);
