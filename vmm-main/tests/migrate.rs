@@ -9,14 +9,17 @@
     reason = "a test stops at the first surprise, in its helpers too"
 )]
 
+#[expect(dead_code, reason = "the end of what another suite plays")]
+#[path = "support/lane.rs"]
+mod lane;
 mod support;
 
-use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use ipc::migration::frame::{HEADER_LEN, Header, Hello, Kind};
+use ipc::migration::frame::{Hello, Kind};
+use lane::Lane;
 use support::{Lab, PATIENCE, Vm, finish, guest};
 use vmm_main::migration::message::{Message, Session};
 
@@ -67,37 +70,9 @@ fn migration_to_a_host_that_never_greets_is_cancelled_and_another_one_does_not_w
     assert_eq!(source.end().0.code(), Some(0));
 }
 
-/// The other end of the only lane.
-struct Lane {
-    socket: UnixStream,
-    sent: u64,
-    read: u64,
-}
-
-impl Lane {
-    fn send(&mut self, kind: Kind, body: &[u8]) {
-        let header = Header::of(kind, self.sent, &[body]).to_bytes();
-        self.sent += 1;
-        self.socket.write_all(&[&header[..], body].concat()).unwrap();
-    }
-
-    fn next(&mut self) -> (Kind, Vec<u8>) {
-        let mut header = [0; HEADER_LEN];
-        self.socket.read_exact(&mut header).unwrap();
-        let header = Header::decode(&header, self.read).unwrap();
-        self.read += 1;
-        let mut body = vec![0; header.body_len];
-        self.socket.read_exact(&mut body).unwrap();
-        (header.kind, body)
-    }
-}
-
 /// A host that takes the guest, up to its last word.
 fn take_and_be_silent(listener: &UnixListener) {
-    let (mut socket, _) = listener.accept().unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket.write_all(b"bulkhead receives 1\n").unwrap();
-    let mut lane = Lane { socket, sent: 0, read: 0 };
+    let mut lane = Lane::greet(listener.accept().unwrap().0, PATIENCE);
     let (Kind::Hello, hello) = lane.next() else { panic!("no hello") };
     lane.send(Kind::Hello, &hello);
     let mut session = Session::destination(b"", Hello::decode(&hello).unwrap().migration, [7; 16]).unwrap();

@@ -5,20 +5,20 @@
 //! that nothing more follows, its guest stands still: each page of its RAM is then held against the copy that is here.
 
 use std::fs::File;
-use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
-use ipc::migration::frame::{HEADER_LEN, Header, Hello, Kind};
+use ipc::migration::frame::{Hello, Kind};
 use ipc::migration::pages::{PagesHead, Stretch, zero_pages};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vmm_main::migration::message::{Message, Session};
 
+use crate::lane::Lane;
 use crate::support::COMMAND;
 
 /// Why it does not take the guest.
@@ -51,13 +51,6 @@ struct Copy {
     unchanged: usize,
 }
 
-/// Its only connection.
-struct Lane {
-    socket: UnixStream,
-    sent: u64,
-    read: u64,
-}
-
 impl AnotherHost {
     /// Waits at this socket for the guest whose RAM is in this file.
     pub fn listen(socket: &Path, ram: File) -> Self {
@@ -88,7 +81,7 @@ fn receive(listener: &UnixListener, ram: &File, asked: &AtomicBool, accepted: &R
     let span = Timespec { tv_sec: COMMAND.as_secs().try_into().unwrap(), tv_nsec: 0 };
     let came = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&span)).unwrap();
     assert_eq!(came, 1, "nobody connects");
-    let mut lane = Lane::greet(listener.accept().unwrap().0);
+    let mut lane = Lane::greet(listener.accept().unwrap().0, COMMAND);
     let (_, hello) = lane.next();
     lane.send(Kind::Hello, &hello);
     let mut session = Session::destination(b"", Hello::decode(&hello).unwrap().migration, [3; 16]).unwrap();
@@ -154,36 +147,5 @@ impl Copy {
         ram.read_exact_at(&mut now, 0).unwrap();
         let pages = now.chunks(PAGE).zip(self.bytes.chunks(PAGE)).enumerate();
         pages.filter(|(_, (now, copied))| now != copied).map(|(number, _)| number).collect()
-    }
-}
-
-impl Lane {
-    fn greet(mut socket: UnixStream) -> Self {
-        socket.set_read_timeout(Some(COMMAND)).unwrap();
-        socket.set_write_timeout(Some(COMMAND)).unwrap();
-        socket.write_all(&vmm_main::launcher::other_host::GREETING).unwrap();
-        Self { socket, sent: 0, read: 0 }
-    }
-
-    fn send(&mut self, kind: Kind, body: &[u8]) {
-        let header = Header::of(kind, self.sent, &[body]).to_bytes();
-        self.sent += 1;
-        self.socket.write_all(&[&header[..], body].concat()).unwrap();
-    }
-
-    fn next(&mut self) -> (Kind, Vec<u8>) {
-        let mut header = [0; HEADER_LEN];
-        self.socket.read_exact(&mut header).unwrap();
-        let header = Header::decode(&header, self.read).unwrap();
-        self.read += 1;
-        let mut body = vec![0; header.body_len];
-        self.socket.read_exact(&mut body).unwrap();
-        header.check(&body).unwrap();
-        (header.kind, body)
-    }
-
-    /// The source says that it has heard, and closes.
-    fn await_end(mut self) {
-        self.socket.read_to_end(&mut Vec::new()).unwrap();
     }
 }

@@ -25,6 +25,8 @@ mod faulty;
 mod gic;
 mod harvests;
 mod held;
+#[path = "../../../vmm-main/tests/support/lane.rs"]
+mod lane;
 mod loops;
 #[expect(dead_code, reason = "the guest of another suite, of which this one needs a part")]
 #[path = "../faults/monitor.rs"]
