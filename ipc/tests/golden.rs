@@ -495,7 +495,6 @@ fn protocol_has_a_number_for_the_bytes_that_it_has() {
     assert_eq!(
         (PROTOCOL, checksum),
         PINNED,
-        "messages changed ({checksum:#010x}): raise ipc::hello::PROTOCOL and change PINNED, or two builds greet that do \
-         not understand each other; PINNED says when the checksum alone changes"
+        "messages changed ({checksum:#010x}): raise ipc::hello::PROTOCOL and change PINNED, which says when not to raise"
     );
 }
