@@ -23,8 +23,10 @@ pub mod starved;
 pub mod tools;
 pub mod vm;
 
-use std::fmt;
 use std::time::Duration;
+use std::{env, fmt};
+
+use anyhow::{Context, Result};
 
 /// Begins the line by which a test says that it leaves out what it is for, and why; `cargo xtask test` counts these
 /// lines.
@@ -32,13 +34,6 @@ pub const SKIPPED: &str = "SKIPPED: ";
 
 /// Begins the line by which a test says what it has observed and checked, for the tables of tasks.
 pub const SEEN: &str = "SEEN: ";
-
-/// The median and the greatest of what was measured; zero, if that is nothing.
-pub fn median_and_most<T: Ord + Copy + Default>(mut measured: Vec<T>) -> (T, T) {
-    measured.sort_unstable();
-    let median = measured.get(measured.len() / 2).copied().unwrap_or_default();
-    (median, measured.last().copied().unwrap_or_default())
-}
 
 /// How what was measured is spread.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,6 +69,18 @@ impl fmt::Display for Spread {
 pub const FULL_RUN: &str = "BULKHEAD_FULL_RUN";
 /// Set by `cargo xtask test --long`: what takes many minutes, and is to show in thousands of turns what a few do not.
 pub const LONG_RUN: &str = "BULKHEAD_LONG_RUN";
+
+/// How often something is done: in a long run, or in any other.
+pub fn in_run<T>(everyday: T, long: T) -> T {
+    if env::var_os(LONG_RUN).is_some() { long } else { everyday }
+}
+
+/// How often a person wants it, who has set this variable.
+pub fn asked(variable: &str) -> Result<Option<u32>> {
+    let Some(said) = env::var_os(variable) else { return Ok(None) };
+    let count = said.to_str().and_then(|said| said.parse().ok());
+    count.with_context(|| format!("{variable} is no number: {}", said.display())).map(Some)
+}
 
 #[cfg(test)]
 mod tests {

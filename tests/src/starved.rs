@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::SKIPPED;
+
 const NAP: Duration = Duration::from_millis(20);
 
 /// A guest sees half a second pass at most while its commands wait: the vCPU, or on KVM the thread that holds it, was
@@ -46,9 +48,11 @@ fn worst() -> Option<Duration> {
     Some(Duration::from_millis(WORST_MS.load(Relaxed))).filter(|worst| *worst >= STARVED)
 }
 
-/// Whether the guest's kernel has said nothing else in `lines` than what it says on such a host. How long a thread had
-/// to wait then.
-pub fn explains(lines: &str) -> Option<Duration> {
+/// What the guest's kernel has said, unless it is nothing else than what it says on such a host: then that is printed,
+/// and left out.
+pub fn unexplained(lines: String) -> String {
     let all_late = !lines.is_empty() && lines.lines().all(|line| line.contains(LATE));
-    worst().filter(|_| all_late)
+    let Some(worst) = worst().filter(|_| all_late) else { return lines };
+    println!("{SKIPPED}what the guest's kernel says: a thread had to wait {worst:?} for a CPU: {lines}");
+    String::new()
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
@@ -256,6 +256,14 @@ impl Vm {
         if !status.success() {
             bail!("`bulkhead run` ended with {status}: {}", self.console.errors().trim());
         }
+        Ok(())
+    }
+
+    /// The same, and nothing is left of the machine.
+    pub fn finish(mut self, limit: Duration) -> Result<()> {
+        self.power_off(limit)?;
+        let left = self.left_over();
+        ensure!(left.is_empty(), "left behind: {}", left.join(", "));
         Ok(())
     }
 

@@ -16,7 +16,6 @@ mod points;
 #[expect(dead_code, reason = "this suite starts machines with devices only")]
 mod support;
 
-use std::env;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
@@ -31,7 +30,7 @@ use tests::disk::{self, work};
 use tests::draw::Draw;
 use tests::guest::GuestFiles;
 use tests::vm::Vm;
-use tests::{LONG_RUN, SEEN, SKIPPED, Spread};
+use tests::{SEEN, SKIPPED, Spread, asked, in_run};
 
 /// How often the process is killed, unless `BULKHEAD_KILLS` says how often; and in a long run.
 const KILLS: u32 = 20;
@@ -98,9 +97,7 @@ fn killed_under_disk_io(machine_name: &str, names: &[&str]) {
     }
     // Of two of one group the second may be ended for the first before it is seen that it has died.
     assert!(counted >= all, "{status}");
-    vm.power_off(COMMAND).unwrap();
-    let left = vm.left_over();
-    assert!(left.is_empty(), "left behind: {left:?}");
+    vm.finish(COMMAND).unwrap();
     let (count, spread) = (gaps.len(), Spread::of(gaps));
     println!(
         "{SEEN}{count} kills of {}, each with {fewest_held} requests under way or more ({uncounted} without do not \
@@ -111,11 +108,7 @@ fn killed_under_disk_io(machine_name: &str, names: &[&str]) {
 
 /// As often as is asked for.
 fn kill_count() -> u32 {
-    match env::var("BULKHEAD_KILLS") {
-        Ok(kills) => kills.parse().unwrap(),
-        Err(_) if env::var_os(LONG_RUN).is_some() => KILLS_LONG,
-        Err(_) => KILLS,
-    }
+    asked("BULKHEAD_KILLS").unwrap().unwrap_or_else(|| in_run(KILLS, KILLS_LONG))
 }
 
 #[test]
@@ -152,9 +145,7 @@ fn process_that_is_killed_at_any_point_of_its_work_comes_back_and_nobody_notices
         );
     }
     let completed = busy::end_unnoticed(&mut vm.console, COMMAND).unwrap();
-    vm.power_off(COMMAND).unwrap();
-    let left = vm.left_over();
-    assert!(left.is_empty(), "left behind: {left:?}");
+    vm.finish(COMMAND).unwrap();
     println!("{SEEN}{completed} requests of the guest");
 }
 

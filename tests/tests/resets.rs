@@ -19,11 +19,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::{COMMAND, launch_at_shell};
-use tests::SEEN;
 use tests::crash::{Life, await_next};
 use tests::disk::{self, work};
 use tests::draw::Draw;
 use tests::vm::Vm;
+use tests::{SEEN, asked};
 
 /// How often a process is killed, unless `BULKHEAD_KILLS` says how often.
 const KILLS: u32 = 20;
@@ -69,14 +69,14 @@ fn disk_is_reset_unbound_and_bound_while_its_processes_are_killed_and_works_agai
     });
     let Some(mut vm) = launched else { return };
     vm.console.output(&format!("F={FUNCTION}"), COMMAND).unwrap();
-    let kills = std::env::var("BULKHEAD_KILLS").map_or(KILLS, |kills| kills.parse().unwrap());
+    let kills = asked("BULKHEAD_KILLS").unwrap().unwrap_or(KILLS);
     let blocks = u32::try_from((MIB << 20) / BLOCK_LEN as u64).unwrap();
     let mut draw = Draw::by_seed();
     for kill in 0..kills {
         let at = kill % blocks;
         write_block(&mut vm, kill, at);
         let (order, span) = ORDERS[(kill as usize) % ORDERS.len()];
-        let process = PROCESSES[(draw.moment(Duration::from_secs(1)).as_micros() % 2) as usize];
+        let process = PROCESSES[draw.below(PROCESSES.len())];
         let life = Life::of(&vm, process).unwrap().unwrap();
         let moment = draw.moment(span);
         let killer = thread::spawn(move || {
@@ -94,8 +94,7 @@ fn disk_is_reset_unbound_and_bound_while_its_processes_are_killed_and_works_agai
     assert_eq!(work::complaints(&mut vm.console, COMMAND).unwrap(), "");
     assert_eq!(vm.console.output(TROUBLE, COMMAND).unwrap(), "");
     assert!(!vm.console.errors().contains("is lost"), "{}", vm.console.errors());
-    vm.power_off(COMMAND).unwrap();
-    assert_eq!(vm.left_over(), [""; 0]);
+    vm.finish(COMMAND).unwrap();
     let image = File::open(image).unwrap();
     for kill in kills.saturating_sub(blocks)..kills {
         let mut found = vec![0; BLOCK_LEN];

@@ -25,7 +25,7 @@ use support::{COMMAND, launch_at_shell};
 use tests::crash::{Life, kill_and_await};
 use tests::disk::{self, work};
 use tests::vm::Vm;
-use tests::{SEEN, SKIPPED, median_and_most};
+use tests::{SEEN, SKIPPED, Spread, asked};
 
 /// How often the process is restarted, unless `BULKHEAD_RESTARTS` says how often.
 const RESTARTS: u32 = 20;
@@ -90,7 +90,7 @@ fn restarted_with_disk(process: &str, together: &[&str]) {
 /// Restarts a process, with what is started anew together with it.
 fn restarted_under_io(mut vm: Vm, process: &str, together: &[&str]) {
     work::begin(&mut vm.console, COMMAND).unwrap();
-    let turns = std::env::var("BULKHEAD_RESTARTS").map_or(RESTARTS, |turns| turns.parse().unwrap());
+    let turns = asked("BULKHEAD_RESTARTS").unwrap().unwrap_or(RESTARTS);
     let before = processes(&vm);
     let mut downtimes = Vec::new();
     for turn in 1..=turns {
@@ -108,7 +108,7 @@ fn restarted_under_io(mut vm: Vm, process: &str, together: &[&str]) {
             .collect();
         saved.sort_by_key(|name| together.iter().position(|member| member == name));
         assert_eq!(saved, together);
-        downtimes.push(answer["downtime_us"].as_u64().unwrap());
+        downtimes.push(Duration::from_micros(answer["downtime_us"].as_u64().unwrap()));
         work::another_round(&mut vm.console, COMMAND).unwrap();
     }
     let after = processes(&vm);
@@ -125,10 +125,8 @@ fn restarted_under_io(mut vm: Vm, process: &str, together: &[&str]) {
     vm.control_json("save-restore").unwrap();
     work::another_round(&mut vm.console, COMMAND).unwrap();
     let rounds = work::finish_unnoticed(vm, COMMAND).unwrap();
-    let (median, most) = median_and_most(downtimes);
-    println!(
-        "{SEEN}{turns} restarts of {process} in {rounds} rounds of disk I/O: paused for {median} us (median), {most} us at most"
-    );
+    let spread = Spread::of(downtimes);
+    println!("{SEEN}{turns} restarts of {process} in {rounds} rounds of disk I/O: paused for: {spread}");
 }
 
 #[test]
@@ -279,8 +277,7 @@ fn process_that_cannot_be_restarted_is_refused_and_the_guest_goes_on() {
     assert_eq!(before.len(), after.len());
     before.iter().zip(&after).for_each(|(old, new)| assert_stays(old, new));
     vm.console.output("dd if=/dev/nvme0n1 of=/dev/null bs=64k count=1", COMMAND).unwrap();
-    vm.power_off(COMMAND).unwrap();
-    assert_eq!(vm.left_over(), [""; 0]);
+    vm.finish(COMMAND).unwrap();
 }
 
 /// A process as it is seen from outside.

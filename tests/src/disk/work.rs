@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::console::Console;
+use crate::starved;
 use crate::vm::Vm;
-use crate::{SKIPPED, starved};
 
 /// The guest's program. Its notes, which are there from the start: the number of each round, and what has failed.
 const PROGRAM: &str = "\
@@ -46,23 +46,15 @@ pub fn end(console: &mut Console, limit: Duration) -> Result<u64> {
 pub fn end_unnoticed(console: &mut Console, limit: Duration) -> Result<u64> {
     let rounds = end(console, limit)?;
     let complaints = complaints(console, limit)?;
-    match starved::explains(&complaints) {
-        Some(worst) => {
-            println!(
-                "{SKIPPED}what the drivers complain of: a thread had to wait {worst:?} for a CPU: {complaints}"
-            )
-        }
-        None => ensure!(complaints.is_empty(), "the guest's drivers complain: {complaints}"),
-    }
+    let complaints = starved::unexplained(complaints);
+    ensure!(complaints.is_empty(), "the guest's drivers complain: {complaints}");
     Ok(rounds)
 }
 
 /// The same, after which the guest switches itself off, and nothing is left of the machine.
 pub fn finish_unnoticed(mut vm: Vm, limit: Duration) -> Result<u64> {
     let rounds = end_unnoticed(&mut vm.console, limit)?;
-    vm.power_off(limit)?;
-    let left = vm.left_over();
-    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    vm.finish(limit)?;
     Ok(rounds)
 }
 

@@ -68,6 +68,5 @@ fn linux_logs_a_translation_fault_with_stream_and_address_and_goes_on() {
     run("for i in 1 2 3 4 5 6 7 8 9 10; do [ -e /dev/nvme0n1 ] && break; sleep 1; done");
     run(read);
     assert_eq!(run(&format!("{LOG} | grep event || true")), "");
-    vm.power_off(COMMAND).unwrap();
-    assert_eq!(vm.left_over(), [""; 0]);
+    vm.finish(COMMAND).unwrap();
 }

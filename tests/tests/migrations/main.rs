@@ -26,7 +26,7 @@ use tests::crash::Life;
 use tests::disk::{self, work};
 use tests::draw::Draw;
 use tests::vm::Vm;
-use tests::{LONG_RUN, SEEN, median_and_most};
+use tests::{SEEN, Spread, in_run};
 
 /// How often the guest moves, and in a long run.
 const MOVES: usize = 4;
@@ -51,8 +51,13 @@ fn machine(name: &str, set: impl FnOnce(&mut tests::vm::Options)) -> Option<Vm> 
 }
 
 /// Moves the guest to another host, and returns that, with the report.
-fn moved(mut vm: Vm, arguments: &[&str]) -> (Vm, Value) {
+fn moved(vm: Vm, arguments: &[&str]) -> (Vm, Value) {
     let next = vm.other_host(COMMAND).unwrap();
+    moved_to(next, vm, arguments)
+}
+
+/// The same to a machine that waits for it.
+fn moved_to(next: Vm, mut vm: Vm, arguments: &[&str]) -> (Vm, Value) {
     let answer = vm.migrate_to(&next, &[&["--json"], arguments].concat()).unwrap();
     assert!(answer.status.success(), "{answer:?}\n{}\n{}", vm.console.errors(), next.console.errors());
     let status = vm.console.wait_exit(COMMAND).unwrap();
@@ -77,7 +82,7 @@ fn guest_that_moves_back_and_forth_under_disk_io_loses_nothing() {
     let Some(mut vm) = machine("migrations", start) else { return };
     work::begin(&mut vm.console, COMMAND).unwrap();
     vm.console.output(DIRTY, COMMAND).unwrap();
-    let moves = if std::env::var_os(LONG_RUN).is_some() { MOVES_LONG } else { MOVES };
+    let moves = in_run(MOVES, MOVES_LONG);
     let mut downtimes = Vec::new();
     for turn in 1..=moves {
         let report;
@@ -89,7 +94,7 @@ fn guest_that_moves_back_and_forth_under_disk_io_loses_nothing() {
         assert!(rounds.len() > 1, "it runs while its memory is sent: {report}");
         let pages = number(&rounds[0], "page_count") + number(&rounds[0], "zero_page_count");
         assert_eq!(pages, 256 << 20 >> 12, "all of RAM is sent once");
-        downtimes.push(number(&report, "downtime_us"));
+        downtimes.push(Duration::from_micros(number(&report, "downtime_us")));
         work::another_round(&mut vm.console, COMMAND).unwrap();
     }
     let rounds = work::end_unnoticed(&mut vm.console, COMMAND).unwrap();
@@ -102,12 +107,11 @@ fn guest_that_moves_back_and_forth_under_disk_io_loses_nothing() {
     assert_eq!(complaints, "", "the kernel has noticed");
     // A VM like any other.
     vm.control_json("save-restore").unwrap();
-    vm.power_off(COMMAND).unwrap();
-    assert_eq!(vm.left_over(), [""; 0]);
-    let (median, most) = median_and_most(downtimes);
+    vm.finish(COMMAND).unwrap();
     println!(
-        "{SEEN}{moves} migrations ({}) in {rounds} rounds of disk I/O: stood still for {median} us (median), {most} us at most",
-        if network.is_some() { "TLS between network namespaces" } else { "over a Unix socket" }
+        "{SEEN}{moves} migrations ({}) in {rounds} rounds of disk I/O: stood still for: {}",
+        if network.is_some() { "TLS between network namespaces" } else { "over a Unix socket" },
+        Spread::of(downtimes)
     );
 }
 
@@ -177,7 +181,7 @@ fn guest_is_on_exactly_one_side_whoever_dies_in_the_middle() {
     };
     let Some(mut vm) = start() else { return };
     let mut draw = Draw::by_seed();
-    let turns = if std::env::var_os(LONG_RUN).is_some() { TURNS_LONG } else { TURNS };
+    let turns = in_run(TURNS, TURNS_LONG);
     let mut outcomes = BTreeMap::<&str, u32>::new();
     for victim in (0..turns).flat_map(|_| VICTIMS) {
         let (outcome, left) = attempt(vm, victim, draw.moment(MIGRATION));

@@ -3,7 +3,6 @@
 //! is not the host that is expected there gets no guest, and gives none.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use tests::hosts::{ADDRESSES, Hosts};
 use tests::vm::Vm;
 
 use crate::support::COMMAND;
-use crate::{machine, number, running};
+use crate::{machine, moved_to, number, running};
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -110,16 +109,13 @@ impl Network {
     }
 
     /// Moves the guest to this host from the other one over TLS, and returns where it is, with the report.
-    pub fn moved(&self, mut vm: Vm, host: usize, arguments: &[&str]) -> (Vm, serde_json::Value) {
+    pub fn moved(&self, vm: Vm, host: usize, arguments: &[&str]) -> (Vm, serde_json::Value) {
         let names = ["host-a", "host-b"];
         let (here, there) = (names[1 - host], names[host]);
         let receives = self.files.flags("ca", there, here);
         let arguments = arguments.iter().map(|&argument| argument.to_owned());
         let next = waiting(&vm, &self.hosts, host, receives.into_iter().chain(arguments).collect());
-        let answer = migrate(&vm, &next, &self.files.flags("ca", here, there));
-        assert!(answer.status.success(), "{answer:?}\n{}", next.console.errors());
-        assert!(vm.console.wait_exit(COMMAND).unwrap().success());
-        (next, serde_json::from_slice(&answer.stdout).unwrap())
+        moved_to(next, vm, &words(&self.files.flags("ca", here, there)))
     }
 }
 
@@ -133,14 +129,13 @@ fn waiting(vm: &Vm, hosts: &Hosts, host: usize, arguments: Vec<String>) -> Vm {
     next.unwrap()
 }
 
-fn migrate(vm: &Vm, next: &Vm, flags: &[String]) -> Output {
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    vm.migrate_to(next, &[&["--json"], &flags[..]].concat()).unwrap()
+fn words(flags: &[String]) -> Vec<&str> {
+    flags.iter().map(String::as_str).collect()
 }
 
 /// What was said of a migration that did not come about.
 fn refused(vm: &Vm, next: &Vm, flags: &[String]) -> String {
-    let answer = migrate(vm, next, flags);
+    let answer = vm.migrate_to(next, &[&["--json"], &words(flags)[..]].concat()).unwrap();
     assert!(!answer.status.success(), "{flags:?}: it has moved");
     String::from_utf8(answer.stderr).unwrap()
 }
@@ -151,11 +146,7 @@ fn text(path: &Path) -> String {
 
 #[test]
 fn guest_moves_over_tls_between_two_hosts_and_to_or_from_nobody_else() {
-    let hosts = match Hosts::make().unwrap() {
-        Ok(hosts) => hosts,
-        Err(why) => return println!("{SKIPPED}{why}"),
-    };
-    let files = Files::new();
+    let Some(Network { hosts, files }) = Network::make() else { return };
     let start = |options: &mut tests::vm::Options| {
         options.memory = "128M".into();
         options.arguments = vec![];
@@ -190,12 +181,9 @@ fn guest_moves_over_tls_between_two_hosts_and_to_or_from_nobody_else() {
         }
     }
     // The host that is meant.
-    let answer = migrate(&vm, &next, &a_to_b);
-    assert!(answer.status.success(), "{answer:?}\n{}", next.console.errors());
-    assert!(vm.console.wait_exit(COMMAND).unwrap().success());
-    let report: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+    let report;
+    (vm, report) = moved_to(next, vm, &words(&a_to_b));
     assert!(number(&report, "sent_len") > 1 << 20);
-    vm = next;
     assert_eq!(vm.console.output("echo still $((6 * 7))", COMMAND).unwrap().trim(), "still 42");
     // Back, to a host that has what it needs from its configuration file; a destination in the clear is no such host.
     let b_to_a = files.flags("ca", "host-b", "host-a");
@@ -208,13 +196,9 @@ fn guest_moves_over_tls_between_two_hosts_and_to_or_from_nobody_else() {
     stranger.console.wait_exit(COMMAND).unwrap();
     let config = ["--config".to_owned(), text(&files.config("host-a", "host-b"))];
     let next = waiting(&vm, &hosts, 0, [&plain[..], &config].concat());
-    let answer = migrate(&vm, &next, &b_to_a);
-    assert!(answer.status.success(), "{answer:?}\n{}", next.console.errors());
-    assert!(vm.console.wait_exit(COMMAND).unwrap().success());
-    vm = next;
+    (vm, _) = moved_to(next, vm, &words(&b_to_a));
     assert_eq!(vm.console.output("echo still $((6 * 7))", COMMAND).unwrap().trim(), "still 42");
-    vm.power_off(COMMAND).unwrap();
-    assert_eq!(vm.left_over(), [""; 0]);
+    vm.finish(COMMAND).unwrap();
 }
 
 /// The certificate of one host with the key of another.

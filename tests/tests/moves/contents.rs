@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use tests::draw::Draw;
 use tests::vm::address;
-use tests::{LONG_RUN, SEEN};
+use tests::{SEEN, in_run};
 
 use crate::another_host::{AnotherHost, REASON};
 use crate::traffic::{POOL_COUNT, Traffic};
@@ -29,7 +29,7 @@ pub fn truth() {
     let Some(mut traffic) = Traffic::start("moves-contents") else { return };
     let mut draw = Draw::by_seed();
     traffic.round();
-    let turns = if std::env::var_os(LONG_RUN).is_some() { TURNS_LONG } else { TURNS };
+    let turns = in_run(TURNS, TURNS_LONG);
     let (mut harvests, mut pages, mut unchanged) = (0, 0, 0);
     for turn in 0..turns {
         let socket = traffic.folder().join(format!("host-{turn}"));

@@ -2,9 +2,9 @@
 //! Save/restores that succeed: many in turn, and one looked at closely.
 
 use std::process::Output;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tests::{LONG_RUN, SEEN, median_and_most};
+use tests::{SEEN, Spread, in_run};
 
 use crate::traffic::Traffic;
 
@@ -16,7 +16,7 @@ const MOVES: u64 = 30;
 pub fn everything_in_flight() {
     let Some(mut traffic) = Traffic::start("moves-traffic") else { return };
     traffic.round();
-    let count = if std::env::var_os(LONG_RUN).is_some() { MOVES_IN_LONG } else { MOVES };
+    let count = in_run(MOVES, MOVES_IN_LONG);
     let (mut spans, mut downtimes) = (Vec::new(), Vec::new());
     for turn in 1..=count {
         let begun = Instant::now();
@@ -31,16 +31,15 @@ pub fn everything_in_flight() {
         // A round may end at the stop. What was sent then is taken before the next one sends the same: two messages of
         // a vector of which none is taken are one.
         traffic.settle();
-        spans.push(u64::try_from((ended - begun).as_micros()).unwrap());
-        downtimes.push(moved["downtime_us"].as_u64().unwrap());
+        spans.push(ended - begun);
+        downtimes.push(Duration::from_micros(moved["downtime_us"].as_u64().unwrap()));
     }
     traffic.round();
     let counted = traffic.end();
     println!(
-        "{SEEN}{count} moves; {} us each with the guest's rounds beside it, and the guest stood still for {} us, in the middle of \
-         them",
-        median_and_most(spans).0,
-        median_and_most(downtimes).0
+        "{SEEN}{count} moves, each with the guest's rounds beside it: {}; the guest stood still for: {}",
+        Spread::of(spans),
+        Spread::of(downtimes)
     );
     println!("{SEEN}{counted}");
 }
