@@ -30,6 +30,11 @@ impl Draw {
         usize::try_from(self.next() % count).unwrap_or_default()
     }
 
+    /// The number of a byte of so many.
+    pub fn byte(&mut self, count: u64) -> u64 {
+        self.next() % count.max(1)
+    }
+
     /// A moment before the end of this span.
     pub fn moment(&mut self, span: Duration) -> Duration {
         let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);

@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::processes;
+
 /// Each thing as a line that a person can read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Leftovers {
@@ -31,8 +33,14 @@ pub struct Scope {
 impl Scope {
     /// Everything of the product that exists now.
     pub fn present(&self) -> Leftovers {
+        self.present_beside(None)
+    }
+
+    /// The same without the processes of the machine that this launcher has.
+    fn present_beside(&self, launcher: Option<u32>) -> Leftovers {
         let mut things = BTreeSet::new();
-        self.processes(&mut things);
+        let others = launcher.map(processes::of).unwrap_or_default();
+        self.processes(&others.iter().map(|process| process.pid).collect(), &mut things);
         self.sockets(&mut things);
         things.extend(mounts());
         Leftovers { things }
@@ -40,9 +48,15 @@ impl Scope {
 
     /// What is there beyond `before`. A process that is ending may take up to `limit`.
     pub fn beyond(&self, before: &Leftovers, limit: Duration) -> Vec<String> {
+        self.beyond_beside(before, None, limit)
+    }
+
+    /// The same without the processes of the machine that this launcher has.
+    pub fn beyond_beside(&self, before: &Leftovers, launcher: Option<u32>, limit: Duration) -> Vec<String> {
         let deadline = Instant::now() + limit;
         loop {
-            let more: Vec<String> = self.present().things.difference(&before.things).cloned().collect();
+            let present = self.present_beside(launcher);
+            let more: Vec<String> = present.things.difference(&before.things).cloned().collect();
             if more.is_empty() || Instant::now() >= deadline {
                 return more;
             }
@@ -50,13 +64,16 @@ impl Scope {
         }
     }
 
-    /// Processes of the product's programs, and the product's memfds that they or this process hold.
-    fn processes(&self, things: &mut BTreeSet<String>) {
+    /// Processes of the product's programs but for `others`, and the product's memfds that they or this process hold.
+    fn processes(&self, others: &BTreeSet<u32>, things: &mut BTreeSet<String>) {
         let Ok(entries) = fs::read_dir("/proc") else { return };
         for folder in entries.flatten().map(|entry| entry.path()) {
             let Some(pid) = folder.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()) else {
                 continue;
             };
+            if others.contains(&pid) {
+                continue;
+            }
             match self.program_of(&folder) {
                 Some(name) => things.insert(format!("process {pid} ({name})")),
                 None if pid == std::process::id() => false,

@@ -17,6 +17,7 @@ pub mod guest;
 pub mod hosts;
 pub mod leftovers;
 pub mod places;
+pub mod processes;
 pub mod programs;
 pub mod runner;
 pub mod starved;

@@ -271,6 +271,16 @@ impl Vm {
     pub fn left_over(&self) -> Vec<String> {
         self.scope.beyond(&self.before, END)
     }
+
+    /// The same beside a machine that goes on.
+    pub fn left_over_beside(&self, other: &Self) -> Vec<String> {
+        self.scope.beyond_beside(&self.before, Some(other.console.pid()), END)
+    }
+
+    /// The address at which it waits, or waited, for a guest.
+    pub fn listens_at(&self) -> Option<&str> {
+        self.options.listen.as_deref()
+    }
 }
 
 /// The command line against one machine.

@@ -30,6 +30,20 @@ fn process_of_the_product_is_left_over_until_it_ends() {
 }
 
 #[test]
+fn process_of_a_machine_that_goes_on_is_not_left_over() {
+    let (_folder, scope) = scope();
+    let before = scope.present();
+    let [mut one, mut other] = ["60", "61"]
+        .map(|span| Command::new(scope.programs.join("bulkhead-test")).arg(span).spawn().unwrap());
+    let seen = scope.beyond_beside(&before, Some(other.id()), Duration::ZERO);
+    for child in [&mut one, &mut other] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(seen, [format!("process {} (bulkhead-test)", one.id())]);
+}
+
+#[test]
 fn socket_file_is_left_over() {
     let (_folder, scope) = scope();
     let before = scope.present();

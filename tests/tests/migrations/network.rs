@@ -17,12 +17,12 @@ use crate::{machine, moved_to, number, running};
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
 /// The files of both hosts, and of others.
-struct Files {
+pub struct Files {
     folder: tempfile::TempDir,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let files = Self { folder: tempfile::tempdir().unwrap() };
         let (ours, theirs) = (files.authority("ca"), files.authority("other-ca"));
         files.host("host-a", &ours, false);
@@ -60,7 +60,7 @@ impl Files {
     }
 
     /// The flags of a host with these files, whose peer has this name.
-    fn flags(&self, ca: &str, host: &str, peer: &str) -> Vec<String> {
+    pub fn flags(&self, ca: &str, host: &str, peer: &str) -> Vec<String> {
         let file = |name: &str| self.path(name).to_str().unwrap().to_owned();
         let (ca, cert) = (file(&format!("{ca}.pem")), file(&format!("{host}.pem")));
         let (key, peer) = (file(&format!("{host}-key.pem")), peer.to_owned());
