@@ -5,6 +5,7 @@
 mod boot;
 mod crash;
 mod footprint;
+mod migrate;
 mod nvme;
 mod smp;
 
@@ -34,6 +35,8 @@ enum Bench {
     Footprint(footprint::Options),
     /// A harvest of dirty logs into the owed map, beside memcpy of as many bytes
     Merge,
+    /// Migrations: movers beside bare connections, and guests beside QEMU's
+    Migrate(migrate::Options),
     /// Round trips between processes through the MMIO ring, beside the bare limits
     Mmio,
     /// The NVMe controller: alone, beside its image file; and in a guest, behind the vSMMU
@@ -51,6 +54,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         Bench::Crash(options) => crash::run(options),
         Bench::Footprint(options) => footprint::run(options),
         Bench::Merge => of_package("ipc", "merge", &[]),
+        Bench::Migrate(options) => migrate::run(options),
         Bench::Mmio => of_package("ipc", "mmio", &[]),
         Bench::Nvme(options) => nvme::run(options),
         Bench::Smp(options) => smp::run(options),
