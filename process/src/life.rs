@@ -136,6 +136,13 @@ pub trait Program: Sized {
     ) -> Result<(), Failure> {
         Err(Failure::new("carry", "it is no mover"))
     }
+    /// Holds the guest's CPUs, and its time, or lets them go on; at once. By default a program has none.
+    ///
+    /// # Errors
+    /// If it runs no guest code.
+    fn hold_cpus(_armed: &Self::Armed, _held: bool) -> Result<(), Failure> {
+        Err(Failure::new("hold the guest's CPUs", format!("{} has none", Self::WHAT)))
+    }
     /// How many turns its ring thread has taken ([`RingThread::turns`](crate::ring_thread::RingThread::turns)). By
     /// default a program serves no ring. Waits for nobody, and takes no lock that is held across work.
     fn turns(_armed: &Self::Armed) -> Option<u64> {
@@ -359,6 +366,14 @@ impl<P: Program> Life<P> {
     /// If it is not armed, or has no such channel.
     pub fn rewire(&mut self, peer: InstanceId, epoch: u32, channel: OwnedFd) -> Result<(), Failure> {
         P::rewire(self.armed("rewire")?, peer, epoch, channel)
+    }
+
+    /// Holds the guest's CPUs, or lets them go on.
+    ///
+    /// # Errors
+    /// If it is not armed, or has none.
+    pub fn hold_cpus(&mut self, held: bool) -> Result<(), Failure> {
+        P::hold_cpus(self.armed("hold the CPUs of")?, held)
     }
 
     /// How many turns its ring thread has taken, if it serves a ring.

@@ -85,6 +85,7 @@ fn answer<P: Program>(
         }
         Request::DmaEnded { device } => life.dma_ended(device)?,
         Request::Rewire { peer, epoch } => life.rewire(peer, epoch, given("take a new channel")?)?,
+        Request::HoldCpus { held } => life.hold_cpus(held)?,
         Request::Carry(request) => life.carry(request, given("carry").ok())?,
         Request::DirtyLog(op) => return life.dirty_log(op).map(Reply::DirtyLog),
         Request::Heartbeat => return Ok(Reply::Alive { turns: life.turns() }),

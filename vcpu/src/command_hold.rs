@@ -11,6 +11,7 @@
 //! this thread comes. Guest time of the host's CPUs stands from the hold on.
 
 use super::command_wait::{CommandWait, Look, WAIT_MAX};
+use super::cpu_hold::CpuHold;
 use super::engine::Engine;
 use super::gate::Gate;
 use ipc::protocol::inspect::Inspect;
@@ -26,7 +27,7 @@ const IDLE_INTERVAL: Duration = Duration::from_secs(60);
 /// Who holds the CPUs.
 pub struct CommandHold<E> {
     queue: CommandQueue,
-    engine: Arc<E>,
+    cpus: Arc<CpuHold<E>>,
     gate: Arc<Gate>,
     state: Mutex<State>,
     changed: Condvar,
@@ -44,7 +45,7 @@ struct State {
 
 impl<E: Engine> CommandHold<E> {
     /// Over this queue, of a machine that does not run yet.
-    pub fn new(queue: CommandQueue, engine: Arc<E>, gate: Arc<Gate>) -> Self {
+    pub fn new(queue: CommandQueue, cpus: Arc<CpuHold<E>>, gate: Arc<Gate>) -> Self {
         let state = State {
             wait: CommandWait::default(),
             looked: Instant::now(),
@@ -53,7 +54,7 @@ impl<E: Engine> CommandHold<E> {
             held_longest: Duration::ZERO,
             is_over: false,
         };
-        Self { queue, engine, gate, state: Mutex::new(state), changed: Condvar::new() }
+        Self { queue, cpus, gate, state: Mutex::new(state), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -90,9 +91,7 @@ impl<E: Engine> CommandHold<E> {
             Look::Overdue => {
                 state.held = Some(now);
                 state.holds = state.holds.saturating_add(1);
-                self.gate.hold_cpus(true);
-                self.engine.kick();
-                self.limit_time(Some(Duration::ZERO));
+                self.cpus.hold_for_commands();
                 ipc::log::info!(
                     "commands wait in the queue of smmu0 for {} ms: the guest's CPUs are held until it has consumed them",
                     WAIT_MAX.as_millis()
@@ -103,9 +102,8 @@ impl<E: Engine> CommandHold<E> {
                     // Whoever has seen it: the thread may still be waiting as it does while nothing waits.
                     self.changed.notify_all();
                 }
-                self.limit_time((progress == Look::Begun).then_some(WAIT_MAX));
+                self.cpus.limit_for_commands((progress == Look::Begun).then_some(WAIT_MAX));
                 if let Some(held) = state.held.take() {
-                    self.gate.hold_cpus(false);
                     let held = held.elapsed();
                     state.held_longest = state.held_longest.max(held);
                     ipc::log::info!(
@@ -114,16 +112,6 @@ impl<E: Engine> CommandHold<E> {
                     );
                 }
             }
-        }
-    }
-
-    fn limit_time(&self, span: Option<Duration>) {
-        if let Err(failure) = self.engine.limit_time(span) {
-            ipc::log::warn!(
-                "the guest sees the time pass that it was held: cannot {}: {}",
-                failure.what,
-                failure.why
-            );
         }
     }
 

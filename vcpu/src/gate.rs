@@ -3,7 +3,8 @@
 //!
 //! Threads register as they start. A pause is complete only when each of them has parked, so that all state is
 //! quiescent then. Quit is final. Beside that the vCPU threads alone can be held ([`super::command_hold`]): the machine
-//! is running, and those that are held count as parked if it is to pause.
+//! is running, and those that are held count as parked if it is to pause. A CPU that waits for a device then is not
+//! held before it is answered.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -38,6 +39,8 @@ pub struct Gate {
     target: AtomicU8,
     /// A copy of `state.are_cpus_held`.
     are_cpus_held: AtomicBool,
+    /// Devices are waited for as long as it takes.
+    are_accesses_held: AtomicBool,
 }
 
 /// Threads did not park in time.
@@ -61,6 +64,7 @@ impl Default for Gate {
             changed: Condvar::new(),
             target: AtomicU8::new(Target::Paused as u8),
             are_cpus_held: AtomicBool::new(false),
+            are_accesses_held: AtomicBool::new(false),
         }
     }
 }
@@ -149,6 +153,16 @@ impl Gate {
         self.are_cpus_held.load(Ordering::Acquire)
     }
 
+    /// Has CPUs wait for devices without counting the time, or as ever.
+    pub fn hold_accesses(&self, held: bool) {
+        self.are_accesses_held.store(held, Ordering::Release);
+    }
+
+    /// Whether the time does not count that a CPU waits for a device.
+    pub fn are_accesses_held(&self) -> bool {
+        self.are_accesses_held.load(Ordering::Acquire)
+    }
+
     fn wait_while(&self, must_park: impl Fn(&State) -> bool) -> bool {
         if self.is_running() && !self.are_cpus_held() {
             return true;
@@ -180,6 +194,14 @@ impl Gate {
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+impl Gate {
+    /// How many threads are parked.
+    pub fn parked_count(&self) -> usize {
+        self.state().parked
     }
 }
 

@@ -7,6 +7,7 @@
 use super::bus::{Bus, Counters};
 use super::command_hold::CommandHold;
 use super::console::Console;
+use super::cpu_hold::CpuHold;
 use super::cpu_thread;
 use super::engine::{Engine, EngineParts};
 use super::function_link::FunctionLink;
@@ -66,6 +67,7 @@ pub struct Guest<E: Engine> {
     pins: Arc<Pins>,
     dirty: Arc<DirtyLog>,
     links: Vec<Arc<FunctionLink>>,
+    cpus: Arc<CpuHold<E>>,
     /// Of a machine with an SMMU.
     hold: Option<Arc<CommandHold<E>>>,
     /// It was saved and not resumed since.
@@ -107,9 +109,10 @@ impl<E: Engine> Guest<E> {
         });
         let engine = E::new(parts, controller, Arc::clone(&bus), saved.map(|saved| &saved.engine))?;
         let engine = Arc::new(engine);
+        let cpus = Arc::new(CpuHold::new(Arc::clone(&engine), Arc::clone(&gate)));
         let hold = bus.remotes.iter().find_map(|remote| {
             let queue = remote.commands()?.clone();
-            let hold = Arc::new(CommandHold::new(queue, Arc::clone(&engine), Arc::clone(&gate)));
+            let hold = Arc::new(CommandHold::new(queue, Arc::clone(&cpus), Arc::clone(&gate)));
             // The bus belongs to the engine, which must not belong to the bus.
             let told = Arc::downgrade(&hold);
             remote.on_command(Box::new(move || {
@@ -129,6 +132,7 @@ impl<E: Engine> Guest<E> {
             pins,
             dirty,
             links,
+            cpus,
             hold,
             is_loaded: AtomicBool::new(saved.is_some()),
         })
@@ -224,6 +228,11 @@ impl<E: Engine> Guest<E> {
             self.gate.run();
             Err(failure)
         })
+    }
+
+    /// Holds the CPUs of a running machine, and guest time, or lets both go on.
+    pub fn hold_cpus(&self, held: bool) {
+        self.cpus.by_order(held);
     }
 
     /// Flushes the guest's output, then ends all threads without waiting for them.

@@ -18,6 +18,7 @@ mod bus;
 mod command_hold;
 mod command_wait;
 mod console;
+mod cpu_hold;
 mod cpu_thread;
 mod engine;
 mod function_link;

@@ -153,6 +153,11 @@ impl<E: Engine> Program for VcpuProgram<E> {
         process::no_device_behind(device)
     }
 
+    fn hold_cpus(armed: &Armed<E>, held: bool) -> Result<(), Failure> {
+        armed.0.hold_cpus(held);
+        Ok(())
+    }
+
     /// Of its channels, those with the processes of functions can be exchanged.
     fn rewire(armed: &Armed<E>, peer: InstanceId, epoch: u32, channel: OwnedFd) -> Result<(), Failure> {
         let fail =

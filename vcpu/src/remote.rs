@@ -283,7 +283,11 @@ impl RemoteDevice {
                     | RingError::NoLane),
                 ) => unfinished,
             };
-            waited = waited.saturating_add(begun.elapsed().min(WAIT_COUNTED_MAX));
+            waited = match gate.are_accesses_held() {
+                // Its process is gone, and comes back when somebody orders it.
+                true => Duration::ZERO,
+                false => waited.saturating_add(begun.elapsed().min(WAIT_COUNTED_MAX)),
+            };
             // Earlier accesses may have used up part of the time that the same pause allows for all of them.
             if waited.max(gate.pausing()) >= ANSWER_SPAN {
                 let why = format!("it has not answered within {} s", ANSWER_SPAN.as_secs());

@@ -9,6 +9,9 @@
 //!     └───────────► Stopping ◄───────────┘        End: from everywhere ─► Stopped, which is final
 //! ```
 //!
+//! Held is shown in place of Created, Running or Paused while a process is missing that only an order starts anew: what
+//! it is shown in place of comes back with that process, and all that it allows is Stop.
+//!
 //! A guest that was paused and comes from another host takes Start and Pause in one: it is not Running in between.
 //!
 //! Names are the API's and the log's. [`Phase::after`] has all transitions: the coordinator checks it before it acts
@@ -30,6 +33,8 @@ pub enum Phase {
     Running,
     /// vCPUs and devices are stopped; every process is alive and holds its state.
     Paused,
+    /// A process has died that is started anew by order only; the guest's CPUs and its time are held meanwhile.
+    Held,
     /// An orderly shutdown is under way.
     Stopping,
     /// Nothing runs any more.
@@ -91,7 +96,9 @@ impl Phase {
             (Self::Running | Self::Paused, Step::Pause) => Ok(Self::Paused),
             (Self::Running | Self::Paused, Step::Resume) => Ok(Self::Running),
             (Self::Running, Step::Reset) => Ok(Self::Created),
-            (Self::Created | Self::Running | Self::Paused | Self::Stopping, Step::Stop) => Ok(Self::Stopping),
+            (Self::Created | Self::Running | Self::Paused | Self::Held | Self::Stopping, Step::Stop) => {
+                Ok(Self::Stopping)
+            }
             (Self::Stopped { .. }, Step::End(_)) => Ok(self.clone()),
             (_, Step::End(why)) => Ok(Self::Stopped { why }),
             (phase, step) => Err(Problem::new(
@@ -109,6 +116,7 @@ impl Phase {
             Self::Created => "created",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Held => "held",
             Self::Stopping => "stopping",
             Self::Stopped { .. } => "stopped",
         }
@@ -119,6 +127,7 @@ impl Phase {
             Self::Created => "wait until it runs",
             Self::Running => "pause it first",
             Self::Paused => "resume it first",
+            Self::Held => "see with `bulkhead status` which process is missing",
             Self::Stopping | Self::Stopped { .. } => "start it again with `bulkhead run`",
         }
     }

@@ -236,32 +236,6 @@ fn killed_process_ends_the_vm_with_a_report_that_names_it() {
 }
 
 #[test]
-fn killed_vsmmu_comes_back_running_or_paused_until_it_has_died_too_often() {
-    let Some(lab) = Lab::new() else { return };
-    let kernel = lab.file("Image", &guest::counts_for_ever());
-    let mut vm = lab.start(&kernel, &["--smmu-restarts-per-minute", "3"]);
-    vm.await_running();
-    for (generation, phase) in [(2, "running"), (3, "paused"), (4, "running")] {
-        let moves = if phase == "paused" { "pause" } else { "resume" };
-        assert!(lab.bulkhead(&[moves]).status.success());
-        signal(vm.pid("smmu0"), "KILL");
-        vm.await_log("smmu0 goes on where it died");
-        let row = vm.process("smmu0");
-        assert_eq!((&row["generation"], &row["state"]), (&generation.into(), &phase.into()), "{row}");
-        assert_eq!(row["restart"], "starts anew");
-    }
-    let shown = String::from_utf8(lab.bulkhead(&["status"]).stdout).unwrap();
-    assert!(shown.contains("smmu0 was started anew 3 times") && shown.contains("signal 9"), "{shown}");
-    vm.drain();
-    vm.output_of(10);
-    signal(vm.pid("smmu0"), "KILL");
-    let (status, _, log) = vm.end();
-    let last = log.lines().last().unwrap();
-    assert!(status.code() == Some(3) && last.contains("has died 4 times within 60 s"), "{log}");
-    assert_eq!(lab.left_behind(), Vec::<String>::new());
-}
-
-#[test]
 fn killed_launcher_takes_the_vm_with_it() {
     let Some(lab) = Lab::new() else { return };
     let kernel = lab.file("Image", &guest::spins());

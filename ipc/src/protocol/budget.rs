@@ -133,6 +133,7 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
             | Request::Inspect
             | Request::Heartbeat
             | Request::DmaEnded { .. }
+            | Request::HoldCpus { .. }
             | Request::Rewire { .. }
             | Request::Carry(_)
             | Request::Probe(_),

@@ -108,6 +108,13 @@ pub enum Request {
     Heartbeat,
     /// To a mover, once it is configured. Reply `Done` or `Failed`, at once. As many descriptors as the request has.
     Carry(MoverRequest),
+    /// To a running vCPU process: its CPUs run no guest code from now on and guest time stands, or both go on. One that
+    /// waits for a device goes on waiting, however long that takes, and is held behind its access. Reply `Done`, at
+    /// once; it cannot fail. No descriptors. Idempotent. Death: ends the VM.
+    HoldCpus {
+        /// They are held; or go on.
+        held: bool,
+    },
 }
 
 /// The largest state of one process, in bytes: that of a device with memory of its own (an accelerator's may have some
@@ -139,6 +146,7 @@ impl Request {
             | Self::DirtyLog(_)
             | Self::DmaEnded { .. }
             | Self::Heartbeat
+            | Self::HoldCpus { .. }
             | Self::Inspect => true,
         }
     }
@@ -339,6 +347,7 @@ impl Message for Request {
             | Self::Inspect
             | Self::DmaEnded { .. }
             | Self::Heartbeat
+            | Self::HoldCpus { .. }
             | Self::Probe(_) => 0,
             Self::Carry(request) => request.fd_count(),
         }

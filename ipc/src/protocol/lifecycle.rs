@@ -11,9 +11,10 @@
 //!
 //! The way to `Running` is the same from reset and from state units. Before `Go` any step may fail, after which the
 //! process can only quit; the guest cannot have noticed anything by then. `Inspect`, `Heartbeat`, `Probe`, `DirtyLog`,
-//! `CheckSave` and `Rewire` do not change the state, nor does `Replay` once the process runs (for peers that were
-//! rewired); the dirty log needs a configured process. A mover stays configured. A request that the state does not
-//! allow is answered with `Failed`; the coordinator uses the same function, and does not send one.
+//! `CheckSave`, `Rewire` and `HoldCpus` do not change the state, nor does `Replay` once the process runs (for peers
+//! that were rewired); the dirty log needs a configured process, `HoldCpus` a running one. A mover stays configured. A
+//! request that the state does not allow is answered with `Failed`; the coordinator uses the same function, and does
+//! not send one.
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,7 @@ impl State {
                 Some(self)
             }
             (Self::Paused, Request::Save) => Some(Self::Paused),
+            (Self::Running, Request::HoldCpus { .. }) => Some(Self::Running),
             (
                 _,
                 Request::Load(_)
@@ -74,6 +76,7 @@ impl State {
                 | Request::CheckSave
                 | Request::Save
                 | Request::Rewire { .. }
+                | Request::HoldCpus { .. }
                 | Request::Carry(_),
             ) => None,
         }

@@ -184,3 +184,21 @@ fn access_to_the_machine_ends_with_the_guest() {
     });
     assert_eq!(device.health().failure(), None);
 }
+
+#[test]
+fn access_that_waits_for_longer_while_the_machine_is_held_is_answered_and_nobody_is_late() {
+    let (device, mut responder) = device();
+    let gate = running();
+    gate.hold_accesses(true);
+    std::thread::scope(|scope| {
+        let reads = scope.spawn(|| read(&device, &gate));
+        std::thread::sleep(ANSWER_SPAN + WAIT_SLICE * 5);
+        assert_eq!(device.health().failure(), None);
+        gate.hold_accesses(false);
+        // As long again as if it had only begun.
+        std::thread::sleep(ANSWER_SPAN / 2);
+        assert_eq!(device.health().failure(), None);
+        responder.next(&Interrupt::new(), Deadline::after(ANSWER_SPAN)).unwrap().complete(0x1234);
+        assert_eq!(reads.join().unwrap(), 0x1234);
+    });
+}

@@ -33,6 +33,7 @@ fn status(phase: Phase) -> Status {
         uptime_ms: 5,
         log_lines_dropped: 0,
         direct_dma: Vec::new(),
+        held: None,
         hang_deadline_s: 10,
         lost_devices: std::collections::BTreeMap::new(),
         deaths: std::collections::BTreeMap::new(),

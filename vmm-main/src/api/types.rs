@@ -43,7 +43,10 @@ pub struct Status {
     /// After how many seconds a process that makes no progress is killed, as if it had died; 0: never.
     #[serde(default)]
     pub hang_deadline_s: u32,
-    /// Processes that died and were started anew under the guest, by their names.
+    /// Why the guest is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+    /// Processes that died and were started anew under the guest, or are to be, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deaths: BTreeMap<String, Deaths>,
     /// Processes that run another program than they began with, by their names, and where it was.
@@ -54,7 +57,22 @@ pub struct Status {
     pub migration: Option<MigrationProgress>,
 }
 
-/// The deaths of a process that the guest went on after.
+/// A guest that is held: a process is missing that is started anew by order only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Which process died.
+    pub process: String,
+    /// How often it had died within a minute then.
+    pub deaths_per_minute: u32,
+    /// How it died last, and why it is not started anew by itself.
+    pub reason: String,
+    /// What can be done about it.
+    pub advice: String,
+    /// All that are missing: an order for one of them starts them together.
+    pub missing: Vec<String>,
+}
+
+/// The deaths of a process that the guest went on after, or waits behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deaths {
     /// How many.

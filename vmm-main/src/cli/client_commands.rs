@@ -20,8 +20,8 @@ use crate::api::client::{
     COMMAND_DEADLINE, Client, INSPECT_DEADLINE, MIGRATION_DEADLINE, SNAPSHOT_DEADLINE, STOP_DEADLINE,
 };
 use crate::api::types::{
-    DIRTY_RATE_MS_MAX, Deaths, DirtyPages, DirtyRate, DirtyRateRequest, Inspected, Process, RestartRequest,
-    Restarted, SaveRestored, Stage, Status, UnitLen,
+    DIRTY_RATE_MS_MAX, Deaths, DirtyPages, DirtyRate, DirtyRateRequest, Held, Inspected, Process,
+    RestartRequest, Restarted, SaveRestored, Stage, Status, UnitLen,
 };
 use crate::config::{check, size};
 use crate::launcher::runtime_dir::RuntimeDir;
@@ -216,6 +216,9 @@ pub fn restart(flags: &RestartFlags) -> Result<(), Problem> {
         return show_json(&done);
     }
     let Restarted { process, generation, stages, units, downtime_us } = done;
+    if stages.is_empty() {
+        return print(&format!("{process}: generation {generation} runs, and the guest goes on\n"));
+    }
     print(&moved(&format!("{process}: generation {generation} runs"), &stages, downtime_us, &units))
 }
 
@@ -329,8 +332,13 @@ pub(super) fn show_status(target: &Target, status: &Status) -> Result<(), Proble
         .iter()
         .map(|(name, deaths)| {
             let Deaths { count, last } = deaths;
-            format!("{name} was started anew {count} times; the last time, {last}\n")
+            format!("{name} has died {count} times; the last time, {last}\n")
         })
+        .collect();
+    let held: String = status
+        .held
+        .iter()
+        .map(|Held { process, reason, advice, .. }| format!("held for {process}: {reason}; {advice}\n"))
         .collect();
     let programs: String =
         status.programs.iter().map(|(name, file)| format!("{name} runs {file}\n")).collect();
@@ -338,7 +346,7 @@ pub(super) fn show_status(target: &Target, status: &Status) -> Result<(), Proble
     let migration: String =
         migration.map(|progress| format!("{}\n", migration::line(progress))).unwrap_or_default();
     print(&format!(
-        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{migration}{direct}{lost}{deaths}{programs}",
+        "{}: {}, {} of memory, {} vCPU ({}), {} (generation {}, {} resets), up {}.{:03} s\n{held}{migration}{direct}{lost}{deaths}{programs}",
         status.name,
         status.phase.as_str(),
         size::display(status.memory_len),

@@ -107,7 +107,7 @@ pub struct RunFlags {
     /// Whether the vSMMUv3's process is started anew under the running guest if it dies [default: always]
     #[arg(long, value_enum, value_name = "WHEN", help_heading = "Failures")]
     smmu_restart: Option<RestartPolicy>,
-    /// How often within a minute; if it dies more often the VM ends [default: 5]
+    /// How often within a minute; if it dies more often the guest is held until `restart` [default: 5]
     #[arg(long, value_name = "COUNT", help_heading = "Failures")]
     smmu_restarts_per_minute: Option<u64>,
     /// After how many seconds a process that makes no progress is killed, as if it had died; 0: never [default: 10]
@@ -117,7 +117,7 @@ pub struct RunFlags {
     /// always]
     #[arg(long, value_enum, value_name = "WHEN", help_heading = "Failures")]
     device_restart: Option<RestartPolicy>,
-    /// How often within a minute; if one dies more often the device has failed [default: 5]
+    /// How often within a minute; if one dies more often the guest is held until `restart` [default: 5]
     #[arg(long, value_name = "COUNT", help_heading = "Failures")]
     device_restarts_per_minute: Option<u64>,
 }

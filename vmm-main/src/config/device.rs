@@ -126,7 +126,8 @@ pub fn resolve(devices: Vec<DeviceSettings>, below: Restarts) -> Result<Vec<Devi
     let mut taken: Vec<u64> = devices.iter().filter_map(|device| device.slot).collect();
     let mut placed = Vec::new();
     for DeviceSettings { behind, slot, direct_dma, required, restart } in devices {
-        if restart.policy == Some(RestartPolicy::Always) && !matches!(behind, Behind::Nvme(_)) {
+        let comes_back = matches!(restart.policy, Some(RestartPolicy::Always | RestartPolicy::Ask));
+        if comes_back && !matches!(behind, Behind::Nvme(_)) {
             return refuse(
                 "only the processes of an `nvme` device are started anew if one dies".to_owned(),
                 "leave `restart` out, or give \"never\"".to_owned(),

@@ -71,11 +71,25 @@ pub const HANG_DEADLINE_DEFAULT: u64 = 10;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum RestartPolicy {
-    /// It is started anew under the running guest, unless that happens too often.
+    /// It is started anew under the running guest; if that happens too often, by order only.
     #[default]
     Always,
+    /// It is started anew by order only, and the guest is held until then.
+    Ask,
     /// The VM ends, or the device has failed.
     Never,
+}
+
+impl RestartPolicy {
+    /// How many deaths within a minute are followed by another life without an order, of the `count` that are allowed;
+    /// none: no life follows.
+    pub const fn limit(self, count: u32) -> Option<u32> {
+        match self {
+            Self::Always => Some(count),
+            Self::Ask => Some(0),
+            Self::Never => None,
+        }
+    }
 }
 
 /// One layer of configuration: what it leaves `None`, the layer below decides.

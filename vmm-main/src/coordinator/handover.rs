@@ -105,7 +105,7 @@ impl HandedDevice {
     /// adopt the device: when no life follows any more, the vSMMU would be told that the device's DMA has ended while
     /// the vCPU process still maps its BARs, and so keeps its DMA going.
     pub fn comes_back(&self) -> bool {
-        self.kind == DeviceKind::Nvme && self.restart == RestartPolicy::Always
+        self.kind == DeviceKind::Nvme && self.restart != RestartPolicy::Never
     }
 }
 
@@ -137,9 +137,10 @@ impl Handover {
 
     /// What the death of this process comes to, which is of this template.
     pub fn restart_of(&self, id: InstanceId, template: &Template) -> Restart {
-        match (template.restart, self.smmu_restart) {
-            (Restart::StartsAnew, RestartPolicy::Never) => Restart::EndsVm,
-            (Restart::DeviceFails, _) if self.restarts_of(id).is_some() => Restart::StartsAnew,
+        match (template.restart, self.restarts_of(id)) {
+            (Restart::StartsAnew, None) => Restart::EndsVm,
+            (Restart::StartsAnew | Restart::DeviceFails, Some(0)) => Restart::Asks,
+            (Restart::DeviceFails, Some(_)) => Restart::StartsAnew,
             (restart, _) => restart,
         }
     }
@@ -151,16 +152,16 @@ impl Handover {
         (!deadline.is_zero() && id.role != Role::Vcpu).then_some(deadline)
     }
 
-    /// How many deaths of this process within a minute are survived by another life of it; `None`: there is none.
+    /// How many deaths of this process within a minute are followed by another life of it without an order; `None`:
+    /// there is none in any case.
     pub fn restarts_of(&self, id: InstanceId) -> Option<u32> {
         match system::device_of(id) {
             Some(device) => {
                 let mut found = self.named().filter(|(known, _)| *known == device);
-                found.find_map(|(_, device)| device.comes_back().then_some(device.restarts))
+                let (_, device) = found.find(|(_, device)| device.comes_back())?;
+                device.restart.limit(device.restarts)
             }
-            None if id.role == Role::Smmu && self.smmu_restart == RestartPolicy::Always => {
-                Some(self.smmu_restarts)
-            }
+            None if id.role == Role::Smmu => self.smmu_restart.limit(self.smmu_restarts),
             None => None,
         }
     }

@@ -3,20 +3,21 @@
 
 use super::*;
 
-fn phases() -> [Phase; 5] {
-    [Phase::Created, Phase::Running, Phase::Paused, Phase::Stopping, Phase::Stopped { why: Why::Asked }]
+fn phases() -> [Phase; 6] {
+    let stopped = Phase::Stopped { why: Why::Asked };
+    [Phase::Created, Phase::Running, Phase::Paused, Phase::Held, Phase::Stopping, stopped]
 }
 
 #[test]
 fn lifecycle_table_allows_exactly_the_drawn_arrows() {
-    // Rows: created, running, paused, stopping, stopped. An empty word is a refusal.
-    let table: [(Step, [&str; 5]); 6] = [
-        (Step::Start, ["running", "", "", "", ""]),
-        (Step::Pause, ["", "paused", "paused", "", ""]),
-        (Step::Resume, ["", "running", "running", "", ""]),
-        (Step::Reset, ["", "created", "", "", ""]),
-        (Step::Stop, ["stopping", "stopping", "stopping", "stopping", ""]),
-        (Step::End(Why::GuestPoweredOff), ["stopped", "stopped", "stopped", "stopped", "stopped"]),
+    // Rows: created, running, paused, held, stopping, stopped. An empty word is a refusal.
+    let table: [(Step, [&str; 6]); 6] = [
+        (Step::Start, ["running", "", "", "", "", ""]),
+        (Step::Pause, ["", "paused", "paused", "", "", ""]),
+        (Step::Resume, ["", "running", "running", "", "", ""]),
+        (Step::Reset, ["", "created", "", "", "", ""]),
+        (Step::Stop, ["stopping", "stopping", "stopping", "stopping", "stopping", ""]),
+        (Step::End(Why::GuestPoweredOff), ["stopped"; 6]),
     ];
     for (step, row) in table {
         for (phase, expected) in phases().iter().zip(row) {

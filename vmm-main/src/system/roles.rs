@@ -64,8 +64,10 @@ pub enum Told {
 pub enum Restart {
     /// The VM ends with a report.
     EndsVm,
-    /// Its next life goes on from its checkpoint while the guest runs. The VM ends if it dies too often.
+    /// Its next life goes on from its checkpoint while the guest runs; if it dies too often, as with `Asks`.
     StartsAnew,
+    /// The guest is held until somebody orders its next life, which goes on from its checkpoint.
+    Asks,
     /// The VM goes on without the device that the process served: its registers read as all ones.
     DeviceFails,
     /// The migration that it was started for is over; what becomes of the VM is as with any lost connection.
@@ -140,6 +142,7 @@ impl Restart {
         match self {
             Self::EndsVm => "ends the VM",
             Self::StartsAnew => "starts anew",
+            Self::Asks => "the guest is held",
             Self::DeviceFails => "its device fails",
             Self::MigrationFails => "its migration fails",
         }

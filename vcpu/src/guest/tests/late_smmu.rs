@@ -67,14 +67,18 @@ fn inspected(guest: &Guest<Soft>, name: &str) -> Value {
     inspect.get(name).unwrap().clone()
 }
 
-/// Waits until a look that holds the CPUs, or lets them go on, is over: guest time stands then, or goes on.
-fn wait_held(guest: &Guest<Soft>, held: bool) {
-    let text = if held { "overdue: CPUs are held" } else { "in time" };
+/// Waits until the hold says this of the commands.
+fn wait_state(guest: &Guest<Soft>, text: &str) {
     let until = Instant::now() + PATIENCE;
     while inspected(guest, "commands") != Value::Text(text.into()) {
-        assert!(Instant::now() < until, "held: {}", !held);
+        assert!(Instant::now() < until, "its commands are not {text}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Waits until a look that holds the CPUs, or lets them go on, is over: guest time stands then, or goes on.
+fn wait_held(guest: &Guest<Soft>, held: bool) {
+    wait_state(guest, if held { "overdue: CPUs are held" } else { "in time" });
     assert_eq!(guest.gate.are_cpus_held(), held);
 }
 
@@ -215,5 +219,40 @@ fn guest_whose_smmu_keeps_up_is_never_held() {
         holds == Value::Counter(0) || longest >= WAIT_MAX,
         "{holds:?} though each took {longest:?} at most"
     );
+    guest.quit();
+}
+
+#[test]
+fn guest_that_is_held_by_order_executes_nothing_and_sees_no_time_pass_whatever_its_commands_do() {
+    let (guest, registers, _ring) = machine();
+    guest.power_on(RAM_BASE, 0).unwrap();
+    guest.resume().unwrap();
+    guest.hold_cpus(true);
+    let until = Instant::now() + PATIENCE;
+    while guest.gate.parked_count() < 2 {
+        assert!(Instant::now() < until, "its vCPUs go on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let stands = (instructions(&guest), time(&guest));
+    // Commands that are overdue, and are consumed, do not end it.
+    write_prod(&guest, 4);
+    wait_state(&guest, "overdue: CPUs are held");
+    registers.store_u32(CMDQ_CONS, 4);
+    wait_state(&guest, "in time");
+    assert_eq!((instructions(&guest), time(&guest)), stands);
+    assert!(guest.gate.are_cpus_held());
+    // Nor does its end let go those that are held for commands.
+    write_prod(&guest, 6);
+    wait_state(&guest, "overdue: CPUs are held");
+    guest.hold_cpus(false);
+    assert!(guest.gate.are_cpus_held());
+    assert_eq!((instructions(&guest), time(&guest)), stands);
+    registers.store_u32(CMDQ_CONS, 6);
+    wait_held(&guest, false);
+    let until = Instant::now() + PATIENCE;
+    while instructions(&guest) == stands.0 || time(&guest) == stands.1 {
+        assert!(Instant::now() < until, "it does not go on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     guest.quit();
 }

@@ -442,6 +442,8 @@ const fn name(request: &Request) -> &'static str {
         Request::Heartbeat => "answer a heartbeat",
         Request::DmaEnded { .. } => "note the end of a device's DMA",
         Request::Carry(_) => "carry",
+        Request::HoldCpus { held: true } => "hold the guest's CPUs",
+        Request::HoldCpus { held: false } => "let the guest's CPUs go on",
         Request::Probe(_) => PROBE,
     }
 }

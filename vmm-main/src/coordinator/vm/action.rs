@@ -11,6 +11,7 @@ use ipc::protocol::probe::{Probe, ProbeOutcome};
 use ipc::shm::dirty_log::Moment;
 
 use super::event::{LifeId, Ticket, Timer};
+use super::state_machine::Standstill;
 use crate::lifecycle::Phase;
 use crate::migration::message::Message;
 use crate::problem::Problem;
@@ -27,6 +28,8 @@ pub enum Action {
     PrepareRestart(Vec<InstanceId>),
     /// The next set, or the next life, is the current one from here on.
     Commit,
+    /// The program that was given for a restart is its process's from here on.
+    KeepProgram,
     /// Drop the objects of the next set, or the next life.
     Abandon,
     /// Connect to the servers of devices anew. Answered by `Reconnected`.
@@ -136,6 +139,8 @@ pub enum RequestKind {
     DirtyLog(DirtyLogOp),
     /// Attempt a system call that its sandbox must refuse.
     Probe(Probe),
+    /// Hold the guest's CPUs and its time, or let both go on.
+    HoldCpus(bool),
 }
 
 /// Where a process's state comes from.
@@ -172,6 +177,8 @@ pub enum Success {
     /// This life goes on where the one before it was, and so do those that it was started anew with: all of them, with
     /// so many bytes of state each.
     Restarted(LifeId, Vec<(InstanceId, u64)>),
+    /// This life goes on where the one before it died, and the guest with it.
+    Revived(LifeId),
     /// The guest runs at the other host.
     Migrated,
     /// The logs were harvested.
@@ -197,6 +204,8 @@ pub enum Notice {
     DeviceLost(InstanceId, String),
     /// This process died, for this reason, and is started anew.
     ProcessDied(InstanceId, String),
+    /// The VM stands still.
+    Held(Standstill),
     /// This life goes on where the one that died was.
     ProcessRevived(LifeId),
     /// These processes were killed and have not ended: they hang in the kernel.
@@ -223,6 +232,7 @@ impl RequestKind {
             }
             Self::DirtyLog(op) => state.after(&Request::DirtyLog(op)),
             Self::Probe(probe) => state.after(&Request::Probe(probe)),
+            Self::HoldCpus(held) => state.after(&Request::HoldCpus { held }),
         }
     }
 }

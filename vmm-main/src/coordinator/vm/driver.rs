@@ -222,7 +222,7 @@ impl Vm {
     }
 
     /// The reason for the end, once there is one.
-    pub const fn ended(&self) -> Option<&Why> {
+    pub fn ended(&self) -> Option<&Why> {
         match self.machine.phase() {
             Phase::Stopped { why } => Some(why),
             _ => None,

@@ -62,6 +62,7 @@ impl Vm {
                 self.programs.commit();
                 self.saved.clear();
             }
+            Action::KeepProgram => self.programs.commit(),
             Action::Abandon => {
                 self.next = None;
                 self.saved.clear();
@@ -205,6 +206,7 @@ impl Vm {
                 (Request::DirtyLog(op), vec![])
             }
             RequestKind::Probe(probe) => (Request::Probe(probe), vec![]),
+            RequestKind::HoldCpus(held) => (Request::HoldCpus { held }, vec![]),
         };
         if let Some(process) = self.processes.get(&life) {
             process.send(TaskMessage::Request(request, fds));
@@ -344,6 +346,11 @@ impl Vm {
                 let (process, units) = (instance.to_string(), unit_lens(units));
                 drop(answer.send(Ok(Restarted { process, generation, stages, units, downtime_us })));
             }
+            (Some(Waiting::Restart(answer)), Ok(Success::Revived(LifeId { generation, instance }))) => {
+                tracing::info!(process = %instance, generation, "the guest goes on");
+                let (stages, units, process) = (Vec::new(), Vec::new(), instance.to_string());
+                drop(answer.send(Ok(Restarted { process, generation, stages, units, downtime_us: 0 })));
+            }
             (Some(Waiting::Migration(answer)), Ok(Success::Migrated)) => {
                 let units = self.saved.iter().map(|(instance, state)| (*instance, state.len)).collect();
                 let migrated = self.migration.as_ref().map(|migration| migration.migrated(units));
@@ -418,6 +425,10 @@ impl Vm {
             }
             Notice::ProcessDied(process, reason) => {
                 tracing::warn!(%process, "{reason}; it is started anew, and the guest goes on");
+            }
+            Notice::Held(standstill) => {
+                let (process, advice) = (standstill.process, standstill.advice(&self.given.handover.name));
+                tracing::error!(%process, "{}; the guest is held: {advice}", standstill.sentence());
             }
             Notice::ProcessRevived(LifeId { generation, instance }) => {
                 let took = self.revived.map_or(Duration::ZERO, |(_, since)| since.elapsed());

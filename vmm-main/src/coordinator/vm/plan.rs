@@ -37,8 +37,8 @@ pub struct Member {
     pub server: Option<InstanceId>,
     /// The consequence of its loss.
     pub policy: FailurePolicy,
-    /// It is not lost when it dies, up to so many times a minute: its next life goes on from its checkpoint. None:
-    /// never.
+    /// It is not lost when it dies: its next life goes on from its checkpoint, up to so many times a minute, and by
+    /// order beyond that. None: never.
     pub restarts: Option<u32>,
     /// The host does its device's DMA, and goes on when it dies.
     pub dma_is_hosts: bool,
@@ -65,7 +65,11 @@ impl Plan {
             let policy = match (instance.template.restart, system::device_of(id)) {
                 (Restart::DeviceFails, Some(device)) => FailurePolicy::FailsDevice(device),
                 (
-                    Restart::DeviceFails | Restart::StartsAnew | Restart::EndsVm | Restart::MigrationFails,
+                    Restart::DeviceFails
+                    | Restart::StartsAnew
+                    | Restart::Asks
+                    | Restart::EndsVm
+                    | Restart::MigrationFails,
                     _,
                 ) => FailurePolicy::EndsVm,
             };

@@ -10,7 +10,7 @@ use machine::layout;
 
 use super::driver::{Vm, millis};
 use super::migration::Migration;
-use super::state_machine::Deaths;
+use super::state_machine::{Deaths, Standstill};
 use crate::api::command::Snapshot;
 use crate::api::types::{self, MigrationProgress, Process, Status};
 use crate::coordinator::launcher::Launcher;
@@ -27,7 +27,13 @@ impl Vm {
         // In the table's order.
         let lives = self.system.processes().iter().map(|process| (process, self.machine.life_of(process.id)));
         for (instance, life) in lives.chain([(self.system.mover(), self.machine.mover())]) {
-            let Some(life) = life else { continue };
+            let restart = self.given.handover.restart_of(instance.id, instance.template);
+            let Some(life) = life else {
+                if self.machine.missing().any(|missing| missing == instance.id) {
+                    processes.push(Process { state: "dead".to_owned(), ..table_row(instance, restart) });
+                }
+                continue;
+            };
             // A process is listed from hello on.
             let Some((handle, enforced)) =
                 self.processes.get(&life).and_then(|handle| Some((handle, handle.enforced.as_ref()?)))
@@ -42,7 +48,7 @@ impl Vm {
                 enforced: enforced.clone(),
                 limits: Some(handle.limits),
                 program_file: self.programs.path_of(life.instance).map(str::to_owned),
-                ..table_row(instance, self.given.handover.restart_of(instance.id, instance.template))
+                ..table_row(instance, restart)
             });
             inspectors.push(handle.inspector.clone());
         }
@@ -68,10 +74,22 @@ impl Vm {
             direct_dma: self.given.handover.direct_dma().map(|id| id.to_string()).collect(),
             lost_devices: lost.map(|(device, reason)| (device.to_string(), reason.clone())).collect(),
             hang_deadline_s: self.given.handover.hang_deadline,
+            held: self.machine.standstill().map(|standstill| self.held(standstill)),
             deaths: self.deaths(),
             programs: self.programs.shown(),
             migration: self.migration_progress(),
             ..nothing()
+        }
+    }
+
+    fn held(&self, standstill: &Standstill) -> types::Held {
+        let Standstill { process, cause, .. } = standstill;
+        types::Held {
+            process: process.to_string(),
+            deaths_per_minute: cause.deaths(),
+            reason: standstill.sentence(),
+            advice: standstill.advice(&self.given.handover.name),
+            missing: self.machine.missing().map(|missing| missing.to_string()).collect(),
         }
     }
 
@@ -150,6 +168,7 @@ fn nothing() -> Status {
         direct_dma: Vec::new(),
         lost_devices: BTreeMap::new(),
         hang_deadline_s: 0,
+        held: None,
         deaths: BTreeMap::new(),
         programs: BTreeMap::new(),
         migration: None,

@@ -9,6 +9,7 @@
 
 mod boot;
 mod commands;
+mod deaths;
 mod dirty_rate;
 mod ending;
 mod given_up;
@@ -22,6 +23,7 @@ mod reports;
 mod reset;
 mod restart;
 mod save_restore;
+mod standstill;
 #[cfg(test)]
 mod tests;
 mod transit;
@@ -33,16 +35,17 @@ use std::ops::ControlFlow;
 use ipc::instance::InstanceId;
 
 use self::boot::BootStep;
+pub use self::deaths::Deaths;
 use self::dirty_rate::DirtyRate;
 use self::incoming::Incoming;
 use self::lives::{Life, Lives};
 use self::outgoing::Outgoing;
-pub use self::recovery::Deaths;
 use self::recovery::Recovery;
 use self::reset::ResetStep;
 pub(super) use self::reset::{cannot_be_killed, names};
 use self::restart::Restart;
 use self::save_restore::SaveRestore;
+pub use self::standstill::Standstill;
 use self::transit::Transit;
 use super::action::{Action, Notice};
 use super::event::{Event, LifeId, MigrationEvent, Ticket, Timer};
@@ -51,7 +54,7 @@ use crate::lifecycle::{Phase, Why};
 use crate::problem::{Class, Problem};
 
 /// What the VM is doing. There is one operation at a time: no two ever move the same process.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Operation {
     /// Nothing: a command may come.
     Idle,
@@ -97,7 +100,7 @@ enum GuestRequest {
 }
 
 /// The life of a VM as a pure function: events in, actions out.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct StateMachine {
     plan: Plan,
     phase: Phase,
@@ -106,7 +109,9 @@ pub struct StateMachine {
     recovery: Option<Recovery>,
     /// Who has the mover attempt what its sandbox refuses, beside the migration.
     mover_probe: Option<(Ticket, LifeId)>,
-    /// Deaths that were survived.
+    /// Who was answered though what it asked for is still under way: the VM stands still.
+    answered_early: Option<Ticket>,
+    /// Deaths that the guest went on after, or waits behind.
     deaths: BTreeMap<InstanceId, Deaths>,
     lives: Lives,
     /// The set of processes that the guest lives in.
@@ -148,6 +153,7 @@ impl StateMachine {
             operation: Operation::Idle,
             recovery: None,
             mover_probe: None,
+            answered_early: None,
             deaths: BTreeMap::new(),
             lives: Lives::default(),
             generation: 0,
@@ -188,8 +194,8 @@ impl StateMachine {
     }
 
     /// The phase that users see.
-    pub const fn phase(&self) -> &Phase {
-        &self.phase
+    pub fn phase(&self) -> &Phase {
+        if self.standstill().is_some() { &Phase::Held } else { &self.phase }
     }
 
     /// Whether a command would be taken now.
@@ -197,10 +203,11 @@ impl StateMachine {
         matches!(self.operation, Operation::Idle) && !self.is_recovering()
     }
 
-    /// Whether a command would be answered now: it begins, or is refused for a migration that may take long.
-    pub const fn answers_commands(&self) -> bool {
+    /// Whether a command would be answered now: it begins, or is refused for what may take long: a migration, a VM that
+    /// stands still.
+    pub fn answers_commands(&self) -> bool {
         let migrates = matches!(self.operation, Operation::Outgoing(_) | Operation::Incoming(_));
-        self.is_idle() || migrates && !self.is_recovering()
+        self.is_idle() || migrates && !self.is_recovering() || self.standstill().is_some()
     }
 
     /// How far a migration is, in the words of its states.
@@ -301,7 +308,7 @@ impl StateMachine {
                 self.outgoing_over_time(epoch, wait);
                 self.incoming_over_time(epoch, wait);
             }
-            Timer::DeathForgotten(instance, _) => self.forget_death(instance),
+            Timer::DeathForgotten(instance, number) => self.forget_death(instance, number),
             Timer::Stop => self.give_up_on_processes(),
             // It has said so meanwhile, or is gone.
             Timer::DeviceOutcome(_) => {}

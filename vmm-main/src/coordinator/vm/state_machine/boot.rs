@@ -19,7 +19,7 @@ use crate::problem::Problem;
 const BOOT_SPAN_MIN: Duration = Duration::from_secs(1);
 
 /// How far a boot is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum BootStep {
     /// RAM is made and the guest loaded into it.
     Load,

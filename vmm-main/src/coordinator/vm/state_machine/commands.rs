@@ -23,6 +23,9 @@ impl StateMachine {
         {
             return self.probe_mover(ticket, mover, *probe);
         }
+        if let (Command::Restart(name), Some(_)) = (&command, self.standstill()) {
+            return self.order(ticket, name.parse().ok());
+        }
         match self.check_free().and_then(|()| self.begin_command(ticket, command)) {
             Ok(operation) => self.operation = operation,
             Err(problem) => self.actions.push(Action::Answer(ticket, Err(problem))),
@@ -31,6 +34,7 @@ impl StateMachine {
 
     /// Whether a command can begin now.
     fn check_free(&self) -> Result<(), Problem> {
+        self.check_not_held()?;
         match self.operation {
             Operation::Idle if !self.is_recovering() => Ok(()),
             Operation::Ending(_) | Operation::Over => Err(has_ended()),
@@ -60,6 +64,9 @@ impl StateMachine {
     /// # Errors
     /// The answer to the command, if it came now.
     pub fn check_restart(&self, name: &str) -> Result<(), Problem> {
+        if self.standstill().is_some() {
+            return self.check_order(name.parse().ok()).map(drop);
+        }
         self.check_free()?;
         self.restart_of(name).map(drop)
     }
@@ -177,7 +184,7 @@ impl StateMachine {
         } else if let Operation::Probe { ticket, life } = self.operation
             && life == id
         {
-            self.actions.push(Action::Answer(ticket, result));
+            self.answer(ticket, result);
             self.operation = Operation::Idle;
         }
     }

@@ -20,7 +20,7 @@ use crate::lifecycle::Phase;
 use crate::problem::{Class, Problem};
 
 /// A measurement that is under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct DirtyRate {
     pub ticket: Ticket,
     /// In whose name the processes log: no two measurements have the same.
@@ -66,7 +66,7 @@ impl StateMachine {
             Ok(()) => measuring.stage = Stage::Enable,
             Err(problem) => {
                 let ticket = measuring.ticket;
-                self.actions.push(Action::Answer(ticket, Err(problem)));
+                self.answer(ticket, Err(problem));
                 self.operation = Operation::Idle;
             }
         }
@@ -100,7 +100,7 @@ impl StateMachine {
             }
             Stage::Disable => {
                 let result = measuring.failed.map_or(Ok(Success::DirtyRateMeasured), Err);
-                self.actions.push(Action::Answer(ticket, result));
+                self.answer(ticket, result);
                 return Step::Continue(Operation::Idle);
             }
         };

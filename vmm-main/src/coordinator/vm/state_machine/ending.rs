@@ -32,22 +32,22 @@ impl StateMachine {
     /// The operation that ends the VM. Who waits for the one that is under way is answered.
     pub(super) fn start_ending(&mut self, why: Why) -> Operation {
         let probing = self.mover_probe.take().map(|(ticket, _)| ticket);
-        for ticket in self.open_ticket().into_iter().chain(probing) {
+        let ordered = self.recovery.take().and_then(|recovery| recovery.ordered).map(|order| order.ticket);
+        for ticket in self.open_ticket().into_iter().chain(probing).chain(ordered) {
             let problem = why.problem().cloned().unwrap_or_else(has_ended);
-            self.actions.push(Action::Answer(ticket, Err(problem)));
+            self.answer(ticket, Err(problem));
         }
         if let Ok(after) = self.phase.after(lifecycle::Step::Stop) {
             self.phase = after;
         }
         self.guest_request = None;
-        self.recovery = None;
         self.failing_devices.clear();
         self.actions.push(Action::Arm(Timer::Stop, STOP_SPAN));
         Operation::Ending(why)
     }
 
     /// Whose command is being carried out.
-    const fn open_ticket(&self) -> Option<Ticket> {
+    pub(super) const fn open_ticket(&self) -> Option<Ticket> {
         match &self.operation {
             Operation::Transit(transit) => Some(transit.ticket),
             Operation::SaveRestore(moving) => Some(moving.ticket),

@@ -10,11 +10,11 @@ use ipc::instance::InstanceId;
 use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, at_step};
 use crate::coordinator::vm::action::{Action, RequestKind};
-use crate::coordinator::vm::event::{LifeId, Ticket};
-use crate::problem::{Class, Problem};
+use crate::coordinator::vm::event::Ticket;
+use crate::problem::Problem;
 
 /// Why it is given up.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct GivenUp {
     /// The step, as messages name it.
     step: &'static str,
@@ -84,18 +84,7 @@ impl StateMachine {
         self.actions.push(Action::Abandon);
         let problem = failed.problem();
         let advice = format!("{}; the guest is {}", problem.advice, self.phase);
-        self.actions.push(Action::Answer(ticket, Err(Problem { advice, ..problem })));
+        self.answer(ticket, Err(Problem { advice, ..problem }));
         Progress::Done
-    }
-
-    /// A device that the guest is to go on with has failed.
-    pub(super) fn not_coming_along(&mut self, id: LifeId, reason: &str) {
-        let problem = Problem::new(
-            Class::State,
-            format!("its device does not come along: {reason}"),
-            id.instance.to_string(),
-            "look at its server",
-        );
-        self.give_up_move(Some(id.instance), problem, Cause::Refusal);
     }
 }

@@ -30,7 +30,7 @@ const OFFER_SPAN: Duration = budget::sum(&[Duration::from_secs(10), budget::SLAC
 const COMMIT_SPAN: Duration = budget::sum(&[spans::ORDER_SPAN, budget::SLACK]);
 
 /// A guest that is on its way here.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Incoming {
     destination: Destination,
     pub mover: LifeId,

@@ -16,7 +16,7 @@ use crate::coordinator::vm::event::LifeId;
 use crate::coordinator::vm::plan::Member;
 
 /// One process.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Life {
     /// The set of processes that it belongs to. None: it has left, for its next life.
     pub set: Option<u32>,
@@ -32,6 +32,8 @@ pub(super) struct Life {
     pub device: Option<DeviceOutcome>,
     /// It runs guest code.
     pub runs_guest: bool,
+    /// It holds the CPUs, by order.
+    pub is_held: bool,
     /// It is the process of a device.
     pub opens_device: bool,
     /// It writes guest RAM, and has a log of that.
@@ -65,6 +67,7 @@ impl Life {
             refused: false,
             device: None,
             runs_guest: member.runs_guest,
+            is_held: false,
             opens_device: member.opens_device,
             has_dirty_log: member.has_dirty_log,
             dirty_log: None,
@@ -96,7 +99,7 @@ impl Life {
 }
 
 /// All lives.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Lives(BTreeMap<LifeId, Life>);
 
 impl Lives {

@@ -37,7 +37,7 @@ const COMMIT_SPAN: Duration = budget::sum(&[spans::ORDER_SPAN, budget::SLACK]);
 pub(super) const CLOSE_SPAN: Duration = budget::sum(&[budget::mover::CLOSING, budget::SLACK]);
 
 /// A guest that is leaving.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Outgoing {
     /// Who waits for it; none once it is known that nothing is known.
     pub ticket: Option<Ticket>,

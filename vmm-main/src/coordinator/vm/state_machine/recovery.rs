@@ -3,9 +3,9 @@
 //! those that cannot do without it ([`RestartGroup`](crate::system::RestartGroup)), each from its own.
 //!
 //! ```text
-//! reaped ─► end the others of the group, and what a move had begun ─► start the next lives ─► configure, load the
-//!     checkpoints ─► rewire their peers ─► arm, replay ─► they are of the guest's set ─► go ─► rewire the CPUs
-//!     (─► pause, if the guest is paused)
+//! reaped ─► end the others of the group, and what a move had begun (─► hold the CPUs, wait for an order)
+//!     ─► start the next lives ─► configure, load the checkpoints ─► rewire their peers ─► arm, replay
+//!     ─► they are of the guest's set ─► go ─► rewire the CPUs (─► let them go on) (─► pause, if the guest is paused)
 //! ```
 //!
 //! It stands beside the operation, and is none: a CPU that waits for the dead process cannot answer an order to pause
@@ -13,19 +13,21 @@
 //! still meanwhile, and goes on afterwards: a pause or a resume as if nothing had happened; a move, a restart or a
 //! measurement is given up first, for it relies on the life that is over. The next lives are a set of their own until
 //! they go, as at a planned restart ([`super::restart`]). If one dies on its way, or another process does meanwhile,
-//! all of them are begun once more, with that one. One that refuses, or dies too often, costs what its death would
-//! otherwise. While the disks may be another host's, in the middle of a migration, nothing of this is begun: what a
-//! device's next life finds in its checkpoint it would write.
+//! all of them are begun once more, with that one. One that dies too often is waited for until somebody orders its next
+//! life ([`super::standstill`]); one that refuses costs what its death would otherwise. While the disks may be another
+//! host's, in the middle of a migration, nothing of this is begun: what a device's next life finds in its checkpoint it
+//! would write.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
+use super::deaths::{DEATHS_SPAN, Deaths};
 use super::given_up::Cause;
 use super::lives::Life;
+use super::standstill::{self, Order, Standstill};
 use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, at_step, cannot_be_killed};
 use crate::coordinator::logs;
@@ -35,14 +37,11 @@ use crate::lifecycle::Phase;
 use crate::problem::{Class, Problem};
 use crate::system::{self, RestartGroup, Rewiring};
 
-/// How long a death counts towards the limit.
-const DEATHS_SPAN: Duration = Duration::from_secs(60);
-
 /// Next lives on their way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Recovery {
     /// Whose.
-    members: Vec<InstanceId>,
+    pub members: Vec<InstanceId>,
     /// The set that they are alone in until they go.
     new: u32,
     /// Which channels to them are not exchanged yet.
@@ -52,6 +51,10 @@ pub(super) struct Recovery {
     /// Who was rewired, and has not put into force yet what its new channels are to know.
     to_replay: Vec<InstanceId>,
     stage: Stage,
+    /// Why none is started before that is ordered.
+    pub standstill: Option<Standstill>,
+    /// Who has ordered it since, if anybody has.
+    pub ordered: Option<Order>,
 }
 
 /// How far they are.
@@ -59,6 +62,9 @@ pub(super) struct Recovery {
 enum Stage {
     /// The processes of another set are ended, and those that are to be started anew.
     Clear,
+    /// The CPUs are held, before an order is waited for.
+    Hold,
+    Wait,
     Start,
     Configure,
     Load,
@@ -67,33 +73,24 @@ enum Stage {
     Replay,
     Go,
     RewireLast,
+    /// The CPUs go on, if they are held.
+    Release,
     /// They hold still, if the guest is paused.
     Settle,
-}
-
-/// The deaths of a process that were survived.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Deaths {
-    /// How many.
-    pub count: u32,
-    /// How many of them count towards the limit.
-    recent: u32,
-    /// How it died last.
-    pub last: String,
 }
 
 impl Stage {
     /// What users are told of it.
     const fn as_str(self) -> &'static str {
         match self {
-            Self::Clear | Self::Start => "start",
+            Self::Clear | Self::Hold | Self::Wait | Self::Start => "start",
             Self::Configure => "configure",
             Self::Load => "load",
             Self::Rewire | Self::RewireLast => "rewire",
             Self::Arm => "arm",
             Self::Replay => "replay",
             Self::Go => "go",
-            Self::Settle => "pause",
+            Self::Release | Self::Settle => "let go on",
         }
     }
 }
@@ -114,8 +111,14 @@ impl Recovery {
     }
 
     /// Whether this life is one of them.
-    fn is_next(&self, id: LifeId) -> bool {
+    pub fn is_next(&self, id: LifeId) -> bool {
         self.new == id.generation && self.members.contains(&id.instance)
+    }
+
+    /// The CPUs are held, and nothing goes on before an order.
+    #[cfg(test)]
+    pub fn waits_for_order(&self) -> bool {
+        self.stage == Stage::Wait
     }
 
     fn is_member_of(device: InstanceId) -> impl Fn(&InstanceId) -> bool {
@@ -124,13 +127,13 @@ impl Recovery {
 }
 
 impl StateMachine {
-    /// The deaths that were survived.
+    /// The deaths that the guest went on after, or waits behind.
     pub const fn deaths(&self) -> &BTreeMap<InstanceId, Deaths> {
         &self.deaths
     }
 
-    /// A process died that can be followed by another life, `max` times within a minute. `had_begun`: it can have left
-    /// a checkpoint.
+    /// A process died that can be followed by another life, `max` times within a minute; beyond that by order only.
+    /// `had_begun`: it can have left a checkpoint.
     ///
     /// # Errors
     /// Its departure, if it is not followed.
@@ -149,32 +152,62 @@ impl StateMachine {
         }
         let is_reviving = self.recovery.as_ref().is_some_and(|recovery| recovery.is_next(id));
         let group = self.group_with(id.instance).filter(|_| is_reviving || had_begun);
-        let Some(RestartGroup { members, rewirings }) = group else { return Err(departure) };
-        let deaths = self.deaths.entry(id.instance).or_default();
-        deaths.count = deaths.count.saturating_add(1);
-        deaths.recent = deaths.recent.saturating_add(1);
-        deaths.last.clone_from(&departure.problem.what);
-        let (number, recent) = (deaths.count, deaths.recent);
-        if recent > max {
-            return Err(Departure { problem: too_often(recent, departure.problem), ..departure });
-        }
+        let Some(group) = group else { return Err(departure) };
+        let Departure { problem, .. } = departure;
+        let (number, recent) = self.deaths.entry(id.instance).or_default().add(&problem.what);
         self.actions.push(Action::Arm(Timer::DeathForgotten(id.instance, number), DEATHS_SPAN));
-        self.tell(Notice::ProcessDied(id.instance, departure.problem.what.clone()));
-        self.give_up_for(id, departure.problem);
+        let stands = self.recovery.as_ref().and_then(|recovery| recovery.standstill.clone());
+        let cause = match (max, &stands) {
+            (0, _) => Some(standstill::Cause::Asks),
+            _ if recent > max => Some(standstill::Cause::TooOften(recent)),
+            (_, Some(stands)) if stands.process == id.instance => Some(stands.cause),
+            (_, Some(_)) => Some(standstill::Cause::Beside),
+            (_, None) => None,
+        };
+        let process = id.instance;
+        let own = cause.map(|cause| Standstill { process, cause, last: problem.what.clone() });
+        match &own {
+            None => self.tell(Notice::ProcessDied(process, problem.what.clone())),
+            Some(own) => self.stand_still(own),
+        }
+        self.give_up_for(id, problem.clone());
+        let standstill = stands.filter(|stands| stands.process != process).or(own);
+        self.begin_recovery(group, standstill, &problem);
+        Ok(())
+    }
+
+    /// Begins with the end of those that are to be started anew; or begins once more, because of this.
+    pub(super) fn begin_recovery(
+        &mut self,
+        group: RestartGroup,
+        standstill: Option<Standstill>,
+        problem: &Problem,
+    ) {
+        let RestartGroup { members, rewirings } = group;
+        if let Some(order) = self.recovery.take().and_then(|recovery| recovery.ordered) {
+            self.end_order(order, Err(problem.clone()));
+        }
         let new = self.next_generation();
         let is_last =
             |rewiring: &Rewiring| self.plan.member(rewiring.peer).is_some_and(|peer| peer.runs_guest);
         let (to_rewire_last, to_rewire): (Vec<_>, Vec<_>) = rewirings.into_iter().partition(is_last);
         let smmus = to_rewire.iter().map(|rewiring| rewiring.peer).filter(|peer| peer.role == Role::Smmu);
         let to_replay = smmus.collect();
-        let stage = Stage::Clear;
-        self.recovery = Some(Recovery { members, new, to_rewire, to_rewire_last, to_replay, stage });
-        Ok(())
+        self.recovery = Some(Recovery {
+            members,
+            new,
+            to_rewire,
+            to_rewire_last,
+            to_replay,
+            stage: Stage::Clear,
+            standstill,
+            ordered: None,
+        });
     }
 
     /// Who is started anew when this process is, with those that are being already, and whose channels are exchanged.
     /// None: it cannot be, or a peer has not begun itself, and cannot be rewired.
-    fn group_with(&self, instance: InstanceId) -> Option<RestartGroup> {
+    pub(super) fn group_with(&self, instance: InstanceId) -> Option<RestartGroup> {
         let mut all = RestartGroup { members: Vec::new(), rewirings: Vec::new() };
         let under_way = self.recovery.iter().flat_map(|recovery| &recovery.members);
         for member in std::iter::once(&instance).chain(under_way) {
@@ -215,13 +248,6 @@ impl StateMachine {
         }
     }
 
-    /// A death was long enough ago not to count any more.
-    pub(super) fn forget_death(&mut self, instance: InstanceId) {
-        if let Some(deaths) = self.deaths.get_mut(&instance) {
-            deaths.recent = deaths.recent.saturating_sub(1);
-        }
-    }
-
     /// Lets it go on until it has to wait, or is done.
     pub(super) fn recover(&mut self) {
         if self.lacks_disks() {
@@ -230,7 +256,11 @@ impl StateMachine {
         while let Some(mut recovery) = self.recovery.take() {
             let new = recovery.new;
             let (progress, next) = match recovery.stage {
+                Stage::Clear if recovery.standstill.is_some() => (self.clear_for(&recovery), Stage::Hold),
                 Stage::Clear => (self.clear_for(&recovery), Stage::Start),
+                Stage::Hold => (self.hold_cpus(true), Stage::Wait),
+                Stage::Wait if recovery.ordered.is_none() => (Progress::Waiting, Stage::Wait),
+                Stage::Wait => (Progress::Done, Stage::Start),
                 Stage::Start => (self.start_anew(&recovery), Stage::Configure),
                 Stage::Configure => (self.configure_next(new), Stage::Load),
                 Stage::Load => (self.load(new, LoadSource::Checkpoint), Stage::Rewire),
@@ -238,7 +268,8 @@ impl StateMachine {
                 Stage::Arm => (self.arm(new, &LoadSource::Checkpoint), Stage::Replay),
                 Stage::Replay => (self.replay_revived(&mut recovery), Stage::Go),
                 Stage::Go => (self.let_go(&recovery), Stage::RewireLast),
-                Stage::RewireLast => (self.rewire(&mut recovery.to_rewire_last, new), Stage::Settle),
+                Stage::RewireLast => (self.rewire(&mut recovery.to_rewire_last, new), Stage::Release),
+                Stage::Release => (self.hold_cpus(false), Stage::Settle),
                 Stage::Settle => (self.settle_revived(), Stage::Settle),
             };
             if progress == Progress::Waiting {
@@ -248,7 +279,7 @@ impl StateMachine {
             let lives: Vec<LifeId> =
                 recovery.members.iter().map(|member| LifeId { generation: new, instance: *member }).collect();
             match recovery.stage {
-                Stage::Clear => self.renew_for(&recovery),
+                Stage::Clear => self.all_are_reaped(&recovery),
                 Stage::RewireLast => self.actions.push(Action::CloseConnections(new)),
                 Stage::Replay => {
                     for id in lives {
@@ -257,11 +288,11 @@ impl StateMachine {
                         }
                     }
                 }
-                Stage::Settle => {
-                    lives.into_iter().for_each(|life| self.tell(Notice::ProcessRevived(life)));
-                    return;
-                }
+                Stage::Settle => return self.end_recovery(&recovery, &lives),
                 _ => {}
+            }
+            if next == Stage::Start {
+                self.actions.push(Action::Renew(new, recovery.members.clone()));
             }
             recovery.stage = next;
             self.recovery = Some(recovery);
@@ -280,8 +311,16 @@ impl StateMachine {
         if due.is_empty() { Progress::Done } else { Progress::Waiting }
     }
 
+    /// All of them go on.
+    fn end_recovery(&mut self, recovery: &Recovery, lives: &[LifeId]) {
+        lives.iter().for_each(|life| self.tell(Notice::ProcessRevived(*life)));
+        if let Some(order) = recovery.ordered {
+            self.end_order(order, Ok(LifeId { generation: recovery.new, instance: order.process }));
+        }
+    }
+
     /// All lives before are reaped: what they had is the next ones'.
-    fn renew_for(&mut self, recovery: &Recovery) {
+    fn all_are_reaped(&mut self, recovery: &Recovery) {
         // What waits for the DMA of one of them waits for the next life from now on.
         let is_running = |id: &LifeId| {
             let life = self.lives.get(*id);
@@ -298,7 +337,6 @@ impl StateMachine {
         self.actions.extend(told);
         // Ends of channels to the lives of a move that was given up: their peers are to see that those are over.
         self.actions.push(Action::Abandon);
-        self.actions.push(Action::Renew(recovery.new, recovery.members.clone()));
     }
 
     fn start_anew(&mut self, recovery: &Recovery) -> Progress {
@@ -329,9 +367,11 @@ impl StateMachine {
         }
     }
 
-    /// A vSMMU has told the next lives behind it what it has to.
+    /// A vSMMU has told the next lives behind it what it has to; or lives before them, if it was asked for those.
     pub(super) fn peer_replayed_revived(&mut self, id: LifeId) {
-        if let Some(recovery) = self.recovery.as_mut().filter(|recovery| !recovery.is_next(id)) {
+        if let Some(recovery) = self.recovery.as_mut().filter(|recovery| !recovery.is_next(id))
+            && recovery.stage == Stage::Replay
+        {
             recovery.to_replay.retain(|peer| *peer != id.instance);
         }
     }
@@ -370,6 +410,13 @@ impl StateMachine {
         order: Option<RequestKind>,
         problem: &Problem,
     ) -> bool {
+        let next = match order {
+            Some(RequestKind::Rewire(next)) if id.instance.role != Role::Vfio => next,
+            _ => id,
+        };
+        if self.is_ordered(next) && self.fail_order(next, problem) {
+            return true;
+        }
         let Some(recovery) = &self.recovery else { return false };
         if recovery.is_next(id) {
             let what = at_step(recovery.stage.as_str(), Some(id.instance), problem.clone()).what;
@@ -409,9 +456,8 @@ impl StateMachine {
             recovery.to_rewire.retain(|rewiring| !is_member(&rewiring.member));
             recovery.to_rewire_last.retain(|rewiring| !is_member(&rewiring.member));
             if recovery.members.is_empty() {
-                let new = recovery.new;
-                self.recovery = None;
-                self.actions.push(Action::CloseConnections(new));
+                self.actions.push(Action::CloseConnections(recovery.new));
+                self.end_without_members();
             }
         }
         let ids: Vec<LifeId> = self.lives.ids().into_iter().filter(|id| is_member(&id.instance)).collect();
@@ -425,16 +471,24 @@ impl StateMachine {
         }
     }
 
+    /// None of those is missing any more that were to be started anew: the guest goes on without them.
+    fn end_without_members(&mut self) {
+        let Some(Recovery { standstill: Some(_), ordered, .. }) = &self.recovery else {
+            self.recovery = None;
+            return;
+        };
+        if let Some(order) = *ordered {
+            let what = "the guest has lost this device meanwhile";
+            let problem = Problem::new(Class::State, what, order.process.to_string(), "see the log");
+            self.end_order(order, Err(problem));
+        }
+        if let Some(recovery) = &mut self.recovery {
+            (recovery.standstill, recovery.ordered) = (None, None);
+            recovery.stage = Stage::Release;
+        }
+    }
+
     fn dma_is_hosts(&self, device: InstanceId) -> bool {
         self.plan.member(device).is_some_and(|member| member.dma_is_hosts)
     }
-}
-
-fn too_often(count: u32, problem: Problem) -> Problem {
-    Problem::new(
-        Class::Died,
-        format!("{}; it has died {count} times within {} s", problem.what, DEATHS_SPAN.as_secs()),
-        problem.place,
-        "report this if it was not killed by hand",
-    )
 }

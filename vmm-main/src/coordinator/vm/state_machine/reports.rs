@@ -9,13 +9,14 @@ use std::time::Duration;
 use ipc::protocol::control::Event as Report;
 use ipc::protocol::lifecycle::State;
 
+use super::given_up::Cause;
 use super::lives::DeviceOutcome;
 use super::{GuestRequest, Operation, StateMachine};
 use crate::coordinator::logs;
 use crate::coordinator::vm::action::{Action, Notice, RequestKind};
 use crate::coordinator::vm::event::{LifeId, Outcome, ProcessEvent, Timer};
 use crate::lifecycle::Why;
-use crate::problem::Problem;
+use crate::problem::{Class, Problem};
 
 /// Between the end of a server of ours as its client sees it, and as its parent does.
 const SERVER_END_SPAN: Duration = Duration::from_millis(500);
@@ -58,8 +59,10 @@ impl StateMachine {
             self.peer_replayed_revived(id);
         }
         let Some(life) = self.lives.get_mut(id) else { return };
-        if let RequestKind::DirtyLog(op) = request {
-            life.dirty_log = Some(op);
+        match request {
+            RequestKind::DirtyLog(op) => life.dirty_log = Some(op),
+            RequestKind::HoldCpus(held) => life.is_held = held,
+            _ => {}
         }
         match outcome {
             Outcome::Done => {}
@@ -76,9 +79,16 @@ impl StateMachine {
 
     /// A process cannot do what it was asked, or could not even be started.
     fn refused(&mut self, id: LifeId, request: Option<RequestKind>, problem: Problem) {
-        if request == Some(RequestKind::Go) {
-            // It cannot fail: the process has broken the contract, and costs what it costs in a running VM.
-            return self.fail(id, format!("it refuses to go: {}", problem.what));
+        match request {
+            // They cannot fail: the process has broken the contract, and costs what it costs in a running VM.
+            Some(RequestKind::Go) => return self.fail(id, format!("it refuses to go: {}", problem.what)),
+            Some(RequestKind::HoldCpus(_)) => {
+                return self.fail(
+                    id,
+                    format!("it refuses to hold its CPUs, or to let them go on: {}", problem.what),
+                );
+            }
+            _ => {}
         }
         if self.refused_recovery(id, request, &problem) {
             return;
@@ -153,9 +163,17 @@ impl StateMachine {
         if matches!(self.operation, Operation::Ending(_) | Operation::Over) {
             return;
         }
+        let problem = Problem::new(
+            Class::State,
+            format!("its device does not come along: {}", logs::printable(reason.as_bytes())),
+            id.instance.to_string(),
+            "look at its server",
+        );
         if self.is_moving_to(id) {
-            let reason = logs::printable(reason.as_bytes());
-            return self.not_coming_along(id, &reason);
+            return self.give_up_move(Some(id.instance), problem, Cause::Refusal);
+        }
+        if self.is_ordered(id) && self.fail_order(id, &problem) {
+            return;
         }
         let server = self.plan.member(id.instance).and_then(|member| member.server);
         if server.is_some_and(|server| self.lives.beside(id, server).is_some()) {

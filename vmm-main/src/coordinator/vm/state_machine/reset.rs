@@ -12,7 +12,7 @@ use crate::lifecycle::{self, Why};
 use crate::problem::Problem;
 
 /// How far a reset is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum ResetStep {
     /// Every process is ended.
     End,

@@ -28,7 +28,7 @@ use crate::problem::Problem;
 use crate::system::Rewiring;
 
 /// A restart that is under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Restart {
     pub ticket: Ticket,
     /// The lives that the processes have: that of the one that was asked for first.
@@ -193,7 +193,7 @@ impl StateMachine {
                 let asked = restart.old.first().map(|old| restart.following(*old));
                 let done = asked.map(|asked| Success::Restarted(asked, restart.units));
                 let done = done.ok_or_else(|| bug("nothing was to be restarted"));
-                self.actions.push(Action::Answer(restart.ticket, done));
+                self.answer(restart.ticket, done);
                 return Step::Continue(Operation::Idle);
             }
             _ => {}
@@ -276,10 +276,11 @@ impl StateMachine {
         }
     }
 
-    /// A peer of the next lives has told them what it has to.
+    /// A peer of the next lives has told them what it has to; or others, if it was asked for those before.
     pub(super) fn peer_replayed(&mut self, id: LifeId) {
         if let Operation::Restart(restart) = &mut self.operation
             && !restart.is_next(id)
+            && restart.stage == Stage::Replay
         {
             restart.to_replay.retain(|peer| *peer != id.instance);
         }
@@ -304,9 +305,9 @@ impl StateMachine {
         if are_gone { Progress::Done } else { Progress::Waiting }
     }
 
-    /// Whether this is the next life of a restart that is under way.
+    /// Whether this is the next life of a restart that is under way, or was ordered of a VM that stands still.
     pub fn is_restarting_into(&self, id: LifeId) -> bool {
-        matches!(&self.operation, Operation::Restart(restart) if restart.is_next(id))
+        self.is_ordered(id) || matches!(&self.operation, Operation::Restart(restart) if restart.is_next(id))
     }
 
     /// Whether this is a life that was ended for its next one.

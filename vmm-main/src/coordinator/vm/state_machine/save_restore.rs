@@ -25,7 +25,7 @@ use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::problem::{Class, Problem};
 
 /// A move that is under way.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct SaveRestore {
     pub ticket: Ticket,
     /// The set that the guest leaves.
@@ -173,7 +173,7 @@ impl StateMachine {
                 return Step::Continue(self.ending_failed(problem));
             }
             (Stage::Go, _) => {
-                self.actions.push(Action::Answer(moving.ticket, Ok(Success::Moved(new, moving.units))));
+                self.answer(moving.ticket, Ok(Success::Moved(new, moving.units)));
                 return Step::Continue(Operation::Idle);
             }
             _ => {}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The state machine against a model of the world, by events in random order and by single stories.
 
+mod deaths;
 mod device_recoveries;
 mod measurements;
 mod migrating;
@@ -9,6 +10,9 @@ mod properties;
 mod recoveries;
 mod restarts;
 mod save_restores;
+mod shape;
+mod standstills;
 mod stories;
+mod supervision;
 mod turns;
 mod world;

@@ -10,7 +10,7 @@ use ipc::protocol::lifecycle::State;
 
 use super::lives::Life;
 use super::{Operation, Progress, StateMachine, Step};
-use crate::coordinator::vm::action::{Action, RequestKind, Success};
+use crate::coordinator::vm::action::{RequestKind, Success};
 use crate::coordinator::vm::event::{LifeId, Ticket};
 use crate::lifecycle::Phase;
 use crate::problem::Problem;
@@ -23,7 +23,7 @@ pub(super) enum Goal {
 }
 
 /// A way from one to the other.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Transit {
     pub ticket: Ticket,
     pub goal: Goal,
@@ -36,6 +36,14 @@ impl Goal {
         match self {
             Self::Paused => Self::Running,
             Self::Running => Self::Paused,
+        }
+    }
+
+    /// Where they are in this phase.
+    pub const fn of(phase: &Phase) -> Self {
+        match phase {
+            Phase::Paused => Self::Paused,
+            _ => Self::Running,
         }
     }
 
@@ -61,7 +69,7 @@ impl StateMachine {
         }
         self.phase = transit.goal.phase();
         let result = transit.failed.map_or_else(|| Ok(Success::In(self.phase.clone())), Err);
-        self.actions.push(Action::Answer(transit.ticket, result));
+        self.answer(transit.ticket, result);
         Step::Continue(Operation::Idle)
     }
 
@@ -71,7 +79,8 @@ impl StateMachine {
         match result {
             Ok(()) => self.disks_are_released = false,
             Err(problem) => {
-                self.actions.push(Action::Answer(transit.ticket, Err(problem)));
+                let ticket = transit.ticket;
+                self.answer(ticket, Err(problem));
                 self.operation = Operation::Idle;
             }
         }

@@ -16,7 +16,7 @@ use crate::migration::message::Message;
 use crate::system::MOVER;
 
 /// A migration.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Migration {
     /// What the driver has not done yet.
     pub actions: VecDeque<MigrationAction>,

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A process that dies and comes back: single stories, and any moment of any operation.
+//! Stories of a process that dies and comes back, while nothing else is under way or in the middle of an operation.
 
 use std::time::Duration;
 
 use ipc::protocol::control::{DirtyLogOp, Event as Report};
 use ipc::protocol::lifecycle::State;
-use proptest::prelude::*;
 
 use super::stories::{asked, running};
 use super::world::{NVME0, SMMU_DEATHS_MAX, SMMU0, VCPU, VFIO0, VFIO1, World};
@@ -199,17 +198,7 @@ fn cpus_that_die_meanwhile_end_the_vm() {
 }
 
 #[test]
-fn process_that_keeps_dying_ends_the_vm_and_says_how_often_and_one_that_dies_seldom_does_not() {
-    let mut world = running(false);
-    for _ in 0..SMMU_DEATHS_MAX {
-        dies(&mut world);
-        world.settle();
-    }
-    assert_whole(&world, &Phase::Running, SMMU_DEATHS_MAX + 1);
-    dies(&mut world);
-    world.settle();
-    assert_eq!(why(&world), "it died; it has died 4 times within 60 s");
-
+fn process_that_dies_seldom_is_started_anew_again_and_again() {
     let mut world = running(false);
     for number in 1..=3 * SMMU_DEATHS_MAX {
         dies(&mut world);
@@ -260,61 +249,4 @@ fn guests_reset_waits_for_the_next_life_and_an_order_to_stop_does_not() {
     world.happen(Event::Stop(Why::Asked));
     world.settle();
     assert_eq!(world.machine.phase(), &Phase::Stopped { why: Why::Asked });
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Whatever is under way when the process dies, and its next life with it: the guest is whole at the end, each
-    /// command is answered, and the rules of [`super::world`] hold at each step.
-    #[test]
-    fn guest_is_whole_whenever_the_process_dies(
-        command in 0..5_usize,
-        deaths in prop::collection::vec(0..40_usize, 1..=3),
-        picks in prop::collection::vec(0..16_usize, 160),
-    ) {
-        let mut world = running(false);
-        let commands = [
-            Command::Pause,
-            Command::SaveRestore,
-            Command::Restart("smmu0".to_owned()),
-            Command::DirtyRate(Duration::from_secs(1)),
-        ];
-        let ticket = commands.get(command).map(|command| world.command(command.clone()));
-        let mut picks = picks.into_iter().cycle();
-        for moments in deaths {
-            for pick in picks.by_ref().take(moments) {
-                let lives: Vec<LifeId> = world.processes.keys().copied().collect();
-                let life = lives[pick % lives.len()];
-                match pick {
-                    0..3 => world.serve(),
-                    _ if world.processes[&life].ending.is_some() => world.depart(life, true),
-                    _ => {
-                        world.fulfil(life);
-                        world.tell_of_device(life, false);
-                    }
-                }
-            }
-            // One that has not begun yet behind the commit of a move ends the VM, as elsewhere.
-            let life = world.life(SMMU0);
-            let has_begun = world.processes.get(&life).is_some_and(|it| {
-                matches!(it.state, State::Running | State::Paused) && it.ending.is_none()
-            });
-            if has_begun && !world.machine.is_past_commit() {
-                dies(&mut world);
-            }
-        }
-        world.settle();
-        let timers: Vec<Timer> = world.timers.keys().copied().collect();
-        let measuring = timers.into_iter().filter(|timer| matches!(timer, Timer::DirtyRate(_)));
-        measuring.for_each(|timer| world.run_out(timer));
-        world.settle();
-        prop_assert!(world.machine.is_idle(), "{:?}", world.machine);
-        let phase = match ticket.map(|ticket| &world.answers[&ticket]) {
-            Some(Ok(Success::In(phase))) => phase.clone(),
-            _ => Phase::Running,
-        };
-        let generation = world.life(SMMU0).generation;
-        assert_whole(&world, &phase, generation);
-    }
 }

@@ -11,64 +11,21 @@ use ipc::protocol::lifecycle::State;
 use ipc::protocol::probe::ProbeOutcome;
 
 use super::migrating::Migration;
+pub use super::shape::{
+    DEATHS_MAX, NVME0, SMMU_DEATHS_MAX, SMMU0, VCPU, VFIO0, VFIO1, plan, problem, restart_group,
+};
 use crate::coordinator::vm::action::{Action, Ending, Notice, RequestKind, Success};
 use crate::coordinator::vm::event::{
     Command, Departure, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer,
 };
-use crate::coordinator::vm::plan::{FailurePolicy, Member, Plan};
+use crate::coordinator::vm::plan::Plan;
 use crate::coordinator::vm::state_machine::StateMachine;
 use crate::lifecycle::Phase;
-use crate::problem::{Class, Problem};
-use crate::system::{CpuKind, DeviceKind, MOVER, RestartGroup, Shape, System};
-
-pub const VCPU: InstanceId = InstanceId::new(Role::Vcpu, 0);
-pub const VFIO0: InstanceId = InstanceId::new(Role::Vfio, 0);
-pub const VFIO1: InstanceId = InstanceId::new(Role::Vfio, 1);
-pub const NVME0: InstanceId = InstanceId::new(Role::Nvme, 0);
-pub const SMMU0: InstanceId = InstanceId::new(Role::Smmu, 0);
-
-/// How many deaths of the vSMMU within a minute are survived.
-pub const SMMU_DEATHS_MAX: u32 = DEATHS_MAX;
-/// The same of a process that comes back.
-pub const DEATHS_MAX: u32 = 3;
-
-/// A VM with two devices, one of them served by us; perhaps the other one is required.
-pub fn plan(required: bool, restarts: Option<u32>) -> Plan {
-    let member = |instance: InstanceId, tier, policy, restarts| Member {
-        instance,
-        tier,
-        runs_guest: instance == VCPU,
-        opens_device: instance.role == Role::Vfio,
-        has_dirty_log: instance != NVME0,
-        server: (instance == VFIO0).then_some(NVME0),
-        policy,
-        restarts,
-        dma_is_hosts: false,
-        required: required && instance == VFIO1,
-        restart: restart_group(instance),
-    };
-    let members = vec![
-        member(VCPU, 0, FailurePolicy::EndsVm, None),
-        member(VFIO0, 1, FailurePolicy::FailsDevice(VFIO0), restarts),
-        member(VFIO1, 1, FailurePolicy::FailsDevice(VFIO1), None),
-        member(NVME0, 2, FailurePolicy::FailsDevice(VFIO0), restarts),
-        member(SMMU0, 3, FailurePolicy::EndsVm, Some(SMMU_DEATHS_MAX)),
-    ];
-    Plan { members, reset_ends_vm: false }
-}
-
-/// The group of a process in the system that has these.
-pub fn restart_group(instance: InstanceId) -> Result<RestartGroup, &'static str> {
-    let devices = [DeviceKind::Nvme, DeviceKind::VfioUser];
-    System::new(&Shape::new(CpuKind::Soft).with_devices(devices)).restart_group(instance)
-}
-
-pub fn problem(what: &str) -> Problem {
-    Problem::new(Class::Host, what, "test", "none")
-}
+use crate::problem::Problem;
+use crate::system::MOVER;
 
 /// How a process looks from outside.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Process {
     pub state: State,
     pub greeted: bool,
@@ -82,18 +39,23 @@ pub struct Process {
     pub checked: bool,
     /// The machine was told that it is lost, or ordered its end.
     pub told_of_device: bool,
+    /// It holds its CPUs, by order.
+    pub is_held: bool,
 }
 
 /// What the machine's orders have made.
+#[derive(Clone)]
 pub struct World {
     pub machine: StateMachine,
     pub processes: BTreeMap<LifeId, Process>,
     /// Every life that there ever was.
     lives: BTreeSet<LifeId>,
     /// Those that were killed and are not gone.
-    hung: BTreeSet<LifeId>,
+    pub hung: BTreeSet<LifeId>,
+    /// Which vSMMU has a new channel to which device's process, and has not attached its stream there.
+    pub unattached: BTreeSet<(LifeId, LifeId)>,
     /// Those that were told to go.
-    begun: BTreeSet<LifeId>,
+    pub begun: BTreeSet<LifeId>,
     pub timers: BTreeMap<Timer, Duration>,
     pub loads: usize,
     pub prepares: usize,
@@ -125,6 +87,13 @@ impl World {
         Self::with(plan(false, Some(DEATHS_MAX)), Event::Boot)
     }
 
+    /// One in which no process comes back without an order.
+    pub fn that_asks() -> Self {
+        let mut plan = plan(false, Some(0));
+        plan.members.iter_mut().for_each(|member| member.restarts = member.restarts.map(|_| 0));
+        Self::with(plan, Event::Boot)
+    }
+
     /// One in which the other device is a physical one that comes back.
     pub fn with_physical_device() -> Self {
         let mut plan = plan(false, None);
@@ -139,12 +108,13 @@ impl World {
         Self::with(plan(false, None), begins)
     }
 
-    fn with(plan: Plan, begins: Event) -> Self {
+    pub fn with(plan: Plan, begins: Event) -> Self {
         let mut world = Self {
             machine: StateMachine::new(plan, BTreeMap::new()),
             processes: BTreeMap::new(),
             lives: BTreeSet::new(),
             hung: BTreeSet::new(),
+            unattached: BTreeSet::new(),
             begun: BTreeSet::new(),
             timers: BTreeMap::new(),
             loads: 0,
@@ -239,7 +209,7 @@ impl World {
                 assert!(hears.greeted && hears.state != State::Unconfigured && hears.ending.is_none());
                 self.dma_ended.push((smmu, device));
             }
-            Action::Abandon | Action::Lap(_) | Action::CloseConnections(_) => {}
+            Action::Abandon | Action::Lap(_) | Action::CloseConnections(_) | Action::KeepProgram => {}
         }
     }
 
@@ -263,6 +233,7 @@ impl World {
             may_run: false,
             checked: false,
             told_of_device: false,
+            is_held: false,
         };
         self.processes.insert(life, process);
     }
@@ -294,8 +265,15 @@ impl World {
             self.migration.check_may_run(life);
             // The one that took its place, or whose place it took, and all of another set.
             let set = |life: &LifeId| self.machine.lives.get(*life).and_then(|life| life.set);
-            let there =
-                self.processes.keys().filter(|other| set(other) != set(&life) && other.instance != MOVER);
+            // A device that the guest has lost is none of those: what is left of it is being ended.
+            let is_lost = |other: &LifeId| {
+                let device = crate::system::device_of(other.instance);
+                device.is_some_and(|device| self.machine.lost_devices().contains_key(&device))
+            };
+            let there = self
+                .processes
+                .keys()
+                .filter(|other| set(other) != set(&life) && other.instance != MOVER && !is_lost(other));
             let hung = self.hung.iter().filter(|hung| {
                 let is_before = hung.instance == life.instance && hung.generation < life.generation;
                 is_before && self.begun.contains(hung) || hung.generation < self.machine.generation()
@@ -313,6 +291,8 @@ impl World {
         assert!(process.open.replace(request).is_none(), "{life:?} is asked one thing at a time");
         process.may_run |= matches!(request, RequestKind::Go | RequestKind::Resume);
         if request == RequestKind::Go {
+            let unattached = self.unattached.iter().find(|(_, next)| *next == life);
+            assert_eq!(unattached, None, "{life:?} goes before its stream is attached");
             self.begun.insert(life);
         }
         self.requests.push((life, request));
@@ -325,6 +305,9 @@ impl World {
             (one, other) if one == other => true,
             // Goes on, and does at once what its guest asked for before.
             ("paused", "created") => true,
+            // A standstill hides where the guest is.
+            ("created" | "running" | "paused", "held") | ("held", "created" | "running" | "paused") => true,
+            ("held", "stopping" | "stopped") => true,
             // A guest that was paused elsewhere arrives so.
             ("created", "paused") => true,
             ("created", "running") | ("running", "paused" | "created") | ("paused", "running") => true,
@@ -337,6 +320,7 @@ impl World {
         if !self.machine.is_idle() {
             return;
         }
+        assert!(self.processes.values().all(|process| !process.is_held), "CPUs are held for nobody");
         for (life, process) in self.processes.iter().filter(|(_, process)| process.ending.is_none()) {
             assert!(matches!(process.logging, None | Some(DirtyLogOp::Disable)), "{life:?} logs for nobody");
         }
@@ -347,7 +331,10 @@ impl World {
             _ => return,
         };
         for (life, process) in self.processes.iter().filter(|(_, process)| process.ending.is_none()) {
-            assert_eq!((process.state, &process.open), (expected, &None), "{life:?} of a VM that is {after}");
+            assert_eq!(process.state, expected, "{life:?} of a VM that is {after}");
+            // What it was asked for a device that was lost meanwhile leaves it as it is.
+            let stays = |open: &RequestKind| open.state_after(process.state) == Some(process.state);
+            assert!(process.open.iter().all(stays), "{life:?} of a VM that is {after}: {process:?}");
             assert_eq!(self.machine.life_of(life.instance), Some(*life));
         }
     }
@@ -365,8 +352,14 @@ impl World {
         process.state = request.state_after(process.state).unwrap();
         process.may_run &= process.state != State::Paused;
         process.checked |= request == RequestKind::CheckSave;
-        if let RequestKind::DirtyLog(op) = request {
-            process.logging = Some(op);
+        match request {
+            RequestKind::DirtyLog(op) => process.logging = Some(op),
+            RequestKind::HoldCpus(held) => process.is_held = held,
+            RequestKind::Rewire(next) if life.instance == SMMU0 => _ = self.unattached.insert((life, next)),
+            RequestKind::Replay if life.instance == SMMU0 => {
+                self.unattached.retain(|(smmu, _)| *smmu != life)
+            }
+            _ => {}
         }
         let outcome = match request {
             RequestKind::Save => Outcome::Saved(7),

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The guest's CPUs are held, and its time, while the machine runs: for commands that are overdue in the queue of its
+//! SMMU ([`super::command_hold`]), or because the coordinator orders it while a device's process is gone.
+//!
+//! Each of the two holds and lets go as if it were alone: the CPUs go on when neither holds them. Guest time stands for
+//! as long as they are held; otherwise it goes on for as long as the commands allow.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::engine::Engine;
+use super::gate::Gate;
+
+/// Who holds the CPUs of one machine.
+pub struct CpuHold<E> {
+    engine: Arc<E>,
+    gate: Arc<Gate>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Commands are overdue.
+    for_commands: bool,
+    /// For how long guest time may go on while commands wait that are not overdue.
+    limit: Option<Duration>,
+    /// The coordinator orders it.
+    by_order: bool,
+}
+
+impl State {
+    const fn is_held(&self) -> bool {
+        self.for_commands || self.by_order
+    }
+}
+
+impl<E: Engine> CpuHold<E> {
+    /// Over these CPUs, which nobody holds.
+    pub fn new(engine: Arc<E>, gate: Arc<Gate>) -> Self {
+        Self { engine, gate, state: Mutex::default() }
+    }
+
+    /// Commands are overdue: their CPUs are held.
+    pub fn hold_for_commands(&self) {
+        self.change(|state| state.for_commands = true);
+    }
+
+    /// No command is overdue: guest time goes on, for at most `limit` while some wait.
+    pub fn limit_for_commands(&self, limit: Option<Duration>) {
+        self.change(|state| (state.for_commands, state.limit) = (false, limit));
+    }
+
+    /// The coordinator orders it, or takes that back. A device that a CPU waits for is not late meanwhile.
+    pub fn by_order(&self, held: bool) {
+        self.gate.hold_accesses(held);
+        self.change(|state| state.by_order = held);
+    }
+
+    fn change(&self, make: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_held = state.is_held();
+        make(&mut state);
+        match (was_held, state.is_held()) {
+            (true, true) => {}
+            (false, true) => {
+                self.gate.hold_cpus(true);
+                self.engine.kick();
+                self.limit_time(Some(Duration::ZERO));
+            }
+            (true, false) => {
+                self.limit_time(state.limit);
+                self.gate.hold_cpus(false);
+            }
+            (false, false) => self.limit_time(state.limit),
+        }
+    }
+
+    fn limit_time(&self, span: Option<Duration>) {
+        if let Err(failure) = self.engine.limit_time(span) {
+            ipc::log::warn!(
+                "the guest sees the time pass that it was held: cannot {}: {}",
+                failure.what,
+                failure.why
+            );
+        }
+    }
+}
