@@ -102,7 +102,7 @@ fn config_wrong_types_and_syntax_name_their_line() {
         ("kernel = \"a\"\nmemory = -1", "vm.toml, line 2"),
         ("kernel = \"a\"\nconsole = \"vga\"", "vm.toml, line 2"),
         ("kernel = \"a\"\non-reset = \"again\"", "vm.toml, line 2"),
-        ("kernel = \"a\"\n[smmu]\nrestart = \"ask\"", "vm.toml, line 3"),
+        ("kernel = \"a\"\n[smmu]\nrestart = \"sometimes\"", "vm.toml, line 3"),
         ("kernel = \"a\"\n\n= 5", "vm.toml, line 3"),
         ("kernel = \"a\"\nkernel = \"b\"", "vm.toml, line 2"),
         ("kernel = \"a\nmemory = 1", "vm.toml, line 1"),

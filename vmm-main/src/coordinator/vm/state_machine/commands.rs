@@ -148,7 +148,9 @@ impl StateMachine {
         };
         let mut leaving = Vec::new();
         for member in group.members {
-            leaving.push(self.life_of(member).ok_or_else(|| self.is_missing(member))?);
+            // One that is being ended, with a device that is lost, has no next life.
+            let lives = |life: &LifeId| self.lives.get(*life).is_some_and(|life| !life.is_ending());
+            leaving.push(self.life_of(member).filter(lives).ok_or_else(|| self.is_missing(member))?);
         }
         Ok((leaving, group.rewirings))
     }

@@ -271,7 +271,7 @@ impl Model for Bound {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
+        let mut properties = vec![
             Property::always("no state is a dead end", |_, state: &Supervised| {
                 !state.steps().is_empty() || state.is_at_rest() && state.all_are_answered()
             }),
@@ -293,18 +293,24 @@ impl Model for Bound {
                     !(runs && recovery.is_some_and(Recovery::waits_for_order))
                 },
             ),
-            Property::sometimes("all processes are back", |_, state: &Supervised| {
-                let is_back =
-                    |instance| state.world.machine.life_of(instance).is_some_and(|life| life.generation > 1);
-                state.world.machine.is_idle() && [NVME0, VFIO0, SMMU0].into_iter().all(is_back)
-            }),
-            Property::sometimes("the guest is held, and goes on by order", |_, state: &Supervised| {
-                let is_ordered = |answer: &Result<_, _>| {
-                    matches!(answer, Ok(crate::coordinator::vm::action::Success::Revived(_)))
-                };
-                state.world.machine.is_idle() && state.world.answers.values().any(is_ordered)
-            }),
-        ]
+        ];
+        if self.left.orders > 0 {
+            properties.extend([
+                Property::sometimes("all processes are back", |_, state: &Supervised| {
+                    let is_back = |instance| {
+                        state.world.machine.life_of(instance).is_some_and(|life| life.generation > 1)
+                    };
+                    state.world.machine.is_idle() && [NVME0, VFIO0, SMMU0].into_iter().all(is_back)
+                }),
+                Property::sometimes("the guest is held, and goes on by order", |_, state: &Supervised| {
+                    let is_ordered = |answer: &Result<_, _>| {
+                        matches!(answer, Ok(crate::coordinator::vm::action::Success::Revived(_)))
+                    };
+                    state.world.machine.is_idle() && state.world.answers.values().any(is_ordered)
+                }),
+            ]);
+        }
+        properties
     }
 }
 
