@@ -105,6 +105,9 @@ pub trait DeviceEnd: fmt::Debug + Send + Sync + Sized + 'static {
     /// If the device is lost.
     fn flush_posts(&self) -> Result<(), Self::Error>;
 
+    /// The guest's next access has this number in the ring, under which a life before may have begun it.
+    fn taken(&self, sequence: u64);
+
     /// The guest's last access was answered: a next life does not do it again.
     fn answered(&self);
 
@@ -164,6 +167,10 @@ pub trait Interrupts: DeviceEnd {
     /// If the device is lost, or refuses the request.
     fn unmask_intx(&self) -> Result<(), Self::Error>;
 
+    /// The function goes on, and answers what the device asks. True: until now its interrupts could not be connected,
+    /// and the caller does.
+    fn begin(&self) -> bool;
+
     /// Whether the vector has a signal pending in its eventfd.
     fn is_pending(&self, vector: usize) -> bool;
 }
@@ -207,6 +214,9 @@ pub trait Backend: Interrupts {
     /// # Errors
     /// What is wrong with it.
     fn load(unopened: &Self::Unopened, units: Units) -> Result<Self::Saved, Failure>;
+
+    /// From now on this life keeps what a next one needs, beside the function.
+    fn begin_keeping(&self);
 
     /// What the life before has left, which died, in the memory object that it was given for that.
     ///

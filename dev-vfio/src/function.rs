@@ -211,6 +211,7 @@ impl<B: Backend> Function<B> {
     /// From now on it is kept: no life before goes on.
     pub(crate) fn begin_keeping(&self) {
         let Some(device) = &self.device else { return };
+        device.end.begin_keeping();
         if let Some(keeper) = device.end.keeper() {
             keeper.begin(&lock(&device.space).save());
         }

@@ -15,13 +15,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ipc::error::Error;
 use ipc::protocol::vfio::IdempotentRegisters;
-use ipc::saved::{Reader, Writer};
+use ipc::saved::{Reader, SavedState, Writer};
 use ipc::shm::checkpoint::Checkpoint;
 use ipc::shm::journal::Journal;
 use ipc::shm::region::Region;
 use ipc::vfio_user::region::SmallWrite;
 
-use crate::saved::FunctionV1;
+use crate::saved::{ConnectionV1, FunctionV1};
 
 /// Doorbells of one device: an NVMe controller of ours has 32.
 const DOORBELLS_MAX: usize = 64;
@@ -47,6 +47,8 @@ struct State {
     journal: Journal,
     /// What the latest checkpoint has.
     kept: Option<FunctionV1>,
+    /// What it has beside that, of a server that stays.
+    connection: Option<ConnectionV1>,
     doorbells: Vec<Doorbell>,
 }
 
@@ -64,19 +66,26 @@ impl Keeper {
     /// If it cannot be mapped, or has another size.
     pub fn new(region: &Region, registers: IdempotentRegisters) -> Result<Self, Error> {
         let (checkpoint, journal) = (Checkpoint::attach(region)?, Journal::attach(region)?);
-        let state = State { checkpoint, journal, kept: None, doorbells: Vec::new() };
+        let state = State { checkpoint, journal, kept: None, connection: None, doorbells: Vec::new() };
         Ok(Self { registers, state: Mutex::new(state), is_begun: AtomicBool::new(false) })
     }
 
-    /// The function as the life before has left it. The doorbells are taken over.
+    /// What the next life is to know of the connection to the device's server. Before [`Self::begin`].
+    pub fn keep_connection(&self, connection: ConnectionV1) {
+        self.state().connection = Some(connection);
+    }
+
+    /// The function as the life before has left it, and what it knew of the connection. The doorbells are taken over.
     ///
     /// # Errors
     /// Why it cannot be gone on from.
-    pub fn revive(&self) -> Result<FunctionV1, String> {
+    pub fn revive(&self) -> Result<(FunctionV1, Option<ConnectionV1>), String> {
         let mut state = self.state();
         let bytes = state.checkpoint.read().ok_or("the life before has left no whole checkpoint")?;
         let mut reader = Reader::new(&bytes).map_err(|error| error.to_string())?;
         let function = reader.take::<FunctionV1>().map_err(|error| error.to_string())?;
+        let connection = reader.take_unit(ConnectionV1::KIND).map(|unit| unit.decode()).transpose();
+        let connection = connection.map_err(|error| error.to_string())?;
         reader.finish().map_err(|error| error.to_string())?;
         let found = (0..DOORBELLS_MAX).map_while(|index| state.found(index));
         let found: Vec<Doorbell> = found.collect();
@@ -84,7 +93,7 @@ impl Keeper {
             return Err(format!("a doorbell at {:#x}, where the device has none", bad.offset));
         }
         state.doorbells = found;
-        Ok(function)
+        Ok((function, connection))
     }
 
     /// No life before goes on: from now on this one writes.
@@ -113,7 +122,9 @@ impl Keeper {
             return;
         }
         let mut writer = Writer::new();
-        let written = writer.append(function).map_err(|error| error.to_string());
+        let written = writer.append(function);
+        let written = written.and_then(|()| state.connection.iter().try_for_each(|it| writer.append(it)));
+        let written = written.map_err(|error| error.to_string());
         let written = written
             .and_then(|()| state.checkpoint.write(&writer.finish()).map_err(|error| error.to_string()));
         match written {

@@ -116,6 +116,9 @@ impl DeviceEnd for PhysicalDevice {
         Ok(())
     }
 
+    /// What was begun is told by what it is.
+    fn taken(&self, _sequence: u64) {}
+
     fn answered(&self) {
         self.answered();
     }
@@ -171,6 +174,11 @@ impl Interrupts for PhysicalDevice {
 
     fn unmask_intx(&self) -> Result<(), KernelError> {
         self.interrupts().unmask_intx()
+    }
+
+    /// The kernel connects them while the device does DMA or waits.
+    fn begin(&self) -> bool {
+        false
     }
 
     fn is_pending(&self, vector: usize) -> bool {
@@ -282,6 +290,8 @@ impl Backend for PhysicalDevice {
         migration::Saved::load(units).map(Saved::Moved)
     }
 
+    fn begin_keeping(&self) {}
+
     fn revive(unopened: &Unopened) -> Result<(FunctionV1, Saved), Failure> {
         let what = "revive the function";
         let Some(kept) = unopened.kept.as_ref().filter(|_| unopened.is_adopted) else {
@@ -294,7 +304,7 @@ impl Backend for PhysicalDevice {
             );
             return Err(Failure::new(what, why));
         }
-        let function = kept.keeper.revive().map_err(|why| Failure::new(what, why))?;
+        let (function, _) = kept.keeper.revive().map_err(|why| Failure::new(what, why))?;
         Ok((function, Saved::Adopted))
     }
 

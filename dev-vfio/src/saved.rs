@@ -114,6 +114,33 @@ pub struct SessionV1 {
     pub windows: Vec<(u64, u64)>,
 }
 
+/// What a next life needs to go on with the connection, if this one dies: in the checkpoint beside the function, never
+/// in a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConnectionV1 {
+    /// What was agreed, and the device as its server has described it: it may not answer before it is answered itself.
+    Kept(SessionV1, DeviceV1),
+    /// It cannot be gone on with, for this reason.
+    Lost(String),
+}
+
+/// A device as its server has described it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceV1 {
+    /// Whether it can be reset.
+    pub resettable: bool,
+    /// Whether it can be stopped.
+    pub stoppable: bool,
+    /// Its regions, from BAR 0 to configuration space: length, whether it can be read, and written.
+    pub regions: Vec<(u64, bool, bool)>,
+    /// How many MSI-X vectors it can signal.
+    pub vectors: u16,
+    /// Whether its pin masks itself when it signals, if it has one.
+    pub intx: Option<bool>,
+    /// Its configuration space when it was opened, 256 bytes.
+    pub config: Vec<u8>,
+}
+
 /// A physical device of the host, whose own state follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PhysicalV1 {
@@ -136,6 +163,11 @@ impl SavedState for FunctionV1 {
 
 impl SavedState for ServerV1 {
     const KIND: UnitKind = UnitKind::new("vfio-user");
+    const VERSION: u16 = 1;
+}
+
+impl SavedState for ConnectionV1 {
+    const KIND: UnitKind = UnitKind::new("vfio-connection");
     const VERSION: u16 = 1;
 }
 

@@ -223,6 +223,12 @@ mod note {
 }
 
 impl<B: Backend> RingDevice for Function<B> {
+    fn taken(&self, sequence: u64) {
+        if let Some(device) = self.opened() {
+            device.taken(sequence);
+        }
+    }
+
     fn access(&self, access: Access) -> u64 {
         Function::access(self, access)
     }

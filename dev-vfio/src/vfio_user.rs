@@ -14,6 +14,7 @@ mod saved;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc::addr::{Gpa, Iova};
@@ -27,6 +28,7 @@ use ipc::shm::checkpoint::CHECKPOINT_LEN;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory::{self, GuestMemory};
 use ipc::shm::region::Region;
+use ipc::shm::transcript::Transcript;
 use ipc::slot::SlotKind;
 use ipc::vfio_user::device::PCI_CONFIG_REGION;
 use ipc::vfio_user::region::SmallWrite;
@@ -38,7 +40,7 @@ use crate::function_link::FunctionLink;
 use crate::iommu::software::{Counters, SoftIommu};
 use crate::keeper::Keeper;
 use crate::pci::msix::Message;
-use crate::saved::FunctionV1;
+use crate::saved::{ConnectionV1, DeviceV1, FunctionV1};
 use client::{Client, ClientError};
 use direct::Direct;
 
@@ -56,6 +58,21 @@ pub struct VfioUserDevice {
     parked: AtomicBool,
     /// What a next life needs, if there may be one.
     keeper: Option<Arc<Keeper>>,
+    /// What it needs of a server that stays.
+    kept: Kept,
+}
+
+/// The connection to a server that stays, as far as a next life needs it.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Until it is kept: where, and the device as it was described.
+    later: Mutex<Option<(Transcript, DeviceV1)>>,
+    /// What passes is in the transcript from now on.
+    is_kept: AtomicBool,
+    /// The life before died in the middle of what it did: the server may be asked once it is answered.
+    waits: AtomicBool,
+    /// Interrupts may have been signalled to that life.
+    are_lost: AtomicBool,
 }
 
 /// What the program inherits for its device.
@@ -84,6 +101,8 @@ pub struct Unopened {
     direct: Option<Direct>,
     keeps_server: bool,
     keeper: Option<Arc<Keeper>>,
+    /// Where the connection to a server that stays is kept, if there may be a next life.
+    transcript: Option<Transcript>,
 }
 
 impl VfioUserDevice {
@@ -95,13 +114,14 @@ impl VfioUserDevice {
         keeper: Option<Arc<Keeper>>,
     ) -> VfioUserDevice {
         let (posts, parked) = (Mutex::default(), AtomicBool::new(false));
-        VfioUserDevice { client, direct, posts, keeps_server, parked, keeper }
+        let kept = Kept::default();
+        VfioUserDevice { client, direct, posts, keeps_server, parked, keeper, kept }
     }
 
     /// Before a write that is not to be followed by what was posted before it: the device has seen that, and it is kept
     /// no more.
     fn settle_posts(&self) -> Result<(), ClientError> {
-        if let Some(keeper) = self.keeper.as_ref().filter(|keeper| keeper.has_posts()) {
+        if let Some(keeper) = self.doorbells().filter(|keeper| keeper.has_posts()) {
             self.flush_posts()?;
             self.client.read(PCI_CONFIG_REGION, 0, 4)?;
             keeper.forget_posts();
@@ -111,13 +131,23 @@ impl VfioUserDevice {
 
     /// Keeps a write for the next life, if it is one to a doorbell. True: it may be posted.
     fn keep_write(&self, index: u32, offset: u64, size: u8, value: u64) -> Result<bool, ClientError> {
-        let Some(keeper) = &self.keeper else { return Ok(true) };
+        let Some(keeper) = self.doorbells() else { return Ok(true) };
         let is_doorbell = keeper.is_doorbell(index, offset);
         if is_doorbell && keeper.post(offset, size, value) {
             return Ok(true);
         }
         self.settle_posts()?;
         Ok(is_doorbell && keeper.post(offset, size, value))
+    }
+
+    /// Who keeps what is posted to a server that comes back as the life before of this process left it.
+    fn doorbells(&self) -> Option<&Keeper> {
+        self.keeper.as_deref().filter(|_| !self.keeps_server)
+    }
+
+    fn later(&self) -> MutexGuard<'_, Option<(Transcript, DeviceV1)>> {
+        // Set once, taken once.
+        self.kept.later.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn posts(&self) -> MutexGuard<'_, Vec<SmallWrite>> {
@@ -150,6 +180,10 @@ impl DeviceEnd for VfioUserDevice {
             // In the ring until it is done.
             return self.client.write(index, offset, size, value);
         }
+        if self.kept.is_kept.load(Relaxed) {
+            // It is out of the ring then, and so must be in the stream.
+            return self.client.post(&[write]);
+        }
         let is_full = {
             let mut posts = self.posts();
             posts.push(write);
@@ -163,8 +197,13 @@ impl DeviceEnd for VfioUserDevice {
         if posts.is_empty() { Ok(()) } else { self.client.post(&posts) }
     }
 
-    /// What a next life may do again, the keeper and the device's model say.
-    fn answered(&self) {}
+    fn taken(&self, sequence: u64) {
+        self.client.begin_access(sequence);
+    }
+
+    fn answered(&self) {
+        self.client.end_access();
+    }
 
     fn reset(&self) -> Result<(), ClientError> {
         self.settle_posts()?;
@@ -209,11 +248,23 @@ impl Interrupts for VfioUserDevice {
     }
 
     fn switch_interrupts(&self, msix: bool) -> Result<bool, ClientError> {
-        self.client.switch_interrupts(msix)
+        if self.kept.waits.load(Relaxed) {
+            return Ok(false);
+        }
+        let is_changed = self.client.switch_interrupts(msix)?;
+        if self.kept.are_lost.swap(false, Relaxed) {
+            // Once more than is true, for each of them.
+            self.client.signal_all();
+        }
+        Ok(is_changed)
     }
 
     fn unmask_intx(&self) -> Result<(), ClientError> {
         self.client.unmask_intx()
+    }
+
+    fn begin(&self) -> bool {
+        self.kept.waits.swap(false, Relaxed)
     }
 
     /// Signals are read at once and kept as the vector's pending bit.
@@ -238,33 +289,48 @@ impl Backend for VfioUserDevice {
             .direct_dma
             .then(|| Direct::new(Arc::clone(ram.file()), config.ram.clone(), Arc::clone(log)));
         let keeps_server = config.keeps_server;
-        let keeper = config.next_life.clone().map(|registers| {
-            let keeper = Region::from_fd(checkpoint, CHECKPOINT_LEN)
-                .and_then(|region| Keeper::new(&region, registers))
-                .map_err(|error| Failure::new("map the function's checkpoint", error))?;
-            Ok(Arc::new(keeper))
+        let kept = config.next_life.clone().map(|registers| {
+            let region = Region::from_fd(checkpoint, CHECKPOINT_LEN)?;
+            let transcript = keeps_server.then(|| Transcript::attach(&region)).transpose()?;
+            Ok((Arc::new(Keeper::new(&region, registers)?), transcript))
         });
-        let keeper = keeper.transpose()?;
+        let kept: Result<_, ipc::error::Error> = kept.transpose();
+        let kept = kept.map_err(|error| Failure::new("map the function's checkpoint", error))?;
+        let (keeper, transcript) = kept.unzip();
+        let transcript = transcript.flatten();
         let ram = guest_memory::map(ram, &config.ram)
             .map_err(|error| Failure::new("map the RAM that DMA reaches", error))?;
         let ram = GuestMemory::new(Arc::new(ram), Arc::clone(log));
-        let unopened = Unopened { socket, direct, keeps_server, keeper };
+        let unopened = Unopened { socket, direct, keeps_server, keeper, transcript };
         Ok((SoftIommu::new(config.model, ram, config.stream), unopened))
     }
 
     fn open(
-        Unopened { socket, direct, keeps_server, keeper }: Unopened,
+        Unopened { socket, direct, keeps_server, keeper, transcript }: Unopened,
         saved: Option<saved::Saved>,
         until: Deadline,
     ) -> Result<(VfioUserDevice, Opened), ClientError> {
+        let is_resumed = matches!(saved, Some(saved::Saved::Resumed(_)));
         let (client, opened) = match saved {
             None => Client::open(socket, until)?,
-            Some(saved) => saved.open(socket, until)?,
+            Some(saved) => saved.open(socket, transcript.as_ref(), until)?,
         };
-        // All that the life before has posted.
-        let posts = keeper.as_ref().map(|keeper| keeper.posts()).unwrap_or_default();
-        client.post(&posts)?;
-        Ok((VfioUserDevice::new(client, direct, keeps_server, keeper), opened))
+        let device = VfioUserDevice::new(client, direct, keeps_server, keeper);
+        if let Some(keeper) = device.doorbells() {
+            // All that the life before has posted.
+            device.client.post(&keeper.posts())?;
+        }
+        if is_resumed {
+            let Kept { later: _, is_kept, waits, are_lost } = &device.kept;
+            [is_kept, waits, are_lost].into_iter().for_each(|flag| flag.store(true, Relaxed));
+            let session = device.client.save_session();
+            let connection = ConnectionV1::Kept(session, device.client.description(&opened));
+            device.keeper.iter().for_each(|keeper| keeper.keep_connection(connection.clone()));
+        } else {
+            let later = transcript.map(|transcript| (transcript, device.client.description(&opened)));
+            *device.later() = later;
+        }
+        Ok((device, opened))
     }
 
     fn load(unopened: &Unopened, units: Units) -> Result<saved::Saved, Failure> {
@@ -272,10 +338,19 @@ impl Backend for VfioUserDevice {
     }
 
     fn revive(unopened: &Unopened) -> Result<(FunctionV1, saved::Saved), Failure> {
-        let Some(keeper) = &unopened.keeper else { return Err(process::no_checkpoint()) };
-        let function = keeper.revive();
-        let function = function.map_err(|why| Failure::new("revive the function", why))?;
-        Ok((function, saved::Saved::Revived))
+        if unopened.keeper.is_none() {
+            return Err(process::no_checkpoint());
+        }
+        saved::Saved::revived(unopened).map_err(|why| Failure::new("revive the function", why))
+    }
+
+    fn begin_keeping(&self) {
+        let later = self.later().take();
+        if let (Some((transcript, device)), Some(keeper)) = (later, &self.keeper) {
+            let connection = self.client.keep_in(transcript, device);
+            self.kept.is_kept.store(matches!(connection, ConnectionV1::Kept(..)), Relaxed);
+            keeper.keep_connection(connection);
+        }
     }
 
     fn keeper(&self) -> Option<&Keeper> {
@@ -283,7 +358,7 @@ impl Backend for VfioUserDevice {
     }
 
     fn comes_back(&self, error: &ClientError) -> bool {
-        self.keeper.is_some() && error.is_of_the_end()
+        self.doorbells().is_some() && error.is_of_the_end()
     }
 
     fn check_save(&self) -> Result<(), String> {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Memory that two processes share: the only place of this crate with `unsafe`.
 //!
-//! [`region`] makes and maps sealed memory objects; it, [`file_io`] and [`host_bar`] are where the unsafe code is;
-//! everything else sees shared memory as atomics behind a checked view. A peer may write anything at any time: every
-//! field is read once into a private copy, checked, and only then used. Under `cfg(loom)` the atomics and the futex are
-//! the model checker's, and views are plain heap objects: `tests/loom_*.rs` then try every interleaving.
+//! [`region`] makes and maps sealed memory objects; it, [`file_io`], [`host_bar`] and [`transcript`] are where the
+//! unsafe code is; everything else sees shared memory as atomics behind a checked view. A peer may write anything at
+//! any time: every field is read once into a private copy, checked, and only then used. Under `cfg(loom)` the atomics
+//! and the futex are the model checker's, and views are plain heap objects: `tests/loom_*.rs` then try every
+//! interleaving.
 
 #[cfg(not(loom))]
 pub mod checkpoint;
@@ -34,3 +35,5 @@ pub mod region;
 pub mod register_page;
 pub mod ring;
 mod sync;
+#[cfg(not(loom))]
+pub mod transcript;

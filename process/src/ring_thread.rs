@@ -19,6 +19,8 @@ use ipc::shm::ring::{Access, Interrupt, Responder, ResponderError, Token};
 
 /// What is behind the ring. All calls come from the thread.
 pub trait RingDevice: Send + Sync + 'static {
+    /// The next access is the one with this number in the ring, which a life before may have begun.
+    fn taken(&self, sequence: u64);
     /// Carries out an access and returns the value of a read.
     fn access(&self, access: Access) -> u64;
     /// That access is out of the ring: if this process dies from now on, its next life does not find it there.
@@ -325,6 +327,7 @@ fn answer_one(device: &impl RingDevice, responder: &mut Responder) -> Result<boo
 }
 
 fn carry_out(device: &impl RingDevice, token: Token<'_>) {
+    device.taken(token.sequence());
     let value = device.access(token.access());
     token.complete(value);
     device.answered();

@@ -4,7 +4,7 @@
 //!
 //! `cargo xtask interop --fetch` builds the first from the crate registry into the cache. It serves one client, writes
 //! what it is asked to its log, and ends with exit code 0 when the client has gone. The sample is in no registry:
-//! [`SERVERS`] says where it was built. It waits for the next client.
+//! [`SERVERS`] says where it was built. It waits for the next client. Our own NVMe controller can be such a server too.
 
 use std::{
     fs::File,
@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use crate::leftovers::{Leftovers, Scope};
 use crate::places;
 
 /// The package of the crate registry.
@@ -124,5 +125,51 @@ impl Drop for Server {
         // It may have ended already: nothing else can fail here.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// `bulkhead-nvme` over an image, for any client.
+#[derive(Debug)]
+pub struct Nvme {
+    child: Child,
+    scope: Scope,
+    before: Leftovers,
+}
+
+impl Nvme {
+    /// Starts it from this folder of programs; returns as soon as it listens.
+    pub fn start(programs: &Path, image: &Path, socket: &Path) -> Result<Self> {
+        let scope = Scope { programs: programs.to_path_buf(), sockets: "/nonexistent".into() };
+        let before = scope.present();
+        let mut command = Command::new(programs.join("bulkhead-nvme"));
+        let child = command.arg("--image").arg(image).arg("--socket-path").arg(socket).spawn();
+        let nvme = Self { child: child.context("bulkhead-nvme did not start")?, scope, before };
+        let deadline = Instant::now() + SOON;
+        while !socket.exists() {
+            if Instant::now() >= deadline {
+                bail!("bulkhead-nvme does not listen");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(nvme)
+    }
+
+    /// Ends it, and says what of it is left after `limit`.
+    pub fn end(mut self, limit: Duration) -> Vec<String> {
+        self.kill();
+        self.scope.beyond(&self.before, limit)
+    }
+
+    /// By a signal that it cannot see: its client finds the connection closed.
+    pub fn kill(&mut self) {
+        // One that ended already is not there to be killed: nothing else can fail here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Nvme {
+    fn drop(&mut self) {
+        self.kill();
     }
 }

@@ -21,15 +21,16 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use points::{Killed, Point};
+use points::{FOREIGN, Killed, Point};
 use serde_json::Value;
-use support::{BOOT, COMMAND, STRICT, launch_as};
+use support::{BOOT, COMMAND, STRICT, launch_as, programs};
 use tests::crash::{Kills, Life, await_next, kill_under_work};
 use tests::disk::busy::{self, Gap};
 use tests::disk::{self, work};
 use tests::draw::Draw;
+use tests::foreign::Nvme;
 use tests::guest::GuestFiles;
-use tests::vm::Vm;
+use tests::vm::{Options, Vm};
 use tests::{SEEN, SKIPPED, Spread, asked, in_run};
 
 /// How often the process is killed, unless `BULKHEAD_KILLS` says how often; and in a long run.
@@ -43,9 +44,14 @@ const BEFORE_MAX: u64 = 400;
 
 /// A guest with a disk behind the vSMMU, at a shell.
 fn machine(name: &str, files: Option<GuestFiles>, image: &Path) -> Option<Vm> {
+    machine_with(name, files, |options| options.nvme = vec![image.into()])
+}
+
+/// The same with whatever its disk is behind.
+fn machine_with(name: &str, files: Option<GuestFiles>, disk: impl FnOnce(&mut Options)) -> Option<Vm> {
     let mut vm = launch_as(files, name, |options| {
         options.extra = STRICT.into();
-        options.nvme = vec![image.into()];
+        disk(options);
         // It dies more often here than a user would put up with.
         options.arguments = ["--smmu-restarts-per-minute", "1000", "--device-restarts-per-minute", "1000"]
             .map(Into::into)
@@ -79,7 +85,34 @@ fn any_two_processes_that_are_killed_at_once_under_disk_io_come_back_and_nobody_
 fn killed_under_disk_io(machine_name: &str, names: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
-    let Some(mut vm) = machine(machine_name, GuestFiles::selftest(), &image) else { return };
+    let Some(vm) = machine(machine_name, GuestFiles::selftest(), &image) else { return };
+    kill_under(vm, names);
+}
+
+#[test]
+fn device_process_that_is_killed_in_front_of_a_foreign_server_comes_back_and_nobody_notices() {
+    in_front_of_a_server("crashes-foreign", |vm| kill_under(vm, &["vfio0"]));
+}
+
+#[test]
+fn vsmmu_and_device_process_that_are_killed_in_front_of_a_foreign_server_come_back_and_nobody_notices() {
+    in_front_of_a_server("crashes-foreign-two", |vm| kill_under(vm, &["vfio0", "smmu0"]));
+}
+
+/// A machine whose disk is in a server that is none of its processes, and knows nothing of their deaths.
+fn in_front_of_a_server(machine_name: &str, kill: impl FnOnce(Vm)) {
+    let Some(programs) = programs() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (image, socket) = (disk::image(&folder, MIB).unwrap(), folder.path().join("nvme.sock"));
+    let server = Nvme::start(&programs, &image, &socket).unwrap();
+    let with = |options: &mut Options| options.vfio_user = vec![socket];
+    let Some(vm) = machine_with(machine_name, GuestFiles::selftest(), with) else { return };
+    kill(vm);
+    assert_eq!(server.end(COMMAND), [""; 0]);
+}
+
+/// The same of a machine that is there.
+fn kill_under(mut vm: Vm, names: &[&str]) {
     busy::begin(&mut vm.console, COMMAND).unwrap();
     let mut draw = Draw::by_seed();
     let kills = kill_under_work(&mut vm, names, kill_count(), SPAN, &mut draw, COMMAND)
@@ -115,13 +148,23 @@ fn kill_count() -> u32 {
 fn process_that_is_killed_at_any_point_of_its_work_comes_back_and_nobody_notices() {
     let folder = tempfile::tempdir().unwrap();
     let image = disk::image(&folder, MIB).unwrap();
-    let Some(mut vm) = machine("crashes-points", GuestFiles::selftest(), &image) else { return };
+    let Some(vm) = machine("crashes-points", GuestFiles::selftest(), &image) else { return };
+    kill_at_points(vm, &[("smmu0", "smmu0"), ("vfio0", "vfio0"), ("nvme0", "nvme0")]);
+}
+
+#[test]
+fn device_process_that_is_killed_in_the_middle_of_a_message_of_a_foreign_server_comes_back() {
+    in_front_of_a_server("crashes-foreign-points", |vm| kill_at_points(vm, &[("vfio0", FOREIGN)]));
+}
+
+/// Kills each of these processes at points of its work, of which there is a list under the name beside it.
+fn kill_at_points(mut vm: Vm, processes: &[(&str, &str)]) {
     busy::begin(&mut vm.console, COMMAND).unwrap();
     let mut draw = Draw::by_seed();
-    for name in ["smmu0", "vfio0", "nvme0"] {
+    for (name, listed) in processes {
         let (mut counted, mut number) = (0, 0);
         while counted < kill_count() {
-            let point = Point::of(name, number, &mut draw);
+            let point = Point::of(listed, number, &mut draw);
             number += 1;
             let until = Instant::now() + COMMAND;
             let life = Life::of(&vm, name).unwrap().unwrap();

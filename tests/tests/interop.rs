@@ -9,19 +9,14 @@
 #[expect(dead_code, reason = "this suite starts machines with foreign devices only")]
 mod support;
 
-use std::{
-    path::Path,
-    process::{Child, Command},
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::Path;
 
 use tests::{
     SEEN, SKIPPED,
     console::Console,
-    disk, foreign,
+    disk,
+    foreign::{self, Nvme},
     guest::{GuestFiles, USER_SPACE_MARK},
-    leftovers::{Leftovers, Scope},
     tools::VFIO_USER_QEMU,
 };
 
@@ -34,46 +29,6 @@ const WRITTEN_MIB: u64 = 32;
 /// `-device` of a vfio-user server at a path.
 fn device(socket: &Path) -> String {
     format!(r#"{{"driver":"vfio-user-pci","socket":{{"type":"unix","path":"{}"}}}}"#, socket.display())
-}
-
-/// `bulkhead-nvme` over an image, for any client.
-struct Nvme {
-    child: Child,
-    scope: Scope,
-    before: Leftovers,
-}
-
-impl Nvme {
-    fn start(programs: &Path, image: &Path, socket: &Path) -> Nvme {
-        let scope = Scope { programs: programs.to_path_buf(), sockets: "/nonexistent".into() };
-        let before = scope.present();
-        let mut command = Command::new(programs.join("bulkhead-nvme"));
-        let child = command.arg("--image").arg(image).arg("--socket-path").arg(socket).spawn().unwrap();
-        let deadline = Instant::now() + COMMAND;
-        while !socket.exists() {
-            assert!(Instant::now() < deadline, "bulkhead-nvme does not listen");
-            thread::sleep(Duration::from_millis(5));
-        }
-        Nvme { child, scope, before }
-    }
-
-    /// Ends it, and says what of it is left.
-    fn end(mut self) -> Vec<String> {
-        self.kill();
-        self.scope.beyond(&self.before, COMMAND)
-    }
-
-    fn kill(&mut self) {
-        // One that ended already is not there to be killed: nothing else can fail here.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Nvme {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 /// QEMU with our controller as its guest's disk, its memory as `memory` says, or nothing, after saying why.
@@ -119,7 +74,7 @@ fn qemu_guest_keeps_a_file_system_on_our_nvme_over_a_reboot_and_a_second_client(
     let Some(programs) = programs() else { return };
     let folder = tempfile::tempdir().unwrap();
     let (image, socket) = (disk::image(&folder, 4 * WRITTEN_MIB).unwrap(), folder.path().join("nvme.sock"));
-    let nvme = Nvme::start(&programs, &image, &socket);
+    let nvme = Nvme::start(&programs, &image, &socket).unwrap();
     let Some(mut console) = qemu(&socket, &SHARED) else { return };
     assert!(console.run("grep nvme0q1 /proc/interrupts", COMMAND).unwrap().output.contains("ITS-MSI"));
     let sum = disk::fill(&mut console, DISK, WRITTEN_MIB, COMMAND).unwrap();
@@ -133,7 +88,7 @@ fn qemu_guest_keeps_a_file_system_on_our_nvme_over_a_reboot_and_a_second_client(
     let Some(mut console) = qemu(&socket, &SHARED) else { return };
     assert!(console.run(again, COMMAND).unwrap().output.starts_with(&sum), "with a second client");
     power_off(console);
-    assert_eq!(nvme.end(), [""; 0]);
+    assert_eq!(nvme.end(COMMAND), [""; 0]);
     disk::check_from_outside(&image, &sum).unwrap();
     println!("{SEEN}32 MiB read back, after a reset by QEMU, by a second QEMU, and from outside");
 }
@@ -143,12 +98,12 @@ fn qemu_guest_keeps_a_file_system_on_our_nvme_that_reaches_its_memory_by_message
     let Some(programs) = programs() else { return };
     let folder = tempfile::tempdir().unwrap();
     let (image, socket) = (disk::image(&folder, 4 * WRITTEN_MIB).unwrap(), folder.path().join("nvme.sock"));
-    let nvme = Nvme::start(&programs, &image, &socket);
+    let nvme = Nvme::start(&programs, &image, &socket).unwrap();
     // Memory of its own, which has no descriptor to pass.
     let Some(mut console) = qemu(&socket, &[]) else { return };
     let sum = disk::fill(&mut console, DISK, WRITTEN_MIB, COMMAND).unwrap();
     power_off(console);
-    assert_eq!(nvme.end(), [""; 0]);
+    assert_eq!(nvme.end(COMMAND), [""; 0]);
     disk::check_from_outside(&image, &sum).unwrap();
     println!("{SEEN}32 MiB read back, and from outside, without a window that is mapped");
 }

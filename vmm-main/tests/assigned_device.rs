@@ -89,7 +89,8 @@ fn vsmmu_is_told_when_the_dma_of_a_killed_device_process_has_ended_and_the_guest
     let Some(lab) = Lab::new() else { return };
     let listening = Listening::new(&lab);
     let kernel = lab.file("Image", &guest::spins());
-    let mut vm = lab.start(&kernel, &listening.words());
+    let [flag, path] = listening.words();
+    let mut vm = lab.start(&kernel, &[flag, path, "--device-restart", "never"]);
     let _server = listening.serve(Device::default());
     vm.await_running();
     let told = |vm: &Vm<'_>| counter(vm, "smmu0", "vfio0.dma_ended");
@@ -181,6 +182,52 @@ fn guest_takes_the_pin_of_a_device_as_often_as_it_is_asserted() {
     assert_eq!(vm.output_of(1), b"I");
     assert!(lab.bulkhead(&["stop"]).status.success());
     assert_eq!(vm.end().0.code(), Some(0));
+}
+
+#[test]
+fn killed_device_process_comes_back_in_front_of_a_server_that_hears_of_its_interrupts_alone() {
+    let Some(lab) = Lab::new() else { return };
+    let (_listening, vm, server) = with_pin(&lab, None);
+    let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+        let until = Instant::now() + support::PATIENCE;
+        while !is_so() {
+            assert!(Instant::now() < until, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let deaths = || {
+        let status = lab.bulkhead(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        status["deaths"]["vfio0"]["count"].as_u64().unwrap_or(0)
+    };
+    for round in 1..=4 {
+        server.device.commands.lock().unwrap().clear();
+        signal(vm.pid("vfio0"), "KILL");
+        if round % 2 == 0 {
+            // Perhaps to the dead life's eventfd.
+            server.device.set_intx(true);
+        }
+        wait("its death is counted", &|| deaths() == round);
+        wait("its next life connects the pin", &|| {
+            server.device.commands.lock().unwrap().contains(&Command::DEVICE_SET_IRQS)
+        });
+        if round % 2 == 1 {
+            server.device.set_intx(true);
+        }
+        // The guest answers it at the device.
+        wait("the interrupt reaches the guest", &|| {
+            !server.device.intx.as_ref().unwrap().lock().unwrap().asserted
+        });
+        let heard = server.device.commands.lock().unwrap().clone();
+        let of_a_guest = [Command::DEVICE_SET_IRQS, Command::REGION_WRITE, Command::REGION_READ];
+        assert!(heard.iter().all(|command| of_a_guest.contains(command)), "{heard:?}");
+        assert!(vm.drain().iter().all(|byte| *byte == b'I'));
+    }
+    assert!(!server.is_over());
+    assert!(lab.bulkhead(&["stop"]).status.success());
+    let (status, _, log) = vm.end();
+    assert!(status.success() && !log.contains("is lost"), "{log}");
+    assert_eq!(lab.left_behind(), Vec::<String>::new());
 }
 
 /// Registers in which the guest finds `first`, and a byte to end with.

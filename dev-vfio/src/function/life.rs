@@ -21,6 +21,11 @@ impl<B: Backend> Function<B> {
     pub fn begin(&self, restored: bool) {
         self.begin_keeping();
         self.gate.open();
+        if let Some(device) = self.working()
+            && device.end.begin()
+        {
+            self.follow(device);
+        }
         if restored {
             self.run();
             self.repeat_interrupts();

@@ -32,6 +32,19 @@ fn kept() -> ServerV1 {
     })
 }
 
+fn connection() -> ConnectionV1 {
+    let ServerV1::Kept(session) = kept() else { unreachable!("as it is above") };
+    let device = DeviceV1 {
+        resettable: true,
+        stoppable: false,
+        regions: vec![(0x4000, true, false), (0, false, true)],
+        vectors: 3,
+        intx: Some(true),
+        config: vec![9, 8],
+    };
+    ConnectionV1::Kept(session, device)
+}
+
 fn hex<T: SavedState>(state: &T) -> String {
     let mut writer = Writer::new();
     writer.append(state).unwrap();
@@ -43,6 +56,8 @@ fn bytes_of_every_unit_stay_what_they_were() {
     assert_eq!(hex(&function()), FUNCTION_V1);
     assert_eq!(hex(&ServerV1::Anew), ANEW_V1);
     assert_eq!(hex(&kept()), KEPT_V1);
+    assert_eq!(hex(&connection()), CONNECTION_V1);
+    assert_eq!(hex(&ConnectionV1::Lost("why".to_owned())), LOST_V1);
     assert_eq!(hex(&PhysicalV1 { device: 0x1_0003 }), PHYSICAL_V1);
     assert_eq!(hex(&DataEndV1 { len: 300 }), DATA_END_V1);
 }
@@ -52,3 +67,5 @@ const ANEW_V1: &str = "424b5355010001007666696f2d7573657200000000000000010000008
 const KEPT_V1: &str = "424b5355010001007666696f2d75736572000000000000001f00000022235bcd0000000001020880804040010200808080808080028080808080800280808080808002";
 const PHYSICAL_V1: &str = "424b5355010001007666696f2d706879736963616c000000030000009920dc2000000000838004";
 const DATA_END_V1: &str = "424b5355010001007666696f2d646174612d656e6400000002000000368065ad00000000ac02";
+const CONNECTION_V1: &str = "424b5355010001007666696f2d636f6e6e656374696f6e003000000005a9db3a00000000000208808040400102008080808080800280808080808002808080808080020100028080010100000001030101020908";
+const LOST_V1: &str = "424b5355010001007666696f2d636f6e6e656374696f6e0005000000a127b43c000000000103776879";

@@ -10,6 +10,7 @@
 
 pub mod dma_windows;
 mod error;
+mod kept;
 mod migration;
 mod opening;
 mod session;
@@ -105,7 +106,7 @@ impl Client {
         let access = RegionAccess::new(index, offset, size.into());
         let bytes = value.to_le_bytes();
         let parts = [access.as_bytes(), bytes.get(..size.into()).unwrap_or(&bytes)];
-        let answer = self.connection.request(Command::REGION_WRITE, &parts, &[], self.soon())?;
+        let answer = self.connection.request_once(Command::REGION_WRITE, &parts, self.soon())?;
         access.check_write_reply(&answer.body).map_err(|error| self.connection.violated(error).into())
     }
 
@@ -130,7 +131,7 @@ impl Client {
             match batch {
                 [write] => {
                     let parts = [write.access.as_bytes(), write.bytes()];
-                    self.connection.post(Command::REGION_WRITE, &parts, &[], self.soon())?;
+                    self.connection.post_once(Command::REGION_WRITE, &parts, self.soon())?;
                 }
                 batch => {
                     let body = encode_multi(batch);
@@ -176,6 +177,22 @@ impl Client {
     /// If the connection fails, or the server refuses.
     pub fn reconnect_interrupts(&self) -> Result<(), ClientError> {
         self.interrupts.reconnect(|index, fds| self.set_eventfds(index, fds))
+    }
+
+    /// Signals each interrupt that is connected, as the device would.
+    pub fn signal_all(&self) {
+        self.interrupts.signal_all();
+    }
+
+    /// The guest's access with this number in the ring is carried out next: what it asks of the server is asked once,
+    /// whoever began it.
+    pub fn begin_access(&self, number: u64) {
+        self.connection.begin_access(number);
+    }
+
+    /// That access is out of the ring.
+    pub fn end_access(&self) {
+        self.connection.end_access();
     }
 
     fn set_eventfds(&self, index: u32, eventfds: &[&OwnedFd]) -> Result<(), ClientError> {
@@ -273,7 +290,7 @@ impl Client {
     /// If the connection fails, or the server refuses.
     pub fn reset(&self) -> Result<(), ClientError> {
         if self.resettable {
-            self.connection.request(Command::DEVICE_RESET, &[], &[], self.soon())?;
+            self.connection.request_once(Command::DEVICE_RESET, &[], self.soon())?;
         }
         Ok(())
     }
@@ -325,7 +342,7 @@ impl Client {
 
     fn read_bytes(&self, index: u32, offset: u64, count: u32) -> Result<Vec<u8>, ClientError> {
         let access = RegionAccess::new(index, offset, count);
-        let answer = self.connection.request(Command::REGION_READ, &[access.as_bytes()], &[], self.soon())?;
+        let answer = self.connection.request_once(Command::REGION_READ, &[access.as_bytes()], self.soon())?;
         match access.decode_read_reply(&answer.body) {
             Ok(data) => Ok(data.to_vec()),
             Err(error) => Err(self.connection.violated(error).into()),

@@ -15,11 +15,15 @@ use ipc::protocol::budget;
 use ipc::protocol::control::{Failure, SAVED_LEN_MAX};
 use ipc::saved::SavedState;
 use ipc::saved::stream::{StreamError, UnitWriter};
+use ipc::shm::transcript::Transcript;
 
-use super::VfioUserDevice;
 use super::client::{Client, ClientError, Session};
+use super::{Unopened, VfioUserDevice};
 use crate::backend::{Opened, Units};
-use crate::saved::{DATA, DATA_PIECE_MAX, DATA_VERSION, DataEndV1, ServerV1, SessionV1, out_of_place};
+use crate::saved::{
+    ConnectionV1, DATA, DATA_PIECE_MAX, DATA_VERSION, DataEndV1, DeviceV1, FunctionV1, ServerV1, SessionV1,
+    out_of_place,
+};
 
 /// Where a restored device comes from.
 pub enum Saved {
@@ -29,6 +33,8 @@ pub enum Saved {
     Anew(Units),
     /// Its server has it from its own checkpoint, stopped.
     Revived,
+    /// It is in the server at the other end of the connection of a life that died.
+    Resumed(Box<(SessionV1, DeviceV1)>),
 }
 
 impl Saved {
@@ -55,9 +61,32 @@ impl Saved {
         }
     }
 
-    /// Opens the device behind `socket` in this state, stopped.
-    pub(super) fn open(self, socket: OwnedFd, until: Deadline) -> Result<(Client, Opened), ClientError> {
+    /// What a life has left that died.
+    pub(super) fn revived(unopened: &Unopened) -> Result<(FunctionV1, Saved), String> {
+        let Some(keeper) = &unopened.keeper else { return Err("it keeps no checkpoint".to_owned()) };
+        match (keeper.revive()?, unopened.keeps_server) {
+            ((function, None), false) => Ok((function, Saved::Revived)),
+            ((function, Some(ConnectionV1::Kept(session, device))), true) => {
+                Ok((function, Saved::Resumed(Box::new((session, device)))))
+            }
+            ((_, Some(ConnectionV1::Lost(why))), true) => Err(why),
+            _ => Err("the life before has left what is not of such a device".to_owned()),
+        }
+    }
+
+    /// Opens the device behind `socket` in this state: stopped, but for one that was resumed.
+    pub(super) fn open(
+        self,
+        socket: OwnedFd,
+        transcript: Option<&Transcript>,
+        until: Deadline,
+    ) -> Result<(Client, Opened), ClientError> {
         match self {
+            Saved::Resumed(left) => {
+                let transcript = transcript.cloned().ok_or(ClientError::NotKept)?;
+                let (session, device) = &*left;
+                Client::resume(socket, transcript, (session, device), until)
+            }
             Saved::Revived => Client::open_as_it_is(socket, until),
             Saved::Kept(session) => Client::take_over(socket, &session, until),
             Saved::Anew(mut units) => {

@@ -87,7 +87,7 @@ fn doorbell_of_a_queue_that_an_admin_command_may_delete_is_not_posted_again() {
     let (client, _) = Client::open(server.client.take().unwrap(), soon()).unwrap();
     let checkpoint = Checkpoint::create("checkpoint").unwrap();
     let keeper = Arc::new(Keeper::new(&checkpoint, IdempotentRegisters::nvme()).unwrap());
-    let device = VfioUserDevice::new(client, None, true, Some(Arc::clone(&keeper)));
+    let device = VfioUserDevice::new(client, None, false, Some(Arc::clone(&keeper)));
     device.post(0, IO, 4, 5).unwrap();
     assert_eq!(keeper.posts(), [SmallWrite::new(0, IO, 4, 5)]);
     server.device.commands.lock().unwrap().clear();

@@ -14,16 +14,21 @@ use crate::shm::journal::JOURNAL_LEN;
 use crate::shm::region::{Region, View};
 use crate::shm::sync::AtomicU64;
 use crate::shm::sync::Ordering::{Relaxed, Release};
+use crate::shm::transcript::TRANSCRIPT_LEN;
 
 /// The most bytes of one checkpoint: the registers of an SMMU are some 250, an NVMe controller with a full error log
 /// and all of its queues some 4000.
 pub const BYTES_MAX: usize = DATA_WORDS * 8;
 
-/// The size of the object: two slots, and a journal behind them ([`crate::shm::journal`]).
-pub const CHECKPOINT_LEN: u64 = JOURNAL_START + JOURNAL_LEN;
+/// The size of the object: two slots, and behind them a journal ([`crate::shm::journal`]) and a transcript
+/// ([`crate::shm::transcript`]), which take no memory where nobody writes them.
+pub const CHECKPOINT_LEN: u64 = TRANSCRIPT_START + TRANSCRIPT_LEN;
 
 /// Where the journal begins.
 pub(super) const JOURNAL_START: u64 = 2 * SLOT_WORDS as u64 * 8;
+
+/// Where the transcript begins.
+pub(super) const TRANSCRIPT_START: u64 = JOURNAL_START + JOURNAL_LEN;
 
 const SLOT_WORDS: usize = 2048;
 /// Its sequence number, and its length above its checksum.

@@ -143,23 +143,27 @@ impl<T: ?Sized> core::ops::Deref for View<T> {
 impl Region {
     /// Maps the object and views its first bytes as a `T`.
     pub(crate) fn view<T: Shareable>(&self) -> Result<View<T>, Error> {
-        let mapping = self.map()?;
+        let mapping = self.map(0, self.len)?;
         self.check_room(size_of::<T>())?;
         const { assert!(align_of::<T>() <= MAPPING_ALIGN) };
         let target = mapping.start.cast();
         Ok(View { target, _mapping: Arc::new(mapping) })
     }
 
-    /// Maps the object and views `count` items from `offset` on.
+    /// Maps the pages of `count` items from `offset` on, and views these.
     pub(crate) fn view_slice<T: Shareable>(&self, offset: usize, count: usize) -> Result<View<[T]>, Error> {
-        let mapping = self.map()?;
         let end = size_of::<T>().checked_mul(count).and_then(|len| len.checked_add(offset));
-        self.check_room(end.unwrap_or(usize::MAX))?;
+        let end = end.unwrap_or(usize::MAX);
+        self.check_room(end)?;
         if !offset.is_multiple_of(align_of::<T>()) {
             return Err(Error::Refused("a misaligned view of shared memory"));
         }
-        // SAFETY: `offset` is within the mapping, as was just checked.
-        let first = unsafe { mapping.start.byte_add(offset) };
+        let in_page = offset % OFFSET_ALIGN;
+        let (start, len) = (offset - in_page, end - offset + in_page);
+        let mapping =
+            self.map(u64::try_from(start).unwrap_or(u64::MAX), u64::try_from(len).unwrap_or(u64::MAX))?;
+        // SAFETY: the mapping begins `in_page` bytes before `offset`, and ends where the last item does.
+        let first = unsafe { mapping.start.byte_add(in_page) };
         let target = NonNull::slice_from_raw_parts(first.cast(), count);
         Ok(View { target, _mapping: Arc::new(mapping) })
     }
@@ -173,19 +177,25 @@ impl Region {
         Err(Error::Violation(Violation::new("view of a memory object", breach)))
     }
 
-    fn map(&self) -> Result<Mapping, Error> {
+    /// Maps a part, which begins with a page.
+    fn map(&self, start: u64, len: u64) -> Result<Mapping, Error> {
         use rustix::mm::{MapFlags, ProtFlags};
-        let len = usize::try_from(self.len).ok().filter(|len| *len > 0);
+        let len = usize::try_from(len.max(1)).ok().filter(|_| self.len > 0);
         let len = len.ok_or(Error::Refused("mapping a memory object that cannot be mapped"))?;
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-        let start =
-            unsafe { rustix::mm::mmap(core::ptr::null_mut(), len, prot, MapFlags::SHARED, &self.file, 0) };
+        let start = unsafe {
+            rustix::mm::mmap(core::ptr::null_mut(), len, prot, MapFlags::SHARED, &self.file, start)
+        };
         let start = start.map_err(|errno| Error::io("mmap", errno))?;
         let start = NonNull::new(start).ok_or(Error::Refused("a mapping at address zero"))?;
         Ok(Mapping { start: start.cast(), len })
     }
 }
+
+/// What an offset in a file is a multiple of, to be mapped from: the largest page that a host has.
+#[cfg(not(loom))]
+const OFFSET_ALIGN: usize = 64 << 10;
 
 /// The least alignment of a mapping.
 #[cfg(not(loom))]

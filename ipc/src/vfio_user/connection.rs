@@ -9,7 +9,11 @@
 //! Every wait has a deadline. A peer that breaks the framing, floods, or replies to a request that was never made loses
 //! the connection ([`ConnectionError::Violation`]), which every open and later call returns. Requests whose deadline
 //! has passed are remembered, so that a late reply is not taken for a forged one.
+//!
+//! A connection may be kept for the next life of a process that dies (`kept`).
 
+mod error;
+mod kept;
 mod reassembly;
 mod routing;
 mod socket;
@@ -18,64 +22,24 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use thiserror::Error;
-
 use crate::deadline::Deadline;
+use crate::shm::transcript::{Heard, Marks, Said};
 use crate::vfio_user::header::{Command, Header, Kind};
 use crate::vfio_user::{FDS_MAX, Malformed};
 
+pub use error::ConnectionError;
 pub use reassembly::{Message, Reassembly};
 use routing::{POSTED_ID, State};
 
 /// The most requests that may be open at once at one end, including those whose deadline has passed without a reply.
 pub const OPEN_MAX: usize = 256;
 
-/// Why a call on a connection failed.
-#[derive(Clone, Debug, Error)]
-pub enum ConnectionError {
-    /// The kernel refused a call; the connection is closed.
-    #[error("vfio-user {call} failed: {errno}")]
-    Io {
-        /// The call, named as in its manual page.
-        call: &'static str,
-        /// Its error number.
-        errno: rustix::io::Errno,
-    },
-    /// The deadline passed. A request may or may not have been executed.
-    #[error("vfio-user: deadline passed while waiting to {waiting_to}")]
-    Timeout {
-        /// What was waited for.
-        waiting_to: &'static str,
-    },
-    /// The peer closed the connection, or this end did.
-    #[error("the vfio-user connection is closed")]
-    Closed,
-    /// The peer broke the framing; the connection is closed.
-    #[error("the vfio-user peer broke the protocol: {0}")]
-    Violation(Malformed),
-    /// The peer answered that the request failed; the connection lives.
-    #[error("the vfio-user peer failed {command:?} with error number {errno}")]
-    Remote {
-        /// What was asked.
-        command: Command,
-        /// Its error number; 0 if it gave none.
-        errno: u32,
-    },
-    /// Nothing was sent: the protocol does not allow the message.
-    #[error("vfio-user message not sent: {0}")]
-    Refused(&'static str),
-}
-
-impl From<Malformed> for ConnectionError {
-    fn from(malformed: Malformed) -> Self {
-        Self::Violation(malformed)
-    }
-}
-
 /// A command of the peer, to be answered with [`Connection::reply`] or [`Connection::fail`].
 #[derive(Debug)]
 pub struct Incoming {
     header: Header,
+    /// Where in the stream it ends.
+    end: u64,
     /// Its encoded body.
     pub body: Vec<u8>,
     /// Its descriptors.
@@ -118,8 +82,17 @@ pub struct Connection {
     socket: OwnedFd,
     state: Mutex<State>,
     changed: Condvar,
-    sending: Mutex<()>,
+    sending: Mutex<Sending>,
     reading: Reading,
+}
+
+/// Held for a message: a stream has no message boundaries.
+#[derive(Default)]
+struct Sending {
+    /// Where the message is kept, if it is.
+    said: Option<Said>,
+    /// What the messages so far mean.
+    marks: Marks,
 }
 
 /// What a connection has in flight. It can be left to another process only if that is nothing.
@@ -142,18 +115,22 @@ impl InFlight {
 }
 
 /// Whether this process reads the socket, or has left it to another process.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Reading {
     /// Held for a read, which never blocks.
     turn: Mutex<Turn>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Turn {
     parked: bool,
     /// What was read ends within a message.
     torn: bool,
+    /// Where in the stream the next message begins.
+    position: u64,
+    /// Where what is read is kept, if it is.
+    heard: Option<Heard>,
 }
 
 impl Connection {
@@ -161,14 +138,14 @@ impl Connection {
     #[must_use]
     pub fn new(socket: OwnedFd) -> Self {
         let state = Mutex::new(State::new());
-        let (sending, reading) = (Mutex::new(()), Reading::default());
+        let (sending, reading) = (Mutex::default(), Reading::default());
         Self { socket, state, changed: Condvar::new(), sending, reading }
     }
 
     /// Leaves the socket to another process that holds it too: after the return nothing is read from it here, and
     /// waiting threads go on waiting. Returns what is in flight: what was read here is lost to the other process.
     pub fn park(&self) -> InFlight {
-        self.reading.turn().parked = true;
+        self.set_parked(true);
         self.in_flight()
     }
 
@@ -198,7 +175,7 @@ impl Connection {
 
     /// Takes the socket back from another process, which has ended, or has not used it.
     pub fn unpark(&self) {
-        self.reading.turn().parked = false;
+        self.set_parked(false);
         self.reading.changed.notify_all();
     }
 
@@ -228,8 +205,9 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<Pending, ConnectionError> {
+        self.await_inherited(deadline)?;
         let id = self.lock().open(command)?;
-        let sent = self.send(id, command, Kind::Command, parts, fds, deadline);
+        let sent = self.send(id, command, Kind::Command, parts, fds, deadline, |_| {});
         if sent.is_err() {
             self.lock().forget(id);
         }
@@ -264,7 +242,8 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<(), ConnectionError> {
-        self.send(POSTED_ID, command, Kind::Posted, parts, fds, deadline)
+        self.await_inherited(deadline)?;
+        self.send(POSTED_ID, command, Kind::Posted, parts, fds, deadline, |_| {})
     }
 
     /// The next command of the peer.
@@ -286,13 +265,7 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<(), ConnectionError> {
-        let sent = if to.wants_reply() {
-            self.send(to.header.id, to.header.command, Kind::Reply, parts, fds, deadline)
-        } else {
-            Ok(())
-        };
-        self.end_command();
-        sent
+        self.answer(to, Kind::Reply, parts, fds, deadline)
     }
 
     /// Replies that a command failed, unless the peer wants no reply.
@@ -306,9 +279,22 @@ impl Connection {
         deadline: Deadline,
     ) -> Result<(), ConnectionError> {
         let kind = Kind::Failure(errno.raw_os_error().cast_unsigned());
+        self.answer(to, kind, &[], &[], deadline)
+    }
+
+    fn answer(
+        &self,
+        to: &Incoming,
+        kind: Kind,
+        parts: &[&[u8]],
+        fds: &[BorrowedFd<'_>],
+        deadline: Deadline,
+    ) -> Result<(), ConnectionError> {
+        let is_answered = |marks: &mut Marks| marks.answered = to.end;
         let sent = if to.wants_reply() {
-            self.send(to.header.id, to.header.command, kind, &[], &[], deadline)
+            self.send(to.header.id, to.header.command, kind, parts, fds, deadline, is_answered)
         } else {
+            self.note(is_answered);
             Ok(())
         };
         self.end_command();
@@ -341,6 +327,8 @@ impl Connection {
         fate
     }
 
+    /// Sends a message; `mark` says what that means, if the connection is kept.
+    #[expect(clippy::too_many_arguments, reason = "a message has so many parts")]
     fn send(
         &self,
         id: u16,
@@ -349,6 +337,7 @@ impl Connection {
         parts: &[&[u8]],
         fds: &[BorrowedFd<'_>],
         deadline: Deadline,
+        mark: impl FnOnce(&mut Marks),
     ) -> Result<(), ConnectionError> {
         let body_len = parts.iter().map(|part| part.len()).sum();
         let header = Header { id, command, kind, body_len };
@@ -356,13 +345,28 @@ impl Connection {
         if fds.len() > FDS_MAX {
             return Err(ConnectionError::Refused("more fds than a message may carry"));
         }
-        // One message at a time: a stream has no message boundaries.
-        let turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sending = self.sending();
         if let Some(fate) = self.lock().fate() {
             return Err(fate);
         }
-        let sent = socket::send(self.socket.as_fd(), &header, parts, fds, deadline);
-        drop(turn);
+        let sent = match &mut *sending {
+            Sending { said: None, .. } => socket::send(self.socket.as_fd(), &header, parts, fds, deadline),
+            Sending { said: Some(said), marks } => {
+                let before = *marks;
+                mark(marks);
+                if kind == Kind::Command {
+                    marks.last_id = id;
+                }
+                let parts: Vec<_> = std::iter::once(&header[..]).chain(parts.iter().copied()).collect();
+                let sent = kept::send(said, self.socket.as_fd(), &parts, fds, marks, deadline);
+                if matches!(sent, Err(socket::SendFailed::Untouched(_))) {
+                    *marks = before;
+                    said.withdraw(marks);
+                }
+                sent
+            }
+        };
+        drop(sending);
         sent.map_err(|failed| match failed {
             socket::SendFailed::Untouched(error) => error,
             // A part of the message was sent: the peer could not parse what follows.
@@ -419,14 +423,21 @@ impl Connection {
         loop {
             {
                 let mut turn = self.reading.unparked(deadline)?;
-                if socket::receive(self.socket.as_fd(), reader)? {
-                    let routed = self.lock().route(&mut reader.reassembly);
-                    turn.torn = !reader.reassembly.is_empty();
+                let Turn { position, heard, torn, .. } = &mut *turn;
+                let kept = heard.as_mut().map(|heard| (heard, self.lock().oldest(*position)));
+                if socket::receive(self.socket.as_fd(), reader, kept)? {
+                    let routed = self.lock().route(&mut reader.reassembly, position);
+                    *torn = !reader.reassembly.is_empty();
                     return routed;
                 }
             }
             socket::wait_readable(self.socket.as_fd(), deadline)?;
         }
+    }
+
+    fn sending(&self) -> MutexGuard<'_, Sending> {
+        // A connection in the middle of a message is condemned before the lock is given up.
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

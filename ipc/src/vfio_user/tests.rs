@@ -4,4 +4,5 @@
 
 mod codec;
 mod hostile;
+mod kept;
 mod pair;

@@ -33,6 +33,8 @@ impl RingDevice for Counters {
         u64::from(self.done.load(Ordering::SeqCst))
     }
 
+    fn taken(&self, _sequence: u64) {}
+
     fn answered(&self) {
         drop(lock(&self.stuck_answered));
         self.answered.fetch_add(1, Ordering::SeqCst);

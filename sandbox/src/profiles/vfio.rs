@@ -5,7 +5,7 @@
 //! threads, descriptors and eventfds are all it needs; no ioctl at all.
 //! Spawned by the sealed coordinator, so every rule here is also the coordinator's.
 
-use crate::profile::{Arch, Limits, Profile, RootKind, Rule, union};
+use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
 use crate::profiles::common;
 
 pub fn profile(arch: Arch) -> Profile {
@@ -30,8 +30,25 @@ pub fn profile(arch: Arch) -> Profile {
 }
 
 pub fn rules() -> Vec<Rule> {
-    union(&[&common::memory(), &common::threads(), &common::ending(), &common::descriptors(), &interrupts()])
+    union(&[
+        &common::memory(),
+        &common::threads(),
+        &common::ending(),
+        &common::descriptors(),
+        &interrupts(),
+        &counted(),
+    ])
 }
+
+/// Messages of which the kernel writes beside the header how much of them passed, so that a next life knows.
+fn counted() -> Vec<Rule> {
+    vec![
+        Rule::when("sendmmsg", &[Check::int(2, 1, ONE_MESSAGE)]),
+        Rule::when("recvmmsg", &[Check::int(2, 1, ONE_MESSAGE), Check::word(4, 0, "it never waits")]),
+    ]
+}
+
+const ONE_MESSAGE: &str = "only one message is sent or received at once";
 
 /// A device's vectors are eventfds that the process makes; it hands them on, and files of a device's memory.
 pub fn interrupts() -> Vec<Rule> {

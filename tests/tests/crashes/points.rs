@@ -31,13 +31,19 @@ const READ: Call = ("pread", libc::SYS_pread64);
 const WRITE: Call = ("pwrite", libc::SYS_pwrite64);
 const FLUSH: Call = ("fdatasync", libc::SYS_fdatasync);
 const WAKE: Call = ("futex", libc::SYS_futex);
+/// Those of which the kernel writes into shared memory how far they came.
+const COUNTED: [Call; 2] = [("recvmmsg", libc::SYS_recvmmsg), ("sendmmsg", libc::SYS_sendmmsg)];
 
-/// What each process does for a request of the guest's, call by call.
-const CALLS: [(&str, &[Call]); 3] = [
+/// What each process does for a request of the guest's, call by call; and a device's in front of a foreign server.
+const CALLS: [(&str, &[Call]); 4] = [
+    (FOREIGN, &COUNTED),
     ("smmu0", &[RECEIVE, SEND_TO, WAKE]),
     ("vfio0", &[RECEIVE, SEND, SEND_TO, WAKE]),
     ("nvme0", &[RECEIVE, SEND, READ, WRITE, FLUSH, WAKE]),
 ];
+
+/// The process of a device in front of a foreign server.
+pub const FOREIGN: &str = "foreign";
 
 /// The call is let pass up to so often first.
 const PASSED_MAX: usize = 8;

@@ -113,8 +113,7 @@ pub struct RunFlags {
     /// After how many seconds a process that makes no progress is killed, as if it had died; 0: never [default: 10]
     #[arg(long, value_name = "SECONDS", help_heading = "Failures")]
     hang_deadline: Option<u64>,
-    /// Whether the processes of an NVMe disk are started anew if one dies, where the disk does not say [default:
-    /// always]
+    /// Whether the processes of a device are started anew if one dies, where the device does not say [default: always]
     #[arg(long, value_enum, value_name = "WHEN", help_heading = "Failures")]
     device_restart: Option<RestartPolicy>,
     /// How often within a minute; if one dies more often the guest is held until `restart` [default: 5]

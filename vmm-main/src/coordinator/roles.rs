@@ -295,8 +295,20 @@ mod tests {
         assert_eq!(devices, [None, Some(0x1234)], "only the file of a physical device may be mapped");
         let RoleConfig::Vfio(config) = configs.of(device(1)).unwrap() else { panic!("another role's") };
         assert!(config.next_life.is_none(), "no life follows that of a physical device's process");
-        assert_eq!((handover.restarts_of(device(0)), handover.restarts_of(device(1))), (None, None));
-        let disk = HandedDevice { kind: DeviceKind::Nvme, direct_dma: false, ..handed(1) };
-        assert_eq!(Handover { devices: vec![disk], ..handover }.restarts_of(device(0)), Some(5));
+        let server = |direct_dma| HandedDevice { direct_dma, ..handed(1) };
+        let disk = HandedDevice { kind: DeviceKind::Nvme, ..server(false) };
+        let physical = HandedDevice { kind: DeviceKind::Physical, ..server(false) };
+        let never = HandedDevice { restart: crate::config::RestartPolicy::Never, ..disk.clone() };
+        for (device, restarts) in [
+            (disk, Some(5)),
+            (never, None),
+            (server(false), Some(5)),
+            // What it was given of the guest's memory nobody would take back.
+            (server(true), None),
+            (physical, None),
+        ] {
+            let handover = Handover { devices: vec![device], ..handover.clone() };
+            assert_eq!(handover.restarts_of(crate::system::device(0)), restarts, "{:?}", handover.devices);
+        }
     }
 }

@@ -56,6 +56,9 @@ pub enum ClientError {
         .0.commands, .0.requests, .0.torn
     )]
     NotStill(InFlight),
+    /// A connection that was not kept cannot be gone on with.
+    #[error("the connection of the life before was not kept")]
+    NotKept,
     /// The state is not one of this device.
     #[error(transparent)]
     State(#[from] StateError),
@@ -90,6 +93,7 @@ impl ClientError {
             | Self::StateSlow
             | Self::NoMigration
             | Self::NotStill(_)
+            | Self::NotKept
             | Self::State(_)
             | Self::Stream(_) => false,
         }
@@ -106,6 +110,7 @@ impl ClientError {
             | Self::StateSlow
             | Self::NoMigration
             | Self::NotStill(_)
+            | Self::NotKept
             | Self::State(_)
             | Self::Stream(_) => true,
         }

@@ -199,6 +199,12 @@ impl Token<'_> {
         self.access
     }
 
+    /// Its number among all requests of the ring, from 1 on: that of no other, in any life of the responder.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        self.responder.completed.wrapping_add(1)
+    }
+
     /// Answers, and removes the request from the ring. For a write or a post the value has no meaning.
     pub fn complete(self, value: u64) {
         let Self { responder, access, lane } = self;

@@ -5,10 +5,11 @@
 
 use std::collections::VecDeque;
 
+use super::kept::Kept;
 use super::socket::Reader;
 use super::{Answer, ConnectionError, Incoming, OPEN_MAX, Open, Reassembly};
 use crate::vfio_user::Malformed;
-use crate::vfio_user::header::{Command, Kind};
+use crate::vfio_user::header::{Command, HEADER_LEN, Kind};
 
 /// The most commands that wait to be received. A client may post doorbells without waiting for answers; a guest's
 /// queues, all rung at once by all CPUs, stay far below.
@@ -38,6 +39,8 @@ pub struct State {
     commands_len: usize,
     /// Commands that were received and not replied to yet.
     taken: usize,
+    /// What is kept for the next life, and was by the life before.
+    pub kept: Kept,
     fate: Option<ConnectionError>,
     /// Threads that wait while another reads.
     pub waiting: usize,
@@ -52,6 +55,7 @@ impl State {
             commands: VecDeque::new(),
             commands_len: 0,
             taken: 0,
+            kept: Kept::default(),
             fate: None,
             waiting: 0,
         }
@@ -120,6 +124,22 @@ impl State {
     /// A received command was replied to, or needs no reply.
     pub fn end_command(&mut self) {
         self.taken = self.taken.saturating_sub(1);
+        self.kept.answered();
+    }
+
+    /// The reply to it is awaited, though another life has made it.
+    pub fn inherit(&mut self, id: u16, command: Command) {
+        self.open.insert(id, Slot::Waiting(command));
+    }
+
+    /// The next request has this id, or one after it.
+    pub fn begin_ids(&mut self, id: u16) {
+        self.next_id = id;
+    }
+
+    /// Where in the stream the oldest message begins that is not done with, if the next one begins at `position`.
+    pub fn oldest(&self, position: u64) -> u64 {
+        self.kept.oldest().map_or(position, |oldest| oldest.min(position))
     }
 
     /// Commands of the peer, and requests of this end, without a reply.
@@ -137,14 +157,20 @@ impl State {
         self.reader = Some(reader);
     }
 
-    /// Dispatches every whole message.
-    pub fn route(&mut self, reassembly: &mut Reassembly) -> Result<(), ConnectionError> {
+    /// Dispatches every whole message. The first one begins at `position`.
+    pub fn route(&mut self, reassembly: &mut Reassembly, position: &mut u64) -> Result<(), ConnectionError> {
         while let Some(message) = reassembly.pop()? {
             let (header, body, fds) = (message.header, message.body, message.fds);
+            let start = *position;
+            let end = start.saturating_add((HEADER_LEN + body.len()) as u64);
+            *position = end;
             let answer = match header.kind {
+                // By the life before.
+                Kind::Command | Kind::Posted if self.kept.was_answered(end) => continue,
                 Kind::Command | Kind::Posted => {
                     self.commands_len += body.len();
-                    self.commands.push_back(Incoming { header, body, fds });
+                    self.commands.push_back(Incoming { header, end, body, fds });
+                    self.kept.came(start);
                     if self.commands.len() > COMMANDS_MAX || self.commands_len > COMMANDS_LEN_MAX {
                         let count = self.commands.len();
                         return Err(Malformed::new(
@@ -161,7 +187,10 @@ impl State {
                 Kind::Failure(_) if header.id == POSTED_ID => continue,
                 Kind::Failure(errno) => Err(errno),
             };
-            self.answered(header.id, header.command, answer)?;
+            if self.open.contains_key(&header.id) || !self.kept.drops_replies() {
+                self.kept.replied(header.id, start);
+                self.answered(header.id, header.command, answer)?;
+            }
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use rustix::net::{
 
 use super::{ConnectionError, Reassembly};
 use crate::deadline::Deadline;
+use crate::shm::transcript::{Heard, Received};
 use crate::vfio_user::header::HEADER_LEN;
 use crate::vfio_user::{FDS_MAX, Malformed};
 
@@ -80,34 +81,50 @@ pub fn send(
     Ok(())
 }
 
-/// Appends a piece of the stream, if one is there.
-pub fn receive(socket: BorrowedFd<'_>, reader: &mut Reader) -> Result<bool, ConnectionError> {
+/// Appends a piece of the stream, if one is there. It is kept in `kept`, if that is there, where everything before the
+/// position beside it is done with.
+pub fn receive(
+    socket: BorrowedFd<'_>,
+    reader: &mut Reader,
+    mut kept: Option<(&mut Heard, u64)>,
+) -> Result<bool, ConnectionError> {
     let Reader { reassembly, piece } = reader;
     loop {
-        // Room for one fd more than any message has: a surplus is seen, and closed with the vector.
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(piece)], &mut ancillary, flags) {
-            Ok(received) => {
-                let fds = owned(&mut ancillary);
-                if received.bytes == 0 {
-                    return Err(ConnectionError::Closed);
-                }
-                if received.flags.contains(ReturnFlags::CTRUNC) {
-                    let malformed = Malformed::new("stream", "ancillary data was truncated", fds.len());
-                    return Err(malformed.into());
-                }
-                let bytes = piece.get(..received.bytes).unwrap_or_default();
-                reassembly.push(bytes, fds)?;
+        let received = match &mut kept {
+            None => receive_piece(socket, piece),
+            Some((heard, floor)) => heard.receive(socket, *floor, piece),
+        };
+        match received {
+            Ok(Received { len: 0, .. }) => return Err(ConnectionError::Closed),
+            Ok(Received { fds, is_truncated: true, .. }) => {
+                return Err(Malformed::new("stream", "ancillary data was truncated", fds.len()).into());
+            }
+            Ok(Received { len, fds, .. }) => {
+                reassembly.push(piece.get(..len).unwrap_or_default(), fds)?;
                 return Ok(true);
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(false),
             Err(Errno::CONNRESET | Errno::NOTCONN) => return Err(ConnectionError::Closed),
+            Err(Errno::NOBUFS) if kept.is_some() => {
+                return Err(
+                    Malformed::new("stream", "commands come faster than they are answered", 0_u64).into()
+                );
+            }
             Err(errno) => return Err(ConnectionError::Io { call: "recvmsg", errno }),
         }
     }
+}
+
+/// A piece that is kept nowhere.
+fn receive_piece(socket: BorrowedFd<'_>, piece: &mut [u8]) -> Result<Received, Errno> {
+    // Room for one fd more than any message has: a surplus is seen, and closed with the vector.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(piece)], &mut ancillary, flags)?;
+    let is_truncated = received.flags.contains(ReturnFlags::CTRUNC);
+    Ok(Received { len: received.bytes, fds: owned(&mut ancillary), is_truncated })
 }
 
 /// Waits until there is a piece of the stream.
@@ -129,7 +146,7 @@ fn owned(ancillary: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {
     fds
 }
 
-fn wait(
+pub(super) fn wait(
     socket: BorrowedFd<'_>,
     flags: PollFlags,
     deadline: Deadline,
