@@ -110,12 +110,9 @@ fn expected(phase: &Phase, fault: Fault) -> &'static [Outcome] {
         (End::Source, Fault::Kill("mover")) if phase.runs_there() => &[Moved, PausedRunsThere],
         // The other connections end before the one that has the order.
         (End::Source, Fault::Kill("mover")) if phase.is_committed() => &[PausedHere, PausedRunsThere],
-        // The order has left it, and the end of the connections may come before it.
-        (End::Source, Fault::Kill("launcher" | "coordinator"))
-            if !phase.runs_there() && phase.is_committed() =>
-        {
-            &[Moved, Ended]
-        }
+        // The order has left it, and the end of the connections may come before it: a machine whose CPUs have died
+        // ends its mover as well.
+        (End::Source, _) if ends_machine && !phase.runs_there() && phase.is_committed() => &[Moved, Ended],
         // The guest is not this end's any more.
         (End::Source, _) if phase.is_committed() => &[Moved],
         (End::Source, _) if ends_machine => &[Ended],
