@@ -39,6 +39,8 @@ const KILLS_LONG: u32 = 1000;
 /// The guest works for up to so long before a kill.
 const SPAN: Duration = Duration::from_millis(100);
 const MIB: u64 = 32;
+/// How long a guest is held: its driver gives an SMMU a second.
+const HELD_FOR: Duration = Duration::from_secs(3);
 /// Milliseconds of what a user asked for before a kill.
 const BEFORE_MAX: u64 = 400;
 
@@ -137,6 +139,42 @@ fn kill_under(mut vm: Vm, names: &[&str]) {
          count), in {completed}: the guest's longest gap: {spread}",
         names.join(", ")
     );
+}
+
+#[test]
+fn guest_that_is_held_for_a_process_that_asks_goes_on_by_order_and_nobody_in_it_notices() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = disk::image(&folder, MIB).unwrap();
+    let vm = launch_as(GuestFiles::selftest(), "crashes-held", |options| {
+        options.extra = STRICT.into();
+        options.nvme = vec![image.clone()];
+        options.arguments = ["--smmu-restart", "ask", "--device-restart", "ask"].map(Into::into).to_vec();
+    });
+    let Some(mut vm) = vm else { return };
+    vm.console.shell(BOOT).unwrap();
+    busy::begin(&mut vm.console, COMMAND).unwrap();
+    for name in ["nvme0", "smmu0", "vfio0"] {
+        let life = Life::of(&vm, name).unwrap().unwrap();
+        assert!(life.kill());
+        let until = Instant::now() + COMMAND;
+        let status = loop {
+            let status: Value = serde_json::from_str(&vm.control_json("status").unwrap()).unwrap();
+            if status["phase"] == "held" {
+                break status;
+            }
+            assert!(Instant::now() < until, "the guest is not held: {status}");
+            thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!(status["held"]["process"], name, "{status}");
+        // Longer than its driver waits for an SMMU: of that time the guest sees nothing.
+        thread::sleep(HELD_FOR);
+        let answer = vm.control("restart", &[name]).unwrap();
+        assert!(answer.status.success(), "{answer:?}");
+        await_next(&vm, name, life, until).unwrap();
+    }
+    let completed = busy::end_unnoticed(&mut vm.console, COMMAND).unwrap();
+    vm.finish(COMMAND).unwrap();
+    println!("{SEEN}{completed} requests of a guest that was held three times for {} s", HELD_FOR.as_secs());
 }
 
 /// As often as is asked for.
