@@ -10,9 +10,12 @@ use std::fmt;
 
 use crate::profile::{Profile, RootKind};
 
+pub mod filters;
+mod maps;
 mod read;
 
-pub use read::observe;
+pub use maps::{Mapping, mappings};
+pub use read::{observe, program};
 
 /// A fact that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 //! Nothing here is best effort: a step that fails ends the attempt with the step's name. `unsafe` lives in
 //! `sys` alone. This crate depends on no other crate of the workspace.
 
+pub mod arguments;
 pub mod audit;
 pub mod by_name;
 pub mod inherited;

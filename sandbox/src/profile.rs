@@ -33,6 +33,15 @@ impl Arch {
     }
 }
 
+impl std::str::FromStr for Arch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Arch, String> {
+        let known = [Arch::X86_64, Arch::Aarch64].into_iter().find(|arch| arch.to_string() == text);
+        known.ok_or_else(|| format!("{text:?} is neither x86_64 nor aarch64"))
+    }
+}
+
 impl fmt::Display for Arch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -107,22 +116,37 @@ pub struct Rule {
     pub syscall: &'static str,
     /// Alternatives, each a conjunction of checks. Empty: any arguments.
     pub when: Vec<Vec<Check>>,
+    /// What the role needs the call for.
+    pub purposes: Vec<&'static str>,
 }
 
 impl Rule {
     /// The call with any arguments.
     pub fn any(syscall: &'static str) -> Rule {
-        Rule { syscall, when: Vec::new() }
+        Rule::alternatives(syscall, Vec::new())
+    }
+
+    /// The call when all checks of one of these alternatives pass.
+    pub fn alternatives(syscall: &'static str, when: Vec<Vec<Check>>) -> Rule {
+        Rule { syscall, when, purposes: Vec::new() }
+    }
+
+    /// The same, needed for `purpose`.
+    #[must_use]
+    pub fn needed_for(mut self, purpose: &'static str) -> Rule {
+        self.purposes = vec![purpose];
+        self
     }
 
     /// The call when all `checks` pass.
     pub fn when(syscall: &'static str, checks: &[Check]) -> Rule {
-        Rule { syscall, when: vec![checks.to_vec()] }
+        Rule::alternatives(syscall, vec![checks.to_vec()])
     }
 
     /// The call when the `int` argument `index` is one of `values`.
     pub fn one_of(syscall: &'static str, index: u8, values: &[u32], why: &'static str) -> Rule {
-        Rule { syscall, when: values.iter().map(|value| vec![Check::int(index, *value, why)]).collect() }
+        let when = values.iter().map(|value| vec![Check::int(index, *value, why)]).collect();
+        Rule::alternatives(syscall, when)
     }
 
     /// The call when the argument `index` is one of these descriptors and all `checks` pass.
@@ -134,7 +158,7 @@ impl Rule {
         checks: &[Check],
     ) -> Rule {
         let of = |slot: &&'static str| [checks, &[Check::descriptor(index, slot, why)]].concat();
-        Rule { syscall, when: slots.iter().map(of).collect() }
+        Rule::alternatives(syscall, slots.iter().map(of).collect())
     }
 
     /// The alternatives with every descriptor's number in place. A name that has several numbers makes several
@@ -220,6 +244,14 @@ impl Profile {
         self.rules.iter().find(|rule| rule.syscall == syscall)
     }
 
+    /// Why a process with these rights may not make the call of this name and these arguments; None: it may.
+    pub fn refusal(&self, syscall: &str, args: &[u64; 6]) -> Option<String> {
+        match crate::syscalls::number(syscall, self.arch) {
+            Some(number) => crate::seccomp::explain(self, number, args),
+            None => Some(format!("{} has no such call", self.arch)),
+        }
+    }
+
     /// The same rights in a VM of some size: `mapped_len` bytes more may be mapped, of guest RAM and devices, and a
     /// file that the process writes has `file_len` bytes. When it is sealed, a process only verifies that these two
     /// limits are set: it does not know the VM's size yet.
@@ -263,7 +295,14 @@ impl Profile {
     }
 }
 
-/// Joins rule lists: one rule per name, alternatives united, "any arguments" winning over all of them.
+/// Those of the rules that have no purpose of their own get this one.
+pub fn needed_for(purpose: &'static str, rules: Vec<Rule>) -> Vec<Rule> {
+    let with_purpose = |rule: Rule| if rule.purposes.is_empty() { rule.needed_for(purpose) } else { rule };
+    rules.into_iter().map(with_purpose).collect()
+}
+
+/// Joins rule lists: one rule per name, alternatives and purposes united, "any arguments" winning over all
+/// alternatives.
 pub fn union(lists: &[&[Rule]]) -> Vec<Rule> {
     let mut joined: std::collections::BTreeMap<&'static str, Rule> = std::collections::BTreeMap::new();
     for rule in lists.iter().flat_map(|list| list.iter()) {
@@ -273,6 +312,11 @@ pub fn union(lists: &[&[Rule]]) -> Vec<Rule> {
             }
             std::collections::btree_map::Entry::Occupied(mut slot) => {
                 let known = slot.get_mut();
+                for purpose in &rule.purposes {
+                    if !known.purposes.contains(purpose) {
+                        known.purposes.push(purpose);
+                    }
+                }
                 if rule.when.is_empty() {
                     known.when.clear();
                 } else if !known.when.is_empty() {

@@ -13,7 +13,7 @@ use rustix::fs::SealFlags;
 
 use crate::profile::Profile;
 use crate::sys::{PAGE_LEN, PAGE_WORDS, Page};
-use crate::{memory_file, seccomp, syscalls};
+use crate::{arguments, memory_file, seccomp, syscalls};
 
 pub(crate) mod layout;
 
@@ -198,13 +198,11 @@ impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Death::DeniedSyscall { profile, name, number, args, ip, thread, rule, .. } => {
-                let [a, b, c, d, e, g] = args;
-                write!(f, "`{profile}` ended itself: system call ")?;
-                match name {
-                    Some(name) => write!(f, "{name}")?,
-                    None => write!(f, "number {number}")?,
-                }
-                write!(f, "(0x{a:x}, 0x{b:x}, 0x{c:x}, 0x{d:x}, 0x{e:x}, 0x{g:x}) refused: {rule}")?;
+                let call = match name {
+                    Some(name) => arguments::show_call(name, args),
+                    None => arguments::show_call(&format!("number {number}"), args),
+                };
+                write!(f, "`{profile}` ended itself: system call {call} refused: {rule}")?;
                 write!(f, "; thread {thread}, at 0x{ip:x}")
             }
             Death::Fault { profile, signal, address, ip, thread } => {

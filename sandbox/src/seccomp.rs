@@ -13,7 +13,7 @@ use seccompiler::{
 };
 
 use crate::profile::{Arch, Check, Profile};
-use crate::syscalls;
+use crate::{arguments, syscalls};
 
 /// Why a profile cannot be compiled.
 #[derive(Debug, thiserror::Error)]
@@ -138,13 +138,17 @@ pub fn explain(profile: &Profile, number: u32, args: &[u64; 6]) -> Option<String
             nearest = Some(failed);
         }
     }
-    let texts: Vec<String> = nearest.unwrap_or_default().into_iter().map(|check| said(check, args)).collect();
+    let said = |check: &Check| {
+        let seen = args.get(usize::from(check.index)).copied().unwrap_or(0);
+        match arguments::nth(rule.syscall, check.index) {
+            Some(argument) => {
+                format!("{} = {} is not allowed: {}", argument.name, argument.show(seen), check.why)
+            }
+            None => format!("argument {} = {seen:#x} is not allowed: {}", check.index, check.why),
+        }
+    };
+    let texts: Vec<String> = nearest.unwrap_or_default().into_iter().map(said).collect();
     Some(format!("{} (profile `{}`)", texts.join("; "), profile.name))
-}
-
-fn said(check: &Check, args: &[u64; 6]) -> String {
-    let seen = args.get(usize::from(check.index)).copied().unwrap_or(0);
-    format!("argument {} = 0x{seen:x} not allowed: {}", check.index, check.why)
 }
 
 #[cfg(test)]

@@ -36,11 +36,20 @@ pub fn observe(pid: i32) -> Observed {
     }
 }
 
-fn unreadable(path: &Path, why: impl ToString) -> Unreadable {
+/// The file that process `pid` executes, as the kernel prints it, made printable: for root and its own user to see, if
+/// it is dumpable.
+pub fn program(pid: i32) -> Fact<String> {
+    let path = PathBuf::from(format!("/proc/{pid}/exe"));
+    fs::read_link(&path)
+        .map(|file| printable(&file.to_string_lossy()))
+        .map_err(|error| unreadable(&path, error))
+}
+
+pub(super) fn unreadable(path: &Path, why: impl ToString) -> Unreadable {
     Unreadable { file: path.display().to_string(), why: why.to_string() }
 }
 
-fn odd(path: &Path) -> Unreadable {
+pub(super) fn odd(path: &Path) -> Unreadable {
     unreadable(path, "it is not in the expected format")
 }
 
@@ -49,7 +58,7 @@ fn read(path: &Path) -> Fact<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

@@ -43,7 +43,8 @@ fn nested_process_carries_its_parents_filters_too() {
 #[test]
 fn rule_about_a_descriptor_lets_nothing_through_until_its_number_is_known() {
     let of = |slot| vec![Check::descriptor(0, slot, "whose"), Check::int(1, 9, "what")];
-    let rule = Rule { syscall: "ioctl", when: vec![of("kvm"), of("iommufd"), vec![Check::int(1, 7, "any")]] };
+    let alternatives = vec![of("kvm"), of("iommufd"), vec![Check::int(1, 7, "any")]];
+    let rule = Rule::alternatives("ioctl", alternatives);
     let profile = Profile { rules: vec![rule], ..crate::profiles::smmu() };
     let passes = |profile: &Profile, args: [u64; 2]| {
         let args = [args[0], args[1], 0, 0, 0, 0];

@@ -4,7 +4,7 @@
 //! Invariants: nothing here makes memory executable, opens a path, makes a socket, or reaches another process.
 //! A group is added to a role only for its stated purpose; what the groups lack ends the process.
 
-use crate::profile::{Check, Rule};
+use crate::profile::{Check, Rule, needed_for};
 
 const NEVER_EXEC: &str = "memory is never made executable";
 const ONLY_SELF: &str = "a process may signal only itself, to abort";
@@ -42,15 +42,17 @@ pub fn memory() -> Vec<Rule> {
         MADV_GUARD_REMOVE,
     ]
     .map(i32::cast_unsigned);
-    vec![
+    let rules = vec![
         Rule::any("brk"),
         map(&[]),
         Rule::when("mprotect", &[data_only()]),
         Rule::any("munmap"),
         // What grows may move; nothing is put over what is mapped already.
-        Rule::when("mremap", &[Check::only_bits(3, libc::MREMAP_MAYMOVE.cast_unsigned(), NO_SUCH_MAPPING)]),
+        Rule::when("mremap", &[Check::only_bits(3, libc::MREMAP_MAYMOVE.cast_unsigned(), NO_SUCH_MAPPING)])
+            .needed_for("a large block of the allocator's grows"),
         Rule::one_of("madvise", 2, &advice, "this kind of advice is not needed"),
-    ]
+    ];
+    needed_for("the allocator, and stacks of threads", rules)
 }
 
 /// Memory of the process's own, and files shared with others: the descriptors of these names only, if there are any.
@@ -73,7 +75,8 @@ pub fn map(files: &[&'static str]) -> Rule {
         [] => vec![shared.to_vec()],
         files => Rule::on("mmap", 4, files, NOT_THIS_FILE, &shared).when,
     };
-    Rule { syscall: "mmap", when: [vec![own.to_vec()], shared].concat() }
+    Rule::alternatives("mmap", [vec![own.to_vec()], shared].concat())
+        .needed_for("private memory, and objects that are shared with other processes")
 }
 
 /// Readable, writable, or neither.
@@ -95,30 +98,32 @@ const MADV_GUARD_REMOVE: i32 = 103;
 
 /// Starting, parking, naming and ending threads; locks; the clock when the vDSO cannot answer.
 pub fn threads() -> Vec<Rule> {
-    vec![
+    let rules = vec![
         Rule::when("clone", &[Check::word(0, THREAD_FLAGS, "only a thread of this process may be started")]),
-        // Answered ENOSYS by the second filter; a trap here would win over that answer.
-        Rule::any("clone3"),
+        // A trap here would win over the answer.
+        Rule::any("clone3")
+            .needed_for("answered ENOSYS by another filter, so that the C library takes clone"),
         Rule::any("set_robust_list"),
         Rule::any("rseq"),
         waiting_on_memory(),
         Rule::any("sched_yield"),
         Rule::any("sched_getaffinity"),
         Rule::any("gettid"),
-        // Where the vDSO has no clock to read.
-        Rule::any("clock_gettime"),
-        Rule::any("getrandom"),
+        Rule::any("clock_gettime").needed_for("clocks, where the vDSO has none to read"),
+        Rule::any("getrandom").needed_for("seeds of hash tables, and random numbers"),
         Rule::one_of("prctl", 0, &[PR_SET_NAME], "only naming threads is needed"),
         Rule::any("sigaltstack"),
-        // glibc installs its two internal handlers at the first thread start; nobody here may send those signals.
+        // Nobody here may send those signals.
         Rule::one_of(
             "rt_sigaction",
             0,
             &[32, 33],
             "only the C library's own handlers may change after sealing",
-        ),
+        )
+        .needed_for("the C library's two handlers, at the start of the first thread"),
         Rule::any("exit"),
-    ]
+    ];
+    needed_for("starting, naming, parking and ending threads", rules)
 }
 
 /// Waiting for a word of memory and waking who waits, within the process and over shared memory, with either clock.
@@ -132,7 +137,8 @@ fn waiting_on_memory() -> Rule {
         vec![Check { index: 1, mask, value, narrow: true, why, slot: None }]
     };
     let all = [libc::FUTEX_WAIT, libc::FUTEX_WAKE, libc::FUTEX_WAIT_BITSET, libc::FUTEX_WAKE_BITSET];
-    Rule { syscall: "futex", when: all.map(operation).to_vec() }
+    Rule::alternatives("futex", all.map(operation).to_vec())
+        .needed_for("waiting for a word of memory, and waking who waits")
 }
 
 const PR_SET_NAME: u32 = libc::PR_SET_NAME.cast_unsigned();
@@ -140,10 +146,9 @@ const PR_SET_NAME: u32 = libc::PR_SET_NAME.cast_unsigned();
 /// Signals to and within the process itself, and its end. No handler can be installed: those of the
 /// sandbox stay, and none of them returns.
 pub fn ending() -> Vec<Rule> {
-    vec![
+    let rules = vec![
         Rule::any("rt_sigprocmask"),
-        // A wait goes on by it after the process was stopped and continued (SIGSTOP, SIGCONT).
-        Rule::any("restart_syscall"),
+        Rule::any("restart_syscall").needed_for("a wait goes on after the process was stopped and continued"),
         Rule::any("getpid"),
         // abort() raises SIGABRT on itself; a sealed process is always pid 1 of its own pid namespace.
         Rule::when(
@@ -151,24 +156,25 @@ pub fn ending() -> Vec<Rule> {
             &[Check::int(0, 1, ONLY_SELF), Check::int(2, libc::SIGABRT.cast_unsigned(), ONLY_SELF)],
         ),
         Rule::any("exit_group"),
-    ]
+    ];
+    needed_for("the end of the process, and abort", rules)
 }
 
 /// What [`channels`] has, and doorbells and streams without descriptors, which are read by `recvfrom`.
 pub fn descriptors() -> Vec<Rule> {
     let mut rules = channels();
-    rules.push(Rule::any("recvfrom"));
+    rules.push(Rule::any("recvfrom").needed_for("doorbells, and streams without descriptors"));
     rules
 }
 
 /// Reading, writing and waiting on descriptors the process already has, channels of messages among them; saving into
 /// and restoring from a memory file.
 pub fn channels() -> Vec<Rule> {
-    vec![
+    let rules = vec![
         Rule::any("read"),
         Rule::any("write"),
-        Rule::any("pread64"),
-        Rule::any("pwrite64"),
+        Rule::any("pread64").needed_for("a state is restored from a memory file"),
+        Rule::any("pwrite64").needed_for("a state is saved into a memory file"),
         Rule::any("close"),
         // By its own number: no call that would take a path beside a descriptor.
         Rule::any("fstat"),
@@ -182,8 +188,9 @@ pub fn channels() -> Vec<Rule> {
         Rule::any("recvmsg"),
         // Without descriptors: what may send those has `sendmsg` as well.
         connected_send(),
-        Rule::any("shutdown"),
-    ]
+        Rule::any("shutdown").needed_for("a peer that breaks the contract is cut off"),
+    ];
+    needed_for("descriptors that the process has: channels, logs, memory files", rules)
 }
 
 fn connected_send() -> Rule {
@@ -200,8 +207,11 @@ const FCNTL: [u32; 4] = [
 
 /// Taking the count of an eventfd that others hold as well, without ever waiting for one.
 pub fn shared_eventfds() -> Vec<Rule> {
-    vec![Rule::when(
-        "preadv2",
-        &[Check::int(5, libc::RWF_NOWAIT.cast_unsigned(), "only a read that does not wait")],
-    )]
+    vec![
+        Rule::when(
+            "preadv2",
+            &[Check::int(5, libc::RWF_NOWAIT.cast_unsigned(), "only a read that does not wait")],
+        )
+        .needed_for("the count of an eventfd that others hold as well"),
+    ]
 }

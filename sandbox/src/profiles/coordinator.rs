@@ -7,7 +7,7 @@
 //! (`THREAT_MODEL.md` lists it). No new socket but a Unix pair, no path, no executable memory.
 
 use crate::memory_file::{MemoryFiles, OLD_FLAGS};
-use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
+use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, needed_for, union};
 use crate::profiles::common;
 use crate::sys::SPAWN_FLAGS;
 
@@ -48,42 +48,45 @@ pub fn profile(arch: Arch, memory_files: MemoryFiles) -> Profile {
 
 /// The runtime's reactor, the API socket handed in by the launcher, memory objects, and children.
 fn own(arch: Arch) -> Vec<Rule> {
-    vec![
+    let rules = vec![
         Rule::any("epoll_create1"),
         Rule::any("epoll_ctl"),
         Rule::any(if arch == Arch::X86_64 { "epoll_wait" } else { "epoll_pwait" }),
         Rule::any("eventfd2"),
-        // With descriptors, to the processes that it starts.
-        Rule::any("sendmsg"),
-        // The images of a guest that moves between hosts.
-        Rule::any("flock"),
-        // Answers to clients of the API.
-        Rule::any("writev"),
-        socket_pair(),
-        Rule::any("pipe2"),
-        Rule::any("ftruncate"),
-        Rule::any("lseek"),
+        Rule::any("sendmsg").needed_for("descriptors, to the processes that it starts"),
+        Rule::any("flock").needed_for("images of a guest that moves between hosts"),
+        Rule::any("writev").needed_for("answers to clients of the API"),
+        socket_pair().needed_for("channels and doorbells of the processes that it starts"),
+        Rule::any("pipe2").needed_for("logs of the processes that it starts"),
+        Rule::any("ftruncate").needed_for("lengths of shared objects"),
+        Rule::any("lseek").needed_for("lengths of files"),
         // The libraries ask of a descriptor what it is. Neither call can be held to that: a path beside the descriptor
         // is in memory, where no filter looks. It would be looked up in the empty root.
-        Rule::when("newfstatat", &[Check::with_bits(3, AT_EMPTY_PATH, BY_DESCRIPTOR)]),
-        Rule::when("statx", &[Check::with_bits(2, AT_EMPTY_PATH, BY_DESCRIPTOR)]),
+        Rule::when("newfstatat", &[Check::with_bits(3, AT_EMPTY_PATH, BY_DESCRIPTOR)])
+            .needed_for("the libraries look what a descriptor is"),
+        Rule::when("statx", &[Check::with_bits(2, AT_EMPTY_PATH, BY_DESCRIPTOR)])
+            .needed_for("the libraries look what a descriptor is"),
         // F_SETFL: of the ends of pipes and of its own log, which it watches; no guest reaches this process.
         Rule::one_of(
             "fcntl",
             1,
             &[libc::F_ADD_SEALS.cast_unsigned(), libc::F_SETFL.cast_unsigned()],
             "only flags, duplicates and seals",
-        ),
+        )
+        .needed_for("seals of shared objects; pipes that it watches"),
         Rule::when(
             "clone",
             &[Check::word(0, SPAWN_FLAGS, "a process is only started in namespaces of its own")],
-        ),
-        Rule::any("waitid"),
+        )
+        .needed_for("the processes of the VM"),
+        Rule::any("waitid").needed_for("how a process of the VM ended"),
         Rule::when(
             "pidfd_send_signal",
             &[Check::int(1, libc::SIGKILL.cast_unsigned(), "children are only ever killed")],
-        ),
-    ]
+        )
+        .needed_for("a process of the VM is ended"),
+    ];
+    needed_for("the runtime's event loop", rules)
 }
 
 const AT_EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
@@ -106,7 +109,7 @@ fn socket_pair() -> Rule {
         vec![Check::int(0, libc::AF_UNIX.cast_unsigned(), pair), kind, Check::int(2, 0, pair)]
     };
     let kinds = [libc::SOCK_STREAM, libc::SOCK_SEQPACKET, libc::SOCK_DGRAM];
-    Rule { syscall: "socketpair", when: kinds.map(of_type).to_vec() }
+    Rule::alternatives("socketpair", kinds.map(of_type).to_vec())
 }
 
 /// Memory objects are never executable. A kernel older than Linux 6.3 does not know the flag and refuses it, which is
@@ -117,12 +120,12 @@ fn memory_file(kind: MemoryFiles) -> Rule {
     if kind == MemoryFiles::Executable {
         when.push(vec![Check::int(1, OLD_FLAGS.bits(), "only the flags that memory files of ours have")]);
     }
-    Rule { syscall: "memfd_create", when }
+    Rule::alternatives("memfd_create", when).needed_for("shared objects, states, crash pages")
 }
 
 /// `spawn::child`: between clone and exec, in the new process, under this filter.
 fn spawn_child_half() -> Vec<Rule> {
-    vec![
+    let rules = vec![
         Rule::any("setsid"),
         Rule::any("dup3"),
         Rule::any("close_range"),
@@ -143,7 +146,8 @@ fn spawn_child_half() -> Vec<Rule> {
         // As above, a path beside the descriptor would be looked up in the empty root; whatever is found, Landlock lets
         // the given programs alone be executed.
         Rule::when("execveat", &[Check::int(4, AT_EMPTY_PATH, "only an open descriptor is executed")]),
-    ]
+    ];
+    needed_for("a process that it starts, between clone and execveat", rules)
 }
 
 /// What a static program does from its first instruction to the end of its own `locked::seal`.
@@ -152,9 +156,8 @@ fn exec_to_seal(arch: Arch) -> Vec<Rule> {
         Rule::any("set_tid_address"),
         own_limits(),
         Rule::any("rt_sigaction"),
-        // The C library looks for /proc/self/maps and its own path: Landlock and the empty root refuse.
-        Rule::any("openat"),
-        Rule::any("readlinkat"),
+        Rule::any("openat").needed_for(LOOKS),
+        Rule::any("readlinkat").needed_for(LOOKS),
         Rule::any("fstatfs"),
         Rule::any("capget"),
         Rule::when(
@@ -187,12 +190,15 @@ fn exec_to_seal(arch: Arch) -> Vec<Rule> {
         // Thread pointer at start, and the questions about shadow stacks.
         let codes = [0x1002, 0x3001, 0x5001, 0x5002, 0x5003, 0x5005];
         rules.push(Rule::one_of("arch_prctl", 0, &codes, "only the thread pointer and shadow stacks"));
-        rules.push(Rule::any("readlink"));
-        // Whether the standard descriptors are open.
-        rules.push(Rule::any("poll"));
+        rules.push(Rule::any("readlink").needed_for(LOOKS));
+        rules.push(
+            Rule::any("poll").needed_for("the standard library looks whether its descriptors are open"),
+        );
     }
-    rules
+    needed_for("a program that it starts, until that is sealed", rules)
 }
+
+const LOOKS: &str = "the C library looks for its maps and its path: Landlock and the empty root refuse";
 
 /// Limits of the calling process only.
 fn own_limits() -> Rule {

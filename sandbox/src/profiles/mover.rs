@@ -42,17 +42,17 @@ fn rules(arch: Arch) -> Vec<Rule> {
         &common::ending(),
         &common::descriptors(),
         &[
-            // The runtime.
-            Rule::any("epoll_create1"),
-            Rule::any("epoll_ctl"),
-            Rule::any(if arch == Arch::X86_64 { "epoll_wait" } else { "epoll_pwait" }),
-            Rule::any("eventfd2"),
-            // A frame is sent in one piece; records of TLS in several.
-            Rule::any("writev"),
+            Rule::any("epoll_create1").needed_for(RUNTIME),
+            Rule::any("epoll_ctl").needed_for(RUNTIME),
+            Rule::any(if arch == Arch::X86_64 { "epoll_wait" } else { "epoll_pwait" }).needed_for(RUNTIME),
+            Rule::any("eventfd2").needed_for(RUNTIME),
+            Rule::any("writev").needed_for("records of TLS, in several pieces"),
             signal_pair(),
         ],
     ])
 }
+
+const RUNTIME: &str = "the runtime's event loop";
 
 /// A runtime that could be told of signals makes a pair for it, and is never told.
 fn signal_pair() -> Rule {
@@ -68,4 +68,5 @@ fn signal_pair() -> Rule {
     };
     let checks = [Check::int(0, libc::AF_UNIX.cast_unsigned(), pair), kind, Check::int(2, 0, pair)];
     Rule::when("socketpair", &checks)
+        .needed_for("the runtime makes a pair for signals, and is never sent one")
 }

@@ -35,7 +35,7 @@ pub fn profile(arch: Arch) -> Profile {
 
 /// Spawned by its own launcher, on a host like any other: it brings its own empty root.
 pub fn standalone(arch: Arch) -> Profile {
-    let rules = union(&[&rules(), &[Rule::any("accept4")]]);
+    let rules = union(&[&rules(), &[Rule::any("accept4").needed_for("its clients")]]);
     Profile { name: "nvme-standalone", root: RootKind::NewEmpty, rules, ..profile(arch) }
 }
 
@@ -46,21 +46,18 @@ pub fn rules() -> Vec<Rule> {
         &common::ending(),
         &common::channels(),
         &[
-            // Data goes to the client in messages of several pieces.
-            Rule::any("sendmsg"),
-            Rule::any("lseek"),
-            // Whether a client's memory is in ordinary pages.
-            Rule::any("fstatfs"),
-            // Between the image and the client's memory, piece by piece.
-            Rule::any("preadv"),
-            // Asking what is in the page cache. Its flags do no harm, and the kernel need not run a filter for each
-            // read.
-            Rule::any("preadv2"),
-            Rule::any("pwritev"),
-            Rule::any("fdatasync"),
-            // Whether a thread that took long has waited.
-            Rule::one_of("getrusage", 0, &[libc::RUSAGE_THREAD.cast_unsigned()], "only a thread's own"),
-            Rule::one_of("fallocate", 1, &[PUNCH_HOLE, ZERO_RANGE], "only zeroing within the image's length"),
+            Rule::any("sendmsg").needed_for("data to the client, in several pieces"),
+            Rule::any("lseek").needed_for("the length of the image"),
+            Rule::any("fstatfs").needed_for("whether a client's memory is in ordinary pages"),
+            Rule::any("preadv").needed_for("from the image into the client's memory"),
+            // Its flags do no harm, and the kernel need not run a filter for each read.
+            Rule::any("preadv2").needed_for("the same without waiting, from what is cached"),
+            Rule::any("pwritev").needed_for("from the client's memory into the image"),
+            Rule::any("fdatasync").needed_for("a flush"),
+            Rule::one_of("getrusage", 0, &[libc::RUSAGE_THREAD.cast_unsigned()], "only a thread's own")
+                .needed_for("whether a thread that took long has waited"),
+            Rule::one_of("fallocate", 1, &[PUNCH_HOLE, ZERO_RANGE], "only zeroing within the image's length")
+                .needed_for("blocks that the guest deallocates or zeroes"),
         ],
     ])
 }

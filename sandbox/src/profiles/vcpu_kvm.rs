@@ -44,14 +44,15 @@ pub fn rules() -> Vec<Rule> {
         // What a vector has signalled while the guest was paused goes with its state.
         &common::shared_eventfds(),
         &[
-            Rule { syscall: "ioctl", when },
-            // The end of the handler of a kick.
-            Rule::any("rt_sigreturn"),
+            Rule::alternatives("ioctl", when)
+                .needed_for("KVM: the VM, its CPUs and its interrupt controller"),
+            Rule::any("rt_sigreturn").needed_for("the end of the handler of a kick"),
             // A sealed process is always pid 1 of its own pid namespace.
             Rule::when(
                 "tgkill",
                 &[Check::int(0, 1, KICK), Check::int(2, libc::SIGUSR1.cast_unsigned(), KICK)],
-            ),
+            )
+            .needed_for("a CPU's thread is called back out of the guest"),
         ],
     ])
 }

@@ -36,11 +36,11 @@ pub fn rules() -> Vec<Rule> {
         &common::ending(),
         &common::descriptors(),
         &[
-            Rule::any("eventfd2"),
-            // Between two looks at whether a CPU that was kicked has left guest code.
-            Rule::any("clock_nanosleep"),
-            // Whether the memory that a device offers lies in ordinary pages, which cannot fault once mapped.
-            Rule::any("fstatfs"),
+            Rule::any("eventfd2").needed_for("wake-ups of its own threads"),
+            Rule::any("clock_nanosleep")
+                .needed_for("between two looks at whether a CPU that was kicked has left guest code"),
+            Rule::any("fstatfs")
+                .needed_for("whether memory that a device offers lies in ordinary pages, which cannot fault"),
         ],
     ])
 }

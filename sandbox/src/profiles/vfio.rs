@@ -52,5 +52,9 @@ const ONE_MESSAGE: &str = "only one message is sent or received at once";
 
 /// A device's vectors are eventfds that the process makes; it hands them on, and files of a device's memory.
 pub fn interrupts() -> Vec<Rule> {
-    union(&[&[Rule::any("eventfd2"), Rule::any("sendmsg")], &common::shared_eventfds()])
+    let own = [
+        Rule::any("eventfd2").needed_for("the device's vectors"),
+        Rule::any("sendmsg").needed_for("vectors and the device's memory, as descriptors"),
+    ];
+    union(&[&own, &common::shared_eventfds()])
 }

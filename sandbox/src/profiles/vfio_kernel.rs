@@ -60,5 +60,7 @@ fn ioctl() -> Rule {
         move |request: &u32| vec![Check::descriptor(0, slot, whose), Check::int(1, *request, KNOWN)]
     };
     let when = ON_DEVICE.iter().map(on("vfio-device", OF_DEVICE));
-    Rule { syscall: "ioctl", when: when.chain(ON_IOMMU.iter().map(on("iommufd", OF_IOMMU))).collect() }
+    let when = when.chain(ON_IOMMU.iter().map(on("iommufd", OF_IOMMU))).collect();
+    Rule::alternatives("ioctl", when)
+        .needed_for("VFIO and iommufd: the device, its translation, its interrupts")
 }

@@ -62,7 +62,8 @@ fn denied_call_reads_with_name_and_rule() {
     let death = read(&page_of(&words), &profiles::smmu()).unwrap();
     assert_eq!(
         death.to_string(),
-        "`smmu` ended itself: system call mmap(0x0, 0x0, 0x7, 0x22, 0x0, 0x0) refused: argument 2 = 0x7 not allowed: \
+        "`smmu` ended itself: system call mmap(addr=0, length=0, prot=PROT_READ|PROT_WRITE|PROT_EXEC, \
+         flags=MAP_PRIVATE|MAP_ANONYMOUS, fd=0, offset=0) refused: prot = PROT_READ|PROT_WRITE|PROT_EXEC is not allowed: \
          memory is never made executable (profile `smmu`); thread 3, at 0x1234"
     );
 }

@@ -175,7 +175,7 @@ fn explanation_names_the_argument_that_came_nearest() {
     assert_eq!(ask("mount", [0; 6]).unwrap(), "not in profile `vcpu-soft`");
     assert_eq!(
         ask("tgkill", [1, 5, 9, 0, 0, 0]).unwrap(),
-        "argument 2 = 0x9 not allowed: a process may signal only itself, to abort (profile `vcpu-soft`)"
+        "sig = SIGKILL is not allowed: a process may signal only itself, to abort (profile `vcpu-soft`)"
     );
     assert_eq!(explain(profile, 1023, &[0; 6]).unwrap(), "not in profile `vcpu-soft`");
 }

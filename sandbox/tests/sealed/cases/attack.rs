@@ -130,7 +130,12 @@ fn reported(role: Role, attempt: Attempt, expected: &Fate, process: Process) {
         Attempt::SignalSelf => assert_eq!(args[..3], [1, 1, 9]),
         Attempt::MmapExec => {
             assert_eq!(args[1..5], [4096, 7, 0x22, u64::MAX]);
-            assert!(rule.contains("argument 2 = 0x7 not allowed: memory is never made executable"), "{rule}");
+            assert!(
+                rule.contains(
+                    "prot = PROT_READ|PROT_WRITE|PROT_EXEC is not allowed: memory is never made executable"
+                ),
+                "{rule}"
+            );
         }
         Attempt::Mount => assert!(rule.starts_with("not in profile"), "{rule}"),
         _ => {}
