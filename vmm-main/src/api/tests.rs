@@ -38,6 +38,7 @@ fn status(phase: Phase) -> Status {
         lost_devices: std::collections::BTreeMap::new(),
         deaths: std::collections::BTreeMap::new(),
         programs: std::collections::BTreeMap::new(),
+        shape: None,
         migration: None,
     }
 }

@@ -46,11 +46,17 @@ impl Target {
         Ok(Self { name: Some(name), json: self.json })
     }
 
-    /// Whether the VM is there, though it may not answer.
-    pub(super) fn is_there(&self) -> Result<bool, Problem> {
+    /// The control socket of the VM.
+    pub(super) fn socket(&self) -> Result<PathBuf, Problem> {
         let runtime_dir = RuntimeDir::find()?;
         let name = target_name(self.name.as_deref(), &runtime_dir)?;
-        Ok(runtime()?.block_on(Client::is_listening(&runtime_dir.socket_path(&name))))
+        Ok(runtime_dir.socket_path(&name))
+    }
+
+    /// Whether the VM is there, though it may not answer.
+    pub(super) fn is_there(&self) -> Result<bool, Problem> {
+        let socket = self.socket()?;
+        Ok(runtime()?.block_on(Client::is_listening(&socket)))
     }
 }
 
@@ -309,7 +315,7 @@ where
 }
 
 /// The processes of the VM at `socket` as it reports them, and its launcher.
-async fn processes(socket: &Path) -> Result<(Option<i32>, Vec<Process>), Problem> {
+pub(super) async fn processes(socket: &Path) -> Result<(Option<i32>, Vec<Process>), Problem> {
     let client = Client::connect(socket).await?;
     let launcher = client.launcher_pid();
     let rows = client.call(Method::GET, "/v1/processes", Vec::new(), SNAPSHOT_DEADLINE).await?;
@@ -434,7 +440,7 @@ fn checked(name: &str) -> Result<String, Problem> {
     check::name(name).map(|()| name.to_owned())
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Problem> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Problem> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Problem::host(
             format!("the client's runtime cannot start: {error}"),

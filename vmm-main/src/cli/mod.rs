@@ -5,6 +5,7 @@
 //! ends it); 1 the host refused something; 2 wrong command line, configuration or image; 3 a process of the VM died; 4
 //! no such VM, or it does not answer; 5 not possible in the VM's state. An error is one line on standard error.
 
+mod audit;
 mod client_commands;
 mod console;
 mod flags;
@@ -47,6 +48,8 @@ enum CliCommand {
     Run(Box<RunFlags>),
     /// Show the processes of a VM, or of all VMs, and how each is confined
     Ps(Target),
+    /// Compare every process of a VM with its profile and the system table, from outside; or show a profile
+    Audit(Box<audit::AuditFlags>),
     /// Show the state of a VM
     Status(Target),
     /// Show counters and states of a VM's processes
@@ -155,6 +158,7 @@ fn dispatch(command: CliCommand) -> Result<ExitCode, Failure> {
             let place = flags.place();
             return run(flags.resolve()?, place);
         }
+        CliCommand::Audit(flags) => return Ok(audit::audit(&flags)?),
         CliCommand::Migrate(flags) => migration::migrate(&flags),
         CliCommand::Ps(target) => client_commands::ps(&target),
         CliCommand::Status(target) => client_commands::status(&target),

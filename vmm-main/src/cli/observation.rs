@@ -1,11 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the kernel shows of a VM's processes from outside, and how that differs from their profiles: for `bulkhead ps`,
-//! which does not take the coordinator's word for how they are confined.
+//! What the kernel shows of a VM's processes from outside, and how that differs from their profiles: for `bulkhead ps`
+//! and `audit`, which do not take the coordinator's word for how they are confined.
 
+use super::client_commands::{self, Target, ask, runtime};
 use super::host_pids;
-use crate::api::types::{Limits, Observed, Process};
+use crate::api::types::{Limits, Observed, Process, Status};
 use crate::launcher::cgroup;
+use crate::problem::Problem;
 use crate::system;
+use hyper::Method;
+
+/// A VM at one moment.
+pub struct Snapshot {
+    /// What it says of itself.
+    pub status: Status,
+    /// Its processes, with what the kernel shows of them.
+    pub processes: Vec<Process>,
+}
+
+/// Asks a VM, and looks at its processes.
+pub fn snapshot_of(target: &Target) -> Result<Snapshot, Problem> {
+    let status = ask(target, Method::GET, "/v1/status", Vec::new())?;
+    let rows = runtime()?.block_on(client_commands::processes(&target.socket()?))?;
+    Ok(Snapshot { status, processes: observed(rows) })
+}
 
 /// Adds what the kernel shows of these processes.
 pub fn observed((launcher, mut rows): (Option<i32>, Vec<Process>)) -> Vec<Process> {

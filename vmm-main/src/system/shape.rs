@@ -50,7 +50,7 @@ impl DeviceKind {
 }
 
 /// The shape of a VM.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Shape {
     /// What executes guest code.
     pub cpu: CpuKind,

@@ -77,6 +77,7 @@ impl Vm {
             held: self.machine.standstill().map(|standstill| self.held(standstill)),
             deaths: self.deaths(),
             programs: self.programs.shown(),
+            shape: Some(self.system.shape().clone()),
             migration: self.migration_progress(),
             ..nothing()
         }
@@ -171,6 +172,7 @@ fn nothing() -> Status {
         held: None,
         deaths: BTreeMap::new(),
         programs: BTreeMap::new(),
+        shape: None,
         migration: None,
     }
 }
