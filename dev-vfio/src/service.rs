@@ -10,7 +10,7 @@
 use std::io::Write;
 use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipc::doorbell::{Doorbell, Ringer};
 use ipc::hello::Role;
@@ -103,6 +103,11 @@ impl<B: Backend> Begun<B> {
     /// The function and its threads, once the device is open, or cannot be opened.
     fn serving(&self, what: &'static str) -> Result<&Serving<B>, Failure> {
         self.opening.serving().ok_or_else(|| Failure::new(what, "it is being opened"))
+    }
+
+    /// What translates the device's DMA, locked.
+    pub fn iommu(&self) -> MutexGuard<'_, B::Iommu> {
+        self.iommu.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn function(&self) -> Option<&Function<B>> {

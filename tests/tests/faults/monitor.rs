@@ -160,7 +160,8 @@ impl Monitor {
     fn ask(&mut self, words: &str) -> u64 {
         let words = std::mem::take(&mut self.pending) + words;
         self.vm.console.send(&words).unwrap();
-        let line = self.vm.console.wait_for("\n", COMMAND).unwrap();
+        let line = self.vm.console.wait_for("\n", COMMAND);
+        let line = line.unwrap_or_else(|error| panic!("{error:#}: {}", self.vm.console.errors()));
         u64::from_str_radix(line.trim(), 16)
             .unwrap_or_else(|_| panic!("the monitor answers {line:?}, which is no number"))
     }

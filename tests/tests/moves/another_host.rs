@@ -29,9 +29,18 @@ const ZERO: [u8; PAGE] = [0; PAGE];
 
 /// The host.
 pub struct AnotherHost {
-    is_asked: Arc<AtomicBool>,
-    accept: Sender<()>,
+    waits: Arc<Waits>,
+    go_on: Sender<()>,
     thread: JoinHandle<Received>,
+}
+
+/// What it waits for the test to say.
+#[derive(Default)]
+struct Waits {
+    /// Whether it accepts.
+    to_accept: AtomicBool,
+    /// That it reads on, behind the first round.
+    to_read_on: AtomicBool,
 }
 
 /// What has come.
@@ -54,21 +63,36 @@ struct Copy {
 impl AnotherHost {
     /// Waits at this socket for the guest whose RAM is in this file.
     pub fn listen(socket: &Path, ram: File) -> Self {
+        Self::start(socket, ram, false)
+    }
+
+    /// The same; behind the first round it reads no more until [`Self::go_on`]: the source cannot send another whole
+    /// one.
+    pub fn listen_and_hold(socket: &Path, ram: File) -> Self {
+        Self::start(socket, ram, true)
+    }
+
+    fn start(socket: &Path, ram: File, holds: bool) -> Self {
         let listener = UnixListener::bind(socket).unwrap();
-        let is_asked = Arc::new(AtomicBool::new(false));
-        let (accept, accepted) = mpsc::channel();
-        let asked = Arc::clone(&is_asked);
-        Self { is_asked, accept, thread: thread::spawn(move || receive(&listener, &ram, &asked, &accepted)) }
+        let waits = Arc::new(Waits::default());
+        let (go_on, told) = mpsc::channel();
+        let theirs = Arc::clone(&waits);
+        Self { waits, go_on, thread: thread::spawn(move || receive(&listener, &ram, holds, &theirs, &told)) }
     }
 
     /// Whether the source waits to hear that this host can take its guest: its writes are logged by then.
     pub fn is_asked(&self) -> bool {
-        self.is_asked.load(Ordering::SeqCst)
+        self.waits.to_accept.load(Ordering::SeqCst)
     }
 
-    /// Says so.
-    pub fn accept(&self) {
-        self.accept.send(()).unwrap();
+    /// Whether it has the first round, and reads no more.
+    pub fn holds(&self) -> bool {
+        self.waits.to_read_on.load(Ordering::SeqCst)
+    }
+
+    /// Says that it can take the guest; or reads on.
+    pub fn go_on(&self) {
+        self.go_on.send(()).unwrap();
     }
 
     /// All that has come, once the migration has ended.
@@ -77,7 +101,7 @@ impl AnotherHost {
     }
 }
 
-fn receive(listener: &UnixListener, ram: &File, asked: &AtomicBool, accepted: &Receiver<()>) -> Received {
+fn receive(listener: &UnixListener, ram: &File, holds: bool, waits: &Waits, told: &Receiver<()>) -> Received {
     let span = Timespec { tv_sec: COMMAND.as_secs().try_into().unwrap(), tv_nsec: 0 };
     let came = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&span)).unwrap();
     assert_eq!(came, 1, "nobody connects");
@@ -103,12 +127,16 @@ fn receive(listener: &UnixListener, ram: &File, asked: &AtomicBool, accepted: &R
                 copy.rounds.push(std::mem::take(&mut copy.count));
                 // The source waits for a sign of life for half a minute.
                 lane.send(Kind::Alive, &[]);
+                if holds && copy.rounds.len() == 1 {
+                    waits.to_read_on.store(true, Ordering::SeqCst);
+                    told.recv_timeout(COMMAND).unwrap();
+                }
             }
             Kind::Message => {
                 let answer = match session.open(&body).unwrap() {
                     Message::Offer(_) => {
-                        asked.store(true, Ordering::SeqCst);
-                        accepted.recv_timeout(COMMAND).unwrap();
+                        waits.to_accept.store(true, Ordering::SeqCst);
+                        told.recv_timeout(COMMAND).unwrap();
                         Message::Accept
                     }
                     Message::Last { .. } => {

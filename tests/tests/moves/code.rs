@@ -23,6 +23,8 @@ pub const END: u64 = AREA + 2 * SPACING;
 pub const FILL: u64 = AREA + 3 * SPACING;
 /// The sum of a page.
 pub const SUM: u64 = AREA + 4 * SPACING;
+/// The guest's counter (CNTVCT_EL0).
+pub const COUNTER: u64 = AREA + 7 * SPACING;
 /// Switches CPU 1 on: at bits 31:0, with bits 63:32 in its x0.
 const START: u64 = AREA + 5 * SPACING;
 /// What CPU 1 does.
@@ -104,6 +106,12 @@ const START_CODE: [u32; 12] = [
     0xd65f_03c0, // ret
 ];
 
+const COUNTER_CODE: [u32; 3] = [
+    0xd503_3fdf, // isb
+    0xd53b_e046, // mrs x6, cntvct_el0
+    0xd65f_03c0, // ret
+];
+
 const WORKER_CODE: [u32; 19] = [
     0xaa00_03e1, // mov x1, x0
     0xf940_0022, // ldr x2, [x1]
@@ -128,7 +136,7 @@ const WORKER_CODE: [u32; 19] = [
 
 /// Puts all of it where it belongs.
 pub fn write(m: &mut Monitor) {
-    let routines: [(u64, &[u32]); 7] = [
+    let routines: [(u64, &[u32]); 8] = [
         (SET_UP, &SETUP_CODE),
         (ACKNOWLEDGE, &ACK_CODE),
         (END, &END_CODE),
@@ -136,6 +144,7 @@ pub fn write(m: &mut Monitor) {
         (SUM, &SUM_CODE),
         (START, &START_CODE),
         (WORKER, &WORKER_CODE),
+        (COUNTER, &COUNTER_CODE),
     ];
     for (at, words) in routines {
         for (index, word) in words.iter().enumerate() {

@@ -44,7 +44,7 @@ pub fn truth() {
                 let refused = traffic.m.vm.control::<&str>("save-restore", &[]).unwrap();
                 let said = String::from_utf8_lossy(&refused.stderr);
                 assert!(!refused.status.success() && said.contains("is being migrated"), "{said}");
-                host.accept();
+                host.go_on();
                 is_accepted = true;
             }
             write(traffic, &mut draw);
@@ -84,7 +84,7 @@ fn write(traffic: &mut Traffic, draw: &mut Draw) {
 }
 
 /// The guest's RAM, as the coordinator has it.
-fn ram(traffic: &Traffic) -> File {
+pub fn ram(traffic: &Traffic) -> File {
     let row = traffic.m.vm.processes().unwrap().into_iter().find(|row| row["name"] == "coordinator");
     let pid = row.unwrap()["host_pid"].to_string();
     let links = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().map(|fd| fd.path());

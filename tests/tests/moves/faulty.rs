@@ -11,11 +11,11 @@ use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ipc::hello::Role;
 use ipc::instance::InstanceId;
-use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure, Quiescence, RoleConfig, StreamReplay};
-use ipc::protocol::inspect::Inspect;
-use process::{Configured, Context, Program, Source};
+use ipc::protocol::control::{Failure, StreamReplay};
+use process::{Context, Program, Source};
+
+use crate::altered::Altered;
 
 /// Where it fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,26 +110,9 @@ impl Step {
 /// The program.
 pub struct Faulty<P>(PhantomData<P>);
 
-fn inner<P: Program>(configured: Configured<'_, Faulty<P>>) -> Configured<'_, P> {
-    match configured {
-        Configured::Ready(ready) => Configured::Ready(ready),
-        Configured::Loaded(loaded) => Configured::Loaded(loaded),
-        Configured::Armed(armed) => Configured::Armed(armed),
-    }
-}
+impl<P: Program + 'static> Altered for Faulty<P> {
+    type Of = P;
 
-impl<P: Program> Program for Faulty<P> {
-    const ROLE: Role = P::ROLE;
-    const WHAT: &'static str = P::WHAT;
-    type Given = P::Given;
-    type Config = P::Config;
-    type Ready = P::Ready;
-    type Loaded = P::Loaded;
-    type Armed = P::Armed;
-
-    fn accept(config: RoleConfig) -> Result<P::Config, Failure> {
-        P::accept(config)
-    }
     fn configure(config: P::Config, given: P::Given, context: &Context) -> Result<P::Ready, Failure> {
         GENERATION.store(context.generation, Ordering::Relaxed);
         Step::Configure.pass()?;
@@ -151,18 +134,9 @@ impl<P: Program> Program for Faulty<P> {
         Step::ReplayOfPeer.pass_of_peer()?;
         Ok(replayed)
     }
-    fn go(armed: &P::Armed, context: &Context) {
-        P::go(armed, context);
-    }
     fn pause(armed: &P::Armed) -> Result<(), Failure> {
         Step::Pause.pass()?;
         P::pause(armed)
-    }
-    fn resume(armed: &P::Armed) -> Result<(), Failure> {
-        P::resume(armed)
-    }
-    fn in_flight(armed: &P::Armed) -> Quiescence {
-        P::in_flight(armed)
     }
     fn check_save(armed: &P::Armed) -> Result<(), Failure> {
         CHECKS.fetch_add(1, Ordering::Relaxed);
@@ -173,21 +147,9 @@ impl<P: Program> Program for Faulty<P> {
         Step::Save.pass()?;
         P::save(armed, into)
     }
-    fn dirty_log(configured: Configured<'_, Self>, op: DirtyLogOp) -> Result<DirtyLogState, Failure> {
-        P::dirty_log(inner(configured), op)
-    }
-    fn dma_ended(configured: Configured<'_, Self>, device: InstanceId) -> Result<(), Failure> {
-        P::dma_ended(inner(configured), device)
-    }
     fn rewire(armed: &P::Armed, peer: InstanceId, epoch: u32, channel: OwnedFd) -> Result<(), Failure> {
         REWIRINGS.fetch_add(1, Ordering::Relaxed);
         Step::Rewire.pass_of_peer()?;
         P::rewire(armed, peer, epoch, channel)
-    }
-    fn turns(armed: &P::Armed) -> Option<u64> {
-        P::turns(armed)
-    }
-    fn inspect(configured: Configured<'_, Self>, inspect: &mut Inspect) {
-        P::inspect(inner(configured), inspect);
     }
 }

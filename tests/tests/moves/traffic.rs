@@ -7,7 +7,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Instant;
 
@@ -44,6 +45,12 @@ const NOWHERE_OF_DMA: u64 = NOWHERE + NOWHERE_COUNT;
 /// Pages that a test writes by whom it likes.
 const POOL: u64 = 400;
 pub const POOL_COUNT: u64 = 40;
+
+/// Pages that nothing is mapped to for longer than it takes to write one, and the address through which that is done.
+const UNMAPPED: u64 = 450;
+const REUSED: u64 = 449;
+/// All addresses at which devices write.
+pub const DMA_ADDRESSES: Range<u64> = iova(0)..iova(512);
 
 /// Pages that are written in each round, and those of the round before that are read.
 const BUFFERS: u64 = 6;
@@ -89,7 +96,11 @@ pub struct Traffic {
 impl Traffic {
     /// Starts it. Nothing, where a suite has to skip.
     pub fn start(name: &str) -> Option<Self> {
-        let built = programs()?;
+        Self::start_with(name, programs()?)
+    }
+
+    /// The same with the programs in this folder.
+    pub fn start_with(name: &str, built: PathBuf) -> Option<Self> {
         let folder = tempfile::Builder::new().prefix("bulkhead-moves-").tempdir().unwrap();
         let image = folder.path().join("disk.img");
         File::create(&image).and_then(|file| file.set_len(16 << 20)).unwrap();
@@ -256,6 +267,18 @@ impl Traffic {
         assert_eq!(self.nvme.run(&mut self.m, 1, read), SUCCESS);
         self.commands += 1;
         assert_eq!(self.m.call(SUM, gpa), code::sum_of(seed(self.round, buffer)));
+    }
+
+    /// A device writes so many pages, one after the other through one address: each is unmapped before the next is
+    /// mapped there, and has never been mapped elsewhere. Returns them; the last one stays mapped.
+    pub fn write_by_reused_address(&mut self, count: u64, value: u64) -> Vec<u64> {
+        let pages: Vec<u64> = (UNMAPPED..UNMAPPED + count).map(gpa).collect();
+        for page in &pages {
+            self.smmu.map(&mut self.m, iova(REUSED), page | READ_WRITE);
+            self.dma.write(iova(REUSED) + 8, value);
+            assert_eq!(self.m.load64(page + 8), value, "{page:#x}");
+        }
+        pages
     }
 
     /// Where its files are.
