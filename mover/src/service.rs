@@ -72,7 +72,10 @@ pub struct Ready {
 
 /// What comes before the migration is under way.
 struct Front {
+    /// Files of the identity, until they are all there.
     identity: IdentityFiles,
+    /// How a socket becomes a connection, once that is known; for the first one.
+    securing: Option<Securing>,
     stage: Stage,
 }
 
@@ -102,23 +105,31 @@ impl Ready {
     /// A file of the identity.
     fn take_identity(&self, file: IdentityFile, memory: OwnedFd) -> Result<(), Failure> {
         let what = "take a file of the identity";
+        if self.security == Security::Plain {
+            return Err(fail(what, "TLS is not spoken"));
+        }
         let bytes = read_sealed(memory).map_err(|error| fail(what, error))?;
         let mut front = self.front.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_whole = front.securing.is_some();
         let place = match file {
             IdentityFile::Authority => &mut front.identity.authority,
             IdentityFile::Chain => &mut front.identity.chain,
             IdentityFile::Key => &mut front.identity.key,
         };
-        if place.is_some() {
+        if place.is_some() || is_whole {
             return Err(fail(what, format!("it has {file:?} already")));
         }
         *place = Some(bytes);
-        if front.identity.is_whole()
-            && let Err(failure) = front.identity.securing(&self.side, &self.security)
-        {
-            // Its user is to know before anybody has connected.
-            front.stage = Stage::Unusable;
-            return Err(failure);
+        if front.identity.is_whole() {
+            let files = std::mem::take(&mut front.identity);
+            match files.securing(&self.side, &self.security) {
+                Ok(securing) => front.securing = Some(securing),
+                // Its user is to know before anybody has connected.
+                Err(failure) => {
+                    front.stage = Stage::Unusable;
+                    return Err(failure);
+                }
+            }
         }
         Ok(())
     }
@@ -148,7 +159,7 @@ impl Ready {
                     return Ok(());
                 }
                 front.stage = Stage::Unusable;
-                let securing = front.identity.securing(&self.side, &self.security)?;
+                let Some(securing) = front.securing.take() else { return Err(front.identity.missing()) };
                 front.stage = self.begin(sockets, securing, orders);
                 Ok(())
             }
@@ -228,6 +239,9 @@ impl Ready {
     }
 }
 
+/// What the files are for.
+const MAKE: &str = "make an identity of its files";
+
 impl IdentityFiles {
     fn is_whole(&self) -> bool {
         self.authority.is_some() && self.chain.is_some() && self.key.is_some()
@@ -235,21 +249,29 @@ impl IdentityFiles {
 
     /// How a socket becomes a connection.
     fn securing(&self, side: &Side, security: &Security) -> Result<Securing, Failure> {
-        let what = "make an identity of its files";
         let Security::Tls { peer } = security else { return Ok(Securing::Plain) };
-        let missing = |file: &str| fail(what, format!("it was given no {file}"));
-        let identity = Identity {
-            authority: self.authority.as_deref().ok_or_else(|| missing("authority's certificate"))?,
-            chain: self.chain.as_deref().ok_or_else(|| missing("certificate"))?,
-            key: self.key.as_deref().ok_or_else(|| missing("private key"))?,
+        let (Some(authority), Some(chain), Some(key)) = (&self.authority, &self.chain, &self.key) else {
+            return Err(self.missing());
         };
+        let identity = Identity { authority, chain, key };
         let securing = match side {
             Side::Source { .. } => {
                 tls::connecting(&identity, peer).map(|(config, name)| Securing::Connecting(config, name))
             }
             Side::Destination => tls::accepting(&identity, peer).map(Securing::Accepting),
         };
-        securing.map_err(|error| fail(what, error))
+        securing.map_err(|error| fail(MAKE, error))
+    }
+
+    /// Which file is not there.
+    fn missing(&self) -> Failure {
+        let files = [
+            (&self.authority, "authority's certificate"),
+            (&self.chain, "certificate"),
+            (&self.key, "private key"),
+        ];
+        let file = files.iter().find(|(file, _)| file.is_none()).map_or("file", |(_, name)| name);
+        fail(MAKE, format!("it was given no {file}"))
     }
 }
 
@@ -308,7 +330,8 @@ impl Program for MoverProgram {
         let work = Arc::new(Work::new(Ram::new(Arc::clone(ram.file()), layout), context.events.clone()));
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
         let stage = Stage::Waiting { sockets: Vec::new(), orders: ordered };
-        let front = Mutex::new(Front { identity: IdentityFiles::default(), stage });
+        let securing = (security == Security::Plain).then_some(Securing::Plain);
+        let front = Mutex::new(Front { identity: IdentityFiles::default(), securing, stage });
         Ok(Ready { side, security, owed: Arc::new(owed), work, orders, front, runtime })
     }
 
