@@ -54,7 +54,9 @@ fn own(arch: Arch) -> Vec<Rule> {
         Rule::any(if arch == Arch::X86_64 { "epoll_wait" } else { "epoll_pwait" }),
         Rule::any("eventfd2"),
         Rule::any("sendmsg").needed_for("descriptors, to the processes that it starts"),
-        Rule::any("flock").needed_for("images of a guest that moves between hosts"),
+        Rule::any("flock").needed_for("whose the images of a guest are that moves between hosts"),
+        Rule::when("fadvise64", &[Check::int(3, POSIX_FADV_DONTNEED, "only cached pages are dropped")])
+            .needed_for("nothing older is read of the images of a guest that moved here"),
         Rule::any("writev").needed_for("answers to clients of the API"),
         socket_pair().needed_for("channels and doorbells of the processes that it starts"),
         Rule::any("pipe2").needed_for("logs of the processes that it starts"),
@@ -90,6 +92,7 @@ fn own(arch: Arch) -> Vec<Rule> {
 }
 
 const AT_EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
+const POSIX_FADV_DONTNEED: u32 = libc::POSIX_FADV_DONTNEED.cast_unsigned();
 const BY_DESCRIPTOR: &str = "only an open descriptor is looked at";
 
 /// A connection, a channel of messages that keeps their order, or a doorbell.

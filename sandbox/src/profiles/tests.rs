@@ -234,6 +234,8 @@ fn only_the_coordinator_starts_processes_and_only_in_namespaces() {
         assert!(allowed(&profile, "clone", [thread, 0, 0, 0, 0, 0]), "{}", profile.name);
         assert_eq!(allowed(&profile, "clone", [crate::sys::SPAWN_FLAGS, 0, 0, 0, 0, 0]), coordinator);
         assert_eq!(allowed(&profile, "execveat", [3, 0, 0, 0, 0x1000, 0]), coordinator);
+        assert_eq!(allowed(&profile, "fadvise64", [3, 0, 0, 4, 0, 0]), coordinator, "POSIX_FADV_DONTNEED");
+        assert!(!allowed(&profile, "fadvise64", [3, 0, 0, 3, 0, 0]), "POSIX_FADV_WILLNEED");
         // Less isolation, or a shared address space with a new process, is never had.
         for flags in [0x11, 0x4111, 0x1000_0011, thread & !0x1_0000, crate::sys::SPAWN_FLAGS & !0x4000_0000] {
             assert!(!allowed(&profile, "clone", [flags, 0, 0, 0, 0, 0]), "{} 0x{flags:x}", profile.name);

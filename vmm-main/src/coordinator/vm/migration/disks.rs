@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use ipc::hello::Role;
 use ipc::protocol::budget;
-use rustix::fs::{FlockOperation, SeekFrom, flock, fstat, fstatvfs, seek};
+use rustix::fs::{Advice, FlockOperation, SeekFrom, fadvise, flock, fstat, fstatvfs, seek};
 use rustix::io::Errno;
 
 use super::super::driver::{Vm, refused};
@@ -43,7 +43,8 @@ pub fn release(objects: &BTreeMap<ObjectId, OwnedFd>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Locks all disks, as soon as nobody else has them.
+/// Locks all disks, as soon as nobody else has them, and drops what this host's page cache has of them: it may be older
+/// than what the other host has written. That has flushed what it wrote before it let go, and nobody has written here.
 pub fn lock(disks: &[Lockable]) -> Result<(), Problem> {
     let until = Instant::now() + LOCK_SPAN;
     for Lockable { image, name, readonly } in disks {
@@ -59,6 +60,8 @@ pub fn lock(disks: &[Lockable]) -> Result<(), Problem> {
                 Err(error) => return Err(refused("lock an image", &error)),
             }
         }
+        fadvise(image, 0, None, Advice::DontNeed)
+            .map_err(|error| refused("drop what is cached of an image", &error))?;
     }
     Ok(())
 }
@@ -118,3 +121,6 @@ fn describe(disk: &HandedDisk, image: impl AsFd) -> Result<offer::Disk, Errno> {
         file: [fstatvfs(&image)?.f_fsid, fstat(&image)?.st_ino],
     })
 }
+
+#[cfg(test)]
+mod tests;
