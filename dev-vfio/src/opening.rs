@@ -16,12 +16,13 @@ use ipc::doorbell::Doorbell;
 use ipc::error::Violation;
 use ipc::protocol::budget;
 use ipc::protocol::control::Event;
+use ipc::protocol::features::Feature;
 use ipc::protocol::function_link::DeviceWindow;
 use ipc::protocol::vfio::VfioConfig;
 use ipc::shm::ring::Responder;
 use process::ring_thread::RingThread;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Opened};
 use crate::connect;
 use crate::function::{Function, InterruptTarget, Links};
 use crate::pci::config_space::ConfigSpace;
@@ -176,6 +177,23 @@ fn open<B: Backend>(ready: Ready<B>, until: Deadline, slot: &Slot<B>) -> io::Res
     Ok(())
 }
 
+/// What a guest can tell of the device, whatever its state is.
+fn features(opened: &Opened) -> Vec<Feature> {
+    let Opened { config, bar_lens, vectors, intx, mappables: _ } = opened;
+    let id = |offset: usize| match config.get(offset..).and_then(<[u8]>::first_chunk) {
+        Some(bytes) => u16::from_le_bytes(*bytes),
+        None => u16::MAX,
+    };
+    let bars = bar_lens.iter().enumerate().filter(|(_, len)| **len != 0);
+    let bars = bars.map(|(bar, len)| Feature::new(format!("BAR {bar}"), format_args!("{len:#x} bytes")));
+    let others = [
+        Feature::new("vendor and device ID", format_args!("{:04x}:{:04x}", id(0), id(2))),
+        Feature::new("MSI-X vectors", vectors),
+        Feature::new("INTx pin", if intx.is_some() { "yes" } else { "no" }),
+    ];
+    others.into_iter().chain(bars).collect()
+}
+
 /// Windows, each with the file to map it from.
 pub type Windows = Vec<(DeviceWindow, Arc<OwnedFd>)>;
 
@@ -202,6 +220,7 @@ fn open_device<B: Backend>(
     events.progress();
     let space = ConfigSpace::new(&opened.config, opened.bar_lens, opened.vectors, &config.areas)
         .map_err(|error| error.to_string())?;
+    events.tell(Event::Features(features(&opened)));
     let (mut space, eventfds) =
         connect::interrupts(&mut device, space, &opened, link, &config.id.to_string(), state.as_ref())?;
     if let Some(state) = &state {

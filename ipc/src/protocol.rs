@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 pub mod budget;
 pub mod control;
+pub mod features;
 pub mod function_link;
 pub mod inspect;
 pub mod lifecycle;

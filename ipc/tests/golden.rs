@@ -25,6 +25,7 @@ use ipc::protocol::control::{
     Control, DirtyLogOp, DirtyLogState, Event, Exactness, Failure, LoadFrom, Quiescence, ReplayOutcome,
     Reply, Request, RoleConfig, StreamReplay,
 };
+use ipc::protocol::features::Feature;
 use ipc::protocol::function_link::{DeviceWindow, FunctionLink, FunctionReply, FunctionRequest};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::mover::{
@@ -46,7 +47,7 @@ use serde::{Deserialize, Serialize};
 /// The protocol, and the checksum of what it says: the bytes of all samples. Who changes one changes both; or says, by
 /// changing the checksum alone, that a process of an earlier build takes the new bytes for nothing else, as with a new
 /// message that it is never sent.
-const PINNED: (u32, u32) = (1, 0x230d_3f83);
+const PINNED: (u32, u32) = (2, 0x637b_62a9);
 
 fn ram() -> RamLayout {
     let region = RamRegion { gpa: Gpa(0x4000_0000), len: 0x1000_0000, file_offset: 0 };
@@ -338,6 +339,7 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::Carried(MoverNotice::Heard(vec![1, 2, 3])),
         Event::Carried(MoverNotice::LinkLost("it stands still".into())),
         Event::Carried(MoverNotice::Closed),
+        Event::Features(vec![Feature::new("counter frequency", "62500000 Hz")]),
     ];
     let name = |event: &Event| match event {
         Event::GuestPoweredOff => "event-guest-powered-off",
@@ -353,6 +355,7 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::Carried(MoverNotice::Heard(_)) => "event-carried-heard",
         Event::Carried(MoverNotice::LinkLost(_)) => "event-carried-link-lost",
         Event::Carried(MoverNotice::Closed) => "event-carried-closed",
+        Event::Features(_) => "event-features",
     };
     all.into_iter().map(|event| (name(&event), event)).collect()
 }

@@ -46,4 +46,5 @@ mod tlb;
 pub mod vcpu;
 mod wait;
 
+pub use sysreg::identification;
 pub use vcpu::{Exit, Vcpu, VcpuParts};

@@ -12,12 +12,20 @@ use super::interrupts::vectors::Vectors;
 use super::saved::Units;
 use super::window_memory::Mapper;
 use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure};
+use ipc::protocol::features::Feature;
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
 use sandbox::Inherited;
 use std::sync::Arc;
 use std::time::Duration;
 use vm_memory::GuestMemoryMmap;
+
+/// The feature that is CNTFRQ_EL0.
+pub const COUNTER_FREQUENCY: &str = "counter frequency";
+/// The feature that is ICC_CTLR_EL1.PRIbits + 1.
+pub const GIC_PRIORITY_BITS: &str = "GIC priority bits";
+/// The feature that is the granule in which guest memory is mapped.
+pub const PAGE_SIZE: &str = "page size";
 
 /// What an engine is made from.
 pub struct EngineParts {
@@ -81,6 +89,15 @@ pub trait Engine: Sized + Send + Sync + 'static {
         bus: Arc<Bus>,
         saved: Option<&Self::Saved>,
     ) -> Result<Self, Failure>;
+
+    /// What a guest can tell of its CPUs, as far as this program knows without any.
+    fn features_of_host() -> Vec<Feature>;
+
+    /// The rest of it.
+    ///
+    /// # Errors
+    /// If the host does not say.
+    fn features(&self) -> Result<Vec<Feature>, Failure>;
 
     /// What makes memory slots of windows.
     fn mapper(controller: &Arc<Self::Controller>) -> Option<Arc<dyn Mapper>>;

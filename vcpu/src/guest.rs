@@ -23,6 +23,7 @@ use super::uart::Uart;
 use ipc::instance::InstanceId;
 use ipc::protocol::budget;
 use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure, Quiescence};
+use ipc::protocol::features::Feature;
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
 use machine::layout::{SPI_BASE, spi};
@@ -136,6 +137,11 @@ impl<E: Engine> Guest<E> {
             hold,
             is_loaded: AtomicBool::new(saved.is_some()),
         })
+    }
+
+    /// What the guest can tell of its CPUs, besides what is the host's.
+    pub fn features(&self) -> Result<Vec<Feature>, Failure> {
+        self.engine.features()
     }
 
     /// Starts the threads, all parked at the gate.

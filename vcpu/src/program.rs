@@ -19,7 +19,7 @@ use super::windows::Windows;
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{
-    DirtyLogOp, DirtyLogState, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
+    DirtyLogOp, DirtyLogState, Event, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
 };
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vcpu::VcpuConfig;
@@ -75,24 +75,27 @@ impl<E: Engine> Program for VcpuProgram<E> {
 
     fn configure(config: VcpuConfig, mut given: Inherited, context: &Context) -> Result<Ready<E>, Failure> {
         let parts = open_parts(&config, &mut given, context)?;
+        context.events.tell(Event::Features(E::features_of_host()));
         Ok(Ready { parts, entry: config.entry.0, fdt: config.fdt.0 })
     }
 
-    fn load(ready: Ready<E>, source: Source, _context: &Context) -> Result<Guest<E>, Failure> {
+    fn load(ready: Ready<E>, source: Source, context: &Context) -> Result<Guest<E>, Failure> {
         let Ready { parts, entry, fdt } = ready;
-        match source {
+        let guest = match source {
             Source::Reset => {
                 let guest = Guest::new(parts, None)?;
                 guest.power_on(entry, fdt)?;
-                Ok(guest)
+                guest
             }
-            Source::Checkpoint => Err(process::no_checkpoint()),
+            Source::Checkpoint => return Err(process::no_checkpoint()),
             Source::Units(stream) => {
                 let saved = SavedMachine::decode(&read_units(stream)?, parts.engine.vcpu_count)
                     .map_err(|error| Failure::new("read the machine's state", error))?;
-                Guest::new(parts, Some(&saved))
+                Guest::new(parts, Some(&saved))?
             }
-        }
+        };
+        context.events.tell(Event::Features(guest.features()?));
+        Ok(guest)
     }
 
     fn arm(guest: Guest<E>, context: &Context) -> Result<Armed<E>, Failure> {

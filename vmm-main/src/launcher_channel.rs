@@ -100,6 +100,8 @@ pub enum FromCoordinator {
         /// Where it is: an absolute path.
         path: String,
     },
+    /// A guest has come from another host, and nobody will ask any more where it is: no connection is to be accepted.
+    Settled,
     /// The VM has ended; the last message. Its processes are gone and its disks unlocked: the launcher now frees the
     /// name.
     Ended(Why),

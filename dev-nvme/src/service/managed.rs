@@ -13,8 +13,9 @@ use std::thread;
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{
-    DirtyLogOp, DirtyLogState, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
+    DirtyLogOp, DirtyLogState, Event, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
 };
+use ipc::protocol::features::Feature;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::nvme::NvmeConfig;
 use ipc::saved::Writer;
@@ -26,6 +27,8 @@ use sandbox::{Inherited, InheritedError, profiles};
 
 use crate::device::Device;
 use crate::journal::Journal;
+use crate::pci::config::{DEVICE_ID, VENDOR_ID};
+use crate::pci::{BAR0_LEN, VECTORS};
 use crate::service::image::{self, Presented};
 
 /// Whether the coordinator started this process, which then serves: its first argument is a name, not an option.
@@ -86,6 +89,16 @@ pub struct Serving {
 /// The program of an NVMe controller.
 pub struct NvmeProgram;
 
+/// What a guest can tell of it, but for its disk's contents.
+fn features(block_len: u32) -> Vec<Feature> {
+    vec![
+        Feature::new("vendor and device ID", format_args!("{VENDOR_ID:04x}:{DEVICE_ID:04x}")),
+        Feature::new("BAR 0", format_args!("{BAR0_LEN:#x} bytes")),
+        Feature::new("MSI-X vectors", VECTORS),
+        Feature::new("block size", format_args!("{block_len} bytes")),
+    ]
+}
+
 impl Program for NvmeProgram {
     const ROLE: Role = Role::Nvme;
     const WHAT: &'static str = "the NVMe controller";
@@ -103,8 +116,9 @@ impl Program for NvmeProgram {
         Ok(config)
     }
 
-    fn configure(config: NvmeConfig, given: Given, _context: &Context) -> Result<Ready, Failure> {
+    fn configure(config: NvmeConfig, given: Given, context: &Context) -> Result<Ready, Failure> {
         let NvmeConfig { id: _, serial, block_len, readonly, image } = config;
+        context.events.tell(Event::Features(features(block_len)));
         let presented = Presented { block_len, serial, readonly };
         let (identity, media) = image::present(given.image, image, &presented)
             .map_err(|error| Failure::new("configure the NVMe controller", error))?;

@@ -98,7 +98,12 @@ impl Side {
             intx_end: told_end,
         };
         let (tell, events) = queue();
-        let told = Events::new(move |event| drop(tell.send(event)));
+        let told = Events::new(move |event| {
+            // What is said of a device before it is open is another suite's.
+            if !matches!(event, Event::Features(_)) {
+                drop(tell.send(event));
+            }
+        });
         let mut process =
             Life::new(descriptors, Context { generation: 1, spin: Duration::ZERO, events: told });
         let config = VfioConfig {

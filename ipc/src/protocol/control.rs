@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::addr::StreamId;
 use crate::instance::InstanceId;
+use crate::protocol::features::Feature;
 use crate::protocol::inspect::Inspect;
 use crate::protocol::mover::{MoverConfig, MoverNotice, MoverRequest};
 use crate::protocol::nvme::NvmeConfig;
@@ -328,6 +329,9 @@ pub enum Event {
     Progress,
     /// From a mover.
     Carried(MoverNotice),
+    /// What a guest can tell of this process. Sent while it is configured, loaded or armed, as soon as it is known, in
+    /// one or several parts: at most [`FEATURES_MAX`](crate::protocol::features::FEATURES_MAX) in all.
+    Features(Vec<Feature>),
 }
 
 impl Message for Request {

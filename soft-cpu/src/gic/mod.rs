@@ -29,6 +29,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::its::{CommandError, ItsCounters};
+pub use self::priority::PRIORITY_BITS;
 use self::saved::{GicV1, ItsV1};
 use self::spec::command::Event;
 use self::state::State;

@@ -57,6 +57,21 @@ pub(super) fn read(register: u16, vcpu: usize) -> Option<u64> {
     })
 }
 
+/// What a guest can tell of its CPUs by their registers, but for their affinities.
+pub fn identification() -> impl Iterator<Item = (&'static str, u64)> {
+    let registers = [
+        ("MIDR_EL1", name::MIDR_EL1),
+        ("ID_AA64PFR0_EL1", name::ID_AA64PFR0_EL1),
+        ("ID_AA64DFR0_EL1", name::ID_AA64DFR0_EL1),
+        ("ID_AA64ISAR0_EL1", name::ID_AA64ISAR0_EL1),
+        ("ID_AA64ISAR1_EL1", name::ID_AA64ISAR1_EL1),
+        ("ID_AA64MMFR0_EL1", name::ID_AA64MMFR0_EL1),
+        ("CTR_EL0", name::CTR_EL0),
+        ("DCZID_EL0", name::DCZID_EL0),
+    ];
+    registers.into_iter().filter_map(|(name, register)| Some((name, read(register, 0)?)))
+}
+
 /// Affinity: sixteen CPUs per Aff1, as SGI target lists want it.
 pub(crate) const fn mpidr(vcpu: usize) -> u64 {
     1 << 31 | (vcpu as u64 >> 4 & 0xff) << 8 | vcpu as u64 & 0xf

@@ -9,6 +9,7 @@ pub(crate) mod name;
 mod read;
 mod write;
 
+pub use identification::identification;
 pub(crate) use identification::{mpidr, vcpu_of};
 pub(crate) use write::sanitise;
 

@@ -112,6 +112,9 @@ impl<A: Altered> Program for Alteration<A> {
     fn resume(armed: &Armed<A>) -> Result<(), Failure> {
         A::Of::resume(armed)
     }
+    fn hold_cpus(armed: &Armed<A>, held: bool) -> Result<(), Failure> {
+        A::Of::hold_cpus(armed, held)
+    }
     fn in_flight(armed: &Armed<A>) -> Quiescence {
         A::Of::in_flight(armed)
     }

@@ -3,11 +3,13 @@
 
 use super::cpu::Cpu;
 use super::saved::SavedKvm;
+use super::sys;
 use super::vm::Vm;
 use crate::bus::Bus;
-use crate::engine::{Engine, EngineParts, Exit};
+use crate::engine::{COUNTER_FREQUENCY, Engine, EngineParts, Exit, GIC_PRIORITY_BITS, PAGE_SIZE};
 use crate::window_memory::Mapper;
 use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Failure};
+use ipc::protocol::features::Feature;
 use ipc::protocol::inspect::Inspect;
 use ipc::slot::SlotKind;
 use sandbox::Inherited;
@@ -47,6 +49,18 @@ impl Engine for Kvm {
     ) -> Result<Self, Failure> {
         // The VM was built and restored as a whole, since KVM's controller needs its vCPUs.
         Ok(Self { vm: controller, bus })
+    }
+
+    fn features_of_host() -> Vec<Feature> {
+        vec![
+            Feature::new(COUNTER_FREQUENCY, format_args!("{} Hz", sys::counter_hz())),
+            Feature::new(PAGE_SIZE, format_args!("{} bytes", sys::page_len())),
+        ]
+    }
+
+    /// KVM says so of a VM only.
+    fn features(&self) -> Result<Vec<Feature>, Failure> {
+        Ok(vec![Feature::new(GIC_PRIORITY_BITS, self.vm.priority_bits()?)])
     }
 
     fn mapper(controller: &Arc<Vm>) -> Option<Arc<dyn Mapper>> {

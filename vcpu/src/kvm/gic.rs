@@ -104,9 +104,14 @@ impl Gic {
             .map_err(|errno| refuse(&format!("save ICC register {name:#x} of vCPU {vcpu}"), errno))
     }
 
+    /// How many bits of an interrupt's priority a vCPU has.
+    pub fn priority_bits(&self, vcpu: u32) -> Result<u32, Failure> {
+        Ok(priority_bits(self.icc(vcpu, ICC_CTLR_EL1)?))
+    }
+
     /// The names of a vCPU's ICC registers on this host.
     fn cpu_interface(&self, vcpu: u32) -> Result<Vec<u64>, Failure> {
-        Ok(registers::cpu_interface(priority_bits(self.icc(vcpu, ICC_CTLR_EL1)?)))
+        Ok(registers::cpu_interface(self.priority_bits(vcpu)?))
     }
 
     /// Restores saved registers; those of the vCPUs are restored already.

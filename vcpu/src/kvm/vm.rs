@@ -115,6 +115,11 @@ fn fail(what: &'static str) -> impl FnOnce(Errno) -> Failure {
 }
 
 impl Vm {
+    /// How many bits of an interrupt's priority its vCPUs have.
+    pub fn priority_bits(&self) -> Result<u32, Failure> {
+        self.gic.priority_bits(0)
+    }
+
     /// A VM at reset, or as it was saved, paused.
     pub fn new(device: OwnedFd, parts: &EngineParts, saved: Option<&SavedKvm>) -> Result<Self, Failure> {
         let kvm = sys::kvm(device);

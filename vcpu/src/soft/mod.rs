@@ -11,21 +11,23 @@ use self::mmio::GuestMmio;
 pub use self::saved::SavedSoft;
 use self::slot::CpuSlot;
 use super::bus::Bus;
-use super::engine::{Engine, EngineParts, Exit};
+use super::engine::{COUNTER_FREQUENCY, Engine, EngineParts, Exit, GIC_PRIORITY_BITS, PAGE_SIZE};
 use super::interrupts::controller::{InterruptController, ResampledLine};
 use super::window_memory::Mapper;
+use ipc::addr::PAGE_LEN;
 use ipc::protocol::control::{DirtyLogOp, DirtyLogState, Exactness, Failure};
+use ipc::protocol::features::Feature;
 use ipc::protocol::inspect::Inspect;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::guest_memory::GuestMemory;
 use machine::layout::SPI_COUNT;
 use sandbox::Inherited;
-use soft_cpu::clock::Clock;
+use soft_cpu::clock::{COUNTER_HZ, Clock};
 use soft_cpu::cluster::Cluster;
-use soft_cpu::gic::{Gic, GicConfig};
+use soft_cpu::gic::{Gic, GicConfig, PRIORITY_BITS};
 use soft_cpu::ram::GuestRam;
 use soft_cpu::saved::ClockV1;
-use soft_cpu::{Vcpu, VcpuParts};
+use soft_cpu::{Vcpu, VcpuParts, identification};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +81,21 @@ impl Engine for Soft {
 
     fn take_host(_fds: &mut Inherited) -> Result<(), Failure> {
         Ok(())
+    }
+
+    fn features_of_host() -> Vec<Feature> {
+        let identification =
+            identification().map(|(name, value)| Feature::new(name, format_args!("{value:#018x}")));
+        let features = [
+            Feature::new(COUNTER_FREQUENCY, format_args!("{COUNTER_HZ} Hz")),
+            Feature::new(GIC_PRIORITY_BITS, PRIORITY_BITS),
+            Feature::new(PAGE_SIZE, format_args!("{PAGE_LEN} bytes")),
+        ];
+        features.into_iter().chain(identification).collect()
+    }
+
+    fn features(&self) -> Result<Vec<Feature>, Failure> {
+        Ok(Vec::new())
     }
 
     fn mapper(_controller: &Arc<SoftController>) -> Option<Arc<dyn Mapper>> {

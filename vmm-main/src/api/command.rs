@@ -11,8 +11,8 @@ use ipc::shm::dirty_log::SharedOwed;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::types::{
-    DirtyRate, Inspected, MigrateRequest, Migrated, ProbeAnswer, ProbeRequest, Process, RestartRequest,
-    Restarted, SaveRestored, Status,
+    DirtyRate, Inspected, MigrateRequest, Migrated, ProbeAnswer, ProbeRequest, Process, ResolveRequest,
+    RestartRequest, Restarted, SaveRestored, Status,
 };
 use crate::coordinator::inspector::{self, Inspector};
 use crate::lifecycle::Why;
@@ -59,7 +59,7 @@ pub enum MigrationOrder {
     /// Stop it; the guest goes on here.
     Cancel(Answer<Status>),
     /// It is known where the guest is to go on: here, or there.
-    Resolve(bool, Answer<Status>),
+    Resolve(ResolveRequest, Answer<Status>),
 }
 
 /// The status as readers see it: replaced as a whole after every change.

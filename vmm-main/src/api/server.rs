@@ -252,8 +252,8 @@ async fn cancel(State(handle): State<Handle>) -> Answered<Status> {
 }
 
 async fn resolve(State(handle): State<Handle>, body: Body) -> Answered<Status> {
-    let ResolveRequest { resume } = parsed(body, "send {\"resume\": true} or false")?;
-    handle.order(|answer| MigrationOrder::Resolve(resume, answer)).await.map(Json).map_err(Refusal)
+    let request: ResolveRequest = parsed(body, "send {\"resume\": true} or false")?;
+    handle.order(|answer| MigrationOrder::Resolve(request, answer)).await.map(Json).map_err(Refusal)
 }
 
 async fn dirty_rate(State(handle): State<Handle>, body: Body) -> Answered<DirtyRate> {

@@ -40,6 +40,7 @@ fn status(phase: Phase) -> Status {
         programs: std::collections::BTreeMap::new(),
         shape: None,
         migration: None,
+        other_host: None,
     }
 }
 

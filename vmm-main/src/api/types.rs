@@ -58,6 +58,10 @@ pub struct Status {
     /// The migration that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<MigrationProgress>,
+    /// What the other host has said of a guest of which it was not known where it runs, when somebody said where it is
+    /// to go on; or why it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_host: Option<String>,
 }
 
 /// A guest that is held: a process is missing that is started anew by order only.
@@ -348,6 +352,9 @@ pub struct MigrationProgress {
 pub struct ResolveRequest {
     /// The guest goes on here; otherwise it runs at the other host, and this VM ends.
     pub resume: bool,
+    /// Without asking the other host, which may say otherwise: if it runs there, it runs twice.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Body of `POST /v1/dirty-rate`.

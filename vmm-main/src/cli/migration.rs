@@ -113,9 +113,12 @@ pub struct MigrateFlags {
     /// Stop it: the guest goes on here
     #[arg(long)]
     cancel: bool,
-    /// Say where the guest goes on, if the connection was lost just when it was handed over
+    /// Say where the guest goes on, if the connection was lost just when it was handed over; the other host is asked
     #[arg(long, value_name = "WHERE")]
     resolve: Option<Resolution>,
+    /// Do so without asking the other host. If the guest runs there, it RUNS TWICE, and both write to its disks
+    #[arg(long, requires = "resolve")]
+    force: bool,
 }
 
 /// `bulkhead migrate`.
@@ -129,9 +132,12 @@ pub fn migrate(flags: &MigrateFlags) -> Result<(), Problem> {
     }
     let target = &flags.target;
     if let Some(resolution) = flags.resolve {
-        let request = ResolveRequest { resume: resolution == Resolution::Resume };
+        let request = ResolveRequest { resume: resolution == Resolution::Resume, force: flags.force };
         let body = serde_json::to_vec(&request).map_err(|error| cannot_show(&error))?;
         let status: Status = ask(target, Method::POST, "/v1/migrate/resolve", body)?;
+        if let Some(said) = status.other_host.as_ref().filter(|_| !target.json) {
+            print(&format!("{}: {said}\n", status.name))?;
+        }
         return show_status(target, &status);
     }
     if flags.cancel {

@@ -21,6 +21,7 @@ use super::inspector::Inspector;
 use super::vm::action::Ending;
 use super::vm::event::{Departure, LifeId};
 use crate::api::types;
+use crate::migration::features::Features;
 use crate::problem::Problem;
 use crate::system::DEVICES_MAX;
 
@@ -64,6 +65,8 @@ pub struct Handle {
     pub limits: types::Limits,
     /// What it reports to have enforced, once it has started.
     pub enforced: Option<Vec<String>>,
+    /// What the guest can tell of it, as far as it has said.
+    pub features: Features,
     /// Inspects it.
     pub inspector: Inspector,
     messages: mpsc::Sender<TaskMessage>,
@@ -86,7 +89,7 @@ impl Handle {
             task::serve(launched, life, hang_deadline, received, questions, events).await;
             life
         });
-        Self { pid, limits, enforced: None, inspector, messages }
+        Self { pid, limits, enforced: None, features: Features::default(), inspector, messages }
     }
 
     /// Sends a message. It is dropped if the task has ended: its `Gone` event has been sent, or is about to be.

@@ -133,13 +133,14 @@ async fn serve(
             _ = pidfd.readable() => break,
             message = channel.recv() => match message {
                 Ok(Some(FromCoordinator::Running)) => {
-                    // A guest that was waited for has come.
-                    accepting = None;
-                    drop(guest_listener.take());
                     if started.tell().is_err() {
                         // Whoever started it detached is gone, and knows of no VM.
                         stop(&channel, &mut stopping, deadline.as_mut()).await;
                     }
+                }
+                Ok(Some(FromCoordinator::Settled)) => {
+                    accepting = None;
+                    drop(guest_listener.take());
                 }
                 Ok(Some(FromCoordinator::Dial { number, to, lane_count, reach })) => {
                     if !(1..=LANES_MAX).contains(&lane_count) {
@@ -215,6 +216,7 @@ async fn serve(
             Ok(Ok(Some(FromCoordinator::Ended(why)))) => ended = Some(why),
             Ok(Ok(Some(
                 FromCoordinator::Running
+                | FromCoordinator::Settled
                 | FromCoordinator::Reopen { .. }
                 | FromCoordinator::Dial { .. }
                 | FromCoordinator::OpenProgram { .. },

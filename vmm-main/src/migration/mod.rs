@@ -16,12 +16,15 @@
 //! [`source`] and [`destination`] are pure state machines: events in, actions out. What they promise is checked by
 //! running the two against each other through every order of messages, cuts, deaths and cancellations that there is
 //! (`tests.rs`): at most one side ever runs the guest. A source that has sent `Commit` never runs it again of
-//! itself: if the answer is lost it stays paused and says so. [`convergence`] decides when to switch over.
+//! itself: if the answer is lost it stays paused and says so, and a person decides, who is told what the other host
+//! says ([`question`]). [`convergence`] decides when to switch over.
 
 pub mod convergence;
 pub mod destination;
+pub mod features;
 pub mod message;
 pub mod offer;
+pub mod question;
 pub mod source;
 
 #[cfg(test)]

@@ -2,18 +2,33 @@
 //! What is to move: everything in which the two machines must be alike, compared before a page is sent.
 //!
 //! Frozen plain structs behind a version number: the golden bytes in `offer/tests.rs` pin them. Both hosts describe
-//! their own machine in the same form, and [`Offer::differences`] says of each field that differs what it is at either
-//! end and where that is changed. What the guest cannot see (names, paths, limits) is not in it.
+//! their own machine in the same form, and [`Machine::differences`] says of each field that differs what it is at
+//! either end and where that is changed; of processes [`super::features`] does. What the guest cannot see (names,
+//! paths, limits) is not in it.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The version of [`Offer`]. A change is a new number and a new struct.
-const VERSION: u16 = 1;
+use super::features::Processes;
 
-/// A machine, as far as a guest can tell it from another.
+/// The version of [`Offer`]. A change is a new number and a new struct; the version before is taken, too.
+const VERSION: u16 = 2;
+/// The version that is a [`Machine`] alone.
+const PREVIOUS: u16 = 1;
+
+/// A guest's machine, and the processes that it consists of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
+    /// As it is configured.
+    pub machine: Machine,
+    /// What the guest can tell of each process. Of an offer of the version before: nothing.
+    pub processes: Processes,
+}
+
+/// A machine, as far as a guest can tell it from another by its configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
     /// The machine model.
     pub machine: String,
     /// Bytes of guest RAM.
@@ -95,7 +110,7 @@ pub struct Boot {
 pub enum OfferError {
     /// It is of another time.
     #[error(
-        "the offer is of version {0}, this build takes {VERSION}: migrate with the same release on both hosts"
+        "the offer is of version {0}, this build takes {PREVIOUS} and {VERSION}: migrate with the same release on both hosts"
     )]
     Version(u16),
     /// It is none.
@@ -119,15 +134,22 @@ impl Offer {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, OfferError> {
         let (version, body) = bytes.split_first_chunk().ok_or(OfferError::Malformed)?;
         match u16::from_le_bytes(*version) {
-            VERSION => {}
-            other => return Err(OfferError::Version(other)),
-        }
-        match postcard::take_from_bytes(body) {
-            Ok((offer, [])) => Ok(offer),
-            _ => Err(OfferError::Malformed),
+            VERSION => whole(body),
+            PREVIOUS => Ok(Self { machine: whole(body)?, processes: Vec::new() }),
+            other => Err(OfferError::Version(other)),
         }
     }
+}
 
+/// What these bytes are, all of them.
+fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, OfferError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(OfferError::Malformed),
+    }
+}
+
+impl Machine {
     /// A sentence for each difference between what is offered and this host's machine.
     pub fn differences(&self, here: &Self) -> Vec<String> {
         let Self { machine, memory_len, ram, vcpu_count, cpu, pmu, smmu, devices, boot, runs: _ } = self;

@@ -4,13 +4,14 @@
 //! ```text
 //!   Offering ─► Precopy ─► Pausing ─► Finishing ─► AwaitingReady ─► Committing ─► Moved
 //!       └──────────┴──────────┴───────────┴──────────────┤               └─► Ambiguous: paused, for a person to decide
-//!                                 GivingUp ◄─────────────┘
+//!                                 GivingUp ◄─────────────┘                     └─► Asking ─► GivingUp, Moved; Ambiguous
 //!                                    └─► Stays: the guest runs on here, or is paused as it was
 //! ```
 //!
 //! Up to `Committing` everything that goes wrong, and a cancellation, leads back to a guest that runs here: the
 //! destination does not run it without `Commit`. From the moment that `Commit` is handed to the network this side does
-//! not run it again of itself, whatever happens: only [`Event::Resolved`], a person's word, ends [`State::Ambiguous`].
+//! not run it again of itself, whatever happens: only a person's word ends [`State::Ambiguous`]. Before it is acted
+//! upon the other host is asked ([`Event::Resolve`]): if it says otherwise, the guest stays where it is.
 
 use super::convergence::{Convergence, Decision, Limits, Round};
 use super::message::Message;
@@ -49,6 +50,22 @@ pub enum State {
     },
     /// `Commit` was sent and its answer did not come: the guest is paused here, and may run there.
     Ambiguous,
+    /// A person has decided, and the other host is asked whether that can be.
+    Asking {
+        /// The guest is to go on here.
+        here: bool,
+    },
+}
+
+/// What the other host says of the guest, asked after an answer that was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Whereabouts {
+    /// It has the guest.
+    There,
+    /// It knows of no such migration.
+    Unknown,
+    /// It cannot be asked, or does not answer.
+    NoAnswer,
 }
 
 /// What may happen.
@@ -70,8 +87,15 @@ pub enum Event {
     LinkLost(String),
     /// Somebody wants it stopped.
     Cancel,
-    /// A person has decided about [`State::Ambiguous`]: true if the guest goes on here.
-    Resolved(bool),
+    /// A person has decided about [`State::Ambiguous`].
+    Resolve {
+        /// The guest goes on here; otherwise it runs there.
+        here: bool,
+        /// Whatever the other host says: it is not asked.
+        forced: bool,
+    },
+    /// What the other host says.
+    Answered(Whereabouts),
 }
 
 /// What is to be done.
@@ -89,6 +113,8 @@ pub enum Action {
     Finish,
     /// Take the disks back and let the guest go on, if it ran. Answered by `Resumed`.
     Resume,
+    /// Ask the other host where the guest is. Answered by `Answered`.
+    Ask,
     /// Close the connections.
     Close,
     /// The guest is not here any more: end its processes.
@@ -118,6 +144,7 @@ impl State {
             Self::Moved => "moved",
             Self::Stays { .. } => "stays",
             Self::Ambiguous => "ambiguous",
+            Self::Asking { .. } => "asking",
         }
     }
 }
@@ -151,7 +178,8 @@ impl Source {
             | State::GivingUp { .. }
             | State::Moved
             | State::Stays { .. }
-            | State::Ambiguous => false,
+            | State::Ambiguous
+            | State::Asking { .. } => false,
         }
     }
 
@@ -160,10 +188,17 @@ impl Source {
         let state = std::mem::replace(&mut self.state, State::Moved);
         let (next, actions) = match (state, event) {
             (State::Committing, event) => self.committing(event),
-            (State::Ambiguous, Event::Resolved(true)) => {
-                (State::GivingUp { reason: "resolved by hand".to_owned() }, vec![Action::Resume])
+            (State::Ambiguous, Event::Resolve { here, forced: true }) => Self::resolved(here),
+            (State::Ambiguous, Event::Resolve { here, forced: false }) => {
+                (State::Asking { here }, vec![Action::Ask])
             }
-            (State::Ambiguous, Event::Resolved(false)) => (State::Moved, vec![Action::Discard]),
+            // The other host knows better.
+            (State::Asking { here: true }, Event::Answered(Whereabouts::There))
+            | (State::Asking { here: false }, Event::Answered(Whereabouts::Unknown)) => {
+                (State::Ambiguous, vec![])
+            }
+            (State::Asking { here }, Event::Answered(_)) => Self::resolved(here),
+            (state @ State::Asking { .. }, _) => (state, vec![]),
             (state @ (State::Moved | State::Stays { .. } | State::Ambiguous), _) => (state, vec![]),
             (State::GivingUp { reason }, Event::Resumed(resumed)) => {
                 (State::Stays { reason, runs: self.ran && resumed }, vec![])
@@ -196,11 +231,20 @@ impl Source {
                 | Event::Paused
                 | Event::Finished(_)
                 | Event::Resumed(_)
-                | Event::Resolved(_),
+                | Event::Resolve { .. }
+                | Event::Answered(_),
             ) => (state, vec![]),
         };
         self.state = next;
         actions
+    }
+
+    /// A person's word, which nothing that is known speaks against.
+    fn resolved(here: bool) -> (State, Vec<Action>) {
+        match here {
+            true => (State::GivingUp { reason: "resolved by hand".to_owned() }, vec![Action::Resume]),
+            false => (State::Moved, vec![Action::Discard]),
+        }
     }
 
     /// Only the destination's own word decides: that it runs the guest, or that it has failed and never will.

@@ -12,7 +12,7 @@ use stateright::{Checker, Model, Property};
 use super::convergence::{Limits, Otherwise, Round};
 use super::destination::{self, Destination};
 use super::message::Message;
-use super::source::{self, Source};
+use super::source::{self, Source, Whereabouts};
 
 /// What a host was ordered to do and has not done yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +21,7 @@ enum Job {
     Pause,
     Finish,
     Resume,
+    Ask,
     Compare,
     Prepare,
     Take,
@@ -56,10 +57,12 @@ enum Step {
     SourceDies,
     DestinationDies,
     Cancel,
-    /// A person has made sure that the other side does not run the guest.
-    ResolveHere,
-    /// A person has seen that it does.
-    ResolveThere,
+    /// A person says where the guest is to go on, and may be wrong.
+    Resolve(bool),
+    /// A person who has made sure says so, and wants nobody asked.
+    Force(bool),
+    /// The other host is asked, and answers, or does not.
+    Answer(Whereabouts),
 }
 
 /// A migration of a guest that runs, or is paused.
@@ -95,6 +98,7 @@ impl World {
                 self.source_jobs.clear();
                 self.source_jobs.insert(Job::Resume);
             }
+            source::Action::Ask => drop(self.source_jobs.insert(Job::Ask)),
             source::Action::Close => self.link_is_up = false,
             source::Action::Discard => self.discarded = true,
         }
@@ -156,6 +160,14 @@ impl World {
         });
     }
 
+    /// Whether the guest can go on here, or runs there.
+    fn is_right(&self, here: bool) -> bool {
+        match here {
+            true => self.destination_is_over() && !self.runs_at_destination,
+            false => self.runs_at_destination,
+        }
+    }
+
     fn source_state(&self) -> Option<&source::State> {
         self.source.as_ref().map(Source::state)
     }
@@ -209,7 +221,8 @@ impl Model for Hosts {
             steps.extend((!world.destination_is_over()).then_some(Step::DestinationNoticesCut));
         }
         for succeeds in [true, false] {
-            steps.extend(world.source_jobs.iter().map(|job| Step::SourceJob(*job, succeeds)));
+            let jobs = world.source_jobs.iter().filter(|job| **job != Job::Ask);
+            steps.extend(jobs.map(|job| Step::SourceJob(*job, succeeds)));
             // `Go` cannot fail.
             let jobs = world.destination_jobs.iter().filter(|job| succeeds || **job != Job::Go);
             steps.extend(jobs.map(|job| Step::DestinationJob(*job, succeeds)));
@@ -218,10 +231,21 @@ impl Model for Hosts {
         steps.extend(world.destination.is_some().then_some(Step::DestinationDies));
         steps.extend((!world.source_is_over()).then_some(Step::Cancel));
         if world.source.as_ref().is_some_and(|source| *source.state() == source::State::Ambiguous) {
-            let there = world.runs_at_destination;
-            let over = world.destination_is_over();
-            steps.extend((over && !there).then_some(Step::ResolveHere));
-            steps.extend(there.then_some(Step::ResolveThere));
+            for here in [true, false] {
+                steps.extend(world.is_right(here).then_some(Step::Force(here)));
+                steps.push(Step::Resolve(here));
+            }
+        }
+        if let Some(source::State::Asking { here }) = world.source_state() {
+            // If nobody answers, a person who was not right is not believed to be.
+            steps.extend(world.is_right(*here).then_some(Step::Answer(Whereabouts::NoAnswer)));
+            // A host answers when it has the guest; or another VM does, where that has come to its end.
+            steps.extend(world.destination_is_over().then_some(Step::Answer(
+                match world.runs_at_destination {
+                    true => Whereabouts::There,
+                    false => Whereabouts::Unknown,
+                },
+            )));
         }
     }
 
@@ -258,8 +282,12 @@ impl Model for Hosts {
                 next.to_destination.clear();
             }
             Step::Cancel => next.source_handles(source::Event::Cancel),
-            Step::ResolveHere => next.source_handles(source::Event::Resolved(true)),
-            Step::ResolveThere => next.source_handles(source::Event::Resolved(false)),
+            Step::Resolve(here) => next.source_handles(source::Event::Resolve { here, forced: false }),
+            Step::Force(here) => next.source_handles(source::Event::Resolve { here, forced: true }),
+            Step::Answer(where_it_is) => {
+                next.source_jobs.remove(&Job::Ask);
+                next.source_handles(source::Event::Answered(where_it_is));
+            }
         }
         (next != *world).then_some(next)
     }
@@ -278,9 +306,12 @@ impl Model for Hosts {
             Property::always("what is said of the guest is so", |_, world: &World| {
                 match world.source_state() {
                     Some(source::State::Stays { runs, .. }) => *runs == world.runs_at_source,
-                    Some(source::State::Ambiguous | source::State::Moved | source::State::Committing) => {
-                        !world.runs_at_source
-                    }
+                    Some(
+                        source::State::Ambiguous
+                        | source::State::Asking { .. }
+                        | source::State::Moved
+                        | source::State::Committing,
+                    ) => !world.runs_at_source,
                     _ => true,
                 }
             }),
@@ -290,6 +321,10 @@ impl Model for Hosts {
             Property::sometimes("it moves", |_, world: &World| world.discarded && world.runs_at_destination),
             Property::sometimes("it is not known where it runs", |_, world: &World| {
                 world.source_state() == Some(&source::State::Ambiguous) && world.runs_at_destination
+            }),
+            Property::sometimes("the other host corrects a person", |_, world: &World| {
+                world.source_state() == Some(&source::State::Asking { here: true })
+                    && world.runs_at_destination
             }),
             Property::sometimes("it stays after all", |hosts: &Self, world: &World| {
                 let stays = matches!(world.source_state(), Some(source::State::Stays { runs, .. }) if *runs == hosts.ran);

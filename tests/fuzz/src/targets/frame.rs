@@ -10,6 +10,7 @@ use ipc::instance::InstanceId;
 use ipc::protocol::control::{
     DirtyLogOp, Event, LoadFrom, Quiescence, ReplayOutcome, Reply, Request, StreamReplay,
 };
+use ipc::protocol::features::Feature;
 use ipc::protocol::function_link::{DeviceWindow, FunctionReply, FunctionRequest};
 use ipc::protocol::stage1::Attachment;
 
@@ -64,6 +65,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds.push(framed(Kind::Event, &Event::DeviceOpened));
     seeds.push(framed(Kind::Event, &Event::DeviceFailed("its server is silent".to_owned())));
     seeds.push(framed(Kind::Event, &Event::Progress));
+    let feature = Feature::new("counter frequency", "62500000 Hz");
+    seeds.push(framed(Kind::Event, &Event::Features(vec![feature])));
     let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
     seeds.push(framed(Kind::Request, &FunctionRequest::AddWindow(window)));
     seeds.push(framed(Kind::Request, &FunctionRequest::ShowWindows { shown: true }));

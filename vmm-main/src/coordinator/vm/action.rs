@@ -13,6 +13,7 @@ use ipc::shm::dirty_log::Moment;
 use super::event::{LifeId, Ticket, Timer};
 use super::state_machine::Standstill;
 use crate::lifecycle::Phase;
+use crate::migration::features::Extent;
 use crate::migration::message::Message;
 use crate::problem::Problem;
 
@@ -102,10 +103,17 @@ pub enum MigrationAction {
     Compare(Vec<u8>),
     /// Decide how the processes of the guest that was offered are configured. Answered by `Prepared`.
     Prepare,
+    /// Compare the features of the guest's processes with those that were offered: those that are known here, or all.
+    /// Answered by `FeaturesCompared`.
+    CompareFeatures(Extent),
     /// Give the mover memory for the states of all processes.
     TakeStates,
     /// Check the states that have come against this. Answered by `Checked`.
     Check(Message),
+    /// Ask the other host where the guest is. Answered by `Asked`.
+    Ask,
+    /// Nobody will ask here where the guest is.
+    Settle,
     /// Close the connections. Answered by `Closed`.
     Close,
     /// It is over: forget what was only its own.

@@ -20,6 +20,7 @@ use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
+use super::action::Ending;
 use super::dirty_rate::Measurement;
 use super::event::{Event, LifeId, MigrationEvent, ProcessEvent, Ticket, Timer};
 use super::execution::Stopwatch;
@@ -36,10 +37,11 @@ use crate::coordinator::Arrival;
 use crate::coordinator::handover::Handover;
 use crate::coordinator::launcher::Launcher;
 use crate::coordinator::objects::Objects;
-use crate::coordinator::process::{Handle, Launching, TaskEvent};
+use crate::coordinator::process::{Handle, Launching, TaskEvent, TaskMessage};
 use crate::coordinator::roles::{self, Configs};
 use crate::launcher_channel::FromCoordinator;
 use crate::lifecycle::{Phase, Why};
+use crate::migration::question::Key;
 use crate::problem::Problem;
 use crate::system::{MOVER, ObjectId, Size, System};
 
@@ -106,6 +108,11 @@ pub struct Vm {
     pub(super) has_reported: bool,
     /// The number of the latest request for them.
     pub(super) dials: u8,
+    /// Of a guest that has come from another host, which may ask where it is.
+    pub(super) origin: Option<Key>,
+    pub(super) questions: JoinSet<()>,
+    /// What the other host has said of a guest that may have been there.
+    pub(super) other_host: Option<String>,
     /// Who is told that the guest has moved, when the VM is gone.
     pub(super) moved: Option<Moved>,
     /// The number of the latest ticket.
@@ -204,6 +211,9 @@ impl Vm {
             to_launcher,
             has_reported: false,
             dials: 0,
+            origin: None,
+            questions: JoinSet::new(),
+            other_host: None,
             moved: None,
             tickets: 0,
             waiting: BTreeMap::new(),
@@ -252,7 +262,10 @@ impl Vm {
                 Some(Ok(timer)) = self.timers.join_next() => Some(Event::Timeout(timer)),
                 Some(Ok(reconnected)) = self.reconnecting.join_next() => Some(self.reconnected(reconnected)),
                 Some(Ok(loaded)) = self.loading.join_next() => Some(self.loaded(loaded)),
-                Some(Ok(event)) = self.work.join_next() => Some(Event::Migration(event)),
+                Some(Ok(event)) = self.work.join_next() => {
+                    self.note_asked(&event);
+                    Some(Event::Migration(event))
+                }
                 Some(opened) = self.opened.recv(), if self.machine.answers_commands() => self.program_opened(opened),
                 Some(arrival) = self.arrivals.recv() => self.arrived(arrival),
                 Some(order) = migrations.recv() => Some(self.migration_order(order)),
@@ -290,6 +303,13 @@ impl Vm {
             TaskEvent::Refused(problem) if self.is_asked_to_carry(life) => return self.carried(Err(problem)),
             TaskEvent::Reported(Report::Carried(notice)) if life.instance == MOVER => {
                 return self.noticed(notice);
+            }
+            TaskEvent::Reported(Report::Features(features)) => {
+                let process = self.processes.get_mut(&life)?;
+                if let Err(why) = process.features.add(features) {
+                    process.send(TaskMessage::End(Ending::Failed(why)));
+                }
+                return None;
             }
             TaskEvent::Answered(reply) => self.answered(life, reply)?,
             TaskEvent::Refused(problem) => ProcessEvent::Refused(problem),

@@ -11,9 +11,11 @@ use ipc::instance::InstanceId;
 use ipc::protocol::control::{self, Quiescence, StreamReplay};
 use ipc::protocol::probe::{Probe, ProbeOutcome};
 
+use crate::api::types::ResolveRequest;
 use crate::lifecycle::Why;
 use crate::migration::convergence::Limits;
 use crate::migration::message::Message;
+use crate::migration::source::Whereabouts;
 use crate::problem::Problem;
 
 /// One life of an instance: a process from its start until it is reaped.
@@ -82,6 +84,8 @@ pub enum MigrationEvent {
     StatesQueued(Result<Message, Problem>),
     /// How the offer differs from this host's machine, and whether its guest runs; or why that cannot be told.
     Compared(Result<(Vec<String>, bool), Problem>),
+    /// How the processes of the guest that is coming differ from those where it is.
+    FeaturesCompared(Vec<String>),
     /// All states have come as the source says, or why not.
     Checked(Result<(), Problem>),
     /// The disks are no longer this VM's alone, or why they still are.
@@ -96,8 +100,10 @@ pub enum MigrationEvent {
     Closed,
     /// A client wants it stopped.
     Cancel(Ticket),
-    /// A person has decided where the guest goes on whose `Commit` was not answered: here, or there.
-    Resolve(Ticket, bool),
+    /// A person has decided where the guest goes on whose `Commit` was not answered.
+    Resolve(Ticket, ResolveRequest),
+    /// What the other host says of where the guest is, and in a sentence.
+    Asked(Whereabouts, String),
 }
 
 /// What happened to one life of a process.

@@ -6,6 +6,7 @@
 //! thread, whose outcome is an event. Messages are sealed and opened here: neither the mover nor the other host can
 //! make one.
 
+mod asking;
 mod carrier;
 mod describe;
 mod digest;
@@ -41,6 +42,7 @@ use crate::coordinator::handover::HandedReceive;
 use crate::coordinator::objects::Objects;
 use crate::coordinator::roles::Configs;
 use crate::migration::convergence::{Limits, Otherwise};
+use crate::migration::features::{self, Processes};
 use crate::migration::message::{Message, Session, Side};
 use crate::migration::offer::Offer;
 use crate::problem::Problem;
@@ -63,6 +65,8 @@ pub(super) struct Migration {
     identity: Vec<(IdentityFile, OwnedFd)>,
     /// In the clear to another host too.
     insecure: bool,
+    /// The connection that is awaited is for a question.
+    asks: bool,
     /// Connections that the mover was not given yet.
     lanes: Vec<(u8, OwnedFd)>,
     /// Whether it takes them.
@@ -78,6 +82,8 @@ pub(super) struct Migration {
     asked: Option<Asked>,
     /// The objects of a guest that is to come.
     guest: Option<Objects>,
+    /// What it can tell of its processes where it is.
+    offered: Processes,
     report: Report,
 }
 
@@ -119,6 +125,7 @@ impl Migration {
             security: Security::Plain,
             identity: Vec::new(),
             insecure: false,
+            asks: false,
             lanes: Vec::new(),
             takes_lanes: false,
             objects: None,
@@ -128,6 +135,7 @@ impl Migration {
             queue: VecDeque::new(),
             asked: None,
             guest: None,
+            offered: Processes::new(),
             report: Report::new(),
         }
     }
@@ -186,7 +194,9 @@ impl Vm {
                     self.describe(runs).map_err(|problem| MigrationEvent::Offered(Err(problem)))?;
                 self.spawn_work(move || MigrationEvent::Offered(described.encoded()));
             }
-            MigrationAction::Dial => self.dial().map_err(|problem| MigrationEvent::Dialled(Err(problem)))?,
+            MigrationAction::Dial => {
+                self.dial(false).map_err(|problem| MigrationEvent::Dialled(Err(problem)))?
+            }
             MigrationAction::Open => return Err(MigrationEvent::Opened(self.open_guest())),
             MigrationAction::TakeLanes => self.take_lanes(),
             MigrationAction::OweAll => {
@@ -212,21 +222,36 @@ impl Vm {
             MigrationAction::Compare(offer) => {
                 let offer = Offer::from_bytes(&offer);
                 let offer = offer.map_err(|error| MigrationEvent::Compared(Err(not_understood(&error))))?;
-                let described =
-                    self.describe(offer.runs).map_err(|problem| MigrationEvent::Compared(Err(problem)))?;
+                let described = self
+                    .describe(offer.machine.runs)
+                    .map_err(|problem| MigrationEvent::Compared(Err(problem)))?;
+                if let Some(migration) = &mut self.migration {
+                    migration.offered.clone_from(&offer.processes);
+                }
                 self.spawn_work(move || {
-                    let compared = described.offer().map(|here| (offer.differences(&here), offer.runs));
-                    MigrationEvent::Compared(compared)
+                    let Offer { machine, processes: _ } = offer;
+                    let compared = described.offer();
+                    MigrationEvent::Compared(
+                        compared.map(|here| (machine.differences(&here.machine), machine.runs)),
+                    )
                 });
             }
             MigrationAction::Prepare => {
                 let prepared = self.prepare_guest();
                 self.results.push_back(Event::Prepared(prepared));
             }
+            MigrationAction::CompareFeatures(extent) => {
+                let here = self.features().map(|(id, features)| (id, features.clone())).collect();
+                let offered = self.migration.as_ref().map(|migration| &migration.offered);
+                let found = offered.map(|offered| features::differences(offered, &here, extent));
+                return Err(MigrationEvent::FeaturesCompared(found.unwrap_or_default()));
+            }
             MigrationAction::TakeStates => self.take_states().map_err(lost)?,
             MigrationAction::Check(last) => {
                 self.check_states(last).map_err(|problem| MigrationEvent::Checked(Err(problem)))?;
             }
+            MigrationAction::Ask => self.ask_where()?,
+            MigrationAction::Settle => self.settle(),
             MigrationAction::Close => self.close_lanes()?,
             MigrationAction::Forget => self.forget_migration(),
         }
@@ -363,6 +388,9 @@ impl Vm {
     }
 
     fn forget_migration(&mut self) {
+        if self.migration.as_ref().is_some_and(|migration| migration.side == Side::Destination) {
+            self.origin = self.key();
+        }
         self.migration = None;
         self.saved.clear();
     }
@@ -423,8 +451,11 @@ impl Vm {
     pub(super) fn migration_order(&mut self, order: MigrationOrder) -> Event {
         Event::Migration(match order {
             MigrationOrder::Cancel(answer) => MigrationEvent::Cancel(self.issue(Waiting::Phase(answer))),
-            MigrationOrder::Resolve(here, answer) => {
-                MigrationEvent::Resolve(self.issue(Waiting::Phase(answer)), here)
+            MigrationOrder::Resolve(request, answer) => {
+                if request.force {
+                    self.other_host = Some("the other host was not asked: --force".to_owned());
+                }
+                MigrationEvent::Resolve(self.issue(Waiting::Phase(answer)), request)
             }
         })
     }

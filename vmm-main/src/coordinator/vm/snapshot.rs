@@ -79,6 +79,7 @@ impl Vm {
             programs: self.programs.shown(),
             shape: Some(self.system.shape().clone()),
             migration: self.migration_progress(),
+            other_host: self.other_host.clone(),
             ..nothing()
         }
     }
@@ -174,5 +175,6 @@ fn nothing() -> Status {
         programs: BTreeMap::new(),
         shape: None,
         migration: None,
+        other_host: None,
     }
 }

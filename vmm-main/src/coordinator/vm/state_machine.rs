@@ -219,6 +219,11 @@ impl StateMachine {
         }
     }
 
+    /// Whether a guest has just come from another host: the connections to that are being closed.
+    pub const fn guest_has_come(&self) -> bool {
+        matches!(&self.operation, Operation::Incoming(coming) if coming.is_committed())
+    }
+
     /// The set of processes that the guest lives in.
     pub const fn generation(&self) -> u32 {
         self.generation

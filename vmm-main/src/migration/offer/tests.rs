@@ -4,7 +4,13 @@
 use super::*;
 
 fn offer() -> Offer {
-    Offer {
+    let vcpu = "vcpu".parse().unwrap();
+    let features = vec![("counter frequency".to_owned(), "62500000 Hz".to_owned())];
+    Offer { machine: machine(), processes: vec![(vcpu, features)] }
+}
+
+fn machine() -> Machine {
+    Machine {
         machine: "bulkhead-1".to_owned(),
         memory_len: 512 << 20,
         ram: vec![(0x4000_0000, 512 << 20)],
@@ -30,18 +36,23 @@ fn offer() -> Offer {
     }
 }
 
-/// Of version 1, which hosts of another build send.
-const GOLDEN: &str = "01000a62756c6b686561642d3180808080020180808080048080808002020\
+/// Of version 1, which hosts of an earlier release send, behind the version.
+const MACHINE: &str = "0a62756c6b686561642d3180808080020180808080048080808002020\
 4736f66740106736d6d752d311000280100010102010\
 46e766d6501018080808004000102533107081111111111111111111111111111111111111111111111111111111111111111\
 000571756965740\
 1";
 
 #[test]
-fn offer_of_version_one_has_these_bytes() {
+fn offer_of_this_version_and_of_the_one_before_have_these_bytes() {
+    let processes =
+        format!("01010001{}{}", "11636f756e746572206672657175656e6379", "0b363235303030303020487a");
     let bytes = offer().to_bytes().unwrap();
-    assert_eq!(hex(&bytes), GOLDEN);
+    assert_eq!(hex(&bytes), format!("0200{MACHINE}{processes}"));
     assert_eq!(Offer::from_bytes(&bytes), Ok(offer()));
+    let before = [&1_u16.to_le_bytes()[..], &postcard::to_stdvec(&machine()).unwrap()].concat();
+    assert_eq!(hex(&before), format!("0100{MACHINE}"));
+    assert_eq!(Offer::from_bytes(&before), Ok(Offer { machine: machine(), processes: vec![] }));
 }
 
 #[test]
@@ -51,12 +62,15 @@ fn offer_that_is_cut_continued_or_of_another_version_is_refused() {
         assert_eq!(Offer::from_bytes(&bytes[..len]), Err(OfferError::Malformed), "{len} bytes");
     }
     assert_eq!(Offer::from_bytes(&[&bytes[..], &[0]].concat()), Err(OfferError::Malformed));
-    assert_eq!(Offer::from_bytes(&[&[2, 0], &bytes[2..]].concat()), Err(OfferError::Version(2)));
+    for version in [0, 3] {
+        let other = [&[version, 0], &bytes[2..]].concat();
+        assert_eq!(Offer::from_bytes(&other), Err(OfferError::Version(version.into())));
+    }
 }
 
 #[test]
 fn difference_names_field_both_values_and_where_to_change_it() {
-    type Change = fn(&mut Offer);
+    type Change = fn(&mut Machine);
     let changes: [(&str, Change); 20] = [
         ("machine", |it| it.machine.push('x')),
         ("memory", |it| it.memory_len += 1),
@@ -79,15 +93,15 @@ fn difference_names_field_both_values_and_where_to_change_it() {
         ("cmdline", |it| it.boot.cmdline.clear()),
         ("kernel", |it| it.boot.kernel = [0; 32]),
     ];
-    assert_eq!(offer().differences(&offer()), Vec::<String>::new());
+    assert_eq!(machine().differences(&machine()), Vec::<String>::new());
     for (field, change) in changes {
-        let mut other = offer();
+        let mut other = machine();
         change(&mut other);
-        let found = offer().differences(&other);
+        let found = machine().differences(&other);
         let [sentence] = &found[..] else { panic!("{field}: {found:?}") };
         assert!(sentence.starts_with(field), "{field}: {sentence}");
         assert!(sentence.contains(" at the source, ") && sentence.contains(" here: "), "{sentence}");
     }
-    let paused = Offer { runs: false, ..offer() };
-    assert_eq!(paused.differences(&offer()), Vec::<String>::new(), "a paused guest may move too");
+    let paused = Machine { runs: false, ..machine() };
+    assert_eq!(paused.differences(&machine()), Vec::<String>::new(), "a paused guest may move too");
 }

@@ -25,11 +25,12 @@ use crate::problem::Problem;
 use crate::system::{EdgeKind, MOVER, ObjectId};
 
 impl Vm {
-    /// Asks the launcher for connections.
-    pub(super) fn dial(&mut self) -> Result<(), Problem> {
+    /// Asks the launcher for connections: for the guest, or for a question.
+    pub(super) fn dial(&mut self, asks: bool) -> Result<(), Problem> {
         let Some(migration) = &mut self.migration else { return Err(bug("there is no migration")) };
         self.dials = self.dials.checked_add(1).unwrap_or(1);
-        let (number, lane_count) = (self.dials, migration.lane_count);
+        migration.asks = asks;
+        let (number, lane_count) = (self.dials, if asks { 1 } else { migration.lane_count });
         migration.dial = number;
         let reach = Reach::of(migration.security != Security::Plain, migration.insecure);
         let dial = FromCoordinator::Dial { number, to: migration.to.clone(), lane_count, reach };
@@ -55,6 +56,16 @@ impl Vm {
     /// A connection has come, or none will.
     fn lane_arrived(&mut self, lane: Lane) -> Option<Event> {
         let Lane { dial, index, socket } = lane;
+        if dial == 0 && self.guest_has_come() {
+            // The guest has come: whoever connects now can only have a question.
+            socket.ok().into_iter().for_each(|socket| self.answer_question(socket));
+            return None;
+        }
+        let is_for_question = self.migration.as_ref().is_some_and(|it| it.asks && it.dial == dial);
+        if is_for_question {
+            self.put_question(socket);
+            return None;
+        }
         // A connection of a migration that was given up is not this one's.
         let migration = self.migration.as_mut().filter(|migration| migration.dial == dial)?;
         match socket {

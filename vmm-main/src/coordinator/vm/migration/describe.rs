@@ -5,11 +5,13 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
+use ipc::instance::InstanceId;
 use machine::layout;
 
 use super::super::driver::{Vm, refused};
 use super::digest;
-use crate::migration::offer::{Boot, Offer, Smmu};
+use crate::migration::features::Features;
+use crate::migration::offer::{Boot, Machine, Offer, Smmu};
 use crate::problem::Problem;
 
 /// A machine, but for the hashes.
@@ -26,8 +28,8 @@ impl Description {
         let hash = |file: &File| {
             digest::of_file(file).map_err(|error| refused("read what the guest boots of", &error))
         };
-        self.offer.boot.kernel = hash(&self.kernel)?;
-        self.offer.boot.initramfs = self.initramfs.as_ref().map(hash).transpose()?;
+        self.offer.machine.boot.kernel = hash(&self.kernel)?;
+        self.offer.machine.boot.initramfs = self.initramfs.as_ref().map(hash).transpose()?;
         Ok(self.offer)
     }
 
@@ -38,6 +40,14 @@ impl Description {
 }
 
 impl Vm {
+    /// What is known of the processes of the guest that is here, or is coming.
+    pub(super) fn features(&self) -> impl Iterator<Item = (InstanceId, &Features)> {
+        self.system.processes().iter().filter_map(|process| {
+            let life = self.machine.life_of(process.id)?;
+            Some((process.id, &self.processes.get(&life)?.features))
+        })
+    }
+
     /// This host's machine, with a guest that runs or not.
     pub(super) fn describe(&self, runs: bool) -> Result<Description, Problem> {
         let handover = &self.given.handover;
@@ -47,7 +57,7 @@ impl Vm {
         };
         let model = &handover.smmu;
         let options = model.options();
-        let offer = Offer {
+        let machine = Machine {
             machine: layout::MACHINE_NAME.to_owned(),
             memory_len: handover.memory_len,
             ram: self.layout.regions().iter().map(|region| (region.gpa.0, region.len)).collect(),
@@ -68,7 +78,7 @@ impl Vm {
             runs,
         };
         Ok(Description {
-            offer,
+            offer: Offer { machine, processes: self.features().map(|(id, it)| (id, it.to_list())).collect() },
             kernel: duplicate(&self.given.kernel)?,
             initramfs: self.given.initramfs.as_ref().map(duplicate).transpose()?,
         })

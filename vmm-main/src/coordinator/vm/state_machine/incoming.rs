@@ -22,6 +22,7 @@ use crate::coordinator::vm::action::{Action, LoadSource, MigrationAction, Notice
 use crate::coordinator::vm::event::{LifeId, MigrationEvent, Timer};
 use crate::lifecycle::{self, Why};
 use crate::migration::destination::{self, Destination, State};
+use crate::migration::features::Extent;
 use crate::problem::{Class, Problem};
 
 /// For the source to make its offer, once it has connected.
@@ -41,6 +42,8 @@ pub(super) struct Incoming {
     next: usize,
     /// It runs; otherwise it is paused, and arrives so.
     runs: bool,
+    /// The source may not know that the guest runs here: it can ask.
+    may_be_asked: bool,
     /// What went wrong on this host.
     problem: Option<Problem>,
     epoch: u64,
@@ -60,6 +63,9 @@ enum Stage {
     Compare,
     Prepare,
     Populate,
+    /// What the processes have said of themselves is compared: before RAM comes, and with devices open.
+    Features,
+    DeviceFeatures,
     Check,
     Lock,
     Load,
@@ -115,6 +121,7 @@ impl Incoming {
 
     /// The connection, or the mover, is lost.
     pub fn link_lost(&mut self, why: String, actions: &mut Vec<Action>) {
+        self.may_be_asked |= self.is_committed();
         self.handle(destination::Event::LinkLost(why), actions);
     }
 
@@ -169,6 +176,22 @@ impl Incoming {
                 };
                 self.handle(event, actions);
             }
+            (Stage::Features, MigrationEvent::FeaturesCompared(differences)) if differences.is_empty() => {
+                actions.push(Action::Migration(MigrationAction::TakeStates));
+                // As long as rounds come: a mover notices a silent host.
+                self.enter(Stage::Await);
+                self.handle(destination::Event::Prepared, actions);
+            }
+            (Stage::Features, MigrationEvent::FeaturesCompared(differences)) => {
+                self.handle(destination::Event::Differs(differences), actions);
+            }
+            (Stage::DeviceFeatures, MigrationEvent::FeaturesCompared(differences)) => {
+                if differences.is_empty() {
+                    return self.enter(Stage::Replay);
+                }
+                let advice = "see the log of `bulkhead receive`, and give it a machine as the guest's";
+                self.fail(Problem::new(Class::State, differences.join("; "), "migration", advice), actions);
+            }
             (Stage::Check, MigrationEvent::Checked(Ok(()))) => {
                 self.enter(Stage::Lock);
                 actions.push(Action::Migration(MigrationAction::LockDisks));
@@ -191,7 +214,10 @@ impl Incoming {
     fn is_over_time(&mut self, actions: &mut Vec<Action>) {
         match self.stage {
             Stage::Await => self.link_lost("the other host has not answered in time".to_owned(), actions),
-            Stage::Close => self.enter(Stage::End),
+            Stage::Close => {
+                self.may_be_asked |= self.is_committed();
+                self.enter(Stage::End);
+            }
             _ => {}
         }
     }
@@ -227,6 +253,7 @@ impl StateMachine {
             stage: Stage::Open,
             next: 0,
             runs: true,
+            may_be_asked: false,
             problem: None,
             epoch: self.epoch,
             wait: 0,
@@ -260,13 +287,14 @@ impl StateMachine {
             }
             Stage::Populate => {
                 actions.push(Action::CloseConnections(new));
-                actions.push(Action::Migration(MigrationAction::TakeStates));
-                // As long as rounds come: a mover notices a silent host.
-                coming.enter(Stage::Await);
-                coming.handle(destination::Event::Prepared, actions);
+                actions.push(Action::Migration(MigrationAction::CompareFeatures(Extent::Known)));
+                coming.enter(Stage::Features);
             }
             Stage::Load => coming.enter(Stage::Arm),
-            Stage::Arm => coming.enter(Stage::Replay),
+            Stage::Arm => {
+                actions.push(Action::Migration(MigrationAction::CompareFeatures(Extent::All)));
+                coming.enter(Stage::DeviceFeatures);
+            }
             Stage::Replay => {
                 coming.enter_for(Stage::Await, COMMIT_SPAN, actions);
                 coming.handle(destination::Event::Taken, actions);
@@ -274,7 +302,8 @@ impl StateMachine {
             Stage::Go if !coming.runs => coming.enter(Stage::BeginPaused),
             Stage::Go | Stage::BeginPaused => return self.arrived(coming),
             Stage::End if coming.is_committed() => {
-                actions.push(Action::Migration(MigrationAction::Forget));
+                let settles = (!coming.may_be_asked).then_some(MigrationAction::Settle);
+                actions.extend(settles.into_iter().chain([MigrationAction::Forget]).map(Action::Migration));
                 return Step::Continue(Operation::Idle);
             }
             Stage::End => {

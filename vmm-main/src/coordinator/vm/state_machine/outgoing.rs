@@ -17,12 +17,14 @@ use std::time::Duration;
 
 use ipc::protocol::budget;
 
+use crate::api::types::ResolveRequest;
 use crate::coordinator::spans;
 use crate::coordinator::vm::action::{Action, MigrationAction};
 use crate::coordinator::vm::event::{LifeId, MigrationEvent, Ticket, Timer};
 use crate::migration::convergence::{Limits, Round};
 use crate::migration::message::Message;
-use crate::migration::source::{self, Source, State};
+use crate::migration::question::ANSWER_SPAN;
+use crate::migration::source::{self, Source, State, Whereabouts};
 use crate::problem::{Class, Problem};
 
 /// For the launcher to connect.
@@ -33,6 +35,8 @@ const CONNECT_SPAN: Duration = budget::sum(&[budget::mover::GREETING, budget::SL
 const PEER_SPAN: Duration = spans::MOVE_SPAN;
 /// For the other host to let the guest run: it has nothing to do that can fail.
 const COMMIT_SPAN: Duration = budget::sum(&[spans::ORDER_SPAN, budget::SLACK]);
+/// For the other host to be reached, and to say where the guest is.
+const ASK_SPAN: Duration = budget::sum(&[DIAL_SPAN, ANSWER_SPAN, budget::SLACK]);
 /// For the connections to be closed.
 pub(super) const CLOSE_SPAN: Duration = budget::sum(&[budget::mover::CLOSING, budget::SLACK]);
 
@@ -100,6 +104,8 @@ enum Stage {
     End,
     /// Somebody has to say where the guest goes on.
     Ambiguous,
+    /// Somebody has, and the other host is asked.
+    Ask,
 }
 
 impl Outgoing {
@@ -212,6 +218,10 @@ impl Outgoing {
                 }
                 source::Action::Finish => self.enter(Stage::Save),
                 source::Action::Resume => self.go_back(actions),
+                source::Action::Ask => {
+                    actions.push(Action::Migration(MigrationAction::Ask));
+                    self.enter_for(Stage::Ask, ASK_SPAN, actions);
+                }
                 // Not before the guest goes on: that does not wait for the network.
                 source::Action::Close | source::Action::Discard => {}
             }
@@ -289,6 +299,7 @@ impl Outgoing {
                 self.enter(Stage::Resume);
             }
             (Stage::Close, MigrationEvent::Closed) => self.enter(Stage::End),
+            (Stage::Ask, MigrationEvent::Asked(place, said)) => self.asked(place, &said, actions),
             (
                 _,
                 MigrationEvent::Unidentified(problem)
@@ -334,7 +345,40 @@ impl Outgoing {
             Stage::Connect => self.link_lost(late("greeted"), actions),
             Stage::Await => self.link_lost(late("answered"), actions),
             Stage::Close => self.enter(Stage::End),
+            Stage::Ask => self.asked(Whereabouts::NoAnswer, &late("answered"), actions),
             _ => {}
+        }
+    }
+
+    /// A person says where the guest goes on.
+    fn resolve(&mut self, ticket: Ticket, request: ResolveRequest, actions: &mut Vec<Action>) {
+        let ResolveRequest { resume: here, force: forced } = request;
+        (self.ticket, self.resolves) = (Some(ticket), true);
+        self.handle(source::Event::Resolve { here, forced }, actions);
+    }
+
+    /// The other host has been asked whether that can be.
+    fn asked(&mut self, place: Whereabouts, said: &str, actions: &mut Vec<Action>) {
+        let Some(source) = &mut self.source else { return };
+        let ordered = source.handle(source::Event::Answered(place));
+        if *source.state() == State::Ambiguous {
+            self.enter(Stage::Ambiguous);
+            let advice = match place {
+                Whereabouts::There => {
+                    "`--resolve discard` ends this VM; with `--force` the guest would run twice"
+                }
+                _ => {
+                    "`--resolve resume` lets the guest go on here; look at the other host before you say `--force`"
+                }
+            };
+            let problem = Problem::new(Class::State, said, &*self.to, advice);
+            let ticket = self.ticket.take();
+            return actions.extend(ticket.map(|ticket| Action::Answer(ticket, Err(problem))));
+        }
+        let is_over = *source.state() == State::Moved;
+        self.obey(ordered, actions);
+        if is_over {
+            self.close(actions);
         }
     }
 

@@ -126,8 +126,8 @@ impl StateMachine {
             Report::Fatal(reason) => self.fail(id, reason),
             Report::PeerFailed { name, why } => self.peer_failed(id, &name, &why),
             Report::Carried(_) => self.fail(id, "it carries, and is no mover".to_owned()),
-            // For the process's task, whose deadline it renews.
-            Report::Progress => {}
+            // For the process's task, whose deadline it renews; for the driver, which has kept them.
+            Report::Progress | Report::Features(_) => {}
         }
     }
 

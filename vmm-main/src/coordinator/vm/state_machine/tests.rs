@@ -8,6 +8,7 @@ mod migrating;
 mod migrations;
 mod properties;
 mod recoveries;
+mod resolutions;
 mod restarts;
 mod save_restores;
 mod shape;

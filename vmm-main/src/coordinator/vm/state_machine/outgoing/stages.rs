@@ -8,6 +8,7 @@ use ipc::shm::dirty_log::Moment;
 use super::super::transit::Goal;
 use super::super::{Operation, Progress, StateMachine, Step};
 use super::{CONNECT_SPAN, Outgoing, Stage};
+use crate::api::types::ResolveRequest;
 use crate::coordinator::vm::action::{Action, MigrationAction, Notice, RequestKind, Success};
 use crate::coordinator::vm::event::{LifeId, MigrationEvent, Ticket};
 use crate::lifecycle::{Phase, Why};
@@ -205,12 +206,11 @@ impl StateMachine {
     pub(in crate::coordinator::vm::state_machine) fn resolve_migration(
         &mut self,
         ticket: Ticket,
-        here: bool,
+        request: ResolveRequest,
     ) {
         match &mut self.operation {
             Operation::Outgoing(leaving) if leaving.stage == Stage::Ambiguous => {
-                (leaving.ticket, leaving.resolves) = (Some(ticket), true);
-                leaving.handle(source::Event::Resolved(here), &mut self.actions);
+                leaving.resolve(ticket, request, &mut self.actions);
             }
             _ => self.actions.push(Action::Answer(ticket, Err(no_migration()))),
         }
@@ -239,7 +239,7 @@ impl StateMachine {
 
     /// Whether nobody knows where the guest runs.
     pub(in crate::coordinator::vm::state_machine) fn is_ambiguous(&self) -> bool {
-        matches!(&self.operation, Operation::Outgoing(leaving) if leaving.stage == Stage::Ambiguous)
+        matches!(&self.operation, Operation::Outgoing(it) if matches!(it.stage, Stage::Ambiguous | Stage::Ask))
     }
 
     /// Logs that were rearmed are to be rearmed again.

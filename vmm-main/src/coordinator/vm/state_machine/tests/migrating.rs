@@ -10,9 +10,11 @@ use ipc::protocol::control::DirtyLogOp;
 use ipc::protocol::lifecycle::State;
 
 use super::world::{World, problem};
+use crate::api::types::ResolveRequest;
 use crate::coordinator::vm::action::MigrationAction;
 use crate::coordinator::vm::event::{Event, LifeId, MigrationEvent, Ticket};
 use crate::migration::message::Message;
+use crate::migration::source::Whereabouts;
 use crate::system::MOVER;
 
 /// A migration.
@@ -30,6 +32,8 @@ pub struct Migration {
     pub is_elsewhere: bool,
     /// The other host does not answer.
     pub is_deaf: bool,
+    /// What the other host says of where the guest is; nothing, if it is not reached.
+    pub place: Option<Whereabouts>,
     /// What each harvest finds.
     pub owed_len: u64,
 }
@@ -131,9 +135,17 @@ impl World {
                 self.happen(Event::Prepared(Ok(())));
                 return true;
             }
+            MigrationAction::CompareFeatures(_) => MigrationEvent::FeaturesCompared(vec![]),
             MigrationAction::Check(_) => MigrationEvent::Checked(Ok(())),
+            MigrationAction::Ask => {
+                let place = self.migration.place.unwrap_or(Whereabouts::NoAnswer);
+                MigrationEvent::Asked(place, "said so".to_owned())
+            }
             MigrationAction::Close => MigrationEvent::Closed,
-            MigrationAction::OweAll | MigrationAction::TakeStates | MigrationAction::Forget => return false,
+            MigrationAction::Settle
+            | MigrationAction::OweAll
+            | MigrationAction::TakeStates
+            | MigrationAction::Forget => return false,
         };
         self.happen(Event::Migration(event));
         true
@@ -164,11 +176,13 @@ impl World {
         ticket
     }
 
-    /// A person has made sure of where the guest is to go on.
-    pub fn resolve_migration(&mut self, here: bool) -> Ticket {
+    /// A person says where the guest is to go on; the other host is asked first, unless it is `forced`.
+    pub fn resolve_migration(&mut self, here: bool, forced: bool) -> Ticket {
         let ticket = self.ticket();
-        self.migration.is_elsewhere &= !(here && self.machine.is_ambiguous());
-        self.happen(Event::Migration(MigrationEvent::Resolve(ticket, here)));
+        let is_believed = forced || self.migration.place != Some(Whereabouts::There);
+        self.migration.is_elsewhere &= !(here && is_believed && self.machine.is_ambiguous());
+        let request = ResolveRequest { resume: here, force: forced };
+        self.happen(Event::Migration(MigrationEvent::Resolve(ticket, request)));
         ticket
     }
 

@@ -165,7 +165,7 @@ fn migration(world: &mut World, choice: u8) {
             world.cancel_migration();
         }
         _ => {
-            world.resolve_migration(choice % 16 < 8);
+            world.resolve_migration(choice % 16 < 8, choice % 32 < 16);
         }
     }
 }
