@@ -45,6 +45,7 @@ pub const UNSEEN: &[(&str, &str)] = &[
     ("eventfd2", "interrupt vectors, when the guest makes them"),
     ("exit", "the end of a thread"),
     ("exit_group", "the end, and the end after a refused call"),
+    ("fadvise64", "images of a guest that moved here"),
     ("fallocate", "zeroing, when the guest asks for it"),
     ("fcntl", "duplicates and seals of descriptors"),
     ("fdatasync", "a flush, when the guest asks for it"),

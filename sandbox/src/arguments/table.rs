@@ -78,6 +78,22 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
         ],
     ),
     (
+        "fadvise64",
+        &[
+            plain("fd"),
+            plain("offset"),
+            plain("size"),
+            choice(
+                "advice",
+                &[
+                    ("POSIX_FADV_NORMAL", int(libc::POSIX_FADV_NORMAL)),
+                    ("POSIX_FADV_WILLNEED", int(libc::POSIX_FADV_WILLNEED)),
+                    ("POSIX_FADV_DONTNEED", int(libc::POSIX_FADV_DONTNEED)),
+                ],
+            ),
+        ],
+    ),
+    (
         "fallocate",
         &[
             plain("fd"),
@@ -359,6 +375,23 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
     ),
     ("prlimit64", &[plain("pid"), plain("resource"), plain("new_limit"), plain("old_limit")]),
     (
+        "recvmmsg",
+        &[
+            plain("sockfd"),
+            plain("msgvec"),
+            plain("vlen"),
+            flags(
+                "flags",
+                &[
+                    ("MSG_DONTWAIT", int(libc::MSG_DONTWAIT)),
+                    ("MSG_NOSIGNAL", int(libc::MSG_NOSIGNAL)),
+                    ("MSG_CMSG_CLOEXEC", int(libc::MSG_CMSG_CLOEXEC)),
+                ],
+            ),
+            plain("timeout"),
+        ],
+    ),
+    (
         "rt_sigaction",
         &[
             choice("signum", &[("SIGCANCEL", 32), ("SIGSETXID", 33)]),
@@ -387,6 +420,22 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
                 ],
             ),
             plain("args"),
+        ],
+    ),
+    (
+        "sendmmsg",
+        &[
+            plain("sockfd"),
+            plain("msgvec"),
+            plain("vlen"),
+            flags(
+                "flags",
+                &[
+                    ("MSG_DONTWAIT", int(libc::MSG_DONTWAIT)),
+                    ("MSG_NOSIGNAL", int(libc::MSG_NOSIGNAL)),
+                    ("MSG_CMSG_CLOEXEC", int(libc::MSG_CMSG_CLOEXEC)),
+                ],
+            ),
         ],
     ),
     (

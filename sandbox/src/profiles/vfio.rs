@@ -5,7 +5,7 @@
 //! threads, descriptors and eventfds are all it needs; no ioctl at all.
 //! Spawned by the sealed coordinator, so every rule here is also the coordinator's.
 
-use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, union};
+use crate::profile::{Arch, Check, Limits, Profile, RootKind, Rule, needed_for, union};
 use crate::profiles::common;
 
 pub fn profile(arch: Arch) -> Profile {
@@ -42,10 +42,11 @@ pub fn rules() -> Vec<Rule> {
 
 /// Messages of which the kernel writes beside the header how much of them passed, so that a next life knows.
 fn counted() -> Vec<Rule> {
-    vec![
+    let rules = vec![
         Rule::when("sendmmsg", &[Check::int(2, 1, ONE_MESSAGE)]),
         Rule::when("recvmmsg", &[Check::int(2, 1, ONE_MESSAGE), Check::word(4, 0, "it never waits")]),
-    ]
+    ];
+    needed_for("messages to and from a server that stays when this process dies", rules)
 }
 
 const ONE_MESSAGE: &str = "only one message is sent or received at once";
