@@ -340,6 +340,7 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::Carried(MoverNotice::LinkLost("it stands still".into())),
         Event::Carried(MoverNotice::Closed),
         Event::Features(vec![Feature::new("counter frequency", "62500000 Hz")]),
+        Event::Unmapped { name: "vfio0".into() },
     ];
     let name = |event: &Event| match event {
         Event::GuestPoweredOff => "event-guest-powered-off",
@@ -356,6 +357,7 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::Carried(MoverNotice::LinkLost(_)) => "event-carried-link-lost",
         Event::Carried(MoverNotice::Closed) => "event-carried-closed",
         Event::Features(_) => "event-features",
+        Event::Unmapped { .. } => "event-unmapped",
     };
     all.into_iter().map(|event| (name(&event), event)).collect()
 }

@@ -8,6 +8,10 @@
 //! A next life of that process comes by a channel of its own ([`FunctionLink::expect`]), and announces its windows
 //! there while the life before is still the guest's. Which of the two goes on is decided by which of them ends: while
 //! both live nothing of the next one is seen by the guest, and [`FunctionLink::settle`] says so before the guest runs.
+//!
+//! A link that has no life any more is over for good, and takes no other. When all of its threads have closed their
+//! channels, with what was sent in them and not read, and its windows are unmapped, nothing here holds a physical
+//! device any more: the coordinator is told so, and not before.
 
 use super::health::Health;
 use super::interrupts::intx::Pins;
@@ -18,16 +22,13 @@ use ipc::deadline::Deadline;
 use ipc::error::Error;
 use ipc::hello::{Hello, Role};
 use ipc::instance::InstanceId;
+use ipc::protocol::budget::vcpu::{LINK_ANSWER, LINK_TURN};
+use ipc::protocol::control::Event;
 use ipc::protocol::function_link::{self as protocol, FunctionReply, FunctionRequest};
+use process::Events;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-/// How long an answer may wait for room in the channel: longer means that the process does not read answers.
-const ANSWER_SPAN: Duration = Duration::from_secs(10);
-/// How long a next life's vectors wait for the end of the life before: the coordinator, which has just passed on the
-/// next one's channel, closes the other end of the one before.
-const TURN_SPAN: Duration = Duration::from_secs(2);
 /// How many lives of the function's process there are at once: one, and its next.
 const LIVES_MAX: usize = 2;
 
@@ -53,31 +54,49 @@ pub struct FunctionLink {
     pub intid: u32,
     /// The lives of its process.
     pub lives: Lives,
+    /// Tells the coordinator that nothing of a physical device is held here any more.
+    pub events: Events,
 }
 
-/// The channels of the lives of a function's process that are not over: the first one is the guest's.
+/// The lives of a function's process.
 #[derive(Debug, Default)]
 pub struct Lives {
-    open: Mutex<Vec<FunctionChannel>>,
+    known: Mutex<Known>,
     /// One is over.
     changed: Condvar,
 }
 
+/// What is known of them.
+#[derive(Debug, Default)]
+struct Known {
+    /// The channels of those that are not over: the first one is the guest's.
+    open: Vec<FunctionChannel>,
+    /// How many channels, of these or others, are not closed yet.
+    channel_count: usize,
+    /// None is left, and none is taken any more.
+    are_over: bool,
+}
+
 impl Lives {
-    fn lock(&self) -> MutexGuard<'_, Vec<FunctionChannel>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         // Each change is one call.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits a short time until this life is the guest's.
     fn await_turn(&self, channel: &FunctionChannel) {
-        let is_next =
-            |open: &mut Vec<FunctionChannel>| open.iter().skip(1).any(|next| Arc::ptr_eq(next, channel));
-        drop(self.changed.wait_timeout_while(self.lock(), TURN_SPAN, is_next));
+        let is_next = |known: &mut Known| known.open.iter().skip(1).any(|next| Arc::ptr_eq(next, channel));
+        drop(self.changed.wait_timeout_while(self.lock(), LINK_TURN, is_next));
     }
 
     fn place_of(&self, channel: &FunctionChannel) -> Option<usize> {
-        self.lock().iter().position(|open| Arc::ptr_eq(open, channel))
+        self.lock().place_of(channel)
+    }
+}
+
+impl Known {
+    fn place_of(&self, channel: &FunctionChannel) -> Option<usize> {
+        self.open.iter().position(|open| Arc::ptr_eq(open, channel))
     }
 }
 
@@ -85,18 +104,22 @@ impl FunctionLink {
     /// The process's first life, or its next one, whose messages carry `epoch`, at the other end of `channel`.
     ///
     /// # Errors
-    /// If it has a next life already.
+    /// If it has a next life already, or is over.
     pub fn expect(&self, channel: OwnedFd, epoch: u32) -> Result<FunctionChannel, String> {
         self.settle();
         let mut lives = self.lives.lock();
-        if lives.len() >= LIVES_MAX {
+        if lives.are_over {
+            return Err("its device is lost".to_owned());
+        }
+        if lives.open.len() >= LIVES_MAX {
             return Err("it has a next life already".to_owned());
         }
-        if !lives.is_empty() {
+        if !lives.open.is_empty() {
             self.windows.expect(epoch);
         }
         let channel = Arc::new(Channel::from_fd(channel, Hello::new(Role::Vcpu, epoch)));
-        lives.push(Arc::clone(&channel));
+        lives.open.push(Arc::clone(&channel));
+        lives.channel_count = lives.channel_count.saturating_add(1);
         Ok(channel)
     }
 
@@ -105,23 +128,25 @@ impl FunctionLink {
     /// # Errors
     /// If the kernel gives no thread.
     pub fn follow(self: &Arc<Self>, channel: FunctionChannel) -> Result<(), String> {
-        let (link, served) = (Arc::clone(self), Arc::clone(&channel));
+        let (link, known) = (Arc::clone(self), Arc::downgrade(&channel));
         let thread = std::thread::Builder::new().name("function link".to_owned());
-        let started = thread.spawn(move || link.serve(&served));
+        // The thread alone has it, but for the list of lives.
+        let started = thread.spawn(move || link.serve(channel));
         started.map(drop).map_err(|error| {
-            self.end(&channel, "nobody serves it".to_owned());
+            let channel = known.upgrade();
+            channel.into_iter().for_each(|channel| self.end(channel, "nobody serves it".to_owned()));
             format!("no thread for it: {error}")
         })
     }
 
     /// Serves one life of the function's process until the channel closes or the process breaks the protocol.
-    fn serve(&self, channel: &FunctionChannel) {
+    fn serve(&self, channel: FunctionChannel) {
         let end = channel.hello(Role::Vfio, Deadline::after(Deadline::SPAN_MAX)).and_then(|()| {
             loop {
                 match channel.recv(Deadline::after(Deadline::SPAN_MAX)) {
                     Ok(Incoming::Request { request_id, body, fds }) => {
-                        let reply = self.carry_out(channel, body, fds);
-                        channel.reply::<OwnedFd>(request_id, &reply, &[], Deadline::after(ANSWER_SPAN))?;
+                        let reply = self.carry_out(&channel, body, fds);
+                        channel.reply::<OwnedFd>(request_id, &reply, &[], Deadline::after(LINK_ANSWER))?;
                     }
                     Ok(Incoming::Event { body, .. }) => match body {},
                     Err(Error::Timeout { .. }) => {}
@@ -142,7 +167,7 @@ impl FunctionLink {
     /// Of two lives one goes on: the one that is not over. To be called before the guest runs on.
     pub fn settle(&self) {
         let mut lives = self.lives.lock();
-        while let [first, next, ..] = &lives[..] {
+        while let [first, next, ..] = &lives.open[..] {
             let (first_is_over, next_is_over) = (first.is_left(), next.is_left());
             if first_is_over || next_is_over {
                 self.remove(&mut lives, usize::from(!first_is_over));
@@ -152,25 +177,44 @@ impl FunctionLink {
         }
     }
 
-    /// A life is over. If it was the only one, so is the device.
-    fn end(&self, channel: &FunctionChannel, why: String) {
+    /// A life is over. If it was the last one, so is the device.
+    fn end(&self, channel: FunctionChannel, why: String) {
         let mut lives = self.lives.lock();
-        let Some(place) = lives.iter().position(|open| Arc::ptr_eq(open, channel)) else { return };
-        self.remove(&mut lives, place);
-        if !lives.is_empty() {
-            return;
+        if let Some(place) = lives.place_of(&channel) {
+            self.remove(&mut lives, place);
         }
+        lives.are_over |= lives.open.is_empty();
         drop(lives);
-        // No other process can hide its windows. One that the host refuses to unmap stays until the VM ends.
-        let _ = self.windows.close();
-        self.health.fail(why);
+        // With it the descriptors that were sent in it, and not read.
+        drop(channel);
+        let mut lives = self.lives.lock();
+        lives.channel_count = lives.channel_count.saturating_sub(1);
+        let is_last = lives.are_over && lives.channel_count == 0;
+        drop(lives);
+        if is_last {
+            self.lose(why);
+        }
     }
 
-    fn remove(&self, lives: &mut Vec<FunctionChannel>, place: usize) {
-        lives.remove(place);
+    /// No other process can hide the windows, or give others.
+    fn lose(&self, why: String) {
+        let closed = self.windows.close();
+        self.health.fail(why);
+        match closed {
+            Ok(()) if self.windows.are_of_host_device() => {
+                self.events.tell(Event::Unmapped { name: self.peer.to_string() });
+            }
+            Ok(()) => {}
+            // It stays until the VM ends: of a physical device, that is the coordinator's to see to.
+            Err(why) => ipc::log::error!("{}: the host does not unmap its memory: {why}", self.peer),
+        }
+    }
+
+    fn remove(&self, lives: &mut Known, place: usize) {
+        lives.open.remove(place);
         self.lives.changed.notify_all();
         match place {
-            // The same of what it refuses to unmap.
+            // What the host refuses to unmap stays, and is tried again at the device's end.
             0 => drop(self.windows.follow_next()),
             _ => self.windows.forget_next(),
         }
@@ -182,7 +226,7 @@ impl FunctionLink {
         request: FunctionRequest,
         fds: Vec<OwnedFd>,
     ) -> FunctionReply {
-        let Self { peer: _, windows, health: _, pins, vectors, device_id, intid, lives } = self;
+        let Self { peer: _, windows, health: _, pins, vectors, device_id, intid, lives, events: _ } = self;
         let life = channel.local().generation;
         if matches!(request, FunctionRequest::AddVector { .. }) {
             lives.await_turn(channel);

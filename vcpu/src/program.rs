@@ -260,7 +260,8 @@ fn open_parts<E: Engine>(
     let mut serving = Vec::new();
     for (peer, windows, health, channel, device_id, intid) in links {
         let (pins, vectors, lives) = (Arc::clone(&pins), Arc::clone(&vectors), Lives::default());
-        let link = FunctionLink { peer, windows, health, pins, vectors, device_id, intid, lives };
+        let events = context.events.clone();
+        let link = FunctionLink { peer, windows, health, pins, vectors, device_id, intid, lives, events };
         let link = Arc::new(link);
         let begun = link.expect(channel, generation).and_then(|channel| link.follow(channel));
         begun.map_err(|why| fail("begin to serve a function link", &why))?;

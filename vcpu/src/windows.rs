@@ -213,10 +213,15 @@ impl Windows {
         table.guest.shown = false;
         let hidden = self.unmap(&mut table, |_| true).map(drop);
         // Unmapped outside of the lock, for the same reason as above.
-        let closed = take_closed(&mut table.guest.windows);
+        let closed = (take_closed(&mut table.guest.windows), table.next.take());
         drop(table);
         drop(closed);
         hidden
+    }
+
+    /// Whether they are memory of a physical device, whose file they keep.
+    pub const fn are_of_host_device(&self) -> bool {
+        self.host_device.is_some()
     }
 
     /// Makes slots of those that can be one. The others are accessed as MMIO.

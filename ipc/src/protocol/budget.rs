@@ -45,6 +45,12 @@ pub mod vcpu {
     pub const PARK: Duration = sum(&[ring::ANSWER_SPAN, SLACK]);
     /// For writing the guest's last output after `Quit`.
     pub const FLUSH: Duration = Duration::from_millis(1500);
+    /// For an answer to the process of a function to find room in its channel.
+    pub const LINK_ANSWER: Duration = Duration::from_secs(10);
+    /// For the life before to be over, until a next life's vectors are refused.
+    pub const LINK_TURN: Duration = Duration::from_secs(2);
+    /// For the thread of a function link to notice its end: what it may be waiting for then.
+    pub const LINK_END: Duration = sum(&[LINK_TURN, LINK_ANSWER]);
 }
 
 /// Waits of a vSMMU process.

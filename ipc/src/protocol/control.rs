@@ -332,6 +332,13 @@ pub enum Event {
     /// What a guest can tell of this process. Sent while it is configured, loaded or armed, as soon as it is known, in
     /// one or several parts: at most [`FEATURES_MAX`](crate::protocol::features::FEATURES_MAX) in all.
     Features(Vec<Feature>),
+    /// From a vCPU process, once for each function of a physical device whose last link has ended: nothing of that
+    /// device is mapped or held there any more, and no link to it is taken again. Until then its file is in use, and
+    /// with that its DMA may go on, whoever else has let go of it.
+    Unmapped {
+        /// The function's process, as the configuration names it.
+        name: String,
+    },
 }
 
 impl Message for Request {

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A function's process at the other end of its link.
 
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, channel as queue};
+use std::time::Duration;
+
 use ipc::channel;
 use ipc::doorbell;
 use ipc::shm::memory_file;
@@ -9,23 +13,29 @@ use rustix::fs::{SealFlags, fcntl_add_seals, ftruncate};
 
 use super::*;
 use crate::interrupts::intx::Pin;
-use crate::windows::tests::{AREA, LIFE, memory, window, windows};
+use crate::window_memory::Mapper;
+use crate::windows::tests::{AREA, LIFE, Recorder, areas, function, memory, window, windows, zero};
 
 /// Of no other memory in this process.
 const MEMORY_NAME: &str = "memory-behind-a-function-link";
 
 /// A function without windows at a machine with a pin.
 fn link() -> (Arc<FunctionLink>, ipc::doorbell::Doorbell) {
+    link_of(windows(), Events::none())
+}
+
+fn link_of(windows: Windows, events: Events) -> (Arc<FunctionLink>, ipc::doorbell::Doorbell) {
     let ((_, raised), (ended, told)) = (doorbell::pair().unwrap(), doorbell::pair().unwrap());
     let link = FunctionLink {
         peer: InstanceId::new(Role::Vfio, 0),
-        windows: Arc::new(windows()),
+        windows: Arc::new(windows),
         health: Health::new("vfio0"),
         pins: Arc::new(Pins::new(vec![Pin { raised, ended, intid: 41 }])),
         vectors: Arc::new(Vectors::new(true)),
         device_id: 8,
         intid: 41,
         lives: Lives::default(),
+        events,
     };
     (Arc::new(link), told)
 }
@@ -175,4 +185,86 @@ fn function_link_answers_its_function_and_the_device_ends_with_it() {
     until(|| link.health.failure().is_some());
     assert_eq!(windows.read(AREA, 8), None);
     assert_eq!(mapped(), 0, "its file is not held any longer");
+}
+
+/// The function of a physical device, what has slots of it, what the coordinator is told, and its file, `/dev/zero`.
+fn physical() -> (Arc<FunctionLink>, Arc<Recorder>, Receiver<Event>, OwnedFd) {
+    let (file, number) = zero();
+    let recorder = Arc::new(Recorder::default());
+    let windows = Windows::new(&function(areas(), Some(number)), true, LIFE);
+    windows.connect(Arc::clone(&recorder) as Arc<dyn Mapper>);
+    let (tell, told) = queue();
+    (link_of(windows, Events::new(move |event| tell.send(event).unwrap())).0, recorder, told, file)
+}
+
+/// Adds and shows a window of the physical device.
+fn show_bar(device: &Device, file: &OwnedFd) {
+    let add = FunctionRequest::AddWindow(window(0, 0x1000));
+    let added = device.request(&add, &[file.try_clone().unwrap()], soon()).unwrap().0;
+    assert_eq!(added, FunctionReply::Done);
+    assert_eq!(ask(device, &FunctionRequest::ShowWindows { shown: true }), FunctionReply::Done);
+}
+
+fn unmapped() -> Event {
+    Event::Unmapped { name: "vfio0".to_owned() }
+}
+
+#[test]
+fn coordinator_is_told_that_a_physical_device_is_unmapped_behind_the_last_of_its_lives() {
+    let (link, recorder, told, file) = physical();
+    let old = life(&link, LIFE);
+    show_bar(&old, &file);
+    let next = life(&link, LIFE + 1);
+    show_bar(&next, &file);
+    drop(old);
+    until(|| link.windows.show(LIFE, true).is_err());
+    assert_eq!(
+        (recorder.places(), told.try_recv().ok()),
+        (vec![AREA], None),
+        "the next life goes on with it"
+    );
+    drop(next);
+    assert_eq!(told.recv_timeout(Duration::from_secs(10)).unwrap(), unmapped());
+    assert!(recorder.places().is_empty() && link.health.failure().is_some());
+    let late = channel::pair().unwrap().0;
+    assert!(link.expect(late, LIFE + 2).unwrap_err().contains("lost"), "nothing is mapped behind that word");
+    assert!(told.try_recv().is_err(), "it is told once");
+}
+
+#[test]
+fn descriptors_that_a_dead_life_has_sent_are_closed_before_its_device_counts_as_unmapped() {
+    let (link, _recorder, told, file) = physical();
+    let (device, vcpu) = channel::pair().unwrap();
+    // Its hello, and then more than anybody reads: the second message breaks the contract.
+    let (kept, sent) = std::os::unix::net::UnixStream::pair().unwrap();
+    let channel = Channel::<protocol::FunctionLink>::from_fd(device, Hello::new(Role::Vfio, LIFE));
+    let followed = link.expect(vcpu, LIFE).unwrap();
+    let greets = std::thread::spawn(move || {
+        channel.hello(Role::Vcpu, soon()).unwrap();
+        channel
+    });
+    followed.hello(Role::Vfio, soon()).unwrap();
+    let channel = greets.join().unwrap();
+    for request in [FunctionRequest::AddWindow(window(0, 0x1000)), FunctionRequest::AddVector { index: 0 }] {
+        // The answer is not waited for: nobody serves the link yet.
+        let sent = channel.request(&request, &[sent.try_clone().unwrap()], Deadline::now());
+        assert!(matches!(sent, Err(Error::Timeout { .. })), "{sent:?}");
+    }
+    drop((channel, sent, file));
+    link.end(followed, "test".to_owned());
+    assert_eq!(told.try_recv().unwrap(), unmapped());
+    kept.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert_eq!(std::io::Read::read(&mut &kept, &mut [0]).unwrap(), 0, "the other end is closed by then");
+}
+
+#[test]
+fn physical_device_that_the_hypervisor_keeps_does_not_count_as_unmapped() {
+    let (link, recorder, told, file) = physical();
+    let device = life(&link, LIFE);
+    show_bar(&device, &file);
+    recorder.keeps.store(true, Ordering::SeqCst);
+    drop(device);
+    until(|| link.health.failure().is_some());
+    until(|| link.lives.lock().channel_count == 0);
+    assert_eq!((recorder.places(), told.recv_timeout(Duration::from_millis(100)).ok()), (vec![AREA], None));
 }

@@ -2,6 +2,7 @@
 //! Windows as the process of a function asks for them, honest and not.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use ipc::addr::Bdf;
@@ -22,12 +23,12 @@ fn area(region: u16, start: u64, len: u64) -> FunctionWindow {
     FunctionWindow { region, range: GpaRange::new(Gpa(start), len).unwrap() }
 }
 
-fn function(windows: Vec<FunctionWindow>, host_device: Option<u64>) -> RemoteFunction {
+pub fn function(windows: Vec<FunctionWindow>, host_device: Option<u64>) -> RemoteFunction {
     let peer = InstanceId::new(Role::Vfio, 0);
     RemoteFunction { peer, bdf: Bdf(8), windows, intx_spi: 0, host_device, has_next_life: false }
 }
 
-fn areas() -> Vec<FunctionWindow> {
+pub fn areas() -> Vec<FunctionWindow> {
     let io = area(IO_REGION, 0x0f00_8000, 0x8000);
     vec![area(CONFIG_REGION, 0x3000_8000, 0x1000), area(AREA32_REGION, AREA, AREA_LEN), io]
 }
@@ -37,7 +38,7 @@ pub fn windows() -> Windows {
 }
 
 /// `/dev/zero` stands for VFIO's file: a character device that can be mapped.
-fn zero() -> (OwnedFd, u64) {
+pub fn zero() -> (OwnedFd, u64) {
     let file = OwnedFd::from(std::fs::File::options().read(true).write(true).open("/dev/zero").unwrap());
     let number = rustix::fs::fstat(&file).unwrap().st_rdev;
     (file, number)
@@ -45,11 +46,15 @@ fn zero() -> (OwnedFd, u64) {
 
 /// A hypervisor that writes down where it has memory, and takes none that is reached through caches.
 #[derive(Debug, Default)]
-struct Recorder(Mutex<BTreeMap<u32, u64>>);
+pub struct Recorder {
+    slots: Mutex<BTreeMap<u32, u64>>,
+    /// It does not remove what it has.
+    pub keeps: AtomicBool,
+}
 
 impl Recorder {
-    fn places(&self) -> Vec<u64> {
-        self.0.lock().unwrap().values().copied().collect()
+    pub fn places(&self) -> Vec<u64> {
+        self.slots.lock().unwrap().values().copied().collect()
     }
 }
 
@@ -59,14 +64,17 @@ impl Mapper for Recorder {
     }
 
     fn map(&self, memory: &Arc<WindowMemory>) -> Result<u32, String> {
-        let mut slots = self.0.lock().unwrap();
+        let mut slots = self.slots.lock().unwrap();
         let number = (0..).find(|number| !slots.contains_key(number)).unwrap();
         slots.insert(number, memory.place().start().0);
         Ok(number)
     }
 
     fn unmap(&self, slot: u32) -> Result<(), String> {
-        self.0.lock().unwrap().remove(&slot).map(drop).ok_or_else(|| "no such slot".to_owned())
+        if self.keeps.load(Ordering::SeqCst) {
+            return Err("it is kept".to_owned());
+        }
+        self.slots.lock().unwrap().remove(&slot).map(drop).ok_or_else(|| "no such slot".to_owned())
     }
 }
 

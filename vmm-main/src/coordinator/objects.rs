@@ -221,9 +221,12 @@ impl Objects {
         self.held.retain(|(object, _), _| !connections.contains(object));
     }
 
-    /// No life follows at this function's link: whoever is at the other end sees that it is over.
+    /// No life follows at this function's link: whoever is at the other end sees that it is over. Also where not all
+    /// processes are there yet: whoever has an end has been given it, for a function is lost only once it was started,
+    /// and the CPUs are before it.
     pub fn close_link(&mut self, function: InstanceId) {
         self.links.remove(&function);
+        self.held.retain(|(object, _), _| (object.kind, object.owner) != (EdgeKind::FunctionLink, function));
     }
 
     /// What a process is given as this descriptor. Memory, and what the launcher gave, is the same at both ends.

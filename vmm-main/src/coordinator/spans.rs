@@ -29,6 +29,10 @@ pub const OPENING_SPAN: Duration = budget::sum(&[budget::vfio::OPENING, budget::
 pub const RESTORING_SPAN: Duration =
     budget::sum(&[budget::vfio::RESTORING, budget::vfio::GATE, budget::SLACK]);
 
+/// From the end of a physical device's link until the vCPU process has unmapped its BARs: the function's process is
+/// killed, with its end of the link, and the link's thread notices.
+pub const UNMAPPING_SPAN: Duration = budget::sum(&[KILL_DEADLINE, budget::vcpu::LINK_END, budget::SLACK]);
+
 /// The most that pausing, or resuming, takes if every process is as late as it may be: one tier after the other.
 pub const ORDER_SPAN: Duration = by_tiers(&Request::Pause);
 

@@ -67,6 +67,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds.push(framed(Kind::Event, &Event::Progress));
     let feature = Feature::new("counter frequency", "62500000 Hz");
     seeds.push(framed(Kind::Event, &Event::Features(vec![feature])));
+    seeds.push(framed(Kind::Event, &Event::Unmapped { name: "vfio0".to_owned() }));
     let window = DeviceWindow { region: 1, offset: 0x4000, len: 0x2000, file_offset: 0x1000, writable: true };
     seeds.push(framed(Kind::Request, &FunctionRequest::AddWindow(window)));
     seeds.push(framed(Kind::Request, &FunctionRequest::ShowWindows { shown: true }));

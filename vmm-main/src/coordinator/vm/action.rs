@@ -40,7 +40,7 @@ pub enum Action {
     /// The next lives of these processes, of this generation, go on with the objects that the lives before had, and
     /// with new channels. Answered by `Prepared` if that cannot be.
     Renew(u32, Vec<InstanceId>),
-    /// No life of this device's process follows any more: the CPUs wait for it no longer.
+    /// No life of this device's process follows any more: the CPUs wait for it no longer, and their process unmaps it.
     CloseLink(InstanceId),
     /// Close the channels between processes of this generation: each has its end by now.
     CloseConnections(u32),
@@ -49,7 +49,7 @@ pub enum Action {
     /// End a process. Answered by `Gone`.
     End(LifeId, Ending),
     /// Tell a vSMMU that the DMA of a device's process, which was reaped, has ended: also what the host would do
-    /// instead of it.
+    /// instead of it, for its files are closed first, and nobody else has them.
     DmaEnded {
         /// The vSMMU.
         smmu: LifeId,

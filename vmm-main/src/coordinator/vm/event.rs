@@ -183,6 +183,8 @@ pub enum Timer {
     DirtyRate(u64),
     /// The death of this process, with its number, does not count towards the limit any more.
     DeathForgotten(InstanceId, u32),
+    /// The CPUs' process has to have unmapped this physical device, which was lost in the boot of this number.
+    Unmapping(InstanceId, u32),
     /// The other host of the migration of this epoch has not done what the wait of this number is for.
     Migration(u64, u32),
     /// Every process must have ended.
@@ -193,7 +195,7 @@ impl Timer {
     /// Whether processes have to have done something by then: it runs in the coordinator's own time.
     pub const fn is_deadline(self) -> bool {
         match self {
-            Self::DeviceOutcome(_) | Self::Migration(..) | Self::Stop => true,
+            Self::DeviceOutcome(_) | Self::Unmapping(..) | Self::Migration(..) | Self::Stop => true,
             Self::ServerEnd(_) | Self::NextBoot(_) | Self::DirtyRate(_) | Self::DeathForgotten(..) => false,
         }
     }

@@ -27,6 +27,7 @@ mod standstill;
 #[cfg(test)]
 mod tests;
 mod transit;
+mod unmapping;
 mod way_in;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +134,8 @@ pub struct StateMachine {
     lost_devices: BTreeMap<InstanceId, String>,
     /// Processes of devices that were reaped, and with them the device's DMA; by the set that they were of.
     dma_ended: BTreeSet<(u32, InstanceId)>,
+    /// Physical devices that the CPUs' process holds nothing of any more; by the set that it is of.
+    unmapped: BTreeSet<(u32, InstanceId)>,
     /// Devices that have failed, whose server may be ending: its own report would say more than theirs.
     failing_devices: BTreeMap<LifeId, String>,
     /// Devices whose servers were not reached at the last attempt, and why.
@@ -166,6 +169,7 @@ impl StateMachine {
             guest_request: None,
             lost_devices: BTreeMap::new(),
             dma_ended: BTreeSet::new(),
+            unmapped: BTreeSet::new(),
             failing_devices: BTreeMap::new(),
             unreachable,
             hanging: Vec::new(),
@@ -314,6 +318,7 @@ impl StateMachine {
                 self.incoming_over_time(epoch, wait);
             }
             Timer::DeathForgotten(instance, number) => self.forget_death(instance, number),
+            Timer::Unmapping(device, boot) => self.unmapping_over(device, boot),
             Timer::Stop => self.give_up_on_processes(),
             // It has said so meanwhile, or is gone.
             Timer::DeviceOutcome(_) => {}

@@ -49,6 +49,7 @@ impl StateMachine {
         self.next_boot_due = false;
         self.lost_devices.clear();
         self.dma_ended.clear();
+        self.unmapped.clear();
         self.failing_devices.clear();
         self.guest_request = None;
         self.actions.push(Action::Arm(Timer::NextBoot(self.boot_count), BOOT_SPAN_MIN));

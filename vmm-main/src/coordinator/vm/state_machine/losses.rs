@@ -131,8 +131,8 @@ impl StateMachine {
     }
 
     /// Tells every vSMMU which of the devices behind it do no DMA any more: until then it takes what was in force
-    /// before a command to them as still in use, and the guest's commands wait. It can hear that once it is configured;
-    /// to say it again changes nothing.
+    /// before a command to them as still in use, and the guest's commands wait. A physical device does it as long as
+    /// its BARs are mapped. A vSMMU can hear that once it is configured; to say it again changes nothing.
     pub(super) fn tell_dma_ended(&mut self) {
         // A vSMMU that is to go on in place of one of a set has the devices of that set behind it.
         let restart = match &self.operation {
@@ -145,15 +145,17 @@ impl StateMachine {
         let leaves = |id: LifeId| restart.is_some_and(|restart| restart.is_leaving(id));
         let leaving: BTreeSet<InstanceId> =
             self.lives.ids().into_iter().filter(|id| leaves(*id)).map(|id| id.instance).collect();
-        for (set, device) in self.dma_ended.iter().filter(|(_, device)| !leaving.contains(device)) {
+        let goes_on = |set: u32, device: InstanceId| leaving.contains(&device) || self.is_mapped(set, device);
+        let mut told = Vec::new();
+        for (set, device) in self.dma_ended.iter().filter(|(set, device)| !goes_on(*set, *device)) {
             let next = next.clone().filter(|_| *set == self.generation);
             let next = next.flat_map(|next| self.lives.of(next));
             let smmus = self.lives.of(*set).chain(next).filter(|(smmu, life)| {
                 smmu.instance.role == Role::Smmu && life.state != State::Unconfigured && !life.is_ending()
             });
-            let tell = smmus.map(|(smmu, _)| Action::DmaEnded { smmu, device: *device });
-            self.actions.extend(tell);
+            told.extend(smmus.map(|(smmu, _)| Action::DmaEnded { smmu, device: *device }));
         }
+        self.actions.extend(told);
     }
 
     /// The guest is without this device from now on.
@@ -176,7 +178,8 @@ impl StateMachine {
         let problem =
             Problem::new(Class::State, "the guest has lost this device meanwhile", "save", "see the log");
         self.give_up_move(Some(device), problem, Cause::Death);
-        if self.plan.member(device).is_some_and(|member| member.restarts.is_some()) {
+        // The host goes on with a physical device as long as a process of it lives.
+        if self.plan.member(device).is_some_and(|member| member.restarts.is_some() || member.dma_is_hosts) {
             self.end_device(device);
         }
     }

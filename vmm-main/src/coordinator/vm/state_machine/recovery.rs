@@ -394,8 +394,13 @@ impl StateMachine {
         Progress::Done
     }
 
-    /// An operation that is under way brings everyone to where they are to be itself.
+    /// Who has been asked to take a channel to a life that is lost by now answers that first. An operation that is
+    /// under way brings everyone to where they are to be itself.
     fn settle_revived(&mut self) -> Progress {
+        let is_rewired = |life: &Life| !matches!(life.open, Some(RequestKind::Rewire(_)));
+        if !self.lives.of(self.generation).all(|(_, life)| is_rewired(life)) {
+            return Progress::Waiting;
+        }
         if self.phase == Phase::Paused && matches!(self.operation, Operation::Idle) {
             self.bring(self.generation, Goal::Paused)
         } else {
@@ -463,7 +468,7 @@ impl StateMachine {
         let ids: Vec<LifeId> = self.lives.ids().into_iter().filter(|id| is_member(&id.instance)).collect();
         let is_reaped = !ids.iter().any(|id| id.instance == device);
         ids.into_iter().for_each(|id| self.end_life(id, Ending::Discard));
-        self.actions.push(Action::CloseLink(device));
+        self.close_link(device);
         if is_reaped && self.dma_is_hosts(device) {
             // No end of a process follows at which it would be told.
             self.dma_ended.insert((self.generation, device));
@@ -473,11 +478,12 @@ impl StateMachine {
 
     /// None of those is missing any more that were to be started anew: the guest goes on without them.
     fn end_without_members(&mut self) {
-        let Some(Recovery { standstill: Some(_), ordered, .. }) = &self.recovery else {
-            self.recovery = None;
+        let Some(recovery) = &mut self.recovery else { return };
+        if recovery.standstill.is_none() {
+            recovery.stage = Stage::Settle;
             return;
-        };
-        if let Some(order) = *ordered {
+        }
+        if let Some(order) = recovery.ordered {
             let what = "the guest has lost this device meanwhile";
             let problem = Problem::new(Class::State, what, order.process.to_string(), "see the log");
             self.end_order(order, Err(problem));
@@ -486,9 +492,5 @@ impl StateMachine {
             (recovery.standstill, recovery.ordered) = (None, None);
             recovery.stage = Stage::Release;
         }
-    }
-
-    fn dma_is_hosts(&self, device: InstanceId) -> bool {
-        self.plan.member(device).is_some_and(|member| member.dma_is_hosts)
     }
 }

@@ -39,6 +39,9 @@ impl StateMachine {
                 let request = life.open.take();
                 life.refused = matches!(request, Some(RequestKind::Pause | RequestKind::Resume));
                 self.refused(id, request, problem);
+                if let Some(RequestKind::Rewire(next)) = request {
+                    self.given_channel(next);
+                }
             }
             ProcessEvent::Reported(report) => self.reported(id, report),
         }
@@ -52,7 +55,7 @@ impl StateMachine {
         life.can_be_saved |= request == RequestKind::CheckSave;
         if let RequestKind::Rewire(next) = request {
             self.rewired(id.instance, next);
-            return;
+            return self.given_channel(next);
         }
         if request == RequestKind::Replay {
             self.peer_replayed(id);
@@ -125,6 +128,7 @@ impl StateMachine {
             Report::Sealed(_) => self.fail(id, "it says a second time that it is sealed".to_owned()),
             Report::Fatal(reason) => self.fail(id, reason),
             Report::PeerFailed { name, why } => self.peer_failed(id, &name, &why),
+            Report::Unmapped { name } => self.said_unmapped(id, &name),
             Report::Carried(_) => self.fail(id, "it carries, and is no mover".to_owned()),
             // For the process's task, whose deadline it renews; for the driver, which has kept them.
             Report::Progress | Report::Features(_) => {}

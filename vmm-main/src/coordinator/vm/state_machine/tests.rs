@@ -16,4 +16,5 @@ mod standstills;
 mod stories;
 mod supervision;
 mod turns;
+mod unmapping;
 mod world;

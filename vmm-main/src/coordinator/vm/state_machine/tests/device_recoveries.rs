@@ -4,9 +4,9 @@
 use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
-use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem};
+use super::world::{NVME0, SMMU0, VCPU, VFIO0, World};
 use crate::coordinator::vm::action::{LoadSource, RequestKind, Success};
-use crate::coordinator::vm::event::{Command, Event, LifeId, ProcessEvent};
+use crate::coordinator::vm::event::{Command, LifeId};
 use crate::lifecycle::Phase;
 
 /// The guest runs on a device whose processes come back.
@@ -17,7 +17,7 @@ fn running_with_restarts() -> World {
     world
 }
 
-fn at(generation: u32, instance: InstanceId) -> LifeId {
+pub fn at(generation: u32, instance: InstanceId) -> LifeId {
     LifeId { generation, instance }
 }
 
@@ -172,49 +172,5 @@ fn device_that_refuses_to_come_back_is_lost_and_the_guest_goes_on() {
         world.refuse(at(1, peer));
         world.settle();
         is_lost(&world, "cannot be reached");
-    }
-}
-
-#[test]
-fn guests_orders_wait_for_a_physical_device_whose_process_died_until_that_is_back_or_the_device_is_lost() {
-    let running = || {
-        let mut world = World::with_physical_device();
-        world.settle();
-        world.requests.clear();
-        world
-    };
-    let mut world = running();
-    for generation in 2..=4 {
-        world.depart(world.life(VFIO1), true);
-        world.settle();
-        assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Running, true));
-        assert_eq!(world.life(VFIO1), at(generation, VFIO1));
-        assert_eq!(world.dma_ended, [], "the host goes on with it");
-    }
-    // Once too often: the guest is held, and its orders wait for the next life.
-    world.depart(world.life(VFIO1), true);
-    world.settle();
-    assert_eq!((world.machine.phase(), world.dma_ended.as_slice()), (&Phase::Held, &[][..]));
-    let ticket = world.command(Command::Restart("vfio1".to_owned()));
-    world.settle();
-    assert_eq!(world.answers[&ticket], Ok(Success::Revived(world.life(VFIO1))));
-    assert_eq!(world.dma_ended, []);
-    // One that refuses or cannot be started: then it is over, and the vSMMU is told.
-    let mut refuses = running();
-    refuses.depart(refuses.life(VFIO1), true);
-    let order = Some(RequestKind::Load(LoadSource::Checkpoint));
-    refuses.until(|world| (world.processes.get(&at(2, VFIO1))?.open == order).then_some(()));
-    refuses.refuse(at(2, VFIO1));
-    let mut not_started = running();
-    not_started.depart(not_started.life(VFIO1), true);
-    not_started.until(|world| world.processes.get(&at(2, VFIO1)).map(drop));
-    not_started.processes.remove(&at(2, VFIO1));
-    let why = ProcessEvent::NotStarted(problem("no process to be had"));
-    not_started.happen(Event::Process(at(2, VFIO1), why));
-    for mut world in [refuses, not_started] {
-        world.settle();
-        assert!(world.machine.lost_devices().contains_key(&VFIO1));
-        assert!(world.dma_ended.contains(&(world.life(SMMU0), VFIO1)), "{:?}", world.dma_ended);
-        assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Running, true));
     }
 }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 use super::migrations::migrate;
-use super::world::{NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem, restart_group};
+use super::world::{DEATHS_MAX, NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem, restart_group};
 use crate::coordinator::vm::action::{MigrationAction, RequestKind};
 use crate::coordinator::vm::event::{Command, Event, LifeId, MigrationEvent, ProcessEvent, Timer};
 use crate::coordinator::vm::state_machine::Operation;
@@ -60,7 +60,7 @@ fn chance() -> impl Strategy<Value = Chance> {
 
 fn report(choice: u8) -> Report {
     let named = |name: &str| Report::PeerFailed { name: name.to_owned(), why: "test".to_owned() };
-    match choice % 10 {
+    match choice % 11 {
         0 => Report::GuestPoweredOff,
         1 | 2 => Report::GuestReset,
         3 => Report::Sealed(vec![]),
@@ -69,6 +69,7 @@ fn report(choice: u8) -> Report {
         6 => named("nobody"),
         7 => Report::DeviceOpened,
         8 => Report::DeviceFailed("test".into()),
+        9 => Report::Unmapped { name: "vfio1".to_owned() },
         _ => named("nvme0"),
     }
 }
@@ -197,10 +198,15 @@ proptest! {
     #[test]
     fn machine_obeys_its_rules_in_any_order_of_events(
         required in any::<bool>(),
-        restarts in any::<bool>(),
+        kind in 0..4,
         chances in prop::collection::vec(chance(), 0..120),
     ) {
-        let mut world = if restarts { World::with_restarts() } else { World::new(required) };
+        let mut world = match kind {
+            0 => World::new(required),
+            1 => World::with_restarts(),
+            2 => World::with_physical_device(None),
+            _ => World::with_physical_device(Some(DEATHS_MAX)),
+        };
         for chance in chances {
             step(&mut world, chance);
         }

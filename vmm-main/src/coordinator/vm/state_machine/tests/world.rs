@@ -14,6 +14,7 @@ use super::migrating::Migration;
 pub use super::shape::{
     DEATHS_MAX, NVME0, SMMU_DEATHS_MAX, SMMU0, VCPU, VFIO0, VFIO1, plan, problem, restart_group,
 };
+use super::unmapping::Unmapping;
 use crate::coordinator::vm::action::{Action, Ending, Notice, RequestKind, Success};
 use crate::coordinator::vm::event::{
     Command, Departure, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer,
@@ -71,6 +72,8 @@ pub struct World {
     pub answers: BTreeMap<Ticket, Result<Success, Problem>>,
     pub notices: Vec<Notice>,
     pub requests: Vec<(LifeId, RequestKind)>,
+    /// What the CPUs' process has to unmap, and has.
+    pub unmapping: Unmapping,
     /// Which vSMMU was told of the end of which device's DMA.
     pub dma_ended: Vec<(LifeId, InstanceId)>,
     /// How many events there were.
@@ -91,15 +94,6 @@ impl World {
     pub fn that_asks() -> Self {
         let mut plan = plan(false, Some(0));
         plan.members.iter_mut().for_each(|member| member.restarts = member.restarts.map(|_| 0));
-        Self::with(plan, Event::Boot)
-    }
-
-    /// One in which the other device is a physical one that comes back.
-    pub fn with_physical_device() -> Self {
-        let mut plan = plan(false, None);
-        for member in plan.members.iter_mut().filter(|member| member.instance == VFIO1) {
-            (member.restarts, member.dma_is_hosts) = (Some(DEATHS_MAX), true);
-        }
         Self::with(plan, Event::Boot)
     }
 
@@ -129,6 +123,7 @@ impl World {
             answers: BTreeMap::new(),
             notices: Vec::new(),
             requests: Vec::new(),
+            unmapping: Unmapping::default(),
             dma_ended: Vec::new(),
             events: 0,
         };
@@ -150,7 +145,10 @@ impl World {
         let is_answer = matches!(action, Action::Answer(_, Err(_)));
         assert!(!self.released || is_answer, "ordered after the end: {action:?}");
         match action {
-            Action::Load => self.loads += 1,
+            Action::Load => {
+                self.loads += 1;
+                self.unmapping = Unmapping::default();
+            }
             Action::Prepare => {
                 assert!(self.processes.values().all(|process| process.checked), "everyone is asked first");
                 self.prepares += 1;
@@ -180,6 +178,8 @@ impl World {
             }
             Action::CloseLink(device) => {
                 assert!(self.machine.lost_devices().contains_key(&device), "{device} is not lost");
+                let is_mapped = self.machine.dma_is_hosts(device);
+                self.unmapping.closed.extend(is_mapped.then_some(device));
             }
             Action::Request(life, request) => self.ask(life, request),
             Action::End(life, ending) => {
@@ -195,20 +195,7 @@ impl World {
             Action::Notify(notice) => self.notices.push(notice),
             Action::Release => self.released = true,
             Action::Commit => self.check_commit(),
-            Action::DmaEnded { smmu, device } => {
-                assert!(!self.processes.contains_key(&LifeId { instance: device, ..smmu }), "{device} lives");
-                if self.machine.life_of(smmu.instance) == Some(smmu) {
-                    assert!(!self.processes.contains_key(&self.life(device)), "{device} lives");
-                }
-                let hung = self
-                    .hung
-                    .iter()
-                    .any(|hung| (hung.generation, hung.instance) == (smmu.generation, device));
-                assert!(!hung, "{device} is not reaped");
-                let hears = &self.processes[&smmu];
-                assert!(hears.greeted && hears.state != State::Unconfigured && hears.ending.is_none());
-                self.dma_ended.push((smmu, device));
-            }
+            Action::DmaEnded { smmu, device } => self.check_dma_ended(smmu, device),
             Action::Abandon | Action::Lap(_) | Action::CloseConnections(_) | Action::KeepProgram => {}
         }
     }
@@ -429,6 +416,7 @@ impl World {
     }
 
     pub fn process(&mut self, life: LifeId, event: ProcessEvent) {
+        self.unmapping.heard(life, &event);
         self.happen(Event::Process(life, event));
     }
 
@@ -453,6 +441,9 @@ impl World {
             if self.serve_migration(action) {
                 return;
             }
+        }
+        if self.serve_unmapping() {
+            return;
         }
         if self.loads > 0 {
             self.loads -= 1;
