@@ -127,10 +127,9 @@ pub fn resolve(devices: Vec<DeviceSettings>, below: Restarts) -> Result<Vec<Devi
     let mut placed = Vec::new();
     for DeviceSettings { behind, slot, direct_dma, required, restart } in devices {
         let comes_back = matches!(restart.policy, Some(RestartPolicy::Always | RestartPolicy::Ask));
-        if comes_back && (direct_dma || matches!(behind, Behind::Physical(_))) {
+        if comes_back && direct_dma {
             return refuse(
-                "the process of a physical device, or of one with `direct-dma`, is not started anew if it dies"
-                    .to_owned(),
+                "the process of a device with `direct-dma` is not started anew if it dies".to_owned(),
                 "leave `restart` out, or give \"never\"".to_owned(),
             );
         }
@@ -261,16 +260,18 @@ mod tests {
         assert_eq!(restarts, [(RestartPolicy::Always, 9), (RestartPolicy::Never, 9)]);
         let placed = resolve(vec![device(None)]).unwrap();
         assert_eq!((placed[0].restart, placed[0].restarts), (RestartPolicy::Always, 5));
-        for (behind, direct_dma) in
-            [(Behind::VfioUser("sock".into()), true), (Behind::Physical("0000:01:00.0".into()), false)]
-        {
-            let other = DeviceSettings { behind, restart: said, direct_dma, ..device(None) };
-            let refused = resolve(vec![other]).unwrap_err();
-            assert!(refused.what.contains("is not started anew if it dies"), "{refused}");
+        let other = DeviceSettings {
+            behind: Behind::VfioUser("sock".into()),
+            restart: said,
+            direct_dma: true,
+            ..device(None)
+        };
+        let refused = resolve(vec![other]).unwrap_err();
+        assert!(refused.what.contains("is not started anew if it dies"), "{refused}");
+        for behind in [Behind::VfioUser("sock".into()), Behind::Physical("0000:01:00.0".into())] {
+            let other = DeviceSettings { behind, restart: said, ..device(None) };
+            assert_eq!(resolve(vec![other]).unwrap()[0].restart, RestartPolicy::Always);
         }
-        let server =
-            DeviceSettings { behind: Behind::VfioUser("sock".into()), restart: said, ..device(None) };
-        assert_eq!(resolve(vec![server]).unwrap()[0].restart, RestartPolicy::Always);
         let often = Restarts { policy: None, per_minute: Some(u64::MAX) };
         assert!(resolve(vec![DeviceSettings { restart: often, ..device(None) }]).is_err());
     }

@@ -101,15 +101,12 @@ pub struct HandedDevice {
 }
 
 impl HandedDevice {
-    /// Whether its processes are started anew if one dies. That of a physical device is not, though a next life could
-    /// adopt the device: when no life follows any more, the vSMMU would be told that the device's DMA has ended while
-    /// the vCPU process still maps its BARs, and so keeps its DMA going. Nor is that of a server that was given guest
-    /// memory: nobody would take that back when the guest's tables say so.
+    /// Whether its processes are started anew if one dies. That of a server that was given guest memory is not: nobody
+    /// would take that back when the guest's tables say so.
     pub fn comes_back(&self) -> bool {
         let can = match self.kind {
-            DeviceKind::Nvme => true,
+            DeviceKind::Nvme | DeviceKind::Physical => true,
             DeviceKind::VfioUser => !self.direct_dma,
-            DeviceKind::Physical => false,
         };
         can && self.restart != RestartPolicy::Never
     }

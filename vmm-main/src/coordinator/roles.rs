@@ -294,7 +294,7 @@ mod tests {
         let devices: Vec<_> = cpus.functions.iter().map(|function| function.host_device).collect();
         assert_eq!(devices, [None, Some(0x1234)], "only the file of a physical device may be mapped");
         let RoleConfig::Vfio(config) = configs.of(device(1)).unwrap() else { panic!("another role's") };
-        assert!(config.next_life.is_none(), "no life follows that of a physical device's process");
+        assert_eq!(config.next_life, Some(IdempotentRegisters::none()), "of its BARs nothing is known");
         let server = |direct_dma| HandedDevice { direct_dma, ..handed(1) };
         let disk = HandedDevice { kind: DeviceKind::Nvme, ..server(false) };
         let physical = HandedDevice { kind: DeviceKind::Physical, ..server(false) };
@@ -305,7 +305,7 @@ mod tests {
             (server(false), Some(5)),
             // What it was given of the guest's memory nobody would take back.
             (server(true), None),
-            (physical, None),
+            (physical, Some(5)),
         ] {
             let handover = Handover { devices: vec![device], ..handover.clone() };
             assert_eq!(handover.restarts_of(crate::system::device(0)), restarts, "{:?}", handover.devices);
