@@ -9,6 +9,7 @@ mod isolation;
 mod nested;
 mod vfio_guest;
 mod vfio_interrupts;
+mod vfio_killed;
 
 use std::time::Duration;
 
@@ -182,6 +183,30 @@ pub const ALL: &[Scenario] = &[
         when: When::Default,
         limit: Duration::from_secs(240),
         run: vfio_guest::told_faults,
+    },
+    Scenario {
+        name: "vfio-killed",
+        about: "the process of the server's NVMe killed under the guest's I/O: adopted each time, and nobody notices",
+        server: Server::Nesting,
+        when: When::Default,
+        limit: Duration::from_secs(300),
+        run: vfio_killed::everyday,
+    },
+    Scenario {
+        name: "vfio-killed-often",
+        about: "the same a hundred times",
+        server: Server::Nesting,
+        when: When::Long,
+        limit: Duration::from_secs(1200),
+        run: vfio_killed::often,
+    },
+    Scenario {
+        name: "vfio-lost",
+        about: "one of two devices lost for good under I/O: the other's goes on, and nobody holds the lost one",
+        server: Server::Nesting,
+        when: When::Default,
+        limit: Duration::from_secs(240),
+        run: vfio_killed::lost,
     },
     Scenario {
         name: "soft-guest",

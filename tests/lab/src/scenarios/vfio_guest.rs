@@ -358,7 +358,7 @@ fn found_outside(report: &mut Report<'_>, device: &Function, sum: &str) -> Resul
 }
 
 /// The disk of an NVMe controller, which its driver takes a moment to make.
-fn disk_of(device: &Function) -> Result<PathBuf> {
+pub fn disk_of(device: &Function) -> Result<PathBuf> {
     let until = Instant::now() + COMMAND;
     loop {
         for controller in fs::read_dir(device.folder().join("nvme")).into_iter().flatten().flatten() {
