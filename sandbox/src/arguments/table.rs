@@ -63,19 +63,7 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
     ),
     (
         "execveat",
-        &[
-            plain("dirfd"),
-            plain("pathname"),
-            plain("argv"),
-            plain("envp"),
-            flags(
-                "flags",
-                &[
-                    ("AT_EMPTY_PATH", int(libc::AT_EMPTY_PATH)),
-                    ("AT_SYMLINK_NOFOLLOW", int(libc::AT_SYMLINK_NOFOLLOW)),
-                ],
-            ),
-        ],
+        &[plain("dirfd"), plain("pathname"), plain("argv"), plain("envp"), flags("flags", AT_FLAGS)],
     ),
     (
         "fadvise64",
@@ -223,17 +211,7 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
         &[
             plain("addr"),
             plain("length"),
-            flags(
-                "prot",
-                &[
-                    ("PROT_NONE", int(libc::PROT_NONE)),
-                    ("PROT_READ", int(libc::PROT_READ)),
-                    ("PROT_WRITE", int(libc::PROT_WRITE)),
-                    ("PROT_EXEC", int(libc::PROT_EXEC)),
-                    ("PROT_GROWSDOWN", int(libc::PROT_GROWSDOWN)),
-                    ("PROT_GROWSUP", int(libc::PROT_GROWSUP)),
-                ],
-            ),
+            flags("prot", PROTECTION),
             mixed(
                 "flags",
                 0xf,
@@ -257,24 +235,7 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
             plain("offset"),
         ],
     ),
-    (
-        "mprotect",
-        &[
-            plain("addr"),
-            plain("size"),
-            flags(
-                "prot",
-                &[
-                    ("PROT_NONE", int(libc::PROT_NONE)),
-                    ("PROT_READ", int(libc::PROT_READ)),
-                    ("PROT_WRITE", int(libc::PROT_WRITE)),
-                    ("PROT_EXEC", int(libc::PROT_EXEC)),
-                    ("PROT_GROWSDOWN", int(libc::PROT_GROWSDOWN)),
-                    ("PROT_GROWSUP", int(libc::PROT_GROWSUP)),
-                ],
-            ),
-        ],
-    ),
+    ("mprotect", &[plain("addr"), plain("size"), flags("prot", PROTECTION)]),
     (
         "mremap",
         &[
@@ -292,22 +253,7 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
             plain("new_address"),
         ],
     ),
-    (
-        "newfstatat",
-        &[
-            plain("dirfd"),
-            plain("pathname"),
-            plain("statbuf"),
-            flags(
-                "flags",
-                &[
-                    ("AT_EMPTY_PATH", int(libc::AT_EMPTY_PATH)),
-                    ("AT_SYMLINK_NOFOLLOW", int(libc::AT_SYMLINK_NOFOLLOW)),
-                    ("AT_NO_AUTOMOUNT", int(libc::AT_NO_AUTOMOUNT)),
-                ],
-            ),
-        ],
-    ),
+    ("newfstatat", &[plain("dirfd"), plain("pathname"), plain("statbuf"), flags("flags", AT_FLAGS)]),
     (
         "pidfd_send_signal",
         &[
@@ -376,20 +322,7 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
     ("prlimit64", &[plain("pid"), plain("resource"), plain("new_limit"), plain("old_limit")]),
     (
         "recvmmsg",
-        &[
-            plain("sockfd"),
-            plain("msgvec"),
-            plain("vlen"),
-            flags(
-                "flags",
-                &[
-                    ("MSG_DONTWAIT", int(libc::MSG_DONTWAIT)),
-                    ("MSG_NOSIGNAL", int(libc::MSG_NOSIGNAL)),
-                    ("MSG_CMSG_CLOEXEC", int(libc::MSG_CMSG_CLOEXEC)),
-                ],
-            ),
-            plain("timeout"),
-        ],
+        &[plain("sockfd"), plain("msgvec"), plain("vlen"), flags("flags", MESSAGE_FLAGS), plain("timeout")],
     ),
     (
         "rt_sigaction",
@@ -422,22 +355,7 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
             plain("args"),
         ],
     ),
-    (
-        "sendmmsg",
-        &[
-            plain("sockfd"),
-            plain("msgvec"),
-            plain("vlen"),
-            flags(
-                "flags",
-                &[
-                    ("MSG_DONTWAIT", int(libc::MSG_DONTWAIT)),
-                    ("MSG_NOSIGNAL", int(libc::MSG_NOSIGNAL)),
-                    ("MSG_CMSG_CLOEXEC", int(libc::MSG_CMSG_CLOEXEC)),
-                ],
-            ),
-        ],
-    ),
+    ("sendmmsg", &[plain("sockfd"), plain("msgvec"), plain("vlen"), flags("flags", MESSAGE_FLAGS)]),
     (
         "sendto",
         &[
@@ -487,20 +405,7 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
     ),
     (
         "statx",
-        &[
-            plain("dirfd"),
-            plain("pathname"),
-            flags(
-                "flags",
-                &[
-                    ("AT_EMPTY_PATH", int(libc::AT_EMPTY_PATH)),
-                    ("AT_SYMLINK_NOFOLLOW", int(libc::AT_SYMLINK_NOFOLLOW)),
-                    ("AT_NO_AUTOMOUNT", int(libc::AT_NO_AUTOMOUNT)),
-                ],
-            ),
-            plain("mask"),
-            plain("statxbuf"),
-        ],
+        &[plain("dirfd"), plain("pathname"), flags("flags", AT_FLAGS), plain("mask"), plain("statxbuf")],
     ),
     (
         "tgkill",
@@ -532,4 +437,28 @@ pub(super) const ARGUMENTS: &[(&str, &[Argument])] = &[
             ],
         )],
     ),
+];
+
+/// Of mmap and mprotect.
+const PROTECTION: &[(&str, u64)] = &[
+    ("PROT_NONE", int(libc::PROT_NONE)),
+    ("PROT_READ", int(libc::PROT_READ)),
+    ("PROT_WRITE", int(libc::PROT_WRITE)),
+    ("PROT_EXEC", int(libc::PROT_EXEC)),
+    ("PROT_GROWSDOWN", int(libc::PROT_GROWSDOWN)),
+    ("PROT_GROWSUP", int(libc::PROT_GROWSUP)),
+];
+
+/// Of calls that take a descriptor and a path.
+const AT_FLAGS: &[(&str, u64)] = &[
+    ("AT_EMPTY_PATH", int(libc::AT_EMPTY_PATH)),
+    ("AT_SYMLINK_NOFOLLOW", int(libc::AT_SYMLINK_NOFOLLOW)),
+    ("AT_NO_AUTOMOUNT", int(libc::AT_NO_AUTOMOUNT)),
+];
+
+/// Of sendmmsg and recvmmsg.
+const MESSAGE_FLAGS: &[(&str, u64)] = &[
+    ("MSG_DONTWAIT", int(libc::MSG_DONTWAIT)),
+    ("MSG_NOSIGNAL", int(libc::MSG_NOSIGNAL)),
+    ("MSG_CMSG_CLOEXEC", int(libc::MSG_CMSG_CLOEXEC)),
 ];
