@@ -56,4 +56,5 @@ pub mod saved;
 pub mod shm;
 pub mod slot;
 pub mod socket_file;
+#[cfg(not(loom))]
 pub mod vfio_user;

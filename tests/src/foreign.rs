@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::leftovers::{Leftovers, Scope};
-use crate::places;
+use crate::{places, processes};
 
 /// The package of the crate registry.
 pub const PACKAGE: &str = "vfio_user";
@@ -145,7 +145,8 @@ impl Nvme {
         let child = command.arg("--image").arg(image).arg("--socket-path").arg(socket).spawn();
         let nvme = Self { child: child.context("bulkhead-nvme did not start")?, scope, before };
         let deadline = Instant::now() + SOON;
-        while !socket.exists() {
+        // Its sealed process is there, too: who looks at what runs before a machine begins must see it.
+        while !socket.exists() || processes::of(nvme.child.id()).len() < 2 {
             if Instant::now() >= deadline {
                 bail!("bulkhead-nvme does not listen");
             }
