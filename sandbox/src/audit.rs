@@ -63,6 +63,8 @@ pub struct Status {
     pub capabilities: Capabilities,
     /// How many threads it has.
     pub threads: u32,
+    /// Who traces it, in the observer's pid namespace; 0: nobody.
+    pub tracer: i32,
     /// The process's number in each pid namespace, the observer's first.
     pub ns_pids: Vec<i32>,
 }
@@ -98,6 +100,8 @@ pub struct Observed {
     pub one_id: bool,
     /// /proc/PID/status.
     pub status: Fact<Status>,
+    /// /proc/PID/task/*/status: rights are a thread's own.
+    pub thread_statuses: Fact<Vec<Status>>,
     /// Whether it can be dumped and traced by its own user, as the ownership of its files under /proc shows.
     pub dumpable: Fact<bool>,
     /// Each of user, mnt, pid, net, ipc, uts.
@@ -138,6 +142,9 @@ pub fn compare(observed: &Observed, profile: &Profile) -> Vec<Drift> {
     let mut drifts = Drifts(Vec::new());
     if let Some(status) = drifts.known("status", &observed.status) {
         compare_status(&mut drifts, status, profile, observed.one_id);
+        if let Some(threads) = drifts.known("threads", &observed.thread_statuses) {
+            compare_threads(&mut drifts, status, threads);
+        }
     }
     if let Some(dumpable) = drifts.known("dumpable", &observed.dumpable) {
         drifts.hold("dumpable", !dumpable, || "its own user can dump and trace it".to_owned());
@@ -182,6 +189,7 @@ fn compare_status(drifts: &mut Drifts, status: &Status, profile: &Profile, one_i
     drifts.hold("seccomp", status.seccomp_filters.is_none_or(|count| count >= least), || {
         format!("{:?} filters, at least {least} expected", status.seccomp_filters)
     });
+    drifts.hold("tracer", status.tracer == 0, || format!("process {} traces it", status.tracer));
     drifts.hold("no_new_privs", status.no_new_privs, || "not set".to_owned());
     drifts.hold("capabilities", status.capabilities == Capabilities::default(), || {
         format!("not all empty: {:x?}", status.capabilities)
@@ -190,6 +198,17 @@ fn compare_status(drifts: &mut Drifts, status: &Status, profile: &Profile, one_i
     drifts.hold("pid namespace", status.ns_pids.last() == Some(&1), || {
         format!("it is not process 1 of its own: {:?}", status.ns_pids)
     });
+}
+
+/// A thread that was there before its process was sealed would not be.
+fn compare_threads(drifts: &mut Drifts, status: &Status, threads: &[Status]) {
+    let rights =
+        |of: &Status| (of.seccomp_mode, of.seccomp_filters, of.no_new_privs, of.capabilities, of.uids);
+    for thread in threads {
+        drifts.hold("threads", rights(thread) == rights(status), || {
+            format!("thread {} has other rights than the first: {:?}", thread.name, rights(thread))
+        });
+    }
 }
 
 fn compare_mounts(drifts: &mut Drifts, mounts: &[(String, String, String)]) {

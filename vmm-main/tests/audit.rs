@@ -138,6 +138,59 @@ fn planted_differences_are_found_and_named() {
     end(vm);
 }
 
+#[test]
+fn process_that_dies_while_it_is_traced_is_reaped_and_comes_back() {
+    use nix::sys::ptrace::{Options, interrupt, seize};
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+
+    let Some(lab) = Lab::new() else { return };
+    let Some(vm) = vm(&lab) else { return };
+    let first = vm.pid("nvme0");
+    let traced = nix::unistd::Pid::from_raw(first);
+    seize(traced, Options::empty()).unwrap();
+    interrupt(traced).unwrap();
+    waitpid(traced, Some(WaitPidFlag::__WALL)).unwrap();
+    support::signal(first, "KILL");
+    // Until its tracer has been told its parent is not.
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let is_back = || {
+        let all = lab.json(&["ps", "--json"]);
+        let mut rows = all.as_object().unwrap().values().flat_map(|rows| rows.as_array().unwrap());
+        rows.any(|row| row["name"] == "nvme0" && row["generation"] == 2)
+    };
+    assert!(!is_back());
+    waitpid(traced, Some(WaitPidFlag::__WALL)).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !is_back() {
+        assert!(std::time::Instant::now() < deadline, "it has not come back");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let audited = lab.bulkhead(&["audit", "--json"]);
+    assert_eq!(drift(&audited), [], "after new lives and exchanged channels");
+    end(vm);
+}
+
+#[test]
+fn restarts_by_order_show_no_drift() {
+    let Some(lab) = Lab::new() else { return };
+    let Some(vm) = vm(&lab) else { return };
+    let program = lab.path("another-name");
+    fs::copy(std::path::Path::new(env!("CARGO_BIN_EXE_bulkhead")).with_file_name("bulkhead-nvme"), &program)
+        .unwrap();
+    for words in [
+        &["restart", "smmu0"][..],
+        &["restart", "vfio0"],
+        &["save-restore"],
+        &["restart", "nvme0", "--program", program.to_str().unwrap()],
+        &["restart", "smmu0"],
+    ] {
+        let done = lab.bulkhead(words);
+        assert!(done.status.success(), "{words:?}: {done:?}");
+        assert_eq!(drift(&lab.bulkhead(&["audit", "--json"])), [], "behind {words:?}");
+    }
+    end(vm);
+}
+
 fn envs(command: &mut std::process::Command) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
     command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect()
 }

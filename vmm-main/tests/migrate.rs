@@ -136,19 +136,25 @@ fn guest_that_may_run_elsewhere_goes_on_or_ends_as_a_person_says_if_nobody_can_b
     let (listener, _) = lose(&lab);
     drop(listener);
     assert!(!lab.bulkhead(&["resume", NAME]).status.success());
-    let resumed = resolve(&lab, &["resume"]);
+    for word in ["resume", "discard"] {
+        let refused = resolve(&lab, &[word]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+        for words in
+            ["could not be asked: the other host cannot be reached", "look at the other host", "--force"]
+        {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        assert_eq!(lab.json(&["status", "--json", NAME])["phase"], "paused");
+    }
+    let resumed = resolve(&lab, &["resume", "--force"]);
     assert!(resumed.status.success(), "{resumed:?}");
     assert_eq!(lab.json(&["status", "--json", NAME])["phase"], "running");
-    assert!(
-        other_host(&resumed).contains("could not be asked: the other host cannot be reached"),
-        "{resumed:?}"
-    );
 
     let (listener, _) = lose(&lab);
     drop(listener);
-    let discarded = resolve(&lab, &["discard"]);
+    let discarded = resolve(&lab, &["discard", "--force"]);
     assert!(String::from_utf8_lossy(&discarded.stdout).contains("stopped"), "{discarded:?}");
-    assert!(other_host(&discarded).contains("could not be asked"), "{discarded:?}");
     assert_eq!(source.end().0.code(), Some(0));
     assert_eq!(lab.left_behind(), Vec::<String>::new());
 }
@@ -183,10 +189,12 @@ fn person_who_is_wrong_is_told_so_by_the_other_host_and_may_insist() {
     let path = lab.path("there.sock");
     std::fs::remove_file(&path).unwrap();
     let host = answer(UnixListener::bind(path).unwrap(), key(id), Some(vec![1; ANSWER_LEN]));
-    let resumed = resolve(&lab, &["resume"]);
+    let refused = resolve(&lab, &["discard"]);
     host.join().unwrap();
-    assert!(resumed.status.success() && other_host(&resumed).contains("not authentic"), "{resumed:?}");
-    assert_eq!(lab.json(&["status", "--json", NAME])["phase"], "running");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("not authentic"), "{refused:?}");
+    assert_eq!(lab.json(&["status", "--json", NAME])["phase"], "paused");
+    assert!(resolve(&lab, &["resume", "--force"]).status.success());
     assert!(lab.bulkhead(&["stop", NAME]).status.success());
     assert_eq!(source.end().0.code(), Some(0));
     assert_eq!(lab.left_behind(), Vec::<String>::new());

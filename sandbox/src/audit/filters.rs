@@ -10,8 +10,8 @@ use crate::profile::Profile;
 use crate::seccomp::{self, CompileError};
 use crate::sys::Stopped;
 
-/// More than a process can have: the kernel bounds the instructions of all its filters.
-const FILTERS_MAX: usize = 64;
+/// More than are read: the kernel bounds the instructions of all filters, and of ours there are four.
+const FILTERS_MAX: usize = 256;
 
 /// The filters of one process, the one that was installed first at the beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,9 +33,10 @@ impl Filters {
         let begun = Instant::now();
         let stopped = Stopped::new(pid)?;
         let mut programs = Vec::new();
-        while programs.len() < FILTERS_MAX
-            && let Some(program) = stopped.filter(programs.len())?
-        {
+        while let Some(program) = stopped.filter(programs.len())? {
+            if programs.len() == FILTERS_MAX {
+                return Err(io::Error::other(format!("there are more than {FILTERS_MAX}")));
+            }
             programs.push(program);
         }
         drop(stopped);

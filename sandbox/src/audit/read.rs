@@ -25,6 +25,7 @@ pub fn observe(pid: i32) -> Observed {
         pid,
         one_id,
         status: text("status").and_then(|text| status(&text).ok_or_else(|| odd(&proc.join("status")))),
+        thread_statuses: threads(&proc.join("task")),
         dumpable: dumpable(&proc.join("status"), one_id),
         namespaces: NAMESPACES.into_iter().map(|name| (name, namespace(&proc, name))).collect(),
         descriptors: descriptors(&proc.join("fd")),
@@ -92,6 +93,7 @@ pub(super) fn status(text: &str) -> Option<Status> {
             ambient: hex("CapAmb")?,
         },
         threads: field("Threads")?.parse().ok()?,
+        tracer: field("TracerPid")?.parse().ok()?,
         ns_pids: ns_pids?,
     })
 }
@@ -102,6 +104,20 @@ fn dumpable(file: &Path, one_id: bool) -> Fact<bool> {
     // In a namespace without the host's root its files belong to the overflow id.
     let root = if one_id { UNPRIVILEGED_ID } else { 0 };
     fs::metadata(file).map(|facts| facts.uid() != root).map_err(|error| unreadable(file, error))
+}
+
+fn threads(directory: &Path) -> Fact<Vec<Status>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(|error| unreadable(directory, error))? {
+        let path = entry.map_err(|error| unreadable(directory, error))?.path().join("status");
+        match fs::read(&path) {
+            Ok(bytes) => found.push(status(&String::from_utf8_lossy(&bytes)).ok_or_else(|| odd(&path))?),
+            // Ended since the folder was listed.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {}
+            Err(error) => return Err(unreadable(&path, error)),
+        }
+    }
+    Ok(found)
 }
 
 fn namespace(proc: &Path, name: &str) -> Fact<Namespace> {

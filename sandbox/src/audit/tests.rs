@@ -6,7 +6,7 @@ use super::*;
 use crate::profiles;
 
 const STATUS: &str = "Name:\tbulkhead-smmu\nUmask:\t0022\nState:\tS (sleeping)\nUid:\t65534\t65534\t65534\t65534\n\
-    NSpid:\t812\t9\t1\nThreads:\t3\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n\
+    TracerPid:\t0\nNSpid:\t812\t9\t1\nThreads:\t3\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n\
     CapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t4\n";
 
 const LIMITS: &str = "Limit                     Soft Limit           Hard Limit           Units     \n\
@@ -29,6 +29,7 @@ fn good() -> Observed {
         pid: 812,
         one_id: false,
         status: Ok(status(STATUS).unwrap()),
+        thread_statuses: Ok(vec![status(STATUS).unwrap()]),
         dumpable: Ok(false),
         namespaces: ["user", "mnt", "pid", "net", "ipc", "uts"]
             .map(|name| (name, Ok(Namespace { id: 1, observer: 2 })))
@@ -55,7 +56,7 @@ fn kernel_text_parses() {
 #[test]
 fn odd_text_does_not_parse() {
     assert!(status("").is_none());
-    for field in ["Seccomp:", "NoNewPrivs:", "CapBnd:", "NSpid:", "Uid:", "Threads:"] {
+    for field in ["Seccomp:", "NoNewPrivs:", "CapBnd:", "NSpid:", "Uid:", "Threads:", "TracerPid:"] {
         assert!(status(&STATUS.replace(field, "Other:")).is_none(), "{field}");
     }
     assert!(status(&STATUS.replace("NoNewPrivs:\t1", "NoNewPrivs:\t2")).is_none());
@@ -74,7 +75,7 @@ fn right_process_has_no_drift() {
 #[test]
 fn each_fact_alone_is_a_drift() {
     type Change = (&'static str, fn(&mut Observed));
-    let changes: [Change; 19] = [
+    let changes: [Change; 22] = [
         ("seccomp", |seen| seen.status.as_mut().unwrap().seccomp_mode = 0),
         ("seccomp", |seen| seen.status.as_mut().unwrap().seccomp_filters = Some(3)),
         ("no_new_privs", |seen| seen.status.as_mut().unwrap().no_new_privs = false),
@@ -83,6 +84,9 @@ fn each_fact_alone_is_a_drift() {
         ("capabilities", |seen| seen.status.as_mut().unwrap().capabilities.effective = 1),
         ("capabilities", |seen| seen.status.as_mut().unwrap().capabilities.bounding = 1 << 40),
         ("capabilities", |seen| seen.status.as_mut().unwrap().capabilities.ambient = 1),
+        ("tracer", |seen| seen.status.as_mut().unwrap().tracer = 77),
+        ("threads", |seen| seen.thread_statuses.as_mut().unwrap()[0].seccomp_filters = Some(2)),
+        ("threads", |seen| seen.thread_statuses.as_mut().unwrap()[0].capabilities.effective = 1),
         ("dumpable", |seen| seen.dumpable = Ok(true)),
         ("user", |seen| seen.status.as_mut().unwrap().uids[2] = 0),
         ("pid namespace", |seen| seen.status.as_mut().unwrap().ns_pids = vec![812]),
@@ -98,6 +102,9 @@ fn each_fact_alone_is_a_drift() {
     for (what, change) in changes {
         let mut seen = good();
         change(&mut seen);
+        if what != "threads" {
+            seen.thread_statuses = seen.status.clone().map(|status| vec![status]);
+        }
         let drifts = compare(&seen, &profiles::smmu());
         assert_eq!(drifts.len(), 1, "{what}: {drifts:?}");
         assert!(drifts[0].what == what && !drifts[0].unread, "{what}: {drifts:?}");

@@ -41,10 +41,20 @@ impl Stopped {
                 0 if Instant::now() >= until => return Err(io::ErrorKind::TimedOut.into()),
                 0 => sleep(LOOK_INTERVAL),
                 -1 => return Err(io::Error::last_os_error()),
-                _ if libc::WIFSTOPPED(status) => return Ok(stopped),
+                _ if libc::WIFSTOPPED(status) && status >> 16 == libc::PTRACE_EVENT_STOP => {
+                    return Ok(stopped);
+                }
+                // A signal of the process's own came first: it gets that, and the stop is still to come.
+                _ if libc::WIFSTOPPED(status) => stopped.go_on(libc::WSTOPSIG(status))?,
                 _ => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
             }
         }
+    }
+
+    /// Lets it go on with a signal.
+    fn go_on(&self, signal: libc::c_int) -> io::Result<()> {
+        // SAFETY: PTRACE_CONT takes two numbers; no memory of ours is touched.
+        check(unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, ptr::null_mut::<u8>(), signal) })
     }
 
     /// Its filter of this number, each instruction as the kernel has it; none: it has fewer.
@@ -72,7 +82,14 @@ impl Drop for Stopped {
     fn drop(&mut self) {
         // SAFETY: PTRACE_DETACH takes a number; no memory of ours is touched. If the process has not stopped the
         // kernel refuses, and lets it go when this one ends.
-        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.pid, ptr::null_mut::<u8>(), ptr::null_mut::<u8>()) };
+        let gone = unsafe {
+            libc::ptrace(libc::PTRACE_DETACH, self.pid, ptr::null_mut::<u8>(), ptr::null_mut::<u8>())
+        };
+        if gone < 0 {
+            // It may have ended: its parent is told when we have been.
+            // SAFETY: without a place for the status the kernel writes nothing.
+            unsafe { libc::waitpid(self.pid, ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
+        }
     }
 }
 

@@ -45,6 +45,9 @@ impl Wire {
     }
 }
 
+/// TLS says at the end that it closes: what is harmed in that has come too late. Lengths of signatures differ by a few.
+const CLOSING_LEN: u64 = 32;
+
 #[test]
 fn connection_that_is_cut_or_damaged_at_any_byte_costs_the_migration_and_not_the_guest() {
     let folder = tempfile::tempdir().unwrap();
@@ -64,7 +67,7 @@ fn connection_that_is_cut_or_damaged_at_any_byte_costs_the_migration_and_not_the
             let (moved, sent) = measured(vm, from, wire.flags(&files));
             vm = moved;
             for _ in 0..in_run(TURNS, TURNS_LONG) {
-                let at = draw.byte(sent);
+                let at = draw.byte(if wire == Wire::Tls { sent.saturating_sub(CLOSING_LEN) } else { sent });
                 let case = format!("{wire:?}, {harm:?} of byte {at} of {sent} from the {from:?}");
                 println!("{case}");
                 let outcome;

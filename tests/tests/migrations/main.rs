@@ -244,11 +244,11 @@ fn attempt(mut vm: Vm, (at_source, name): (bool, &str), moment: Duration) -> (&'
     }
     assert!(said.contains("--resolve"), "{said}");
     if running(&next) {
-        assert!(vm.control("migrate", &["--resolve", "discard"]).unwrap().status.success());
+        assert!(vm.control("migrate", &["--resolve", "discard", "--force"]).unwrap().status.success());
         assert!(vm.console.wait_exit(COMMAND).unwrap().success());
         return ("not known, and it had moved", Some(next));
     }
-    assert!(vm.control("migrate", &["--resolve", "resume"]).unwrap().status.success());
+    assert!(vm.control("migrate", &["--resolve", "resume", "--force"]).unwrap().status.success());
     assert!(running(&vm));
     ("not known, and it had not moved", Some(vm))
 }

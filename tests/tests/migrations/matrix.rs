@@ -267,8 +267,10 @@ pub fn settle(
         }
         (Place::Paused, Place::Running) => {
             assert!(said.contains("--resolve"), "no advice: {}", logs());
-            assert!(!vm.control("resume", &[""; 0]).unwrap().status.success(), "at two ends: {}", logs());
-            assert!(vm.control("migrate", &["--resolve", "discard"]).unwrap().status.success());
+            for (command, words) in [("resume", &[""; 0][..]), ("migrate", &["--resolve", "resume"])] {
+                assert!(!vm.control(command, words).unwrap().status.success(), "at two ends: {}", logs());
+            }
+            assert!(vm.control("migrate", &["--resolve", "discard", "--force"]).unwrap().status.success());
             assert!(vm.console.wait_exit(COMMAND).unwrap().success());
             assert_nothing_left(&vm, Some(&next), None);
             (PausedRunsThere, Some(next))
@@ -280,7 +282,7 @@ pub fn settle(
                 "it may run there: {}",
                 logs()
             );
-            let resolved = vm.control("migrate", &["--resolve", "resume"]).unwrap();
+            let resolved = vm.control("migrate", &["--resolve", "resume", "--force"]).unwrap();
             assert!(resolved.status.success(), "{resolved:?}: {}", logs());
             assert_nothing_left(&next, Some(&vm), killed.filter(|(end, _)| *end == End::Destination));
             (PausedHere, Some(vm))

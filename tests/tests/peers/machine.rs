@@ -149,12 +149,14 @@ impl Machine {
         self.neighbour_works();
     }
 
-    /// Waits until the log has a line about the process and the reason.
-    pub fn await_report(&mut self, process: &str, reason: &str) {
+    /// Waits until the log has a line about the process and one of these reasons.
+    pub fn await_report(&mut self, process: &str, reasons: &[&str]) {
         let until = Instant::now() + COMMAND;
-        let told = |log: &str| log.lines().any(|line| line.contains(process) && line.contains(reason));
+        let is_told =
+            |line: &str| line.contains(process) && reasons.iter().any(|reason| line.contains(reason));
+        let told = |log: &str| log.lines().any(is_told);
         while !told(&self.m.vm.console.errors()) {
-            assert!(Instant::now() < until, "{process}, {reason:?}: {}", self.m.vm.console.errors());
+            assert!(Instant::now() < until, "{process}, {reasons:?}: {}", self.m.vm.console.errors());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -61,7 +61,7 @@ fn assert_lost(machine: &mut Machine, reason: &str) {
     machine.neighbour_works();
     assert!(machine.victim_is_lost());
     machine.neighbour_works();
-    machine.await_report("vfio1", reason);
+    machine.await_report("vfio1", &[reason]);
 }
 
 fn stopped() {
@@ -70,7 +70,11 @@ fn stopped() {
     {
         let Some(mut machine) = Machine::start(&format!("stopped-{process}"), None) else { return };
         machine.signal(process, rustix::process::Signal::STOP);
-        assert_lost(&mut machine, reason);
+        machine.neighbour_works();
+        assert!(machine.victim_is_lost());
+        machine.neighbour_works();
+        // On a busy host the coordinator may find that it hangs before whoever waits for it does.
+        machine.await_report("vfio1", &[reason, "it hangs"]);
         // The one has been ended, the other one is only stopped.
         machine.can_be_looked_at();
         machine.end();

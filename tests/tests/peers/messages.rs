@@ -54,7 +54,7 @@ pub fn devices() {
             machine.neighbour_works();
             assert!(machine.victim_is_lost(), "{process}");
             machine.neighbour_works();
-            machine.await_report("vfio1", "is lost");
+            machine.await_report("vfio1", &["is lost"]);
             machine.can_be_looked_at();
         }
         machine.end();
@@ -92,7 +92,7 @@ pub fn machines() {
         }
         if process == "smmu0" && loss == Loss::Killed && lives {
             machine.neighbour_works();
-            machine.await_report("smmu0", "is started anew");
+            machine.await_report("smmu0", &["is started anew"]);
             machine.can_be_looked_at();
             machine.end();
             return true;

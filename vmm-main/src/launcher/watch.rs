@@ -26,7 +26,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::identity::Identity;
 use super::log::OwnLog;
@@ -74,6 +74,8 @@ pub struct User<'a> {
 /// is let in slowly.
 const LANES_AT_ONCE: u32 = 4 * LANES_MAX as u32;
 const LANE_INTERVAL: Duration = Duration::from_millis(50);
+/// Until the next is looked at when one cannot be had.
+const LANE_RETRY: Duration = Duration::from_millis(100);
 
 /// Serves the coordinator until it has ended; returns why the VM ended.
 pub fn until_end(
@@ -114,7 +116,7 @@ async fn serve(
         socket.listener.try_clone().and_then(UnixListener::from_std).map_err(host("watch the socket"))?;
     let accepting = guest_listener.as_ref().map(Listener::accepting).transpose();
     let mut accepting = accepting.map_err(host("wait for a guest"))?;
-    let mut accepted = 0_u32;
+    let (mut accepted, mut next_accept) = (0_u32, Instant::now());
     let mut dialling: Option<Work> = None;
     let mut copying: Option<Work> = None;
     let copies = Arc::new(Semaphore::new(1));
@@ -171,18 +173,18 @@ async fn serve(
             index = any_of(&mut reopening) => drop(reopening.remove(&index)),
             () = done(&mut dialling) => dialling = None,
             () = done(&mut copying) => copying = None,
-            lane = next_lane(accepting.as_ref()) => match lane {
+            lane = next_lane(accepting.as_ref(), next_accept) => match lane {
                 Ok(lane) => {
                     let [index, ..] = accepted.to_le_bytes();
                     // If that does not succeed in time the connection is closed.
                     let _ = timeout(CLIENT_DEADLINE, channel.lane(&Lane { dial: 0, index, socket: Ok(lane) })).await;
                     accepted = accepted.saturating_add(1);
                     if accepted > LANES_AT_ONCE {
-                        sleep(LANE_INTERVAL).await;
+                        next_accept = Instant::now() + LANE_INTERVAL;
                     }
                 }
                 // Whoever connected may not, or is gone; or the host is out of descriptors.
-                Err(_) => sleep(Duration::from_millis(100)).await,
+                Err(_) => next_accept = Instant::now() + LANE_RETRY,
             },
             client = listener.accept() => match client {
                 Ok((client, _)) => hand_over(&channel, client).await,
@@ -294,9 +296,12 @@ async fn done(work: &mut Option<Work>) {
 }
 
 /// The next connection of another host; pending forever, if none is waited for. Cancel-safe.
-async fn next_lane(accepting: Option<&Accepting>) -> io::Result<OwnedFd> {
+async fn next_lane(accepting: Option<&Accepting>, not_before: Instant) -> io::Result<OwnedFd> {
     match accepting {
-        Some(accepting) => accepting.next().await,
+        Some(accepting) => {
+            sleep_until(not_before).await;
+            accepting.next().await
+        }
         None => pending().await,
     }
 }
@@ -335,7 +340,7 @@ async fn wait_gone(pidfd: &AsyncFd<OwnedFd>) {
 
 async fn stop(channel: &LauncherEnd, stopping: &mut bool, deadline: std::pin::Pin<&mut Sleep>) {
     if !std::mem::replace(stopping, true) {
-        deadline.reset(tokio::time::Instant::now() + STOP_DEADLINE);
+        deadline.reset(Instant::now() + STOP_DEADLINE);
         // If the request cannot be sent, the deadline ends the coordinator.
         let _ = timeout(HAND_OVER_DEADLINE, channel.stop()).await;
     }

@@ -192,12 +192,10 @@ impl Source {
             (State::Ambiguous, Event::Resolve { here, forced: false }) => {
                 (State::Asking { here }, vec![Action::Ask])
             }
-            // The other host knows better.
-            (State::Asking { here: true }, Event::Answered(Whereabouts::There))
-            | (State::Asking { here: false }, Event::Answered(Whereabouts::Unknown)) => {
-                (State::Ambiguous, vec![])
-            }
-            (State::Asking { here }, Event::Answered(_)) => Self::resolved(here),
+            // Only the host that has the guest knows. Another guest's knows nothing of this one, and whoever does not
+            // answer may still hear `Commit`.
+            (State::Asking { here: false }, Event::Answered(Whereabouts::There)) => Self::resolved(false),
+            (State::Asking { .. }, Event::Answered(_)) => (State::Ambiguous, vec![]),
             (state @ State::Asking { .. }, _) => (state, vec![]),
             (state @ (State::Moved | State::Stays { .. } | State::Ambiguous), _) => (state, vec![]),
             (State::GivingUp { reason }, Event::Resumed(resumed)) => {

@@ -236,16 +236,10 @@ impl Model for Hosts {
                 steps.push(Step::Resolve(here));
             }
         }
-        if let Some(source::State::Asking { here }) = world.source_state() {
-            // If nobody answers, a person who was not right is not believed to be.
-            steps.extend(world.is_right(*here).then_some(Step::Answer(Whereabouts::NoAnswer)));
-            // A host answers when it has the guest; or another VM does, where that has come to its end.
-            steps.extend(world.destination_is_over().then_some(Step::Answer(
-                match world.runs_at_destination {
-                    true => Whereabouts::There,
-                    false => Whereabouts::Unknown,
-                },
-            )));
+        if let Some(source::State::Asking { .. }) = world.source_state() {
+            // A host answers when it has the guest. At any time another guest's may, at the same address, or nobody.
+            steps.extend(world.runs_at_destination.then_some(Step::Answer(Whereabouts::There)));
+            steps.extend([Whereabouts::NoAnswer, Whereabouts::Unknown].map(Step::Answer));
         }
     }
 

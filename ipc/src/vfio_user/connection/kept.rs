@@ -291,7 +291,8 @@ impl State {
     fn forget_before(&mut self) {
         let Access { before, .. } = std::mem::take(&mut self.kept.access);
         if let Some(Before { id, is_posted: false, .. }) = before {
-            self.abandon(id);
+            // That life may have taken its reply. If one comes all the same it is dropped, as every unknown one is here.
+            self.forget(id);
         }
     }
 }

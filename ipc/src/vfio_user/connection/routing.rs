@@ -89,7 +89,7 @@ impl State {
         Ok(id)
     }
 
-    /// The request was never sent.
+    /// The request was never sent, or was the life's before.
     pub fn forget(&mut self, id: u16) {
         self.open.remove(&id);
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use sandbox::audit::filters::{Filters, expected};
 use sandbox::profile::RootKind;
 
@@ -94,7 +95,12 @@ fn difference(found: &Programs, expected: &Programs) -> Option<String> {
 
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "only root may read them".to_owned(),
+        io::ErrorKind::PermissionDenied if error.raw_os_error() == Some(Errno::ACCESS.raw_os_error()) => {
+            "the kernel shows them to nobody who is under a filter himself, as in a container".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "only root may read them, and nobody while another process traces this one".to_owned()
+        }
         io::ErrorKind::TimedOut => "the process did not stop".to_owned(),
         _ => error.to_string(),
     }

@@ -5,7 +5,7 @@
 use sandbox::audit::Mapping;
 
 use super::descriptors::memory_name;
-use crate::system::{COORDINATOR_ID, EdgeKind, Instance, Make, System};
+use crate::system::{COORDINATOR_ID, DeviceKind, EdgeKind, Instance, Make, System, VCPU};
 
 /// What of these mappings a process that executes `program` should not have.
 pub fn compare(
@@ -18,18 +18,22 @@ pub fn compare(
     let names = mappable(vm, system, instance);
     let mut wrong = Vec::new();
     for mapping in mapped {
-        let Mapping { is_writable, is_executable, is_shared, file, .. } = mapping;
+        let Mapping { is_writable, is_executable, file, .. } = mapping;
         if *is_writable && *is_executable {
             wrong.push(format!("memory that is writable and executable: {}", shown(file)));
         } else if *is_executable && file != program && !is_kernels(file) {
             wrong.push(format!("{} is executable", shown(file)));
         }
-        if let Some(name) = memory_name(file)
-            && *is_shared
-            && !names.iter().any(|known| known == name)
-            && !may_map_others(instance)
-        {
-            wrong.push(format!("the memory object {name}"));
+        if file == program || *is_executable {
+            continue;
+        }
+        match memory_name(file) {
+            Some(name) if names.iter().any(|known| known == name) || may_map(system, instance, name) => {}
+            Some(name) => wrong.push(format!("the memory object {name}")),
+            None if file.starts_with('/') && !may_map_file(system, instance, file) => {
+                wrong.push(file.clone())
+            }
+            None => {}
         }
     }
     wrong.sort();
@@ -59,9 +63,22 @@ fn mappable(vm: &str, system: &System, instance: &Instance) -> Vec<String> {
     names
 }
 
-/// The guest's CPUs reach memory of devices, which their servers made and named.
-fn may_map_others(instance: &Instance) -> bool {
-    matches!(instance.template.program, "bulkhead-vcpu" | "bulkhead-vcpu-soft")
+/// The guest's CPUs reach memory of foreign devices, which their servers made and named; no guest's RAM is such.
+pub(super) fn may_map(system: &System, instance: &Instance, name: &str) -> bool {
+    is_of_cpus(instance) && has(system, DeviceKind::VfioUser) && !name.ends_with("-guest-ram")
+}
+
+/// And the registers of physical ones.
+fn may_map_file(system: &System, instance: &Instance, file: &str) -> bool {
+    is_of_cpus(instance) && has(system, DeviceKind::Physical) && file.starts_with("/dev/vfio/")
+}
+
+fn is_of_cpus(instance: &Instance) -> bool {
+    instance.id == VCPU
+}
+
+fn has(system: &System, kind: DeviceKind) -> bool {
+    system.shape().devices.contains(&kind)
 }
 
 fn is_kernels(file: &str) -> bool {
@@ -75,7 +92,7 @@ fn shown(file: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::system::{CpuKind, DeviceKind, MOVER, SMMU0, Shape, VCPU};
+    use crate::system::{CpuKind, MOVER, SMMU0, Shape};
     use ipc::hello::Role;
     use ipc::instance::InstanceId;
 
@@ -108,7 +125,12 @@ mod tests {
             let expected: &[&str] = if may { &[] } else { &["the memory object vm-guest-ram"] };
             assert_eq!(wrong(id, ram()), expected, "{id}");
         }
-        assert_eq!(wrong(SMMU0, of("/memfd:other-guest-ram (deleted)", "rws")).len(), 1, "another VM's");
+        let private = of("/memfd:vm-guest-ram (deleted)", "rw");
+        assert_eq!(wrong(nvme, private).len(), 1, "its pages are the same");
+        for id in [SMMU0, VCPU] {
+            assert_eq!(wrong(id, of("/memfd:other-guest-ram (deleted)", "rws")).len(), 1, "another VM's");
+        }
+        assert_eq!(wrong(SMMU0, of("/dev/mem", "rws")), ["/dev/mem"]);
         assert_eq!(wrong(SMMU0, of("/memfd:vm-ring-vfio0 (deleted)", "rws")).len(), 1, "another process's");
         assert_eq!(wrong(SMMU0, of("/memfd:vm-ring-smmu0 (deleted)", "rws")), Vec::<String>::new());
     }

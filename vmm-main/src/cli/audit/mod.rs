@@ -11,6 +11,7 @@ mod mappings;
 mod oci;
 mod review;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ use self::review::Review;
 use super::client_commands::{Target, new_table, print, show_json};
 use super::observation::snapshot_of;
 use crate::printable;
-use crate::problem::Problem;
+use crate::problem::{Class, Problem};
 
 /// What to audit.
 #[derive(Debug, Args)]
@@ -35,7 +36,7 @@ pub struct AuditFlags {
     #[command(flatten)]
     target: Target,
     /// Show the sandbox profile of this role instead of a VM
-    #[arg(long, value_name = "ROLE", conflicts_with = "explain")]
+    #[arg(long, value_name = "ROLE", conflicts_with_all = ["explain", "name"])]
     profile: Option<String>,
     /// The architecture of the profile [default: this machine's]
     #[arg(long, value_name = "ARCH")]
@@ -44,9 +45,10 @@ pub struct AuditFlags {
     #[arg(long, value_enum, requires = "profile", default_value = "text")]
     format: Format,
     /// What the profile has more (+) and less (-) than this one, which `--format json` of another version has printed
-    #[arg(long, value_name = "FILE", requires = "profile")]
+    #[arg(long, value_name = "FILE", requires = "profile", conflicts_with = "format")]
     diff: Option<PathBuf>,
-    /// Say whether a role may make a system call with these arguments, numbers or names as in C, and by which rule
+    /// Say whether a role may make a system call with these arguments, and by which rule: numbers, names as in C, or
+    /// those of descriptors
     #[arg(long, num_args = 2..=8, value_names = ["ROLE", "CALL", "ARGS"], allow_hyphen_values = true)]
     explain: Vec<String>,
 }
@@ -73,6 +75,8 @@ struct Answer<'a> {
 
 /// A drift that is gone at the next look was a process on its way: being started, or sent something.
 const LOOKS: usize = 3;
+/// The number that stands for the first descriptor that a rule names; no process has as many.
+const NAMED: usize = 1 << 20;
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -99,7 +103,8 @@ fn vm(target: &Target) -> Result<ExitCode, Problem> {
         }
         let snapshot = snapshot_of(&target)?;
         let Some(shape) = &snapshot.status.shape else {
-            return Err(Problem::host(
+            return Err(Problem::new(
+                Class::State,
                 "this VM does not say which processes it has to have",
                 &snapshot.status.name,
                 "audit it with the program that started it",
@@ -107,7 +112,7 @@ fn vm(target: &Target) -> Result<ExitCode, Problem> {
         };
         name.clone_from(&snapshot.status.name);
         let audited = live::audit(&name, shape, &snapshot.processes, &mut expected);
-        let is_right = audited.iter().all(|audited| audited.drift.is_empty());
+        let is_right = audited.iter().all(|audited| audited.drift.is_empty() && audited.is_found);
         looks.push(audited);
         if is_right {
             looks.drain(..looks.len().saturating_sub(1));
@@ -116,8 +121,14 @@ fn vm(target: &Target) -> Result<ExitCode, Problem> {
     }
     let audited = live::lasting(&looks);
     show(&target, &name, &audited)?;
-    let count: usize = audited.iter().map(|audited| audited.drift.len()).sum();
-    Ok(if count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let found = audited.iter().all(|audited| audited.is_found);
+    Ok(if audited.iter().any(|audited| !audited.drift.is_empty()) {
+        ExitCode::FAILURE
+    } else if found {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(Class::State.exit_code())
+    })
 }
 
 fn show(target: &Target, vm: &str, audited: &[Audited]) -> Result<(), Problem> {
@@ -144,6 +155,9 @@ fn show(target: &Target, vm: &str, audited: &[Audited]) -> Result<(), Problem> {
     }
     let count: usize = audited.iter().map(|audited| audited.drift.len()).sum();
     let verdict = match count {
+        0 if audited.iter().any(|audited| !audited.is_found) => {
+            "no process differs of those that were found; not all were".to_owned()
+        }
         0 => "every process is as its profile and the system table say, as far as it was seen".to_owned(),
         count => format!("{count} differences: see the lines marked DRIFT"),
     };
@@ -161,7 +175,13 @@ fn profile_of(role: &str, arch: Arch) -> Result<Profile, Problem> {
 
 fn show_profile(flags: &AuditFlags, review: &Review) -> Result<(), Problem> {
     if let Some(file) = &flags.diff {
-        let changes = review.changes_since(&read_review(file)?);
+        let old = read_review(file)?;
+        if (&old.profile, &old.arch) != (&review.profile, &review.arch) {
+            let what = format!("this is profile {} on {}", old.profile, old.arch);
+            let advice = format!("give one of {} on {}", review.profile, review.arch);
+            return Err(Problem::usage(what, printable::path(file), advice));
+        }
+        let changes = review.changes_since(&old);
         let none = || "no difference\n".to_owned();
         return print(&if changes.is_empty() { none() } else { format!("{}\n", changes.join("\n")) });
     }
@@ -193,9 +213,21 @@ fn read_review(file: &Path) -> Result<Review, Problem> {
 }
 
 fn explain(profile: &Profile, call: &str, given: &[String]) -> Result<ExitCode, Problem> {
+    // A rule about a descriptor is about the number that it has in a process: here its name is its value.
+    let names: Vec<&str> = profile
+        .rule(call)
+        .into_iter()
+        .flat_map(|rule| rule.when.iter().flatten())
+        .filter_map(|check| check.slot)
+        .collect();
+    let number_of = |name: &str| names.iter().position(|known| *known == name).map(|at| NAMED + at);
+    let numbered = profile
+        .clone()
+        .with_numbers(|slot| number_of(slot).and_then(|number| number.try_into().ok()).into_iter().collect());
     let mut args = [0u64; 6];
     for ((index, text), arg) in (0..).zip(given).zip(&mut args) {
         let value = match arguments::nth(call, index) {
+            _ if number_of(text).is_some() => number_of(text).and_then(|number| number.try_into().ok()),
             Some(argument) => argument.parse(text),
             None => arguments::number(text),
         };
@@ -212,8 +244,16 @@ fn explain(profile: &Profile, call: &str, given: &[String]) -> Result<ExitCode, 
         ))?;
         return Ok(ExitCode::FAILURE);
     }
-    if let Some(why) = profile.refusal(call, &args) {
-        print(&format!("{shown}: refused, and ends the process: {why}\n"))?;
+    if let Some(why) = numbered.refusal(call, &args) {
+        let hint = if names.is_empty() {
+            String::new()
+        } else {
+            format!(
+                "; descriptors that its rules name: {}",
+                BTreeSet::from_iter(&names).into_iter().copied().collect::<Vec<_>>().join(", ")
+            )
+        };
+        print(&format!("{shown}: refused, and ends the process: {why}{hint}\n"))?;
         return Ok(ExitCode::FAILURE);
     }
     let rule = Review::of(profile).rules.into_iter().find(|rule| rule.syscall == call);

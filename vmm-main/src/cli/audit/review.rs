@@ -65,6 +65,8 @@ pub struct Checked {
     pub why: String,
 }
 
+type Bits<'a> = (u8, u64, u64, bool, Option<&'a str>);
+
 impl Review {
     /// Of this profile.
     pub fn of(profile: &Profile) -> Self {
@@ -110,6 +112,16 @@ impl Review {
                 None => "none".to_owned(),
             };
             differs(name, shown(old.limits.get(name)), shown(Some(limit)));
+        }
+        for rule in &self.rules {
+            let before = old.rules.iter().find(|known| known.syscall == rule.syscall);
+            if before.is_some_and(|before| before.lines() == rule.lines() && before.bits() != rule.bits()) {
+                changes.push(format!(
+                    "~ {}: other bits under the same words: {:?}",
+                    rule.syscall,
+                    rule.bits()
+                ));
+            }
         }
         let by_name = |review: &Self| -> BTreeMap<String, Vec<String>> {
             review.rules.iter().map(|rule| (rule.syscall.clone(), rule.lines())).collect()
@@ -209,6 +221,15 @@ impl Allowed {
             return vec!["with any arguments".to_owned()];
         }
         groups.into_iter().map(|group| group.join("; ")).collect()
+    }
+
+    /// What the filter is made of: argument, mask, value, whether it is an int, and the descriptor that is named.
+    fn bits(&self) -> Vec<Vec<Bits<'_>>> {
+        fn bits(checked: &Checked) -> Bits<'_> {
+            let Checked { index, mask, value, is_int, descriptor, .. } = checked;
+            (*index, *mask, *value, *is_int, descriptor.as_deref())
+        }
+        self.when.iter().map(|alternative| alternative.iter().map(bits).collect()).collect()
     }
 
     /// Why nothing else is, once each.

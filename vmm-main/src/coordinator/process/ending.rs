@@ -17,7 +17,7 @@ use sandbox::report::{self, CrashPage};
 use sandbox::spawn::{Child, Exit};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use crate::coordinator::logs::{self, Log};
 use crate::coordinator::spans::KILL_DEADLINE;
@@ -26,6 +26,9 @@ use crate::coordinator::vm::event::Departure;
 use crate::problem::{Class, Problem};
 use crate::readiness;
 use crate::system::Instance;
+
+/// Between two looks at whether a process that has ended can be reaped.
+const REAP_INTERVAL: Duration = Duration::from_millis(1);
 
 /// For a process that is as good as dead to end by itself: its exit says more than a kill does.
 const EXIT_DEADLINE: Duration = Duration::from_secs(3);
@@ -115,6 +118,7 @@ impl Running {
         } else {
             timeout_at(until.instant().into(), self.wait()).await.is_ok()
         };
+        let reaped_by = Deadline::after(KILL_DEADLINE);
         if !by_itself {
             // Fails only for a process that has ended just now.
             let _ = self.child.kill();
@@ -122,9 +126,18 @@ impl Running {
                 return None;
             }
         }
+        let exit = loop {
+            match self.child.try_wait() {
+                Ok(Some(exit)) => break Some(exit),
+                // Somebody traces it, and is told of its end first: an audit, a debugger.
+                Ok(None) if !reaped_by.has_passed() => sleep(REAP_INTERVAL).await,
+                Ok(None) => return None,
+                // It was reaped before.
+                Err(_) => break None,
+            }
+        };
         self.reaped = true;
-        // An error: it was reaped before. A process that was exiting already when it was killed keeps its own status.
-        let exit = self.child.try_wait().ok().flatten();
+        // A process that was exiting already when it was killed keeps its own status.
         exit.filter(|exit| by_itself || *exit != Exit::Signal(Signal::KILL.as_raw()))
     }
 

@@ -367,8 +367,9 @@ impl Outgoing {
                 Whereabouts::There => {
                     "`--resolve discard` ends this VM; with `--force` the guest would run twice"
                 }
-                _ => {
-                    "`--resolve resume` lets the guest go on here; look at the other host before you say `--force`"
+                Whereabouts::Unknown | Whereabouts::NoAnswer => {
+                    "look at the other host; then `--resolve resume --force` if the guest does not run there and never \
+                     will, else `--resolve discard --force`"
                 }
             };
             let problem = Problem::new(Class::State, said, &*self.to, advice);

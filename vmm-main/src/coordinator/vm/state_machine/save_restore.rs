@@ -92,9 +92,12 @@ impl SaveRestore {
 }
 
 impl StateMachine {
-    /// A set of processes that lacks one cannot be saved.
+    /// A set of processes that lacks one, or is about to, cannot be saved.
     pub(super) fn check_whole(&self) -> Result<(), Problem> {
-        let there = |instance| self.life_of(instance).is_some();
+        let there = |instance| {
+            let life = self.life_of(instance).and_then(|life| self.lives.get(life));
+            life.is_some_and(|life| !life.is_ending())
+        };
         let Some(missing) = self.plan.members.iter().map(|member| member.instance).find(|id| !there(*id))
         else {
             return Ok(());

@@ -179,8 +179,7 @@ impl World {
     /// A person says where the guest is to go on; the other host is asked first, unless it is `forced`.
     pub fn resolve_migration(&mut self, here: bool, forced: bool) -> Ticket {
         let ticket = self.ticket();
-        let is_believed = forced || self.migration.place != Some(Whereabouts::There);
-        self.migration.is_elsewhere &= !(here && is_believed && self.machine.is_ambiguous());
+        self.migration.is_elsewhere &= !(here && forced && self.machine.is_ambiguous());
         let request = ResolveRequest { resume: here, force: forced };
         self.happen(Event::Migration(MigrationEvent::Resolve(ticket, request)));
         ticket

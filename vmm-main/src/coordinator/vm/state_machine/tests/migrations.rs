@@ -186,7 +186,7 @@ fn device_that_dies_while_its_disk_may_be_another_hosts_comes_back_only_when_it_
             world.settle();
             let ticket = world.command(Command::Resume);
             assert!(world.answers[&ticket].as_ref().unwrap_err().what.contains("not known"));
-            let ticket = world.resolve_migration(here, false);
+            let ticket = world.resolve_migration(here, true);
             world.settle();
             assert!(world.answers[&ticket].is_ok());
             let expected = if here { 5 } else { 0 };

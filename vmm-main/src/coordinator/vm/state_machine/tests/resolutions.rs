@@ -28,7 +28,14 @@ fn guest_that_may_run_there_stays_paused_until_somebody_says_where_it_is() {
         let ticket = world.command(command);
         assert!(world.answers[&ticket].as_ref().unwrap_err().what.contains("not known"));
     }
-    let ticket = world.resolve_migration(true, false);
+    // Nobody answers: that somebody has looked is to be said.
+    for here in [true, false] {
+        let ticket = world.resolve_migration(here, false);
+        world.settle();
+        assert!(world.answers[&ticket].as_ref().unwrap_err().advice.contains("--force"));
+        assert!(world.machine.is_ambiguous());
+    }
+    let ticket = world.resolve_migration(true, true);
     world.settle();
     assert_eq!(world.answers[&ticket], Ok(Success::In(Phase::Running)));
     assert_eq!(world.machine.phase(), &Phase::Running);
@@ -37,6 +44,7 @@ fn guest_that_may_run_there_stays_paused_until_somebody_says_where_it_is() {
 #[test]
 fn guest_that_is_said_to_run_there_ends_here() {
     let mut world = ambiguous();
+    world.migration.place = Some(Whereabouts::There);
     let ticket = world.resolve_migration(false, false);
     world.settle();
     assert!(is_moved(&world));
@@ -61,14 +69,16 @@ fn guest_that_the_other_host_has_does_not_go_on_here_unless_it_is_forced() {
 }
 
 #[test]
-fn guest_that_the_other_host_does_not_know_does_not_end_here_unless_it_is_forced() {
+fn guest_that_the_other_host_does_not_know_goes_on_or_ends_only_if_it_is_forced() {
     let mut world = ambiguous();
     world.migration.place = Some(Whereabouts::Unknown);
-    let ticket = world.resolve_migration(false, false);
-    world.settle();
-    let why = world.answers[&ticket].as_ref().unwrap_err();
-    assert!(why.advice.contains("--resolve resume"), "{why}");
-    assert!(world.machine.is_ambiguous() && !is_moved(&world));
+    for here in [true, false] {
+        let ticket = world.resolve_migration(here, false);
+        world.settle();
+        let why = world.answers[&ticket].as_ref().unwrap_err();
+        assert!(why.advice.contains("look at the other host"), "{why}");
+        assert!(world.machine.is_ambiguous() && !is_moved(&world));
+    }
     let ticket = world.resolve_migration(false, true);
     world.settle();
     assert!(is_moved(&world) && world.answers[&ticket].is_ok());
