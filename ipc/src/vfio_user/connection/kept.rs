@@ -291,7 +291,7 @@ impl State {
     fn forget_before(&mut self) {
         let Access { before, .. } = std::mem::take(&mut self.kept.access);
         if let Some(Before { id, is_posted: false, .. }) = before {
-            // That life may have taken its reply. If one comes all the same it is dropped, as every unknown one is here.
+            // That life may have taken its reply. One that comes all the same is dropped, as all unknown ones are here.
             self.forget(id);
         }
     }

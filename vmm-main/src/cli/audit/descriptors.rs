@@ -15,7 +15,7 @@ use crate::system::{COORDINATOR_ID, Descriptor, Edge, EdgeKind, Instance, Make, 
 /// What is known of a VM beside its shape.
 #[derive(Debug, Clone, Copy)]
 pub struct Vm<'a> {
-    /// Its name.
+    /// By which its memory objects are named, too.
     pub name: &'a str,
     /// Its processes, and what connects them.
     pub system: &'a System,
