@@ -15,7 +15,7 @@ mod maps;
 mod read;
 
 pub use maps::{Mapping, mappings};
-pub use read::{observe, program};
+pub use read::{descriptors, observe, program};
 
 /// A fact that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]

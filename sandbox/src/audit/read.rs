@@ -28,7 +28,7 @@ pub fn observe(pid: i32) -> Observed {
         thread_statuses: threads(&proc.join("task")),
         dumpable: dumpable(&proc.join("status"), one_id),
         namespaces: NAMESPACES.into_iter().map(|name| (name, namespace(&proc, name))).collect(),
-        descriptors: descriptors(&proc.join("fd")),
+        descriptors: descriptors(pid),
         root_entries: entries(&proc.join("root/")),
         mounts: text("mountinfo").and_then(|text| mounts(&text).ok_or_else(|| odd(&proc.join("mountinfo")))),
         uid_map: text("uid_map").and_then(|text| id_map(&text).ok_or_else(|| odd(&proc.join("uid_map")))),
@@ -135,7 +135,9 @@ fn namespace(proc: &Path, name: &str) -> Fact<Namespace> {
     })
 }
 
-fn descriptors(directory: &Path) -> Fact<Vec<Descriptor>> {
+/// The descriptor table of process `pid`, by number.
+pub fn descriptors(pid: i32) -> Fact<Vec<Descriptor>> {
+    let directory = &PathBuf::from(format!("/proc/{pid}/fd"));
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).map_err(|error| unreadable(directory, error))? {
         let path = entry.map_err(|error| unreadable(directory, error))?.path();

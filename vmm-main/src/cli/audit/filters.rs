@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use sandbox::audit::filters::{Filters, expected};
-use sandbox::profile::RootKind;
+use sandbox::profile::{Profile, RootKind};
 
 use crate::system;
 
@@ -17,7 +17,7 @@ type Programs = Vec<Vec<u64>>;
 /// The filters of each profile, made once each.
 #[derive(Debug, Default)]
 pub struct Expected {
-    known: BTreeMap<String, Result<Programs, String>>,
+    known: BTreeMap<&'static str, Result<Programs, String>>,
 }
 
 /// What became of reading a process's filters.
@@ -52,27 +52,19 @@ impl Expected {
         }
     }
 
+    /// A process that the coordinator started has its filters too, which were there first.
     fn of(&mut self, name: &str) -> Result<Programs, String> {
-        if let Some(known) = self.known.get(name) {
-            return known.clone();
-        }
-        let made = make(name);
-        self.known.insert(name.to_owned(), made.clone());
-        made
-    }
-}
-
-/// A process that the coordinator started has its filters too, which were there first.
-fn make(name: &str) -> Result<Programs, String> {
-    let of = |name: &str| {
         let profile = system::profile(name).ok_or_else(|| format!("there is no profile `{name}`"))?;
-        let programs = expected(&profile).map_err(|error| error.to_string())?;
-        Ok::<_, String>((profile, programs))
-    };
-    let (profile, own) = of(name)?;
-    match profile.root {
-        RootKind::NewEmpty => Ok(own),
-        RootKind::Inherited => Ok([of(system::COORDINATOR.profile().name)?.1, own].concat()),
+        let own = self.made_of(&profile)?;
+        match profile.root {
+            RootKind::NewEmpty => Ok(own),
+            RootKind::Inherited => Ok([self.made_of(&system::COORDINATOR.profile())?, own].concat()),
+        }
+    }
+
+    fn made_of(&mut self, profile: &Profile) -> Result<Programs, String> {
+        let make = || expected(profile).map_err(|error| error.to_string());
+        self.known.entry(profile.name).or_insert_with(make).clone()
     }
 }
 
@@ -114,7 +106,7 @@ mod tests {
     #[test]
     fn filter_of_one_instruction_more_less_or_another_is_found() {
         for template in children() {
-            let right = make(template.profile().name).unwrap();
+            let right = Expected::default().of(template.profile().name).unwrap();
             assert_eq!(difference(&right, &right), None);
             // Whoever started the VM may be under filters himself.
             let outer = [vec![vec![0x7fff_0000_0000_0006]], right.clone()].concat();

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use super::review::{Checked, Review};
@@ -28,15 +29,11 @@ pub fn seccomp(review: &Review) -> (Value, Vec<String>) {
             }
         }
     }
-    calls.push(json!({ "names": review.absent, "action": "SCMP_ACT_ERRNO", "errnoRet": libc_enosys() }));
+    calls.push(json!({ "names": review.absent, "action": "SCMP_ACT_ERRNO", "errnoRet": Errno::NOSYS.raw_os_error() }));
     let arch = if review.arch == "aarch64" { "SCMP_ARCH_AARCH64" } else { "SCMP_ARCH_X86_64" };
     lost.sort();
     lost.dedup();
     (json!({ "defaultAction": "SCMP_ACT_TRAP", "architectures": [arch], "syscalls": calls }), lost)
-}
-
-fn libc_enosys() -> i32 {
-    rustix::io::Errno::NOSYS.raw_os_error()
 }
 
 fn allow(syscall: &str, args: &[Value]) -> Value {

@@ -127,17 +127,12 @@ impl Review {
             review.rules.iter().map(|rule| (rule.syscall.clone(), rule.lines())).collect()
         };
         let (before, after) = (by_name(old), by_name(self));
-        for (name, lines) in &after {
-            let known = before.get(name).map(Vec::as_slice).unwrap_or_default();
-            changes.extend(
-                lines.iter().filter(|line| !known.contains(line)).map(|line| format!("+ {name}: {line}")),
-            );
-        }
-        for (name, lines) in &before {
-            let known = after.get(name).map(Vec::as_slice).unwrap_or_default();
-            changes.extend(
-                lines.iter().filter(|line| !known.contains(line)).map(|line| format!("- {name}: {line}")),
-            );
+        for (sign, those, others) in [('+', &after, &before), ('-', &before, &after)] {
+            for (name, lines) in those {
+                let known = others.get(name).map(Vec::as_slice).unwrap_or_default();
+                let only = lines.iter().filter(|line| !known.contains(line));
+                changes.extend(only.map(|line| format!("{sign} {name}: {line}")));
+            }
         }
         changes
     }

@@ -23,6 +23,18 @@ pub fn assert_whole(world: &World, phase: &Phase) {
     assert!(world.machine.lost_devices().is_empty(), "{:?}", world.machine.lost_devices());
 }
 
+/// A command that a death may come into the middle of; none beyond the last.
+pub fn any_command(choice: usize) -> Option<Command> {
+    let commands = [
+        Command::Pause,
+        Command::SaveRestore,
+        Command::Restart("smmu0".to_owned()),
+        Command::Restart("nvme0".to_owned()),
+        Command::DirtyRate(Duration::from_secs(1)),
+    ];
+    commands.into_iter().nth(choice)
+}
+
 /// One of those that have something to do does it: which one says the number.
 pub fn turn_of(world: &mut World, pick: usize) {
     let lives: Vec<LifeId> = world.processes.keys().copied().collect();
@@ -63,14 +75,7 @@ proptest! {
     ) {
         let mut world = if device_comes_back { World::with_restarts() } else { World::new(false) };
         world.settle();
-        let commands = [
-            Command::Pause,
-            Command::SaveRestore,
-            Command::Restart("smmu0".to_owned()),
-            Command::Restart("nvme0".to_owned()),
-            Command::DirtyRate(Duration::from_secs(1)),
-        ];
-        let ticket = commands.get(command).map(|command| world.command(command.clone()));
+        let ticket = any_command(command).map(|command| world.command(command));
         let mut picks = picks.into_iter().cycle();
         for (moments, victim) in deaths {
             picks.by_ref().take(moments).for_each(|pick| turn_of(&mut world, pick));

@@ -8,7 +8,7 @@ use ipc::protocol::control::Event as Report;
 use ipc::protocol::lifecycle::State;
 use proptest::prelude::*;
 
-use super::deaths::{assert_whole, turn_of};
+use super::deaths::{any_command, assert_whole, turn_of};
 use super::migrations::migrate;
 use super::stories::asked;
 use super::world::{DEATHS_MAX, NVME0, SMMU0, VCPU, VFIO0, VFIO1, World, problem};
@@ -333,14 +333,7 @@ proptest! {
     ) {
         let mut world = World::that_asks();
         world.settle();
-        let commands = [
-            Command::Pause,
-            Command::SaveRestore,
-            Command::Restart("smmu0".to_owned()),
-            Command::Restart("nvme0".to_owned()),
-            Command::DirtyRate(Duration::from_secs(1)),
-        ];
-        let ticket = commands.get(command).map(|command| world.command(command.clone()));
+        let ticket = any_command(command).map(|command| world.command(command));
         let mut picks = picks.into_iter().cycle();
         for (moments, victim) in deaths {
             picks.by_ref().take(moments).for_each(|pick| turn_of(&mut world, pick));
