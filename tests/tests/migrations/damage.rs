@@ -112,6 +112,7 @@ fn harmed(
     let folder = tempfile::tempdir().unwrap();
     let relay = Relay::harming(folder.path(), &socket_of(&next), from, at, harm);
     let answer = answer_of(begin(&vm, &relay.address(), &words(&here)));
+    relay.step_aside();
     let (outcome, left) = settle(vm, next, &answer, None);
     // A guest that has written less this time has moved before.
     let is_fine = EXPECTED.contains(&outcome) || outcome == Outcome::Moved && !relay.has_harmed();

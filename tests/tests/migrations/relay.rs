@@ -126,6 +126,13 @@ impl Relay {
         self.shared.close();
     }
 
+    /// Closes all connections; whoever connects from now on reaches the host itself.
+    pub fn step_aside(&self) {
+        self.cut();
+        std::fs::remove_file(&self.path).unwrap();
+        std::os::unix::fs::symlink(&self.shared.to, &self.path).unwrap();
+    }
+
     /// Whether the byte was there to be harmed.
     pub fn has_harmed(&self) -> bool {
         self.shared.lock().is_harmed

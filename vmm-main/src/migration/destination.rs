@@ -8,7 +8,7 @@
 //!
 //! Without `Commit` the guest never runs here: whatever goes wrong before, a link that is lost above all, ends this
 //! side and all of its processes. With `Commit` it runs, whatever becomes of the link then: nothing that can fail is
-//! left to be done.
+//! left to be done. As long as the source has not said that it knows, it can ask.
 
 use super::message::Message;
 
@@ -26,7 +26,10 @@ pub enum State {
     /// Everything that can fail is done.
     Ready,
     /// The guest is let go here, and runs.
-    Runs,
+    Runs {
+        /// The source has heard so. Otherwise it may ask, also when the link is lost.
+        is_known: bool,
+    },
     /// It does not and will not.
     Over {
         /// Why.
@@ -87,7 +90,7 @@ impl State {
             Self::Receiving => "receiving",
             Self::Taking => "taking",
             Self::Ready => "ready",
-            Self::Runs => "runs",
+            Self::Runs { .. } => "runs",
             Self::Over { .. } => "over",
         }
     }
@@ -106,11 +109,12 @@ impl Destination {
 
     /// What follows from an event. One that has no place where the destination stands changes nothing: it is late.
     pub fn handle(&mut self, event: Event) -> Vec<Action> {
-        let state = std::mem::replace(&mut self.state, State::Runs);
+        let state = std::mem::replace(&mut self.state, State::AwaitingOffer);
         let (next, actions) = match (state, event) {
-            (State::Runs, Event::Arrived) => (State::Runs, vec![Action::Send(Message::Running)]),
+            (state @ State::Runs { .. }, Event::Arrived) => (state, vec![Action::Send(Message::Running)]),
+            (State::Runs { .. }, Event::Received(Message::Known)) => (State::Runs { is_known: true }, vec![]),
             // What happens to the link or to the source is nothing to the guest any more.
-            (state @ (State::Runs | State::Over { .. }), _) => (state, vec![]),
+            (state @ (State::Runs { .. } | State::Over { .. }), _) => (state, vec![]),
             (_, Event::LinkLost(reason)) => (State::Over { reason }, vec![Action::End]),
             (_, Event::Failed(reason)) => Self::fail(reason),
             (_, Event::Received(Message::Abort(reason))) => {
@@ -129,7 +133,9 @@ impl Destination {
                 (State::Taking, vec![Action::Take(last)])
             }
             (State::Taking, Event::Taken) => (State::Ready, vec![Action::Send(Message::Ready)]),
-            (State::Ready, Event::Received(Message::Commit)) => (State::Runs, vec![Action::Go]),
+            (State::Ready, Event::Received(Message::Commit)) => {
+                (State::Runs { is_known: false }, vec![Action::Go])
+            }
             // Out of turn: a source that has lost its way.
             (_, Event::Received(message)) => Self::fail(format!("the source said {message:?} out of turn")),
             (state, Event::Differs(_) | Event::Fits | Event::Prepared | Event::Taken | Event::Arrived) => {

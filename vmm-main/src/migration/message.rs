@@ -43,6 +43,8 @@ pub enum Message {
     Commit,
     /// Destination: it runs.
     Running,
+    /// Source: that is known here, and will not be asked for.
+    Known,
 }
 
 /// Who writes a message.

@@ -248,7 +248,9 @@ impl Source {
     /// Only the destination's own word decides: that it runs the guest, or that it has failed and never will.
     fn committing(&self, event: Event) -> (State, Vec<Action>) {
         match event {
-            Event::Received(Message::Running) => (State::Moved, vec![Action::Discard, Action::Close]),
+            Event::Received(Message::Running) => {
+                (State::Moved, vec![Action::Send(Message::Known), Action::Discard, Action::Close])
+            }
             // It says so only while it has not seen `Commit`, and takes none from then on.
             Event::Received(Message::Failed(reason)) => {
                 (State::GivingUp { reason }, vec![Action::Resume, Action::Close])

@@ -178,7 +178,7 @@ impl World {
 
     fn destination_is_over(&self) -> bool {
         let over = |destination: &Destination| {
-            matches!(destination.state(), destination::State::Runs | destination::State::Over { .. })
+            matches!(destination.state(), destination::State::Runs { .. } | destination::State::Over { .. })
         };
         self.destination.as_ref().is_none_or(over)
     }
@@ -308,6 +308,17 @@ impl Model for Hosts {
                     ) => !world.runs_at_source,
                     _ => true,
                 }
+            }),
+            Property::always("who does not know where the guest runs can ask", |_, world: &World| {
+                let is_asking = matches!(
+                    world.source_state(),
+                    Some(source::State::Ambiguous | source::State::Asking { .. })
+                );
+                let stops_listening = matches!(
+                    world.destination.as_ref().map(Destination::state),
+                    Some(destination::State::Runs { is_known: true })
+                );
+                !(is_asking && stops_listening)
             }),
             Property::eventually("both sides come to an end", |_, world: &World| {
                 world.source_is_over() && world.destination_is_over()

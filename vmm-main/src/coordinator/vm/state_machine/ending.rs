@@ -19,9 +19,13 @@ impl StateMachine {
         }
     }
 
-    /// Ends the VM because of `problem`.
+    /// Ends the VM because of `problem`. A guest that is being handed over to another host is that first: with the
+    /// mover the order would be lost, and the guest at both ends.
     pub(super) fn end_failed(&mut self, problem: Problem, last_lines: Vec<String>) {
-        self.end(Why::Failed { problem, last_lines });
+        match &mut self.operation {
+            Operation::Outgoing(leaving) if leaving.hands_over() => leaving.end_behind(problem, last_lines),
+            _ => self.end(Why::Failed { problem, last_lines }),
+        }
     }
 
     /// The operation that ends the VM because of `problem`.

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! RAM, mover ─► somebody connects ─► OFFER: compared ─► processes started and configured ─► ACCEPT ─► pages, states
-//!     ─► LAST: states checked, disks locked ─► load, arm, replay ─► READY ─► COMMIT: go ─► a VM like any other
+//!     ─► LAST: states checked, disks locked ─► load, arm, replay ─► READY ─► COMMIT: go ─► RUNNING ─► KNOWN ─► a VM like any other
 //!     └───────────────────── any failure up to here: everything is ended ─┘
 //! ```
 //!
@@ -30,6 +30,9 @@ const OFFER_SPAN: Duration = budget::sum(&[Duration::from_secs(10), budget::SLAC
 /// For the source to commit, once everything is ready: what it then waits for is this host's word alone.
 const COMMIT_SPAN: Duration = budget::sum(&[spans::ORDER_SPAN, budget::SLACK]);
 
+/// For the source to say that it knows: it has nothing to do before.
+const KNOWN_SPAN: Duration = budget::sum(&[Duration::from_secs(5), budget::SLACK]);
+
 /// A guest that is on its way here.
 #[derive(Debug, Clone)]
 pub(super) struct Incoming {
@@ -42,8 +45,8 @@ pub(super) struct Incoming {
     next: usize,
     /// It runs; otherwise it is paused, and arrives so.
     runs: bool,
-    /// The source may not know that the guest runs here: it can ask.
-    may_be_asked: bool,
+    /// The connections are lost.
+    link_is_lost: bool,
     /// What went wrong on this host.
     problem: Option<Problem>,
     epoch: u64,
@@ -74,6 +77,8 @@ enum Stage {
     Go,
     /// It was paused, and stays so.
     BeginPaused,
+    /// The source is to say that it knows.
+    Known,
     /// The connections are closed, and the mover is ended.
     Close,
     End,
@@ -101,7 +106,12 @@ impl Incoming {
 
     /// Whether the guest is this host's.
     pub const fn is_committed(&self) -> bool {
-        matches!(self.destination.state(), State::Runs)
+        matches!(self.destination.state(), State::Runs { .. })
+    }
+
+    /// Whether the source knows that: it will not ask.
+    const fn is_known(&self) -> bool {
+        matches!(self.destination.state(), State::Runs { is_known: true })
     }
 
     /// Whether this life is of the set that the guest is to live in, and does not yet.
@@ -111,7 +121,7 @@ impl Incoming {
 
     /// Something on this host does not do its part.
     pub fn fail(&mut self, problem: Problem, actions: &mut Vec<Action>) {
-        if matches!(self.destination.state(), State::Runs | State::Over { .. }) {
+        if matches!(self.destination.state(), State::Runs { .. } | State::Over { .. }) {
             return;
         }
         let why = problem.what.clone();
@@ -121,8 +131,11 @@ impl Incoming {
 
     /// The connection, or the mover, is lost.
     pub fn link_lost(&mut self, why: String, actions: &mut Vec<Action>) {
-        self.may_be_asked |= self.is_committed();
+        self.link_is_lost = true;
         self.handle(destination::Event::LinkLost(why), actions);
+        if self.stage == Stage::Known {
+            self.close(actions);
+        }
     }
 
     /// The destination's machine is told, and what it orders begun.
@@ -166,7 +179,10 @@ impl Incoming {
             (Stage::Open, MigrationEvent::Opened(Ok(()))) => self.enter(Stage::Start),
             (Stage::Listen, MigrationEvent::Connected) => self.enter_for(Stage::Await, OFFER_SPAN, actions),
             (_, MigrationEvent::Heard(message)) => {
-                self.handle(destination::Event::Received(message), actions)
+                self.handle(destination::Event::Received(message), actions);
+                if self.stage == Stage::Known && self.is_known() {
+                    self.close(actions);
+                }
             }
             (Stage::Compare, MigrationEvent::Compared(Ok((differences, runs)))) => {
                 self.runs = runs;
@@ -214,10 +230,8 @@ impl Incoming {
     fn is_over_time(&mut self, actions: &mut Vec<Action>) {
         match self.stage {
             Stage::Await => self.link_lost("the other host has not answered in time".to_owned(), actions),
-            Stage::Close => {
-                self.may_be_asked |= self.is_committed();
-                self.enter(Stage::End);
-            }
+            Stage::Known => self.close(actions),
+            Stage::Close => self.enter(Stage::End),
             _ => {}
         }
     }
@@ -253,7 +267,7 @@ impl StateMachine {
             stage: Stage::Open,
             next: 0,
             runs: true,
-            may_be_asked: false,
+            link_is_lost: false,
             problem: None,
             epoch: self.epoch,
             wait: 0,
@@ -302,7 +316,7 @@ impl StateMachine {
             Stage::Go if !coming.runs => coming.enter(Stage::BeginPaused),
             Stage::Go | Stage::BeginPaused => return self.arrived(coming),
             Stage::End if coming.is_committed() => {
-                let settles = (!coming.may_be_asked).then_some(MigrationAction::Settle);
+                let settles = coming.is_known().then_some(MigrationAction::Settle);
                 actions.extend(settles.into_iter().chain([MigrationAction::Forget]).map(Action::Migration));
                 return Step::Continue(Operation::Idle);
             }
@@ -330,7 +344,11 @@ impl StateMachine {
         }
         self.tell(Notice::GuestArrived(self.phase.clone()));
         coming.handle(destination::Event::Arrived, &mut self.actions);
-        coming.close(&mut self.actions);
+        if coming.link_is_lost {
+            coming.close(&mut self.actions);
+        } else {
+            coming.enter_for(Stage::Known, KNOWN_SPAN, &mut self.actions);
+        }
         Step::Continue(Operation::Incoming(coming))
     }
 

@@ -9,7 +9,8 @@
 //!
 //! What is said to the other host, and what follows from its answers, [`Source`] decides; here is how what it orders is
 //! done by the processes. Before the offer nothing was touched, and a failure costs nothing. From the commit on the
-//! guest does not run here again unless somebody says so: a process that dies then changes nothing about that.
+//! guest does not run here again unless somebody says so: a process that dies then changes nothing about that. One
+//! whose death ends the VM does so when the other host has answered: until then the order may still be on its way.
 
 mod stages;
 
@@ -69,6 +70,8 @@ pub(super) struct Outgoing {
     last: Option<Message>,
     /// What went wrong on this host.
     problem: Option<Problem>,
+    /// Why this VM has failed behind `Commit`, and the last lines of the process: it ends when the order is delivered.
+    failed: Option<(Problem, Vec<String>)>,
     /// The number of the latest wait.
     wait: u32,
 }
@@ -135,6 +138,7 @@ impl Outgoing {
             sent: (0, Duration::ZERO),
             last: None,
             problem: None,
+            failed: None,
             wait: 0,
         }
     }
@@ -145,6 +149,20 @@ impl Outgoing {
             None => "connecting",
             Some(source) => source.state().as_str(),
         }
+    }
+
+    /// Whether the guest is being handed over: its processes here are of no use any more, and the mover is.
+    pub fn hands_over(&self) -> bool {
+        let committed = matches!(
+            self.source.as_ref().map(Source::state),
+            Some(State::Committing | State::Moved | State::Ambiguous)
+        );
+        committed && matches!(self.stage, Stage::Await | Stage::Close | Stage::End)
+    }
+
+    /// The VM ends when the guest is handed over. The first reason counts.
+    pub fn end_behind(&mut self, problem: Problem, last_lines: Vec<String>) {
+        self.failed.get_or_insert((problem, last_lines));
     }
 
     fn enter(&mut self, stage: Stage) {

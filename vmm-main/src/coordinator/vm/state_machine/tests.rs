@@ -3,6 +3,7 @@
 
 mod deaths;
 mod device_recoveries;
+mod handovers;
 mod measurements;
 mod migrating;
 mod migrations;

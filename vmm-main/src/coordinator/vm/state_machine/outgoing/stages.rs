@@ -43,6 +43,12 @@ impl StateMachine {
 
     pub(in crate::coordinator::vm::state_machine) fn outgoing(&mut self, mut leaving: Box<Outgoing>) -> Step {
         let guests = self.generation;
+        if matches!(leaving.source.as_ref().map(Source::state), Some(State::GivingUp { .. }))
+            && let Some((problem, last_lines)) = leaving.failed.take()
+        {
+            // It does not run there, and cannot go on here.
+            return self.ended_behind(leaving.ticket, problem, last_lines);
+        }
         // The guest's last word before the pause is in no saved state.
         if self.guest_request.is_some() {
             leaving.fail(asks_for_its_end(), &mut self.actions);
@@ -125,6 +131,14 @@ impl StateMachine {
                 self.actions.extend(answer(Ok(Success::Migrated)));
                 return Step::Continue(self.start_ending(Why::Moved { to: leaving.to }));
             }
+            Some(State::Ambiguous) if let Some((problem, last_lines)) = leaving.failed => {
+                let what = format!(
+                    "{}, when the other host {} had been told to let the guest run and had not said that it does",
+                    problem.what, leaving.to
+                );
+                let advice = "look there: if it does not run there, it has ended here".to_owned();
+                return self.ended_behind(ticket, Problem { what, advice, ..problem }, last_lines);
+            }
             Some(State::Ambiguous) => {
                 self.actions.extend(answer(Err(leaving.is_not_known())));
                 self.phase = Phase::Paused;
@@ -146,6 +160,12 @@ impl StateMachine {
         self.actions.extend(answer(result));
         self.actions.push(Action::Migration(MigrationAction::Forget));
         Step::Continue(Operation::Idle)
+    }
+
+    /// A VM that has failed behind `Commit` ends, and its guest does not run elsewhere, or nobody knows.
+    fn ended_behind(&mut self, ticket: Option<Ticket>, problem: Problem, last_lines: Vec<String>) -> Step {
+        self.actions.extend(ticket.map(|ticket| Action::Answer(ticket, Err(problem.clone()))));
+        Step::Continue(self.start_ending(Why::Failed { problem, last_lines }))
     }
 
     /// Something of a guest that is leaving.

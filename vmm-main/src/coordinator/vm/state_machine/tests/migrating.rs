@@ -30,6 +30,8 @@ pub struct Migration {
     pub keeps_disks: bool,
     /// The other host may run the guest.
     pub is_elsewhere: bool,
+    /// The other host is not to ask any more.
+    pub is_settled: bool,
     /// The other host does not answer.
     pub is_deaf: bool,
     /// What the other host says of where the guest is; nothing, if it is not reached.
@@ -67,6 +69,7 @@ impl World {
                     process.logging = Some(DirtyLogOp::Enable { epoch: 0 });
                 }
             }
+            MigrationAction::Settle => self.migration.is_settled = true,
             MigrationAction::SendStates | MigrationAction::ReleaseDisks => self.check_still(State::Paused),
             MigrationAction::Say(message) => {
                 match message {
@@ -203,6 +206,7 @@ fn answer_to(message: &Message) -> Option<Message> {
         Message::Offer(_) => Some(Message::Accept),
         Message::Last { .. } => Some(Message::Ready),
         Message::Commit => Some(Message::Running),
+        Message::Running => Some(Message::Known),
         Message::Accept => Some(Message::Last { units: vec![], digest: [0; 32] }),
         Message::Ready => Some(Message::Commit),
         _ => None,

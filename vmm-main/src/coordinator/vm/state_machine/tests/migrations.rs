@@ -46,7 +46,10 @@ fn guest_that_moves_ends_here_when_it_runs_there() {
     world.settle();
     assert_eq!(world.answers[&ticket], Ok(Success::Migrated));
     assert!(is_moved(&world) && world.processes.is_empty());
-    assert!(matches!(&world.migration.said[..], [Message::Offer(_), Message::Last { .. }, Message::Commit]));
+    assert!(matches!(
+        &world.migration.said[..],
+        [Message::Offer(_), Message::Last { .. }, Message::Commit, Message::Known]
+    ));
 }
 
 #[test]

@@ -155,14 +155,15 @@ fn step(world: &mut World, chance: Chance) {
 
 /// The other host may say anything, at any time; only `Commit` is a destination's to hear.
 fn migration(world: &mut World, choice: u8) {
-    match choice % 8 {
+    match choice % 9 {
         0 => world.lose_link(),
         1 => world.hear(Message::Failed("no".to_owned())),
         2 => world.hear(Message::Running),
         3 => world.hear(Message::Ready),
         4 => world.hear(Message::Offer(vec![])),
         5 => world.hear(Message::Last { units: vec![], digest: [0; 32] }),
-        6 => {
+        6 => world.hear(Message::Known),
+        7 => {
             world.cancel_migration();
         }
         _ => {

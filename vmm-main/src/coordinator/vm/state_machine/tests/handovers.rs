@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Stories of a guest between the order to let it run elsewhere and the word that it does.
+
+use super::migrations::{is_moved, leaving};
+use super::world::{VCPU, World};
+use crate::coordinator::vm::action::Success;
+use crate::coordinator::vm::event::{Ticket, Timer};
+use crate::lifecycle::{Phase, Why};
+use crate::migration::message::Message;
+use crate::system::MOVER;
+
+/// A guest that the other host was told to let run, which has not answered; the process of its CPUs has died here.
+fn without_cpus() -> (World, Ticket) {
+    let (mut world, ticket) = leaving();
+    world.migration.is_deaf = true;
+    for (said, answer) in [(0, Message::Accept), (1, Message::Ready)] {
+        world.until(|world| (world.migration.said.len() > said).then_some(()));
+        world.hear(answer);
+    }
+    world.until_said(|message| *message == Message::Commit);
+    world.depart(world.life(VCPU), true);
+    world.settle();
+    assert!(world.processes.keys().any(|life| life.instance == MOVER), "the order goes with the mover");
+    (world, ticket)
+}
+
+fn failed(world: &World) -> String {
+    match world.machine.phase() {
+        Phase::Stopped { why: Why::Failed { problem, .. } } => format!("{problem}"),
+        phase => panic!("{phase:?}"),
+    }
+}
+
+#[test]
+fn guest_that_is_handed_over_runs_there_though_its_processes_die_here() {
+    let (mut world, ticket) = without_cpus();
+    world.hear(Message::Running);
+    world.settle();
+    assert_eq!(world.answers[&ticket], Ok(Success::Migrated));
+    assert!(is_moved(&world) && world.processes.is_empty());
+}
+
+#[test]
+fn vm_that_fails_behind_the_commit_ends_when_the_other_host_does_not_take_the_guest_or_says_nothing() {
+    let (mut world, ticket) = without_cpus();
+    world.hear(Message::Failed("no".to_owned()));
+    world.settle();
+    assert!(world.answers[&ticket].is_err() && !failed(&world).contains("look there"));
+    let (mut world, ticket) = without_cpus();
+    world.lose_link();
+    world.settle();
+    assert!(world.answers[&ticket].is_err() && failed(&world).contains("look there"), "{}", failed(&world));
+}
+
+/// A guest that has come, and whose source has not answered.
+fn arrived() -> World {
+    let mut world = World::receiving();
+    world.settle();
+    world.hear(Message::Offer(vec![]));
+    world.until_said(|message| *message == Message::Ready);
+    world.migration.is_deaf = true;
+    world.hear(Message::Commit);
+    world.until_said(|message| *message == Message::Running);
+    world
+}
+
+#[test]
+fn destination_can_be_asked_until_the_source_has_said_that_it_knows() {
+    let mut world = arrived();
+    world.hear(Message::Known);
+    world.settle();
+    assert!(world.machine.is_idle() && world.migration.is_settled);
+    // Nobody knows whether it has heard, or it says nothing.
+    let mut world = arrived();
+    world.lose_link();
+    world.settle();
+    assert!(world.machine.is_idle() && !world.migration.is_settled);
+    let mut world = arrived();
+    world.settle();
+    let timer = world.timers.keys().copied().filter(|timer| matches!(timer, Timer::Migration(..))).max();
+    world.run_out(timer.unwrap());
+    world.settle();
+    assert!(world.machine.is_idle() && !world.migration.is_settled);
+}
