@@ -49,7 +49,7 @@ use serde::{Deserialize, Serialize};
 /// The protocol, and the checksum of what it says: the bytes of all samples. Who changes one changes both; or says, by
 /// changing the checksum alone, that a process of an earlier build takes the new bytes for nothing else, as with a new
 /// message that it is never sent.
-const PINNED: (u32, u32) = (2, 0xf524_a23f);
+const PINNED: (u32, u32) = (2, 0x447b_1003);
 
 fn ram() -> RamLayout {
     let region = RamRegion { gpa: Gpa(0x4000_0000), len: 0x1000_0000, file_offset: 0 };
@@ -189,6 +189,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::DirtyLog(DirtyLogOp::Rearm),
         Request::Inspect,
         Request::DmaEnded { device: InstanceId::new(Role::Vfio, 2) },
+        Request::Throttle { percent: 60 },
         Request::Rewire { peer: InstanceId::new(Role::Smmu, 0), epoch: 0x0102_0304 },
         Request::Heartbeat,
         Request::HoldCpus { held: true },
@@ -225,6 +226,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         Request::DirtyLog(DirtyLogOp::Rearm) => "request-dirty-log-rearm",
         Request::Inspect => "request-inspect",
         Request::DmaEnded { .. } => "request-dma-ended",
+        Request::Throttle { .. } => "request-throttle",
         Request::Rewire { .. } => "request-rewire",
         Request::Heartbeat => "request-heartbeat",
         Request::HoldCpus { held: true } => "request-hold-cpus",

@@ -143,6 +143,13 @@ pub trait Program: Sized {
     fn hold_cpus(_armed: &Self::Armed, _held: bool) -> Result<(), Failure> {
         Err(Failure::new("hold the guest's CPUs", format!("{} has none", Self::WHAT)))
     }
+    /// Takes so many percent of their time from the guest's CPUs. By default a program has none.
+    ///
+    /// # Errors
+    /// If it has no CPUs, or the share is too great.
+    fn throttle(_armed: &Self::Armed, _percent: u8) -> Result<(), Failure> {
+        Err(Failure::new("slow the guest's CPUs down", "it has none"))
+    }
     /// How many turns its ring thread has taken ([`RingThread::turns`](crate::ring_thread::RingThread::turns)). By
     /// default a program serves no ring. Waits for nobody, and takes no lock that is held across work.
     fn turns(_armed: &Self::Armed) -> Option<u64> {
@@ -374,6 +381,13 @@ impl<P: Program> Life<P> {
     /// If it is not armed, or has none.
     pub fn hold_cpus(&mut self, held: bool) -> Result<(), Failure> {
         P::hold_cpus(self.armed("hold the CPUs of")?, held)
+    }
+    /// Takes so many percent of their time from the guest's CPUs.
+    ///
+    /// # Errors
+    /// If it is not armed, has no CPUs, or the share is too great.
+    pub fn throttle(&mut self, percent: u8) -> Result<(), Failure> {
+        P::throttle(self.armed("slow the guest's CPUs down")?, percent)
     }
 
     /// How many turns its ring thread has taken, if it serves a ring.

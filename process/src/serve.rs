@@ -84,6 +84,7 @@ fn answer<P: Program>(
             return Ok(Reply::Saved { len: stream.len() });
         }
         Request::DmaEnded { device } => life.dma_ended(device)?,
+        Request::Throttle { percent } => life.throttle(percent)?,
         Request::Rewire { peer, epoch } => life.rewire(peer, epoch, given("take a new channel")?)?,
         Request::HoldCpus { held } => life.hold_cpus(held)?,
         Request::Carry(request) => life.carry(request, given("carry").ok())?,

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The guest's CPUs are held, and its time, while the machine runs: for commands that are overdue in the queue of its
-//! SMMU ([`super::command_hold`]), or because the coordinator orders it while a device's process is gone.
+//! SMMU ([`super::command_hold`]), or because the coordinator orders it while a device's process is gone. They alone
+//! are, and guest time goes on, for the share of their time that is taken from them ([`super::throttle`]).
 //!
-//! Each of the two holds and lets go as if it were alone: the CPUs go on when neither holds them. Guest time stands for
-//! as long as they are held; otherwise it goes on for as long as the commands allow.
+//! Each of the three holds and lets go as if it were alone: the CPUs go on when none holds them. Guest time stands for
+//! as long as one of the first two does; otherwise it goes on for as long as the commands allow.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::engine::Engine;
@@ -26,11 +27,17 @@ struct State {
     limit: Option<Duration>,
     /// The coordinator orders it.
     by_order: bool,
+    /// Of their time a share is taken, and it is the time for that.
+    is_throttled: bool,
 }
 
 impl State {
-    const fn is_held(&self) -> bool {
+    const fn holds_time(&self) -> bool {
         self.for_commands || self.by_order
+    }
+
+    const fn holds_cpus(&self) -> bool {
+        self.holds_time() || self.is_throttled
     }
 }
 
@@ -56,11 +63,25 @@ impl<E: Engine> CpuHold<E> {
         self.change(|state| state.by_order = held);
     }
 
+    /// The CPUs alone are held, or let go on.
+    pub fn throttle(&self, held: bool) {
+        let mut state = self.state();
+        state.is_throttled = held;
+        self.gate.hold_cpus(state.holds_cpus());
+        if held {
+            self.engine.kick();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn change(&self, make: impl FnOnce(&mut State)) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_held = state.is_held();
+        let mut state = self.state();
+        let was_held = state.holds_time();
         make(&mut state);
-        match (was_held, state.is_held()) {
+        match (was_held, state.holds_time()) {
             (true, true) => {}
             (false, true) => {
                 self.gate.hold_cpus(true);
@@ -69,7 +90,7 @@ impl<E: Engine> CpuHold<E> {
             }
             (true, false) => {
                 self.limit_time(state.limit);
-                self.gate.hold_cpus(false);
+                self.gate.hold_cpus(state.holds_cpus());
             }
             (false, false) => self.limit_time(state.limit),
         }

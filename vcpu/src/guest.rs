@@ -19,6 +19,7 @@ use super::interrupts::thread::{InterruptThread, Wire};
 use super::remote::RemoteDevice;
 use super::rtc::Rtc;
 use super::saved::SavedMachine;
+use super::throttle::Throttle;
 use super::uart::Uart;
 use ipc::instance::InstanceId;
 use ipc::protocol::budget;
@@ -69,6 +70,7 @@ pub struct Guest<E: Engine> {
     dirty: Arc<DirtyLog>,
     links: Vec<Arc<FunctionLink>>,
     cpus: Arc<CpuHold<E>>,
+    throttle: Arc<Throttle<E>>,
     /// Of a machine with an SMMU.
     hold: Option<Arc<CommandHold<E>>>,
     /// It was saved and not resumed since.
@@ -111,6 +113,7 @@ impl<E: Engine> Guest<E> {
         let engine = E::new(parts, controller, Arc::clone(&bus), saved.map(|saved| &saved.engine))?;
         let engine = Arc::new(engine);
         let cpus = Arc::new(CpuHold::new(Arc::clone(&engine), Arc::clone(&gate)));
+        let throttle = Arc::new(Throttle::new(Arc::clone(&cpus)));
         let hold = bus.remotes.iter().find_map(|remote| {
             let queue = remote.commands()?.clone();
             let hold = Arc::new(CommandHold::new(queue, Arc::clone(&cpus), Arc::clone(&gate)));
@@ -134,6 +137,7 @@ impl<E: Engine> Guest<E> {
             dirty,
             links,
             cpus,
+            throttle,
             hold,
             is_loaded: AtomicBool::new(saved.is_some()),
         })
@@ -158,6 +162,9 @@ impl<E: Engine> Guest<E> {
             let hold = Arc::clone(hold);
             thread::Builder::new().name("commands".into()).spawn(move || hold.serve())?;
         }
+        // Nor for this one, which lets go of those that have parked.
+        let throttle = Arc::clone(&self.throttle);
+        thread::Builder::new().name("throttle".into()).spawn(move || throttle.serve())?;
         let (console, socket) = (Arc::clone(&self.console), Arc::clone(&self.console_socket));
         let (bus, gate) = (Arc::clone(&self.bus), Arc::clone(&self.gate));
         self.spawn("console".into(), move || console.serve(&socket, &bus.uart, &gate))?;
@@ -246,7 +253,13 @@ impl<E: Engine> Guest<E> {
         self.gate.quit();
         self.engine.kick();
         self.hold.iter().for_each(|hold| hold.end());
+        self.throttle.end();
         self.console.flush(&self.console_socket, FLUSH_DEADLINE);
+    }
+
+    /// Takes so many percent of their time from the CPUs.
+    pub fn throttle(&self, percent: u8) -> Result<(), Failure> {
+        self.throttle.set(percent)
     }
 
     /// All state of a paused machine.
@@ -282,6 +295,7 @@ impl<E: Engine> Guest<E> {
         }
         self.interrupts.inspect(inspect);
         self.hold.iter().for_each(|hold| hold.inspect(inspect));
+        self.throttle.inspect(inspect);
         inspect.counter("vectors.waiting", self.engine.waiting_vectors());
         for device in &self.bus.remotes {
             device.inspect(inspect);

@@ -33,6 +33,7 @@ mod remote;
 mod rtc;
 mod saved;
 mod soft;
+mod throttle;
 mod uart;
 mod waker;
 mod window_memory;

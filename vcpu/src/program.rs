@@ -161,6 +161,10 @@ impl<E: Engine> Program for VcpuProgram<E> {
         Ok(())
     }
 
+    fn throttle(armed: &Armed<E>, percent: u8) -> Result<(), Failure> {
+        armed.0.throttle(percent)
+    }
+
     /// Of its channels, those with the processes of functions can be exchanged.
     fn rewire(armed: &Armed<E>, peer: InstanceId, epoch: u32, channel: OwnedFd) -> Result<(), Failure> {
         let fail =

@@ -140,6 +140,7 @@ pub const fn waits(role: Role, request: &Request) -> Duration {
             | Request::Heartbeat
             | Request::DmaEnded { .. }
             | Request::HoldCpus { .. }
+            | Request::Throttle { .. }
             | Request::Rewire { .. }
             | Request::Carry(_)
             | Request::Probe(_),

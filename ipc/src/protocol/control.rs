@@ -116,7 +116,17 @@ pub enum Request {
         /// They are held; or go on.
         held: bool,
     },
+    /// To a vCPU process: takes so many percent of their time from the guest's CPUs from now on, 0 to
+    /// [`THROTTLE_MAX`]; guest time goes on meanwhile. Reply `Done`, or `Failed` if it has no CPUs, or for a greater
+    /// share. No descriptors. Idempotent. Death: as for `Pause`.
+    Throttle {
+        /// The share of time.
+        percent: u8,
+    },
 }
+
+/// The greatest share of time that CPUs can be slowed down by, in percent.
+pub const THROTTLE_MAX: u8 = 99;
 
 /// The largest state of one process, in bytes: that of a device with memory of its own (an accelerator's may have some
 /// GiB), which is transferred from its server into the memory object in pieces.
@@ -148,6 +158,7 @@ impl Request {
             | Self::DmaEnded { .. }
             | Self::Heartbeat
             | Self::HoldCpus { .. }
+            | Self::Throttle { .. }
             | Self::Inspect => true,
         }
     }
@@ -359,6 +370,7 @@ impl Message for Request {
             | Self::DmaEnded { .. }
             | Self::Heartbeat
             | Self::HoldCpus { .. }
+            | Self::Throttle { .. }
             | Self::Probe(_) => 0,
             Self::Carry(request) => request.fd_count(),
         }

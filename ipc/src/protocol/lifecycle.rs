@@ -52,7 +52,7 @@ impl State {
             (_, Request::Inspect | Request::Heartbeat | Request::Probe(_)) => Some(self),
             (Self::Unconfigured, Request::Configure(_)) => Some(Self::Configured),
             (Self::Unconfigured, _) | (_, Request::Configure(_)) => None,
-            (_, Request::DirtyLog(_) | Request::DmaEnded { .. }) => Some(self),
+            (_, Request::DirtyLog(_) | Request::DmaEnded { .. } | Request::Throttle { .. }) => Some(self),
             (Self::Configured, Request::Load(_)) => Some(Self::Loaded),
             (Self::Configured, Request::Carry(_)) => Some(self),
             (Self::Loaded, Request::Arm) => Some(Self::Armed),

@@ -18,6 +18,7 @@ mod relay;
 #[expect(dead_code, reason = "this suite starts machines with devices only")]
 #[path = "../support/mod.rs"]
 mod support;
+mod throttle;
 
 use std::collections::BTreeMap;
 use std::process::Stdio;

@@ -57,6 +57,8 @@ struct Shared {
     to: PathBuf,
     /// Without: frames.
     bytes: Option<(Sender, u64, Harm)>,
+    /// Bytes that the source can send in a second over each connection.
+    pace: Option<u64>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -78,21 +80,32 @@ struct State {
 impl Relay {
     /// To the host at this socket; a migration is held at this piece.
     pub fn holding(folder: &Path, to: &Path, hold: Piece) -> Self {
-        Self::start(folder, to, None, Some(hold))
+        Self::start(folder, to, None, Some(hold), None)
     }
 
     /// The same, with harm to a byte, and nothing held.
     pub fn harming(folder: &Path, to: &Path, from: Sender, at: u64, harm: Harm) -> Self {
-        Self::start(folder, to, Some((from, at, harm)), None)
+        Self::start(folder, to, Some((from, at, harm)), None, None)
     }
 
-    fn start(folder: &Path, to: &Path, bytes: Option<(Sender, u64, Harm)>, hold: Option<Piece>) -> Self {
+    /// The same as a slow link: so many bytes in a second.
+    pub fn slow(folder: &Path, to: &Path, bytes_per_second: u64) -> Self {
+        Self::start(folder, to, None, None, Some(bytes_per_second))
+    }
+
+    fn start(
+        folder: &Path,
+        to: &Path,
+        bytes: Option<(Sender, u64, Harm)>,
+        hold: Option<Piece>,
+        pace: Option<u64>,
+    ) -> Self {
         let path = folder.join("relay.sock");
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         let state = Mutex::new(State { hold, ..State::default() });
-        let shared = Arc::new(Shared { to: to.into(), bytes, state, changed: Condvar::new() });
+        let shared = Arc::new(Shared { to: to.into(), bytes, pace, state, changed: Condvar::new() });
         let relay = Self { path, shared: Arc::clone(&shared) };
         thread::spawn(move || shared.accept(&listener));
         relay
@@ -239,6 +252,9 @@ impl Shared {
             self.pass(piece)?;
             self.lock().sent[from as usize] += u64::try_from(frame.len())?;
             writes.write_all(&frame)?;
+            if let Some(pace) = self.pace.filter(|_| from == Sender::Source) {
+                thread::sleep(Duration::from_secs_f64(frame.len() as f64 / pace as f64));
+            }
         }
         Ok(())
     }

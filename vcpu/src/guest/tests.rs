@@ -142,6 +142,44 @@ fn instructions(guest: &Guest<Soft>) -> u64 {
 }
 
 #[test]
+fn guest_whose_cpus_are_slowed_down_goes_on_and_pauses_and_is_as_fast_as_ever_again() {
+    let guest = launched(parts().0, None);
+    guest.power_on(RAM_BASE, 0).unwrap();
+    guest.resume().unwrap();
+    let counter = |name: &str| {
+        let mut inspect = Inspect::new();
+        guest.inspect(&mut inspect);
+        match inspect.get(name) {
+            Some(Value::Counter(count)) => *count,
+            other => panic!("{name} is {other:?}"),
+        }
+    };
+    let patience = Instant::now() + Duration::from_secs(30);
+    guest.throttle(90).unwrap();
+    let (executed, holds) = (instructions(&guest), counter("throttle.holds"));
+    while instructions(&guest) == executed || counter("throttle.holds") < holds + 3 {
+        assert!(Instant::now() < patience, "it stands still, or is not slowed down");
+    }
+    // In the middle of a hold, or of what is left of the time.
+    for _ in 0..5 {
+        guest.pause().unwrap();
+        let stands = instructions(&guest);
+        std::thread::sleep(Duration::from_millis(7));
+        assert_eq!(instructions(&guest), stands);
+        guest.resume().unwrap();
+    }
+    let refused = guest.throttle(100).unwrap_err();
+    assert!(refused.why.contains("at most 99"), "{refused:?}");
+    assert_eq!(counter("throttle.percent"), 90);
+    guest.throttle(0).unwrap();
+    let executed = instructions(&guest);
+    while instructions(&guest) == executed {
+        assert!(Instant::now() < patience, "it does not go on");
+    }
+    guest.quit();
+}
+
+#[test]
 fn machine_that_begins_paused_executes_nothing_and_keeps_its_state_and_signals_until_it_is_resumed() {
     let (here, _devices) = parts();
     let guest = launched(here, None);

@@ -234,6 +234,9 @@ pub struct MigrateRequest {
     /// Give up after them, if it would stand still for longer.
     #[serde(default)]
     pub gives_up: bool,
+    /// Slow the guest's CPUs down while it dirties its memory faster than it is sent.
+    #[serde(default)]
+    pub throttles: bool,
     /// Connections: 1 to 16.
     #[serde(default = "lane_count")]
     pub lane_count: u8,
@@ -269,6 +272,7 @@ impl std::fmt::Debug for MigrateRequest {
             downtime_limit_ms,
             round_count_max,
             gives_up,
+            throttles,
             lane_count,
             tls_peer,
             insecure,
@@ -278,6 +282,7 @@ impl std::fmt::Debug for MigrateRequest {
             .field("downtime_limit_ms", downtime_limit_ms)
             .field("round_count_max", round_count_max)
             .field("gives_up", gives_up)
+            .field("throttles", throttles)
             .field("lane_count", lane_count)
             .field("tls_peer", tls_peer)
             .field("insecure", insecure)
@@ -300,6 +305,9 @@ pub struct Migrated {
     pub units: Vec<UnitLen>,
     /// How long the guest stood still, in microseconds; 0 if it was paused.
     pub downtime_us: u64,
+    /// The greatest share of their time that its CPUs were slowed down by, in percent.
+    #[serde(default)]
+    pub throttle_percent: u8,
     /// How long all of it took, in microseconds.
     pub took_us: u64,
 }
@@ -342,6 +350,9 @@ pub struct MigrationProgress {
     /// that were to be sent then, at that rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub downtime_estimate_us: Option<u64>,
+    /// By what share of their time the guest's CPUs are slowed down, in percent.
+    #[serde(default)]
+    pub throttle_percent: u8,
     /// Microseconds since it began.
     pub took_us: u64,
 }

@@ -101,6 +101,9 @@ pub struct MigrateFlags {
     /// After them, leave the guest here rather than let it stand still for longer
     #[arg(long)]
     give_up: bool,
+    /// Slow the guest's CPUs down, more with each round, while it writes its memory faster than that is sent
+    #[arg(long, requires = "to")]
+    throttle: bool,
     /// Connections, 1 to 16
     #[arg(long, value_name = "COUNT", default_value_t = lane_count())]
     lanes: u8,
@@ -168,6 +171,7 @@ fn begin(flags: &MigrateFlags, to: &str) -> Result<(), Problem> {
         downtime_limit_ms: flags.downtime_limit,
         round_count_max: flags.max_rounds,
         gives_up: flags.give_up,
+        throttles: flags.throttle,
         lane_count: flags.lanes,
         tls_peer: tls.map(|tls| tls.peer),
         insecure: flags.insecure,
@@ -182,8 +186,12 @@ fn begin(flags: &MigrateFlags, to: &str) -> Result<(), Problem> {
 pub(super) fn line(progress: &MigrationProgress) -> String {
     let MigrationProgress { side, state, to, round_count, sent_len, owed_page_count, took_us, .. } = progress;
     let to = if to.is_empty() { String::new() } else { format!(" to {to}") };
+    let slowed = match progress.throttle_percent {
+        0 => String::new(),
+        percent => format!(", CPUs slowed down by {percent} %"),
+    };
     format!(
-        "migration{to} ({side}): {state} for {} ms, {round_count} rounds, {} sent, {owed_page_count} pages to be sent",
+        "migration{to} ({side}): {state} for {} ms, {round_count} rounds, {} sent, {owed_page_count} pages to be sent{slowed}",
         took_us / 1000,
         size::display(*sent_len),
     )
@@ -201,8 +209,12 @@ fn report(migrated: &Migrated) -> String {
             format!("{took_us} us"),
         ]);
     }
+    let slowed = match migrated.throttle_percent {
+        0 => String::new(),
+        percent => format!("its CPUs were slowed down by up to {percent} % of their time\n"),
+    };
     format!(
-        "the guest runs at {}\n{rounds}\n{}\n",
+        "the guest runs at {}\n{slowed}{rounds}\n{}\n",
         migrated.to,
         stages(&migrated.stages, migrated.downtime_us)
     )

@@ -102,6 +102,7 @@ mod tests {
             memory_len: 1 << 30,
             bytes_per_second: Some(512 << 20),
             downtime_estimate_us: Some(1_234_567),
+            throttle_percent: 0,
             took_us: 1,
         }
     }

@@ -96,11 +96,16 @@ impl Convergence {
                 Otherwise::SwitchOver => Decision::SwitchOver,
                 Otherwise::GiveUp => Decision::GiveUp(format!(
                     "after {count} rounds the guest would stand still for {} ms, {} ms are allowed: it dirties {} MiB in the time \
-                     that {} MiB are sent; allow more by --downtime-limit, slow it down by --throttle, or move it paused",
+                     that {} MiB are sent; allow more by --downtime-limit, {}, or move it paused",
                     estimate.as_millis(),
                     self.limits.downtime.as_millis(),
                     round.owed_len >> 20,
                     round.sent_len >> 20,
+                    if self.limits.throttle {
+                        "more rounds by --max-rounds"
+                    } else {
+                        "slow it down by --throttle"
+                    },
                 )),
             };
         }

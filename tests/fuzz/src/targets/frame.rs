@@ -51,6 +51,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Request::Rewire { peer: InstanceId::new(Role::Smmu, 0), epoch: 300 },
         Request::Heartbeat,
         Request::HoldCpus { held: true },
+        Request::Throttle { percent: 60 },
     ];
     let mut seeds: Vec<Vec<u8>> = requests.iter().map(|request| framed(Kind::Request, request)).collect();
     seeds.push(framed(Kind::Reply, &Reply::Done));

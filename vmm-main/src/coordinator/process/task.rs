@@ -441,6 +441,7 @@ const fn name(request: &Request) -> &'static str {
         Request::Inspect => "be inspected",
         Request::Heartbeat => "answer a heartbeat",
         Request::DmaEnded { .. } => "note the end of a device's DMA",
+        Request::Throttle { .. } => "slow the guest's CPUs down",
         Request::Carry(_) => "carry",
         Request::HoldCpus { held: true } => "hold the guest's CPUs",
         Request::HoldCpus { held: false } => "let the guest's CPUs go on",

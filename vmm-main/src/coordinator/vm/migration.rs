@@ -16,7 +16,7 @@ mod report;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipc::instance::InstanceId;
 use ipc::migration::frame::MigrationId;
@@ -252,6 +252,7 @@ impl Vm {
             }
             MigrationAction::Ask => self.ask_where()?,
             MigrationAction::Settle => self.settle(),
+            MigrationAction::Throttle(cpus, percent) => self.throttle(cpus, percent),
             MigrationAction::Close => self.close_lanes()?,
             MigrationAction::Forget => self.forget_migration(),
         }
@@ -441,7 +442,7 @@ impl Vm {
             downtime: Duration::from_millis(request.downtime_limit_ms),
             rounds_max: request.round_count_max,
             otherwise: if request.gives_up { Otherwise::GiveUp } else { Otherwise::SwitchOver },
-            throttle: false,
+            throttle: request.throttles,
         };
         let ticket = self.issue(Waiting::Migration(answer));
         Some(Event::Command(ticket, event::Command::Migrate(request.to, limits)))
@@ -458,13 +459,6 @@ impl Vm {
                 MigrationEvent::Resolve(self.issue(Waiting::Phase(answer)), request)
             }
         })
-    }
-
-    /// A stage is over.
-    pub(super) fn lap_of_migration(&mut self, stage: &'static str) {
-        if let Some(migration) = &mut self.migration {
-            migration.report.lap(stage, Instant::now());
-        }
     }
 }
 

@@ -5,9 +5,13 @@ use std::time::{Duration, Instant};
 
 use ipc::addr::PAGE_LEN;
 use ipc::instance::InstanceId;
+use ipc::protocol::control::Request;
 use ipc::protocol::mover::RoundReport;
 
+use super::super::driver::Vm;
+use super::super::event::LifeId;
 use crate::api::types::{Migrated, MigrationProgress, MigrationRound, Stage, UnitLen};
+use crate::coordinator::process::TaskMessage;
 use crate::migration::convergence::Round;
 use crate::migration::message::Side;
 
@@ -20,6 +24,9 @@ pub struct Report {
     stages: Vec<Stage>,
     rounds: Vec<MigrationRound>,
     owed_len: u64,
+    /// How much of their time is taken from the guest's CPUs, and the most that was.
+    throttle_percent: u8,
+    throttle_percent_max: u8,
     /// For how long the guest would stand still for these.
     downtime_estimate: Option<Duration>,
     /// Since when the guest stands still.
@@ -39,6 +46,8 @@ impl Report {
             stages: Vec::new(),
             rounds: Vec::new(),
             owed_len: 0,
+            throttle_percent: 0,
+            throttle_percent_max: 0,
             downtime_estimate: None,
             stands_since: None,
             stood: Duration::ZERO,
@@ -53,6 +62,12 @@ impl Report {
         if name == PRECOPY {
             self.stands_since = Some(now);
         }
+    }
+
+    /// The guest's CPUs lose so much of their time from now on.
+    pub fn throttled(&mut self, percent: u8) {
+        self.throttle_percent = percent;
+        self.throttle_percent_max = self.throttle_percent_max.max(percent);
     }
 
     /// A round was sent.
@@ -102,6 +117,7 @@ impl Report {
             memory_len,
             bytes_per_second: self.rounds.last().map(rate),
             downtime_estimate_us: self.downtime_estimate.map(micros),
+            throttle_percent: self.throttle_percent,
             took_us: micros(self.begun.elapsed()),
         }
     }
@@ -116,7 +132,33 @@ impl Report {
             sent_len: self.sent_len(),
             units: units.collect(),
             downtime_us: micros(self.stood),
+            throttle_percent: self.throttle_percent_max,
             took_us: micros(self.begun.elapsed()),
+        }
+    }
+}
+
+impl Vm {
+    /// Takes so many percent of their time from the guest's CPUs.
+    pub(super) fn throttle(&mut self, cpus: LifeId, percent: u8) {
+        if let Some(migration) = &mut self.migration {
+            migration.report.throttled(percent);
+        }
+        if let Some(process) = self.processes.get(&cpus) {
+            process.send(TaskMessage::Notification(Request::Throttle { percent }));
+        }
+        match percent {
+            0 => tracing::info!("the guest's CPUs have all of their time again"),
+            _ => tracing::info!(
+                "the guest's CPUs are slowed down by {percent} % of their time: rounds do not shrink"
+            ),
+        }
+    }
+
+    /// A stage is over.
+    pub(in crate::coordinator::vm) fn lap_of_migration(&mut self, stage: &'static str) {
+        if let Some(migration) = &mut self.migration {
+            migration.report.lap(stage, Instant::now());
         }
     }
 }

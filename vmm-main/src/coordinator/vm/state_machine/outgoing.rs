@@ -63,6 +63,9 @@ pub(super) struct Outgoing {
     /// Another host may have the disks.
     pub disks_are_released: bool,
     is_back: bool,
+    /// The process that has the CPUs, which lose so many percent of their time.
+    cpus: Option<LifeId>,
+    throttled: u8,
     /// The next round.
     round: u32,
     sent: (u64, Duration),
@@ -118,6 +121,7 @@ impl Outgoing {
         limits: Limits,
         ran: bool,
         mover: LifeId,
+        cpus: Option<LifeId>,
         epoch: u64,
     ) -> Self {
         Self {
@@ -134,6 +138,8 @@ impl Outgoing {
             logs_are_on: false,
             disks_are_released: false,
             is_back: true,
+            cpus,
+            throttled: 0,
             round: 0,
             sent: (0, Duration::ZERO),
             last: None,
@@ -228,8 +234,7 @@ impl Outgoing {
                     self.enter(Stage::Round);
                     self.send_round(actions);
                 }
-                // No CPU can be slowed down yet, and the limits say so.
-                source::Action::Throttle(_) => {}
+                source::Action::Throttle(percent) => self.throttle(percent, actions),
                 source::Action::Pause => {
                     actions.push(Action::Lap("precopy"));
                     self.enter(Stage::Pause);
@@ -251,7 +256,15 @@ impl Outgoing {
         self.round = self.round.saturating_add(1);
     }
 
+    fn throttle(&mut self, percent: u8, actions: &mut Vec<Action>) {
+        if std::mem::replace(&mut self.throttled, percent) != percent {
+            let order = self.cpus.map(|cpus| MigrationAction::Throttle(cpus, percent));
+            actions.extend(order.map(Action::Migration));
+        }
+    }
+
     fn go_back(&mut self, actions: &mut Vec<Action>) {
+        self.throttle(0, actions);
         if self.disks_are_released {
             actions.push(Action::Migration(MigrationAction::LockDisks));
             self.enter(Stage::Relock);

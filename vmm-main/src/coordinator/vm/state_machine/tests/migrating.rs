@@ -38,6 +38,8 @@ pub struct Migration {
     pub place: Option<Whereabouts>,
     /// What each harvest finds.
     pub owed_len: u64,
+    /// The shares of their time that the guest's CPUs were to lose, in percent.
+    pub throttles: Vec<u8>,
 }
 
 impl Migration {
@@ -70,6 +72,13 @@ impl World {
                 }
             }
             MigrationAction::Settle => self.migration.is_settled = true,
+            MigrationAction::Throttle(cpus, percent) => {
+                assert_eq!(
+                    (cpus.instance.role, self.machine.life_of(cpus.instance)),
+                    (Role::Vcpu, Some(*cpus))
+                );
+                self.migration.throttles.push(*percent);
+            }
             MigrationAction::SendStates | MigrationAction::ReleaseDisks => self.check_still(State::Paused),
             MigrationAction::Say(message) => {
                 match message {
@@ -146,6 +155,7 @@ impl World {
             }
             MigrationAction::Close => MigrationEvent::Closed,
             MigrationAction::Settle
+            | MigrationAction::Throttle(..)
             | MigrationAction::OweAll
             | MigrationAction::TakeStates
             | MigrationAction::Forget => return false,

@@ -183,8 +183,7 @@ impl World {
             }
             Action::Request(life, request) => self.ask(life, request),
             Action::End(life, ending) => {
-                let process =
-                    self.processes.get_mut(&life).expect("only a process that there is can be ended");
+                let process = self.processes.get_mut(&life).expect("a process that ends is there");
                 assert!(process.ending.replace(ending).is_none(), "{life:?} is ended once");
             }
             Action::Arm(timer, span) => drop(self.timers.insert(timer, span)),
