@@ -27,6 +27,7 @@ use ipc::protocol::lifecycle::State;
 use super::deaths::{DEATHS_SPAN, Deaths};
 use super::given_up::Cause;
 use super::lives::Life;
+use super::mover::is_mover;
 use super::standstill::{self, Order, Standstill};
 use super::transit::Goal;
 use super::{Operation, Progress, StateMachine, at_step, cannot_be_killed};
@@ -300,11 +301,11 @@ impl StateMachine {
     }
 
     /// Ends those that a move had started, which are not needed any more, for no two sets ever run; and of those that
-    /// are to be started anew the lives that there are.
+    /// are to be started anew the lives that there are. A mover is the migration's to end.
     fn clear_for(&mut self, recovery: &Recovery) -> Progress {
         let is_due = |id: &LifeId| {
             let is_other = self.lives.get(*id).is_some_and(|life| life.set != Some(self.generation));
-            is_other || recovery.members.contains(&id.instance)
+            is_other && !is_mover(id.instance) || recovery.members.contains(&id.instance)
         };
         let due: Vec<LifeId> = self.lives.ids().into_iter().filter(is_due).collect();
         due.iter().for_each(|id| self.end_life(*id, Ending::Discard));

@@ -2,7 +2,7 @@
 //! Stories of a guest between the order to let it run elsewhere and the word that it does.
 
 use super::migrations::{is_moved, leaving};
-use super::world::{VCPU, World};
+use super::world::{SMMU0, VCPU, World};
 use crate::coordinator::vm::action::Success;
 use crate::coordinator::vm::event::{Ticket, Timer};
 use crate::lifecycle::{Phase, Why};
@@ -67,6 +67,14 @@ fn arrived() -> World {
 #[test]
 fn destination_can_be_asked_until_the_source_has_said_that_it_knows() {
     let mut world = arrived();
+    world.hear(Message::Known);
+    world.settle();
+    assert!(world.machine.is_idle() && world.migration.is_settled);
+    // The guest's SMMU dies meanwhile, and is followed.
+    let mut world = arrived();
+    world.depart(world.life(SMMU0), true);
+    world.settle();
+    assert!(world.processes.keys().any(|life| life.instance == MOVER), "what was said goes with the mover");
     world.hear(Message::Known);
     world.settle();
     assert!(world.machine.is_idle() && world.migration.is_settled);
