@@ -256,11 +256,17 @@ impl DirtyLog {
     }
 
     /// Takes over the log from an earlier life of this process, which has ended: what it was writing then counts as
-    /// written, and its notes are free. What was set on this life before is in force from now on. Called once, before
-    /// this life writes; beside no other step of the log.
+    /// written, and its notes are free. What was set on this life before is in force from now on. In an epoch that the
+    /// earlier life has logged in as well its marks stay; what it wrote unmarked then nobody has seen, nor what went on
+    /// between the two, so that all of RAM counts as written. Called once, before this life writes; beside no other
+    /// step of the log.
     pub fn adopt(&self) {
         self.adopted.store(true, Relaxed);
         if self.is_enabled() {
+            let goes_on = self.object.load(Field::Epoch) == self.epoch();
+            if goes_on && self.object.load(Field::UnmarkedWrites) != 0 {
+                self.mark_all();
+            }
             self.object.store(Field::Epoch, self.epoch());
         }
         // What an earlier life wrote unmarked may go on: only who began it says that it has ended.

@@ -119,6 +119,8 @@ fn expected(phase: &Phase, fault: Fault) -> &'static [Outcome] {
         // The guest is not this end's any more.
         (End::Source, _) if phase.is_committed() => &[Moved],
         (End::Source, _) if ends_machine => &[Ended],
+        // It comes back, and the guest that still runs moves.
+        (End::Source, Fault::Kill("smmu0" | "vfio0" | "nvme0")) if phase.is_precopy() => &[Moved],
         _ => &[Stays],
     }
 }

@@ -105,6 +105,11 @@ impl Phase {
         [self.state, self.other].iter().any(|state| matches!(*state, "committing" | "ambiguous"))
     }
 
+    /// Whether no state of the guest is saved by then.
+    pub fn is_precopy(&self) -> bool {
+        matches!(self.state, "connecting" | "offering" | "precopy" | "pausing")
+    }
+
     /// Whether the guest runs at the destination by then.
     pub fn runs_there(&self) -> bool {
         [self.state, self.other].contains(&"runs")

@@ -237,6 +237,41 @@ fn life_that_waits_for_its_turn_changes_nothing_of_the_header_whatever_it_is_tol
 }
 
 #[test]
+fn next_life_that_logs_in_the_same_epoch_goes_on_with_what_the_one_before_has_marked() {
+    for (is_unmarked, epoch) in [(false, EPOCH), (true, EPOCH), (true, EPOCH - 1)] {
+        let mut ends = Ends::new();
+        ends.producer.enable(epoch);
+        ends.producer.set_unmarked_writes(is_unmarked);
+        ends.producer.mark(Gpa(LOW), 1);
+        let next = DirtyLog::attach(&ends.region, &layout()).unwrap();
+        next.enable(EPOCH);
+        next.adopt();
+        next.mark(Gpa(HIGH), 1);
+        next.flip();
+        let (owed, exactness) = ends.take(Answer::Rearmed(next.state(Exactness::Exact)), Moment::Running);
+        assert_eq!(exactness, Exactness::Exact);
+        if is_unmarked && epoch == EPOCH {
+            assert_eq!(owed, all_pages(), "what it wrote unmarked nobody has seen");
+        } else {
+            assert_eq!(ranges(&owed), [(LOW, 1), (HIGH, 1)]);
+        }
+    }
+}
+
+#[test]
+fn next_life_of_one_that_died_between_its_flip_and_the_harvest_owes_all_of_ram() {
+    let mut ends = Ends::new();
+    ends.producer.mark(Gpa(LOW), 1);
+    ends.producer.flip();
+    let next = DirtyLog::attach(&ends.region, &layout()).unwrap();
+    next.enable(EPOCH);
+    next.adopt();
+    next.flip();
+    let state = next.state(Exactness::Exact);
+    assert_eq!(ends.take(Answer::Rearmed(state), Moment::Running).0, all_pages());
+}
+
+#[test]
 fn log_is_believed_for_one_flip_in_its_epoch_and_no_other() {
     let exactness = |flips: u32, answer, moment| {
         let mut ends = Ends::new();

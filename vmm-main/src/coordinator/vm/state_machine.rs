@@ -14,6 +14,7 @@ mod dirty_rate;
 mod ending;
 mod given_up;
 mod incoming;
+mod interrupted;
 mod lives;
 mod losses;
 mod mover;

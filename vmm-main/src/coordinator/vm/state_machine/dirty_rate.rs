@@ -7,7 +7,8 @@
 //!
 //! This is one round of a precopy: the same requests in the same order, and the same harvest. The guest runs all the
 //! time. A process that refuses a request ends the measurement, and logs nothing when it has ended; one that dies costs
-//! what its failure policy says, and its log is harvested all the same.
+//! what its failure policy says, and its log is harvested all the same. If it comes back, its next life goes on with
+//! it.
 
 use std::time::Duration;
 
@@ -39,6 +40,13 @@ enum Stage {
     Wait,
     Rearm,
     Disable,
+}
+
+impl DirtyRate {
+    /// In which epoch a process has to log its writes that is started anew now; none if nobody has to.
+    pub fn logging_epoch(&self) -> Option<u64> {
+        matches!(self.stage, Stage::Wait | Stage::Rearm).then_some(self.epoch)
+    }
 }
 
 impl StateMachine {

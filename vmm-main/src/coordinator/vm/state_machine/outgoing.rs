@@ -190,6 +190,52 @@ impl Outgoing {
         }
     }
 
+    /// Whether a process that dies now, and comes back, costs nothing: the guest still runs, or is being paused, and no
+    /// state is saved.
+    pub const fn survives_deaths(&self) -> bool {
+        if !self.ran {
+            return false;
+        }
+        match self.stage {
+            Stage::Check
+            | Stage::Describe
+            | Stage::Dial
+            | Stage::Start
+            | Stage::Connect
+            | Stage::OpenLogs
+            | Stage::Enable
+            | Stage::Round
+            | Stage::Rearm
+            | Stage::Harvest
+            | Stage::Pause => true,
+            // For the answer to the offer, before the first round.
+            Stage::Await => !self.disks_are_released,
+            Stage::Save
+            | Stage::LastRearm
+            | Stage::LastHarvest
+            | Stage::LastRound
+            | Stage::States
+            | Stage::Release
+            | Stage::Relock
+            | Stage::Resume
+            | Stage::Disable
+            | Stage::Close
+            | Stage::End
+            | Stage::Ambiguous
+            | Stage::Ask => false,
+        }
+    }
+
+    /// In which epoch a process has to log its writes that is started anew now; none if nobody has to.
+    pub const fn logging_epoch(&self) -> Option<u64> {
+        match self.stage {
+            // It is asked with all others.
+            Stage::Enable => None,
+            _ if self.logs_are_on => Some(self.epoch),
+            _ => None,
+        }
+    }
+
     /// Something on this host does not do its part.
     pub fn fail(&mut self, problem: Problem, actions: &mut Vec<Action>) {
         if self.is_decided() {

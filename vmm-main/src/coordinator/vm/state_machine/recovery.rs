@@ -4,19 +4,19 @@
 //!
 //! ```text
 //! reaped ─► end the others of the group, and what a move had begun (─► hold the CPUs, wait for an order)
-//!     ─► start the next lives ─► configure, load the checkpoints ─► rewire their peers ─► arm, replay
-//!     ─► they are of the guest's set ─► go ─► rewire the CPUs (─► let them go on) (─► pause, if the guest is paused)
+//!     ─► start the next lives ─► configure, load the checkpoints ─► rewire their peers ─► arm (─► log, if the guest's
+//!     writes are logged) ─► replay ─► they are of the guest's set ─► go ─► rewire the CPUs (─► let them go on)
+//!     (─► pause, if the guest is paused)
 //! ```
 //!
 //! It stands beside the operation, and is none: a CPU that waits for the dead process cannot answer an order to pause
 //! that it was given before, and so its process is rewired when nobody waits any more. Whatever is under way holds
-//! still meanwhile, and goes on afterwards: a pause or a resume as if nothing had happened; a move, a restart or a
-//! measurement is given up first, for it relies on the life that is over. The next lives are a set of their own until
-//! they go, as at a planned restart ([`super::restart`]). If one dies on its way, or another process does meanwhile,
-//! all of them are begun once more, with that one. One that dies too often is waited for until somebody orders its next
-//! life ([`super::standstill`]); one that refuses costs what its death would otherwise. While the disks may be another
-//! host's, in the middle of a migration, nothing of this is begun: what a device's next life finds in its checkpoint it
-//! would write.
+//! still meanwhile, and goes on afterwards, or is given up first ([`super::interrupted`]). The next lives are a set of
+//! their own until they go, as at a planned restart ([`super::restart`]). If one dies on its way, or another process
+//! does meanwhile, all of them are begun once more, with that one. One that dies too often is waited for until
+//! somebody orders its next life ([`super::standstill`]); one that refuses costs what its death would otherwise. While
+//! the disks may be another host's, in the middle of a migration, nothing of this is begun: what a device's next life
+//! finds in its checkpoint it would write.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,6 @@ use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
 use super::deaths::{DEATHS_SPAN, Deaths};
-use super::given_up::Cause;
 use super::lives::Life;
 use super::mover::is_mover;
 use super::standstill::{self, Order, Standstill};
@@ -71,6 +70,8 @@ enum Stage {
     Load,
     Rewire,
     Arm,
+    /// They log their writes, where that was on.
+    Log,
     Replay,
     Go,
     RewireLast,
@@ -89,6 +90,7 @@ impl Stage {
             Self::Load => "load",
             Self::Rewire | Self::RewireLast => "rewire",
             Self::Arm => "arm",
+            Self::Log => "log",
             Self::Replay => "replay",
             Self::Go => "go",
             Self::Release | Self::Settle => "let go on",
@@ -171,7 +173,7 @@ impl StateMachine {
             None => self.tell(Notice::ProcessDied(process, problem.what.clone())),
             Some(own) => self.stand_still(own),
         }
-        self.give_up_for(id, problem.clone());
+        self.give_up_for(id, own.is_none(), problem.clone());
         let standstill = stands.filter(|stands| stands.process != process).or(own);
         self.begin_recovery(group, standstill, &problem);
         Ok(())
@@ -239,16 +241,6 @@ impl StateMachine {
         life.set == Some(self.generation) && self.recovery.as_ref().is_some_and(is_member)
     }
 
-    /// What counts on a life that is over is given up.
-    fn give_up_for(&mut self, id: LifeId, problem: Problem) {
-        let problem = Problem { advice: "ask again".to_owned(), ..problem };
-        self.answer_probe(id, Err(problem.clone()));
-        match self.operation {
-            Operation::DirtyRate(_) => self.refused_to_log(id, None, problem),
-            _ => self.give_up_move(Some(id.instance), problem, Cause::Death),
-        }
-    }
-
     /// Lets it go on until it has to wait, or is done.
     pub(super) fn recover(&mut self) {
         if self.lacks_disks() {
@@ -266,7 +258,8 @@ impl StateMachine {
                 Stage::Configure => (self.configure_next(new), Stage::Load),
                 Stage::Load => (self.load(new, LoadSource::Checkpoint), Stage::Rewire),
                 Stage::Rewire => (self.rewire(&mut recovery.to_rewire, new), Stage::Arm),
-                Stage::Arm => (self.arm(new, &LoadSource::Checkpoint), Stage::Replay),
+                Stage::Arm => (self.arm(new, &LoadSource::Checkpoint), Stage::Log),
+                Stage::Log => (self.log_as_before(new), Stage::Replay),
                 Stage::Replay => (self.replay_revived(&mut recovery), Stage::Go),
                 Stage::Go => (self.let_go(&recovery), Stage::RewireLast),
                 Stage::RewireLast => (self.rewire(&mut recovery.to_rewire_last, new), Stage::Release),

@@ -93,7 +93,9 @@ impl StateMachine {
             }
             _ => {}
         }
-        if self.refused_recovery(id, request, &problem) {
+        // What a log is on for is given up, and not the process.
+        let is_log = matches!(request, Some(RequestKind::DirtyLog(_)));
+        if !is_log && self.refused_recovery(id, request, &problem) {
             return;
         }
         match &mut self.operation {

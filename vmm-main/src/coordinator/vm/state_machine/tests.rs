@@ -7,6 +7,7 @@ mod handovers;
 mod measurements;
 mod migrating;
 mod migrations;
+mod precopies;
 mod properties;
 mod recoveries;
 mod resolutions;

@@ -65,35 +65,6 @@ fn logs_are_rearmed_before_every_harvest_of_a_guest_that_goes_on_writing() {
 }
 
 #[test]
-fn cpus_are_slowed_down_while_rounds_do_not_shrink_and_have_their_time_again_if_the_guest_stays() {
-    let begun = |otherwise, owed_len| {
-        let mut world = World::new(false);
-        world.settle();
-        let Command::Migrate(to, limits) = migrate() else { unreachable!("it is one") };
-        let ticket = world
-            .command(Command::Migrate(to, Limits { throttle: true, rounds_max: 4, otherwise, ..limits }));
-        world.migration.owed_len = owed_len;
-        world.settle();
-        (world, ticket)
-    };
-    // The first round has nothing to be compared with, and behind the last it is decided.
-    let (world, ticket) = begun(Otherwise::SwitchOver, 1 << 30);
-    assert_eq!(
-        (&world.answers[&ticket], &world.migration.throttles[..]),
-        (&Ok(Success::Migrated), &[20, 40][..])
-    );
-    let (world, ticket) = begun(Otherwise::GiveUp, 1 << 30);
-    assert!(world.answers[&ticket].is_err());
-    assert_eq!((world.machine.phase(), &world.migration.throttles[..]), (&Phase::Running, &[20, 40, 0][..]));
-    // Nor is one that converges slowed down, or one that was not to be.
-    assert_eq!(begun(Otherwise::SwitchOver, 0).0.migration.throttles, [0; 0]);
-    let (mut world, _) = leaving();
-    world.migration.owed_len = 1 << 30;
-    world.settle();
-    assert_eq!(world.migration.throttles, [0; 0]);
-}
-
-#[test]
 fn guest_that_comes_is_started_when_its_offer_fits_and_runs_on_commit() {
     let mut world = World::receiving();
     world.settle();
@@ -291,15 +262,6 @@ fn guest_stays_if_the_link_is_cut_at_any_step() {
             world.happen(Event::Migration(MigrationEvent::LinkLost("cut".to_owned())));
         }
         has_mover
-    });
-}
-
-#[test]
-fn guest_stays_if_the_smmu_dies_at_any_step_and_is_started_anew() {
-    at_every_step(|world| {
-        let life = world.life(SMMU0);
-        world.depart(life, true);
-        true
     });
 }
 

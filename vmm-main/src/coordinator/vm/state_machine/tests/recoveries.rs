@@ -31,6 +31,16 @@ fn assert_whole(world: &World, phase: &Phase, generation: u32) {
     assert!(world.machine.lost_devices().is_empty());
 }
 
+/// This life was told to log its writes in this epoch before it was let go.
+pub fn assert_logs_before_it_begins(world: &World, life: LifeId, epoch: u64) {
+    let place = |wanted: RequestKind| {
+        let mut asked = world.requests.iter();
+        asked.position(|asked| *asked == (life, wanted)).unwrap_or_else(|| panic!("{wanted:?} of {life:?}"))
+    };
+    let enable = RequestKind::DirtyLog(DirtyLogOp::Enable { epoch });
+    assert!(place(enable) < place(RequestKind::Go), "{:?}", world.requests);
+}
+
 fn why(world: &World) -> String {
     let Phase::Stopped { why } = world.machine.phase() else { panic!("{}", world.machine.phase()) };
     why.problem().unwrap().what.clone()
@@ -114,14 +124,36 @@ fn move_that_counts_on_a_life_that_dies_is_given_up_and_its_set_ended_before_the
 }
 
 #[test]
-fn measurement_that_a_process_dies_under_is_given_up_and_nobody_logs_any_more() {
+fn measurement_goes_on_with_the_next_life_which_logs_before_it_begins() {
     let mut world = running(false);
     let ticket = world.command(Command::DirtyRate(Duration::from_secs(1)));
     world.settle();
     dies(&mut world);
     world.settle();
+    assert_logs_before_it_begins(&world, next(2), 1);
+    world.run_out(Timer::DirtyRate(1));
+    // Whoever has flipped its log and dies is followed by one that flips it too.
+    world.until_open(RequestKind::DirtyLog(DirtyLogOp::Rearm));
+    dies(&mut world);
+    world.settle();
+    assert_logs_before_it_begins(&world, next(3), 1);
+    assert_eq!((world.harvests, &world.answers[&ticket]), (1, &Ok(Success::DirtyRateMeasured)));
+    let disabled = asked(&world, RequestKind::DirtyLog(DirtyLogOp::Disable));
+    assert_eq!((disabled.len(), disabled.contains(&SMMU0)), (4, true));
+    assert_whole(&world, &Phase::Running, 3);
+}
+
+#[test]
+fn next_life_that_cannot_log_ends_the_measurement_and_not_itself() {
+    let mut world = running(false);
+    let ticket = world.command(Command::DirtyRate(Duration::from_secs(1)));
+    world.settle();
+    dies(&mut world);
+    let life = world.until_open(RequestKind::DirtyLog(DirtyLogOp::Enable { epoch: 1 }));
+    assert_eq!(life, next(2));
+    world.refuse(life);
+    world.settle();
     assert!(world.answers[&ticket].is_err());
-    assert_eq!(asked(&world, RequestKind::DirtyLog(DirtyLogOp::Disable)).len(), 4);
     assert_whole(&world, &Phase::Running, 2);
 }
 
