@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Programs that do not keep a promise on which a migration rests, and say that they do: what is tested is whether that
-//! is noticed by the check of the guest's data.
+//! is noticed by the check of the guest's data. And one that keeps all, and takes its time.
 //!
-//! Which promise it is, is a byte in the copy of this suite's executable that a machine is given.
+//! Which it is, is a byte in the copy of this suite's executable that a machine is given.
 
 use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use dev_nvme::service::managed::NvmeProgram;
 use dev_smmu::service::SmmuProgram;
 use dev_vfio::iommu::HostIommu;
 use dev_vfio::service::{Descriptors, VfioProgram};
@@ -23,7 +24,7 @@ use ipc::protocol::stage1::Attachment;
 use ipc::protocol::vfio::VfioConfig;
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::region::Region;
-use process::{Configured, Context, Program};
+use process::{Configured, Context, Program, Source};
 
 use crate::altered::Altered;
 use crate::traffic::DMA_ADDRESSES;
@@ -41,6 +42,8 @@ pub enum Breach {
     LateReplay,
     /// A device's process remembers the IOVAs of what is written, and looks up their pages when its log is asked for.
     LogByIova,
+    /// A disk's controller takes [`SLOW`] to load.
+    SlowLoad,
 }
 
 impl Breach {
@@ -49,13 +52,15 @@ impl Breach {
             Self::NoReplay => b'0',
             Self::LateReplay => b'1',
             Self::LogByIova => b'2',
+            Self::SlowLoad => b'3',
         }
     }
 
     /// That of this executable, if it is such a copy.
     pub fn of_this() -> Option<Self> {
         let byte = black_box(&MARK)[LAST];
-        [Self::NoReplay, Self::LateReplay, Self::LogByIova].into_iter().find(|breach| breach.byte() == byte)
+        let all = [Self::NoReplay, Self::LateReplay, Self::LogByIova, Self::SlowLoad];
+        all.into_iter().find(|breach| breach.byte() == byte)
     }
 
     /// Writes a copy of this executable that commits it.
@@ -101,6 +106,32 @@ impl Altered for NoReplay {
     fn go(armed: &<Vfio as Program>::Armed, context: &Context) {
         armed.iommu().attach(*STREAM.get().unwrap(), Attachment::Abort).unwrap();
         Vfio::go(armed, context);
+    }
+}
+
+/// How long a slow one loads.
+pub const SLOW: Duration = Duration::from_millis(50);
+/// What it logs before and behind that.
+pub const LOADS: &str = "a slow load begins";
+pub const HAS_LOADED: &str = "a slow load is over";
+
+/// The controller that takes its time.
+pub struct SlowLoad;
+
+impl Altered for SlowLoad {
+    type Of = NvmeProgram;
+
+    fn load(
+        ready: <NvmeProgram as Program>::Ready,
+        source: Source,
+        context: &Context,
+    ) -> Result<<NvmeProgram as Program>::Loaded, Failure> {
+        ipc::log::info!("{LOADS}");
+        // Sealed processes do not sleep, and nobody notifies this one.
+        let (lock, never) = (Mutex::new(()), Condvar::new());
+        let _ = never.wait_timeout_while(lock.lock().unwrap(), SLOW, |()| true);
+        ipc::log::info!("{HAS_LOADED}");
+        NvmeProgram::load(ready, source, context)
     }
 }
 
