@@ -14,6 +14,7 @@ mod resolutions;
 mod restarts;
 mod save_restores;
 mod shape;
+mod side_by_side;
 mod standstills;
 mod stories;
 mod supervision;

@@ -44,6 +44,40 @@ pub fn plan(required: bool, restarts: Option<u32>) -> Plan {
     Plan { members, reset_ends_vm: false }
 }
 
+/// A VM with so many disks that are served by us, and come back.
+pub fn disks(count: usize) -> Plan {
+    let system = System::new(&Shape::new(CpuKind::Soft).with_devices(vec![DeviceKind::Nvme; count]));
+    let member = |instance: InstanceId| {
+        let device = crate::system::device_of(instance);
+        Member {
+            instance,
+            tier: match instance.role {
+                Role::Vcpu => 0,
+                Role::Vfio => 1,
+                Role::Nvme => 2,
+                _ => 3,
+            },
+            runs_guest: instance == VCPU,
+            opens_device: instance.role == Role::Vfio,
+            has_dirty_log: instance.role != Role::Nvme,
+            server: (instance.role == Role::Vfio).then(|| InstanceId::new(Role::Nvme, instance.index)),
+            policy: device.map_or(FailurePolicy::EndsVm, FailurePolicy::FailsDevice),
+            restarts: (instance != VCPU).then_some(DEATHS_MAX),
+            dma_is_hosts: false,
+            required: false,
+            restart: system.restart_group(instance),
+        }
+    };
+    let instances = of_disks(count).into_iter().chain([VCPU, SMMU0]);
+    Plan { members: instances.map(member).collect(), reset_ends_vm: false }
+}
+
+/// The processes of so many disks.
+pub fn of_disks(count: usize) -> Vec<InstanceId> {
+    let numbers = 0..u8::try_from(count).unwrap();
+    numbers.flat_map(|number| [Role::Vfio, Role::Nvme].map(|role| InstanceId::new(role, number))).collect()
+}
+
 /// The group of a process in the system that has these.
 pub fn restart_group(instance: InstanceId) -> Result<RestartGroup, &'static str> {
     let devices = [DeviceKind::Nvme, DeviceKind::VfioUser];
