@@ -71,12 +71,12 @@ pub struct Kills {
     pub fewest_held: u64,
 }
 
-/// Kills one of these processes `count` times, or two at once where there are more, each at a moment before the end of
-/// `span`, under a guest that is busy ([`busy::begin`]). One without a request under way does not count. `limit` is for
-/// each.
+/// Kills `at_once` of these processes together, `count` times, each at a moment before the end of `span`, under a guest
+/// that is busy ([`busy::begin`]). One without a request under way does not count. `limit` is for each.
 pub fn kill_under_work(
     vm: &mut Vm,
     names: &[&str],
+    at_once: usize,
     count: u32,
     span: Duration,
     draw: &mut Draw,
@@ -87,8 +87,7 @@ pub fn kill_under_work(
     while counted(&kills) < count {
         ensure!(kills.uncounted <= count, "the disk is idle at most kills");
         let first = draw.below(names.len());
-        let together: Vec<&str> =
-            names.iter().cycle().skip(first).take(names.len().min(2)).copied().collect();
+        let together: Vec<&str> = names.iter().cycle().skip(first).take(at_once).copied().collect();
         let moment = draw.moment(span);
         let number = counted(&kills) + 1;
         let Gap { length, held } = kill_one(vm, &together, moment, limit)

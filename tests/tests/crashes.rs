@@ -117,7 +117,7 @@ fn in_front_of_a_server(machine_name: &str, kill: impl FnOnce(Vm)) {
 fn kill_under(mut vm: Vm, names: &[&str]) {
     busy::begin(&mut vm.console, COMMAND).unwrap();
     let mut draw = Draw::by_seed();
-    let kills = kill_under_work(&mut vm, names, kill_count(), SPAN, &mut draw, COMMAND)
+    let kills = kill_under_work(&mut vm, names, names.len().min(2), kill_count(), SPAN, &mut draw, COMMAND)
         .unwrap_or_else(|error| panic!("{error:#}: {}", vm.console.errors()));
     let completed = busy::end_unnoticed(&mut vm.console, COMMAND).unwrap();
     let Kills { gaps, uncounted, fewest_held } = kills;
