@@ -7,6 +7,7 @@
 //! one case of each phase by a seed, long ones take all. [`damage`](crate::damage): the same at random bytes.
 
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 use std::time::Duration;
@@ -30,6 +31,9 @@ const END: Duration = Duration::from_secs(120);
 
 /// Processes of a machine with a disk, by the name that they have in `ps`.
 const VICTIMS: [&str; 7] = ["launcher", "coordinator", "mover", "vcpu", "smmu0", "vfio0", "nvme0"];
+
+/// Who connects besides, and says nothing: more than are heard at once.
+const STRANGERS: usize = 8;
 
 /// Processes die more often here than a user would put up with.
 const DEATHS: [&str; 4] = ["--smmu-restarts-per-minute", "1000", "--device-restarts-per-minute", "1000"];
@@ -276,9 +280,11 @@ pub fn settle(
             for (command, words) in [("resume", &[""; 0][..]), ("migrate", &["--resolve", "resume"])] {
                 assert!(!vm.control(command, words).unwrap().status.success(), "at two ends: {}", logs());
             }
-            // The other host says that it has it.
+            // The other host says that it has it, whoever else has connected there and says nothing.
+            let strangers: Vec<_> = (0..STRANGERS).map(|_| UnixStream::connect(socket_of(&next))).collect();
             let resolved = vm.control("migrate", &["--resolve", "discard"]).unwrap();
             assert!(resolved.status.success(), "{resolved:?}: {}", logs());
+            assert!(strangers.iter().all(Result::is_ok));
             assert!(vm.console.wait_exit(COMMAND).unwrap().success());
             assert_nothing_left(&vm, Some(&next), None);
             (PausedRunsThere, Some(next))

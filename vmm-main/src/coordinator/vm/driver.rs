@@ -25,7 +25,7 @@ use super::dirty_rate::Measurement;
 use super::event::{Event, LifeId, MigrationEvent, ProcessEvent, Ticket, Timer};
 use super::execution::Stopwatch;
 use super::loading::Loaded;
-use super::migration::Migration;
+use super::migration::{Askers, Migration};
 use super::plan::Plan;
 use super::programs::{Opened, Programs};
 use super::saved_state::SavedState;
@@ -110,7 +110,7 @@ pub struct Vm {
     pub(super) dials: u8,
     /// Of a guest that has come from another host, which may ask where it is.
     pub(super) origin: Option<Key>,
-    pub(super) questions: JoinSet<()>,
+    pub(super) askers: Askers,
     /// What the other host has said of a guest that may have been there.
     pub(super) other_host: Option<String>,
     /// Who is told that the guest has moved, when the VM is gone.
@@ -212,7 +212,7 @@ impl Vm {
             has_reported: false,
             dials: 0,
             origin: None,
-            questions: JoinSet::new(),
+            askers: Askers::default(),
             other_host: None,
             moved: None,
             tickets: 0,

@@ -29,6 +29,7 @@ use machine::layout;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::oneshot;
 
+pub(super) use self::asking::Askers;
 use self::report::Report;
 use super::action::MigrationAction;
 use super::dirty_logs::DirtyLogs;

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Asking the other host where a guest is, and answering: a connection of its own, without a mover.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 
 use ipc::migration::frame::MigrationId;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::super::driver::Vm;
@@ -17,8 +19,30 @@ use crate::migration::question::{ANSWER_LEN, ANSWER_SPAN, Key, QUESTION_LEN};
 use crate::migration::source::Whereabouts;
 use crate::readiness;
 
-/// Questions that are answered at once: whoever asks is one host.
-const QUESTIONS_MAX: usize = 4;
+/// Who is heard at once: whoever asks is one host.
+const ASKERS_MAX: usize = 4;
+
+/// Those who have connected, and may have a question.
+#[derive(Debug, Default)]
+pub struct Askers {
+    tasks: JoinSet<()>,
+    oldest_first: VecDeque<AbortHandle>,
+}
+
+impl Askers {
+    /// Hears another one. The oldest gives up its place if there is none: who asks does so at once, and who says
+    /// nothing must not keep others from it.
+    fn hear(&mut self, asker: impl Future<Output = ()> + Send + 'static) {
+        while self.tasks.try_join_next().is_some() {}
+        self.oldest_first.retain(|asker| !asker.is_finished());
+        if self.oldest_first.len() >= ASKERS_MAX
+            && let Some(oldest) = self.oldest_first.pop_front()
+        {
+            oldest.abort();
+        }
+        self.oldest_first.push_back(self.tasks.spawn(asker));
+    }
+}
 
 impl Vm {
     /// What authenticates a question about the migration that is known.
@@ -62,10 +86,8 @@ impl Vm {
 
     /// Somebody has connected who may have a question.
     pub(super) fn answer_question(&mut self, socket: OwnedFd) {
-        while self.questions.try_join_next().is_some() {}
-        let key = self.origin.clone().or_else(|| self.key());
-        let Some(key) = key.filter(|_| self.questions.len() < QUESTIONS_MAX) else { return };
-        self.questions.spawn(async move {
+        let Some(key) = self.origin.clone().or_else(|| self.key()) else { return };
+        self.askers.hear(async move {
             let answered = timeout(ANSWER_SPAN, answer(socket, &key)).await;
             match answered {
                 Ok(Ok(true)) => tracing::info!("another host was told that the guest is here, or not known"),
