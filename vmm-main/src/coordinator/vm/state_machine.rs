@@ -209,9 +209,13 @@ impl StateMachine {
     }
 
     /// Whether a command would be answered now: it begins, or is refused for what may take long: a migration, a VM that
-    /// stands still.
+    /// stands still. A guest that has come is a moment from being idle.
     pub fn answers_commands(&self) -> bool {
-        let migrates = matches!(self.operation, Operation::Outgoing(_) | Operation::Incoming(_));
+        let migrates = match &self.operation {
+            Operation::Outgoing(_) => true,
+            Operation::Incoming(coming) => !coming.is_committed(),
+            _ => false,
+        };
         self.is_idle() || migrates && !self.is_recovering() || self.standstill().is_some()
     }
 

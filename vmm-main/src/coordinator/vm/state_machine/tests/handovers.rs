@@ -67,6 +67,7 @@ fn arrived() -> World {
 #[test]
 fn destination_can_be_asked_until_the_source_has_said_that_it_knows() {
     let mut world = arrived();
+    assert!(!world.machine.answers_commands(), "it is refused for the moment that this takes");
     world.hear(Message::Known);
     world.settle();
     assert!(world.machine.is_idle() && world.migration.is_settled);
