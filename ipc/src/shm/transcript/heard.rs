@@ -44,7 +44,7 @@ impl Heard {
         piece: &mut [u8],
     ) -> Result<Received, Errno> {
         let position = self.position();
-        let origin = self.origin_for(position, floor, piece.len());
+        let origin = self.make_room(position, floor, piece.len());
         let index = usize::try_from(position.saturating_sub(origin)).unwrap_or(usize::MAX);
         let room = (IN_WORDS * 8).saturating_sub(index).min(piece.len());
         if room == 0 {
@@ -89,8 +89,8 @@ impl Heard {
         self.memory.set_status(if is_handed_over { HANDED_OVER } else { KEPT });
     }
 
-    /// Where in the stream the object's first byte is to be, for the next bytes to have room.
-    fn origin_for(&self, position: u64, floor: u64, wanted: usize) -> u64 {
+    /// Makes room for the next bytes. Returns where in the stream the object's first byte is then.
+    pub(super) fn make_room(&mut self, position: u64, floor: u64, wanted: usize) -> u64 {
         let origin = self.word(ORIGIN);
         if floor >= position {
             // Nothing is needed any more.
@@ -102,7 +102,8 @@ impl Heard {
         if next.saturating_add(wanted) <= IN_WORDS * 8 || len > first {
             return origin;
         }
-        // To the beginning, over bytes that are done with.
+        // To the beginning, over bytes that are done with: no life is to look for them any more, if this one dies here.
+        self.fill(position, origin, floor);
         let mut needed = vec![0; len];
         copy_out(self.memory.received(), first, &mut needed);
         copy_in(self.memory.received(), 0, &needed);

@@ -144,6 +144,11 @@ fn room_is_made_over_what_is_done_with_and_refused_where_there_is_none() {
     }
     let mut one = [0; 1];
     assert_eq!(heard.receive(stream.ours.as_fd(), 5, &mut one).unwrap_err(), Errno::NOBUFS, "all is needed");
+    // A life that dies when it has moved what is needed, and not said so yet.
+    let [position, floor] = [0, 10].map(|behind| (capacity * PIECE_LEN - behind) as u64);
+    heard.make_room(position, floor, PIECE_LEN);
+    let (.., left) = stream.transcript().resume().unwrap();
+    assert_eq!((left.floor, &left.heard[..]), (floor, &[u8::try_from(capacity - 1).unwrap(); 10][..]));
     // But for the last bytes.
     let floor = (capacity * PIECE_LEN - 3) as u64;
     receive(&mut heard, floor, 77).unwrap();
