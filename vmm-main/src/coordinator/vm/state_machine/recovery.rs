@@ -53,6 +53,8 @@ pub(super) struct Recovery {
     stage: Stage,
     /// Why none is started before that is ordered.
     pub standstill: Option<Standstill>,
+    /// Users were told that. Not while the disks may be another host's: the guest may be that host's, too.
+    pub is_told: bool,
     /// Who has ordered it since, if anybody has.
     pub ordered: Option<Order>,
 }
@@ -170,8 +172,8 @@ impl StateMachine {
         let process = id.instance;
         let own = cause.map(|cause| Standstill { process, cause, last: problem.what.clone() });
         match &own {
-            None => self.tell(Notice::ProcessDied(process, problem.what.clone())),
-            Some(own) => self.stand_still(own),
+            Some(own) if !self.lacks_disks() => self.stand_still(own),
+            _ => self.tell(Notice::ProcessDied(process, problem.what.clone())),
         }
         self.give_up_for(id, own.is_none(), problem.clone());
         let standstill = stands.filter(|stands| stands.process != process).or(own);
@@ -204,6 +206,7 @@ impl StateMachine {
             to_replay,
             stage: Stage::Clear,
             standstill,
+            is_told: !self.lacks_disks(),
             ordered: None,
         });
     }
@@ -246,6 +249,7 @@ impl StateMachine {
         if self.lacks_disks() {
             return;
         }
+        self.tell_of_standstill();
         while let Some(mut recovery) = self.recovery.take() {
             let new = recovery.new;
             let (progress, next) = match recovery.stage {

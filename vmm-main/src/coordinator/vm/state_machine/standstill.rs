@@ -125,6 +125,15 @@ impl StateMachine {
         }
     }
 
+    /// It has come to a standstill while the disks may have been another host's, and they are not.
+    pub(super) fn tell_of_standstill(&mut self) {
+        let Some(recovery) = self.recovery.as_mut().filter(|recovery| !recovery.is_told) else { return };
+        recovery.is_told = true;
+        if let Some(standstill) = recovery.standstill.clone() {
+            self.stand_still(&standstill);
+        }
+    }
+
     /// Answers a client, but for one that was answered when the VM came to a standstill.
     pub(super) fn answer(&mut self, ticket: Ticket, result: Result<Success, Problem>) {
         if self.answered_early.take_if(|early| *early == ticket).is_none() {
@@ -175,13 +184,15 @@ impl StateMachine {
         self.recovery.as_ref().is_some_and(|recovery| recovery.ordered.is_some() && recovery.is_next(id))
     }
 
-    /// Something of what was ordered has failed: the VM stands still as before. False: nothing was ordered.
+    /// Something of what was ordered has failed: the VM stands still again. False: nothing was ordered.
     pub(super) fn fail_order(&mut self, id: LifeId, problem: &Problem) -> bool {
         let Some(recovery) = &self.recovery else { return false };
         if recovery.ordered.is_none() {
             return false;
         }
+        // For that reason now.
         let standstill = recovery.standstill.clone();
+        let standstill = standstill.map(|before| Standstill { last: problem.what.clone(), ..before });
         let Some(group) = self.group_with(id.instance) else { return false };
         if let Some(standstill) = &standstill {
             self.stand_still(standstill);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Stories of a guest between the order to let it run elsewhere and the word that it does.
 
-use super::migrations::{is_moved, leaving};
-use super::world::{SMMU0, VCPU, World};
+use super::migrations::{is_moved, leaving, migrate};
+use super::world::{NVME0, SMMU0, VCPU, World};
 use crate::coordinator::vm::action::Success;
 use crate::coordinator::vm::event::{Ticket, Timer};
 use crate::lifecycle::{Phase, Why};
@@ -50,6 +50,33 @@ fn vm_that_fails_behind_the_commit_ends_when_the_other_host_does_not_take_the_gu
     world.lose_link();
     world.settle();
     assert!(world.answers[&ticket].is_err() && failed(&world).contains("look there"), "{}", failed(&world));
+}
+
+#[test]
+fn process_that_only_a_person_starts_holds_no_guest_that_is_handed_over() {
+    let dies = || {
+        let mut world = World::that_asks();
+        world.settle();
+        let ticket = world.command(migrate());
+        world.until_said(|message| matches!(message, Message::Last { .. }));
+        world.migration.is_deaf = true;
+        world.hear(Message::Ready);
+        world.depart(world.life(NVME0), true);
+        world.settle();
+        assert!(!world.answers.contains_key(&ticket), "nobody knows yet: {:?}", world.answers[&ticket]);
+        (world, ticket)
+    };
+    let (mut world, ticket) = dies();
+    world.hear(Message::Running);
+    world.settle();
+    assert_eq!(world.answers[&ticket], Ok(Success::Migrated));
+    // It stays, and is held then.
+    let (mut world, ticket) = dies();
+    world.hear(Message::Failed("no".to_owned()));
+    world.settle();
+    let why = world.answers[&ticket].as_ref().unwrap_err();
+    assert!(why.what.starts_with("the guest is held: it died"), "{why}");
+    assert_eq!(world.machine.phase(), &Phase::Held);
 }
 
 /// A guest that has come, and whose source has not answered.
