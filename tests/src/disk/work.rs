@@ -13,7 +13,7 @@ use crate::starved;
 use crate::vm::Vm;
 
 /// The guest's program. Its notes, which are there from the start: the number of each round, and what has failed.
-const PROGRAM: &str = "\
+const PROGRAM: &str = "until [ -b /dev/nvme0n1 ]; do sleep 0.1; done; \
     dd if=/dev/urandom of=/tmp/mib bs=64k count=16 2>/dev/null; sum=$(md5sum < /tmp/mib); : >/tmp/rounds; \
     (i=0; while [ ! -e /tmp/stop ]; do i=$((i+1)); at=$((i%16*16)); \
     dd if=/tmp/mib of=/dev/nvme0n1 bs=64k seek=$at conv=fsync 2>/dev/null || echo write FAILED; \

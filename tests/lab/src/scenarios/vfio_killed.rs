@@ -22,7 +22,7 @@ use crate::seen::{self, NVME};
 /// The process of the guest's first device.
 const PROCESS: &str = "vfio0";
 /// Says where its two disks are, by their numbers.
-const ADDRESSES: &str = "until [ -e /sys/class/nvme/nvme1 ]; do sleep 0.1; done; \
+const ADDRESSES: &str = "until [ -b /dev/nvme1n1 ]; do sleep 0.1; done; \
     cat /sys/class/nvme/nvme0/address /sys/class/nvme/nvme1/address";
 const KILLS: u32 = 5;
 const KILLS_OFTEN: u32 = 100;
