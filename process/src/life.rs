@@ -382,6 +382,7 @@ impl<P: Program> Life<P> {
     pub fn hold_cpus(&mut self, held: bool) -> Result<(), Failure> {
         P::hold_cpus(self.armed("hold the CPUs of")?, held)
     }
+
     /// Takes so many percent of their time from the guest's CPUs.
     ///
     /// # Errors

@@ -114,8 +114,8 @@ pub enum MigrationAction {
     Ask,
     /// Nobody will ask here where the guest is.
     Settle,
-    /// Take so many percent of their time from the guest's CPUs, which this process has.
-    Throttle(LifeId, u8),
+    /// Take so many percent of their time from the guest's CPUs.
+    Throttle(u8),
     /// Close the connections. Answered by `Closed`.
     Close,
     /// It is over: forget what was only its own.

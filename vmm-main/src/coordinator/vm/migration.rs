@@ -253,7 +253,7 @@ impl Vm {
             }
             MigrationAction::Ask => self.ask_where()?,
             MigrationAction::Settle => self.settle(),
-            MigrationAction::Throttle(cpus, percent) => self.throttle(cpus, percent),
+            MigrationAction::Throttle(percent) => self.throttle(percent),
             MigrationAction::Close => self.close_lanes()?,
             MigrationAction::Forget => self.forget_migration(),
         }

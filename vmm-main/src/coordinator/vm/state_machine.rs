@@ -243,6 +243,12 @@ impl StateMachine {
         self.lives.of_instance(self.generation, instance)
     }
 
+    /// The process that has the guest's CPUs.
+    pub fn cpus(&self) -> Option<LifeId> {
+        let member = self.plan.members.iter().find(|member| member.runs_guest)?;
+        self.life_of(member.instance)
+    }
+
     /// Resets that the guest has asked for.
     pub const fn reset_count(&self) -> u32 {
         self.reset_count

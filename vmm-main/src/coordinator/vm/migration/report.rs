@@ -9,7 +9,6 @@ use ipc::protocol::control::Request;
 use ipc::protocol::mover::RoundReport;
 
 use super::super::driver::Vm;
-use super::super::event::LifeId;
 use crate::api::types::{Migrated, MigrationProgress, MigrationRound, Stage, UnitLen};
 use crate::coordinator::process::TaskMessage;
 use crate::migration::convergence::Round;
@@ -140,11 +139,11 @@ impl Report {
 
 impl Vm {
     /// Takes so many percent of their time from the guest's CPUs.
-    pub(super) fn throttle(&mut self, cpus: LifeId, percent: u8) {
+    pub(super) fn throttle(&mut self, percent: u8) {
         if let Some(migration) = &mut self.migration {
             migration.report.throttled(percent);
         }
-        if let Some(process) = self.processes.get(&cpus) {
+        if let Some(process) = self.machine.cpus().and_then(|cpus| self.processes.get(&cpus)) {
             process.send(TaskMessage::Notification(Request::Throttle { percent }));
         }
         match percent {

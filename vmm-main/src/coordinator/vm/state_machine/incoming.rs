@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! RAM, mover ─► somebody connects ─► OFFER: compared ─► processes started and configured ─► ACCEPT ─► pages, states
-//!     ─► LAST: states checked, disks locked ─► load, arm, replay ─► READY ─► COMMIT: go ─► RUNNING ─► KNOWN ─► a VM like any other
-//!     └───────────────────── any failure up to here: everything is ended ─┘
+//!     ─► LAST: states checked, disks locked ─► load, arm, replay ─► READY ─► COMMIT: go ─► RUNNING ─► KNOWN
+//!     └───────────────────── any failure up to here: everything is ended ─┘      └─► a VM like any other
 //! ```
 //!
 //! What is said to the other host, and what follows from its words, [`Destination`] decides. Nothing of a guest

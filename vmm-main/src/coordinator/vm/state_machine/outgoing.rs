@@ -63,8 +63,7 @@ pub(super) struct Outgoing {
     /// Another host may have the disks.
     pub disks_are_released: bool,
     is_back: bool,
-    /// The process that has the CPUs, which lose so many percent of their time.
-    cpus: Option<LifeId>,
+    /// The guest's CPUs lose so many percent of their time.
     throttled: u8,
     /// The next round.
     round: u32,
@@ -121,7 +120,6 @@ impl Outgoing {
         limits: Limits,
         ran: bool,
         mover: LifeId,
-        cpus: Option<LifeId>,
         epoch: u64,
     ) -> Self {
         Self {
@@ -138,7 +136,6 @@ impl Outgoing {
             logs_are_on: false,
             disks_are_released: false,
             is_back: true,
-            cpus,
             throttled: 0,
             round: 0,
             sent: (0, Duration::ZERO),
@@ -304,8 +301,7 @@ impl Outgoing {
 
     fn throttle(&mut self, percent: u8, actions: &mut Vec<Action>) {
         if std::mem::replace(&mut self.throttled, percent) != percent {
-            let order = self.cpus.map(|cpus| MigrationAction::Throttle(cpus, percent));
-            actions.extend(order.map(Action::Migration));
+            actions.push(Action::Migration(MigrationAction::Throttle(percent)));
         }
     }
 

@@ -203,10 +203,7 @@ impl StateMachine {
 
     /// Has the CPUs held, and guest time, or go on. CPUs that have not begun, or are paused, stand anyway.
     pub(super) fn hold_cpus(&mut self, held: bool) -> Progress {
-        let member = self.plan.members.iter().find(|member| member.runs_guest);
-        let Some(cpus) = member.and_then(|member| self.life_of(member.instance)) else {
-            return Progress::Done;
-        };
+        let Some(cpus) = self.cpus() else { return Progress::Done };
         let Some(life) = self.lives.get(cpus) else { return Progress::Done };
         // Those that nobody has held may wait for a process, and be to pause.
         let are_free = !life.is_held && life.open != Some(RequestKind::HoldCpus(true));

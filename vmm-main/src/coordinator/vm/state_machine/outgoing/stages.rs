@@ -36,9 +36,7 @@ impl StateMachine {
         self.epoch = self.epoch.saturating_add(1);
         let mover = self.next_mover();
         let ran = self.phase == Phase::Running;
-        let cpus = self.plan.members.iter().find(|member| member.runs_guest);
-        let cpus = cpus.and_then(|member| self.life_of(member.instance));
-        let leaving = Outgoing::new(ticket, to, limits, ran, mover, cpus, self.epoch);
+        let leaving = Outgoing::new(ticket, to, limits, ran, mover, self.epoch);
         let disks_are_released = self.disks_are_released;
         Ok(Operation::Outgoing(Box::new(Outgoing { disks_are_released, ..leaving })))
     }

@@ -72,10 +72,11 @@ impl World {
                 }
             }
             MigrationAction::Settle => self.migration.is_settled = true,
-            MigrationAction::Throttle(cpus, percent) => {
+            MigrationAction::Throttle(percent) => {
+                let cpus = self.machine.cpus().unwrap();
                 assert_eq!(
                     (cpus.instance.role, self.machine.life_of(cpus.instance)),
-                    (Role::Vcpu, Some(*cpus))
+                    (Role::Vcpu, Some(cpus))
                 );
                 self.migration.throttles.push(*percent);
             }
