@@ -356,9 +356,15 @@ impl StateMachine {
         }
     }
 
-    /// Whether a process is being started anew after its death. While the disks may be another host's it is not yet.
+    /// Whether a next life is not begun yet: the disks may be another host's, or those of a planned restart are about to
+    /// begin, and could not be rewired before.
+    const fn defers_recovery(&self) -> bool {
+        self.lacks_disks() || self.restart_is_beginning()
+    }
+
+    /// Whether a process is being started anew after its death.
     const fn is_recovering(&self) -> bool {
-        self.recovery.is_some() && !self.lacks_disks()
+        self.recovery.is_some() && !self.defers_recovery()
     }
 
     /// A number for a new set of processes.

@@ -83,8 +83,9 @@ impl StateMachine {
         let (policy, restarts) = member.unzip();
         // Of a device that is lost already no process is followed.
         let is_lost = system::device_of(id.instance).is_some_and(|it| self.lost_devices.contains_key(&it));
+        let left_checkpoint = life.has_died() || self.is_beginning(id);
         let departure = match restarts.flatten().filter(|_| !is_lost) {
-            Some(max) => match self.died(id, life.has_died(), max, departure) {
+            Some(max) => match self.died(id, left_checkpoint, max, departure) {
                 Ok(()) => return,
                 Err(departure) => departure,
             },

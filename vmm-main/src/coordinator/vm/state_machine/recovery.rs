@@ -16,7 +16,7 @@
 //! does meanwhile, all of them are begun once more, with that one. One that dies too often is waited for until
 //! somebody orders its next life ([`super::standstill`]); one that refuses costs what its death would otherwise. While
 //! the disks may be another host's, in the middle of a migration, nothing of this is begun: what a device's next life
-//! finds in its checkpoint it would write.
+//! finds in its checkpoint it would write. Nor is it while the next lives of a planned restart are about to begin.
 
 use std::collections::BTreeMap;
 
@@ -138,14 +138,14 @@ impl StateMachine {
     }
 
     /// A process died that can be followed by another life, `max` times within a minute; beyond that by order only.
-    /// `had_begun`: it can have left a checkpoint.
+    /// `left_checkpoint`: there is one for the next life.
     ///
     /// # Errors
     /// Its departure, if it is not followed.
     pub(super) fn died(
         &mut self,
         id: LifeId,
-        had_begun: bool,
+        left_checkpoint: bool,
         max: u32,
         departure: Departure,
     ) -> Result<(), Departure> {
@@ -156,7 +156,7 @@ impl StateMachine {
             return Ok(());
         }
         let is_reviving = self.recovery.as_ref().is_some_and(|recovery| recovery.is_next(id));
-        let group = self.group_with(id.instance).filter(|_| is_reviving || had_begun);
+        let group = self.group_with(id.instance).filter(|_| is_reviving || left_checkpoint);
         let Some(group) = group else { return Err(departure) };
         let Departure { problem, .. } = departure;
         let (number, recent) = self.deaths.entry(id.instance).or_default().add(&problem.what);
@@ -172,7 +172,7 @@ impl StateMachine {
         let process = id.instance;
         let own = cause.map(|cause| Standstill { process, cause, last: problem.what.clone() });
         match &own {
-            Some(own) if !self.lacks_disks() => self.stand_still(own),
+            Some(own) if !self.defers_recovery() => self.stand_still(own),
             _ => self.tell(Notice::ProcessDied(process, problem.what.clone())),
         }
         self.give_up_for(id, own.is_none(), problem.clone());
@@ -206,7 +206,7 @@ impl StateMachine {
             to_replay,
             stage: Stage::Clear,
             standstill,
-            is_told: !self.lacks_disks(),
+            is_told: !self.defers_recovery(),
             ordered: None,
         });
     }
@@ -235,7 +235,7 @@ impl StateMachine {
             let life = self.life_of(rewiring.peer).and_then(|life| self.lives.get(life));
             life.is_none_or(|life| matches!(life.state, State::Running | State::Paused))
         };
-        all.rewirings.iter().all(has_begun).then_some(all)
+        (self.restart_is_beginning() || all.rewirings.iter().all(has_begun)).then_some(all)
     }
 
     /// Whether this life, which the guest lived with, is to be followed by another.
@@ -246,7 +246,7 @@ impl StateMachine {
 
     /// Lets it go on until it has to wait, or is done.
     pub(super) fn recover(&mut self) {
-        if self.lacks_disks() {
+        if self.defers_recovery() {
             return;
         }
         self.tell_of_standstill();

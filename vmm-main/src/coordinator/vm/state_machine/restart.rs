@@ -116,6 +116,11 @@ impl Restart {
         }
     }
 
+    /// Whether the next lives are the guest's, and have not all begun yet.
+    const fn is_beginning(&self) -> bool {
+        matches!(self.stage, Stage::Retire | Stage::Go)
+    }
+
     /// The set of the lives that are to follow, as long as they do not.
     pub fn next(&self) -> Option<u32> {
         (!self.stage.is_past_commit()).then_some(self.new)
@@ -308,6 +313,17 @@ impl StateMachine {
     /// Whether this is the next life of a restart that is under way, or was ordered of a VM that stands still.
     pub fn is_restarting_into(&self, id: LifeId) -> bool {
         self.is_ordered(id) || matches!(&self.operation, Operation::Restart(restart) if restart.is_next(id))
+    }
+
+    /// Whether the next lives of a restart are the guest's, and have not all begun yet.
+    pub(super) const fn restart_is_beginning(&self) -> bool {
+        matches!(&self.operation, Operation::Restart(restart) if restart.is_beginning())
+    }
+
+    /// Whether this is one of those: the checkpoint that the old life left is what it would have gone on from.
+    pub(super) fn is_beginning(&self, id: LifeId) -> bool {
+        let Operation::Restart(restart) = &self.operation else { return false };
+        restart.is_beginning() && restart.new == id.generation
     }
 
     /// Whether this is a life that was ended for its next one.

@@ -91,7 +91,7 @@ impl Standstill {
 impl StateMachine {
     /// Why the VM stands still, if it does.
     pub fn standstill(&self) -> Option<&Standstill> {
-        let recovery = self.recovery.as_ref().filter(|_| !self.lacks_disks())?;
+        let recovery = self.recovery.as_ref().filter(|_| !self.defers_recovery())?;
         recovery.standstill.as_ref()
     }
 

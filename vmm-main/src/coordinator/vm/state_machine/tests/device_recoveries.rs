@@ -120,6 +120,35 @@ fn vsmmu_and_device_that_die_together_or_one_in_the_gap_of_the_other_come_back_t
 }
 
 #[test]
+fn process_that_dies_while_the_next_life_of_another_begins_comes_back_behind_that() {
+    for (asked, dies) in [(SMMU0, NVME0), (SMMU0, VFIO0), (NVME0, SMMU0), (SMMU0, SMMU0), (NVME0, VFIO0)] {
+        for is_retired in [false, true] {
+            let mut world = running_with_restarts();
+            let ticket = world.command(Command::Restart(asked.to_string()));
+            world.until(|world| (world.life(asked).generation == 2).then_some(()));
+            if is_retired {
+                let old = world.processes.iter().filter(|(_, it)| it.ending.is_some()).map(|(life, _)| *life);
+                old.collect::<Vec<_>>().into_iter().for_each(|life| world.depart(life, true));
+                assert!(world.processes.values().any(|process| process.open == Some(RequestKind::Go)));
+            }
+            world.depart(world.life(dies), true);
+            world.settle();
+            let what = format!("{asked} {dies} {is_retired}");
+            assert!(
+                matches!(world.answers[&ticket], Ok(Success::Restarted(..))),
+                "{what}: {:?}",
+                world.answers
+            );
+            assert_eq!((world.machine.phase(), world.machine.is_idle()), (&Phase::Running, true), "{what}");
+            assert!(world.machine.lost_devices().is_empty(), "{what}: {:?}", world.machine.lost_devices());
+            let same = asked == dies || (asked, dies) == (NVME0, VFIO0);
+            let generations = (world.life(asked).generation, world.life(dies).generation);
+            assert_eq!(generations, (if same { 3 } else { 2 }, 3), "{what}");
+        }
+    }
+}
+
+#[test]
 fn process_that_is_ended_with_the_one_that_died_and_cannot_be_killed_ends_the_vm() {
     for (died, other) in [(NVME0, VFIO0), (VFIO0, NVME0)] {
         let mut world = running_with_restarts();

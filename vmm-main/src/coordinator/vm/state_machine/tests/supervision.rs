@@ -277,11 +277,13 @@ impl Model for Bound {
             }),
             Property::always("an order to stop ends in the end", |_, state: &Supervised| state.stops()),
             Property::always("the limit is kept", |_, state: &Supervised| {
-                // A guest that is not held has all of its processes, or gets them, within the limit.
+                // A guest that is not held has all of its processes, or gets them, within the limit; or stands still
+                // until those begin that a restart has brought.
                 let machine = &state.world.machine;
                 let over = machine.deaths().values().any(|deaths| deaths.recent_count() > DEATHS_MAX);
                 !over
                     || machine.standstill().is_some()
+                    || machine.restart_is_beginning()
                     || !["running", "paused"].contains(&machine.phase().as_str())
             }),
             Property::always(
