@@ -20,7 +20,7 @@ pub const BUILD: &str = match option_env!("BULKHEAD_BUILD") {
 
 /// The version of the contract between the processes of a VM: of messages, of shared memory, of saved states. Raised
 /// with every change of one of them that a process of an earlier build would take for something else.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// What the file of a program of a VM's processes contains, in front of its [`PROTOCOL`]: whoever is to open one for
 /// somebody else knows it by that.

@@ -196,9 +196,9 @@ impl Ready {
     fn begin(&self, sockets: Vec<OwnedFd>, securing: Securing, orders: mpsc::Receiver<Order>) -> Stage {
         let (work, tasks) = (Arc::clone(&self.work), Arc::clone(&self.work));
         match self.side {
-            Side::Source { migration, .. } => {
+            Side::Source { migration, packing, .. } => {
                 let owed = Arc::clone(&self.owed);
-                let source = source::run(sockets, securing, migration, orders, owed, tasks);
+                let source = source::run(sockets, securing, migration, orders, owed, packing, tasks);
                 self.runtime.spawn(async move { work.until_closed(source).await });
                 Stage::Carrying { sockets: None }
             }

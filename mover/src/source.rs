@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ipc::migration::frame::{Hello, Kind, MigrationId};
-use ipc::protocol::mover::{MoverNotice, RoundReport};
+use ipc::protocol::mover::{MoverNotice, Packing, RoundReport};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -33,6 +33,7 @@ pub async fn run<O: Owed + Send + Sync + 'static>(
     migration: MigrationId,
     orders: mpsc::Receiver<Order>,
     owed: Arc<O>,
+    packing: Packing,
     work: Arc<Work>,
 ) -> Result<(), Lost> {
     let lane_count = u8::try_from(sockets.len()).unwrap_or(u8::MAX);
@@ -61,9 +62,9 @@ pub async fn run<O: Owed + Send + Sync + 'static>(
         let (give, parts) = mpsc::channel(1);
         others.push(give);
         tasks.spawn(watch(receiver, Arc::clone(&work)));
-        tasks.spawn(follow(sender, lane, parts, Arc::clone(&owed), Arc::clone(&work)));
+        tasks.spawn(follow(sender, (lane, packing), parts, Arc::clone(&owed), Arc::clone(&work)));
     }
-    let leader = Leader { sender, lane, others, owed, work };
+    let leader = Leader { sender, lane, packing, others, owed, work };
     tasks.spawn(leader.lead(orders));
     while let Some(ended) = tasks.join_next().await {
         ended.map_err(io::Error::from)??;
@@ -75,6 +76,7 @@ pub async fn run<O: Owed + Send + Sync + 'static>(
 struct Leader<W, O> {
     sender: Sender<W>,
     lane: Lane,
+    packing: Packing,
     others: Vec<mpsc::Sender<Part>>,
     owed: Arc<O>,
     work: Arc<Work>,
@@ -126,8 +128,9 @@ impl<W: AsyncWrite + Unpin, O: Owed> Leader<W, O> {
             parts.spawn(told);
         }
         let work = Arc::clone(&self.work);
-        let own =
-            send_pages(&mut self.sender, self.lane, &work.ram, &*self.owed, || work.is_closing()).await?;
+        let (lane, packing) = (self.lane, self.packing);
+        let own = send_pages(&mut self.sender, lane, packing, &work.ram, &*self.owed, || work.is_closing());
+        let own = own.await?;
         let Some(own) = own else { return Ok(()) };
         self.sender.flush().await?;
         let (mut all, mut sent_len) = (own, 0);
@@ -169,7 +172,7 @@ impl<W: AsyncWrite + Unpin, O: Owed> Leader<W, O> {
 /// Another lane's sending end: its part of each round.
 async fn follow<W: AsyncWrite + Unpin, O: Owed>(
     mut sender: Sender<W>,
-    lane: Lane,
+    (lane, packing): (Lane, Packing),
     mut parts: mpsc::Receiver<Part>,
     owed: Arc<O>,
     work: Arc<Work>,
@@ -177,7 +180,8 @@ async fn follow<W: AsyncWrite + Unpin, O: Owed>(
     let mut carry = async || -> Result<(), Lost> {
         while let Some((round, tell)) = parts.recv().await {
             let before = sender.sent_len();
-            let carried = send_pages(&mut sender, lane, &work.ram, &*owed, || work.is_closing()).await?;
+            let carried =
+                send_pages(&mut sender, lane, packing, &work.ram, &*owed, || work.is_closing()).await?;
             let Some(carried) = carried else { break };
             end_round(&mut sender, round, carried).await?;
             // The leader has given the round up.

@@ -9,12 +9,13 @@
 use ipc::migration::frame::{EndOfRound, Kind, StreamError};
 use ipc::migration::pages::{self, PagesHead, Stretch, ZeroPages};
 use ipc::migration::unit::PieceHead;
-use ipc::protocol::mover::MESSAGE_LEN_MAX;
+use ipc::protocol::mover::{MESSAGE_LEN_MAX, Packing};
 use ipc::shm::dirty_log::SharedOwed;
 use thiserror::Error;
 use tokio::io::AsyncWrite;
 
 use crate::lane::{LaneError, Sender};
+use crate::packing::{Packer, PackingError, Unpacker};
 use crate::ram::{Ram, RamError};
 use crate::states::{StateError, States};
 
@@ -57,6 +58,9 @@ pub enum TransferError {
     /// Pages that the guest has not got, or that the host cannot hold.
     #[error(transparent)]
     Ram(#[from] RamError),
+    /// Packed pages that are none.
+    #[error("pages from the other host: {0}")]
+    Packing(#[from] PackingError),
     /// A process's state that is not expected, or that the host cannot hold.
     #[error(transparent)]
     State(#[from] StateError),
@@ -100,19 +104,21 @@ impl From<StreamError> for TransferError {
     }
 }
 
-/// Sends what is owed of this lane's words, until `is_given_up`: what it took of the map and has not sent is lost then.
-/// `None` if it was.
+/// Sends what is owed of this lane's words, packed so, until `is_given_up`: what it took of the map and has not sent is
+/// lost then. `None` if it was.
 ///
 /// # Errors
 /// The lane's, or RAM's.
 pub async fn send_pages<W: AsyncWrite + Unpin>(
     to: &mut Sender<W>,
     lane: Lane,
+    packing: Packing,
     ram: &Ram,
     owed: &impl Owed,
     is_given_up: impl Fn() -> bool,
 ) -> Result<Option<Carried>, TransferError> {
     let mut carried = Carried::default();
+    let mut packer = Packer::new(packing);
     let mut zero = ZeroPages::default();
     let mut bytes = Vec::with_capacity(pages::STRETCH_LEN_MAX);
     for word in (u64::from(lane.index)..ram.word_count()).step_by(usize::from(lane.count.max(1))) {
@@ -129,9 +135,11 @@ pub async fn send_pages<W: AsyncWrite + Unpin>(
         carried.zero_count += u64::from((taken & !filled).count_ones());
         if filled != 0 {
             let head = PagesHead { stretch: Stretch { word, pages: filled } };
-            to.send(Kind::Pages, |body| {
+            let packed = packer.pack(&bytes).map(|block| (Kind::PackedPages, block));
+            let (kind, bytes) = packed.unwrap_or((Kind::Pages, &bytes));
+            to.send(kind, |body| {
                 body.extend_from_slice(&head.to_bytes());
-                body.extend_from_slice(&bytes);
+                body.extend_from_slice(bytes);
             })
             .await?;
         }
@@ -171,6 +179,7 @@ pub struct Intake<'a> {
     lane: Lane,
     ram: &'a Ram,
     states: &'a States,
+    unpacker: Unpacker,
     /// The round that is due, and what has come of it.
     round: u32,
     carried: Carried,
@@ -190,8 +199,8 @@ pub enum Taken<'a> {
 impl<'a> Intake<'a> {
     /// Nothing has come.
     #[must_use]
-    pub const fn new(lane: Lane, ram: &'a Ram, states: &'a States) -> Self {
-        Self { lane, ram, states, round: 0, carried: Carried { page_count: 0, zero_count: 0 } }
+    pub fn new(lane: Lane, ram: &'a Ram, states: &'a States) -> Self {
+        Self { lane, ram, states, unpacker: Unpacker::default(), round: 0, carried: Carried::default() }
     }
 
     /// Takes the next frame.
@@ -204,6 +213,13 @@ impl<'a> Intake<'a> {
                 let (head, bytes) = PagesHead::decode(body)?;
                 let stretch = self.own(head.stretch)?;
                 self.ram.fill(stretch, bytes)?;
+                self.carried.page_count += u64::from(stretch.pages.count_ones());
+                Ok(Taken::Kept)
+            }
+            Kind::PackedPages => {
+                let (head, block) = PagesHead::decode_packed(body)?;
+                let stretch = self.own(head.stretch)?;
+                self.ram.fill(stretch, self.unpacker.unpack(block, stretch.byte_len())?)?;
                 self.carried.page_count += u64::from(stretch.pages.count_ones());
                 Ok(Taken::Kept)
             }

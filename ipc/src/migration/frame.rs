@@ -17,8 +17,9 @@ use crate::migration::LANES_MAX;
 /// "BKMS", as the bytes stand in the stream.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"BKMS");
 
-/// The format of headers and bodies. A change is a new number.
-pub const FORMAT: u16 = 1;
+/// The newest format. A header says which one its kind of body came with ([`Kind::format`]): so a host of an earlier
+/// release takes what a newer one sends, until that sends what it does not know.
+pub const FORMAT: u16 = 2;
 
 /// The length of a header.
 pub const HEADER_LEN: usize = 24;
@@ -43,6 +44,8 @@ pub enum Kind {
     EndOfRound,
     /// Nothing: whoever sends it is there. Lane 0 only, an empty body.
     Alive,
+    /// Pages of guest RAM, their bytes packed: [`crate::migration::pages`].
+    PackedPages,
 }
 
 /// What stands before each body, in the host's order.
@@ -85,19 +88,22 @@ pub enum StreamError {
     },
     /// A stream of another time.
     #[error(
-        "migration stream of format {found}, this build takes {FORMAT}: migrate with the same release on both hosts"
+        "migration stream of format {found}, this build takes up to {FORMAT}: migrate with the same release on both \
+         hosts"
     )]
     Format {
         /// The format found.
         found: u16,
     },
     /// A kind that does not exist.
-    #[error("frame {sequence}: kind {kind:#x} does not exist")]
+    #[error("frame {sequence}: kind {kind:#x} does not exist in format {format}")]
     Kind {
         /// The frame.
         sequence: u64,
         /// The byte found.
         kind: u8,
+        /// What the header says.
+        format: u16,
     },
     /// A reserved field is not zero.
     #[error("frame {sequence}: a reserved field is {value:#x}")]
@@ -144,6 +150,21 @@ pub enum StreamError {
 }
 
 impl Kind {
+    /// The format that it came with.
+    #[must_use]
+    pub const fn format(self) -> u16 {
+        match self {
+            Self::Hello
+            | Self::Message
+            | Self::Pages
+            | Self::ZeroPages
+            | Self::Unit
+            | Self::EndOfRound
+            | Self::Alive => 1,
+            Self::PackedPages => 2,
+        }
+    }
+
     const fn to_byte(self) -> u8 {
         match self {
             Self::Hello => 1,
@@ -153,6 +174,7 @@ impl Kind {
             Self::Unit => 5,
             Self::EndOfRound => 6,
             Self::Alive => 7,
+            Self::PackedPages => 8,
         }
     }
 
@@ -165,6 +187,7 @@ impl Kind {
             5 => Some(Self::Unit),
             6 => Some(Self::EndOfRound),
             7 => Some(Self::Alive),
+            8 => Some(Self::PackedPages),
             _ => None,
         }
     }
@@ -195,7 +218,7 @@ impl Header {
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
         let wire = Wire {
             magic: MAGIC.into(),
-            format: FORMAT.into(),
+            format: self.kind.format().into(),
             kind: self.kind.to_byte(),
             reserved: 0,
             sequence: self.sequence.into(),
@@ -216,10 +239,12 @@ impl Header {
         if wire.magic != MAGIC {
             return Err(StreamError::Magic { sequence, magic: wire.magic.get() });
         }
-        if wire.format != FORMAT {
-            return Err(StreamError::Format { found: wire.format.get() });
+        let format = wire.format.get();
+        if !(1..=FORMAT).contains(&format) {
+            return Err(StreamError::Format { found: format });
         }
-        let kind = Kind::from_byte(wire.kind).ok_or(StreamError::Kind { sequence, kind: wire.kind })?;
+        let kind = Kind::from_byte(wire.kind).filter(|kind| kind.format() == format);
+        let kind = kind.ok_or(StreamError::Kind { sequence, kind: wire.kind, format })?;
         if wire.reserved != 0 {
             return Err(StreamError::Reserved { sequence, value: wire.reserved.into() });
         }

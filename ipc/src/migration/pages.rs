@@ -3,8 +3,9 @@
 //!
 //! Pages are named as the dirty bitmaps name them: by the number of a word, which stands for 64 pages of the RAM
 //! layout, and the bits of that word. So a frame carries what one word of the owed map says, and its lane follows from
-//! the word. A `Pages` body is a [`Stretch`] and the bytes of its pages in rising order; a `ZeroPages` body is a list
-//! of stretches: zero is said, never left out, since the page may have held something when it was sent before.
+//! the word. A `Pages` body is a [`Stretch`] and the bytes of its pages in rising order; of a `PackedPages` body they
+//! are one LZ4 block, which stands alone, and is shorter than what it unpacks to. A `ZeroPages` body is a list of
+//! stretches: zero is said, never left out, since the page may have held something when it was sent before.
 
 use zerocopy::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -30,7 +31,7 @@ pub struct Stretch {
     pub pages: u64,
 }
 
-/// What stands before the bytes of a `Pages` body.
+/// What stands before the bytes of a `Pages` or `PackedPages` body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PagesHead {
     /// The pages.
@@ -94,6 +95,26 @@ impl PagesHead {
     /// # Errors
     /// If there is no page in it, or the bytes are more or less than those of the pages.
     pub fn decode(body: &[u8]) -> Result<(Self, &[u8]), StreamError> {
+        let (head, bytes) = Self::split(body)?;
+        if bytes.len() != head.stretch.byte_len() {
+            return Err(StreamError::Body { place: "Pages, bytes", value: bytes.len() as u64 });
+        }
+        Ok((head, bytes))
+    }
+
+    /// Takes a `PackedPages` body apart: what the pages are, and their packed bytes.
+    ///
+    /// # Errors
+    /// If there is no page in it, or the packed bytes are none, or no fewer than those of the pages.
+    pub fn decode_packed(body: &[u8]) -> Result<(Self, &[u8]), StreamError> {
+        let (head, packed) = Self::split(body)?;
+        if packed.is_empty() || packed.len() >= head.stretch.byte_len() {
+            return Err(StreamError::Body { place: "PackedPages, bytes", value: packed.len() as u64 });
+        }
+        Ok((head, packed))
+    }
+
+    fn split(body: &[u8]) -> Result<(Self, &[u8]), StreamError> {
         let bad = |place, value| StreamError::Body { place, value };
         let (wire, bytes) =
             HeadWire::ref_from_prefix(body).map_err(|_| bad("Pages, length", body.len() as u64))?;
@@ -102,9 +123,6 @@ impl PagesHead {
             return Err(bad("Pages, reserved", reserved.get()));
         }
         let stretch = Stretch::from_wire("Pages, no page of word", stretch)?;
-        if bytes.len() != stretch.byte_len() {
-            return Err(bad("Pages, bytes", bytes.len() as u64));
-        }
         Ok((Self { stretch }, bytes))
     }
 }

@@ -11,6 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::addr::PAGE_LEN;
 use crate::frame::BODY_LEN_MAX;
 use crate::instance::InstanceId;
 use crate::migration::frame::MigrationId;
@@ -46,9 +47,21 @@ pub enum Side {
         migration: MigrationId,
         /// Its connections: 1 to [`LANES_MAX`](crate::migration::LANES_MAX).
         lane_count: u8,
+        /// How it sends the pages of RAM.
+        packing: Packing,
     },
     /// The host that it comes to: what it takes part in is known when somebody has connected.
     Destination,
+}
+
+/// How pages are sent. Append only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Packing {
+    /// As they are.
+    #[default]
+    Plain,
+    /// As LZ4 blocks, where that makes them shorter.
+    Lz4,
 }
 
 /// How the other host is known. Append only.
@@ -154,6 +167,15 @@ pub struct RoundReport {
     pub sent_len: u64,
     /// How long it took, in microseconds.
     pub took_us: u64,
+}
+
+impl RoundReport {
+    /// Bytes that it brought over: those of the pages that were sent with theirs, packed or not; or what travelled,
+    /// where that is more.
+    #[must_use]
+    pub fn carried_len(&self) -> u64 {
+        self.page_count.saturating_mul(PAGE_LEN).max(self.sent_len)
+    }
 }
 
 impl Message for MoverRequest {

@@ -26,6 +26,7 @@ pub fn samples() -> Vec<(&'static str, Vec<u8>)> {
         (Kind::Unit, [&piece.to_bytes()[..], b"state"].concat()),
         (Kind::EndOfRound, EndOfRound { round: 300, page_count: 0x1_0000_0001 }.to_bytes().to_vec()),
         (Kind::Alive, Vec::new()),
+        (Kind::PackedPages, [&PagesHead { stretch }.to_bytes()[..], b"an LZ4 block"].concat()),
     ];
     let name = |kind: Kind| match kind {
         Kind::Hello => "stream-hello",
@@ -35,6 +36,7 @@ pub fn samples() -> Vec<(&'static str, Vec<u8>)> {
         Kind::Unit => "stream-unit",
         Kind::EndOfRound => "stream-end-of-round",
         Kind::Alive => "stream-alive",
+        Kind::PackedPages => "stream-packed-pages",
     };
     let frame = |(kind, body): (Kind, Vec<u8>)| {
         let header = Header::of(kind, 0x0102_0304, &[&body]).to_bytes();

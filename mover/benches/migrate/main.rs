@@ -6,7 +6,8 @@
 //! byte, and their coordinators. Memory is random, so that no page is zero. Of the reference nothing is read or
 //! written but a buffer; a mover reads and writes guest RAM, and sums it, as well. The two are measured in turn, and
 //! the median of the ratios counts. A thread stands for the guest: it writes pages drawn from all of RAM, a word each,
-//! at a rate that is tried at any machine, and notes them as a dirty log would.
+//! at a rate that is tried at any machine, and notes them as a dirty log would. What packing (`--compress`) costs and
+//! saves is measured with that memory, of which nothing becomes shorter, and with this program's own bytes.
 //!
 //! `cargo bench -p mover --bench migrate`; run by `cargo xtask bench migrate`.
 
@@ -20,6 +21,7 @@ mod writer;
 use std::time::Duration;
 
 use bare::Kind;
+use ipc::protocol::mover::Packing;
 use pair::Pair;
 use writer::Writer;
 
@@ -44,6 +46,11 @@ fn main() {
         for lanes in LANES {
             rate(kind, lanes);
         }
+    }
+    println!("{:<8}{:>6}{:>16}{:>16}{:>8}{:>12}", "packed", "lanes", "plain", "packed", "ratio", "travels");
+    for lanes in LANES {
+        packed("random", None, lanes);
+        packed("program", Some(&std::fs::read("/proc/self/exe").unwrap()), lanes);
     }
     println!(
         "A guest that writes, over 2 plain lanes; limit of the downtime {} ms, {ROUNDS_MAX} rounds at most",
@@ -72,7 +79,7 @@ fn rate(kind: Kind, lanes: u8) {
     let (mut bare, mut moved, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..TURNS {
         bare.push(per_second(RAM_LEN, bare::carry(kind, lanes, RAM_LEN)));
-        let mut pair = Pair::new(kind, lanes);
+        let mut pair = Pair::new(kind, lanes, Packing::Plain);
         pair.owe_all();
         let (report, took) = pair.round(0);
         moved.push(per_second(report.sent_len, took));
@@ -89,11 +96,38 @@ fn rate(kind: Kind, lanes: u8) {
     );
 }
 
+/// Pages that are carried as they are and packed, and how much of them travels.
+fn packed(what: &str, content: Option<&[u8]>, lanes: u8) {
+    let (mut plain, mut packed, mut ratios, mut travels) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        let [(_, unpacked), (sent_len, shorter)] = [Packing::Plain, Packing::Lz4].map(|packing| {
+            let mut pair = Pair::new(Kind::Plain, lanes, packing);
+            content.into_iter().for_each(|content| pair.fill_with(content));
+            pair.owe_all();
+            let (report, took) = pair.round(0);
+            pair.check();
+            pair.end();
+            (report.sent_len, per_second(RAM_LEN, took))
+        });
+        plain.push(unpacked);
+        packed.push(shorter);
+        ratios.push(shorter / unpacked);
+        travels.push(sent_len as f64 / RAM_LEN as f64);
+    }
+    println!(
+        "{what:<8}{lanes:>6}{:>11.0} MB/s{:>11.0} MB/s{:>8.2}{:>10.0} %",
+        median(plain) / 1e6,
+        median(packed) / 1e6,
+        median(ratios),
+        median(travels) * 100.0,
+    );
+}
+
 /// A whole precopy under a guest that writes.
 fn downtime(pages_per_second: u64) {
     const LANES: u8 = 2;
     let bare = per_second(RAM_LEN, bare::carry(Kind::Plain, LANES, RAM_LEN));
-    let mut pair = Pair::new(Kind::Plain, LANES);
+    let mut pair = Pair::new(Kind::Plain, LANES, Packing::Plain);
     pair.owe_all();
     let writer = Writer::start(pair.ram(), pages_per_second);
     let mut rounds = 0;

@@ -12,7 +12,7 @@ use ipc::addr::Gpa;
 use ipc::migration::frame::MigrationId;
 use ipc::protocol::control::{Event, RoleConfig};
 use ipc::protocol::mover::{
-    IdentityFile, MoverConfig, MoverNotice, MoverRequest, RoundReport, Security, Side,
+    IdentityFile, MoverConfig, MoverNotice, MoverRequest, Packing, RoundReport, Security, Side,
 };
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::shm::dirty_log::{OwedMap, SharedOwed};
@@ -94,9 +94,10 @@ fn sealed(text: &str) -> OwnedFd {
 
 impl Pair {
     /// Connected by so many lanes; the source has RAM without a page that is zero.
-    pub fn new(kind: Kind, lanes: u8) -> Self {
+    pub fn new(kind: Kind, lanes: u8, packing: Packing) -> Self {
         let [near, far] = pems();
-        let side = Side::Source { migration: MigrationId(*b"a migration's id"), lane_count: lanes };
+        let migration = MigrationId(*b"a migration's id");
+        let side = Side::Source { migration, lane_count: lanes, packing };
         let mut source = End::start(side, kind, &near, PEERS[1]);
         let mut destination = End::start(Side::Destination, kind, &far, PEERS[0]);
         for index in 0..lanes {
@@ -111,6 +112,16 @@ impl Pair {
         fill(source.ram.file());
         // A guest's memory at the destination is fresh: what is measured includes that it comes into being.
         Self { source, destination }
+    }
+
+    /// Has these bytes over and over in guest RAM at the source.
+    pub fn fill_with(&self, content: &[u8]) {
+        let mut at = 0;
+        while at < RAM_LEN {
+            let len = content.len().min(usize::try_from(RAM_LEN - at).unwrap());
+            self.source.ram.file().write_all_at(&content[..len], at).unwrap();
+            at += len as u64;
+        }
     }
 
     /// Guest RAM at the source.

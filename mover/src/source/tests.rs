@@ -45,7 +45,8 @@ async fn host_that_does_not_say_hello_is_given_up() {
     let ((near, _far), (work, _told)) = (pair(), work());
     let (_orders, ordered) = mpsc::channel(1);
     let begun = Instant::now();
-    let ended = run(vec![near], Securing::Plain, MIGRATION, ordered, Arc::new(Nothing), work).await;
+    let ended =
+        run(vec![near], Securing::Plain, MIGRATION, ordered, Arc::new(Nothing), Packing::Plain, work).await;
     assert_eq!(ended.unwrap_err().0, "the other host does not say hello");
     assert_eq!(begun.elapsed(), STALL);
 }
@@ -60,6 +61,7 @@ async fn host_that_falls_silent_is_lost_and_is_told_that_this_one_is_there() {
         MIGRATION,
         ordered,
         Arc::new(Nothing),
+        Packing::Plain,
         Arc::clone(&work),
     ));
     let mut far = Securing::Plain.open(far).await.unwrap();

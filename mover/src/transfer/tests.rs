@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use ipc::addr::Gpa;
 use ipc::migration::frame::{EndOfRound, Kind};
 use ipc::migration::pages::{PagesHead, Stretch};
-use ipc::protocol::mover::MESSAGE_LEN_MAX;
+use ipc::protocol::mover::{MESSAGE_LEN_MAX, Packing};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::shm::region::Region;
 use tokio::io::duplex;
@@ -72,10 +72,10 @@ async fn receive(
 
 /// Carries rounds through `count` lanes; `between` changes RAM and marks what it changes.
 async fn carry(
-    count: u8,
+    (count, packing): (u8, Packing),
     rounds: u32,
     between: impl Fn(u32, &Region, &Words),
-) -> (Vec<u8>, Vec<u8>, Carried) {
+) -> (Vec<u8>, Vec<u8>, Carried, u64) {
     let (here, source) = ram();
     let (there, destination) = ram();
     let (owed, states) = (Words::all(), States::default());
@@ -91,7 +91,7 @@ async fn carry(
         between(round, &here, &owed);
         for (lane, sender, receiver, intake) in &mut ends {
             let send = async {
-                let carried = send_pages(sender, *lane, &source, &owed, || false).await?.unwrap();
+                let carried = send_pages(sender, *lane, packing, &source, &owed, || false).await?.unwrap();
                 end_round(sender, round, carried).await?;
                 Ok::<_, TransferError>(carried)
             };
@@ -102,13 +102,16 @@ async fn carry(
             all.zero_count += sent.zero_count;
         }
     }
-    (bytes(&here), bytes(&there), all)
+    let sent_len = ends.iter().map(|(_, sender, ..)| sender.sent_len()).sum();
+    (bytes(&here), bytes(&there), all, sent_len)
 }
 
 #[tokio::test]
 async fn ram_arrives_through_any_number_of_lanes_pages_that_become_zero_again_too() {
-    for count in [1, 2, 3, 16] {
-        let (here, there, carried) = carry(count, 4, |round, memory, owed| {
+    let packings = [Packing::Plain, Packing::Lz4];
+    let all = [1, 2, 3, 16].into_iter().flat_map(|count| packings.map(|packing| (count, packing)));
+    for (count, packing) in all {
+        let (here, there, carried, sent_len) = carry((count, packing), 4, |round, memory, owed| {
             for page in (0..PAGES).filter(|page| page % 3 == u64::from(round)) {
                 // Every other page of the first round is zero again in the last.
                 write(memory, page, page + 1);
@@ -122,7 +125,9 @@ async fn ram_arrives_through_any_number_of_lanes_pages_that_become_zero_again_to
             }
         })
         .await;
-        assert!(here == there, "{count} lanes");
+        assert!(here == there, "{count} lanes, {packing:?}");
+        let pages_len = carried.page_count * 4096;
+        assert_eq!(sent_len < pages_len / 8, packing == Packing::Lz4, "{sent_len} of {pages_len}");
         assert!(carried.page_count > 0 && carried.zero_count > PAGES / 2, "{carried:?}");
     }
 }
@@ -132,8 +137,8 @@ async fn a_round_that_is_given_up_takes_no_more_of_the_map() {
     let (_, source) = ram();
     let owed = Words::all();
     let mut sender = Sender::new(tokio::io::sink());
-    let carried =
-        send_pages(&mut sender, Lane { index: 0, count: 1 }, &source, &owed, || true).await.unwrap();
+    let (lane, packing) = (Lane { index: 0, count: 1 }, Packing::Plain);
+    let carried = send_pages(&mut sender, lane, packing, &source, &owed, || true).await.unwrap();
     assert_eq!(carried, None);
     assert_eq!(owed.0.iter().filter(|word| word.load(SeqCst) == 0).count(), 1);
     assert_eq!(sender.sent_len(), 0);
@@ -155,6 +160,11 @@ fn what_cannot_be_is_refused() {
     };
     let other = taken(Kind::Pages, &pages(2, 1));
     assert!(matches!(other, Err(TransferError::OtherLane { word: 2, lane: 1 })));
+    let mut packed = PagesHead { stretch: Stretch { word: 1, pages: 1 } }.to_bytes().to_vec();
+    packed.extend_from_slice(b"no LZ4 block");
+    assert!(matches!(taken(Kind::PackedPages, &packed), Err(TransferError::Packing(_))));
+    packed[0] = 2;
+    assert!(matches!(taken(Kind::PackedPages, &packed), Err(TransferError::OtherLane { word: 2, lane: 1 })));
     for (word, bits) in [(9, 1 << 8), (11, 1), (u64::MAX, u64::MAX)] {
         assert!(matches!(taken(Kind::Pages, &pages(word, bits)), Err(TransferError::Ram(_))));
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-use ipc::protocol::mover::{IdentityFile, MoverNotice, MoverRequest, Security, Side};
+use ipc::protocol::mover::{IdentityFile, MoverNotice, MoverRequest, Packing, Security, Side};
 use ipc::shm::memory_file;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustix::fs::SealFlags;
@@ -65,7 +65,7 @@ fn host_believing(
 }
 
 fn source(lane_count: u8) -> Side {
-    Side::Source { migration: MIGRATION, lane_count }
+    Side::Source { migration: MIGRATION, lane_count, packing: Packing::Plain }
 }
 
 fn connect(here: &mut Mover, there: &mut Mover, lane_count: u8) {

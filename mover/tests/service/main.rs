@@ -23,7 +23,7 @@ use ipc::addr::Gpa;
 use ipc::instance::InstanceId;
 use ipc::migration::frame::MigrationId;
 use ipc::protocol::control::{Event, Failure, RoleConfig};
-use ipc::protocol::mover::{MoverConfig, MoverNotice, MoverRequest, Security, Side};
+use ipc::protocol::mover::{MoverConfig, MoverNotice, MoverRequest, Packing, Security, Side};
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::shm::dirty_log::{OwedMap, SharedOwed};
 use ipc::shm::memory_file;
@@ -127,7 +127,7 @@ fn pair() -> (UnixStream, UnixStream) {
 }
 
 fn source(lane_count: u8, security: Security) -> Mover {
-    Mover::start(Side::Source { migration: MIGRATION, lane_count }, security)
+    Mover::start(Side::Source { migration: MIGRATION, lane_count, packing: Packing::Plain }, security)
 }
 
 fn destination() -> Mover {

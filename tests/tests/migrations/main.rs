@@ -13,6 +13,7 @@
 mod damage;
 mod matrix;
 mod network;
+mod packed;
 mod phases;
 mod relay;
 #[expect(dead_code, reason = "this suite starts machines with devices only")]

@@ -151,7 +151,7 @@ fn receive(listener: &UnixListener, ram: &File, holds: bool, waits: &Waits, told
                 lane.send(Kind::Message, &session.seal(&answer).unwrap());
             }
             Kind::Unit | Kind::Alive => {}
-            Kind::Hello => panic!("the source greets twice"),
+            Kind::Hello | Kind::PackedPages => panic!("{kind:?} has no place here"),
         }
     }
 }

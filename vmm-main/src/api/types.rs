@@ -237,6 +237,9 @@ pub struct MigrateRequest {
     /// Slow the guest's CPUs down while it dirties its memory faster than it is sent.
     #[serde(default)]
     pub throttles: bool,
+    /// Send pages packed as LZ4 blocks.
+    #[serde(default)]
+    pub compresses: bool,
     /// Connections: 1 to 16.
     #[serde(default = "lane_count")]
     pub lane_count: u8,
@@ -273,6 +276,7 @@ impl std::fmt::Debug for MigrateRequest {
             round_count_max,
             gives_up,
             throttles,
+            compresses,
             lane_count,
             tls_peer,
             insecure,
@@ -283,6 +287,7 @@ impl std::fmt::Debug for MigrateRequest {
             .field("round_count_max", round_count_max)
             .field("gives_up", gives_up)
             .field("throttles", throttles)
+            .field("compresses", compresses)
             .field("lane_count", lane_count)
             .field("tls_peer", tls_peer)
             .field("insecure", insecure)

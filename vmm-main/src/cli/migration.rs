@@ -104,6 +104,9 @@ pub struct MigrateFlags {
     /// Slow the guest's CPUs down, more with each round, while it writes its memory faster than that is sent
     #[arg(long, requires = "to")]
     throttle: bool,
+    /// Send its memory packed (LZ4): for a network that is slower than some hundred MiB/s per connection
+    #[arg(long, requires = "to")]
+    compress: bool,
     /// Connections, 1 to 16
     #[arg(long, value_name = "COUNT", default_value_t = lane_count())]
     lanes: u8,
@@ -172,6 +175,7 @@ fn begin(flags: &MigrateFlags, to: &str) -> Result<(), Problem> {
         round_count_max: flags.max_rounds,
         gives_up: flags.give_up,
         throttles: flags.throttle,
+        compresses: flags.compress,
         lane_count: flags.lanes,
         tls_peer: tls.map(|tls| tls.peer),
         insecure: flags.insecure,

@@ -32,8 +32,8 @@ pub enum Otherwise {
 /// How a round went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Round {
-    /// Bytes that were sent in it, as they travelled.
-    pub sent_len: u64,
+    /// Bytes that it brought over, packed or not.
+    pub carried_len: u64,
     /// How long that took.
     pub took: Duration,
     /// Bytes of pages that are owed now.
@@ -72,8 +72,8 @@ impl Round {
     /// How long the guest would stand still if it were paused now.
     pub fn downtime(&self) -> Duration {
         // A round without bytes says nothing about the rate: what is owed is assumed to take as long as that round did.
-        let nanos =
-            u128::from(self.owed_len).saturating_mul(self.took.as_nanos()) / u128::from(self.sent_len.max(1));
+        let nanos = u128::from(self.owed_len).saturating_mul(self.took.as_nanos())
+            / u128::from(self.carried_len.max(1));
         let pages = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         pages.saturating_add(self.overhead)
     }
@@ -100,7 +100,7 @@ impl Convergence {
                     estimate.as_millis(),
                     self.limits.downtime.as_millis(),
                     round.owed_len >> 20,
-                    round.sent_len >> 20,
+                    round.carried_len >> 20,
                     if self.limits.throttle {
                         "more rounds by --max-rounds"
                     } else {

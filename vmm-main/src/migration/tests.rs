@@ -134,7 +134,7 @@ impl World {
             }
             (_, false) => source::Event::Failed("a host's failure".to_owned()),
             (Job::Round, true) => source::Event::RoundSent(Round {
-                sent_len: 1 << 20,
+                carried_len: 1 << 20,
                 took: Duration::from_millis(10),
                 owed_len: 1 << 20,
                 overhead: Duration::ZERO,

@@ -7,8 +7,16 @@ use proptest::prop_assert_eq;
 
 use super::{BODY_LEN_MAX, EndOfRound, HEADER_LEN, Header, Hello, Kind, MigrationId, StreamError};
 
-const KINDS: [Kind; 7] =
-    [Kind::Hello, Kind::Message, Kind::Pages, Kind::ZeroPages, Kind::Unit, Kind::EndOfRound, Kind::Alive];
+const KINDS: [Kind; 8] = [
+    Kind::Hello,
+    Kind::Message,
+    Kind::Pages,
+    Kind::ZeroPages,
+    Kind::Unit,
+    Kind::EndOfRound,
+    Kind::Alive,
+    Kind::PackedPages,
+];
 
 #[test]
 fn every_kind_comes_back() {
@@ -36,9 +44,13 @@ fn every_field_is_checked() {
         Header::decode(&bytes, 0)
     };
     assert!(matches!(with(0, 0), Err(StreamError::Magic { sequence: 0, .. })));
-    assert_eq!(with(4, 2), Err(StreamError::Format { found: 2 }));
+    for found in [0, 3] {
+        assert_eq!(with(4, found), Err(StreamError::Format { found: found.into() }));
+    }
+    // A kind in the format that it did not come with: either was said by nobody.
+    assert_eq!(with(4, 2), Err(StreamError::Kind { sequence: 0, kind: 3, format: 2 }));
     for byte in (0..=u8::MAX).filter(|byte| !(1..=7).contains(byte)) {
-        assert_eq!(with(6, byte), Err(StreamError::Kind { sequence: 0, kind: byte }));
+        assert_eq!(with(6, byte), Err(StreamError::Kind { sequence: 0, kind: byte, format: 1 }));
     }
     assert_eq!(with(7, 9), Err(StreamError::Reserved { sequence: 0, value: 9 }));
     // The length's high bytes.

@@ -36,6 +36,18 @@ fn bytes_are_those_of_the_pages() {
 }
 
 #[test]
+fn packed_bytes_are_fewer_than_those_of_the_pages() {
+    let head = PagesHead { stretch: Stretch { word: 0, pages: 0b11 } };
+    for len in [1, 2 * 4096 - 1] {
+        let body = body(head, len);
+        assert_eq!(PagesHead::decode_packed(&body), Ok((head, &body[HEAD_LEN..])));
+    }
+    for len in [0, 2 * 4096, 64 * 4096] {
+        assert!(PagesHead::decode_packed(&body(head, len)).is_err(), "{len}");
+    }
+}
+
+#[test]
 fn a_head_is_checked_field_by_field() {
     let good = body(PagesHead { stretch: Stretch { word: 1, pages: 1 } }, 4096);
     assert!(PagesHead::decode(&good).is_ok());
@@ -81,6 +93,9 @@ proptest! {
             let mut again = head.to_bytes().to_vec();
             again.extend_from_slice(rest);
             prop_assert_eq!(&again, &bytes);
+        }
+        if let Ok((head, rest)) = PagesHead::decode_packed(&bytes) {
+            prop_assert_eq!(&[&head.to_bytes()[..], rest].concat(), &bytes);
         }
         if let Ok(stretches) = zero_pages(&bytes) {
             let mut list = ZeroPages::default();

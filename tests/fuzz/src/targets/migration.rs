@@ -14,9 +14,11 @@ use ipc::instance::InstanceId;
 use ipc::migration::frame::{EndOfRound, HEADER_LEN, Header, Hello, Kind, MigrationId};
 use ipc::migration::pages::{self, PagesHead, Stretch, ZeroPages};
 use ipc::migration::unit::PieceHead;
+use ipc::protocol::mover::Packing;
 use ipc::protocol::ram::{RamLayout, RamRegion};
 use ipc::shm::memory_file;
 use ipc::shm::region::Region;
+use mover::packing::Packer;
 use mover::ram::Ram;
 use mover::states::States;
 use mover::transfer::{Intake, Lane};
@@ -82,6 +84,7 @@ fn mended(stream: &[u8]) -> Vec<u8> {
             Kind::Unit,
             Kind::EndOfRound,
             Kind::Alive,
+            Kind::PackedPages,
         ];
         let Some(kind) = kinds.into_iter().cycle().nth(usize::from(kind)) else { break };
         let claimed = usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(usize::MAX);
@@ -110,6 +113,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     zero.push(Stretch { word: 0, pages: u64::MAX });
     zero.push(Stretch { word: 1, pages: 0x3f });
     let pages = PagesHead { stretch }.to_bytes().to_vec();
+    let mut packed = pages.clone();
+    packed.extend_from_slice(Packer::new(Packing::Lz4).pack(&[0xa5; 4096]).unwrap_or_default());
     let piece = |offset, is_last| {
         [&PieceHead { instance: SMMU, offset, is_last }.to_bytes()[..], b"some state"].concat()
     };
@@ -131,5 +136,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
         frames.collect::<Vec<_>>().concat()
     };
     let hello = Hello { migration: MigrationId([7; 16]), lane: 0, lane_count: 1 }.to_bytes().to_vec();
-    vec![whole(&parts), whole(&[(Kind::Pages, pages)]), whole(&[(Kind::Hello, hello.clone())]), hello]
+    vec![
+        whole(&parts),
+        whole(&[(Kind::Pages, pages)]),
+        whole(&[(Kind::PackedPages, packed)]),
+        whole(&[(Kind::Hello, hello.clone())]),
+        hello,
+    ]
 }

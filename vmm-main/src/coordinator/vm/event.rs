@@ -73,8 +73,8 @@ pub enum MigrationEvent {
     Heard(Message),
     /// A round is sent: so many bytes, in so long.
     RoundSent {
-        /// Bytes that travelled.
-        sent_len: u64,
+        /// Bytes that it brought over, packed or not.
+        carried_len: u64,
         /// How long it took.
         took: Duration,
     },

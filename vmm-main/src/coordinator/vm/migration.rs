@@ -21,7 +21,7 @@ use std::time::Duration;
 use ipc::instance::InstanceId;
 use ipc::migration::frame::MigrationId;
 use ipc::protocol::control::RoleConfig;
-use ipc::protocol::mover::{IdentityFile, MoverConfig, MoverRequest, Security};
+use ipc::protocol::mover::{IdentityFile, MoverConfig, MoverRequest, Packing, Security};
 use ipc::protocol::{mover, ram::RamLayout};
 use ipc::shm::dirty_log::{Moment, OwedMap, SharedOwed};
 use machine::boot::BootInfo;
@@ -58,6 +58,7 @@ pub(super) struct Migration {
     id: Option<MigrationId>,
     session: Option<Session>,
     lane_count: u8,
+    packing: Packing,
     /// The request for its connections; 0 at the destination.
     dial: u8,
     /// How the other host is known.
@@ -105,6 +106,7 @@ impl Migration {
         new.security = security(request.tls_peer.clone());
         new.identity = IdentityFile::ALL.into_iter().zip(identity).collect();
         new.insecure = request.insecure;
+        new.packing = if request.compresses { Packing::Lz4 } else { Packing::Plain };
         Ok(new)
     }
 
@@ -122,6 +124,7 @@ impl Migration {
             id: None,
             session: None,
             lane_count,
+            packing: Packing::Plain,
             dial: 0,
             security: Security::Plain,
             identity: Vec::new(),
@@ -155,7 +158,9 @@ impl Migration {
     /// The mover's configuration.
     pub fn config(&self, ram: RamLayout) -> Result<RoleConfig, Problem> {
         let side = match (self.side, self.id) {
-            (Side::Source, Some(migration)) => mover::Side::Source { migration, lane_count: self.lane_count },
+            (Side::Source, Some(migration)) => {
+                mover::Side::Source { migration, lane_count: self.lane_count, packing: self.packing }
+            }
             (Side::Source, None) => return Err(bug("a migration has no number")),
             (Side::Destination, _) => mover::Side::Destination,
         };

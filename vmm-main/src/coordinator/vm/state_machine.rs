@@ -356,8 +356,8 @@ impl StateMachine {
         }
     }
 
-    /// Whether a next life is not begun yet: the disks may be another host's, or those of a planned restart are about to
-    /// begin, and could not be rewired before.
+    /// Whether a next life is not begun yet: the disks may be another host's, or those of a planned restart are about
+    /// to begin, and could not be rewired before.
     const fn defers_recovery(&self) -> bool {
         self.lacks_disks() || self.restart_is_beginning()
     }

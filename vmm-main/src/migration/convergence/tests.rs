@@ -15,14 +15,14 @@ fn limits() -> Limits {
 /// A round at 1 MiB a millisecond.
 fn round(sent: u64, owed: u64) -> Round {
     let took = Duration::from_millis(sent);
-    Round { sent_len: sent * MIB, took, owed_len: owed * MIB, overhead: Duration::from_millis(10) }
+    Round { carried_len: sent * MIB, took, owed_len: owed * MIB, overhead: Duration::from_millis(10) }
 }
 
 #[test]
 fn the_estimate_is_what_is_owed_over_the_rate_and_the_overhead() {
     assert_eq!(round(1000, 250).downtime(), Duration::from_millis(260));
     assert_eq!(round(1000, 0).downtime(), Duration::from_millis(10));
-    let nothing_sent = Round { sent_len: 0, ..round(1000, 1) };
+    let nothing_sent = Round { carried_len: 0, ..round(1000, 1) };
     assert!(nothing_sent.downtime() > Duration::from_secs(3600), "no rate is known");
     let huge = Round { owed_len: u64::MAX, took: Duration::MAX, ..round(1, 1) };
     assert!(huge.downtime() > Duration::from_secs(3600), "no overflow");

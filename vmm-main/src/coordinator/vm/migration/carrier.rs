@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipc::protocol::control::Request;
-use ipc::protocol::mover::{MoverNotice, MoverRequest, RoundReport, Security};
+use ipc::protocol::mover::{MoverNotice, MoverRequest, Security};
 use ipc::shm::dirty_log::SharedOwed;
 use ipc::shm::region::Region;
 
@@ -173,8 +173,8 @@ impl Vm {
             },
             MoverNotice::RoundSent(report) => {
                 migration.report.sent(report);
-                let RoundReport { sent_len, took_us, .. } = report;
-                MigrationEvent::RoundSent { sent_len, took: Duration::from_micros(took_us) }
+                let took = Duration::from_micros(report.took_us);
+                MigrationEvent::RoundSent { carried_len: report.carried_len(), took }
             }
             MoverNotice::Heard(sealed) => {
                 let opened = migration.session.as_mut().map(|session| session.open(&sealed));

@@ -22,6 +22,8 @@ pub struct Report {
     last: Instant,
     stages: Vec<Stage>,
     rounds: Vec<MigrationRound>,
+    /// What the latest has brought over, and how long it took.
+    latest: Option<(u64, Duration)>,
     owed_len: u64,
     /// How much of their time is taken from the guest's CPUs, and the most that was.
     throttle_percent: u8,
@@ -44,6 +46,7 @@ impl Report {
             last: now,
             stages: Vec::new(),
             rounds: Vec::new(),
+            latest: None,
             owed_len: 0,
             throttle_percent: 0,
             throttle_percent_max: 0,
@@ -72,16 +75,15 @@ impl Report {
     /// A round was sent.
     pub fn sent(&mut self, report: RoundReport) {
         let RoundReport { round: _, page_count, zero_count, sent_len, took_us } = report;
+        self.latest = Some((report.carried_len(), Duration::from_micros(took_us)));
         self.rounds.push(MigrationRound { page_count, zero_page_count: zero_count, sent_len, took_us });
     }
 
     /// So many bytes of pages are owed, after the latest round.
     pub fn owed(&mut self, owed_len: u64) {
         self.owed_len = owed_len;
-        self.downtime_estimate = self.rounds.last().map(|round| {
-            let MigrationRound { sent_len, took_us, .. } = *round;
-            let took = Duration::from_micros(took_us);
-            Round { sent_len, took, owed_len, overhead: Duration::ZERO }.downtime()
+        self.downtime_estimate = self.latest.map(|(carried_len, took)| {
+            Round { carried_len, took, owed_len, overhead: Duration::ZERO }.downtime()
         });
     }
 

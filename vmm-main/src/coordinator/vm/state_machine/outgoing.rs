@@ -335,13 +335,13 @@ impl Outgoing {
             }
             (Stage::Connect, MigrationEvent::Connected) => self.begin(actions),
             (_, MigrationEvent::Heard(message)) => self.handle(source::Event::Received(message), actions),
-            (Stage::Round, MigrationEvent::RoundSent { sent_len, took }) => {
-                self.sent = (sent_len, took);
+            (Stage::Round, MigrationEvent::RoundSent { carried_len, took }) => {
+                self.sent = (carried_len, took);
                 self.enter(Stage::Rearm);
             }
             (Stage::Harvest, MigrationEvent::Harvested(owed_len)) => {
-                let (sent_len, took) = self.sent;
-                let round = Round { sent_len, took, owed_len, overhead: Duration::ZERO };
+                let (carried_len, took) = self.sent;
+                let round = Round { carried_len, took, owed_len, overhead: Duration::ZERO };
                 self.handle(source::Event::RoundSent(round), actions);
             }
             (Stage::LastHarvest, MigrationEvent::Harvested(_)) => self.send_last_round(actions),

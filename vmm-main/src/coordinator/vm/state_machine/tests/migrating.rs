@@ -120,7 +120,7 @@ impl World {
             MigrationAction::TakeLanes => MigrationEvent::Connected,
             MigrationAction::Harvest(_) => MigrationEvent::Harvested(self.migration.owed_len),
             MigrationAction::SendRound(_) => {
-                MigrationEvent::RoundSent { sent_len: 1 << 20, took: Duration::from_millis(1) }
+                MigrationEvent::RoundSent { carried_len: 1 << 20, took: Duration::from_millis(1) }
             }
             MigrationAction::SendStates => {
                 MigrationEvent::StatesQueued(Ok(Message::Last { units: vec![], digest: [0; 32] }))
