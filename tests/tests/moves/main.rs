@@ -7,7 +7,7 @@
 //!   [`deaths`]: at any message. The guest goes on where it was, the user is told process and step, and nothing leaks.
 //! - [`harvests`]: what the dirty logs have is what was written; [`contents`]: and nothing else has changed.
 //! - [`clocks`]: time goes on over migrations.
-//! - [`loads`]: processes of several devices that died come back side by side.
+//! - [`side_by_side`]: processes of several devices load side by side, where they died, and save so, where they move.
 //! - [`replays`], [`tracking`]: a migration to a host that leaves out the replay, or does it late, or from one whose
 //!   devices log by IOVA, does not pass the check that it passes as shipped ([`unfaithful`]).
 //!
@@ -34,7 +34,6 @@ mod harvests;
 mod held;
 #[path = "../../../vmm-main/tests/support/lane.rs"]
 mod lane;
-mod loads;
 mod loops;
 #[expect(dead_code, reason = "the guest of another suite, of which this one needs a part")]
 #[path = "../faults/monitor.rs"]
@@ -46,6 +45,7 @@ mod refusals;
 mod replays;
 #[path = "../../../dev-vfio/tests/server/mod.rs"]
 mod server;
+mod side_by_side;
 mod signaller;
 #[expect(dead_code, reason = "its driver")]
 #[path = "../faults/smmu.rs"]
@@ -69,11 +69,11 @@ use faulty::Faulty;
 use process::Program;
 use sandbox::profile::Profile;
 use sandbox::{Inherited, InheritedError, profiles};
-use unfaithful::{Breach, LateReplay, LogByIova, NoReplay, SlowLoad};
+use unfaithful::{Breach, LateReplay, LogByIova, NoReplay, Slow};
 use vcpu::{Soft, VcpuProgram};
 
 /// By name, as test runners ask for them.
-const TESTS: [(&str, fn()); 21] = [
+const TESTS: [(&str, fn()); 22] = [
     ("guest_with_everything_in_flight_moves_again_and_again_and_loses_nothing", loops::everything_in_flight),
     ("what_is_signalled_between_pause_and_save_comes_once", loops::signals_of_the_pause),
     ("logs_have_every_page_that_was_written_between_moves", harvests::truth),
@@ -83,7 +83,8 @@ const TESTS: [(&str, fn()); 21] = [
     ("pages_that_a_device_wrote_through_a_reused_address_are_lost_if_iovas_are_logged", tracking::by_iova),
     ("guest_under_disk_io_loses_its_disk_if_nothing_is_replayed_where_it_arrives", replays::left_out),
     ("guest_under_disk_io_notices_if_devices_run_before_the_replay", replays::late),
-    ("disks_whose_processes_die_at_once_load_side_by_side", loads::side_by_side),
+    ("disks_whose_processes_die_at_once_load_side_by_side", side_by_side::loads),
+    ("disks_of_a_guest_that_moves_are_saved_side_by_side", side_by_side::saves),
     ("process_that_ends_at_any_message_of_a_move_costs_what_it_costs_elsewhere", deaths::any_message),
     ("process_that_is_stopped_in_a_move_holds_the_guest_up_for_a_short_span", deaths::stopped),
     ("vcpu_process_that_fails_at_any_step_of_a_move_leaves_the_guest_where_it_was", || {
@@ -131,7 +132,7 @@ fn main() {
         (Some("bulkhead-vfio"), None) => {
             run::<Faulty<VfioProgram<VfioUserDevice>>>(&profiles::vfio(), take_vfio);
         }
-        (Some("bulkhead-nvme"), Some(_)) => run::<SlowLoad>(&profiles::nvme(), Given::take),
+        (Some("bulkhead-nvme"), Some(_)) => run::<Slow>(&profiles::nvme(), Given::take),
         (Some("bulkhead-nvme"), None) => run::<Faulty<NvmeProgram>>(&profiles::nvme(), Given::take),
         _ => tests::runner::run(&words, &TESTS),
     }

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::hint::black_box;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,8 +42,8 @@ pub enum Breach {
     LateReplay,
     /// A device's process remembers the IOVAs of what is written, and looks up their pages when its log is asked for.
     LogByIova,
-    /// A disk's controller takes [`SLOW`] to load.
-    SlowLoad,
+    /// A disk's controller takes [`SLOW`] to load, and to save.
+    Slow,
 }
 
 impl Breach {
@@ -52,14 +52,14 @@ impl Breach {
             Self::NoReplay => b'0',
             Self::LateReplay => b'1',
             Self::LogByIova => b'2',
-            Self::SlowLoad => b'3',
+            Self::Slow => b'3',
         }
     }
 
     /// That of this executable, if it is such a copy.
     pub fn of_this() -> Option<Self> {
         let byte = black_box(&MARK)[LAST];
-        let all = [Self::NoReplay, Self::LateReplay, Self::LogByIova, Self::SlowLoad];
+        let all = [Self::NoReplay, Self::LateReplay, Self::LogByIova, Self::Slow];
         all.into_iter().find(|breach| breach.byte() == byte)
     }
 
@@ -109,16 +109,24 @@ impl Altered for NoReplay {
     }
 }
 
-/// How long a slow one loads.
+/// How long a slow one loads, and saves.
 pub const SLOW: Duration = Duration::from_millis(50);
-/// What it logs before and behind that.
-pub const LOADS: &str = "a slow load begins";
-pub const HAS_LOADED: &str = "a slow load is over";
+/// What it logs before and behind a load, and a save.
+pub const LOADS: [&str; 2] = ["a slow load begins", "a slow load is over"];
+pub const SAVES: [&str; 2] = ["a slow save begins", "a slow save is over"];
 
 /// The controller that takes its time.
-pub struct SlowLoad;
+pub struct Slow;
 
-impl Altered for SlowLoad {
+fn take_time([begins, is_over]: [&str; 2]) {
+    ipc::log::info!("{begins}");
+    // Sealed processes do not sleep, and nobody notifies this one.
+    let (lock, never) = (Mutex::new(()), Condvar::new());
+    let _ = never.wait_timeout_while(lock.lock().unwrap(), SLOW, |()| true);
+    ipc::log::info!("{is_over}");
+}
+
+impl Altered for Slow {
     type Of = NvmeProgram;
 
     fn load(
@@ -126,12 +134,12 @@ impl Altered for SlowLoad {
         source: Source,
         context: &Context,
     ) -> Result<<NvmeProgram as Program>::Loaded, Failure> {
-        ipc::log::info!("{LOADS}");
-        // Sealed processes do not sleep, and nobody notifies this one.
-        let (lock, never) = (Mutex::new(()), Condvar::new());
-        let _ = never.wait_timeout_while(lock.lock().unwrap(), SLOW, |()| true);
-        ipc::log::info!("{HAS_LOADED}");
+        take_time(LOADS);
         NvmeProgram::load(ready, source, context)
+    }
+    fn save(armed: &<NvmeProgram as Program>::Armed, into: &mut dyn Write) -> Result<(), Failure> {
+        take_time(SAVES);
+        NvmeProgram::save(armed, into)
     }
 }
 
