@@ -16,6 +16,7 @@ mod network;
 mod packed;
 mod phases;
 mod relay;
+mod stage1;
 #[expect(dead_code, reason = "this suite starts machines with devices only")]
 #[path = "../support/mod.rs"]
 mod support;
