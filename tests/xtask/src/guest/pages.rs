@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Guest kernels with other pages than 4 KiB, and the modules that they need to use an NVMe disk.
+//! Guest kernels with other pages than 4 KiB, and the modules that they need to use an NVMe disk, and to have a program
+//! use one by VFIO.
 //!
 //! Debian packs a kernel with pages of 16 KiB; where the machine's release is older than that, its backports have
 //! it. It is not the cloud kernel: NVMe and ext4 are modules, so these and what they depend on go into an
@@ -16,7 +17,7 @@ use std::{
 use ::tests::{
     SKIPPED,
     command::{capture, remove_folder, write_whole},
-    tools::find_file,
+    tools::{CROSS, find_file},
 };
 use anyhow::{Context, Result, bail, ensure};
 
@@ -25,6 +26,7 @@ use super::{
     apt::{Apt, Installed, Suites},
     format, initramfs, lock,
     manifest::{FileRecord, Manifest},
+    programs::USERDRIVER,
     read, unpacked, write_if_other,
 };
 use crate::progress::Step;
@@ -35,9 +37,9 @@ const IMAGE_16K: &str = "Image-16k";
 const MODULES_16K: &str = "modules-16k";
 const INITRAMFS_16K: &str = "initramfs-16k.cpio";
 
-/// What a guest needs for a file system on an NVMe disk. The checksum is named by ext4 as an algorithm, not as a
-/// module, so no dependency leads to it.
-const WANTED: [&str; 3] = ["crc32c_generic", "nvme", "ext4"];
+/// What a guest needs for a file system on an NVMe disk, and for VFIO. The checksum is named by ext4 as an algorithm,
+/// not as a module, so no dependency leads to it, nor to VFIO's IOMMU.
+const WANTED: [&str; 5] = ["crc32c_generic", "nvme", "ext4", "vfio_iommu_type1", "vfio_pci"];
 
 /// More modules than any of these depends on.
 const MODULE_COUNT_MAX: usize = 64;
@@ -68,14 +70,19 @@ pub fn refresh(cache: &Path) -> Result<()> {
     let names = manifest.names_in(MODULES_16K);
     let modules = names.iter().map(|name| read(&cache.join(name))).collect::<Result<Vec<_>>>()?;
     let busybox = read(&cache.join("busybox"))?;
-    write_if_other(&cache.join(INITRAMFS_16K), &initramfs::build_with_modules(&busybox, &[], &modules)?)
+    let driver = CROSS.installed().map(|compiler| USERDRIVER.program(&compiler, cache)).transpose()?;
+    let driver = driver.as_ref().map(|content| initramfs::Program { name: USERDRIVER.name, content });
+    let archive = initramfs::build_with_modules(&busybox, driver.as_slice(), &modules)?;
+    write_if_other(&cache.join(INITRAMFS_16K), &archive)
 }
 
 fn fetch(cache: &Path, update: bool) -> Result<()> {
     let _lock = lock(cache)?;
     let mut manifest = Manifest::load(cache);
     let modules = manifest.names_in(MODULES_16K);
-    let whole = !modules.is_empty() && modules.iter().all(|name| manifest.holds(cache, name));
+    // The last one that is wanted is among them, unless they were fetched when less was.
+    let has_last = modules.iter().any(|name| WANTED.last().is_some_and(|last| name.contains(last)));
+    let whole = has_last && modules.iter().all(|name| manifest.holds(cache, name));
     if whole && manifest.holds(cache, IMAGE_16K) && !update {
         return Ok(());
     }

@@ -32,8 +32,10 @@ const FLAGS: [&str; 11] = [
     "-fno-pie",
     "-mno-outline-atomics",
 ];
-const LINK_FLAGS: [&str; 5] =
-    ["-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,-z,max-page-size=4096"];
+const LINK_FLAGS: [&str; 4] = ["-nostdlib", "-static", "-no-pie", "-Wl,--build-id=none"];
+/// Segments that kernels of these pages can map.
+const OF_4K: &str = "-Wl,-z,max-page-size=4096";
+const OF_64K: &str = "-Wl,-z,max-page-size=65536";
 
 /// Computes with general registers only.
 const GENERAL: &str = "-mgeneral-regs-only";
@@ -43,6 +45,7 @@ pub struct Sources {
     pub name: &'static str,
     sources: &'static [(&'static str, &'static str)],
     headers: &'static [&'static str],
+    pages: &'static str,
 }
 
 /// The self-test, `tests/guest/selftest`.
@@ -56,17 +59,28 @@ pub const SELFTEST: Sources = Sources {
         ("vector.c", "-ffp-contract=off"),
     ],
     headers: &["selftest.h"],
+    pages: OF_4K,
 };
 
 /// What measures a disk, `tests/guest/diskrate`.
-pub const DISKRATE: Sources = Sources { name: "diskrate", sources: &[("main.c", GENERAL)], headers: &AIO };
+pub const DISKRATE: Sources =
+    Sources { name: "diskrate", sources: &[("main.c", GENERAL)], headers: &AIO, pages: OF_4K };
 
 /// What keeps a disk busy, `tests/guest/work`.
-pub const WORK: Sources = Sources { name: "work", sources: &[("main.c", GENERAL)], headers: &AIO };
+pub const WORK: Sources =
+    Sources { name: "work", sources: &[("main.c", GENERAL)], headers: &AIO, pages: OF_4K };
 
 /// What starts another kernel, `tests/guest/kexec`.
-pub const KEXEC: Sources =
-    Sources { name: "kexec", sources: &[("main.c", GENERAL)], headers: &["../selftest/selftest.h"] };
+pub const KEXEC: Sources = Sources {
+    name: "kexec",
+    sources: &[("main.c", GENERAL)],
+    headers: &["../selftest/selftest.h"],
+    pages: OF_4K,
+};
+
+/// What drives an NVMe controller by VFIO, `tests/guest/userdriver`.
+pub const USERDRIVER: Sources =
+    Sources { name: "userdriver", sources: &[("main.c", GENERAL)], headers: &AIO, pages: OF_64K };
 
 /// Headers of the programs that drive a disk.
 const AIO: [&str; 2] = ["../aio.h", "../selftest/selftest.h"];
@@ -89,7 +103,7 @@ impl Sources {
             objects.push(object);
         }
         let linked = work.path().join(self.name);
-        capture(compiler.command().args(LINK_FLAGS).arg("-o").arg(&linked).args(&objects))
+        capture(compiler.command().args(LINK_FLAGS).arg(self.pages).arg("-o").arg(&linked).args(&objects))
             .with_context(|| format!("linking the guest program {}", self.name))?;
         let program = fs::read(&linked).context("the linked guest program")?;
         format::static_program(&program).with_context(|| format!("the linked {}", self.name))?;
@@ -100,7 +114,7 @@ impl Sources {
     /// A checksum of everything the program is made from.
     fn key(&self, folder: &Path) -> Result<u32> {
         let mut sum = crc32fast::Hasher::new();
-        for word in FLAGS.iter().chain(&LINK_FLAGS) {
+        for word in FLAGS.iter().chain(&LINK_FLAGS).chain([&self.pages]) {
             sum.update(word.as_bytes());
         }
         let headers = self.headers.iter().map(|name| (*name, ""));
