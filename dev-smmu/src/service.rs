@@ -20,6 +20,7 @@ use ipc::protocol::budget;
 use ipc::protocol::control::{
     DirtyLogOp, DirtyLogState, Event, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
 };
+use ipc::protocol::features::Feature;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::smmu::{SmmuConfig, SmmuDevice};
 use ipc::saved::{Reader, Writer};
@@ -218,6 +219,7 @@ impl Program for SmmuProgram {
             let channel = stage1.remove(peer).ok_or_else(none)?;
             links.push(Arc::new(Link::new(*peer, *stream, channel, context.generation)));
         }
+        context.events.tell(Event::Features(vec![Feature::state::<SmmuV2>()]));
         let devices = Devices::new(&links);
         let (smmu, keeper) = (Smmu::new(config.model), Keeper::new(checkpoint));
         let device = Device::new(smmu, keeper, page, ram, wires, config.region, devices);

@@ -18,6 +18,7 @@ use ipc::protocol::control::{Exactness, Failure, Quiescence};
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::stage1::Stage1Request;
 use ipc::protocol::vfio::VfioConfig;
+use ipc::saved::SavedState;
 use ipc::saved::stream::{UnitReader, UnitWriter};
 use ipc::shm::dirty_log::DirtyLog;
 use ipc::shm::region::Region;
@@ -183,6 +184,8 @@ pub trait Backend: Interrupts {
     type Unopened: Send + 'static;
     /// What `Load` read for it from the saved state.
     type Saved: Send + 'static;
+    /// The state unit of its own part.
+    type Unit: SavedState;
     /// What translates its DMA. It outlives a device that fails: the vSMMU's requests are still carried out.
     type Iommu: HostIommu + fmt::Debug + Send;
 

@@ -46,7 +46,7 @@ use crate::function::Function;
 use crate::function_link::FunctionLink;
 use crate::keeper::Keeper;
 use crate::pci::msix::Message;
-use crate::saved::FunctionV1;
+use crate::saved::{FunctionV1, PhysicalV1};
 use device::{Bound, How, Kept, PhysicalDevice};
 use error::KernelError;
 use journal::{HostJournal, Left};
@@ -245,6 +245,7 @@ impl Backend for PhysicalDevice {
     type Unopened = Unopened;
     type Iommu = Translation;
     type Saved = Saved;
+    type Unit = PhysicalV1;
 
     /// Binds the device as well, and changes nothing of one that an earlier life still serves, or has served until it
     /// died. The RAM's file is closed afterwards.

@@ -16,8 +16,9 @@ use ipc::doorbell::{Doorbell, Ringer};
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{
-    DirtyLogOp, DirtyLogState, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
+    DirtyLogOp, DirtyLogState, Event, Exactness, Failure, Quiescence, RoleConfig, StreamReplay,
 };
+use ipc::protocol::features::Feature;
 use ipc::protocol::inspect::Inspect;
 use ipc::protocol::vfio::VfioConfig;
 use ipc::shm::dirty_log::DirtyLog;
@@ -33,6 +34,7 @@ use crate::backend::{Backend, Units};
 use crate::function::{Function, InterruptTarget, Links};
 use crate::function_link::FunctionLink;
 use crate::opening::{Opening, Ready, Saved, Serving};
+use crate::saved::{DataEndV1, FunctionV1};
 use crate::stage1_link::Stage1Link;
 use crate::threads;
 
@@ -137,6 +139,9 @@ impl<B: Backend> Program for VfioProgram<B> {
         given: Descriptors<B>,
         context: &Context,
     ) -> Result<Configuration<B>, Failure> {
+        let states =
+            [Feature::state::<FunctionV1>(), Feature::state::<B::Unit>(), Feature::state::<DataEndV1>()];
+        context.events.tell(Event::Features(states.to_vec()));
         let fail = |what: &str, why: &dyn ToString| Failure::new(what.to_owned(), why.to_string());
         let Descriptors {
             ram,

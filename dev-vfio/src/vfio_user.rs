@@ -40,7 +40,7 @@ use crate::function_link::FunctionLink;
 use crate::iommu::software::{Counters, SoftIommu};
 use crate::keeper::Keeper;
 use crate::pci::msix::Message;
-use crate::saved::{ConnectionV1, DeviceV1, FunctionV1};
+use crate::saved::{ConnectionV1, DeviceV1, FunctionV1, ServerV1};
 use client::{Client, ClientError};
 use direct::Direct;
 
@@ -278,6 +278,7 @@ impl Backend for VfioUserDevice {
     type Unopened = Unopened;
     type Iommu = SoftIommu;
     type Saved = saved::Saved;
+    type Unit = ServerV1;
 
     fn configure(
         Given { server: socket, checkpoint }: Given,

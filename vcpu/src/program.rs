@@ -76,6 +76,7 @@ impl<E: Engine> Program for VcpuProgram<E> {
     fn configure(config: VcpuConfig, mut given: Inherited, context: &Context) -> Result<Ready<E>, Failure> {
         let parts = open_parts(&config, &mut given, context)?;
         context.events.tell(Event::Features(E::features_of_host()));
+        context.events.tell(Event::Features(SavedMachine::<E::Saved>::versions()));
         Ok(Ready { parts, entry: config.entry.0, fdt: config.fdt.0 })
     }
 

@@ -4,6 +4,7 @@
 //! Never edited after release: a change is a `V2` beside the `V1`, with a conversion. CPUs and interrupt controller
 //! are the engine's, and so are their units.
 
+use ipc::protocol::features::Feature;
 use ipc::saved::{Reader, SavedError, Writer};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,9 @@ pub struct RtcV1 {
 
 /// The state units of an engine, in an order of its own.
 pub trait Units: Sized {
+    /// Their versions.
+    fn versions() -> Vec<Feature>;
+
     /// Appends them.
     fn append(self, writer: &mut Writer) -> Result<(), SavedError>;
 
@@ -90,6 +94,13 @@ unit!(UartUnit, UartV1, "uart", 1);
 unit!(RtcUnit, RtcV1, "rtc", 1);
 
 impl<U: Units> SavedMachine<U> {
+    /// The versions of all of it.
+    pub fn versions() -> Vec<Feature> {
+        let mut versions = U::versions();
+        versions.extend([Feature::state::<UartUnit>(), Feature::state::<RtcUnit>()]);
+        versions
+    }
+
     /// The state units, the engine's last.
     pub fn encode(self) -> Result<Vec<u8>, SavedError> {
         let Self { uart, rtc, engine } = self;

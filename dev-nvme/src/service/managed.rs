@@ -29,6 +29,7 @@ use crate::device::Device;
 use crate::journal::Journal;
 use crate::pci::config::{DEVICE_ID, VENDOR_ID};
 use crate::pci::{BAR0_LEN, VECTORS};
+use crate::saved::NvmeV2;
 use crate::service::image::{self, Presented};
 
 /// Whether the coordinator started this process, which then serves: its first argument is a name, not an option.
@@ -89,13 +90,14 @@ pub struct Serving {
 /// The program of an NVMe controller.
 pub struct NvmeProgram;
 
-/// What a guest can tell of it, but for its disk's contents.
+/// What a guest can tell of it, but for its disk's contents; and the version of its state, which the client moves.
 fn features(block_len: u32) -> Vec<Feature> {
     vec![
         Feature::new("vendor and device ID", format_args!("{VENDOR_ID:04x}:{DEVICE_ID:04x}")),
         Feature::new("BAR 0", format_args!("{BAR0_LEN:#x} bytes")),
         Feature::new("MSI-X vectors", VECTORS),
         Feature::new("block size", format_args!("{block_len} bytes")),
+        Feature::state::<NvmeV2>(),
     ]
 }
 

@@ -6,6 +6,7 @@
 //! write, and lists of another length are refused.
 
 use crate::saved::{Units, unit};
+use ipc::protocol::features::Feature;
 use ipc::saved::{Reader, SavedError, Writer};
 use serde::{Deserialize, Serialize};
 
@@ -99,6 +100,15 @@ unit!(GicUnit, KvmGicV1, "kvm-gic", 1);
 unit!(ItsUnit, KvmItsV1, "kvm-its", 1);
 
 impl Units for SavedKvm {
+    fn versions() -> Vec<Feature> {
+        vec![
+            Feature::state::<ClockUnit>(),
+            Feature::state::<VcpuUnit>(),
+            Feature::state::<GicUnit>(),
+            Feature::state::<ItsUnit>(),
+        ]
+    }
+
     fn append(self, writer: &mut Writer) -> Result<(), SavedError> {
         let Self { clock, vcpus, gic, its } = self;
         writer.append(&ClockUnit(clock))?;

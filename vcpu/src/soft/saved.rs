@@ -2,6 +2,7 @@
 //! State units of software CPUs and their GIC: the structs are frozen where the state is, in `soft_cpu`.
 
 use crate::saved::{Units, unit};
+use ipc::protocol::features::Feature;
 use ipc::saved::{Reader, SavedError, Writer};
 use soft_cpu::gic::saved::{GicV1, ItsV1};
 use soft_cpu::saved::{ClockV1, VcpuV1};
@@ -25,6 +26,15 @@ unit!(ItsUnit, ItsV1, "its", 1);
 unit!(VcpuUnit, VcpuV1, "vcpu", 1);
 
 impl Units for SavedSoft {
+    fn versions() -> Vec<Feature> {
+        vec![
+            Feature::state::<ClockUnit>(),
+            Feature::state::<VcpuUnit>(),
+            Feature::state::<GicUnit>(),
+            Feature::state::<ItsUnit>(),
+        ]
+    }
+
     fn append(self, writer: &mut Writer) -> Result<(), SavedError> {
         let Self { clock, gic, its, vcpus } = self;
         writer.append(&ClockUnit(clock))?;

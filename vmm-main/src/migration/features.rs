@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a guest can tell of the processes that its machine consists of, by name and value, as they have said it
-//! themselves; and how two hosts differ in that.
+//! What a guest can tell of the processes that its machine consists of, by name and value, and the versions of their
+//! states, as they have said it themselves; and how two hosts differ in that.
 
 use std::collections::BTreeMap;
 
 use ipc::hello::Role;
 use ipc::instance::InstanceId;
-use ipc::protocol::features::{FEATURES_MAX, Feature};
+use ipc::protocol::features::{FEATURES_MAX, Feature, STATE};
 
 /// Of one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,21 +63,33 @@ pub fn differences(source: &Processes, here: &BTreeMap<InstanceId, Features>, ex
             if there == here || (extent == Extent::Known && (there.is_none() || here.is_none())) {
                 continue;
             }
+            if name.starts_with(STATE) && is_loaded(there, here) {
+                continue;
+            }
             let say = |value: Option<&str>| value.map_or_else(|| "none".to_owned(), printable);
             let (there, here) = (say(there), say(here));
-            let name = printable(name);
             found.push(format!(
-                "{process}, {name}: {there} at the source, {here} here: {}",
-                advice(process.role)
+                "{process}, {}: {there} at the source, {here} here: {}",
+                printable(name),
+                advice(process.role, name)
             ));
         }
     }
     found
 }
 
+/// Whether a state of the source's version is one that this host loads. A source that says nothing of its version is
+/// older than this rule.
+fn is_loaded(there: Option<&str>, here: Option<&str>) -> bool {
+    let version = |text: &str| text.parse::<u16>().ok();
+    let Some(there) = there else { return true };
+    matches!((version(there), here.and_then(version)), (Some(there), Some(here)) if there <= here)
+}
+
 /// Where a feature is changed.
-const fn advice(role: Role) -> &'static str {
+fn advice(role: Role, name: &str) -> &'static str {
     match role {
+        _ if name.starts_with(STATE) => "move the guest to a host of the same release, or a newer one",
         Role::Vcpu => "move the guest to a host with the same CPUs and the same release",
         Role::Vfio => "give `receive` a device of the same kind, of the same server or firmware",
         _ => "run the same release on both hosts",

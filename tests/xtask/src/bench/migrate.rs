@@ -43,6 +43,9 @@ const MEMORY_FOLDER: &str = "/dev/shm";
 const WRITES: [u32; 3] = [0, 160, 1600];
 const DISKS: [usize; 3] = [1, 2, 4];
 
+/// The stage behind which the guest stands still.
+const PRECOPY: &str = "precopy";
+
 /// Above what the last round takes.
 const ABOVE_MAX: Duration = Duration::from_millis(10);
 
@@ -67,7 +70,7 @@ pub struct Options {
 }
 
 /// What a migration came to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Moved {
     /// How long the guest stood still.
     pub downtime: Duration,
@@ -77,6 +80,8 @@ pub struct Moved {
     pub rate: f64,
     /// What the last round took, if that is known.
     pub last_round: Option<Duration>,
+    /// What the guest stood still for, in order, if that is known.
+    pub stages: Vec<(String, Duration)>,
     /// Pages that the guest writes in a second.
     pub dirty_rate: u64,
 }
@@ -158,6 +163,16 @@ fn report(who: &str, pages: u32, moved: &[Moved]) -> bool {
         median(moved, |moved| moved.rounds).unwrap_or_default(),
         median(moved, |moved| moved.rate).unwrap_or_default() / 1e6,
     );
+    let names = moved.first().into_iter().flat_map(|moved| &moved.stages).map(|(name, _)| name);
+    let stages: Vec<String> = names
+        .filter_map(|name| {
+            let took = |moved: &Moved| Some(moved.stages.iter().find(|(other, _)| other == name)?.1);
+            Some(format!("{name} {:.1}", median(moved, took)??.as_secs_f64() * 1e3))
+        })
+        .collect();
+    if !stages.is_empty() {
+        println!("  of it, in ms: {}", stages.join(", "));
+    }
     is_met
 }
 
@@ -204,6 +219,9 @@ fn read(report: &Value, rate: &Value) -> Option<Moved> {
     let micros = |value: &Value, field: &str| Some(Duration::from_micros(value.get(field)?.as_u64()?));
     let took = rounds.iter().map(|round| micros(round, "took_us")).sum::<Option<Duration>>()?;
     let sent = report.get("sent_len")?.as_u64()?;
+    let stages = report.get("stages").and_then(Value::as_array).into_iter().flatten();
+    let stages =
+        stages.filter_map(|stage| Some((stage.get("name")?.as_str()?.to_owned(), micros(stage, "took_us")?)));
     let span = rate.get("span_us")?.as_u64()?;
     let pages = rate.get("page_count")?.as_u64()?;
     Some(Moved {
@@ -211,6 +229,7 @@ fn read(report: &Value, rate: &Value) -> Option<Moved> {
         rounds: u64::try_from(rounds.len()).ok()?,
         rate: sent as f64 / took.as_secs_f64(),
         last_round: rounds.last().and_then(|round| micros(round, "took_us")),
+        stages: stages.skip_while(|(name, _)| name != PRECOPY).skip(1).collect(),
         dirty_rate: pages.saturating_mul(1_000_000).checked_div(span)?,
     })
 }
@@ -263,6 +282,7 @@ mod tests {
             rounds: 2,
             rate: 1e6,
             last_round: Some(Duration::from_millis(last)),
+            stages: Vec::new(),
             dirty_rate: 0,
         };
         assert!(report("within", 0, &[moved(60, 50), moved(500, 0), moved(50, 50)]));

@@ -47,6 +47,21 @@ fn what_one_host_alone_knows_differs_only_when_all_is_compared() {
 }
 
 #[test]
+fn state_of_an_earlier_version_is_taken_and_one_of_a_later_version_is_not() {
+    let version = |version| [("state gic", version)];
+    for extent in [Extent::Known, Extent::All] {
+        assert_eq!(found(&version("1"), &version("2"), extent), [""; 0]);
+        assert_eq!(found(&[], &version("2"), extent), [""; 0], "a source of an earlier release");
+        let sentences = found(&version("10"), &version("9"), extent);
+        let wanted = "vcpu, state gic: 10 at the source, 9 here: move the guest to a host of the same release, or a \
+                      newer one";
+        assert_eq!(sentences, [wanted]);
+        assert_eq!(found(&version("one"), &version("two"), extent).len(), 1);
+    }
+    assert_eq!(found(&version("1"), &[], Extent::All).len(), 1, "a state that this host does not know");
+}
+
+#[test]
 fn offer_of_the_version_before_has_no_processes_to_compare() {
     let here = BTreeMap::from([(instance("vcpu"), features(&[("page size", "4096 bytes")]))]);
     assert_eq!(differences(&Vec::new(), &here, Extent::All), [""; 0]);

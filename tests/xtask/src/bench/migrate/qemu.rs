@@ -129,6 +129,7 @@ fn read(report: &Value, dirty_rate: u64) -> Option<Moved> {
         rounds: ram.get("dirty-sync-count")?.as_u64()?,
         rate: megabits * 1e6 / 8.0,
         last_round: None,
+        stages: Vec::new(),
         dirty_rate,
     })
 }
