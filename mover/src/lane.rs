@@ -70,9 +70,28 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     /// # Errors
     /// If the connection is lost or stands still: nothing more can be sent.
     pub async fn send(&mut self, kind: Kind, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), LaneError> {
+        let filled = |body: &mut Vec<u8>| {
+            fill(body);
+            Ok::<_, LaneError>(Some(kind))
+        };
+        self.send_as(filled).await
+    }
+
+    /// The same of a kind that is known when its body is there; or none, if there is nothing to be sent.
+    ///
+    /// # Errors
+    /// What `fill` says; or as before.
+    pub async fn send_as<E: From<LaneError>>(
+        &mut self,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<Option<Kind>, E>,
+    ) -> Result<(), E> {
         self.buffer.clear();
         self.buffer.resize(HEADER_LEN, 0);
-        fill(&mut self.buffer);
+        let Some(kind) = fill(&mut self.buffer)? else { return Ok(()) };
+        Ok(self.send_filled(kind).await?)
+    }
+
+    async fn send_filled(&mut self, kind: Kind) -> Result<(), LaneError> {
         if let Some((head, body)) = self.buffer.split_first_chunk_mut::<HEADER_LEN>() {
             *head = Header::of(kind, self.sequence, &[body]).to_bytes();
         }

@@ -55,6 +55,14 @@ impl Packer {
         })
     }
 
+    /// Puts a block in the place of the bytes from there on. False: they are to be sent as they are.
+    pub fn pack_in(&mut self, body: &mut Vec<u8>, from: usize) -> bool {
+        let Some(block) = body.get(from..).and_then(|bytes| self.pack(bytes)) else { return false };
+        body.truncate(from);
+        body.extend_from_slice(block);
+        true
+    }
+
     /// The bytes as a block; `None` if they are to be sent as they are: that would not be shorter.
     pub fn pack(&mut self, bytes: &[u8]) -> Option<&[u8]> {
         let Lz4 { table, block } = self.0.as_mut()?;

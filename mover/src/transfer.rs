@@ -120,7 +120,6 @@ pub async fn send_pages<W: AsyncWrite + Unpin>(
     let mut carried = Carried::default();
     let mut packer = Packer::new(packing);
     let mut zero = ZeroPages::default();
-    let mut bytes = Vec::with_capacity(pages::STRETCH_LEN_MAX);
     for word in (u64::from(lane.index)..ram.word_count()).step_by(usize::from(lane.count.max(1))) {
         let taken = owed.take(word);
         if taken == 0 {
@@ -129,20 +128,19 @@ pub async fn send_pages<W: AsyncWrite + Unpin>(
         if is_given_up() {
             return Ok(None);
         }
-        bytes.clear();
-        let filled = ram.append(Stretch { word, pages: taken }, &mut bytes)?;
+        let mut filled = 0;
+        to.send_as(|body| {
+            let bytes_at = body.len() + pages::HEAD_LEN;
+            filled = append_pages(Stretch { word, pages: taken }, ram, body)?;
+            Ok::<_, TransferError>(match filled {
+                0 => None,
+                _ if packer.pack_in(body, bytes_at) => Some(Kind::PackedPages),
+                _ => Some(Kind::Pages),
+            })
+        })
+        .await?;
         carried.page_count += u64::from(filled.count_ones());
         carried.zero_count += u64::from((taken & !filled).count_ones());
-        if filled != 0 {
-            let head = PagesHead { stretch: Stretch { word, pages: filled } };
-            let packed = packer.pack(&bytes).map(|block| (Kind::PackedPages, block));
-            let (kind, bytes) = packed.unwrap_or((Kind::Pages, &bytes));
-            to.send(kind, |body| {
-                body.extend_from_slice(&head.to_bytes());
-                body.extend_from_slice(bytes);
-            })
-            .await?;
-        }
         if taken != filled && zero.push(Stretch { word, pages: taken & !filled }) {
             send_zero(to, &mut zero).await?;
         }
@@ -151,6 +149,18 @@ pub async fn send_pages<W: AsyncWrite + Unpin>(
         send_zero(to, &mut zero).await?;
     }
     Ok(Some(carried))
+}
+
+/// Appends a `Pages` body with those pages that are not zero: they are read to where they are sent from. Which those
+/// are; if there is none, what was appended is no body.
+fn append_pages(stretch: Stretch, ram: &Ram, body: &mut Vec<u8>) -> Result<u64, RamError> {
+    let at = body.len();
+    body.extend_from_slice(&[0; pages::HEAD_LEN]);
+    let filled = ram.append(stretch, body)?;
+    if let Some(head) = body.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *head = PagesHead { stretch: Stretch { pages: filled, ..stretch } }.to_bytes();
+    }
+    Ok(filled)
 }
 
 async fn send_zero<W: AsyncWrite + Unpin>(to: &mut Sender<W>, zero: &mut ZeroPages) -> Result<(), LaneError> {

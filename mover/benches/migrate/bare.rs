@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The reference: connections over which a thread writes a buffer, and another one reads it, over and over.
+//! The references: connections over which a thread writes a buffer, and another one reads it, over and over; and the
+//! same with memory that is read before, and written where it was not there behind.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,30 +41,37 @@ pub fn connection() -> [TcpStream; 2] {
     [here, there]
 }
 
-/// How long as many connections take for so many bytes together.
-pub fn carry(kind: Kind, lanes: u8, len: u64) -> Duration {
+/// How long as many connections take for so many bytes together: of a buffer, or from the one file to the other.
+pub fn carry(kind: Kind, lanes: u8, len: u64, files: Option<[&File; 2]>) -> Duration {
     let share = len / u64::from(lanes);
     let pems = pems();
     // Closed when all is read: one with something unread, such as a ticket of TLS, would reset its connection.
     let mut ends: Vec<_> = (0..lanes).map(|_| ends(kind, &pems)).collect();
     let begun = Instant::now();
     thread::scope(|scope| {
-        for (writes, reads) in &mut ends {
+        for (lane, (writes, reads)) in (0..).zip(&mut ends) {
+            let begin = share * lane;
             scope.spawn(move || {
-                let buffer = vec![0x5a; BUFFER_LEN];
-                let mut left = share;
-                while left > 0 {
-                    let len = left.min(BUFFER_LEN as u64);
-                    writes.write_all(&buffer[..usize::try_from(len).unwrap()]).unwrap();
-                    left -= len;
+                let mut buffer = vec![0x5a; BUFFER_LEN];
+                let mut sent = 0;
+                while sent < share {
+                    let len = (share - sent).min(BUFFER_LEN as u64);
+                    let buffer = &mut buffer[..usize::try_from(len).unwrap()];
+                    files.into_iter().for_each(|[from, _]| from.read_exact_at(buffer, begin + sent).unwrap());
+                    writes.write_all(buffer).unwrap();
+                    sent += len;
                 }
                 writes.flush().unwrap();
             });
             scope.spawn(move || {
                 let mut buffer = vec![0; BUFFER_LEN];
-                let mut left = share;
-                while left > 0 {
-                    left -= reads.read(&mut buffer).unwrap() as u64;
+                let mut read = 0;
+                while read < share {
+                    let len = reads.read(&mut buffer).unwrap();
+                    files
+                        .into_iter()
+                        .for_each(|[_, to]| to.write_all_at(&buffer[..len], begin + read).unwrap());
+                    read += len as u64;
                 }
             });
         }
