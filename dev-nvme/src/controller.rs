@@ -149,6 +149,15 @@ impl Controller {
         }
     }
 
+    /// A controller that was enabled and has failed, and has no queues: the host has to reset it.
+    #[must_use]
+    pub fn failed(identity: Identity) -> Self {
+        let mut failed = Self { paused: true, ..Self::new(identity) };
+        failed.registers.cc.set_en(true);
+        failed.fail();
+        failed
+    }
+
     /// What it is.
     #[must_use]
     pub const fn identity(&self) -> &Identity {

@@ -143,6 +143,14 @@ impl Device {
         Ok(())
     }
 
+    /// Becomes a device that has failed, stopped, of which nothing is known: the host has to reset the controller. What
+    /// lives before have left in `journal` is not read.
+    pub fn fail_in(&self, journal: Journal) {
+        self.engine.with(|ours| *ours = Controller::failed(self.identity.clone()));
+        self.keep_in(journal);
+        self.migration().state = MigState::Stop;
+    }
+
     /// No life before goes on: from now on the journal is written.
     pub fn begin(&self) {
         self.engine.begin_journal();

@@ -319,3 +319,36 @@ fn journal_that_nobody_wrote_or_of_another_disk_is_refused_and_any_other_is_harm
     }
     assert!(refused > 0);
 }
+
+#[test]
+fn controller_that_begins_failed_does_nothing_until_its_host_resets_it_and_serves_then() {
+    let ram = Ram::new(32 << 20);
+    let journal = Checkpoint::create("journal").unwrap();
+    // What nobody is to read.
+    journal.file().write_all_at(&[0xa5; 4096], 0).unwrap();
+    let device = Arc::new(Device::new(identity(), Box::new(Image::new(image(IMAGE_LEN)))));
+    device.fail_in(Journal::attach(&journal).unwrap());
+    let raised = Arc::new(Raised::default());
+    device.connect(Host { memory: Arc::new(ram.clone()), interrupts: Arc::clone(&raised) as _ });
+    device.begin();
+    device.set_migration_state(MigState::Running).unwrap();
+    let local = Local { device: Arc::clone(&device), raised, works: Arc::new(1.into()) };
+    let (enabled, failed) = (1, 2);
+    assert_eq!((local.read(0x14, 4) & enabled, local.read(0x1c, 4)), (enabled, failed));
+    for doorbell in [0x1000, 0x1004, 0x1008, 0x100c] {
+        local.write(doorbell, 4, 1);
+    }
+    while local.step() {}
+    assert_eq!((local.read(0x1c, 4), local.raised.take()), (failed, [0; 17]));
+    // The host's driver finds that, and does what it does with any controller that failed.
+    let driver = Driver::start(local, ram);
+    assert_eq!(driver.csts() & 3, 1);
+    assert!(driver.identify(1, 0).is_ok());
+    let mut queue = driver.create(1, 16);
+    let page = driver.pages(1);
+    driver.ram.put(page, &pattern(1, PAGE as usize));
+    assert_eq!(status(&driver.run(&mut queue, write(0, BLOCKS, page, 0))), 0);
+    // And the next life goes on from there.
+    let next = Device::new(identity(), Box::new(Image::new(image(IMAGE_LEN))));
+    next.revive(Journal::attach(&journal).unwrap()).unwrap();
+}

@@ -230,6 +230,7 @@ impl Program for SmmuProgram {
         let what = "restore the SMMU";
         let stream = match source {
             Source::Reset => return Ok(ready),
+            Source::Failed => return Err(process::cannot_have_failed()),
             Source::Checkpoint => {
                 ready.device.revive().map_err(|error| Failure::new(what, error))?;
                 return Ok(ready);

@@ -199,6 +199,7 @@ impl<B: Backend> Program for VfioProgram<B> {
         let is_revived = matches!(source, Source::Checkpoint);
         let saved = match source {
             Source::Reset => None,
+            Source::Failed => return Err(process::cannot_have_failed()),
             Source::Checkpoint => {
                 let (function, device) = B::revive(&ready.unopened)?;
                 Some(Saved { function, device })

@@ -18,5 +18,7 @@ mod start;
 mod state_stream;
 
 pub use context::{Context, Events};
-pub use life::{Configured, Life, Program, Source, no_checkpoint, no_device_behind, read_units};
+pub use life::{
+    Configured, Life, Program, Source, cannot_have_failed, no_checkpoint, no_device_behind, read_units,
+};
 pub use start::{StartError, run};

@@ -168,6 +168,8 @@ pub enum Source {
     /// The checkpoint of the life before, which died, in the memory object that the program was given for it. The guest
     /// runs, and may have asked for something that was not answered.
     Checkpoint,
+    /// None: lives before have died on theirs. The guest runs, is told that the device has failed, and resets it.
+    Failed,
 }
 
 /// Reads a whole stream of state units into private memory, up to [`SAVED_UNITS_LEN_MAX`] bytes.
@@ -188,6 +190,12 @@ pub fn read_units(stream: impl Read) -> Result<Vec<u8>, Failure> {
 #[must_use]
 pub fn no_checkpoint() -> Failure {
     Failure::new("load the checkpoint of the life before", "it keeps no checkpoint")
+}
+
+/// The answer to a load as a device that has failed, of a program whose guest could not be told so.
+#[must_use]
+pub fn cannot_have_failed() -> Failure {
+    Failure::new("begin as a device that has failed", "its guest cannot be told that, and reset it")
 }
 
 /// The answer to [`Program::dma_ended`] of a program without devices behind it.

@@ -60,6 +60,7 @@ fn answer<P: Program>(
         Request::Configure(config) => life.configure(config)?,
         Request::Load(LoadFrom::Reset) => life.load(Source::Reset)?,
         Request::Load(LoadFrom::Checkpoint) => life.load(Source::Checkpoint)?,
+        Request::Load(LoadFrom::Failed) => life.load(Source::Failed)?,
         Request::Load(LoadFrom::Units { len }) => {
             let what = "read the saved state";
             let stream = StateReader::new(given(what)?, len, life.context().events.clone());

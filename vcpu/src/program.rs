@@ -89,6 +89,7 @@ impl<E: Engine> Program for VcpuProgram<E> {
                 guest
             }
             Source::Checkpoint => return Err(process::no_checkpoint()),
+            Source::Failed => return Err(process::cannot_have_failed()),
             Source::Units(stream) => {
                 let saved = SavedMachine::decode(&read_units(stream)?, parts.engine.vcpu_count)
                     .map_err(|error| Failure::new("read the machine's state", error))?;

@@ -133,11 +133,13 @@ impl Program for NvmeProgram {
     /// The client moves the device's state, but for that of a life that has died.
     fn load(ready: Ready, source: Source, _context: &Context) -> Result<Loaded, Failure> {
         let Ready { client, device, journal } = ready;
-        let is_revived = matches!(source, Source::Checkpoint);
-        if is_revived {
-            device.revive(journal).map_err(|error| Failure::new("revive the NVMe controller", error))?;
-        } else {
-            device.keep_in(journal);
+        let is_revived = matches!(source, Source::Checkpoint | Source::Failed);
+        match source {
+            Source::Checkpoint => {
+                device.revive(journal).map_err(|error| Failure::new("revive the NVMe controller", error))?;
+            }
+            Source::Failed => device.fail_in(journal),
+            Source::Reset | Source::Units(_) => device.keep_in(journal),
         }
         Ok(Loaded { client, device, is_revived })
     }

@@ -194,6 +194,9 @@ pub enum LoadFrom {
     /// The checkpoint that the life before has left in this process's own memory object, of which it was given a
     /// descriptor at exec. The guest runs: nothing of it is overwritten that it may have changed meanwhile.
     Checkpoint,
+    /// None: its lives before have died on their checkpoint. It begins as a device that has failed, says so to the
+    /// guest, which runs, and can be reset by it.
+    Failed,
 }
 
 /// An operation on the dirty log. Append only. [`crate::shm::dirty_log`] describes a harvest.
@@ -357,7 +360,7 @@ impl Message for Request {
         match self {
             Self::Save | Self::Load(LoadFrom::Units { .. }) | Self::Rewire { .. } => 1,
             Self::Configure(_)
-            | Self::Load(LoadFrom::Reset | LoadFrom::Checkpoint)
+            | Self::Load(LoadFrom::Reset | LoadFrom::Checkpoint | LoadFrom::Failed)
             | Self::Arm
             | Self::Replay
             | Self::Go

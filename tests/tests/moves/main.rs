@@ -8,6 +8,7 @@
 //! - [`harvests`]: what the dirty logs have is what was written; [`contents`]: and nothing else has changed.
 //! - [`clocks`]: time goes on over migrations.
 //! - [`side_by_side`]: processes of several devices load side by side, where they died, and save so, where they move.
+//! - [`bad_checkpoint`]: a controller whose next lives die on its checkpoint begins as one that has failed.
 //! - [`replays`], [`tracking`]: a migration to a host that leaves out the replay, or does it late, or from one whose
 //!   devices log by IOVA, does not pass the check that it passes as shipped ([`unfaithful`]).
 //!
@@ -23,6 +24,7 @@
 
 mod altered;
 mod another_host;
+mod bad_checkpoint;
 mod clocks;
 mod code;
 mod contents;
@@ -69,11 +71,11 @@ use faulty::Faulty;
 use process::Program;
 use sandbox::profile::Profile;
 use sandbox::{Inherited, InheritedError, profiles};
-use unfaithful::{Breach, LateReplay, LogByIova, NoReplay, Slow};
+use unfaithful::{BadCheckpoint, Breach, LateReplay, LogByIova, NoReplay, Slow};
 use vcpu::{Soft, VcpuProgram};
 
 /// By name, as test runners ask for them.
-const TESTS: [(&str, fn()); 22] = [
+const TESTS: [(&str, fn()); 23] = [
     ("guest_with_everything_in_flight_moves_again_and_again_and_loses_nothing", loops::everything_in_flight),
     ("what_is_signalled_between_pause_and_save_comes_once", loops::signals_of_the_pause),
     ("logs_have_every_page_that_was_written_between_moves", harvests::truth),
@@ -85,6 +87,10 @@ const TESTS: [(&str, fn()); 22] = [
     ("guest_under_disk_io_notices_if_devices_run_before_the_replay", replays::late),
     ("disks_whose_processes_die_at_once_load_side_by_side", side_by_side::loads),
     ("disks_of_a_guest_that_moves_are_saved_side_by_side", side_by_side::saves),
+    (
+        "disk_whose_controller_dies_on_its_checkpoint_is_reset_by_the_guest_which_goes_on",
+        bad_checkpoint::reset,
+    ),
     ("process_that_ends_at_any_message_of_a_move_costs_what_it_costs_elsewhere", deaths::any_message),
     ("process_that_is_stopped_in_a_move_holds_the_guest_up_for_a_short_span", deaths::stopped),
     ("vcpu_process_that_fails_at_any_step_of_a_move_leaves_the_guest_where_it_was", || {
@@ -131,6 +137,9 @@ fn main() {
         (Some("bulkhead-vfio"), Some(_)) => run::<LogByIova>(&profiles::vfio(), take_vfio),
         (Some("bulkhead-vfio"), None) => {
             run::<Faulty<VfioProgram<VfioUserDevice>>>(&profiles::vfio(), take_vfio);
+        }
+        (Some("bulkhead-nvme"), Some(Breach::BadCheckpoint)) => {
+            run::<BadCheckpoint>(&profiles::nvme(), Given::take);
         }
         (Some("bulkhead-nvme"), Some(_)) => run::<Slow>(&profiles::nvme(), Given::take),
         (Some("bulkhead-nvme"), None) => run::<Faulty<NvmeProgram>>(&profiles::nvme(), Given::take),

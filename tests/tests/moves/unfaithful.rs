@@ -44,6 +44,8 @@ pub enum Breach {
     LogByIova,
     /// A disk's controller takes [`SLOW`] to load, and to save.
     Slow,
+    /// A disk's controller ends when it looks at its checkpoint.
+    BadCheckpoint,
 }
 
 impl Breach {
@@ -53,13 +55,14 @@ impl Breach {
             Self::LateReplay => b'1',
             Self::LogByIova => b'2',
             Self::Slow => b'3',
+            Self::BadCheckpoint => b'4',
         }
     }
 
     /// That of this executable, if it is such a copy.
     pub fn of_this() -> Option<Self> {
         let byte = black_box(&MARK)[LAST];
-        let all = [Self::NoReplay, Self::LateReplay, Self::LogByIova, Self::Slow];
+        let all = [Self::NoReplay, Self::LateReplay, Self::LogByIova, Self::Slow, Self::BadCheckpoint];
         all.into_iter().find(|breach| breach.byte() == byte)
     }
 
@@ -140,6 +143,24 @@ impl Altered for Slow {
     fn save(armed: &<NvmeProgram as Program>::Armed, into: &mut dyn Write) -> Result<(), Failure> {
         take_time(SAVES);
         NvmeProgram::save(armed, into)
+    }
+}
+
+/// The controller that has a fault which its checkpoint brings out.
+pub struct BadCheckpoint;
+
+impl Altered for BadCheckpoint {
+    type Of = NvmeProgram;
+
+    fn load(
+        ready: <NvmeProgram as Program>::Ready,
+        source: Source,
+        context: &Context,
+    ) -> Result<<NvmeProgram as Program>::Loaded, Failure> {
+        if matches!(source, Source::Checkpoint) {
+            std::process::abort();
+        }
+        NvmeProgram::load(ready, source, context)
     }
 }
 

@@ -44,6 +44,7 @@ mod execution;
 mod launches;
 mod loading;
 mod migration;
+mod notices;
 mod plan;
 mod programs;
 mod saved_state;

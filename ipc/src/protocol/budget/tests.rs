@@ -22,6 +22,7 @@ fn requests() -> Vec<Request> {
         Request::Load(LoadFrom::Reset),
         Request::Load(LoadFrom::Units { len: 1 }),
         Request::Load(LoadFrom::Checkpoint),
+        Request::Load(LoadFrom::Failed),
         Request::Arm,
         Request::Replay,
         Request::Go,

@@ -49,6 +49,7 @@ fn way_in_has_one_order_and_is_gone_once() {
         (State::Configured, Request::Load(LoadFrom::Units { len: 1 }), State::Loaded),
         (State::Configured, Request::Load(LoadFrom::Reset), State::Loaded),
         (State::Configured, Request::Load(LoadFrom::Checkpoint), State::Loaded),
+        (State::Configured, Request::Load(LoadFrom::Failed), State::Loaded),
         (State::Loaded, Request::Arm, State::Armed),
         (State::Armed, Request::Replay, State::Replayed),
         (State::Replayed, Request::Go, State::Running),

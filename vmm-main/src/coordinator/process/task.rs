@@ -428,6 +428,7 @@ const fn name(request: &Request) -> &'static str {
         Request::Load(LoadFrom::Reset) => "load its reset state",
         Request::Load(LoadFrom::Units { .. }) => "load its saved state",
         Request::Load(LoadFrom::Checkpoint) => "load its checkpoint",
+        Request::Load(LoadFrom::Failed) => "begin as a device that has failed",
         Request::Arm => "arm",
         Request::Replay => REPLAY,
         Request::Go => "go",

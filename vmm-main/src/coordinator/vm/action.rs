@@ -162,6 +162,8 @@ pub enum LoadSource {
     Saved,
     /// From the checkpoint that the previous life left when it died.
     Checkpoint,
+    /// Nowhere: lives before have died on their checkpoint. The guest finds a device that has failed, and resets it.
+    Failed,
 }
 
 /// How a process is ended.
@@ -214,6 +216,8 @@ pub enum Notice {
     DeviceLost(InstanceId, String),
     /// This process died, for this reason, and is started anew.
     ProcessDied(InstanceId, String),
+    /// So many next lives of a process have died on its checkpoint: the one that follows is a device that has failed.
+    GivenUpCheckpoint(InstanceId, u32),
     /// The VM stands still.
     Held(Standstill),
     /// This life goes on where the one that died was.

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use ipc::instance::InstanceId;
 use ipc::protocol::control::{LoadFrom, Reply, Request};
 
-use super::action::{Action, Ending, LoadSource, Notice, RequestKind, Success};
+use super::action::{Action, Ending, LoadSource, RequestKind, Success};
 use super::dirty_logs::DirtyLogs;
 use super::dirty_rate::Measurement;
-use super::driver::{Moved, Reconnected, Vm, Waiting, millis, refused};
+use super::driver::{Moved, Reconnected, Vm, Waiting, refused};
 use super::event::{self, Event, LifeId, Outcome, ProcessEvent, Ticket, Timer};
 use super::loading::BootClock;
 use super::saved_state::{NotKept, SavedState};
@@ -24,14 +24,13 @@ use crate::coordinator::objects::{self, Objects};
 use crate::coordinator::own_time::Countdown;
 use crate::coordinator::probe;
 use crate::coordinator::process::TaskMessage;
-use crate::launcher_channel::FromCoordinator;
 use crate::problem::Problem;
 use crate::system::{COORDINATOR_ID, MOVER};
 
 /// What is measured for people: stages of a boot, and of a save/restore.
 #[derive(Debug)]
 pub(super) struct Stopwatch {
-    boot: BootClock,
+    pub(super) boot: BootClock,
     last: Instant,
     stages: Vec<Stage>,
 }
@@ -174,6 +173,7 @@ impl Vm {
             }
             RequestKind::Load(LoadSource::Reset) => (Request::Load(LoadFrom::Reset), vec![]),
             RequestKind::Load(LoadSource::Checkpoint) => (Request::Load(LoadFrom::Checkpoint), vec![]),
+            RequestKind::Load(LoadSource::Failed) => (Request::Load(LoadFrom::Failed), vec![]),
             RequestKind::Load(LoadSource::Saved) => {
                 let state = self.saved.get(&life.instance);
                 let state =
@@ -384,62 +384,6 @@ impl Vm {
         }
     }
 
-    /// Reports to the launcher, once.
-    fn report_that_it_runs(&mut self) {
-        if !std::mem::replace(&mut self.has_reported, true) {
-            // It is the first message: the queue has room, unless the launcher is gone.
-            let _ = self.to_launcher.try_send(FromCoordinator::Running);
-        }
-    }
-
-    fn notice(&mut self, notice: Notice) {
-        match notice {
-            Notice::GuestRuns => {
-                let (load, start) = self.clock.boot.spans();
-                tracing::info!(
-                    vm = %self.given.handover.name,
-                    generation = self.machine.generation(),
-                    load_ms = millis(load),
-                    start_ms = millis(start),
-                    "guest runs"
-                );
-                self.report_that_it_runs();
-            }
-            Notice::GuestArrived(phase) => {
-                tracing::info!(
-                    vm = %self.given.handover.name,
-                    generation = self.machine.generation(),
-                    "guest has come from another host, and is {phase}"
-                );
-                self.report_that_it_runs();
-            }
-            Notice::Ambiguous => {
-                tracing::error!(
-                    "guest is paused, and may run on the other host: see there, then `bulkhead migrate --resolve`"
-                );
-            }
-            Notice::GuestPoweredOff => tracing::info!("guest switched itself off"),
-            Notice::GuestReset => tracing::info!("guest asked for a reset"),
-            Notice::DeviceLost(device, reason) => {
-                tracing::warn!(%device, "{device} is lost: {reason}; the guest goes on without it");
-            }
-            Notice::ProcessDied(process, reason) => {
-                tracing::warn!(%process, "{reason}; it is started anew, and the guest goes on");
-            }
-            Notice::Held(standstill) => {
-                let (process, advice) = (standstill.process, standstill.advice(&self.given.handover.name));
-                tracing::error!(%process, "{}; the guest is held: {advice}", standstill.sentence());
-            }
-            Notice::ProcessRevived(LifeId { generation, instance }) => {
-                let took = self.revived.map_or(Duration::ZERO, |(_, since)| since.elapsed());
-                tracing::info!(process = %instance, generation, took_us = micros(took), "{instance} goes on where it died");
-            }
-            Notice::Hanging(hanging) => {
-                tracing::error!(processes = %names(&hanging), "killed, and not gone: they hang in the kernel");
-            }
-        }
-    }
-
     /// Closes everything: images and connections are free for the next VM.
     fn release(&mut self) {
         self.reconnecting.abort_all();
@@ -495,6 +439,6 @@ impl Stopwatch {
     }
 }
 
-fn micros(span: Duration) -> u64 {
+pub(super) fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

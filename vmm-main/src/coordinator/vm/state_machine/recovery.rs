@@ -24,15 +24,14 @@ use ipc::hello::Role;
 use ipc::instance::InstanceId;
 use ipc::protocol::lifecycle::State;
 
-use super::deaths::{DEATHS_SPAN, Deaths};
 use super::lives::Life;
 use super::mover::is_mover;
-use super::standstill::{self, Order, Standstill};
+use super::standstill::{Order, Standstill};
 use super::transit::Goal;
-use super::{Operation, Progress, StateMachine, at_step, cannot_be_killed};
+use super::{Operation, Progress, StateMachine, at_step};
 use crate::coordinator::logs;
 use crate::coordinator::vm::action::{Action, Ending, LoadSource, Notice, RequestKind};
-use crate::coordinator::vm::event::{Departure, LifeId, Timer};
+use crate::coordinator::vm::event::LifeId;
 use crate::lifecycle::Phase;
 use crate::problem::{Class, Problem};
 use crate::system::{self, RestartGroup, Rewiring};
@@ -50,6 +49,8 @@ pub(super) struct Recovery {
     to_rewire_last: Vec<Rewiring>,
     /// Who was rewired, and has not put into force yet what its new channels are to know.
     to_replay: Vec<InstanceId>,
+    /// How many next lives of each have died on their way, since one of it was ordered.
+    pub died: BTreeMap<InstanceId, u32>,
     stage: Stage,
     /// Why none is started before that is ordered.
     pub standstill: Option<Standstill>,
@@ -58,6 +59,9 @@ pub(super) struct Recovery {
     /// Who has ordered it since, if anybody has.
     pub ordered: Option<Order>,
 }
+
+/// So many next lives die on the checkpoint before they are spared it.
+const DEATHS_ON_CHECKPOINT: u32 = 3;
 
 /// How far they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +124,14 @@ impl Recovery {
         self.new == id.generation && self.members.contains(&id.instance)
     }
 
+    /// What it begins with. A guest can reset a disk's controller, and no other process of its devices.
+    pub fn source_of(&self, member: InstanceId) -> LoadSource {
+        match self.died.get(&member) {
+            Some(DEATHS_ON_CHECKPOINT..) if member.role == Role::Nvme => LoadSource::Failed,
+            _ => LoadSource::Checkpoint,
+        }
+    }
+
     /// The CPUs are held, and nothing goes on before an order.
     #[cfg(test)]
     pub fn waits_for_order(&self) -> bool {
@@ -132,55 +144,6 @@ impl Recovery {
 }
 
 impl StateMachine {
-    /// The deaths that the guest went on after, or waits behind.
-    pub const fn deaths(&self) -> &BTreeMap<InstanceId, Deaths> {
-        &self.deaths
-    }
-
-    /// A process died that can be followed by another life, `max` times within a minute; beyond that by order only.
-    /// `left_checkpoint`: there is one for the next life.
-    ///
-    /// # Errors
-    /// Its departure, if it is not followed.
-    pub(super) fn died(
-        &mut self,
-        id: LifeId,
-        left_checkpoint: bool,
-        max: u32,
-        departure: Departure,
-    ) -> Result<(), Departure> {
-        if !departure.reaped {
-            // It holds what the next life would go on with.
-            let problem = cannot_be_killed(&[id.instance], "restart");
-            self.end_failed(problem, departure.last_lines);
-            return Ok(());
-        }
-        let is_reviving = self.recovery.as_ref().is_some_and(|recovery| recovery.is_next(id));
-        let group = self.group_with(id.instance).filter(|_| is_reviving || left_checkpoint);
-        let Some(group) = group else { return Err(departure) };
-        let Departure { problem, .. } = departure;
-        let (number, recent) = self.deaths.entry(id.instance).or_default().add(&problem.what);
-        self.actions.push(Action::Arm(Timer::DeathForgotten(id.instance, number), DEATHS_SPAN));
-        let stands = self.recovery.as_ref().and_then(|recovery| recovery.standstill.clone());
-        let cause = match (max, &stands) {
-            (0, _) => Some(standstill::Cause::Asks),
-            _ if recent > max => Some(standstill::Cause::TooOften(recent)),
-            (_, Some(stands)) if stands.process == id.instance => Some(stands.cause),
-            (_, Some(_)) => Some(standstill::Cause::Beside),
-            (_, None) => None,
-        };
-        let process = id.instance;
-        let own = cause.map(|cause| Standstill { process, cause, last: problem.what.clone() });
-        match &own {
-            Some(own) if !self.defers_recovery() => self.stand_still(own),
-            _ => self.tell(Notice::ProcessDied(process, problem.what.clone())),
-        }
-        self.give_up_for(id, own.is_none(), problem.clone());
-        let standstill = stands.filter(|stands| stands.process != process).or(own);
-        self.begin_recovery(group, standstill, &problem);
-        Ok(())
-    }
-
     /// Begins with the end of those that are to be started anew; or begins once more, because of this.
     pub(super) fn begin_recovery(
         &mut self,
@@ -189,7 +152,9 @@ impl StateMachine {
         problem: &Problem,
     ) {
         let RestartGroup { members, rewirings } = group;
-        if let Some(order) = self.recovery.take().and_then(|recovery| recovery.ordered) {
+        let (ordered, died) =
+            self.recovery.take().map(|recovery| (recovery.ordered, recovery.died)).unwrap_or_default();
+        if let Some(order) = ordered {
             self.end_order(order, Err(problem.clone()));
         }
         let new = self.next_generation();
@@ -204,6 +169,7 @@ impl StateMachine {
             to_rewire,
             to_rewire_last,
             to_replay,
+            died,
             stage: Stage::Clear,
             standstill,
             is_told: !self.defers_recovery(),
@@ -260,7 +226,7 @@ impl StateMachine {
                 Stage::Wait => (Progress::Done, Stage::Start),
                 Stage::Start => (self.start_anew(&recovery), Stage::Configure),
                 Stage::Configure => (self.configure_next(new), Stage::Load),
-                Stage::Load => (self.load(new, LoadSource::Checkpoint), Stage::Rewire),
+                Stage::Load => (self.load_next(&recovery), Stage::Rewire),
                 Stage::Rewire => (self.rewire(&mut recovery.to_rewire, new), Stage::Arm),
                 Stage::Arm => (self.arm(new, &LoadSource::Checkpoint), Stage::Log),
                 Stage::Log => (self.log_as_before(new), Stage::Replay),
@@ -291,6 +257,10 @@ impl StateMachine {
             }
             if next == Stage::Start {
                 self.actions.push(Action::Renew(new, recovery.members.clone()));
+            }
+            if recovery.stage == Stage::Wait {
+                // In another program, perhaps.
+                recovery.died.clear();
             }
             recovery.stage = next;
             self.recovery = Some(recovery);
@@ -347,6 +317,21 @@ impl StateMachine {
                 _ => {}
             }
             progress = Progress::Waiting;
+        }
+        progress
+    }
+
+    /// Gives each what the life before has left, or nothing of that.
+    fn load_next(&mut self, recovery: &Recovery) -> Progress {
+        let mut progress = Progress::Done;
+        for member in &recovery.members {
+            let id = LifeId { generation: recovery.new, instance: *member };
+            let is_due = |life: &Life| life.state == State::Configured;
+            if self.lives.get(id).is_some_and(is_due) {
+                // Not asked while it is busy.
+                self.ask(id, RequestKind::Load(recovery.source_of(*member)));
+                progress = Progress::Waiting;
+            }
         }
         progress
     }

@@ -22,7 +22,7 @@ use crate::coordinator::vm::event::{LifeId, Timer};
 pub(super) const fn outcome_deadline(memory: &LoadSource) -> Duration {
     match memory {
         LoadSource::Reset => spans::OPENING_SPAN,
-        LoadSource::Saved | LoadSource::Checkpoint => spans::RESTORING_SPAN,
+        LoadSource::Saved | LoadSource::Checkpoint | LoadSource::Failed => spans::RESTORING_SPAN,
     }
 }
 

@@ -149,6 +149,36 @@ fn process_that_dies_while_the_next_life_of_another_begins_comes_back_behind_tha
 }
 
 #[test]
+fn controller_whose_next_lives_die_on_its_checkpoint_begins_as_one_that_failed() {
+    let load = |source| RequestKind::Load(source);
+    let is_asked = |world: &World, life, source| {
+        world.processes.get(&life).is_some_and(|process| process.open == Some(load(source)))
+    };
+    let mut world = World::with_restarts_up_to(10);
+    world.settle();
+    world.depart(world.life(NVME0), true);
+    for generation in 2..5 {
+        let next = at(generation, NVME0);
+        world.until(|world| is_asked(world, next, LoadSource::Checkpoint).then_some(()));
+        world.depart(next, true);
+    }
+    let next = at(5, NVME0);
+    world.until(|world| is_asked(world, next, LoadSource::Failed).then_some(()));
+    assert!(is_asked(&world, at(5, VFIO0), LoadSource::Checkpoint), "what it serves goes on as it was");
+    world.settle();
+    assert_device_is_back(&world, &Phase::Running, 5);
+    // It has a checkpoint of its own now.
+    world.depart(next, true);
+    world.until(|world| is_asked(world, at(6, NVME0), LoadSource::Checkpoint).then_some(()));
+    // Of the process in front of it there is nothing that a guest could reset.
+    for generation in 6..9 {
+        world.until(|world| is_asked(world, at(generation, VFIO0), LoadSource::Checkpoint).then_some(()));
+        world.depart(at(generation, VFIO0), true);
+    }
+    world.until(|world| is_asked(world, at(9, VFIO0), LoadSource::Checkpoint).then_some(()));
+}
+
+#[test]
 fn process_that_is_ended_with_the_one_that_died_and_cannot_be_killed_ends_the_vm() {
     for (died, other) in [(NVME0, VFIO0), (VFIO0, NVME0)] {
         let mut world = running_with_restarts();

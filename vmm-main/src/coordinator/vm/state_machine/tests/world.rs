@@ -87,7 +87,12 @@ impl World {
 
     /// One in which the device that is served by us comes back.
     pub fn with_restarts() -> Self {
-        Self::with(plan(false, Some(DEATHS_MAX)), Event::Boot)
+        Self::with_restarts_up_to(DEATHS_MAX)
+    }
+
+    /// One in which each comes back so often.
+    pub fn with_restarts_up_to(max: u32) -> Self {
+        Self::with(plan(false, Some(max)), Event::Boot)
     }
 
     /// One in which no process comes back without an order.
