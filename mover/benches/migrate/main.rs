@@ -96,9 +96,7 @@ fn rate(kind: Kind, lanes: u8) {
         pair.owe_all();
         let (report, took) = pair.round(0);
         moved.push(per_second(report.sent_len, took));
-        let fresh = Region::create("fresh", RAM_LEN).unwrap();
-        filled
-            .push(per_second(RAM_LEN, bare::carry(kind, lanes, RAM_LEN, Some([&pair.ram(), fresh.file()]))));
+        filled.push(memory_to_memory(kind, lanes, &pair));
         of_filled.push(moved[moved.len() - 1] / filled[filled.len() - 1]);
         of_bare.push(moved[moved.len() - 1] / bare[bare.len() - 1]);
         pair.end();

@@ -2,6 +2,7 @@
 //! `cargo xtask bench`: numbers that are comparable between machines, because each is measured beside a reference in
 //! the same run and printed as a ratio.
 
+mod audit;
 mod boot;
 mod crash;
 mod footprint;
@@ -27,6 +28,8 @@ pub struct Options {
 
 #[derive(Subcommand, Debug)]
 enum Bench {
+    /// An audit of a VM with several disks, beside `ps`
+    Audit(audit::Options),
     /// From start to shell prompt: wall time and instructions, beside QEMU's emulation
     Boot(boot::Options),
     /// Processes killed under a guest's disk I/O: the gap that the guest sees
@@ -50,6 +53,7 @@ enum Bench {
 /// The task.
 pub fn run(options: &Options) -> Result<ExitCode> {
     match &options.bench {
+        Bench::Audit(options) => audit::run(options),
         Bench::Boot(options) => boot::run(options),
         Bench::Crash(options) => crash::run(options),
         Bench::Footprint(options) => footprint::run(options),
