@@ -150,6 +150,18 @@ pub enum StreamError {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Hello,
+        Self::Message,
+        Self::Pages,
+        Self::ZeroPages,
+        Self::Unit,
+        Self::EndOfRound,
+        Self::Alive,
+        Self::PackedPages,
+    ];
+
     /// The format that it came with.
     #[must_use]
     pub const fn format(self) -> u16 {

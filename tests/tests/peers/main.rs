@@ -5,10 +5,11 @@
 //! pages for it, waits for the SMMU, and has it read and write. The processes of the second are stopped, slowed, or
 //! another program that floods whatever it shares with others. Each time the neighbour's I/O goes on, the machine can
 //! be inspected, paused, resumed and stopped, and the device that fails is named with a reason. In `messages.rs` the
-//! moment is any message of any process.
+//! moment is any message of any process. One in `wider.rs` does nothing to others, and could do more than it may.
 //!
 //! The hostile program has to be a static program in the place of `bulkhead-vfio`, so this one plays both parts, as the
-//! hostile device of the coordinator's tests does: what it does is a byte in the copy that the test makes of itself.
+//! hostile device of the coordinator's tests does: what it does is a byte in the copy that the test makes of itself. In
+//! the place of `bulkhead-nvme` it is the one of `wider.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,16 +35,18 @@ mod smmu;
 mod support;
 #[expect(dead_code, reason = "another suite counts while its machine lives")]
 mod tracer;
+mod wider;
 
 use machine::Machine;
 use std::time::Duration;
 
 /// By name, as test runners ask for them.
-const TESTS: [(&str, fn()); 6] = [
+const TESTS: [(&str, fn()); 7] = [
     ("stopped_process_of_a_device_costs_that_device_alone", stopped),
     ("slowed_processes_of_a_device_cost_nobody_anything_but_time", slowed),
     ("hostile_process_of_a_device_costs_that_device_alone", flooded),
     ("killed_process_of_a_device_costs_that_device_alone", killed),
+    ("process_that_has_sealed_itself_otherwise_than_its_profile_is_named_by_audit", wider::named),
     ("device_whose_process_ends_or_stops_at_any_message_is_lost_alone", messages::devices),
     ("machine_whose_process_ends_or_stops_at_any_message_says_so_and_ends", messages::machines),
 ];
@@ -52,6 +55,9 @@ fn main() {
     let words: Vec<String> = std::env::args().collect();
     if words.first().is_some_and(|word| word == "bulkhead-vfio") {
         return hostile::main(&words[1], words[2].parse().unwrap(), &words[3..]);
+    }
+    if words.first().is_some_and(|word| word == "bulkhead-nvme") {
+        return wider::main();
     }
     tests::runner::run(&words, &TESTS);
 }

@@ -7,20 +7,9 @@ use proptest::prop_assert_eq;
 
 use super::{BODY_LEN_MAX, EndOfRound, HEADER_LEN, Header, Hello, Kind, MigrationId, StreamError};
 
-const KINDS: [Kind; 8] = [
-    Kind::Hello,
-    Kind::Message,
-    Kind::Pages,
-    Kind::ZeroPages,
-    Kind::Unit,
-    Kind::EndOfRound,
-    Kind::Alive,
-    Kind::PackedPages,
-];
-
 #[test]
 fn every_kind_comes_back() {
-    for kind in KINDS {
+    for kind in Kind::ALL {
         let header = Header::of(kind, 7, &[b"two ", b"parts"]);
         assert_eq!(Header::decode(&header.to_bytes(), 7), Ok(header));
         assert_eq!(header.body_len, 9);

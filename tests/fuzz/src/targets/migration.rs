@@ -76,17 +76,7 @@ fn mended(stream: &[u8]) -> Vec<u8> {
     let (mut whole, mut rest, mut sequence) = (Vec::new(), stream, 0);
     while let Some((head, after)) = rest.split_first_chunk::<HEADER_LEN>() {
         let [.., kind, _, _, _, _, _, _, _, _, _, a, b, c, d, _, _, _, _] = *head;
-        let kinds = [
-            Kind::Hello,
-            Kind::Message,
-            Kind::Pages,
-            Kind::ZeroPages,
-            Kind::Unit,
-            Kind::EndOfRound,
-            Kind::Alive,
-            Kind::PackedPages,
-        ];
-        let Some(kind) = kinds.into_iter().cycle().nth(usize::from(kind)) else { break };
+        let Some(kind) = Kind::ALL.into_iter().cycle().nth(usize::from(kind)) else { break };
         let claimed = usize::try_from(u32::from_le_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         let (body, after) = after.split_at(claimed.min(after.len()));
         let body = if kind == Kind::Pages { with_pages(body) } else { body.to_vec() };
