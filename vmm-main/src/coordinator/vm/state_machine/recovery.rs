@@ -49,7 +49,7 @@ pub(super) struct Recovery {
     to_rewire_last: Vec<Rewiring>,
     /// Who was rewired, and has not put into force yet what its new channels are to know.
     to_replay: Vec<InstanceId>,
-    /// How many next lives of each have died on their way, since one of it was ordered.
+    /// How many next lives of each have died on their way, those that were ordered too.
     pub died: BTreeMap<InstanceId, u32>,
     stage: Stage,
     /// Why none is started before that is ordered.
@@ -257,10 +257,6 @@ impl StateMachine {
             }
             if next == Stage::Start {
                 self.actions.push(Action::Renew(new, recovery.members.clone()));
-            }
-            if recovery.stage == Stage::Wait {
-                // In another program, perhaps.
-                recovery.died.clear();
             }
             recovery.stage = next;
             self.recovery = Some(recovery);

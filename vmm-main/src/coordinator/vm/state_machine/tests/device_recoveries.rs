@@ -179,6 +179,32 @@ fn controller_whose_next_lives_die_on_its_checkpoint_begins_as_one_that_failed()
 }
 
 #[test]
+fn guest_that_is_held_for_a_controller_that_dies_on_its_checkpoint_goes_on_by_orders() {
+    let mut world = World::with_restarts_up_to(1);
+    world.settle();
+    world.depart(world.life(NVME0), true);
+    let load = |generation, source| {
+        move |world: &World| {
+            let process = world.processes.get(&at(generation, NVME0))?;
+            (process.open == Some(RequestKind::Load(source))).then_some(())
+        }
+    };
+    let mut tickets = Vec::new();
+    for generation in 2..5 {
+        world.until(load(generation, LoadSource::Checkpoint));
+        world.depart(at(generation, NVME0), true);
+        world.settle();
+        assert_eq!(world.machine.phase(), &Phase::Held);
+        tickets.push(world.command(Command::Restart("nvme0".to_owned())));
+    }
+    world.until(load(5, LoadSource::Failed));
+    world.settle();
+    assert_device_is_back(&world, &Phase::Running, 5);
+    let are_obeyed: Vec<bool> = tickets.iter().map(|ticket| world.answers[ticket].is_ok()).collect();
+    assert_eq!(are_obeyed, [false, false, true]);
+}
+
+#[test]
 fn process_that_is_ended_with_the_one_that_died_and_cannot_be_killed_ends_the_vm() {
     for (died, other) in [(NVME0, VFIO0), (VFIO0, NVME0)] {
         let mut world = running_with_restarts();
