@@ -107,6 +107,8 @@ impl Vm {
         let events = Events::new(move |event| match event {
             Event::Fatal(reason) => fatal.send(reason).unwrap(),
             Event::PeerFailed { name, why } => failed.send((name, why)).unwrap(),
+            // The version of its state alone.
+            Event::Features(features) => assert_eq!(features.len(), 1, "{features:?}"),
             other => panic!("{other:?}"),
         });
         Life::new(descriptors, Context { generation, spin: Duration::ZERO, events })

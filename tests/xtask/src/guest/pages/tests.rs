@@ -9,6 +9,7 @@ fn module(depends: &str) -> Vec<u8> {
     [b"\x7fELF code\0license=GPL\0depends=", depends.as_bytes(), b"\0name=x\0"].concat()
 }
 
+/// A kernel's package, whose VFIO is built in.
 fn package(files: &[(&str, &str)], builtin: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("usr/lib/modules/6.12-16k");
@@ -17,7 +18,8 @@ fn package(files: &[(&str, &str)], builtin: &str) -> tempfile::TempDir {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, module(needs)).unwrap();
     }
-    fs::write(folder.join("modules.builtin"), builtin).unwrap();
+    let vfio = "kernel/drivers/vfio/vfio_iommu_type1.ko\nkernel/drivers/vfio/pci/vfio-pci.ko\n";
+    fs::write(folder.join("modules.builtin"), [builtin, vfio].concat()).unwrap();
     root
 }
 
