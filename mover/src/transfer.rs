@@ -219,17 +219,13 @@ impl<'a> Intake<'a> {
     /// If it cannot be, or has no place in this lane; or this host cannot hold it.
     pub fn take<'b>(&mut self, kind: Kind, body: &'b [u8]) -> Result<Taken<'b>, TransferError> {
         match kind {
-            Kind::Pages => {
-                let (head, bytes) = PagesHead::decode(body)?;
+            Kind::Pages | Kind::PackedPages => {
+                let is_packed = kind == Kind::PackedPages;
+                let decode = if is_packed { PagesHead::decode_packed } else { PagesHead::decode };
+                let (head, bytes) = decode(body)?;
                 let stretch = self.own(head.stretch)?;
+                let bytes = if is_packed { self.unpacker.unpack(bytes, stretch.byte_len())? } else { bytes };
                 self.ram.fill(stretch, bytes)?;
-                self.carried.page_count += u64::from(stretch.pages.count_ones());
-                Ok(Taken::Kept)
-            }
-            Kind::PackedPages => {
-                let (head, block) = PagesHead::decode_packed(body)?;
-                let stretch = self.own(head.stretch)?;
-                self.ram.fill(stretch, self.unpacker.unpack(block, stretch.byte_len())?)?;
                 self.carried.page_count += u64::from(stretch.pages.count_ones());
                 Ok(Taken::Kept)
             }

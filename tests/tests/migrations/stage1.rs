@@ -37,7 +37,7 @@ const CHANGE: &str = "\
     [ \"$(dd if=$node bs=64k count=16 2>/dev/null | md5sum)\" = \"$known\" ] || echo $type read FAILED; \
     echo $n $type; done; done >/tmp/changes 2>&1 &) 2>/dev/null";
 
-/// Has a program drive it. Its messages are safe: the machine is virtual.
+/// Has a program drive it. The kernel wants to be told so where it does not know the device's messages to be isolated.
 const DRIVE: &str = "\
     echo Y >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts; folder=/sys/bus/pci/devices/$device; \
     echo $device >$driver/unbind; echo vfio-pci >$folder/driver_override; \

@@ -148,34 +148,36 @@ fn process_that_dies_while_the_next_life_of_another_begins_comes_back_behind_tha
     }
 }
 
+/// Found when this life is asked to load from there.
+fn loads(life: LifeId, from: LoadSource) -> impl Fn(&World) -> Option<()> {
+    move |world| (world.processes.get(&life)?.open == Some(RequestKind::Load(from))).then_some(())
+}
+
 #[test]
 fn controller_whose_next_lives_die_on_its_checkpoint_begins_as_one_that_failed() {
-    let load = |source| RequestKind::Load(source);
-    let is_asked = |world: &World, life, source| {
-        world.processes.get(&life).is_some_and(|process| process.open == Some(load(source)))
-    };
     let mut world = World::with_restarts_up_to(10);
     world.settle();
     world.depart(world.life(NVME0), true);
     for generation in 2..5 {
         let next = at(generation, NVME0);
-        world.until(|world| is_asked(world, next, LoadSource::Checkpoint).then_some(()));
+        world.until(loads(next, LoadSource::Checkpoint));
         world.depart(next, true);
     }
     let next = at(5, NVME0);
-    world.until(|world| is_asked(world, next, LoadSource::Failed).then_some(()));
-    assert!(is_asked(&world, at(5, VFIO0), LoadSource::Checkpoint), "what it serves goes on as it was");
+    world.until(loads(next, LoadSource::Failed));
+    let front = loads(at(5, VFIO0), LoadSource::Checkpoint);
+    assert_eq!(front(&world), Some(()), "what it serves goes on as it was");
     world.settle();
     assert_device_is_back(&world, &Phase::Running, 5);
     // It has a checkpoint of its own now.
     world.depart(next, true);
-    world.until(|world| is_asked(world, at(6, NVME0), LoadSource::Checkpoint).then_some(()));
+    world.until(loads(at(6, NVME0), LoadSource::Checkpoint));
     // Of the process in front of it there is nothing that a guest could reset.
     for generation in 6..9 {
-        world.until(|world| is_asked(world, at(generation, VFIO0), LoadSource::Checkpoint).then_some(()));
+        world.until(loads(at(generation, VFIO0), LoadSource::Checkpoint));
         world.depart(at(generation, VFIO0), true);
     }
-    world.until(|world| is_asked(world, at(9, VFIO0), LoadSource::Checkpoint).then_some(()));
+    world.until(loads(at(9, VFIO0), LoadSource::Checkpoint));
 }
 
 #[test]
@@ -183,21 +185,15 @@ fn guest_that_is_held_for_a_controller_that_dies_on_its_checkpoint_goes_on_by_or
     let mut world = World::with_restarts_up_to(1);
     world.settle();
     world.depart(world.life(NVME0), true);
-    let load = |generation, source| {
-        move |world: &World| {
-            let process = world.processes.get(&at(generation, NVME0))?;
-            (process.open == Some(RequestKind::Load(source))).then_some(())
-        }
-    };
     let mut tickets = Vec::new();
     for generation in 2..5 {
-        world.until(load(generation, LoadSource::Checkpoint));
+        world.until(loads(at(generation, NVME0), LoadSource::Checkpoint));
         world.depart(at(generation, NVME0), true);
         world.settle();
         assert_eq!(world.machine.phase(), &Phase::Held);
         tickets.push(world.command(Command::Restart("nvme0".to_owned())));
     }
-    world.until(load(5, LoadSource::Failed));
+    world.until(loads(at(5, NVME0), LoadSource::Failed));
     world.settle();
     assert_device_is_back(&world, &Phase::Running, 5);
     let are_obeyed: Vec<bool> = tickets.iter().map(|ticket| world.answers[ticket].is_ok()).collect();
